@@ -1,1 +1,14 @@
-//! TBD
+//! For TickStorm's tests only: what they share to look at an edge from outside and at a process from inside. Everything here
+//! panics with what it saw instead of returning errors, and nothing that ships may depend on it.
+
+pub mod alloc;
+pub mod frame;
+pub mod peer;
+mod process;
+mod wait;
+
+pub use alloc::CountingAllocator;
+pub use frame::{Forged, RawFrame};
+pub use peer::{PATIENCE, Peer, Received, Socket};
+pub use process::{TempDir, resident_bytes};
+pub use wait::{poll_until, poll_until_async};

@@ -1,0 +1,41 @@
+use std::time::Duration;
+
+use tickstorm_testkit::{TempDir, poll_until, poll_until_async, resident_bytes};
+
+#[test]
+fn resident_memory_is_plausible() {
+    let bytes = resident_bytes();
+    assert!((1 << 20..1 << 36).contains(&bytes), "{bytes}");
+}
+
+#[test]
+fn a_directory_is_its_own_and_goes_with_its_owner() {
+    let (one, other) = (TempDir::new("kit"), TempDir::new("kit"));
+    assert_ne!(one.path(), other.path());
+    let file = one.write("name", "content");
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), "content");
+    drop(one);
+    assert!(!file.exists());
+}
+
+#[test]
+fn waiting_ends_when_the_condition_holds() {
+    let mut looks = 0;
+    poll_until("three looks", Duration::from_secs(10), || {
+        looks += 1;
+        looks == 3
+    });
+    assert_eq!(looks, 3);
+}
+
+#[test]
+#[should_panic(expected = "the impossible")]
+fn waiting_ends_at_its_bound() {
+    poll_until("the impossible", Duration::from_millis(10), || false);
+}
+
+#[tokio::test(start_paused = true)]
+#[should_panic(expected = "the impossible")]
+async fn waiting_ends_at_its_bound_in_virtual_time() {
+    poll_until_async("the impossible", Duration::from_secs(60), || false).await;
+}
