@@ -1,0 +1,155 @@
+//! The resolved dependency graph as `cargo metadata` gives it, by names: two versions of a library are one node, since no
+//! rule here tells them apart.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    fmt,
+};
+
+use serde::Deserialize;
+
+/// For what a crate needs another one.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Kind {
+    #[serde(skip)]
+    Product,
+    Build,
+    #[serde(rename = "dev")]
+    Test,
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Product => "product code",
+            Self::Build => "a build script",
+            Self::Test => "tests",
+        })
+    }
+}
+
+#[derive(Default)]
+pub(super) struct Graph {
+    members: BTreeSet<String>,
+    edges: BTreeMap<String, BTreeSet<(String, Kind)>>,
+}
+
+impl Graph {
+    pub(super) fn from_metadata(json: &[u8]) -> serde_json::Result<Self> {
+        let metadata: Metadata = serde_json::from_slice(json)?;
+        let name_by_id: BTreeMap<_, _> = metadata
+            .packages
+            .iter()
+            .map(|package| (package.id.as_str(), package.name.as_str()))
+            .collect();
+        let name = |id: &String| {
+            name_by_id
+                .get(id.as_str())
+                .unwrap_or(&id.as_str())
+                .to_string()
+        };
+
+        let mut graph = Self::default();
+        for member in &metadata.workspace_members {
+            graph.add_member(&name(member));
+        }
+        for node in &metadata.resolve.nodes {
+            for dependency in &node.deps {
+                for dep_kind in &dependency.dep_kinds {
+                    let kind = dep_kind.kind.unwrap_or(Kind::Product);
+                    graph.add_edge(&name(&node.id), &name(&dependency.pkg), kind);
+                }
+            }
+        }
+        Ok(graph)
+    }
+
+    pub(super) fn add_member(&mut self, name: &str) {
+        self.members.insert(name.to_owned());
+    }
+
+    pub(super) fn add_edge(&mut self, from: &str, to: &str, kind: Kind) {
+        self.edges
+            .entry(from.to_owned())
+            .or_default()
+            .insert((to.to_owned(), kind));
+    }
+
+    /// The workspace's crates.
+    pub(super) fn members(&self) -> impl Iterator<Item = &str> {
+        self.members.iter().map(String::as_str)
+    }
+
+    /// For what `from` needs `to` directly; nothing where it does not.
+    pub(super) fn kinds(&self, from: &str, to: &str) -> impl Iterator<Item = Kind> {
+        self.dependencies(from)
+            .filter(move |(name, _)| name == to)
+            .map(|(_, kind)| *kind)
+    }
+
+    /// A shortest way to `library`, as `a → b → library`. From the crates in `from` it takes edges of `kinds`, from there
+    /// on those that a dependant gets with a crate: its product code and its build script, not its tests.
+    pub(super) fn path(&self, from: &[&str], kinds: &[Kind], library: &str) -> Option<String> {
+        let mut ways: VecDeque<Vec<&str>> = from.iter().map(|name| vec![*name]).collect();
+        let mut seen = BTreeSet::new();
+        while let Some(way) = ways.pop_front() {
+            let (&last, is_start) = (way.last()?, way.len() == 1);
+            if last == library {
+                return Some(way.join(" → "));
+            }
+            for (next, kind) in self.dependencies(last) {
+                let counts = if is_start {
+                    kinds.contains(kind)
+                } else {
+                    *kind != Kind::Test
+                };
+                if counts && seen.insert(next.as_str()) {
+                    ways.push_back([way.as_slice(), &[next.as_str()]].concat());
+                }
+            }
+        }
+        None
+    }
+
+    fn dependencies(&self, of: &str) -> impl Iterator<Item = &(String, Kind)> {
+        self.edges.get(of).into_iter().flatten()
+    }
+}
+
+/// The part of `cargo metadata --format-version 1` that the rules need.
+#[derive(Deserialize)]
+struct Metadata {
+    packages: Vec<Package>,
+    workspace_members: Vec<String>,
+    resolve: Resolve,
+}
+
+#[derive(Deserialize)]
+struct Package {
+    id: String,
+    name: String,
+}
+
+#[derive(Deserialize)]
+struct Resolve {
+    nodes: Vec<Node>,
+}
+
+#[derive(Deserialize)]
+struct Node {
+    id: String,
+    deps: Vec<Dependency>,
+}
+
+#[derive(Deserialize)]
+struct Dependency {
+    pkg: String,
+    dep_kinds: Vec<DependencyKind>,
+}
+
+#[derive(Deserialize)]
+struct DependencyKind {
+    /// None is a dependency of the product code.
+    kind: Option<Kind>,
+}

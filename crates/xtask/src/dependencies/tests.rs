@@ -1,0 +1,126 @@
+//! Each rule of the table is shown to find its violation, in a workspace that has all members and one more edge.
+
+use serde_json::json;
+
+use super::*;
+
+/// The members of the table, with exactly the edges that it allows, and these.
+fn workspace(more: &[(&str, &str, Kind)]) -> Graph {
+    let mut graph = Graph::default();
+    for rule in RULES {
+        graph.add_member(rule.name);
+        for to in rule.product {
+            graph.add_edge(rule.name, to, Kind::Product);
+        }
+        for to in rule.tests {
+            graph.add_edge(rule.name, to, Kind::Test);
+        }
+    }
+    for (from, to, kind) in more {
+        graph.add_edge(from, to, *kind);
+    }
+    graph
+}
+
+/// The one violation of a workspace with these edges more.
+fn violation(more: &[(&str, &str, Kind)]) -> String {
+    let mut found = violations(&workspace(more));
+    assert_eq!(found.len(), 1, "{found:#?}");
+    found.remove(0)
+}
+
+#[test]
+fn allowed_edges_are_no_violation() {
+    let found = violations(&workspace(&[(EDGE, "tokio", Kind::Product)]));
+    assert!(found.is_empty(), "{found:#?}");
+}
+
+#[test]
+fn a_forbidden_edge_is_found_in_product_code_in_build_scripts_and_in_tests() {
+    for kind in [Kind::Product, Kind::Build, Kind::Test] {
+        assert_eq!(
+            violation(&[(EDGE, CLOCK, kind)]),
+            format!("{EDGE} → {CLOCK} is not allowed in {kind}")
+        );
+    }
+}
+
+#[test]
+fn testkit_is_for_tests_only() {
+    let found = violation(&[(CLIENT, TESTKIT, Kind::Product)]);
+    assert!(found.ends_with("is not allowed in product code"), "{found}");
+}
+
+#[test]
+fn tokio_in_a_sans_io_crate_is_found_even_in_its_tests() {
+    for kind in [Kind::Product, Kind::Build, Kind::Test] {
+        let found = violation(&[(PROTOCOL, "tokio", kind)]);
+        assert!(found.starts_with("tickstorm-protocol → tokio:"), "{found}");
+    }
+}
+
+#[test]
+fn tokio_behind_another_library_is_found_with_the_way_to_it() {
+    let found = violation(&[
+        (PROTOCOL, "codec", Kind::Product),
+        ("codec", "io", Kind::Build),
+        ("io", "tokio", Kind::Product),
+    ]);
+    assert!(
+        found.starts_with("tickstorm-protocol → codec → io → tokio:"),
+        "{found}"
+    );
+}
+
+#[test]
+fn what_only_the_tests_of_a_library_need_does_not_count() {
+    let found = violations(&workspace(&[
+        (PROTOCOL, "codec", Kind::Product),
+        ("codec", "tokio", Kind::Test),
+        (EDGE, "codec", Kind::Product),
+        ("codec", "ring", Kind::Test),
+    ]));
+    assert!(found.is_empty(), "{found:#?}");
+}
+
+#[test]
+fn a_banned_library_is_found_behind_a_build_script() {
+    let found = violation(&[
+        (BUS, "fetcher", Kind::Build),
+        ("fetcher", "ring", Kind::Product),
+    ]);
+    assert!(
+        found.starts_with("tickstorm-bus → fetcher → ring:"),
+        "{found}"
+    );
+}
+
+#[test]
+fn a_crate_without_a_rule_and_a_rule_without_a_crate_are_found() {
+    let mut graph = workspace(&[]);
+    graph.add_member("tickstorm-newcomer");
+    assert!(violations(&graph)[0].starts_with("tickstorm-newcomer has no line"));
+
+    let found = violations(&Graph::default());
+    assert_eq!(found.len(), RULES.len(), "{found:#?}");
+}
+
+#[test]
+fn metadata_of_cargo_are_read_with_their_three_kinds_of_edges() {
+    let metadata = json!({
+        "packages": [{"id": "path#a@1", "name": "a"}, {"id": "registry#b@2", "name": "b"}],
+        "workspace_members": ["path#a@1"],
+        "resolve": {"nodes": [{
+            "id": "path#a@1",
+            "deps": [{"pkg": "registry#b@2", "dep_kinds": [
+                {"kind": null, "target": null}, {"kind": "build"}, {"kind": "dev"},
+            ]}],
+        }]},
+    });
+    let graph = Graph::from_metadata(metadata.to_string().as_bytes()).unwrap();
+    assert_eq!(graph.members().collect::<Vec<_>>(), ["a"]);
+    assert_eq!(
+        graph.kinds("a", "b").collect::<Vec<_>>(),
+        [Kind::Product, Kind::Build, Kind::Test]
+    );
+}

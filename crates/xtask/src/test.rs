@@ -1,0 +1,127 @@
+//! `cargo xtask test`: the steps that a change must pass, and the report on them. The first failure ends the run.
+
+use std::{
+    process::ExitCode,
+    time::{Duration, Instant},
+};
+
+use anyhow::Result;
+use clap::ValueEnum;
+
+use crate::{
+    command::cargo,
+    dependencies,
+    tool::{self, DENY, NEXTEST},
+};
+
+/// One step. They stand here in the order in which they run: the quick ones first, and last the tests, so that their
+/// summary ends the run.
+#[derive(Clone, Copy, ValueEnum)]
+pub(crate) enum Step {
+    /// Formatting, of the fuzz targets too
+    Fmt,
+    /// Which crate may know which, and what must not be in the tree
+    Dependencies,
+    /// Banned and doubled libraries, licences, sources
+    Deny,
+    /// Clippy and the compiler, without a warning
+    Clippy,
+    /// Documentation, without a warning
+    Docs,
+    /// Examples in the documentation
+    Doctests,
+    /// Unit, property, integration and end-to-end tests
+    Tests,
+}
+
+impl Step {
+    fn name(self) -> String {
+        self.to_possible_value()
+            .map_or_else(String::new, |value| value.get_name().to_owned())
+    }
+
+    fn run(self) -> Result<()> {
+        match self {
+            Self::Fmt => {
+                tool::provide_component("rustfmt", "fmt")?;
+                cargo("fmt --all --check").run()?;
+                cargo("fmt --check --manifest-path fuzz/Cargo.toml").run()
+            }
+            Self::Dependencies => dependencies::check(),
+            Self::Deny => {
+                DENY.provide()?;
+                // Offline, so that the check itself reads nothing but the lock file and what it names.
+                cargo("fetch --locked").run()?;
+                cargo("deny --offline --locked check bans licenses sources").run()
+            }
+            Self::Clippy => {
+                tool::provide_component("clippy", "clippy")?;
+                cargo("clippy --workspace --all-targets --locked -- -D warnings").run()
+            }
+            Self::Docs => cargo("doc --workspace --no-deps --locked")
+                .env("RUSTDOCFLAGS", "-D warnings")
+                .run(),
+            Self::Doctests => cargo("test --doc --workspace --locked").run(),
+            Self::Tests => {
+                NEXTEST.provide()?;
+                cargo("nextest run --workspace --locked").run()
+            }
+        }
+    }
+}
+
+/// Runs these steps, or all where none is named, up to the first that fails.
+pub(crate) fn run(steps: &[Step]) -> ExitCode {
+    let steps = if steps.is_empty() {
+        Step::value_variants()
+    } else {
+        steps
+    };
+    let started = now();
+    let mut passed = Vec::new();
+    for (index, step) in steps.iter().enumerate() {
+        let name = step.name();
+        eprintln!("==> {name}");
+        let step_started = now();
+        if let Err(error) = step.run() {
+            let waiting: Vec<_> = steps[index + 1..].iter().map(|step| step.name()).collect();
+            eprintln!(
+                "\nxtask: {name} failed after {}: {error:#}",
+                seconds(step_started.elapsed())
+            );
+            eprintln!("  passed:    {}", list(&passed));
+            eprintln!("  not run:   {}", list(&waiting));
+            eprintln!("  repeat it: cargo xtask test {name}");
+            return ExitCode::FAILURE;
+        }
+        let took = seconds(step_started.elapsed());
+        eprintln!("<== {name} passed in {took}");
+        passed.push(format!("{name} {took}"));
+    }
+    eprintln!(
+        "xtask: all passed in {}: {}",
+        seconds(started.elapsed()),
+        list(&passed)
+    );
+    ExitCode::SUCCESS
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a step's duration is for people to read; nothing is decided by it"
+)]
+fn now() -> Instant {
+    Instant::now()
+}
+
+fn seconds(duration: Duration) -> String {
+    format!("{:.1} s", duration.as_secs_f64())
+}
+
+fn list(items: &[String]) -> String {
+    if items.is_empty() {
+        "none".to_owned()
+    } else {
+        items.join(", ")
+    }
+}
