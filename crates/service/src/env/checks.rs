@@ -1,0 +1,65 @@
+//! What settings must be to each other. Each check looks only at values that are fine alone: one mistake, one error.
+
+use super::{Group, Settings, SettingsError, table};
+
+/// Runs every check that concerns `groups`.
+pub(super) fn run(
+    settings: &Settings,
+    groups: &[Group],
+    errors: &mut Vec<SettingsError>,
+    warnings: &mut Vec<String>,
+) {
+    let together = |message: String| SettingsError::Together(message);
+    errors.extend(heartbeat(settings).map(together));
+    if groups.contains(&Group::Edge) {
+        errors.extend(credentials(settings).map(together));
+        errors.extend(previous_password(settings).map(together));
+    }
+    warnings.extend(announced_too_late(settings));
+}
+
+fn heartbeat(settings: &Settings) -> Option<String> {
+    let interval = settings.look_up(&table::HEARTBEAT_INTERVAL)?;
+    let timeout = settings.look_up(&table::HEARTBEAT_TIMEOUT)?;
+    (timeout <= interval).then(|| {
+        format!(
+            "HEARTBEAT_TIMEOUT={timeout:?} must be greater than HEARTBEAT_INTERVAL={interval:?}"
+        )
+    })
+}
+
+fn credentials(settings: &Settings) -> Option<String> {
+    let user = settings.look_up(&table::STREAM_USER)?;
+    let password = settings.look_up(&table::STREAM_PASS)?;
+    let tokens = settings.look_up(&table::STREAM_TOKENS_FILE)?;
+    let missing = match (user, password, tokens) {
+        (Some(_), Some(_), _) | (None, None, Some(_)) => return None,
+        (None, None, None) => {
+            "STREAM_USER and STREAM_PASS, or STREAM_TOKENS_FILE, must be set: an edge serves nobody whom it does not know"
+        }
+        (Some(_), None, _) => "STREAM_USER is set without STREAM_PASS: set both or none",
+        (None, Some(_), _) => "STREAM_PASS is set without STREAM_USER: set both or none",
+    };
+    Some(missing.into())
+}
+
+fn previous_password(settings: &Settings) -> Option<String> {
+    let password = settings.look_up(&table::STREAM_PASS)?;
+    let previous = settings.look_up(&table::STREAM_PASS_PREVIOUS)?;
+    (password.is_none() && previous.is_some()).then(|| {
+        "STREAM_PASS_PREVIOUS is set without STREAM_PASS: set STREAM_PASS or neither".into()
+    })
+}
+
+/// In a process that is clock and edge, both sides of the promise are known.
+fn announced_too_late(settings: &Settings) -> Option<String> {
+    let ahead = settings.look_up(&table::AHEAD_MS)?;
+    let lead = settings.look_up(&table::TICK_LEAD_MS)?;
+    (ahead >= lead).then(|| {
+        format!(
+            "AHEAD_MS={} is not below TICK_LEAD_MS={}: ticks sent ahead will carry quality HOLDOVER",
+            ahead.as_millis(),
+            lead.as_millis()
+        )
+    })
+}

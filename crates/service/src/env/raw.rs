@@ -1,0 +1,245 @@
+//! The environment's raw strings: which variable gave a setting's text. What the text means is not decided here.
+
+use std::{
+    collections::{HashMap, HashSet},
+    ffi::OsString,
+    path::PathBuf,
+};
+
+use zeroize::Zeroizing;
+
+use super::{
+    SettingsError, Source, read_secret_file,
+    setting::{About, AnySetting, Group, Older},
+    table,
+    value::parse_units,
+};
+
+/// The variables that belong to TickStorm, by name in lower case (envy's doing), without the empty ones.
+pub(super) struct Raw {
+    text_by_name: HashMap<String, String>,
+    not_text: HashSet<String>,
+}
+
+/// A setting's text and where it stood. No text: its file is empty.
+pub(super) struct Found {
+    pub(super) variable: String,
+    pub(super) text: Option<Zeroizing<String>>,
+    pub(super) source: Source,
+}
+
+impl Raw {
+    /// Keeps what the settings of `groups` can use of `vars`. Other variables may hold anything, even what is no text.
+    pub(super) fn read(
+        vars: impl IntoIterator<Item = (OsString, OsString)>,
+        groups: &[Group],
+        warnings: &mut Vec<String>,
+    ) -> Self {
+        let (mut ours, mut not_text) = (Vec::new(), HashSet::new());
+        for (name, value) in vars {
+            let Ok(name) = name.into_string() else {
+                continue;
+            };
+            if value.is_empty() {
+                continue;
+            }
+            let Some(setting) = table::all().find(|setting| names(setting.about(), &name)) else {
+                warnings.extend(nearly_a_setting(&name, groups));
+                continue;
+            };
+            if !setting.about().is_in(groups) {
+                continue;
+            }
+            match value.into_string() {
+                Ok(value) => ours.push((name, value)),
+                Err(_) => {
+                    not_text.insert(name);
+                }
+            }
+        }
+        let text_by_name = envy::from_iter(ours).expect("envy gives any text as a String");
+        Self {
+            text_by_name,
+            not_text,
+        }
+    }
+
+    fn take(
+        &mut self,
+        name: &str,
+        setting: &dyn AnySetting,
+    ) -> Result<Option<Zeroizing<String>>, SettingsError> {
+        if self.not_text.contains(name) {
+            let (variable, allowed) = (name.into(), setting.allowed());
+            return Err(SettingsError::NotUtf8 { variable, allowed });
+        }
+        Ok(self
+            .text_by_name
+            .remove(&name.to_ascii_lowercase())
+            .map(Zeroizing::new))
+    }
+
+    /// Finds the text of a setting under its name, in the file that its twin names, or under its older name.
+    pub(super) fn find(
+        &mut self,
+        setting: &dyn AnySetting,
+        warnings: &mut Vec<String>,
+    ) -> Result<Option<Found>, SettingsError> {
+        let about = setting.about();
+        let direct = self.take(about.name, setting)?;
+        let file_name = about.file_name();
+        let file = match &file_name {
+            Some(name) => self.take(name, setting)?,
+            None => None,
+        };
+        let older = match about.older {
+            Some(older) => self.take(older.name, setting)?.map(|text| (older, text)),
+            None => None,
+        };
+        if !about.built {
+            let set = [
+                (Some(about.name), direct.as_ref()),
+                (file_name.as_deref(), file.as_ref()),
+                (
+                    older.as_ref().map(|(older, _)| older.name),
+                    older.as_ref().map(|(_, text)| text),
+                ),
+            ];
+            return refuse_unbuilt(about, set).map_or(Ok(None), Err);
+        }
+        let found = match (direct, file_name, file) {
+            (Some(_), Some(second), Some(_)) => {
+                return Err(SettingsError::Both {
+                    first: about.name.into(),
+                    second,
+                    how: "",
+                    keep: "one of them".into(),
+                });
+            }
+            (Some(text), ..) => Some(Found::in_env(about.name, text)),
+            (None, Some(variable), Some(path)) => Some(Found::in_file(variable, &path)?),
+            (None, ..) => None,
+        };
+        match older {
+            Some((older, text)) => {
+                warnings.push(format!(
+                    "{} is an older name: use {}",
+                    older.name, about.name
+                ));
+                take_older(setting, found, older, text).map(Some)
+            }
+            None => Ok(found),
+        }
+    }
+}
+
+impl Found {
+    fn in_env(variable: &str, text: Zeroizing<String>) -> Self {
+        Self {
+            variable: variable.into(),
+            text: Some(text),
+            source: Source::Env,
+        }
+    }
+
+    fn in_file(variable: String, path: &str) -> Result<Self, SettingsError> {
+        let path = PathBuf::from(path);
+        match read_secret_file(&path) {
+            Ok(secret) => {
+                let text = secret.map(|secret| Zeroizing::new(secret.expose().into()));
+                Ok(Self {
+                    variable,
+                    text,
+                    source: Source::File(path),
+                })
+            }
+            Err(error) => Err(SettingsError::File {
+                variable,
+                path,
+                error,
+            }),
+        }
+    }
+}
+
+/// Takes the value under the older name, unless the newer one says something else.
+fn take_older(
+    setting: &dyn AnySetting,
+    newer: Option<Found>,
+    older: Older,
+    mut text: Zeroizing<String>,
+) -> Result<Found, SettingsError> {
+    let about = setting.about();
+    if older.is_millis {
+        let with_unit = Zeroizing::new(format!("{}ms", *text));
+        if !setting.accepts(&with_unit) {
+            return Err(SettingsError::Invalid {
+                variable: older.name.into(),
+                value: about.show(&text),
+                allowed: format!(
+                    "a plain number of milliseconds; {} takes {}",
+                    about.name,
+                    setting.allowed()
+                ),
+            });
+        }
+        text = with_unit;
+    }
+    let Some(newer) = newer else {
+        return Ok(Found::in_env(older.name, text));
+    };
+    let same = newer.text.as_ref().is_some_and(|newer| {
+        **newer == *text || (older.is_millis && parse_units(newer) == parse_units(&text))
+    });
+    if same {
+        return Ok(newer);
+    }
+    Err(SettingsError::Both {
+        first: newer.variable,
+        second: older.name.into(),
+        how: ", and differ",
+        keep: about.name.into(),
+    })
+}
+
+/// The error for the first variable of an unbuilt setting that asks for anything but its default.
+fn refuse_unbuilt<'a>(
+    about: &About,
+    set: impl IntoIterator<Item = (Option<&'a str>, Option<&'a Zeroizing<String>>)>,
+) -> Option<SettingsError> {
+    let default = about.default_text();
+    set.into_iter().find_map(|(variable, text)| {
+        let (variable, text) = (variable?, text?);
+        (**text != default).then(|| SettingsError::NotBuilt {
+            variable: variable.into(),
+            value: about.show(text),
+            default,
+        })
+    })
+}
+
+/// Whether `name` is one of a setting's names.
+fn names(about: &About, name: &str) -> bool {
+    about.name == name
+        || about.older.is_some_and(|older| older.name == name)
+        || (about.file_twin && name.strip_suffix("_FILE") == Some(about.name))
+}
+
+/// A warning where `name` is one keystroke away from a setting: there is no prefix by which a misspelt one could be known.
+fn nearly_a_setting(name: &str, groups: &[Group]) -> Option<String> {
+    let meant = table::all().map(|setting| setting.about()).find(|about| {
+        about.is_in(groups) && is_one_edit_away(about.name.as_bytes(), name.as_bytes())
+    })?;
+    Some(format!("{name} is no setting: is {} meant?", meant.name))
+}
+
+/// Whether one byte added, left out or exchanged makes `a` of `b`.
+fn is_one_edit_away(a: &[u8], b: &[u8]) -> bool {
+    let (short, long) = if a.len() <= b.len() { (a, b) } else { (b, a) };
+    let same = short.iter().zip(long).take_while(|(s, l)| s == l).count();
+    match long.len() - short.len() {
+        0 => same < short.len() && short[same + 1..] == long[same + 1..],
+        1 => short[same..] == long[same + 1..],
+        _ => false,
+    }
+}

@@ -1,0 +1,286 @@
+//! One row of the table: everything that is said about a setting, once. It holds no value.
+
+use super::{Settings, Value};
+
+/// Which programs a setting is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Group {
+    /// Every daemon.
+    Common,
+    /// The clock.
+    Clock,
+    /// The edge.
+    Edge,
+    /// Programs that connect to an edge.
+    Client,
+}
+
+/// A setting of type `T`: name, default and its reason, what is allowed, and what it is for.
+#[derive(Debug)]
+pub struct Setting<T: Value> {
+    pub(super) about: About,
+    pub(super) rule: T::Rule,
+}
+
+/// What does not depend on the setting's type.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct About {
+    pub(super) name: &'static str,
+    pub(super) groups: &'static [Group],
+    pub(super) help: &'static str,
+    pub(super) preset: Preset,
+    pub(super) why: &'static str,
+    pub(super) shown: Shown,
+    pub(super) file_twin: bool,
+    pub(super) older: Option<Older>,
+    pub(super) built: bool,
+}
+
+/// What holds where nothing is set.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Preset {
+    Text(&'static str),
+    /// Found at start, from this machine or from settings that stand before this one in the table.
+    Derived {
+        how: &'static str,
+        find: fn(&Settings, &[Group]) -> String,
+    },
+    Unset,
+}
+
+/// How a value is printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Shown {
+    Plain,
+    Masked,
+    /// As it is, but for what stands before the last @: a URL may carry a password.
+    Url,
+}
+
+/// A name from the requirement documents that stands for a setting.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Older {
+    pub(super) name: &'static str,
+    /// Its value is a plain number of milliseconds where the setting wants a unit.
+    pub(super) is_millis: bool,
+}
+
+impl<T: Value> Setting<T> {
+    pub(super) const fn new(rule: T::Rule, default: &'static str, why: &'static str) -> Self {
+        Self::with(rule, Preset::Text(default), why)
+    }
+
+    pub(super) const fn unset(rule: T::Rule, why: &'static str) -> Self {
+        Self::with(rule, Preset::Unset, why)
+    }
+
+    pub(super) const fn derived(
+        rule: T::Rule,
+        how: &'static str,
+        find: fn(&Settings, &[Group]) -> String,
+        why: &'static str,
+    ) -> Self {
+        Self::with(rule, Preset::Derived { how, find }, why)
+    }
+
+    const fn with(rule: T::Rule, preset: Preset, why: &'static str) -> Self {
+        let about = About {
+            name: "",
+            groups: &[],
+            help: "",
+            preset,
+            why,
+            shown: Shown::Plain,
+            file_twin: false,
+            older: None,
+            built: true,
+        };
+        Self { about, rule }
+    }
+
+    pub(super) const fn named(
+        mut self,
+        name: &'static str,
+        groups: &'static [Group],
+        help: &'static str,
+    ) -> Self {
+        self.about.name = name;
+        self.about.groups = groups;
+        self.about.help = help;
+        self
+    }
+
+    pub(super) const fn secret(mut self) -> Self {
+        self.about.shown = Shown::Masked;
+        self
+    }
+
+    pub(super) const fn url(mut self) -> Self {
+        self.about.shown = Shown::Url;
+        self
+    }
+
+    /// The value may stand in a file that `NAME_FILE` names.
+    pub(super) const fn or_file(mut self) -> Self {
+        self.about.file_twin = true;
+        self
+    }
+
+    pub(super) const fn formerly(mut self, name: &'static str) -> Self {
+        self.about.older = Some(Older {
+            name,
+            is_millis: false,
+        });
+        self
+    }
+
+    pub(super) const fn formerly_millis(mut self, name: &'static str) -> Self {
+        self.about.older = Some(Older {
+            name,
+            is_millis: true,
+        });
+        self
+    }
+
+    pub(super) const fn not_built(mut self) -> Self {
+        self.about.built = false;
+        self
+    }
+
+    /// The name of its environment variable.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        self.about.name
+    }
+
+    /// Parses `text` as this setting's value, for what arrives otherwise (a file read again, an option of a command).
+    #[must_use]
+    pub fn parse(&self, text: &str) -> Option<T> {
+        T::parse(text, &self.rule)
+    }
+
+    /// The value that `text` makes, or what none means.
+    pub(super) fn value(&self, text: Option<&str>) -> Option<T> {
+        text.map_or_else(T::unset, |text| self.parse(text))
+    }
+
+    /// Says what is allowed.
+    #[must_use]
+    pub fn allowed(&self) -> String {
+        T::allowed(&self.rule)
+    }
+}
+
+/// A setting of any type, as the table lists them.
+pub(super) trait AnySetting: Sync {
+    fn about(&self) -> &About;
+    /// Whether `text`, or none, makes a value.
+    fn accepts(&self, text: Option<&str>) -> bool;
+    fn allowed(&self) -> String;
+}
+
+impl<T: Value> AnySetting for Setting<T> {
+    fn about(&self) -> &About {
+        &self.about
+    }
+
+    fn accepts(&self, text: Option<&str>) -> bool {
+        self.value(text).is_some()
+    }
+
+    fn allowed(&self) -> String {
+        self.allowed()
+    }
+}
+
+impl About {
+    pub(super) fn is_in(&self, groups: &[Group]) -> bool {
+        self.groups.iter().any(|group| groups.contains(group))
+    }
+
+    pub(super) fn file_name(&self) -> Option<String> {
+        self.file_twin.then(|| format!("{}_FILE", self.name))
+    }
+
+    /// The default as documents give it.
+    pub(super) fn default_text(&self) -> &'static str {
+        match self.preset {
+            Preset::Text(text) => text,
+            Preset::Derived { how, .. } => how,
+            Preset::Unset => "",
+        }
+    }
+
+    /// `value` as it may be printed: no secret, and on one line.
+    pub(super) fn show(&self, value: &str) -> String {
+        match self.shown {
+            Shown::Masked => "***".into(),
+            Shown::Plain => on_one_line(value),
+            Shown::Url => match value.rsplit_once('@') {
+                Some((_, host)) => format!("***@{}", on_one_line(host)),
+                None => on_one_line(value),
+            },
+        }
+    }
+}
+
+/// The most characters of a value that an error or `--check-config` repeats.
+const SHOWN_MAX: usize = 1_024;
+
+fn on_one_line(text: &str) -> String {
+    let mut line = String::new();
+    for c in text.chars().take(SHOWN_MAX) {
+        if c.is_control() {
+            line.extend(c.escape_default());
+        } else {
+            line.push(c);
+        }
+    }
+    if text.chars().nth(SHOWN_MAX).is_some() {
+        line.push('…');
+    }
+    line
+}
+
+/// A row of the table as documents and `--help` show it.
+#[derive(Clone, Debug)]
+pub struct Row {
+    /// The variable's name.
+    pub name: &'static str,
+    /// The default, in words where it is found at start, empty where there is none.
+    pub default: &'static str,
+    /// The default's reason.
+    pub why: &'static str,
+    /// What is allowed.
+    pub allowed: String,
+    /// What it is for.
+    pub help: &'static str,
+    /// Which programs take it.
+    pub groups: &'static [Group],
+    /// Whether its value is never printed.
+    pub secret: bool,
+    /// The variable that may name a file with the value.
+    pub file: Option<String>,
+    /// An older name that is still accepted.
+    pub older: Option<&'static str>,
+    /// Whether anything but the default is accepted yet.
+    pub built: bool,
+}
+
+impl Row {
+    pub(super) fn of(setting: &dyn AnySetting) -> Self {
+        let about = setting.about();
+        Self {
+            name: about.name,
+            default: about.default_text(),
+            why: about.why,
+            allowed: setting.allowed(),
+            help: about.help.trim_start(),
+            groups: about.groups,
+            secret: about.shown == Shown::Masked,
+            file: about.file_name(),
+            older: about.older.map(|older| older.name),
+            built: about.built,
+        }
+    }
+}

@@ -1,0 +1,236 @@
+//! What the settings are, after everything about them has been checked. Nothing here reads a value's meaning but its type.
+
+use std::{
+    env,
+    ffi::OsString,
+    fmt,
+    path::{Path, PathBuf},
+};
+
+use zeroize::Zeroizing;
+
+use super::{
+    Group, Setting, SettingsError, SettingsErrors, Value, checks,
+    raw::{Found, Raw},
+    setting::{AnySetting, Preset},
+    table,
+};
+
+/// Where a value came from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// Nothing was set.
+    Default,
+    /// An environment variable held it.
+    Env,
+    /// The file that a `*_FILE` variable named.
+    File(PathBuf),
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Default => f.write_str("default"),
+            Self::Env => f.write_str("env"),
+            Self::File(path) => write!(f, "file {}", path.display()),
+        }
+    }
+}
+
+/// The values of all settings of the groups that were loaded. Prints, like [`Settings::check_config`], no secret.
+pub struct Settings {
+    loaded: Vec<Loaded>,
+    warnings: Vec<String>,
+}
+
+struct Loaded {
+    setting: &'static dyn AnySetting,
+    text: Option<Zeroizing<String>>,
+    source: Source,
+}
+
+impl Settings {
+    /// Loads the settings of `groups` from this process's environment. `defaults` (name, text) replace the table's: that is
+    /// how `tickstorm dev` needs no setting.
+    ///
+    /// # Errors
+    /// Everything that is wrong, at once.
+    pub fn load(groups: &[Group], defaults: &[(&str, &str)]) -> Result<Self, SettingsErrors> {
+        Self::from_vars(env::vars_os(), groups, defaults)
+    }
+
+    /// The same from given variables, so that tests need not touch the environment that all threads share.
+    ///
+    /// # Errors
+    /// Everything that is wrong, at once.
+    pub fn from_vars(
+        vars: impl IntoIterator<Item = (impl Into<OsString>, impl Into<OsString>)>,
+        groups: &[Group],
+        defaults: &[(&str, &str)],
+    ) -> Result<Self, SettingsErrors> {
+        let vars = vars
+            .into_iter()
+            .map(|(name, value)| (name.into(), value.into()));
+        let (mut errors, mut warnings) = (Vec::new(), Vec::new());
+        let mut raw = Raw::read(vars, groups, &mut warnings);
+        let mut settings = Self {
+            loaded: Vec::new(),
+            warnings: Vec::new(),
+        };
+        for setting in table::all().filter(|setting| setting.about().is_in(groups)) {
+            let outcome = raw
+                .find(setting, &mut warnings)
+                .and_then(|found| match found {
+                    Some(found) => accept(setting, found),
+                    None => settings.preset(setting, groups, defaults),
+                });
+            match outcome {
+                Ok(loaded) => settings.loaded.push(loaded),
+                Err(error) => errors.push(error),
+            }
+        }
+        checks::run(&settings, groups, &mut errors, &mut warnings);
+        if errors.is_empty() {
+            Ok(Self {
+                warnings,
+                ..settings
+            })
+        } else {
+            Err(SettingsErrors { errors, warnings })
+        }
+    }
+
+    /// The value of `setting`.
+    ///
+    /// # Panics
+    /// Where the setting's group was not loaded: a defect of the program, which its first start shows.
+    #[must_use]
+    pub fn get<T: Value>(&self, setting: &Setting<T>) -> T {
+        self.look_up(setting)
+            .expect("the setting's group was loaded")
+    }
+
+    /// The value of `setting`, or none where it was not loaded or is wrong.
+    pub(super) fn look_up<T: Value>(&self, setting: &Setting<T>) -> Option<T> {
+        match &self.loaded(setting.name())?.text {
+            Some(text) => setting.parse(text),
+            None => T::unset(),
+        }
+    }
+
+    /// Where the value of `setting` came from.
+    ///
+    /// # Panics
+    /// Where the setting's group was not loaded.
+    #[must_use]
+    pub fn source_of<T: Value>(&self, setting: &Setting<T>) -> &Source {
+        &self
+            .loaded(setting.name())
+            .expect("the setting's group was loaded")
+            .source
+    }
+
+    /// The file that holds the value of `setting`, where one does: what to read again when it changes.
+    ///
+    /// # Panics
+    /// Where the setting's group was not loaded.
+    #[must_use]
+    pub fn file_of<T: Value>(&self, setting: &Setting<T>) -> Option<&Path> {
+        match self.source_of(setting) {
+            Source::File(path) => Some(path),
+            Source::Default | Source::Env => None,
+        }
+    }
+
+    /// What someone should look at although it is no error, to be logged once logs are there.
+    #[must_use]
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
+    }
+
+    /// What `--check-config` prints: a line `NAME=value (default|env|file PATH)` for each setting, secrets masked.
+    #[must_use]
+    pub fn check_config(&self) -> String {
+        self.to_string()
+    }
+
+    fn loaded(&self, name: &str) -> Option<&Loaded> {
+        self.loaded
+            .iter()
+            .find(|loaded| loaded.setting.about().name == name)
+    }
+
+    /// The value that holds where nothing is set.
+    fn preset(
+        &self,
+        setting: &'static dyn AnySetting,
+        groups: &[Group],
+        defaults: &[(&str, &str)],
+    ) -> Result<Loaded, SettingsError> {
+        let about = setting.about();
+        let replaced = defaults.iter().find(|(name, _)| *name == about.name);
+        let text = match (replaced, about.preset) {
+            (Some((_, text)), _) => Some((*text).to_owned()),
+            (None, Preset::Text(text)) => Some(text.to_owned()),
+            (None, Preset::Derived { find, .. }) => Some(find(self, groups)),
+            (None, Preset::Unset) => None,
+        };
+        let text = text.map(Zeroizing::new);
+        accept(
+            setting,
+            Found {
+                variable: about.name.into(),
+                text,
+                source: Source::Default,
+            },
+        )
+    }
+}
+
+/// Accepts a text that the setting's rule allows.
+fn accept(setting: &'static dyn AnySetting, found: Found) -> Result<Loaded, SettingsError> {
+    let Found {
+        variable,
+        text,
+        source,
+    } = found;
+    let Some(refused) = text.as_ref().filter(|text| !setting.accepts(text)) else {
+        return Ok(Loaded {
+            setting,
+            text,
+            source,
+        });
+    };
+    let value = match &source {
+        Source::File(path) => format!("{} (the file's text)", path.display()),
+        Source::Default | Source::Env => setting.about().show(refused),
+    };
+    Err(SettingsError::Invalid {
+        variable,
+        value,
+        allowed: setting.allowed(),
+    })
+}
+
+impl fmt::Display for Settings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for Loaded {
+            setting,
+            text,
+            source,
+        } in &self.loaded
+        {
+            let value = text
+                .as_ref()
+                .map_or_else(String::new, |text| setting.about().show(text));
+            writeln!(f, "{}={value} ({source})", setting.about().name)?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Settings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}

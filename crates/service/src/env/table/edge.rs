@@ -1,0 +1,90 @@
+//! Settings of the edge: where it listens, what time it believes, what it gives each client.
+
+use std::{net::SocketAddr, time::Duration};
+
+use super::settings;
+use crate::env::{Group, Setting, Span, Text, host};
+
+/// An hour, in milliseconds.
+const HOUR_MS: u64 = 3_600_000;
+
+settings! { EDGE of [Group::Edge];
+    /// The address that clients connect to.
+    LISTEN_ADDR: SocketAddr = Setting::new((), "0.0.0.0:8080", "an edge is there to be reached");
+    /// This edge's name.
+    EDGE_ID: String = Setting::derived(Text::ID, "host name", |_, _| host::id(), "unique where hosts are");
+    /// The ids of the clocks that may vote, separated by commas. Where it is empty, whoever answers.
+    CLOCKS: Vec<String> = Setting::unset(Text::ID, "one clock alone needs no list");
+    /// How far clocks may differ and still agree, and half the longest round trip of a sample.
+    CLOCK_TOLERANCE_MS: Duration =
+        Setting::new(Span::millis(1, 1_000), "20", "round trips to NATS up to 40 ms, far above disciplined clocks' errors");
+    /// The error bound of the time beyond which the edge is not ready.
+    TIME_ERROR_MAX_MS: Duration =
+        Setting::new(Span::millis(1, 10_000), "250", "late by what people notice; a minute of holdover costs 12 ms");
+    /// How early ahead feeds are sent. It stays below the clocks' TICK_LEAD_MS.
+    AHEAD_MS: Duration = Setting::new(
+        Span::millis(200, 5_000).never_multiple_of(1_000),
+        "800",
+        "far from the seconds, on which it would fall on the previous tick's own fan-out",
+    );
+    /// How long the edge goes on without hearing any clock.
+    HOLDOVER_MAX: Duration =
+        Setting::new(Span::units(1_000, HOUR_MS), "60s", "a NATS server's restart; the error grows by 12 ms in it");
+    /// How far back a client can resume.
+    RESUME_WINDOW: Duration =
+        Setting::new(Span::units(0, HOUR_MS), "600s", "a client's restart or an edge's, with time to notice it");
+}
+
+settings! { EDGE_LIMITS of [Group::Edge];
+    /// The most accepted sockets. Where the limit of open files is lower, it is cut to that limit - 256.
+    MAX_CONNECTIONS: u32 =
+        Setting::new(1..=1_000_000, "100000", "what one edge is built for; Linux gives a process 1,048,576 files at most");
+    /// The most connections not yet authenticated.
+    MAX_HANDSHAKES: u32 =
+        Setting::new(1..=1_000_000, "4096", "a reconnecting crowd passes in seconds, a flood stays small");
+    /// The time from accept to a complete AUTH.
+    AUTH_TIMEOUT_MS: Duration =
+        Setting::new(Span::millis(100, 60_000), "5000", "several round trips of the slowest path");
+    /// How often clients are told to send HEARTBEAT.
+    HEARTBEAT_INTERVAL: Duration =
+        Setting::new(Span::units(100, HOUR_MS), "15s", "below the idle limits of NATs and balancers")
+            .formerly_millis("HEARTBEAT_INTERVAL_MS");
+    /// The silence after which a client is closed. It is greater than HEARTBEAT_INTERVAL.
+    HEARTBEAT_TIMEOUT: Duration =
+        Setting::new(Span::units(200, 2 * HOUR_MS), "20s", "one HEARTBEAT and 5 s for its way")
+            .formerly_millis("HEARTBEAT_TIMEOUT_MS");
+    /// The frames a second that a client may send, in bursts of twice that.
+    FRAME_RATE_LIMIT: u32 =
+        Setting::new(1..=10_000, "10", "eight heartbeats 100 ms apart at a client's start fit");
+    /// How long a tick may wait for others after one was sent; 0: no batching. The first tick after a quiet time never waits.
+    BATCH_WINDOW_MS: Duration =
+        Setting::new(Span::millis(0, 100), "5", "a burst of 10,000 ticks a second makes 200 frames of it");
+    /// The longest payload of a frame, in bytes.
+    MAX_MSG_SIZE: usize =
+        Setting::new(4_096..=65_536, "65536", "the protocol's own limit; 4,096 is what a client may send before AUTH");
+    /// The frames that a client may be behind before it is closed as slow.
+    MAX_WRITE_QUEUE_SIZE: u32 =
+        Setting::new(2..=100_000, "1000", "a quarter of an hour of seconds; 5 s of a burst of batches");
+    /// The time without progress after which a client with frames to take is closed as slow.
+    WRITE_DEADLINE_MS: Duration =
+        Setting::new(Span::millis(100, 60_000), "5000", "a few lost segments in a row are no slow client");
+    /// The receive buffer of a socket, in bytes; 0: the kernel's choice.
+    TCP_READ_BUFFER_SIZE: usize = Setting::new(
+        0..=16_777_216,
+        "65536",
+        "the largest frame; the kernel's own may grow to megabytes a client",
+    );
+    /// The send buffer of a socket, in bytes; 0: the kernel's choice, which grows to megabytes for a client that does not read.
+    TCP_WRITE_BUFFER_SIZE: usize = Setting::new(
+        0..=16_777_216,
+        "65536",
+        "an hour of seconds; bounds what a stalled client holds of the kernel's memory",
+    );
+    /// The threads that connections are divided among.
+    SHARDS: usize = Setting::derived(
+        1..=host::SHARDS_MAX,
+        "number of cores",
+        |_, _| host::cores().to_string(),
+        "a shard keeps one core busy, and shares nothing with another",
+    );
+}

@@ -1,0 +1,71 @@
+//! Settings of parts of the edge that are not built yet. They stand here so that nobody sets one in vain: anything but the
+//! default is refused. A setting moves to its part's table when the part is built.
+
+use std::{path::PathBuf, time::Duration};
+
+use super::settings;
+use crate::env::{Group, Setting, Span, Text};
+
+const CIDRS: Text = Text::new(
+    "networks such as 10.0.0.0/8 or fd00::/8, separated by commas",
+    |text| text.contains('/'),
+);
+
+const HOUR_MS: u64 = 3_600_000;
+
+settings! { EDGE_LATER of [Group::Edge];
+    /// The most connections of one address; 0: no limit.
+    MAX_CONNECTIONS_PER_IP: u32 =
+        Setting::new(0..=1_000_000, "0", "a balancer or a NAT brings thousands from one address").not_built();
+    /// The failed attempts to authenticate that an address has a minute (IPv6: a /64); 0: no limit.
+    AUTH_RATE_LIMIT: u32 =
+        Setting::new(0..=100_000, "10", "people mistype a few times, guessing takes millions").not_built();
+    /// The new connections that an address has a second; 0: no limit.
+    MAX_CONNECT_RATE_PER_IP: u32 =
+        Setting::new(0..=1_000_000, "0", "a balancer or a NAT brings thousands from one address").not_built();
+    /// Whether shards share one table of open files or have one each.
+    FD_TABLES: String = Setting::new(
+        Text::new("shared or per-shard", |text| matches!(text, "shared" | "per-shard")),
+        "shared",
+        "what every process does",
+    )
+    .not_built();
+    /// Whether balancers name the client's address by PROXY protocol version 2.
+    PROXY_PROTOCOL: String = Setting::new(
+        Text::new("off or on", |text| matches!(text, "off" | "on")),
+        "off",
+        "without a balancer in front, anybody could claim any address",
+    )
+    .not_built();
+    /// The networks of the balancers that may, and then must, send the PROXY protocol.
+    PROXY_TRUSTED: Option<String> = Setting::unset(CIDRS, "nobody is trusted unless named").not_built();
+    /// The networks that clients may come from.
+    IP_ALLOWLIST: Option<String> = Setting::unset(CIDRS, "from everywhere").not_built();
+    /// The networks that clients may not come from. It wins over IP_ALLOWLIST.
+    IP_BLOCKLIST: Option<String> = Setting::unset(CIDRS, "from everywhere").not_built();
+    /// Whether clients connect by TLS 1.3.
+    TLS_ENABLED: bool = Setting::new((), "false", "it needs a certificate, which nobody can guess").not_built();
+    /// The file with the edge's certificate and those between it and its authority.
+    TLS_CERT_FILE: Option<PathBuf> =
+        Setting::unset((), "only TLS needs it").formerly("TLS_CERT_PATH").not_built();
+    /// The file with the key of TLS_CERT_FILE.
+    TLS_KEY_FILE: Option<PathBuf> =
+        Setting::unset((), "only TLS needs it").formerly("TLS_KEY_PATH").not_built();
+    /// Whether clients must show a certificate.
+    TLS_CLIENT_AUTH: String = Setting::new(
+        Text::new("none or require_verify", |text| matches!(text, "none" | "require_verify")),
+        "none",
+        "AUTH says who a client is",
+    )
+    .not_built();
+    /// The file with the authorities that sign clients' certificates.
+    TLS_CA_FILE: Option<PathBuf> = Setting::unset((), "only TLS_CLIENT_AUTH needs it").not_built();
+    /// The file with the clients' certificates that were revoked.
+    TLS_CRL_FILE: Option<PathBuf> = Setting::unset((), "only TLS_CLIENT_AUTH needs it").not_built();
+    /// The time that a balancer has to notice that the edge is no longer ready.
+    DRAIN_DELAY: Duration =
+        Setting::new(Span::units(0, HOUR_MS), "5s", "more than most balancers' interval times threshold").not_built();
+    /// The time over which a drain closes connections.
+    DRAIN_TIMEOUT: Duration =
+        Setting::new(Span::units(0, HOUR_MS), "20s", "with DRAIN_DELAY under an orchestrator's 30 s").not_built();
+}
