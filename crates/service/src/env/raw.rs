@@ -172,7 +172,7 @@ fn take_older(
     let about = setting.about();
     if older.is_millis {
         let with_unit = Zeroizing::new(format!("{}ms", *text));
-        if !setting.accepts(&with_unit) {
+        if !setting.accepts(Some(&with_unit)) {
             return Err(SettingsError::Invalid {
                 variable: older.name.into(),
                 value: about.show(&text),

@@ -49,6 +49,17 @@ struct Loaded {
     source: Source,
 }
 
+impl Loaded {
+    fn text(&self) -> Option<&str> {
+        self.text.as_ref().map(|text| text.as_str())
+    }
+
+    fn shown(&self) -> String {
+        self.text()
+            .map_or_else(String::new, |text| self.setting.about().show(text))
+    }
+}
+
 impl Settings {
     /// Loads the settings of `groups` from this process's environment. `defaults` (name, text) replace the table's: that is
     /// how `tickstorm dev` needs no setting.
@@ -112,10 +123,7 @@ impl Settings {
 
     /// The value of `setting`, or none where it was not loaded or is wrong.
     pub(super) fn look_up<T: Value>(&self, setting: &Setting<T>) -> Option<T> {
-        match &self.loaded(setting.name())?.text {
-            Some(text) => setting.parse(text),
-            None => T::unset(),
-        }
+        setting.value(self.loaded(setting.name())?.text())
     }
 
     /// Where the value of `setting` came from.
@@ -189,24 +197,20 @@ impl Settings {
 
 /// Accepts a text that the setting's rule allows.
 fn accept(setting: &'static dyn AnySetting, found: Found) -> Result<Loaded, SettingsError> {
-    let Found {
-        variable,
-        text,
-        source,
-    } = found;
-    let Some(refused) = text.as_ref().filter(|text| !setting.accepts(text)) else {
-        return Ok(Loaded {
-            setting,
-            text,
-            source,
-        });
+    let loaded = Loaded {
+        setting,
+        text: found.text,
+        source: found.source,
     };
-    let value = match &source {
+    if setting.accepts(loaded.text()) {
+        return Ok(loaded);
+    }
+    let value = match &loaded.source {
         Source::File(path) => format!("{} (the file's text)", path.display()),
-        Source::Default | Source::Env => setting.about().show(refused),
+        Source::Default | Source::Env => loaded.shown(),
     };
     Err(SettingsError::Invalid {
-        variable,
+        variable: found.variable,
         value,
         allowed: setting.allowed(),
     })
@@ -214,16 +218,9 @@ fn accept(setting: &'static dyn AnySetting, found: Found) -> Result<Loaded, Sett
 
 impl fmt::Display for Settings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for Loaded {
-            setting,
-            text,
-            source,
-        } in &self.loaded
-        {
-            let value = text
-                .as_ref()
-                .map_or_else(String::new, |text| setting.about().show(text));
-            writeln!(f, "{}={value} ({source})", setting.about().name)?;
+        for loaded in &self.loaded {
+            let name = loaded.setting.about().name;
+            writeln!(f, "{name}={} ({})", loaded.shown(), loaded.source)?;
         }
         Ok(())
     }
