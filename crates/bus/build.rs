@@ -1,0 +1,20 @@
+//! Generates the cluster protocol's messages from proto/bus.proto. Of stream.proto, which it imports, only `Mode` is wanted: the
+//! client's messages are the protocol crate's business.
+
+use std::error::Error;
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let mut files = protox::compile(["bus.proto"], ["../../proto"])?;
+    for file in &mut files.file {
+        if file.package() == "tickstorm.v1" {
+            file.message_type.clear();
+            file.enum_type
+                .retain(|generated| generated.name() == "Mode");
+        }
+    }
+    prost_build::Config::new()
+        .include_file("proto.rs")
+        .compile_fds(files)?;
+    println!("cargo::rerun-if-changed=../../proto");
+    Ok(())
+}

@@ -1,0 +1,356 @@
+//! The bus within one process: `tickstorm dev` runs on it, and tests, which can script what befalls its messages. It carries
+//! bytes on subjects as NATS does, with NATS's promises and no more: who is connected and subscribed gets a message at most once.
+
+mod script;
+
+pub use script::{Fate, Passage, Weather};
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tickstorm_timebase::{Announcement, Mode, Reply};
+use tokio::time::{Instant, sleep_until};
+
+use crate::events::{Events, Outlet};
+use crate::message::{self, DropReason};
+use crate::subject::Subjects;
+use crate::{Bus, ClockEvent, EdgeEvent, ReplyTo, Unavailable};
+
+/// The place where all connections meet. Clones are the same bus.
+#[derive(Clone, Debug, Default)]
+pub struct MemoryBus {
+    hub: Arc<Mutex<Hub>>,
+}
+
+/// One process's connection.
+#[derive(Clone, Debug)]
+pub struct MemoryLink {
+    bus: MemoryBus,
+    index: usize,
+    subjects: Subjects,
+    inbox: String,
+}
+
+impl MemoryBus {
+    /// A bus without connections, on which nothing befalls messages.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Connects; `name` is what scripts call this connection.
+    ///
+    /// # Panics
+    /// Where the name is taken.
+    #[must_use]
+    pub fn link(&self, name: &str) -> MemoryLink {
+        let mut hub = self.lock();
+        assert!(
+            hub.links.iter().all(|link| link.name != name),
+            "{name} is on this bus already"
+        );
+        hub.links.push(Link::new(name));
+        MemoryLink {
+            bus: self.clone(),
+            index: hub.links.len() - 1,
+            subjects: hub.subjects.clone(),
+            inbox: inbox(name),
+        }
+    }
+
+    /// Lets `script` decide over every message from now on. It must not call the bus. Delays need a tokio runtime to pass in.
+    pub fn set_script(&self, script: impl FnMut(&Passage<'_>) -> Fate + Send + 'static) {
+        self.lock().script = Some(Box::new(script));
+    }
+
+    /// Lets every message arrive at once from now on.
+    pub fn clear_script(&self) {
+        self.lock().script = None;
+    }
+
+    /// Ends the connection of that name: it can't send, gets nothing, and is told so.
+    pub fn cut(&self, name: &str) {
+        self.lock().set_connected(name, false);
+    }
+
+    /// Connects it again. What was sent meanwhile is gone.
+    pub fn mend(&self, name: &str) {
+        self.lock().set_connected(name, true);
+    }
+
+    /// Delivers any bytes to whoever listens to `subject`, past the script.
+    pub fn inject(&self, subject: &str, reply_to: Option<&str>, payload: impl Into<Bytes>) {
+        let message = Message {
+            subject: subject.to_owned(),
+            reply_to: reply_to.map(|subject| ReplyTo(subject.to_owned())),
+            payload: payload.into(),
+        };
+        let mut hub = self.lock();
+        for to in 0..hub.links.len() {
+            hub.deliver(to, &message);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Hub> {
+        // A test's script that panics says enough; that others then panic for the lock's sake would hide it.
+        self.hub.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn publish(&self, from: usize, message: &Message) -> Result<(), Unavailable> {
+        let mut hub = self.lock();
+        if !hub.links[from].connected {
+            return Err(Unavailable);
+        }
+        for to in 0..hub.links.len() {
+            if hub.listens(to, &message.subject)
+                && let Some(delay) = hub.pass(from, to, message)
+            {
+                self.deliver_later(&mut hub, delay, to, message.clone());
+            }
+        }
+        Ok(())
+    }
+
+    fn deliver_later(&self, hub: &mut Hub, delay: Duration, to: usize, message: Message) {
+        let due = Instant::now() + delay;
+        hub.sent += 1;
+        hub.delayed.insert((due, hub.sent), (to, message));
+        let bus = self.clone();
+        tokio::spawn(async move {
+            sleep_until(due).await;
+            bus.lock().deliver_delayed(due);
+        });
+    }
+}
+
+impl MemoryLink {
+    /// The subject that replies to this connection travel on, for [`MemoryBus::inject`].
+    #[must_use]
+    pub fn inbox(&self) -> &str {
+        &self.inbox
+    }
+
+    /// The subjects of this bus, for [`MemoryBus::inject`].
+    #[must_use]
+    pub fn subjects(&self) -> &Subjects {
+        &self.subjects
+    }
+
+    fn publish(
+        &self,
+        subject: &str,
+        reply_to: Option<ReplyTo>,
+        payload: Vec<u8>,
+    ) -> Result<(), Unavailable> {
+        let message = Message {
+            subject: subject.to_owned(),
+            reply_to,
+            payload: payload.into(),
+        };
+        self.bus.publish(self.index, &message)
+    }
+}
+
+impl Bus for MemoryLink {
+    fn announce(&self, announcement: &Announcement) -> Result<(), Unavailable> {
+        let subject = self.subjects.tick(announcement.mode);
+        self.publish(subject, None, message::encode_announcement(announcement))
+    }
+
+    fn ask(&self, nonce: u64) -> Result<(), Unavailable> {
+        let reply_to = ReplyTo(self.inbox.clone());
+        self.publish(
+            self.subjects.time(),
+            Some(reply_to),
+            message::encode_request(nonce),
+        )
+    }
+
+    fn answer(&self, to: &ReplyTo, reply: &Reply) -> Result<(), Unavailable> {
+        self.publish(&to.0, None, message::encode_reply(reply))
+    }
+
+    fn clock_events(&self) -> Events<ClockEvent> {
+        let link = &mut self.bus.lock().links[self.index];
+        let (outlet, events) = Outlet::new(link.connected);
+        link.clocks.push(outlet);
+        events
+    }
+
+    fn edge_events(&self) -> Events<EdgeEvent> {
+        let link = &mut self.bus.lock().links[self.index];
+        let (outlet, events) = Outlet::new(link.connected);
+        link.edges.push(outlet);
+        events
+    }
+}
+
+#[derive(Clone, Debug)]
+struct Message {
+    subject: String,
+    reply_to: Option<ReplyTo>,
+    payload: Bytes,
+}
+
+struct Hub {
+    subjects: Subjects,
+    links: Vec<Link>,
+    script: Option<script::Script>,
+    /// By who sends and who gets it: the message that waits for the next one.
+    swapped: HashMap<(usize, usize), Message>,
+    /// By when it is due and how many were delayed before it, so that equal delays keep their order.
+    delayed: BTreeMap<(Instant, u64), (usize, Message)>,
+    sent: u64,
+}
+
+impl Default for Hub {
+    fn default() -> Self {
+        Self {
+            subjects: Subjects::new("tickstorm"),
+            links: Vec::new(),
+            script: None,
+            swapped: HashMap::new(),
+            delayed: BTreeMap::new(),
+            sent: 0,
+        }
+    }
+}
+
+impl fmt::Debug for Hub {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Hub")
+            .field("links", &self.links)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Hub {
+    /// Delivers what the script lets arrive now, and tells after how long the message is to come (again).
+    fn pass(&mut self, from: usize, to: usize, message: &Message) -> Option<Duration> {
+        let fate = match &mut self.script {
+            Some(script) => script(&Passage {
+                from: &self.links[from].name,
+                to: &self.links[to].name,
+                subject: &message.subject,
+                payload: &message.payload,
+            }),
+            None => Fate::Deliver,
+        };
+        let swapped = self.swapped.remove(&(from, to));
+        let later = match fate {
+            Fate::Deliver => {
+                self.deliver(to, message);
+                None
+            }
+            Fate::Lose => None,
+            Fate::Delay(delay) => Some(delay),
+            Fate::Double(delay) => {
+                self.deliver(to, message);
+                Some(delay)
+            }
+            Fate::Swap => {
+                self.swapped.insert((from, to), message.clone());
+                None
+            }
+        };
+        if let Some(message) = swapped {
+            self.deliver(to, &message);
+        }
+        later
+    }
+
+    fn deliver_delayed(&mut self, now: Instant) {
+        while let Some(entry) = self.delayed.first_entry()
+            && entry.key().0 <= now
+        {
+            let (to, message) = entry.remove();
+            self.deliver(to, &message);
+        }
+    }
+
+    fn deliver(&mut self, to: usize, message: &Message) {
+        if self.links[to].connected {
+            self.links[to].deliver(&self.subjects, message);
+        }
+    }
+
+    fn listens(&self, to: usize, subject: &str) -> bool {
+        let link = &self.links[to];
+        if subject == self.subjects.time() {
+            return !link.clocks.is_empty();
+        }
+        let ticks = Mode::ALL.map(|mode| self.subjects.tick(mode));
+        !link.edges.is_empty() && (ticks.contains(&subject) || link.inbox == subject)
+    }
+
+    fn set_connected(&mut self, name: &str, connected: bool) {
+        let link = self.links.iter_mut().find(|link| link.name == name);
+        let link = link.unwrap_or_else(|| panic!("{name} is not on this bus"));
+        if link.connected != connected {
+            link.connected = connected;
+            link.clocks
+                .iter()
+                .for_each(|outlet| outlet.set_connected(connected));
+            link.edges
+                .iter()
+                .for_each(|outlet| outlet.set_connected(connected));
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Link {
+    name: String,
+    inbox: String,
+    connected: bool,
+    clocks: Vec<Outlet<ClockEvent>>,
+    edges: Vec<Outlet<EdgeEvent>>,
+}
+
+impl Link {
+    fn new(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            inbox: inbox(name),
+            connected: true,
+            clocks: Vec::new(),
+            edges: Vec::new(),
+        }
+    }
+
+    fn deliver(&mut self, subjects: &Subjects, message: &Message) {
+        let payload = &message.payload;
+        if message.subject == subjects.time() {
+            let reply_to = message.reply_to.clone().ok_or(DropReason::Malformed);
+            let request = reply_to.and_then(|reply_to| {
+                let nonce = message::decode_request(payload)?;
+                Ok(ClockEvent::Request { nonce, reply_to })
+            });
+            deliver_to(&mut self.clocks, &request);
+        }
+        for mode in Mode::ALL {
+            if message.subject == subjects.tick(mode) {
+                let announcement = message::decode_announcement(mode, payload);
+                deliver_to(&mut self.edges, &announcement.map(EdgeEvent::Announcement));
+            }
+        }
+        if message.subject == self.inbox {
+            let reply = message::decode_reply(payload);
+            deliver_to(&mut self.edges, &reply.map(EdgeEvent::Reply));
+        }
+    }
+}
+
+fn deliver_to<T: Clone>(outlets: &mut Vec<Outlet<T>>, event: &Result<T, DropReason>) {
+    outlets.retain(|outlet| !outlet.is_closed());
+    outlets
+        .iter()
+        .for_each(|outlet| outlet.deliver(event.clone()));
+}
+
+fn inbox(name: &str) -> String {
+    format!("_INBOX.{name}")
+}

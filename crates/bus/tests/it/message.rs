@@ -1,0 +1,93 @@
+use proptest::prelude::*;
+use tickstorm_bus::DropReason;
+use tickstorm_bus::message::{
+    MESSAGE_BYTES_MAX, decode_announcement, decode_reply, decode_request, encode_announcement,
+    encode_reply, encode_request,
+};
+use tickstorm_timebase::{Announcement, ClockId, Epoch, Mode, Reply};
+
+fn modes() -> impl Strategy<Value = Mode> {
+    prop_oneof![Just(Mode::Second), Just(Mode::Minute)]
+}
+
+fn ids() -> impl Strategy<Value = ClockId> {
+    "[A-Za-z0-9._-]{1,64}".prop_map(|id| id.parse().expect("a valid id"))
+}
+
+prop_compose! {
+    fn announcements()(
+        mode in modes(), epoch_ms: i64, clock_id in ids(), rank: u32, sent_unix_us: i64, timeline: u64,
+    ) -> Announcement {
+        let epoch = Epoch::from_ms(epoch_ms);
+        Announcement { mode, epoch, clock_id, rank, sent_unix_us, timeline }
+    }
+}
+
+prop_compose! {
+    fn replies()(
+        nonce: u64, clock_id in ids(), rank: u32, received_unix_us: i64, sent_unix_us: i64,
+        clock_error_us: u32, synchronized: bool, timeline: u64,
+    ) -> Reply {
+        Reply {
+            nonce, clock_id, rank, received_unix_us, sent_unix_us, clock_error_us, synchronized, timeline,
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn what_is_encoded_is_decoded(announcement in announcements(), reply in replies(), nonce: u64) {
+        let bytes = encode_announcement(&announcement);
+        prop_assert!(bytes.len() * 4 < MESSAGE_BYTES_MAX, "little room to grow: {}", bytes.len());
+        prop_assert_eq!(decode_announcement(announcement.mode, &bytes), Ok(announcement));
+        let bytes = encode_reply(&reply);
+        prop_assert!(bytes.len() * 4 < MESSAGE_BYTES_MAX, "little room to grow: {}", bytes.len());
+        prop_assert_eq!(decode_reply(&bytes), Ok(reply));
+        prop_assert_eq!(decode_request(&encode_request(nonce)), Ok(nonce));
+    }
+
+    #[test]
+    fn perturbed_bytes_are_decoded_or_dropped(
+        announcement in announcements(), place: prop::sample::Index, byte: u8, noise: Vec<u8>,
+    ) {
+        let mut bytes = encode_announcement(&announcement);
+        let place = place.index(bytes.len());
+        bytes[place] = byte;
+        for bytes in [&bytes, &noise] {
+            for mode in Mode::ALL {
+                // Nearly any bytes are some protobuf: all that can be asked is that none of them do harm.
+                if let Ok(decoded) = decode_announcement(mode, bytes) {
+                    prop_assert_eq!(decoded.mode, mode);
+                }
+            }
+            let _ = decode_reply(bytes);
+            let _ = decode_request(bytes);
+        }
+    }
+}
+
+#[test]
+fn fields_of_later_versions_are_ignored() {
+    let mut bytes = encode_request(5);
+    bytes.extend_from_slice(b"\xFA\x06\x03abc");
+    assert_eq!(decode_request(&bytes), Ok(5));
+}
+
+#[test]
+fn unknown_modes_and_invalid_ids_are_malformed() {
+    let announcement = b"\x08\x02\x10\xe8\x07\x1a\x01a";
+    assert_eq!(
+        decode_announcement(Mode::Second, announcement),
+        Err(DropReason::Malformed)
+    );
+    let id_with_a_blank = b"\x10\xe8\x07\x1a\x03a b";
+    assert_eq!(
+        decode_announcement(Mode::Second, id_with_a_blank),
+        Err(DropReason::Malformed)
+    );
+    assert_eq!(
+        decode_reply(b"\x08\x01"),
+        Err(DropReason::Malformed),
+        "no id at all"
+    );
+}
