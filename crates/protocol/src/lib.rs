@@ -1,1 +1,13 @@
-//! TBD
+//! TickStorm's client protocol, version 1: frames, messages, codes, and the sessions of both sides.
+//!
+//! Everything here is sans-I/O: bytes and `now` go in, steps and bytes come out. Nothing opens a socket, sleeps or reads a
+//! clock, so that a whole conversation can be tested in a loop. `docs/protocol.md` describes the same protocol to those who
+//! implement it elsewhere.
+
+pub mod code;
+pub mod frame;
+pub mod message;
+pub mod session;
+
+pub use code::{CloseReason, ErrorCode};
+pub use frame::{FrameError, FrameType};

@@ -1,0 +1,16 @@
+//! Generates the message types from `proto/stream.proto`: protox parses it, so that nobody needs a `protoc`.
+
+use std::error::Error;
+
+const SCHEMA: &str = "../../proto/stream.proto";
+const INCLUDES: &str = "../../proto";
+
+fn main() -> Result<(), Box<dyn Error>> {
+    println!("cargo:rerun-if-changed={SCHEMA}");
+    let schema = protox::compile([SCHEMA], [INCLUDES])?;
+    prost_build::Config::new()
+        // It holds a password and a token: message.rs writes a `Debug` that masks them.
+        .skip_debug(["tickstorm.v1.Auth"])
+        .compile_fds(schema)?;
+    Ok(())
+}
