@@ -1,15 +1,40 @@
 //! TickStorm's decision logic about time, without I/O: what the grid is, whom to believe, when a tick is released.
 //!
 //! Everything here is a function of what it is told (`handle_*(…, now)`) and of `now` (`poll_*(now)`); nothing sleeps, sends or
-//! looks at a clock by itself. The only exceptions are [`SystemClock`] and [`host`], which read the machine's clocks for the
+//! looks at a clock by itself. The only exceptions are [`SystemClock`] and [`SystemHost`], which read the machine's clocks for the
 //! drivers, so that every other crate can be forbidden to.
+//!
+//! An edge drives a [`Timekeeper`] and gives its [`Authority`] to the [`Schedule`]s of its feeds; a clock drives an [`Announcer`].
 
+pub mod announcer;
+pub mod authority;
+mod choice;
 pub mod clock;
+pub mod clock_id;
 pub mod grid;
+pub mod host;
+pub mod message;
 pub mod mono;
+pub mod release;
+mod replica;
+mod replicas;
+mod round;
+mod sample;
+pub mod status;
+pub mod subscription;
+pub mod timekeeper;
 pub mod unix;
 
+pub use announcer::Announcer;
+pub use authority::Authority;
 pub use clock::{Clock, ManualClock, SystemClock};
+pub use clock_id::{ClockId, InvalidClockId};
 pub use grid::{Epoch, Mode, Quality, Tick};
+pub use host::{HostClock, HostReading, ManualHost, SystemHost};
+pub use message::{Announcement, Refused, Reply};
 pub use mono::Mono;
+pub use release::Schedule;
+pub use status::{Alarm, ClockState, ClockStatus, TimeStatus};
+pub use subscription::{Plan, Request, ResumeTooFar, plan};
+pub use timekeeper::{Timekeeper, TimekeeperConfig};
 pub use unix::UnixTime;

@@ -1,5 +1,7 @@
 //! [`UnixTime`]: a moment as the world counts it; on an edge that is always authority time.
 
+use std::time::Duration;
+
 /// Nanoseconds since 1970-01-01T00:00:00Z, leap seconds not counted. Reaches to the year 2262.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct UnixTime(i64);
@@ -37,4 +39,20 @@ impl UnixTime {
     pub const fn as_millis(self) -> i64 {
         self.0.div_euclid(1_000_000)
     }
+
+    /// The moment `duration` later, at most the last there is.
+    #[must_use]
+    pub fn saturating_add(self, duration: Duration) -> Self {
+        Self(self.0.saturating_add(signed_nanos(duration)))
+    }
+
+    /// The moment `duration` earlier, at least the first there is.
+    #[must_use]
+    pub fn saturating_sub(self, duration: Duration) -> Self {
+        Self(self.0.saturating_sub(signed_nanos(duration)))
+    }
+}
+
+fn signed_nanos(duration: Duration) -> i64 {
+    i64::try_from(duration.as_nanos()).unwrap_or(i64::MAX)
 }

@@ -1,0 +1,110 @@
+//! [`Authority`]: the one small value that says what time it is. The timekeeper makes it, shards copy it and ask it; it decides
+//! nothing and never changes by itself.
+
+use std::time::Duration;
+
+use crate::grid::{Epoch, Quality};
+use crate::mono::Mono;
+use crate::unix::UnixTime;
+
+/// By how much an unheard offset may go wrong: 200 ppm, one nanosecond in 5,000. Crystals are within 50 ppm, and chrony on clock
+/// hosts slews by no more than 100 (`maxslewrate`).
+const DRIFT_DIVISOR: u64 = 5_000;
+
+/// A tick that is sent later than this after its time is a replay.
+pub(crate) const PUNCTUAL_FOR: Duration = Duration::from_secs(1);
+
+/// How far an offset may have drifted in `elapsed_ns`, in nanoseconds.
+pub(crate) const fn drift_ns(elapsed_ns: u64) -> u64 {
+    elapsed_ns / DRIFT_DIVISOR
+}
+
+/// Authority time as an edge holds it from one choice to the next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Authority {
+    /// Authority time minus the machine's own, in nanoseconds.
+    pub(crate) offset_ns: i64,
+    /// The greatest error of the offset at `bound_from`, in nanoseconds.
+    pub(crate) bound_ns: u64,
+    pub(crate) bound_from: Mono,
+    pub(crate) clock_error_us: u32,
+    pub(crate) vouched_until: Option<Epoch>,
+    pub(crate) valid_until: Mono,
+    pub(crate) generation: u32,
+    pub(crate) origin: UnixTime,
+}
+
+impl Authority {
+    /// Authority time at the moment `now`.
+    #[must_use]
+    pub const fn time_at(&self, now: Mono) -> UnixTime {
+        UnixTime::from_nanos(self.offset_ns.saturating_add_unsigned(now.as_nanos()))
+    }
+
+    /// The moment at which authority time is `time`; the machine's zero where that was before it.
+    #[must_use]
+    pub const fn mono_at(&self, time: UnixTime) -> Mono {
+        if time.as_nanos() < self.offset_ns {
+            return Mono::ZERO;
+        }
+        Mono::from_nanos(time.as_nanos().abs_diff(self.offset_ns))
+    }
+
+    /// The greatest error of authority time against the clock that is followed, in microseconds, rounded.
+    #[must_use]
+    pub fn bound_us(&self, now: Mono) -> u32 {
+        micros(self.bound_ns_at(now))
+    }
+
+    pub(crate) fn bound_ns_at(&self, now: Mono) -> u64 {
+        let age_ns = now.as_nanos().saturating_sub(self.bound_from.as_nanos());
+        self.bound_ns.saturating_add(drift_ns(age_ns))
+    }
+
+    /// What the kernel of the clock that is followed says of its own error, in microseconds.
+    #[must_use]
+    pub const fn clock_error_us(&self) -> u32 {
+        self.clock_error_us
+    }
+
+    /// Whether the offset may still be used at `now`.
+    #[must_use]
+    pub fn is_valid(&self, now: Mono) -> bool {
+        now < self.valid_until
+    }
+
+    /// Whether a clock that is believed has announced the tick at `epoch` or a later one.
+    #[must_use]
+    pub fn vouches_for(&self, epoch: Epoch) -> bool {
+        self.vouched_until.is_some_and(|until| epoch <= until)
+    }
+
+    /// The quality of the tick at `epoch` if it is sent at `now`.
+    #[must_use]
+    pub fn quality(&self, epoch: Epoch, now: Mono) -> Quality {
+        if epoch.time().saturating_add(PUNCTUAL_FOR) < self.time_at(now) {
+            Quality::Replay
+        } else if self.vouches_for(epoch) {
+            Quality::Normal
+        } else {
+            Quality::Holdover
+        }
+    }
+
+    /// A number that changes when, and only when, all subscriptions end with TIME_STEPPED.
+    #[must_use]
+    pub const fn generation(&self) -> u32 {
+        self.generation
+    }
+
+    /// Where this generation began: its ticks are those after it.
+    #[must_use]
+    pub const fn origin(&self) -> UnixTime {
+        self.origin
+    }
+}
+
+/// Nanoseconds as microseconds, rounded; saturates after 71 minutes, which no bound of any use reaches.
+pub(crate) fn micros(nanos: u64) -> u32 {
+    u32::try_from(nanos.saturating_add(500) / 1_000).unwrap_or(u32::MAX)
+}

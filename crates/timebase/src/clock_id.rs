@@ -1,0 +1,79 @@
+//! [`ClockId`]: the name of a clock replica. Checked where it enters, since it ends up in logs, labels and JSON.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// The longest id, in bytes: a host name's label has at most 63.
+pub const CLOCK_ID_BYTES_MAX: usize = 64;
+
+/// A clock replica's id: 1 to 64 characters of `A-Z a-z 0-9 . _ -`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ClockId(Box<str>);
+
+impl ClockId {
+    /// The id as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for ClockId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl FromStr for ClockId {
+    type Err = InvalidClockId;
+
+    fn from_str(text: &str) -> Result<Self, InvalidClockId> {
+        if text.is_empty() || text.len() > CLOCK_ID_BYTES_MAX {
+            return Err(InvalidClockId::Length(text.len()));
+        }
+        match text
+            .chars()
+            .find(|c| !c.is_ascii_alphanumeric() && !"._-".contains(*c))
+        {
+            Some(character) => Err(InvalidClockId::Character(character)),
+            None => Ok(Self(text.into())),
+        }
+    }
+}
+
+/// Why a text is no clock id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidClockId {
+    /// Empty, or too long.
+    #[error("a clock id has 1 to {CLOCK_ID_BYTES_MAX} characters, this one has {0} bytes")]
+    Length(usize),
+    /// Contains something else than letters, digits, `.`, `_` and `-`.
+    #[error("a clock id consists of letters, digits, '.', '_' and '-', not {0:?}")]
+    Character(char),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_short_plain_names_are_ids() {
+        for id in ["a", "clock-0", "Clock_1.example", &"x".repeat(64)] {
+            assert_eq!(id.parse::<ClockId>().unwrap().as_str(), id);
+        }
+        assert_eq!("".parse::<ClockId>(), Err(InvalidClockId::Length(0)));
+        assert_eq!(
+            "x".repeat(65).parse::<ClockId>(),
+            Err(InvalidClockId::Length(65))
+        );
+        for (id, bad) in [
+            ("a b", ' '),
+            ("a\n", '\n'),
+            ("ä", 'ä'),
+            ("a\"", '"'),
+            ("a/b", '/'),
+        ] {
+            assert_eq!(id.parse::<ClockId>(), Err(InvalidClockId::Character(bad)));
+        }
+    }
+}

@@ -1,0 +1,105 @@
+//! When to ask for the time, and which answers still belong to a request. Knows nothing of what the answers say.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use crate::mono::Mono;
+
+/// How many rounds come quickly where the time is not known: enough for a good sample within half a second.
+pub(crate) const BURST_ROUNDS: u32 = 8;
+/// The time from one of these to the next.
+const BURST_INTERVAL: Duration = Duration::from_millis(50);
+/// The time from one round to the next otherwise.
+const INTERVAL: Duration = Duration::from_secs(1);
+/// How many requests are remembered, for late answers; more than can be under way at any tolerance up to 10 s.
+const ROUNDS_MAX: usize = 32;
+
+#[derive(Clone, Copy, Debug)]
+struct Round {
+    nonce: u64,
+    asked: Mono,
+}
+
+/// The last requests, and when the next one is due.
+#[derive(Clone, Debug)]
+pub(crate) struct Rounds {
+    duration: Duration,
+    asked: VecDeque<Round>,
+    /// How many of `asked`, counted from the newest, have not ended.
+    open: usize,
+    next_nonce: u64,
+    next_request: Mono,
+    burst_left: u32,
+}
+
+impl Rounds {
+    /// Rounds that each end `duration` after their request; the first is due at `now`.
+    pub(crate) fn new(first_nonce: u64, duration: Duration, now: Mono) -> Self {
+        Self {
+            duration,
+            asked: VecDeque::new(),
+            open: 0,
+            next_nonce: first_nonce,
+            next_request: now,
+            burst_left: BURST_ROUNDS,
+        }
+    }
+
+    /// Begins anew with a burst.
+    pub(crate) fn restart(&mut self, now: Mono) {
+        self.next_request = now;
+        self.burst_left = BURST_ROUNDS;
+    }
+
+    /// When the next request is due.
+    pub(crate) const fn next_request(&self) -> Mono {
+        self.next_request
+    }
+
+    /// Begins a round if one is due, and gives its number.
+    pub(crate) fn ask(&mut self, now: Mono) -> Option<u64> {
+        if now < self.next_request {
+            return None;
+        }
+        let nonce = self.next_nonce;
+        self.next_nonce = nonce.wrapping_add(1);
+        self.burst_left = self.burst_left.saturating_sub(1);
+        self.next_request = now
+            + if self.burst_left > 0 {
+                BURST_INTERVAL
+            } else {
+                INTERVAL
+            };
+        if self.asked.len() == ROUNDS_MAX {
+            self.asked.pop_front();
+        }
+        self.asked.push_back(Round { nonce, asked: now });
+        self.open = (self.open + 1).min(self.asked.len());
+        Some(nonce)
+    }
+
+    /// When the next round ends; never where none is under way.
+    pub(crate) fn next_end(&self) -> Mono {
+        self.oldest_open()
+            .map_or(Mono::NEVER, |round| round.asked + self.duration)
+    }
+
+    /// Ends the oldest round, if that is due, and gives the moment of its request.
+    pub(crate) fn end(&mut self, now: Mono) -> Option<Mono> {
+        let round = self
+            .oldest_open()
+            .filter(|round| round.asked + self.duration <= now)?;
+        self.open -= 1;
+        Some(round.asked)
+    }
+
+    /// When the request with this number was made, and until when its answers count.
+    pub(crate) fn find(&self, nonce: u64) -> Option<(Mono, Mono)> {
+        let round = self.asked.iter().rev().find(|round| round.nonce == nonce)?;
+        Some((round.asked, round.asked + self.duration))
+    }
+
+    fn oldest_open(&self) -> Option<Round> {
+        self.asked.get(self.asked.len() - self.open).copied()
+    }
+}

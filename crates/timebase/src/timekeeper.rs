@@ -1,0 +1,425 @@
+//! [`Timekeeper`]: an edge's idea of what time it is. It asks all clocks in rounds, believes some, follows one, holds over when none
+//! is left, and says all that in an [`Authority`]. It releases no ticks and sends nothing itself.
+
+use std::time::Duration;
+
+use crate::authority::Authority;
+use crate::choice::Stance;
+use crate::clock_id::ClockId;
+use crate::grid::Epoch;
+use crate::message::{Announcement, Refused, Reply};
+use crate::mono::Mono;
+use crate::replicas::Replicas;
+use crate::round::{BURST_ROUNDS, Rounds};
+use crate::sample::{Estimate, Sample};
+use crate::status::{Alarm, TimeStatus};
+use crate::unix::UnixTime;
+
+/// How long after the first answer an edge waits for a majority before it takes the lowest clock there is.
+const MAJORITY_WAIT: Duration = Duration::from_secs(5);
+/// A sole clock's change by more than this is believed only once it has lasted [`LASTING`]; and authority time that falls back by
+/// more than this behind the greatest it had reached begins a new generation.
+const STEP_NS: u64 = 10_000_000_000;
+/// How long a sole clock's step has to last.
+const LASTING: Duration = Duration::from_secs(10);
+/// How far ahead of authority time an announcement may be: the greatest TICK_LEAD_MS and one second.
+const ANNOUNCED_AHEAD_MAX: Duration = Duration::from_secs(11);
+
+/// The settings of a timekeeper.
+#[derive(Clone, Debug)]
+pub struct TimekeeperConfig {
+    /// CLOCKS: the clocks that have a vote; empty: whoever answers.
+    pub clocks: Vec<ClockId>,
+    /// CLOCK_TOLERANCE_MS: how far clocks may differ and still agree; twice that is a round's length.
+    pub tolerance: Duration,
+    /// HOLDOVER_MAX: how long after the last answer of a believed clock the time counts as known.
+    pub holdover_max: Duration,
+}
+
+/// An edge's search for a first clock to follow, or for one after it has forgotten the time.
+#[derive(Clone, Copy, Debug)]
+struct Search {
+    since: Mono,
+    /// Rounds begun since then that have ended, answered or not.
+    rounds: u32,
+    /// When the first answer to one of them came.
+    first_answer: Option<Mono>,
+}
+
+/// A sole clock's change that is waited out.
+#[derive(Clone, Copy, Debug)]
+struct Step {
+    offset_ns: i64,
+    since: Mono,
+}
+
+/// What the last choice rested on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ground {
+    Majority,
+    OwnTime,
+}
+
+/// The state machine that keeps authority time on an edge.
+#[derive(Clone, Debug)]
+pub struct Timekeeper {
+    holdover_max: Duration,
+    tolerance_ns: u64,
+    rounds: Rounds,
+    replicas: Replicas,
+    authority: Option<Authority>,
+    following: Option<ClockId>,
+    ground: Ground,
+    search: Search,
+    step: Option<Step>,
+    /// The greatest authority time there was in this generation, up to the last choice.
+    reached: Option<UnixTime>,
+    generation: u32,
+    origin: UnixTime,
+}
+
+impl Timekeeper {
+    /// A timekeeper that does not know the time and asks for it at once. `first_nonce` is random: it numbers its requests.
+    #[must_use]
+    pub fn new(config: TimekeeperConfig, first_nonce: u64, now: Mono) -> Self {
+        let TimekeeperConfig {
+            clocks,
+            tolerance,
+            holdover_max,
+        } = config;
+        let tolerance_ns = u64::try_from(tolerance.as_nanos()).unwrap_or(u64::MAX);
+        Self {
+            holdover_max,
+            tolerance_ns,
+            rounds: Rounds::new(first_nonce, tolerance.saturating_mul(2), now),
+            replicas: Replicas::new(clocks, holdover_max, tolerance_ns),
+            authority: None,
+            following: None,
+            ground: Ground::Majority,
+            search: Search {
+                since: now,
+                rounds: 0,
+                first_answer: None,
+            },
+            step: None,
+            reached: None,
+            generation: 0,
+            origin: UnixTime::default(),
+        }
+    }
+
+    /// The number of the request to send to all clocks now, if one is due.
+    pub fn poll_request(&mut self, now: Mono) -> Option<u64> {
+        self.rounds.ask(now)
+    }
+
+    /// When [`Self::poll_request`] has something to give.
+    #[must_use]
+    pub fn next_request(&self) -> Mono {
+        self.rounds.next_request()
+    }
+
+    /// Takes a clock's answer, which arrived at `now`. It has no effect before the end of its round.
+    ///
+    /// # Errors
+    /// The answer is no sample, for the given reason.
+    pub fn handle_reply(&mut self, reply: &Reply, now: Mono) -> Result<(), Refused> {
+        let (asked, until) = self
+            .rounds
+            .find(reply.nonce)
+            .ok_or(Refused::UnknownRequest)?;
+        let in_time = if now <= until {
+            Ok(())
+        } else {
+            Err(Refused::Late)
+        };
+        let sample = in_time.and_then(|()| Sample::new(reply, asked, now));
+        // A late answer makes no clock known, but tells of a second host under a known one's name.
+        let replica = match sample {
+            Ok(_) => self.replicas.admit_answering(&reply.clock_id)?,
+            Err(refused) => self.replicas.known(&reply.clock_id).ok_or(refused)?,
+        };
+        replica.note_answer(reply, now)?;
+        replica.insert(sample?, reply);
+        if asked >= self.search.since {
+            self.search.first_answer.get_or_insert(now);
+        }
+        Ok(())
+    }
+
+    /// Takes a clock's announcement, which arrived at `now`.
+    ///
+    /// # Errors
+    /// The announcement does not count, for the given reason.
+    pub fn handle_announcement(
+        &mut self,
+        announcement: &Announcement,
+        now: Mono,
+    ) -> Result<(), Refused> {
+        let Announcement {
+            mode,
+            epoch,
+            ref clock_id,
+            ..
+        } = *announcement;
+        if !mode.is_tick(epoch) {
+            return Err(Refused::OffGrid);
+        }
+        let time = self.authority.map(|authority| authority.time_at(now));
+        if time.is_some_and(|time| epoch.time() > time.saturating_add(ANNOUNCED_AHEAD_MAX)) {
+            return Err(Refused::TooFarAhead);
+        }
+        let probation = self.holdover_max;
+        let replica = self.replicas.admit(clock_id)?;
+        if replica.is_false(now, probation) {
+            return Err(Refused::Falseticker);
+        }
+        let ahead =
+            |time: UnixTime| epoch.time().as_nanos().saturating_sub(time.as_nanos()) / 1_000;
+        replica.announce(announcement, time.map(ahead), now);
+        if let Some(authority) = &mut self.authority {
+            authority.vouched_until = self.replicas.vouched_until();
+        }
+        Ok(())
+    }
+
+    /// Does what is due: ends rounds, chooses, and forgets the time where holdover has lasted too long.
+    pub fn poll(&mut self, now: Mono) {
+        while self.next_change() <= now {
+            if self.valid_until() <= self.rounds.next_end() {
+                self.forget(now);
+            } else if let Some(asked) = self.rounds.end(now) {
+                if asked >= self.search.since {
+                    self.search.rounds = self.search.rounds.saturating_add(1);
+                }
+                self.choose(now);
+            }
+        }
+    }
+
+    /// When [`Self::poll`] has something to do.
+    #[must_use]
+    pub fn next_change(&self) -> Mono {
+        self.rounds.next_end().min(self.valid_until())
+    }
+
+    /// When to call [`Self::poll`] and then [`Self::poll_request`] next.
+    #[must_use]
+    pub fn next_deadline(&self) -> Mono {
+        self.next_change().min(self.next_request())
+    }
+
+    /// What time it is; none while that is not known. Shards are to have each change of it.
+    #[must_use]
+    pub const fn authority(&self) -> Option<Authority> {
+        self.authority
+    }
+
+    /// The clock that is followed; none while the time is unknown, and in holdover.
+    #[must_use]
+    pub const fn following(&self) -> Option<&ClockId> {
+        self.following.as_ref()
+    }
+
+    /// What /status and metrics say of the time.
+    #[must_use]
+    pub fn status(&self, now: Mono) -> TimeStatus {
+        let own = self.own_estimate(now);
+        let clocks = self.replicas.iter();
+        let clocks = clocks
+            .map(|(id, replica)| replica.status(id, own, self.replicas.is_false(replica, now)));
+        TimeStatus {
+            clocks: clocks.collect(),
+            following: self.following.clone(),
+            alarms: Alarm::ALL
+                .into_iter()
+                .filter(|alarm| self.is_raised(*alarm, now))
+                .collect(),
+            holdover: self.authority.is_some() && self.following.is_none(),
+            offset_ns: self.authority.map(|authority| authority.offset_ns),
+            bound_us: self.authority.map(|authority| authority.bound_us(now)),
+        }
+    }
+
+    fn is_raised(&self, alarm: Alarm, now: Mono) -> bool {
+        match alarm {
+            Alarm::NoMajority => self.following.is_some() && self.ground == Ground::OwnTime,
+            Alarm::NoneBelieved => {
+                let answered = self.replicas.lowest(|replica| replica.estimate.is_some());
+                self.authority.is_some() && self.following.is_none() && answered.is_some()
+            }
+            Alarm::StepPending => self.step.is_some(),
+            Alarm::SharedId => self.replicas.any_shared(now),
+        }
+    }
+
+    fn valid_until(&self) -> Mono {
+        self.authority
+            .map_or(Mono::NEVER, |authority| authority.valid_until)
+    }
+
+    fn own_estimate(&self, now: Mono) -> Option<Estimate> {
+        let authority = self.authority?;
+        Some(Estimate {
+            offset_ns: authority.offset_ns,
+            bound_ns: authority.bound_ns_at(now),
+        })
+    }
+
+    /// Chooses whom to believe and whom to follow, at a round's end.
+    fn choose(&mut self, now: Mono) {
+        self.replicas.refresh(now);
+        match self.own_estimate(now) {
+            None => self.choose_first(now),
+            Some(own) => self.choose_next(own, now),
+        }
+    }
+
+    fn choose_first(&mut self, now: Mono) {
+        let first_answer = self.search.first_answer;
+        let waited = first_answer.is_some_and(|first| now.since(first) >= MAJORITY_WAIT);
+        if self.search.rounds < BURST_ROUNDS && !waited {
+            return;
+        }
+        self.replicas.blame_outvoted(now);
+        if !self.accept_majority(now) {
+            let lowest = if waited {
+                self.replicas.last_resort(now)
+            } else {
+                None
+            };
+            let Some(lowest) = lowest else { return };
+            self.accept_agreeing(lowest, now);
+        }
+        self.follow(now);
+    }
+
+    fn choose_next(&mut self, own: Estimate, now: Mono) {
+        self.replicas.blame_outvoted(now);
+        if !self.accept_majority(now) {
+            self.step = None;
+            self.accept_agreeing(own, now);
+        } else if self.waits_out_step(own, now) {
+            self.replicas.accept(now, |_, _| false);
+        }
+        self.follow(now);
+    }
+
+    /// Believes the clocks that agree with a majority; false where there is none, or one of falsetickers only.
+    fn accept_majority(&mut self, now: Mono) -> bool {
+        self.ground = Ground::Majority;
+        self.replicas.accept(now, |replica, _| {
+            replica.stance == Some(Stance::WithMajority)
+        });
+        self.replicas.lowest(|replica| replica.accepted).is_some()
+    }
+
+    /// Believes the clocks that agree with `own`.
+    fn accept_agreeing(&mut self, own: Estimate, now: Mono) {
+        self.ground = Ground::OwnTime;
+        let tolerance_ns = self.tolerance_ns;
+        self.replicas
+            .accept(now, |_, estimate| estimate.agrees_with(&own, tolerance_ns));
+    }
+
+    /// Whether only one clock is heard, and a change of its time by more than 10 s has not lasted yet. One that moves on by as much
+    /// again has to last anew.
+    fn waits_out_step(&mut self, own: Estimate, now: Mono) -> bool {
+        let far = |offset_ns: i64, from_ns: i64| offset_ns.abs_diff(from_ns) > STEP_NS;
+        let stepped = self
+            .replicas
+            .sole_estimate()
+            .filter(|sole| far(sole.offset_ns, own.offset_ns));
+        let Some(sole) = stepped else {
+            self.step = None;
+            return false;
+        };
+        let going_on = self
+            .step
+            .filter(|step| !far(sole.offset_ns, step.offset_ns));
+        let step = going_on.unwrap_or(Step {
+            offset_ns: sole.offset_ns,
+            since: now,
+        });
+        let lasts = now.since(step.since) >= LASTING;
+        self.step = (!lasts).then_some(step);
+        !lasts
+    }
+
+    /// Takes the time of the lowest clock that is believed; where there is none, goes on with the time there is.
+    fn follow(&mut self, now: Mono) {
+        let lowest = self.replicas.lowest(|replica| replica.accepted);
+        let followed = lowest.and_then(|(id, replica)| {
+            Some((
+                id.clone(),
+                replica.best_sample(now)?,
+                replica.clock_error_us(),
+            ))
+        });
+        let Some((id, sample, clock_error_us)) = followed else {
+            self.following = None;
+            if let Some(authority) = &mut self.authority {
+                authority.vouched_until = None;
+            }
+            return;
+        };
+        let heard = self.replicas.accepted_last_heard().unwrap_or(sample.heard);
+        let before = self
+            .authority
+            .map_or(Mono::ZERO, |authority| authority.valid_until);
+        self.note_reached(now);
+        let mut authority = Authority {
+            offset_ns: sample.offset_ns,
+            bound_ns: sample.bound_ns(now),
+            bound_from: now,
+            clock_error_us,
+            vouched_until: None,
+            valid_until: before.max(heard + self.holdover_max),
+            generation: self.generation,
+            origin: self.origin,
+        };
+        let time = authority.time_at(now);
+        if self
+            .reached
+            .is_none_or(|reached| falls_behind(time, reached))
+        {
+            self.generation = self.generation.wrapping_add(1);
+            self.origin = time;
+            self.reached = Some(time);
+            authority.generation = self.generation;
+            authority.origin = time;
+        }
+        let latest = time.saturating_add(ANNOUNCED_AHEAD_MAX).as_millis();
+        self.replicas.void_after(Epoch::from_ms(latest));
+        authority.vouched_until = self.replicas.vouched_until();
+        self.authority = Some(authority);
+        self.following = Some(id);
+    }
+
+    /// Forgets the offset, and searches as at the start; but not what was heard, released or reached.
+    fn forget(&mut self, now: Mono) {
+        self.note_reached(now);
+        self.authority = None;
+        self.following = None;
+        self.step = None;
+        self.replicas.accept(now, |_, _| false);
+        self.search = Search {
+            since: now,
+            rounds: 0,
+            first_answer: None,
+        };
+        self.rounds.restart(now);
+    }
+
+    /// Remembers how far authority time has come.
+    fn note_reached(&mut self, now: Mono) {
+        if let Some(authority) = self.authority {
+            let reached = authority.time_at(now.min(authority.valid_until));
+            self.reached = self.reached.max(Some(reached));
+        }
+    }
+}
+
+fn falls_behind(time: UnixTime, reached: UnixTime) -> bool {
+    time < reached && time.as_nanos().abs_diff(reached.as_nanos()) > STEP_NS
+}
