@@ -1,5 +1,11 @@
 //! What every TickStorm daemon needs, whatever it does: its settings, its logs, its metrics, its admin port, and an orderly
 //! start and stop. It knows no other crate of TickStorm, so that each of them can use it.
 
+pub mod admin;
 pub mod env;
+pub mod lifecycle;
 pub mod logging;
+pub mod metrics;
+
+/// This version of TickStorm.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");

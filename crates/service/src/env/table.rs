@@ -45,3 +45,6 @@ pub(super) fn all() -> impl Iterator<Item = &'static dyn AnySetting> {
 pub fn rows() -> impl Iterator<Item = Row> {
     all().map(Row::of)
 }
+
+#[cfg(test)]
+mod tests;

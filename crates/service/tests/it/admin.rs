@@ -1,0 +1,312 @@
+use std::{
+    net::SocketAddr,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use prometheus::Registry;
+use serde_json::{Value, json};
+use tickstorm_service::{
+    VERSION,
+    admin::{Admin, CONNECTION_TIME_MAX, CONNECTIONS_MAX, Health, Parts},
+    metrics,
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    task::JoinHandle,
+    time::{advance, pause, resume, timeout},
+};
+use tokio_util::sync::CancellationToken;
+
+/// Far more than anything here takes: it only keeps a defect from hanging the test.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+#[derive(Default)]
+struct Part {
+    dead: Mutex<Vec<String>>,
+    unready: Mutex<Vec<String>>,
+}
+
+impl Health for Part {
+    fn live(&self) -> Vec<String> {
+        self.dead.lock().unwrap().clone()
+    }
+
+    fn ready(&self) -> Vec<String> {
+        self.unready.lock().unwrap().clone()
+    }
+
+    fn status(&self) -> Value {
+        json!({ "id": "edge-0" })
+    }
+}
+
+struct Port {
+    addr: SocketAddr,
+    stop: CancellationToken,
+    served: JoinHandle<()>,
+}
+
+impl Port {
+    async fn open(health: Arc<dyn Health>, registry: Registry) -> Self {
+        let admin = Admin::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let (addr, stop) = (admin.local_addr(), CancellationToken::new());
+        let served = tokio::spawn(admin.serve(registry, health, stop.clone()));
+        Self { addr, stop, served }
+    }
+
+    async fn with(health: Arc<dyn Health>) -> Self {
+        Self::open(health, metrics::registry().unwrap()).await
+    }
+
+    /// Sends bytes and reads to the end of file.
+    async fn talk(&self, request: &str) -> Answer {
+        let mut stream = TcpStream::connect(self.addr).await.unwrap();
+        stream.write_all(request.as_bytes()).await.unwrap();
+        Answer::read(stream).await
+    }
+
+    async fn get(&self, path: &str) -> Answer {
+        self.talk(&format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n"))
+            .await
+    }
+
+    async fn stop(self) {
+        self.stop.cancel();
+        timeout(PATIENCE, self.served)
+            .await
+            .expect("it stops")
+            .unwrap();
+    }
+}
+
+#[derive(Debug)]
+struct Answer {
+    code: u16,
+    head: String,
+    body: String,
+}
+
+impl Answer {
+    async fn read(mut stream: TcpStream) -> Self {
+        let mut text = String::new();
+        let read = timeout(PATIENCE, stream.read_to_string(&mut text)).await;
+        read.expect("the connection is closed after its answer")
+            .unwrap();
+        let (head, body) = text
+            .split_once("\r\n\r\n")
+            .unwrap_or_else(|| panic!("{text:?}"));
+        let code = head.split(' ').nth(1).unwrap().parse().unwrap();
+        Self {
+            code,
+            head: head.to_ascii_lowercase(),
+            body: body.into(),
+        }
+    }
+
+    fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+}
+
+#[tokio::test]
+async fn health_is_200_or_503_with_the_reasons() {
+    let part = Arc::new(Part::default());
+    let port = Port::with(part.clone()).await;
+    for (path, word) in [
+        ("/health", "live"),
+        ("/health/live", "live"),
+        ("/health/ready", "ready"),
+    ] {
+        let answer = port.get(path).await;
+        assert_eq!(answer.code, 200, "{answer:?}");
+        assert_eq!(answer.json(), json!({ "status": word, "reasons": [] }));
+    }
+    part.unready.lock().unwrap().push("time is unknown".into());
+    assert_eq!(
+        port.get("/health").await.code,
+        200,
+        "what is not ready is not dead"
+    );
+    let answer = port.get("/health/ready").await;
+    assert_eq!(answer.code, 503);
+    assert_eq!(
+        answer.json(),
+        json!({ "status": "not ready", "reasons": ["time is unknown"] })
+    );
+    part.dead
+        .lock()
+        .unwrap()
+        .push("a shard stands still".into());
+    for path in ["/health", "/health/live"] {
+        let answer = port.get(path).await;
+        assert_eq!(answer.code, 503);
+        assert_eq!(answer.json()["reasons"], json!(["a shard stands still"]));
+    }
+    port.stop().await;
+}
+
+#[tokio::test]
+async fn metrics_are_in_prometheus_text_format() {
+    let port = Port::with(Arc::new(Part::default())).await;
+    let answer = port.get("/metrics").await;
+    assert_eq!(answer.code, 200);
+    assert!(
+        answer
+            .head
+            .contains("\r\ncontent-type: text/plain; version=0.0.4"),
+        "{answer:?}"
+    );
+    assert!(
+        answer
+            .body
+            .contains(&format!("tickstorm_build_info{{version=\"{VERSION}\"}} 1"))
+    );
+    port.stop().await;
+}
+
+#[tokio::test]
+async fn status_is_the_parts_own_with_what_the_process_knows() {
+    let part = Arc::new(Part::default());
+    part.unready.lock().unwrap().push("time is unknown".into());
+    let port = Port::with(part).await;
+    let expected = json!({
+        "id": "edge-0",
+        "version": VERSION,
+        "admin_addr": port.addr.to_string(),
+        "ready": false,
+        "reasons": ["time is unknown"],
+    });
+    assert_eq!(port.get("/status").await.json(), expected);
+    port.stop().await;
+}
+
+#[tokio::test]
+async fn several_parts_are_healthy_where_all_are_and_keep_their_names() {
+    let (edge, clock) = (Arc::new(Part::default()), Arc::new(Part::default()));
+    let parts = Parts::new().with("edge", edge).with("clock", clock.clone());
+    let port = Port::with(Arc::new(parts)).await;
+    assert_eq!(port.get("/health/ready").await.code, 200);
+    clock.unready.lock().unwrap().push("not connected".into());
+    let answer = port.get("/health/ready").await;
+    assert_eq!(
+        (answer.code, &answer.json()["reasons"]),
+        (503, &json!(["clock: not connected"]))
+    );
+    let status = port.get("/status").await.json();
+    assert_eq!(status["edge"]["id"], "edge-0");
+    assert_eq!(status["clock"]["id"], "edge-0");
+    assert_eq!(status["ready"], false);
+    port.stop().await;
+}
+
+#[tokio::test]
+async fn head_works_and_other_methods_and_paths_are_refused() {
+    let port = Port::with(Arc::new(Part::default())).await;
+    let head = port.talk("HEAD /health HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    assert_eq!((head.code, head.body.as_str()), (200, ""));
+    assert_eq!(
+        port.talk("POST /health HTTP/1.1\r\nHost: a\r\n\r\n")
+            .await
+            .code,
+        405
+    );
+    assert_eq!(
+        port.talk("DELETE /metrics HTTP/1.1\r\nHost: a\r\n\r\n")
+            .await
+            .code,
+        405
+    );
+    for path in ["/", "/healthz", "/health/", "/metrics/x"] {
+        assert_eq!(port.get(path).await.code, 404, "{path}");
+    }
+    port.stop().await;
+}
+
+#[tokio::test]
+async fn what_is_no_http_or_too_long_is_refused_and_disturbs_nobody() {
+    let port = Port::with(Arc::new(Part::default())).await;
+    assert_eq!(port.talk("\u{5}\u{1}hello\r\n\r\n").await.code, 400);
+    let mut stream = TcpStream::connect(port.addr).await.unwrap();
+    let endless = format!("GET / HTTP/1.1\r\nx: {}", "y".repeat(1 << 16));
+    // The port may close before it has read all of this, and a reset may then eat its answer: only the end is certain.
+    let _ = stream.write_all(endless.as_bytes()).await;
+    let _ = timeout(PATIENCE, stream.read_to_end(&mut Vec::new()))
+        .await
+        .expect("it is closed");
+    assert_eq!(port.get("/health").await.code, 200);
+    port.stop().await;
+}
+
+/// More idle connections than there are places: each is closed before its time is up, and then everybody is served.
+#[tokio::test]
+async fn clients_that_send_nothing_or_only_half_a_header_give_their_place_back() {
+    let port = Port::with(Arc::new(Part::default())).await;
+    let mut idle = Vec::new();
+    for i in 0..CONNECTIONS_MAX {
+        let mut stream = TcpStream::connect(port.addr).await.unwrap();
+        if i % 2 == 0 {
+            stream.write_all(b"GET /health HTTP/1.1\r\n").await.unwrap();
+        }
+        idle.push(stream);
+    }
+    assert_eq!(port.get("/health").await.code, 200);
+    for mut stream in idle {
+        let closed = timeout(PATIENCE, stream.read_to_end(&mut Vec::new())).await;
+        closed.expect("an idle connection is closed").unwrap();
+    }
+    port.stop().await;
+}
+
+/// An answer larger than the sockets' buffers take, to a client that reads none of it.
+#[tokio::test]
+async fn a_client_that_does_not_read_its_answer_is_cut_off() {
+    const ANSWER_BYTES_MIN: usize = 20_000_000;
+    let registry = Registry::new();
+    let labels = metrics::counters(&registry, "a_total", "A.", &["label"]).unwrap();
+    for i in 0..1_000 {
+        let label = format!("{i}{}", "x".repeat(ANSWER_BYTES_MIN / 1_000));
+        labels.with_label_values(&[&label]).inc();
+    }
+    let port = Port::open(Arc::new(Part::default()), registry).await;
+    let mut stream = TcpStream::connect(port.addr).await.unwrap();
+    stream
+        .write_all(b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n")
+        .await
+        .unwrap();
+    stream.readable().await.unwrap();
+    pause();
+    advance(CONNECTION_TIME_MAX).await;
+    resume();
+    let mut bytes = Vec::new();
+    let _ = timeout(PATIENCE, stream.read_to_end(&mut bytes))
+        .await
+        .expect("it is closed");
+    assert!(bytes.len() < ANSWER_BYTES_MIN, "{}", bytes.len());
+    port.stop().await;
+}
+
+#[tokio::test]
+async fn stopping_closes_the_port_and_idle_connections_too() {
+    let port = Port::with(Arc::new(Part::default())).await;
+    let addr = port.addr;
+    let mut idle = TcpStream::connect(addr).await.unwrap();
+    assert_eq!(port.get("/health").await.code, 200);
+    port.stop().await;
+    // Closed before its header came: an end of file or a reset, at any rate no answer.
+    let mut bytes = Vec::new();
+    let _ = timeout(PATIENCE, idle.read_to_end(&mut bytes))
+        .await
+        .expect("it is closed");
+    assert!(bytes.is_empty(), "{bytes:?}");
+    assert!(TcpStream::connect(addr).await.is_err());
+}
+
+#[tokio::test]
+async fn a_port_that_is_taken_is_named() {
+    let taken = Admin::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+    let addr = taken.local_addr();
+    let error = Admin::bind(addr).await.unwrap_err().to_string();
+    assert!(error.contains(&format!("ADMIN_ADDR={addr}")), "{error}");
+}
