@@ -1,0 +1,43 @@
+//! The machine that a clock runs on: its own time, its host's clock, and what its kernel says of that. Tests bring another one.
+
+use tickstorm_timebase::{Clock, HostClock, HostReading, Mono, SystemClock, SystemHost};
+
+use crate::discipline::Discipline;
+
+/// All that a clock reads of its machine.
+pub trait Machine: Clock + HostClock + Send + Sync + 'static {
+    /// How far the host's clock can be trusted.
+    fn discipline(&self) -> Discipline;
+}
+
+/// The machine that this process runs on.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ThisMachine {
+    host: SystemHost,
+}
+
+impl ThisMachine {
+    pub(crate) const fn new(skew_ms: i64) -> Self {
+        Self {
+            host: SystemHost::new(skew_ms),
+        }
+    }
+}
+
+impl Clock for ThisMachine {
+    fn now(&self) -> Mono {
+        SystemClock.now()
+    }
+}
+
+impl HostClock for ThisMachine {
+    fn read(&self) -> HostReading {
+        self.host.read()
+    }
+}
+
+impl Machine for ThisMachine {
+    fn discipline(&self) -> Discipline {
+        Discipline::of_kernel()
+    }
+}

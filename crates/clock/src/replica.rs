@@ -1,0 +1,206 @@
+//! [`Replica`]: the task that drives an [`Announcer`]: it wakes it when an announcement is due, hands it what edges ask, and looks at
+//! the host's clock before either. It decides nothing about time by itself and hears no other clock.
+
+use std::sync::Arc;
+
+use prometheus::Registry;
+use tickstorm_bus::{Bus, ClockEvent, Events, ReplyTo};
+use tickstorm_service::admin::Health;
+use tickstorm_service::metrics::RegisterError;
+use tickstorm_timebase::{Announcement, Announcer};
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::task::TaskTracker;
+
+use crate::config::Config;
+use crate::machine::{Machine, ThisMachine};
+use crate::metrics::Metrics;
+use crate::status::{State, Status};
+
+/// Why a clock could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The registry serves another clock already.
+    #[error(transparent)]
+    Metrics(#[from] RegisterError),
+}
+
+/// A running clock. Dropping it ends it, too.
+pub struct Replica {
+    status: Arc<Status>,
+    task: TaskTracker,
+    stop: DropGuard,
+}
+
+impl Replica {
+    /// Starts a clock that tells this host's time; inside a tokio runtime.
+    ///
+    /// # Errors
+    /// Where the registry serves another clock already.
+    pub fn start(
+        config: Config,
+        bus: Arc<dyn Bus>,
+        registry: &Registry,
+    ) -> Result<Self, StartError> {
+        let machine = Arc::new(ThisMachine::new(config.skew_ms));
+        Self::start_on(machine, config, bus, registry)
+    }
+
+    /// Starts a clock that tells `machine`'s time, to which no skew is added.
+    ///
+    /// # Errors
+    /// Where the registry serves another clock already.
+    pub fn start_on(
+        machine: Arc<dyn Machine>,
+        config: Config,
+        bus: Arc<dyn Bus>,
+        registry: &Registry,
+    ) -> Result<Self, StartError> {
+        let metrics = Metrics::register(registry)?;
+        let Config {
+            id,
+            rank,
+            lead,
+            skew_ms,
+        } = config;
+        let (host, now) = (machine.read(), machine.now());
+        let announcer = Announcer::new(id.clone(), rank, lead, rand::random(), host, now);
+        let state = State {
+            turned: now,
+            connected: false,
+            timeline: announcer.timeline(),
+            discipline: machine.discipline(),
+            last_announced: None,
+        };
+        tracing::info!(clock_id = %id, rank, ?lead, skew_ms, timeline = state.timeline, "clock");
+        let status = Arc::new(Status::new(id, Arc::clone(&machine), state));
+        let events = bus.clock_events();
+        let driver = Driver {
+            machine,
+            bus,
+            announcer,
+            metrics,
+            status: Arc::clone(&status),
+        };
+        let (stop, task) = (CancellationToken::new(), TaskTracker::new());
+        task.spawn(driver.run(events, stop.clone()));
+        task.close();
+        Ok(Self {
+            status,
+            task,
+            stop: stop.drop_guard(),
+        })
+    }
+
+    /// How the clock is, for the admin port.
+    #[must_use]
+    pub fn health(&self) -> Arc<dyn Health> {
+        Arc::clone(&self.status) as Arc<dyn Health>
+    }
+
+    /// Ends the clock and waits until it has ended. Nobody needs to be told: the other clocks go on.
+    pub async fn stop(self) {
+        drop(self.stop);
+        self.task.wait().await;
+    }
+}
+
+struct Driver {
+    machine: Arc<dyn Machine>,
+    bus: Arc<dyn Bus>,
+    announcer: Announcer,
+    metrics: Metrics,
+    status: Arc<Status>,
+}
+
+impl Driver {
+    async fn run(mut self, mut events: Events<ClockEvent>, stop: CancellationToken) {
+        let mut due = Vec::new();
+        loop {
+            self.announce_due(&mut due);
+            let wait = self.announcer.next_deadline().since(self.machine.now());
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                event = events.next() => match event {
+                    Some(event) => self.handle(event),
+                    None => return,
+                },
+                () = tokio::time::sleep(wait) => {}
+            }
+        }
+    }
+
+    fn handle(&mut self, event: ClockEvent) {
+        match event {
+            ClockEvent::Request { nonce, reply_to } => self.answer(nonce, &reply_to),
+            ClockEvent::Connected => {
+                tracing::info!("connected to the bus");
+                self.status.state().connected = true;
+                self.announcer.announce_anew();
+            }
+            ClockEvent::Disconnected => {
+                tracing::warn!("not connected to the bus: nobody hears this clock");
+                self.status.state().connected = false;
+            }
+            ClockEvent::Dropped { reason, count } => {
+                tracing::debug!(reason = reason.label(), count, "messages dropped");
+                self.metrics.dropped(reason).inc_by(count);
+            }
+        }
+    }
+
+    fn announce_due(&mut self, due: &mut Vec<Announcement>) {
+        let (host, now) = (self.machine.read(), self.machine.now());
+        let timeline = self.announcer.timeline();
+        self.announcer.handle_host(host, now);
+        self.note_step(timeline);
+        self.announcer.poll(due);
+        let connected = self.status.state().connected;
+        let mut last_announced = None;
+        for announcement in due.drain(..) {
+            // What is not sent now is announced anew once there is a connection.
+            if connected && self.bus.announce(&announcement).is_ok() {
+                self.metrics.announcements(announcement.mode).inc();
+                last_announced = Some(announcement.epoch);
+            }
+        }
+        let discipline = self.machine.discipline();
+        let mut state = self.status.state();
+        state.turned = now;
+        state.discipline = discipline;
+        state.last_announced = last_announced.or(state.last_announced);
+    }
+
+    fn answer(&mut self, nonce: u64, reply_to: &ReplyTo) {
+        let received = self.machine.read();
+        let discipline = self.machine.discipline();
+        let timeline = self.announcer.timeline();
+        let (sent, now) = (self.machine.read(), self.machine.now());
+        let reply = self.announcer.answer(
+            nonce,
+            received,
+            sent,
+            now,
+            discipline.clock_error_us,
+            discipline.synchronized,
+        );
+        // Without a connection the edge hears nothing, which it takes for a lost answer.
+        if self.bus.answer(reply_to, &reply).is_ok() {
+            self.metrics.answers.inc();
+        }
+        self.note_step(timeline);
+    }
+
+    /// Tells of a step where the timeline is not `before` any more.
+    fn note_step(&self, before: u64) {
+        let timeline = self.announcer.timeline();
+        if timeline != before {
+            tracing::warn!(
+                timeline,
+                "the host's clock was stepped: this is another timeline"
+            );
+            self.metrics.steps.inc();
+            self.status.state().timeline = timeline;
+        }
+    }
+}

@@ -1,0 +1,153 @@
+use std::time::Duration;
+
+use tickstorm_bus::{Fate, Passage, Weather};
+use tickstorm_timebase::{Announcement, Mode};
+
+use crate::{Cluster, LEAD_MS};
+
+/// When, in ms, which tick was announced.
+type Announced = (i64, i64);
+
+fn by(id: &str, mode: Mode, heard: &[(i64, Announcement)]) -> Vec<Announced> {
+    let of_it = heard
+        .iter()
+        .filter(|(_, heard)| heard.clock_id.as_str() == id && heard.mode == mode);
+    of_it
+        .map(|(at_ms, heard)| (*at_ms, heard.epoch.as_ms()))
+        .collect()
+}
+
+/// What a clock announces that runs from `from_ms` for as long as announcements come before `until_ms`.
+fn expected(mode: Mode, from_ms: i64, until_ms: i64) -> Vec<Announced> {
+    let first = from_ms.div_euclid(mode.period_ms()) + 1;
+    let ticks = (first..).map(|number| number * mode.period_ms());
+    let announced = ticks.map(|epoch_ms| ((epoch_ms - LEAD_MS).max(from_ms), epoch_ms));
+    announced
+        .take_while(|&(at_ms, _)| at_ms < until_ms)
+        .collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_clock_announces_every_tick_once_at_its_lead_whatever_others_do() {
+    const FROM_MS: i64 = 58_200;
+    let mut cluster = Cluster::new(FROM_MS).await;
+    let clocks = [cluster.start("clock-0"), cluster.start("clock-1")];
+    let heard = cluster.announcements(Duration::from_secs(130)).await;
+    for (id, clock) in ["clock-0", "clock-1"].into_iter().zip(&clocks) {
+        for mode in Mode::ALL {
+            let expected = expected(mode, FROM_MS, FROM_MS + 130_000);
+            assert_eq!(by(id, mode, &heard), expected, "{id} {mode:?}");
+            let series = format!(
+                "tickstorm_clock_announcements_total{{mode=\"{}\"}}",
+                mode.name()
+            );
+            assert_eq!(
+                clock.metric(&series),
+                f64::from(u32::try_from(expected.len()).unwrap())
+            );
+        }
+    }
+    for (at_ms, announcement) in &heard {
+        assert_eq!(announcement.rank, 7);
+        assert_eq!(announcement.sent_unix_us, at_ms * 1_000);
+        let status = &clocks[usize::from(announcement.clock_id.as_str() == "clock-1")];
+        assert_eq!(status.status("timeline"), announcement.timeline);
+    }
+    assert_ne!(clocks[0].status("timeline"), clocks[1].status("timeline"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_clock_that_hears_nothing_but_noise_announces_all_the_same() {
+    let mut cluster = Cluster::new(0).await;
+    let weather = Weather {
+        lose: 0.3,
+        delay: 0.2,
+        double: 0.2,
+        swap: 0.2,
+        delay_max: Duration::from_secs(2),
+    };
+    let mut storm = weather.script(7);
+    cluster
+        .bus
+        .set_script(move |passage: &Passage<'_>| match passage.to {
+            "clock-0" => storm(passage),
+            _ => Fate::Deliver,
+        });
+    let clock = cluster.start("clock-0");
+    let mut heard = Vec::new();
+    for nonce in 0..100 {
+        cluster
+            .bus
+            .inject("tickstorm.v1.time", Some("_INBOX.edge"), b"\xFF".to_vec());
+        tickstorm_bus::Bus::ask(&cluster.edge, nonce).unwrap();
+        heard.extend(cluster.announcements(Duration::from_millis(333)).await);
+    }
+    assert_eq!(
+        by("clock-0", Mode::Second, &heard),
+        expected(Mode::Second, 0, 33_300)
+    );
+    assert_eq!(
+        clock.metric("tickstorm_clock_bus_dropped_total{reason=\"malformed\"}"),
+        100.0
+    );
+    let answered = clock.metric("tickstorm_clock_answers_total");
+    assert!((50.0..=150.0).contains(&answered), "{answered} answers");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_clock_that_is_back_announces_anew_what_is_within_its_lead() {
+    let mut cluster = Cluster::new(0).await;
+    let clock = cluster.start("clock-0");
+    cluster.hear(Duration::from_millis(50_100)).await;
+    cluster.bus.cut("clock-0");
+    assert_eq!(
+        cluster.announcements(Duration::from_millis(8_800)).await,
+        []
+    );
+    assert_eq!(clock.status("nats"), false);
+    cluster.bus.mend("clock-0");
+    let heard = cluster.announcements(Duration::from_millis(1_000)).await;
+    let seconds = [(58_900, 59_000), (58_900, 60_000), (59_500, 61_000)];
+    assert_eq!(by("clock-0", Mode::Second, &heard), seconds);
+    assert_eq!(by("clock-0", Mode::Minute, &heard), [(58_900, 60_000)]);
+    assert_eq!(clock.status("nats"), true);
+    assert_eq!(clock.status("last_announced_epoch_ms"), 61_000);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stepped_host_begins_another_timeline_and_a_slewed_one_does_not() {
+    let mut cluster = Cluster::new(10_000).await;
+    let clock = cluster.start("clock-0");
+    cluster.hear(Duration::from_millis(200)).await;
+    let before = clock.status("timeline");
+
+    cluster.machine.step_us(900);
+    cluster.hear(Duration::from_millis(2_000)).await;
+    assert_eq!(clock.status("timeline"), before);
+
+    cluster.machine.step_us(-6_000_000);
+    let heard = cluster.announcements(Duration::from_millis(2_000)).await;
+    let after = clock.status("timeline");
+    assert_ne!(after, before);
+    assert!(
+        heard.iter().all(|(_, heard)| after == heard.timeline),
+        "{heard:?}"
+    );
+    let epochs: Vec<_> = heard.iter().map(|(_, heard)| heard.epoch.as_ms()).collect();
+    assert_eq!(
+        epochs,
+        [7_000, 8_000, 9_000],
+        "the time on the stepped clock is 6.2 s to 8.2 s"
+    );
+    assert_eq!(clock.metric("tickstorm_clock_host_steps_total"), 1.0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stopped_clock_is_silent() {
+    let mut cluster = Cluster::new(0).await;
+    let clock = cluster.start("clock-0");
+    assert_ne!(cluster.announcements(Duration::from_secs(3)).await, []);
+    clock.replica.stop().await;
+    assert_eq!(cluster.hear(Duration::from_secs(60)).await, []);
+    assert_eq!(cluster.ask(1).await, []);
+}

@@ -1,0 +1,129 @@
+//! A clock as edges and operators see it: over a scripted bus, in virtual time.
+
+mod announcing;
+mod answering;
+mod health;
+mod machine;
+mod settings;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use machine::TestMachine;
+use prometheus::Registry;
+use tickstorm_bus::{Bus, EdgeEvent, Events, MemoryBus, MemoryLink};
+use tickstorm_clock::{Config, Replica};
+use tickstorm_timebase::{Announcement, Reply};
+
+/// TICK_LEAD_MS of the clocks in here.
+const LEAD_MS: i64 = 1_500;
+
+/// An edge's view of a bus, and what makes clocks on it.
+struct Cluster {
+    bus: MemoryBus,
+    machine: Arc<TestMachine>,
+    edge: MemoryLink,
+    events: Events<EdgeEvent>,
+}
+
+/// A running clock and what it counts.
+struct RunningClock {
+    replica: Replica,
+    registry: Registry,
+}
+
+impl Cluster {
+    /// A bus with an edge on it; the machine's time is `start_ms` after the beginning of 1970.
+    async fn new(start_ms: i64) -> Self {
+        let bus = MemoryBus::new();
+        let edge = bus.link("edge");
+        let mut events = edge.edge_events();
+        assert_eq!(events.next().await, Some(EdgeEvent::Connected));
+        Self {
+            bus,
+            machine: Arc::new(TestMachine::new(start_ms)),
+            edge,
+            events,
+        }
+    }
+
+    /// Starts a clock whose connection bears its name.
+    fn start(&self, id: &str) -> RunningClock {
+        let registry = Registry::new();
+        let machine = Arc::clone(&self.machine);
+        let link = Arc::new(self.bus.link(id));
+        let replica = Replica::start_on(machine, config(id), link, &registry);
+        RunningClock {
+            replica: replica.expect("a registry of its own"),
+            registry,
+        }
+    }
+
+    /// What the edge hears within `span`, each with the machine's time in ms at its arrival.
+    async fn hear(&mut self, span: Duration) -> Vec<(i64, EdgeEvent)> {
+        let mut heard = Vec::new();
+        let machine = Arc::clone(&self.machine);
+        let listen = async {
+            while let Some(event) = self.events.next().await {
+                heard.push((machine.unix_ms(), event));
+            }
+        };
+        let outcome = tokio::time::timeout(span, listen).await;
+        assert!(outcome.is_err(), "the bus is gone");
+        heard
+    }
+
+    /// The announcements among it.
+    async fn announcements(&mut self, span: Duration) -> Vec<(i64, Announcement)> {
+        let heard = self.hear(span).await.into_iter();
+        heard
+            .filter_map(|(at_ms, event)| match event {
+                EdgeEvent::Announcement(announcement) => Some((at_ms, announcement)),
+                EdgeEvent::Reply(_)
+                | EdgeEvent::Connected
+                | EdgeEvent::Disconnected
+                | EdgeEvent::Dropped { .. } => None,
+            })
+            .collect()
+    }
+
+    /// Asks all clocks and takes what they answer within 40 ms, each with the machine's time in ms at its arrival.
+    async fn ask(&mut self, nonce: u64) -> Vec<(i64, Reply)> {
+        self.edge.ask(nonce).expect("a connection");
+        let heard = self.hear(Duration::from_millis(40)).await.into_iter();
+        heard
+            .filter_map(|(at_ms, event)| match event {
+                EdgeEvent::Reply(reply) => Some((at_ms, reply)),
+                EdgeEvent::Announcement(_)
+                | EdgeEvent::Connected
+                | EdgeEvent::Disconnected
+                | EdgeEvent::Dropped { .. } => None,
+            })
+            .collect()
+    }
+}
+
+impl RunningClock {
+    /// The value of a series as /metrics writes it.
+    fn metric(&self, series: &str) -> f64 {
+        let text = tickstorm_service::metrics::encode(&self.registry).expect("sound metrics");
+        let value = text
+            .lines()
+            .find_map(|line| line.strip_prefix(series)?.trim().parse().ok());
+        value.unwrap_or_else(|| panic!("no {series} in {text}"))
+    }
+
+    /// A field of /status.
+    fn status(&self, field: &str) -> serde_json::Value {
+        self.replica.health().status()[field].clone()
+    }
+}
+
+fn config(id: &str) -> Config {
+    Config {
+        id: id.parse().expect("a valid id"),
+        rank: 7,
+        lead: Duration::from_millis(LEAD_MS.unsigned_abs()),
+        skew_ms: 0,
+    }
+}
