@@ -3,7 +3,7 @@
 //! A connection carries one request and has a bounded life, and there is a bounded number of them: whoever holds one open
 //! costs this port little and the rest of the process nothing.
 
-use std::{future::Future, io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
+use std::{future::Future, io, mem, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
 use axum::{
     Json, Router,
@@ -94,10 +94,12 @@ impl Admin {
         let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
         let connections = TaskTracker::new();
         let accept = async {
+            let mut failing = false;
             loop {
                 let place = Arc::clone(&places).acquire_owned().await;
                 match self.listener.accept().await {
                     Ok((stream, _)) => {
+                        failing = false;
                         let served = serve_connection(stream, router.clone(), stop.clone());
                         connections.spawn(async move {
                             served.await;
@@ -105,7 +107,9 @@ impl Admin {
                         });
                     }
                     Err(error) => {
-                        tracing::warn!(%error, "the admin port accepts no connection");
+                        if !mem::replace(&mut failing, true) {
+                            tracing::warn!(%error, "the admin port accepts no connections for now");
+                        }
                         sleep(ACCEPT_RETRY).await;
                     }
                 }

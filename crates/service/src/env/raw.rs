@@ -87,9 +87,8 @@ impl Raw {
     ) -> Result<Option<Found>, SettingsError> {
         let about = setting.about();
         let direct = self.take(about.name, setting)?;
-        let file_name = about.file_name();
-        let file = match &file_name {
-            Some(name) => self.take(name, setting)?,
+        let file = match about.file_name() {
+            Some(name) => self.take(&name, setting)?.map(|path| (name, path)),
             None => None,
         };
         let older = match about.older {
@@ -97,18 +96,13 @@ impl Raw {
             None => None,
         };
         if !about.built {
-            let set = [
-                (Some(about.name), direct.as_ref()),
-                (file_name.as_deref(), file.as_ref()),
-                (
-                    older.as_ref().map(|(older, _)| older.name),
-                    older.as_ref().map(|(_, text)| text),
-                ),
-            ];
-            return refuse_unbuilt(about, set).map_or(Ok(None), Err);
+            let direct = direct.iter().map(|text| (about.name, text));
+            let file = file.iter().map(|(name, path)| (name.as_str(), path));
+            let older = older.iter().map(|(older, text)| (older.name, text));
+            return refuse_unbuilt(about, direct.chain(file).chain(older)).map(|()| None);
         }
-        let found = match (direct, file_name, file) {
-            (Some(_), Some(second), Some(_)) => {
+        let found = match (direct, file) {
+            (Some(_), Some((second, _))) => {
                 return Err(SettingsError::Both {
                     first: about.name.into(),
                     second,
@@ -116,9 +110,9 @@ impl Raw {
                     keep: "one of them".into(),
                 });
             }
-            (Some(text), ..) => Some(Found::in_env(about.name, text)),
-            (None, Some(variable), Some(path)) => Some(Found::in_file(variable, &path)?),
-            (None, ..) => None,
+            (Some(text), None) => Some(Found::in_env(about.name, text)),
+            (None, Some((variable, path))) => Some(Found::in_file(variable, &path)?),
+            (None, None) => None,
         };
         match older {
             Some((older, text)) => {
@@ -202,20 +196,20 @@ fn take_older(
     })
 }
 
-/// The error for the first variable of an unbuilt setting that asks for anything but its default.
+/// Refuses the first variable of an unbuilt setting that asks for anything but its default.
 fn refuse_unbuilt<'a>(
     about: &About,
-    set: impl IntoIterator<Item = (Option<&'a str>, Option<&'a Zeroizing<String>>)>,
-) -> Option<SettingsError> {
+    mut set: impl Iterator<Item = (&'a str, &'a Zeroizing<String>)>,
+) -> Result<(), SettingsError> {
     let default = about.default_text();
-    set.into_iter().find_map(|(variable, text)| {
-        let (variable, text) = (variable?, text?);
-        (**text != default).then(|| SettingsError::NotBuilt {
+    match set.find(|(_, text)| text.as_str() != default) {
+        Some((variable, text)) => Err(SettingsError::NotBuilt {
             variable: variable.into(),
             value: about.show(text),
             default,
-        })
-    })
+        }),
+        None => Ok(()),
+    }
 }
 
 /// Whether `name` is one of a setting's names.

@@ -23,6 +23,9 @@ pub trait Value: Sized {
     }
 }
 
+/// An hour in milliseconds.
+pub(super) const HOUR_MS: u64 = 3_600_000;
+
 /// Where a duration may lie, in milliseconds, and how it is written.
 #[derive(Clone, Copy, Debug)]
 pub struct Span {
@@ -42,8 +45,7 @@ enum Form {
 
 impl Span {
     /// Durations with a unit.
-    #[must_use]
-    pub const fn units(min_ms: u64, max_ms: u64) -> Self {
+    pub(super) const fn units(min_ms: u64, max_ms: u64) -> Self {
         Self {
             min_ms,
             max_ms,
@@ -53,8 +55,7 @@ impl Span {
     }
 
     /// Plain numbers of milliseconds.
-    #[must_use]
-    pub const fn millis(min_ms: u64, max_ms: u64) -> Self {
+    pub(super) const fn millis(min_ms: u64, max_ms: u64) -> Self {
         Self {
             min_ms,
             max_ms,
@@ -64,8 +65,7 @@ impl Span {
     }
 
     /// The same without the multiples of `ms`.
-    #[must_use]
-    pub const fn never_multiple_of(mut self, ms: u64) -> Self {
+    pub(super) const fn never_multiple_of(mut self, ms: u64) -> Self {
         self.never_multiple_of_ms = Some(ms);
         self
     }
@@ -117,7 +117,7 @@ pub(super) fn parse_units(text: &str) -> Option<u64> {
         "ms" => 1,
         "s" => 1_000,
         "m" => 60_000,
-        "h" => 3_600_000,
+        "h" => HOUR_MS,
         _ => return None,
     };
     parse_digits(digits)?.checked_mul(ms_per_unit)
@@ -130,7 +130,7 @@ fn parse_digits(text: &str) -> Option<u64> {
 
 fn in_units(ms: u64) -> String {
     match ms {
-        _ if ms != 0 && ms.is_multiple_of(3_600_000) => format!("{}h", ms / 3_600_000),
+        _ if ms != 0 && ms.is_multiple_of(HOUR_MS) => format!("{}h", ms / HOUR_MS),
         _ if ms != 0 && ms.is_multiple_of(60_000) => format!("{}m", ms / 60_000),
         _ if ms.is_multiple_of(1_000) => format!("{}s", ms / 1_000),
         _ => format!("{ms}ms"),
@@ -201,17 +201,16 @@ pub struct Text {
 
 impl Text {
     /// Names of clocks and edges: they stand in subjects, labels and logs.
-    pub const ID: Self = Self::new("1 to 64 characters of A-Z a-z 0-9 . _ -", |text| {
+    pub(super) const ID: Self = Self::new("1 to 64 characters of A-Z a-z 0-9 . _ -", |text| {
         (1..=64).contains(&text.len()) && text.bytes().all(is_id_byte)
     });
 
     /// Names and passwords. 1,024 bytes twice fit into an AUTH of at most 4,096 bytes with room for all else.
-    pub const CREDENTIAL: Self =
+    pub(super) const CREDENTIAL: Self =
         Self::new("1 to 1024 bytes", |text| (1..=1_024).contains(&text.len()));
 
     /// Texts that `accepts` takes; `allowed` says which those are.
-    #[must_use]
-    pub const fn new(allowed: &'static str, accepts: fn(&str) -> bool) -> Self {
+    pub(super) const fn new(allowed: &'static str, accepts: fn(&str) -> bool) -> Self {
         Self { allowed, accepts }
     }
 }

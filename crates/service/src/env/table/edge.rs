@@ -3,10 +3,7 @@
 use std::{net::SocketAddr, time::Duration};
 
 use super::settings;
-use crate::env::{Group, Setting, Span, Text, host};
-
-/// An hour, in milliseconds.
-const HOUR_MS: u64 = 3_600_000;
+use crate::env::{Group, Setting, Span, Text, host, value::HOUR_MS};
 
 settings! { EDGE of [Group::Edge];
     /// The address that clients connect to.
@@ -38,7 +35,7 @@ settings! { EDGE of [Group::Edge];
 settings! { EDGE_LIMITS of [Group::Edge];
     /// The most accepted sockets. Where the limit of open files is lower, it is cut to that limit - 256.
     MAX_CONNECTIONS: u32 =
-        Setting::new(1..=1_000_000, "100000", "what one edge is built for; Linux gives a process 1,048,576 files at most");
+        Setting::new(1..=1_000_000, "100000", "what one edge is built for; ten times that passes the files that Linux lets a process open");
     /// The most connections not yet authenticated.
     MAX_HANDSHAKES: u32 =
         Setting::new(1..=1_000_000, "4096", "a reconnecting crowd passes in seconds, a flood stays small");

@@ -4,14 +4,12 @@
 use std::{path::PathBuf, time::Duration};
 
 use super::settings;
-use crate::env::{Group, Setting, Span, Text};
+use crate::env::{Group, Setting, Span, Text, value::HOUR_MS};
 
 const CIDRS: Text = Text::new(
     "networks such as 10.0.0.0/8 or fd00::/8, separated by commas",
     |text| text.contains('/'),
 );
-
-const HOUR_MS: u64 = 3_600_000;
 
 settings! { EDGE_LATER of [Group::Edge];
     /// The most connections of one address; 0: no limit.
