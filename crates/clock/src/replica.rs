@@ -123,7 +123,7 @@ impl Driver {
                 () = stop.cancelled() => return,
                 event = events.next() => match event {
                     Some(event) => self.handle(event),
-                    None => return,
+                    None => return tracing::error!("the bus is gone: this clock ends"),
                 },
                 () = tokio::time::sleep(wait) => {}
             }

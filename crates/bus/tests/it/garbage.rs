@@ -48,7 +48,7 @@ async fn a_subscriber_that_waits_is_told_of_garbage_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_request_that_nobody_can_be_answered_is_dropped() {
+async fn a_request_without_a_place_for_its_answer_is_dropped() {
     let (bus, clock, _edge, _events) = clock_and_edge().await;
     let mut requests = clock.clock_events();
     assert_eq!(requests.next().await, Some(ClockEvent::Connected));
