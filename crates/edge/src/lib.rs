@@ -1,1 +1,20 @@
-//! TBD
+//! TickStorm's edge: releases every tick at its authority time and fans it out to a very large number of clients.
+//!
+//! A tick's way: [`timekeeper`] (what time it is, from the bus) → `shard/release` (which tick is due) → `feed` (batch, ring,
+//! fan-out) → socket. A connection's way: `shard/accept` → `admission` → `shard/connection` ⇄ the protocol's session →
+//! `shard/subscription` → `feed/subscribers`. Control tells shards; nobody calls upwards.
+
+mod admission;
+mod auth;
+mod config;
+mod control;
+mod feed;
+mod health;
+mod metrics;
+mod shard;
+mod sys;
+mod timekeeper;
+
+pub use auth::{Error as CredentialsError, Source, Sources};
+pub use config::Config;
+pub use control::{Edge, StartError};

@@ -1,0 +1,246 @@
+//! Who may come in: connections and handshakes in progress, counted for the whole process. Touched at accept, AUTH and close
+//! only, never on the way of a tick. Limits by address come in here too.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tickstorm_timebase::Mono;
+use tokio::sync::Notify;
+use tokio::sync::futures::Notified;
+
+/// Connections over the limit that may linger at once, to be told SERVER_FULL; any more are closed without a word.
+const OVERFLOW_MAX: usize = 128;
+/// A handshake younger than this is never closed for another's sake.
+const HANDSHAKE_GRACE: Duration = Duration::from_secs(1);
+
+/// The process-wide limits and what counts against them.
+pub(crate) struct Admission {
+    connections_max: usize,
+    connections: AtomicUsize,
+    overflow: AtomicUsize,
+    ids: AtomicU64,
+    handshakes_max: usize,
+    handshakes: Mutex<BTreeMap<u64, Handshake>>,
+    left: Notify,
+}
+
+/// A connection that has not authenticated yet.
+#[derive(Clone, Copy, Debug)]
+struct Handshake {
+    accepted: Mono,
+    shard: usize,
+    slot: u32,
+}
+
+/// Whether one more connection may be accepted.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Room {
+    /// Yes.
+    Free,
+    /// Yes, and this one is to be closed for it.
+    InPlaceOf(Evicted),
+    /// Not before one leaves or this moment has come.
+    NotBefore(Mono),
+}
+
+/// A handshake that has to make room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Evicted {
+    pub(crate) shard: usize,
+    pub(crate) slot: u32,
+    pub(crate) id: u64,
+}
+
+/// A connection's place; given back when dropped.
+pub(crate) struct Permit {
+    admission: Arc<Admission>,
+    overflow: bool,
+}
+
+/// A handshake's place; given back when dropped.
+pub(crate) struct HandshakePermit {
+    admission: Arc<Admission>,
+    id: u64,
+}
+
+impl Admission {
+    pub(crate) fn new(connections_max: usize, handshakes_max: usize) -> Arc<Self> {
+        Arc::new(Self {
+            connections_max,
+            connections: AtomicUsize::new(0),
+            overflow: AtomicUsize::new(0),
+            ids: AtomicU64::new(1),
+            handshakes_max,
+            handshakes: Mutex::default(),
+            left: Notify::new(),
+        })
+    }
+
+    /// Accepted sockets that are open, those over the limit not counted.
+    pub(crate) fn connections(&self) -> usize {
+        self.connections.load(Ordering::Relaxed)
+    }
+
+    /// A number that no other connection of this process has had.
+    pub(crate) fn next_id(&self) -> u64 {
+        self.ids.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Whether MAX_HANDSHAKES leaves room for one more. Whoever is named in the answer counts no longer.
+    pub(crate) fn room(&self, now: Mono) -> Room {
+        let mut handshakes = self.handshakes();
+        if handshakes.len() < self.handshakes_max {
+            return Room::Free;
+        }
+        let Some(oldest) = handshakes.first_entry() else {
+            return Room::Free;
+        };
+        let due = oldest.get().accepted + HANDSHAKE_GRACE;
+        if now < due {
+            return Room::NotBefore(due);
+        }
+        let (id, Handshake { shard, slot, .. }) = oldest.remove_entry();
+        Room::InPlaceOf(Evicted { shard, slot, id })
+    }
+
+    /// Ends when a handshake leaves after this call.
+    pub(crate) fn room_made(&self) -> Notified<'_> {
+        self.left.notified()
+    }
+
+    /// A place for one more connection; none where MAX_CONNECTIONS and the overflow are used up.
+    pub(crate) fn enter(self: &Arc<Self>) -> Option<Permit> {
+        let overflow = !take(&self.connections, self.connections_max);
+        if overflow && !take(&self.overflow, OVERFLOW_MAX) {
+            return None;
+        }
+        Some(Permit {
+            admission: Arc::clone(self),
+            overflow,
+        })
+    }
+
+    /// Enters connection `id` as one that has not authenticated yet.
+    pub(crate) fn begin_handshake(
+        self: &Arc<Self>,
+        id: u64,
+        accepted: Mono,
+        shard: usize,
+        slot: u32,
+    ) -> HandshakePermit {
+        self.handshakes().insert(
+            id,
+            Handshake {
+                accepted,
+                shard,
+                slot,
+            },
+        );
+        HandshakePermit {
+            admission: Arc::clone(self),
+            id,
+        }
+    }
+
+    fn handshakes(&self) -> MutexGuard<'_, BTreeMap<u64, Handshake>> {
+        self.handshakes
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Permit {
+    /// Whether this one is over the limit: to be told SERVER_FULL.
+    pub(crate) fn is_overflow(&self) -> bool {
+        self.overflow
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        let counter = if self.overflow {
+            &self.admission.overflow
+        } else {
+            &self.admission.connections
+        };
+        counter.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Drop for HandshakePermit {
+    fn drop(&mut self) {
+        if self.admission.handshakes().remove(&self.id).is_some() {
+            self.admission.left.notify_waiters();
+        }
+    }
+}
+
+fn take(counter: &AtomicUsize, most: usize) -> bool {
+    counter
+        .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |count| {
+            (count < most).then_some(count + 1)
+        })
+        .is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(ms: u64) -> Mono {
+        Mono::from_nanos(ms * 1_000_000)
+    }
+
+    #[test]
+    fn above_the_limit_some_are_told_and_the_rest_are_not() {
+        let admission = Admission::new(2, 10);
+        let kept: Vec<_> = (0..2 + OVERFLOW_MAX)
+            .map(|_| admission.enter().unwrap())
+            .collect();
+        assert_eq!(
+            kept.iter().filter(|permit| permit.is_overflow()).count(),
+            OVERFLOW_MAX
+        );
+        assert!(admission.enter().is_none());
+        assert_eq!(admission.connections(), 2);
+        drop(kept);
+        assert_eq!(admission.connections(), 0);
+        assert!(!admission.enter().unwrap().is_overflow());
+    }
+
+    #[test]
+    fn at_the_limit_of_handshakes_the_oldest_over_a_second_makes_room() {
+        let admission = Admission::new(10, 2);
+        let first = admission.begin_handshake(1, at(0), 3, 7);
+        assert_eq!(admission.room(at(10)), Room::Free);
+        let second = admission.begin_handshake(2, at(100), 0, 8);
+        assert_eq!(admission.room(at(999)), Room::NotBefore(at(1_000)));
+        let evicted = Evicted {
+            shard: 3,
+            slot: 7,
+            id: 1,
+        };
+        assert_eq!(admission.room(at(1_000)), Room::InPlaceOf(evicted));
+        drop(first);
+        let _third = admission.begin_handshake(3, at(1_000), 0, 9);
+        assert_eq!(admission.room(at(1_050)), Room::NotBefore(at(1_100)));
+        drop(second);
+        assert_eq!(admission.room(at(1_050)), Room::Free);
+    }
+
+    #[tokio::test]
+    async fn one_that_leaves_wakes_those_who_wait() {
+        let admission = Admission::new(10, 1);
+        let permit = admission.begin_handshake(1, at(0), 0, 0);
+        let waits = tokio::spawn({
+            let admission = Arc::clone(&admission);
+            async move { admission.room_made().await }
+        });
+        tokio::task::yield_now().await;
+        drop(permit);
+        waits.await.unwrap();
+        assert_eq!(admission.room(at(0)), Room::Free);
+    }
+}

@@ -1,0 +1,155 @@
+//! An edge's own settings as its library needs them.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tickstorm_service::env::{Settings, table};
+use tickstorm_timebase::{ClockId, InvalidClockId, TimekeeperConfig};
+
+use crate::auth::{Source, Sources};
+use crate::feed::FeedLimits;
+use crate::shard::ShardSettings;
+use crate::sys::socket::SocketOptions;
+
+/// What TCP_USER_TIMEOUT adds to the write deadline, so that the edge's own judgement of a slow client comes first.
+const USER_TIMEOUT_MARGIN: Duration = Duration::from_secs(2);
+
+/// Everything that an edge is told before it starts. Its ranges are the settings table's.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// EDGE_ID.
+    pub id: String,
+    /// LISTEN_ADDR; with port 0 the system chooses one.
+    pub listen_addr: SocketAddr,
+    /// Where credentials come from.
+    pub credentials: Sources,
+    /// CLOCKS, CLOCK_TOLERANCE_MS and HOLDOVER_MAX.
+    pub time: TimekeeperConfig,
+    /// TIME_ERROR_MAX_MS: beyond this error bound the edge is not ready.
+    pub time_error_max: Duration,
+    /// AHEAD_MS.
+    pub ahead: Duration,
+    /// RESUME_WINDOW.
+    pub resume_window: Duration,
+    /// MAX_CONNECTIONS.
+    pub connections_max: usize,
+    /// MAX_HANDSHAKES.
+    pub handshakes_max: usize,
+    /// AUTH_TIMEOUT_MS.
+    pub auth_timeout: Duration,
+    /// HEARTBEAT_INTERVAL.
+    pub heartbeat_interval: Duration,
+    /// HEARTBEAT_TIMEOUT.
+    pub heartbeat_timeout: Duration,
+    /// FRAME_RATE_LIMIT, a second.
+    pub frame_rate: u32,
+    /// BATCH_WINDOW_MS.
+    pub batch_window: Duration,
+    /// MAX_MSG_SIZE, bytes.
+    pub max_msg_size: usize,
+    /// MAX_WRITE_QUEUE_SIZE, frames.
+    pub queue_frames_max: usize,
+    /// WRITE_DEADLINE_MS.
+    pub write_deadline: Duration,
+    /// TCP_READ_BUFFER_SIZE, bytes; 0: the kernel's.
+    pub read_buffer: usize,
+    /// TCP_WRITE_BUFFER_SIZE, bytes; 0: the kernel's.
+    pub write_buffer: usize,
+    /// SHARDS.
+    pub shards: usize,
+}
+
+impl Config {
+    /// The edge's part of `settings`.
+    ///
+    /// # Errors
+    /// Where CLOCKS names what can't be a clock.
+    ///
+    /// # Panics
+    /// Where the settings of the edge were not loaded.
+    pub fn from_settings(settings: &Settings) -> Result<Self, InvalidClockId> {
+        let clocks: Result<Vec<ClockId>, _> = settings
+            .get(&table::CLOCKS)
+            .iter()
+            .map(|id| id.parse())
+            .collect();
+        Ok(Self {
+            id: settings.get(&table::EDGE_ID),
+            listen_addr: settings.get(&table::LISTEN_ADDR),
+            credentials: sources(settings),
+            time: TimekeeperConfig {
+                clocks: clocks?,
+                tolerance: settings.get(&table::CLOCK_TOLERANCE_MS),
+                holdover_max: settings.get(&table::HOLDOVER_MAX),
+            },
+            time_error_max: settings.get(&table::TIME_ERROR_MAX_MS),
+            ahead: settings.get(&table::AHEAD_MS),
+            resume_window: settings.get(&table::RESUME_WINDOW),
+            connections_max: settings.get(&table::MAX_CONNECTIONS) as usize,
+            handshakes_max: settings.get(&table::MAX_HANDSHAKES) as usize,
+            auth_timeout: settings.get(&table::AUTH_TIMEOUT_MS),
+            heartbeat_interval: settings.get(&table::HEARTBEAT_INTERVAL),
+            heartbeat_timeout: settings.get(&table::HEARTBEAT_TIMEOUT),
+            frame_rate: settings.get(&table::FRAME_RATE_LIMIT),
+            batch_window: settings.get(&table::BATCH_WINDOW_MS),
+            max_msg_size: settings.get(&table::MAX_MSG_SIZE),
+            queue_frames_max: settings.get(&table::MAX_WRITE_QUEUE_SIZE) as usize,
+            write_deadline: settings.get(&table::WRITE_DEADLINE_MS),
+            read_buffer: settings.get(&table::TCP_READ_BUFFER_SIZE),
+            write_buffer: settings.get(&table::TCP_WRITE_BUFFER_SIZE),
+            shards: settings.get(&table::SHARDS),
+        })
+    }
+
+    /// What of it concerns each shard, on a machine of `cores`.
+    pub(crate) fn for_shards(&self, cores: usize) -> ShardSettings {
+        ShardSettings {
+            limits: tickstorm_protocol::session::server::Limits {
+                auth_timeout: self.auth_timeout,
+                heartbeat_interval: self.heartbeat_interval,
+                heartbeat_timeout: self.heartbeat_timeout,
+                frame_rate: self.frame_rate,
+                max_msg_size: self.max_msg_size,
+                edge_id: self.id.clone(),
+            },
+            feeds: FeedLimits {
+                batch_window: self.batch_window,
+                resume_window: self.resume_window,
+                behind_max: self.queue_frames_max,
+                max_msg_size: self.max_msg_size,
+            },
+            ahead: self.ahead,
+            write_deadline: self.write_deadline,
+            sockets: SocketOptions {
+                read_buffer: self.read_buffer,
+                write_buffer: self.write_buffer,
+                user_timeout: self
+                    .heartbeat_timeout
+                    .max(self.write_deadline + USER_TIMEOUT_MARGIN),
+            },
+            spin: self.shards <= cores,
+        }
+    }
+}
+
+fn sources(settings: &Settings) -> Sources {
+    let file = |path: Option<&std::path::Path>| path.map(std::path::Path::to_owned);
+    let user = settings.get(&table::STREAM_USER);
+    Sources {
+        user: user.map(|user| Source {
+            value: tickstorm_service::env::Secret::new(user),
+            file: file(settings.file_of(&table::STREAM_USER)),
+        }),
+        password: settings.get(&table::STREAM_PASS).map(|value| Source {
+            value,
+            file: file(settings.file_of(&table::STREAM_PASS)),
+        }),
+        previous: settings
+            .get(&table::STREAM_PASS_PREVIOUS)
+            .map(|value| Source {
+                value,
+                file: file(settings.file_of(&table::STREAM_PASS_PREVIOUS)),
+            }),
+        tokens: settings.get(&table::STREAM_TOKENS_FILE),
+    }
+}

@@ -1,0 +1,127 @@
+//! Micro-batches: the first tick after a quiet time goes out at once, further ones within the window go out together at its
+//! end. A lone tick never waits; a burst is never sent one by one.
+
+use std::time::Duration;
+
+use tickstorm_protocol::message::BATCH_TICKS_MAX;
+use tickstorm_timebase::{Mono, Tick};
+
+/// Ticks that were released and are not in a frame yet.
+pub(crate) struct Batch {
+    window: Duration,
+    pending: Vec<Tick>,
+    /// Until when further ticks are collected; in the past: quiet.
+    open_until: Mono,
+}
+
+impl Batch {
+    pub(crate) fn new(window: Duration) -> Self {
+        Self {
+            window,
+            pending: Vec::new(),
+            open_until: Mono::ZERO,
+        }
+    }
+
+    /// Adds a tick that has been released.
+    pub(crate) fn push(&mut self, tick: Tick) {
+        self.pending.push(tick);
+    }
+
+    /// When what is pending is to be sent; none where nothing is. A full frame does not wait for the window, so that no burst
+    /// makes this grow beyond one frame and one message.
+    pub(crate) fn due(&self) -> Option<Mono> {
+        match self.pending.len() {
+            0 => None,
+            BATCH_TICKS_MAX.. => Some(Mono::ZERO),
+            _ => Some(self.open_until),
+        }
+    }
+
+    /// Takes the first `most` of what is pending, to be sent `now`, and opens the next window.
+    pub(crate) fn take(&mut self, now: Mono, most: usize) -> Vec<Tick> {
+        self.open_until = now + self.window;
+        let rest = self.pending.split_off(most.min(self.pending.len()));
+        std::mem::replace(&mut self.pending, rest)
+    }
+
+    /// Forgets what is pending: authority time was stepped back.
+    pub(crate) fn clear(&mut self) {
+        self.pending.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tickstorm_timebase::{Epoch, Quality};
+
+    use super::*;
+
+    fn tick(ms: i64) -> Tick {
+        Tick {
+            epoch: Epoch::from_ms(ms),
+            quality: Quality::Normal,
+        }
+    }
+
+    fn at(micros: u64) -> Mono {
+        Mono::from_nanos(1_000_000_000 + micros * 1_000)
+    }
+
+    #[test]
+    fn a_lone_tick_never_waits() {
+        let mut batch = Batch::new(Duration::from_millis(5));
+        for second in 0..3 {
+            let now = at(second * 1_000_000);
+            assert_eq!(batch.due(), None);
+            batch.push(tick(0));
+            assert!(batch.due().expect("pending") <= now);
+            assert_eq!(batch.take(now, 10_000).len(), 1);
+        }
+    }
+
+    #[test]
+    fn what_follows_within_the_window_goes_out_together_at_its_end() {
+        let mut batch = Batch::new(Duration::from_millis(5));
+        batch.push(tick(0));
+        batch.take(at(0), 10);
+        batch.push(tick(1));
+        batch.push(tick(2));
+        assert_eq!(batch.due(), Some(at(5_000)));
+        assert_eq!(batch.take(at(5_000), 10).len(), 2);
+        batch.push(tick(3));
+        assert_eq!(batch.due(), Some(at(10_000)), "a burst goes on in windows");
+    }
+
+    #[test]
+    fn a_full_frame_does_not_wait() {
+        let mut batch = Batch::new(Duration::from_millis(100));
+        batch.push(tick(0));
+        batch.take(at(0), 10);
+        for ms in 0..i64::try_from(BATCH_TICKS_MAX).unwrap() {
+            batch.push(tick(ms));
+        }
+        assert!(batch.due().expect("pending") <= at(1));
+    }
+
+    #[test]
+    fn ten_thousand_ticks_in_a_second_make_two_hundred_frames() {
+        let mut batch = Batch::new(Duration::from_millis(5));
+        let (mut frames, mut ticks) = (0, 0);
+        for n in 0..10_000_u64 {
+            let now = at(n * 100);
+            if batch.due().is_some_and(|due| due <= now) {
+                frames += 1;
+                ticks += batch.take(now, 10_000).len();
+            }
+            batch.push(tick(0));
+            if batch.due().is_some_and(|due| due <= now) {
+                frames += 1;
+                ticks += batch.take(now, 10_000).len();
+            }
+        }
+        ticks += batch.take(at(1_005_000), 10_000).len();
+        assert_eq!(ticks, 10_000);
+        assert!((195..=205).contains(&frames), "{frames} frames");
+    }
+}

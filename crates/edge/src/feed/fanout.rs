@@ -1,0 +1,228 @@
+//! The hot loop: one frame (or the few that have become due meanwhile, joined) to every subscriber that lacks just that. For
+//! each one `send(2)`, and nothing else in it: no lock, no allocation, no log. What does not go through whole is written down
+//! for the slow path; nothing is closed or woken from here.
+
+use std::os::fd::RawFd;
+
+use bytes::{Bytes, BytesMut};
+use nix::errno::Errno;
+use nix::sys::socket::{MsgFlags, send};
+use tickstorm_timebase::Epoch;
+
+use super::ring::{Frame, Ring};
+use super::subscribers::Entry;
+
+/// Sends between two yields, so that heartbeats and accepts stay alive during a fan-out: 3 to 5 ms of the kernel's TCP.
+pub(crate) const CHUNK: usize = 1_024;
+/// The most bytes that are joined into one send.
+const JOIN_MAX: usize = 256 * 1_024;
+
+/// One fan-out under way: a walk once round the array, from a place that differs from tick to tick.
+pub(crate) struct Sweep {
+    /// Number of the first frame sent.
+    base: u64,
+    /// The frames, end to end.
+    bytes: Bytes,
+    parts: Vec<Part>,
+    start: usize,
+    len: usize,
+    visited: usize,
+}
+
+/// One frame of a sweep, and what became of it in the chunk at hand.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Part {
+    end: usize,
+    pub(crate) first: Epoch,
+    pub(crate) ticks: u32,
+    pub(crate) timed: bool,
+    /// How many subscribers it was sent to in this chunk.
+    pub(crate) sent: u64,
+}
+
+/// A subscriber whose socket did not take everything.
+#[derive(Debug)]
+pub(crate) struct Fallen {
+    pub(crate) owner: u32,
+    /// What lacks of the frame half sent; empty at a frame's boundary.
+    pub(crate) rest: Bytes,
+}
+
+/// What one chunk left to do for those who may allocate and close.
+#[derive(Default)]
+pub(crate) struct Leftovers {
+    pub(crate) fallen: Vec<Fallen>,
+    pub(crate) failed: Vec<(u32, Errno)>,
+    /// Subscribers further behind than their bound.
+    pub(crate) slow: Vec<u32>,
+    /// Bytes that sockets took.
+    pub(crate) bytes: u64,
+    /// The frames, and how often each was sent.
+    pub(crate) parts: Vec<Part>,
+}
+
+impl Leftovers {
+    /// Empties it for the next chunk, keeping its memory.
+    pub(crate) fn clear(&mut self) {
+        self.fallen.clear();
+        self.failed.clear();
+        self.slow.clear();
+        self.parts.clear();
+        self.bytes = 0;
+    }
+}
+
+impl Sweep {
+    /// A sweep over the first `len` entries of what the ring holds from frame `base` on; none where that is nothing.
+    pub(crate) fn begin(ring: &Ring, base: u64, start: usize, len: usize) -> Option<Self> {
+        let mut frames = Vec::new();
+        let mut size = 0;
+        for frame in ring.from(base)? {
+            if !frames.is_empty() && size + frame.bytes.len() > JOIN_MAX {
+                break;
+            }
+            size += frame.bytes.len();
+            frames.push(frame);
+        }
+        let mut end = 0;
+        let parts = frames.iter().map(|frame| {
+            end += frame.bytes.len();
+            Part {
+                end,
+                first: frame.first,
+                ticks: frame.ticks,
+                timed: frame.timed,
+                sent: 0,
+            }
+        });
+        let parts = parts.collect();
+        let bytes = join(&frames)?;
+        Some(Self {
+            base,
+            bytes,
+            parts,
+            start,
+            len,
+            visited: 0,
+        })
+    }
+
+    /// The number after the last frame sent.
+    pub(crate) fn target(&self) -> u64 {
+        self.base + self.parts.len() as u64
+    }
+
+    /// Visits up to `chunk` entries; true when all have been visited. Who is over `behind_max` frames behind is named.
+    pub(crate) fn run(
+        &mut self,
+        entries: &mut [Entry],
+        chunk: usize,
+        behind_max: u64,
+        left: &mut Leftovers,
+    ) -> bool {
+        self.parts.iter_mut().for_each(|part| part.sent = 0);
+        let target = self.target();
+        let mut whole = 0_u64;
+        let until = self.len.min(self.visited + chunk);
+        for turn in self.visited..until {
+            let at = self.start + turn;
+            let entry = &mut entries[if at < self.len { at } else { at - self.len }];
+            let lacks = entry.ready_for();
+            if lacks == self.base {
+                match transmit(entry.fd(), &self.bytes) {
+                    Ok(taken) if taken == self.bytes.len() => {
+                        entry.advance(target);
+                        whole += 1;
+                    }
+                    outcome => self.incomplete(entry, 0, outcome, left),
+                }
+            } else if lacks < target {
+                self.catch_up(entry, left);
+            } else if entry
+                .behind()
+                .is_some_and(|next| target.saturating_sub(next) > behind_max)
+            {
+                left.slow.push(entry.owner());
+            }
+        }
+        self.visited = until;
+        self.parts.iter_mut().for_each(|part| part.sent += whole);
+        left.bytes += whole * self.bytes.len() as u64;
+        left.parts.extend_from_slice(&self.parts);
+        until == self.len
+    }
+
+    /// Sends to one who lacks only the later ones of several frames.
+    #[cold]
+    fn catch_up(&mut self, entry: &mut Entry, left: &mut Leftovers) {
+        let skipped = usize::try_from(entry.ready_for() - self.base).expect("less than target");
+        let from = self.parts[skipped - 1].end;
+        let outcome = transmit(entry.fd(), &self.bytes[from..]);
+        self.incomplete(entry, from, outcome, left);
+    }
+
+    /// Writes down how far a send that began at byte `from` came.
+    #[cold]
+    fn incomplete(
+        &mut self,
+        entry: &mut Entry,
+        from: usize,
+        outcome: Result<usize, Errno>,
+        left: &mut Leftovers,
+    ) {
+        let taken = match outcome {
+            Ok(taken) => taken,
+            Err(Errno::EAGAIN | Errno::EINTR) => 0,
+            Err(errno) => {
+                entry.fall_behind(entry.ready_for());
+                left.failed.push((entry.owner(), errno));
+                return;
+            }
+        };
+        left.bytes += taken as u64;
+        let at = from + taken;
+        let mut next = entry.ready_for();
+        let mut rest = Bytes::new();
+        let mut begin = from;
+        for part in self.parts.iter_mut().filter(|part| part.end > from) {
+            if begin >= at && part.end > at {
+                break;
+            }
+            // A frame counts as sent with its first byte: what lacks of it follows in any case.
+            part.sent += 1;
+            next += 1;
+            if part.end > at {
+                rest = self.bytes.slice(at..part.end);
+            }
+            begin = part.end;
+        }
+        if next == self.target() && rest.is_empty() {
+            entry.advance(next);
+            return;
+        }
+        entry.fall_behind(next);
+        left.fallen.push(Fallen {
+            owner: entry.owner(),
+            rest,
+        });
+    }
+}
+
+fn transmit(fd: RawFd, bytes: &[u8]) -> Result<usize, Errno> {
+    send(fd, bytes, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL)
+}
+
+/// The frames end to end; a single one is not copied.
+fn join(frames: &[&Frame]) -> Option<Bytes> {
+    match frames {
+        [] => None,
+        [one] => Some(one.bytes.clone()),
+        several => {
+            let mut joined = BytesMut::new();
+            several
+                .iter()
+                .for_each(|frame| joined.extend_from_slice(&frame.bytes));
+            Some(joined.freeze())
+        }
+    }
+}

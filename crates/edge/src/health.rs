@@ -1,0 +1,114 @@
+//! How an edge is: for balancers and orchestrators, and for people who look at /status.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tickstorm_service::admin::Health;
+use tickstorm_timebase::{Authority, Clock, ClockStatus, Mono, SystemClock, TimeStatus};
+use tokio::sync::watch;
+
+use crate::admission::Admission;
+use crate::shard::Vitals;
+
+/// A shard that has not turned for so long is taken for dead.
+const LIVE_WITHIN: Duration = Duration::from_secs(10);
+/// An edge whose last grid second is older is not ready.
+const RELEASED_WITHIN: Duration = Duration::from_secs(2);
+
+/// What the admin port asks.
+pub(crate) struct EdgeHealth {
+    pub(crate) id: String,
+    pub(crate) listen_addr: SocketAddr,
+    pub(crate) connections_max: usize,
+    pub(crate) time_error_max: Duration,
+    pub(crate) admission: Arc<Admission>,
+    pub(crate) authority: watch::Receiver<Option<Authority>>,
+    pub(crate) time: watch::Receiver<Option<TimeStatus>>,
+    pub(crate) shards: Vec<Arc<Vitals>>,
+}
+
+impl EdgeHealth {
+    /// Authority time's source, where it is known now.
+    fn authority(&self, now: Mono) -> Option<Authority> {
+        self.authority
+            .borrow()
+            .filter(|authority| authority.is_valid(now))
+    }
+
+    fn time_reason(&self, now: Mono) -> Option<String> {
+        let Some(authority) = self.authority(now) else {
+            return Some("the time is unknown: no clock is believed".to_owned());
+        };
+        let bound = Duration::from_micros(authority.bound_us(now).into());
+        (bound > self.time_error_max).then(|| {
+            format!(
+                "the time may be wrong by {bound:?}, more than {:?}",
+                self.time_error_max
+            )
+        })
+    }
+}
+
+impl Health for EdgeHealth {
+    fn live(&self) -> Vec<String> {
+        let now = SystemClock.now();
+        let turned = self
+            .shards
+            .iter()
+            .map(|shard| shard.turned.load(Ordering::Relaxed));
+        let dead = turned
+            .enumerate()
+            .filter(|(_, at)| now.since(Mono::from_nanos(*at)) > LIVE_WITHIN);
+        dead.map(|(shard, _)| format!("shard {shard} has not turned for 10 s"))
+            .collect()
+    }
+
+    fn ready(&self) -> Vec<String> {
+        let now = SystemClock.now();
+        let mut reasons = Vec::from_iter(self.time_reason(now));
+        let released = self
+            .shards
+            .iter()
+            .map(|shard| shard.released.load(Ordering::Relaxed))
+            .min();
+        let released = released.map_or(Mono::ZERO, Mono::from_nanos);
+        if now.since(released) > RELEASED_WITHIN {
+            reasons.push("the last grid second was released more than 2 s ago".to_owned());
+        }
+        reasons
+    }
+
+    fn status(&self) -> Value {
+        let now = SystemClock.now();
+        let authority = self.authority(now);
+        let time = self.time.borrow();
+        let following = time.as_ref().and_then(|time| time.following.as_ref());
+        let clocks = time.as_ref().map_or(&[][..], |time| &time.clocks);
+        json!({
+            "id": self.id,
+            "listen_addr": self.listen_addr.to_string(),
+            "max_connections": self.connections_max,
+            "connections": self.admission.connections(),
+            "shards": self.shards.len(),
+            "clocks": clocks.iter().map(clock).collect::<Vec<_>>(),
+            "authority": authority.map(|authority| json!({
+                "unix_us": authority.time_at(now).as_micros(),
+                "bound_us": authority.bound_us(now),
+                "following": following.map(ToString::to_string),
+            })),
+        })
+    }
+}
+
+fn clock(status: &ClockStatus) -> Value {
+    json!({
+        "id": status.id.to_string(),
+        "rank": status.rank,
+        "state": status.state.label(),
+        "offset_us": status.offset_us,
+        "bound_us": status.bound_us,
+    })
+}

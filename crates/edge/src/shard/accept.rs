@@ -1,0 +1,139 @@
+//! Accepting: a listener a shard. Who may come in is admission's to say.
+
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::Duration;
+
+use tickstorm_protocol::code::CloseReason;
+use tickstorm_protocol::session::server::ServerSession;
+use tokio::net::{TcpListener, TcpStream};
+
+use super::connection::{Connection, Phase, Place, State};
+use super::deadlines::{Key, Turn};
+use super::{Command, Shard};
+use crate::admission::{Evicted, Permit, Room};
+
+/// How long accepting rests where the system has no descriptor or memory to give.
+const REST: Duration = Duration::from_millis(100);
+
+impl Shard {
+    /// Accepts connections until the shard ends.
+    pub(super) async fn accept(self: Rc<Self>, listener: TcpListener) {
+        let mut complained = false;
+        loop {
+            let evicted = self.room().await;
+            match listener.accept().await {
+                Ok((stream, peer)) => {
+                    complained = false;
+                    if let Some(evicted) = evicted {
+                        self.make_room(evicted);
+                    }
+                    self.admit(stream, peer);
+                }
+                Err(error) if is_of_one_connection(&error) => {}
+                Err(error) => {
+                    if !std::mem::replace(&mut complained, true) {
+                        tracing::warn!(%error, "accepting rests: the system has nothing to give");
+                    }
+                    tokio::time::sleep(REST).await;
+                }
+            }
+        }
+    }
+
+    /// Waits until MAX_HANDSHAKES leaves room for one more; names the one that has to go for it.
+    async fn room(&self) -> Option<Evicted> {
+        loop {
+            // Registered before the question, so that no departure in between is missed.
+            let made = self.shared.admission.room_made();
+            let now = self.time.mono();
+            match self.shared.admission.room(now) {
+                Room::Free => return None,
+                Room::InPlaceOf(evicted) => return Some(evicted),
+                Room::NotBefore(due) => {
+                    let _ = tokio::time::timeout(due.since(now), made).await;
+                }
+            }
+        }
+    }
+
+    fn make_room(self: &Rc<Self>, evicted: Evicted) {
+        if evicted.shard == self.index {
+            self.evict(Key {
+                slot: evicted.slot,
+                id: evicted.id,
+            });
+        } else if let Some(peer) = self.peers.borrow().get(evicted.shard) {
+            // A shard that has ended has closed it too.
+            let _ = peer.send(Command::Evict(evicted));
+        }
+    }
+
+    fn admit(self: &Rc<Self>, stream: TcpStream, peer: SocketAddr) {
+        // Over the limit and over those who may be told so: closed without a word.
+        let Some(permit) = self.shared.admission.enter() else {
+            return;
+        };
+        let is_overflow = permit.is_overflow();
+        let connection = self.enter(stream, peer, permit);
+        if is_overflow {
+            self.close(&connection, CloseReason::ServerFull);
+            return;
+        }
+        self.count_connections();
+        self.start_reading(&connection);
+        self.arm(&connection);
+    }
+
+    fn enter(&self, stream: TcpStream, peer: SocketAddr, permit: Permit) -> Rc<Connection> {
+        let now = self.time.now();
+        let id = self.shared.admission.next_id();
+        let mut connections = self.connections.borrow_mut();
+        let place = connections.vacant_entry();
+        let slot = u32::try_from(place.key()).expect("fewer connections than descriptors");
+        let handshake = (!permit.is_overflow()).then(|| {
+            self.shared
+                .admission
+                .begin_handshake(id, self.time.mono(), self.index, slot)
+        });
+        let connection = Rc::new(Connection {
+            stream,
+            key: Key { slot, id },
+            peer,
+            state: State {
+                session: ServerSession::new(now),
+                phase: Phase::Open,
+                place: Place::None,
+                outbox: None,
+                asked: Vec::new(),
+                armed: Turn::NONE,
+                reader: None,
+                writer: None,
+                handshake,
+                has_spoken: false,
+                _permit: permit,
+            }
+            .into(),
+        });
+        place.insert(Rc::clone(&connection));
+        connection
+    }
+
+    /// Shows how many connections there are.
+    pub(super) fn count_connections(&self) {
+        let count = i64::try_from(self.shared.admission.connections()).unwrap_or(i64::MAX);
+        self.shared.metrics.active_connections.set(count);
+    }
+}
+
+/// Whether only the connection that was being accepted is gone: the next one is not concerned.
+fn is_of_one_connection(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::ConnectionRefused
+            | io::ErrorKind::Interrupted
+    )
+}

@@ -1,0 +1,190 @@
+//! A shard: the part of an edge's connections that one thread owns outright, so that nothing here is locked or atomic. What
+//! belongs to it lies in [`Shard`]; the files beside this one each hold one way through it.
+//!
+//! All tasks of a shard run on its one thread. A `RefCell` is borrowed for a few lines and never across an await or a call that
+//! may close a connection.
+
+mod accept;
+mod closing;
+mod connection;
+mod deadlines;
+mod outbox;
+mod release;
+mod subscription;
+mod thread;
+mod time;
+mod writing;
+
+use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use prometheus::local::LocalHistogram;
+use slab::Slab;
+use tickstorm_protocol::session::server::Limits;
+use tickstorm_timebase::{Authority, Mode, Mono, SystemClock, Tick};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
+
+use crate::admission::{Admission, Evicted};
+use crate::auth::Credentials;
+use crate::feed::{Feed, FeedLimits, Leftovers};
+use crate::metrics::Metrics;
+use crate::sys::socket::SocketOptions;
+use connection::Connection;
+use deadlines::Wheel;
+pub(crate) use thread::{ShardThread, spawn};
+use time::ShardTime;
+
+/// One read's bytes at most. A connection has no buffer of its own: all of a shard read into this one.
+const SCRATCH: usize = 16 * 1024;
+
+/// What the settings say to a shard.
+#[derive(Clone, Debug)]
+pub(crate) struct ShardSettings {
+    pub(crate) limits: Limits,
+    pub(crate) feeds: FeedLimits,
+    pub(crate) ahead: Duration,
+    pub(crate) write_deadline: Duration,
+    pub(crate) sockets: SocketOptions,
+    /// Whether the last microseconds before a tick are spun away: not where shards would spin against each other.
+    pub(crate) spin: bool,
+}
+
+/// What all shards share: touched at accept, AUTH and close only, or watched for changes.
+#[derive(Clone)]
+pub(crate) struct Shared {
+    pub(crate) settings: Arc<ShardSettings>,
+    pub(crate) admission: Arc<Admission>,
+    pub(crate) metrics: Metrics,
+    pub(crate) authority: watch::Receiver<Option<Authority>>,
+    pub(crate) credentials: watch::Receiver<Credentials>,
+}
+
+/// What a shard shows of itself, for health: moments of timebase's `Mono` in nanoseconds.
+#[derive(Debug)]
+pub(crate) struct Vitals {
+    /// When it last turned its wheel.
+    pub(crate) turned: AtomicU64,
+    /// When it last released a SECOND tick at its time; 0: never.
+    pub(crate) released: AtomicU64,
+}
+
+/// What control and other shards may tell a shard.
+pub(crate) enum Command {
+    /// Listen on this address and say on which it really is.
+    Listen(SocketAddr, oneshot::Sender<std::io::Result<SocketAddr>>),
+    /// These are the other shards, in the order of their numbers.
+    Peers(Vec<mpsc::UnboundedSender<Command>>),
+    /// Close this handshake: its place is needed.
+    Evict(Evicted),
+    /// Send these ticks to the feed of the mode, at its time, as if they had been released now.
+    Burst(Mode, Vec<Tick>),
+    /// Close everything and end.
+    Stop,
+}
+
+/// Which of the four feeds; at-time feeds go before ahead feeds where both are due.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct FeedIndex(u8);
+
+impl FeedIndex {
+    const ALL: [Self; 4] = [Self(0), Self(1), Self(2), Self(3)];
+
+    fn of(mode: Mode, ahead: bool) -> Self {
+        let mode = match mode {
+            Mode::Second => 0,
+            Mode::Minute => 1,
+        };
+        Self(mode + if ahead { 2 } else { 0 })
+    }
+
+    fn is_ahead(self) -> bool {
+        self.0 >= 2
+    }
+}
+
+/// Everything that one shard owns.
+struct Shard {
+    index: usize,
+    shared: Shared,
+    time: ShardTime<SystemClock>,
+    vitals: Arc<Vitals>,
+    authority: Cell<Option<Authority>>,
+    /// Of the last authority known: another one means that time was stepped back.
+    generation: Cell<Option<u32>>,
+    feeds: RefCell<[Feed; 4]>,
+    connections: RefCell<Slab<Rc<Connection>>>,
+    wheel: RefCell<Wheel>,
+    scratch: RefCell<Box<[u8]>>,
+    /// A buffer for control frames in the making.
+    frames: RefCell<Vec<u8>>,
+    leftovers: RefCell<Leftovers>,
+    /// Connections whose SUBSCRIBE waits until the time is known.
+    askers: RefCell<Vec<Rc<Connection>>>,
+    publish_latency_ms: RefCell<LocalHistogram>,
+    /// Something is to be released or sent that the release task does not know of.
+    woken: Notify,
+    peers: RefCell<Vec<mpsc::UnboundedSender<Command>>>,
+}
+
+impl Shard {
+    fn new(index: usize, shared: Shared, vitals: Arc<Vitals>) -> Rc<Self> {
+        let settings = Arc::clone(&shared.settings);
+        let time = ShardTime::new(SystemClock);
+        let feeds = FeedIndex::ALL.map(|FeedIndex(n)| {
+            let mode = if n % 2 == 0 {
+                Mode::Second
+            } else {
+                Mode::Minute
+            };
+            let lead = if n < 2 {
+                Duration::ZERO
+            } else {
+                settings.ahead
+            };
+            Feed::new(mode, lead, settings.feeds)
+        });
+        let wheel = RefCell::new(Wheel::new(time.now()));
+        Rc::new(Self {
+            index,
+            time,
+            vitals,
+            authority: Cell::new(None),
+            generation: Cell::new(None),
+            feeds: RefCell::new(feeds),
+            connections: RefCell::default(),
+            wheel,
+            scratch: RefCell::new(vec![0; SCRATCH].into_boxed_slice()),
+            frames: RefCell::default(),
+            leftovers: RefCell::default(),
+            askers: RefCell::default(),
+            publish_latency_ms: RefCell::new(shared.metrics.publish_latency_ms.local()),
+            shared,
+            woken: Notify::new(),
+            peers: RefCell::default(),
+        })
+    }
+
+    fn settings(&self) -> &ShardSettings {
+        &self.shared.settings
+    }
+
+    fn limits(&self) -> &Limits {
+        &self.shared.settings.limits
+    }
+
+    /// Authority time's source at `mono`; none while the edge does not know the time.
+    fn authority(&self, mono: Mono) -> Option<Authority> {
+        self.authority
+            .get()
+            .filter(|authority| authority.is_valid(mono))
+    }
+
+    /// The connection at `slot` of the slab.
+    fn at(&self, slot: u32) -> Option<Rc<Connection>> {
+        self.connections.borrow().get(slot as usize).map(Rc::clone)
+    }
+}

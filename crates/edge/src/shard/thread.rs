@@ -1,0 +1,124 @@
+//! A shard's thread: an OS thread with a current-thread runtime of its own. The order of start holds for per-shard tables of
+//! open files too: every shard builds its runtime and says so; only when all have does control let them make listeners.
+
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::thread::{Builder, JoinHandle};
+
+use tickstorm_protocol::code::CloseReason;
+use tickstorm_timebase::{Clock, SystemClock};
+use tokio::net::TcpListener;
+use tokio::runtime::{self, LocalOptions, LocalRuntime};
+use tokio::sync::{mpsc, oneshot};
+
+use super::deadlines::Key;
+use super::{Command, FeedIndex, Shard, Shared, Vitals};
+use crate::sys::socket;
+use crate::sys::timerfd::Timer;
+
+/// Control's end of a shard.
+pub(crate) struct ShardThread {
+    pub(crate) commands: mpsc::UnboundedSender<Command>,
+    /// Answers when the runtime is built, or why it could not be.
+    pub(crate) built: oneshot::Receiver<io::Result<()>>,
+    pub(crate) vitals: Arc<Vitals>,
+    pub(crate) thread: JoinHandle<()>,
+}
+
+/// Starts the thread of shard `index`.
+pub(crate) fn spawn(index: usize, shared: Shared) -> io::Result<ShardThread> {
+    let (commands, received) = mpsc::unbounded_channel();
+    let (says_built, built) = oneshot::channel();
+    let vitals = Arc::new(Vitals {
+        turned: AtomicU64::new(SystemClock.now().as_nanos()),
+        released: AtomicU64::new(0),
+    });
+    let shown = Arc::clone(&vitals);
+    let thread = Builder::new()
+        .name(format!("shard-{index}"))
+        .spawn(move || {
+            let (runtime, timer) = match build() {
+                Ok(built) => built,
+                Err(error) => {
+                    // Whoever waits for it gets the error; if nobody does, nobody needs the shard.
+                    let _ = says_built.send(Err(error));
+                    return;
+                }
+            };
+            let _ = says_built.send(Ok(()));
+            let shard = Shard::new(index, shared, shown);
+            runtime.block_on(run(shard, timer, received));
+        })?;
+    Ok(ShardThread {
+        commands,
+        built,
+        vitals,
+        thread,
+    })
+}
+
+fn build() -> io::Result<(LocalRuntime, Timer)> {
+    let runtime = runtime::Builder::new_current_thread()
+        .enable_all()
+        .build_local(LocalOptions::default())?;
+    let timer = {
+        let _inside = runtime.enter();
+        Timer::new()?
+    };
+    Ok((runtime, timer))
+}
+
+/// Runs a shard until it is told to stop or nobody can tell it anything any more.
+async fn run(shard: Rc<Shard>, timer: Timer, mut commands: mpsc::UnboundedReceiver<Command>) {
+    tokio::task::spawn_local(Rc::clone(&shard).turn_wheel());
+    tokio::task::spawn_local(release(Rc::clone(&shard), timer));
+    let mut authority = shard.shared.authority.clone();
+    authority.mark_changed();
+    loop {
+        tokio::select! {
+            biased;
+            changed = authority.changed() => {
+                if changed.is_err() {
+                    break;
+                }
+                let new = *authority.borrow_and_update();
+                shard.take_authority(new);
+            }
+            command = commands.recv() => match command {
+                Some(Command::Listen(addr, reply)) => {
+                    // Control waits for the answer unless the start has failed already.
+                    let _ = reply.send(listen(&shard, addr));
+                }
+                Some(Command::Peers(peers)) => {
+                    shard.peers.replace(peers);
+                }
+                Some(Command::Evict(evicted)) => {
+                    shard.evict(Key { slot: evicted.slot, id: evicted.id });
+                }
+                Some(Command::Burst(mode, ticks)) => {
+                    shard.burst(FeedIndex::of(mode, false), &ticks);
+                }
+                Some(Command::Stop) | None => break,
+            },
+        }
+    }
+    shard.close_all(CloseReason::Shutdown, false);
+}
+
+async fn release(shard: Rc<Shard>, timer: Timer) {
+    if let Err(error) = shard.release(timer).await {
+        // Without its timer a shard sends no tick. The wheel stops with it, so that the edge is seen not to be live.
+        tracing::error!(%error, "a shard's timer failed");
+        panic!("a shard's timer failed: {error}");
+    }
+}
+
+fn listen(shard: &Rc<Shard>, addr: SocketAddr) -> io::Result<SocketAddr> {
+    let listener = socket::listen(addr, shard.settings().sockets)?;
+    let bound = listener.local_addr()?;
+    tokio::task::spawn_local(Rc::clone(shard).accept(TcpListener::from_std(listener)?));
+    Ok(bound)
+}

@@ -1,0 +1,4 @@
+//! What the edge asks of the kernel beyond tokio, in safe calls of `nix` and `socket2`.
+
+pub(crate) mod socket;
+pub(crate) mod timerfd;

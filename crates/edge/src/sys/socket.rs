@@ -1,0 +1,58 @@
+//! The listener and its options. Accepted sockets inherit all of them, so nothing is set per connection.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::time::Duration;
+
+use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
+
+/// Connections that wait to be accepted; the kernel cuts it to net.core.somaxconn.
+const BACKLOG: i32 = 4_096;
+/// Keepalive finds peers that vanished without a word: after 60 s of silence three probes 10 s apart.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+const KEEPALIVE_PROBES: u32 = 3;
+
+/// What the settings say of sockets.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct SocketOptions {
+    /// Bytes; 0: the kernel's own, which grow.
+    pub(crate) read_buffer: usize,
+    /// Likewise.
+    pub(crate) write_buffer: usize,
+    /// TCP_USER_TIMEOUT: how long sent bytes may stay unacknowledged, or a window closed.
+    pub(crate) user_timeout: Duration,
+}
+
+/// A listener of one shard: several share an address by SO_REUSEPORT, and the kernel spreads connections over them.
+pub(crate) fn listen(addr: SocketAddr, options: SocketOptions) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(true)?;
+    socket.set_nonblocking(true)?;
+    socket.set_tcp_nodelay(true)?;
+    socket.set_tcp_keepalive(
+        &TcpKeepalive::new()
+            .with_time(KEEPALIVE_IDLE)
+            .with_interval(KEEPALIVE_INTERVAL)
+            .with_retries(KEEPALIVE_PROBES),
+    )?;
+    socket.set_tcp_user_timeout(Some(options.user_timeout))?;
+    if options.read_buffer > 0 {
+        socket.set_recv_buffer_size(options.read_buffer)?;
+    }
+    if options.write_buffer > 0 {
+        socket.set_send_buffer_size(options.write_buffer)?;
+    }
+    socket.bind(&addr.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+/// Fails where somebody else listens on `addr` already. With SO_REUSEPORT the kernel would let a second edge of the same user
+/// in without a word, and each would get some of the connections.
+pub(crate) fn check_free(addr: SocketAddr) -> io::Result<()> {
+    let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.bind(&addr.into())
+}

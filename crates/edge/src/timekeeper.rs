@@ -1,0 +1,199 @@
+//! Drives timebase's state machine by the bus: asks, hands over what comes back, and publishes to the shards and to those who
+//! look on. It decides nothing itself.
+
+use std::sync::Arc;
+
+use tickstorm_bus::{Bus, EdgeEvent, Events};
+use tickstorm_timebase::{
+    Authority, Clock, ClockState, HostClock, Mono, Refused, SystemClock, SystemHost, TimeStatus,
+    Timekeeper,
+};
+use tokio::sync::watch;
+
+use crate::metrics::TimeMetrics;
+
+/// The timekeeper's driver.
+pub(crate) struct Driver {
+    timekeeper: Timekeeper,
+    bus: Arc<dyn Bus>,
+    events: Events<EdgeEvent>,
+    authority: watch::Sender<Option<Authority>>,
+    status: watch::Sender<Option<TimeStatus>>,
+    metrics: TimeMetrics,
+    clock: SystemClock,
+}
+
+impl Driver {
+    pub(crate) fn new(
+        timekeeper: Timekeeper,
+        bus: Arc<dyn Bus>,
+        authority: watch::Sender<Option<Authority>>,
+        status: watch::Sender<Option<TimeStatus>>,
+        metrics: TimeMetrics,
+    ) -> Self {
+        let events = bus.edge_events();
+        Self {
+            timekeeper,
+            bus,
+            events,
+            authority,
+            status,
+            metrics,
+            clock: SystemClock,
+        }
+    }
+
+    /// Runs until the bus is gone; whoever stops the edge drops it.
+    pub(crate) async fn run(mut self) {
+        loop {
+            let now = self.clock.now();
+            self.timekeeper.poll(now);
+            if let Some(nonce) = self.timekeeper.poll_request(now) {
+                // Without a connection the round goes unanswered, which is all there is to know.
+                let _ = self.bus.ask(nonce);
+            }
+            self.publish(now);
+            let wait = self.timekeeper.next_deadline().since(now);
+            tokio::select! {
+                biased;
+                event = self.events.next() => match event {
+                    Some(event) => self.take(event),
+                    None => return,
+                },
+                () = tokio::time::sleep(wait) => self.show(),
+            }
+        }
+    }
+
+    fn take(&mut self, event: EdgeEvent) {
+        let now = self.clock.now();
+        match event {
+            EdgeEvent::Announcement(announcement) => {
+                let outcome = self.timekeeper.handle_announcement(&announcement, now);
+                self.count(outcome);
+            }
+            EdgeEvent::Reply(reply) => {
+                let outcome = self.timekeeper.handle_reply(&reply, now);
+                self.count(outcome);
+            }
+            EdgeEvent::Connected => tracing::info!("connected to the bus"),
+            EdgeEvent::Disconnected => tracing::warn!("disconnected from the bus"),
+            EdgeEvent::Dropped { reason, count } => {
+                self.metrics
+                    .bus_dropped
+                    .with_label_values(&[reason.label()])
+                    .inc_by(count);
+            }
+        }
+    }
+
+    fn count(&self, outcome: Result<(), Refused>) {
+        if let Err(refused) = outcome {
+            self.metrics
+                .bus_dropped
+                .with_label_values(&[refused.label()])
+                .inc();
+        }
+    }
+
+    fn publish(&self, now: Mono) {
+        let new = self
+            .timekeeper
+            .authority()
+            .filter(|authority| authority.is_valid(now));
+        let was_known = self.authority.borrow().is_some();
+        let changed = self.authority.send_if_modified(|old| {
+            let changed = *old != new;
+            *old = new;
+            changed
+        });
+        if changed && was_known != new.is_some() {
+            let following = self
+                .timekeeper
+                .status(now)
+                .following
+                .map(|id| id.to_string());
+            match new {
+                Some(_) => tracing::info!(following, "the time is known"),
+                None => tracing::warn!(
+                    "the time is unknown: there are no ticks until a clock is believed again"
+                ),
+            }
+        }
+    }
+
+    /// Shows the state to /status and the metrics: when a deadline has passed, at least once a round.
+    fn show(&self) {
+        let now = self.clock.now();
+        let status = self.timekeeper.status(now);
+        let authority = *self.authority.borrow();
+        let metrics = &self.metrics;
+        let offset = authority.map_or(0.0, |authority| {
+            let host = SystemHost::new(0).read().unix;
+            seconds(authority.time_at(self.clock.now()).as_nanos() - host.as_nanos())
+        });
+        metrics.offset_seconds.set(offset);
+        let bound = authority.map_or(f64::INFINITY, |authority| {
+            f64::from(authority.bound_us(now)) / 1e6
+        });
+        metrics.bound_seconds.set(bound);
+        for state in [ClockState::Accepted, ClockState::False] {
+            let count = status
+                .clocks
+                .iter()
+                .filter(|clock| clock.state == state)
+                .count();
+            let count = i64::try_from(count).unwrap_or(i64::MAX);
+            metrics
+                .clocks
+                .with_label_values(&[state.label()])
+                .set(count);
+        }
+        metrics.holdover.set(i64::from(status.holdover));
+        for alarm in tickstorm_timebase::Alarm::ALL {
+            let sounds = status.alarms.contains(&alarm);
+            metrics
+                .alarm
+                .with_label_values(&[alarm.label()])
+                .set(i64::from(sounds));
+        }
+        self.log_changes(&status);
+        self.status.send_replace(Some(status));
+    }
+
+    /// Logs what has changed since the last look: alarms, the clock followed, holdover.
+    fn log_changes(&self, new: &TimeStatus) {
+        let old = self.status.borrow();
+        let old_alarms = old.as_ref().map_or(&[][..], |old| &old.alarms);
+        for alarm in new
+            .alarms
+            .iter()
+            .filter(|alarm| !old_alarms.contains(alarm))
+        {
+            tracing::warn!(reason = alarm.label(), "alarm about the time");
+        }
+        let Some(old) = old.as_ref() else { return };
+        if old.holdover != new.holdover {
+            if new.holdover {
+                tracing::warn!(
+                    "holdover: no clock is believed, the edge goes on with its own time"
+                );
+            } else {
+                tracing::info!("holdover is over");
+            }
+        }
+        if old.following != new.following
+            && let Some(id) = &new.following
+        {
+            tracing::info!(clock = %id, "follows another clock");
+        }
+    }
+}
+
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "a metric needs no nanoseconds of an offset of years"
+)]
+fn seconds(nanos: i64) -> f64 {
+    nanos as f64 / 1e9
+}

@@ -1,0 +1,192 @@
+//! An edge under test: on port 0 of loopback, over the in-memory bus, with a clock that tells this machine's own time.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use prometheus::Registry;
+use tickstorm_bus::{Bus, ClockEvent, MemoryBus};
+use tickstorm_edge::{Config, Edge, Source, Sources};
+use tickstorm_service::env::Secret;
+use tickstorm_testkit::poll_until_async;
+use tickstorm_timebase::{
+    Announcement, Epoch, HostClock, Mode, Reply, SystemHost, TimekeeperConfig, UnixTime,
+};
+use tokio::task::JoinHandle;
+
+pub const USER: &str = "stream_user";
+pub const PASSWORD: &str = "stream_pass";
+
+/// What a test waits at most for what must come.
+pub const SOON: Duration = Duration::from_secs(10);
+
+/// An edge, its bus and its clock.
+pub struct TestEdge {
+    pub edge: Edge,
+    pub registry: Registry,
+    pub bus: MemoryBus,
+    clock: Option<JoinHandle<()>>,
+}
+
+/// The settings of most tests: defaults, two shards.
+pub fn config() -> Config {
+    let source = |value: &str| {
+        Some(Source {
+            value: Secret::new(value),
+            file: None,
+        })
+    };
+    Config {
+        id: "edge-under-test".to_owned(),
+        listen_addr: SocketAddr::from(([127, 0, 0, 1], 0)),
+        credentials: Sources {
+            user: source(USER),
+            password: source(PASSWORD),
+            ..Sources::default()
+        },
+        time: TimekeeperConfig {
+            clocks: Vec::new(),
+            tolerance: Duration::from_millis(20),
+            holdover_max: Duration::from_secs(60),
+        },
+        time_error_max: Duration::from_millis(250),
+        ahead: Duration::from_millis(800),
+        resume_window: Duration::from_secs(600),
+        connections_max: 10_000,
+        handshakes_max: 4_096,
+        auth_timeout: Duration::from_secs(5),
+        heartbeat_interval: Duration::from_secs(15),
+        heartbeat_timeout: Duration::from_secs(20),
+        frame_rate: 10,
+        batch_window: Duration::from_millis(5),
+        max_msg_size: 65_536,
+        queue_frames_max: 1_000,
+        write_deadline: Duration::from_secs(5),
+        read_buffer: 65_536,
+        write_buffer: 65_536,
+        shards: 2,
+    }
+}
+
+impl TestEdge {
+    /// An edge that knows the time.
+    pub async fn start(config: Config) -> Self {
+        let mut edge = Self::start_without_clock(config).await;
+        edge.start_clock();
+        edge.ready().await;
+        edge
+    }
+
+    /// An edge that no clock has told the time yet.
+    pub async fn start_without_clock(config: Config) -> Self {
+        let bus = MemoryBus::new();
+        let registry = Registry::new();
+        let link: Arc<dyn Bus> = Arc::new(bus.link("edge"));
+        let edge = Edge::start(config, link, &registry)
+            .await
+            .expect("an edge starts");
+        Self {
+            edge,
+            registry,
+            bus,
+            clock: None,
+        }
+    }
+
+    /// Lets a clock answer and announce from now on.
+    pub fn start_clock(&mut self) {
+        let link = self.bus.link("clock");
+        self.clock = Some(tokio::spawn(run_clock(link)));
+    }
+
+    /// Waits until the edge knows the time.
+    pub async fn ready(&self) {
+        let health = self.edge.health();
+        poll_until_async("the edge knows the time", SOON, || {
+            !health.status()["authority"].is_null()
+        })
+        .await;
+    }
+
+    pub fn addr(&self) -> SocketAddr {
+        self.edge.listen_addr()
+    }
+
+    /// The value of a counter or gauge, over all labels that contain `label`.
+    pub fn metric(&self, name: &str, label: &str) -> f64 {
+        let families = self.registry.gather();
+        let metrics = families.iter().filter(|family| family.name() == name);
+        metrics
+            .flat_map(|family| family.get_metric())
+            .filter(|metric| {
+                label.is_empty() || metric.get_label().iter().any(|l| l.value() == label)
+            })
+            .map(|metric| {
+                metric.get_counter().get_value()
+                    + metric.get_gauge().get_value()
+                    + f64::from(u32::try_from(metric.get_histogram().get_sample_count()).unwrap())
+            })
+            .sum()
+    }
+
+    /// Waits until a metric has at least this value.
+    pub async fn metric_reaches(&self, name: &str, label: &str, value: f64) {
+        let what = format!("{name}{{{label}}} reaches {value}");
+        poll_until_async(&what, SOON, || self.metric(name, label) >= value).await;
+    }
+
+    pub async fn stop(self) {
+        if let Some(clock) = self.clock {
+            clock.abort();
+        }
+        self.edge.stop().await;
+    }
+}
+
+/// A clock that tells this machine's wall clock.
+async fn run_clock(link: impl Bus) {
+    let mut events = link.clock_events();
+    let mut announce = tokio::time::interval(Duration::from_millis(500));
+    loop {
+        tokio::select! {
+            event = events.next() => match event {
+                Some(ClockEvent::Request { nonce, reply_to }) => {
+                    let now = SystemHost::new(0).read().unix;
+                    let _ = link.answer(&reply_to, &reply(nonce, now));
+                }
+                Some(_) => {}
+                None => return,
+            },
+            _ = announce.tick() => {
+                let now = SystemHost::new(0).read().unix;
+                let second = Mode::Second.last_at(now).as_ms() + 2_000;
+                let _ = link.announce(&Announcement {
+                    mode: Mode::Second,
+                    epoch: Epoch::from_ms(second),
+                    clock_id: "clock-0".parse().expect("an id"),
+                    rank: 0,
+                    sent_unix_us: now.as_micros(),
+                    timeline: 1,
+                });
+            }
+        }
+    }
+}
+
+fn reply(nonce: u64, now: UnixTime) -> Reply {
+    Reply {
+        nonce,
+        clock_id: "clock-0".parse().expect("an id"),
+        rank: 0,
+        received_unix_us: now.as_micros(),
+        sent_unix_us: now.as_micros(),
+        clock_error_us: 1_000,
+        synchronized: true,
+        timeline: 1,
+    }
+}
+
+/// This machine's wall clock, which is authority time in these tests.
+pub fn wall_ms() -> i64 {
+    SystemHost::new(0).read().unix.as_millis()
+}
