@@ -122,6 +122,7 @@ async fn health_is_200_or_503_with_the_reasons() {
         let answer = port.get(path).await;
         assert_eq!(answer.code, 200, "{answer:?}");
         assert_eq!(answer.json(), json!({ "status": word, "reasons": [] }));
+        assert!(answer.head.contains("\r\nconnection: close"), "{answer:?}");
     }
     part.unready.lock().unwrap().push("time is unknown".into());
     assert_eq!(

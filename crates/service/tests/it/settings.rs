@@ -1,4 +1,5 @@
 use std::{
+    env,
     ffi::OsString,
     fs,
     os::unix::ffi::OsStringExt,
@@ -59,7 +60,7 @@ impl TempFile {
             process::id(),
             NEXT.fetch_add(1, Ordering::Relaxed)
         );
-        let path = std::env::temp_dir().join(name);
+        let path = env::temp_dir().join(name);
         fs::write(&path, bytes).unwrap();
         Self(path)
     }
@@ -113,6 +114,17 @@ fn what_is_set_is_taken_and_empty_counts_as_unset() {
     assert_eq!(settings.get(&FRAME_RATE_LIMIT), 10);
     assert_eq!(settings.source_of(&MAX_CONNECTIONS), &Source::Env);
     assert_eq!(settings.source_of(&FRAME_RATE_LIMIT), &Source::Default);
+}
+
+#[test]
+fn the_environment_of_the_process_is_what_load_reads() {
+    let loaded = Settings::load(CLOCK, &[]).map_err(|errors| errors.to_string());
+    let given =
+        Settings::from_vars(env::vars_os(), CLOCK, &[]).map_err(|errors| errors.to_string());
+    assert_eq!(
+        loaded.map(|s| s.check_config()),
+        given.map(|s| s.check_config())
+    );
 }
 
 #[test]
