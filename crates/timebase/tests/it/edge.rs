@@ -1,0 +1,166 @@
+//! An edge without sockets: a timekeeper and its feeds' schedules, driven in virtual time.
+
+use std::time::Duration;
+
+use tickstorm_timebase::{
+    Announcement, Authority, ClockId, Epoch, Mode, Mono, Refused, Reply, Schedule, Tick,
+    Timekeeper, TimekeeperConfig,
+};
+
+pub(crate) const TOLERANCE: Duration = Duration::from_millis(20);
+pub(crate) const HOLDOVER_MAX: Duration = Duration::from_secs(60);
+pub(crate) const RESUME_WINDOW: Duration = Duration::from_secs(600);
+pub(crate) const AHEAD: Duration = Duration::from_millis(800);
+
+/// A tick as it came out, and when.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Released {
+    pub(crate) at: Mono,
+    pub(crate) generation: u32,
+    pub(crate) tick: Tick,
+}
+
+/// One feed and what it has released.
+pub(crate) struct Feed {
+    pub(crate) schedule: Schedule,
+    pub(crate) released: Vec<Released>,
+}
+
+impl Feed {
+    fn new(mode: Mode, lead: Duration) -> Self {
+        Self {
+            schedule: Schedule::new(mode, lead, RESUME_WINDOW),
+            released: Vec::new(),
+        }
+    }
+
+    fn poll(&mut self, authority: &Authority, now: Mono) {
+        let mut ticks = Vec::new();
+        self.schedule.poll(authority, now, &mut ticks);
+        let generation = authority.generation();
+        self.released.extend(ticks.into_iter().map(|tick| Released {
+            at: now,
+            generation,
+            tick,
+        }));
+    }
+}
+
+/// An edge with its settings at their defaults.
+pub(crate) struct Edge {
+    pub(crate) keeper: Timekeeper,
+    pub(crate) now: Mono,
+    pub(crate) second: Feed,
+    pub(crate) minute: Feed,
+    pub(crate) ahead: Feed,
+    /// The generation last seen, and how often it changed since [`Edge::take_steps`].
+    generation: Option<u32>,
+    steps: u32,
+}
+
+impl Edge {
+    pub(crate) fn new(clocks: &[&str]) -> Self {
+        let clocks = clocks.iter().map(|id| clock_id(id)).collect();
+        let config = TimekeeperConfig {
+            clocks,
+            tolerance: TOLERANCE,
+            holdover_max: HOLDOVER_MAX,
+        };
+        Self {
+            keeper: Timekeeper::new(config, u64::MAX - 3, Mono::ZERO),
+            now: Mono::ZERO,
+            second: Feed::new(Mode::Second, Duration::ZERO),
+            minute: Feed::new(Mode::Minute, Duration::ZERO),
+            ahead: Feed::new(Mode::Second, AHEAD),
+            generation: None,
+            steps: 0,
+        }
+    }
+
+    /// Runs every timer up to `now` exactly when it is due. Requests are the caller's: [`Self::ask`].
+    pub(crate) fn run_until(&mut self, now: Mono) {
+        loop {
+            let due = self.next_due();
+            if due > now {
+                break;
+            }
+            self.now = self.now.max(due);
+            self.turn();
+        }
+        self.now = self.now.max(now);
+    }
+
+    /// Lets the machine stand still until `now`.
+    pub(crate) fn sleep_until(&mut self, now: Mono) {
+        self.now = now;
+    }
+
+    pub(crate) fn ask(&mut self) -> Option<u64> {
+        self.keeper.poll_request(self.now)
+    }
+
+    pub(crate) fn handle_reply(&mut self, reply: &Reply) -> Result<(), Refused> {
+        self.keeper.handle_reply(reply, self.now)
+    }
+
+    pub(crate) fn announce(
+        &mut self,
+        clock: &str,
+        mode: Mode,
+        epoch: Epoch,
+        timeline: u64,
+    ) -> Result<(), Refused> {
+        let clock_id = clock_id(clock);
+        let announcement = Announcement {
+            mode,
+            epoch,
+            clock_id,
+            rank: 0,
+            sent_unix_us: 0,
+            timeline,
+        };
+        self.keeper.handle_announcement(&announcement, self.now)
+    }
+
+    pub(crate) fn authority(&self) -> Option<Authority> {
+        self.keeper.authority()
+    }
+
+    /// When the next timer is due, requests aside.
+    pub(crate) fn next_due(&self) -> Mono {
+        let feeds = [&self.second, &self.minute, &self.ahead];
+        let ticks = self
+            .authority()
+            .into_iter()
+            .flat_map(|authority| feeds.map(|feed| feed.schedule.next_due(&authority)));
+        ticks.fold(self.keeper.next_change(), Mono::min)
+    }
+
+    /// How often all subscriptions ended with TIME_STEPPED since this was last asked.
+    pub(crate) fn take_steps(&mut self) -> u32 {
+        std::mem::take(&mut self.steps)
+    }
+
+    fn turn(&mut self) {
+        self.keeper.poll(self.now);
+        let Some(authority) = self.authority() else {
+            return;
+        };
+        let generation = Some(authority.generation());
+        if self.generation != generation {
+            self.steps += u32::from(self.generation.is_some());
+            self.generation = generation;
+        }
+        for feed in [&mut self.second, &mut self.minute, &mut self.ahead] {
+            feed.poll(&authority, self.now);
+        }
+    }
+}
+
+pub(crate) fn clock_id(id: &str) -> ClockId {
+    id.parse().unwrap()
+}
+
+pub(crate) fn micros(us: u64) -> Mono {
+    Mono::from_nanos(us * 1_000)
+}

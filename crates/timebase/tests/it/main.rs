@@ -1,0 +1,8 @@
+//! Tests of timebase through its public interface, all in virtual time.
+
+#![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
+
+mod edge;
+mod edge_cases;
+mod subscribe_cases;
+mod time_cases;
