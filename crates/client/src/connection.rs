@@ -1,0 +1,251 @@
+//! One connection to an edge, from TCP's beginning to its end: moves bytes between a socket and protocol's [`ClientSession`], sends
+//! heartbeats in time, learns authority time, and notices silence. Connecting again is not its business.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Buf as _, BytesMut};
+use tickstorm_protocol::message::Auth;
+use tickstorm_protocol::session::Request;
+use tickstorm_protocol::session::client::{Batch, ClientSession, Event, Welcome};
+use tickstorm_timebase::{Clock, Epoch, Mono};
+use tokio::io::{
+    AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadHalf, WriteHalf,
+};
+use tokio::net::{TcpStream, lookup_host};
+use tokio::sync::watch;
+use tokio::time::{sleep, timeout};
+
+use crate::error::Error;
+use crate::estimate::{Estimate, Estimator};
+use crate::options::{Credentials, Options};
+
+/// For each address that a name stands for: longer than a lost SYN and its repetition take, short enough to try the next.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// From TCP's beginning to the answer to AUTH. An edge may hold back a refusal for up to 5 s.
+const AUTH_TIMEOUT: Duration = Duration::from_secs(10);
+/// An edge that is silent for less is not given up, however short the heartbeat timeout that it told.
+const SILENCE_MIN: Duration = Duration::from_secs(5);
+/// Room for reading: some hundred ticks.
+const READ_LEN: usize = 16_384;
+/// How this client names itself to the edge's operator.
+const VERSION: &str = concat!("tickstorm-client/", env!("CARGO_PKG_VERSION"));
+
+/// A clock that the connection and its ticks share.
+pub(crate) type SharedClock = Arc<dyn Clock + Send + Sync>;
+
+/// Connects to the first address that answers.
+pub(crate) async fn connect_tcp(address: &str) -> Result<TcpStream, Error> {
+    let failed = |source| Error::Connect {
+        address: address.to_owned(),
+        source,
+    };
+    let mut last = io::Error::new(io::ErrorKind::NotFound, "the name stands for no address");
+    for candidate in lookup_host(address).await.map_err(failed)? {
+        match timeout(CONNECT_TIMEOUT, TcpStream::connect(candidate)).await {
+            Ok(Ok(stream)) => {
+                stream.set_nodelay(true).map_err(failed)?;
+                return Ok(stream);
+            }
+            Ok(Err(error)) => last = error,
+            Err(_) => last = io::ErrorKind::TimedOut.into(),
+        }
+    }
+    Err(failed(last))
+}
+
+/// Ticks as they were read.
+pub(crate) struct Received {
+    pub(crate) batch: Batch,
+    /// Authority time at reading.
+    pub(crate) read: Option<Estimate>,
+}
+
+/// A connection whose session has begun.
+pub(crate) struct Connection<S> {
+    reader: ReadHalf<S>,
+    writer: WriteHalf<S>,
+    clock: SharedClock,
+    session: ClientSession,
+    /// The one writer; readers ask it whenever they like.
+    estimator: watch::Sender<Estimator>,
+    input: BytesMut,
+    /// Frames, or the rest of one, that the socket has not taken yet.
+    output: Vec<u8>,
+    read_at: Mono,
+    silence_max: Duration,
+}
+
+/// A connection that has authenticated and subscribed.
+pub(crate) struct Subscribed<S> {
+    pub(crate) connection: Connection<S>,
+    pub(crate) welcome: Welcome,
+    pub(crate) start: Epoch,
+}
+
+impl<S: AsyncRead + AsyncWrite> Connection<S> {
+    /// Authenticates and subscribes over a socket that is connected. Waits as long as the edge lives and doesn't know the time.
+    pub(crate) async fn subscribe(
+        socket: S,
+        clock: SharedClock,
+        options: &Options,
+    ) -> Result<Subscribed<S>, Error> {
+        let (reader, writer) = tokio::io::split(socket);
+        let mut connection = Self {
+            reader,
+            writer,
+            read_at: clock.now(),
+            clock,
+            session: ClientSession::new(),
+            estimator: watch::Sender::default(),
+            input: BytesMut::new(),
+            output: Vec::new(),
+            silence_max: Duration::MAX,
+        };
+        connection
+            .session
+            .authenticate(&auth(options), &mut connection.output);
+        let request = Request {
+            mode: options.mode,
+            ahead: false,
+            resume_after: options.resume_after,
+        };
+        connection
+            .session
+            .subscribe(request, &mut connection.output);
+        let welcome = timeout(AUTH_TIMEOUT, connection.authenticated())
+            .await
+            .unwrap_or(Err(Error::Timeout {
+                awaited: "no answer to AUTH",
+                silence: AUTH_TIMEOUT,
+            }))?;
+        connection.silence_max = welcome.heartbeat_timeout.max(SILENCE_MIN);
+        let start = connection.subscribed().await?;
+        Ok(Subscribed {
+            connection,
+            welcome,
+            start,
+        })
+    }
+
+    /// What authority time is, to be asked at any time.
+    pub(crate) fn estimator(&self) -> watch::Receiver<Estimator> {
+        self.estimator.subscribe()
+    }
+
+    /// The next ticks. May be dropped and called again without losing any.
+    pub(crate) async fn next_ticks(&mut self) -> Result<Received, Error> {
+        loop {
+            if let Event::Batch(batch) = self.next_event().await? {
+                let read = self.estimator.borrow().estimate(self.read_at);
+                return Ok(Received { batch, read });
+            }
+        }
+    }
+
+    /// Sends heartbeats in time while nobody takes ticks, and never returns but with an error.
+    pub(crate) async fn keep_alive(&mut self) -> Error {
+        loop {
+            if let Err(error) = self.turn(Reading::No).await {
+                return error;
+            }
+        }
+    }
+
+    async fn authenticated(&mut self) -> Result<Welcome, Error> {
+        loop {
+            if let Event::Authenticated(welcome) = self.next_event().await? {
+                return Ok(welcome);
+            }
+        }
+    }
+
+    async fn subscribed(&mut self) -> Result<Epoch, Error> {
+        loop {
+            if let Event::Subscribed { start, .. } = self.next_event().await? {
+                return Ok(start);
+            }
+        }
+    }
+
+    async fn next_event(&mut self) -> Result<Event, Error> {
+        loop {
+            let mut rest = &self.input[..];
+            let event = self.session.handle_bytes(&mut rest, self.read_at)?;
+            let rest_len = rest.len();
+            self.input.advance(self.input.len() - rest_len);
+            match event {
+                Some(Event::Refused(refusal)) => return Err(Error::Refused(refusal)),
+                Some(Event::Pong(sample)) => {
+                    self.estimator
+                        .send_modify(|estimator| estimator.handle_sample(&sample));
+                }
+                Some(event) => return Ok(event),
+                None => self.turn(Reading::Yes).await?,
+            }
+        }
+    }
+
+    /// Waits for the socket or the next deadline, and does one thing.
+    async fn turn(&mut self, reading: Reading) -> Result<(), Error> {
+        let now = self.clock.now();
+        let silent_at = self.read_at + self.silence_max;
+        let mut deadline = match reading {
+            Reading::Yes => silent_at,
+            Reading::No => Mono::NEVER,
+        };
+        // A frame that still waits for a full socket does a heartbeat's work: there is never more than one.
+        if self.output.is_empty() {
+            self.session
+                .poll_heartbeat(now, rand::random(), &mut self.output);
+            deadline = deadline.min(self.session.next_heartbeat());
+        }
+        self.input.reserve(READ_LEN);
+        tokio::select! {
+            // Reading first: what the edge said last is worth more than that it is gone.
+            biased;
+            read = self.reader.read_buf(&mut self.input), if reading == Reading::Yes => {
+                let len = read.map_err(|error| Error::Closed { source: Some(error) })?;
+                if len == 0 {
+                    return Err(Error::Closed { source: None });
+                }
+                self.read_at = self.clock.now();
+            }
+            written = self.writer.write(&self.output), if !self.output.is_empty() => {
+                let len = written.map_err(|error| Error::Closed { source: Some(error) })?;
+                self.output.drain(..len);
+            }
+            () = sleep(deadline.since(now)) => {
+                if reading == Reading::Yes && self.clock.now() >= silent_at {
+                    return Err(Error::Timeout { awaited: "nothing", silence: self.silence_max });
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether bytes are wanted: not while earlier ticks wait to be taken.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Reading {
+    Yes,
+    No,
+}
+
+fn auth(options: &Options) -> Auth {
+    let mut auth = Auth {
+        client_id: options.client_id.clone(),
+        client_version: VERSION.to_owned(),
+        ..Auth::default()
+    };
+    match &options.credentials {
+        Credentials::None => {}
+        Credentials::Password { user, password } => {
+            auth.username = user.clone();
+            auth.password = password.reveal().to_owned();
+        }
+        Credentials::Token(token) => auth.token = token.reveal().to_owned(),
+    }
+    auth
+}

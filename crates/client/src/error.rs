@@ -1,0 +1,55 @@
+//! Why there is no connection, or none any more.
+
+use std::fmt;
+use std::io;
+use std::time::Duration;
+
+pub use tickstorm_protocol::code::{ErrorCode, Return, UnknownCode};
+pub use tickstorm_protocol::session::client::{ClientError, Refusal};
+
+/// What ended a connection, or kept it from coming about. What an edge wrote is shown escaped: no terminal shall obey it.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// No TCP connection came about.
+    #[error("can't connect to {}", address.escape_debug())]
+    Connect {
+        /// Where to.
+        address: String,
+        /// What the system said of the last address tried.
+        source: io::Error,
+    },
+    /// The edge sent ERROR, which ends the connection and says why.
+    #[error("the edge refused: {}", Told(.0))]
+    Refused(Refusal),
+    /// What the edge sent is not what the protocol allows.
+    #[error("the edge broke the protocol")]
+    Protocol(#[from] ClientError),
+    /// The connection ended without ERROR.
+    #[error("the edge closed the connection")]
+    Closed {
+        /// What the system said; none at an orderly end of file.
+        source: Option<io::Error>,
+    },
+    /// The edge kept silent for too long.
+    #[error("the edge sent {awaited} for {silence:?}")]
+    Timeout {
+        /// What should have come, as in "no answer".
+        awaited: &'static str,
+        /// How long was waited.
+        silence: Duration,
+    },
+}
+
+/// A refusal's code and message.
+struct Told<'a>(&'a Refusal);
+
+impl fmt::Display for Told<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0.code {
+            Ok(code) => code.fmt(f)?,
+            Err(UnknownCode(text)) => text.escape_debug().fmt(f)?,
+        }
+        write!(f, ": {}", self.0.message.escape_debug())
+    }
+}

@@ -1,0 +1,122 @@
+//! [`Options`]: where to connect, as whom, and what to subscribe to. Secrets are held so that printing can't show them, and wiped
+//! from memory when they are dropped.
+
+use std::fmt;
+
+use tickstorm_timebase::{Epoch, Mode};
+use zeroize::Zeroizing;
+
+/// How to reach an edge, and what to ask it for.
+#[derive(Clone, Debug)]
+pub struct Options {
+    pub(crate) address: String,
+    pub(crate) credentials: Credentials,
+    pub(crate) mode: Mode,
+    pub(crate) resume_after: Option<Epoch>,
+    pub(crate) client_id: String,
+}
+
+impl Options {
+    /// SECOND ticks from the edge at `address` (`host:port`), without credentials yet.
+    #[must_use]
+    pub fn new(address: impl Into<String>) -> Self {
+        Self {
+            address: address.into(),
+            credentials: Credentials::default(),
+            mode: Mode::Second,
+            resume_after: None,
+            client_id: String::new(),
+        }
+    }
+
+    /// Authenticates with a user's name and password, in place of any credentials set before.
+    #[must_use]
+    pub fn credentials(mut self, user: impl Into<String>, password: impl Into<String>) -> Self {
+        self.credentials = Credentials::Password {
+            user: user.into(),
+            password: Secret::new(password),
+        };
+        self
+    }
+
+    /// Authenticates with a token, in place of any credentials set before.
+    #[must_use]
+    pub fn token(mut self, token: impl Into<String>) -> Self {
+        self.credentials = Credentials::Token(Secret::new(token));
+        self
+    }
+
+    /// Subscribes to the ticks of `mode`.
+    #[must_use]
+    pub fn mode(mut self, mode: Mode) -> Self {
+        self.mode = mode;
+        self
+    }
+
+    /// Asks for the ticks after `epoch` that have already been: they come first, as REPLAY. `epoch` is the last tick seen, or
+    /// [`Ticks::start_epoch`](crate::Ticks::start_epoch) where none was.
+    #[must_use]
+    pub fn resume_after(mut self, epoch: Epoch) -> Self {
+        self.resume_after = Some(epoch);
+        self
+    }
+
+    /// Tells the edge's operator who this is. The edge cuts it to 64 characters.
+    #[must_use]
+    pub fn client_id(mut self, id: impl Into<String>) -> Self {
+        self.client_id = id.into();
+        self
+    }
+}
+
+/// As whom to authenticate.
+#[derive(Clone, Debug, Default)]
+pub(crate) enum Credentials {
+    /// An edge refuses this, and says so.
+    #[default]
+    None,
+    /// A user's name and password.
+    Password { user: String, password: Secret },
+    /// A token.
+    Token(Secret),
+}
+
+/// Text that can't be printed by accident.
+#[derive(Clone)]
+pub(crate) struct Secret(Zeroizing<String>);
+
+impl Secret {
+    fn new(text: impl Into<String>) -> Self {
+        Self(Zeroizing::new(text.into()))
+    }
+
+    pub(crate) fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn debug_never_shows_a_secret() {
+        let options = Options::new("edge:8080").credentials("ada", "open sesame");
+        let shown = format!("{options:?}");
+        assert!(
+            shown.contains("ada") && !shown.contains("sesame"),
+            "{shown}"
+        );
+        let shown = format!("{:?}", options.token("open sesame"));
+        assert!(
+            !shown.contains("ada") && !shown.contains("sesame"),
+            "{shown}"
+        );
+    }
+}

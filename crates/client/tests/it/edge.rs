@@ -1,0 +1,199 @@
+//! A scripted edge at the other end of a pipe, made of protocol's own server session, and a clock that follows tokio's paused time.
+
+use std::time::Duration;
+
+use tickstorm_client::{Error, Options, Ticks, connect_over};
+use tickstorm_protocol::ErrorCode;
+use tickstorm_protocol::message::{Auth, encode_batch};
+use tickstorm_protocol::session::Request;
+use tickstorm_protocol::session::server::{self, Limits, ServerSession, Step};
+use tickstorm_timebase::{Clock, Epoch, Mode, Mono, Quality, Tick};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+/// Authority time in microseconds when the test began.
+pub(crate) const BASE_US: i64 = 1_700_000_040_000_000;
+/// A pipe as wide as a socket's buffers.
+const PIPE_LEN: usize = 65_536;
+
+/// Tells tokio's time.
+#[derive(Clone, Copy)]
+pub(crate) struct TokioClock(Instant);
+
+impl Clock for TokioClock {
+    fn now(&self) -> Mono {
+        // Not at zero, which a real clock never shows either.
+        Mono::ZERO + Duration::from_secs(1_000) + self.0.elapsed()
+    }
+}
+
+/// The edge's end of a connection.
+pub(crate) struct Edge {
+    socket: DuplexStream,
+    session: ServerSession,
+    limits: Limits,
+    clock: TokioClock,
+    began: Mono,
+    input: Vec<u8>,
+}
+
+/// A client that is connecting, and the edge that it will find.
+pub(crate) fn dial(options: Options) -> (JoinHandle<Result<Ticks, Error>>, Edge) {
+    let (near, far) = tokio::io::duplex(PIPE_LEN);
+    let clock = TokioClock(Instant::now());
+    let client = tokio::spawn(connect_over(near, clock, options));
+    let edge = Edge {
+        socket: far,
+        session: ServerSession::new(clock.now()),
+        limits: Limits {
+            auth_timeout: Duration::from_secs(5),
+            heartbeat_interval: Duration::from_secs(15),
+            heartbeat_timeout: Duration::from_secs(20),
+            frame_rate: 10,
+            max_msg_size: 65_536,
+            edge_id: "edge-7".into(),
+        },
+        began: clock.now(),
+        clock,
+        input: Vec::new(),
+    };
+    (client, edge)
+}
+
+/// A client that is subscribed and its edge, which last released the tick `start_ms` after the base.
+pub(crate) async fn subscribed(start_ms: i64) -> (Ticks, Edge) {
+    let (client, mut edge) = dial(Options::new("unused"));
+    edge.accept().await;
+    edge.acknowledge(epoch(start_ms)).await;
+    (client.await.unwrap().unwrap(), edge)
+}
+
+/// The epoch `ms` milliseconds after the base.
+pub(crate) fn epoch(ms: i64) -> Epoch {
+    Epoch::from_ms(BASE_US / 1_000 + ms)
+}
+
+impl Edge {
+    /// Lets the next AUTH in, and tells what it said.
+    pub(crate) async fn accept(&mut self) -> Auth {
+        let step = self.step().await;
+        let Step::Auth(auth) = step else {
+            panic!("{step:?} instead of AUTH");
+        };
+        let mut frame = Vec::new();
+        self.session
+            .accept(&self.limits, self.clock.now(), &mut frame);
+        self.send(&frame).await;
+        auth
+    }
+
+    /// Waits for a SUBSCRIBE, and tells what it said.
+    pub(crate) async fn subscription(&mut self) -> Request {
+        let step = self.step().await;
+        let Step::Subscribe(request) = step else {
+            panic!("{step:?} instead of SUBSCRIBE");
+        };
+        request
+    }
+
+    /// Answers the next SUBSCRIBE, and tells what it said.
+    pub(crate) async fn acknowledge(&mut self, start: Epoch) -> Request {
+        let request = self.subscription().await;
+        self.subscribed(start).await;
+        request
+    }
+
+    /// Answers a SUBSCRIBE that has come.
+    pub(crate) async fn subscribed(&mut self, start: Epoch) {
+        let mut frame = Vec::new();
+        self.session.subscribed(&self.limits, start, &mut frame);
+        self.send(&frame).await;
+    }
+
+    /// Waits for a HEARTBEAT, and tells what it is to be answered with.
+    pub(crate) async fn heartbeat(&mut self) -> i64 {
+        let step = self.step().await;
+        let Step::Heartbeat { client_time_us } = step else {
+            panic!("{step:?} instead of HEARTBEAT");
+        };
+        client_time_us
+    }
+
+    /// Answers HEARTBEATs until `until` has passed, and tells when each came.
+    pub(crate) async fn answer_for(&mut self, duration: Duration) -> Vec<Duration> {
+        let (mut came, end) = (Vec::new(), Instant::now() + duration);
+        while let Ok(client_time_us) = tokio::time::timeout_at(end, self.heartbeat()).await {
+            came.push(self.clock.now().since(self.began));
+            self.pong(client_time_us).await;
+        }
+        came
+    }
+
+    /// Answers a HEARTBEAT by this edge's time, with a bound of 10 µs.
+    pub(crate) async fn pong(&mut self, client_time_us: i64) {
+        let now_us = self.authority_us();
+        let mut frame = Vec::new();
+        server::pong(client_time_us, now_us, now_us, 10, 0, &mut frame);
+        self.send(&frame).await;
+    }
+
+    /// Answers a HEARTBEAT as one that doesn't know the time.
+    pub(crate) async fn pong_without_time(&mut self, client_time_us: i64) {
+        let mut frame = Vec::new();
+        server::pong(client_time_us, 0, 0, u32::MAX, 0, &mut frame);
+        self.send(&frame).await;
+    }
+
+    /// Sends a batch of SECOND ticks at these milliseconds after the base.
+    pub(crate) async fn ticks(&mut self, epochs_ms: impl IntoIterator<Item = i64>) {
+        let ticks: Vec<Tick> = epochs_ms
+            .into_iter()
+            .map(|ms| Tick {
+                epoch: epoch(ms),
+                quality: Quality::Normal,
+            })
+            .collect();
+        let mut frame = Vec::new();
+        encode_batch(Mode::Second, &ticks, self.authority_us(), &mut frame);
+        self.send(&frame).await;
+    }
+
+    /// Refuses the client and hangs up.
+    pub(crate) async fn refuse(mut self, code: ErrorCode, message: &str, retry_after_ms: u32) {
+        let mut frame = Vec::new();
+        server::error(code, message, retry_after_ms, &mut frame);
+        self.send(&frame).await;
+    }
+
+    pub(crate) async fn send(&mut self, bytes: &[u8]) {
+        self.socket.write_all(bytes).await.unwrap();
+    }
+
+    /// Waits for the client to hang up, long before it would have anything new to say.
+    pub(crate) async fn hung_up(mut self) {
+        let said = tokio::time::timeout(
+            Duration::from_millis(50),
+            self.socket.read_to_end(&mut self.input),
+        );
+        said.await.expect("it hangs up").unwrap();
+    }
+
+    fn authority_us(&self) -> i64 {
+        let elapsed = self.clock.now().since(self.began);
+        BASE_US + i64::try_from(elapsed.as_micros()).unwrap()
+    }
+
+    async fn step(&mut self) -> Step {
+        loop {
+            let mut rest = &self.input[..];
+            let step = self.session.step(&self.limits, &mut rest, self.clock.now());
+            self.input = rest.to_vec();
+            if step != Step::NeedsInput {
+                return step;
+            }
+            let len = self.socket.read_buf(&mut self.input).await.unwrap();
+            assert_ne!(len, 0, "the client hung up");
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! Authority time from PONGs: the cases that hold for a client in any language, and what no client may fall for.
+
+use std::time::Duration;
+
+use serde::Deserialize;
+use tickstorm_client::estimate::{Estimator, Sample};
+use tickstorm_timebase::Mono;
+
+/// Rounding to microseconds may be done in different places.
+const ALLOWANCE_US: u64 = 2;
+
+#[derive(Deserialize)]
+struct Cases {
+    base_epoch_ms: i64,
+    cases: Vec<Case>,
+}
+
+#[derive(Deserialize)]
+struct Case {
+    name: String,
+    /// t1, t2, t3, t4, error_bound_us; t2 and t3 count from the base.
+    samples: Vec<[i64; 5]>,
+    at: i64,
+    expect: Expected,
+}
+
+#[derive(Deserialize)]
+struct Expected {
+    offset: i64,
+    error: u64,
+}
+
+fn micros(us: i64) -> Mono {
+    Mono::from_nanos(u64::try_from(us).unwrap() * 1_000)
+}
+
+fn sample([t1_us, t2_us, t3_us, t4_us, bound]: [i64; 5]) -> Sample {
+    Sample {
+        t1_us,
+        t2_us,
+        t3_us,
+        t4_us,
+        error_bound_us: u32::try_from(bound).unwrap(),
+        clock_error_us: 0,
+    }
+}
+
+#[test]
+fn the_cases_that_any_client_must_pass() {
+    let cases: Cases = serde_json::from_str(include_str!("estimate-cases.json")).unwrap();
+    assert!(!cases.cases.is_empty());
+    let base_us = cases.base_epoch_ms * 1_000;
+    for case in &cases.cases {
+        let mut estimator = Estimator::new();
+        for &[t1, t2, t3, t4, bound] in &case.samples {
+            estimator.handle_sample(&sample([t1, base_us + t2, base_us + t3, t4, bound]));
+        }
+        let estimate = estimator.estimate(micros(case.at)).expect(&case.name);
+        let offset = estimate.unix.as_micros() - case.at - base_us;
+        assert!(
+            offset.abs_diff(case.expect.offset) <= ALLOWANCE_US,
+            "{}: offset {offset}, expected {}",
+            case.name,
+            case.expect.offset
+        );
+        assert!(
+            estimate.error_us.abs_diff(case.expect.error) <= ALLOWANCE_US,
+            "{}: error {}, expected {}",
+            case.name,
+            estimate.error_us,
+            case.expect.error
+        );
+    }
+}
+
+#[test]
+fn a_pong_without_times_is_no_sample() {
+    for times in [
+        [0, 0, 0, 1_000, 0],
+        [0, 0, 5_000, 1_000, 0],
+        [0, 5_000, 0, 1_000, 0],
+    ] {
+        let mut estimator = Estimator::new();
+        estimator.handle_sample(&sample(times));
+        assert_eq!(estimator.estimate(micros(1_000)), None, "{times:?}");
+    }
+}
+
+#[test]
+fn a_negative_round_trip_is_no_sample() {
+    let mut estimator = Estimator::new();
+    estimator.handle_sample(&sample([0, 5_000, 6_001, 1_000, 0]));
+    estimator.handle_sample(&sample([1_001, 5_000, 5_000, 1_000, 0]));
+    assert_eq!(estimator.estimate(micros(1_000)), None);
+}
+
+#[test]
+fn times_beyond_arithmetic_are_no_sample() {
+    let mut estimator = Estimator::new();
+    for extreme in [i64::MIN, i64::MAX, i64::MAX / 1_000, i64::MIN / 1_000] {
+        for other in [i64::MIN / 1_000, -1, 1, i64::MAX / 1_000] {
+            for rotated in 0..4 {
+                let mut times = [extreme, other, other, other];
+                times.rotate_right(rotated);
+                let [t1, t2, t3, t4] = times;
+                estimator.handle_sample(&sample([t1, t2, t3, t4, i64::from(u32::MAX)]));
+                // Whatever is made of it: no panic, here or when asked.
+                let _ = estimator.estimate(Mono::NEVER);
+                let _ = estimator.estimate(micros(1_000));
+            }
+        }
+    }
+}
+
+#[test]
+fn what_is_known_is_forgotten_after_30_s_without_a_sample() {
+    let mut estimator = Estimator::new();
+    estimator.handle_sample(&sample([0, 5_000, 5_000, 1_000, 0]));
+    let read_at = micros(1_000);
+    let last = read_at + Duration::from_secs(30);
+    assert!(estimator.estimate(last).is_some());
+    assert_eq!(estimator.estimate(last + Duration::from_nanos(1)), None);
+}
+
+#[test]
+fn samples_that_agree_are_all_kept_until_they_are_too_many() {
+    let mut estimator = Estimator::new();
+    // The best one first: as long as it is kept, it is the one that counts.
+    estimator.handle_sample(&sample([0, 5_000, 5_000, 0, 0]));
+    for _ in 0..63 {
+        estimator.handle_sample(&sample([0, 5_500, 5_500, 1_000, 0]));
+    }
+    let error = |estimator: &Estimator| estimator.estimate(micros(1_000)).unwrap().error_us;
+    assert_eq!(error(&estimator), 1);
+    estimator.handle_sample(&sample([0, 5_500, 5_500, 1_000, 0]));
+    assert_eq!(error(&estimator), 500);
+}

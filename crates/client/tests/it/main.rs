@@ -1,0 +1,6 @@
+//! What the client must do, seen through its public API.
+#![expect(clippy::unwrap_used, reason = "a test that can't go on has failed")]
+
+mod client;
+mod edge;
+mod estimate;
