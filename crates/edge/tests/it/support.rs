@@ -14,22 +14,22 @@ use tickstorm_timebase::{
 };
 use tokio::task::JoinHandle;
 
-pub const USER: &str = "stream_user";
-pub const PASSWORD: &str = "stream_pass";
+pub(crate) const USER: &str = "stream_user";
+pub(crate) const PASSWORD: &str = "stream_pass";
 
 /// What a test waits at most for what must come.
-pub const SOON: Duration = Duration::from_secs(10);
+pub(crate) const SOON: Duration = Duration::from_secs(10);
 
 /// An edge, its bus and its clock.
-pub struct TestEdge {
-    pub edge: Edge,
-    pub registry: Registry,
-    pub bus: MemoryBus,
+pub(crate) struct TestEdge {
+    pub(crate) edge: Edge,
+    pub(crate) registry: Registry,
+    pub(crate) bus: MemoryBus,
     clock: Option<JoinHandle<()>>,
 }
 
 /// The settings of most tests: defaults, two shards.
-pub fn config() -> Config {
+pub(crate) fn config() -> Config {
     let source = |value: &str| {
         Some(Source {
             value: Secret::new(value),
@@ -70,7 +70,7 @@ pub fn config() -> Config {
 
 impl TestEdge {
     /// An edge that knows the time.
-    pub async fn start(config: Config) -> Self {
+    pub(crate) async fn start(config: Config) -> Self {
         let mut edge = Self::start_without_clock(config).await;
         edge.start_clock();
         edge.ready().await;
@@ -78,7 +78,7 @@ impl TestEdge {
     }
 
     /// An edge that no clock has told the time yet.
-    pub async fn start_without_clock(config: Config) -> Self {
+    pub(crate) async fn start_without_clock(config: Config) -> Self {
         let bus = MemoryBus::new();
         let registry = Registry::new();
         let link: Arc<dyn Bus> = Arc::new(bus.link("edge"));
@@ -94,13 +94,13 @@ impl TestEdge {
     }
 
     /// Lets a clock answer and announce from now on.
-    pub fn start_clock(&mut self) {
+    pub(crate) fn start_clock(&mut self) {
         let link = self.bus.link("clock");
         self.clock = Some(tokio::spawn(run_clock(link)));
     }
 
     /// Waits until the edge knows the time.
-    pub async fn ready(&self) {
+    pub(crate) async fn ready(&self) {
         let health = self.edge.health();
         poll_until_async("the edge knows the time", SOON, || {
             !health.status()["authority"].is_null()
@@ -108,12 +108,12 @@ impl TestEdge {
         .await;
     }
 
-    pub fn addr(&self) -> SocketAddr {
+    pub(crate) fn addr(&self) -> SocketAddr {
         self.edge.listen_addr()
     }
 
     /// The value of a counter or gauge, over all labels that contain `label`.
-    pub fn metric(&self, name: &str, label: &str) -> f64 {
+    pub(crate) fn metric(&self, name: &str, label: &str) -> f64 {
         let families = self.registry.gather();
         let metrics = families.iter().filter(|family| family.name() == name);
         metrics
@@ -130,12 +130,12 @@ impl TestEdge {
     }
 
     /// Waits until a metric has at least this value.
-    pub async fn metric_reaches(&self, name: &str, label: &str, value: f64) {
+    pub(crate) async fn metric_reaches(&self, name: &str, label: &str, value: f64) {
         let what = format!("{name}{{{label}}} reaches {value}");
         poll_until_async(&what, SOON, || self.metric(name, label) >= value).await;
     }
 
-    pub async fn stop(self) {
+    pub(crate) async fn stop(self) {
         if let Some(clock) = self.clock {
             clock.abort();
         }
@@ -187,6 +187,6 @@ fn reply(nonce: u64, now: UnixTime) -> Reply {
 }
 
 /// This machine's wall clock, which is authority time in these tests.
-pub fn wall_ms() -> i64 {
+pub(crate) fn wall_ms() -> i64 {
     SystemHost::new(0).read().unix.as_millis()
 }
