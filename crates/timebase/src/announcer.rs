@@ -150,3 +150,6 @@ impl Announcer {
         self.timeline
     }
 }
+
+#[cfg(test)]
+mod tests;

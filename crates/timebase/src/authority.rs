@@ -108,3 +108,75 @@ impl Authority {
 pub(crate) fn micros(nanos: u64) -> u32 {
     u32::try_from(nanos.saturating_add(500) / 1_000).unwrap_or(u32::MAX)
 }
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// An authority that is `offset_ns` ahead of the machine's own time, without an end and without a word from any clock.
+    pub(crate) fn authority(offset_ns: i64) -> Authority {
+        Authority {
+            offset_ns,
+            bound_ns: 0,
+            bound_from: Mono::ZERO,
+            clock_error_us: 0,
+            vouched_until: None,
+            valid_until: Mono::NEVER,
+            generation: 1,
+            origin: UnixTime::from_nanos(offset_ns),
+        }
+    }
+
+    #[test]
+    fn the_bound_grows_by_200_ppm() {
+        let sure = Authority {
+            bound_ns: 207_900,
+            ..authority(0)
+        };
+        assert_eq!(sure.bound_us(Mono::ZERO), 208);
+        assert_eq!(
+            sure.bound_us(Mono::ZERO + Duration::from_secs(60)),
+            208 + 12_000
+        );
+        assert_eq!(sure.bound_us(Mono::NEVER), u32::MAX);
+    }
+
+    #[test]
+    fn a_tick_is_a_replay_once_it_is_more_than_a_second_late() {
+        let authority = Authority {
+            vouched_until: Some(Epoch::from_ms(5_000)),
+            ..authority(0)
+        };
+        let quality =
+            |epoch_ms, at_ns| authority.quality(Epoch::from_ms(epoch_ms), Mono::from_nanos(at_ns));
+        assert_eq!(quality(5_000, 6_000_000_000), Quality::Normal);
+        assert_eq!(quality(5_000, 6_000_000_001), Quality::Replay);
+        assert_eq!(quality(6_000, 6_000_000_000), Quality::Holdover);
+        assert_eq!(quality(6_000, 7_000_000_001), Quality::Replay);
+    }
+
+    proptest! {
+        #[test]
+        fn time_and_moment_are_inverse(
+            offset_ns in -4_000_000_000_000_000_000_i64..7_000_000_000_000_000_000,
+            now_ns in 0_u64..2_000_000_000_000_000_000,
+        ) {
+            let authority = authority(offset_ns);
+            let now = Mono::from_nanos(now_ns);
+            prop_assert_eq!(authority.mono_at(authority.time_at(now)), now);
+        }
+
+        #[test]
+        fn no_offset_and_no_time_is_too_extreme(
+            offset_ns: i64, now_ns: u64, time_ns: i64, epoch_ms: i64,
+        ) {
+            let (authority, now) = (authority(offset_ns), Mono::from_nanos(now_ns));
+            let time = UnixTime::from_nanos(time_ns);
+            prop_assert!(authority.mono_at(time) <= Mono::NEVER);
+            prop_assert!(authority.time_at(now) >= UnixTime::from_nanos(offset_ns));
+            prop_assert_ne!(authority.quality(Epoch::from_ms(epoch_ms), now), Quality::Normal);
+        }
+    }
+}

@@ -38,3 +38,48 @@ pub(crate) fn stances(estimates: &[Estimate], electorate: usize, tolerance_ns: u
     };
     agreeing.into_iter().map(stance).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::Stance::{AgainstMajority, Undecided, WithMajority};
+    use super::*;
+
+    fn stances_ms(offsets_ms: &[i64], electorate: usize) -> Vec<Stance> {
+        let estimate = |ms: &i64| Estimate {
+            offset_ns: ms * 1_000_000,
+            bound_ns: 0,
+        };
+        let estimates: Vec<Estimate> = offsets_ms.iter().map(estimate).collect();
+        stances(&estimates, electorate, 20_000_000)
+    }
+
+    #[test]
+    fn a_clock_that_differs_from_a_majority_stands_against_it() {
+        assert_eq!(
+            stances_ms(&[0, 0, 21], 3),
+            [WithMajority, WithMajority, AgainstMajority]
+        );
+        assert_eq!(stances_ms(&[0, 0, 20], 3), [WithMajority; 3]);
+    }
+
+    #[test]
+    fn where_all_differ_nobody_is_the_wrong_one() {
+        assert_eq!(stances_ms(&[0, 50, 100], 3), [Undecided; 3]);
+        assert_eq!(stances_ms(&[0, 50, 100, 150, 200], 5), [Undecided; 5]);
+    }
+
+    #[test]
+    fn silent_clocks_count_in_the_majority() {
+        assert_eq!(stances_ms(&[0, 0], 3), [WithMajority; 2]);
+        assert_eq!(stances_ms(&[0, 0], 4), [Undecided; 2]);
+        assert_eq!(stances_ms(&[0], 1), [WithMajority]);
+        assert_eq!(stances_ms(&[], 0), []);
+    }
+
+    #[test]
+    fn a_clock_that_differs_from_too_few_is_not_against_the_majority() {
+        // The first agrees with the second only, and differs from two of four.
+        let expected = [Undecided, WithMajority, WithMajority, WithMajority];
+        assert_eq!(stances_ms(&[0, 20, 40, 40], 4), expected);
+    }
+}

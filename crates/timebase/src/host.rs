@@ -128,3 +128,28 @@ impl HostClock for ManualHost {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_host_is_read_with_its_skew_and_without_inventing_steps() {
+        let (plain, skewed) = (
+            SystemHost::default().read(),
+            SystemHost::new(-90_000).read(),
+        );
+        let skew_ns = skewed.real_minus_mono_ns - plain.real_minus_mono_ns;
+        assert!(
+            skew_ns.abs_diff(-90_000_000_000) < 1_000_000_000,
+            "skewed by {skew_ns} ns"
+        );
+        let apart_ns = plain.unix.as_nanos() - skewed.unix.as_nanos();
+        assert!(
+            (0..=90_000_000_000).contains(&apart_ns),
+            "apart by {apart_ns} ns"
+        );
+        // The year 2020: whatever this machine thinks, it has been set.
+        assert!(plain.unix.as_millis() > 1_577_836_800_000);
+    }
+}

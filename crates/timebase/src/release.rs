@@ -96,3 +96,153 @@ impl Schedule {
             .last_at(UnixTime::from_nanos(oldest.as_nanos().saturating_sub(1)))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::authority::tests::authority;
+    use crate::grid::Quality;
+
+    const WINDOW: Duration = Duration::from_secs(600);
+    const SECOND_NS: i64 = 1_000_000_000;
+
+    fn at(ms: u64) -> Mono {
+        Mono::from_nanos(ms * 1_000_000)
+    }
+
+    fn poll(schedule: &mut Schedule, authority: &Authority, now: Mono) -> Vec<i64> {
+        let mut ticks = Vec::new();
+        schedule.poll(authority, now, &mut ticks);
+        ticks.into_iter().map(|tick| tick.epoch.as_ms()).collect()
+    }
+
+    #[test]
+    fn a_tick_comes_at_its_nanosecond_and_once() {
+        let mut schedule = Schedule::new(Mode::Second, Duration::ZERO, WINDOW);
+        let authority = authority(250_000_001);
+        let due = Mono::from_nanos(749_999_999);
+        assert_eq!(schedule.next_due(&authority), due);
+        assert_eq!(
+            poll(&mut schedule, &authority, Mono::from_nanos(749_999_998)),
+            []
+        );
+        assert_eq!(poll(&mut schedule, &authority, due), [1_000]);
+        assert_eq!(poll(&mut schedule, &authority, due), []);
+        assert_eq!(
+            schedule.next_due(&authority),
+            Mono::from_nanos(1_749_999_999)
+        );
+    }
+
+    #[test]
+    fn the_tick_at_the_origin_is_not_of_the_generation() {
+        let mut schedule = Schedule::new(Mode::Second, Duration::ZERO, WINDOW);
+        let authority = authority(5 * SECOND_NS);
+        assert_eq!(schedule.last(&authority), Epoch::from_ms(5_000));
+        assert_eq!(poll(&mut schedule, &authority, Mono::ZERO), []);
+        assert_eq!(poll(&mut schedule, &authority, at(1_000)), [6_000]);
+    }
+
+    #[test]
+    fn a_new_generation_begins_after_its_origin() {
+        let mut schedule = Schedule::new(Mode::Second, Duration::ZERO, WINDOW);
+        let before = authority(100 * SECOND_NS);
+        poll(&mut schedule, &before, at(20_000));
+        let origin = UnixTime::from_nanos(30 * SECOND_NS);
+        let after = Authority {
+            generation: 2,
+            origin,
+            ..authority(10 * SECOND_NS)
+        };
+        assert_eq!(schedule.last(&after), Epoch::from_ms(30_000));
+        assert_eq!(schedule.next_due(&after), at(21_000));
+        assert_eq!(poll(&mut schedule, &after, at(21_500)), [31_000]);
+    }
+
+    #[test]
+    fn nothing_becomes_due_once_the_authority_has_ended() {
+        let mut schedule = Schedule::new(Mode::Second, Duration::ZERO, WINDOW);
+        let ending = Authority {
+            valid_until: at(3_000),
+            ..authority(0)
+        };
+        // What became due before comes however late it is asked for, so that a wait for it is never in vain.
+        assert_eq!(schedule.next_due(&ending), at(1_000));
+        assert_eq!(poll(&mut schedule, &ending, at(10_000)), [1_000, 2_000]);
+        assert_eq!(schedule.next_due(&ending), Mono::NEVER);
+        assert_eq!(poll(&mut schedule, &ending, at(10_000)), []);
+        assert_eq!(
+            poll(&mut schedule, &authority(0), at(4_000)),
+            [3_000, 4_000]
+        );
+    }
+
+    #[test]
+    fn a_window_of_nothing_still_lets_late_wakes_release() {
+        let mut schedule = Schedule::new(Mode::Second, Duration::ZERO, Duration::ZERO);
+        assert_eq!(poll(&mut schedule, &authority(0), at(3_400)), [3_000]);
+        assert_eq!(
+            poll(&mut schedule, &authority(0), at(5_000)),
+            [4_000, 5_000]
+        );
+    }
+
+    #[test]
+    fn what_the_window_passed_over_is_not_waited_for() {
+        let mut schedule = Schedule::new(Mode::Minute, Duration::ZERO, Duration::from_secs(10));
+        assert_eq!(poll(&mut schedule, &authority(0), at(90_000)), []);
+        assert_eq!(schedule.next_due(&authority(0)), at(120_000));
+        assert_eq!(schedule.last(&authority(0)), Epoch::from_ms(60_000));
+    }
+
+    #[test]
+    fn an_ahead_feed_leads_by_its_lead() {
+        let mut schedule = Schedule::new(Mode::Minute, Duration::from_millis(800), WINDOW);
+        assert_eq!(schedule.next_due(&authority(0)), at(59_200));
+        let mut ticks = Vec::new();
+        schedule.poll(&authority(0), at(59_200), &mut ticks);
+        assert_eq!(
+            ticks,
+            [Tick {
+                epoch: Epoch::from_ms(60_000),
+                quality: Quality::Holdover
+            }]
+        );
+    }
+
+    proptest! {
+        /// Offsets wander by up to 10 s and the machine stalls for up to 100 s: within a generation nothing is doubled or lost.
+        #[test]
+        fn ticks_follow_one_another_whatever_the_authority_does(
+            lead_ms in prop_oneof![Just(0), 200_u64..5_000],
+            mode in prop_oneof![Just(Mode::Second), Just(Mode::Minute)],
+            steps in prop::collection::vec(
+                (0_u64..100_000, -10_000_i64..10_000, prop::option::of(0_u64..2_000)),
+                1..50,
+            ),
+        ) {
+            let mut schedule = Schedule::new(mode, Duration::from_millis(lead_ms), WINDOW);
+            let base = authority(1_700_000_000 * SECOND_NS);
+            let mut last = schedule.last(&base);
+            let mut now = Mono::ZERO;
+            for (stall_ms, offset_ms, valid_for_ms) in steps {
+                now = now + Duration::from_millis(stall_ms);
+                let valid_until = valid_for_ms.map_or(Mono::NEVER, |ms| now + Duration::from_millis(ms));
+                let offset_ns = base.offset_ns + offset_ms * 1_000_000;
+                let authority = Authority { offset_ns, valid_until, ..base };
+                let mut ticks = Vec::new();
+                schedule.poll(&authority, now, &mut ticks);
+                for tick in ticks {
+                    prop_assert_eq!(tick.epoch, mode.next_after(last));
+                    let early = Duration::from_millis(lead_ms);
+                    prop_assert!(authority.time_at(now).saturating_add(early) >= tick.epoch.time());
+                    last = tick.epoch;
+                }
+                prop_assert_eq!(schedule.last(&authority), last);
+                prop_assert!(schedule.next_due(&authority) > now);
+            }
+        }
+    }
+}

@@ -128,3 +128,70 @@ impl Samples {
         self.0.back().map(|sample| sample.timeline)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ASKED: Mono = Mono::from_nanos(7_000_000);
+    const HEARD: Mono = Mono::from_nanos(8_000_000);
+
+    fn reply(received_unix_us: i64, sent_unix_us: i64) -> Reply {
+        Reply {
+            nonce: 0,
+            clock_id: "a".parse().unwrap(),
+            rank: 0,
+            received_unix_us,
+            sent_unix_us,
+            clock_error_us: 0,
+            synchronized: true,
+            timeline: 0,
+        }
+    }
+
+    #[test]
+    fn times_that_no_clock_can_mean_are_refused() {
+        let times = [
+            (i64::MIN, i64::MIN),
+            (-1, 0),
+            (0, UNIX_US_END),
+            (i64::MAX, i64::MAX),
+            (0, i64::MAX),
+            (i64::MIN, i64::MAX),
+            (i64::MAX, i64::MIN),
+        ];
+        for (received, sent) in times {
+            let sample = Sample::new(&reply(received, sent), ASKED, HEARD);
+            assert_eq!(sample, Err(Refused::Implausible), "{received}, {sent}");
+        }
+        let latest = reply(UNIX_US_END - 1, UNIX_US_END - 1);
+        assert!(Sample::new(&latest, ASKED, HEARD).is_ok());
+        // Far more than a day of microseconds away from overflow, whatever the machine's own time.
+        assert!(Sample::new(&latest, Mono::ZERO, Mono::ZERO).is_ok());
+    }
+
+    #[test]
+    fn an_answer_that_left_before_its_request_was_read_is_refused() {
+        assert_eq!(
+            Sample::new(&reply(5_000, 4_999), ASKED, HEARD),
+            Err(Refused::Implausible)
+        );
+    }
+
+    #[test]
+    fn a_clock_can_not_take_longer_than_the_round_trip() {
+        let taking = |us: i64| Sample::new(&reply(5_000, 5_000 + us), ASKED, HEARD);
+        assert_eq!(taking(1_000).map(|sample| sample.rtt_ns), Ok(0));
+        assert_eq!(taking(1_001), Err(Refused::NegativeRoundTrip));
+    }
+
+    #[test]
+    fn a_sample_counts_for_ten_seconds() {
+        let mut samples = Samples::default();
+        samples.insert(Sample::new(&reply(5_000, 5_000), ASKED, HEARD).unwrap());
+        let old = HEARD + SAMPLE_AGE_MAX;
+        assert!(samples.best(old).is_some());
+        assert_eq!(samples.best(old + Duration::from_nanos(1)), None);
+        assert_eq!(samples.last_heard(), Some(HEARD));
+    }
+}

@@ -73,3 +73,85 @@ pub fn plan(
         ahead_until,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn resume(
+        point_ms: i64,
+        time_ms: i64,
+        released_ms: i64,
+        window_s: u64,
+    ) -> Result<Plan, ResumeTooFar> {
+        let resume_after = Some(Epoch::from_ms(point_ms));
+        let request = Request {
+            mode: Mode::Second,
+            ahead: false,
+            resume_after,
+        };
+        let time = Epoch::from_ms(time_ms).time();
+        plan(
+            &request,
+            time,
+            Epoch::from_ms(released_ms),
+            None,
+            Duration::from_secs(window_s),
+        )
+    }
+
+    #[test]
+    fn a_resume_point_may_lie_15_s_ahead_and_no_more() {
+        assert_eq!(
+            resume(115_400, 100_400, 100_000, 600).unwrap().start,
+            Epoch::from_ms(115_400)
+        );
+        assert_eq!(resume(115_401, 100_400, 100_000, 600), Err(ResumeTooFar));
+        assert_eq!(resume(i64::MAX, 100_400, 100_000, 600), Err(ResumeTooFar));
+    }
+
+    #[test]
+    fn the_least_resume_point_starts_at_the_window() {
+        let plan = resume(i64::MIN, 1_000_400, 1_000_000, 600).unwrap();
+        assert_eq!(plan.start, Epoch::from_ms(400_000));
+        assert_eq!(plan.replay_until, Epoch::from_ms(1_000_000));
+    }
+
+    #[test]
+    fn a_window_of_nothing_skips_no_tick_that_is_still_to_come() {
+        // The tick at 100 s is due and not released yet: the feed will add it.
+        let plan = resume(90_000, 100_001, 99_000, 0).unwrap();
+        assert_eq!(plan.start, Epoch::from_ms(99_000));
+        assert_eq!(plan.ahead_until, Epoch::from_ms(99_000));
+    }
+
+    #[test]
+    fn an_ahead_client_gets_nothing_ahead_twice() {
+        let request = |resume_after| Request {
+            mode: Mode::Second,
+            ahead: true,
+            resume_after,
+        };
+        let plan_after = |resume_after: Option<i64>| {
+            let request = request(resume_after.map(Epoch::from_ms));
+            let (released, ahead) = (Epoch::from_ms(100_000), Some(Epoch::from_ms(101_000)));
+            plan(
+                &request,
+                Epoch::from_ms(100_400).time(),
+                released,
+                ahead,
+                Duration::ZERO,
+            )
+        };
+        let at = |start, replay, ahead| {
+            Ok(Plan {
+                start: Epoch::from_ms(start),
+                replay_until: Epoch::from_ms(replay),
+                ahead_until: Epoch::from_ms(ahead),
+            })
+        };
+        assert_eq!(plan_after(None), at(100_000, 100_000, 101_000));
+        assert_eq!(plan_after(Some(100_500)), at(100_500, 100_500, 101_000));
+        assert_eq!(plan_after(Some(102_000)), at(102_000, 102_000, 102_000));
+    }
+}
