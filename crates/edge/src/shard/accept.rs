@@ -112,7 +112,7 @@ impl Shard {
                 writer: None,
                 handshake,
                 has_spoken: false,
-                _permit: permit,
+                permit: Some(permit),
             }
             .into(),
         });

@@ -115,6 +115,7 @@ impl Shard {
         for task in state.reader.take().into_iter().chain(state.writer.take()) {
             task.abort();
         }
+        state.permit = None;
         drop(state);
         self.connections
             .borrow_mut()
@@ -134,13 +135,7 @@ impl Shard {
 
     /// Closes every connection for `reason`, those that are subscribed (or want to be) only where `subscribed`.
     pub(super) fn close_all(self: &Rc<Self>, reason: CloseReason, subscribed: bool) {
-        let all: Vec<_> = self
-            .connections
-            .borrow()
-            .iter()
-            .map(|(_, found)| Rc::clone(found))
-            .collect();
-        for connection in all {
+        for connection in self.all() {
             let state = connection.state.borrow();
             let concerned = !subscribed || state.session.is_subscribed() || !state.asked.is_empty();
             drop(state);

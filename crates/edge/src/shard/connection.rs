@@ -53,7 +53,8 @@ pub(super) struct State {
     pub(super) handshake: Option<HandshakePermit>,
     /// Whether a byte has come: a connection without one is a health check.
     pub(super) has_spoken: bool,
-    pub(super) _permit: Permit,
+    /// Its place among the connections, while it is one.
+    pub(super) permit: Option<Permit>,
 }
 
 /// How far a connection's end has come.

@@ -122,8 +122,8 @@ struct Shard {
     /// A buffer for control frames in the making.
     frames: RefCell<Vec<u8>>,
     leftovers: RefCell<Leftovers>,
-    /// Connections whose SUBSCRIBE waits until the time is known.
-    askers: RefCell<Vec<Rc<Connection>>>,
+    /// Whether a SUBSCRIBE waits until the time is known.
+    has_askers: Cell<bool>,
     publish_latency_ms: RefCell<LocalHistogram>,
     /// Something is to be released or sent that the release task does not know of.
     woken: Notify,
@@ -160,7 +160,7 @@ impl Shard {
             scratch: RefCell::new(vec![0; SCRATCH].into_boxed_slice()),
             frames: RefCell::default(),
             leftovers: RefCell::default(),
-            askers: RefCell::default(),
+            has_askers: Cell::new(false),
             publish_latency_ms: RefCell::new(shared.metrics.publish_latency_ms.local()),
             shared,
             woken: Notify::new(),
@@ -181,6 +181,15 @@ impl Shard {
         self.authority
             .get()
             .filter(|authority| authority.is_valid(mono))
+    }
+
+    /// All connections, held so that each may be closed.
+    fn all(&self) -> Vec<Rc<Connection>> {
+        self.connections
+            .borrow()
+            .iter()
+            .map(|(_, connection)| Rc::clone(connection))
+            .collect()
     }
 
     /// The connection at `slot` of the slab.

@@ -50,7 +50,7 @@ impl Shard {
 
     /// The time has become known, has changed or is unknown again.
     pub(super) fn take_authority(self: &Rc<Self>, new: Option<Authority>) {
-        let old = self.authority.replace(new);
+        self.authority.set(new);
         let Some(authority) = new else { return };
         let known = self.generation.replace(Some(authority.generation()));
         if known.is_some_and(|known| known != authority.generation()) {
@@ -61,9 +61,7 @@ impl Shard {
             .borrow_mut()
             .iter_mut()
             .for_each(|feed| feed.release(&authority, mono));
-        if old.is_none() || !self.askers.borrow().is_empty() {
-            self.serve_askers(&authority);
-        }
+        self.serve_askers(&authority);
         self.woken.notify_one();
     }
 

@@ -18,20 +18,20 @@ impl Shard {
         match self.authority(self.time.mono()) {
             Some(authority) => self.serve(connection, &[request], &authority),
             None => {
-                let mut state = connection.state.borrow_mut();
-                if state.asked.is_empty() {
-                    self.askers.borrow_mut().push(Rc::clone(connection));
-                }
-                state.asked.push(request);
+                self.has_askers.set(true);
+                connection.state.borrow_mut().asked.push(request);
             }
         }
     }
 
     /// The time is known: all that waited for it get their ACKs.
     pub(super) fn serve_askers(self: &Rc<Self>, authority: &Authority) {
-        for connection in self.askers.take() {
+        if !self.has_askers.take() {
+            return;
+        }
+        for connection in self.all() {
             let asked = std::mem::take(&mut connection.state.borrow_mut().asked);
-            if connection.state.borrow().phase == Phase::Open {
+            if !asked.is_empty() {
                 self.serve(&connection, &asked, authority);
                 self.resume_reading(&connection);
             }
