@@ -10,7 +10,7 @@ use tickstorm_protocol::session::server::ServerSession;
 use tokio::net::{TcpListener, TcpStream};
 
 use super::connection::{Connection, Phase, Place, State};
-use super::deadlines::{Key, Turn};
+use super::wheel::{Key, Turn};
 use super::{Command, Shard};
 use crate::admission::{Evicted, Permit, Room};
 

@@ -5,7 +5,6 @@ use std::io;
 use std::net::Shutdown;
 use std::os::fd::AsRawFd;
 use std::rc::Rc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -13,11 +12,10 @@ use nix::sys::socket::{MsgFlags, send};
 use socket2::SockRef;
 use tickstorm_protocol::code::{CloseReason, LogLevel};
 use tickstorm_protocol::session::server;
-use tickstorm_timebase::Mono;
 
 use super::Shard;
-use super::connection::{Connection, Phase, State};
-use super::deadlines::{Key, TURN, Turn};
+use super::connection::{Connection, Phase};
+use super::wheel::Key;
 
 /// How long a connection is read after its ERROR was sent.
 const LINGER: Duration = Duration::from_secs(1);
@@ -31,11 +29,15 @@ impl Shard {
         }
         self.leave(connection);
         let mut state = connection.state.borrow_mut();
-        let reason = match reason {
-            CloseReason::ClientClosed | CloseReason::ConnectionLost if !state.has_spoken => {
-                CloseReason::HealthCheck
-            }
-            reason => reason,
+        let is_over = matches!(
+            reason,
+            CloseReason::ClientClosed | CloseReason::ConnectionLost
+        );
+        let said_nothing = is_over && !state.has_spoken;
+        let reason = if said_nothing {
+            CloseReason::HealthCheck
+        } else {
+            reason
         };
         self.record(connection, reason);
         state.handshake = None;
@@ -107,7 +109,7 @@ impl Shard {
     }
 
     /// Takes a connection out of the shard; its socket closes as the last task lets go of it.
-    fn remove(&self, connection: &Connection) {
+    pub(super) fn remove(&self, connection: &Connection) {
         let mut state = connection.state.borrow_mut();
         if std::mem::replace(&mut state.phase, Phase::Gone) == Phase::Gone {
             return;
@@ -143,92 +145,5 @@ impl Shard {
                 self.close(&connection, reason);
             }
         }
-    }
-
-    /// Puts a connection into the wheel for its next deadline, unless it stands there for an earlier turn.
-    pub(super) fn arm(&self, connection: &Connection) {
-        let mut state = connection.state.borrow_mut();
-        let deadline = self.deadline(&state);
-        self.arm_at(connection, &mut state, deadline);
-    }
-
-    /// Likewise for `deadline`.
-    pub(super) fn arm_at(&self, connection: &Connection, state: &mut State, deadline: Mono) {
-        let mut wheel = self.wheel.borrow_mut();
-        if wheel.turn_of(deadline) < state.armed {
-            state.armed = wheel.arm(connection.key, deadline);
-        }
-    }
-
-    fn deadline(&self, state: &State) -> Mono {
-        if let Phase::Lingering(until) = state.phase {
-            return until;
-        }
-        let stuck = state.outbox.as_ref().map_or(Mono::NEVER, |outbox| {
-            outbox.progress + self.settings().write_deadline
-        });
-        state.session.deadline(self.limits()).min(stuck)
-    }
-
-    /// Turns the wheel until the shard ends.
-    pub(super) async fn turn_wheel(self: Rc<Self>) {
-        let mut due = Vec::new();
-        loop {
-            tokio::time::sleep(TURN).await;
-            let now = self.time.now();
-            self.vitals
-                .turned
-                .store(self.time.mono().as_nanos(), Ordering::Relaxed);
-            self.wheel.borrow_mut().turn(now, &mut due);
-            for (key, turn) in due.drain(..) {
-                if let Some(connection) = self.at(key.slot).filter(|found| found.key == key) {
-                    self.look_at(&connection, turn);
-                }
-            }
-        }
-    }
-
-    /// A connection's turn has come: acts on the deadline that has passed, if one has.
-    fn look_at(self: &Rc<Self>, connection: &Rc<Connection>, turn: Turn) {
-        let mut state = connection.state.borrow_mut();
-        if state.armed != turn {
-            return;
-        }
-        state.armed = Turn::NONE;
-        let now = self.time.now();
-        if let Phase::Lingering(until) = state.phase {
-            drop(state);
-            if now >= until {
-                self.remove(connection);
-                return;
-            }
-        } else if self.is_stuck(&state, now) {
-            drop(state);
-            self.close(connection, CloseReason::SlowConsumer);
-        } else if state.session.check_deadline(self.limits(), now).is_some() {
-            drop(state);
-            // What it sent may lie in the socket unread because the edge itself was busy.
-            self.read_late(connection);
-            let state = connection.state.borrow();
-            let verdict = state.session.check_deadline(self.limits(), now);
-            let is_open = state.phase == Phase::Open;
-            drop(state);
-            if let (Some(reason), true) = (verdict, is_open) {
-                self.close(connection, reason);
-            }
-        } else {
-            drop(state);
-        }
-        if connection.state.borrow().phase != Phase::Gone {
-            self.arm(connection);
-        }
-    }
-
-    fn is_stuck(&self, state: &State, now: Mono) -> bool {
-        let deadline = self.settings().write_deadline;
-        state
-            .outbox
-            .as_ref()
-            .is_some_and(|outbox| now >= outbox.progress + deadline)
     }
 }

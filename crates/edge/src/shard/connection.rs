@@ -16,8 +16,8 @@ use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::task::AbortHandle;
 
-use super::deadlines::{Key, Turn};
 use super::outbox::Outbox;
+use super::wheel::{Key, Turn};
 use super::{FeedIndex, Shard};
 use crate::admission::{HandshakePermit, Permit};
 use crate::auth::Identity;

@@ -1,131 +1,101 @@
-//! One coarse wheel of deadlines a shard, instead of 100,000 timers. A connection stands in it once; a heartbeat touches
-//! nothing here: when its turn comes, the connection says whether its deadline has really passed or when to ask again.
+//! Deadlines: AUTH's, the heartbeat's, the write deadline and the end of lingering. The wheel says whom to look at; here it is
+//! decided whether a deadline has really passed, and what follows.
 
-use std::time::Duration;
+use std::rc::Rc;
+use std::sync::atomic::Ordering;
 
+use tickstorm_protocol::code::CloseReason;
 use tickstorm_timebase::Mono;
 
-/// How often the wheel turns. With it a deadline is met within 100 ms and what the machine adds: the protocol allows 500 ms.
-pub(crate) const TURN: Duration = Duration::from_nanos(TURN_NS);
-const TURN_NS: u64 = 100_000_000;
-/// Slots: 51 s. What lies further ahead is asked again then.
-const SLOTS: usize = 512;
+use super::Shard;
+use super::connection::{Connection, Phase, State};
+use super::wheel::{TURN, Turn};
 
-/// Names a connection: its place in the shard's slab, and its id since places are used again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Key {
-    pub(crate) slot: u32,
-    pub(crate) id: u64,
-}
-
-/// A turn of the wheel.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Turn(u64);
-
-impl Turn {
-    /// Not in the wheel.
-    pub(crate) const NONE: Self = Self(u64::MAX);
-
-    /// The first turn that does not come before `deadline`.
-    fn after(deadline: Mono) -> Self {
-        Self(deadline.as_nanos().div_ceil(TURN_NS))
+impl Shard {
+    /// Puts a connection into the wheel for its next deadline, unless it stands there for an earlier turn.
+    pub(super) fn arm(&self, connection: &Connection) {
+        let mut state = connection.state.borrow_mut();
+        let deadline = self.deadline(&state);
+        self.arm_at(connection, &mut state, deadline);
     }
-}
 
-/// The wheel.
-pub(crate) struct Wheel {
-    slots: Vec<Vec<(Key, Turn)>>,
-    /// The next turn to come.
-    next: Turn,
-}
-
-impl Wheel {
-    pub(crate) fn new(now: Mono) -> Self {
-        Self {
-            slots: vec![Vec::new(); SLOTS],
-            next: Turn::after(now),
+    /// Likewise for `deadline`.
+    pub(super) fn arm_at(&self, connection: &Connection, state: &mut State, deadline: Mono) {
+        let mut wheel = self.wheel.borrow_mut();
+        if wheel.turn_of(deadline) < state.armed {
+            state.armed = wheel.arm(connection.key, deadline);
         }
     }
 
-    /// Puts `key` in for `deadline` and gives the turn at which it will come. Of several entries of one connection the one
-    /// whose turn it remembers counts.
-    pub(crate) fn arm(&mut self, key: Key, deadline: Mono) -> Turn {
-        let furthest = self.next.0 + SLOTS as u64 - 1;
-        let turn = Turn(Turn::after(deadline).0.clamp(self.next.0, furthest));
-        self.slots[slot(turn)].push((key, turn));
-        turn
-    }
-
-    /// The turn that `deadline` would get at the earliest.
-    pub(crate) fn turn_of(&self, deadline: Mono) -> Turn {
-        Turn::after(deadline).max(self.next)
-    }
-
-    /// Takes out all whose turn has come.
-    pub(crate) fn turn(&mut self, now: Mono, due: &mut Vec<(Key, Turn)>) {
-        let until = Turn(now.as_nanos() / TURN_NS);
-        // After a long pause every slot is visited once, not once a turn missed.
-        let first = self.next.0.max(until.0.saturating_sub(SLOTS as u64 - 1));
-        for turn in first..=until.0 {
-            due.append(&mut self.slots[slot(Turn(turn))]);
+    fn deadline(&self, state: &State) -> Mono {
+        if let Phase::Lingering(until) = state.phase {
+            return until;
         }
-        self.next = Turn(self.next.0.max(until.0 + 1));
-    }
-}
-
-fn slot(turn: Turn) -> usize {
-    usize::try_from(turn.0 % SLOTS as u64).expect("less than SLOTS")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn at(ms: u64) -> Mono {
-        Mono::from_nanos(ms * 1_000_000)
+        let stuck = state.outbox.as_ref().map_or(Mono::NEVER, |outbox| {
+            outbox.progress + self.settings().write_deadline
+        });
+        state.session.deadline(self.limits()).min(stuck)
     }
 
-    fn keys(wheel: &mut Wheel, now: Mono) -> Vec<u64> {
+    /// Turns the wheel until the shard ends.
+    pub(super) async fn turn_wheel(self: Rc<Self>) {
         let mut due = Vec::new();
-        wheel.turn(now, &mut due);
-        due.iter().map(|(key, _)| key.id).collect()
-    }
-
-    #[test]
-    fn nothing_comes_early_and_nothing_later_than_one_turn() {
-        let mut wheel = Wheel::new(at(1_000));
-        wheel.arm(Key { slot: 0, id: 7 }, at(2_050));
-        for ms in (1_000..2_100).step_by(100) {
-            assert!(keys(&mut wheel, at(ms)).is_empty(), "{ms}");
+        loop {
+            tokio::time::sleep(TURN).await;
+            let now = self.time.now();
+            self.vitals
+                .turned
+                .store(self.time.mono().as_nanos(), Ordering::Relaxed);
+            self.wheel.borrow_mut().turn(now, &mut due);
+            for (key, turn) in due.drain(..) {
+                if let Some(connection) = self.at(key.slot).filter(|found| found.key == key) {
+                    self.look_at(&connection, turn);
+                }
+            }
         }
-        assert_eq!(keys(&mut wheel, at(2_100)), [7]);
     }
 
-    #[test]
-    fn what_is_due_already_comes_at_the_next_turn() {
-        let mut wheel = Wheel::new(at(5_000));
-        keys(&mut wheel, at(5_000));
-        wheel.arm(Key { slot: 0, id: 1 }, at(100));
-        assert_eq!(keys(&mut wheel, at(5_100)), [1]);
+    /// A connection's turn has come: acts on the deadline that has passed, if one has.
+    fn look_at(self: &Rc<Self>, connection: &Rc<Connection>, turn: Turn) {
+        let mut state = connection.state.borrow_mut();
+        if state.armed != turn {
+            return;
+        }
+        state.armed = Turn::NONE;
+        let now = self.time.now();
+        if let Phase::Lingering(until) = state.phase {
+            drop(state);
+            if now >= until {
+                self.remove(connection);
+                return;
+            }
+        } else if self.is_stuck(&state, now) {
+            drop(state);
+            self.close(connection, CloseReason::SlowConsumer);
+        } else if state.session.check_deadline(self.limits(), now).is_some() {
+            drop(state);
+            // What it sent may lie in the socket unread because the edge itself was busy.
+            self.read_late(connection);
+            let state = connection.state.borrow();
+            let verdict = state.session.check_deadline(self.limits(), now);
+            let is_open = state.phase == Phase::Open;
+            drop(state);
+            if let (Some(reason), true) = (verdict, is_open) {
+                self.close(connection, reason);
+            }
+        } else {
+            drop(state);
+        }
+        if connection.state.borrow().phase != Phase::Gone {
+            self.arm(connection);
+        }
     }
 
-    #[test]
-    fn what_is_far_ahead_is_asked_again_and_a_long_pause_misses_nobody() {
-        let mut wheel = Wheel::new(at(0));
-        let turn = wheel.arm(Key { slot: 0, id: 1 }, at(3_600_000));
-        assert_eq!(turn, Turn(SLOTS as u64 - 1));
-        wheel.arm(Key { slot: 1, id: 2 }, at(700));
-        let mut all = keys(&mut wheel, at(10_000_000));
-        all.sort_unstable();
-        assert_eq!(all, [1, 2]);
-    }
-
-    #[test]
-    fn time_that_goes_back_a_little_is_harmless() {
-        let mut wheel = Wheel::new(at(0));
-        assert!(keys(&mut wheel, at(1_000)).is_empty());
-        wheel.arm(Key { slot: 0, id: 1 }, at(1_200));
-        assert!(keys(&mut wheel, at(900)).is_empty());
-        assert_eq!(keys(&mut wheel, at(1_200)), [1]);
+    fn is_stuck(&self, state: &State, now: Mono) -> bool {
+        let deadline = self.settings().write_deadline;
+        state
+            .outbox
+            .as_ref()
+            .is_some_and(|outbox| now >= outbox.progress + deadline)
     }
 }

@@ -13,6 +13,7 @@ mod release;
 mod subscription;
 mod thread;
 mod time;
+mod wheel;
 mod writing;
 
 use std::cell::{Cell, RefCell};
@@ -34,9 +35,9 @@ use crate::feed::{Feed, FeedLimits, Leftovers};
 use crate::metrics::Metrics;
 use crate::sys::socket::SocketOptions;
 use connection::Connection;
-use deadlines::Wheel;
 pub(crate) use thread::{ShardThread, spawn};
 use time::ShardTime;
+use wheel::Wheel;
 
 /// One read's bytes at most. A connection has no buffer of its own: all of a shard read into this one.
 const SCRATCH: usize = 16 * 1024;

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use tickstorm_protocol::code::CloseReason;
 use tickstorm_timebase::{Authority, Epoch, Plan, Request, plan};
 
-use super::connection::{Connection, Phase, Place};
+use super::connection::{Connection, Place};
 use super::outbox::{Outbox, Replay};
 use super::{FeedIndex, Shard};
 use crate::feed::Arrival;

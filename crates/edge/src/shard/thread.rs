@@ -14,7 +14,7 @@ use tokio::net::TcpListener;
 use tokio::runtime::{self, LocalOptions, LocalRuntime};
 use tokio::sync::{mpsc, oneshot};
 
-use super::deadlines::Key;
+use super::wheel::Key;
 use super::{Command, FeedIndex, Shard, Shared, Vitals};
 use crate::sys::socket;
 use crate::sys::timerfd::Timer;

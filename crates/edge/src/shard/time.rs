@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tickstorm_timebase::{Clock, Mono};
 
-/// From this gap between two looks at the clock on, the edge stood still. The wheel looks every [`super::deadlines::TURN`].
+/// From this gap between two looks at the clock on, the edge stood still. The wheel looks every [`super::wheel::TURN`].
 const STALL: Duration = Duration::from_millis(500);
 
 /// Clock of one shard.
