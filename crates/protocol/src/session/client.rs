@@ -110,7 +110,7 @@ impl Refusal {
     }
 }
 
-/// The edge broke the protocol. The connection is of no use any more: close it and come back, as after a reset.
+/// The edge broke the protocol. The connection is of no use any more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ClientError {
     /// A frame is not valid.
@@ -122,7 +122,7 @@ pub enum ClientError {
     /// A frame that nothing asked for, or that only a client sends.
     #[error("{} came where it can't come", .0.name())]
     Unexpected(FrameType),
-    /// Ticks whose meaning this version doesn't know. Coming back doesn't help; a newer client does.
+    /// Ticks whose meaning this version doesn't know.
     #[error("ticks of schema version {found} came; this client knows {SCHEMA_VERSION} only")]
     UnknownSchema {
         /// The version that was there.
@@ -147,6 +147,22 @@ pub enum ClientError {
         /// The tick that came.
         next: Epoch,
     },
+}
+
+impl ClientError {
+    /// Whether a client comes back: as after a reset, but not to ticks that it can't understand.
+    #[must_use]
+    pub const fn come_back(self) -> Return {
+        match self {
+            Self::UnknownSchema { .. } => Return::No,
+            Self::Frame(_)
+            | Self::MalformedPayload(_)
+            | Self::Unexpected(_)
+            | Self::EmptyBatch
+            | Self::OtherMode { .. }
+            | Self::NotIncreasing { .. } => Return::AtOnce,
+        }
+    }
 }
 
 /// One connection, as a client sees it.
@@ -285,6 +301,9 @@ impl ClientSession {
                 let unexpected = ClientError::Unexpected(FrameType::Ack);
                 let request = self.requests.pop_front().ok_or(unexpected)?;
                 let start = Epoch::from_ms(ack.start_epoch_ms);
+                if let Some(heartbeats) = self.heartbeats.as_mut().filter(|_| request.ahead) {
+                    heartbeats.next = heartbeats.next.min(now + AHEAD_INTERVAL);
+                }
                 self.subscription = Some(Subscription {
                     request,
                     last: start,

@@ -1,0 +1,186 @@
+//! Memory follows the bytes that arrived: asserted with an allocator that counts what each thread, hence each test, asks for.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+
+use tickstorm_protocol::frame::{Decoder, FrameType, Rules};
+use tickstorm_protocol::message::{Heartbeat, encode_batch};
+use tickstorm_protocol::session::server::{ServerSession, Step};
+use tickstorm_timebase::{Epoch, Mode, Mono, Quality, Tick};
+
+use crate::forge;
+use crate::fuzz_drivers::server_session::limits;
+
+#[global_allocator]
+static COUNTING: Counting = Counting;
+
+struct Counting;
+
+thread_local! {
+    static REQUESTS: Cell<usize> = const { Cell::new(0) };
+    static LARGEST: Cell<usize> = const { Cell::new(0) };
+    static LIVE: Cell<isize> = const { Cell::new(0) };
+}
+
+fn count(size: usize, freed: usize) {
+    REQUESTS.set(REQUESTS.get() + 1);
+    LARGEST.set(LARGEST.get().max(size));
+    LIVE.set(LIVE.get() + size.cast_signed() - freed.cast_signed());
+}
+
+#[expect(unsafe_code, reason = "an allocator can't be counted otherwise")]
+mod counting {
+    use super::{Counting, GlobalAlloc, LIVE, Layout, System, count};
+
+    // SAFETY: every call goes to the system's allocator as it is; counting touches no memory but thread-local cells that need
+    // neither allocation nor destruction.
+    unsafe impl GlobalAlloc for Counting {
+        unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+            count(layout.size(), 0);
+            // SAFETY: the caller keeps `alloc`'s contract.
+            unsafe { System.alloc(layout) }
+        }
+
+        unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
+            LIVE.set(LIVE.get() - layout.size().cast_signed());
+            // SAFETY: the caller keeps `dealloc`'s contract.
+            unsafe { System.dealloc(memory, layout) }
+        }
+
+        unsafe fn realloc(&self, memory: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+            count(size, layout.size());
+            // SAFETY: the caller keeps `realloc`'s contract.
+            unsafe { System.realloc(memory, layout, size) }
+        }
+    }
+}
+
+/// What `action` asked for: how often, the largest request in bytes, and how many bytes more are held after it.
+fn measure<T>(action: impl FnOnce() -> T) -> (T, usize, usize, isize) {
+    REQUESTS.set(0);
+    LARGEST.set(0);
+    LIVE.set(0);
+    let result = action();
+    (result, REQUESTS.get(), LARGEST.get(), LIVE.get())
+}
+
+fn authenticated() -> ServerSession {
+    let limits = limits(0);
+    let mut session = ServerSession::new(Mono::ZERO);
+    let auth = forge::frame(1, &[]);
+    let step = session.step(&limits, &mut auth.as_slice(), Mono::ZERO);
+    assert!(matches!(step, Step::Auth(_)), "{step:?}");
+    session.accept(&limits, Mono::ZERO, &mut Vec::new());
+    session
+}
+
+#[test]
+fn a_frame_that_lies_whole_in_the_input_is_taken_without_allocating() {
+    let limits = limits(1);
+    let mut session = authenticated();
+    let heartbeat = forge::message(FrameType::Heartbeat, &Heartbeat { client_time_us: 7 });
+    let subscribe = forge::frame(2, &[]);
+    let ignorable = forge::frame(0x80, &[0; 60_000]);
+    let stream = [subscribe, ignorable, heartbeat].concat();
+    let mut input = stream.as_slice();
+    let ((), requests, ..) = measure(|| {
+        let step = session.step(&limits, &mut input, Mono::ZERO);
+        assert!(matches!(step, Step::Subscribe(_)));
+        let step = session.step(&limits, &mut input, Mono::ZERO);
+        assert!(matches!(step, Step::Heartbeat { client_time_us: 7 }));
+        let step = session.step(&limits, &mut input, Mono::ZERO);
+        assert!(matches!(step, Step::NeedsInput));
+    });
+    assert_eq!(requests, 0);
+}
+
+#[test]
+fn a_claimed_length_costs_nothing_before_its_bytes_arrive() {
+    let limits = limits(0);
+    for (mut session, claimed) in [
+        (ServerSession::new(Mono::ZERO), 4_096),
+        (authenticated(), 65_536),
+    ] {
+        let header = forge::header(1, claimed);
+        let (step, _, largest, live) =
+            measure(|| session.step(&limits, &mut header.as_slice(), Mono::ZERO));
+        assert_eq!(step, Step::NeedsInput);
+        assert_eq!((largest, live), (8, 8), "{claimed} bytes claimed");
+    }
+}
+
+#[test]
+fn a_length_beyond_the_limit_costs_nothing_at_all() {
+    let limits = limits(0);
+    let mut session = ServerSession::new(Mono::ZERO);
+    let header = forge::header(1, u32::MAX);
+    let (step, requests, ..) =
+        measure(|| session.step(&limits, &mut header.as_slice(), Mono::ZERO));
+    assert!(matches!(step, Step::Close(_)), "{step:?}");
+    assert_eq!(requests, 0);
+}
+
+#[test]
+fn what_is_kept_is_never_twice_what_arrived_nor_more_than_the_frame() {
+    for piece in [1, 7, 1_000, 4_100] {
+        let bytes = forge::frame(0x80, &[0; 4_096]);
+        let mut decoder = Decoder::default();
+        let ((), _, largest, live) = measure(|| {
+            let mut arrived = 0;
+            for mut input in bytes[..bytes.len() - 1].chunks(piece) {
+                arrived += input.len();
+                let frame = decoder.decode(Rules::edge(4_096), &mut input);
+                assert_eq!(frame, Ok(None));
+                let live = LIVE.get().cast_unsigned();
+                assert!(live <= 2 * arrived, "{live} bytes held of {arrived}");
+            }
+        });
+        assert!(
+            largest <= bytes.len(),
+            "{largest} bytes in pieces of {piece}"
+        );
+        assert!(live.cast_unsigned() <= bytes.len());
+    }
+}
+
+#[test]
+fn the_memory_of_a_split_frame_is_given_back_with_the_frame() {
+    let limits = limits(0);
+    let mut session = authenticated();
+    let bytes = forge::frame(0x80, &[0; 65_536]);
+    let (step, _, largest, live) = measure(|| {
+        let (mut head, mut tail) = bytes.split_at(30_000);
+        session.step(&limits, &mut head, Mono::ZERO);
+        assert!(session.has_kept());
+        session.step(&limits, &mut tail, Mono::ZERO)
+    });
+    assert_eq!(step, Step::NeedsInput);
+    assert!(!session.has_kept());
+    assert_eq!(live, 0);
+    assert!(largest <= bytes.len(), "{largest}");
+}
+
+#[test]
+fn a_string_inside_a_payload_that_claims_more_than_there_is_costs_nothing() {
+    let limits = limits(0);
+    let mut session = ServerSession::new(Mono::ZERO);
+    // username, of 4 GiB minus one.
+    let auth = forge::frame(1, &[0x0A, 0xFF, 0xFF, 0xFF, 0xFF, 0x0F, b'x']);
+    let (step, _, largest, _) = measure(|| session.step(&limits, &mut auth.as_slice(), Mono::ZERO));
+    assert!(matches!(step, Step::Close(_)), "{step:?}");
+    assert!(largest < 256, "{largest}");
+}
+
+#[test]
+fn a_batch_is_encoded_into_a_used_buffer_without_allocating() {
+    let tick = |second: i64| Tick {
+        epoch: Epoch::from_ms(1_800_000_000_000 + second * 1_000),
+        quality: Quality::Replay,
+    };
+    let ticks: Vec<Tick> = (0..1_000).map(tick).collect();
+    let mut out = Vec::new();
+    encode_batch(Mode::Minute, &ticks, i64::MAX, &mut out);
+    out.clear();
+    let ((), requests, ..) = measure(|| encode_batch(Mode::Minute, &ticks, i64::MAX, &mut out));
+    assert_eq!(requests, 0);
+}

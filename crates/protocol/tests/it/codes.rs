@@ -1,0 +1,178 @@
+//! Codes and close reasons: what the protocol's table says of each.
+
+use std::collections::BTreeSet;
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use tickstorm_protocol::code::{CloseReason, ErrorCode, LogLevel, Return, UnknownCode};
+use tickstorm_protocol::frame::{FrameError, FrameType};
+
+const SOON: Option<RangeInclusive<u32>> = Some(1..=5_000);
+const LATER: Option<RangeInclusive<u32>> = Some(1_000..=10_000);
+
+/// The protocol's table: names, returns and hints, in its order.
+const TABLE: &[(&str, Return, Option<RangeInclusive<u32>>)] = &[
+    ("BAD_MAGIC", Return::No, None),
+    ("UNSUPPORTED_VERSION", Return::No, None),
+    ("UNKNOWN_TYPE", Return::No, None),
+    ("MESSAGE_TOO_LARGE", Return::No, None),
+    ("BAD_CHECKSUM", Return::AtOnce, None),
+    ("MALFORMED_PAYLOAD", Return::No, None),
+    ("AUTH_REQUIRED", Return::No, None),
+    ("AUTH_FAILED", Return::No, None),
+    ("ALREADY_AUTHENTICATED", Return::No, None),
+    ("AUTH_TIMEOUT", Return::Later, LATER),
+    ("AUTH_RATE_LIMITED", Return::Later, LATER),
+    ("INVALID_SUBSCRIPTION", Return::OnceMoreWithResume, None),
+    ("UNEXPECTED_MESSAGE", Return::No, None),
+    ("RATE_LIMITED", Return::Later, LATER),
+    ("HEARTBEAT_TIMEOUT", Return::AtOnce, SOON),
+    ("SLOW_CONSUMER", Return::AtOnce, None),
+    ("TIME_STEPPED", Return::AtOnceWithoutResume, SOON),
+    ("SERVER_FULL", Return::Elsewhere, LATER),
+    ("SERVER_DRAINING", Return::Elsewhere, SOON),
+    ("TOO_MANY_CONNECTIONS", Return::Elsewhere, LATER),
+    ("INTERNAL", Return::Later, LATER),
+];
+
+#[test]
+fn each_code_has_the_name_the_return_and_the_hint_of_the_table() {
+    assert_eq!(TABLE.len(), ErrorCode::ALL.len());
+    for (code, (name, come_back, hint)) in ErrorCode::ALL.iter().zip(TABLE) {
+        assert_eq!(code.to_string(), *name);
+        assert_eq!(name.parse(), Ok(*code));
+        assert_eq!(code.label(), name.to_lowercase());
+        assert_eq!(code.come_back(), *come_back, "{name}");
+        assert_eq!(code.retry_after_ms(), *hint, "{name}");
+    }
+}
+
+#[test]
+fn the_text_of_an_unknown_code_is_kept() {
+    let unknown = UnknownCode("OUT_OF_CHEESE".to_owned());
+    assert_eq!("OUT_OF_CHEESE".parse::<ErrorCode>(), Err(unknown));
+    assert!("bad_magic".parse::<ErrorCode>().is_err());
+}
+
+fn reasons() -> Vec<CloseReason> {
+    let frame_type = FrameType::Pong;
+    let allowed = Duration::from_secs(5);
+    vec![
+        CloseReason::Frame(FrameError::BadMagic {
+            position: 1,
+            found: 0x16,
+        }),
+        CloseReason::Frame(FrameError::UnsupportedVersion { found: 2 }),
+        CloseReason::Frame(FrameError::UnknownType { found: 9 }),
+        CloseReason::Frame(FrameError::TooLarge {
+            claimed: 5_000,
+            allowed: 4_096,
+        }),
+        CloseReason::Frame(FrameError::BadChecksum {
+            found: 1,
+            computed: 2,
+        }),
+        CloseReason::MalformedPayload { frame_type },
+        CloseReason::AuthRequired { found: 3 },
+        CloseReason::AuthFailed,
+        CloseReason::AlreadyAuthenticated,
+        CloseReason::AuthTimeout { allowed },
+        CloseReason::AuthRateLimited,
+        CloseReason::UnknownMode { found: 7 },
+        CloseReason::ResumeTooFar,
+        CloseReason::UnexpectedMessage { frame_type },
+        CloseReason::RateLimited { per_second: 10 },
+        CloseReason::HeartbeatTimeout { allowed },
+        CloseReason::SlowConsumer,
+        CloseReason::TimeStepped,
+        CloseReason::ServerFull,
+        CloseReason::ServerDraining,
+        CloseReason::TooManyConnections,
+        CloseReason::Internal,
+        CloseReason::ClientClosed,
+        CloseReason::HealthCheck,
+        CloseReason::ConnectionLost,
+        CloseReason::Shutdown,
+    ]
+}
+
+#[test]
+fn every_code_is_some_reasons_and_every_label_is_listed_once() {
+    let reasons = reasons();
+    for code in ErrorCode::ALL {
+        let found = reasons
+            .iter()
+            .any(|reason| reason.error_code() == Some(*code));
+        assert!(found, "{code} is no reason's");
+    }
+    let used: BTreeSet<_> = reasons.iter().map(|reason| reason.label()).collect();
+    let listed: Vec<_> = CloseReason::labels().collect();
+    assert_eq!(used, listed.iter().copied().collect());
+    assert_eq!(used.len(), listed.len());
+}
+
+#[test]
+fn only_a_defect_is_logged_where_someone_looks() {
+    for reason in reasons() {
+        let expected = if reason == CloseReason::Internal {
+            LogLevel::Warn
+        } else {
+            LogLevel::Debug
+        };
+        assert_eq!(reason.log_level(), expected, "{reason:?}");
+    }
+}
+
+#[test]
+fn a_reason_says_what_was_wrong_and_what_is_allowed() {
+    let said = |reason: CloseReason, parts: &[&str]| {
+        let text = reason.to_string();
+        for part in parts {
+            assert!(text.contains(part), "{part:?} is missing in {text:?}");
+        }
+    };
+    let bad_magic = FrameError::BadMagic {
+        position: 0,
+        found: 0x16,
+    };
+    said(bad_magic.into(), &["byte 0", "0x16", "0xF5 0x7D", "TLS"]);
+    said(
+        FrameError::UnsupportedVersion { found: 2 }.into(),
+        &["version 2", "version 1"],
+    );
+    said(
+        FrameError::UnknownType { found: 9 }.into(),
+        &["0x09", "0x01 to 0x07", "0x80"],
+    );
+    let too_large = FrameError::TooLarge {
+        claimed: 5_000,
+        allowed: 4_096,
+    };
+    said(too_large.into(), &["5000", "4096"]);
+    let bad_checksum = FrameError::BadChecksum {
+        found: 1,
+        computed: 0xAB,
+    };
+    said(bad_checksum.into(), &["0x00000001", "0x000000AB", "CRC32C"]);
+    let frame_type = FrameType::Subscribe;
+    said(CloseReason::MalformedPayload { frame_type }, &["SUBSCRIBE"]);
+    said(CloseReason::AuthRequired { found: 3 }, &["AUTH", "0x03"]);
+    said(
+        CloseReason::UnknownMode { found: 7 },
+        &["mode 7", "SECOND (0)", "MINUTE (1)"],
+    );
+    said(
+        CloseReason::ResumeTooFar,
+        &["resume_after_epoch_ms", "15 s"],
+    );
+    said(
+        CloseReason::RateLimited { per_second: 10 },
+        &["10 frames a second"],
+    );
+    let allowed = Duration::from_millis(20_500);
+    said(
+        CloseReason::HeartbeatTimeout { allowed },
+        &["20.5s", "HEARTBEAT"],
+    );
+    said(CloseReason::AuthTimeout { allowed }, &["20.5s", "AUTH"]);
+}

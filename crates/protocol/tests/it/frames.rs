@@ -1,0 +1,98 @@
+//! Frames: written and taken apart.
+
+use proptest::prelude::*;
+use tickstorm_protocol::frame::{self, Decoder, FrameError, FrameType, Rules};
+use tickstorm_protocol::message::Auth;
+
+use crate::forge;
+use crate::fuzz_drivers;
+
+#[test]
+fn a_frame_is_appended_to_what_the_buffer_holds() {
+    let mut out = b"before".to_vec();
+    frame::encode(FrameType::Heartbeat, &(), &mut out);
+    assert_eq!(out, [b"before".to_vec(), forge::frame(3, &[])].concat());
+}
+
+#[test]
+fn types_are_found_by_their_numbers_only() {
+    for byte in 0..=u8::MAX {
+        let expected = (1..=7).contains(&byte);
+        let found = FrameType::from_byte(byte);
+        assert_eq!(found.is_some(), expected, "{byte}");
+        assert!(found.is_none_or(|found| found.byte() == byte));
+    }
+}
+
+#[test]
+fn a_client_is_given_types_that_it_does_not_know_and_an_edge_only_ignorable_ones() {
+    for byte in [0, 8, 0x7F, 0x80, 0xFF] {
+        let bytes = forge::frame(byte, b"?");
+        let taken = Decoder::default().decode(Rules::CLIENT, &mut bytes.as_slice());
+        assert_eq!(taken.unwrap().unwrap().type_byte(), byte);
+        let taken = Decoder::default().decode(Rules::edge(10), &mut bytes.as_slice());
+        if byte < 0x80 {
+            assert_eq!(taken, Err(FrameError::UnknownType { found: byte }));
+        } else {
+            assert_eq!(taken.unwrap().unwrap().payload(), b"?");
+        }
+    }
+}
+
+#[test]
+fn a_payload_may_be_as_large_as_the_limit_and_no_larger() {
+    for limit in [4_096, 65_536] {
+        let fits = forge::frame(1, &vec![0; limit]);
+        let taken = Decoder::default().decode(Rules::edge(limit), &mut fits.as_slice());
+        assert_eq!(taken.unwrap().unwrap().payload().len(), limit);
+        let claimed = u32::try_from(limit + 1).unwrap();
+        let header = forge::header(1, claimed);
+        let taken = Decoder::default().decode(Rules::edge(limit), &mut header.as_slice());
+        let allowed = limit;
+        assert_eq!(taken, Err(FrameError::TooLarge { claimed, allowed }));
+    }
+}
+
+proptest! {
+    #[test]
+    fn what_is_encoded_is_decoded(username: String, token: String, before: Vec<u8>) {
+        let auth = Auth { username, token, ..Auth::default() };
+        let mut bytes = before.clone();
+        frame::encode(FrameType::Auth, &auth, &mut bytes);
+        let mut input = &bytes[before.len()..];
+        let frame = Decoder::default().decode(Rules::CLIENT, &mut input).unwrap().unwrap();
+        prop_assert_eq!(frame.frame_type(), Some(FrameType::Auth));
+        let decoded: Auth = prost::Message::decode(frame.payload()).unwrap();
+        prop_assert_eq!(decoded, auth);
+        prop_assert!(input.is_empty());
+    }
+
+    #[test]
+    fn a_changed_byte_is_always_noticed(payload: Vec<u8>, at: prop::sample::Index, flip in 1..=u8::MAX) {
+        let mut bytes = forge::frame(0x80, &payload);
+        let at = at.index(bytes.len());
+        bytes[at] ^= flip;
+        let taken = Decoder::default().decode(Rules::CLIENT, &mut bytes.as_slice());
+        // A length that grew makes the decoder wait; anything else is an error.
+        prop_assert!(!matches!(taken, Ok(Some(_))), "byte {} of {:?}", at, bytes);
+    }
+
+    #[test]
+    fn any_bytes_are_taken_alike_however_they_are_cut(data: Vec<u8>) {
+        fuzz_drivers::frame_decoder::run(&data);
+    }
+
+    #[test]
+    fn perturbed_frames_are_taken_alike_however_they_are_cut(
+        settings: u8,
+        cut: u8,
+        frames in prop::collection::vec((any::<u8>(), prop::collection::vec(any::<u8>(), 0..400)), 1..6),
+        at: prop::sample::Index,
+        flip: u8,
+    ) {
+        let mut stream: Vec<u8> = frames.iter().flat_map(|(kind, payload)| forge::frame(*kind, payload)).collect();
+        let at = at.index(stream.len());
+        stream[at] ^= flip;
+        fuzz_drivers::frame_decoder::run(&[vec![settings, cut], stream].concat());
+    }
+}

@@ -1,0 +1,522 @@
+//! The edge's side: each row of the protocol's table at its byte, and which frame may come when and by when.
+
+use std::time::Duration;
+
+use tickstorm_protocol::code::{CloseReason, ErrorCode};
+use tickstorm_protocol::frame::{FrameError, FrameType};
+use tickstorm_protocol::message::{Ack, Auth, ErrorMsg, Heartbeat, Subscribe};
+use tickstorm_protocol::session::Request;
+use tickstorm_protocol::session::server::{self, Limits, ServerSession, Step};
+use tickstorm_timebase::{Epoch, Mode, Mono};
+
+use crate::forge;
+use crate::fuzz_drivers::server_session::limits as usual_limits;
+
+const START: Mono = Mono::from_nanos(1_000_000_000_000);
+
+/// A session, and an edge that finds every password right.
+struct Peer {
+    limits: Limits,
+    session: ServerSession,
+    now: Mono,
+    out: Vec<u8>,
+}
+
+impl Peer {
+    fn stranger() -> Self {
+        Self {
+            limits: usual_limits(0),
+            session: ServerSession::new(START),
+            now: START,
+            out: Vec::new(),
+        }
+    }
+
+    fn authenticated() -> Self {
+        let mut peer = Self::stranger();
+        assert!(matches!(peer.send(&auth())[..], [Step::Auth(_)]));
+        peer.accept();
+        peer
+    }
+
+    fn accept(&mut self) {
+        self.session.accept(&self.limits, self.now, &mut self.out);
+    }
+
+    /// All steps that these bytes lead to.
+    fn send(&mut self, mut bytes: &[u8]) -> Vec<Step> {
+        let mut steps = Vec::new();
+        loop {
+            let step = self.session.step(&self.limits, &mut bytes, self.now);
+            if step == Step::NeedsInput {
+                self.session.keep(bytes);
+                return steps;
+            }
+            steps.push(step);
+        }
+    }
+
+    /// After how many of these bytes the session closes, and why.
+    fn closes_at(&mut self, bytes: &[u8]) -> Option<(usize, CloseReason)> {
+        bytes.iter().enumerate().find_map(|(at, byte)| {
+            let steps = self.send(&[*byte]);
+            steps.iter().find_map(|step| match step {
+                Step::Close(reason) => Some((at + 1, *reason)),
+                Step::NeedsInput | Step::Auth(_) | Step::Subscribe(_) | Step::Heartbeat { .. } => {
+                    None
+                }
+            })
+        })
+    }
+
+    fn pass(&mut self, duration: Duration) {
+        self.now = self.now + duration;
+    }
+
+    fn deadline(&self) -> Mono {
+        self.session.deadline(&self.limits)
+    }
+
+    fn check(&self, now: Mono) -> Option<CloseReason> {
+        self.session.check_deadline(&self.limits, now)
+    }
+}
+
+fn auth() -> Vec<u8> {
+    forge::message(FrameType::Auth, &Auth::default())
+}
+
+fn subscribe(mode: i32) -> Vec<u8> {
+    let subscribe = Subscribe {
+        mode,
+        ..Subscribe::default()
+    };
+    forge::message(FrameType::Subscribe, &subscribe)
+}
+
+fn heartbeat(client_time_us: i64) -> Vec<u8> {
+    forge::message(FrameType::Heartbeat, &Heartbeat { client_time_us })
+}
+
+fn changed(mut bytes: Vec<u8>, at: usize, to: u8) -> Vec<u8> {
+    bytes[at] = to;
+    bytes
+}
+
+fn second() -> Step {
+    Step::Subscribe(Request {
+        mode: Mode::Second,
+        ahead: false,
+        resume_after: None,
+    })
+}
+
+const SECOND: Duration = Duration::from_secs(1);
+const NANOSECOND: Duration = Duration::from_nanos(1);
+
+/// A payload that is no protobuf: field 1, and then nothing.
+const NO_MESSAGE: &[u8] = &[0x0A];
+
+#[test]
+fn an_invalid_frame_gets_its_code_at_the_byte_that_decides_it() {
+    let too_long = |limit: u32| [forge::header(2, limit + 1), vec![0; 9]].concat();
+    for (mut peer, limit) in [(Peer::stranger(), 4_096), (Peer::authenticated(), 65_536)] {
+        let mut case = |bytes: Vec<u8>, at: usize, code: ErrorCode| {
+            let mut fresh = Peer::stranger();
+            if peer.session.is_authenticated() {
+                fresh = Peer::authenticated();
+            }
+            std::mem::swap(&mut peer, &mut fresh);
+            let (found_at, reason) = peer.closes_at(&bytes).expect("no error");
+            assert_eq!(
+                (found_at, reason.error_code()),
+                (at, Some(code)),
+                "{bytes:02X?}"
+            );
+            std::mem::swap(&mut peer, &mut fresh);
+        };
+        case(b"GET / HTTP/1.1".to_vec(), 1, ErrorCode::BadMagic);
+        case(changed(auth(), 1, 0x7E), 2, ErrorCode::BadMagic);
+        case(changed(auth(), 2, 0), 3, ErrorCode::UnsupportedVersion);
+        case(changed(auth(), 2, 2), 3, ErrorCode::UnsupportedVersion);
+        case(changed(auth(), 3, 0), 4, ErrorCode::UnknownType);
+        case(changed(auth(), 3, 0x7F), 4, ErrorCode::UnknownType);
+        case(too_long(limit), 8, ErrorCode::MessageTooLarge);
+        case(too_long(u32::MAX - 1), 8, ErrorCode::MessageTooLarge);
+        case(changed(auth(), 8, 1), 12, ErrorCode::BadChecksum);
+        case(changed(auth(), 11, 1), 12, ErrorCode::BadChecksum);
+        // The earlier check wins, and a spoiled checksum beats whatever the payload is.
+        let spoiled = changed(forge::frame(1, NO_MESSAGE), 12, 1);
+        case(spoiled, 13, ErrorCode::BadChecksum);
+    }
+}
+
+#[test]
+fn a_payload_of_the_right_length_and_checksum_may_still_be_no_message() {
+    let bad_utf8 = [0x0A, 2, 0xC3, 0x28];
+    let endless_string = [0x0A, 0xFF, 0xFF, 0xFF, 0xFF, 0x0F];
+    let deep: Vec<u8> = [0x3B].repeat(4_000);
+    for payload in [NO_MESSAGE, &bad_utf8, &endless_string, &deep] {
+        let bytes = forge::frame(1, payload);
+        let reason = CloseReason::MalformedPayload {
+            frame_type: FrameType::Auth,
+        };
+        assert_eq!(
+            Peer::stranger().closes_at(&bytes),
+            Some((bytes.len(), reason))
+        );
+    }
+    for frame_type in [FrameType::Subscribe, FrameType::Heartbeat] {
+        for payload in [NO_MESSAGE, &deep] {
+            let bytes = forge::frame(frame_type.byte(), payload);
+            let reason = CloseReason::MalformedPayload { frame_type };
+            assert_eq!(
+                Peer::authenticated().closes_at(&bytes),
+                Some((bytes.len(), reason))
+            );
+        }
+    }
+}
+
+#[test]
+fn any_other_valid_first_frame_is_auth_required_whatever_its_payload() {
+    for found in [2, 3, 4, 5, 6, 7, 0x80, 0xFF] {
+        let bytes = forge::frame(found, NO_MESSAGE);
+        let reason = CloseReason::AuthRequired { found };
+        assert_eq!(
+            Peer::stranger().closes_at(&bytes),
+            Some((bytes.len(), reason))
+        );
+    }
+}
+
+#[test]
+fn a_second_auth_is_refused_well_formed_or_not_but_only_with_its_checksum() {
+    for payload in [&[][..], NO_MESSAGE] {
+        let bytes = forge::frame(1, payload);
+        let reason = CloseReason::AlreadyAuthenticated;
+        assert_eq!(
+            Peer::authenticated().closes_at(&bytes),
+            Some((bytes.len(), reason))
+        );
+        let spoiled = changed(bytes.clone(), bytes.len() - 1, 0);
+        let (at, reason) = Peer::authenticated().closes_at(&spoiled).unwrap();
+        assert_eq!(at, bytes.len());
+        assert_eq!(reason.error_code(), Some(ErrorCode::BadChecksum));
+    }
+}
+
+#[test]
+fn what_only_an_edge_sends_is_unexpected_whatever_its_payload() {
+    for frame_type in [
+        FrameType::DataBatch,
+        FrameType::Error,
+        FrameType::Ack,
+        FrameType::Pong,
+    ] {
+        let bytes = forge::frame(frame_type.byte(), NO_MESSAGE);
+        let reason = CloseReason::UnexpectedMessage { frame_type };
+        assert_eq!(
+            Peer::authenticated().closes_at(&bytes),
+            Some((bytes.len(), reason))
+        );
+    }
+}
+
+#[test]
+fn a_mode_that_is_not_known_is_an_invalid_subscription() {
+    for found in [2, -1, i32::MAX] {
+        let steps = Peer::authenticated().send(&subscribe(found));
+        let reason = CloseReason::UnknownMode { found };
+        assert_eq!(steps, [Step::Close(reason)]);
+        assert_eq!(reason.error_code(), Some(ErrorCode::InvalidSubscription));
+    }
+}
+
+#[test]
+fn frames_in_one_segment_are_all_served() {
+    let mut peer = Peer::stranger();
+    let segment = [auth(), subscribe(1), heartbeat(7), subscribe(0)].concat();
+    assert_eq!(peer.send(&segment), [Step::Auth(Auth::default())]);
+    assert!(peer.session.has_kept());
+    assert!(!peer.session.is_authenticated());
+    peer.accept();
+    let minute = Step::Subscribe(Request {
+        mode: Mode::Minute,
+        ahead: false,
+        resume_after: None,
+    });
+    let steps = peer.send(&[]);
+    assert_eq!(
+        steps,
+        [minute, Step::Heartbeat { client_time_us: 7 }, second()]
+    );
+    assert!(!peer.session.has_kept());
+}
+
+#[test]
+fn nothing_is_taken_while_auth_is_being_decided() {
+    let mut peer = Peer::stranger();
+    let segment = [auth(), b"rubbish".to_vec()].concat();
+    let mut input = segment.as_slice();
+    let step = peer.session.step(&peer.limits, &mut input, peer.now);
+    assert!(matches!(step, Step::Auth(_)), "{step:?}");
+    for _ in 0..2 {
+        let step = peer.session.step(&peer.limits, &mut input, peer.now);
+        assert_eq!((step, input), (Step::NeedsInput, &b"rubbish"[..]));
+    }
+    peer.accept();
+    let step = peer.session.step(&peer.limits, &mut input, peer.now);
+    let error = FrameError::BadMagic {
+        position: 0,
+        found: b'r',
+    };
+    assert_eq!(step, Step::Close(error.into()));
+}
+
+#[test]
+fn a_closed_session_takes_and_does_nothing() {
+    let mut peer = Peer::stranger();
+    let steps = peer.send(&[subscribe(0), auth()].concat());
+    assert_eq!(steps, [Step::Close(CloseReason::AuthRequired { found: 2 })]);
+    assert_eq!(peer.send(&auth()), []);
+    assert!(!peer.session.has_kept());
+    assert_eq!(peer.deadline(), Mono::NEVER);
+}
+
+#[test]
+fn an_empty_subscribe_means_second_and_fields_of_the_earlier_server_are_ignored() {
+    assert_eq!(
+        Peer::authenticated().send(&forge::frame(2, &[])),
+        [second()]
+    );
+    let old = [0x12, 1, b'x', 0x18, 9, 0x22, 0];
+    assert_eq!(
+        Peer::authenticated().send(&forge::frame(2, &old)),
+        [second()]
+    );
+}
+
+#[test]
+fn a_resume_point_and_ahead_are_passed_on() {
+    for epoch_ms in [0, -5, 1_800_000_000_001] {
+        let wanted = Subscribe {
+            mode: 1,
+            resume_after_epoch_ms: Some(epoch_ms),
+            ahead: true,
+        };
+        let steps = Peer::authenticated().send(&forge::message(FrameType::Subscribe, &wanted));
+        let request = Request {
+            mode: Mode::Minute,
+            ahead: true,
+            resume_after: Some(Epoch::from_ms(epoch_ms)),
+        };
+        assert_eq!(steps, [Step::Subscribe(request)]);
+    }
+}
+
+#[test]
+fn a_session_is_subscribed_once_its_subscribe_is_acknowledged() {
+    let mut peer = Peer::authenticated();
+    peer.out.clear();
+    peer.send(&[subscribe(0), subscribe(1)].concat());
+    assert!(!peer.session.is_subscribed());
+    for start in [3_000, 60_000] {
+        let start = Epoch::from_ms(start);
+        peer.session.subscribed(&peer.limits, start, &mut peer.out);
+    }
+    assert!(peer.session.is_subscribed());
+    let ack = |start_epoch_ms| Ack {
+        acked_type: 2,
+        heartbeat_interval_ms: 15_000,
+        heartbeat_timeout_ms: 20_000,
+        edge_id: "edge-0".to_owned(),
+        start_epoch_ms,
+        protocol_minor: 0,
+    };
+    let expected = [ack(3_000), ack(60_000)].map(|ack| forge::message(FrameType::Ack, &ack));
+    assert_eq!(peer.out, expected.concat());
+}
+
+#[test]
+fn types_that_may_be_ignored_are_skipped_but_must_be_valid() {
+    let mut peer = Peer::authenticated();
+    let stream = [
+        forge::frame(0x80, NO_MESSAGE),
+        forge::frame(0xFF, &[]),
+        heartbeat(1),
+    ]
+    .concat();
+    assert_eq!(peer.send(&stream), [Step::Heartbeat { client_time_us: 1 }]);
+    let spoiled = changed(forge::frame(0x80, b"abc"), 9, 0);
+    let (at, reason) = peer.closes_at(&spoiled).unwrap();
+    assert_eq!(at, spoiled.len());
+    assert_eq!(reason.error_code(), Some(ErrorCode::BadChecksum));
+}
+
+#[test]
+fn a_burst_of_twice_the_rate_is_taken_and_then_the_rate() {
+    for frame in [heartbeat(1), subscribe(0), forge::frame(0x80, &[])] {
+        let mut peer = Peer::authenticated();
+        for _ in 0..20 {
+            assert!(!peer.session.has_kept());
+            peer.send(&frame);
+        }
+        for _ in 0..50 {
+            peer.pass(Duration::from_millis(100));
+            assert_eq!(peer.closes_at(&frame), None);
+        }
+        let reason = CloseReason::RateLimited { per_second: 10 };
+        assert_eq!(peer.closes_at(&frame), Some((frame.len(), reason)));
+    }
+}
+
+#[test]
+fn a_quiet_time_earns_no_more_than_the_burst() {
+    let mut peer = Peer::authenticated();
+    peer.pass(10 * SECOND);
+    let burst = heartbeat(1).repeat(20);
+    assert_eq!(peer.send(&burst).len(), 20);
+    let reason = CloseReason::RateLimited { per_second: 10 };
+    assert_eq!(peer.send(&heartbeat(1)), [Step::Close(reason)]);
+}
+
+#[test]
+fn a_frame_that_is_not_valid_is_reported_as_that_beyond_the_rate_too() {
+    let mut peer = Peer::authenticated();
+    peer.send(&heartbeat(1).repeat(20));
+    let frame_type = FrameType::Heartbeat;
+    let steps = peer.send(&forge::frame(3, NO_MESSAGE));
+    assert_eq!(
+        steps,
+        [Step::Close(CloseReason::MalformedPayload { frame_type })]
+    );
+}
+
+#[test]
+fn a_stranger_is_closed_at_the_auth_timeout_exactly_whatever_it_sends() {
+    let mut peer = Peer::stranger();
+    let timeout = peer.limits.auth_timeout;
+    peer.pass(4 * SECOND);
+    let auth = auth();
+    assert_eq!(peer.send(&auth[..auth.len() - 1]), []);
+    peer.session.pause(peer.now);
+    assert_eq!(peer.deadline(), START + timeout);
+    assert_eq!(
+        peer.check((START + timeout).saturating_sub(NANOSECOND)),
+        None
+    );
+    let reason = CloseReason::AuthTimeout { allowed: timeout };
+    assert_eq!(peer.check(START + timeout), Some(reason));
+}
+
+#[test]
+fn a_client_whose_auth_is_being_decided_has_no_deadline_and_a_whole_one_after() {
+    let mut peer = Peer::stranger();
+    peer.send(&auth());
+    assert_eq!(peer.deadline(), Mono::NEVER);
+    peer.pass(7 * SECOND);
+    peer.accept();
+    assert_eq!(peer.deadline(), peer.now + peer.limits.heartbeat_timeout);
+}
+
+#[test]
+fn a_silent_client_is_closed_at_the_heartbeat_timeout_exactly() {
+    let peer = Peer::authenticated();
+    let timeout = peer.limits.heartbeat_timeout;
+    assert_eq!(
+        peer.check((START + timeout).saturating_sub(NANOSECOND)),
+        None
+    );
+    let reason = CloseReason::HeartbeatTimeout { allowed: timeout };
+    assert_eq!(peer.check(START + timeout), Some(reason));
+}
+
+#[test]
+fn subscribe_and_heartbeat_restart_the_deadline_and_nothing_else_does() {
+    let mut peer = Peer::authenticated();
+    for (frame, restarts) in [
+        (heartbeat(1), true),
+        (subscribe(0), true),
+        (forge::frame(0x80, &[]), false),
+        (heartbeat(1)[..11].to_vec(), false),
+    ] {
+        let before = peer.deadline();
+        peer.pass(SECOND);
+        peer.send(&frame);
+        let restarted = peer.now + peer.limits.heartbeat_timeout;
+        let expected = if restarts { restarted } else { before };
+        assert_eq!(peer.deadline(), expected, "{frame:02X?}");
+    }
+}
+
+#[test]
+fn the_heartbeat_deadline_stands_still_while_the_edge_does_not_read() {
+    let mut peer = Peer::authenticated();
+    let timeout = peer.limits.heartbeat_timeout;
+    peer.pass(15 * SECOND);
+    peer.session.pause(peer.now);
+    peer.pass(SECOND);
+    peer.session.pause(peer.now);
+    assert_eq!(peer.deadline(), Mono::NEVER);
+    peer.pass(99 * SECOND);
+    assert_eq!(peer.check(peer.now), None);
+    peer.session.resume(peer.now);
+    assert_eq!(peer.deadline(), START + timeout + 100 * SECOND);
+    peer.session.resume(peer.now + SECOND);
+    assert_eq!(peer.deadline(), START + timeout + 100 * SECOND);
+}
+
+#[test]
+fn a_kept_heartbeat_that_is_taken_in_a_pause_counts_from_the_pauses_end() {
+    let mut peer = Peer::authenticated();
+    peer.session.pause(peer.now);
+    peer.pass(5 * SECOND);
+    peer.send(&heartbeat(1));
+    peer.pass(5 * SECOND);
+    peer.session.resume(peer.now);
+    assert_eq!(peer.deadline(), peer.now + peer.limits.heartbeat_timeout);
+}
+
+#[test]
+fn a_pause_from_before_authentication_moves_the_deadline_by_what_came_after_it() {
+    let mut peer = Peer::stranger();
+    peer.send(&auth());
+    peer.session.pause(peer.now);
+    peer.pass(3 * SECOND);
+    peer.accept();
+    peer.pass(2 * SECOND);
+    peer.session.resume(peer.now);
+    assert_eq!(peer.deadline(), peer.now + peer.limits.heartbeat_timeout);
+}
+
+#[test]
+fn time_that_goes_back_a_little_closes_nobody() {
+    let mut peer = Peer::authenticated();
+    peer.now = peer.now.saturating_sub(SECOND);
+    assert_eq!(peer.send(&heartbeat(1).repeat(20)).len(), 20);
+    peer.session.pause(peer.now);
+    peer.now = peer.now.saturating_sub(SECOND);
+    peer.session.resume(peer.now);
+    assert_eq!(peer.check(peer.now), None);
+    let restarted = START.saturating_sub(SECOND) + peer.limits.heartbeat_timeout;
+    assert_eq!(peer.deadline(), restarted);
+}
+
+#[test]
+fn versions_are_named_only_where_the_version_was_wrong() {
+    for code in ErrorCode::ALL {
+        let mut out = Vec::new();
+        server::error(*code, "text", 7, &mut out);
+        let expected = ErrorMsg {
+            code: code.as_str().to_owned(),
+            message: "text".to_owned(),
+            retry_after_ms: 7,
+            supported_versions: match code.as_str() {
+                "UNSUPPORTED_VERSION" => vec![1],
+                _ => vec![],
+            },
+        };
+        assert_eq!(out, forge::message(FrameType::Error, &expected));
+    }
+}

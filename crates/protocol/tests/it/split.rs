@@ -1,0 +1,114 @@
+//! Scripts of frames and times, right and wrong: a session goes through them alike, however the bytes were cut.
+
+use std::time::Duration;
+
+use proptest::prelude::*;
+use tickstorm_protocol::frame::FrameType;
+use tickstorm_protocol::message::{Auth, Heartbeat, Subscribe};
+use tickstorm_protocol::session::server::Step;
+
+use crate::forge;
+use crate::fuzz_drivers::server_session::{self, Cut, Event, assert_alike, limits, transcript};
+
+fn right_auth() -> Vec<u8> {
+    let auth = Auth {
+        username: "somebody".to_owned(),
+        password: "right".to_owned(),
+        ..Auth::default()
+    };
+    forge::message(FrameType::Auth, &auth)
+}
+
+fn frame() -> impl Strategy<Value = Vec<u8>> {
+    let subscribe =
+        (0..3, any::<Option<i64>>(), any::<bool>()).prop_map(|(mode, resume, ahead)| {
+            let subscribe = Subscribe {
+                mode,
+                resume_after_epoch_ms: resume,
+                ahead,
+            };
+            forge::message(FrameType::Subscribe, &subscribe)
+        });
+    let heartbeat = any::<i64>().prop_map(|client_time_us| {
+        forge::message(FrameType::Heartbeat, &Heartbeat { client_time_us })
+    });
+    let any_frame = (any::<u8>(), prop::collection::vec(any::<u8>(), 0..40))
+        .prop_map(|(kind, payload)| forge::frame(kind, &payload));
+    let ignorable = (0x80u8.., prop::collection::vec(any::<u8>(), 0..5_000))
+        .prop_map(|(kind, payload)| forge::frame(kind, &payload));
+    prop_oneof![
+        4 => subscribe,
+        8 => heartbeat,
+        1 => any_frame,
+        3 => ignorable,
+        1 => Just(right_auth()),
+    ]
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    let spoiled =
+        (frame(), any::<prop::sample::Index>(), any::<u8>()).prop_map(|(mut bytes, at, flip)| {
+            let at = at.index(bytes.len());
+            bytes[at] ^= flip;
+            bytes
+        });
+    prop_oneof![
+        20 => frame().prop_map(Event::Arrive),
+        1 => spoiled.prop_map(Event::Arrive),
+        6 => (0..2_000u64).prop_map(|ms| Event::Advance(Duration::from_millis(ms))),
+        1 => (0..30_000u64).prop_map(|ms| Event::Advance(Duration::from_millis(ms))),
+        1 => (0..500u64).prop_map(|ms| Event::GoBack(Duration::from_millis(ms))),
+        1 => Just(Event::Pause),
+        2 => Just(Event::Resume),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn a_session_takes_the_same_steps_however_its_input_is_cut(
+        settings: u8,
+        events in prop::collection::vec(event(), 0..40),
+    ) {
+        let events = [vec![Event::Arrive(right_auth())], events].concat();
+        assert_alike(&limits(settings), &events);
+    }
+
+    #[test]
+    fn a_stranger_is_treated_the_same_however_its_input_is_cut(
+        settings: u8,
+        events in prop::collection::vec(event(), 0..4),
+    ) {
+        assert_alike(&limits(settings), &events);
+    }
+
+    #[test]
+    fn any_bytes_lead_to_the_same_steps_however_they_are_cut(data: Vec<u8>) {
+        server_session::run(&data);
+    }
+}
+
+#[test]
+fn a_conversation_may_be_split_at_every_byte() {
+    let limits = limits(0);
+    let heartbeat = forge::message(FrameType::Heartbeat, &Heartbeat { client_time_us: 9 });
+    let conversation = [
+        right_auth(),
+        forge::frame(2, &[]),
+        heartbeat,
+        forge::frame(0x99, b"later"),
+        forge::frame(2, &[0x08, 0x01]),
+        forge::frame(4, &[]),
+    ]
+    .concat();
+    let whole = [Event::Arrive(conversation.clone())];
+    let expected = transcript(&limits, &whole, Cut::AsTheyArrive);
+    assert_eq!(expected.steps.len(), 5, "{:?}", expected.steps);
+    assert!(matches!(expected.steps.last(), Some(Step::Close(_))));
+    for at in 0..=conversation.len() {
+        let (head, tail) = conversation.split_at(at);
+        let halves = [Event::Arrive(head.to_vec()), Event::Arrive(tail.to_vec())];
+        let found = transcript(&limits, &halves, Cut::AsTheyArrive);
+        assert_eq!(found, expected, "split at {at}");
+        assert_eq!(transcript(&limits, &halves, Cut::Kept), expected);
+    }
+}

@@ -1,0 +1,8 @@
+//! Feeds libFuzzer's bytes to the driver that the protocol's tests replay the corpus with.
+
+#![no_main]
+
+#[path = "../../crates/protocol/tests/it/fuzz_drivers/server_session.rs"]
+mod driver;
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| driver::run(data));
