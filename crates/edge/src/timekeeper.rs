@@ -182,10 +182,10 @@ impl Driver {
                 tracing::info!("holdover is over");
             }
         }
-        if old.following != new.following
-            && let Some(id) = &new.following
+        if let (Some(old), Some(new)) = (&old.following, &new.following)
+            && old != new
         {
-            tracing::info!(clock = %id, "follows another clock");
+            tracing::info!(clock = %new, before = %old, "follows another clock");
         }
     }
 }
