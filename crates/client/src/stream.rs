@@ -31,7 +31,6 @@ pub enum Event {
 
 /// A tick as it came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
 pub struct Tick {
     /// Which grid it is on.
     pub mode: Mode,

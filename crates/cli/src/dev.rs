@@ -1,0 +1,238 @@
+//! `tickstorm dev`: a whole system in one process. The clock and the edge are the same libraries that the daemons run, with the
+//! in-memory bus between them; the client that shows the ticks comes over TCP like any other.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::Value;
+use tickstorm_bus::MemoryBus;
+use tickstorm_client::Options;
+use tickstorm_clock::Replica;
+use tickstorm_edge::{Edge, StartError};
+use tickstorm_service::admin::{Admin, Health, Parts};
+use tickstorm_service::env::{Group, Settings, Source, table};
+use tickstorm_service::lifecycle::{Lifecycle, Signals, exit};
+use tickstorm_service::{logging, metrics};
+
+use crate::credentials::{self, Credentials};
+use crate::exit::Failure;
+use crate::follow::{Format, follow, print};
+
+/// What a person at a terminal wants, beside credentials: nobody else's machine can reach it, and logs are readable.
+const DEFAULTS: [(&str, &str); 3] = [
+    ("LISTEN_ADDR", "127.0.0.1:8080"),
+    ("ADMIN_ADDR", "127.0.0.1:8081"),
+    ("LOG_FORMAT", "text"),
+];
+
+const GROUPS: [Group; 4] = [Group::Common, Group::Clock, Group::Edge, Group::Client];
+
+/// What the parts have for stopping, of which they need milliseconds: Ctrl-C ends this at once.
+const STOP_TIME_MAX: Duration = Duration::from_secs(2);
+
+const AFTER_HELP: &str = "\
+All settings of tickstorm-clock and tickstorm-edge are taken from the environment.
+Without any, clients connect to 127.0.0.1:8080 as stream_user with the password
+stream_pass, and the admin port is 127.0.0.1:8081. With STREAM_TOKENS_FILE nobody
+has a password by default: set STREAM_USER and STREAM_PASS too, or STREAM_TOKEN, for
+the client that shows the ticks.
+
+Standard output: where to connect, an empty line, then each tick as `tickstorm tail`
+shows it. Logs go to standard error.
+
+Examples:
+  tickstorm dev                  and in a second terminal: tickstorm tail
+  tickstorm dev 2>dev.log        logs out of the way
+  tickstorm dev --check-config   what each setting is, and where it comes from
+  LISTEN_ADDR=127.0.0.1:0 ADMIN_ADDR=127.0.0.1:0 tickstorm dev
+                                 on any free ports";
+
+/// Runs a clock and an edge in one process and prints each tick as a client gets it. Needs nothing else.
+#[derive(Debug, clap::Args)]
+#[command(after_help = AFTER_HELP)]
+pub(crate) struct Dev {
+    /// Print what each setting is and where it comes from, secrets masked.
+    #[arg(long)]
+    check_config: bool,
+}
+
+impl Dev {
+    /// Runs until it is told to end, or can't go on.
+    pub(crate) fn run(&self) -> Result<(), Failure> {
+        let settings = settings()?;
+        if self.check_config {
+            return print(settings.check_config().trim_end()).map(drop);
+        }
+        logging::init(
+            settings.get(&table::LOG_LEVEL),
+            settings.get(&table::LOG_FORMAT),
+        )
+        .map_err(|error| Failure::new(exit::SOFTWARE, error))?;
+        for warning in settings.warnings() {
+            tracing::warn!("{warning}");
+        }
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .enable_all()
+            .build()
+            .map_err(|error| Failure::new(exit::SOFTWARE, error))?;
+        runtime.block_on(run(&settings))
+    }
+}
+
+/// All settings. The credentials that everybody knows are for a system that has no others.
+fn settings() -> Result<Settings, Failure> {
+    let load = |defaults: &[(&str, &str)]| {
+        Settings::load(&GROUPS, defaults).map_err(|errors| Failure::new(exit::CONFIG, errors))
+    };
+    let settings = load(&[&DEFAULTS[..], &credentials::DEFAULTS].concat())?;
+    match settings.get(&table::STREAM_TOKENS_FILE) {
+        None => Ok(settings),
+        Some(_) => load(&DEFAULTS),
+    }
+}
+
+async fn run(settings: &Settings) -> Result<(), Failure> {
+    let mut signals = Signals::catch().map_err(|error| Failure::new(exit::SOFTWARE, error))?;
+    let credentials = Credentials::from_settings(settings, None)?;
+    let system = System::start(settings).await?;
+    let outcome = tokio::select! {
+        _ = signals.next() => Ok(()),
+        outcome = system.show(settings, &credentials) => outcome,
+    };
+    // What has not stopped by then, the end of the process stops.
+    let _ = tokio::time::timeout(STOP_TIME_MAX, system.stop()).await;
+    outcome
+}
+
+/// Everything that runs here.
+struct System {
+    clock: Replica,
+    edge: Edge,
+    admin_addr: SocketAddr,
+    tasks: Lifecycle,
+}
+
+impl System {
+    async fn start(settings: &Settings) -> Result<Self, Failure> {
+        let wrong = |error| Failure::new(exit::CONFIG, error);
+        let clock_config = tickstorm_clock::Config::from_settings(settings).map_err(wrong)?;
+        let edge_config = tickstorm_edge::Config::from_settings(settings).map_err(wrong)?;
+        let registry = metrics::registry().map_err(|error| Failure::new(exit::SOFTWARE, error))?;
+        let admin = Admin::bind(settings.get(&table::ADMIN_ADDR))
+            .await
+            .map_err(|error| Failure::new(exit::UNAVAILABLE, error))?;
+        let bus = MemoryBus::new();
+        let clock = Replica::start(clock_config, Arc::new(bus.link("clock")), &registry)
+            .map_err(|error| Failure::new(exit::SOFTWARE, error))?;
+        let edge = Edge::start(edge_config, Arc::new(bus.link("edge")), &registry)
+            .await
+            .map_err(|error| Failure::new(exit_code(&error), error))?;
+        let (tasks, admin_addr) = (Lifecycle::new(), admin.local_addr());
+        let health = Arc::new(Both::new(clock.health(), edge.health()));
+        tasks.spawn(admin.serve(registry, health, tasks.stopping()));
+        Ok(Self {
+            clock,
+            edge,
+            admin_addr,
+            tasks,
+        })
+    }
+
+    /// Says where to connect, and then shows ticks until the connection ends or nobody reads them any more.
+    async fn show(&self, settings: &Settings, credentials: &Credentials) -> Result<(), Failure> {
+        if print(&self.introduction(settings))?.is_break() {
+            return Ok(());
+        }
+        let addr = reachable(self.edge.listen_addr()).to_string();
+        let options = credentials
+            .put_into(Options::new(addr))
+            .client_id("tickstorm dev");
+        follow(options, Format::Text, |_| Ok(ControlFlow::Continue(()))).await
+    }
+
+    fn introduction(&self, settings: &Settings) -> String {
+        let (version, login) = (tickstorm_service::VERSION, login(settings));
+        let (clients, admin) = (self.edge.listen_addr(), self.admin_addr);
+        let here = reachable(clients);
+        format!(
+            "TickStorm {version}: a clock and an edge in one process, until Ctrl-C.\n  \
+             clients  {clients}  ({login})\n  \
+             admin    http://{admin}/status\n  \
+             try      tickstorm tail --addr {here}\n"
+        )
+    }
+
+    async fn stop(self) {
+        // It is reported by nobody but the process's end if some of it hangs.
+        let _ = self.tasks.stop(STOP_TIME_MAX).await;
+        self.edge.stop().await;
+        self.clock.stop().await;
+    }
+}
+
+/// How clients authenticate, without any secret but the one that everybody knows.
+fn login(settings: &Settings) -> String {
+    let Some(user) = settings.get(&table::STREAM_USER) else {
+        return "a token that STREAM_TOKENS_FILE knows".into();
+    };
+    let (user, [_, (_, known)]) = (user.escape_debug(), credentials::DEFAULTS);
+    match settings.source_of(&table::STREAM_PASS) {
+        Source::Default => format!("user {user}, password {known}"),
+        Source::Env | Source::File(_) => format!("user {user}, password as STREAM_PASS has it"),
+    }
+}
+
+/// Where a client on this machine finds what listens on `addr`.
+fn reachable(addr: SocketAddr) -> SocketAddr {
+    let ip = match addr.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip @ (IpAddr::V4(_) | IpAddr::V6(_)) => ip,
+    };
+    SocketAddr::new(ip, addr.port())
+}
+
+/// The exit code for an edge that can't start.
+fn exit_code(error: &StartError) -> u8 {
+    match error {
+        StartError::Credentials(_) => exit::CONFIG,
+        StartError::Listen { .. } | StartError::OpenFiles(_) | StartError::Shard { .. } => {
+            exit::UNAVAILABLE
+        }
+        StartError::Metrics(_) => exit::SOFTWARE,
+    }
+}
+
+/// Clock and edge on one admin port: it answers as the edge's would, and with the clock's own status beside.
+struct Both {
+    clock: Arc<dyn Health>,
+    edge: Arc<dyn Health>,
+    parts: Parts,
+}
+
+impl Both {
+    fn new(clock: Arc<dyn Health>, edge: Arc<dyn Health>) -> Self {
+        let parts = Parts::new()
+            .with("clock", Arc::clone(&clock))
+            .with("edge", Arc::clone(&edge));
+        Self { clock, edge, parts }
+    }
+}
+
+impl Health for Both {
+    fn live(&self) -> Vec<String> {
+        self.parts.live()
+    }
+
+    fn ready(&self) -> Vec<String> {
+        self.parts.ready()
+    }
+
+    fn status(&self) -> Value {
+        let mut status = self.edge.status();
+        status["clock"] = self.clock.status();
+        status
+    }
+}

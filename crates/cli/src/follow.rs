@@ -1,0 +1,50 @@
+//! Following an edge: each tick becomes a line of standard output. `tail` does nothing else, and `dev` shows its own edge so.
+
+use std::io::{self, ErrorKind, Write as _};
+use std::ops::ControlFlow;
+
+use tickstorm_client::{Event, Options, Tick, Ticks};
+
+use crate::exit::{Failure, OUTPUT};
+use crate::line::{self, Line};
+
+/// How ticks are printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Format {
+    /// A line for people.
+    Text,
+    /// A JSON object.
+    Json,
+}
+
+/// Prints each tick that `options` bring and then asks `judge` whether to go on. A closed pipe is a good end, too.
+pub(crate) async fn follow(
+    options: Options,
+    format: Format,
+    mut judge: impl FnMut(&Tick) -> Result<ControlFlow<()>, Failure>,
+) -> Result<(), Failure> {
+    let mut ticks = tickstorm_client::connect(options).await?;
+    while let Some(event) = ticks.next().await {
+        let Event::Tick(tick) = event? else { continue };
+        if print(&shown(&tick, &ticks, format))?.is_break() || judge(&tick)?.is_break() {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Writes a line to standard output; nobody may be there to read it any more.
+pub(crate) fn print(line: &str) -> Result<ControlFlow<()>, Failure> {
+    match writeln!(io::stdout(), "{line}") {
+        Ok(()) => Ok(ControlFlow::Continue(())),
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(ControlFlow::Break(())),
+        Err(error) => Err(Failure::new(OUTPUT, error)),
+    }
+}
+
+fn shown(tick: &Tick, ticks: &Ticks, format: Format) -> String {
+    match format {
+        Format::Text => Line(tick).to_string(),
+        Format::Json => line::json(tick, ticks.edge_id()),
+    }
+}

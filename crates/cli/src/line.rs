@@ -1,0 +1,123 @@
+//! How a tick is shown: a line for people, or a JSON object for programs. The JSON's fields are a contract.
+
+use std::fmt;
+
+use serde::Serialize;
+use tickstorm_client::{Quality, Tick};
+
+/// A tick as `--json` prints it, one object a line.
+#[derive(Serialize)]
+struct Json<'a> {
+    epoch_ms: i64,
+    mode: &'static str,
+    quality: &'static str,
+    /// Authority time when the client read it, minus epoch_ms, in microseconds; null while authority time is not known.
+    late_us: Option<i64>,
+    /// How far late_us may be wrong, in microseconds; null likewise.
+    error_us: Option<u64>,
+    edge_id: &'a str,
+}
+
+/// The tick as one JSON object.
+pub(crate) fn json(tick: &Tick, edge_id: &str) -> String {
+    let json = Json {
+        epoch_ms: tick.epoch.as_ms(),
+        mode: tick.mode.name(),
+        quality: quality(tick.quality),
+        late_us: tick.late_us(),
+        error_us: tick.read.map(|read| read.error_us),
+        edge_id,
+    };
+    serde_json::to_string(&json).expect("numbers and strings can be written as JSON")
+}
+
+/// The tick as columns: its UTC time, epoch_ms, mode, quality, and how late it was.
+pub(crate) struct Line<'a>(pub(crate) &'a Tick);
+
+impl fmt::Display for Line<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(tick) = self;
+        let epoch_ms = tick.epoch.as_ms();
+        // No calendar reaches as far as an edge could lie: then epoch_ms has to do.
+        match jiff::Timestamp::from_millisecond(epoch_ms) {
+            Ok(time) => write!(f, "{time:<20}")?,
+            Err(_) => write!(f, "{:<20}", "-")?,
+        }
+        let (mode, quality) = (tick.mode.name(), quality(tick.quality));
+        write!(f, "  {epoch_ms}  {mode:<6}  {quality:<8}  ")?;
+        Late(tick).fmt(f)
+    }
+}
+
+/// How late a tick was, in milliseconds: `+0.21 ms ±0.05`, or `?` while authority time is not known.
+pub(crate) struct Late<'a>(pub(crate) &'a Tick);
+
+impl fmt::Display for Late<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(tick) = self;
+        match (tick.late_us(), tick.read) {
+            (Some(late_us), Some(read)) => {
+                let (late_ms, error_ms) =
+                    (late_us as f64 / 1_000.0, read.error_us as f64 / 1_000.0);
+                write!(f, "{late_ms:+.2} ms ±{error_ms:.2}")
+            }
+            (_, _) => f.write_str("?"),
+        }
+    }
+}
+
+fn quality(quality: Quality) -> &'static str {
+    match quality {
+        Quality::Normal => "normal",
+        Quality::Holdover => "holdover",
+        Quality::Replay => "replay",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tickstorm_client::{Epoch, Estimate, Mode, UnixTime};
+
+    use super::*;
+
+    fn tick(epoch_ms: i64, read_us: Option<i64>) -> Tick {
+        Tick {
+            mode: Mode::Second,
+            epoch: Epoch::from_ms(epoch_ms),
+            quality: Quality::Holdover,
+            read: read_us.map(|us| Estimate {
+                unix: UnixTime::from_micros(us).unwrap(),
+                error_us: 54,
+            }),
+        }
+    }
+
+    #[test]
+    fn a_line_tells_time_epoch_mode_quality_and_how_late() {
+        let line = |epoch_ms, read_us| Line(&tick(epoch_ms, read_us)).to_string();
+        assert_eq!(
+            line(1_770_091_506_000, Some(1_770_091_506_000_214)),
+            "2026-02-03T04:05:06Z  1770091506000  second  holdover  +0.21 ms ±0.05"
+        );
+        assert_eq!(
+            line(1_709_208_000_000, Some(1_709_207_999_999_000)),
+            "2024-02-29T12:00:00Z  1709208000000  second  holdover  -1.00 ms ±0.05"
+        );
+        assert_eq!(
+            line(i64::MAX, None),
+            "-                     9223372036854775807  second  holdover  ?"
+        );
+    }
+
+    #[test]
+    fn json_has_the_documented_fields_on_one_line() {
+        assert_eq!(
+            json(&tick(7_000, Some(7_002_500)), "e\n\"1"),
+            r#"{"epoch_ms":7000,"mode":"second","quality":"holdover","late_us":2500,"error_us":54,"edge_id":"e\n\"1"}"#
+        );
+        assert_eq!(
+            json(&tick(7_000, None), "e1"),
+            r#"{"epoch_ms":7000,"mode":"second","quality":"holdover","late_us":null,"error_us":null,"edge_id":"e1"}"#
+        );
+    }
+}
