@@ -305,3 +305,26 @@ fn receive(stream: &TcpStream, buffer: &mut [u8]) -> (io::Result<usize>, bool) {
 fn label(text: &str) -> String {
     text.chars().take(64).flat_map(char::escape_debug).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn size_of_output<F>(_: fn(Rc<Shard>, Rc<Connection>) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    /// 100,000 of each lie in memory.
+    #[test]
+    fn an_idle_connection_is_small() {
+        let (task, connection) = (size_of_output(read), size_of::<Connection>());
+        assert!(task <= 256, "the reading task has {task} bytes");
+        assert!(connection <= 320, "a connection has {connection} bytes");
+    }
+
+    #[test]
+    fn what_a_client_says_of_itself_is_cut_and_escaped() {
+        assert_eq!(label("a\n\u{1b}[2J"), "a\\n\\u{1b}[2J");
+        assert_eq!(label(&"ä".repeat(100)).chars().count(), 64);
+    }
+}
