@@ -9,7 +9,7 @@ async fn every_edge_hears_every_clock_in_the_order_of_sending() {
     let edges = [bus.link("edge-0"), bus.link("edge-1")];
     let mut events = edges.each_ref().map(Bus::edge_events);
     for events in &mut events {
-        assert_eq!(events.next().await, Some(EdgeEvent::Connected));
+        assert_eq!(soon(events.next()).await, Some(EdgeEvent::Connected));
     }
     for epoch_ms in [1_000, 2_000, 3_000] {
         for clock in &clocks {
@@ -31,22 +31,22 @@ async fn every_clock_is_asked_and_only_the_asker_hears_the_answers() {
     let (mut asked, mut unasked) = (asker.edge_events(), other.edge_events());
     asker.ask(42).unwrap();
     for (clock, requests) in clocks.iter().zip(&mut requests) {
-        assert_eq!(requests.next().await, Some(ClockEvent::Connected));
+        assert_eq!(soon(requests.next()).await, Some(ClockEvent::Connected));
         let Some(ClockEvent::Request {
             nonce: 42,
             reply_to,
-        }) = requests.next().await
+        }) = soon(requests.next()).await
         else {
             panic!("no request");
         };
         clock.answer(&reply_to, &reply(42)).unwrap();
     }
-    assert_eq!(asked.next().await, Some(EdgeEvent::Connected));
+    assert_eq!(soon(asked.next()).await, Some(EdgeEvent::Connected));
     assert_eq!(
         heard(&mut asked).await,
         [Heard::Reply(42), Heard::Reply(42)]
     );
-    assert_eq!(unasked.next().await, Some(EdgeEvent::Connected));
+    assert_eq!(soon(unasked.next()).await, Some(EdgeEvent::Connected));
     assert_eq!(heard(&mut unasked).await, []);
 }
 
@@ -54,11 +54,11 @@ async fn every_clock_is_asked_and_only_the_asker_hears_the_answers() {
 async fn a_cut_connection_neither_sends_nor_hears_until_it_is_mended() {
     let (bus, clock, edge, mut events) = clock_and_edge().await;
     bus.cut("edge");
-    assert_eq!(events.next().await, Some(EdgeEvent::Disconnected));
+    assert_eq!(soon(events.next()).await, Some(EdgeEvent::Disconnected));
     clock.announce(&announcement(1_000)).unwrap();
     assert_eq!(edge.ask(1), Err(Unavailable));
     bus.mend("edge");
-    assert_eq!(events.next().await, Some(EdgeEvent::Connected));
+    assert_eq!(soon(events.next()).await, Some(EdgeEvent::Connected));
     clock.announce(&announcement(2_000)).unwrap();
     assert_eq!(heard(&mut events).await, [Heard::Tick(2_000)]);
     bus.cut("clock");
@@ -73,7 +73,7 @@ async fn a_short_cut_that_nobody_saw_is_told_as_a_new_connection() {
     let (bus, _clock, _edge, mut events) = clock_and_edge().await;
     bus.cut("edge");
     bus.mend("edge");
-    assert_eq!(events.next().await, Some(EdgeEvent::Connected));
+    assert_eq!(soon(events.next()).await, Some(EdgeEvent::Connected));
     assert_eq!(soon(events.next()).await, None);
 }
 
@@ -86,14 +86,14 @@ async fn a_full_subscription_keeps_the_oldest_and_counts_the_rest() {
     }
     bus.cut("edge");
     assert_eq!(
-        events.next().await,
+        soon(events.next()).await,
         Some(EdgeEvent::Disconnected),
         "never lost in a full queue"
     );
     let Some(EdgeEvent::Dropped {
         reason: DropReason::Full,
         count,
-    }) = events.next().await
+    }) = soon(events.next()).await
     else {
         panic!("no word of dropped messages");
     };
@@ -111,8 +111,8 @@ async fn events_end_with_the_bus() {
     clock.announce(&announcement(1_000)).unwrap();
     drop((bus, clock, edge));
     assert_eq!(
-        events.next().await,
+        soon(events.next()).await,
         Some(EdgeEvent::Announcement(announcement(1_000)))
     );
-    assert_eq!(events.next().await, None);
+    assert_eq!(soon(events.next()).await, None);
 }

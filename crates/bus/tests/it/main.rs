@@ -22,7 +22,7 @@ async fn clock_and_edge() -> (MemoryBus, MemoryLink, MemoryLink, Events<EdgeEven
     let bus = MemoryBus::new();
     let (clock, edge) = (bus.link("clock"), bus.link("edge"));
     let mut events = edge.edge_events();
-    assert_eq!(events.next().await, Some(EdgeEvent::Connected));
+    assert_eq!(soon(events.next()).await, Some(EdgeEvent::Connected));
     (bus, clock, edge, events)
 }
 

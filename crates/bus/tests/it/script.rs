@@ -3,7 +3,7 @@ use std::time::Duration;
 use tickstorm_bus::{Bus, EdgeEvent, Fate, Passage, Weather};
 use tokio::time::Instant;
 
-use crate::{Heard, announcement, clock_and_edge, heard, reply};
+use crate::{Heard, announcement, clock_and_edge, heard, reply, soon};
 
 /// Lets `fate` strike the announcement with this epoch.
 fn strike(epoch_ms: i64, fate: Fate) -> impl FnMut(&Passage<'_>) -> Fate + Send {
@@ -55,7 +55,7 @@ async fn a_delayed_message_arrives_when_it_is_due_and_equal_delays_keep_their_or
         clock.announce(&announcement(epoch_ms)).unwrap();
     }
     assert_eq!(
-        events.next().await,
+        soon(events.next()).await,
         Some(EdgeEvent::Announcement(announcement(1_000)))
     );
     assert_eq!(start.elapsed(), Duration::from_millis(250));
@@ -74,8 +74,8 @@ async fn a_script_sees_who_sends_what_to_whom_and_can_cut_one_direction() {
         },
     );
     edge.ask(1).unwrap();
-    requests.next().await;
-    let request = requests.next().await;
+    soon(requests.next()).await;
+    let request = soon(requests.next()).await;
     let Some(tickstorm_bus::ClockEvent::Request { reply_to, .. }) = request else {
         panic!("{request:?}");
     };
@@ -94,7 +94,7 @@ async fn what_is_under_way_when_the_connection_is_cut_is_lost() {
     bus.cut("edge");
     tokio::time::sleep(Duration::from_secs(2)).await;
     bus.mend("edge");
-    assert_eq!(events.next().await, Some(EdgeEvent::Connected));
+    assert_eq!(soon(events.next()).await, Some(EdgeEvent::Connected));
     assert_eq!(heard(&mut events).await, []);
 }
 
