@@ -226,3 +226,105 @@ fn join(frames: &[&Frame]) -> Option<Bytes> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LENS: [usize; 3] = [7, 1, 12];
+
+    /// A sweep of three frames whose bytes are all different.
+    fn sweep() -> (Ring, Sweep) {
+        let mut ring = Ring::new(8);
+        let mut bytes = Bytes::from_iter(0..20);
+        for (n, len) in LENS.into_iter().enumerate() {
+            ring.push(Frame {
+                bytes: bytes.split_to(len),
+                first: Epoch::from_ms(0),
+                ticks: u32::try_from(n).unwrap() + 1,
+                timed: true,
+            });
+        }
+        let sweep = Sweep::begin(&ring, 0, 0, 0).unwrap();
+        (ring, sweep)
+    }
+
+    #[test]
+    fn a_send_may_end_at_any_byte_from_any_frame_on() {
+        for skipped in 0..LENS.len() {
+            let from = LENS[..skipped].iter().sum::<usize>();
+            for taken in 0..=20 - from {
+                let (ring, mut sweep) = sweep();
+                let mut subscribers = super::super::Subscribers::default();
+                subscribers.join(5, 1, skipped as u64, false);
+                let mut left = Leftovers::default();
+                let entry = subscribers.entry(0);
+                sweep.incomplete(entry, from, Ok(taken), &mut left);
+                let rest = left
+                    .fallen
+                    .first()
+                    .map_or(Bytes::new(), |fallen| fallen.rest.clone());
+                let next = entry.behind().unwrap_or(entry.ready_for());
+                let mut sent_and_due = Vec::from_iter(0..u8::try_from(from + taken).unwrap());
+                sent_and_due.extend_from_slice(&rest);
+                for frame in ring.from(next).unwrap() {
+                    sent_and_due.extend_from_slice(&frame.bytes);
+                }
+                assert!(
+                    sent_and_due.iter().copied().eq(0..20),
+                    "{taken} bytes from frame {skipped} on: {sent_and_due:?}"
+                );
+                assert_eq!(entry.behind().is_some(), taken < 20 - from);
+                assert_eq!(left.fallen.len(), usize::from(taken < 20 - from));
+                assert_eq!(left.bytes, taken as u64);
+                let counted = sweep.parts.iter().map(|part| part.sent).sum::<u64>();
+                assert_eq!(
+                    counted,
+                    next - skipped as u64,
+                    "a frame counts with its first byte"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_refused_send_is_a_full_socket_and_any_other_error_the_connections_end() {
+        for (errno, failed) in [
+            (Errno::EAGAIN, false),
+            (Errno::EINTR, false),
+            (Errno::EPIPE, true),
+            (Errno::ECONNRESET, true),
+        ] {
+            let (_, mut sweep) = sweep();
+            let mut subscribers = super::super::Subscribers::default();
+            subscribers.join(5, 1, 0, false);
+            let mut left = Leftovers::default();
+            sweep.incomplete(subscribers.entry(0), 0, Err(errno), &mut left);
+            assert_eq!(
+                (left.failed.len(), left.fallen.len()),
+                if failed { (1, 0) } else { (0, 1) }
+            );
+            assert_eq!(
+                subscribers.entry(0).behind(),
+                Some(0),
+                "{errno}: not sent to again from here"
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_joined_into_one_send_is_bounded() {
+        let mut ring = Ring::new(8);
+        for _ in 0..3 {
+            ring.push(Frame {
+                bytes: vec![0; JOIN_MAX / 2].into(),
+                first: Epoch::from_ms(0),
+                ticks: 1,
+                timed: true,
+            });
+        }
+        assert_eq!(Sweep::begin(&ring, 0, 0, 0).unwrap().target(), 2);
+        assert_eq!(Sweep::begin(&ring, 2, 0, 0).unwrap().target(), 3);
+        assert!(Sweep::begin(&ring, 3, 0, 0).is_none());
+    }
+}

@@ -6,6 +6,8 @@ mod batch;
 mod fanout;
 mod ring;
 mod subscribers;
+#[cfg(test)]
+mod tests;
 
 use std::time::Duration;
 
@@ -65,7 +67,8 @@ pub(crate) struct Feed {
     /// The last tick taken in, and the last one put into a frame.
     offered: Epoch,
     framed: Epoch,
-    sweeps: usize,
+    /// How many sweeps there were.
+    sweeps: u64,
     due: Vec<Tick>,
     buffer: Vec<u8>,
 }
@@ -246,20 +249,25 @@ impl Feed {
         finished
     }
 
-    /// Each sweep starts at another place of the array, the golden ratio of it further on: nobody is always last.
+    /// Each sweep starts at another place of the array: nobody is always last.
     fn begin_sweep(&mut self) {
         let len = self.subscribers.len();
-        let start = if len == 0 {
-            0
-        } else {
-            self.sweeps.wrapping_mul(len * 618 / 1_000 + 1) % len
-        };
+        let start = start_of(self.sweeps, len);
         self.sweeps = self.sweeps.wrapping_add(1);
         self.sweep = Sweep::begin(&self.ring, self.unswept, start, len);
         if self.sweep.is_some() {
             self.subscribers.pin();
         }
     }
+}
+
+/// Where in an array of `len` the sweep of that number starts: the golden ratio of it further on than the one before, which
+/// spreads over any length.
+fn start_of(sweep: u64, len: usize) -> usize {
+    /// The golden ratio's fraction, in parts of 2^64.
+    const GOLDEN: u64 = 0x9E37_79B9_7F4A_7C15;
+    let turn = u128::from(sweep.wrapping_mul(GOLDEN));
+    usize::try_from((turn * len as u128) >> 64).expect("less than the length")
 }
 
 fn encode(mode: Mode, ticks: &[Tick], sent_unix_us: i64, buffer: &mut Vec<u8>) -> Bytes {

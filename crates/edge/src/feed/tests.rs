@@ -1,0 +1,724 @@
+//! A feed over real sockets, in virtual time: what its subscribers read is judged byte by byte.
+
+use std::collections::VecDeque;
+use std::io::{ErrorKind, Read, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
+
+use proptest::prelude::*;
+use socket2::SockRef;
+use tickstorm_protocol::message::DataBatch;
+use tickstorm_testkit::RawFrame;
+use tickstorm_timebase::{Announcement, Reply, Timekeeper, TimekeeperConfig, UnixTime};
+
+use super::*;
+
+/// Authority time at the machine's zero, in these tests.
+const BASE_MS: i64 = 1_700_000_000_000;
+const WINDOW: Duration = Duration::from_millis(5);
+
+fn limits() -> FeedLimits {
+    FeedLimits {
+        batch_window: WINDOW,
+        resume_window: Duration::from_secs(600),
+        behind_max: 1_000,
+        max_msg_size: 65_536,
+    }
+}
+
+/// What the time is once a clock has told it, and the moment when that is so. The clock has announced the next 10 s.
+fn authority() -> (Authority, Mono) {
+    Time::new().run_until(|_| true)
+}
+
+/// One clock and an edge's timekeeper.
+struct Time {
+    keeper: Timekeeper,
+    now: Mono,
+    /// What the clock says at the machine's zero.
+    base_ms: i64,
+}
+
+impl Time {
+    fn new() -> Self {
+        let config = TimekeeperConfig {
+            clocks: Vec::new(),
+            tolerance: Duration::from_millis(20),
+            holdover_max: Duration::from_secs(3_600),
+        };
+        Self {
+            keeper: Timekeeper::new(config, 1, Mono::ZERO),
+            now: Mono::ZERO,
+            base_ms: BASE_MS,
+        }
+    }
+
+    fn run_until(&mut self, is_enough: impl Fn(&Authority) -> bool) -> (Authority, Mono) {
+        loop {
+            self.keeper.poll(self.now);
+            let time = Epoch::from_ms(self.base_ms)
+                .time()
+                .saturating_add(self.now.since(Mono::ZERO));
+            if let Some(nonce) = self.keeper.poll_request(self.now) {
+                self.keeper
+                    .handle_reply(&reply(nonce, time), self.now)
+                    .unwrap();
+            }
+            if self
+                .keeper
+                .authority()
+                .is_some_and(|authority| is_enough(&authority))
+            {
+                self.keeper
+                    .handle_announcement(&announcement(time), self.now)
+                    .unwrap();
+                return (self.keeper.authority().unwrap(), self.now);
+            }
+            self.now = self.keeper.next_deadline();
+        }
+    }
+}
+
+fn announcement(time: UnixTime) -> Announcement {
+    Announcement {
+        mode: Mode::Second,
+        epoch: Epoch::from_ms(Mode::Second.last_at(time).as_ms() + 10_000),
+        clock_id: "clock-0".parse().unwrap(),
+        rank: 0,
+        sent_unix_us: time.as_micros(),
+        timeline: 1,
+    }
+}
+
+fn reply(nonce: u64, time: UnixTime) -> Reply {
+    Reply {
+        nonce,
+        clock_id: "clock-0".parse().unwrap(),
+        rank: 0,
+        received_unix_us: time.as_micros(),
+        sent_unix_us: time.as_micros(),
+        clock_error_us: 0,
+        synchronized: true,
+        timeline: 1,
+    }
+}
+
+/// A connected pair; the kernel holds about `buffer` bytes between them.
+fn pair(buffer: usize) -> (UnixStream, UnixStream) {
+    let (server, client) = UnixStream::pair().unwrap();
+    SockRef::from(&server).set_send_buffer_size(buffer).unwrap();
+    client.set_nonblocking(true).unwrap();
+    server.set_nonblocking(true).unwrap();
+    (server, client)
+}
+
+/// Reads what is there, up to `most` bytes.
+fn read_some(mut client: &UnixStream, most: usize) -> Vec<u8> {
+    let mut bytes = vec![0; most];
+    match client.read(&mut bytes) {
+        Ok(count) => bytes.truncate(count),
+        Err(error) if error.kind() == ErrorKind::WouldBlock => bytes.clear(),
+        Err(error) => panic!("reading: {error}"),
+    }
+    bytes
+}
+
+fn batches(mut bytes: Vec<u8>) -> Vec<DataBatch> {
+    let frames = std::iter::from_fn(|| RawFrame::take(&mut bytes));
+    let batches = frames.map(|frame| frame.decode()).collect();
+    assert!(bytes.is_empty(), "half a frame: {bytes:?}");
+    batches
+}
+
+fn epochs(batches: &[DataBatch]) -> Vec<i64> {
+    let ticks = batches.iter().flat_map(|batch| &batch.ticks);
+    ticks.map(|tick| tick.epoch_ms).collect()
+}
+
+fn ticks(epochs_ms: impl Iterator<Item = i64>) -> Vec<Tick> {
+    epochs_ms
+        .map(|ms| Tick {
+            epoch: Epoch::from_ms(ms),
+            quality: Quality::Normal,
+        })
+        .collect()
+}
+
+#[test]
+fn a_lone_tick_is_released_and_sent_at_the_same_instant_whatever_the_window() {
+    for window_ms in [0, 5, 100] {
+        let (authority, mut now) = authority();
+        let batch_window = Duration::from_millis(window_ms);
+        let mut feed = Feed::new(
+            Mode::Second,
+            Duration::ZERO,
+            FeedLimits {
+                batch_window,
+                ..limits()
+            },
+        );
+        feed.release(&authority, now);
+        let (server, client) = pair(65_536);
+        let head = feed.ring().head();
+        feed.subscribers().join(server.as_raw_fd(), 0, head, false);
+        let mut last = feed.last().as_ms();
+        for _ in 0..3 {
+            assert!(!feed.has_work(now, true));
+            now = feed.next_due(Some(&authority));
+            feed.release(&authority, now);
+            assert!(
+                feed.has_work(now, true),
+                "a lone tick is held back by {batch_window:?}"
+            );
+            let first = feed.flush(&authority, now, &mut Vec::new()).unwrap();
+            assert_eq!(
+                authority.time_at(now),
+                first.epoch.time(),
+                "at its nanosecond"
+            );
+            assert!(feed.fan_out(CHUNK, &mut Leftovers::default(), |_, _| {}));
+            let got = batches(read_some(&client, 65_536));
+            assert_eq!(epochs(&got), [last + 1_000]);
+            assert_eq!(got[0].sent_unix_us, authority.time_at(now).as_micros());
+            assert_eq!(got[0].ticks[0].quality, 0, "{got:?}");
+            last += 1_000;
+        }
+    }
+}
+
+#[test]
+fn an_ahead_feed_sends_each_tick_its_lead_before_its_time() {
+    let (authority, now) = authority();
+    let lead = Duration::from_millis(800);
+    let mut feed = Feed::new(Mode::Second, lead, limits());
+    feed.release(&authority, now);
+    // The clock's first word came within the lead of the next tick: that one is late.
+    feed.flush(&authority, now, &mut Vec::new());
+    let due = feed.next_due(Some(&authority));
+    feed.release(&authority, due);
+    let first = feed.flush(&authority, due, &mut Vec::new()).unwrap();
+    assert_eq!(
+        authority.time_at(due).saturating_add(lead),
+        first.epoch.time()
+    );
+    assert!(
+        !feed.ring().from(0).unwrap().next().unwrap().timed,
+        "no send at its time is measured"
+    );
+}
+
+#[test]
+fn a_burst_goes_out_in_one_frame_a_window_and_loses_nothing() {
+    let (authority, start) = authority();
+    let mut feed = Feed::new(Mode::Second, Duration::ZERO, limits());
+    feed.release(&authority, start);
+    let first = feed.last().as_ms() + 100_000;
+    let mut waiting: VecDeque<Tick> = ticks((0..10_000).map(|n| first + n * 1_000)).into();
+    let mut now = start;
+    while !waiting.is_empty() || feed.has_work(now + WINDOW, true) {
+        feed.offer(&waiting.drain(..waiting.len().min(10)).collect::<Vec<_>>());
+        feed.flush(&authority, now, &mut Vec::new());
+        feed.fan_out(CHUNK, &mut Leftovers::default(), |_, _| {});
+        now = now + Duration::from_millis(1);
+    }
+    let frames: Vec<_> = feed.ring().from(0).unwrap().collect();
+    assert!(
+        (200..=202).contains(&frames.len()),
+        "{} frames",
+        frames.len()
+    );
+    let all = frames
+        .iter()
+        .flat_map(|frame| frame.bytes.to_vec())
+        .collect();
+    let got = epochs(&batches(all));
+    assert!(got.into_iter().eq((0..10_000).map(|n| first + n * 1_000)));
+}
+
+#[test]
+fn a_step_back_forgets_what_was_not_sent_and_starts_afresh() {
+    let mut time = Time::new();
+    let (before, now) = time.run_until(|_| true);
+    let mut feed = Feed::new(Mode::Second, Duration::ZERO, limits());
+    feed.release(&before, now);
+    feed.offer(&ticks([BASE_MS + 100_000].into_iter()));
+    feed.wait(7, Epoch::from_ms(BASE_MS + 50_000));
+    time.base_ms -= 30_000;
+    let (after, now) = time.run_until(|authority| authority.generation() != before.generation());
+    feed.release(&after, now);
+    let mut arrivals = Vec::new();
+    assert_eq!(feed.flush(&after, now, &mut arrivals), None);
+    assert_eq!(feed.last(), Mode::Second.last_at(after.time_at(now)));
+    let last = feed.last();
+    let now = feed.next_due(Some(&after));
+    feed.release(&after, now);
+    let first = feed.flush(&after, now, &mut arrivals);
+    assert_eq!(
+        first.map(|tick| tick.epoch),
+        Some(Mode::Second.next_after(last))
+    );
+    assert!(arrivals.is_empty(), "who waited is gone: {arrivals:?}");
+}
+
+#[test]
+fn nobody_is_always_last_and_nobody_always_first() {
+    const SWEEPS: usize = 200;
+    for len in 1..=12 {
+        let mut feed = Feed::new(Mode::Second, Duration::ZERO, limits());
+        let (authority, mut now) = authority();
+        feed.release(&authority, now);
+        let pairs: Vec<_> = (0..len).map(|_| pair(65_536)).collect();
+        for (owner, (server, _)) in pairs.iter().enumerate() {
+            feed.subscribers()
+                .join(server.as_raw_fd(), u32::try_from(owner).unwrap(), 0, false);
+        }
+        let (mut first, mut last) = (vec![0; len], vec![0; len]);
+        for _ in 0..SWEEPS {
+            now = feed.next_due(Some(&authority));
+            feed.release(&authority, now);
+            feed.flush(&authority, now, &mut Vec::new());
+            let mut order = Vec::new();
+            let mut over = false;
+            while !over {
+                over = feed.fan_out(1, &mut Leftovers::default(), |_, _| {});
+                order.extend((0..len).filter(|&at| !read_some(&pairs[at].1, 4_096).is_empty()));
+            }
+            let start = order[0];
+            assert!(
+                order.iter().copied().eq((start..len).chain(0..start)),
+                "{order:?} is not memory order"
+            );
+            first[start] += 1;
+            last[order[len - 1]] += 1;
+        }
+        let fair = SWEEPS / len / 2..=2 * SWEEPS / len;
+        for (name, counts) in [("first", &first), ("last", &last)] {
+            assert!(
+                counts.iter().all(|count| fair.contains(count)),
+                "{name} of {len}: {counts:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn who_waits_for_a_point_ahead_of_the_feed_gets_every_tick_after_it_and_no_other() {
+    let (authority, now) = authority();
+    // Eleven ticks a frame: the burst makes four.
+    let tight = FeedLimits {
+        max_msg_size: 200,
+        ..limits()
+    };
+    for after in -1..=40 {
+        let mut feed = Feed::new(Mode::Second, Duration::ZERO, tight);
+        feed.release(&authority, now);
+        let first = feed.last().as_ms() + 1_000;
+        let after_ms = first + after * 1_000 + 1;
+        feed.wait(3, Epoch::from_ms(after_ms));
+        feed.wait(4, Epoch::from_ms(after_ms));
+        feed.stop_waiting(4);
+        feed.offer(&ticks((0..40).map(|n| first + n * 1_000)));
+        let mut arrivals = Vec::new();
+        feed.flush(&authority, now, &mut arrivals);
+        let Some(arrival) = arrivals.pop() else {
+            assert!(after >= 39, "after {after}: never let in");
+            continue;
+        };
+        assert_eq!((arrival.owner, arrivals.len()), (3, 0));
+        let mut bytes: Vec<u8> = arrival.own.as_deref().unwrap_or_default().to_vec();
+        assert_eq!(
+            epochs(&batches(bytes.clone())).len() as u64,
+            if arrival.own.is_some() {
+                arrival.ticks
+            } else {
+                0
+            }
+        );
+        for frame in feed.ring().from(arrival.next).unwrap() {
+            bytes.extend_from_slice(&frame.bytes);
+        }
+        let got = epochs(&batches(bytes));
+        assert!(
+            got.iter()
+                .copied()
+                .eq((after + 1..40).map(|n| first + n * 1_000)),
+            "after {after}: {got:?}"
+        );
+    }
+}
+
+#[test]
+fn a_ring_smaller_than_a_burst_loses_none_of_it() {
+    let (authority, mut now) = authority();
+    let tight = FeedLimits {
+        max_msg_size: 200,
+        behind_max: 2,
+        ..limits()
+    };
+    let mut feed = Feed::new(Mode::Second, Duration::ZERO, tight);
+    feed.release(&authority, now);
+    let first = feed.last().as_ms() + 1_000;
+    let (server, client) = pair(65_536);
+    feed.subscribers().join(server.as_raw_fd(), 0, 0, false);
+    feed.offer(&ticks((0..100).map(|n| first + n * 1_000)));
+    let mut got = Vec::new();
+    while feed.has_work(now, true) || feed.next_due(Some(&authority)) < now + WINDOW {
+        feed.flush(&authority, now, &mut Vec::new());
+        let mut left = Leftovers::default();
+        assert!(feed.fan_out(CHUNK, &mut left, |_, _| {}));
+        assert!(
+            left.slow.is_empty() && left.fallen.is_empty(),
+            "{:?}",
+            left.fallen
+        );
+        got.extend(read_some(&client, 65_536));
+        now = now + Duration::from_millis(1);
+    }
+    assert!(
+        epochs(&batches(got))
+            .into_iter()
+            .eq((0..100).map(|n| first + n * 1_000))
+    );
+}
+
+/// What may befall a feed, in any order.
+#[derive(Clone, Debug)]
+enum Op {
+    /// So many ticks are released at once.
+    Ticks(u8),
+    /// A chunk of a fan-out, beginning one where there is something to send.
+    Chunk(usize),
+    /// A new subscriber.
+    Join,
+    /// One whose resume point lies this many ticks ahead.
+    Wait(u8),
+    Leave(prop::sample::Index),
+    /// A subscriber takes up to so many bytes.
+    Read(prop::sample::Index, usize),
+    /// The slow path writes to a subscriber that has fallen behind.
+    Catch(prop::sample::Index),
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    let who = any::<prop::sample::Index>;
+    prop_oneof![
+        4 => (1_u8..=250).prop_map(Op::Ticks),
+        6 => (1_usize..5).prop_map(Op::Chunk),
+        3 => Just(Op::Join),
+        1 => (0_u8..100).prop_map(Op::Wait),
+        1 => who().prop_map(Op::Leave),
+        4 => (who(), prop_oneof![1_usize..50, 1_usize..10_000]).prop_map(|(who, most)| Op::Read(who, most)),
+        4 => who().prop_map(Op::Catch),
+    ]
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Standing {
+    /// Until the feed passes this epoch.
+    Waiting(i64),
+    /// At this position.
+    Joined(u32),
+    /// Left, or closed as too slow.
+    Gone,
+}
+
+struct Reader {
+    server: UnixStream,
+    client: UnixStream,
+    standing: Standing,
+    /// What lacks of a frame half sent.
+    rest: Bytes,
+    /// What it is to get before the feed's frames, and the first of these.
+    own: Bytes,
+    from: Option<u64>,
+    received: Vec<u8>,
+}
+
+/// A feed and all who ever subscribed to it, with a slow path as a shard has it.
+struct World {
+    feed: Feed,
+    authority: Authority,
+    now: Mono,
+    behind_max: u64,
+    next_ms: i64,
+    /// Every frame that ever was.
+    frames: Vec<Bytes>,
+    readers: Vec<Reader>,
+}
+
+impl World {
+    fn new(max_msg_size: usize, behind_max: usize) -> Self {
+        let (authority, now) = authority();
+        let mut feed = Feed::new(
+            Mode::Second,
+            Duration::ZERO,
+            FeedLimits {
+                max_msg_size,
+                behind_max,
+                ..limits()
+            },
+        );
+        feed.release(&authority, now);
+        Self {
+            next_ms: feed.last().as_ms() + 1_000,
+            feed,
+            authority,
+            now,
+            behind_max: behind_max as u64,
+            frames: Vec::new(),
+            readers: Vec::new(),
+        }
+    }
+
+    fn apply(&mut self, op: &Op) {
+        match *op {
+            Op::Ticks(count) => {
+                let epochs = (0..i64::from(count)).map(|n| self.next_ms + n * 1_000);
+                self.feed.offer(&ticks(epochs));
+                self.next_ms += i64::from(count) * 1_000;
+            }
+            Op::Chunk(chunk) => self.send_chunk(chunk),
+            Op::Join => self.enter(Standing::Gone),
+            Op::Wait(ticks) => {
+                let after = self.feed.last().as_ms() + i64::from(ticks) * 1_000 + 1;
+                self.enter(Standing::Waiting(after));
+            }
+            Op::Leave(ref who) => {
+                if let Some(owner) = self.pick(who) {
+                    self.leave(owner);
+                }
+            }
+            Op::Read(ref who, most) => {
+                if let Some(owner) = self.pick(who) {
+                    let reader = &mut self.readers[owner];
+                    reader.received.extend(read_some(&reader.client, most));
+                }
+            }
+            Op::Catch(ref who) => {
+                if let Some(owner) = self.pick(who) {
+                    self.catch_up(owner);
+                }
+            }
+        }
+    }
+
+    fn pick(&self, who: &prop::sample::Index) -> Option<usize> {
+        (!self.readers.is_empty()).then(|| who.index(self.readers.len()))
+    }
+
+    /// What a shard does where a feed has work.
+    fn send_chunk(&mut self, chunk: usize) {
+        self.now = self.now + WINDOW;
+        let mut arrivals = Vec::new();
+        self.feed.flush(&self.authority, self.now, &mut arrivals);
+        let new = self.feed.ring().from(self.frames.len() as u64);
+        self.frames
+            .extend(new.unwrap().map(|frame| frame.bytes.clone()));
+        for arrival in arrivals {
+            let owner = arrival.owner as usize;
+            self.readers[owner].own = arrival.own.clone().unwrap_or_default();
+            self.join(owner, arrival.next);
+            self.readers[owner].rest = arrival.own.unwrap_or_default();
+            if !self.readers[owner].rest.is_empty() {
+                let Standing::Joined(position) = self.readers[owner].standing else {
+                    unreachable!()
+                };
+                self.feed
+                    .subscribers()
+                    .entry(position)
+                    .fall_behind(arrival.next);
+                self.catch_up(owner);
+            }
+        }
+        let mut left = Leftovers::default();
+        let mut moves = Vec::new();
+        self.feed.fan_out(chunk, &mut left, |owner, position| {
+            moves.push((owner, position));
+        });
+        for (owner, position) in moves {
+            self.move_to(owner, position);
+        }
+        assert!(left.failed.is_empty(), "{:?}", left.failed);
+        for fallen in left.fallen {
+            let reader = &mut self.readers[fallen.owner as usize];
+            assert!(
+                reader.rest.is_empty(),
+                "the hot loop sent to one with half a frame"
+            );
+            reader.rest = fallen.rest;
+        }
+        for owner in left.slow {
+            self.judge_slow(owner as usize);
+        }
+    }
+
+    fn enter(&mut self, standing: Standing) {
+        let owner = self.readers.len();
+        let (server, client) = pair(4_608);
+        self.readers.push(Reader {
+            server,
+            client,
+            standing,
+            rest: Bytes::new(),
+            own: Bytes::new(),
+            from: None,
+            received: Vec::new(),
+        });
+        match standing {
+            Standing::Waiting(after) => {
+                self.feed
+                    .wait(u32::try_from(owner).unwrap(), Epoch::from_ms(after));
+            }
+            Standing::Joined(_) | Standing::Gone => self.join(owner, self.feed.ring().head()),
+        }
+    }
+
+    fn join(&mut self, owner: usize, next: u64) {
+        let reader = &mut self.readers[owner];
+        let fd = reader.server.as_raw_fd();
+        let position = self
+            .feed
+            .subscribers()
+            .join(fd, u32::try_from(owner).unwrap(), next, false);
+        reader.standing = Standing::Joined(position);
+        reader.from = Some(next);
+    }
+
+    fn move_to(&mut self, owner: u32, position: u32) {
+        let reader = &mut self.readers[owner as usize];
+        assert!(
+            matches!(reader.standing, Standing::Joined(_)),
+            "a stranger was moved"
+        );
+        reader.standing = Standing::Joined(position);
+    }
+
+    fn leave(&mut self, owner: usize) {
+        match std::mem::replace(&mut self.readers[owner].standing, Standing::Gone) {
+            Standing::Waiting(_) => self.feed.stop_waiting(u32::try_from(owner).unwrap()),
+            Standing::Joined(position) => {
+                if let Some(moved) = self.feed.subscribers().leave(position) {
+                    self.move_to(moved, position);
+                }
+            }
+            Standing::Gone => {}
+        }
+    }
+
+    /// One that is closed as too slow must be so.
+    fn judge_slow(&mut self, owner: usize) {
+        let Standing::Joined(position) = self.readers[owner].standing else {
+            unreachable!()
+        };
+        let lacks = self
+            .feed
+            .subscribers()
+            .entry(position)
+            .behind()
+            .expect("on the slow path");
+        assert!(
+            self.feed.ring().head() - lacks > self.behind_max,
+            "closed for nothing"
+        );
+        self.leave(owner);
+    }
+
+    fn catch_up(&mut self, owner: usize) {
+        let reader = &mut self.readers[owner];
+        let Standing::Joined(position) = reader.standing else {
+            return;
+        };
+        let Some(mut next) = self.feed.subscribers().entry(position).behind() else {
+            return;
+        };
+        let head = self.feed.ring().head();
+        loop {
+            let frame = if reader.rest.is_empty() {
+                let Some(mut lacking) = self.feed.ring().from(next) else {
+                    self.judge_slow(owner);
+                    return;
+                };
+                let Some(frame) = lacking.next() else { break };
+                frame.bytes.clone()
+            } else {
+                reader.rest.clone()
+            };
+            let taken = match (&reader.server).write(&frame) {
+                Ok(taken) => taken,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(error) => panic!("writing: {error}"),
+            };
+            next += u64::from(reader.rest.is_empty());
+            reader.rest = frame.slice(taken..);
+        }
+        let entry = self.feed.subscribers().entry(position);
+        if next == head && reader.rest.is_empty() {
+            entry.advance(next);
+        } else {
+            entry.fall_behind(next);
+        }
+    }
+
+    /// Lets everybody take everything.
+    fn settle(&mut self) {
+        while self.feed.has_work(self.now + WINDOW, true) {
+            self.send_chunk(CHUNK);
+        }
+        for owner in 0..self.readers.len() {
+            loop {
+                self.catch_up(owner);
+                let reader = &mut self.readers[owner];
+                let bytes = read_some(&reader.client, 65_536);
+                if bytes.is_empty() {
+                    break;
+                }
+                reader.received.extend(bytes);
+            }
+        }
+    }
+
+    fn judge(&self) -> Result<(), TestCaseError> {
+        for (owner, reader) in self.readers.iter().enumerate() {
+            let mut due = reader.own.to_vec();
+            if let Some(from) = reader.from {
+                let frames = &self.frames[usize::try_from(from).unwrap()..];
+                frames.iter().for_each(|frame| due.extend_from_slice(frame));
+            }
+            match reader.standing {
+                Standing::Joined(_) => {
+                    prop_assert_eq!(
+                        reader.received.len(),
+                        due.len(),
+                        "bytes of reader {}",
+                        owner
+                    );
+                }
+                Standing::Waiting(after) => prop_assert!(after >= self.feed.last().as_ms()),
+                Standing::Gone => {}
+            }
+            prop_assert!(
+                due.starts_with(&reader.received),
+                "what reader {} got is not what it was due",
+                owner
+            );
+        }
+        Ok(())
+    }
+}
+
+proptest! {
+    /// Subscribers come, go, fall behind and recover in the middle of fan-outs.
+    #[test]
+    fn nobody_gets_a_byte_twice_and_nobody_who_stays_misses_one(
+        max_msg_size in prop_oneof![Just(200_usize), Just(1_000), Just(65_536)],
+        behind_max in prop_oneof![1 => 2_usize..6, 2 => Just(1_000)],
+        ops in prop::collection::vec(op(), 1..150),
+    ) {
+        let mut world = World::new(max_msg_size, behind_max);
+        for op in ops {
+            world.apply(&op);
+        }
+        world.settle();
+        world.judge()?;
+    }
+}
