@@ -2,11 +2,12 @@
 //! look on. It decides nothing itself.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tickstorm_bus::{Bus, EdgeEvent, Events};
 use tickstorm_timebase::{
-    Authority, Clock, ClockState, HostClock, Mono, Refused, SystemClock, SystemHost, TimeStatus,
-    Timekeeper,
+    Authority, Clock, ClockState, ClockStatus, HostClock, Mono, Refused, SystemClock, SystemHost,
+    TimeStatus, Timekeeper,
 };
 use tokio::sync::watch;
 
@@ -20,6 +21,8 @@ pub(crate) struct Driver {
     authority: watch::Sender<Option<Authority>>,
     status: watch::Sender<Option<TimeStatus>>,
     metrics: TimeMetrics,
+    /// AHEAD_MS: clocks that announce later than that cost ahead feeds their quality NORMAL.
+    ahead: Duration,
     clock: SystemClock,
 }
 
@@ -30,6 +33,7 @@ impl Driver {
         authority: watch::Sender<Option<Authority>>,
         status: watch::Sender<Option<TimeStatus>>,
         metrics: TimeMetrics,
+        ahead: Duration,
     ) -> Self {
         let events = bus.edge_events();
         Self {
@@ -39,6 +43,7 @@ impl Driver {
             authority,
             status,
             metrics,
+            ahead,
             clock: SystemClock,
         }
     }
@@ -119,10 +124,12 @@ impl Driver {
                     "the time is unknown: there are no ticks until a clock is believed again"
                 ),
             }
+            self.show();
         }
     }
 
-    /// Shows the state to /status and the metrics: when a deadline has passed, at least once a round.
+    /// Shows the state to /status and the metrics: when a deadline has passed, at least once a round, and when the time has become
+    /// known or unknown.
     fn show(&self) {
         let now = self.clock.now();
         let status = self.timekeeper.status(now);
@@ -164,6 +171,7 @@ impl Driver {
     /// Logs what has changed since the last look: alarms, the clock followed, holdover.
     fn log_changes(&self, new: &TimeStatus) {
         let old = self.status.borrow();
+        self.warn_of_late(old.as_ref(), new);
         let old_alarms = old.as_ref().map_or(&[][..], |old| &old.alarms);
         for alarm in new
             .alarms
@@ -186,6 +194,26 @@ impl Driver {
             && old != new
         {
             tracing::info!(clock = %new, before = %old, "follows another clock");
+        }
+    }
+
+    /// Warns of clocks whose announcements come too late for ahead feeds, as they begin to.
+    fn warn_of_late(&self, old: Option<&TimeStatus>, new: &TimeStatus) {
+        let ahead_us = i64::try_from(self.ahead.as_micros()).unwrap_or(i64::MAX);
+        let is_late = |clock: &ClockStatus| {
+            let announced = clock.announced_ahead_us;
+            clock.state == ClockState::Accepted && announced.is_some_and(|early| early < ahead_us)
+        };
+        for clock in new.clocks.iter().filter(|clock| is_late(clock)) {
+            let before = old.and_then(|old| old.clocks.iter().find(|before| before.id == clock.id));
+            if !before.is_some_and(is_late) {
+                tracing::warn!(
+                    clock = %clock.id,
+                    announced_ahead_us = clock.announced_ahead_us,
+                    ahead_us,
+                    "announcements come later than AHEAD_MS: ahead ticks go out as HOLDOVER; raise the clock's TICK_LEAD_MS"
+                );
+            }
         }
     }
 }
