@@ -4,5 +4,7 @@
 
 mod edge;
 mod edge_cases;
+mod rules;
+mod simulation;
 mod subscribe_cases;
 mod time_cases;

@@ -1,0 +1,453 @@
+//! What the rules of time say and no hand-written case shows: a test for each sentence.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use tickstorm_timebase::{
+    Alarm, ClockState, Epoch, Mode, Mono, Quality, Refused, Reply, TimeStatus,
+};
+
+use crate::edge::{Edge, HOLDOVER_MAX, clock_id, micros};
+
+const BASE_MS: i64 = 1_700_000_040_000;
+const SECOND_US: i64 = 1_000_000;
+
+/// An edge that asks when it wants to, and clocks that answer by a script.
+struct Scene {
+    edge: Edge,
+    /// What each clock that answers adds to the base, in microseconds, and its timeline.
+    clocks: BTreeMap<&'static str, (i64, u64)>,
+    asked: Vec<(Mono, u64)>,
+}
+
+impl Scene {
+    fn new(voters: &[&str], clocks: &[(&'static str, i64)]) -> Self {
+        let clocks = clocks
+            .iter()
+            .map(|&(id, offset_us)| (id, (offset_us, 1)))
+            .collect();
+        Self {
+            edge: Edge::new(voters),
+            clocks,
+            asked: Vec::new(),
+        }
+    }
+
+    /// Runs to `until_us`, each request being answered after 400 µs.
+    fn run_until(&mut self, until_us: u64) {
+        while self.edge.keeper.next_request() <= micros(until_us) {
+            let at = self.edge.keeper.next_request().max(self.edge.now);
+            self.edge.run_until(at);
+            // A timer on the way may have put the request off, or brought it forward.
+            let Some(nonce) = self.edge.ask() else {
+                continue;
+            };
+            self.asked.push((at, nonce));
+            self.edge.run_until(at + Duration::from_micros(400));
+            for reply in self.replies(at, nonce) {
+                self.edge.handle_reply(&reply).unwrap();
+            }
+        }
+        self.edge.run_until(micros(until_us));
+    }
+
+    fn replies(&self, asked: Mono, nonce: u64) -> Vec<Reply> {
+        let middle = i64::try_from(asked.as_nanos() / 1_000).unwrap() + 200;
+        let reply = |(id, (offset_us, timeline)): (&&str, &(i64, u64))| {
+            reply(nonce, id, middle + offset_us, *timeline)
+        };
+        self.clocks.iter().map(reply).collect()
+    }
+
+    fn set(&mut self, id: &'static str, offset_us: i64) {
+        let timeline = self.clocks.get(id).map_or(1, |(_, timeline)| timeline + 1);
+        self.clocks.insert(id, (offset_us, timeline));
+    }
+
+    fn status(&self) -> TimeStatus {
+        self.edge.keeper.status(self.edge.now)
+    }
+
+    fn state(&self, id: &str) -> ClockState {
+        let status = self.status();
+        status
+            .clocks
+            .iter()
+            .find(|clock| clock.id.as_str() == id)
+            .unwrap()
+            .state
+    }
+
+    fn follows(&self) -> Option<String> {
+        self.edge.keeper.following().map(ToString::to_string)
+    }
+
+    /// Authority time minus the base and the edge's own time, in microseconds.
+    fn offset_us(&self) -> Option<i64> {
+        Some((self.status().offset_ns? - BASE_MS * 1_000_000) / 1_000)
+    }
+
+    fn announce(&mut self, id: &str, ms: i64) -> Result<(), Refused> {
+        let timeline = self.clocks.get(id).map_or(1, |(_, timeline)| *timeline);
+        self.edge
+            .announce(id, Mode::Second, Epoch::from_ms(BASE_MS + ms), timeline)
+    }
+
+    fn last_quality(&self) -> Quality {
+        self.edge.second.released.last().unwrap().tick.quality
+    }
+}
+
+fn reply(nonce: u64, id: &str, unix_us: i64, timeline: u64) -> Reply {
+    Reply {
+        nonce,
+        clock_id: clock_id(id),
+        rank: 0,
+        received_unix_us: BASE_MS * 1_000 + unix_us,
+        sent_unix_us: BASE_MS * 1_000 + unix_us,
+        clock_error_us: 7,
+        synchronized: true,
+        timeline,
+    }
+}
+
+#[test]
+fn eight_rounds_come_quickly_and_then_one_each_second() {
+    let mut scene = Scene::new(&["a"], &[("a", 0)]);
+    scene.run_until(3_400_000);
+    let asked: Vec<u64> = scene
+        .asked
+        .iter()
+        .map(|(at, _)| at.as_nanos() / 1_000_000)
+        .collect();
+    assert_eq!(
+        asked,
+        [0, 50, 100, 150, 200, 250, 300, 350, 1_350, 2_350, 3_350]
+    );
+}
+
+#[test]
+fn an_edge_that_has_forgotten_the_time_asks_quickly_again() {
+    let mut scene = Scene::new(&["a"], &[("a", 0)]);
+    scene.run_until(2_000_000);
+    scene.clocks.clear();
+    scene.run_until(61_300_000);
+    assert!(scene.status().holdover);
+    scene.asked.clear();
+    scene.run_until(62_800_000);
+    assert_eq!(scene.offset_us(), None);
+    assert!(!scene.status().holdover);
+    // The last answer came at 1.3504 s.
+    let forgot = micros(61_350_400);
+    let after = |(at, _): &(Mono, u64)| at.since(forgot).as_millis();
+    let asked: Vec<u128> = scene.asked.iter().map(after).collect();
+    assert_eq!(asked, [0, 50, 100, 150, 200, 250, 300, 350, 1_350]);
+}
+
+#[test]
+fn an_answer_counts_until_its_rounds_end_and_once() {
+    let mut edge = Edge::new(&["a"]);
+    let nonce = edge.ask().unwrap();
+    assert_eq!(
+        edge.handle_reply(&reply(nonce + 1, "a", 0, 1)),
+        Err(Refused::UnknownRequest)
+    );
+    assert_eq!(
+        edge.handle_reply(&reply(nonce, "z", 0, 1)),
+        Err(Refused::UnknownClock)
+    );
+    edge.sleep_until(micros(40_000));
+    assert_eq!(edge.handle_reply(&reply(nonce, "a", 0, 1)), Ok(()));
+    assert_eq!(
+        edge.handle_reply(&reply(nonce, "a", 0, 1)),
+        Err(Refused::Duplicate)
+    );
+    let mut edge = Edge::new(&["a"]);
+    let nonce = edge.ask().unwrap();
+    edge.sleep_until(micros(40_001));
+    assert_eq!(
+        edge.handle_reply(&reply(nonce, "a", 0, 1)),
+        Err(Refused::Late)
+    );
+}
+
+#[test]
+fn a_late_answer_too_tells_of_two_hosts_under_one_name() {
+    let mut scene = Scene::new(&["a", "b", "c"], &[("a", 0), ("b", 0), ("c", 0)]);
+    scene.run_until(1_360_000);
+    let (_, nonce) = *scene.asked.last().unwrap();
+    scene.run_until(1_500_000);
+    let second = reply(nonce, "a", 1_400_000, 9);
+    assert_eq!(scene.edge.handle_reply(&second), Err(Refused::SharedId));
+    scene.run_until(2_500_000);
+    assert_eq!(scene.state("a"), ClockState::False);
+    assert_eq!(scene.follows().as_deref(), Some("b"));
+    assert_eq!(scene.status().alarms, [Alarm::SharedId]);
+    scene.run_until(60_500_000);
+    assert_eq!(scene.state("a"), ClockState::False);
+    scene.run_until(62_500_000);
+    assert_eq!(scene.follows().as_deref(), Some("a"));
+    assert_eq!(scene.status().alarms, []);
+}
+
+#[test]
+fn where_all_clocks_differ_nobody_is_a_falseticker_and_the_own_time_decides() {
+    let mut scene = Scene::new(&["a", "b", "c"], &[("a", 0), ("b", 0), ("c", 0)]);
+    scene.run_until(2_000_000);
+    scene.set("a", 5 * SECOND_US);
+    scene.set("b", -5 * SECOND_US);
+    scene.run_until(13_000_000);
+    let states = ["a", "b", "c"].map(|id| scene.state(id));
+    assert_eq!(
+        states,
+        [
+            ClockState::Disagrees,
+            ClockState::Disagrees,
+            ClockState::Accepted
+        ]
+    );
+    assert_eq!(scene.follows().as_deref(), Some("c"));
+    assert_eq!(scene.status().alarms, [Alarm::NoMajority]);
+}
+
+#[test]
+fn a_majority_of_falsetickers_only_is_none() {
+    // a, b and c are outvoted one after the other; then d and e fall silent.
+    let ids = ["a", "b", "c", "d", "e"];
+    let mut scene = Scene::new(&ids, &ids.map(|id| (id, 0)));
+    scene.run_until(2_000_000);
+    scene.set("a", SECOND_US);
+    scene.run_until(4_000_000);
+    scene.set("a", 0);
+    scene.set("b", SECOND_US);
+    scene.run_until(6_000_000);
+    scene.set("c", SECOND_US);
+    scene.set("b", 0);
+    scene.run_until(8_000_000);
+    scene.set("c", 0);
+    scene.clocks.remove("d");
+    scene.clocks.remove("e");
+    scene.run_until(20_000_000);
+    // Three of five agree, each of them a falseticker on probation.
+    assert_eq!(
+        ["a", "b", "c"].map(|id| scene.state(id)),
+        [ClockState::False; 3]
+    );
+    assert!(scene.status().holdover);
+    assert_eq!(scene.follows(), None);
+    assert_eq!(scene.status().alarms, [Alarm::NoneBelieved]);
+}
+
+#[test]
+fn where_no_clock_agrees_with_the_own_time_it_holds_over() {
+    let mut scene = Scene::new(&["a", "b"], &[("a", 0), ("b", 0)]);
+    scene.run_until(2_000_000);
+    scene.set("a", SECOND_US);
+    scene.set("b", -SECOND_US);
+    scene.run_until(20_000_000);
+    assert_eq!(scene.offset_us(), Some(0));
+    assert!(scene.status().holdover);
+    assert_eq!(scene.status().alarms, [Alarm::NoneBelieved]);
+    let bound_us = scene.status().bound_us.unwrap();
+    // 200 µs and 200 ppm of 18.65 s.
+    assert!((3_920..3_940).contains(&bound_us), "{bound_us}");
+}
+
+#[test]
+fn the_last_resort_is_a_clock_that_is_no_falseticker() {
+    let mut scene = Scene::new(
+        &["a", "b", "c"],
+        &[("a", 5 * SECOND_US), ("b", 0), ("c", 0)],
+    );
+    scene.run_until(2_000_000);
+    scene.clocks.remove("b");
+    scene.clocks.remove("c");
+    scene.run_until(59_000_000);
+    scene.set("c", 9 * SECOND_US);
+    // The last believed answer came at 1.35 s: forgotten at 61.35 s, and 5 s later there is no majority yet.
+    scene.run_until(66_000_000);
+    assert_eq!(scene.offset_us(), None);
+    scene.run_until(68_000_000);
+    assert_eq!(scene.follows().as_deref(), Some("c"));
+    assert_eq!(scene.status().alarms, [Alarm::NoMajority]);
+}
+
+#[test]
+fn a_sole_clocks_change_is_followed_at_once_up_to_ten_seconds() {
+    for step_us in [10 * SECOND_US, -9 * SECOND_US] {
+        let mut scene = Scene::new(&["a"], &[("a", 0)]);
+        scene.run_until(2_000_000);
+        scene.set("a", step_us);
+        scene.run_until(2_400_000);
+        assert_eq!(scene.offset_us(), Some(step_us));
+        assert_eq!(scene.edge.take_steps(), 0);
+    }
+}
+
+#[test]
+fn a_sole_clock_that_moves_on_has_to_last_anew() {
+    let mut scene = Scene::new(&["a"], &[("a", 0)]);
+    scene.run_until(2_000_000);
+    scene.set("a", 3_600 * SECOND_US);
+    scene.run_until(9_000_000);
+    assert_eq!(
+        scene.status().alarms,
+        [Alarm::NoneBelieved, Alarm::StepPending]
+    );
+    scene.set("a", 7_200 * SECOND_US);
+    scene.run_until(18_500_000);
+    assert_eq!(scene.offset_us(), Some(0));
+    scene.run_until(20_500_000);
+    assert_eq!(scene.offset_us(), Some(7_200 * SECOND_US));
+    assert_eq!(scene.status().alarms, []);
+}
+
+#[test]
+fn a_majoritys_step_is_followed_at_once_however_far() {
+    let mut scene = Scene::new(&["a", "b", "c"], &[("a", 0), ("b", 0), ("c", 0)]);
+    scene.run_until(2_000_000);
+    for id in ["a", "b", "c"] {
+        scene.set(id, -3_600 * SECOND_US);
+    }
+    scene.run_until(2_400_000);
+    assert_eq!(scene.offset_us(), Some(-3_600 * SECOND_US));
+    assert_eq!(scene.edge.take_steps(), 1);
+}
+
+#[test]
+fn ten_seconds_back_is_no_new_generation_and_a_little_more_is() {
+    for (back_us, steps) in [(9_999_000, 0), (10_001_000, 1)] {
+        let ids = ["a", "b", "c"];
+        let mut scene = Scene::new(&ids, &ids.map(|id| (id, 0)));
+        scene.run_until(20_000_000);
+        for id in ids {
+            scene.set(id, -back_us);
+        }
+        scene.run_until(21_000_000);
+        assert_eq!(scene.edge.take_steps(), steps, "{back_us} µs back");
+        scene.run_until(40_000_000);
+        let ticks = scene.edge.second.released.windows(2);
+        let resets =
+            ticks.filter(|two| two[1].tick.epoch.as_ms() - two[0].tick.epoch.as_ms() != 1_000);
+        assert_eq!(resets.count(), usize::try_from(steps).unwrap());
+    }
+}
+
+#[test]
+fn announcements_off_the_grid_too_far_ahead_or_of_strangers_are_refused() {
+    let mut scene = Scene::new(&["a"], &[("a", 0)]);
+    // Before the time is known nobody can say what is too far ahead.
+    assert_eq!(scene.announce("a", 3_600_000), Ok(()));
+    assert_eq!(scene.announce("a", 1), Err(Refused::OffGrid));
+    assert_eq!(scene.announce("z", 1_000), Err(Refused::UnknownClock));
+    scene.run_until(1_100_000);
+    assert_eq!(
+        scene.last_quality(),
+        Quality::Holdover,
+        "the far announcement is void"
+    );
+    assert_eq!(scene.announce("a", 13_000), Err(Refused::TooFarAhead));
+    assert_eq!(
+        scene.announce("a", i64::MAX - i64::MAX.rem_euclid(1_000) - BASE_MS),
+        Err(Refused::TooFarAhead)
+    );
+    assert_eq!(scene.announce("a", 12_000), Ok(()));
+    scene.run_until(2_100_000);
+    assert_eq!(scene.last_quality(), Quality::Normal);
+}
+
+#[test]
+fn an_older_announcement_takes_nothing_back() {
+    let mut scene = Scene::new(&["a"], &[("a", 0)]);
+    scene.run_until(500_000);
+    assert_eq!(scene.announce("a", 2_000), Ok(()));
+    assert_eq!(scene.announce("a", 1_000), Ok(()));
+    scene.run_until(2_100_000);
+    assert_eq!(scene.last_quality(), Quality::Normal);
+    let ahead_us = scene.status().clocks[0].announced_ahead_us;
+    assert_eq!(ahead_us, Some(1_500_000));
+}
+
+#[test]
+fn a_falsetickers_announcements_are_refused() {
+    let mut scene = Scene::new(&["a", "b", "c"], &[("a", SECOND_US), ("b", 0), ("c", 0)]);
+    scene.run_until(500_000);
+    assert_eq!(scene.announce("a", 1_000), Err(Refused::Falseticker));
+    assert_eq!(scene.announce("b", 1_000), Ok(()));
+}
+
+#[test]
+fn made_up_clocks_neither_fill_the_memory_nor_keep_real_ones_out() {
+    let mut scene = Scene::new(&[], &[("a", 0)]);
+    let refused = (0..1_000)
+        .filter(|n| scene.announce(&format!("x{n}"), 1_000).is_err())
+        .count();
+    assert_eq!(refused, 1_000 - 64);
+    scene.run_until(2_000_000);
+    assert_eq!(scene.follows().as_deref(), Some("a"));
+    assert_eq!(scene.status().clocks.len(), 64);
+    let nonce = scene.edge.keeper.poll_request(micros(2_350_000)).unwrap();
+    scene.edge.sleep_until(micros(2_350_400));
+    let answers = (0..1_000).map(|n| reply(nonce, &format!("y{n}"), 2_350_200, 1));
+    let refused = answers
+        .filter(|answer| scene.edge.handle_reply(answer).is_err())
+        .count();
+    assert_eq!(refused, 1_000 - 63);
+    scene.run_until(63_000_000);
+    assert_eq!(
+        scene.status().clocks.len(),
+        1,
+        "nobody else has been heard for HOLDOVER_MAX"
+    );
+}
+
+#[test]
+fn holdover_is_as_punctual_as_ever_and_returns_without_a_gap() {
+    let mut scene = Scene::new(&["a"], &[("a", 300)]);
+    scene.run_until(5_000_000);
+    scene.clocks.clear();
+    scene.run_until(60_000_000);
+    scene.set("a", 300);
+    scene.run_until(70_000_000);
+    let released = &scene.edge.second.released;
+    assert_eq!(released.len(), 70);
+    for (second, one) in (1_u64..).zip(released) {
+        assert_eq!(one.at, micros(second * 1_000_000 - 300));
+        assert_eq!(
+            one.tick.epoch,
+            Epoch::from_ms(BASE_MS + i64::try_from(second).unwrap() * 1_000)
+        );
+    }
+}
+
+#[test]
+fn an_outage_beyond_holdover_costs_no_tick_within_the_resume_window() {
+    let mut scene = Scene::new(&["a"], &[("a", 0)]);
+    scene.run_until(1_500_000);
+    scene.clocks.clear();
+    scene.run_until(400_000_000);
+    let before = scene.edge.second.released.len();
+    assert_eq!(before, 61, "1.35 s and HOLDOVER_MAX {HOLDOVER_MAX:?}");
+    scene.set("a", 0);
+    scene.run_until(402_000_000);
+    let epochs = scene
+        .edge
+        .second
+        .released
+        .iter()
+        .map(|one| one.tick.epoch.as_ms() - BASE_MS);
+    assert!(epochs.eq((1..=402).map(|second| second * 1_000)));
+    assert_eq!(scene.edge.take_steps(), 0);
+}
+
+#[test]
+fn the_clocks_own_error_is_that_of_the_clock_followed() {
+    let mut scene = Scene::new(&["a"], &[("a", 0)]);
+    scene.run_until(1_000_000);
+    assert_eq!(scene.edge.authority().unwrap().clock_error_us(), 7);
+    let clock = &scene.status().clocks[0];
+    assert_eq!(
+        (clock.rank, clock.synchronized, clock.offset_us),
+        (Some(0), Some(true), Some(0))
+    );
+}
