@@ -3,27 +3,19 @@
 //! A session lives as long as its connection. Waiting, connecting again, what authority time is and what to do with ticks are
 //! its driver's; the session only says when a HEARTBEAT is due and hands out what a PONG measured.
 
+mod heartbeats;
+
 use std::collections::VecDeque;
 use std::time::Duration;
 
 use prost::Message;
 use tickstorm_timebase::{self as timebase, Epoch, Mode, Mono};
 
+use self::heartbeats::Heartbeats;
 use super::Request;
 use crate::code::{ErrorCode, Return, UnknownCode};
 use crate::frame::{self, Decoder, Frame, FrameError, FrameType, Rules};
 use crate::message::{Ack, Auth, DataBatch, ErrorMsg, Heartbeat, Pong, SCHEMA_VERSION, Subscribe};
-
-/// How many HEARTBEATs open a connection, so that the best of that many samples tells the time.
-const OPENING_HEARTBEATS: u8 = 8;
-/// From one of them to the next.
-const OPENING_INTERVAL: Duration = Duration::from_millis(100);
-/// The longest from one time sample to the next for a client that releases ticks itself.
-const AHEAD_INTERVAL: Duration = Duration::from_secs(2);
-/// The shortest heartbeat interval that is believed, so that a strange edge can't make a client send without pause.
-const INTERVAL_MIN: Duration = Duration::from_millis(100);
-/// By how many hundredths a heartbeat comes earlier or later than planned, so that clients that started together part.
-const JITTER_PERCENT: u32 = 10;
 
 /// What an edge said.
 #[derive(Clone, Debug, PartialEq)]
@@ -207,17 +199,17 @@ impl ClientSession {
     pub fn next_heartbeat(&self) -> Mono {
         self.heartbeats
             .as_ref()
-            .map_or(Mono::NEVER, |heartbeats| heartbeats.next)
+            .map_or(Mono::NEVER, Heartbeats::next)
     }
 
     /// Appends a HEARTBEAT frame to `out` if one is due at `now`. `random` is any number, another one each time: it spreads
     /// the heartbeats of clients that started together.
     pub fn poll_heartbeat(&mut self, now: Mono, random: u32, out: &mut Vec<u8>) {
         let ahead = self.ahead();
-        let Some(heartbeats) = self.heartbeats.as_mut().filter(|due| due.next <= now) else {
+        let Some(heartbeats) = self.heartbeats.as_mut().filter(|due| due.next() <= now) else {
             return;
         };
-        heartbeats.schedule(now, ahead, random);
+        heartbeats.sent(now, ahead, random);
         let heartbeat = Heartbeat {
             client_time_us: signed(now.as_nanos() / 1_000),
         };
@@ -302,7 +294,7 @@ impl ClientSession {
                 let request = self.requests.pop_front().ok_or(unexpected)?;
                 let start = Epoch::from_ms(ack.start_epoch_ms);
                 if let Some(heartbeats) = self.heartbeats.as_mut().filter(|_| request.ahead) {
-                    heartbeats.next = heartbeats.next.min(now + AHEAD_INTERVAL);
+                    heartbeats.turn_ahead(now);
                 }
                 self.subscription = Some(Subscription {
                     request,
@@ -359,42 +351,6 @@ impl ClientSession {
             .back()
             .or(served)
             .is_some_and(|newest| newest.ahead)
-    }
-}
-
-/// When to send HEARTBEAT: some at once for the time's sake, then often enough for the edge, and for a client that
-/// releases ticks itself.
-#[derive(Debug)]
-struct Heartbeats {
-    interval: Duration,
-    next: Mono,
-    opening_left: u8,
-}
-
-impl Heartbeats {
-    fn new(interval: Duration, now: Mono) -> Self {
-        Self {
-            interval: interval.max(INTERVAL_MIN),
-            next: now,
-            opening_left: OPENING_HEARTBEATS,
-        }
-    }
-
-    /// One is sent at `now`; sets the moment of the next.
-    fn schedule(&mut self, now: Mono, ahead: bool, random: u32) {
-        self.opening_left = self.opening_left.saturating_sub(1);
-        if self.opening_left > 0 {
-            self.next = now + OPENING_INTERVAL;
-            return;
-        }
-        let steady = self.interval * 2 / 3;
-        let wait = if ahead {
-            steady.min(AHEAD_INTERVAL)
-        } else {
-            steady
-        };
-        let percent = 100 - JITTER_PERCENT + random % (2 * JITTER_PERCENT + 1);
-        self.next = now + wait * percent / 100;
     }
 }
 
