@@ -23,7 +23,7 @@ use crate::options::{Credentials, Options};
 
 /// For each address that a name stands for: longer than a lost SYN and its repetition take, short enough to try the next.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// From TCP's beginning to the answer to AUTH. An edge may hold back a refusal for up to 5 s.
+/// From the first byte to the answer to AUTH. An edge may hold back a refusal for up to 5 s.
 const AUTH_TIMEOUT: Duration = Duration::from_secs(10);
 /// An edge that is silent for less is not given up, however short the heartbeat timeout that it told.
 const SILENCE_MIN: Duration = Duration::from_secs(5);
@@ -73,6 +73,8 @@ pub(crate) struct Connection<S> {
     input: BytesMut,
     /// Frames, or the rest of one, that the socket has not taken yet.
     output: Vec<u8>,
+    /// Why nothing can be sent any more. What the edge said before it left can still be read, and says more.
+    unwritable: Option<io::Error>,
     read_at: Mono,
     silence_max: Duration,
 }
@@ -101,6 +103,7 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
             estimator: watch::Sender::default(),
             input: BytesMut::new(),
             output: Vec::new(),
+            unwritable: None,
             silence_max: Duration::MAX,
         };
         connection
@@ -196,25 +199,29 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
             Reading::No => Mono::NEVER,
         };
         // A frame that still waits for a full socket does a heartbeat's work: there is never more than one.
-        if self.output.is_empty() {
+        if self.output.is_empty() && self.unwritable.is_none() {
             self.session
                 .poll_heartbeat(now, rand::random(), &mut self.output);
             deadline = deadline.min(self.session.next_heartbeat());
         }
         self.input.reserve(READ_LEN);
         tokio::select! {
-            // Reading first: what the edge said last is worth more than that it is gone.
+            // Writing first: however much there is to read, heartbeats leave.
             biased;
-            read = self.reader.read_buf(&mut self.input), if reading == Reading::Yes => {
-                let len = read.map_err(|error| Error::Closed { source: Some(error) })?;
-                if len == 0 {
-                    return Err(Error::Closed { source: None });
+            written = self.writer.write(&self.output), if !self.output.is_empty() => match written {
+                Ok(len) => drop(self.output.drain(..len)),
+                Err(error) => {
+                    self.output.clear();
+                    self.unwritable = Some(error);
                 }
+            },
+            read = self.reader.read_buf(&mut self.input), if reading == Reading::Yes => {
                 self.read_at = self.clock.now();
-            }
-            written = self.writer.write(&self.output), if !self.output.is_empty() => {
-                let len = written.map_err(|error| Error::Closed { source: Some(error) })?;
-                self.output.drain(..len);
+                match read {
+                    Ok(0) => return Err(Error::Closed { source: self.unwritable.take() }),
+                    Ok(_) => {}
+                    Err(error) => return Err(Error::Closed { source: Some(error) }),
+                }
             }
             () = sleep(deadline.since(now)) => {
                 if reading == Reading::Yes && self.clock.now() >= silent_at {

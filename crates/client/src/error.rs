@@ -1,6 +1,6 @@
 //! Why there is no connection, or none any more.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::io;
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ pub use tickstorm_protocol::session::client::{ClientError, Refusal};
 #[non_exhaustive]
 pub enum Error {
     /// No TCP connection came about.
-    #[error("can't connect to {}", address.escape_debug())]
+    #[error("can't connect to {}", Harmless(address))]
     Connect {
         /// Where to.
         address: String,
@@ -48,8 +48,20 @@ impl fmt::Display for Told<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0.code {
             Ok(code) => code.fmt(f)?,
-            Err(UnknownCode(text)) => text.escape_debug().fmt(f)?,
+            Err(UnknownCode(text)) => Harmless(text).fmt(f)?,
         }
-        write!(f, ": {}", self.0.message.escape_debug())
+        write!(f, ": {}", Harmless(&self.0.message))
+    }
+}
+
+/// Text from elsewhere with everything escaped that is not simply shown.
+struct Harmless<'a>(&'a str);
+
+impl fmt::Display for Harmless<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.chars().try_for_each(|c| match c {
+            '\'' | '"' => f.write_char(c),
+            _ => c.escape_debug().fmt(f),
+        })
     }
 }

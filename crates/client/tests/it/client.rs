@@ -4,14 +4,15 @@ use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use tickstorm_client::error::{ClientError, Return, UnknownCode};
-use tickstorm_client::{Error, Event, Mode, Options, Tick, Ticks};
+use tickstorm_client::{Error, Event, Mode, Options, Tick, Ticks, connect_over};
 use tickstorm_protocol::frame::{self, FrameType};
 use tickstorm_protocol::message::ErrorMsg;
 use tickstorm_protocol::{ErrorCode, FrameError};
+use tickstorm_timebase::SystemClock;
 use tokio::net::TcpListener;
 use tokio::time::{Instant, sleep};
 
-use crate::edge::{BASE_US, dial, epoch, subscribed};
+use crate::edge::{BASE_US, Mute, dial, edge_alone, epoch, subscribed};
 
 async fn tick(ticks: &mut Ticks) -> Tick {
     match ticks.next().await {
@@ -147,11 +148,11 @@ async fn an_edge_that_does_not_know_the_time_is_waited_for_as_long_as_it_lives()
 #[tokio::test(start_paused = true)]
 async fn a_refusal_says_code_message_and_when_to_come_back() {
     let (client, edge) = dial(Options::new("unused"));
-    edge.refuse(ErrorCode::ServerFull, "no room \u{1b}[2J", 1_234)
+    edge.refuse(ErrorCode::ServerFull, "there's no room \u{1b}[2J", 1_234)
         .await;
     let error = client.await.unwrap().unwrap_err();
     let shown = error.to_string();
-    assert!(shown.contains("SERVER_FULL: no room"), "{shown}");
+    assert!(shown.contains("SERVER_FULL: there's no room"), "{shown}");
     assert!(!shown.contains('\u{1b}'), "{shown:?}");
     let Error::Refused(refusal) = error else {
         panic!("{error:?}");
@@ -192,6 +193,19 @@ async fn an_end_without_a_word_is_closed() {
     drop(edge);
     let error = end(&mut ticks).await;
     assert!(matches!(error, Error::Closed { .. }), "{error:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_is_heard_though_nothing_can_be_sent_any_more() {
+    let (near, edge) = edge_alone();
+    edge.refuse(ErrorCode::ServerDraining, "good bye", 0).await;
+    let error = connect_over(Mute(near), SystemClock, Options::new("unused"))
+        .await
+        .unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "the edge refused: SERVER_DRAINING: good bye"
+    );
 }
 
 #[tokio::test(start_paused = true)]

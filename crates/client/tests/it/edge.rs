@@ -1,5 +1,8 @@
 //! A scripted edge at the other end of a pipe, made of protocol's own server session, and a clock that follows tokio's paused time.
 
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tickstorm_client::{Error, Options, Ticks, connect_over};
@@ -8,7 +11,7 @@ use tickstorm_protocol::message::{Auth, encode_batch};
 use tickstorm_protocol::session::Request;
 use tickstorm_protocol::session::server::{self, Limits, ServerSession, Step};
 use tickstorm_timebase::{Clock, Epoch, Mode, Mono, Quality, Tick};
-use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
@@ -40,9 +43,14 @@ pub(crate) struct Edge {
 
 /// A client that is connecting, and the edge that it will find.
 pub(crate) fn dial(options: Options) -> (JoinHandle<Result<Ticks, Error>>, Edge) {
+    let (near, edge) = edge_alone();
+    (tokio::spawn(connect_over(near, edge.clock, options)), edge)
+}
+
+/// An edge, and the client's end of the pipe that leads to it.
+pub(crate) fn edge_alone() -> (DuplexStream, Edge) {
     let (near, far) = tokio::io::duplex(PIPE_LEN);
     let clock = TokioClock(Instant::now());
-    let client = tokio::spawn(connect_over(near, clock, options));
     let edge = Edge {
         socket: far,
         session: ServerSession::new(clock.now()),
@@ -58,7 +66,34 @@ pub(crate) fn dial(options: Options) -> (JoinHandle<Result<Ticks, Error>>, Edge)
         clock,
         input: Vec::new(),
     };
-    (client, edge)
+    (near, edge)
+}
+
+/// An end of a pipe that can be read only: every write fails.
+pub(crate) struct Mute(pub(crate) DuplexStream);
+
+impl AsyncRead for Mute {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        into: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(context, into)
+    }
+}
+
+impl AsyncWrite for Mute {
+    fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, _: &[u8]) -> Poll<io::Result<usize>> {
+        Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
 }
 
 /// A client that is subscribed and its edge, which last released the tick `start_ms` after the base.
