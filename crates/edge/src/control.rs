@@ -11,7 +11,7 @@ use tickstorm_bus::Bus;
 use tickstorm_service::admin::Health;
 use tickstorm_service::lifecycle::{OpenFiles, raise_open_files};
 use tickstorm_service::metrics::RegisterError;
-use tickstorm_timebase::{Authority, Clock, Mode, SystemClock, Tick, TimeStatus, Timekeeper};
+use tickstorm_timebase::{Clock, Mode, SystemClock, Tick, Timekeeper};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::task::TaskTracker;
 
@@ -22,7 +22,7 @@ use crate::health::EdgeHealth;
 use crate::metrics::Metrics;
 use crate::shard::{self, Command, ShardThread, Shared, Vitals};
 use crate::sys::socket;
-use crate::timekeeper::Driver;
+use crate::timekeeper::{Driver, View};
 
 /// Open files that are no clients' connections: listeners, runtimes, timers, the admin port, NATS, files read again.
 const FILES_RESERVED: u64 = 256;
@@ -119,7 +119,10 @@ impl Edge {
             health,
         };
         edge.spawn(auth::watch_files(config.credentials, say_credentials));
-        edge.start_timekeeper(config.time, bus, say_authority, say_time, &metrics);
+        // Random, so that no answer to a request of an earlier start is taken for one to this one's.
+        let timekeeper = Timekeeper::new(config.time, rand::random(), SystemClock.now());
+        let view = View::new(say_authority, say_time, metrics.time, config.ahead);
+        edge.spawn(Driver::new(timekeeper, bus, view).run());
         tracing::info!(addr = %listen_addr, edge = config.id, shards = config.shards, "listening");
         if !listen_addr.ip().is_loopback() {
             tracing::warn!(addr = %listen_addr, "passwords travel in plain text beyond loopback: there is no TLS");
@@ -176,20 +179,6 @@ impl Edge {
         self.tasks.spawn(async move {
             stop.run_until_cancelled(task).await;
         });
-    }
-
-    fn start_timekeeper(
-        &self,
-        config: tickstorm_timebase::TimekeeperConfig,
-        bus: Arc<dyn Bus>,
-        authority: watch::Sender<Option<Authority>>,
-        status: watch::Sender<Option<TimeStatus>>,
-        metrics: &Metrics,
-    ) {
-        // Random, so that no answer to a request of an earlier start is taken for one to this one's.
-        let timekeeper = Timekeeper::new(config, rand::random(), SystemClock.now());
-        let driver = Driver::new(timekeeper, bus, authority, status, metrics.time.clone());
-        self.spawn(driver.run());
     }
 }
 

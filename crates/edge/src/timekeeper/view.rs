@@ -1,0 +1,178 @@
+//! What the timekeeper knows, shown: to the shards as an [`Authority`], to /status, to the metrics, and to the log where
+//! something has changed that someone should know.
+
+use std::time::Duration;
+
+use tickstorm_timebase::{
+    Alarm, Authority, Clock, ClockState, ClockStatus, HostClock, Mono, SystemClock, SystemHost,
+    TimeStatus, Timekeeper,
+};
+use tokio::sync::watch;
+
+use crate::metrics::TimeMetrics;
+
+/// For how long announcements come too late before it is worth a warning: a clock's first one after its start may.
+const LATE_FOR: Duration = Duration::from_secs(5);
+
+/// Where it is shown.
+pub(crate) struct View {
+    authority: watch::Sender<Option<Authority>>,
+    status: watch::Sender<Option<TimeStatus>>,
+    metrics: TimeMetrics,
+    /// AHEAD_MS.
+    ahead: Duration,
+    /// Since when a believed clock's announcements have come too late for ahead feeds, until that is warned of.
+    late: Late,
+}
+
+/// Whether announcements come too late.
+#[derive(Clone, Copy, Debug)]
+enum Late {
+    No,
+    Since(Mono),
+    Warned,
+}
+
+impl View {
+    pub(crate) fn new(
+        authority: watch::Sender<Option<Authority>>,
+        status: watch::Sender<Option<TimeStatus>>,
+        metrics: TimeMetrics,
+        ahead: Duration,
+    ) -> Self {
+        Self {
+            authority,
+            status,
+            metrics,
+            ahead,
+            late: Late::No,
+        }
+    }
+
+    /// Counts messages of the bus that were not used.
+    pub(crate) fn count_dropped(&self, reason: &str, count: u64) {
+        self.metrics
+            .bus_dropped
+            .with_label_values(&[reason])
+            .inc_by(count);
+    }
+
+    /// Tells the shards what time it is, where that has changed.
+    pub(crate) fn publish(&self, timekeeper: &Timekeeper, now: Mono) {
+        let new = timekeeper
+            .authority()
+            .filter(|authority| authority.is_valid(now));
+        let was_known = self.authority.borrow().is_some();
+        let changed = self.authority.send_if_modified(|old| {
+            let changed = *old != new;
+            *old = new;
+            changed
+        });
+        if changed && was_known != new.is_some() {
+            let following = timekeeper.following().map(tracing::field::display);
+            match new {
+                Some(_) => tracing::info!(following, "the time is known"),
+                None => tracing::warn!(
+                    "the time is unknown: no tick is sent until a clock is believed again"
+                ),
+            }
+        }
+    }
+
+    /// Shows the state to /status, the metrics and the log; called at least once a round.
+    pub(crate) fn show(&mut self, timekeeper: &Timekeeper, now: Mono) {
+        let status = timekeeper.status(now);
+        self.measure(&status, now);
+        self.log_changes(&status);
+        self.watch_lateness(&status, now);
+        self.status.send_replace(Some(status));
+    }
+
+    fn measure(&self, status: &TimeStatus, now: Mono) {
+        let metrics = &self.metrics;
+        let authority = *self.authority.borrow();
+        let offset = authority.map_or(0.0, |authority| {
+            let host = SystemHost::new(0).read().unix;
+            seconds(authority.time_at(SystemClock.now()).as_nanos() - host.as_nanos())
+        });
+        let bound_s = |authority: Authority| f64::from(authority.bound_us(now)) / 1e6;
+        metrics.offset_seconds.set(offset);
+        metrics
+            .bound_seconds
+            .set(authority.map_or(f64::INFINITY, bound_s));
+        metrics.holdover.set(i64::from(status.holdover));
+        for state in [ClockState::Accepted, ClockState::False] {
+            let count = status
+                .clocks
+                .iter()
+                .filter(|clock| clock.state == state)
+                .count();
+            let gauge = metrics.clocks.with_label_values(&[state.label()]);
+            gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
+        }
+        for alarm in Alarm::ALL {
+            let sounds = status.alarms.contains(&alarm);
+            metrics
+                .alarm
+                .with_label_values(&[alarm.label()])
+                .set(i64::from(sounds));
+        }
+    }
+
+    /// Logs what has changed since the last look: alarms, the clock followed, holdover.
+    fn log_changes(&self, new: &TimeStatus) {
+        let old = self.status.borrow();
+        let old_alarms = old.as_ref().map_or(&[][..], |old| &old.alarms);
+        for alarm in new
+            .alarms
+            .iter()
+            .filter(|alarm| !old_alarms.contains(alarm))
+        {
+            tracing::warn!(reason = alarm.label(), "alarm about the time");
+        }
+        let Some(old) = old.as_ref() else { return };
+        match (old.holdover, new.holdover) {
+            (false, true) => {
+                tracing::warn!("holdover: no clock is believed, the edge goes on by its own time");
+            }
+            (true, false) => tracing::info!("holdover is over"),
+            (true, true) | (false, false) => {}
+        }
+        if let (Some(old), Some(new)) = (&old.following, &new.following)
+            && old != new
+        {
+            tracing::info!(clock = %new, before = %old, "follows another clock");
+        }
+    }
+
+    /// Warns once where a believed clock's announcements come later than AHEAD_MS and go on doing so.
+    fn watch_lateness(&mut self, status: &TimeStatus, now: Mono) {
+        let ahead_us = i64::try_from(self.ahead.as_micros()).unwrap_or(i64::MAX);
+        let is_late = |clock: &&ClockStatus| {
+            let early_us = clock.announced_ahead_us;
+            clock.state == ClockState::Accepted && early_us.is_some_and(|early| early < ahead_us)
+        };
+        self.late = match (self.late, status.clocks.iter().find(is_late)) {
+            (_, None) => Late::No,
+            (Late::No, Some(_)) => Late::Since(now),
+            (Late::Since(since), Some(clock)) if now.since(since) >= LATE_FOR => {
+                tracing::warn!(
+                    clock = %clock.id,
+                    announced_ahead_us = clock.announced_ahead_us,
+                    ahead_us,
+                    "announced later than AHEAD_MS: ahead ticks go out as HOLDOVER; raise TICK_LEAD_MS"
+                );
+                Late::Warned
+            }
+            (late, Some(_)) => late,
+        };
+    }
+}
+
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "a metric needs no nanoseconds of an offset of years"
+)]
+fn seconds(nanos: i64) -> f64 {
+    nanos as f64 / 1e9
+}
