@@ -1,4 +1,13 @@
 //! The edge as a whole, over sockets, on the in-memory bus.
+#![expect(clippy::unwrap_used, reason = "a test that can't go on has failed")]
 
+mod auth;
+mod deadlines;
+mod lifecycle;
+mod limits;
+mod malformed;
 mod serving;
+mod sessions;
+mod subscriptions;
 mod support;
+mod witness;

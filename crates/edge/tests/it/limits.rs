@@ -1,0 +1,217 @@
+//! How much a client, and all clients together, may take of an edge.
+
+use std::time::Duration;
+
+use tickstorm_edge::Config;
+use tickstorm_testkit::{Peer, Received, frame, peer, poll_until_async};
+use tickstorm_timebase::{Clock, Mode, SystemClock};
+
+use crate::support::{PASSWORD, SOON, TestEdge, USER, config};
+use crate::witness::Witness;
+
+const CLOSED: &str = "tickstorm_connections_closed_total";
+
+#[tokio::test]
+async fn two_seconds_worth_of_frames_pass_at_once_and_one_more_does_not() {
+    let edge = TestEdge::start_without_clock(Config {
+        frame_rate: 2,
+        ..config()
+    })
+    .await;
+    let heartbeats: Vec<u8> = (1..=5).flat_map(peer::heartbeat).collect();
+    let mut peer = Peer::connect(edge.addr()).await;
+    peer.send(&[peer::auth(USER, PASSWORD), heartbeats].concat())
+        .await;
+    peer.expect_ack(frame::AUTH).await;
+    for number in 1..=4 {
+        assert_eq!(peer.expect_pong().await.client_time_us, number);
+    }
+    let error = peer.expect_refusal("RATE_LIMITED").await;
+    assert!(
+        (1_000..=10_000).contains(&error.retry_after_ms),
+        "{error:?}"
+    );
+    edge.stop().await;
+}
+
+#[tokio::test]
+async fn all_types_of_frames_share_one_rate() {
+    let edge = TestEdge::start(Config {
+        frame_rate: 2,
+        ..config()
+    })
+    .await;
+    let frames = [
+        peer::auth(USER, PASSWORD),
+        peer::subscribe(Mode::Minute, None, false),
+        frame::frame(0x80, b"skipped"),
+        frame::frame(0xFF, &[]),
+        peer::heartbeat(1),
+        frame::frame(0x80, &[]),
+    ];
+    let mut peer = Peer::connect(edge.addr()).await;
+    peer.send(&frames.concat()).await;
+    peer.expect_ack(frame::AUTH).await;
+    peer.expect_ack(frame::SUBSCRIBE).await;
+    peer.expect_pong().await;
+    peer.expect_refusal("RATE_LIMITED").await;
+    edge.stop().await;
+}
+
+#[tokio::test]
+async fn by_default_twenty_frames_pass_at_once() {
+    let edge = TestEdge::start_without_clock(config()).await;
+    let mut peer = Peer::connect(edge.addr()).await;
+    peer.auth(USER, PASSWORD).await;
+    peer.expect_ack(frame::AUTH).await;
+    let heartbeats: Vec<u8> = (0..100).flat_map(peer::heartbeat).collect();
+    peer.send(&heartbeats).await;
+    let mut pongs = 0;
+    let error = loop {
+        let frame = peer.expect_frame().await;
+        if frame.kind == frame::ERROR {
+            break frame;
+        }
+        assert_eq!(frame.kind, frame::PONG);
+        pongs += 1;
+    };
+    let error: tickstorm_protocol::message::ErrorMsg = error.decode();
+    assert_eq!(error.code, "RATE_LIMITED");
+    // Each tenth of a second that the edge takes for them allows one more.
+    assert!((20..50).contains(&pongs), "{pongs}");
+    edge.stop().await;
+}
+
+#[tokio::test]
+async fn a_full_edge_says_so_and_a_connection_that_ends_makes_room() {
+    let edge = TestEdge::start(Config {
+        connections_max: 2,
+        ..config()
+    })
+    .await;
+    let mut witness = Witness::enter(&edge).await;
+    let mut second = Peer::connect(edge.addr()).await;
+    second.auth(USER, PASSWORD).await;
+    second.expect_ack(frame::AUTH).await;
+    for _ in 0..3 {
+        let mut third = Peer::connect(edge.addr()).await;
+        let error = third.expect_refusal("SERVER_FULL").await;
+        assert!(
+            (1_000..=10_000).contains(&error.retry_after_ms),
+            "{error:?}"
+        );
+    }
+    // One that has sent its frames already is told so as well.
+    let mut third = Peer::connect(edge.addr()).await;
+    let sent = third.try_send(&peer::auth(USER, PASSWORD)).await;
+    third.expect_refusal("SERVER_FULL").await;
+    drop((third, sent));
+    assert_eq!(edge.edge.health().status()["connections"], 2);
+    edge.metric_reaches(CLOSED, "server_full", 4.0).await;
+
+    drop(second);
+    poll_until_async("the second has left", SOON, || {
+        edge.edge.health().status()["connections"] == 1
+    })
+    .await;
+    let mut fourth = Peer::connect(edge.addr()).await;
+    fourth.enter(USER, PASSWORD, Mode::Second).await;
+    witness.missed_nothing().await;
+    edge.stop().await;
+}
+
+#[tokio::test]
+async fn where_handshakes_are_full_the_oldest_over_a_second_makes_room() {
+    let edge = TestEdge::start_without_clock(Config {
+        handshakes_max: 2,
+        auth_timeout: Duration::from_secs(60),
+        shards: 1,
+        ..config()
+    })
+    .await;
+    let start = SystemClock.now();
+    let mut oldest = Peer::connect(edge.addr()).await;
+    let mut younger = Peer::connect(edge.addr()).await;
+    let mut newcomer = Peer::connect(edge.addr()).await;
+    newcomer.auth(USER, PASSWORD).await;
+    newcomer.expect_ack(frame::AUTH).await;
+    let waited = SystemClock.now().since(start);
+    assert!(waited >= Duration::from_secs(1), "let in after {waited:?}");
+    let error = oldest.expect_refusal("AUTH_TIMEOUT").await;
+    assert!(
+        (1_000..=10_000).contains(&error.retry_after_ms),
+        "{error:?}"
+    );
+    younger.auth(USER, PASSWORD).await;
+    younger.expect_ack(frame::AUTH).await;
+    edge.stop().await;
+}
+
+#[tokio::test]
+async fn silent_handshakes_make_room_across_shards_until_everybody_is_in() {
+    /// Far more than may be in their handshake at once.
+    const SILENT: usize = 12;
+    const HANDSHAKES_MAX: usize = 4;
+    const SHARDS: usize = 2;
+    let edge = TestEdge::start_without_clock(Config {
+        handshakes_max: HANDSHAKES_MAX,
+        auth_timeout: Duration::from_secs(60),
+        shards: SHARDS,
+        ..config()
+    })
+    .await;
+    let mut silent = Vec::new();
+    for _ in 0..SILENT {
+        silent.push(Peer::connect(edge.addr()).await);
+    }
+    // Each shard may have been promised room for one more that has not come.
+    let evicted = SILENT - HANDSHAKES_MAX - SHARDS;
+    let at_least = f64::from(u32::try_from(evicted).unwrap());
+    edge.metric_reaches(CLOSED, "auth_timeout", at_least).await;
+    let mut newcomer = Peer::connect(edge.addr()).await;
+    newcomer.auth(USER, PASSWORD).await;
+    newcomer.expect_ack(frame::AUTH).await;
+    let mut refused = 0;
+    for peer in &mut silent {
+        match peer.next_frame(Duration::from_millis(10)).await {
+            Received::Timeout => {}
+            Received::Frame(error) => {
+                let error: tickstorm_protocol::message::ErrorMsg = error.decode();
+                assert_eq!(error.code, "AUTH_TIMEOUT");
+                peer.expect_eof().await;
+                refused += 1;
+            }
+            other @ (Received::Eof { .. } | Received::Reset { .. }) => {
+                panic!("{other:?} without ERROR");
+            }
+        }
+    }
+    assert!(refused >= evicted, "{refused} of {SILENT} refused");
+    edge.stop().await;
+}
+
+#[tokio::test]
+async fn a_connection_without_a_byte_is_a_health_check_and_no_failure() {
+    let edge = TestEdge::start_without_clock(config()).await;
+    let mut finished = Peer::connect(edge.addr()).await;
+    finished.finish().await;
+    finished.expect_eof().await;
+    drop(Peer::connect(edge.addr()).await);
+    Peer::connect(edge.addr()).await.reset();
+    edge.metric_reaches(CLOSED, "health_check", 3.0).await;
+    assert_all_closed(&edge, 3.0);
+
+    let mut speaker = Peer::connect(edge.addr()).await;
+    speaker.send(&[0xF5]).await;
+    speaker.finish().await;
+    edge.metric_reaches(CLOSED, "client_closed", 1.0).await;
+    assert_all_closed(&edge, 4.0);
+    let judged = edge.metric("tickstorm_auth_total", "");
+    assert!(judged.abs() < 0.5, "{judged} AUTHs judged");
+    edge.stop().await;
+}
+
+fn assert_all_closed(edge: &TestEdge, expected: f64) {
+    let all = edge.metric(CLOSED, "");
+    assert!((all - expected).abs() < 0.5, "{all} closed, not {expected}");
+}

@@ -1,0 +1,212 @@
+//! Frames however they arrive, and PONG.
+
+use tickstorm_protocol::message::{Ack, Pong};
+use tickstorm_testkit::{Peer, RawFrame, frame, peer};
+use tickstorm_timebase::Mode;
+
+use crate::support::{PASSWORD, TestEdge, USER, config, wall_ms};
+use crate::witness::expect_gapless;
+
+fn opening() -> Vec<u8> {
+    let frames = [
+        peer::auth(USER, PASSWORD),
+        peer::subscribe(Mode::Second, None, false),
+        peer::heartbeat(42),
+    ];
+    frames.concat()
+}
+
+/// Expects the answers to [`opening`] in their order, and ticks without a gap after them.
+async fn expect_service(peer: &mut Peer) {
+    peer.expect_ack(frame::AUTH).await;
+    let ack = peer.expect_ack(frame::SUBSCRIBE).await;
+    let (before, pong) = peer.skip_batches().await;
+    assert_eq!(pong.kind, frame::PONG, "{pong:?}");
+    assert_eq!(pong.decode::<Pong>().client_time_us, 42);
+    let mut last = ack.start_epoch_ms;
+    for batch in before {
+        last = expect_gapless(&batch.ticks, last, Mode::Second);
+    }
+    expect_gapless(&peer.expect_ticks(2).await, last, Mode::Second);
+}
+
+#[tokio::test]
+async fn one_segment_with_auth_subscribe_and_heartbeat_is_served() {
+    let edge = TestEdge::start(config()).await;
+    let mut peer = Peer::connect(edge.addr()).await;
+    peer.send(&opening()).await;
+    expect_service(&mut peer).await;
+    edge.stop().await;
+}
+
+#[tokio::test]
+async fn the_same_one_byte_at_a_time_is_served_alike() {
+    let edge = TestEdge::start(config()).await;
+    let mut peer = Peer::connect(edge.addr()).await;
+    peer.send_bytewise(&opening()).await;
+    expect_service(&mut peer).await;
+    edge.stop().await;
+}
+
+#[tokio::test]
+async fn the_same_cut_in_two_anywhere_is_served_alike() {
+    let edge = TestEdge::start(config()).await;
+    let bytes = opening();
+    let mut peers = Vec::new();
+    for cut in 1..bytes.len() {
+        let mut peer = Peer::connect(edge.addr()).await;
+        peer.send(&bytes[..cut]).await;
+        peers.push((peer, cut));
+    }
+    for (peer, cut) in &mut peers {
+        peer.send(&bytes[*cut..]).await;
+    }
+    for (peer, _) in &mut peers {
+        expect_service(peer).await;
+    }
+    edge.stop().await;
+}
+
+#[tokio::test]
+async fn ignorable_types_are_skipped_after_auth() {
+    let edge = TestEdge::start(config()).await;
+    let frames = [
+        peer::auth(USER, PASSWORD),
+        frame::frame(0x80, &[]),
+        frame::frame(0xC3, b"\xFF\xFF no protobuf"),
+        peer::subscribe(Mode::Second, None, false),
+        frame::frame(0xFF, &[0; 10_000]),
+        peer::heartbeat(42),
+    ];
+    let mut peer = Peer::connect(edge.addr()).await;
+    peer.send(&frames.concat()).await;
+    expect_service(&mut peer).await;
+    edge.stop().await;
+}
+
+#[tokio::test]
+async fn an_empty_subscribe_is_for_seconds_and_an_empty_heartbeat_gets_its_pong() {
+    let edge = TestEdge::start(config()).await;
+    let mut peer = Peer::connect(edge.addr()).await;
+    peer.auth(USER, PASSWORD).await;
+    peer.expect_ack(frame::AUTH).await;
+    peer.send(&frame::frame(frame::HEARTBEAT, &[])).await;
+    assert_eq!(peer.expect_pong().await.client_time_us, 0);
+    peer.send(&frame::frame(frame::SUBSCRIBE, &[])).await;
+    let ack = peer.expect_ack(frame::SUBSCRIBE).await;
+    let ticks = peer.expect_ticks(1).await;
+    expect_gapless(&ticks, ack.start_epoch_ms, Mode::Second);
+    edge.stop().await;
+}
+
+#[tokio::test]
+async fn a_pong_echoes_the_clients_time_and_tells_authority_time() {
+    let edge = TestEdge::start(config()).await;
+    let mut peer = Peer::connect(edge.addr()).await;
+    peer.auth(USER, PASSWORD).await;
+    peer.expect_ack(frame::AUTH).await;
+    for client_time_us in [0, 1, -1, i64::MIN, i64::MAX] {
+        let before_us = wall_ms() * 1_000;
+        peer.heartbeat(client_time_us).await;
+        let pong = peer.expect_pong().await;
+        let after_us = (wall_ms() + 1) * 1_000;
+        assert_eq!(pong.client_time_us, client_time_us);
+        assert_eq!(pong.clock_error_us, 1_000, "what the clock says");
+        let bound_us = i64::from(pong.error_bound_us);
+        assert!(bound_us < 1_000_000, "{pong:?}");
+        assert!(
+            before_us <= pong.received_unix_us + bound_us,
+            "{before_us}: {pong:?}"
+        );
+        assert!(pong.received_unix_us <= pong.sent_unix_us, "{pong:?}");
+        assert!(
+            pong.sent_unix_us - bound_us <= after_us,
+            "{after_us}: {pong:?}"
+        );
+    }
+    edge.stop().await;
+}
+
+#[tokio::test]
+async fn without_the_time_pongs_come_at_once_and_each_subscribe_gets_its_ack_when_it_is_known() {
+    let mut edge = TestEdge::start_without_clock(config()).await;
+    let point = wall_ms() - 10_000;
+    let frames = [
+        peer::auth(USER, PASSWORD),
+        peer::subscribe(Mode::Second, None, false),
+        peer::subscribe(Mode::Minute, None, false),
+        peer::heartbeat(1),
+        peer::subscribe(Mode::Second, Some(point), false),
+        peer::heartbeat(2),
+    ];
+    let mut peer = Peer::connect(edge.addr()).await;
+    peer.send(&frames.concat()).await;
+    peer.expect_ack(frame::AUTH).await;
+    for client_time_us in [1, 2] {
+        let unknown = Pong {
+            client_time_us,
+            received_unix_us: 0,
+            sent_unix_us: 0,
+            error_bound_us: u32::MAX,
+            clock_error_us: 0,
+        };
+        assert_eq!(peer.expect_pong().await, unknown);
+    }
+    edge.start_clock();
+    let seconds = peer.expect_ack(frame::SUBSCRIBE).await;
+    assert!(seconds.start_epoch_ms > point + 8_000, "{seconds:?}");
+    let minutes = peer.expect_ack(frame::SUBSCRIBE).await;
+    assert_eq!(minutes.start_epoch_ms % 60_000, 0, "{minutes:?}");
+    let resumed = peer.expect_ack(frame::SUBSCRIBE).await;
+    assert_eq!(resumed.start_epoch_ms, point);
+    expect_gapless(&peer.expect_ticks(12).await, point, Mode::Second);
+    peer.heartbeat(3).await;
+    let (_, pong) = peer.skip_batches().await;
+    assert!(pong.decode::<Pong>().received_unix_us > point * 1_000);
+    edge.stop().await;
+}
+
+#[tokio::test]
+async fn more_subscribes_than_an_edge_remembers_get_their_acks_too() {
+    const SUBSCRIBES: i64 = 100;
+    let mut config = config();
+    config.frame_rate = 1_000;
+    let mut edge = TestEdge::start_without_clock(config).await;
+    let point = wall_ms() - 1_000;
+    let subscribes: Vec<u8> = (0..SUBSCRIBES)
+        .flat_map(|number| peer::subscribe(Mode::Second, Some(point + number), false))
+        .collect();
+    let mut peer = Peer::connect(edge.addr()).await;
+    peer.auth(USER, PASSWORD).await;
+    peer.send_bytewise(&subscribes).await;
+    peer.expect_ack(frame::AUTH).await;
+    edge.start_clock();
+    for number in 0..SUBSCRIBES {
+        let (_, ack) = peer.skip_batches().await;
+        assert_eq!(start_of(&ack), point + number);
+    }
+    let ticks = peer.expect_ticks(3).await;
+    expect_gapless(&ticks, point + SUBSCRIBES - 1, Mode::Second);
+    edge.stop().await;
+}
+
+#[tokio::test]
+async fn a_resume_point_too_far_ahead_is_refused_when_the_time_is_known() {
+    let mut edge = TestEdge::start_without_clock(config()).await;
+    let mut peer = Peer::connect(edge.addr()).await;
+    peer.auth(USER, PASSWORD).await;
+    peer.expect_ack(frame::AUTH).await;
+    peer.subscribe_with(Mode::Second, Some(wall_ms() + 60_000), false)
+        .await;
+    peer.subscribe(Mode::Second).await;
+    peer.heartbeat(1).await;
+    peer.expect_pong().await;
+    edge.start_clock();
+    peer.expect_refusal("INVALID_SUBSCRIPTION").await;
+    edge.stop().await;
+}
+
+fn start_of(ack: &RawFrame) -> i64 {
+    assert_eq!(ack.kind, frame::ACK, "{ack:?}");
+    ack.decode::<Ack>().start_epoch_ms
+}
