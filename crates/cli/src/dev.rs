@@ -63,6 +63,9 @@ impl Dev {
     pub(crate) fn run(&self) -> Result<(), Failure> {
         let settings = settings()?;
         if self.check_config {
+            for warning in settings.warnings() {
+                eprintln!("tickstorm: warning: {warning}");
+            }
             return print(settings.check_config().trim_end()).map(drop);
         }
         logging::init(
@@ -77,7 +80,10 @@ impl Dev {
             .enable_all()
             .build()
             .map_err(|error| Failure::new(exit::SOFTWARE, error))?;
-        runtime.block_on(run(&settings))
+        let outcome = runtime.block_on(run(&settings));
+        // Nothing that hangs holds up the process's end.
+        runtime.shutdown_background();
+        outcome
     }
 }
 
@@ -101,7 +107,6 @@ async fn run(settings: &Settings) -> Result<(), Failure> {
         _ = signals.next() => Ok(()),
         outcome = system.show(settings, &credentials) => outcome,
     };
-    // What has not stopped by then, the end of the process stops.
     let _ = tokio::time::timeout(STOP_TIME_MAX, system.stop()).await;
     outcome
 }
@@ -165,7 +170,7 @@ impl System {
     }
 
     async fn stop(self) {
-        // It is reported by nobody but the process's end if some of it hangs.
+        // Whatever still runs after that ends with the process.
         let _ = self.tasks.stop(STOP_TIME_MAX).await;
         self.edge.stop().await;
         self.clock.stop().await;

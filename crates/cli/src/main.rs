@@ -10,7 +10,6 @@ mod tail;
 use std::process::ExitCode;
 
 use clap::Parser;
-
 use tickstorm_service::lifecycle::exit::{OK, USAGE};
 
 use crate::exit::EXIT_CODES;

@@ -101,17 +101,23 @@ impl Tail {
             .enable_all()
             .build()
             .map_err(|error| Failure::new(exit::SOFTWARE, error))?;
-        runtime.block_on(async {
+        let outcome = runtime.block_on(async {
             tokio::select! {
                 outcome = self.follow(options) => outcome,
                 _ = tokio::signal::ctrl_c() => Ok(()),
             }
-        })
+        });
+        // A name that is still being looked up holds up nobody.
+        runtime.shutdown_background();
+        outcome
     }
 
     fn options(&self) -> Result<Options, Failure> {
         let settings = Settings::load(&[Group::Client], &credentials::DEFAULTS)
             .map_err(|errors| Failure::new(exit::CONFIG, errors))?;
+        for warning in settings.warnings() {
+            eprintln!("tickstorm: warning: {warning}");
+        }
         let credentials = Credentials::from_settings(&settings, self.user.as_deref())?;
         let options = credentials
             .put_into(Options::new(&self.addr))
