@@ -58,7 +58,7 @@ impl View {
     }
 
     /// Tells the shards what time it is, where that has changed.
-    pub(crate) fn publish(&self, timekeeper: &Timekeeper, now: Mono) {
+    pub(crate) fn publish(&mut self, timekeeper: &Timekeeper, now: Mono) {
         let new = timekeeper
             .authority()
             .filter(|authority| authority.is_valid(now));
@@ -76,10 +76,12 @@ impl View {
                     "the time is unknown: no tick is sent until a clock is believed again"
                 ),
             }
+            self.show(timekeeper, now);
         }
     }
 
-    /// Shows the state to /status, the metrics and the log; called at least once a round.
+    /// Shows the state to /status, the metrics and the log; called at least once a round, and at once where the time becomes known
+    /// or unknown.
     pub(crate) fn show(&mut self, timekeeper: &Timekeeper, now: Mono) {
         let status = timekeeper.status(now);
         self.measure(&status, now);
