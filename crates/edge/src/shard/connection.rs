@@ -146,7 +146,12 @@ impl Shard {
     /// Whether the connection is to be read. Where answers wait it is not, and its deadline stands still from now on.
     fn may_read(&self, connection: &Connection) -> bool {
         let mut state = connection.state.borrow_mut();
-        if state.phase == Phase::Open && state.is_blocked() && state.reader.take().is_some() {
+        if state.phase == Phase::Open
+            && state.is_blocked()
+            && let Some(reader) = state.reader.take()
+        {
+            // Where the wheel reads, the task would else wait on beside the one that is started later.
+            reader.abort();
             let now = self.time.now();
             state.session.pause(now);
         }
