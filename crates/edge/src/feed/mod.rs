@@ -7,7 +7,7 @@ mod fanout;
 mod ring;
 mod subscribers;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::time::Duration;
 
@@ -39,15 +39,13 @@ struct Waiting {
 }
 
 /// What a flush means for those who waited for it.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) struct Arrival {
     pub(crate) owner: u32,
     /// The frame with which it joins.
     pub(crate) next: u64,
     /// A frame of its own that comes before: the shared one begins too early for it.
-    pub(crate) own: Option<Bytes>,
-    /// How many ticks that frame carries.
-    pub(crate) ticks: u64,
+    pub(crate) own: Option<Frame>,
 }
 
 /// One feed of a shard.
@@ -174,16 +172,10 @@ impl Feed {
         let ticks = self.batch.take(now, frames * per_frame);
         let sent_unix_us = authority.time_at(now).as_micros();
         for chunk in ticks.chunks(per_frame) {
-            let (Some(first), Some(last)) = (chunk.first(), chunk.last()) else {
-                continue;
-            };
-            let number = self.ring.push(Frame {
-                bytes: encode(self.mode, chunk, sent_unix_us, &mut self.buffer),
-                first: first.epoch,
-                ticks: u32::try_from(chunk.len()).unwrap_or(u32::MAX),
-                timed: !self.ahead && first.quality != Quality::Replay,
-            });
+            let Some(last) = chunk.last() else { continue };
             self.framed = last.epoch;
+            let frame = self.encode(chunk, sent_unix_us);
+            let number = self.ring.push(frame);
             self.let_in(chunk, number, sent_unix_us, arrivals);
         }
         ticks.first().copied()
@@ -197,23 +189,33 @@ impl Feed {
         sent_unix_us: i64,
         arrivals: &mut Vec<Arrival>,
     ) {
-        let (mode, framed, buffer) = (self.mode, self.framed, &mut self.buffer);
-        self.waiting.retain(|waiting| {
-            if waiting.after >= framed {
+        let mut waiting = std::mem::take(&mut self.waiting);
+        waiting.retain(|waiting| {
+            if waiting.after >= self.framed {
                 return true;
             }
             let first = ticks.partition_point(|tick| tick.epoch <= waiting.after);
-            let own = (first > 0).then(|| encode(mode, &ticks[first..], sent_unix_us, buffer));
-            let next = number + u64::from(own.is_some());
-            let ticks = (ticks.len() - first) as u64;
+            let own = (first > 0).then(|| self.encode(&ticks[first..], sent_unix_us));
             arrivals.push(Arrival {
                 owner: waiting.owner,
-                next,
+                next: number + u64::from(own.is_some()),
                 own,
-                ticks,
             });
             false
         });
+        self.waiting = waiting;
+    }
+
+    fn encode(&mut self, ticks: &[Tick], sent_unix_us: i64) -> Frame {
+        let first = ticks.first().expect("at least one tick a frame");
+        self.buffer.clear();
+        encode_batch(self.mode, ticks, sent_unix_us, &mut self.buffer);
+        Frame {
+            bytes: Bytes::copy_from_slice(&self.buffer),
+            first: first.epoch,
+            ticks: u32::try_from(ticks.len()).unwrap_or(u32::MAX),
+            timed: !self.ahead && first.quality != Quality::Replay,
+        }
     }
 
     /// Lets a subscriber wait until the feed passes `after`.
@@ -268,10 +270,4 @@ fn start_of(sweep: u64, len: usize) -> usize {
     const GOLDEN: u64 = 0x9E37_79B9_7F4A_7C15;
     let turn = u128::from(sweep.wrapping_mul(GOLDEN));
     usize::try_from((turn * len as u128) >> 64).expect("less than the length")
-}
-
-fn encode(mode: Mode, ticks: &[Tick], sent_unix_us: i64, buffer: &mut Vec<u8>) -> Bytes {
-    buffer.clear();
-    encode_batch(mode, ticks, sent_unix_us, buffer);
-    Bytes::copy_from_slice(buffer)
 }

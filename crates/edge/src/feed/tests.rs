@@ -27,7 +27,7 @@ fn limits() -> FeedLimits {
 }
 
 /// What the time is once a clock has told it, and the moment when that is so. The clock has announced the next 10 s.
-fn authority() -> (Authority, Mono) {
+pub(crate) fn authority() -> (Authority, Mono) {
     Time::new().run_until(|_| true)
 }
 
@@ -325,15 +325,8 @@ fn who_waits_for_a_point_ahead_of_the_feed_gets_every_tick_after_it_and_no_other
             continue;
         };
         assert_eq!((arrival.owner, arrivals.len()), (3, 0));
-        let mut bytes: Vec<u8> = arrival.own.as_deref().unwrap_or_default().to_vec();
-        assert_eq!(
-            epochs(&batches(bytes.clone())).len() as u64,
-            if arrival.own.is_some() {
-                arrival.ticks
-            } else {
-                0
-            }
-        );
+        let own = arrival.own.into_iter();
+        let mut bytes: Vec<u8> = own.flat_map(|frame| frame.bytes).collect();
         for frame in feed.ring().from(arrival.next).unwrap() {
             bytes.extend_from_slice(&frame.bytes);
         }
@@ -379,6 +372,47 @@ fn a_ring_smaller_than_a_burst_loses_none_of_it() {
             .into_iter()
             .eq((0..100).map(|n| first + n * 1_000))
     );
+}
+
+#[test]
+fn more_than_one_send_may_carry_goes_out_in_several_sweeps() {
+    let (authority, now) = authority();
+    let mut feed = Feed::new(Mode::Second, Duration::ZERO, limits());
+    feed.release(&authority, now);
+    let first = feed.last().as_ms() + 1_000;
+    let (server, client) = pair(1 << 20);
+    feed.subscribers().join(server.as_raw_fd(), 0, 0, false);
+    feed.offer(&ticks((0..50_000).map(|n| first + n * 1_000)));
+    feed.flush(&authority, now, &mut Vec::new());
+    let (mut got, mut sweeps) = (Vec::new(), 0);
+    while feed.has_work(now, true) {
+        assert!(feed.fan_out(CHUNK, &mut Leftovers::default(), |_, _| {}));
+        got.extend(read_some(&client, 1 << 20));
+        sweeps += 1;
+    }
+    assert!(sweeps > 1, "{} bytes in one send", got.len());
+    let got = epochs(&batches(got));
+    assert!(got.into_iter().eq((0..50_000).map(|n| first + n * 1_000)));
+}
+
+#[test]
+fn no_frame_is_made_before_it_can_begin_to_go_out() {
+    let (authority, now) = authority();
+    let mut feed = Feed::new(Mode::Second, Duration::ZERO, limits());
+    feed.release(&authority, now);
+    let first = feed.last().as_ms() + 1_000;
+    let (server, _client) = pair(65_536);
+    for owner in 0..2 {
+        feed.subscribers().join(server.as_raw_fd(), owner, 0, false);
+    }
+    feed.offer(&ticks([first].into_iter()));
+    feed.flush(&authority, now, &mut Vec::new()).unwrap();
+    assert!(!feed.fan_out(1, &mut Leftovers::default(), |_, _| {}));
+    feed.offer(&ticks([first + 1_000].into_iter()));
+    let later = now + WINDOW;
+    assert_eq!(feed.flush(&authority, later, &mut Vec::new()), None);
+    assert!(feed.fan_out(1, &mut Leftovers::default(), |_, _| {}));
+    assert!(feed.flush(&authority, later, &mut Vec::new()).is_some());
 }
 
 /// What may befall a feed, in any order.
@@ -516,9 +550,10 @@ impl World {
             .extend(new.unwrap().map(|frame| frame.bytes.clone()));
         for arrival in arrivals {
             let owner = arrival.owner as usize;
-            self.readers[owner].own = arrival.own.clone().unwrap_or_default();
+            let own = arrival.own.map(|frame| frame.bytes).unwrap_or_default();
+            self.readers[owner].own = own.clone();
             self.join(owner, arrival.next);
-            self.readers[owner].rest = arrival.own.unwrap_or_default();
+            self.readers[owner].rest = own;
             if !self.readers[owner].rest.is_empty() {
                 let Standing::Joined(position) = self.readers[owner].standing else {
                     unreachable!()

@@ -11,7 +11,7 @@ use tickstorm_protocol::code::CloseReason;
 use tickstorm_timebase::{Authority, Epoch, Mode, Mono, Quality, Tick, UnixTime};
 
 use super::{FeedIndex, Shard};
-use crate::feed::CHUNK;
+use crate::feed::{CHUNK, Frame, Leftovers};
 use crate::sys::timerfd::Timer;
 
 /// How long before a tick the timer ends and spinning begins: what a timerfd is late by, as measured.
@@ -33,7 +33,7 @@ impl Shard {
                     .for_each(|feed| feed.release(authority, mono));
             }
             if let Some(feed) = self.feed_to_send(mono, authority.is_some()) {
-                self.send_chunk(feed, authority.as_ref());
+                self.send_chunk(feed, authority.as_ref(), mono);
                 tokio::task::yield_now().await;
                 continue;
             }
@@ -80,8 +80,7 @@ impl Shard {
     }
 
     /// Sends one chunk of a feed's fan-out, and sees to what it left over.
-    fn send_chunk(self: &Rc<Self>, index: FeedIndex, authority: Option<&Authority>) {
-        let mono = self.time.mono();
+    fn send_chunk(self: &Rc<Self>, index: FeedIndex, authority: Option<&Authority>, mono: Mono) {
         if let Some(authority) = authority {
             let mut arrivals = Vec::new();
             let mut feeds = self.feeds.borrow_mut();
@@ -140,7 +139,19 @@ impl Shard {
         }
     }
 
-    fn count_sent(&self, left: &crate::feed::Leftovers, authority: Option<&Authority>) {
+    /// Counts a frame of an at-time or ahead feed that is sent to one subscriber now, beside the hot loop.
+    pub(super) fn count_frame(&self, frame: &Frame) {
+        let metrics = &self.shared.metrics;
+        metrics.messages_sent.inc();
+        metrics.ticks_sent.inc_by(u64::from(frame.ticks));
+        let mono = self.time.mono();
+        if let (Some(authority), true) = (self.authority(mono), frame.timed) {
+            let late = late_ms(authority.time_at(mono), frame.first);
+            metrics.publish_latency_ms.observe(late);
+        }
+    }
+
+    fn count_sent(&self, left: &Leftovers, authority: Option<&Authority>) {
         let metrics = &self.shared.metrics;
         metrics.bytes_sent.inc_by(left.bytes);
         let time = authority.map(|authority| authority.time_at(self.time.mono()));

@@ -131,9 +131,8 @@ impl Shard {
         };
         self.join(&connection, index, arrival.next);
         if let Some(own) = arrival.own {
-            self.shared.metrics.messages_sent.inc();
-            self.shared.metrics.ticks_sent.inc_by(arrival.ticks);
-            self.send_control(&connection, own.into());
+            self.count_frame(&own);
+            self.send_control(&connection, own.bytes.into());
         }
     }
 

@@ -204,8 +204,7 @@ impl Shard {
                 break;
             }
             // A frame counts as sent with its first byte: what lacks of it follows in any case.
-            metrics.messages_sent.inc();
-            metrics.ticks_sent.inc_by(u64::from(frame.ticks));
+            self.count_frame(frame);
             next += 1;
             if of_feed < frame.bytes.len() {
                 outbox.set_rest(frame.bytes.slice(of_feed..));
