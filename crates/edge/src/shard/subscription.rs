@@ -90,7 +90,9 @@ impl Shard {
             let FeedIndex(index) = FeedIndex::of(request.mode, ahead);
             feeds[usize::from(index)].last()
         };
-        let (released, ahead) = (last(false), request.ahead.then(|| last(true)));
+        let ahead = request.ahead.then(|| last(true));
+        // After a stall the feed at its time sends first: what the ahead feed has yet to send is not to be replayed too.
+        let released = ahead.unwrap_or(Epoch::from_ms(i64::MAX)).min(last(false));
         let time = authority.time_at(self.time.mono());
         plan(
             request,
