@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use crate::authority::micros;
 use crate::choice::Stance;
 use crate::clock_id::ClockId;
 use crate::grid::Epoch;
@@ -164,9 +165,7 @@ impl Replica {
             rank: self.rank(),
             state,
             offset_us: self.estimate.zip(own).map(|pair| ahead_ns(pair) / 1_000),
-            bound_us: self
-                .estimate
-                .map(|estimate| crate::authority::micros(estimate.bound_ns)),
+            bound_us: self.estimate.map(|estimate| micros(estimate.bound_ns)),
             clock_error_us: self.about.map(|about| about.clock_error_us),
             synchronized: self.about.map(|about| about.synchronized),
             announced_ahead_us: self.announced_ahead_us,

@@ -19,6 +19,7 @@ const MAJORITY_WAIT: Duration = Duration::from_secs(5);
 const STEP_NS: u64 = 10_000_000_000;
 /// How long a sole clock's step has to last.
 const LASTING: Duration = Duration::from_secs(10);
+
 impl Timekeeper {
     /// Chooses whom to believe and whom to follow, at a round's end.
     pub(super) fn choose(&mut self, now: Mono) {

@@ -4,6 +4,7 @@
 
 mod edge;
 mod edge_cases;
+mod properties;
 mod rules;
 mod simulation;
 mod subscribe_cases;
