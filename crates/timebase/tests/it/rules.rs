@@ -421,6 +421,24 @@ fn holdover_is_as_punctual_as_ever_and_returns_without_a_gap() {
 }
 
 #[test]
+fn holdover_counts_from_the_last_believed_answer_whoever_gave_it() {
+    let ids = ["a", "b", "c"];
+    let mut scene = Scene::new(&ids, &ids.map(|id| (id, 0)));
+    scene.run_until(2_000_000);
+    scene.clocks.remove("a");
+    scene.run_until(5_000_000);
+    scene.set("b", 5 * SECOND_US);
+    scene.set("c", -5 * SECOND_US);
+    scene.run_until(6_000_000);
+    // a is believed by its old sample, heard at 1.3504 s; b and c were believed until 4.3504 s.
+    assert_eq!(scene.follows().as_deref(), Some("a"));
+    scene.run_until(64_300_000);
+    assert_eq!(scene.offset_us(), Some(0));
+    scene.run_until(64_351_000);
+    assert_eq!(scene.offset_us(), None);
+}
+
+#[test]
 fn an_outage_beyond_holdover_costs_no_tick_within_the_resume_window() {
     let mut scene = Scene::new(&["a"], &[("a", 0)]);
     scene.run_until(1_500_000);
