@@ -153,7 +153,8 @@ impl System {
         let addr = reachable(self.edge.listen_addr()).to_string();
         let options = credentials
             .put_into(Options::new(addr))
-            .client_id("tickstorm dev");
+            .client_id("tickstorm dev")
+            .exact_time();
         follow(options, Format::Text, |_| Ok(ControlFlow::Continue(()))).await
     }
 

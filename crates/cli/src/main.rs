@@ -5,6 +5,7 @@ mod dev;
 mod exit;
 mod follow;
 mod line;
+mod summary;
 mod tail;
 
 use std::process::ExitCode;

@@ -1,6 +1,6 @@
 //! `tickstorm tail`: ticks of one edge as they come, for a person to look at or for a probe to judge.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::future::pending;
 use std::ops::ControlFlow;
 use std::time::Duration;
@@ -15,13 +15,14 @@ use crate::credentials::{self, Credentials};
 use crate::exit::Failure;
 use crate::follow::{Format, follow};
 use crate::line::Late;
+use crate::summary::Summary;
 
 const AFTER_HELP: &str = "\
 Each line: the tick's UTC time, epoch_ms, mode, quality, and how late it was read by
 authority time, in milliseconds, give or take the error; ? while authority time is not
-known. With --json: epoch_ms, mode (second, minute), quality (normal, holdover,
-replay), late_us and error_us (microseconds, null while authority time is not known),
-edge_id.
+known. After five ticks or more the end says, on standard error, how late they were.
+With --json: epoch_ms, mode (second, minute), quality (normal, holdover, replay),
+late_us and error_us (microseconds, null while authority time is not known), edge_id.
 
 Not judged by --max-late are REPLAY, which is late by its nature, and ticks that come
 before authority time is known.
@@ -101,12 +102,17 @@ impl Tail {
             .enable_all()
             .build()
             .map_err(|error| Failure::new(exit::SOFTWARE, error))?;
+        let summary = RefCell::new(Summary::new());
         let outcome = runtime.block_on(async {
             tokio::select! {
-                outcome = self.follow(options) => outcome,
+                outcome = self.follow(options, &summary) => outcome,
                 _ = tokio::signal::ctrl_c() => Ok(()),
             }
         });
+        let summary = summary.into_inner();
+        if summary.is_telling() && !self.json {
+            eprintln!("{summary}");
+        }
         // A name that is still being looked up holds up nobody.
         runtime.shutdown_background();
         outcome
@@ -122,6 +128,7 @@ impl Tail {
         let options = credentials
             .put_into(Options::new(&self.addr))
             .client_id("tickstorm tail")
+            .exact_time()
             .mode(match self.mode {
                 ModeName::Second => Mode::Second,
                 ModeName::Minute => Mode::Minute,
@@ -132,7 +139,7 @@ impl Tail {
         })
     }
 
-    async fn follow(&self, options: Options) -> Result<(), Failure> {
+    async fn follow(&self, options: Options, summary: &RefCell<Summary>) -> Result<(), Failure> {
         let format = if self.json {
             Format::Json
         } else {
@@ -140,6 +147,7 @@ impl Tail {
         };
         let counted = Cell::new(0);
         let followed = follow(options, format, |tick| {
+            summary.borrow_mut().count(tick);
             counted.set(counted.get() + u64::from(self.judge(tick)?));
             Ok(if self.count == Some(counted.get()) {
                 ControlFlow::Break(())

@@ -99,7 +99,11 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
             writer,
             read_at: clock.now(),
             clock,
-            session: ClientSession::new(),
+            session: if options.exact_time {
+                ClientSession::new().with_exact_time()
+            } else {
+                ClientSession::new()
+            },
             estimator: watch::Sender::default(),
             input: BytesMut::new(),
             output: Vec::new(),

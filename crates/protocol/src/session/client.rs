@@ -166,6 +166,7 @@ pub struct ClientSession {
     subscription: Option<Subscription>,
     /// None until the ACK of AUTH.
     heartbeats: Option<Heartbeats>,
+    exact_time: bool,
     refused: bool,
 }
 
@@ -180,6 +181,13 @@ impl ClientSession {
     #[must_use]
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// A connection whose time is sampled each 2 s, as that of a client which releases ticks itself is in any case.
+    #[must_use]
+    pub fn with_exact_time(mut self) -> Self {
+        self.exact_time = true;
+        self
     }
 
     /// Appends the AUTH frame, the first of a connection, to `out`.
@@ -205,11 +213,11 @@ impl ClientSession {
     /// Appends a HEARTBEAT frame to `out` if one is due at `now`. `random` is any number, another one each time: it spreads
     /// the heartbeats of clients that started together.
     pub fn poll_heartbeat(&mut self, now: Mono, random: u32, out: &mut Vec<u8>) {
-        let ahead = self.ahead();
+        let exact = self.exact_time || self.ahead();
         let Some(heartbeats) = self.heartbeats.as_mut().filter(|due| due.next() <= now) else {
             return;
         };
-        heartbeats.sent(now, ahead, random);
+        heartbeats.sent(now, exact, random);
         let heartbeat = Heartbeat {
             client_time_us: signed(now.as_nanos() / 1_000),
         };
@@ -247,6 +255,11 @@ impl ClientSession {
             FrameType::DataBatch => self.handle_batch(&decode(frame_type, frame)?).map(Some),
             FrameType::Pong => {
                 let pong: Pong = decode(frame_type, frame)?;
+                if let Some(heartbeats) =
+                    self.heartbeats.as_mut().filter(|_| pong.sent_unix_us != 0)
+                {
+                    heartbeats.told();
+                }
                 Ok(Some(Event::Pong(Sample {
                     t1_us: pong.client_time_us,
                     t2_us: pong.received_unix_us,
@@ -294,7 +307,7 @@ impl ClientSession {
                 let request = self.requests.pop_front().ok_or(unexpected)?;
                 let start = Epoch::from_ms(ack.start_epoch_ms);
                 if let Some(heartbeats) = self.heartbeats.as_mut().filter(|_| request.ahead) {
-                    heartbeats.turn_ahead(now);
+                    heartbeats.turn_exact(now);
                 }
                 self.subscription = Some(Subscription {
                     request,

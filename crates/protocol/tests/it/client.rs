@@ -362,6 +362,15 @@ fn heartbeat_intervals(session: &mut ClientSession, random: u32, count: usize) -
     intervals
 }
 
+/// A PONG whose time is `sent_unix_us`, 0 where the edge knows none.
+fn tell_time(session: &mut ClientSession, sent_unix_us: i64) {
+    let pong = Pong {
+        sent_unix_us,
+        ..Pong::default()
+    };
+    take(session, &forge::message(FrameType::Pong, &pong)).expect("a PONG is taken");
+}
+
 #[test]
 fn no_heartbeat_is_sent_before_authentication() {
     let mut session = ClientSession::new();
@@ -384,7 +393,9 @@ fn eight_heartbeats_open_a_connection_and_two_thirds_of_the_interval_follow() {
         (AHEAD, 10, ms(2_000)),
         (AHEAD, 0, ms(1_800)),
     ] {
-        let intervals = heartbeat_intervals(&mut subscribed(request), random, 10);
+        let mut session = subscribed(request);
+        tell_time(&mut session, 30);
+        let intervals = heartbeat_intervals(&mut session, random, 10);
         let mut expected = vec![ms(100); 8];
         expected[0] = Duration::ZERO;
         expected.extend([steady; 2]);
@@ -393,8 +404,28 @@ fn eight_heartbeats_open_a_connection_and_two_thirds_of_the_interval_follow() {
 }
 
 #[test]
+fn a_client_goes_on_asking_each_second_until_the_edge_knows_the_time() {
+    let mut session = subscribed(SECOND);
+    tell_time(&mut session, 0);
+    let intervals = heartbeat_intervals(&mut session, 10, 10);
+    assert_eq!(intervals[8..], [Duration::from_secs(1); 2]);
+    tell_time(&mut session, 30);
+    let intervals = heartbeat_intervals(&mut session, 10, 2);
+    assert_eq!(intervals[1], Duration::from_secs(10));
+}
+
+#[test]
+fn exact_time_is_sampled_each_two_seconds() {
+    let mut session = subscribed(SECOND).with_exact_time();
+    tell_time(&mut session, 30);
+    let intervals = heartbeat_intervals(&mut session, 10, 9);
+    assert_eq!(intervals[8], Duration::from_secs(2));
+}
+
+#[test]
 fn a_client_that_turns_ahead_does_not_wait_for_its_next_heartbeat() {
     let mut session = subscribed(SECOND);
+    tell_time(&mut session, 30);
     heartbeat_intervals(&mut session, 10, 8);
     assert!(session.next_heartbeat() > START + Duration::from_secs(10));
     session.subscribe(AHEAD, &mut Vec::new());

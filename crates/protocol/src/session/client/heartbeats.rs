@@ -9,8 +9,10 @@ use tickstorm_timebase::Mono;
 const OPENING_HEARTBEATS: u8 = 8;
 /// From one of them to the next.
 const OPENING_INTERVAL: Duration = Duration::from_millis(100);
-/// The longest from one time sample to the next for a client that releases ticks itself.
-const AHEAD_INTERVAL: Duration = Duration::from_secs(2);
+/// The longest from one time sample to the next for a client that needs the time exactly, as to release ticks itself.
+const EXACT_INTERVAL: Duration = Duration::from_secs(2);
+/// The same as long as the edge itself does not know the time.
+const TIMELESS_INTERVAL: Duration = Duration::from_secs(1);
 /// The shortest heartbeat interval that is believed, so that a strange edge can't make a client send without pause.
 const INTERVAL_MIN: Duration = Duration::from_millis(100);
 /// By how many hundredths a heartbeat comes earlier or later than planned, so that clients that started together part.
@@ -22,6 +24,8 @@ pub(super) struct Heartbeats {
     interval: Duration,
     next: Mono,
     opening_left: u8,
+    /// A PONG has told a time.
+    told: bool,
 }
 
 impl Heartbeats {
@@ -31,6 +35,7 @@ impl Heartbeats {
             interval: interval.max(INTERVAL_MIN),
             next: now,
             opening_left: OPENING_HEARTBEATS,
+            told: false,
         }
     }
 
@@ -39,23 +44,28 @@ impl Heartbeats {
         self.next
     }
 
-    /// The client releases ticks itself from now on: its next time sample must not wait for the edge's interval.
-    pub(super) fn turn_ahead(&mut self, now: Mono) {
-        self.next = self.next.min(now + AHEAD_INTERVAL);
+    /// The client needs the time exactly from now on: its next sample must not wait for the edge's interval.
+    pub(super) fn turn_exact(&mut self, now: Mono) {
+        self.next = self.next.min(now + EXACT_INTERVAL);
+    }
+
+    /// A PONG has told a time.
+    pub(super) fn told(&mut self) {
+        self.told = true;
     }
 
     /// One is sent at `now`: sets the moment of the next.
-    pub(super) fn sent(&mut self, now: Mono, ahead: bool, random: u32) {
+    pub(super) fn sent(&mut self, now: Mono, exact: bool, random: u32) {
         self.opening_left = self.opening_left.saturating_sub(1);
         if self.opening_left > 0 {
             self.next = now + OPENING_INTERVAL;
             return;
         }
         let steady = self.interval * 2 / 3;
-        let wait = if ahead {
-            steady.min(AHEAD_INTERVAL)
-        } else {
-            steady
+        let wait = match (self.told, exact) {
+            (false, _) => steady.min(TIMELESS_INTERVAL),
+            (true, true) => steady.min(EXACT_INTERVAL),
+            (true, false) => steady,
         };
         let percent = 100 - JITTER_PERCENT + random % (2 * JITTER_PERCENT + 1);
         self.next = now + wait * percent / 100;

@@ -1,0 +1,87 @@
+//! What the ticks of a run had in common: how late they were, as quantiles. Said on standard error when the run ends, so that
+//! standard output holds ticks only.
+
+use std::fmt;
+
+use hdrhistogram::Histogram;
+use tickstorm_client::{Quality, Tick};
+
+/// Three digits of microseconds up to a minute: more than a reader or the estimate can tell apart.
+const DIGITS: u8 = 3;
+const MAX_US: u64 = 60_000_000;
+/// Fewer ticks make no distribution.
+const TICKS_MIN: u64 = 5;
+
+/// How late the ticks were that could be judged.
+pub(crate) struct Summary(Histogram<u64>);
+
+impl Summary {
+    pub(crate) fn new() -> Self {
+        Self(Histogram::new_with_bounds(1, MAX_US, DIGITS).expect("bounds that hdrhistogram takes"))
+    }
+
+    /// Counts a tick. REPLAY is late by its nature, and without authority time nothing can be told.
+    pub(crate) fn count(&mut self, tick: &Tick) {
+        if let Some(late_us) = tick.late_us().filter(|_| tick.quality != Quality::Replay) {
+            self.0.saturating_record(late_us.max(0).unsigned_abs());
+        }
+    }
+
+    /// Whether there is enough to speak of.
+    pub(crate) fn is_telling(&self) -> bool {
+        self.0.len() >= TICKS_MIN
+    }
+}
+
+impl fmt::Display for Summary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ms = |us: u64| std::time::Duration::from_micros(us).as_secs_f64() * 1e3;
+        let at = |quantile| ms(self.0.value_at_quantile(quantile));
+        write!(
+            f,
+            "{} ticks, late by (ms): min {:.2}, p50 {:.2}, p95 {:.2}, p99 {:.2}, max {:.2}",
+            self.0.len(),
+            ms(self.0.min()),
+            at(0.50),
+            at(0.95),
+            at(0.99),
+            ms(self.0.max()),
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tickstorm_client::{Epoch, Estimate, Mode, UnixTime};
+
+    use super::*;
+
+    fn tick(late_us: i64, quality: Quality) -> Tick {
+        let unix = UnixTime::from_micros(5_000_000 + late_us).unwrap();
+        let read = Some(Estimate { unix, error_us: 1 });
+        Tick {
+            mode: Mode::Second,
+            epoch: Epoch::from_ms(5_000),
+            quality,
+            read,
+        }
+    }
+
+    #[test]
+    fn it_tells_quantiles_of_what_can_be_judged() {
+        let mut summary = Summary::new();
+        summary.count(&tick(9_000_000, Quality::Replay));
+        summary.count(&Tick {
+            read: None,
+            ..tick(0, Quality::Normal)
+        });
+        assert!(!summary.is_telling());
+        (1..=100).for_each(|n| summary.count(&tick(n * 10, Quality::Normal)));
+        assert!(summary.is_telling());
+        let said = summary.to_string();
+        assert_eq!(
+            said,
+            "100 ticks, late by (ms): min 0.01, p50 0.50, p95 0.95, p99 0.99, max 1.00"
+        );
+    }
+}
