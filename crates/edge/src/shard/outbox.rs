@@ -139,11 +139,10 @@ impl Replay {
         let mut ticks = Vec::new();
         while !self.is_over() && ticks.len() < ticks_per_frame(max_msg_size) {
             let epoch = self.mode.next_after(self.after);
-            let vouched = authority.is_some_and(|(authority, _)| authority.vouches_for(epoch));
-            let quality = match vouched {
-                _ if epoch <= self.replay_until => Quality::Replay,
-                true => Quality::Normal,
-                false => Quality::Holdover,
+            let quality = if epoch <= self.replay_until {
+                Quality::Replay
+            } else {
+                authority.map_or(Quality::Holdover, |(time, now)| time.quality(epoch, now))
             };
             ticks.push(Tick { epoch, quality });
             self.after = epoch;
