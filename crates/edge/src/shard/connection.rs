@@ -209,6 +209,7 @@ impl Shard {
         } else if state.phase == Phase::Open {
             drop(state);
             self.start_reading(connection);
+            self.arm(connection);
         }
     }
 
