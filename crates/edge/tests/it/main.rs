@@ -2,12 +2,15 @@
 #![expect(clippy::unwrap_used, reason = "a test that can't go on has failed")]
 
 mod auth;
+mod bursts;
 mod deadlines;
+mod flow;
 mod lifecycle;
 mod limits;
 mod malformed;
 mod serving;
 mod sessions;
+mod slow;
 mod subscriptions;
 mod support;
 mod witness;

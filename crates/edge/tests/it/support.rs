@@ -135,6 +135,17 @@ impl TestEdge {
         poll_until_async(&what, SOON, || self.metric(name, label) >= value).await;
     }
 
+    /// Waits until a metric has at least this value, and judges that it has just this one.
+    pub(crate) async fn counts(&self, name: &str, value: usize) {
+        let value = f64::from(u32::try_from(value).unwrap());
+        self.metric_reaches(name, "", value).await;
+        assert!(
+            self.metric(name, "") <= value,
+            "{name} is {} instead of {value}",
+            self.metric(name, "")
+        );
+    }
+
     pub(crate) async fn stop(self) {
         if let Some(clock) = self.clock {
             clock.abort();

@@ -1,0 +1,129 @@
+//! What a burst is in these tests, and the account that a client keeps of what it was sent.
+
+use tickstorm_edge::Edge;
+use tickstorm_protocol::message::{DataBatch, Pong};
+use tickstorm_testkit::frame::{ACK, DATA_BATCH, PONG};
+use tickstorm_testkit::{PATIENCE, Peer, RawFrame, Received};
+use tickstorm_timebase::{Epoch, Mode, Quality, Tick};
+
+use crate::support::{PASSWORD, USER, wall_ms};
+
+/// Bytes of a frame beside its payload.
+const FRAME_OVERHEAD: usize = 12;
+
+/// Ticks of the future, one after the other: once the first is sent, the grid's own are passed over.
+pub(crate) struct Burst {
+    pub(crate) first: i64,
+    next: i64,
+}
+
+impl Burst {
+    pub(crate) fn new() -> Self {
+        let first = (wall_ms() / 1_000 + 3_600) * 1_000;
+        Self { first, next: first }
+    }
+
+    /// Sends the next `count` ticks.
+    pub(crate) fn send(&mut self, edge: &Edge, count: usize) {
+        let ticks: Vec<Tick> = (0..count)
+            .map(|_| {
+                let epoch = Epoch::from_ms(self.next);
+                self.next += 1_000;
+                Tick {
+                    epoch,
+                    quality: Quality::Normal,
+                }
+            })
+            .collect();
+        edge.burst(Mode::Second, &ticks);
+    }
+
+    /// The last tick sent so far.
+    pub(crate) fn last(&self) -> i64 {
+        self.next - 1_000
+    }
+}
+
+/// What one client got, and that it was right: ticks without gap, but for the leap from the grid into the burst.
+#[derive(Debug, Default)]
+pub(crate) struct Account {
+    pub(crate) last: i64,
+    leap_to: i64,
+    pub(crate) frames: usize,
+    pub(crate) frames_of_burst: usize,
+    pub(crate) ticks: usize,
+    pub(crate) bytes: usize,
+    /// Echoes of the PONGs, in order.
+    pub(crate) pongs: Vec<i64>,
+}
+
+impl Account {
+    /// A client that has just subscribed: ticks begin after `start`.
+    pub(crate) fn new(start: i64, burst: &Burst) -> Self {
+        Self {
+            last: start,
+            leap_to: burst.first,
+            ..Self::default()
+        }
+    }
+
+    pub(crate) fn take(&mut self, frame: &RawFrame) {
+        self.bytes += FRAME_OVERHEAD + frame.payload.len();
+        match frame.kind {
+            DATA_BATCH => self.take_batch(&frame.decode()),
+            PONG => self.pongs.push(frame.decode::<Pong>().client_time_us),
+            ACK => {}
+            kind => panic!("type {kind}: {frame:?}"),
+        }
+    }
+
+    fn take_batch(&mut self, batch: &DataBatch) {
+        assert!((1..=1_000).contains(&batch.ticks.len()));
+        self.frames += 1;
+        self.ticks += batch.ticks.len();
+        for tick in &batch.ticks {
+            let leaps = tick.epoch_ms == self.leap_to && self.last < self.leap_to;
+            assert!(
+                leaps || tick.epoch_ms == self.last + 1_000,
+                "{} came after {}",
+                tick.epoch_ms,
+                self.last
+            );
+            self.last = tick.epoch_ms;
+        }
+        self.frames_of_burst += usize::from(self.last >= self.leap_to);
+    }
+
+    /// Takes frames until the tick at `last` has come.
+    pub(crate) async fn follow(&mut self, peer: &mut Peer, last: i64) {
+        while self.last < last {
+            self.take(&peer.expect_frame().await);
+        }
+    }
+
+    /// Takes frames to the stream's end.
+    pub(crate) async fn follow_to_end(&mut self, peer: &mut Peer) {
+        loop {
+            match peer.next_frame(PATIENCE).await {
+                Received::Frame(frame) => self.take(&frame),
+                Received::Eof { .. } | Received::Reset { .. } => return,
+                Received::Timeout => panic!("the connection is still open"),
+            }
+        }
+    }
+}
+
+/// Authenticates and subscribes to seconds.
+pub(crate) async fn enter(peer: &mut Peer, burst: &Burst) -> Account {
+    peer.auth(USER, PASSWORD).await;
+    let acked = peer.expect_frame().await;
+    peer.subscribe(Mode::Second).await;
+    let ack = peer.expect_frame().await;
+    let start = ack
+        .decode::<tickstorm_protocol::message::Ack>()
+        .start_epoch_ms;
+    let mut account = Account::new(start, burst);
+    account.take(&acked);
+    account.take(&ack);
+    account
+}

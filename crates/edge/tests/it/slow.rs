@@ -1,0 +1,298 @@
+//! Clients that do not read: those that recover in time get every byte once, the others are closed, and nobody else notices.
+
+use std::time::Duration;
+
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use tickstorm_edge::Config;
+use tickstorm_protocol::message::{Ack, DataBatch};
+use tickstorm_testkit::frame::{ACK, DATA_BATCH, SUBSCRIBE};
+use tickstorm_testkit::{Peer, Received, Socket, peer};
+use tickstorm_timebase::{Clock, Mode, SystemClock};
+use tokio::task::JoinSet;
+
+use crate::flow::{Account, Burst, enter};
+use crate::support::{PASSWORD, TestEdge, USER, config};
+
+const CLOSED: &str = "tickstorm_connections_closed_total";
+
+/// An edge whose sockets soon are full.
+fn tight() -> Config {
+    Config {
+        write_buffer: 4_096,
+        batch_window: Duration::from_millis(1),
+        frame_rate: 100_000,
+        queue_frames_max: 100_000,
+        write_deadline: Duration::from_secs(30),
+        ..config()
+    }
+}
+
+/// A client whose socket soon is full.
+async fn narrow(edge: &TestEdge) -> Peer {
+    let receive_buffer = Some(4_096);
+    Peer::connect_with(edge.addr(), Socket { receive_buffer }).await
+}
+
+#[tokio::test]
+async fn who_is_too_many_frames_behind_is_closed_and_nobody_else_misses_a_tick() {
+    let edge = TestEdge::start(Config {
+        queue_frames_max: 8,
+        ..tight()
+    })
+    .await;
+    let mut burst = Burst::new();
+    let mut stalled = narrow(&edge).await;
+    let mut of_stalled = enter(&mut stalled, &burst).await;
+    let mut others = Vec::new();
+    for _ in 0..6 {
+        let mut peer = narrow(&edge).await;
+        let account = enter(&mut peer, &burst).await;
+        others.push((peer, account));
+    }
+    // A frame each, and the next only when all others have it.
+    for _ in 0..30 {
+        burst.send(&edge.edge, 1_000);
+        for (peer, account) in &mut others {
+            account.follow(peer, burst.last()).await;
+        }
+    }
+    edge.metric_reaches(CLOSED, "slow_consumer", 1.0).await;
+    of_stalled.follow_to_end(&mut stalled).await;
+    assert!(of_stalled.last < burst.last(), "{of_stalled:?}");
+    for (peer, account) in &mut others {
+        burst.send(&edge.edge, 1);
+        account.follow(peer, burst.last()).await;
+    }
+    assert!(edge.metric(CLOSED, "") <= 1.0, "one is closed, no other");
+    edge.stop().await;
+}
+
+#[tokio::test]
+async fn who_takes_nothing_is_closed_at_the_write_deadline_and_nobody_else_misses_a_tick() {
+    const DEADLINE: Duration = Duration::from_millis(600);
+    // The protocol's 500 ms, and what a busy machine may add.
+    const LATE: Duration = Duration::from_millis(500 + 1_500);
+    let edge = TestEdge::start(Config {
+        write_deadline: DEADLINE,
+        ..tight()
+    })
+    .await;
+    let mut burst = Burst::new();
+    let mut stalled = narrow(&edge).await;
+    let mut of_stalled = enter(&mut stalled, &burst).await;
+    let mut other = Peer::connect(edge.addr()).await;
+    let mut of_other = enter(&mut other, &burst).await;
+    let before = SystemClock.now();
+    burst.send(&edge.edge, 60_000);
+    of_other.follow(&mut other, burst.last()).await;
+    let refused = SystemClock.now();
+    edge.metric_reaches(CLOSED, "slow_consumer", 1.0).await;
+    let closed = SystemClock.now();
+    assert!(
+        closed.since(before) >= DEADLINE,
+        "after {:?}",
+        closed.since(before)
+    );
+    assert!(
+        closed.since(refused) <= DEADLINE + LATE,
+        "after {:?}",
+        closed.since(refused)
+    );
+    of_stalled.follow_to_end(&mut stalled).await;
+    assert!(of_stalled.last < burst.last(), "{of_stalled:?}");
+    burst.send(&edge.edge, 1);
+    of_other.follow(&mut other, burst.last()).await;
+    edge.stop().await;
+}
+
+/// Reads in spells and stalls between them, as `seed` has it, and asks for the time before each stall.
+async fn stall_and_recover(mut peer: Peer, mut account: Account, last: i64, seed: u64) -> Account {
+    const STALL_MAX_MS: u64 = 60;
+    let mut rng = StdRng::seed_from_u64(seed);
+    let mut asked = 0;
+    while account.last < last {
+        for _ in 0..rng.random_range(0..4) {
+            asked += 1;
+            peer.heartbeat(asked).await;
+        }
+        tokio::time::sleep(Duration::from_millis(rng.random_range(0..STALL_MAX_MS))).await;
+        for _ in 0..rng.random_range(1..100) {
+            if account.last < last {
+                account.take(&peer.expect_frame().await);
+            }
+        }
+    }
+    while account.pongs.len() < usize::try_from(asked).unwrap() {
+        account.take(&peer.expect_frame().await);
+    }
+    assert!(
+        account.pongs.iter().copied().eq(1..=asked),
+        "{:?}",
+        account.pongs
+    );
+    // Nothing was sent twice at the end either.
+    assert_eq!(peer.next_frame(Duration::ZERO).await, Received::Timeout);
+    account
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn those_that_stall_and_recover_get_every_frame_once_with_the_answers_between_them() {
+    const CLIENTS: u64 = 24;
+    const BURSTS: i64 = 300;
+    let edge = TestEdge::start(tight()).await;
+    let mut burst = Burst::new();
+    let mut rng = StdRng::seed_from_u64(7);
+    let sizes: Vec<usize> = (0..BURSTS).map(|_| rng.random_range(1..200)).collect();
+    let all = i64::try_from(sizes.iter().sum::<usize>()).unwrap();
+    let last = burst.first + (all - 1) * 1_000;
+    let mut clients = JoinSet::new();
+    for seed in 0..CLIENTS {
+        let receive_buffer = Some(rng.random_range(2_048..32_768));
+        let mut peer = Peer::connect_with(edge.addr(), Socket { receive_buffer }).await;
+        let account = enter(&mut peer, &burst).await;
+        clients.spawn(stall_and_recover(peer, account, last, seed));
+    }
+    let mut pace = tokio::time::interval(Duration::from_millis(2));
+    for size in sizes {
+        pace.tick().await;
+        burst.send(&edge.edge, size);
+    }
+    let accounts = clients.join_all().await;
+    let sum = |of: fn(&Account) -> usize| accounts.iter().map(of).sum();
+    let frames = sum(|account| account.frames);
+    edge.counts("tickstorm_messages_sent_total", frames).await;
+    edge.counts("tickstorm_publish_latency_ms", frames).await;
+    edge.counts("tickstorm_ticks_sent_total", sum(|account| account.ticks))
+        .await;
+    edge.counts("tickstorm_bytes_sent_total", sum(|account| account.bytes))
+        .await;
+    assert!(edge.metric(CLOSED, "slow_consumer") <= 0.0);
+    edge.stop().await;
+}
+
+#[tokio::test]
+async fn a_subscribe_during_a_stall_finishes_the_frame_half_sent_and_drops_the_rest() {
+    let edge = TestEdge::start(Config {
+        shards: 1,
+        ..tight()
+    })
+    .await;
+    let mut burst = Burst::new();
+    let mut stalled = narrow(&edge).await;
+    let mut before = enter(&mut stalled, &burst).await;
+    let mut other = Peer::connect(edge.addr()).await;
+    let mut of_other = enter(&mut other, &burst).await;
+    burst.send(&edge.edge, 100_000);
+    of_other.follow(&mut other, burst.last()).await;
+    stalled.subscribe(Mode::Second).await;
+    // One shard reads both: when it has answered twice, it has read the SUBSCRIBE.
+    for _ in 0..2 {
+        other.heartbeat(1).await;
+        other.expect_pong().await;
+    }
+    let old = burst.last();
+    let ack = loop {
+        let frame = stalled.expect_frame().await;
+        if frame.kind == ACK {
+            break frame.decode::<Ack>();
+        }
+        before.take(&frame);
+    };
+    assert_eq!(ack.acked_type, u32::from(SUBSCRIBE));
+    assert_eq!(ack.start_epoch_ms, old, "the last tick sent to anybody");
+    assert!(before.last < old, "the backlog was not dropped");
+    burst.send(&edge.edge, 3_000);
+    let mut after = Account::new(old, &burst);
+    after.follow(&mut stalled, burst.last()).await;
+    edge.stop().await;
+}
+
+#[tokio::test]
+async fn a_resume_through_a_narrow_window_is_replayed_whole_and_then_goes_on() {
+    let edge = TestEdge::start(Config {
+        max_msg_size: 4_096,
+        resume_window: Duration::from_secs(3_600),
+        ..tight()
+    })
+    .await;
+    let mut peer = narrow(&edge).await;
+    peer.send(
+        &[
+            peer::auth(USER, PASSWORD),
+            peer::subscribe(Mode::Second, Some(0), false),
+        ]
+        .concat(),
+    )
+    .await;
+    // All of it is far more than the sockets hold: the edge makes the frames as they are taken.
+    peer.expect_frame().await;
+    let start = peer.expect_ack(SUBSCRIBE).await.start_epoch_ms;
+    let (mut last, mut replayed) = (start, 0);
+    loop {
+        let frame = peer.expect_frame().await;
+        assert_eq!(frame.kind, DATA_BATCH);
+        assert!(
+            frame.payload.len() <= 4_096,
+            "{} bytes",
+            frame.payload.len()
+        );
+        let batch: DataBatch = frame.decode();
+        for tick in &batch.ticks {
+            assert_eq!(tick.epoch_ms, last + 1_000);
+            last = tick.epoch_ms;
+        }
+        let is_replay = batch.ticks.iter().all(|tick| tick.quality == 2);
+        if !is_replay {
+            break;
+        }
+        replayed += batch.ticks.len();
+    }
+    assert!(
+        (3_598..=3_602).contains(&replayed),
+        "{replayed} ticks replayed"
+    );
+    edge.stop().await;
+}
+
+#[tokio::test]
+async fn while_answers_wait_a_connection_is_not_read_and_its_deadline_stands_still() {
+    const HEARTBEATS: i64 = 2_000;
+    let edge = TestEdge::start(Config {
+        heartbeat_interval: Duration::from_millis(200),
+        heartbeat_timeout: Duration::from_millis(400),
+        ..tight()
+    })
+    .await;
+    let mut peer = narrow(&edge).await;
+    peer.auth(USER, PASSWORD).await;
+    peer.expect_frame().await;
+    let heartbeats: Vec<u8> = (1..=HEARTBEATS).flat_map(peer::heartbeat).collect();
+    peer.send(&heartbeats).await;
+    // Others that are silent are closed meanwhile, one after the other: time passes.
+    for silent in 1..=3 {
+        let mut peer = Peer::connect(edge.addr()).await;
+        peer.auth(USER, PASSWORD).await;
+        edge.metric_reaches("tickstorm_heartbeat_timeouts_total", "", f64::from(silent))
+            .await;
+    }
+    let sent = edge.metric("tickstorm_bytes_sent_total", "");
+    let first = peer.expect_pong().await;
+    assert_eq!(first.client_time_us, 1);
+    for n in 2..=HEARTBEATS {
+        assert_eq!(
+            peer.expect_pong().await.client_time_us,
+            n,
+            "in order, none lost"
+        );
+    }
+    let all = edge.metric("tickstorm_bytes_sent_total", "");
+    assert!(
+        sent < all / 2.0,
+        "{sent} of {all} bytes were sent: it was read on"
+    );
+    // Now it is read again, and the deadline runs.
+    peer.expect_refusal("HEARTBEAT_TIMEOUT").await;
+    edge.counts("tickstorm_heartbeat_timeouts_total", 4).await;
+    edge.stop().await;
+}
