@@ -13,4 +13,5 @@ mod sessions;
 mod slow;
 mod subscriptions;
 mod support;
+mod time_steps;
 mod witness;

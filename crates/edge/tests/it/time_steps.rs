@@ -1,0 +1,321 @@
+//! What clients notice when the clocks are stepped, fall silent or come back: nothing, or what the protocol says.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
+
+use tickstorm_bus::{Bus, ClockEvent, MemoryLink};
+use tickstorm_edge::Config;
+use tickstorm_protocol::message::DataBatch;
+use tickstorm_testkit::frame::{AUTH, SUBSCRIBE};
+use tickstorm_testkit::{Peer, Received, poll_until_async};
+use tickstorm_timebase::{
+    Announcement, Epoch, HostClock, Mode, Reply, SystemHost, TimekeeperConfig, UnixTime,
+};
+use tokio::task::JoinSet;
+
+use crate::support::{PASSWORD, SOON, TestEdge, USER, config};
+
+const CLOCKS: [&str; 3] = ["clock-0", "clock-1", "clock-2"];
+
+const NORMAL: i32 = 0;
+const HOLDOVER: i32 = 1;
+const REPLAY: i32 = 2;
+
+/// Three clocks that agree, whatever they say.
+struct Clocks {
+    ahead_ms: Arc<AtomicI64>,
+    _tasks: JoinSet<()>,
+}
+
+impl Clocks {
+    fn start(edge: &TestEdge) -> Self {
+        let ahead_ms = Arc::new(AtomicI64::new(0));
+        let mut tasks = JoinSet::new();
+        for id in CLOCKS {
+            tasks.spawn(run(id, edge.bus.link(id), Arc::clone(&ahead_ms)));
+        }
+        Self {
+            ahead_ms,
+            _tasks: tasks,
+        }
+    }
+
+    /// Steps all of them.
+    fn step(&self, by_ms: i64) {
+        self.ahead_ms.fetch_add(by_ms, Ordering::SeqCst);
+    }
+
+    /// What they say.
+    fn now_ms(&self) -> i64 {
+        time(&self.ahead_ms).as_millis()
+    }
+}
+
+fn time(ahead_ms: &AtomicI64) -> UnixTime {
+    let ahead_ns = ahead_ms.load(Ordering::SeqCst) * 1_000_000;
+    UnixTime::from_nanos(SystemHost::new(0).read().unix.as_nanos() + ahead_ns)
+}
+
+/// A clock whose timeline is how far it was stepped.
+async fn run(id: &'static str, link: MemoryLink, ahead_ms: Arc<AtomicI64>) {
+    let mut events = link.clock_events();
+    let mut announce = tokio::time::interval(Duration::from_millis(300));
+    loop {
+        let event = tokio::select! {
+            event = events.next() => event,
+            _ = announce.tick() => {
+                let now = time(&ahead_ms);
+                // A clock that is not connected has nobody to tell.
+                let _ = link.announce(&Announcement {
+                    mode: Mode::Second,
+                    epoch: Epoch::from_ms(Mode::Second.last_at(now).as_ms() + 2_000),
+                    clock_id: id.parse().unwrap(),
+                    rank: 0,
+                    sent_unix_us: now.as_micros(),
+                    timeline: timeline(&ahead_ms),
+                });
+                continue;
+            }
+        };
+        match event {
+            Some(ClockEvent::Request { nonce, reply_to }) => {
+                let now = time(&ahead_ms);
+                let _ = link.answer(
+                    &reply_to,
+                    &Reply {
+                        nonce,
+                        clock_id: id.parse().unwrap(),
+                        rank: 0,
+                        received_unix_us: now.as_micros(),
+                        sent_unix_us: now.as_micros(),
+                        clock_error_us: 1_000,
+                        synchronized: true,
+                        timeline: timeline(&ahead_ms),
+                    },
+                );
+            }
+            Some(_) => {}
+            None => return,
+        }
+    }
+}
+
+fn timeline(ahead_ms: &AtomicI64) -> u64 {
+    ahead_ms.load(Ordering::SeqCst).unsigned_abs() + 1
+}
+
+fn believing_three(holdover_max: Duration) -> Config {
+    let config = config();
+    Config {
+        time: TimekeeperConfig {
+            clocks: CLOCKS.iter().map(|id| id.parse().unwrap()).collect(),
+            holdover_max,
+            ..config.time
+        },
+        ..config
+    }
+}
+
+async fn start(holdover_max: Duration) -> (TestEdge, Clocks) {
+    let edge = TestEdge::start_without_clock(believing_three(holdover_max)).await;
+    let clocks = Clocks::start(&edge);
+    edge.ready().await;
+    (edge, clocks)
+}
+
+/// A subscriber to seconds that judges what it gets: one by one without gap, and none before its time.
+struct Follower<'a> {
+    peer: Peer,
+    last: i64,
+    clocks: &'a Clocks,
+}
+
+impl<'a> Follower<'a> {
+    async fn enter(edge: &TestEdge, clocks: &'a Clocks) -> Self {
+        let mut peer = Peer::connect(edge.addr()).await;
+        let ack = peer.enter(USER, PASSWORD, Mode::Second).await;
+        Self {
+            peer,
+            last: ack.start_epoch_ms,
+            clocks,
+        }
+    }
+
+    /// The next batch; gives the quality of each tick.
+    async fn next(&mut self) -> Vec<i32> {
+        let batch = self.peer.expect_batch().await;
+        self.judge(&batch)
+    }
+
+    fn judge(&mut self, batch: &DataBatch) -> Vec<i32> {
+        for tick in &batch.ticks {
+            assert_eq!(tick.epoch_ms, self.last + 1_000, "{batch:?}");
+            self.last = tick.epoch_ms;
+        }
+        assert!(
+            self.last <= self.clocks.now_ms() + 20,
+            "{batch:?} before its time"
+        );
+        batch.ticks.iter().map(|tick| tick.quality).collect()
+    }
+
+    /// Follows until a tick of this quality comes.
+    async fn until(&mut self, quality: i32) {
+        while !self.next().await.contains(&quality) {}
+    }
+}
+
+#[tokio::test]
+async fn a_step_back_by_over_ten_seconds_ends_all_subscriptions_and_new_ones_start_afresh() {
+    let (edge, clocks) = start(Duration::from_secs(60)).await;
+    let mut followers = Vec::new();
+    for _ in 0..4 {
+        followers.push(Follower::enter(&edge, &clocks).await);
+    }
+    let mut bystander = Peer::connect(edge.addr()).await;
+    bystander.auth(USER, PASSWORD).await;
+    bystander.expect_ack(AUTH).await;
+    for follower in &mut followers {
+        follower.next().await;
+    }
+    clocks.step(-30_000);
+    for mut follower in followers {
+        let (_, frame) = follower.peer.skip_batches().await;
+        let error: tickstorm_protocol::message::ErrorMsg = frame.decode();
+        assert_eq!(error.code, "TIME_STEPPED");
+        assert!((1..=5_000).contains(&error.retry_after_ms), "{error:?}");
+        follower.peer.expect_eof().await;
+    }
+    edge.metric_reaches("tickstorm_connections_closed_total", "time_stepped", 4.0)
+        .await;
+    let mut afresh = Follower::enter(&edge, &clocks).await;
+    let behind = clocks.now_ms() - afresh.last;
+    assert!(
+        (-20..3_000).contains(&behind),
+        "starts {behind} ms behind the clocks"
+    );
+    afresh.next().await;
+    afresh.next().await;
+    // Who was not subscribed was not concerned.
+    bystander.subscribe(Mode::Second).await;
+    bystander.expect_ack(SUBSCRIBE).await;
+    edge.stop().await;
+}
+
+#[tokio::test]
+async fn a_step_back_by_less_costs_no_tick_and_repeats_none() {
+    let (edge, clocks) = start(Duration::from_secs(60)).await;
+    let mut follower = Follower::enter(&edge, &clocks).await;
+    follower.next().await;
+    clocks.step(-2_500);
+    follower.next().await;
+    follower.next().await;
+    assert!(edge.metric("tickstorm_connections_closed_total", "") <= 0.0);
+    edge.stop().await;
+}
+
+#[tokio::test]
+async fn a_step_forward_brings_the_missed_ticks_at_once_in_order_and_without_gap() {
+    let (edge, clocks) = start(Duration::from_secs(60)).await;
+    let mut follower = Follower::enter(&edge, &clocks).await;
+    follower.next().await;
+    clocks.step(5_000);
+    let qualities = loop {
+        let qualities = follower.next().await;
+        if qualities.len() > 1 {
+            break qualities;
+        }
+    };
+    assert!((4..=6).contains(&qualities.len()), "{qualities:?}");
+    assert!(
+        qualities[..3].iter().all(|&quality| quality == REPLAY),
+        "{qualities:?}"
+    );
+    assert_ne!(qualities.last(), Some(&REPLAY));
+    follower.until(NORMAL).await;
+    edge.stop().await;
+}
+
+#[tokio::test]
+async fn without_a_word_from_any_clock_ticks_go_on_and_with_one_they_are_normal_again() {
+    /// Far more than a busy machine adds, far less than a period.
+    const PUNCTUAL_MS: i64 = 500;
+    let (edge, clocks) = start(Duration::from_secs(60)).await;
+    let mut follower = Follower::enter(&edge, &clocks).await;
+    follower.until(NORMAL).await;
+    edge.bus.cut("edge");
+    follower.until(HOLDOVER).await;
+    for _ in 0..2 {
+        assert_eq!(follower.next().await, [HOLDOVER]);
+        let late = clocks.now_ms() - follower.last;
+        assert!((-20..PUNCTUAL_MS).contains(&late), "{late} ms late");
+    }
+    edge.metric_reaches("tickstorm_holdover", "", 1.0).await;
+    edge.bus.mend("edge");
+    follower.until(NORMAL).await;
+    poll_until_async("holdover is over", SOON, || {
+        edge.metric("tickstorm_holdover", "") < 1.0
+    })
+    .await;
+    edge.stop().await;
+}
+
+#[tokio::test]
+async fn beyond_the_longest_holdover_there_are_no_ticks_and_none_is_lost() {
+    let (edge, clocks) = start(Duration::from_secs(2)).await;
+    let mut follower = Follower::enter(&edge, &clocks).await;
+    follower.until(NORMAL).await;
+    edge.bus.cut("edge");
+    let health = edge.edge.health();
+    poll_until_async("the time is forgotten", SOON, || {
+        health.status()["authority"].is_null()
+    })
+    .await;
+    let mut waits = Peer::connect(edge.addr()).await;
+    waits.auth(USER, PASSWORD).await;
+    waits.expect_ack(AUTH).await;
+    waits.subscribe(Mode::Second).await;
+    waits.heartbeat(7).await;
+    let pong = waits.expect_pong().await;
+    assert_eq!(
+        (
+            pong.client_time_us,
+            pong.received_unix_us,
+            pong.sent_unix_us
+        ),
+        (7, 0, 0)
+    );
+    assert_eq!((pong.error_bound_us, pong.clock_error_us), (u32::MAX, 0));
+    // What was released before comes still; then a whole second and more brings nothing.
+    let silence = loop {
+        match follower.peer.next_frame(Duration::from_millis(1_500)).await {
+            Received::Frame(frame) => drop(follower.judge(&frame.decode())),
+            silence @ (Received::Timeout | Received::Eof { .. } | Received::Reset { .. }) => {
+                break silence;
+            }
+        }
+    };
+    assert_eq!(silence, Received::Timeout);
+    assert_eq!(
+        waits.next_frame(Duration::ZERO).await,
+        Received::Timeout,
+        "no ACK yet"
+    );
+    let before = follower.last;
+    edge.bus.mend("edge");
+    let start = waits.expect_ack(SUBSCRIBE).await.start_epoch_ms;
+    assert_eq!(start, before, "the last tick that was released");
+    let missed = follower.next().await;
+    assert!(missed.len() > 1 && missed[0] == REPLAY, "{missed:?}");
+    follower.until(NORMAL).await;
+    let mut waited = Follower {
+        peer: waits,
+        last: start,
+        clocks: &clocks,
+    };
+    while waited.last < follower.last {
+        waited.next().await;
+    }
+    edge.stop().await;
+}
