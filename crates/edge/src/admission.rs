@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use prometheus::IntGauge;
 use tickstorm_timebase::Mono;
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
@@ -20,6 +21,7 @@ pub(crate) struct Admission {
     connections_max: usize,
     connections: AtomicUsize,
     overflow: AtomicUsize,
+    shown: IntGauge,
     ids: AtomicU64,
     handshakes_max: usize,
     handshakes: Mutex<BTreeMap<u64, Handshake>>,
@@ -34,13 +36,18 @@ struct Handshake {
     slot: u32,
 }
 
+impl Handshake {
+    /// From when on it may be closed for another's sake.
+    fn due(&self) -> Mono {
+        self.accepted + HANDSHAKE_GRACE
+    }
+}
+
 /// Whether one more connection may be accepted.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Room {
-    /// Yes.
+    /// Yes; if it makes one too many, another goes for it.
     Free,
-    /// Yes, and this one is to be closed for it.
-    InPlaceOf(Evicted),
     /// Not before one leaves or this moment has come.
     NotBefore(Mono),
 }
@@ -66,11 +73,13 @@ pub(crate) struct HandshakePermit {
 }
 
 impl Admission {
-    pub(crate) fn new(connections_max: usize, handshakes_max: usize) -> Arc<Self> {
+    /// `shown` is to say how many connections there are.
+    pub(crate) fn new(connections_max: usize, handshakes_max: usize, shown: IntGauge) -> Arc<Self> {
         Arc::new(Self {
             connections_max,
             connections: AtomicUsize::new(0),
             overflow: AtomicUsize::new(0),
+            shown,
             ids: AtomicU64::new(1),
             handshakes_max,
             handshakes: Mutex::default(),
@@ -88,21 +97,15 @@ impl Admission {
         self.ids.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Whether MAX_HANDSHAKES leaves room for one more. Whoever is named in the answer counts no longer.
+    /// Whether MAX_HANDSHAKES leaves room for one more, or the oldest one may be closed for it.
     pub(crate) fn room(&self, now: Mono) -> Room {
-        let mut handshakes = self.handshakes();
-        if handshakes.len() < self.handshakes_max {
-            return Room::Free;
+        let handshakes = self.handshakes();
+        match handshakes.first_key_value() {
+            Some((_, oldest)) if handshakes.len() >= self.handshakes_max && now < oldest.due() => {
+                Room::NotBefore(oldest.due())
+            }
+            Some(_) | None => Room::Free,
         }
-        let Some(oldest) = handshakes.first_entry() else {
-            return Room::Free;
-        };
-        let due = oldest.get().accepted + HANDSHAKE_GRACE;
-        if now < due {
-            return Room::NotBefore(due);
-        }
-        let (id, Handshake { shard, slot, .. }) = oldest.remove_entry();
-        Room::InPlaceOf(Evicted { shard, slot, id })
     }
 
     /// Ends when a handshake leaves after this call.
@@ -116,21 +119,26 @@ impl Admission {
         if overflow && !take(&self.overflow, OVERFLOW_MAX) {
             return None;
         }
+        if !overflow {
+            self.shown.inc();
+        }
         Some(Permit {
             admission: Arc::clone(self),
             overflow,
         })
     }
 
-    /// Enters connection `id` as one that has not authenticated yet.
+    /// Enters connection `id` as one that has not authenticated yet. Where that makes one too many, names the oldest, which is
+    /// to be closed for it and counts no longer.
     pub(crate) fn begin_handshake(
         self: &Arc<Self>,
         id: u64,
         accepted: Mono,
         shard: usize,
         slot: u32,
-    ) -> HandshakePermit {
-        self.handshakes().insert(
+    ) -> (HandshakePermit, Option<Evicted>) {
+        let mut handshakes = self.handshakes();
+        handshakes.insert(
             id,
             Handshake {
                 accepted,
@@ -138,10 +146,16 @@ impl Admission {
                 slot,
             },
         );
-        HandshakePermit {
-            admission: Arc::clone(self),
-            id,
-        }
+        let is_full = handshakes.len() > self.handshakes_max;
+        let oldest = handshakes
+            .first_entry()
+            .filter(|oldest| is_full && oldest.get().due() <= accepted);
+        let evicted = oldest.map(|oldest| {
+            let (id, Handshake { shard, slot, .. }) = oldest.remove_entry();
+            Evicted { shard, slot, id }
+        });
+        let admission = Arc::clone(self);
+        (HandshakePermit { admission, id }, evicted)
     }
 
     fn handshakes(&self) -> MutexGuard<'_, BTreeMap<u64, Handshake>> {
@@ -160,12 +174,12 @@ impl Permit {
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        let counter = if self.overflow {
-            &self.admission.overflow
+        if self.overflow {
+            self.admission.overflow.fetch_sub(1, Ordering::Relaxed);
         } else {
-            &self.admission.connections
-        };
-        counter.fetch_sub(1, Ordering::Relaxed);
+            self.admission.connections.fetch_sub(1, Ordering::Relaxed);
+            self.admission.shown.dec();
+        }
     }
 }
 
@@ -193,9 +207,14 @@ mod tests {
         Mono::from_nanos(ms * 1_000_000)
     }
 
+    fn admission(connections_max: usize, handshakes_max: usize) -> Arc<Admission> {
+        let shown = IntGauge::new("connections", "Shown.").unwrap();
+        Admission::new(connections_max, handshakes_max, shown)
+    }
+
     #[test]
     fn above_the_limit_some_are_told_and_the_rest_are_not() {
-        let admission = Admission::new(2, 10);
+        let admission = admission(2, 10);
         let kept: Vec<_> = (0..2 + OVERFLOW_MAX)
             .map(|_| admission.enter().unwrap())
             .collect();
@@ -204,27 +223,38 @@ mod tests {
             OVERFLOW_MAX
         );
         assert!(admission.enter().is_none());
-        assert_eq!(admission.connections(), 2);
+        assert_eq!((admission.connections(), admission.shown.get()), (2, 2));
         drop(kept);
-        assert_eq!(admission.connections(), 0);
+        assert_eq!((admission.connections(), admission.shown.get()), (0, 0));
         assert!(!admission.enter().unwrap().is_overflow());
     }
 
     #[test]
     fn at_the_limit_of_handshakes_the_oldest_over_a_second_makes_room() {
-        let admission = Admission::new(10, 2);
-        let first = admission.begin_handshake(1, at(0), 3, 7);
-        assert_eq!(admission.room(at(10)), Room::Free);
-        let second = admission.begin_handshake(2, at(100), 0, 8);
-        assert_eq!(admission.room(at(999)), Room::NotBefore(at(1_000)));
-        let evicted = Evicted {
-            shard: 3,
-            slot: 7,
-            id: 1,
-        };
-        assert_eq!(admission.room(at(1_000)), Room::InPlaceOf(evicted));
+        let admission = admission(10, 2);
+        let (first, none) = admission.begin_handshake(1, at(0), 3, 7);
+        assert_eq!((none, admission.room(at(10))), (None, Room::Free));
+        let (second, none) = admission.begin_handshake(2, at(100), 0, 8);
+        assert_eq!(
+            (none, admission.room(at(999))),
+            (None, Room::NotBefore(at(1_000)))
+        );
+        assert_eq!(admission.room(at(1_000)), Room::Free);
+        assert_eq!(
+            admission.room(at(1_000)),
+            Room::Free,
+            "asking takes nobody's place"
+        );
+        let (_third, evicted) = admission.begin_handshake(3, at(1_000), 0, 9);
+        assert_eq!(
+            evicted,
+            Some(Evicted {
+                shard: 3,
+                slot: 7,
+                id: 1
+            })
+        );
         drop(first);
-        let _third = admission.begin_handshake(3, at(1_000), 0, 9);
         assert_eq!(admission.room(at(1_050)), Room::NotBefore(at(1_100)));
         drop(second);
         assert_eq!(admission.room(at(1_050)), Room::Free);
@@ -232,8 +262,8 @@ mod tests {
 
     #[tokio::test]
     async fn one_that_leaves_wakes_those_who_wait() {
-        let admission = Admission::new(10, 1);
-        let permit = admission.begin_handshake(1, at(0), 0, 0);
+        let admission = admission(10, 1);
+        let (permit, _) = admission.begin_handshake(1, at(0), 0, 0);
         let waits = tokio::spawn({
             let admission = Arc::clone(&admission);
             async move { admission.room_made().await }

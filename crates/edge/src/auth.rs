@@ -3,7 +3,10 @@
 //! second and taken over when they change; what is removed ends no running connection.
 
 use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use sha2::{Digest, Sha256};
@@ -16,6 +19,8 @@ use tokio::sync::watch;
 const LOOK: Duration = Duration::from_secs(1);
 /// Tokens a file may hold: each AUTH with a token is compared with all.
 const TOKENS_MAX: usize = 10_000;
+/// Bytes of such a file: enough for as many lines of the greatest length, and some comments.
+const TOKENS_FILE_MAX: u64 = 2 * 1024 * 1024;
 
 type Hash = [u8; 32];
 
@@ -72,7 +77,7 @@ pub enum Error {
         problem: &'static str,
     },
     /// Too many tokens.
-    #[error("STREAM_TOKENS_FILE={path}: more than {TOKENS_MAX} tokens")]
+    #[error("STREAM_TOKENS_FILE={path}: more than {TOKENS_MAX} tokens, or 2 MiB")]
     TooMany {
         /// The file.
         path: String,
@@ -156,11 +161,16 @@ pub(crate) async fn watch_files(sources: Sources, credentials: watch::Sender<Cre
     if sources.tokens.is_none() && named.iter().all(|source| source_file(source).is_none()) {
         return;
     }
+    let sources = Arc::new(sources);
     let mut interval = tokio::time::interval(LOOK);
     let mut complaint = String::new();
     loop {
         interval.tick().await;
-        match Credentials::load(&sources) {
+        let looked_at = Arc::clone(&sources);
+        // A file system that hangs holds up nobody but this.
+        let loaded = tokio::task::spawn_blocking(move || Credentials::load(&looked_at)).await;
+        let Ok(loaded) = loaded else { continue };
+        match loaded {
             Ok(new) => {
                 complaint.clear();
                 if credentials.send_if_modified(|old| {
@@ -215,10 +225,18 @@ fn is_empty(source: &Source) -> Error {
 
 fn read_tokens(path: &Path) -> Result<Vec<(String, Hash)>, Error> {
     let name = || path.display().to_string();
-    let text = std::fs::read_to_string(path).map_err(|error| Error::Read {
+    let unreadable = |error: std::io::Error| Error::Read {
         path: format!("STREAM_TOKENS_FILE={}", name()),
         error: error.to_string(),
-    })?;
+    };
+    let mut text = String::new();
+    let file = File::open(path).map_err(unreadable)?;
+    file.take(TOKENS_FILE_MAX + 1)
+        .read_to_string(&mut text)
+        .map_err(unreadable)?;
+    if text.len() as u64 > TOKENS_FILE_MAX {
+        return Err(Error::TooMany { path: name() });
+    }
     let mut tokens = Vec::new();
     let mut names = BTreeSet::new();
     for (index, line) in text.lines().enumerate() {
@@ -252,7 +270,7 @@ fn parse_token(line: &str) -> Result<(&str, Hash), &'static str> {
         return Err("the name has more than 64 bytes");
     }
     let mut hash = [0; 32];
-    if hex.len() != 64 || !hex.is_ascii() {
+    if hex.len() != 64 || !hex.bytes().all(|digit| digit.is_ascii_hexdigit()) {
         return Err("the digest does not have 64 hex digits");
     }
     for (byte, digits) in hash.iter_mut().zip(hex.as_bytes().chunks(2)) {

@@ -4,7 +4,6 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::thread::JoinHandle;
 
 use prometheus::Registry;
 use tickstorm_bus::Bus;
@@ -12,7 +11,7 @@ use tickstorm_service::admin::Health;
 use tickstorm_service::lifecycle::{OpenFiles, raise_open_files};
 use tickstorm_service::metrics::RegisterError;
 use tickstorm_timebase::{Clock, Mode, SystemClock, Tick, Timekeeper};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 
 use crate::admission::Admission;
@@ -20,7 +19,8 @@ use crate::auth::{self, Credentials};
 use crate::config::Config;
 use crate::health::EdgeHealth;
 use crate::metrics::Metrics;
-use crate::shard::{self, Command, ShardThread, Shared, Vitals};
+use crate::shard::Shared;
+use crate::shards::Shards;
 use crate::sys::socket;
 use crate::timekeeper::{Driver, View};
 
@@ -60,8 +60,7 @@ pub enum StartError {
 /// A running edge.
 pub struct Edge {
     listen_addr: SocketAddr,
-    shards: Vec<mpsc::UnboundedSender<Command>>,
-    threads: Vec<JoinHandle<()>>,
+    shards: Shards,
     tasks: TaskTracker,
     stop: tokio_util::sync::CancellationToken,
     health: Arc<EdgeHealth>,
@@ -86,7 +85,11 @@ impl Edge {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let shared = Shared {
             settings: Arc::new(config.for_shards(cores)),
-            admission: Admission::new(connections_max, config.handshakes_max),
+            admission: Admission::new(
+                connections_max,
+                config.handshakes_max,
+                metrics.active_connections.clone(),
+            ),
             metrics: metrics.clone(),
             authority: authority.clone(),
             credentials,
@@ -96,10 +99,14 @@ impl Edge {
             error,
         };
         socket::check_free(config.listen_addr).map_err(listen)?;
-        let (commands, threads, vitals) = start_shards(config.shards, &shared).await?;
-        let listen_addr = listen_all(&commands, config.listen_addr)
-            .await
-            .map_err(listen)?;
+        let shards = Shards::start(config.shards, &shared).await?;
+        let listen_addr = match shards.listen(config.listen_addr).await {
+            Ok(addr) => addr,
+            Err(error) => {
+                shards.stop().await;
+                return Err(listen(error));
+            }
+        };
         let health = Arc::new(EdgeHealth {
             id: config.id.clone(),
             listen_addr,
@@ -108,12 +115,11 @@ impl Edge {
             admission: shared.admission,
             authority,
             time,
-            shards: vitals,
+            shards: shards.vitals(),
         });
         let edge = Self {
             listen_addr,
-            shards: commands,
-            threads,
+            shards,
             tasks: TaskTracker::new(),
             stop: tokio_util::sync::CancellationToken::new(),
             health,
@@ -145,33 +151,15 @@ impl Edge {
     /// Sends `ticks` to all at-time subscribers of `mode`, as if they had been released now: how tests and benchmarks make
     /// bursts, which can't come from the grid in real time. Ticks at or before the last one sent are passed over.
     pub fn burst(&self, mode: Mode, ticks: &[Tick]) {
-        for shard in &self.shards {
-            // A shard that has ended has nobody to send to.
-            let _ = shard.send(Command::Burst(mode, ticks.to_vec()));
-        }
+        self.shards.burst(mode, ticks);
     }
 
     /// Closes all connections at once and ends all threads.
     pub async fn stop(self) {
         self.stop.cancel();
         self.tasks.close();
-        for shard in &self.shards {
-            // One that has ended already needs no word.
-            let _ = shard.send(Command::Stop);
-        }
+        self.shards.stop().await;
         self.tasks.wait().await;
-        let threads = self.threads;
-        let joined = tokio::task::spawn_blocking(move || {
-            threads
-                .into_iter()
-                .filter_map(|thread| thread.join().err())
-                .count()
-        });
-        match joined.await {
-            Ok(0) => {}
-            Ok(panicked) => tracing::error!(panicked, "threads of shards had panicked"),
-            Err(error) => tracing::error!(%error, "threads of shards were not waited for"),
-        }
     }
 
     fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
@@ -201,59 +189,4 @@ fn connections_max(wanted: usize) -> Result<usize, StartError> {
         );
     }
     Ok(room.min(wanted))
-}
-
-type Shards = (
-    Vec<mpsc::UnboundedSender<Command>>,
-    Vec<JoinHandle<()>>,
-    Vec<Arc<Vitals>>,
-);
-
-/// Starts all shards and waits until each has built its runtime.
-async fn start_shards(count: usize, shared: &Shared) -> Result<Shards, StartError> {
-    let (mut commands, mut threads, mut vitals) = (Vec::new(), Vec::new(), Vec::new());
-    let mut barrier = Vec::new();
-    for index in 0..count {
-        let started = shard::spawn(index, shared.clone());
-        let ShardThread {
-            commands: sender,
-            built,
-            vitals: shown,
-            thread,
-        } = started.map_err(|error| StartError::Shard {
-            shard: index,
-            error,
-        })?;
-        commands.push(sender);
-        threads.push(thread);
-        vitals.push(shown);
-        barrier.push(built);
-    }
-    for (shard, built) in barrier.into_iter().enumerate() {
-        let outcome = built
-            .await
-            .unwrap_or_else(|_| Err(io::Error::other("its thread ended")));
-        outcome.map_err(|error| StartError::Shard { shard, error })?;
-    }
-    for shard in &commands {
-        // One that has ended since shows by not listening.
-        let _ = shard.send(Command::Peers(commands.clone()));
-    }
-    Ok((commands, threads, vitals))
-}
-
-/// Lets each shard listen; the first one's port is the others', where the system chooses it.
-async fn listen_all(
-    shards: &[mpsc::UnboundedSender<Command>],
-    addr: SocketAddr,
-) -> io::Result<SocketAddr> {
-    let mut addr = addr;
-    for shard in shards {
-        let (reply, bound) = oneshot::channel();
-        let _ = shard.send(Command::Listen(addr, reply));
-        addr = bound
-            .await
-            .unwrap_or_else(|_| Err(io::Error::other("a shard ended")))?;
-    }
-    Ok(addr)
 }

@@ -12,6 +12,7 @@ mod feed;
 mod health;
 mod metrics;
 mod shard;
+mod shards;
 mod sys;
 mod timekeeper;
 

@@ -15,6 +15,8 @@ pub(crate) struct Driver {
     timekeeper: Timekeeper,
     bus: Arc<dyn Bus>,
     events: Events<EdgeEvent>,
+    /// The bus is gone for good.
+    ended: bool,
     view: View,
     clock: SystemClock,
 }
@@ -26,12 +28,13 @@ impl Driver {
             timekeeper,
             bus,
             events,
+            ended: false,
             view,
             clock: SystemClock,
         }
     }
 
-    /// Runs until the bus is gone; whoever stops the edge drops it.
+    /// Runs until whoever stops the edge drops it. Without a bus, holdover takes its course.
     pub(crate) async fn run(mut self) {
         loop {
             let now = self.clock.now();
@@ -44,9 +47,9 @@ impl Driver {
             let wait = self.timekeeper.next_deadline().since(now);
             tokio::select! {
                 biased;
-                event = self.events.next() => match event {
+                event = self.events.next(), if !self.ended => match event {
                     Some(event) => self.take(event),
-                    None => return,
+                    None => self.ended = true,
                 },
                 () = tokio::time::sleep(wait) => {
                     self.view.show(&self.timekeeper, self.clock.now());

@@ -28,8 +28,8 @@ impl Batch {
         self.pending.push(tick);
     }
 
-    /// When what is pending is to be sent; none where nothing is. A full frame does not wait for the window, so that no burst
-    /// makes this grow beyond one frame and one message.
+    /// When what is pending is to be sent; none where nothing is. As many as the largest frame holds do not wait for the
+    /// window, so that no burst makes this grow beyond them and one message.
     pub(crate) fn due(&self) -> Option<Mono> {
         match self.pending.len() {
             0 => None,

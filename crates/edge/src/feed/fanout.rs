@@ -2,15 +2,13 @@
 //! each one `send(2)`, and nothing else in it: no lock, no allocation, no log. What does not go through whole is written down
 //! for the slow path; nothing is closed or woken from here.
 
-use std::os::fd::RawFd;
-
 use bytes::{Bytes, BytesMut};
 use nix::errno::Errno;
-use nix::sys::socket::{MsgFlags, send};
 use tickstorm_timebase::Epoch;
 
 use super::ring::{Frame, Ring};
 use super::subscribers::Entry;
+use crate::sys::socket::transmit;
 
 /// Sends between two yields, so that heartbeats and accepts stay alive during a fan-out: 3 to 5 ms of the kernel's TCP.
 pub(crate) const CHUNK: usize = 1_024;
@@ -206,10 +204,6 @@ impl Sweep {
             rest,
         });
     }
-}
-
-fn transmit(fd: RawFd, bytes: &[u8]) -> Result<usize, Errno> {
-    send(fd, bytes, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL)
 }
 
 /// The frames end to end; a single one is not copied.

@@ -9,6 +9,7 @@ mod subscribers;
 #[cfg(test)]
 pub(crate) mod tests;
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -31,13 +32,6 @@ pub(crate) struct FeedLimits {
     pub(crate) max_msg_size: usize,
 }
 
-/// Somebody whose resume point lies ahead of the feed: joins with the first tick after it.
-#[derive(Clone, Copy, Debug)]
-struct Waiting {
-    owner: u32,
-    after: Epoch,
-}
-
 /// What a flush means for those who waited for it.
 #[derive(Debug)]
 pub(crate) struct Arrival {
@@ -57,7 +51,8 @@ pub(crate) struct Feed {
     batch: Batch,
     ring: Ring,
     subscribers: Subscribers,
-    waiting: Vec<Waiting>,
+    /// Whose resume point lies ahead of the feed: they join with the first tick after it.
+    waiting: BTreeMap<u32, Epoch>,
     sweep: Option<Sweep>,
     /// Number of the first frame that no sweep has carried yet.
     unswept: u64,
@@ -82,7 +77,7 @@ impl Feed {
             batch: Batch::new(limits.batch_window),
             ring: Ring::new(limits.behind_max),
             subscribers: Subscribers::default(),
-            waiting: Vec::new(),
+            waiting: BTreeMap::new(),
             sweep: None,
             unswept: 0,
             generation: None,
@@ -190,14 +185,14 @@ impl Feed {
         arrivals: &mut Vec<Arrival>,
     ) {
         let mut waiting = std::mem::take(&mut self.waiting);
-        waiting.retain(|waiting| {
-            if waiting.after >= self.framed {
+        waiting.retain(|owner, after| {
+            if *after >= self.framed {
                 return true;
             }
-            let first = ticks.partition_point(|tick| tick.epoch <= waiting.after);
+            let first = ticks.partition_point(|tick| tick.epoch <= *after);
             let own = (first > 0).then(|| self.encode(&ticks[first..], sent_unix_us));
             arrivals.push(Arrival {
-                owner: waiting.owner,
+                owner: *owner,
                 next: number + u64::from(own.is_some()),
                 own,
             });
@@ -220,12 +215,12 @@ impl Feed {
 
     /// Lets a subscriber wait until the feed passes `after`.
     pub(crate) fn wait(&mut self, owner: u32, after: Epoch) {
-        self.waiting.push(Waiting { owner, after });
+        self.waiting.insert(owner, after);
     }
 
     /// Takes one who waits out again.
     pub(crate) fn stop_waiting(&mut self, owner: u32) {
-        self.waiting.retain(|waiting| waiting.owner != owner);
+        self.waiting.remove(&owner);
     }
 
     /// Sends to up to `chunk` subscribers; true when the sweep is over. Frames that came during a sweep go out with the next.

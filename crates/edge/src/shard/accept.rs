@@ -22,13 +22,10 @@ impl Shard {
     pub(super) async fn accept(self: Rc<Self>, listener: TcpListener) {
         let mut complained = false;
         loop {
-            let evicted = self.room().await;
+            self.room().await;
             match listener.accept().await {
                 Ok((stream, peer)) => {
                     complained = false;
-                    if let Some(evicted) = evicted {
-                        self.make_room(evicted);
-                    }
                     self.admit(stream, peer);
                 }
                 Err(error) if is_of_one_connection(&error) => {}
@@ -42,15 +39,14 @@ impl Shard {
         }
     }
 
-    /// Waits until MAX_HANDSHAKES leaves room for one more; names the one that has to go for it.
-    async fn room(&self) -> Option<Evicted> {
+    /// Waits until MAX_HANDSHAKES leaves room for one more.
+    async fn room(&self) {
         loop {
             // Registered before the question, so that no departure in between is missed.
             let made = self.shared.admission.room_made();
             let now = self.time.mono();
             match self.shared.admission.room(now) {
-                Room::Free => return None,
-                Room::InPlaceOf(evicted) => return Some(evicted),
+                Room::Free => return,
                 Room::NotBefore(due) => {
                     let _ = tokio::time::timeout(due.since(now), made).await;
                 }
@@ -71,38 +67,42 @@ impl Shard {
     }
 
     fn admit(self: &Rc<Self>, stream: TcpStream, peer: SocketAddr) {
-        // Over the limit and over those who may be told so: closed without a word.
         let Some(permit) = self.shared.admission.enter() else {
+            // Over those who may linger, too: told, and closed at once.
+            self.send_error(&stream, CloseReason::ServerFull);
+            self.count_closed(CloseReason::ServerFull);
             return;
         };
-        let is_overflow = permit.is_overflow();
-        let connection = self.enter(stream, peer, permit);
-        if is_overflow {
+        if permit.is_overflow() {
+            let connection = self.enter(stream, peer, permit);
             self.close(&connection, CloseReason::ServerFull);
             return;
         }
-        self.count_connections();
+        let connection = self.enter(stream, peer, permit);
+        let (id, slot) = (connection.key.id, connection.key.slot);
+        let (handshake, evicted) =
+            self.shared
+                .admission
+                .begin_handshake(id, self.time.mono(), self.index, slot);
+        connection.state.borrow_mut().handshake = Some(handshake);
         self.start_reading(&connection);
         self.arm(&connection);
+        if let Some(evicted) = evicted {
+            self.make_room(evicted);
+        }
     }
 
     fn enter(&self, stream: TcpStream, peer: SocketAddr, permit: Permit) -> Rc<Connection> {
-        let now = self.time.now();
         let id = self.shared.admission.next_id();
         let mut connections = self.connections.borrow_mut();
         let place = connections.vacant_entry();
         let slot = u32::try_from(place.key()).expect("fewer connections than descriptors");
-        let handshake = (!permit.is_overflow()).then(|| {
-            self.shared
-                .admission
-                .begin_handshake(id, self.time.mono(), self.index, slot)
-        });
         let connection = Rc::new(Connection {
             stream,
             key: Key { slot, id },
             peer,
             state: State {
-                session: ServerSession::new(now),
+                session: ServerSession::new(self.time.now()),
                 phase: Phase::Open,
                 place: Place::None,
                 outbox: None,
@@ -110,7 +110,7 @@ impl Shard {
                 armed: Turn::NONE,
                 reader: None,
                 writer: None,
-                handshake,
+                handshake: None,
                 has_spoken: false,
                 permit: Some(permit),
             }
@@ -118,12 +118,6 @@ impl Shard {
         });
         place.insert(Rc::clone(&connection));
         connection
-    }
-
-    /// Shows how many connections there are.
-    pub(super) fn count_connections(&self) {
-        let count = i64::try_from(self.shared.admission.connections()).unwrap_or(i64::MAX);
-        self.shared.metrics.active_connections.set(count);
     }
 }
 

@@ -8,14 +8,15 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::sys::socket::{MsgFlags, send};
 use socket2::SockRef;
 use tickstorm_protocol::code::{CloseReason, LogLevel};
 use tickstorm_protocol::session::server;
+use tokio::net::TcpStream;
 
 use super::Shard;
-use super::connection::{Connection, Phase};
+use super::connection::{Connection, Phase, Place};
 use super::wheel::Key;
+use crate::sys::socket::transmit;
 
 /// How long a connection is read after its ERROR was sent.
 const LINGER: Duration = Duration::from_secs(1);
@@ -50,7 +51,7 @@ impl Shard {
         let deadline = self.time.now() + LINGER;
         state.phase = Phase::Lingering(deadline);
         drop(state);
-        if !(is_clear && self.send_error(connection, reason)) {
+        if !(is_clear && self.send_error(&connection.stream, reason)) {
             self.remove(connection);
             return;
         }
@@ -63,24 +64,31 @@ impl Shard {
     }
 
     /// Writes the ERROR frame, if there is one for the reason and it goes through whole.
-    fn send_error(&self, connection: &Connection, reason: CloseReason) -> bool {
+    pub(super) fn send_error(&self, stream: &TcpStream, reason: CloseReason) -> bool {
         let Some(code) = reason.error_code() else {
             return false;
         };
         let retry_after_ms = code.retry_after_ms().map_or(0, rand::random_range);
         let mut frame = Vec::new();
         server::error(code, &reason.to_string(), retry_after_ms, &mut frame);
-        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
-        let sent = send(connection.stream.as_raw_fd(), &frame, flags);
+        let sent = transmit(stream.as_raw_fd(), &frame);
         if let Ok(taken) = sent {
             self.shared.metrics.bytes_sent.inc_by(taken as u64);
         }
         sent == Ok(frame.len())
     }
 
+    pub(super) fn count_closed(&self, reason: CloseReason) {
+        self.shared
+            .metrics
+            .closed
+            .with_label_values(&[reason.label()])
+            .inc();
+    }
+
     fn record(&self, connection: &Connection, reason: CloseReason) {
+        self.count_closed(reason);
         let metrics = &self.shared.metrics;
-        metrics.closed.with_label_values(&[reason.label()]).inc();
         if matches!(reason, CloseReason::HeartbeatTimeout { .. }) {
             metrics.heartbeat_timeouts.inc();
         }
@@ -97,9 +105,12 @@ impl Shard {
 
     /// Reading or writing failed.
     pub(super) fn fail(self: &Rc<Self>, connection: &Rc<Connection>, error: &io::Error) {
-        // TCP_USER_TIMEOUT ends a closed window of a living peer too: output was pending, so the client did not read.
+        // TCP_USER_TIMEOUT ends a closed window of a living peer too. A subscriber always has output on its way before
+        // keepalive would ask after it: it did not read.
         let is_timeout = error.raw_os_error() == Some(Errno::ETIMEDOUT as i32);
-        let is_pending = connection.state.borrow().outbox.is_some();
+        let state = connection.state.borrow();
+        let is_pending = state.outbox.is_some() || matches!(state.place, Place::Joined(..));
+        drop(state);
         let reason = if is_timeout && is_pending {
             CloseReason::SlowConsumer
         } else {
@@ -122,28 +133,40 @@ impl Shard {
         self.connections
             .borrow_mut()
             .try_remove(connection.key.slot as usize);
-        self.count_connections();
     }
 
-    /// Closes a handshake whose place another needs.
+    /// Closes a handshake whose place another needs, unless its AUTH lies in the socket unread.
     pub(super) fn evict(self: &Rc<Self>, key: Key) {
-        if let Some(connection) = self.at(key.slot).filter(|found| found.key == key)
-            && !connection.state.borrow().session.is_authenticated()
-        {
+        let Some(connection) = self.at(key.slot).filter(|found| found.key == key) else {
+            return;
+        };
+        self.read_late(&connection);
+        let state = connection.state.borrow();
+        let is_handshake = state.phase == Phase::Open && !state.session.is_authenticated();
+        drop(state);
+        if is_handshake {
             let allowed = self.limits().auth_timeout;
             self.close(&connection, CloseReason::AuthTimeout { allowed });
         }
     }
 
-    /// Closes every connection for `reason`, those that are subscribed (or want to be) only where `subscribed`.
-    pub(super) fn close_all(self: &Rc<Self>, reason: CloseReason, subscribed: bool) {
+    /// Ends all subscriptions, those that wait for the time too, at once: no tick of the new time may come before the ERROR.
+    pub(super) fn end_subscriptions(self: &Rc<Self>, reason: CloseReason) {
         for connection in self.all() {
             let state = connection.state.borrow();
-            let concerned = !subscribed || state.session.is_subscribed() || !state.asked.is_empty();
+            let is_subscribed = state.session.is_subscribed() || !state.asked.is_empty();
+            let is_concerned = state.phase == Phase::Open && is_subscribed;
             drop(state);
-            if concerned {
+            if is_concerned {
                 self.close(&connection, reason);
             }
+        }
+    }
+
+    /// Closes every connection, lingering or not.
+    pub(super) fn close_all(self: &Rc<Self>, reason: CloseReason) {
+        for connection in self.all() {
+            self.close(&connection, reason);
         }
     }
 }

@@ -82,11 +82,11 @@ pub(super) enum Place {
 impl State {
     /// Whether nothing may be read: answers already wait for the socket, or for the time to be known.
     fn is_blocked(&self) -> bool {
-        self.asked.len() > ASKED_MAX
-            || self
-                .outbox
-                .as_ref()
-                .is_some_and(|outbox| outbox.holds_control())
+        let holds_control = self
+            .outbox
+            .as_ref()
+            .is_some_and(|outbox| outbox.holds_control());
+        holds_control || self.asked.len() > ASKED_MAX
     }
 }
 

@@ -4,6 +4,7 @@
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
 
+use socket2::SockRef;
 use tickstorm_protocol::code::CloseReason;
 use tickstorm_timebase::Mono;
 
@@ -82,6 +83,12 @@ impl Shard {
             drop(state);
             if let (Some(reason), true) = (verdict, is_open) {
                 self.close(connection, reason);
+            }
+        } else if state.reader.is_none() {
+            drop(state);
+            // Nobody reads it, so nobody else hears from keepalive that its peer is gone.
+            if let Ok(Some(error)) = SockRef::from(&connection.stream).take_error() {
+                self.fail(connection, &error);
             }
         } else {
             drop(state);

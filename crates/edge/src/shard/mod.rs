@@ -35,7 +35,7 @@ use crate::feed::{Feed, FeedLimits, Leftovers};
 use crate::metrics::Metrics;
 use crate::sys::socket::SocketOptions;
 use connection::Connection;
-pub(crate) use thread::{ShardThread, spawn};
+pub(crate) use thread::spawn;
 use time::ShardTime;
 use wheel::Wheel;
 

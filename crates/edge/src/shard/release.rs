@@ -54,14 +54,16 @@ impl Shard {
         let Some(authority) = new else { return };
         let known = self.generation.replace(Some(authority.generation()));
         if known.is_some_and(|known| known != authority.generation()) {
-            self.close_all(CloseReason::TimeStepped, true);
+            self.end_subscriptions(CloseReason::TimeStepped);
         }
         let mono = self.time.mono();
         self.feeds
             .borrow_mut()
             .iter_mut()
             .for_each(|feed| feed.release(&authority, mono));
-        self.serve_askers(&authority);
+        if self.has_askers.take() {
+            tokio::task::spawn_local(Rc::clone(self).serve_askers());
+        }
         self.woken.notify_one();
     }
 

@@ -10,31 +10,39 @@ use tickstorm_timebase::{Authority, Epoch, Plan, Request, plan};
 use super::connection::{Connection, Place};
 use super::outbox::{Outbox, Replay};
 use super::{FeedIndex, Shard};
-use crate::feed::Arrival;
+use crate::feed::{Arrival, CHUNK};
 
 impl Shard {
-    /// Acts on a SUBSCRIBE: now, or when the time is known.
+    /// Acts on a SUBSCRIBE: now, or when the time is known and those before it are served.
     pub(super) fn subscribe(self: &Rc<Self>, connection: &Rc<Connection>, request: Request) {
+        let mut state = connection.state.borrow_mut();
         match self.authority(self.time.mono()) {
-            Some(authority) => self.serve(connection, &[request], &authority),
-            None => {
+            Some(authority) if state.asked.is_empty() => {
+                drop(state);
+                self.serve(connection, &[request], &authority);
+            }
+            Some(_) | None => {
+                state.asked.push(request);
                 self.has_askers.set(true);
-                connection.state.borrow_mut().asked.push(request);
             }
         }
     }
 
-    /// The time is known: all that waited for it get their ACKs.
-    pub(super) fn serve_askers(self: &Rc<Self>, authority: &Authority) {
-        if !self.has_askers.take() {
-            return;
-        }
-        for connection in self.all() {
-            let asked = std::mem::take(&mut connection.state.borrow_mut().asked);
-            if !asked.is_empty() {
-                self.serve(&connection, &asked, authority);
-                self.resume_reading(&connection);
+    /// The time is known: all that waited for it get their ACKs, in chunks, between which everybody else gets a turn.
+    pub(super) async fn serve_askers(self: Rc<Self>) {
+        for chunk in self.all().chunks(CHUNK) {
+            let Some(authority) = self.authority(self.time.mono()) else {
+                self.has_askers.set(true);
+                return;
+            };
+            for connection in chunk {
+                let asked = std::mem::take(&mut connection.state.borrow_mut().asked);
+                if !asked.is_empty() {
+                    self.serve(connection, &asked, &authority);
+                    self.resume_reading(connection);
+                }
             }
+            tokio::task::yield_now().await;
         }
     }
 
@@ -50,7 +58,7 @@ impl Shard {
         let mut last = None;
         for request in requests {
             let Some(plan) = self.plan(request, authority) else {
-                self.frames.replace(Vec::new());
+                self.send_control(connection, frames);
                 self.close(connection, CloseReason::ResumeTooFar);
                 return;
             };

@@ -105,12 +105,12 @@ async fn run(shard: Rc<Shard>, timer: Timer, mut commands: mpsc::UnboundedReceiv
             },
         }
     }
-    shard.close_all(CloseReason::Shutdown, false);
+    shard.close_all(CloseReason::Shutdown);
 }
 
 async fn release(shard: Rc<Shard>, timer: Timer) {
     if let Err(error) = shard.release(timer).await {
-        // Without its timer a shard sends no tick. The wheel stops with it, so that the edge is seen not to be live.
+        // Without its timer a shard sends no tick: the process ends, rather than be a ghost (panics abort in release).
         tracing::error!(%error, "a shard's timer failed");
         panic!("a shard's timer failed: {error}");
     }

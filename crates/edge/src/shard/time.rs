@@ -31,7 +31,7 @@ impl<C: Clock> ShardTime<C> {
         self.clock.now()
     }
 
-    /// Time for deadlines. It stands still where the edge did, and may go back by one turn of the wheel then.
+    /// Time for deadlines. It stands still where the edge did.
     pub(crate) fn now(&self) -> Mono {
         let mono = self.clock.now();
         let gap = mono.since(self.last.replace(mono));

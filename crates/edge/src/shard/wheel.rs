@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tickstorm_timebase::Mono;
 
-/// How often the wheel turns. With it a deadline is met within 100 ms and what the machine adds: the protocol allows 500 ms.
+/// How often the wheel turns. A deadline is met within two turns, and what the machine adds: the protocol allows 500 ms.
 pub(crate) const TURN: Duration = Duration::from_nanos(TURN_NS);
 const TURN_NS: u64 = 100_000_000;
 /// Slots: 51 s. What lies further ahead is asked again then.

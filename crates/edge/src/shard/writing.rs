@@ -7,7 +7,7 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 use nix::errno::Errno;
-use nix::sys::socket::{MsgFlags, SockaddrStorage, send, sendmsg};
+use nix::sys::socket::{SockaddrStorage, sendmsg};
 use tickstorm_protocol::code::CloseReason;
 use tokio::io::Interest;
 
@@ -15,13 +15,12 @@ use super::Shard;
 use super::connection::{Connection, Phase, Place, State};
 use super::outbox::Outbox;
 use crate::feed::{Fallen, Frame};
+use crate::sys::socket::{self, SEND_FLAGS};
 
 /// Frames of the ring in one writev.
 const FRAMES: usize = 64;
 /// Writes of one wake before others get their turn.
 const WRITES: usize = 8;
-
-const FLAGS: MsgFlags = MsgFlags::MSG_DONTWAIT.union(MsgFlags::MSG_NOSIGNAL);
 
 /// How far a flush came.
 enum Flushed {
@@ -48,10 +47,12 @@ impl Shard {
     /// Sends control frames: at once, or behind what the socket has not taken yet. Gives the buffer back for the next.
     pub(super) fn send_control(self: &Rc<Self>, connection: &Rc<Connection>, mut frames: Vec<u8>) {
         let mut state = connection.state.borrow_mut();
-        if let Some(outbox) = state.outbox.as_mut() {
+        if frames.is_empty() {
+            // A refusal that nothing came before.
+        } else if let Some(outbox) = state.outbox.as_mut() {
             outbox.push_control(&frames);
         } else {
-            match send(connection.stream.as_raw_fd(), &frames, FLAGS) {
+            match socket::transmit(connection.stream.as_raw_fd(), &frames) {
                 Ok(taken) if taken == frames.len() => {
                     self.shared.metrics.bytes_sent.inc_by(taken as u64);
                 }
@@ -261,7 +262,7 @@ fn transmit(
 }
 
 fn write_all_of(fd: RawFd, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-    match sendmsg::<SockaddrStorage>(fd, slices, &[], FLAGS, None) {
+    match sendmsg::<SockaddrStorage>(fd, slices, &[], SEND_FLAGS, None) {
         Err(Errno::EINTR) => Err(io::ErrorKind::WouldBlock.into()),
         outcome => Ok(outcome?),
     }

@@ -1,9 +1,12 @@
-//! The listener and its options. Accepted sockets inherit all of them, so nothing is set per connection.
+//! The listener and its options, which accepted sockets inherit, so that nothing is set per connection; and sending.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::os::fd::RawFd;
 use std::time::Duration;
 
+use nix::errno::Errno;
+use nix::sys::socket::{MsgFlags, send};
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 
 /// Connections that wait to be accepted; the kernel cuts it to net.core.somaxconn.
@@ -49,8 +52,16 @@ pub(crate) fn listen(addr: SocketAddr, options: SocketOptions) -> io::Result<Tcp
     Ok(socket.into())
 }
 
+/// Never waits, and never raises a signal where the peer is gone.
+pub(crate) const SEND_FLAGS: MsgFlags = MsgFlags::MSG_DONTWAIT.union(MsgFlags::MSG_NOSIGNAL);
+
+/// Sends what the socket takes of `bytes`.
+pub(crate) fn transmit(fd: RawFd, bytes: &[u8]) -> Result<usize, Errno> {
+    send(fd, bytes, SEND_FLAGS)
+}
+
 /// Fails where somebody else listens on `addr` already. With SO_REUSEPORT the kernel would let a second edge of the same user
-/// in without a word, and each would get some of the connections.
+/// in without a word, and each would get some of the connections. Two that start in the same millisecond can still both get in.
 pub(crate) fn check_free(addr: SocketAddr) -> io::Result<()> {
     let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
