@@ -6,13 +6,13 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use tickstorm_edge::Config;
 use tickstorm_protocol::message::{Ack, DataBatch};
-use tickstorm_testkit::frame::{ACK, DATA_BATCH, SUBSCRIBE};
+use tickstorm_testkit::frame::{ACK, AUTH, SUBSCRIBE};
 use tickstorm_testkit::{Peer, Received, Socket, peer};
 use tickstorm_timebase::{Clock, Mode, SystemClock};
 use tokio::task::JoinSet;
 
 use crate::flow::{Account, Burst, enter};
-use crate::support::{PASSWORD, TestEdge, USER, config};
+use crate::support::{PASSWORD, TestEdge, USER, config, wall_ms};
 
 const CLOSED: &str = "tickstorm_connections_closed_total";
 
@@ -171,8 +171,8 @@ async fn those_that_stall_and_recover_get_every_frame_once_with_the_answers_betw
     edge.stop().await;
 }
 
-#[tokio::test]
-async fn a_subscribe_during_a_stall_finishes_the_frame_half_sent_and_drops_the_rest() {
+/// A client has a long backlog and subscribes again; `resume_after_ms` is its resume point. Gives its account from the ACK on.
+async fn subscribe_again_in_a_stall(resume_after_ms: Option<i64>) -> (Account, i64) {
     let edge = TestEdge::start(Config {
         shards: 1,
         ..tight()
@@ -183,15 +183,18 @@ async fn a_subscribe_during_a_stall_finishes_the_frame_half_sent_and_drops_the_r
     let mut before = enter(&mut stalled, &burst).await;
     let mut other = Peer::connect(edge.addr()).await;
     let mut of_other = enter(&mut other, &burst).await;
-    burst.send(&edge.edge, 100_000);
+    burst.send(&edge.edge, 50_000);
     of_other.follow(&mut other, burst.last()).await;
-    stalled.subscribe(Mode::Second).await;
+    let old = burst.last();
+    let again = peer::subscribe(Mode::Second, resume_after_ms, false);
+    stalled.send(&again).await;
     // One shard reads both: when it has answered twice, it has read the SUBSCRIBE.
     for _ in 0..2 {
         other.heartbeat(1).await;
         other.expect_pong().await;
     }
-    let old = burst.last();
+    burst.send(&edge.edge, 3_000);
+    of_other.follow(&mut other, burst.last()).await;
     let ack = loop {
         let frame = stalled.expect_frame().await;
         if frame.kind == ACK {
@@ -200,58 +203,92 @@ async fn a_subscribe_during_a_stall_finishes_the_frame_half_sent_and_drops_the_r
         before.take(&frame);
     };
     assert_eq!(ack.acked_type, u32::from(SUBSCRIBE));
-    assert_eq!(ack.start_epoch_ms, old, "the last tick sent to anybody");
+    assert_eq!(ack.start_epoch_ms, resume_after_ms.unwrap_or(old));
     assert!(before.last < old, "the backlog was not dropped");
-    burst.send(&edge.edge, 3_000);
-    let mut after = Account::new(old, &burst);
+    let mut after = Account::new(ack.start_epoch_ms, &burst);
     after.follow(&mut stalled, burst.last()).await;
     edge.stop().await;
+    (after, old)
 }
 
 #[tokio::test]
-async fn a_resume_through_a_narrow_window_is_replayed_whole_and_then_goes_on() {
+async fn a_subscribe_during_a_stall_finishes_the_frame_half_sent_and_drops_the_rest() {
+    let (after, _) = subscribe_again_in_a_stall(None).await;
+    assert_eq!(after.ticks, 3_000);
+}
+
+#[tokio::test]
+async fn a_subscribe_during_a_stall_that_names_a_resume_point_is_replayed_the_rest() {
+    let resume_after_ms = wall_ms() / 1_000 * 1_000 - 10_000;
+    let (after, old) = subscribe_again_in_a_stall(Some(resume_after_ms)).await;
+    let replayed = usize::try_from((old - resume_after_ms) / 1_000).unwrap();
+    assert_eq!(
+        after.ticks,
+        replayed + 3_000,
+        "the leap is replayed too: ticks are a function of time"
+    );
+}
+
+#[tokio::test]
+async fn a_resume_through_a_narrow_window_is_replayed_whole_before_the_present() {
     let edge = TestEdge::start(Config {
         max_msg_size: 4_096,
         resume_window: Duration::from_secs(3_600),
+        shards: 1,
         ..tight()
     })
     .await;
+    let mut burst = Burst::new();
     let mut peer = narrow(&edge).await;
-    peer.send(
-        &[
-            peer::auth(USER, PASSWORD),
-            peer::subscribe(Mode::Second, Some(0), false),
-        ]
-        .concat(),
-    )
-    .await;
-    // All of it is far more than the sockets hold: the edge makes the frames as they are taken.
-    peer.expect_frame().await;
+    let hello = [
+        peer::auth(USER, PASSWORD),
+        peer::subscribe(Mode::Second, Some(0), false),
+    ];
+    peer.send(&hello.concat()).await;
+    peer.expect_ack(AUTH).await;
     let start = peer.expect_ack(SUBSCRIBE).await.start_epoch_ms;
-    let (mut last, mut replayed) = (start, 0);
-    loop {
+    // The replay is more than the sockets hold; what is released meanwhile must wait behind it.
+    burst.send(&edge.edge, 5_000);
+    let mut account = Account::new(start, &burst);
+    let mut replayed = 0;
+    while account.last < burst.last() {
         let frame = peer.expect_frame().await;
-        assert_eq!(frame.kind, DATA_BATCH);
         assert!(
             frame.payload.len() <= 4_096,
             "{} bytes",
             frame.payload.len()
         );
+        account.take(&frame);
         let batch: DataBatch = frame.decode();
-        for tick in &batch.ticks {
-            assert_eq!(tick.epoch_ms, last + 1_000);
-            last = tick.epoch_ms;
-        }
-        let is_replay = batch.ticks.iter().all(|tick| tick.quality == 2);
-        if !is_replay {
-            break;
-        }
-        replayed += batch.ticks.len();
+        replayed += batch.ticks.iter().filter(|tick| tick.quality == 2).count();
     }
     assert!(
         (3_598..=3_602).contains(&replayed),
         "{replayed} ticks replayed"
     );
+    edge.stop().await;
+}
+
+#[tokio::test]
+async fn ticks_wait_behind_answers_that_the_socket_has_not_taken() {
+    const HEARTBEATS: i64 = 2_000;
+    let edge = TestEdge::start(tight()).await;
+    let mut burst = Burst::new();
+    let mut peer = narrow(&edge).await;
+    let mut account = enter(&mut peer, &burst).await;
+    let mut other = Peer::connect(edge.addr()).await;
+    let mut of_other = enter(&mut other, &burst).await;
+    let heartbeats: Vec<u8> = (1..=HEARTBEATS).flat_map(peer::heartbeat).collect();
+    peer.send(&heartbeats).await;
+    for _ in 0..20 {
+        burst.send(&edge.edge, 10);
+        of_other.follow(&mut other, burst.last()).await;
+    }
+    account.follow(&mut peer, burst.last()).await;
+    while account.pongs.last() != Some(&HEARTBEATS) {
+        account.take(&peer.expect_frame().await);
+    }
+    assert!(account.pongs.iter().copied().eq(1..=HEARTBEATS));
     edge.stop().await;
 }
 
