@@ -1,6 +1,11 @@
 //! What settings must be to each other. Each check looks only at values that are fine alone: one mistake, one error.
 
+use std::time::Duration;
+
 use super::{Group, Settings, SettingsError, table};
+
+/// Three rounds, a second apart: with less, one lost answer or none at all makes an edge forget the time.
+const HOLDOVER_ADVISED: Duration = Duration::from_secs(3);
 
 /// Runs every check that concerns `groups`.
 pub(super) fn run(
@@ -16,6 +21,7 @@ pub(super) fn run(
         errors.extend(previous_password(settings).map(together));
     }
     warnings.extend(announced_too_late(settings));
+    warnings.extend(short_holdover(settings));
 }
 
 fn heartbeat(settings: &Settings) -> Option<String> {
@@ -60,6 +66,15 @@ fn announced_too_late(settings: &Settings) -> Option<String> {
             "AHEAD_MS={} is not below TICK_LEAD_MS={}: ticks sent ahead will carry quality HOLDOVER",
             ahead.as_millis(),
             lead.as_millis()
+        )
+    })
+}
+
+fn short_holdover(settings: &Settings) -> Option<String> {
+    let holdover = settings.look_up(&table::HOLDOVER_MAX)?;
+    (holdover < HOLDOVER_ADVISED).then(|| {
+        format!(
+            "HOLDOVER_MAX={holdover:?} is shorter than three rounds: one lost answer makes the edge forget the time; set 3s or more"
         )
     })
 }

@@ -366,6 +366,13 @@ fn ahead_feeds_that_outrun_the_announcements_are_warned_of() {
 }
 
 #[test]
+fn a_holdover_shorter_than_three_rounds_is_warned_of() {
+    let settings = edge(&[("HOLDOVER_MAX", "2s")]);
+    assert!(settings.warnings()[0].contains("HOLDOVER_MAX=2s is shorter than three rounds"));
+    assert!(edge(&[("HOLDOVER_MAX", "3s")]).warnings().is_empty());
+}
+
+#[test]
 fn older_names_are_taken_with_one_warning_that_names_the_new_one() {
     let vars = [
         ("AUTH_USERNAME", "u"),
