@@ -169,6 +169,12 @@ impl Shard {
         latency.flush();
     }
 
+    /// Whether anybody would notice a tick that comes some microseconds late.
+    fn has_subscribers(&self) -> bool {
+        let mut feeds = self.feeds.borrow_mut();
+        feeds.iter_mut().any(|feed| feed.subscribers().len() > 0)
+    }
+
     /// Waits until `due`, or until something else is to be done.
     async fn wait(&self, timer: &Timer, due: Mono) -> io::Result<()> {
         if due == Mono::NEVER {
@@ -180,7 +186,7 @@ impl Shard {
             if remaining.is_zero() {
                 return Ok(());
             }
-            let spins = self.settings().spin;
+            let spins = self.settings().spin && self.has_subscribers();
             if spins && remaining <= SPIN {
                 while self.time.mono() < due {
                     hint::spin_loop();

@@ -1,0 +1,58 @@
+//! How late this machine lets a thread be that does nothing but wait for a moment: a timerfd until 150 µs before it, then
+//! spinning, as a shard waits for its tick, on as many threads as there are cores. What an edge's own figures are to be held against.
+//!
+//! `cargo run --release -p tickstorm-edge --example timer_noise [WAITS]` (400 of 100 ms each by default)
+
+use std::time::Duration;
+
+use anyhow::Context;
+use nix::sys::time::TimeSpec;
+use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
+use tickstorm_timebase::{Clock, Mono, SystemClock};
+
+const PERIOD: Duration = Duration::from_millis(100);
+const SPIN: Duration = Duration::from_micros(150);
+
+fn main() -> anyhow::Result<()> {
+    let waits = std::env::args()
+        .nth(1)
+        .map_or(Ok(400), |text| text.parse::<u32>());
+    let waits = waits.context("usage: timer_noise [WAITS]")?.max(1);
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let start = SystemClock.now() + PERIOD;
+    let threads: Vec<_> = (0..cores)
+        .map(|_| std::thread::spawn(move || wait(start, waits)))
+        .collect();
+    let mut late = Vec::new();
+    for thread in threads {
+        late.extend(thread.join().expect("a waiting thread ends")?);
+    }
+    late.sort_unstable();
+    let at = |hundredths: usize| late[(late.len() - 1) * hundredths / 100].as_secs_f64() * 1e6;
+    let (p50, p95, p99, max) = (at(50), at(95), at(99), at(100));
+    println!(
+        "{} waits, late by (µs): p50 {p50:.1}, p95 {p95:.1}, p99 {p99:.1}, max {max:.1}",
+        late.len()
+    );
+    Ok(())
+}
+
+/// How late each of `waits` moments was, a period apart from `start` on.
+fn wait(start: Mono, waits: u32) -> anyhow::Result<Vec<Duration>> {
+    let timer = TimerFd::new(ClockId::CLOCK_MONOTONIC, TimerFlags::empty())?;
+    let moments = (0..waits).map(|n| start + PERIOD * n);
+    moments
+        .map(|due| {
+            let remaining = due.since(SystemClock.now());
+            if let Some(sleep) = remaining.checked_sub(SPIN).filter(|sleep| !sleep.is_zero()) {
+                let once = Expiration::OneShot(TimeSpec::from(sleep));
+                timer.set(once, TimerSetTimeFlags::empty())?;
+                timer.wait()?;
+            }
+            while SystemClock.now() < due {
+                std::hint::spin_loop();
+            }
+            Ok(SystemClock.now().since(due))
+        })
+        .collect()
+}
