@@ -119,9 +119,22 @@ impl<T> Outlet<T> {
 
     /// Tells whether there is a connection.
     pub(crate) fn set_connected(&self, connected: bool) {
-        self.state.send_modify(|state| {
+        self.state.send_if_modified(|state| {
+            let changed = state.connected != connected;
             state.connected = connected;
-            state.connections += u64::from(connected);
+            state.connections += u64::from(changed && connected);
+            changed
         });
     }
+}
+
+/// Delivers the same to every subscriber, and forgets those that have gone.
+pub(crate) fn deliver_to_all<T: Clone>(
+    outlets: &mut Vec<Outlet<T>>,
+    event: &Result<T, DropReason>,
+) {
+    outlets.retain(|outlet| !outlet.is_closed());
+    outlets
+        .iter()
+        .for_each(|outlet| outlet.deliver(event.clone()));
 }

@@ -2,14 +2,17 @@
 //! who is believed, and which announcement is off the grid or too far ahead, timebase judges. Nothing is kept for later, since
 //! a lost message costs nothing and a late one says nothing: what can't be sent or taken at once is dropped and counted.
 
+mod arrival;
 mod events;
 mod memory;
 pub mod message;
+mod nats;
 mod subject;
 
 pub use events::Events;
 pub use memory::{Fate, MemoryBus, MemoryLink, Passage, Weather};
 pub use message::DropReason;
+pub use nats::{NatsBus, NatsError, NatsOptions};
 pub use subject::Subjects;
 
 use tickstorm_timebase::{Announcement, Reply};

@@ -2,6 +2,9 @@
 
 use tickstorm_timebase::Mode;
 
+/// What every subject for answers begins with.
+pub(crate) const INBOX: &str = "_INBOX.";
+
 /// Subjects of one cluster; version 1 of the cluster protocol.
 #[derive(Clone, Debug)]
 pub struct Subjects {

@@ -3,12 +3,14 @@
 
 pub mod alloc;
 pub mod frame;
+mod nats;
 pub mod peer;
 mod process;
 mod wait;
 
 pub use alloc::CountingAllocator;
 pub use frame::{Forged, RawFrame};
+pub use nats::Nats;
 pub use peer::{PATIENCE, Peer, Received, Socket};
 pub use process::{TempDir, resident_bytes};
 pub use wait::{poll_until, poll_until_async};

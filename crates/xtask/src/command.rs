@@ -27,6 +27,19 @@ pub(crate) fn rustup(arguments: &str) -> Call {
     call(OsString::from("rustup"), "rustup", arguments)
 }
 
+/// A call of the container engine's client.
+pub(crate) fn docker(arguments: &str) -> Call {
+    call(OsString::from("docker"), "docker", arguments)
+}
+
+/// A call of a shell with a script of ours, which is shown as `name`, and its one argument. The script ends with what fails.
+pub(crate) fn shell(script: &str, name: &str, argument: &str) -> Call {
+    let mut call = call(OsString::from("sh"), name, "-eu -c");
+    call.command.args([script, name, argument]);
+    call.shown = format!("sh -eu {name} {argument}");
+    call
+}
+
 fn call(program: OsString, name: &str, arguments: &str) -> Call {
     let mut command = Command::new(program);
     command

@@ -5,6 +5,7 @@
 
 mod command;
 mod dependencies;
+mod stand_in;
 mod test;
 mod tool;
 

@@ -10,7 +10,7 @@ use clap::ValueEnum;
 
 use crate::{
     command::cargo,
-    dependencies,
+    dependencies, stand_in,
     tool::{self, DENY, NEXTEST},
 };
 
@@ -69,6 +69,7 @@ impl Step {
             Self::Doctests => cargo("test --doc --workspace --locked").run(),
             Self::Tests => {
                 NEXTEST.provide()?;
+                stand_in::provide()?;
                 cargo("nextest run --workspace --locked").run()
             }
         }

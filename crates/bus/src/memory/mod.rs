@@ -14,9 +14,10 @@ use bytes::Bytes;
 use tickstorm_timebase::{Announcement, Mode, Reply};
 use tokio::time::{Instant, sleep_until};
 
-use crate::events::{Events, Outlet};
-use crate::message::{self, DropReason};
-use crate::subject::Subjects;
+use crate::arrival::{self, Arrival};
+use crate::events::{Events, Outlet, deliver_to_all};
+use crate::message;
+use crate::subject::{INBOX, Subjects};
 use crate::{Bus, ClockEvent, EdgeEvent, ReplyTo, Unavailable};
 
 /// The place where all connections meet. Clones are the same bus.
@@ -322,35 +323,16 @@ impl Link {
     }
 
     fn deliver(&mut self, subjects: &Subjects, message: &Message) {
-        let payload = &message.payload;
-        if message.subject == subjects.time() {
-            let reply_to = message.reply_to.clone().ok_or(DropReason::Malformed);
-            let request = reply_to.and_then(|reply_to| {
-                let nonce = message::decode_request(payload)?;
-                Ok(ClockEvent::Request { nonce, reply_to })
-            });
-            deliver_to(&mut self.clocks, &request);
-        }
-        for mode in Mode::ALL {
-            if message.subject == subjects.tick(mode) {
-                let announcement = message::decode_announcement(mode, payload);
-                deliver_to(&mut self.edges, &announcement.map(EdgeEvent::Announcement));
-            }
-        }
-        if message.subject == self.inbox {
-            let reply = message::decode_reply(payload);
-            deliver_to(&mut self.edges, &reply.map(EdgeEvent::Reply));
+        let reply_to = message.reply_to.as_ref().map(|to| to.0.as_str());
+        let (subject, payload) = (&message.subject, &message.payload);
+        match arrival::read(subjects, &self.inbox, subject, reply_to, payload) {
+            Some(Arrival::Clock(event)) => deliver_to_all(&mut self.clocks, &event),
+            Some(Arrival::Edge(event)) => deliver_to_all(&mut self.edges, &event),
+            None => {}
         }
     }
 }
 
-fn deliver_to<T: Clone>(outlets: &mut Vec<Outlet<T>>, event: &Result<T, DropReason>) {
-    outlets.retain(|outlet| !outlet.is_closed());
-    outlets
-        .iter()
-        .for_each(|outlet| outlet.deliver(event.clone()));
-}
-
 fn inbox(name: &str) -> String {
-    format!("_INBOX.{name}")
+    format!("{INBOX}{name}")
 }

@@ -50,15 +50,26 @@ impl Graph {
                 .to_string()
         };
 
+        let package_by_id: BTreeMap<_, _> = metadata
+            .packages
+            .iter()
+            .map(|package| (package.id.as_str(), package))
+            .collect();
+
         let mut graph = Self::default();
         for member in &metadata.workspace_members {
             graph.add_member(&name(member));
         }
         for node in &metadata.resolve.nodes {
+            let package = package_by_id.get(node.id.as_str());
             for dependency in &node.deps {
+                let library = name(&dependency.pkg);
+                if package.is_some_and(|package| package.leaves_out(&library, &node.features)) {
+                    continue;
+                }
                 for dep_kind in &dependency.dep_kinds {
                     let kind = dep_kind.kind.unwrap_or(Kind::Product);
-                    graph.add_edge(&name(&node.id), &name(&dependency.pkg), kind);
+                    graph.add_edge(&name(&node.id), &library, kind);
                 }
             }
         }
@@ -129,6 +140,41 @@ struct Metadata {
 struct Package {
     id: String,
     name: String,
+    #[serde(default)]
+    dependencies: Vec<Declared>,
+    #[serde(default)]
+    features: BTreeMap<String, Vec<String>>,
+}
+
+impl Package {
+    /// Whether `library` is optional here and nothing in `enabled` asks for it. Cargo's metadata list it all the same where a
+    /// feature only says what to do if it is there (`library?/feature`).
+    fn leaves_out(&self, library: &str, enabled: &[String]) -> bool {
+        let declared: Vec<_> = self
+            .dependencies
+            .iter()
+            .filter(|it| it.name == library)
+            .collect();
+        let asks = |feature: &String| {
+            self.features.get(feature).is_some_and(|wants| {
+                wants.iter().any(|wanted| {
+                    let wanted = wanted.strip_prefix("dep:").unwrap_or(wanted);
+                    wanted.split('/').next() == Some(library)
+                })
+            })
+        };
+        !declared.is_empty()
+            && declared.iter().all(|it| it.optional && it.rename.is_none())
+            && !enabled.iter().any(asks)
+    }
+}
+
+/// A dependency as a manifest declares it.
+#[derive(Deserialize)]
+struct Declared {
+    name: String,
+    rename: Option<String>,
+    optional: bool,
 }
 
 #[derive(Deserialize)]
@@ -139,6 +185,8 @@ struct Resolve {
 #[derive(Deserialize)]
 struct Node {
     id: String,
+    #[serde(default)]
+    features: Vec<String>,
     deps: Vec<Dependency>,
 }
 

@@ -124,3 +124,28 @@ fn metadata_of_cargo_are_read_with_their_three_kinds_of_edges() {
         [Kind::Product, Kind::Build, Kind::Test]
     );
 }
+
+#[test]
+fn a_library_that_a_feature_names_only_if_it_is_there_is_not_there() {
+    let metadata = |wanted: &str| {
+        format!(
+            r#"{{"packages": [
+                {{"id": "a 1", "name": "a", "features": {{"f": ["{wanted}"]}},
+                 "dependencies": [{{"name": "ring", "rename": null, "optional": true}}]}},
+                {{"id": "ring 1", "name": "ring"}}],
+              "workspace_members": ["a 1"],
+              "resolve": {{"nodes": [{{"id": "a 1", "features": ["f"],
+                "deps": [{{"pkg": "ring 1", "dep_kinds": [{{"kind": null}}]}}]}}]}}}}"#
+        )
+    };
+    for (wanted, is_there) in [
+        ("ring?/std", false),
+        ("dep:ring", true),
+        ("ring", true),
+        ("ring/std", true),
+    ] {
+        let graph = Graph::from_metadata(metadata(wanted).as_bytes()).unwrap();
+        let way = graph.path(&["a"], &[Kind::Product], "ring");
+        assert_eq!(way.is_some(), is_there, "{wanted}");
+    }
+}

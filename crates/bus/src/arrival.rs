@@ -1,0 +1,46 @@
+//! What a message that arrived is to whom, by its subject. It is the same on every bus.
+
+use tickstorm_timebase::Mode;
+
+use crate::message::{self, DropReason};
+use crate::subject::{INBOX, Subjects};
+use crate::{ClockEvent, EdgeEvent, ReplyTo};
+
+/// An event of a clock or of an edge, or why it became none.
+pub(crate) enum Arrival {
+    Clock(Result<ClockEvent, DropReason>),
+    Edge(Result<EdgeEvent, DropReason>),
+}
+
+/// Reads a message; none where nobody here listens to its subject.
+pub(crate) fn read(
+    subjects: &Subjects,
+    inbox: &str,
+    subject: &str,
+    reply_to: Option<&str>,
+    payload: &[u8],
+) -> Option<Arrival> {
+    if subject == subjects.time() {
+        return Some(Arrival::Clock(read_request(reply_to, payload)));
+    }
+    if subject == inbox {
+        let reply = message::decode_reply(payload);
+        return Some(Arrival::Edge(reply.map(EdgeEvent::Reply)));
+    }
+    let mode = Mode::ALL
+        .into_iter()
+        .find(|&mode| subject == subjects.tick(mode))?;
+    let announcement = message::decode_announcement(mode, payload);
+    Some(Arrival::Edge(announcement.map(EdgeEvent::Announcement)))
+}
+
+/// Who asks could name any subject for the answer, those of ticks too: only an inbox is answered.
+fn read_request(reply_to: Option<&str>, payload: &[u8]) -> Result<ClockEvent, DropReason> {
+    let reply_to = reply_to
+        .filter(|subject| subject.starts_with(INBOX))
+        .ok_or(DropReason::Malformed)?;
+    Ok(ClockEvent::Request {
+        nonce: message::decode_request(payload)?,
+        reply_to: ReplyTo(reply_to.to_owned()),
+    })
+}

@@ -1,0 +1,166 @@
+//! One connection: its subscriptions, and the sign that it is lost.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use async_nats::{
+    Client, ConnectError, ConnectOptions, Event, ServerAddr, StatusCode, SubscribeError, Subscriber,
+};
+use futures_util::StreamExt;
+use futures_util::stream::SelectAll;
+use tickstorm_timebase::Mode;
+use tokio::sync::mpsc;
+use tracing::{Dispatch, dispatcher};
+
+use super::{Link, Shared};
+use crate::arrival;
+
+/// Complaints of a server that are logged of one connection: permissions that lack are few, and the same text comes with each
+/// message.
+const COMPLAINTS_MAX: usize = 16;
+
+pub(super) struct Session {
+    client: Client,
+    inbox: String,
+    subscriptions: SelectAll<Subscriber>,
+    hears_requests: bool,
+    hears_ticks: bool,
+    happenings: mpsc::UnboundedReceiver<Happening>,
+}
+
+enum Happening {
+    Lost,
+    Complaint(String),
+}
+
+impl Session {
+    pub(super) async fn open(
+        options: ConnectOptions,
+        addr: ServerAddr,
+        shared: Arc<Shared>,
+    ) -> Result<Self, ConnectError> {
+        let (tell, happenings) = mpsc::unbounded_channel();
+        let connected = Arc::new(AtomicBool::new(false));
+        let was_connected = Arc::clone(&connected);
+        let connecting = options
+            // The client must never connect a second time, or it would send what it has kept.
+            .reconnect_delay_callback(move |_| {
+                if was_connected.load(Ordering::Relaxed) {
+                    Duration::MAX
+                } else {
+                    Duration::ZERO
+                }
+            })
+            .event_callback(move |event| {
+                // None of these is awaited, so that the order of events stays.
+                match event {
+                    Event::Disconnected | Event::Closed => drop(tell.send(Happening::Lost)),
+                    Event::ServerError(error) => {
+                        drop(tell.send(Happening::Complaint(error.to_string())));
+                    }
+                    Event::SlowConsumer(_) => shared.count_overrun(),
+                    Event::Connected
+                    | Event::LameDuckMode
+                    | Event::Draining
+                    | Event::ClientError(_) => {}
+                }
+                std::future::ready(())
+            })
+            .connect(addr);
+        let client = Box::pin(connecting).await?;
+        connected.store(true, Ordering::Relaxed);
+        Ok(Self {
+            inbox: client.new_inbox(),
+            client,
+            subscriptions: SelectAll::new(),
+            hears_requests: false,
+            hears_ticks: false,
+            happenings,
+        })
+    }
+
+    /// Carries messages until the connection is lost.
+    pub(super) async fn carry(mut self, shared: &Shared, log: &Dispatch) {
+        let mut complaints = Vec::new();
+        if self.subscribe(shared).await.is_err() {
+            return;
+        }
+        shared.lock().link = Some(Link {
+            client: self.client.clone(),
+            inbox: self.inbox.clone(),
+        });
+        self.tell_subscribers(shared);
+        loop {
+            tokio::select! {
+                happening = self.happenings.recv() => match happening {
+                    Some(Happening::Complaint(text)) => {
+                        if complaints.len() < COMPLAINTS_MAX && !complaints.contains(&text) {
+                            dispatcher::with_default(log, || tracing::warn!(error = text, "NATS complains"));
+                            complaints.push(text);
+                        }
+                    }
+                    Some(Happening::Lost) | None => return,
+                },
+                Some(message) = self.subscriptions.next() => {
+                    // A server's own word that nobody listens to what was asked is no answer.
+                    if message.status != Some(StatusCode::NO_RESPONDERS) {
+                        let reply_to = message.reply.as_ref().map(|subject| subject.as_str());
+                        let arrival = arrival::read(
+                            &shared.subjects, &self.inbox, &message.subject, reply_to, &message.payload,
+                        );
+                        if let Some(arrival) = arrival {
+                            shared.deliver(&arrival);
+                        }
+                    }
+                }
+                () = shared.wanted.notified() => {
+                    if self.subscribe(shared).await.is_err() {
+                        return;
+                    }
+                    self.tell_subscribers(shared);
+                }
+            }
+        }
+    }
+
+    /// Subscribes to what there are subscribers for: permissions may forbid the rest.
+    async fn subscribe(&mut self, shared: &Shared) -> Result<(), SubscribeError> {
+        let (clocks, edges) = {
+            let state = shared.lock();
+            (!state.clocks.is_empty(), !state.edges.is_empty())
+        };
+        let mut subjects = Vec::new();
+        if clocks && !self.hears_requests {
+            subjects.push(shared.subjects.time().to_owned());
+            self.hears_requests = true;
+        }
+        if edges && !self.hears_ticks {
+            subjects.extend(Mode::ALL.map(|mode| shared.subjects.tick(mode).to_owned()));
+            subjects.push(self.inbox.clone());
+            self.hears_ticks = true;
+        }
+        for subject in subjects {
+            let subscription = self.client.subscribe(subject).await?;
+            self.subscriptions.push(subscription);
+        }
+        Ok(())
+    }
+
+    /// Tells those whose subjects are subscribed to that there is a connection.
+    fn tell_subscribers(&self, shared: &Shared) {
+        let state = shared.lock();
+        if self.hears_requests {
+            state
+                .clocks
+                .iter()
+                .for_each(|outlet| outlet.set_connected(true));
+        }
+        if self.hears_ticks {
+            state
+                .edges
+                .iter()
+                .for_each(|outlet| outlet.set_connected(true));
+        }
+    }
+}

@@ -1,0 +1,147 @@
+use async_nats::Client;
+use tickstorm_bus::message::{
+    MESSAGE_BYTES_MAX, encode_announcement, encode_reply, encode_request,
+};
+use tickstorm_bus::{Bus, ClockEvent, DropReason, EdgeEvent};
+use tickstorm_testkit::Nats;
+use tickstorm_timebase::Mode;
+
+use crate::{announce_until_heard, announcement, clock, edge, reply, soon};
+
+#[tokio::test]
+async fn every_clock_answers_one_request_and_only_its_asker_hears_them() {
+    let nats = Nats::run(&[]);
+    let (clocks, edges) = (
+        [clock(&nats).await, clock(&nats).await],
+        [edge(&nats).await, edge(&nats).await],
+    );
+    let [(asker, mut heard), (bystander, mut overheard)] = edges;
+    asker.ask(9).unwrap();
+    for ((clock, mut requests), id) in clocks.into_iter().zip(["clock-0", "clock-1"]) {
+        let ClockEvent::Request { nonce, reply_to } = soon(requests.next()).await else {
+            panic!("no request");
+        };
+        clock.answer(&reply_to, &reply(nonce, id)).unwrap();
+        assert_eq!(
+            soon(heard.next()).await,
+            EdgeEvent::Reply(reply(9, id)),
+            "{id}"
+        );
+    }
+    assert_eq!(
+        announce_until_heard(&bystander, &mut overheard, 1_000).await,
+        []
+    );
+}
+
+#[tokio::test]
+async fn a_request_that_no_clock_hears_is_no_garbage() {
+    let nats = Nats::run(&[]);
+    let (edge, mut events) = edge(&nats).await;
+    edge.ask(1).unwrap();
+    // The server's word that nobody listens comes before what is sent after it.
+    assert_eq!(announce_until_heard(&edge, &mut events, 1_000).await, []);
+}
+
+#[tokio::test]
+async fn a_system_with_another_prefix_on_the_same_nats_is_not_heard() {
+    let nats = Nats::run(&[]);
+    let (edge, mut events) = edge(&nats).await;
+    let stranger = stranger(&nats).await;
+    let payload = encode_announcement(&announcement(5_000));
+    publish(&stranger, "other.v1.tick.second", None, payload).await;
+    assert_eq!(announce_until_heard(&edge, &mut events, 1_000).await, []);
+}
+
+#[tokio::test]
+async fn garbage_on_the_subjects_is_dropped_and_counted_and_harms_nothing() {
+    let nats = Nats::run(&[]);
+    let (edge, mut ticks) = edge(&nats).await;
+    let (_clock, mut requests) = clock(&nats).await;
+    let stranger = stranger(&nats).await;
+    let subjects = edge.subjects();
+    let (second, minute) = (subjects.tick(Mode::Second), subjects.tick(Mode::Minute));
+    publish(&stranger, second, None, b"\xFF\xFF".to_vec()).await;
+    publish(&stranger, second, None, Vec::new()).await;
+    publish(&stranger, minute, None, vec![0; MESSAGE_BYTES_MAX + 1]).await;
+    publish(&stranger, minute, None, vec![0; 512 * 1_024]).await;
+    let misplaced = encode_announcement(&announcement(60_000));
+    publish(&stranger, minute, None, misplaced).await;
+    publish(&stranger, subjects.time(), None, encode_request(1)).await;
+    publish(&stranger, subjects.time(), Some(second), encode_request(2)).await;
+    publish(
+        &stranger,
+        subjects.time(),
+        Some("_INBOX.x"),
+        encode_request(3),
+    )
+    .await;
+
+    let mut dropped = [0; 4];
+    while dropped.iter().sum::<u64>() < 5 {
+        match soon(ticks.next()).await {
+            EdgeEvent::Dropped { reason, count } => dropped[reason as usize] += count,
+            other @ (EdgeEvent::Announcement(_)
+            | EdgeEvent::Reply(_)
+            | EdgeEvent::Connected
+            | EdgeEvent::Disconnected) => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(dropped[DropReason::Malformed as usize], 2);
+    assert_eq!(dropped[DropReason::Oversized as usize], 2);
+    assert_eq!(dropped[DropReason::WrongSubject as usize], 1);
+    assert_eq!(announce_until_heard(&edge, &mut ticks, 1_000).await, []);
+
+    let mut unanswerable = 0;
+    loop {
+        match soon(requests.next()).await {
+            ClockEvent::Dropped {
+                reason: DropReason::Malformed,
+                count,
+            } => unanswerable += count,
+            ClockEvent::Request { nonce, .. } => break assert_eq!(nonce, 3),
+            other @ (ClockEvent::Connected
+            | ClockEvent::Disconnected
+            | ClockEvent::Dropped { .. }) => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(
+        unanswerable, 2,
+        "no place for the answer, and one that is no inbox"
+    );
+}
+
+#[tokio::test]
+async fn an_answer_that_nobody_asked_for_is_not_heard() {
+    let nats = Nats::run(&[]);
+    let (edge, mut events) = edge(&nats).await;
+    let stranger = stranger(&nats).await;
+    publish(
+        &stranger,
+        "_INBOX.x",
+        None,
+        encode_reply(&reply(1, "clock-0")),
+    )
+    .await;
+    assert_eq!(announce_until_heard(&edge, &mut events, 1_000).await, []);
+}
+
+async fn stranger(nats: &Nats) -> Client {
+    Box::pin(async_nats::connect(nats.url()))
+        .await
+        .expect("NATS runs")
+}
+
+async fn publish(client: &Client, subject: &str, reply_to: Option<&str>, payload: Vec<u8>) {
+    let (subject, payload) = (subject.to_owned(), payload.into());
+    let sent = match reply_to {
+        Some(inbox) => {
+            client
+                .publish_with_reply(subject, inbox.to_owned(), payload)
+                .await
+        }
+        None => client.publish(subject, payload).await,
+    };
+    sent.expect("it is taken");
+    client.flush().await.expect("it is sent");
+}

@@ -1,0 +1,152 @@
+use std::io;
+use std::sync::{Arc, Mutex};
+
+use tickstorm_bus::{Bus, EdgeEvent, NatsBus, NatsError, NatsOptions};
+use tickstorm_testkit::{Nats, TempDir, poll_until_async};
+use tracing::dispatcher::set_default;
+use tracing_subscriber::fmt::MakeWriter;
+
+use crate::{PATIENCE, options, soon};
+
+const PASSWORD: &str = "opensesame@1";
+const URL_PASSWORD: &str = "opensesame%401";
+
+#[tokio::test]
+async fn a_user_and_password_are_shown_from_options_and_from_the_url() {
+    let nats = Nats::run(&["--user", "clock", "--pass", PASSWORD]);
+    let by_options = NatsOptions {
+        user: Some("clock".into()),
+        password: Some(PASSWORD.into()),
+        ..options(&nats)
+    };
+    let by_url = NatsOptions {
+        urls: format!("nats://clock:{URL_PASSWORD}@{}", nats.address()),
+        user: Some("nobody".into()),
+        password: Some("nothing".into()),
+        ..options(&nats)
+    };
+    assert_connects(by_options).await;
+    assert_connects(by_url).await;
+}
+
+#[tokio::test]
+async fn a_token_is_shown_from_options_and_from_the_url() {
+    let nats = Nats::run(&["--auth", PASSWORD]);
+    let by_options = NatsOptions {
+        token: Some(PASSWORD.into()),
+        ..options(&nats)
+    };
+    let by_url = NatsOptions {
+        urls: format!("nats://{URL_PASSWORD}@{}", nats.address()),
+        ..options(&nats)
+    };
+    assert_connects(by_options).await;
+    assert_connects(by_url).await;
+}
+
+#[tokio::test]
+async fn a_wrong_password_is_tried_again_and_reported_once_without_the_secret() {
+    let nats = Nats::run(&["--user", "clock", "--pass", PASSWORD]);
+    let log = Log::default();
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(tracing::Level::TRACE)
+        .with_ansi(false)
+        .with_writer(log.clone())
+        .finish();
+    let bus = {
+        let _guard = set_default(&subscriber.into());
+        NatsBus::start(NatsOptions {
+            urls: format!("nats://clock:wr0ngone@{}", nats.address()),
+            ..options(&nats)
+        })
+        .unwrap()
+    };
+    let mut events = bus.edge_events();
+    poll_until_async("the refusal is logged", PATIENCE, || {
+        log.text().contains("authorization violation")
+    })
+    .await;
+    // Ten attempts' time.
+    let outcome = tokio::time::timeout(std::time::Duration::from_secs(1), events.next()).await;
+    assert!(outcome.is_err(), "{outcome:?}");
+    let text = log.text();
+    assert_eq!(text.lines().count(), 1, "{text}");
+    assert!(!text.contains("wr0ngone"), "{text}");
+    assert!(text.contains(&nats.address()), "{text}");
+}
+
+#[test]
+fn what_can_never_connect_is_refused_at_start_without_showing_secrets() {
+    let directory = TempDir::new("nats");
+    let nonsense = directory.write("nonsense", "s3cret");
+    let refused = |change: fn(&mut NatsOptions, std::path::PathBuf)| {
+        let mut options = NatsOptions {
+            urls: "nats://127.0.0.1:4222".into(),
+            ..NatsOptions::default()
+        };
+        change(&mut options, nonsense.clone());
+        let error: NatsError = NatsBus::start(options).expect_err("it can't connect");
+        let shown = format!("{error} {error:?}");
+        assert!(!shown.contains("s3cret"), "{shown}");
+        error
+    };
+    let url = refused(|options, _| options.urls = "nats://a:4222,http://u:s3cret@b".into());
+    assert!(matches!(url, NatsError::Url { number: 2 }), "{url}");
+    let login = refused(|options, _| options.password = Some("s3cret".into()));
+    assert!(matches!(login, NatsError::HalfLogin), "{login}");
+    let key = refused(|options, path| options.key_file = Some(path));
+    assert!(matches!(key, NatsError::HalfCertificate), "{key}");
+    let ca = refused(|options, path| options.ca_file = Some(path));
+    assert!(matches!(ca, NatsError::Content { .. }), "{ca}");
+    let credentials = refused(|options, path| options.credentials_file = Some(path));
+    assert!(
+        matches!(credentials, NatsError::Content { .. }),
+        "{credentials}"
+    );
+    let absent = refused(|options, path| options.ca_file = Some(path.join("absent")));
+    assert!(matches!(absent, NatsError::Unreadable { .. }), "{absent}");
+}
+
+#[test]
+fn options_show_no_secret() {
+    let options = NatsOptions {
+        urls: "nats://u:s3cret@a".into(),
+        password: Some("s3cret".into()),
+        token: Some("s3cret".into()),
+        ..NatsOptions::default()
+    };
+    assert!(!format!("{options:?}").contains("s3cret"));
+}
+
+async fn assert_connects(options: NatsOptions) {
+    let bus = NatsBus::start(options).expect("sound options");
+    let mut events = bus.edge_events();
+    assert_eq!(soon(events.next()).await, EdgeEvent::Connected);
+}
+
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Log {
+    fn text(&self) -> String {
+        String::from_utf8_lossy(&self.0.lock().expect("no panic")).into_owned()
+    }
+}
+
+impl io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().expect("no panic").write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl<'w> MakeWriter<'w> for Log {
+    type Writer = Self;
+
+    fn make_writer(&'w self) -> Self {
+        self.clone()
+    }
+}

@@ -1,0 +1,104 @@
+//! The bus on a real NATS, which these tests run in containers.
+
+mod exchange;
+mod login;
+mod outage;
+
+use std::time::Duration;
+
+use tickstorm_bus::{Bus, ClockEvent, EdgeEvent, Events, NatsBus, NatsOptions};
+use tickstorm_testkit::Nats;
+use tickstorm_timebase::{Announcement, Epoch, Mode, Reply};
+
+/// For what takes milliseconds on an idle machine.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+fn options(nats: &Nats) -> NatsOptions {
+    NatsOptions {
+        urls: nats.url(),
+        subject_prefix: "tickstorm".into(),
+        name: "test".into(),
+        ..NatsOptions::default()
+    }
+}
+
+fn bus(nats: &Nats) -> NatsBus {
+    NatsBus::start(options(nats)).expect("sound options")
+}
+
+/// A clock and what it hears, once it is connected.
+async fn clock(nats: &Nats) -> (NatsBus, Events<ClockEvent>) {
+    let bus = bus(nats);
+    let mut events = bus.clock_events();
+    assert_eq!(soon(events.next()).await, ClockEvent::Connected);
+    (bus, events)
+}
+
+/// An edge and what it hears, once it is connected.
+async fn edge(nats: &Nats) -> (NatsBus, Events<EdgeEvent>) {
+    let bus = bus(nats);
+    let mut events = bus.edge_events();
+    assert_eq!(soon(events.next()).await, EdgeEvent::Connected);
+    (bus, events)
+}
+
+async fn soon<T>(next: impl Future<Output = Option<T>>) -> T {
+    tokio::time::timeout(PATIENCE, next)
+        .await
+        .expect("an event in time")
+        .expect("the bus is there")
+}
+
+fn announcement(epoch_ms: i64) -> Announcement {
+    Announcement {
+        mode: Mode::Second,
+        epoch: Epoch::from_ms(epoch_ms),
+        clock_id: "clock-0".parse().expect("a valid id"),
+        rank: 3,
+        sent_unix_us: (epoch_ms - 1_500) * 1_000,
+        timeline: u64::MAX,
+    }
+}
+
+fn reply(nonce: u64, clock_id: &str) -> Reply {
+    Reply {
+        nonce,
+        clock_id: clock_id.parse().expect("a valid id"),
+        rank: 3,
+        received_unix_us: 1_000_001,
+        sent_unix_us: 1_000_002,
+        clock_error_us: 16_000_000,
+        synchronized: true,
+        timeline: 7,
+    }
+}
+
+/// Announces `epoch_ms` until the edge hears it: other servers and fresh subscriptions may miss the first ones. What else
+/// comes is given back.
+async fn announce_until_heard(
+    clock: &NatsBus,
+    edge: &mut Events<EdgeEvent>,
+    epoch_ms: i64,
+) -> Vec<EdgeEvent> {
+    let wanted = EdgeEvent::Announcement(announcement(epoch_ms));
+    let mut others = Vec::new();
+    let heard = async {
+        loop {
+            // An edge that is not reached yet says nothing about the clock's own connection, which may fail meanwhile.
+            let _ = clock.announce(&announcement(epoch_ms));
+            let next = tokio::time::timeout(Duration::from_millis(50), edge.next());
+            match next.await {
+                Ok(Some(event)) if event == wanted => return,
+                Ok(Some(event)) => others.push(event),
+                Ok(None) => panic!("the bus is gone"),
+                Err(_) => {}
+            }
+        }
+    };
+    let outcome = tokio::time::timeout(PATIENCE, heard).await;
+    assert!(
+        outcome.is_ok(),
+        "{epoch_ms} was never heard, but {others:?}"
+    );
+    others
+}

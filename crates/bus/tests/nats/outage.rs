@@ -1,0 +1,95 @@
+use std::time::Duration;
+
+use tickstorm_bus::{Bus, ClockEvent, EdgeEvent, NatsBus, NatsOptions, Unavailable};
+use tickstorm_testkit::Nats;
+use tokio::time::{Instant, timeout};
+
+use crate::{announce_until_heard, announcement, bus, clock, edge, options, soon};
+
+/// By when a dead link must have been noticed, with two seconds for a machine under load.
+const NOTICE_BOUND: Duration = Duration::from_secs(5);
+
+#[tokio::test]
+async fn a_bus_waits_for_a_server_that_starts_later() {
+    let nats = Nats::create(&[]);
+    let bus = bus(&nats);
+    let mut events = bus.edge_events();
+    assert_eq!(bus.announce(&announcement(1_000)), Err(Unavailable));
+    let early = timeout(Duration::from_millis(300), events.next()).await;
+    assert!(early.is_err(), "{early:?}");
+    nats.start();
+    assert_eq!(soon(events.next()).await, EdgeEvent::Connected);
+    assert!(bus.is_connected());
+    assert_eq!(announce_until_heard(&bus, &mut events, 2_000).await, []);
+}
+
+#[tokio::test]
+async fn who_subscribes_to_a_connected_bus_is_told_and_hears() {
+    let nats = Nats::run(&[]);
+    let (clock, _requests) = clock(&nats).await;
+    let mut late = clock.edge_events();
+    assert_eq!(soon(late.next()).await, EdgeEvent::Connected);
+    assert_eq!(announce_until_heard(&clock, &mut late, 1_000).await, []);
+}
+
+#[tokio::test]
+async fn subscriptions_come_back_after_a_restart_and_nothing_of_before_with_them() {
+    let nats = Nats::run(&[]);
+    let (clock, mut requests) = clock(&nats).await;
+    let (_edge, mut ticks) = edge(&nats).await;
+    announce_until_heard(&clock, &mut ticks, 1_000).await;
+    nats.kill();
+    assert_eq!(soon(requests.next()).await, ClockEvent::Disconnected);
+    assert_eq!(clock.announce(&announcement(2_000)), Err(Unavailable));
+    assert_eq!(soon(ticks.next()).await, EdgeEvent::Disconnected);
+    nats.start();
+    assert_eq!(soon(requests.next()).await, ClockEvent::Connected);
+    let others = announce_until_heard(&clock, &mut ticks, 3_000).await;
+    assert_eq!(others, [EdgeEvent::Connected]);
+}
+
+#[tokio::test]
+async fn a_dead_link_is_noticed_and_nothing_is_sent_once_it_is() {
+    let nats = Nats::run(&[]);
+    let (clock, mut requests) = clock(&nats).await;
+    let (_edge, mut ticks) = edge(&nats).await;
+    announce_until_heard(&clock, &mut ticks, 1_000).await;
+    nats.pause();
+    let paused = Instant::now();
+    assert_eq!(soon(requests.next()).await, ClockEvent::Disconnected);
+    assert!(paused.elapsed() < NOTICE_BOUND, "{:?}", paused.elapsed());
+    assert_eq!(soon(ticks.next()).await, EdgeEvent::Disconnected);
+    assert_eq!(clock.announce(&announcement(2_000)), Err(Unavailable));
+    nats.unpause();
+    assert_eq!(soon(requests.next()).await, ClockEvent::Connected);
+    let others = announce_until_heard(&clock, &mut ticks, 3_000).await;
+    assert_eq!(others, [EdgeEvent::Connected]);
+}
+
+#[tokio::test]
+async fn another_server_of_the_list_takes_over() {
+    let servers = [Nats::run(&[]), Nats::run(&[])];
+    let urls = format!("{},{}", servers[0].url(), servers[1].url());
+    let bus = NatsBus::start(NatsOptions {
+        urls,
+        ..options(&servers[0])
+    })
+    .unwrap();
+    let mut events = bus.edge_events();
+    assert_eq!(soon(events.next()).await, EdgeEvent::Connected);
+    for (dies, lives) in [(0, 1), (1, 0)] {
+        servers[lives].start();
+        servers[dies].kill();
+        announce_until_heard(&bus, &mut events, 1_000).await;
+        assert!(bus.is_connected());
+    }
+}
+
+#[tokio::test]
+async fn a_bus_that_is_stopped_sends_nothing_and_says_that_it_is_disconnected() {
+    let nats = Nats::run(&[]);
+    let (edge, mut events) = edge(&nats).await;
+    edge.stop().await;
+    assert_eq!(edge.ask(1), Err(Unavailable));
+    assert_eq!(soon(events.next()).await, EdgeEvent::Disconnected);
+}

