@@ -1,5 +1,7 @@
 //! Who may come in: connections and handshakes in progress, counted for the whole process. Touched at accept, AUTH and close
-//! only, never on the way of a tick. Limits by address come in here too.
+//! only, never on the way of a tick. What is limited by address stands in [`attempts`].
+
+mod attempts;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -10,6 +12,8 @@ use prometheus::IntGauge;
 use tickstorm_timebase::Mono;
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
+
+pub(crate) use attempts::{Address, Answer, Attempts, Authenticated};
 
 /// Connections over the limit that may linger at once, to be told SERVER_FULL; any more are closed without a word.
 const OVERFLOW_MAX: usize = 128;

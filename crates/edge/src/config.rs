@@ -35,6 +35,8 @@ pub struct Config {
     pub connections_max: usize,
     /// MAX_HANDSHAKES.
     pub handshakes_max: usize,
+    /// AUTH_RATE_LIMIT, failures a minute and address; 0: no limit.
+    pub auth_rate_limit: u32,
     /// AUTH_TIMEOUT_MS.
     pub auth_timeout: Duration,
     /// HEARTBEAT_INTERVAL.
@@ -57,6 +59,10 @@ pub struct Config {
     pub write_buffer: usize,
     /// SHARDS.
     pub shards: usize,
+    /// DRAIN_DELAY.
+    pub drain_delay: Duration,
+    /// DRAIN_TIMEOUT.
+    pub drain_timeout: Duration,
 }
 
 impl Config {
@@ -87,6 +93,7 @@ impl Config {
             resume_window: settings.get(&table::RESUME_WINDOW),
             connections_max: settings.get(&table::MAX_CONNECTIONS) as usize,
             handshakes_max: settings.get(&table::MAX_HANDSHAKES) as usize,
+            auth_rate_limit: settings.get(&table::AUTH_RATE_LIMIT),
             auth_timeout: settings.get(&table::AUTH_TIMEOUT_MS),
             heartbeat_interval: settings.get(&table::HEARTBEAT_INTERVAL),
             heartbeat_timeout: settings.get(&table::HEARTBEAT_TIMEOUT),
@@ -98,6 +105,8 @@ impl Config {
             read_buffer: settings.get(&table::TCP_READ_BUFFER_SIZE),
             write_buffer: settings.get(&table::TCP_WRITE_BUFFER_SIZE),
             shards: settings.get(&table::SHARDS),
+            drain_delay: settings.get(&table::DRAIN_DELAY),
+            drain_timeout: settings.get(&table::DRAIN_TIMEOUT),
         })
     }
 

@@ -4,6 +4,8 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use prometheus::Registry;
 use tickstorm_bus::Bus;
@@ -11,12 +13,13 @@ use tickstorm_service::admin::Health;
 use tickstorm_service::lifecycle::{OpenFiles, raise_open_files};
 use tickstorm_service::metrics::RegisterError;
 use tickstorm_timebase::{Clock, Mode, SystemClock, Tick, Timekeeper};
-use tokio::sync::watch;
+use tokio::sync::{OnceCell, watch};
 use tokio_util::task::TaskTracker;
 
-use crate::admission::Admission;
+use crate::admission::{Admission, Attempts};
 use crate::auth::{self, Credentials};
 use crate::config::Config;
+use crate::connections;
 use crate::health::EdgeHealth;
 use crate::metrics::Metrics;
 use crate::shard::Shared;
@@ -64,6 +67,9 @@ pub struct Edge {
     tasks: TaskTracker,
     stop: tokio_util::sync::CancellationToken,
     health: Arc<EdgeHealth>,
+    drain_delay: Duration,
+    drain_timeout: Duration,
+    drained: OnceCell<()>,
 }
 
 impl Edge {
@@ -90,6 +96,7 @@ impl Edge {
                 config.handshakes_max,
                 metrics.active_connections.clone(),
             ),
+            attempts: Attempts::new(config.auth_rate_limit),
             metrics: metrics.clone(),
             authority: authority.clone(),
             credentials,
@@ -116,6 +123,7 @@ impl Edge {
             authority,
             time,
             shards: shards.vitals(),
+            draining: AtomicBool::new(false),
         });
         let edge = Self {
             listen_addr,
@@ -123,6 +131,9 @@ impl Edge {
             tasks: TaskTracker::new(),
             stop: tokio_util::sync::CancellationToken::new(),
             health,
+            drain_delay: config.drain_delay,
+            drain_timeout: config.drain_timeout,
+            drained: OnceCell::new(),
         };
         edge.spawn(auth::watch_files(config.credentials, say_credentials));
         // Random, so that no answer to a request of an earlier start is taken for one to this one's.
@@ -152,6 +163,35 @@ impl Edge {
     /// bursts, which can't come from the grid in real time. Ticks at or before the last one sent are passed over.
     pub fn burst(&self, mode: Mode, ticks: &[Tick]) {
         self.shards.burst(mode, ticks);
+    }
+
+    /// What operators on this machine may ask and do, for the admin port: the list of connections, and closing one.
+    pub fn routes(&self) -> axum::Router {
+        connections::routes(self.shards.commands())
+    }
+
+    /// Sends everybody elsewhere: not ready at once; after DRAIN_DELAY nobody new is accepted, and connections are closed with
+    /// SERVER_DRAINING, spread over DRAIN_TIMEOUT. Ends when all are closed or the time is over, for everybody who calls this:
+    /// an edge drains once.
+    pub async fn drain(&self) {
+        self.drained.get_or_init(|| self.drain_once()).await;
+    }
+
+    /// Whether a drain has begun.
+    #[must_use]
+    pub fn is_draining(&self) -> bool {
+        self.health.draining.load(Ordering::Relaxed)
+    }
+
+    async fn drain_once(&self) {
+        self.health.draining.store(true, Ordering::Relaxed);
+        tracing::info!(delay = ?self.drain_delay, "draining: no longer ready");
+        tokio::time::sleep(self.drain_delay).await;
+        let connections = self.health.admission.connections();
+        tracing::info!(connections, over = ?self.drain_timeout, "draining: accepting ends, connections are closed");
+        self.shards.drain(self.drain_timeout).await;
+        let left = self.health.admission.connections();
+        tracing::info!(left, "drained");
     }
 
     /// Closes all connections at once and ends all threads.

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -28,6 +28,7 @@ pub(crate) struct EdgeHealth {
     pub(crate) authority: watch::Receiver<Option<Authority>>,
     pub(crate) time: watch::Receiver<Option<TimeStatus>>,
     pub(crate) shards: Vec<Arc<Vitals>>,
+    pub(crate) draining: AtomicBool,
 }
 
 impl EdgeHealth {
@@ -69,6 +70,9 @@ impl Health for EdgeHealth {
     fn ready(&self) -> Vec<String> {
         let now = SystemClock.now();
         let mut reasons = Vec::from_iter(self.time_reason(now));
+        if self.draining.load(Ordering::Relaxed) {
+            reasons.push("draining".to_owned());
+        }
         let released = self
             .shards
             .iter()

@@ -7,6 +7,7 @@
 mod admission;
 mod auth;
 mod config;
+mod connections;
 mod control;
 mod feed;
 mod health;

@@ -110,17 +110,29 @@ impl Metrics {
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum AuthResult {
     Accepted,
+    /// Answered at once.
     Failed,
+    /// At an address that many clients share: answered late.
+    FailedShared,
+    /// Not looked at.
+    RateLimited,
 }
 
 impl AuthResult {
-    const ALL: [Self; 2] = [Self::Accepted, Self::Failed];
+    const ALL: [Self; 4] = [
+        Self::Accepted,
+        Self::Failed,
+        Self::FailedShared,
+        Self::RateLimited,
+    ];
 
     /// The value of the label `result`.
     pub(crate) const fn label(self) -> &'static str {
         match self {
             Self::Accepted => "accepted",
             Self::Failed => "failed",
+            Self::FailedShared => "failed_shared",
+            Self::RateLimited => "rate_limited",
         }
     }
 }

@@ -4,12 +4,16 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use tickstorm_timebase::{Mode, Tick};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::control::StartError;
 use crate::shard::{self, Command, Shared, Vitals};
+
+/// What a drain may take even where no time is given for it: everybody's ERROR has to go out and be read.
+const DRAIN_MIN: Duration = Duration::from_secs(1);
 
 /// Control's ends of them.
 #[derive(Default)]
@@ -74,6 +78,29 @@ impl Shards {
     /// Lets each send `ticks` to its at-time subscribers of `mode`.
     pub(crate) fn burst(&self, mode: Mode, ticks: &[Tick]) {
         self.tell_all(|| Command::Burst(mode, ticks.to_vec()));
+    }
+
+    /// Lets each accept nobody any more and close its connections within `over`. Ends when all are closed or the time is over.
+    pub(crate) async fn drain(&self, over: Duration) {
+        let mut drained = Vec::new();
+        for shard in &self.commands {
+            let (reply, answer) = oneshot::channel();
+            // One that has ended has closed all of its own.
+            let _ = shard.send(Command::Drain(over, reply));
+            drained.push(answer);
+        }
+        let all = async {
+            for answer in drained {
+                // Likewise.
+                let _ = answer.await;
+            }
+        };
+        let _ = tokio::time::timeout(over.max(DRAIN_MIN), all).await;
+    }
+
+    /// To ask them.
+    pub(crate) fn commands(&self) -> Vec<mpsc::UnboundedSender<Command>> {
+        self.commands.clone()
     }
 
     /// Ends all of them, and waits until they have.

@@ -3,12 +3,20 @@
 //! A connection carries one request and has a bounded life, and there is a bounded number of them: whoever holds one open
 //! costs this port little and the rest of the process nothing.
 
-use std::{future::Future, io, mem, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    io, mem,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    pin::pin,
+    sync::Arc,
+    time::Duration,
+};
 
 use axum::{
-    Json, Router,
-    extract::State,
+    Extension, Json, Router,
+    extract::{Request, State},
     http::{StatusCode, header::CONTENT_TYPE},
+    middleware::{Next, from_fn},
     response::{IntoResponse, Response},
     routing::get,
 };
@@ -58,11 +66,23 @@ pub struct BindError {
     error: io::Error,
 }
 
+/// Where a program on this machine finds what listens on `addr`.
+#[must_use]
+pub fn reachable(addr: SocketAddr) -> SocketAddr {
+    let ip = match addr.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip @ (IpAddr::V4(_) | IpAddr::V6(_)) => ip,
+    };
+    SocketAddr::new(ip, addr.port())
+}
+
 /// An open admin port that is not served yet.
 #[derive(Debug)]
 pub struct Admin {
     listener: TcpListener,
     addr: SocketAddr,
+    local: Router,
 }
 
 impl Admin {
@@ -73,7 +93,12 @@ impl Admin {
     pub async fn bind(addr: SocketAddr) -> Result<Self, BindError> {
         let bound = TcpListener::bind(addr).await.and_then(|listener| {
             let addr = listener.local_addr()?;
-            Ok(Self { listener, addr })
+            let local = Router::new();
+            Ok(Self {
+                listener,
+                addr,
+                local,
+            })
         });
         bound.map_err(|error| BindError { addr, error })
     }
@@ -84,13 +109,23 @@ impl Admin {
         self.addr
     }
 
+    /// The same with `routes` (at least one) beside its own, for peers on this machine only: others are refused with 403.
+    #[must_use]
+    pub fn with_routes(mut self, routes: Router) -> Self {
+        let guarded = routes.route_layer(from_fn(require_loopback));
+        self.local = self.local.merge(guarded);
+        self
+    }
+
     /// Serves until `stop` is cancelled, then ends what is running within a second.
     pub async fn serve(self, registry: Registry, health: Arc<dyn Health>, stop: CancellationToken) {
-        let router = router(Shared {
+        tracing::info!(admin_addr = %self.addr, "listening");
+        let shared = Shared {
             registry,
             health,
             addr: self.addr,
-        });
+        };
+        let router = router(shared).merge(self.local);
         let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
         let connections = TaskTracker::new();
         let accept = async {
@@ -98,9 +133,10 @@ impl Admin {
             loop {
                 let place = Arc::clone(&places).acquire_owned().await;
                 match self.listener.accept().await {
-                    Ok((stream, _)) => {
+                    Ok((stream, peer)) => {
                         failing = false;
-                        let served = serve_connection(stream, router.clone(), stop.clone());
+                        let served =
+                            serve_connection(stream, peer.ip(), router.clone(), stop.clone());
                         connections.spawn(async move {
                             served.await;
                             drop(place);
@@ -124,6 +160,7 @@ impl Admin {
 /// Serves one request. How the connection ends is the client's affair: there is nothing to do about any error.
 fn serve_connection(
     stream: TcpStream,
+    peer: IpAddr,
     router: Router,
     stop: CancellationToken,
 ) -> impl Future<Output = ()> {
@@ -132,6 +169,7 @@ fn serve_connection(
         .header_read_timeout(HEADER_TIME_MAX)
         .max_buf_size(HEADER_BYTES_MAX)
         .keep_alive(false);
+    let router = router.layer(Extension(Peer(peer)));
     let connection = http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
     async move {
         let mut connection = pin!(connection);
@@ -141,6 +179,21 @@ fn serve_connection(
             let _ = timeout(STOP_TIME_MAX, connection).await;
         }
     }
+}
+
+/// Who sent a request.
+#[derive(Clone, Copy)]
+struct Peer(IpAddr);
+
+async fn require_loopback(
+    Extension(Peer(peer)): Extension<Peer>,
+    request: Request,
+    next: Next,
+) -> Response {
+    if peer.to_canonical().is_loopback() {
+        return next.run(request).await;
+    }
+    (StatusCode::FORBIDDEN, "for peers on this machine only").into_response()
 }
 
 #[derive(Clone)]
@@ -196,4 +249,50 @@ async fn status(State(shared): State<Shared>) -> Response {
         fields.insert("reasons".into(), json!(reasons));
     }
     Json(status).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    async fn code_for(peer: IpAddr, path: &str) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        let admin = Admin::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let router = admin
+            .with_routes(Router::new().route("/local", get(|| async { "here" })))
+            .local;
+        let mut client = TcpStream::connect(addr).await.unwrap();
+        let (stream, _) = listener.accept().await.unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n");
+        client.write_all(request.as_bytes()).await.unwrap();
+        serve_connection(stream, peer, router, CancellationToken::new()).await;
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).await.unwrap();
+        answer[9..12].to_owned()
+    }
+
+    #[tokio::test]
+    async fn added_routes_are_for_peers_on_this_machine_only() {
+        let mapped = Ipv4Addr::LOCALHOST.to_ipv6_mapped();
+        for peer in [
+            Ipv4Addr::LOCALHOST.into(),
+            IpAddr::from([127, 0, 0, 2]),
+            Ipv6Addr::LOCALHOST.into(),
+            mapped.into(),
+        ] {
+            assert_eq!(code_for(peer, "/local").await, "200", "{peer}");
+        }
+        let mapped = Ipv4Addr::new(192, 0, 2, 1).to_ipv6_mapped();
+        for peer in [
+            IpAddr::from([192, 0, 2, 1]),
+            mapped.into(),
+            "2001:db8::1".parse().unwrap(),
+        ] {
+            assert_eq!(code_for(peer, "/local").await, "403", "{peer}");
+            assert_eq!(code_for(peer, "/other").await, "404", "{peer}");
+        }
+    }
 }

@@ -2,7 +2,7 @@
 //! is checked to the last bit; end of file, reset and silence are told apart, since a reset may eat an ERROR on its way.
 
 use std::io::{self, ErrorKind};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use prost::Message;
@@ -25,6 +25,8 @@ pub const PATIENCE: Duration = Duration::from_secs(10);
 pub struct Socket {
     /// SO_RCVBUF in bytes: a small one lets a peer that doesn't read fill up soon.
     pub receive_buffer: Option<u32>,
+    /// The address to come from; the system's choice where there is none.
+    pub from: Option<IpAddr>,
 }
 
 /// What came next.
@@ -75,6 +77,9 @@ impl Peer {
             };
             if let Some(bytes) = options.receive_buffer {
                 socket.set_recv_buffer_size(bytes)?;
+            }
+            if let Some(ip) = options.from {
+                socket.bind(SocketAddr::new(ip, 0))?;
             }
             let stream = socket.connect(addr).await?;
             stream.set_nodelay(true)?;

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tickstorm_protocol::code::CloseReason;
 use tickstorm_protocol::session::server::ServerSession;
+use tickstorm_timebase::Mono;
 use tokio::net::{TcpListener, TcpStream};
 
 use super::connection::{Connection, Phase, Place, State};
@@ -18,8 +19,17 @@ use crate::admission::{Evicted, Permit, Room};
 const REST: Duration = Duration::from_millis(100);
 
 impl Shard {
-    /// Accepts connections until the shard ends.
+    /// Accepts connections until the shard ends or is drained.
     pub(super) async fn accept(self: Rc<Self>, listener: TcpListener) {
+        let until_drained = self.accept_on(&listener);
+        self.draining.run_until_cancelled(until_drained).await;
+        match listener.into_std() {
+            Ok(listener) => self.end_accepting(listener).await,
+            Err(error) => tracing::warn!(%error, "connections not yet accepted are reset"),
+        }
+    }
+
+    async fn accept_on(self: &Rc<Self>, listener: &TcpListener) {
         let mut complained = false;
         loop {
             self.room().await;
@@ -67,17 +77,13 @@ impl Shard {
     }
 
     fn admit(self: &Rc<Self>, stream: TcpStream, peer: SocketAddr) {
-        let Some(permit) = self.shared.admission.enter() else {
-            // Over those who may linger, too: told, and closed at once.
-            self.send_error(&stream, CloseReason::ServerFull);
-            self.count_closed(CloseReason::ServerFull);
-            return;
+        let permit = match self.shared.admission.enter() {
+            Some(permit) if !permit.is_overflow() => permit,
+            overflow => {
+                self.turn_away(stream, peer, overflow, CloseReason::ServerFull);
+                return;
+            }
         };
-        if permit.is_overflow() {
-            let connection = self.enter(stream, peer, permit);
-            self.close(&connection, CloseReason::ServerFull);
-            return;
-        }
         let connection = self.enter(stream, peer, permit);
         let (id, slot) = (connection.key.id, connection.key.slot);
         let (handshake, evicted) =
@@ -92,6 +98,24 @@ impl Shard {
         }
     }
 
+    /// Tells a newcomer why it does not come in.
+    pub(super) fn turn_away(
+        self: &Rc<Self>,
+        stream: TcpStream,
+        peer: SocketAddr,
+        permit: Option<Permit>,
+        reason: CloseReason,
+    ) {
+        let Some(permit) = permit else {
+            // Over those who may linger, too: told, and closed at once.
+            self.send_error(&stream, reason);
+            self.count_closed(reason);
+            return;
+        };
+        let connection = self.enter(stream, peer, permit);
+        self.close(&connection, reason);
+    }
+
     fn enter(&self, stream: TcpStream, peer: SocketAddr, permit: Permit) -> Rc<Connection> {
         let id = self.shared.admission.next_id();
         let mut connections = self.connections.borrow_mut();
@@ -101,6 +125,7 @@ impl Shard {
             stream,
             key: Key { slot, id },
             peer,
+            accepted: self.time.mono(),
             state: State {
                 session: ServerSession::new(self.time.now()),
                 phase: Phase::Open,
@@ -111,6 +136,8 @@ impl Shard {
                 reader: None,
                 writer: None,
                 handshake: None,
+                client: None,
+                refusal_due: Mono::NEVER,
                 has_spoken: false,
                 permit: Some(permit),
             }
@@ -122,7 +149,7 @@ impl Shard {
 }
 
 /// Whether only the connection that was being accepted is gone: the next one is not concerned.
-fn is_of_one_connection(error: &io::Error) -> bool {
+pub(super) fn is_of_one_connection(error: &io::Error) -> bool {
     matches!(
         error.kind(),
         io::ErrorKind::ConnectionAborted

@@ -19,7 +19,7 @@ use super::wheel::Key;
 use crate::sys::socket::transmit;
 
 /// How long a connection is read after its ERROR was sent.
-const LINGER: Duration = Duration::from_secs(1);
+pub(super) const LINGER: Duration = Duration::from_secs(1);
 
 impl Shard {
     /// Closes a connection; once it lingers, for good.
@@ -42,6 +42,7 @@ impl Shard {
         };
         self.record(connection, reason);
         state.handshake = None;
+        state.client = None;
         state.asked = Vec::new();
         // An outbox means a full socket or a frame half sent: no ERROR fits there.
         let is_clear = state.outbox.take().is_none();
@@ -135,7 +136,8 @@ impl Shard {
             .try_remove(connection.key.slot as usize);
     }
 
-    /// Closes a handshake whose place another needs, unless its AUTH lies in the socket unread.
+    /// Closes a handshake whose place another needs, unless its AUTH lies in the socket unread. One whose answer was only to
+    /// come late gets it now.
     pub(super) fn evict(self: &Rc<Self>, key: Key) {
         let Some(connection) = self.at(key.slot).filter(|found| found.key == key) else {
             return;
@@ -143,8 +145,11 @@ impl Shard {
         self.read_late(&connection);
         let state = connection.state.borrow();
         let is_handshake = state.phase == Phase::Open && !state.session.is_authenticated();
+        let is_refused = state.is_refused();
         drop(state);
-        if is_handshake {
+        if is_handshake && is_refused {
+            self.close(&connection, CloseReason::AuthFailed);
+        } else if is_handshake {
             let allowed = self.limits().auth_timeout;
             self.close(&connection, CloseReason::AuthTimeout { allowed });
         }

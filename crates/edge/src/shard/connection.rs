@@ -9,19 +9,17 @@ use std::rc::Rc;
 
 use nix::sys::socket::{MsgFlags, recv};
 use tickstorm_protocol::code::CloseReason;
-use tickstorm_protocol::message::Auth;
 use tickstorm_protocol::session::server::{ServerSession, Step, pong};
 use tickstorm_timebase::{Mono, Request};
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::task::AbortHandle;
 
+use super::authentication::Client;
 use super::outbox::Outbox;
 use super::wheel::{Key, Turn};
 use super::{FeedIndex, Shard};
 use crate::admission::{HandshakePermit, Permit};
-use crate::auth::Identity;
-use crate::metrics::AuthResult;
 
 /// Reads of one wake: tokio's readiness uses up no task budget, so a peer that never stops sending is bounded here.
 const READS: usize = 4;
@@ -34,6 +32,8 @@ pub(super) struct Connection {
     pub(super) stream: TcpStream,
     pub(super) key: Key,
     pub(super) peer: SocketAddr,
+    /// When it was accepted, in the machine's time.
+    pub(super) accepted: Mono,
     pub(super) state: RefCell<State>,
 }
 
@@ -51,6 +51,10 @@ pub(super) struct State {
     pub(super) reader: Option<AbortHandle>,
     pub(super) writer: Option<AbortHandle>,
     pub(super) handshake: Option<HandshakePermit>,
+    /// Who authenticated.
+    pub(super) client: Option<Box<Client>>,
+    /// When a wrong AUTH gets its answer; until then nothing is read. [`Mono::NEVER`] where there was none.
+    pub(super) refusal_due: Mono,
     /// Whether a byte has come: a connection without one is a health check.
     pub(super) has_spoken: bool,
     /// Its place among the connections, while it is one.
@@ -86,7 +90,12 @@ impl State {
             .outbox
             .as_ref()
             .is_some_and(|outbox| outbox.holds_control());
-        holds_control || self.asked.len() > ASKED_MAX
+        holds_control || self.asked.len() > ASKED_MAX || self.is_refused()
+    }
+
+    /// Whether a wrong AUTH waits for its answer: nothing that the client sends counts any more.
+    pub(super) fn is_refused(&self) -> bool {
+        self.refusal_due != Mono::NEVER
     }
 }
 
@@ -172,7 +181,7 @@ impl Shard {
         loop {
             let now = self.time.now();
             let mut state = connection.state.borrow_mut();
-            if state.phase != Phase::Open {
+            if state.phase != Phase::Open || state.is_refused() {
                 return;
             }
             if state.is_blocked() {
@@ -211,45 +220,6 @@ impl Shard {
             self.start_reading(connection);
             self.arm(connection);
         }
-    }
-
-    fn authenticate(self: &Rc<Self>, connection: &Rc<Connection>, auth: &Auth, now: Mono) {
-        let credentials = self.shared.credentials.borrow();
-        let Some(identity) = credentials.verify(auth) else {
-            drop(credentials);
-            self.shared
-                .metrics
-                .auth
-                .with_label_values(&[AuthResult::Failed.label()])
-                .inc();
-            self.close(connection, CloseReason::AuthFailed);
-            return;
-        };
-        let name = match identity {
-            Identity::User => "user",
-            Identity::Token(name) => name,
-        };
-        tracing::debug!(
-            connection = connection.key.id,
-            peer = %connection.peer,
-            identity = name,
-            client_id = label(&auth.client_id),
-            client_version = label(&auth.client_version),
-            "authenticated"
-        );
-        drop(credentials);
-        self.shared
-            .metrics
-            .auth
-            .with_label_values(&[AuthResult::Accepted.label()])
-            .inc();
-        let mut frames = self.frames.take();
-        let mut state = connection.state.borrow_mut();
-        state.handshake = None;
-        state.session.accept(self.limits(), now, &mut frames);
-        drop(state);
-        self.send_control(connection, frames);
-        self.arm(connection);
     }
 
     fn answer_heartbeat(
@@ -307,11 +277,6 @@ fn receive(stream: &TcpStream, buffer: &mut [u8]) -> (io::Result<usize>, bool) {
     }
 }
 
-/// What a client says of itself, fit for a log line: at most 64 characters, control characters escaped.
-fn label(text: &str) -> String {
-    text.chars().take(64).flat_map(char::escape_debug).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -326,11 +291,5 @@ mod tests {
         let (task, connection) = (size_of_output(read), size_of::<Connection>());
         assert!(task <= 256, "the reading task has {task} bytes");
         assert!(connection <= 320, "a connection has {connection} bytes");
-    }
-
-    #[test]
-    fn what_a_client_says_of_itself_is_cut_and_escaped() {
-        assert_eq!(label("a\n\u{1b}[2J"), "a\\n\\u{1b}[2J");
-        assert_eq!(label(&"ä".repeat(100)).chars().count(), 64);
     }
 }

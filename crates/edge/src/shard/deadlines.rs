@@ -1,5 +1,5 @@
-//! Deadlines: AUTH's, the heartbeat's, the write deadline and the end of lingering. The wheel says whom to look at; here it is
-//! decided whether a deadline has really passed, and what follows.
+//! Deadlines: AUTH's, the heartbeat's, the write deadline, a late answer's and the end of lingering. The wheel says whom to look
+//! at; here it is decided whether a deadline has really passed, and what follows.
 
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
@@ -35,7 +35,8 @@ impl Shard {
         let stuck = state.outbox.as_ref().map_or(Mono::NEVER, |outbox| {
             outbox.progress + self.settings().write_deadline
         });
-        state.session.deadline(self.limits()).min(stuck)
+        let silent = state.session.deadline(self.limits());
+        silent.min(stuck).min(state.refusal_due)
     }
 
     /// Turns the wheel until the shard ends.
@@ -70,6 +71,9 @@ impl Shard {
                 self.remove(connection);
                 return;
             }
+        } else if now >= state.refusal_due {
+            drop(state);
+            self.close(connection, CloseReason::AuthFailed);
         } else if self.is_stuck(&state, now) {
             drop(state);
             self.close(connection, CloseReason::SlowConsumer);

@@ -5,9 +5,12 @@
 //! may close a connection.
 
 mod accept;
+mod authentication;
 mod closing;
 mod connection;
 mod deadlines;
+mod drain;
+mod listing;
 mod outbox;
 mod release;
 mod subscription;
@@ -28,13 +31,16 @@ use slab::Slab;
 use tickstorm_protocol::session::server::Limits;
 use tickstorm_timebase::{Authority, Mode, Mono, SystemClock, Tick};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
-use crate::admission::{Admission, Evicted};
+use crate::admission::{Admission, Attempts, Evicted};
 use crate::auth::Credentials;
 use crate::feed::{Feed, FeedLimits, Leftovers};
 use crate::metrics::Metrics;
 use crate::sys::socket::SocketOptions;
 use connection::Connection;
+pub(crate) use listing::{Listed, Order};
 pub(crate) use thread::spawn;
 use time::ShardTime;
 use wheel::Wheel;
@@ -59,6 +65,7 @@ pub(crate) struct ShardSettings {
 pub(crate) struct Shared {
     pub(crate) settings: Arc<ShardSettings>,
     pub(crate) admission: Arc<Admission>,
+    pub(crate) attempts: Arc<Attempts>,
     pub(crate) metrics: Metrics,
     pub(crate) authority: watch::Receiver<Option<Authority>>,
     pub(crate) credentials: watch::Receiver<Credentials>,
@@ -83,6 +90,12 @@ pub(crate) enum Command {
     Evict(Evicted),
     /// Send these ticks to the feed of the mode, at its time, as if they had been released now.
     Burst(Mode, Vec<Tick>),
+    /// Accept nobody any more, and close all connections within this time; answer when they are closed.
+    Drain(Duration, oneshot::Sender<()>),
+    /// Say which connections come first, and no more than so many of them.
+    List(Order, usize, oneshot::Sender<Vec<Listed>>),
+    /// Close the connection of this id, and say whether there was one.
+    Close(u64, oneshot::Sender<bool>),
     /// Close everything and end.
     Stop,
 }
@@ -100,6 +113,14 @@ impl FeedIndex {
             Mode::Minute => 1,
         };
         Self(mode + if ahead { 2 } else { 0 })
+    }
+
+    fn mode(self) -> Mode {
+        if self.0.is_multiple_of(2) {
+            Mode::Second
+        } else {
+            Mode::Minute
+        }
     }
 
     fn is_ahead(self) -> bool {
@@ -129,24 +150,23 @@ struct Shard {
     /// Something is to be released or sent that the release task does not know of.
     woken: Notify,
     peers: RefCell<Vec<mpsc::UnboundedSender<Command>>>,
+    /// Cancelled once nobody is to be accepted any more.
+    draining: CancellationToken,
+    /// The tasks that accept.
+    accepting: TaskTracker,
 }
 
 impl Shard {
     fn new(index: usize, shared: Shared, vitals: Arc<Vitals>) -> Rc<Self> {
         let settings = Arc::clone(&shared.settings);
         let time = ShardTime::new(SystemClock);
-        let feeds = FeedIndex::ALL.map(|FeedIndex(n)| {
-            let mode = if n % 2 == 0 {
-                Mode::Second
-            } else {
-                Mode::Minute
-            };
-            let lead = if n < 2 {
-                Duration::ZERO
-            } else {
+        let feeds = FeedIndex::ALL.map(|index| {
+            let lead = if index.is_ahead() {
                 settings.ahead
+            } else {
+                Duration::ZERO
             };
-            Feed::new(mode, lead, settings.feeds)
+            Feed::new(index.mode(), lead, settings.feeds)
         });
         let wheel = RefCell::new(Wheel::new(time.now()));
         Rc::new(Self {
@@ -166,6 +186,8 @@ impl Shard {
             shared,
             woken: Notify::new(),
             peers: RefCell::default(),
+            draining: CancellationToken::new(),
+            accepting: TaskTracker::new(),
         })
     }
 

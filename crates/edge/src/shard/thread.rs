@@ -101,11 +101,27 @@ async fn run(shard: Rc<Shard>, timer: Timer, mut commands: mpsc::UnboundedReceiv
                 Some(Command::Burst(mode, ticks)) => {
                     shard.burst(FeedIndex::of(mode, false), &ticks);
                 }
+                Some(Command::Drain(over, reply)) => {
+                    answer(reply, Rc::clone(&shard).drain(over));
+                }
+                Some(Command::List(order, limit, reply)) => {
+                    answer(reply, Rc::clone(&shard).list(order, limit));
+                }
+                Some(Command::Close(id, reply)) => {
+                    answer(reply, Rc::clone(&shard).close_one(id));
+                }
                 Some(Command::Stop) | None => break,
             },
         }
     }
     shard.close_all(CloseReason::Shutdown);
+}
+
+/// Lets a task find the answer. Who asked may have left meanwhile.
+fn answer<T: 'static>(reply: oneshot::Sender<T>, task: impl Future<Output = T> + 'static) {
+    tokio::task::spawn_local(async move {
+        let _ = reply.send(task.await);
+    });
 }
 
 async fn release(shard: Rc<Shard>, timer: Timer) {
@@ -119,6 +135,7 @@ async fn release(shard: Rc<Shard>, timer: Timer) {
 fn listen(shard: &Rc<Shard>, addr: SocketAddr) -> io::Result<SocketAddr> {
     let listener = socket::listen(addr, shard.settings().sockets)?;
     let bound = listener.local_addr()?;
-    tokio::task::spawn_local(Rc::clone(shard).accept(TcpListener::from_std(listener)?));
+    let accept = Rc::clone(shard).accept(TcpListener::from_std(listener)?);
+    tokio::task::spawn_local(shard.accepting.track_future(accept));
     Ok(bound)
 }

@@ -10,7 +10,7 @@ use nix::sys::socket::{MsgFlags, send};
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 
 /// Connections that wait to be accepted; the kernel cuts it to net.core.somaxconn.
-const BACKLOG: i32 = 4_096;
+pub(crate) const BACKLOG: u16 = 4_096;
 /// Keepalive finds peers that vanished without a word: after 60 s of silence three probes 10 s apart.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
@@ -48,7 +48,7 @@ pub(crate) fn listen(addr: SocketAddr, options: SocketOptions) -> io::Result<Tcp
         socket.set_send_buffer_size(options.write_buffer)?;
     }
     socket.bind(&addr.into())?;
-    socket.listen(BACKLOG)?;
+    socket.listen(BACKLOG.into())?;
     Ok(socket.into())
 }
 

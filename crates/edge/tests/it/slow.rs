@@ -30,8 +30,11 @@ fn tight() -> Config {
 
 /// A client whose socket soon is full.
 async fn narrow(edge: &TestEdge) -> Peer {
-    let receive_buffer = Some(4_096);
-    Peer::connect_with(edge.addr(), Socket { receive_buffer }).await
+    let socket = Socket {
+        receive_buffer: Some(4_096),
+        ..Socket::default()
+    };
+    Peer::connect_with(edge.addr(), socket).await
 }
 
 #[tokio::test]
@@ -148,8 +151,11 @@ async fn those_that_stall_and_recover_get_every_frame_once_with_the_answers_betw
     let last = burst.first + (all - 1) * 1_000;
     let mut clients = JoinSet::new();
     for seed in 0..CLIENTS {
-        let receive_buffer = Some(rng.random_range(2_048..32_768));
-        let mut peer = Peer::connect_with(edge.addr(), Socket { receive_buffer }).await;
+        let socket = Socket {
+            receive_buffer: Some(rng.random_range(2_048..32_768)),
+            ..Socket::default()
+        };
+        let mut peer = Peer::connect_with(edge.addr(), socket).await;
         let account = enter(&mut peer, &burst).await;
         clients.spawn(stall_and_recover(peer, account, last, seed));
     }

@@ -54,6 +54,8 @@ pub(crate) fn config() -> Config {
         resume_window: Duration::from_secs(600),
         connections_max: 10_000,
         handshakes_max: 4_096,
+        // Off: all peers come from one address here.
+        auth_rate_limit: 0,
         auth_timeout: Duration::from_secs(5),
         heartbeat_interval: Duration::from_secs(15),
         heartbeat_timeout: Duration::from_secs(20),
@@ -65,6 +67,8 @@ pub(crate) fn config() -> Config {
         read_buffer: 65_536,
         write_buffer: 65_536,
         shards: 2,
+        drain_delay: Duration::ZERO,
+        drain_timeout: Duration::from_secs(3),
     }
 }
 

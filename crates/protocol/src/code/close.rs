@@ -103,6 +103,9 @@ pub enum CloseReason {
     /// The network or the client's machine ended the connection: a reset, a timeout of TCP.
     #[error("the connection was lost")]
     ConnectionLost,
+    /// Somebody closed this one connection by the edge's admin port.
+    #[error("an operator closed the connection")]
+    Operator,
     /// The edge's process ends without a drain.
     #[error("the edge stopped")]
     Shutdown,
@@ -142,6 +145,7 @@ impl CloseReason {
             Self::ClientClosed,
             Self::HealthCheck,
             Self::ConnectionLost,
+            Self::Operator,
             Self::Shutdown,
         ];
         let coded = ErrorCode::ALL.iter().map(|code| code.label());
@@ -180,6 +184,7 @@ impl CloseReason {
             Self::ClientClosed => return Said::nothing("client_closed"),
             Self::HealthCheck => return Said::nothing("health_check"),
             Self::ConnectionLost => return Said::nothing("connection_lost"),
+            Self::Operator => return Said::nothing("operator"),
             Self::Shutdown => return Said::nothing("shutdown"),
         })
     }

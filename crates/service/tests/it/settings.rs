@@ -280,15 +280,12 @@ fn exactly_the_parts_that_exist_are_built() {
         "OTEL_EXPORTER_OTLP_ENDPOINT",
         "REQUIRE_SYNC",
         "MAX_CONNECTIONS_PER_IP",
-        "AUTH_RATE_LIMIT",
         "MAX_CONNECT_RATE_PER_IP",
         "FD_TABLES",
         "PROXY_PROTOCOL",
         "PROXY_TRUSTED",
         "IP_ALLOWLIST",
         "IP_BLOCKLIST",
-        "DRAIN_DELAY",
-        "DRAIN_TIMEOUT",
     ];
     for row in rows() {
         assert_eq!(

@@ -5,6 +5,9 @@ use std::{net::SocketAddr, time::Duration};
 use super::settings;
 use crate::env::{Group, Setting, Span, Text, host, value::HOUR_MS};
 
+/// The longest that a part of a drain may take: orchestrators lose patience before.
+const DRAIN_MS_MAX: u64 = HOUR_MS / 6;
+
 settings! { EDGE of [Group::Edge];
     /// The address that clients connect to.
     LISTEN_ADDR: SocketAddr = Setting::new((), "0.0.0.0:8080", "an edge is there to be reached");
@@ -30,6 +33,12 @@ settings! { EDGE of [Group::Edge];
     /// How far back a client can resume.
     RESUME_WINDOW: Duration =
         Setting::new(Span::units(0, HOUR_MS), "600s", "a client's restart or an edge's, with time to notice it");
+    /// The time that a balancer has to notice that the edge is no longer ready, before a drain stops accepting.
+    DRAIN_DELAY: Duration =
+        Setting::new(Span::units(0, DRAIN_MS_MAX), "5s", "more than most balancers' interval times threshold");
+    /// The time over which a drain closes connections. With DRAIN_DELAY it stays under an orchestrator's grace period.
+    DRAIN_TIMEOUT: Duration =
+        Setting::new(Span::units(0, DRAIN_MS_MAX), "20s", "with DRAIN_DELAY under an orchestrator's 30 s");
 }
 
 settings! { EDGE_LIMITS of [Group::Edge];
@@ -42,6 +51,9 @@ settings! { EDGE_LIMITS of [Group::Edge];
     /// The time from accept to a complete AUTH.
     AUTH_TIMEOUT_MS: Duration =
         Setting::new(Span::millis(100, 60_000), "5000", "several round trips of the slowest path");
+    /// The failed attempts to authenticate that an address has a minute (IPv6: a /64); 0: no limit.
+    AUTH_RATE_LIMIT: u32 =
+        Setting::new(0..=100_000, "10", "people mistype a few times, guessing takes millions");
     /// How often clients are told to send HEARTBEAT.
     HEARTBEAT_INTERVAL: Duration =
         Setting::new(Span::units(100, HOUR_MS), "15s", "below the idle limits of NATs and balancers")

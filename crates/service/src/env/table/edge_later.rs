@@ -1,10 +1,10 @@
 //! Settings of parts of the edge that are not built yet. They stand here so that nobody sets one in vain: anything but the
 //! default is refused. A setting moves to its part's table when the part is built.
 
-use std::{path::PathBuf, time::Duration};
+use std::path::PathBuf;
 
 use super::settings;
-use crate::env::{Group, Setting, Span, Text, value::HOUR_MS};
+use crate::env::{Group, Setting, Text};
 
 const CIDRS: Text = Text::new(
     "networks such as 10.0.0.0/8 or fd00::/8, separated by commas",
@@ -15,9 +15,6 @@ settings! { EDGE_LATER of [Group::Edge];
     /// The most connections of one address; 0: no limit.
     MAX_CONNECTIONS_PER_IP: u32 =
         Setting::new(0..=1_000_000, "0", "a balancer or a NAT brings thousands from one address").not_built();
-    /// The failed attempts to authenticate that an address has a minute (IPv6: a /64); 0: no limit.
-    AUTH_RATE_LIMIT: u32 =
-        Setting::new(0..=100_000, "10", "people mistype a few times, guessing takes millions").not_built();
     /// The new connections that an address has a second; 0: no limit.
     MAX_CONNECT_RATE_PER_IP: u32 =
         Setting::new(0..=1_000_000, "0", "a balancer or a NAT brings thousands from one address").not_built();
@@ -60,10 +57,4 @@ settings! { EDGE_LATER of [Group::Edge];
     TLS_CA_FILE: Option<PathBuf> = Setting::unset((), "only TLS_CLIENT_AUTH needs it").not_built();
     /// The file with the clients' certificates that were revoked.
     TLS_CRL_FILE: Option<PathBuf> = Setting::unset((), "only TLS_CLIENT_AUTH needs it").not_built();
-    /// The time that a balancer has to notice that the edge is no longer ready.
-    DRAIN_DELAY: Duration =
-        Setting::new(Span::units(0, HOUR_MS), "5s", "more than most balancers' interval times threshold").not_built();
-    /// The time over which a drain closes connections.
-    DRAIN_TIMEOUT: Duration =
-        Setting::new(Span::units(0, HOUR_MS), "20s", "with DRAIN_DELAY under an orchestrator's 30 s").not_built();
 }

@@ -1,0 +1,289 @@
+//! Who may try to authenticate: AUTHs that failed, by address and minute, and connections that authenticated, by address, for
+//! the whole process. Touched at AUTH and close only. It is told the time, and decides; who answers, and when, is the shard's.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tickstorm_timebase::Mono;
+
+/// How long failures count, from the first one on.
+const MINUTE: Duration = Duration::from_secs(60);
+/// Addresses whose failures are remembered, some 8 MB of them. Where there are more, the oldest minute goes first.
+const ADDRESSES_MAX: usize = 65_536;
+/// With so many authenticated connections an address is a balancer's or a NAT's: to refuse it would shut out everybody behind it.
+const SHARED_FROM: u32 = 100;
+/// How often failures at shared addresses are warned of.
+const WARN_EACH: Duration = Duration::from_secs(60);
+
+/// Where a client comes from, as far as limits tell addresses apart: IPv6 by the /64, which one host has for itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Address {
+    V4([u8; 4]),
+    V6([u8; 8]),
+}
+
+impl From<IpAddr> for Address {
+    fn from(ip: IpAddr) -> Self {
+        match ip.to_canonical() {
+            IpAddr::V4(ip) => Self::V4(ip.octets()),
+            IpAddr::V6(ip) => {
+                let [a, b, c, d, e, f, g, h, ..] = ip.octets();
+                Self::V6([a, b, c, d, e, f, g, h])
+            }
+        }
+    }
+}
+
+/// How a failed AUTH is answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Answer {
+    /// At once.
+    Now,
+    /// Late, which slows guessing down where it can't be refused; `warn` where it is time to tell the operator.
+    Late { warn: bool },
+}
+
+/// AUTH_RATE_LIMIT and what counts against it.
+pub(crate) struct Attempts {
+    /// 0: off.
+    failures_max: u32,
+    table: Mutex<Table>,
+}
+
+#[derive(Default)]
+struct Table {
+    authenticated: BTreeMap<Address, u32>,
+    failures: BTreeMap<Address, u32>,
+    /// The minutes of all in `failures`, in the order in which they began.
+    minutes: VecDeque<(Mono, Address)>,
+    warned: Option<Mono>,
+}
+
+/// An authenticated connection's place at its address; given back when dropped.
+pub(crate) struct Authenticated {
+    attempts: Arc<Attempts>,
+    address: Address,
+}
+
+impl Attempts {
+    pub(crate) fn new(failures_max: u32) -> Arc<Self> {
+        Arc::new(Self {
+            failures_max,
+            table: Mutex::default(),
+        })
+    }
+
+    /// Whether what `address` sends may be looked at. Shards that ask at the same moment may each let one more through.
+    pub(crate) fn may_try(&self, address: Address, now: Mono) -> bool {
+        let mut table = self.table();
+        table.forget(now);
+        let failures = table.failures.get(&address).copied().unwrap_or(0);
+        self.failures_max == 0 || failures < self.failures_max || table.is_shared(address)
+    }
+
+    /// Counts a failure, and says how it is answered.
+    pub(crate) fn fail(&self, address: Address, now: Mono) -> Answer {
+        if self.failures_max == 0 {
+            return Answer::Now;
+        }
+        let mut table = self.table();
+        table.forget(now);
+        table.count(address, now);
+        if !table.is_shared(address) {
+            return Answer::Now;
+        }
+        let warn = table.warned.is_none_or(|at| now.since(at) >= WARN_EACH);
+        if warn {
+            table.warned = Some(now);
+        }
+        Answer::Late { warn }
+    }
+
+    /// Counts an authenticated connection until what this gives is dropped.
+    pub(crate) fn succeed(self: &Arc<Self>, address: Address) -> Authenticated {
+        *self.table().authenticated.entry(address).or_default() += 1;
+        let attempts = Arc::clone(self);
+        Authenticated { attempts, address }
+    }
+
+    fn table(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Table {
+    fn is_shared(&self, address: Address) -> bool {
+        let connections = self.authenticated.get(&address);
+        connections.is_some_and(|connections| *connections >= SHARED_FROM)
+    }
+
+    fn count(&mut self, address: Address, now: Mono) {
+        if let Some(failures) = self.failures.get_mut(&address) {
+            *failures = failures.saturating_add(1);
+            return;
+        }
+        if self.minutes.len() == ADDRESSES_MAX {
+            self.forget_oldest();
+        }
+        self.failures.insert(address, 1);
+        self.minutes.push_back((now, address));
+    }
+
+    /// Drops the minutes that are over.
+    fn forget(&mut self, now: Mono) {
+        while let Some((began, _)) = self.minutes.front()
+            && now.since(*began) >= MINUTE
+        {
+            self.forget_oldest();
+        }
+    }
+
+    fn forget_oldest(&mut self) {
+        if let Some((_, address)) = self.minutes.pop_front() {
+            self.failures.remove(&address);
+        }
+    }
+}
+
+impl Drop for Authenticated {
+    fn drop(&mut self) {
+        let mut table = self.attempts.table();
+        if let Some(connections) = table.authenticated.get_mut(&self.address) {
+            *connections -= 1;
+            if *connections == 0 {
+                table.authenticated.remove(&self.address);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMIT: u32 = 10;
+
+    fn at(ms: u64) -> Mono {
+        Mono::from_nanos(ms * 1_000_000)
+    }
+
+    fn address(text: &str) -> Address {
+        text.parse::<IpAddr>().unwrap().into()
+    }
+
+    fn numbered(number: usize) -> Address {
+        Address::V4(u32::try_from(number).unwrap().to_be_bytes())
+    }
+
+    fn fail_until_refused(attempts: &Attempts, address: Address, now: Mono) -> u32 {
+        let mut failures = 0;
+        while attempts.may_try(address, now) {
+            assert_eq!(attempts.fail(address, now), Answer::Now);
+            failures += 1;
+        }
+        failures
+    }
+
+    fn share(attempts: &Arc<Attempts>, address: Address, connections: u32) -> Vec<Authenticated> {
+        let each = 0..connections;
+        each.map(|_| attempts.succeed(address)).collect()
+    }
+
+    #[test]
+    fn the_limit_holds_until_the_minute_that_began_with_the_first_failure_is_over() {
+        let attempts = Attempts::new(LIMIT);
+        let (one, other) = (address("192.0.2.1"), address("192.0.2.2"));
+        assert_eq!(attempts.fail(one, at(1_000)), Answer::Now);
+        assert_eq!(fail_until_refused(&attempts, one, at(50_000)), LIMIT - 1);
+        assert!(attempts.may_try(other, at(50_000)));
+        assert!(!attempts.may_try(one, at(60_999)));
+        assert!(attempts.may_try(one, at(61_000)));
+        assert_eq!(fail_until_refused(&attempts, one, at(61_000)), LIMIT);
+        assert!(!attempts.may_try(one, at(120_999)));
+        assert!(attempts.may_try(one, at(121_000)));
+    }
+
+    #[test]
+    fn zero_means_no_limit() {
+        let attempts = Attempts::new(0);
+        let one = address("192.0.2.1");
+        let _shared = share(&attempts, one, SHARED_FROM);
+        for _ in 0..1_000 {
+            assert_eq!(attempts.fail(one, at(0)), Answer::Now);
+        }
+        assert!(attempts.may_try(one, at(0)));
+    }
+
+    #[test]
+    fn a_64_is_one_address_and_a_mapped_one_is_the_ipv4_address_that_it_stands_for() {
+        assert_eq!(
+            address("2001:db8:0:7::1"),
+            address("2001:db8:0:7:ffff:ffff:ffff:ffff")
+        );
+        assert_ne!(address("2001:db8:0:7::1"), address("2001:db8:0:8::1"));
+        assert_eq!(address("::ffff:192.0.2.1"), address("192.0.2.1"));
+        assert_ne!(address("192.0.2.1"), address("192.0.2.2"));
+    }
+
+    #[test]
+    fn a_shared_address_is_never_refused_and_its_failures_are_answered_late() {
+        let attempts = Attempts::new(LIMIT);
+        let one = address("192.0.2.1");
+        let mut connections = share(&attempts, one, SHARED_FROM - 1);
+        assert_eq!(fail_until_refused(&attempts, one, at(0)), LIMIT);
+        connections.push(attempts.succeed(one));
+        for _ in 0..100 {
+            assert!(attempts.may_try(one, at(1)));
+            assert!(matches!(attempts.fail(one, at(1)), Answer::Late { .. }));
+        }
+        connections.pop();
+        assert!(
+            !attempts.may_try(one, at(2)),
+            "failures counted all the same"
+        );
+        drop(connections);
+        assert!(attempts.table().authenticated.is_empty());
+    }
+
+    #[test]
+    fn failures_at_shared_addresses_are_warned_of_once_a_minute() {
+        let attempts = Attempts::new(LIMIT);
+        let (one, other) = (address("192.0.2.1"), address("192.0.2.2"));
+        let _connections = [one, other].map(|each| share(&attempts, each, SHARED_FROM));
+        let warns = |address, ms| attempts.fail(address, at(ms)) == Answer::Late { warn: true };
+        assert!(warns(one, 0));
+        assert!(!warns(other, 59_999));
+        assert!(warns(other, 60_000));
+        assert!(!warns(one, 60_001));
+    }
+
+    #[test]
+    fn where_the_table_is_full_the_oldest_minute_goes_first() {
+        let attempts = Attempts::new(1);
+        for number in 0..ADDRESSES_MAX {
+            attempts.fail(numbered(number), at(0));
+        }
+        assert!(!attempts.may_try(numbered(0), at(1)));
+        attempts.fail(numbered(ADDRESSES_MAX), at(1));
+        assert!(attempts.may_try(numbered(0), at(1)));
+        for number in 1..=ADDRESSES_MAX {
+            assert!(!attempts.may_try(numbered(number), at(1)), "{number}");
+        }
+        let table = attempts.table();
+        assert_eq!(table.failures.len(), ADDRESSES_MAX);
+        assert_eq!(table.minutes.len(), ADDRESSES_MAX);
+    }
+
+    #[test]
+    fn minutes_that_are_over_take_no_memory() {
+        let attempts = Attempts::new(1);
+        for number in 0..100 {
+            attempts.fail(numbered(number), at(0));
+        }
+        assert!(attempts.may_try(numbered(200), at(60_000)));
+        let table = attempts.table();
+        assert!(table.failures.is_empty() && table.minutes.is_empty());
+    }
+}
