@@ -2,6 +2,7 @@
 //! panics with what it saw instead of returning errors, and nothing that ships may depend on it.
 
 pub mod alloc;
+mod authority;
 pub mod frame;
 mod nats;
 pub mod peer;
@@ -9,6 +10,7 @@ mod process;
 mod wait;
 
 pub use alloc::CountingAllocator;
+pub use authority::{Authority, Certificate};
 pub use frame::{Forged, RawFrame};
 pub use nats::Nats;
 pub use peer::{PATIENCE, Peer, Received, Socket};

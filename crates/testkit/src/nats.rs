@@ -1,7 +1,9 @@
 //! A NATS server in a container, which a test can stop, start and pause. Driven by the `docker` command, whose client speaks
 //! to engines of any age.
 
-use std::net::TcpListener;
+use std::io::Read;
+use std::net::{TcpListener, TcpStream};
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -44,6 +46,15 @@ impl Nats {
         let nats = Self::create(flags);
         nats.start();
         nats
+    }
+
+    /// Copies a file or a directory into it, to the path `to`.
+    ///
+    /// # Panics
+    /// Where that fails.
+    pub fn copy(&self, from: &Path, to: &str) {
+        let from = from.to_str().expect("a path of ours");
+        docker(&["cp", from, &format!("{}:{to}", self.container)]);
     }
 
     /// Its URL, without any login.
@@ -93,8 +104,7 @@ impl Nats {
 
     /// Whether the server itself answers, not only the engine's proxy before it: it speaks first.
     fn greets(&self) -> bool {
-        use std::io::Read;
-        let Ok(mut stream) = std::net::TcpStream::connect(self.address()) else {
+        let Ok(mut stream) = TcpStream::connect(self.address()) else {
             return false;
         };
         let mut greeting = [0; 4];

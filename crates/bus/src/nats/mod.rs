@@ -7,6 +7,7 @@ mod session;
 
 pub use options::{NatsError, NatsOptions};
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -67,7 +68,7 @@ impl NatsBus {
             shared: Arc::clone(&shared),
             stopped,
             log: dispatcher::get_default(Clone::clone),
-            complaint: String::new(),
+            complaint_by_server: BTreeMap::new(),
         };
         thread::Builder::new()
             .name("bus".into())
@@ -211,8 +212,8 @@ struct Keeper {
     shared: Arc<Shared>,
     stopped: watch::Receiver<bool>,
     log: Dispatch,
-    /// The last failure that was logged: attempts are many, and alike.
-    complaint: String,
+    /// The last failure that was logged of each server: attempts are many, and alike.
+    complaint_by_server: BTreeMap<String, String>,
 }
 
 impl Keeper {
@@ -249,7 +250,7 @@ impl Keeper {
     async fn connect_once(&mut self, server: &Server) {
         match self.open(server).await {
             Ok(session) => {
-                self.complaint.clear();
+                self.complaint_by_server.clear();
                 self.say(|| tracing::info!(%server, "connected to NATS"));
                 session.carry(&self.shared, &self.log).await;
                 self.shared.set_disconnected();
@@ -273,14 +274,13 @@ impl Keeper {
     }
 
     fn complain(&mut self, server: &Server, error: &str) {
-        let complaint = format!("{server}: {error}");
-        // With several servers each has its own; a new one is worth a line, the same one again is not.
-        if !self.complaint.contains(&complaint) {
+        let last = self.complaint_by_server.get(&server.to_string());
+        if last.is_none_or(|last| last != error) {
             self.say(|| {
                 tracing::warn!(%server, error, "cannot connect to NATS; trying again until it works");
             });
-            self.complaint.push_str(&complaint);
-            self.complaint.push('\n');
+            self.complaint_by_server
+                .insert(server.to_string(), error.to_owned());
         }
     }
 

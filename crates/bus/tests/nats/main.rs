@@ -3,6 +3,7 @@
 mod exchange;
 mod login;
 mod outage;
+mod tls;
 
 use std::time::Duration;
 

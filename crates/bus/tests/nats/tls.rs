@@ -1,0 +1,67 @@
+use tickstorm_bus::{Bus, EdgeEvent, NatsBus, NatsOptions};
+use tickstorm_testkit::{Authority, Certificate, Nats, TempDir};
+
+use crate::{announce_until_heard, options, soon};
+
+/// A server that shows a certificate for 127.0.0.1 and asks for one, and a directory with what clients need.
+fn server(authority: &Authority) -> (Nats, TempDir) {
+    let nats = Nats::create(&[
+        "--tlsverify",
+        "--tlscert=/certificate.pem",
+        "--tlskey=/key.pem",
+        "--tlscacert=/authority.pem",
+    ]);
+    let files = TempDir::new("tls");
+    let Certificate { certificate, key } = authority.issue("127.0.0.1");
+    for (name, content) in [
+        ("authority.pem", authority.certificate()),
+        ("certificate.pem", &certificate),
+        ("key.pem", &key),
+    ] {
+        nats.copy(&files.write(name, content), &format!("/{name}"));
+    }
+    nats.start();
+    (nats, files)
+}
+
+fn with_files(nats: &Nats, files: &TempDir) -> NatsOptions {
+    NatsOptions {
+        ca_file: Some(files.path().join("authority.pem")),
+        certificate_file: Some(files.path().join("certificate.pem")),
+        key_file: Some(files.path().join("key.pem")),
+        ..options(nats)
+    }
+}
+
+#[tokio::test]
+async fn who_knows_the_authority_and_shows_a_certificate_is_connected_by_tls() {
+    let (nats, files) = server(&Authority::new());
+    let bus = NatsBus::start(with_files(&nats, &files)).unwrap();
+    let mut events = bus.edge_events();
+    assert_eq!(soon(events.next()).await, EdgeEvent::Connected);
+    assert_eq!(announce_until_heard(&bus, &mut events, 1_000).await, []);
+}
+
+#[tokio::test]
+async fn a_server_of_another_authority_and_a_server_without_tls_are_not_trusted_until_the_right_one_comes()
+ {
+    let (stranger, files) = server(&Authority::new());
+    let plain = Nats::run(&[]);
+    let authority = Authority::new();
+    files.write("other.pem", authority.certificate());
+    let bus = NatsBus::start(NatsOptions {
+        urls: format!("{},{}", stranger.url(), plain.url()),
+        ca_file: Some(files.path().join("other.pem")),
+        ..with_files(&stranger, &files)
+    })
+    .unwrap();
+    let mut events = bus.edge_events();
+    let outcome = tokio::time::timeout(std::time::Duration::from_secs(1), events.next()).await;
+    assert!(outcome.is_err(), "{outcome:?}");
+    // Files are read again for each connection.
+    files.write(
+        "other.pem",
+        std::fs::read(files.path().join("authority.pem")).unwrap(),
+    );
+    assert_eq!(soon(events.next()).await, EdgeEvent::Connected);
+}
