@@ -41,26 +41,27 @@ impl Session {
         shared: Arc<Shared>,
     ) -> Result<Self, ConnectError> {
         let (tell, happenings) = mpsc::unbounded_channel();
-        let connected = Arc::new(AtomicBool::new(false));
-        let was_connected = Arc::clone(&connected);
+        let (lost, tried) = (tell.clone(), AtomicBool::new(false));
         let connecting = options
-            // The client must never connect a second time, or it would send what it has kept.
+            // It is called before each attempt. A second one means that the connection is lost, and must never be made: what the
+            // client has kept would leave late. Its event could be lost where there are many, this call can't.
             .reconnect_delay_callback(move |_| {
-                if was_connected.load(Ordering::Relaxed) {
+                if tried.swap(true, Ordering::Relaxed) {
+                    drop(lost.send(Happening::Lost));
                     Duration::MAX
                 } else {
                     Duration::ZERO
                 }
             })
             .event_callback(move |event| {
-                // None of these is awaited, so that the order of events stays.
                 match event {
-                    Event::Disconnected | Event::Closed => drop(tell.send(Happening::Lost)),
                     Event::ServerError(error) => {
                         drop(tell.send(Happening::Complaint(error.to_string())));
                     }
                     Event::SlowConsumer(_) => shared.count_overrun(),
                     Event::Connected
+                    | Event::Disconnected
+                    | Event::Closed
                     | Event::LameDuckMode
                     | Event::Draining
                     | Event::ClientError(_) => {}
@@ -69,7 +70,6 @@ impl Session {
             })
             .connect(addr);
         let client = Box::pin(connecting).await?;
-        connected.store(true, Ordering::Relaxed);
         Ok(Self {
             inbox: client.new_inbox(),
             client,

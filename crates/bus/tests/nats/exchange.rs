@@ -112,6 +112,44 @@ async fn garbage_on_the_subjects_is_dropped_and_counted_and_harms_nothing() {
 }
 
 #[tokio::test]
+async fn what_a_full_subscription_drops_is_counted_and_what_comes_later_is_heard() {
+    let nats = Nats::run(&[]);
+    let (edge, mut events) = edge(&nats).await;
+    let stranger = stranger(&nats).await;
+    let subject = edge.subjects().tick(Mode::Second);
+    for _ in 0..20_000 {
+        let payload = encode_announcement(&announcement(5_000)).into();
+        let sent = stranger.publish(subject.to_owned(), payload).await;
+        sent.expect("it is taken");
+    }
+    stranger.flush().await.expect("it is sent");
+    // A request to itself, sent when the flood has left, is heard when the flood has been.
+    let mut requests = edge.clock_events();
+    assert_eq!(soon(requests.next()).await, ClockEvent::Connected);
+    edge.ask(1).unwrap();
+    while !matches!(
+        soon(requests.next()).await,
+        ClockEvent::Request { nonce: 1, .. }
+    ) {}
+    let others = announce_until_heard(&edge, &mut events, 1_000).await;
+    let dropped: u64 = others
+        .iter()
+        .map(|event| match event {
+            EdgeEvent::Dropped {
+                reason: DropReason::Full,
+                count,
+            } => *count,
+            EdgeEvent::Announcement(_) => 0,
+            other @ (EdgeEvent::Dropped { .. }
+            | EdgeEvent::Reply(_)
+            | EdgeEvent::Connected
+            | EdgeEvent::Disconnected) => panic!("{other:?}"),
+        })
+        .sum();
+    assert!(dropped > 0, "{} events", others.len());
+}
+
+#[tokio::test]
 async fn an_answer_that_nobody_asked_for_is_not_heard() {
     let nats = Nats::run(&[]);
     let (edge, mut events) = edge(&nats).await;
