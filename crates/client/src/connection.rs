@@ -13,7 +13,6 @@ use tickstorm_timebase::{Clock, Epoch, Mono};
 use tokio::io::{
     AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadHalf, WriteHalf,
 };
-use tokio::net::{TcpStream, lookup_host};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
@@ -21,8 +20,6 @@ use crate::error::Error;
 use crate::estimate::{Estimate, Estimator};
 use crate::options::{Credentials, Options};
 
-/// For each address that a name stands for: longer than a lost SYN and its repetition take, short enough to try the next.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// From the first byte to the answer to AUTH. An edge may hold back a refusal for up to 5 s.
 const AUTH_TIMEOUT: Duration = Duration::from_secs(10);
 /// An edge that is silent for less is not given up, however short the heartbeat timeout that it told.
@@ -32,28 +29,8 @@ const READ_LEN: usize = 16_384;
 /// How this client names itself to the edge's operator.
 const VERSION: &str = concat!("tickstorm-client/", env!("CARGO_PKG_VERSION"));
 
-/// A clock that the connection and its ticks share.
+/// A clock that the connections and their ticks share.
 pub(crate) type SharedClock = Arc<dyn Clock + Send + Sync>;
-
-/// Connects to the first address that answers.
-pub(crate) async fn connect_tcp(address: &str) -> Result<TcpStream, Error> {
-    let failed = |source| Error::Connect {
-        address: address.to_owned(),
-        source,
-    };
-    let mut last = io::Error::new(io::ErrorKind::NotFound, "the name stands for no address");
-    for candidate in lookup_host(address).await.map_err(failed)? {
-        match timeout(CONNECT_TIMEOUT, TcpStream::connect(candidate)).await {
-            Ok(Ok(stream)) => {
-                stream.set_nodelay(true).map_err(failed)?;
-                return Ok(stream);
-            }
-            Ok(Err(error)) => last = error,
-            Err(_) => last = io::ErrorKind::TimedOut.into(),
-        }
-    }
-    Err(failed(last))
-}
 
 /// Ticks as they were read.
 pub(crate) struct Received {
@@ -68,7 +45,7 @@ pub(crate) struct Connection<S> {
     writer: WriteHalf<S>,
     clock: SharedClock,
     session: ClientSession,
-    /// The one writer; readers ask it whenever they like.
+    /// What the subscription has learned over all of its connections, and goes on learning over this one.
     estimator: watch::Sender<Estimator>,
     input: BytesMut,
     /// Frames, or the rest of one, that the socket has not taken yet.
@@ -92,6 +69,8 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
         socket: S,
         clock: SharedClock,
         options: &Options,
+        resume_after: Option<Epoch>,
+        estimator: watch::Sender<Estimator>,
     ) -> Result<Subscribed<S>, Error> {
         let (reader, writer) = tokio::io::split(socket);
         let mut connection = Self {
@@ -104,7 +83,7 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
             } else {
                 ClientSession::new()
             },
-            estimator: watch::Sender::default(),
+            estimator,
             input: BytesMut::new(),
             output: Vec::new(),
             unwritable: None,
@@ -115,8 +94,8 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
             .authenticate(&auth(options), &mut connection.output);
         let request = Request {
             mode: options.mode,
-            ahead: false,
-            resume_after: options.resume_after,
+            ahead: options.ahead,
+            resume_after,
         };
         connection
             .session
@@ -134,11 +113,6 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
             welcome,
             start,
         })
-    }
-
-    /// What authority time is, to be asked at any time.
-    pub(crate) fn estimator(&self) -> watch::Receiver<Estimator> {
-        self.estimator.subscribe()
     }
 
     /// The next ticks. May be dropped and called again without losing any.

@@ -11,7 +11,7 @@ pub use tickstorm_protocol::session::client::{ClientError, Refusal};
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// No TCP connection came about.
+    /// No connection came about.
     #[error("can't connect to {}", Harmless(address))]
     Connect {
         /// Where to.
@@ -39,6 +39,30 @@ pub enum Error {
         /// How long was waited.
         silence: Duration,
     },
+}
+
+impl Error {
+    /// Whether, when and where a client comes back after this, if it was subscribed without trouble before.
+    #[must_use]
+    pub fn come_back(&self) -> Return {
+        match self {
+            Self::Connect { .. } => Return::Elsewhere,
+            Self::Refused(refusal) => refusal.come_back(),
+            Self::Protocol(broken) => broken.come_back(),
+            Self::Closed { .. } | Self::Timeout { .. } => Return::AtOnce,
+        }
+    }
+
+    /// How long the edge wants this client to wait; zero where it doesn't say.
+    pub(crate) fn retry_after(&self) -> Duration {
+        match self {
+            Self::Refused(refusal) => Duration::from_millis(refusal.retry_after_ms.into()),
+            Self::Connect { .. }
+            | Self::Protocol(_)
+            | Self::Closed { .. }
+            | Self::Timeout { .. } => Duration::ZERO,
+        }
+    }
 }
 
 /// A refusal's code and message.

@@ -57,6 +57,11 @@ impl Estimator {
         self.measured.push_back(newest);
     }
 
+    /// Forgets everything: the time that it was learned from is no more.
+    pub fn clear(&mut self) {
+        self.measured.clear();
+    }
+
     /// Authority time at `now`; none before the first usable PONG, or 30 s after the last.
     #[must_use]
     pub fn estimate(&self, now: Mono) -> Option<Estimate> {

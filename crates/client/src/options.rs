@@ -9,12 +9,15 @@ use zeroize::Zeroizing;
 /// How to reach an edge, and what to ask it for.
 #[derive(Clone, Debug)]
 pub struct Options {
-    pub(crate) address: String,
+    /// At least one.
+    pub(crate) addresses: Vec<String>,
     pub(crate) credentials: Credentials,
     pub(crate) mode: Mode,
     pub(crate) resume_after: Option<Epoch>,
     pub(crate) client_id: String,
     pub(crate) exact_time: bool,
+    pub(crate) ahead: bool,
+    pub(crate) reconnect: bool,
 }
 
 impl Options {
@@ -22,13 +25,22 @@ impl Options {
     #[must_use]
     pub fn new(address: impl Into<String>) -> Self {
         Self {
-            address: address.into(),
+            addresses: vec![address.into()],
             credentials: Credentials::default(),
             mode: Mode::Second,
             resume_after: None,
             client_id: String::new(),
             exact_time: false,
+            ahead: false,
+            reconnect: true,
         }
+    }
+
+    /// Adds another edge's address. After each failure the next one is gone to, and after the last the first again.
+    #[must_use]
+    pub fn or_at(mut self, address: impl Into<String>) -> Self {
+        self.addresses.push(address.into());
+        self
     }
 
     /// Authenticates with a user's name and password, in place of any credentials set before.
@@ -68,6 +80,21 @@ impl Options {
     #[must_use]
     pub fn exact_time(mut self) -> Self {
         self.exact_time = true;
+        self
+    }
+
+    /// Subscribes ahead: ticks come 800 ms before their time, and are released when authority time has come to them by this client's
+    /// own estimate. The network's delay then makes no tick late, only the estimate's error does.
+    #[must_use]
+    pub fn ahead(mut self, ahead: bool) -> Self {
+        self.ahead = ahead;
+        self
+    }
+
+    /// Whether to connect again when a connection ends, as is the default. Without, the stream's last item is why it ended.
+    #[must_use]
+    pub fn reconnect(mut self, reconnect: bool) -> Self {
+        self.reconnect = reconnect;
         self
     }
 

@@ -1,32 +1,60 @@
-//! [`Ticks`]: what a subscription brings, as a `Stream`. A task of its own keeps the connection alive, so that heartbeats leave in
-//! time however slowly ticks are taken; that task knows nothing of the wire, which is [`Connection`]'s business.
+//! [`Ticks`]: what a subscription brings, as a `Stream`. What it brings, and how it goes on when a connection ends, is
+//! [`Subscription`]'s business.
 
-use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 use std::{fmt, future};
 
 use futures_core::Stream;
-use tickstorm_timebase::{Clock, Epoch, Mode, Quality, SystemClock};
+use tickstorm_timebase::{Epoch, Mode, Quality, SystemClock};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{mpsc, watch};
 
-use crate::connection::{Connection, Received, SharedClock, Subscribed, connect_tcp};
+use crate::ahead;
+use crate::connection::{SharedClock, Subscribed};
+use crate::dial::{Dial, Once, Tcp};
 use crate::error::Error;
 use crate::estimate::{Estimate, Estimator};
 use crate::options::Options;
+use crate::subscription::Subscription;
+use crate::timer::Timer;
 
 /// Events kept for a reader that is slow: a batch at its largest. Beyond, the connection is not read, and the edge decides what
 /// becomes of a slow consumer.
 const EVENTS_MAX: usize = 1_000;
 
 /// What a subscription brings.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 #[non_exhaustive]
 pub enum Event {
-    /// A tick, later than all before it.
+    /// A tick, later than all before it; but for those before a [`Event::Reconnecting`] that does not resume.
     Tick(Tick),
+    /// Ticks that can't be had: those between these two. The later one comes next.
+    Gap {
+        /// The last tick before the gap, or the point after which ticks were asked for.
+        after: Epoch,
+        /// The first tick after it.
+        before: Epoch,
+    },
+    /// The connection ended, or the last attempt to have a new one failed. The next comes by itself.
+    Reconnecting {
+        /// Why it ended.
+        why: Error,
+        /// How long is waited before the next attempt.
+        after: Duration,
+        /// Whether ticks go on where they were, as they nearly always do. Else authority time went back, or the edges don't know
+        /// the resume point: ticks go on from where the next edge is, and may come again. Those held back are dropped.
+        resumes: bool,
+    },
+    /// There is a connection again.
+    Reconnected {
+        /// Where to: one of [`Options`]' addresses.
+        address: String,
+        /// The edge's name, as it says; it may hold anything.
+        edge_id: String,
+    },
 }
 
 /// A tick as it came.
@@ -38,12 +66,13 @@ pub struct Tick {
     pub epoch: Epoch,
     /// How the edge came to release it.
     pub quality: Quality,
-    /// Authority time when this client read it; none where it was not known then.
+    /// Authority time when this client read it or, where it was held back until its time, released it; none where it was not known
+    /// then.
     pub read: Option<Estimate>,
 }
 
 impl Tick {
-    /// How long after its time this client read the tick, in microseconds, give or take `read`'s error; negative where it seems
+    /// How long after its time this client read or released the tick, in microseconds, give or take `read`'s error; negative where it seems
     /// to have been early. None where authority time was not known.
     #[must_use]
     pub fn late_us(&self) -> Option<i64> {
@@ -58,45 +87,71 @@ impl Tick {
 
 /// Connects to an edge, authenticates and subscribes. Must be called within a tokio runtime.
 ///
-/// An edge that doesn't know the time yet answers when it does: bound the wait where that matters.
+/// The first connection comes about or fails at once: each address is tried one time. Later ones are made again and again, as
+/// [`Event::Reconnecting`] says, unless [`Options::reconnect`] is off. An edge that doesn't know the time yet answers when it does:
+/// bound the wait where that matters.
 ///
 /// # Errors
-/// Whatever kept the subscription from beginning.
+/// Whatever kept the subscription from beginning, at the address that was tried last.
 pub async fn connect(options: Options) -> Result<Ticks, Error> {
-    let socket = connect_tcp(&options.address).await?;
-    connect_over(socket, SystemClock, options).await
+    connect_by(Tcp, SystemClock, options).await
 }
 
-/// The same over a connection that exists already (a tunnel, or a pipe in a test), with a clock of one's own. The options' address
-/// is not looked at.
+/// The same over connections that `dial` brings about, with a clock of one's own.
+///
+/// # Errors
+/// Whatever kept the subscription from beginning, at the address that was tried last.
+pub async fn connect_by<D, C>(dial: D, clock: C, options: Options) -> Result<Ticks, Error>
+where
+    D: Dial,
+    C: Timer,
+{
+    let (clock, ahead) = (Arc::new(clock), options.ahead);
+    let mut subscription = Subscription::new(dial, Arc::clone(&clock), options);
+    let Subscribed {
+        connection,
+        welcome,
+        start,
+    } = subscription.begin().await?;
+    let (sender, mut events) = mpsc::channel(EVENTS_MAX);
+    let estimator = subscription.estimator();
+    if ahead {
+        let (releaser, released) = mpsc::channel(EVENTS_MAX);
+        let (incoming, estimator) = (std::mem::replace(&mut events, released), estimator.clone());
+        tokio::spawn(ahead::release(
+            incoming,
+            releaser,
+            estimator,
+            Arc::clone(&clock),
+        ));
+    }
+    tokio::spawn(subscription.run(connection, sender));
+    Ok(Ticks {
+        events,
+        estimator,
+        clock,
+        edge_id: welcome.edge_id,
+        start_epoch: start,
+    })
+}
+
+/// The same over one connection that exists already (a tunnel, or a pipe in a test), with a clock of one's own. The options'
+/// addresses are not looked at, and when it ends there is no other.
 ///
 /// # Errors
 /// Whatever kept the subscription from beginning.
 pub async fn connect_over<S, C>(socket: S, clock: C, options: Options) -> Result<Ticks, Error>
 where
     S: AsyncRead + AsyncWrite + Send + 'static,
-    C: Clock + Send + Sync + 'static,
+    C: Timer,
 {
-    let clock: SharedClock = Arc::new(clock);
-    let subscribed = Connection::subscribe(socket, Arc::clone(&clock), &options).await?;
-    let Subscribed {
-        connection,
-        welcome,
-        start,
-    } = subscribed;
-    let (sender, events) = mpsc::channel(EVENTS_MAX);
-    let ticks = Ticks {
-        events,
-        estimator: connection.estimator(),
-        clock,
-        edge_id: welcome.edge_id,
-        start_epoch: start,
-    };
-    tokio::spawn(serve(connection, sender));
-    Ok(ticks)
+    let mut options = options.reconnect(false);
+    options.addresses.truncate(1);
+    connect_by(Once(Some(socket)), clock, options).await
 }
 
-/// A subscription. Its items end with an error that says why the connection did. Dropping it closes the connection.
+/// A subscription, over as many connections as it takes. Items are never errors, unless [`Options::reconnect`] is off: then the last
+/// one says why the connection ended. Dropping it closes the connection.
 pub struct Ticks {
     events: mpsc::Receiver<Result<Event, Error>>,
     estimator: watch::Receiver<Estimator>,
@@ -117,13 +172,13 @@ impl Ticks {
         self.estimator.borrow().estimate(self.clock.now())
     }
 
-    /// The edge's name, as it says; it may hold anything.
+    /// The name of the edge that the last event came from, as it says; it may hold anything.
     #[must_use]
     pub fn edge_id(&self) -> &str {
         &self.edge_id
     }
 
-    /// The point after which this subscription's ticks begin: what to resume after where none has come.
+    /// The point after which this subscription's ticks began: what to resume after where none has come.
     #[must_use]
     pub fn start_epoch(&self) -> Epoch {
         self.start_epoch
@@ -134,7 +189,11 @@ impl Stream for Ticks {
     type Item = Result<Event, Error>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        self.events.poll_recv(context)
+        let item = self.events.poll_recv(context);
+        if let Poll::Ready(Some(Ok(Event::Reconnected { edge_id, .. }))) = &item {
+            self.edge_id.clone_from(edge_id);
+        }
+        item
     }
 }
 
@@ -145,48 +204,4 @@ impl fmt::Debug for Ticks {
             .field("start_epoch", &self.start_epoch)
             .finish_non_exhaustive()
     }
-}
-
-/// Keeps the connection alive until it ends or nobody wants its ticks any more.
-async fn serve<S>(mut connection: Connection<S>, events: mpsc::Sender<Result<Event, Error>>)
-where
-    S: AsyncRead + AsyncWrite,
-{
-    let mut waiting = VecDeque::new();
-    let error = loop {
-        let Some(&first) = waiting.front() else {
-            tokio::select! {
-                received = connection.next_ticks() => match received {
-                    Ok(received) => waiting.extend(ticks(received)),
-                    Err(error) => break error,
-                },
-                () = events.closed() => return,
-            }
-            continue;
-        };
-        tokio::select! {
-            sent = events.send(Ok(Event::Tick(first))) => match sent {
-                Ok(()) => drop(waiting.pop_front()),
-                Err(_) => return,
-            },
-            error = connection.keep_alive() => break error,
-        }
-    };
-    for tick in waiting {
-        if events.send(Ok(Event::Tick(tick))).await.is_err() {
-            return;
-        }
-    }
-    // Whoever doesn't wait for it any more has lost nothing.
-    let _ = events.send(Err(error)).await;
-}
-
-fn ticks(received: Received) -> impl Iterator<Item = Tick> {
-    let Received { batch, read } = received;
-    batch.ticks.into_iter().map(move |tick| Tick {
-        mode: batch.mode,
-        epoch: tick.epoch,
-        quality: tick.quality,
-        read,
-    })
 }

@@ -97,9 +97,9 @@ async fn ticks_come_in_order_each_with_how_late_it_was_read() {
 async fn ticks_are_a_stream_for_whatever_takes_streams() {
     let (ticks, mut edge) = subscribed(0).await;
     edge.ticks([1_000, 2_000]).await;
-    let two: Vec<_> = ticks.take(2).map(Result::unwrap).collect().await;
+    let two: Vec<_> = ticks.take(2).collect().await;
     let epochs = two.into_iter().map(|event| match event {
-        Event::Tick(tick) => tick.epoch,
+        Ok(Event::Tick(tick)) => tick.epoch,
         other => panic!("{other:?}"),
     });
     assert_eq!(epochs.collect::<Vec<_>>(), [epoch(1_000), epoch(2_000)]);
@@ -269,10 +269,10 @@ async fn a_client_that_takes_no_ticks_keeps_its_connection_and_loses_none() {
     }
     let began = Instant::now();
     edge.answer_for(Duration::from_secs(60)).await;
-    edge.ticks([9_000_000]).await;
+    edge.ticks([5_001_000]).await;
     assert_eq!(
         tick(&mut ticks).await.epoch,
-        epoch(9_000_000),
+        epoch(5_001_000),
         "after {:?}",
         began.elapsed()
     );

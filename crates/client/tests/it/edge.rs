@@ -1,19 +1,21 @@
 //! A scripted edge at the other end of a pipe, made of protocol's own server session, and a clock that follows tokio's paused time.
 
+use std::collections::HashSet;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tickstorm_client::{Error, Options, Ticks, connect_over};
+use tickstorm_client::{Dial, Error, Options, Ticks, Timer, connect_by, connect_over};
 use tickstorm_protocol::ErrorCode;
 use tickstorm_protocol::message::{Auth, encode_batch};
 use tickstorm_protocol::session::Request;
 use tickstorm_protocol::session::server::{self, Limits, ServerSession, Step};
 use tickstorm_timebase::{Clock, Epoch, Mode, Mono, Quality, Tick};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf};
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
 /// Authority time in microseconds when the test began.
 pub(crate) const BASE_US: i64 = 1_700_000_040_000_000;
@@ -31,6 +33,13 @@ impl Clock for TokioClock {
     }
 }
 
+impl Timer for TokioClock {
+    /// To the next millisecond, as tokio does it.
+    async fn wait_until(&self, at: Mono) {
+        sleep(at.since(self.now())).await;
+    }
+}
+
 /// The edge's end of a connection.
 pub(crate) struct Edge {
     socket: DuplexStream,
@@ -38,6 +47,8 @@ pub(crate) struct Edge {
     limits: Limits,
     clock: TokioClock,
     began: Mono,
+    /// How far this edge's time is from the test's, in microseconds.
+    pub(crate) skew_us: i64,
     input: Vec<u8>,
 }
 
@@ -49,8 +60,12 @@ pub(crate) fn dial(options: Options) -> (JoinHandle<Result<Ticks, Error>>, Edge)
 
 /// An edge, and the client's end of the pipe that leads to it.
 pub(crate) fn edge_alone() -> (DuplexStream, Edge) {
-    let (near, far) = tokio::io::duplex(PIPE_LEN);
     let clock = TokioClock(Instant::now());
+    edge_of(clock, clock.now())
+}
+
+fn edge_of(clock: TokioClock, began: Mono) -> (DuplexStream, Edge) {
+    let (near, far) = tokio::io::duplex(PIPE_LEN);
     let edge = Edge {
         socket: far,
         session: ServerSession::new(clock.now()),
@@ -62,11 +77,82 @@ pub(crate) fn edge_alone() -> (DuplexStream, Edge) {
             max_msg_size: 65_536,
             edge_id: "edge-7".into(),
         },
-        began: clock.now(),
         clock,
+        began,
+        skew_us: 0,
         input: Vec::new(),
     };
     (near, edge)
+}
+
+/// A client that connects as often as it likes, and what it finds at each address.
+pub(crate) struct Net {
+    /// Where it went, and the edge there; none where nobody listens.
+    dialled: mpsc::UnboundedReceiver<(String, Option<Edge>)>,
+}
+
+struct Dialler {
+    clock: TokioClock,
+    began: Mono,
+    deserted: HashSet<&'static str>,
+    dialled: mpsc::UnboundedSender<(String, Option<Edge>)>,
+}
+
+impl Dial for Dialler {
+    type Socket = DuplexStream;
+
+    async fn dial(&mut self, address: &str) -> io::Result<DuplexStream> {
+        let (near, mut edge) = edge_of(self.clock, self.began);
+        edge.limits.edge_id = format!("edge at {address}");
+        let edge = (!self.deserted.contains(address)).then_some(edge);
+        let answers = edge.is_some();
+        self.dialled.send((address.to_owned(), edge)).unwrap();
+        answers
+            .then_some(near)
+            .ok_or(io::ErrorKind::ConnectionRefused.into())
+    }
+}
+
+impl Net {
+    /// A client that is connecting. At the `deserted` addresses nobody listens.
+    pub(crate) fn dial(
+        options: Options,
+        deserted: &[&'static str],
+    ) -> (JoinHandle<Result<Ticks, Error>>, Self) {
+        let (sender, dialled) = mpsc::unbounded_channel();
+        let clock = TokioClock(Instant::now());
+        let dialler = Dialler {
+            began: clock.now(),
+            deserted: deserted.iter().copied().collect(),
+            dialled: sender,
+            clock,
+        };
+        let client = tokio::spawn(connect_by(dialler, clock, options));
+        (client, Self { dialled })
+    }
+
+    /// A client that is subscribed, and the edge that last released the tick `start_ms` after the base.
+    pub(crate) async fn subscribed(options: Options, start_ms: i64) -> (Ticks, Edge, Self) {
+        let (client, mut net) = Self::dial(options, &[]);
+        let mut edge = net.edge().await;
+        edge.accept().await;
+        edge.acknowledge(epoch(start_ms)).await;
+        (client.await.unwrap().unwrap(), edge, net)
+    }
+
+    /// The next address that the client goes to, and the edge there.
+    pub(crate) async fn next(&mut self) -> Option<(String, Option<Edge>)> {
+        self.dialled.recv().await
+    }
+
+    /// The edge that it goes to next.
+    pub(crate) async fn edge(&mut self) -> Edge {
+        match self.next().await {
+            Some((_, Some(edge))) => edge,
+            Some((address, None)) => panic!("it went to {address}"),
+            None => panic!("it gave up"),
+        }
+    }
 }
 
 /// An end of a pipe that can be read only: every write fails.
@@ -182,16 +268,27 @@ impl Edge {
 
     /// Sends a batch of SECOND ticks at these milliseconds after the base.
     pub(crate) async fn ticks(&mut self, epochs_ms: impl IntoIterator<Item = i64>) {
+        let frame = self.batch(Mode::Second, Quality::Normal, epochs_ms);
+        self.send(&frame).await;
+    }
+
+    /// The frame of a batch of ticks at these milliseconds after the base.
+    pub(crate) fn batch(
+        &self,
+        mode: Mode,
+        quality: Quality,
+        epochs_ms: impl IntoIterator<Item = i64>,
+    ) -> Vec<u8> {
         let ticks: Vec<Tick> = epochs_ms
             .into_iter()
             .map(|ms| Tick {
                 epoch: epoch(ms),
-                quality: Quality::Normal,
+                quality,
             })
             .collect();
         let mut frame = Vec::new();
-        encode_batch(Mode::Second, &ticks, self.authority_us(), &mut frame);
-        self.send(&frame).await;
+        encode_batch(mode, &ticks, self.authority_us(), &mut frame);
+        frame
     }
 
     /// Refuses the client and hangs up.
@@ -216,7 +313,7 @@ impl Edge {
 
     fn authority_us(&self) -> i64 {
         let elapsed = self.clock.now().since(self.began);
-        BASE_US + i64::try_from(elapsed.as_micros()).unwrap()
+        BASE_US + self.skew_us + i64::try_from(elapsed.as_micros()).unwrap()
     }
 
     async fn step(&mut self) -> Step {
