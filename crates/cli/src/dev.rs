@@ -1,7 +1,7 @@
 //! `tickstorm dev`: a whole system in one process. The clock and the edge are the same libraries that the daemons run, with the
 //! in-memory bus between them; the client that shows the ticks comes over TCP like any other.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,8 +10,8 @@ use serde_json::Value;
 use tickstorm_bus::MemoryBus;
 use tickstorm_client::Options;
 use tickstorm_clock::Replica;
-use tickstorm_edge::{Edge, StartError};
-use tickstorm_service::admin::{Admin, Health, Parts};
+use tickstorm_edge::Edge;
+use tickstorm_service::admin::{Admin, Health, Parts, reachable};
 use tickstorm_service::env::{Group, Settings, Source, table};
 use tickstorm_service::lifecycle::{Lifecycle, Signals, exit};
 use tickstorm_service::{logging, metrics};
@@ -133,7 +133,7 @@ impl System {
             .map_err(|error| Failure::new(exit::SOFTWARE, error))?;
         let edge = Edge::start(edge_config, Arc::new(bus.link("edge")), &registry)
             .await
-            .map_err(|error| Failure::new(exit_code(&error), error))?;
+            .map_err(|error| Failure::new(error.exit_code(), error))?;
         let (tasks, admin_addr) = (Lifecycle::new(), admin.local_addr());
         let health = Arc::new(Both::new(clock.health(), edge.health()));
         tasks.spawn(admin.serve(registry, health, tasks.stopping()));
@@ -187,27 +187,6 @@ fn login(settings: &Settings) -> String {
     match settings.source_of(&table::STREAM_PASS) {
         Source::Default => format!("user {user}, password {known}"),
         Source::Env | Source::File(_) => format!("user {user}, password as STREAM_PASS has it"),
-    }
-}
-
-/// Where a client on this machine finds what listens on `addr`.
-fn reachable(addr: SocketAddr) -> SocketAddr {
-    let ip = match addr.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
-        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
-        ip @ (IpAddr::V4(_) | IpAddr::V6(_)) => ip,
-    };
-    SocketAddr::new(ip, addr.port())
-}
-
-/// The exit code for an edge that can't start.
-fn exit_code(error: &StartError) -> u8 {
-    match error {
-        StartError::Credentials(_) => exit::CONFIG,
-        StartError::Listen { .. } | StartError::OpenFiles(_) | StartError::Shard { .. } => {
-            exit::UNAVAILABLE
-        }
-        StartError::Metrics(_) => exit::SOFTWARE,
     }
 }
 

@@ -14,6 +14,8 @@ pub struct Config {
     pub rank: u32,
     /// How long before a tick's time it is announced.
     pub lead: Duration,
+    /// Whether the clock is silent while the kernel says that the host's clock is not disciplined.
+    pub require_sync: bool,
     /// Milliseconds added to the host's clock, for tests and drills.
     pub skew_ms: i64,
 }
@@ -31,6 +33,7 @@ impl Config {
             id: settings.get(&table::CLOCK_ID).parse()?,
             rank: settings.get(&table::CLOCK_RANK),
             lead: settings.get(&table::TICK_LEAD_MS),
+            require_sync: settings.get(&table::REQUIRE_SYNC),
             skew_ms: settings.get(&table::CLOCK_SKEW_MS),
         })
     }

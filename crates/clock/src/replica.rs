@@ -12,6 +12,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
 use crate::config::Config;
+use crate::discipline::Discipline;
 use crate::machine::{Machine, ThisMachine};
 use crate::metrics::Metrics;
 use crate::status::{State, Status};
@@ -60,6 +61,7 @@ impl Replica {
             id,
             rank,
             lead,
+            require_sync,
             skew_ms,
         } = config;
         let (host, now) = (machine.read(), machine.now());
@@ -71,8 +73,11 @@ impl Replica {
             discipline: machine.discipline(),
             last_announced: None,
         };
-        tracing::info!(clock_id = %id, rank, ?lead, skew_ms, timeline = state.timeline, "clock");
-        let status = Arc::new(Status::new(id, Arc::clone(&machine), state));
+        tracing::info!(clock_id = %id, rank, ?lead, require_sync, skew_ms, timeline = state.timeline, "clock");
+        if require_sync && !state.discipline.synchronized {
+            tracing::warn!("the host's clock is not disciplined: this clock is silent until it is");
+        }
+        let status = Arc::new(Status::new(id, require_sync, Arc::clone(&machine), state));
         let events = bus.clock_events();
         let driver = Driver {
             machine,
@@ -150,30 +155,33 @@ impl Driver {
     }
 
     fn announce_due(&mut self, due: &mut Vec<Announcement>) {
+        self.note_discipline();
         let (host, now) = (self.machine.read(), self.machine.now());
         let timeline = self.announcer.timeline();
         self.announcer.handle_host(host, now);
         self.note_step(timeline);
         self.announcer.poll(due);
+        let silenced = self.status.is_silenced();
         let connected = self.status.state().connected;
         let mut last_announced = None;
         for announcement in due.drain(..) {
-            // What is not sent now is announced anew once there is a connection.
-            if connected && self.bus.announce(&announcement).is_ok() {
+            // What is not sent now is announced anew once there is a connection and the clock may speak.
+            if connected && !silenced && self.bus.announce(&announcement).is_ok() {
                 self.metrics.announcements(announcement.mode).inc();
                 last_announced = Some(announcement.epoch);
             }
         }
-        let discipline = self.machine.discipline();
         let mut state = self.status.state();
         state.turned = now;
-        state.discipline = discipline;
         state.last_announced = last_announced.or(state.last_announced);
     }
 
     fn answer(&mut self, nonce: u64, reply_to: &ReplyTo) {
         let received = self.machine.read();
-        let discipline = self.machine.discipline();
+        let discipline = self.note_discipline();
+        if self.status.is_silenced() {
+            return;
+        }
         let timeline = self.announcer.timeline();
         let (sent, now) = (self.machine.read(), self.machine.now());
         let reply = self.announcer.answer(
@@ -189,6 +197,24 @@ impl Driver {
             self.metrics.answers.inc();
         }
         self.note_step(timeline);
+    }
+
+    /// Asks the kernel how far the host's clock can be trusted, which REQUIRE_SYNC may make a reason to fall silent or to speak.
+    fn note_discipline(&mut self) -> Discipline {
+        let before = self.status.is_silenced();
+        let discipline = self.machine.discipline();
+        self.status.state().discipline = discipline;
+        match (before, self.status.is_silenced()) {
+            (false, true) => {
+                tracing::warn!("the host's clock is not disciplined: this clock falls silent");
+            }
+            (true, false) => {
+                tracing::info!("the host's clock is disciplined: this clock speaks");
+                self.announcer.announce_anew();
+            }
+            (true, true) | (false, false) => {}
+        }
+        discipline
     }
 
     /// Tells of a step where the timeline is not `before` any more.

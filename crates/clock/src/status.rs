@@ -26,17 +26,29 @@ pub(crate) struct State {
 /// A clock's state, shared between the replica and the admin port.
 pub(crate) struct Status {
     id: ClockId,
+    require_sync: bool,
     machine: Arc<dyn Machine>,
     state: Mutex<State>,
 }
 
 impl Status {
-    pub(crate) fn new(id: ClockId, machine: Arc<dyn Machine>, state: State) -> Self {
+    pub(crate) fn new(
+        id: ClockId,
+        require_sync: bool,
+        machine: Arc<dyn Machine>,
+        state: State,
+    ) -> Self {
         Self {
             id,
+            require_sync,
             machine,
             state: Mutex::new(state),
         }
+    }
+
+    /// Whether REQUIRE_SYNC forbids the clock to say anything now.
+    pub(crate) fn is_silenced(&self) -> bool {
+        self.require_sync && !self.state().discipline.synchronized
     }
 
     /// The state, to look at or to change. Nothing is awaited and nothing can panic while it is held.
@@ -56,10 +68,13 @@ impl Health for Status {
     }
 
     fn ready(&self) -> Vec<String> {
-        if self.state().connected {
-            return Vec::new();
-        }
-        vec!["not connected to the bus".to_owned()]
+        let silenced = self.is_silenced();
+        let connected = self.state().connected;
+        let reasons = [
+            (!connected).then_some("not connected to the bus"),
+            silenced.then_some("the host's clock is not disciplined (REQUIRE_SYNC)"),
+        ];
+        reasons.into_iter().flatten().map(str::to_owned).collect()
     }
 
     fn status(&self) -> Value {

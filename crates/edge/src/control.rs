@@ -10,7 +10,7 @@ use std::time::Duration;
 use prometheus::Registry;
 use tickstorm_bus::Bus;
 use tickstorm_service::admin::Health;
-use tickstorm_service::lifecycle::{OpenFiles, raise_open_files};
+use tickstorm_service::lifecycle::{OpenFiles, exit, raise_open_files};
 use tickstorm_service::metrics::RegisterError;
 use tickstorm_timebase::{Clock, Mode, SystemClock, Tick, Timekeeper};
 use tokio::sync::{OnceCell, watch};
@@ -58,6 +58,18 @@ pub enum StartError {
     /// The limit of open files can't be raised, or leaves no room for clients.
     #[error("open files: {0}")]
     OpenFiles(String),
+}
+
+impl StartError {
+    /// The exit code of a process that ends over it.
+    #[must_use]
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Credentials(_) => exit::CONFIG,
+            Self::Listen { .. } | Self::OpenFiles(_) | Self::Shard { .. } => exit::UNAVAILABLE,
+            Self::Metrics(_) => exit::SOFTWARE,
+        }
+    }
 }
 
 /// A running edge.

@@ -2,7 +2,9 @@
 //! start and stop. It knows no other crate of TickStorm, so that each of them can use it.
 
 pub mod admin;
+pub mod daemon;
 pub mod env;
+mod healthcheck;
 pub mod lifecycle;
 pub mod logging;
 pub mod metrics;

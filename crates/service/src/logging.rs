@@ -1,15 +1,27 @@
 //! Logs: one event a line on standard error, which leaves standard output to what `dev` and `tail` print. JSON for machines,
 //! text for people; the level can be changed while the process runs.
 
-use std::{io, time::Duration};
+use std::{
+    future::poll_fn,
+    io,
+    task::{Context, Poll},
+    time::Duration,
+};
 
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    time::timeout,
+};
 use tracing::{Dispatch, subscriber::SetGlobalDefaultError};
 use tracing_subscriber::{
     Registry, filter::LevelFilter, fmt, fmt::MakeWriter, layer::SubscriberExt, reload,
 };
 
+/// How long SIGUSR1 makes debug events be written: time to see what a connection does, too short to fill a disk.
+const DEBUG_TIME: Duration = Duration::from_secs(60);
+
 /// Which log events are written: those at this level and the graver ones.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Level {
     /// A defect, or something that ends the process.
     Error,
@@ -57,6 +69,38 @@ impl LevelHandle {
     pub fn set(&self, level: Level) {
         // It fails only where the subscriber is gone, and then nobody is left to log to.
         let _ = self.0.reload(level);
+    }
+}
+
+/// Catches SIGUSR1 from now on: each one makes debug events be written for a minute, whatever `level` is otherwise. Inside a
+/// runtime; what it gives is to be run there.
+///
+/// # Errors
+/// Where the system lets no handler be installed.
+pub fn debug_on_signal(
+    handle: LevelHandle,
+    level: Level,
+) -> io::Result<impl Future<Output = ()> + Send + 'static> {
+    let mut asked = signal(SignalKind::user_defined1())?;
+    Ok(debug_while_asked(
+        move |cx| asked.poll_recv(cx),
+        handle,
+        level,
+    ))
+}
+
+async fn debug_while_asked(
+    mut asked: impl FnMut(&mut Context<'_>) -> Poll<Option<()>>,
+    handle: LevelHandle,
+    level: Level,
+) {
+    while poll_fn(&mut asked).await.is_some() {
+        handle.set(level.max(Level::Debug));
+        tracing::info!(for_s = DEBUG_TIME.as_secs(), "debug events are written");
+        // Asking again begins the time anew.
+        while let Ok(Some(())) = timeout(DEBUG_TIME, poll_fn(&mut asked)).await {}
+        tracing::info!("debug events end");
+        handle.set(level);
     }
 }
 
@@ -200,6 +244,37 @@ mod tests {
         });
         assert_eq!(lines.len(), 1, "{lines:?}");
         assert!(lines[0].ends_with("during"), "{lines:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn being_asked_gives_debug_events_for_a_minute_after_the_last_time() {
+        let lines = Lines::default();
+        let writer = lines.clone();
+        let (dispatch, handle) = dispatch(Level::Warn, Format::Text, move || writer.clone());
+        let _guard = tracing::dispatcher::set_default(&dispatch);
+        let (ask, mut asked) = tokio::sync::mpsc::unbounded_channel();
+        tokio::spawn(debug_while_asked(
+            move |cx| asked.poll_recv(cx),
+            handle,
+            Level::Warn,
+        ));
+        let after = async |s: u64| {
+            tokio::time::sleep(Duration::from_secs(s)).await;
+            debug!(s, "look");
+        };
+        after(1).await;
+        ask.send(()).unwrap();
+        after(59).await;
+        ask.send(()).unwrap();
+        after(58).await;
+        after(3).await;
+        let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+        let looks: Vec<_> = text
+            .lines()
+            .filter_map(|line| line.split_once("look s="))
+            .map(|(_, s)| s)
+            .collect();
+        assert_eq!(looks, ["59", "58"], "{text}");
     }
 
     #[test]

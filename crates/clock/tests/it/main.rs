@@ -4,6 +4,7 @@ mod announcing;
 mod answering;
 mod health;
 mod machine;
+mod require_sync;
 mod settings;
 
 use std::sync::Arc;
@@ -49,10 +50,15 @@ impl Cluster {
 
     /// Starts a clock whose connection bears its name.
     fn start(&self, id: &str) -> RunningClock {
+        self.start_with(config(id))
+    }
+
+    /// The same with more than a name of its own.
+    fn start_with(&self, config: Config) -> RunningClock {
         let registry = Registry::new();
         let machine = Arc::clone(&self.machine);
-        let link = Arc::new(self.bus.link(id));
-        let replica = Replica::start_on(machine, config(id), link, &registry);
+        let link = Arc::new(self.bus.link(config.id.as_str()));
+        let replica = Replica::start_on(machine, config, link, &registry);
         RunningClock {
             replica: replica.expect("a registry of its own"),
             registry,
@@ -124,6 +130,7 @@ fn config(id: &str) -> Config {
         id: id.parse().expect("a valid id"),
         rank: 7,
         lead: Duration::from_millis(LEAD_MS.unsigned_abs()),
+        require_sync: false,
         skew_ms: 0,
     }
 }

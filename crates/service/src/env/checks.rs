@@ -16,6 +16,8 @@ pub(super) fn run(
 ) {
     let together = |message: String| SettingsError::Together(message);
     errors.extend(heartbeat(settings).map(together));
+    errors.extend(nats_login(settings).map(together));
+    errors.extend(nats_certificate(settings).map(together));
     if groups.contains(&Group::Edge) {
         errors.extend(credentials(settings).map(together));
         errors.extend(previous_password(settings).map(together));
@@ -32,6 +34,28 @@ fn heartbeat(settings: &Settings) -> Option<String> {
             "HEARTBEAT_TIMEOUT={timeout:?} must be greater than HEARTBEAT_INTERVAL={interval:?}"
         )
     })
+}
+
+/// NATS takes one login: of two it would be a guess which one is meant.
+fn nats_login(settings: &Settings) -> Option<String> {
+    let user = settings.look_up(&table::NATS_USER)?;
+    let password = settings.look_up(&table::NATS_PASSWORD)?;
+    let token = settings.look_up(&table::NATS_TOKEN)?;
+    let file = settings.look_up(&table::NATS_CREDS_FILE)?;
+    if user.is_some() != password.is_some() {
+        return Some("NATS_USER and NATS_PASSWORD go together: set both or none".into());
+    }
+    let logins = [user.is_some(), token.is_some(), file.is_some()];
+    (logins.into_iter().filter(|set| *set).count() > 1).then(|| {
+        "NATS_USER, NATS_TOKEN and NATS_CREDS_FILE are three ways to log in: set one of them".into()
+    })
+}
+
+fn nats_certificate(settings: &Settings) -> Option<String> {
+    let certificate = settings.look_up(&table::NATS_CERT_FILE)?;
+    let key = settings.look_up(&table::NATS_KEY_FILE)?;
+    (certificate.is_some() != key.is_some())
+        .then(|| "NATS_CERT_FILE and NATS_KEY_FILE go together: set both or none".into())
 }
 
 fn credentials(settings: &Settings) -> Option<String> {

@@ -25,13 +25,15 @@ pub enum SettingsError {
         /// What would be allowed.
         allowed: String,
     },
-    /// The part that would obey the setting does not exist yet.
-    #[error("{variable}={value}: not built yet in this version: leave it unset{}", or_at(.default))]
-    NotBuilt {
+    /// The part that would obey the setting does not exist yet, or not in this program.
+    #[error("{variable}={value}: {why}: leave it unset{}", or_at(.default))]
+    NotObeyed {
         /// The variable.
         variable: String,
         /// Its value, masked where secret.
         value: String,
+        /// Why nothing obeys it.
+        why: &'static str,
         /// The one value that is accepted, empty where there is none.
         default: &'static str,
     },

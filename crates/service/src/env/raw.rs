@@ -83,6 +83,7 @@ impl Raw {
     pub(super) fn find(
         &mut self,
         setting: &dyn AnySetting,
+        groups: &[Group],
         warnings: &mut Vec<String>,
     ) -> Result<Option<Found>, SettingsError> {
         let about = setting.about();
@@ -95,11 +96,11 @@ impl Raw {
             Some(older) => self.take(older.name, setting)?.map(|text| (older, text)),
             None => None,
         };
-        if !about.built {
+        if !about.is_obeyed(groups) {
             let direct = direct.iter().map(|text| (about.name, text));
             let file = file.iter().map(|(name, path)| (name.as_str(), path));
             let older = older.iter().map(|(older, text)| (older.name, text));
-            return refuse_unbuilt(about, direct.chain(file).chain(older)).map(|()| None);
+            return refuse_all(about, direct.chain(file).chain(older)).map(|()| None);
         }
         let found = match (direct, file) {
             (Some(_), Some((second, _))) => {
@@ -196,16 +197,21 @@ fn take_older(
     })
 }
 
-/// Refuses the first variable of an unbuilt setting that asks for anything but its default.
-fn refuse_unbuilt<'a>(
+/// Refuses the first variable that asks for anything but the default of a setting which nothing here obeys.
+fn refuse_all<'a>(
     about: &About,
     mut set: impl Iterator<Item = (&'a str, &'a Zeroizing<String>)>,
 ) -> Result<(), SettingsError> {
     let default = about.default_text();
     match set.find(|(_, text)| text.as_str() != default) {
-        Some((variable, text)) => Err(SettingsError::NotBuilt {
+        Some((variable, text)) => Err(SettingsError::NotObeyed {
             variable: variable.into(),
             value: about.show(text),
+            why: if about.built {
+                "this program has no NATS"
+            } else {
+                "not built yet in this version"
+            },
             default,
         }),
         None => Ok(()),

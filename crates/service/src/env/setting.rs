@@ -7,6 +7,9 @@ use super::{Settings, Value};
 pub enum Group {
     /// Every daemon.
     Common,
+    /// Daemons that are connected to NATS. Its settings are common ones too: a program that takes the others and has no NATS
+    /// refuses them.
+    Nats,
     /// The clock.
     Clock,
     /// The edge.
@@ -196,6 +199,11 @@ impl<T: Value> AnySetting for Setting<T> {
 impl About {
     pub(super) fn is_in(&self, groups: &[Group]) -> bool {
         self.groups.iter().any(|group| groups.contains(group))
+    }
+
+    /// Whether a program that takes `groups` does what this setting says.
+    pub(super) fn is_obeyed(&self, groups: &[Group]) -> bool {
+        self.built && (!self.groups.contains(&Group::Nats) || groups.contains(&Group::Nats))
     }
 
     pub(super) fn file_name(&self) -> Option<String> {

@@ -90,7 +90,7 @@ impl Settings {
         };
         for setting in table::all().filter(|setting| setting.about().is_in(groups)) {
             let outcome = raw
-                .find(setting, &mut warnings)
+                .find(setting, groups, &mut warnings)
                 .and_then(|found| match found {
                     Some(found) => accept(setting, found),
                     None => settings.preset(setting, groups, defaults),
@@ -109,6 +109,29 @@ impl Settings {
         } else {
             Err(SettingsErrors { errors, warnings })
         }
+    }
+
+    /// The value of `setting` alone in a program that takes `groups`, from this process's environment: whatever is wrong with
+    /// all the others is no concern of who asks a process that runs.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn load_one<T: Value>(
+        setting: &'static Setting<T>,
+        groups: &[Group],
+    ) -> Result<T, SettingsError> {
+        let mut unheard = Vec::new();
+        let alone = Self {
+            loaded: Vec::new(),
+            warnings: Vec::new(),
+        };
+        let found =
+            Raw::read(env::vars_os(), groups, &mut unheard).find(setting, groups, &mut unheard)?;
+        let loaded = match found {
+            Some(found) => accept(setting, found)?,
+            None => alone.preset(setting, groups, &[])?,
+        };
+        Ok(setting.value(loaded.text()).expect("it was accepted"))
     }
 
     /// The value of `setting`.

@@ -8,8 +8,9 @@ mod common;
 mod credentials;
 mod edge;
 mod edge_later;
+mod nats;
 
-pub use self::{clock::*, common::*, credentials::*, edge::*, edge_later::*};
+pub use self::{clock::*, common::*, credentials::*, edge::*, edge_later::*, nats::*};
 
 /// Declares the settings of one group and lists them, so that none can be declared and not listed. A setting's
 /// documentation is its help.
@@ -25,8 +26,9 @@ macro_rules! settings {
 }
 use settings;
 
-const LISTS: [&[&dyn AnySetting]; 8] = [
+const LISTS: [&[&dyn AnySetting]; 9] = [
     COMMON,
+    NATS,
     CLOCK,
     EDGE,
     STREAM_OF_BOTH,

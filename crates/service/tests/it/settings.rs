@@ -15,9 +15,16 @@ use tickstorm_service::{
     logging::{Format, Level},
 };
 
-const ALL: &[Group] = &[Group::Common, Group::Clock, Group::Edge, Group::Client];
+const ALL: &[Group] = &[
+    Group::Common,
+    Group::Nats,
+    Group::Clock,
+    Group::Edge,
+    Group::Client,
+];
 const EDGE: &[Group] = &[Group::Common, Group::Edge];
 const CLOCK: &[Group] = &[Group::Common, Group::Clock];
+const CLOCK_ON_NATS: &[Group] = &[Group::Common, Group::Nats, Group::Clock];
 
 /// What must never be printed.
 const CANARY: &str = "canary-hunter2";
@@ -275,10 +282,9 @@ fn a_setting_that_is_not_built_is_refused_unless_at_its_default() {
 
 #[test]
 fn exactly_the_parts_that_exist_are_built() {
-    let unbuilt = |name: &str| name.starts_with("NATS_") || name.starts_with("TLS_");
+    let unbuilt = |name: &str| name.starts_with("TLS_");
     let others = [
         "OTEL_EXPORTER_OTLP_ENDPOINT",
-        "REQUIRE_SYNC",
         "MAX_CONNECTIONS_PER_IP",
         "MAX_CONNECT_RATE_PER_IP",
         "FD_TABLES",
@@ -294,6 +300,67 @@ fn exactly_the_parts_that_exist_are_built() {
             "{}",
             row.name
         );
+    }
+}
+
+#[test]
+fn a_program_without_nats_refuses_its_settings_and_shows_their_defaults() {
+    let nats = || rows().filter(|row| row.groups.contains(&Group::Nats));
+    assert!(nats().count() > 0);
+    for row in nats() {
+        let error = only_error(try_load(CLOCK, &[(row.name, "nats://elsewhere")]));
+        assert!(error.starts_with(&format!("{}=", row.name)), "{error}");
+        assert!(
+            error.contains("this program has no NATS: leave it unset"),
+            "{error}"
+        );
+        let shown = clock(&[(row.name, row.default)]).check_config();
+        assert!(
+            shown.contains(&format!("{}={} (default)", row.name, row.default)),
+            "{shown}"
+        );
+    }
+    let settings = try_load(CLOCK_ON_NATS, &[("NATS_URL", "nats://elsewhere")]).unwrap();
+    assert_eq!(settings.get(&NATS_URL), "nats://elsewhere");
+}
+
+#[test]
+fn nats_takes_one_login_and_whole_pairs() {
+    for (vars, why) in [
+        (
+            &["NATS_USER"][..],
+            "NATS_USER and NATS_PASSWORD go together",
+        ),
+        (
+            &["NATS_PASSWORD"],
+            "NATS_USER and NATS_PASSWORD go together",
+        ),
+        (
+            &["NATS_USER", "NATS_PASSWORD", "NATS_TOKEN"],
+            "set one of them",
+        ),
+        (&["NATS_TOKEN", "NATS_CREDS_FILE"], "set one of them"),
+        (
+            &["NATS_CERT_FILE"],
+            "NATS_CERT_FILE and NATS_KEY_FILE go together",
+        ),
+        (
+            &["NATS_KEY_FILE"],
+            "NATS_CERT_FILE and NATS_KEY_FILE go together",
+        ),
+    ] {
+        let vars: Vec<_> = vars.iter().map(|name| (*name, CANARY)).collect();
+        let error = only_error(try_load(CLOCK_ON_NATS, &vars));
+        assert!(error.contains(why) && !error.contains(CANARY), "{error}");
+    }
+    for vars in [
+        &["NATS_USER", "NATS_PASSWORD"][..],
+        &["NATS_TOKEN"],
+        &["NATS_CREDS_FILE", "NATS_CA_FILE"],
+        &["NATS_CERT_FILE", "NATS_KEY_FILE"],
+    ] {
+        let vars: Vec<_> = vars.iter().map(|name| (*name, "x")).collect();
+        try_load(CLOCK_ON_NATS, &vars).unwrap();
     }
 }
 
@@ -460,9 +527,15 @@ fn every_twin_of_a_built_setting_is_read() {
     let file = TempFile::with("from the file\n");
     for row in rows().filter(|row| row.built) {
         let Some(twin) = row.file else { continue };
+        let partner = match row.name {
+            "NATS_USER" => Some(("NATS_PASSWORD", "p")),
+            "NATS_PASSWORD" => Some(("NATS_USER", "u")),
+            _ => None,
+        };
         let rest: Vec<_> = [("STREAM_USER", "u"), ("STREAM_PASS", "p")]
             .into_iter()
             .filter(|(name, _)| *name != row.name)
+            .chain(partner)
             .collect();
         let settings = try_load(ALL, &[&[(&*twin, file.path())], &rest[..]].concat()).unwrap();
         let shown = if row.secret { "***" } else { "from the file" };

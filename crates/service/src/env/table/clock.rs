@@ -23,7 +23,7 @@ settings! { CLOCK of [Group::Clock];
     );
     /// Whether the clock is silent while the kernel says that the host's clock is not disciplined.
     REQUIRE_SYNC: bool =
-        Setting::new((), "false", "hosts in containers and virtual machines often can't tell").not_built();
+        Setting::new((), "false", "hosts in containers and virtual machines often can't tell");
     /// Added to the host's clock, for tests and drills.
     CLOCK_SKEW_MS: i64 =
         Setting::new(-86_400_000..=86_400_000, "0", "the truth; up to a day either way for a drill");

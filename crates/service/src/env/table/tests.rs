@@ -3,7 +3,13 @@ use std::collections::HashSet;
 use super::*;
 use crate::env::{Group, Settings, setting::Preset};
 
-const GROUPS: [Group; 4] = [Group::Common, Group::Clock, Group::Edge, Group::Client];
+const GROUPS: [Group; 5] = [
+    Group::Common,
+    Group::Nats,
+    Group::Clock,
+    Group::Edge,
+    Group::Client,
+];
 
 /// What the edge does not start without.
 const LOGIN: [(&str, &str); 2] = [("STREAM_USER", "u"), ("STREAM_PASS", "p")];

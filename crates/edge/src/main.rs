@@ -1,0 +1,75 @@
+//! `tickstorm-edge`: one edge as a daemon, on NATS. What an edge does, the library knows.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tickstorm_bus::{NatsBus, NatsOptions};
+use tickstorm_edge::{Config, Edge};
+use tickstorm_service::daemon::{Daemon, Failure, Process, print_chosen};
+use tickstorm_service::env::{Group, Secret, Settings, table};
+use tickstorm_service::lifecycle::exit;
+
+const DAEMON: Daemon = Daemon {
+    name: "tickstorm-edge",
+    about: "One edge of TickStorm: releases every tick at its authority time to all its clients.",
+    groups: &[Group::Common, Group::Nats, Group::Edge],
+};
+
+/// What the parts have for stopping once no client is left to care for.
+const STOP_TIME_MAX: Duration = Duration::from_secs(2);
+
+fn main() -> ExitCode {
+    DAEMON.main(run)
+}
+
+async fn run(process: Process) -> Result<(), Failure> {
+    let Process {
+        settings,
+        registry,
+        admin,
+        mut signals,
+        tasks,
+    } = process;
+    let config =
+        Config::from_settings(&settings).map_err(|error| Failure::new(exit::CONFIG, error))?;
+    let bus = NatsBus::start(nats(&settings)).map_err(|error| Failure::new(exit::CONFIG, error))?;
+    let bus = Arc::new(bus);
+    let edge = Edge::start(config, Arc::clone(&bus) as _, &registry)
+        .await
+        .map_err(|error| Failure::new(error.exit_code(), error))?;
+    print_chosen(&settings, Some(edge.listen_addr()), admin.local_addr());
+    let admin = admin.with_routes(edge.routes());
+    tasks.spawn(admin.serve(registry, edge.health(), tasks.stopping()));
+    signals.next().await;
+    let ended = async {
+        edge.drain().await;
+        let stopped = async {
+            edge.stop().await;
+            bus.stop().await;
+            // Whatever still runs after that ends with the process.
+            let _ = tasks.stop(STOP_TIME_MAX).await;
+        };
+        let _ = tokio::time::timeout(STOP_TIME_MAX, stopped).await;
+    };
+    tokio::select! {
+        () = ended => Ok(()),
+        _ = signals.next() => Err(Failure::hurried()),
+    }
+}
+
+fn nats(settings: &Settings) -> NatsOptions {
+    let secret = |secret: Option<Secret>| secret.map(|secret| secret.expose().to_owned());
+    NatsOptions {
+        urls: settings.get(&table::NATS_URL),
+        user: settings.get(&table::NATS_USER),
+        password: secret(settings.get(&table::NATS_PASSWORD)),
+        token: secret(settings.get(&table::NATS_TOKEN)),
+        credentials_file: settings.get(&table::NATS_CREDS_FILE),
+        ca_file: settings.get(&table::NATS_CA_FILE),
+        certificate_file: settings.get(&table::NATS_CERT_FILE),
+        key_file: settings.get(&table::NATS_KEY_FILE),
+        subject_prefix: settings.get(&table::NATS_SUBJECT_PREFIX),
+        name: format!("{} {}", DAEMON.name, settings.get(&table::EDGE_ID)),
+    }
+}
