@@ -10,10 +10,7 @@ use tickstorm_timebase::{Mode, Tick};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::control::StartError;
-use crate::shard::{self, Command, Shared, Vitals};
-
-/// What a drain may take even where no time is given for it: everybody's ERROR has to go out and be read.
-const DRAIN_MIN: Duration = Duration::from_secs(1);
+use crate::shard::{self, Command, Shared, TIME_OF_LAST, Vitals};
 
 /// Control's ends of them.
 #[derive(Default)]
@@ -80,7 +77,8 @@ impl Shards {
         self.tell_all(|| Command::Burst(mode, ticks.to_vec()));
     }
 
-    /// Lets each accept nobody any more and close its connections within `over`. Ends when all are closed or the time is over.
+    /// Lets each accept nobody any more and close its connections within `over`. Ends when all are closed or the time is over;
+    /// even where that is nothing, everybody has [`TIME_OF_LAST`] to read the ERROR.
     pub(crate) async fn drain(&self, over: Duration) {
         let mut drained = Vec::new();
         for shard in &self.commands {
@@ -95,7 +93,7 @@ impl Shards {
                 let _ = answer.await;
             }
         };
-        let _ = tokio::time::timeout(over.max(DRAIN_MIN), all).await;
+        let _ = tokio::time::timeout(over.max(TIME_OF_LAST), all).await;
     }
 
     /// To ask them.

@@ -12,9 +12,11 @@ use super::Shard;
 use super::accept::is_of_one_connection;
 use super::closing::LINGER;
 use super::connection::Phase;
-use super::wheel::Key;
+use super::wheel::{Key, TURN};
 use crate::sys::socket::BACKLOG;
 
+/// What the last one closed has of the time: it may take its ERROR as slowly as anybody, and the wheel has to notice.
+pub(crate) const TIME_OF_LAST: Duration = LINGER.saturating_add(TURN.saturating_mul(3));
 /// How often those whose turn has come are closed: a few each time, in between ticks.
 const PACE: Duration = Duration::from_millis(10);
 /// Connections closed in a row before others get their turn.
@@ -63,7 +65,7 @@ impl Shard {
         let keys: Vec<Key> = self.all().iter().map(|connection| connection.key).collect();
         let spread = Spread {
             connections: keys.len(),
-            over: over.saturating_sub(LINGER),
+            over: over.saturating_sub(TIME_OF_LAST),
         };
         let (began, mut closed) = (self.time.mono(), 0);
         while !self.connections.borrow().is_empty() {

@@ -40,6 +40,7 @@ use crate::feed::{Feed, FeedLimits, Leftovers};
 use crate::metrics::Metrics;
 use crate::sys::socket::SocketOptions;
 use connection::Connection;
+pub(crate) use drain::TIME_OF_LAST;
 pub(crate) use listing::{Listed, Order};
 pub(crate) use thread::spawn;
 use time::ShardTime;

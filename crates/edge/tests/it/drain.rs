@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use tickstorm_edge::Config;
 use tickstorm_protocol::message::{DataBatch, ErrorMsg};
-use tickstorm_testkit::{Peer, frame};
+use tickstorm_testkit::{Peer, Socket, frame, poll_until_async};
 use tickstorm_timebase::{Clock, Mode, Mono, SystemClock};
 use tokio::task::JoinSet;
 
+use crate::flow::{Burst, enter};
 use crate::support::{PASSWORD, SOON, TestEdge, USER, config};
 use crate::witness::expect_gapless;
 
@@ -68,7 +69,7 @@ async fn a_thousand_clients_are_sent_elsewhere_spread_over_the_time() {
         (1..1_000).contains(&least) && (4_001..=5_000).contains(&most),
         "{least} to {most}"
     );
-    // Evenly over 4 s: a quarter of them is closed in each of these seconds.
+    // Evenly over some 4 s: about a quarter of them is closed in each of these seconds.
     let before = |ms| {
         let until = began + Duration::from_millis(ms);
         ends.iter().filter(|end| end.at <= until).count()
@@ -86,7 +87,7 @@ async fn a_thousand_clients_are_sent_elsewhere_spread_over_the_time() {
 async fn a_draining_edge_is_not_ready_at_once_and_serves_newcomers_until_the_delay_is_over() {
     let edge = TestEdge::start(Config {
         drain_delay: Duration::from_secs(2),
-        drain_timeout: Duration::from_secs(1),
+        drain_timeout: Duration::from_secs(2),
         ..config()
     })
     .await;
@@ -110,7 +111,7 @@ async fn a_draining_edge_is_not_ready_at_once_and_serves_newcomers_until_the_del
     tokio::join!(edge.edge.drain(), served);
     let refused = tokio::net::TcpStream::connect(edge.addr()).await;
     assert!(refused.is_err(), "nobody listens any more");
-    assert_eq!(health.status()["connections"], 0);
+    poll_until_async("all are gone", SOON, || health.status()["connections"] == 0).await;
     edge.stop().await;
 }
 
@@ -165,5 +166,40 @@ async fn without_time_to_drain_all_are_told_at_once() {
     }
     tokio::time::timeout(SOON, edge.edge.drain()).await.unwrap();
     assert_eq!(clients.join_all().await.len(), 100);
+    edge.stop().await;
+}
+
+#[tokio::test]
+async fn who_does_not_read_holds_up_no_drain_and_gets_no_error_within_a_frame() {
+    let edge = TestEdge::start(Config {
+        write_buffer: 4_096,
+        write_deadline: Duration::from_secs(60),
+        // Who reads has it all only when the other was tried.
+        shards: 1,
+        drain_timeout: Duration::from_secs(2),
+        ..config()
+    })
+    .await;
+    let mut burst = Burst::new();
+    let mut reader = Peer::connect(edge.addr()).await;
+    let mut of_reader = enter(&mut reader, &burst).await;
+    let socket = Socket {
+        receive_buffer: Some(4_096),
+        ..Socket::default()
+    };
+    let mut stalled = Peer::connect_with(edge.addr(), socket).await;
+    let mut of_stalled = enter(&mut stalled, &burst).await;
+    burst.send(&edge.edge, 60_000);
+    of_reader.follow(&mut reader, burst.last()).await;
+    tokio::time::timeout(SOON, edge.edge.drain()).await.unwrap();
+    let health = edge.edge.health();
+    poll_until_async("both are gone", SOON, || {
+        health.status()["connections"] == 0
+    })
+    .await;
+    // It panics at an ERROR.
+    of_stalled.follow_to_end(&mut stalled).await;
+    assert!(of_stalled.last < burst.last(), "{of_stalled:?}");
+    reader.expect_refusal("SERVER_DRAINING").await;
     edge.stop().await;
 }
