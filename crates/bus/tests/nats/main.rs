@@ -1,5 +1,6 @@
 //! The bus on a real NATS, which these tests run in containers.
 
+mod credentials;
 mod exchange;
 mod login;
 mod outage;
