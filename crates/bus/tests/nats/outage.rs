@@ -86,6 +86,30 @@ async fn another_server_of_the_list_takes_over() {
 }
 
 #[tokio::test]
+async fn a_cluster_carries_messages_between_its_servers_and_the_rest_of_it_goes_on_without_one() {
+    let servers = Nats::cluster::<3>();
+    let (clock, mut requests) = clock(&servers[0]).await;
+    let urls = format!("{},{}", servers[1].url(), servers[2].url());
+    let edge = NatsBus::start(NatsOptions {
+        urls,
+        ..options(&servers[1])
+    })
+    .unwrap();
+    let mut ticks = edge.edge_events();
+    announce_until_heard(&clock, &mut ticks, 1_000).await;
+    for (dies, lives) in [(1, 2), (2, 1)] {
+        servers[lives].start();
+        servers[dies].kill();
+        announce_until_heard(&clock, &mut ticks, 2_000).await;
+    }
+    let outcome = timeout(Duration::from_millis(10), requests.next()).await;
+    assert!(
+        outcome.is_err(),
+        "the clock's server never went: {outcome:?}"
+    );
+}
+
+#[tokio::test]
 async fn a_bus_that_is_stopped_sends_nothing_and_says_that_it_is_disconnected() {
     let nats = Nats::run(&[]);
     let (edge, mut events) = edge(&nats).await;
