@@ -13,8 +13,8 @@ Exit codes:
   0   done, or ended by Ctrl-C or a closed pipe
   1   tail: a tick was later than --max-late
   64  the command line is wrong
-  69  the edge can't be reached, the connection ended, or --within was over;
-      dev: an address can't be listened on
+  69  the edge can't be reached at first; with --within: not in that time, or the
+      connection ended; dev: an address can't be listened on
   70  a defect of the program
   74  the output can't be written
   76  one side broke the protocol

@@ -1,4 +1,4 @@
-//! `tickstorm tail`: ticks of one edge as they come, for a person to look at or for a probe to judge.
+//! `tickstorm tail`: ticks of an edge as they come, for a person to look at or for a probe to judge.
 
 use std::cell::{Cell, RefCell};
 use std::future::pending;
@@ -24,6 +24,12 @@ known. After five ticks or more the end says, on standard error, how late they w
 With --json: epoch_ms, mode (second, minute), quality (normal, holdover, replay),
 late_us and error_us (microseconds, null while authority time is not known), edge_id.
 
+When the connection ends another is made, at the next --addr, and ticks go on after the
+last one; standard error says so, and tells of gaps. With --within this is a probe, and
+the end of its connection its own. The first connection is tried once at each --addr.
+
+With --ahead, how late a tick is released, not read, is what is shown and judged.
+
 Not judged by --max-late are REPLAY, which is late by its nature, and ticks that come
 before authority time is known.
 
@@ -36,6 +42,9 @@ Environment:
 Examples:
   tickstorm tail                            the ticks of `tickstorm dev`
   tickstorm tail --addr edge.example:8080   another edge's
+  tickstorm tail --addr edge-0:8080 --addr edge-1:8080
+                                            one stream from whichever is there
+  tickstorm tail --ahead --count 100        released by this machine, and how exactly
   tickstorm tail --mode minute --json       minutes, for programs
   tickstorm tail --resume-after 1770091506000
                                             first what was missed since then
@@ -48,22 +57,25 @@ Examples:
 #[derive(Debug, clap::Args)]
 #[command(after_help = AFTER_HELP)]
 pub(crate) struct Tail {
-    /// The edge's address.
+    /// The edge's address. Given more than once, the next is gone to after each failure.
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:8080", value_parser = address)]
-    addr: String,
+    addr: Vec<String>,
     /// The user's name.
     #[arg(long)]
     user: Option<String>,
     /// Which ticks.
     #[arg(long, value_enum, default_value_t = ModeName::Second)]
     mode: ModeName,
+    /// Take ticks 800 ms ahead, and release each at its time by this machine's estimate of authority time.
+    #[arg(long)]
+    ahead: bool,
     /// First the ticks after this epoch_ms that have already been, as REPLAY.
     #[arg(long, value_name = "MS", allow_negative_numbers = true)]
     resume_after: Option<i64>,
     /// End after N ticks; with --max-late, after N that could be judged.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     count: Option<u64>,
-    /// Fail unless the ticks of --count, or the first, have come within this time (500ms, 5s, 2m).
+    /// Fail unless the ticks of --count, or the first, have come within this time (500ms, 5s, 2m), or when the connection ends.
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     within: Option<Duration>,
     /// Fail at a tick that is later than this.
@@ -125,10 +137,14 @@ impl Tail {
             eprintln!("tickstorm: warning: {warning}");
         }
         let credentials = Credentials::from_settings(&settings, self.user.as_deref())?;
+        let (first, others) = self.addr.split_first().expect("--addr has a default");
+        let addresses = others.iter().fold(Options::new(first), Options::or_at);
         let options = credentials
-            .put_into(Options::new(&self.addr))
+            .put_into(addresses)
             .client_id("tickstorm tail")
             .exact_time()
+            .ahead(self.ahead)
+            .reconnect(self.within.is_none())
             .mode(match self.mode {
                 ModeName::Second => Mode::Second,
                 ModeName::Minute => Mode::Minute,

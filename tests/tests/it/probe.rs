@@ -108,10 +108,11 @@ async fn an_edge_that_says_nothing_exits_69_when_the_time_is_over() {
 }
 
 #[tokio::test]
-async fn an_edge_that_ends_exits_69() {
+async fn the_end_of_a_probes_connection_exits_69() {
     let mut dev = Dev::on_ports_of_its_own().await;
     let addr = dev.clients.to_string();
-    let mut following = crate::tickstorm::Running::start(tickstorm(&["tail", "--addr", &addr]));
+    let probe = tickstorm(&["tail", "--addr", &addr, "--within", "25s"]);
+    let mut following = crate::tickstorm::Running::start(probe);
     following.line().await;
     dev.process
         .end_with(nix::sys::signal::Signal::SIGTERM)
@@ -155,7 +156,7 @@ async fn a_wrong_command_line_exits_64() {
     for args in [
         &[][..],
         &["bench"],
-        &["tail", "--ahead"],
+        &["tail", "--tls"],
         &["tail", "--count", "many"],
         &["tail", "--addr", "127.0.0.1"],
         &["dev", "now"],
@@ -199,7 +200,7 @@ async fn help_tells_of_exit_codes_and_examples_and_of_nothing_that_is_not_there(
         "{ended:?}"
     );
     assert!(
-        !ended.stdout.contains("--ahead") && !ended.stdout.contains("--tls"),
+        ended.stdout.contains("--ahead") && !ended.stdout.contains("--tls"),
         "{ended:?}"
     );
 }
