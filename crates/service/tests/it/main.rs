@@ -6,5 +6,6 @@
 )]
 
 mod admin;
+mod documents;
 mod lifecycle;
 mod settings;
