@@ -92,6 +92,7 @@ fn reasons() -> Vec<CloseReason> {
         CloseReason::ClientClosed,
         CloseReason::HealthCheck,
         CloseReason::ConnectionLost,
+        CloseReason::Operator,
         CloseReason::Shutdown,
     ]
 }
