@@ -64,6 +64,13 @@ impl Dev {
         Self::start(dev()).await
     }
 
+    /// Another one where one was before.
+    pub(crate) async fn on_port(clients: SocketAddr) -> Self {
+        let mut command = dev();
+        command.env("LISTEN_ADDR", clients.to_string());
+        Self::start(command).await
+    }
+
     /// The epoch_ms of the next tick that it prints.
     async fn tick(&mut self) -> i64 {
         let line = self.process.line().await;
