@@ -1,7 +1,7 @@
-//! End to end: the real `tickstorm` over real sockets, judged by what it prints and how it exits.
+//! End to end: the real programs over real sockets, judged by what they print and how they exit.
 #![expect(clippy::unwrap_used, reason = "a test that can't go on has failed")]
 
+mod daemon;
 mod dev;
-mod follow;
 mod probe;
 mod tickstorm;

@@ -16,7 +16,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A `tickstorm` with these arguments, and nothing in its environment but what the test sets.
 pub(crate) fn tickstorm(args: &[&str]) -> Command {
-    let mut command = Command::new(binary());
+    let mut command = Command::new(binary("tickstorm"));
     command
         .args(args)
         .env_clear()
@@ -110,10 +110,10 @@ impl Running {
     }
 }
 
-/// The binary, built from what is checked out, beside this test's own: same target directory, same profile.
-fn binary() -> &'static Path {
-    static BINARY: OnceLock<PathBuf> = OnceLock::new();
-    BINARY.get_or_init(|| {
+/// A binary, built from what is checked out, beside this test's own: same target directory, same profile.
+pub(crate) fn binary(name: &str) -> PathBuf {
+    static PROFILE_DIR: OnceLock<PathBuf> = OnceLock::new();
+    let profile_dir = PROFILE_DIR.get_or_init(|| {
         let test = std::env::current_exe().unwrap();
         let profile_dir = test
             .parent()
@@ -127,19 +127,16 @@ fn binary() -> &'static Path {
         };
         let built = StdCommand::new(env!("CARGO"))
             .current_dir(env!("CARGO_MANIFEST_DIR"))
-            .args([
-                "build",
-                "--quiet",
-                "--package",
-                "tickstorm-cli",
-                "--profile",
-                profile,
-            ])
+            .args(["build", "--quiet", "--bins", "--profile", profile])
+            .args(["--package", "tickstorm-cli"])
+            .args(["--package", "tickstorm-clock"])
+            .args(["--package", "tickstorm-edge"])
             .arg("--target-dir")
             .arg(target_dir)
             .status()
             .unwrap();
-        assert!(built.success(), "tickstorm can't be built");
-        profile_dir.join("tickstorm")
-    })
+        assert!(built.success(), "the binaries can't be built");
+        profile_dir.to_owned()
+    });
+    profile_dir.join(name)
 }
