@@ -3,5 +3,6 @@
 
 mod daemon;
 mod dev;
+mod follow;
 mod probe;
 mod tickstorm;
