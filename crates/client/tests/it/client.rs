@@ -254,6 +254,20 @@ async fn an_edge_that_falls_silent_is_given_up_after_its_heartbeat_timeout() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_pause_of_the_clients_own_machine_is_no_silence_of_the_edge() {
+    let (mut ticks, mut edge) = subscribed(0).await;
+    let next = tokio::spawn(async move { tick(&mut ticks).await });
+    tokio::task::yield_now().await;
+    let began = Instant::now();
+    tokio::time::advance(Duration::from_secs(60)).await;
+    tokio::task::yield_now().await;
+    edge.ticks([1_000]).await;
+    let tick = next.await.expect("the connection goes on");
+    assert_eq!(tick.epoch, epoch(1_000));
+    assert_eq!(began.elapsed().as_secs(), 60);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_client_that_takes_no_ticks_keeps_its_connection_and_loses_none() {
     let (mut ticks, mut edge) = subscribed(0).await;
     let epochs_ms = |batch: i64| (1..=500).map(move |i| (batch * 500 + i) * 1_000);

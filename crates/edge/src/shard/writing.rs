@@ -46,10 +46,11 @@ enum Readiness {
 impl Shard {
     /// Sends control frames: at once, or behind what the socket has not taken yet. Gives the buffer back for the next.
     pub(super) fn send_control(self: &Rc<Self>, connection: &Rc<Connection>, mut frames: Vec<u8>) {
-        let mut state = connection.state.borrow_mut();
         if frames.is_empty() {
-            // A refusal that nothing came before.
-        } else if let Some(outbox) = state.outbox.as_mut() {
+            return;
+        }
+        let mut state = connection.state.borrow_mut();
+        if let Some(outbox) = state.outbox.as_mut() {
             outbox.push_control(&frames);
         } else {
             match socket::transmit(connection.stream.as_raw_fd(), &frames) {
