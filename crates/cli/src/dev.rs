@@ -136,6 +136,7 @@ impl System {
             .map_err(|error| Failure::new(error.exit_code(), error))?;
         let (tasks, admin_addr) = (Lifecycle::new(), admin.local_addr());
         let health = Arc::new(Both::new(clock.health(), edge.health()));
+        let admin = admin.with_routes(edge.routes());
         tasks.spawn(admin.serve(registry, health, tasks.stopping()));
         Ok(Self {
             clock,
