@@ -7,18 +7,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::Value;
-use tickstorm_bus::MemoryBus;
 use tickstorm_client::Options;
 use tickstorm_clock::Replica;
 use tickstorm_edge::Edge;
 use tickstorm_service::admin::{Admin, Health, Parts, reachable};
+use tickstorm_service::daemon::log_listening;
 use tickstorm_service::env::{Group, Settings, Source, table};
 use tickstorm_service::lifecycle::{Lifecycle, Signals, exit};
-use tickstorm_service::{logging, metrics};
+use tickstorm_service::logging::{self, Logs};
+use tickstorm_service::metrics;
 
 use crate::credentials::{self, Credentials};
 use crate::exit::Failure;
 use crate::follow::{Format, follow, print};
+use crate::pair::Pair;
 
 /// What a person at a terminal wants, beside credentials: nobody else's machine can reach it, and logs are readable.
 const DEFAULTS: [(&str, &str); 3] = [
@@ -68,7 +70,7 @@ impl Dev {
             }
             return print(settings.check_config().trim_end()).map(drop);
         }
-        logging::init(
+        let logs = logging::init(
             settings.get(&table::LOG_LEVEL),
             settings.get(&table::LOG_FORMAT),
         )
@@ -80,7 +82,7 @@ impl Dev {
             .enable_all()
             .build()
             .map_err(|error| Failure::new(exit::SOFTWARE, error))?;
-        let outcome = runtime.block_on(run(&settings));
+        let outcome = runtime.block_on(run(&settings, &logs));
         // Nothing that hangs holds up the process's end.
         runtime.shutdown_background();
         outcome
@@ -99,10 +101,10 @@ fn settings() -> Result<Settings, Failure> {
     }
 }
 
-async fn run(settings: &Settings) -> Result<(), Failure> {
+async fn run(settings: &Settings, logs: &Logs) -> Result<(), Failure> {
     let mut signals = Signals::catch().map_err(|error| Failure::new(exit::SOFTWARE, error))?;
     let credentials = Credentials::from_settings(settings, None)?;
-    let system = System::start(settings).await?;
+    let system = System::start(settings, logs).await?;
     let outcome = tokio::select! {
         _ = signals.next() => Ok(()),
         outcome = system.show(settings, &credentials) => outcome,
@@ -120,24 +122,25 @@ struct System {
 }
 
 impl System {
-    async fn start(settings: &Settings) -> Result<Self, Failure> {
-        let wrong = |error| Failure::new(exit::CONFIG, error);
-        let clock_config = tickstorm_clock::Config::from_settings(settings).map_err(wrong)?;
-        let edge_config = tickstorm_edge::Config::from_settings(settings).map_err(wrong)?;
+    async fn start(settings: &Settings, logs: &Logs) -> Result<Self, Failure> {
+        let pair = Pair::from_settings(settings)?;
         let registry = metrics::registry().map_err(|error| Failure::new(exit::SOFTWARE, error))?;
+        let count_dropped_lines = logs
+            .count_dropped(&registry)
+            .map_err(|error| Failure::new(exit::SOFTWARE, error))?;
         let admin = Admin::bind(settings.get(&table::ADMIN_ADDR))
             .await
             .map_err(|error| Failure::new(exit::UNAVAILABLE, error))?;
-        let bus = MemoryBus::new();
-        let clock = Replica::start(clock_config, Arc::new(bus.link("clock")), &registry)
-            .map_err(|error| Failure::new(exit::SOFTWARE, error))?;
-        let edge = Edge::start(edge_config, Arc::new(bus.link("edge")), &registry)
-            .await
-            .map_err(|error| Failure::new(error.exit_code(), error))?;
+        let (clock, edge) = pair.start(&registry).await?;
         let (tasks, admin_addr) = (Lifecycle::new(), admin.local_addr());
+        log_listening(Some(edge.listen_addr()), admin_addr);
         let health = Arc::new(Both::new(clock.health(), edge.health()));
         let admin = admin.with_routes(edge.routes());
         tasks.spawn(admin.serve(registry, health, tasks.stopping()));
+        let stop = tasks.stopping();
+        tasks.spawn(async move {
+            stop.run_until_cancelled(count_dropped_lines).await;
+        });
         Ok(Self {
             clock,
             edge,

@@ -7,16 +7,21 @@ use tickstorm_service::lifecycle::exit;
 /// Standard output can't be written to: EX_IOERR of sysexits.h.
 pub(crate) const OUTPUT: u8 = 74;
 
+/// What was measured says nothing, and may say something another time: EX_TEMPFAIL of sysexits.h.
+pub(crate) const VOID: u8 = 75;
+
 /// What `--help` says about exit codes: those of every command.
 pub(crate) const EXIT_CODES: &str = "\
 Exit codes:
   0   done, or ended by Ctrl-C or a closed pipe
-  1   tail: a tick was later than --max-late
+  1   tail: a tick was later than --max-late; bench: the edge did not do what it
+      promises (a tick lost, twice, early …)
   64  the command line is wrong
   69  the edge can't be reached at first; with --within: not in that time, or the
       connection ended; dev: an address can't be listened on
   70  a defect of the program
   74  the output can't be written
+  75  bench: the figures are void, since the load generator was the bottleneck
   76  one side broke the protocol
   77  the edge refused: wrong credentials, an impossible subscription, no room
   78  a setting in the environment is wrong";
@@ -42,6 +47,13 @@ impl Failure {
     /// Ends with `code` because of what `text` says.
     pub(crate) fn said(code: u8, text: String) -> Self {
         Self::new(code, anyhow::Error::msg(text))
+    }
+}
+
+/// What else keeps a command from going on: that the other side is not there (any more).
+impl From<anyhow::Error> for Failure {
+    fn from(error: anyhow::Error) -> Self {
+        Self::new(exit::UNAVAILABLE, error)
     }
 }
 

@@ -1,10 +1,12 @@
 //! `tickstorm`, the command for people. Here stands what commands there are and how they end; what each does, its module knows.
 
+mod bench;
 mod credentials;
 mod dev;
 mod exit;
 mod follow;
 mod line;
+mod pair;
 mod summary;
 mod tail;
 
@@ -27,6 +29,9 @@ struct Cli {
 enum Command {
     Dev(dev::Dev),
     Tail(tail::Tail),
+    Bench(bench::Bench),
+    #[command(hide = true)]
+    BenchEdge(bench::BenchEdge),
 }
 
 fn main() -> ExitCode {
@@ -42,6 +47,8 @@ fn main() -> ExitCode {
     let outcome = match cli.command {
         Command::Dev(dev) => dev.run(),
         Command::Tail(tail) => tail.run(),
+        Command::Bench(bench) => bench.run(),
+        Command::BenchEdge(edge) => edge.run(),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

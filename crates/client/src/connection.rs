@@ -22,6 +22,9 @@ use crate::options::{Credentials, Options};
 
 /// From the first byte to the answer to AUTH. An edge may hold back a refusal for up to 5 s.
 const AUTH_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long an edge may leave SUBSCRIBE unanswered, since it does not know the time, where another could serve: more than the
+/// 5 s after which a starting edge that hears any clock has chosen.
+const TIMELESS_MAX: Duration = Duration::from_secs(8);
 /// An edge that is silent for less is not given up, however short the heartbeat timeout that it told.
 const SILENCE_MIN: Duration = Duration::from_secs(5);
 /// A wait that ends so much too late shows that this machine itself stood still: that was no silence of the edge's.
@@ -66,10 +69,12 @@ pub(crate) struct Subscribed<S> {
 }
 
 impl<S: AsyncRead + AsyncWrite> Connection<S> {
-    /// Authenticates and subscribes over a socket that is connected. Waits as long as the edge lives and doesn't know the time.
+    /// Authenticates and subscribes over a socket that is connected. An edge that lives and doesn't know the time is waited for:
+    /// the only one without a bound, one of several for [`TIMELESS_MAX`].
     pub(crate) async fn subscribe(
         socket: S,
         clock: SharedClock,
+        session: ClientSession,
         options: &Options,
         resume_after: Option<Epoch>,
         estimator: watch::Sender<Estimator>,
@@ -80,11 +85,7 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
             writer,
             read_at: clock.now(),
             clock,
-            session: if options.exact_time {
-                ClientSession::new().with_exact_time()
-            } else {
-                ClientSession::new()
-            },
+            session,
             estimator,
             input: BytesMut::new(),
             output: Vec::new(),
@@ -109,7 +110,14 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
                 silence: AUTH_TIMEOUT,
             }))?;
         connection.silence_max = welcome.heartbeat_timeout.max(SILENCE_MIN);
-        let start = connection.subscribed().await?;
+        let patience = if options.addresses.len() > 1 {
+            TIMELESS_MAX
+        } else {
+            Duration::MAX
+        };
+        let start = timeout(patience, connection.subscribed())
+            .await
+            .unwrap_or(Err(Error::Timeless { waited: patience }))?;
         Ok(Subscribed {
             connection,
             welcome,

@@ -31,6 +31,12 @@ pub enum Error {
         /// What the system said; none at an orderly end of file.
         source: Option<io::Error>,
     },
+    /// The edge does not know the time, and another may.
+    #[error("the edge did not know the time for {waited:?}")]
+    Timeless {
+        /// How long it was waited for.
+        waited: Duration,
+    },
     /// The edge kept silent for too long.
     #[error("the edge sent {awaited} for {silence:?}")]
     Timeout {
@@ -46,7 +52,7 @@ impl Error {
     #[must_use]
     pub fn come_back(&self) -> Return {
         match self {
-            Self::Connect { .. } => Return::Elsewhere,
+            Self::Connect { .. } | Self::Timeless { .. } => Return::Elsewhere,
             Self::Refused(refusal) => refusal.come_back(),
             Self::Protocol(broken) => broken.come_back(),
             Self::Closed { .. } | Self::Timeout { .. } => Return::AtOnce,
@@ -60,6 +66,7 @@ impl Error {
             Self::Connect { .. }
             | Self::Protocol(_)
             | Self::Closed { .. }
+            | Self::Timeless { .. }
             | Self::Timeout { .. } => Duration::ZERO,
         }
     }

@@ -88,8 +88,9 @@ impl Tick {
 /// Connects to an edge, authenticates and subscribes. Must be called within a tokio runtime.
 ///
 /// The first connection comes about or fails at once: each address is tried one time. Later ones are made again and again, as
-/// [`Event::Reconnecting`] says, unless [`Options::reconnect`] is off. An edge that doesn't know the time yet answers when it does:
-/// bound the wait where that matters.
+/// [`Event::Reconnecting`] says, unless [`Options::reconnect`] is off. An edge that doesn't know the time yet answers when it does: the
+/// only one is waited for, one of several for 8 s, and then the next is tried, round and round until one knows it. Bound
+/// the wait where that matters.
 ///
 /// # Errors
 /// Whatever kept the subscription from beginning, at the address that was tried last.

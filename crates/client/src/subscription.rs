@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tickstorm_protocol::code::{ErrorCode, Return};
+use tickstorm_protocol::session::client::ClientSession;
 use tokio::sync::{mpsc, watch};
 use tokio::time::sleep;
 
@@ -33,6 +34,8 @@ pub(crate) struct Subscription<D, C> {
     backoff: Backoff,
     /// Into the options' addresses.
     address: usize,
+    /// An edge has said that this client sends too many frames.
+    sparing: bool,
 }
 
 /// Nobody takes events any more.
@@ -47,6 +50,7 @@ impl<D: Dial, C: Timer> Subscription<D, C> {
             resume: Resume::new(options.mode, options.resume_after),
             backoff: Backoff::new(),
             address: 0,
+            sparing: false,
             options,
         }
     }
@@ -56,15 +60,23 @@ impl<D: Dial, C: Timer> Subscription<D, C> {
         self.estimator.subscribe()
     }
 
-    /// The first connection: each address is tried once, without waiting, until one answers or refuses for good.
+    /// The first connection: each address is tried, without a pause, until one answers or refuses for good. Once round is enough,
+    /// unless an edge was found that does not know the time yet: then round again, until one knows it.
     pub(crate) async fn begin(&mut self) -> Result<Subscribed<D::Socket>, Error> {
-        for _ in 1..self.options.addresses.len() {
-            match self.connect().await {
-                Err(error) if error.come_back() != Return::No => self.turn(),
-                outcome => return outcome,
+        loop {
+            let (mut is_timeless, mut last) = (false, None);
+            for _ in 0..self.options.addresses.len() {
+                match self.connect().await {
+                    Err(Error::Timeless { .. }) => is_timeless = true,
+                    Err(error) if error.come_back() != Return::No => last = Some(error),
+                    outcome => return outcome,
+                }
+                self.turn();
+            }
+            if let (false, Some(error)) = (is_timeless, last) {
+                return Err(error);
             }
         }
-        self.connect().await
     }
 
     /// Follows `connection`, and those that come after it, for as long as anybody wants events.
@@ -167,7 +179,8 @@ impl<D: Dial, C: Timer> Subscription<D, C> {
         events: &Events,
     ) -> Result<(), Unwanted> {
         let come_back = self.resume.handle_end(why.come_back());
-        if is_step(&why) {
+        self.sparing |= is_told(&why, ErrorCode::RateLimited);
+        if is_told(&why, ErrorCode::TimeStepped) {
             self.estimator.send_modify(Estimator::clear);
         }
         self.turn();
@@ -202,6 +215,7 @@ impl<D: Dial, C: Timer> Subscription<D, C> {
         let subscribed = Connection::subscribe(
             socket,
             Arc::clone(&self.clock) as _,
+            self.session(),
             &self.options,
             self.resume.point(),
             self.estimator.clone(),
@@ -209,6 +223,17 @@ impl<D: Dial, C: Timer> Subscription<D, C> {
         .await?;
         self.resume.handle_start(subscribed.start);
         Ok(subscribed)
+    }
+
+    fn session(&self) -> ClientSession {
+        let mut session = ClientSession::new();
+        if self.options.exact_time {
+            session = session.with_exact_time();
+        }
+        if self.sparing {
+            session = session.sparing();
+        }
+        session
     }
 
     fn address(&self) -> &str {
@@ -225,7 +250,7 @@ async fn tell(events: &Events, item: Result<Event, Error>) -> Result<(), Unwante
     events.send(item).await.map_err(|_| Unwanted)
 }
 
-/// Whether authority time itself went back.
-fn is_step(error: &Error) -> bool {
-    matches!(error, Error::Refused(refusal) if refusal.code == Ok(ErrorCode::TimeStepped))
+/// Whether an edge said `code`.
+fn is_told(error: &Error, code: ErrorCode) -> bool {
+    matches!(error, Error::Refused(refusal) if refusal.code == Ok(code))
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tickstorm_bus::{NatsBus, NatsOptions};
 use tickstorm_clock::{Config, Replica};
-use tickstorm_service::daemon::{Daemon, Failure, Process, print_chosen};
+use tickstorm_service::daemon::{Daemon, Failure, Process, say_listening};
 use tickstorm_service::env::{Group, Secret, Settings, table};
 use tickstorm_service::lifecycle::exit;
 
@@ -37,7 +37,7 @@ async fn run(process: Process) -> Result<(), Failure> {
     let bus = Arc::new(bus);
     let clock = Replica::start(config, Arc::clone(&bus) as _, &registry)
         .map_err(|error| Failure::new(exit::SOFTWARE, error))?;
-    print_chosen(&settings, None, admin.local_addr());
+    say_listening(&settings, None, admin.local_addr());
     tasks.spawn(admin.serve(registry, clock.health(), tasks.stopping()));
     signals.next().await;
     let stopped = async {

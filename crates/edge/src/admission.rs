@@ -16,7 +16,7 @@ use tokio::sync::futures::Notified;
 pub(crate) use attempts::{Address, Answer, Attempts, Authenticated};
 
 /// Connections over the limit that may linger at once, to be told SERVER_FULL; any more are closed without a word.
-const OVERFLOW_MAX: usize = 128;
+pub(crate) const OVERFLOW_MAX: usize = 128;
 /// A handshake younger than this is never closed for another's sake.
 const HANDSHAKE_GRACE: Duration = Duration::from_secs(1);
 
@@ -119,16 +119,21 @@ impl Admission {
 
     /// A place for one more connection; none where MAX_CONNECTIONS and the overflow are used up.
     pub(crate) fn enter(self: &Arc<Self>) -> Option<Permit> {
-        let overflow = !take(&self.connections, self.connections_max);
-        if overflow && !take(&self.overflow, OVERFLOW_MAX) {
-            return None;
+        if !take(&self.connections, self.connections_max) {
+            return self.enter_overflow();
         }
-        if !overflow {
-            self.shown.inc();
-        }
+        self.shown.inc();
         Some(Permit {
             admission: Arc::clone(self),
-            overflow,
+            overflow: false,
+        })
+    }
+
+    /// A place to be told SERVER_FULL, whatever room there is; none where too many are being told.
+    pub(crate) fn enter_overflow(self: &Arc<Self>) -> Option<Permit> {
+        take(&self.overflow, OVERFLOW_MAX).then(|| Permit {
+            admission: Arc::clone(self),
+            overflow: true,
         })
     }
 

@@ -1,9 +1,11 @@
 //! An edge's own settings as its library needs them.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::time::Duration;
 
-use tickstorm_service::env::{Settings, table};
+use tickstorm_service::env::{Secret, Settings, table};
+use tickstorm_service::open_files::Tables;
 use tickstorm_timebase::{ClockId, InvalidClockId, TimekeeperConfig};
 
 use crate::auth::{Source, Sources};
@@ -59,6 +61,8 @@ pub struct Config {
     pub write_buffer: usize,
     /// SHARDS.
     pub shards: usize,
+    /// FD_TABLES.
+    pub fd_tables: Tables,
     /// DRAIN_DELAY.
     pub drain_delay: Duration,
     /// DRAIN_TIMEOUT.
@@ -105,6 +109,7 @@ impl Config {
             read_buffer: settings.get(&table::TCP_READ_BUFFER_SIZE),
             write_buffer: settings.get(&table::TCP_WRITE_BUFFER_SIZE),
             shards: settings.get(&table::SHARDS),
+            fd_tables: settings.get(&table::FD_TABLES),
             drain_delay: settings.get(&table::DRAIN_DELAY),
             drain_timeout: settings.get(&table::DRAIN_TIMEOUT),
         })
@@ -142,23 +147,19 @@ impl Config {
 }
 
 fn sources(settings: &Settings) -> Sources {
-    let file = |path: Option<&std::path::Path>| path.map(std::path::Path::to_owned);
+    let source = |value, file: Option<&Path>| Source {
+        value,
+        file: file.map(Path::to_owned),
+    };
+    let secret = |setting| {
+        let value = settings.get(setting)?;
+        Some(source(value, settings.file_of(setting)))
+    };
     let user = settings.get(&table::STREAM_USER);
     Sources {
-        user: user.map(|user| Source {
-            value: tickstorm_service::env::Secret::new(user),
-            file: file(settings.file_of(&table::STREAM_USER)),
-        }),
-        password: settings.get(&table::STREAM_PASS).map(|value| Source {
-            value,
-            file: file(settings.file_of(&table::STREAM_PASS)),
-        }),
-        previous: settings
-            .get(&table::STREAM_PASS_PREVIOUS)
-            .map(|value| Source {
-                value,
-                file: file(settings.file_of(&table::STREAM_PASS_PREVIOUS)),
-            }),
+        user: user.map(|user| source(Secret::new(user), settings.file_of(&table::STREAM_USER))),
+        password: secret(&table::STREAM_PASS),
+        previous: secret(&table::STREAM_PASS_PREVIOUS),
         tokens: settings.get(&table::STREAM_TOKENS_FILE),
     }
 }

@@ -12,6 +12,7 @@ use tickstorm_bus::Bus;
 use tickstorm_service::admin::Health;
 use tickstorm_service::lifecycle::{OpenFiles, exit, raise_open_files};
 use tickstorm_service::metrics::RegisterError;
+use tickstorm_service::open_files::{self, Tables, TooFewShards};
 use tickstorm_timebase::{Clock, Mode, SystemClock, Tick, Timekeeper};
 use tokio::sync::{OnceCell, watch};
 use tokio_util::task::TaskTracker;
@@ -22,13 +23,11 @@ use crate::config::Config;
 use crate::connections;
 use crate::health::EdgeHealth;
 use crate::metrics::Metrics;
-use crate::shard::Shared;
+use crate::open_files::OpenFiles as Counted;
+use crate::shard::{Shared, Work};
 use crate::shards::Shards;
 use crate::sys::socket;
 use crate::timekeeper::{Driver, View};
-
-/// Open files that are no clients' connections: listeners, runtimes, timers, the admin port, NATS, files read again.
-const FILES_RESERVED: u64 = 256;
 
 /// Why an edge can't start.
 #[derive(Debug, thiserror::Error)]
@@ -58,6 +57,15 @@ pub enum StartError {
     /// The limit of open files can't be raised, or leaves no room for clients.
     #[error("open files: {0}")]
     OpenFiles(String),
+    /// Shards' tables of open files have no room for MAX_CONNECTIONS.
+    #[error(transparent)]
+    TooFewShards(#[from] TooFewShards),
+    /// A shard can't have a table of open files of its own.
+    #[error(
+        "FD_TABLES=per-shard: the system lets no thread have a table of open files of its own ({0}); in a container its seccomp \
+         profile has to allow unshare"
+    )]
+    Separate(io::Error),
 }
 
 impl StartError {
@@ -65,8 +73,10 @@ impl StartError {
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Credentials(_) => exit::CONFIG,
-            Self::Listen { .. } | Self::OpenFiles(_) | Self::Shard { .. } => exit::UNAVAILABLE,
+            Self::Credentials(_) | Self::TooFewShards(_) => exit::CONFIG,
+            Self::Listen { .. } | Self::OpenFiles(_) | Self::Separate(_) | Self::Shard { .. } => {
+                exit::UNAVAILABLE
+            }
             Self::Metrics(_) => exit::SOFTWARE,
         }
     }
@@ -85,7 +95,8 @@ pub struct Edge {
 }
 
 impl Edge {
-    /// Starts an edge in the runtime that this is called in, with threads of its own for its shards.
+    /// Starts an edge in the runtime that this is called in, with threads of its own for its shards. With per-shard tables of open
+    /// files, everything that waits for the edge has to run in this runtime, too: a shard could not wake a younger one.
     ///
     /// # Errors
     /// Where something that it needs can't be had; nothing of it runs on then.
@@ -94,8 +105,10 @@ impl Edge {
         bus: Arc<dyn Bus>,
         registry: &Registry,
     ) -> Result<Self, StartError> {
-        let connections_max = connections_max(config.connections_max)?;
+        let limit = raise_limit()?;
+        let connections_max = connections_max(&config, limit)?;
         let metrics = Metrics::register(registry)?;
+        let counted = Counted::register(registry, limit)?;
         let (say_credentials, credentials) =
             watch::channel(Credentials::load(&config.credentials)?);
         let (say_authority, authority) = watch::channel(None);
@@ -113,19 +126,7 @@ impl Edge {
             authority: authority.clone(),
             credentials,
         };
-        let listen = |error| StartError::Listen {
-            addr: config.listen_addr,
-            error,
-        };
-        socket::check_free(config.listen_addr).map_err(listen)?;
-        let shards = Shards::start(config.shards, &shared).await?;
-        let listen_addr = match shards.listen(config.listen_addr).await {
-            Ok(addr) => addr,
-            Err(error) => {
-                shards.stop().await;
-                return Err(listen(error));
-            }
-        };
+        let (shards, listen_addr) = start_shards(&config, &shared, limit, &counted).await?;
         let health = Arc::new(EdgeHealth {
             id: config.id.clone(),
             listen_addr,
@@ -152,9 +153,9 @@ impl Edge {
         let timekeeper = Timekeeper::new(config.time, rand::random(), SystemClock.now());
         let view = View::new(say_authority, say_time, metrics.time, config.ahead);
         edge.spawn(Driver::new(timekeeper, bus, view).run());
-        tracing::info!(addr = %listen_addr, edge = config.id, shards = config.shards, "listening");
+        tracing::info!(edge_id = config.id, shards = config.shards, "edge");
         if !listen_addr.ip().is_loopback() {
-            tracing::warn!(addr = %listen_addr, "passwords travel in plain text beyond loopback: there is no TLS");
+            tracing::warn!(%listen_addr, "passwords travel in plain text beyond loopback: there is no TLS");
         }
         Ok(edge)
     }
@@ -175,6 +176,13 @@ impl Edge {
     /// bursts, which can't come from the grid in real time. Ticks at or before the last one sent are passed over.
     pub fn burst(&self, mode: Mode, ticks: &[Tick]) {
         self.shards.burst(mode, ticks);
+    }
+
+    /// Runs `work` once on each shard's own thread, with the descriptors of its subscribers that have every frame there is, and
+    /// ends when all have run. A shard does nothing else meanwhile: how benchmarks hold the engine against a bare loop over the
+    /// same sockets. `work` leaves every descriptor open, and every stream at a frame's boundary.
+    pub async fn on_shards(&self, work: Work) {
+        self.shards.run(&work).await;
     }
 
     /// What operators on this machine may ask and do, for the admin port: the list of connections, and closing one.
@@ -222,14 +230,57 @@ impl Edge {
     }
 }
 
-/// MAX_CONNECTIONS, or less where the limit of open files is lower. The soft limit is raised to the hard one first, always.
-fn connections_max(wanted: usize) -> Result<usize, StartError> {
-    let OpenFiles { after: limit, .. } =
+/// Starts all shards, lets each have a table of open files of its own where that is asked for, and only then listen.
+async fn start_shards(
+    config: &Config,
+    shared: &Shared,
+    limit: u64,
+    counted: &Counted,
+) -> Result<(Shards, SocketAddr), StartError> {
+    let listen = |error| StartError::Listen {
+        addr: config.listen_addr,
+        error,
+    };
+    socket::check_free(config.listen_addr).map_err(listen)?;
+    let shards = Shards::start(config.shards, shared).await?;
+    if config.fd_tables == Tables::PerShard {
+        match shards.separate(limit).await {
+            Ok(tables) => counted.add(tables),
+            Err(error) => {
+                shards.stop().await;
+                return Err(StartError::Separate(error));
+            }
+        }
+    }
+    match shards.listen(config.listen_addr).await {
+        Ok(addr) => Ok((shards, addr)),
+        Err(error) => {
+            shards.stop().await;
+            Err(listen(error))
+        }
+    }
+}
+
+/// Raises the soft limit of open files to the hard one, which comes before all else, and gives it.
+fn raise_limit() -> Result<u64, StartError> {
+    let OpenFiles { after, .. } =
         raise_open_files().map_err(|error| StartError::OpenFiles(error.to_string()))?;
-    let room = usize::try_from(limit.saturating_sub(FILES_RESERVED)).unwrap_or(usize::MAX);
+    Ok(after)
+}
+
+/// MAX_CONNECTIONS, or less where there is one table of at most `limit` open files and that is lower. Tables of the shards' own
+/// have room for all of them, or there is no start.
+fn connections_max(config: &Config, limit: u64) -> Result<usize, StartError> {
+    let wanted = config.connections_max;
+    if config.fd_tables == Tables::PerShard {
+        open_files::check_shards(config.shards, wanted, limit)?;
+        return Ok(wanted);
+    }
+    let room = open_files::room(limit);
     if room == 0 {
+        let reserved = open_files::RESERVED;
         return Err(StartError::OpenFiles(format!(
-            "the limit is {limit}; more than {FILES_RESERVED} are needed (ulimit -n)"
+            "the limit is {limit}; more than {reserved} are needed (ulimit -n)"
         )));
     }
     if room < wanted {

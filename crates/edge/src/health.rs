@@ -73,6 +73,13 @@ impl Health for EdgeHealth {
         if self.draining.load(Ordering::Relaxed) {
             reasons.push("draining".to_owned());
         }
+        let accepts = |shard: &Arc<Vitals>| shard.accepting.load(Ordering::Relaxed);
+        if !self.shards.iter().all(accepts) {
+            reasons.push(
+                "connections are not accepted: the system has no descriptor or memory for them"
+                    .to_owned(),
+            );
+        }
         let released = self
             .shards
             .iter()
@@ -115,4 +122,50 @@ fn clock(status: &ClockStatus) -> Value {
         "offset_us": status.offset_us,
         "bound_us": status.bound_us,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicU64;
+
+    use prometheus::IntGauge;
+
+    use super::*;
+
+    fn health() -> EdgeHealth {
+        let now = SystemClock.now().as_nanos();
+        let vitals = || {
+            Arc::new(Vitals {
+                turned: AtomicU64::new(now),
+                released: AtomicU64::new(now),
+                accepting: AtomicBool::new(true),
+            })
+        };
+        EdgeHealth {
+            id: "edge-0".to_owned(),
+            listen_addr: SocketAddr::from(([127, 0, 0, 1], 8_080)),
+            connections_max: 1,
+            time_error_max: Duration::from_millis(250),
+            admission: Admission::new(1, 1, IntGauge::new("connections", "Shown.").unwrap()),
+            authority: watch::channel(None).1,
+            time: watch::channel(None).1,
+            shards: vec![vitals(), vitals()],
+            draining: AtomicBool::new(false),
+        }
+    }
+
+    #[test]
+    fn one_shard_that_accepts_nobody_makes_the_edge_not_ready() {
+        let health = health();
+        let is_told = || {
+            let reasons = health.ready();
+            reasons.iter().any(|reason| reason.contains("accepted"))
+        };
+        assert!(!is_told());
+        health.shards[1].accepting.store(false, Ordering::Relaxed);
+        assert!(is_told());
+        assert!(health.live().is_empty());
+        health.shards[1].accepting.store(true, Ordering::Relaxed);
+        assert!(!is_told());
+    }
 }

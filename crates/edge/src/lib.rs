@@ -11,7 +11,9 @@ mod connections;
 mod control;
 mod feed;
 mod health;
+mod histogram;
 mod metrics;
+mod open_files;
 mod shard;
 mod shards;
 mod sys;
@@ -20,3 +22,10 @@ mod timekeeper;
 pub use auth::{Error as CredentialsError, Source, Sources};
 pub use config::Config;
 pub use control::{Edge, StartError};
+pub use shard::Work;
+
+/// What `cargo xtask weight` weighs of this crate's inside; no part of its API.
+#[doc(hidden)]
+pub mod weight {
+    pub use crate::shard::FanOut;
+}

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tickstorm_bus::{NatsBus, NatsOptions};
 use tickstorm_edge::{Config, Edge};
-use tickstorm_service::daemon::{Daemon, Failure, Process, print_chosen};
+use tickstorm_service::daemon::{Daemon, Failure, Process, say_listening};
 use tickstorm_service::env::{Group, Secret, Settings, table};
 use tickstorm_service::lifecycle::exit;
 
@@ -38,7 +38,7 @@ async fn run(process: Process) -> Result<(), Failure> {
     let edge = Edge::start(config, Arc::clone(&bus) as _, &registry)
         .await
         .map_err(|error| Failure::new(error.exit_code(), error))?;
-    print_chosen(&settings, Some(edge.listen_addr()), admin.local_addr());
+    say_listening(&settings, Some(edge.listen_addr()), admin.local_addr());
     let admin = admin.with_routes(edge.routes());
     tasks.spawn(admin.serve(registry, edge.health(), tasks.stopping()));
     signals.next().await;

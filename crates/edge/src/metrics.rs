@@ -8,6 +8,8 @@ use tickstorm_service::metrics::{
 };
 use tickstorm_timebase::{Alarm, ClockState};
 
+use crate::histogram::BulkHistogram;
+
 const PUBLISH_LATENCY_BUCKETS_MS: [f64; 13] = [
     0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1000.0,
 ];
@@ -23,7 +25,7 @@ pub(crate) struct Metrics {
     pub(crate) ticks_sent: IntCounter,
     pub(crate) bytes_sent: IntCounter,
     pub(crate) heartbeat_timeouts: IntCounter,
-    pub(crate) publish_latency_ms: Histogram,
+    pub(crate) publish_latency_ms: BulkHistogram,
     pub(crate) release_lateness: Histogram,
     pub(crate) closed: IntCounterVec,
     pub(crate) auth: IntCounterVec,
@@ -86,7 +88,7 @@ impl Metrics {
                 "tickstorm_heartbeat_timeouts_total",
                 "Connections closed because the client was silent for HEARTBEAT_TIMEOUT.",
             )?,
-            publish_latency_ms: histogram(
+            publish_latency_ms: BulkHistogram::register(
                 registry,
                 "tickstorm_publish_latency_ms",
                 "Authority time of a send minus epoch_ms, in milliseconds; read once a chunk of at most 1,024 sends and \

@@ -10,7 +10,8 @@ use tickstorm_timebase::{Mode, Tick};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::control::StartError;
-use crate::shard::{self, Command, Shared, TIME_OF_LAST, Vitals};
+use crate::shard::{self, Command, Shared, TIME_OF_LAST, Vitals, Work};
+use crate::sys::fd_table::Table;
 
 /// Control's ends of them.
 #[derive(Default)]
@@ -53,6 +54,22 @@ impl Shards {
         Err(StartError::Shard { shard, error })
     }
 
+    /// Lets each have a table of open files of its own, of at most `limit`: after all have built their runtimes, by whose
+    /// descriptors threads wake each other, and before they listen.
+    pub(crate) async fn separate(&self, limit: u64) -> io::Result<Vec<Table>> {
+        let mut tables = Vec::new();
+        for shard in &self.commands {
+            let (reply, separated) = oneshot::channel();
+            // One that has ended shows by giving no answer.
+            let _ = shard.send(Command::Separate(limit, reply));
+            let table = separated
+                .await
+                .unwrap_or_else(|_| Err(io::Error::other("a shard ended")));
+            tables.push(table?);
+        }
+        Ok(tables)
+    }
+
     /// Lets each listen on `addr`; where the system chooses the port, the first one's is the others' too.
     pub(crate) async fn listen(&self, addr: SocketAddr) -> io::Result<SocketAddr> {
         let mut addr = addr;
@@ -75,6 +92,21 @@ impl Shards {
     /// Lets each send `ticks` to its at-time subscribers of `mode`.
     pub(crate) fn burst(&self, mode: Mode, ticks: &[Tick]) {
         self.tell_all(|| Command::Burst(mode, ticks.to_vec()));
+    }
+
+    /// Lets each run `work`, and waits until all have.
+    pub(crate) async fn run(&self, work: &Work) {
+        let mut ran = Vec::new();
+        for shard in &self.commands {
+            let (reply, answer) = oneshot::channel();
+            // One that has ended has no descriptors.
+            let _ = shard.send(Command::Run(Arc::clone(work), reply));
+            ran.push(answer);
+        }
+        for answer in ran {
+            // Likewise.
+            let _ = answer.await;
+        }
     }
 
     /// Lets each accept nobody any more and close its connections within `over`. Ends when all are closed or the time is over;

@@ -119,7 +119,6 @@ impl Admin {
 
     /// Serves until `stop` is cancelled, then ends what is running within a second.
     pub async fn serve(self, registry: Registry, health: Arc<dyn Health>, stop: CancellationToken) {
-        tracing::info!(admin_addr = %self.addr, "listening");
         let shared = Shared {
             registry,
             health,

@@ -191,7 +191,8 @@ impl Daemon {
     {
         let settings = self.settings()?;
         let level = settings.get(&table::LOG_LEVEL);
-        let levels = logging::init(level, settings.get(&table::LOG_FORMAT)).map_err(defect)?;
+        // Held to the end: what is logged last is what tells why it ended.
+        let logs = logging::init(level, settings.get(&table::LOG_FORMAT)).map_err(defect)?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(THREADS)
             .enable_all()
@@ -205,12 +206,15 @@ impl Daemon {
             let signals = Signals::catch().map_err(defect)?;
             let tasks = Lifecycle::new();
             let stop = tasks.stopping();
-            let debug = logging::debug_on_signal(levels, level).map_err(defect)?;
+            let debug = logging::debug_on_signal(logs.levels(), level).map_err(defect)?;
+            let registry = metrics::registry().map_err(defect)?;
+            let count = logs.count_dropped(&registry).map_err(defect)?;
             tasks.spawn(async move {
-                stop.run_until_cancelled(debug).await;
+                let about_logs = async { tokio::join!(debug, count) };
+                stop.run_until_cancelled(about_logs).await;
             });
             let process = Process {
-                registry: metrics::registry().map_err(defect)?,
+                registry,
                 admin: Admin::bind(settings.get(&table::ADMIN_ADDR))
                     .await
                     .map_err(|error| Failure::new(exit::UNAVAILABLE, error))?,
@@ -243,9 +247,21 @@ fn defect(error: impl Into<Box<dyn Error + Send + Sync>>) -> Failure {
     Failure::new(exit::SOFTWARE, error)
 }
 
-/// Prints the addresses that were bound, each with what is there, where one of them was left to the system by port 0: then
-/// nobody knows them otherwise.
-pub fn print_chosen(settings: &Settings, clients: Option<SocketAddr>, admin: SocketAddr) {
+/// Says on which addresses the process listens: `clients` is an edge's. Where one of them was left to the system by port 0, they
+/// are printed too.
+pub fn say_listening(settings: &Settings, clients: Option<SocketAddr>, admin: SocketAddr) {
+    print_chosen(settings, clients, admin);
+    log_listening(clients, admin);
+}
+
+/// Logs the event `listening` with the addresses that were bound.
+pub fn log_listening(clients: Option<SocketAddr>, admin: SocketAddr) {
+    let listen_addr = clients.map(tracing::field::display);
+    tracing::info!(listen_addr, admin_addr = %admin, "listening");
+}
+
+/// Prints the addresses that were bound, each with what is there, where nobody knows them otherwise.
+fn print_chosen(settings: &Settings, clients: Option<SocketAddr>, admin: SocketAddr) {
     let clients_chosen = clients.is_some() && settings.get(&table::LISTEN_ADDR).port() == 0;
     if !clients_chosen && settings.get(&table::ADMIN_ADDR).port() != 0 {
         return;

@@ -8,6 +8,7 @@ mod healthcheck;
 pub mod lifecycle;
 pub mod logging;
 pub mod metrics;
+pub mod open_files;
 
 /// This version of TickStorm.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");

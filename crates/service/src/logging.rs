@@ -1,5 +1,7 @@
 //! Logs: one event a line on standard error, which leaves standard output to what `dev` and `tail` print. JSON for machines,
-//! text for people; the level can be changed while the process runs.
+//! text for people; the level can be changed while the process runs. Who logs never waits: that is `queue`'s affair.
+
+mod queue;
 
 use std::{
     future::poll_fn,
@@ -8,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use prometheus::Registry as Metrics;
 use tokio::{
     signal::unix::{SignalKind, signal},
     time::timeout,
@@ -16,6 +19,9 @@ use tracing::{Dispatch, subscriber::SetGlobalDefaultError};
 use tracing_subscriber::{
     Registry, filter::LevelFilter, fmt, fmt::MakeWriter, layer::SubscriberExt, reload,
 };
+
+use self::queue::Queue;
+use crate::metrics::{self, RegisterError};
 
 /// How long SIGUSR1 makes debug events be written: time to see what a connection does, too short to fill a disk.
 const DEBUG_TIME: Duration = Duration::from_secs(60);
@@ -104,14 +110,50 @@ async fn debug_while_asked(
     }
 }
 
-/// Starts the logs of this process on standard error.
+/// The logs of this process. Dropping it writes what waits, as far as standard error takes it within a second or two.
+#[derive(Debug)]
+#[must_use = "lines that wait when the process ends are lost"]
+pub struct Logs {
+    levels: LevelHandle,
+    queue: Queue,
+}
+
+impl Logs {
+    /// What changes the level.
+    #[must_use]
+    pub fn levels(&self) -> LevelHandle {
+        self.levels.clone()
+    }
+
+    /// Registers the count of lines that were dropped. What it gives keeps the count, and is to be run beside the process's
+    /// parts; it logs when lines were dropped, once there is room again.
+    ///
+    /// # Errors
+    /// Where the metric's name is taken.
+    pub fn count_dropped(
+        &self,
+        registry: &Metrics,
+    ) -> Result<impl Future<Output = ()> + Send + use<>, RegisterError> {
+        let counter = metrics::counter(
+            registry,
+            "tickstorm_log_lines_dropped_total",
+            "Log lines dropped because standard error was not read as fast as they came.",
+        )?;
+        Ok(queue::count(self.queue.dropped(), counter))
+    }
+}
+
+/// Starts the logs of this process on standard error, where panics are shown too. A reader that stands still holds up nobody:
+/// lines beyond a bound are dropped and counted.
 ///
 /// # Errors
 /// Where logs have been started before.
-pub fn init(level: Level, format: Format) -> Result<LevelHandle, SetGlobalDefaultError> {
-    let (dispatch, handle) = dispatch(level, format, io::stderr);
+pub fn init(level: Level, format: Format) -> Result<Logs, SetGlobalDefaultError> {
+    let (writer, queue) = queue::before(io::stderr());
+    let (dispatch, levels) = dispatch(level, format, writer);
     tracing::dispatcher::set_global_default(dispatch)?;
-    Ok(handle)
+    queue.show_panics();
+    Ok(Logs { levels, queue })
 }
 
 /// Makes what [`init`] installs, with another writer.

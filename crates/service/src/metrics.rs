@@ -113,6 +113,18 @@ pub fn histogram(
     register(registry, name, Histogram::with_opts(opts))
 }
 
+/// Registers `collector`, which finds its values when it is asked for them; `name` is for the error.
+///
+/// # Errors
+/// Where a name is taken.
+pub fn collector<C: Collector + Clone + 'static>(
+    registry: &Registry,
+    name: &str,
+    collector: C,
+) -> Result<C, RegisterError> {
+    register(registry, name, Ok(collector))
+}
+
 fn register<M: Collector + Clone + 'static>(
     registry: &Registry,
     name: &str,

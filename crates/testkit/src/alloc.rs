@@ -10,6 +10,7 @@ pub struct CountingAllocator {
     live: AtomicUsize,
     peak: AtomicUsize,
     largest: AtomicUsize,
+    requests: AtomicUsize,
 }
 
 impl CountingAllocator {
@@ -21,6 +22,7 @@ impl CountingAllocator {
             live: AtomicUsize::new(0),
             peak: AtomicUsize::new(0),
             largest: AtomicUsize::new(0),
+            requests: AtomicUsize::new(0),
         }
     }
 
@@ -45,10 +47,16 @@ impl CountingAllocator {
         self.largest.load(Ordering::SeqCst)
     }
 
+    /// How often memory was asked for, growing included, since the process began.
+    pub fn requests(&self) -> usize {
+        self.requests.load(Ordering::SeqCst)
+    }
+
     fn count(&self, pointer: *mut u8, freed: usize, allocated: usize) {
         if pointer.is_null() {
             return;
         }
+        self.requests.fetch_add(1, Ordering::SeqCst);
         let before = self.live.fetch_add(allocated, Ordering::SeqCst);
         self.live.fetch_sub(freed, Ordering::SeqCst);
         self.peak

@@ -4,15 +4,19 @@
 pub mod alloc;
 mod authority;
 pub mod frame;
+#[cfg(feature = "nats")]
 mod nats;
 pub mod peer;
+mod place;
 mod process;
 mod wait;
 
 pub use alloc::CountingAllocator;
 pub use authority::{Authority, Certificate};
 pub use frame::{Forged, RawFrame};
+#[cfg(feature = "nats")]
 pub use nats::Nats;
 pub use peer::{PATIENCE, Peer, Received, Socket};
+pub use place::Place;
 pub use process::{TempDir, resident_bytes};
 pub use wait::{poll_until, poll_until_async};

@@ -1,19 +1,29 @@
-//! A NATS server in a container, which a test can stop, start and pause. Driven by the `docker` command, whose client speaks
-//! to engines of any age.
+//! A NATS server in a container, which a test can kill, start and pause. testcontainers drives the engine, on a runtime of its
+//! own: the calls here block, so that tests of any kind can make them, and a container outlives no test.
 
 use std::array::from_fn;
 use std::io::{BufRead, BufReader};
-use std::net::{TcpListener, TcpStream};
-use std::path::Path;
-use std::process::Command;
-use std::sync::Arc;
+use std::net::TcpStream;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, LazyLock, OnceLock, mpsc};
 use std::time::Duration;
 
-use crate::poll_until;
+use testcontainers::core::IntoContainerPort;
+use testcontainers::core::client::{ClientError, docker_client_instance};
+use testcontainers::runners::AsyncRunner;
+use testcontainers::{
+    ContainerAsync, ContainerRequest, GenericImage, ImageExt, TestcontainersError,
+};
+use tokio::runtime::{Builder, Runtime};
+
+use crate::{Place, poll_until};
 
 /// The server that tests run; `cargo xtask test` can make a stand-in of that name.
-const IMAGE: &str = "nats:2.15-alpine";
+const IMAGE: (&str, &str) = ("nats", "2.15-alpine");
+
+/// Where the server listens for clients, and for the other servers of its cluster.
+const CLIENTS_PORT: u16 = 4222;
+const ROUTES_PORT: u16 = 6222;
 
 /// Until a started server listens: a container's start on a machine under load.
 const START_BOUND: Duration = Duration::from_secs(60);
@@ -21,78 +31,42 @@ const START_BOUND: Duration = Duration::from_secs(60);
 /// A NATS server, removed when this is dropped. It keeps its port over restarts.
 #[derive(Debug)]
 pub struct Nats {
-    container: String,
-    port: u16,
-    /// The network of its cluster, where it is in one.
-    network: Option<Arc<Network>>,
+    place: Place,
+    flags: Vec<String>,
+    files: Vec<(String, Vec<u8>)>,
+    /// Where it is in a cluster: the network's name, and its own name on it.
+    seat: Option<(String, String)>,
+    /// Made by the first start.
+    container: OnceLock<Arc<ContainerAsync<GenericImage>>>,
 }
 
-/// A network between containers, removed with the last one on it.
-#[derive(Debug)]
-struct Network(String);
-
 impl Nats {
-    /// Makes a server that does not run yet; `flags` are the server's own.
+    /// A server that does not run yet; `flags` are its own.
     ///
     /// # Panics
-    /// Where there is no container engine, or no image of the server.
+    /// Where there is no free port.
     #[must_use]
     pub fn create(flags: &[&str]) -> Self {
-        Self::create_with(&[], flags)
-    }
-
-    /// Makes and starts a cluster of `N` servers, which know each other as `nats-0`, `nats-1` and so on; returns when each has a
-    /// route to every other one.
-    ///
-    /// # Panics
-    /// Where that fails.
-    #[must_use]
-    pub fn cluster<const N: usize>() -> [Self; N] {
-        let network = docker(&["network", "create", &network_name()]);
-        let network = Arc::new(Network(network.trim().to_owned()));
-        let routes: Vec<_> = (0..N)
-            .map(|index| format!("nats://nats-{index}:6222"))
-            .collect();
-        let routes = format!("--routes={}", routes.join(","));
-        let servers = from_fn(|index| {
-            let alias = format!("--network-alias=nats-{index}");
-            let mut server = Self::create_with(
-                &["--network", &network.0, &alias],
-                &[
-                    "--cluster_name=tests",
-                    "--cluster=nats://0.0.0.0:6222",
-                    &routes,
-                ],
-            );
-            server.network = Some(Arc::clone(&network));
-            server.start();
-            server
-        });
-        poll_until("the servers are a cluster", START_BOUND, || {
-            servers.iter().all(|server| server.knows_of() == N)
-        });
-        servers
-    }
-
-    fn create_with(engine: &[&str], flags: &[&str]) -> Self {
-        let port = free_port();
-        let publish = format!("127.0.0.1:{port}:4222");
-        let mut arguments = vec!["create", "--publish", &publish];
-        arguments.extend(engine);
-        arguments.push(IMAGE);
-        arguments.extend(flags);
-        let container = docker(&arguments).trim().to_owned();
         Self {
-            container,
-            port,
-            network: None,
+            place: Place::reserve(),
+            flags: flags.iter().map(ToString::to_string).collect(),
+            files: Vec::new(),
+            seat: None,
+            container: OnceLock::new(),
         }
     }
 
-    /// Makes a server and starts it.
+    /// Gives a server that has not run yet a file.
+    #[must_use]
+    pub fn with_file(mut self, path: &str, content: impl Into<Vec<u8>>) -> Self {
+        self.files.push((path.to_owned(), content.into()));
+        self
+    }
+
+    /// Makes and starts a server.
     ///
     /// # Panics
-    /// Where that fails.
+    /// Where there is no container engine, or no image of the server.
     #[must_use]
     pub fn run(flags: &[&str]) -> Self {
         let nats = Self::create(flags);
@@ -100,13 +74,29 @@ impl Nats {
         nats
     }
 
-    /// Copies a file or a directory into it, to the path `to`.
+    /// Makes and starts a cluster of `N` servers on a network of their own; returns when each has a route to every other one.
     ///
     /// # Panics
     /// Where that fails.
-    pub fn copy(&self, from: &Path, to: &str) {
-        let from = from.to_str().expect("a path of ours");
-        docker(&["cp", from, &format!("{}:{to}", self.container)]);
+    #[must_use]
+    pub fn cluster<const N: usize>() -> [Self; N] {
+        let network = network_name();
+        let names: [String; N] = from_fn(|index| format!("{network}-{index}"));
+        let routes = names
+            .each_ref()
+            .map(|name| format!("nats://{name}:{ROUTES_PORT}"));
+        let routes = format!("--routes={}", routes.join(","));
+        let listen = format!("--cluster=nats://0.0.0.0:{ROUTES_PORT}");
+        let servers = names.map(|name| {
+            let mut server = Self::create(&["--cluster_name=tests", &listen, &routes]);
+            server.seat = Some((network.clone(), name));
+            server.start();
+            server
+        });
+        poll_until("the servers are a cluster", START_BOUND, || {
+            servers.iter().all(|server| server.knows_of() == N)
+        });
+        servers
     }
 
     /// Its URL, without any login.
@@ -118,7 +108,7 @@ impl Nats {
     /// Its address.
     #[must_use]
     pub fn address(&self) -> String {
-        format!("127.0.0.1:{}", self.port)
+        self.place.addr().to_string()
     }
 
     /// Starts it (again); returns when it listens.
@@ -126,16 +116,29 @@ impl Nats {
     /// # Panics
     /// Where that fails.
     pub fn start(&self) {
-        docker(&["start", &self.container]);
+        if let Some(container) = self.container.get() {
+            let container = Arc::clone(container);
+            on_engine(async move { container.start().await });
+        } else {
+            let request = self.request();
+            let container = on_engine(async move { request.start().await });
+            let made = self.container.set(Arc::new(container));
+            assert!(made.is_ok(), "one thread starts it");
+        }
         poll_until("the NATS server listens", START_BOUND, || self.greets());
     }
 
-    /// Kills it.
+    /// Kills it, by SIGKILL.
     ///
     /// # Panics
     /// Where that fails.
     pub fn kill(&self) {
-        docker(&["kill", &self.container]);
+        let container = self.made();
+        on_engine(async move {
+            let engine = docker_client_instance().await?;
+            let killed = engine.kill_container(container.id(), None).await;
+            killed.map_err(|error| ClientError::StopContainer(error).into())
+        });
     }
 
     /// Stops all its threads: its connections stay, and nothing comes on them.
@@ -143,7 +146,8 @@ impl Nats {
     /// # Panics
     /// Where that fails.
     pub fn pause(&self) {
-        docker(&["pause", &self.container]);
+        let container = self.made();
+        on_engine(async move { container.pause().await });
     }
 
     /// Lets it go on.
@@ -151,7 +155,37 @@ impl Nats {
     /// # Panics
     /// Where that fails.
     pub fn unpause(&self) {
-        docker(&["unpause", &self.container]);
+        let container = self.made();
+        on_engine(async move { container.unpause().await });
+    }
+
+    fn made(&self) -> Arc<ContainerAsync<GenericImage>> {
+        Arc::clone(self.container.get().expect("it was started once"))
+    }
+
+    /// What is asked of the engine. The port is fixed, since the engine would choose another one at each start.
+    fn request(&self) -> ContainerRequest<GenericImage> {
+        let (name, tag) = IMAGE;
+        let addr = self.place.addr();
+        let mut request = GenericImage::new(name, tag)
+            .with_cmd(self.flags.clone())
+            .with_mapped_port(addr.port(), CLIENTS_PORT.tcp())
+            .with_host_config_modifier(move |host| {
+                let bindings = host
+                    .port_bindings
+                    .iter_mut()
+                    .flat_map(|by_port| by_port.values_mut());
+                for binding in bindings.flatten().flatten() {
+                    binding.host_ip = Some(addr.ip().to_string());
+                }
+            });
+        for (path, content) in &self.files {
+            request = request.with_copy_to(path, content.clone());
+        }
+        if let Some((network, name)) = &self.seat {
+            request = request.with_network(network).with_container_name(name);
+        }
+        request
     }
 
     /// Whether the server itself answers, not only the engine's proxy before it: it speaks first.
@@ -178,19 +212,12 @@ impl Nats {
 
 impl Drop for Nats {
     fn drop(&mut self) {
-        // Best effort: a drop must not panic, and a container left behind is seen by `docker ps`.
-        let _ = Command::new("docker")
-            .args(["rm", "--force", "--volumes", &self.container])
-            .output();
-    }
-}
-
-impl Drop for Network {
-    fn drop(&mut self) {
-        // Best effort, as for the servers on it, which are gone by now.
-        let _ = Command::new("docker")
-            .args(["network", "rm", &self.0])
-            .output();
+        let container = self.container.take().and_then(Arc::into_inner);
+        if let Some(container) = container {
+            // Best effort: a drop must not panic, and a container left behind is seen by `docker ps`. The network goes with
+            // the last container on it.
+            let _ = wait_for(async move { container.rm().await });
+        }
     }
 }
 
@@ -201,23 +228,30 @@ fn network_name() -> String {
     format!("tickstorm-{}-{number}", std::process::id())
 }
 
-/// A port that nobody has now. The engine would choose another one at each start.
-fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    listener.local_addr().expect("it is bound").port()
+/// What the engine makes of it.
+fn on_engine<T: Send + 'static>(
+    asking: impl Future<Output = Result<T, TestcontainersError>> + Send + 'static,
+) -> T {
+    let (name, tag) = IMAGE;
+    wait_for(asking).unwrap_or_else(|error| {
+        panic!(
+            "these tests run NATS in a container: install Docker, start its engine, and see that it has or can pull the image \
+             {name}:{tag} (TICKSTORM_STAND_INS=1 cargo xtask test tests makes a local one where it can't be pulled): {error}"
+        )
+    })
 }
 
-fn docker(arguments: &[&str]) -> String {
-    let output = Command::new("docker").args(arguments).output();
-    let output = output.unwrap_or_else(|error| {
-        panic!("these tests run NATS in a container: install Docker (its engine and its `docker` command): {error}")
+/// Waits for `future` on a runtime that outlives every test: the connections to the engine live on it.
+fn wait_for<T: Send + 'static>(future: impl Future<Output = T> + Send + 'static) -> T {
+    static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| {
+        let mut builder = Builder::new_multi_thread();
+        let runtime = builder.worker_threads(1).enable_all().build();
+        runtime.expect("a thread for the engine")
     });
-    assert!(
-        output.status.success(),
-        "`docker {}` failed; these tests need a running Docker engine and the image {IMAGE} (TICKSTORM_STAND_INS=1 cargo \
-         xtask test tests makes a local one where it can't be pulled): {}",
-        arguments.join(" "),
-        String::from_utf8_lossy(&output.stderr)
-    );
-    String::from_utf8_lossy(&output.stdout).into_owned()
+    let (done, outcome) = mpsc::sync_channel(1);
+    RUNTIME.spawn(async move {
+        // The receiver waits for it below.
+        let _ = done.send(future.await);
+    });
+    outcome.recv().expect("it ends without a panic")
 }

@@ -1,5 +1,8 @@
 //! [`Peer`]: a client of an edge that sends any bytes it is told to and believes nothing it is sent. Each frame that arrives
-//! is checked to the last bit; end of file, reset and silence are told apart, since a reset may eat an ERROR on its way.
+//! is checked to the last bit; end of file, reset and silence are told apart, since a reset may eat an ERROR on its way. What
+//! tests expect to come lies in `expect`.
+
+mod expect;
 
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, SocketAddr};
@@ -7,9 +10,7 @@ use std::time::Duration;
 
 use prost::Message;
 use socket2::SockRef;
-use tickstorm_protocol::message::{
-    Ack, Auth, DataBatch, ErrorMsg, Heartbeat, Pong, Subscribe, Tick,
-};
+use tickstorm_protocol::message::{Auth, Heartbeat, Subscribe};
 use tickstorm_timebase::Mode;
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpSocket, TcpStream};
@@ -234,128 +235,6 @@ impl Peer {
             }
         }
     }
-
-    /// Expects ACK to a frame of type `acked`.
-    ///
-    /// # Panics
-    /// Where something else comes, or nothing.
-    pub async fn expect_ack(&mut self, acked: u8) -> Ack {
-        let ack: Ack = self.expect(frame::ACK).await;
-        assert_eq!(ack.acked_type, u32::from(acked), "type answered by {ack:?}");
-        ack
-    }
-
-    /// Authenticates and subscribes, expecting both ACKs; gives the second.
-    ///
-    /// # Panics
-    /// Where the edge answers anything else.
-    pub async fn enter(&mut self, username: &str, password: &str, mode: Mode) -> Ack {
-        self.auth(username, password).await;
-        self.expect_ack(frame::AUTH).await;
-        self.subscribe(mode).await;
-        self.expect_ack(frame::SUBSCRIBE).await
-    }
-
-    /// Expects PONG.
-    ///
-    /// # Panics
-    /// Where something else comes, or nothing.
-    pub async fn expect_pong(&mut self) -> Pong {
-        self.expect(frame::PONG).await
-    }
-
-    /// Expects DATA_BATCH: schema 1, one to 1,000 ticks, strictly increasing.
-    ///
-    /// # Panics
-    /// Where something else comes, or nothing.
-    pub async fn expect_batch(&mut self) -> DataBatch {
-        check_batch(self.expect(frame::DATA_BATCH).await)
-    }
-
-    /// Takes batches until `count` ticks have come, and gives all that came.
-    ///
-    /// # Panics
-    /// Where something else comes, or too little.
-    pub async fn expect_ticks(&mut self, count: usize) -> Vec<Tick> {
-        let mut ticks = Vec::new();
-        while ticks.len() < count {
-            ticks.extend(self.expect_batch().await.ticks);
-        }
-        ticks
-    }
-
-    /// Takes batches until another frame comes; gives both. An answer may lie behind any number of ticks.
-    ///
-    /// # Panics
-    /// Where the stream ends first.
-    pub async fn skip_batches(&mut self) -> (Vec<DataBatch>, RawFrame) {
-        let mut batches = Vec::new();
-        loop {
-            let frame = self.expect_frame().await;
-            if frame.kind != frame::DATA_BATCH {
-                return (batches, frame);
-            }
-            batches.push(check_batch(frame.decode()));
-        }
-    }
-
-    /// Expects ERROR with this code.
-    ///
-    /// # Panics
-    /// Where something else comes, or nothing.
-    pub async fn expect_error(&mut self, code: &str) -> ErrorMsg {
-        let error: ErrorMsg = self.expect(frame::ERROR).await;
-        assert_eq!(error.code, code, "code of {error:?}");
-        error
-    }
-
-    /// Expects the end of the stream, in order and at a frame's boundary.
-    ///
-    /// # Panics
-    /// Where something else comes, or nothing.
-    pub async fn expect_eof(&mut self) {
-        let received = self.next_frame(PATIENCE).await;
-        assert_eq!(
-            received,
-            Received::Eof { torn: 0 },
-            "instead of end of file"
-        );
-    }
-
-    /// Expects ERROR with this code, then the end of the stream in order.
-    ///
-    /// # Panics
-    /// Where something else comes, or nothing.
-    pub async fn expect_refusal(&mut self, code: &str) -> ErrorMsg {
-        let error = self.expect_error(code).await;
-        self.expect_eof().await;
-        error
-    }
-
-    /// Expects a frame of any type.
-    ///
-    /// # Panics
-    /// Where none comes.
-    pub async fn expect_frame(&mut self) -> RawFrame {
-        match self.next_frame(PATIENCE).await {
-            Received::Frame(frame) => frame,
-            other @ (Received::Eof { .. } | Received::Reset { .. } | Received::Timeout) => {
-                panic!("{other:?} instead of a frame");
-            }
-        }
-    }
-
-    async fn expect<M: Message + Default>(&mut self, kind: u8) -> M {
-        let frame = self.expect_frame().await;
-        if frame.kind == frame::ERROR && kind != frame::ERROR {
-            panic!(
-                "{:?} instead of frame type {kind}",
-                frame.decode::<ErrorMsg>()
-            );
-        }
-        assert_eq!(frame.kind, kind, "type of {frame:?}");
-        frame.decode()
-    }
 }
 
 /// Reads by way of the stack, so that a thousand peers cost the test's own memory nothing but what they were sent.
@@ -399,22 +278,4 @@ pub fn heartbeat(client_time_us: i64) -> Vec<u8> {
         frame::HEARTBEAT,
         &Heartbeat { client_time_us }.encode_to_vec(),
     )
-}
-
-fn check_batch(batch: DataBatch) -> DataBatch {
-    assert_eq!(batch.schema_version, 1, "schema of {batch:?}");
-    assert!(
-        (1..=1_000).contains(&batch.ticks.len()),
-        "{} ticks in a batch",
-        batch.ticks.len()
-    );
-    let increasing = batch
-        .ticks
-        .windows(2)
-        .all(|pair| pair[0].epoch_ms < pair[1].epoch_ms);
-    assert!(
-        increasing,
-        "ticks that don't strictly increase in {batch:?}"
-    );
-    batch
 }

@@ -1,14 +1,21 @@
-//! Runs cargo at the workspace's root, so that a task works from any directory, and shows each command line, so that
+//! Runs cargo, and whatever else a task calls, at the workspace's root, so that a task works from any directory, and shows each command line, so that
 //! anybody can repeat it by hand.
 
 use std::{
     env,
     ffi::OsString,
-    path::Path,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
+    thread,
+    time::Duration,
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::stopwatch::Stopwatch;
+
+/// How often a program that may take only so long is asked whether it has ended.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// One call of a program, with its arguments in a single string: none of ours contains a space.
 pub(crate) struct Call {
@@ -27,9 +34,20 @@ pub(crate) fn rustup(arguments: &str) -> Call {
     call(OsString::from("rustup"), "rustup", arguments)
 }
 
+/// A call of Python.
+pub(crate) fn python(arguments: &str) -> Call {
+    call(OsString::from("python3"), "python3", arguments)
+}
+
 /// A call of the container engine's client.
 pub(crate) fn docker(arguments: &str) -> Call {
     call(OsString::from("docker"), "docker", arguments)
+}
+
+/// A call of Compose, by its command line: version 1 is a program, version 2 a plugin of the engine's client.
+pub(crate) fn compose(line: &str) -> Call {
+    let (program, arguments) = line.split_once(' ').unwrap_or((line, ""));
+    call(OsString::from(program), program, arguments)
 }
 
 /// A call of a shell with a script of ours, which is shown as `name`, and its one argument. The script ends with what fails.
@@ -40,11 +58,32 @@ pub(crate) fn shell(script: &str, name: &str, argument: &str) -> Call {
     call
 }
 
+/// A path from the workspace's root.
+pub(crate) fn in_workspace(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../..")
+        .join(path)
+}
+
+/// A call of the compiler that cargo uses.
+pub(crate) fn rustc(arguments: &str) -> Call {
+    let program = env::var_os("RUSTC").unwrap_or_else(|| OsString::from("rustc"));
+    call(program, "rustc", arguments)
+}
+
+/// A call of any other program, with arguments that may contain spaces.
+pub(crate) fn program(name: &str, arguments: &[&str]) -> Call {
+    let mut call = call(OsString::from(name), name, "");
+    call.command.args(arguments);
+    call.shown = format!("{name} {}", arguments.join(" "));
+    call
+}
+
 fn call(program: OsString, name: &str, arguments: &str) -> Call {
     let mut command = Command::new(program);
     command
         .args(arguments.split_whitespace())
-        .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("../.."));
+        .current_dir(in_workspace(""));
     Call {
         command,
         shown: format!("{name} {arguments}"),
@@ -65,6 +104,32 @@ impl Call {
             .command
             .status()
             .with_context(|| format!("`{}` could not be started", self.shown))?;
+        ensure!(status.success(), "`{}` ended with {status}", self.shown);
+        Ok(())
+    }
+
+    /// As [`run`](Self::run), but kills it where it takes longer than that.
+    pub(crate) fn run_within(mut self, time_max: Duration) -> Result<()> {
+        eprintln!("    $ {}", self.shown);
+        let stopwatch = Stopwatch::start();
+        let mut child = self
+            .command
+            .spawn()
+            .with_context(|| format!("`{}` could not be started", self.shown))?;
+        let status = loop {
+            if let Some(status) = child.try_wait()? {
+                break status;
+            }
+            if stopwatch.elapsed() > time_max {
+                child.kill()?;
+                child.wait()?;
+                bail!(
+                    "`{}` took more than {time_max:?} and was killed",
+                    self.shown
+                );
+            }
+            thread::sleep(LOOK_EVERY);
+        };
         ensure!(status.success(), "`{}` ended with {status}", self.shown);
         Ok(())
     }

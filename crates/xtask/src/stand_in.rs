@@ -1,7 +1,11 @@
 //! Local stand-ins for the images that tests run, for machines that reach no registry of images. They are made only on request:
 //! nobody is to test against something else than what runs in production without knowing it.
 
+#[cfg(test)]
+mod tests;
+
 use std::env;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 
@@ -10,25 +14,88 @@ use crate::command::{docker, shell};
 /// Asks for stand-ins where it is `1`.
 const REQUEST: &str = "TICKSTORM_STAND_INS";
 
-/// The NATS that tests run; testkit names it too.
-const NATS: &str = "nats:2.15-alpine";
+/// Until one is made: a minimal Debian is fetched and unpacked in half a minute.
+const TIME_MAX: Duration = Duration::from_secs(600);
 
-/// Where they are asked for, makes those for images that are neither here nor can be pulled.
-pub(crate) fn provide() -> Result<()> {
+/// An image that others provide, and the script that makes its stand-in.
+pub(crate) struct StandIn {
+    /// The name by which it is pulled, and which the stand-in gets.
+    image: &'static str,
+    /// The one that the script starts from.
+    base: Option<&'static StandIn>,
+    script: &'static str,
+    script_name: &'static str,
+    /// The commands that the script needs on this host.
+    takes: &'static str,
+}
+
+/// The NATS that tests and the cluster run; testkit names it too.
+pub(crate) const NATS: StandIn = StandIn {
+    image: "nats:2.15-alpine",
+    base: None,
+    script: include_str!("stand-in-nats.sh"),
+    script_name: "stand-in-nats.sh",
+    takes: "docker, pip, python3, apt-get",
+};
+
+/// What the stand-ins after it are made from.
+const DEBIAN: StandIn = StandIn {
+    image: "debian:bookworm-slim",
+    base: None,
+    script: include_str!("stand-in-debian.sh"),
+    script_name: "stand-in-debian.sh",
+    takes: "root's rights, docker, debootstrap or apt-get to install it",
+};
+
+/// What our images are built in.
+pub(crate) const RUST: StandIn = StandIn {
+    image: "rust:1.95-bookworm",
+    base: Some(&DEBIAN),
+    script: include_str!("stand-in-rust.sh"),
+    script_name: "stand-in-rust.sh",
+    takes: "docker, and rustc and cargo of that version",
+};
+
+/// What our images run on.
+pub(crate) const DISTROLESS: StandIn = StandIn {
+    image: "gcr.io/distroless/cc-debian12:nonroot",
+    base: Some(&DEBIAN),
+    script: include_str!("stand-in-distroless.sh"),
+    script_name: "stand-in-distroless.sh",
+    takes: "docker",
+};
+
+/// The cluster's balancer.
+pub(crate) const HAPROXY: StandIn = StandIn {
+    image: "haproxy:3.2-alpine",
+    base: Some(&DEBIAN),
+    script: include_str!("stand-in-haproxy.sh"),
+    script_name: "stand-in-haproxy.sh",
+    takes: "docker",
+};
+
+/// Where stand-ins are asked for, makes those of these images that are neither here nor can be pulled.
+pub(crate) fn provide(images: &[&StandIn]) -> Result<()> {
     if env::var(REQUEST).is_ok_and(|value| value == "1") {
-        provide_nats()
+        images.iter().try_for_each(|image| image.provide())
     } else {
         Ok(())
     }
 }
 
-fn provide_nats() -> Result<()> {
-    let is_here = docker(&format!("image inspect {NATS}")).probe().is_some();
-    if is_here || docker(&format!("pull --quiet {NATS}")).probe().is_some() {
-        return Ok(());
+impl StandIn {
+    fn provide(&self) -> Result<()> {
+        let Self { image, takes, .. } = self;
+        let is_here = docker(&format!("image inspect {image}")).probe().is_some();
+        if is_here || docker(&format!("pull --quiet {image}")).probe().is_some() {
+            return Ok(());
+        }
+        if let Some(base) = self.base {
+            base.provide()?;
+        }
+        eprintln!("    {image} can't be pulled: making a local stand-in, since {REQUEST}=1");
+        shell(self.script, self.script_name, image)
+            .run_within(TIME_MAX)
+            .with_context(|| format!("no stand-in for {image}; it takes {takes}"))
     }
-    eprintln!("    {NATS} can't be pulled: making a local stand-in, since {REQUEST}=1");
-    shell(include_str!("stand-in-nats.sh"), "stand-in-nats.sh", NATS)
-        .run()
-        .with_context(|| format!("no stand-in for {NATS}; it takes docker, pip, python3, apt-get"))
 }

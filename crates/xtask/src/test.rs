@@ -1,17 +1,17 @@
 //! `cargo xtask test`: the steps that a change must pass, and the report on them. The first failure ends the run.
 
-use std::{
-    process::ExitCode,
-    time::{Duration, Instant},
-};
+use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::ValueEnum;
 
 use crate::{
     command::cargo,
-    dependencies, stand_in,
+    dependencies,
+    stand_in::{self, NATS},
+    stopwatch::Stopwatch,
     tool::{self, DENY, NEXTEST},
+    weight,
 };
 
 /// One step. They stand here in the order in which they run: the quick ones first, and last the tests, so that their
@@ -30,6 +30,8 @@ pub(crate) enum Step {
     Docs,
     /// Examples in the documentation
     Doctests,
+    /// Instructions and allocations of the hot path, against the baseline
+    Weight,
     /// Unit, property, integration and end-to-end tests
     Tests,
 }
@@ -67,10 +69,14 @@ impl Step {
                 .env("RUSTDOCFLAGS", "-D warnings")
                 .run(),
             Self::Doctests => cargo("test --doc --workspace --locked").run(),
+            Self::Weight => weight::run(false),
             Self::Tests => {
                 NEXTEST.provide()?;
-                stand_in::provide()?;
-                cargo("nextest run --workspace --locked").run()
+                stand_in::provide(&[&NATS])?;
+                let kubernetes_validate = tool::provide_kubernetes_validate()?;
+                cargo("nextest run --workspace --locked")
+                    .env("KUBERNETES_VALIDATE", &kubernetes_validate)
+                    .run()
             }
         }
     }
@@ -83,45 +89,29 @@ pub(crate) fn run(steps: &[Step]) -> ExitCode {
     } else {
         steps
     };
-    let started = now();
+    let run = Stopwatch::start();
     let mut passed = Vec::new();
     for (index, step) in steps.iter().enumerate() {
         let name = step.name();
         eprintln!("==> {name}");
-        let step_started = now();
+        let stopwatch = Stopwatch::start();
         if let Err(error) = step.run() {
             let waiting: Vec<_> = steps[index + 1..].iter().map(|step| step.name()).collect();
             eprintln!(
                 "\nxtask: {name} failed after {}: {error:#}",
-                seconds(step_started.elapsed())
+                stopwatch.seconds()
             );
             eprintln!("  passed:    {}", list(&passed));
             eprintln!("  not run:   {}", list(&waiting));
             eprintln!("  repeat it: cargo xtask test {name}");
             return ExitCode::FAILURE;
         }
-        let took = seconds(step_started.elapsed());
+        let took = stopwatch.seconds();
         eprintln!("<== {name} passed in {took}");
         passed.push(format!("{name} {took}"));
     }
-    eprintln!(
-        "xtask: all passed in {}: {}",
-        seconds(started.elapsed()),
-        list(&passed)
-    );
+    eprintln!("xtask: all passed in {}: {}", run.seconds(), list(&passed));
     ExitCode::SUCCESS
-}
-
-#[expect(
-    clippy::disallowed_methods,
-    reason = "a step's duration is for people to read; nothing is decided by it"
-)]
-fn now() -> Instant {
-    Instant::now()
-}
-
-fn seconds(duration: Duration) -> String {
-    format!("{:.1} s", duration.as_secs_f64())
 }
 
 fn list(items: &[String]) -> String {

@@ -1,10 +1,10 @@
 //! The tools that tests need beyond a plain toolchain: which, in which version, and their installation.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
-use crate::command::{cargo, rustup};
+use crate::command::{cargo, in_workspace, program, python, rustup};
 
-/// A cargo subcommand from crates.io.
+/// A cargo subcommand that is a package of its own.
 pub(crate) struct Tool {
     subcommand: &'static str,
     /// What is installed where none is there, and what our configuration files were written for.
@@ -19,6 +19,33 @@ pub(crate) const DENY: Tool = Tool {
     subcommand: "deny",
     version: "0.20.2",
 };
+
+/// What tells whether manifests are valid, field by field: Kubernetes' own schemas are in it.
+const KUBERNETES_VALIDATE: &str = "kubernetes-validate==1.32.0";
+/// Where it is installed, whatever this host's Python has.
+const PYTHON_TOOLS: &str = "target/python-tools";
+
+/// Makes sure that kubernetes-validate can be called, and tells by what path from the workspace's root.
+pub(crate) fn provide_kubernetes_validate() -> Result<String> {
+    let program = format!("{PYTHON_TOOLS}/bin/kubernetes-validate");
+    if !in_workspace(&program).exists() {
+        eprintln!("    {KUBERNETES_VALIDATE} is missing: installing it, once");
+        python(&format!("-m venv {PYTHON_TOOLS}"))
+            .run()
+            .and_then(|()| {
+                let install =
+                    format!("install --quiet --disable-pip-version-check {KUBERNETES_VALIDATE}");
+                python(&format!(
+                    "-m pip --python {PYTHON_TOOLS}/bin/python {install}"
+                ))
+                .run()
+            })
+            .context(
+                "kubernetes-validate could not be installed; it takes python3 with venv and pip",
+            )?;
+    }
+    Ok(in_workspace(&program).display().to_string())
+}
 
 impl Tool {
     /// Makes sure that the tool can be called, in a version that understands our configuration.
@@ -48,6 +75,32 @@ pub(crate) fn provide_component(component: &str, subcommand: &str) -> Result<()>
     rustup(&format!("component add {component}"))
         .run()
         .with_context(|| format!("the toolchain lacks {component}"))
+}
+
+/// Makes sure that valgrind is there; only root can install it.
+pub(crate) fn provide_valgrind() -> Result<()> {
+    if program("valgrind", &["--version"]).probe().is_some() {
+        return Ok(());
+    }
+    let is_root = program("id", &["-u"])
+        .probe()
+        .is_some_and(|id| id.trim() == "0");
+    ensure!(
+        is_root,
+        "valgrind is missing: apt-get install valgrind, or what your system has instead"
+    );
+    eprintln!("    valgrind is missing: installing it, once");
+    program("apt-get", &["update", "--quiet"]).run()?;
+    let install = [
+        "install",
+        "--quiet",
+        "--yes",
+        "--no-install-recommends",
+        "valgrind",
+    ];
+    program("apt-get", &install)
+        .run()
+        .context("valgrind could not be installed")
 }
 
 /// Whether a tool that answered this to `--version` may stand in for `wanted`: the same major version, and no older

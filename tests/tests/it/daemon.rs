@@ -2,145 +2,38 @@
 //! neither.
 
 use std::fs;
-use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::process::Stdio;
+use std::net::{SocketAddr, TcpStream};
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
-use tickstorm_testkit::{TempDir, poll_until_async};
-use tokio::process::{Child, Command};
-use tokio::time::timeout;
+use nix::sys::signal::Signal;
+use serde_json::Value;
+use tickstorm_testkit::poll_until_async;
 
-use crate::tickstorm::{Ended, PATIENCE, binary, run};
+use crate::support::daemon::Daemon;
+use crate::tickstorm::{Ended, PATIENCE, run};
 
 const DAEMONS: [&str; 2] = ["tickstorm-clock", "tickstorm-edge"];
-
-/// A daemon with all that it needs but a NATS, on ports of its own.
-fn daemon(name: &str, args: &[&str]) -> Command {
-    let mut command = Command::new(binary(name));
-    command
-        .args(args)
-        .env_clear()
-        .env("NATS_URL", format!("nats://{}", free_addr()))
-        .env("ADMIN_ADDR", "127.0.0.1:0")
-        .env("LISTEN_ADDR", "127.0.0.1:0")
-        .env("STREAM_USER", "ada")
-        .env("STREAM_PASS", "open sesame")
-        .env("DRAIN_DELAY", "0s")
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .kill_on_drop(true);
-    command
-}
-
-/// An address on which nobody listens.
-fn free_addr() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap()
-}
-
-/// A daemon that runs, with what it writes in files.
-struct Running {
-    child: Child,
-    dir: TempDir,
-}
-
-impl Running {
-    /// Starts it and waits until it serves its admin port.
-    async fn start(mut command: Command) -> Self {
-        let dir = TempDir::new("daemon");
-        let file = |name| fs::File::create(dir.path().join(name)).unwrap();
-        command.stdout(file("stdout")).stderr(file("stderr"));
-        let child = command.spawn().unwrap();
-        let running = Self { child, dir };
-        running.logs("\"admin_addr\"").await;
-        running
-    }
-
-    fn read(&self, name: &str) -> String {
-        fs::read_to_string(self.dir.path().join(name)).unwrap()
-    }
-
-    /// Waits until it has logged `text`.
-    async fn logs(&self, text: &str) {
-        let logged = || self.read("stderr").contains(text);
-        poll_until_async(
-            &format!("{text} in {}", self.read("stderr")),
-            PATIENCE,
-            logged,
-        )
-        .await;
-    }
-
-    /// The address behind `label` in its first lines.
-    fn addr(&self, label: &str) -> SocketAddr {
-        let printed = self.read("stdout");
-        let addr = printed
-            .lines()
-            .find_map(|line| line.trim().strip_prefix(label))
-            .map(|addr| {
-                addr.trim()
-                    .trim_start_matches("http://")
-                    .trim_end_matches("/status")
-            });
-        addr.and_then(|addr| addr.parse().ok())
-            .unwrap_or_else(|| panic!("no {label} in {printed:?}"))
-    }
-
-    fn admin(&self, path: &str) -> String {
-        let mut stream = TcpStream::connect(self.addr("admin")).unwrap();
-        write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
-        answer
-    }
-
-    fn send(&self, signal: Signal) {
-        let pid = self.child.id().expect("it is still running");
-        kill(Pid::from_raw(pid.try_into().unwrap()), signal).unwrap();
-    }
-
-    /// Its exit code, once it has ended.
-    async fn ended(mut self) -> Option<i32> {
-        let status = timeout(PATIENCE, self.child.wait()).await;
-        status.expect("it ends").unwrap().code()
-    }
-}
 
 #[tokio::test]
 async fn without_nats_a_daemon_is_alive_and_not_ready_and_healthcheck_says_so() {
     for name in DAEMONS {
-        let running = Running::start(daemon(name, &[])).await;
-        assert!(
-            running.admin("/health/live").starts_with("HTTP/1.1 200 "),
-            "{name}"
-        );
-        assert!(
-            running.admin("/health/ready").starts_with("HTTP/1.1 503 "),
-            "{name}"
-        );
-        let admin = running.addr("admin").to_string();
-        let ask = async |args: &[&str]| {
-            let mut command = daemon(name, args);
-            // What is wrong with other settings is no concern of a probe.
-            command
-                .env("ADMIN_ADDR", &admin)
-                .env("STREAM_USER", "")
-                .env("TICK_LEAD_MS", "no");
-            run(command).await
-        };
+        let mut running = Daemon::new(name);
+        running.start().await;
+        assert!(running.is_live().await, "{name}");
+        assert!(!running.is_ready().await, "{name}");
+        let mut probe = Daemon::new(name);
+        // What is wrong with other settings is no concern of a probe.
+        probe.set("ADMIN_ADDR", &running.admin().to_string());
+        probe.set("STREAM_USER", "");
+        probe.set("TICK_LEAD_MS", "no");
         for args in [&["healthcheck"], &["-health-check"]] {
-            let ended = ask(args).await;
+            let ended = run(probe.command(args)).await;
             assert_eq!(ended.code, Some(0), "{name} {args:?}: {ended:?}");
         }
-        let ended = ask(&["healthcheck", "--ready"]).await;
+        let ended = run(probe.command(&["healthcheck", "--ready"])).await;
         assert_eq!(ended.code, Some(1), "{name}: {ended:?}");
         assert!(ended.stderr.contains("not ready"), "{name}: {ended:?}");
-        running.send(Signal::SIGTERM);
-        assert_eq!(running.ended().await, Some(0), "{name}");
-        let ended = ask(&["healthcheck"]).await;
+        assert_eq!(running.terminate().await, Some(0), "{name}");
+        let ended = run(probe.command(&["healthcheck"])).await;
         assert_eq!(ended.code, Some(1), "{name}: {ended:?}");
     }
 }
@@ -149,7 +42,8 @@ async fn without_nats_a_daemon_is_alive_and_not_ready_and_healthcheck_says_so() 
 async fn sigint_and_sigterm_end_a_daemon_with_exit_code_0() {
     for name in DAEMONS {
         for signal in [Signal::SIGINT, Signal::SIGTERM] {
-            let running = Running::start(daemon(name, &[])).await;
+            let mut running = Daemon::new(name);
+            running.start().await;
             running.send(signal);
             assert_eq!(running.ended().await, Some(0), "{name} {signal}");
         }
@@ -158,26 +52,69 @@ async fn sigint_and_sigterm_end_a_daemon_with_exit_code_0() {
 
 #[tokio::test]
 async fn a_second_signal_ends_a_draining_edge_at_once_with_exit_code_1() {
-    let mut command = daemon("tickstorm-edge", &[]);
-    command.env("DRAIN_DELAY", "10m");
-    let running = Running::start(command).await;
+    let mut running = Daemon::new("tickstorm-edge").with("DRAIN_DELAY", "10m");
+    running.start().await;
     running.send(Signal::SIGTERM);
     running.logs("draining").await;
-    assert!(running.admin("/health/ready").starts_with("HTTP/1.1 503 "));
+    assert!(!running.is_ready().await);
     running.send(Signal::SIGTERM);
     assert_eq!(running.ended().await, Some(1));
 }
 
 #[tokio::test]
+async fn with_port_0_the_first_lines_the_event_listening_and_the_status_name_the_port_that_was_bound()
+ {
+    let mut running = Daemon::new("tickstorm-edge").with("LISTEN_ADDR", "127.0.0.1:0");
+    running.start().await;
+    let printed = running.stdout();
+    let addr = printed
+        .lines()
+        .find_map(|line| line.trim().strip_prefix("clients"))
+        .and_then(|addr| addr.trim().parse::<SocketAddr>().ok());
+    let addr = addr.unwrap_or_else(|| panic!("no address of clients in {printed:?}"));
+    TcpStream::connect(addr).unwrap();
+    assert_eq!(running.status().await["listen_addr"], addr.to_string());
+    assert_eq!(listening(&running)["listen_addr"], addr.to_string());
+}
+
+#[tokio::test]
+async fn the_event_listening_comes_once_with_the_addresses_that_there_are() {
+    for name in DAEMONS {
+        let mut running = Daemon::new(name);
+        running.start().await;
+        let event = listening(&running);
+        assert_eq!(event["admin_addr"], running.admin().to_string(), "{event}");
+        let clients = (name == "tickstorm-edge").then(|| running.clients().to_string());
+        let named = event.get("listen_addr").and_then(Value::as_str);
+        assert_eq!(named, clients.as_deref(), "{event}");
+    }
+}
+
+/// The one event of that name.
+fn listening(daemon: &Daemon) -> Value {
+    let log = daemon.log();
+    let events: Vec<Value> = log
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .filter(|event: &Value| event["message"] == "listening")
+        .collect();
+    match &events[..] {
+        [event] => event.clone(),
+        other => panic!("{other:?} instead of one event in {log}"),
+    }
+}
+
+#[tokio::test]
 async fn sigusr1_makes_debug_events_be_written() {
-    let running = Running::start(daemon("tickstorm-edge", &[])).await;
-    let clients = running.addr("clients");
+    let mut running = Daemon::new("tickstorm-edge");
+    running.start().await;
+    let clients = running.clients();
     drop(TcpStream::connect(clients).unwrap());
     running.send(Signal::SIGUSR1);
     running.logs("debug events are written").await;
     let connect = || {
         drop(TcpStream::connect(clients).unwrap());
-        running.read("stderr").contains("\"level\":\"DEBUG\"")
+        running.log().contains("\"level\":\"DEBUG\"")
     };
     poll_until_async("a connection's end is logged", PATIENCE, connect).await;
 }
@@ -188,7 +125,7 @@ async fn check_config_shows_every_setting_and_no_secret() {
         "ADMIN_ADDR=127.0.0.1:8082 (default)",
         "ADMIN_ADDR=127.0.0.1:8081 (default)",
     ]) {
-        let mut command = daemon(name, &["--check-config"]);
+        let mut command = Daemon::new(name).command(&["--check-config"]);
         command
             .env_remove("ADMIN_ADDR")
             .env("NATS_TOKEN", "open sesame")
@@ -213,7 +150,7 @@ async fn check_config_shows_every_setting_and_no_secret() {
 async fn all_wrong_settings_are_named_at_once_with_exit_code_78() {
     for name in DAEMONS {
         for args in [&[][..], &["--check-config"]] {
-            let mut command = daemon(name, args);
+            let mut command = Daemon::new(name).command(args);
             command
                 .env("ADMIN_ADDR", "everywhere")
                 .env("LOG_LEVEL", "loud")
@@ -231,7 +168,7 @@ async fn all_wrong_settings_are_named_at_once_with_exit_code_78() {
 #[tokio::test]
 async fn a_daemon_tells_its_name_and_version_and_takes_no_other_word() {
     for name in DAEMONS {
-        let ended = run(daemon(name, &["--version"])).await;
+        let ended = run(Daemon::new(name).command(&["--version"])).await;
         assert_eq!(ended.code, Some(0), "{ended:?}");
         assert!(ended.stdout.starts_with(&format!("{name} ")), "{ended:?}");
         for args in [
@@ -239,7 +176,7 @@ async fn a_daemon_tells_its_name_and_version_and_takes_no_other_word() {
             &["--check-config", "healthcheck"],
             &["--nonsense"],
         ] {
-            let Ended { code, stdout, .. } = run(daemon(name, args)).await;
+            let Ended { code, stdout, .. } = run(Daemon::new(name).command(args)).await;
             assert_eq!((code, &*stdout), (Some(64), ""), "{name} {args:?}");
         }
     }
@@ -256,7 +193,9 @@ async fn the_documented_metrics_are_those_that_the_daemons_have() {
         .collect();
     let mut expected = Vec::new();
     for name in DAEMONS {
-        let metrics = Running::start(daemon(name, &[])).await.admin("/metrics");
+        let mut running = Daemon::new(name);
+        running.start().await;
+        let (_, metrics) = running.get("/metrics").await.unwrap();
         let helps = metrics
             .lines()
             .filter_map(|line| line.strip_prefix("# HELP "));

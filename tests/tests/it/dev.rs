@@ -11,7 +11,7 @@ use tokio::process::Command;
 use crate::tickstorm::{Running, run, tickstorm};
 
 /// A `dev` on ports of its own.
-fn dev() -> Command {
+pub(crate) fn dev() -> Command {
     let mut command = tickstorm(&["dev"]);
     command
         .env("LISTEN_ADDR", "127.0.0.1:0")
@@ -72,7 +72,7 @@ impl Dev {
     }
 
     /// The epoch_ms of the next tick that it prints.
-    async fn tick(&mut self) -> i64 {
+    pub(crate) async fn tick(&mut self) -> i64 {
         let line = self.process.line().await;
         let epoch_ms = line
             .split_whitespace()
@@ -141,7 +141,7 @@ async fn the_status_page_names_the_same_addresses() {
     assert!(status.contains(&format!("\"{}\"", dev.admin)), "{status}");
 }
 
-fn http(addr: SocketAddr, path: &str) -> String {
+pub(crate) fn http(addr: SocketAddr, path: &str) -> String {
     let mut stream = TcpStream::connect(addr).unwrap();
     write!(
         stream,

@@ -3,12 +3,16 @@
 mod delivery;
 mod garbage;
 mod message;
+#[path = "../messages/mod.rs"]
+mod messages;
 mod script;
 
 use std::time::Duration;
 
 use tickstorm_bus::{Bus, EdgeEvent, Events, MemoryBus, MemoryLink};
-use tickstorm_timebase::{Announcement, Epoch, Mode, Reply};
+use tickstorm_timebase::Reply;
+
+use messages::announcement;
 
 /// What an edge heard.
 #[derive(Debug, PartialEq, Eq)]
@@ -26,28 +30,8 @@ async fn clock_and_edge() -> (MemoryBus, MemoryLink, MemoryLink, Events<EdgeEven
     (bus, clock, edge, events)
 }
 
-fn announcement(epoch_ms: i64) -> Announcement {
-    Announcement {
-        mode: Mode::Second,
-        epoch: Epoch::from_ms(epoch_ms),
-        clock_id: "clock-0".parse().expect("a valid id"),
-        rank: 3,
-        sent_unix_us: (epoch_ms - 1_500) * 1_000,
-        timeline: u64::MAX,
-    }
-}
-
 fn reply(nonce: u64) -> Reply {
-    Reply {
-        nonce,
-        clock_id: "clock-0".parse().expect("a valid id"),
-        rank: 3,
-        received_unix_us: 1_000_001,
-        sent_unix_us: 1_000_002,
-        clock_error_us: 16_000_000,
-        synchronized: true,
-        timeline: 7,
-    }
+    messages::reply(nonce, "clock-0")
 }
 
 /// The next event, unless there is none for a virtual minute.

@@ -34,8 +34,7 @@ fn server() -> (Nats, TempDir) {
         user.seed().expect("a new key has its seed")
     );
     files.write("user.creds", credentials);
-    let nats = Nats::create(&["--config", "/server.conf"]);
-    nats.copy(&files.write("server.conf", config), "/server.conf");
+    let nats = Nats::create(&["--config", "/server.conf"]).with_file("/server.conf", config);
     nats.start();
     (nats, files)
 }

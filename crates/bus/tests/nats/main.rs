@@ -3,6 +3,8 @@
 mod credentials;
 mod exchange;
 mod login;
+#[path = "../messages/mod.rs"]
+mod messages;
 mod outage;
 mod tls;
 
@@ -10,7 +12,8 @@ use std::time::Duration;
 
 use tickstorm_bus::{Bus, ClockEvent, EdgeEvent, Events, NatsBus, NatsOptions};
 use tickstorm_testkit::Nats;
-use tickstorm_timebase::{Announcement, Epoch, Mode, Reply};
+
+use messages::{announcement, reply};
 
 /// For what takes milliseconds on an idle machine.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -49,30 +52,6 @@ async fn soon<T>(next: impl Future<Output = Option<T>>) -> T {
         .await
         .expect("an event in time")
         .expect("the bus is there")
-}
-
-fn announcement(epoch_ms: i64) -> Announcement {
-    Announcement {
-        mode: Mode::Second,
-        epoch: Epoch::from_ms(epoch_ms),
-        clock_id: "clock-0".parse().expect("a valid id"),
-        rank: 3,
-        sent_unix_us: (epoch_ms - 1_500) * 1_000,
-        timeline: u64::MAX,
-    }
-}
-
-fn reply(nonce: u64, clock_id: &str) -> Reply {
-    Reply {
-        nonce,
-        clock_id: clock_id.parse().expect("a valid id"),
-        rank: 3,
-        received_unix_us: 1_000_001,
-        sent_unix_us: 1_000_002,
-        clock_error_us: 16_000_000,
-        synchronized: true,
-        timeline: 7,
-    }
 }
 
 /// Announces `epoch_ms` until the edge hears it: other servers and fresh subscriptions may miss the first ones. What else

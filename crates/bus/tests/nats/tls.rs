@@ -5,7 +5,7 @@ use crate::{announce_until_heard, options, soon};
 
 /// A server that shows a certificate for 127.0.0.1 and asks for one, and a directory with what clients need.
 fn server(authority: &Authority) -> (Nats, TempDir) {
-    let nats = Nats::create(&[
+    let mut nats = Nats::create(&[
         "--tlsverify",
         "--tlscert=/certificate.pem",
         "--tlskey=/key.pem",
@@ -18,7 +18,8 @@ fn server(authority: &Authority) -> (Nats, TempDir) {
         ("certificate.pem", &certificate),
         ("key.pem", &key),
     ] {
-        nats.copy(&files.write(name, content), &format!("/{name}"));
+        files.write(name, content);
+        nats = nats.with_file(&format!("/{name}"), content.as_bytes());
     }
     nats.start();
     (nats, files)

@@ -44,7 +44,7 @@ impl Timer for TokioClock {
 pub(crate) struct Edge {
     socket: DuplexStream,
     session: ServerSession,
-    limits: Limits,
+    pub(crate) limits: Limits,
     clock: TokioClock,
     began: Mono,
     /// How far this edge's time is from the test's, in microseconds.
@@ -251,6 +251,24 @@ impl Edge {
         came
     }
 
+    /// Answers HEARTBEATs as one that doesn't know the time, for so long.
+    pub(crate) async fn answer_without_time_for(&mut self, duration: Duration) {
+        let end = Instant::now() + duration;
+        while let Ok(client_time_us) = tokio::time::timeout_at(end, self.heartbeat()).await {
+            self.pong_without_time(client_time_us).await;
+        }
+    }
+
+    /// Likewise until the client hangs up.
+    pub(crate) async fn answer_without_time_until_left(&mut self) {
+        while let Some(step) = self.step_unless_left().await {
+            let Step::Heartbeat { client_time_us } = step else {
+                panic!("{step:?} instead of HEARTBEAT");
+            };
+            self.pong_without_time(client_time_us).await;
+        }
+    }
+
     /// Answers a HEARTBEAT by this edge's time, with a bound of 10 µs.
     pub(crate) async fn pong(&mut self, client_time_us: i64) {
         let now_us = self.authority_us();
@@ -317,15 +335,21 @@ impl Edge {
     }
 
     async fn step(&mut self) -> Step {
+        let step = self.step_unless_left().await;
+        step.expect("the client stays")
+    }
+
+    async fn step_unless_left(&mut self) -> Option<Step> {
         loop {
             let mut rest = &self.input[..];
             let step = self.session.step(&self.limits, &mut rest, self.clock.now());
             self.input = rest.to_vec();
             if step != Step::NeedsInput {
-                return step;
+                return Some(step);
             }
-            let len = self.socket.read_buf(&mut self.input).await.unwrap();
-            assert_ne!(len, 0, "the client hung up");
+            if self.socket.read_buf(&mut self.input).await.unwrap() == 0 {
+                return None;
+            }
         }
     }
 }

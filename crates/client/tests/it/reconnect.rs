@@ -8,7 +8,7 @@ use tickstorm_protocol::frame::{self, FrameType};
 use tickstorm_protocol::message::Ack;
 use tokio::time::{Instant, sleep};
 
-use crate::edge::{Net, epoch};
+use crate::edge::{Edge, Net, epoch};
 
 async fn event(ticks: &mut Ticks) -> Option<Event> {
     ticks.next().await.map(Result::unwrap)
@@ -319,6 +319,79 @@ async fn the_first_connection_fails_at_once_after_each_address_was_tried() {
     let error = client.await.unwrap().unwrap_err();
     assert_eq!(error.come_back(), Return::No);
     assert!(net.next().await.is_none(), "it went on trying");
+}
+
+/// What begins with AUTH and SUBSCRIBE at an edge that does not know the time: it answers HEARTBEATs until it is left.
+async fn left_as_timeless(edge: &mut Edge) -> Duration {
+    let began = Instant::now();
+    edge.accept().await;
+    edge.subscription().await;
+    edge.answer_without_time_until_left().await;
+    began.elapsed()
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_several_edges_one_that_knows_the_time_is_looked_for_round_and_round() {
+    let options = Options::new("x").or_at("y").or_at("z");
+    let (client, mut net) = Net::dial(options, &["y"]);
+    for _ in 0..3 {
+        let mut x = net.edge().await;
+        assert_eq!(left_as_timeless(&mut x).await, Duration::from_secs(8));
+        assert!(net.next().await.unwrap().1.is_none(), "nobody is at y");
+        let mut z = net.edge().await;
+        assert_eq!(left_as_timeless(&mut z).await, Duration::from_secs(8));
+    }
+    let mut edge = net.edge().await;
+    edge.accept().await;
+    edge.acknowledge(epoch(0)).await;
+    assert_eq!(client.await.unwrap().unwrap().edge_id(), "edge at x");
+}
+
+#[tokio::test(start_paused = true)]
+async fn coming_back_it_leaves_an_edge_that_does_not_know_the_time_for_another() {
+    let options = Options::new("x").or_at("y");
+    let (mut ticks, edge, mut net) = Net::subscribed(options, 0).await;
+    drop(edge);
+    reconnecting(&mut ticks).await;
+    let mut y = net.edge().await;
+    assert_eq!(left_as_timeless(&mut y).await, Duration::from_secs(8));
+    let (why, _, resumes) = reconnecting(&mut ticks).await;
+    assert!(matches!(why, Error::Timeless { .. }) && resumes, "{why:?}");
+    let mut x = net.edge().await;
+    x.accept().await;
+    x.acknowledge(epoch(0)).await;
+    assert_eq!(reconnected(&mut ticks).await, "x");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_only_edge_is_waited_for_until_it_knows_the_time() {
+    let (client, mut net) = Net::dial(Options::new("x"), &[]);
+    let mut edge = net.edge().await;
+    edge.accept().await;
+    edge.subscription().await;
+    edge.answer_for(Duration::from_secs(600)).await;
+    edge.subscribed(epoch(0)).await;
+    client.await.unwrap().unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_rate_limited_it_sends_no_more_than_the_strictest_edge_takes() {
+    for options in [Options::new("x"), Options::new("x").ahead(true)] {
+        let (mut ticks, mut edge, mut net) = Net::subscribed(options, 0).await;
+        edge.limits.frame_rate = 1;
+        edge.refuse(ErrorCode::RateLimited, "too many", 1_000).await;
+        reconnecting(&mut ticks).await;
+        let mut edge = net.edge().await;
+        edge.limits.frame_rate = 1;
+        edge.accept().await;
+        edge.subscription().await;
+        // First it does not know the time, then it does: either way a HEARTBEAT too many would end its session.
+        edge.answer_without_time_for(Duration::from_secs(30)).await;
+        edge.subscribed(epoch(0)).await;
+        assert_eq!(reconnected(&mut ticks).await, "x");
+        let came = edge.answer_for(Duration::from_secs(60)).await;
+        assert!(came.len() >= 4, "{came:?}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -10,6 +10,7 @@ mod subscribers;
 pub(crate) mod tests;
 
 use std::collections::BTreeMap;
+use std::os::fd::RawFd;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -20,6 +21,7 @@ use batch::Batch;
 use fanout::Sweep;
 pub(crate) use fanout::{CHUNK, Fallen, Leftovers};
 pub(crate) use ring::{Frame, Ring};
+use subscribers::Entry;
 pub(crate) use subscribers::Subscribers;
 
 /// What all feeds of an edge have in common.
@@ -95,6 +97,14 @@ impl Feed {
 
     pub(crate) fn subscribers(&mut self) -> &mut Subscribers {
         &mut self.subscribers
+    }
+
+    /// The descriptors of the subscribers that have every frame there is.
+    pub(crate) fn caught_up(&mut self) -> Vec<RawFd> {
+        let head = self.ring.head();
+        let entries = self.subscribers.entries().iter();
+        let caught_up = entries.filter(|entry| entry.ready_for() == head);
+        caught_up.map(Entry::fd).collect()
     }
 
     /// The last tick that is in a frame (or the one before the first): where a new subscription stands.

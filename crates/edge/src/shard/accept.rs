@@ -3,6 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tickstorm_protocol::code::CloseReason;
@@ -43,7 +44,10 @@ impl Shard {
                     if !std::mem::replace(&mut complained, true) {
                         tracing::warn!(%error, "accepting rests: the system has nothing to give");
                     }
+                    self.vitals.accepting.store(false, Ordering::Relaxed);
                     tokio::time::sleep(REST).await;
+                    // Where nobody else comes nothing would fail, either.
+                    self.vitals.accepting.store(true, Ordering::Relaxed);
                 }
             }
         }
@@ -77,7 +81,7 @@ impl Shard {
     }
 
     fn admit(self: &Rc<Self>, stream: TcpStream, peer: SocketAddr) {
-        let permit = match self.shared.admission.enter() {
+        let permit = match self.place() {
             Some(permit) if !permit.is_overflow() => permit,
             overflow => {
                 self.turn_away(stream, peer, overflow, CloseReason::ServerFull);
@@ -117,6 +121,9 @@ impl Shard {
     }
 
     fn enter(&self, stream: TcpStream, peer: SocketAddr, permit: Permit) -> Rc<Connection> {
+        if !permit.is_overflow() {
+            self.inside.update(|inside| inside + 1);
+        }
         let id = self.shared.admission.next_id();
         let mut connections = self.connections.borrow_mut();
         let place = connections.vacant_entry();

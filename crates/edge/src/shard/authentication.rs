@@ -17,6 +17,8 @@ use crate::metrics::AuthResult;
 
 /// Between which milliseconds the time is picked at random after which a failure at a shared address is answered.
 const LATE_MS: RangeInclusive<u64> = 1_000..=5_000;
+/// What tells the clients behind a balancer apart.
+const PROXY_ADVICE: &str = "set PROXY_PROTOCOL where this version obeys it, or let the balancer keep clients' own addresses (direct return, transparent forwarding)";
 /// The characters that are kept of what a client says of itself.
 const LABEL_MAX: usize = 64;
 
@@ -92,7 +94,7 @@ impl Shard {
                     tracing::warn!(
                         address = %connection.peer.ip(),
                         "AUTH fails at an address that is never refused, since many clients share it; if it is a \
-                         balancer, set PROXY_PROTOCOL"
+                         balancer, {PROXY_ADVICE}"
                     );
                 }
                 let late = Duration::from_millis(rand::random_range(LATE_MS));

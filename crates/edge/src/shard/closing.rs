@@ -129,7 +129,13 @@ impl Shard {
         for task in state.reader.take().into_iter().chain(state.writer.take()) {
             task.abort();
         }
-        state.permit = None;
+        if state
+            .permit
+            .take()
+            .is_some_and(|permit| !permit.is_overflow())
+        {
+            self.inside.update(|inside| inside - 1);
+        }
         drop(state);
         self.connections
             .borrow_mut()

@@ -87,7 +87,7 @@ impl Shard {
             .and_then(|()| TcpStream::from_std(stream));
         // Without a place in the runtime's epoll there is nobody left to tell: it is closed.
         if let Ok(stream) = stream {
-            let permit = self.shared.admission.enter();
+            let permit = self.place();
             self.turn_away(stream, peer, permit, CloseReason::ServerDraining);
         }
     }

@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use tickstorm_protocol::code::CloseReason;
-use tickstorm_timebase::Mode;
+use tickstorm_timebase::{Mode, Mono};
 
 use super::connection::{Connection, Phase, Place};
 use super::{FeedIndex, Shard};
@@ -35,6 +35,8 @@ pub(crate) struct Listed {
     pub(crate) mode: Option<Mode>,
     pub(crate) ahead: bool,
     pub(crate) age: Duration,
+    /// Shards answer at different moments: what they say of ages can't be compared, this can.
+    pub(crate) accepted: Mono,
     /// Frames of its feed that it has yet to take.
     pub(crate) backlog_frames: u64,
 }
@@ -49,10 +51,10 @@ pub(crate) struct ListedClient {
 
 impl Listed {
     /// The more, the further to the front.
-    pub(crate) fn rank(&self, order: Order) -> u128 {
+    pub(crate) fn rank(&self, order: Order) -> u64 {
         match order {
-            Order::Backlog => self.backlog_frames.into(),
-            Order::Age => self.age.as_nanos(),
+            Order::Backlog => self.backlog_frames,
+            Order::Age => u64::MAX - self.accepted.as_nanos(),
         }
     }
 }
@@ -128,6 +130,7 @@ impl Shard {
             mode: feed.map(FeedIndex::mode),
             ahead: feed.is_some_and(FeedIndex::is_ahead),
             age: self.time.mono().since(connection.accepted),
+            accepted: connection.accepted,
             backlog_frames,
         })
     }

@@ -13,20 +13,22 @@ mod drain;
 mod listing;
 mod outbox;
 mod release;
+mod separate;
 mod subscription;
 mod thread;
 mod time;
+mod weight;
 mod wheel;
 mod writing;
 
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
+use std::os::fd::RawFd;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::Duration;
 
-use prometheus::local::LocalHistogram;
 use slab::Slab;
 use tickstorm_protocol::session::server::Limits;
 use tickstorm_timebase::{Authority, Mode, Mono, SystemClock, Tick};
@@ -38,12 +40,14 @@ use crate::admission::{Admission, Attempts, Evicted};
 use crate::auth::Credentials;
 use crate::feed::{Feed, FeedLimits, Leftovers};
 use crate::metrics::Metrics;
+use crate::sys::fd_table::Table;
 use crate::sys::socket::SocketOptions;
 use connection::Connection;
 pub(crate) use drain::TIME_OF_LAST;
 pub(crate) use listing::{Listed, Order};
 pub(crate) use thread::spawn;
 use time::ShardTime;
+pub use weight::FanOut;
 use wheel::Wheel;
 
 /// One read's bytes at most. A connection has no buffer of its own: all of a shard read into this one.
@@ -79,10 +83,17 @@ pub(crate) struct Vitals {
     pub(crate) turned: AtomicU64,
     /// When it last released a SECOND tick at its time; 0: never.
     pub(crate) released: AtomicU64,
+    /// Whether it accepts connections: not while the system has no descriptor or memory for them.
+    pub(crate) accepting: AtomicBool,
 }
+
+/// What [`crate::Edge::on_shards`] runs.
+pub type Work = Arc<dyn Fn(&[RawFd]) + Send + Sync>;
 
 /// What control and other shards may tell a shard.
 pub(crate) enum Command {
+    /// Have a table of open files of its own from now on, of at most so many, and say where it is to be seen.
+    Separate(u64, oneshot::Sender<std::io::Result<Table>>),
     /// Listen on this address and say on which it really is.
     Listen(SocketAddr, oneshot::Sender<std::io::Result<SocketAddr>>),
     /// These are the other shards, in the order of their numbers.
@@ -91,6 +102,8 @@ pub(crate) enum Command {
     Evict(Evicted),
     /// Send these ticks to the feed of the mode, at its time, as if they had been released now.
     Burst(Mode, Vec<Tick>),
+    /// Run this with the descriptors of all subscribers that have everything, and answer when it is done.
+    Run(Work, oneshot::Sender<()>),
     /// Accept nobody any more, and close all connections within this time; answer when they are closed.
     Drain(Duration, oneshot::Sender<()>),
     /// Say which connections come first, and no more than so many of them.
@@ -140,6 +153,9 @@ struct Shard {
     generation: Cell<Option<u32>>,
     feeds: RefCell<[Feed; 4]>,
     connections: RefCell<Slab<Rc<Connection>>>,
+    /// How many of them count, those told SERVER_FULL left out, and how many its own table of open files has places for.
+    inside: Cell<usize>,
+    places: Cell<usize>,
     wheel: RefCell<Wheel>,
     scratch: RefCell<Box<[u8]>>,
     /// A buffer for control frames in the making.
@@ -147,7 +163,6 @@ struct Shard {
     leftovers: RefCell<Leftovers>,
     /// Whether a SUBSCRIBE waits until the time is known.
     has_askers: Cell<bool>,
-    publish_latency_ms: RefCell<LocalHistogram>,
     /// Something is to be released or sent that the release task does not know of.
     woken: Notify,
     peers: RefCell<Vec<mpsc::UnboundedSender<Command>>>,
@@ -178,12 +193,13 @@ impl Shard {
             generation: Cell::new(None),
             feeds: RefCell::new(feeds),
             connections: RefCell::default(),
+            inside: Cell::new(0),
+            places: Cell::new(usize::MAX),
             wheel,
             scratch: RefCell::new(vec![0; SCRATCH].into_boxed_slice()),
             frames: RefCell::default(),
             leftovers: RefCell::default(),
             has_askers: Cell::new(false),
-            publish_latency_ms: RefCell::new(shared.metrics.publish_latency_ms.local()),
             shared,
             woken: Notify::new(),
             peers: RefCell::default(),
@@ -214,6 +230,12 @@ impl Shard {
             .iter()
             .map(|(_, connection)| Rc::clone(connection))
             .collect()
+    }
+
+    /// The descriptors of all subscribers that have everything, in the feeds' own order.
+    fn caught_up(&self) -> Vec<RawFd> {
+        let mut feeds = self.feeds.borrow_mut();
+        feeds.iter_mut().flat_map(Feed::caught_up).collect()
     }
 
     /// The connection at `slot` of the slab.

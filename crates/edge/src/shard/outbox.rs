@@ -15,6 +15,8 @@ pub(super) struct Outbox {
     /// What lacks of the frame (or control frames) half sent: comes before all else.
     rest: Bytes,
     rest_is_control: bool,
+    /// The ticks of the replay's frame in `rest`, until its first byte is out: till then it may still be given up.
+    untouched: Option<usize>,
     control: Vec<u8>,
     replay: Option<Replay>,
     /// When the socket last took a byte, in the shard's own time.
@@ -27,6 +29,7 @@ impl Outbox {
         Box::new(Self {
             rest: Bytes::new(),
             rest_is_control: false,
+            untouched: None,
             control: Vec::new(),
             replay: None,
             progress: now,
@@ -54,18 +57,19 @@ impl Outbox {
         self.control.extend_from_slice(frames);
     }
 
-    /// Puts `replay` in the place of what was still to be replayed.
+    /// Puts `replay` in the place of what was still to be replayed; only a frame half sent is finished.
     pub(super) fn set_replay(&mut self, replay: Option<Replay>) {
+        if self.untouched.take().is_some() {
+            self.rest = Bytes::new();
+        }
         self.replay = replay;
     }
 
-    /// What is to be written before the feed's frames; empty where nothing is. A frame of a replay is made here, and `made`
-    /// told of its ticks.
+    /// What is to be written before the feed's frames; empty where nothing is. A frame of a replay is made here.
     pub(super) fn front(
         &mut self,
         max_msg_size: usize,
         authority: Option<(&Authority, Mono)>,
-        made: impl FnOnce(usize),
     ) -> &Bytes {
         if self.rest.is_empty() {
             self.rest_is_control = !self.control.is_empty();
@@ -74,7 +78,7 @@ impl Outbox {
             } else if let Some(replay) = self.replay.as_mut() {
                 let (frame, ticks) = replay.next_frame(max_msg_size, authority);
                 self.rest = frame;
-                made(ticks);
+                self.untouched = Some(ticks);
                 if replay.is_over() {
                     self.replay = None;
                 }
@@ -88,10 +92,19 @@ impl Outbox {
         self.control.is_empty() && self.replay.is_none()
     }
 
-    /// Takes note that `taken` bytes went out, and gives how many of them were not of the front but of the feed's frames.
-    pub(super) fn consume(&mut self, taken: usize, now: Mono) -> usize {
+    /// Takes note that `taken` bytes, some at least, went out, and gives how many of them were not of the front but of the feed's
+    /// frames. Where a frame of a replay went out, or began to, `replayed` is told of its ticks.
+    pub(super) fn consume(
+        &mut self,
+        taken: usize,
+        now: Mono,
+        replayed: impl FnOnce(usize),
+    ) -> usize {
         self.progress = now;
         let front = taken.min(self.rest.len());
+        if let Some(ticks) = self.untouched.take_if(|_| front > 0) {
+            replayed(ticks);
+        }
         self.rest.advance(front);
         if self.rest.is_empty() {
             self.rest_is_control = false;
@@ -187,7 +200,7 @@ mod tests {
 
     /// A socket that takes `room` bytes, written to as a shard writes; gives what it got. `feed` is what the feed's ring holds.
     fn write(outbox: &mut Outbox, feed: &mut Vec<Bytes>, room: usize) -> Vec<u8> {
-        let front = outbox.front(MAX_MSG_SIZE, None, |_| {}).clone();
+        let front = outbox.front(MAX_MSG_SIZE, None).clone();
         let mut bytes = front.to_vec();
         let frames = if outbox.feed_may_follow() {
             feed.clone()
@@ -196,7 +209,7 @@ mod tests {
         };
         frames.iter().for_each(|frame| bytes.extend(frame));
         bytes.truncate(room);
-        let mut of_feed = outbox.consume(bytes.len(), Mono::ZERO);
+        let mut of_feed = outbox.consume(bytes.len(), Mono::ZERO, |_| {});
         for frame in frames {
             if of_feed == 0 {
                 break;
@@ -259,9 +272,9 @@ mod tests {
     fn progress_is_when_the_socket_last_took_something() {
         let mut outbox = Outbox::new(Mono::from_nanos(5));
         outbox.push_control(&frame(PONG, &[]));
-        assert_eq!(outbox.front(MAX_MSG_SIZE, None, |_| {}).len(), 12);
+        assert_eq!(outbox.front(MAX_MSG_SIZE, None).len(), 12);
         assert_eq!(outbox.progress, Mono::from_nanos(5));
-        outbox.consume(1, Mono::from_nanos(9));
+        outbox.consume(1, Mono::from_nanos(9), |_| {});
         assert_eq!(outbox.progress, Mono::from_nanos(9));
     }
 
@@ -272,7 +285,7 @@ mod tests {
         let mut sent = write(&mut outbox, &mut Vec::new(), 100);
         outbox.set_replay(Replay::of(Mode::Second, &plan(2_990, 3_000, 3_000)));
         outbox.push_control(&frame(ACK, &[]));
-        while !outbox.front(MAX_MSG_SIZE, None, |_| {}).is_empty() {
+        while !outbox.front(MAX_MSG_SIZE, None).is_empty() {
             sent.extend(write(&mut outbox, &mut Vec::new(), 1_000));
         }
         let frames: Vec<_> = std::iter::from_fn(|| RawFrame::take(&mut sent)).collect();
@@ -281,6 +294,28 @@ mod tests {
             (frames.len(), ticks(0), frames[1].kind, ticks(2)),
             (3, 1_000, ACK, 10)
         );
+    }
+
+    #[test]
+    fn a_frame_of_the_old_replay_of_which_no_byte_went_out_is_dropped_and_not_counted() {
+        let mut outbox = Outbox::new(Mono::ZERO);
+        outbox.set_replay(Replay::of(Mode::Second, &plan(0, 10, 10)));
+        // Made for a socket that then took nothing.
+        assert!(!outbox.front(MAX_MSG_SIZE, None).is_empty());
+        outbox.set_replay(Replay::of(Mode::Minute, &plan(0, 120, 120)));
+        outbox.push_control(&frame(ACK, &[]));
+        let (mut sent, mut counted) = (Vec::new(), Vec::new());
+        loop {
+            let front = outbox.front(MAX_MSG_SIZE, None).clone();
+            let Some(byte) = front.first() else { break };
+            sent.push(*byte);
+            outbox.consume(1, Mono::ZERO, |ticks| counted.push(ticks));
+        }
+        let frames: Vec<_> = std::iter::from_fn(|| RawFrame::take(&mut sent)).collect();
+        let kinds: Vec<_> = frames.iter().map(|frame| frame.kind).collect();
+        assert_eq!(kinds, [ACK, DATA_BATCH]);
+        assert_eq!(frames[1].decode::<DataBatch>().ticks.len(), 2);
+        assert_eq!(counted, [2], "each frame once, with its first byte");
     }
 
     #[test]
@@ -309,11 +344,11 @@ mod tests {
             let mut counted = 0;
             loop {
                 let known = is_known.then_some((&authority, now));
-                let mut bytes = outbox.front(max_msg_size, known, |ticks| counted += ticks).to_vec();
+                let mut bytes = outbox.front(max_msg_size, known).to_vec();
                 if bytes.is_empty() {
                     break;
                 }
-                outbox.consume(bytes.len(), now);
+                outbox.consume(bytes.len(), now, |ticks| counted += ticks);
                 let frame = RawFrame::take(&mut bytes).unwrap();
                 prop_assert!(bytes.is_empty() && frame.payload.len() <= max_msg_size);
                 let batch: DataBatch = frame.decode();

@@ -82,7 +82,12 @@ impl Shard {
     }
 
     /// Sends one chunk of a feed's fan-out, and sees to what it left over.
-    fn send_chunk(self: &Rc<Self>, index: FeedIndex, authority: Option<&Authority>, mono: Mono) {
+    pub(super) fn send_chunk(
+        self: &Rc<Self>,
+        index: FeedIndex,
+        authority: Option<&Authority>,
+        mono: Mono,
+    ) {
         if let Some(authority) = authority {
             let mut arrivals = Vec::new();
             let mut feeds = self.feeds.borrow_mut();
@@ -149,7 +154,7 @@ impl Shard {
         let mono = self.time.mono();
         if let (Some(authority), true) = (self.authority(mono), frame.timed) {
             let late = late_ms(authority.time_at(mono), frame.first);
-            metrics.publish_latency_ms.observe(late);
+            metrics.publish_latency_ms.observe(late, 1);
         }
     }
 
@@ -157,16 +162,14 @@ impl Shard {
         let metrics = &self.shared.metrics;
         metrics.bytes_sent.inc_by(left.bytes);
         let time = authority.map(|authority| authority.time_at(self.time.mono()));
-        let latency = self.publish_latency_ms.borrow_mut();
         for part in left.parts.iter().filter(|part| part.sent > 0) {
             metrics.messages_sent.inc_by(part.sent);
             metrics.ticks_sent.inc_by(part.sent * u64::from(part.ticks));
             if let (Some(time), true) = (time, part.timed) {
                 let late = late_ms(time, part.first);
-                (0..part.sent).for_each(|_| latency.observe(late));
+                metrics.publish_latency_ms.observe(late, part.sent);
             }
         }
-        latency.flush();
     }
 
     /// Whether anybody would notice a tick that comes some microseconds late.

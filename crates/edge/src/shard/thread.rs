@@ -1,11 +1,11 @@
-//! A shard's thread: an OS thread with a current-thread runtime of its own. The order of start holds for per-shard tables of
-//! open files too: every shard builds its runtime and says so; only when all have does control let them make listeners.
+//! A shard's thread: an OS thread with a current-thread runtime of its own. Every shard builds its runtime and says so; only when
+//! all have does control let each have a table of open files of its own, if it is to, and only then make listeners.
 
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::thread::{Builder, JoinHandle};
 
 use tickstorm_protocol::code::CloseReason;
@@ -35,6 +35,7 @@ pub(crate) fn spawn(index: usize, shared: Shared) -> io::Result<ShardThread> {
     let vitals = Arc::new(Vitals {
         turned: AtomicU64::new(SystemClock.now().as_nanos()),
         released: AtomicU64::new(0),
+        accepting: AtomicBool::new(true),
     });
     let shown = Arc::clone(&vitals);
     let thread = Builder::new()
@@ -88,8 +89,12 @@ async fn run(shard: Rc<Shard>, timer: Timer, mut commands: mpsc::UnboundedReceiv
                 shard.take_authority(new);
             }
             command = commands.recv() => match command {
-                Some(Command::Listen(addr, reply)) => {
+                Some(Command::Separate(limit, reply)) => {
                     // Control waits for the answer unless the start has failed already.
+                    let _ = reply.send(shard.separate(limit));
+                }
+                Some(Command::Listen(addr, reply)) => {
+                    // Likewise.
                     let _ = reply.send(listen(&shard, addr));
                 }
                 Some(Command::Peers(peers)) => {
@@ -100,6 +105,11 @@ async fn run(shard: Rc<Shard>, timer: Timer, mut commands: mpsc::UnboundedReceiv
                 }
                 Some(Command::Burst(mode, ticks)) => {
                     shard.burst(FeedIndex::of(mode, false), &ticks);
+                }
+                Some(Command::Run(work, reply)) => {
+                    work(&shard.caught_up());
+                    // Who asked may have left meanwhile.
+                    let _ = reply.send(());
                 }
                 Some(Command::Drain(over, reply)) => {
                     answer(reply, Rc::clone(&shard).drain(over));

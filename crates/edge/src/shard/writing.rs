@@ -46,29 +46,32 @@ enum Readiness {
 impl Shard {
     /// Sends control frames: at once, or behind what the socket has not taken yet. Gives the buffer back for the next.
     pub(super) fn send_control(self: &Rc<Self>, connection: &Rc<Connection>, mut frames: Vec<u8>) {
-        if frames.is_empty() {
-            return;
-        }
-        let mut state = connection.state.borrow_mut();
-        if let Some(outbox) = state.outbox.as_mut() {
-            outbox.push_control(&frames);
-        } else {
-            match socket::transmit(connection.stream.as_raw_fd(), &frames) {
-                Ok(taken) if taken == frames.len() => {
-                    self.shared.metrics.bytes_sent.inc_by(taken as u64);
-                }
-                Ok(taken) => self.hold_back(connection, &mut state, &frames, taken),
-                Err(Errno::EAGAIN | Errno::EINTR) => {
-                    self.hold_back(connection, &mut state, &frames, 0);
-                }
-                Err(errno) => {
-                    drop(state);
-                    self.fail(connection, &errno.into());
-                }
-            }
+        if !frames.is_empty() {
+            self.transmit_control(connection, &frames);
         }
         frames.clear();
         self.frames.replace(frames);
+    }
+
+    fn transmit_control(self: &Rc<Self>, connection: &Rc<Connection>, frames: &[u8]) {
+        let mut state = connection.state.borrow_mut();
+        if let Some(outbox) = state.outbox.as_mut() {
+            outbox.push_control(frames);
+            return;
+        }
+        match socket::transmit(connection.stream.as_raw_fd(), frames) {
+            Ok(taken) if taken == frames.len() => {
+                self.shared.metrics.bytes_sent.inc_by(taken as u64);
+            }
+            Ok(taken) => self.hold_back(connection, &mut state, frames, taken),
+            Err(Errno::EAGAIN | Errno::EINTR) => {
+                self.hold_back(connection, &mut state, frames, 0);
+            }
+            Err(errno) => {
+                drop(state);
+                self.fail(connection, &errno.into());
+            }
+        }
     }
 
     /// Keeps the control bytes that the socket did not take.
@@ -171,11 +174,7 @@ impl Shard {
         };
         let metrics = &self.shared.metrics;
         let time = authority.as_ref().map(|authority| (authority, mono));
-        let front = outbox.front(self.limits().max_msg_size, time, |ticks| {
-            metrics.messages_sent.inc();
-            metrics.ticks_sent.inc_by(ticks as u64);
-        });
-        let front = front.clone();
+        let front = outbox.front(self.limits().max_msg_size, time).clone();
         let mut feeds = self.feeds.borrow_mut();
         let mut frames: Vec<Frame> = Vec::new();
         let mut next = 0;
@@ -200,12 +199,15 @@ impl Shard {
         }
         let taken = transmit(connection, readiness, &front, &frames)?;
         metrics.bytes_sent.inc_by(taken as u64);
-        let mut of_feed = outbox.consume(taken, self.time.now());
+        // A frame counts as sent with its first byte: what lacks of it follows in any case.
+        let mut of_feed = outbox.consume(taken, self.time.now(), |ticks| {
+            metrics.messages_sent.inc();
+            metrics.ticks_sent.inc_by(ticks as u64);
+        });
         for frame in &frames {
             if of_feed == 0 {
                 break;
             }
-            // A frame counts as sent with its first byte: what lacks of it follows in any case.
             self.count_frame(frame);
             next += 1;
             if of_feed < frame.bytes.len() {

@@ -1,4 +1,5 @@
 //! What the edge asks of the kernel beyond tokio, in safe calls of `nix` and `socket2`.
 
+pub(crate) mod fd_table;
 pub(crate) mod socket;
 pub(crate) mod timerfd;

@@ -178,3 +178,160 @@ impl View {
 fn seconds(nanos: i64) -> f64 {
     nanos as f64 / 1e9
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::{self, Write};
+    use std::sync::{Arc, Mutex};
+
+    use prometheus::Registry;
+    use tickstorm_service::logging::{Format, Level, dispatch};
+    use tickstorm_timebase::{Announcement, Epoch, Mode, Reply, TimekeeperConfig};
+    use tracing::dispatcher::set_default;
+
+    use super::*;
+    use crate::metrics::Metrics;
+
+    /// Unix time in milliseconds when the scene begins.
+    const BASE_MS: u64 = 1_700_000_000_000;
+    /// How often the driver looks.
+    const LOOK: Duration = Duration::from_millis(50);
+
+    /// An edge's timekeeper with its view, and one clock that announces each second so much ahead of its time.
+    struct Scene {
+        timekeeper: Timekeeper,
+        view: View,
+        now: Mono,
+        lead_ms: u64,
+    }
+
+    impl Scene {
+        fn new(lead_ms: u64) -> Self {
+            let config = TimekeeperConfig {
+                clocks: Vec::new(),
+                tolerance: Duration::from_millis(20),
+                holdover_max: Duration::from_secs(60),
+            };
+            let metrics = Metrics::register(&Registry::new()).unwrap();
+            let (authority, _) = watch::channel(None);
+            let (status, _) = watch::channel(None);
+            Self {
+                timekeeper: Timekeeper::new(config, 1, Mono::ZERO),
+                view: View::new(authority, status, metrics.time, Duration::from_millis(800)),
+                now: Mono::ZERO,
+                lead_ms,
+            }
+        }
+
+        /// Lets time pass; whether the clock can be heard in it is `is_heard`.
+        fn pass(&mut self, time: Duration, is_heard: bool) {
+            let end = self.now + time;
+            while self.now < end {
+                self.now = self.now + LOOK;
+                self.timekeeper.poll(self.now);
+                if let Some(nonce) = self.timekeeper.poll_request(self.now)
+                    && is_heard
+                {
+                    self.answer(nonce);
+                }
+                if is_heard && (self.unix_ms() + self.lead_ms).is_multiple_of(1_000) {
+                    self.announce();
+                }
+                self.view.publish(&self.timekeeper, self.now);
+                self.view.show(&self.timekeeper, self.now);
+            }
+        }
+
+        fn unix_ms(&self) -> u64 {
+            BASE_MS + self.now.as_nanos() / 1_000_000
+        }
+
+        fn answer(&mut self, nonce: u64) {
+            let time_us = i64::try_from(self.unix_ms() * 1_000).unwrap();
+            let reply = Reply {
+                nonce,
+                clock_id: "clock-0".parse().unwrap(),
+                rank: 0,
+                received_unix_us: time_us,
+                sent_unix_us: time_us,
+                clock_error_us: 1_000,
+                synchronized: true,
+                timeline: 1,
+            };
+            self.timekeeper.handle_reply(&reply, self.now).unwrap();
+        }
+
+        fn announce(&mut self) {
+            let epoch_ms = i64::try_from(self.unix_ms() + self.lead_ms).unwrap();
+            let announcement = Announcement {
+                mode: Mode::Second,
+                epoch: Epoch::from_ms(epoch_ms),
+                clock_id: "clock-0".parse().unwrap(),
+                rank: 0,
+                sent_unix_us: epoch_ms * 1_000,
+                timeline: 1,
+            };
+            // Before the time is known nobody could say whether it is one.
+            let _ = self.timekeeper.handle_announcement(&announcement, self.now);
+        }
+
+        fn holdover(&self) -> i64 {
+            self.view.metrics.holdover.get()
+        }
+    }
+
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn logged(during: impl FnOnce()) -> String {
+        let lines = Lines::default();
+        let writer = lines.clone();
+        let (dispatch, _) = dispatch(Level::Info, Format::Text, move || writer.clone());
+        let _guard = set_default(&dispatch);
+        during();
+        let bytes = lines.0.lock().unwrap().clone();
+        String::from_utf8(bytes).unwrap()
+    }
+
+    #[test]
+    fn the_gauge_of_holdover_is_1_while_no_clock_is_believed_and_0_before_and_after() {
+        let mut scene = Scene::new(1_500);
+        let log = logged(|| {
+            scene.pass(Duration::from_secs(3), true);
+            assert_eq!(scene.holdover(), 0);
+            scene.pass(Duration::from_secs(12), false);
+            assert_eq!(scene.holdover(), 1);
+            scene.pass(Duration::from_secs(2), true);
+            assert_eq!(scene.holdover(), 0);
+            // Beyond HOLDOVER_MAX the time is not known any more.
+            scene.pass(Duration::from_secs(59), false);
+            assert_eq!(scene.holdover(), 1);
+            scene.pass(Duration::from_secs(3), false);
+            assert_eq!(scene.holdover(), 0);
+        });
+        assert_eq!(log.matches("holdover: no clock").count(), 2, "{log}");
+        assert_eq!(log.matches("the time is unknown").count(), 1, "{log}");
+    }
+
+    #[test]
+    fn announcements_that_stay_later_than_ahead_feeds_need_are_warned_of_once() {
+        let warnings = |lead_ms, seconds| {
+            let mut scene = Scene::new(lead_ms);
+            let log = logged(|| scene.pass(Duration::from_secs(seconds), true));
+            log.matches("announced later than AHEAD_MS").count()
+        };
+        assert_eq!(warnings(500, 3), 0, "too early to tell");
+        assert_eq!(warnings(500, 30), 1);
+        assert_eq!(warnings(1_500, 30), 0);
+    }
+}

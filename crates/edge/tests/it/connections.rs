@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use tickstorm_edge::Config;
 use tickstorm_protocol::message::Auth;
 use tickstorm_service::admin::Admin;
-use tickstorm_testkit::{Peer, Received, Socket, frame, poll_until_async};
+use tickstorm_testkit::{Peer, Received, frame, poll_until_async};
 use tickstorm_timebase::Mode;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -117,11 +117,7 @@ async fn who_lacks_most_comes_first() {
     let mut burst = Burst::new();
     let mut reader = Peer::connect(edge.addr()).await;
     let mut of_reader = enter(&mut reader, &burst).await;
-    let socket = Socket {
-        receive_buffer: Some(4_096),
-        ..Socket::default()
-    };
-    let mut stalled = Peer::connect_with(edge.addr(), socket).await;
+    let mut stalled = edge.narrow_peer().await;
     enter(&mut stalled, &burst).await;
     for _ in 0..30 {
         burst.send(&edge.edge, 1_000);

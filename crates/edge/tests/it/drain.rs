@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tickstorm_edge::Config;
 use tickstorm_protocol::message::{DataBatch, ErrorMsg};
-use tickstorm_testkit::{Peer, Socket, frame, poll_until_async};
+use tickstorm_testkit::{Peer, frame, poll_until_async};
 use tickstorm_timebase::{Clock, Mode, Mono, SystemClock};
 use tokio::task::JoinSet;
 
@@ -183,11 +183,7 @@ async fn who_does_not_read_holds_up_no_drain_and_gets_no_error_within_a_frame() 
     let mut burst = Burst::new();
     let mut reader = Peer::connect(edge.addr()).await;
     let mut of_reader = enter(&mut reader, &burst).await;
-    let socket = Socket {
-        receive_buffer: Some(4_096),
-        ..Socket::default()
-    };
-    let mut stalled = Peer::connect_with(edge.addr(), socket).await;
+    let mut stalled = edge.narrow_peer().await;
     let mut of_stalled = enter(&mut stalled, &burst).await;
     burst.send(&edge.edge, 60_000);
     of_reader.follow(&mut reader, burst.last()).await;

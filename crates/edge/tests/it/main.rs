@@ -11,6 +11,7 @@ mod flow;
 mod lifecycle;
 mod limits;
 mod malformed;
+mod on_shards;
 mod serving;
 mod sessions;
 mod slow;

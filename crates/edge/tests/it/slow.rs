@@ -28,15 +28,6 @@ fn tight() -> Config {
     }
 }
 
-/// A client whose socket soon is full.
-async fn narrow(edge: &TestEdge) -> Peer {
-    let socket = Socket {
-        receive_buffer: Some(4_096),
-        ..Socket::default()
-    };
-    Peer::connect_with(edge.addr(), socket).await
-}
-
 #[tokio::test]
 async fn who_is_too_many_frames_behind_is_closed_and_nobody_else_misses_a_tick() {
     let edge = TestEdge::start(Config {
@@ -45,11 +36,11 @@ async fn who_is_too_many_frames_behind_is_closed_and_nobody_else_misses_a_tick()
     })
     .await;
     let mut burst = Burst::new();
-    let mut stalled = narrow(&edge).await;
+    let mut stalled = edge.narrow_peer().await;
     let mut of_stalled = enter(&mut stalled, &burst).await;
     let mut others = Vec::new();
     for _ in 0..6 {
-        let mut peer = narrow(&edge).await;
+        let mut peer = edge.narrow_peer().await;
         let account = enter(&mut peer, &burst).await;
         others.push((peer, account));
     }
@@ -82,7 +73,7 @@ async fn who_takes_nothing_is_closed_at_the_write_deadline_and_nobody_else_misse
     })
     .await;
     let mut burst = Burst::new();
-    let mut stalled = narrow(&edge).await;
+    let mut stalled = edge.narrow_peer().await;
     let mut of_stalled = enter(&mut stalled, &burst).await;
     let mut other = Peer::connect(edge.addr()).await;
     let mut of_other = enter(&mut other, &burst).await;
@@ -185,7 +176,7 @@ async fn subscribe_again_in_a_stall(resume_after_ms: Option<i64>) -> (Account, i
     })
     .await;
     let mut burst = Burst::new();
-    let mut stalled = narrow(&edge).await;
+    let mut stalled = edge.narrow_peer().await;
     let mut before = enter(&mut stalled, &burst).await;
     let mut other = Peer::connect(edge.addr()).await;
     let mut of_other = enter(&mut other, &burst).await;
@@ -245,7 +236,7 @@ async fn a_resume_through_a_narrow_window_is_replayed_whole_before_the_present()
     })
     .await;
     let mut burst = Burst::new();
-    let mut peer = narrow(&edge).await;
+    let mut peer = edge.narrow_peer().await;
     let hello = [
         peer::auth(USER, PASSWORD),
         peer::subscribe(Mode::Second, Some(0), false),
@@ -280,7 +271,7 @@ async fn ticks_wait_behind_answers_that_the_socket_has_not_taken() {
     const HEARTBEATS: i64 = 2_000;
     let edge = TestEdge::start(tight()).await;
     let mut burst = Burst::new();
-    let mut peer = narrow(&edge).await;
+    let mut peer = edge.narrow_peer().await;
     let mut account = enter(&mut peer, &burst).await;
     let mut other = Peer::connect(edge.addr()).await;
     let mut of_other = enter(&mut other, &burst).await;
@@ -307,7 +298,7 @@ async fn while_answers_wait_a_connection_is_not_read_and_its_deadline_stands_sti
         ..tight()
     })
     .await;
-    let mut peer = narrow(&edge).await;
+    let mut peer = edge.narrow_peer().await;
     peer.auth(USER, PASSWORD).await;
     peer.expect_frame().await;
     let heartbeats: Vec<u8> = (1..=HEARTBEATS).flat_map(peer::heartbeat).collect();

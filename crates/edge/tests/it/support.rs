@@ -8,7 +8,8 @@ use prometheus::Registry;
 use tickstorm_bus::{Bus, ClockEvent, MemoryBus};
 use tickstorm_edge::{Config, Edge, Source, Sources};
 use tickstorm_service::env::Secret;
-use tickstorm_testkit::poll_until_async;
+use tickstorm_service::open_files::Tables;
+use tickstorm_testkit::{Peer, Socket, poll_until_async};
 use tickstorm_timebase::{
     Announcement, Epoch, HostClock, Mode, Reply, SystemHost, TimekeeperConfig, UnixTime,
 };
@@ -67,6 +68,7 @@ pub(crate) fn config() -> Config {
         read_buffer: 65_536,
         write_buffer: 65_536,
         shards: 2,
+        fd_tables: Tables::Shared,
         drain_delay: Duration::ZERO,
         drain_timeout: Duration::from_secs(3),
     }
@@ -86,7 +88,8 @@ impl TestEdge {
         let bus = MemoryBus::new();
         let registry = Registry::new();
         let link: Arc<dyn Bus> = Arc::new(bus.link("edge"));
-        let edge = Edge::start(config, link, &registry)
+        // In a box: the futures of tests hold this one several times over.
+        let edge = Box::pin(Edge::start(config, link, &registry))
             .await
             .expect("an edge starts");
         Self {
@@ -114,6 +117,15 @@ impl TestEdge {
 
     pub(crate) fn addr(&self) -> SocketAddr {
         self.edge.listen_addr()
+    }
+
+    /// A client whose socket soon is full.
+    pub(crate) async fn narrow_peer(&self) -> Peer {
+        let socket = Socket {
+            receive_buffer: Some(4_096),
+            ..Socket::default()
+        };
+        Peer::connect_with(self.addr(), socket).await
     }
 
     /// The value of a counter or gauge, over all labels that contain `label`.

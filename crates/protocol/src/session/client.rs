@@ -167,6 +167,7 @@ pub struct ClientSession {
     /// None until the ACK of AUTH.
     heartbeats: Option<Heartbeats>,
     exact_time: bool,
+    sparing: bool,
     refused: bool,
 }
 
@@ -187,6 +188,14 @@ impl ClientSession {
     #[must_use]
     pub fn with_exact_time(mut self) -> Self {
         self.exact_time = true;
+        self
+    }
+
+    /// A connection that sends no more frames than any edge takes, for one whose edge has answered RATE_LIMITED: the time is learned
+    /// later.
+    #[must_use]
+    pub fn sparing(mut self) -> Self {
+        self.sparing = true;
         self
     }
 
@@ -294,7 +303,11 @@ impl ClientSession {
         match ack.acked_type {
             AUTH if self.heartbeats.is_none() => {
                 let heartbeat_interval = Duration::from_millis(ack.heartbeat_interval_ms.into());
-                self.heartbeats = Some(Heartbeats::new(heartbeat_interval, now));
+                self.heartbeats = Some(if self.sparing {
+                    Heartbeats::sparing(heartbeat_interval, now)
+                } else {
+                    Heartbeats::new(heartbeat_interval, now)
+                });
                 Ok(Some(Event::Authenticated(Welcome {
                     edge_id: ack.edge_id,
                     heartbeat_interval,

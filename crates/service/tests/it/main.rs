@@ -8,4 +8,5 @@
 mod admin;
 mod documents;
 mod lifecycle;
+mod logging;
 mod settings;

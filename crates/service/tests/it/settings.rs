@@ -107,7 +107,7 @@ fn what_is_set_is_taken_and_empty_counts_as_unset() {
     let settings = edge(&[
         ("LISTEN_ADDR", "[::1]:9"),
         ("CLOCKS", "clock-0, clock-1"),
-        ("STREAM_TOKENS_FILE", "/run/tokens"),
+        ("STREAM_TOKENS_FILE", A_FILE),
         ("MAX_CONNECTIONS", "5"),
         ("FRAME_RATE_LIMIT", ""),
     ]);
@@ -115,7 +115,7 @@ fn what_is_set_is_taken_and_empty_counts_as_unset() {
     assert_eq!(settings.get(&CLOCKS), ["clock-0", "clock-1"]);
     assert_eq!(
         settings.get(&STREAM_TOKENS_FILE).as_deref(),
-        Some(Path::new("/run/tokens"))
+        Some(Path::new(A_FILE))
     );
     assert_eq!(settings.get(&MAX_CONNECTIONS), 5);
     assert_eq!(settings.get(&FRAME_RATE_LIMIT), 10);
@@ -287,7 +287,6 @@ fn exactly_the_parts_that_exist_are_built() {
         "OTEL_EXPORTER_OTLP_ENDPOINT",
         "MAX_CONNECTIONS_PER_IP",
         "MAX_CONNECT_RATE_PER_IP",
-        "FD_TABLES",
         "PROXY_PROTOCOL",
         "PROXY_TRUSTED",
         "IP_ALLOWLIST",
@@ -349,7 +348,7 @@ fn nats_takes_one_login_and_whole_pairs() {
             "NATS_CERT_FILE and NATS_KEY_FILE go together",
         ),
     ] {
-        let vars: Vec<_> = vars.iter().map(|name| (*name, CANARY)).collect();
+        let vars: Vec<_> = vars.iter().map(|name| (*name, readable(name))).collect();
         let error = only_error(try_load(CLOCK_ON_NATS, &vars));
         assert!(error.contains(why) && !error.contains(CANARY), "{error}");
     }
@@ -359,8 +358,78 @@ fn nats_takes_one_login_and_whole_pairs() {
         &["NATS_CREDS_FILE", "NATS_CA_FILE"],
         &["NATS_CERT_FILE", "NATS_KEY_FILE"],
     ] {
-        let vars: Vec<_> = vars.iter().map(|name| (*name, "x")).collect();
+        let vars: Vec<_> = vars.iter().map(|name| (*name, readable(name))).collect();
         try_load(CLOCK_ON_NATS, &vars).unwrap();
+    }
+}
+
+/// A file that is there.
+const A_FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml");
+
+/// A value that `name` can have by itself.
+fn readable(name: &str) -> &'static str {
+    if name.ends_with("_FILE") {
+        A_FILE
+    } else {
+        CANARY
+    }
+}
+
+#[test]
+fn what_is_no_server_of_nats_is_refused() {
+    for url in [
+        "http://nats:4222",
+        "nats:4222",
+        "nats://",
+        "nats://:4222",
+        "nats://nats:0",
+        "nats://nats:99999",
+        "nats://[::1",
+        "nats://nats/subject",
+        "nats://a,,nats://b",
+        "nats://a,b",
+    ] {
+        let error = only_error(try_load(CLOCK_ON_NATS, &[("NATS_URL", url)]));
+        assert!(
+            error.starts_with(&format!("NATS_URL={url} is not allowed: it takes nats://")),
+            "{error}"
+        );
+    }
+    for url in [
+        "nats://nats",
+        "tls://ada:secret@nats.example:4333",
+        "nats://token@[::1]:4222/",
+        "nats://a:1, nats://b",
+    ] {
+        try_load(CLOCK_ON_NATS, &[("NATS_URL", url)]).unwrap();
+    }
+}
+
+#[test]
+fn a_file_that_cant_be_read_is_named_with_its_variable() {
+    for name in [
+        "NATS_CREDS_FILE",
+        "NATS_CA_FILE",
+        "NATS_CERT_FILE",
+        "NATS_KEY_FILE",
+        "STREAM_TOKENS_FILE",
+    ] {
+        let mut vars = vec![(name, "/nowhere/x")];
+        match name {
+            "NATS_CERT_FILE" => vars.push(("NATS_KEY_FILE", A_FILE)),
+            "NATS_KEY_FILE" => vars.push(("NATS_CERT_FILE", A_FILE)),
+            _ => {}
+        }
+        let groups = if name.starts_with("NATS") {
+            CLOCK_ON_NATS
+        } else {
+            EDGE
+        };
+        let error = only_error(try_load(groups, &vars));
+        assert!(
+            error.starts_with(&format!("{name}=/nowhere/x: the file can't be read: ")),
+            "{error}"
+        );
     }
 }
 
@@ -380,18 +449,21 @@ fn an_edge_needs_a_login_or_tokens() {
             "STREAM_PASS is set without STREAM_USER",
         ),
         (
-            &[("STREAM_USER", "u"), ("STREAM_TOKENS_FILE", "t")],
+            &[("STREAM_USER", "u"), ("STREAM_TOKENS_FILE", A_FILE)],
             "STREAM_USER is set without STREAM_PASS",
         ),
         (
-            &[("STREAM_PASS_PREVIOUS", "p"), ("STREAM_TOKENS_FILE", "t")],
+            &[
+                ("STREAM_PASS_PREVIOUS", "p"),
+                ("STREAM_TOKENS_FILE", A_FILE),
+            ],
             "STREAM_PASS_PREVIOUS is set without STREAM_PASS",
         ),
     ] {
         let error = only_error(try_load(EDGE, vars));
         assert!(error.contains(why), "{error}");
     }
-    try_load(EDGE, &[("STREAM_TOKENS_FILE", "t")]).unwrap();
+    try_load(EDGE, &[("STREAM_TOKENS_FILE", A_FILE)]).unwrap();
     try_load(&[Group::Client], &[("STREAM_PASS", "p")]).unwrap();
     clock(&[]);
 }
@@ -434,6 +506,36 @@ fn a_holdover_shorter_than_three_rounds_is_warned_of() {
     let settings = edge(&[("HOLDOVER_MAX", "2s")]);
     assert!(settings.warnings()[0].contains("HOLDOVER_MAX=2s is shorter than three rounds"));
     assert!(edge(&[("HOLDOVER_MAX", "3s")]).warnings().is_empty());
+}
+
+#[test]
+fn a_frame_rate_that_has_no_room_for_what_clients_are_told_to_send_is_warned_of() {
+    for (rate, interval, warning) in [
+        (
+            "3",
+            "15s",
+            Some("the eight heartbeats that open a connection"),
+        ),
+        ("4", "15s", None),
+        (
+            "10",
+            "150ms",
+            Some("clients that send their heartbeats in time are closed"),
+        ),
+        ("10", "200ms", None),
+    ] {
+        let settings = edge(&[("FRAME_RATE_LIMIT", rate), ("HEARTBEAT_INTERVAL", interval)]);
+        let warnings = settings.warnings();
+        assert_eq!(
+            warnings.len(),
+            usize::from(warning.is_some()),
+            "{warnings:?}"
+        );
+        assert!(
+            warning.is_none_or(|text| warnings[0].contains(text)),
+            "{warnings:?}"
+        );
+    }
 }
 
 #[test]

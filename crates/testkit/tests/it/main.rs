@@ -2,4 +2,5 @@
 
 mod alloc;
 mod peer;
+mod place;
 mod process;

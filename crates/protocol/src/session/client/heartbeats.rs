@@ -13,6 +13,9 @@ const OPENING_INTERVAL: Duration = Duration::from_millis(100);
 const EXACT_INTERVAL: Duration = Duration::from_secs(2);
 /// The same as long as the edge itself does not know the time.
 const TIMELESS_INTERVAL: Duration = Duration::from_secs(1);
+/// The same for a sparing client. The least that an edge may be set to take is a frame a second, in bursts of two: a
+/// SUBSCRIBE and the first HEARTBEAT at once.
+const TIMELESS_SPARING_INTERVAL: Duration = Duration::from_secs(2);
 /// The shortest heartbeat interval that is believed, so that a strange edge can't make a client send without pause.
 const INTERVAL_MIN: Duration = Duration::from_millis(100);
 /// By how many hundredths a heartbeat comes earlier or later than planned, so that clients that started together part.
@@ -24,6 +27,7 @@ pub(super) struct Heartbeats {
     interval: Duration,
     next: Mono,
     opening_left: u8,
+    timeless_interval: Duration,
     /// A PONG has told a time.
     told: bool,
 }
@@ -35,7 +39,17 @@ impl Heartbeats {
             interval: interval.max(INTERVAL_MIN),
             next: now,
             opening_left: OPENING_HEARTBEATS,
+            timeless_interval: TIMELESS_INTERVAL,
             told: false,
+        }
+    }
+
+    /// The same without an opening, and with rarer samples: for an edge that takes few frames.
+    pub(super) fn sparing(interval: Duration, now: Mono) -> Self {
+        Self {
+            opening_left: 1,
+            timeless_interval: TIMELESS_SPARING_INTERVAL,
+            ..Self::new(interval, now)
         }
     }
 
@@ -63,7 +77,7 @@ impl Heartbeats {
         }
         let steady = self.interval * 2 / 3;
         let wait = match (self.told, exact) {
-            (false, _) => steady.min(TIMELESS_INTERVAL),
+            (false, _) => steady.min(self.timeless_interval),
             (true, true) => steady.min(EXACT_INTERVAL),
             (true, false) => steady,
         };

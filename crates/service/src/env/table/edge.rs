@@ -3,7 +3,10 @@
 use std::{net::SocketAddr, time::Duration};
 
 use super::settings;
-use crate::env::{Group, Setting, Span, Text, host, value::HOUR_MS};
+use crate::{
+    env::{Group, Setting, Span, Text, host, value::HOUR_MS},
+    open_files::Tables,
+};
 
 /// The longest that a part of a drain may take: orchestrators lose patience before.
 const DRAIN_MS_MAX: u64 = HOUR_MS / 6;
@@ -42,7 +45,8 @@ settings! { EDGE of [Group::Edge];
 }
 
 settings! { EDGE_LIMITS of [Group::Edge];
-    /// The most accepted sockets. Where the limit of open files is lower, it is cut to that limit - 256.
+    /// The most accepted sockets. Where the limit of open files is lower, it is cut to that limit - 256, unless FD_TABLES is
+    /// per-shard.
     MAX_CONNECTIONS: u32 =
         Setting::new(1..=1_000_000, "100000", "what one edge is built for; ten times that passes the files that Linux lets a process open");
     /// The most connections not yet authenticated.
@@ -96,4 +100,7 @@ settings! { EDGE_LIMITS of [Group::Edge];
         |_, _| host::cores().to_string(),
         "a shard keeps one core busy, and shares nothing with another",
     );
+    /// Whether all shards share the process's table of open files, or have one each, which lets the edge hold more connections
+    /// than the limit of open files.
+    FD_TABLES: Tables = Setting::new((), "shared", "a higher limit is the usual answer");
 }

@@ -18,13 +18,6 @@ settings! { EDGE_LATER of [Group::Edge];
     /// The new connections that an address has a second; 0: no limit.
     MAX_CONNECT_RATE_PER_IP: u32 =
         Setting::new(0..=1_000_000, "0", "a balancer or a NAT brings thousands from one address").not_built();
-    /// Whether shards share one table of open files or have one each.
-    FD_TABLES: String = Setting::new(
-        Text::new("shared or per-shard", |text| matches!(text, "shared" | "per-shard")),
-        "shared",
-        "what every process does",
-    )
-    .not_built();
     /// Whether balancers name the client's address by PROXY protocol version 2.
     PROXY_PROTOCOL: String = Setting::new(
         Text::new("off or on", |text| matches!(text, "off" | "on")),

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use url::Url;
+
 use super::settings;
 use crate::env::{Group, Secret, Setting, Text};
 
@@ -17,9 +19,21 @@ const SUBJECT: Text = Text::new(
 );
 
 const URLS: Text = Text::new(
-    "URLs such as nats://127.0.0.1:4222, separated by commas",
-    |text| text.split(',').all(|url| url.contains("://")),
+    "nats:// or tls:// URLs of a host and a port, such as nats://127.0.0.1:4222, separated by commas",
+    |text| text.split(',').all(|url| is_server(url.trim())),
 );
+
+/// Whether a connection could ever be made to `url`.
+fn is_server(url: &str) -> bool {
+    Url::parse(url).is_ok_and(|url| {
+        matches!(url.scheme(), "nats" | "tls")
+            && url.host_str().is_some_and(|host| !host.is_empty())
+            && url.port() != Some(0)
+            && matches!(url.path(), "" | "/")
+            && url.query().is_none()
+            && url.fragment().is_none()
+    })
+}
 
 settings! { NATS of [Group::Common, Group::Nats];
     /// The NATS servers, separated by commas.

@@ -1,0 +1,27 @@
+//! Messages with a value of its own in each field, for the tests of every kind of bus.
+
+use tickstorm_timebase::{Announcement, Epoch, Mode, Reply};
+
+pub(crate) fn announcement(epoch_ms: i64) -> Announcement {
+    Announcement {
+        mode: Mode::Second,
+        epoch: Epoch::from_ms(epoch_ms),
+        clock_id: "clock-0".parse().expect("a valid id"),
+        rank: 3,
+        sent_unix_us: (epoch_ms - 1_500) * 1_000,
+        timeline: u64::MAX,
+    }
+}
+
+pub(crate) fn reply(nonce: u64, clock_id: &str) -> Reply {
+    Reply {
+        nonce,
+        clock_id: clock_id.parse().expect("a valid id"),
+        rank: 3,
+        received_unix_us: 1_000_001,
+        sent_unix_us: 1_000_002,
+        clock_error_us: 16_000_000,
+        synchronized: true,
+        timeline: 7,
+    }
+}

@@ -1,0 +1,35 @@
+//! Feeds the edge a burst, paced by the clock: each tick when it is due, together with those that have become due meanwhile.
+
+use std::time::Duration;
+
+use tickstorm_edge::Edge;
+use tickstorm_timebase::{Clock, Epoch, Mode, Quality, SystemClock, Tick};
+
+use crate::bench::orders::Burst;
+
+/// From one feeding to the next: far below the edge's batch window.
+const STEP: Duration = Duration::from_millis(1);
+
+/// Feeds all of it, and comes back when the last tick was fed.
+pub(super) fn feed(edge: &Edge, burst: Burst) {
+    let mut fed = 0;
+    while fed < burst.ticks {
+        let now_ns = SystemClock.now().as_nanos();
+        if now_ns < burst.due_ns(fed) {
+            let wait = Duration::from_nanos(burst.due_ns(fed) - now_ns);
+            std::thread::sleep(wait.max(STEP));
+            continue;
+        }
+        let elapsed = u128::from(now_ns - burst.at_ns);
+        let due = elapsed * u128::from(burst.rate) / 1_000_000_000 + 1;
+        let until = u64::try_from(due).unwrap_or(u64::MAX).min(burst.ticks);
+        let ticks: Vec<Tick> = (fed..until)
+            .map(|n| Tick {
+                epoch: Epoch::from_ms(burst.epoch_ms(n)),
+                quality: Quality::Normal,
+            })
+            .collect();
+        edge.burst(Mode::Second, &ticks);
+        fed = until;
+    }
+}

@@ -1,0 +1,129 @@
+//! What the machine says of itself and lets a process do: CPUs, CPU time, memory, open files. All of it by safe calls and /proc.
+
+use std::fs;
+use std::io;
+
+use nix::sched::{CloneFlags, CpuSet, sched_getaffinity, sched_setaffinity, unshare};
+use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::time::TimeValLike;
+use nix::unistd::Pid;
+
+/// CPU time, in microseconds.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Cpu {
+    pub(crate) user_us: u64,
+    pub(crate) system_us: u64,
+}
+
+impl Cpu {
+    /// Of the whole process so far.
+    pub(crate) fn of_process() -> Self {
+        Self::of(UsageWho::RUSAGE_SELF)
+    }
+
+    /// Of this thread so far.
+    pub(crate) fn of_thread() -> Self {
+        Self::of(UsageWho::RUSAGE_THREAD)
+    }
+
+    fn of(who: UsageWho) -> Self {
+        let usage = getrusage(who).expect("Linux answers getrusage");
+        let micros = |time: nix::sys::time::TimeVal| time.num_microseconds().unsigned_abs();
+        Self {
+            user_us: micros(usage.user_time()),
+            system_us: micros(usage.system_time()),
+        }
+    }
+
+    /// Both together.
+    pub(crate) fn total_us(self) -> u64 {
+        self.user_us + self.system_us
+    }
+}
+
+/// The CPUs that this thread may run on.
+pub(crate) fn cpus() -> Vec<usize> {
+    let allowed = sched_getaffinity(Pid::from_raw(0)).unwrap_or_default();
+    (0..CpuSet::count())
+        .filter(|cpu| allowed.is_set(*cpu).unwrap_or(false))
+        .collect()
+}
+
+/// Lets this thread, and those that it will start, run on these CPUs only.
+pub(crate) fn pin(cpus: &[usize]) -> io::Result<()> {
+    let mut set = CpuSet::new();
+    for cpu in cpus {
+        set.set(*cpu)?;
+    }
+    Ok(sched_setaffinity(Pid::from_raw(0), &set)?)
+}
+
+/// Gives this thread a table of open files of its own: the limit counts per table.
+pub(crate) fn own_files() -> io::Result<()> {
+    Ok(unshare(CloneFlags::CLONE_FILES)?)
+}
+
+/// Resident memory of this process.
+pub(crate) fn resident_bytes() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    kilobytes(&status, "VmRSS:") * 1_024
+}
+
+/// Open files of this process: of all tables that its threads named `shard-…` have where each has one of its own.
+pub(crate) fn open_files(per_shard: bool) -> u64 {
+    if !per_shard {
+        return count("/proc/self/fd");
+    }
+    let tasks = fs::read_dir("/proc/self/task").into_iter().flatten();
+    tasks
+        .filter_map(|task| Some(task.ok()?.path()))
+        .filter(|task| {
+            fs::read_to_string(task.join("comm")).is_ok_and(|name| name.starts_with("shard-"))
+        })
+        .map(|task| count(&task.join("fd").to_string_lossy()))
+        .sum()
+}
+
+/// What the kernel holds for everybody: slabs, in which sockets lie, and what TCP's buffers take, in bytes.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct KernelMemory {
+    pub(crate) slab_bytes: u64,
+    pub(crate) tcp_bytes: u64,
+}
+
+impl KernelMemory {
+    /// As it is now.
+    pub(crate) fn read() -> Self {
+        let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+        let sockstat = fs::read_to_string("/proc/net/sockstat").unwrap_or_default();
+        let tcp = sockstat.lines().find(|line| line.starts_with("TCP:"));
+        let pages = tcp.and_then(|line| line.rsplit_once(" mem ")?.1.trim().parse::<u64>().ok());
+        Self {
+            slab_bytes: kilobytes(&meminfo, "Slab:") * 1_024,
+            tcp_bytes: pages.unwrap_or_default() * 4_096,
+        }
+    }
+}
+
+/// The machine in a line: processor, cores, kernel.
+pub(crate) fn description() -> String {
+    let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = cpuinfo
+        .lines()
+        .find_map(|line| line.strip_prefix("model name")?.split_once(": "))
+        .map_or("unknown processor", |(_, model)| model);
+    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    format!("{model}, {cores} cores, Linux {}", kernel.trim())
+}
+
+fn count(directory: &str) -> u64 {
+    fs::read_dir(directory).map_or(0, |entries| entries.count() as u64)
+}
+
+fn kilobytes(text: &str, name: &str) -> u64 {
+    text.lines()
+        .find_map(|line| line.strip_prefix(name)?.trim().strip_suffix(" kB"))
+        .and_then(|kilobytes| kilobytes.parse().ok())
+        .unwrap_or_default()
+}

@@ -1,0 +1,78 @@
+//! Clients of the Rust client that take ticks ahead and release them at their time: how exactly, by their own estimate.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use hdrhistogram::Histogram;
+use tickstorm_client::{Event, Options, connect};
+
+use super::generator::{Setup, histogram};
+use super::machine;
+
+/// Them, on a thread of their own. They end with this.
+pub(crate) struct Released {
+    late: Arc<Mutex<Histogram<u64>>>,
+    count: u32,
+    runtime: Option<tokio::runtime::Runtime>,
+}
+
+impl Released {
+    /// So many clients of the edge that the others are clients of.
+    pub(crate) fn start(count: u32, setup: &Setup) -> anyhow::Result<Self> {
+        let late = Arc::new(Mutex::new(histogram()));
+        let mut released = Self {
+            late,
+            count,
+            runtime: None,
+        };
+        if count == 0 {
+            return Ok(released);
+        }
+        let cpus = setup.cpus.clone();
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .on_thread_start(move || {
+                if !cpus.is_empty() {
+                    // Elsewhere they would take the edge's CPU; that they may is seen in its figures.
+                    let _ = machine::pin(&cpus);
+                }
+            })
+            .enable_all()
+            .build()?;
+        for _ in 0..count {
+            let options = setup
+                .credentials
+                .put_into(Options::new(setup.addr.to_string()))
+                .client_id("tickstorm bench")
+                .ahead(true);
+            runtime.spawn(follow(options, Arc::clone(&released.late)));
+        }
+        released.runtime = Some(runtime);
+        Ok(released)
+    }
+
+    /// How late ticks were released, in nanoseconds; none without clients.
+    pub(crate) fn finish(mut self) -> Option<Histogram<u64>> {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+        let late = self.late.lock().unwrap_or_else(PoisonError::into_inner);
+        (self.count > 0).then(|| late.clone())
+    }
+}
+
+/// What fails shows by ticks that are not counted.
+async fn follow(options: Options, late: Arc<Mutex<Histogram<u64>>>) {
+    let Ok(mut ticks) = connect(options).await else {
+        return;
+    };
+    while let Some(Ok(event)) = ticks.next().await {
+        let Event::Tick(tick) = event else { continue };
+        let Some(late_us) = tick.late_us() else {
+            continue;
+        };
+        let late_ns = late_us.unsigned_abs().saturating_mul(1_000).max(1);
+        late.lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .saturating_record(late_ns);
+    }
+}

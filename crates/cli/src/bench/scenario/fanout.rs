@@ -1,0 +1,227 @@
+//! `fanout`: one tick a second to all clients: how late it comes, and what it costs.
+
+mod measured;
+
+use std::time::Duration;
+
+use hdrhistogram::Histogram;
+use serde_json::json;
+
+pub(super) use self::measured::memory;
+use self::measured::{Measured, Second};
+use crate::bench::figure::number;
+use crate::bench::generator::Harvest;
+use crate::bench::options::{Common, duration};
+use crate::bench::orders::{Answer, Bare, Burst, Order, Sample};
+use crate::bench::released::Released;
+use crate::bench::report::{Distribution, Report};
+use crate::bench::rounds::Rounds;
+use crate::bench::run::{Memory, Run, cores_note};
+use crate::exit::Failure;
+
+/// One tick a second to all clients: how late it comes to each, what it costs the edge, and whether each came once and in order.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Fanout {
+    #[command(flatten)]
+    pub(crate) common: Common,
+    /// How many ticks are measured.
+    #[arg(long, value_name = "R", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..))]
+    ticks: u64,
+    /// How long is measured, as in 10m or 8h, instead of --ticks.
+    #[arg(long = "for", value_name = "DURATION", conflicts_with = "ticks", value_parser = duration)]
+    over: Option<Duration>,
+    /// Clients take ticks ahead of their time; latencies count from when they are due to be sent.
+    #[arg(long)]
+    ahead: bool,
+    /// Beside the others, so many clients of the Rust client that release ahead ticks at their time.
+    #[arg(long, value_name = "N", default_value_t = 0, requires = "ahead", value_parser = clap::value_parser!(u32).range(0..=1_000))]
+    released: u32,
+}
+
+/// Moments of a second, in milliseconds after the tick: CPU time is read, the bare loop sends, clients send heartbeats.
+const WINDOW_BEGINS: i64 = -20;
+const WINDOW_ENDS: i64 = 460;
+const BARE_AT: i64 = 500;
+const BEATS_BEGIN: i64 = 780;
+/// Before this much of a second is left, the next one is measured.
+const PREPARED_WITHIN: Duration = Duration::from_millis(40);
+/// Open files are counted each so many seconds, since it takes a while.
+const FILES_EACH: u64 = 10;
+/// Rounds that are remembered until they are counted.
+const ROUNDS_KEPT: usize = 64;
+
+impl Fanout {
+    /// Measures, and gives the report.
+    pub(crate) fn run(&self) -> Result<Report, Failure> {
+        let clients = self.common.clients;
+        let mut run = Run::start("fanout", &self.common, clients, |setup, child| {
+            setup.ahead = self.ahead;
+            let lead_ms = child.map_or(800, |child| child.ready.ahead_ms);
+            setup.lead = Duration::from_millis(if self.ahead { lead_ms } else { 0 });
+        })?;
+        let before = run.learn_time()?;
+        let before = before.map(|sample| Memory::of(&sample));
+        run.connect(clients, false)?;
+        let released = Released::start(self.released, &run.setup)?;
+        // A second in which all that connecting left over is done.
+        std::thread::sleep(Duration::from_secs(1));
+        let memory = before
+            .zip(run.learn_time()?)
+            .map(|(before, after)| Memory::of(&after).each_since(&before, clients.into()));
+        run.count_connecting()?;
+        let (measured, harvest) = self.measure(&mut run)?;
+        Ok(self.report(run, measured, &harvest, memory, released.finish().as_ref()))
+    }
+
+    fn measure(&self, run: &mut Run) -> Result<(Measured, Harvest), Failure> {
+        let ticks = self.over.map_or(self.ticks, |over| over.as_secs());
+        run.progress.begin("ticks", ticks);
+        let (mut measured, mut all, mut rounds) =
+            (Measured::default(), Harvest::default(), Rounds::default());
+        let (mut sampled, mut bare_us) = (None, 0);
+        for tick in 0..ticks {
+            let second = self.second(run, tick, &mut measured, &mut sampled, &mut bare_us)?;
+            let last_due = (tick + 1 == ticks).then_some(second.epoch_ms);
+            last_due
+                .into_iter()
+                .for_each(|last_ms| run.await_ticks(last_ms));
+            let harvest = run.generator.harvest(last_due)?;
+            rounds.add(&harvest.seen);
+            measured.count(
+                &second,
+                &rounds,
+                self.common.clients.into(),
+                &mut run.report,
+            );
+            rounds.trim(ROUNDS_KEPT);
+            all.add(Harvest {
+                seen: Vec::new(),
+                ..harvest
+            });
+            run.progress.at(tick + 1);
+        }
+        Ok((measured, all))
+    }
+
+    /// Goes through one second.
+    fn second(
+        &self,
+        run: &mut Run,
+        tick: u64,
+        measured: &mut Measured,
+        sampled: &mut Option<Sample>,
+        bare_us: &mut u64,
+    ) -> anyhow::Result<Second> {
+        let lead_ms = i64::try_from(run.setup.lead.as_millis()).unwrap_or(0);
+        // The moment that counts is when the tick is due: ahead feeds have it earlier.
+        let epoch_ms = run.next_second_ms(PREPARED_WITHIN + run.setup.lead)?;
+        let at_ms = epoch_ms - lead_ms;
+        let shared = std::sync::Arc::clone(&run.generator.shared);
+        run.wait_until(at_ms, WINDOW_BEGINS)?;
+        shared
+            .may_beat
+            .store(false, std::sync::atomic::Ordering::Relaxed);
+        let begun = run.learn_time()?;
+        if let (Some(begun), Some(last)) = (begun, std::mem::replace(sampled, begun)) {
+            let elapsed_us = number(begun.at_ns.saturating_sub(last.at_ns)) / 1e3;
+            let used_us = begun
+                .cpu_us
+                .saturating_sub(last.cpu_us)
+                .saturating_sub(*bare_us);
+            measured.cores.push(number(used_us) / elapsed_us.max(1.0));
+            measured
+                .rss
+                .push((run.seconds(), number(begun.rss_bytes) / 1_048_576.0));
+        }
+        *bare_us = 0;
+        run.wait_until(at_ms, WINDOW_ENDS)?;
+        let ended = run.learn_time()?;
+        let cpu_us = begun
+            .zip(ended)
+            .map(|(begun, ended)| ended.cpu_us.saturating_sub(begun.cpu_us));
+        let bare = if self.common.with_limit {
+            let bare_ms = at_ms + BARE_AT;
+            let bare = run.bare(Burst::single(run.mono_ns(bare_ms)?, bare_ms))?;
+            *bare_us = bare.cpu_us;
+            Some((bare_ms, bare))
+        } else {
+            None
+        };
+        run.wait_until(at_ms, BEATS_BEGIN)?;
+        shared
+            .may_beat
+            .store(true, std::sync::atomic::Ordering::Relaxed);
+        if tick.is_multiple_of(FILES_EACH) && run.under_test.is_some() {
+            let files = run.child()?.sample(true)?.files;
+            measured
+                .files
+                .push((run.seconds(), number(files.unwrap_or_default())));
+        }
+        Ok(Second {
+            epoch_ms,
+            cpu_us,
+            bare,
+        })
+    }
+
+    fn report(
+        &self,
+        run: Run,
+        measured: Measured,
+        harvest: &Harvest,
+        each: Option<[f64; 3]>,
+        released: Option<&Histogram<u64>>,
+    ) -> Report {
+        let placement = run.placement.clone();
+        let mut report = run.finish();
+        report.options = json!({
+            "ticks": self.ticks, "for_s": self.over.map(|over| over.as_secs()), "ahead": self.ahead,
+            "released": self.released, "with_limit": self.common.with_limit,
+        });
+        report.figures.extend(each.into_iter().flat_map(memory));
+        let wall_ms = measured.wall_ms;
+        measured.give(&mut report);
+        let latencies = &harvest.latencies;
+        for (id, label, of) in [
+            (
+                "after_due",
+                "arrival after the tick was due",
+                Some(&latencies.edge),
+            ),
+            (
+                "after_sent",
+                "arrival after sent_unix_us",
+                Some(&latencies.after_sent),
+            ),
+            (
+                "bare_after_due",
+                "bare loop: arrival after it was due",
+                Some(&latencies.bare),
+            ),
+            (
+                "released",
+                "released by the Rust client, off its time by",
+                released,
+            ),
+            ("pong", "PONG after HEARTBEAT", Some(&harvest.pong)),
+        ] {
+            let distribution = of.and_then(|of| Distribution::of(id, label, of));
+            report.distributions.extend(distribution);
+        }
+        report.notes.extend(cores_note(&placement));
+        report.count(harvest, wall_ms);
+        report.judge(true);
+        report
+    }
+}
+
+impl Run {
+    /// Lets the bare loop send this, and waits until it has.
+    pub(crate) fn bare(&mut self, burst: Burst) -> anyhow::Result<Bare> {
+        self.generator.shared.plan(burst, true);
+        let over = Duration::from_nanos(burst.end_ns().saturating_sub(burst.at_ns));
+        let child = self.child()?;
+        child.order(Order::Bare(burst))?;
+        child.answer(over, Answer::bare)
+    }
+}

@@ -1,0 +1,70 @@
+//! Work that is run on the shards themselves: how benchmarks hold the engine against a bare loop over the same sockets.
+
+use std::os::fd::RawFd;
+use std::sync::{Arc, Mutex};
+
+use nix::sys::socket::{MsgFlags, send};
+use tickstorm_testkit::{Peer, poll_until_async};
+use tickstorm_timebase::Mode;
+
+use crate::support::{PASSWORD, SOON, TestEdge, USER, config};
+
+/// A type that clients may ignore.
+const IGNORABLE: u8 = 0x84;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn work_on_shards_is_given_each_subscribers_socket_once_and_nobody_elses() {
+    const SUBSCRIBERS: usize = 8;
+    let edge = TestEdge::start(config()).await;
+    let mut subscribers = Vec::new();
+    for _ in 0..SUBSCRIBERS {
+        let mut peer = Peer::connect(edge.addr()).await;
+        peer.enter(USER, PASSWORD, Mode::Second).await;
+        subscribers.push(peer);
+    }
+    let mut stranger = Peer::connect(edge.addr()).await;
+    stranger.auth(USER, PASSWORD).await;
+    stranger.expect_frame().await;
+
+    let frame = tickstorm_testkit::frame::frame(IGNORABLE, b"bare");
+    let calls = Arc::new(Mutex::new(Vec::new()));
+    let (written_down, bytes) = (Arc::clone(&calls), frame.clone());
+    edge.edge
+        .on_shards(Arc::new(move |sockets: &[RawFd]| {
+            let name = std::thread::current().name().map(str::to_owned);
+            written_down.lock().unwrap().push((name, sockets.len()));
+            for socket in sockets {
+                let sent = send(*socket, &bytes, MsgFlags::MSG_NOSIGNAL);
+                assert_eq!(sent, Ok(bytes.len()));
+            }
+        }))
+        .await;
+
+    let mut calls = calls.lock().unwrap().clone();
+    calls.sort();
+    let names: Vec<_> = calls
+        .iter()
+        .filter_map(|(name, _)| name.as_deref())
+        .collect();
+    assert_eq!(names, ["shard-0", "shard-1"]);
+    let sockets: usize = calls.iter().map(|(_, sockets)| sockets).sum();
+    assert_eq!(sockets, SUBSCRIBERS, "{calls:?}");
+    for peer in &mut subscribers {
+        let mut bare = 0;
+        let mut ticks = 0;
+        while bare == 0 || ticks == 0 {
+            let frame = peer.expect_frame().await;
+            bare += usize::from(frame.kind == IGNORABLE);
+            ticks += usize::from(frame.kind == tickstorm_testkit::frame::DATA_BATCH);
+        }
+        assert_eq!(bare, 1);
+    }
+    stranger.heartbeat(7).await;
+    assert_eq!(stranger.expect_pong().await.client_time_us, 7);
+    drop(subscribers);
+    poll_until_async("the subscribers have gone", SOON, || {
+        edge.metric("tickstorm_active_connections", "") <= 1.0
+    })
+    .await;
+    edge.stop().await;
+}

@@ -1,0 +1,230 @@
+//! The pieces of the hot path, for `cargo xtask weight`, which counts what each takes: instructions by callgrind, allocations by
+//! itself. What the kernel does is not in it.
+//!
+//! `tickstorm-weight PIECE ROUNDS` runs a piece that often and prints how often that asked for memory.
+
+use std::hint::black_box;
+use std::net::{SocketAddr, UdpSocket};
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+use anyhow::{Context, bail, ensure};
+use tickstorm_edge::{Config, Source, Sources, weight::FanOut};
+use tickstorm_protocol::frame::{self, Decoder, FrameType, Rules};
+use tickstorm_protocol::message::{Auth, Heartbeat, encode_batch};
+use tickstorm_protocol::session::server::{Limits, ServerSession, Step, pong};
+use tickstorm_service::env::Secret;
+use tickstorm_service::open_files::Tables;
+use tickstorm_testkit::CountingAllocator;
+use tickstorm_timebase::{
+    Authority, Clock, Epoch, Mode, Mono, Quality, Reply, SystemClock, Tick, Timekeeper,
+    TimekeeperConfig,
+};
+
+#[global_allocator]
+static ALLOCATOR: CountingAllocator = CountingAllocator::new();
+
+/// Of the fan-out: one chunk.
+const SUBSCRIBERS: u32 = 1_000;
+/// A client that heartbeats so often is within FRAME_RATE_LIMIT.
+const HEARTBEAT_EVERY: Duration = Duration::from_millis(200);
+
+fn main() -> anyhow::Result<()> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let [piece, rounds] = arguments.as_slice() else {
+        bail!("usage: tickstorm-weight encode|decode|session|fan_out ROUNDS");
+    };
+    let rounds = rounds.parse().context("ROUNDS is a whole number")?;
+    let requests = match piece.as_str() {
+        "encode" => encode(rounds),
+        "decode" => decode(rounds)?,
+        "session" => session(rounds)?,
+        "fan_out" => fan_out(rounds)?,
+        other => bail!("{other} is no piece"),
+    };
+    println!("allocations {requests}");
+    Ok(())
+}
+
+/// Does it that often and gives how often memory was asked for.
+fn repeat(rounds: u32, mut round: impl FnMut()) -> usize {
+    let before = ALLOCATOR.requests();
+    for _ in 0..rounds {
+        round();
+    }
+    ALLOCATOR.requests() - before
+}
+
+/// A tick as its frame.
+fn encode(rounds: u32) -> usize {
+    let tick = Tick {
+        epoch: Epoch::from_ms(1_800_000_000_000),
+        quality: Quality::Normal,
+    };
+    let mut out = Vec::with_capacity(128);
+    repeat(rounds, || {
+        out.clear();
+        encode_batch(
+            Mode::Second,
+            black_box(&[tick]),
+            1_800_000_000_000_123,
+            &mut out,
+        );
+        black_box(&out);
+    })
+}
+
+/// A HEARTBEAT out of the bytes of a read.
+fn decode(rounds: u32) -> anyhow::Result<usize> {
+    let bytes = heartbeat();
+    let mut decoder = Decoder::default();
+    let mut taken = 0;
+    let requests = repeat(rounds, || {
+        let mut input = black_box(bytes.as_slice());
+        let frame = decoder.decode(Rules::edge(65_536), &mut input);
+        taken += u32::from(black_box(frame).is_ok_and(|frame| frame.is_some()));
+    });
+    ensure!(taken == rounds, "{taken} of {rounds} frames taken");
+    Ok(requests)
+}
+
+/// A HEARTBEAT through a subscriber's session, and the PONG.
+fn session(rounds: u32) -> anyhow::Result<usize> {
+    let limits = Limits {
+        auth_timeout: Duration::from_secs(5),
+        heartbeat_interval: Duration::from_secs(15),
+        heartbeat_timeout: Duration::from_secs(20),
+        frame_rate: 10,
+        max_msg_size: 65_536,
+        edge_id: "edge".to_owned(),
+    };
+    let mut now = Mono::ZERO;
+    let mut out = Vec::with_capacity(128);
+    let mut session = ServerSession::new(now);
+    let mut auth = Vec::new();
+    frame::encode(FrameType::Auth, &Auth::default(), &mut auth);
+    let step = session.step(&limits, &mut auth.as_slice(), now);
+    ensure!(matches!(step, Step::Auth(_)), "{step:?}");
+    session.accept(&limits, now, &mut out);
+    let bytes = heartbeat();
+    let mut answered = 0;
+    let requests = repeat(rounds, || {
+        now = now + HEARTBEAT_EVERY;
+        out.clear();
+        let mut input = black_box(bytes.as_slice());
+        if let Step::Heartbeat { client_time_us } = session.step(&limits, &mut input, now) {
+            pong(
+                client_time_us,
+                1_800_000_000_000_123,
+                1_800_000_000_000_223,
+                250,
+                1_000,
+                &mut out,
+            );
+            answered += 1;
+        }
+        black_box(&out);
+    });
+    ensure!(answered == rounds, "{answered} of {rounds} answered");
+    Ok(requests)
+}
+
+/// A tick to a thousand subscribers.
+fn fan_out(rounds: u32) -> anyhow::Result<usize> {
+    // Whoever sends to a socket of UDP that nobody reads is always told that it went through.
+    let sink = UdpSocket::bind("127.0.0.1:0")?;
+    let socket = UdpSocket::bind("127.0.0.1:0")?;
+    socket.connect(sink.local_addr()?)?;
+    let (authority, now) = authority()?;
+    let mut fan_out = FanOut::new(&config(), authority, now, socket.as_fd(), SUBSCRIBERS)?;
+    let requests = repeat(rounds, || fan_out.step());
+    let (sent, expected) = (fan_out.sent(), u64::from(SUBSCRIBERS) * u64::from(rounds));
+    ensure!(sent == expected, "{sent} of {expected} frames sent");
+    Ok(requests)
+}
+
+fn heartbeat() -> Vec<u8> {
+    let message = Heartbeat {
+        client_time_us: 1_800_000_000_000_000,
+    };
+    let mut bytes = Vec::new();
+    frame::encode(FrameType::Heartbeat, &message, &mut bytes);
+    bytes
+}
+
+/// What the time is once a clock has told it, and the moment when that is so.
+fn authority() -> anyhow::Result<(Authority, Mono)> {
+    let mut now = SystemClock.now();
+    let mut keeper = Timekeeper::new(time(), 1, now);
+    let clock_id: tickstorm_timebase::ClockId = "clock-0".parse()?;
+    loop {
+        keeper.poll(now);
+        if let Some(nonce) = keeper.poll_request(now) {
+            let unix_us = i64::try_from(now.as_nanos() / 1_000)? + 1_800_000_000_000_000;
+            let reply = Reply {
+                nonce,
+                clock_id: clock_id.clone(),
+                rank: 0,
+                received_unix_us: unix_us,
+                sent_unix_us: unix_us,
+                clock_error_us: 0,
+                synchronized: true,
+                timeline: 1,
+            };
+            let heard = keeper.handle_reply(&reply, now);
+            ensure!(heard.is_ok(), "the only clock is not heard: {heard:?}");
+        }
+        if let Some(authority) = keeper.authority() {
+            return Ok((authority, now));
+        }
+        now = keeper.next_deadline();
+    }
+}
+
+fn time() -> TimekeeperConfig {
+    TimekeeperConfig {
+        clocks: Vec::new(),
+        tolerance: Duration::from_millis(20),
+        holdover_max: Duration::from_secs(60),
+    }
+}
+
+/// The defaults, but for a ring so short that it is full at once: from then on every step is like the one before.
+fn config() -> Config {
+    let source = |value: &str| {
+        Some(Source {
+            value: Secret::new(value),
+            file: None,
+        })
+    };
+    Config {
+        id: "edge".to_owned(),
+        listen_addr: SocketAddr::from(([127, 0, 0, 1], 0)),
+        credentials: Sources {
+            user: source("user"),
+            password: source("password"),
+            ..Sources::default()
+        },
+        time: time(),
+        time_error_max: Duration::from_millis(250),
+        ahead: Duration::from_millis(800),
+        resume_window: Duration::from_secs(600),
+        connections_max: 1_000,
+        handshakes_max: 1_000,
+        auth_rate_limit: 10,
+        auth_timeout: Duration::from_secs(5),
+        heartbeat_interval: Duration::from_secs(15),
+        heartbeat_timeout: Duration::from_secs(20),
+        frame_rate: 10,
+        batch_window: Duration::from_millis(5),
+        max_msg_size: 65_536,
+        queue_frames_max: 2,
+        write_deadline: Duration::from_secs(5),
+        read_buffer: 65_536,
+        write_buffer: 65_536,
+        shards: 1,
+        fd_tables: Tables::Shared,
+        drain_delay: Duration::ZERO,
+        drain_timeout: Duration::ZERO,
+    }
+}

@@ -1,0 +1,286 @@
+//! `cargo xtask weight`: how many instructions and allocations the pieces of the hot path take, against what they took when the
+//! baseline was written. Counted, not timed: the same on a busy machine as on an idle one.
+//!
+//! Each piece runs twice under callgrind, the second time with twice the rounds: the difference is those rounds and nothing else.
+
+use std::{
+    collections::BTreeMap,
+    env::consts::ARCH,
+    fs,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    command::{cargo, program, rustc},
+    tool,
+};
+
+/// The pieces, as the crate `weight` names them, and rounds enough that nothing else counts beside them.
+const PIECES: [(&str, u64); 4] = [
+    ("encode", 10_000),
+    ("decode", 10_000),
+    ("session", 10_000),
+    ("fan_out", 100),
+];
+/// By how many percent more instructions than the baseline's are put up with: what another patch version of the compiler or
+/// another processor's `memcpy` make of the same code.
+const TOLERANCE_PERCENT: u64 = 3;
+const RENEW: &str = "cargo xtask weight --renew";
+
+/// The baselines by processor architecture.
+type Baselines = BTreeMap<String, Baseline>;
+
+#[derive(Serialize, Deserialize)]
+struct Baseline {
+    /// What compiled it: another compiler may explain another weight.
+    rustc: String,
+    pieces: BTreeMap<String, Weight>,
+}
+
+/// What a piece takes in all of its rounds.
+#[derive(Clone, Copy, Serialize, Deserialize)]
+struct Weight {
+    rounds: u64,
+    instructions: u64,
+    allocations: u64,
+}
+
+/// How a weight compares with the baseline's.
+#[derive(Debug, PartialEq, Eq)]
+enum Verdict {
+    /// As it was, within the tolerance.
+    Same,
+    /// Lighter: the baseline should follow, or the gain can be lost again unseen.
+    Lighter,
+    Heavier,
+}
+
+/// Weighs all pieces and fails where one is heavier than its baseline; or, to `renew`, writes the baseline.
+pub(crate) fn run(renew: bool) -> Result<()> {
+    tool::provide_valgrind()?;
+    let program = build()?;
+    let mut weights = BTreeMap::new();
+    for (piece, rounds) in PIECES {
+        weights.insert(piece.to_owned(), weigh(&program, piece, rounds)?);
+    }
+    let rustc = String::from_utf8(rustc("--version").output()?)?
+        .trim()
+        .to_owned();
+    let mut baselines = read()?;
+    if renew {
+        let pieces = weights;
+        baselines.insert(ARCH.to_owned(), Baseline { rustc, pieces });
+        return write(&baselines);
+    }
+    let Some(baseline) = baselines.get(ARCH) else {
+        bail!("there is no baseline for {ARCH} yet: `{RENEW}` writes one");
+    };
+    if rustc != baseline.rustc {
+        eprintln!("    the baseline is by {}, this is {rustc}", baseline.rustc);
+    }
+    compare(&weights, baseline)
+}
+
+fn compare(weights: &BTreeMap<String, Weight>, baseline: &Baseline) -> Result<()> {
+    let mut heavier = Vec::new();
+    for (piece, weight) in weights {
+        let Some(was) = baseline.pieces.get(piece) else {
+            bail!("the baseline does not have {piece}: `{RENEW}`");
+        };
+        ensure!(
+            was.rounds == weight.rounds,
+            "the baseline of {piece} has {} rounds: `{RENEW}`",
+            was.rounds
+        );
+        let line = format!("{piece}: {}, the baseline {}", weight.shown(), was.shown());
+        match weight.judge(was) {
+            Verdict::Same => eprintln!("    {line}"),
+            Verdict::Lighter => eprintln!("    {line}: lighter; `{RENEW}` keeps it so"),
+            Verdict::Heavier => heavier.push(line),
+        }
+    }
+    ensure!(
+        heavier.is_empty(),
+        "heavier by more than {TOLERANCE_PERCENT} % of instructions, or by an allocation\n  - {}\nwhere that is meant, `{RENEW}`",
+        heavier.join("\n  - ")
+    );
+    Ok(())
+}
+
+impl Weight {
+    fn judge(&self, was: &Self) -> Verdict {
+        let (more, less) = (100 + TOLERANCE_PERCENT, 100 - TOLERANCE_PERCENT);
+        let instructions = self.instructions * 100;
+        if instructions > was.instructions * more || self.allocations > was.allocations {
+            Verdict::Heavier
+        } else if instructions < was.instructions * less || self.allocations < was.allocations {
+            Verdict::Lighter
+        } else {
+            Verdict::Same
+        }
+    }
+
+    /// For a round.
+    fn shown(&self) -> String {
+        let allocations = self.allocations * 100 / self.rounds;
+        format!(
+            "{} instructions and {}.{:02} allocations",
+            self.instructions / self.rounds,
+            allocations / 100,
+            allocations % 100
+        )
+    }
+}
+
+/// Builds the program as releases are built, and says where it is.
+fn build() -> Result<PathBuf> {
+    let built = cargo(
+        "build --release --locked --package tickstorm-weight --message-format json-render-diagnostics",
+    )
+    .output()?;
+    let artifacts = serde_json::Deserializer::from_slice(&built).into_iter::<serde_json::Value>();
+    for artifact in artifacts {
+        let artifact = artifact.context("cargo's messages are not understood")?;
+        if artifact["target"]["name"] == "tickstorm-weight"
+            && let Some(executable) = artifact["executable"].as_str()
+        {
+            return Ok(executable.into());
+        }
+    }
+    bail!("cargo has built no tickstorm-weight")
+}
+
+fn weigh(pieces: &Path, piece: &str, rounds: u64) -> Result<Weight> {
+    let once = count(pieces, piece, rounds)?;
+    let twice = count(pieces, piece, 2 * rounds)?;
+    let difference = |once: u64, twice: u64| {
+        twice
+            .checked_sub(once)
+            .with_context(|| format!("{piece}: twice the rounds took less"))
+    };
+    Ok(Weight {
+        rounds,
+        instructions: difference(once.instructions, twice.instructions)?,
+        allocations: difference(once.allocations, twice.allocations)?,
+    })
+}
+
+/// The whole program's weight.
+fn count(pieces: &Path, piece: &str, rounds: u64) -> Result<Weight> {
+    let profile = pieces.with_extension("callgrind");
+    let out = format!("--callgrind-out-file={}", profile.display());
+    let rounds_shown = rounds.to_string();
+    let pieces_path = pieces.to_str().context("a path that is text")?;
+    let arguments = [
+        "--quiet",
+        "--tool=callgrind",
+        &out,
+        pieces_path,
+        piece,
+        &rounds_shown,
+    ];
+    let printed = String::from_utf8(program("valgrind", &arguments).output()?)?;
+    let profile = fs::read_to_string(&profile).context("callgrind has written nothing")?;
+    Ok(Weight {
+        rounds,
+        instructions: value(&profile, "summary: ").or_else(|_| value(&profile, "totals: "))?,
+        allocations: value(&printed, "allocations ")?,
+    })
+}
+
+/// The number behind `label` at the beginning of a line.
+fn value(text: &str, label: &str) -> Result<u64> {
+    let value = text.lines().find_map(|line| line.strip_prefix(label));
+    let value = value.with_context(|| format!("no {label:?}"))?;
+    value
+        .trim()
+        .parse()
+        .with_context(|| format!("{label}{value} is no number"))
+}
+
+fn file() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("weight.json")
+}
+
+fn read() -> Result<Baselines> {
+    let text = fs::read(file()).with_context(|| format!("{} can't be read", file().display()))?;
+    serde_json::from_slice(&text).with_context(|| format!("{} is not understood", file().display()))
+}
+
+fn write(baselines: &Baselines) -> Result<()> {
+    let text = serde_json::to_string_pretty(baselines)? + "\n";
+    fs::write(file(), text)?;
+    eprintln!("    {} is written", file().display());
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WAS: Weight = Weight {
+        rounds: 100,
+        instructions: 10_000,
+        allocations: 50,
+    };
+
+    fn judge(instructions: u64, allocations: u64) -> Verdict {
+        let weight = Weight {
+            instructions,
+            allocations,
+            ..WAS
+        };
+        weight.judge(&WAS)
+    }
+
+    #[test]
+    fn three_percent_of_instructions_are_tolerated_and_no_allocation_is() {
+        assert_eq!(judge(10_300, 50), Verdict::Same);
+        assert_eq!(judge(9_700, 50), Verdict::Same);
+        assert_eq!(judge(10_301, 50), Verdict::Heavier);
+        assert_eq!(judge(9_000, 51), Verdict::Heavier);
+        assert_eq!(judge(9_699, 50), Verdict::Lighter);
+        assert_eq!(judge(10_000, 49), Verdict::Lighter);
+    }
+
+    #[test]
+    fn a_heavier_piece_fails_and_is_named_with_both_weights() {
+        let weights = |instructions| {
+            let heavy = Weight {
+                instructions,
+                ..WAS
+            };
+            BTreeMap::from([("encode".to_owned(), heavy)])
+        };
+        let baseline = Baseline {
+            rustc: String::new(),
+            pieces: weights(10_000),
+        };
+        assert!(compare(&weights(10_000), &baseline).is_ok());
+        let error = compare(&weights(20_000), &baseline)
+            .unwrap_err()
+            .to_string();
+        for part in [
+            "encode: 200 instructions",
+            "baseline 100 instructions",
+            RENEW,
+        ] {
+            assert!(error.contains(part), "no {part} in {error}");
+        }
+        let other = BTreeMap::from([("decode".to_owned(), WAS)]);
+        assert!(compare(&other, &baseline).is_err());
+    }
+
+    #[test]
+    fn the_baseline_that_is_committed_has_all_pieces() {
+        for (arch, baseline) in read().unwrap() {
+            for (piece, rounds) in PIECES {
+                let known = baseline.pieces.get(piece).map(|weight| weight.rounds);
+                assert_eq!(known, Some(rounds), "{piece} on {arch}");
+            }
+        }
+    }
+}

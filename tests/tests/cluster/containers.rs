@@ -1,0 +1,80 @@
+//! What a container of ours may do to its host, and how it ends.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::thread;
+
+use tickstorm_tests::crowd::Crowd;
+
+use crate::engine::{all_containers, be_ready, client_addr};
+
+#[test]
+fn no_container_has_root_a_writable_root_or_a_capability() {
+    be_ready();
+    for container in all_containers() {
+        let inspected = container.inspect();
+        let host = &inspected["HostConfig"];
+        assert_eq!(host["ReadonlyRootfs"], true, "{container}");
+        assert_eq!(host["Privileged"], false, "{container}");
+        assert!(host["CapAdd"].is_null(), "{container}: {}", host["CapAdd"]);
+        let pids = container.pids();
+        assert!(!pids.is_empty(), "{container}");
+        for pid in pids {
+            let status = Status::of(pid);
+            // Real, effective, saved and of the file system; the same for groups.
+            for ids in [status.field("Uid"), status.field("Gid")] {
+                assert!(
+                    ids.split_whitespace().all(|id| id != "0"),
+                    "{container}: {ids}"
+                );
+            }
+            for set in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
+                let set = status.field(set);
+                assert!(set.chars().all(|digit| digit == '0'), "{container}: {set}");
+            }
+            assert_eq!(status.field("NoNewPrivs"), "1", "{container}");
+        }
+    }
+}
+
+#[test]
+fn stopped_each_ends_within_its_grace_period_with_exit_code_0() {
+    be_ready();
+    // A balancer with connections, too.
+    let _crowd = Crowd::gather(client_addr(), 20);
+    let ending: Vec<_> = all_containers()
+        .into_iter()
+        .map(|container| {
+            thread::spawn(move || {
+                // Beyond the grace period the engine kills, and the code is 137.
+                container.stop();
+                container
+            })
+        })
+        .collect();
+    for ended in ending {
+        let container = ended.join().unwrap();
+        let state = container.inspect()["State"].clone();
+        assert_eq!(state["Running"], false, "{container}");
+        assert_eq!(state["ExitCode"], 0, "{container}: {state}");
+    }
+}
+
+/// What the kernel says of a process.
+struct Status(BTreeMap<String, String>);
+
+impl Status {
+    fn of(pid: u32) -> Self {
+        let text = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        let fields = text.lines().filter_map(|line| line.split_once(':'));
+        Self(
+            fields
+                .map(|(name, value)| (name.to_owned(), value.trim().to_owned()))
+                .collect(),
+        )
+    }
+
+    fn field(&self, name: &str) -> &str {
+        &self.0[name]
+    }
+}

@@ -1,0 +1,301 @@
+//! `tickstorm bench` at small sizes: each scenario runs to its end, verifies what it saw, and says so in its results. How fast
+//! anything was is not judged here: only that it was measured.
+
+use std::time::Duration;
+
+use serde_json::Value;
+use tickstorm_testkit::TempDir;
+
+use crate::tickstorm::{Ended, tickstorm};
+
+/// What a scenario of some seconds takes on the slowest of machines.
+const PATIENCE: Duration = Duration::from_secs(120);
+/// The load generator was the bottleneck, as one that was built without optimization may be.
+const VOID: i32 = 75;
+
+/// The results of a run that went well, and the page of them.
+struct Results {
+    json: Value,
+    html: String,
+    stdout: String,
+}
+
+impl Results {
+    fn number(&self, pointer: &str) -> f64 {
+        let found = self.json.pointer(pointer).and_then(Value::as_f64);
+        found.unwrap_or_else(|| panic!("no {pointer} in {}", self.json))
+    }
+
+    fn figure(&self, id: &str) -> &Value {
+        self.named("figures", id)
+    }
+
+    fn distribution(&self, id: &str) -> &Value {
+        self.named("distributions", id)
+    }
+
+    fn named(&self, of: &str, id: &str) -> &Value {
+        let all = self.json[of].as_array().unwrap();
+        let found = all.iter().find(|one| one["id"] == id);
+        found.unwrap_or_else(|| panic!("no {id} in {}", self.json))
+    }
+
+    /// Figures that are measured on both sides and stand as a ratio.
+    fn has_ratios(&self, ids: &[&str]) {
+        for id in ids {
+            let figure = self.figure(id);
+            for part in ["edge", "limit", "ratio"] {
+                let value = figure[part].as_f64();
+                assert!(value.is_some_and(|value| value > 0.0), "{part} of {figure}");
+            }
+        }
+    }
+
+    fn nothing_is_wrong(&self) {
+        let faults = self.json["faults"].as_object().unwrap();
+        for name in ["lost", "duplicate", "out_of_order", "early", "disconnected"] {
+            assert_eq!(faults[name], 0, "{}", self.json);
+        }
+        assert_eq!(self.json["violations"], serde_json::json!([]));
+        assert!(self.html.starts_with("<!DOCTYPE html>"));
+        assert!(self.html.contains("<svg"));
+        assert!(self.stdout.contains("faults: "), "{}", self.stdout);
+    }
+}
+
+async fn bench_ended(args: &[&str], env: &[(&str, &str)]) -> Ended {
+    let mut command = tickstorm(&[&["bench"], args].concat());
+    command.envs(env.iter().copied());
+    let output = tokio::time::timeout(PATIENCE, command.output()).await;
+    let output = output
+        .unwrap_or_else(|_| panic!("still running: {args:?}"))
+        .unwrap();
+    Ended {
+        code: output.status.code(),
+        stdout: String::from_utf8(output.stdout).unwrap(),
+        stderr: String::from_utf8(output.stderr).unwrap(),
+    }
+}
+
+async fn bench(args: &[&str]) -> Results {
+    bench_with(args, &[]).await
+}
+
+async fn bench_with(args: &[&str], env: &[(&str, &str)]) -> Results {
+    let directory = TempDir::new("bench");
+    let files = [("--json", "out.json"), ("--html", "out.html")];
+    let [json, html] = files.map(|(_, name)| directory.path().join(name));
+    let (json_path, html_path) = (json.to_str().unwrap(), html.to_str().unwrap());
+    let to_files = ["--json", json_path, "--html", html_path];
+    let ended = bench_ended(&[args, &to_files].concat(), env).await;
+    assert!(matches!(ended.code, Some(0 | VOID)), "{ended:?}");
+    Results {
+        json: serde_json::from_slice(&std::fs::read(&json).unwrap()).unwrap(),
+        html: std::fs::read_to_string(&html).unwrap(),
+        stdout: ended.stdout,
+    }
+}
+
+#[tokio::test]
+async fn fanout_measures_every_tick_of_every_client_beside_the_bare_loop() {
+    let results = bench(&["fanout", "-n", "150", "--ticks", "3", "--with-limit"]).await;
+    results.nothing_is_wrong();
+    results.has_ratios(&["cpu_us_per_message", "last_arrival_ms", "spread_ms"]);
+    let after_due = results.distribution("after_due");
+    assert!(after_due["count"].as_u64() >= Some(450), "{after_due}");
+    assert!(results.distribution("bare_after_due")["count"].as_u64() >= Some(450));
+    assert!(after_due["p50"].as_f64() <= after_due["max"].as_f64());
+    assert!(results.number("/generator/user_share") >= 0.0);
+    assert!(results.figure("rss_bytes_per_connection")["edge"].is_number());
+}
+
+#[tokio::test]
+async fn fanout_ahead_releases_through_the_rust_client() {
+    let args = [
+        "fanout",
+        "-n",
+        "20",
+        "--ticks",
+        "4",
+        "--ahead",
+        "--released",
+        "3",
+    ];
+    let results = bench(&args).await;
+    results.nothing_is_wrong();
+    assert!(results.distribution("released")["count"].as_u64() >= Some(3));
+}
+
+#[tokio::test]
+async fn fanout_tests_a_strangers_edge_too() {
+    let dev = crate::dev::Dev::on_ports_of_its_own().await;
+    let addr = dev.clients.to_string();
+    let results = bench(&["fanout", "-n", "30", "--ticks", "2", "--addr", &addr]).await;
+    results.nothing_is_wrong();
+    assert!(results.distribution("after_due")["count"].as_u64() >= Some(60));
+    assert_eq!(results.json["edge"], Value::Null);
+    assert!(results.figure("cpu_us_per_message")["edge"].is_null());
+}
+
+#[tokio::test]
+async fn the_generator_holds_more_clients_than_a_process_may_open_files() {
+    let dev = crate::dev::Dev::on_ports_of_its_own().await;
+    let addr = dev.clients.to_string();
+    let output = tokio::process::Command::new("sh")
+        .args(["-c", "ulimit -n 1024 && exec \"$0\" \"$@\""])
+        .arg(crate::tickstorm::binary("tickstorm"))
+        .args([
+            "bench", "fanout", "-n", "1200", "--ticks", "2", "--addr", &addr,
+        ])
+        .kill_on_drop(true)
+        .output();
+    let output = tokio::time::timeout(PATIENCE, output).await;
+    let output = output.expect("still running").unwrap();
+    assert!(matches!(output.status.code(), Some(0 | VOID)), "{output:?}");
+    let stdout = String::from_utf8(output.stdout).unwrap();
+    assert!(stdout.contains(" 0 lost"), "{stdout}");
+}
+
+#[tokio::test]
+async fn connect_measures_three_ways_beside_the_bare_accept_loop() {
+    let results = bench(&["connect", "-n", "100", "--rounds", "1", "--with-limit"]).await;
+    results.nothing_is_wrong();
+    results.has_ratios(&[
+        "pipelined_cpu_us",
+        "stepwise_cpu_us",
+        "pipelined_per_second",
+    ]);
+    for way in ["pipelined", "stepwise", "storm"] {
+        assert_eq!(results.distribution(way)["count"], 100, "{way}");
+    }
+}
+
+#[tokio::test]
+async fn burst_delivers_every_tick_beside_the_bare_loops_same_batches() {
+    let args = [
+        "burst",
+        "-n",
+        "20",
+        "--rate",
+        "1000",
+        "--for",
+        "1s",
+        "--rounds",
+        "2",
+        "--with-limit",
+    ];
+    let results = bench(&args).await;
+    results.nothing_is_wrong();
+    results.has_ratios(&["cpu_ms", "last_arrival_ms"]);
+    assert_eq!(results.figure("delivered_per_second")["edge"], 20_000.0);
+}
+
+#[tokio::test]
+async fn idle_measures_cpu_and_memory_beside_the_echo_loop() {
+    let args = [
+        "idle",
+        "-n",
+        "40",
+        "--heartbeat",
+        "1s",
+        "--for",
+        "3s",
+        "--with-limit",
+    ];
+    let results = bench(&args).await;
+    results.nothing_is_wrong();
+    results.has_ratios(&["edge_cores", "cpu_us_per_heartbeat"]);
+    for answers in ["pong", "bare_pong"] {
+        assert!(
+            results.distribution(answers)["count"].as_u64() >= Some(40),
+            "{answers}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn slow_clients_are_closed_and_the_others_miss_nothing() {
+    let args = [
+        "slow", "-n", "40", "--share", "5", "--rate", "8000", "--for", "4s", "--rounds", "1",
+    ];
+    let results = bench_with(&args, &[("WRITE_DEADLINE_MS", "1000")]).await;
+    results.nothing_is_wrong();
+    results.has_ratios(&["others_p99_ms"]);
+    assert!(results.figure("closed_after_s")["edge"].is_number());
+    assert_eq!(results.number("/options/slow"), 2.0);
+}
+
+#[tokio::test]
+async fn churn_leaves_no_descriptor_behind() {
+    let results = bench(&["churn", "-n", "60", "--per-second", "20", "--for", "3s"]).await;
+    results.nothing_is_wrong();
+    let files = |id: &str| results.figure(id)["edge"].as_f64().unwrap();
+    assert_eq!(files("files_begin"), files("files_end"));
+    assert_eq!(results.figure("churned")["edge"], 60.0);
+}
+
+#[tokio::test]
+async fn what_is_wrong_is_told_before_anything_is_measured() {
+    for (args, code, told) in [
+        (&["fanout", "-n", "0"][..], 64, "0"),
+        (&["fanout", "--for", "soon"], 64, "a duration"),
+        (&["fanout", "--edge-cpus", "first"], 64, "CPUs"),
+        (&["fanout", "--edge-cpus", "4000"], 64, "no CPU 4000"),
+        (
+            &["fanout", "--with-limit", "--addr", "127.0.0.1:1"],
+            64,
+            "--addr",
+        ),
+        (&["fanout", "--released", "5"], 64, "--ahead"),
+        (&["burst", "--addr", "127.0.0.1:1"], 64, "child process"),
+        (&["slow", "--addr", "127.0.0.1:1"], 64, "child process"),
+        (&["fanout", "--addr", "8080"], 64, "a host and a port"),
+        (
+            &["fanout", "-n", "5", "--addr", "127.0.0.1:1"],
+            69,
+            "refused",
+        ),
+        (&["hover"], 64, "hover"),
+    ] {
+        let ended = bench_ended(args, &[]).await;
+        assert_eq!(ended.code, Some(code), "{args:?}: {ended:?}");
+        assert!(ended.stderr.contains(told), "{args:?}: {ended:?}");
+    }
+    for (name, value) in [("SHARDS", "0"), ("STREAM_PASS_FILE", "/nowhere")] {
+        let ended = bench_ended(&["fanout", "-n", "5"], &[(name, value)]).await;
+        assert_eq!(ended.code, Some(78), "{name}: {ended:?}");
+        assert!(ended.stderr.contains(name), "{name}: {ended:?}");
+    }
+}
+
+#[tokio::test]
+async fn results_that_cant_be_written_exit_74() {
+    let args = [
+        "fanout",
+        "-n",
+        "5",
+        "--ticks",
+        "1",
+        "--json",
+        "/nowhere/out.json",
+    ];
+    let ended = bench_ended(&args, &[]).await;
+    assert_eq!(ended.code, Some(74), "{ended:?}");
+    assert!(ended.stderr.contains("/nowhere/out.json"), "{ended:?}");
+}
+
+#[tokio::test]
+async fn help_tells_of_scenarios_and_examples_and_hides_the_child() {
+    let ended = bench_ended(&["--help"], &[]).await;
+    assert_eq!((ended.code, &*ended.stderr), (Some(0), ""));
+    for scenario in ["fanout", "connect", "burst", "idle", "slow", "churn"] {
+        assert!(
+            ended
+                .stdout
+                .contains(&format!("tickstorm bench {scenario}")),
+            "{ended:?}"
+        );
+    }
+    let ended = crate::tickstorm::run(tickstorm(&["--help"])).await;
+    assert!(ended.stdout.contains("bench") && !ended.stdout.contains("bench-edge"));
+}

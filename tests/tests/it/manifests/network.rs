@@ -1,0 +1,230 @@
+//! NetworkPolicies let through each connection of a table, and no other: they are asked about every pair of parties and every port.
+
+use std::collections::BTreeSet;
+
+use k8s_openapi::api::networking::v1::{
+    NetworkPolicy, NetworkPolicyPeer, NetworkPolicyPort, NetworkPolicySpec,
+};
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use tickstorm_tests::manifests::{Labels, Manifests, selects};
+
+use super::{container, each_overlay};
+
+const OURS: &[&str] = &["clock", "edge", "nats"];
+const OTHERS: &[&str] = &["dns", "prometheus", "stranger", "internet"];
+
+/// Every connection that is made and has an end of ours: who connects, to whom, by what, to which port.
+const CONNECTIONS: [(&[&str], &str, &str, i32); 7] = [
+    (&["clock", "edge"], "nats", "TCP", 4222),
+    (&["nats"], "nats", "TCP", 6222),
+    // Clients come from anywhere.
+    (OTHERS, "edge", "TCP", 8080),
+    (&["prometheus"], "edge", "TCP", 8081),
+    (&["prometheus"], "clock", "TCP", 8082),
+    (OURS, "dns", "UDP", 53),
+    // Long answers.
+    (OURS, "dns", "TCP", 53),
+];
+
+/// Beside those that programs listen on, ports on which nobody may be reached.
+const OTHER_PORTS: [i32; 4] = [22, 443, 8222, 9999];
+
+/// Who may be one end of a connection.
+struct Party {
+    name: &'static str,
+    /// None outside the cluster.
+    pod: Option<Pod>,
+}
+
+struct Pod {
+    namespace: String,
+    labels: Labels,
+    ports: Vec<(String, i32)>,
+}
+
+fn parties(manifests: &Manifests) -> Vec<Party> {
+    let ours = ["clock", "edge", "nats"].map(|name| {
+        let workload = manifests.workload(name);
+        let ports = container(workload).ports.iter().flatten();
+        let ports = ports
+            .map(|port| (port.name.clone().unwrap(), port.container_port))
+            .collect();
+        let namespace = manifests.namespace().to_owned();
+        Party {
+            name,
+            pod: Some(Pod {
+                namespace,
+                labels: workload.labels.clone(),
+                ports,
+            }),
+        }
+    });
+    let other = |name, namespace: &str, label: (&str, &str)| {
+        let labels = [(label.0.to_owned(), label.1.to_owned())].into();
+        let pod = Pod {
+            namespace: namespace.to_owned(),
+            labels,
+            ports: Vec::new(),
+        };
+        Party {
+            name,
+            pod: Some(pod),
+        }
+    };
+    let others = [
+        other("dns", "kube-system", ("k8s-app", "kube-dns")),
+        other("prometheus", "monitoring", ("app", "prometheus")),
+        // Labels mean nothing in another namespace.
+        other("stranger", "default", ("app.kubernetes.io/name", "nats")),
+        Party {
+            name: "internet",
+            pod: None,
+        },
+    ];
+    ours.into_iter().chain(others).collect()
+}
+
+#[test]
+fn policies_let_through_each_connection_of_the_table_and_no_other() {
+    each_overlay(|manifests| {
+        let policies = Policies {
+            all: &manifests.policies,
+            namespace: manifests.namespace(),
+        };
+        let parties = parties(manifests);
+        let ports = CONNECTIONS
+            .iter()
+            .map(|(.., port)| *port)
+            .chain(OTHER_PORTS);
+        let ports: BTreeSet<_> = ports.collect();
+        let mut wrong = Vec::new();
+        for (from, to) in pairs(&parties) {
+            for (&port, protocol) in ports.iter().flat_map(|port| [(port, "TCP"), (port, "UDP")]) {
+                let is_made = CONNECTIONS.iter().any(|connection| {
+                    connection.0.contains(&from.name)
+                        && (to.name, protocol, port) == (connection.1, connection.2, connection.3)
+                });
+                if policies.allow(from, to, protocol, port) != is_made {
+                    let done = if is_made { "refused" } else { "let through" };
+                    wrong.push(format!(
+                        "{} → {} by {protocol} {port} is {done}",
+                        from.name, to.name
+                    ));
+                }
+            }
+        }
+        assert!(wrong.is_empty(), "{wrong:#?}");
+    });
+}
+
+/// All pairs of which one is ours at least: what others do among themselves is not for us to say.
+fn pairs(parties: &[Party]) -> impl Iterator<Item = (&Party, &Party)> {
+    let all = parties
+        .iter()
+        .flat_map(|from| parties.iter().map(move |to| (from, to)));
+    all.filter(|(from, to)| [from, to].iter().any(|party| OURS.contains(&party.name)))
+}
+
+struct Policies<'a> {
+    all: &'a [NetworkPolicy],
+    namespace: &'a str,
+}
+
+impl Policies<'_> {
+    /// Both ends have a say: the one that connects by its egress, the one that is connected to by its ingress.
+    fn allow(&self, from: &Party, to: &Party, protocol: &str, port: i32) -> bool {
+        let wanted = Wanted {
+            protocol,
+            port,
+            target: to,
+        };
+        let leaves = self.of(from, "Egress").is_none_or(|specs| {
+            let mut rules = specs.iter().flat_map(|spec| spec.egress.iter().flatten());
+            rules.any(|rule| {
+                wanted.port_in(rule.ports.as_ref()) && self.peer_in(rule.to.as_ref(), to)
+            })
+        });
+        let enters = self.of(to, "Ingress").is_none_or(|specs| {
+            let mut rules = specs.iter().flat_map(|spec| spec.ingress.iter().flatten());
+            rules.any(|rule| {
+                wanted.port_in(rule.ports.as_ref()) && self.peer_in(rule.from.as_ref(), from)
+            })
+        });
+        leaves && enters
+    }
+
+    /// The policies that a party is under; none where it is under none, and free.
+    fn of(&self, party: &Party, direction: &str) -> Option<Vec<&NetworkPolicySpec>> {
+        let pod = party
+            .pod
+            .as_ref()
+            .filter(|pod| pod.namespace == self.namespace)?;
+        let specs = self.all.iter().filter_map(|policy| policy.spec.as_ref());
+        let own: Vec<_> = specs
+            .filter(|spec| {
+                spec.policy_types
+                    .iter()
+                    .flatten()
+                    .any(|one| one == direction)
+            })
+            .filter(|spec| {
+                spec.pod_selector
+                    .as_ref()
+                    .is_none_or(|selector| selects(selector, &pod.labels))
+            })
+            .collect();
+        (!own.is_empty()).then_some(own)
+    }
+
+    fn peer_in(&self, peers: Option<&Vec<NetworkPolicyPeer>>, party: &Party) -> bool {
+        // No list is everybody.
+        peers.is_none_or(|peers| peers.iter().any(|peer| self.is_peer(peer, party)))
+    }
+
+    fn is_peer(&self, peer: &NetworkPolicyPeer, party: &Party) -> bool {
+        assert!(peer.ip_block.is_none(), "not understood here: {peer:?}");
+        let Some(pod) = &party.pod else { return false };
+        let in_namespace = match &peer.namespace_selector {
+            None => pod.namespace == self.namespace,
+            Some(selector) => {
+                let label = (
+                    "kubernetes.io/metadata.name".to_owned(),
+                    pod.namespace.clone(),
+                );
+                selects(selector, &[label].into())
+            }
+        };
+        in_namespace
+            && peer
+                .pod_selector
+                .as_ref()
+                .is_none_or(|selector| selects(selector, &pod.labels))
+    }
+}
+
+struct Wanted<'a> {
+    protocol: &'a str,
+    port: i32,
+    target: &'a Party,
+}
+
+impl Wanted<'_> {
+    fn port_in(&self, ports: Option<&Vec<NetworkPolicyPort>>) -> bool {
+        ports.is_none_or(|ports| ports.iter().any(|port| self.is_port(port)))
+    }
+
+    fn is_port(&self, port: &NetworkPolicyPort) -> bool {
+        let number = match &port.port {
+            None => true,
+            Some(IntOrString::Int(number)) => *number == self.port,
+            // A name means a port of the pod that is connected to.
+            Some(IntOrString::String(name)) => {
+                let ports = self.target.pod.iter().flat_map(|pod| &pod.ports);
+                ports
+                    .into_iter()
+                    .any(|(known, number)| known == name && *number == self.port)
+            }
+        };
+        number && port.protocol.as_deref().unwrap_or("TCP") == self.protocol
+    }
+}

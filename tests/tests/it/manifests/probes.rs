@@ -1,0 +1,104 @@
+//! Probes ask for what the programs answer, and each for its own: a probe of life must not end what is only not ready.
+
+use k8s_openapi::api::core::v1::{Container, Probe};
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+
+use super::{container, daemon, each_overlay, nats_setting};
+use crate::support::daemon::Daemon;
+
+struct Probes<'a> {
+    startup: &'a Probe,
+    readiness: &'a Probe,
+    liveness: &'a Probe,
+}
+
+fn probes(container: &Container) -> Probes<'_> {
+    Probes {
+        startup: container.startup_probe.as_ref().expect("a startup probe"),
+        readiness: container
+            .readiness_probe
+            .as_ref()
+            .expect("a readiness probe"),
+        liveness: container.liveness_probe.as_ref().expect("a liveness probe"),
+    }
+}
+
+#[tokio::test]
+async fn a_daemon_without_nats_is_started_and_alive_and_not_ready() {
+    for name in ["clock", "edge"] {
+        let manifests = tickstorm_tests::manifests::Manifests::of("prod");
+        let probes = probes(container(manifests.workload(name)));
+        let mut running = Daemon::new(daemon(container(manifests.workload(name))).unwrap());
+        running.start().await;
+        for (probe, code) in [
+            (probes.startup, 200),
+            (probes.liveness, 200),
+            (probes.readiness, 503),
+        ] {
+            let path = path(probe);
+            assert_eq!(running.get(path).await.unwrap().0, code, "{name} at {path}");
+        }
+        assert_eq!(running.terminate().await, Some(0));
+    }
+}
+
+#[test]
+fn probes_are_the_same_in_every_overlay_and_go_to_the_admin_port() {
+    each_overlay(|manifests| {
+        for name in ["clock", "edge"] {
+            let probes = probes(container(manifests.workload(name)));
+            let paths = [probes.startup, probes.readiness, probes.liveness].map(path);
+            assert_eq!(paths, ["/health/live", "/health/ready", "/health/live"]);
+            for probe in [probes.startup, probes.readiness, probes.liveness] {
+                let port = &probe.http_get.as_ref().unwrap().port;
+                assert_eq!(*port, IntOrString::String("admin".to_owned()), "{name}");
+            }
+        }
+    });
+}
+
+#[test]
+fn nats_is_asked_from_inside_where_its_monitoring_port_is() {
+    let url = format!("http://{}/healthz", nats_setting("http"));
+    each_overlay(|manifests| {
+        let probes = probes(container(manifests.workload("nats")));
+        for probe in [probes.startup, probes.readiness, probes.liveness] {
+            let command = probe
+                .exec
+                .as_ref()
+                .and_then(|exec| exec.command.as_deref())
+                .expect("a command");
+            assert_eq!(command, ["busybox", "wget", "-q", "-O", "/dev/null", &url]);
+        }
+    });
+}
+
+#[test]
+fn probes_leave_time_to_start_and_a_slow_answer_kills_nobody() {
+    each_overlay(|manifests| {
+        for workload in &manifests.workloads {
+            let Probes {
+                startup,
+                readiness,
+                liveness,
+            } = probes(container(workload));
+            assert!(patience(startup) >= 30, "{}", workload.name);
+            assert!(patience(liveness) >= 30, "{}", workload.name);
+            assert!(
+                patience(readiness) <= 10,
+                "{} is sent clients for too long",
+                workload.name
+            );
+        }
+    });
+}
+
+/// How many seconds of failures it takes.
+fn patience(probe: &Probe) -> i32 {
+    probe.period_seconds.unwrap_or(10) * probe.failure_threshold.unwrap_or(3)
+}
+
+fn path(probe: &Probe) -> &str {
+    let asked = probe.http_get.as_ref().and_then(|get| get.path.as_deref());
+    asked.unwrap_or_else(|| panic!("{probe:?} asks no path"))
+}

@@ -1,0 +1,310 @@
+//! A daemon as a process that comes and goes on the same addresses: started, restarted, killed, paused, asked at its admin port.
+//! What it wrote is shown where a test fails.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io;
+use std::net::SocketAddr;
+use std::process::Stdio;
+use std::thread;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+use tickstorm_client::Options;
+use tickstorm_testkit::{Place, TempDir, poll_until_async};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::process::{Child, Command};
+use tokio::time::timeout;
+
+use super::eventually;
+use crate::tickstorm::{PATIENCE, binary};
+
+/// As whom clients log in.
+pub(crate) const USER: &str = "ada";
+/// With what.
+pub(crate) const PASSWORD: &str = "open sesame";
+
+/// What is shown of a log at most: its end tells most.
+const LOG_LINES_MAX: usize = 200;
+
+/// `tickstorm-clock` or `tickstorm-edge`, whether or not it runs now.
+pub(crate) struct Daemon {
+    program: &'static str,
+    settings: BTreeMap<String, String>,
+    clients: Place,
+    admin: Place,
+    _nowhere: Place,
+    dir: TempDir,
+    child: Option<Child>,
+    /// Where this run begins in what was written to standard error.
+    run: usize,
+}
+
+impl Daemon {
+    /// One that was not started yet, with all that it needs but a NATS: where it looks for that, nobody listens.
+    pub(crate) fn new(program: &'static str) -> Self {
+        let (clients, admin, nowhere) = (Place::reserve(), Place::reserve(), Place::reserve());
+        let settings = [
+            ("NATS_URL", format!("nats://{}", nowhere.addr())),
+            ("ADMIN_ADDR", admin.addr().to_string()),
+            ("LISTEN_ADDR", clients.addr().to_string()),
+            ("STREAM_USER", USER.to_owned()),
+            ("STREAM_PASS", PASSWORD.to_owned()),
+            ("DRAIN_DELAY", "0s".to_owned()),
+        ];
+        let settings = settings.map(|(name, value)| (name.to_owned(), value));
+        Self {
+            program,
+            settings: settings.into(),
+            clients,
+            admin,
+            _nowhere: nowhere,
+            dir: TempDir::new(program),
+            child: None,
+            run: 0,
+        }
+    }
+
+    /// A clock of that name, on the NATS at `urls`.
+    pub(crate) fn clock(id: &str, urls: &str) -> Self {
+        Self::new("tickstorm-clock")
+            .with("NATS_URL", urls)
+            .with("CLOCK_ID", id)
+    }
+
+    /// An edge of that name, on the NATS at `urls`.
+    pub(crate) fn edge(id: &str, urls: &str) -> Self {
+        Self::new("tickstorm-edge")
+            .with("NATS_URL", urls)
+            .with("EDGE_ID", id)
+    }
+
+    /// The same with this setting.
+    pub(crate) fn with(mut self, name: &str, value: &str) -> Self {
+        self.set(name, value);
+        self
+    }
+
+    /// Sets what its next start finds.
+    pub(crate) fn set(&mut self, name: &str, value: &str) {
+        self.settings.insert(name.to_owned(), value.to_owned());
+    }
+
+    /// Where clients connect to: the same for each run.
+    pub(crate) fn clients(&self) -> SocketAddr {
+        self.clients.addr()
+    }
+
+    /// The options of a client that knows this edge only.
+    pub(crate) fn client(&self) -> Options {
+        Options::new(self.clients().to_string()).credentials(USER, PASSWORD)
+    }
+
+    /// Where its admin port is: the same for each run.
+    pub(crate) fn admin(&self) -> SocketAddr {
+        self.admin.addr()
+    }
+
+    /// A run of it with these arguments, which a test watches by itself.
+    pub(crate) fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(binary(self.program));
+        command
+            .args(args)
+            .env_clear()
+            .envs(&self.settings)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true);
+        command
+    }
+
+    /// Starts it and waits until its admin port answers.
+    pub(crate) async fn start(&mut self) {
+        assert!(self.child.is_none(), "{} runs already", self.program);
+        self.run = self.read("stderr").len();
+        let file = |name| {
+            let path = self.dir.path().join(name);
+            File::options()
+                .create(true)
+                .append(true)
+                .open(path)
+                .unwrap()
+        };
+        let mut command = self.command(&[]);
+        command.stdout(file("stdout")).stderr(file("stderr"));
+        self.child = Some(command.spawn().unwrap());
+        let answers = async || self.get("/health/live").await.is_ok();
+        let what = format!("{} answers at its admin port", self.program);
+        eventually(&what, PATIENCE, answers).await;
+    }
+
+    /// Ends it as an operator does, and starts it again.
+    pub(crate) async fn restart(&mut self) {
+        assert_eq!(self.terminate().await, Some(0));
+        self.start().await;
+    }
+
+    /// SIGTERM, and its exit code once it has ended.
+    pub(crate) async fn terminate(&mut self) -> Option<i32> {
+        self.send(Signal::SIGTERM);
+        self.ended().await
+    }
+
+    /// `kill -9`.
+    pub(crate) async fn kill(&mut self) {
+        self.send(Signal::SIGKILL);
+        assert_eq!(self.ended().await, None, "it was not killed");
+    }
+
+    /// Stops all of its threads: its connections stay, and nothing comes on them.
+    pub(crate) fn pause(&self) {
+        self.send(Signal::SIGSTOP);
+    }
+
+    /// Lets it go on.
+    pub(crate) fn unpause(&self) {
+        self.send(Signal::SIGCONT);
+    }
+
+    pub(crate) fn send(&self, signal: Signal) {
+        let pid = self.child.as_ref().and_then(Child::id);
+        let pid = pid.unwrap_or_else(|| panic!("{} does not run", self.program));
+        kill(Pid::from_raw(pid.try_into().unwrap()), signal).unwrap();
+    }
+
+    /// Its exit code, once it has ended; none where a signal did that.
+    pub(crate) async fn ended(&mut self) -> Option<i32> {
+        let mut child = self.child.take().expect("it runs");
+        let status = timeout(PATIENCE, child.wait()).await;
+        status.expect("it ends").unwrap().code()
+    }
+
+    /// The most memory that it has held so far in this run, in bytes.
+    pub(crate) fn memory_peak(&self) -> u64 {
+        let pid = self.child.as_ref().and_then(Child::id).expect("it runs");
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let peak = peak.and_then(|peak| peak.trim().strip_suffix(" kB"));
+        let kilobytes: u64 = peak
+            .and_then(|peak| peak.parse().ok())
+            .expect("Linux tells it");
+        kilobytes * 1_024
+    }
+
+    /// What it wrote to its standard output, over all its runs.
+    pub(crate) fn stdout(&self) -> String {
+        self.read("stdout")
+    }
+
+    /// What it has logged in this run.
+    pub(crate) fn log(&self) -> String {
+        self.read("stderr").split_off(self.run)
+    }
+
+    /// Waits until it has logged `text` in this run.
+    pub(crate) async fn logs(&self, text: &str) {
+        let what = format!("{text} in the log of {}", self.program);
+        poll_until_async(&what, PATIENCE, || self.log().contains(text)).await;
+    }
+
+    /// The address of the NATS server that it is connected to, or was last, by its log.
+    pub(crate) fn nats(&self) -> Option<String> {
+        let log = self.log();
+        let events = log
+            .lines()
+            .rev()
+            .filter(|line| line.contains("connected to NATS"));
+        let mut servers = events.filter_map(|line| {
+            let event: Value = serde_json::from_str(line).ok()?;
+            let server = event
+                .get("server")
+                .or_else(|| event["fields"].get("server"));
+            Some(server?.as_str()?.to_owned())
+        });
+        servers.next()
+    }
+
+    /// What its admin port answers to GET: status code and body.
+    pub(crate) async fn get(&self, path: &str) -> io::Result<(u16, String)> {
+        self.request("GET", path).await
+    }
+
+    /// What its admin port answers: status code and body.
+    pub(crate) async fn request(&self, method: &str, path: &str) -> io::Result<(u16, String)> {
+        let exchange = async {
+            let mut stream = TcpStream::connect(self.admin()).await?;
+            let request =
+                format!("{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+            stream.write_all(request.as_bytes()).await?;
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).await?;
+            let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_default();
+            let code = head.split(' ').nth(1).and_then(|code| code.parse().ok());
+            let code = code.ok_or(io::ErrorKind::UnexpectedEof)?;
+            Ok((code, body.to_owned()))
+        };
+        timeout(PATIENCE, exchange).await?
+    }
+
+    pub(crate) async fn is_live(&self) -> bool {
+        self.get("/health/live").await.unwrap().0 == 200
+    }
+
+    pub(crate) async fn is_ready(&self) -> bool {
+        self.get("/health/ready").await.unwrap().0 == 200
+    }
+
+    pub(crate) async fn status(&self) -> Value {
+        let (code, body) = self.get("/status").await.unwrap();
+        assert_eq!(code, 200, "{body}");
+        serde_json::from_str(&body).unwrap()
+    }
+
+    /// The clock that an edge follows.
+    pub(crate) async fn following(&self) -> Option<String> {
+        let following = &self.status().await["authority"]["following"];
+        following.as_str().map(str::to_owned)
+    }
+
+    /// What an edge thinks of a clock.
+    pub(crate) async fn state_of(&self, clock: &str) -> Option<String> {
+        let status = self.status().await;
+        let mut clocks = status["clocks"].as_array()?.iter();
+        let clock = clocks.find(|found| found["id"] == clock)?;
+        clock["state"].as_str().map(str::to_owned)
+    }
+
+    /// The value of a metric, which is named with its labels as it stands on /metrics.
+    pub(crate) async fn metric(&self, name: &str) -> f64 {
+        let (code, body) = self.get("/metrics").await.unwrap();
+        assert_eq!(code, 200, "{body}");
+        let value = body.lines().find_map(|line| {
+            let value = line.strip_prefix(name)?.strip_prefix(' ')?;
+            value.parse().ok()
+        });
+        value.unwrap_or_else(|| panic!("no {name} in\n{body}"))
+    }
+
+    fn read(&self, name: &str) -> String {
+        fs::read_to_string(self.dir.path().join(name)).unwrap_or_default()
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        if !thread::panicking() {
+            return;
+        }
+        let log = self.read("stderr");
+        let lines: Vec<_> = log.lines().collect();
+        let shown = &lines[lines.len().saturating_sub(LOG_LINES_MAX)..];
+        let (program, name) = (self.program, self.settings.get("CLOCK_ID"));
+        let name = name
+            .or(self.settings.get("EDGE_ID"))
+            .map_or("", String::as_str);
+        eprintln!("--- {program} {name} logged:\n{}", shown.join("\n"));
+    }
+}

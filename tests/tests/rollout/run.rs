@@ -1,0 +1,190 @@
+//! The engine's command line for a container of a pod: whatever the manifests say of it, in the engine's words.
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{PermissionsExt as _, chown};
+use std::path::{Path, PathBuf};
+
+use k8s_openapi::api::core::v1::{Container, PodSpec};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use nix::unistd::Uid;
+use tickstorm_testkit::TempDir;
+use tickstorm_tests::given::{GivenFile, environment, files};
+use tickstorm_tests::manifests::{Manifests, Update, Workload, name};
+
+use crate::engine::LABEL;
+
+/// What `docker create` is told.
+pub(crate) struct Run {
+    /// Its arguments.
+    pub(crate) arguments: Vec<String>,
+    /// The files of its volumes.
+    pub(crate) volumes: TempDir,
+}
+
+/// How the container of that pod is run on that network.
+pub(crate) fn run(manifests: &Manifests, workload: &Workload, pod: &str, network: &str) -> Run {
+    let [container] = &workload.pod.containers[..] else {
+        panic!("{} has one container", workload.name);
+    };
+    let volumes = TempDir::new(pod);
+    let mut arguments = vec![
+        "create".to_owned(),
+        format!("--label={LABEL}"),
+        format!("--hostname={pod}"),
+        format!("--network={network}"),
+    ];
+    arguments.extend(names(manifests, workload, pod).map(|name| format!("--network-alias={name}")));
+    arguments.extend(rights(&workload.pod, container));
+    arguments.extend(resources(container));
+    for (name, value) in environment(manifests, container, pod) {
+        arguments.push(format!("--env={name}={value}"));
+    }
+    let given = files(manifests, &workload.pod, container);
+    arguments.extend(mounts(
+        container,
+        &given,
+        &volumes,
+        workload
+            .pod
+            .security_context
+            .as_ref()
+            .and_then(|of| of.fs_group),
+    ));
+    let mut command = container.command.iter().flatten();
+    arguments.extend(
+        command
+            .next()
+            .map(|program| format!("--entrypoint={program}")),
+    );
+    arguments.push(container.image.clone().expect("an image"));
+    arguments.extend(command.cloned());
+    arguments.extend(container.args.iter().flatten().cloned());
+    Run { arguments, volumes }
+}
+
+/// The names that the cluster's DNS has for a pod: its own where a headless Service gives it one, and those of such Services.
+fn names(manifests: &Manifests, workload: &Workload, pod: &str) -> impl Iterator<Item = String> {
+    let headless = manifests.services.iter().filter(|service| {
+        let spec = service.spec.as_ref().expect("a spec");
+        let mut selector = spec.selector.iter().flatten();
+        spec.cluster_ip.as_deref() == Some("None")
+            && selector.all(|(key, value)| workload.labels.get(key) == Some(value))
+    });
+    let mut names: Vec<_> = headless
+        .map(|service| name(&service.metadata).to_owned())
+        .collect();
+    if let Update::Ordinals { service } = &workload.update
+        && names.contains(service)
+    {
+        names.push(format!("{pod}.{service}"));
+    }
+    let namespace = manifests.namespace().to_owned();
+    names.into_iter().flat_map(move |name| {
+        let longer =
+            ["", ".svc", ".svc.cluster.local"].map(|end| format!("{name}.{namespace}{end}"));
+        [name].into_iter().chain(longer)
+    })
+}
+
+fn rights(pod: &PodSpec, container: &Container) -> Vec<String> {
+    let of_pod = pod.security_context.as_ref().expect("a security context");
+    let own = container
+        .security_context
+        .as_ref()
+        .expect("a security context");
+    let user = of_pod.run_as_user.expect("a user");
+    assert!(
+        user != 0 || of_pod.run_as_non_root != Some(true),
+        "a kubelet would not start it"
+    );
+    let mut arguments = vec![format!(
+        "--user={user}:{}",
+        of_pod.run_as_group.unwrap_or(0)
+    )];
+    arguments.extend(of_pod.fs_group.map(|group| format!("--group-add={group}")));
+    // The engine's own profile is the runtime's default.
+    let profile = of_pod
+        .seccomp_profile
+        .as_ref()
+        .map(|profile| profile.type_.as_str());
+    assert_eq!(profile, Some("RuntimeDefault"));
+    if own.read_only_root_filesystem == Some(true) {
+        arguments.push("--read-only".to_owned());
+    }
+    if own.allow_privilege_escalation == Some(false) {
+        arguments.push("--security-opt=no-new-privileges".to_owned());
+    }
+    let dropped = own
+        .capabilities
+        .iter()
+        .flat_map(|capabilities| capabilities.drop.iter().flatten());
+    arguments.extend(dropped.map(|capability| format!("--cap-drop={capability}")));
+    arguments
+}
+
+fn resources(container: &Container) -> Vec<String> {
+    let resources = container.resources.as_ref().expect("resources");
+    let amount = |amounts: &Option<std::collections::BTreeMap<String, Quantity>>,
+                  resource: &str| {
+        amounts
+            .as_ref()
+            .and_then(|amounts| amounts.get(resource))
+            .map(|amount| amount.0.clone())
+    };
+    let memory = amount(&resources.limits, "memory").expect("a limit of memory");
+    let memory = memory
+        .strip_suffix('i')
+        .unwrap_or_else(|| panic!("not understood: {memory}"));
+    let cpu = amount(&resources.requests, "cpu").expect("a request of CPU");
+    let thousandths = cpu
+        .strip_suffix('m')
+        .map_or_else(|| cpu.parse::<u64>().map(|whole| whole * 1_000), str::parse);
+    let shares = thousandths.unwrap_or_else(|_| panic!("not understood: {cpu}")) * 1_024 / 1_000;
+    vec![
+        format!("--memory={}", memory.to_lowercase()),
+        format!("--cpu-shares={}", shares.max(2)),
+    ]
+}
+
+/// Writes the files and says where each volume is mounted.
+fn mounts(
+    container: &Container,
+    given: &[GivenFile],
+    volumes: &TempDir,
+    group: Option<i64>,
+) -> Vec<String> {
+    let mounted = container.volume_mounts.iter().flatten();
+    mounted
+        .map(|mount| {
+            let at = Path::new(&mount.mount_path);
+            let dir = volumes.path().join(&mount.name);
+            fs::create_dir(&dir).unwrap();
+            for file in given.iter().filter(|file| file.path.starts_with(at)) {
+                write(&dir.join(file.path.file_name().unwrap()), file, group);
+            }
+            let mode = if mount.read_only == Some(true) {
+                "ro"
+            } else {
+                "rw"
+            };
+            format!("--volume={}:{}:{mode}", dir.display(), mount.mount_path)
+        })
+        .collect()
+}
+
+/// Only root can give a file to the pod's group, as the kubelet does; run by anybody else, this leaves it readable for all.
+fn write(path: &PathBuf, file: &GivenFile, group: Option<i64>) {
+    fs::write(path, &file.content).unwrap();
+    let mode = if Uid::effective().is_root() {
+        chown(
+            path,
+            Some(0),
+            group.map(|group| group.try_into().expect("a group")),
+        )
+        .unwrap();
+        file.mode
+    } else {
+        file.mode | 0o444
+    };
+    fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+}
