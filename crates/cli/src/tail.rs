@@ -5,9 +5,8 @@ use std::future::pending;
 use std::ops::ControlFlow;
 use std::time::Duration;
 
-use clap::ValueEnum;
 use jiff::SignedDuration;
-use tickstorm_client::{Epoch, Mode, Options, Quality, Tick};
+use tickstorm_client::{Epoch, Options, Quality, Tick};
 use tickstorm_service::env::{Group, Settings};
 use tickstorm_service::lifecycle::exit;
 
@@ -15,6 +14,7 @@ use crate::credentials::{self, Credentials};
 use crate::exit::Failure;
 use crate::follow::{Format, follow};
 use crate::line::Late;
+use crate::mode::ModeName;
 use crate::summary::Summary;
 
 const AFTER_HELP: &str = "\
@@ -86,12 +86,6 @@ pub(crate) struct Tail {
     json: bool,
 }
 
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum ModeName {
-    Second,
-    Minute,
-}
-
 fn address(text: &str) -> Result<String, String> {
     match text.rsplit_once(':') {
         Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok() => Ok(text.into()),
@@ -145,10 +139,7 @@ impl Tail {
             .exact_time()
             .ahead(self.ahead)
             .reconnect(self.within.is_none())
-            .mode(match self.mode {
-                ModeName::Second => Mode::Second,
-                ModeName::Minute => Mode::Minute,
-            });
+            .mode(self.mode.into());
         Ok(match self.resume_after {
             Some(ms) => options.resume_after(Epoch::from_ms(ms)),
             None => options,

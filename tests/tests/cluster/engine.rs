@@ -167,14 +167,27 @@ impl Container {
         all[0].clone()
     }
 
-    /// The ids that its processes have on the host.
-    pub(crate) fn pids(&self) -> Vec<u32> {
-        let listed = docker(&["top", &self.id, "-eo", "pid"]);
-        listed
+    /// The ids that its main process and that one's descendants have on the host; not those of health checks, which
+    /// are nobody's child in there, and may be gone before one has looked.
+    pub(crate) fn pids(&self) -> Vec<u64> {
+        let main = self.inspect()["State"]["Pid"].as_u64().unwrap();
+        let listed = docker(&["top", &self.id, "-eo", "pid,ppid"]);
+        let parents: Vec<(u64, u64)> = listed
             .lines()
             .skip(1)
-            .map(|pid| pid.trim().parse().unwrap())
-            .collect()
+            .map(|line| {
+                let (pid, parent) = line.trim().split_once(' ').unwrap();
+                (pid.parse().unwrap(), parent.trim().parse().unwrap())
+            })
+            .collect();
+        let mut pids = vec![main];
+        let mut looked_at = 0;
+        while let Some(&parent) = pids.get(looked_at) {
+            looked_at += 1;
+            let children = parents.iter().filter(|&&(_, of)| of == parent);
+            pids.extend(children.map(|&(pid, _)| pid));
+        }
+        pids
     }
 
     /// The value of a variable in its environment.

@@ -126,8 +126,8 @@ fn obey(under_test: &Arc<UnderTest>, runtime: &Runtime) {
             Ok(Order::Burst(burst)) => {
                 let (fed, output) = (Arc::clone(under_test), Arc::clone(&under_test.output));
                 std::thread::spawn(move || {
-                    feeding::feed(&fed.edge, burst);
-                    say(&output, &Answer::Burst);
+                    let cpu_us = feeding::feed(&fed.edge, burst);
+                    say(&output, &Answer::Burst { cpu_us });
                 });
                 None
             }

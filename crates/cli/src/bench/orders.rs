@@ -87,8 +87,10 @@ pub(crate) enum Answer {
     /// The edge listens and knows the time.
     Ready(Ready),
     Sample(Sample),
-    /// All ticks were fed.
-    Burst,
+    /// All ticks were fed, by a thread that used so much CPU time.
+    Burst {
+        cpu_us: u64,
+    },
     Bare(Bare),
     Listening(SocketAddr),
     AcceptEnd(Loop),
@@ -108,8 +110,12 @@ impl Answer {
     }
 
     /// To a [`Order::Burst`].
-    pub(crate) fn burst(&self) -> Option<()> {
-        matches!(self, Self::Burst).then_some(())
+    pub(crate) fn burst(&self) -> Option<u64> {
+        if let Self::Burst { cpu_us } = self {
+            Some(*cpu_us)
+        } else {
+            None
+        }
     }
 
     /// To a [`Order::Bare`].
@@ -167,6 +173,8 @@ pub(crate) struct Sample {
     pub(crate) at_ns: u64,
     /// CPU time of the whole process, user and system, in microseconds.
     pub(crate) cpu_us: u64,
+    /// The same when the sample was ready: looking at oneself costs, too.
+    pub(crate) cpu_after_us: u64,
     pub(crate) rss_bytes: u64,
     pub(crate) files: Option<u64>,
     /// Sockets that count against MAX_CONNECTIONS.

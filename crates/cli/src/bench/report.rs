@@ -59,7 +59,9 @@ pub(crate) struct Report {
 /// What the generator itself has spent.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 pub(crate) struct Own {
-    /// CPU time in user space while ticks came, in milliseconds.
+    /// CPU time in user space while ticks came, by its own clock, in milliseconds.
+    pub(crate) own_ms: f64,
+    /// The same as the kernel has it, by sampling.
     pub(crate) user_ms: f64,
     /// In kernel and user space.
     pub(crate) cpu_ms: f64,
@@ -162,6 +164,7 @@ impl Report {
         for (end, count) in &harvest.ends {
             *self.ends.entry(end.clone()).or_default() += count;
         }
+        self.generator.own_ms += number(harvest.spent.own_us) / 1e3;
         self.generator.user_ms += number(harvest.spent.user_us) / 1e3;
         self.generator.cpu_ms += number(harvest.spent.total_us) / 1e3;
         self.generator.wall_ms += wall_ms;
@@ -189,7 +192,7 @@ impl Report {
         self.violations.extend(violations);
         let own = &mut self.generator;
         if own.wall_ms > 0.0 {
-            own.user_share = own.user_ms / own.wall_ms;
+            own.user_share = own.own_ms / own.wall_ms;
         }
         if judges_user_cpu && own.user_share > USER_SHARE_MAX {
             self.void.push(format!(
@@ -277,7 +280,7 @@ pub(super) mod tests {
     #[test]
     fn a_generator_that_is_busy_itself_voids_the_run() {
         let mut harvest = Harvest::default();
-        harvest.spent.user_us = 3_100;
+        harvest.spent.own_us = 3_100;
         for (wall_ms, void) in [(100.0, true), (104.0, false)] {
             let mut report = report();
             report.count(&harvest, wall_ms);

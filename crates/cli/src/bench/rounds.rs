@@ -53,6 +53,15 @@ impl Rounds {
         self.0.get(&(bare, first_ms)).copied()
     }
 
+    /// How long all rounds of these moments took together, each from when it was due to its last arrival.
+    pub(crate) fn wall_ms(&self, moments: std::ops::Range<i64>) -> f64 {
+        let within = self
+            .0
+            .iter()
+            .filter(|((_, first_ms), _)| moments.contains(first_ms));
+        within.map(|(_, round)| round.last_ms()).sum()
+    }
+
     /// Forgets all but the last `keep`, so that a run of many hours holds no more than one of minutes.
     pub(crate) fn trim(&mut self, keep: usize) {
         while self.0.len() > keep {

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{anyhow, bail};
+use tickstorm_client::Mode;
 use tickstorm_client::estimate::Estimator;
 use tickstorm_service::lifecycle::exit;
 use tickstorm_timebase::{Clock, Mono, SystemClock};
@@ -238,9 +239,19 @@ impl Run {
 
     /// The first whole second of authority time that is at least `ahead` from now, in milliseconds.
     pub(crate) fn next_second_ms(&self, ahead: Duration) -> anyhow::Result<i64> {
+        self.next_ms(ahead, Mode::Second)
+    }
+
+    /// Likewise the first tick of the clients' mode.
+    pub(crate) fn next_tick_ms(&self, ahead: Duration) -> anyhow::Result<i64> {
+        self.next_ms(ahead, self.setup.mode)
+    }
+
+    fn next_ms(&self, ahead: Duration, mode: Mode) -> anyhow::Result<i64> {
         let at = (SystemClock.now() + ahead).as_nanos();
         let unix_ms = self.offset_ns()?.saturating_add_unsigned(at) / 1_000_000;
-        Ok((unix_ms.div_euclid(1_000) + 1) * 1_000)
+        let period_ms = mode.period_ms();
+        Ok((unix_ms.div_euclid(period_ms) + 1) * period_ms)
     }
 
     /// The machine's own time at this authority time, in nanoseconds.

@@ -143,12 +143,14 @@ impl Feed {
         }
     }
 
-    /// When something is to be done next: a tick released or a batch sent.
-    pub(crate) fn next_due(&self, authority: Option<&Authority>) -> Mono {
-        authority.map_or(Mono::NEVER, |authority| {
-            let batch = self.batch.due().unwrap_or(Mono::NEVER);
-            self.schedule.next_due(authority).min(batch)
-        })
+    /// When the next tick is to be released.
+    pub(crate) fn next_tick(&self, authority: &Authority) -> Mono {
+        self.schedule.next_due(authority)
+    }
+
+    /// When the next batch is to be sent.
+    pub(crate) fn next_batch(&self) -> Mono {
+        self.batch.due().unwrap_or(Mono::NEVER)
     }
 
     /// Whether frames are to be sent now; new ones can be made only where the time `is_known`.

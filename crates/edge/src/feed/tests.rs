@@ -164,7 +164,7 @@ fn a_lone_tick_is_released_and_sent_at_the_same_instant_whatever_the_window() {
         let mut last = feed.last().as_ms();
         for _ in 0..3 {
             assert!(!feed.has_work(now, true));
-            now = feed.next_due(Some(&authority));
+            now = next_due(&feed, &authority);
             feed.release(&authority, now);
             assert!(
                 feed.has_work(now, true),
@@ -194,7 +194,7 @@ fn an_ahead_feed_sends_each_tick_its_lead_before_its_time() {
     feed.release(&authority, now);
     // The clock's first word came within the lead of the next tick: that one is late.
     feed.flush(&authority, now, &mut Vec::new());
-    let due = feed.next_due(Some(&authority));
+    let due = next_due(&feed, &authority);
     feed.release(&authority, due);
     let first = feed.flush(&authority, due, &mut Vec::new()).unwrap();
     assert_eq!(
@@ -250,7 +250,7 @@ fn a_step_back_forgets_what_was_not_sent_and_starts_afresh() {
     assert_eq!(feed.flush(&after, now, &mut arrivals), None);
     assert_eq!(feed.last(), Mode::Second.last_at(after.time_at(now)));
     let last = feed.last();
-    let now = feed.next_due(Some(&after));
+    let now = next_due(&feed, &after);
     feed.release(&after, now);
     let first = feed.flush(&after, now, &mut arrivals);
     assert_eq!(
@@ -258,6 +258,11 @@ fn a_step_back_forgets_what_was_not_sent_and_starts_afresh() {
         Some(Mode::Second.next_after(last))
     );
     assert!(arrivals.is_empty(), "who waited is gone: {arrivals:?}");
+}
+
+/// When something is to be done next.
+fn next_due(feed: &Feed, authority: &Authority) -> Mono {
+    feed.next_tick(authority).min(feed.next_batch())
 }
 
 #[test]
@@ -274,7 +279,7 @@ fn nobody_is_always_last_and_nobody_always_first() {
         }
         let (mut first, mut last) = (vec![0; len], vec![0; len]);
         for _ in 0..SWEEPS {
-            now = feed.next_due(Some(&authority));
+            now = next_due(&feed, &authority);
             feed.release(&authority, now);
             feed.flush(&authority, now, &mut Vec::new());
             let mut order = Vec::new();
@@ -355,7 +360,7 @@ fn a_ring_smaller_than_a_burst_loses_none_of_it() {
     feed.subscribers().join(server.as_raw_fd(), 0, 0, false);
     feed.offer(&ticks((0..100).map(|n| first + n * 1_000)));
     let mut got = Vec::new();
-    while feed.has_work(now, true) || feed.next_due(Some(&authority)) < now + WINDOW {
+    while feed.has_work(now, true) || next_due(&feed, &authority) < now + WINDOW {
         feed.flush(&authority, now, &mut Vec::new());
         let mut left = Leftovers::default();
         assert!(feed.fan_out(CHUNK, &mut left, |_, _| {}));

@@ -28,6 +28,7 @@ impl Shard {
             self.remove(connection);
             return;
         }
+        self.uncork(connection);
         self.leave(connection);
         let mut state = connection.state.borrow_mut();
         let is_over = matches!(

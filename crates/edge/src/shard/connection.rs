@@ -175,7 +175,13 @@ impl Shard {
     }
 
     /// Takes bytes through the session, up to their end or to where it can't go on for now.
-    pub(super) fn take_input(self: &Rc<Self>, connection: &Rc<Connection>, mut input: &[u8]) {
+    pub(super) fn take_input(self: &Rc<Self>, connection: &Rc<Connection>, input: &[u8]) {
+        self.cork(connection);
+        self.step_through(connection, input);
+        self.uncork(connection);
+    }
+
+    fn step_through(self: &Rc<Self>, connection: &Rc<Connection>, mut input: &[u8]) {
         let received = self.time.mono();
         connection.state.borrow_mut().has_spoken = true;
         loop {

@@ -48,7 +48,7 @@ pub(crate) use listing::{Listed, Order};
 pub(crate) use thread::spawn;
 use time::ShardTime;
 pub use weight::FanOut;
-use wheel::Wheel;
+use wheel::{Key, Wheel};
 
 /// One read's bytes at most. A connection has no buffer of its own: all of a shard read into this one.
 const SCRATCH: usize = 16 * 1024;
@@ -160,6 +160,8 @@ struct Shard {
     scratch: RefCell<Box<[u8]>>,
     /// A buffer for control frames in the making.
     frames: RefCell<Vec<u8>>,
+    /// Whose control frames stay in it for now.
+    corked: Cell<Option<Key>>,
     leftovers: RefCell<Leftovers>,
     /// Whether a SUBSCRIBE waits until the time is known.
     has_askers: Cell<bool>,
@@ -198,6 +200,7 @@ impl Shard {
             wheel,
             scratch: RefCell::new(vec![0; SCRATCH].into_boxed_slice()),
             frames: RefCell::default(),
+            corked: Cell::new(None),
             leftovers: RefCell::default(),
             has_askers: Cell::new(false),
             shared,

@@ -11,7 +11,7 @@ use tickstorm_protocol::code::CloseReason;
 use tickstorm_timebase::{Authority, Epoch, Mode, Mono, Quality, Tick, UnixTime};
 
 use super::{FeedIndex, Shard};
-use crate::feed::{CHUNK, Frame, Leftovers};
+use crate::feed::{CHUNK, Feed, Frame, Leftovers};
 use crate::sys::timerfd::Timer;
 
 /// How long before a tick the timer ends and spinning begins: what a timerfd is late by, as measured.
@@ -37,14 +37,12 @@ impl Shard {
                 tokio::task::yield_now().await;
                 continue;
             }
-            let due = {
-                let feeds = self.feeds.borrow();
-                feeds
-                    .iter()
-                    .map(|feed| feed.next_due(authority.as_ref()))
-                    .min()
-            };
-            self.wait(&timer, due.unwrap_or(Mono::NEVER)).await?;
+            let (tick, batch) = self.next_due(authority.as_ref());
+            if tick <= batch {
+                self.wait_exactly(&timer, tick).await?;
+            } else {
+                self.wait(&timer, batch).await?;
+            }
         }
     }
 
@@ -79,6 +77,17 @@ impl Shard {
         FeedIndex::ALL
             .into_iter()
             .find(|index| feeds[usize::from(index.0)].has_work(mono, is_known))
+    }
+
+    /// When the next tick is to be released, and when the next batch is to be sent.
+    fn next_due(&self, authority: Option<&Authority>) -> (Mono, Mono) {
+        let Some(authority) = authority else {
+            return (Mono::NEVER, Mono::NEVER);
+        };
+        let feeds = self.feeds.borrow();
+        let tick = feeds.iter().map(|feed| feed.next_tick(authority)).min();
+        let batch = feeds.iter().map(Feed::next_batch).min();
+        (tick.unwrap_or(Mono::NEVER), batch.unwrap_or(Mono::NEVER))
     }
 
     /// Sends one chunk of a feed's fan-out, and sees to what it left over.
@@ -178,8 +187,18 @@ impl Shard {
         feeds.iter_mut().any(|feed| feed.subscribers().len() > 0)
     }
 
-    /// Waits until `due`, or until something else is to be done.
+    /// Waits until about `due`, or until something else is to be done: a batch's window may end some microseconds late.
     async fn wait(&self, timer: &Timer, due: Mono) -> io::Result<()> {
+        let remaining = due.since(self.time.mono());
+        tokio::select! {
+            biased;
+            () = self.woken.notified() => Ok(()),
+            slept = timer.sleep(remaining) => slept,
+        }
+    }
+
+    /// Waits until `due`, a tick's time, or until something else is to be done.
+    async fn wait_exactly(&self, timer: &Timer, due: Mono) -> io::Result<()> {
         if due == Mono::NEVER {
             self.woken.notified().await;
             return Ok(());

@@ -19,6 +19,8 @@ use crate::sys::socket::{self, SEND_FLAGS};
 
 /// Frames of the ring in one writev.
 const FRAMES: usize = 64;
+/// Control frames held back, in bytes: the answers to a handshake, and to some heartbeats.
+const CORKED_MAX: usize = 512;
 /// Writes of one wake before others get their turn.
 const WRITES: usize = 8;
 
@@ -44,8 +46,26 @@ enum Readiness {
 }
 
 impl Shard {
+    /// Holds control frames of this connection back, so that those which answer one read go out by one send.
+    pub(super) fn cork(&self, connection: &Connection) {
+        self.corked.set(Some(connection.key));
+    }
+
+    /// Sends what was held back.
+    pub(super) fn uncork(self: &Rc<Self>, connection: &Rc<Connection>) {
+        if self.corked.get() == Some(connection.key) {
+            self.corked.set(None);
+            let frames = self.frames.take();
+            self.send_control(connection, frames);
+        }
+    }
+
     /// Sends control frames: at once, or behind what the socket has not taken yet. Gives the buffer back for the next.
     pub(super) fn send_control(self: &Rc<Self>, connection: &Rc<Connection>, mut frames: Vec<u8>) {
+        if self.corked.get() == Some(connection.key) && frames.len() < CORKED_MAX {
+            self.frames.replace(frames);
+            return;
+        }
         if !frames.is_empty() {
             self.transmit_control(connection, &frames);
         }

@@ -77,7 +77,7 @@ fn accept(listener: &Socket, stop: &AtomicBool) -> io::Result<Loop> {
         }
     }
     Ok(Loop {
-        cpu_us: Cpu::of_thread().total_us() - begun.total_us(),
+        cpu_us: Cpu::of_thread().total_us - begun.total_us,
         accepted: kept.len() as u64,
         answered: 0,
     })

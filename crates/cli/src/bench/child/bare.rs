@@ -64,7 +64,7 @@ fn send_all(sockets: &[RawFd], frames: &[Vec<u8>], burst: &Burst) -> Bare {
                 outcome => finish(*socket, frame, outcome, &mut bare),
             }
         }
-        bare.cpu_us += Cpu::of_thread().total_us() - begun.total_us();
+        bare.cpu_us += Cpu::of_thread().total_us - begun.total_us;
     }
     bare
 }

@@ -95,6 +95,6 @@ fn echo(listener: &Socket, answer: &[u8], counts: &Counts) -> io::Result<()> {
         }
         counts
             .cpu_us
-            .store(Cpu::of_thread().total_us(), Ordering::Relaxed);
+            .store(Cpu::of_thread().total_us, Ordering::Relaxed);
     }
 }

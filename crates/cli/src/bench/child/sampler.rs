@@ -43,13 +43,14 @@ impl Sampler {
             .unwrap_or_default()
     }
 
-    /// CPU time comes first: the rest of the sample is not to count.
+    /// CPU time comes first, and again last: the sample itself is not to count.
     pub(super) fn sample(&self, all: bool) -> Sample {
-        let (at_ns, cpu_us) = (now_ns(), Cpu::of_process().total_us());
+        let (at_ns, cpu_us) = (now_ns(), Cpu::of_process().total_us);
         let status = self.health.status();
-        Sample {
+        let mut sample = Sample {
             at_ns,
             cpu_us,
+            cpu_after_us: 0,
             rss_bytes: machine::resident_bytes(),
             files: all.then(|| machine::open_files(self.per_shard)),
             connections: status["connections"].as_u64().unwrap_or_default(),
@@ -59,7 +60,9 @@ impl Sampler {
                 .as_u64()
                 .and_then(|bound_us| u32::try_from(bound_us).ok())
                 .unwrap_or_default(),
-        }
+        };
+        sample.cpu_after_us = Cpu::of_process().total_us;
+        sample
     }
 
     /// Authority time minus the machine's own, in nanoseconds.

@@ -46,12 +46,18 @@ impl Faults {
     }
 }
 
-/// The ticks of one subscription.
+/// The ticks of one subscription. What each message needs is small, since the kernel has used the cache before the next one.
 #[derive(Clone, Debug)]
 pub(crate) struct Account {
-    start_ms: i64,
     last_ms: i64,
-    /// Ticks between others that have not come: first and last of each gap. Empty unless something is wrong.
+    rest: Box<Rest>,
+}
+
+/// What is needed only where something is wrong.
+#[derive(Clone, Debug)]
+struct Rest {
+    start_ms: i64,
+    /// Ticks between others that have not come: first and last of each gap.
     missing: Vec<(i64, i64)>,
 }
 
@@ -60,9 +66,11 @@ impl Account {
     pub(crate) fn new(start_ms: i64, period_ms: i64) -> Self {
         let start_ms = start_ms - start_ms.rem_euclid(period_ms);
         Self {
-            start_ms,
             last_ms: start_ms,
-            missing: Vec::new(),
+            rest: Box::new(Rest {
+                start_ms,
+                missing: Vec::new(),
+            }),
         }
     }
 
@@ -88,12 +96,12 @@ impl Account {
     /// One tick, wherever it belongs.
     #[cold]
     fn take_one(&mut self, epoch_ms: i64, period_ms: i64, faults: &mut Faults) {
-        if epoch_ms <= self.start_ms || epoch_ms.rem_euclid(period_ms) != 0 {
+        if epoch_ms <= self.rest.start_ms || epoch_ms.rem_euclid(period_ms) != 0 {
             faults.strange += 1;
         } else if epoch_ms > self.last_ms {
             if epoch_ms > self.last_ms + period_ms {
                 let gap = (self.last_ms + period_ms, epoch_ms - period_ms);
-                self.missing.push(gap);
+                self.rest.missing.push(gap);
             }
             self.last_ms = epoch_ms;
         } else if self.find(epoch_ms, period_ms) {
@@ -106,20 +114,20 @@ impl Account {
     /// Takes a tick out of the gaps; false where it lies in none.
     fn find(&mut self, epoch_ms: i64, period_ms: i64) -> bool {
         let within = |gap: &(i64, i64)| (gap.0..=gap.1).contains(&epoch_ms);
-        let Some(at) = self.missing.iter().position(within) else {
+        let Some(at) = self.rest.missing.iter().position(within) else {
             return false;
         };
-        let (first, last) = self.missing.swap_remove(at);
+        let (first, last) = self.rest.missing.swap_remove(at);
         let parts = [(first, epoch_ms - period_ms), (epoch_ms + period_ms, last)];
         let left = parts.into_iter().filter(|(first, last)| first <= last);
-        self.missing.extend(left);
+        self.rest.missing.extend(left);
         true
     }
 
     /// How many ticks have not come that lie between others, or up to `until_ms`, the last one due.
     pub(crate) fn lost(&self, until_ms: Option<i64>, period_ms: i64) -> u64 {
         let ticks = |from: i64, to: i64| ((to - from).max(0) / period_ms).unsigned_abs();
-        let gaps = self.missing.iter();
+        let gaps = self.rest.missing.iter();
         let between: u64 = gaps
             .map(|(first, last)| ticks(*first, *last + period_ms))
             .sum();

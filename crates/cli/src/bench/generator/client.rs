@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::os::fd::RawFd;
 use std::time::Duration;
 
 use nix::sys::socket::{setsockopt, sockopt::IpBindAddressNoPort};
@@ -20,12 +21,17 @@ const SLOW_BUFFER: usize = 16 * 1_024;
 pub(super) struct Client {
     pub(super) socket: Socket,
     pub(super) state: State,
-    pub(super) pace: Pace,
     pub(super) greeting: Greeting,
     /// Which of all that have come.
     pub(super) id: u64,
     /// When its connect was begun.
     pub(super) begun_ns: u64,
+}
+
+/// What each message needs of a client.
+pub(super) struct Reader {
+    pub(super) socket: RawFd,
+    pub(super) pace: Pace,
     /// None before the ACK of SUBSCRIBE.
     pub(super) account: Option<Account>,
 }
@@ -94,6 +100,11 @@ impl Client {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_each_message_needs_is_small() {
+        assert_eq!(size_of::<Reader>(), 24);
+    }
 
     #[test]
     fn a_hundred_thousand_clients_come_from_five_addresses() {

@@ -1,13 +1,26 @@
 //! The clients of a thread, by the place that their events name.
 
 use std::collections::VecDeque;
+use std::os::fd::AsRawFd;
 
-use super::client::Client;
+use super::client::{Client, Pace, Reader};
+
+/// So many clients ahead: two lines of the cache.
+const AHEAD: usize = 6;
+
+/// At an empty place.
+const NOBODY: Reader = Reader {
+    socket: -1,
+    pace: Pace::Eager,
+    account: None,
+};
 
 /// Clients and free places. A place is given anew as soon as it is free: whoever looks at events looks at the client's state.
 #[derive(Default)]
 pub(super) struct Clients {
     at: Vec<Option<Client>>,
+    /// At the same places.
+    readers: Vec<Reader>,
     free: Vec<u32>,
     /// In the order in which they came; those that have gone since are passed over.
     order: VecDeque<(u32, u64)>,
@@ -22,6 +35,7 @@ impl Clients {
     pub(super) fn place(&mut self) -> u32 {
         self.free.pop().unwrap_or_else(|| {
             self.at.push(None);
+            self.readers.push(NOBODY);
             u32::try_from(self.at.len() - 1).expect("fewer clients than descriptors")
         })
     }
@@ -31,6 +45,10 @@ impl Clients {
         self.entered += 1;
         client.id = self.entered;
         self.order.push_back((place, client.id));
+        self.readers[place as usize] = Reader {
+            socket: client.socket.as_raw_fd(),
+            ..NOBODY
+        };
         self.at[place as usize] = Some(client);
         self.count += 1;
     }
@@ -44,19 +62,35 @@ impl Clients {
         self.at.get_mut(place as usize)?.as_mut()
     }
 
-    pub(super) fn remove(&mut self, place: u32) -> Option<Client> {
+    /// What each message needs of the client at a place.
+    pub(super) fn reader(&mut self, place: u32) -> Option<&mut Reader> {
+        let reader = self.readers.get_mut(place as usize)?;
+        (reader.socket != NOBODY.socket).then_some(reader)
+    }
+
+    /// Lets the processor fetch what the clients after this one need, which are the next that something comes to: ticks are sent in the
+    /// order in which clients have come.
+    pub(super) fn look_ahead(&self, place: u32) {
+        let next = self.readers.get(place as usize + AHEAD);
+        std::hint::black_box(next.map(|reader| reader.socket));
+    }
+
+    pub(super) fn remove(&mut self, place: u32) -> Option<(Client, Reader)> {
         let client = self.at.get_mut(place as usize)?.take()?;
+        let reader = std::mem::replace(&mut self.readers[place as usize], NOBODY);
         self.free.push(place);
         self.count -= 1;
-        Some(client)
+        Some((client, reader))
     }
 
     pub(super) fn len(&self) -> usize {
         self.count
     }
 
-    pub(super) fn all(&self) -> impl Iterator<Item = &Client> {
-        self.at.iter().flatten()
+    /// The readers of all.
+    pub(super) fn readers(&self) -> impl Iterator<Item = &Reader> {
+        let all = self.readers.iter();
+        all.filter(|reader| reader.socket != NOBODY.socket)
     }
 
     /// The places of the `count` oldest, which stay what they are.
@@ -71,10 +105,16 @@ impl Clients {
     }
 
     /// The next of an endless walk over all places; none where that place is empty.
-    pub(super) fn walk(&mut self) -> Option<&mut Client> {
+    pub(super) fn walk(&mut self) -> Option<(&mut Client, &Reader)> {
         let len = self.at.len().max(1);
         self.walked = (self.walked + 1) % len;
-        self.at.get_mut(self.walked)?.as_mut()
+        self.both(u32::try_from(self.walked).ok()?)
+    }
+
+    /// The client at a place, and what each message needs of it.
+    pub(super) fn both(&mut self, place: u32) -> Option<(&mut Client, &Reader)> {
+        let client = self.at.get_mut(place as usize)?.as_mut()?;
+        Some((client, &self.readers[place as usize]))
     }
 
     /// How many places there are, empty ones too.

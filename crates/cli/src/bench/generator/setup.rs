@@ -74,7 +74,7 @@ pub(crate) struct Shared {
     offset_ns: AtomicI64,
     error_ns: AtomicU64,
     /// Heartbeats may be sent now: not while ticks are measured.
-    pub(crate) may_beat: AtomicBool,
+    may_beat: AtomicBool,
     pub(crate) subscribed: AtomicU64,
     pub(crate) connected: AtomicU64,
     /// Connections that failed or ended.
@@ -119,6 +119,16 @@ impl Shared {
     pub(crate) fn offset_ns(&self) -> Option<i64> {
         let offset_ns = self.offset_ns.load(Ordering::Relaxed);
         (offset_ns != UNKNOWN).then_some(offset_ns)
+    }
+
+    /// Whether heartbeats may be sent from now on.
+    pub(crate) fn may_beat(&self, may: bool) {
+        self.may_beat.store(may, Ordering::Relaxed);
+    }
+
+    /// Whether they may be sent now.
+    pub(super) fn beats(&self) -> bool {
+        self.may_beat.load(Ordering::Relaxed)
     }
 
     /// How far that may be wrong.

@@ -18,7 +18,7 @@ use nix::sys::socket::MsgFlags;
 use tickstorm_timebase::{Clock, SystemClock};
 
 use self::beating::Beats;
-use super::client::{Client, Pace};
+use super::client::{Client, Pace, Reader};
 use super::clients::Clients;
 use super::command::{Arrive, Command};
 use super::harvest::Harvest;
@@ -30,6 +30,8 @@ use super::setup::{Setup, Shared};
 const EVENTS: usize = 512;
 /// How long the loop waits for something to happen, in milliseconds: what else is to be done has no more haste.
 const WAIT_MS: u16 = 2;
+/// Nor is it looked after more often than this while something happens all the time.
+const CHORES_EACH: Duration = Duration::from_millis(1);
 /// A frame that came to nobody for so long comes no more, and is counted.
 const QUIET: Duration = Duration::from_millis(200);
 
@@ -54,6 +56,8 @@ pub(super) struct Worker {
     beats: Beats,
     /// When those who read a byte a second last did.
     trickled_ns: u64,
+    /// When the clock was last read.
+    now_ns: u64,
     meter: Meter,
     harvest: Harvest,
 }
@@ -77,6 +81,7 @@ impl Worker {
             scratch: reading::scratch(),
             beats: Beats::new(setup.heartbeat, tells_time, now_ns()),
             trickled_ns: 0,
+            now_ns: 0,
             meter: Meter::default(),
             harvest: Harvest::default(),
             setup,
@@ -88,29 +93,36 @@ impl Worker {
     /// Runs until nobody can tell it anything any more.
     pub(super) fn run(mut self) -> io::Result<()> {
         let mut events = vec![EpollEvent::empty(); EVENTS];
+        let mut chores_ns = 0;
         loop {
-            loop {
-                match self.commands.try_recv() {
-                    Ok(command) => self.obey(command),
-                    Err(TryRecvError::Empty) => break,
-                    Err(TryRecvError::Disconnected) => return Ok(()),
+            if self.now_ns >= chores_ns {
+                chores_ns = self.now_ns + nanos(CHORES_EACH);
+                loop {
+                    match self.commands.try_recv() {
+                        Ok(command) => self.obey(command),
+                        Err(TryRecvError::Empty) => break,
+                        Err(TryRecvError::Disconnected) => return Ok(()),
+                    }
                 }
+                self.connect_more();
+                self.beat();
+                self.trickle();
             }
-            self.connect_more();
-            self.beat();
-            self.trickle();
             let ready = match self.epoll.wait(&mut events, WAIT_MS) {
                 Err(Errno::EINTR) => 0,
                 outcome => outcome?,
             };
             if ready == 0 {
+                self.now_ns = now_ns();
                 self.be_quiet();
             }
+            self.meter.begin_turn();
             for event in &events[..ready] {
                 // It names a client's place, as it was told to.
                 let place = u32::try_from(event.data()).unwrap_or(u32::MAX);
                 self.handle(place, event.events());
             }
+            self.meter.end_turn();
         }
     }
 
@@ -124,8 +136,8 @@ impl Worker {
             }
             Command::Read { pace, count } => {
                 for place in self.clients.oldest(count as usize) {
-                    if let Some(client) = self.clients.of(place) {
-                        client.pace = pace;
+                    if let Some(reader) = self.clients.reader(place) {
+                        reader.pace = pace;
                     }
                 }
             }
@@ -155,11 +167,9 @@ impl Worker {
     /// Ticks up to `until_ms` that have not come to those who read.
     fn lacking(&self, until_ms: i64) -> u64 {
         let period_ms = self.setup.mode.period_ms();
-        let eager = self
-            .clients
-            .all()
-            .filter(|client| client.pace == Pace::Eager);
-        let accounts = eager.filter_map(|client| client.account.as_ref());
+        let readers = self.clients.readers();
+        let eager = readers.filter(|reader| reader.pace == Pace::Eager);
+        let accounts = eager.filter_map(|reader| reader.account.as_ref());
         accounts
             .map(|account| account.lost(Some(until_ms), period_ms))
             .sum()
@@ -189,7 +199,7 @@ impl Worker {
 
     /// Lets a client go that wanted to.
     fn leave(&mut self, place: u32, reset: bool) {
-        if let Some(client) = self.remove(place)
+        if let Some((client, _)) = self.remove(place)
             && reset
         {
             client.reset();
@@ -198,11 +208,11 @@ impl Worker {
 
     /// A connection has ended that nobody ended.
     fn end(&mut self, place: u32, why: &str) {
-        let Some(client) = self.remove(place) else {
+        let Some((_, reader)) = self.remove(place) else {
             return;
         };
         self.shared.ended.fetch_add(1, Ordering::Relaxed);
-        if client.pace == Pace::Eager {
+        if reader.pace == Pace::Eager {
             self.harvest.faults.disconnected += 1;
             *self.harvest.ends.entry(why.to_owned()).or_default() += 1;
         } else {
@@ -210,17 +220,17 @@ impl Worker {
         }
     }
 
-    fn remove(&mut self, place: u32) -> Option<Client> {
-        let client = self.clients.remove(place)?;
+    fn remove(&mut self, place: u32) -> Option<(Client, Reader)> {
+        let (client, reader) = self.clients.remove(place)?;
         self.rests.remove(&place);
         if !client.is_served() {
             self.on_their_way -= 1;
         }
-        let account = client.account.as_ref();
-        if let Some(account) = account.filter(|_| client.pace == Pace::Eager) {
+        let account = reader.account.as_ref();
+        if let Some(account) = account.filter(|_| reader.pace == Pace::Eager) {
             self.harvest.faults.lost += account.lost(None, self.setup.mode.period_ms());
         }
-        Some(client)
+        Some((client, reader))
     }
 }
 

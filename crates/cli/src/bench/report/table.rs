@@ -49,10 +49,11 @@ fn write(report: &Report, out: &mut impl Write) -> io::Result<()> {
     if own.wall_ms > 0.0 {
         writeln!(
             out,
-            "load generator: {:.1} % of the time in which ticks came in user space ({:.1} of {:.1} ms)",
+            "load generator: {:.1} % of the time in which ticks came in user space ({:.1} of {:.1} ms; as the kernel samples it {:.1} ms)",
             own.user_share * 100.0,
-            own.user_ms,
-            own.wall_ms
+            own.own_ms,
+            own.wall_ms,
+            own.user_ms
         )?;
     }
     for note in &report.notes {

@@ -1,6 +1,5 @@
 //! `burst`: very many ticks a second to all clients: whether all of them come, how late, and what they cost.
 
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use serde_json::json;
@@ -106,13 +105,10 @@ impl Bursts {
         all: &mut Harvest,
     ) -> anyhow::Result<()> {
         let burst = run.plan(self.shape.rate, self.over, None)?;
-        run.generator
-            .shared
-            .may_beat
-            .store(false, Ordering::Relaxed);
+        run.generator.shared.may_beat(false);
         let bare = run.bare(burst)?;
         std::thread::sleep(REST);
-        run.generator.shared.may_beat.store(true, Ordering::Relaxed);
+        run.generator.shared.may_beat(true);
         let harvest = run.generator.harvest(None)?;
         let seen = harvest.seen.iter().filter(|seen| seen.ticks.bare);
         let last_ns = seen
@@ -195,10 +191,7 @@ pub(super) fn send(
     mut watch: impl FnMut(&mut Run) -> anyhow::Result<()>,
 ) -> anyhow::Result<Came> {
     run.generator.shared.plan(burst, false);
-    run.generator
-        .shared
-        .may_beat
-        .store(false, Ordering::Relaxed);
+    run.generator.shared.may_beat(false);
     run.child()?.order(Order::Burst(burst))?;
     let at = tickstorm_timebase::Mono::from_nanos(burst.at_ns).saturating_sub(BEFORE);
     std::thread::sleep(at.since(now()));
@@ -207,11 +200,11 @@ pub(super) fn send(
         watch(run)?;
         std::thread::sleep(WATCH_EACH);
     }
-    run.child()?.answer(Duration::ZERO, Answer::burst)?;
+    let feeding_us = run.child()?.answer(Duration::ZERO, Answer::burst)?;
     run.await_ticks(burst.last_ms());
     std::thread::sleep(REST);
     let after = run.child()?.sample(false)?;
-    run.generator.shared.may_beat.store(true, Ordering::Relaxed);
+    run.generator.shared.may_beat(true);
     let harvest = run.generator.harvest(last.then(|| burst.last_ms()))?;
     let of_burst = harvest
         .seen
@@ -226,7 +219,10 @@ pub(super) fn send(
         delivered: of_burst.map(|seen| seen.count * seen.ticks.count).sum(),
         last_ms: millis(last_ns.saturating_sub(burst.end_ns())),
         wall_ms: millis(last_ns.saturating_sub(burst.at_ns)),
-        cpu_us: after.cpu_us.saturating_sub(before.cpu_us),
+        cpu_us: after
+            .cpu_us
+            .saturating_sub(before.cpu_after_us)
+            .saturating_sub(feeding_us),
         harvest,
     })
 }

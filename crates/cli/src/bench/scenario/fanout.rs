@@ -1,6 +1,7 @@
 //! `fanout`: one tick a second to all clients: how late it comes, and what it costs.
 
 mod measured;
+mod schedule;
 
 use std::time::Duration;
 
@@ -9,6 +10,7 @@ use serde_json::json;
 
 pub(super) use self::measured::memory;
 use self::measured::{Measured, Second};
+use self::schedule::Schedule;
 use crate::bench::figure::number;
 use crate::bench::generator::Harvest;
 use crate::bench::options::{Common, duration};
@@ -18,13 +20,17 @@ use crate::bench::report::{Distribution, Report};
 use crate::bench::rounds::Rounds;
 use crate::bench::run::{Memory, Run, cores_note};
 use crate::exit::Failure;
+use crate::mode::ModeName;
 
-/// One tick a second to all clients: how late it comes to each, what it costs the edge, and whether each came once and in order.
+/// Ticks of the grid to all clients: how late each comes to each, what it costs the edge, and whether each came once and in order.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Fanout {
     #[command(flatten)]
     pub(crate) common: Common,
-    /// How many ticks are measured.
+    /// Which ticks.
+    #[arg(long, value_enum, default_value_t = ModeName::Second)]
+    mode: ModeName,
+    /// How many ticks are measured; with --with-limit each second one is.
     #[arg(long, value_name = "R", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..))]
     ticks: u64,
     /// How long is measured, as in 10m or 8h, instead of --ticks.
@@ -38,14 +44,13 @@ pub(crate) struct Fanout {
     released: u32,
 }
 
-/// Moments of a second, in milliseconds after the tick: CPU time is read, the bare loop sends, clients send heartbeats.
-const WINDOW_BEGINS: i64 = -20;
-const WINDOW_ENDS: i64 = 460;
-const BARE_AT: i64 = 500;
-const BEATS_BEGIN: i64 = 780;
-/// Before this much of a second is left, the next one is measured.
+/// CPU time is read so long before the tick is due, in milliseconds after it.
+const WINDOW_BEGINS: i64 = -5;
+/// The bare loop is told so long before its moment, in milliseconds.
+const BARE_TOLD: i64 = 20;
+/// With less than this left before a tick, the next one is measured.
 const PREPARED_WITHIN: Duration = Duration::from_millis(40);
-/// Open files are counted each so many seconds, since it takes a while.
+/// Open files are counted each so many rounds, since it takes a while.
 const FILES_EACH: u64 = 10;
 /// Rounds that are remembered until they are counted.
 const ROUNDS_KEPT: usize = 64;
@@ -55,6 +60,7 @@ impl Fanout {
     pub(crate) fn run(&self) -> Result<Report, Failure> {
         let clients = self.common.clients;
         let mut run = Run::start("fanout", &self.common, clients, |setup, child| {
+            setup.mode = self.mode.into();
             setup.ahead = self.ahead;
             let lead_ms = child.map_or(800, |child| child.ready.ahead_ms);
             setup.lead = Duration::from_millis(if self.ahead { lead_ms } else { 0 });
@@ -69,24 +75,44 @@ impl Fanout {
             .zip(run.learn_time()?)
             .map(|(before, after)| Memory::of(&after).each_since(&before, clients.into()));
         run.count_connecting()?;
-        let (measured, harvest) = self.measure(&mut run)?;
-        Ok(self.report(run, measured, &harvest, memory, released.finish().as_ref()))
+        let (measured, harvest, wall_ms) = self.measure(&mut run)?;
+        let mut report = self.report(run, measured, &harvest, memory, released.finish().as_ref());
+        report.count(&harvest, wall_ms);
+        report.judge(true);
+        Ok(report)
     }
 
-    fn measure(&self, run: &mut Run) -> Result<(Measured, Harvest), Failure> {
-        let ticks = self.over.map_or(self.ticks, |over| over.as_secs());
+    fn measure(&self, run: &mut Run) -> Result<(Measured, Harvest, f64), Failure> {
+        let schedule = Schedule::of(run.setup.mode, self.common.with_limit);
+        let period = Duration::from_millis(schedule.period_ms.unsigned_abs());
+        let ticks = self.over.map_or(self.ticks, |over| {
+            (over.as_secs() / period.as_secs()).max(1)
+        });
         run.progress.begin("ticks", ticks);
-        let (mut measured, mut all, mut rounds) =
-            (Measured::default(), Harvest::default(), Rounds::default());
+        let mut measured = Measured::new(schedule.window_ends);
+        let (mut all, mut rounds) = (Harvest::default(), Rounds::default());
+        let mut wall_ms = 0.0;
         let (mut sampled, mut bare_us) = (None, 0);
         for tick in 0..ticks {
-            let second = self.second(run, tick, &mut measured, &mut sampled, &mut bare_us)?;
-            let last_due = (tick + 1 == ticks).then_some(second.epoch_ms);
+            let counts_files = tick.is_multiple_of(FILES_EACH);
+            let second = self.round(
+                run,
+                &schedule,
+                counts_files,
+                &mut measured,
+                &mut sampled,
+                &mut bare_us,
+            )?;
+            // The last one that was due, which need not be the measured one.
+            let period_ms = run.setup.mode.period_ms();
+            let last_ms = second.epoch_ms + schedule.period_ms - period_ms;
+            let last_due = (tick + 1 == ticks).then_some(last_ms);
             last_due
                 .into_iter()
                 .for_each(|last_ms| run.await_ticks(last_ms));
             let harvest = run.generator.harvest(last_due)?;
             rounds.add(&harvest.seen);
+            wall_ms += rounds.wall_ms(second.epoch_ms..second.epoch_ms + schedule.period_ms);
             measured.count(
                 &second,
                 &rounds,
@@ -100,27 +126,25 @@ impl Fanout {
             });
             run.progress.at(tick + 1);
         }
-        Ok((measured, all))
+        Ok((measured, all, wall_ms))
     }
 
-    /// Goes through one second.
-    fn second(
+    /// Goes through one round.
+    fn round(
         &self,
         run: &mut Run,
-        tick: u64,
+        schedule: &Schedule,
+        counts_files: bool,
         measured: &mut Measured,
         sampled: &mut Option<Sample>,
         bare_us: &mut u64,
     ) -> anyhow::Result<Second> {
         let lead_ms = i64::try_from(run.setup.lead.as_millis()).unwrap_or(0);
         // The moment that counts is when the tick is due: ahead feeds have it earlier.
-        let epoch_ms = run.next_second_ms(PREPARED_WITHIN + run.setup.lead)?;
+        let epoch_ms = run.next_tick_ms(PREPARED_WITHIN + run.setup.lead)?;
         let at_ms = epoch_ms - lead_ms;
-        let shared = std::sync::Arc::clone(&run.generator.shared);
+        run.generator.shared.may_beat(false);
         run.wait_until(at_ms, WINDOW_BEGINS)?;
-        shared
-            .may_beat
-            .store(false, std::sync::atomic::Ordering::Relaxed);
         let begun = run.learn_time()?;
         if let (Some(begun), Some(last)) = (begun, std::mem::replace(sampled, begun)) {
             let elapsed_us = number(begun.at_ns.saturating_sub(last.at_ns)) / 1e3;
@@ -134,29 +158,32 @@ impl Fanout {
                 .push((run.seconds(), number(begun.rss_bytes) / 1_048_576.0));
         }
         *bare_us = 0;
-        run.wait_until(at_ms, WINDOW_ENDS)?;
+        run.wait_until(at_ms, measured.window_ends())?;
         let ended = run.learn_time()?;
         let cpu_us = begun
             .zip(ended)
-            .map(|(begun, ended)| ended.cpu_us.saturating_sub(begun.cpu_us));
-        let bare = if self.common.with_limit {
-            let bare_ms = at_ms + BARE_AT;
-            let bare = run.bare(Burst::single(run.mono_ns(bare_ms)?, bare_ms))?;
-            *bare_us = bare.cpu_us;
-            Some((bare_ms, bare))
-        } else {
-            None
-        };
-        run.wait_until(at_ms, BEATS_BEGIN)?;
-        shared
-            .may_beat
-            .store(true, std::sync::atomic::Ordering::Relaxed);
-        if tick.is_multiple_of(FILES_EACH) && run.under_test.is_some() {
+            .map(|(begun, ended)| ended.cpu_us.saturating_sub(begun.cpu_after_us));
+        if counts_files && run.under_test.is_some() {
             let files = run.child()?.sample(true)?.files;
             measured
                 .files
                 .push((run.seconds(), number(files.unwrap_or_default())));
         }
+        let [before, after] = &schedule.beats;
+        run.beat_during(at_ms, before)?;
+        let bare = match schedule.bare_at {
+            Some(bare_at) => {
+                let bare_ms = at_ms + bare_at;
+                // The shards wait for it and do nothing else meanwhile.
+                run.wait_until(bare_ms, -BARE_TOLD)?;
+                let bare = run.bare(Burst::single(run.mono_ns(bare_ms)?, bare_ms))?;
+                *bare_us = bare.cpu_us;
+                Some((bare_ms, bare))
+            }
+            None => None,
+        };
+        run.beat_during(at_ms, after)?;
+        run.wait_until(at_ms, schedule.ends)?;
         Ok(Second {
             epoch_ms,
             cpu_us,
@@ -179,7 +206,6 @@ impl Fanout {
             "released": self.released, "with_limit": self.common.with_limit,
         });
         report.figures.extend(each.into_iter().flat_map(memory));
-        let wall_ms = measured.wall_ms;
         measured.give(&mut report);
         let latencies = &harvest.latencies;
         for (id, label, of) in [
@@ -209,13 +235,23 @@ impl Fanout {
             report.distributions.extend(distribution);
         }
         report.notes.extend(cores_note(&placement));
-        report.count(harvest, wall_ms);
-        report.judge(true);
         report
     }
 }
 
 impl Run {
+    /// Lets clients send heartbeats between these moments after `at_ms`, and waits until that is over.
+    fn beat_during(&self, at_ms: i64, moments: &std::ops::Range<i64>) -> anyhow::Result<()> {
+        if moments.is_empty() {
+            return Ok(());
+        }
+        self.wait_until(at_ms, moments.start)?;
+        self.generator.shared.may_beat(true);
+        self.wait_until(at_ms, moments.end)?;
+        self.generator.shared.may_beat(false);
+        Ok(())
+    }
+
     /// Lets the bare loop send this, and waits until it has.
     pub(crate) fn bare(&mut self, burst: Burst) -> anyhow::Result<Bare> {
         self.generator.shared.plan(burst, true);

@@ -1,7 +1,5 @@
 //! Heartbeats: every client sends one each interval, one client after the other, so that they are spread evenly.
 
-use std::os::fd::AsRawFd;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use nix::sys::socket::send;
@@ -10,7 +8,7 @@ use tickstorm_protocol::frame::encode;
 use tickstorm_protocol::message::Heartbeat;
 
 use super::{FLAGS, Worker, nanos, now_ns};
-use crate::bench::generator::client::{Client, Pace, State};
+use crate::bench::generator::client::{Client, Pace, Reader, State};
 
 /// Heartbeats sent in one turn of the loop.
 const BEATS_A_TURN: u64 = 256;
@@ -61,23 +59,23 @@ impl Beats {
 impl Worker {
     /// Sends those that are due, unless they would disturb what is measured.
     pub(super) fn beat(&mut self) {
-        let now = now_ns();
+        let now = self.now_ns;
         let due = self.beats.due(now, self.clients.places());
-        if !self.shared.may_beat.load(Ordering::Relaxed) {
+        if !self.shared.beats() {
             return;
         }
         let mut frame = Vec::new();
         if self.beats.tells_time && now >= self.beats.told_ns + TIME_NS {
             self.beats.told_ns = now;
             let oldest = self.clients.oldest(1).first().copied();
-            if let Some(client) = oldest.and_then(|place| self.clients.of(place)) {
-                self.harvest.heartbeats += u64::from(beat(client, &mut frame));
+            if let Some((client, reader)) = oldest.and_then(|place| self.clients.both(place)) {
+                self.harvest.heartbeats += u64::from(beat(client, reader, &mut frame));
             }
         }
         let now_due = due.min(BEATS_A_TURN);
         for _ in 0..now_due {
-            if let Some(client) = self.clients.walk() {
-                self.harvest.heartbeats += u64::from(beat(client, &mut frame));
+            if let Some((client, reader)) = self.clients.walk() {
+                self.harvest.heartbeats += u64::from(beat(client, reader, &mut frame));
             }
         }
         self.beats.paid(now_due);
@@ -85,9 +83,9 @@ impl Worker {
 }
 
 /// Sends one from a client that has come far enough; those that read nothing send nothing either: they are silent in all ways.
-fn beat(client: &mut Client, frame: &mut Vec<u8>) -> bool {
+fn beat(client: &mut Client, reader: &Reader, frame: &mut Vec<u8>) -> bool {
     let served = matches!(client.state, State::Subscribed | State::Connected);
-    if !served || client.pace == Pace::Never {
+    if !served || reader.pace == Pace::Never {
         return false;
     }
     let now = now_ns();
@@ -101,7 +99,7 @@ fn beat(client: &mut Client, frame: &mut Vec<u8>) -> bool {
         client.begun_ns = now;
     }
     // A socket that takes no 20 bytes has an edge behind it that does not read: it will not answer, and that is counted.
-    send(client.socket.as_raw_fd(), frame, FLAGS).is_ok()
+    send(reader.socket, frame, FLAGS).is_ok()
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use tickstorm_protocol::message::Ack;
 
 use super::{FLAGS, Worker, now_ns};
 use crate::bench::generator::account::Account;
-use crate::bench::generator::client::{Client, Pace, State, dial};
+use crate::bench::generator::client::{Client, State, dial};
 use crate::bench::generator::command::{Arrive, Greeting};
 use crate::bench::generator::setup::Setup;
 
@@ -77,11 +77,9 @@ impl Worker {
             Client {
                 socket,
                 state: State::Connecting,
-                pace: Pace::Eager,
                 greeting: arrive.greeting,
                 id: 0,
                 begun_ns,
-                account: None,
             },
         );
     }
@@ -137,8 +135,10 @@ impl Worker {
             }
             (SUBSCRIBE, State::AwaitsSubscribe) => {
                 client.state = State::Subscribed;
-                client.account = Some(Account::new(ack.start_epoch_ms, period_ms));
                 let begun_ns = client.begun_ns;
+                if let Some(reader) = self.clients.reader(place) {
+                    reader.account = Some(Account::new(ack.start_epoch_ms, period_ms));
+                }
                 self.serve(begun_ns);
             }
             (acked, _) => self.end(place, &format!("an ACK of {acked} that nothing asked for")),

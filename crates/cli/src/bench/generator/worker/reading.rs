@@ -1,7 +1,5 @@
 //! What comes: a read, and the frames in it. The hot path of the generator.
 
-use std::os::fd::AsRawFd;
-
 use nix::errno::Errno;
 use nix::sys::epoll::EpollFlags;
 use nix::sys::socket::recv;
@@ -29,18 +27,19 @@ pub(super) fn scratch() -> Vec<u8> {
 impl Worker {
     /// Something happened to the client at `place`.
     pub(super) fn handle(&mut self, place: u32, flags: EpollFlags) {
-        let Some(client) = self.clients.of(place) else {
-            return;
-        };
-        if client.state == State::Connecting {
-            self.greet(place);
-        }
-        let Some(client) = self.clients.of(place) else {
-            return;
-        };
         let ended = EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLHUP | EpollFlags::EPOLLERR;
-        if client.pace == Pace::Eager {
+        let Some(reader) = self.clients.reader(place) else {
+            return;
+        };
+        if reader.account.is_none() {
+            self.greet_if_new(place);
+        }
+        let Some(reader) = self.clients.reader(place) else {
+            return;
+        };
+        if reader.pace == Pace::Eager {
             if flags.intersects(EpollFlags::EPOLLIN | ended) {
+                self.clients.look_ahead(place);
                 self.read(place, READ_LEN);
             }
         } else if flags.intersects(ended) {
@@ -48,21 +47,25 @@ impl Worker {
         }
     }
 
+    #[cold]
+    fn greet_if_new(&mut self, place: u32) {
+        let client = self.clients.of(place);
+        if client.is_some_and(|client| client.state == State::Connecting) {
+            self.greet(place);
+        }
+    }
+
     /// Those who read a byte a second do.
     pub(super) fn trickle(&mut self) {
-        let now = now_ns();
+        let now = self.now_ns;
         if now < self.trickled_ns + TRICKLE_NS {
             return;
         }
         self.trickled_ns = now;
         let places = self.clients.places();
         for place in 0..u32::try_from(places).unwrap_or(u32::MAX) {
-            let trickles = |pace| pace == Pace::Trickle;
-            if self
-                .clients
-                .of(place)
-                .is_some_and(|client| trickles(client.pace))
-            {
+            let reader = self.clients.reader(place);
+            if reader.is_some_and(|reader| reader.pace == Pace::Trickle) {
                 self.read(place, 1);
             }
         }
@@ -71,16 +74,11 @@ impl Worker {
     /// Reads all there is, or once, if that is no more than `most`.
     fn read(&mut self, place: u32, most: usize) {
         let mut scratch = std::mem::take(&mut self.scratch);
-        while let Some(client) = self.clients.of(place) {
-            let kept = match self.rests.remove(&place) {
-                Some(rest) => {
-                    scratch[..rest.len()].copy_from_slice(&rest);
-                    rest.len()
-                }
-                None => 0,
-            };
+        while let Some(socket) = self.clients.reader(place).map(|reader| reader.socket) {
+            let kept = self.take_rest(place, &mut scratch);
             let room = &mut scratch[kept..kept + most];
-            let taken = match recv(client.socket.as_raw_fd(), room, FLAGS) {
+            self.meter.pause();
+            let taken = match recv(socket, room, FLAGS) {
                 Ok(taken @ 1..) => taken,
                 Ok(_) => {
                     self.end(place, "closed by the edge");
@@ -99,13 +97,25 @@ impl Worker {
                     break;
                 }
             };
-            let at_ns = now_ns();
-            self.take_frames(place, &scratch[..kept + taken], at_ns);
+            self.now_ns = now_ns();
+            self.meter.resume(self.now_ns);
+            self.take_frames(place, &scratch[..kept + taken]);
             if taken < most || most == 1 {
                 break;
             }
         }
         self.scratch = scratch;
+    }
+
+    /// Puts what was left over at the front of `scratch` and says how much that is: nearly always nothing, of anybody.
+    fn take_rest(&mut self, place: u32, scratch: &mut [u8]) -> usize {
+        if self.rests.is_empty() {
+            return 0;
+        }
+        self.rests.remove(&place).map_or(0, |rest| {
+            scratch[..rest.len()].copy_from_slice(&rest);
+            rest.len()
+        })
     }
 
     fn keep(&mut self, place: u32, rest: &[u8]) {
@@ -114,12 +124,13 @@ impl Worker {
         }
     }
 
-    fn take_frames(&mut self, place: u32, bytes: &[u8], at_ns: u64) {
-        let Some(client) = self.clients.of(place) else {
+    fn take_frames(&mut self, place: u32, bytes: &[u8]) {
+        let at_ns = self.now_ns;
+        let Some(reader) = self.clients.reader(place) else {
             return;
         };
-        if client.state == State::Connected {
-            return self.take_echo(place, bytes, at_ns);
+        if reader.account.is_none() && self.take_echo(place) {
+            return;
         }
         let mut input = bytes;
         let period_ms = self.setup.mode.period_ms();
@@ -134,11 +145,11 @@ impl Worker {
                     if ticks.bare {
                         continue;
                     }
-                    let Some(client) = self.clients.of(place) else {
+                    let Some(reader) = self.clients.reader(place) else {
                         return;
                     };
                     let faults = &mut self.harvest.faults;
-                    match &mut client.account {
+                    match &mut reader.account {
                         Some(account) => {
                             account.take(ticks.first_ms, ticks.last_ms, period_ms, faults);
                         }
@@ -157,22 +168,24 @@ impl Worker {
                     return self.end(place, &format!("broken: {what}"));
                 }
             }
-            if self.clients.of(place).is_none() {
+            if self.clients.reader(place).is_none() {
                 return;
             }
         }
         self.keep(place, input);
     }
 
-    /// An echo of a bare loop, which answers one message at a time.
-    fn take_echo(&mut self, place: u32, bytes: &[u8], at_ns: u64) {
-        let Some(client) = self.clients.of(place) else {
-            return;
+    /// An echo of a bare loop, which answers one message at a time. False where the client speaks the protocol.
+    #[cold]
+    fn take_echo(&mut self, place: u32) -> bool {
+        let client = self.clients.of(place);
+        let Some(client) = client.filter(|client| client.state == State::Connected) else {
+            return false;
         };
+        let took_ns = self.now_ns.saturating_sub(client.begun_ns);
         self.harvest.pongs += 1;
-        let took_ns = at_ns.saturating_sub(client.begun_ns);
         self.harvest.pong.saturating_record(took_ns.max(1));
-        debug_assert!(!bytes.is_empty());
+        true
     }
 
     fn take_pong(&mut self, pong: &Pong, at_ns: u64) {

@@ -1,17 +1,19 @@
 //! What `fanout` has measured, and the figures that come of it.
 
-use super::WINDOW_ENDS;
-use crate::bench::figure::{Figure, number};
+use crate::bench::figure::{Figure, number, whole};
 use crate::bench::orders::Bare;
 use crate::bench::report::{Report, Series};
 use crate::bench::rounds::Rounds;
 
 /// From here on a soak may not grow, in seconds.
 const WARM_AFTER: f64 = 300.0;
+/// What is added to twice a tick's time, in milliseconds.
+const WINDOW_SPARE: i64 = 20;
 /// Points of a series; beyond, every second one is dropped.
 const POINTS_MAX: usize = 2_000;
 /// Notes on what is left out.
-const NOT_ALL_IN_TIME: &str = "seconds in which a tick did not come to all clients before the CPU window ended are left out of the medians";
+const NOT_TO_ALL: &str = "ticks that did not come to all clients are left out of the medians";
+const NOT_IN_TIME: &str = "ticks that came to the last client after the CPU window's end are left out of the edge's CPU per message";
 const BARE_NOT_ALL: &str =
     "rounds in which the bare loop did not reach all clients are left out of the medians";
 
@@ -27,7 +29,9 @@ pub(super) struct Measured {
     pub(super) bare_spread_ms: Vec<f64>,
     pub(super) rss: Thinned,
     pub(super) files: Thinned,
-    pub(super) wall_ms: f64,
+    /// When CPU time is read at the latest, and in the next round, in milliseconds after the tick was due.
+    window_ends_max: i64,
+    window_ends: i64,
 }
 
 /// A series that keeps its size, however long the run.
@@ -62,7 +66,7 @@ impl Thinned {
     }
 }
 
-/// One second's measurement, as far as the edge told of it.
+/// One round's measurement, as far as the edge told of it.
 pub(super) struct Second {
     pub(super) epoch_ms: i64,
     pub(super) cpu_us: Option<u64>,
@@ -70,7 +74,22 @@ pub(super) struct Second {
 }
 
 impl Measured {
-    /// Counts a second in which the tick came to all; one that did not is none to compare.
+    /// Nothing yet; CPU time is read so many milliseconds after each tick was due, or earlier.
+    pub(super) fn new(window_ends_max: i64) -> Self {
+        Self {
+            window_ends_max,
+            window_ends: window_ends_max,
+            ..Self::default()
+        }
+    }
+
+    /// When CPU time is to be read in the next round: after twice the time that the last tick took, so that of an edge that has done its
+    /// work little else is in it.
+    pub(super) fn window_ends(&self) -> i64 {
+        self.window_ends
+    }
+
+    /// Counts a round in which the tick came to all; one that did not is none to compare.
     pub(super) fn count(
         &mut self,
         second: &Second,
@@ -81,10 +100,15 @@ impl Measured {
         let Some(round) = rounds.of(false, second.epoch_ms) else {
             return;
         };
-        self.wall_ms += round.last_ms();
-        if round.count < clients || round.last_ms() > number(WINDOW_ENDS.unsigned_abs()) {
-            report.note_once(NOT_ALL_IN_TIME);
+        if round.count < clients {
+            report.note_once(NOT_TO_ALL);
             return;
+        }
+        let in_time = round.last_ms() <= number(self.window_ends.unsigned_abs());
+        let twice = i64::try_from(whole(2.0 * round.last_ms())).unwrap_or(i64::MAX);
+        self.window_ends = twice.saturating_add(WINDOW_SPARE).min(self.window_ends_max);
+        if !in_time {
+            report.note_once(NOT_IN_TIME);
         }
         let bare = second
             .bare
@@ -95,13 +119,14 @@ impl Measured {
                 report.note_once(BARE_NOT_ALL);
                 return;
             };
-            self.wall_ms += round.last_ms();
-            self.bare_cpu_us
-                .push(number(bare.cpu_us) / number(bare.sends.max(1)));
+            if in_time {
+                self.bare_cpu_us
+                    .push(number(bare.cpu_us) / number(bare.sends.max(1)));
+            }
             self.bare_last_ms.push(round.last_ms());
             self.bare_spread_ms.push(round.spread_ms());
         }
-        if let Some(cpu_us) = second.cpu_us {
+        if let Some(cpu_us) = second.cpu_us.filter(|_| in_time) {
             self.cpu_us.push(number(cpu_us) / number(round.count));
         }
         self.last_ms.push(round.last_ms());
