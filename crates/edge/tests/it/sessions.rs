@@ -1,8 +1,11 @@
 //! Frames however they arrive, and PONG.
 
+use tickstorm_edge::Config;
 use tickstorm_protocol::message::{Ack, Pong};
 use tickstorm_testkit::{Peer, RawFrame, frame, peer};
 use tickstorm_timebase::Mode;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 use crate::support::{PASSWORD, TestEdge, USER, config, wall_ms};
 use crate::witness::expect_gapless;
@@ -36,6 +39,50 @@ async fn one_segment_with_auth_subscribe_and_heartbeat_is_served() {
     let mut peer = Peer::connect(edge.addr()).await;
     peer.send(&opening()).await;
     expect_service(&mut peer).await;
+    edge.stop().await;
+}
+
+#[tokio::test]
+async fn the_answers_to_one_segment_come_in_one() {
+    let edge = TestEdge::start(config()).await;
+    let mut stream = TcpStream::connect(edge.addr()).await.unwrap();
+    stream.write_all(&opening()).await.unwrap();
+    let mut bytes = vec![0; 4_096];
+    let taken = stream.read(&mut bytes).await.unwrap();
+    bytes.truncate(taken);
+    let kinds = std::iter::from_fn(|| RawFrame::take(&mut bytes)).map(|frame| frame.kind);
+    let kinds = Vec::from_iter(kinds.take(3));
+    assert_eq!(kinds, [frame::ACK, frame::ACK, frame::PONG]);
+    edge.stop().await;
+}
+
+#[tokio::test]
+async fn what_was_right_is_answered_before_the_error_of_what_followed_in_the_same_segment() {
+    let edge = TestEdge::start(config()).await;
+    let mut peer = Peer::connect(edge.addr()).await;
+    peer.send(&[&opening()[..], b"nonsense"].concat()).await;
+    peer.expect_ack(frame::AUTH).await;
+    peer.expect_ack(frame::SUBSCRIBE).await;
+    assert_eq!(peer.expect_pong().await.client_time_us, 42);
+    peer.expect_refusal("BAD_MAGIC").await;
+    edge.stop().await;
+}
+
+#[tokio::test]
+async fn more_heartbeats_than_are_answered_by_one_send_get_their_pongs_in_order() {
+    let edge = TestEdge::start(Config {
+        frame_rate: 100,
+        ..config()
+    })
+    .await;
+    let mut peer = Peer::connect(edge.addr()).await;
+    peer.auth(USER, PASSWORD).await;
+    peer.expect_ack(frame::AUTH).await;
+    let heartbeats = (1..=40).map(peer::heartbeat);
+    peer.send(&Vec::from_iter(heartbeats).concat()).await;
+    for client_time_us in 1..=40 {
+        assert_eq!(peer.expect_pong().await.client_time_us, client_time_us);
+    }
     edge.stop().await;
 }
 

@@ -191,10 +191,11 @@ pub(super) fn send(
     mut watch: impl FnMut(&mut Run) -> anyhow::Result<()>,
 ) -> anyhow::Result<Came> {
     run.generator.shared.plan(burst, false);
-    run.generator.shared.may_beat(false);
     run.child()?.order(Order::Burst(burst))?;
     let at = tickstorm_timebase::Mono::from_nanos(burst.at_ns).saturating_sub(BEFORE);
+    // Heartbeats go on until then: bursts that follow each other closely would else cost their clients their connections.
     std::thread::sleep(at.since(now()));
+    run.generator.shared.may_beat(false);
     let before = run.child()?.sample(false)?;
     while now().as_nanos() < burst.end_ns() {
         watch(run)?;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use hdrhistogram::Histogram;
 use serde_json::json;
-use tickstorm_timebase::{Clock, SystemClock};
+use tickstorm_timebase::{Clock, Mode, SystemClock};
 
 use crate::bench::figure::{Figure, number};
 use crate::bench::generator::{Generator, Greeting, Setup, histogram};
@@ -181,7 +181,12 @@ impl Crowd {
     ) -> anyhow::Result<()> {
         let before = run.learn_time()?;
         run.progress.begin(what, self.clients.into());
-        let harvest = self.come_and_go(run, run.setup.clone(), |run, took| {
+        // The ticks of those who have come already are no part of the others' handshakes.
+        let setup = Setup {
+            mode: Mode::Minute,
+            ..run.setup.clone()
+        };
+        let harvest = self.come_and_go(run, setup, |run, took| {
             let after = run.learn_time()?;
             way.per_second
                 .push(f64::from(self.clients) / took.as_secs_f64());

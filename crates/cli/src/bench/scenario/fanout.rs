@@ -143,6 +143,8 @@ impl Fanout {
         // The moment that counts is when the tick is due: ahead feeds have it earlier.
         let epoch_ms = run.next_tick_ms(PREPARED_WITHIN + run.setup.lead)?;
         let at_ms = epoch_ms - lead_ms;
+        // The first one may be a minute away.
+        run.wait_until(at_ms, -schedule.silence_ms())?;
         run.generator.shared.may_beat(false);
         run.wait_until(at_ms, WINDOW_BEGINS)?;
         let begun = run.learn_time()?;

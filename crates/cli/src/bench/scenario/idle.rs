@@ -53,6 +53,12 @@ impl Idle {
             setup.mode = Mode::Minute;
             setup.heartbeat = self.heartbeat;
         })?;
+        // Its table of open files is a copy of what there is then: before the edge has any connection.
+        let echo = if self.common.with_limit {
+            Some(self.start_echo(&mut run, both)?)
+        } else {
+            None
+        };
         let before = run.learn_time()?.map(|sample| Memory::of(&sample));
         run.connect(clients, false)?;
         std::thread::sleep(Duration::from_secs(1));
@@ -60,11 +66,9 @@ impl Idle {
             .zip(run.learn_time()?)
             .map(|(before, after)| memory(Memory::of(&after).each_since(&before, clients.into())));
         let figures = figures.unwrap_or_default();
-        let echo = if self.common.with_limit {
-            Some(self.start_echo(&mut run, both)?)
-        } else {
-            None
-        };
+        let echo = echo
+            .map(|echo| self.fill_echo(&mut run, echo))
+            .transpose()?;
         let mut measured = Measured::default();
         let rounds = (self.over.as_secs_f64() / ROUND.as_secs_f64()).ceil();
         let rounds = crate::bench::figure::whole(rounds).max(1);
@@ -83,7 +87,7 @@ impl Idle {
         Ok(self.report(run, &measured, figures, &harvest, echoed.as_ref()))
     }
 
-    /// The same number of clients of a bare echo loop, with the same heartbeats.
+    /// A bare echo loop, and what will be its clients.
     fn start_echo(&self, run: &mut Run, both: u32) -> anyhow::Result<Generator> {
         let (clients, mut pong) = (self.common.clients, Vec::new());
         let time_us = run.generator.shared.offset_ns().unwrap_or_default() / 1_000;
@@ -103,8 +107,12 @@ impl Idle {
             ..run.setup.clone()
         };
         let shared = Arc::new(Shared::default());
-        let mut echo =
-            Generator::start_beside(setup, shared, clients, both, run.files_limit, false)?;
+        Generator::start_beside(setup, shared, clients, both, run.files_limit, false)
+    }
+
+    /// The same number of clients of the echo loop, with the same heartbeats.
+    fn fill_echo(&self, run: &mut Run, mut echo: Generator) -> anyhow::Result<Generator> {
+        let clients = self.common.clients;
         run.progress
             .begin("connecting to the bare echo loop", clients.into());
         std::mem::swap(&mut run.generator, &mut echo);

@@ -121,7 +121,8 @@ impl Slow {
                     "all read"
                 };
                 run.progress.begin(&format!("round {round}: {what}"), 1);
-                if crowd.harvest(None)?.clients < slow.into() {
+                if !stops {
+                    // Those who stopped reading have not noticed yet that they were closed.
                     self.bring(&mut run, &mut crowd, slow)?;
                 }
                 // What came of connecting is no part of the round.

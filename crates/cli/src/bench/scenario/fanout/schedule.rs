@@ -49,6 +49,12 @@ impl Schedule {
             },
         }
     }
+
+    /// How long before its tick no more heartbeats are sent.
+    pub(super) fn silence_ms(&self) -> i64 {
+        let [before, after] = &self.beats;
+        self.period_ms - before.end.max(after.end)
+    }
 }
 
 #[cfg(test)]
