@@ -203,7 +203,7 @@ impl Tail {
 #[cfg(test)]
 mod tests {
     use clap::Parser;
-    use tickstorm_client::{Estimate, UnixTime};
+    use tickstorm_client::{Estimate, Mode, UnixTime};
 
     use super::*;
 

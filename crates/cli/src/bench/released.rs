@@ -1,5 +1,6 @@
 //! Clients of the Rust client that take ticks ahead and release them at their time: how exactly, by their own estimate.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use hdrhistogram::Histogram;
@@ -11,6 +12,8 @@ use super::machine;
 /// Them, on a thread of their own. They end with this.
 pub(crate) struct Released {
     late: Arc<Mutex<Histogram<u64>>>,
+    /// Whether what is measured has begun.
+    begun: Arc<AtomicBool>,
     count: u32,
     runtime: Option<tokio::runtime::Runtime>,
 }
@@ -21,6 +24,7 @@ impl Released {
         let late = Arc::new(Mutex::new(histogram()));
         let mut released = Self {
             late,
+            begun: Arc::default(),
             count,
             runtime: None,
         };
@@ -31,6 +35,8 @@ impl Released {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .on_thread_start(move || {
+                // Real ones have hosts of their own; where that is refused, they wait behind all others here.
+                let _ = machine::go_first();
                 if !cpus.is_empty() {
                     // Elsewhere they would take the edge's CPU; that they may is seen in its figures.
                     let _ = machine::pin(&cpus);
@@ -44,10 +50,16 @@ impl Released {
                 .put_into(Options::new(setup.addr.to_string()))
                 .client_id("tickstorm bench")
                 .ahead(true);
-            runtime.spawn(follow(options, Arc::clone(&released.late)));
+            let (late, begun) = (Arc::clone(&released.late), Arc::clone(&released.begun));
+            runtime.spawn(follow(options, late, begun));
         }
         released.runtime = Some(runtime);
         Ok(released)
+    }
+
+    /// Ticks count from now on: those of before came while clients did, and some of them after their time.
+    pub(crate) fn begin(&self) {
+        self.begun.store(true, Ordering::Relaxed);
     }
 
     /// How late ticks were released, in nanoseconds; none without clients.
@@ -61,12 +73,15 @@ impl Released {
 }
 
 /// What fails shows by ticks that are not counted.
-async fn follow(options: Options, late: Arc<Mutex<Histogram<u64>>>) {
+async fn follow(options: Options, late: Arc<Mutex<Histogram<u64>>>, begun: Arc<AtomicBool>) {
     let Ok(mut ticks) = connect(options).await else {
         return;
     };
     while let Some(Ok(event)) = ticks.next().await {
         let Event::Tick(tick) = event else { continue };
+        if !begun.load(Ordering::Relaxed) {
+            continue;
+        }
         let Some(late_us) = tick.late_us() else {
             continue;
         };

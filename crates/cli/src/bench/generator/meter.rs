@@ -11,6 +11,9 @@ use crate::bench::machine::Cpu;
 /// Each so many turns one is clocked: clocks cost, too.
 const TURNS: u32 = 16;
 
+/// The most that counts between two system calls, in nanoseconds: beyond it another thread had the CPU, and this one its turn to wait.
+const STRETCH_NS_MAX: u64 = 100_000;
+
 /// CPU time of this thread while frames come, in microseconds.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Spent {
@@ -97,7 +100,8 @@ impl Meter {
     /// A read begins.
     pub(super) fn pause(&mut self) {
         if let Some(since_ns) = self.own.since_ns.take() {
-            self.own.spent_ns += now_ns().saturating_sub(since_ns);
+            let stretch_ns = now_ns().saturating_sub(since_ns);
+            self.own.spent_ns += stretch_ns.min(STRETCH_NS_MAX);
         }
     }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use hdrhistogram::Histogram;
 use serde_json::json;
+use tickstorm_client::Mode;
 
 pub(super) use self::measured::memory;
 use self::measured::{Measured, Second};
@@ -75,6 +76,7 @@ impl Fanout {
             .zip(run.learn_time()?)
             .map(|(before, after)| Memory::of(&after).each_since(&before, clients.into()));
         run.count_connecting()?;
+        released.begin();
         let (measured, harvest, wall_ms) = self.measure(&mut run)?;
         let mut report = self.report(run, measured, &harvest, memory, released.finish().as_ref());
         report.count(&harvest, wall_ms);
@@ -204,7 +206,7 @@ impl Fanout {
         let placement = run.placement.clone();
         let mut report = run.finish();
         report.options = json!({
-            "ticks": self.ticks, "for_s": self.over.map(|over| over.as_secs()), "ahead": self.ahead,
+            "mode": Mode::from(self.mode).name(), "ticks": self.ticks, "for_s": self.over.map(|over| over.as_secs()), "ahead": self.ahead,
             "released": self.released, "with_limit": self.common.with_limit,
         });
         report.figures.extend(each.into_iter().flat_map(memory));
