@@ -9,7 +9,10 @@ use tickstorm_client::{Event, Options, connect};
 use super::generator::{Setup, histogram};
 use super::machine;
 
-/// Them, on a thread of their own. They end with this.
+/// Each releases its clients' ticks one after the other, at the same moment as the others.
+const THREADS: usize = 2;
+
+/// Them, on threads of their own. They end with this.
 pub(crate) struct Released {
     late: Arc<Mutex<Histogram<u64>>>,
     /// Whether what is measured has begun.
@@ -33,7 +36,7 @@ impl Released {
         }
         let cpus = setup.cpus.clone();
         let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(1)
+            .worker_threads(THREADS)
             .on_thread_start(move || {
                 // Real ones have hosts of their own; where that is refused, they wait behind all others here.
                 let _ = machine::go_first();

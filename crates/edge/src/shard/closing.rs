@@ -29,6 +29,10 @@ impl Shard {
             return;
         }
         self.uncork(connection);
+        if connection.state.borrow().phase != Phase::Open {
+            // That failed, and has closed it.
+            return;
+        }
         self.leave(connection);
         let mut state = connection.state.borrow_mut();
         let is_over = matches!(
