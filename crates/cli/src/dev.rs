@@ -14,12 +14,13 @@ use tickstorm_service::admin::{Admin, Health, Parts, reachable};
 use tickstorm_service::daemon::log_listening;
 use tickstorm_service::env::{Group, Settings, Source, table};
 use tickstorm_service::lifecycle::{Lifecycle, Signals, exit};
-use tickstorm_service::logging::{self, Logs};
+use tickstorm_service::logging::Logs;
 use tickstorm_service::metrics;
 
 use crate::credentials::{self, Credentials};
 use crate::exit::Failure;
 use crate::follow::{Format, follow, print};
+use crate::logs;
 use crate::pair::Pair;
 
 /// What a person at a terminal wants, beside credentials: nobody else's machine can reach it, and logs are readable.
@@ -70,14 +71,7 @@ impl Dev {
             }
             return print(settings.check_config().trim_end()).map(drop);
         }
-        let logs = logging::init(
-            settings.get(&table::LOG_LEVEL),
-            settings.get(&table::LOG_FORMAT),
-        )
-        .map_err(|error| Failure::new(exit::SOFTWARE, error))?;
-        for warning in settings.warnings() {
-            tracing::warn!("{warning}");
-        }
+        let logs = logs::start(&settings)?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .enable_all()
             .build()

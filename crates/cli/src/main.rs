@@ -6,6 +6,7 @@ mod dev;
 mod exit;
 mod follow;
 mod line;
+mod logs;
 mod mode;
 mod pair;
 mod summary;

@@ -15,8 +15,8 @@ use tickstorm_clock::Replica;
 use tickstorm_edge::Edge;
 use tickstorm_service::env::{Group, Settings, table};
 use tickstorm_service::lifecycle::exit;
+use tickstorm_service::metrics;
 use tickstorm_service::open_files::Tables;
-use tickstorm_service::{logging, metrics};
 use tokio::runtime::Runtime;
 
 use self::sampler::Sampler;
@@ -24,6 +24,7 @@ use super::machine;
 use super::orders::{Answer, Order, Ready};
 use crate::credentials;
 use crate::exit::Failure;
+use crate::logs;
 use crate::pair::Pair;
 
 const GROUPS: [Group; 3] = [Group::Common, Group::Clock, Group::Edge];
@@ -51,14 +52,7 @@ impl BenchEdge {
         let settings = Settings::load(&GROUPS, &credentials::DEFAULTS)
             .map_err(|errors| Failure::new(exit::CONFIG, errors))?;
         // What waits is written when this goes.
-        let _logs = logging::init(
-            settings.get(&table::LOG_LEVEL),
-            settings.get(&table::LOG_FORMAT),
-        )
-        .map_err(|error| Failure::new(exit::SOFTWARE, error))?;
-        for warning in settings.warnings() {
-            tracing::warn!("{warning}");
-        }
+        let _logs = logs::start(&settings)?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()

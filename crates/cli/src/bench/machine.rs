@@ -9,6 +9,7 @@ use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeValLike;
 use nix::time::{ClockId, clock_gettime};
 use nix::unistd::Pid;
+use tickstorm_timebase::{Clock, SystemClock};
 
 /// CPU time, in microseconds.
 #[derive(Clone, Copy, Debug, Default)]
@@ -42,6 +43,11 @@ impl Cpu {
                 .unwrap_or(u64::MAX),
         }
     }
+}
+
+/// What CLOCK_MONOTONIC_RAW shows, in nanoseconds: what everything here is timed by.
+pub(crate) fn now_ns() -> u64 {
+    SystemClock.now().as_nanos()
 }
 
 /// The CPUs that this thread may run on.

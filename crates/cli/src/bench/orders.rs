@@ -187,6 +187,13 @@ pub(crate) struct Sample {
     pub(crate) bound_us: u32,
 }
 
+impl Sample {
+    /// CPU time that was used since `before` was taken, in microseconds; what taking it cost is left out.
+    pub(crate) fn used_us_since(&self, before: &Self) -> u64 {
+        self.cpu_us.saturating_sub(before.cpu_after_us)
+    }
+}
+
 /// What a bare loop did.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Serialize)]
 pub(crate) struct Bare {

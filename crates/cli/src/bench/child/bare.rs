@@ -8,10 +8,9 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, send as send_once};
 use tickstorm_edge::Edge;
-use tickstorm_timebase::{Clock, SystemClock};
 
 use crate::bench::frame;
-use crate::bench::machine::Cpu;
+use crate::bench::machine::{Cpu, now_ns};
 use crate::bench::orders::{Bare, Burst};
 
 const FLAGS: MsgFlags = MsgFlags::MSG_DONTWAIT.union(MsgFlags::MSG_NOSIGNAL);
@@ -96,7 +95,7 @@ fn finish(socket: RawFd, frame: &[u8], outcome: Result<usize, Errno>, bare: &mut
 
 fn wait_until(at_ns: u64) {
     loop {
-        let left = Duration::from_nanos(at_ns.saturating_sub(SystemClock.now().as_nanos()));
+        let left = Duration::from_nanos(at_ns.saturating_sub(now_ns()));
         if left.is_zero() {
             return;
         }

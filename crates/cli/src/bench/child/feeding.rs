@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use tickstorm_edge::Edge;
-use tickstorm_timebase::{Clock, Epoch, Mode, Quality, SystemClock, Tick};
+use tickstorm_timebase::{Epoch, Mode, Quality, Tick};
 
-use crate::bench::machine::Cpu;
+use crate::bench::machine::{Cpu, now_ns};
 use crate::bench::orders::Burst;
 
 /// From one feeding to the next: far below the edge's batch window.
@@ -16,7 +16,7 @@ pub(super) fn feed(edge: &Edge, burst: Burst) -> u64 {
     let begun = Cpu::of_thread();
     let mut fed = 0;
     while fed < burst.ticks {
-        let now_ns = SystemClock.now().as_nanos();
+        let now_ns = now_ns();
         if now_ns < burst.due_ns(fed) {
             let wait = Duration::from_nanos(burst.due_ns(fed) - now_ns);
             std::thread::sleep(wait.max(STEP));

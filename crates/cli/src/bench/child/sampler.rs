@@ -5,9 +5,8 @@ use std::time::Duration;
 
 use prometheus::Registry;
 use tickstorm_service::admin::Health;
-use tickstorm_timebase::{Clock, SystemClock};
 
-use crate::bench::machine::{self, Cpu};
+use crate::bench::machine::{self, Cpu, now_ns};
 use crate::bench::orders::Sample;
 
 /// Readings of authority time, of which the one counts that took least: whatever came in between made the others too late.
@@ -92,8 +91,4 @@ impl Sampler {
         let value: f64 = slow.map(|metric| metric.get_counter().get_value()).sum();
         crate::bench::figure::whole(value)
     }
-}
-
-fn now_ns() -> u64 {
-    SystemClock.now().as_nanos()
 }

@@ -4,9 +4,7 @@
 //! system call it takes no interrupts, so that some 0.1 µs of each call's end count as the caller's: of a call for every message that is
 //! more than the generator's own work. So it clocks itself, too: each so many turns of its loop, between system calls.
 
-use tickstorm_timebase::{Clock, SystemClock};
-
-use crate::bench::machine::Cpu;
+use crate::bench::machine::{Cpu, now_ns};
 
 /// Each so many turns one is clocked: clocks cost, too.
 const TURNS: u32 = 16;
@@ -122,10 +120,6 @@ impl Own {
         let all = all / u128::from(self.clocked_reads.max(1));
         u64::try_from(all).unwrap_or(u64::MAX)
     }
-}
-
-fn now_ns() -> u64 {
-    SystemClock.now().as_nanos()
 }
 
 #[cfg(test)]

@@ -15,7 +15,6 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent};
 use nix::sys::socket::MsgFlags;
-use tickstorm_timebase::{Clock, SystemClock};
 
 use self::beating::Beats;
 use super::client::{Client, Pace, Reader};
@@ -25,6 +24,7 @@ use super::harvest::Harvest;
 use super::known::{Frames, Known};
 use super::meter::Meter;
 use super::setup::{Setup, Shared};
+use crate::bench::machine::now_ns;
 
 /// Events taken at once.
 const EVENTS: usize = 512;
@@ -232,10 +232,6 @@ impl Worker {
         }
         Some((client, reader))
     }
-}
-
-fn now_ns() -> u64 {
-    SystemClock.now().as_nanos()
 }
 
 fn nanos(duration: Duration) -> u64 {

@@ -220,10 +220,7 @@ pub(super) fn send(
         delivered: of_burst.map(|seen| seen.count * seen.ticks.count).sum(),
         last_ms: millis(last_ns.saturating_sub(burst.end_ns())),
         wall_ms: millis(last_ns.saturating_sub(burst.at_ns)),
-        cpu_us: after
-            .cpu_us
-            .saturating_sub(before.cpu_after_us)
-            .saturating_sub(feeding_us),
+        cpu_us: after.used_us_since(&before).saturating_sub(feeding_us),
         harvest,
     })
 }

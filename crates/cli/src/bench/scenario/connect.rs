@@ -191,7 +191,7 @@ impl Crowd {
             way.per_second
                 .push(f64::from(self.clients) / took.as_secs_f64());
             if let (Some(before), Some(after)) = (before, after) {
-                let used_us = number(after.cpu_us.saturating_sub(before.cpu_us));
+                let used_us = number(after.used_us_since(&before));
                 way.cpu_us.push(used_us / f64::from(self.clients));
             }
             Ok(())

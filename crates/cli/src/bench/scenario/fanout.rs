@@ -166,7 +166,7 @@ impl Fanout {
         let ended = run.learn_time()?;
         let cpu_us = begun
             .zip(ended)
-            .map(|(begun, ended)| ended.cpu_us.saturating_sub(begun.cpu_after_us));
+            .map(|(begun, ended)| ended.used_us_since(&begun));
         if counts_files && run.under_test.is_some() {
             let files = run.child()?.sample(true)?.files;
             measured

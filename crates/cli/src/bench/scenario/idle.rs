@@ -207,10 +207,7 @@ fn measure(
     let (sample_after, echoed_after) = used(run)?;
     let elapsed_us = number(sample_after.at_ns.saturating_sub(sample.at_ns)) / 1e3;
     let echo_us = echoed_after.cpu_us.saturating_sub(echoed.cpu_us);
-    let edge_us = sample_after
-        .cpu_us
-        .saturating_sub(sample.cpu_us)
-        .saturating_sub(echo_us);
+    let edge_us = sample_after.used_us_since(&sample).saturating_sub(echo_us);
     measured.cores.push(number(edge_us) / elapsed_us.max(1.0));
     if echo {
         measured
