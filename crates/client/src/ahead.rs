@@ -91,6 +91,7 @@ pub(crate) async fn release<C: Timer>(
     clock: Arc<C>,
 ) {
     let (mut held, mut ended, mut learns) = (Held::default(), false, true);
+    let mut alarm = C::Alarm::default();
     loop {
         let now = clock.now();
         let (item, due) = {
@@ -120,7 +121,7 @@ pub(crate) async fn release<C: Timer>(
             () = outgoing.closed() => return,
             // The wait is set anew.
             changed = estimator.changed(), if learns => learns = changed.is_ok(),
-            () = clock.wait_until(due.unwrap_or(Mono::NEVER)), if due.is_some() => {}
+            () = clock.wait_until(&mut alarm, due.unwrap_or(Mono::NEVER)), if due.is_some() => {}
         }
     }
 }

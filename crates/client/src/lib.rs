@@ -47,4 +47,4 @@ pub use estimate::Estimate;
 pub use options::Options;
 pub use stream::{Event, Tick, Ticks, connect, connect_by, connect_over};
 pub use tickstorm_timebase::{Epoch, Mode, Quality, UnixTime};
-pub use timer::Timer;
+pub use timer::{Alarm, Timer};

@@ -1,7 +1,6 @@
 //! [`Timer`]: a clock that one can wait by, to within microseconds; tokio's own sleep is 0.9 to 2.3 ms late.
 
 use std::future::Future;
-use std::hint;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::time::Duration;
@@ -23,13 +22,19 @@ const SHORT: Duration = Duration::from_millis(2);
 
 /// A clock that one can wait by.
 pub trait Timer: Clock + Send + Sync + 'static {
-    /// Waits until the clock shows `at`, as exactly as it can. Dropped before its end it leaves nothing behind.
-    fn wait_until(&self, at: Mono) -> impl Future<Output = ()> + Send;
+    /// What whoever waits keeps from one wait to the next.
+    type Alarm: Default + Send;
+
+    /// Waits until the clock shows `at`, as exactly as it can. Dropped before its end it leaves nothing behind but in `alarm`, which the
+    /// next wait sets anew.
+    fn wait_until(&self, alarm: &mut Self::Alarm, at: Mono) -> impl Future<Output = ()> + Send;
 }
 
 impl Timer for SystemClock {
-    /// Sleeps until 150 µs before `at` and spins the rest.
-    async fn wait_until(&self, at: Mono) {
+    type Alarm = Alarm;
+
+    /// Sleeps until 150 µs before `at`, and is asked again and again for the rest, between which the thread's other tasks have their turns.
+    async fn wait_until(&self, alarm: &mut Alarm, at: Mono) {
         let spin_from = at.saturating_sub(SPIN);
         loop {
             let left = spin_from.since(self.now());
@@ -42,17 +47,24 @@ impl Timer for SystemClock {
                 left - left / SHORT_OF
             };
             // Without a descriptor to be had, what is left is a timer that is late.
-            if sleep(short).await.is_err() {
+            if alarm.sleep(short).await.is_err() {
                 tokio::time::sleep(short).await;
             }
         }
         while self.now() < at {
-            hint::spin_loop();
+            tokio::task::yield_now().await;
         }
     }
 }
 
+/// A timer of the system, of the runtime that it was first waited by in.
+#[derive(Debug, Default)]
+pub struct Alarm {
+    timer: Option<AsyncFd<Readable>>,
+}
+
 /// [`TimerFd`] as tokio wants to hold it.
+#[derive(Debug)]
 struct Readable(TimerFd);
 
 impl AsRawFd for Readable {
@@ -61,26 +73,36 @@ impl AsRawFd for Readable {
     }
 }
 
-#[expect(
-    deprecated,
-    reason = "its successor is unsafe; here the descriptor is owned and lives as long as its registration"
-)]
-async fn sleep(duration: Duration) -> io::Result<()> {
-    let flags = TimerFlags::TFD_NONBLOCK | TimerFlags::TFD_CLOEXEC;
-    let timer = Readable(TimerFd::new(ClockId::CLOCK_MONOTONIC, flags)?);
-    timer.0.set(
-        Expiration::OneShot(TimeSpec::from(duration)),
-        TimerSetTimeFlags::empty(),
-    )?;
-    let timer = AsyncFd::with_interest(timer, Interest::READABLE)?;
-    loop {
-        let mut ready = timer.readable().await?;
-        match timer.get_ref().0.wait() {
-            Ok(()) => return Ok(()),
-            Err(Errno::EAGAIN) => ready.clear_ready(),
-            Err(Errno::EINTR) => {}
-            Err(errno) => return Err(errno.into()),
+impl Alarm {
+    async fn sleep(&mut self, duration: Duration) -> io::Result<()> {
+        let registered = match &self.timer {
+            Some(registered) => registered,
+            None => self.timer.insert(Self::register()?),
+        };
+        // Setting it takes back an expiration that nobody has read.
+        registered.get_ref().0.set(
+            Expiration::OneShot(TimeSpec::from(duration)),
+            TimerSetTimeFlags::empty(),
+        )?;
+        loop {
+            let mut ready = registered.readable().await?;
+            match registered.get_ref().0.wait() {
+                Ok(()) => return Ok(()),
+                Err(Errno::EAGAIN) => ready.clear_ready(),
+                Err(Errno::EINTR) => {}
+                Err(errno) => return Err(errno.into()),
+            }
         }
+    }
+
+    #[expect(
+        deprecated,
+        reason = "its successor is unsafe; here the descriptor is owned and lives as long as its registration"
+    )]
+    fn register() -> io::Result<AsyncFd<Readable>> {
+        let flags = TimerFlags::TFD_NONBLOCK | TimerFlags::TFD_CLOEXEC;
+        let timer = Readable(TimerFd::new(ClockId::CLOCK_MONOTONIC, flags)?);
+        AsyncFd::with_interest(timer, Interest::READABLE)
     }
 }
 
@@ -90,12 +112,12 @@ mod tests {
 
     #[tokio::test]
     async fn it_never_rings_early_and_at_once_for_what_has_been() {
-        let clock = SystemClock;
+        let (clock, mut alarm) = (SystemClock, Alarm::default());
         for wait_us in [0, 10, 200, 3_000, 30_000] {
             let at = clock.now() + Duration::from_micros(wait_us);
-            clock.wait_until(at).await;
+            clock.wait_until(&mut alarm, at).await;
             assert!(clock.now() >= at, "{wait_us}");
         }
-        clock.wait_until(Mono::ZERO).await;
+        clock.wait_until(&mut alarm, Mono::ZERO).await;
     }
 }

@@ -74,6 +74,8 @@ struct UnderTest {
     _clock: Replica,
     sampler: Sampler,
     ready: Ready,
+    /// Each shard has its own table of open files.
+    per_shard: bool,
     output: Arc<Mutex<io::Stdout>>,
 }
 
@@ -103,6 +105,7 @@ impl UnderTest {
             _clock: clock,
             sampler,
             ready,
+            per_shard,
             output: Arc::new(Mutex::new(io::stdout())),
         })
     }
@@ -134,7 +137,11 @@ fn obey(under_test: &Arc<UnderTest>, runtime: &Runtime) {
                 });
                 None
             }
-            Ok(Order::Accept) => Some(begin(accept::Accepting::begin(), &mut accepting)),
+            Ok(Order::Accept) => {
+                let own_files = under_test.per_shard;
+                let begun = accept::Accepting::begin(under_test.ready.shards, own_files);
+                Some(begin(begun, &mut accepting))
+            }
             Ok(Order::AcceptEnd) => Some(match accepting.take() {
                 Some(running) => Answer::AcceptEnd(accept::Accepting::end(running)),
                 None => Answer::Failed("no accept loop runs".into()),

@@ -5,12 +5,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use hdrhistogram::Histogram;
 use tickstorm_client::{Event, Options, connect};
+use tokio::sync::watch;
 
 use super::generator::{Setup, histogram};
 use super::machine;
 
 /// Each releases its clients' ticks one after the other, at the same moment as the others.
-const THREADS: usize = 2;
+const THREADS: u32 = 2;
 
 /// Them, on threads of their own. They end with this.
 pub(crate) struct Released {
@@ -18,46 +19,56 @@ pub(crate) struct Released {
     /// Whether what is measured has begun.
     begun: Arc<AtomicBool>,
     count: u32,
-    runtime: Option<tokio::runtime::Runtime>,
+    /// Ends the threads when it goes.
+    _ending: watch::Sender<()>,
 }
 
 impl Released {
     /// So many clients of the edge that the others are clients of.
     pub(crate) fn start(count: u32, setup: &Setup) -> anyhow::Result<Self> {
         let late = Arc::new(Mutex::new(histogram()));
-        let mut released = Self {
+        let begun = Arc::<AtomicBool>::default();
+        let (ending, ended) = watch::channel(());
+        for thread in 0..THREADS.min(count) {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()?;
+            let clients: Vec<_> = (thread..count)
+                .step_by(THREADS as usize)
+                .map(|_| {
+                    let options = setup
+                        .credentials
+                        .put_into(Options::new(setup.addr.to_string()))
+                        .client_id("tickstorm bench")
+                        .ahead(true);
+                    follow(options, Arc::clone(&late), Arc::clone(&begun))
+                })
+                .collect();
+            let (cpus, mut ended) = (setup.cpus.clone(), ended.clone());
+            std::thread::Builder::new()
+                .name("released".into())
+                .spawn(move || {
+                    // Real ones have hosts of their own; where that is refused, they wait behind all others here.
+                    let _ = machine::go_first();
+                    if !cpus.is_empty() {
+                        // Elsewhere they would take the edge's CPU; that they may is seen in its figures.
+                        let _ = machine::pin(&cpus);
+                    }
+                    runtime.block_on(async {
+                        for client in clients {
+                            tokio::spawn(client);
+                        }
+                        // An error says that the sender has gone.
+                        let _ = ended.changed().await;
+                    });
+                })?;
+        }
+        Ok(Self {
             late,
-            begun: Arc::default(),
+            begun,
             count,
-            runtime: None,
-        };
-        if count == 0 {
-            return Ok(released);
-        }
-        let cpus = setup.cpus.clone();
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(THREADS)
-            .on_thread_start(move || {
-                // Real ones have hosts of their own; where that is refused, they wait behind all others here.
-                let _ = machine::go_first();
-                if !cpus.is_empty() {
-                    // Elsewhere they would take the edge's CPU; that they may is seen in its figures.
-                    let _ = machine::pin(&cpus);
-                }
-            })
-            .enable_all()
-            .build()?;
-        for _ in 0..count {
-            let options = setup
-                .credentials
-                .put_into(Options::new(setup.addr.to_string()))
-                .client_id("tickstorm bench")
-                .ahead(true);
-            let (late, begun) = (Arc::clone(&released.late), Arc::clone(&released.begun));
-            runtime.spawn(follow(options, late, begun));
-        }
-        released.runtime = Some(runtime);
-        Ok(released)
+            _ending: ending,
+        })
     }
 
     /// Ticks count from now on: those of before came while clients did, and some of them after their time.
@@ -66,10 +77,7 @@ impl Released {
     }
 
     /// How late ticks were released, in nanoseconds; none without clients.
-    pub(crate) fn finish(mut self) -> Option<Histogram<u64>> {
-        if let Some(runtime) = self.runtime.take() {
-            runtime.shutdown_background();
-        }
+    pub(crate) fn finish(self) -> Option<Histogram<u64>> {
         let late = self.late.lock().unwrap_or_else(PoisonError::into_inner);
         (self.count > 0).then(|| late.clone())
     }

@@ -34,8 +34,10 @@ impl Clock for TokioClock {
 }
 
 impl Timer for TokioClock {
+    type Alarm = ();
+
     /// To the next millisecond, as tokio does it.
-    async fn wait_until(&self, at: Mono) {
+    async fn wait_until(&self, (): &mut (), at: Mono) {
         sleep(at.since(self.now())).await;
     }
 }

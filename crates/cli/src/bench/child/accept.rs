@@ -1,15 +1,15 @@
-//! The yardstick of connecting: a listener and a bare loop that accepts and keeps what comes. No protocol, no state.
+//! The yardstick of connecting: a listener and a bare loop for each shard, which accepts and keeps what comes. No protocol, no state.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
 use socket2::{Domain, Socket, Type};
 
-use crate::bench::machine::Cpu;
+use crate::bench::machine::{self, Cpu};
 use crate::bench::orders::Loop;
 
 /// As the edge's own listener has it.
@@ -17,35 +17,69 @@ pub(super) const BACKLOG: i32 = 4_096;
 /// How soon the loop notices that it is to end, in milliseconds.
 const LOOK_MS: u16 = 20;
 
-/// A bare accept loop on a thread of its own.
+/// Bare accept loops, each on a thread of its own, on one port.
 pub(super) struct Accepting {
     stop: Arc<AtomicBool>,
-    thread: JoinHandle<Loop>,
+    threads: Vec<JoinHandle<Loop>>,
 }
 
 impl Accepting {
-    pub(super) fn begin() -> io::Result<(Self, SocketAddr)> {
-        let (listener, addr) = listen()?;
+    /// As many loops as the edge has shards; where those have tables of open files of their own, so have these.
+    pub(super) fn begin(threads: usize, own_files: bool) -> io::Result<(Self, SocketAddr)> {
         let stop = Arc::new(AtomicBool::new(false));
-        let stopping = Arc::clone(&stop);
-        let thread = std::thread::Builder::new()
-            .name("bare-accept".into())
-            .spawn(move || accept(&listener, &stopping).unwrap_or_default())?;
-        Ok((Self { stop, thread }, addr))
+        let mut accepting = Self {
+            stop,
+            threads: Vec::new(),
+        };
+        let mut addr = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        for _ in 0..threads {
+            let stopping = Arc::clone(&accepting.stop);
+            let (said, listens) = mpsc::sync_channel(1);
+            let thread = std::thread::Builder::new()
+                .name("bare-accept".into())
+                .spawn(move || {
+                    // What was opened before would be open in both tables.
+                    let own = if own_files {
+                        machine::own_files()
+                    } else {
+                        Ok(())
+                    };
+                    let listening = own.and_then(|()| listen(addr));
+                    let (listener, outcome) = match listening {
+                        Ok((listener, addr)) => (Some(listener), Ok(addr)),
+                        Err(error) => (None, Err(error)),
+                    };
+                    let _ = said.send(outcome);
+                    let looped = listener.map(|listener| accept(&listener, &stopping));
+                    looped.and_then(Result::ok).unwrap_or_default()
+                })?;
+            accepting.threads.push(thread);
+            let outcome = listens.recv();
+            addr = outcome.map_err(|_| io::Error::other("a bare loop has ended"))??;
+        }
+        Ok((accepting, addr))
     }
 
-    /// Ends it and closes what it has accepted, which no longer counts.
+    /// Ends them and closes what they have accepted, which no longer counts.
     pub(super) fn end(self) -> Loop {
         self.stop.store(true, Ordering::Relaxed);
-        self.thread.join().unwrap_or_default()
+        let ended = self.threads.into_iter();
+        ended
+            .map(|thread| thread.join().unwrap_or_default())
+            .fold(Loop::default(), |all, one| Loop {
+                cpu_us: all.cpu_us + one.cpu_us,
+                accepted: all.accepted + one.accepted,
+                answered: all.answered + one.answered,
+            })
     }
 }
 
-/// A listener on any port of loopback, with the edge's own backlog.
-pub(super) fn listen() -> io::Result<(Socket, SocketAddr)> {
+/// A listener at `addr`, which others may share, with the edge's own backlog.
+pub(super) fn listen(addr: SocketAddr) -> io::Result<(Socket, SocketAddr)> {
     let socket = Socket::new(Domain::IPV4, Type::STREAM.nonblocking().cloexec(), None)?;
     socket.set_tcp_nodelay(true)?;
-    socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into())?;
+    socket.set_reuse_port(true)?;
+    socket.bind(&addr.into())?;
     socket.listen(BACKLOG)?;
     let addr = socket.local_addr()?.as_socket();
     let addr = addr.ok_or_else(|| io::Error::other("a listener without an address"))?;

@@ -2,7 +2,7 @@
 //! as an edge's PONG has. It looks at nothing that it receives.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -33,7 +33,7 @@ struct Counts {
 
 impl Echo {
     pub(super) fn begin(pong_len: usize) -> io::Result<(Self, SocketAddr)> {
-        let (listener, addr) = listen()?;
+        let (listener, addr) = listen(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))?;
         let counts = Arc::new(Counts::default());
         let counting = Arc::clone(&counts);
         std::thread::Builder::new()

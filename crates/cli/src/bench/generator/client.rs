@@ -2,7 +2,6 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::os::fd::RawFd;
 use std::time::Duration;
 
 use nix::sys::socket::{setsockopt, sockopt::IpBindAddressNoPort};
@@ -18,9 +17,8 @@ pub(crate) const CLIENTS_PER_SOURCE: u32 = 12_500;
 /// A client's receive buffer where it will not read, in bytes: the kernel's own could take minutes of ticks.
 const SLOW_BUFFER: usize = 16 * 1_024;
 
-/// One client.
+/// One client, but for what each message needs of it.
 pub(super) struct Client {
-    pub(super) socket: Socket,
     pub(super) state: State,
     pub(super) greeting: Greeting,
     /// Which of all that have come.
@@ -31,10 +29,13 @@ pub(super) struct Client {
 
 /// What each message needs of a client.
 pub(super) struct Reader {
-    pub(super) socket: RawFd,
+    /// None at an empty place.
+    pub(super) socket: Option<Socket>,
     pub(super) pace: Pace,
     /// None before the ACK of SUBSCRIBE.
     pub(super) account: Option<Account>,
+    /// Is written, to have the rest in the cache.
+    pub(super) fetched: bool,
 }
 
 /// How far a client is.
@@ -85,16 +86,28 @@ fn source(number: u32) -> IpAddr {
     IpAddr::V4(Ipv4Addr::from(base + number / CLIENTS_PER_SOURCE))
 }
 
-impl Client {
-    /// Whether its handshake is done.
-    pub(super) fn is_served(&self) -> bool {
-        matches!(self.state, State::Subscribed | State::Connected)
-    }
+impl Reader {
+    /// At an empty place.
+    pub(super) const NOBODY: Self = Self {
+        socket: None,
+        pace: Pace::Eager,
+        account: None,
+        fetched: false,
+    };
 
     /// Ends it by a reset, so that no port is left waiting.
     pub(super) fn reset(self) {
         // Where that is refused, it ends by an ordinary close.
-        let _ = self.socket.set_linger(Some(Duration::ZERO));
+        let _ = self
+            .socket
+            .map(|socket| socket.set_linger(Some(Duration::ZERO)));
+    }
+}
+
+impl Client {
+    /// Whether its handshake is done.
+    pub(super) fn is_served(&self) -> bool {
+        matches!(self.state, State::Subscribed | State::Connected)
     }
 }
 

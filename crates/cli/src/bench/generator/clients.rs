@@ -1,19 +1,10 @@
 //! The clients of a thread, by the place that their events name.
 
 use std::collections::VecDeque;
-use std::os::fd::AsRawFd;
 
-use super::client::{Client, Pace, Reader};
+use socket2::Socket;
 
-/// So many clients ahead: two lines of the cache.
-const AHEAD: usize = 6;
-
-/// At an empty place.
-const NOBODY: Reader = Reader {
-    socket: -1,
-    pace: Pace::Eager,
-    account: None,
-};
+use super::client::{Client, Reader};
 
 /// Clients and free places. A place is given anew as soon as it is free: whoever looks at events looks at the client's state.
 #[derive(Default)]
@@ -35,19 +26,19 @@ impl Clients {
     pub(super) fn place(&mut self) -> u32 {
         self.free.pop().unwrap_or_else(|| {
             self.at.push(None);
-            self.readers.push(NOBODY);
+            self.readers.push(Reader::NOBODY);
             u32::try_from(self.at.len() - 1).expect("fewer clients than descriptors")
         })
     }
 
     /// Puts a client at a place of [`Clients::place`].
-    pub(super) fn enter(&mut self, place: u32, mut client: Client) {
+    pub(super) fn enter(&mut self, place: u32, socket: Socket, mut client: Client) {
         self.entered += 1;
         client.id = self.entered;
         self.order.push_back((place, client.id));
         self.readers[place as usize] = Reader {
-            socket: client.socket.as_raw_fd(),
-            ..NOBODY
+            socket: Some(socket),
+            ..Reader::NOBODY
         };
         self.at[place as usize] = Some(client);
         self.count += 1;
@@ -65,19 +56,25 @@ impl Clients {
     /// What each message needs of the client at a place.
     pub(super) fn reader(&mut self, place: u32) -> Option<&mut Reader> {
         let reader = self.readers.get_mut(place as usize)?;
-        (reader.socket != NOBODY.socket).then_some(reader)
+        reader.socket.is_some().then_some(reader)
     }
 
-    /// Lets the processor fetch what the clients after this one need, which are the next that something comes to: ticks are sent in the
-    /// order in which clients have come.
-    pub(super) fn look_ahead(&self, place: u32) {
-        let next = self.readers.get(place as usize + AHEAD);
-        std::hint::black_box(next.map(|reader| reader.socket));
+    /// The socket of the client at a place.
+    pub(super) fn socket(&self, place: u32) -> Option<&Socket> {
+        self.readers.get(place as usize)?.socket.as_ref()
+    }
+
+    /// Lets the processor fetch what the client at a place needs, to which something comes soon. It waits for what it reads before the next
+    /// system call begins, but not for what it writes.
+    pub(super) fn look_ahead(&mut self, place: u32) {
+        if let Some(reader) = self.readers.get_mut(place as usize) {
+            reader.fetched = true;
+        }
     }
 
     pub(super) fn remove(&mut self, place: u32) -> Option<(Client, Reader)> {
         let client = self.at.get_mut(place as usize)?.take()?;
-        let reader = std::mem::replace(&mut self.readers[place as usize], NOBODY);
+        let reader = std::mem::replace(&mut self.readers[place as usize], Reader::NOBODY);
         self.free.push(place);
         self.count -= 1;
         Some((client, reader))
@@ -90,7 +87,7 @@ impl Clients {
     /// The readers of all.
     pub(super) fn readers(&self) -> impl Iterator<Item = &Reader> {
         let all = self.readers.iter();
-        all.filter(|reader| reader.socket != NOBODY.socket)
+        all.filter(|reader| reader.socket.is_some())
     }
 
     /// The places of the `count` oldest, which stay what they are.
@@ -105,16 +102,17 @@ impl Clients {
     }
 
     /// The next of an endless walk over all places; none where that place is empty.
-    pub(super) fn walk(&mut self) -> Option<(&mut Client, &Reader)> {
+    pub(super) fn walk(&mut self) -> Option<(&mut Client, &Reader, &Socket)> {
         let len = self.at.len().max(1);
         self.walked = (self.walked + 1) % len;
-        self.both(u32::try_from(self.walked).ok()?)
+        self.all_of(u32::try_from(self.walked).ok()?)
     }
 
-    /// The client at a place, and what each message needs of it.
-    pub(super) fn both(&mut self, place: u32) -> Option<(&mut Client, &Reader)> {
+    /// The client at a place, what each message needs of it, and its socket.
+    pub(super) fn all_of(&mut self, place: u32) -> Option<(&mut Client, &Reader, &Socket)> {
         let client = self.at.get_mut(place as usize)?.as_mut()?;
-        Some((client, &self.readers[place as usize]))
+        let reader = &self.readers[place as usize];
+        Some((client, reader, reader.socket.as_ref()?))
     }
 
     /// How many places there are, empty ones too.

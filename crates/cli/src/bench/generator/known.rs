@@ -52,6 +52,8 @@ pub(super) enum Taken<'a> {
 pub(super) struct Frames {
     mode: Mode,
     known: VecDeque<Known>,
+    /// Where the last one that came was: the next is nearly always the same.
+    last: usize,
 }
 
 impl Frames {
@@ -59,6 +61,7 @@ impl Frames {
         Self {
             mode,
             known: VecDeque::new(),
+            last: 0,
         }
     }
 
@@ -67,12 +70,15 @@ impl Frames {
         if input.is_empty() {
             return Taken::Incomplete;
         }
-        // From the newest on: that is nearly always the one.
-        let place = self
-            .known
-            .iter()
-            .rposition(|known| input.starts_with(&known.bytes));
+        let is = |known: &Known| input.starts_with(&known.bytes);
+        let place = if self.known.get(self.last).is_some_and(is) {
+            Some(self.last)
+        } else {
+            // Each shard has its own; the newest ones come.
+            self.known.iter().rposition(is)
+        };
         if let Some(place) = place {
+            self.last = place;
             let known = &mut self.known[place];
             *input = &input[known.bytes.len()..];
             return Taken::Ticks(known);

@@ -14,10 +14,10 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent};
-use nix::sys::socket::MsgFlags;
+use rustix::net::SendFlags;
 
 use self::beating::Beats;
-use super::client::{Client, Pace, Reader};
+use super::client::{Pace, Reader};
 use super::clients::Clients;
 use super::command::{Arrive, Command};
 use super::harvest::Harvest;
@@ -35,7 +35,7 @@ const CHORES_EACH: Duration = Duration::from_millis(1);
 /// A frame that came to nobody for so long comes no more, and is counted.
 const QUIET: Duration = Duration::from_millis(200);
 
-const FLAGS: MsgFlags = MsgFlags::MSG_DONTWAIT.union(MsgFlags::MSG_NOSIGNAL);
+const SEND_FLAGS: SendFlags = SendFlags::DONTWAIT.union(SendFlags::NOSIGNAL);
 
 /// The thread's own.
 pub(super) struct Worker {
@@ -117,10 +117,12 @@ impl Worker {
                 self.be_quiet();
             }
             self.meter.begin_turn();
-            for event in &events[..ready] {
-                // It names a client's place, as it was told to.
-                let place = u32::try_from(event.data()).unwrap_or(u32::MAX);
-                self.handle(place, event.events());
+            let ready = &events[..ready];
+            for (at, event) in ready.iter().enumerate() {
+                if let Some(next) = ready.get(at + 1) {
+                    self.clients.look_ahead(place(next));
+                }
+                self.handle(place(event), event.events());
             }
             self.meter.end_turn();
         }
@@ -199,16 +201,16 @@ impl Worker {
 
     /// Lets a client go that wanted to.
     fn leave(&mut self, place: u32, reset: bool) {
-        if let Some((client, _)) = self.remove(place)
+        if let Some(reader) = self.remove(place)
             && reset
         {
-            client.reset();
+            reader.reset();
         }
     }
 
     /// A connection has ended that nobody ended.
     fn end(&mut self, place: u32, why: &str) {
-        let Some((_, reader)) = self.remove(place) else {
+        let Some(reader) = self.remove(place) else {
             return;
         };
         self.shared.ended.fetch_add(1, Ordering::Relaxed);
@@ -220,7 +222,7 @@ impl Worker {
         }
     }
 
-    fn remove(&mut self, place: u32) -> Option<(Client, Reader)> {
+    fn remove(&mut self, place: u32) -> Option<Reader> {
         let (client, reader) = self.clients.remove(place)?;
         self.rests.remove(&place);
         if !client.is_served() {
@@ -230,8 +232,13 @@ impl Worker {
         if let Some(account) = account.filter(|_| reader.pace == Pace::Eager) {
             self.harvest.faults.lost += account.lost(None, self.setup.mode.period_ms());
         }
-        Some((client, reader))
+        Some(reader)
     }
+}
+
+/// The client's place that an event names, as it was told to.
+fn place(event: &EpollEvent) -> u32 {
+    u32::try_from(event.data()).unwrap_or(u32::MAX)
 }
 
 fn nanos(duration: Duration) -> u64 {

@@ -22,7 +22,7 @@ pub(crate) struct Connect {
     /// How many rounds, each of all clients.
     #[arg(long, value_name = "R", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=1_000))]
     rounds: u64,
-    /// How many clients are there already, and get their ticks meanwhile. Default: a tenth of the others, at most 1000.
+    /// How many clients are there already, and get their ticks meanwhile. Default: a tenth of the others, at most 500.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=100_000))]
     present: Option<u32>,
 }
@@ -46,9 +46,7 @@ impl Connect {
     /// Measures, and gives the report.
     pub(crate) fn run(&self) -> Result<Report, Failure> {
         let clients = self.common.clients;
-        let present = self
-            .present
-            .unwrap_or_else(|| (clients / 10).clamp(1, 1_000));
+        let present = self.present.unwrap_or_else(|| (clients / 10).clamp(1, 500));
         let mut run = Run::start(
             "connect",
             &self.common,

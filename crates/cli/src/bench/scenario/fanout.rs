@@ -95,6 +95,7 @@ impl Fanout {
         let (mut all, mut rounds) = (Harvest::default(), Rounds::default());
         let mut wall_ms = 0.0;
         let (mut sampled, mut bare_us) = (None, 0);
+        let mut last: Option<Second> = None;
         for tick in 0..ticks {
             let counts_files = tick.is_multiple_of(FILES_EACH);
             let second = self.round(
@@ -114,18 +115,20 @@ impl Fanout {
                 .for_each(|last_ms| run.await_ticks(last_ms));
             let harvest = run.generator.harvest(last_due)?;
             rounds.add(&harvest.seen);
-            wall_ms += rounds.wall_ms(second.epoch_ms..second.epoch_ms + schedule.period_ms);
-            measured.count(
-                &second,
-                &rounds,
-                self.common.clients.into(),
-                &mut run.report,
-            );
-            rounds.trim(ROUNDS_KEPT);
             all.add(Harvest {
                 seen: Vec::new(),
                 ..harvest
             });
+            // A round is counted one later: what came after its end is there by then.
+            let whole = last.replace(second);
+            let ended = last_due.and_then(|_| last.take());
+            for second in whole.into_iter().chain(ended) {
+                let moments = second.epoch_ms..second.epoch_ms + schedule.period_ms;
+                wall_ms += rounds.wall_ms(moments);
+                let clients = self.common.clients.into();
+                measured.count(&second, &rounds, clients, &mut run.report);
+            }
+            rounds.trim(ROUNDS_KEPT);
             run.progress.at(tick + 1);
         }
         Ok((measured, all, wall_ms))
@@ -162,7 +165,8 @@ impl Fanout {
                 .push((run.seconds(), number(begun.rss_bytes) / 1_048_576.0));
         }
         *bare_us = 0;
-        run.wait_until(at_ms, measured.window_ends())?;
+        let window_ends = measured.window_ends();
+        run.wait_until(at_ms, window_ends)?;
         let ended = run.learn_time()?;
         let cpu_us = begun
             .zip(ended)
@@ -174,7 +178,7 @@ impl Fanout {
                 .push((run.seconds(), number(files.unwrap_or_default())));
         }
         let [before, after] = &schedule.beats;
-        run.beat_during(at_ms, before)?;
+        run.beat_during(at_ms, &measured.after_last(before))?;
         let bare = match schedule.bare_at {
             Some(bare_at) => {
                 let bare_ms = at_ms + bare_at;
@@ -190,6 +194,7 @@ impl Fanout {
         run.wait_until(at_ms, schedule.ends)?;
         Ok(Second {
             epoch_ms,
+            window_ends,
             cpu_us,
             bare,
         })

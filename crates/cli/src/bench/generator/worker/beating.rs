@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
-use nix::sys::socket::send;
+use rustix::net::send;
+use socket2::Socket;
 use tickstorm_protocol::FrameType;
 use tickstorm_protocol::frame::encode;
 use tickstorm_protocol::message::Heartbeat;
 
-use super::{FLAGS, Worker, nanos, now_ns};
+use super::{SEND_FLAGS, Worker, nanos, now_ns};
 use crate::bench::generator::client::{Client, Pace, Reader, State};
 
 /// Heartbeats sent in one turn of the loop.
@@ -68,14 +69,14 @@ impl Worker {
         if self.beats.tells_time && now >= self.beats.told_ns + TIME_NS {
             self.beats.told_ns = now;
             let oldest = self.clients.oldest(1).first().copied();
-            if let Some((client, reader)) = oldest.and_then(|place| self.clients.both(place)) {
-                self.harvest.heartbeats += u64::from(beat(client, reader, &mut frame));
+            if let Some(all) = oldest.and_then(|place| self.clients.all_of(place)) {
+                self.harvest.heartbeats += u64::from(beat(all, &mut frame));
             }
         }
         let now_due = due.min(BEATS_A_TURN);
         for _ in 0..now_due {
-            if let Some((client, reader)) = self.clients.walk() {
-                self.harvest.heartbeats += u64::from(beat(client, reader, &mut frame));
+            if let Some(all) = self.clients.walk() {
+                self.harvest.heartbeats += u64::from(beat(all, &mut frame));
             }
         }
         self.beats.paid(now_due);
@@ -83,7 +84,7 @@ impl Worker {
 }
 
 /// Sends one from a client that has come far enough; those that read nothing send nothing either: they are silent in all ways.
-fn beat(client: &mut Client, reader: &Reader, frame: &mut Vec<u8>) -> bool {
+fn beat((client, reader, socket): (&mut Client, &Reader, &Socket), frame: &mut Vec<u8>) -> bool {
     let served = matches!(client.state, State::Subscribed | State::Connected);
     if !served || reader.pace == Pace::Never {
         return false;
@@ -99,7 +100,7 @@ fn beat(client: &mut Client, reader: &Reader, frame: &mut Vec<u8>) -> bool {
         client.begun_ns = now;
     }
     // A socket that takes no 20 bytes has an edge behind it that does not read: it will not answer, and that is counted.
-    send(reader.socket, frame, FLAGS).is_ok()
+    send(socket, frame, SEND_FLAGS).is_ok()
 }
 
 #[cfg(test)]

@@ -3,11 +3,12 @@
 use std::sync::atomic::Ordering;
 
 use nix::sys::epoll::{EpollEvent, EpollFlags};
-use nix::sys::socket::send;
+use rustix::net::send;
+use socket2::Socket;
 use tickstorm_protocol::FrameType;
 use tickstorm_protocol::message::Ack;
 
-use super::{FLAGS, Worker, now_ns};
+use super::{SEND_FLAGS, Worker, now_ns};
 use crate::bench::generator::account::Account;
 use crate::bench::generator::client::{Client, State, dial};
 use crate::bench::generator::command::{Arrive, Greeting};
@@ -74,8 +75,8 @@ impl Worker {
         self.on_their_way += 1;
         self.clients.enter(
             place,
+            socket,
             Client {
-                socket,
                 state: State::Connecting,
                 greeting: arrive.greeting,
                 id: 0,
@@ -93,7 +94,7 @@ impl Worker {
 
     /// Its socket is connected, or has failed to be.
     pub(super) fn greet(&mut self, place: u32) {
-        let Some(client) = self.clients.of(place) else {
+        let Some((client, _, socket)) = self.clients.all_of(place) else {
             return;
         };
         let (bytes, state) = match client.greeting {
@@ -101,12 +102,12 @@ impl Worker {
             Greeting::StepByStep => (&self.greetings.auth, State::AwaitsAuth),
             Greeting::Silent => (&Vec::new(), State::Connected),
         };
-        if let Ok(Some(error)) = client.socket.take_error() {
+        if let Ok(Some(error)) = socket.take_error() {
             return self.end(place, &format!("connect: {error}"));
         }
         client.state = state;
         let begun_ns = client.begun_ns;
-        match send_all(client, bytes) {
+        match send_all(socket, bytes) {
             Ok(()) => {}
             Err(why) => return self.end(place, &why),
         }
@@ -121,14 +122,14 @@ impl Worker {
         const AUTH: u32 = FrameType::Auth.byte() as u32;
         const SUBSCRIBE: u32 = FrameType::Subscribe.byte() as u32;
         let period_ms = self.setup.mode.period_ms();
-        let Some(client) = self.clients.of(place) else {
+        let Some((client, _, socket)) = self.clients.all_of(place) else {
             return;
         };
         match (ack.acked_type, client.state) {
             (AUTH, State::AwaitsAuth) => {
                 client.state = State::AwaitsSubscribe;
                 if client.greeting == Greeting::StepByStep
-                    && let Err(why) = send_all(client, &self.greetings.subscribe)
+                    && let Err(why) = send_all(socket, &self.greetings.subscribe)
                 {
                     self.end(place, &why);
                 }
@@ -155,12 +156,11 @@ impl Worker {
 }
 
 /// A socket that has just been connected takes some hundred bytes whole, or is broken.
-fn send_all(client: &Client, bytes: &[u8]) -> Result<(), String> {
-    use std::os::fd::AsRawFd;
+fn send_all(socket: &Socket, bytes: &[u8]) -> Result<(), String> {
     if bytes.is_empty() {
         return Ok(());
     }
-    match send(client.socket.as_raw_fd(), bytes, FLAGS) {
+    match send(socket, bytes, SEND_FLAGS) {
         Ok(taken) if taken == bytes.len() => Ok(()),
         Ok(taken) => Err(format!("send: {taken} of {} bytes were taken", bytes.len())),
         Err(errno) => Err(format!("send: {errno}")),

@@ -1,12 +1,12 @@
 //! What comes: a read, and the frames in it. The hot path of the generator.
 
-use nix::errno::Errno;
 use nix::sys::epoll::EpollFlags;
-use nix::sys::socket::recv;
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, recv};
 use tickstorm_client::estimate::Sample;
 use tickstorm_protocol::message::Pong;
 
-use super::{FLAGS, Worker, now_ns};
+use super::{Worker, now_ns};
 use crate::bench::generator::client::{Pace, State};
 use crate::bench::generator::known::Taken;
 
@@ -39,7 +39,6 @@ impl Worker {
         };
         if reader.pace == Pace::Eager {
             if flags.intersects(EpollFlags::EPOLLIN | ended) {
-                self.clients.look_ahead(place);
                 self.read(place, READ_LEN);
             }
         } else if flags.intersects(ended) {
@@ -74,21 +73,24 @@ impl Worker {
     /// Reads all there is, or once, if that is no more than `most`.
     fn read(&mut self, place: u32, most: usize) {
         let mut scratch = std::mem::take(&mut self.scratch);
-        while let Some(socket) = self.clients.reader(place).map(|reader| reader.socket) {
+        loop {
             let kept = self.take_rest(place, &mut scratch);
+            let Some(socket) = self.clients.socket(place) else {
+                break;
+            };
             let room = &mut scratch[kept..kept + most];
             self.meter.pause();
-            let taken = match recv(socket, room, FLAGS) {
-                Ok(taken @ 1..) => taken,
+            let taken = match recv(socket, room, RecvFlags::DONTWAIT) {
+                Ok((_, taken @ 1..)) => taken,
                 Ok(_) => {
                     self.end(place, "closed by the edge");
                     break;
                 }
-                Err(Errno::EAGAIN) => {
+                Err(Errno::AGAIN) => {
                     self.keep(place, &scratch[..kept]);
                     break;
                 }
-                Err(Errno::EINTR) => {
+                Err(Errno::INTR) => {
                     self.keep(place, &scratch[..kept]);
                     continue;
                 }

@@ -1,5 +1,7 @@
 //! What `fanout` has measured, and the figures that come of it.
 
+use std::ops::Range;
+
 use crate::bench::figure::{Figure, number, whole};
 use crate::bench::orders::Bare;
 use crate::bench::report::{Report, Series};
@@ -9,6 +11,10 @@ use crate::bench::rounds::Rounds;
 const WARM_AFTER: f64 = 300.0;
 /// What is added to twice a tick's time, in milliseconds.
 const WINDOW_SPARE: i64 = 20;
+/// Heartbeats are sent so long after the last arrival, in milliseconds, so that the generator notices that the tick is over.
+const BEATS_AFTER: i64 = 50;
+/// The least time for a second's heartbeats, in milliseconds.
+const BEATS_LEAST: i64 = 100;
 /// Points of a series; beyond, every second one is dropped.
 const POINTS_MAX: usize = 2_000;
 /// Notes on what is left out.
@@ -32,6 +38,8 @@ pub(super) struct Measured {
     /// When CPU time is read at the latest, and in the next round, in milliseconds after the tick was due.
     window_ends_max: i64,
     window_ends: i64,
+    /// When the last tick that was counted had come to all.
+    arrived_ms: i64,
 }
 
 /// A series that keeps its size, however long the run.
@@ -69,6 +77,8 @@ impl Thinned {
 /// One round's measurement, as far as the edge told of it.
 pub(super) struct Second {
     pub(super) epoch_ms: i64,
+    /// When CPU time was read, in milliseconds after the tick was due.
+    pub(super) window_ends: i64,
     pub(super) cpu_us: Option<u64>,
     pub(super) bare: Option<(i64, Bare)>,
 }
@@ -83,10 +93,17 @@ impl Measured {
         }
     }
 
-    /// When CPU time is to be read in the next round: after twice the time that the last tick took, so that of an edge that has done its
+    /// When CPU time is to be read in the next round: after twice the time that the last tick counted took, so that of an edge that has done its
     /// work little else is in it.
     pub(super) fn window_ends(&self) -> i64 {
         self.window_ends
+    }
+
+    /// When heartbeats are to be sent, of the moments that they may be: after the tick, if it takes as long as the last one that was counted.
+    pub(super) fn after_last(&self, moments: &Range<i64>) -> Range<i64> {
+        let latest = (moments.end - BEATS_LEAST).max(moments.start);
+        let start = self.arrived_ms.saturating_add(BEATS_AFTER);
+        start.clamp(moments.start, latest)..moments.end
     }
 
     /// Counts a round in which the tick came to all; one that did not is none to compare.
@@ -104,8 +121,9 @@ impl Measured {
             report.note_once(NOT_TO_ALL);
             return;
         }
-        let in_time = round.last_ms() <= number(self.window_ends.unsigned_abs());
-        let twice = i64::try_from(whole(2.0 * round.last_ms())).unwrap_or(i64::MAX);
+        let in_time = round.last_ms() <= number(second.window_ends.unsigned_abs());
+        self.arrived_ms = i64::try_from(whole(round.last_ms())).unwrap_or(i64::MAX);
+        let twice = self.arrived_ms.saturating_mul(2);
         self.window_ends = twice.saturating_add(WINDOW_SPARE).min(self.window_ends_max);
         if !in_time {
             report.note_once(NOT_IN_TIME);
@@ -230,6 +248,15 @@ mod tests {
         assert_eq!(series.points[0], (0.0, 0.0));
         let growth = series.growth().expect("it is warm");
         assert!((29.0..=29.7).contains(&growth), "{growth}");
+    }
+
+    #[test]
+    fn heartbeats_wait_for_the_tick_and_are_sent_all_the_same_where_it_takes_too_long() {
+        let mut measured = Measured::new(460);
+        for (arrived_ms, start) in [(0, 480), (430, 480), (600, 650), (790, 800), (2_000, 800)] {
+            measured.arrived_ms = arrived_ms;
+            assert_eq!(measured.after_last(&(480..900)), start..900);
+        }
     }
 
     #[test]
