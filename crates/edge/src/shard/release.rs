@@ -67,8 +67,14 @@ impl Shard {
 
     /// Takes in ticks that did not come from the grid.
     pub(super) fn burst(&self, index: FeedIndex, ticks: &[Tick]) {
-        self.feeds.borrow_mut()[usize::from(index.0)].offer(ticks);
-        self.woken.notify_one();
+        let mut feeds = self.feeds.borrow_mut();
+        let feed = &mut feeds[usize::from(index.0)];
+        let due = feed.next_batch();
+        feed.offer(ticks);
+        // Most join a batch that is waited for already.
+        if feed.next_batch() < due {
+            self.woken.notify_one();
+        }
     }
 
     /// The first feed that has something to send now.

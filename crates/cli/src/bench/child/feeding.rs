@@ -1,4 +1,4 @@
-//! Feeds the edge a burst, paced by the clock: each tick when it is due, together with those that have become due meanwhile.
+//! Feeds the edge a burst, paced by the clock: all ticks that have become due, once in each batch window.
 
 use std::time::Duration;
 
@@ -8,18 +8,17 @@ use tickstorm_timebase::{Epoch, Mode, Quality, Tick};
 use crate::bench::machine::{Cpu, now_ns};
 use crate::bench::orders::Burst;
 
-/// From one feeding to the next: far below the edge's batch window.
-const STEP: Duration = Duration::from_millis(1);
-
 /// Feeds all of it, comes back when the last tick was fed, and says what CPU time that took, in microseconds: the edge has no part in it.
 pub(super) fn feed(edge: &Edge, burst: Burst) -> u64 {
     let begun = Cpu::of_thread();
+    // As often as the edge sends: what is fed more often would wake every shard to be waited with there.
+    let step = Duration::from_nanos(burst.due_ns(burst.per_frame) - burst.due_ns(0));
     let mut fed = 0;
     while fed < burst.ticks {
         let now_ns = now_ns();
         if now_ns < burst.due_ns(fed) {
             let wait = Duration::from_nanos(burst.due_ns(fed) - now_ns);
-            std::thread::sleep(wait.max(STEP));
+            std::thread::sleep(wait.max(step));
             continue;
         }
         let elapsed = u128::from(now_ns - burst.at_ns);

@@ -112,8 +112,11 @@ impl Worker {
                 Err(Errno::EINTR) => 0,
                 outcome => outcome?,
             };
-            if ready == 0 {
+            // Those who connect need not read anything, and more are to follow them.
+            if ready == 0 || !self.arriving.is_empty() {
                 self.now_ns = now_ns();
+            }
+            if ready == 0 {
                 self.be_quiet();
             }
             self.meter.begin_turn();

@@ -9,7 +9,7 @@ use tickstorm_timebase::{Clock, Mode, SystemClock};
 use crate::bench::figure::{Figure, number};
 use crate::bench::generator::{Generator, Greeting, Setup, histogram};
 use crate::bench::options::Common;
-use crate::bench::orders::{Answer, Loop, Order};
+use crate::bench::orders::{Answer, Loop, Order, Sample};
 use crate::bench::report::{Distribution, Report};
 use crate::bench::run::{IN_FLIGHT, Run};
 use crate::exit::Failure;
@@ -31,6 +31,8 @@ pub(crate) struct Connect {
 const GONE_WITHIN: Duration = Duration::from_secs(30);
 /// How long a storm may take.
 const STORM_WITHIN: Duration = Duration::from_secs(30);
+/// The kernel frees the sockets of a crowd some time after they were closed, and charges that to whoever runs then.
+const FREED_WITHIN: Duration = Duration::from_millis(500);
 /// How often is looked whether they have.
 const LOOK: Duration = Duration::from_millis(5);
 
@@ -177,14 +179,13 @@ impl Crowd {
         way: &mut Way,
         what: &str,
     ) -> anyhow::Result<()> {
-        let before = run.learn_time()?;
         run.progress.begin(what, self.clients.into());
         // The ticks of those who have come already are no part of the others' handshakes.
         let setup = Setup {
             mode: Mode::Minute,
             ..run.setup.clone()
         };
-        let harvest = self.come_and_go(run, setup, |run, took| {
+        let harvest = self.come_and_go(run, setup, |run, before, took| {
             let after = run.learn_time()?;
             way.per_second
                 .push(f64::from(self.clients) / took.as_secs_f64());
@@ -205,10 +206,12 @@ impl Crowd {
         &self,
         run: &mut Run,
         setup: Setup,
-        come: impl FnOnce(&mut Run, Duration) -> anyhow::Result<()>,
+        come: impl FnOnce(&mut Run, Option<Sample>, Duration) -> anyhow::Result<()>,
     ) -> anyhow::Result<crate::bench::generator::Harvest> {
+        std::thread::sleep(FREED_WITHIN);
         let shared = std::sync::Arc::new(run.generator.shared.like());
         let mut crowd = Generator::start(setup, shared, self.clients, run.files_limit, false)?;
+        let before = run.learn_time()?;
         std::mem::swap(&mut run.generator, &mut crowd);
         let begun = SystemClock.now();
         run.generator
@@ -217,7 +220,7 @@ impl Crowd {
         let took = SystemClock.now().since(begun);
         std::mem::swap(&mut run.generator, &mut crowd);
         served?;
-        come(run, took)?;
+        come(run, before, took)?;
         let harvest = crowd.harvest(None)?;
         crowd.leave(self.clients, true);
         crowd.harvest(None)?;
@@ -254,7 +257,7 @@ fn measure_bare(run: &mut Run, clients: u32, way: &mut Way) -> anyhow::Result<()
         greeting: Greeting::Silent,
         in_flight: IN_FLIGHT,
     };
-    crowd.come_and_go(run, setup, |run, took| {
+    crowd.come_and_go(run, setup, |run, _, took| {
         let child = run.child()?;
         child.order(Order::AcceptEnd)?;
         let Loop {
