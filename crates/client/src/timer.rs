@@ -87,7 +87,10 @@ impl Alarm {
         loop {
             let mut ready = registered.readable().await?;
             match registered.get_ref().0.wait() {
-                Ok(()) => return Ok(()),
+                Ok(()) => {
+                    ready.clear_ready();
+                    return Ok(());
+                }
                 Err(Errno::EAGAIN) => ready.clear_ready(),
                 Err(Errno::EINTR) => {}
                 Err(errno) => return Err(errno.into()),

@@ -28,7 +28,7 @@ pub(crate) struct Metrics {
     pub(crate) publish_latency_ms: BulkHistogram,
     pub(crate) release_lateness: Histogram,
     pub(crate) closed: IntCounterVec,
-    pub(crate) auth: IntCounterVec,
+    auth: [IntCounter; AuthResult::ALL.len()],
     pub(crate) time: TimeMetrics,
 }
 
@@ -59,9 +59,7 @@ impl Metrics {
             &["result"],
         )?;
         CloseReason::labels().for_each(|reason| closed.with_label_values(&[reason]).inc_by(0));
-        for result in AuthResult::ALL {
-            auth.with_label_values(&[result.label()]).inc_by(0);
-        }
+        let auth = AuthResult::ALL.map(|result| auth.with_label_values(&[result.label()]));
         Ok(Self {
             active_connections: int_gauge(
                 registry,
@@ -106,6 +104,11 @@ impl Metrics {
             time: TimeMetrics::register(registry)?,
         })
     }
+
+    /// Counts an AUTH that was judged.
+    pub(crate) fn count_auth(&self, result: AuthResult) {
+        self.auth[result as usize].inc();
+    }
 }
 
 /// How an AUTH was judged.
@@ -121,6 +124,7 @@ pub(crate) enum AuthResult {
 }
 
 impl AuthResult {
+    /// In the order in which they are declared.
     const ALL: [Self; 4] = [
         Self::Accepted,
         Self::Failed,

@@ -10,8 +10,8 @@ use tokio::sync::watch;
 use super::generator::{Setup, histogram};
 use super::machine;
 
-/// Each releases its clients' ticks one after the other, at the same moment as the others.
-const THREADS: u32 = 2;
+/// Each releases its clients' ticks one after the other, at the same moment as the others: on a CPU of its own, where it waits for nobody.
+const THREADS_MAX: usize = 2;
 
 /// Them, on threads of their own. They end with this.
 pub(crate) struct Released {
@@ -29,12 +29,18 @@ impl Released {
         let late = Arc::new(Mutex::new(histogram()));
         let begun = Arc::<AtomicBool>::default();
         let (ending, ended) = watch::channel(());
-        for thread in 0..THREADS.min(count) {
+        let mut cpus = if setup.cpus.is_empty() {
+            machine::cpus()
+        } else {
+            setup.cpus.clone()
+        };
+        cpus.truncate(THREADS_MAX);
+        for (thread, cpu) in (0..count).zip(cpus.clone()) {
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
                 .build()?;
             let clients: Vec<_> = (thread..count)
-                .step_by(THREADS as usize)
+                .step_by(cpus.len())
                 .map(|_| {
                     let options = setup
                         .credentials
@@ -44,16 +50,14 @@ impl Released {
                     follow(options, Arc::clone(&late), Arc::clone(&begun))
                 })
                 .collect();
-            let (cpus, mut ended) = (setup.cpus.clone(), ended.clone());
+            let mut ended = ended.clone();
             std::thread::Builder::new()
                 .name("released".into())
                 .spawn(move || {
                     // Real ones have hosts of their own; where that is refused, they wait behind all others here.
                     let _ = machine::go_first();
-                    if !cpus.is_empty() {
-                        // Elsewhere they would take the edge's CPU; that they may is seen in its figures.
-                        let _ = machine::pin(&cpus);
-                    }
+                    // Likewise; on a CPU of the edge's they are seen in its figures.
+                    let _ = machine::pin(&[cpu]);
                     runtime.block_on(async {
                         for client in clients {
                             tokio::spawn(client);

@@ -93,7 +93,7 @@ impl Shard {
         let (handshake, evicted) =
             self.shared
                 .admission
-                .begin_handshake(id, self.time.mono(), self.index, slot);
+                .begin_handshake(id, connection.accepted, self.index, slot);
         connection.state.borrow_mut().handshake = Some(handshake);
         self.start_reading(&connection);
         self.arm(&connection);

@@ -36,7 +36,7 @@ impl Shard {
     pub(super) fn authenticate(
         self: &Rc<Self>,
         connection: &Rc<Connection>,
-        auth: &Auth,
+        auth: Auth,
         now: Mono,
     ) {
         let address = Address::from(connection.peer.ip());
@@ -46,7 +46,7 @@ impl Shard {
             return;
         }
         let credentials = self.shared.credentials.borrow();
-        let token = match credentials.verify(auth) {
+        let token = match credentials.verify(&auth) {
             Some(Identity::User) => None,
             Some(Identity::Token(name)) => Some(name.into()),
             None => {
@@ -59,8 +59,8 @@ impl Shard {
         self.count_auth(AuthResult::Accepted);
         let client = Box::new(Client {
             token,
-            id: label(&auth.client_id),
-            version: label(&auth.client_version),
+            id: label(auth.client_id),
+            version: label(auth.client_version),
             _place: self.shared.attempts.succeed(address),
         });
         tracing::debug!(
@@ -105,8 +105,7 @@ impl Shard {
     }
 
     fn count_auth(&self, result: AuthResult) {
-        let results = &self.shared.metrics.auth;
-        results.with_label_values(&[result.label()]).inc();
+        self.shared.metrics.count_auth(result);
     }
 }
 
@@ -118,7 +117,11 @@ impl Client {
 }
 
 /// What a client says of itself, fit for a log line and the operator's list: cut, control characters escaped.
-fn label(text: &str) -> Box<str> {
+fn label(text: String) -> Box<str> {
+    let is_plain = |byte| matches!(byte, b' '..=b'~') && !matches!(byte, b'"' | b'\'' | b'\\');
+    if text.len() <= LABEL_MAX && text.bytes().all(is_plain) {
+        return text.into_boxed_str();
+    }
     let cut = text.chars().take(LABEL_MAX);
     cut.flat_map(char::escape_debug)
         .collect::<String>()
@@ -131,7 +134,10 @@ mod tests {
 
     #[test]
     fn what_a_client_says_of_itself_is_cut_and_escaped() {
-        assert_eq!(&*label("a\n\u{1b}[2J"), "a\\n\\u{1b}[2J");
-        assert_eq!(label(&"ä".repeat(100)).chars().count(), 64);
+        assert_eq!(&*label("a\n\u{1b}[2J".into()), "a\\n\\u{1b}[2J");
+        assert_eq!(label("ä".repeat(100)).chars().count(), 64);
+        assert_eq!(label("a".repeat(65)).len(), 64);
+        assert_eq!(&*label("it's \"1.0\" \\".into()), r#"it\'s \"1.0\" \\"#);
+        assert_eq!(&*label("tickstorm bench/1.0".into()), "tickstorm bench/1.0");
     }
 }

@@ -182,10 +182,9 @@ impl Shard {
     }
 
     fn step_through(self: &Rc<Self>, connection: &Rc<Connection>, mut input: &[u8]) {
-        let received = self.time.mono();
+        let (received, now) = (self.time.mono(), self.time.now());
         connection.state.borrow_mut().has_spoken = true;
         loop {
-            let now = self.time.now();
             let mut state = connection.state.borrow_mut();
             if state.phase != Phase::Open || state.is_refused() {
                 return;
@@ -198,7 +197,7 @@ impl Shard {
             drop(state);
             match step {
                 Step::NeedsInput => return,
-                Step::Auth(auth) => self.authenticate(connection, &auth, now),
+                Step::Auth(auth) => self.authenticate(connection, auth, now),
                 Step::Subscribe(request) => self.subscribe(connection, request),
                 Step::Heartbeat { client_time_us } => {
                     self.answer_heartbeat(connection, client_time_us, received);

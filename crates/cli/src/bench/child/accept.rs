@@ -37,21 +37,15 @@ impl Accepting {
             let (said, listens) = mpsc::sync_channel(1);
             let thread = std::thread::Builder::new()
                 .name("bare-accept".into())
-                .spawn(move || {
-                    // What was opened before would be open in both tables.
-                    let own = if own_files {
-                        machine::own_files()
-                    } else {
-                        Ok(())
-                    };
-                    let listening = own.and_then(|()| listen(addr));
-                    let (listener, outcome) = match listening {
-                        Ok((listener, addr)) => (Some(listener), Ok(addr)),
-                        Err(error) => (None, Err(error)),
-                    };
-                    let _ = said.send(outcome);
-                    let looped = listener.map(|listener| accept(&listener, &stopping));
-                    looped.and_then(Result::ok).unwrap_or_default()
+                .spawn(move || match open(addr, own_files) {
+                    Ok((listener, addr)) => {
+                        let _ = said.send(Ok(addr));
+                        accept(&listener, &stopping).unwrap_or_default()
+                    }
+                    Err(error) => {
+                        let _ = said.send(Err(error));
+                        Loop::default()
+                    }
                 })?;
             accepting.threads.push(thread);
             let outcome = listens.recv();
@@ -72,6 +66,14 @@ impl Accepting {
                 answered: all.answered + one.answered,
             })
     }
+}
+
+/// A listener of this thread; what was opened before its table is its own would be open in both.
+fn open(addr: SocketAddr, own_files: bool) -> io::Result<(Socket, SocketAddr)> {
+    if own_files {
+        machine::own_files()?;
+    }
+    listen(addr)
 }
 
 /// A listener at `addr`, which others may share, with the edge's own backlog.

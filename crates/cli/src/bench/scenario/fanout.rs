@@ -85,7 +85,10 @@ impl Fanout {
     }
 
     fn measure(&self, run: &mut Run) -> Result<(Measured, Harvest, f64), Failure> {
-        let schedule = Schedule::of(run.setup.mode, self.common.with_limit);
+        let mut schedule = Schedule::of(run.setup.mode, self.common.with_limit);
+        if self.released > 0 {
+            schedule.keep_quiet_before(run.setup.lead);
+        }
         let period = Duration::from_millis(schedule.period_ms.unsigned_abs());
         let ticks = self.over.map_or(self.ticks, |over| {
             (over.as_secs() / period.as_secs()).max(1)

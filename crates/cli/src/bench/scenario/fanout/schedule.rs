@@ -3,8 +3,12 @@
 //! before the bare loop lies another fan-out, and then silence of the same length.
 
 use std::ops::Range;
+use std::time::Duration;
 
 use tickstorm_client::Mode;
+
+/// How long before a release no more heartbeats are sent, in milliseconds: as long as the answers to the last ones take.
+const QUIET_MS: i64 = 150;
 
 /// Moments of a round, in milliseconds after its tick was due.
 #[derive(Debug)]
@@ -50,6 +54,18 @@ impl Schedule {
         }
     }
 
+    /// Lets heartbeats end before ticks are released that were sent this long before their time: their answers would keep the CPUs busy that
+    /// clients on hosts of their own do not share.
+    pub(super) fn keep_quiet_before(&mut self, lead: Duration) {
+        let lead_ms = i64::try_from(lead.as_millis()).unwrap_or(0);
+        let latest = lead_ms.rem_euclid(self.period_ms) - QUIET_MS;
+        for beats in &mut self.beats {
+            if latest > beats.start {
+                beats.end = beats.end.min(latest);
+            }
+        }
+    }
+
     /// How long before its tick no more heartbeats are sent.
     pub(super) fn silence_ms(&self) -> i64 {
         let [before, after] = &self.beats;
@@ -60,6 +76,15 @@ impl Schedule {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn heartbeats_end_before_a_release_that_comes_after_they_have_begun() {
+        for (lead_ms, end) in [(950, 800), (1_950, 800), (700, 550), (400, 900), (600, 900)] {
+            let mut schedule = Schedule::of(Mode::Second, false);
+            schedule.keep_quiet_before(Duration::from_millis(lead_ms));
+            assert_eq!(schedule.beats[0], 480..end, "{lead_ms}");
+        }
+    }
 
     #[test]
     fn tick_and_bare_loop_have_the_same_silence_before_them() {
