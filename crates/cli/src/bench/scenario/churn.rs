@@ -9,6 +9,7 @@ use crate::bench::generator::{Greeting, Harvest};
 use crate::bench::options::{Common, duration};
 use crate::bench::report::{Distribution, Report, Series};
 use crate::bench::run::{IN_FLIGHT, Run};
+use crate::bench::scenario::fanout::growth;
 use crate::exit::Failure;
 
 /// Clients come and go while ticks flow: whether descriptors or memory are left behind, and every one gets its ticks.
@@ -112,29 +113,32 @@ impl Churn {
             (
                 &measured.rss,
                 "MiB",
-                ["rss_begin_mib", "rss_end_mib"],
-                ["resident memory at the begin", "resident memory at the end"],
+                ["rss_begin_mib", "rss_end_mib", "rss_growth_mib"],
+                [
+                    "resident memory at the begin",
+                    "resident memory at the end",
+                    "resident memory, growth since minute 5",
+                ],
             ),
             (
                 &measured.files,
                 "files",
-                ["files_begin", "files_end"],
+                ["files_begin", "files_end", "files_growth"],
                 [
                     "open files beside connections at the begin",
                     "open files beside connections at the end",
+                    "open files beside connections, growth since minute 5",
                 ],
             ),
         ] {
-            let [begin, end] = [
+            let figures = [
                 ends(points).map(|ends| ends.0),
                 ends(points).map(|ends| ends.1),
+                growth(points),
             ];
-            report
-                .figures
-                .push(Figure::single(ids[0], labels[0], unit, begin));
-            report
-                .figures
-                .push(Figure::single(ids[1], labels[1], unit, end));
+            for ((id, label), figure) in ids.into_iter().zip(labels).zip(figures) {
+                report.figures.push(Figure::single(id, label, unit, figure));
+            }
         }
         let churned = self.over.as_secs() * u64::from(self.per_second.min(self.common.clients));
         report.figures.push(Figure::single(

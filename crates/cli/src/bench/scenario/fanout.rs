@@ -9,8 +9,8 @@ use hdrhistogram::Histogram;
 use serde_json::json;
 use tickstorm_client::Mode;
 
-pub(super) use self::measured::memory;
 use self::measured::{Measured, Second};
+pub(super) use self::measured::{growth, memory};
 use self::schedule::Schedule;
 use crate::bench::figure::number;
 use crate::bench::generator::Harvest;

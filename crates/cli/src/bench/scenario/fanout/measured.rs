@@ -69,9 +69,14 @@ impl Thinned {
 
     /// By how much it has grown since it was warm; none before.
     fn growth(&self) -> Option<f64> {
-        let warm = self.points.iter().find(|point| point.0 >= WARM_AFTER)?;
-        self.points.last().map(|last| last.1 - warm.1)
+        growth(&self.points)
     }
+}
+
+/// By how much a series has grown since it was warm; none before.
+pub(in crate::bench::scenario) fn growth(points: &[(f64, f64)]) -> Option<f64> {
+    let warm = points.iter().find(|point| point.0 >= WARM_AFTER)?;
+    points.last().map(|last| last.1 - warm.1)
 }
 
 /// One round's measurement, as far as the edge told of it.
