@@ -41,7 +41,7 @@ impl Shard {
     ) {
         let address = Address::from(connection.peer.ip());
         if !self.shared.attempts.may_try(address, self.time.mono()) {
-            self.count_auth(AuthResult::RateLimited);
+            self.shared.metrics.count_auth(AuthResult::RateLimited);
             self.close(connection, CloseReason::AuthRateLimited);
             return;
         }
@@ -56,7 +56,7 @@ impl Shard {
             }
         };
         drop(credentials);
-        self.count_auth(AuthResult::Accepted);
+        self.shared.metrics.count_auth(AuthResult::Accepted);
         let client = Box::new(Client {
             token,
             id: label(auth.client_id),
@@ -85,11 +85,11 @@ impl Shard {
     fn refuse(self: &Rc<Self>, connection: &Rc<Connection>, address: Address, now: Mono) {
         match self.shared.attempts.fail(address, self.time.mono()) {
             Answer::Now => {
-                self.count_auth(AuthResult::Failed);
+                self.shared.metrics.count_auth(AuthResult::Failed);
                 self.close(connection, CloseReason::AuthFailed);
             }
             Answer::Late { warn } => {
-                self.count_auth(AuthResult::FailedShared);
+                self.shared.metrics.count_auth(AuthResult::FailedShared);
                 if warn {
                     tracing::warn!(
                         address = %connection.peer.ip(),
@@ -102,10 +102,6 @@ impl Shard {
                 self.arm(connection);
             }
         }
-    }
-
-    fn count_auth(&self, result: AuthResult) {
-        self.shared.metrics.count_auth(result);
     }
 }
 

@@ -35,11 +35,10 @@ pub(super) struct Measured {
     pub(super) bare_spread_ms: Vec<f64>,
     pub(super) rss: Thinned,
     pub(super) files: Thinned,
-    /// When CPU time is read at the latest, and in the next round, in milliseconds after the tick was due.
+    /// When CPU time is read at the latest, in milliseconds after the tick was due.
     window_ends_max: i64,
-    window_ends: i64,
-    /// When the last tick that was counted had come to all.
-    arrived_ms: i64,
+    /// When the last tick that was counted had come to all, likewise; none before the first.
+    arrived_ms: Option<i64>,
 }
 
 /// A series that keeps its size, however long the run.
@@ -93,7 +92,6 @@ impl Measured {
     pub(super) fn new(window_ends_max: i64) -> Self {
         Self {
             window_ends_max,
-            window_ends: window_ends_max,
             ..Self::default()
         }
     }
@@ -101,13 +99,16 @@ impl Measured {
     /// When CPU time is to be read in the next round: after twice the time that the last tick counted took, so that of an edge that has done its
     /// work little else is in it.
     pub(super) fn window_ends(&self) -> i64 {
-        self.window_ends
+        let arrived_ms = self.arrived_ms.unwrap_or(self.window_ends_max);
+        let twice = arrived_ms.saturating_mul(2);
+        twice.saturating_add(WINDOW_SPARE).min(self.window_ends_max)
     }
 
     /// When heartbeats are to be sent, of the moments that they may be: after the tick, if it takes as long as the last one that was counted.
     pub(super) fn after_last(&self, moments: &Range<i64>) -> Range<i64> {
         let latest = (moments.end - BEATS_LEAST).max(moments.start);
-        let start = self.arrived_ms.saturating_add(BEATS_AFTER);
+        let arrived_ms = self.arrived_ms.unwrap_or(0);
+        let start = arrived_ms.saturating_add(BEATS_AFTER);
         start.clamp(moments.start, latest)..moments.end
     }
 
@@ -127,9 +128,7 @@ impl Measured {
             return;
         }
         let in_time = round.last_ms() <= number(second.window_ends.unsigned_abs());
-        self.arrived_ms = i64::try_from(whole(round.last_ms())).unwrap_or(i64::MAX);
-        let twice = self.arrived_ms.saturating_mul(2);
-        self.window_ends = twice.saturating_add(WINDOW_SPARE).min(self.window_ends_max);
+        self.arrived_ms = Some(i64::try_from(whole(round.last_ms())).unwrap_or(i64::MAX));
         if !in_time {
             report.note_once(NOT_IN_TIME);
         }
@@ -259,7 +258,7 @@ mod tests {
     fn heartbeats_wait_for_the_tick_and_are_sent_all_the_same_where_it_takes_too_long() {
         let mut measured = Measured::new(460);
         for (arrived_ms, start) in [(0, 480), (430, 480), (600, 650), (790, 800), (2_000, 800)] {
-            measured.arrived_ms = arrived_ms;
+            measured.arrived_ms = Some(arrived_ms);
             assert_eq!(measured.after_last(&(480..900)), start..900);
         }
     }
