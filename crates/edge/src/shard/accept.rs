@@ -1,7 +1,7 @@
 //! Accepting: a listener a shard. Who may come in is admission's to say.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -9,36 +9,36 @@ use std::time::Duration;
 use tickstorm_protocol::code::CloseReason;
 use tickstorm_protocol::session::server::ServerSession;
 use tickstorm_timebase::Mono;
-use tokio::net::{TcpListener, TcpStream};
 
 use super::connection::{Connection, Phase, Place, State};
 use super::wheel::{Key, Turn};
 use super::{Command, Shard};
 use crate::admission::{Evicted, Permit, Room};
+use crate::sys::readable::Readable;
 
 /// How long accepting rests where the system has no descriptor or memory to give.
 const REST: Duration = Duration::from_millis(100);
+/// Newcomers in a row before others get their turn.
+const CHUNK: usize = 32;
 
 impl Shard {
     /// Accepts connections until the shard ends or is drained.
-    pub(super) async fn accept(self: Rc<Self>, listener: TcpListener) {
+    pub(super) async fn accept(self: Rc<Self>, listener: Readable<TcpListener>) {
         let until_drained = self.accept_on(&listener);
         self.draining.run_until_cancelled(until_drained).await;
-        match listener.into_std() {
-            Ok(listener) => self.end_accepting(listener).await,
-            Err(error) => tracing::warn!(%error, "connections not yet accepted are reset"),
-        }
+        self.end_accepting(&listener.into_inner()).await;
     }
 
-    async fn accept_on(self: &Rc<Self>, listener: &TcpListener) {
+    async fn accept_on(self: &Rc<Self>, listener: &Readable<TcpListener>) {
         let mut complained = false;
-        loop {
+        for number in 1_usize.. {
+            if number.is_multiple_of(CHUNK) {
+                tokio::task::yield_now().await;
+            }
             self.room().await;
-            match listener.accept().await {
-                Ok((stream, peer)) => {
-                    complained = false;
-                    self.admit(stream, peer);
-                }
+            let newcomer = listener.when_readable(TcpListener::accept).await;
+            match newcomer.and_then(|(stream, peer)| self.admit(stream, peer)) {
+                Ok(()) => complained = false,
                 Err(error) if is_of_one_connection(&error) => {}
                 Err(error) => {
                     if !std::mem::replace(&mut complained, true) {
@@ -80,26 +80,23 @@ impl Shard {
         }
     }
 
-    fn admit(self: &Rc<Self>, stream: TcpStream, peer: SocketAddr) {
+    fn admit(self: &Rc<Self>, stream: TcpStream, peer: SocketAddr) -> io::Result<()> {
         let permit = match self.place() {
             Some(permit) if !permit.is_overflow() => permit,
-            overflow => {
-                self.turn_away(stream, peer, overflow, CloseReason::ServerFull);
-                return;
-            }
+            overflow => return self.turn_away(stream, peer, overflow, CloseReason::ServerFull),
         };
-        let connection = self.enter(stream, peer, permit);
+        let connection = self.enter(stream, peer, permit)?;
         let (id, slot) = (connection.key.id, connection.key.slot);
         let (handshake, evicted) =
             self.shared
                 .admission
                 .begin_handshake(id, connection.accepted, self.index, slot);
         connection.state.borrow_mut().handshake = Some(handshake);
-        self.start_reading(&connection);
         self.arm(&connection);
         if let Some(evicted) = evicted {
             self.make_room(evicted);
         }
+        Ok(())
     }
 
     /// Tells a newcomer why it does not come in.
@@ -109,25 +106,32 @@ impl Shard {
         peer: SocketAddr,
         permit: Option<Permit>,
         reason: CloseReason,
-    ) {
-        let Some(permit) = permit else {
+    ) -> io::Result<()> {
+        if let Some(permit) = permit {
+            let connection = self.enter(stream, peer, permit)?;
+            self.close(&connection, reason);
+        } else {
             // Over those who may linger, too: told, and closed at once.
             self.send_error(&stream, reason);
             self.count_closed(reason);
-            return;
-        };
-        let connection = self.enter(stream, peer, permit);
-        self.close(&connection, reason);
+        }
+        Ok(())
     }
 
-    fn enter(&self, stream: TcpStream, peer: SocketAddr, permit: Permit) -> Rc<Connection> {
-        if !permit.is_overflow() {
-            self.inside.update(|inside| inside + 1);
-        }
+    fn enter(
+        &self,
+        stream: TcpStream,
+        peer: SocketAddr,
+        permit: Permit,
+    ) -> io::Result<Rc<Connection>> {
         let id = self.shared.admission.next_id();
         let mut connections = self.connections.borrow_mut();
         let place = connections.vacant_entry();
         let slot = u32::try_from(place.key()).expect("fewer connections than descriptors");
+        self.sockets.add(&stream, slot)?;
+        if !permit.is_overflow() {
+            self.inside.update(|inside| inside + 1);
+        }
         let connection = Rc::new(Connection {
             stream,
             key: Key { slot, id },
@@ -140,8 +144,7 @@ impl Shard {
                 outbox: None,
                 asked: Vec::new(),
                 armed: Turn::NONE,
-                reader: None,
-                writer: None,
+                is_read: true,
                 handshake: None,
                 client: None,
                 refusal_due: Mono::NEVER,
@@ -151,7 +154,7 @@ impl Shard {
             .into(),
         });
         place.insert(Rc::clone(&connection));
-        connection
+        Ok(connection)
     }
 }
 

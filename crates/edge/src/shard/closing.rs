@@ -11,7 +11,6 @@ use nix::errno::Errno;
 use socket2::SockRef;
 use tickstorm_protocol::code::{CloseReason, LogLevel};
 use tickstorm_protocol::session::server;
-use tokio::net::TcpStream;
 
 use super::Shard;
 use super::connection::{Connection, Phase, Place};
@@ -51,9 +50,6 @@ impl Shard {
         state.asked = Vec::new();
         // An outbox means a full socket or a frame half sent: no ERROR fits there.
         let is_clear = state.outbox.take().is_none();
-        if let Some(writer) = state.writer.take() {
-            writer.abort();
-        }
         let deadline = self.time.now() + LINGER;
         state.phase = Phase::Lingering(deadline);
         drop(state);
@@ -63,14 +59,14 @@ impl Shard {
         }
         // The peer may be gone already: then there is nothing to wait for, and reading says so.
         let _ = SockRef::from(&connection.stream).shutdown(Shutdown::Write);
-        if connection.state.borrow().reader.is_none() {
+        if !connection.state.borrow().is_read {
             self.start_reading(connection);
         }
         self.arm(connection);
     }
 
     /// Writes the ERROR frame, if there is one for the reason and it goes through whole.
-    pub(super) fn send_error(&self, stream: &TcpStream, reason: CloseReason) -> bool {
+    pub(super) fn send_error(&self, stream: &impl AsRawFd, reason: CloseReason) -> bool {
         let Some(code) = reason.error_code() else {
             return false;
         };
@@ -125,14 +121,11 @@ impl Shard {
         self.close(connection, reason);
     }
 
-    /// Takes a connection out of the shard; its socket closes as the last task lets go of it.
+    /// Takes a connection out of the shard; its socket closes as the last one lets go of it.
     pub(super) fn remove(&self, connection: &Connection) {
         let mut state = connection.state.borrow_mut();
         if std::mem::replace(&mut state.phase, Phase::Gone) == Phase::Gone {
             return;
-        }
-        for task in state.reader.take().into_iter().chain(state.writer.take()) {
-            task.abort();
         }
         if state
             .permit

@@ -1,27 +1,25 @@
 //! A connection and its reading side: readiness, one read into the shard's scratch, the session's steps, and what they ask
-//! for. Its task is as small as can be, since an edge has 100,000 of them.
+//! for. It has neither a task nor a buffer of its own, since an edge has 100,000 of them.
 
 use std::cell::RefCell;
 use std::io;
-use std::net::SocketAddr;
-use std::os::fd::AsRawFd;
+use std::net::{SocketAddr, TcpStream};
 use std::rc::Rc;
 
-use nix::sys::socket::{MsgFlags, recv};
 use tickstorm_protocol::code::CloseReason;
 use tickstorm_protocol::session::server::{ServerSession, Step, pong};
 use tickstorm_timebase::{Mono, Request};
-use tokio::io::Interest;
-use tokio::net::TcpStream;
-use tokio::task::AbortHandle;
 
 use super::authentication::Client;
 use super::outbox::Outbox;
 use super::wheel::{Key, Turn};
 use super::{FeedIndex, Shard};
 use crate::admission::{HandshakePermit, Permit};
+use crate::sys::readable::Readable;
+use crate::sys::socket::receive;
+use crate::sys::sockets::Ready;
 
-/// Reads of one wake: tokio's readiness uses up no task budget, so a peer that never stops sending is bounded here.
+/// Reads in a row: a peer that never stops sending waits for its next turn.
 const READS: usize = 4;
 /// SUBSCRIBEs that may wait for the time to be known; with one more the connection is not read. Their ACKs fit the control
 /// buffer.
@@ -48,8 +46,8 @@ pub(super) struct State {
     pub(super) asked: Vec<Request>,
     /// The turn of the wheel at which it is looked at.
     pub(super) armed: Turn,
-    pub(super) reader: Option<AbortHandle>,
-    pub(super) writer: Option<AbortHandle>,
+    /// Whether what it sends is read.
+    pub(super) is_read: bool,
     pub(super) handshake: Option<HandshakePermit>,
     /// Who authenticated.
     pub(super) client: Option<Box<Client>>,
@@ -99,79 +97,94 @@ impl State {
     }
 }
 
-/// What is to come after reading.
-enum Reading {
-    /// Nothing more is there.
-    Drained,
-    /// There may be more.
-    More,
-    /// The connection is over, or is not read for now: the task ends.
-    Ended,
-}
-
 impl Shard {
-    /// Starts a connection's reading task.
-    pub(super) fn start_reading(self: &Rc<Self>, connection: &Rc<Connection>) {
-        let task = tokio::task::spawn_local(read(Rc::clone(self), Rc::clone(connection)));
-        connection.state.borrow_mut().reader = Some(task.abort_handle());
+    /// Serves connections that are ready until the shard ends.
+    pub(super) async fn serve_ready(self: Rc<Self>) -> io::Result<()> {
+        let sockets = Readable::new(Rc::clone(&self.sockets))?;
+        let mut ready = Ready::new();
+        loop {
+            let mut readiness = sockets.readable().await?;
+            self.sockets.look(&mut ready)?;
+            if !ready.is_full() {
+                readiness.clear_ready();
+            }
+            drop(readiness);
+            for slot in ready.numbers() {
+                // Who is gone may have been told of, and even another one in that place does no harm: it finds nothing.
+                if let Some(connection) = self.at(slot) {
+                    self.write_ready(&connection);
+                    self.read_ready(&connection);
+                }
+            }
+            if ready.is_full() {
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+
+    /// Reads from now on, what has come already too.
+    pub(super) fn start_reading(&self, connection: &Connection) {
+        connection.state.borrow_mut().is_read = true;
+        self.tell_again(connection);
+    }
+
+    /// Gives a connection its next turn if it has input, or takes output.
+    pub(super) fn tell_again(&self, connection: &Connection) {
+        let told = self
+            .sockets
+            .tell_again(&connection.stream, connection.key.slot);
+        if let Err(error) = told {
+            // The kernel has no reason to. Nobody is left waiting for ever: the wheel looks at it when its deadline passes.
+            tracing::warn!(%error, "a connection's readiness can't be asked about");
+        }
     }
 
     /// Reads what is there and acts on it.
-    fn read_ready(self: &Rc<Self>, connection: &Rc<Connection>) -> Reading {
+    fn read_ready(self: &Rc<Self>, connection: &Rc<Connection>) {
         for _ in 0..READS {
             if !self.may_read(connection) {
-                return Reading::Ended;
+                return;
             }
             let mut scratch = self.scratch.borrow_mut();
-            let (outcome, drained) = receive(&connection.stream, &mut scratch);
-            match outcome {
+            match receive(&connection.stream, &mut scratch) {
                 Ok(0) => {
                     drop(scratch);
                     self.close(connection, CloseReason::ClientClosed);
-                    return Reading::Ended;
+                    return;
                 }
-                Ok(taken) => self.take_input(connection, &scratch[..taken]),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    return Reading::Drained;
+                Ok(taken) => {
+                    self.take_input(connection, &scratch[..taken]);
+                    if taken < scratch.len() {
+                        // That has emptied the socket, which saves the next read.
+                        self.may_read(connection);
+                        return;
+                    }
                 }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 Err(error) => {
                     drop(scratch);
                     self.fail(connection, &error);
-                    return Reading::Ended;
+                    return;
                 }
             }
-            if drained {
-                let goes_on = self.may_read(connection);
-                return if goes_on {
-                    Reading::Drained
-                } else {
-                    Reading::Ended
-                };
-            }
         }
-        Reading::More
+        self.tell_again(connection);
     }
 
     /// Whether the connection is to be read. Where answers wait it is not, and its deadline stands still from now on.
     fn may_read(&self, connection: &Connection) -> bool {
         let mut state = connection.state.borrow_mut();
-        if state.phase == Phase::Open
-            && state.is_blocked()
-            && let Some(reader) = state.reader.take()
-        {
-            // Where the wheel reads, the task would else wait on beside the one that is started later.
-            reader.abort();
+        if state.phase == Phase::Open && state.is_blocked() && state.is_read {
+            state.is_read = false;
             let now = self.time.now();
             state.session.pause(now);
         }
-        state.phase != Phase::Gone && state.reader.is_some()
+        state.phase != Phase::Gone && state.is_read
     }
 
-    /// Reads once more what a connection that seems silent may have sent. Its task, if it has one, goes on as before.
+    /// Reads once more what a connection that seems silent may have sent.
     pub(super) fn read_late(self: &Rc<Self>, connection: &Rc<Connection>) {
-        if connection.state.borrow().reader.is_some() {
-            self.read_ready(connection);
-        }
+        self.read_ready(connection);
     }
 
     /// Takes bytes through the session, up to their end or to where it can't go on for now.
@@ -210,7 +223,7 @@ impl Shard {
     /// Goes on reading where nothing holds it up any longer.
     pub(super) fn resume_reading(self: &Rc<Self>, connection: &Rc<Connection>) {
         let mut state = connection.state.borrow_mut();
-        if state.reader.is_some() || state.phase != Phase::Open || state.is_blocked() {
+        if state.is_read || state.phase != Phase::Open || state.is_blocked() {
             return;
         }
         let now = self.time.now();
@@ -250,51 +263,14 @@ impl Shard {
     }
 }
 
-/// A connection's reading task.
-async fn read(shard: Rc<Shard>, connection: Rc<Connection>) {
-    loop {
-        if let Err(error) = connection.stream.readable().await {
-            shard.fail(&connection, &error);
-            return;
-        }
-        match shard.read_ready(&connection) {
-            Reading::Drained => {}
-            Reading::More => tokio::task::yield_now().await,
-            Reading::Ended => return,
-        }
-    }
-}
-
-/// One read. A short one has emptied the socket: tokio is told so at once, which saves the next read its EAGAIN.
-fn receive(stream: &TcpStream, buffer: &mut [u8]) -> (io::Result<usize>, bool) {
-    let mut short = None;
-    let outcome = stream.try_io(Interest::READABLE, || {
-        let taken = recv(stream.as_raw_fd(), buffer, MsgFlags::MSG_DONTWAIT)?;
-        if taken == 0 || taken == buffer.len() {
-            return Ok(taken);
-        }
-        short = Some(taken);
-        Err(io::ErrorKind::WouldBlock.into())
-    });
-    match short {
-        Some(taken) => (Ok(taken), true),
-        None => (outcome, false),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn size_of_output<F>(_: fn(Rc<Shard>, Rc<Connection>) -> F) -> usize {
-        size_of::<F>()
-    }
-
-    /// 100,000 of each lie in memory.
+    /// 100,000 lie in memory.
     #[test]
-    fn an_idle_connection_is_small() {
-        let (task, connection) = (size_of_output(read), size_of::<Connection>());
-        assert!(task <= 256, "the reading task has {task} bytes");
-        assert!(connection <= 320, "a connection has {connection} bytes");
+    fn a_connection_is_small() {
+        let connection = size_of::<Connection>();
+        assert!(connection <= 304, "a connection has {connection} bytes");
     }
 }

@@ -88,7 +88,7 @@ impl Shard {
             if let (Some(reason), true) = (verdict, is_open) {
                 self.close(connection, reason);
             }
-        } else if state.reader.is_none() {
+        } else if !state.is_read {
             drop(state);
             // Nobody reads it, so nobody else hears from keepalive that its peer is gone.
             if let Ok(Some(error)) = SockRef::from(&connection.stream).take_error() {

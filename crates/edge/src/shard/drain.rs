@@ -1,12 +1,11 @@
 //! The orderly end of a shard: nobody new comes in, and everybody who is there is sent elsewhere, spread over a time, so that
 //! other edges get no crowd. Until its turn a connection is served as ever.
 
-use std::net::{self, SocketAddr};
+use std::net::TcpListener;
 use std::rc::Rc;
 use std::time::Duration;
 
 use tickstorm_protocol::code::CloseReason;
-use tokio::net::TcpStream;
 
 use super::Shard;
 use super::accept::is_of_one_connection;
@@ -42,11 +41,15 @@ impl Spread {
 
 impl Shard {
     /// Refuses all that wait to be accepted, so that closing the listener resets nobody, and closes it.
-    pub(super) async fn end_accepting(self: &Rc<Self>, listener: net::TcpListener) {
+    pub(super) async fn end_accepting(self: &Rc<Self>, listener: &TcpListener) {
         // No more than that can have waited when it began; who connects on and on does not hold it up.
         for number in 1..=usize::from(BACKLOG) {
             match listener.accept() {
-                Ok((stream, peer)) => self.send_elsewhere(stream, peer),
+                Ok((stream, peer)) => {
+                    let permit = self.place();
+                    // Without a place in the runtime's epoll there is nobody left to tell: it is closed.
+                    let _ = self.turn_away(stream, peer, permit, CloseReason::ServerDraining);
+                }
                 Err(error) if is_of_one_connection(&error) => {}
                 Err(_) => return,
             }
@@ -78,17 +81,6 @@ impl Shard {
             }
             closed = due;
             tokio::time::sleep(PACE).await;
-        }
-    }
-
-    fn send_elsewhere(self: &Rc<Self>, stream: net::TcpStream, peer: SocketAddr) {
-        let stream = stream
-            .set_nonblocking(true)
-            .and_then(|()| TcpStream::from_std(stream));
-        // Without a place in the runtime's epoll there is nobody left to tell: it is closed.
-        if let Ok(stream) = stream {
-            let permit = self.place();
-            self.turn_away(stream, peer, permit, CloseReason::ServerDraining);
         }
     }
 

@@ -42,6 +42,7 @@ use crate::feed::{Feed, FeedLimits, Leftovers};
 use crate::metrics::Metrics;
 use crate::sys::fd_table::Table;
 use crate::sys::socket::SocketOptions;
+use crate::sys::sockets::Sockets;
 use connection::Connection;
 pub(crate) use drain::TIME_OF_LAST;
 pub(crate) use listing::{Listed, Order};
@@ -153,6 +154,8 @@ struct Shard {
     generation: Cell<Option<u32>>,
     feeds: RefCell<[Feed; 4]>,
     connections: RefCell<Slab<Rc<Connection>>>,
+    /// Which of them are ready, by their place in the slab.
+    sockets: Rc<Sockets>,
     /// How many of them count, those told SERVER_FULL left out, and how many its own table of open files has places for.
     inside: Cell<usize>,
     places: Cell<usize>,
@@ -175,7 +178,7 @@ struct Shard {
 }
 
 impl Shard {
-    fn new(index: usize, shared: Shared, vitals: Arc<Vitals>) -> Rc<Self> {
+    fn new(index: usize, shared: Shared, vitals: Arc<Vitals>, sockets: Sockets) -> Rc<Self> {
         let settings = Arc::clone(&shared.settings);
         let time = ShardTime::new(SystemClock);
         let feeds = FeedIndex::ALL.map(|index| {
@@ -195,6 +198,7 @@ impl Shard {
             generation: Cell::new(None),
             feeds: RefCell::new(feeds),
             connections: RefCell::default(),
+            sockets: Rc::new(sockets),
             inside: Cell::new(0),
             places: Cell::new(usize::MAX),
             wheel,

@@ -10,13 +10,14 @@ use std::thread::{Builder, JoinHandle};
 
 use tickstorm_protocol::code::CloseReason;
 use tickstorm_timebase::{Clock, SystemClock};
-use tokio::net::TcpListener;
 use tokio::runtime::{self, LocalOptions, LocalRuntime};
 use tokio::sync::{mpsc, oneshot};
 
 use super::wheel::Key;
 use super::{Command, FeedIndex, Shard, Shared, Vitals};
+use crate::sys::readable::Readable;
 use crate::sys::socket;
+use crate::sys::sockets::Sockets;
 use crate::sys::timerfd::Timer;
 
 /// Control's end of a shard.
@@ -41,7 +42,7 @@ pub(crate) fn spawn(index: usize, shared: Shared) -> io::Result<ShardThread> {
     let thread = Builder::new()
         .name(format!("shard-{index}"))
         .spawn(move || {
-            let (runtime, timer) = match build() {
+            let (runtime, timer, sockets) = match build() {
                 Ok(built) => built,
                 Err(error) => {
                     // Whoever waits for it gets the error; if nobody does, nobody needs the shard.
@@ -50,7 +51,7 @@ pub(crate) fn spawn(index: usize, shared: Shared) -> io::Result<ShardThread> {
                 }
             };
             let _ = says_built.send(Ok(()));
-            let shard = Shard::new(index, shared, shown);
+            let shard = Shard::new(index, shared, shown, sockets);
             runtime.block_on(run(shard, timer, received));
         })?;
     Ok(ShardThread {
@@ -61,7 +62,7 @@ pub(crate) fn spawn(index: usize, shared: Shared) -> io::Result<ShardThread> {
     })
 }
 
-fn build() -> io::Result<(LocalRuntime, Timer)> {
+fn build() -> io::Result<(LocalRuntime, Timer, Sockets)> {
     let runtime = runtime::Builder::new_current_thread()
         .enable_all()
         .build_local(LocalOptions::default())?;
@@ -69,13 +70,14 @@ fn build() -> io::Result<(LocalRuntime, Timer)> {
         let _inside = runtime.enter();
         Timer::new()?
     };
-    Ok((runtime, timer))
+    Ok((runtime, timer, Sockets::new()?))
 }
 
 /// Runs a shard until it is told to stop or nobody can tell it anything any more.
 async fn run(shard: Rc<Shard>, timer: Timer, mut commands: mpsc::UnboundedReceiver<Command>) {
     tokio::task::spawn_local(Rc::clone(&shard).turn_wheel());
-    tokio::task::spawn_local(release(Rc::clone(&shard), timer));
+    tokio::task::spawn_local(vital("timer", Rc::clone(&shard).release(timer)));
+    tokio::task::spawn_local(vital("epoll", Rc::clone(&shard).serve_ready()));
     let mut authority = shard.shared.authority.clone();
     authority.mark_changed();
     loop {
@@ -134,18 +136,19 @@ fn answer<T: 'static>(reply: oneshot::Sender<T>, task: impl Future<Output = T> +
     });
 }
 
-async fn release(shard: Rc<Shard>, timer: Timer) {
-    if let Err(error) = shard.release(timer).await {
-        // Without its timer a shard sends no tick: the process ends, rather than be a ghost (panics abort in release).
-        tracing::error!(%error, "a shard's timer failed");
-        panic!("a shard's timer failed: {error}");
+/// Does what a shard can't be without: else it sends no tick, or not to all. The process ends, rather than be a ghost (panics
+/// abort in release).
+async fn vital(what: &str, work: impl Future<Output = io::Result<()>>) {
+    if let Err(error) = work.await {
+        tracing::error!(%error, "a shard's {what} failed");
+        panic!("a shard's {what} failed: {error}");
     }
 }
 
 fn listen(shard: &Rc<Shard>, addr: SocketAddr) -> io::Result<SocketAddr> {
     let listener = socket::listen(addr, shard.settings().sockets)?;
     let bound = listener.local_addr()?;
-    let accept = Rc::clone(shard).accept(TcpListener::from_std(listener)?);
+    let accept = Rc::clone(shard).accept(Readable::new(listener)?);
     tokio::task::spawn_local(shard.accepting.track_future(accept));
     Ok(bound)
 }

@@ -17,6 +17,7 @@ use crate::auth::Credentials;
 use crate::config::Config;
 use crate::control::StartError;
 use crate::metrics::Metrics;
+use crate::sys::sockets::Sockets;
 
 /// A shard whose feed of seconds has subscribers, and a tick for each step.
 pub struct FanOut<'socket> {
@@ -55,8 +56,9 @@ impl<'socket> FanOut<'socket> {
             released: AtomicU64::new(0),
             accepting: AtomicBool::new(true),
         });
+        let sockets = Sockets::new().map_err(|error| StartError::Shard { shard: 0, error })?;
         let this = Self {
-            shard: Shard::new(0, shared, vitals),
+            shard: Shard::new(0, shared, vitals, sockets),
             socket,
             authority,
             now,

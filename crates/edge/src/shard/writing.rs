@@ -2,14 +2,13 @@
 //! thread does both paths of a connection, so they never race.
 
 use std::io::{self, IoSlice};
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::AsRawFd;
 use std::rc::Rc;
 
 use bytes::Bytes;
 use nix::errno::Errno;
 use nix::sys::socket::{SockaddrStorage, sendmsg};
 use tickstorm_protocol::code::CloseReason;
-use tokio::io::Interest;
 
 use super::Shard;
 use super::connection::{Connection, Phase, Place, State};
@@ -34,15 +33,6 @@ enum Flushed {
     More,
     /// The connection was closed.
     Closed,
-}
-
-/// Who says whether the socket is writable.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Readiness {
-    /// Nobody: it is tried.
-    Untold,
-    /// Tokio, which is told in turn when it is not.
-    Tokio,
 }
 
 impl Shard {
@@ -124,8 +114,7 @@ impl Shard {
         }
         let deadline = outbox.progress + self.settings().write_deadline;
         state.outbox = Some(outbox);
-        let task = tokio::task::spawn_local(write(Rc::clone(self), Rc::clone(connection)));
-        state.writer = Some(task.abort_handle());
+        self.tell_again(connection);
         self.arm_at(connection, state, deadline);
     }
 
@@ -142,7 +131,7 @@ impl Shard {
     /// Begins to write an outbox that has just been filled; what does not go through at once the slow path's task does.
     pub(super) fn start_writing(self: &Rc<Self>, connection: &Rc<Connection>, outbox: Box<Outbox>) {
         connection.state.borrow_mut().outbox = Some(outbox);
-        match self.flush(connection, Readiness::Untold) {
+        match self.flush(connection) {
             Flushed::All | Flushed::Closed => {}
             Flushed::Full | Flushed::More => {
                 let mut state = connection.state.borrow_mut();
@@ -153,10 +142,23 @@ impl Shard {
         }
     }
 
+    /// A connection on the slow path may take output again.
+    pub(super) fn write_ready(self: &Rc<Self>, connection: &Rc<Connection>) {
+        if connection.state.borrow().outbox.is_none() {
+            return;
+        }
+        match self.flush(connection) {
+            Flushed::Closed => return,
+            Flushed::More => self.tell_again(connection),
+            Flushed::All | Flushed::Full => {}
+        }
+        self.resume_reading(connection);
+    }
+
     /// Writes what lacks, in its order, until all is written or the socket is full.
-    fn flush(self: &Rc<Self>, connection: &Rc<Connection>, readiness: Readiness) -> Flushed {
+    fn flush(self: &Rc<Self>, connection: &Rc<Connection>) -> Flushed {
         for _ in 0..WRITES {
-            match self.write_once(connection, readiness) {
+            match self.write_once(connection) {
                 Ok(Some(true)) => {}
                 Ok(Some(false)) => return Flushed::All,
                 Ok(None) => {
@@ -175,11 +177,7 @@ impl Shard {
 
     /// One writev. True where something was written, false where nothing lacks any more, none where the ring has let go of
     /// what lacks.
-    fn write_once(
-        &self,
-        connection: &Connection,
-        readiness: Readiness,
-    ) -> io::Result<Option<bool>> {
+    fn write_once(&self, connection: &Connection) -> io::Result<Option<bool>> {
         let mono = self.time.mono();
         let authority = self.authority(mono);
         let mut state = connection.state.borrow_mut();
@@ -217,7 +215,7 @@ impl Shard {
             state.outbox = None;
             return Ok(Some(false));
         }
-        let taken = transmit(connection, readiness, &front, &frames)?;
+        let taken = transmit(connection, &front, &frames)?;
         metrics.bytes_sent.inc_by(taken as u64);
         // A frame counts as sent with its first byte: what lacks of it follows in any case.
         let mut of_feed = outbox.consume(taken, self.time.now(), |ticks| {
@@ -247,46 +245,16 @@ impl Shard {
     }
 }
 
-/// The slow path's task: ends when nothing lacks any more.
-async fn write(shard: Rc<Shard>, connection: Rc<Connection>) {
-    loop {
-        if let Err(error) = connection.stream.writable().await {
-            shard.fail(&connection, &error);
-            return;
-        }
-        let flushed = shard.flush(&connection, Readiness::Tokio);
-        if !matches!(flushed, Flushed::Closed) {
-            shard.resume_reading(&connection);
-        }
-        match flushed {
-            Flushed::Full => {}
-            Flushed::More => tokio::task::yield_now().await,
-            Flushed::All | Flushed::Closed => return,
-        }
-    }
-}
-
-fn transmit(
-    connection: &Connection,
-    readiness: Readiness,
-    front: &Bytes,
-    frames: &[Frame],
-) -> io::Result<usize> {
+fn transmit(connection: &Connection, front: &Bytes, frames: &[Frame]) -> io::Result<usize> {
     let mut slices = Vec::with_capacity(1 + frames.len());
     slices.push(IoSlice::new(front));
     slices.extend(frames.iter().map(|frame| IoSlice::new(&frame.bytes)));
     let fd = connection.stream.as_raw_fd();
-    match readiness {
-        Readiness::Untold => write_all_of(fd, &slices),
-        Readiness::Tokio => connection
-            .stream
-            .try_io(Interest::WRITABLE, || write_all_of(fd, &slices)),
-    }
-}
-
-fn write_all_of(fd: RawFd, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-    match sendmsg::<SockaddrStorage>(fd, slices, &[], SEND_FLAGS, None) {
-        Err(Errno::EINTR) => Err(io::ErrorKind::WouldBlock.into()),
-        outcome => Ok(outcome?),
-    }
+    Ok(sendmsg::<SockaddrStorage>(
+        fd,
+        &slices,
+        &[],
+        SEND_FLAGS,
+        None,
+    )?)
 }

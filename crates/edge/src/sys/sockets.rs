@@ -1,0 +1,147 @@
+//! Which sockets of a thread are ready: an epoll for them alone, which tokio waits for as for one descriptor. A socket costs tokio's
+//! own reactor two allocations and a task, and an event for being writable that nobody waits for.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+
+/// What is always asked about: input, and its end. Failures are told of without being asked about.
+const INPUT: EpollFlags = EpollFlags::EPOLLIN
+    .union(EpollFlags::EPOLLRDHUP)
+    .union(EpollFlags::EPOLLET);
+/// Sockets told of at a time, before others than these get their turn.
+const EVENTS: usize = 32;
+
+/// The sockets of one thread. Each is told of once when something comes, by the number it was put in with; closing takes it out.
+#[derive(Debug)]
+pub(crate) struct Sockets(Epoll);
+
+/// Those that are ready.
+pub(crate) struct Ready {
+    events: [EpollEvent; EVENTS],
+    told: usize,
+}
+
+impl AsFd for Sockets {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.0.as_fd()
+    }
+}
+
+impl Sockets {
+    pub(crate) fn new() -> io::Result<Self> {
+        Ok(Self(Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?))
+    }
+
+    /// Tells of `socket` by `number` from now on; at once, if there is something already.
+    pub(crate) fn add(&self, socket: &impl AsFd, number: u32) -> io::Result<()> {
+        Ok(self.0.add(socket, EpollEvent::new(INPUT, number.into()))?)
+    }
+
+    /// Tells of it once more if it has input, or takes output, and from now on when it takes output again, too.
+    pub(crate) fn tell_again(&self, socket: &impl AsFd, number: u32) -> io::Result<()> {
+        let mut event = EpollEvent::new(INPUT | EpollFlags::EPOLLOUT, number.into());
+        Ok(self.0.modify(socket, &mut event)?)
+    }
+
+    /// Looks which are ready, without waiting.
+    pub(crate) fn look(&self, ready: &mut Ready) -> io::Result<()> {
+        ready.told = 0;
+        ready.told = self.0.wait(&mut ready.events, EpollTimeout::ZERO)?;
+        Ok(())
+    }
+}
+
+impl Ready {
+    pub(crate) fn new() -> Self {
+        Self {
+            events: [EpollEvent::empty(); EVENTS],
+            told: 0,
+        }
+    }
+
+    /// Whether there may be others.
+    pub(crate) fn is_full(&self) -> bool {
+        self.told == EVENTS
+    }
+
+    /// Their numbers.
+    pub(crate) fn numbers(&self) -> impl Iterator<Item = u32> {
+        // What was put in were numbers of 32 bits.
+        let numbers = self.events[..self.told].iter();
+        numbers.filter_map(|event| u32::try_from(event.data()).ok())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    const NONE: [u32; 0] = [];
+
+    fn pair() -> (UnixStream, UnixStream) {
+        let (mine, theirs) = UnixStream::pair().unwrap();
+        mine.set_nonblocking(true).unwrap();
+        theirs.set_nonblocking(true).unwrap();
+        (mine, theirs)
+    }
+
+    fn told(sockets: &Sockets) -> Vec<u32> {
+        let mut ready = Ready::new();
+        sockets.look(&mut ready).unwrap();
+        ready.numbers().collect()
+    }
+
+    #[test]
+    fn input_is_told_of_once_and_again_where_asked() {
+        let sockets = Sockets::new().unwrap();
+        let (mine, mut theirs) = pair();
+        sockets.add(&mine, 7).unwrap();
+        assert_eq!(told(&sockets), NONE, "it takes output, but nobody asked");
+        theirs.write_all(b"x").unwrap();
+        assert_eq!(told(&sockets), [7]);
+        assert_eq!(told(&sockets), NONE);
+        sockets.tell_again(&mine, 7).unwrap();
+        assert_eq!(told(&sockets), [7]);
+        drop(theirs);
+        assert_eq!(told(&sockets), [7], "the end is told of");
+        drop(mine);
+        let (mine, _theirs) = pair();
+        sockets.add(&mine, 7).unwrap();
+    }
+
+    #[test]
+    fn one_that_was_full_is_told_of_each_time_it_takes_output_again() {
+        let sockets = Sockets::new().unwrap();
+        let (mut mine, mut theirs) = pair();
+        sockets.add(&mine, 0).unwrap();
+        while mine.write(&[0; 4_096]).is_ok() {}
+        sockets.tell_again(&mine, 0).unwrap();
+        for _ in 0..3 {
+            assert_eq!(told(&sockets), NONE);
+            while theirs.read(&mut [0; 65_536]).is_ok() {}
+            assert_eq!(told(&sockets), [0]);
+            while mine.write(&[0; 4_096]).is_ok() {}
+        }
+    }
+
+    #[test]
+    fn more_than_are_told_of_at_a_time_come_in_turn() {
+        let sockets = Sockets::new().unwrap();
+        let pairs: Vec<_> = (0..2 * EVENTS).map(|_| pair()).collect();
+        for (number, (mine, theirs)) in (0..).zip(&pairs) {
+            sockets.add(mine, number).unwrap();
+            (&mut &*theirs).write_all(b"x").unwrap();
+        }
+        let mut all = told(&sockets);
+        assert_eq!(all.len(), EVENTS);
+        all.extend(told(&sockets));
+        all.sort_unstable();
+        assert!(all.into_iter().eq(0..2 * EVENTS as u32));
+        assert_eq!(told(&sockets), NONE);
+    }
+}
