@@ -109,11 +109,11 @@ impl Shard {
                 readiness.clear_ready();
             }
             drop(readiness);
-            for slot in ready.numbers() {
+            for told in ready.iter() {
                 // Who is gone may have been told of, and even another one in that place does no harm: it finds nothing.
-                if let Some(connection) = self.at(slot) {
+                if let Some(connection) = self.at(told.number) {
                     self.write_ready(&connection);
-                    self.read_ready(&connection);
+                    self.read_ready(&connection, told.has_ended);
                 }
             }
             if ready.is_full() {
@@ -139,8 +139,8 @@ impl Shard {
         }
     }
 
-    /// Reads what is there and acts on it.
-    fn read_ready(self: &Rc<Self>, connection: &Rc<Connection>) {
+    /// Reads what is there and acts on it. Where the input `has_ended` that is read, too: no event tells of it again.
+    fn read_ready(self: &Rc<Self>, connection: &Rc<Connection>, has_ended: bool) {
         for _ in 0..READS {
             if !self.may_read(connection) {
                 return;
@@ -154,7 +154,7 @@ impl Shard {
                 }
                 Ok(taken) => {
                     self.take_input(connection, &scratch[..taken]);
-                    if taken < scratch.len() {
+                    if taken < scratch.len() && !has_ended {
                         // That has emptied the socket, which saves the next read.
                         self.may_read(connection);
                         return;
@@ -184,7 +184,7 @@ impl Shard {
 
     /// Reads once more what a connection that seems silent may have sent.
     pub(super) fn read_late(self: &Rc<Self>, connection: &Rc<Connection>) {
-        self.read_ready(connection);
+        self.read_ready(connection, false);
     }
 
     /// Takes bytes through the session, up to their end or to where it can't go on for now.

@@ -128,7 +128,7 @@ impl Shard {
         self.fall_behind(&connection, &mut state, outbox);
     }
 
-    /// Begins to write an outbox that has just been filled; what does not go through at once the slow path's task does.
+    /// Begins to write an outbox that has just been filled; what does not go through at once the slow path does.
     pub(super) fn start_writing(self: &Rc<Self>, connection: &Rc<Connection>, outbox: Box<Outbox>) {
         connection.state.borrow_mut().outbox = Some(outbox);
         match self.flush(connection) {
@@ -166,6 +166,7 @@ impl Shard {
                     return Flushed::Closed;
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Flushed::Full,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => return Flushed::More,
                 Err(error) => {
                     self.fail(connection, &error);
                     return Flushed::Closed;

@@ -10,6 +10,10 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 const INPUT: EpollFlags = EpollFlags::EPOLLIN
     .union(EpollFlags::EPOLLRDHUP)
     .union(EpollFlags::EPOLLET);
+/// Nothing comes after what is to be read now.
+const ENDED: EpollFlags = EpollFlags::EPOLLRDHUP
+    .union(EpollFlags::EPOLLHUP)
+    .union(EpollFlags::EPOLLERR);
 /// Sockets told of at a time, before others than these get their turn.
 const EVENTS: usize = 32;
 
@@ -21,6 +25,14 @@ pub(crate) struct Sockets(Epoll);
 pub(crate) struct Ready {
     events: [EpollEvent; EVENTS],
     told: usize,
+}
+
+/// What is told of a socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Told {
+    pub(crate) number: u32,
+    /// Whether its input has ended or it has failed, of which no other event tells: it is to be read until that is seen.
+    pub(crate) has_ended: bool,
 }
 
 impl AsFd for Sockets {
@@ -66,11 +78,15 @@ impl Ready {
         self.told == EVENTS
     }
 
-    /// Their numbers.
-    pub(crate) fn numbers(&self) -> impl Iterator<Item = u32> {
-        // What was put in were numbers of 32 bits.
-        let numbers = self.events[..self.told].iter();
-        numbers.filter_map(|event| u32::try_from(event.data()).ok())
+    /// Who they are.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = Told> {
+        self.events[..self.told].iter().filter_map(|event| {
+            Some(Told {
+                // What was put in were numbers of 32 bits.
+                number: u32::try_from(event.data()).ok()?,
+                has_ended: event.events().intersects(ENDED),
+            })
+        })
     }
 }
 
@@ -93,7 +109,7 @@ mod tests {
     fn told(sockets: &Sockets) -> Vec<u32> {
         let mut ready = Ready::new();
         sockets.look(&mut ready).unwrap();
-        ready.numbers().collect()
+        ready.iter().map(|told| told.number).collect()
     }
 
     #[test]
@@ -107,8 +123,15 @@ mod tests {
         assert_eq!(told(&sockets), NONE);
         sockets.tell_again(&mine, 7).unwrap();
         assert_eq!(told(&sockets), [7]);
+        theirs.write_all(b"y").unwrap();
         drop(theirs);
-        assert_eq!(told(&sockets), [7], "the end is told of");
+        let mut ready = Ready::new();
+        sockets.look(&mut ready).unwrap();
+        let end = Told {
+            number: 7,
+            has_ended: true,
+        };
+        assert!(ready.iter().eq([end]), "input and its end come at once");
         drop(mine);
         let (mine, _theirs) = pair();
         sockets.add(&mine, 7).unwrap();
@@ -141,7 +164,7 @@ mod tests {
         assert_eq!(all.len(), EVENTS);
         all.extend(told(&sockets));
         all.sort_unstable();
-        assert!(all.into_iter().eq(0..2 * EVENTS as u32));
+        assert!(all.into_iter().eq((0..).take(2 * EVENTS)));
         assert_eq!(told(&sockets), NONE);
     }
 }

@@ -1,13 +1,17 @@
 //! Frames however they arrive, and PONG.
 
+use std::os::fd::RawFd;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
+
 use tickstorm_edge::Config;
 use tickstorm_protocol::message::{Ack, Pong};
-use tickstorm_testkit::{Peer, RawFrame, frame, peer};
+use tickstorm_testkit::{Peer, RawFrame, frame, peer, poll_until_async};
 use tickstorm_timebase::Mode;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::support::{PASSWORD, TestEdge, USER, config, wall_ms};
+use crate::support::{PASSWORD, SOON, TestEdge, USER, config, wall_ms};
 use crate::witness::expect_gapless;
 
 fn opening() -> Vec<u8> {
@@ -65,6 +69,36 @@ async fn what_was_right_is_answered_before_the_error_of_what_followed_in_the_sam
     peer.expect_ack(frame::SUBSCRIBE).await;
     assert_eq!(peer.expect_pong().await.client_time_us, 42);
     peer.expect_refusal("BAD_MAGIC").await;
+    edge.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_end_of_a_clients_input_is_noticed_at_once_where_it_comes_with_the_last_frames() {
+    let edge = TestEdge::start(config()).await;
+    let busy = Arc::new(AtomicUsize::new(0));
+    let (hold, released) = mpsc::channel::<()>();
+    let (begun, released) = (Arc::clone(&busy), Mutex::new(released));
+    // No shard looks at its sockets until everything has arrived.
+    let stand = edge.edge.on_shards(Arc::new(move |_: &[RawFd]| {
+        begun.fetch_add(1, Ordering::Relaxed);
+        // It ends by an error.
+        let _ = released.lock().unwrap().recv();
+    }));
+    let send = async {
+        poll_until_async("both shards stand", SOON, || {
+            busy.load(Ordering::Relaxed) == 2
+        })
+        .await;
+        let mut peer = Peer::connect(edge.addr()).await;
+        peer.send(&opening()).await;
+        peer.finish().await;
+        drop(hold);
+        peer
+    };
+    let ((), mut peer) = tokio::join!(stand, send);
+    peer.expect_ack(frame::AUTH).await;
+    edge.metric_reaches("tickstorm_connections_closed_total", "client_closed", 1.0)
+        .await;
     edge.stop().await;
 }
 
