@@ -180,7 +180,8 @@ impl Edge {
 
     /// Runs `work` once on each shard's own thread, with the descriptors of its subscribers that have every frame there is, and
     /// ends when all have run. A shard does nothing else meanwhile: how benchmarks hold the engine against a bare loop over the
-    /// same sockets. `work` leaves every descriptor open, and every stream at a frame's boundary.
+    /// same sockets. `work` leaves every descriptor open, and every stream at a frame's boundary. The sockets are in blocking mode:
+    /// a call without `MSG_DONTWAIT` waits where one is full.
     pub async fn on_shards(&self, work: Work) {
         self.shards.run(&work).await;
     }

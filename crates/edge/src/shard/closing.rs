@@ -135,6 +135,9 @@ impl Shard {
             self.inside.update(|inside| inside - 1);
         }
         drop(state);
+        // Closing it would do so as well, but whoever still looks at it keeps it open, and older kernels take a lock of the whole
+        // host for that. It stands in there until now.
+        let _ = self.sockets.remove(&connection.stream);
         self.connections
             .borrow_mut()
             .try_remove(connection.key.slot as usize);

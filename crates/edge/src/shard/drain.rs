@@ -47,7 +47,7 @@ impl Shard {
             match listener.accept() {
                 Ok((stream, peer)) => {
                     let permit = self.place();
-                    // Without a place in the runtime's epoll there is nobody left to tell: it is closed.
+                    // Without a place in the shard's epoll there is nobody left to tell: it is closed.
                     let _ = self.turn_away(stream, peer, permit, CloseReason::ServerDraining);
                 }
                 Err(error) if is_of_one_connection(&error) => {}

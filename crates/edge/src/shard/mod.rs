@@ -178,7 +178,7 @@ struct Shard {
 }
 
 impl Shard {
-    fn new(index: usize, shared: Shared, vitals: Arc<Vitals>, sockets: Sockets) -> Rc<Self> {
+    fn new(index: usize, shared: Shared, vitals: Arc<Vitals>, sockets: Rc<Sockets>) -> Rc<Self> {
         let settings = Arc::clone(&shared.settings);
         let time = ShardTime::new(SystemClock);
         let feeds = FeedIndex::ALL.map(|index| {
@@ -198,7 +198,7 @@ impl Shard {
             generation: Cell::new(None),
             feeds: RefCell::new(feeds),
             connections: RefCell::default(),
-            sockets: Rc::new(sockets),
+            sockets,
             inside: Cell::new(0),
             places: Cell::new(usize::MAX),
             wheel,

@@ -51,8 +51,8 @@ pub(crate) fn spawn(index: usize, shared: Shared) -> io::Result<ShardThread> {
                 }
             };
             let _ = says_built.send(Ok(()));
-            let shard = Shard::new(index, shared, shown, sockets);
-            runtime.block_on(run(shard, timer, received));
+            let shard = Shard::new(index, shared, shown, Rc::clone(sockets.get()));
+            runtime.block_on(run(shard, timer, sockets, received));
         })?;
     Ok(ShardThread {
         commands,
@@ -62,22 +62,27 @@ pub(crate) fn spawn(index: usize, shared: Shared) -> io::Result<ShardThread> {
     })
 }
 
-fn build() -> io::Result<(LocalRuntime, Timer, Sockets)> {
+fn build() -> io::Result<(LocalRuntime, Timer, Readable<Rc<Sockets>>)> {
     let runtime = runtime::Builder::new_current_thread()
         .enable_all()
         .build_local(LocalOptions::default())?;
-    let timer = {
+    let (timer, sockets) = {
         let _inside = runtime.enter();
-        Timer::new()?
+        (Timer::new()?, Readable::new(Rc::new(Sockets::new()?))?)
     };
-    Ok((runtime, timer, Sockets::new()?))
+    Ok((runtime, timer, sockets))
 }
 
 /// Runs a shard until it is told to stop or nobody can tell it anything any more.
-async fn run(shard: Rc<Shard>, timer: Timer, mut commands: mpsc::UnboundedReceiver<Command>) {
+async fn run(
+    shard: Rc<Shard>,
+    timer: Timer,
+    sockets: Readable<Rc<Sockets>>,
+    mut commands: mpsc::UnboundedReceiver<Command>,
+) {
     tokio::task::spawn_local(Rc::clone(&shard).turn_wheel());
     tokio::task::spawn_local(vital("timer", Rc::clone(&shard).release(timer)));
-    tokio::task::spawn_local(vital("epoll", Rc::clone(&shard).serve_ready()));
+    tokio::task::spawn_local(vital("epoll", Rc::clone(&shard).serve_ready(sockets)));
     let mut authority = shard.shared.authority.clone();
     authority.mark_changed();
     loop {

@@ -58,7 +58,7 @@ impl<'socket> FanOut<'socket> {
         });
         let sockets = Sockets::new().map_err(|error| StartError::Shard { shard: 0, error })?;
         let this = Self {
-            shard: Shard::new(0, shared, vitals, sockets),
+            shard: Shard::new(0, shared, vitals, Rc::new(sockets)),
             socket,
             authority,
             now,

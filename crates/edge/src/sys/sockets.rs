@@ -1,23 +1,23 @@
-//! Which sockets of a thread are ready: an epoll for them alone, which tokio waits for as for one descriptor. A socket costs tokio's
-//! own reactor two allocations and a task, and an event for being writable that nobody waits for.
+//! Which sockets of a thread are ready: an epoll for them alone, which tokio waits for as for one descriptor. With tokio's own, a socket
+//! takes an entry and a task, each an aligned allocation, and newcomers are told of as writable, which nobody waits for.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 
-/// What is always asked about: input, and its end. Failures are told of without being asked about.
+/// What is asked about at first: input, and its end. Failures are told of without being asked about.
 const INPUT: EpollFlags = EpollFlags::EPOLLIN
     .union(EpollFlags::EPOLLRDHUP)
     .union(EpollFlags::EPOLLET);
-/// Nothing comes after what is to be read now.
+/// Nothing comes after what is there now.
 const ENDED: EpollFlags = EpollFlags::EPOLLRDHUP
     .union(EpollFlags::EPOLLHUP)
     .union(EpollFlags::EPOLLERR);
 /// Sockets told of at a time, before others than these get their turn.
 const EVENTS: usize = 32;
 
-/// The sockets of one thread. Each is told of once when something comes, by the number it was put in with; closing takes it out.
+/// The sockets of one thread. Each is told of once when something comes, by the number it was put in with.
 #[derive(Debug)]
 pub(crate) struct Sockets(Epoll);
 
@@ -28,11 +28,27 @@ pub(crate) struct Ready {
 }
 
 /// What is told of a socket.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Told {
     pub(crate) number: u32,
+    events: EpollFlags,
+}
+
+impl Told {
+    /// Whether there is input, or its end, or a failure to be read.
+    pub(crate) fn has_input(self) -> bool {
+        self.events.intersects(EpollFlags::EPOLLIN | ENDED)
+    }
+
     /// Whether its input has ended or it has failed, of which no other event tells: it is to be read until that is seen.
-    pub(crate) has_ended: bool,
+    pub(crate) fn has_ended(self) -> bool {
+        self.events.intersects(ENDED)
+    }
+
+    /// Whether it takes output, or has failed.
+    pub(crate) fn takes_output(self) -> bool {
+        self.events.intersects(EpollFlags::EPOLLOUT | ENDED)
+    }
 }
 
 impl AsFd for Sockets {
@@ -49,6 +65,11 @@ impl Sockets {
     /// Tells of `socket` by `number` from now on; at once, if there is something already.
     pub(crate) fn add(&self, socket: &impl AsFd, number: u32) -> io::Result<()> {
         Ok(self.0.add(socket, EpollEvent::new(INPUT, number.into()))?)
+    }
+
+    /// Tells of nothing of it any more.
+    pub(crate) fn remove(&self, socket: &impl AsFd) -> io::Result<()> {
+        Ok(self.0.delete(socket)?)
     }
 
     /// Tells of it once more if it has input, or takes output, and from now on when it takes output again, too.
@@ -78,13 +99,13 @@ impl Ready {
         self.told == EVENTS
     }
 
-    /// Who they are.
+    /// What is told of each.
     pub(crate) fn iter(&self) -> impl Iterator<Item = Told> {
         self.events[..self.told].iter().filter_map(|event| {
             Some(Told {
                 // What was put in were numbers of 32 bits.
                 number: u32::try_from(event.data()).ok()?,
-                has_ended: event.events().intersects(ENDED),
+                events: event.events(),
             })
         })
     }
@@ -127,14 +148,20 @@ mod tests {
         drop(theirs);
         let mut ready = Ready::new();
         sockets.look(&mut ready).unwrap();
-        let end = Told {
-            number: 7,
-            has_ended: true,
-        };
-        assert!(ready.iter().eq([end]), "input and its end come at once");
-        drop(mine);
-        let (mine, _theirs) = pair();
+        let ended: Vec<_> = ready.iter().map(Told::has_ended).collect();
+        assert_eq!(ended, [true], "input and its end come at once");
+    }
+
+    #[test]
+    fn one_that_was_taken_out_is_not_told_of_though_it_is_open() {
+        let sockets = Sockets::new().unwrap();
+        let (mine, mut theirs) = pair();
         sockets.add(&mine, 7).unwrap();
+        theirs.write_all(b"x").unwrap();
+        sockets.remove(&mine).unwrap();
+        assert_eq!(told(&sockets), NONE);
+        sockets.add(&mine, 8).unwrap();
+        assert_eq!(told(&sockets), [8]);
     }
 
     #[test]

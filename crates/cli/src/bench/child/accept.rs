@@ -55,9 +55,9 @@ impl Accepting {
     }
 
     /// Ends them and closes what they have accepted, which no longer counts.
-    pub(super) fn end(self) -> Loop {
+    pub(super) fn end(mut self) -> Loop {
         self.stop.store(true, Ordering::Relaxed);
-        let ended = self.threads.into_iter();
+        let ended = std::mem::take(&mut self.threads).into_iter();
         ended
             .map(|thread| thread.join().unwrap_or_default())
             .fold(Loop::default(), |all, one| Loop {
@@ -65,6 +65,13 @@ impl Accepting {
                 accepted: all.accepted + one.accepted,
                 answered: all.answered + one.answered,
             })
+    }
+}
+
+impl Drop for Accepting {
+    /// Where not all can begin, those that have end, too.
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
     }
 }
 
