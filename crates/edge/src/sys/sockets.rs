@@ -14,7 +14,7 @@ const INPUT: EpollFlags = EpollFlags::EPOLLIN
 const ENDED: EpollFlags = EpollFlags::EPOLLRDHUP
     .union(EpollFlags::EPOLLHUP)
     .union(EpollFlags::EPOLLERR);
-/// Sockets told of at a time, before others than these get their turn.
+/// Sockets told of by one call.
 const EVENTS: usize = 32;
 
 /// The sockets of one thread. Each is told of once when something comes, by the number it was put in with.
