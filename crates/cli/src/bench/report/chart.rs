@@ -3,11 +3,15 @@
 use anyhow::anyhow;
 use plotters::prelude::{
     ChartBuilder, Color, DrawingAreaErrorKind, DrawingBackend, IntoDrawingArea, LineSeries,
-    PathElement, RGBColor, SVGBackend, SeriesLabelPosition, WHITE,
+    PathElement, RGBColor, SVGBackend, Text, WHITE,
 };
 
-/// Width and height of a chart, in pixels.
+/// Width and height of a chart without its legend, in pixels.
 const SIZE: (u32, u32) = (860, 340);
+/// Height of a line of the legend, which stands above the chart: within it, it would lie over one curve or another.
+const LEGEND_LINE: i32 = 16;
+/// Where the legend begins: at the left end of the curves.
+const LEGEND_LEFT: i32 = 82;
 
 /// Colours of the lines, told apart by people who see few colours too.
 const COLOURS: [RGBColor; 5] = [
@@ -59,14 +63,20 @@ pub(super) fn draw(lines: &[Line], across: Across, upwards: &str) -> anyhow::Res
     if lines.iter().all(|line| line.points.is_empty()) {
         return Ok(svg);
     }
+    let legend = legend_height(lines);
+    let (width, height) = (SIZE.0, SIZE.1 + legend.unsigned_abs());
     draw_on(
-        SVGBackend::with_string(&mut svg, SIZE),
+        SVGBackend::with_string(&mut svg, (width, height)),
         lines,
         across,
         upwards,
     )
     .map_err(|error| anyhow!("a chart can't be drawn: {error}"))?;
     Ok(svg)
+}
+
+fn legend_height(lines: &[Line]) -> i32 {
+    i32::try_from(lines.len()).map_or(0, |lines| lines * LEGEND_LINE)
 }
 
 fn draw_on<B: DrawingBackend>(
@@ -81,7 +91,15 @@ fn draw_on<B: DrawingBackend>(
     let left = points().map(|point| point.0).fold(right, f64::min);
     let area = backend.into_drawing_area();
     area.fill(&WHITE)?;
-    let mut chart = ChartBuilder::on(&area)
+    let (legend, plot) = area.split_vertically(legend_height(lines));
+    let middles = (0..).map(|number| LEGEND_LINE * number + LEGEND_LINE / 2);
+    for ((line, colour), y) in lines.iter().zip(COLOURS.iter().cycle()).zip(middles) {
+        let stroke = [(LEGEND_LEFT, y), (LEGEND_LEFT + 16, y)];
+        legend.draw(&PathElement::new(stroke, colour.stroke_width(2)))?;
+        let at = (LEGEND_LEFT + 24, y - 5);
+        legend.draw(&Text::new(line.label.as_str(), at, ("sans-serif", 12)))?;
+    }
+    let mut chart = ChartBuilder::on(&plot)
         .margin(12)
         .x_label_area_size(36)
         .y_label_area_size(70)
@@ -95,18 +113,10 @@ fn draw_on<B: DrawingBackend>(
         .light_line_style(WHITE)
         .draw()?;
     for (line, colour) in lines.iter().zip(COLOURS.iter().cycle()) {
-        chart
-            .draw_series(LineSeries::new(
-                line.points.iter().copied(),
-                colour.stroke_width(2),
-            ))?
-            .label(&line.label)
-            .legend(move |(x, y)| PathElement::new([(x, y), (x + 16, y)], colour.stroke_width(2)));
+        chart.draw_series(LineSeries::new(
+            line.points.iter().copied(),
+            colour.stroke_width(2),
+        ))?;
     }
-    chart
-        .configure_series_labels()
-        .position(SeriesLabelPosition::LowerRight)
-        .background_style(WHITE.mix(0.8))
-        .draw()?;
     area.present()
 }
