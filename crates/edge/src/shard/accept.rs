@@ -26,7 +26,7 @@ impl Shard {
     pub(super) async fn accept(self: Rc<Self>, listener: Readable<TcpListener>) {
         let until_drained = self.accept_on(&listener);
         self.draining.run_until_cancelled(until_drained).await;
-        self.end_accepting(&listener.into_inner()).await;
+        self.end_accepting(listener.into_inner()).await;
     }
 
     async fn accept_on(self: &Rc<Self>, listener: &Readable<TcpListener>) {

@@ -119,17 +119,15 @@ impl Shard {
                         self.attend(&connection, told);
                     }
                 }
-                if !ready.is_full() {
-                    readiness.clear_ready();
-                    break;
-                }
-                if self.time.mono() >= until {
+                if !ready.is_full() || self.time.mono() >= until {
                     break;
                 }
             }
-            drop(readiness);
             if ready.is_full() {
+                drop(readiness);
                 tokio::task::yield_now().await;
+            } else {
+                readiness.clear_ready();
             }
         }
     }

@@ -41,15 +41,15 @@ impl Shard {
 
     /// Turns the wheel until the shard ends.
     pub(super) async fn turn_wheel(self: Rc<Self>) {
-        let mut due = Vec::new();
         loop {
             tokio::time::sleep(TURN).await;
             let now = self.time.now();
             self.vitals
                 .turned
                 .store(self.time.mono().as_nanos(), Ordering::Relaxed);
+            let mut due = Vec::new();
             self.wheel.borrow_mut().turn(now, &mut due);
-            for (key, turn) in due.drain(..) {
+            for (key, turn) in due {
                 if let Some(connection) = self.at(key.slot).filter(|found| found.key == key) {
                     self.look_at(&connection, turn);
                 }

@@ -41,7 +41,7 @@ impl Spread {
 
 impl Shard {
     /// Refuses all that wait to be accepted, so that closing the listener resets nobody, and closes it.
-    pub(super) async fn end_accepting(self: &Rc<Self>, listener: &TcpListener) {
+    pub(super) async fn end_accepting(self: &Rc<Self>, listener: TcpListener) {
         // No more than that can have waited when it began; who connects on and on does not hold it up.
         for number in 1..=usize::from(BACKLOG) {
             match listener.accept() {

@@ -67,8 +67,13 @@ impl Wheel {
         // After a long pause every slot is visited once, not once a turn missed.
         let first = self.next.0.max(until.0.saturating_sub(SLOTS as u64 - 1));
         for turn in first..=until.0 {
-            // A slot that many passed through at once does not keep their memory.
-            due.extend(std::mem::take(&mut self.slots[slot(Turn(turn))]));
+            // A slot that many passed through at once does not keep their memory; nor is it copied where it is the only one.
+            let mut passed = std::mem::take(&mut self.slots[slot(Turn(turn))]);
+            if due.is_empty() {
+                *due = passed;
+            } else {
+                due.append(&mut passed);
+            }
         }
         self.next = Turn(self.next.0.max(until.0 + 1));
     }

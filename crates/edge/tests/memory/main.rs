@@ -24,9 +24,9 @@ static ALLOCATOR: CountingAllocator = CountingAllocator::new();
 const STRANGERS: usize = 1_000;
 /// What all of them together may add, connections and all.
 const GROWTH_MAX: usize = 2 * 1024 * 1024;
-/// What no single allocation may exceed: a quarter of the most that is claimed. Arrays that all connections of a shard share stay below
-/// it too, with [`STRANGERS`] spread over eight shards, even where all their deadlines come in one turn of the wheel.
-const ALLOCATION_MAX: usize = 16 * 1024;
+/// What no single allocation may exceed. Arrays that all connections of a shard share stay below it too, with
+/// [`STRANGERS`] spread over eight shards.
+const ALLOCATION_MAX: usize = 8 * 1024;
 const SHARDS: usize = 8;
 /// Long enough for all strangers to be there at once.
 const TIMEOUT: Duration = Duration::from_secs(2);

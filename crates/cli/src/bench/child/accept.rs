@@ -56,8 +56,9 @@ impl Accepting {
 
     /// Ends them and closes what they have accepted, which no longer counts.
     pub(super) fn end(mut self) -> Loop {
-        self.stop.store(true, Ordering::Relaxed);
-        let ended = std::mem::take(&mut self.threads).into_iter();
+        let threads = std::mem::take(&mut self.threads);
+        drop(self);
+        let ended = threads.into_iter();
         ended
             .map(|thread| thread.join().unwrap_or_default())
             .fold(Loop::default(), |all, one| Loop {
@@ -69,7 +70,7 @@ impl Accepting {
 }
 
 impl Drop for Accepting {
-    /// Where not all can begin, those that have end, too.
+    /// Tells them to end; where not all can begin, those that have.
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
     }
