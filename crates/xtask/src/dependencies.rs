@@ -35,6 +35,7 @@ const fn rule(
 }
 
 const TIMEBASE: &str = "tickstorm-timebase";
+const TIMER: &str = "tickstorm-timer";
 const PROTOCOL: &str = "tickstorm-protocol";
 const BUS: &str = "tickstorm-bus";
 const SERVICE: &str = "tickstorm-service";
@@ -49,12 +50,13 @@ const WEIGHT: &str = "tickstorm-weight";
 /// line puts them together.
 const RULES: &[Rule] = &[
     rule(TIMEBASE, &[], &[]),
+    rule(TIMER, &[TIMEBASE], &[]),
     rule(PROTOCOL, &[TIMEBASE], &[]),
     rule(BUS, &[TIMEBASE], &[TESTKIT]),
     rule(SERVICE, &[], &[TESTKIT]),
     rule(CLOCK, &[TIMEBASE, BUS, SERVICE], &[TESTKIT]),
-    rule(EDGE, &[TIMEBASE, PROTOCOL, BUS, SERVICE], &[TESTKIT]),
-    rule(CLIENT, &[TIMEBASE, PROTOCOL], &[TESTKIT]),
+    rule(EDGE, &[TIMEBASE, TIMER, PROTOCOL, BUS, SERVICE], &[TESTKIT]),
+    rule(CLIENT, &[TIMEBASE, TIMER, PROTOCOL], &[TESTKIT]),
     rule(
         CLI,
         &[TIMEBASE, PROTOCOL, BUS, SERVICE, CLOCK, EDGE, CLIENT],
