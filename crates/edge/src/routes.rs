@@ -1,4 +1,4 @@
-//! Operators' view of the connections: `/connections` lists them, `DELETE /connections/<id>` closes one. Shards are asked by
+//! Operators' view of the connections: `/connections` lists them, `DELETE /connections/<id>` closes one. Handles are asked by
 //! message and answer for themselves.
 
 use std::cmp::Reverse;
@@ -9,9 +9,9 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get};
 use axum::{Json, Router};
 use serde_json::{Value, json};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 
-use crate::shard::{Command, Listed, Order};
+use crate::shard::{Command, Listed, Order, ShardHandle};
 
 /// Connections in an answer, unless the query says otherwise.
 const LIMIT: usize = 100;
@@ -19,10 +19,10 @@ const LIMIT: usize = 100;
 const LIMIT_MAX: usize = 10_000;
 
 /// Control's ends of the shards, to ask them.
-type Shards = Vec<mpsc::UnboundedSender<Command>>;
+type Handles = Vec<ShardHandle>;
 
 /// The routes. They are for operators on this machine: who serves them lets nobody else in.
-pub(crate) fn routes(shards: Shards) -> Router {
+pub(crate) fn routes(shards: Handles) -> Router {
     Router::new()
         .route("/connections", get(list))
         .route("/connections/{id}", delete(close))
@@ -30,7 +30,7 @@ pub(crate) fn routes(shards: Shards) -> Router {
 }
 
 async fn list(
-    State(shards): State<Shards>,
+    State(shards): State<Handles>,
     Query(query): Query<Vec<(String, String)>>,
 ) -> Response {
     let Some((order, limit)) = parse(&query) else {
@@ -44,7 +44,7 @@ async fn list(
     Json(listed.iter().map(show).collect::<Vec<_>>()).into_response()
 }
 
-async fn close(State(shards): State<Shards>, Path(id): Path<String>) -> Response {
+async fn close(State(shards): State<Handles>, Path(id): Path<String>) -> Response {
     let Ok(id) = id.parse() else {
         let allowed = "an id is a number, as /connections shows it";
         return (StatusCode::BAD_REQUEST, allowed).into_response();
@@ -58,11 +58,11 @@ async fn close(State(shards): State<Shards>, Path(id): Path<String>) -> Response
 }
 
 /// Asks all shards at once. One that has ended has no connections.
-async fn ask<T>(shards: &Shards, question: impl Fn(oneshot::Sender<T>) -> Command) -> Vec<T> {
+async fn ask<T>(shards: &Handles, question: impl Fn(oneshot::Sender<T>) -> Command) -> Vec<T> {
     let mut replies = Vec::new();
     for shard in shards {
         let (reply, answer) = oneshot::channel();
-        if shard.send(question(reply)).is_ok() {
+        if shard.tell(question(reply)).is_ok() {
             replies.push(answer);
         }
     }
