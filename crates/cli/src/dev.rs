@@ -9,6 +9,11 @@ use std::time::Duration;
 use serde_json::Value;
 use tickstorm_client::Options;
 use tickstorm_clock::Replica;
+use tickstorm_command::{
+    Failure, Pair,
+    credentials::{self, Credentials},
+    logs,
+};
 use tickstorm_edge::Edge;
 use tickstorm_service::admin::{Admin, Health, Parts, reachable};
 use tickstorm_service::daemon::log_listening;
@@ -17,11 +22,7 @@ use tickstorm_service::lifecycle::{Lifecycle, Signals, exit};
 use tickstorm_service::logging::Logs;
 use tickstorm_service::metrics;
 
-use crate::credentials::{self, Credentials};
-use crate::exit::Failure;
 use crate::follow::{Format, follow, print};
-use crate::logs;
-use crate::pair::Pair;
 
 /// What a person at a terminal wants, beside credentials: nobody else's machine can reach it, and logs are readable.
 const DEFAULTS: [(&str, &str); 3] = [

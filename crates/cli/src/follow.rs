@@ -4,8 +4,8 @@ use std::io::{self, ErrorKind, Write as _};
 use std::ops::ControlFlow;
 
 use tickstorm_client::{Event, Options, Tick, Ticks};
+use tickstorm_command::{Failure, OUTPUT};
 
-use crate::exit::{Failure, OUTPUT};
 use crate::line::{self, Line};
 
 /// How ticks are printed.

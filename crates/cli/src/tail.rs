@@ -7,14 +7,15 @@ use std::time::Duration;
 
 use jiff::SignedDuration;
 use tickstorm_client::{Epoch, Options, Quality, Tick};
+use tickstorm_command::{
+    Failure, ModeName,
+    credentials::{self, Credentials},
+};
 use tickstorm_service::env::{Group, Settings};
 use tickstorm_service::lifecycle::exit;
 
-use crate::credentials::{self, Credentials};
-use crate::exit::Failure;
 use crate::follow::{Format, follow};
 use crate::line::Late;
-use crate::mode::ModeName;
 use crate::summary::Summary;
 
 const AFTER_HELP: &str = "\

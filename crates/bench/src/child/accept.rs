@@ -1,0 +1,128 @@
+//! The yardstick of connecting: a listener and a bare loop for each shard, which accepts and keeps what comes. No protocol, no state.
+
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
+use std::thread::JoinHandle;
+
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
+use socket2::{Domain, Socket, Type};
+
+use crate::machine::{self, Cpu};
+use crate::orders::Loop;
+
+/// As the edge's own listener has it.
+pub(super) const BACKLOG: i32 = 4_096;
+/// How soon the loop notices that it is to end, in milliseconds.
+const LOOK_MS: u16 = 20;
+
+/// Bare accept loops, each on a thread of its own, on one port.
+pub(super) struct Accepting {
+    stop: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<Loop>>,
+}
+
+impl Accepting {
+    /// As many loops as the edge has shards; where those have tables of open files of their own, so have these.
+    pub(super) fn begin(threads: usize, own_files: bool) -> io::Result<(Self, SocketAddr)> {
+        let stop = Arc::new(AtomicBool::new(false));
+        let mut accepting = Self {
+            stop,
+            threads: Vec::new(),
+        };
+        let mut addr = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        for _ in 0..threads {
+            let stopping = Arc::clone(&accepting.stop);
+            let (said, listens) = mpsc::sync_channel(1);
+            let thread = std::thread::Builder::new()
+                .name("bare-accept".into())
+                .spawn(move || match open(addr, own_files) {
+                    Ok((listener, addr)) => {
+                        let _ = said.send(Ok(addr));
+                        accept(&listener, &stopping).unwrap_or_default()
+                    }
+                    Err(error) => {
+                        let _ = said.send(Err(error));
+                        Loop::default()
+                    }
+                })?;
+            accepting.threads.push(thread);
+            let outcome = listens.recv();
+            addr = outcome.map_err(|_| io::Error::other("a bare loop has ended"))??;
+        }
+        Ok((accepting, addr))
+    }
+
+    /// Ends them and closes what they have accepted, which no longer counts.
+    pub(super) fn end(mut self) -> Loop {
+        let threads = std::mem::take(&mut self.threads);
+        drop(self);
+        let ended = threads.into_iter();
+        ended
+            .map(|thread| thread.join().unwrap_or_default())
+            .fold(Loop::default(), |all, one| Loop {
+                cpu_us: all.cpu_us + one.cpu_us,
+                accepted: all.accepted + one.accepted,
+                answered: all.answered + one.answered,
+            })
+    }
+}
+
+impl Drop for Accepting {
+    /// Tells them to end; where not all can begin, those that have.
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
+}
+
+/// A listener of this thread; what was opened before its table is its own would be open in both.
+fn open(addr: SocketAddr, own_files: bool) -> io::Result<(Socket, SocketAddr)> {
+    if own_files {
+        machine::own_files()?;
+    }
+    listen(addr)
+}
+
+/// A listener at `addr`, which others may share, with the edge's own backlog.
+pub(super) fn listen(addr: SocketAddr) -> io::Result<(Socket, SocketAddr)> {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM.nonblocking().cloexec(), None)?;
+    socket.set_tcp_nodelay(true)?;
+    socket.set_reuse_port(true)?;
+    socket.bind(&addr.into())?;
+    socket.listen(BACKLOG)?;
+    let addr = socket.local_addr()?.as_socket();
+    let addr = addr.ok_or_else(|| io::Error::other("a listener without an address"))?;
+    Ok((socket, addr))
+}
+
+/// Takes one connection off the listener; none where nobody waits.
+pub(super) fn next(listener: &Socket) -> io::Result<Option<Socket>> {
+    use io::ErrorKind::{ConnectionAborted, Interrupted, WouldBlock};
+    match listener.accept() {
+        Ok((socket, _)) => Ok(Some(socket)),
+        Err(error) if [ConnectionAborted, Interrupted, WouldBlock].contains(&error.kind()) => {
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+fn accept(listener: &Socket, stop: &AtomicBool) -> io::Result<Loop> {
+    let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+    epoll.add(listener, EpollEvent::new(EpollFlags::EPOLLIN, 0))?;
+    let mut events = [EpollEvent::empty()];
+    let mut kept = Vec::new();
+    let begun = Cpu::of_thread();
+    while !stop.load(Ordering::Relaxed) {
+        epoll.wait(&mut events, LOOK_MS)?;
+        while let Some(socket) = next(listener)? {
+            kept.push(socket);
+        }
+    }
+    Ok(Loop {
+        cpu_us: Cpu::of_thread().total_us - begun.total_us,
+        accepted: kept.len() as u64,
+        answered: 0,
+    })
+}

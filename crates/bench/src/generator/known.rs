@@ -1,0 +1,265 @@
+//! Frames as they come, looked at once. A frame that is new is checked in full: magic, version, type, length, CRC32C, protobuf; all
+//! later ones that are equal to it byte for byte are it. So every frame of every client is verified, at the cost of a comparison.
+
+use std::collections::VecDeque;
+
+use prost::Message as _;
+use tickstorm_protocol::FrameType;
+use tickstorm_protocol::frame::{Decoder, Frame, Rules};
+use tickstorm_protocol::message::{Ack, DataBatch, ErrorMsg, Pong, SCHEMA_VERSION};
+use tickstorm_timebase::Mode;
+
+use super::arrivals::Arrivals;
+use crate::frame::BARE;
+
+/// Frames of ticks that are remembered: more than shards have under way at once, in a burst too.
+const KNOWN_MAX: usize = 128;
+
+/// A frame of ticks, and how it came.
+pub(super) struct Known {
+    bytes: Vec<u8>,
+    pub(super) ticks: Ticks,
+    pub(super) arrivals: Arrivals,
+}
+
+/// What is in a frame of ticks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Ticks {
+    /// From the yardstick, not from the edge's engine.
+    pub(crate) bare: bool,
+    pub(crate) first_ms: i64,
+    pub(crate) last_ms: i64,
+    pub(crate) count: u64,
+    pub(crate) sent_unix_us: i64,
+}
+
+/// What was taken off the input.
+pub(super) enum Taken<'a> {
+    /// Ticks, as the frame at this place.
+    Ticks(&'a mut Known),
+    Ack(Ack),
+    Pong(Pong),
+    Refused(ErrorMsg),
+    /// A frame that a client may ignore.
+    Ignored,
+    /// The input ends before its next frame does.
+    Incomplete,
+    /// The input is no protocol.
+    Broken(String),
+}
+
+/// The newest frames of ticks.
+pub(super) struct Frames {
+    mode: Mode,
+    known: VecDeque<Known>,
+    /// Where the last one that came was: the next is nearly always the same.
+    last: usize,
+}
+
+impl Frames {
+    pub(super) fn new(mode: Mode) -> Self {
+        Self {
+            mode,
+            known: VecDeque::new(),
+            last: 0,
+        }
+    }
+
+    /// Takes one frame off `input`. What it had to forget for that goes to `retired`.
+    pub(super) fn take(&mut self, input: &mut &[u8], retired: &mut Vec<Known>) -> Taken<'_> {
+        if input.is_empty() {
+            return Taken::Incomplete;
+        }
+        let is = |known: &Known| input.starts_with(&known.bytes);
+        let place = if self.known.get(self.last).is_some_and(is) {
+            Some(self.last)
+        } else {
+            // Each shard has its own; the newest ones come.
+            self.known.iter().rposition(is)
+        };
+        if let Some(place) = place {
+            self.last = place;
+            let known = &mut self.known[place];
+            *input = &input[known.bytes.len()..];
+            return Taken::Ticks(known);
+        }
+        self.take_new(input, retired)
+    }
+
+    /// Forgets those that have last come before `at_ns`.
+    pub(super) fn retire(&mut self, at_ns: u64, retired: &mut Vec<Known>) {
+        while self
+            .known
+            .front()
+            .is_some_and(|known| known.arrivals.last_ns() < at_ns)
+        {
+            retired.extend(self.known.pop_front());
+        }
+    }
+
+    #[cold]
+    fn take_new(&mut self, input: &mut &[u8], retired: &mut Vec<Known>) -> Taken<'_> {
+        let whole = *input;
+        let mut decoder = Decoder::default();
+        let frame = match decoder.decode(Rules::CLIENT, input) {
+            Ok(Some(frame)) => frame,
+            Ok(None) => {
+                *input = whole;
+                return Taken::Incomplete;
+            }
+            Err(error) => return Taken::Broken(error.to_string()),
+        };
+        let bytes = &whole[..whole.len() - input.len()];
+        match understand(&frame, self.mode) {
+            Ok(Understood::Ticks(ticks)) => {
+                if self.known.len() == KNOWN_MAX {
+                    retired.extend(self.known.pop_front());
+                }
+                self.known.push_back(Known {
+                    bytes: bytes.to_vec(),
+                    ticks,
+                    arrivals: Arrivals::default(),
+                });
+                let known = self.known.back_mut();
+                Taken::Ticks(known.expect("it has just been put there"))
+            }
+            Ok(Understood::Ack(ack)) => Taken::Ack(ack),
+            Ok(Understood::Pong(pong)) => Taken::Pong(pong),
+            Ok(Understood::Refused(error)) => Taken::Refused(error),
+            Ok(Understood::Ignored) => Taken::Ignored,
+            Err(what) => Taken::Broken(what),
+        }
+    }
+}
+
+enum Understood {
+    Ticks(Ticks),
+    Ack(Ack),
+    Pong(Pong),
+    Refused(ErrorMsg),
+    Ignored,
+}
+
+fn understand(frame: &Frame<'_>, mode: Mode) -> Result<Understood, String> {
+    if frame.type_byte() == BARE {
+        return ticks(frame, Mode::Second, true).map(Understood::Ticks);
+    }
+    let malformed = |error: prost::DecodeError| error.to_string();
+    match frame.frame_type() {
+        Some(FrameType::DataBatch) => ticks(frame, mode, false).map(Understood::Ticks),
+        Some(FrameType::Ack) => Ack::decode(frame.payload())
+            .map(Understood::Ack)
+            .map_err(malformed),
+        Some(FrameType::Pong) => Pong::decode(frame.payload())
+            .map(Understood::Pong)
+            .map_err(malformed),
+        Some(FrameType::Error) => ErrorMsg::decode(frame.payload())
+            .map(Understood::Refused)
+            .map_err(malformed),
+        Some(other @ (FrameType::Auth | FrameType::Subscribe | FrameType::Heartbeat)) => {
+            Err(format!("{} came from an edge", other.name()))
+        }
+        None => Ok(Understood::Ignored),
+    }
+}
+
+/// A batch must be what the protocol says, and without a gap in itself, so that first and last tell all of it.
+fn ticks(frame: &Frame<'_>, mode: Mode, bare: bool) -> Result<Ticks, String> {
+    let batch = DataBatch::decode(frame.payload()).map_err(|error| error.to_string())?;
+    let (Some(first), Some(last)) = (batch.ticks.first(), batch.ticks.last()) else {
+        return Err("a DATA_BATCH without a tick".into());
+    };
+    if batch.schema_version != SCHEMA_VERSION {
+        return Err(format!("schema version {}", batch.schema_version));
+    }
+    if batch
+        .ticks
+        .iter()
+        .any(|tick| tick.known_mode() != Some(mode))
+    {
+        return Err(format!("a tick that is not of mode {}", mode.name()));
+    }
+    let mut pairs = batch.ticks.windows(2);
+    if pairs.any(|pair| pair[1].epoch_ms - pair[0].epoch_ms != mode.period_ms()) {
+        return Err("a DATA_BATCH with a gap in it".into());
+    }
+    Ok(Ticks {
+        bare,
+        first_ms: first.epoch_ms,
+        last_ms: last.epoch_ms,
+        count: batch.ticks.len() as u64,
+        sent_unix_us: batch.sent_unix_us,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use tickstorm_protocol::message::encode_batch;
+    use tickstorm_timebase::{Epoch, Quality, Tick};
+
+    use super::*;
+
+    fn frame(seconds: &[i64]) -> Vec<u8> {
+        let ticks = seconds.iter().map(|second| Tick {
+            epoch: Epoch::from_ms(second * 1_000),
+            quality: Quality::Normal,
+        });
+        let mut bytes = Vec::new();
+        encode_batch(Mode::Second, &Vec::from_iter(ticks), 7, &mut bytes);
+        bytes
+    }
+
+    fn first_and_last(taken: Taken<'_>) -> Option<(i64, i64)> {
+        if let Taken::Ticks(known) = taken {
+            Some((known.ticks.first_ms, known.ticks.last_ms))
+        } else {
+            None
+        }
+    }
+
+    #[test]
+    fn frames_are_taken_one_by_one_and_a_half_one_is_left() {
+        let (mut frames, mut retired) = (Frames::new(Mode::Second), Vec::new());
+        let bytes = [frame(&[1]), frame(&[2, 3]), frame(&[1])].concat();
+        let mut input = &bytes[..bytes.len() - 1];
+        for expected in [Some((1_000, 1_000)), Some((2_000, 3_000))] {
+            assert_eq!(
+                first_and_last(frames.take(&mut input, &mut retired)),
+                expected
+            );
+        }
+        let left = input.len();
+        assert!(matches!(
+            frames.take(&mut input, &mut retired),
+            Taken::Incomplete
+        ));
+        assert_eq!((input.len(), left), (left, frame(&[1]).len() - 1));
+        assert_eq!(frames.known.len(), 2);
+    }
+
+    #[test]
+    fn a_changed_byte_is_noticed_however_well_the_frame_is_known() {
+        let (mut frames, mut retired) = (Frames::new(Mode::Second), Vec::new());
+        let good = frame(&[1, 2]);
+        assert!(first_and_last(frames.take(&mut &good[..], &mut retired)).is_some());
+        for at in 0..good.len() {
+            let mut bad = good.clone();
+            bad[at] ^= 1;
+            let taken = frames.take(&mut &bad[..], &mut retired);
+            assert!(
+                matches!(taken, Taken::Broken(_) | Taken::Incomplete),
+                "byte {at}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_batch_with_a_gap_in_itself_or_of_another_mode_is_broken() {
+        let mut frames = Frames::new(Mode::Second);
+        let taken = frames.take(&mut &frame(&[1, 3])[..], &mut Vec::new());
+        assert!(matches!(taken, Taken::Broken(what) if what.contains("gap")));
+        let mut frames = Frames::new(Mode::Minute);
+        let taken = frames.take(&mut &frame(&[60])[..], &mut Vec::new());
+        assert!(matches!(taken, Taken::Broken(what) if what.contains("mode")));
+    }
+}
