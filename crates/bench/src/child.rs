@@ -22,7 +22,7 @@ use tokio::runtime::Runtime;
 
 use self::sampler::Sampler;
 use super::machine;
-use super::orders::{Answer, Order, Ready};
+use super::orders::{ChildAnswer, ChildOrder, EdgeFacts};
 
 const GROUPS: [Group; 3] = [Group::Common, Group::Clock, Group::Edge];
 
@@ -56,7 +56,10 @@ impl BenchEdge {
             .build()
             .map_err(|error| Failure::new(exit::SOFTWARE, error))?;
         let under_test = Arc::new(runtime.block_on(UnderTest::start(&settings))?);
-        say(&under_test.output, &Answer::Ready(under_test.ready.clone()));
+        say(
+            &under_test.output,
+            &ChildAnswer::Ready(under_test.ready.clone()),
+        );
         obey(&under_test, &runtime);
         // Nothing of it outlives the process, and nobody waits for it.
         runtime.shutdown_background();
@@ -70,7 +73,7 @@ struct UnderTest {
     /// Ends with this.
     _clock: Replica,
     sampler: Sampler,
-    ready: Ready,
+    ready: EdgeFacts,
     /// Each shard has its own table of open files.
     per_shard: bool,
     output: Arc<Mutex<io::Stdout>>,
@@ -89,7 +92,7 @@ impl UnderTest {
             Failure::said(exit::UNAVAILABLE, text)
         })?;
         let millis = |of| u64::try_from(settings.get::<std::time::Duration>(of).as_millis());
-        let ready = Ready {
+        let ready = EdgeFacts {
             addr: edge.listen_addr(),
             shards: settings.get(&table::SHARDS),
             connections_max: sampler.connections_max(),
@@ -115,38 +118,42 @@ fn obey(under_test: &Arc<UnderTest>, runtime: &Runtime) {
     for line in io::stdin().lock().lines() {
         let Ok(line) = line else { return };
         let answer = match serde_json::from_str(&line) {
-            Err(error) => Some(Answer::Failed(format!("{error} in {line}"))),
-            Ok(Order::Sample { all }) => Some(Answer::Sample(under_test.sampler.sample(all))),
-            Ok(Order::Burst(burst)) => {
+            Err(error) => Some(ChildAnswer::Failed(format!("{error} in {line}"))),
+            Ok(ChildOrder::Sample { all }) => {
+                Some(ChildAnswer::Sample(under_test.sampler.sample(all)))
+            }
+            Ok(ChildOrder::Burst(burst)) => {
                 let (fed, output) = (Arc::clone(under_test), Arc::clone(&under_test.output));
                 std::thread::spawn(move || {
                     let cpu_us = feeding::feed(&fed.edge, burst);
-                    say(&output, &Answer::Burst { cpu_us });
+                    say(&output, &ChildAnswer::Burst { cpu_us });
                 });
                 None
             }
-            Ok(Order::Bare(burst)) => {
+            Ok(ChildOrder::Bare(burst)) => {
                 let under_test = Arc::clone(under_test);
                 runtime.spawn(async move {
                     let offset_ns = under_test.sampler.offset_ns().unwrap_or_default();
                     let bare = bare::send(&under_test.edge, burst, offset_ns).await;
-                    say(&under_test.output, &Answer::Bare(bare));
+                    say(&under_test.output, &ChildAnswer::Bare(bare));
                 });
                 None
             }
-            Ok(Order::Accept) => {
+            Ok(ChildOrder::Accept) => {
                 let own_files = under_test.per_shard;
-                let begun = accept::Accepting::begin(under_test.ready.shards, own_files);
+                let begun = accept::AcceptLoops::begin(under_test.ready.shards, own_files);
                 Some(begin(begun, &mut accepting))
             }
-            Ok(Order::AcceptEnd) => Some(match accepting.take() {
-                Some(running) => Answer::AcceptEnd(accept::Accepting::end(running)),
-                None => Answer::Failed("no accept loop runs".into()),
+            Ok(ChildOrder::AcceptEnd) => Some(match accepting.take() {
+                Some(running) => ChildAnswer::AcceptEnd(accept::AcceptLoops::end(running)),
+                None => ChildAnswer::Failed("no accept loop runs".into()),
             }),
-            Ok(Order::Echo { pong_len }) => Some(begin(echo::Echo::begin(pong_len), &mut echoing)),
-            Ok(Order::EchoUsage) => Some(match &echoing {
-                Some(echo) => Answer::EchoUsage(echo::Echo::usage(echo)),
-                None => Answer::Failed("no echo loop runs".into()),
+            Ok(ChildOrder::Echo { pong_len }) => {
+                Some(begin(echo::EchoLoop::begin(pong_len), &mut echoing))
+            }
+            Ok(ChildOrder::EchoUsage) => Some(match &echoing {
+                Some(echo) => ChildAnswer::EchoUsage(echo::EchoLoop::usage(echo)),
+                None => ChildAnswer::Failed("no echo loop runs".into()),
             }),
         };
         if let Some(answer) = answer {
@@ -156,17 +163,17 @@ fn obey(under_test: &Arc<UnderTest>, runtime: &Runtime) {
 }
 
 /// Keeps what was begun, and says where it listens.
-fn begin<T>(begun: io::Result<(T, std::net::SocketAddr)>, kept: &mut Option<T>) -> Answer {
+fn begin<T>(begun: io::Result<(T, std::net::SocketAddr)>, kept: &mut Option<T>) -> ChildAnswer {
     match begun {
         Ok((running, addr)) => {
             *kept = Some(running);
-            Answer::Listening(addr)
+            ChildAnswer::Listening(addr)
         }
-        Err(error) => Answer::Failed(format!("a bare loop can't listen: {error}")),
+        Err(error) => ChildAnswer::Failed(format!("a bare loop can't listen: {error}")),
     }
 }
 
-fn say(output: &Mutex<io::Stdout>, answer: &Answer) {
+fn say(output: &Mutex<io::Stdout>, answer: &ChildAnswer) {
     let Ok(mut line) = serde_json::to_string(answer) else {
         return;
     };

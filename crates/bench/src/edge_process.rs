@@ -11,7 +11,7 @@ use anyhow::{Context as _, anyhow, bail};
 use tickstorm_command::Failure;
 use tickstorm_service::lifecycle::exit;
 
-use super::orders::{Answer, Order, Ready, Sample};
+use super::orders::{ChildAnswer, ChildOrder, EdgeFacts, ProcessSample};
 
 /// The command of this program that makes it the edge under test: whoever has [`crate::Bench`] among its commands has it, too.
 pub const CHILD_COMMAND: &str = "bench-edge";
@@ -33,10 +33,10 @@ const DEFAULTS: [(&str, &str); 5] = [
 pub(crate) struct EdgeProcess {
     child: Child,
     orders: ChildStdin,
-    answers: Receiver<Answer>,
+    answers: Receiver<ChildAnswer>,
     /// Answers that nobody has waited for yet.
-    early: VecDeque<Answer>,
-    pub(crate) ready: Ready,
+    early: VecDeque<ChildAnswer>,
+    pub(crate) ready: EdgeFacts,
 }
 
 impl EdgeProcess {
@@ -75,14 +75,14 @@ impl EdgeProcess {
         std::thread::spawn(move || {
             for line in output.lines().map_while(Result::ok) {
                 let answer = serde_json::from_str(&line)
-                    .unwrap_or_else(|error| Answer::Failed(format!("{error} in {line}")));
+                    .unwrap_or_else(|error| ChildAnswer::Failed(format!("{error} in {line}")));
                 if says.send(answer).is_err() {
                     return;
                 }
             }
         });
         match answers.recv_timeout(ANSWER_WITHIN) {
-            Ok(Answer::Ready(ready)) => Ok(Self {
+            Ok(ChildAnswer::Ready(ready)) => Ok(Self {
                 child,
                 orders,
                 answers,
@@ -97,7 +97,7 @@ impl EdgeProcess {
     }
 
     /// Gives an order, whose answer is waited for later.
-    pub(crate) fn order(&mut self, order: Order) -> anyhow::Result<()> {
+    pub(crate) fn order(&mut self, order: ChildOrder) -> anyhow::Result<()> {
         let mut line = serde_json::to_string(&order)?;
         line.push('\n');
         self.orders
@@ -110,7 +110,7 @@ impl EdgeProcess {
     pub(crate) fn answer<T>(
         &mut self,
         beyond: Duration,
-        wanted: impl Fn(&Answer) -> Option<T>,
+        wanted: impl Fn(&ChildAnswer) -> Option<T>,
     ) -> anyhow::Result<T> {
         if let Some(place) = self
             .early
@@ -122,7 +122,7 @@ impl EdgeProcess {
         }
         loop {
             match self.answers.recv_timeout(ANSWER_WITHIN + beyond) {
-                Ok(Answer::Failed(why)) => bail!("the edge under test: {why}"),
+                Ok(ChildAnswer::Failed(why)) => bail!("the edge under test: {why}"),
                 Ok(answer) => match wanted(&answer) {
                     Some(found) => return Ok(found),
                     None => self.early.push_back(answer),
@@ -134,15 +134,15 @@ impl EdgeProcess {
     }
 
     /// What it is now; with `all`, counting its open files and closed connections.
-    pub(crate) fn sample(&mut self, all: bool) -> anyhow::Result<Sample> {
-        self.order(Order::Sample { all })?;
-        self.answer(Duration::ZERO, Answer::sample)
+    pub(crate) fn sample(&mut self, all: bool) -> anyhow::Result<ProcessSample> {
+        self.order(ChildOrder::Sample { all })?;
+        self.answer(Duration::ZERO, ChildAnswer::sample)
     }
 
     /// Lets it listen otherwise, and says where.
-    pub(crate) fn listen(&mut self, order: Order) -> anyhow::Result<SocketAddr> {
+    pub(crate) fn listen(&mut self, order: ChildOrder) -> anyhow::Result<SocketAddr> {
         self.order(order)?;
-        self.answer(Duration::ZERO, Answer::listening)
+        self.answer(Duration::ZERO, ChildAnswer::listening)
     }
 }
 

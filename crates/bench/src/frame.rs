@@ -6,7 +6,7 @@ use tickstorm_protocol::frame::{FRAME_OVERHEAD, IGNORABLE_FROM};
 use tickstorm_protocol::message::encode_batch;
 use tickstorm_timebase::{Epoch, Mode, Quality, Tick};
 
-use super::orders::Burst;
+use super::orders::BurstPlan;
 
 /// The type of a yardstick's frame.
 pub(crate) const BARE: u8 = IGNORABLE_FROM | FrameType::DataBatch.byte();
@@ -15,7 +15,7 @@ pub(crate) const BARE: u8 = IGNORABLE_FROM | FrameType::DataBatch.byte();
 const CHECKSUM_LEN: usize = 4;
 
 /// The frames of a burst, in order; `sent_unix_us` stands in each, to make it as long as the edge's.
-pub(crate) fn bare(burst: &Burst, sent_unix_us: i64) -> Vec<Vec<u8>> {
+pub(crate) fn bare(burst: &BurstPlan, sent_unix_us: i64) -> Vec<Vec<u8>> {
     let per_frame = usize::try_from(burst.per_frame.max(1)).unwrap_or(usize::MAX);
     let ticks: Vec<Tick> = (0..burst.ticks)
         .map(|n| Tick {
@@ -46,10 +46,10 @@ mod tests {
 
     #[test]
     fn a_bare_frame_is_a_valid_one_that_a_client_ignores_and_as_long_as_the_edges() {
-        let burst = Burst {
+        let burst = BurstPlan {
             per_frame: 50,
             ticks: 120,
-            ..Burst::single(0, 1_770_091_506_000)
+            ..BurstPlan::single(0, 1_770_091_506_000)
         };
         let frames = bare(&burst, 1_770_091_506_000_000);
         assert_eq!(frames.len(), 3);

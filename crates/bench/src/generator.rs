@@ -21,34 +21,34 @@ use anyhow::Context as _;
 use super::machine;
 use worker::Worker;
 
-pub(crate) use arrivals::{Seen, histogram};
+pub(crate) use arrivals::{FrameSeen, histogram};
 pub(crate) use client::{CLIENTS_PER_SOURCE, Pace};
-pub(crate) use command::{Arrive, Command, Greeting};
+pub(crate) use command::{ArrivingClients, GeneratorCommand, Greeting};
 pub(crate) use harvest::Harvest;
-pub(crate) use setup::{Setup, Shared};
+pub(crate) use setup::{ClientSetup, GeneratorShared};
 
 /// Open files of a thread's table that are no clients' sockets.
 const FILES_RESERVED: u64 = 512;
 
 /// All threads.
 pub(crate) struct Generator {
-    pub(crate) shared: Arc<Shared>,
-    threads: Vec<Thread>,
+    pub(crate) shared: Arc<GeneratorShared>,
+    threads: Vec<GeneratorThread>,
     /// Clients that were told to come so far, from which source addresses follow.
     told: u32,
     by_source: bool,
 }
 
-struct Thread {
-    commands: Sender<Command>,
+struct GeneratorThread {
+    commands: Sender<GeneratorCommand>,
     handle: JoinHandle<std::io::Result<()>>,
 }
 
 impl Generator {
     /// Threads for so many clients at a time.
     pub(crate) fn start(
-        setup: Setup,
-        shared: Arc<Shared>,
+        setup: ClientSetup,
+        shared: Arc<GeneratorShared>,
         clients: u32,
         files_limit: u64,
         tells_time: bool,
@@ -58,8 +58,8 @@ impl Generator {
 
     /// Threads for so many clients of the `all` that there are in this process: as many as tables of open files are needed.
     pub(crate) fn start_beside(
-        setup: Setup,
-        shared: Arc<Shared>,
+        setup: ClientSetup,
+        shared: Arc<GeneratorShared>,
         clients: u32,
         all: u32,
         files_limit: u64,
@@ -98,7 +98,7 @@ impl Generator {
         for (thread, share) in shares(count, self.len()) {
             self.tell(
                 thread,
-                Command::Connect(Arrive {
+                GeneratorCommand::Connect(ArrivingClients {
                     count: share,
                     first: self.told,
                     greeting,
@@ -114,14 +114,14 @@ impl Generator {
     /// Lets the oldest clients go, as many of each thread as of any other.
     pub(crate) fn leave(&self, count: u32, reset: bool) {
         for (thread, count) in shares(count, self.len()) {
-            self.tell(thread, Command::Leave { count, reset });
+            self.tell(thread, GeneratorCommand::Leave { count, reset });
         }
     }
 
     /// Lets the oldest clients read so from now on.
     pub(crate) fn read(&self, pace: Pace, count: u32) {
         for (thread, count) in shares(count, self.len()) {
-            self.tell(thread, Command::Read { pace, count });
+            self.tell(thread, GeneratorCommand::Read { pace, count });
         }
     }
 
@@ -130,7 +130,7 @@ impl Generator {
         let (reply, answers) = mpsc::channel();
         for thread in 0..self.threads.len() {
             let reply = reply.clone();
-            self.tell(thread, Command::Harvest { until_ms, reply });
+            self.tell(thread, GeneratorCommand::Harvest { until_ms, reply });
         }
         drop(reply);
         let mut all = Harvest::default();
@@ -152,7 +152,7 @@ impl Generator {
         let (reply, answers) = mpsc::channel();
         for thread in 0..self.threads.len() {
             let reply = reply.clone();
-            self.tell(thread, Command::Lacking { until_ms, reply });
+            self.tell(thread, GeneratorCommand::Lacking { until_ms, reply });
         }
         drop(reply);
         answers.into_iter().sum()
@@ -165,7 +165,7 @@ impl Generator {
 
     /// Clients that have been served, and connections that failed or ended, so far.
     pub(crate) fn done(&self) -> u64 {
-        let Shared {
+        let GeneratorShared {
             subscribed, ended, ..
         } = &*self.shared;
         subscribed.load(Ordering::Relaxed) + ended.load(Ordering::Relaxed)
@@ -175,7 +175,7 @@ impl Generator {
         u32::try_from(self.threads.len()).unwrap_or(u32::MAX)
     }
 
-    fn tell(&self, thread: usize, command: Command) {
+    fn tell(&self, thread: usize, command: GeneratorCommand) {
         // One that has ended says so when it is asked.
         let _ = self.threads[thread].commands.send(command);
     }
@@ -204,9 +204,9 @@ fn start(
     index: u64,
     own_files: bool,
     tells_time: bool,
-    setup: &Arc<Setup>,
-    shared: &Arc<Shared>,
-) -> anyhow::Result<Thread> {
+    setup: &Arc<ClientSetup>,
+    shared: &Arc<GeneratorShared>,
+) -> anyhow::Result<GeneratorThread> {
     let (commands, received) = mpsc::channel();
     let (says_ready, ready) = mpsc::channel();
     let (setup, shared) = (Arc::clone(setup), Arc::clone(shared));
@@ -240,7 +240,7 @@ fn start(
         .context(
             "a thread of the load generator can't have a CPU or a table of open files of its own",
         )?;
-    Ok(Thread { commands, handle })
+    Ok(GeneratorThread { commands, handle })
 }
 
 #[cfg(test)]

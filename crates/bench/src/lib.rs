@@ -13,11 +13,11 @@ mod machine;
 mod options;
 mod orders;
 mod progress;
-mod released;
+mod releasing;
 mod report;
-mod rounds;
 mod run;
 mod scenario;
+mod tick_arrivals;
 
 use tickstorm_command::Failure;
 
@@ -67,12 +67,12 @@ pub struct Bench {
 
 #[derive(Debug, clap::Subcommand)]
 enum Scenario {
-    Fanout(fanout::Fanout),
-    Connect(connect::Connect),
-    Burst(burst::Bursts),
-    Idle(idle::Idle),
-    Slow(slow::Slow),
-    Churn(churn::Churn),
+    Fanout(fanout::FanoutScenario),
+    Connect(connect::ConnectScenario),
+    Burst(burst::BurstScenario),
+    Idle(idle::IdleScenario),
+    Slow(slow::SlowScenario),
+    Churn(churn::ChurnScenario),
 }
 
 impl Bench {

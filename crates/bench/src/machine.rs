@@ -13,14 +13,14 @@ use tickstorm_timebase::{Clock, SystemClock};
 
 /// CPU time, in microseconds.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Cpu {
+pub(crate) struct CpuTime {
     /// In user space, which the kernel knows by sampling: little of it is known badly.
     pub(crate) user_us: u64,
     /// In user space and kernel, exactly.
     pub(crate) total_us: u64,
 }
 
-impl Cpu {
+impl CpuTime {
     /// Of the whole process so far.
     pub(crate) fn of_process() -> Self {
         Self::of(UsageWho::RUSAGE_SELF, ClockId::CLOCK_PROCESS_CPUTIME_ID)

@@ -9,12 +9,12 @@ use anyhow::anyhow;
 use jiff::SignedDuration;
 use tickstorm_command::{
     Failure, OUTPUT,
-    credentials::{self, Credentials},
+    credentials::{self, ClientCredentials},
 };
 use tickstorm_service::env::{Group, Settings};
 use tickstorm_service::lifecycle::{exit, raise_open_files};
 
-use super::generator::Setup;
+use super::generator::ClientSetup;
 use super::machine;
 
 /// The most clients: those of 50 source addresses.
@@ -22,7 +22,7 @@ const CLIENTS_MAX: i64 = 1_000_000;
 
 /// Options of every scenario.
 #[derive(Clone, Debug, clap::Args)]
-pub(crate) struct Common {
+pub(crate) struct CommonOptions {
     /// How many clients.
     #[arg(long, short = 'n', value_name = "N", default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=CLIENTS_MAX))]
     pub(crate) clients: u32,
@@ -80,7 +80,7 @@ pub(crate) struct Placement {
     pub(crate) clients: Vec<usize>,
 }
 
-impl Common {
+impl CommonOptions {
     /// Where edge and clients run.
     pub(crate) fn placement(&self) -> Result<Placement, Failure> {
         let there = machine::cpus();
@@ -129,10 +129,10 @@ impl Common {
     }
 
     /// As whom clients come.
-    pub(crate) fn credentials(&self) -> Result<Credentials, Failure> {
+    pub(crate) fn credentials(&self) -> Result<ClientCredentials, Failure> {
         let settings = Settings::load(&[Group::Client], &credentials::DEFAULTS)
             .map_err(|errors| Failure::new(exit::CONFIG, errors))?;
-        Credentials::from_settings(&settings, self.user.as_deref())
+        ClientCredentials::from_settings(&settings, self.user.as_deref())
     }
 
     /// The address of --addr.
@@ -175,9 +175,9 @@ impl Common {
         &self,
         addr: SocketAddr,
         placement: &Placement,
-        credentials: Credentials,
-    ) -> Setup {
-        Setup {
+        credentials: ClientCredentials,
+    ) -> ClientSetup {
+        ClientSetup {
             addr,
             mode: tickstorm_client::Mode::Second,
             ahead: false,

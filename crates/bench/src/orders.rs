@@ -7,13 +7,13 @@ use serde::{Deserialize, Serialize};
 
 /// What the child is told to do. Each order has one answer; those that take long have it when they are done.
 #[derive(Clone, Copy, Debug, Deserialize, Serialize)]
-pub(crate) enum Order {
+pub(crate) enum ChildOrder {
     /// Look at yourself; with `all`, count open files and closed connections too, which takes a while.
     Sample { all: bool },
     /// Feed the edge these ticks.
-    Burst(Burst),
+    Burst(BurstPlan),
     /// Send the same ticks by a bare loop over the edge's sockets: all at once at their moment, or as a burst's batches.
-    Bare(Burst),
+    Bare(BurstPlan),
     /// Listen with a bare accept loop, and answer with the address.
     Accept,
     /// End it.
@@ -26,7 +26,7 @@ pub(crate) enum Order {
 
 /// Ticks by a plan that both sides reckon with: tick `n` is due `n / rate` seconds after `at_ns`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
-pub(crate) struct Burst {
+pub(crate) struct BurstPlan {
     /// CLOCK_MONOTONIC_RAW, in nanoseconds.
     pub(crate) at_ns: u64,
     /// The first tick's epoch_ms; the others follow a second apart each.
@@ -38,7 +38,7 @@ pub(crate) struct Burst {
     pub(crate) per_frame: u64,
 }
 
-impl Burst {
+impl BurstPlan {
     /// One tick, at its moment.
     pub(crate) fn single(at_ns: u64, first_ms: i64) -> Self {
         Self {
@@ -83,25 +83,25 @@ impl Burst {
 
 /// What the child answers.
 #[derive(Clone, Debug, Deserialize, Serialize)]
-pub(crate) enum Answer {
+pub(crate) enum ChildAnswer {
     /// The edge listens and knows the time.
-    Ready(Ready),
-    Sample(Sample),
+    Ready(EdgeFacts),
+    Sample(ProcessSample),
     /// All ticks were fed, by a thread that used so much CPU time.
     Burst {
         cpu_us: u64,
     },
-    Bare(Bare),
+    Bare(BareSends),
     Listening(SocketAddr),
-    AcceptEnd(Loop),
-    EchoUsage(Loop),
+    AcceptEnd(LoopUsage),
+    EchoUsage(LoopUsage),
     /// The order can't be carried out.
     Failed(String),
 }
 
-impl Answer {
-    /// To a [`Order::Sample`].
-    pub(crate) fn sample(&self) -> Option<Sample> {
+impl ChildAnswer {
+    /// To a [`ChildOrder::Sample`].
+    pub(crate) fn sample(&self) -> Option<ProcessSample> {
         if let Self::Sample(sample) = self {
             Some(*sample)
         } else {
@@ -109,7 +109,7 @@ impl Answer {
         }
     }
 
-    /// To a [`Order::Burst`].
+    /// To a [`ChildOrder::Burst`].
     pub(crate) fn burst(&self) -> Option<u64> {
         if let Self::Burst { cpu_us } = self {
             Some(*cpu_us)
@@ -118,8 +118,8 @@ impl Answer {
         }
     }
 
-    /// To a [`Order::Bare`].
-    pub(crate) fn bare(&self) -> Option<Bare> {
+    /// To a [`ChildOrder::Bare`].
+    pub(crate) fn bare(&self) -> Option<BareSends> {
         if let Self::Bare(bare) = self {
             Some(*bare)
         } else {
@@ -127,7 +127,7 @@ impl Answer {
         }
     }
 
-    /// To a [`Order::Accept`] or [`Order::Echo`].
+    /// To a [`ChildOrder::Accept`] or [`ChildOrder::Echo`].
     pub(crate) fn listening(&self) -> Option<SocketAddr> {
         if let Self::Listening(addr) = self {
             Some(*addr)
@@ -136,8 +136,8 @@ impl Answer {
         }
     }
 
-    /// To a [`Order::AcceptEnd`].
-    pub(crate) fn accept_end(&self) -> Option<Loop> {
+    /// To a [`ChildOrder::AcceptEnd`].
+    pub(crate) fn accept_end(&self) -> Option<LoopUsage> {
         if let Self::AcceptEnd(used) = self {
             Some(*used)
         } else {
@@ -145,8 +145,8 @@ impl Answer {
         }
     }
 
-    /// To a [`Order::EchoUsage`].
-    pub(crate) fn echo_usage(&self) -> Option<Loop> {
+    /// To a [`ChildOrder::EchoUsage`].
+    pub(crate) fn echo_usage(&self) -> Option<LoopUsage> {
         if let Self::EchoUsage(used) = self {
             Some(*used)
         } else {
@@ -157,7 +157,7 @@ impl Answer {
 
 /// What an edge that has started is.
 #[derive(Clone, Debug, Deserialize, Serialize)]
-pub(crate) struct Ready {
+pub(crate) struct EdgeFacts {
     pub(crate) addr: SocketAddr,
     pub(crate) shards: usize,
     pub(crate) connections_max: u64,
@@ -168,7 +168,7 @@ pub(crate) struct Ready {
 
 /// What the child is at a moment.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Serialize)]
-pub(crate) struct Sample {
+pub(crate) struct ProcessSample {
     /// CLOCK_MONOTONIC_RAW, in nanoseconds.
     pub(crate) at_ns: u64,
     /// CPU time of the whole process, user and system, in microseconds.
@@ -187,7 +187,7 @@ pub(crate) struct Sample {
     pub(crate) bound_us: u32,
 }
 
-impl Sample {
+impl ProcessSample {
     /// CPU time that was used since `before` was taken, in microseconds; what taking it cost is left out.
     pub(crate) fn used_us_since(&self, before: &Self) -> u64 {
         self.cpu_us.saturating_sub(before.cpu_after_us)
@@ -196,7 +196,7 @@ impl Sample {
 
 /// What a bare loop did.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Serialize)]
-pub(crate) struct Bare {
+pub(crate) struct BareSends {
     /// CPU time of the threads in it, in microseconds, waiting left out.
     pub(crate) cpu_us: u64,
     pub(crate) sockets: u64,
@@ -209,7 +209,7 @@ pub(crate) struct Bare {
 
 /// What a bare accept or echo loop has used.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Serialize)]
-pub(crate) struct Loop {
+pub(crate) struct LoopUsage {
     /// CPU time of its thread, in microseconds.
     pub(crate) cpu_us: u64,
     pub(crate) accepted: u64,
@@ -223,7 +223,7 @@ mod tests {
 
     #[test]
     fn a_burst_is_a_plan_of_when_each_tick_is_due() {
-        let burst = Burst {
+        let burst = BurstPlan {
             at_ns: 7,
             first_ms: 5_000,
             ticks: 100,

@@ -10,14 +10,14 @@ use tickstorm_timebase::{Clock, Mono, SystemClock};
 const LINE_EACH: Duration = Duration::from_secs(10);
 
 /// Progress of one phase after the other.
-pub(crate) struct Progress {
+pub(crate) struct ProgressLine {
     bar: ProgressBar,
     is_terminal: bool,
     told: Mono,
     phase: String,
 }
 
-impl Progress {
+impl ProgressLine {
     pub(crate) fn new() -> Self {
         let style = ProgressStyle::with_template("{msg} {wide_bar} {pos}/{len} {elapsed}");
         let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr_with_hz(5));
@@ -54,7 +54,7 @@ impl Progress {
     }
 }
 
-impl Drop for Progress {
+impl Drop for ProgressLine {
     fn drop(&mut self) {
         self.bar.finish_and_clear();
     }

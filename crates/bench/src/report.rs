@@ -18,8 +18,8 @@ use super::figure::{Figure, millis, number};
 use super::generator::Harvest;
 use super::generator::account::Faults;
 use super::machine;
-use super::options::{Common, Placement};
-use super::orders::Ready;
+use super::options::{CommonOptions, Placement};
+use super::orders::EdgeFacts;
 
 /// The generator's user CPU as a share of the wall time in which ticks come, beyond which it has measured itself.
 const USER_SHARE_MAX: f64 = 0.03;
@@ -41,7 +41,7 @@ pub(crate) struct Report {
     client_cpus: Vec<usize>,
     clients: u32,
     /// What the edge under test said of itself; none of a stranger.
-    edge: Option<Ready>,
+    edge: Option<EdgeFacts>,
     /// The scenario's own options.
     pub(crate) options: Value,
     pub(crate) figures: Vec<Figure>,
@@ -50,7 +50,7 @@ pub(crate) struct Report {
     faults: BTreeMap<&'static str, u64>,
     /// What ended connections that nobody ended.
     ends: BTreeMap<String, u64>,
-    pub(crate) generator: Own,
+    pub(crate) generator: GeneratorCosts,
     /// What else is to be known of the figures.
     pub(crate) notes: Vec<String>,
     /// What went wrong with the edge: then the exit code is 1.
@@ -61,7 +61,7 @@ pub(crate) struct Report {
 
 /// What the generator itself has spent.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
-pub(crate) struct Own {
+pub(crate) struct GeneratorCosts {
     /// CPU time in user space while ticks came, by its own clock, in milliseconds.
     pub(crate) own_ms: f64,
     /// The same as the kernel has it, by sampling.
@@ -135,9 +135,9 @@ impl Report {
     /// An empty one.
     pub(crate) fn new(
         scenario: &'static str,
-        common: &Common,
+        common: &CommonOptions,
         placement: &Placement,
-        edge: Option<Ready>,
+        edge: Option<EdgeFacts>,
     ) -> Self {
         Self {
             version: tickstorm_service::VERSION,
@@ -154,7 +154,7 @@ impl Report {
             series: Vec::new(),
             faults: BTreeMap::new(),
             ends: BTreeMap::new(),
-            generator: Own::default(),
+            generator: GeneratorCosts::default(),
             notes: Vec::new(),
             violations: Vec::new(),
             void: Vec::new(),
@@ -207,7 +207,7 @@ impl Report {
     }
 
     /// Prints it, and writes it to the files that were asked for.
-    pub(crate) fn give(&self, common: &Common) -> Result<(), Failure> {
+    pub(crate) fn give(&self, common: &CommonOptions) -> Result<(), Failure> {
         let cannot = |error: anyhow::Error| Failure::new(OUTPUT, error);
         table::print(self).map_err(|error| cannot(error.into()))?;
         if let Some(path) = &common.json {
@@ -259,7 +259,7 @@ pub(super) mod tests {
     #[derive(Parser)]
     struct Cli {
         #[command(flatten)]
-        common: Common,
+        common: CommonOptions,
     }
 
     pub(crate) fn report() -> Report {

@@ -10,11 +10,11 @@ use tickstorm_service::lifecycle::exit;
 use tickstorm_timebase::{Clock, Mono, SystemClock};
 
 use super::edge_process::EdgeProcess;
-use super::generator::{Generator, Greeting, Harvest, Setup, Shared};
+use super::generator::{ClientSetup, Generator, GeneratorShared, Greeting, Harvest};
 use super::machine::{self, KernelMemory};
-use super::options::{Common, Placement};
-use super::orders::{Burst, Sample};
-use super::progress::Progress;
+use super::options::{CommonOptions, Placement};
+use super::orders::{BurstPlan, ProcessSample};
+use super::progress::ProgressLine;
 use super::report::Report;
 
 /// How long clients may take to be served, beyond what a crowd of them needs.
@@ -29,25 +29,25 @@ const LOOK: Duration = Duration::from_millis(5);
 pub(crate) const IN_FLIGHT: u32 = 512;
 
 /// A run of a scenario.
-pub(crate) struct Run {
+pub(crate) struct ScenarioRun {
     pub(crate) under_test: Option<EdgeProcess>,
     pub(crate) generator: Generator,
-    pub(crate) progress: Progress,
+    pub(crate) progress: ProgressLine,
     pub(crate) report: Report,
     pub(crate) placement: Placement,
-    pub(crate) setup: Setup,
+    pub(crate) setup: ClientSetup,
     pub(crate) files_limit: u64,
     estimator: Estimator,
     begun: Mono,
 }
 
-impl Run {
+impl ScenarioRun {
     /// Starts edge and generator, for so many clients at a time.
     pub(crate) fn start(
         scenario: &'static str,
-        common: &Common,
+        common: &CommonOptions,
         clients: u32,
-        configure: impl FnOnce(&mut Setup, Option<&EdgeProcess>),
+        configure: impl FnOnce(&mut ClientSetup, Option<&EdgeProcess>),
     ) -> Result<Self, Failure> {
         Self::start_beside(scenario, common, clients, clients, configure)
     }
@@ -55,10 +55,10 @@ impl Run {
     /// The same where this process will hold `all` clients, of the edge and of others.
     pub(crate) fn start_beside(
         scenario: &'static str,
-        common: &Common,
+        common: &CommonOptions,
         clients: u32,
         all: u32,
-        configure: impl FnOnce(&mut Setup, Option<&EdgeProcess>),
+        configure: impl FnOnce(&mut ClientSetup, Option<&EdgeProcess>),
     ) -> Result<Self, Failure> {
         common.check_files()?;
         let placement = common.placement()?;
@@ -85,7 +85,7 @@ impl Run {
         let addr = addr.ok_or_else(|| anyhow!("no edge"))?;
         let mut setup = common.setup(addr, &placement, credentials);
         configure(&mut setup, under_test.as_ref());
-        let shared = std::sync::Arc::new(Shared::default());
+        let shared = std::sync::Arc::new(GeneratorShared::default());
         let tells_time = remote.is_some();
         let generator =
             Generator::start_beside(setup.clone(), shared, clients, all, files_limit, tells_time)?;
@@ -93,7 +93,7 @@ impl Run {
             report: Report::new(scenario, common, &placement, ready),
             under_test,
             generator,
-            progress: Progress::new(),
+            progress: ProgressLine::new(),
             placement,
             setup,
             files_limit,
@@ -112,7 +112,7 @@ impl Run {
     }
 
     /// Asks what time it is: the child, or PONGs.
-    pub(crate) fn learn_time(&mut self) -> anyhow::Result<Option<Sample>> {
+    pub(crate) fn learn_time(&mut self) -> anyhow::Result<Option<ProcessSample>> {
         if let Some(child) = &mut self.under_test {
             let sample = child.sample(false)?;
             self.take_time(&sample);
@@ -138,7 +138,7 @@ impl Run {
     }
 
     /// Takes authority time from a sample.
-    pub(crate) fn take_time(&self, sample: &Sample) {
+    pub(crate) fn take_time(&self, sample: &ProcessSample) {
         if let Some(offset_ns) = sample.offset_ns {
             let error_ns = u64::from(sample.bound_us) * 1_000 + READING_ERROR_NS;
             self.generator.shared.set_offset(offset_ns, error_ns);
@@ -276,11 +276,11 @@ impl Run {
         rate: u64,
         over: Duration,
         last_ms: Option<i64>,
-    ) -> anyhow::Result<Burst> {
+    ) -> anyhow::Result<BurstPlan> {
         let second_ms = self.next_second_ms(Duration::from_millis(50))?;
         let rest_ms = self.child_batch_ms();
         let ticks = u64::try_from(over.as_millis()).unwrap_or(u64::MAX) * rate / 1_000;
-        Ok(Burst {
+        Ok(BurstPlan {
             at_ns: self.mono_ns(second_ms + BURST_PHASE_MS)?,
             first_ms: last_ms.map_or(second_ms, |last_ms| last_ms.max(second_ms)) + 1_000,
             ticks: ticks.max(1),
@@ -318,7 +318,7 @@ pub(crate) struct Memory {
 
 impl Memory {
     /// As it is now.
-    pub(crate) fn of(sample: &Sample) -> Self {
+    pub(crate) fn of(sample: &ProcessSample) -> Self {
         Self {
             edge_bytes: sample.rss_bytes,
             kernel: KernelMemory::read(),

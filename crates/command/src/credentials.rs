@@ -14,14 +14,14 @@ pub const DEFAULTS: [(&str, &str); 2] = [
 
 /// What a client shows an edge.
 #[derive(Clone, Debug)]
-pub enum Credentials {
+pub enum ClientCredentials {
     /// A token, which goes before all else that is set.
     Token(Secret),
     /// A user's name and password.
     Password(String, Secret),
 }
 
-impl Credentials {
+impl ClientCredentials {
     /// Those that `settings` hold; `user` goes before the name in them.
     pub fn from_settings(settings: &Settings, user: Option<&str>) -> Result<Self, Failure> {
         if let Some(token) = settings.get(&table::STREAM_TOKEN) {

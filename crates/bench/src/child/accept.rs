@@ -9,8 +9,8 @@ use std::thread::JoinHandle;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
 use socket2::{Domain, Socket, Type};
 
-use crate::machine::{self, Cpu};
-use crate::orders::Loop;
+use crate::machine::{self, CpuTime};
+use crate::orders::LoopUsage;
 
 /// As the edge's own listener has it.
 pub(super) const BACKLOG: i32 = 4_096;
@@ -18,12 +18,12 @@ pub(super) const BACKLOG: i32 = 4_096;
 const LOOK_MS: u16 = 20;
 
 /// Bare accept loops, each on a thread of its own, on one port.
-pub(super) struct Accepting {
+pub(super) struct AcceptLoops {
     stop: Arc<AtomicBool>,
-    threads: Vec<JoinHandle<Loop>>,
+    threads: Vec<JoinHandle<LoopUsage>>,
 }
 
-impl Accepting {
+impl AcceptLoops {
     /// As many loops as the edge has shards; where those have tables of open files of their own, so have these.
     pub(super) fn begin(threads: usize, own_files: bool) -> io::Result<(Self, SocketAddr)> {
         let stop = Arc::new(AtomicBool::new(false));
@@ -44,7 +44,7 @@ impl Accepting {
                     }
                     Err(error) => {
                         let _ = said.send(Err(error));
-                        Loop::default()
+                        LoopUsage::default()
                     }
                 })?;
             accepting.threads.push(thread);
@@ -55,21 +55,22 @@ impl Accepting {
     }
 
     /// Ends them and closes what they have accepted, which no longer counts.
-    pub(super) fn end(mut self) -> Loop {
+    pub(super) fn end(mut self) -> LoopUsage {
         let threads = std::mem::take(&mut self.threads);
         drop(self);
         let ended = threads.into_iter();
-        ended
-            .map(|thread| thread.join().unwrap_or_default())
-            .fold(Loop::default(), |all, one| Loop {
+        ended.map(|thread| thread.join().unwrap_or_default()).fold(
+            LoopUsage::default(),
+            |all, one| LoopUsage {
                 cpu_us: all.cpu_us + one.cpu_us,
                 accepted: all.accepted + one.accepted,
                 answered: all.answered + one.answered,
-            })
+            },
+        )
     }
 }
 
-impl Drop for Accepting {
+impl Drop for AcceptLoops {
     /// Tells them to end; where not all can begin, those that have.
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
@@ -108,20 +109,20 @@ pub(super) fn next(listener: &Socket) -> io::Result<Option<Socket>> {
     }
 }
 
-fn accept(listener: &Socket, stop: &AtomicBool) -> io::Result<Loop> {
+fn accept(listener: &Socket, stop: &AtomicBool) -> io::Result<LoopUsage> {
     let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
     epoll.add(listener, EpollEvent::new(EpollFlags::EPOLLIN, 0))?;
     let mut events = [EpollEvent::empty()];
     let mut kept = Vec::new();
-    let begun = Cpu::of_thread();
+    let begun = CpuTime::of_thread();
     while !stop.load(Ordering::Relaxed) {
         epoll.wait(&mut events, LOOK_MS)?;
         while let Some(socket) = next(listener)? {
             kept.push(socket);
         }
     }
-    Ok(Loop {
-        cpu_us: Cpu::of_thread().total_us - begun.total_us,
+    Ok(LoopUsage {
+        cpu_us: CpuTime::of_thread().total_us - begun.total_us,
         accepted: kept.len() as u64,
         answered: 0,
     })

@@ -10,8 +10,8 @@ use nix::sys::socket::{MsgFlags, send as send_once};
 use tickstorm_edge::Edge;
 
 use crate::frame;
-use crate::machine::{Cpu, now_ns};
-use crate::orders::{Bare, Burst};
+use crate::machine::{CpuTime, now_ns};
+use crate::orders::{BareSends, BurstPlan};
 
 const FLAGS: MsgFlags = MsgFlags::MSG_DONTWAIT.union(MsgFlags::MSG_NOSIGNAL);
 
@@ -25,10 +25,10 @@ const STALL: Duration = Duration::from_micros(50);
 const STALLS_MAX: u64 = 200_000;
 
 /// Sends the ticks of `burst` from all shards at once.
-pub(super) async fn send(edge: &Edge, burst: Burst, offset_ns: i64) -> Bare {
+pub(super) async fn send(edge: &Edge, burst: BurstPlan, offset_ns: i64) -> BareSends {
     let sent_unix_us = offset_ns.saturating_add_unsigned(burst.at_ns) / 1_000;
     let frames = frame::bare(&burst, sent_unix_us);
-    let total = Arc::new(Mutex::new(Bare::default()));
+    let total = Arc::new(Mutex::new(BareSends::default()));
     let sum = Arc::clone(&total);
     edge.on_shards(Arc::new(move |sockets: &[RawFd]| {
         let one = send_all(sockets, &frames, &burst);
@@ -43,34 +43,34 @@ pub(super) async fn send(edge: &Edge, burst: Burst, offset_ns: i64) -> Bare {
     .await;
     total
         .lock()
-        .map_or_else(|_| Bare::default(), |total| *total)
+        .map_or_else(|_| BareSends::default(), |total| *total)
 }
 
 /// Each frame to all sockets when its last tick is due: a batch can't leave before what is in it.
-fn send_all(sockets: &[RawFd], frames: &[Vec<u8>], burst: &Burst) -> Bare {
-    let mut bare = Bare {
+fn send_all(sockets: &[RawFd], frames: &[Vec<u8>], burst: &BurstPlan) -> BareSends {
+    let mut bare = BareSends {
         sockets: sockets.len() as u64,
-        ..Bare::default()
+        ..BareSends::default()
     };
     let mut number = 0;
     for frame in frames {
         number = (number + burst.per_frame).min(burst.ticks);
         wait_until(burst.due_ns(number.saturating_sub(1)));
-        let begun = Cpu::of_thread();
+        let begun = CpuTime::of_thread();
         for socket in sockets {
             match send_once(*socket, frame, FLAGS) {
                 Ok(taken) if taken == frame.len() => bare.sends += 1,
                 outcome => finish(*socket, frame, outcome, &mut bare),
             }
         }
-        bare.cpu_us += Cpu::of_thread().total_us - begun.total_us;
+        bare.cpu_us += CpuTime::of_thread().total_us - begun.total_us;
     }
     bare
 }
 
 /// The stream must be left at a frame's boundary, however full the socket is.
 #[cold]
-fn finish(socket: RawFd, frame: &[u8], outcome: Result<usize, Errno>, bare: &mut Bare) {
+fn finish(socket: RawFd, frame: &[u8], outcome: Result<usize, Errno>, bare: &mut BareSends) {
     let (mut taken, mut outcome, mut stalls) = (0, outcome, 0);
     loop {
         match outcome {

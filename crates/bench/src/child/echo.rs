@@ -13,8 +13,8 @@ use nix::sys::socket::{MsgFlags, recv, send};
 use socket2::Socket;
 
 use super::accept::{listen, next};
-use crate::machine::{self, Cpu};
-use crate::orders::Loop;
+use crate::machine::{self, CpuTime};
+use crate::orders::LoopUsage;
 
 /// Events taken at once.
 const EVENTS: usize = 1_024;
@@ -22,19 +22,19 @@ const EVENTS: usize = 1_024;
 const LISTENER: u64 = u64::MAX;
 
 /// A bare echo loop on a thread of its own, which runs until the process ends.
-pub(super) struct Echo(Arc<Counts>);
+pub(super) struct EchoLoop(Arc<EchoCounts>);
 
 #[derive(Default)]
-struct Counts {
+struct EchoCounts {
     cpu_us: AtomicU64,
     accepted: AtomicU64,
     answered: AtomicU64,
 }
 
-impl Echo {
+impl EchoLoop {
     pub(super) fn begin(pong_len: usize) -> io::Result<(Self, SocketAddr)> {
         let (listener, addr) = listen(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))?;
-        let counts = Arc::new(Counts::default());
+        let counts = Arc::new(EchoCounts::default());
         let counting = Arc::clone(&counts);
         std::thread::Builder::new()
             .name("bare-echo".into())
@@ -48,8 +48,8 @@ impl Echo {
         Ok((Self(counts), addr))
     }
 
-    pub(super) fn usage(&self) -> Loop {
-        Loop {
+    pub(super) fn usage(&self) -> LoopUsage {
+        LoopUsage {
             cpu_us: self.0.cpu_us.load(Ordering::Relaxed),
             accepted: self.0.accepted.load(Ordering::Relaxed),
             answered: self.0.answered.load(Ordering::Relaxed),
@@ -57,7 +57,7 @@ impl Echo {
     }
 }
 
-fn echo(listener: &Socket, answer: &[u8], counts: &Counts) -> io::Result<()> {
+fn echo(listener: &Socket, answer: &[u8], counts: &EchoCounts) -> io::Result<()> {
     let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
     epoll.add(listener, EpollEvent::new(EpollFlags::EPOLLIN, LISTENER))?;
     let mut sockets: Vec<Option<Socket>> = Vec::new();
@@ -95,6 +95,6 @@ fn echo(listener: &Socket, answer: &[u8], counts: &Counts) -> io::Result<()> {
         }
         counts
             .cpu_us
-            .store(Cpu::of_thread().total_us, Ordering::Relaxed);
+            .store(CpuTime::of_thread().total_us, Ordering::Relaxed);
     }
 }

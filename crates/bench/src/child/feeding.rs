@@ -5,12 +5,12 @@ use std::time::Duration;
 use tickstorm_edge::Edge;
 use tickstorm_timebase::{Epoch, Mode, Quality, Tick};
 
-use crate::machine::{Cpu, now_ns};
-use crate::orders::Burst;
+use crate::machine::{CpuTime, now_ns};
+use crate::orders::BurstPlan;
 
 /// Feeds all of it, comes back when the last tick was fed, and says what CPU time that took, in microseconds: the edge has no part in it.
-pub(super) fn feed(edge: &Edge, burst: Burst) -> u64 {
-    let begun = Cpu::of_thread();
+pub(super) fn feed(edge: &Edge, burst: BurstPlan) -> u64 {
+    let begun = CpuTime::of_thread();
     // As often as the edge sends: what is fed more often would wake every shard to be waited with there.
     let step = Duration::from_nanos(burst.due_ns(burst.per_frame) - burst.due_ns(0));
     let mut fed = 0;
@@ -33,5 +33,5 @@ pub(super) fn feed(edge: &Edge, burst: Burst) -> u64 {
         edge.burst(Mode::Second, &ticks);
         fed = until;
     }
-    Cpu::of_thread().total_us - begun.total_us
+    CpuTime::of_thread().total_us - begun.total_us
 }

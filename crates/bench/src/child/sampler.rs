@@ -6,8 +6,8 @@ use std::time::Duration;
 use prometheus::Registry;
 use tickstorm_service::admin::Health;
 
-use crate::machine::{self, Cpu, now_ns};
-use crate::orders::Sample;
+use crate::machine::{self, CpuTime, now_ns};
+use crate::orders::ProcessSample;
 
 /// Readings of authority time, of which the one counts that took least: whatever came in between made the others too late.
 const READINGS: usize = 5;
@@ -43,10 +43,10 @@ impl Sampler {
     }
 
     /// CPU time comes first, and again last: the sample itself is not to count.
-    pub(super) fn sample(&self, all: bool) -> Sample {
-        let (at_ns, cpu_us) = (now_ns(), Cpu::of_process().total_us);
+    pub(super) fn sample(&self, all: bool) -> ProcessSample {
+        let (at_ns, cpu_us) = (now_ns(), CpuTime::of_process().total_us);
         let status = self.health.status();
-        let mut sample = Sample {
+        let mut sample = ProcessSample {
             at_ns,
             cpu_us,
             cpu_after_us: 0,
@@ -60,7 +60,7 @@ impl Sampler {
                 .and_then(|bound_us| u32::try_from(bound_us).ok())
                 .unwrap_or_default(),
         };
-        sample.cpu_after_us = Cpu::of_process().total_us;
+        sample.cpu_after_us = CpuTime::of_process().total_us;
         sample
     }
 

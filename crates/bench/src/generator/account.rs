@@ -48,7 +48,7 @@ impl Faults {
 
 /// The ticks of one subscription. What each message needs is small, since the kernel has used the cache before the next one.
 #[derive(Clone, Debug)]
-pub(crate) struct Account {
+pub(crate) struct TickAccount {
     last_ms: i64,
     rest: Box<Rest>,
 }
@@ -61,7 +61,7 @@ struct Rest {
     missing: Vec<(i64, i64)>,
 }
 
-impl Account {
+impl TickAccount {
     /// Ticks are those after `start_ms`, which need not be on the grid.
     pub(crate) fn new(start_ms: i64, period_ms: i64) -> Self {
         let start_ms = start_ms - start_ms.rem_euclid(period_ms);
@@ -143,7 +143,7 @@ mod tests {
 
     /// The account of a client that was sent these ticks, in this order, after tick 10, of which 20 is the last due.
     fn account(seconds: &[i64]) -> Faults {
-        let (mut account, mut faults) = (Account::new(10_000, PERIOD), Faults::default());
+        let (mut account, mut faults) = (TickAccount::new(10_000, PERIOD), Faults::default());
         for second in seconds {
             account.take(second * 1_000, second * 1_000, PERIOD, &mut faults);
         }
@@ -202,7 +202,7 @@ mod tests {
 
     #[test]
     fn a_tick_off_the_grid_or_before_the_start_is_strange() {
-        let (mut account, mut faults) = (Account::new(10_500, PERIOD), Faults::default());
+        let (mut account, mut faults) = (TickAccount::new(10_500, PERIOD), Faults::default());
         account.take(10_000, 10_000, PERIOD, &mut faults);
         account.take(11_500, 11_500, PERIOD, &mut faults);
         assert_eq!(faults.strange, 2);
@@ -211,7 +211,7 @@ mod tests {
 
     #[test]
     fn a_batch_is_as_its_ticks_one_by_one() {
-        let (mut account, mut faults) = (Account::new(10_000, PERIOD), Faults::default());
+        let (mut account, mut faults) = (TickAccount::new(10_000, PERIOD), Faults::default());
         account.take(11_000, 15_000, PERIOD, &mut faults);
         account.take(14_000, 17_000, PERIOD, &mut faults);
         account.take(19_000, 20_000, PERIOD, &mut faults);

@@ -3,7 +3,7 @@
 
 use hdrhistogram::Histogram;
 
-use super::known::Ticks;
+use super::known::FrameTicks;
 
 /// The longest latency that a histogram holds, in nanoseconds: 10 minutes. What takes longer counts as that.
 const LATENCY_NS_MAX: u64 = 600_000_000_000;
@@ -27,7 +27,7 @@ pub(super) struct Due {
 
 /// The arrivals of one frame.
 #[derive(Debug, Default)]
-pub(super) struct Arrivals {
+pub(super) struct FrameArrivals {
     due: Option<Due>,
     first_ns: u64,
     last_ns: u64,
@@ -35,7 +35,7 @@ pub(super) struct Arrivals {
     after: Vec<u32>,
 }
 
-impl Arrivals {
+impl FrameArrivals {
     /// It has come to one more client; when it was due is asked for the first time only.
     pub(super) fn record(&mut self, at_ns: u64, due: impl FnOnce() -> Option<Due>) {
         if self.after.is_empty() {
@@ -56,11 +56,11 @@ impl Arrivals {
     /// take `error_ns`.
     pub(super) fn finish(
         &self,
-        ticks: Ticks,
+        ticks: FrameTicks,
         offset_ns: Option<i64>,
         error_ns: u64,
         latencies: &mut Latencies,
-    ) -> Option<Seen> {
+    ) -> Option<FrameSeen> {
         let due = self.due.filter(|_| !self.after.is_empty())?;
         let sent_ns = offset_ns
             .and_then(|offset_ns| (ticks.sent_unix_us * 1_000).checked_sub(offset_ns))
@@ -79,7 +79,7 @@ impl Arrivals {
                 latencies.after_sent.saturating_record(late.max(1));
             }
         }
-        Some(Seen {
+        Some(FrameSeen {
             ticks,
             due_ns: due.ns,
             first_ns: self.first_ns,
@@ -92,8 +92,8 @@ impl Arrivals {
 
 /// A frame that has come to a number of clients.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Seen {
-    pub(crate) ticks: Ticks,
+pub(crate) struct FrameSeen {
+    pub(crate) ticks: FrameTicks,
     pub(crate) due_ns: u64,
     pub(crate) first_ns: u64,
     pub(crate) last_ns: u64,
@@ -145,7 +145,7 @@ impl Latencies {
 mod tests {
     use super::*;
 
-    const TICKS: Ticks = Ticks {
+    const TICKS: FrameTicks = FrameTicks {
         bare: false,
         first_ms: 1_000,
         last_ms: 1_000,
@@ -153,8 +153,8 @@ mod tests {
         sent_unix_us: 104_500,
     };
 
-    fn arrivals(due: Due) -> Arrivals {
-        let mut arrivals = Arrivals::default();
+    fn arrivals(due: Due) -> FrameArrivals {
+        let mut arrivals = FrameArrivals::default();
         for at_ns in [5_000_000, 6_000_000, 9_000_000] {
             arrivals.record(at_ns, || Some(due));
         }

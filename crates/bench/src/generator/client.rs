@@ -7,7 +7,7 @@ use std::time::Duration;
 use nix::sys::socket::{setsockopt, sockopt::IpBindAddressNoPort};
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::account::Account;
+use super::account::TickAccount;
 use super::command::Greeting;
 
 /// Clients of one source address: below half of the 28,000 ports that Linux gives out for an address pair. It gives out those of one
@@ -18,8 +18,8 @@ pub(crate) const CLIENTS_PER_SOURCE: u32 = 12_500;
 const SLOW_BUFFER: usize = 16 * 1_024;
 
 /// One client, but for what each message needs of it.
-pub(super) struct Client {
-    pub(super) state: State,
+pub(super) struct LoadClient {
+    pub(super) state: ClientStage,
     pub(super) greeting: Greeting,
     /// Which of all that have come.
     pub(super) id: u64,
@@ -28,19 +28,19 @@ pub(super) struct Client {
 }
 
 /// What each message needs of a client.
-pub(super) struct Reader {
+pub(super) struct LoadReader {
     /// None at an empty place.
     pub(super) socket: Option<Socket>,
     pub(super) pace: Pace,
     /// None before the ACK of SUBSCRIBE.
-    pub(super) account: Option<Account>,
+    pub(super) account: Option<TickAccount>,
     /// Is written, to have the rest in the cache.
     pub(super) fetched: bool,
 }
 
 /// How far a client is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum State {
+pub(super) enum ClientStage {
     Connecting,
     AwaitsAuth,
     AwaitsSubscribe,
@@ -86,7 +86,7 @@ fn source(number: u32) -> IpAddr {
     IpAddr::V4(Ipv4Addr::from(base + number / CLIENTS_PER_SOURCE))
 }
 
-impl Reader {
+impl LoadReader {
     /// At an empty place.
     pub(super) const NOBODY: Self = Self {
         socket: None,
@@ -104,10 +104,10 @@ impl Reader {
     }
 }
 
-impl Client {
+impl LoadClient {
     /// Whether its handshake is done.
     pub(super) fn is_served(&self) -> bool {
-        matches!(self.state, State::Subscribed | State::Connected)
+        matches!(self.state, ClientStage::Subscribed | ClientStage::Connected)
     }
 }
 
@@ -117,7 +117,7 @@ mod tests {
 
     #[test]
     fn what_each_message_needs_is_small() {
-        assert_eq!(size_of::<Reader>(), 24);
+        assert_eq!(size_of::<LoadReader>(), 24);
     }
 
     #[test]

@@ -4,14 +4,14 @@ use std::collections::VecDeque;
 
 use socket2::Socket;
 
-use super::client::{Client, Reader};
+use super::client::{LoadClient, LoadReader};
 
 /// Clients and free places. A place is given anew as soon as it is free: whoever looks at events looks at the client's state.
 #[derive(Default)]
-pub(super) struct Clients {
-    at: Vec<Option<Client>>,
+pub(super) struct LoadClients {
+    at: Vec<Option<LoadClient>>,
     /// At the same places.
-    readers: Vec<Reader>,
+    readers: Vec<LoadReader>,
     free: Vec<u32>,
     /// In the order in which they came; those that have gone since are passed over.
     order: VecDeque<(u32, u64)>,
@@ -21,24 +21,24 @@ pub(super) struct Clients {
     walked: usize,
 }
 
-impl Clients {
+impl LoadClients {
     /// A place for one more.
     pub(super) fn place(&mut self) -> u32 {
         self.free.pop().unwrap_or_else(|| {
             self.at.push(None);
-            self.readers.push(Reader::NOBODY);
+            self.readers.push(LoadReader::NOBODY);
             u32::try_from(self.at.len() - 1).expect("fewer clients than descriptors")
         })
     }
 
-    /// Puts a client at a place of [`Clients::place`].
-    pub(super) fn enter(&mut self, place: u32, socket: Socket, mut client: Client) {
+    /// Puts a client at a place of [`LoadClients::place`].
+    pub(super) fn enter(&mut self, place: u32, socket: Socket, mut client: LoadClient) {
         self.entered += 1;
         client.id = self.entered;
         self.order.push_back((place, client.id));
-        self.readers[place as usize] = Reader {
+        self.readers[place as usize] = LoadReader {
             socket: Some(socket),
-            ..Reader::NOBODY
+            ..LoadReader::NOBODY
         };
         self.at[place as usize] = Some(client);
         self.count += 1;
@@ -49,12 +49,12 @@ impl Clients {
         self.free.push(place);
     }
 
-    pub(super) fn of(&mut self, place: u32) -> Option<&mut Client> {
+    pub(super) fn of(&mut self, place: u32) -> Option<&mut LoadClient> {
         self.at.get_mut(place as usize)?.as_mut()
     }
 
     /// What each message needs of the client at a place.
-    pub(super) fn reader(&mut self, place: u32) -> Option<&mut Reader> {
+    pub(super) fn reader(&mut self, place: u32) -> Option<&mut LoadReader> {
         let reader = self.readers.get_mut(place as usize)?;
         reader.socket.is_some().then_some(reader)
     }
@@ -72,9 +72,9 @@ impl Clients {
         }
     }
 
-    pub(super) fn remove(&mut self, place: u32) -> Option<(Client, Reader)> {
+    pub(super) fn remove(&mut self, place: u32) -> Option<(LoadClient, LoadReader)> {
         let client = self.at.get_mut(place as usize)?.take()?;
-        let reader = std::mem::replace(&mut self.readers[place as usize], Reader::NOBODY);
+        let reader = std::mem::replace(&mut self.readers[place as usize], LoadReader::NOBODY);
         self.free.push(place);
         self.count -= 1;
         Some((client, reader))
@@ -85,7 +85,7 @@ impl Clients {
     }
 
     /// The readers of all.
-    pub(super) fn readers(&self) -> impl Iterator<Item = &Reader> {
+    pub(super) fn readers(&self) -> impl Iterator<Item = &LoadReader> {
         let all = self.readers.iter();
         all.filter(|reader| reader.socket.is_some())
     }
@@ -102,14 +102,14 @@ impl Clients {
     }
 
     /// The next of an endless walk over all places; none where that place is empty.
-    pub(super) fn walk(&mut self) -> Option<(&mut Client, &Reader, &Socket)> {
+    pub(super) fn walk(&mut self) -> Option<(&mut LoadClient, &LoadReader, &Socket)> {
         let len = self.at.len().max(1);
         self.walked = (self.walked + 1) % len;
         self.all_of(u32::try_from(self.walked).ok()?)
     }
 
     /// The client at a place, what each message needs of it, and its socket.
-    pub(super) fn all_of(&mut self, place: u32) -> Option<(&mut Client, &Reader, &Socket)> {
+    pub(super) fn all_of(&mut self, place: u32) -> Option<(&mut LoadClient, &LoadReader, &Socket)> {
         let client = self.at.get_mut(place as usize)?.as_mut()?;
         let reader = &self.readers[place as usize];
         Some((client, reader, reader.socket.as_ref()?))

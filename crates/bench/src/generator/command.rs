@@ -6,9 +6,9 @@ use super::client::Pace;
 use super::harvest::Harvest;
 
 /// What a thread is told.
-pub(crate) enum Command {
+pub(crate) enum GeneratorCommand {
     /// Let so many clients more come.
-    Connect(Arrive),
+    Connect(ArrivingClients),
     /// Let so many clients go, the oldest first; by a reset, or by an ordinary close.
     Leave { count: u32, reset: bool },
     /// Let so many clients, the oldest first, read so from now on.
@@ -24,7 +24,7 @@ pub(crate) enum Command {
 
 /// How clients come.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Arrive {
+pub(crate) struct ArrivingClients {
     pub(crate) count: u32,
     /// The number of the first one, which says from which address it comes.
     pub(crate) first: u32,

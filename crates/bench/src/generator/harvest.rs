@@ -5,13 +5,13 @@ use std::collections::BTreeMap;
 use hdrhistogram::Histogram;
 
 use super::account::Faults;
-use super::arrivals::{Latencies, Seen, histogram};
+use super::arrivals::{FrameSeen, Latencies, histogram};
 use super::meter::Spent;
 
 /// What a thread has seen since it was last asked.
 #[derive(Clone, Debug)]
 pub(crate) struct Harvest {
-    pub(crate) seen: Vec<Seen>,
+    pub(crate) seen: Vec<FrameSeen>,
     pub(crate) latencies: Latencies,
     pub(crate) faults: Faults,
     pub(crate) spent: Spent,

@@ -9,22 +9,22 @@ use tickstorm_protocol::frame::{Decoder, Frame, Rules};
 use tickstorm_protocol::message::{Ack, DataBatch, ErrorMsg, Pong, SCHEMA_VERSION};
 use tickstorm_timebase::Mode;
 
-use super::arrivals::Arrivals;
+use super::arrivals::FrameArrivals;
 use crate::frame::BARE;
 
 /// Frames of ticks that are remembered: more than shards have under way at once, in a burst too.
 const KNOWN_MAX: usize = 128;
 
 /// A frame of ticks, and how it came.
-pub(super) struct Known {
+pub(super) struct KnownFrame {
     bytes: Vec<u8>,
-    pub(super) ticks: Ticks,
-    pub(super) arrivals: Arrivals,
+    pub(super) ticks: FrameTicks,
+    pub(super) arrivals: FrameArrivals,
 }
 
 /// What is in a frame of ticks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Ticks {
+pub(crate) struct FrameTicks {
     /// From the yardstick, not from the edge's engine.
     pub(crate) bare: bool,
     pub(crate) first_ms: i64,
@@ -34,9 +34,9 @@ pub(crate) struct Ticks {
 }
 
 /// What was taken off the input.
-pub(super) enum Taken<'a> {
+pub(super) enum TakenFrame<'a> {
     /// Ticks, as the frame at this place.
-    Ticks(&'a mut Known),
+    Ticks(&'a mut KnownFrame),
     Ack(Ack),
     Pong(Pong),
     Refused(ErrorMsg),
@@ -49,14 +49,14 @@ pub(super) enum Taken<'a> {
 }
 
 /// The newest frames of ticks.
-pub(super) struct Frames {
+pub(super) struct KnownFrames {
     mode: Mode,
-    known: VecDeque<Known>,
+    known: VecDeque<KnownFrame>,
     /// Where the last one that came was: the next is nearly always the same.
     last: usize,
 }
 
-impl Frames {
+impl KnownFrames {
     pub(super) fn new(mode: Mode) -> Self {
         Self {
             mode,
@@ -66,11 +66,15 @@ impl Frames {
     }
 
     /// Takes one frame off `input`. What it had to forget for that goes to `retired`.
-    pub(super) fn take(&mut self, input: &mut &[u8], retired: &mut Vec<Known>) -> Taken<'_> {
+    pub(super) fn take(
+        &mut self,
+        input: &mut &[u8],
+        retired: &mut Vec<KnownFrame>,
+    ) -> TakenFrame<'_> {
         if input.is_empty() {
-            return Taken::Incomplete;
+            return TakenFrame::Incomplete;
         }
-        let is = |known: &Known| input.starts_with(&known.bytes);
+        let is = |known: &KnownFrame| input.starts_with(&known.bytes);
         let place = if self.known.get(self.last).is_some_and(is) {
             Some(self.last)
         } else {
@@ -81,13 +85,13 @@ impl Frames {
             self.last = place;
             let known = &mut self.known[place];
             *input = &input[known.bytes.len()..];
-            return Taken::Ticks(known);
+            return TakenFrame::Ticks(known);
         }
         self.take_new(input, retired)
     }
 
     /// Forgets those that have last come before `at_ns`.
-    pub(super) fn retire(&mut self, at_ns: u64, retired: &mut Vec<Known>) {
+    pub(super) fn retire(&mut self, at_ns: u64, retired: &mut Vec<KnownFrame>) {
         while self
             .known
             .front()
@@ -98,16 +102,16 @@ impl Frames {
     }
 
     #[cold]
-    fn take_new(&mut self, input: &mut &[u8], retired: &mut Vec<Known>) -> Taken<'_> {
+    fn take_new(&mut self, input: &mut &[u8], retired: &mut Vec<KnownFrame>) -> TakenFrame<'_> {
         let whole = *input;
         let mut decoder = Decoder::default();
         let frame = match decoder.decode(Rules::CLIENT, input) {
             Ok(Some(frame)) => frame,
             Ok(None) => {
                 *input = whole;
-                return Taken::Incomplete;
+                return TakenFrame::Incomplete;
             }
-            Err(error) => return Taken::Broken(error.to_string()),
+            Err(error) => return TakenFrame::Broken(error.to_string()),
         };
         let bytes = &whole[..whole.len() - input.len()];
         match understand(&frame, self.mode) {
@@ -115,25 +119,25 @@ impl Frames {
                 if self.known.len() == KNOWN_MAX {
                     retired.extend(self.known.pop_front());
                 }
-                self.known.push_back(Known {
+                self.known.push_back(KnownFrame {
                     bytes: bytes.to_vec(),
                     ticks,
-                    arrivals: Arrivals::default(),
+                    arrivals: FrameArrivals::default(),
                 });
                 let known = self.known.back_mut();
-                Taken::Ticks(known.expect("it has just been put there"))
+                TakenFrame::Ticks(known.expect("it has just been put there"))
             }
-            Ok(Understood::Ack(ack)) => Taken::Ack(ack),
-            Ok(Understood::Pong(pong)) => Taken::Pong(pong),
-            Ok(Understood::Refused(error)) => Taken::Refused(error),
-            Ok(Understood::Ignored) => Taken::Ignored,
-            Err(what) => Taken::Broken(what),
+            Ok(Understood::Ack(ack)) => TakenFrame::Ack(ack),
+            Ok(Understood::Pong(pong)) => TakenFrame::Pong(pong),
+            Ok(Understood::Refused(error)) => TakenFrame::Refused(error),
+            Ok(Understood::Ignored) => TakenFrame::Ignored,
+            Err(what) => TakenFrame::Broken(what),
         }
     }
 }
 
 enum Understood {
-    Ticks(Ticks),
+    Ticks(FrameTicks),
     Ack(Ack),
     Pong(Pong),
     Refused(ErrorMsg),
@@ -164,7 +168,7 @@ fn understand(frame: &Frame<'_>, mode: Mode) -> Result<Understood, String> {
 }
 
 /// A batch must be what the protocol says, and without a gap in itself, so that first and last tell all of it.
-fn ticks(frame: &Frame<'_>, mode: Mode, bare: bool) -> Result<Ticks, String> {
+fn ticks(frame: &Frame<'_>, mode: Mode, bare: bool) -> Result<FrameTicks, String> {
     let batch = DataBatch::decode(frame.payload()).map_err(|error| error.to_string())?;
     let (Some(first), Some(last)) = (batch.ticks.first(), batch.ticks.last()) else {
         return Err("a DATA_BATCH without a tick".into());
@@ -183,7 +187,7 @@ fn ticks(frame: &Frame<'_>, mode: Mode, bare: bool) -> Result<Ticks, String> {
     if pairs.any(|pair| pair[1].epoch_ms - pair[0].epoch_ms != mode.period_ms()) {
         return Err("a DATA_BATCH with a gap in it".into());
     }
-    Ok(Ticks {
+    Ok(FrameTicks {
         bare,
         first_ms: first.epoch_ms,
         last_ms: last.epoch_ms,
@@ -209,8 +213,8 @@ mod tests {
         bytes
     }
 
-    fn first_and_last(taken: Taken<'_>) -> Option<(i64, i64)> {
-        if let Taken::Ticks(known) = taken {
+    fn first_and_last(taken: TakenFrame<'_>) -> Option<(i64, i64)> {
+        if let TakenFrame::Ticks(known) = taken {
             Some((known.ticks.first_ms, known.ticks.last_ms))
         } else {
             None
@@ -219,7 +223,7 @@ mod tests {
 
     #[test]
     fn frames_are_taken_one_by_one_and_a_half_one_is_left() {
-        let (mut frames, mut retired) = (Frames::new(Mode::Second), Vec::new());
+        let (mut frames, mut retired) = (KnownFrames::new(Mode::Second), Vec::new());
         let bytes = [frame(&[1]), frame(&[2, 3]), frame(&[1])].concat();
         let mut input = &bytes[..bytes.len() - 1];
         for expected in [Some((1_000, 1_000)), Some((2_000, 3_000))] {
@@ -231,7 +235,7 @@ mod tests {
         let left = input.len();
         assert!(matches!(
             frames.take(&mut input, &mut retired),
-            Taken::Incomplete
+            TakenFrame::Incomplete
         ));
         assert_eq!((input.len(), left), (left, frame(&[1]).len() - 1));
         assert_eq!(frames.known.len(), 2);
@@ -239,7 +243,7 @@ mod tests {
 
     #[test]
     fn a_changed_byte_is_noticed_however_well_the_frame_is_known() {
-        let (mut frames, mut retired) = (Frames::new(Mode::Second), Vec::new());
+        let (mut frames, mut retired) = (KnownFrames::new(Mode::Second), Vec::new());
         let good = frame(&[1, 2]);
         assert!(first_and_last(frames.take(&mut &good[..], &mut retired)).is_some());
         for at in 0..good.len() {
@@ -247,7 +251,7 @@ mod tests {
             bad[at] ^= 1;
             let taken = frames.take(&mut &bad[..], &mut retired);
             assert!(
-                matches!(taken, Taken::Broken(_) | Taken::Incomplete),
+                matches!(taken, TakenFrame::Broken(_) | TakenFrame::Incomplete),
                 "byte {at}"
             );
         }
@@ -255,11 +259,11 @@ mod tests {
 
     #[test]
     fn a_batch_with_a_gap_in_itself_or_of_another_mode_is_broken() {
-        let mut frames = Frames::new(Mode::Second);
+        let mut frames = KnownFrames::new(Mode::Second);
         let taken = frames.take(&mut &frame(&[1, 3])[..], &mut Vec::new());
-        assert!(matches!(taken, Taken::Broken(what) if what.contains("gap")));
-        let mut frames = Frames::new(Mode::Minute);
+        assert!(matches!(taken, TakenFrame::Broken(what) if what.contains("gap")));
+        let mut frames = KnownFrames::new(Mode::Minute);
         let taken = frames.take(&mut &frame(&[60])[..], &mut Vec::new());
-        assert!(matches!(taken, Taken::Broken(what) if what.contains("mode")));
+        assert!(matches!(taken, TakenFrame::Broken(what) if what.contains("mode")));
     }
 }

@@ -4,7 +4,7 @@
 //! system call it takes no interrupts, so that some 0.1 µs of each call's end count as the caller's: of a call for every message that is
 //! more than the generator's own work. So it clocks itself, too: each so many turns of its loop, between system calls.
 
-use crate::machine::{Cpu, now_ns};
+use crate::machine::{CpuTime, now_ns};
 
 /// Each so many turns one is clocked: clocks cost, too.
 const TURNS: u32 = 16;
@@ -35,15 +35,15 @@ impl Spent {
 /// Counts from the first frame after a quiet time until it is quiet again.
 #[derive(Debug, Default)]
 pub(super) struct Meter {
-    begun: Option<Cpu>,
+    begun: Option<CpuTime>,
     spent: Spent,
     turns: u32,
-    own: Own,
+    own: ClockedTurns,
 }
 
 /// The turns that were clocked.
 #[derive(Debug, Default)]
-struct Own {
+struct ClockedTurns {
     /// Since when this thread is in user space; none in other turns, and in a system call.
     since_ns: Option<u64>,
     clocked: bool,
@@ -57,7 +57,7 @@ impl Meter {
     /// A frame comes.
     pub(super) fn begin(&mut self) {
         if self.begun.is_none() {
-            self.begun = Some(Cpu::of_thread());
+            self.begun = Some(CpuTime::of_thread());
         }
     }
 
@@ -65,7 +65,7 @@ impl Meter {
     pub(super) fn end(&mut self) {
         let own = std::mem::take(&mut self.own);
         if let Some(begun) = self.begun.take() {
-            let now = Cpu::of_thread();
+            let now = CpuTime::of_thread();
             self.spent.add(Spent {
                 own_us: own.all_ns() / 1_000,
                 user_us: now.user_us.saturating_sub(begun.user_us),
@@ -113,7 +113,7 @@ impl Meter {
     }
 }
 
-impl Own {
+impl ClockedTurns {
     /// All turns' time, by that of those that were clocked.
     fn all_ns(&self) -> u64 {
         let all = u128::from(self.spent_ns) * u128::from(self.reads);
@@ -146,11 +146,11 @@ mod tests {
         assert_eq!(meter.own.clocked_reads, 10);
         assert!(in_calls_ns > 0);
         assert!(meter.own.spent_ns > 0 && meter.own.spent_ns <= own_ns);
-        meter.own = Own {
+        meter.own = ClockedTurns {
             spent_ns: 500,
             clocked_reads: 10,
             reads: 160,
-            ..Own::default()
+            ..ClockedTurns::default()
         };
         assert_eq!(meter.own.all_ns(), 8_000);
     }

@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use tickstorm_client::estimate::Sample;
-use tickstorm_command::credentials::Credentials;
+use tickstorm_command::credentials::ClientCredentials;
 use tickstorm_protocol::FrameType;
 use tickstorm_protocol::frame::encode;
 use tickstorm_protocol::message::{Auth, Subscribe};
@@ -14,25 +14,25 @@ use tickstorm_protocol::session::Request;
 use tickstorm_timebase::Mode;
 
 use super::arrivals::Due;
-use super::known::Ticks;
-use crate::orders::Burst;
+use super::known::FrameTicks;
+use crate::orders::BurstPlan;
 
 /// What clients are.
 #[derive(Clone, Debug)]
-pub(crate) struct Setup {
+pub(crate) struct ClientSetup {
     pub(crate) addr: SocketAddr,
     pub(crate) mode: Mode,
     pub(crate) ahead: bool,
     /// How long before a tick's time it is due: AHEAD_MS, or nothing.
     pub(crate) lead: Duration,
-    pub(crate) credentials: Credentials,
+    pub(crate) credentials: ClientCredentials,
     /// From one heartbeat of a client to its next.
     pub(crate) heartbeat: Duration,
     /// The CPUs of its threads; empty: any.
     pub(crate) cpus: Vec<usize>,
 }
 
-impl Setup {
+impl ClientSetup {
     /// The AUTH frame.
     pub(super) fn auth(&self) -> Vec<u8> {
         let mut auth = Auth {
@@ -40,8 +40,8 @@ impl Setup {
             ..Auth::default()
         };
         match &self.credentials {
-            Credentials::Token(token) => auth.token = token.expose().into(),
-            Credentials::Password(user, password) => {
+            ClientCredentials::Token(token) => auth.token = token.expose().into(),
+            ClientCredentials::Password(user, password) => {
                 auth.username.clone_from(user);
                 auth.password = password.expose().into();
             }
@@ -69,7 +69,7 @@ const UNKNOWN: i64 = i64::MIN;
 
 /// What is known to all threads at any time.
 #[derive(Debug)]
-pub(crate) struct Shared {
+pub(crate) struct GeneratorShared {
     /// Authority time minus the machine's own, in nanoseconds.
     offset_ns: AtomicI64,
     error_ns: AtomicU64,
@@ -86,11 +86,11 @@ pub(crate) struct Shared {
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Plans {
-    edge: Option<Burst>,
-    bare: Option<Burst>,
+    edge: Option<BurstPlan>,
+    bare: Option<BurstPlan>,
 }
 
-impl Default for Shared {
+impl Default for GeneratorShared {
     fn default() -> Self {
         Self {
             offset_ns: AtomicI64::new(UNKNOWN),
@@ -105,7 +105,7 @@ impl Default for Shared {
     }
 }
 
-impl Shared {
+impl GeneratorShared {
     /// For other clients of the same edge: the same time, and nothing else.
     pub(crate) fn like(&self) -> Self {
         let other = Self::default();
@@ -143,7 +143,7 @@ impl Shared {
     }
 
     /// Ticks of this burst are due by its plan.
-    pub(crate) fn plan(&self, burst: Burst, bare: bool) {
+    pub(crate) fn plan(&self, burst: BurstPlan, bare: bool) {
         let mut plans = self.plans.lock().unwrap_or_else(PoisonError::into_inner);
         *(if bare {
             &mut plans.bare
@@ -153,7 +153,7 @@ impl Shared {
     }
 
     /// When these ticks were due: by the plan of their burst, else by the grid.
-    pub(super) fn due(&self, ticks: Ticks, lead: Duration) -> Option<Due> {
+    pub(super) fn due(&self, ticks: FrameTicks, lead: Duration) -> Option<Due> {
         let plans = *self.plans.lock().unwrap_or_else(PoisonError::into_inner);
         let plan = if ticks.bare { plans.bare } else { plans.edge };
         if let Some((plan, number)) =

@@ -17,13 +17,13 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent};
 use rustix::net::SendFlags;
 
 use self::beating::Beats;
-use super::client::{Pace, Reader};
-use super::clients::Clients;
-use super::command::{Arrive, Command};
+use super::client::{LoadReader, Pace};
+use super::clients::LoadClients;
+use super::command::{ArrivingClients, GeneratorCommand};
 use super::harvest::Harvest;
-use super::known::{Frames, Known};
+use super::known::{KnownFrame, KnownFrames};
 use super::meter::Meter;
-use super::setup::{Setup, Shared};
+use super::setup::{ClientSetup, GeneratorShared};
 use crate::machine::now_ns;
 
 /// Events taken at once.
@@ -39,19 +39,19 @@ const SEND_FLAGS: SendFlags = SendFlags::DONTWAIT.union(SendFlags::NOSIGNAL);
 
 /// The thread's own.
 pub(super) struct Worker {
-    setup: Arc<Setup>,
-    shared: Arc<Shared>,
-    commands: Receiver<Command>,
+    setup: Arc<ClientSetup>,
+    shared: Arc<GeneratorShared>,
+    commands: Receiver<GeneratorCommand>,
     epoll: Epoll,
-    clients: Clients,
-    arriving: VecDeque<Arrive>,
+    clients: LoadClients,
+    arriving: VecDeque<ArrivingClients>,
     /// Connections whose handshake is not done.
     on_their_way: u32,
     greetings: connecting::Greetings,
     /// Bytes of frames that have not come whole yet, by place.
     rests: HashMap<u32, Vec<u8>>,
-    frames: Frames,
-    retired: Vec<Known>,
+    frames: KnownFrames,
+    retired: Vec<KnownFrame>,
     scratch: Vec<u8>,
     beats: Beats,
     /// When those who read a byte a second last did.
@@ -64,19 +64,19 @@ pub(super) struct Worker {
 
 impl Worker {
     pub(super) fn new(
-        setup: Arc<Setup>,
-        shared: Arc<Shared>,
-        commands: Receiver<Command>,
+        setup: Arc<ClientSetup>,
+        shared: Arc<GeneratorShared>,
+        commands: Receiver<GeneratorCommand>,
         tells_time: bool,
     ) -> io::Result<Self> {
         Ok(Self {
             epoll: Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?,
-            clients: Clients::default(),
+            clients: LoadClients::default(),
             arriving: VecDeque::new(),
             on_their_way: 0,
             greetings: connecting::Greetings::new(&setup),
             rests: HashMap::new(),
-            frames: Frames::new(setup.mode),
+            frames: KnownFrames::new(setup.mode),
             retired: Vec::new(),
             scratch: reading::scratch(),
             beats: Beats::new(setup.heartbeat, tells_time, now_ns()),
@@ -131,26 +131,26 @@ impl Worker {
         }
     }
 
-    fn obey(&mut self, command: Command) {
+    fn obey(&mut self, command: GeneratorCommand) {
         match command {
-            Command::Connect(arrive) => self.arriving.push_back(arrive),
-            Command::Leave { count, reset } => {
+            GeneratorCommand::Connect(arrive) => self.arriving.push_back(arrive),
+            GeneratorCommand::Leave { count, reset } => {
                 for place in self.clients.oldest(count as usize) {
                     self.leave(place, reset);
                 }
             }
-            Command::Read { pace, count } => {
+            GeneratorCommand::Read { pace, count } => {
                 for place in self.clients.oldest(count as usize) {
                     if let Some(reader) = self.clients.reader(place) {
                         reader.pace = pace;
                     }
                 }
             }
-            Command::Lacking { until_ms, reply } => {
+            GeneratorCommand::Lacking { until_ms, reply } => {
                 // Who asked may have given up.
                 let _ = reply.send(self.lacking(until_ms));
             }
-            Command::Harvest { until_ms, reply } => {
+            GeneratorCommand::Harvest { until_ms, reply } => {
                 let harvest = self.harvest(until_ms);
                 // Likewise.
                 let _ = reply.send(harvest);
@@ -225,7 +225,7 @@ impl Worker {
         }
     }
 
-    fn remove(&mut self, place: u32) -> Option<Reader> {
+    fn remove(&mut self, place: u32) -> Option<LoadReader> {
         let (client, reader) = self.clients.remove(place)?;
         self.rests.remove(&place);
         if !client.is_served() {

@@ -23,7 +23,7 @@ const COLOURS: [RGBColor; 5] = [
 ];
 
 /// A line with its name.
-pub(super) struct Line {
+pub(super) struct ChartLine {
     pub(super) label: String,
     pub(super) points: Vec<(f64, f64)>,
 }
@@ -58,7 +58,7 @@ impl Across {
 }
 
 /// Draws `lines` into an SVG element; nothing where they have no points.
-pub(super) fn draw(lines: &[Line], across: Across, upwards: &str) -> anyhow::Result<String> {
+pub(super) fn draw(lines: &[ChartLine], across: Across, upwards: &str) -> anyhow::Result<String> {
     let mut svg = String::new();
     if lines.iter().all(|line| line.points.is_empty()) {
         return Ok(svg);
@@ -75,13 +75,13 @@ pub(super) fn draw(lines: &[Line], across: Across, upwards: &str) -> anyhow::Res
     Ok(svg)
 }
 
-fn legend_height(lines: &[Line]) -> i32 {
+fn legend_height(lines: &[ChartLine]) -> i32 {
     i32::try_from(lines.len()).map_or(0, |lines| lines * LEGEND_LINE)
 }
 
 fn draw_on<B: DrawingBackend>(
     backend: B,
-    lines: &[Line],
+    lines: &[ChartLine],
     across: Across,
     upwards: &str,
 ) -> Result<(), DrawingAreaErrorKind<B::ErrorType>> {

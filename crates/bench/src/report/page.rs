@@ -3,7 +3,7 @@
 use anyhow::Result;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
-use super::chart::{Across, Line, draw};
+use super::chart::{Across, ChartLine, draw};
 use super::table::value;
 use super::{Distribution, Report};
 use crate::figure::{Figure, number};
@@ -88,7 +88,7 @@ fn counts(report: &Report) -> Markup {
 /// Each with its title.
 fn charts(report: &Report) -> Result<Vec<(String, String)>> {
     let mut charts = Vec::new();
-    let quantiles: Vec<Line> = report.distributions.iter().map(by_quantile).collect();
+    let quantiles: Vec<ChartLine> = report.distributions.iter().map(by_quantile).collect();
     if !quantiles.is_empty() {
         let svg = draw(&quantiles, Across::Quantiles, "milliseconds")?;
         charts.push(("Latencies by percentile".to_owned(), svg));
@@ -107,7 +107,7 @@ fn charts(report: &Report) -> Result<Vec<(String, String)>> {
         charts.push((format!("{label}, by round"), svg));
     }
     for series in &report.series {
-        let lines = [Line {
+        let lines = [ChartLine {
             label: series.label.to_owned(),
             points: series.points.clone(),
         }];
@@ -117,9 +117,9 @@ fn charts(report: &Report) -> Result<Vec<(String, String)>> {
     Ok(charts)
 }
 
-fn by_quantile(of: &Distribution) -> Line {
+fn by_quantile(of: &Distribution) -> ChartLine {
     let points = of.curve.iter();
-    Line {
+    ChartLine {
         label: of.label.to_owned(),
         points: points
             .map(|(quantile, millis)| (-(1.0 - quantile).log10(), *millis))
@@ -127,9 +127,9 @@ fn by_quantile(of: &Distribution) -> Line {
     }
 }
 
-fn line(label: &str, rounds: &[f64]) -> Line {
+fn line(label: &str, rounds: &[f64]) -> ChartLine {
     let points = rounds.iter().enumerate();
-    Line {
+    ChartLine {
         label: label.to_owned(),
         points: points
             .map(|(round, value)| (number(round as u64 + 1), *value))

@@ -7,18 +7,18 @@ use tickstorm_command::Failure;
 
 use crate::figure::{Figure, millis, number};
 use crate::generator::Harvest;
-use crate::options::{Common, duration};
-use crate::orders::{Answer, Burst, Order};
+use crate::options::{CommonOptions, duration};
+use crate::orders::{BurstPlan, ChildAnswer, ChildOrder};
 use crate::report::{Distribution, Report};
-use crate::run::{Run, cores_note};
+use crate::run::{ScenarioRun, cores_note};
 
 /// Many ticks a second to all clients, far more than the grid has: whether all come, how late, and what they cost.
 #[derive(Debug, clap::Args)]
-pub(crate) struct Bursts {
+pub(crate) struct BurstScenario {
     #[command(flatten)]
-    pub(crate) common: Common,
+    pub(crate) common: CommonOptions,
     #[command(flatten)]
-    pub(crate) shape: Shape,
+    pub(crate) shape: BurstShape,
     /// How many bursts.
     #[arg(long, value_name = "R", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=1_000))]
     rounds: u64,
@@ -29,7 +29,7 @@ pub(crate) struct Bursts {
 
 /// What a burst is like.
 #[derive(Clone, Copy, Debug, clap::Args)]
-pub(crate) struct Shape {
+pub(crate) struct BurstShape {
     /// Ticks a second; times the clients, what is delivered a second.
     #[arg(long, value_name = "TICKS", default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(100..=1_000_000))]
     pub(crate) rate: u64,
@@ -44,7 +44,7 @@ const BEFORE: Duration = Duration::from_millis(20);
 
 /// What bursts were like, by round.
 #[derive(Default)]
-struct Measured {
+struct BurstOutcome {
     cpu_ms: Vec<f64>,
     bare_cpu_ms: Vec<f64>,
     delivered: Vec<f64>,
@@ -54,7 +54,7 @@ struct Measured {
 }
 
 /// One burst as it came.
-pub(super) struct Came {
+pub(super) struct BurstResult {
     pub(super) harvest: Harvest,
     /// Ticks, over all clients.
     pub(super) delivered: u64,
@@ -64,17 +64,18 @@ pub(super) struct Came {
     pub(super) cpu_us: u64,
 }
 
-impl Bursts {
+impl BurstScenario {
     /// Measures, and gives the report.
     pub(crate) fn run(&self) -> Result<Report, Failure> {
         self.common.needs_child("burst")?;
         let clients = self.common.clients;
-        let mut run = Run::start("burst", &self.common, clients, |_, _| {})?;
+        let mut run = ScenarioRun::start("burst", &self.common, clients, |_, _| {})?;
         run.connect(clients, false)?;
         std::thread::sleep(Duration::from_secs(1));
         run.count_connecting()?;
         run.progress.begin("bursts", self.rounds);
-        let (mut measured, mut all, mut last_ms) = (Measured::default(), Harvest::default(), None);
+        let (mut measured, mut all, mut last_ms) =
+            (BurstOutcome::default(), Harvest::default(), None);
         for round in 1..=self.rounds {
             let burst = run.plan(self.shape.rate, self.over, last_ms)?;
             last_ms = Some(burst.last_ms());
@@ -100,8 +101,8 @@ impl Bursts {
     /// The same batches by the bare loop.
     fn send_bare(
         &self,
-        run: &mut Run,
-        measured: &mut Measured,
+        run: &mut ScenarioRun,
+        measured: &mut BurstOutcome,
         all: &mut Harvest,
     ) -> anyhow::Result<()> {
         let burst = run.plan(self.shape.rate, self.over, None)?;
@@ -139,7 +140,7 @@ impl Bursts {
         Ok(())
     }
 
-    fn report(&self, run: Run, measured: Measured, all: &Harvest) -> Report {
+    fn report(&self, run: ScenarioRun, measured: BurstOutcome, all: &Harvest) -> Report {
         let placement = run.placement.clone();
         let mut report = run.finish();
         let limit = self.common.with_limit;
@@ -185,13 +186,13 @@ impl Bursts {
 
 /// Feeds a burst, and waits until it has come; meanwhile `watch` looks now and then. At the `last` one, what lacks is lost.
 pub(super) fn send(
-    run: &mut Run,
-    burst: Burst,
+    run: &mut ScenarioRun,
+    burst: BurstPlan,
     last: bool,
-    mut watch: impl FnMut(&mut Run) -> anyhow::Result<()>,
-) -> anyhow::Result<Came> {
+    mut watch: impl FnMut(&mut ScenarioRun) -> anyhow::Result<()>,
+) -> anyhow::Result<BurstResult> {
     run.generator.shared.plan(burst, false);
-    run.child()?.order(Order::Burst(burst))?;
+    run.child()?.order(ChildOrder::Burst(burst))?;
     let at = tickstorm_timebase::Mono::from_nanos(burst.at_ns).saturating_sub(BEFORE);
     // Heartbeats go on until then: bursts that follow each other closely would else cost their clients their connections.
     std::thread::sleep(at.since(now()));
@@ -201,7 +202,7 @@ pub(super) fn send(
         watch(run)?;
         std::thread::sleep(WATCH_EACH);
     }
-    let feeding_us = run.child()?.answer(Duration::ZERO, Answer::burst)?;
+    let feeding_us = run.child()?.answer(Duration::ZERO, ChildAnswer::burst)?;
     run.await_ticks(burst.last_ms());
     std::thread::sleep(REST);
     let after = run.child()?.sample(false)?;
@@ -216,7 +217,7 @@ pub(super) fn send(
         .map(|seen| seen.last_ns)
         .max()
         .unwrap_or_default();
-    Ok(Came {
+    Ok(BurstResult {
         delivered: of_burst.map(|seen| seen.count * seen.ticks.count).sum(),
         last_ms: millis(last_ns.saturating_sub(burst.end_ns())),
         wall_ms: millis(last_ns.saturating_sub(burst.at_ns)),

@@ -7,16 +7,16 @@ use tickstorm_command::Failure;
 
 use crate::figure::{Figure, number};
 use crate::generator::{Greeting, Harvest};
-use crate::options::{Common, duration};
+use crate::options::{CommonOptions, duration};
 use crate::report::{Distribution, Report, Series};
-use crate::run::{IN_FLIGHT, Run};
+use crate::run::{IN_FLIGHT, ScenarioRun};
 use crate::scenario::fanout::growth;
 
 /// Clients come and go while ticks flow: whether descriptors or memory are left behind, and every one gets its ticks.
 #[derive(Debug, clap::Args)]
-pub(crate) struct Churn {
+pub(crate) struct ChurnScenario {
     #[command(flatten)]
-    pub(crate) common: Common,
+    pub(crate) common: CommonOptions,
     /// How many go, and as many come, each second: by a reset and by an ordinary close in turn.
     #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=20_000))]
     per_second: u32,
@@ -35,20 +35,20 @@ const SETTLE_LOOKS: u32 = 100;
 const LOOK: Duration = Duration::from_millis(50);
 
 #[derive(Default)]
-struct Measured {
+struct ChurnOutcome {
     rss: Vec<(f64, f64)>,
     /// Open files that are no connections.
     files: Vec<(f64, f64)>,
 }
 
-impl Churn {
+impl ChurnScenario {
     /// Measures, and gives the report.
     pub(crate) fn run(&self) -> Result<Report, Failure> {
         let clients = self.common.clients;
         let room = clients.saturating_add(self.per_second);
-        let mut run = Run::start("churn", &self.common, room, |_, _| {})?;
+        let mut run = ScenarioRun::start("churn", &self.common, room, |_, _| {})?;
         run.connect(clients, false)?;
-        let (mut measured, mut all) = (Measured::default(), Harvest::default());
+        let (mut measured, mut all) = (ChurnOutcome::default(), Harvest::default());
         self.look(&mut run, &mut measured)?;
         let seconds = self.over.as_secs();
         run.progress.begin("churn", seconds);
@@ -80,7 +80,7 @@ impl Churn {
     }
 
     /// Looks at the edge once it has closed what has gone.
-    fn look(&self, run: &mut Run, measured: &mut Measured) -> anyhow::Result<()> {
+    fn look(&self, run: &mut ScenarioRun, measured: &mut ChurnOutcome) -> anyhow::Result<()> {
         if run.under_test.is_none() {
             run.learn_time()?;
             return Ok(());
@@ -105,7 +105,7 @@ impl Churn {
         Ok(())
     }
 
-    fn report(&self, run: Run, measured: Measured, all: &Harvest) -> Report {
+    fn report(&self, run: ScenarioRun, measured: ChurnOutcome, all: &Harvest) -> Report {
         let mut report = run.finish();
         report.options = json!({ "per_second": self.per_second, "for_s": self.over.as_secs() });
         let ends = |points: &[(f64, f64)]| Some((points.first()?.1, points.last()?.1));

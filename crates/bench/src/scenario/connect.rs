@@ -8,17 +8,17 @@ use tickstorm_command::Failure;
 use tickstorm_timebase::{Clock, Mode, SystemClock};
 
 use crate::figure::{Figure, number};
-use crate::generator::{Generator, Greeting, Setup, histogram};
-use crate::options::Common;
-use crate::orders::{Answer, Loop, Order, Sample};
+use crate::generator::{ClientSetup, Generator, Greeting, histogram};
+use crate::options::CommonOptions;
+use crate::orders::{ChildAnswer, ChildOrder, LoopUsage, ProcessSample};
 use crate::report::{Distribution, Report};
-use crate::run::{IN_FLIGHT, Run};
+use crate::run::{IN_FLIGHT, ScenarioRun};
 
 /// Connections that authenticate and subscribe: how many a second, and what each costs; then all at once.
 #[derive(Debug, clap::Args)]
-pub(crate) struct Connect {
+pub(crate) struct ConnectScenario {
     #[command(flatten)]
-    pub(crate) common: Common,
+    pub(crate) common: CommonOptions,
     /// How many rounds, each of all clients.
     #[arg(long, value_name = "R", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=1_000))]
     rounds: u64,
@@ -38,32 +38,35 @@ const LOOK: Duration = Duration::from_millis(5);
 
 /// What a way of connecting was like, by round.
 #[derive(Default)]
-struct Way {
+struct HandshakeRounds {
     per_second: Vec<f64>,
     cpu_us: Vec<f64>,
     served: Option<Histogram<u64>>,
 }
 
-impl Connect {
+impl ConnectScenario {
     /// Measures, and gives the report.
     pub(crate) fn run(&self) -> Result<Report, Failure> {
         let clients = self.common.clients;
         let present = self.present.unwrap_or_else(|| (clients / 10).clamp(1, 500));
-        let mut run = Run::start(
+        let mut run = ScenarioRun::start(
             "connect",
             &self.common,
             clients.saturating_add(present),
             |_, _| {},
         )?;
         run.connect(present, false)?;
-        let (mut pipelined, mut stepwise, mut bare) =
-            (Way::default(), Way::default(), Way::default());
+        let (mut pipelined, mut stepwise, mut bare) = (
+            HandshakeRounds::default(),
+            HandshakeRounds::default(),
+            HandshakeRounds::default(),
+        );
         for round in 1..=self.rounds {
             for (way, greeting) in [
                 (&mut pipelined, Greeting::Pipelined),
                 (&mut stepwise, Greeting::StepByStep),
             ] {
-                let crowd = Crowd {
+                let crowd = ConnectingCrowd {
                     clients,
                     greeting,
                     in_flight: IN_FLIGHT,
@@ -79,8 +82,8 @@ impl Connect {
                 measure_bare(&mut run, clients, &mut bare)?;
             }
         }
-        let mut storm = Way::default();
-        let crowd = Crowd {
+        let mut storm = HandshakeRounds::default();
+        let crowd = ConnectingCrowd {
             clients,
             greeting: Greeting::Pipelined,
             in_flight: clients,
@@ -101,7 +104,13 @@ impl Connect {
         Ok(self.report(run, present, [pipelined, stepwise, storm], &bare))
     }
 
-    fn report(&self, run: Run, present: u32, ways: [Way; 3], bare: &Way) -> Report {
+    fn report(
+        &self,
+        run: ScenarioRun,
+        present: u32,
+        ways: [HandshakeRounds; 3],
+        bare: &HandshakeRounds,
+    ) -> Report {
         let mut report = run.finish();
         let limit = self.common.with_limit;
         report.options = json!({ "rounds": self.rounds, "present": present, "with_limit": limit });
@@ -164,24 +173,24 @@ impl Connect {
 }
 
 /// Clients that come together.
-struct Crowd {
+struct ConnectingCrowd {
     clients: u32,
     greeting: Greeting,
     in_flight: u32,
 }
 
-impl Crowd {
+impl ConnectingCrowd {
     /// Lets them come and go in a generator of their own, so that those that were there stay.
     fn measure(
         &self,
-        run: &mut Run,
+        run: &mut ScenarioRun,
         present: u32,
-        way: &mut Way,
+        way: &mut HandshakeRounds,
         what: &str,
     ) -> anyhow::Result<()> {
         run.progress.begin(what, self.clients.into());
         // The ticks of those who have come already are no part of the others' handshakes.
-        let setup = Setup {
+        let setup = ClientSetup {
             mode: Mode::Minute,
             ..run.setup.clone()
         };
@@ -204,9 +213,9 @@ impl Crowd {
 
     fn come_and_go(
         &self,
-        run: &mut Run,
-        setup: Setup,
-        come: impl FnOnce(&mut Run, Option<Sample>, Duration) -> anyhow::Result<()>,
+        run: &mut ScenarioRun,
+        setup: ClientSetup,
+        come: impl FnOnce(&mut ScenarioRun, Option<ProcessSample>, Duration) -> anyhow::Result<()>,
     ) -> anyhow::Result<crate::generator::Harvest> {
         std::thread::sleep(FREED_WITHIN);
         let shared = std::sync::Arc::new(run.generator.shared.like());
@@ -229,7 +238,7 @@ impl Crowd {
 }
 
 /// Waits until the edge has none but those that stay.
-fn await_gone(run: &mut Run, present: u32) -> anyhow::Result<()> {
+fn await_gone(run: &mut ScenarioRun, present: u32) -> anyhow::Result<()> {
     let begun = SystemClock.now();
     while run.under_test.is_some() {
         let left = run.child()?.sample(false)?.connections;
@@ -245,24 +254,28 @@ fn await_gone(run: &mut Run, present: u32) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn measure_bare(run: &mut Run, clients: u32, way: &mut Way) -> anyhow::Result<()> {
+fn measure_bare(
+    run: &mut ScenarioRun,
+    clients: u32,
+    way: &mut HandshakeRounds,
+) -> anyhow::Result<()> {
     run.progress.begin("bare accept loop", clients.into());
-    let addr = run.child()?.listen(Order::Accept)?;
-    let setup = Setup {
+    let addr = run.child()?.listen(ChildOrder::Accept)?;
+    let setup = ClientSetup {
         addr,
         ..run.setup.clone()
     };
-    let crowd = Crowd {
+    let crowd = ConnectingCrowd {
         clients,
         greeting: Greeting::Silent,
         in_flight: IN_FLIGHT,
     };
     crowd.come_and_go(run, setup, |run, _, took| {
         let child = run.child()?;
-        child.order(Order::AcceptEnd)?;
-        let Loop {
+        child.order(ChildOrder::AcceptEnd)?;
+        let LoopUsage {
             cpu_us, accepted, ..
-        } = child.answer(Duration::ZERO, Answer::accept_end)?;
+        } = child.answer(Duration::ZERO, ChildAnswer::accept_end)?;
         anyhow::ensure!(
             accepted == u64::from(clients),
             "the bare loop accepted {accepted} of {clients}"

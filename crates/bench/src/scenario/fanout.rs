@@ -1,6 +1,6 @@
 //! `fanout`: one tick a second to all clients: how late it comes, and what it costs.
 
-mod measured;
+mod outcome;
 mod schedule;
 
 use std::time::Duration;
@@ -10,23 +10,23 @@ use serde_json::json;
 use tickstorm_client::Mode;
 use tickstorm_command::{Failure, ModeName};
 
-use self::measured::{Measured, Second};
-pub(super) use self::measured::{growth, memory};
-use self::schedule::Schedule;
+use self::outcome::{FanoutOutcome, RoundReading};
+pub(super) use self::outcome::{growth, memory};
+use self::schedule::RoundSchedule;
 use crate::figure::number;
 use crate::generator::Harvest;
-use crate::options::{Common, duration};
-use crate::orders::{Answer, Bare, Burst, Order, Sample};
-use crate::released::Released;
+use crate::options::{CommonOptions, duration};
+use crate::orders::{BareSends, BurstPlan, ChildAnswer, ChildOrder, ProcessSample};
+use crate::releasing::ReleasingClients;
 use crate::report::{Distribution, Report};
-use crate::rounds::Rounds;
-use crate::run::{Memory, Run, cores_note};
+use crate::run::{Memory, ScenarioRun, cores_note};
+use crate::tick_arrivals::ArrivalsByTick;
 
 /// Ticks of the grid to all clients: how late each comes to each, what it costs the edge, and whether each came once and in order.
 #[derive(Debug, clap::Args)]
-pub(crate) struct Fanout {
+pub(crate) struct FanoutScenario {
     #[command(flatten)]
-    pub(crate) common: Common,
+    pub(crate) common: CommonOptions,
     /// Which ticks.
     #[arg(long, value_enum, default_value_t = ModeName::Second)]
     mode: ModeName,
@@ -55,11 +55,11 @@ const FILES_EACH: u64 = 10;
 /// Rounds that are remembered until they are counted.
 const ROUNDS_KEPT: usize = 64;
 
-impl Fanout {
+impl FanoutScenario {
     /// Measures, and gives the report.
     pub(crate) fn run(&self) -> Result<Report, Failure> {
         let clients = self.common.clients;
-        let mut run = Run::start("fanout", &self.common, clients, |setup, child| {
+        let mut run = ScenarioRun::start("fanout", &self.common, clients, |setup, child| {
             setup.mode = self.mode.into();
             setup.ahead = self.ahead;
             let lead_ms = child.map_or(800, |child| child.ready.ahead_ms);
@@ -68,7 +68,7 @@ impl Fanout {
         let before = run.learn_time()?;
         let before = before.map(|sample| Memory::of(&sample));
         run.connect(clients, false)?;
-        let released = Released::start(self.released, &run.setup)?;
+        let released = ReleasingClients::start(self.released, &run.setup)?;
         // A second in which all that connecting left over is done.
         std::thread::sleep(Duration::from_secs(1));
         let memory = before
@@ -83,8 +83,8 @@ impl Fanout {
         Ok(report)
     }
 
-    fn measure(&self, run: &mut Run) -> Result<(Measured, Harvest, f64), Failure> {
-        let mut schedule = Schedule::of(run.setup.mode, self.common.with_limit);
+    fn measure(&self, run: &mut ScenarioRun) -> Result<(FanoutOutcome, Harvest, f64), Failure> {
+        let mut schedule = RoundSchedule::of(run.setup.mode, self.common.with_limit);
         if self.released > 0 {
             schedule.keep_quiet_before(run.setup.lead);
         }
@@ -93,11 +93,11 @@ impl Fanout {
             (over.as_secs() / period.as_secs()).max(1)
         });
         run.progress.begin("ticks", ticks);
-        let mut measured = Measured::new(schedule.window_ends);
-        let (mut all, mut rounds) = (Harvest::default(), Rounds::default());
+        let mut measured = FanoutOutcome::new(schedule.window_ends);
+        let (mut all, mut rounds) = (Harvest::default(), ArrivalsByTick::default());
         let mut wall_ms = 0.0;
         let (mut sampled, mut bare_us) = (None, 0);
-        let mut last: Option<Second> = None;
+        let mut last: Option<RoundReading> = None;
         for tick in 0..ticks {
             let counts_files = tick.is_multiple_of(FILES_EACH);
             let second = self.round(
@@ -139,13 +139,13 @@ impl Fanout {
     /// Goes through one round.
     fn round(
         &self,
-        run: &mut Run,
-        schedule: &Schedule,
+        run: &mut ScenarioRun,
+        schedule: &RoundSchedule,
         counts_files: bool,
-        measured: &mut Measured,
-        sampled: &mut Option<Sample>,
+        measured: &mut FanoutOutcome,
+        sampled: &mut Option<ProcessSample>,
         bare_us: &mut u64,
-    ) -> anyhow::Result<Second> {
+    ) -> anyhow::Result<RoundReading> {
         let lead_ms = i64::try_from(run.setup.lead.as_millis()).unwrap_or(0);
         // The moment that counts is when the tick is due: ahead feeds have it earlier.
         let epoch_ms = run.next_tick_ms(PREPARED_WITHIN + run.setup.lead)?;
@@ -186,7 +186,7 @@ impl Fanout {
                 let bare_ms = at_ms + bare_at;
                 // The shards wait for it and do nothing else meanwhile.
                 run.wait_until(bare_ms, -BARE_TOLD)?;
-                let bare = run.bare(Burst::single(run.mono_ns(bare_ms)?, bare_ms))?;
+                let bare = run.bare(BurstPlan::single(run.mono_ns(bare_ms)?, bare_ms))?;
                 *bare_us = bare.cpu_us;
                 Some((bare_ms, bare))
             }
@@ -194,7 +194,7 @@ impl Fanout {
         };
         run.beat_during(at_ms, after)?;
         run.wait_until(at_ms, schedule.ends)?;
-        Ok(Second {
+        Ok(RoundReading {
             epoch_ms,
             window_ends,
             cpu_us,
@@ -204,8 +204,8 @@ impl Fanout {
 
     fn report(
         &self,
-        run: Run,
-        measured: Measured,
+        run: ScenarioRun,
+        measured: FanoutOutcome,
         harvest: &Harvest,
         each: Option<[f64; 3]>,
         released: Option<&Histogram<u64>>,
@@ -250,7 +250,7 @@ impl Fanout {
     }
 }
 
-impl Run {
+impl ScenarioRun {
     /// Lets clients send heartbeats between these moments after `at_ms`, and waits until that is over.
     fn beat_during(&self, at_ms: i64, moments: &std::ops::Range<i64>) -> anyhow::Result<()> {
         if moments.is_empty() {
@@ -264,11 +264,11 @@ impl Run {
     }
 
     /// Lets the bare loop send this, and waits until it has.
-    pub(crate) fn bare(&mut self, burst: Burst) -> anyhow::Result<Bare> {
+    pub(crate) fn bare(&mut self, burst: BurstPlan) -> anyhow::Result<BareSends> {
         self.generator.shared.plan(burst, true);
         let over = Duration::from_nanos(burst.end_ns().saturating_sub(burst.at_ns));
         let child = self.child()?;
-        child.order(Order::Bare(burst))?;
-        child.answer(over, Answer::bare)
+        child.order(ChildOrder::Bare(burst))?;
+        child.answer(over, ChildAnswer::bare)
     }
 }

@@ -12,17 +12,17 @@ use tickstorm_protocol::message::Pong;
 
 use super::fanout::memory;
 use crate::figure::{Figure, number};
-use crate::generator::{Generator, Greeting, Harvest, Setup, Shared};
-use crate::options::{Common, duration};
-use crate::orders::{Answer, Loop, Order};
+use crate::generator::{ClientSetup, Generator, GeneratorShared, Greeting, Harvest};
+use crate::options::{CommonOptions, duration};
+use crate::orders::{ChildAnswer, ChildOrder, LoopUsage};
 use crate::report::{Distribution, Report};
-use crate::run::{IN_FLIGHT, Memory, Run};
+use crate::run::{IN_FLIGHT, Memory, ScenarioRun};
 
 /// Subscribers to minutes that send heartbeats: the CPU time and the memory of just being there.
 #[derive(Debug, clap::Args)]
-pub(crate) struct Idle {
+pub(crate) struct IdleScenario {
     #[command(flatten)]
-    pub(crate) common: Common,
+    pub(crate) common: CommonOptions,
     /// From one heartbeat of a client to its next; below the edge's HEARTBEAT_TIMEOUT.
     #[arg(long, value_name = "DURATION", default_value = "15s", value_parser = duration)]
     heartbeat: Duration,
@@ -35,12 +35,12 @@ pub(crate) struct Idle {
 const ROUND: Duration = Duration::from_secs(3);
 
 #[derive(Default)]
-struct Measured {
+struct IdleCosts {
     cores: Vec<f64>,
     echo_cores: Vec<f64>,
 }
 
-impl Idle {
+impl IdleScenario {
     /// Measures, and gives the report.
     pub(crate) fn run(&self) -> Result<Report, Failure> {
         let clients = self.common.clients;
@@ -49,10 +49,11 @@ impl Idle {
         } else {
             clients
         };
-        let mut run = Run::start_beside("idle", &self.common, clients, both, |setup, _| {
-            setup.mode = Mode::Minute;
-            setup.heartbeat = self.heartbeat;
-        })?;
+        let mut run =
+            ScenarioRun::start_beside("idle", &self.common, clients, both, |setup, _| {
+                setup.mode = Mode::Minute;
+                setup.heartbeat = self.heartbeat;
+            })?;
         // Its table of open files is a copy of what there is then: before the edge has any connection.
         let echo = if self.common.with_limit {
             Some(self.start_echo(&mut run, both)?)
@@ -69,7 +70,7 @@ impl Idle {
         let echo = echo
             .map(|echo| self.fill_echo(&mut run, echo))
             .transpose()?;
-        let mut measured = Measured::default();
+        let mut measured = IdleCosts::default();
         let rounds = (self.over.as_secs_f64() / ROUND.as_secs_f64()).ceil();
         let rounds = crate::figure::whole(rounds).max(1);
         run.progress.begin("idle", rounds);
@@ -88,7 +89,7 @@ impl Idle {
     }
 
     /// A bare echo loop, and what will be its clients.
-    fn start_echo(&self, run: &mut Run, both: u32) -> anyhow::Result<Generator> {
+    fn start_echo(&self, run: &mut ScenarioRun, both: u32) -> anyhow::Result<Generator> {
         let (clients, mut pong) = (self.common.clients, Vec::new());
         let time_us = run.generator.shared.offset_ns().unwrap_or_default() / 1_000;
         let like = Pong {
@@ -99,19 +100,19 @@ impl Idle {
             ..Pong::default()
         };
         encode(FrameType::Pong, &like, &mut pong);
-        let addr = run.child()?.listen(Order::Echo {
+        let addr = run.child()?.listen(ChildOrder::Echo {
             pong_len: pong.len(),
         })?;
-        let setup = Setup {
+        let setup = ClientSetup {
             addr,
             ..run.setup.clone()
         };
-        let shared = Arc::new(Shared::default());
+        let shared = Arc::new(GeneratorShared::default());
         Generator::start_beside(setup, shared, clients, both, run.files_limit, false)
     }
 
     /// The same number of clients of the echo loop, with the same heartbeats.
-    fn fill_echo(&self, run: &mut Run, mut echo: Generator) -> anyhow::Result<Generator> {
+    fn fill_echo(&self, run: &mut ScenarioRun, mut echo: Generator) -> anyhow::Result<Generator> {
         let clients = self.common.clients;
         run.progress
             .begin("connecting to the bare echo loop", clients.into());
@@ -125,8 +126,8 @@ impl Idle {
 
     fn report(
         &self,
-        run: Run,
-        measured: &Measured,
+        run: ScenarioRun,
+        measured: &IdleCosts,
         memory: Vec<Figure>,
         harvest: &Harvest,
         echoed: Option<&Harvest>,
@@ -183,19 +184,19 @@ impl Idle {
 
 /// Edge and echo run at the same time, with the same traffic: what drifts, drifts for both.
 fn measure(
-    run: &mut Run,
+    run: &mut ScenarioRun,
     echo: bool,
     over: Duration,
-    measured: &mut Measured,
+    measured: &mut IdleCosts,
 ) -> anyhow::Result<()> {
-    let used = |run: &mut Run| -> anyhow::Result<_> {
+    let used = |run: &mut ScenarioRun| -> anyhow::Result<_> {
         let child = run.child()?;
         let sample = child.sample(false)?;
         if !echo {
-            return Ok((sample, Loop::default()));
+            return Ok((sample, LoopUsage::default()));
         }
-        child.order(Order::EchoUsage)?;
-        let used = child.answer(Duration::ZERO, Answer::echo_usage)?;
+        child.order(ChildOrder::EchoUsage)?;
+        let used = child.answer(Duration::ZERO, ChildAnswer::echo_usage)?;
         Ok((sample, used))
     };
     if run.under_test.is_none() {

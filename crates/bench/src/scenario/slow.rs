@@ -9,26 +9,26 @@ use serde_json::json;
 use tickstorm_command::Failure;
 use tickstorm_timebase::{Clock, Mono, SystemClock};
 
-use super::burst::{self, Shape};
+use super::burst::{self, BurstShape};
 use crate::figure::{Figure, millis, number};
 use crate::generator::{Generator, Greeting, Harvest, Pace, histogram};
-use crate::options::{Common, duration};
+use crate::options::{CommonOptions, duration};
 use crate::report::{Distribution, Report};
-use crate::run::{IN_FLIGHT, Run, cores_note};
+use crate::run::{IN_FLIGHT, ScenarioRun, cores_note};
 
 /// Some clients stop reading during a burst: what the others notice, in rounds with and without, and when the slow ones are closed.
 #[derive(Debug, clap::Args)]
-pub(crate) struct Slow {
+pub(crate) struct SlowScenario {
     #[command(flatten)]
-    pub(crate) common: Common,
+    pub(crate) common: CommonOptions,
     #[command(flatten)]
-    shape: Shape,
+    shape: BurstShape,
     /// How many of a hundred clients are slow.
     #[arg(long, value_name = "PERCENT", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=90))]
     share: u32,
     /// How slow: they read nothing any more, or a byte a second.
-    #[arg(long, value_enum, default_value_t = How::Never)]
-    how: How,
+    #[arg(long, value_enum, default_value_t = Slowness::Never)]
+    how: Slowness,
     /// How many pairs of rounds: all read, then some do not.
     #[arg(long, value_name = "R", default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=1_000))]
     rounds: u64,
@@ -38,7 +38,7 @@ pub(crate) struct Slow {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum How {
+enum Slowness {
     Never,
     Trickle,
 }
@@ -48,7 +48,7 @@ const CLOSED_WITHIN: Duration = Duration::from_secs(2);
 const LOOK: Duration = Duration::from_millis(50);
 
 /// What rounds of one kind were like.
-struct Rounds {
+struct LatencyRounds {
     p99_ms: Vec<f64>,
     late: Histogram<u64>,
 }
@@ -80,7 +80,7 @@ impl Closing {
         }
     }
 
-    fn look(&mut self, run: &mut Run) -> anyhow::Result<()> {
+    fn look(&mut self, run: &mut ScenarioRun) -> anyhow::Result<()> {
         if self.after_s.is_some() {
             return Ok(());
         }
@@ -96,18 +96,18 @@ impl Closing {
     }
 }
 
-impl Slow {
+impl SlowScenario {
     /// Measures, and gives the report.
     pub(crate) fn run(&self) -> Result<Report, Failure> {
         self.common.needs_child("slow")?;
         let clients = self.common.clients;
         let slow = (clients * self.share).div_ceil(100);
         let others = clients.saturating_sub(slow).max(1);
-        let mut run = Run::start("slow", &self.common, others + slow, |_, _| {})?;
+        let mut run = ScenarioRun::start("slow", &self.common, others + slow, |_, _| {})?;
         run.connect(others, false)?;
         let shared = Arc::clone(&run.generator.shared);
         let mut crowd = Generator::start(run.setup.clone(), shared, slow, run.files_limit, false)?;
-        let [mut with, mut without] = [(); 2].map(|()| Rounds {
+        let [mut with, mut without] = [(); 2].map(|()| LatencyRounds {
             p99_ms: Vec::new(),
             late: histogram(),
         });
@@ -163,13 +163,13 @@ impl Slow {
 
     fn pace(&self) -> Pace {
         match self.how {
-            How::Never => Pace::Never,
-            How::Trickle => Pace::Trickle,
+            Slowness::Never => Pace::Never,
+            Slowness::Trickle => Pace::Trickle,
         }
     }
 
     /// Lets the slow ones come (again).
-    fn bring(&self, run: &mut Run, crowd: &mut Generator, slow: u32) -> anyhow::Result<()> {
+    fn bring(&self, run: &mut ScenarioRun, crowd: &mut Generator, slow: u32) -> anyhow::Result<()> {
         crowd.leave(u32::MAX, true);
         crowd.harvest(None)?;
         let before = crowd.done();
@@ -180,7 +180,7 @@ impl Slow {
     }
 
     /// Waits until the edge has closed all slow ones.
-    fn await_closed(&self, run: &mut Run, closing: &mut Closing) -> anyhow::Result<()> {
+    fn await_closed(&self, run: &mut ScenarioRun, closing: &mut Closing) -> anyhow::Result<()> {
         let deadline_ms = run.child()?.ready.write_deadline_ms;
         let within = Duration::from_millis(deadline_ms) + CLOSED_WITHIN;
         let begun = SystemClock.now();
@@ -190,8 +190,8 @@ impl Slow {
                 let text =
                     format!("{left} slow clients were still there {within:?} after the burst");
                 match self.how {
-                    How::Never => run.report.violations.push(text),
-                    How::Trickle => run.report.note_once(&text),
+                    Slowness::Never => run.report.violations.push(text),
+                    Slowness::Trickle => run.report.note_once(&text),
                 }
                 return Ok(());
             }
@@ -203,9 +203,9 @@ impl Slow {
 
     fn report(
         &self,
-        run: Run,
+        run: ScenarioRun,
         slow: u32,
-        rounds: [Rounds; 2],
+        rounds: [LatencyRounds; 2],
         closed: Closed,
         all: &Harvest,
         wall_ms: f64,
@@ -215,7 +215,7 @@ impl Slow {
         let [with, without] = rounds;
         report.options = json!({
             "rate": self.shape.rate, "rounds": self.rounds, "for_s": self.over.as_secs_f64(), "share": self.share,
-            "slow": slow, "how": if self.how == How::Never { "never" } else { "trickle" },
+            "slow": slow, "how": if self.how == Slowness::Never { "never" } else { "trickle" },
         });
         let p99 = Figure::of(
             "others_p99_ms",

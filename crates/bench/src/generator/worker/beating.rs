@@ -9,7 +9,7 @@ use tickstorm_protocol::frame::encode;
 use tickstorm_protocol::message::Heartbeat;
 
 use super::{SEND_FLAGS, Worker, nanos, now_ns};
-use crate::generator::client::{Client, Pace, Reader, State};
+use crate::generator::client::{ClientStage, LoadClient, LoadReader, Pace};
 
 /// Heartbeats sent in one turn of the loop.
 const BEATS_A_TURN: u64 = 256;
@@ -84,8 +84,14 @@ impl Worker {
 }
 
 /// Sends one from a client that has come far enough; those that read nothing send nothing either: they are silent in all ways.
-fn beat((client, reader, socket): (&mut Client, &Reader, &Socket), frame: &mut Vec<u8>) -> bool {
-    let served = matches!(client.state, State::Subscribed | State::Connected);
+fn beat(
+    (client, reader, socket): (&mut LoadClient, &LoadReader, &Socket),
+    frame: &mut Vec<u8>,
+) -> bool {
+    let served = matches!(
+        client.state,
+        ClientStage::Subscribed | ClientStage::Connected
+    );
     if !served || reader.pace == Pace::Never {
         return false;
     }
@@ -95,7 +101,7 @@ fn beat((client, reader, socket): (&mut Client, &Reader, &Socket), frame: &mut V
     };
     frame.clear();
     encode(FrameType::Heartbeat, &heartbeat, frame);
-    if client.state == State::Connected {
+    if client.state == ClientStage::Connected {
         // An echo tells no time: the client itself knows when it asked.
         client.begun_ns = now;
     }

@@ -9,10 +9,10 @@ use tickstorm_protocol::FrameType;
 use tickstorm_protocol::message::Ack;
 
 use super::{SEND_FLAGS, Worker, now_ns};
-use crate::generator::account::Account;
-use crate::generator::client::{Client, State, dial};
-use crate::generator::command::{Arrive, Greeting};
-use crate::generator::setup::Setup;
+use crate::generator::account::TickAccount;
+use crate::generator::client::{ClientStage, LoadClient, dial};
+use crate::generator::command::{ArrivingClients, Greeting};
+use crate::generator::setup::ClientSetup;
 
 /// Connects begun in one turn of the loop: those that are there already do not wait for all of a crowd.
 const CONNECTS_A_TURN: u32 = 128;
@@ -25,7 +25,7 @@ pub(super) struct Greetings {
 }
 
 impl Greetings {
-    pub(super) fn new(setup: &Setup) -> Self {
+    pub(super) fn new(setup: &ClientSetup) -> Self {
         let (auth, subscribe) = (setup.auth(), setup.subscribe());
         Self {
             both: [&auth[..], &subscribe].concat(),
@@ -55,7 +55,7 @@ impl Worker {
         }
     }
 
-    fn connect(&mut self, arrive: Arrive) {
+    fn connect(&mut self, arrive: ArrivingClients) {
         let begun_ns = now_ns();
         let number = arrive.by_source.then_some(arrive.first);
         let socket = match dial(self.setup.addr, number, arrive.small_buffer) {
@@ -76,8 +76,8 @@ impl Worker {
         self.clients.enter(
             place,
             socket,
-            Client {
-                state: State::Connecting,
+            LoadClient {
+                state: ClientStage::Connecting,
                 greeting: arrive.greeting,
                 id: 0,
                 begun_ns,
@@ -98,9 +98,9 @@ impl Worker {
             return;
         };
         let (bytes, state) = match client.greeting {
-            Greeting::Pipelined => (&self.greetings.both, State::AwaitsAuth),
-            Greeting::StepByStep => (&self.greetings.auth, State::AwaitsAuth),
-            Greeting::Silent => (&Vec::new(), State::Connected),
+            Greeting::Pipelined => (&self.greetings.both, ClientStage::AwaitsAuth),
+            Greeting::StepByStep => (&self.greetings.auth, ClientStage::AwaitsAuth),
+            Greeting::Silent => (&Vec::new(), ClientStage::Connected),
         };
         if let Ok(Some(error)) = socket.take_error() {
             return self.end(place, &format!("connect: {error}"));
@@ -112,7 +112,7 @@ impl Worker {
             Err(why) => return self.end(place, &why),
         }
         self.shared.connected.fetch_add(1, Ordering::Relaxed);
-        if state == State::Connected {
+        if state == ClientStage::Connected {
             self.serve(begun_ns);
         }
     }
@@ -126,19 +126,19 @@ impl Worker {
             return;
         };
         match (ack.acked_type, client.state) {
-            (AUTH, State::AwaitsAuth) => {
-                client.state = State::AwaitsSubscribe;
+            (AUTH, ClientStage::AwaitsAuth) => {
+                client.state = ClientStage::AwaitsSubscribe;
                 if client.greeting == Greeting::StepByStep
                     && let Err(why) = send_all(socket, &self.greetings.subscribe)
                 {
                     self.end(place, &why);
                 }
             }
-            (SUBSCRIBE, State::AwaitsSubscribe) => {
-                client.state = State::Subscribed;
+            (SUBSCRIBE, ClientStage::AwaitsSubscribe) => {
+                client.state = ClientStage::Subscribed;
                 let begun_ns = client.begun_ns;
                 if let Some(reader) = self.clients.reader(place) {
-                    reader.account = Some(Account::new(ack.start_epoch_ms, period_ms));
+                    reader.account = Some(TickAccount::new(ack.start_epoch_ms, period_ms));
                 }
                 self.serve(begun_ns);
             }

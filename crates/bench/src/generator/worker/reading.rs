@@ -7,8 +7,8 @@ use tickstorm_client::estimate::Sample;
 use tickstorm_protocol::message::Pong;
 
 use super::{Worker, now_ns};
-use crate::generator::client::{Pace, State};
-use crate::generator::known::Taken;
+use crate::generator::client::{ClientStage, Pace};
+use crate::generator::known::TakenFrame;
 
 /// One read's bytes at most, beside what was left over.
 const READ_LEN: usize = 64 * 1_024;
@@ -49,7 +49,7 @@ impl Worker {
     #[cold]
     fn greet_if_new(&mut self, place: u32) {
         let client = self.clients.of(place);
-        if client.is_some_and(|client| client.state == State::Connecting) {
+        if client.is_some_and(|client| client.state == ClientStage::Connecting) {
             self.greet(place);
         }
     }
@@ -139,7 +139,7 @@ impl Worker {
         loop {
             let (setup, shared) = (&self.setup, &self.shared);
             match self.frames.take(&mut input, &mut self.retired) {
-                Taken::Ticks(known) => {
+                TakenFrame::Ticks(known) => {
                     self.meter.begin();
                     let ticks = known.ticks;
                     let due = || shared.due(ticks, setup.lead);
@@ -158,14 +158,14 @@ impl Worker {
                         None => faults.strange += ticks.count,
                     }
                 }
-                Taken::Ack(ack) => self.take_ack(place, &ack),
-                Taken::Pong(pong) => self.take_pong(&pong, at_ns),
-                Taken::Refused(error) => {
+                TakenFrame::Ack(ack) => self.take_ack(place, &ack),
+                TakenFrame::Pong(pong) => self.take_pong(&pong, at_ns),
+                TakenFrame::Refused(error) => {
                     return self.end(place, &format!("ERROR {}: {}", error.code, error.message));
                 }
-                Taken::Ignored => {}
-                Taken::Incomplete => break,
-                Taken::Broken(what) => {
+                TakenFrame::Ignored => {}
+                TakenFrame::Incomplete => break,
+                TakenFrame::Broken(what) => {
                     self.harvest.faults.broken += 1;
                     return self.end(place, &format!("broken: {what}"));
                 }
@@ -181,7 +181,7 @@ impl Worker {
     #[cold]
     fn take_echo(&mut self, place: u32) -> bool {
         let client = self.clients.of(place);
-        let Some(client) = client.filter(|client| client.state == State::Connected) else {
+        let Some(client) = client.filter(|client| client.state == ClientStage::Connected) else {
             return false;
         };
         let took_ns = self.now_ns.saturating_sub(client.begun_ns);

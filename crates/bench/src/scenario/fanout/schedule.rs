@@ -12,7 +12,7 @@ const QUIET_MS: i64 = 150;
 
 /// Moments of a round, in milliseconds after its tick was due.
 #[derive(Debug)]
-pub(super) struct Schedule {
+pub(super) struct RoundSchedule {
     /// From one round to the next.
     pub(super) period_ms: i64,
     /// When CPU time is read again, at the latest.
@@ -25,7 +25,7 @@ pub(super) struct Schedule {
     pub(super) ends: i64,
 }
 
-impl Schedule {
+impl RoundSchedule {
     /// With the bare loop a round of seconds has two of them: the first tick is measured, then heartbeats are sent, which the second
     /// tick follows that is not measured, and then the bare loop.
     pub(super) fn of(mode: Mode, with_limit: bool) -> Self {
@@ -80,7 +80,7 @@ mod tests {
     #[test]
     fn heartbeats_end_before_a_release_that_comes_after_they_have_begun() {
         for (lead_ms, end) in [(950, 800), (1_950, 800), (700, 550), (400, 900), (600, 900)] {
-            let mut schedule = Schedule::of(Mode::Second, false);
+            let mut schedule = RoundSchedule::of(Mode::Second, false);
             schedule.keep_quiet_before(Duration::from_millis(lead_ms));
             assert_eq!(schedule.beats[0], 480..end, "{lead_ms}");
         }
@@ -89,12 +89,12 @@ mod tests {
     #[test]
     fn tick_and_bare_loop_have_the_same_silence_before_them() {
         for mode in [Mode::Second, Mode::Minute] {
-            let Schedule {
+            let RoundSchedule {
                 period_ms,
                 beats: [before, after],
                 bare_at,
                 ..
-            } = Schedule::of(mode, true);
+            } = RoundSchedule::of(mode, true);
             let bare_at = bare_at.unwrap();
             let grid = mode.period_ms();
             // What came last before each: a fan-out of the grid, the bare loop, or heartbeats.

@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 
 use super::figure::millis;
-use super::generator::Seen;
+use super::generator::FrameSeen;
 
 /// One tick, or one frame of a burst, over all clients.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Round {
+pub(crate) struct TickArrivals {
     pub(crate) due_ns: u64,
     pub(crate) first_ns: u64,
     pub(crate) last_ns: u64,
@@ -15,7 +15,7 @@ pub(crate) struct Round {
     pub(crate) count: u64,
 }
 
-impl Round {
+impl TickArrivals {
     /// From when it was due to its last arrival.
     pub(crate) fn last_ms(&self) -> f64 {
         millis(self.last_ns.saturating_sub(self.due_ns))
@@ -29,14 +29,14 @@ impl Round {
 
 /// All rounds of a run, by kind and first tick.
 #[derive(Debug, Default)]
-pub(crate) struct Rounds(BTreeMap<(bool, i64), Round>);
+pub(crate) struct ArrivalsByTick(BTreeMap<(bool, i64), TickArrivals>);
 
-impl Rounds {
+impl ArrivalsByTick {
     /// Adds what was seen.
-    pub(crate) fn add(&mut self, seen: &[Seen]) {
+    pub(crate) fn add(&mut self, seen: &[FrameSeen]) {
         for seen in seen {
             let key = (seen.ticks.bare, seen.ticks.first_ms);
-            let round = self.0.entry(key).or_insert(Round {
+            let round = self.0.entry(key).or_insert(TickArrivals {
                 due_ns: seen.due_ns,
                 first_ns: seen.first_ns,
                 last_ns: seen.last_ns,
@@ -49,7 +49,7 @@ impl Rounds {
     }
 
     /// The round of this tick, of the edge or of the bare loop.
-    pub(crate) fn of(&self, bare: bool, first_ms: i64) -> Option<Round> {
+    pub(crate) fn of(&self, bare: bool, first_ms: i64) -> Option<TickArrivals> {
         self.0.get(&(bare, first_ms)).copied()
     }
 

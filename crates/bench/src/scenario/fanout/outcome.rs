@@ -3,9 +3,9 @@
 use std::ops::Range;
 
 use crate::figure::{Figure, number, whole};
-use crate::orders::Bare;
+use crate::orders::BareSends;
 use crate::report::{Report, Series};
-use crate::rounds::Rounds;
+use crate::tick_arrivals::ArrivalsByTick;
 
 /// From here on a soak may not grow, in seconds.
 const WARM_AFTER: f64 = 300.0;
@@ -25,7 +25,7 @@ const BARE_NOT_ALL: &str =
 
 /// What was measured, by round.
 #[derive(Default)]
-pub(super) struct Measured {
+pub(super) struct FanoutOutcome {
     pub(super) cpu_us: Vec<f64>,
     pub(super) cores: Vec<f64>,
     pub(super) last_ms: Vec<f64>,
@@ -79,15 +79,15 @@ pub(in crate::scenario) fn growth(points: &[(f64, f64)]) -> Option<f64> {
 }
 
 /// One round's measurement, as far as the edge told of it.
-pub(super) struct Second {
+pub(super) struct RoundReading {
     pub(super) epoch_ms: i64,
     /// When CPU time was read, in milliseconds after the tick was due.
     pub(super) window_ends: i64,
     pub(super) cpu_us: Option<u64>,
-    pub(super) bare: Option<(i64, Bare)>,
+    pub(super) bare: Option<(i64, BareSends)>,
 }
 
-impl Measured {
+impl FanoutOutcome {
     /// Nothing yet; CPU time is read so many milliseconds after each tick was due, or earlier.
     pub(super) fn new(window_ends_max: i64) -> Self {
         Self {
@@ -115,8 +115,8 @@ impl Measured {
     /// Counts a round in which the tick came to all; one that did not is none to compare.
     pub(super) fn count(
         &mut self,
-        second: &Second,
-        rounds: &Rounds,
+        second: &RoundReading,
+        rounds: &ArrivalsByTick,
         clients: u64,
         report: &mut Report,
     ) {
@@ -256,7 +256,7 @@ mod tests {
 
     #[test]
     fn heartbeats_wait_for_the_tick_and_are_sent_all_the_same_where_it_takes_too_long() {
-        let mut measured = Measured::new(460);
+        let mut measured = FanoutOutcome::new(460);
         for (arrived_ms, start) in [(0, 480), (430, 480), (600, 650), (790, 800), (2_000, 800)] {
             measured.arrived_ms = Some(arrived_ms);
             assert_eq!(measured.after_last(&(480..900)), start..900);

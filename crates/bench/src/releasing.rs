@@ -7,14 +7,14 @@ use hdrhistogram::Histogram;
 use tickstorm_client::{Event, Options, connect};
 use tokio::sync::watch;
 
-use super::generator::{Setup, histogram};
+use super::generator::{ClientSetup, histogram};
 use super::machine;
 
 /// Each releases its clients' ticks one after the other, at the same moment as the others: on a CPU of its own, where it waits for nobody.
 const THREADS_MAX: usize = 2;
 
 /// Them, on threads of their own. They end with this.
-pub(crate) struct Released {
+pub(crate) struct ReleasingClients {
     late: Arc<Mutex<Histogram<u64>>>,
     /// Whether what is measured has begun.
     begun: Arc<AtomicBool>,
@@ -23,9 +23,9 @@ pub(crate) struct Released {
     _ending: watch::Sender<()>,
 }
 
-impl Released {
+impl ReleasingClients {
     /// So many clients of the edge that the others are clients of.
-    pub(crate) fn start(count: u32, setup: &Setup) -> anyhow::Result<Self> {
+    pub(crate) fn start(count: u32, setup: &ClientSetup) -> anyhow::Result<Self> {
         let late = Arc::new(Mutex::new(histogram()));
         let begun = Arc::<AtomicBool>::default();
         let (ending, ended) = watch::channel(());
