@@ -20,6 +20,7 @@ use tickstorm_service::metrics;
 use tickstorm_service::open_files::Tables;
 use tokio::runtime::Runtime;
 
+use self::accept::ListenError;
 use self::sampler::Sampler;
 use super::machine;
 use super::orders::{ChildAnswer, ChildOrder, EdgeFacts};
@@ -42,8 +43,8 @@ impl BenchEdge {
     pub fn run(&self) -> Result<(), Failure> {
         if !self.cpus.is_empty() {
             machine::pin(&self.cpus).map_err(|error| {
-                let text = format!("the edge can't be put on CPUs {:?}: {error}", self.cpus);
-                Failure::said(exit::UNAVAILABLE, text)
+                let what = format!("the edge can't be put on CPUs {:?}", self.cpus);
+                Failure::new(exit::UNAVAILABLE, anyhow::Error::new(error).context(what))
             })?;
         }
         let settings = Settings::load(&GROUPS, &credentials::DEFAULTS)
@@ -163,7 +164,10 @@ fn obey(under_test: &Arc<UnderTest>, runtime: &Runtime) {
 }
 
 /// Keeps what was begun, and says where it listens.
-fn begin<T>(begun: io::Result<(T, std::net::SocketAddr)>, kept: &mut Option<T>) -> ChildAnswer {
+fn begin<T>(
+    begun: Result<(T, std::net::SocketAddr), ListenError>,
+    kept: &mut Option<T>,
+) -> ChildAnswer {
     match begun {
         Ok((running, addr)) => {
             *kept = Some(running);

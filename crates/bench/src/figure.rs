@@ -2,6 +2,9 @@
 
 use serde::Serialize;
 
+/// From here on a soak may not grow, in seconds.
+const WARM_AFTER: f64 = 300.0;
+
 /// A figure of the edge, and of the yardstick where there is one.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Figure {
@@ -62,6 +65,12 @@ impl Figure {
         self.limit_rounds = limit_rounds;
         self
     }
+}
+
+/// By how much a series has grown since it was warm; none before.
+pub(crate) fn growth(points: &[(f64, f64)]) -> Option<f64> {
+    let warm = points.iter().find(|point| point.0 >= WARM_AFTER)?;
+    points.last().map(|last| last.1 - warm.1)
 }
 
 /// The middle one; of an even number the mean of both in the middle.

@@ -5,6 +5,8 @@ mod arrivals;
 mod client;
 mod clients;
 mod command;
+mod connection_end;
+mod frame_ticks;
 mod harvest;
 mod known;
 mod meter;
@@ -22,8 +24,8 @@ use super::machine;
 use worker::Worker;
 
 pub(crate) use arrivals::{FrameSeen, histogram};
-pub(crate) use client::{CLIENTS_PER_SOURCE, Pace};
-pub(crate) use command::{ArrivingClients, GeneratorCommand, Greeting};
+pub(crate) use client::{CLIENTS_PER_SOURCE, Greeting, Pace};
+pub(crate) use command::{ArrivingClients, GeneratorCommand};
 pub(crate) use harvest::Harvest;
 pub(crate) use setup::{ClientSetup, GeneratorShared};
 
@@ -126,7 +128,7 @@ impl Generator {
     }
 
     /// What has been seen since this was last asked. `until_ms`: the last tick due; what lacks of them is lost.
-    pub(crate) fn harvest(&self, until_ms: Option<i64>) -> anyhow::Result<Harvest> {
+    pub(crate) fn harvest(&mut self, until_ms: Option<i64>) -> anyhow::Result<Harvest> {
         let (reply, answers) = mpsc::channel();
         for thread in 0..self.threads.len() {
             let reply = reply.clone();
@@ -139,11 +141,9 @@ impl Generator {
             all.add(harvest);
             answered += 1;
         }
-        anyhow::ensure!(
-            answered == self.threads.len(),
-            "a thread of the load generator has ended: {}",
-            self.why()
-        );
+        if answered < self.threads.len() {
+            return Err(self.stop());
+        }
         Ok(all)
     }
 
@@ -180,12 +180,19 @@ impl Generator {
         let _ = self.threads[thread].commands.send(command);
     }
 
-    fn why(&self) -> String {
-        let ended = self
-            .threads
-            .iter()
-            .filter(|thread| thread.handle.is_finished());
-        format!("{} of {}", ended.count(), self.threads.len())
+    /// Ends all threads, and says why one of them had ended before: by its own error, if it had one.
+    fn stop(&mut self) -> anyhow::Error {
+        const ENDED: &str = "a thread of the load generator has ended";
+        let threads = std::mem::take(&mut self.threads).into_iter();
+        // Without a sender of commands each of them ends.
+        let handles: Vec<_> = threads.map(|thread| thread.handle).collect();
+        let mut errors = handles
+            .into_iter()
+            .filter_map(|handle| handle.join().ok()?.err());
+        errors.next().map_or_else(
+            || anyhow::Error::msg(ENDED),
+            |error| anyhow::Error::new(error).context(ENDED),
+        )
     }
 }
 
@@ -246,6 +253,23 @@ fn start(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_thread_that_has_ended_says_why() {
+        let (commands, _) = mpsc::channel();
+        let handle = std::thread::spawn(|| Err(std::io::Error::other("the epoll is gone")));
+        let mut generator = Generator {
+            shared: Arc::default(),
+            threads: vec![GeneratorThread { commands, handle }],
+            told: 0,
+            by_source: false,
+        };
+        let error = generator.harvest(None).unwrap_err();
+        assert_eq!(
+            format!("{error:#}"),
+            "a thread of the load generator has ended: the epoll is gone"
+        );
+    }
 
     #[test]
     fn clients_are_shared_out_evenly_and_all_of_them() {

@@ -10,6 +10,7 @@ mod figure;
 mod frame;
 mod generator;
 mod machine;
+mod memory;
 mod options;
 mod orders;
 mod progress;

@@ -2,6 +2,7 @@
 
 use std::fs::OpenOptions;
 use std::net::{SocketAddr, ToSocketAddrs};
+use std::num::ParseIntError;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -49,6 +50,16 @@ pub(crate) struct CommonOptions {
     pub(crate) html: Option<PathBuf>,
 }
 
+/// A value of --edge-cpus or --client-cpus that says nothing.
+#[derive(Debug, thiserror::Error)]
+#[error("it takes numbers of CPUs, as in 0 or 0,1, or any, or auto")]
+pub(crate) struct NotCpus(#[source] ParseIntError);
+
+/// A value of an option that takes a duration, that is none, or too short.
+#[derive(Debug, thiserror::Error)]
+#[error("it takes a duration of a second or more, as in 10s, 30m or 8h")]
+pub(crate) struct NotADuration;
+
 /// Where threads run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Cpus {
@@ -59,15 +70,13 @@ pub(crate) enum Cpus {
 }
 
 impl Cpus {
-    fn parse(text: &str) -> Result<Self, String> {
+    fn parse(text: &str) -> Result<Self, NotCpus> {
         match text {
             "auto" => Ok(Self::Auto),
             "any" => Ok(Self::Any),
             list => {
                 let parsed: Result<Vec<usize>, _> = list.split(',').map(str::parse).collect();
-                parsed
-                    .map(Self::These)
-                    .map_err(|_| "it takes numbers of CPUs, as in 0 or 0,1, or any, or auto".into())
+                parsed.map(Self::These).map_err(NotCpus)
             }
         }
     }
@@ -121,8 +130,8 @@ impl CommonOptions {
         for path in self.json.iter().chain(&self.html) {
             let opened = OpenOptions::new().create(true).append(true).open(path);
             opened.map_err(|error| {
-                let text = format!("{} can't be written: {error}", path.display());
-                Failure::said(OUTPUT, text)
+                let what = format!("{} can't be written", path.display());
+                Failure::new(OUTPUT, anyhow::Error::new(error).context(what))
             })?;
         }
         Ok(())
@@ -154,7 +163,7 @@ impl CommonOptions {
             }
             Err(error) => Err(Failure::new(
                 exit::UNAVAILABLE,
-                anyhow!("--addr {addr}: {error}"),
+                anyhow::Error::new(error).context(format!("--addr {addr}")),
             )),
         }
     }
@@ -193,10 +202,10 @@ impl CommonOptions {
 pub(crate) const HEARTBEAT: Duration = Duration::from_secs(10);
 
 /// A duration on the command line, at least a second.
-pub(crate) fn duration(text: &str) -> Result<Duration, String> {
+pub(crate) fn duration(text: &str) -> Result<Duration, NotADuration> {
     let parsed = text.parse::<SignedDuration>().ok();
     let parsed = parsed.and_then(|duration| Duration::try_from(duration).ok());
     parsed
         .filter(|duration| *duration >= Duration::from_secs(1))
-        .ok_or_else(|| "it takes a duration of a second or more, as in 10s, 30m or 8h".into())
+        .ok_or(NotADuration)
 }

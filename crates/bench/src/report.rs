@@ -165,7 +165,7 @@ impl Report {
     pub(crate) fn count(&mut self, harvest: &Harvest, wall_ms: f64) {
         self.count_faults(&harvest.faults);
         for (end, count) in &harvest.ends {
-            *self.ends.entry(end.clone()).or_default() += count;
+            *self.ends.entry(end.text.clone()).or_default() += count;
         }
         self.generator.own_ms += number(harvest.spent.own_us) / 1e3;
         self.generator.user_ms += number(harvest.spent.user_us) / 1e3;

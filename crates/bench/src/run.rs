@@ -11,9 +11,9 @@ use tickstorm_timebase::{Clock, Mono, SystemClock};
 
 use super::edge_process::EdgeProcess;
 use super::generator::{ClientSetup, Generator, GeneratorShared, Greeting, Harvest};
-use super::machine::{self, KernelMemory};
+use super::machine;
 use super::options::{CommonOptions, Placement};
-use super::orders::{BurstPlan, ProcessSample};
+use super::orders::{BareSends, BurstPlan, ChildAnswer, ChildOrder, ProcessSample};
 use super::progress::ProgressLine;
 use super::report::Report;
 
@@ -158,7 +158,7 @@ impl ScenarioRun {
         }
         let ends = self.generator.harvest(None)?.ends;
         let why = ends.into_keys().next().unwrap_or_default();
-        let code = if why.starts_with("ERROR ") {
+        let code = if why.is_refusal {
             exit::NOPERM
         } else {
             exit::UNAVAILABLE
@@ -167,7 +167,7 @@ impl ScenarioRun {
             self.setup.addr,
             format!("none of {count} clients was served"),
         );
-        Err(Failure::said(code, format!("{addr}: {text}: {why}")))
+        Err(Failure::said(code, format!("{addr}: {text}: {}", why.text)))
     }
 
     /// Takes note of what has come since clients connected, before anything is measured: what that cost is no part of it.
@@ -289,6 +289,15 @@ impl ScenarioRun {
         })
     }
 
+    /// Lets the bare loop send this, and waits until it has.
+    pub(crate) fn bare(&mut self, burst: BurstPlan) -> anyhow::Result<BareSends> {
+        self.generator.shared.plan(burst, true);
+        let over = Duration::from_nanos(burst.end_ns().saturating_sub(burst.at_ns));
+        let child = self.child()?;
+        child.order(ChildOrder::Bare(burst))?;
+        child.answer(over, ChildAnswer::bare)
+    }
+
     fn child_batch_ms(&self) -> u64 {
         let ready = self.under_test.as_ref().map(|child| &child.ready);
         ready.map_or(5, |ready| ready.batch_window_ms.max(1))
@@ -309,36 +318,6 @@ impl ScenarioRun {
 const BURST_PHASE_MS: i64 = 200;
 /// The most ticks of a frame.
 const FRAME_TICKS_MAX: u64 = 1_000;
-
-/// Memory before clients came and with them, of the edge and of the kernel.
-pub(crate) struct Memory {
-    edge_bytes: u64,
-    kernel: KernelMemory,
-}
-
-impl Memory {
-    /// As it is now.
-    pub(crate) fn of(sample: &ProcessSample) -> Self {
-        Self {
-            edge_bytes: sample.rss_bytes,
-            kernel: KernelMemory::read(),
-        }
-    }
-
-    /// What one of `clients` has added since `before`: resident memory of the edge, and slabs of the kernel, of which the edge's
-    /// socket has half.
-    pub(crate) fn each_since(&self, before: &Self, clients: u64) -> [f64; 3] {
-        let each = |now: u64, before: u64, parts: u64| {
-            super::figure::number(now.saturating_sub(before))
-                / super::figure::number(clients.max(1) * parts)
-        };
-        [
-            each(self.edge_bytes, before.edge_bytes, 1),
-            each(self.kernel.slab_bytes, before.kernel.slab_bytes, 2),
-            each(self.kernel.tcp_bytes, before.kernel.tcp_bytes, 2),
-        ]
-    }
-}
 
 /// Whether ticks from a child may be compared with a bare loop's on the same CPUs.
 pub(crate) fn cores_note(placement: &Placement) -> Option<String> {

@@ -87,10 +87,15 @@ pub(crate) struct Tail {
     json: bool,
 }
 
-fn address(text: &str) -> Result<String, String> {
+/// A value of --addr that is no address.
+#[derive(Debug, thiserror::Error)]
+#[error("it takes a host and a port, as in 127.0.0.1:8080")]
+struct NotAnAddress;
+
+fn address(text: &str) -> Result<String, NotAnAddress> {
     match text.rsplit_once(':') {
         Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok() => Ok(text.into()),
-        Some(_) | None => Err("it takes a host and a port, as in 127.0.0.1:8080".into()),
+        Some(_) | None => Err(NotAnAddress),
     }
 }
 

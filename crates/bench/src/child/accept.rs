@@ -17,6 +17,17 @@ pub(super) const BACKLOG: i32 = 4_096;
 /// How soon the loop notices that it is to end, in milliseconds.
 const LOOK_MS: u16 = 20;
 
+/// Why a bare loop does not listen.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ListenError {
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    #[error("a listener without an address")]
+    NoAddress,
+    #[error("a bare loop has ended")]
+    LoopEnded,
+}
+
 /// Bare accept loops, each on a thread of its own, on one port.
 pub(super) struct AcceptLoops {
     stop: Arc<AtomicBool>,
@@ -25,7 +36,10 @@ pub(super) struct AcceptLoops {
 
 impl AcceptLoops {
     /// As many loops as the edge has shards; where those have tables of open files of their own, so have these.
-    pub(super) fn begin(threads: usize, own_files: bool) -> io::Result<(Self, SocketAddr)> {
+    pub(super) fn begin(
+        threads: usize,
+        own_files: bool,
+    ) -> Result<(Self, SocketAddr), ListenError> {
         let stop = Arc::new(AtomicBool::new(false));
         let mut accepting = Self {
             stop,
@@ -49,7 +63,7 @@ impl AcceptLoops {
                 })?;
             accepting.threads.push(thread);
             let outcome = listens.recv();
-            addr = outcome.map_err(|_| io::Error::other("a bare loop has ended"))??;
+            addr = outcome.map_err(|_| ListenError::LoopEnded)??;
         }
         Ok((accepting, addr))
     }
@@ -78,7 +92,7 @@ impl Drop for AcceptLoops {
 }
 
 /// A listener of this thread; what was opened before its table is its own would be open in both.
-fn open(addr: SocketAddr, own_files: bool) -> io::Result<(Socket, SocketAddr)> {
+fn open(addr: SocketAddr, own_files: bool) -> Result<(Socket, SocketAddr), ListenError> {
     if own_files {
         machine::own_files()?;
     }
@@ -86,15 +100,14 @@ fn open(addr: SocketAddr, own_files: bool) -> io::Result<(Socket, SocketAddr)> {
 }
 
 /// A listener at `addr`, which others may share, with the edge's own backlog.
-pub(super) fn listen(addr: SocketAddr) -> io::Result<(Socket, SocketAddr)> {
+pub(super) fn listen(addr: SocketAddr) -> Result<(Socket, SocketAddr), ListenError> {
     let socket = Socket::new(Domain::IPV4, Type::STREAM.nonblocking().cloexec(), None)?;
     socket.set_tcp_nodelay(true)?;
     socket.set_reuse_port(true)?;
     socket.bind(&addr.into())?;
     socket.listen(BACKLOG)?;
     let addr = socket.local_addr()?.as_socket();
-    let addr = addr.ok_or_else(|| io::Error::other("a listener without an address"))?;
-    Ok((socket, addr))
+    Ok((socket, addr.ok_or(ListenError::NoAddress)?))
 }
 
 /// Takes one connection off the listener; none where nobody waits.

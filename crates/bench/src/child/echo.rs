@@ -12,7 +12,7 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 use nix::sys::socket::{MsgFlags, recv, send};
 use socket2::Socket;
 
-use super::accept::{listen, next};
+use super::accept::{ListenError, listen, next};
 use crate::machine::{self, CpuTime};
 use crate::orders::LoopUsage;
 
@@ -32,7 +32,7 @@ struct EchoCounts {
 }
 
 impl EchoLoop {
-    pub(super) fn begin(pong_len: usize) -> io::Result<(Self, SocketAddr)> {
+    pub(super) fn begin(pong_len: usize) -> Result<(Self, SocketAddr), ListenError> {
         let (listener, addr) = listen(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))?;
         let counts = Arc::new(EchoCounts::default());
         let counting = Arc::clone(&counts);

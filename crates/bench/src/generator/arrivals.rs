@@ -3,7 +3,7 @@
 
 use hdrhistogram::Histogram;
 
-use super::known::FrameTicks;
+use super::frame_ticks::FrameTicks;
 
 /// The longest latency that a histogram holds, in nanoseconds: 10 minutes. What takes longer counts as that.
 const LATENCY_NS_MAX: u64 = 600_000_000_000;

@@ -8,7 +8,6 @@ use nix::sys::socket::{setsockopt, sockopt::IpBindAddressNoPort};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::account::TickAccount;
-use super::command::Greeting;
 
 /// Clients of one source address: below half of the 28,000 ports that Linux gives out for an address pair. It gives out those of one
 /// parity first, and goes through all of them again for each of the others.
@@ -47,6 +46,17 @@ pub(super) enum ClientStage {
     Subscribed,
     /// Connected to a listener that speaks no protocol.
     Connected,
+}
+
+/// What a client sends first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Greeting {
+    /// AUTH and SUBSCRIBE at once.
+    Pipelined,
+    /// SUBSCRIBE when AUTH has its ACK.
+    StepByStep,
+    /// Nothing: the listener speaks no protocol.
+    Silent,
 }
 
 /// How a client reads.

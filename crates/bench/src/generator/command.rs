@@ -2,7 +2,7 @@
 
 use std::sync::mpsc::Sender;
 
-use super::client::Pace;
+use super::client::{Greeting, Pace};
 use super::harvest::Harvest;
 
 /// What a thread is told.
@@ -35,15 +35,4 @@ pub(crate) struct ArrivingClients {
     pub(crate) small_buffer: bool,
     /// Whether each comes from a source address by its number.
     pub(crate) by_source: bool,
-}
-
-/// What a client sends first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Greeting {
-    /// AUTH and SUBSCRIBE at once.
-    Pipelined,
-    /// SUBSCRIBE when AUTH has its ACK.
-    StepByStep,
-    /// Nothing: the listener speaks no protocol.
-    Silent,
 }

@@ -6,6 +6,7 @@ use hdrhistogram::Histogram;
 
 use super::account::Faults;
 use super::arrivals::{FrameSeen, Latencies, histogram};
+use super::connection_end::EndKind;
 use super::meter::Spent;
 
 /// What a thread has seen since it was last asked.
@@ -25,7 +26,7 @@ pub(crate) struct Harvest {
     /// Slow clients that the edge has closed.
     pub(crate) slow_ended: u64,
     /// What ended connections, and how often.
-    pub(crate) ends: BTreeMap<String, u64>,
+    pub(crate) ends: BTreeMap<EndKind, u64>,
 }
 
 impl Default for Harvest {

@@ -6,10 +6,11 @@ use std::collections::VecDeque;
 use prost::Message as _;
 use tickstorm_protocol::FrameType;
 use tickstorm_protocol::frame::{Decoder, Frame, Rules};
-use tickstorm_protocol::message::{Ack, DataBatch, ErrorMsg, Pong, SCHEMA_VERSION};
+use tickstorm_protocol::message::{Ack, ErrorMsg, Pong};
 use tickstorm_timebase::Mode;
 
 use super::arrivals::FrameArrivals;
+use super::frame_ticks::{BrokenFrame, FrameTicks};
 use crate::frame::BARE;
 
 /// Frames of ticks that are remembered: more than shards have under way at once, in a burst too.
@@ -20,17 +21,6 @@ pub(super) struct KnownFrame {
     bytes: Vec<u8>,
     pub(super) ticks: FrameTicks,
     pub(super) arrivals: FrameArrivals,
-}
-
-/// What is in a frame of ticks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct FrameTicks {
-    /// From the yardstick, not from the edge's engine.
-    pub(crate) bare: bool,
-    pub(crate) first_ms: i64,
-    pub(crate) last_ms: i64,
-    pub(crate) count: u64,
-    pub(crate) sent_unix_us: i64,
 }
 
 /// What was taken off the input.
@@ -45,7 +35,7 @@ pub(super) enum TakenFrame<'a> {
     /// The input ends before its next frame does.
     Incomplete,
     /// The input is no protocol.
-    Broken(String),
+    Broken(BrokenFrame),
 }
 
 /// The newest frames of ticks.
@@ -111,7 +101,7 @@ impl KnownFrames {
                 *input = whole;
                 return TakenFrame::Incomplete;
             }
-            Err(error) => return TakenFrame::Broken(error.to_string()),
+            Err(error) => return TakenFrame::Broken(error.into()),
         };
         let bytes = &whole[..whole.len() - input.len()];
         match understand(&frame, self.mode) {
@@ -131,7 +121,7 @@ impl KnownFrames {
             Ok(Understood::Pong(pong)) => TakenFrame::Pong(pong),
             Ok(Understood::Refused(error)) => TakenFrame::Refused(error),
             Ok(Understood::Ignored) => TakenFrame::Ignored,
-            Err(what) => TakenFrame::Broken(what),
+            Err(broken) => TakenFrame::Broken(broken),
         }
     }
 }
@@ -144,56 +134,21 @@ enum Understood {
     Ignored,
 }
 
-fn understand(frame: &Frame<'_>, mode: Mode) -> Result<Understood, String> {
+fn understand(frame: &Frame<'_>, mode: Mode) -> Result<Understood, BrokenFrame> {
     if frame.type_byte() == BARE {
-        return ticks(frame, Mode::Second, true).map(Understood::Ticks);
+        return FrameTicks::decode(frame, Mode::Second, true).map(Understood::Ticks);
     }
-    let malformed = |error: prost::DecodeError| error.to_string();
+    let payload = frame.payload();
     match frame.frame_type() {
-        Some(FrameType::DataBatch) => ticks(frame, mode, false).map(Understood::Ticks),
-        Some(FrameType::Ack) => Ack::decode(frame.payload())
-            .map(Understood::Ack)
-            .map_err(malformed),
-        Some(FrameType::Pong) => Pong::decode(frame.payload())
-            .map(Understood::Pong)
-            .map_err(malformed),
-        Some(FrameType::Error) => ErrorMsg::decode(frame.payload())
-            .map(Understood::Refused)
-            .map_err(malformed),
+        Some(FrameType::DataBatch) => FrameTicks::decode(frame, mode, false).map(Understood::Ticks),
+        Some(FrameType::Ack) => Ok(Understood::Ack(Ack::decode(payload)?)),
+        Some(FrameType::Pong) => Ok(Understood::Pong(Pong::decode(payload)?)),
+        Some(FrameType::Error) => Ok(Understood::Refused(ErrorMsg::decode(payload)?)),
         Some(other @ (FrameType::Auth | FrameType::Subscribe | FrameType::Heartbeat)) => {
-            Err(format!("{} came from an edge", other.name()))
+            Err(BrokenFrame::FromClient(other))
         }
         None => Ok(Understood::Ignored),
     }
-}
-
-/// A batch must be what the protocol says, and without a gap in itself, so that first and last tell all of it.
-fn ticks(frame: &Frame<'_>, mode: Mode, bare: bool) -> Result<FrameTicks, String> {
-    let batch = DataBatch::decode(frame.payload()).map_err(|error| error.to_string())?;
-    let (Some(first), Some(last)) = (batch.ticks.first(), batch.ticks.last()) else {
-        return Err("a DATA_BATCH without a tick".into());
-    };
-    if batch.schema_version != SCHEMA_VERSION {
-        return Err(format!("schema version {}", batch.schema_version));
-    }
-    if batch
-        .ticks
-        .iter()
-        .any(|tick| tick.known_mode() != Some(mode))
-    {
-        return Err(format!("a tick that is not of mode {}", mode.name()));
-    }
-    let mut pairs = batch.ticks.windows(2);
-    if pairs.any(|pair| pair[1].epoch_ms - pair[0].epoch_ms != mode.period_ms()) {
-        return Err("a DATA_BATCH with a gap in it".into());
-    }
-    Ok(FrameTicks {
-        bare,
-        first_ms: first.epoch_ms,
-        last_ms: last.epoch_ms,
-        count: batch.ticks.len() as u64,
-        sent_unix_us: batch.sent_unix_us,
-    })
 }
 
 #[cfg(test)]
@@ -261,9 +216,12 @@ mod tests {
     fn a_batch_with_a_gap_in_itself_or_of_another_mode_is_broken() {
         let mut frames = KnownFrames::new(Mode::Second);
         let taken = frames.take(&mut &frame(&[1, 3])[..], &mut Vec::new());
-        assert!(matches!(taken, TakenFrame::Broken(what) if what.contains("gap")));
+        assert!(matches!(taken, TakenFrame::Broken(BrokenFrame::Gap)));
         let mut frames = KnownFrames::new(Mode::Minute);
         let taken = frames.take(&mut &frame(&[60])[..], &mut Vec::new());
-        assert!(matches!(taken, TakenFrame::Broken(what) if what.contains("mode")));
+        assert!(matches!(
+            taken,
+            TakenFrame::Broken(BrokenFrame::OtherMode(_))
+        ));
     }
 }

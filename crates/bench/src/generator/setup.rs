@@ -14,7 +14,7 @@ use tickstorm_protocol::session::Request;
 use tickstorm_timebase::Mode;
 
 use super::arrivals::Due;
-use super::known::FrameTicks;
+use super::frame_ticks::FrameTicks;
 use crate::orders::BurstPlan;
 
 /// What clients are.

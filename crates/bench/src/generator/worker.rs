@@ -20,6 +20,7 @@ use self::beating::Beats;
 use super::client::{LoadReader, Pace};
 use super::clients::LoadClients;
 use super::command::{ArrivingClients, GeneratorCommand};
+use super::connection_end::ConnectionEnd;
 use super::harvest::Harvest;
 use super::known::{KnownFrame, KnownFrames};
 use super::meter::Meter;
@@ -212,14 +213,14 @@ impl Worker {
     }
 
     /// A connection has ended that nobody ended.
-    fn end(&mut self, place: u32, why: &str) {
+    fn end(&mut self, place: u32, why: &ConnectionEnd) {
         let Some(reader) = self.remove(place) else {
             return;
         };
         self.shared.ended.fetch_add(1, Ordering::Relaxed);
         if reader.pace == Pace::Eager {
             self.harvest.faults.disconnected += 1;
-            *self.harvest.ends.entry(why.to_owned()).or_default() += 1;
+            *self.harvest.ends.entry(why.into()).or_default() += 1;
         } else {
             self.harvest.slow_ended += 1;
         }

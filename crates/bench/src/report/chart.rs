@@ -1,6 +1,6 @@
 //! Charts as SVG, by plotters: lines over a logarithm of quantiles, over rounds, or over time.
 
-use anyhow::anyhow;
+use anyhow::Context as _;
 use plotters::prelude::{
     ChartBuilder, Color, DrawingAreaErrorKind, DrawingBackend, IntoDrawingArea, LineSeries,
     PathElement, RGBColor, SVGBackend, Text, WHITE,
@@ -71,7 +71,7 @@ pub(super) fn draw(lines: &[ChartLine], across: Across, upwards: &str) -> anyhow
         across,
         upwards,
     )
-    .map_err(|error| anyhow!("a chart can't be drawn: {error}"))?;
+    .context("a chart can't be drawn")?;
     Ok(svg)
 }
 

@@ -5,12 +5,11 @@ use std::time::Duration;
 use serde_json::json;
 use tickstorm_command::Failure;
 
-use crate::figure::{Figure, number};
+use crate::figure::{Figure, growth, number};
 use crate::generator::{Greeting, Harvest};
 use crate::options::{CommonOptions, duration};
 use crate::report::{Distribution, Report, Series};
 use crate::run::{IN_FLIGHT, ScenarioRun};
-use crate::scenario::fanout::growth;
 
 /// Clients come and go while ticks flow: whether descriptors or memory are left behind, and every one gets its ticks.
 #[derive(Debug, clap::Args)]

@@ -11,15 +11,15 @@ use tickstorm_client::Mode;
 use tickstorm_command::{Failure, ModeName};
 
 use self::outcome::{FanoutOutcome, RoundReading};
-pub(super) use self::outcome::{growth, memory};
 use self::schedule::RoundSchedule;
-use crate::figure::number;
+use crate::figure::{Figure, number};
 use crate::generator::Harvest;
+use crate::memory::Memory;
 use crate::options::{CommonOptions, duration};
-use crate::orders::{BareSends, BurstPlan, ChildAnswer, ChildOrder, ProcessSample};
+use crate::orders::{BurstPlan, ProcessSample};
 use crate::releasing::ReleasingClients;
 use crate::report::{Distribution, Report};
-use crate::run::{Memory, ScenarioRun, cores_note};
+use crate::run::{ScenarioRun, cores_note};
 use crate::tick_arrivals::ArrivalsByTick;
 
 /// Ticks of the grid to all clients: how late each comes to each, what it costs the edge, and whether each came once and in order.
@@ -73,7 +73,7 @@ impl FanoutScenario {
         std::thread::sleep(Duration::from_secs(1));
         let memory = before
             .zip(run.learn_time()?)
-            .map(|(before, after)| Memory::of(&after).each_since(&before, clients.into()));
+            .map(|(before, after)| Memory::of(&after).figures_since(&before, clients.into()));
         run.count_connecting()?;
         released.begin();
         let (measured, harvest, wall_ms) = self.measure(&mut run)?;
@@ -207,7 +207,7 @@ impl FanoutScenario {
         run: ScenarioRun,
         measured: FanoutOutcome,
         harvest: &Harvest,
-        each: Option<[f64; 3]>,
+        memory: Option<[Figure; 3]>,
         released: Option<&Histogram<u64>>,
     ) -> Report {
         let placement = run.placement.clone();
@@ -216,7 +216,7 @@ impl FanoutScenario {
             "mode": Mode::from(self.mode).name(), "ticks": self.ticks, "for_s": self.over.map(|over| over.as_secs()), "ahead": self.ahead,
             "released": self.released, "with_limit": self.common.with_limit,
         });
-        report.figures.extend(each.into_iter().flat_map(memory));
+        report.figures.extend(memory.into_iter().flatten());
         measured.give(&mut report);
         let latencies = &harvest.latencies;
         for (id, label, of) in [
@@ -261,14 +261,5 @@ impl ScenarioRun {
         self.wait_until(at_ms, moments.end)?;
         self.generator.shared.may_beat(false);
         Ok(())
-    }
-
-    /// Lets the bare loop send this, and waits until it has.
-    pub(crate) fn bare(&mut self, burst: BurstPlan) -> anyhow::Result<BareSends> {
-        self.generator.shared.plan(burst, true);
-        let over = Duration::from_nanos(burst.end_ns().saturating_sub(burst.at_ns));
-        let child = self.child()?;
-        child.order(ChildOrder::Bare(burst))?;
-        child.answer(over, ChildAnswer::bare)
     }
 }

@@ -10,13 +10,13 @@ use tickstorm_protocol::FrameType;
 use tickstorm_protocol::frame::encode;
 use tickstorm_protocol::message::Pong;
 
-use super::fanout::memory;
 use crate::figure::{Figure, number};
 use crate::generator::{ClientSetup, Generator, GeneratorShared, Greeting, Harvest};
+use crate::memory::Memory;
 use crate::options::{CommonOptions, duration};
 use crate::orders::{ChildAnswer, ChildOrder, LoopUsage};
 use crate::report::{Distribution, Report};
-use crate::run::{IN_FLIGHT, Memory, ScenarioRun};
+use crate::run::{IN_FLIGHT, ScenarioRun};
 
 /// Subscribers to minutes that send heartbeats: the CPU time and the memory of just being there.
 #[derive(Debug, clap::Args)]
@@ -63,10 +63,9 @@ impl IdleScenario {
         let before = run.learn_time()?.map(|sample| Memory::of(&sample));
         run.connect(clients, false)?;
         std::thread::sleep(Duration::from_secs(1));
-        let figures = before
+        let memory = before
             .zip(run.learn_time()?)
-            .map(|(before, after)| memory(Memory::of(&after).each_since(&before, clients.into())));
-        let figures = figures.unwrap_or_default();
+            .map(|(before, after)| Memory::of(&after).figures_since(&before, clients.into()));
         let echo = echo
             .map(|echo| self.fill_echo(&mut run, echo))
             .transpose()?;
@@ -84,8 +83,8 @@ impl IdleScenario {
             run.progress.at(round);
         }
         let harvest = run.generator.harvest(None)?;
-        let echoed = echo.map(|echo| echo.harvest(None)).transpose()?;
-        Ok(self.report(run, &measured, figures, &harvest, echoed.as_ref()))
+        let echoed = echo.map(|mut echo| echo.harvest(None)).transpose()?;
+        Ok(self.report(run, &measured, memory, &harvest, echoed.as_ref()))
     }
 
     /// A bare echo loop, and what will be its clients.
@@ -128,7 +127,7 @@ impl IdleScenario {
         &self,
         run: ScenarioRun,
         measured: &IdleCosts,
-        memory: Vec<Figure>,
+        memory: Option<[Figure; 3]>,
         harvest: &Harvest,
         echoed: Option<&Harvest>,
     ) -> Report {
@@ -151,7 +150,7 @@ impl IdleScenario {
             cores.against(measured.echo_cores.clone()),
             beat.against(each(&measured.echo_cores)),
         ]);
-        report.figures.extend(memory);
+        report.figures.extend(memory.into_iter().flatten());
         report.distributions.extend(Distribution::of(
             "pong",
             "PONG after HEARTBEAT",

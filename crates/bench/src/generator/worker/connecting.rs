@@ -10,8 +10,9 @@ use tickstorm_protocol::message::Ack;
 
 use super::{SEND_FLAGS, Worker, now_ns};
 use crate::generator::account::TickAccount;
-use crate::generator::client::{ClientStage, LoadClient, dial};
-use crate::generator::command::{ArrivingClients, Greeting};
+use crate::generator::client::{ClientStage, Greeting, LoadClient, dial};
+use crate::generator::command::ArrivingClients;
+use crate::generator::connection_end::ConnectionEnd;
 use crate::generator::setup::ClientSetup;
 
 /// Connects begun in one turn of the loop: those that are there already do not wait for all of a crowd.
@@ -60,7 +61,7 @@ impl Worker {
         let number = arrive.by_source.then_some(arrive.first);
         let socket = match dial(self.setup.addr, number, arrive.small_buffer) {
             Ok(socket) => socket,
-            Err(error) => return self.fail(&format!("connect: {error}")),
+            Err(error) => return self.fail(&ConnectionEnd::Connect(error)),
         };
         let place = self.clients.place();
         let flags = EpollFlags::EPOLLIN
@@ -70,7 +71,7 @@ impl Worker {
         let event = EpollEvent::new(flags, place.into());
         if let Err(errno) = self.epoll.add(&socket, event) {
             self.clients.give_back(place);
-            return self.fail(&format!("epoll: {errno}"));
+            return self.fail(&ConnectionEnd::Register(errno));
         }
         self.on_their_way += 1;
         self.clients.enter(
@@ -86,10 +87,10 @@ impl Worker {
     }
 
     /// A client could not even begin.
-    fn fail(&mut self, why: &str) {
+    fn fail(&mut self, why: &ConnectionEnd) {
         self.shared.ended.fetch_add(1, Ordering::Relaxed);
         self.harvest.faults.disconnected += 1;
-        *self.harvest.ends.entry(why.to_owned()).or_default() += 1;
+        *self.harvest.ends.entry(why.into()).or_default() += 1;
     }
 
     /// Its socket is connected, or has failed to be.
@@ -103,7 +104,7 @@ impl Worker {
             Greeting::Silent => (&Vec::new(), ClientStage::Connected),
         };
         if let Ok(Some(error)) = socket.take_error() {
-            return self.end(place, &format!("connect: {error}"));
+            return self.end(place, &ConnectionEnd::Connect(error));
         }
         client.state = state;
         let begun_ns = client.begun_ns;
@@ -142,7 +143,7 @@ impl Worker {
                 }
                 self.serve(begun_ns);
             }
-            (acked, _) => self.end(place, &format!("an ACK of {acked} that nothing asked for")),
+            (acked, _) => self.end(place, &ConnectionEnd::StrayAck(acked)),
         }
     }
 
@@ -156,13 +157,16 @@ impl Worker {
 }
 
 /// A socket that has just been connected takes some hundred bytes whole, or is broken.
-fn send_all(socket: &Socket, bytes: &[u8]) -> Result<(), String> {
+fn send_all(socket: &Socket, bytes: &[u8]) -> Result<(), ConnectionEnd> {
     if bytes.is_empty() {
         return Ok(());
     }
     match send(socket, bytes, SEND_FLAGS) {
         Ok(taken) if taken == bytes.len() => Ok(()),
-        Ok(taken) => Err(format!("send: {taken} of {} bytes were taken", bytes.len())),
-        Err(errno) => Err(format!("send: {errno}")),
+        Ok(taken) => Err(ConnectionEnd::SentInPart {
+            taken,
+            len: bytes.len(),
+        }),
+        Err(errno) => Err(ConnectionEnd::Send(errno)),
     }
 }

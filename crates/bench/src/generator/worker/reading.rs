@@ -4,10 +4,11 @@ use nix::sys::epoll::EpollFlags;
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, recv};
 use tickstorm_client::estimate::Sample;
-use tickstorm_protocol::message::Pong;
+use tickstorm_protocol::message::{ErrorMsg, Pong};
 
 use super::{Worker, now_ns};
 use crate::generator::client::{ClientStage, Pace};
+use crate::generator::connection_end::ConnectionEnd;
 use crate::generator::known::TakenFrame;
 
 /// One read's bytes at most, beside what was left over.
@@ -42,7 +43,7 @@ impl Worker {
                 self.read(place, READ_LEN);
             }
         } else if flags.intersects(ended) {
-            self.end(place, "closed by the edge");
+            self.end(place, &ConnectionEnd::ClosedByEdge);
         }
     }
 
@@ -83,7 +84,7 @@ impl Worker {
             let taken = match recv(socket, room, RecvFlags::DONTWAIT) {
                 Ok((_, taken @ 1..)) => taken,
                 Ok(_) => {
-                    self.end(place, "closed by the edge");
+                    self.end(place, &ConnectionEnd::ClosedByEdge);
                     break;
                 }
                 Err(Errno::AGAIN) => {
@@ -95,7 +96,7 @@ impl Worker {
                     continue;
                 }
                 Err(errno) => {
-                    self.end(place, &format!("recv: {errno}"));
+                    self.end(place, &ConnectionEnd::Receive(errno));
                     break;
                 }
             };
@@ -161,13 +162,14 @@ impl Worker {
                 TakenFrame::Ack(ack) => self.take_ack(place, &ack),
                 TakenFrame::Pong(pong) => self.take_pong(&pong, at_ns),
                 TakenFrame::Refused(error) => {
-                    return self.end(place, &format!("ERROR {}: {}", error.code, error.message));
+                    let ErrorMsg { code, message, .. } = error;
+                    return self.end(place, &ConnectionEnd::Refused { code, message });
                 }
                 TakenFrame::Ignored => {}
                 TakenFrame::Incomplete => break,
-                TakenFrame::Broken(what) => {
+                TakenFrame::Broken(broken) => {
                     self.harvest.faults.broken += 1;
-                    return self.end(place, &format!("broken: {what}"));
+                    return self.end(place, &ConnectionEnd::Broken(broken));
                 }
             }
             if self.clients.reader(place).is_none() {

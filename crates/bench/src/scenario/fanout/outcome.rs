@@ -2,13 +2,11 @@
 
 use std::ops::Range;
 
-use crate::figure::{Figure, number, whole};
+use crate::figure::{Figure, growth, number, whole};
 use crate::orders::BareSends;
 use crate::report::{Report, Series};
 use crate::tick_arrivals::ArrivalsByTick;
 
-/// From here on a soak may not grow, in seconds.
-const WARM_AFTER: f64 = 300.0;
 /// What is added to twice a tick's time, in milliseconds.
 const WINDOW_SPARE: i64 = 20;
 /// Heartbeats are sent so long after the last arrival, in milliseconds, so that the generator notices that the tick is over.
@@ -70,12 +68,6 @@ impl Thinned {
     fn growth(&self) -> Option<f64> {
         growth(&self.points)
     }
-}
-
-/// By how much a series has grown since it was warm; none before.
-pub(in crate::scenario) fn growth(points: &[(f64, f64)]) -> Option<f64> {
-    let warm = points.iter().find(|point| point.0 >= WARM_AFTER)?;
-    points.last().map(|last| last.1 - warm.1)
 }
 
 /// One round's measurement, as far as the edge told of it.
@@ -214,28 +206,6 @@ impl FanoutOutcome {
             },
         ]);
     }
-}
-
-/// Memory of one connection.
-pub(in crate::scenario) fn memory([edge, slab, tcp]: [f64; 3]) -> Vec<Figure> {
-    let single = |id, label, bytes: f64| Figure::single(id, label, "bytes", Some(bytes));
-    vec![
-        single(
-            "rss_bytes_per_connection",
-            "edge memory per connection",
-            edge,
-        ),
-        single(
-            "kernel_bytes_per_socket",
-            "kernel memory per socket (slabs)",
-            slab,
-        ),
-        single(
-            "tcp_buffer_bytes_per_socket",
-            "TCP buffers per socket, at rest",
-            tcp,
-        ),
-    ]
 }
 
 #[cfg(test)]
