@@ -13,7 +13,8 @@ use tickstorm_service::lifecycle::exit;
 
 use super::orders::{ChildAnswer, ChildOrder, EdgeFacts, ProcessSample};
 
-/// The command of this program that makes it the edge under test: whoever has [`crate::Bench`] among its commands has it, too.
+/// The command that makes this program the edge under test. A program with [`crate::Bench`] among
+/// its commands must have this one, with [`crate::BenchEdge`], as well.
 pub const CHILD_COMMAND: &str = "bench-edge";
 
 /// How long the child has for an answer beyond what its order takes.

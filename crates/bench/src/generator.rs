@@ -180,7 +180,8 @@ impl Generator {
         let _ = self.threads[thread].commands.send(command);
     }
 
-    /// Ends all threads, and says why one of them had ended before: by its own error, if it had one.
+    /// Ends all threads and returns why one of them had ended before, with that thread's own error if
+    /// there is one.
     fn stop(&mut self) -> anyhow::Error {
         const ENDED: &str = "a thread of the load generator has ended";
         let threads = std::mem::take(&mut self.threads).into_iter();

@@ -19,8 +19,8 @@ impl Memory {
         }
     }
 
-    /// What one of `clients` has added since `before`: resident memory of the edge, and slabs of the kernel, of which the edge's
-    /// socket has half.
+    /// What each of `clients` has added since `before`: resident memory of the edge, and slabs and
+    /// TCP buffers of the kernel, of which the edge's socket has half.
     pub(crate) fn figures_since(&self, before: &Self, clients: u64) -> [Figure; 3] {
         let single = |id, label, now: u64, before: u64, parts: u64| {
             let each = number(now.saturating_sub(before)) / number(clients.max(1) * parts);

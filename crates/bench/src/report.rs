@@ -24,7 +24,8 @@ use super::orders::EdgeFacts;
 /// The generator's user CPU as a share of the wall time in which ticks come, beyond which it has measured itself.
 const USER_SHARE_MAX: f64 = 0.03;
 
-/// The exit code if what was measured says nothing, and may say something another time: EX_TEMPFAIL of sysexits.h.
+/// The exit code of a run whose figures say nothing; another run may say something. EX_TEMPFAIL of
+/// sysexits.h.
 const VOID: u8 = 75;
 
 /// Points of a distribution's curve for each tenfold of 1 / (1 - quantile).

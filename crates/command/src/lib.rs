@@ -1,5 +1,6 @@
-//! What the commands of `tickstorm` have in common: how they end, as whom their clients come, their logs, and a clock and an edge in one
-//! process. What a command does, its own crate or module knows; nothing here knows which commands there are.
+//! What the commands of `tickstorm` share: exit codes, the credentials of their clients, their logs,
+//! and a clock and an edge in one process. What a command does stands in its own crate or module;
+//! nothing here knows which commands there are.
 
 pub mod credentials;
 mod failure;

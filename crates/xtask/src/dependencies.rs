@@ -47,15 +47,15 @@ const CLI: &str = "tickstorm-cli";
 const TESTKIT: &str = "tickstorm-testkit";
 const WEIGHT: &str = "tickstorm-weight";
 
-/// Arrows point one way, from I/O to logic. `clock` and `edge` never see each other, nor the client; only the commands of
-/// `tickstorm` put them together.
+/// Arrows point one way, from I/O to logic. `clock` and `edge` never see each other, nor the client;
+/// only the commands of `tickstorm` put them together.
 const RULES: &[Rule] = &[
     rule(TIMEBASE, &[], &[]),
     rule(PROTOCOL, &[TIMEBASE], &[]),
     rule(BUS, &[TIMEBASE], &[TESTKIT]),
     rule(SERVICE, &[], &[TESTKIT]),
     rule(CLOCK, &[TIMEBASE, BUS, SERVICE], &[TESTKIT]),
-    // Its tests see it with the feature that benchmarks have.
+    // Its tests depend on it with its feature `bench`.
     rule(EDGE, &[TIMEBASE, PROTOCOL, BUS, SERVICE], &[EDGE, TESTKIT]),
     rule(CLIENT, &[TIMEBASE, PROTOCOL], &[TESTKIT]),
     rule(COMMAND, &[BUS, SERVICE, CLOCK, EDGE, CLIENT], &[]),

@@ -6,7 +6,8 @@ use tickstorm_protocol::frame::{Frame, FrameError};
 use tickstorm_protocol::message::{DataBatch, SCHEMA_VERSION};
 use tickstorm_timebase::Mode;
 
-/// The ticks of a frame, which follow each other without a gap, so that the first and the last tell all of them.
+/// The ticks of a frame. They follow each other without a gap, so the first and the last tell all
+/// of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct FrameTicks {
     /// From the yardstick, not from the edge's engine.
