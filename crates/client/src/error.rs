@@ -20,7 +20,7 @@ pub enum Error {
         source: io::Error,
     },
     /// The edge sent ERROR, which ends the connection and says why.
-    #[error("the edge refused: {}", Told(.0))]
+    #[error("the edge refused: {}", ShownRefusal(.0))]
     Refused(Refusal),
     /// What the edge sent is not what the protocol allows.
     #[error("the edge broke the protocol")]
@@ -73,9 +73,9 @@ impl Error {
 }
 
 /// A refusal's code and message.
-struct Told<'a>(&'a Refusal);
+struct ShownRefusal<'a>(&'a Refusal);
 
-impl fmt::Display for Told<'_> {
+impl fmt::Display for ShownRefusal<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0.code {
             Ok(code) => code.fmt(f)?,
