@@ -30,10 +30,10 @@
 //! | system | a tick is released |
 //! |---|---|
 //! | Linux | within tens of microseconds: a timerfd, then spinning for at most 150 µs ([`AsyncTimer`]) |
-//! | macOS and other Unix | within about 2 ms: tokio's timer, which counts milliseconds |
-//! | Windows | within about 16 ms: the same, and the system's timer ticks 64 times a second unless a program asks for more |
+//! | macOS and other Unix | within a few milliseconds: tokio's timer, which counts milliseconds |
+//! | Windows | within some 20 ms: the same, and the system's clock ticks 64 times a second unless a program asks for more |
 //!
-//! No tick is released early on any of them. A busy machine adds its own delays, on Linux also if no descriptor is left for a timerfd.
+//! Only Linux is measured and tested. No tick is released early on any of them. A busy machine adds its own delays, on Linux also if no descriptor is left for a timerfd.
 //! A program that has a better timer brings it as an [`AlarmClock`], by way of [`connect_by`].
 //! Without [`Options::ahead`] no timer is involved, and only the network and the edge decide when a tick comes.
 //!
