@@ -82,6 +82,8 @@ impl Resume {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn epoch(secs: i64) -> Epoch {
@@ -154,5 +156,41 @@ mod tests {
         assert_eq!(resume.point(), None);
         resume.handle_start(epoch(50));
         assert_eq!(resume.handle_tick(epoch(51)), Continuity::Next);
+    }
+
+    /// Any epoch, and often one at either end of what there is.
+    fn epochs() -> impl Strategy<Value = Epoch> {
+        prop_oneof![
+            any::<i64>(),
+            (0..120_000_i64).prop_map(|ms| i64::MIN + ms),
+            (0..120_000_i64).prop_map(|ms| i64::MAX - ms),
+            -120_000..120_000_i64,
+        ]
+        .prop_map(Epoch::from_ms)
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_an_edge_says_ticks_go_forward_and_gaps_lie_between_them(
+            mode in prop_oneof![Just(Mode::Second), Just(Mode::Minute)],
+            point in prop::option::of(epochs()),
+            start in epochs(),
+            ticks in prop::collection::vec(epochs(), 1..20),
+        ) {
+            let mut resume = Resume::new(mode, point);
+            resume.handle_start(start);
+            for tick in ticks {
+                let before = resume.point();
+                match resume.handle_tick(tick) {
+                    Continuity::Next => prop_assert!(before < Some(tick)),
+                    Continuity::AfterGap { after } => {
+                        prop_assert_eq!(Some(after), before);
+                        prop_assert!(mode.next_after(after) < tick);
+                    }
+                    Continuity::Again => prop_assert!(before >= Some(tick)),
+                }
+                prop_assert_eq!(resume.point(), before.max(Some(tick)));
+            }
+        }
     }
 }

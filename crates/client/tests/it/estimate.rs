@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use proptest::prelude::*;
 use serde::Deserialize;
 use tickstorm_client::estimate::{Estimator, PongExchange};
 use tickstorm_timebase::Mono;
@@ -109,6 +110,23 @@ fn times_beyond_arithmetic_are_no_sample() {
                 let _ = estimator.estimate(micros(1_000));
             }
         }
+    }
+}
+
+proptest! {
+    #[test]
+    fn whatever_edges_say_an_estimate_is_made_or_not(
+        exchanges in prop::collection::vec((any::<[i64; 4]>(), any::<u32>()), 1..10),
+        asked_ns: u64,
+    ) {
+        let mut estimator = Estimator::new();
+        for ([t1, t2, t3, t4], bound) in exchanges {
+            estimator.handle_exchange(&exchange([t1, t2, t3, t4, i64::from(bound)]));
+            // The same within what nanoseconds can hold.
+            let [t1, t2, t3, t4] = [t1, t2, t3, t4].map(|us| us / 1_000);
+            estimator.handle_exchange(&exchange([t1, t2, t3, t4, i64::from(bound)]));
+        }
+        let _ = estimator.estimate(Mono::from_nanos(asked_ns));
     }
 }
 
