@@ -16,7 +16,7 @@ use tokio::io::{
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
-use crate::error::Error;
+use crate::error::{Awaited, Error};
 use crate::estimate::{Estimate, Estimator};
 use crate::options::{Credentials, Options};
 
@@ -106,7 +106,7 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
         let welcome = timeout(AUTH_TIMEOUT, connection.authenticated())
             .await
             .unwrap_or(Err(Error::Timeout {
-                awaited: "no answer to AUTH",
+                awaited: Awaited::Authentication,
                 silence: AUTH_TIMEOUT,
             }))?;
         connection.silence_max = welcome.heartbeat_timeout.max(SILENCE_MIN);
@@ -217,7 +217,7 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
                 if late > STALL {
                     self.read_at = self.read_at + late;
                 } else if reading == Reading::Yes && woken >= silent_at {
-                    return Err(Error::Timeout { awaited: "nothing", silence: self.silence_max });
+                    return Err(Error::Timeout { awaited: Awaited::Anything, silence: self.silence_max });
                 }
             }
         }

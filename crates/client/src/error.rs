@@ -38,13 +38,31 @@ pub enum Error {
         waited: Duration,
     },
     /// The edge kept silent for too long.
-    #[error("the edge sent {awaited} for {silence:?}")]
+    #[error("the edge sent {} for {silence:?}", .awaited.missing())]
     Timeout {
-        /// What should have come, as in "no answer".
-        awaited: &'static str,
+        /// What should have come.
+        awaited: Awaited,
         /// How long was waited.
         silence: Duration,
     },
+}
+
+/// What an edge was silent for too long to send.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Awaited {
+    /// The answer to AUTH.
+    Authentication,
+    /// Anything at all.
+    Anything,
+}
+
+impl Awaited {
+    const fn missing(self) -> &'static str {
+        match self {
+            Self::Authentication => "no answer to AUTH",
+            Self::Anything => "nothing",
+        }
+    }
 }
 
 impl Error {

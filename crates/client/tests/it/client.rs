@@ -277,7 +277,7 @@ async fn an_edge_that_does_not_answer_auth_is_given_up() {
     let began = Instant::now();
     let (client, _edge) = dial(Options::new("unused"));
     let error = client.await.unwrap().unwrap_err();
-    assert!(matches!(error, Error::Timeout { .. }), "{error:?}");
+    assert_eq!(error.to_string(), "the edge sent no answer to AUTH for 10s");
     assert_eq!(began.elapsed().as_secs(), 10);
 }
 
@@ -286,7 +286,7 @@ async fn an_edge_that_falls_silent_is_given_up_after_its_heartbeat_timeout() {
     let (mut ticks, _edge) = subscribed(0).await;
     let began = Instant::now();
     let error = end(&mut ticks).await;
-    assert!(matches!(error, Error::Timeout { .. }), "{error:?}");
+    assert_eq!(error.to_string(), "the edge sent nothing for 20s");
     assert_eq!(began.elapsed().as_secs(), 20);
 }
 
