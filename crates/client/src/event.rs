@@ -32,7 +32,7 @@ pub enum Event {
     },
     /// There is a connection again.
     Reconnected {
-        /// Where to: one of [`Options`]' addresses.
+        /// Where to: one of [`Options`](crate::Options)' addresses.
         address: String,
         /// The edge's name, as it says; it may hold anything.
         edge_id: String,
