@@ -121,7 +121,7 @@ impl ScenarioRun {
         if let Ok(mut samples) = self.generator.shared.samples.lock() {
             samples
                 .drain(..)
-                .for_each(|sample| self.estimator.handle_sample(&sample));
+                .for_each(|sample| self.estimator.handle_exchange(&sample));
         }
         let now = SystemClock.now();
         if let Some(estimate) = self.estimator.estimate(now) {

@@ -28,7 +28,8 @@ impl Wait {
     /// What to do when the moment is `remaining` away on CLOCK_MONOTONIC_RAW.
     ///
     /// With `spins`, no slew makes a timer miss the moment that is at most 100 µs late by itself, or 150 µs without a slew.
-    /// Otherwise slewing adds at most 100 µs to what the timer is late by. One second takes four sleeps.
+    /// Otherwise slewing adds at most 100 µs to what the timer is late by. One second takes four sleeps, or up to twelve at the
+    /// greatest slew.
     #[must_use]
     pub fn plan(remaining: Duration, spins: bool) -> Self {
         let spun = if spins { SPIN } else { Duration::ZERO };

@@ -58,7 +58,11 @@ const RULES: &[Rule] = &[
     rule(SERVICE, &[], &[TESTKIT]),
     rule(CLOCK, &[TIMEBASE, BUS, SERVICE], &[TESTKIT]),
     // Its tests depend on it with its feature `bench`.
-    rule(EDGE, &[TIMEBASE, TIMER, PROTOCOL, BUS, SERVICE], &[EDGE, TESTKIT]),
+    rule(
+        EDGE,
+        &[TIMEBASE, TIMER, PROTOCOL, BUS, SERVICE],
+        &[EDGE, TESTKIT],
+    ),
     rule(CLIENT, &[TIMEBASE, TIMER, PROTOCOL], &[TESTKIT]),
     rule(COMMAND, &[BUS, SERVICE, CLOCK, EDGE, CLIENT], &[]),
     rule(

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use tickstorm_client::estimate::Sample;
+use tickstorm_client::estimate::PongExchange;
 use tickstorm_command::credentials::ClientCredentials;
 use tickstorm_protocol::FrameType;
 use tickstorm_protocol::frame::encode;
@@ -81,7 +81,7 @@ pub(crate) struct GeneratorShared {
     pub(crate) ended: AtomicU64,
     plans: Mutex<Plans>,
     /// PONGs of one client, where authority time is to be learned from them.
-    pub(crate) samples: Mutex<Vec<Sample>>,
+    pub(crate) samples: Mutex<Vec<PongExchange>>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]

@@ -3,7 +3,7 @@
 use nix::sys::epoll::EpollFlags;
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, recv};
-use tickstorm_client::estimate::Sample;
+use tickstorm_client::estimate::PongExchange;
 use tickstorm_protocol::message::{ErrorMsg, Pong};
 
 use super::{Worker, now_ns};
@@ -200,7 +200,7 @@ impl Worker {
         if !self.beats.tells_time() {
             return;
         }
-        let sample = Sample {
+        let sample = PongExchange {
             t1_us: pong.client_time_us,
             t2_us: pong.received_unix_us,
             t3_us: pong.sent_unix_us,
