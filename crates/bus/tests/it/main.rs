@@ -1,10 +1,13 @@
-//! The bus as its two kinds of users see it, over the in-memory one.
+//! The bus as its two kinds of users see it, over the in-memory one; and what needs no more of NATS than a server that says no.
 
 mod delivery;
 mod garbage;
+#[path = "../log/mod.rs"]
+mod log;
 mod message;
 #[path = "../messages/mod.rs"]
 mod messages;
+mod retries;
 mod script;
 
 use std::time::Duration;
