@@ -12,7 +12,8 @@ mod pair;
 mod summary;
 mod tail;
 
-use std::process::ExitCode;
+use std::panic;
+use std::process::{self, ExitCode};
 
 use clap::Parser;
 use tickstorm_service::lifecycle::exit::{OK, USAGE};
@@ -37,6 +38,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    end_on_panic();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
@@ -59,4 +61,13 @@ fn main() -> ExitCode {
             ExitCode::from(failure.code)
         }
     }
+}
+
+/// Ends the process when any of its threads or tasks panics, as a release does by itself. A build that unwinds would go on without it.
+fn end_on_panic() {
+    let show = panic::take_hook();
+    panic::set_hook(Box::new(move |panic| {
+        show(panic);
+        process::abort();
+    }));
 }
