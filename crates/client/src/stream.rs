@@ -3,14 +3,15 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
-use std::{fmt, future};
+use std::{fmt, future, panic};
 
 use futures_core::Stream;
 use tickstorm_timebase::{Epoch, Mode, Quality, SystemClock};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
 
 use crate::ahead;
 use crate::connection::{SharedClock, Subscribed};
@@ -116,19 +117,20 @@ where
     } = subscription.begin().await?;
     let (sender, mut events) = mpsc::channel(EVENTS_MAX);
     let estimator = subscription.estimator();
+    let mut tasks = vec![tokio::spawn(subscription.run(connection, sender))];
     if ahead {
         let (releaser, released) = mpsc::channel(EVENTS_MAX);
         let (incoming, estimator) = (std::mem::replace(&mut events, released), estimator.clone());
-        tokio::spawn(ahead::release(
+        tasks.push(tokio::spawn(ahead::release(
             incoming,
             releaser,
             estimator,
             Arc::clone(&clock),
-        ));
+        )));
     }
-    tokio::spawn(subscription.run(connection, sender));
     Ok(Ticks {
         events,
+        tasks,
         estimator,
         clock,
         edge_id: welcome.edge_id,
@@ -155,6 +157,8 @@ where
 /// one says why the connection ended. Dropping it closes the connection.
 pub struct Ticks {
     events: mpsc::Receiver<Result<Event, Error>>,
+    /// What events come from, the last step of their way last.
+    tasks: Vec<JoinHandle<()>>,
     estimator: watch::Receiver<Estimator>,
     clock: SharedClock,
     edge_id: String,
@@ -163,6 +167,9 @@ pub struct Ticks {
 
 impl Ticks {
     /// What comes next; none after the error that ended the connection. May be dropped and called again without losing anything.
+    ///
+    /// # Panics
+    /// Where what reads the connection has panicked, which is a defect: it is not taken for an end.
     pub async fn next(&mut self) -> Option<Result<Event, Error>> {
         future::poll_fn(|context| Pin::new(&mut *self).poll_next(context)).await
     }
@@ -186,6 +193,23 @@ impl Ticks {
     }
 }
 
+impl Ticks {
+    /// Waits until all tasks have ended, and goes on with the panic of one that did by that.
+    fn poll_tasks(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        while let Some(task) = self.tasks.last_mut() {
+            let outcome = ready!(Pin::new(task).poll(context));
+            self.tasks.pop();
+            // The others ended with their runtime.
+            if let Err(error) = outcome
+                && let Ok(cause) = error.try_into_panic()
+            {
+                panic::resume_unwind(cause);
+            }
+        }
+        Poll::Ready(())
+    }
+}
+
 impl Stream for Ticks {
     type Item = Result<Event, Error>;
 
@@ -193,6 +217,9 @@ impl Stream for Ticks {
         let item = self.events.poll_recv(context);
         if let Poll::Ready(Some(Ok(Event::Reconnected { edge_id, .. }))) = &item {
             self.edge_id.clone_from(edge_id);
+        }
+        if let Poll::Ready(None) = item {
+            ready!(self.poll_tasks(context));
         }
         item
     }
