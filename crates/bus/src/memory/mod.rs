@@ -200,7 +200,7 @@ struct Envelope {
 struct Hub {
     subjects: Subjects,
     ports: Vec<HubPort>,
-    script: Option<script::Script>,
+    script: Option<script::FateScript>,
     /// By who sends and who gets it: the message that waits for the next one.
     swapped: HashMap<(usize, usize), Envelope>,
     /// By when it is due and how many were delayed before it, so that equal delays keep their order.

@@ -1,4 +1,4 @@
-//! [`Keeper`]: the thread that keeps the connection, one after the other for ever. When a server is tried, `retries` says; what
+//! [`ConnectionKeeper`]: the thread that keeps the connection, one after the other for ever. When a server is tried, `retries` says; what
 //! happens on a connection is `connection`'s business.
 
 use std::collections::BTreeSet;
@@ -30,14 +30,14 @@ const FAILURES_LOGGED_MAX: usize = 16;
 const FLAPS_LOGGED_MAX: u32 = 3;
 
 /// What keeps the connection.
-pub(super) struct Keeper {
+pub(super) struct ConnectionKeeper {
     options: NatsOptions,
     servers: Vec<NatsServer>,
     retries: Retries,
     switchboard: Arc<Switchboard>,
     running: watch::Receiver<bool>,
     build_runtime: BuildRuntime,
-    log: Log,
+    log: KeeperLog,
 }
 
 /// Makes the runtime that one connection lives on.
@@ -64,7 +64,7 @@ enum AttemptError {
     TimedOut,
 }
 
-impl Keeper {
+impl ConnectionKeeper {
     /// A keeper that may try each of `servers` now and logs to the subscriber that is the caller's.
     pub(super) fn new(
         options: NatsOptions,
@@ -80,7 +80,7 @@ impl Keeper {
             switchboard,
             running,
             build_runtime,
-            log: Log::to(dispatcher::get_default(Clone::clone)),
+            log: KeeperLog::to(dispatcher::get_default(Clone::clone)),
         }
     }
 
@@ -209,7 +209,7 @@ fn is_refusal(error: &ConnectError) -> bool {
 }
 
 /// What the keeper says: each new failure, and how connections begin and end, as long as that is news.
-struct Log {
+struct KeeperLog {
     dispatch: Dispatch,
     /// What was logged of each server since there was a connection.
     failures: BTreeSet<(usize, String)>,
@@ -217,7 +217,7 @@ struct Log {
     flaps: u32,
 }
 
-impl Log {
+impl KeeperLog {
     const fn to(dispatch: Dispatch) -> Self {
         Self {
             dispatch,

@@ -20,7 +20,7 @@ use tokio::runtime;
 use tokio::sync::{Notify, watch};
 use tokio::task::unconstrained;
 
-use self::keeper::{BuildRuntime, Keeper};
+use self::keeper::{BuildRuntime, ConnectionKeeper};
 use crate::events::{Outlet, deliver_to_all};
 use crate::inbound::Inbound;
 use crate::message::{self, DropReason};
@@ -58,7 +58,7 @@ impl NatsBus {
             wanted: Notify::new(),
         });
         let (running, watched) = watch::channel(true);
-        let keeper = Keeper::new(
+        let keeper = ConnectionKeeper::new(
             options,
             servers,
             Arc::clone(&switchboard),

@@ -28,13 +28,13 @@ pub(super) enum Setback {
 /// When each server may be tried.
 #[derive(Debug)]
 pub(super) struct Retries {
-    turns: Vec<Turn>,
+    turns: Vec<ServerTurn>,
 }
 
 /// One server's next attempt. Each kind of failure counts for itself and neither resets the other: a server that fails in turns
 /// this way and that way is tried no more often.
 #[derive(Clone, Copy, Debug)]
-struct Turn {
+struct ServerTurn {
     due: Mono,
     unreachable: u32,
     refused: u32,
@@ -43,7 +43,7 @@ struct Turn {
 impl Retries {
     /// All of `servers` may be tried at `now`, in their order.
     pub(super) fn new(servers: usize, now: Mono) -> Self {
-        let turn = Turn {
+        let turn = ServerTurn {
             due: now,
             unreachable: 0,
             refused: 0,
