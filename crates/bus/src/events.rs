@@ -19,7 +19,8 @@ pub enum Notice {
     Dropped { reason: DropReason, count: u64 },
 }
 
-/// SubscriptionStatus of a subscription, compared with what the subscriber was told last. Changes in between are told as their outcome.
+/// How a subscription is, compared with what the subscriber was told last. Of several changes in
+/// between, the subscriber hears the outcome.
 #[derive(Clone, Copy, Debug, Default)]
 struct SubscriptionStatus {
     connected: bool,

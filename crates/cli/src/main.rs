@@ -63,7 +63,8 @@ fn main() -> ExitCode {
     }
 }
 
-/// Ends the process when any of its threads or tasks panics, as a release does by itself. A build that unwinds would go on without it.
+/// Makes a panic of any thread or task end the process, as it does in a release. A build that
+/// unwinds would go on without the thread.
 fn end_on_panic() {
     let show = panic::take_hook();
     panic::set_hook(Box::new(move |panic| {

@@ -157,7 +157,7 @@ where
 /// one says why the connection ended. Dropping it closes the connection.
 pub struct Ticks {
     events: mpsc::Receiver<Result<Event, Error>>,
-    /// What events come from, the last step of their way last.
+    /// The tasks that events pass through, in the order of the events' way.
     tasks: Vec<JoinHandle<()>>,
     estimator: watch::Receiver<Estimator>,
     clock: SharedClock,
@@ -169,7 +169,7 @@ impl Ticks {
     /// What comes next; none after the error that ended the connection. May be dropped and called again without losing anything.
     ///
     /// # Panics
-    /// Where what reads the connection has panicked, which is a defect: it is not taken for an end.
+    /// If a task of this subscription has panicked, with the same panic.
     pub async fn next(&mut self) -> Option<Result<Event, Error>> {
         future::poll_fn(|context| Pin::new(&mut *self).poll_next(context)).await
     }
@@ -194,12 +194,12 @@ impl Ticks {
 }
 
 impl Ticks {
-    /// Waits until all tasks have ended, and goes on with the panic of one that did by that.
+    /// Waits until all tasks have ended. If one of them panicked, the panic continues here.
     fn poll_tasks(&mut self, context: &mut Context<'_>) -> Poll<()> {
         while let Some(task) = self.tasks.last_mut() {
             let outcome = ready!(Pin::new(task).poll(context));
             self.tasks.pop();
-            // The others ended with their runtime.
+            // Any other error means that the task's runtime has ended.
             if let Err(error) = outcome
                 && let Ok(cause) = error.try_into_panic()
             {

@@ -143,8 +143,9 @@ impl Logs {
     }
 }
 
-/// Starts the logs of this process on standard error. A panic is shown there, too, and ends the process, in whichever thread or
-/// task it is. A reader that stands still holds up nobody: lines beyond a bound are dropped and counted.
+/// Starts the logs of this process on standard error. A panic of any thread or task is shown there
+/// and ends the process. A reader that stands still holds up nobody: lines beyond a bound are
+/// dropped and counted.
 ///
 /// # Errors
 /// Where logs have been started before.

@@ -31,7 +31,7 @@ pub(super) struct NatsConnection {
     signs: mpsc::UnboundedReceiver<ConnectionSign>,
 }
 
-/// What async-nats tells beside messages.
+/// What async-nats reports besides messages.
 enum ConnectionSign {
     Lost,
     Complaint(ServerError),
@@ -99,7 +99,10 @@ impl NatsConnection {
                 sign = self.signs.recv() => match sign {
                     Some(ConnectionSign::Complaint(error)) => {
                         if complaints.len() < COMPLAINTS_MAX && !complaints.contains(&error) {
-                            dispatcher::with_default(&log, || tracing::warn!(error = error.to_string(), "NATS complains"));
+                            let text = error.to_string();
+                            dispatcher::with_default(&log, || {
+                                tracing::warn!(error = text, "NATS complains");
+                            });
                             complaints.push(error);
                         }
                     }
@@ -110,7 +113,11 @@ impl NatsConnection {
                     if message.status != Some(StatusCode::NO_RESPONDERS) {
                         let reply_to = message.reply.as_ref().map(|subject| subject.as_str());
                         let inbound = inbound::read(
-                            &switchboard.subjects, &self.inbox, &message.subject, reply_to, &message.payload,
+                            &switchboard.subjects,
+                            &self.inbox,
+                            &message.subject,
+                            reply_to,
+                            &message.payload,
                         );
                         if let Some(inbound) = inbound {
                             switchboard.deliver(&inbound);

@@ -1,5 +1,5 @@
-//! [`ConnectionKeeper`]: the thread that keeps the connection, one after the other for ever. When a server is tried, `retries` says; what
-//! happens on a connection is `connection`'s business.
+//! [`ConnectionKeeper`]: the thread that makes one connection after the other. `retries` says when
+//! which server is tried; what happens on a connection is `connection`'s business.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -20,16 +20,17 @@ use super::connection::NatsConnection;
 use super::options::{NatsError, NatsOptions, NatsServer};
 use super::retries::{Retries, STAYS_AFTER, Setback};
 
-/// Until a server's name is resolved and one of its addresses has taken the connection.
+/// For resolving a server's name and connecting to one of its addresses.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Different failures that are logged of each server in an outage: attempts are many, and mostly alike.
+/// How many different failures of one server are logged in an outage.
 const FAILURES_LOGGED_MAX: usize = 16;
 
-/// Connections in a row that ended soon after they were made and are logged: a flapping server is no news after that.
+/// How many connections in a row are logged that end soon after they are made: after that, a
+/// flapping server is no news.
 const FLAPS_LOGGED_MAX: u32 = 3;
 
-/// What keeps the connection.
+/// What runs on the bus's thread.
 pub(super) struct ConnectionKeeper {
     options: NatsOptions,
     servers: Vec<NatsServer>,
@@ -40,15 +41,15 @@ pub(super) struct ConnectionKeeper {
     log: KeeperLog,
 }
 
-/// Makes the runtime that one connection lives on.
+/// Makes the runtime of one connection.
 pub(super) type BuildRuntime = fn() -> io::Result<Runtime>;
 
-/// What became of an attempt to have a connection.
+/// How an attempt ended, or the connection that it led to.
 enum AttemptEnd {
     /// The bus is stopped.
     Stopped,
     Failed(AttemptError),
-    /// There was one, for this long.
+    /// There was a connection, for this long.
     Lost(Duration),
 }
 
@@ -65,7 +66,7 @@ enum AttemptError {
 }
 
 impl ConnectionKeeper {
-    /// A keeper that may try each of `servers` now and logs to the subscriber that is the caller's.
+    /// A keeper for which every server is due now. It logs to the caller's subscriber.
     pub(super) fn new(
         options: NatsOptions,
         servers: Vec<NatsServer>,
@@ -84,9 +85,10 @@ impl ConnectionKeeper {
         }
     }
 
-    /// Keeps the connection until `running` says otherwise.
+    /// Connects again and again until `running` is false.
     pub(super) fn run(mut self) {
-        // async-nats logs each attempt, and at some levels whole URLs, which may hold passwords. What matters is said here.
+        // async-nats logs each attempt, and at some levels whole URLs, which may hold passwords.
+        // What matters is logged here.
         let _quiet = dispatcher::set_default(&Dispatch::none());
         let _ending = Ending {
             switchboard: Arc::clone(&self.switchboard),
@@ -115,7 +117,8 @@ impl ConnectionKeeper {
         }
     }
 
-    /// Waits until `due`, without a runtime, which may be what is lacking; false when the bus is stopped, which unparks this thread.
+    /// Waits until `due`; false if the bus is stopped, which unparks this thread. It needs no
+    /// runtime, since a failure to build one is among the reasons to wait.
     fn wait_until(&self, due: Mono) -> bool {
         loop {
             let left = due.since(SystemClock.now());
@@ -126,7 +129,7 @@ impl ConnectionKeeper {
         }
     }
 
-    /// Has one connection, on a runtime that ends with it.
+    /// Makes one connection and keeps it to its end, on a runtime that ends with it.
     fn attempt(&mut self, server: usize) -> AttemptEnd {
         let runtime = match (self.build_runtime)() {
             Ok(runtime) => runtime,
@@ -176,7 +179,7 @@ async fn open(
 }
 
 impl AttemptError {
-    /// Which pauses it leads to. What is wrong with files or certificates is put right by hand, as a login is.
+    /// The kind of back-off. A person puts files and certificates right, as with a login.
     fn setback(&self) -> Setback {
         match self {
             Self::Runtime(_) | Self::TimedOut => Setback::Unreachable,
@@ -196,7 +199,7 @@ impl AttemptError {
     }
 }
 
-/// Whether what async-nats calls an I/O error is a server's own word, or TLS that failed.
+/// Whether an error that async-nats calls I/O is a server's `-ERR`, or a failure of TLS.
 fn is_refusal(error: &ConnectError) -> bool {
     let Some(source) = std::error::Error::source(error) else {
         return false;
@@ -208,12 +211,13 @@ fn is_refusal(error: &ConnectError) -> bool {
     of_tls || source.is::<ServerError>()
 }
 
-/// What the keeper says: each new failure, and how connections begin and end, as long as that is news.
+/// What the keeper logs: each new failure, and connections' beginnings and ends while they are
+/// news.
 struct KeeperLog {
     dispatch: Dispatch,
-    /// What was logged of each server since there was a connection.
+    /// The failures of each server that were logged since the last connection.
     failures: BTreeSet<(usize, String)>,
-    /// Connections in a row that did not stay.
+    /// Connections in a row that have not lasted.
     flaps: u32,
 }
 
@@ -232,9 +236,12 @@ impl KeeperLog {
         if logged >= FAILURES_LOGGED_MAX || self.failures.contains(&(index, error.clone())) {
             return;
         }
-        self.say(
-            || tracing::warn!(%server, error, "cannot connect to NATS; trying again until it works"),
-        );
+        self.say(|| {
+            tracing::warn!(
+                %server, error,
+                "cannot connect to NATS; trying again until it works"
+            );
+        });
         self.failures.insert((index, error));
     }
 
@@ -259,7 +266,8 @@ impl KeeperLog {
             FLAPS_LOGGED_MAX => self.say(|| {
                 tracing::warn!(
                     %server,
-                    "the connection to NATS is lost; none of the last {FLAPS_LOGGED_MAX} lasted, and further ones are logged when one does"
+                    "the connection to NATS is lost, soon after it was made once more; from here \
+                     on only one that lasts is logged"
                 );
             }),
             0..FLAPS_LOGGED_MAX => {
@@ -274,7 +282,7 @@ impl KeeperLog {
     }
 }
 
-/// The thread's end, whatever the reason: subscribers are told, and a panic is never silent.
+/// Ends all subscriptions when the thread ends, and logs a panic.
 struct Ending {
     switchboard: Arc<Switchboard>,
     log: Dispatch,

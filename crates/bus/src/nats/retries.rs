@@ -1,5 +1,7 @@
-//! [`Retries`]: when which server is tried next. Each server has a back-off of its own, so that one that refuses or is away slows
-//! down nobody but itself, and a round over many servers tries none of them more often. Without I/O, clock or chance of its own.
+//! [`Retries`]: which server is tried next, and when. Each server has a back-off of its own, so
+//! that a server that refuses or is away delays no attempt at another one, and a long list of
+//! servers makes none of them wait longer. It does no I/O and reads no clock; the caller draws the
+//! jitter.
 
 use std::time::Duration;
 
@@ -7,32 +9,35 @@ use tickstorm_timebase::Mono;
 
 /// The first pause: short, since most outages are a server's restart.
 const PAUSE_MIN: Duration = Duration::from_millis(100);
-/// The longest pause after the network failed: a process is back within about a second of its server's return.
+/// The longest pause after a failure of the network: a process is back within about a second of its
+/// server's return.
 const UNREACHABLE_PAUSE_MAX: Duration = Duration::from_secs(1);
-/// The longest pause after a server refused: a login becomes right by a human hand, and each refusal is a line in the server's log.
+/// The longest pause after a refusal: a person has to put the login right, and each attempt writes
+/// a line into the server's log.
 const REFUSED_PAUSE_MAX: Duration = Duration::from_secs(5);
 
-/// A connection that lasts so long works, and its end begins a new outage. One that ends sooner counts as a failure, so that a
-/// server that accepts and drops connections is not asked ten times a second.
+/// A connection that lasts this long has worked, and its end begins a new outage. One that ends
+/// sooner counts as a failure, so that the back-off also holds for a server that accepts
+/// connections and drops them.
 pub(super) const STAYS_AFTER: Duration = Duration::from_secs(10);
 
-/// Why there is no connection to a server.
+/// Why an attempt at a server failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Setback {
-    /// Nothing answered, or the network failed meanwhile.
+    /// Nothing answered, or the connection broke.
     Unreachable,
-    /// The server or this process would not have the other: a login, a certificate, a limit.
+    /// The server or this process turned the other down: a login, a certificate, a limit.
     Refused,
 }
 
-/// When each server may be tried.
+/// The next attempt at each server.
 #[derive(Debug)]
 pub(super) struct Retries {
     turns: Vec<ServerTurn>,
 }
 
-/// One server's next attempt. Each kind of failure counts for itself and neither resets the other: a server that fails in turns
-/// this way and that way is tried no more often.
+/// The next attempt at one server. The two kinds of failures are counted separately and neither
+/// resets the other, so that a server that alternates between them is not tried more often.
 #[derive(Clone, Copy, Debug)]
 struct ServerTurn {
     due: Mono,
@@ -41,7 +46,7 @@ struct ServerTurn {
 }
 
 impl Retries {
-    /// All of `servers` may be tried at `now`, in their order.
+    /// Every server is due at `now`, in the order of the list.
     pub(super) fn new(servers: usize, now: Mono) -> Self {
         let turn = ServerTurn {
             due: now,
@@ -53,7 +58,7 @@ impl Retries {
         }
     }
 
-    /// The server whose turn is next, and when it is; none where there are no servers.
+    /// The server to try next, and when; none if the list is empty.
     pub(super) fn next(&self) -> Option<(usize, Mono)> {
         let turns = self.turns.iter().map(|turn| turn.due).enumerate();
         turns.min_by_key(|&(_, due)| due)
@@ -76,8 +81,9 @@ impl Retries {
         turn.due = now + pause(*failures, longest, jitter);
     }
 
-    /// A connection to `server` is lost that had lasted for `lasted`. No server is tried at once, so that the processes that its
-    /// end cut off don't all come back in the same instant. `jitter` gives another random number from 0 to 1 each time.
+    /// A connection to `server` ended that had lasted for `lasted`. No server is due at once, so
+    /// that all the processes that lost the same server don't arrive at the next one in the same
+    /// instant. Each call of `jitter` gives another random number from 0 to 1.
     pub(super) fn handle_loss(
         &mut self,
         server: usize,
@@ -97,7 +103,8 @@ impl Retries {
     }
 }
 
-/// The pause after `failures` in a row: it doubles with each, up to `longest`, and `jitter` takes up to half of it away.
+/// The pause after `failures` in a row: it doubles with each failure up to `longest`, and `jitter`
+/// takes away up to half of it.
 fn pause(failures: u32, longest: Duration, jitter: f64) -> Duration {
     let doublings = failures.saturating_sub(1);
     let factor = 2_u32.checked_pow(doublings).unwrap_or(u32::MAX);
@@ -111,7 +118,8 @@ mod tests {
 
     const START: Mono = Mono::from_nanos(7_000_000_000);
 
-    /// Attempts within `within` where each fails at once by `fails`, with the moment and the server of each.
+    /// The moment and the server of each attempt within `within`, if each fails at once as `fails`
+    /// says.
     fn attempts(
         servers: usize,
         within: Duration,

@@ -1,4 +1,5 @@
-//! The bus as its two kinds of users see it, over the in-memory one; and what needs no more of NATS than a server that says no.
+//! The in-memory bus as clocks and edges see it, and what can be shown of NATS without a real
+//! server.
 
 mod delivery;
 mod garbage;

@@ -1,4 +1,5 @@
-//! How often a server is asked that does not let a bus in, shown by one that speaks just enough of NATS's protocol.
+//! How often a bus tries a server that turns it away. The server here speaks just enough of NATS's
+//! protocol for that.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -16,20 +17,23 @@ use crate::log::BusLog;
 /// So long that only a defect takes it.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-const INFO: &str = r#"INFO {"server_id":"A","server_name":"a","version":"2.15.0","go":"go","host":"127.0.0.1","port":4222,"proto":1,"max_payload":1048576,"headers":true}"#;
+const INFO: &str = concat!(
+    r#"INFO {"server_id":"A","server_name":"a","version":"2.15.0","go":"go","host":"127.0.0.1","#,
+    r#""port":4222,"proto":1,"max_payload":1048576,"headers":true}"#,
+);
 
-/// How it treats those who come.
+/// How the server treats connections.
 #[derive(Clone, Copy)]
 enum Manner {
     /// Says that the login is wrong.
     Refuses,
-    /// Lets them in, and ends the connection.
+    /// Takes the login, and ends the connection.
     Drops,
-    /// Lets them in.
+    /// Takes the login.
     Keeps,
 }
 
-/// What only looks like a NATS server.
+/// A server that is none behind its greeting.
 struct Doorkeeper {
     addr: SocketAddr,
     manner: Arc<Mutex<Manner>>,
@@ -65,7 +69,7 @@ impl Doorkeeper {
         (bus.expect("sound options"), log)
     }
 
-    /// How long it took until `count` have come after the first one.
+    /// The time from the first connection to the one that is `count` later.
     async fn time_of(&self, count: usize) -> Duration {
         poll_until_async("it is tried again and again", PATIENCE, || {
             self.came.lock().expect("no panic").len() > count
@@ -76,7 +80,7 @@ impl Doorkeeper {
     }
 }
 
-/// One connection. That it ends early is part of it.
+/// Serves one connection, which the bus may end at any time.
 async fn greet(mut stream: TcpStream, manner: Manner) -> std::io::Result<()> {
     let (input, mut output) = stream.split();
     output.write_all(format!("{INFO}\r\n").as_bytes()).await?;
@@ -107,7 +111,7 @@ async fn a_server_that_refuses_is_asked_less_and_less_often_until_it_lets_in() {
     let server = Doorkeeper::new(Manner::Refuses).await;
     let (bus, log) = server.bus();
     let mut events = bus.edge_events();
-    // Half of 100, 200, 400, 800, 1,600 and 3,200 ms, less a little for the time from deciding to coming.
+    // Half of 100, 200, 400, 800, 1,600 and 3,200 ms, less a little, since connecting takes time.
     let took = server.time_of(6).await;
     assert!(
         took > Duration::from_millis(3_000),

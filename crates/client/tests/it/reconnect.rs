@@ -425,7 +425,7 @@ async fn dropping_the_ticks_ends_waiting_and_connecting() {
     assert!(net.next().await.is_none());
 }
 
-/// Leads to one edge, and is broken after that.
+/// Panics at its second connection.
 struct BrokenAfterOne(Option<DuplexStream>);
 
 impl Dial for BrokenAfterOne {

@@ -54,8 +54,8 @@ impl Queue {
         self.dropped.clone()
     }
 
-    /// Makes a panic of any thread or task end the process from now on. It is shown on standard error as without this, but never
-    /// waits long for its reader.
+    /// Makes a panic of any thread or task end the process from now on. Its message on standard
+    /// error is the usual one, but does not wait long for a reader.
     pub(super) fn end_on_panic(&self) {
         let writing = Arc::clone(&self.writing);
         panic::set_hook(Box::new(move |panic| {
@@ -68,7 +68,7 @@ impl Queue {
                 // There is no other place to say it.
                 let _ = io::stderr().write_all(text.as_bytes());
             });
-            // A build that unwinds would go on without a thread or a task that nobody may be waiting for.
+            // A build that unwinds would go on without the thread or task.
             process::abort();
         }));
     }
