@@ -16,7 +16,7 @@ pub use certificate_authority::{Certificate, CertificateAuthority};
 pub use frame::{Forged, RawFrame};
 #[cfg(feature = "nats")]
 pub use nats::Nats;
-pub use peer::{PATIENCE, Peer, Received, SocketOptions};
+pub use peer::{PATIENCE, Peer, PeerOptions, Received};
 pub use process::{TempDir, resident_bytes};
 pub use reserved_addr::ReservedAddr;
 pub use wait::{poll_until, poll_until_async};
