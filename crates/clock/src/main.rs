@@ -51,7 +51,7 @@ async fn run(process: Process) -> Result<(), Failure> {
 }
 
 fn nats(settings: &Settings) -> NatsOptions {
-    let secret = |secret: Option<Secret>| secret.map(|secret| secret.expose().to_owned());
+    let secret = |secret: Option<Secret>| secret.map(|secret| secret.expose().into());
     NatsOptions {
         urls: settings.get(&table::NATS_URL),
         user: settings.get(&table::NATS_USER),

@@ -9,7 +9,7 @@ use tickstorm_bus::{Bus, ClockEvent, MemoryBus};
 use tickstorm_edge::{Config, Edge, Source, Sources};
 use tickstorm_service::env::Secret;
 use tickstorm_service::open_files::Tables;
-use tickstorm_testkit::{Peer, Socket, poll_until_async};
+use tickstorm_testkit::{Peer, PeerOptions, poll_until_async};
 use tickstorm_timebase::{
     Announcement, Epoch, HostClock, Mode, Reply, SystemHost, TimekeeperConfig, UnixTime,
 };
@@ -121,9 +121,9 @@ impl TestEdge {
 
     /// A client whose socket soon is full.
     pub(crate) async fn narrow_peer(&self) -> Peer {
-        let socket = Socket {
+        let socket = PeerOptions {
             receive_buffer: Some(4_096),
-            ..Socket::default()
+            ..PeerOptions::default()
         };
         Peer::connect_with(self.addr(), socket).await
     }

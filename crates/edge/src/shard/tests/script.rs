@@ -63,6 +63,15 @@ impl ScriptedSocket {
         self.unreported.takes_output |= readiness.takes_output && self.wants_output;
     }
 
+    /// Lets input lie in the socket that no event tells of.
+    pub(super) fn hide_input(&mut self, bytes: &[u8]) {
+        self.input.extend(bytes);
+    }
+
+    pub(super) fn has_input(&self) -> bool {
+        !self.input.is_empty()
+    }
+
     fn present(&self) -> Readiness {
         let has_ended = self.has_ended || self.error.is_some();
         Readiness {
