@@ -12,6 +12,8 @@ use tickstorm_timebase::Mono;
 const MINUTE: Duration = Duration::from_secs(60);
 /// Addresses whose failures are remembered, some 8 MB of them. Where there are more, the oldest minute goes first.
 const ADDRESSES_MAX: usize = 65_536;
+/// Minutes that are over and are forgotten at one AUTH: together some microseconds.
+const FORGOTTEN_MAX: usize = 16;
 /// With so many authenticated connections an address is a balancer's or a NAT's: to refuse it would shut out everybody behind it.
 const SHARED_FROM: u32 = 100;
 /// How often failures at shared addresses are warned of.
@@ -52,10 +54,18 @@ pub(crate) struct Attempts {
     table: Mutex<Table>,
 }
 
+/// Failures of an address.
+#[derive(Clone, Copy, Debug)]
+struct Failures {
+    /// When the first one was.
+    since: Mono,
+    count: u32,
+}
+
 #[derive(Default)]
 struct Table {
     authenticated: BTreeMap<Address, u32>,
-    failures: BTreeMap<Address, u32>,
+    failures: BTreeMap<Address, Failures>,
     /// The minutes of all in `failures`, in the order in which they began.
     minutes: VecDeque<(Mono, Address)>,
     warned: Option<Mono>,
@@ -79,7 +89,7 @@ impl Attempts {
     pub(crate) fn may_try(&self, address: Address, now: Mono) -> bool {
         let mut table = self.table();
         table.forget(now);
-        let failures = table.failures.get(&address).copied().unwrap_or(0);
+        let failures = table.failures_of(address, now);
         self.failures_max == 0 || failures < self.failures_max || table.is_shared(address)
     }
 
@@ -119,29 +129,51 @@ impl Table {
         connections.is_some_and(|connections| *connections >= SHARED_FROM)
     }
 
+    fn failures_of(&self, address: Address, now: Mono) -> u32 {
+        let failures = self.failures.get(&address);
+        failures
+            .filter(|failures| now.since(failures.since) < MINUTE)
+            .map_or(0, |failures| failures.count)
+    }
+
     fn count(&mut self, address: Address, now: Mono) {
-        if let Some(failures) = self.failures.get_mut(&address) {
-            *failures = failures.saturating_add(1);
+        if let Some(failures) = self.failures.get_mut(&address)
+            && now.since(failures.since) < MINUTE
+        {
+            failures.count = failures.count.saturating_add(1);
             return;
         }
         if self.minutes.len() == ADDRESSES_MAX {
             self.forget_oldest();
         }
-        self.failures.insert(address, 1);
+        let first = Failures {
+            since: now,
+            count: 1,
+        };
+        self.failures.insert(address, first);
         self.minutes.push_back((now, address));
     }
 
-    /// Drops the minutes that are over.
+    /// Drops minutes that are over: more than one AUTH adds, and no more than a tick may wait for.
     fn forget(&mut self, now: Mono) {
-        while let Some((began, _)) = self.minutes.front()
-            && now.since(*began) >= MINUTE
-        {
-            self.forget_oldest();
+        for _ in 0..FORGOTTEN_MAX {
+            match self.minutes.front() {
+                Some((began, _)) if now.since(*began) >= MINUTE => self.forget_oldest(),
+                Some(_) | None => return,
+            }
         }
     }
 
     fn forget_oldest(&mut self) {
-        if let Some((_, address)) = self.minutes.pop_front() {
+        let Some((began, address)) = self.minutes.pop_front() else {
+            return;
+        };
+        // A later minute of the same address has an entry of its own.
+        if self
+            .failures
+            .get(&address)
+            .is_some_and(|failures| failures.since == began)
+        {
             self.failures.remove(&address);
         }
     }
@@ -277,13 +309,27 @@ mod tests {
     }
 
     #[test]
-    fn minutes_that_are_over_take_no_memory() {
+    fn minutes_that_are_over_count_no_more_and_are_forgotten_a_few_at_a_time() {
         let attempts = Attempts::new(1);
         for number in 0..100 {
             attempts.fail(numbered(number), at(0));
         }
-        assert!(attempts.may_try(numbered(200), at(60_000)));
-        let table = attempts.table();
-        assert!(table.failures.is_empty() && table.minutes.is_empty());
+        for number in 0..100 {
+            assert!(attempts.may_try(numbered(number), at(60_000)), "{number}");
+        }
+        assert!(attempts.table().failures.is_empty() && attempts.table().minutes.is_empty());
+        for number in 0..100 {
+            attempts.fail(numbered(number), at(60_000));
+        }
+        assert!(attempts.may_try(numbered(200), at(120_000)));
+        let left = 100 - FORGOTTEN_MAX;
+        assert_eq!(attempts.table().minutes.len(), left, "no more at once");
+        // One that has not been forgotten yet begins a new minute.
+        assert_eq!(attempts.fail(numbered(99), at(120_001)), Answer::Now);
+        for _ in 0..100 {
+            attempts.may_try(numbered(200), at(120_002));
+        }
+        assert!(!attempts.may_try(numbered(99), at(120_002)));
+        assert_eq!(attempts.table().failures.len(), 1);
     }
 }

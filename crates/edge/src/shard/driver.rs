@@ -2,15 +2,12 @@
 //! handed one connection at a time; that one's [`Fate`] goes back to whoever owns the slots.
 
 use std::io;
-use std::net::SocketAddr;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::AsRawFd;
 
 use bytes::Bytes;
-use tickstorm_protocol::code::{CloseReason, LogLevel};
-use tickstorm_protocol::session::server;
+use tickstorm_protocol::code::CloseReason;
 
 use super::connection::{Connection, Fate, Overdue};
-use super::connections::{Connections, Key};
 use super::control_buffer::ControlBuffer;
 use super::env::Env;
 use super::feeds::Feeds;
@@ -281,90 +278,6 @@ impl<N: Network> Driver<N> {
         }
     }
 
-    /// Reading or writing failed.
-    pub(super) fn fail(
-        &mut self,
-        connection: &mut Connection<N::Socket>,
-        error: &io::Error,
-        at: Moment,
-    ) -> Fate {
-        let reason = self.reason_of(connection, error);
-        self.close(connection, reason, at)
-    }
-
-    /// What the end of a connection is counted as whose socket has failed.
-    pub(super) fn reason_of(
-        &self,
-        connection: &Connection<N::Socket>,
-        error: &io::Error,
-    ) -> CloseReason {
-        // TCP_USER_TIMEOUT ends a closed window of a living peer too. A subscriber always has output on its way before
-        // keepalive would ask after it: it did not read.
-        let has_outbox = connection
-            .served()
-            .is_some_and(|served| served.outbox.is_some());
-        let is_pending = has_outbox || self.feeds.has_joined(connection.key.slot);
-        if error.kind() == io::ErrorKind::TimedOut && is_pending {
-            CloseReason::SlowConsumer
-        } else {
-            CloseReason::ConnectionLost
-        }
-    }
-
-    /// Begins the end of a connection: out of its feed, then an ERROR if one fits, after which it lingers, so that unread input
-    /// does not turn the close into a reset that destroys the ERROR on its way. One that lingers already is over.
-    pub(super) fn close(
-        &mut self,
-        connection: &mut Connection<N::Socket>,
-        reason: CloseReason,
-        at: Moment,
-    ) -> Fate {
-        let Some(farewell) = connection.end(reason, at.now) else {
-            return Fate::Gone;
-        };
-        self.feeds.leave(connection.key.slot);
-        self.record(connection.key.id, connection.peer, farewell.reason);
-        let fd = connection.socket.as_raw_fd();
-        if !(farewell.is_clear && self.send_error(fd, farewell.reason)) {
-            return Fate::Gone;
-        }
-        self.network.shut_down_sending(&connection.socket);
-        if !farewell.was_read {
-            self.rearm(connection);
-        }
-        self.arm(connection);
-        Fate::Stays
-    }
-
-    /// Counts and logs the end of a connection.
-    pub(super) fn record(&self, id: u64, peer: SocketAddr, reason: CloseReason) {
-        self.env.count_closed(reason);
-        let reason_label = reason.label();
-        match reason.log_level() {
-            LogLevel::Debug => {
-                tracing::debug!(connection = id, %peer, reason = reason_label, "connection closed");
-            }
-            LogLevel::Warn => {
-                tracing::warn!(connection = id, %peer, reason = reason_label, "connection closed");
-            }
-        }
-    }
-
-    /// Sends the ERROR frame, if there is one for the reason. True if the socket took all of it.
-    pub(super) fn send_error(&mut self, fd: RawFd, reason: CloseReason) -> bool {
-        let Some(code) = reason.error_code() else {
-            return false;
-        };
-        let retry_after_ms = code.retry_after_ms().map_or(0, rand::random_range);
-        let mut frame = Vec::new();
-        server::error(code, &reason.to_string(), retry_after_ms, &mut frame);
-        let sent = self.network.send(fd, &frame);
-        if let Ok(taken) = sent {
-            self.env.metrics().bytes_sent.inc_by(taken as u64);
-        }
-        sent == Ok(frame.len())
-    }
-
     /// Re-arms a socket: its present readiness is reported again.
     pub(super) fn rearm(&mut self, connection: &Connection<N::Socket>) {
         let rearmed = self
@@ -382,48 +295,5 @@ impl<N: Network> Driver<N> {
         if self.wheel.turn_of(deadline) < connection.armed {
             connection.armed = self.wheel.arm(connection.key, deadline);
         }
-    }
-}
-
-/// Does something with a connection, if it is still there, and empties its slot if it is over.
-pub(super) fn serve<N: Network>(
-    key: Key,
-    connections: &mut Connections<N::Socket>,
-    driver: &mut Driver<N>,
-    step: impl FnOnce(&mut Driver<N>, &mut Connection<N::Socket>) -> Fate,
-) {
-    if let Some(connection) = connections.get(key)
-        && step(driver, connection).is_gone()
-    {
-        forget(key.slot, connections, driver);
-    }
-}
-
-/// Closes a connection whose end has not begun.
-pub(super) fn close<N: Network>(
-    key: Key,
-    reason: CloseReason,
-    connections: &mut Connections<N::Socket>,
-    driver: &mut Driver<N>,
-    at: Moment,
-) {
-    serve(key, connections, driver, |driver, connection| {
-        if connection.is_open() {
-            driver.close(connection, reason, at)
-        } else {
-            Fate::Stays
-        }
-    });
-}
-
-/// Empties a slot, which closes the socket. It leaves the epoll at once: whoever else still has it open keeps nothing reported.
-pub(super) fn forget<N: Network>(
-    slot: u32,
-    connections: &mut Connections<N::Socket>,
-    driver: &mut Driver<N>,
-) {
-    if let Some(connection) = connections.remove(slot) {
-        debug_assert!(driver.feeds.of(slot).is_none(), "it has left its feed");
-        driver.network.deregister(&connection.socket);
     }
 }

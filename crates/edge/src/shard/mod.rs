@@ -6,6 +6,7 @@
 
 mod accept;
 mod authentication;
+mod closing;
 mod connection;
 mod connections;
 mod control_buffer;
@@ -19,6 +20,8 @@ mod outbox;
 mod output;
 mod release;
 mod replay;
+mod sending;
+mod serving;
 mod subscription;
 mod tasks;
 #[cfg(test)]
@@ -26,6 +29,7 @@ mod tests;
 mod thread;
 mod time;
 mod turn;
+mod waiting;
 #[cfg(feature = "bench")]
 mod weight;
 mod wheel;

@@ -7,8 +7,9 @@ use tokio::sync::oneshot;
 
 use super::connection::Connection;
 use super::connections::{Connections, Walk};
-use super::driver::{Driver, close, serve};
+use super::driver::Driver;
 use super::listing::Listing;
+use super::serving::{close, serve};
 use super::time::Moment;
 use crate::sys::network::Network;
 

@@ -12,25 +12,30 @@ use tickstorm_protocol::code::CloseReason;
 use tickstorm_timebase::{Authority, Clock, Mono};
 
 use super::accept::{Accepted, Acceptor};
-use super::connections::{Connections, Key};
+use super::connections::{Connections, Key, Walk};
 use super::drain::Drain;
-use super::driver::{Driver, close, forget, serve};
+use super::driver::Driver;
 use super::env::{Commons, Env};
-use super::release::{Alarm, Due, Idle, observe};
-use super::tasks::{Progress, Task, Tasks};
+use super::release::{Alarm, Due, Idle};
+use super::sending::Sending;
+use super::serving::{close, forget, serve};
+use super::tasks::{Progress, Task};
 use super::time::{Moment, ShardTime};
-use super::wheel::{TURN, Turn};
+use super::waiting::Waiting;
+use super::wheel::TURN;
 use super::{Command, ShardHandle, Vitals};
 use crate::admission::Evicted;
-use crate::feed::{FeedId, Leftovers};
+#[cfg(feature = "bench")]
+use crate::feed::FeedId;
 use crate::sys::network::{Event, Network, Rest};
 use crate::sys::waker::Waker;
 
 /// How long everything but the fan-out is served in a row: so long a chunk waits at most, and what clients send does not wait behind
 /// whole fan-outs. A tick that becomes due ends it.
 const IN_A_ROW: Duration = Duration::from_millis(1);
-/// Waiting subscribers that join their feed in a row: some 0.1 µs each, and 5 µs if it has a frame of its own.
-const ARRIVALS: usize = 128;
+
+/// Entries of the wheel whose memory is kept from one turn to the next: 6 KiB.
+const PASSED_KEPT: usize = 256;
 
 /// Everything that one shard owns.
 pub(super) struct Shard<N: Network, C> {
@@ -43,63 +48,9 @@ pub(super) struct Shard<N: Network, C> {
     due: Due,
     alarm: Alarm,
     generation: Option<u32>,
-    leftovers: Leftovers,
+    sending: Sending,
     pub(super) waiting: Waiting,
     pub(super) peers: Vec<ShardHandle>,
-}
-
-/// Work that waits for its turn.
-pub(super) struct Waiting {
-    /// What the last wait reported, and how much of it has been dealt with.
-    events: Vec<Event>,
-    dealt_with: usize,
-    /// The waker was used: there may be commands.
-    pub(super) commands: bool,
-    /// When the wheel turns next, in the machine's time.
-    wheel: Mono,
-    /// Whose turn of the wheel has come.
-    passed: Vec<(Key, Turn)>,
-    /// Whom a fan-out found to be slow or gone.
-    doomed: Vec<(Key, CloseReason)>,
-    pub(super) tasks: Tasks,
-    drain: Option<Drain>,
-}
-
-impl Waiting {
-    fn new(wheel: Mono) -> Self {
-        Self {
-            events: Vec::new(),
-            dealt_with: 0,
-            commands: false,
-            wheel,
-            passed: Vec::new(),
-            doomed: Vec::new(),
-            tasks: Tasks::default(),
-            drain: None,
-        }
-    }
-
-    /// Whether something of it can be dealt with at once.
-    fn is_any(&self) -> bool {
-        self.commands
-            || !self.passed.is_empty()
-            || !self.doomed.is_empty()
-            || !self.tasks.is_empty()
-    }
-
-    fn drain_due(&self) -> Mono {
-        self.drain.as_ref().map_or(Mono::NEVER, Drain::due)
-    }
-
-    fn next_event(&mut self) -> Option<Event> {
-        let event = self.events.get(self.dealt_with).copied();
-        self.dealt_with += 1;
-        if event.is_none() {
-            self.events.clear();
-            self.dealt_with = 0;
-        }
-        event
-    }
 }
 
 impl<N: Network, C: Clock> Shard<N, C> {
@@ -122,7 +73,7 @@ impl<N: Network, C: Clock> Shard<N, C> {
             due: Due::new(),
             alarm: Alarm::new(),
             generation: None,
-            leftovers: Leftovers::default(),
+            sending: Sending::default(),
             waiting: Waiting::new(at.mono + TURN),
             peers: Vec::new(),
         }
@@ -138,7 +89,8 @@ impl<N: Network, C: Clock> Shard<N, C> {
         self.due.release(env, feeds, at.mono);
         let is_sending = self.send(at);
         if self.waiting.events.is_empty() {
-            let idle = if is_sending || self.waiting.is_any() {
+            let is_busy = is_sending || self.waiting.is_any() || !self.sending.doomed.is_empty();
+            let idle = if is_busy {
                 Idle::Wait(Rest::None)
             } else {
                 self.idle(at.mono)
@@ -156,14 +108,18 @@ impl<N: Network, C: Clock> Shard<N, C> {
                 }
             }
         }
-        let began = self.time.look().mono;
-        let until = (began + IN_A_ROW).min(self.due.next_tick());
+        let at = self.time.look();
+        let until = (at.mono + IN_A_ROW).min(self.due.next_tick());
         self.serve_events(until);
-        self.turn_wheel(until);
-        self.accept(until);
+        self.turn_wheel(at, until);
+        if self.acceptor.due() <= at.mono {
+            self.accept(until);
+        }
         self.close_doomed(until);
         self.run_tasks(until);
-        self.run_drain(until);
+        if self.waiting.drain_due() <= at.mono {
+            self.run_drain(until);
+        }
         Ok(())
     }
 
@@ -197,85 +153,22 @@ impl<N: Network, C: Clock> Shard<N, C> {
 
     fn serve_askers(&mut self) {
         if std::mem::take(&mut self.driver.has_askers) {
-            let walk = super::connections::Walk::default();
+            let walk = Walk::default();
             self.waiting.tasks.add(Task::ServeAskers(walk));
         }
     }
 
-    /// Sends a chunk of the feed whose turn it is, and sees to what it left over. False if no feed has anything to send.
+    /// Sends a chunk of the feed whose turn it is. False if no feed has anything to send.
     pub(super) fn send(&mut self, at: Moment) -> bool {
-        let Driver { env, feeds, .. } = &mut self.driver;
-        let authority = env.ticking_authority(at.mono).copied();
-        let Some(feed) = feeds.next_to_send(at.mono, authority.is_some()) else {
-            return false;
-        };
-        if let Some(authority) = authority
-            && let Some(first) = feeds.flush(feed, &authority, at.mono)
-        {
-            observe(&self.vitals, env, feed, &authority, first, at.mono);
-        }
-        if self.let_in(feed, at) {
-            return true;
-        }
-        let Driver {
-            env,
-            network,
-            feeds,
-            ..
-        } = &mut self.driver;
-        let left = &mut self.leftovers;
-        feeds.send_chunk(feed, left, |fd, bytes| network.send(fd, bytes));
-        let at = self.time.look();
-        env.count_chunk(left, at.mono);
-        self.take_leftovers(at);
-        true
-    }
-
-    /// Lets waiting subscribers join a feed that is about to send. True if there are more of them.
-    fn let_in(&mut self, feed: FeedId, at: Moment) -> bool {
-        for _ in 0..ARRIVALS {
-            let Some(arrival) = self.driver.feeds.poll_arrival(feed) else {
-                return false;
-            };
-            if let Some(connection) = self.connections.at(arrival.owner) {
-                let key = connection.key;
-                serve(
-                    key,
-                    &mut self.connections,
-                    &mut self.driver,
-                    |driver, connection| driver.arrive(connection, feed, arrival, at),
-                );
-            }
-        }
-        true
-    }
-
-    fn take_leftovers(&mut self, at: Moment) {
         let Self {
             connections,
             driver,
-            leftovers,
-            waiting,
+            vitals,
+            time,
+            sending,
             ..
         } = self;
-        for fallen in leftovers.fallen.drain(..) {
-            if let Some(connection) = connections.at(fallen.owner) {
-                driver.take_fallen(connection, fallen.rest, at);
-            }
-        }
-        for (owner, errno) in leftovers.failed.drain(..) {
-            if let Some(connection) = connections.at(owner) {
-                let reason = driver.reason_of(connection, &errno.into());
-                waiting.doomed.push((connection.key, reason));
-            }
-        }
-        for owner in leftovers.slow.drain(..) {
-            if let Some(connection) = connections.at(owner) {
-                let reason = CloseReason::SlowConsumer;
-                waiting.doomed.push((connection.key, reason));
-            }
-        }
-        leftovers.clear();
+        sending.send_chunk(connections, driver, vitals, time, at)
     }
 
     fn serve_events(&mut self, until: Mono) {
@@ -302,8 +195,7 @@ impl<N: Network, C: Clock> Shard<N, C> {
         }
     }
 
-    fn turn_wheel(&mut self, until: Mono) {
-        let at = self.time.look();
+    fn turn_wheel(&mut self, at: Moment, until: Mono) {
         if at.mono >= self.waiting.wheel {
             let turned = &self.vitals.turned;
             turned.store(at.mono.as_nanos(), Ordering::Relaxed);
@@ -323,7 +215,7 @@ impl<N: Network, C: Clock> Shard<N, C> {
             }
         }
         // A turn in which many passed at once does not keep their memory.
-        self.waiting.passed = Vec::new();
+        self.waiting.passed.shrink_to(PASSED_KEPT);
     }
 
     fn accept(&mut self, until: Mono) {
@@ -371,7 +263,7 @@ impl<N: Network, C: Clock> Shard<N, C> {
     }
 
     fn close_doomed(&mut self, until: Mono) {
-        while let Some((key, reason)) = self.waiting.doomed.pop() {
+        while let Some((key, reason)) = self.sending.doomed.pop() {
             let at = self.time.look();
             close(key, reason, &mut self.connections, &mut self.driver, at);
             if at.mono >= until {
@@ -444,7 +336,7 @@ impl<N: Network, C: Clock> Shard<N, C> {
     /// Closes every connection, lingering or not.
     pub(super) fn close_all(&mut self, reason: CloseReason) {
         let at = self.time.look();
-        let mut walk = super::connections::Walk::default();
+        let mut walk = Walk::default();
         while let Some(connection) = self.connections.step(&mut walk) {
             let key = connection.key;
             close(key, reason, &mut self.connections, &mut self.driver, at);

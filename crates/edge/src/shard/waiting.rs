@@ -1,0 +1,57 @@
+//! [`Waiting`]: the work of a shard that waits for its turn, and when there will be more.
+
+use tickstorm_timebase::Mono;
+
+use super::connections::Key;
+use super::drain::Drain;
+use super::tasks::Tasks;
+use super::wheel::Turn;
+use crate::sys::network::Event;
+
+/// Work that waits for its turn.
+pub(super) struct Waiting {
+    /// What the last wait reported, and how much of it has been dealt with.
+    pub(super) events: Vec<Event>,
+    dealt_with: usize,
+    /// The waker was used: there may be commands.
+    pub(super) commands: bool,
+    /// When the wheel turns next, in the machine's time.
+    pub(super) wheel: Mono,
+    /// Whose turn of the wheel has come.
+    pub(super) passed: Vec<(Key, Turn)>,
+    pub(super) tasks: Tasks,
+    pub(super) drain: Option<Drain>,
+}
+
+impl Waiting {
+    pub(super) fn new(wheel: Mono) -> Self {
+        Self {
+            events: Vec::new(),
+            dealt_with: 0,
+            commands: false,
+            wheel,
+            passed: Vec::new(),
+            tasks: Tasks::default(),
+            drain: None,
+        }
+    }
+
+    /// Whether something of it can be dealt with at once.
+    pub(super) fn is_any(&self) -> bool {
+        self.commands || !self.passed.is_empty() || !self.tasks.is_empty()
+    }
+
+    pub(super) fn drain_due(&self) -> Mono {
+        self.drain.as_ref().map_or(Mono::NEVER, Drain::due)
+    }
+
+    pub(super) fn next_event(&mut self) -> Option<Event> {
+        let event = self.events.get(self.dealt_with).copied();
+        self.dealt_with += 1;
+        if event.is_none() {
+            self.events.clear();
+            self.dealt_with = 0;
+        }
+        event
+    }
+}
