@@ -185,7 +185,7 @@ fn time() -> TimekeeperConfig {
     TimekeeperConfig {
         clocks: Vec::new(),
         tolerance: Duration::from_millis(20),
-        holdover_max: Duration::from_secs(60),
+        holdover_max: Duration::from_secs(86_400),
     }
 }
 
