@@ -15,7 +15,7 @@ mod tail;
 use std::process::ExitCode;
 
 use clap::Parser;
-use tickstorm_service::lifecycle::exit::{OK, USAGE};
+use tickstorm_service::exit::{OK, USAGE};
 
 use crate::exit::EXIT_CODES;
 

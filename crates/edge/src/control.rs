@@ -10,9 +10,9 @@ use std::time::Duration;
 use prometheus::Registry;
 use tickstorm_bus::Bus;
 use tickstorm_service::admin::Health;
-use tickstorm_service::lifecycle::{OpenFiles, exit, raise_open_files};
+use tickstorm_service::exit;
+use tickstorm_service::fd_limit::{self, FdLimit};
 use tickstorm_service::metrics::RegisterError;
-use tickstorm_service::open_files::{self, Tables, TooFewShards};
 use tickstorm_timebase::{Clock, Mode, SystemClock, Tick, Timekeeper};
 use tokio::sync::{OnceCell, watch};
 use tokio_util::task::TaskTracker;
@@ -21,13 +21,14 @@ use crate::admission::{Admission, Attempts};
 use crate::auth::{self, Credentials};
 use crate::config::Config;
 use crate::connections;
+use crate::fd_budget::{self, FdTables, TooFewShards};
+use crate::fd_metrics::FdMetrics;
 use crate::health::EdgeHealth;
 use crate::metrics::Metrics;
-use crate::open_files::OpenFiles as Counted;
 use crate::shard::{Shared, Work};
 use crate::shards::Shards;
 use crate::sys::socket;
-use crate::timekeeper::{Driver, View};
+use crate::timekeeper::{AuthorityPublisher, TimeReporter, TimekeeperDriver};
 
 /// Why an edge can't start.
 #[derive(Debug, thiserror::Error)]
@@ -37,7 +38,7 @@ pub enum StartError {
     Metrics(#[from] RegisterError),
     /// Credentials can't be read.
     #[error(transparent)]
-    Credentials(#[from] auth::Error),
+    Credentials(#[from] auth::CredentialsError),
     /// A shard's thread or runtime can't be had.
     #[error("shard {shard} can't be started: {error}")]
     Shard {
@@ -108,7 +109,7 @@ impl Edge {
         let limit = raise_limit()?;
         let connections_max = connections_max(&config, limit)?;
         let metrics = Metrics::register(registry)?;
-        let counted = Counted::register(registry, limit)?;
+        let counted = FdMetrics::register(registry, limit)?;
         let (say_credentials, credentials) =
             watch::channel(Credentials::load(&config.credentials)?);
         let (say_authority, authority) = watch::channel(None);
@@ -151,8 +152,9 @@ impl Edge {
         edge.spawn(auth::watch_files(config.credentials, say_credentials));
         // Random, so that no answer to a request of an earlier start is taken for one to this one's.
         let timekeeper = Timekeeper::new(config.time, rand::random(), SystemClock.now());
-        let view = View::new(say_authority, say_time, metrics.time, config.ahead);
-        edge.spawn(Driver::new(timekeeper, bus, view).run());
+        let publisher = AuthorityPublisher::new(say_authority);
+        let reporter = TimeReporter::new(say_time, metrics.time, config.ahead);
+        edge.spawn(TimekeeperDriver::new(timekeeper, bus, publisher, reporter).run());
         tracing::info!(edge_id = config.id, shards = config.shards, "edge");
         if !listen_addr.ip().is_loopback() {
             tracing::warn!(%listen_addr, "passwords travel in plain text beyond loopback: there is no TLS");
@@ -236,7 +238,7 @@ async fn start_shards(
     config: &Config,
     shared: &Shared,
     limit: u64,
-    counted: &Counted,
+    counted: &FdMetrics,
 ) -> Result<(Shards, SocketAddr), StartError> {
     let listen = |error| StartError::Listen {
         addr: config.listen_addr,
@@ -244,7 +246,7 @@ async fn start_shards(
     };
     socket::check_free(config.listen_addr).map_err(listen)?;
     let shards = Shards::start(config.shards, shared).await?;
-    if config.fd_tables == Tables::PerShard {
+    if config.fd_tables == FdTables::PerShard {
         match shards.separate(limit).await {
             Ok(tables) => counted.add(tables),
             Err(error) => {
@@ -264,8 +266,8 @@ async fn start_shards(
 
 /// Raises the soft limit of open files to the hard one, which comes before all else, and gives it.
 fn raise_limit() -> Result<u64, StartError> {
-    let OpenFiles { after, .. } =
-        raise_open_files().map_err(|error| StartError::OpenFiles(error.to_string()))?;
+    let FdLimit { after, .. } =
+        fd_limit::raise().map_err(|error| StartError::OpenFiles(error.to_string()))?;
     Ok(after)
 }
 
@@ -273,13 +275,13 @@ fn raise_limit() -> Result<u64, StartError> {
 /// have room for all of them, or there is no start.
 fn connections_max(config: &Config, limit: u64) -> Result<usize, StartError> {
     let wanted = config.connections_max;
-    if config.fd_tables == Tables::PerShard {
-        open_files::check_shards(config.shards, wanted, limit)?;
+    if config.fd_tables == FdTables::PerShard {
+        fd_budget::check_shards(config.shards, wanted, limit)?;
         return Ok(wanted);
     }
-    let room = open_files::room(limit);
+    let room = fd_budget::room(limit);
     if room == 0 {
-        let reserved = open_files::RESERVED;
+        let reserved = fd_budget::RESERVED;
         return Err(StartError::OpenFiles(format!(
             "the limit is {limit}; more than {reserved} are needed (ulimit -n)"
         )));

@@ -9,19 +9,22 @@ mod auth;
 mod config;
 mod connections;
 mod control;
+mod fd_budget;
+mod fd_metrics;
 mod feed;
 mod health;
 mod histogram;
 mod metrics;
-mod open_files;
+pub mod settings;
 mod shard;
 mod shards;
 mod sys;
 mod timekeeper;
 
-pub use auth::{Error as CredentialsError, Source, Sources};
+pub use auth::{CredentialSource, CredentialSources, CredentialsError, TokenLineError};
 pub use config::Config;
 pub use control::{Edge, StartError};
+pub use fd_budget::{FdTables, TooFewShards};
 pub use shard::Work;
 
 /// What `cargo xtask weight` weighs of this crate's inside; no part of its API.

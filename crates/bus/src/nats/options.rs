@@ -10,6 +10,7 @@ use async_nats::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use async_nats::{ConnectOptions, ServerAddr};
 use percent_encoding::percent_decode_str;
 use rand::seq::SliceRandom;
+use secrecy::{ExposeSecret, SecretString};
 
 /// async-nats gives a connection up when a third ping is due and two have no answer: three of these after the last sign of life,
 /// which is to be within three seconds.
@@ -30,9 +31,9 @@ pub struct NatsOptions {
     /// User, with `password`.
     pub user: Option<String>,
     /// Password of `user`.
-    pub password: Option<String>,
+    pub password: Option<SecretString>,
     /// Token, where there is no user.
-    pub token: Option<String>,
+    pub token: Option<SecretString>,
     /// File with a user's JWT and key.
     pub credentials_file: Option<PathBuf>,
     /// File with the authorities that sign servers' certificates (PEM). With it every connection is by TLS.
@@ -161,13 +162,13 @@ impl NatsOptions {
         }
         match (&self.user, &self.password) {
             (Some(user), Some(password)) => {
-                options = options.user_and_password(user.clone(), password.clone());
+                options = options.user_and_password(user.clone(), password.expose_secret().into());
             }
             (None, None) => {}
             (Some(_), None) | (None, Some(_)) => return Err(NatsError::HalfLogin),
         }
         if let Some(token) = &self.token {
-            options = options.token(token.clone());
+            options = options.token(token.expose_secret().into());
         }
         if let Some(path) = &self.credentials_file {
             let content = String::from_utf8_lossy(&read(path)?).into_owned();

@@ -6,9 +6,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::anyhow;
-use jiff::SignedDuration;
-use tickstorm_service::env::{Group, Settings};
-use tickstorm_service::lifecycle::{exit, raise_open_files};
+use tickstorm_service::env::Settings;
+use tickstorm_service::{duration, exit, fd_limit};
 
 use super::generator::Setup;
 use super::machine;
@@ -104,7 +103,7 @@ impl Common {
 
     /// The limit of open files, raised as far as it goes; a limit that leaves no room is an error.
     pub(crate) fn files_limit(&self) -> Result<u64, Failure> {
-        let files = raise_open_files().map_err(|error| Failure::new(exit::UNAVAILABLE, error))?;
+        let files = fd_limit::raise().map_err(|error| Failure::new(exit::UNAVAILABLE, error))?;
         let limit = files.after;
         if limit < 1_024 {
             let text =
@@ -128,7 +127,7 @@ impl Common {
 
     /// As whom clients come.
     pub(crate) fn credentials(&self) -> Result<Credentials, Failure> {
-        let settings = Settings::load(&[Group::Client], &credentials::DEFAULTS)
+        let settings = Settings::load(&credentials::SECTIONS, &credentials::DEFAULTS)
             .map_err(|errors| Failure::new(exit::CONFIG, errors))?;
         Credentials::from_settings(&settings, self.user.as_deref())
     }
@@ -192,9 +191,13 @@ pub(crate) const HEARTBEAT: Duration = Duration::from_secs(10);
 
 /// A duration on the command line, at least a second.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
-    let parsed = text.parse::<SignedDuration>().ok();
-    let parsed = parsed.and_then(|duration| Duration::try_from(duration).ok());
+    let parsed = duration::parse(text).ok();
     parsed
         .filter(|duration| *duration >= Duration::from_secs(1))
-        .ok_or_else(|| "it takes a duration of a second or more, as in 10s, 30m or 8h".into())
+        .ok_or_else(|| {
+            format!(
+                "it takes a duration of a second or more, in {}",
+                duration::FORM
+            )
+        })
 }

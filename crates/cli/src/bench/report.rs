@@ -11,7 +11,7 @@ use anyhow::Context as _;
 use hdrhistogram::Histogram;
 use serde::Serialize;
 use serde_json::Value;
-use tickstorm_service::lifecycle::exit;
+use tickstorm_service::exit;
 
 use super::figure::{Figure, millis, number};
 use super::generator::Harvest;

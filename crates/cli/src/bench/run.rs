@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{anyhow, bail};
 use tickstorm_client::Mode;
 use tickstorm_client::estimate::Estimator;
-use tickstorm_service::lifecycle::exit;
+use tickstorm_service::exit;
 use tickstorm_timebase::{Clock, Mono, SystemClock};
 
 use super::generator::{Generator, Greeting, Harvest, Setup, Shared};

@@ -8,7 +8,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, bail};
-use tickstorm_service::lifecycle::exit;
+use tickstorm_service::exit;
 
 use super::orders::{Answer, Order, Ready, Sample};
 use crate::exit::Failure;

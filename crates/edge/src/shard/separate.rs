@@ -3,10 +3,9 @@
 
 use std::io;
 
-use tickstorm_service::open_files::RESERVED;
-
 use super::Shard;
 use crate::admission::{OVERFLOW_MAX, Permit};
+use crate::fd_budget::RESERVED;
 use crate::sys::fd_table::{self, Table};
 
 /// Open files that a shard has beside those at hand when it begins and its connections: its listener, what closes a little later than

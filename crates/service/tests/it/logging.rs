@@ -5,7 +5,7 @@ use std::env;
 use std::process::{Command, ExitStatus, Stdio};
 use std::time::Duration;
 
-use tickstorm_service::logging::{Format, Level, init};
+use tickstorm_service::logging::{Level, LogFormat, init};
 
 /// How many events the process logs before it panics.
 const EVENTS: &str = "TICKSTORM_TEST_EVENTS";
@@ -15,7 +15,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// The process itself, where this is it.
 fn panic_where_told() {
     let Ok(events) = env::var(EVENTS) else { return };
-    let _logs = init(Level::Info, Format::Text).unwrap();
+    let _logs = init(Level::Info, LogFormat::Text).unwrap();
     for number in 0..events.parse::<u32>().unwrap() {
         tracing::info!(number, "an event before it");
     }

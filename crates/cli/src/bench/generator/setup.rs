@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use secrecy::ExposeSecret;
 use tickstorm_client::estimate::Sample;
 use tickstorm_protocol::FrameType;
 use tickstorm_protocol::frame::encode;
@@ -40,10 +41,10 @@ impl Setup {
             ..Auth::default()
         };
         match &self.credentials {
-            Credentials::Token(token) => auth.token = token.expose().into(),
+            Credentials::Token(token) => auth.token = token.expose_secret().into(),
             Credentials::Password(user, password) => {
                 auth.username.clone_from(user);
-                auth.password = password.expose().into();
+                auth.password = password.expose_secret().into();
             }
         }
         let mut frame = Vec::new();
