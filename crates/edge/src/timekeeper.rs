@@ -87,7 +87,7 @@ impl TimekeeperDriver {
             EdgeEvent::Connected => tracing::info!("connected to the bus"),
             EdgeEvent::Disconnected => tracing::warn!("disconnected from the bus"),
             EdgeEvent::Dropped { reason, count } => {
-                self.reporter.count_dropped(reason.label(), count)
+                self.reporter.count_dropped(reason.label(), count);
             }
         }
     }

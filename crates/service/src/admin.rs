@@ -168,7 +168,7 @@ fn serve_connection(
         .header_read_timeout(HEADER_TIME_MAX)
         .max_buf_size(HEADER_BYTES_MAX)
         .keep_alive(false);
-    let router = router.layer(Extension(Peer(peer)));
+    let router = router.layer(Extension(PeerIp(peer)));
     let connection = http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
     async move {
         let mut connection = pin!(connection);
@@ -182,10 +182,10 @@ fn serve_connection(
 
 /// Who sent a request.
 #[derive(Clone, Copy)]
-struct Peer(IpAddr);
+struct PeerIp(IpAddr);
 
 async fn require_loopback(
-    Extension(Peer(peer)): Extension<Peer>,
+    Extension(PeerIp(peer)): Extension<PeerIp>,
     request: Request,
     next: Next,
 ) -> Response {

@@ -1,19 +1,24 @@
-//! [`ErrorChain`]: an error with everything that caused it, on one line. An error's own text does not repeat its source, so whoever
-//! shows one to people prints the chain.
+//! [`ErrorChain`]: an error with everything that caused it, on one line. The text of our own errors does not repeat their source, so
+//! whoever shows one to people prints the chain.
 
 use std::{error::Error, fmt};
 
-/// Prints an error and its sources, separated by colons.
+/// Prints an error and its sources, separated by colons. Errors of libraries often end with their source's text, which is then not
+/// printed again.
 #[derive(Clone, Copy, Debug)]
 pub struct ErrorChain<'a>(pub &'a (dyn Error + 'static));
 
 impl fmt::Display for ErrorChain<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.0)?;
+        let mut last = self.0.to_string();
+        f.write_str(&last)?;
         let mut source = self.0.source();
         while let Some(cause) = source {
-            write!(f, ": {cause}")?;
-            source = cause.source();
+            let text = cause.to_string();
+            if !last.ends_with(&text) {
+                write!(f, ": {text}")?;
+            }
+            (last, source) = (text, cause.source());
         }
         Ok(())
     }
@@ -36,6 +41,8 @@ mod tests {
             Some(Box::new(Caused("b", Some(Box::new(Caused("c", None)))))),
         );
         assert_eq!(ErrorChain(&error).to_string(), "a: b: c");
+        let repeating = Caused("a: b", Some(Box::new(Caused("b", None))));
+        assert_eq!(ErrorChain(&repeating).to_string(), "a: b");
         let alone = io::Error::other("alone");
         assert_eq!(ErrorChain(&alone).to_string(), "alone");
     }

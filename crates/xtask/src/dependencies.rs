@@ -51,7 +51,8 @@ const RULES: &[Rule] = &[
     rule(TIMEBASE, &[], &[]),
     rule(PROTOCOL, &[TIMEBASE], &[]),
     rule(BUS, &[TIMEBASE], &[TESTKIT]),
-    rule(SERVICE, &[], &[TESTKIT]),
+    // For the connection to NATS, which both daemons have.
+    rule(SERVICE, &[BUS], &[TESTKIT]),
     rule(CLOCK, &[TIMEBASE, BUS, SERVICE], &[TESTKIT]),
     rule(EDGE, &[TIMEBASE, PROTOCOL, BUS, SERVICE], &[TESTKIT]),
     rule(CLIENT, &[TIMEBASE, PROTOCOL], &[TESTKIT]),

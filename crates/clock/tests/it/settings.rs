@@ -7,7 +7,8 @@ use tickstorm_service::settings::{ADMIN_ADDR, COMMON};
 
 /// Loads a clock's settings.
 fn clock(vars: &[(&str, &str)]) -> Settings {
-    Settings::from_vars(vars.iter().copied(), &[COMMON, CLOCK], &DEFAULTS).unwrap()
+    Settings::from_vars(vars.iter().copied(), &[COMMON, CLOCK], &DEFAULTS)
+        .expect("settings that are fine")
 }
 
 #[test]
