@@ -21,13 +21,13 @@ pub(crate) struct TimeReporter {
     metrics: TimeMetrics,
     /// AHEAD_MS.
     ahead: Duration,
-    /// Since when a believed clock's announcements have come too late for ahead feeds, until that is warned of.
-    lateness: Lateness,
+    /// Whether a believed clock's announcements come too late for ahead feeds.
+    late_announcements: LateAnnouncements,
 }
 
 /// Whether announcements come too late.
 #[derive(Clone, Copy, Debug)]
-enum Lateness {
+enum LateAnnouncements {
     None,
     Since(Mono),
     Warned,
@@ -43,7 +43,7 @@ impl TimeReporter {
             status,
             metrics,
             ahead,
-            lateness: Lateness::None,
+            late_announcements: LateAnnouncements::None,
         }
     }
 
@@ -146,19 +146,22 @@ impl TimeReporter {
             let early_us = clock.announced_ahead_us;
             clock.state == ClockState::Accepted && early_us.is_some_and(|early| early < ahead_us)
         };
-        self.lateness = match (self.lateness, status.clocks.iter().find(is_late)) {
-            (_, None) => Lateness::None,
-            (Lateness::None, Some(_)) => Lateness::Since(now),
-            (Lateness::Since(since), Some(clock)) if now.since(since) >= LATE_FOR => {
+        self.late_announcements = match (
+            self.late_announcements,
+            status.clocks.iter().find(is_late),
+        ) {
+            (_, None) => LateAnnouncements::None,
+            (LateAnnouncements::None, Some(_)) => LateAnnouncements::Since(now),
+            (LateAnnouncements::Since(since), Some(clock)) if now.since(since) >= LATE_FOR => {
                 tracing::warn!(
                     clock = %clock.id,
                     announced_ahead_us = clock.announced_ahead_us,
                     ahead_us,
                     "announced later than AHEAD_MS: ahead ticks go out as HOLDOVER; raise TICK_LEAD_MS"
                 );
-                Lateness::Warned
+                LateAnnouncements::Warned
             }
-            (lateness, Some(_)) => lateness,
+            (late_announcements, Some(_)) => late_announcements,
         };
     }
 }
