@@ -9,6 +9,11 @@ use std::time::Duration;
 use serde_json::Value;
 use tickstorm_client::Options;
 use tickstorm_clock::Replica;
+use tickstorm_command::{
+    Failure, Pair,
+    credentials::{self, ClientCredentials},
+    logs,
+};
 use tickstorm_edge::Edge;
 use tickstorm_edge::settings::{STREAM_PASS, STREAM_TOKENS_FILE, STREAM_USER};
 use tickstorm_service::admin::{Admin, Health, Parts, reachable};
@@ -21,11 +26,7 @@ use tickstorm_service::metrics;
 use tickstorm_service::settings::ADMIN_ADDR;
 use tickstorm_service::signals::Signals;
 
-use crate::credentials::{self, Credentials};
-use crate::exit::Failure;
-use crate::follow::{Format, follow, print};
-use crate::logs;
-use crate::pair::Pair;
+use crate::follow::{TickFormat, follow, print};
 
 /// What a person at a terminal wants, beside credentials: nobody else's machine can reach it, and logs are readable.
 const DEFAULTS: [(&str, &str); 2] = [("LISTEN_ADDR", "127.0.0.1:8080"), ("LOG_FORMAT", "text")];
@@ -92,7 +93,7 @@ fn settings() -> Result<Settings, Failure> {
 
 async fn run(settings: &Settings, logs: &Logs) -> Result<(), Failure> {
     let mut signals = Signals::catch().map_err(|error| Failure::new(exit::SOFTWARE, error))?;
-    let credentials = Credentials::from_settings(settings, None)?;
+    let credentials = ClientCredentials::from_settings(settings, None)?;
     let system = System::start(settings, logs).await?;
     let outcome = tokio::select! {
         _ = signals.next() => Ok(()),
@@ -139,7 +140,11 @@ impl System {
     }
 
     /// Says where to connect, and then shows ticks until the connection ends or nobody reads them any more.
-    async fn show(&self, settings: &Settings, credentials: &Credentials) -> Result<(), Failure> {
+    async fn show(
+        &self,
+        settings: &Settings,
+        credentials: &ClientCredentials,
+    ) -> Result<(), Failure> {
         if print(&self.introduction(settings))?.is_break() {
             return Ok(());
         }
@@ -148,7 +153,7 @@ impl System {
             .put_into(Options::new(addr))
             .client_id("tickstorm dev")
             .exact_time();
-        follow(options, Format::Text, |_| Ok(ControlFlow::Continue(()))).await
+        follow(options, TickFormat::Text, |_| Ok(ControlFlow::Continue(()))).await
     }
 
     fn introduction(&self, settings: &Settings) -> String {

@@ -4,13 +4,13 @@ use std::io::{self, ErrorKind, Write as _};
 use std::ops::ControlFlow;
 
 use tickstorm_client::{Event, Options, Tick, Ticks};
+use tickstorm_command::{Failure, OUTPUT};
 
-use crate::exit::{Failure, OUTPUT};
 use crate::line::{self, Line};
 
 /// How ticks are printed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Format {
+pub(crate) enum TickFormat {
     /// A line for people.
     Text,
     /// A JSON object.
@@ -21,7 +21,7 @@ pub(crate) enum Format {
 /// connections, and gaps, go to standard error.
 pub(crate) async fn follow(
     options: Options,
-    format: Format,
+    format: TickFormat,
     mut judge: impl FnMut(&Tick) -> Result<ControlFlow<()>, Failure>,
 ) -> Result<(), Failure> {
     let mut ticks = tickstorm_client::connect(options).await?;
@@ -80,9 +80,9 @@ pub(crate) fn print(line: &str) -> Result<ControlFlow<()>, Failure> {
     }
 }
 
-fn shown(tick: &Tick, ticks: &Ticks, format: Format) -> String {
+fn shown(tick: &Tick, ticks: &Ticks, format: TickFormat) -> String {
     match format {
-        Format::Text => Line(tick).to_string(),
-        Format::Json => line::json(tick, ticks.edge_id()),
+        TickFormat::Text => Line(tick).to_string(),
+        TickFormat::Json => line::json(tick, ticks.edge_id()),
     }
 }

@@ -45,14 +45,14 @@ impl fmt::Display for Line<'_> {
         }
         let (mode, quality) = (tick.mode.name(), quality(tick.quality));
         write!(f, "  {epoch_ms}  {mode:<6}  {quality:<8}  ")?;
-        Late(tick).fmt(f)
+        Lateness(tick).fmt(f)
     }
 }
 
 /// How late a tick was, in milliseconds: `+0.21 ms ±0.05`, or `?` while authority time is not known.
-pub(crate) struct Late<'a>(pub(crate) &'a Tick);
+pub(crate) struct Lateness<'a>(pub(crate) &'a Tick);
 
-impl fmt::Display for Late<'_> {
+impl fmt::Display for Lateness<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self(tick) = self;
         match (tick.late_us(), tick.read) {

@@ -1,23 +1,32 @@
 //! `tickstorm`, the command for people. Here stands what commands there are and how they end; what each does, its module knows.
 
-mod bench;
-mod credentials;
 mod dev;
-mod exit;
 mod follow;
 mod line;
-mod logs;
-mod mode;
-mod pair;
 mod summary;
 mod tail;
 
 use std::process::ExitCode;
 
 use clap::Parser;
+use tickstorm_bench::{Bench, BenchEdge, CHILD_COMMAND};
 use tickstorm_service::exit::{OK, USAGE};
 
-use crate::exit::EXIT_CODES;
+/// What `--help` says about exit codes: those of every command.
+const EXIT_CODES: &str = "\
+Exit codes:
+  0   done, or ended by Ctrl-C or a closed pipe
+  1   tail: a tick was later than --max-late; bench: the edge did not do what it
+      promises (a tick lost, twice, early …)
+  64  the command line is wrong
+  69  the edge can't be reached at first; with --within: not in that time, or the
+      connection ended; dev: an address can't be listened on
+  70  a defect of the program
+  74  the output can't be written
+  75  bench: the figures are void, since the load generator was the bottleneck
+  76  one side broke the protocol
+  77  the edge refused: wrong credentials, an impossible subscription, no room
+  78  a setting in the environment is wrong";
 
 /// TickStorm tells TCP clients what second and what minute it is, at that second.
 #[derive(Debug, Parser)]
@@ -31,9 +40,9 @@ struct Cli {
 enum Command {
     Dev(dev::Dev),
     Tail(tail::Tail),
-    Bench(bench::Bench),
-    #[command(hide = true)]
-    BenchEdge(bench::BenchEdge),
+    Bench(Bench),
+    #[command(name = CHILD_COMMAND, hide = true)]
+    BenchEdge(BenchEdge),
 }
 
 fn main() -> ExitCode {

@@ -6,14 +6,15 @@ use std::ops::ControlFlow;
 use std::time::Duration;
 
 use tickstorm_client::{Epoch, Options, Quality, Tick};
+use tickstorm_command::{
+    Failure, ModeName,
+    credentials::{self, ClientCredentials},
+};
 use tickstorm_service::env::Settings;
 use tickstorm_service::{duration, exit};
 
-use crate::credentials::{self, Credentials};
-use crate::exit::Failure;
-use crate::follow::{Format, follow};
-use crate::line::Late;
-use crate::mode::ModeName;
+use crate::follow::{TickFormat, follow};
+use crate::line::Lateness;
 use crate::summary::Summary;
 
 const AFTER_HELP: &str = "\
@@ -85,10 +86,15 @@ pub(crate) struct Tail {
     json: bool,
 }
 
-fn address(text: &str) -> Result<String, String> {
+/// A value of --addr that is no address.
+#[derive(Debug, thiserror::Error)]
+#[error("it takes a host and a port, as in 127.0.0.1:8080")]
+struct NotAnAddress;
+
+fn address(text: &str) -> Result<String, NotAnAddress> {
     match text.rsplit_once(':') {
         Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok() => Ok(text.into()),
-        Some(_) | None => Err("it takes a host and a port, as in 127.0.0.1:8080".into()),
+        Some(_) | None => Err(NotAnAddress),
     }
 }
 
@@ -122,7 +128,7 @@ impl Tail {
         for warning in settings.warnings() {
             eprintln!("tickstorm: warning: {warning}");
         }
-        let credentials = Credentials::from_settings(&settings, self.user.as_deref())?;
+        let credentials = ClientCredentials::from_settings(&settings, self.user.as_deref())?;
         let (first, others) = self.addr.split_first().expect("--addr has a default");
         let addresses = others.iter().fold(Options::new(first), Options::or_at);
         let options = credentials
@@ -140,9 +146,9 @@ impl Tail {
 
     async fn follow(&self, options: Options, summary: &RefCell<Summary>) -> Result<(), Failure> {
         let format = if self.json {
-            Format::Json
+            TickFormat::Json
         } else {
-            Format::Text
+            TickFormat::Text
         };
         let counted = Cell::new(0);
         let followed = follow(options, format, |tick| {
@@ -186,7 +192,7 @@ impl Tail {
         if u128::from(late_us.max(0).unsigned_abs()) <= max_late.as_micros() {
             return Ok(true);
         }
-        let (epoch_ms, late) = (tick.epoch.as_ms(), Late(tick));
+        let (epoch_ms, late) = (tick.epoch.as_ms(), Lateness(tick));
         let text = format!("tick {epoch_ms} was late by {late}, more than {max_late:?}");
         Err(Failure::said(exit::FAILED, text))
     }

@@ -9,10 +9,10 @@ use tickstorm_protocol::code::Return;
 use tickstorm_timebase::{Mono, Quality, UnixTime};
 use tokio::sync::{mpsc, watch};
 
+use crate::alarm_clock::AlarmClock;
 use crate::error::Error;
 use crate::estimate::Estimator;
-use crate::stream::Event;
-use crate::timer::Timer;
+use crate::event::Event;
 
 /// Events held back at most; beyond, the connection is not read. An edge is 800 ms ahead: one tick or two.
 const HELD_MAX: usize = 64;
@@ -84,14 +84,14 @@ impl Held {
 }
 
 /// Hands on what comes in, each tick at its time, until either end is closed.
-pub(crate) async fn release<C: Timer>(
+pub(crate) async fn release<C: AlarmClock>(
     mut incoming: mpsc::Receiver<Item>,
     outgoing: mpsc::Sender<Item>,
     mut estimator: watch::Receiver<Estimator>,
     clock: Arc<C>,
 ) {
     let (mut held, mut ended, mut learns) = (Held::default(), false, true);
-    let mut alarm = C::Alarm::default();
+    let mut timer = C::Timer::default();
     loop {
         let now = clock.now();
         let (item, due) = {
@@ -121,7 +121,7 @@ pub(crate) async fn release<C: Timer>(
             () = outgoing.closed() => return,
             // The wait is set anew.
             changed = estimator.changed(), if learns => learns = changed.is_ok(),
-            () = clock.wait_until(&mut alarm, due.unwrap_or(Mono::NEVER)), if due.is_some() => {}
+            () = clock.wait_until(&mut timer, due.unwrap_or(Mono::NEVER)), if due.is_some() => {}
         }
     }
 }

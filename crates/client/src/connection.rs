@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::{Buf as _, BytesMut};
 use tickstorm_protocol::message::Auth;
 use tickstorm_protocol::session::Request;
-use tickstorm_protocol::session::client::{Batch, ClientSession, Event, Welcome};
+use tickstorm_protocol::session::client::{ClientEvent, ClientSession, TickBatch, Welcome};
 use tickstorm_timebase::{Clock, Epoch, Mono};
 use tokio::io::{
     AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadHalf, WriteHalf,
@@ -16,7 +16,7 @@ use tokio::io::{
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
-use crate::error::Error;
+use crate::error::{Awaited, Error};
 use crate::estimate::{Estimate, Estimator};
 use crate::options::{Credentials, Options};
 
@@ -38,8 +38,8 @@ const VERSION: &str = concat!("tickstorm-client/", env!("CARGO_PKG_VERSION"));
 pub(crate) type SharedClock = Arc<dyn Clock + Send + Sync>;
 
 /// Ticks as they were read.
-pub(crate) struct Received {
-    pub(crate) batch: Batch,
+pub(crate) struct ReadBatch {
+    pub(crate) batch: TickBatch,
     /// Authority time at reading.
     pub(crate) read: Option<Estimate>,
 }
@@ -106,7 +106,7 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
         let welcome = timeout(AUTH_TIMEOUT, connection.authenticated())
             .await
             .unwrap_or(Err(Error::Timeout {
-                awaited: "no answer to AUTH",
+                awaited: Awaited::Authentication,
                 silence: AUTH_TIMEOUT,
             }))?;
         connection.silence_max = welcome.heartbeat_timeout.max(SILENCE_MIN);
@@ -126,11 +126,11 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
     }
 
     /// The next ticks. May be dropped and called again without losing any.
-    pub(crate) async fn next_ticks(&mut self) -> Result<Received, Error> {
+    pub(crate) async fn next_ticks(&mut self) -> Result<ReadBatch, Error> {
         loop {
-            if let Event::Batch(batch) = self.next_event().await? {
+            if let ClientEvent::Batch(batch) = self.next_event().await? {
                 let read = self.estimator.borrow().estimate(self.read_at);
-                return Ok(Received { batch, read });
+                return Ok(ReadBatch { batch, read });
             }
         }
     }
@@ -146,7 +146,7 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
 
     async fn authenticated(&mut self) -> Result<Welcome, Error> {
         loop {
-            if let Event::Authenticated(welcome) = self.next_event().await? {
+            if let ClientEvent::Authenticated(welcome) = self.next_event().await? {
                 return Ok(welcome);
             }
         }
@@ -154,23 +154,23 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
 
     async fn subscribed(&mut self) -> Result<Epoch, Error> {
         loop {
-            if let Event::Subscribed { start, .. } = self.next_event().await? {
+            if let ClientEvent::Subscribed { start, .. } = self.next_event().await? {
                 return Ok(start);
             }
         }
     }
 
-    async fn next_event(&mut self) -> Result<Event, Error> {
+    async fn next_event(&mut self) -> Result<ClientEvent, Error> {
         loop {
             let mut rest = &self.input[..];
             let event = self.session.handle_bytes(&mut rest, self.read_at)?;
             let rest_len = rest.len();
             self.input.advance(self.input.len() - rest_len);
             match event {
-                Some(Event::Refused(refusal)) => return Err(Error::Refused(refusal)),
-                Some(Event::Pong(sample)) => {
+                Some(ClientEvent::Refused(refusal)) => return Err(Error::Refused(refusal)),
+                Some(ClientEvent::Pong(exchange)) => {
                     self.estimator
-                        .send_modify(|estimator| estimator.handle_sample(&sample));
+                        .send_modify(|estimator| estimator.handle_exchange(&exchange));
                 }
                 Some(event) => return Ok(event),
                 None => self.turn(Reading::Yes).await?,
@@ -217,7 +217,7 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
                 if late > STALL {
                     self.read_at = self.read_at + late;
                 } else if reading == Reading::Yes && woken >= silent_at {
-                    return Err(Error::Timeout { awaited: "nothing", silence: self.silence_max });
+                    return Err(Error::Timeout { awaited: Awaited::Anything, silence: self.silence_max });
                 }
             }
         }

@@ -20,7 +20,7 @@ pub enum Error {
         source: io::Error,
     },
     /// The edge sent ERROR, which ends the connection and says why.
-    #[error("the edge refused: {}", Told(.0))]
+    #[error("the edge refused: {}", ShownRefusal(.0))]
     Refused(Refusal),
     /// What the edge sent is not what the protocol allows.
     #[error("the edge broke the protocol")]
@@ -38,13 +38,31 @@ pub enum Error {
         waited: Duration,
     },
     /// The edge kept silent for too long.
-    #[error("the edge sent {awaited} for {silence:?}")]
+    #[error("the edge sent {} for {silence:?}", .awaited.missing())]
     Timeout {
-        /// What should have come, as in "no answer".
-        awaited: &'static str,
+        /// What should have come.
+        awaited: Awaited,
         /// How long was waited.
         silence: Duration,
     },
+}
+
+/// What an edge was silent for too long to send.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Awaited {
+    /// The answer to AUTH.
+    Authentication,
+    /// Anything at all.
+    Anything,
+}
+
+impl Awaited {
+    const fn missing(self) -> &'static str {
+        match self {
+            Self::Authentication => "no answer to AUTH",
+            Self::Anything => "nothing",
+        }
+    }
 }
 
 impl Error {
@@ -73,9 +91,9 @@ impl Error {
 }
 
 /// A refusal's code and message.
-struct Told<'a>(&'a Refusal);
+struct ShownRefusal<'a>(&'a Refusal);
 
-impl fmt::Display for Told<'_> {
+impl fmt::Display for ShownRefusal<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0.code {
             Ok(code) => code.fmt(f)?,

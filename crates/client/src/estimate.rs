@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-pub use tickstorm_protocol::session::client::Sample;
+pub use tickstorm_protocol::session::client::PongExchange;
 use tickstorm_timebase::{Mono, UnixTime};
 
 /// Samples older than this no longer count: by then they say less than any fresh one.
@@ -30,7 +30,7 @@ pub struct Estimate {
 /// The samples of the last 30 s, and what they say together.
 #[derive(Debug, Default)]
 pub struct Estimator {
-    measured: VecDeque<Measured>,
+    samples: VecDeque<EdgeOffset>,
 }
 
 impl Estimator {
@@ -41,35 +41,35 @@ impl Estimator {
     }
 
     /// Learns from one PONG. One without times, or whose round trip is negative, says nothing and is ignored.
-    pub fn handle_sample(&mut self, sample: &Sample) {
-        let Some(newest) = Measured::from_sample(sample) else {
+    pub fn handle_exchange(&mut self, exchange: &PongExchange) {
+        let Some(newest) = EdgeOffset::from_exchange(exchange) else {
             return;
         };
         let now = newest.read_at;
-        self.measured.retain(|older| older.counts_at(now));
+        self.samples.retain(|older| older.counts_at(now));
         // The edge's clock was stepped, or this machine stood still: what came before speaks of another time.
-        if self.measured.iter().any(|older| !older.meets(&newest, now)) {
-            self.measured.clear();
+        if self.samples.iter().any(|older| !older.meets(&newest, now)) {
+            self.samples.clear();
         }
-        if self.measured.len() == SAMPLES_MAX {
-            self.measured.pop_front();
+        if self.samples.len() == SAMPLES_MAX {
+            self.samples.pop_front();
         }
-        self.measured.push_back(newest);
+        self.samples.push_back(newest);
     }
 
     /// Forgets everything: the time that it was learned from is no more.
     pub fn clear(&mut self) {
-        self.measured.clear();
+        self.samples.clear();
     }
 
     /// Authority time at `now`; none before the first usable PONG, or 30 s after the last.
     #[must_use]
     pub fn estimate(&self, now: Mono) -> Option<Estimate> {
         let best = self
-            .measured
+            .samples
             .iter()
-            .filter(|measured| measured.counts_at(now))
-            .min_by_key(|measured| measured.aged_half_trip_ns(now))?;
+            .filter(|sample| sample.counts_at(now))
+            .min_by_key(|sample| sample.aged_half_trip_ns(now))?;
         let now_ns = i64::try_from(now.as_nanos()).ok()?;
         Some(Estimate {
             unix: UnixTime::from_nanos(now_ns.checked_add(best.offset_ns)?),
@@ -80,7 +80,7 @@ impl Estimator {
 
 /// What one usable sample says.
 #[derive(Clone, Copy, Debug)]
-struct Measured {
+struct EdgeOffset {
     /// Authority time minus the client's clock, in nanoseconds.
     offset_ns: i64,
     half_trip_ns: u64,
@@ -88,21 +88,21 @@ struct Measured {
     read_at: Mono,
 }
 
-impl Measured {
+impl EdgeOffset {
     /// Arithmetic is checked throughout: the times are whatever the other side sent.
-    fn from_sample(sample: &Sample) -> Option<Self> {
-        if sample.t2_us == 0 || sample.t3_us == 0 {
+    fn from_exchange(exchange: &PongExchange) -> Option<Self> {
+        if exchange.t2_us == 0 || exchange.t3_us == 0 {
             return None;
         }
         let nanos = |micros: i64| micros.checked_mul(NANOS_PER_MICRO);
-        let (t1, t2) = (nanos(sample.t1_us)?, nanos(sample.t2_us)?);
-        let (t3, t4) = (nanos(sample.t3_us)?, nanos(sample.t4_us)?);
+        let (t1, t2) = (nanos(exchange.t1_us)?, nanos(exchange.t2_us)?);
+        let (t3, t4) = (nanos(exchange.t3_us)?, nanos(exchange.t4_us)?);
         let (there, back) = (t2.checked_sub(t1)?, t3.checked_sub(t4)?);
         let round_trip = there.checked_sub(back)?;
         Some(Self {
             offset_ns: (there / 2).checked_add(back / 2)?,
             half_trip_ns: u64::try_from(round_trip).ok()?.div_ceil(2),
-            edge_bound_ns: u64::from(sample.error_bound_us) * 1_000,
+            edge_bound_ns: u64::from(exchange.error_bound_us) * 1_000,
             read_at: Mono::from_nanos(u64::try_from(t4).ok()?),
         })
     }

@@ -4,9 +4,9 @@
 use tickstorm_protocol::code::Return;
 use tickstorm_timebase::{Epoch, Mode};
 
-/// What a tick is to the subscription.
+/// How a tick goes on from the last one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Place {
+pub(crate) enum Continuity {
     /// The one after the last.
     Next,
     /// Later than that one: what lies between can't be had.
@@ -49,14 +49,16 @@ impl Resume {
     }
 
     /// A tick came.
-    pub(crate) fn handle_tick(&mut self, epoch: Epoch) -> Place {
-        let place = match self.point {
-            Some(point) if epoch <= point => return Place::Again,
-            Some(point) if epoch > self.mode.next_after(point) => Place::AfterGap { after: point },
-            Some(_) | None => Place::Next,
+    pub(crate) fn handle_tick(&mut self, epoch: Epoch) -> Continuity {
+        let continuity = match self.point {
+            Some(point) if epoch <= point => return Continuity::Again,
+            Some(point) if epoch > self.mode.next_after(point) => {
+                Continuity::AfterGap { after: point }
+            }
+            Some(_) | None => Continuity::Next,
         };
         self.point = Some(epoch);
-        place
+        continuity
     }
 
     /// A connection ended, or did not come about. What its end says about coming back depends on whether there was a resume point;
@@ -80,6 +82,8 @@ impl Resume {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn epoch(secs: i64) -> Epoch {
@@ -96,21 +100,21 @@ mod tests {
         // The next edge may have begun later; what was missed there is still wanted.
         resume.handle_start(epoch(120));
         assert_eq!(resume.point(), Some(epoch(60)));
-        assert_eq!(resume.handle_tick(epoch(120)), Place::Next);
+        assert_eq!(resume.handle_tick(epoch(120)), Continuity::Next);
         assert_eq!(resume.point(), Some(epoch(120)));
     }
 
     #[test]
     fn repetitions_and_gaps_are_told_from_the_next_tick() {
         let mut resume = Resume::new(Mode::Second, Some(Epoch::from_ms(4_500)));
-        assert_eq!(resume.handle_tick(epoch(4)), Place::Again);
-        assert_eq!(resume.handle_tick(epoch(5)), Place::Next);
-        assert_eq!(resume.handle_tick(epoch(5)), Place::Again);
-        assert_eq!(resume.handle_tick(epoch(6)), Place::Next);
-        let gap = Place::AfterGap { after: epoch(6) };
+        assert_eq!(resume.handle_tick(epoch(4)), Continuity::Again);
+        assert_eq!(resume.handle_tick(epoch(5)), Continuity::Next);
+        assert_eq!(resume.handle_tick(epoch(5)), Continuity::Again);
+        assert_eq!(resume.handle_tick(epoch(6)), Continuity::Next);
+        let gap = Continuity::AfterGap { after: epoch(6) };
         assert_eq!(resume.handle_tick(epoch(8)), gap);
-        assert_eq!(resume.handle_tick(epoch(9)), Place::Next);
-        assert_eq!(resume.handle_tick(epoch(7)), Place::Again);
+        assert_eq!(resume.handle_tick(epoch(9)), Continuity::Next);
+        assert_eq!(resume.handle_tick(epoch(7)), Continuity::Again);
     }
 
     #[test]
@@ -146,11 +150,47 @@ mod tests {
     fn after_a_step_back_ticks_of_before_are_no_repetitions() {
         let mut resume = Resume::new(Mode::Second, None);
         resume.handle_start(epoch(99));
-        assert_eq!(resume.handle_tick(epoch(100)), Place::Next);
+        assert_eq!(resume.handle_tick(epoch(100)), Continuity::Next);
         let stepped = Return::AtOnceWithoutResume;
         assert_eq!(resume.handle_end(stepped), stepped);
         assert_eq!(resume.point(), None);
         resume.handle_start(epoch(50));
-        assert_eq!(resume.handle_tick(epoch(51)), Place::Next);
+        assert_eq!(resume.handle_tick(epoch(51)), Continuity::Next);
+    }
+
+    /// Any epoch, and often one at either end of what there is.
+    fn epochs() -> impl Strategy<Value = Epoch> {
+        prop_oneof![
+            any::<i64>(),
+            (0..120_000_i64).prop_map(|ms| i64::MIN + ms),
+            (0..120_000_i64).prop_map(|ms| i64::MAX - ms),
+            -120_000..120_000_i64,
+        ]
+        .prop_map(Epoch::from_ms)
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_an_edge_says_ticks_go_forward_and_gaps_lie_between_them(
+            mode in prop_oneof![Just(Mode::Second), Just(Mode::Minute)],
+            point in prop::option::of(epochs()),
+            start in epochs(),
+            ticks in prop::collection::vec(epochs(), 1..20),
+        ) {
+            let mut resume = Resume::new(mode, point);
+            resume.handle_start(start);
+            for tick in ticks {
+                let before = resume.point();
+                match resume.handle_tick(tick) {
+                    Continuity::Next => prop_assert!(before < Some(tick)),
+                    Continuity::AfterGap { after } => {
+                        prop_assert_eq!(Some(after), before);
+                        prop_assert!(mode.next_after(after) < tick);
+                    }
+                    Continuity::Again => prop_assert!(before >= Some(tick)),
+                }
+                prop_assert_eq!(resume.point(), before.max(Some(tick)));
+            }
+        }
     }
 }

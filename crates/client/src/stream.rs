@@ -4,86 +4,26 @@
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
 use std::{fmt, future};
 
 use futures_core::Stream;
-use tickstorm_timebase::{Epoch, Mode, Quality, SystemClock};
+use tickstorm_timebase::{Epoch, SystemClock};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{mpsc, watch};
 
 use crate::ahead;
+use crate::alarm_clock::AlarmClock;
 use crate::connection::{SharedClock, Subscribed};
 use crate::dial::{Dial, Once, Tcp};
 use crate::error::Error;
 use crate::estimate::{Estimate, Estimator};
+use crate::event::Event;
 use crate::options::Options;
 use crate::subscription::Subscription;
-use crate::timer::Timer;
 
 /// Events kept for a reader that is slow: a batch at its largest. Beyond, the connection is not read, and the edge decides what
 /// becomes of a slow consumer.
 const EVENTS_MAX: usize = 1_000;
-
-/// What a subscription brings.
-#[derive(Debug)]
-#[non_exhaustive]
-pub enum Event {
-    /// A tick, later than all before it; but for those before a [`Event::Reconnecting`] that does not resume.
-    Tick(Tick),
-    /// Ticks that can't be had: those between these two. The later one comes next.
-    Gap {
-        /// The last tick before the gap, or the point after which ticks were asked for.
-        after: Epoch,
-        /// The first tick after it.
-        before: Epoch,
-    },
-    /// The connection ended, or the last attempt to have a new one failed. The next comes by itself.
-    Reconnecting {
-        /// Why it ended.
-        why: Error,
-        /// How long is waited before the next attempt.
-        after: Duration,
-        /// Whether ticks go on where they were, as they nearly always do. Else authority time went back, or the edges don't know
-        /// the resume point: ticks go on from where the next edge is, and may come again. Those held back are dropped.
-        resumes: bool,
-    },
-    /// There is a connection again.
-    Reconnected {
-        /// Where to: one of [`Options`]' addresses.
-        address: String,
-        /// The edge's name, as it says; it may hold anything.
-        edge_id: String,
-    },
-}
-
-/// A tick as it came.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Tick {
-    /// Which grid it is on.
-    pub mode: Mode,
-    /// Unix time of the tick.
-    pub epoch: Epoch,
-    /// How the edge came to release it.
-    pub quality: Quality,
-    /// Authority time when this client read it or, where it was held back until its time, released it; none where it was not known
-    /// then.
-    pub read: Option<Estimate>,
-}
-
-impl Tick {
-    /// How long after its time this client read or released the tick, in microseconds, give or take `read`'s error; negative where it seems
-    /// to have been early. None where authority time was not known.
-    #[must_use]
-    pub fn late_us(&self) -> Option<i64> {
-        let read = self.read?;
-        Some(
-            read.unix
-                .as_micros()
-                .saturating_sub(self.epoch.time().as_micros()),
-        )
-    }
-}
 
 /// Connects to an edge, authenticates and subscribes. Must be called within a tokio runtime.
 ///
@@ -105,7 +45,7 @@ pub async fn connect(options: Options) -> Result<Ticks, Error> {
 pub async fn connect_by<D, C>(dial: D, clock: C, options: Options) -> Result<Ticks, Error>
 where
     D: Dial,
-    C: Timer,
+    C: AlarmClock,
 {
     let (clock, ahead) = (Arc::new(clock), options.ahead);
     let mut subscription = Subscription::new(dial, Arc::clone(&clock), options);
@@ -144,7 +84,7 @@ where
 pub async fn connect_over<S, C>(socket: S, clock: C, options: Options) -> Result<Ticks, Error>
 where
     S: AsyncRead + AsyncWrite + Send + 'static,
-    C: Timer,
+    C: AlarmClock,
 {
     let mut options = options.reconnect(false);
     options.addresses.truncate(1);

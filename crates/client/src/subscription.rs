@@ -11,18 +11,18 @@ use tickstorm_protocol::session::client::ClientSession;
 use tokio::sync::{mpsc, watch};
 use tokio::time::sleep;
 
-use crate::backoff::{Backoff, Ended};
-use crate::connection::{Connection, Received, Subscribed};
+use crate::alarm_clock::AlarmClock;
+use crate::backoff::{AttemptEnd, Backoff};
+use crate::connection::{Connection, ReadBatch, Subscribed};
 use crate::dial::Dial;
 use crate::error::Error;
 use crate::estimate::Estimator;
+use crate::event::{Event, Tick};
 use crate::options::Options;
-use crate::resume::{Place, Resume};
-use crate::stream::{Event, Tick};
-use crate::timer::Timer;
+use crate::resume::{Continuity, Resume};
 
 /// Where events go. A closed one means that nobody wants them any more, and ends the subscription.
-type Events = mpsc::Sender<Result<Event, Error>>;
+type EventSender = mpsc::Sender<Result<Event, Error>>;
 
 /// What outlives its connections.
 pub(crate) struct Subscription<D, C> {
@@ -41,7 +41,7 @@ pub(crate) struct Subscription<D, C> {
 /// Nobody takes events any more.
 struct Unwanted;
 
-impl<D: Dial, C: Timer> Subscription<D, C> {
+impl<D: Dial, C: AlarmClock> Subscription<D, C> {
     pub(crate) fn new(dial: D, clock: Arc<C>, options: Options) -> Self {
         Self {
             dial,
@@ -80,7 +80,7 @@ impl<D: Dial, C: Timer> Subscription<D, C> {
     }
 
     /// Follows `connection`, and those that come after it, for as long as anybody wants events.
-    pub(crate) async fn run(mut self, connection: Connection<D::Socket>, events: Events) {
+    pub(crate) async fn run(mut self, connection: Connection<D::Socket>, events: EventSender) {
         // Unwanted is the one end that this has; an error that is told is another.
         let _ = self.follow(connection, &events).await;
     }
@@ -88,7 +88,7 @@ impl<D: Dial, C: Timer> Subscription<D, C> {
     async fn follow(
         &mut self,
         mut connection: Connection<D::Socket>,
-        events: &Events,
+        events: &EventSender,
     ) -> Result<(), Unwanted> {
         loop {
             let since = self.clock.now();
@@ -122,7 +122,7 @@ impl<D: Dial, C: Timer> Subscription<D, C> {
     async fn relay(
         &mut self,
         mut connection: Connection<D::Socket>,
-        events: &Events,
+        events: &EventSender,
     ) -> Result<Error, Unwanted> {
         let mut waiting = VecDeque::new();
         let error = loop {
@@ -137,8 +137,8 @@ impl<D: Dial, C: Timer> Subscription<D, C> {
                 continue;
             }
             tokio::select! {
-                place = events.reserve() => match (place, waiting.pop_front()) {
-                    (Ok(place), Some(event)) => place.send(Ok(event)),
+                permit = events.reserve() => match (permit, waiting.pop_front()) {
+                    (Ok(permit), Some(event)) => permit.send(Ok(event)),
                     (_, _) => return Err(Unwanted),
                 },
                 error = connection.keep_alive() => break error,
@@ -151,13 +151,13 @@ impl<D: Dial, C: Timer> Subscription<D, C> {
     }
 
     /// Sorts ticks into what is new and what was there before.
-    fn take(&mut self, received: Received, waiting: &mut VecDeque<Event>) {
-        let Received { batch, read } = received;
+    fn take(&mut self, received: ReadBatch, waiting: &mut VecDeque<Event>) {
+        let ReadBatch { batch, read } = received;
         for tick in batch.ticks {
             match self.resume.handle_tick(tick.epoch) {
-                Place::Again => continue,
-                Place::Next => {}
-                Place::AfterGap { after } => waiting.push_back(Event::Gap {
+                Continuity::Again => continue,
+                Continuity::Next => {}
+                Continuity::AfterGap { after } => waiting.push_back(Event::Gap {
                     after,
                     before: tick.epoch,
                 }),
@@ -176,7 +176,7 @@ impl<D: Dial, C: Timer> Subscription<D, C> {
         &mut self,
         why: Error,
         subscribed_for: Duration,
-        events: &Events,
+        events: &EventSender,
     ) -> Result<(), Unwanted> {
         let come_back = self.resume.handle_end(why.come_back());
         self.sparing |= is_told(&why, ErrorCode::RateLimited);
@@ -184,7 +184,7 @@ impl<D: Dial, C: Timer> Subscription<D, C> {
             self.estimator.send_modify(Estimator::clear);
         }
         self.turn();
-        let ended = Ended {
+        let ended = AttemptEnd {
             come_back,
             retry_after: why.retry_after(),
             subscribed_for,
@@ -246,7 +246,7 @@ impl<D: Dial, C: Timer> Subscription<D, C> {
     }
 }
 
-async fn tell(events: &Events, item: Result<Event, Error>) -> Result<(), Unwanted> {
+async fn tell(events: &EventSender, item: Result<Event, Error>) -> Result<(), Unwanted> {
     events.send(item).await.map_err(|_| Unwanted)
 }
 

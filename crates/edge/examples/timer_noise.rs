@@ -6,12 +6,11 @@
 use std::time::Duration;
 
 use anyhow::Context;
-use nix::sys::time::TimeSpec;
-use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
+use rustix::event::{PollFd, PollFlags, poll};
 use tickstorm_timebase::{Clock, Mono, SystemClock};
+use tickstorm_timer::{TimerFd, Wait};
 
 const PERIOD: Duration = Duration::from_millis(100);
-const SPIN: Duration = Duration::from_micros(150);
 
 fn main() -> anyhow::Result<()> {
     let waits = std::env::args()
@@ -39,15 +38,13 @@ fn main() -> anyhow::Result<()> {
 
 /// How late each of `waits` moments was, a period apart from `start` on.
 fn wait(start: Mono, waits: u32) -> anyhow::Result<Vec<Duration>> {
-    let timer = TimerFd::new(ClockId::CLOCK_MONOTONIC, TimerFlags::empty())?;
+    let timer = TimerFd::new()?;
     let moments = (0..waits).map(|n| start + PERIOD * n);
     moments
         .map(|due| {
-            let remaining = due.since(SystemClock.now());
-            if let Some(sleep) = remaining.checked_sub(SPIN).filter(|sleep| !sleep.is_zero()) {
-                let once = Expiration::OneShot(TimeSpec::from(sleep));
-                timer.set(once, TimerSetTimeFlags::empty())?;
-                timer.wait()?;
+            while let Wait::Sleep(sleep) = Wait::plan(due.since(SystemClock.now()), true) {
+                timer.set(sleep)?;
+                poll(&mut [PollFd::new(&timer, PollFlags::IN)], None)?;
             }
             while SystemClock.now() < due {
                 std::hint::spin_loop();

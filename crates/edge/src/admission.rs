@@ -10,9 +10,8 @@ use std::time::Duration;
 
 use prometheus::IntGauge;
 use tickstorm_timebase::Mono;
-use tokio::sync::Notify;
-use tokio::sync::futures::Notified;
 
+use crate::sys::waker::Waker;
 pub(crate) use attempts::{Address, Answer, Attempts, Authenticated};
 
 /// Connections over the limit that may linger at once, to be told SERVER_FULL; any more are closed without a word.
@@ -29,7 +28,8 @@ pub(crate) struct Admission {
     ids: AtomicU64,
     handshakes_max: usize,
     handshakes: Mutex<BTreeMap<u64, Handshake>>,
-    left: Notify,
+    /// Shards that wait for a handshake to leave.
+    waiting: Mutex<Vec<Waker>>,
 }
 
 /// A connection that has not authenticated yet.
@@ -87,7 +87,7 @@ impl Admission {
             ids: AtomicU64::new(1),
             handshakes_max,
             handshakes: Mutex::default(),
-            left: Notify::new(),
+            waiting: Mutex::default(),
         })
     }
 
@@ -112,9 +112,9 @@ impl Admission {
         }
     }
 
-    /// Ends when a handshake leaves after this call.
-    pub(crate) fn room_made(&self) -> Notified<'_> {
-        self.left.notified()
+    /// Wakes a shard once when the next handshake leaves.
+    pub(crate) fn wake_when_one_leaves(&self, shard: &Waker) {
+        self.waiting().push(shard.clone());
     }
 
     /// A place for one more connection; none where MAX_CONNECTIONS and the overflow are used up.
@@ -167,6 +167,10 @@ impl Admission {
         (HandshakePermit { admission, id }, evicted)
     }
 
+    fn waiting(&self) -> MutexGuard<'_, Vec<Waker>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn handshakes(&self) -> MutexGuard<'_, BTreeMap<u64, Handshake>> {
         self.handshakes
             .lock()
@@ -195,7 +199,9 @@ impl Drop for Permit {
 impl Drop for HandshakePermit {
     fn drop(&mut self) {
         if self.admission.handshakes().remove(&self.id).is_some() {
-            self.admission.left.notify_waiters();
+            for shard in self.admission.waiting().drain(..) {
+                shard.wake();
+            }
         }
     }
 }
@@ -211,6 +217,8 @@ fn take(counter: &AtomicUsize, most: usize) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sys::kernel::Kernel;
+    use crate::sys::network::{Event, Network, Rest};
 
     fn at(ms: u64) -> Mono {
         Mono::from_nanos(ms * 1_000_000)
@@ -269,17 +277,22 @@ mod tests {
         assert_eq!(admission.room(at(1_050)), Room::Free);
     }
 
-    #[tokio::test]
-    async fn one_that_leaves_wakes_those_who_wait() {
+    #[test]
+    fn a_handshake_that_leaves_wakes_the_shards_that_wait_once() {
         let admission = admission(10, 1);
         let (permit, _) = admission.begin_handshake(1, at(0), 0, 0);
-        let waits = tokio::spawn({
-            let admission = Arc::clone(&admission);
-            async move { admission.room_made().await }
-        });
-        tokio::task::yield_now().await;
+        let mut kernel = Kernel::new().unwrap();
+        admission.wake_when_one_leaves(&kernel.waker());
+        let woken = |kernel: &mut Kernel| {
+            let mut events = Vec::new();
+            kernel.wait(Rest::None, &mut events).unwrap();
+            events.contains(&Event::Woken)
+        };
+        assert!(!woken(&mut kernel));
         drop(permit);
-        waits.await.unwrap();
+        assert!(woken(&mut kernel));
         assert_eq!(admission.room(at(0)), Room::Free);
+        drop(admission.begin_handshake(2, at(0), 0, 0));
+        assert!(!woken(&mut kernel));
     }
 }

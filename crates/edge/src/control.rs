@@ -1,7 +1,6 @@
 //! Control: starts, watches and stops the rest of an edge. The order of start is fixed: limits first, then every shard's
 //! runtime, and only when all are built listeners, so that per-shard tables of open files can be had.
 
-use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,78 +9,24 @@ use std::time::Duration;
 use prometheus::Registry;
 use tickstorm_bus::Bus;
 use tickstorm_service::admin::Health;
-use tickstorm_service::exit;
 use tickstorm_service::fd_limit::{self, FdLimit};
-use tickstorm_service::metrics::RegisterError;
-use tickstorm_timebase::{Clock, Mode, SystemClock, Tick, Timekeeper};
+use tickstorm_timebase::{Clock, SystemClock, Timekeeper};
 use tokio::sync::{OnceCell, watch};
 use tokio_util::task::TaskTracker;
 
 use crate::admission::{Admission, Attempts};
 use crate::auth::{self, Credentials};
 use crate::config::Config;
-use crate::connections;
-use crate::fd_budget::{self, FdTables, TooFewShards};
+use crate::fd_budget::{self, FdTables};
 use crate::fd_metrics::FdMetrics;
 use crate::health::EdgeHealth;
 use crate::metrics::Metrics;
-use crate::shard::{Shared, Work};
+use crate::routes;
+use crate::shard::Commons;
 use crate::shards::Shards;
+use crate::start_error::StartError;
 use crate::sys::socket;
 use crate::timekeeper::{AuthorityPublisher, TimeReporter, TimekeeperDriver};
-
-/// Why an edge can't start.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// A metric can't be had.
-    #[error(transparent)]
-    Metrics(#[from] RegisterError),
-    /// Credentials can't be read.
-    #[error(transparent)]
-    Credentials(#[from] auth::CredentialsError),
-    /// A shard's thread or runtime can't be had.
-    #[error("shard {shard} can't be started: {error}")]
-    Shard {
-        /// Which one.
-        shard: usize,
-        /// What the system said.
-        error: io::Error,
-    },
-    /// The address can't be listened on.
-    #[error("LISTEN_ADDR={addr} can't be listened on: {error}")]
-    Listen {
-        /// The address.
-        addr: SocketAddr,
-        /// What the system said.
-        error: io::Error,
-    },
-    /// The limit of open files can't be raised, or leaves no room for clients.
-    #[error("open files: {0}")]
-    OpenFiles(String),
-    /// Shards' tables of open files have no room for MAX_CONNECTIONS.
-    #[error(transparent)]
-    TooFewShards(#[from] TooFewShards),
-    /// A shard can't have a table of open files of its own.
-    #[error(
-        "FD_TABLES=per-shard: the system lets no thread have a table of open files of its own ({0}); in a container its seccomp \
-         profile has to allow unshare"
-    )]
-    Separate(io::Error),
-}
-
-impl StartError {
-    /// The exit code of a process that ends over it.
-    #[must_use]
-    pub fn exit_code(&self) -> u8 {
-        match self {
-            Self::Credentials(_) | Self::TooFewShards(_) => exit::CONFIG,
-            Self::Listen { .. } | Self::OpenFiles(_) | Self::Separate(_) | Self::Shard { .. } => {
-                exit::UNAVAILABLE
-            }
-            Self::Metrics(_) => exit::SOFTWARE,
-        }
-    }
-}
 
 /// A running edge.
 pub struct Edge {
@@ -115,7 +60,7 @@ impl Edge {
         let (say_authority, authority) = watch::channel(None);
         let (say_time, time) = watch::channel(None);
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let shared = Shared {
+        let commons = Commons {
             settings: Arc::new(config.for_shards(cores)),
             admission: Admission::new(
                 connections_max,
@@ -124,17 +69,16 @@ impl Edge {
             ),
             attempts: Attempts::new(config.auth_rate_limit),
             metrics: metrics.clone(),
-            authority: authority.clone(),
             credentials,
         };
-        let (shards, listen_addr) = start_shards(&config, &shared, limit, &counted).await?;
+        let (shards, listen_addr) = start_shards(&config, &commons, limit, &counted).await?;
         let health = Arc::new(EdgeHealth {
             id: config.id.clone(),
             listen_addr,
             connections_max,
             time_error_max: config.time_error_max,
-            admission: shared.admission,
-            authority,
+            admission: commons.admission,
+            authority: authority.clone(),
             time,
             shards: shards.vitals(),
             draining: AtomicBool::new(false),
@@ -149,6 +93,7 @@ impl Edge {
             drain_timeout: config.drain_timeout,
             drained: OnceCell::new(),
         };
+        edge.spawn(Shards::tell_time(edge.shards.handles(), authority));
         edge.spawn(auth::watch_files(config.credentials, say_credentials));
         // Random, so that no answer to a request of an earlier start is taken for one to this one's.
         let timekeeper = Timekeeper::new(config.time, rand::random(), SystemClock.now());
@@ -174,23 +119,9 @@ impl Edge {
         Arc::clone(&self.health) as Arc<dyn Health>
     }
 
-    /// Sends `ticks` to all at-time subscribers of `mode`, as if they had been released now: how tests and benchmarks make
-    /// bursts, which can't come from the grid in real time. Ticks at or before the last one sent are passed over.
-    pub fn burst(&self, mode: Mode, ticks: &[Tick]) {
-        self.shards.burst(mode, ticks);
-    }
-
-    /// Runs `work` once on each shard's own thread, with the descriptors of its subscribers that have every frame there is, and
-    /// ends when all have run. A shard does nothing else meanwhile: how benchmarks hold the engine against a bare loop over the
-    /// same sockets. `work` leaves every descriptor open, and every stream at a frame's boundary. The sockets are in blocking mode:
-    /// a call without `MSG_DONTWAIT` waits where one is full.
-    pub async fn on_shards(&self, work: Work) {
-        self.shards.run(&work).await;
-    }
-
     /// What operators on this machine may ask and do, for the admin port: the list of connections, and closing one.
     pub fn routes(&self) -> axum::Router {
-        connections::routes(self.shards.commands())
+        routes::routes(self.shards.handles())
     }
 
     /// Sends everybody elsewhere: not ready at once; after DRAIN_DELAY nobody new is accepted, and connections are closed with
@@ -233,10 +164,28 @@ impl Edge {
     }
 }
 
+/// What benchmarks and tests do to an edge, beside being its clients.
+#[cfg(feature = "bench")]
+impl Edge {
+    /// Sends `ticks` to all at-time subscribers of `mode`, as if they had been released now: how tests and benchmarks make
+    /// bursts, which can't come from the grid in real time. Ticks at or before the last one sent are passed over.
+    pub fn burst(&self, mode: tickstorm_timebase::Mode, ticks: &[tickstorm_timebase::Tick]) {
+        self.shards.burst(mode, ticks);
+    }
+
+    /// Runs `work` once on each shard's own thread, with the descriptors of its subscribers that have every frame there is, and
+    /// ends when all have run. A shard does nothing else meanwhile: how benchmarks hold the engine against a bare loop over the
+    /// same sockets. `work` leaves every descriptor open, and every stream at a frame's boundary. The sockets are in blocking mode:
+    /// a call without `MSG_DONTWAIT` waits where one is full.
+    pub async fn on_shards(&self, work: crate::Work) {
+        self.shards.run(&work).await;
+    }
+}
+
 /// Starts all shards, lets each have a table of open files of its own where that is asked for, and only then listen.
 async fn start_shards(
     config: &Config,
-    shared: &Shared,
+    commons: &Commons,
     limit: u64,
     counted: &FdMetrics,
 ) -> Result<(Shards, SocketAddr), StartError> {
@@ -245,7 +194,7 @@ async fn start_shards(
         error,
     };
     socket::check_free(config.listen_addr).map_err(listen)?;
-    let shards = Shards::start(config.shards, shared).await?;
+    let shards = Shards::start(config.shards, commons).await?;
     if config.fd_tables == FdTables::PerShard {
         match shards.separate(limit).await {
             Ok(tables) => counted.add(tables),

@@ -6,62 +6,55 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use tickstorm_timebase::{Mode, Tick};
-use tokio::sync::{mpsc, oneshot};
+use tickstorm_timebase::Authority;
+use tokio::sync::{oneshot, watch};
 
-use crate::control::StartError;
-use crate::shard::{self, Command, Shared, TIME_OF_LAST, Vitals, Work};
+#[cfg(feature = "bench")]
+use crate::shard::Work;
+use crate::shard::{self, Command, Commons, ShardHandle, TIME_OF_LAST, Vitals};
+use crate::start_error::StartError;
 use crate::sys::fd_table::Table;
 
 /// Control's ends of them.
 #[derive(Default)]
 pub(crate) struct Shards {
-    commands: Vec<mpsc::UnboundedSender<Command>>,
+    handles: Vec<ShardHandle>,
     threads: Vec<JoinHandle<()>>,
     vitals: Vec<Arc<Vitals>>,
 }
 
 impl Shards {
-    /// Starts `count` of them, and comes back when each has built its runtime: only then may listeners be made.
-    pub(crate) async fn start(count: usize, shared: &Shared) -> Result<Self, StartError> {
+    /// Starts `count` of them. When this returns each has made what threads wake it by: only then may listeners be made.
+    pub(crate) async fn start(count: usize, commons: &Commons) -> Result<Self, StartError> {
         let mut shards = Self::default();
-        let mut barrier = Vec::new();
         for index in 0..count {
-            match shard::spawn(index, shared.clone()) {
+            match shard::spawn(index, commons.clone()) {
                 Ok(started) => {
-                    shards.commands.push(started.commands);
+                    shards.handles.push(started.handle);
                     shards.threads.push(started.thread);
                     shards.vitals.push(started.vitals);
-                    barrier.push(started.built);
                 }
-                Err(error) => return shards.give_up(index, error).await,
+                Err(error) => {
+                    shards.stop().await;
+                    return Err(StartError::Shard {
+                        shard: index,
+                        error,
+                    });
+                }
             }
         }
-        for (index, built) in barrier.into_iter().enumerate() {
-            let outcome = built
-                .await
-                .unwrap_or_else(|_| Err(io::Error::other("its thread ended")));
-            if let Err(error) = outcome {
-                return shards.give_up(index, error).await;
-            }
-        }
-        shards.tell_all(|| Command::Peers(shards.commands.clone()));
+        shards.tell_all(|| Command::Peers(shards.handles.clone()));
         Ok(shards)
     }
 
-    async fn give_up(self, shard: usize, error: io::Error) -> Result<Self, StartError> {
-        self.stop().await;
-        Err(StartError::Shard { shard, error })
-    }
-
-    /// Lets each have a table of open files of its own, of at most `limit`: after all have built their runtimes, by whose
-    /// descriptors threads wake each other, and before they listen.
+    /// Lets each have a table of open files of its own, of at most `limit`: after all have started, since threads wake each other by
+    /// descriptors that all tables must have, and before they listen.
     pub(crate) async fn separate(&self, limit: u64) -> io::Result<Vec<Table>> {
         let mut tables = Vec::new();
-        for shard in &self.commands {
+        for shard in &self.handles {
             let (reply, separated) = oneshot::channel();
             // One that has ended shows by giving no answer.
-            let _ = shard.send(Command::Separate(limit, reply));
+            let _ = shard.tell(Command::Separate(limit, reply));
             let table = separated
                 .await
                 .unwrap_or_else(|_| Err(io::Error::other("a shard ended")));
@@ -73,10 +66,10 @@ impl Shards {
     /// Lets each listen on `addr`; where the system chooses the port, the first one's is the others' too.
     pub(crate) async fn listen(&self, addr: SocketAddr) -> io::Result<SocketAddr> {
         let mut addr = addr;
-        for shard in &self.commands {
+        for shard in &self.handles {
             let (reply, bound) = oneshot::channel();
             // One that has ended shows by giving no answer.
-            let _ = shard.send(Command::Listen(addr, reply));
+            let _ = shard.tell(Command::Listen(addr, reply));
             addr = bound
                 .await
                 .unwrap_or_else(|_| Err(io::Error::other("a shard ended")))?;
@@ -89,34 +82,14 @@ impl Shards {
         self.vitals.clone()
     }
 
-    /// Lets each send `ticks` to its at-time subscribers of `mode`.
-    pub(crate) fn burst(&self, mode: Mode, ticks: &[Tick]) {
-        self.tell_all(|| Command::Burst(mode, ticks.to_vec()));
-    }
-
-    /// Lets each run `work`, and waits until all have.
-    pub(crate) async fn run(&self, work: &Work) {
-        let mut ran = Vec::new();
-        for shard in &self.commands {
-            let (reply, answer) = oneshot::channel();
-            // One that has ended has no descriptors.
-            let _ = shard.send(Command::Run(Arc::clone(work), reply));
-            ran.push(answer);
-        }
-        for answer in ran {
-            // Likewise.
-            let _ = answer.await;
-        }
-    }
-
     /// Lets each accept nobody any more and close its connections within `over`. Ends when all are closed or the time is over;
     /// even where that is nothing, everybody has [`TIME_OF_LAST`] to read the ERROR.
     pub(crate) async fn drain(&self, over: Duration) {
         let mut drained = Vec::new();
-        for shard in &self.commands {
+        for shard in &self.handles {
             let (reply, answer) = oneshot::channel();
             // One that has ended has closed all of its own.
-            let _ = shard.send(Command::Drain(over, reply));
+            let _ = shard.tell(Command::Drain(over, reply));
             drained.push(answer);
         }
         let all = async {
@@ -129,14 +102,29 @@ impl Shards {
     }
 
     /// To ask them.
-    pub(crate) fn commands(&self) -> Vec<mpsc::UnboundedSender<Command>> {
-        self.commands.clone()
+    pub(crate) fn handles(&self) -> Vec<ShardHandle> {
+        self.handles.clone()
+    }
+
+    /// Tells each what time it is, now and whenever that changes.
+    pub(crate) async fn tell_time(
+        handles: Vec<ShardHandle>,
+        mut authority: watch::Receiver<Option<Authority>>,
+    ) {
+        authority.mark_changed();
+        while authority.changed().await.is_ok() {
+            let new = *authority.borrow_and_update();
+            for shard in &handles {
+                // One that has ended sends no ticks.
+                let _ = shard.tell(Command::Authority(new));
+            }
+        }
     }
 
     /// Ends all of them, and waits until they have.
-    pub(crate) async fn stop(self) {
+    pub(crate) async fn stop(mut self) {
         self.tell_all(|| Command::Stop);
-        let threads = self.threads;
+        let threads = std::mem::take(&mut self.threads);
         let joined = tokio::task::spawn_blocking(move || {
             threads
                 .into_iter()
@@ -151,9 +139,39 @@ impl Shards {
     }
 
     fn tell_all(&self, command: impl Fn() -> Command) {
-        for shard in &self.commands {
+        for shard in &self.handles {
             // One that has ended has nobody to serve and needs no word.
-            let _ = shard.send(command());
+            let _ = shard.tell(command());
         }
+    }
+}
+
+#[cfg(feature = "bench")]
+impl Shards {
+    /// Lets each send `ticks` to its at-time subscribers of `mode`.
+    pub(crate) fn burst(&self, mode: tickstorm_timebase::Mode, ticks: &[tickstorm_timebase::Tick]) {
+        self.tell_all(|| Command::Burst(mode, ticks.to_vec()));
+    }
+
+    /// Lets each run `work`, and waits until all have.
+    pub(crate) async fn run(&self, work: &Work) {
+        let mut ran = Vec::new();
+        for shard in &self.handles {
+            let (reply, answer) = oneshot::channel();
+            // One that has ended has no descriptors.
+            let _ = shard.tell(Command::Run(Arc::clone(work), reply));
+            ran.push(answer);
+        }
+        for answer in ran {
+            // Likewise.
+            let _ = answer.await;
+        }
+    }
+}
+
+impl Drop for Shards {
+    /// Shards know each other, so none of them would end by itself.
+    fn drop(&mut self) {
+        self.tell_all(|| Command::Stop);
     }
 }

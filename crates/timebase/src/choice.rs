@@ -1,6 +1,6 @@
 //! Who agrees with whom. Clocks are compared in pairs, never averaged: a wrong one can then only be outvoted, not dilute the rest.
 
-use crate::sample::Estimate;
+use crate::sample::BoundedOffset;
 
 /// Where a clock stands among those that have said something.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,7 +14,11 @@ pub(crate) enum Stance {
 }
 
 /// The stance of each of `estimates`, where `electorate` clocks have a vote, silent ones included.
-pub(crate) fn stances(estimates: &[Estimate], electorate: usize, tolerance_ns: u64) -> Vec<Stance> {
+pub(crate) fn stances(
+    estimates: &[BoundedOffset],
+    electorate: usize,
+    tolerance_ns: u64,
+) -> Vec<Stance> {
     let majority = electorate / 2 + 1;
     let agreeing: Vec<usize> = estimates
         .iter()
@@ -45,11 +49,11 @@ mod tests {
     use super::*;
 
     fn stances_ms(offsets_ms: &[i64], electorate: usize) -> Vec<Stance> {
-        let estimate = |ms: &i64| Estimate {
+        let estimate = |ms: &i64| BoundedOffset {
             offset_ns: ms * 1_000_000,
             bound_ns: 0,
         };
-        let estimates: Vec<Estimate> = offsets_ms.iter().map(estimate).collect();
+        let estimates: Vec<BoundedOffset> = offsets_ms.iter().map(estimate).collect();
         stances(&estimates, electorate, 20_000_000)
     }
 

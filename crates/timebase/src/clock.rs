@@ -1,12 +1,11 @@
-//! Where `now` comes from: the one system clock that reads CLOCK_MONOTONIC_RAW, and the manual one of tests.
+//! Where `now` comes from: the machine's clock, and the manual one of tests.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use nix::time::{ClockId, clock_gettime};
-
 use crate::mono::Mono;
+use crate::system;
 
 /// Tells the machine's own time. Only drivers hold one; state machines are given `now`.
 pub trait Clock {
@@ -15,14 +14,15 @@ pub trait Clock {
 }
 
 /// CLOCK_MONOTONIC_RAW: RAW, since chrony slews CLOCK_MONOTONIC by up to 8 %. A reading costs about 25 ns.
+///
+/// On systems other than Linux it is the clock of [`std::time::Instant`], counted from shortly before its first reading in this
+/// process: CLOCK_UPTIME_RAW on macOS, the performance counter on Windows. Neither is slewed.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SystemClock;
 
 impl Clock for SystemClock {
     fn now(&self) -> Mono {
-        let time = clock_gettime(ClockId::CLOCK_MONOTONIC_RAW)
-            .expect("Linux has had CLOCK_MONOTONIC_RAW since 2.6.28");
-        Mono::ZERO + Duration::from(time)
+        Mono::from_nanos(system::raw_ns())
     }
 }
 

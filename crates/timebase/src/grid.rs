@@ -39,22 +39,31 @@ impl Mode {
         self.floor(Epoch::from_ms(time.as_millis()))
     }
 
-    /// The last grid tick at or before `epoch`, which need not be on the grid.
+    /// The last grid tick at or before `epoch`, which need not be on the grid; the least epoch there is if no tick is.
     #[must_use]
     pub const fn floor(self, epoch: Epoch) -> Epoch {
-        Epoch(epoch.0 - epoch.0.rem_euclid(self.period_ms()))
+        Epoch(epoch.0.saturating_sub(self.past_tick_ms(epoch)))
     }
 
-    /// The first grid tick after `epoch`, which need not be on the grid.
+    /// The first grid tick after `epoch`, which need not be on the grid; the greatest epoch there is if no tick is.
     #[must_use]
     pub const fn next_after(self, epoch: Epoch) -> Epoch {
-        Epoch(self.floor(epoch).0.saturating_add(self.period_ms()))
+        Epoch(
+            epoch
+                .0
+                .saturating_add(self.period_ms() - self.past_tick_ms(epoch)),
+        )
     }
 
     /// Whether `epoch` is a tick of this mode.
     #[must_use]
     pub const fn is_tick(self, epoch: Epoch) -> bool {
-        epoch.0.rem_euclid(self.period_ms()) == 0
+        self.past_tick_ms(epoch) == 0
+    }
+
+    /// How many milliseconds the last tick was before `epoch`: less than a period.
+    const fn past_tick_ms(self, epoch: Epoch) -> i64 {
+        epoch.0.rem_euclid(self.period_ms())
     }
 }
 
@@ -100,4 +109,53 @@ pub struct Tick {
     pub epoch: Epoch,
     /// How the edge came to release it.
     pub quality: Quality,
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Any epoch, and often one at either end of what there is.
+    fn epochs() -> impl Strategy<Value = i64> {
+        prop_oneof![
+            any::<i64>(),
+            (0..120_000_i64).prop_map(|ms| i64::MIN + ms),
+            (0..120_000_i64).prop_map(|ms| i64::MAX - ms),
+            -120_000..120_000_i64,
+        ]
+    }
+
+    fn modes() -> impl Strategy<Value = Mode> {
+        prop_oneof![Just(Mode::Second), Just(Mode::Minute)]
+    }
+
+    proptest! {
+        #[test]
+        fn every_epoch_lies_between_two_ticks_or_beyond_the_last_one(
+            mode in modes(),
+            ms in epochs(),
+        ) {
+            let epoch = Epoch::from_ms(ms);
+            let (before, after) = (mode.floor(epoch), mode.next_after(epoch));
+            let period_ms = i128::from(mode.period_ms());
+            prop_assert!(before <= epoch && epoch <= after);
+            prop_assert!(mode.is_tick(before) || before.as_ms() == i64::MIN);
+            prop_assert!(mode.is_tick(after) || after.as_ms() == i64::MAX);
+            prop_assert_eq!(mode.is_tick(epoch), before == epoch && mode.is_tick(before));
+            let apart_ms = i128::from(after.as_ms()) - i128::from(before.as_ms());
+            prop_assert!(apart_ms <= period_ms);
+            if mode.is_tick(before) && mode.is_tick(after) {
+                prop_assert_eq!(apart_ms, period_ms);
+            }
+        }
+
+        #[test]
+        fn a_time_is_never_before_its_last_tick(mode in modes(), ns: i64) {
+            let time = UnixTime::from_nanos(ns);
+            prop_assert!(mode.last_at(time).time() <= time || ns < i64::MIN + 60_000_000_000);
+            prop_assert!(mode.next_after(mode.last_at(time)).time() >= time);
+        }
+    }
 }

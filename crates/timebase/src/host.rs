@@ -5,8 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
-use nix::time::{ClockId, clock_gettime};
-
+use crate::system::{monotonic_ns, real_ns};
 use crate::unix::UnixTime;
 
 /// One look at the host's clock.
@@ -25,6 +24,9 @@ pub trait HostClock {
 }
 
 /// CLOCK_REALTIME, with a skew added for tests and drills.
+///
+/// On systems other than Linux slewing looks like a step in [`HostReading::real_minus_mono_ns`] once it adds up, so a clock replica
+/// runs on Linux only.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SystemHost {
     skew_ns: i64,
@@ -49,7 +51,7 @@ impl HostClock for SystemHost {
             .reduce(Look::narrower);
         let look = best.expect("three looks were taken");
         let real_minus_mono_ns = look.real_minus_mono_ns.saturating_add(self.skew_ns);
-        let unix_ns = nanos(ClockId::CLOCK_MONOTONIC).saturating_add(real_minus_mono_ns);
+        let unix_ns = monotonic_ns().saturating_add(real_minus_mono_ns);
         HostReading {
             unix: UnixTime::from_nanos(unix_ns),
             real_minus_mono_ns,
@@ -65,9 +67,9 @@ struct Look {
 
 impl Look {
     fn take() -> Self {
-        let before = nanos(ClockId::CLOCK_MONOTONIC);
-        let real = nanos(ClockId::CLOCK_REALTIME);
-        let width_ns = nanos(ClockId::CLOCK_MONOTONIC).saturating_sub(before);
+        let before = monotonic_ns();
+        let real = real_ns();
+        let width_ns = monotonic_ns().saturating_sub(before);
         let middle = before.saturating_add(width_ns / 2);
         Self {
             real_minus_mono_ns: real.saturating_sub(middle),
@@ -82,11 +84,6 @@ impl Look {
             self
         }
     }
-}
-
-fn nanos(clock: ClockId) -> i64 {
-    let time = clock_gettime(clock).expect("Linux has both clocks");
-    i64::try_from(Duration::from(time).as_nanos()).unwrap_or(i64::MAX)
 }
 
 /// A host's clock for tests, which stands still until it is told otherwise. Clones share one time.

@@ -22,6 +22,7 @@ mod round;
 mod sample;
 pub mod status;
 pub mod subscription;
+mod system;
 pub mod timekeeper;
 pub mod unix;
 

@@ -244,5 +244,27 @@ mod tests {
                 prop_assert!(schedule.next_due(&authority) > now);
             }
         }
+
+        /// Authorities of edges lie between 1970 and 2200; nothing breaks beyond.
+        #[test]
+        fn no_offset_lead_or_window_is_too_extreme(
+            offset_ns: i64,
+            now_ns: u64,
+            valid_until_ns: u64,
+            lead_ms in 0..10_000_u64,
+            window in 0..=3_600_u64,
+            mode in prop_oneof![Just(Mode::Second), Just(Mode::Minute)],
+        ) {
+            let window = Duration::from_secs(window);
+            let mut schedule = Schedule::new(mode, Duration::from_millis(lead_ms), window);
+            let valid_until = Mono::from_nanos(valid_until_ns);
+            let authority = Authority { valid_until, ..authority(offset_ns) };
+            let before = schedule.last(&authority);
+            let mut ticks = Vec::new();
+            schedule.poll(&authority, Mono::from_nanos(now_ns), &mut ticks);
+            prop_assert!(ticks.len() <= 3_611);
+            prop_assert!(ticks.first().is_none_or(|tick| tick.epoch > before));
+            prop_assert!(ticks.is_sorted_by(|one, next| one.epoch < next.epoch));
+        }
     }
 }

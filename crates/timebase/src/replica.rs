@@ -9,7 +9,7 @@ use crate::clock_id::ClockId;
 use crate::grid::Epoch;
 use crate::message::{Announcement, Refused, Reply};
 use crate::mono::Mono;
-use crate::sample::{Estimate, Sample, Samples};
+use crate::sample::{BoundedOffset, OffsetSample, OffsetSamples};
 use crate::status::{ClockState, ClockStatus};
 
 /// For how many answered requests it is remembered under which timeline: two answers to one request come close together.
@@ -17,7 +17,7 @@ const ANSWERS_MAX: usize = 8;
 
 /// What a clock's latest answer said of the clock itself.
 #[derive(Clone, Copy, Debug)]
-struct About {
+struct SelfReport {
     rank: u32,
     clock_error_us: u32,
     synchronized: bool,
@@ -26,8 +26,8 @@ struct About {
 /// One clock, as an edge has heard it.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Replica {
-    samples: Samples,
-    about: Option<About>,
+    samples: OffsetSamples,
+    about: Option<SelfReport>,
     /// The requests answered last, late answers included, and under which timeline.
     answers: VecDeque<(u64, u64)>,
     /// The greatest epoch announced, and the timeline on which that was.
@@ -37,7 +37,7 @@ pub(crate) struct Replica {
     false_since: Option<Mono>,
     shared_since: Option<Mono>,
     /// As of the last choice: the best estimate, where it stands, and whether the clock is believed.
-    pub(crate) estimate: Option<Estimate>,
+    pub(crate) estimate: Option<BoundedOffset>,
     pub(crate) stance: Option<Stance>,
     pub(crate) accepted: bool,
 }
@@ -61,9 +61,9 @@ impl Replica {
         Ok(())
     }
 
-    pub(crate) fn insert(&mut self, sample: Sample, reply: &Reply) {
+    pub(crate) fn insert(&mut self, sample: OffsetSample, reply: &Reply) {
         self.samples.insert(sample);
-        self.about = Some(About {
+        self.about = Some(SelfReport {
             rank: reply.rank,
             clock_error_us: reply.clock_error_us,
             synchronized: reply.synchronized,
@@ -111,7 +111,7 @@ impl Replica {
         self.samples.last_heard().max(self.last_announced)
     }
 
-    pub(crate) fn best_sample(&self, now: Mono) -> Option<Sample> {
+    pub(crate) fn best_sample(&self, now: Mono) -> Option<OffsetSample> {
         self.samples.best(now)
     }
 
@@ -148,7 +148,7 @@ impl Replica {
     pub(crate) fn status(
         &self,
         id: &ClockId,
-        own: Option<Estimate>,
+        own: Option<BoundedOffset>,
         is_false: bool,
     ) -> ClockStatus {
         let state = match self.estimate {
@@ -158,8 +158,9 @@ impl Replica {
             Some(_) if own.is_none() => ClockState::Heard,
             Some(_) => ClockState::Disagrees,
         };
-        let ahead_ns =
-            |(mine, own): (Estimate, Estimate)| mine.offset_ns.saturating_sub(own.offset_ns);
+        let ahead_ns = |(mine, own): (BoundedOffset, BoundedOffset)| {
+            mine.offset_ns.saturating_sub(own.offset_ns)
+        };
         ClockStatus {
             id: id.clone(),
             rank: self.rank(),

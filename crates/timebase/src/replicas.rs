@@ -10,7 +10,7 @@ use crate::grid::Epoch;
 use crate::message::Refused;
 use crate::mono::Mono;
 use crate::replica::Replica;
-use crate::sample::Estimate;
+use crate::sample::BoundedOffset;
 
 /// How many clocks are remembered where CLOCKS is not set: far more than anybody runs, few enough for whoever makes up ids.
 pub(crate) const REPLICAS_MAX: usize = 64;
@@ -97,7 +97,7 @@ impl Replicas {
         } else {
             heard
         };
-        let estimates: Vec<Estimate> = self
+        let estimates: Vec<BoundedOffset> = self
             .iter()
             .filter_map(|(_, replica)| replica.estimate)
             .collect();
@@ -117,7 +117,7 @@ impl Replicas {
     }
 
     /// Believes the clocks for which `credible` holds, falsetickers excepted.
-    pub(crate) fn accept(&mut self, now: Mono, credible: impl Fn(&Replica, Estimate) -> bool) {
+    pub(crate) fn accept(&mut self, now: Mono, credible: impl Fn(&Replica, BoundedOffset) -> bool) {
         let memory = self.memory;
         for replica in self.by_id.values_mut() {
             replica.accepted = !replica.is_false(now, memory)
@@ -136,7 +136,7 @@ impl Replicas {
 
     /// Pardons the lowest (rank, id) of the clocks that are heard, one that is no falseticker first, and gives its estimate: for
     /// when there is nothing better to go by.
-    pub(crate) fn last_resort(&mut self, now: Mono) -> Option<Estimate> {
+    pub(crate) fn last_resort(&mut self, now: Mono) -> Option<BoundedOffset> {
         let memory = self.memory;
         let heard = self
             .by_id
@@ -149,7 +149,7 @@ impl Replicas {
     }
 
     /// What the only clock that is heard says; none where several are, or none.
-    pub(crate) fn sole_estimate(&self) -> Option<Estimate> {
+    pub(crate) fn sole_estimate(&self) -> Option<BoundedOffset> {
         let mut heard = self.by_id.values().filter_map(|replica| replica.estimate);
         heard.next().filter(|_| heard.next().is_none())
     }

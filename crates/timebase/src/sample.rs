@@ -18,12 +18,12 @@ const UNIX_US_END: i64 = 7_258_118_400_000_000;
 
 /// Authority time minus the machine's own, with its greatest error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Estimate {
+pub(crate) struct BoundedOffset {
     pub(crate) offset_ns: i64,
     pub(crate) bound_ns: u64,
 }
 
-impl Estimate {
+impl BoundedOffset {
     /// Whether the true offsets may differ by no more than `tolerance_ns`.
     pub(crate) const fn agrees_with(&self, other: &Self, tolerance_ns: u64) -> bool {
         let most = self
@@ -36,14 +36,14 @@ impl Estimate {
 
 /// One answer, as in NTP: the offset is right to within half the round trip.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Sample {
+pub(crate) struct OffsetSample {
     pub(crate) offset_ns: i64,
     rtt_ns: u64,
     pub(crate) heard: Mono,
     timeline: u64,
 }
 
-impl Sample {
+impl OffsetSample {
     /// The sample that `reply` gives, asked for at `asked` and heard at `heard`.
     pub(crate) fn new(reply: &Reply, asked: Mono, heard: Mono) -> Result<Self, Refused> {
         let received_ns = plausible(reply.received_unix_us)?;
@@ -71,8 +71,8 @@ impl Sample {
         self.rtt_ns / 2 + drift_ns(age_ns.saturating_add(self.rtt_ns))
     }
 
-    pub(crate) fn estimate(&self, now: Mono) -> Estimate {
-        Estimate {
+    pub(crate) fn estimate(&self, now: Mono) -> BoundedOffset {
+        BoundedOffset {
             offset_ns: self.offset_ns,
             bound_ns: self.bound_ns(now),
         }
@@ -90,12 +90,12 @@ fn plausible(unix_us: i64) -> Result<i64, Refused> {
 
 /// A clock's last samples, all of one timeline and none contradicting another. The newest stays, however old.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Samples(VecDeque<Sample>);
+pub(crate) struct OffsetSamples(VecDeque<OffsetSample>);
 
-impl Samples {
+impl OffsetSamples {
     /// Takes the next sample. One of another timeline, or whose interval misses an older one's, drops all older ones: the clock
     /// was stepped, or this machine stood still.
-    pub(crate) fn insert(&mut self, sample: Sample) {
+    pub(crate) fn insert(&mut self, sample: OffsetSample) {
         let estimate = sample.estimate(sample.heard);
         let continues = self.0.iter().all(|old| {
             old.timeline == sample.timeline && old.estimate(sample.heard).agrees_with(&estimate, 0)
@@ -110,7 +110,7 @@ impl Samples {
     }
 
     /// The sample with the least bound of those that are not too old.
-    pub(crate) fn best(&self, now: Mono) -> Option<Sample> {
+    pub(crate) fn best(&self, now: Mono) -> Option<OffsetSample> {
         let young = self
             .0
             .iter()
@@ -161,34 +161,34 @@ mod tests {
             (i64::MAX, i64::MIN),
         ];
         for (received, sent) in times {
-            let sample = Sample::new(&reply(received, sent), ASKED, HEARD);
+            let sample = OffsetSample::new(&reply(received, sent), ASKED, HEARD);
             assert_eq!(sample, Err(Refused::Implausible), "{received}, {sent}");
         }
         let latest = reply(UNIX_US_END - 1, UNIX_US_END - 1);
-        assert!(Sample::new(&latest, ASKED, HEARD).is_ok());
+        assert!(OffsetSample::new(&latest, ASKED, HEARD).is_ok());
         // Far more than a day of microseconds away from overflow, whatever the machine's own time.
-        assert!(Sample::new(&latest, Mono::ZERO, Mono::ZERO).is_ok());
+        assert!(OffsetSample::new(&latest, Mono::ZERO, Mono::ZERO).is_ok());
     }
 
     #[test]
     fn an_answer_that_left_before_its_request_was_read_is_refused() {
         assert_eq!(
-            Sample::new(&reply(5_000, 4_999), ASKED, HEARD),
+            OffsetSample::new(&reply(5_000, 4_999), ASKED, HEARD),
             Err(Refused::Implausible)
         );
     }
 
     #[test]
     fn a_clock_can_not_take_longer_than_the_round_trip() {
-        let taking = |us: i64| Sample::new(&reply(5_000, 5_000 + us), ASKED, HEARD);
+        let taking = |us: i64| OffsetSample::new(&reply(5_000, 5_000 + us), ASKED, HEARD);
         assert_eq!(taking(1_000).map(|sample| sample.rtt_ns), Ok(0));
         assert_eq!(taking(1_001), Err(Refused::NegativeRoundTrip));
     }
 
     #[test]
     fn a_sample_counts_for_ten_seconds() {
-        let mut samples = Samples::default();
-        samples.insert(Sample::new(&reply(5_000, 5_000), ASKED, HEARD).unwrap());
+        let mut samples = OffsetSamples::default();
+        samples.insert(OffsetSample::new(&reply(5_000, 5_000), ASKED, HEARD).unwrap());
         let old = HEARD + SAMPLE_AGE_MAX;
         assert!(samples.best(old).is_some());
         assert_eq!(samples.best(old + Duration::from_nanos(1)), None);

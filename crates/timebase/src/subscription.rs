@@ -36,8 +36,8 @@ pub struct Plan {
 #[error("the resume point lies more than 15 s ahead of authority time")]
 pub struct ResumeTooFar;
 
-/// Plans a subscription at authority time `time`, where `released` is the last tick of its mode that was released at its time and
-/// `released_ahead` the last one of the ahead feed.
+/// Plans a subscription at authority time `time`, when the feed of its mode has sent the ticks up to `released`, and the ahead
+/// feed those up to `released_ahead`.
 ///
 /// # Errors
 /// The resume point is too far ahead.
@@ -49,7 +49,9 @@ pub fn plan(
     resume_window: Duration,
 ) -> Result<Plan, ResumeTooFar> {
     let start = match request.resume_after {
-        None => released,
+        // Now, though the feed may have yet to send what became due while the edge stood still or heard no clock. A feed that
+        // is further than authority time, which has gone back a little, goes on from where it is.
+        None => released.max(request.mode.last_at(time)),
         Some(point) if point.time() > time.saturating_add(RESUME_AHEAD_MAX) => {
             return Err(ResumeTooFar);
         }
@@ -123,6 +125,39 @@ mod tests {
         let plan = resume(90_000, 100_001, 99_000, 0).unwrap();
         assert_eq!(plan.start, Epoch::from_ms(99_000));
         assert_eq!(plan.ahead_until, Epoch::from_ms(99_000));
+    }
+
+    #[test]
+    fn without_a_resume_point_it_starts_now_whatever_the_feed_has_yet_to_send() {
+        let start = |ahead, released_s: i64, released_ahead_s: Option<i64>| {
+            let request = Request {
+                mode: Mode::Second,
+                ahead,
+                resume_after: None,
+            };
+            let time = Epoch::from_ms(100_400).time();
+            let epoch = |second| Epoch::from_ms(second * 1_000);
+            let window = Duration::from_secs(600);
+            plan(
+                &request,
+                time,
+                epoch(released_s),
+                released_ahead_s.map(epoch),
+                window,
+            )
+            .unwrap()
+        };
+        let now = |until| Plan {
+            start: Epoch::from_ms(100_000),
+            replay_until: Epoch::from_ms(100_000),
+            ahead_until: Epoch::from_ms(until),
+        };
+        assert_eq!(start(false, 100, None), now(100_000));
+        assert_eq!(start(false, 86, None), now(100_000), "it stood still");
+        assert_eq!(start(true, 86, Some(87)), now(100_000));
+        assert_eq!(start(true, 86, Some(101)), now(101_000));
+        let back = start(false, 105, None);
+        assert_eq!(back.start, Epoch::from_ms(105_000), "a small step back");
     }
 
     #[test]

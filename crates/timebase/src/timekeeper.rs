@@ -11,7 +11,7 @@ use crate::message::{Announcement, Refused, Reply};
 use crate::mono::Mono;
 use crate::replicas::Replicas;
 use crate::round::Rounds;
-use crate::sample::{Estimate, Sample};
+use crate::sample::{BoundedOffset, OffsetSample};
 use crate::status::{Alarm, TimeStatus};
 use crate::unix::UnixTime;
 
@@ -41,7 +41,7 @@ struct Search {
 
 /// A sole clock's change that is waited out.
 #[derive(Clone, Copy, Debug)]
-struct Step {
+struct PendingStep {
     offset_ns: i64,
     since: Mono,
 }
@@ -64,7 +64,7 @@ pub struct Timekeeper {
     following: Option<ClockId>,
     ground: Ground,
     search: Search,
-    step: Option<Step>,
+    step: Option<PendingStep>,
     /// The greatest authority time there was in this generation, up to the last choice.
     reached: Option<UnixTime>,
     generation: u32,
@@ -126,7 +126,7 @@ impl Timekeeper {
         } else {
             Err(Refused::Late)
         };
-        let sample = in_time.and_then(|()| Sample::new(reply, asked, now));
+        let sample = in_time.and_then(|()| OffsetSample::new(reply, asked, now));
         // A late answer makes no clock known, but tells of a second host under a known one's name.
         let replica = match sample {
             Ok(_) => self.replicas.admit_answering(&reply.clock_id)?,
@@ -251,9 +251,9 @@ impl Timekeeper {
             .map_or(Mono::NEVER, |authority| authority.valid_until)
     }
 
-    fn own_estimate(&self, now: Mono) -> Option<Estimate> {
+    fn own_estimate(&self, now: Mono) -> Option<BoundedOffset> {
         let authority = self.authority?;
-        Some(Estimate {
+        Some(BoundedOffset {
             offset_ns: authority.offset_ns,
             bound_ns: authority.bound_ns_at(now),
         })

@@ -56,3 +56,31 @@ impl UnixTime {
 fn signed_nanos(duration: Duration) -> i64 {
     i64::try_from(duration.as_nanos()).unwrap_or(i64::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn no_time_and_no_duration_is_too_extreme(
+            ns in prop_oneof![any::<i64>(), Just(i64::MIN), Just(i64::MAX)],
+            duration in (any::<u64>(), 0..1_000_000_000_u32),
+        ) {
+            let (time, duration) = (UnixTime::from_nanos(ns), Duration::new(duration.0, duration.1));
+            prop_assert!(time.saturating_add(duration) >= time);
+            prop_assert!(time.saturating_sub(duration) <= time);
+            prop_assert_eq!(time.as_micros(), i64::try_from(i128::from(ns).div_euclid(1_000)).unwrap());
+            prop_assert_eq!(time.as_millis(), time.as_micros().div_euclid(1_000));
+        }
+
+        #[test]
+        fn micros_that_nanoseconds_can_not_hold_are_no_time(us in any::<i64>()) {
+            let time = UnixTime::from_micros(us);
+            prop_assert_eq!(time.is_some(), us.checked_mul(1_000).is_some());
+            prop_assert!(time.is_none_or(|time| time.as_micros() == us));
+        }
+    }
+}

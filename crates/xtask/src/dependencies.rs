@@ -35,32 +35,43 @@ const fn rule(
 }
 
 const TIMEBASE: &str = "tickstorm-timebase";
+const TIMER: &str = "tickstorm-timer";
 const PROTOCOL: &str = "tickstorm-protocol";
 const BUS: &str = "tickstorm-bus";
 const SERVICE: &str = "tickstorm-service";
 const CLOCK: &str = "tickstorm-clock";
 const EDGE: &str = "tickstorm-edge";
 const CLIENT: &str = "tickstorm-client";
+const COMMAND: &str = "tickstorm-command";
+const BENCH: &str = "tickstorm-bench";
 const CLI: &str = "tickstorm-cli";
 const TESTKIT: &str = "tickstorm-testkit";
 const WEIGHT: &str = "tickstorm-weight";
 
-/// Arrows point one way, from I/O to logic. `clock` and `edge` never see each other, nor the client; only the command
-/// line puts them together.
+/// Arrows point one way, from I/O to logic. `clock` and `edge` never see each other, nor the client;
+/// only the commands of `tickstorm` put them together.
 const RULES: &[Rule] = &[
     rule(TIMEBASE, &[], &[]),
+    rule(TIMER, &[TIMEBASE], &[]),
     rule(PROTOCOL, &[TIMEBASE], &[]),
     rule(BUS, &[TIMEBASE], &[TESTKIT]),
     // For the connection to NATS, which both daemons have.
     rule(SERVICE, &[BUS], &[TESTKIT]),
     rule(CLOCK, &[TIMEBASE, BUS, SERVICE], &[TESTKIT]),
-    rule(EDGE, &[TIMEBASE, PROTOCOL, BUS, SERVICE], &[TESTKIT]),
-    rule(CLIENT, &[TIMEBASE, PROTOCOL], &[TESTKIT]),
+    // Its tests depend on it with its feature `bench`.
     rule(
-        CLI,
-        &[TIMEBASE, PROTOCOL, BUS, SERVICE, CLOCK, EDGE, CLIENT],
-        &[TESTKIT],
+        EDGE,
+        &[TIMEBASE, TIMER, PROTOCOL, BUS, SERVICE],
+        &[EDGE, TESTKIT],
     ),
+    rule(CLIENT, &[TIMEBASE, TIMER, PROTOCOL], &[TESTKIT]),
+    rule(COMMAND, &[BUS, SERVICE, CLOCK, EDGE, CLIENT], &[TESTKIT]),
+    rule(
+        BENCH,
+        &[TIMEBASE, PROTOCOL, SERVICE, CLOCK, EDGE, CLIENT, COMMAND],
+        &[],
+    ),
+    rule(CLI, &[SERVICE, CLOCK, EDGE, CLIENT, COMMAND, BENCH], &[]),
     rule(TESTKIT, &[TIMEBASE, PROTOCOL], &[]),
     // It ships no more than testkit does.
     rule(WEIGHT, &[TIMEBASE, PROTOCOL, SERVICE, EDGE, TESTKIT], &[]),

@@ -6,6 +6,7 @@
 mod command;
 mod compose_test;
 mod dependencies;
+mod portable;
 mod rollout_test;
 mod stand_in;
 mod step;

@@ -7,7 +7,7 @@ use clap::ValueEnum;
 
 use crate::{
     command::cargo,
-    dependencies,
+    dependencies, portable,
     stand_in::{self, NATS},
     stopwatch::Stopwatch,
     tool::{self, DENY, NEXTEST},
@@ -26,6 +26,8 @@ pub(crate) enum Step {
     Deny,
     /// Clippy and the compiler, without a warning, for the fuzz targets too
     Clippy,
+    /// The client for macOS and Windows, compiled only
+    Portable,
     /// Documentation, without a warning
     Docs,
     /// Examples in the documentation
@@ -65,6 +67,7 @@ impl Step {
                     .env("CUSTOM_LIBFUZZER_PATH", "none/libfuzzer.a")
                     .run()
             }
+            Self::Portable => portable::check(),
             Self::Docs => cargo("doc --workspace --no-deps --locked")
                 .env("RUSTDOCFLAGS", "-D warnings")
                 .run(),

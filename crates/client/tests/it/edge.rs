@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tickstorm_client::{Dial, Error, Options, Ticks, Timer, connect_by, connect_over};
+use tickstorm_client::{AlarmClock, Dial, Error, Options, Ticks, connect_by, connect_over};
 use tickstorm_protocol::ErrorCode;
 use tickstorm_protocol::message::{Auth, encode_batch};
 use tickstorm_protocol::session::Request;
@@ -33,8 +33,8 @@ impl Clock for TokioClock {
     }
 }
 
-impl Timer for TokioClock {
-    type Alarm = ();
+impl AlarmClock for TokioClock {
+    type Timer = ();
 
     /// To the next millisecond, as tokio does it.
     async fn wait_until(&self, (): &mut (), at: Mono) {

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
+use proptest::prelude::*;
 use serde::Deserialize;
-use tickstorm_client::estimate::{Estimator, Sample};
+use tickstorm_client::estimate::{Estimator, PongExchange};
 use tickstorm_timebase::Mono;
 
 /// Rounding to microseconds may be done in different places.
@@ -34,8 +35,8 @@ fn micros(us: i64) -> Mono {
     Mono::from_nanos(u64::try_from(us).unwrap() * 1_000)
 }
 
-fn sample([t1_us, t2_us, t3_us, t4_us, bound]: [i64; 5]) -> Sample {
-    Sample {
+fn exchange([t1_us, t2_us, t3_us, t4_us, bound]: [i64; 5]) -> PongExchange {
+    PongExchange {
         t1_us,
         t2_us,
         t3_us,
@@ -53,7 +54,7 @@ fn the_cases_that_any_client_must_pass() {
     for case in &cases.cases {
         let mut estimator = Estimator::new();
         for &[t1, t2, t3, t4, bound] in &case.samples {
-            estimator.handle_sample(&sample([t1, base_us + t2, base_us + t3, t4, bound]));
+            estimator.handle_exchange(&exchange([t1, base_us + t2, base_us + t3, t4, bound]));
         }
         let estimate = estimator.estimate(micros(case.at)).expect(&case.name);
         let offset = estimate.unix.as_micros() - case.at - base_us;
@@ -81,7 +82,7 @@ fn a_pong_without_times_is_no_sample() {
         [0, 5_000, 0, 1_000, 0],
     ] {
         let mut estimator = Estimator::new();
-        estimator.handle_sample(&sample(times));
+        estimator.handle_exchange(&exchange(times));
         assert_eq!(estimator.estimate(micros(1_000)), None, "{times:?}");
     }
 }
@@ -89,8 +90,8 @@ fn a_pong_without_times_is_no_sample() {
 #[test]
 fn a_negative_round_trip_is_no_sample() {
     let mut estimator = Estimator::new();
-    estimator.handle_sample(&sample([0, 5_000, 6_001, 1_000, 0]));
-    estimator.handle_sample(&sample([1_001, 5_000, 5_000, 1_000, 0]));
+    estimator.handle_exchange(&exchange([0, 5_000, 6_001, 1_000, 0]));
+    estimator.handle_exchange(&exchange([1_001, 5_000, 5_000, 1_000, 0]));
     assert_eq!(estimator.estimate(micros(1_000)), None);
 }
 
@@ -103,7 +104,7 @@ fn times_beyond_arithmetic_are_no_sample() {
                 let mut times = [extreme, other, other, other];
                 times.rotate_right(rotated);
                 let [t1, t2, t3, t4] = times;
-                estimator.handle_sample(&sample([t1, t2, t3, t4, i64::from(u32::MAX)]));
+                estimator.handle_exchange(&exchange([t1, t2, t3, t4, i64::from(u32::MAX)]));
                 // Whatever is made of it: no panic, here or when asked.
                 let _ = estimator.estimate(Mono::NEVER);
                 let _ = estimator.estimate(micros(1_000));
@@ -112,10 +113,27 @@ fn times_beyond_arithmetic_are_no_sample() {
     }
 }
 
+proptest! {
+    #[test]
+    fn whatever_edges_say_an_estimate_is_made_or_not(
+        exchanges in prop::collection::vec((any::<[i64; 4]>(), any::<u32>()), 1..10),
+        asked_ns: u64,
+    ) {
+        let mut estimator = Estimator::new();
+        for ([t1, t2, t3, t4], bound) in exchanges {
+            estimator.handle_exchange(&exchange([t1, t2, t3, t4, i64::from(bound)]));
+            // The same within what nanoseconds can hold.
+            let [t1, t2, t3, t4] = [t1, t2, t3, t4].map(|us| us / 1_000);
+            estimator.handle_exchange(&exchange([t1, t2, t3, t4, i64::from(bound)]));
+        }
+        let _ = estimator.estimate(Mono::from_nanos(asked_ns));
+    }
+}
+
 #[test]
 fn what_is_known_is_forgotten_after_30_s_without_a_sample() {
     let mut estimator = Estimator::new();
-    estimator.handle_sample(&sample([0, 5_000, 5_000, 1_000, 0]));
+    estimator.handle_exchange(&exchange([0, 5_000, 5_000, 1_000, 0]));
     let read_at = micros(1_000);
     let last = read_at + Duration::from_secs(30);
     assert!(estimator.estimate(last).is_some());
@@ -126,12 +144,12 @@ fn what_is_known_is_forgotten_after_30_s_without_a_sample() {
 fn samples_that_agree_are_all_kept_until_they_are_too_many() {
     let mut estimator = Estimator::new();
     // The best one first: as long as it is kept, it is the one that counts.
-    estimator.handle_sample(&sample([0, 5_000, 5_000, 0, 0]));
+    estimator.handle_exchange(&exchange([0, 5_000, 5_000, 0, 0]));
     for _ in 0..63 {
-        estimator.handle_sample(&sample([0, 5_500, 5_500, 1_000, 0]));
+        estimator.handle_exchange(&exchange([0, 5_500, 5_500, 1_000, 0]));
     }
     let error = |estimator: &Estimator| estimator.estimate(micros(1_000)).unwrap().error_us;
     assert_eq!(error(&estimator), 1);
-    estimator.handle_sample(&sample([0, 5_500, 5_500, 1_000, 0]));
+    estimator.handle_exchange(&exchange([0, 5_500, 5_500, 1_000, 0]));
     assert_eq!(error(&estimator), 500);
 }

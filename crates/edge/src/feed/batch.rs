@@ -4,12 +4,32 @@
 use std::time::Duration;
 
 use tickstorm_protocol::message::BATCH_TICKS_MAX;
-use tickstorm_timebase::{Mono, Tick};
+use tickstorm_timebase::{Authority, Epoch, Mono, Quality, Tick};
+
+/// A tick that waits for its frame.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Pending {
+    pub(crate) epoch: Epoch,
+    /// The quality that it was given; without one, authority time decides when the frame is made.
+    pub(crate) quality: Option<Quality>,
+}
+
+impl Pending {
+    /// The tick of a frame that is made at `now`.
+    pub(crate) fn tick_at(&self, authority: &Authority, now: Mono) -> Tick {
+        Tick {
+            epoch: self.epoch,
+            quality: self
+                .quality
+                .unwrap_or_else(|| authority.quality(self.epoch, now)),
+        }
+    }
+}
 
 /// Ticks that were released and are not in a frame yet.
 pub(crate) struct Batch {
     window: Duration,
-    pending: Vec<Tick>,
+    pending: Vec<Pending>,
     /// Until when further ticks are collected; in the past: quiet.
     open_until: Mono,
 }
@@ -24,7 +44,7 @@ impl Batch {
     }
 
     /// Adds a tick that has been released.
-    pub(crate) fn push(&mut self, tick: Tick) {
+    pub(crate) fn push(&mut self, tick: Pending) {
         self.pending.push(tick);
     }
 
@@ -39,7 +59,7 @@ impl Batch {
     }
 
     /// Takes the first `most` of what is pending, to be sent `now`, and opens the next window.
-    pub(crate) fn take(&mut self, now: Mono, most: usize) -> Vec<Tick> {
+    pub(crate) fn take(&mut self, now: Mono, most: usize) -> Vec<Pending> {
         self.open_until = now + self.window;
         let rest = self.pending.split_off(most.min(self.pending.len()));
         std::mem::replace(&mut self.pending, rest)
@@ -53,14 +73,12 @@ impl Batch {
 
 #[cfg(test)]
 mod tests {
-    use tickstorm_timebase::{Epoch, Quality};
-
     use super::*;
 
-    fn tick(ms: i64) -> Tick {
-        Tick {
+    fn tick(ms: i64) -> Pending {
+        Pending {
             epoch: Epoch::from_ms(ms),
-            quality: Quality::Normal,
+            quality: None,
         }
     }
 

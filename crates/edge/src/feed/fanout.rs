@@ -1,6 +1,8 @@
 //! The hot loop: one frame (or the few that have become due meanwhile, joined) to every subscriber that lacks just that. For
-//! each one `send(2)`, and nothing else in it: no lock, no allocation, no log. What does not go through whole is written down
-//! for the slow path; nothing is closed or woken from here.
+//! each one `send(2)`, which the caller passes in, and nothing else in it: no lock, no allocation, no log. What does not go
+//! through whole is written down for the slow path; nothing is closed or woken from here.
+
+use std::os::fd::RawFd;
 
 use bytes::{Bytes, BytesMut};
 use nix::errno::Errno;
@@ -8,7 +10,6 @@ use tickstorm_timebase::Epoch;
 
 use super::ring::{Frame, Ring};
 use super::subscribers::Entry;
-use crate::sys::socket::transmit;
 
 /// Sends between two yields, so that heartbeats and accepts stay alive during a fan-out: 3 to 5 ms of the kernel's TCP.
 pub(crate) const CHUNK: usize = 1_024;
@@ -117,6 +118,7 @@ impl Sweep {
         chunk: usize,
         behind_max: u64,
         left: &mut Leftovers,
+        mut send: impl FnMut(RawFd, &[u8]) -> Result<usize, Errno>,
     ) -> bool {
         self.parts.iter_mut().for_each(|part| part.sent = 0);
         let target = self.target();
@@ -127,7 +129,7 @@ impl Sweep {
             let entry = &mut entries[if at < self.len { at } else { at - self.len }];
             let lacks = entry.ready_for();
             if lacks == self.base {
-                match transmit(entry.fd(), &self.bytes) {
+                match send(entry.fd(), &self.bytes) {
                     Ok(taken) if taken == self.bytes.len() => {
                         entry.advance(target);
                         whole += 1;
@@ -135,7 +137,7 @@ impl Sweep {
                     outcome => self.incomplete(entry, 0, outcome, left),
                 }
             } else if lacks < target {
-                self.catch_up(entry, left);
+                self.catch_up(entry, left, &mut send);
             } else if entry
                 .behind()
                 .is_some_and(|next| target.saturating_sub(next) > behind_max)
@@ -152,10 +154,15 @@ impl Sweep {
 
     /// Sends to one who lacks only the later ones of several frames.
     #[cold]
-    fn catch_up(&mut self, entry: &mut Entry, left: &mut Leftovers) {
+    fn catch_up(
+        &mut self,
+        entry: &mut Entry,
+        left: &mut Leftovers,
+        send: &mut impl FnMut(RawFd, &[u8]) -> Result<usize, Errno>,
+    ) {
         let skipped = usize::try_from(entry.ready_for() - self.base).expect("less than target");
         let from = self.parts[skipped - 1].end;
-        let outcome = transmit(entry.fd(), &self.bytes[from..]);
+        let outcome = send(entry.fd(), &self.bytes[from..]);
         self.incomplete(entry, from, outcome, left);
     }
 

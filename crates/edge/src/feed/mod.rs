@@ -4,25 +4,27 @@
 
 mod batch;
 mod fanout;
+mod feed_id;
 mod ring;
 mod subscribers;
 #[cfg(test)]
 pub(crate) mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeSet, VecDeque};
 use std::os::fd::RawFd;
 use std::time::Duration;
 
 use bytes::Bytes;
+use nix::errno::Errno;
 use tickstorm_protocol::message::{encode_batch, ticks_per_frame};
 use tickstorm_timebase::{Authority, Epoch, Mode, Mono, Quality, Schedule, Tick};
 
-use batch::Batch;
+use batch::{Batch, Pending};
 use fanout::Sweep;
-pub(crate) use fanout::{CHUNK, Fallen, Leftovers};
+pub(crate) use fanout::{CHUNK, Leftovers};
+pub(crate) use feed_id::{Delivery, FeedId};
 pub(crate) use ring::{Frame, Ring};
-use subscribers::Entry;
-pub(crate) use subscribers::Subscribers;
+pub(crate) use subscribers::{Entry, Subscribers};
 
 /// What all feeds of an edge have in common.
 #[derive(Clone, Copy, Debug)]
@@ -34,11 +36,13 @@ pub(crate) struct FeedLimits {
     pub(crate) max_msg_size: usize,
 }
 
-/// What a flush means for those who waited for it.
-#[derive(Debug)]
+/// A waiting subscriber whose resume point the feed has passed: it is to join before the next fan-out begins.
+#[derive(Clone, Debug)]
 pub(crate) struct Arrival {
     pub(crate) owner: u32,
-    /// The frame with which it joins.
+    /// Its resume point.
+    pub(crate) after: Epoch,
+    /// Number of the frame with which it joins.
     pub(crate) next: u64,
     /// A frame of its own that comes before: the shared one begins too early for it.
     pub(crate) own: Option<Frame>,
@@ -47,14 +51,15 @@ pub(crate) struct Arrival {
 /// One feed of a shard.
 pub(crate) struct Feed {
     mode: Mode,
-    ahead: bool,
+    delivery: Delivery,
     limits: FeedLimits,
     schedule: Schedule,
     batch: Batch,
     ring: Ring,
     subscribers: Subscribers,
-    /// Whose resume point lies ahead of the feed: they join with the first tick after it.
-    waiting: BTreeMap<u32, Epoch>,
+    /// Subscribers whose resume point lies ahead of the feed, by that point: they join with the first tick after it.
+    waiting: BTreeSet<(Epoch, u32)>,
+    arrivals: VecDeque<Arrival>,
     sweep: Option<Sweep>,
     /// Number of the first frame that no sweep has carried yet.
     unswept: u64,
@@ -69,17 +74,23 @@ pub(crate) struct Feed {
 }
 
 impl Feed {
-    /// A feed of `mode`, `lead` ahead of the ticks' time (zero: at their time).
-    pub(crate) fn new(mode: Mode, lead: Duration, limits: FeedLimits) -> Self {
+    /// The feed `id`; one that is ahead of the ticks' time is so by `lead`.
+    pub(crate) fn new(id: FeedId, lead: Duration, limits: FeedLimits) -> Self {
+        let FeedId { mode, delivery } = id;
+        let lead = match delivery {
+            Delivery::AtTime => Duration::ZERO,
+            Delivery::Ahead => lead,
+        };
         Self {
             mode,
-            ahead: !lead.is_zero(),
+            delivery,
             limits,
             schedule: Schedule::new(mode, lead, limits.resume_window),
             batch: Batch::new(limits.batch_window),
             ring: Ring::new(limits.behind_max),
             subscribers: Subscribers::default(),
-            waiting: BTreeMap::new(),
+            waiting: BTreeSet::new(),
+            arrivals: VecDeque::new(),
             sweep: None,
             unswept: 0,
             generation: None,
@@ -100,6 +111,7 @@ impl Feed {
     }
 
     /// The descriptors of the subscribers that have every frame there is.
+    #[cfg(feature = "bench")]
     pub(crate) fn caught_up(&mut self) -> Vec<RawFd> {
         let head = self.ring.head();
         let entries = self.subscribers.entries().iter();
@@ -119,8 +131,10 @@ impl Feed {
         }
         let mut due = std::mem::take(&mut self.due);
         self.schedule.poll(authority, now, &mut due);
-        self.offer(&due);
-        due.clear();
+        for tick in due.drain(..) {
+            // Its quality is decided when its frame is made, which a fan-out under way may delay.
+            self.take_in(tick.epoch, None);
+        }
         self.due = due;
     }
 
@@ -129,17 +143,24 @@ impl Feed {
         self.generation = Some(authority.generation());
         self.batch.clear();
         self.waiting.clear();
+        self.arrivals.clear();
         self.framed = self.schedule.last(authority);
         self.offered = self.framed;
     }
 
-    /// Takes in ticks that are to be sent; those at or before the last one are passed over.
+    /// Takes in ticks that did not come from the grid, with the quality they have; those at or before the last one are
+    /// passed over.
+    #[cfg(any(feature = "bench", test))]
     pub(crate) fn offer(&mut self, ticks: &[Tick]) {
         for tick in ticks {
-            if tick.epoch > self.offered {
-                self.offered = tick.epoch;
-                self.batch.push(*tick);
-            }
+            self.take_in(tick.epoch, Some(tick.quality));
+        }
+    }
+
+    fn take_in(&mut self, epoch: Epoch, quality: Option<Quality>) {
+        if epoch > self.offered {
+            self.offered = epoch;
+            self.batch.push(Pending { epoch, quality });
         }
     }
 
@@ -156,61 +177,67 @@ impl Feed {
     /// Whether frames are to be sent now; new ones can be made only where the time `is_known`.
     pub(crate) fn has_work(&self, now: Mono, is_known: bool) -> bool {
         self.sweep.is_some()
+            || !self.arrivals.is_empty()
             || self.unswept < self.ring.head()
             || (is_known && self.batch.due().is_some_and(|due| due <= now))
     }
 
-    /// Turns a batch that is due into frames, unless a sweep is under way: its frames begin to go out when they say so. Gives
-    /// the first tick of what was flushed.
-    pub(crate) fn flush(
-        &mut self,
-        authority: &Authority,
-        now: Mono,
-        arrivals: &mut Vec<Arrival>,
-    ) -> Option<Tick> {
+    /// Turns a batch that is due into frames, unless the last ones are still going out: `sent_unix_us` and the ticks' quality
+    /// are of the moment at which a fan-out begins. Returns the first tick of what was flushed.
+    pub(crate) fn flush(&mut self, authority: &Authority, now: Mono) -> Option<Tick> {
         let is_due = self.batch.due().is_some_and(|due| due <= now);
-        if self.sweep.is_some() || !is_due {
+        if self.sweep.is_some() || !self.arrivals.is_empty() || !is_due {
             return None;
         }
         // The ring must hold all that no sweep has carried yet: what does not fit stays in the batch.
         let unswept = usize::try_from(self.ring.head() - self.unswept).unwrap_or(usize::MAX);
         let frames = self.limits.behind_max.saturating_sub(unswept);
         let per_frame = ticks_per_frame(self.limits.max_msg_size);
-        let ticks = self.batch.take(now, frames * per_frame);
+        let pending = self.batch.take(now, frames * per_frame);
+        let ticks: Vec<Tick> = pending
+            .iter()
+            .map(|pending| pending.tick_at(authority, now))
+            .collect();
         let sent_unix_us = authority.time_at(now).as_micros();
         for chunk in ticks.chunks(per_frame) {
             let Some(last) = chunk.last() else { continue };
             self.framed = last.epoch;
             let frame = self.encode(chunk, sent_unix_us);
             let number = self.ring.push(frame);
-            self.let_in(chunk, number, sent_unix_us, arrivals);
+            self.let_in(chunk, number, sent_unix_us);
         }
         ticks.first().copied()
     }
 
-    /// Names those whose resume point the new frame `number` passes.
-    fn let_in(
-        &mut self,
-        ticks: &[Tick],
-        number: u64,
-        sent_unix_us: i64,
-        arrivals: &mut Vec<Arrival>,
-    ) {
-        let mut waiting = std::mem::take(&mut self.waiting);
-        waiting.retain(|owner, after| {
-            if *after >= self.framed {
-                return true;
+    /// Notes the arrival of those whose resume point the new frame `number` passes.
+    fn let_in(&mut self, ticks: &[Tick], number: u64, sent_unix_us: i64) {
+        // Many wait for the same point: they share a frame.
+        let mut made: Option<(Epoch, Option<Frame>)> = None;
+        while let Some((after, owner)) = self.waiting.pop_first() {
+            if after >= self.framed {
+                self.waiting.insert((after, owner));
+                return;
             }
-            let first = ticks.partition_point(|tick| tick.epoch <= *after);
-            let own = (first > 0).then(|| self.encode(&ticks[first..], sent_unix_us));
-            arrivals.push(Arrival {
-                owner: *owner,
+            let own = match made.take() {
+                Some((point, own)) if point == after => own,
+                Some(_) | None => {
+                    let first = ticks.partition_point(|tick| tick.epoch <= after);
+                    (first > 0).then(|| self.encode(&ticks[first..], sent_unix_us))
+                }
+            };
+            made = Some((after, own.clone()));
+            self.arrivals.push_back(Arrival {
+                owner,
+                after,
                 next: number + u64::from(own.is_some()),
                 own,
             });
-            false
-        });
-        self.waiting = waiting;
+        }
+    }
+
+    /// The next subscriber that is to join before a fan-out may begin.
+    pub(crate) fn poll_arrival(&mut self) -> Option<Arrival> {
+        self.arrivals.pop_front()
     }
 
     fn encode(&mut self, ticks: &[Tick], sent_unix_us: i64) -> Frame {
@@ -221,25 +248,27 @@ impl Feed {
             bytes: Bytes::copy_from_slice(&self.buffer),
             first: first.epoch,
             ticks: u32::try_from(ticks.len()).unwrap_or(u32::MAX),
-            timed: !self.ahead && first.quality != Quality::Replay,
+            timed: self.delivery == Delivery::AtTime && first.quality != Quality::Replay,
         }
     }
 
     /// Lets a subscriber wait until the feed passes `after`.
     pub(crate) fn wait(&mut self, owner: u32, after: Epoch) {
-        self.waiting.insert(owner, after);
+        self.waiting.insert((after, owner));
     }
 
-    /// Takes one who waits out again.
-    pub(crate) fn stop_waiting(&mut self, owner: u32) {
-        self.waiting.remove(&owner);
+    /// Ends the wait of a subscriber for `after`. Its arrival may have been noted already: whoever joins it must know.
+    pub(crate) fn stop_waiting(&mut self, owner: u32, after: Epoch) {
+        self.waiting.remove(&(after, owner));
     }
 
-    /// Sends to up to `chunk` subscribers; true when the sweep is over. Frames that came during a sweep go out with the next.
+    /// Sends to up to `chunk` subscribers with `send`; true when the sweep is over. Frames that came during a sweep go out with
+    /// the next. Calls `moved(owner, position)` for every entry that moved.
     pub(crate) fn fan_out(
         &mut self,
         chunk: usize,
         left: &mut Leftovers,
+        send: impl FnMut(RawFd, &[u8]) -> Result<usize, Errno>,
         moved: impl FnMut(u32, u32),
     ) -> bool {
         if self.sweep.is_none() {
@@ -249,7 +278,7 @@ impl Feed {
             return true;
         };
         let behind_max = self.limits.behind_max as u64;
-        let finished = sweep.run(self.subscribers.entries(), chunk, behind_max, left);
+        let finished = sweep.run(self.subscribers.entries(), chunk, behind_max, left, send);
         if finished {
             self.unswept = sweep.target();
             self.sweep = None;

@@ -12,9 +12,11 @@ use tickstorm_testkit::RawFrame;
 use tickstorm_timebase::{Announcement, Reply, Timekeeper, TimekeeperConfig, UnixTime};
 
 use super::*;
+use crate::sys::socket::transmit;
 
 /// Authority time at the machine's zero, in these tests.
 const BASE_MS: i64 = 1_700_000_000_000;
+const SECONDS: FeedId = FeedId::at_time(Mode::Second);
 const WINDOW: Duration = Duration::from_millis(5);
 
 fn limits() -> FeedLimits {
@@ -150,7 +152,7 @@ fn a_lone_tick_is_released_and_sent_at_the_same_instant_whatever_the_window() {
         let (authority, mut now) = authority();
         let batch_window = Duration::from_millis(window_ms);
         let mut feed = Feed::new(
-            Mode::Second,
+            SECONDS,
             Duration::ZERO,
             FeedLimits {
                 batch_window,
@@ -170,13 +172,13 @@ fn a_lone_tick_is_released_and_sent_at_the_same_instant_whatever_the_window() {
                 feed.has_work(now, true),
                 "a lone tick is held back by {batch_window:?}"
             );
-            let first = feed.flush(&authority, now, &mut Vec::new()).unwrap();
+            let first = feed.flush(&authority, now).unwrap();
             assert_eq!(
                 authority.time_at(now),
                 first.epoch.time(),
                 "at its nanosecond"
             );
-            assert!(feed.fan_out(CHUNK, &mut Leftovers::default(), |_, _| {}));
+            assert!(feed.fan_out(CHUNK, &mut Leftovers::default(), transmit, |_, _| {}));
             let got = batches(read_some(&client, 65_536));
             assert_eq!(epochs(&got), [last + 1_000]);
             assert_eq!(got[0].sent_unix_us, authority.time_at(now).as_micros());
@@ -187,16 +189,61 @@ fn a_lone_tick_is_released_and_sent_at_the_same_instant_whatever_the_window() {
 }
 
 #[test]
+fn a_frame_that_is_made_late_says_so() {
+    let (authority, now) = authority();
+    let qualities = |late_ms: u64| {
+        let mut feed = Feed::new(SECONDS, Duration::ZERO, limits());
+        feed.release(&authority, now);
+        let due = next_due(&feed, &authority);
+        // Released on time; a fan-out of an earlier frame keeps it waiting.
+        feed.release(&authority, due);
+        feed.flush(&authority, due + Duration::from_millis(late_ms))
+            .map(|tick| tick.quality)
+    };
+    assert_eq!(qualities(0), Some(Quality::Normal));
+    assert_eq!(qualities(1_000), Some(Quality::Normal));
+    assert_eq!(qualities(1_001), Some(Quality::Replay));
+    assert_eq!(qualities(5_000), Some(Quality::Replay));
+}
+
+#[test]
+fn a_tick_that_is_announced_between_its_release_and_its_frame_is_normal() {
+    let mut time = Time::new();
+    let (unannounced, now) =
+        time.run_until(|authority| !authority.vouches_for(Epoch::from_ms(BASE_MS + 600_000)));
+    let mut feed = Feed::new(SECONDS, Duration::ZERO, limits());
+    feed.release(&unannounced, now);
+    let due = now + Duration::from_secs(20);
+    feed.release(&unannounced, due);
+    let late = unannounced.time_at(due);
+    time.keeper
+        .handle_announcement(&announcement(late), due)
+        .unwrap();
+    let announced = time.keeper.authority().unwrap();
+    let mut last = None;
+    feed.flush(&announced, due);
+    let frame = feed.ring().from(0).unwrap().next().unwrap().bytes.to_vec();
+    for tick in &batches(frame)[0].ticks {
+        last = Some(tick.quality);
+    }
+    assert_eq!(
+        last,
+        Some(0),
+        "the last tick is of this second, and announced"
+    );
+}
+
+#[test]
 fn an_ahead_feed_sends_each_tick_its_lead_before_its_time() {
     let (authority, now) = authority();
     let lead = Duration::from_millis(800);
-    let mut feed = Feed::new(Mode::Second, lead, limits());
+    let mut feed = Feed::new(FeedId::ahead(Mode::Second), lead, limits());
     feed.release(&authority, now);
     // The clock's first word came within the lead of the next tick: that one is late.
-    feed.flush(&authority, now, &mut Vec::new());
+    feed.flush(&authority, now);
     let due = next_due(&feed, &authority);
     feed.release(&authority, due);
-    let first = feed.flush(&authority, due, &mut Vec::new()).unwrap();
+    let first = feed.flush(&authority, due).unwrap();
     assert_eq!(
         authority.time_at(due).saturating_add(lead),
         first.epoch.time()
@@ -210,15 +257,15 @@ fn an_ahead_feed_sends_each_tick_its_lead_before_its_time() {
 #[test]
 fn a_burst_goes_out_in_one_frame_a_window_and_loses_nothing() {
     let (authority, start) = authority();
-    let mut feed = Feed::new(Mode::Second, Duration::ZERO, limits());
+    let mut feed = Feed::new(SECONDS, Duration::ZERO, limits());
     feed.release(&authority, start);
     let first = feed.last().as_ms() + 100_000;
     let mut waiting: VecDeque<Tick> = ticks((0..10_000).map(|n| first + n * 1_000)).into();
     let mut now = start;
     while !waiting.is_empty() || feed.has_work(now + WINDOW, true) {
         feed.offer(&waiting.drain(..waiting.len().min(10)).collect::<Vec<_>>());
-        feed.flush(&authority, now, &mut Vec::new());
-        feed.fan_out(CHUNK, &mut Leftovers::default(), |_, _| {});
+        feed.flush(&authority, now);
+        feed.fan_out(CHUNK, &mut Leftovers::default(), transmit, |_, _| {});
         now = now + Duration::from_millis(1);
     }
     let frames: Vec<_> = feed.ring().from(0).unwrap().collect();
@@ -239,25 +286,27 @@ fn a_burst_goes_out_in_one_frame_a_window_and_loses_nothing() {
 fn a_step_back_forgets_what_was_not_sent_and_starts_afresh() {
     let mut time = Time::new();
     let (before, now) = time.run_until(|_| true);
-    let mut feed = Feed::new(Mode::Second, Duration::ZERO, limits());
+    let mut feed = Feed::new(SECONDS, Duration::ZERO, limits());
     feed.release(&before, now);
     feed.offer(&ticks([BASE_MS + 100_000].into_iter()));
     feed.wait(7, Epoch::from_ms(BASE_MS + 50_000));
     time.base_ms -= 30_000;
     let (after, now) = time.run_until(|authority| authority.generation() != before.generation());
     feed.release(&after, now);
-    let mut arrivals = Vec::new();
-    assert_eq!(feed.flush(&after, now, &mut arrivals), None);
+    assert_eq!(feed.flush(&after, now), None);
     assert_eq!(feed.last(), Mode::Second.last_at(after.time_at(now)));
     let last = feed.last();
     let now = next_due(&feed, &after);
     feed.release(&after, now);
-    let first = feed.flush(&after, now, &mut arrivals);
+    let first = feed.flush(&after, now);
     assert_eq!(
         first.map(|tick| tick.epoch),
         Some(Mode::Second.next_after(last))
     );
-    assert!(arrivals.is_empty(), "who waited is gone: {arrivals:?}");
+    assert!(
+        feed.poll_arrival().is_none(),
+        "a waiting subscriber outlived the step"
+    );
 }
 
 /// When something is to be done next.
@@ -269,7 +318,7 @@ fn next_due(feed: &Feed, authority: &Authority) -> Mono {
 fn nobody_is_always_last_and_nobody_always_first() {
     const SWEEPS: usize = 200;
     for len in 1..=12 {
-        let mut feed = Feed::new(Mode::Second, Duration::ZERO, limits());
+        let mut feed = Feed::new(SECONDS, Duration::ZERO, limits());
         let (authority, mut now) = authority();
         feed.release(&authority, now);
         let pairs: Vec<_> = (0..len).map(|_| pair(65_536)).collect();
@@ -281,11 +330,11 @@ fn nobody_is_always_last_and_nobody_always_first() {
         for _ in 0..SWEEPS {
             now = next_due(&feed, &authority);
             feed.release(&authority, now);
-            feed.flush(&authority, now, &mut Vec::new());
+            feed.flush(&authority, now);
             let mut order = Vec::new();
             let mut over = false;
             while !over {
-                over = feed.fan_out(1, &mut Leftovers::default(), |_, _| {});
+                over = feed.fan_out(1, &mut Leftovers::default(), transmit, |_, _| {});
                 order.extend((0..len).filter(|&at| !read_some(&pairs[at].1, 4_096).is_empty()));
             }
             let start = order[0];
@@ -315,21 +364,21 @@ fn who_waits_for_a_point_ahead_of_the_feed_gets_every_tick_after_it_and_no_other
         ..limits()
     };
     for after in -1..=40 {
-        let mut feed = Feed::new(Mode::Second, Duration::ZERO, tight);
+        let mut feed = Feed::new(SECONDS, Duration::ZERO, tight);
         feed.release(&authority, now);
         let first = feed.last().as_ms() + 1_000;
         let after_ms = first + after * 1_000 + 1;
         feed.wait(3, Epoch::from_ms(after_ms));
         feed.wait(4, Epoch::from_ms(after_ms));
-        feed.stop_waiting(4);
+        feed.stop_waiting(4, Epoch::from_ms(after_ms));
         feed.offer(&ticks((0..40).map(|n| first + n * 1_000)));
-        let mut arrivals = Vec::new();
-        feed.flush(&authority, now, &mut arrivals);
-        let Some(arrival) = arrivals.pop() else {
+        feed.flush(&authority, now);
+        let Some(arrival) = feed.poll_arrival() else {
             assert!(after >= 39, "after {after}: never let in");
             continue;
         };
-        assert_eq!((arrival.owner, arrivals.len()), (3, 0));
+        assert_eq!((arrival.owner, arrival.after.as_ms()), (3, after_ms));
+        assert!(feed.poll_arrival().is_none(), "one that left");
         let own = arrival.own.into_iter();
         let mut bytes: Vec<u8> = own.flat_map(|frame| frame.bytes).collect();
         for frame in feed.ring().from(arrival.next).unwrap() {
@@ -353,7 +402,7 @@ fn a_ring_smaller_than_a_burst_loses_none_of_it() {
         behind_max: 2,
         ..limits()
     };
-    let mut feed = Feed::new(Mode::Second, Duration::ZERO, tight);
+    let mut feed = Feed::new(SECONDS, Duration::ZERO, tight);
     feed.release(&authority, now);
     let first = feed.last().as_ms() + 1_000;
     let (server, client) = pair(65_536);
@@ -361,9 +410,9 @@ fn a_ring_smaller_than_a_burst_loses_none_of_it() {
     feed.offer(&ticks((0..100).map(|n| first + n * 1_000)));
     let mut got = Vec::new();
     while feed.has_work(now, true) || next_due(&feed, &authority) < now + WINDOW {
-        feed.flush(&authority, now, &mut Vec::new());
+        feed.flush(&authority, now);
         let mut left = Leftovers::default();
-        assert!(feed.fan_out(CHUNK, &mut left, |_, _| {}));
+        assert!(feed.fan_out(CHUNK, &mut left, transmit, |_, _| {}));
         assert!(
             left.slow.is_empty() && left.fallen.is_empty(),
             "{:?}",
@@ -382,16 +431,16 @@ fn a_ring_smaller_than_a_burst_loses_none_of_it() {
 #[test]
 fn more_than_one_send_may_carry_goes_out_in_several_sweeps() {
     let (authority, now) = authority();
-    let mut feed = Feed::new(Mode::Second, Duration::ZERO, limits());
+    let mut feed = Feed::new(SECONDS, Duration::ZERO, limits());
     feed.release(&authority, now);
     let first = feed.last().as_ms() + 1_000;
     let (server, client) = pair(1 << 20);
     feed.subscribers().join(server.as_raw_fd(), 0, 0, false);
     feed.offer(&ticks((0..50_000).map(|n| first + n * 1_000)));
-    feed.flush(&authority, now, &mut Vec::new());
+    feed.flush(&authority, now);
     let (mut got, mut sweeps) = (Vec::new(), 0);
     while feed.has_work(now, true) {
-        assert!(feed.fan_out(CHUNK, &mut Leftovers::default(), |_, _| {}));
+        assert!(feed.fan_out(CHUNK, &mut Leftovers::default(), transmit, |_, _| {}));
         got.extend(read_some(&client, 1 << 20));
         sweeps += 1;
     }
@@ -403,7 +452,7 @@ fn more_than_one_send_may_carry_goes_out_in_several_sweeps() {
 #[test]
 fn no_frame_is_made_before_it_can_begin_to_go_out() {
     let (authority, now) = authority();
-    let mut feed = Feed::new(Mode::Second, Duration::ZERO, limits());
+    let mut feed = Feed::new(SECONDS, Duration::ZERO, limits());
     feed.release(&authority, now);
     let first = feed.last().as_ms() + 1_000;
     let (server, _client) = pair(65_536);
@@ -411,13 +460,13 @@ fn no_frame_is_made_before_it_can_begin_to_go_out() {
         feed.subscribers().join(server.as_raw_fd(), owner, 0, false);
     }
     feed.offer(&ticks([first].into_iter()));
-    feed.flush(&authority, now, &mut Vec::new()).unwrap();
-    assert!(!feed.fan_out(1, &mut Leftovers::default(), |_, _| {}));
+    feed.flush(&authority, now).unwrap();
+    assert!(!feed.fan_out(1, &mut Leftovers::default(), transmit, |_, _| {}));
     feed.offer(&ticks([first + 1_000].into_iter()));
     let later = now + WINDOW;
-    assert_eq!(feed.flush(&authority, later, &mut Vec::new()), None);
-    assert!(feed.fan_out(1, &mut Leftovers::default(), |_, _| {}));
-    assert!(feed.flush(&authority, later, &mut Vec::new()).is_some());
+    assert_eq!(feed.flush(&authority, later), None);
+    assert!(feed.fan_out(1, &mut Leftovers::default(), transmit, |_, _| {}));
+    assert!(feed.flush(&authority, later).is_some());
 }
 
 /// What may befall a feed, in any order.
@@ -489,7 +538,7 @@ impl World {
     fn new(max_msg_size: usize, behind_max: usize) -> Self {
         let (authority, now) = authority();
         let mut feed = Feed::new(
-            Mode::Second,
+            SECONDS,
             Duration::ZERO,
             FeedLimits {
                 max_msg_size,
@@ -548,13 +597,16 @@ impl World {
     /// What a shard does where a feed has work.
     fn send_chunk(&mut self, chunk: usize) {
         self.now = self.now + WINDOW;
-        let mut arrivals = Vec::new();
-        self.feed.flush(&self.authority, self.now, &mut arrivals);
+        self.feed.flush(&self.authority, self.now);
         let new = self.feed.ring().from(self.frames.len() as u64);
         self.frames
             .extend(new.unwrap().map(|frame| frame.bytes.clone()));
-        for arrival in arrivals {
+        while let Some(arrival) = self.feed.poll_arrival() {
             let owner = arrival.owner as usize;
+            // One that left after its arrival was noted.
+            if !matches!(self.readers[owner].standing, Standing::Waiting(_)) {
+                continue;
+            }
             let own = arrival.own.map(|frame| frame.bytes).unwrap_or_default();
             self.readers[owner].own = own.clone();
             self.join(owner, arrival.next);
@@ -572,9 +624,10 @@ impl World {
         }
         let mut left = Leftovers::default();
         let mut moves = Vec::new();
-        self.feed.fan_out(chunk, &mut left, |owner, position| {
-            moves.push((owner, position));
-        });
+        self.feed
+            .fan_out(chunk, &mut left, transmit, |owner, position| {
+                moves.push((owner, position));
+            });
         for (owner, position) in moves {
             self.move_to(owner, position);
         }
@@ -635,7 +688,9 @@ impl World {
 
     fn leave(&mut self, owner: usize) {
         match std::mem::replace(&mut self.readers[owner].standing, Standing::Gone) {
-            Standing::Waiting(_) => self.feed.stop_waiting(u32::try_from(owner).unwrap()),
+            Standing::Waiting(after) => self
+                .feed
+                .stop_waiting(u32::try_from(owner).unwrap(), Epoch::from_ms(after)),
             Standing::Joined(position) => {
                 if let Some(moved) = self.feed.subscribers().leave(position) {
                     self.move_to(moved, position);

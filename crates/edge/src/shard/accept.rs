@@ -1,165 +1,246 @@
-//! Accepting: a listener a shard. Who may come in is admission's to say.
+//! Accepting: who may come in is admission's to say; here newcomers are let in, and told why if they are not.
 
 use std::io;
-use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::rc::Rc;
-use std::sync::atomic::Ordering;
+use std::net::SocketAddr;
+use std::os::fd::AsRawFd;
 use std::time::Duration;
 
 use tickstorm_protocol::code::CloseReason;
-use tickstorm_protocol::session::server::ServerSession;
 use tickstorm_timebase::Mono;
 
-use super::connection::{Connection, Phase, Place, State};
-use super::wheel::{Key, Turn};
-use super::{Command, Shard};
+use super::connection::{Connection, LINGER, Stage};
+use super::connections::{Connections, Key};
+use super::driver::Driver;
+use super::time::Moment;
 use crate::admission::{Evicted, Permit, Room};
-use crate::sys::readable::Readable;
+use crate::sys::network::Network;
+use crate::sys::waker::Waker;
 
-/// How long accepting rests where the system has no descriptor or memory to give.
+/// How long accepting rests if the system has no descriptor or memory to give.
 const REST: Duration = Duration::from_millis(100);
-/// Newcomers in a row before others get their turn: half a millisecond.
-const CHUNK: usize = 128;
 
-impl Shard {
-    /// Accepts connections until the shard ends or is drained.
-    pub(super) async fn accept(self: Rc<Self>, listener: Readable<TcpListener>) {
-        let until_drained = self.accept_on(&listener);
-        self.draining.run_until_cancelled(until_drained).await;
-        self.end_accepting(listener.into_inner()).await;
-    }
+/// A shard's accepting side.
+pub(super) struct Acceptor {
+    index: usize,
+    waker: Waker,
+    /// Newcomers may be waiting: the listener reports only those that come after it was found empty.
+    is_pending: bool,
+    /// Until when nobody is accepted: the system has nothing to give, or MAX_HANDSHAKES leaves no room.
+    not_before: Mono,
+    /// The system had nothing to give last time, and that has been logged.
+    is_starved: bool,
+    /// How many connections the shard's own table of open files has room for.
+    connections_max: usize,
+}
 
-    async fn accept_on(self: &Rc<Self>, listener: &Readable<TcpListener>) {
-        let mut complained = false;
-        for number in 1_usize.. {
-            if number.is_multiple_of(CHUNK) {
-                tokio::task::yield_now().await;
-            }
-            self.room().await;
-            let newcomer = listener.when_readable(TcpListener::accept).await;
-            match newcomer.and_then(|(stream, peer)| self.admit(stream, peer)) {
-                Ok(()) => complained = false,
-                Err(error) if is_of_one_connection(&error) => {}
-                Err(error) => {
-                    if !std::mem::replace(&mut complained, true) {
-                        tracing::warn!(%error, "accepting rests: the system has nothing to give");
-                    }
-                    self.vitals.accepting.store(false, Ordering::Relaxed);
-                    tokio::time::sleep(REST).await;
-                    // Where nobody else comes nothing would fail, either.
-                    self.vitals.accepting.store(true, Ordering::Relaxed);
-                }
-            }
+/// What became of one attempt to accept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Accepted {
+    /// A newcomer was dealt with. It may have taken the room of this handshake.
+    One(Option<Evicted>),
+    /// Nobody waits, or nobody may come in for now.
+    Nobody,
+}
+
+impl Acceptor {
+    pub(super) fn new(index: usize, waker: Waker) -> Self {
+        Self {
+            index,
+            waker,
+            is_pending: false,
+            not_before: Mono::ZERO,
+            is_starved: false,
+            connections_max: usize::MAX,
         }
     }
 
-    /// Waits until MAX_HANDSHAKES leaves room for one more.
-    async fn room(&self) {
-        loop {
-            // Registered before the question, so that no departure in between is missed.
-            let made = self.shared.admission.room_made();
-            let now = self.time.mono();
-            match self.shared.admission.room(now) {
-                Room::Free => return,
-                Room::NotBefore(due) => {
-                    let _ = tokio::time::timeout(due.since(now), made).await;
-                }
-            }
+    /// Bounds the connections of this shard, by its table of open files.
+    pub(super) fn set_connections_max(&mut self, connections_max: usize) {
+        self.connections_max = connections_max;
+    }
+
+    /// Newcomers wait, or a handshake may have left: accepting is worth a try.
+    pub(super) fn try_again(&mut self, is_incoming: bool) {
+        self.is_pending |= is_incoming;
+        if !self.is_starved {
+            self.not_before = Mono::ZERO;
         }
     }
 
-    fn make_room(self: &Rc<Self>, evicted: Evicted) {
-        if evicted.shard == self.index {
-            self.evict(Key {
-                slot: evicted.slot,
-                id: evicted.id,
-            });
-        } else if let Some(peer) = self.peers.borrow().get(evicted.shard) {
-            // A shard that has ended has closed it too.
-            let _ = peer.send(Command::Evict(evicted));
-        }
+    /// Whether the system had nothing to give last time.
+    pub(super) fn is_starved(&self) -> bool {
+        self.is_starved
     }
 
-    fn admit(self: &Rc<Self>, stream: TcpStream, peer: SocketAddr) -> io::Result<()> {
-        let permit = match self.place() {
-            Some(permit) if !permit.is_overflow() => permit,
-            overflow => return self.turn_away(stream, peer, overflow, CloseReason::ServerFull),
-        };
-        let connection = self.enter(stream, peer, permit)?;
-        let (id, slot) = (connection.key.id, connection.key.slot);
-        let (handshake, evicted) =
-            self.shared
-                .admission
-                .begin_handshake(id, connection.accepted, self.index, slot);
-        connection.state.borrow_mut().handshake = Some(handshake);
-        self.arm(&connection);
-        if let Some(evicted) = evicted {
-            self.make_room(evicted);
-        }
-        Ok(())
-    }
-
-    /// Tells a newcomer why it does not come in.
-    pub(super) fn turn_away(
-        self: &Rc<Self>,
-        stream: TcpStream,
-        peer: SocketAddr,
-        permit: Option<Permit>,
-        reason: CloseReason,
-    ) -> io::Result<()> {
-        if let Some(permit) = permit {
-            let connection = self.enter(stream, peer, permit)?;
-            self.close(&connection, reason);
+    /// When to accept next; [`Mono::NEVER`] if nobody waits.
+    pub(super) fn due(&self) -> Mono {
+        if self.is_pending {
+            self.not_before
         } else {
-            // Over those who may linger, too: told, and closed at once.
-            self.send_error(&stream, reason);
-            self.count_closed(reason);
+            Mono::NEVER
         }
-        Ok(())
     }
 
-    fn enter(
-        &self,
-        stream: TcpStream,
-        peer: SocketAddr,
-        permit: Permit,
-    ) -> io::Result<Rc<Connection>> {
-        let id = self.shared.admission.next_id();
-        let mut connections = self.connections.borrow_mut();
-        let place = connections.vacant_entry();
-        let slot = u32::try_from(place.key()).expect("fewer connections than descriptors");
-        self.sockets.add(&stream, slot)?;
-        if !permit.is_overflow() {
-            self.inside.update(|inside| inside + 1);
+    /// Accepts one newcomer, if one waits and may come in.
+    pub(super) fn accept_one<N: Network>(
+        &mut self,
+        connections: &mut Connections<N::Socket>,
+        driver: &mut Driver<N>,
+        at: Moment,
+    ) -> Accepted {
+        if !self.has_room(driver, at) {
+            return Accepted::Nobody;
         }
-        let connection = Rc::new(Connection {
-            stream,
-            key: Key { slot, id },
-            peer,
-            accepted: self.time.mono(),
-            state: State {
-                session: ServerSession::new(self.time.now()),
-                phase: Phase::Open,
-                place: Place::None,
-                outbox: None,
-                asked: Vec::new(),
-                armed: Turn::NONE,
-                is_read: true,
-                handshake: None,
-                client: None,
-                refusal_due: Mono::NEVER,
-                has_spoken: false,
-                permit: Some(permit),
+        let admitted = driver
+            .network
+            .accept()
+            .and_then(|newcomer| self.admit(newcomer, connections, driver, at));
+        match admitted {
+            Ok(evicted) => {
+                self.is_starved = false;
+                Accepted::One(evicted)
             }
-            .into(),
+            Err(error) if is_of_one_connection(&error) => Accepted::One(None),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                self.is_pending = false;
+                // With no newcomers, nothing else would end this.
+                self.is_starved = false;
+                Accepted::Nobody
+            }
+            Err(error) => {
+                if !std::mem::replace(&mut self.is_starved, true) {
+                    tracing::warn!(%error, "accepting rests: the system has nothing to give");
+                }
+                self.not_before = at.mono + REST;
+                Accepted::Nobody
+            }
+        }
+    }
+
+    /// Whether MAX_HANDSHAKES leaves room for one more; if not, accepting goes on when one leaves or may be evicted.
+    fn has_room<N: Network>(&mut self, driver: &Driver<N>, at: Moment) -> bool {
+        let admission = &driver.env.commons.admission;
+        match admission.room(at.mono) {
+            Room::Free => true,
+            Room::NotBefore(due) => {
+                self.not_before = due;
+                admission.wake_when_one_leaves(&self.waker);
+                // One that left before this was asked wakes nobody.
+                admission.room(at.mono) == Room::Free
+            }
+        }
+    }
+
+    fn admit<N: Network>(
+        &self,
+        newcomer: (N::Socket, SocketAddr),
+        connections: &mut Connections<N::Socket>,
+        driver: &mut Driver<N>,
+        at: Moment,
+    ) -> io::Result<Option<Evicted>> {
+        let permit = match self.permit(connections, driver) {
+            Some(permit) if !permit.is_overflow() => permit,
+            overflow => {
+                let reason = CloseReason::ServerFull;
+                turn_away(newcomer, overflow, reason, connections, driver, at)?;
+                return Ok(None);
+            }
+        };
+        let admission = driver.env.commons.admission.clone();
+        let mut evicted = None;
+        let key = connections.insert(admission.next_id(), |key| {
+            let (handshake, oldest) =
+                admission.begin_handshake(key.id, at.mono, self.index, key.slot);
+            evicted = oldest;
+            let stage = Stage::Handshake { _permit: handshake };
+            Connection::new(key, newcomer, at, stage, permit)
         });
-        place.insert(Rc::clone(&connection));
-        Ok(connection)
+        enter(key, connections, driver)?;
+        Ok(evicted)
+    }
+
+    /// Refuses the next newcomer that waits, so that closing the listener resets nobody. False if nobody waits.
+    pub(super) fn refuse_one<N: Network>(
+        &self,
+        connections: &mut Connections<N::Socket>,
+        driver: &mut Driver<N>,
+        at: Moment,
+    ) -> bool {
+        match driver.network.accept() {
+            Ok(newcomer) => {
+                let permit = self.permit(connections, driver);
+                let reason = CloseReason::ServerDraining;
+                // Without an epoll registration nobody is left to tell: it is closed.
+                let _ = turn_away(newcomer, permit, reason, connections, driver, at);
+                true
+            }
+            Err(error) => is_of_one_connection(&error),
+        }
+    }
+
+    /// A permit among all connections, if there is room in this shard's table too; one for those told SERVER_FULL if either is
+    /// full; none if too many are being told.
+    fn permit<N: Network>(
+        &self,
+        connections: &Connections<N::Socket>,
+        driver: &Driver<N>,
+    ) -> Option<Permit> {
+        let admission = &driver.env.commons.admission;
+        if connections.admitted() < self.connections_max {
+            admission.enter()
+        } else {
+            admission.enter_overflow()
+        }
     }
 }
 
+/// Tells a newcomer why it does not come in, and lets it linger. Without a permit, because too many linger already, it is
+/// closed at once.
+fn turn_away<N: Network>(
+    newcomer: (N::Socket, SocketAddr),
+    permit: Option<Permit>,
+    reason: CloseReason,
+    connections: &mut Connections<N::Socket>,
+    driver: &mut Driver<N>,
+    at: Moment,
+) -> io::Result<()> {
+    let (socket, peer) = newcomer;
+    let id = driver.env.commons.admission.next_id();
+    driver.record(id, peer, reason);
+    let is_told = driver.send_error(socket.as_raw_fd(), reason);
+    let (Some(permit), true) = (permit, is_told) else {
+        return Ok(());
+    };
+    driver.network.shut_down_sending(&socket);
+    let stage = Stage::Lingering {
+        until: at.now + LINGER,
+    };
+    let key = connections.insert(id, |key| {
+        Connection::new(key, (socket, peer), at, stage, permit)
+    });
+    enter(key, connections, driver)
+}
+
+/// Registers a new connection for its events and its first deadline; if that fails it is gone.
+fn enter<N: Network>(
+    key: Key,
+    connections: &mut Connections<N::Socket>,
+    driver: &mut Driver<N>,
+) -> io::Result<()> {
+    let Some(connection) = connections.get(key) else {
+        return Ok(());
+    };
+    let registered = driver.network.register(&connection.socket, key.token());
+    if registered.is_ok() {
+        driver.arm(connection);
+    } else {
+        connections.remove(key.slot);
+    }
+    registered
+}
+
 /// Whether only the connection that was being accepted is gone: the next one is not concerned.
-pub(super) fn is_of_one_connection(error: &io::Error) -> bool {
+fn is_of_one_connection(error: &io::Error) -> bool {
     matches!(
         error.kind(),
         io::ErrorKind::ConnectionAborted

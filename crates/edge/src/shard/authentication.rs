@@ -1,16 +1,15 @@
 //! AUTH: whether it is looked at, what it is judged to be, and when the client hears of it. The rules are admission's and
-//! auth's; here they are carried out.
+//! auth's; here they are put together.
 
+use std::net::IpAddr;
 use std::ops::RangeInclusive;
-use std::rc::Rc;
 use std::time::Duration;
 
-use tickstorm_protocol::code::CloseReason;
 use tickstorm_protocol::message::Auth;
 use tickstorm_timebase::Mono;
 
-use super::Shard;
-use super::connection::Connection;
+use super::env::Env;
+use super::time::Moment;
 use crate::admission::{Address, Answer, Authenticated};
 use crate::auth::Identity;
 use crate::metrics::AuthResult;
@@ -25,82 +24,69 @@ const LABEL_MAX: usize = 64;
 /// Who a connection's client is; in a box of its own, for the operator's list only.
 pub(super) struct Client {
     /// The token's name; none for STREAM_USER.
-    pub(super) token: Option<Box<str>>,
+    token: Option<Box<str>>,
     pub(super) id: Box<str>,
     pub(super) version: Box<str>,
-    /// Its place at its address.
-    _place: Authenticated,
+    /// Counts it at its address.
+    _authenticated: Authenticated,
 }
 
-impl Shard {
-    pub(super) fn authenticate(
-        self: &Rc<Self>,
-        connection: &Rc<Connection>,
-        auth: Auth,
-        now: Mono,
-    ) {
-        let address = Address::from(connection.peer.ip());
-        if !self.shared.attempts.may_try(address, self.time.mono()) {
-            self.shared.metrics.count_auth(AuthResult::RateLimited);
-            self.close(connection, CloseReason::AuthRateLimited);
-            return;
-        }
-        let credentials = self.shared.credentials.borrow();
-        let token = match credentials.verify(&auth) {
-            Some(Identity::User) => None,
-            Some(Identity::Token(name)) => Some(name.into()),
-            None => {
-                drop(credentials);
-                self.refuse(connection, address, now);
-                return;
-            }
-        };
-        drop(credentials);
-        self.shared.metrics.count_auth(AuthResult::Accepted);
-        let client = Box::new(Client {
-            token,
-            id: label(auth.client_id),
-            version: label(auth.client_version),
-            _place: self.shared.attempts.succeed(address),
-        });
-        tracing::debug!(
-            connection = connection.key.id,
-            peer = %connection.peer,
-            identity = client.identity(),
-            client_id = client.id,
-            client_version = client.version,
-            "authenticated"
-        );
-        let mut frames = self.frames.take();
-        let mut state = connection.state.borrow_mut();
-        state.handshake = None;
-        state.client = Some(client);
-        state.session.accept(self.limits(), now, &mut frames);
-        drop(state);
-        self.send_control(connection, frames);
-        self.arm(connection);
-    }
+/// What an AUTH is judged to be.
+pub(super) enum Judgement {
+    /// It is right.
+    Accepted(Box<Client>),
+    /// It is wrong, and the client hears of it at once.
+    Wrong,
+    /// It is wrong, and the client hears of it at this moment of the shard's time.
+    WrongUntil(Mono),
+    /// It was not looked at.
+    RateLimited,
+}
 
-    /// Answers a wrong AUTH: at once, or when the wheel finds that it is time to.
-    fn refuse(self: &Rc<Self>, connection: &Rc<Connection>, address: Address, now: Mono) {
-        match self.shared.attempts.fail(address, self.time.mono()) {
-            Answer::Now => {
-                self.shared.metrics.count_auth(AuthResult::Failed);
-                self.close(connection, CloseReason::AuthFailed);
+/// Judges an AUTH that came from `peer`.
+pub(super) fn judge(env: &Env, peer: IpAddr, auth: Auth, at: Moment) -> Judgement {
+    let address = Address::from(peer);
+    let attempts = &env.commons.attempts;
+    if !attempts.may_try(address, at.mono) {
+        env.metrics().count_auth(AuthResult::RateLimited);
+        return Judgement::RateLimited;
+    }
+    let credentials = env.commons.credentials.borrow();
+    let token = match credentials.verify(&auth) {
+        Some(Identity::User) => None,
+        Some(Identity::Token(name)) => Some(name.into()),
+        None => {
+            drop(credentials);
+            return refuse(env, peer, at);
+        }
+    };
+    drop(credentials);
+    env.metrics().count_auth(AuthResult::Accepted);
+    Judgement::Accepted(Box::new(Client {
+        token,
+        id: label(auth.client_id),
+        version: label(auth.client_version),
+        _authenticated: attempts.succeed(address),
+    }))
+}
+
+fn refuse(env: &Env, peer: IpAddr, at: Moment) -> Judgement {
+    match env.commons.attempts.fail(Address::from(peer), at.mono) {
+        Answer::Now => {
+            env.metrics().count_auth(AuthResult::Failed);
+            Judgement::Wrong
+        }
+        Answer::Late { warn } => {
+            env.metrics().count_auth(AuthResult::FailedShared);
+            if warn {
+                tracing::warn!(
+                    address = %peer,
+                    "AUTH fails at an address that is never refused, since many clients share it; if it is a \
+                     balancer, {PROXY_ADVICE}"
+                );
             }
-            Answer::Late { warn } => {
-                self.shared.metrics.count_auth(AuthResult::FailedShared);
-                if warn {
-                    tracing::warn!(
-                        address = %connection.peer.ip(),
-                        "AUTH fails at an address that is never refused, since many clients share it; if it is a \
-                         balancer, {PROXY_ADVICE}"
-                    );
-                }
-                let late = Duration::from_millis(rand::random_range(LATE_MS));
-                connection.state.borrow_mut().refusal_due = now + late;
-                self.arm(connection);
-            }
+            let late = Duration::from_millis(rand::random_range(LATE_MS));
+            Judgement::WrongUntil(at.now + late)
         }
     }
 }

@@ -1,25 +1,119 @@
 //! The orderly end of a shard: nobody new comes in, and everybody who is there is sent elsewhere, spread over a time, so that
 //! other edges get no crowd. Until its turn a connection is served as ever.
 
-use std::net::TcpListener;
-use std::rc::Rc;
 use std::time::Duration;
 
 use tickstorm_protocol::code::CloseReason;
+use tickstorm_timebase::Mono;
+use tokio::sync::oneshot;
 
-use super::Shard;
-use super::accept::is_of_one_connection;
-use super::closing::LINGER;
-use super::connection::Phase;
-use super::wheel::{Key, TURN};
+use super::accept::Acceptor;
+use super::connection::LINGER;
+use super::connections::{Connections, Key, Walk};
+use super::driver::{Driver, close};
+use super::time::Moment;
+use super::wheel::TURN;
+use crate::sys::network::Network;
 use crate::sys::socket::BACKLOG;
 
 /// What the last one closed has of the time: it may take its ERROR as slowly as anybody, and the wheel has to notice.
 pub(crate) const TIME_OF_LAST: Duration = LINGER.saturating_add(TURN.saturating_mul(3));
-/// How often those whose turn has come are closed: a few each time, in between ticks.
+/// How often connections are closed: those whose time has come, a few each time, in between ticks.
 const PACE: Duration = Duration::from_millis(10);
-/// Connections closed in a row before others get their turn.
-const CHUNK: usize = 64;
+
+/// A drain under way.
+pub(super) struct Drain {
+    over: Duration,
+    stage: DrainStage,
+    /// When there is something to do next.
+    due: Mono,
+    reply: Option<oneshot::Sender<()>>,
+}
+
+enum DrainStage {
+    /// Refuses those who wait to be accepted: no more than can have waited when it began, whoever connects on and on.
+    Refusing { left: u16 },
+    /// Writes down who is there.
+    Counting { walk: Walk, keys: Vec<Key> },
+    /// Closes them evenly over the time.
+    Closing {
+        keys: Vec<Key>,
+        closed: usize,
+        began: Mono,
+    },
+}
+
+impl Drain {
+    /// A drain that takes `over`, and tells `reply` when all connections are closed.
+    pub(super) fn new(over: Duration, reply: oneshot::Sender<()>) -> Self {
+        Self {
+            over,
+            stage: DrainStage::Refusing { left: BACKLOG },
+            due: Mono::ZERO,
+            reply: Some(reply),
+        }
+    }
+
+    /// When there is something to do next.
+    pub(super) fn due(&self) -> Mono {
+        self.due
+    }
+
+    /// Deals with one newcomer or connection.
+    pub(super) fn step<N: Network>(
+        &mut self,
+        acceptor: &Acceptor,
+        connections: &mut Connections<N::Socket>,
+        driver: &mut Driver<N>,
+        at: Moment,
+    ) {
+        match &mut self.stage {
+            DrainStage::Refusing { left } => {
+                *left -= 1;
+                if !acceptor.refuse_one(connections, driver, at) || *left == 0 {
+                    driver.network.stop_listening();
+                    self.stage = DrainStage::Counting {
+                        walk: Walk::default(),
+                        keys: Vec::new(),
+                    };
+                }
+            }
+            DrainStage::Counting { walk, keys } => match connections.step(walk) {
+                Some(connection) => keys.push(connection.key),
+                None => {
+                    self.stage = DrainStage::Closing {
+                        keys: std::mem::take(keys),
+                        closed: 0,
+                        began: at.mono,
+                    };
+                }
+            },
+            DrainStage::Closing {
+                keys,
+                closed,
+                began,
+            } => {
+                let spread = Spread {
+                    connections: keys.len(),
+                    over: self.over.saturating_sub(TIME_OF_LAST),
+                };
+                if *closed < spread.due(at.mono.since(*began)) {
+                    let key = keys[*closed];
+                    *closed += 1;
+                    close(key, CloseReason::ServerDraining, connections, driver, at);
+                } else if connections.is_empty() {
+                    self.due = Mono::NEVER;
+                    if let Some(reply) = self.reply.take() {
+                        // Whoever asked may have left meanwhile.
+                        let _ = reply.send(());
+                    }
+                } else {
+                    self.due = at.mono + PACE;
+                }
+            }
+        }
+    }
+}
 
 /// Who is to be closed by when: evenly over a time.
 #[derive(Clone, Copy, Debug)]
@@ -36,62 +130,6 @@ impl Spread {
         }
         let share = elapsed.as_nanos() * self.connections as u128 / self.over.as_nanos();
         usize::try_from(share).unwrap_or(self.connections)
-    }
-}
-
-impl Shard {
-    /// Refuses all that wait to be accepted, so that closing the listener resets nobody, and closes it.
-    pub(super) async fn end_accepting(self: &Rc<Self>, listener: TcpListener) {
-        // No more than that can have waited when it began; who connects on and on does not hold it up.
-        for number in 1..=usize::from(BACKLOG) {
-            match listener.accept() {
-                Ok((stream, peer)) => {
-                    let permit = self.place();
-                    // Without a place in the shard's epoll there is nobody left to tell: it is closed.
-                    let _ = self.turn_away(stream, peer, permit, CloseReason::ServerDraining);
-                }
-                Err(error) if is_of_one_connection(&error) => {}
-                Err(_) => return,
-            }
-            if number.is_multiple_of(CHUNK) {
-                tokio::task::yield_now().await;
-            }
-        }
-    }
-
-    /// Closes all connections with SERVER_DRAINING, so that the last one has had its time to read that when `over` is over.
-    /// Ends when all are closed.
-    pub(super) async fn drain(self: Rc<Self>, over: Duration) {
-        self.draining.cancel();
-        self.accepting.close();
-        self.accepting.wait().await;
-        let keys: Vec<Key> = self.all().iter().map(|connection| connection.key).collect();
-        let spread = Spread {
-            connections: keys.len(),
-            over: over.saturating_sub(TIME_OF_LAST),
-        };
-        let (began, mut closed) = (self.time.mono(), 0);
-        while !self.connections.borrow().is_empty() {
-            let due = spread.due(self.time.mono().since(began));
-            for chunk in keys[closed..due].chunks(CHUNK) {
-                for key in chunk {
-                    self.close_draining(*key);
-                }
-                tokio::task::yield_now().await;
-            }
-            closed = due;
-            tokio::time::sleep(PACE).await;
-        }
-    }
-
-    fn close_draining(self: &Rc<Self>, key: Key) {
-        let Some(connection) = self.at(key.slot).filter(|found| found.key == key) else {
-            return;
-        };
-        let is_open = connection.state.borrow().phase == Phase::Open;
-        if is_open {
-            self.close(&connection, CloseReason::ServerDraining);
-        }
     }
 }
 

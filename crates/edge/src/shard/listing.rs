@@ -1,18 +1,21 @@
-//! What operators see of a shard's connections, and the end that they may put to one. It goes through all of them in chunks, so
-//! that no tick waits for it.
+//! What operators see of a shard's connections. A listing walks through all of them a connection at a time, so that no tick
+//! waits for it.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::net::SocketAddr;
-use std::rc::Rc;
 use std::time::Duration;
 
-use tickstorm_protocol::code::CloseReason;
 use tickstorm_timebase::{Mode, Mono};
+use tokio::sync::oneshot;
 
-use super::connection::{Connection, Phase, Place};
-use super::{FeedIndex, Shard};
-use crate::feed::CHUNK;
+use super::connection::Connection;
+use super::connections::{Connections, Key, Walk};
+use super::driver::Driver;
+use super::feeds::Feeds;
+use super::tasks::Progress;
+use super::time::Moment;
+use crate::feed::Delivery;
 
 /// Who comes first in a list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,7 +53,7 @@ pub(crate) struct ListedClient {
 }
 
 impl Listed {
-    /// The more, the further to the front.
+    /// Sort key, highest first.
     pub(crate) fn rank(&self, order: Order) -> u64 {
         match order {
             Order::Backlog => self.backlog_frames,
@@ -59,90 +62,90 @@ impl Listed {
     }
 }
 
-impl Shard {
-    /// The first `limit` connections by `order`, in no order.
-    pub(super) async fn list(self: Rc<Self>, order: Order, limit: usize) -> Vec<Listed> {
-        let mut first = BinaryHeap::new();
-        for (index, connection) in self.all().into_iter().enumerate() {
-            if index % CHUNK == CHUNK - 1 {
-                tokio::task::yield_now().await;
-            }
-            if connection.state.borrow().phase != Phase::Open {
-                continue;
-            }
-            let rank = match order {
-                Order::Backlog => self.backlog(&connection),
-                Order::Age => u64::MAX - connection.accepted.as_nanos(),
-            };
-            first.push(Reverse((
-                rank,
-                Reverse(connection.key.id),
-                connection.key.slot,
-            )));
-            if first.len() > limit {
-                first.pop();
-            }
+/// A list in the making.
+pub(super) struct Listing {
+    order: Order,
+    limit: usize,
+    walk: Walk,
+    /// The first ones so far, by rank and then by id.
+    first: BinaryHeap<Reverse<(u64, Reverse<u64>, u32)>>,
+    listed: Vec<Listed>,
+    reply: Option<oneshot::Sender<Vec<Listed>>>,
+}
+
+impl Listing {
+    /// The first `limit` connections by `order`, in no order, for `reply`.
+    pub(super) fn new(order: Order, limit: usize, reply: oneshot::Sender<Vec<Listed>>) -> Self {
+        Self {
+            order,
+            limit,
+            walk: Walk::default(),
+            first: BinaryHeap::new(),
+            listed: Vec::new(),
+            reply: Some(reply),
         }
-        let of = |Reverse((_, Reverse(id), slot))| {
-            let connection = self.at(slot).filter(|found| found.key.id == id)?;
-            self.describe(&connection)
-        };
-        first.into_iter().filter_map(of).collect()
     }
 
-    /// Closes connection `id`, if it is here.
-    pub(super) async fn close_one(self: Rc<Self>, id: u64) -> bool {
-        for (index, connection) in self.all().into_iter().enumerate() {
-            if index % CHUNK == CHUNK - 1 {
-                tokio::task::yield_now().await;
-            }
-            if connection.key.id == id {
-                let is_open = connection.state.borrow().phase == Phase::Open;
-                if is_open {
-                    self.close(&connection, CloseReason::Operator);
-                }
-                return is_open;
-            }
+    /// Ranks one connection or, when all are ranked, describes one of the first.
+    pub(super) fn step<N: crate::sys::network::Network>(
+        &mut self,
+        connections: &mut Connections<N::Socket>,
+        driver: &mut Driver<N>,
+        at: Moment,
+    ) -> Progress {
+        if let Some(connection) = connections.step(&mut self.walk) {
+            self.rank(connection, &mut driver.feeds);
+            return Progress::GoesOn;
         }
-        false
+        if let Some(Reverse((_, Reverse(id), slot))) = self.first.pop() {
+            let connection = connections.get(Key { slot, id });
+            let described = connection.map(|found| describe(found, &mut driver.feeds, at));
+            self.listed.extend(described.flatten());
+            return Progress::GoesOn;
+        }
+        if let Some(reply) = self.reply.take() {
+            // Whoever asked may have left meanwhile.
+            let _ = reply.send(std::mem::take(&mut self.listed));
+        }
+        Progress::Done
     }
 
-    /// None once its end has begun.
-    fn describe(&self, connection: &Connection) -> Option<Listed> {
-        let backlog_frames = self.backlog(connection);
-        let state = connection.state.borrow();
-        if state.phase != Phase::Open {
-            return None;
+    fn rank<S>(&mut self, connection: &Connection<S>, feeds: &mut Feeds) {
+        if !connection.is_open() {
+            return;
         }
-        let feed = match state.place {
-            Place::None => None,
-            Place::Waiting(feed) | Place::Joined(feed, _) => Some(feed),
+        let Key { slot, id } = connection.key;
+        let rank = match self.order {
+            Order::Backlog => feeds.backlog(slot),
+            Order::Age => u64::MAX - connection.accepted.as_nanos(),
         };
-        Some(Listed {
-            id: connection.key.id,
-            peer: connection.peer,
-            client: state.client.as_ref().map(|client| ListedClient {
-                identity: client.identity().to_owned(),
-                id: client.id.to_string(),
-                version: client.version.to_string(),
-            }),
-            subscribed: state.session.is_subscribed(),
-            mode: feed.map(FeedIndex::mode),
-            ahead: feed.is_some_and(FeedIndex::is_ahead),
-            age: self.time.mono().since(connection.accepted),
-            accepted: connection.accepted,
-            backlog_frames,
-        })
+        self.first.push(Reverse((rank, Reverse(id), slot)));
+        if self.first.len() > self.limit {
+            self.first.pop();
+        }
     }
+}
 
-    fn backlog(&self, connection: &Connection) -> u64 {
-        let Place::Joined(feed, position) = connection.state.borrow().place else {
-            return 0;
-        };
-        let mut feeds = self.feeds.borrow_mut();
-        let feed = &mut feeds[usize::from(feed.0)];
-        let entry = feed.subscribers().entry(position);
-        let next = entry.behind().unwrap_or_else(|| entry.ready_for());
-        feed.ring().head().saturating_sub(next)
+/// None once its end has begun.
+fn describe<S>(connection: &Connection<S>, feeds: &mut Feeds, at: Moment) -> Option<Listed> {
+    if !connection.is_open() {
+        return None;
     }
+    let Key { slot, id } = connection.key;
+    let feed = feeds.of(slot);
+    Some(Listed {
+        id,
+        peer: connection.peer,
+        client: connection.served().map(|served| ListedClient {
+            identity: served.client.identity().to_owned(),
+            id: served.client.id.to_string(),
+            version: served.client.version.to_string(),
+        }),
+        subscribed: feed.is_some(),
+        mode: feed.map(|feed| feed.mode),
+        ahead: feed.is_some_and(|feed| feed.delivery == Delivery::Ahead),
+        age: at.mono.since(connection.accepted),
+        accepted: connection.accepted,
+        backlog_frames: feeds.backlog(slot),
+    })
 }

@@ -3,8 +3,9 @@
 //! once; it does not write.
 
 use bytes::{Buf, Bytes};
-use tickstorm_protocol::message::{encode_batch, ticks_per_frame};
-use tickstorm_timebase::{Authority, Epoch, Mode, Mono, Plan, Quality, Tick};
+use tickstorm_timebase::{Authority, Mono};
+
+use super::replay::Replay;
 
 /// Control frames that may wait for a full socket; while one does, the connection is not read.
 const CONTROL_MAX: usize = 4_096;
@@ -21,6 +22,8 @@ pub(super) struct Outbox {
     replay: Option<Replay>,
     /// When the socket last took a byte, in the shard's own time.
     pub(super) progress: Mono,
+    /// Whether the socket has been offered something, so that its readiness for output is reported.
+    is_started: bool,
 }
 
 impl Outbox {
@@ -33,6 +36,7 @@ impl Outbox {
             control: Vec::new(),
             replay: None,
             progress: now,
+            is_started: false,
         })
     }
 
@@ -41,6 +45,11 @@ impl Outbox {
         let mut outbox = Self::new(now);
         outbox.rest = rest;
         outbox
+    }
+
+    /// Notes that the socket is about to be offered what there is. True the first time.
+    pub(super) fn start(&mut self) -> bool {
+        !std::mem::replace(&mut self.is_started, true)
     }
 
     /// Whether control frames wait.
@@ -119,59 +128,12 @@ impl Outbox {
     }
 }
 
-/// Ticks of the past, as a position: frames are made when the socket takes them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Replay {
-    mode: Mode,
-    after: Epoch,
-    replay_until: Epoch,
-    until: Epoch,
-}
-
-impl Replay {
-    /// What `plan` sends before the feed; none where that is nothing.
-    pub(super) fn of(mode: Mode, plan: &Plan) -> Option<Self> {
-        let replay = Self {
-            mode,
-            after: plan.start,
-            replay_until: plan.replay_until,
-            until: plan.ahead_until.max(plan.replay_until),
-        };
-        (!replay.is_over()).then_some(replay)
-    }
-
-    fn is_over(&self) -> bool {
-        self.mode.next_after(self.after) > self.until
-    }
-
-    fn next_frame(
-        &mut self,
-        max_msg_size: usize,
-        authority: Option<(&Authority, Mono)>,
-    ) -> (Bytes, usize) {
-        let mut ticks = Vec::new();
-        while !self.is_over() && ticks.len() < ticks_per_frame(max_msg_size) {
-            let epoch = self.mode.next_after(self.after);
-            let quality = if epoch <= self.replay_until {
-                Quality::Replay
-            } else {
-                authority.map_or(Quality::Holdover, |(time, now)| time.quality(epoch, now))
-            };
-            ticks.push(Tick { epoch, quality });
-            self.after = epoch;
-        }
-        let sent_unix_us = authority.map_or(0, |(time, now)| time.time_at(now).as_micros());
-        let mut frame = Vec::new();
-        encode_batch(self.mode, &ticks, sent_unix_us, &mut frame);
-        (Bytes::from(frame), ticks.len())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use tickstorm_protocol::message::DataBatch;
+    use tickstorm_protocol::message::{DataBatch, encode_batch};
     use tickstorm_testkit::frame::{ACK, DATA_BATCH, PONG, RawFrame, frame};
+    use tickstorm_timebase::{Epoch, Mode, Plan, Quality, Tick};
 
     use super::*;
     use crate::feed::tests::authority;

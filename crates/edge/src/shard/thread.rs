@@ -1,38 +1,56 @@
-//! A shard's thread: an OS thread with a current-thread runtime of its own. Every shard builds its runtime and says so; only when
-//! all have does control let each have a table of open files of its own, if it is to, and only then make listeners.
+//! A shard's thread. Every shard makes its epoll, timer and waker and says so; only when all have does control let each have a
+//! table of open files of its own, if it is to, and only then make listeners.
 
 use std::io;
 use std::net::SocketAddr;
-use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::mpsc::{self, Receiver, TryRecvError};
 use std::thread::{Builder, JoinHandle};
 
 use tickstorm_protocol::code::CloseReason;
 use tickstorm_timebase::{Clock, SystemClock};
-use tokio::runtime::{self, LocalOptions, LocalRuntime};
-use tokio::sync::{mpsc, oneshot};
 
-use super::wheel::Key;
-use super::{Command, FeedIndex, Shard, Shared, Vitals};
-use crate::sys::readable::Readable;
+use super::connections::Walk;
+use super::drain::Drain;
+use super::env::Commons;
+use super::listing::Listing;
+use super::tasks::Task;
+use super::turn::Shard;
+use super::{Command, ShardHandle, Vitals};
+use crate::admission::OVERFLOW_MAX;
+use crate::fd_budget::RESERVED;
+#[cfg(feature = "bench")]
+use crate::feed::FeedId;
+use crate::sys::fd_table::{self, Table};
+use crate::sys::kernel::Kernel;
 use crate::sys::socket;
-use crate::sys::sockets::Sockets;
-use crate::sys::timerfd::Timer;
+
+/// Open files that a shard has beside those at hand when it begins and its connections: its listener, and what closes a little later
+/// than it is counted out.
+const SPARE: usize = 16;
+/// Commands that are obeyed in a row.
+const COMMANDS: usize = 16;
 
 /// Control's end of a shard.
 pub(crate) struct ShardThread {
-    pub(crate) commands: mpsc::UnboundedSender<Command>,
-    /// Answers when the runtime is built, or why it could not be.
-    pub(crate) built: oneshot::Receiver<io::Result<()>>,
+    pub(crate) handle: ShardHandle,
     pub(crate) vitals: Arc<Vitals>,
     pub(crate) thread: JoinHandle<()>,
 }
 
-/// Starts the thread of shard `index`.
-pub(crate) fn spawn(index: usize, shared: Shared) -> io::Result<ShardThread> {
-    let (commands, received) = mpsc::unbounded_channel();
-    let (says_built, built) = oneshot::channel();
+/// Starts the thread of shard `index`. Its epoll, timer and waker are made here, so that they are in all tables of open files.
+///
+/// # Errors
+/// The system has no descriptor or thread to give.
+pub(crate) fn spawn(index: usize, commons: Commons) -> io::Result<ShardThread> {
+    let kernel = Kernel::new()?;
+    let waker = kernel.waker();
+    let (commands, received) = mpsc::channel();
+    let handle = ShardHandle {
+        commands,
+        waker: waker.clone(),
+    };
     let vitals = Arc::new(Vitals {
         turned: AtomicU64::new(SystemClock.now().as_nanos()),
         released: AtomicU64::new(0),
@@ -42,118 +60,103 @@ pub(crate) fn spawn(index: usize, shared: Shared) -> io::Result<ShardThread> {
     let thread = Builder::new()
         .name(format!("shard-{index}"))
         .spawn(move || {
-            let (runtime, timer, sockets) = match build() {
-                Ok(built) => built,
-                Err(error) => {
-                    // Whoever waits for it gets the error; if nobody does, nobody needs the shard.
-                    let _ = says_built.send(Err(error));
-                    return;
-                }
-            };
-            let _ = says_built.send(Ok(()));
-            let shard = Shard::new(index, shared, shown, Rc::clone(sockets.get()));
-            runtime.block_on(run(shard, timer, sockets, received));
+            let shard = Shard::new(index, commons, shown, (kernel, waker), SystemClock);
+            run(shard, &received);
         })?;
     Ok(ShardThread {
-        commands,
-        built,
+        handle,
         vitals,
         thread,
     })
 }
 
-fn build() -> io::Result<(LocalRuntime, Timer, Readable<Rc<Sockets>>)> {
-    let runtime = runtime::Builder::new_current_thread()
-        .enable_all()
-        .build_local(LocalOptions::default())?;
-    let (timer, sockets) = {
-        let _inside = runtime.enter();
-        (Timer::new()?, Readable::new(Rc::new(Sockets::new()?))?)
-    };
-    Ok((runtime, timer, sockets))
+/// What a command means for the loop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Obeyed {
+    GoesOn,
+    Stops,
 }
 
 /// Runs a shard until it is told to stop or nobody can tell it anything any more.
-async fn run(
-    shard: Rc<Shard>,
-    timer: Timer,
-    sockets: Readable<Rc<Sockets>>,
-    mut commands: mpsc::UnboundedReceiver<Command>,
-) {
-    tokio::task::spawn_local(Rc::clone(&shard).turn_wheel());
-    tokio::task::spawn_local(vital("timer", Rc::clone(&shard).release(timer)));
-    tokio::task::spawn_local(vital("epoll", Rc::clone(&shard).serve_ready(sockets)));
-    let mut authority = shard.shared.authority.clone();
-    authority.mark_changed();
-    loop {
-        tokio::select! {
-            biased;
-            changed = authority.changed() => {
-                if changed.is_err() {
-                    break;
-                }
-                let new = *authority.borrow_and_update();
-                shard.take_authority(new);
-            }
-            command = commands.recv() => match command {
-                Some(Command::Separate(limit, reply)) => {
-                    // Control waits for the answer unless the start has failed already.
-                    let _ = reply.send(shard.separate(limit));
-                }
-                Some(Command::Listen(addr, reply)) => {
-                    // Likewise.
-                    let _ = reply.send(listen(&shard, addr));
-                }
-                Some(Command::Peers(peers)) => {
-                    shard.peers.replace(peers);
-                }
-                Some(Command::Evict(evicted)) => {
-                    shard.evict(Key { slot: evicted.slot, id: evicted.id });
-                }
-                Some(Command::Burst(mode, ticks)) => {
-                    shard.burst(FeedIndex::of(mode, false), &ticks);
-                }
-                Some(Command::Run(work, reply)) => {
-                    work(&shard.caught_up());
-                    // Who asked may have left meanwhile.
-                    let _ = reply.send(());
-                }
-                Some(Command::Drain(over, reply)) => {
-                    answer(reply, Rc::clone(&shard).drain(over));
-                }
-                Some(Command::List(order, limit, reply)) => {
-                    answer(reply, Rc::clone(&shard).list(order, limit));
-                }
-                Some(Command::Close(id, reply)) => {
-                    answer(reply, Rc::clone(&shard).close_one(id));
-                }
-                Some(Command::Stop) | None => break,
-            },
+fn run(mut shard: Shard<Kernel, SystemClock>, commands: &Receiver<Command>) {
+    while obey_all(&mut shard, commands) == Obeyed::GoesOn {
+        if let Err(error) = shard.turn() {
+            // Without its epoll or timer it sends no tick: the process ends, rather than be a ghost (panics abort in release).
+            tracing::error!(%error, "a shard's epoll failed");
+            panic!("a shard's epoll failed: {error}");
         }
     }
     shard.close_all(CloseReason::Shutdown);
 }
 
-/// Lets a task find the answer. Who asked may have left meanwhile.
-fn answer<T: 'static>(reply: oneshot::Sender<T>, task: impl Future<Output = T> + 'static) {
-    tokio::task::spawn_local(async move {
-        let _ = reply.send(task.await);
-    });
+fn obey_all(shard: &mut Shard<Kernel, SystemClock>, commands: &Receiver<Command>) -> Obeyed {
+    if !std::mem::take(&mut shard.waiting.commands) {
+        return Obeyed::GoesOn;
+    }
+    for _ in 0..COMMANDS {
+        match commands.try_recv() {
+            Ok(Command::Stop) | Err(TryRecvError::Disconnected) => return Obeyed::Stops,
+            Ok(command) => obey(shard, command),
+            Err(TryRecvError::Empty) => return Obeyed::GoesOn,
+        }
+    }
+    shard.waiting.commands = true;
+    Obeyed::GoesOn
 }
 
-/// Does what a shard can't be without: else it sends no tick, or not to all. The process ends, rather than be a ghost (panics
-/// abort in release).
-async fn vital(what: &str, work: impl Future<Output = io::Result<()>>) {
-    if let Err(error) = work.await {
-        tracing::error!(%error, "a shard's {what} failed");
-        panic!("a shard's {what} failed: {error}");
+/// Obeys a command. Whoever asked may have left before the answer.
+fn obey(shard: &mut Shard<Kernel, SystemClock>, command: Command) {
+    match command {
+        Command::Separate(limit, reply) => {
+            let _ = reply.send(separate(shard, limit));
+        }
+        Command::Listen(addr, reply) => {
+            let _ = reply.send(listen(shard, addr));
+        }
+        Command::Peers(peers) => shard.peers = peers,
+        Command::Authority(authority) => shard.take_authority(authority),
+        Command::Evict(evicted) => {
+            let at = shard.time.look();
+            shard.evict(evicted, at);
+        }
+        #[cfg(feature = "bench")]
+        Command::Burst(mode, ticks) => shard.burst(FeedId::at_time(mode), &ticks),
+        #[cfg(feature = "bench")]
+        Command::Run(work, reply) => {
+            work(&shard.driver.feeds.caught_up());
+            let _ = reply.send(());
+        }
+        Command::Drain(over, reply) => shard.waiting.drain = Some(Drain::new(over, reply)),
+        Command::List(order, limit, reply) => {
+            let listing = Listing::new(order, limit, reply);
+            shard.waiting.tasks.add(Task::List(listing));
+        }
+        Command::Close(id, reply) => shard.waiting.tasks.add(Task::CloseOne {
+            id,
+            walk: Walk::default(),
+            reply: Some(reply),
+        }),
+        Command::Stop => {}
     }
 }
 
-fn listen(shard: &Rc<Shard>, addr: SocketAddr) -> io::Result<SocketAddr> {
-    let listener = socket::listen(addr, shard.settings().sockets)?;
+/// Gives this shard's thread a table of open files of its own, of at most `limit`, and bounds its connections by that.
+fn separate(shard: &mut Shard<Kernel, SystemClock>, limit: u64) -> io::Result<Table> {
+    fd_table::separate()?;
+    let table = Table::of_this_thread()?;
+    let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+    let reserved = usize::try_from(RESERVED).unwrap_or(usize::MAX);
+    // Many shards' wakers alone may need more than what is reserved.
+    let others = reserved.max(table.len()? + OVERFLOW_MAX + SPARE);
+    shard
+        .acceptor
+        .set_connections_max(limit.saturating_sub(others));
+    Ok(table)
+}
+
+fn listen(shard: &mut Shard<Kernel, SystemClock>, addr: SocketAddr) -> io::Result<SocketAddr> {
+    let listener = socket::listen(addr, shard.driver.env.settings().sockets)?;
     let bound = listener.local_addr()?;
-    let accept = Rc::clone(shard).accept(Readable::new(listener)?);
-    tokio::task::spawn_local(shard.accepting.track_future(accept));
+    shard.driver.network.listen(listener)?;
     Ok(bound)
 }

@@ -1,44 +1,49 @@
 //! A shard's own time, in which deadlines are kept: the machine's, less all the time that the edge itself stood still. So an
 //! edge's pause costs no client its connection, and shifting 100,000 deadlines is one addition.
 
-use std::cell::Cell;
 use std::time::Duration;
 
 use tickstorm_timebase::{Clock, Mono};
 
-/// From this gap between two looks at the clock on, the edge stood still. The wheel looks every [`super::wheel::TURN`].
+/// A gap of more than this between two looks at the clock means that the edge stood still. The wheel turns every
+/// [`super::wheel::TURN`], so there is a look at least that often.
 const STALL: Duration = Duration::from_millis(500);
 
-/// Clock of one shard.
-pub(crate) struct ShardTime<C> {
+/// One look at the clock.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Moment {
+    /// The machine's time, from which authority time is reckoned.
+    pub(super) mono: Mono,
+    /// The shard's own time, for deadlines.
+    pub(super) now: Mono,
+}
+
+/// The clock of one shard.
+pub(super) struct ShardTime<C> {
     clock: C,
-    last: Cell<Mono>,
-    stalled: Cell<Duration>,
+    last: Mono,
+    stalled: Duration,
 }
 
 impl<C: Clock> ShardTime<C> {
-    pub(crate) fn new(clock: C) -> Self {
-        let last = Cell::new(clock.now());
+    pub(super) fn new(clock: C) -> Self {
+        let last = clock.now();
         Self {
             clock,
             last,
-            stalled: Cell::new(Duration::ZERO),
+            stalled: Duration::ZERO,
         }
     }
 
-    /// The machine's time, which authority time is reckoned from.
-    pub(crate) fn mono(&self) -> Mono {
-        self.clock.now()
-    }
-
-    /// Time for deadlines. It stands still where the edge did.
-    pub(crate) fn now(&self) -> Mono {
+    /// Looks at the clock.
+    pub(super) fn look(&mut self) -> Moment {
         let mono = self.clock.now();
-        let gap = mono.since(self.last.replace(mono));
+        let gap = mono.since(std::mem::replace(&mut self.last, mono));
         if gap > STALL {
-            self.stalled.set(self.stalled.get() + gap);
+            self.stalled += gap;
         }
-        mono.saturating_sub(self.stalled.get())
+        let now = mono.saturating_sub(self.stalled);
+        Moment { mono, now }
     }
 }
 
@@ -51,14 +56,16 @@ mod tests {
     #[test]
     fn a_stall_of_over_half_a_second_does_not_count() {
         let clock = ManualClock::new(Mono::from_nanos(5_000_000_000));
-        let time = ShardTime::new(clock.clone());
-        let before = time.now();
-        clock.advance(Duration::from_millis(400));
-        assert_eq!(time.now().since(before), Duration::from_millis(400));
-        clock.advance(Duration::from_secs(30));
-        assert_eq!(time.now().since(before), Duration::from_millis(400));
-        clock.advance(Duration::from_millis(100));
-        assert_eq!(time.now().since(before), Duration::from_millis(500));
-        assert_eq!(time.mono().since(before), Duration::from_millis(30_500));
+        let mut time = ShardTime::new(clock.clone());
+        let before = time.look();
+        let mut since = |advance_ms| {
+            clock.advance(Duration::from_millis(advance_ms));
+            let at = time.look();
+            (at.now.since(before.now), at.mono.since(before.mono))
+        };
+        let ms = Duration::from_millis;
+        assert_eq!(since(400), (ms(400), ms(400)));
+        assert_eq!(since(30_000), (ms(400), ms(30_400)));
+        assert_eq!(since(100), (ms(500), ms(30_500)));
     }
 }

@@ -1,29 +1,34 @@
 //! One tick's way through a shard, from the batch to the last send and the counters, for whoever weighs it: the sockets are one
-//! that takes everything, and time is what the caller says. It runs no task, so nobody may fall behind.
+//! that takes everything, and time is what the caller says.
 
 use std::os::fd::{AsRawFd, BorrowedFd};
-use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::Duration;
 
 use prometheus::Registry;
-use tickstorm_timebase::{Authority, Epoch, Mode, Mono, Quality, Tick};
+use tickstorm_timebase::{Authority, Epoch, ManualClock, Mode, Mono, Quality, Tick};
 use tokio::sync::watch;
 
-use super::{FeedIndex, Shard, Shared, Vitals};
+use super::Vitals;
+use super::env::Commons;
+use super::turn::Shard;
 use crate::admission::{Admission, Attempts};
 use crate::auth::Credentials;
 use crate::config::Config;
-use crate::control::StartError;
+use crate::feed::FeedId;
 use crate::metrics::Metrics;
-use crate::sys::sockets::Sockets;
+use crate::start_error::StartError;
+use crate::sys::kernel::Kernel;
+
+const FEED: FeedId = FeedId::at_time(Mode::Second);
 
 /// A shard whose feed of seconds has subscribers, and a tick for each step.
 pub struct FanOut<'socket> {
-    shard: Rc<Shard>,
-    socket: BorrowedFd<'socket>,
-    authority: Authority,
+    shard: Shard<Kernel, ManualClock>,
+    clock: ManualClock,
+    /// Whose number the subscribers have.
+    _socket: BorrowedFd<'socket>,
     now: Mono,
     next: Epoch,
 }
@@ -41,14 +46,12 @@ impl<'socket> FanOut<'socket> {
         subscribers: u32,
     ) -> Result<Self, StartError> {
         let metrics = Metrics::register(&Registry::new())?;
-        let (_, unchanging) = watch::channel(None);
         let (_, credentials) = watch::channel(Credentials::load(&config.credentials)?);
-        let shared = Shared {
+        let commons = Commons {
             settings: Arc::new(config.for_shards(1)),
             admission: Admission::new(0, 1, metrics.active_connections.clone()),
             attempts: Attempts::new(0),
             metrics,
-            authority: unchanging,
             credentials,
         };
         let vitals = Arc::new(Vitals {
@@ -56,24 +59,24 @@ impl<'socket> FanOut<'socket> {
             released: AtomicU64::new(0),
             accepting: AtomicBool::new(true),
         });
-        let sockets = Sockets::new().map_err(|error| StartError::Shard { shard: 0, error })?;
-        let this = Self {
-            shard: Shard::new(0, shared, vitals, Rc::new(sockets)),
-            socket,
-            authority,
+        let kernel = Kernel::new().map_err(|error| StartError::Shard { shard: 0, error })?;
+        let waker = kernel.waker();
+        let clock = ManualClock::new(now);
+        let mut shard = Shard::new(0, commons, vitals, (kernel, waker), clock.clone());
+        shard.take_authority(Some(authority));
+        let feeds = &mut shard.driver.feeds;
+        feeds.release(&authority, now);
+        let start = feeds.last(FEED);
+        for owner in 0..subscribers {
+            feeds.enter(owner, socket.as_raw_fd(), FEED, start, false);
+        }
+        Ok(Self {
+            shard,
+            clock,
+            _socket: socket,
             now,
             next: Mode::Second.next_after(Mode::Second.last_at(authority.time_at(now))),
-        };
-        let mut feeds = this.shard.feeds.borrow_mut();
-        let feed = &mut feeds[usize::from(FEED.0)];
-        feed.release(&this.authority, now);
-        let head = feed.ring().head();
-        for owner in 0..subscribers {
-            feed.subscribers()
-                .join(this.socket.as_raw_fd(), owner, head, false);
-        }
-        drop(feeds);
-        Ok(this)
+        })
     }
 
     /// Sends the next tick, a second later.
@@ -84,15 +87,15 @@ impl<'socket> FanOut<'socket> {
             quality: Quality::Normal,
         };
         self.next = Mode::Second.next_after(self.next);
-        self.shard.feeds.borrow_mut()[usize::from(FEED.0)].offer(&[tick]);
-        self.shard.send_chunk(FEED, Some(&self.authority), self.now);
+        self.clock.set(self.now);
+        self.shard.driver.feeds.offer(FEED, &[tick]);
+        let at = self.shard.time.look();
+        while self.shard.send(at) {}
     }
 
     /// How many frames were sent whole.
     #[must_use]
     pub fn sent(&self) -> u64 {
-        self.shard.shared.metrics.messages_sent.get()
+        self.shard.driver.env.metrics().messages_sent.get()
     }
 }
-
-const FEED: FeedIndex = FeedIndex(0);

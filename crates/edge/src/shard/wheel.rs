@@ -5,18 +5,13 @@ use std::time::Duration;
 
 use tickstorm_timebase::Mono;
 
+use super::connections::Key;
+
 /// How often the wheel turns. A deadline is met within two turns, and what the machine adds: the protocol allows 500 ms.
 pub(crate) const TURN: Duration = Duration::from_nanos(TURN_NS);
 const TURN_NS: u64 = 100_000_000;
 /// Slots: 51 s. What lies further ahead is asked again then.
 const SLOTS: usize = 512;
-
-/// Names a connection: its place in the shard's slab, and its id since places are used again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Key {
-    pub(crate) slot: u32,
-    pub(crate) id: u64,
-}
 
 /// A turn of the wheel.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]

@@ -1,13 +1,13 @@
-//! The listener and its options, which accepted sockets inherit, so that nothing is set per connection; and calls on these, none
-//! of which ever waits.
+//! The listener and its options, which accepted sockets inherit, so that nothing is set per connection; and the hot loop's
+//! `send(2)`, which never waits.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::RawFd;
 use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::sys::socket::{MsgFlags, recv, send};
+use nix::sys::socket::{MsgFlags, send};
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 
 /// Connections that wait to be accepted; the kernel cuts it to net.core.somaxconn.
@@ -54,16 +54,11 @@ pub(crate) fn listen(addr: SocketAddr, options: SocketOptions) -> io::Result<Tcp
 }
 
 /// Never waits, and never raises a signal where the peer is gone.
-pub(crate) const SEND_FLAGS: MsgFlags = MsgFlags::MSG_DONTWAIT.union(MsgFlags::MSG_NOSIGNAL);
+const SEND_FLAGS: MsgFlags = MsgFlags::MSG_DONTWAIT.union(MsgFlags::MSG_NOSIGNAL);
 
 /// Sends what the socket takes of `bytes`.
 pub(crate) fn transmit(fd: RawFd, bytes: &[u8]) -> Result<usize, Errno> {
     send(fd, bytes, SEND_FLAGS)
-}
-
-/// Takes what the socket has, as far as it fits.
-pub(crate) fn receive(socket: &impl AsRawFd, buffer: &mut [u8]) -> io::Result<usize> {
-    Ok(recv(socket.as_raw_fd(), buffer, MsgFlags::MSG_DONTWAIT)?)
 }
 
 /// Fails where somebody else listens on `addr` already. With SO_REUSEPORT the kernel would let a second edge of the same user

@@ -19,7 +19,7 @@ use crate::message::{Ack, Auth, DataBatch, ErrorMsg, Heartbeat, Pong, SCHEMA_VER
 
 /// What an edge said.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Event {
+pub enum ClientEvent {
     /// The credentials are right.
     Authenticated(Welcome),
     /// A SUBSCRIBE is answered; its ticks are those after `start`, from which a client resumes until a tick has come.
@@ -30,9 +30,9 @@ pub enum Event {
         start: Epoch,
     },
     /// Ticks: at least one, each later than all before.
-    Batch(Batch),
+    Batch(TickBatch),
     /// An answer to a HEARTBEAT.
-    Pong(Sample),
+    Pong(PongExchange),
     /// The edge closes. Nothing comes after this.
     Refused(Refusal),
 }
@@ -52,7 +52,7 @@ pub struct Welcome {
 
 /// Ticks that came in one frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Batch {
+pub struct TickBatch {
     /// The subscription's mode.
     pub mode: Mode,
     /// In strictly increasing order; never empty.
@@ -64,7 +64,7 @@ pub struct Batch {
 /// The four moments of a HEARTBEAT and its PONG, in microseconds: `t1` and `t4` of the client's own clock, `t2` and `t3` of
 /// authority time. It is for the driver to judge: times of 0, or a negative round trip, make no sample.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Sample {
+pub struct PongExchange {
     /// When HEARTBEAT was made.
     pub t1_us: i64,
     /// When the edge read it; 0 while it knows no time.
@@ -163,7 +163,7 @@ pub struct ClientSession {
     decoder: Decoder,
     /// SUBSCRIBEs without an ACK so far.
     requests: VecDeque<Request>,
-    subscription: Option<Subscription>,
+    subscription: Option<ServedSubscription>,
     /// None until the ACK of AUTH.
     heartbeats: Option<Heartbeats>,
     exact_time: bool,
@@ -172,7 +172,7 @@ pub struct ClientSession {
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Subscription {
+struct ServedSubscription {
     request: Request,
     last: Epoch,
 }
@@ -242,7 +242,7 @@ impl ClientSession {
         &mut self,
         input: &mut &[u8],
         now: Mono,
-    ) -> Result<Option<Event>, ClientError> {
+    ) -> Result<Option<ClientEvent>, ClientError> {
         while !self.refused {
             let Some(frame) = self.decoder.decode(Rules::CLIENT, input)? else {
                 return Ok(None);
@@ -255,7 +255,11 @@ impl ClientSession {
         Ok(None)
     }
 
-    fn handle_frame(&mut self, frame: &Frame<'_>, now: Mono) -> Result<Option<Event>, ClientError> {
+    fn handle_frame(
+        &mut self,
+        frame: &Frame<'_>,
+        now: Mono,
+    ) -> Result<Option<ClientEvent>, ClientError> {
         let Some(frame_type) = frame.frame_type() else {
             return Ok(None);
         };
@@ -269,7 +273,7 @@ impl ClientSession {
                 {
                     heartbeats.told();
                 }
-                Ok(Some(Event::Pong(Sample {
+                Ok(Some(ClientEvent::Pong(PongExchange {
                     t1_us: pong.client_time_us,
                     t2_us: pong.received_unix_us,
                     t3_us: pong.sent_unix_us,
@@ -283,7 +287,7 @@ impl ClientSession {
                 let error: ErrorMsg = decode(frame_type, frame)?;
                 self.refused = true;
                 self.heartbeats = None;
-                Ok(Some(Event::Refused(Refusal {
+                Ok(Some(ClientEvent::Refused(Refusal {
                     code: error.code.parse(),
                     message: error.message,
                     retry_after_ms: error.retry_after_ms,
@@ -297,7 +301,7 @@ impl ClientSession {
     }
 
     /// An ACK of something that this version doesn't know is none of its business.
-    fn handle_ack(&mut self, ack: Ack, now: Mono) -> Result<Option<Event>, ClientError> {
+    fn handle_ack(&mut self, ack: Ack, now: Mono) -> Result<Option<ClientEvent>, ClientError> {
         const AUTH: u32 = FrameType::Auth.byte() as u32;
         const SUBSCRIBE: u32 = FrameType::Subscribe.byte() as u32;
         match ack.acked_type {
@@ -308,7 +312,7 @@ impl ClientSession {
                 } else {
                     Heartbeats::new(heartbeat_interval, now)
                 });
-                Ok(Some(Event::Authenticated(Welcome {
+                Ok(Some(ClientEvent::Authenticated(Welcome {
                     edge_id: ack.edge_id,
                     heartbeat_interval,
                     heartbeat_timeout: Duration::from_millis(ack.heartbeat_timeout_ms.into()),
@@ -322,18 +326,18 @@ impl ClientSession {
                 if let Some(heartbeats) = self.heartbeats.as_mut().filter(|_| request.ahead) {
                     heartbeats.turn_exact(now);
                 }
-                self.subscription = Some(Subscription {
+                self.subscription = Some(ServedSubscription {
                     request,
                     last: start,
                 });
-                Ok(Some(Event::Subscribed { request, start }))
+                Ok(Some(ClientEvent::Subscribed { request, start }))
             }
             AUTH | SUBSCRIBE => Err(ClientError::Unexpected(FrameType::Ack)),
             _ => Ok(None),
         }
     }
 
-    fn handle_batch(&mut self, batch: &DataBatch) -> Result<Event, ClientError> {
+    fn handle_batch(&mut self, batch: &DataBatch) -> Result<ClientEvent, ClientError> {
         let unexpected = ClientError::Unexpected(FrameType::DataBatch);
         let subscription = self.subscription.as_mut().ok_or(unexpected)?;
         if batch.schema_version != SCHEMA_VERSION {
@@ -363,7 +367,7 @@ impl ClientSession {
             subscription.last = tick.epoch;
             ticks.push(tick);
         }
-        Ok(Event::Batch(Batch {
+        Ok(ClientEvent::Batch(TickBatch {
             mode: subscribed,
             ticks,
             sent_unix_us: batch.sent_unix_us,

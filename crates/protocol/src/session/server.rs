@@ -194,6 +194,12 @@ impl ServerSession {
         self.paused_at = Mono::NEVER;
     }
 
+    /// Whether the driver has stopped reading.
+    #[must_use]
+    pub fn is_paused(&self) -> bool {
+        self.paused_at != Mono::NEVER
+    }
+
     /// Whether the client has authenticated.
     #[must_use]
     pub fn is_authenticated(&self) -> bool {

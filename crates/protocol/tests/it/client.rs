@@ -8,7 +8,7 @@ use tickstorm_protocol::frame::{FrameError, FrameType};
 use tickstorm_protocol::message::{self, Ack, Auth, DataBatch, ErrorMsg, Pong};
 use tickstorm_protocol::session::Request;
 use tickstorm_protocol::session::client::{
-    Batch, ClientError, ClientSession, Event, Refusal, Sample, Welcome,
+    ClientError, ClientEvent, ClientSession, PongExchange, Refusal, TickBatch, Welcome,
 };
 use tickstorm_protocol::session::server::{self, ServerSession, Step};
 use tickstorm_timebase::{Epoch, Mode, Mono, Quality, Tick};
@@ -63,7 +63,7 @@ fn raw_batch(schema_version: u32, ticks: Vec<message::Tick>) -> Vec<u8> {
     forge::message(FrameType::DataBatch, &batch)
 }
 
-fn take(session: &mut ClientSession, mut bytes: &[u8]) -> Result<Vec<Event>, ClientError> {
+fn take(session: &mut ClientSession, mut bytes: &[u8]) -> Result<Vec<ClientEvent>, ClientError> {
     let mut events = Vec::new();
     while let Some(event) = session.handle_bytes(&mut bytes, START)? {
         events.push(event);
@@ -111,8 +111,8 @@ fn both_sessions_understand_each_other() {
     assert_eq!(
         take(&mut client, &to_client).unwrap(),
         [
-            Event::Authenticated(welcome),
-            Event::Subscribed { request, start }
+            ClientEvent::Authenticated(welcome),
+            ClientEvent::Subscribed { request, start }
         ]
     );
     let mut heartbeat = Vec::new();
@@ -130,7 +130,7 @@ fn ticks_come_in_batches_after_the_start() {
         batch(Mode::Minute, &[120_000, 240_000]),
     ];
     let event = |epochs: &[i64]| {
-        Event::Batch(Batch {
+        ClientEvent::Batch(TickBatch {
             mode: Mode::Minute,
             ticks: epochs.iter().copied().map(tick).collect(),
             sent_unix_us: 77,
@@ -182,12 +182,12 @@ fn an_unknown_quality_reads_as_normal() {
     };
     let events = take(&mut subscribed(SECOND), &raw_batch(1, vec![strange])).unwrap();
     let ticks = vec![tick(11_000)];
-    let expected = Batch {
+    let expected = TickBatch {
         mode: Mode::Second,
         ticks,
         sent_unix_us: 77,
     };
-    assert_eq!(events, [Event::Batch(expected)]);
+    assert_eq!(events, [ClientEvent::Batch(expected)]);
 }
 
 #[test]
@@ -297,7 +297,7 @@ fn a_refusal_is_the_last_event() {
     };
     assert_eq!(refusal.come_back(), Return::Elsewhere);
     let events = take(&mut session, &stream).unwrap();
-    assert_eq!(events, [Event::Refused(refusal)]);
+    assert_eq!(events, [ClientEvent::Refused(refusal)]);
     assert_eq!(session.next_heartbeat(), Mono::NEVER);
 }
 
@@ -309,7 +309,7 @@ fn a_code_that_this_version_does_not_know_is_kept_and_means_later() {
     };
     let bytes = forge::message(FrameType::Error, &error);
     let events = take(&mut ClientSession::new(), &bytes).unwrap();
-    let [Event::Refused(refusal)] = &events[..] else {
+    let [ClientEvent::Refused(refusal)] = &events[..] else {
         panic!("{events:?}");
     };
     assert_eq!(refusal.code, Err(UnknownCode("NEW_TROUBLE".to_owned())));
@@ -329,7 +329,7 @@ fn a_pong_carries_the_four_moments() {
     let mut session = subscribed(SECOND);
     let read = START + Duration::from_nanos(1);
     let event = session.handle_bytes(&mut bytes.as_slice(), read).unwrap();
-    let sample = Sample {
+    let exchange = PongExchange {
         t1_us: 4_999_000,
         t2_us: 20,
         t3_us: 30,
@@ -337,7 +337,7 @@ fn a_pong_carries_the_four_moments() {
         error_bound_us: 40,
         clock_error_us: 50,
     };
-    assert_eq!(event, Some(Event::Pong(sample)));
+    assert_eq!(event, Some(ClientEvent::Pong(exchange)));
 }
 
 /// From one HEARTBEAT to the next, for the `count` first ones from the ACK of AUTH on.
@@ -446,7 +446,7 @@ fn an_edge_that_asks_for_no_interval_is_not_flooded() {
 }
 
 /// All events and the error, however the stream is cut.
-fn conversation(stream: &[u8], piece: usize) -> (Vec<Event>, Option<ClientError>) {
+fn conversation(stream: &[u8], piece: usize) -> (Vec<ClientEvent>, Option<ClientError>) {
     let mut session = ClientSession::new();
     session.subscribe(SECOND, &mut Vec::new());
     session.subscribe(AHEAD, &mut Vec::new());

@@ -3,13 +3,13 @@
 
 use std::time::Duration;
 
-use super::{ANNOUNCED_AHEAD_MAX, Ground, Search, Step, Timekeeper};
+use super::{ANNOUNCED_AHEAD_MAX, Ground, PendingStep, Search, Timekeeper};
 use crate::authority::Authority;
 use crate::choice::Stance;
 use crate::grid::Epoch;
 use crate::mono::Mono;
 use crate::round::BURST_ROUNDS;
-use crate::sample::Estimate;
+use crate::sample::BoundedOffset;
 use crate::unix::UnixTime;
 
 /// How long after the first answer an edge waits for a majority before it takes the lowest clock there is.
@@ -49,7 +49,7 @@ impl Timekeeper {
         self.follow(now);
     }
 
-    fn choose_next(&mut self, own: Estimate, now: Mono) {
+    fn choose_next(&mut self, own: BoundedOffset, now: Mono) {
         self.replicas.blame_outvoted(now);
         if !self.accept_majority(now) {
             self.step = None;
@@ -70,7 +70,7 @@ impl Timekeeper {
     }
 
     /// Believes the clocks that agree with `own`.
-    fn accept_agreeing(&mut self, own: Estimate, now: Mono) {
+    fn accept_agreeing(&mut self, own: BoundedOffset, now: Mono) {
         self.ground = Ground::OwnTime;
         let tolerance_ns = self.tolerance_ns;
         self.replicas
@@ -79,7 +79,7 @@ impl Timekeeper {
 
     /// Whether only one clock is heard, and a change of its time by more than 10 s has not lasted yet. One that moves on by as much
     /// again has to last anew.
-    fn waits_out_step(&mut self, own: Estimate, now: Mono) -> bool {
+    fn waits_out_step(&mut self, own: BoundedOffset, now: Mono) -> bool {
         let far = |offset_ns: i64, from_ns: i64| offset_ns.abs_diff(from_ns) > STEP_NS;
         let stepped = self
             .replicas
@@ -92,7 +92,7 @@ impl Timekeeper {
         let going_on = self
             .step
             .filter(|step| !far(sole.offset_ns, step.offset_ns));
-        let step = going_on.unwrap_or(Step {
+        let step = going_on.unwrap_or(PendingStep {
             offset_ns: sole.offset_ns,
             since: now,
         });

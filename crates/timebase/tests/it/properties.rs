@@ -200,4 +200,22 @@ proptest! {
         let oldest: UnixTime = plan.replay_until.time().saturating_sub(most);
         prop_assert!(plan.start.time() >= oldest);
     }
+
+    #[test]
+    fn no_point_and_no_time_is_too_extreme_for_a_plan(
+        mode in prop_oneof![Just(Mode::Second), Just(Mode::Minute)],
+        ahead: bool,
+        resume_after in prop::option::of(time(1_000)),
+        time_ns in time(1_000_000_000),
+        released in time(1_000),
+        released_ahead in prop::option::of(time(1_000)),
+        window in any::<u64>().prop_map(Duration::from_secs),
+    ) {
+        let request = Request { mode, ahead, resume_after: resume_after.map(Epoch::from_ms) };
+        let (released, released_ahead) = (Epoch::from_ms(released), released_ahead.map(Epoch::from_ms));
+        let now = UnixTime::from_nanos(time_ns);
+        if let Ok(plan) = plan(&request, now, released, released_ahead, window) {
+            prop_assert!(plan.start <= plan.replay_until && plan.replay_until <= plan.ahead_until);
+        }
+    }
 }

@@ -1,0 +1,144 @@
+//! What the machine says of itself and lets a process do: CPUs, CPU time, memory, open files. All of it by safe calls and /proc.
+
+use std::fs;
+use std::io;
+use std::time::Duration;
+
+use nix::sched::{CloneFlags, CpuSet, sched_getaffinity, sched_setaffinity, unshare};
+use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::time::TimeValLike;
+use nix::time::{ClockId, clock_gettime};
+use nix::unistd::Pid;
+use tickstorm_timebase::{Clock, SystemClock};
+
+/// CPU time, in microseconds.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct CpuTime {
+    /// In user space, which the kernel knows by sampling: little of it is known badly.
+    pub(crate) user_us: u64,
+    /// In user space and kernel, exactly.
+    pub(crate) total_us: u64,
+}
+
+impl CpuTime {
+    /// Of the whole process so far.
+    pub(crate) fn of_process() -> Self {
+        Self::of(UsageWho::RUSAGE_SELF, ClockId::CLOCK_PROCESS_CPUTIME_ID)
+    }
+
+    /// Of this thread so far.
+    pub(crate) fn of_thread() -> Self {
+        Self::of(UsageWho::RUSAGE_THREAD, ClockId::CLOCK_THREAD_CPUTIME_ID)
+    }
+
+    /// The total is a clock's: the one of getrusage is as old as the last interrupt of the timer, by 4 ms at worst.
+    fn of(who: UsageWho, clock: ClockId) -> Self {
+        let usage = getrusage(who).expect("Linux answers getrusage");
+        let total = clock_gettime(clock).expect("Linux has clocks of CPU time");
+        Self {
+            user_us: usage.user_time().num_microseconds().unsigned_abs(),
+            total_us: Duration::from(total)
+                .as_micros()
+                .try_into()
+                .unwrap_or(u64::MAX),
+        }
+    }
+}
+
+/// What CLOCK_MONOTONIC_RAW shows, in nanoseconds: what everything here is timed by.
+pub(crate) fn now_ns() -> u64 {
+    SystemClock.now().as_nanos()
+}
+
+/// The CPUs that this thread may run on.
+pub(crate) fn cpus() -> Vec<usize> {
+    let allowed = sched_getaffinity(Pid::from_raw(0)).unwrap_or_default();
+    (0..CpuSet::count())
+        .filter(|cpu| allowed.is_set(*cpu).unwrap_or(false))
+        .collect()
+}
+
+/// Lets this thread, and those that it will start, run on these CPUs only.
+pub(crate) fn pin(cpus: &[usize]) -> io::Result<()> {
+    let mut set = CpuSet::new();
+    for cpu in cpus {
+        set.set(*cpu)?;
+    }
+    Ok(sched_setaffinity(Pid::from_raw(0), &set)?)
+}
+
+/// Lets this thread, and those that it will start, run before others of this machine: root may.
+pub(crate) fn go_first() -> io::Result<()> {
+    const HIGHEST: i32 = -20;
+    Ok(rustix::process::setpriority_process(None, HIGHEST)?)
+}
+
+/// Gives this thread a table of open files of its own: the limit counts per table.
+pub(crate) fn own_files() -> io::Result<()> {
+    Ok(unshare(CloneFlags::CLONE_FILES)?)
+}
+
+/// Resident memory of this process.
+pub(crate) fn resident_bytes() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    kilobytes(&status, "VmRSS:") * 1_024
+}
+
+/// Open files of this process: of all tables that its threads named `shard-…` have where each has one of its own.
+pub(crate) fn open_files(per_shard: bool) -> u64 {
+    if !per_shard {
+        return count("/proc/self/fd");
+    }
+    let tasks = fs::read_dir("/proc/self/task").into_iter().flatten();
+    tasks
+        .filter_map(|task| Some(task.ok()?.path()))
+        .filter(|task| {
+            fs::read_to_string(task.join("comm")).is_ok_and(|name| name.starts_with("shard-"))
+        })
+        .map(|task| count(&task.join("fd").to_string_lossy()))
+        .sum()
+}
+
+/// What the kernel holds for everybody: slabs, in which sockets lie, and what TCP's buffers take, in bytes.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct KernelMemory {
+    pub(crate) slab_bytes: u64,
+    pub(crate) tcp_bytes: u64,
+}
+
+impl KernelMemory {
+    /// As it is now.
+    pub(crate) fn read() -> Self {
+        let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+        let sockstat = fs::read_to_string("/proc/net/sockstat").unwrap_or_default();
+        let tcp = sockstat.lines().find(|line| line.starts_with("TCP:"));
+        let pages = tcp.and_then(|line| line.rsplit_once(" mem ")?.1.trim().parse::<u64>().ok());
+        Self {
+            slab_bytes: kilobytes(&meminfo, "Slab:") * 1_024,
+            tcp_bytes: pages.unwrap_or_default() * 4_096,
+        }
+    }
+}
+
+/// The machine in a line: processor, cores, kernel.
+pub(crate) fn description() -> String {
+    let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = cpuinfo
+        .lines()
+        .find_map(|line| line.strip_prefix("model name")?.split_once(": "))
+        .map_or("unknown processor", |(_, model)| model);
+    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    format!("{model}, {cores} cores, Linux {}", kernel.trim())
+}
+
+fn count(directory: &str) -> u64 {
+    fs::read_dir(directory).map_or(0, |entries| entries.count() as u64)
+}
+
+fn kilobytes(text: &str, name: &str) -> u64 {
+    text.lines()
+        .find_map(|line| line.strip_prefix(name)?.trim().strip_suffix(" kB"))
+        .and_then(|kilobytes| kilobytes.parse().ok())
+        .unwrap_or_default()
+}

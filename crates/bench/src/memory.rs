@@ -1,0 +1,53 @@
+//! What a connection costs in memory: of the edge's process, and of the kernel.
+
+use super::figure::{Figure, number};
+use super::machine::KernelMemory;
+use super::orders::ProcessSample;
+
+/// The memory of the edge's process and of the kernel, at a moment.
+pub(crate) struct Memory {
+    edge_bytes: u64,
+    kernel: KernelMemory,
+}
+
+impl Memory {
+    /// As it is now.
+    pub(crate) fn of(sample: &ProcessSample) -> Self {
+        Self {
+            edge_bytes: sample.rss_bytes,
+            kernel: KernelMemory::read(),
+        }
+    }
+
+    /// What each of `clients` has added since `before`: resident memory of the edge, and slabs and
+    /// TCP buffers of the kernel, of which the edge's socket has half.
+    pub(crate) fn figures_since(&self, before: &Self, clients: u64) -> [Figure; 3] {
+        let single = |id, label, now: u64, before: u64, parts: u64| {
+            let each = number(now.saturating_sub(before)) / number(clients.max(1) * parts);
+            Figure::single(id, label, "bytes", Some(each))
+        };
+        [
+            single(
+                "rss_bytes_per_connection",
+                "edge memory per connection",
+                self.edge_bytes,
+                before.edge_bytes,
+                1,
+            ),
+            single(
+                "kernel_bytes_per_socket",
+                "kernel memory per socket (slabs)",
+                self.kernel.slab_bytes,
+                before.kernel.slab_bytes,
+                2,
+            ),
+            single(
+                "tcp_buffer_bytes_per_socket",
+                "TCP buffers per socket, at rest",
+                self.kernel.tcp_bytes,
+                before.kernel.tcp_bytes,
+                2,
+            ),
+        ]
+    }
+}

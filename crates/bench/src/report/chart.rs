@@ -1,0 +1,122 @@
+//! Charts as SVG, by plotters: lines over a logarithm of quantiles, over rounds, or over time.
+
+use anyhow::Context as _;
+use plotters::prelude::{
+    ChartBuilder, Color, DrawingAreaErrorKind, DrawingBackend, IntoDrawingArea, LineSeries,
+    PathElement, RGBColor, SVGBackend, Text, WHITE,
+};
+
+/// Width and height of a chart without its legend, in pixels.
+const SIZE: (u32, u32) = (860, 340);
+/// Height of a line of the legend, which stands above the chart: within it, it would lie over one curve or another.
+const LEGEND_LINE: i32 = 16;
+/// Where the legend begins: at the left end of the curves.
+const LEGEND_LEFT: i32 = 82;
+
+/// Colours of the lines, told apart by people who see few colours too.
+const COLOURS: [RGBColor; 5] = [
+    RGBColor(0, 90, 181),
+    RGBColor(220, 50, 32),
+    RGBColor(0, 130, 100),
+    RGBColor(150, 90, 0),
+    RGBColor(120, 70, 160),
+];
+
+/// A line with its name.
+pub(super) struct ChartLine {
+    pub(super) label: String,
+    pub(super) points: Vec<(f64, f64)>,
+}
+
+/// How the horizontal axis is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Across {
+    /// Tenfolds of 1 / (1 - quantile), shown as percentages.
+    Quantiles,
+    /// As it is.
+    Plain(&'static str),
+}
+
+impl Across {
+    fn description(self) -> &'static str {
+        match self {
+            Self::Quantiles => "percentile",
+            Self::Plain(description) => description,
+        }
+    }
+
+    fn label(self, value: f64) -> String {
+        match self {
+            Self::Plain(_) => format!("{value:.0}"),
+            Self::Quantiles => {
+                let percent = 100.0 * (1.0 - 10_f64.powf(-value));
+                let digits = crate::figure::whole((value - 2.0).max(0.0));
+                format!("{percent:.*}", usize::try_from(digits).unwrap_or(0))
+            }
+        }
+    }
+}
+
+/// Draws `lines` into an SVG element; nothing where they have no points.
+pub(super) fn draw(lines: &[ChartLine], across: Across, upwards: &str) -> anyhow::Result<String> {
+    let mut svg = String::new();
+    if lines.iter().all(|line| line.points.is_empty()) {
+        return Ok(svg);
+    }
+    let legend = legend_height(lines);
+    let (width, height) = (SIZE.0, SIZE.1 + legend.unsigned_abs());
+    draw_on(
+        SVGBackend::with_string(&mut svg, (width, height)),
+        lines,
+        across,
+        upwards,
+    )
+    .context("a chart can't be drawn")?;
+    Ok(svg)
+}
+
+fn legend_height(lines: &[ChartLine]) -> i32 {
+    i32::try_from(lines.len()).map_or(0, |lines| lines * LEGEND_LINE)
+}
+
+fn draw_on<B: DrawingBackend>(
+    backend: B,
+    lines: &[ChartLine],
+    across: Across,
+    upwards: &str,
+) -> Result<(), DrawingAreaErrorKind<B::ErrorType>> {
+    let points = || lines.iter().flat_map(|line| &line.points);
+    let most = |of: fn(&(f64, f64)) -> f64| points().map(of).fold(f64::MIN_POSITIVE, f64::max);
+    let (right, top) = (most(|point| point.0), most(|point| point.1) * 1.05);
+    let left = points().map(|point| point.0).fold(right, f64::min);
+    let area = backend.into_drawing_area();
+    area.fill(&WHITE)?;
+    let (legend, plot) = area.split_vertically(legend_height(lines));
+    let middles = (0..).map(|number| LEGEND_LINE * number + LEGEND_LINE / 2);
+    for ((line, colour), y) in lines.iter().zip(COLOURS.iter().cycle()).zip(middles) {
+        let stroke = [(LEGEND_LEFT, y), (LEGEND_LEFT + 16, y)];
+        legend.draw(&PathElement::new(stroke, colour.stroke_width(2)))?;
+        let at = (LEGEND_LEFT + 24, y - 5);
+        legend.draw(&Text::new(line.label.as_str(), at, ("sans-serif", 12)))?;
+    }
+    let mut chart = ChartBuilder::on(&plot)
+        .margin(12)
+        .x_label_area_size(36)
+        .y_label_area_size(70)
+        .build_cartesian_2d(left..right.max(left + 1e-9), 0.0..top)?;
+    chart
+        .configure_mesh()
+        .x_desc(across.description())
+        .y_desc(upwards)
+        .x_label_formatter(&|value| across.label(*value))
+        .y_label_formatter(&|value| super::table::value(Some(*value)))
+        .light_line_style(WHITE)
+        .draw()?;
+    for (line, colour) in lines.iter().zip(COLOURS.iter().cycle()) {
+        chart.draw_series(LineSeries::new(
+            line.points.iter().copied(),
+            colour.stroke_width(2),
+        ))?;
+    }
+    area.present()
+}

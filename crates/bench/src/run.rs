@@ -1,0 +1,333 @@
+//! What every scenario has in common: an edge under test, a generator, authority time, and a report that grows.
+
+use std::time::Duration;
+
+use anyhow::{anyhow, bail};
+use tickstorm_client::Mode;
+use tickstorm_client::estimate::Estimator;
+use tickstorm_command::Failure;
+use tickstorm_service::exit;
+use tickstorm_timebase::{Clock, Mono, SystemClock};
+
+use super::edge_process::EdgeProcess;
+use super::generator::{ClientSetup, Generator, GeneratorShared, Greeting, Harvest};
+use super::machine;
+use super::options::{CommonOptions, Placement};
+use super::orders::{BareSends, BurstPlan, ChildAnswer, ChildOrder, ProcessSample};
+use super::progress::ProgressLine;
+use super::report::Report;
+
+/// How long clients may take to be served, beyond what a crowd of them needs.
+const SERVED_WITHIN: Duration = Duration::from_secs(60);
+/// How far authority time of a child can be told wrong, beyond what the edge itself says, in nanoseconds.
+const READING_ERROR_NS: u64 = 10_000;
+/// A tick that has not come so long after the end of what is measured is lost.
+const LATE_MAX: Duration = Duration::from_secs(10);
+/// How often is looked whether something has happened.
+const LOOK: Duration = Duration::from_millis(5);
+/// How many connects are under way at once, unless a storm is wanted.
+pub(crate) const IN_FLIGHT: u32 = 512;
+
+/// A run of a scenario.
+pub(crate) struct ScenarioRun {
+    pub(crate) under_test: Option<EdgeProcess>,
+    pub(crate) generator: Generator,
+    pub(crate) progress: ProgressLine,
+    pub(crate) report: Report,
+    pub(crate) placement: Placement,
+    pub(crate) setup: ClientSetup,
+    pub(crate) files_limit: u64,
+    estimator: Estimator,
+    begun: Mono,
+}
+
+impl ScenarioRun {
+    /// Starts edge and generator, for so many clients at a time.
+    pub(crate) fn start(
+        scenario: &'static str,
+        common: &CommonOptions,
+        clients: u32,
+        configure: impl FnOnce(&mut ClientSetup, Option<&EdgeProcess>),
+    ) -> Result<Self, Failure> {
+        Self::start_beside(scenario, common, clients, clients, configure)
+    }
+
+    /// The same where this process will hold `all` clients, of the edge and of others.
+    pub(crate) fn start_beside(
+        scenario: &'static str,
+        common: &CommonOptions,
+        clients: u32,
+        all: u32,
+        configure: impl FnOnce(&mut ClientSetup, Option<&EdgeProcess>),
+    ) -> Result<Self, Failure> {
+        common.check_files()?;
+        let placement = common.placement()?;
+        let files_limit = common.files_limit()?;
+        let remote = common.remote()?;
+        let credentials = common.credentials()?;
+        let under_test = match remote {
+            Some(_) => None,
+            None => Some(EdgeProcess::start(&placement.edge, clients)?),
+        };
+        let ready = under_test.as_ref().map(|child| child.ready.clone());
+        if let Some(ready) = ready
+            .as_ref()
+            .filter(|ready| ready.connections_max < clients.into())
+        {
+            let text = format!(
+                "the edge under test holds {} connections, not {clients}: raise the limit of open files (ulimit -n), or set \
+                 FD_TABLES=per-shard with enough SHARDS",
+                ready.connections_max
+            );
+            return Err(Failure::said(exit::UNAVAILABLE, text));
+        }
+        let addr = remote.or(ready.as_ref().map(|ready| ready.addr));
+        let addr = addr.ok_or_else(|| anyhow!("no edge"))?;
+        let mut setup = common.setup(addr, &placement, credentials);
+        configure(&mut setup, under_test.as_ref());
+        let shared = std::sync::Arc::new(GeneratorShared::default());
+        let tells_time = remote.is_some();
+        let generator =
+            Generator::start_beside(setup.clone(), shared, clients, all, files_limit, tells_time)?;
+        let mut run = Self {
+            report: Report::new(scenario, common, &placement, ready),
+            under_test,
+            generator,
+            progress: ProgressLine::new(),
+            placement,
+            setup,
+            files_limit,
+            estimator: Estimator::new(),
+            begun: SystemClock.now(),
+        };
+        run.learn_time()?;
+        Ok(run)
+    }
+
+    /// The child; an error of a stranger's.
+    pub(crate) fn child(&mut self) -> anyhow::Result<&mut EdgeProcess> {
+        self.under_test
+            .as_mut()
+            .ok_or_else(|| anyhow!("the edge under test is no child of this process"))
+    }
+
+    /// Asks what time it is: the child, or PONGs.
+    pub(crate) fn learn_time(&mut self) -> anyhow::Result<Option<ProcessSample>> {
+        if let Some(child) = &mut self.under_test {
+            let sample = child.sample(false)?;
+            self.take_time(&sample);
+            return Ok(Some(sample));
+        }
+        if let Ok(mut samples) = self.generator.shared.samples.lock() {
+            samples
+                .drain(..)
+                .for_each(|sample| self.estimator.handle_exchange(&sample));
+        }
+        let now = SystemClock.now();
+        if let Some(estimate) = self.estimator.estimate(now) {
+            let offset_ns = estimate
+                .unix
+                .as_nanos()
+                .checked_sub_unsigned(now.as_nanos());
+            let error_ns = estimate.error_us.saturating_mul(1_000);
+            self.generator
+                .shared
+                .set_offset(offset_ns.unwrap_or_default(), error_ns);
+        }
+        Ok(None)
+    }
+
+    /// Takes authority time from a sample.
+    pub(crate) fn take_time(&self, sample: &ProcessSample) {
+        if let Some(offset_ns) = sample.offset_ns {
+            let error_ns = u64::from(sample.bound_us) * 1_000 + READING_ERROR_NS;
+            self.generator.shared.set_offset(offset_ns, error_ns);
+        }
+    }
+
+    /// Lets `count` clients come and waits until all are served, or have failed to be; fails where none is.
+    pub(crate) fn connect(&mut self, count: u32, small_buffer: bool) -> Result<(), Failure> {
+        let what = format!("connecting {count} clients");
+        self.progress.begin(&what, count.into());
+        let before = self.generator.done();
+        self.generator
+            .connect_with(count, Greeting::Pipelined, IN_FLIGHT, small_buffer);
+        self.await_served(before, count)?;
+        if self.generator.served() > 0 {
+            return Ok(self.await_time()?);
+        }
+        let ends = self.generator.harvest(None)?.ends;
+        let why = ends.into_keys().next().unwrap_or_default();
+        let code = if why.is_refusal {
+            exit::NOPERM
+        } else {
+            exit::UNAVAILABLE
+        };
+        let (addr, text) = (
+            self.setup.addr,
+            format!("none of {count} clients was served"),
+        );
+        Err(Failure::said(code, format!("{addr}: {text}: {}", why.text)))
+    }
+
+    /// Takes note of what has come since clients connected, before anything is measured: what that cost is no part of it.
+    pub(crate) fn count_connecting(&mut self) -> anyhow::Result<()> {
+        let connecting = self.generator.harvest(None)?;
+        let faults = Harvest {
+            spent: Default::default(),
+            ..connecting
+        };
+        self.report.count(&faults, 0.0);
+        Ok(())
+    }
+
+    /// Waits until `count` more than `before` are served or have failed.
+    pub(crate) fn await_served(&mut self, before: u64, count: u32) -> anyhow::Result<()> {
+        let begun = SystemClock.now();
+        loop {
+            let done = self.generator.done() - before;
+            self.progress.at(done);
+            if done >= count.into() {
+                break;
+            }
+            if SystemClock.now().since(begun) > SERVED_WITHIN {
+                bail!("{done} of {count} clients were served within {SERVED_WITHIN:?}");
+            }
+            std::thread::sleep(LOOK);
+        }
+        Ok(())
+    }
+
+    /// Waits until so many clients were served or have failed, over all.
+    pub(crate) fn await_done(&self, done: u64) -> anyhow::Result<()> {
+        let begun = SystemClock.now();
+        while self.generator.done() < done {
+            if SystemClock.now().since(begun) > SERVED_WITHIN {
+                bail!("clients were not served within {SERVED_WITHIN:?}");
+            }
+            std::thread::sleep(LOOK);
+        }
+        Ok(())
+    }
+
+    /// A stranger's time is learned from its PONGs.
+    fn await_time(&mut self) -> anyhow::Result<()> {
+        let begun = SystemClock.now();
+        while self.under_test.is_none() && self.generator.shared.offset_ns().is_none() {
+            self.learn_time()?;
+            if SystemClock.now().since(begun) > SERVED_WITHIN {
+                bail!("the edge tells no time");
+            }
+            std::thread::sleep(LOOK);
+        }
+        Ok(())
+    }
+
+    /// Waits until all ticks up to `until_ms` have come, at most [`LATE_MAX`]: what is late is not lost yet.
+    pub(crate) fn await_ticks(&self, until_ms: i64) {
+        let begun = SystemClock.now();
+        while self.generator.lacking(until_ms) > 0 && SystemClock.now().since(begun) < LATE_MAX {
+            std::thread::sleep(LOOK);
+        }
+    }
+
+    /// Authority time minus the machine's own, in nanoseconds.
+    pub(crate) fn offset_ns(&self) -> anyhow::Result<i64> {
+        let offset_ns = self.generator.shared.offset_ns();
+        offset_ns.ok_or_else(|| anyhow!("authority time is not known"))
+    }
+
+    /// The first whole second of authority time that is at least `ahead` from now, in milliseconds.
+    pub(crate) fn next_second_ms(&self, ahead: Duration) -> anyhow::Result<i64> {
+        self.next_ms(ahead, Mode::Second)
+    }
+
+    /// Likewise the first tick of the clients' mode.
+    pub(crate) fn next_tick_ms(&self, ahead: Duration) -> anyhow::Result<i64> {
+        self.next_ms(ahead, self.setup.mode)
+    }
+
+    fn next_ms(&self, ahead: Duration, mode: Mode) -> anyhow::Result<i64> {
+        let at = (SystemClock.now() + ahead).as_nanos();
+        let unix_ms = self.offset_ns()?.saturating_add_unsigned(at) / 1_000_000;
+        let period_ms = mode.period_ms();
+        Ok((unix_ms.div_euclid(period_ms) + 1) * period_ms)
+    }
+
+    /// The machine's own time at this authority time, in nanoseconds.
+    pub(crate) fn mono_ns(&self, unix_ms: i64) -> anyhow::Result<u64> {
+        let ns = unix_ms
+            .saturating_mul(1_000_000)
+            .checked_sub(self.offset_ns()?);
+        ns.and_then(|ns| u64::try_from(ns).ok())
+            .ok_or_else(|| anyhow!("authority time makes no sense"))
+    }
+
+    /// Waits until authority time is `unix_ms` and `offset_ms` more.
+    pub(crate) fn wait_until(&self, unix_ms: i64, offset_ms: i64) -> anyhow::Result<()> {
+        let at = Mono::from_nanos(self.mono_ns(unix_ms + offset_ms)?);
+        std::thread::sleep(at.since(SystemClock.now()));
+        Ok(())
+    }
+
+    /// A burst that begins at a quiet moment of the next second, after the ticks that have been (`last_ms`: of an earlier burst).
+    pub(crate) fn plan(
+        &self,
+        rate: u64,
+        over: Duration,
+        last_ms: Option<i64>,
+    ) -> anyhow::Result<BurstPlan> {
+        let second_ms = self.next_second_ms(Duration::from_millis(50))?;
+        let rest_ms = self.child_batch_ms();
+        let ticks = u64::try_from(over.as_millis()).unwrap_or(u64::MAX) * rate / 1_000;
+        Ok(BurstPlan {
+            at_ns: self.mono_ns(second_ms + BURST_PHASE_MS)?,
+            first_ms: last_ms.map_or(second_ms, |last_ms| last_ms.max(second_ms)) + 1_000,
+            ticks: ticks.max(1),
+            rate,
+            per_frame: (rate * rest_ms / 1_000).clamp(1, FRAME_TICKS_MAX),
+        })
+    }
+
+    /// Lets the bare loop send this, and waits until it has.
+    pub(crate) fn bare(&mut self, burst: BurstPlan) -> anyhow::Result<BareSends> {
+        self.generator.shared.plan(burst, true);
+        let over = Duration::from_nanos(burst.end_ns().saturating_sub(burst.at_ns));
+        let child = self.child()?;
+        child.order(ChildOrder::Bare(burst))?;
+        child.answer(over, ChildAnswer::bare)
+    }
+
+    fn child_batch_ms(&self) -> u64 {
+        let ready = self.under_test.as_ref().map(|child| &child.ready);
+        ready.map_or(5, |ready| ready.batch_window_ms.max(1))
+    }
+
+    /// Ends edge and generator, and gives what was reported so far.
+    pub(crate) fn finish(self) -> Report {
+        self.report
+    }
+
+    /// Since the run began, in seconds.
+    pub(crate) fn seconds(&self) -> f64 {
+        SystemClock.now().since(self.begun).as_secs_f64()
+    }
+}
+
+/// A burst begins so long after a second: its own ticks and the grid's do not meet.
+const BURST_PHASE_MS: i64 = 200;
+/// The most ticks of a frame.
+const FRAME_TICKS_MAX: u64 = 1_000;
+
+/// Whether ticks from a child may be compared with a bare loop's on the same CPUs.
+pub(crate) fn cores_note(placement: &Placement) -> Option<String> {
+    let shared = placement.edge.is_empty()
+        || placement
+            .edge
+            .iter()
+            .any(|cpu| placement.clients.contains(cpu));
+    (shared && machine::cpus().len() > 1).then(|| {
+        "edge and clients share CPUs: the spread of a tick holds the clients' own work too"
+            .to_owned()
+    })
+}

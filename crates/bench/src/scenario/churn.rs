@@ -1,0 +1,177 @@
+//! `churn`: clients come and go while ticks flow: whether anything is left behind.
+
+use std::time::Duration;
+
+use serde_json::json;
+use tickstorm_command::Failure;
+
+use crate::figure::{Figure, growth, number};
+use crate::generator::{Greeting, Harvest};
+use crate::options::{CommonOptions, duration};
+use crate::report::{Distribution, Report, Series};
+use crate::run::{IN_FLIGHT, ScenarioRun};
+
+/// Clients come and go while ticks flow: whether descriptors or memory are left behind, and every one gets its ticks.
+#[derive(Debug, clap::Args)]
+pub(crate) struct ChurnScenario {
+    #[command(flatten)]
+    pub(crate) common: CommonOptions,
+    /// How many go, and as many come, each second: by a reset and by an ordinary close in turn.
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=20_000))]
+    per_second: u32,
+    /// How long.
+    #[arg(long = "for", value_name = "DURATION", default_value = "60s", value_parser = duration)]
+    over: Duration,
+}
+
+/// When in a second clients go, and when it is looked at, in milliseconds.
+const GO_AT: i64 = 100;
+const LOOK_AT: i64 = 800;
+/// How soon a second is prepared for.
+const PREPARED_WITHIN: Duration = Duration::from_millis(20);
+/// Looks after which the edge must have closed what has gone.
+const SETTLE_LOOKS: u32 = 100;
+const LOOK: Duration = Duration::from_millis(50);
+
+#[derive(Default)]
+struct ChurnOutcome {
+    rss: Vec<(f64, f64)>,
+    /// Open files that are no connections.
+    files: Vec<(f64, f64)>,
+}
+
+impl ChurnScenario {
+    /// Measures, and gives the report.
+    pub(crate) fn run(&self) -> Result<Report, Failure> {
+        let clients = self.common.clients;
+        let room = clients.saturating_add(self.per_second);
+        let mut run = ScenarioRun::start("churn", &self.common, room, |_, _| {})?;
+        run.connect(clients, false)?;
+        let (mut measured, mut all) = (ChurnOutcome::default(), Harvest::default());
+        self.look(&mut run, &mut measured)?;
+        let seconds = self.over.as_secs();
+        run.progress.begin("churn", seconds);
+        let mut until_ms = 0;
+        for second in 1..=seconds {
+            let epoch_ms = run.next_second_ms(PREPARED_WITHIN)?;
+            run.wait_until(epoch_ms, GO_AT)?;
+            let before = run.generator.done();
+            let count = self.per_second.min(clients);
+            run.generator.leave(count, second.is_multiple_of(2));
+            run.generator.connect(count, Greeting::Pipelined, IN_FLIGHT);
+            run.await_done(before + u64::from(count))?;
+            run.wait_until(epoch_ms, LOOK_AT)?;
+            if second.is_multiple_of(10) || second == seconds {
+                self.look(&mut run, &mut measured)?;
+            } else {
+                run.learn_time()?;
+            }
+            until_ms = epoch_ms;
+            all.add(Harvest {
+                seen: Vec::new(),
+                ..run.generator.harvest(None)?
+            });
+            run.progress.at(second);
+        }
+        run.await_ticks(until_ms);
+        all.add(run.generator.harvest(Some(until_ms))?);
+        Ok(self.report(run, measured, &all))
+    }
+
+    /// Looks at the edge once it has closed what has gone.
+    fn look(&self, run: &mut ScenarioRun, measured: &mut ChurnOutcome) -> anyhow::Result<()> {
+        if run.under_test.is_none() {
+            run.learn_time()?;
+            return Ok(());
+        }
+        for _ in 0..SETTLE_LOOKS {
+            if run.child()?.sample(false)?.connections <= self.common.clients.into() {
+                break;
+            }
+            std::thread::sleep(LOOK);
+        }
+        let sample = run.child()?.sample(true)?;
+        run.take_time(&sample);
+        let seconds = run.seconds();
+        let others = sample
+            .files
+            .unwrap_or_default()
+            .saturating_sub(sample.connections);
+        measured
+            .rss
+            .push((seconds, number(sample.rss_bytes) / 1_048_576.0));
+        measured.files.push((seconds, number(others)));
+        Ok(())
+    }
+
+    fn report(&self, run: ScenarioRun, measured: ChurnOutcome, all: &Harvest) -> Report {
+        let mut report = run.finish();
+        report.options = json!({ "per_second": self.per_second, "for_s": self.over.as_secs() });
+        let ends = |points: &[(f64, f64)]| Some((points.first()?.1, points.last()?.1));
+        for (points, unit, ids, labels) in [
+            (
+                &measured.rss,
+                "MiB",
+                ["rss_begin_mib", "rss_end_mib", "rss_growth_mib"],
+                [
+                    "resident memory at the begin",
+                    "resident memory at the end",
+                    "resident memory, growth since minute 5",
+                ],
+            ),
+            (
+                &measured.files,
+                "files",
+                ["files_begin", "files_end", "files_growth"],
+                [
+                    "open files beside connections at the begin",
+                    "open files beside connections at the end",
+                    "open files beside connections, growth since minute 5",
+                ],
+            ),
+        ] {
+            let figures = [
+                ends(points).map(|ends| ends.0),
+                ends(points).map(|ends| ends.1),
+                growth(points),
+            ];
+            for ((id, label), figure) in ids.into_iter().zip(labels).zip(figures) {
+                report.figures.push(Figure::single(id, label, unit, figure));
+            }
+        }
+        let churned = self.over.as_secs() * u64::from(self.per_second.min(self.common.clients));
+        report.figures.push(Figure::single(
+            "churned",
+            "clients that went, and came",
+            "clients",
+            Some(number(churned)),
+        ));
+        report.distributions.extend(
+            [
+                Distribution::of("served", "served after connect", &all.served),
+                Distribution::of(
+                    "after_due",
+                    "arrival after the tick was due",
+                    &all.latencies.edge,
+                ),
+            ]
+            .into_iter()
+            .flatten(),
+        );
+        report.series.extend([
+            Series {
+                id: "rss_mib",
+                label: "resident memory (MiB)",
+                points: measured.rss,
+            },
+            Series {
+                id: "files",
+                label: "open files beside connections",
+                points: measured.files,
+            },
+        ]);
+        report.count(all, 0.0);
+        report.judge(false);
+        report
+    }
+}

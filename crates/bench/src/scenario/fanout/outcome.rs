@@ -1,0 +1,242 @@
+//! What `fanout` has measured, and the figures that come of it.
+
+use std::ops::Range;
+
+use crate::figure::{Figure, growth, number, whole};
+use crate::orders::BareSends;
+use crate::report::{Report, Series};
+use crate::tick_arrivals::ArrivalsByTick;
+
+/// What is added to twice a tick's time, in milliseconds.
+const WINDOW_SPARE: i64 = 20;
+/// Heartbeats are sent so long after the last arrival, in milliseconds, so that the generator notices that the tick is over.
+const BEATS_AFTER: i64 = 50;
+/// The least time for a second's heartbeats, in milliseconds.
+const BEATS_LEAST: i64 = 100;
+/// Points of a series; beyond, every second one is dropped.
+const POINTS_MAX: usize = 2_000;
+/// Notes on what is left out.
+const NOT_TO_ALL: &str = "ticks that did not come to all clients are left out of the medians";
+const NOT_IN_TIME: &str = "ticks that came to the last client after the CPU window's end are left out of the edge's CPU per message";
+const BARE_NOT_ALL: &str =
+    "rounds in which the bare loop did not reach all clients are left out of the medians";
+
+/// What was measured, by round.
+#[derive(Default)]
+pub(super) struct FanoutOutcome {
+    pub(super) cpu_us: Vec<f64>,
+    pub(super) cores: Vec<f64>,
+    pub(super) last_ms: Vec<f64>,
+    pub(super) spread_ms: Vec<f64>,
+    pub(super) bare_cpu_us: Vec<f64>,
+    pub(super) bare_last_ms: Vec<f64>,
+    pub(super) bare_spread_ms: Vec<f64>,
+    pub(super) rss: Thinned,
+    pub(super) files: Thinned,
+    /// When CPU time is read at the latest, in milliseconds after the tick was due.
+    window_ends_max: i64,
+    /// When the last tick that was counted had come to all, likewise; none before the first.
+    arrived_ms: Option<i64>,
+}
+
+/// A series that keeps its size, however long the run.
+#[derive(Default)]
+pub(super) struct Thinned {
+    points: Vec<(f64, f64)>,
+    each: u64,
+    seen: u64,
+}
+
+impl Thinned {
+    pub(super) fn push(&mut self, point: (f64, f64)) {
+        self.each = self.each.max(1);
+        if self.seen.is_multiple_of(self.each) {
+            self.points.push(point);
+        }
+        self.seen += 1;
+        if self.points.len() >= POINTS_MAX {
+            let mut odd = false;
+            self.points.retain(|_| {
+                odd = !odd;
+                odd
+            });
+            self.each *= 2;
+        }
+    }
+
+    /// By how much it has grown since it was warm; none before.
+    fn growth(&self) -> Option<f64> {
+        growth(&self.points)
+    }
+}
+
+/// One round's measurement, as far as the edge told of it.
+pub(super) struct RoundReading {
+    pub(super) epoch_ms: i64,
+    /// When CPU time was read, in milliseconds after the tick was due.
+    pub(super) window_ends: i64,
+    pub(super) cpu_us: Option<u64>,
+    pub(super) bare: Option<(i64, BareSends)>,
+}
+
+impl FanoutOutcome {
+    /// Nothing yet; CPU time is read so many milliseconds after each tick was due, or earlier.
+    pub(super) fn new(window_ends_max: i64) -> Self {
+        Self {
+            window_ends_max,
+            ..Self::default()
+        }
+    }
+
+    /// When CPU time is to be read in the next round: after twice the time that the last tick counted took, so that of an edge that has done its
+    /// work little else is in it.
+    pub(super) fn window_ends(&self) -> i64 {
+        let arrived_ms = self.arrived_ms.unwrap_or(self.window_ends_max);
+        let twice = arrived_ms.saturating_mul(2);
+        twice.saturating_add(WINDOW_SPARE).min(self.window_ends_max)
+    }
+
+    /// When heartbeats are to be sent, of the moments that they may be: after the tick, if it takes as long as the last one that was counted.
+    pub(super) fn after_last(&self, moments: &Range<i64>) -> Range<i64> {
+        let latest = (moments.end - BEATS_LEAST).max(moments.start);
+        let arrived_ms = self.arrived_ms.unwrap_or(0);
+        let start = arrived_ms.saturating_add(BEATS_AFTER);
+        start.clamp(moments.start, latest)..moments.end
+    }
+
+    /// Counts a round in which the tick came to all; one that did not is none to compare.
+    pub(super) fn count(
+        &mut self,
+        second: &RoundReading,
+        rounds: &ArrivalsByTick,
+        clients: u64,
+        report: &mut Report,
+    ) {
+        let Some(round) = rounds.of(false, second.epoch_ms) else {
+            return;
+        };
+        if round.count < clients {
+            report.note_once(NOT_TO_ALL);
+            return;
+        }
+        let in_time = round.last_ms() <= number(second.window_ends.unsigned_abs());
+        self.arrived_ms = Some(i64::try_from(whole(round.last_ms())).unwrap_or(i64::MAX));
+        if !in_time {
+            report.note_once(NOT_IN_TIME);
+        }
+        let bare = second
+            .bare
+            .and_then(|(bare_ms, bare)| Some((rounds.of(true, bare_ms)?, bare)));
+        if second.bare.is_some() {
+            let whole = bare.filter(|(round, bare)| round.count == clients && bare.stalls == 0);
+            let Some((round, bare)) = whole else {
+                report.note_once(BARE_NOT_ALL);
+                return;
+            };
+            if in_time {
+                self.bare_cpu_us
+                    .push(number(bare.cpu_us) / number(bare.sends.max(1)));
+            }
+            self.bare_last_ms.push(round.last_ms());
+            self.bare_spread_ms.push(round.spread_ms());
+        }
+        if let Some(cpu_us) = second.cpu_us.filter(|_| in_time) {
+            self.cpu_us.push(number(cpu_us) / number(round.count));
+        }
+        self.last_ms.push(round.last_ms());
+        self.spread_ms.push(round.spread_ms());
+    }
+
+    /// Puts its figures into a report.
+    pub(super) fn give(self, report: &mut Report) {
+        let growth = (self.rss.growth(), self.files.growth());
+        let of = Figure::of;
+        let single = Figure::single;
+        report.figures.extend([
+            of(
+                "cpu_us_per_message",
+                "edge CPU per delivered message",
+                "µs",
+                self.cpu_us,
+            )
+            .against(self.bare_cpu_us),
+            of(
+                "last_arrival_ms",
+                "last arrival after the tick was due",
+                "ms",
+                self.last_ms,
+            )
+            .against(self.bare_last_ms),
+            of(
+                "spread_ms",
+                "spread, first arrival to last",
+                "ms",
+                self.spread_ms,
+            )
+            .against(self.bare_spread_ms),
+            of(
+                "edge_cores",
+                "edge CPU over whole seconds",
+                "cores",
+                self.cores,
+            ),
+            single(
+                "rss_growth_mib",
+                "resident memory, growth since minute 5",
+                "MiB",
+                growth.0,
+            ),
+            single(
+                "files_growth",
+                "open files, growth since minute 5",
+                "files",
+                growth.1,
+            ),
+        ]);
+        report.series.extend([
+            Series {
+                id: "rss_mib",
+                label: "resident memory (MiB)",
+                points: self.rss.points,
+            },
+            Series {
+                id: "files",
+                label: "open files",
+                points: self.files.points,
+            },
+        ]);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_series_keeps_its_size_and_its_span_however_long_the_run() {
+        let mut series = Thinned::default();
+        for second in 0..30_000_u64 {
+            series.push((number(second), number(second) / 1_000.0));
+        }
+        assert!(series.points.len() <= POINTS_MAX);
+        assert_eq!(series.points[0], (0.0, 0.0));
+        let growth = series.growth().expect("it is warm");
+        assert!((29.0..=29.7).contains(&growth), "{growth}");
+    }
+
+    #[test]
+    fn heartbeats_wait_for_the_tick_and_are_sent_all_the_same_where_it_takes_too_long() {
+        let mut measured = FanoutOutcome::new(460);
+        for (arrived_ms, start) in [(0, 480), (430, 480), (600, 650), (790, 800), (2_000, 800)] {
+            measured.arrived_ms = Some(arrived_ms);
+            assert_eq!(measured.after_last(&(480..900)), start..900);
+        }
+    }
+
+    #[test]
+    fn before_minute_five_no_growth_is_told() {
+        let mut series = Thinned::default();
+        series.push((299.0, 1.0));
+        assert_eq!(series.growth(), None);
+    }
+}

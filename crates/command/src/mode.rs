@@ -1,0 +1,24 @@
+//! The name of a mode on the command line.
+
+use clap::ValueEnum;
+use tickstorm_client::Mode;
+
+/// A mode, as people write it.
+#[expect(
+    missing_docs,
+    reason = "--help would show a variant's documentation, where the names say enough"
+)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ModeName {
+    Second,
+    Minute,
+}
+
+impl From<ModeName> for Mode {
+    fn from(name: ModeName) -> Self {
+        match name {
+            ModeName::Second => Self::Second,
+            ModeName::Minute => Self::Minute,
+        }
+    }
+}

@@ -1,0 +1,63 @@
+//! [`FeedId`]: which of an edge's four feeds.
+
+use tickstorm_timebase::Mode;
+
+/// When a feed sends its ticks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Delivery {
+    /// At their authority time.
+    AtTime,
+    /// AHEAD_MS before it.
+    Ahead,
+}
+
+/// Names a feed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct FeedId {
+    pub(crate) mode: Mode,
+    pub(crate) delivery: Delivery,
+}
+
+impl FeedId {
+    /// All feeds, by their index.
+    pub(crate) const ALL: [Self; 4] = [
+        Self::at_time(Mode::Second),
+        Self::at_time(Mode::Minute),
+        Self::ahead(Mode::Second),
+        Self::ahead(Mode::Minute),
+    ];
+
+    /// The feed of `mode` at its time.
+    pub(crate) const fn at_time(mode: Mode) -> Self {
+        let delivery = Delivery::AtTime;
+        Self { mode, delivery }
+    }
+
+    /// The feed of `mode` ahead of its time.
+    pub(crate) const fn ahead(mode: Mode) -> Self {
+        let delivery = Delivery::Ahead;
+        Self { mode, delivery }
+    }
+
+    /// Its position in [`FeedId::ALL`].
+    pub(crate) const fn index(self) -> usize {
+        match (self.delivery, self.mode) {
+            (Delivery::AtTime, Mode::Second) => 0,
+            (Delivery::AtTime, Mode::Minute) => 1,
+            (Delivery::Ahead, Mode::Second) => 2,
+            (Delivery::Ahead, Mode::Minute) => 3,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_feed_stands_at_its_index() {
+        for (index, id) in FeedId::ALL.into_iter().enumerate() {
+            assert_eq!(id.index(), index, "{id:?}");
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! A client's bytes: through its session, and what each frame asks for. Answers are appended to the control buffer; nothing is
+//! read or sent here.
+
+use std::os::fd::AsRawFd;
+
+use tickstorm_protocol::code::CloseReason;
+use tickstorm_protocol::session::server::{Step, pong};
+use tickstorm_timebase::Mono;
+
+use super::authentication::{Client, Judgement, judge};
+use super::connection::{Connection, Served, Stage};
+use super::control_buffer::ControlBuffer;
+use super::env::Env;
+use super::feeds::Feeds;
+use super::subscription::{Subscribed, subscribe};
+use super::time::Moment;
+
+/// How far a client's bytes were taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub(super) enum Taken {
+    /// Up to their end, or to where the connection can't go on for now; what is left the session keeps.
+    All,
+    /// The control buffer must be sent before the rest is taken.
+    ControlFull,
+    /// The connection is to be closed.
+    Close(CloseReason),
+}
+
+/// What the steps of a connection may touch beside the connection itself.
+pub(super) struct Serving<'a> {
+    pub(super) env: &'a Env,
+    pub(super) feeds: &'a mut Feeds,
+    /// Where answers are appended.
+    pub(super) control: &'a mut ControlBuffer,
+    /// Set if a SUBSCRIBE waits for the time to be known.
+    pub(super) has_askers: &'a mut bool,
+    pub(super) at: Moment,
+}
+
+/// Takes bytes, those first that the session has kept, and advances `input` past what was used.
+pub(super) fn take<S: AsRawFd>(
+    connection: &mut Connection<S>,
+    input: &mut &[u8],
+    serving: &mut Serving<'_>,
+) -> Taken {
+    let (env, at) = (serving.env, serving.at);
+    loop {
+        match connection.stage {
+            Stage::Handshake { .. } | Stage::Served(_) => {}
+            // Nothing that it sends counts any more.
+            Stage::Refused { .. } | Stage::Lingering { .. } => return Taken::All,
+        }
+        if serving.control.is_full() {
+            return Taken::ControlFull;
+        }
+        if connection.is_blocked() {
+            connection.session.keep(input);
+            return Taken::All;
+        }
+        match connection.session.step(env.limits(), input, at.now) {
+            Step::NeedsInput => return Taken::All,
+            Step::Auth(auth) => match judge(env, connection.peer.ip(), auth, at) {
+                Judgement::Accepted(client) => accept(connection, client, serving),
+                Judgement::Wrong => return Taken::Close(CloseReason::AuthFailed),
+                Judgement::WrongUntil(due) => refuse(connection, due),
+                Judgement::RateLimited => return Taken::Close(CloseReason::AuthRateLimited),
+            },
+            Step::Subscribe(request) => match subscribe(connection, request, serving) {
+                Subscribed::Served => {}
+                Subscribed::Waits => *serving.has_askers = true,
+                Subscribed::Refused(reason) => return Taken::Close(reason),
+            },
+            Step::Heartbeat { client_time_us } => answer(client_time_us, serving),
+            Step::Close(reason) => return Taken::Close(reason),
+        }
+    }
+}
+
+fn accept<S>(connection: &mut Connection<S>, client: Box<Client>, serving: &mut Serving<'_>) {
+    tracing::debug!(
+        connection = connection.key.id,
+        peer = %connection.peer,
+        identity = client.identity(),
+        client_id = client.id,
+        client_version = client.version,
+        "authenticated"
+    );
+    let (limits, frames) = (serving.env.limits(), serving.control.frames());
+    connection.session.accept(limits, serving.at.now, frames);
+    connection.stage = Stage::Served(Served::new(client));
+}
+
+fn refuse<S>(connection: &mut Connection<S>, due: Mono) {
+    let ended = Stage::Lingering { until: due };
+    connection.stage = match std::mem::replace(&mut connection.stage, ended) {
+        Stage::Handshake { _permit } => Stage::Refused { due, _permit },
+        other @ (Stage::Refused { .. } | Stage::Served(_) | Stage::Lingering { .. }) => other,
+    };
+}
+
+fn answer(client_time_us: i64, serving: &mut Serving<'_>) {
+    let (mono, frames) = (serving.at.mono, serving.control.frames());
+    match serving.env.authority(mono) {
+        None => pong(client_time_us, 0, 0, u32::MAX, 0, frames),
+        Some(authority) => {
+            let unix_us = authority.time_at(mono).as_micros();
+            pong(
+                client_time_us,
+                unix_us,
+                unix_us,
+                authority.bound_us(mono),
+                authority.clock_error_us(),
+                frames,
+            );
+        }
+    }
+}

@@ -1,0 +1,54 @@
+//! [`Replay`]: ticks of the past that a client has asked for, as a position instead of a queue.
+
+use bytes::Bytes;
+use tickstorm_protocol::message::{encode_batch, ticks_per_frame};
+use tickstorm_timebase::{Authority, Epoch, Mode, Mono, Plan, Quality, Tick};
+
+/// What is still to be sent of the past. Frames are made when the socket takes them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Replay {
+    mode: Mode,
+    after: Epoch,
+    replay_until: Epoch,
+    until: Epoch,
+}
+
+impl Replay {
+    /// What `plan` sends before the feed; none if that is nothing.
+    pub(super) fn of(mode: Mode, plan: &Plan) -> Option<Self> {
+        let replay = Self {
+            mode,
+            after: plan.start,
+            replay_until: plan.replay_until,
+            until: plan.ahead_until.max(plan.replay_until),
+        };
+        (!replay.is_over()).then_some(replay)
+    }
+
+    pub(super) fn is_over(&self) -> bool {
+        self.mode.next_after(self.after) > self.until
+    }
+
+    /// The next frame, and how many ticks are in it.
+    pub(super) fn next_frame(
+        &mut self,
+        max_msg_size: usize,
+        authority: Option<(&Authority, Mono)>,
+    ) -> (Bytes, usize) {
+        let mut ticks = Vec::new();
+        while !self.is_over() && ticks.len() < ticks_per_frame(max_msg_size) {
+            let epoch = self.mode.next_after(self.after);
+            let quality = if epoch <= self.replay_until {
+                Quality::Replay
+            } else {
+                authority.map_or(Quality::Holdover, |(time, now)| time.quality(epoch, now))
+            };
+            ticks.push(Tick { epoch, quality });
+            self.after = epoch;
+        }
+        let sent_unix_us = authority.map_or(0, |(time, now)| time.time_at(now).as_micros());
+        let mut frame = Vec::new();
+        encode_batch(self.mode, &ticks, sent_unix_us, &mut frame);
+        (Bytes::from(frame), ticks.len())
+    }
+}

@@ -1,0 +1,362 @@
+//! [`Kernel`]: a shard's [`Network`] as the kernel has it: one epoll for its sockets, listener, timer and waker.
+
+use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::{AsFd, OwnedFd, RawFd};
+
+use nix::errno::Errno;
+use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
+use rustix::io::Errno as RustixErrno;
+use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, recv, sendmsg, sockopt};
+use tickstorm_timer::TimerFd;
+
+use super::network::{Event, Network, Readiness, Rest, Token};
+use super::socket::transmit;
+use super::waker::Waker;
+
+/// What a socket is first registered for: input, urgent or not, and its end. Failures are reported in any case.
+const INPUT: EventFlags = EventFlags::IN
+    .union(EventFlags::PRI)
+    .union(EventFlags::RDHUP)
+    .union(EventFlags::ET);
+/// Nothing comes after what is there now.
+const ENDED: EventFlags = EventFlags::RDHUP
+    .union(EventFlags::HUP)
+    .union(EventFlags::ERR);
+/// Sockets reported by one call.
+const EVENTS: usize = 128;
+
+/// Slots of the descriptors that are no connections. Connections are numbered from 0 on, and fewer than descriptors.
+const TIMER: u32 = u32::MAX;
+const WAKER: u32 = u32::MAX - 1;
+const LISTENER: u32 = u32::MAX - 2;
+
+/// One shard's part of the kernel.
+#[derive(Debug)]
+pub(crate) struct Kernel {
+    epoll: OwnedFd,
+    timer: TimerFd,
+    waker: Waker,
+    listener: Option<TcpListener>,
+}
+
+impl Kernel {
+    pub(crate) fn new() -> io::Result<Self> {
+        let this = Self {
+            epoll: epoll::create(CreateFlags::CLOEXEC)?,
+            timer: TimerFd::new()?,
+            waker: Waker::new()?,
+            listener: None,
+        };
+        // Edge-triggered: setting the timer again and waking again report anew, and nobody has to read either.
+        this.watch(&this.timer, TIMER)?;
+        this.watch(&this.waker, WAKER)?;
+        Ok(this)
+    }
+
+    /// Ends this shard's wait from another thread.
+    pub(crate) fn waker(&self) -> Waker {
+        self.waker.clone()
+    }
+
+    /// Accepts from `listener` from now on.
+    pub(crate) fn listen(&mut self, listener: TcpListener) -> io::Result<()> {
+        self.watch(&listener, LISTENER)?;
+        self.listener = Some(listener);
+        Ok(())
+    }
+
+    fn watch(&self, what: &impl AsFd, slot: u32) -> io::Result<()> {
+        let token = Token {
+            slot,
+            generation: u32::MAX,
+        };
+        Ok(epoll::add(&self.epoll, what, data(token), INPUT)?)
+    }
+}
+
+impl Network for Kernel {
+    type Socket = TcpStream;
+
+    fn accept(&mut self) -> io::Result<(TcpStream, SocketAddr)> {
+        match &self.listener {
+            Some(listener) => listener.accept(),
+            None => Err(io::ErrorKind::WouldBlock.into()),
+        }
+    }
+
+    fn stop_listening(&mut self) {
+        self.listener = None;
+    }
+
+    fn receive(&mut self, socket: &TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
+        let (taken, _) = recv(socket, buffer, RecvFlags::DONTWAIT)?;
+        Ok(taken)
+    }
+
+    fn send(&mut self, socket: RawFd, bytes: &[u8]) -> Result<usize, Errno> {
+        transmit(socket, bytes)
+    }
+
+    fn send_parts(&mut self, socket: &TcpStream, parts: &[IoSlice<'_>]) -> io::Result<usize> {
+        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+        Ok(sendmsg(
+            socket,
+            parts,
+            &mut SendAncillaryBuffer::default(),
+            flags,
+        )?)
+    }
+
+    fn shut_down_sending(&mut self, socket: &TcpStream) {
+        let _ = socket.shutdown(Shutdown::Write);
+    }
+
+    fn take_error(&mut self, socket: &TcpStream) -> Option<io::Error> {
+        match sockopt::socket_error(socket) {
+            Ok(Ok(())) => None,
+            Ok(Err(errno)) | Err(errno) => Some(errno.into()),
+        }
+    }
+
+    fn register(&mut self, socket: &TcpStream, token: Token) -> io::Result<()> {
+        Ok(epoll::add(&self.epoll, socket, data(token), INPUT)?)
+    }
+
+    fn rearm(&mut self, socket: &TcpStream, token: Token) -> io::Result<()> {
+        let flags = INPUT | EventFlags::OUT;
+        Ok(epoll::modify(&self.epoll, socket, data(token), flags)?)
+    }
+
+    fn deregister(&mut self, socket: &TcpStream) {
+        // Closing it would do so as well, but older kernels take a lock of the whole host for that.
+        let _ = epoll::delete(&self.epoll, socket);
+    }
+
+    fn wait(&mut self, rest: Rest, events: &mut Vec<Event>) -> io::Result<()> {
+        const NO_TIME: rustix::event::Timespec = rustix::event::Timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
+        let timeout = match rest {
+            Rest::None => Some(&NO_TIME),
+            Rest::AsSet => None,
+            Rest::For(duration) => {
+                self.timer.set(duration)?;
+                None
+            }
+        };
+        let mut reported = [MaybeUninit::<epoll::Event>::uninit(); EVENTS];
+        match epoll::wait(&self.epoll, &mut reported, timeout) {
+            Ok((reported, _)) => events.extend(reported.iter().map(event)),
+            Err(RustixErrno::INTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+        Ok(())
+    }
+}
+
+fn data(token: Token) -> EventData {
+    EventData::new_u64(u64::from(token.generation) << 32 | u64::from(token.slot))
+}
+
+fn event(reported: &epoll::Event) -> Event {
+    let epoll::Event { flags, data } = *reported;
+    let [a, b, c, d, e, f, g, h] = data.u64().to_be_bytes();
+    let token = Token {
+        generation: u32::from_be_bytes([a, b, c, d]),
+        slot: u32::from_be_bytes([e, f, g, h]),
+    };
+    match token.slot {
+        TIMER => Event::Timer,
+        WAKER => Event::Woken,
+        LISTENER => Event::Incoming,
+        _ => {
+            let has_ended = flags.intersects(ENDED);
+            let readiness = Readiness {
+                has_input: has_ended || flags.intersects(EventFlags::IN | EventFlags::PRI),
+                until_empty: has_ended || flags.contains(EventFlags::PRI),
+                takes_output: has_ended || flags.contains(EventFlags::OUT),
+            };
+            Event::Socket(token, readiness)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::time::Duration;
+
+    use super::*;
+
+    fn pair() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let theirs = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (mine, _) = listener.accept().unwrap();
+        (mine, theirs)
+    }
+
+    fn token(slot: u32) -> Token {
+        Token {
+            slot,
+            generation: 1,
+        }
+    }
+
+    fn events(kernel: &mut Kernel) -> Vec<Event> {
+        let mut events = Vec::new();
+        kernel.wait(Rest::None, &mut events).unwrap();
+        events
+    }
+
+    /// The slots of the sockets that are reported within a second, which the kernel may need to deliver what was written.
+    fn reported(kernel: &mut Kernel) -> Vec<u32> {
+        let mut events = Vec::new();
+        kernel
+            .wait(Rest::For(Duration::from_secs(1)), &mut events)
+            .unwrap();
+        let sockets = events.iter().filter_map(|event| match event {
+            Event::Socket(token, _) => Some(token.slot),
+            Event::Timer | Event::Woken | Event::Incoming => None,
+        });
+        sockets.collect()
+    }
+
+    #[test]
+    fn input_is_reported_once_and_again_after_rearming() {
+        let mut kernel = Kernel::new().unwrap();
+        let (mine, mut theirs) = pair();
+        kernel.register(&mine, token(7)).unwrap();
+        assert_eq!(events(&mut kernel), [], "output is not asked about");
+        theirs.write_all(b"x").unwrap();
+        assert_eq!(reported(&mut kernel), [7]);
+        assert_eq!(events(&mut kernel), []);
+        kernel.rearm(&mine, token(7)).unwrap();
+        assert_eq!(reported(&mut kernel), [7]);
+        theirs.write_all(b"y").unwrap();
+        drop(theirs);
+        while {
+            let mut events = Vec::new();
+            kernel
+                .wait(Rest::For(Duration::from_secs(1)), &mut events)
+                .unwrap();
+            // Input and its end come by one event or by two.
+            !events
+                .iter()
+                .any(|event| matches!(event, Event::Socket(_, readiness) if readiness.until_empty))
+        } {}
+    }
+
+    #[test]
+    fn a_deregistered_socket_is_not_reported_though_it_is_open() {
+        let mut kernel = Kernel::new().unwrap();
+        let (mine, mut theirs) = pair();
+        kernel.register(&mine, token(7)).unwrap();
+        theirs.write_all(b"x").unwrap();
+        kernel.deregister(&mine);
+        assert_eq!(events(&mut kernel), []);
+        kernel.register(&mine, token(8)).unwrap();
+        assert_eq!(reported(&mut kernel), [8]);
+    }
+
+    #[test]
+    fn a_socket_that_was_full_is_reported_each_time_it_takes_output_again() {
+        let mut kernel = Kernel::new().unwrap();
+        let (mine, mut theirs) = pair();
+        theirs.set_nonblocking(true).unwrap();
+        kernel.register(&mine, token(0)).unwrap();
+        let fill = |kernel: &mut Kernel| {
+            let fd = std::os::fd::AsRawFd::as_raw_fd(&mine);
+            let full = (0..).find_map(|_| kernel.send(fd, &[0; 65_536]).err());
+            assert_eq!(full, Some(Errno::EAGAIN));
+        };
+        fill(&mut kernel);
+        kernel.rearm(&mine, token(0)).unwrap();
+        let mut buffer = vec![0; 1 << 20];
+        for _ in 0..3 {
+            let mut events = Vec::new();
+            while !events.iter().any(takes_output) {
+                events.clear();
+                while theirs.read(&mut buffer).is_ok() {}
+                kernel
+                    .wait(Rest::For(Duration::from_millis(1)), &mut events)
+                    .unwrap();
+            }
+            fill(&mut kernel);
+        }
+    }
+
+    fn takes_output(event: &Event) -> bool {
+        matches!(event, Event::Socket(_, readiness) if readiness.takes_output)
+    }
+
+    #[test]
+    fn more_sockets_than_are_reported_at_a_time_come_in_turn() {
+        let mut kernel = Kernel::new().unwrap();
+        let pairs: Vec<_> = (0..EVENTS + 40).map(|_| pair()).collect();
+        for (slot, (mine, theirs)) in (0..).zip(&pairs) {
+            kernel.register(mine, token(slot)).unwrap();
+            (&mut &*theirs).write_all(b"x").unwrap();
+        }
+        let mut all = Vec::new();
+        while all.len() < pairs.len() {
+            let some = reported(&mut kernel);
+            assert!(!some.is_empty() && some.len() <= EVENTS, "{}", all.len());
+            all.extend(some);
+        }
+        all.sort_unstable();
+        assert!(all.into_iter().map(|slot| slot as usize).eq(0..pairs.len()));
+        assert_eq!(events(&mut kernel), []);
+    }
+
+    #[test]
+    fn a_wait_ends_when_the_timer_fires_or_another_thread_wakes_it_each_time() {
+        let mut kernel = Kernel::new().unwrap();
+        let waker = kernel.waker();
+        for _ in 0..3 {
+            let mut events = Vec::new();
+            let wakes = std::thread::spawn({
+                let waker = waker.clone();
+                move || waker.wake()
+            });
+            while !events.contains(&Event::Woken) {
+                kernel
+                    .wait(Rest::For(Duration::from_secs(60)), &mut events)
+                    .unwrap();
+            }
+            wakes.join().unwrap();
+            events.clear();
+            while !events.contains(&Event::Timer) {
+                kernel
+                    .wait(Rest::For(Duration::from_micros(100)), &mut events)
+                    .unwrap();
+            }
+            events.clear();
+            kernel.wait(Rest::None, &mut events).unwrap();
+            assert_eq!(events, [], "what was reported is over");
+        }
+    }
+
+    #[test]
+    fn listening_ends_with_the_listener() {
+        let mut kernel = Kernel::new().unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let addr = listener.local_addr().unwrap();
+        kernel.listen(listener).unwrap();
+        let _theirs = TcpStream::connect(addr).unwrap();
+        let mut events = Vec::new();
+        while !events.contains(&Event::Incoming) {
+            kernel
+                .wait(Rest::For(Duration::from_secs(1)), &mut events)
+                .unwrap();
+        }
+        assert!(kernel.accept().is_ok());
+        let nobody = kernel.accept().unwrap_err();
+        assert_eq!(nobody.kind(), io::ErrorKind::WouldBlock);
+        kernel.stop_listening();
+        assert!(TcpStream::connect(addr).is_err());
+    }
+}

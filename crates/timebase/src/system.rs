@@ -1,0 +1,47 @@
+//! The machine's own clocks, in nanoseconds: the only calls to the system in this crate. Linux has each of them; elsewhere the
+//! standard library's come nearest.
+
+#[cfg(target_os = "linux")]
+mod linux;
+#[cfg(any(not(target_os = "linux"), test))]
+mod portable;
+
+#[cfg(target_os = "linux")]
+pub(crate) use linux::{monotonic_ns, raw_ns, real_ns};
+#[cfg(not(target_os = "linux"))]
+pub(crate) use portable::{monotonic_ns, raw_ns, real_ns};
+
+#[cfg(test)]
+mod tests {
+    use std::thread::sleep;
+    use std::time::Duration;
+
+    use super::portable;
+
+    #[test]
+    fn the_portable_clocks_go_on_from_something_else_than_zero() {
+        let read = || {
+            [
+                i64::try_from(portable::raw_ns()).unwrap(),
+                portable::monotonic_ns(),
+                portable::real_ns(),
+            ]
+        };
+        let before = read();
+        sleep(Duration::from_millis(5));
+        let after = read();
+        for (clock, (before, after)) in before.into_iter().zip(after).enumerate() {
+            assert!(
+                before > 0 && after >= before + 4_000_000,
+                "clock {clock}: {before}, then {after}"
+            );
+        }
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn every_system_means_the_same_by_real_time() {
+        let apart_ns = portable::real_ns().abs_diff(super::linux::real_ns());
+        assert!(apart_ns < 1_000_000_000, "{apart_ns}");
+    }
+}
