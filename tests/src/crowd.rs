@@ -177,6 +177,7 @@ async fn follow(addr: SocketAddr, record: Arc<Mutex<Record>>) {
             Err(error) => wrong(format!("the end: {error}")),
         }
     }
+    wrong("it ended, which a client that comes back by itself never does".to_owned());
 }
 
 /// A client with the credentials of .env.example.

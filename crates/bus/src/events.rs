@@ -19,9 +19,10 @@ pub enum Notice {
     Dropped { reason: DropReason, count: u64 },
 }
 
-/// State of a subscription, compared with what the subscriber was told last. Changes in between are told as their outcome.
+/// How a subscription is, compared with what the subscriber was told last. Of several changes in
+/// between, the subscriber hears the outcome.
 #[derive(Clone, Copy, Debug, Default)]
-struct State {
+struct SubscriptionStatus {
     connected: bool,
     connections: u64,
     dropped: [u64; DropReason::ALL.len()],
@@ -31,8 +32,8 @@ struct State {
 #[derive(Debug)]
 pub struct Events<T> {
     messages: mpsc::Receiver<T>,
-    state: watch::Receiver<State>,
-    told: State,
+    status: watch::Receiver<SubscriptionStatus>,
+    told: SubscriptionStatus,
 }
 
 impl<T: From<Notice>> Events<T> {
@@ -44,25 +45,29 @@ impl<T: From<Notice>> Events<T> {
             }
             tokio::select! {
                 biased;
-                message = self.messages.recv() => return message,
-                Ok(()) = self.state.changed() => {}
+                message = self.messages.recv() => match message {
+                    Some(message) => return Some(message),
+                    // The last notice may have come together with the end.
+                    None => return self.notice().map(T::from),
+                },
+                Ok(()) = self.status.changed() => {}
             }
         }
     }
 
     fn notice(&mut self) -> Option<Notice> {
-        let state = *self.state.borrow_and_update();
+        let status = *self.status.borrow_and_update();
         let told = &mut self.told;
-        if (state.connected, state.connections) != (told.connected, told.connections) {
-            told.connected = state.connected;
-            told.connections = state.connections;
-            return Some(if state.connected {
+        if (status.connected, status.connections) != (told.connected, told.connections) {
+            told.connected = status.connected;
+            told.connections = status.connections;
+            return Some(if status.connected {
                 Notice::Connected
             } else {
                 Notice::Disconnected
             });
         }
-        let counters = state.dropped.iter().zip(&mut told.dropped);
+        let counters = status.dropped.iter().zip(&mut told.dropped);
         DropReason::ALL
             .into_iter()
             .zip(counters)
@@ -77,15 +82,15 @@ impl<T: From<Notice>> Events<T> {
 #[derive(Debug)]
 pub(crate) struct Outlet<T> {
     messages: mpsc::Sender<T>,
-    state: watch::Sender<State>,
+    status: watch::Sender<SubscriptionStatus>,
 }
 
 impl<T> Outlet<T> {
     /// Both ends of a new subscription.
     pub(crate) fn new(connected: bool) -> (Self, Events<T>) {
         let (messages, queue) = mpsc::channel(QUEUE_MESSAGES_MAX);
-        let (state, watched) = watch::channel(State::default());
-        let outlet = Self { messages, state };
+        let (status, watched) = watch::channel(SubscriptionStatus::default());
+        let outlet = Self { messages, status };
         if connected {
             outlet.set_connected(true);
         }
@@ -93,8 +98,8 @@ impl<T> Outlet<T> {
             outlet,
             Events {
                 messages: queue,
-                state: watched,
-                told: State::default(),
+                status: watched,
+                told: SubscriptionStatus::default(),
             },
         )
     }
@@ -112,17 +117,17 @@ impl<T> Outlet<T> {
                 .map_err(|_| DropReason::Full)
         });
         if let Err(reason) = outcome {
-            self.state
-                .send_modify(|state| state.dropped[reason as usize] += 1);
+            self.status
+                .send_modify(|status| status.dropped[reason as usize] += 1);
         }
     }
 
     /// Tells whether there is a connection.
     pub(crate) fn set_connected(&self, connected: bool) {
-        self.state.send_if_modified(|state| {
-            let changed = state.connected != connected;
-            state.connected = connected;
-            state.connections += u64::from(changed && connected);
+        self.status.send_if_modified(|status| {
+            let changed = status.connected != connected;
+            status.connected = connected;
+            status.connections += u64::from(changed && connected);
             changed
         });
     }

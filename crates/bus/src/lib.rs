@@ -2,8 +2,8 @@
 //! who is believed, and which announcement is off the grid or too far ahead, timebase judges. Nothing is kept for later, since
 //! a lost message costs nothing and a late one says nothing: what can't be sent or taken at once is dropped and counted.
 
-mod arrival;
 mod events;
+mod inbound;
 mod memory;
 pub mod message;
 mod nats;

@@ -6,7 +6,8 @@ mod line;
 mod summary;
 mod tail;
 
-use std::process::ExitCode;
+use std::panic;
+use std::process::{self, ExitCode};
 
 use clap::Parser;
 use tickstorm_bench::{Bench, BenchEdge, CHILD_COMMAND};
@@ -46,6 +47,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    end_on_panic();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
@@ -68,4 +70,14 @@ fn main() -> ExitCode {
             ExitCode::from(failure.code)
         }
     }
+}
+
+/// Makes a panic of any thread or task end the process, as it does in a release. A build that
+/// unwinds would go on without the thread.
+fn end_on_panic() {
+    let show = panic::take_hook();
+    panic::set_hook(Box::new(move |panic| {
+        show(panic);
+        process::abort();
+    }));
 }

@@ -3,13 +3,14 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
-use std::{fmt, future};
+use std::task::{Context, Poll, ready};
+use std::{fmt, future, panic};
 
 use futures_core::Stream;
 use tickstorm_timebase::{Epoch, SystemClock};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
 
 use crate::ahead;
 use crate::alarm_clock::AlarmClock;
@@ -56,19 +57,20 @@ where
     } = subscription.begin().await?;
     let (sender, mut events) = mpsc::channel(EVENTS_MAX);
     let estimator = subscription.estimator();
+    let mut tasks = vec![tokio::spawn(subscription.run(connection, sender))];
     if ahead {
         let (releaser, released) = mpsc::channel(EVENTS_MAX);
         let (incoming, estimator) = (std::mem::replace(&mut events, released), estimator.clone());
-        tokio::spawn(ahead::release(
+        tasks.push(tokio::spawn(ahead::release(
             incoming,
             releaser,
             estimator,
             Arc::clone(&clock),
-        ));
+        )));
     }
-    tokio::spawn(subscription.run(connection, sender));
     Ok(Ticks {
         events,
+        tasks,
         estimator,
         clock,
         edge_id: welcome.edge_id,
@@ -95,6 +97,8 @@ where
 /// one says why the connection ended. Dropping it closes the connection.
 pub struct Ticks {
     events: mpsc::Receiver<Result<Event, Error>>,
+    /// The tasks that events pass through, in the order of the events' way.
+    tasks: Vec<JoinHandle<()>>,
     estimator: watch::Receiver<Estimator>,
     clock: SharedClock,
     edge_id: String,
@@ -103,6 +107,9 @@ pub struct Ticks {
 
 impl Ticks {
     /// What comes next; none after the error that ended the connection. May be dropped and called again without losing anything.
+    ///
+    /// # Panics
+    /// If a task of this subscription has panicked, with the same panic.
     pub async fn next(&mut self) -> Option<Result<Event, Error>> {
         future::poll_fn(|context| Pin::new(&mut *self).poll_next(context)).await
     }
@@ -126,6 +133,23 @@ impl Ticks {
     }
 }
 
+impl Ticks {
+    /// Waits until all tasks have ended. If one of them panicked, the panic continues here.
+    fn poll_tasks(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        while let Some(task) = self.tasks.last_mut() {
+            let outcome = ready!(Pin::new(task).poll(context));
+            self.tasks.pop();
+            // Any other error means that the task's runtime has ended.
+            if let Err(error) = outcome
+                && let Ok(cause) = error.try_into_panic()
+            {
+                panic::resume_unwind(cause);
+            }
+        }
+        Poll::Ready(())
+    }
+}
+
 impl Stream for Ticks {
     type Item = Result<Event, Error>;
 
@@ -133,6 +157,9 @@ impl Stream for Ticks {
         let item = self.events.poll_recv(context);
         if let Poll::Ready(Some(Ok(Event::Reconnected { edge_id, .. }))) = &item {
             self.edge_id.clone_from(edge_id);
+        }
+        if let Poll::Ready(None) = item {
+            ready!(self.poll_tasks(context));
         }
         item
     }

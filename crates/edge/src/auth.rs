@@ -204,7 +204,15 @@ pub(crate) async fn watch_files(
         let looked_at = Arc::clone(&sources);
         // A file system that hangs holds up nobody but this.
         let loaded = tokio::task::spawn_blocking(move || Credentials::load(&looked_at)).await;
-        let Ok(loaded) = loaded else { continue };
+        let loaded = match loaded {
+            Ok(loaded) => loaded,
+            Err(error) if error.is_panic() => {
+                tracing::error!(%error, "credentials are no longer looked at");
+                return;
+            }
+            // The runtime ends.
+            Err(_) => return,
+        };
         match loaded {
             Ok(new) => {
                 complaint.clear();

@@ -143,8 +143,9 @@ impl Logs {
     }
 }
 
-/// Starts the logs of this process on standard error, where panics are shown too. A reader that stands still holds up nobody:
-/// lines beyond a bound are dropped and counted.
+/// Starts the logs of this process on standard error. A panic of any thread or task is shown there
+/// and ends the process. A reader that stands still holds up nobody: lines beyond a bound are
+/// dropped and counted.
 ///
 /// # Errors
 /// Where logs have been started before.
@@ -152,7 +153,7 @@ pub fn init(level: Level, format: LogFormat) -> Result<Logs, SetGlobalDefaultErr
     let (writer, queue) = queue::before(io::stderr());
     let (dispatch, levels) = dispatch(level, format, writer);
     tracing::dispatcher::set_global_default(dispatch)?;
-    queue.show_panics();
+    queue.end_on_panic();
     Ok(Logs { levels, queue })
 }
 

@@ -1,6 +1,8 @@
 //! Frames as docs/protocol.md draws them, read and written without a line of the edge's own codec, so that the two check
 //! each other. Also frames that are wrong on purpose.
 
+use data_encoding::HEXLOWER;
+
 /// AUTH, by the client.
 pub const AUTH: u8 = 0x01;
 /// SUBSCRIBE, by the client.
@@ -196,12 +198,8 @@ const fn crc_table() -> [u32; 256] {
 fn hex(bytes: &[u8]) -> String {
     /// Enough for a small frame.
     const SHOWN: usize = 64;
-    let shown: Vec<String> = bytes
-        .iter()
-        .take(SHOWN)
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
-    format!("{} ({} bytes)", shown.join(" "), bytes.len())
+    let shown = HEXLOWER.encode(&bytes[..bytes.len().min(SHOWN)]);
+    format!("{shown} ({} bytes)", bytes.len())
 }
 
 #[cfg(test)]

@@ -2,21 +2,21 @@
 //! panics with what it saw instead of returning errors, and nothing that ships may depend on it.
 
 pub mod alloc;
-mod authority;
+mod certificate_authority;
 pub mod frame;
 #[cfg(feature = "nats")]
 mod nats;
 pub mod peer;
-mod place;
 mod process;
+mod reserved_addr;
 mod wait;
 
 pub use alloc::CountingAllocator;
-pub use authority::{Authority, Certificate};
+pub use certificate_authority::{Certificate, CertificateAuthority};
 pub use frame::{Forged, RawFrame};
 #[cfg(feature = "nats")]
 pub use nats::Nats;
-pub use peer::{PATIENCE, Peer, Received, Socket};
-pub use place::Place;
+pub use peer::{PATIENCE, Peer, PeerOptions, Received};
 pub use process::{TempDir, resident_bytes};
+pub use reserved_addr::ReservedAddr;
 pub use wait::{poll_until, poll_until_async};

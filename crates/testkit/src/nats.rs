@@ -16,7 +16,7 @@ use testcontainers::{
 };
 use tokio::runtime::{Builder, Runtime};
 
-use crate::{Place, poll_until};
+use crate::{ReservedAddr, poll_until};
 
 /// The server that tests run; `cargo xtask test` can make a stand-in of that name.
 const IMAGE: (&str, &str) = ("nats", "2.15-alpine");
@@ -31,7 +31,7 @@ const START_BOUND: Duration = Duration::from_secs(60);
 /// A NATS server, removed when this is dropped. It keeps its port over restarts.
 #[derive(Debug)]
 pub struct Nats {
-    place: Place,
+    place: ReservedAddr,
     flags: Vec<String>,
     files: Vec<(String, Vec<u8>)>,
     /// Where it is in a cluster: the network's name, and its own name on it.
@@ -48,7 +48,7 @@ impl Nats {
     #[must_use]
     pub fn create(flags: &[&str]) -> Self {
         Self {
-            place: Place::reserve(),
+            place: ReservedAddr::reserve(),
             flags: flags.iter().map(ToString::to_string).collect(),
             files: Vec::new(),
             seat: None,

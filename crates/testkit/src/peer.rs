@@ -23,7 +23,7 @@ pub const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Options of a peer's socket that must be set before it connects.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Socket {
+pub struct PeerOptions {
     /// SO_RCVBUF in bytes: a small one lets a peer that doesn't read fill up soon.
     pub receive_buffer: Option<u32>,
     /// The address to come from; the system's choice where there is none.
@@ -62,14 +62,14 @@ impl Peer {
     /// # Panics
     /// Where that fails, as all calls here that return no `Result`.
     pub async fn connect(addr: SocketAddr) -> Self {
-        Self::connect_with(addr, Socket::default()).await
+        Self::connect_with(addr, PeerOptions::default()).await
     }
 
     /// Connects with `socket`'s options.
     ///
     /// # Panics
     /// Where that fails.
-    pub async fn connect_with(addr: SocketAddr, options: Socket) -> Self {
+    pub async fn connect_with(addr: SocketAddr, options: PeerOptions) -> Self {
         let connecting = async {
             let socket = if addr.is_ipv4() {
                 TcpSocket::new_v4()?

@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU32, Ordering};
 
 /// Resident memory of this process in bytes, as /proc/self/status tells it (which, unlike statm, needs no page size).
 ///
@@ -20,7 +19,7 @@ pub fn resident_bytes() -> u64 {
 
 /// A new, empty directory, removed with all that is in it when this is dropped.
 #[derive(Debug)]
-pub struct TempDir(PathBuf);
+pub struct TempDir(tempfile::TempDir);
 
 impl TempDir {
     /// Makes one; `label` becomes a part of its name.
@@ -29,18 +28,15 @@ impl TempDir {
     /// Where the system's directory for such things can't be written to.
     #[must_use]
     pub fn new(label: &str) -> Self {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let name = format!("tickstorm-{label}-{}-{number}", std::process::id());
-        let path = std::env::temp_dir().join(name);
-        fs::create_dir(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-        Self(path)
+        let prefix = format!("tickstorm-{label}-");
+        let made = tempfile::Builder::new().prefix(&prefix).tempdir();
+        Self(made.unwrap_or_else(|error| panic!("{label}: {error}")))
     }
 
     /// Where it is.
     #[must_use]
     pub fn path(&self) -> &Path {
-        &self.0
+        self.0.path()
     }
 
     /// Writes a file in it and tells its path.
@@ -48,15 +44,8 @@ impl TempDir {
     /// # Panics
     /// Where that fails.
     pub fn write(&self, name: &str, content: impl AsRef<[u8]>) -> PathBuf {
-        let path = self.0.join(name);
+        let path = self.path().join(name);
         fs::write(&path, content).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
         path
-    }
-}
-
-impl Drop for TempDir {
-    fn drop(&mut self) {
-        // Best effort: a directory left behind under the system's temporary one does no harm, and a drop must not panic.
-        let _ = fs::remove_dir_all(&self.0);
     }
 }

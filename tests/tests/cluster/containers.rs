@@ -18,7 +18,7 @@ fn no_container_has_root_a_writable_root_or_a_capability() {
         assert_eq!(host["Privileged"], false, "{container}");
         assert!(host["CapAdd"].is_null(), "{container}: {}", host["CapAdd"]);
         for pid in container.pids() {
-            let status = Status::of(pid);
+            let status = ProcStatus::of(pid);
             // Real, effective, saved and of the file system; the same for groups.
             for ids in [status.field("Uid"), status.field("Gid")] {
                 assert!(
@@ -59,9 +59,9 @@ fn stopped_each_ends_within_its_grace_period_with_exit_code_0() {
 }
 
 /// What the kernel says of a process.
-struct Status(BTreeMap<String, String>);
+struct ProcStatus(BTreeMap<String, String>);
 
-impl Status {
+impl ProcStatus {
     fn of(pid: u64) -> Self {
         let text = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
         let fields = text.lines().filter_map(|line| line.split_once(':'));

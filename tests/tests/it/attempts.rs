@@ -4,7 +4,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
-use tickstorm_testkit::{Peer, Socket, frame};
+use tickstorm_testkit::{Peer, PeerOptions, frame};
 use tickstorm_timebase::{Clock as _, SystemClock};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
@@ -118,9 +118,9 @@ async fn started() -> Daemon {
 
 /// A connection from there, with its AUTH sent.
 async fn log_in(edge: &Daemon, from: IpAddr, password: &str) -> Peer {
-    let socket = Socket {
+    let socket = PeerOptions {
         from: Some(from),
-        ..Socket::default()
+        ..PeerOptions::default()
     };
     let mut peer = Peer::connect_with(edge.clients(), socket).await;
     peer.auth(USER, password).await;

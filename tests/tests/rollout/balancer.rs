@@ -11,7 +11,7 @@ use tickstorm_tests::manifests::{Labels, name};
 use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::cluster::{Cluster, Pods};
+use crate::overlay::{Pods, RunningOverlay};
 use crate::pod::Pod;
 use crate::probe::named_port;
 
@@ -21,11 +21,11 @@ const LAG: Duration = Duration::from_secs(2);
 /// A balancer that runs as long as its runtime does.
 pub(crate) struct Balancer {
     addr: SocketAddr,
-    counts: Arc<Counts>,
+    counts: Arc<BalancerCounts>,
 }
 
 #[derive(Default)]
-struct Counts {
+struct BalancerCounts {
     accepted: AtomicUsize,
     /// For which there was no pod, or one that did not take them.
     refused: AtomicUsize,
@@ -41,8 +41,8 @@ struct Target {
 
 impl Balancer {
     /// In front of the Service of that name.
-    pub(crate) async fn of(service: &str, cluster: &Cluster) -> Self {
-        let found = cluster
+    pub(crate) async fn of(service: &str, overlay: &RunningOverlay) -> Self {
+        let found = overlay
             .manifests
             .services
             .iter()
@@ -58,7 +58,7 @@ impl Balancer {
             panic!("{service} names no port of its pods");
         };
         let target = Target {
-            pods: cluster.pods(),
+            pods: overlay.pods(),
             selector: spec.selector.unwrap_or_default(),
             port,
         };
@@ -87,7 +87,7 @@ impl Balancer {
     }
 }
 
-async fn accept(listener: TcpListener, target: Target, counts: Arc<Counts>) {
+async fn accept(listener: TcpListener, target: Target, counts: Arc<BalancerCounts>) {
     loop {
         let (client, _) = listener.accept().await.unwrap();
         let turn = counts.accepted.fetch_add(1, Ordering::Relaxed);
@@ -95,7 +95,7 @@ async fn accept(listener: TcpListener, target: Target, counts: Arc<Counts>) {
     }
 }
 
-async fn serve(mut client: TcpStream, to: Option<SocketAddr>, counts: Arc<Counts>) {
+async fn serve(mut client: TcpStream, to: Option<SocketAddr>, counts: Arc<BalancerCounts>) {
     let server = match to {
         Some(to) => TcpStream::connect(to).await.ok(),
         None => None,

@@ -4,9 +4,9 @@
 #![expect(clippy::unwrap_used, reason = "a test that can't go on has failed")]
 
 mod balancer;
-mod cluster;
 mod engine;
 mod newcomers;
+mod overlay;
 mod pod;
 mod probe;
 mod run;
@@ -18,15 +18,15 @@ use tickstorm_tests::manifests::Manifests;
 use tokio::runtime;
 
 use crate::balancer::Balancer;
-use crate::cluster::Cluster;
 use crate::newcomers::Newcomers;
+use crate::overlay::RunningOverlay;
 
 /// Clients that are there all the time: enough that a drain takes its time.
 const CROWD: usize = 200;
 
 #[test]
 fn a_rollout_of_one_of_each_loses_no_tick_and_all_of_it_ends_in_time() {
-    replace_all("dev", Cluster::delete);
+    replace_all("dev", RunningOverlay::delete);
 }
 
 #[test]
@@ -36,14 +36,14 @@ fn a_rollout_of_three_of_each_loses_no_tick() {
 }
 
 /// Replaces all edges of an overlay, then all clocks, then all NATS servers, under the eyes of clients.
-fn replace_all(overlay: &str, at_last: impl AsyncFnOnce(&mut Cluster)) {
+fn replace_all(overlay: &str, at_last: impl AsyncFnOnce(&mut RunningOverlay)) {
     let runtime = runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build()
         .unwrap();
     let _guard = runtime.enter();
-    let mut cluster = runtime.block_on(Cluster::apply(Manifests::of(overlay)));
+    let mut cluster = runtime.block_on(RunningOverlay::apply(Manifests::of(overlay)));
     let balancer = runtime.block_on(Balancer::of("edge", &cluster));
     let crowd = Crowd::gather(balancer.addr(), CROWD);
     crowd.assert_unbroken();

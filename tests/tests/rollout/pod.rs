@@ -14,7 +14,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::engine::{docker, outcome};
 use crate::probe::Prober;
-use crate::run::{Run, run};
+use crate::run::{RunArguments, run};
 
 /// Until a new pod is ready, at most; a Deployment's own deadline is longer.
 const READY_BOUND: Duration = Duration::from_secs(120);
@@ -28,7 +28,7 @@ pub(crate) struct Pod {
     /// The engine's name of it.
     pub(crate) id: String,
     grace: Duration,
-    state: watch::Sender<State>,
+    state: watch::Sender<PodState>,
     /// When its end began.
     ending: Mutex<Option<Mono>>,
     probes: Mutex<JoinSet<()>>,
@@ -37,7 +37,7 @@ pub(crate) struct Pod {
 
 /// What its kubelet would tell of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum State {
+enum PodState {
     NotReady(String),
     ReadySince(Mono),
     /// The container's exit code.
@@ -54,7 +54,7 @@ impl Pod {
         name: String,
         network: &str,
     ) -> Arc<Self> {
-        let Run { arguments, volumes } = run(manifests, workload, &name, network);
+        let RunArguments { arguments, volumes } = run(manifests, workload, &name, network);
         let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
         let id = docker(&arguments).await;
         docker(&["start", &id]).await;
@@ -68,7 +68,7 @@ impl Pod {
                 .parse()
                 .unwrap_or_else(|_| panic!("{name} ended at once: {ip}")),
             grace: Duration::from_secs(grace.try_into().expect("no negative time")),
-            state: watch::Sender::new(State::NotReady("it has just started".to_owned())),
+            state: watch::Sender::new(PodState::NotReady("it has just started".to_owned())),
             ending: Mutex::default(),
             probes: Mutex::default(),
             _volumes: volumes,
@@ -92,11 +92,11 @@ impl Pod {
             loop {
                 let seen = state.borrow_and_update().clone();
                 let left = match seen {
-                    State::ReadySince(since) => {
+                    PodState::ReadySince(since) => {
                         min_ready.saturating_sub(SystemClock.now().since(since))
                     }
-                    State::NotReady(_) => Duration::MAX,
-                    State::Exited(_) | State::Failed(_) => panic!("{}: {seen:?}", self.name),
+                    PodState::NotReady(_) => Duration::MAX,
+                    PodState::Exited(_) | PodState::Failed(_) => panic!("{}: {seen:?}", self.name),
                 };
                 if left.is_zero() {
                     return;
@@ -116,7 +116,7 @@ impl Pod {
 
     /// Whether it passes its readiness probe.
     pub(crate) fn is_ready(&self) -> bool {
-        matches!(*self.state.borrow(), State::ReadySince(_))
+        matches!(*self.state.borrow(), PodState::ReadySince(_))
     }
 
     /// Whether its end began at least that long ago.
@@ -128,8 +128,8 @@ impl Pod {
     /// Says what has gone wrong with it, if anything has.
     pub(crate) fn fault(&self) -> Option<String> {
         match &*self.state.borrow() {
-            State::Failed(why) => Some(format!("{}: {why}", self.name)),
-            State::NotReady(_) | State::ReadySince(_) | State::Exited(_) => None,
+            PodState::Failed(why) => Some(format!("{}: {why}", self.name)),
+            PodState::NotReady(_) | PodState::ReadySince(_) | PodState::Exited(_) => None,
         }
     }
 
@@ -148,7 +148,7 @@ impl Pod {
             );
             let mut state = self.state.subscribe();
             let _ = state
-                .wait_for(|state| matches!(state, State::Exited(_)))
+                .wait_for(|state| matches!(state, PodState::Exited(_)))
                 .await;
         };
         let ended = timeout(self.grace, orderly).await;
@@ -190,19 +190,20 @@ impl Pod {
 
     fn exit(&self) -> Option<String> {
         match &*self.state.borrow() {
-            State::Exited(code) => Some(code.clone()),
-            State::NotReady(_) | State::ReadySince(_) | State::Failed(_) => None,
+            PodState::Exited(code) => Some(code.clone()),
+            PodState::NotReady(_) | PodState::ReadySince(_) | PodState::Failed(_) => None,
         }
     }
 
     /// Whatever becomes of it later, that it failed stays.
     fn fail(&self, why: String) {
-        self.state.send_replace(State::Failed(why));
+        self.state.send_replace(PodState::Failed(why));
     }
 
-    fn become_state(&self, next: State) {
+    fn transition_to(&self, next: PodState) {
         self.state.send_if_modified(|state| {
-            let stays = matches!(state, State::Failed(_) | State::Exited(_)) || *state == next;
+            let stays =
+                matches!(state, PodState::Failed(_) | PodState::Exited(_)) || *state == next;
             if !stays {
                 *state = next;
             }
@@ -214,7 +215,7 @@ impl Pod {
         let (_, code) = outcome(&["wait", &self.id], Duration::MAX).await;
         let code = code.trim().to_owned();
         if self.is_ending_for(Duration::ZERO) {
-            self.become_state(State::Exited(code));
+            self.transition_to(PodState::Exited(code));
         } else {
             self.fail(format!(
                 "its container ended by itself, with exit code {code}"
@@ -248,14 +249,14 @@ impl Pod {
 
     async fn watch_readiness(&self, readiness: Option<Prober>) {
         let Some(readiness) = readiness else {
-            return self.become_state(State::ReadySince(SystemClock.now()));
+            return self.transition_to(PodState::ReadySince(SystemClock.now()));
         };
         loop {
-            let note = |why| self.become_state(State::NotReady(why));
+            let note = |why| self.transition_to(PodState::NotReady(why));
             succeeds_in_a_row(&readiness, note).await;
-            self.become_state(State::ReadySince(SystemClock.now()));
+            self.transition_to(PodState::ReadySince(SystemClock.now()));
             let why = fails_at_last(&readiness).await;
-            self.become_state(State::NotReady(why));
+            self.transition_to(PodState::NotReady(why));
         }
     }
 }

@@ -14,7 +14,7 @@ use tickstorm_tests::manifests::{Manifests, Update, Workload, name};
 use crate::engine::LABEL;
 
 /// What `docker create` is told.
-pub(crate) struct Run {
+pub(crate) struct RunArguments {
     /// Its arguments.
     pub(crate) arguments: Vec<String>,
     /// The files of its volumes.
@@ -22,7 +22,12 @@ pub(crate) struct Run {
 }
 
 /// How the container of that pod is run on that network.
-pub(crate) fn run(manifests: &Manifests, workload: &Workload, pod: &str, network: &str) -> Run {
+pub(crate) fn run(
+    manifests: &Manifests,
+    workload: &Workload,
+    pod: &str,
+    network: &str,
+) -> RunArguments {
     let [container] = &workload.pod.containers[..] else {
         panic!("{} has one container", workload.name);
     };
@@ -59,7 +64,7 @@ pub(crate) fn run(manifests: &Manifests, workload: &Workload, pod: &str, network
     arguments.push(container.image.clone().expect("an image"));
     arguments.extend(command.cloned());
     arguments.extend(container.args.iter().flatten().cloned());
-    Run { arguments, volumes }
+    RunArguments { arguments, volumes }
 }
 
 /// The names that the cluster's DNS has for a pod: its own where a headless Service gives it one, and those of such Services.

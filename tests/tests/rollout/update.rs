@@ -4,7 +4,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 /// What a Deployment does next in a rollout.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Step {
+pub(crate) enum RolloutStep {
     /// Make a new pod.
     Create,
     /// End an old pod.
@@ -33,17 +33,17 @@ pub(crate) struct Rollout {
 }
 
 impl Rollout {
-    pub(crate) fn next(&self) -> Step {
+    pub(crate) fn next(&self) -> RolloutStep {
         if self.new < self.wanted && self.old + self.new < self.wanted + self.surge {
-            return Step::Create;
+            return RolloutStep::Create;
         }
         if self.old > 0 && self.old + self.available > self.wanted - self.unavailable {
-            return Step::Delete;
+            return RolloutStep::Delete;
         }
         if self.old == 0 && self.available == self.wanted {
-            return Step::Done;
+            return RolloutStep::Done;
         }
-        Step::Await
+        RolloutStep::Await
     }
 }
 
@@ -70,7 +70,7 @@ mod tests {
     use super::*;
 
     /// All steps of a rollout in which each new pod becomes available when it is waited for.
-    fn steps(wanted: u32, surge: u32, unavailable: u32) -> Vec<Step> {
+    fn steps(wanted: u32, surge: u32, unavailable: u32) -> Vec<RolloutStep> {
         let mut rollout = Rollout {
             wanted,
             surge,
@@ -84,10 +84,10 @@ mod tests {
             let step = rollout.next();
             steps.push(step);
             match step {
-                Step::Create => rollout.new += 1,
-                Step::Delete => rollout.old -= 1,
-                Step::Await => rollout.available += 1,
-                Step::Done => return steps,
+                RolloutStep::Create => rollout.new += 1,
+                RolloutStep::Delete => rollout.old -= 1,
+                RolloutStep::Await => rollout.available += 1,
+                RolloutStep::Done => return steps,
             }
             assert!(rollout.old + rollout.new <= wanted + surge);
             assert!(rollout.old + rollout.available >= wanted - unavailable);
@@ -96,7 +96,7 @@ mod tests {
 
     #[test]
     fn one_more_and_none_fewer_is_one_after_the_other() {
-        use Step::{Await, Create, Delete, Done};
+        use RolloutStep::{Await, Create, Delete, Done};
         assert_eq!(steps(1, 1, 0), [Create, Await, Delete, Done]);
         assert_eq!(
             steps(2, 1, 0),
@@ -107,7 +107,10 @@ mod tests {
     #[test]
     fn every_rollout_ends_and_keeps_within_its_bounds() {
         for (wanted, surge, unavailable) in [(3, 0, 1), (5, 2, 2), (4, 4, 0), (3, 1, 3)] {
-            assert_eq!(steps(wanted, surge, unavailable).last(), Some(&Step::Done));
+            assert_eq!(
+                steps(wanted, surge, unavailable).last(),
+                Some(&RolloutStep::Done)
+            );
         }
     }
 

@@ -14,8 +14,8 @@ use bytes::Bytes;
 use tickstorm_timebase::{Announcement, Mode, Reply};
 use tokio::time::{Instant, sleep_until};
 
-use crate::arrival::{self, Arrival};
 use crate::events::{Events, Outlet, deliver_to_all};
+use crate::inbound::{self, Inbound};
 use crate::message;
 use crate::subject::{INBOX, Subjects};
 use crate::{Bus, ClockEvent, EdgeEvent, ReplyTo, Unavailable};
@@ -50,13 +50,13 @@ impl MemoryBus {
     pub fn link(&self, name: &str) -> MemoryLink {
         let mut hub = self.lock();
         assert!(
-            hub.links.iter().all(|link| link.name != name),
+            hub.ports.iter().all(|port| port.name != name),
             "{name} is on this bus already"
         );
-        hub.links.push(Link::new(name));
+        hub.ports.push(HubPort::new(name));
         MemoryLink {
             bus: self.clone(),
-            index: hub.links.len() - 1,
+            index: hub.ports.len() - 1,
             subjects: hub.subjects.clone(),
             inbox: inbox(name),
         }
@@ -84,13 +84,13 @@ impl MemoryBus {
 
     /// Delivers any bytes to whoever listens to `subject`, past the script.
     pub fn inject(&self, subject: &str, reply_to: Option<&str>, payload: impl Into<Bytes>) {
-        let message = Message {
+        let message = Envelope {
             subject: subject.to_owned(),
             reply_to: reply_to.map(|subject| ReplyTo(subject.to_owned())),
             payload: payload.into(),
         };
         let mut hub = self.lock();
-        for to in 0..hub.links.len() {
+        for to in 0..hub.ports.len() {
             hub.deliver(to, &message);
         }
     }
@@ -100,12 +100,12 @@ impl MemoryBus {
         self.hub.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn publish(&self, from: usize, message: &Message) -> Result<(), Unavailable> {
+    fn publish(&self, from: usize, message: &Envelope) -> Result<(), Unavailable> {
         let mut hub = self.lock();
-        if !hub.links[from].connected {
+        if !hub.ports[from].connected {
             return Err(Unavailable);
         }
-        for to in 0..hub.links.len() {
+        for to in 0..hub.ports.len() {
             if hub.listens(to, &message.subject)
                 && let Some(delay) = hub.pass(from, to, message)
             {
@@ -115,7 +115,7 @@ impl MemoryBus {
         Ok(())
     }
 
-    fn deliver_later(&self, hub: &mut Hub, delay: Duration, to: usize, message: Message) {
+    fn deliver_later(&self, hub: &mut Hub, delay: Duration, to: usize, message: Envelope) {
         let due = Instant::now() + delay;
         hub.sent += 1;
         hub.delayed.insert((due, hub.sent), (to, message));
@@ -146,7 +146,7 @@ impl MemoryLink {
         reply_to: Option<ReplyTo>,
         payload: Vec<u8>,
     ) -> Result<(), Unavailable> {
-        let message = Message {
+        let message = Envelope {
             subject: subject.to_owned(),
             reply_to,
             payload: payload.into(),
@@ -175,22 +175,23 @@ impl Bus for MemoryLink {
     }
 
     fn clock_events(&self) -> Events<ClockEvent> {
-        let link = &mut self.bus.lock().links[self.index];
-        let (outlet, events) = Outlet::new(link.connected);
-        link.clocks.push(outlet);
+        let port = &mut self.bus.lock().ports[self.index];
+        let (outlet, events) = Outlet::new(port.connected);
+        port.clocks.push(outlet);
         events
     }
 
     fn edge_events(&self) -> Events<EdgeEvent> {
-        let link = &mut self.bus.lock().links[self.index];
-        let (outlet, events) = Outlet::new(link.connected);
-        link.edges.push(outlet);
+        let port = &mut self.bus.lock().ports[self.index];
+        let (outlet, events) = Outlet::new(port.connected);
+        port.edges.push(outlet);
         events
     }
 }
 
+/// A message on its way.
 #[derive(Clone, Debug)]
-struct Message {
+struct Envelope {
     subject: String,
     reply_to: Option<ReplyTo>,
     payload: Bytes,
@@ -198,12 +199,12 @@ struct Message {
 
 struct Hub {
     subjects: Subjects,
-    links: Vec<Link>,
-    script: Option<script::Script>,
+    ports: Vec<HubPort>,
+    script: Option<script::FateScript>,
     /// By who sends and who gets it: the message that waits for the next one.
-    swapped: HashMap<(usize, usize), Message>,
+    swapped: HashMap<(usize, usize), Envelope>,
     /// By when it is due and how many were delayed before it, so that equal delays keep their order.
-    delayed: BTreeMap<(Instant, u64), (usize, Message)>,
+    delayed: BTreeMap<(Instant, u64), (usize, Envelope)>,
     sent: u64,
 }
 
@@ -211,7 +212,7 @@ impl Default for Hub {
     fn default() -> Self {
         Self {
             subjects: Subjects::new("tickstorm"),
-            links: Vec::new(),
+            ports: Vec::new(),
             script: None,
             swapped: HashMap::new(),
             delayed: BTreeMap::new(),
@@ -223,18 +224,18 @@ impl Default for Hub {
 impl fmt::Debug for Hub {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Hub")
-            .field("links", &self.links)
+            .field("ports", &self.ports)
             .finish_non_exhaustive()
     }
 }
 
 impl Hub {
     /// Delivers what the script lets arrive now, and tells after how long the message is to come (again).
-    fn pass(&mut self, from: usize, to: usize, message: &Message) -> Option<Duration> {
+    fn pass(&mut self, from: usize, to: usize, message: &Envelope) -> Option<Duration> {
         let fate = match &mut self.script {
             Some(script) => script(&Passage {
-                from: &self.links[from].name,
-                to: &self.links[to].name,
+                from: &self.ports[from].name,
+                to: &self.ports[to].name,
                 subject: &message.subject,
                 payload: &message.payload,
             }),
@@ -272,38 +273,39 @@ impl Hub {
         }
     }
 
-    fn deliver(&mut self, to: usize, message: &Message) {
-        if self.links[to].connected {
-            self.links[to].deliver(&self.subjects, message);
+    fn deliver(&mut self, to: usize, message: &Envelope) {
+        if self.ports[to].connected {
+            self.ports[to].deliver(&self.subjects, message);
         }
     }
 
     fn listens(&self, to: usize, subject: &str) -> bool {
-        let link = &self.links[to];
+        let port = &self.ports[to];
         if subject == self.subjects.time() {
-            return !link.clocks.is_empty();
+            return !port.clocks.is_empty();
         }
         let ticks = Mode::ALL.map(|mode| self.subjects.tick(mode));
-        !link.edges.is_empty() && (ticks.contains(&subject) || link.inbox == subject)
+        !port.edges.is_empty() && (ticks.contains(&subject) || port.inbox == subject)
     }
 
     fn set_connected(&mut self, name: &str, connected: bool) {
-        let link = self.links.iter_mut().find(|link| link.name == name);
-        let link = link.unwrap_or_else(|| panic!("{name} is not on this bus"));
-        if link.connected != connected {
-            link.connected = connected;
-            link.clocks
+        let port = self.ports.iter_mut().find(|port| port.name == name);
+        let port = port.unwrap_or_else(|| panic!("{name} is not on this bus"));
+        if port.connected != connected {
+            port.connected = connected;
+            port.clocks
                 .iter()
                 .for_each(|outlet| outlet.set_connected(connected));
-            link.edges
+            port.edges
                 .iter()
                 .for_each(|outlet| outlet.set_connected(connected));
         }
     }
 }
 
+/// A connection, as the bus sees it.
 #[derive(Debug)]
-struct Link {
+struct HubPort {
     name: String,
     inbox: String,
     connected: bool,
@@ -311,7 +313,7 @@ struct Link {
     edges: Vec<Outlet<EdgeEvent>>,
 }
 
-impl Link {
+impl HubPort {
     fn new(name: &str) -> Self {
         Self {
             name: name.to_owned(),
@@ -322,12 +324,12 @@ impl Link {
         }
     }
 
-    fn deliver(&mut self, subjects: &Subjects, message: &Message) {
+    fn deliver(&mut self, subjects: &Subjects, message: &Envelope) {
         let reply_to = message.reply_to.as_ref().map(|to| to.0.as_str());
         let (subject, payload) = (&message.subject, &message.payload);
-        match arrival::read(subjects, &self.inbox, subject, reply_to, payload) {
-            Some(Arrival::Clock(event)) => deliver_to_all(&mut self.clocks, &event),
-            Some(Arrival::Edge(event)) => deliver_to_all(&mut self.edges, &event),
+        match inbound::read(subjects, &self.inbox, subject, reply_to, payload) {
+            Some(Inbound::Clock(event)) => deliver_to_all(&mut self.clocks, &event),
+            Some(Inbound::Edge(event)) => deliver_to_all(&mut self.edges, &event),
             None => {}
         }
     }

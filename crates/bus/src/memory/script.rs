@@ -34,7 +34,7 @@ pub enum Fate {
 }
 
 /// Decides the fate of each message, in the order in which they are sent.
-pub(super) type Script = Box<dyn FnMut(&Passage<'_>) -> Fate + Send>;
+pub(super) type FateScript = Box<dyn FnMut(&Passage<'_>) -> Fate + Send>;
 
 /// A script by chance: how often each fate strikes, in parts of one. What they leave arrives at once.
 #[derive(Clone, Copy, Debug, Default)]

@@ -2,47 +2,37 @@
 //! leave late. So each connection is a client of its own, on a runtime of its own that ends with it, and with the runtime goes
 //! all that was not sent. Connecting again is therefore this module's business, on one thread.
 
+mod connection;
+mod keeper;
 mod options;
-mod session;
+mod retries;
 
 pub use options::{NatsError, NatsOptions};
 
-use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread;
-use std::time::Duration;
+use std::thread::{self, Thread};
 
-use async_nats::{Client, ConnectError};
+use async_nats::Client;
 use bytes::Bytes;
 use futures_util::FutureExt;
-use rand::RngExt;
 use tickstorm_timebase::{Announcement, Reply};
 use tokio::runtime;
 use tokio::sync::{Notify, watch};
 use tokio::task::unconstrained;
-use tracing::{Dispatch, dispatcher};
 
-use self::options::Server;
-use self::session::Session;
-use crate::arrival::Arrival;
+use self::keeper::{BuildRuntime, ConnectionKeeper};
 use crate::events::{Outlet, deliver_to_all};
+use crate::inbound::Inbound;
 use crate::message::{self, DropReason};
 use crate::subject::Subjects;
 use crate::{Bus, ClockEvent, EdgeEvent, Events, ReplyTo, Unavailable};
 
-/// The mean pause between two attempts to connect. Each is between half and one and a half of it, so that the edges that a
-/// server's end cut off don't all come back in the same instant.
-const RETRY_PAUSE: Duration = Duration::from_millis(100);
-
-/// Until a server's name is resolved and one of its addresses has taken the connection.
-const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(5);
-
 /// One process's connection to NATS: there as often and as long as a server can be reached.
 #[derive(Debug)]
 pub struct NatsBus {
-    shared: Arc<Shared>,
-    /// Dropping it ends the thread.
+    switchboard: Arc<Switchboard>,
     running: watch::Sender<bool>,
+    thread: Thread,
 }
 
 impl NatsBus {
@@ -52,117 +42,152 @@ impl NatsBus {
     /// # Errors
     /// Where no server could ever be connected to: what the options say is no URL, unreadable, or incomplete.
     pub fn start(options: NatsOptions) -> Result<Self, NatsError> {
+        Self::start_on(options, || {
+            runtime::Builder::new_current_thread().enable_all().build()
+        })
+    }
+
+    fn start_on(options: NatsOptions, build_runtime: BuildRuntime) -> Result<Self, NatsError> {
         let servers = options.servers()?;
         for server in &servers {
             options.to_server(server)?;
         }
-        let shared = Arc::new(Shared {
+        let switchboard = Arc::new(Switchboard {
             subjects: Subjects::new(&options.subject_prefix),
-            state: Mutex::default(),
+            endpoints: Mutex::default(),
             wanted: Notify::new(),
         });
-        let (running, stopped) = watch::channel(true);
-        let keeper = Keeper {
+        let (running, watched) = watch::channel(true);
+        let keeper = ConnectionKeeper::new(
             options,
             servers,
-            shared: Arc::clone(&shared),
-            stopped,
-            log: dispatcher::get_default(Clone::clone),
-            complaint_by_server: BTreeMap::new(),
-        };
-        thread::Builder::new()
+            Arc::clone(&switchboard),
+            watched,
+            build_runtime,
+        );
+        let started = thread::Builder::new()
             .name("bus".into())
-            .spawn(move || keeper.keep_connected())
+            // The keeper itself tells how it ends.
+            .spawn(move || keeper.run())
             .map_err(NatsError::Thread)?;
-        Ok(Self { shared, running })
+        Ok(Self {
+            switchboard,
+            running,
+            thread: started.thread().clone(),
+        })
     }
 
     /// Whether there is a connection.
     #[must_use]
     pub fn is_connected(&self) -> bool {
-        self.shared.lock().link.is_some()
+        self.switchboard.lock().link.is_some()
     }
 
     /// The subjects that this bus's messages travel on.
     #[must_use]
     pub fn subjects(&self) -> &Subjects {
-        &self.shared.subjects
+        &self.switchboard.subjects
     }
 
     /// Ends the connection, for good; returns when it has ended.
     pub async fn stop(&self) {
-        self.running.send_replace(false);
+        self.tell_to_stop();
         self.running.closed().await;
+    }
+
+    fn tell_to_stop(&self) {
+        self.running.send_replace(false);
+        // Between two attempts it is parked.
+        self.thread.unpark();
+    }
+}
+
+impl Drop for NatsBus {
+    fn drop(&mut self) {
+        self.tell_to_stop();
     }
 }
 
 impl Bus for NatsBus {
     fn announce(&self, announcement: &Announcement) -> Result<(), Unavailable> {
-        let subject = self.shared.subjects.tick(announcement.mode);
+        let subject = self.switchboard.subjects.tick(announcement.mode);
         let payload = message::encode_announcement(announcement);
-        self.shared.publish(subject, false, payload)
+        self.switchboard.publish(subject, false, payload)
     }
 
     fn ask(&self, nonce: u64) -> Result<(), Unavailable> {
-        let subject = self.shared.subjects.time();
-        self.shared
+        let subject = self.switchboard.subjects.time();
+        self.switchboard
             .publish(subject, true, message::encode_request(nonce))
     }
 
     fn answer(&self, to: &ReplyTo, reply: &Reply) -> Result<(), Unavailable> {
-        self.shared
+        self.switchboard
             .publish(&to.0, false, message::encode_reply(reply))
     }
 
     fn clock_events(&self) -> Events<ClockEvent> {
         let (outlet, events) = Outlet::new(false);
-        self.shared.lock().clocks.push(outlet);
-        self.shared.wanted.notify_one();
+        self.switchboard
+            .subscribe(|endpoints| endpoints.clocks.push(outlet));
         events
     }
 
     fn edge_events(&self) -> Events<EdgeEvent> {
         let (outlet, events) = Outlet::new(false);
-        self.shared.lock().edges.push(outlet);
-        self.shared.wanted.notify_one();
+        self.switchboard
+            .subscribe(|endpoints| endpoints.edges.push(outlet));
         events
     }
 }
 
-/// What senders and subscribers share with the thread that keeps the connection.
+/// Where senders and subscribers meet the thread that keeps the connection.
 #[derive(Debug)]
-struct Shared {
+struct Switchboard {
     subjects: Subjects,
-    state: Mutex<State>,
+    endpoints: Mutex<Endpoints>,
     /// There is a new subscriber.
     wanted: Notify,
 }
 
+/// The connection, and who hears what comes on it.
 #[derive(Debug, Default)]
-struct State {
+struct Endpoints {
     /// There only while there is a connection.
-    link: Option<Link>,
+    link: Option<NatsLink>,
     clocks: Vec<Outlet<ClockEvent>>,
     edges: Vec<Outlet<EdgeEvent>>,
+    /// There will be no connection any more.
+    ended: bool,
 }
 
 /// What sends on a connection.
 #[derive(Debug)]
-struct Link {
+struct NatsLink {
     client: Client,
     /// The subject of this connection's answers.
     inbox: String,
 }
 
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, State> {
+impl Switchboard {
+    fn lock(&self) -> MutexGuard<'_, Endpoints> {
         // Nothing in here panics half-way through a change.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.endpoints
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn subscribe(&self, add: impl FnOnce(&mut Endpoints)) {
+        let mut endpoints = self.lock();
+        if !endpoints.ended {
+            add(&mut endpoints);
+            self.wanted.notify_one();
+        }
     }
 
     fn publish(&self, subject: &str, asks: bool, payload: Vec<u8>) -> Result<(), Unavailable> {
-        let state = self.lock();
-        let link = state.link.as_ref().ok_or(Unavailable)?;
+        let endpoints = self.lock();
+        let link = endpoints.link.as_ref().ok_or(Unavailable)?;
         let (subject, payload) = (subject.to_owned(), Bytes::from(payload));
         // A client whose queue is full has a connection that takes nothing: to wait for it would make the message stale.
         let sent = if asks {
@@ -177,114 +202,89 @@ impl Shared {
         }
     }
 
-    fn deliver(&self, arrival: &Arrival) {
-        let mut state = self.lock();
-        match arrival {
-            Arrival::Clock(event) => deliver_to_all(&mut state.clocks, event),
-            Arrival::Edge(event) => deliver_to_all(&mut state.edges, event),
+    fn deliver(&self, inbound: &Inbound) {
+        let mut endpoints = self.lock();
+        match inbound {
+            Inbound::Clock(event) => deliver_to_all(&mut endpoints.clocks, event),
+            Inbound::Edge(event) => deliver_to_all(&mut endpoints.edges, event),
         }
     }
 
     /// async-nats dropped a message before this module saw it; it does not tell which subscription's. A daemon has one kind.
     fn count_overrun(&self) {
-        self.deliver(&Arrival::Clock(Err(DropReason::Full)));
-        self.deliver(&Arrival::Edge(Err(DropReason::Full)));
+        self.deliver(&Inbound::Clock(Err(DropReason::Full)));
+        self.deliver(&Inbound::Edge(Err(DropReason::Full)));
     }
 
-    fn set_disconnected(&self) {
-        let mut state = self.lock();
-        state.link = None;
-        state
+    /// Takes the connection away, and tells subscribers.
+    fn disconnect(&self) {
+        let mut endpoints = self.lock();
+        endpoints.link = None;
+        endpoints
             .clocks
             .iter()
             .for_each(|outlet| outlet.set_connected(false));
-        state
+        endpoints
             .edges
             .iter()
             .for_each(|outlet| outlet.set_connected(false));
     }
+
+    /// The same for good: all events end.
+    fn end(&self) {
+        self.disconnect();
+        *self.lock() = Endpoints {
+            ended: true,
+            ..Endpoints::default()
+        };
+    }
 }
 
-/// What the thread does: one connection after the other.
-struct Keeper {
-    options: NatsOptions,
-    servers: Vec<Server>,
-    shared: Arc<Shared>,
-    stopped: watch::Receiver<bool>,
-    log: Dispatch,
-    /// The last failure that was logged of each server: attempts are many, and alike.
-    complaint_by_server: BTreeMap<String, String>,
-}
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::time::Duration;
 
-impl Keeper {
-    fn keep_connected(mut self) {
-        // async-nats logs each attempt, and at some levels whole URLs, which may hold passwords. What matters is said here.
-        let _quiet = dispatcher::set_default(&Dispatch::none());
-        let servers = std::mem::take(&mut self.servers);
-        for server in servers.iter().cycle() {
-            let runtime = match runtime::Builder::new_current_thread().enable_all().build() {
-                Ok(runtime) => runtime,
-                Err(error) => {
-                    self.complain(server, &error.to_string());
-                    thread::sleep(RETRY_PAUSE);
-                    continue;
-                }
-            };
-            let mut stopped = self.stopped.clone();
-            let ended = runtime.block_on(async {
-                tokio::select! {
-                    biased;
-                    _ = stopped.wait_for(|running| !running) => true,
-                    () = self.connect_once(server) => false,
-                }
-            });
-            self.shared.set_disconnected();
-            // A name that is still being resolved must not hold up the next attempt.
-            runtime.shutdown_background();
-            if ended {
-                return;
-            }
+    use tickstorm_testkit::poll_until_async;
+    use tokio::time::timeout;
+
+    use super::*;
+
+    /// So long that only a defect takes it.
+    const PATIENCE: Duration = Duration::from_secs(30);
+
+    fn options() -> NatsOptions {
+        NatsOptions {
+            urls: "nats://127.0.0.1:1".into(),
+            subject_prefix: "tickstorm".into(),
+            ..NatsOptions::default()
         }
     }
 
-    async fn connect_once(&mut self, server: &Server) {
-        match self.open(server).await {
-            Ok(session) => {
-                self.complaint_by_server.clear();
-                self.say(|| tracing::info!(%server, "connected to NATS"));
-                session.carry(&self.shared, &self.log).await;
-                self.shared.set_disconnected();
-                self.say(|| tracing::warn!(%server, "the connection to NATS is lost"));
-            }
-            Err(error) => self.complain(server, &error),
-        }
-        tokio::time::sleep(RETRY_PAUSE.mul_f64(rand::rng().random_range(0.5..1.5))).await;
+    #[tokio::test]
+    async fn a_bus_whose_connections_get_no_runtime_tries_again_and_can_be_stopped() {
+        static BUILT: AtomicUsize = AtomicUsize::new(0);
+        let bus = NatsBus::start_on(options(), || {
+            BUILT.fetch_add(1, Ordering::SeqCst);
+            Err(io::ErrorKind::OutOfMemory.into())
+        })
+        .unwrap();
+        poll_until_async("a runtime is asked for again", PATIENCE, || {
+            BUILT.load(Ordering::SeqCst) >= 3
+        })
+        .await;
+        let stopped = timeout(PATIENCE, bus.stop()).await;
+        assert!(stopped.is_ok(), "stop() is not looked at");
     }
 
-    async fn open(&self, server: &Server) -> Result<Session, String> {
-        let options = self
-            .options
-            .to_server(server)
-            .map_err(|error| error.to_string())?;
-        let attempt = Session::open(options, server.addr.clone(), Arc::clone(&self.shared));
-        match tokio::time::timeout(ATTEMPT_TIMEOUT, attempt).await {
-            Ok(opened) => opened.map_err(|error: ConnectError| error.to_string()),
-            Err(_) => Err("timed out".into()),
-        }
-    }
-
-    fn complain(&mut self, server: &Server, error: &str) {
-        let last = self.complaint_by_server.get(&server.to_string());
-        if last.is_none_or(|last| last != error) {
-            self.say(|| {
-                tracing::warn!(%server, error, "cannot connect to NATS; trying again until it works");
-            });
-            self.complaint_by_server
-                .insert(server.to_string(), error.to_owned());
-        }
-    }
-
-    fn say(&self, event: impl FnOnce()) {
-        dispatcher::with_default(&self.log, event);
+    #[tokio::test]
+    async fn events_end_when_the_thread_panics() {
+        let bus = NatsBus::start_on(options(), || panic!("on purpose")).unwrap();
+        let mut events = bus.edge_events();
+        let next = timeout(PATIENCE, events.next()).await;
+        assert_eq!(next, Ok(None));
+        let later = timeout(PATIENCE, bus.clock_events().next()).await;
+        assert_eq!(later, Ok(None), "nobody waits for what never comes");
     }
 }

@@ -93,43 +93,50 @@ pub enum NatsError {
     },
     /// The system gives no thread.
     #[error("no thread for the bus: {0}")]
-    Thread(std::io::Error),
+    Thread(#[source] std::io::Error),
 }
 
 /// One server and who this process is there.
-pub(super) struct Server {
+pub(super) struct NatsServer {
     pub(super) addr: ServerAddr,
-    user: Option<String>,
-    password: Option<String>,
+    login: UrlLogin,
 }
 
-impl fmt::Display for Server {
+/// What a server's URL says about who this process is there.
+enum UrlLogin {
+    Absent,
+    Password(String, SecretString),
+    Token(SecretString),
+}
+
+impl fmt::Display for NatsServer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}", self.addr.host(), self.addr.port())
     }
 }
 
-impl Server {
+impl NatsServer {
     fn parse(number: usize, url: &str) -> Result<Self, NatsError> {
         let addr: Option<ServerAddr> = url.trim().parse().ok();
         let addr = addr
             .filter(|addr| ["nats", "tls"].contains(&addr.scheme()) && !addr.host().is_empty())
             .ok_or(NatsError::Url { number })?;
         let decoded = |text| percent_decode_str(text).decode_utf8_lossy().into_owned();
-        Ok(Self {
-            user: addr.username().map(decoded),
-            password: addr.password().map(decoded),
-            addr,
-        })
+        let login = match (addr.username().map(decoded), addr.password().map(decoded)) {
+            (None, _) => UrlLogin::Absent,
+            (Some(user), Some(password)) => UrlLogin::Password(user, password.into()),
+            (Some(token), None) => UrlLogin::Token(token.into()),
+        };
+        Ok(Self { addr, login })
     }
 }
 
 impl NatsOptions {
     /// The servers, in an order by chance, so that processes spread over them.
-    pub(super) fn servers(&self) -> Result<Vec<Server>, NatsError> {
+    pub(super) fn servers(&self) -> Result<Vec<NatsServer>, NatsError> {
         let urls = self.urls.split(',').enumerate();
         let servers: Result<Vec<_>, _> = urls
-            .map(|(index, url)| Server::parse(index + 1, url))
+            .map(|(index, url)| NatsServer::parse(index + 1, url))
             .collect();
         let mut servers = servers?;
         servers.shuffle(&mut rand::rng());
@@ -137,7 +144,7 @@ impl NatsOptions {
     }
 
     /// What async-nats needs to connect to `server`.
-    pub(super) fn to_server(&self, server: &Server) -> Result<ConnectOptions, NatsError> {
+    pub(super) fn to_server(&self, server: &NatsServer) -> Result<ConnectOptions, NatsError> {
         let options = ConnectOptions::new()
             .name(&self.name)
             .ping_interval(PING_INTERVAL)
@@ -150,30 +157,30 @@ impl NatsOptions {
 
     fn with_login(
         &self,
-        server: &Server,
+        server: &NatsServer,
         mut options: ConnectOptions,
     ) -> Result<ConnectOptions, NatsError> {
-        match (&server.user, &server.password) {
-            (Some(token), None) => return Ok(options.token(token.clone())),
-            (Some(user), Some(password)) => {
-                return Ok(options.user_and_password(user.clone(), password.clone()));
+        match &server.login {
+            UrlLogin::Token(token) => return Ok(options.token(plain(token))),
+            UrlLogin::Password(user, password) => {
+                return Ok(options.user_and_password(user.clone(), plain(password)));
             }
-            (None, _) => {}
+            UrlLogin::Absent => {}
         }
         match (&self.user, &self.password) {
             (Some(user), Some(password)) => {
-                options = options.user_and_password(user.clone(), password.expose_secret().into());
+                options = options.user_and_password(user.clone(), plain(password));
             }
             (None, None) => {}
             (Some(_), None) | (None, Some(_)) => return Err(NatsError::HalfLogin),
         }
         if let Some(token) = &self.token {
-            options = options.token(token.expose_secret().into());
+            options = options.token(plain(token));
         }
         if let Some(path) = &self.credentials_file {
-            let content = String::from_utf8_lossy(&read(path)?).into_owned();
+            let content = SecretString::from(String::from_utf8_lossy(&read(path)?).into_owned());
             options = options
-                .credentials(&content)
+                .credentials(content.expose_secret())
                 .map_err(|_| content_error(path, "a user's JWT and key"))?;
         }
         Ok(options)
@@ -196,6 +203,11 @@ impl NatsOptions {
         }
         Ok(options)
     }
+}
+
+/// What async-nats takes, which has no type for secrets.
+fn plain(secret: &SecretString) -> String {
+    secret.expose_secret().to_owned()
 }
 
 fn check_certificates(path: &Path) -> Result<(), NatsError> {

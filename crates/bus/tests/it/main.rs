@@ -1,10 +1,14 @@
-//! The bus as its two kinds of users see it, over the in-memory one.
+//! The in-memory bus as clocks and edges see it, and what can be shown of NATS without a real
+//! server.
 
 mod delivery;
 mod garbage;
+#[path = "../log/mod.rs"]
+mod log;
 mod message;
 #[path = "../messages/mod.rs"]
 mod messages;
+mod retries;
 mod script;
 
 use std::time::Duration;

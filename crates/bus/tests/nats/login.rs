@@ -1,11 +1,8 @@
-use std::io;
-use std::sync::{Arc, Mutex};
-
 use tickstorm_bus::{Bus, EdgeEvent, NatsBus, NatsError, NatsOptions};
 use tickstorm_testkit::{Nats, TempDir, poll_until_async};
 use tracing::dispatcher::set_default;
-use tracing_subscriber::fmt::MakeWriter;
 
+use crate::log::BusLog;
 use crate::{PATIENCE, options, soon};
 
 const PASSWORD: &str = "opensesame@1";
@@ -47,14 +44,9 @@ async fn a_token_is_shown_from_options_and_from_the_url() {
 #[tokio::test]
 async fn a_wrong_password_is_tried_again_and_reported_once_without_the_secret() {
     let nats = Nats::run(&["--user", "clock", "--pass", PASSWORD]);
-    let log = Log::default();
-    let subscriber = tracing_subscriber::fmt()
-        .with_max_level(tracing::Level::TRACE)
-        .with_ansi(false)
-        .with_writer(log.clone())
-        .finish();
+    let log = BusLog::default();
     let bus = {
-        let _guard = set_default(&subscriber.into());
+        let _guard = set_default(&log.subscriber());
         NatsBus::start(NatsOptions {
             urls: format!("nats://clock:wr0ngone@{}", nats.address()),
             ..options(&nats)
@@ -122,31 +114,4 @@ async fn assert_connects(options: NatsOptions) {
     let bus = NatsBus::start(options).expect("sound options");
     let mut events = bus.edge_events();
     assert_eq!(soon(events.next()).await, EdgeEvent::Connected);
-}
-
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl Log {
-    fn text(&self) -> String {
-        String::from_utf8_lossy(&self.0.lock().expect("no panic")).into_owned()
-    }
-}
-
-impl io::Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().expect("no panic").write(bytes)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl<'w> MakeWriter<'w> for Log {
-    type Writer = Self;
-
-    fn make_writer(&'w self) -> Self {
-        self.clone()
-    }
 }

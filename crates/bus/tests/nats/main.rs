@@ -2,6 +2,8 @@
 
 mod credentials;
 mod exchange;
+#[path = "../log/mod.rs"]
+mod log;
 mod login;
 #[path = "../messages/mod.rs"]
 mod messages;

@@ -1,10 +1,10 @@
 use tickstorm_bus::{Bus, EdgeEvent, NatsBus, NatsOptions};
-use tickstorm_testkit::{Authority, Certificate, Nats, TempDir};
+use tickstorm_testkit::{Certificate, CertificateAuthority, Nats, TempDir};
 
 use crate::{announce_until_heard, options, soon};
 
 /// A server that shows a certificate for 127.0.0.1 and asks for one, and a directory with what clients need.
-fn server(authority: &Authority) -> (Nats, TempDir) {
+fn server(authority: &CertificateAuthority) -> (Nats, TempDir) {
     let mut nats = Nats::create(&[
         "--tlsverify",
         "--tlscert=/certificate.pem",
@@ -36,7 +36,7 @@ fn with_files(nats: &Nats, files: &TempDir) -> NatsOptions {
 
 #[tokio::test]
 async fn who_knows_the_authority_and_shows_a_certificate_is_connected_by_tls() {
-    let (nats, files) = server(&Authority::new());
+    let (nats, files) = server(&CertificateAuthority::new());
     let bus = NatsBus::start(with_files(&nats, &files)).unwrap();
     let mut events = bus.edge_events();
     assert_eq!(soon(events.next()).await, EdgeEvent::Connected);
@@ -46,9 +46,9 @@ async fn who_knows_the_authority_and_shows_a_certificate_is_connected_by_tls() {
 #[tokio::test]
 async fn a_server_of_another_authority_and_a_server_without_tls_are_not_trusted_until_the_right_one_comes()
  {
-    let (stranger, files) = server(&Authority::new());
+    let (stranger, files) = server(&CertificateAuthority::new());
     let plain = Nats::run(&[]);
-    let authority = Authority::new();
+    let authority = CertificateAuthority::new();
     files.write("other.pem", authority.certificate());
     let bus = NatsBus::start(NatsOptions {
         urls: format!("{},{}", stranger.url(), plain.url()),

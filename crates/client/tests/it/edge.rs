@@ -47,7 +47,7 @@ pub(crate) struct Edge {
     socket: DuplexStream,
     session: ServerSession,
     pub(crate) limits: Limits,
-    clock: TokioClock,
+    pub(crate) clock: TokioClock,
     began: Mono,
     /// How far this edge's time is from the test's, in microseconds.
     pub(crate) skew_us: i64,

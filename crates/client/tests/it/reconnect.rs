@@ -1,14 +1,16 @@
 //! Coming back: one stream of ticks, whatever becomes of connections.
 
+use std::io;
 use std::time::Duration;
 
 use tickstorm_client::error::{ErrorCode, Return};
-use tickstorm_client::{Error, Event, Mode, Options, Quality, Ticks};
+use tickstorm_client::{Dial, Error, Event, Mode, Options, Quality, Ticks, connect_by};
 use tickstorm_protocol::frame::{self, FrameType};
 use tickstorm_protocol::message::Ack;
+use tokio::io::DuplexStream;
 use tokio::time::{Instant, sleep};
 
-use crate::edge::{Edge, Net, epoch};
+use crate::edge::{Edge, Net, edge_alone, epoch};
 
 async fn event(ticks: &mut Ticks) -> Option<Event> {
     ticks.next().await.map(Result::unwrap)
@@ -421,4 +423,32 @@ async fn dropping_the_ticks_ends_waiting_and_connecting() {
     sleep(Duration::from_millis(1)).await;
     edge.hung_up().await;
     assert!(net.next().await.is_none());
+}
+
+/// Panics at its second connection.
+struct BrokenAfterOne(Option<DuplexStream>);
+
+impl Dial for BrokenAfterOne {
+    type Socket = DuplexStream;
+
+    async fn dial(&mut self, _: &str) -> io::Result<DuplexStream> {
+        Ok(self.0.take().expect("broken on purpose"))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_panic_in_the_background_is_not_taken_for_the_end() {
+    for ahead in [false, true] {
+        let (near, mut edge) = edge_alone();
+        let options = Options::new("a").ahead(ahead);
+        let dial = BrokenAfterOne(Some(near));
+        let client = tokio::spawn(connect_by(dial, edge.clock, options));
+        edge.accept().await;
+        edge.acknowledge(epoch(0)).await;
+        let mut ticks = client.await.unwrap().unwrap();
+        drop(edge);
+        let ended = tokio::spawn(async move { while event(&mut ticks).await.is_some() {} });
+        let error = ended.await.expect_err("no end in order");
+        assert!(error.is_panic(), "{error}");
+    }
 }

@@ -30,19 +30,19 @@ fn limits() -> FeedLimits {
 
 /// What the time is once a clock has told it, and the moment when that is so. The clock has announced the next 10 s.
 pub(crate) fn authority() -> (Authority, Mono) {
-    Time::new().run_until(|_| true)
+    TestTime::new().run_until(|_| true)
 }
 
 /// One clock and an edge's timekeeper.
-struct Time {
-    keeper: Timekeeper,
-    now: Mono,
+pub(crate) struct TestTime {
+    pub(crate) keeper: Timekeeper,
+    pub(crate) now: Mono,
     /// What the clock says at the machine's zero.
-    base_ms: i64,
+    pub(crate) base_ms: i64,
 }
 
-impl Time {
-    fn new() -> Self {
+impl TestTime {
+    pub(crate) fn new() -> Self {
         let config = TimekeeperConfig {
             clocks: Vec::new(),
             tolerance: Duration::from_millis(20),
@@ -55,7 +55,10 @@ impl Time {
         }
     }
 
-    fn run_until(&mut self, is_enough: impl Fn(&Authority) -> bool) -> (Authority, Mono) {
+    pub(crate) fn run_until(
+        &mut self,
+        is_enough: impl Fn(&Authority) -> bool,
+    ) -> (Authority, Mono) {
         loop {
             self.keeper.poll(self.now);
             let time = Epoch::from_ms(self.base_ms)
@@ -208,7 +211,7 @@ fn a_frame_that_is_made_late_says_so() {
 
 #[test]
 fn a_tick_that_is_announced_between_its_release_and_its_frame_is_normal() {
-    let mut time = Time::new();
+    let mut time = TestTime::new();
     let (unannounced, now) =
         time.run_until(|authority| !authority.vouches_for(Epoch::from_ms(BASE_MS + 600_000)));
     let mut feed = Feed::new(SECONDS, Duration::ZERO, limits());
@@ -284,7 +287,7 @@ fn a_burst_goes_out_in_one_frame_a_window_and_loses_nothing() {
 
 #[test]
 fn a_step_back_forgets_what_was_not_sent_and_starts_afresh() {
-    let mut time = Time::new();
+    let mut time = TestTime::new();
     let (before, now) = time.run_until(|_| true);
     let mut feed = Feed::new(SECONDS, Duration::ZERO, limits());
     feed.release(&before, now);

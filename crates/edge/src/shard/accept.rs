@@ -25,6 +25,8 @@ pub(super) struct Acceptor {
     waker: Waker,
     /// Newcomers may be waiting: the listener reports only those that come after it was found empty.
     is_pending: bool,
+    /// Newcomers are refused from now on: the shard drains.
+    has_ended: bool,
     /// Until when nobody is accepted: the system has nothing to give, or MAX_HANDSHAKES leaves no room.
     not_before: Mono,
     /// The system had nothing to give last time, and that has been logged.
@@ -48,6 +50,7 @@ impl Acceptor {
             index,
             waker,
             is_pending: false,
+            has_ended: false,
             not_before: Mono::ZERO,
             is_starved: false,
             connections_max: usize::MAX,
@@ -67,6 +70,11 @@ impl Acceptor {
         }
     }
 
+    /// Accepts nobody any more.
+    pub(super) fn end(&mut self) {
+        self.has_ended = true;
+    }
+
     /// Whether the system had nothing to give last time.
     pub(super) fn is_starved(&self) -> bool {
         self.is_starved
@@ -74,7 +82,7 @@ impl Acceptor {
 
     /// When to accept next; [`Mono::NEVER`] if nobody waits.
     pub(super) fn due(&self) -> Mono {
-        if self.is_pending {
+        if self.is_pending && !self.has_ended {
             self.not_before
         } else {
             Mono::NEVER

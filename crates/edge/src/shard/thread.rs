@@ -126,7 +126,7 @@ fn obey(shard: &mut Shard<Kernel, SystemClock>, command: Command) {
             work(&shard.driver.feeds.caught_up());
             let _ = reply.send(());
         }
-        Command::Drain(over, reply) => shard.waiting.drain = Some(Drain::new(over, reply)),
+        Command::Drain(over, reply) => shard.drain(Drain::new(over, reply)),
         Command::List(order, limit, reply) => {
             let listing = Listing::new(order, limit, reply);
             shard.waiting.tasks.add(Task::List(listing));

@@ -62,7 +62,7 @@ pub(super) struct Waiting {
     /// Whom a fan-out found to be slow or gone.
     doomed: Vec<(Key, CloseReason)>,
     pub(super) tasks: Tasks,
-    pub(super) drain: Option<Drain>,
+    drain: Option<Drain>,
 }
 
 impl Waiting {
@@ -427,6 +427,12 @@ impl<N: Network, C: Clock> Shard<N, C> {
                 return;
             }
         }
+    }
+
+    /// Begins to drain: nobody comes in any more, and everybody is sent elsewhere.
+    pub(super) fn drain(&mut self, drain: Drain) {
+        self.acceptor.end();
+        self.waiting.drain = Some(drain);
     }
 
     /// Takes in ticks that did not come from the grid.

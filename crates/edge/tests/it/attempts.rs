@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use tickstorm_edge::Config;
-use tickstorm_testkit::{Peer, Socket, frame, peer, poll_until_async};
+use tickstorm_testkit::{Peer, PeerOptions, frame, peer, poll_until_async};
 use tickstorm_timebase::{Clock, SystemClock};
 use tokio::task::JoinSet;
 
@@ -23,9 +23,9 @@ async fn limited() -> TestEdge {
 
 /// One that comes from 127.0.0.2.
 async fn neighbour(edge: &TestEdge) -> Peer {
-    let socket = Socket {
+    let socket = PeerOptions {
         from: Some(IpAddr::from([127, 0, 0, 2])),
-        ..Socket::default()
+        ..PeerOptions::default()
     };
     Peer::connect_with(edge.addr(), socket).await
 }

@@ -7,7 +7,7 @@ use rand::{RngExt, SeedableRng};
 use tickstorm_edge::Config;
 use tickstorm_protocol::message::{Ack, DataBatch};
 use tickstorm_testkit::frame::{ACK, AUTH, SUBSCRIBE};
-use tickstorm_testkit::{Peer, Received, Socket, peer};
+use tickstorm_testkit::{Peer, PeerOptions, Received, peer};
 use tickstorm_timebase::{Clock, Mode, SystemClock};
 use tokio::task::JoinSet;
 
@@ -142,9 +142,9 @@ async fn those_that_stall_and_recover_get_every_frame_once_with_the_answers_betw
     let last = burst.first + (all - 1) * 1_000;
     let mut clients = JoinSet::new();
     for seed in 0..CLIENTS {
-        let socket = Socket {
+        let socket = PeerOptions {
             receive_buffer: Some(rng.random_range(2_048..32_768)),
-            ..Socket::default()
+            ..PeerOptions::default()
         };
         let mut peer = Peer::connect_with(edge.addr(), socket).await;
         let account = enter(&mut peer, &burst).await;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use prometheus::Registry;
 use tickstorm_bus::{Bus, ClockEvent, MemoryBus};
 use tickstorm_edge::{Config, CredentialSource, CredentialSources, Edge, FdTables};
-use tickstorm_testkit::{Peer, Socket, poll_until_async};
+use tickstorm_testkit::{Peer, PeerOptions, poll_until_async};
 use tickstorm_timebase::{
     Announcement, Epoch, HostClock, Mode, Reply, SystemHost, TimekeeperConfig, UnixTime,
 };
@@ -119,9 +119,9 @@ impl TestEdge {
 
     /// A client whose socket soon is full.
     pub(crate) async fn narrow_peer(&self) -> Peer {
-        let socket = Socket {
+        let socket = PeerOptions {
             receive_buffer: Some(4_096),
-            ..Socket::default()
+            ..PeerOptions::default()
         };
         Peer::connect_with(self.addr(), socket).await
     }

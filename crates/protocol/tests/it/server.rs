@@ -15,14 +15,14 @@ use crate::fuzz_drivers::server_session::limits as usual_limits;
 const START: Mono = Mono::from_nanos(1_000_000_000_000);
 
 /// A session, and an edge that finds every password right.
-struct Peer {
+struct SessionPeer {
     limits: Limits,
     session: ServerSession,
     now: Mono,
     out: Vec<u8>,
 }
 
-impl Peer {
+impl SessionPeer {
     fn stranger() -> Self {
         Self {
             limits: usual_limits(0),
@@ -120,11 +120,14 @@ const NO_MESSAGE: &[u8] = &[0x0A];
 #[test]
 fn an_invalid_frame_gets_its_code_at_the_byte_that_decides_it() {
     let too_long = |limit: u32| [forge::header(2, limit + 1), vec![0; 9]].concat();
-    for (mut peer, limit) in [(Peer::stranger(), 4_096), (Peer::authenticated(), 65_536)] {
+    for (mut peer, limit) in [
+        (SessionPeer::stranger(), 4_096),
+        (SessionPeer::authenticated(), 65_536),
+    ] {
         let mut case = |bytes: Vec<u8>, at: usize, code: ErrorCode| {
-            let mut fresh = Peer::stranger();
+            let mut fresh = SessionPeer::stranger();
             if peer.session.is_authenticated() {
-                fresh = Peer::authenticated();
+                fresh = SessionPeer::authenticated();
             }
             std::mem::swap(&mut peer, &mut fresh);
             let (found_at, reason) = peer.closes_at(&bytes).expect("no error");
@@ -162,7 +165,7 @@ fn a_payload_of_the_right_length_and_checksum_may_still_be_no_message() {
             frame_type: FrameType::Auth,
         };
         assert_eq!(
-            Peer::stranger().closes_at(&bytes),
+            SessionPeer::stranger().closes_at(&bytes),
             Some((bytes.len(), reason))
         );
     }
@@ -171,7 +174,7 @@ fn a_payload_of_the_right_length_and_checksum_may_still_be_no_message() {
             let bytes = forge::frame(frame_type.byte(), payload);
             let reason = CloseReason::MalformedPayload { frame_type };
             assert_eq!(
-                Peer::authenticated().closes_at(&bytes),
+                SessionPeer::authenticated().closes_at(&bytes),
                 Some((bytes.len(), reason))
             );
         }
@@ -184,7 +187,7 @@ fn any_other_valid_first_frame_is_auth_required_whatever_its_payload() {
         let bytes = forge::frame(found, NO_MESSAGE);
         let reason = CloseReason::AuthRequired { found };
         assert_eq!(
-            Peer::stranger().closes_at(&bytes),
+            SessionPeer::stranger().closes_at(&bytes),
             Some((bytes.len(), reason))
         );
     }
@@ -196,11 +199,11 @@ fn a_second_auth_is_refused_well_formed_or_not_but_only_with_its_checksum() {
         let bytes = forge::frame(1, payload);
         let reason = CloseReason::AlreadyAuthenticated;
         assert_eq!(
-            Peer::authenticated().closes_at(&bytes),
+            SessionPeer::authenticated().closes_at(&bytes),
             Some((bytes.len(), reason))
         );
         let spoiled = changed(bytes.clone(), bytes.len() - 1, 0);
-        let (at, reason) = Peer::authenticated().closes_at(&spoiled).unwrap();
+        let (at, reason) = SessionPeer::authenticated().closes_at(&spoiled).unwrap();
         assert_eq!(at, bytes.len());
         assert_eq!(reason.error_code(), Some(ErrorCode::BadChecksum));
     }
@@ -217,7 +220,7 @@ fn what_only_an_edge_sends_is_unexpected_whatever_its_payload() {
         let bytes = forge::frame(frame_type.byte(), NO_MESSAGE);
         let reason = CloseReason::UnexpectedMessage { frame_type };
         assert_eq!(
-            Peer::authenticated().closes_at(&bytes),
+            SessionPeer::authenticated().closes_at(&bytes),
             Some((bytes.len(), reason))
         );
     }
@@ -226,7 +229,7 @@ fn what_only_an_edge_sends_is_unexpected_whatever_its_payload() {
 #[test]
 fn a_mode_that_is_not_known_is_an_invalid_subscription() {
     for found in [2, -1, i32::MAX] {
-        let steps = Peer::authenticated().send(&subscribe(found));
+        let steps = SessionPeer::authenticated().send(&subscribe(found));
         let reason = CloseReason::UnknownMode { found };
         assert_eq!(steps, [Step::Close(reason)]);
         assert_eq!(reason.error_code(), Some(ErrorCode::InvalidSubscription));
@@ -235,7 +238,7 @@ fn a_mode_that_is_not_known_is_an_invalid_subscription() {
 
 #[test]
 fn frames_in_one_segment_are_all_served() {
-    let mut peer = Peer::stranger();
+    let mut peer = SessionPeer::stranger();
     let segment = [auth(), subscribe(1), heartbeat(7), subscribe(0)].concat();
     assert_eq!(peer.send(&segment), [Step::Auth(Auth::default())]);
     assert!(peer.session.has_kept());
@@ -256,7 +259,7 @@ fn frames_in_one_segment_are_all_served() {
 
 #[test]
 fn nothing_is_taken_while_auth_is_being_decided() {
-    let mut peer = Peer::stranger();
+    let mut peer = SessionPeer::stranger();
     let segment = [auth(), b"rubbish".to_vec()].concat();
     let mut input = segment.as_slice();
     let step = peer.session.step(&peer.limits, &mut input, peer.now);
@@ -276,7 +279,7 @@ fn nothing_is_taken_while_auth_is_being_decided() {
 
 #[test]
 fn a_closed_session_takes_and_does_nothing() {
-    let mut peer = Peer::stranger();
+    let mut peer = SessionPeer::stranger();
     peer.session.keep(&[subscribe(0), auth()].concat());
     let steps = peer.send(&[]);
     assert_eq!(steps, [Step::Close(CloseReason::AuthRequired { found: 2 })]);
@@ -288,12 +291,12 @@ fn a_closed_session_takes_and_does_nothing() {
 #[test]
 fn an_empty_subscribe_means_second_and_fields_of_the_earlier_server_are_ignored() {
     assert_eq!(
-        Peer::authenticated().send(&forge::frame(2, &[])),
+        SessionPeer::authenticated().send(&forge::frame(2, &[])),
         [second()]
     );
     let old = [0x12, 1, b'x', 0x18, 9, 0x22, 0];
     assert_eq!(
-        Peer::authenticated().send(&forge::frame(2, &old)),
+        SessionPeer::authenticated().send(&forge::frame(2, &old)),
         [second()]
     );
 }
@@ -306,7 +309,8 @@ fn a_resume_point_and_ahead_are_passed_on() {
             resume_after_epoch_ms: Some(epoch_ms),
             ahead: true,
         };
-        let steps = Peer::authenticated().send(&forge::message(FrameType::Subscribe, &wanted));
+        let steps =
+            SessionPeer::authenticated().send(&forge::message(FrameType::Subscribe, &wanted));
         let request = Request {
             mode: Mode::Minute,
             ahead: true,
@@ -318,7 +322,7 @@ fn a_resume_point_and_ahead_are_passed_on() {
 
 #[test]
 fn a_session_is_subscribed_once_its_subscribe_is_acknowledged() {
-    let mut peer = Peer::authenticated();
+    let mut peer = SessionPeer::authenticated();
     peer.out.clear();
     peer.send(&[subscribe(0), subscribe(1)].concat());
     assert!(!peer.session.is_subscribed());
@@ -341,7 +345,7 @@ fn a_session_is_subscribed_once_its_subscribe_is_acknowledged() {
 
 #[test]
 fn types_that_may_be_ignored_are_skipped_but_must_be_valid() {
-    let mut peer = Peer::authenticated();
+    let mut peer = SessionPeer::authenticated();
     let stream = [
         forge::frame(0x80, NO_MESSAGE),
         forge::frame(0xFF, &[]),
@@ -358,7 +362,7 @@ fn types_that_may_be_ignored_are_skipped_but_must_be_valid() {
 #[test]
 fn a_burst_of_twice_the_rate_is_taken_and_then_the_rate() {
     for frame in [heartbeat(1), subscribe(0), forge::frame(0x80, &[])] {
-        let mut peer = Peer::authenticated();
+        let mut peer = SessionPeer::authenticated();
         for _ in 0..20 {
             assert!(!peer.session.has_kept());
             peer.send(&frame);
@@ -374,7 +378,7 @@ fn a_burst_of_twice_the_rate_is_taken_and_then_the_rate() {
 
 #[test]
 fn a_quiet_time_earns_no_more_than_the_burst() {
-    let mut peer = Peer::authenticated();
+    let mut peer = SessionPeer::authenticated();
     peer.pass(10 * SECOND);
     let burst = heartbeat(1).repeat(20);
     assert_eq!(peer.send(&burst).len(), 20);
@@ -384,7 +388,7 @@ fn a_quiet_time_earns_no_more_than_the_burst() {
 
 #[test]
 fn a_frame_that_is_not_valid_is_reported_as_that_beyond_the_rate_too() {
-    let mut peer = Peer::authenticated();
+    let mut peer = SessionPeer::authenticated();
     peer.send(&heartbeat(1).repeat(20));
     let frame_type = FrameType::Heartbeat;
     let steps = peer.send(&forge::frame(3, NO_MESSAGE));
@@ -396,7 +400,7 @@ fn a_frame_that_is_not_valid_is_reported_as_that_beyond_the_rate_too() {
 
 #[test]
 fn a_stranger_is_closed_at_the_auth_timeout_exactly_whatever_it_sends() {
-    let mut peer = Peer::stranger();
+    let mut peer = SessionPeer::stranger();
     let timeout = peer.limits.auth_timeout;
     peer.pass(4 * SECOND);
     let auth = auth();
@@ -413,7 +417,7 @@ fn a_stranger_is_closed_at_the_auth_timeout_exactly_whatever_it_sends() {
 
 #[test]
 fn a_client_whose_auth_is_being_decided_has_no_deadline_and_a_whole_one_after() {
-    let mut peer = Peer::stranger();
+    let mut peer = SessionPeer::stranger();
     peer.send(&auth());
     assert_eq!(peer.deadline(), Mono::NEVER);
     peer.pass(7 * SECOND);
@@ -423,7 +427,7 @@ fn a_client_whose_auth_is_being_decided_has_no_deadline_and_a_whole_one_after() 
 
 #[test]
 fn a_silent_client_is_closed_at_the_heartbeat_timeout_exactly() {
-    let peer = Peer::authenticated();
+    let peer = SessionPeer::authenticated();
     let timeout = peer.limits.heartbeat_timeout;
     assert_eq!(
         peer.check((START + timeout).saturating_sub(NANOSECOND)),
@@ -435,7 +439,7 @@ fn a_silent_client_is_closed_at_the_heartbeat_timeout_exactly() {
 
 #[test]
 fn subscribe_and_heartbeat_restart_the_deadline_and_nothing_else_does() {
-    let mut peer = Peer::authenticated();
+    let mut peer = SessionPeer::authenticated();
     for (frame, restarts) in [
         (heartbeat(1), true),
         (subscribe(0), true),
@@ -453,7 +457,7 @@ fn subscribe_and_heartbeat_restart_the_deadline_and_nothing_else_does() {
 
 #[test]
 fn the_heartbeat_deadline_stands_still_while_the_edge_does_not_read() {
-    let mut peer = Peer::authenticated();
+    let mut peer = SessionPeer::authenticated();
     let timeout = peer.limits.heartbeat_timeout;
     peer.pass(15 * SECOND);
     peer.session.pause(peer.now);
@@ -470,7 +474,7 @@ fn the_heartbeat_deadline_stands_still_while_the_edge_does_not_read() {
 
 #[test]
 fn a_kept_heartbeat_that_is_taken_in_a_pause_counts_from_the_pauses_end() {
-    let mut peer = Peer::authenticated();
+    let mut peer = SessionPeer::authenticated();
     peer.session.pause(peer.now);
     peer.pass(5 * SECOND);
     peer.send(&heartbeat(1));
@@ -481,7 +485,7 @@ fn a_kept_heartbeat_that_is_taken_in_a_pause_counts_from_the_pauses_end() {
 
 #[test]
 fn a_pause_from_before_authentication_moves_the_deadline_by_what_came_after_it() {
-    let mut peer = Peer::stranger();
+    let mut peer = SessionPeer::stranger();
     peer.send(&auth());
     peer.session.pause(peer.now);
     peer.pass(3 * SECOND);
@@ -493,7 +497,7 @@ fn a_pause_from_before_authentication_moves_the_deadline_by_what_came_after_it()
 
 #[test]
 fn time_that_goes_back_a_little_closes_nobody() {
-    let mut peer = Peer::authenticated();
+    let mut peer = SessionPeer::authenticated();
     peer.now = peer.now.saturating_sub(SECOND);
     assert_eq!(peer.send(&heartbeat(1).repeat(20)).len(), 20);
     peer.session.pause(peer.now);

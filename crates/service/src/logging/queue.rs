@@ -5,7 +5,7 @@ use std::{
     backtrace::Backtrace,
     fmt, io,
     io::Write,
-    panic,
+    panic, process,
     sync::{Arc, Mutex, PoisonError, mpsc},
     thread,
     time::Duration,
@@ -54,15 +54,13 @@ impl Queue {
         self.dropped.clone()
     }
 
-    /// Shows panics on standard error from now on as they are shown without this, but never waits long for its reader: a
-    /// process that is to end does end.
-    pub(super) fn show_panics(&self) {
+    /// Makes a panic of any thread or task end the process from now on. Its message on standard
+    /// error is the usual one, but does not wait long for a reader.
+    pub(super) fn end_on_panic(&self) {
         let writing = Arc::clone(&self.writing);
         panic::set_hook(Box::new(move |panic| {
-            if cfg!(panic = "abort") {
-                // What was logged before it is the way that led to it.
-                writing.end();
-            }
+            // What was logged before it is the way that led to it.
+            writing.end();
             let thread = thread::current();
             let name = thread.name().unwrap_or("<unnamed>");
             let text = format!("\nthread '{name}' {panic}\n{}\n", Backtrace::capture());
@@ -70,6 +68,8 @@ impl Queue {
                 // There is no other place to say it.
                 let _ = io::stderr().write_all(text.as_bytes());
             });
+            // A build that unwinds would go on without the thread or task.
+            process::abort();
         }));
     }
 }

@@ -5,7 +5,7 @@ use std::env;
 use std::process::{Command, ExitStatus, Stdio};
 use std::time::Duration;
 
-use tickstorm_service::logging::{Level, LogFormat, init};
+use tickstorm_service::logging::{Level, LogFormat, Logs, init};
 
 /// How many events the process logs before it panics.
 const EVENTS: &str = "TICKSTORM_TEST_EVENTS";
@@ -14,12 +14,18 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The process itself, where this is it.
 fn panic_where_told() {
-    let Ok(events) = env::var(EVENTS) else { return };
-    let _logs = init(Level::Info, LogFormat::Text).unwrap();
+    if let Some(_logs) = log_where_told() {
+        panic!("on purpose");
+    }
+}
+
+fn log_where_told() -> Option<Logs> {
+    let events = env::var(EVENTS).ok()?;
+    let logs = init(Level::Info, LogFormat::Text).unwrap();
     for number in 0..events.parse::<u32>().unwrap() {
         tracing::info!(number, "an event before it");
     }
-    panic!("on purpose");
+    Some(logs)
 }
 
 fn process(test: &str, events: u32) -> Command {
@@ -52,6 +58,24 @@ async fn a_process_that_panics_ends_though_nobody_reads_what_it_shows() {
         .kill_on_drop(true)
         .spawn()
         .unwrap();
+    assert_fails(&mut process).await;
+}
+
+#[tokio::test]
+async fn a_panic_of_a_task_that_nobody_waits_for_ends_the_process() {
+    if let Some(_logs) = log_where_told() {
+        drop(tokio::spawn(async { panic!("on purpose") }));
+        return std::future::pending().await;
+    }
+    let test = "logging::a_panic_of_a_task_that_nobody_waits_for_ends_the_process";
+    let mut process = tokio::process::Command::from(process(test, 3))
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    assert_fails(&mut process).await;
+}
+
+async fn assert_fails(process: &mut tokio::process::Child) {
     let ended = tokio::time::timeout(PATIENCE, process.wait()).await;
     let status: Option<ExitStatus> = ended.ok().map(Result::unwrap);
     assert!(status.is_some_and(|status| !status.success()), "{status:?}");

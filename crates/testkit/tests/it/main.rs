@@ -2,5 +2,5 @@
 
 mod alloc;
 mod peer;
-mod place;
 mod process;
+mod reserved_addr;

@@ -12,7 +12,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 use tickstorm_client::Options;
-use tickstorm_testkit::{Place, TempDir, poll_until_async};
+use tickstorm_testkit::{ReservedAddr, TempDir, poll_until_async};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
@@ -33,9 +33,9 @@ const LOG_LINES_MAX: usize = 200;
 pub(crate) struct Daemon {
     program: &'static str,
     settings: BTreeMap<String, String>,
-    clients: Place,
-    admin: Place,
-    _nowhere: Place,
+    clients: ReservedAddr,
+    admin: ReservedAddr,
+    _nowhere: ReservedAddr,
     dir: TempDir,
     child: Option<Child>,
     /// Where this run begins in what was written to standard error.
@@ -45,7 +45,11 @@ pub(crate) struct Daemon {
 impl Daemon {
     /// One that was not started yet, with all that it needs but a NATS: where it looks for that, nobody listens.
     pub(crate) fn new(program: &'static str) -> Self {
-        let (clients, admin, nowhere) = (Place::reserve(), Place::reserve(), Place::reserve());
+        let (clients, admin, nowhere) = (
+            ReservedAddr::reserve(),
+            ReservedAddr::reserve(),
+            ReservedAddr::reserve(),
+        );
         let settings = [
             ("NATS_URL", format!("nats://{}", nowhere.addr())),
             ("ADMIN_ADDR", admin.addr().to_string()),

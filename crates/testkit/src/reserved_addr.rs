@@ -9,12 +9,12 @@ use socket2::{Domain, Protocol, Socket, Type};
 /// Its socket is bound and never listens, so that the kernel gives the port to no one who asks for any; a listener that sets
 /// SO_REUSEADDR, as servers do, may name it all the same.
 #[derive(Debug)]
-pub struct Place {
+pub struct ReservedAddr {
     addr: SocketAddr,
     _socket: Socket,
 }
 
-impl Place {
+impl ReservedAddr {
     /// Finds one.
     ///
     /// # Panics

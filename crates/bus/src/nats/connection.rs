@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_nats::{
-    Client, ConnectError, ConnectOptions, Event, ServerAddr, StatusCode, SubscribeError, Subscriber,
+    Client, ConnectError, ConnectOptions, Event, ServerAddr, ServerError, StatusCode,
+    SubscribeError, Subscriber,
 };
 use futures_util::StreamExt;
 use futures_util::stream::SelectAll;
@@ -13,41 +14,43 @@ use tickstorm_timebase::Mode;
 use tokio::sync::mpsc;
 use tracing::{Dispatch, dispatcher};
 
-use super::{Link, Shared};
-use crate::arrival;
+use super::{NatsLink, Switchboard};
+use crate::inbound;
 
 /// Complaints of a server that are logged of one connection: permissions that lack are few, and the same text comes with each
 /// message.
 const COMPLAINTS_MAX: usize = 16;
 
-pub(super) struct Session {
+/// One connection to one server.
+pub(super) struct NatsConnection {
     client: Client,
     inbox: String,
     subscriptions: SelectAll<Subscriber>,
     hears_requests: bool,
     hears_ticks: bool,
-    happenings: mpsc::UnboundedReceiver<Happening>,
+    signs: mpsc::UnboundedReceiver<ConnectionSign>,
 }
 
-enum Happening {
+/// What async-nats reports besides messages.
+enum ConnectionSign {
     Lost,
-    Complaint(String),
+    Complaint(ServerError),
 }
 
-impl Session {
+impl NatsConnection {
     pub(super) async fn open(
         options: ConnectOptions,
         addr: ServerAddr,
-        shared: Arc<Shared>,
+        switchboard: Arc<Switchboard>,
     ) -> Result<Self, ConnectError> {
-        let (tell, happenings) = mpsc::unbounded_channel();
+        let (tell, signs) = mpsc::unbounded_channel();
         let (lost, tried) = (tell.clone(), AtomicBool::new(false));
         let connecting = options
             // It is called before each attempt. A second one means that the connection is lost, and must never be made: what the
             // client has kept would leave late. Its event could be lost where there are many, this call can't.
             .reconnect_delay_callback(move |_| {
                 if tried.swap(true, Ordering::Relaxed) {
-                    drop(lost.send(Happening::Lost));
+                    drop(lost.send(ConnectionSign::Lost));
                     Duration::MAX
                 } else {
                     Duration::ZERO
@@ -56,9 +59,9 @@ impl Session {
             .event_callback(move |event| {
                 match event {
                     Event::ServerError(error) => {
-                        drop(tell.send(Happening::Complaint(error.to_string())));
+                        drop(tell.send(ConnectionSign::Complaint(error)));
                     }
-                    Event::SlowConsumer(_) => shared.count_overrun(),
+                    Event::SlowConsumer(_) => switchboard.count_overrun(),
                     Event::Connected
                     | Event::Disconnected
                     | Event::Closed
@@ -76,67 +79,74 @@ impl Session {
             subscriptions: SelectAll::new(),
             hears_requests: false,
             hears_ticks: false,
-            happenings,
+            signs,
         })
     }
 
     /// Carries messages until the connection is lost.
-    pub(super) async fn carry(mut self, shared: &Shared, log: &Dispatch) {
+    pub(super) async fn carry(mut self, switchboard: &Switchboard, log: Dispatch) {
         let mut complaints = Vec::new();
-        if self.subscribe(shared).await.is_err() {
+        if self.subscribe(switchboard).await.is_err() {
             return;
         }
-        shared.lock().link = Some(Link {
+        switchboard.lock().link = Some(NatsLink {
             client: self.client.clone(),
             inbox: self.inbox.clone(),
         });
-        self.tell_subscribers(shared);
+        self.tell_subscribers(switchboard);
         loop {
             tokio::select! {
-                happening = self.happenings.recv() => match happening {
-                    Some(Happening::Complaint(text)) => {
-                        if complaints.len() < COMPLAINTS_MAX && !complaints.contains(&text) {
-                            dispatcher::with_default(log, || tracing::warn!(error = text, "NATS complains"));
-                            complaints.push(text);
+                sign = self.signs.recv() => match sign {
+                    Some(ConnectionSign::Complaint(error)) => {
+                        if complaints.len() < COMPLAINTS_MAX && !complaints.contains(&error) {
+                            let text = error.to_string();
+                            dispatcher::with_default(&log, || {
+                                tracing::warn!(error = text, "NATS complains");
+                            });
+                            complaints.push(error);
                         }
                     }
-                    Some(Happening::Lost) | None => return,
+                    Some(ConnectionSign::Lost) | None => return,
                 },
                 Some(message) = self.subscriptions.next() => {
                     // A server's own word that nobody listens to what was asked is no answer.
                     if message.status != Some(StatusCode::NO_RESPONDERS) {
                         let reply_to = message.reply.as_ref().map(|subject| subject.as_str());
-                        let arrival = arrival::read(
-                            &shared.subjects, &self.inbox, &message.subject, reply_to, &message.payload,
+                        let inbound = inbound::read(
+                            &switchboard.subjects,
+                            &self.inbox,
+                            &message.subject,
+                            reply_to,
+                            &message.payload,
                         );
-                        if let Some(arrival) = arrival {
-                            shared.deliver(&arrival);
+                        if let Some(inbound) = inbound {
+                            switchboard.deliver(&inbound);
                         }
                     }
                 }
-                () = shared.wanted.notified() => {
-                    if self.subscribe(shared).await.is_err() {
+                () = switchboard.wanted.notified() => {
+                    if self.subscribe(switchboard).await.is_err() {
                         return;
                     }
-                    self.tell_subscribers(shared);
+                    self.tell_subscribers(switchboard);
                 }
             }
         }
     }
 
     /// Subscribes to what there are subscribers for: permissions may forbid the rest.
-    async fn subscribe(&mut self, shared: &Shared) -> Result<(), SubscribeError> {
+    async fn subscribe(&mut self, switchboard: &Switchboard) -> Result<(), SubscribeError> {
         let (clocks, edges) = {
-            let state = shared.lock();
-            (!state.clocks.is_empty(), !state.edges.is_empty())
+            let endpoints = switchboard.lock();
+            (!endpoints.clocks.is_empty(), !endpoints.edges.is_empty())
         };
         let mut subjects = Vec::new();
         if clocks && !self.hears_requests {
-            subjects.push(shared.subjects.time().to_owned());
+            subjects.push(switchboard.subjects.time().to_owned());
             self.hears_requests = true;
         }
         if edges && !self.hears_ticks {
-            subjects.extend(Mode::ALL.map(|mode| shared.subjects.tick(mode).to_owned()));
+            subjects.extend(Mode::ALL.map(|mode| switchboard.subjects.tick(mode).to_owned()));
             subjects.push(self.inbox.clone());
             self.hears_ticks = true;
         }
@@ -148,16 +158,16 @@ impl Session {
     }
 
     /// Tells those whose subjects are subscribed to that there is a connection.
-    fn tell_subscribers(&self, shared: &Shared) {
-        let state = shared.lock();
+    fn tell_subscribers(&self, switchboard: &Switchboard) {
+        let endpoints = switchboard.lock();
         if self.hears_requests {
-            state
+            endpoints
                 .clocks
                 .iter()
                 .for_each(|outlet| outlet.set_connected(true));
         }
         if self.hears_ticks {
-            state
+            endpoints
                 .edges
                 .iter()
                 .for_each(|outlet| outlet.set_connected(true));

@@ -7,7 +7,7 @@ use crate::subject::{INBOX, Subjects};
 use crate::{ClockEvent, EdgeEvent, ReplyTo};
 
 /// An event of a clock or of an edge, or why it became none.
-pub(crate) enum Arrival {
+pub(crate) enum Inbound {
     Clock(Result<ClockEvent, DropReason>),
     Edge(Result<EdgeEvent, DropReason>),
 }
@@ -19,19 +19,19 @@ pub(crate) fn read(
     subject: &str,
     reply_to: Option<&str>,
     payload: &[u8],
-) -> Option<Arrival> {
+) -> Option<Inbound> {
     if subject == subjects.time() {
-        return Some(Arrival::Clock(read_request(reply_to, payload)));
+        return Some(Inbound::Clock(read_request(reply_to, payload)));
     }
     if subject == inbox {
         let reply = message::decode_reply(payload);
-        return Some(Arrival::Edge(reply.map(EdgeEvent::Reply)));
+        return Some(Inbound::Edge(reply.map(EdgeEvent::Reply)));
     }
     let mode = Mode::ALL
         .into_iter()
         .find(|&mode| subject == subjects.tick(mode))?;
     let announcement = message::decode_announcement(mode, payload);
-    Some(Arrival::Edge(announcement.map(EdgeEvent::Announcement)))
+    Some(Inbound::Edge(announcement.map(EdgeEvent::Announcement)))
 }
 
 /// Who asks could name any subject for the answer, those of ticks too: only an inbox is answered.

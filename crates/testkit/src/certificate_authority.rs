@@ -3,7 +3,7 @@
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 
 /// Signs certificates; nobody else knows it.
-pub struct Authority {
+pub struct CertificateAuthority {
     certificate: String,
     issuer: Issuer<'static, KeyPair>,
 }
@@ -17,7 +17,7 @@ pub struct Certificate {
     pub key: String,
 }
 
-impl Authority {
+impl CertificateAuthority {
     /// Makes a new authority, which no other one's certificates satisfy.
     ///
     /// # Panics
@@ -59,7 +59,7 @@ impl Authority {
     }
 }
 
-impl Default for Authority {
+impl Default for CertificateAuthority {
     fn default() -> Self {
         Self::new()
     }

@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 
 use crate::engine::{LABEL, docker, docker_now};
 use crate::pod::Pod;
-use crate::update::{Rollout, Step, share};
+use crate::update::{Rollout, RolloutStep, share};
 
 /// What is shown of a container's log.
 const LOG_LINES_MAX: &str = "--tail=80";
@@ -21,9 +21,9 @@ const LOG_LINES_MAX: &str = "--tail=80";
 pub(crate) type Pods = Arc<Mutex<Vec<Arc<Pod>>>>;
 
 /// An overlay that runs.
-pub(crate) struct Cluster {
+pub(crate) struct RunningOverlay {
     pub(crate) manifests: Manifests,
-    /// Those that are there, the oldest first, by the place of their workload in the manifests.
+    /// Those that are there, the oldest first, by the index of their workload in the manifests.
     running: Vec<Vec<Arc<Pod>>>,
     pods: Pods,
     network: String,
@@ -31,7 +31,7 @@ pub(crate) struct Cluster {
     made: u32,
 }
 
-impl Cluster {
+impl RunningOverlay {
     /// Starts all of it, in no order, and waits until it is available.
     pub(crate) async fn apply(manifests: Manifests) -> Self {
         let name = TempDir::new("rollout");
@@ -101,24 +101,24 @@ impl Cluster {
         let mut old = std::mem::take(&mut self.running[index]).into_iter();
         loop {
             match rollout.next() {
-                Step::Create => {
+                RolloutStep::Create => {
                     let pod = self.create(index, 0).await;
                     self.running[index].push(pod);
                     rollout.new += 1;
                 }
-                Step::Await => {
-                    let place = usize::try_from(rollout.available).unwrap();
-                    self.running[index][place]
+                RolloutStep::Await => {
+                    let newest = usize::try_from(rollout.available).unwrap();
+                    self.running[index][newest]
                         .be_available(self.min_ready(index))
                         .await;
                     rollout.available += 1;
                 }
-                Step::Delete => {
+                RolloutStep::Delete => {
                     let pod = old.next().unwrap();
                     ending.spawn(async move { pod.end().await });
                     rollout.old -= 1;
                 }
-                Step::Done => break,
+                RolloutStep::Done => break,
             }
         }
         ending.join_all().await;
@@ -126,11 +126,11 @@ impl Cluster {
 
     async fn roll_by_ordinals(&mut self, index: usize) {
         for ordinal in (0..self.wanted(index)).rev() {
-            let place = usize::try_from(ordinal).unwrap();
-            self.running[index][place].end().await;
+            let nth = usize::try_from(ordinal).unwrap();
+            self.running[index][nth].end().await;
             let pod = self.create(index, ordinal).await;
             pod.be_available(self.min_ready(index)).await;
-            self.running[index][place] = pod;
+            self.running[index][nth] = pod;
         }
     }
 
@@ -181,7 +181,7 @@ impl Cluster {
     }
 }
 
-impl Drop for Cluster {
+impl Drop for RunningOverlay {
     fn drop(&mut self) {
         let pods = self
             .pods

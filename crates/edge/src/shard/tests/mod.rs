@@ -1,0 +1,248 @@
+//! The shard's rules in virtual time, over a scripted network: what is judged is what clients get, and when.
+
+mod bounds;
+mod lives;
+mod rules;
+mod script;
+mod ticks;
+
+use std::os::fd::RawFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::time::Duration;
+
+use prometheus::Registry;
+use prost::Message;
+use tickstorm_protocol::message::{Ack, Auth, DataBatch, ErrorMsg, Heartbeat, Subscribe};
+use tickstorm_protocol::session::server::Limits;
+use tickstorm_testkit::RawFrame;
+use tickstorm_testkit::frame::{ACK, AUTH, DATA_BATCH, ERROR, HEARTBEAT, SUBSCRIBE, frame};
+use tickstorm_timebase::{Authority, Mode, Mono};
+use tokio::sync::watch;
+
+use super::Vitals;
+use super::env::{Commons, ShardSettings};
+use super::turn::Shard;
+use crate::admission::{Admission, Attempts};
+use crate::auth::Credentials;
+use crate::feed::FeedLimits;
+use crate::feed::tests::TestTime;
+use crate::metrics::Metrics;
+use crate::sys::socket::SocketOptions;
+use crate::sys::waker::Waker;
+use script::Script;
+
+const MS: Duration = Duration::from_millis(1);
+const SECOND: Duration = Duration::from_secs(1);
+
+/// A shard with its script.
+struct Sim {
+    shard: Shard<Script, Script>,
+    script: Script,
+    metrics: Metrics,
+    authority: Authority,
+    /// The edge's timekeeper, and the clock that it follows.
+    time: TestTime,
+}
+
+fn settings() -> ShardSettings {
+    ShardSettings {
+        limits: Limits {
+            auth_timeout: Duration::from_secs(5),
+            heartbeat_interval: Duration::from_secs(15),
+            heartbeat_timeout: Duration::from_secs(20),
+            frame_rate: 10,
+            max_msg_size: 65_536,
+            edge_id: "edge-0".to_owned(),
+        },
+        feeds: FeedLimits {
+            batch_window: Duration::from_millis(5),
+            resume_window: Duration::from_secs(600),
+            behind_max: 1_000,
+            max_msg_size: 65_536,
+        },
+        ahead: Duration::from_millis(800),
+        write_deadline: Duration::from_secs(5),
+        sockets: SocketOptions {
+            read_buffer: 0,
+            write_buffer: 0,
+            user_timeout: Duration::from_secs(20),
+        },
+        spin: true,
+    }
+}
+
+fn credentials() -> Credentials {
+    let source = |value: &str| {
+        Some(crate::auth::CredentialSource {
+            value: value.into(),
+            file: None,
+        })
+    };
+    Credentials::load(&crate::auth::CredentialSources {
+        user: source("user"),
+        password: source("pass"),
+        ..crate::auth::CredentialSources::default()
+    })
+    .unwrap()
+}
+
+impl Sim {
+    /// A shard that knows the time.
+    fn new(settings: ShardSettings) -> Self {
+        let mut sim = Self::without_time(settings);
+        sim.shard.take_authority(Some(sim.authority));
+        sim.run_for(MS);
+        sim
+    }
+
+    fn without_time(settings: ShardSettings) -> Self {
+        let mut time = TestTime::new();
+        let (authority, now) = time.run_until(|_| true);
+        let script = Script::default();
+        {
+            let mut scene = script.scene();
+            scene.now = now;
+            scene.is_listening = true;
+        }
+        let metrics = Metrics::register(&Registry::new()).unwrap();
+        let commons = Commons {
+            settings: Arc::new(settings),
+            admission: Admission::new(1_000_000, 1_000_000, metrics.active_connections.clone()),
+            attempts: Attempts::new(0),
+            metrics: metrics.clone(),
+            credentials: watch::channel(credentials()).1,
+        };
+        let vitals = Arc::new(Vitals {
+            turned: AtomicU64::new(0),
+            released: AtomicU64::new(0),
+            accepting: AtomicBool::new(true),
+        });
+        let network = (script.clone(), Waker::new().unwrap());
+        Self {
+            shard: Shard::new(0, commons, vitals, network, script.clone()),
+            script,
+            metrics,
+            authority,
+            time,
+        }
+    }
+
+    fn now(&self) -> Mono {
+        self.script.scene().now
+    }
+
+    /// Lets the shard run until so much time has passed.
+    fn run_for(&mut self, time: Duration) {
+        let until = self.now() + time;
+        self.script.scene().horizon = until;
+        while self.now() < until {
+            self.shard.turn().unwrap();
+        }
+    }
+
+    /// Lets the shard run until just before authority time reaches its next whole second.
+    fn run_to_just_before_a_second(&mut self) {
+        let time = self.authority.time_at(self.now());
+        let next = Mode::Second.next_after(Mode::Second.last_at(time));
+        let due = self.authority.mono_at(next.time());
+        let remaining = due.since(self.now()).saturating_sub(MS);
+        self.run_for(remaining);
+    }
+
+    /// Lets the clock that the edge follows step back, and the edge hear of it.
+    fn step_back(&mut self, by: Duration) {
+        self.time.base_ms -= i64::try_from(by.as_millis()).unwrap();
+        self.time.now = self.now();
+        let before = self.authority.generation();
+        let (after, now) = self
+            .time
+            .run_until(|authority| authority.generation() != before);
+        self.run_for(now.since(self.now()));
+        self.authority = after;
+        self.shard.take_authority(Some(after));
+    }
+
+    /// Lets the machine stand still.
+    fn stand_still(&mut self, time: Duration) {
+        let mut scene = self.script.scene();
+        scene.now = scene.now + time;
+    }
+
+    /// A client that has subscribed, its ACKs taken.
+    fn subscriber(&mut self, mode: Mode, ahead: bool) -> RawFd {
+        let client = self.script.connect();
+        self.script.client_sends(client, &auth("pass"));
+        self.script
+            .client_sends(client, &subscribe(mode, ahead, None));
+        self.run_for(MS);
+        client
+    }
+
+    /// Takes the frames that a client got.
+    fn frames(&self, client: RawFd) -> Vec<RawFrame> {
+        let mut socket = self.script.on(client);
+        std::iter::from_fn(|| RawFrame::take(&mut socket.sent)).collect()
+    }
+
+    /// The ticks that a client got, as (epoch, quality).
+    fn ticks(&self, client: RawFd) -> Vec<(i64, i32)> {
+        ticks_of(&self.frames(client))
+    }
+
+    /// The last frame of a client's stream, an ERROR, and its code.
+    fn error(&self, client: RawFd) -> String {
+        let frames = self.frames(client);
+        let last = frames.last().expect("at least one frame");
+        assert_eq!(last.kind, ERROR, "{frames:?}");
+        last.decode::<ErrorMsg>().code
+    }
+
+    fn drain(&mut self, over: Duration) {
+        let (reply, _) = tokio::sync::oneshot::channel();
+        self.shard.drain(super::drain::Drain::new(over, reply));
+    }
+}
+
+fn ticks_of(frames: &[RawFrame]) -> Vec<(i64, i32)> {
+    let batches = frames.iter().filter(|frame| frame.kind == DATA_BATCH);
+    batches
+        .flat_map(|frame| frame.decode::<DataBatch>().ticks)
+        .map(|tick| (tick.epoch_ms, tick.quality))
+        .collect()
+}
+
+/// `start_epoch_ms` of the ACK to SUBSCRIBE among `frames`.
+fn start_of(frames: &[RawFrame]) -> i64 {
+    let acks = frames.iter().filter(|frame| frame.kind == ACK);
+    acks.map(|frame| frame.decode::<Ack>())
+        .find(|ack| ack.acked_type == 2)
+        .expect("an ACK to SUBSCRIBE")
+        .start_epoch_ms
+}
+
+fn auth(password: &str) -> Vec<u8> {
+    let auth = Auth {
+        username: "user".to_owned(),
+        password: password.to_owned(),
+        ..Auth::default()
+    };
+    frame(AUTH, &auth.encode_to_vec())
+}
+
+fn subscribe(mode: Mode, ahead: bool, resume_after: Option<i64>) -> Vec<u8> {
+    let subscribe = Subscribe {
+        mode: match mode {
+            Mode::Second => 0,
+            Mode::Minute => 1,
+        },
+        ahead,
+        resume_after_epoch_ms: resume_after,
+        ..Subscribe::default()
+    };
+    frame(SUBSCRIBE, &subscribe.encode_to_vec())
+}
+
+fn heartbeat(client_time_us: i64) -> Vec<u8> {
+    frame(HEARTBEAT, &Heartbeat { client_time_us }.encode_to_vec())
+}

@@ -1,0 +1,243 @@
+//! The rules of one connection: handshake, pausing, lingering, deadlines, stalls, draining.
+
+use nix::errno::Errno;
+use tickstorm_protocol::message::Pong;
+use tickstorm_testkit::frame::PONG;
+
+use super::*;
+
+#[test]
+fn a_pipelined_handshake_is_answered_by_one_send() {
+    let mut sim = Sim::new(settings());
+    let client = sim.script.connect();
+    let mut bytes = auth("pass");
+    bytes.extend(subscribe(Mode::Second, false, None));
+    bytes.extend(heartbeat(7));
+    sim.script.client_sends(client, &bytes);
+    sim.run_for(MS);
+    assert_eq!(sim.script.on(client).sends, 1);
+    let kinds: Vec<_> = sim.frames(client).iter().map(|frame| frame.kind).collect();
+    assert_eq!(kinds, [ACK, ACK, PONG]);
+}
+
+#[test]
+fn a_refused_password_is_told_and_the_connection_lingers_for_a_second() {
+    let mut sim = Sim::new(settings());
+    let client = sim.script.connect();
+    sim.script.client_sends(client, &auth("guess"));
+    sim.run_for(MS);
+    assert_eq!(sim.error(client), "AUTH_FAILED");
+    assert!(sim.script.on(client).is_shut && !sim.script.on(client).is_closed);
+    // What comes now is read and discarded, so that closing resets nobody.
+    sim.script.client_sends(client, &auth("pass"));
+    sim.run_for(SECOND - 10 * MS);
+    assert!(!sim.script.on(client).is_closed);
+    sim.run_for(210 * MS);
+    assert!(sim.script.on(client).is_closed);
+    assert!(sim.frames(client).is_empty(), "nothing after the ERROR");
+    assert_eq!(sim.metrics.active_connections.get(), 0);
+}
+
+#[test]
+fn lingering_ends_with_the_clients_side() {
+    let mut sim = Sim::new(settings());
+    let client = sim.script.connect();
+    sim.script.client_sends(client, &auth("guess"));
+    sim.run_for(MS);
+    sim.script.client_ends(client);
+    sim.run_for(MS);
+    assert!(sim.script.on(client).is_closed);
+}
+
+#[test]
+fn a_silent_handshake_ends_after_auth_timeout_and_a_silent_client_after_heartbeat_timeout() {
+    let mut sim = Sim::new(settings());
+    let stranger = sim.script.connect();
+    let client = sim.subscriber(Mode::Minute, false);
+    sim.frames(client);
+    sim.run_for(4_990 * MS);
+    assert!(!sim.script.on(stranger).is_shut);
+    sim.run_for(510 * MS);
+    assert_eq!(sim.error(stranger), "AUTH_TIMEOUT");
+    sim.run_for(14_480 * MS);
+    assert!(!sim.script.on(client).is_shut);
+    sim.run_for(520 * MS);
+    assert_eq!(sim.error(client), "HEARTBEAT_TIMEOUT");
+}
+
+#[test]
+fn a_heartbeat_moves_the_deadline() {
+    let mut sim = Sim::new(settings());
+    let client = sim.subscriber(Mode::Minute, false);
+    for beat in 0..5 {
+        sim.run_for(19 * SECOND);
+        sim.script.client_sends(client, &heartbeat(beat));
+    }
+    sim.run_for(19 * SECOND);
+    assert!(!sim.script.on(client).is_shut);
+}
+
+#[test]
+fn an_edge_that_stood_still_closes_nobody_as_silent() {
+    let mut sim = Sim::new(settings());
+    let stranger = sim.script.connect();
+    let client = sim.subscriber(Mode::Minute, false);
+    sim.run_for(4 * SECOND);
+    sim.stand_still(60 * SECOND);
+    sim.run_for(900 * MS);
+    assert!(!sim.script.on(stranger).is_shut && !sim.script.on(client).is_shut);
+    sim.run_for(600 * MS);
+    assert_eq!(sim.error(stranger), "AUTH_TIMEOUT");
+    sim.run_for(14 * SECOND);
+    assert!(!sim.script.on(client).is_shut);
+}
+
+#[test]
+fn what_a_silent_client_sent_is_read_before_it_is_closed() {
+    let mut sim = Sim::new(settings());
+    let client = sim.subscriber(Mode::Minute, false);
+    sim.run_for(19_900 * MS);
+    // It lies in the socket, and no event has told of it yet.
+    sim.script.on(client).hide_input(&heartbeat(7));
+    sim.run_for(5 * SECOND);
+    assert!(!sim.script.on(client).is_shut);
+    assert!(sim.frames(client).iter().any(|frame| frame.kind == PONG));
+}
+
+#[test]
+fn while_answers_wait_nothing_is_read_and_the_heartbeat_deadline_stands_still() {
+    let mut sim = Sim::new(settings());
+    let client = sim.subscriber(Mode::Minute, false);
+    sim.frames(client);
+    sim.run_for(10 * SECOND);
+    sim.script.on(client).room = Some(5);
+    sim.script.client_sends(client, &heartbeat(1));
+    sim.run_for(SECOND);
+    sim.script.client_sends(client, &heartbeat(2));
+    sim.run_for(SECOND);
+    assert_eq!(sim.script.on(client).sent.len(), 5, "half a PONG");
+    assert!(sim.script.on(client).has_input(), "it is not read");
+    for _ in 0..10 {
+        // Its progress is slow, but there is some.
+        sim.run_for(3 * SECOND);
+        sim.script.client_reads(client, 1);
+    }
+    assert!(!sim.script.on(client).is_shut, "30 s without being read");
+    sim.script.client_reads(client, 10_000);
+    sim.run_for(MS);
+    let echoes: Vec<_> = sim
+        .frames(client)
+        .iter()
+        .filter(|frame| frame.kind == PONG)
+        .map(|frame| frame.decode::<Pong>().client_time_us)
+        .collect();
+    assert_eq!(echoes, [1, 2]);
+    sim.run_for(19 * SECOND);
+    assert!(!sim.script.on(client).is_shut);
+    sim.run_for(1_600 * MS);
+    assert_eq!(sim.error(client), "HEARTBEAT_TIMEOUT");
+}
+
+#[test]
+fn a_client_that_takes_nothing_for_the_write_deadline_is_a_slow_consumer() {
+    let mut sim = Sim::new(settings());
+    let client = sim.subscriber(Mode::Second, false);
+    sim.script.on(client).room = Some(3);
+    sim.run_for(5 * SECOND);
+    assert!(!sim.script.on(client).is_closed);
+    sim.run_for(1_500 * MS);
+    assert!(sim.script.on(client).is_closed, "no ERROR fits");
+    let slow = sim.metrics.closed.with_label_values(&["slow_consumer"]);
+    assert_eq!(slow.get(), 1);
+}
+
+#[test]
+fn a_connection_without_a_byte_is_a_health_check() {
+    let mut sim = Sim::new(settings());
+    let client = sim.script.connect();
+    sim.run_for(MS);
+    sim.script.client_ends(client);
+    sim.run_for(MS);
+    assert!(sim.script.on(client).is_closed);
+    let checks = sim.metrics.closed.with_label_values(&["health_check"]);
+    assert_eq!(checks.get(), 1);
+}
+
+#[test]
+fn a_broken_connection_leaves_its_feed_and_its_number_is_never_sent_to_again() {
+    let mut sim = Sim::new(settings());
+    let client = sim.subscriber(Mode::Second, false);
+    let other = sim.subscriber(Mode::Second, false);
+    sim.run_for(SECOND);
+    sim.script.breaks(client, Errno::ECONNRESET);
+    sim.run_for(MS);
+    assert!(sim.script.on(client).is_closed);
+    // The script fails if anything is sent to a closed socket.
+    sim.run_for(3 * SECOND);
+    assert!(sim.ticks(other).len() >= 4);
+}
+
+#[test]
+fn urgent_data_hides_nothing_that_comes_after_it() {
+    let mut sim = Sim::new(settings());
+    let client = sim.script.connect();
+    // A read ends at the urgent mark, though more lies behind it.
+    sim.script.on(client).read_max = Some(10);
+    let mut bytes = auth("pass");
+    bytes.extend(subscribe(Mode::Second, false, None));
+    sim.script.client_sends(client, &bytes);
+    sim.run_for(2 * SECOND);
+    assert!(!sim.ticks(client).is_empty());
+}
+
+#[test]
+fn a_drain_refuses_newcomers_and_spreads_the_end_of_the_others_over_its_time() {
+    let mut sim = Sim::new(settings());
+    let clients: Vec<_> = (0..100)
+        .map(|_| sim.subscriber(Mode::Second, false))
+        .collect();
+    let over = 21_300 * MS;
+    sim.drain(over);
+    let late = sim.script.connect();
+    sim.run_for(MS);
+    assert_eq!(sim.error(late), "SERVER_DRAINING");
+    let mut closed_by_second = Vec::new();
+    for _ in 0..20 {
+        sim.run_for(SECOND);
+        let is_shut = |client: &&RawFd| sim.script.on(**client).is_shut;
+        closed_by_second.push(clients.iter().filter(is_shut).count());
+    }
+    for (second, closed) in (1..).zip(&closed_by_second) {
+        let even = second * 5;
+        assert!(closed.abs_diff(even) <= 2, "{closed_by_second:?}");
+    }
+    assert_eq!(sim.error(clients[0]), "SERVER_DRAINING");
+    sim.run_for(1_300 * MS);
+    assert!(
+        clients
+            .iter()
+            .all(|client| sim.script.on(*client).is_closed)
+    );
+    assert!(!sim.script.scene().is_listening);
+}
+
+#[test]
+fn those_told_that_the_edge_is_full_do_not_count_and_linger() {
+    let mut settings = settings();
+    settings.limits.auth_timeout = 60 * SECOND;
+    let mut sim = Sim::new(settings);
+    sim.shard.acceptor.set_connections_max(2);
+    let kept = [sim.script.connect(), sim.script.connect()];
+    let refused = sim.script.connect();
+    sim.run_for(MS);
+    assert_eq!(sim.error(refused), "SERVER_FULL");
+    assert_eq!(sim.metrics.active_connections.get(), 2);
+    sim.script.client_ends(kept[0]);
+    sim.run_for(MS);
+    let admitted = sim.script.connect();
+    sim.script.client_sends(admitted, &auth("pass"));
+    sim.run_for(MS);
+    assert_eq!(sim.frames(admitted)[0].kind, ACK);
+    sim.run_for(2 * SECOND);
+    assert!(sim.script.on(refused).is_closed);
+}

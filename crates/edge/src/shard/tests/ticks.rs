@@ -1,0 +1,243 @@
+//! The way of a tick: its instant, catching up, resuming, replaying, stepping, and every feed's share.
+
+use super::*;
+
+const NORMAL: i32 = 0;
+const HOLDOVER: i32 = 1;
+const REPLAY: i32 = 2;
+
+#[test]
+fn a_tick_is_sent_at_its_time_and_an_ahead_tick_its_lead_before() {
+    let mut sim = Sim::new(settings());
+    let at_time = sim.subscriber(Mode::Second, false);
+    let ahead = sim.subscriber(Mode::Second, true);
+    sim.frames(at_time);
+    sim.frames(ahead);
+    sim.run_for(3 * SECOND);
+    for (client, lead_us) in [(at_time, 0), (ahead, 800_000)] {
+        for frame in sim.frames(client) {
+            let batch: DataBatch = frame.decode();
+            let late_us = batch.sent_unix_us - (batch.ticks[0].epoch_ms * 1_000 - lead_us);
+            assert!((0..=1).contains(&late_us), "{late_us} µs");
+        }
+    }
+}
+
+#[test]
+fn a_subscriber_whose_socket_is_full_catches_up_and_misses_no_byte() {
+    let mut sim = Sim::new(settings());
+    let client = sim.subscriber(Mode::Second, false);
+    sim.frames(client);
+    sim.script.on(client).room = Some(7);
+    for _ in 0..4 {
+        sim.run_for(SECOND);
+        sim.script.client_reads(client, 3);
+    }
+    sim.script.client_reads(client, 1_000_000);
+    sim.run_for(2 * SECOND);
+    let ticks = sim.ticks(client);
+    assert!(ticks.len() >= 5, "{ticks:?}");
+    for pair in ticks.windows(2) {
+        assert_eq!(pair[1].0, pair[0].0 + 1_000, "{ticks:?}");
+    }
+    let sends = sim.script.on(client).sends;
+    sim.run_for(3 * SECOND);
+    assert_eq!(
+        sim.script.on(client).sends,
+        sends + 3,
+        "the hot loop has it again"
+    );
+}
+
+#[test]
+fn a_subscriber_whose_frames_the_ring_has_let_go_of_is_a_slow_consumer() {
+    let mut settings = settings();
+    settings.feeds.behind_max = 3;
+    settings.write_deadline = 60 * SECOND;
+    let mut sim = Sim::new(settings);
+    let client = sim.subscriber(Mode::Second, false);
+    sim.script.on(client).room = Some(7);
+    sim.run_for(3 * SECOND);
+    assert!(!sim.script.on(client).is_closed);
+    sim.run_for(3 * SECOND);
+    assert!(sim.script.on(client).is_closed);
+}
+
+#[test]
+fn a_fresh_subscription_starts_now_though_the_edge_stood_still() {
+    let mut sim = Sim::new(settings());
+    let before = sim.subscriber(Mode::Second, false);
+    sim.run_for(SECOND);
+    sim.stand_still(15 * SECOND);
+    let fresh = sim.script.connect();
+    sim.script.client_sends(fresh, &auth("pass"));
+    sim.script
+        .client_sends(fresh, &subscribe(Mode::Second, false, None));
+    sim.run_for(3 * SECOND);
+    let now_ms = sim.authority.time_at(sim.now()).as_millis();
+    let frames = sim.frames(fresh);
+    let ticks = ticks_of(&frames);
+    assert!(start_of(&frames) > now_ms - 5_000, "{}", start_of(&frames));
+    assert!(ticks.len() >= 2 && ticks.iter().all(|(_, quality)| *quality != REPLAY));
+    assert_eq!(ticks[0].0, start_of(&frames) + 1_000);
+    let followed = sim.ticks(before);
+    assert!(followed.iter().any(|(_, quality)| *quality == REPLAY));
+    for pair in followed.windows(2) {
+        assert_eq!(pair[1].0, pair[0].0 + 1_000, "who was there misses none");
+    }
+}
+
+#[test]
+fn subscribers_that_waited_for_the_time_start_when_it_is_known() {
+    let mut sim = Sim::without_time(settings());
+    let fresh = sim.subscriber(Mode::Second, false);
+    let beats = sim.script.connect();
+    sim.script.client_sends(beats, &auth("pass"));
+    sim.script.client_sends(beats, &heartbeat(7));
+    sim.run_for(15 * SECOND);
+    assert_eq!(sim.frames(fresh).len(), 1, "AUTH's ACK only");
+    assert_eq!(sim.frames(beats).len(), 2, "others are answered meanwhile");
+    sim.script.client_sends(fresh, &heartbeat(7));
+    let authority = sim.authority;
+    sim.shard.take_authority(Some(authority));
+    sim.run_for(2 * SECOND);
+    let now_ms = sim.authority.time_at(sim.now()).as_millis();
+    let frames = sim.frames(fresh);
+    assert!(start_of(&frames) > now_ms - 4_000);
+    let ticks = ticks_of(&frames);
+    assert!(
+        ticks.iter().all(|(_, quality)| *quality != REPLAY),
+        "{ticks:?}"
+    );
+}
+
+#[test]
+fn a_resumed_subscription_replays_what_it_missed_and_goes_on() {
+    let mut sim = Sim::new(settings());
+    sim.run_for(5 * SECOND);
+    let last_ms = Mode::Second
+        .last_at(sim.authority.time_at(sim.now()))
+        .as_ms();
+    let client = sim.script.connect();
+    sim.script.client_sends(client, &auth("pass"));
+    let resume = subscribe(Mode::Second, false, Some(last_ms - 3_000));
+    sim.script.client_sends(client, &resume);
+    sim.run_for(2 * SECOND);
+    let ticks = sim.ticks(client);
+    let epochs = (0..).map(|n| last_ms - 2_000 + n * 1_000);
+    let expected: Vec<_> = epochs
+        .zip([REPLAY, REPLAY, REPLAY, NORMAL, NORMAL])
+        .collect();
+    assert_eq!(ticks, expected);
+}
+
+#[test]
+fn a_resume_point_ahead_is_waited_for() {
+    let mut sim = Sim::new(settings());
+    let last_ms = Mode::Second
+        .last_at(sim.authority.time_at(sim.now()))
+        .as_ms();
+    let client = sim.script.connect();
+    sim.script.client_sends(client, &auth("pass"));
+    let resume = subscribe(Mode::Second, false, Some(last_ms + 3_000));
+    sim.script.client_sends(client, &resume);
+    sim.run_for(6 * SECOND);
+    let frames = sim.frames(client);
+    assert_eq!(start_of(&frames), last_ms + 3_000);
+    assert_eq!(ticks_of(&frames)[0].0, last_ms + 4_000);
+}
+
+#[test]
+fn a_step_back_ends_every_subscription_before_a_tick_of_the_new_time() {
+    let mut sim = Sim::new(settings());
+    let clients: Vec<_> = (0..500)
+        .map(|n| sim.subscriber(Mode::Second, n % 2 == 0))
+        .collect();
+    sim.run_for(SECOND);
+    let stranger = sim.script.connect();
+    sim.script.client_sends(stranger, &auth("pass"));
+    sim.run_for(MS);
+    for client in &clients {
+        sim.frames(*client);
+    }
+    sim.script.scene().cost = MS / 250;
+    sim.step_back(30 * SECOND);
+    // Asked while the others are being told.
+    sim.script
+        .client_sends(stranger, &subscribe(Mode::Second, false, None));
+    sim.run_for(3 * SECOND);
+    let after_ms = sim.authority.origin().as_millis();
+    for client in clients {
+        let frames = sim.frames(client);
+        let errors = frames.iter().filter(|frame| frame.kind == ERROR);
+        let codes: Vec<_> = errors
+            .map(|frame| frame.decode::<ErrorMsg>().code)
+            .collect();
+        assert_eq!(codes, ["TIME_STEPPED"]);
+        let ticks = ticks_of(&frames);
+        assert!(
+            ticks.iter().all(|(epoch, _)| *epoch > after_ms + 10_000),
+            "a tick of the new time: {ticks:?} after {after_ms}"
+        );
+    }
+    let newcomer = sim.subscriber(Mode::Second, false);
+    sim.run_for(2 * SECOND);
+    assert!(sim.ticks(newcomer).len() >= 2);
+}
+
+#[test]
+fn a_fan_out_longer_than_its_period_starves_no_other_feed() {
+    let mut settings = settings();
+    settings.limits.heartbeat_timeout = 600 * SECOND;
+    let mut sim = Sim::new(settings);
+    let minute = sim.subscriber(Mode::Minute, false);
+    let ahead_minute = sim.subscriber(Mode::Minute, true);
+    let ahead = sim.subscriber(Mode::Second, true);
+    // Two chunks of seconds, which take 1.4 times their period.
+    let seconds: Vec<_> = (0..1_400)
+        .map(|_| sim.subscriber(Mode::Second, false))
+        .collect();
+    sim.frames(ahead);
+    sim.script.scene().cost = MS;
+    sim.run_for(130 * SECOND);
+    assert_eq!(sim.ticks(minute).len(), 2);
+    assert_eq!(sim.ticks(ahead_minute).len(), 2);
+    assert!(sim.ticks(ahead).len() >= 120);
+    let ticks = sim.ticks(seconds[0]);
+    assert!(ticks.len() >= 100, "seconds go on too: {}", ticks.len());
+    for pair in ticks.windows(2) {
+        assert_eq!(pair[1].0, pair[0].0 + 1_000);
+    }
+}
+
+#[test]
+fn a_frame_that_is_made_late_says_that_its_ticks_are_replayed() {
+    let mut sim = Sim::new(settings());
+    let clients: Vec<_> = (0..1_100)
+        .map(|_| sim.subscriber(Mode::Second, false))
+        .collect();
+    for client in &clients {
+        sim.frames(*client);
+    }
+    // A fan-out takes 5.5 s: what became due meanwhile is in one frame, made when that is over.
+    sim.run_to_just_before_a_second();
+    sim.script.scene().cost = 5 * MS;
+    sim.run_for(12 * SECOND);
+    let batches: Vec<DataBatch> = sim
+        .frames(clients[0])
+        .iter()
+        .filter(|frame| frame.kind == DATA_BATCH)
+        .map(|frame| frame.decode())
+        .collect();
+    assert!(batches.len() >= 2, "{batches:?}");
+    for batch in &batches {
+        for tick in &batch.ticks {
+            let late_us = batch.sent_unix_us - tick.epoch_ms * 1_000;
+            let is_replay = tick.quality == REPLAY;
+            // Microseconds can't tell a second from a little more.
+            let may_be = late_us == 1_000_000 || is_replay == (late_us > 1_000_000);
+            assert!(may_be, "{tick:?}, {late_us} µs late");
+            assert!(is_replay || [NORMAL, HOLDOVER].contains(&tick.quality));
+        }
+    }
+}
