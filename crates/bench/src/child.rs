@@ -14,18 +14,17 @@ use std::sync::{Arc, Mutex};
 use tickstorm_clock::Replica;
 use tickstorm_command::{Failure, Pair, credentials, logs};
 use tickstorm_edge::Edge;
-use tickstorm_service::env::{Group, Settings, table};
-use tickstorm_service::lifecycle::exit;
+use tickstorm_edge::FdTables;
+use tickstorm_edge::settings::{AHEAD_MS, BATCH_WINDOW_MS, FD_TABLES, SHARDS, WRITE_DEADLINE_MS};
+use tickstorm_service::env::Settings;
+use tickstorm_service::exit;
 use tickstorm_service::metrics;
-use tickstorm_service::open_files::Tables;
 use tokio::runtime::Runtime;
 
 use self::accept::ListenError;
 use self::sampler::Sampler;
 use super::machine;
 use super::orders::{ChildAnswer, ChildOrder, EdgeFacts};
-
-const GROUPS: [Group; 3] = [Group::Common, Group::Clock, Group::Edge];
 
 /// How long the edge has to learn the time.
 const READY_WITHIN: std::time::Duration = std::time::Duration::from_secs(20);
@@ -47,8 +46,7 @@ impl BenchEdge {
                 Failure::new(exit::UNAVAILABLE, anyhow::Error::new(error).context(what))
             })?;
         }
-        let settings = Settings::load(&GROUPS, &credentials::DEFAULTS)
-            .map_err(|errors| Failure::new(exit::CONFIG, errors))?;
+        let settings = Pair::load_settings(&credentials::DEFAULTS)?;
         // What waits is written when this goes.
         let _logs = logs::start(&settings)?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -85,7 +83,7 @@ impl UnderTest {
         let pair = Pair::from_settings(settings)?;
         let registry = metrics::registry().map_err(|error| Failure::new(exit::SOFTWARE, error))?;
         let (clock, edge) = pair.start(&registry).await?;
-        let per_shard = settings.get(&table::FD_TABLES) == Tables::PerShard;
+        let per_shard = settings.get(&FD_TABLES) == FdTables::PerShard;
         let sampler = Sampler::new(edge.health(), registry, per_shard);
         let known = tokio::time::timeout(READY_WITHIN, sampler.time_is_known()).await;
         known.map_err(|_| {
@@ -95,11 +93,11 @@ impl UnderTest {
         let millis = |of| u64::try_from(settings.get::<std::time::Duration>(of).as_millis());
         let ready = EdgeFacts {
             addr: edge.listen_addr(),
-            shards: settings.get(&table::SHARDS),
+            shards: settings.get(&SHARDS),
             connections_max: sampler.connections_max(),
-            ahead_ms: millis(&table::AHEAD_MS).unwrap_or(u64::MAX),
-            write_deadline_ms: millis(&table::WRITE_DEADLINE_MS).unwrap_or(u64::MAX),
-            batch_window_ms: millis(&table::BATCH_WINDOW_MS).unwrap_or(u64::MAX),
+            ahead_ms: millis(&AHEAD_MS).unwrap_or(u64::MAX),
+            write_deadline_ms: millis(&WRITE_DEADLINE_MS).unwrap_or(u64::MAX),
+            batch_window_ms: millis(&BATCH_WINDOW_MS).unwrap_or(u64::MAX),
         };
         Ok(Self {
             edge,

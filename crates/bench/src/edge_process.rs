@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, bail};
 use tickstorm_command::Failure;
-use tickstorm_service::lifecycle::exit;
+use tickstorm_service::exit;
 
 use super::orders::{ChildAnswer, ChildOrder, EdgeFacts, ProcessSample};
 

@@ -7,13 +7,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::anyhow;
-use jiff::SignedDuration;
 use tickstorm_command::{
     Failure, OUTPUT,
     credentials::{self, ClientCredentials},
 };
-use tickstorm_service::env::{Group, Settings};
-use tickstorm_service::lifecycle::{exit, raise_open_files};
+use tickstorm_service::env::Settings;
+use tickstorm_service::{duration, exit, fd_limit};
 
 use super::generator::ClientSetup;
 use super::machine;
@@ -57,7 +56,7 @@ pub(crate) struct NotCpus(#[source] ParseIntError);
 
 /// A value of an option that takes a duration, that is none, or too short.
 #[derive(Debug, thiserror::Error)]
-#[error("it takes a duration of a second or more, as in 10s, 30m or 8h")]
+#[error("it takes a duration of a second or more, in {}", duration::FORM)]
 pub(crate) struct NotADuration;
 
 /// Where threads run.
@@ -115,7 +114,7 @@ impl CommonOptions {
 
     /// The limit of open files, raised as far as it goes; a limit that leaves no room is an error.
     pub(crate) fn files_limit(&self) -> Result<u64, Failure> {
-        let files = raise_open_files().map_err(|error| Failure::new(exit::UNAVAILABLE, error))?;
+        let files = fd_limit::raise().map_err(|error| Failure::new(exit::UNAVAILABLE, error))?;
         let limit = files.after;
         if limit < 1_024 {
             let text =
@@ -139,7 +138,7 @@ impl CommonOptions {
 
     /// As whom clients come.
     pub(crate) fn credentials(&self) -> Result<ClientCredentials, Failure> {
-        let settings = Settings::load(&[Group::Client], &credentials::DEFAULTS)
+        let settings = Settings::load(&credentials::SECTIONS, &credentials::DEFAULTS)
             .map_err(|errors| Failure::new(exit::CONFIG, errors))?;
         ClientCredentials::from_settings(&settings, self.user.as_deref())
     }
@@ -203,8 +202,7 @@ pub(crate) const HEARTBEAT: Duration = Duration::from_secs(10);
 
 /// A duration on the command line, at least a second.
 pub(crate) fn duration(text: &str) -> Result<Duration, NotADuration> {
-    let parsed = text.parse::<SignedDuration>().ok();
-    let parsed = parsed.and_then(|duration| Duration::try_from(duration).ok());
+    let parsed = duration::parse(text).ok();
     parsed
         .filter(|duration| *duration >= Duration::from_secs(1))
         .ok_or(NotADuration)

@@ -12,7 +12,7 @@ use hdrhistogram::Histogram;
 use serde::Serialize;
 use serde_json::Value;
 use tickstorm_command::{Failure, OUTPUT};
-use tickstorm_service::lifecycle::exit;
+use tickstorm_service::exit;
 
 use super::figure::{Figure, millis, number};
 use super::generator::Harvest;

@@ -6,7 +6,7 @@ use anyhow::{anyhow, bail};
 use tickstorm_client::Mode;
 use tickstorm_client::estimate::Estimator;
 use tickstorm_command::Failure;
-use tickstorm_service::lifecycle::exit;
+use tickstorm_service::exit;
 use tickstorm_timebase::{Clock, Mono, SystemClock};
 
 use super::edge_process::EdgeProcess;

@@ -15,23 +15,21 @@ use tickstorm_command::{
     logs,
 };
 use tickstorm_edge::Edge;
+use tickstorm_edge::settings::{STREAM_PASS, STREAM_TOKENS_FILE, STREAM_USER};
 use tickstorm_service::admin::{Admin, Health, Parts, reachable};
 use tickstorm_service::daemon::log_listening;
-use tickstorm_service::env::{Group, Settings, Source, table};
-use tickstorm_service::lifecycle::{Lifecycle, Signals, exit};
+use tickstorm_service::env::{Origin, Settings};
+use tickstorm_service::exit;
+use tickstorm_service::lifecycle::Lifecycle;
 use tickstorm_service::logging::Logs;
 use tickstorm_service::metrics;
+use tickstorm_service::settings::ADMIN_ADDR;
+use tickstorm_service::signals::Signals;
 
 use crate::follow::{TickFormat, follow, print};
 
 /// What a person at a terminal wants, beside credentials: nobody else's machine can reach it, and logs are readable.
-const DEFAULTS: [(&str, &str); 3] = [
-    ("LISTEN_ADDR", "127.0.0.1:8080"),
-    ("ADMIN_ADDR", "127.0.0.1:8081"),
-    ("LOG_FORMAT", "text"),
-];
-
-const GROUPS: [Group; 4] = [Group::Common, Group::Clock, Group::Edge, Group::Client];
+const DEFAULTS: [(&str, &str); 2] = [("LISTEN_ADDR", "127.0.0.1:8080"), ("LOG_FORMAT", "text")];
 
 /// What the parts have for stopping, of which they need milliseconds: Ctrl-C ends this at once.
 const STOP_TIME_MAX: Duration = Duration::from_secs(2);
@@ -86,13 +84,10 @@ impl Dev {
 
 /// All settings. The credentials that everybody knows are for a system that has no others.
 fn settings() -> Result<Settings, Failure> {
-    let load = |defaults: &[(&str, &str)]| {
-        Settings::load(&GROUPS, defaults).map_err(|errors| Failure::new(exit::CONFIG, errors))
-    };
-    let settings = load(&[&DEFAULTS[..], &credentials::DEFAULTS].concat())?;
-    match settings.get(&table::STREAM_TOKENS_FILE) {
+    let settings = Pair::load_settings(&[&DEFAULTS[..], &credentials::DEFAULTS].concat())?;
+    match settings.get(&STREAM_TOKENS_FILE) {
         None => Ok(settings),
-        Some(_) => load(&DEFAULTS),
+        Some(_) => Pair::load_settings(&DEFAULTS),
     }
 }
 
@@ -123,7 +118,7 @@ impl System {
         let count_dropped_lines = logs
             .count_dropped(&registry)
             .map_err(|error| Failure::new(exit::SOFTWARE, error))?;
-        let admin = Admin::bind(settings.get(&table::ADMIN_ADDR))
+        let admin = Admin::bind(settings.get(&ADMIN_ADDR))
             .await
             .map_err(|error| Failure::new(exit::UNAVAILABLE, error))?;
         let (clock, edge) = pair.start(&registry).await?;
@@ -183,13 +178,13 @@ impl System {
 
 /// How clients authenticate, without any secret but the one that everybody knows.
 fn login(settings: &Settings) -> String {
-    let Some(user) = settings.get(&table::STREAM_USER) else {
+    let Some(user) = settings.get(&STREAM_USER) else {
         return "a token that STREAM_TOKENS_FILE knows".into();
     };
     let (user, [_, (_, known)]) = (user.escape_debug(), credentials::DEFAULTS);
-    match settings.source_of(&table::STREAM_PASS) {
-        Source::Default => format!("user {user}, password {known}"),
-        Source::Env | Source::File(_) => format!("user {user}, password as STREAM_PASS has it"),
+    match settings.origin_of(&STREAM_PASS) {
+        Origin::Default => format!("user {user}, password {known}"),
+        Origin::Env | Origin::File(_) => format!("user {user}, password as STREAM_PASS has it"),
     }
 }
 

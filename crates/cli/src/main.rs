@@ -11,7 +11,7 @@ use std::process::{self, ExitCode};
 
 use clap::Parser;
 use tickstorm_bench::{Bench, BenchEdge, CHILD_COMMAND};
-use tickstorm_service::lifecycle::exit::{OK, USAGE};
+use tickstorm_service::exit::{OK, USAGE};
 
 /// What `--help` says about exit codes: those of every command.
 const EXIT_CODES: &str = "\

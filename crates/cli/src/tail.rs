@@ -5,14 +5,13 @@ use std::future::pending;
 use std::ops::ControlFlow;
 use std::time::Duration;
 
-use jiff::SignedDuration;
 use tickstorm_client::{Epoch, Options, Quality, Tick};
 use tickstorm_command::{
     Failure, ModeName,
     credentials::{self, ClientCredentials},
 };
-use tickstorm_service::env::{Group, Settings};
-use tickstorm_service::lifecycle::exit;
+use tickstorm_service::env::Settings;
+use tickstorm_service::{duration, exit};
 
 use crate::follow::{TickFormat, follow};
 use crate::line::Lateness;
@@ -76,11 +75,11 @@ pub(crate) struct Tail {
     /// End after N ticks; with --max-late, after N that could be judged.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     count: Option<u64>,
-    /// Fail unless the ticks of --count, or the first, have come within this time (500ms, 5s, 2m), or when the connection ends.
-    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    /// Fail unless the ticks of --count, or the first, have come within this time (500ms, 5s, 1m30s), or when the connection ends.
+    #[arg(long, value_name = "DURATION", value_parser = duration::parse)]
     within: Option<Duration>,
     /// Fail at a tick that is later than this.
-    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    #[arg(long, value_name = "DURATION", value_parser = duration::parse)]
     max_late: Option<Duration>,
     /// Print a JSON object a line.
     #[arg(long)]
@@ -97,13 +96,6 @@ fn address(text: &str) -> Result<String, NotAnAddress> {
         Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok() => Ok(text.into()),
         Some(_) | None => Err(NotAnAddress),
     }
-}
-
-fn duration(text: &str) -> Result<Duration, String> {
-    let parsed = text.parse::<SignedDuration>().ok();
-    parsed
-        .and_then(|duration| duration.try_into().ok())
-        .ok_or_else(|| "it takes a duration, as in 500ms, 5s or 2m".into())
 }
 
 impl Tail {
@@ -131,7 +123,7 @@ impl Tail {
     }
 
     fn options(&self) -> Result<Options, Failure> {
-        let settings = Settings::load(&[Group::Client], &credentials::DEFAULTS)
+        let settings = Settings::load(&credentials::SECTIONS, &credentials::DEFAULTS)
             .map_err(|errors| Failure::new(exit::CONFIG, errors))?;
         for warning in settings.warnings() {
             eprintln!("tickstorm: warning: {warning}");
@@ -268,6 +260,8 @@ mod tests {
             ["--addr", "localhost:http"],
             ["--within", "5"],
             ["--within", "-5s"],
+            ["--within", "1.5s"],
+            ["--within", "30s1m"],
             ["--max-late", "soon"],
             ["--count", "0"],
             ["--mode", "hour"],
@@ -280,8 +274,8 @@ mod tests {
 
     #[test]
     fn durations_are_written_as_in_settings() {
-        let tail = tail(&["--within", "2m", "--max-late", "250ms"]);
-        assert_eq!(tail.within, Some(Duration::from_secs(120)));
+        let tail = tail(&["--within", "1m30s", "--max-late", "250ms"]);
+        assert_eq!(tail.within, Some(Duration::from_secs(90)));
         assert_eq!(tail.max_late, Some(Duration::from_millis(250)));
     }
 }

@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
-use tickstorm_service::env::{Settings, table};
+use tickstorm_service::env::Settings;
 use tickstorm_timebase::{ClockId, InvalidClockId};
+
+use crate::settings::{CLOCK_ID, CLOCK_RANK, CLOCK_SKEW_MS, REQUIRE_SYNC, TICK_LEAD_MS};
 
 /// What makes this clock the one that it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,11 +32,11 @@ impl Config {
     /// Where the settings of the clock were not loaded.
     pub fn from_settings(settings: &Settings) -> Result<Self, InvalidClockId> {
         Ok(Self {
-            id: settings.get(&table::CLOCK_ID).parse()?,
-            rank: settings.get(&table::CLOCK_RANK),
-            lead: settings.get(&table::TICK_LEAD_MS),
-            require_sync: settings.get(&table::REQUIRE_SYNC),
-            skew_ms: settings.get(&table::CLOCK_SKEW_MS),
+            id: settings.get(&CLOCK_ID).parse()?,
+            rank: settings.get(&CLOCK_RANK),
+            lead: settings.get(&TICK_LEAD_MS),
+            require_sync: settings.get(&REQUIRE_SYNC),
+            skew_ms: settings.get(&CLOCK_SKEW_MS),
         })
     }
 }

@@ -3,10 +3,11 @@
 
 mod config;
 mod discipline;
+mod health;
 mod machine;
 mod metrics;
 mod replica;
-mod status;
+pub mod settings;
 
 pub use config::Config;
 pub use discipline::Discipline;

@@ -4,16 +4,19 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tickstorm_bus::{NatsBus, NatsOptions};
+use tickstorm_bus::NatsBus;
+use tickstorm_clock::settings::{CLOCK, DEFAULTS};
 use tickstorm_clock::{Config, Replica};
-use tickstorm_service::daemon::{Daemon, Failure, Process, say_listening};
-use tickstorm_service::env::{Group, Secret, Settings, table};
-use tickstorm_service::lifecycle::exit;
+use tickstorm_service::daemon::{Bound, Daemon, Failure, Process, say_listening};
+use tickstorm_service::exit;
+use tickstorm_service::nats::{self, NATS};
+use tickstorm_service::settings::{ADMIN_ADDR, COMMON};
 
 const DAEMON: Daemon = Daemon {
     name: "tickstorm-clock",
     about: "One clock of TickStorm: announces every tick ahead of its time and tells edges the time.",
-    groups: &[Group::Common, Group::Nats, Group::Clock],
+    sections: &[COMMON, NATS, CLOCK],
+    defaults: &DEFAULTS,
 };
 
 /// What the parts have for stopping, of which they need milliseconds: a clock has nothing to finish, the others go on.
@@ -33,11 +36,16 @@ async fn run(process: Process) -> Result<(), Failure> {
     } = process;
     let config =
         Config::from_settings(&settings).map_err(|error| Failure::new(exit::CONFIG, error))?;
-    let bus = NatsBus::start(nats(&settings)).map_err(|error| Failure::new(exit::CONFIG, error))?;
+    let nats = nats::options(&settings, format!("{} {}", DAEMON.name, config.id));
+    let bus = NatsBus::start(nats).map_err(|error| Failure::new(exit::CONFIG, error))?;
     let bus = Arc::new(bus);
     let clock = Replica::start(config, Arc::clone(&bus) as _, &registry)
         .map_err(|error| Failure::new(exit::SOFTWARE, error))?;
-    say_listening(&settings, None, admin.local_addr());
+    let admin_addr = Bound {
+        asked: settings.get(&ADMIN_ADDR),
+        addr: admin.local_addr(),
+    };
+    say_listening(None, admin_addr);
     tasks.spawn(admin.serve(registry, clock.health(), tasks.stopping()));
     signals.next().await;
     let stopped = async {
@@ -48,20 +56,4 @@ async fn run(process: Process) -> Result<(), Failure> {
     };
     let _ = tokio::time::timeout(STOP_TIME_MAX, stopped).await;
     Ok(())
-}
-
-fn nats(settings: &Settings) -> NatsOptions {
-    let secret = |secret: Option<Secret>| secret.map(|secret| secret.expose().into());
-    NatsOptions {
-        urls: settings.get(&table::NATS_URL),
-        user: settings.get(&table::NATS_USER),
-        password: secret(settings.get(&table::NATS_PASSWORD)),
-        token: secret(settings.get(&table::NATS_TOKEN)),
-        credentials_file: settings.get(&table::NATS_CREDS_FILE),
-        ca_file: settings.get(&table::NATS_CA_FILE),
-        certificate_file: settings.get(&table::NATS_CERT_FILE),
-        key_file: settings.get(&table::NATS_KEY_FILE),
-        subject_prefix: settings.get(&table::NATS_SUBJECT_PREFIX),
-        name: format!("{} {}", DAEMON.name, settings.get(&table::CLOCK_ID)),
-    }
 }

@@ -13,9 +13,9 @@ use tokio_util::task::TaskTracker;
 
 use crate::config::Config;
 use crate::discipline::Discipline;
+use crate::health::{ClockHealth, ReplicaState};
 use crate::machine::{Machine, ThisMachine};
 use crate::metrics::Metrics;
-use crate::status::{State, Status};
 
 /// Why a clock could not start.
 #[derive(Debug, thiserror::Error)]
@@ -27,7 +27,7 @@ pub enum StartError {
 
 /// A running clock. Dropping it ends it, too.
 pub struct Replica {
-    status: Arc<Status>,
+    health: Arc<ClockHealth>,
     task: TaskTracker,
     stop: DropGuard,
 }
@@ -66,7 +66,7 @@ impl Replica {
         } = config;
         let (host, now) = (machine.read(), machine.now());
         let announcer = Announcer::new(id.clone(), rank, lead, rand::random(), host, now);
-        let state = State {
+        let state = ReplicaState {
             turned: now,
             connected: false,
             timeline: announcer.timeline(),
@@ -77,20 +77,25 @@ impl Replica {
         if require_sync && !state.discipline.synchronized {
             tracing::warn!("the host's clock is not disciplined: this clock is silent until it is");
         }
-        let status = Arc::new(Status::new(id, require_sync, Arc::clone(&machine), state));
+        let health = Arc::new(ClockHealth::new(
+            id,
+            require_sync,
+            Arc::clone(&machine),
+            state,
+        ));
         let events = bus.clock_events();
-        let driver = Driver {
+        let driver = AnnouncerDriver {
             machine,
             bus,
             announcer,
             metrics,
-            status: Arc::clone(&status),
+            health: Arc::clone(&health),
         };
         let (stop, task) = (CancellationToken::new(), TaskTracker::new());
         task.spawn(driver.run(events, stop.clone()));
         task.close();
         Ok(Self {
-            status,
+            health,
             task,
             stop: stop.drop_guard(),
         })
@@ -99,7 +104,7 @@ impl Replica {
     /// How the clock is, for the admin port.
     #[must_use]
     pub fn health(&self) -> Arc<dyn Health> {
-        Arc::clone(&self.status) as Arc<dyn Health>
+        Arc::clone(&self.health) as Arc<dyn Health>
     }
 
     /// Ends the clock and waits until it has ended. Nobody needs to be told: the other clocks go on.
@@ -109,15 +114,15 @@ impl Replica {
     }
 }
 
-struct Driver {
+struct AnnouncerDriver {
     machine: Arc<dyn Machine>,
     bus: Arc<dyn Bus>,
     announcer: Announcer,
     metrics: Metrics,
-    status: Arc<Status>,
+    health: Arc<ClockHealth>,
 }
 
-impl Driver {
+impl AnnouncerDriver {
     async fn run(mut self, mut events: Events<ClockEvent>, stop: CancellationToken) {
         let mut due = Vec::new();
         loop {
@@ -140,12 +145,12 @@ impl Driver {
             ClockEvent::Request { nonce, reply_to } => self.answer(nonce, &reply_to),
             ClockEvent::Connected => {
                 tracing::info!("connected to the bus");
-                self.status.state().connected = true;
+                self.health.state().connected = true;
                 self.announcer.announce_anew();
             }
             ClockEvent::Disconnected => {
                 tracing::warn!("not connected to the bus: nobody hears this clock");
-                self.status.state().connected = false;
+                self.health.state().connected = false;
             }
             ClockEvent::Dropped { reason, count } => {
                 tracing::debug!(reason = reason.label(), count, "messages dropped");
@@ -161,8 +166,8 @@ impl Driver {
         self.announcer.handle_host(host, now);
         self.note_step(timeline);
         self.announcer.poll(due);
-        let silenced = self.status.is_silenced();
-        let connected = self.status.state().connected;
+        let silenced = self.health.is_silenced();
+        let connected = self.health.state().connected;
         let mut last_announced = None;
         for announcement in due.drain(..) {
             // What is not sent now is announced anew once there is a connection and the clock may speak.
@@ -171,7 +176,7 @@ impl Driver {
                 last_announced = Some(announcement.epoch);
             }
         }
-        let mut state = self.status.state();
+        let mut state = self.health.state();
         state.turned = now;
         state.last_announced = last_announced.or(state.last_announced);
     }
@@ -179,7 +184,7 @@ impl Driver {
     fn answer(&mut self, nonce: u64, reply_to: &ReplyTo) {
         let received = self.machine.read();
         let discipline = self.note_discipline();
-        if self.status.is_silenced() {
+        if self.health.is_silenced() {
             return;
         }
         let timeline = self.announcer.timeline();
@@ -201,10 +206,10 @@ impl Driver {
 
     /// Asks the kernel how far the host's clock can be trusted, which REQUIRE_SYNC may make a reason to fall silent or to speak.
     fn note_discipline(&mut self) -> Discipline {
-        let before = self.status.is_silenced();
+        let before = self.health.is_silenced();
         let discipline = self.machine.discipline();
-        self.status.state().discipline = discipline;
-        match (before, self.status.is_silenced()) {
+        self.health.state().discipline = discipline;
+        match (before, self.health.is_silenced()) {
             (false, true) => {
                 tracing::warn!("the host's clock is not disciplined: this clock falls silent");
             }
@@ -226,7 +231,7 @@ impl Driver {
                 "the host's clock was stepped: this is another timeline"
             );
             self.metrics.steps.inc();
-            self.status.state().timeline = timeline;
+            self.health.state().timeline = timeline;
         }
     }
 }

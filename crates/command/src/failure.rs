@@ -2,7 +2,7 @@
 
 use tickstorm_client::Error;
 use tickstorm_client::error::ErrorCode;
-use tickstorm_service::lifecycle::exit;
+use tickstorm_service::exit;
 
 /// Standard output can't be written to: EX_IOERR of sysexits.h.
 pub const OUTPUT: u8 = 74;

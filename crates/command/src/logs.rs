@@ -1,15 +1,16 @@
 //! Logs of the commands that run an edge in their own process.
 
-use tickstorm_service::env::{Settings, table};
-use tickstorm_service::lifecycle::exit;
+use tickstorm_service::env::Settings;
+use tickstorm_service::exit;
 use tickstorm_service::logging::{self, Logs};
+use tickstorm_service::settings::{LOG_FORMAT, LOG_LEVEL};
 
 use crate::Failure;
 
 /// Starts the logs as the settings want them; the first in them is what the settings warn of.
 pub fn start(settings: &Settings) -> Result<Logs, Failure> {
-    let level = settings.get(&table::LOG_LEVEL);
-    let logs = logging::init(level, settings.get(&table::LOG_FORMAT))
+    let level = settings.get(&LOG_LEVEL);
+    let logs = logging::init(level, settings.get(&LOG_FORMAT))
         .map_err(|error| Failure::new(exit::SOFTWARE, error))?;
     for warning in settings.warnings() {
         tracing::warn!("{warning}");

@@ -7,10 +7,50 @@ use prometheus::Registry;
 use tickstorm_bus::MemoryBus;
 use tickstorm_clock::Replica;
 use tickstorm_edge::Edge;
-use tickstorm_service::env::Settings;
-use tickstorm_service::lifecycle::exit;
+use tickstorm_service::env::{Findings, Section, Settings};
+use tickstorm_service::exit;
+
+use tickstorm_clock::settings::{CLOCK, TICK_LEAD_MS};
+use tickstorm_edge::settings::AHEAD_MS;
+use tickstorm_service::nats::NATS;
+use tickstorm_service::settings::COMMON;
 
 use crate::Failure;
+use crate::credentials::CLIENT;
+
+#[cfg(test)]
+mod tests;
+
+/// All settings of a clock, an edge and a client in this process, in the order in which they are printed.
+const SECTIONS: [Section; 9] = {
+    let [edge, login, credentials, limits, not_built] = tickstorm_edge::settings::SECTIONS;
+    [
+        COMMON,
+        NATS.refused("this program has no NATS"),
+        CLOCK.checked(announced_too_late),
+        edge,
+        login,
+        credentials,
+        CLIENT,
+        limits,
+        not_built,
+    ]
+};
+
+/// Only here both sides of the promise are known.
+fn announced_too_late(settings: &Settings, findings: &mut Findings) {
+    let ahead = settings.look_up(&AHEAD_MS);
+    let (Some(ahead), Some(lead)) = (ahead, settings.look_up(&TICK_LEAD_MS)) else {
+        return;
+    };
+    if ahead >= lead {
+        findings.warn(format!(
+            "AHEAD_MS={} is not below TICK_LEAD_MS={}: ticks sent ahead will carry quality HOLDOVER",
+            ahead.as_millis(),
+            lead.as_millis()
+        ));
+    }
+}
 
 /// What the two are to be.
 pub struct Pair {
@@ -19,6 +59,12 @@ pub struct Pair {
 }
 
 impl Pair {
+    /// Loads the settings of both from the environment, with these defaults and the edge's own.
+    pub fn load_settings(defaults: &[(&str, &str)]) -> Result<Settings, Failure> {
+        let defaults = [defaults, &tickstorm_edge::settings::DEFAULTS].concat();
+        Settings::load(&SECTIONS, &defaults).map_err(|errors| Failure::new(exit::CONFIG, errors))
+    }
+
     /// As `settings` want them.
     pub fn from_settings(settings: &Settings) -> Result<Self, Failure> {
         let wrong = |error| Failure::new(exit::CONFIG, error);

@@ -4,19 +4,21 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
-use tickstorm_service::env::{Secret, Settings, table};
-use tickstorm_service::open_files::Tables;
+use secrecy::SecretString;
+use tickstorm_service::env::{Setting, Settings};
 use tickstorm_timebase::{ClockId, InvalidClockId, TimekeeperConfig};
 
-use crate::auth::{Source, Sources};
+use crate::auth::{CredentialSource, CredentialSources};
+use crate::fd_budget::FdTables;
 use crate::feed::FeedLimits;
+use crate::settings;
 use crate::shard::ShardSettings;
 use crate::sys::socket::SocketOptions;
 
 /// What TCP_USER_TIMEOUT adds to the write deadline, so that the edge's own judgement of a slow client comes first.
 const USER_TIMEOUT_MARGIN: Duration = Duration::from_secs(2);
 
-/// Everything that an edge is told before it starts. Its ranges are the settings table's.
+/// Everything that an edge is told before it starts. Its ranges are those of `settings`.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// EDGE_ID.
@@ -24,7 +26,7 @@ pub struct Config {
     /// LISTEN_ADDR; with port 0 the system chooses one.
     pub listen_addr: SocketAddr,
     /// Where credentials come from.
-    pub credentials: Sources,
+    pub credentials: CredentialSources,
     /// CLOCKS, CLOCK_TOLERANCE_MS and HOLDOVER_MAX.
     pub time: TimekeeperConfig,
     /// TIME_ERROR_MAX_MS: beyond this error bound the edge is not ready.
@@ -62,7 +64,7 @@ pub struct Config {
     /// SHARDS.
     pub shards: usize,
     /// FD_TABLES.
-    pub fd_tables: Tables,
+    pub fd_tables: FdTables,
     /// DRAIN_DELAY.
     pub drain_delay: Duration,
     /// DRAIN_TIMEOUT.
@@ -79,39 +81,39 @@ impl Config {
     /// Where the settings of the edge were not loaded.
     pub fn from_settings(settings: &Settings) -> Result<Self, InvalidClockId> {
         let clocks: Result<Vec<ClockId>, _> = settings
-            .get(&table::CLOCKS)
+            .get(&settings::CLOCKS)
             .iter()
             .map(|id| id.parse())
             .collect();
         Ok(Self {
-            id: settings.get(&table::EDGE_ID),
-            listen_addr: settings.get(&table::LISTEN_ADDR),
+            id: settings.get(&settings::EDGE_ID),
+            listen_addr: settings.get(&settings::LISTEN_ADDR),
             credentials: sources(settings),
             time: TimekeeperConfig {
                 clocks: clocks?,
-                tolerance: settings.get(&table::CLOCK_TOLERANCE_MS),
-                holdover_max: settings.get(&table::HOLDOVER_MAX),
+                tolerance: settings.get(&settings::CLOCK_TOLERANCE_MS),
+                holdover_max: settings.get(&settings::HOLDOVER_MAX),
             },
-            time_error_max: settings.get(&table::TIME_ERROR_MAX_MS),
-            ahead: settings.get(&table::AHEAD_MS),
-            resume_window: settings.get(&table::RESUME_WINDOW),
-            connections_max: settings.get(&table::MAX_CONNECTIONS) as usize,
-            handshakes_max: settings.get(&table::MAX_HANDSHAKES) as usize,
-            auth_rate_limit: settings.get(&table::AUTH_RATE_LIMIT),
-            auth_timeout: settings.get(&table::AUTH_TIMEOUT_MS),
-            heartbeat_interval: settings.get(&table::HEARTBEAT_INTERVAL),
-            heartbeat_timeout: settings.get(&table::HEARTBEAT_TIMEOUT),
-            frame_rate: settings.get(&table::FRAME_RATE_LIMIT),
-            batch_window: settings.get(&table::BATCH_WINDOW_MS),
-            max_msg_size: settings.get(&table::MAX_MSG_SIZE),
-            queue_frames_max: settings.get(&table::MAX_WRITE_QUEUE_SIZE) as usize,
-            write_deadline: settings.get(&table::WRITE_DEADLINE_MS),
-            read_buffer: settings.get(&table::TCP_READ_BUFFER_SIZE),
-            write_buffer: settings.get(&table::TCP_WRITE_BUFFER_SIZE),
-            shards: settings.get(&table::SHARDS),
-            fd_tables: settings.get(&table::FD_TABLES),
-            drain_delay: settings.get(&table::DRAIN_DELAY),
-            drain_timeout: settings.get(&table::DRAIN_TIMEOUT),
+            time_error_max: settings.get(&settings::TIME_ERROR_MAX_MS),
+            ahead: settings.get(&settings::AHEAD_MS),
+            resume_window: settings.get(&settings::RESUME_WINDOW),
+            connections_max: settings.get(&settings::MAX_CONNECTIONS) as usize,
+            handshakes_max: settings.get(&settings::MAX_HANDSHAKES) as usize,
+            auth_rate_limit: settings.get(&settings::AUTH_RATE_LIMIT),
+            auth_timeout: settings.get(&settings::AUTH_TIMEOUT_MS),
+            heartbeat_interval: settings.get(&settings::HEARTBEAT_INTERVAL),
+            heartbeat_timeout: settings.get(&settings::HEARTBEAT_TIMEOUT),
+            frame_rate: settings.get(&settings::FRAME_RATE_LIMIT),
+            batch_window: settings.get(&settings::BATCH_WINDOW_MS),
+            max_msg_size: settings.get(&settings::MAX_MSG_SIZE),
+            queue_frames_max: settings.get(&settings::MAX_WRITE_QUEUE_SIZE) as usize,
+            write_deadline: settings.get(&settings::WRITE_DEADLINE_MS),
+            read_buffer: settings.get(&settings::TCP_READ_BUFFER_SIZE),
+            write_buffer: settings.get(&settings::TCP_WRITE_BUFFER_SIZE),
+            shards: settings.get(&settings::SHARDS),
+            fd_tables: settings.get(&settings::FD_TABLES),
+            drain_delay: settings.get(&settings::DRAIN_DELAY),
+            drain_timeout: settings.get(&settings::DRAIN_TIMEOUT),
         })
     }
 
@@ -146,20 +148,20 @@ impl Config {
     }
 }
 
-fn sources(settings: &Settings) -> Sources {
-    let source = |value, file: Option<&Path>| Source {
+fn sources(settings: &Settings) -> CredentialSources {
+    let source = |value, file: Option<&Path>| CredentialSource {
         value,
         file: file.map(Path::to_owned),
     };
-    let secret = |setting| {
+    let secret = |setting: &Setting<Option<SecretString>>| {
         let value = settings.get(setting)?;
         Some(source(value, settings.file_of(setting)))
     };
-    let user = settings.get(&table::STREAM_USER);
-    Sources {
-        user: user.map(|user| source(Secret::new(user), settings.file_of(&table::STREAM_USER))),
-        password: secret(&table::STREAM_PASS),
-        previous: secret(&table::STREAM_PASS_PREVIOUS),
-        tokens: settings.get(&table::STREAM_TOKENS_FILE),
+    let user = settings.get(&settings::STREAM_USER);
+    CredentialSources {
+        user: user.map(|user| source(user.into(), settings.file_of(&settings::STREAM_USER))),
+        password: secret(&settings::STREAM_PASS),
+        previous: secret(&settings::STREAM_PASS_PREVIOUS),
+        tokens: settings.get(&settings::STREAM_TOKENS_FILE),
     }
 }

@@ -9,8 +9,7 @@ use std::time::Duration;
 use prometheus::Registry;
 use tickstorm_bus::Bus;
 use tickstorm_service::admin::Health;
-use tickstorm_service::lifecycle::{OpenFiles, raise_open_files};
-use tickstorm_service::open_files::{self, Tables};
+use tickstorm_service::fd_limit::{self, FdLimit};
 use tickstorm_timebase::{Clock, SystemClock, Timekeeper};
 use tokio::sync::{OnceCell, watch};
 use tokio_util::task::TaskTracker;
@@ -18,15 +17,16 @@ use tokio_util::task::TaskTracker;
 use crate::admission::{Admission, Attempts};
 use crate::auth::{self, Credentials};
 use crate::config::Config;
+use crate::fd_budget::{self, FdTables};
+use crate::fd_metrics::FdMetrics;
 use crate::health::EdgeHealth;
 use crate::metrics::Metrics;
-use crate::open_files::OpenFiles as Counted;
 use crate::routes;
 use crate::shard::Commons;
 use crate::shards::Shards;
 use crate::start_error::StartError;
 use crate::sys::socket;
-use crate::timekeeper::{Driver, View};
+use crate::timekeeper::{AuthorityPublisher, TimeReporter, TimekeeperDriver};
 
 /// A running edge.
 pub struct Edge {
@@ -54,7 +54,7 @@ impl Edge {
         let limit = raise_limit()?;
         let connections_max = connections_max(&config, limit)?;
         let metrics = Metrics::register(registry)?;
-        let counted = Counted::register(registry, limit)?;
+        let counted = FdMetrics::register(registry, limit)?;
         let (say_credentials, credentials) =
             watch::channel(Credentials::load(&config.credentials)?);
         let (say_authority, authority) = watch::channel(None);
@@ -97,8 +97,9 @@ impl Edge {
         edge.spawn(auth::watch_files(config.credentials, say_credentials));
         // Random, so that no answer to a request of an earlier start is taken for one to this one's.
         let timekeeper = Timekeeper::new(config.time, rand::random(), SystemClock.now());
-        let view = View::new(say_authority, say_time, metrics.time, config.ahead);
-        edge.spawn(Driver::new(timekeeper, bus, view).run());
+        let publisher = AuthorityPublisher::new(say_authority);
+        let reporter = TimeReporter::new(say_time, metrics.time, config.ahead);
+        edge.spawn(TimekeeperDriver::new(timekeeper, bus, publisher, reporter).run());
         tracing::info!(edge_id = config.id, shards = config.shards, "edge");
         if !listen_addr.ip().is_loopback() {
             tracing::warn!(%listen_addr, "passwords travel in plain text beyond loopback: there is no TLS");
@@ -186,7 +187,7 @@ async fn start_shards(
     config: &Config,
     commons: &Commons,
     limit: u64,
-    counted: &Counted,
+    counted: &FdMetrics,
 ) -> Result<(Shards, SocketAddr), StartError> {
     let listen = |error| StartError::Listen {
         addr: config.listen_addr,
@@ -194,7 +195,7 @@ async fn start_shards(
     };
     socket::check_free(config.listen_addr).map_err(listen)?;
     let shards = Shards::start(config.shards, commons).await?;
-    if config.fd_tables == Tables::PerShard {
+    if config.fd_tables == FdTables::PerShard {
         match shards.separate(limit).await {
             Ok(tables) => counted.add(tables),
             Err(error) => {
@@ -214,8 +215,8 @@ async fn start_shards(
 
 /// Raises the soft limit of open files to the hard one, which comes before all else, and gives it.
 fn raise_limit() -> Result<u64, StartError> {
-    let OpenFiles { after, .. } =
-        raise_open_files().map_err(|error| StartError::OpenFiles(error.to_string()))?;
+    let FdLimit { after, .. } =
+        fd_limit::raise().map_err(|error| StartError::OpenFiles(error.to_string()))?;
     Ok(after)
 }
 
@@ -223,13 +224,13 @@ fn raise_limit() -> Result<u64, StartError> {
 /// have room for all of them, or there is no start.
 fn connections_max(config: &Config, limit: u64) -> Result<usize, StartError> {
     let wanted = config.connections_max;
-    if config.fd_tables == Tables::PerShard {
-        open_files::check_shards(config.shards, wanted, limit)?;
+    if config.fd_tables == FdTables::PerShard {
+        fd_budget::check_shards(config.shards, wanted, limit)?;
         return Ok(wanted);
     }
-    let room = open_files::room(limit);
+    let room = fd_budget::room(limit);
     if room == 0 {
-        let reserved = open_files::RESERVED;
+        let reserved = fd_budget::RESERVED;
         return Err(StartError::OpenFiles(format!(
             "the limit is {limit}; more than {reserved} are needed (ulimit -n)"
         )));

@@ -8,21 +8,24 @@ mod admission;
 mod auth;
 mod config;
 mod control;
+mod fd_budget;
+mod fd_metrics;
 mod feed;
 mod health;
 mod histogram;
 mod metrics;
-mod open_files;
 mod routes;
+pub mod settings;
 mod shard;
 mod shards;
 mod start_error;
 mod sys;
 mod timekeeper;
 
-pub use auth::{Error as CredentialsError, Source, Sources};
+pub use auth::{CredentialSource, CredentialSources, CredentialsError, TokenLineError};
 pub use config::Config;
 pub use control::Edge;
+pub use fd_budget::{FdTables, TooFewShards};
 #[cfg(feature = "bench")]
 pub use shard::Work;
 pub use start_error::StartError;

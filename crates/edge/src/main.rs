@@ -4,16 +4,25 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tickstorm_bus::{NatsBus, NatsOptions};
+use tickstorm_bus::NatsBus;
+use tickstorm_edge::settings::{self, DEFAULTS, LISTEN_ADDR};
 use tickstorm_edge::{Config, Edge};
-use tickstorm_service::daemon::{Daemon, Failure, Process, say_listening};
-use tickstorm_service::env::{Group, Secret, Settings, table};
-use tickstorm_service::lifecycle::exit;
+use tickstorm_service::daemon::{Bound, Daemon, Failure, Process, say_listening};
+use tickstorm_service::env::Section;
+use tickstorm_service::exit;
+use tickstorm_service::nats::{self, NATS};
+use tickstorm_service::settings::{ADMIN_ADDR, COMMON};
 
 const DAEMON: Daemon = Daemon {
     name: "tickstorm-edge",
     about: "One edge of TickStorm: releases every tick at its authority time to all its clients.",
-    groups: &[Group::Common, Group::Nats, Group::Edge],
+    sections: &SECTIONS,
+    defaults: &DEFAULTS,
+};
+
+const SECTIONS: [Section; 7] = {
+    let [edge, login, credentials, limits, not_built] = settings::SECTIONS;
+    [COMMON, NATS, edge, login, credentials, limits, not_built]
 };
 
 /// What the parts have for stopping once no client is left to care for.
@@ -33,12 +42,21 @@ async fn run(process: Process) -> Result<(), Failure> {
     } = process;
     let config =
         Config::from_settings(&settings).map_err(|error| Failure::new(exit::CONFIG, error))?;
-    let bus = NatsBus::start(nats(&settings)).map_err(|error| Failure::new(exit::CONFIG, error))?;
+    let nats = nats::options(&settings, format!("{} {}", DAEMON.name, config.id));
+    let bus = NatsBus::start(nats).map_err(|error| Failure::new(exit::CONFIG, error))?;
     let bus = Arc::new(bus);
     let edge = Edge::start(config, Arc::clone(&bus) as _, &registry)
         .await
         .map_err(|error| Failure::new(error.exit_code(), error))?;
-    say_listening(&settings, Some(edge.listen_addr()), admin.local_addr());
+    let listen_addr = Bound {
+        asked: settings.get(&LISTEN_ADDR),
+        addr: edge.listen_addr(),
+    };
+    let admin_addr = Bound {
+        asked: settings.get(&ADMIN_ADDR),
+        addr: admin.local_addr(),
+    };
+    say_listening(Some(listen_addr), admin_addr);
     let admin = admin.with_routes(edge.routes());
     tasks.spawn(admin.serve(registry, edge.health(), tasks.stopping()));
     signals.next().await;
@@ -55,21 +73,5 @@ async fn run(process: Process) -> Result<(), Failure> {
     tokio::select! {
         () = ended => Ok(()),
         _ = signals.next() => Err(Failure::hurried()),
-    }
-}
-
-fn nats(settings: &Settings) -> NatsOptions {
-    let secret = |secret: Option<Secret>| secret.map(|secret| secret.expose().into());
-    NatsOptions {
-        urls: settings.get(&table::NATS_URL),
-        user: settings.get(&table::NATS_USER),
-        password: secret(settings.get(&table::NATS_PASSWORD)),
-        token: secret(settings.get(&table::NATS_TOKEN)),
-        credentials_file: settings.get(&table::NATS_CREDS_FILE),
-        ca_file: settings.get(&table::NATS_CA_FILE),
-        certificate_file: settings.get(&table::NATS_CERT_FILE),
-        key_file: settings.get(&table::NATS_KEY_FILE),
-        subject_prefix: settings.get(&table::NATS_SUBJECT_PREFIX),
-        name: format!("{} {}", DAEMON.name, settings.get(&table::EDGE_ID)),
     }
 }

@@ -3,11 +3,11 @@
 use std::io;
 use std::net::SocketAddr;
 
-use tickstorm_service::lifecycle::exit;
+use tickstorm_service::exit;
 use tickstorm_service::metrics::RegisterError;
-use tickstorm_service::open_files::TooFewShards;
 
-use crate::auth;
+use crate::auth::CredentialsError;
+use crate::fd_budget::TooFewShards;
 
 /// Why an edge can't start.
 #[derive(Debug, thiserror::Error)]
@@ -17,7 +17,7 @@ pub enum StartError {
     Metrics(#[from] RegisterError),
     /// Credentials can't be read.
     #[error(transparent)]
-    Credentials(#[from] auth::Error),
+    Credentials(#[from] CredentialsError),
     /// A shard's thread or runtime can't be had.
     #[error("shard {shard} can't be started: {error}")]
     Shard {

@@ -1,35 +1,44 @@
 //! Drives timebase's state machine by the bus: asks, and hands over what comes back. It decides nothing itself; what comes out
-//! goes to the shards and to those who look on by [`view`].
+//! goes to the shards by [`publisher`], and to people by [`reporter`].
 
-mod view;
+mod publisher;
+mod reporter;
 
 use std::sync::Arc;
 
 use tickstorm_bus::{Bus, EdgeEvent, Events};
-use tickstorm_timebase::{Clock, Refused, SystemClock, Timekeeper};
+use tickstorm_timebase::{Clock, Mono, Refused, SystemClock, Timekeeper};
 
-pub(crate) use view::View;
+pub(crate) use publisher::AuthorityPublisher;
+pub(crate) use reporter::TimeReporter;
 
 /// The timekeeper's driver.
-pub(crate) struct Driver {
+pub(crate) struct TimekeeperDriver {
     timekeeper: Timekeeper,
     bus: Arc<dyn Bus>,
     events: Events<EdgeEvent>,
     /// The bus is gone for good.
     ended: bool,
-    view: View,
+    publisher: AuthorityPublisher,
+    reporter: TimeReporter,
     clock: SystemClock,
 }
 
-impl Driver {
-    pub(crate) fn new(timekeeper: Timekeeper, bus: Arc<dyn Bus>, view: View) -> Self {
+impl TimekeeperDriver {
+    pub(crate) fn new(
+        timekeeper: Timekeeper,
+        bus: Arc<dyn Bus>,
+        publisher: AuthorityPublisher,
+        reporter: TimeReporter,
+    ) -> Self {
         let events = bus.edge_events();
         Self {
             timekeeper,
             bus,
             events,
             ended: false,
-            view,
+            publisher,
+            reporter,
             clock: SystemClock,
         }
     }
@@ -43,7 +52,10 @@ impl Driver {
                 // Without a connection the round goes unanswered, which is all there is to know.
                 let _ = self.bus.ask(nonce);
             }
-            self.view.publish(&self.timekeeper, now);
+            if let Some(turn) = self.publisher.publish(&self.timekeeper, now) {
+                self.reporter.log_turn(turn, &self.timekeeper);
+                self.report(now);
+            }
             let wait = self.timekeeper.next_deadline().since(now);
             tokio::select! {
                 biased;
@@ -51,11 +63,14 @@ impl Driver {
                     Some(event) => self.take(event),
                     None => self.ended = true,
                 },
-                () = tokio::time::sleep(wait) => {
-                    self.view.show(&self.timekeeper, self.clock.now());
-                }
+                () = tokio::time::sleep(wait) => self.report(self.clock.now()),
             }
         }
+    }
+
+    fn report(&mut self, now: Mono) {
+        let authority = self.publisher.published();
+        self.reporter.report(&self.timekeeper, authority, now);
     }
 
     fn take(&mut self, event: EdgeEvent) {
@@ -71,13 +86,15 @@ impl Driver {
             }
             EdgeEvent::Connected => tracing::info!("connected to the bus"),
             EdgeEvent::Disconnected => tracing::warn!("disconnected from the bus"),
-            EdgeEvent::Dropped { reason, count } => self.view.count_dropped(reason.label(), count),
+            EdgeEvent::Dropped { reason, count } => {
+                self.reporter.count_dropped(reason.label(), count);
+            }
         }
     }
 
     fn count(&self, outcome: Result<(), Refused>) {
         if let Err(refused) = outcome {
-            self.view.count_dropped(refused.label(), 1);
+            self.reporter.count_dropped(refused.label(), 1);
         }
     }
 }

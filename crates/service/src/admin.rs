@@ -60,10 +60,10 @@ const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
 /// The admin port could not be opened.
 #[derive(Debug, thiserror::Error)]
-#[error("ADMIN_ADDR={addr} can't be listened on: {error}")]
+#[error("ADMIN_ADDR={addr} can't be listened on")]
 pub struct BindError {
     addr: SocketAddr,
-    error: io::Error,
+    source: io::Error,
 }
 
 /// Where a program on this machine finds what listens on `addr`.
@@ -100,7 +100,7 @@ impl Admin {
                 local,
             })
         });
-        bound.map_err(|error| BindError { addr, error })
+        bound.map_err(|source| BindError { addr, source })
     }
 
     /// The address that was bound.
@@ -119,12 +119,12 @@ impl Admin {
 
     /// Serves until `stop` is cancelled, then ends what is running within a second.
     pub async fn serve(self, registry: Registry, health: Arc<dyn Health>, stop: CancellationToken) {
-        let shared = Shared {
+        let context = AdminContext {
             registry,
             health,
             addr: self.addr,
         };
-        let router = router(shared).merge(self.local);
+        let router = router(context).merge(self.local);
         let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
         let connections = TaskTracker::new();
         let accept = async {
@@ -168,7 +168,7 @@ fn serve_connection(
         .header_read_timeout(HEADER_TIME_MAX)
         .max_buf_size(HEADER_BYTES_MAX)
         .keep_alive(false);
-    let router = router.layer(Extension(Peer(peer)));
+    let router = router.layer(Extension(PeerIp(peer)));
     let connection = http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
     async move {
         let mut connection = pin!(connection);
@@ -182,10 +182,10 @@ fn serve_connection(
 
 /// Who sent a request.
 #[derive(Clone, Copy)]
-struct Peer(IpAddr);
+struct PeerIp(IpAddr);
 
 async fn require_loopback(
-    Extension(Peer(peer)): Extension<Peer>,
+    Extension(PeerIp(peer)): Extension<PeerIp>,
     request: Request,
     next: Next,
 ) -> Response {
@@ -195,36 +195,37 @@ async fn require_loopback(
     (StatusCode::FORBIDDEN, "for peers on this machine only").into_response()
 }
 
+/// What the answers are made of.
 #[derive(Clone)]
-struct Shared {
+struct AdminContext {
     registry: Registry,
     health: Arc<dyn Health>,
     addr: SocketAddr,
 }
 
-fn router(shared: Shared) -> Router {
+fn router(context: AdminContext) -> Router {
     Router::new()
         .route("/metrics", get(write_metrics))
         .route("/health", get(live))
         .route("/health/live", get(live))
         .route("/health/ready", get(ready))
         .route("/status", get(status))
-        .with_state(shared)
+        .with_state(context)
 }
 
-async fn write_metrics(State(shared): State<Shared>) -> Response {
-    match metrics::encode(&shared.registry) {
+async fn write_metrics(State(context): State<AdminContext>) -> Response {
+    match metrics::encode(&context.registry) {
         Ok(text) => ([(CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
     }
 }
 
-async fn live(State(shared): State<Shared>) -> Response {
-    verdict("live", &shared.health.live())
+async fn live(State(context): State<AdminContext>) -> Response {
+    verdict("live", &context.health.live())
 }
 
-async fn ready(State(shared): State<Shared>) -> Response {
-    verdict("ready", &shared.health.ready())
+async fn ready(State(context): State<AdminContext>) -> Response {
+    verdict("ready", &context.health.ready())
 }
 
 /// 200 where nothing speaks against it, else 503 with the reasons.
@@ -238,12 +239,12 @@ fn verdict(word: &str, reasons: &[String]) -> Response {
 }
 
 /// The part's own status, and what only the process knows.
-async fn status(State(shared): State<Shared>) -> Response {
-    let reasons = shared.health.ready();
-    let mut status = shared.health.status();
+async fn status(State(context): State<AdminContext>) -> Response {
+    let reasons = context.health.ready();
+    let mut status = context.health.status();
     if let Value::Object(fields) = &mut status {
         fields.insert("version".into(), json!(crate::VERSION));
-        fields.insert("admin_addr".into(), json!(shared.addr.to_string()));
+        fields.insert("admin_addr".into(), json!(context.addr.to_string()));
         fields.insert("ready".into(), json!(reasons.is_empty()));
         fields.insert("reasons".into(), json!(reasons));
     }

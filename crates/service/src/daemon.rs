@@ -17,10 +17,13 @@ use prometheus::Registry;
 use crate::{
     VERSION,
     admin::Admin,
-    env::{Group, Settings, table},
-    healthcheck,
-    lifecycle::{Lifecycle, Signals, exit},
+    env::{Section, Settings},
+    error_chain::ErrorChain,
+    exit, healthcheck,
+    lifecycle::Lifecycle,
     logging, metrics,
+    settings::{ADMIN_ADDR, LOG_FORMAT, LOG_LEVEL},
+    signals::Signals,
 };
 
 /// The threads of the runtime for all that is not a shard: two, so that a long answer of the admin port holds up nothing else.
@@ -46,8 +49,10 @@ pub struct Daemon {
     pub name: &'static str,
     /// What it is, in a sentence.
     pub about: &'static str,
-    /// The settings that it takes.
-    pub groups: &'static [Group],
+    /// The settings that it takes, [`COMMON`](crate::settings::COMMON) among them, in the order in which they are printed.
+    pub sections: &'static [Section],
+    /// Its own defaults, ADMIN_ADDR's among them.
+    pub defaults: &'static [(&'static str, &'static str)],
 }
 
 /// What a daemon's part finds when its turn has come: settings that are right, logs, signals that are caught, and an admin port
@@ -89,7 +94,7 @@ impl Failure {
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.error.fmt(f)
+        ErrorChain(&*self.error).fmt(f)
     }
 }
 
@@ -157,7 +162,8 @@ impl Daemon {
     }
 
     fn settings(&self) -> Result<Settings, Failure> {
-        Settings::load(self.groups, &[]).map_err(|errors| Failure::new(exit::CONFIG, errors))
+        Settings::load(self.sections, self.defaults)
+            .map_err(|errors| Failure::new(exit::CONFIG, errors))
     }
 
     fn check_config(&self) -> Result<ExitCode, Failure> {
@@ -173,7 +179,7 @@ impl Daemon {
 
     fn ask_health(&self, ready: bool) -> Result<ExitCode, Failure> {
         let unhealthy = |error: Box<dyn Error + Send + Sync>| Failure::new(exit::FAILED, error);
-        let addr = Settings::load_one(&table::ADMIN_ADDR, self.groups)
+        let addr = Settings::load_one(&ADMIN_ADDR, self.defaults)
             .map_err(|error| unhealthy(error.into()))?;
         let path = if ready {
             "/health/ready"
@@ -190,9 +196,9 @@ impl Daemon {
         F: Future<Output = Result<(), Failure>>,
     {
         let settings = self.settings()?;
-        let level = settings.get(&table::LOG_LEVEL);
+        let level = settings.get(&LOG_LEVEL);
         // Held to the end: what is logged last is what tells why it ended.
-        let logs = logging::init(level, settings.get(&table::LOG_FORMAT)).map_err(defect)?;
+        let logs = logging::init(level, settings.get(&LOG_FORMAT)).map_err(defect)?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(THREADS)
             .enable_all()
@@ -215,7 +221,7 @@ impl Daemon {
             });
             let process = Process {
                 registry,
-                admin: Admin::bind(settings.get(&table::ADMIN_ADDR))
+                admin: Admin::bind(settings.get(&ADMIN_ADDR))
                     .await
                     .map_err(|error| Failure::new(exit::UNAVAILABLE, error))?,
                 settings,
@@ -247,11 +253,26 @@ fn defect(error: impl Into<Box<dyn Error + Send + Sync>>) -> Failure {
     Failure::new(exit::SOFTWARE, error)
 }
 
-/// Says on which addresses the process listens: `clients` is an edge's. Where one of them was left to the system by port 0, they
-/// are printed too.
-pub fn say_listening(settings: &Settings, clients: Option<SocketAddr>, admin: SocketAddr) {
-    print_chosen(settings, clients, admin);
-    log_listening(clients, admin);
+/// An address that was to be listened on, and the one that was bound: another one if its port was 0.
+#[derive(Clone, Copy, Debug)]
+pub struct Bound {
+    /// What was asked for.
+    pub asked: SocketAddr,
+    /// What it became.
+    pub addr: SocketAddr,
+}
+
+impl Bound {
+    fn was_chosen_by_the_system(&self) -> bool {
+        self.asked.port() == 0
+    }
+}
+
+/// Says on which addresses the process listens: `clients` is where it serves clients, if it does. If one of them was left to the
+/// system by port 0, they are printed too.
+pub fn say_listening(clients: Option<Bound>, admin: Bound) {
+    print_chosen(clients, admin);
+    log_listening(clients.map(|bound| bound.addr), admin.addr);
 }
 
 /// Logs the event `listening` with the addresses that were bound.
@@ -261,12 +282,15 @@ pub fn log_listening(clients: Option<SocketAddr>, admin: SocketAddr) {
 }
 
 /// Prints the addresses that were bound, each with what is there, where nobody knows them otherwise.
-fn print_chosen(settings: &Settings, clients: Option<SocketAddr>, admin: SocketAddr) {
-    let clients_chosen = clients.is_some() && settings.get(&table::LISTEN_ADDR).port() == 0;
-    if !clients_chosen && settings.get(&table::ADMIN_ADDR).port() != 0 {
+fn print_chosen(clients: Option<Bound>, admin: Bound) {
+    let mut bound = clients.iter().chain([&admin]);
+    if !bound.any(Bound::was_chosen_by_the_system) {
         return;
     }
-    let clients = clients.map_or_else(String::new, |addr| format!("  clients  {addr}\n"));
+    let clients = clients.map_or_else(String::new, |Bound { addr, .. }| {
+        format!("  clients  {addr}\n")
+    });
+    let admin = admin.addr;
     // A daemon whose standard output is closed is as good a daemon.
     let _ = writeln!(io::stdout(), "{clients}  admin    http://{admin}/status")
         .and_then(|()| io::stdout().flush());

@@ -19,11 +19,11 @@ const ANSWER_BYTES_MAX: u64 = 65_536;
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Unhealthy {
     /// It can't be asked.
-    #[error("http://{addr}{path}: {error}")]
+    #[error("http://{addr}{path}")]
     Unreachable {
         addr: SocketAddr,
         path: &'static str,
-        error: io::Error,
+        source: io::Error,
     },
     /// It says so itself.
     #[error("http://{addr}{path}: {answer}")]
@@ -43,7 +43,7 @@ pub(crate) fn ask(addr: SocketAddr, path: &'static str) -> Result<(), Unhealthy>
             let answer = answer.rsplit("\r\n").next().unwrap_or_default().to_owned();
             Err(Unhealthy::Told { addr, path, answer })
         }
-        Err(error) => Err(Unhealthy::Unreachable { addr, path, error }),
+        Err(source) => Err(Unhealthy::Unreachable { addr, path, source }),
     }
 }
 

@@ -1,14 +1,20 @@
-//! What every TickStorm daemon needs, whatever it does: its settings, its logs, its metrics, its admin port, and an orderly
-//! start and stop. It knows no other crate of TickStorm, so that each of them can use it.
+//! What every TickStorm daemon needs, whatever it does: the machinery of its settings, its logs, its metrics, its admin port, its
+//! connection to NATS, and an orderly start and stop. Of TickStorm's crates it knows the bus alone, for that connection.
 
 pub mod admin;
 pub mod daemon;
+pub mod duration;
 pub mod env;
+pub mod error_chain;
+pub mod exit;
+pub mod fd_limit;
 mod healthcheck;
 pub mod lifecycle;
 pub mod logging;
 pub mod metrics;
-pub mod open_files;
+pub mod nats;
+pub mod settings;
+pub mod signals;
 
 /// This version of TickStorm.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");

@@ -1,95 +1,9 @@
-//! The order of a process's life: what is done first, what ends it, and with which exit code. What its parts do in between is
-//! their own.
+//! The tasks of a process, and how they end together. What they do is their own.
 
-use std::{future::Future, io, time::Duration};
+use std::{future::Future, time::Duration};
 
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use tokio::{
-    signal::unix::{Signal, SignalKind, signal},
-    time::timeout,
-};
+use tokio::time::timeout;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-
-/// Exit codes, those of sysexits.h where one fits.
-pub mod exit {
-    /// All went as asked.
-    pub const OK: u8 = 0;
-    /// The answer is no: a probe's limit was passed, a health check failed.
-    pub const FAILED: u8 = 1;
-    /// The command line is wrong.
-    pub const USAGE: u8 = 64;
-    /// The other side can't be reached.
-    pub const UNAVAILABLE: u8 = 69;
-    /// A defect of the program.
-    pub const SOFTWARE: u8 = 70;
-    /// The other side broke the protocol.
-    pub const PROTOCOL: u8 = 76;
-    /// The other side refused.
-    pub const NOPERM: u8 = 77;
-    /// Settings are wrong.
-    pub const CONFIG: u8 = 78;
-}
-
-/// The limit of open files, before and after it was raised.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct OpenFiles {
-    /// The soft limit that the process was started with.
-    pub before: u64,
-    /// The soft limit now, which is the hard one.
-    pub after: u64,
-}
-
-/// Raises the soft limit of open files to the hard one. It comes first in an edge's life, since all else is sized by it.
-///
-/// # Errors
-/// Where the system refuses, which it has no reason to.
-pub fn raise_open_files() -> io::Result<OpenFiles> {
-    let (before, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
-    if before < hard {
-        setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
-    }
-    Ok(OpenFiles {
-        before,
-        after: hard,
-    })
-}
-
-/// What asked the process to end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Asked {
-    /// SIGINT: Ctrl-C.
-    Interrupt,
-    /// SIGTERM: an orchestrator, an init system.
-    Terminate,
-}
-
-/// The signals that ask the process to end, caught from the moment this exists.
-#[derive(Debug)]
-pub struct Signals {
-    interrupt: Signal,
-    terminate: Signal,
-}
-
-impl Signals {
-    /// Catches them; inside a runtime.
-    ///
-    /// # Errors
-    /// Where the system lets no handler be installed.
-    pub fn catch() -> io::Result<Self> {
-        Ok(Self {
-            interrupt: signal(SignalKind::interrupt())?,
-            terminate: signal(SignalKind::terminate())?,
-        })
-    }
-
-    /// Waits for the next one. Waiting can be given up without losing any.
-    pub async fn next(&mut self) -> Asked {
-        tokio::select! {
-            _ = self.interrupt.recv() => Asked::Interrupt,
-            _ = self.terminate.recv() => Asked::Terminate,
-        }
-    }
-}
 
 /// The tasks that make up a process or a part of it, and the one word that ends them all.
 #[derive(Clone, Debug, Default)]

@@ -43,16 +43,16 @@ pub enum Level {
 
 /// How log events are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Format {
+pub enum LogFormat {
     /// One JSON object a line.
     Json,
     /// One text a line, for people.
     Text,
 }
 
-crate::env::choices!(Level:
+crate::choices!(Level:
     "error" => Self::Error, "warn" => Self::Warn, "info" => Self::Info, "debug" => Self::Debug, "trace" => Self::Trace);
-crate::env::choices!(Format: "json" => Self::Json, "text" => Self::Text);
+crate::choices!(LogFormat: "json" => Self::Json, "text" => Self::Text);
 
 impl From<Level> for LevelFilter {
     fn from(level: Level) -> Self {
@@ -149,7 +149,7 @@ impl Logs {
 ///
 /// # Errors
 /// Where logs have been started before.
-pub fn init(level: Level, format: Format) -> Result<Logs, SetGlobalDefaultError> {
+pub fn init(level: Level, format: LogFormat) -> Result<Logs, SetGlobalDefaultError> {
     let (writer, queue) = queue::before(io::stderr());
     let (dispatch, levels) = dispatch(level, format, writer);
     tracing::dispatcher::set_global_default(dispatch)?;
@@ -158,7 +158,7 @@ pub fn init(level: Level, format: Format) -> Result<Logs, SetGlobalDefaultError>
 }
 
 /// Makes what [`init`] installs, with another writer.
-pub fn dispatch<W>(level: Level, format: Format, writer: W) -> (Dispatch, LevelHandle)
+pub fn dispatch<W>(level: Level, format: LogFormat, writer: W) -> (Dispatch, LevelHandle)
 where
     W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
 {
@@ -166,51 +166,12 @@ where
     let registry = Registry::default().with(filter);
     let layer = fmt::layer().with_writer(writer);
     let dispatch = match format {
-        Format::Json => {
+        LogFormat::Json => {
             Dispatch::new(registry.with(layer.json().flatten_event(true).with_current_span(false)))
         }
-        Format::Text => Dispatch::new(registry.with(layer.with_ansi(false))),
+        LogFormat::Text => Dispatch::new(registry.with(layer.with_ansi(false))),
     };
     (dispatch, LevelHandle(handle))
-}
-
-/// Bounds what strangers can make a program log: so many events a minute, and then a count of those kept back.
-#[derive(Debug)]
-pub struct LogLimit {
-    per_minute: u32,
-    minute_ends: Duration,
-    admitted: u32,
-    kept_back: u64,
-}
-
-impl LogLimit {
-    const MINUTE: Duration = Duration::from_secs(60);
-
-    /// Admits `per_minute` events a minute; a minute begins with the first event after the last one's end.
-    #[must_use]
-    pub const fn new(per_minute: u32) -> Self {
-        Self {
-            per_minute,
-            minute_ends: Duration::ZERO,
-            admitted: 0,
-            kept_back: 0,
-        }
-    }
-
-    /// Decides about one event at `now`, a monotonic time from any one beginning. Where the event is to be logged: how many
-    /// were kept back since the last that was, for that event to say.
-    pub fn admit(&mut self, now: Duration) -> Option<u64> {
-        if now >= self.minute_ends {
-            self.minute_ends = now.saturating_add(Self::MINUTE);
-            self.admitted = 0;
-        }
-        if self.admitted >= self.per_minute {
-            self.kept_back = self.kept_back.saturating_add(1);
-            return None;
-        }
-        self.admitted += 1;
-        Some(std::mem::take(&mut self.kept_back))
-    }
 }
 
 #[cfg(test)]
@@ -236,7 +197,12 @@ mod tests {
     }
 
     impl Lines {
-        fn log(&self, level: Level, format: Format, log: impl FnOnce(&LevelHandle)) -> Vec<String> {
+        fn log(
+            &self,
+            level: Level,
+            format: LogFormat,
+            log: impl FnOnce(&LevelHandle),
+        ) -> Vec<String> {
             let writer = self.clone();
             let (dispatch, handle) = dispatch(level, format, move || writer.clone());
             with_default(&dispatch, || log(&handle));
@@ -247,7 +213,7 @@ mod tests {
 
     #[test]
     fn a_json_event_is_one_object_a_line_with_its_fields_and_its_spans() {
-        let lines = Lines::default().log(Level::Info, Format::Json, |_| {
+        let lines = Lines::default().log(Level::Info, LogFormat::Json, |_| {
             let _connection = info_span!("connection", id = 7).entered();
             info!(reason = "a\nb", "closed");
         });
@@ -266,7 +232,7 @@ mod tests {
 
     #[test]
     fn a_text_event_is_one_line_without_escape_sequences() {
-        let lines = Lines::default().log(Level::Info, Format::Text, |_| {
+        let lines = Lines::default().log(Level::Info, LogFormat::Text, |_| {
             info!(port = 8080, "listening");
         });
         let [line] = &lines[..] else {
@@ -278,7 +244,7 @@ mod tests {
 
     #[test]
     fn the_level_bounds_what_is_written_and_can_be_changed() {
-        let lines = Lines::default().log(Level::Info, Format::Text, |handle| {
+        let lines = Lines::default().log(Level::Info, LogFormat::Text, |handle| {
             debug!("before");
             handle.set(Level::Debug);
             debug!("during");
@@ -293,7 +259,7 @@ mod tests {
     async fn being_asked_gives_debug_events_for_a_minute_after_the_last_time() {
         let lines = Lines::default();
         let writer = lines.clone();
-        let (dispatch, handle) = dispatch(Level::Warn, Format::Text, move || writer.clone());
+        let (dispatch, handle) = dispatch(Level::Warn, LogFormat::Text, move || writer.clone());
         let _guard = tracing::dispatcher::set_default(&dispatch);
         let (ask, mut asked) = tokio::sync::mpsc::unbounded_channel();
         tokio::spawn(debug_while_asked(
@@ -318,19 +284,5 @@ mod tests {
             .map(|(_, s)| s)
             .collect();
         assert_eq!(looks, ["59", "58"], "{text}");
-    }
-
-    #[test]
-    fn a_limit_admits_so_many_a_minute_and_tells_how_many_it_kept_back() {
-        let mut limit = LogLimit::new(2);
-        let at = Duration::from_millis;
-        assert_eq!(limit.admit(at(5_000)), Some(0));
-        assert_eq!(limit.admit(at(5_001)), Some(0));
-        assert_eq!(limit.admit(at(5_002)), None);
-        assert_eq!(limit.admit(at(64_999)), None);
-        assert_eq!(limit.admit(at(65_000)), Some(2));
-        assert_eq!(limit.admit(at(65_000)), Some(0));
-        assert_eq!(limit.admit(at(65_000)), None);
-        assert_eq!(limit.admit(at(500_000)), Some(1));
     }
 }

@@ -10,10 +10,10 @@ pub const CONTENT_TYPE: &str = prometheus::TEXT_FORMAT;
 
 /// A metric could not be registered: its name is taken, or no name at all.
 #[derive(Debug, thiserror::Error)]
-#[error("metric {name} can't be registered: {error}")]
+#[error("metric {name} can't be registered")]
 pub struct RegisterError {
     name: String,
-    error: prometheus::Error,
+    source: prometheus::Error,
 }
 
 /// Makes a registry that says which version this is: `tickstorm_build_info`.
@@ -132,15 +132,16 @@ fn register<M: Collector + Clone + 'static>(
 ) -> Result<M, RegisterError> {
     metric
         .and_then(|metric| registry.register(Box::new(metric.clone())).map(|()| metric))
-        .map_err(|error| RegisterError {
+        .map_err(|source| RegisterError {
             name: name.into(),
-            error,
+            source,
         })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error_chain::ErrorChain;
 
     #[test]
     fn a_new_registry_tells_the_version() {
@@ -196,7 +197,8 @@ mod tests {
         let registry = Registry::new();
         counter(&registry, "a_total", "A.").unwrap();
         for (name, why) in [("a_total", "Duplicate"), ("a-total", "a-total")] {
-            let error = counter(&registry, name, "A.").unwrap_err().to_string();
+            let error = counter(&registry, name, "A.").unwrap_err();
+            let error = ErrorChain(&error).to_string();
             assert!(
                 error.starts_with(&format!("metric {name} can't be registered")),
                 "{error}"

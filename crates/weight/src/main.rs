@@ -9,12 +9,10 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
-use tickstorm_edge::{Config, Source, Sources, weight::FanOut};
+use tickstorm_edge::{Config, CredentialSource, CredentialSources, FdTables, weight::FanOut};
 use tickstorm_protocol::frame::{self, Decoder, FrameType, Rules};
 use tickstorm_protocol::message::{Auth, Heartbeat, encode_batch};
 use tickstorm_protocol::session::server::{Limits, ServerSession, Step, pong};
-use tickstorm_service::env::Secret;
-use tickstorm_service::open_files::Tables;
 use tickstorm_testkit::CountingAllocator;
 use tickstorm_timebase::{
     Authority, Clock, Epoch, Mode, Mono, Quality, Reply, SystemClock, Tick, Timekeeper,
@@ -192,18 +190,18 @@ fn time() -> TimekeeperConfig {
 /// The defaults, but for a ring so short that it is full at once: from then on every step is like the one before.
 fn config() -> Config {
     let source = |value: &str| {
-        Some(Source {
-            value: Secret::new(value),
+        Some(CredentialSource {
+            value: value.into(),
             file: None,
         })
     };
     Config {
         id: "edge".to_owned(),
         listen_addr: SocketAddr::from(([127, 0, 0, 1], 0)),
-        credentials: Sources {
+        credentials: CredentialSources {
             user: source("user"),
             password: source("password"),
-            ..Sources::default()
+            ..CredentialSources::default()
         },
         time: time(),
         time_error_max: Duration::from_millis(250),
@@ -223,7 +221,7 @@ fn config() -> Config {
         read_buffer: 65_536,
         write_buffer: 65_536,
         shards: 1,
-        fd_tables: Tables::Shared,
+        fd_tables: FdTables::Shared,
         drain_delay: Duration::ZERO,
         drain_timeout: Duration::ZERO,
     }

@@ -55,7 +55,8 @@ const RULES: &[Rule] = &[
     rule(TIMER, &[TIMEBASE], &[]),
     rule(PROTOCOL, &[TIMEBASE], &[]),
     rule(BUS, &[TIMEBASE], &[TESTKIT]),
-    rule(SERVICE, &[], &[TESTKIT]),
+    // For the connection to NATS, which both daemons have.
+    rule(SERVICE, &[BUS], &[TESTKIT]),
     rule(CLOCK, &[TIMEBASE, BUS, SERVICE], &[TESTKIT]),
     // Its tests depend on it with its feature `bench`.
     rule(
@@ -64,7 +65,7 @@ const RULES: &[Rule] = &[
         &[EDGE, TESTKIT],
     ),
     rule(CLIENT, &[TIMEBASE, TIMER, PROTOCOL], &[TESTKIT]),
-    rule(COMMAND, &[BUS, SERVICE, CLOCK, EDGE, CLIENT], &[]),
+    rule(COMMAND, &[BUS, SERVICE, CLOCK, EDGE, CLIENT], &[TESTKIT]),
     rule(
         BENCH,
         &[TIMEBASE, PROTOCOL, SERVICE, CLOCK, EDGE, CLIENT, COMMAND],

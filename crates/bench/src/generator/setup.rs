@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use secrecy::ExposeSecret;
 use tickstorm_client::estimate::PongExchange;
 use tickstorm_command::credentials::ClientCredentials;
 use tickstorm_protocol::FrameType;
@@ -40,10 +41,10 @@ impl ClientSetup {
             ..Auth::default()
         };
         match &self.credentials {
-            ClientCredentials::Token(token) => auth.token = token.expose().into(),
+            ClientCredentials::Token(token) => auth.token = token.expose_secret().into(),
             ClientCredentials::Password(user, password) => {
                 auth.username.clone_from(user);
-                auth.password = password.expose().into();
+                auth.password = password.expose_secret().into();
             }
         }
         let mut frame = Vec::new();

@@ -1,7 +1,15 @@
 use std::time::Duration;
 
 use tickstorm_clock::Config;
-use tickstorm_service::env::{Group, Settings};
+use tickstorm_clock::settings::{CLOCK, CLOCK_ID, CLOCK_RANK, DEFAULTS};
+use tickstorm_service::env::Settings;
+use tickstorm_service::settings::{ADMIN_ADDR, COMMON};
+
+/// Loads a clock's settings.
+fn clock(vars: &[(&str, &str)]) -> Settings {
+    Settings::from_vars(vars.iter().copied(), &[COMMON, CLOCK], &DEFAULTS)
+        .expect("settings that are fine")
+}
 
 #[test]
 fn settings_become_the_clocks_configuration() {
@@ -11,7 +19,7 @@ fn settings_become_the_clocks_configuration() {
         ("CLOCK_SKEW_MS", "-40"),
         ("REQUIRE_SYNC", "true"),
     ];
-    let settings = Settings::from_vars(vars, &[Group::Common, Group::Clock], &[]).unwrap();
+    let settings = clock(&vars);
     let expected = Config {
         id: "clock-2".parse().unwrap(),
         rank: 2,
@@ -20,4 +28,58 @@ fn settings_become_the_clocks_configuration() {
         skew_ms: -40,
     };
     assert_eq!(Config::from_settings(&settings), Ok(expected));
+}
+
+#[test]
+fn a_clock_needs_no_setting() {
+    let settings = clock(&[]);
+    assert_eq!(settings.get(&ADMIN_ADDR).port(), 8_082);
+    assert!(!settings.get(&CLOCK_ID).is_empty());
+    assert!(settings.warnings().is_empty(), "{:?}", settings.warnings());
+}
+
+#[test]
+fn a_clocks_rank_is_the_one_or_two_digits_at_its_ids_end() {
+    for (id, rank) in [
+        ("clock-0", 0),
+        ("clock-2", 2),
+        ("a-b-17", 17),
+        ("clock-007", 0),
+        ("clock", 0),
+        ("clock-", 0),
+        ("clock-2a", 0),
+        ("7", 0),
+    ] {
+        assert_eq!(clock(&[("CLOCK_ID", id)]).get(&CLOCK_RANK), rank, "{id}");
+    }
+    assert_eq!(
+        clock(&[("CLOCK_ID", "clock-2"), ("CLOCK_RANK", "5")]).get(&CLOCK_RANK),
+        5
+    );
+}
+
+/// Name, lowest and highest, what lies just outside.
+const EDGES: [(&str, [&str; 2], [&str; 2]); 3] = [
+    ("CLOCK_RANK", ["0", "1000"], ["-1", "1001"]),
+    ("TICK_LEAD_MS", ["500", "10000"], ["499", "10001"]),
+    (
+        "CLOCK_SKEW_MS",
+        ["-86400000", "86400000"],
+        ["-86400001", "86400001"],
+    ),
+];
+
+#[test]
+fn every_range_ends_where_its_row_says() {
+    for row in CLOCK.rows().filter(|row| row.allowed.contains(" from ")) {
+        let edges: Vec<_> = EDGES
+            .iter()
+            .filter(|(name, ..)| *name == row.name)
+            .collect();
+        assert!(!edges.is_empty(), "{} has no edges here", row.name);
+        for (name, inside, outside) in edges {
+            assert!(inside.iter().all(|text| row.accepts(text)), "{name}");
+            assert!(!outside.iter().any(|text| row.accepts(text)), "{name}");
+        }
+    }
 }

@@ -9,7 +9,6 @@ use std::sync::mpsc::{self, Receiver, TryRecvError};
 use std::thread::{Builder, JoinHandle};
 
 use tickstorm_protocol::code::CloseReason;
-use tickstorm_service::open_files::RESERVED;
 use tickstorm_timebase::{Clock, SystemClock};
 
 use super::connections::Walk;
@@ -20,6 +19,7 @@ use super::tasks::Task;
 use super::turn::Shard;
 use super::{Command, ShardHandle, Vitals};
 use crate::admission::OVERFLOW_MAX;
+use crate::fd_budget::RESERVED;
 #[cfg(feature = "bench")]
 use crate::feed::FeedId;
 use crate::sys::fd_table::{self, Table};

@@ -6,9 +6,8 @@ use std::sync::Arc;
 use prometheus::Registry;
 use sha2::{Digest, Sha256};
 use tickstorm_bus::{Bus, MemoryBus};
-use tickstorm_edge::{Edge, Source, StartError};
+use tickstorm_edge::{CredentialSource, Edge, StartError};
 use tickstorm_protocol::message::Auth;
-use tickstorm_service::env::Secret;
 use tickstorm_testkit::{Peer, RawFrame, TempDir, frame};
 use tickstorm_timebase::{Clock, Mode, SystemClock};
 
@@ -236,9 +235,9 @@ fn token(token: &str) -> Auth {
     }
 }
 
-fn source(file: PathBuf) -> Source {
-    Source {
-        value: Secret::new(std::fs::read_to_string(&file).unwrap()),
+fn source(file: PathBuf) -> CredentialSource {
+    CredentialSource {
+        value: std::fs::read_to_string(&file).unwrap().into(),
         file: Some(file),
     }
 }

@@ -14,6 +14,7 @@ mod malformed;
 mod on_shards;
 mod serving;
 mod sessions;
+mod settings;
 mod slow;
 mod subscriptions;
 mod support;

@@ -6,9 +6,7 @@ use std::time::Duration;
 
 use prometheus::Registry;
 use tickstorm_bus::{Bus, ClockEvent, MemoryBus};
-use tickstorm_edge::{Config, Edge, Source, Sources};
-use tickstorm_service::env::Secret;
-use tickstorm_service::open_files::Tables;
+use tickstorm_edge::{Config, CredentialSource, CredentialSources, Edge, FdTables};
 use tickstorm_testkit::{Peer, PeerOptions, poll_until_async};
 use tickstorm_timebase::{
     Announcement, Epoch, HostClock, Mode, Reply, SystemHost, TimekeeperConfig, UnixTime,
@@ -32,18 +30,18 @@ pub(crate) struct TestEdge {
 /// The settings of most tests: defaults, two shards.
 pub(crate) fn config() -> Config {
     let source = |value: &str| {
-        Some(Source {
-            value: Secret::new(value),
+        Some(CredentialSource {
+            value: value.into(),
             file: None,
         })
     };
     Config {
         id: "edge-under-test".to_owned(),
         listen_addr: SocketAddr::from(([127, 0, 0, 1], 0)),
-        credentials: Sources {
+        credentials: CredentialSources {
             user: source(USER),
             password: source(PASSWORD),
-            ..Sources::default()
+            ..CredentialSources::default()
         },
         time: TimekeeperConfig {
             clocks: Vec::new(),
@@ -68,7 +66,7 @@ pub(crate) fn config() -> Config {
         read_buffer: 65_536,
         write_buffer: 65_536,
         shards: 2,
-        fd_tables: Tables::Shared,
+        fd_tables: FdTables::Shared,
         drain_delay: Duration::ZERO,
         drain_timeout: Duration::from_secs(3),
     }

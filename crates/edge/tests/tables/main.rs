@@ -14,9 +14,8 @@ use nix::sys::resource::{Resource, setrlimit};
 use prometheus::Registry;
 use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
 use tickstorm_bus::MemoryBus;
-use tickstorm_edge::{Config, Edge, StartError};
-use tickstorm_service::lifecycle::exit;
-use tickstorm_service::open_files::Tables;
+use tickstorm_edge::{Config, Edge, FdTables, StartError};
+use tickstorm_service::exit;
 use tickstorm_testkit::poll_until_async;
 
 use crowd::{Client, Crowd};
@@ -35,7 +34,7 @@ fn tables(shards: usize, connections_max: usize) -> Config {
     Config {
         shards,
         connections_max,
-        fd_tables: Tables::PerShard,
+        fd_tables: FdTables::PerShard,
         heartbeat_timeout: Duration::from_secs(3_600),
         ..config()
     }

@@ -1,8 +1,9 @@
 //! What can be wrong with settings. Every error names the variable, its value unless that is secret, and what is allowed.
 
-use std::{fmt, path::PathBuf};
+use std::{error::Error, fmt, path::PathBuf};
 
 use super::FileError;
+use crate::error_chain::ErrorChain;
 
 /// One thing that is wrong.
 #[derive(Debug, thiserror::Error)]
@@ -50,18 +51,18 @@ pub enum SettingsError {
         keep: String,
     },
     /// The file with the value did not give it.
-    #[error("{variable}={}: {error}", path.display())]
+    #[error("{variable}={}", path.display())]
     File {
         /// The variable that names the file.
         variable: String,
         /// The file.
         path: PathBuf,
         /// What is wrong with it.
-        error: FileError,
+        source: FileError,
     },
     /// Settings that are fine alone do not go together.
-    #[error("{0}")]
-    Together(String),
+    #[error(transparent)]
+    Together(Box<dyn Error + Send + Sync>),
 }
 
 fn or_at(default: &str) -> String {
@@ -88,7 +89,10 @@ impl SettingsErrors {
 
 impl fmt::Display for SettingsErrors {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let errors = self.errors.iter().map(ToString::to_string);
+        let errors = self
+            .errors
+            .iter()
+            .map(|error| ErrorChain(error).to_string());
         let warnings = self
             .warnings
             .iter()
@@ -97,4 +101,4 @@ impl fmt::Display for SettingsErrors {
     }
 }
 
-impl std::error::Error for SettingsErrors {}
+impl Error for SettingsErrors {}

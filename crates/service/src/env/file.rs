@@ -3,9 +3,8 @@
 
 use std::{fs::File, io, io::Read, path::Path};
 
+use secrecy::SecretString;
 use zeroize::Zeroizing;
-
-use super::Secret;
 
 /// The most bytes a file with a secret may have: a wrong path (a disk image, `/dev/zero`) must not be read to its end.
 pub const SECRET_FILE_BYTES_MAX: usize = 65_536;
@@ -14,7 +13,7 @@ pub const SECRET_FILE_BYTES_MAX: usize = 65_536;
 #[derive(Debug, thiserror::Error)]
 pub enum FileError {
     /// The system did not let it be read.
-    #[error("the file can't be read: {0}")]
+    #[error("the file can't be read")]
     Unreadable(#[from] io::Error),
     /// It is longer than [`SECRET_FILE_BYTES_MAX`].
     #[error("the file is longer than {SECRET_FILE_BYTES_MAX} bytes")]
@@ -28,7 +27,7 @@ pub enum FileError {
 ///
 /// # Errors
 /// Where the file can't be read, is too long, or is no text.
-pub fn read_secret_file(path: &Path) -> Result<Option<Secret>, FileError> {
+pub fn read_secret_file(path: &Path) -> Result<Option<SecretString>, FileError> {
     // One buffer of the final size: growing would leave copies of the secret behind.
     let mut bytes = Zeroizing::new(Vec::with_capacity(SECRET_FILE_BYTES_MAX + 1));
     let limit = u64::try_from(SECRET_FILE_BYTES_MAX + 1).unwrap_or(u64::MAX);
@@ -40,5 +39,5 @@ pub fn read_secret_file(path: &Path) -> Result<Option<Secret>, FileError> {
     let text = text
         .strip_suffix('\n')
         .map_or(text, |line| line.strip_suffix('\r').unwrap_or(line));
-    Ok((!text.is_empty()).then(|| Secret::new(text)))
+    Ok((!text.is_empty()).then(|| text.into()))
 }

@@ -1,14 +1,10 @@
-//! Defaults that this host gives.
-
-use std::{num::NonZero, thread};
+//! The id that this host's name gives.
 
 use super::value::is_id_byte;
 
-/// The most shards that can be set.
-pub(super) const SHARDS_MAX: usize = 256;
-
 /// The host's name as an id: what can't stand in one becomes `-`.
-pub(super) fn id() -> String {
+#[must_use]
+pub fn host_id() -> String {
     let name = nix::unistd::gethostname().unwrap_or_default();
     id_from(&name.to_string_lossy())
 }
@@ -30,13 +26,6 @@ fn id_from(name: &str) -> String {
     } else {
         id
     }
-}
-
-/// The cores that this process may use.
-pub(super) fn cores() -> usize {
-    thread::available_parallelism()
-        .map_or(1, NonZero::get)
-        .min(SHARDS_MAX)
 }
 
 #[cfg(test)]

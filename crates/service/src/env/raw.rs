@@ -6,16 +6,19 @@ use std::{
     path::PathBuf,
 };
 
+use secrecy::ExposeSecret;
 use zeroize::Zeroizing;
 
 use super::{
-    SettingsError, Source, read_secret_file,
-    setting::{About, AnySetting, Group, Older},
-    table,
-    value::parse_units,
+    Origin, SettingsError, read_secret_file,
+    setting::{About, AnySetting, Older},
 };
+use crate::duration;
 
-/// The variables that belong to TickStorm, by name in lower case (envy's doing), without the empty ones.
+/// Why a setting is refused for which there is no part yet.
+const NOT_BUILT: &str = "not built yet in this version";
+
+/// The variables that a program's settings can use, by name in lower case (envy's doing), without the empty ones.
 pub(super) struct Raw {
     text_by_name: HashMap<String, String>,
     not_text: HashSet<String>,
@@ -25,14 +28,14 @@ pub(super) struct Raw {
 pub(super) struct Found {
     pub(super) variable: String,
     pub(super) text: Option<Zeroizing<String>>,
-    pub(super) source: Source,
+    pub(super) origin: Origin,
 }
 
 impl Raw {
-    /// Keeps what the settings of `groups` can use of `vars`. Other variables may hold anything, even what is no text.
+    /// Keeps what `settings` can use of `vars`. Other variables may hold anything, even what is no text.
     pub(super) fn read(
         vars: impl IntoIterator<Item = (OsString, OsString)>,
-        groups: &[Group],
+        settings: &[&dyn AnySetting],
         warnings: &mut Vec<String>,
     ) -> Self {
         let (mut ours, mut not_text) = (Vec::new(), HashSet::new());
@@ -43,11 +46,8 @@ impl Raw {
             if value.is_empty() {
                 continue;
             }
-            let Some(setting) = table::all().find(|setting| names(setting.about(), &name)) else {
-                warnings.extend(nearly_a_setting(&name, groups));
-                continue;
-            };
-            if !setting.about().is_in(groups) {
+            if !settings.iter().any(|setting| names(setting.about(), &name)) {
+                warnings.extend(nearly_a_setting(&name, settings));
                 continue;
             }
             match value.into_string() {
@@ -79,11 +79,12 @@ impl Raw {
             .map(Zeroizing::new))
     }
 
-    /// Finds the text of a setting under its name, in the file that its twin names, or under its older name.
+    /// Finds the text of a setting under its name, in the file that its twin names, or under its older name. A program that does not
+    /// obey it says why by `refused`.
     pub(super) fn find(
         &mut self,
         setting: &dyn AnySetting,
-        groups: &[Group],
+        refused: Option<&'static str>,
         warnings: &mut Vec<String>,
     ) -> Result<Option<Found>, SettingsError> {
         let about = setting.about();
@@ -96,11 +97,16 @@ impl Raw {
             Some(older) => self.take(older.name, setting)?.map(|text| (older, text)),
             None => None,
         };
-        if !about.is_obeyed(groups) {
+        let refused = if about.built {
+            refused
+        } else {
+            Some(NOT_BUILT)
+        };
+        if let Some(why) = refused {
             let direct = direct.iter().map(|text| (about.name, text));
             let file = file.iter().map(|(name, path)| (name.as_str(), path));
             let older = older.iter().map(|(older, text)| (older.name, text));
-            return refuse_all(about, direct.chain(file).chain(older)).map(|()| None);
+            return refuse_all(about, why, direct.chain(file).chain(older)).map(|()| None);
         }
         let found = match (direct, file) {
             (Some(_), Some((second, _))) => {
@@ -133,7 +139,7 @@ impl Found {
         Self {
             variable: variable.into(),
             text: Some(text),
-            source: Source::Env,
+            origin: Origin::Env,
         }
     }
 
@@ -141,17 +147,17 @@ impl Found {
         let path = PathBuf::from(path);
         match read_secret_file(&path) {
             Ok(secret) => {
-                let text = secret.map(|secret| Zeroizing::new(secret.expose().into()));
+                let text = secret.map(|secret| Zeroizing::new(secret.expose_secret().into()));
                 Ok(Self {
                     variable,
                     text,
-                    source: Source::File(path),
+                    origin: Origin::File(path),
                 })
             }
-            Err(error) => Err(SettingsError::File {
+            Err(source) => Err(SettingsError::File {
                 variable,
                 path,
-                error,
+                source,
             }),
         }
     }
@@ -184,7 +190,7 @@ fn take_older(
         return Ok(Found::in_env(older.name, text));
     };
     let same = newer.text.as_ref().is_some_and(|newer| {
-        **newer == *text || (older.is_millis && parse_units(newer) == parse_units(&text))
+        **newer == *text || (older.is_millis && duration::parse(newer) == duration::parse(&text))
     });
     if same {
         return Ok(newer);
@@ -200,6 +206,7 @@ fn take_older(
 /// Refuses the first variable that asks for anything but the default of a setting which nothing here obeys.
 fn refuse_all<'a>(
     about: &About,
+    why: &'static str,
     mut set: impl Iterator<Item = (&'a str, &'a Zeroizing<String>)>,
 ) -> Result<(), SettingsError> {
     let default = about.default_text();
@@ -207,11 +214,7 @@ fn refuse_all<'a>(
         Some((variable, text)) => Err(SettingsError::NotObeyed {
             variable: variable.into(),
             value: about.show(text),
-            why: if about.built {
-                "this program has no NATS"
-            } else {
-                "not built yet in this version"
-            },
+            why,
             default,
         }),
         None => Ok(()),
@@ -226,10 +229,11 @@ fn names(about: &About, name: &str) -> bool {
 }
 
 /// A warning where `name` is one keystroke away from a setting: there is no prefix by which a misspelt one could be known.
-fn nearly_a_setting(name: &str, groups: &[Group]) -> Option<String> {
-    let meant = table::all().map(|setting| setting.about()).find(|about| {
-        about.is_in(groups) && is_one_edit_away(about.name.as_bytes(), name.as_bytes())
-    })?;
+fn nearly_a_setting(name: &str, settings: &[&dyn AnySetting]) -> Option<String> {
+    let meant = settings
+        .iter()
+        .map(|setting| setting.about())
+        .find(|about| is_one_edit_away(about.name.as_bytes(), name.as_bytes()))?;
     Some(format!("{name} is no setting: is {} meant?", meant.name))
 }
 

@@ -1,22 +1,8 @@
-//! One row of the table: everything that is said about a setting, once. It holds no value.
+//! One row of a table: everything that is said about a setting, once. It holds no value.
+
+use std::fmt;
 
 use super::{Settings, Value};
-
-/// Which programs a setting is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Group {
-    /// Every daemon.
-    Common,
-    /// Daemons that are connected to NATS. Its settings are common ones too: a program that takes the others and has no NATS
-    /// refuses them.
-    Nats,
-    /// The clock.
-    Clock,
-    /// The edge.
-    Edge,
-    /// Programs that connect to an edge.
-    Client,
-}
 
 /// A setting of type `T`: name, default and its reason, what is allowed, and what it is for.
 #[derive(Debug)]
@@ -27,9 +13,8 @@ pub struct Setting<T: Value> {
 
 /// What does not depend on the setting's type.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct About {
+pub struct About {
     pub(super) name: &'static str,
-    pub(super) groups: &'static [Group],
     pub(super) help: &'static str,
     pub(super) preset: Preset,
     pub(super) why: &'static str,
@@ -46,7 +31,7 @@ pub(super) enum Preset {
     /// Found at start, from this machine or from settings that stand before this one in the table.
     Derived {
         how: &'static str,
-        find: fn(&Settings, &[Group]) -> String,
+        find: fn(&Settings) -> String,
     },
     Unset,
 }
@@ -69,18 +54,25 @@ pub(super) struct Older {
 }
 
 impl<T: Value> Setting<T> {
-    pub(super) const fn new(rule: T::Rule, default: &'static str, why: &'static str) -> Self {
+    /// A setting whose values `rule` allows, and its default, for which `why` is the reason.
+    #[must_use]
+    pub const fn new(rule: T::Rule, default: &'static str, why: &'static str) -> Self {
         Self::with(rule, Preset::Text(default), why)
     }
 
-    pub(super) const fn unset(rule: T::Rule, why: &'static str) -> Self {
+    /// A setting without a default, for which `why` is the reason. It may be left out if that means something ([`Value::unset`]), or
+    /// if the program brings a default of its own.
+    #[must_use]
+    pub const fn unset(rule: T::Rule, why: &'static str) -> Self {
         Self::with(rule, Preset::Unset, why)
     }
 
-    pub(super) const fn derived(
+    /// A setting whose default is found at start. `find` may look up settings that stand before it; documents say `how`.
+    #[must_use]
+    pub const fn derived(
         rule: T::Rule,
         how: &'static str,
-        find: fn(&Settings, &[Group]) -> String,
+        find: fn(&Settings) -> String,
         why: &'static str,
     ) -> Self {
         Self::with(rule, Preset::Derived { how, find }, why)
@@ -89,7 +81,6 @@ impl<T: Value> Setting<T> {
     const fn with(rule: T::Rule, preset: Preset, why: &'static str) -> Self {
         let about = About {
             name: "",
-            groups: &[],
             help: "",
             preset,
             why,
@@ -101,35 +92,39 @@ impl<T: Value> Setting<T> {
         Self { about, rule }
     }
 
-    pub(super) const fn named(
-        mut self,
-        name: &'static str,
-        groups: &'static [Group],
-        help: &'static str,
-    ) -> Self {
+    /// The same under this name, with its help: what [`settings!`](crate::settings) makes of a declaration.
+    #[doc(hidden)]
+    #[must_use]
+    pub const fn named(mut self, name: &'static str, help: &'static str) -> Self {
         self.about.name = name;
-        self.about.groups = groups;
         self.about.help = help;
         self
     }
 
-    pub(super) const fn secret(mut self) -> Self {
+    /// Its value is never printed.
+    #[must_use]
+    pub const fn secret(mut self) -> Self {
         self.about.shown = Shown::Masked;
         self
     }
 
-    pub(super) const fn url(mut self) -> Self {
+    /// Its value is a URL, or several, of which what stands before the last @ is never printed: it may be a password.
+    #[must_use]
+    pub const fn url(mut self) -> Self {
         self.about.shown = Shown::Url;
         self
     }
 
     /// The value may stand in a file that `NAME_FILE` names.
-    pub(super) const fn or_file(mut self) -> Self {
+    #[must_use]
+    pub const fn or_file(mut self) -> Self {
         self.about.file_twin = true;
         self
     }
 
-    pub(super) const fn formerly(mut self, name: &'static str) -> Self {
+    /// An older name stands for it, too.
+    #[must_use]
+    pub const fn formerly(mut self, name: &'static str) -> Self {
         self.about.older = Some(Older {
             name,
             is_millis: false,
@@ -137,7 +132,9 @@ impl<T: Value> Setting<T> {
         self
     }
 
-    pub(super) const fn formerly_millis(mut self, name: &'static str) -> Self {
+    /// An older name stands for it, too, whose value is a plain number of milliseconds.
+    #[must_use]
+    pub const fn formerly_millis(mut self, name: &'static str) -> Self {
         self.about.older = Some(Older {
             name,
             is_millis: true,
@@ -145,7 +142,9 @@ impl<T: Value> Setting<T> {
         self
     }
 
-    pub(super) const fn not_built(mut self) -> Self {
+    /// Nothing obeys it yet: anything but its default is refused.
+    #[must_use]
+    pub const fn not_built(mut self) -> Self {
         self.about.built = false;
         self
     }
@@ -174,12 +173,20 @@ impl<T: Value> Setting<T> {
     }
 }
 
-/// A setting of any type, as the table lists them.
-pub(super) trait AnySetting: Sync {
+/// A setting of any type, as sections list them. Only [`Setting`]s are such.
+pub trait AnySetting: Sync {
+    /// What does not depend on its type.
     fn about(&self) -> &About;
     /// Whether `text`, or none, makes a value.
     fn accepts(&self, text: Option<&str>) -> bool;
+    /// What is allowed.
     fn allowed(&self) -> String;
+}
+
+impl fmt::Debug for dyn AnySetting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.about().name)
+    }
 }
 
 impl<T: Value> AnySetting for Setting<T> {
@@ -197,15 +204,6 @@ impl<T: Value> AnySetting for Setting<T> {
 }
 
 impl About {
-    pub(super) fn is_in(&self, groups: &[Group]) -> bool {
-        self.groups.iter().any(|group| groups.contains(group))
-    }
-
-    /// Whether a program that takes `groups` does what this setting says.
-    pub(super) fn is_obeyed(&self, groups: &[Group]) -> bool {
-        self.built && (!self.groups.contains(&Group::Nats) || groups.contains(&Group::Nats))
-    }
-
     pub(super) fn file_name(&self) -> Option<String> {
         self.file_twin.then(|| format!("{}_FILE", self.name))
     }
@@ -250,7 +248,7 @@ fn on_one_line(text: &str) -> String {
     line
 }
 
-/// A row of the table as documents and `--help` show it.
+/// A setting as documents and `--help` show it.
 #[derive(Clone, Debug)]
 pub struct Row {
     /// The variable's name.
@@ -263,8 +261,6 @@ pub struct Row {
     pub allowed: String,
     /// What it is for.
     pub help: &'static str,
-    /// Which programs take it.
-    pub groups: &'static [Group],
     /// Whether its value is never printed.
     pub secret: bool,
     /// The variable that may name a file with the value.
@@ -273,10 +269,11 @@ pub struct Row {
     pub older: Option<&'static str>,
     /// Whether anything but the default is accepted yet.
     pub built: bool,
+    setting: &'static dyn AnySetting,
 }
 
 impl Row {
-    pub(super) fn of(setting: &dyn AnySetting) -> Self {
+    pub(super) fn of(setting: &'static dyn AnySetting) -> Self {
         let about = setting.about();
         Self {
             name: about.name,
@@ -284,11 +281,17 @@ impl Row {
             why: about.why,
             allowed: setting.allowed(),
             help: about.help.trim_start(),
-            groups: about.groups,
             secret: about.shown == Shown::Masked,
             file: about.file_name(),
             older: about.older.map(|older| older.name),
             built: about.built,
+            setting,
         }
+    }
+
+    /// Whether `text` makes a value.
+    #[must_use]
+    pub fn accepts(&self, text: &str) -> bool {
+        self.setting.accepts(Some(text))
     }
 }

@@ -10,15 +10,14 @@ use std::{
 use zeroize::Zeroizing;
 
 use super::{
-    Group, Setting, SettingsError, SettingsErrors, Value, checks,
+    Findings, Section, Setting, SettingsError, SettingsErrors, Value,
     raw::{Found, Raw},
     setting::{AnySetting, Preset},
-    table,
 };
 
 /// Where a value came from.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Source {
+pub enum Origin {
     /// Nothing was set.
     Default,
     /// An environment variable held it.
@@ -27,7 +26,7 @@ pub enum Source {
     File(PathBuf),
 }
 
-impl fmt::Display for Source {
+impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Default => f.write_str("default"),
@@ -37,7 +36,7 @@ impl fmt::Display for Source {
     }
 }
 
-/// The values of all settings of the groups that were loaded. Prints, like [`Settings::check_config`], no secret.
+/// The values of all settings of the sections that were loaded. Prints, like [`Settings::check_config`], no secret.
 pub struct Settings {
     loaded: Vec<Loaded>,
     warnings: Vec<String>,
@@ -46,7 +45,7 @@ pub struct Settings {
 struct Loaded {
     setting: &'static dyn AnySetting,
     text: Option<Zeroizing<String>>,
-    source: Source,
+    origin: Origin,
 }
 
 impl Loaded {
@@ -61,13 +60,13 @@ impl Loaded {
 }
 
 impl Settings {
-    /// Loads the settings of `groups` from this process's environment. `defaults` (name, text) replace the table's: that is
-    /// how `tickstorm dev` needs no setting.
+    /// Loads the settings of `sections` from this process's environment. `defaults` (name, text) replace the table's: that is
+    /// how a program has a default of its own.
     ///
     /// # Errors
     /// Everything that is wrong, at once.
-    pub fn load(groups: &[Group], defaults: &[(&str, &str)]) -> Result<Self, SettingsErrors> {
-        Self::from_vars(env::vars_os(), groups, defaults)
+    pub fn load(sections: &[Section], defaults: &[(&str, &str)]) -> Result<Self, SettingsErrors> {
+        Self::from_vars(env::vars_os(), sections, defaults)
     }
 
     /// The same from given variables, so that tests need not touch the environment that all threads share.
@@ -76,31 +75,40 @@ impl Settings {
     /// Everything that is wrong, at once.
     pub fn from_vars(
         vars: impl IntoIterator<Item = (impl Into<OsString>, impl Into<OsString>)>,
-        groups: &[Group],
+        sections: &[Section],
         defaults: &[(&str, &str)],
     ) -> Result<Self, SettingsErrors> {
         let vars = vars
             .into_iter()
             .map(|(name, value)| (name.into(), value.into()));
-        let (mut errors, mut warnings) = (Vec::new(), Vec::new());
-        let mut raw = Raw::read(vars, groups, &mut warnings);
+        let mut findings = Findings::default();
+        let all: Vec<_> = sections
+            .iter()
+            .flat_map(|section| section.settings)
+            .copied()
+            .collect();
+        let mut raw = Raw::read(vars, &all, &mut findings.warnings);
         let mut settings = Self {
             loaded: Vec::new(),
             warnings: Vec::new(),
         };
-        for setting in table::all().filter(|setting| setting.about().is_in(groups)) {
-            let outcome = raw
-                .find(setting, groups, &mut warnings)
-                .and_then(|found| match found {
+        for section in sections {
+            for setting in section.settings.iter().copied() {
+                let found = raw.find(setting, section.refused, &mut findings.warnings);
+                let outcome = found.and_then(|found| match found {
                     Some(found) => accept(setting, found),
-                    None => settings.preset(setting, groups, defaults),
+                    None => settings.preset(setting, defaults),
                 });
-            match outcome {
-                Ok(loaded) => settings.loaded.push(loaded),
-                Err(error) => errors.push(error),
+                match outcome {
+                    Ok(loaded) => settings.loaded.push(loaded),
+                    Err(error) => findings.errors.push(error),
+                }
             }
         }
-        checks::run(&settings, groups, &mut errors, &mut warnings);
+        for check in sections.iter().filter_map(|section| section.check) {
+            check(&settings, &mut findings);
+        }
+        let Findings { errors, warnings } = findings;
         if errors.is_empty() {
             Ok(Self {
                 warnings,
@@ -111,25 +119,25 @@ impl Settings {
         }
     }
 
-    /// The value of `setting` alone in a program that takes `groups`, from this process's environment: whatever is wrong with
-    /// all the others is no concern of who asks a process that runs.
+    /// The value of `setting` alone in a program with these `defaults`, from this process's environment: whatever is wrong with all the
+    /// others is no concern of who asks a process that runs.
     ///
     /// # Errors
     /// What is wrong with it.
     pub fn load_one<T: Value>(
         setting: &'static Setting<T>,
-        groups: &[Group],
+        defaults: &[(&str, &str)],
     ) -> Result<T, SettingsError> {
         let mut unheard = Vec::new();
         let alone = Self {
             loaded: Vec::new(),
             warnings: Vec::new(),
         };
-        let found =
-            Raw::read(env::vars_os(), groups, &mut unheard).find(setting, groups, &mut unheard)?;
+        let mut raw = Raw::read(env::vars_os(), &[setting], &mut unheard);
+        let found = raw.find(setting, None, &mut unheard)?;
         let loaded = match found {
             Some(found) => accept(setting, found)?,
-            None => alone.preset(setting, groups, &[])?,
+            None => alone.preset(setting, defaults)?,
         };
         Ok(setting.value(loaded.text()).expect("it was accepted"))
     }
@@ -137,39 +145,40 @@ impl Settings {
     /// The value of `setting`.
     ///
     /// # Panics
-    /// Where the setting's group was not loaded: a defect of the program, which its first start shows.
+    /// If the setting's section was not loaded: a defect of the program, which its first start shows.
     #[must_use]
     pub fn get<T: Value>(&self, setting: &Setting<T>) -> T {
         self.look_up(setting)
-            .expect("the setting's group was loaded")
+            .expect("the setting's section was loaded")
     }
 
     /// The value of `setting`, or none where it was not loaded or is wrong.
-    pub(super) fn look_up<T: Value>(&self, setting: &Setting<T>) -> Option<T> {
+    #[must_use]
+    pub fn look_up<T: Value>(&self, setting: &Setting<T>) -> Option<T> {
         setting.value(self.loaded(setting.name())?.text())
     }
 
     /// Where the value of `setting` came from.
     ///
     /// # Panics
-    /// Where the setting's group was not loaded.
+    /// If the setting's section was not loaded.
     #[must_use]
-    pub fn source_of<T: Value>(&self, setting: &Setting<T>) -> &Source {
+    pub fn origin_of<T: Value>(&self, setting: &Setting<T>) -> &Origin {
         &self
             .loaded(setting.name())
-            .expect("the setting's group was loaded")
-            .source
+            .expect("the setting's section was loaded")
+            .origin
     }
 
     /// The file that holds the value of `setting`, where one does: what to read again when it changes.
     ///
     /// # Panics
-    /// Where the setting's group was not loaded.
+    /// If the setting's section was not loaded.
     #[must_use]
     pub fn file_of<T: Value>(&self, setting: &Setting<T>) -> Option<&Path> {
-        match self.source_of(setting) {
-            Source::File(path) => Some(path),
-            Source::Default | Source::Env => None,
+        match self.origin_of(setting) {
+            Origin::File(path) => Some(path),
+            Origin::Default | Origin::Env => None,
         }
     }
 
@@ -195,7 +204,6 @@ impl Settings {
     fn preset(
         &self,
         setting: &'static dyn AnySetting,
-        groups: &[Group],
         defaults: &[(&str, &str)],
     ) -> Result<Loaded, SettingsError> {
         let about = setting.about();
@@ -203,7 +211,7 @@ impl Settings {
         let text = match (replaced, about.preset) {
             (Some((_, text)), _) => Some((*text).to_owned()),
             (None, Preset::Text(text)) => Some(text.to_owned()),
-            (None, Preset::Derived { find, .. }) => Some(find(self, groups)),
+            (None, Preset::Derived { find, .. }) => Some(find(self)),
             (None, Preset::Unset) => None,
         };
         let text = text.map(Zeroizing::new);
@@ -212,7 +220,7 @@ impl Settings {
             Found {
                 variable: about.name.into(),
                 text,
-                source: Source::Default,
+                origin: Origin::Default,
             },
         )
     }
@@ -223,14 +231,14 @@ fn accept(setting: &'static dyn AnySetting, found: Found) -> Result<Loaded, Sett
     let loaded = Loaded {
         setting,
         text: found.text,
-        source: found.source,
+        origin: found.origin,
     };
     if setting.accepts(loaded.text()) {
         return Ok(loaded);
     }
-    let value = match &loaded.source {
-        Source::File(path) => format!("{} (the file's text)", path.display()),
-        Source::Default | Source::Env => loaded.shown(),
+    let value = match &loaded.origin {
+        Origin::File(path) => format!("{} (the file's text)", path.display()),
+        Origin::Default | Origin::Env => loaded.shown(),
     };
     Err(SettingsError::Invalid {
         variable: found.variable,
@@ -243,7 +251,7 @@ impl fmt::Display for Settings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for loaded in &self.loaded {
             let name = loaded.setting.about().name;
-            writeln!(f, "{name}={} ({})", loaded.shown(), loaded.source)?;
+            writeln!(f, "{name}={} ({})", loaded.shown(), loaded.origin)?;
         }
         Ok(())
     }

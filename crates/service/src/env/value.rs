@@ -3,7 +3,9 @@
 
 use std::{fmt::Display, net::SocketAddr, ops::RangeInclusive, path::PathBuf, time::Duration};
 
-use super::Secret;
+use secrecy::SecretString;
+
+use crate::duration::{self, Written};
 
 /// What a setting's text is parsed to.
 pub trait Value: Sized {
@@ -23,9 +25,6 @@ pub trait Value: Sized {
     }
 }
 
-/// An hour in milliseconds.
-pub(super) const HOUR_MS: u64 = 3_600_000;
-
 /// Where a duration may lie, in milliseconds, and how it is written.
 #[derive(Clone, Copy, Debug)]
 pub struct Span {
@@ -37,7 +36,7 @@ pub struct Span {
 
 #[derive(Clone, Copy, Debug)]
 enum Form {
-    /// `250ms`, `15s`, `2m`, `1h`.
+    /// `250ms`, `15s`, `1m30s`.
     Units,
     /// A number of milliseconds: settings whose name ends in _MS.
     Millis,
@@ -45,7 +44,8 @@ enum Form {
 
 impl Span {
     /// Durations with a unit.
-    pub(super) const fn units(min_ms: u64, max_ms: u64) -> Self {
+    #[must_use]
+    pub const fn units(min_ms: u64, max_ms: u64) -> Self {
         Self {
             min_ms,
             max_ms,
@@ -55,7 +55,8 @@ impl Span {
     }
 
     /// Plain numbers of milliseconds.
-    pub(super) const fn millis(min_ms: u64, max_ms: u64) -> Self {
+    #[must_use]
+    pub const fn millis(min_ms: u64, max_ms: u64) -> Self {
         Self {
             min_ms,
             max_ms,
@@ -65,16 +66,16 @@ impl Span {
     }
 
     /// The same without the multiples of `ms`.
-    pub(super) const fn never_multiple_of(mut self, ms: u64) -> Self {
+    #[must_use]
+    pub const fn never_multiple_of(mut self, ms: u64) -> Self {
         self.never_multiple_of_ms = Some(ms);
         self
     }
 
-    fn contains(&self, ms: u64) -> bool {
-        (self.min_ms..=self.max_ms).contains(&ms)
-            && self
-                .never_multiple_of_ms
-                .is_none_or(|step| !ms.is_multiple_of(step))
+    fn contains(&self, ms: u128) -> bool {
+        let is_multiple_of = |step: u64| ms.is_multiple_of(step.into());
+        (self.min_ms.into()..=self.max_ms.into()).contains(&ms)
+            && !self.never_multiple_of_ms.is_some_and(is_multiple_of)
     }
 }
 
@@ -82,19 +83,20 @@ impl Value for Duration {
     type Rule = Span;
 
     fn parse(text: &str, rule: &Span) -> Option<Self> {
-        let ms = match rule.form {
-            Form::Units => parse_units(text),
-            Form::Millis => parse_digits(text),
+        let duration = match rule.form {
+            Form::Units => duration::parse(text).ok(),
+            Form::Millis => parse_digits(text).map(Self::from_millis),
         };
-        ms.filter(|&ms| rule.contains(ms)).map(Self::from_millis)
+        duration.filter(|duration| rule.contains(duration.as_millis()))
     }
 
     fn allowed(rule: &Span) -> String {
         let mut allowed = match rule.form {
             Form::Units => format!(
-                "a duration from {} to {}, a whole number with ms, s, m or h (250ms, 15s, 2m)",
-                in_units(rule.min_ms),
-                in_units(rule.max_ms)
+                "a duration from {} to {}, in {}",
+                Written(Self::from_millis(rule.min_ms)),
+                Written(Self::from_millis(rule.max_ms)),
+                duration::FORM
             ),
             Form::Millis => {
                 format!(
@@ -110,31 +112,9 @@ impl Value for Duration {
     }
 }
 
-/// Milliseconds of a duration with a unit. A bare number has no meaning that everybody would guess: it is none.
-pub(super) fn parse_units(text: &str) -> Option<u64> {
-    let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
-    let ms_per_unit = match &text[digits.len()..] {
-        "ms" => 1,
-        "s" => 1_000,
-        "m" => 60_000,
-        "h" => HOUR_MS,
-        _ => return None,
-    };
-    parse_digits(digits)?.checked_mul(ms_per_unit)
-}
-
 /// Digits only: `parse` alone would take a plus sign too.
 fn parse_digits(text: &str) -> Option<u64> {
     text.parse().ok().filter(|_| !text.starts_with('+'))
-}
-
-fn in_units(ms: u64) -> String {
-    match ms {
-        _ if ms != 0 && ms.is_multiple_of(HOUR_MS) => format!("{}h", ms / HOUR_MS),
-        _ if ms != 0 && ms.is_multiple_of(60_000) => format!("{}m", ms / 60_000),
-        _ if ms.is_multiple_of(1_000) => format!("{}s", ms / 1_000),
-        _ => format!("{ms}ms"),
-    }
 }
 
 macro_rules! whole_numbers {
@@ -196,22 +176,32 @@ impl Value for PathBuf {
 #[derive(Clone, Copy, Debug)]
 pub struct Text {
     allowed: &'static str,
-    pub(super) accepts: fn(&str) -> bool,
+    is_allowed: fn(&str) -> bool,
 }
 
 impl Text {
     /// Names of clocks and edges: they stand in subjects, labels and logs.
-    pub(super) const ID: Self = Self::new("1 to 64 characters of A-Z a-z 0-9 . _ -", |text| {
+    pub const ID: Self = Self::new("1 to 64 characters of A-Z a-z 0-9 . _ -", |text| {
         (1..=64).contains(&text.len()) && text.bytes().all(is_id_byte)
     });
 
     /// Names and passwords. 1,024 bytes twice fit into an AUTH of at most 4,096 bytes with room for all else.
-    pub(super) const CREDENTIAL: Self =
+    pub const CREDENTIAL: Self =
         Self::new("1 to 1024 bytes", |text| (1..=1_024).contains(&text.len()));
 
-    /// Texts that `accepts` takes; `allowed` says which those are.
-    pub(super) const fn new(allowed: &'static str, accepts: fn(&str) -> bool) -> Self {
-        Self { allowed, accepts }
+    /// Texts of which `is_allowed` is true; `allowed` says in words which those are.
+    #[must_use]
+    pub const fn new(allowed: &'static str, is_allowed: fn(&str) -> bool) -> Self {
+        Self {
+            allowed,
+            is_allowed,
+        }
+    }
+
+    /// Whether `text` is allowed.
+    #[must_use]
+    pub fn allows(&self, text: &str) -> bool {
+        (self.is_allowed)(text)
     }
 }
 
@@ -224,7 +214,7 @@ impl Value for String {
     type Rule = Text;
 
     fn parse(text: &str, rule: &Text) -> Option<Self> {
-        (rule.accepts)(text).then(|| text.into())
+        rule.allows(text).then(|| text.into())
     }
 
     fn allowed(rule: &Text) -> String {
@@ -232,11 +222,11 @@ impl Value for String {
     }
 }
 
-impl Value for Secret {
+impl Value for SecretString {
     type Rule = Text;
 
     fn parse(text: &str, rule: &Text) -> Option<Self> {
-        (rule.accepts)(text).then(|| Self::new(text))
+        rule.allows(text).then(|| text.into())
     }
 
     fn allowed(rule: &Text) -> String {
@@ -253,7 +243,7 @@ impl Value for Vec<String> {
     fn parse(text: &str, rule: &Text) -> Option<Self> {
         let mut items = Self::new();
         for item in text.split(',').map(str::trim) {
-            if !(rule.accepts)(item) || items.iter().any(|earlier| earlier == item) {
+            if !rule.allows(item) || items.iter().any(|earlier| earlier == item) {
                 return None;
             }
             items.push(item.into());
@@ -291,6 +281,7 @@ impl<T: Value> Value for Option<T> {
 }
 
 /// Makes an enumeration a setting's type: its texts, and the value that each stands for.
+#[macro_export]
 macro_rules! choices {
     ($choice:ty: $($text:literal => $value:expr),+ $(,)?) => {
         impl $crate::env::Value for $choice {
@@ -309,10 +300,9 @@ macro_rules! choices {
         }
     };
 }
-pub(crate) use choices;
-
 /// `a, b or c`.
-pub(crate) fn one_of(words: &[impl Display]) -> String {
+#[must_use]
+pub fn one_of(words: &[impl Display]) -> String {
     let mut text = String::new();
     for (i, word) in words.iter().enumerate() {
         let before = match i {

@@ -142,7 +142,7 @@ mod tests {
     use tracing::dispatcher::set_default;
 
     use super::*;
-    use crate::logging::{Format, Level, dispatch};
+    use crate::logging::{Level, LogFormat, dispatch};
 
     /// A writer whose reader takes a line when the test lets it.
     struct Slow {
@@ -168,7 +168,7 @@ mod tests {
         let (lines, written) = mpsc::channel();
         let (take, taken) = mpsc::channel();
         let (writer, queue) = bounded(Slow { lines, taken }, 3);
-        let (dispatch, _) = dispatch(Level::Info, Format::Text, writer);
+        let (dispatch, _) = dispatch(Level::Info, LogFormat::Text, writer);
         let _guard = set_default(&dispatch);
         let counter = IntCounter::new("dropped", "Counted.").unwrap();
         let counting = tokio::spawn(count(queue.dropped(), counter.clone()));

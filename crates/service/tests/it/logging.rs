@@ -5,7 +5,7 @@ use std::env;
 use std::process::{Command, ExitStatus, Stdio};
 use std::time::Duration;
 
-use tickstorm_service::logging::{Format, Level, Logs, init};
+use tickstorm_service::logging::{Level, LogFormat, Logs, init};
 
 /// How many events the process logs before it panics.
 const EVENTS: &str = "TICKSTORM_TEST_EVENTS";
@@ -21,7 +21,7 @@ fn panic_where_told() {
 
 fn log_where_told() -> Option<Logs> {
     let events = env::var(EVENTS).ok()?;
-    let logs = init(Level::Info, Format::Text).unwrap();
+    let logs = init(Level::Info, LogFormat::Text).unwrap();
     for number in 0..events.parse::<u32>().unwrap() {
         tracing::info!(number, "an event before it");
     }

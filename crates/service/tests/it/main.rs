@@ -6,7 +6,8 @@
 )]
 
 mod admin;
-mod documents;
-mod lifecycle;
+mod fd_limit;
 mod logging;
+mod nats;
 mod settings;
+mod signals;

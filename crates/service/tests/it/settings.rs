@@ -1,7 +1,10 @@
+//! The machinery of settings, by those of a shop: what TickStorm's own are, the crates that obey them test.
+
 use std::{
     env,
     ffi::OsString,
     fs,
+    net::SocketAddr,
     os::unix::ffi::OsStringExt,
     path::{Path, PathBuf},
     process,
@@ -10,43 +13,111 @@ use std::{
 };
 
 use proptest::{collection::vec, prelude::*};
+use secrecy::{ExposeSecret, SecretString};
 use tickstorm_service::{
-    env::{FileError, Group, SECRET_FILE_BYTES_MAX, Settings, Source, read_secret_file, table::*},
-    logging::{Format, Level},
+    env::{
+        FileError, Findings, Origin, Row, SECRET_FILE_BYTES_MAX, Section, Setting, Settings, Span,
+        Text, host_id, read_secret_file,
+    },
+    logging::{Level, LogFormat},
+    settings::{ADMIN_ADDR, COMMON, LOG_FORMAT, LOG_LEVEL},
 };
 
-const ALL: &[Group] = &[
-    Group::Common,
-    Group::Nats,
-    Group::Clock,
-    Group::Edge,
-    Group::Client,
-];
-const EDGE: &[Group] = &[Group::Common, Group::Edge];
-const CLOCK: &[Group] = &[Group::Common, Group::Clock];
-const CLOCK_ON_NATS: &[Group] = &[Group::Common, Group::Nats, Group::Clock];
+tickstorm_service::settings! {
+    /// Settings of a shop.
+    SHOP, checked by check;
+    /// Where it is.
+    SHOP_ADDR: SocketAddr = Setting::new((), "0.0.0.0:8080", "on the main street");
+    /// Its name.
+    SHOP_ID: String = Setting::derived(Text::ID, "host name", |_| host_id(), "unique where hosts are");
+    /// The length of its name.
+    SHOP_ID_LENGTH: usize = Setting::derived(
+        0..=64,
+        "that of SHOP_ID",
+        |settings| settings.look_up(&SHOP_ID).unwrap_or_default().len().to_string(),
+        "nobody wants to count",
+    );
+    /// Other shops.
+    FRIENDS: Vec<String> = Setting::unset(Text::ID, "a new shop has none");
+    /// How many tills there are.
+    TILLS: usize = Setting::new(1..=256, "2", "two can queue");
+    /// How many guests may wait.
+    QUEUE_MAX: u32 = Setting::new(1..=1_000_000, "100000", "it is a good shop");
+    /// How many guests may come a second.
+    GUESTS_MAX: u32 = Setting::new(1..=10_000, "10", "the door is narrow");
+    /// The temperature.
+    COLD: i64 = Setting::new(-50..=50, "0", "fresh food");
+    /// For how long it is open.
+    OPEN_TIME: Duration =
+        Setting::new(Span::units(100, 3_600_000), "15s", "there is not more to sell").formerly_millis("OPEN_TIME_MS");
+    /// For how long it is closed.
+    CLOSE_TIME: Duration =
+        Setting::new(Span::units(200, 7_200_000), "20s", "even shopkeepers sleep").formerly_millis("CLOSE_TIME_MS");
+    /// How long a greeting takes.
+    GREETING_MS: Duration =
+        Setting::new(Span::millis(200, 5_000).never_multiple_of(1_000), "800", "a full second looks rehearsed");
+    /// Whether it is clean.
+    CLEAN: bool = Setting::new((), "true", "guests like it");
+    /// Who keeps it.
+    KEEPER: Option<String> = Setting::unset(Text::CREDENTIAL, "anybody may").or_file().formerly("SHOPKEEPER");
+    /// The word that opens it.
+    SHOP_PASS: Option<SecretString> =
+        Setting::unset(Text::CREDENTIAL, "a word known to all is none").secret().or_file().formerly("SHOP_SECRET");
+    /// The word that opened it before.
+    SHOP_PASS_PREVIOUS: Option<SecretString> =
+        Setting::unset(Text::CREDENTIAL, "only a change needs it").secret().or_file();
+    /// The file with its plan.
+    PLAN_FILE: Option<PathBuf> = Setting::unset((), "it has one room");
+    /// Whether there is an alarm.
+    ALARM: bool = Setting::new((), "false", "it needs a siren").not_built();
+    /// The file with the siren's sound.
+    SIREN_FILE: Option<PathBuf> = Setting::unset((), "only an alarm needs it").formerly("SIREN_PATH").not_built();
+    /// The word that ends an alarm.
+    SIREN_PASS: Option<SecretString> =
+        Setting::unset(Text::CREDENTIAL, "only an alarm needs it").secret().or_file().not_built();
+}
+
+fn check(settings: &Settings, findings: &mut Findings) {
+    findings.refuse_unreadable(settings, &PLAN_FILE);
+    let open = settings.look_up(&OPEN_TIME);
+    if let (Some(open), Some(close)) = (open, settings.look_up(&CLOSE_TIME)) {
+        if open > close {
+            findings.refuse("OPEN_TIME is greater than CLOSE_TIME");
+        } else if open == close {
+            findings.warn("OPEN_TIME is CLOSE_TIME");
+        }
+    }
+}
+
+/// What a program with a shop takes.
+const SHOPS: &[Section] = &[COMMON, SHOP];
+/// What COMMON leaves to it.
+const DEFAULTS: &[(&str, &str)] = &[("ADMIN_ADDR", "127.0.0.1:8081")];
 
 /// What must never be printed.
 const CANARY: &str = "canary-hunter2";
 
-/// Loads an edge's settings with a login and `vars`.
-fn edge(vars: &[(&str, &str)]) -> Settings {
-    try_edge(vars).unwrap()
+/// A file that is there.
+const A_FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml");
+
+/// Loads a shop's settings with a keeper and `vars`.
+fn shop(vars: &[(&str, &str)]) -> Settings {
+    try_shop(vars).unwrap()
 }
 
-fn try_edge(vars: &[(&str, &str)]) -> Result<Settings, Vec<String>> {
-    let login = [("STREAM_USER", "user"), ("STREAM_PASS", "pass")];
-    try_load(EDGE, &[&login, vars].concat())
-}
-
-fn clock(vars: &[(&str, &str)]) -> Settings {
-    try_load(CLOCK, vars).unwrap()
+fn try_shop(vars: &[(&str, &str)]) -> Result<Settings, Vec<String>> {
+    let login = [("KEEPER", "user"), ("SHOP_PASS", "pass")];
+    try_load(SHOPS, &[&login, vars].concat())
 }
 
 /// Loads settings; errors as the lines that are printed.
-fn try_load(groups: &[Group], vars: &[(&str, &str)]) -> Result<Settings, Vec<String>> {
-    Settings::from_vars(vars.iter().copied(), groups, &[])
+fn try_load(sections: &[Section], vars: &[(&str, &str)]) -> Result<Settings, Vec<String>> {
+    Settings::from_vars(vars.iter().copied(), sections, DEFAULTS)
         .map_err(|errors| errors.to_string().lines().map(Into::into).collect())
+}
+
+fn rows() -> impl Iterator<Item = Row> {
+    SHOPS.iter().flat_map(Section::rows)
 }
 
 /// The one error that there is.
@@ -85,49 +156,59 @@ impl Drop for TempFile {
 
 #[test]
 fn what_is_not_set_has_its_default() {
-    let settings = edge(&[]);
-    assert_eq!(settings.get(&LISTEN_ADDR), "0.0.0.0:8080".parse().unwrap());
+    let settings = shop(&[]);
+    assert_eq!(settings.get(&SHOP_ADDR), "0.0.0.0:8080".parse().unwrap());
     assert_eq!(settings.get(&ADMIN_ADDR), "127.0.0.1:8081".parse().unwrap());
     assert_eq!(settings.get(&LOG_LEVEL), Level::Info);
-    assert_eq!(settings.get(&LOG_FORMAT), Format::Json);
-    assert_eq!(settings.get(&MAX_CONNECTIONS), 100_000);
-    assert_eq!(settings.get(&HEARTBEAT_INTERVAL), Duration::from_secs(15));
-    assert_eq!(settings.get(&HEARTBEAT_TIMEOUT), Duration::from_secs(20));
-    assert_eq!(settings.get(&AUTH_TIMEOUT_MS), Duration::from_secs(5));
-    assert_eq!(settings.get(&CLOCKS), Vec::<String>::new());
-    assert_eq!(settings.get(&STREAM_TOKENS_FILE), None);
-    assert!((1..=256).contains(&settings.get(&SHARDS)));
-    assert!(!settings.get(&EDGE_ID).is_empty());
-    assert_eq!(settings.source_of(&EDGE_ID), &Source::Default);
+    assert_eq!(settings.get(&LOG_FORMAT), LogFormat::Json);
+    assert_eq!(settings.get(&QUEUE_MAX), 100_000);
+    assert_eq!(settings.get(&OPEN_TIME), Duration::from_secs(15));
+    assert_eq!(settings.get(&GREETING_MS), Duration::from_millis(800));
+    assert_eq!(settings.get(&FRIENDS), Vec::<String>::new());
+    assert_eq!(settings.get(&PLAN_FILE), None);
+    assert!(!settings.get(&SHOP_ID).is_empty());
+    assert_eq!(
+        settings.get(&SHOP_ID_LENGTH),
+        settings.get(&SHOP_ID).len(),
+        "derived from another"
+    );
+    assert_eq!(settings.origin_of(&SHOP_ID), &Origin::Default);
     assert!(settings.warnings().is_empty(), "{:?}", settings.warnings());
 }
 
 #[test]
-fn what_is_set_is_taken_and_empty_counts_as_unset() {
-    let settings = edge(&[
-        ("LISTEN_ADDR", "[::1]:9"),
-        ("CLOCKS", "clock-0, clock-1"),
-        ("STREAM_TOKENS_FILE", A_FILE),
-        ("MAX_CONNECTIONS", "5"),
-        ("FRAME_RATE_LIMIT", ""),
-    ]);
-    assert_eq!(settings.get(&LISTEN_ADDR), "[::1]:9".parse().unwrap());
-    assert_eq!(settings.get(&CLOCKS), ["clock-0", "clock-1"]);
-    assert_eq!(
-        settings.get(&STREAM_TOKENS_FILE).as_deref(),
-        Some(Path::new(A_FILE))
+fn a_setting_without_a_default_takes_one_from_the_program_or_is_an_error() {
+    let errors = Settings::from_vars([("", ""); 0], SHOPS, &[]).unwrap_err();
+    let text = errors.to_string();
+    assert!(
+        text.starts_with("ADMIN_ADDR= is not allowed: it takes an IP address"),
+        "{text}"
     );
-    assert_eq!(settings.get(&MAX_CONNECTIONS), 5);
-    assert_eq!(settings.get(&FRAME_RATE_LIMIT), 10);
-    assert_eq!(settings.source_of(&MAX_CONNECTIONS), &Source::Env);
-    assert_eq!(settings.source_of(&FRAME_RATE_LIMIT), &Source::Default);
+}
+
+#[test]
+fn what_is_set_is_taken_and_empty_counts_as_unset() {
+    let settings = shop(&[
+        ("SHOP_ADDR", "[::1]:9"),
+        ("FRIENDS", "shop-0, shop-1"),
+        ("PLAN_FILE", A_FILE),
+        ("QUEUE_MAX", "5"),
+        ("GUESTS_MAX", ""),
+    ]);
+    assert_eq!(settings.get(&SHOP_ADDR), "[::1]:9".parse().unwrap());
+    assert_eq!(settings.get(&FRIENDS), ["shop-0", "shop-1"]);
+    assert_eq!(settings.get(&PLAN_FILE).as_deref(), Some(Path::new(A_FILE)));
+    assert_eq!(settings.get(&QUEUE_MAX), 5);
+    assert_eq!(settings.get(&GUESTS_MAX), 10);
+    assert_eq!(settings.origin_of(&QUEUE_MAX), &Origin::Env);
+    assert_eq!(settings.origin_of(&GUESTS_MAX), &Origin::Default);
 }
 
 #[test]
 fn the_environment_of_the_process_is_what_load_reads() {
-    let loaded = Settings::load(CLOCK, &[]).map_err(|errors| errors.to_string());
+    let loaded = Settings::load(SHOPS, DEFAULTS).map_err(|errors| errors.to_string());
     let given =
-        Settings::from_vars(env::vars_os(), CLOCK, &[]).map_err(|errors| errors.to_string());
+        Settings::from_vars(env::vars_os(), SHOPS, DEFAULTS).map_err(|errors| errors.to_string());
     assert_eq!(
         loaded.map(|s| s.check_config()),
         given.map(|s| s.check_config())
@@ -135,86 +216,56 @@ fn the_environment_of_the_process_is_what_load_reads() {
 }
 
 #[test]
-fn the_admin_port_is_the_clocks_only_where_there_is_no_edge() {
-    assert_eq!(clock(&[]).get(&ADMIN_ADDR).port(), 8_082);
-    let vars = [("STREAM_USER", "u"), ("STREAM_PASS", "p")];
-    assert_eq!(try_load(ALL, &vars).unwrap().get(&ADMIN_ADDR).port(), 8_081);
-}
-
-#[test]
-fn a_clocks_rank_is_the_one_or_two_digits_at_its_ids_end() {
-    for (id, rank) in [
-        ("clock-0", 0),
-        ("clock-2", 2),
-        ("a-b-17", 17),
-        ("clock-007", 0),
-        ("clock", 0),
-        ("clock-", 0),
-        ("clock-2a", 0),
-        ("7", 0),
-    ] {
-        assert_eq!(clock(&[("CLOCK_ID", id)]).get(&CLOCK_RANK), rank, "{id}");
-    }
-    assert_eq!(
-        clock(&[("CLOCK_ID", "clock-2"), ("CLOCK_RANK", "5")]).get(&CLOCK_RANK),
-        5
-    );
-}
-
-#[test]
 fn a_program_can_replace_defaults_and_is_held_to_the_rules_by_it() {
     let defaults = [
-        ("STREAM_USER", "stream_user"),
-        ("STREAM_PASS", CANARY),
-        ("LISTEN_ADDR", "127.0.0.1:8080"),
+        ("KEEPER", "anybody"),
+        ("SHOP_PASS", CANARY),
+        ("SHOP_ADDR", "127.0.0.1:8080"),
+        ("ADMIN_ADDR", "127.0.0.1:8081"),
     ];
-    let settings = Settings::from_vars([("STREAM_USER", "mine")], EDGE, &defaults).unwrap();
-    assert_eq!(settings.get(&STREAM_USER).as_deref(), Some("mine"));
-    assert_eq!(settings.get(&STREAM_PASS).unwrap().expose(), CANARY);
-    assert_eq!(settings.source_of(&STREAM_PASS), &Source::Default);
-    assert_eq!(settings.get(&LISTEN_ADDR).to_string(), "127.0.0.1:8080");
-    let errors = Settings::from_vars([("STREAM_USER", "mine")], EDGE, &[("SHARDS", "0")]);
-    assert!(errors.unwrap_err().to_string().contains("SHARDS=0 "));
+    let settings = Settings::from_vars([("KEEPER", "mine")], SHOPS, &defaults).unwrap();
+    assert_eq!(settings.get(&KEEPER).as_deref(), Some("mine"));
+    assert_eq!(settings.get(&SHOP_PASS).unwrap().expose_secret(), CANARY);
+    assert_eq!(settings.origin_of(&SHOP_PASS), &Origin::Default);
+    assert_eq!(settings.get(&SHOP_ADDR).to_string(), "127.0.0.1:8080");
+    let errors = Settings::from_vars([("KEEPER", "mine")], SHOPS, &[("TILLS", "0")]);
+    assert!(errors.unwrap_err().to_string().contains("TILLS=0 "));
 }
 
 #[test]
 fn an_error_names_the_variable_the_value_and_what_is_allowed() {
     for (name, value, allowed) in [
+        ("QUEUE_MAX", "many", "a whole number from 1 to 1000000"),
         (
-            "MAX_CONNECTIONS",
-            "many",
-            "a whole number from 1 to 1000000",
-        ),
-        (
-            "HEARTBEAT_INTERVAL",
+            "OPEN_TIME",
             "15",
-            "a duration from 100ms to 1h, a whole number with ms, s, m or h (250ms, 15s, 2m)",
+            "a duration from 100ms to 1h, in whole numbers with h, m, s or ms, the largest unit first (500ms, 15s, 1m30s)",
         ),
         (
-            "AHEAD_MS",
+            "GREETING_MS",
             "1000",
             "a whole number of milliseconds from 200 to 5000, no multiple of 1000",
         ),
         ("LOG_LEVEL", "loud", "error, warn, info, debug or trace"),
         ("LOG_FORMAT", "xml", "json or text"),
         (
-            "LISTEN_ADDR",
+            "SHOP_ADDR",
             ":8080",
             "an IP address and a port, as in 0.0.0.0:8080",
         ),
         ("ADMIN_ADDR", "localhost:8081", "no host name"),
         (
-            "EDGE_ID",
-            "edge 0",
+            "SHOP_ID",
+            "shop 0",
             "1 to 64 characters of A-Z a-z 0-9 . _ -",
         ),
         (
-            "CLOCKS",
+            "FRIENDS",
             "a,a",
             "at most 64 different names, separated by commas",
         ),
     ] {
-        let error = only_error(try_edge(&[(name, value)]));
+        let error = only_error(try_shop(&[(name, value)]));
         assert!(
             error.starts_with(&format!("{name}={value} is not allowed: it takes ")),
             "{error}"
@@ -226,17 +277,17 @@ fn an_error_names_the_variable_the_value_and_what_is_allowed() {
 #[test]
 fn all_errors_are_told_at_once_a_line_each() {
     let vars = [
-        ("SHARDS", "0"),
+        ("TILLS", "0"),
         ("LOG_LEVEL", "loud"),
-        ("TLS_ENABLED", "true"),
-        ("STREAM_PASS_FILE", "/nowhere"),
+        ("ALARM", "true"),
+        ("SHOP_PASS_FILE", "/nowhere"),
     ];
-    let lines = try_load(EDGE, &vars).unwrap_err();
+    let lines = try_load(SHOPS, &vars).unwrap_err();
     for name in [
-        "SHARDS=0",
+        "TILLS=0",
         "LOG_LEVEL=loud",
-        "TLS_ENABLED=true",
-        "STREAM_PASS_FILE=/nowhere",
+        "ALARM=true",
+        "SHOP_PASS_FILE=/nowhere",
     ] {
         assert_eq!(
             lines.iter().filter(|line| line.starts_with(name)).count(),
@@ -249,315 +300,151 @@ fn all_errors_are_told_at_once_a_line_each() {
 
 #[test]
 fn a_value_can_neither_break_the_line_nor_fill_the_screen() {
-    let error = only_error(try_edge(&[("EDGE_ID", "a\nSHARDS=9\u{1b}[2J")]));
-    assert!(error.contains(r"EDGE_ID=a\nSHARDS=9\u{1b}[2J"), "{error}");
-    let error = only_error(try_edge(&[("EDGE_ID", &"x".repeat(100_000))]));
+    let error = only_error(try_shop(&[("SHOP_ID", "a\nTILLS=9\u{1b}[2J")]));
+    assert!(error.contains(r"SHOP_ID=a\nTILLS=9\u{1b}[2J"), "{error}");
+    let error = only_error(try_shop(&[("SHOP_ID", &"x".repeat(100_000))]));
     assert!(error.len() < 2_000, "{}", error.len());
 }
 
 #[test]
 fn a_setting_that_is_not_built_is_refused_unless_at_its_default() {
     for row in rows().filter(|row| !row.built) {
-        let groups = &[&[Group::Edge], row.groups].concat();
-        let load = |vars: &[(&str, &str)]| {
-            try_load(
-                groups,
-                &[&[("STREAM_USER", "u"), ("STREAM_PASS", "p")], vars].concat(),
-            )
-        };
-        let error = only_error(load(&[(row.name, "other")]));
+        let error = only_error(try_shop(&[(row.name, "other")]));
         assert!(error.starts_with(&format!("{}=", row.name)), "{error}");
         assert!(
             error.contains("not built yet in this version: leave it unset"),
             "{error}"
         );
         assert!(error.ends_with(row.default), "{error}");
-        load(&[(row.name, row.default)]).unwrap();
+        shop(&[(row.name, row.default)]);
         for other in [row.file.as_deref(), row.older].into_iter().flatten() {
-            let error = only_error(load(&[(other, "/nowhere")]));
+            let error = only_error(try_shop(&[(other, "/nowhere")]));
             assert!(error.starts_with(&format!("{other}=")), "{error}");
         }
     }
 }
 
 #[test]
-fn exactly_the_parts_that_exist_are_built() {
-    let unbuilt = |name: &str| name.starts_with("TLS_");
-    let others = [
-        "OTEL_EXPORTER_OTLP_ENDPOINT",
-        "MAX_CONNECTIONS_PER_IP",
-        "MAX_CONNECT_RATE_PER_IP",
-        "PROXY_PROTOCOL",
-        "PROXY_TRUSTED",
-        "IP_ALLOWLIST",
-        "IP_BLOCKLIST",
-    ];
-    for row in rows() {
-        assert_eq!(
-            row.built,
-            !unbuilt(row.name) && !others.contains(&row.name),
-            "{}",
-            row.name
-        );
-    }
-}
-
-#[test]
-fn a_program_without_nats_refuses_its_settings_and_shows_their_defaults() {
-    let nats = || rows().filter(|row| row.groups.contains(&Group::Nats));
-    assert!(nats().count() > 0);
-    for row in nats() {
-        let error = only_error(try_load(CLOCK, &[(row.name, "nats://elsewhere")]));
-        assert!(error.starts_with(&format!("{}=", row.name)), "{error}");
-        assert!(
-            error.contains("this program has no NATS: leave it unset"),
-            "{error}"
-        );
-        let shown = clock(&[(row.name, row.default)]).check_config();
-        assert!(
-            shown.contains(&format!("{}={} (default)", row.name, row.default)),
-            "{shown}"
-        );
-    }
-    let settings = try_load(CLOCK_ON_NATS, &[("NATS_URL", "nats://elsewhere")]).unwrap();
-    assert_eq!(settings.get(&NATS_URL), "nats://elsewhere");
-}
-
-#[test]
-fn nats_takes_one_login_and_whole_pairs() {
-    for (vars, why) in [
-        (
-            &["NATS_USER"][..],
-            "NATS_USER and NATS_PASSWORD go together",
-        ),
-        (
-            &["NATS_PASSWORD"],
-            "NATS_USER and NATS_PASSWORD go together",
-        ),
-        (
-            &["NATS_USER", "NATS_PASSWORD", "NATS_TOKEN"],
-            "set one of them",
-        ),
-        (&["NATS_TOKEN", "NATS_CREDS_FILE"], "set one of them"),
-        (
-            &["NATS_CERT_FILE"],
-            "NATS_CERT_FILE and NATS_KEY_FILE go together",
-        ),
-        (
-            &["NATS_KEY_FILE"],
-            "NATS_CERT_FILE and NATS_KEY_FILE go together",
-        ),
-    ] {
-        let vars: Vec<_> = vars.iter().map(|name| (*name, readable(name))).collect();
-        let error = only_error(try_load(CLOCK_ON_NATS, &vars));
-        assert!(error.contains(why) && !error.contains(CANARY), "{error}");
-    }
-    for vars in [
-        &["NATS_USER", "NATS_PASSWORD"][..],
-        &["NATS_TOKEN"],
-        &["NATS_CREDS_FILE", "NATS_CA_FILE"],
-        &["NATS_CERT_FILE", "NATS_KEY_FILE"],
-    ] {
-        let vars: Vec<_> = vars.iter().map(|name| (*name, readable(name))).collect();
-        try_load(CLOCK_ON_NATS, &vars).unwrap();
-    }
-}
-
-/// A file that is there.
-const A_FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml");
-
-/// A value that `name` can have by itself.
-fn readable(name: &str) -> &'static str {
-    if name.ends_with("_FILE") {
-        A_FILE
-    } else {
-        CANARY
-    }
-}
-
-#[test]
-fn what_is_no_server_of_nats_is_refused() {
-    for url in [
-        "http://nats:4222",
-        "nats:4222",
-        "nats://",
-        "nats://:4222",
-        "nats://nats:0",
-        "nats://nats:99999",
-        "nats://[::1",
-        "nats://nats/subject",
-        "nats://a,,nats://b",
-        "nats://a,b",
-    ] {
-        let error = only_error(try_load(CLOCK_ON_NATS, &[("NATS_URL", url)]));
-        assert!(
-            error.starts_with(&format!("NATS_URL={url} is not allowed: it takes nats://")),
-            "{error}"
-        );
-    }
-    for url in [
-        "nats://nats",
-        "tls://ada:secret@nats.example:4333",
-        "nats://token@[::1]:4222/",
-        "nats://a:1, nats://b",
-    ] {
-        try_load(CLOCK_ON_NATS, &[("NATS_URL", url)]).unwrap();
-    }
-}
-
-#[test]
 fn a_file_that_cant_be_read_is_named_with_its_variable() {
-    for name in [
-        "NATS_CREDS_FILE",
-        "NATS_CA_FILE",
-        "NATS_CERT_FILE",
-        "NATS_KEY_FILE",
-        "STREAM_TOKENS_FILE",
-    ] {
-        let mut vars = vec![(name, "/nowhere/x")];
-        match name {
-            "NATS_CERT_FILE" => vars.push(("NATS_KEY_FILE", A_FILE)),
-            "NATS_KEY_FILE" => vars.push(("NATS_CERT_FILE", A_FILE)),
-            _ => {}
-        }
-        let groups = if name.starts_with("NATS") {
-            CLOCK_ON_NATS
-        } else {
-            EDGE
-        };
-        let error = only_error(try_load(groups, &vars));
-        assert!(
-            error.starts_with(&format!("{name}=/nowhere/x: the file can't be read: ")),
-            "{error}"
-        );
-    }
-}
-
-#[test]
-fn an_edge_needs_a_login_or_tokens() {
-    for (vars, why) in [
-        (
-            &[][..],
-            "STREAM_USER and STREAM_PASS, or STREAM_TOKENS_FILE, must be set",
-        ),
-        (
-            &[("STREAM_USER", "u")],
-            "STREAM_USER is set without STREAM_PASS",
-        ),
-        (
-            &[("STREAM_PASS", "p")],
-            "STREAM_PASS is set without STREAM_USER",
-        ),
-        (
-            &[("STREAM_USER", "u"), ("STREAM_TOKENS_FILE", A_FILE)],
-            "STREAM_USER is set without STREAM_PASS",
-        ),
-        (
-            &[
-                ("STREAM_PASS_PREVIOUS", "p"),
-                ("STREAM_TOKENS_FILE", A_FILE),
-            ],
-            "STREAM_PASS_PREVIOUS is set without STREAM_PASS",
-        ),
-    ] {
-        let error = only_error(try_load(EDGE, vars));
-        assert!(error.contains(why), "{error}");
-    }
-    try_load(EDGE, &[("STREAM_TOKENS_FILE", A_FILE)]).unwrap();
-    try_load(&[Group::Client], &[("STREAM_PASS", "p")]).unwrap();
-    clock(&[]);
-}
-
-#[test]
-fn a_client_is_silent_for_longer_than_it_is_told_to_speak() {
-    for (interval, timeout) in [("20s", "20s"), ("1h", "20s"), ("200ms", "200ms")] {
-        let error = only_error(try_edge(&[
-            ("HEARTBEAT_INTERVAL", interval),
-            ("HEARTBEAT_TIMEOUT", timeout),
-        ]));
-        assert!(
-            error.contains("must be greater than HEARTBEAT_INTERVAL"),
-            "{error}"
-        );
-    }
-    edge(&[("HEARTBEAT_INTERVAL", "19999ms")]);
-    // A value that is wrong alone is one mistake, not two.
-    let error = only_error(try_edge(&[("HEARTBEAT_TIMEOUT", "1ms")]));
+    let error = only_error(try_shop(&[("PLAN_FILE", "/nowhere/x")]));
     assert!(
-        error.starts_with("HEARTBEAT_TIMEOUT=1ms is not allowed"),
+        error.starts_with("PLAN_FILE=/nowhere/x: the file can't be read: No such file"),
         "{error}"
     );
 }
 
 #[test]
-fn ahead_feeds_that_outrun_the_announcements_are_warned_of() {
-    let vars = [
-        ("STREAM_USER", "u"),
-        ("STREAM_PASS", "p"),
-        ("AHEAD_MS", "1500"),
-    ];
-    let settings = try_load(ALL, &vars).unwrap();
-    assert!(settings.warnings()[0].contains("AHEAD_MS=1500 is not below TICK_LEAD_MS=1500"));
-    assert!(edge(&[("AHEAD_MS", "1500")]).warnings().is_empty());
+fn a_check_sees_all_settings_and_looks_only_at_those_that_are_fine_alone() {
+    let error = only_error(try_shop(&[("OPEN_TIME", "1m")]));
+    assert_eq!(error, "OPEN_TIME is greater than CLOSE_TIME");
+    assert_eq!(
+        shop(&[("OPEN_TIME", "20s")]).warnings(),
+        ["OPEN_TIME is CLOSE_TIME"]
+    );
+    // A value that is wrong alone is one mistake, not two.
+    let error = only_error(try_shop(&[("CLOSE_TIME", "1ms")]));
+    assert!(
+        error.starts_with("CLOSE_TIME=1ms is not allowed"),
+        "{error}"
+    );
 }
 
 #[test]
-fn a_holdover_shorter_than_three_rounds_is_warned_of() {
-    let settings = edge(&[("HOLDOVER_MAX", "2s")]);
-    assert!(settings.warnings()[0].contains("HOLDOVER_MAX=2s is shorter than three rounds"));
-    assert!(edge(&[("HOLDOVER_MAX", "3s")]).warnings().is_empty());
-}
-
-#[test]
-fn a_frame_rate_that_has_no_room_for_what_clients_are_told_to_send_is_warned_of() {
-    for (rate, interval, warning) in [
-        (
-            "3",
-            "15s",
-            Some("the eight heartbeats that open a connection"),
-        ),
-        ("4", "15s", None),
-        (
-            "10",
-            "150ms",
-            Some("clients that send their heartbeats in time are closed"),
-        ),
-        ("10", "200ms", None),
-    ] {
-        let settings = edge(&[("FRAME_RATE_LIMIT", rate), ("HEARTBEAT_INTERVAL", interval)]);
-        let warnings = settings.warnings();
-        assert_eq!(
-            warnings.len(),
-            usize::from(warning.is_some()),
-            "{warnings:?}"
-        );
+fn a_section_that_a_program_does_not_obey_is_refused_and_its_defaults_are_shown() {
+    let sections = [COMMON, SHOP.refused("this program is no shop")];
+    for row in SHOP.rows().filter(|row| row.built) {
+        let error = only_error(try_load(&sections, &[(row.name, "other")]));
+        assert!(error.starts_with(&format!("{}=", row.name)), "{error}");
         assert!(
-            warning.is_none_or(|text| warnings[0].contains(text)),
-            "{warnings:?}"
+            error.contains("this program is no shop: leave it unset"),
+            "{error}"
         );
+    }
+    let shown = try_load(&sections, &[("TILLS", "2")]).unwrap();
+    let shown = shown.check_config();
+    assert!(shown.contains("\nTILLS=2 (default)\n"), "{shown}");
+}
+
+#[test]
+fn every_range_ends_where_the_row_says() {
+    for (name, inside, outside) in [
+        ("TILLS", ["1", "256"], ["0", "257"]),
+        ("COLD", ["-50", "50"], ["-51", "51"]),
+        ("OPEN_TIME", ["100ms", "1h"], ["99ms", "1h1ms"]),
+        ("GREETING_MS", ["200", "4999"], ["199", "5001"]),
+        ("GREETING_MS", ["999", "1001"], ["1000", "5000"]),
+        ("CLEAN", ["true", "false"], ["TRUE", "1"]),
+        ("LOG_LEVEL", ["error", "trace"], ["INFO", "off"]),
+        ("LOG_FORMAT", ["json", "text"], ["xml", "JSON"]),
+        (
+            "SHOP_ADDR",
+            ["0.0.0.0:0", "[::]:8080"],
+            [":8080", "localhost:8080"],
+        ),
+        ("FRIENDS", ["clock-0", "a, b"], ["a,,b", "a,a"]),
+    ] {
+        let row = rows().find(|row| row.name == name).unwrap();
+        for text in inside {
+            assert!(row.accepts(text), "{name}={text} is refused");
+        }
+        for text in outside {
+            assert!(!row.accepts(text), "{name}={text} is accepted");
+        }
+    }
+}
+
+#[test]
+fn numbers_and_durations_take_no_other_form() {
+    for text in [
+        "",
+        " 5",
+        "5 ",
+        "+5",
+        "0x5",
+        "5.0",
+        "5s",
+        "1_000",
+        "99999999999999999999",
+    ] {
+        assert!(GUESTS_MAX.parse(text).is_none(), "{text:?}");
+        assert!(GREETING_MS.parse(text).is_none(), "{text:?}");
+    }
+    for text in ["15", "15 s", "1.5s", "900000us", "1s1m"] {
+        assert!(OPEN_TIME.parse(text).is_none(), "{text:?}");
+    }
+    assert_eq!(OPEN_TIME.parse("1m30s"), Some(Duration::from_secs(90)));
+}
+
+#[test]
+fn ids_take_what_can_stand_in_a_subject_and_a_label() {
+    let long = "x".repeat(65);
+    assert!(SHOP_ID.parse("Clock_0.eu-1").is_some());
+    assert!(SHOP_ID.parse(&long[..64]).is_some());
+    for text in ["", &long, "a b", "a*", "ü", "a/b"] {
+        assert!(SHOP_ID.parse(text).is_none(), "{text:?}");
     }
 }
 
 #[test]
 fn older_names_are_taken_with_one_warning_that_names_the_new_one() {
     let vars = [
-        ("AUTH_USERNAME", "u"),
-        ("AUTH_PASSWORD", CANARY),
-        ("HEARTBEAT_INTERVAL_MS", "5000"),
-        ("HEARTBEAT_TIMEOUT_MS", "7000"),
+        ("SHOPKEEPER", "u"),
+        ("SHOP_SECRET", CANARY),
+        ("OPEN_TIME_MS", "5000"),
+        ("CLOSE_TIME_MS", "7000"),
     ];
-    let settings = try_load(EDGE, &vars).unwrap();
-    assert_eq!(settings.get(&STREAM_USER).as_deref(), Some("u"));
-    assert_eq!(settings.get(&STREAM_PASS).unwrap().expose(), CANARY);
-    assert_eq!(settings.get(&HEARTBEAT_INTERVAL), Duration::from_secs(5));
-    assert_eq!(settings.get(&HEARTBEAT_TIMEOUT), Duration::from_secs(7));
+    let settings = try_load(SHOPS, &vars).unwrap();
+    assert_eq!(settings.get(&KEEPER).as_deref(), Some("u"));
+    assert_eq!(settings.get(&SHOP_PASS).unwrap().expose_secret(), CANARY);
+    assert_eq!(settings.get(&OPEN_TIME), Duration::from_secs(5));
+    assert_eq!(settings.get(&CLOSE_TIME), Duration::from_secs(7));
     let warnings = settings.warnings();
     assert_eq!(warnings.len(), 4, "{warnings:#?}");
     for (older, newer) in [
-        ("AUTH_USERNAME", "STREAM_USER"),
-        ("AUTH_PASSWORD", "STREAM_PASS"),
-        ("HEARTBEAT_INTERVAL_MS", "HEARTBEAT_INTERVAL"),
-        ("HEARTBEAT_TIMEOUT_MS", "HEARTBEAT_TIMEOUT"),
+        ("SHOPKEEPER", "KEEPER"),
+        ("SHOP_SECRET", "SHOP_PASS"),
+        ("OPEN_TIME_MS", "OPEN_TIME"),
+        ("CLOSE_TIME_MS", "CLOSE_TIME"),
     ] {
         let warning = format!("{older} is an older name: use {newer}");
         assert!(warnings.contains(&warning), "{warnings:#?}");
@@ -566,15 +453,15 @@ fn older_names_are_taken_with_one_warning_that_names_the_new_one() {
 
 #[test]
 fn an_older_name_must_say_the_same_as_the_new_one() {
-    let same = edge(&[
-        ("AUTH_USERNAME", "user"),
-        ("HEARTBEAT_INTERVAL", "5s"),
-        ("HEARTBEAT_INTERVAL_MS", "5000"),
+    let same = shop(&[
+        ("SHOPKEEPER", "user"),
+        ("OPEN_TIME", "5s"),
+        ("OPEN_TIME_MS", "5000"),
     ]);
-    assert_eq!(same.get(&HEARTBEAT_INTERVAL), Duration::from_secs(5));
+    assert_eq!(same.get(&OPEN_TIME), Duration::from_secs(5));
     assert_eq!(same.warnings().len(), 2);
-    for (name, value) in [("AUTH_PASSWORD", CANARY), ("HEARTBEAT_INTERVAL_MS", "5000")] {
-        let lines = try_edge(&[(name, value), ("HEARTBEAT_INTERVAL", "6s")]).unwrap_err();
+    for (name, value) in [("SHOP_SECRET", CANARY), ("OPEN_TIME_MS", "5000")] {
+        let lines = try_shop(&[(name, value), ("OPEN_TIME", "6s")]).unwrap_err();
         assert!(
             lines[0].contains(&format!("{name} are both set, and differ")),
             "{lines:#?}"
@@ -586,9 +473,9 @@ fn an_older_name_must_say_the_same_as_the_new_one() {
 #[test]
 fn milliseconds_under_an_older_name_are_a_plain_number_in_the_settings_range() {
     for value in ["5s", "5000ms", "-5", "50", "x", "3600001"] {
-        let lines = try_edge(&[("HEARTBEAT_INTERVAL_MS", value)]).unwrap_err();
+        let lines = try_shop(&[("OPEN_TIME_MS", value)]).unwrap_err();
         let error = format!(
-            "HEARTBEAT_INTERVAL_MS={value} is not allowed: it takes a plain number of milliseconds; HEARTBEAT_INTERVAL takes a duration from 100ms to 1h"
+            "OPEN_TIME_MS={value} is not allowed: it takes a plain number of milliseconds; OPEN_TIME takes a duration from 100ms to 1h"
         );
         assert!(lines[0].starts_with(&error), "{lines:#?}");
     }
@@ -604,44 +491,16 @@ fn a_value_can_stand_in_a_file_and_loses_one_newline_at_its_end() {
         (" pass\r", " pass\r"),
     ] {
         let file = TempFile::with(bytes);
-        let settings = try_load(
-            EDGE,
-            &[("STREAM_USER", "u"), ("STREAM_PASS_FILE", file.path())],
-        )
-        .unwrap();
+        let settings =
+            try_load(SHOPS, &[("KEEPER", "u"), ("SHOP_PASS_FILE", file.path())]).unwrap();
         assert_eq!(
-            settings.get(&STREAM_PASS).unwrap().expose(),
+            settings.get(&SHOP_PASS).unwrap().expose_secret(),
             expected,
             "{bytes:?}"
         );
-        assert_eq!(settings.file_of(&STREAM_PASS), Some(&*file.0));
-        assert_eq!(settings.file_of(&STREAM_USER), None);
-        let line = format!("STREAM_PASS=*** (file {})", file.path());
-        assert!(
-            settings.check_config().lines().any(|l| l == line),
-            "{settings}"
-        );
-    }
-}
-
-#[test]
-fn every_twin_of_a_built_setting_is_read() {
-    let file = TempFile::with("from the file\n");
-    for row in rows().filter(|row| row.built) {
-        let Some(twin) = row.file else { continue };
-        let partner = match row.name {
-            "NATS_USER" => Some(("NATS_PASSWORD", "p")),
-            "NATS_PASSWORD" => Some(("NATS_USER", "u")),
-            _ => None,
-        };
-        let rest: Vec<_> = [("STREAM_USER", "u"), ("STREAM_PASS", "p")]
-            .into_iter()
-            .filter(|(name, _)| *name != row.name)
-            .chain(partner)
-            .collect();
-        let settings = try_load(ALL, &[&[(&*twin, file.path())], &rest[..]].concat()).unwrap();
-        let shown = if row.secret { "***" } else { "from the file" };
-        let line = format!("{}={shown} (file {})", row.name, file.path());
+        assert_eq!(settings.file_of(&SHOP_PASS), Some(&*file.0));
+        assert_eq!(settings.file_of(&KEEPER), None);
+        let line = format!("SHOP_PASS=*** (file {})", file.path());
         assert!(
             settings.check_config().lines().any(|l| l == line),
             "{settings}"
@@ -651,10 +510,10 @@ fn every_twin_of_a_built_setting_is_read() {
 
 #[test]
 fn a_value_and_its_file_together_are_an_error() {
-    let error = only_error(try_edge(&[("STREAM_PASS_FILE", "/run/pass")]));
+    let error = only_error(try_shop(&[("SHOP_PASS_FILE", "/run/pass")]));
     assert_eq!(
         error,
-        "STREAM_PASS and STREAM_PASS_FILE are both set: set only one of them"
+        "SHOP_PASS and SHOP_PASS_FILE are both set: set only one of them"
     );
 }
 
@@ -674,11 +533,11 @@ fn a_file_that_gives_no_value_is_named_with_its_variable() {
         (refused.path(), "it takes 1 to 1024 bytes"),
     ] {
         let error = only_error(try_load(
-            EDGE,
-            &[("STREAM_USER", "u"), ("STREAM_PASS_FILE", path)],
+            SHOPS,
+            &[("KEEPER", "u"), ("SHOP_PASS_FILE", path)],
         ));
         assert!(
-            error.starts_with(&format!("STREAM_PASS_FILE={path}")),
+            error.starts_with(&format!("SHOP_PASS_FILE={path}")),
             "{error}"
         );
         assert!(error.contains(why) && !error.contains(CANARY), "{error}");
@@ -688,11 +547,14 @@ fn a_file_that_gives_no_value_is_named_with_its_variable() {
 #[test]
 fn an_empty_file_counts_as_unset_and_is_still_watched() {
     let file = TempFile::with("\n");
-    let settings = edge(&[("STREAM_PASS_PREVIOUS_FILE", file.path())]);
-    assert!(settings.get(&STREAM_PASS_PREVIOUS).is_none());
-    assert_eq!(settings.file_of(&STREAM_PASS_PREVIOUS), Some(&*file.0));
+    let settings = shop(&[("SHOP_PASS_PREVIOUS_FILE", file.path())]);
+    assert!(settings.get(&SHOP_PASS_PREVIOUS).is_none());
+    assert_eq!(settings.file_of(&SHOP_PASS_PREVIOUS), Some(&*file.0));
     fs::write(&file.0, "old\n").unwrap();
-    assert_eq!(read_secret_file(&file.0).unwrap().unwrap().expose(), "old");
+    assert_eq!(
+        read_secret_file(&file.0).unwrap().unwrap().expose_secret(),
+        "old"
+    );
     fs::remove_file(&file.0).unwrap();
     assert!(matches!(
         read_secret_file(&file.0),
@@ -708,22 +570,23 @@ fn other_peoples_variables_may_hold_anything() {
             OsString::from_vec(vec![0xff, 0xfe]),
         )
     };
-    Settings::from_vars([foreign(b"LS_COLORS"), foreign(b"\xff")], CLOCK, &[]).unwrap();
+    Settings::from_vars([foreign(b"LS_COLORS"), foreign(b"\xff")], SHOPS, DEFAULTS).unwrap();
     // Those of another part of TickStorm are not this one's business.
-    Settings::from_vars([foreign(b"SHARDS"), foreign(b"STREAM_PASS")], CLOCK, &[]).unwrap();
+    let others = [foreign(b"TILLS"), foreign(b"SHOP_PASS")];
+    Settings::from_vars(others, &[COMMON], DEFAULTS).unwrap();
 }
 
 #[test]
 fn a_value_of_ours_that_is_no_text_is_named_once() {
-    for name in ["SHARDS", "STREAM_USER_FILE", "AUTH_USERNAME", "STREAM_PASS"] {
+    for name in ["TILLS", "KEEPER_FILE", "SHOPKEEPER", "SHOP_PASS"] {
         let mut vars = vec![(name.into(), OsString::from_vec(b"canary\xff".to_vec()))];
         if !name.contains("USER") {
-            vars.push(("STREAM_USER".into(), "u".into()));
+            vars.push(("KEEPER".into(), "u".into()));
         }
-        if name != "STREAM_PASS" {
-            vars.push((OsString::from("STREAM_PASS"), "p".into()));
+        if name != "SHOP_PASS" {
+            vars.push((OsString::from("SHOP_PASS"), "p".into()));
         }
-        let errors = Settings::from_vars(vars, EDGE, &[])
+        let errors = Settings::from_vars(vars, SHOPS, DEFAULTS)
             .unwrap_err()
             .to_string();
         assert!(
@@ -740,44 +603,40 @@ fn a_value_of_ours_that_is_no_text_is_named_once() {
 #[test]
 fn a_name_one_keystroke_off_is_warned_of() {
     for (typo, meant) in [
-        ("MAX_CONNECTION", "MAX_CONNECTIONS"),
-        ("SHARDZ", "SHARDS"),
+        ("QUEUE_MA", "QUEUE_MAX"),
+        ("TILLZ", "TILLS"),
         ("LOG_LEVELS", "LOG_LEVEL"),
     ] {
-        let settings = edge(&[(typo, "1")]);
+        let settings = shop(&[(typo, "1")]);
         assert_eq!(
             settings.warnings(),
             [format!("{typo} is no setting: is {meant} meant?")]
         );
     }
-    let lines = try_load(EDGE, &[("STREAM_USERS", "u"), ("STREAM_PASS", "p")]).unwrap_err();
-    assert_eq!(
-        lines[1],
-        "warning: STREAM_USERS is no setting: is STREAM_USER meant?"
-    );
-    for other in ["PATH", "HOME", "SHARDS_", "MAX_CONN", "CLOCK_RANK"] {
-        let expected = usize::from(other == "SHARDS_");
-        assert_eq!(edge(&[(other, "1")]).warnings().len(), expected, "{other}");
+    let lines = try_shop(&[("KEEPERS", "u"), ("TILLS", "0")]).unwrap_err();
+    assert_eq!(lines[1], "warning: KEEPERS is no setting: is KEEPER meant?");
+    for other in ["PATH", "HOME", "TILLS_", "QUEUE", "CLOCK_RANK"] {
+        let expected = usize::from(other == "TILLS_");
+        assert_eq!(shop(&[(other, "1")]).warnings().len(), expected, "{other}");
     }
 }
 
 #[test]
-fn check_config_has_a_line_for_each_setting_of_the_groups() {
-    let settings = edge(&[("SHARDS", "3"), ("AUTH_USERNAME", "user")]);
+fn check_config_has_a_line_for_each_setting_of_the_sections() {
+    let settings = shop(&[("TILLS", "3"), ("SHOPKEEPER", "user")]);
     let printed = settings.check_config();
     let names: Vec<_> = printed
         .lines()
         .map(|line| line.split_once('=').unwrap().0)
         .collect();
-    let rows = rows().filter(|row| row.groups.iter().any(|group| EDGE.contains(group)));
-    assert_eq!(names, rows.map(|row| row.name).collect::<Vec<_>>());
+    assert_eq!(names, rows().map(|row| row.name).collect::<Vec<_>>());
     for line in [
-        "SHARDS=3 (env)",
-        "STREAM_USER=user (env)",
-        "STREAM_PASS=*** (env)",
-        "STREAM_PASS_PREVIOUS= (default)",
-        "HEARTBEAT_TIMEOUT=20s (default)",
-        "CLOCKS= (default)",
+        "TILLS=3 (env)",
+        "KEEPER=user (env)",
+        "SHOP_PASS=*** (env)",
+        "SHOP_PASS_PREVIOUS= (default)",
+        "CLOSE_TIME=20s (default)",
+        "FRIENDS= (default)",
     ] {
         assert!(
             printed.lines().any(|printed| printed == line),
@@ -786,7 +645,7 @@ fn check_config_has_a_line_for_each_setting_of_the_groups() {
     }
 }
 
-/// Every secret of the table, wherever it stands, in everything that can be printed.
+/// Every secret, wherever it stands, in everything that can be printed.
 #[test]
 fn no_secret_is_ever_printed() {
     let file = TempFile::with(CANARY);
@@ -801,8 +660,8 @@ fn no_secret_is_ever_printed() {
             .flat_map(|name| canaries.iter().map(move |value| (name, value.as_str())))
             .chain(row.file.as_deref().map(|name| (name, file.path())))
         {
-            let vars = [(name, value), ("STREAM_USER", "u"), ("LOG_LEVEL", "loud")];
-            let errors = Settings::from_vars(vars, ALL, &[]).unwrap_err();
+            let vars = [(name, value), ("KEEPER", "u"), ("LOG_LEVEL", "loud")];
+            let errors = Settings::from_vars(vars, SHOPS, DEFAULTS).unwrap_err();
             for printed in [
                 format!("{errors}"),
                 format!("{errors:?}"),
@@ -810,11 +669,13 @@ fn no_secret_is_ever_printed() {
             ] {
                 assert!(!printed.contains(CANARY), "{name}: {printed}");
             }
-            if let Ok(settings) = try_load(
-                ALL,
-                &[(name, value), ("STREAM_USER", "u"), ("STREAM_PASS", "p")],
-            ) {
-                let printed = format!("{settings}{settings:?}{:?}", settings.get(&STREAM_TOKEN));
+            if let Ok(settings) =
+                try_load(SHOPS, &[(name, value), ("KEEPER", "u"), ("SHOP_PASS", "p")])
+            {
+                let printed = format!(
+                    "{settings}{settings:?}{:?}",
+                    settings.get(&SHOP_PASS_PREVIOUS)
+                );
                 assert!(
                     !printed.contains(CANARY) && printed.contains("***"),
                     "{name}: {printed}"
@@ -822,30 +683,10 @@ fn no_secret_is_ever_printed() {
             }
         }
     }
-    let settings = edge(&[("STREAM_PASS_PREVIOUS", CANARY)]);
-    let secret = settings.get(&STREAM_PASS_PREVIOUS).unwrap();
-    assert_eq!(secret.expose(), CANARY);
-    assert_eq!(
-        format!("{secret} {secret:?} {:?}", secret.clone()),
-        "*** *** ***"
-    );
-}
-
-#[test]
-fn a_password_in_a_url_is_not_printed() {
-    for url in [
-        format!("nats://user:{CANARY}@nats:4222"),
-        format!("nats://a:{CANARY}@x,nats://b:{CANARY}@y:1"),
-        format!("user:{CANARY}@y:1"),
-    ] {
-        for name in ["NATS_URL", "OTEL_EXPORTER_OTLP_ENDPOINT"] {
-            let error = only_error(try_load(CLOCK, &[(name, &url)]));
-            assert!(
-                !error.contains(CANARY) && error.starts_with(&format!("{name}=***@")),
-                "{error}"
-            );
-        }
-    }
+    let settings = shop(&[("SHOP_PASS_PREVIOUS", CANARY)]);
+    let secret = settings.get(&SHOP_PASS_PREVIOUS).unwrap();
+    assert_eq!(secret.expose_secret(), CANARY);
+    assert!(!format!("{secret:?} {:?}", secret.clone()).contains(CANARY));
 }
 
 proptest! {
@@ -856,7 +697,7 @@ proptest! {
     fn no_environment_makes_loading_panic(values in vec((0..70_usize, "\\PC{0,20}|[0-9]{1,25}(ms|s|m|h)?"), 0..8)) {
         let names: Vec<_> = rows().map(|row| row.name).collect();
         let vars = values.iter().map(|(i, value)| (names[i % names.len()], value.as_str()));
-        if let Err(errors) = Settings::from_vars(vars, ALL, &[]) {
+        if let Err(errors) = Settings::from_vars(vars, SHOPS, DEFAULTS) {
             prop_assert!(errors.iter().count() > 0);
         }
     }

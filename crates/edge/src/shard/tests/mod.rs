@@ -74,15 +74,15 @@ fn settings() -> ShardSettings {
 
 fn credentials() -> Credentials {
     let source = |value: &str| {
-        Some(crate::auth::Source {
-            value: tickstorm_service::env::Secret::new(value),
+        Some(crate::auth::CredentialSource {
+            value: value.into(),
             file: None,
         })
     };
-    Credentials::load(&crate::auth::Sources {
+    Credentials::load(&crate::auth::CredentialSources {
         user: source("user"),
         password: source("pass"),
-        ..crate::auth::Sources::default()
+        ..crate::auth::CredentialSources::default()
     })
     .unwrap()
 }

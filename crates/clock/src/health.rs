@@ -15,7 +15,7 @@ const TURN_MAX: Duration = Duration::from_secs(10);
 
 /// What the replica last wrote.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct State {
+pub(crate) struct ReplicaState {
     pub(crate) turned: Mono,
     pub(crate) connected: bool,
     pub(crate) timeline: u64,
@@ -24,19 +24,19 @@ pub(crate) struct State {
 }
 
 /// A clock's state, shared between the replica and the admin port.
-pub(crate) struct Status {
+pub(crate) struct ClockHealth {
     id: ClockId,
     require_sync: bool,
     machine: Arc<dyn Machine>,
-    state: Mutex<State>,
+    state: Mutex<ReplicaState>,
 }
 
-impl Status {
+impl ClockHealth {
     pub(crate) fn new(
         id: ClockId,
         require_sync: bool,
         machine: Arc<dyn Machine>,
-        state: State,
+        state: ReplicaState,
     ) -> Self {
         Self {
             id,
@@ -52,12 +52,12 @@ impl Status {
     }
 
     /// The state, to look at or to change. Nothing is awaited and nothing can panic while it is held.
-    pub(crate) fn state(&self) -> MutexGuard<'_, State> {
+    pub(crate) fn state(&self) -> MutexGuard<'_, ReplicaState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Health for Status {
+impl Health for ClockHealth {
     fn live(&self) -> Vec<String> {
         let turned = self.state().turned;
         let still = self.machine.now().since(turned);

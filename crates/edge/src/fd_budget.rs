@@ -1,27 +1,23 @@
-//! How many open files there may be, and what of them is for clients. The limit holds for a table of open files: usually a
-//! process has one; an edge may give each of its shards one of its own.
-
-use std::io;
-
-use nix::sys::resource::{Resource, getrlimit};
+//! How many of the open files that a limit allows are for clients. The limit holds for a table of open files: usually a process has
+//! one; an edge may give each of its shards one of its own.
 
 /// Open files of a table that are no clients' connections: listeners, runtimes, timers, the admin port, NATS, files read again,
 /// and newcomers that are being turned away.
-pub const RESERVED: u64 = 256;
+pub(crate) const RESERVED: u64 = 256;
 
 /// What a hundred connections need places for: the kernel does not spread them over the shards quite evenly.
 const PLACES_FOR_100: usize = 103;
 
 /// Which tables of open files an edge has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Tables {
+pub enum FdTables {
     /// One for the whole process.
     Shared,
     /// One for each shard beside it.
     PerShard,
 }
 
-crate::env::choices!(Tables: "shared" => Self::Shared, "per-shard" => Self::PerShard);
+tickstorm_service::choices!(FdTables: "shared" => Self::Shared, "per-shard" => Self::PerShard);
 
 /// Too few shards for so many connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -51,26 +47,17 @@ impl std::fmt::Display for Needed {
     }
 }
 
-/// The hard limit of open files of a table, to which an edge raises the soft one.
-///
-/// # Errors
-/// Where the system does not say, which it has no reason for.
-pub fn limit() -> io::Result<u64> {
-    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
-    Ok(hard)
-}
-
 /// The places for clients in a table of at most `limit` open files.
-#[must_use]
-pub fn room(limit: u64) -> usize {
+pub(crate) fn room(limit: u64) -> usize {
     usize::try_from(limit.saturating_sub(RESERVED)).unwrap_or(usize::MAX)
 }
 
 /// Checks that `shards` tables of at most `limit` open files each hold `connections`.
-///
-/// # Errors
-/// Where they do not.
-pub fn check_shards(shards: usize, connections: usize, limit: u64) -> Result<(), TooFewShards> {
+pub(crate) fn check_shards(
+    shards: usize,
+    connections: usize,
+    limit: u64,
+) -> Result<(), TooFewShards> {
     let room = room(limit);
     let places = connections.saturating_mul(PLACES_FOR_100).div_ceil(100);
     if shards.saturating_mul(room) >= places {

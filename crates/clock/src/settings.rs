@@ -1,18 +1,22 @@
-//! Settings of the clock.
+//! The clock's settings: what there is. What they become, `config` says.
 
 use std::time::Duration;
 
-use super::settings;
-use crate::env::{Group, Setting, Settings, Span, Text, host};
+use tickstorm_service::env::{Setting, Settings, Span, Text, host_id};
 
-settings! { CLOCK of [Group::Clock];
+/// The clock's defaults of settings that are not its own alone.
+pub const DEFAULTS: [(&str, &str); 1] = [("ADMIN_ADDR", "127.0.0.1:8082")];
+
+tickstorm_service::settings! {
+    /// Settings of the clock.
+    CLOCK;
     /// This clock's name among the clocks.
-    CLOCK_ID: String = Setting::derived(Text::ID, "host name", |_, _| host::id(), "unique where hosts are");
+    CLOCK_ID: String = Setting::derived(Text::ID, "host name", |_| host_id(), "unique where hosts are");
     /// Which clock edges follow among those they believe: the one with the lowest rank.
     CLOCK_RANK: u32 = Setting::derived(
         0..=1_000,
         "the digits after a final - in CLOCK_ID if they are one or two, else 0",
-        |settings, _| rank(settings).to_string(),
+        |settings| rank(settings).to_string(),
         "a StatefulSet's pods are ranked without a setting",
     );
     /// How long before a tick's time it is announced.

@@ -1,5 +1,5 @@
-//! What the timekeeper knows, shown: to the shards as an [`Authority`], to /status, to the metrics, and to the log where
-//! something has changed that someone should know.
+//! Reports what the timekeeper knows to people: to /status, to the metrics, and to the log if something has changed that someone
+//! should know. The shards are told by `publisher`.
 
 use std::time::Duration;
 
@@ -9,90 +9,82 @@ use tickstorm_timebase::{
 };
 use tokio::sync::watch;
 
+use super::publisher::TimeTurn;
 use crate::metrics::TimeMetrics;
 
 /// For how long announcements come too late before it is worth a warning: a clock's first one after its start may.
 const LATE_FOR: Duration = Duration::from_secs(5);
 
-/// Where it is shown.
-pub(crate) struct View {
-    authority: watch::Sender<Option<Authority>>,
+/// Where it is reported.
+pub(crate) struct TimeReporter {
     status: watch::Sender<Option<TimeStatus>>,
     metrics: TimeMetrics,
     /// AHEAD_MS.
     ahead: Duration,
-    /// Since when a believed clock's announcements have come too late for ahead feeds, until that is warned of.
-    late: Late,
+    /// Whether a believed clock's announcements come too late for ahead feeds.
+    late_announcements: LateAnnouncements,
 }
 
 /// Whether announcements come too late.
 #[derive(Clone, Copy, Debug)]
-enum Late {
-    No,
+enum LateAnnouncements {
+    None,
     Since(Mono),
     Warned,
 }
 
-impl View {
-    pub(crate) fn new(
-        authority: watch::Sender<Option<Authority>>,
+impl TimeReporter {
+    pub(crate) const fn new(
         status: watch::Sender<Option<TimeStatus>>,
         metrics: TimeMetrics,
         ahead: Duration,
     ) -> Self {
         Self {
-            authority,
             status,
             metrics,
             ahead,
-            late: Late::No,
+            late_announcements: LateAnnouncements::None,
         }
     }
 
     /// Counts messages of the bus that were not used.
-    pub(crate) fn count_dropped(&self, reason: &str, count: u64) {
+    pub(super) fn count_dropped(&self, reason: &str, count: u64) {
         self.metrics
             .bus_dropped
             .with_label_values(&[reason])
             .inc_by(count);
     }
 
-    /// Tells the shards what time it is, where that has changed.
-    pub(crate) fn publish(&mut self, timekeeper: &Timekeeper, now: Mono) {
-        let new = timekeeper
-            .authority()
-            .filter(|authority| authority.is_valid(now));
-        let was_known = self.authority.borrow().is_some();
-        let changed = self.authority.send_if_modified(|old| {
-            let changed = *old != new;
-            *old = new;
-            changed
-        });
-        if changed && was_known != new.is_some() {
-            let following = timekeeper.following().map(tracing::field::display);
-            match new {
-                Some(_) => tracing::info!(following, "the time is known"),
-                None => tracing::warn!(
+    /// Logs that the time became known or unknown.
+    pub(super) fn log_turn(&self, turn: TimeTurn, timekeeper: &Timekeeper) {
+        let following = timekeeper.following().map(tracing::field::display);
+        match turn {
+            TimeTurn::Known => tracing::info!(following, "the time is known"),
+            TimeTurn::Unknown => {
+                tracing::warn!(
                     "the time is unknown: no tick is sent until a clock is believed again"
-                ),
+                );
             }
-            self.show(timekeeper, now);
         }
     }
 
-    /// Shows the state to /status, the metrics and the log; called at least once a round, and at once where the time becomes known
-    /// or unknown.
-    pub(crate) fn show(&mut self, timekeeper: &Timekeeper, now: Mono) {
+    /// Reports the state to /status, the metrics and the log; called at least once a round, and at once when the time becomes known
+    /// or unknown. `authority` is what the shards have.
+    pub(super) fn report(
+        &mut self,
+        timekeeper: &Timekeeper,
+        authority: Option<Authority>,
+        now: Mono,
+    ) {
         let status = timekeeper.status(now);
-        self.measure(&status, now);
+        self.measure(&status, authority, now);
         self.log_changes(&status);
         self.watch_lateness(&status, now);
         self.status.send_replace(Some(status));
     }
 
-    fn measure(&self, status: &TimeStatus, now: Mono) {
+    fn measure(&self, status: &TimeStatus, authority: Option<Authority>, now: Mono) {
         let metrics = &self.metrics;
-        let authority = *self.authority.borrow();
         let offset = authority.map_or(0.0, |authority| {
             let host = SystemHost::new(0).read().unix;
             seconds(authority.time_at(SystemClock.now()).as_nanos() - host.as_nanos())
@@ -154,19 +146,22 @@ impl View {
             let early_us = clock.announced_ahead_us;
             clock.state == ClockState::Accepted && early_us.is_some_and(|early| early < ahead_us)
         };
-        self.late = match (self.late, status.clocks.iter().find(is_late)) {
-            (_, None) => Late::No,
-            (Late::No, Some(_)) => Late::Since(now),
-            (Late::Since(since), Some(clock)) if now.since(since) >= LATE_FOR => {
+        self.late_announcements = match (
+            self.late_announcements,
+            status.clocks.iter().find(is_late),
+        ) {
+            (_, None) => LateAnnouncements::None,
+            (LateAnnouncements::None, Some(_)) => LateAnnouncements::Since(now),
+            (LateAnnouncements::Since(since), Some(clock)) if now.since(since) >= LATE_FOR => {
                 tracing::warn!(
                     clock = %clock.id,
                     announced_ahead_us = clock.announced_ahead_us,
                     ahead_us,
                     "announced later than AHEAD_MS: ahead ticks go out as HOLDOVER; raise TICK_LEAD_MS"
                 );
-                Late::Warned
+                LateAnnouncements::Warned
             }
-            (late, Some(_)) => late,
+            (late_announcements, Some(_)) => late_announcements,
         };
     }
 }
@@ -185,27 +180,29 @@ mod tests {
     use std::sync::{Arc, Mutex};
 
     use prometheus::Registry;
-    use tickstorm_service::logging::{Format, Level, dispatch};
+    use tickstorm_service::logging::{Level, LogFormat, dispatch};
     use tickstorm_timebase::{Announcement, Epoch, Mode, Reply, TimekeeperConfig};
     use tracing::dispatcher::set_default;
 
     use super::*;
     use crate::metrics::Metrics;
+    use crate::timekeeper::publisher::AuthorityPublisher;
 
     /// Unix time in milliseconds when the scene begins.
     const BASE_MS: u64 = 1_700_000_000_000;
     /// How often the driver looks.
     const LOOK: Duration = Duration::from_millis(50);
 
-    /// An edge's timekeeper with its view, and one clock that announces each second so much ahead of its time.
-    struct Scene {
+    /// An edge's timekeeper and what tells of it, and one clock that announces each second so much ahead of its time.
+    struct OneClock {
         timekeeper: Timekeeper,
-        view: View,
+        publisher: AuthorityPublisher,
+        reporter: TimeReporter,
         now: Mono,
         lead_ms: u64,
     }
 
-    impl Scene {
+    impl OneClock {
         fn new(lead_ms: u64) -> Self {
             let config = TimekeeperConfig {
                 clocks: Vec::new(),
@@ -217,7 +214,8 @@ mod tests {
             let (status, _) = watch::channel(None);
             Self {
                 timekeeper: Timekeeper::new(config, 1, Mono::ZERO),
-                view: View::new(authority, status, metrics.time, Duration::from_millis(800)),
+                publisher: AuthorityPublisher::new(authority),
+                reporter: TimeReporter::new(status, metrics.time, Duration::from_millis(800)),
                 now: Mono::ZERO,
                 lead_ms,
             }
@@ -237,8 +235,11 @@ mod tests {
                 if is_heard && (self.unix_ms() + self.lead_ms).is_multiple_of(1_000) {
                     self.announce();
                 }
-                self.view.publish(&self.timekeeper, self.now);
-                self.view.show(&self.timekeeper, self.now);
+                if let Some(turn) = self.publisher.publish(&self.timekeeper, self.now) {
+                    self.reporter.log_turn(turn, &self.timekeeper);
+                }
+                let authority = self.publisher.published();
+                self.reporter.report(&self.timekeeper, authority, self.now);
             }
         }
 
@@ -276,7 +277,7 @@ mod tests {
         }
 
         fn holdover(&self) -> i64 {
-            self.view.metrics.holdover.get()
+            self.reporter.metrics.holdover.get()
         }
     }
 
@@ -296,7 +297,7 @@ mod tests {
     fn logged(during: impl FnOnce()) -> String {
         let lines = Lines::default();
         let writer = lines.clone();
-        let (dispatch, _) = dispatch(Level::Info, Format::Text, move || writer.clone());
+        let (dispatch, _) = dispatch(Level::Info, LogFormat::Text, move || writer.clone());
         let _guard = set_default(&dispatch);
         during();
         let bytes = lines.0.lock().unwrap().clone();
@@ -305,7 +306,7 @@ mod tests {
 
     #[test]
     fn the_gauge_of_holdover_is_1_while_no_clock_is_believed_and_0_before_and_after() {
-        let mut scene = Scene::new(1_500);
+        let mut scene = OneClock::new(1_500);
         let log = logged(|| {
             scene.pass(Duration::from_secs(3), true);
             assert_eq!(scene.holdover(), 0);
@@ -326,7 +327,7 @@ mod tests {
     #[test]
     fn announcements_that_stay_later_than_ahead_feeds_need_are_warned_of_once() {
         let warnings = |lead_ms, seconds| {
-            let mut scene = Scene::new(lead_ms);
+            let mut scene = OneClock::new(lead_ms);
             let log = logged(|| scene.pass(Duration::from_secs(seconds), true));
             log.matches("announced later than AHEAD_MS").count()
         };

@@ -1,17 +1,18 @@
 //! Settings of parts of the edge that are not built yet. They stand here so that nobody sets one in vain: anything but the
-//! default is refused. A setting moves to its part's table when the part is built.
+//! default is refused. A setting moves to its part's section when the part is built.
 
 use std::path::PathBuf;
 
-use super::settings;
-use crate::env::{Group, Setting, Text};
+use tickstorm_service::env::{Setting, Text};
 
 const CIDRS: Text = Text::new(
     "networks such as 10.0.0.0/8 or fd00::/8, separated by commas",
     |text| text.contains('/'),
 );
 
-settings! { EDGE_LATER of [Group::Edge];
+tickstorm_service::settings! {
+    /// Settings that nothing obeys yet.
+    NOT_BUILT;
     /// The most connections of one address; 0: no limit.
     MAX_CONNECTIONS_PER_IP: u32 =
         Setting::new(0..=1_000_000, "0", "a balancer or a NAT brings thousands from one address").not_built();

@@ -1,4 +1,4 @@
-//! How many files are open, for the metrics: looked up when they are asked for, in all of the edge's tables. The kernel tells it
+//! Metrics of how many files are open: looked up when they are asked for, in all of the edge's tables. The kernel tells it
 //! to any thread, so no shard is held up by it.
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,14 +12,14 @@ use crate::sys::fd_table::Table;
 
 /// The gauges, and the tables that they are about.
 #[derive(Clone)]
-pub(crate) struct OpenFiles {
+pub(crate) struct FdMetrics {
     all: IntGauge,
     fullest: IntGauge,
     limit: IntGauge,
     tables: Arc<Mutex<Vec<Table>>>,
 }
 
-impl OpenFiles {
+impl FdMetrics {
     /// Registers them, for the process's table of at most `limit`.
     pub(crate) fn register(registry: &Registry, limit: u64) -> Result<Self, RegisterError> {
         const NAME: &str = "tickstorm_open_files";
@@ -60,7 +60,7 @@ impl OpenFiles {
     }
 }
 
-impl Collector for OpenFiles {
+impl Collector for FdMetrics {
     fn desc(&self) -> Vec<&Desc> {
         self.gauges()
             .into_iter()

@@ -1,21 +1,37 @@
-//! Settings of the edge: where it listens, what time it believes, what it gives each client.
+//! The edge's settings: what there is, in sections, and what they must be to each other. What they become, `config` says.
 
-use std::{net::SocketAddr, time::Duration};
+mod checks;
+mod not_built;
 
-use super::settings;
-use crate::{
-    env::{Group, Setting, Span, Text, host, value::HOUR_MS},
-    open_files::Tables,
-};
+use std::{net::SocketAddr, num::NonZero, path::PathBuf, thread, time::Duration};
+
+use secrecy::SecretString;
+use tickstorm_service::env::{Section, Setting, Span, Text, host_id};
+
+pub use self::not_built::*;
+use crate::fd_budget::FdTables;
+
+/// All of them, in the order in which they are printed. A program that takes them names each, so that it can't miss one that is added.
+pub const SECTIONS: [Section; 5] = [EDGE, LOGIN, CREDENTIALS, LIMITS, NOT_BUILT];
+
+/// The edge's defaults of settings that are not its own alone.
+pub const DEFAULTS: [(&str, &str); 1] = [("ADMIN_ADDR", "127.0.0.1:8081")];
+
+const HOUR_MS: u64 = 3_600_000;
 
 /// The longest that a part of a drain may take: orchestrators lose patience before.
 const DRAIN_MS_MAX: u64 = HOUR_MS / 6;
 
-settings! { EDGE of [Group::Edge];
+/// The most shards that can be set.
+const SHARDS_MAX: usize = 256;
+
+tickstorm_service::settings! {
+    /// Settings of where the edge listens, what time it believes, and how it ends; with the checks of all the edge's settings.
+    EDGE, checked by checks::run;
     /// The address that clients connect to.
     LISTEN_ADDR: SocketAddr = Setting::new((), "0.0.0.0:8080", "an edge is there to be reached");
     /// This edge's name.
-    EDGE_ID: String = Setting::derived(Text::ID, "host name", |_, _| host::id(), "unique where hosts are");
+    EDGE_ID: String = Setting::derived(Text::ID, "host name", |_| host_id(), "unique where hosts are");
     /// The ids of the clocks that may vote, separated by commas. Where it is empty, whoever answers.
     CLOCKS: Vec<String> = Setting::unset(Text::ID, "one clock alone needs no list");
     /// How far clocks may differ and still agree, and half the longest round trip of a sample.
@@ -44,7 +60,32 @@ settings! { EDGE of [Group::Edge];
         Setting::new(Span::units(0, DRAIN_MS_MAX), "20s", "with DRAIN_DELAY under an orchestrator's 30 s");
 }
 
-settings! { EDGE_LIMITS of [Group::Edge];
+tickstorm_service::settings! {
+    /// Settings of who may subscribe that an edge and its clients share.
+    LOGIN;
+    /// The user that clients log in as.
+    STREAM_USER: Option<String> =
+        Setting::unset(Text::CREDENTIAL, "an edge must not be open by mistake").or_file().formerly("AUTH_USERNAME");
+    /// The password of STREAM_USER.
+    STREAM_PASS: Option<SecretString> = Setting::unset(Text::CREDENTIAL, "a password known to all is none")
+        .secret()
+        .or_file()
+        .formerly("AUTH_PASSWORD");
+}
+
+tickstorm_service::settings! {
+    /// Settings of who else may subscribe.
+    CREDENTIALS;
+    /// A password that is also accepted, while STREAM_PASS is rotated.
+    STREAM_PASS_PREVIOUS: Option<SecretString> =
+        Setting::unset(Text::CREDENTIAL, "only a rotation needs it").secret().or_file();
+    /// The file with clients' tokens: lines of a name and the SHA-256 of its token in hex.
+    STREAM_TOKENS_FILE: Option<PathBuf> = Setting::unset((), "one user and password do for one operator");
+}
+
+tickstorm_service::settings! {
+    /// Settings of what the edge gives each client, and all of them together.
+    LIMITS;
     /// The most accepted sockets. Where the limit of open files is lower, it is cut to that limit - 256, unless FD_TABLES is
     /// per-shard.
     MAX_CONNECTIONS: u32 =
@@ -95,12 +136,19 @@ settings! { EDGE_LIMITS of [Group::Edge];
     );
     /// The threads that connections are divided among.
     SHARDS: usize = Setting::derived(
-        1..=host::SHARDS_MAX,
+        1..=SHARDS_MAX,
         "number of cores",
-        |_, _| host::cores().to_string(),
+        |_| cores().to_string(),
         "a shard keeps one core busy, and shares nothing with another",
     );
     /// Whether all shards share the process's table of open files, or have one each, which lets the edge hold more connections
     /// than the limit of open files.
-    FD_TABLES: Tables = Setting::new((), "shared", "a higher limit is the usual answer");
+    FD_TABLES: FdTables = Setting::new((), "shared", "a higher limit is the usual answer");
+}
+
+/// The cores that this process may use.
+fn cores() -> usize {
+    thread::available_parallelism()
+        .map_or(1, NonZero::get)
+        .min(SHARDS_MAX)
 }

@@ -1,0 +1,294 @@
+//! The edge's settings, as its environment gives them.
+
+use std::time::Duration;
+
+use secrecy::ExposeSecret;
+use tickstorm_edge::settings::*;
+use tickstorm_service::env::{Origin, Row, Section, Settings};
+use tickstorm_service::settings::{ADMIN_ADDR, COMMON};
+
+/// What must never be printed.
+const CANARY: &str = "canary-hunter2";
+
+/// A file that is there.
+const A_FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml");
+
+fn sections() -> Vec<Section> {
+    [&[COMMON][..], &SECTIONS].concat()
+}
+
+fn rows() -> impl Iterator<Item = Row> {
+    SECTIONS.iter().flat_map(Section::rows)
+}
+
+/// Loads an edge's settings with a login and `vars`.
+fn edge(vars: &[(&str, &str)]) -> Settings {
+    try_edge(vars).unwrap()
+}
+
+fn try_edge(vars: &[(&str, &str)]) -> Result<Settings, Vec<String>> {
+    let login = [("STREAM_USER", "user"), ("STREAM_PASS", "pass")];
+    try_load(&[&login, vars].concat())
+}
+
+/// Loads settings; errors as the lines that are printed.
+fn try_load(vars: &[(&str, &str)]) -> Result<Settings, Vec<String>> {
+    Settings::from_vars(vars.iter().copied(), &sections(), &DEFAULTS)
+        .map_err(|errors| errors.to_string().lines().map(Into::into).collect())
+}
+
+/// The one error that there is.
+fn only_error(outcome: Result<Settings, Vec<String>>) -> String {
+    let lines = outcome.unwrap_err();
+    assert_eq!(lines.len(), 1, "{lines:#?}");
+    lines.concat()
+}
+
+#[test]
+fn what_is_not_set_has_its_default() {
+    let settings = edge(&[]);
+    assert_eq!(settings.get(&LISTEN_ADDR), "0.0.0.0:8080".parse().unwrap());
+    assert_eq!(settings.get(&ADMIN_ADDR), "127.0.0.1:8081".parse().unwrap());
+    assert_eq!(settings.get(&MAX_CONNECTIONS), 100_000);
+    assert_eq!(settings.get(&HEARTBEAT_INTERVAL), Duration::from_secs(15));
+    assert_eq!(settings.get(&HEARTBEAT_TIMEOUT), Duration::from_secs(20));
+    assert_eq!(settings.get(&AUTH_TIMEOUT_MS), Duration::from_secs(5));
+    assert_eq!(settings.get(&CLOCKS), Vec::<String>::new());
+    assert_eq!(settings.get(&STREAM_TOKENS_FILE), None);
+    assert!((1..=256).contains(&settings.get(&SHARDS)));
+    assert!(!settings.get(&EDGE_ID).is_empty());
+    assert_eq!(settings.origin_of(&EDGE_ID), &Origin::Default);
+    assert!(settings.warnings().is_empty(), "{:?}", settings.warnings());
+}
+
+#[test]
+fn an_edge_needs_a_login_or_tokens() {
+    for (vars, why) in [
+        (
+            &[][..],
+            "STREAM_USER and STREAM_PASS, or STREAM_TOKENS_FILE, must be set",
+        ),
+        (
+            &[("STREAM_USER", "u")],
+            "STREAM_USER is set without STREAM_PASS",
+        ),
+        (
+            &[("STREAM_PASS", "p")],
+            "STREAM_PASS is set without STREAM_USER",
+        ),
+        (
+            &[("STREAM_USER", "u"), ("STREAM_TOKENS_FILE", A_FILE)],
+            "STREAM_USER is set without STREAM_PASS",
+        ),
+        (
+            &[
+                ("STREAM_PASS_PREVIOUS", "p"),
+                ("STREAM_TOKENS_FILE", A_FILE),
+            ],
+            "STREAM_PASS_PREVIOUS is set without STREAM_PASS",
+        ),
+    ] {
+        let error = only_error(try_load(vars));
+        assert!(error.contains(why), "{error}");
+    }
+    try_load(&[("STREAM_TOKENS_FILE", A_FILE)]).unwrap();
+    // A client by itself needs no user: it may have a token.
+    Settings::from_vars([("STREAM_PASS", "p")], &[LOGIN], &[]).unwrap();
+}
+
+#[test]
+fn a_client_is_silent_for_longer_than_it_is_told_to_speak() {
+    for (interval, timeout) in [("20s", "20s"), ("1h", "20s"), ("200ms", "200ms")] {
+        let error = only_error(try_edge(&[
+            ("HEARTBEAT_INTERVAL", interval),
+            ("HEARTBEAT_TIMEOUT", timeout),
+        ]));
+        assert!(
+            error.contains("must be greater than HEARTBEAT_INTERVAL"),
+            "{error}"
+        );
+    }
+    edge(&[("HEARTBEAT_INTERVAL", "19999ms")]);
+    // A value that is wrong alone is one mistake, not two.
+    let error = only_error(try_edge(&[("HEARTBEAT_TIMEOUT", "1ms")]));
+    assert!(
+        error.starts_with("HEARTBEAT_TIMEOUT=1ms is not allowed"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_holdover_shorter_than_three_rounds_is_warned_of() {
+    let settings = edge(&[("HOLDOVER_MAX", "2s")]);
+    assert!(settings.warnings()[0].contains("HOLDOVER_MAX=2s is shorter than three rounds"));
+    assert!(edge(&[("HOLDOVER_MAX", "3s")]).warnings().is_empty());
+}
+
+#[test]
+fn a_frame_rate_that_has_no_room_for_what_clients_are_told_to_send_is_warned_of() {
+    for (rate, interval, warning) in [
+        (
+            "3",
+            "15s",
+            Some("the eight heartbeats that open a connection"),
+        ),
+        ("4", "15s", None),
+        (
+            "10",
+            "150ms",
+            Some("clients that send their heartbeats in time are closed"),
+        ),
+        ("10", "200ms", None),
+    ] {
+        let settings = edge(&[("FRAME_RATE_LIMIT", rate), ("HEARTBEAT_INTERVAL", interval)]);
+        let warnings = settings.warnings();
+        assert_eq!(
+            warnings.len(),
+            usize::from(warning.is_some()),
+            "{warnings:?}"
+        );
+        assert!(
+            warning.is_none_or(|text| warnings[0].contains(text)),
+            "{warnings:?}"
+        );
+    }
+}
+
+#[test]
+fn older_names_are_taken_with_one_warning_that_names_the_new_one() {
+    let vars = [
+        ("AUTH_USERNAME", "u"),
+        ("AUTH_PASSWORD", CANARY),
+        ("HEARTBEAT_INTERVAL_MS", "5000"),
+        ("HEARTBEAT_TIMEOUT_MS", "7000"),
+    ];
+    let settings = try_load(&vars).unwrap();
+    assert_eq!(settings.get(&STREAM_USER).as_deref(), Some("u"));
+    assert_eq!(settings.get(&STREAM_PASS).unwrap().expose_secret(), CANARY);
+    assert_eq!(settings.get(&HEARTBEAT_INTERVAL), Duration::from_secs(5));
+    assert_eq!(settings.get(&HEARTBEAT_TIMEOUT), Duration::from_secs(7));
+    let warnings = settings.warnings();
+    assert_eq!(warnings.len(), 4, "{warnings:#?}");
+    for (older, newer) in [
+        ("AUTH_USERNAME", "STREAM_USER"),
+        ("AUTH_PASSWORD", "STREAM_PASS"),
+        ("HEARTBEAT_INTERVAL_MS", "HEARTBEAT_INTERVAL"),
+        ("HEARTBEAT_TIMEOUT_MS", "HEARTBEAT_TIMEOUT"),
+    ] {
+        let warning = format!("{older} is an older name: use {newer}");
+        assert!(warnings.contains(&warning), "{warnings:#?}");
+    }
+}
+
+#[test]
+fn a_tokens_file_that_cant_be_read_is_named_with_its_variable() {
+    let error = only_error(try_load(&[("STREAM_TOKENS_FILE", "/nowhere/x")]));
+    assert!(
+        error.starts_with("STREAM_TOKENS_FILE=/nowhere/x: the file can't be read: "),
+        "{error}"
+    );
+}
+
+#[test]
+fn shards_whose_tables_have_no_room_for_all_connections_are_too_few() {
+    let vars = [
+        ("FD_TABLES", "per-shard"),
+        ("SHARDS", "1"),
+        ("MAX_CONNECTIONS", "1000000"),
+    ];
+    let hard = tickstorm_service::fd_limit::hard().unwrap();
+    match try_edge(&vars) {
+        Err(lines) => assert!(
+            lines.len() == 1 && lines[0].starts_with("SHARDS=1 is too few for FD_TABLES=per-shard"),
+            "{lines:#?}"
+        ),
+        Ok(_) => assert!(hard > 1_030_000, "a table of {hard} is trusted"),
+    }
+}
+
+#[test]
+fn a_duration_is_what_its_units_say() {
+    for (text, ms) in [
+        ("250ms", 250),
+        ("15s", 15_000),
+        ("2m", 120_000),
+        ("1m30s", 90_000),
+        ("1h", 3_600_000),
+    ] {
+        let interval = HEARTBEAT_INTERVAL
+            .parse(text)
+            .map(|interval| interval.as_millis());
+        assert_eq!(interval, Some(ms), "{text}");
+    }
+}
+
+/// Name, lowest and highest, what lies just outside.
+const EDGES: [(&str, [&str; 2], [&str; 2]); 26] = [
+    ("CLOCK_TOLERANCE_MS", ["1", "1000"], ["0", "1001"]),
+    ("TIME_ERROR_MAX_MS", ["1", "10000"], ["0", "10001"]),
+    ("AHEAD_MS", ["200", "4999"], ["199", "5001"]),
+    ("AHEAD_MS", ["999", "1001"], ["1000", "5000"]),
+    ("HOLDOVER_MAX", ["1s", "1h"], ["999ms", "3601s"]),
+    ("RESUME_WINDOW", ["0s", "60m"], ["0", "61m"]),
+    ("MAX_CONNECTIONS", ["1", "1000000"], ["0", "1000001"]),
+    ("MAX_HANDSHAKES", ["1", "1000000"], ["0", "1000001"]),
+    ("AUTH_TIMEOUT_MS", ["100", "60000"], ["99", "60001"]),
+    ("HEARTBEAT_INTERVAL", ["100ms", "59m60s"], ["99ms", "1h1ms"]),
+    ("HEARTBEAT_TIMEOUT", ["200ms", "2h"], ["199ms", "7200001ms"]),
+    ("FRAME_RATE_LIMIT", ["1", "10000"], ["0", "10001"]),
+    ("BATCH_WINDOW_MS", ["0", "100"], ["-1", "101"]),
+    ("MAX_MSG_SIZE", ["4096", "65536"], ["4095", "65537"]),
+    ("MAX_WRITE_QUEUE_SIZE", ["2", "100000"], ["1", "100001"]),
+    ("WRITE_DEADLINE_MS", ["100", "60000"], ["99", "60001"]),
+    (
+        "TCP_READ_BUFFER_SIZE",
+        ["0", "16777216"],
+        ["-1", "16777217"],
+    ),
+    (
+        "TCP_WRITE_BUFFER_SIZE",
+        ["0", "16777216"],
+        ["-1", "16777217"],
+    ),
+    ("SHARDS", ["1", "256"], ["0", "257"]),
+    (
+        "MAX_CONNECTIONS_PER_IP",
+        ["0", "1000000"],
+        ["-1", "1000001"],
+    ),
+    ("AUTH_RATE_LIMIT", ["0", "100000"], ["-1", "100001"]),
+    (
+        "MAX_CONNECT_RATE_PER_IP",
+        ["0", "1000000"],
+        ["-1", "1000001"],
+    ),
+    ("DRAIN_DELAY", ["0s", "10m"], ["0", "601s"]),
+    ("DRAIN_TIMEOUT", ["0ms", "600s"], ["s", "11m"]),
+    (
+        "LISTEN_ADDR",
+        ["0.0.0.0:0", "[::]:8080"],
+        [":8080", "localhost:8080"],
+    ),
+    ("CLOCKS", ["clock-0", "a, b"], ["a,,b", "a,a"]),
+];
+
+#[test]
+fn every_range_ends_where_its_row_says() {
+    for (name, inside, outside) in EDGES {
+        let row = rows().find(|row| row.name == name);
+        let row = row.unwrap_or_else(|| panic!("no {name}"));
+        for text in inside {
+            assert!(row.accepts(text), "{name}={text} is refused");
+        }
+        for text in outside {
+            assert!(!row.accepts(text), "{name}={text} is accepted");
+        }
+    }
+    for row in rows().filter(|row| row.allowed.contains(" from ")) {
+        assert!(
+            EDGES.iter().any(|(name, ..)| *name == row.name),
+            "{} has no edges here",
+            row.name
+        );
+    }
+}

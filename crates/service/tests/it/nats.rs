@@ -1,0 +1,193 @@
+//! The settings of the connection to NATS.
+
+use secrecy::ExposeSecret;
+use tickstorm_service::{
+    env::{Section, Settings},
+    nats::{NATS, NATS_URL, options},
+    settings::COMMON,
+};
+
+const DAEMON: &[Section] = &[COMMON, NATS];
+const WITHOUT_NATS: &[Section] = &[COMMON, NATS.refused("this program has no NATS")];
+
+/// What must never be printed.
+const CANARY: &str = "canary-hunter2";
+
+/// Loads settings; errors as the lines that are printed.
+fn try_load(sections: &[Section], vars: &[(&str, &str)]) -> Result<Settings, Vec<String>> {
+    Settings::from_vars(
+        vars.iter().copied(),
+        sections,
+        &[("ADMIN_ADDR", "127.0.0.1:8081")],
+    )
+    .map_err(|errors| errors.to_string().lines().map(Into::into).collect())
+}
+
+/// The one error that there is.
+fn only_error(outcome: Result<Settings, Vec<String>>) -> String {
+    let lines = outcome.unwrap_err();
+    assert_eq!(lines.len(), 1, "{lines:#?}");
+    lines.concat()
+}
+
+#[test]
+fn a_program_without_nats_refuses_its_settings_and_shows_their_defaults() {
+    for row in NATS.rows() {
+        let error = only_error(try_load(WITHOUT_NATS, &[(row.name, "nats://elsewhere")]));
+        assert!(error.starts_with(&format!("{}=", row.name)), "{error}");
+        assert!(
+            error.contains("this program has no NATS: leave it unset"),
+            "{error}"
+        );
+        let shown = try_load(WITHOUT_NATS, &[(row.name, row.default)]);
+        let shown = shown.unwrap().check_config();
+        assert!(
+            shown.contains(&format!("{}={} (default)", row.name, row.default)),
+            "{shown}"
+        );
+    }
+    let settings = try_load(DAEMON, &[("NATS_URL", "nats://elsewhere")]).unwrap();
+    assert_eq!(settings.get(&NATS_URL), "nats://elsewhere");
+}
+
+#[test]
+fn nats_takes_one_login_and_whole_pairs() {
+    for (vars, why) in [
+        (
+            &["NATS_USER"][..],
+            "NATS_USER and NATS_PASSWORD go together",
+        ),
+        (
+            &["NATS_PASSWORD"],
+            "NATS_USER and NATS_PASSWORD go together",
+        ),
+        (
+            &["NATS_USER", "NATS_PASSWORD", "NATS_TOKEN"],
+            "set one of them",
+        ),
+        (&["NATS_TOKEN", "NATS_CREDS_FILE"], "set one of them"),
+        (
+            &["NATS_CERT_FILE"],
+            "NATS_CERT_FILE and NATS_KEY_FILE go together",
+        ),
+        (
+            &["NATS_KEY_FILE"],
+            "NATS_CERT_FILE and NATS_KEY_FILE go together",
+        ),
+    ] {
+        let vars: Vec<_> = vars.iter().map(|name| (*name, readable(name))).collect();
+        let error = only_error(try_load(DAEMON, &vars));
+        assert!(error.contains(why) && !error.contains(CANARY), "{error}");
+    }
+    for vars in [
+        &["NATS_USER", "NATS_PASSWORD"][..],
+        &["NATS_TOKEN"],
+        &["NATS_CREDS_FILE", "NATS_CA_FILE"],
+        &["NATS_CERT_FILE", "NATS_KEY_FILE"],
+    ] {
+        let vars: Vec<_> = vars.iter().map(|name| (*name, readable(name))).collect();
+        try_load(DAEMON, &vars).unwrap();
+    }
+}
+
+/// A file that is there.
+const A_FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml");
+
+/// A value that `name` can have by itself.
+fn readable(name: &str) -> &'static str {
+    if name.ends_with("_FILE") {
+        A_FILE
+    } else {
+        CANARY
+    }
+}
+
+#[test]
+fn what_is_no_server_of_nats_is_refused() {
+    for url in [
+        "http://nats:4222",
+        "nats:4222",
+        "nats://",
+        "nats://:4222",
+        "nats://nats:0",
+        "nats://nats:99999",
+        "nats://[::1",
+        "nats://nats/subject",
+        "nats://a,,nats://b",
+        "nats://a,b",
+    ] {
+        let error = only_error(try_load(DAEMON, &[("NATS_URL", url)]));
+        assert!(
+            error.starts_with(&format!("NATS_URL={url} is not allowed: it takes nats://")),
+            "{error}"
+        );
+    }
+    for url in [
+        "nats://nats",
+        "tls://ada:secret@nats.example:4333",
+        "nats://token@[::1]:4222/",
+        "nats://a:1, nats://b",
+    ] {
+        try_load(DAEMON, &[("NATS_URL", url)]).unwrap();
+    }
+}
+
+#[test]
+fn a_file_that_cant_be_read_is_named_with_its_variable() {
+    for name in [
+        "NATS_CREDS_FILE",
+        "NATS_CA_FILE",
+        "NATS_CERT_FILE",
+        "NATS_KEY_FILE",
+    ] {
+        let mut vars = vec![(name, "/nowhere/x")];
+        match name {
+            "NATS_CERT_FILE" => vars.push(("NATS_KEY_FILE", A_FILE)),
+            "NATS_KEY_FILE" => vars.push(("NATS_CERT_FILE", A_FILE)),
+            _ => {}
+        }
+        let error = only_error(try_load(DAEMON, &vars));
+        assert!(
+            error.starts_with(&format!("{name}=/nowhere/x: the file can't be read: ")),
+            "{error}"
+        );
+    }
+}
+
+#[test]
+fn a_password_in_a_url_is_not_printed() {
+    for url in [
+        format!("nats://user:{CANARY}@nats:4222"),
+        format!("nats://a:{CANARY}@x,nats://b:{CANARY}@y:1"),
+        format!("user:{CANARY}@y:1"),
+    ] {
+        for name in ["NATS_URL", "OTEL_EXPORTER_OTLP_ENDPOINT"] {
+            let error = only_error(try_load(WITHOUT_NATS, &[(name, &url)]));
+            assert!(
+                !error.contains(CANARY) && error.starts_with(&format!("{name}=***@")),
+                "{error}"
+            );
+        }
+    }
+}
+
+#[test]
+fn the_bus_is_told_what_is_set() {
+    let vars = [
+        ("NATS_URL", "nats://nats:4222"),
+        ("NATS_USER", "ada"),
+        ("NATS_PASSWORD", CANARY),
+        ("NATS_CA_FILE", A_FILE),
+        ("NATS_SUBJECT_PREFIX", "storm"),
+    ];
+    let settings = try_load(DAEMON, &vars).unwrap();
+    let options = options(&settings, "tickstorm-clock clock-0".into());
+    assert_eq!(options.urls, "nats://nats:4222");
+    assert_eq!(options.user.as_deref(), Some("ada"));
+    let password = options.password.as_ref().map(ExposeSecret::expose_secret);
+    assert_eq!(password, Some(CANARY));
+    assert!(options.token.is_none() && options.certificate_file.is_none());
+    assert_eq!(options.ca_file.as_deref(), Some(A_FILE.as_ref()));
+    assert_eq!(options.subject_prefix, "storm");
+    assert_eq!(options.name, "tickstorm-clock clock-0");
+}
