@@ -189,9 +189,9 @@ async fn start_shards(
     limit: u64,
     counted: &FdMetrics,
 ) -> Result<(Shards, SocketAddr), StartError> {
-    let listen = |error| StartError::Listen {
+    let listen = |source| StartError::Listen {
         addr: config.listen_addr,
-        error,
+        source,
     };
     socket::check_free(config.listen_addr).map_err(listen)?;
     let shards = Shards::start(config.shards, commons).await?;
@@ -215,8 +215,7 @@ async fn start_shards(
 
 /// Raises the soft limit of open files to the hard one, which comes before all else, and gives it.
 fn raise_limit() -> Result<u64, StartError> {
-    let FdLimit { after, .. } =
-        fd_limit::raise().map_err(|error| StartError::OpenFiles(error.to_string()))?;
+    let FdLimit { after, .. } = fd_limit::raise().map_err(StartError::RaiseLimit)?;
     Ok(after)
 }
 
@@ -231,9 +230,7 @@ fn connections_max(config: &Config, limit: u64) -> Result<usize, StartError> {
     let room = fd_budget::room(limit);
     if room == 0 {
         let reserved = fd_budget::RESERVED;
-        return Err(StartError::OpenFiles(format!(
-            "the limit is {limit}; more than {reserved} are needed (ulimit -n)"
-        )));
+        return Err(StartError::LowLimit { limit, reserved });
     }
     if room < wanted {
         tracing::warn!(

@@ -34,11 +34,11 @@ impl Shards {
                     shards.threads.push(started.thread);
                     shards.vitals.push(started.vitals);
                 }
-                Err(error) => {
+                Err(source) => {
                     shards.stop().await;
                     return Err(StartError::Shard {
                         shard: index,
-                        error,
+                        source,
                     });
                 }
             }

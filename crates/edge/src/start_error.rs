@@ -18,25 +18,33 @@ pub enum StartError {
     /// Credentials can't be read.
     #[error(transparent)]
     Credentials(#[from] CredentialsError),
-    /// A shard's thread or runtime can't be had.
-    #[error("shard {shard} can't be started: {error}")]
+    /// The system gives no thread, epoll, timer or eventfd for a shard.
+    #[error("shard {shard} can't be started")]
     Shard {
         /// Which one.
         shard: usize,
         /// What the system said.
-        error: io::Error,
+        source: io::Error,
     },
     /// The address can't be listened on.
-    #[error("LISTEN_ADDR={addr} can't be listened on: {error}")]
+    #[error("LISTEN_ADDR={addr} can't be listened on")]
     Listen {
         /// The address.
         addr: SocketAddr,
         /// What the system said.
-        error: io::Error,
+        source: io::Error,
     },
-    /// The limit of open files can't be raised, or leaves no room for clients.
-    #[error("open files: {0}")]
-    OpenFiles(String),
+    /// The limit of open files can't be raised.
+    #[error("open files: the limit can't be raised")]
+    RaiseLimit(#[source] io::Error),
+    /// The limit of open files leaves no room for clients.
+    #[error("open files: the limit is {limit}; more than {reserved} are needed (ulimit -n)")]
+    LowLimit {
+        /// The limit.
+        limit: u64,
+        /// Open files that are no clients'.
+        reserved: u64,
+    },
     /// Shards' tables of open files have no room for MAX_CONNECTIONS.
     #[error(transparent)]
     TooFewShards(#[from] TooFewShards),
@@ -45,7 +53,7 @@ pub enum StartError {
         "FD_TABLES=per-shard: the system lets no thread have a table of open files of its own ({0}); in a container its seccomp \
          profile has to allow unshare"
     )]
-    Separate(io::Error),
+    Separate(#[source] io::Error),
 }
 
 impl StartError {
@@ -54,9 +62,11 @@ impl StartError {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Credentials(_) | Self::TooFewShards(_) => exit::CONFIG,
-            Self::Listen { .. } | Self::OpenFiles(_) | Self::Separate(_) | Self::Shard { .. } => {
-                exit::UNAVAILABLE
-            }
+            Self::Listen { .. }
+            | Self::RaiseLimit(_)
+            | Self::LowLimit { .. }
+            | Self::Separate(_)
+            | Self::Shard { .. } => exit::UNAVAILABLE,
             Self::Metrics(_) => exit::SOFTWARE,
         }
     }

@@ -59,7 +59,7 @@ impl<'socket> FanOut<'socket> {
             released: AtomicU64::new(0),
             accepting: AtomicBool::new(true),
         });
-        let kernel = Kernel::new().map_err(|error| StartError::Shard { shard: 0, error })?;
+        let kernel = Kernel::new().map_err(|source| StartError::Shard { shard: 0, source })?;
         let waker = kernel.waker();
         let clock = ManualClock::new(now);
         let mut shard = Shard::new(0, commons, vitals, (kernel, waker), clock.clone());

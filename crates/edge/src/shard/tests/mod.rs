@@ -238,7 +238,6 @@ fn subscribe(mode: Mode, ahead: bool, resume_after: Option<i64>) -> Vec<u8> {
         },
         ahead,
         resume_after_epoch_ms: resume_after,
-        ..Subscribe::default()
     };
     frame(SUBSCRIBE, &subscribe.encode_to_vec())
 }
