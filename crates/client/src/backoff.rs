@@ -17,7 +17,7 @@ const HINT_MAX: Duration = Duration::from_secs(60);
 
 /// How an attempt ended.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct AttemptEnd {
+pub(crate) struct AttemptOutcome {
     /// What its end says about coming back.
     pub(crate) come_back: Return,
     /// The edge's hint; zero where it gave none.
@@ -39,7 +39,7 @@ impl Backoff {
     }
 
     /// The wait before the next connection. `random` is any number, another one each time.
-    pub(crate) fn wait(&mut self, ended: &AttemptEnd, random: u32) -> Duration {
+    pub(crate) fn wait(&mut self, ended: &AttemptOutcome, random: u32) -> Duration {
         if ended.subscribed_for >= SETTLED {
             self.reach = REACH_MIN;
         }
@@ -75,8 +75,8 @@ mod tests {
 
     use super::*;
 
-    fn ended(come_back: Return) -> AttemptEnd {
-        AttemptEnd {
+    fn ended(come_back: Return) -> AttemptOutcome {
+        AttemptOutcome {
             come_back,
             retry_after: Duration::ZERO,
             subscribed_for: Duration::ZERO,
@@ -88,7 +88,7 @@ mod tests {
     }
 
     /// The longest waits after ends like this one, in seconds.
-    fn longest<const N: usize>(ended: &AttemptEnd) -> [u64; N] {
+    fn longest<const N: usize>(ended: &AttemptOutcome) -> [u64; N] {
         let mut backoff = Backoff::new();
         [(); N].map(|()| backoff.wait(ended, u32::MAX).as_secs())
     }
@@ -124,19 +124,19 @@ mod tests {
     #[test]
     fn a_hint_replaces_the_first_wait_and_is_never_undercut() {
         let mut backoff = Backoff::new();
-        let hinted = AttemptEnd {
+        let hinted = AttemptOutcome {
             retry_after: Duration::from_millis(5),
             ..ended(Return::Elsewhere)
         };
         assert_eq!(backoff.wait(&hinted, u32::MAX), hinted.retry_after);
         assert_eq!(backoff.wait(&hinted, u32::MAX), secs(2));
-        let hinted = AttemptEnd {
+        let hinted = AttemptOutcome {
             retry_after: secs(9),
             ..hinted
         };
         assert_eq!(backoff.wait(&hinted, u32::MAX), secs(9));
         assert_eq!(backoff.wait(&hinted, 0), secs(9));
-        let absurd = AttemptEnd {
+        let absurd = AttemptOutcome {
             retry_after: secs(4_294_967),
             ..hinted
         };
@@ -146,7 +146,7 @@ mod tests {
     #[test]
     fn half_a_minute_of_being_subscribed_begins_anew() {
         let mut backoff = Backoff::new();
-        let after = |subscribed_for| AttemptEnd {
+        let after = |subscribed_for| AttemptOutcome {
             subscribed_for,
             ..ended(Return::AtOnce)
         };

@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::sleep;
 
 use crate::alarm_clock::AlarmClock;
-use crate::backoff::{AttemptEnd, Backoff};
+use crate::backoff::{AttemptOutcome, Backoff};
 use crate::connection::{Connection, ReadBatch, Subscribed};
 use crate::dial::Dial;
 use crate::error::Error;
@@ -184,7 +184,7 @@ impl<D: Dial, C: AlarmClock> Subscription<D, C> {
             self.estimator.send_modify(Estimator::clear);
         }
         self.turn();
-        let ended = AttemptEnd {
+        let ended = AttemptOutcome {
             come_back,
             retry_after: why.retry_after(),
             subscribed_for,

@@ -12,7 +12,7 @@ use prometheus::IntGauge;
 use tickstorm_timebase::Mono;
 
 use crate::sys::waker::Waker;
-pub(crate) use attempts::{Address, Answer, Attempts, Authenticated};
+pub(crate) use attempts::{Address, Attempts, Authenticated, FailureAnswer};
 
 /// Connections over the limit that may linger at once, to be told SERVER_FULL; any more are closed without a word.
 pub(crate) const OVERFLOW_MAX: usize = 128;
@@ -218,7 +218,7 @@ fn take(counter: &AtomicUsize, most: usize) -> bool {
 mod tests {
     use super::*;
     use crate::sys::kernel::Kernel;
-    use crate::sys::network::{Event, Network, Rest};
+    use crate::sys::network::{Network, NetworkEvent, WaitFor};
 
     fn at(ms: u64) -> Mono {
         Mono::from_nanos(ms * 1_000_000)
@@ -285,8 +285,8 @@ mod tests {
         admission.wake_when_one_leaves(&kernel.waker());
         let woken = |kernel: &mut Kernel| {
             let mut events = Vec::new();
-            kernel.wait(Rest::None, &mut events).unwrap();
-            events.contains(&Event::Woken)
+            kernel.wait(WaitFor::None, &mut events).unwrap();
+            events.contains(&NetworkEvent::Woken)
         };
         assert!(!woken(&mut kernel));
         drop(permit);

@@ -129,13 +129,13 @@ pub enum CredentialsError {
 
 /// Digests of all that is accepted now. There is no `Debug`, so that none of them can be printed.
 #[derive(Clone, Default, PartialEq, Eq)]
-pub(crate) struct Credentials {
+pub(crate) struct AcceptedCredentials {
     user: Option<Digest>,
     passwords: Vec<Digest>,
     tokens: Tokens,
 }
 
-impl Credentials {
+impl AcceptedCredentials {
     /// Reads everything that `sources` name.
     pub(crate) fn load(sources: &CredentialSources) -> Result<Self, CredentialsError> {
         let required = |source: &Option<CredentialSource>| {
@@ -191,7 +191,7 @@ pub(crate) enum Identity<'a> {
 /// nothing and is warned of once.
 pub(crate) async fn watch_files(
     sources: CredentialSources,
-    credentials: watch::Sender<Credentials>,
+    credentials: watch::Sender<AcceptedCredentials>,
 ) {
     if !sources.have_files() {
         return;
@@ -203,7 +203,8 @@ pub(crate) async fn watch_files(
         interval.tick().await;
         let looked_at = Arc::clone(&sources);
         // A file system that hangs holds up nobody but this.
-        let loaded = tokio::task::spawn_blocking(move || Credentials::load(&looked_at)).await;
+        let loaded =
+            tokio::task::spawn_blocking(move || AcceptedCredentials::load(&looked_at)).await;
         let loaded = match loaded {
             Ok(loaded) => loaded,
             Err(error) if error.is_panic() => {

@@ -15,7 +15,7 @@ use tokio::sync::{OnceCell, watch};
 use tokio_util::task::TaskTracker;
 
 use crate::admission::{Admission, Attempts};
-use crate::auth::{self, Credentials};
+use crate::auth::{self, AcceptedCredentials};
 use crate::config::Config;
 use crate::fd_budget::{self, FdTables};
 use crate::fd_metrics::FdMetrics;
@@ -56,7 +56,7 @@ impl Edge {
         let metrics = Metrics::register(registry)?;
         let counted = FdMetrics::register(registry, limit)?;
         let (say_credentials, credentials) =
-            watch::channel(Credentials::load(&config.credentials)?);
+            watch::channel(AcceptedCredentials::load(&config.credentials)?);
         let (say_authority, authority) = watch::channel(None);
         let (say_time, time) = watch::channel(None);
         let cores = std::thread::available_parallelism().map_or(1, usize::from);

@@ -8,7 +8,7 @@ use prometheus::proto::MetricFamily;
 use prometheus::{IntGauge, Registry};
 use tickstorm_service::metrics::{RegisterError, collector};
 
-use crate::sys::fd_table::Table;
+use crate::sys::fd_table::FdTable;
 
 /// The gauges, and the tables that they are about.
 #[derive(Clone)]
@@ -16,7 +16,7 @@ pub(crate) struct FdMetrics {
     all: IntGauge,
     fullest: IntGauge,
     limit: IntGauge,
-    tables: Arc<Mutex<Vec<Table>>>,
+    tables: Arc<Mutex<Vec<FdTable>>>,
 }
 
 impl FdMetrics {
@@ -34,14 +34,14 @@ impl FdMetrics {
                 "tickstorm_open_files_limit",
                 "The most open files that a table may have.",
             ),
-            tables: Arc::new(Mutex::new(vec![Table::of_process()])),
+            tables: Arc::new(Mutex::new(vec![FdTable::of_process()])),
         };
         gauges.limit.set(i64::try_from(limit).unwrap_or(i64::MAX));
         collector(registry, NAME, gauges)
     }
 
     /// There are these tables, too.
-    pub(crate) fn add(&self, tables: Vec<Table>) {
+    pub(crate) fn add(&self, tables: Vec<FdTable>) {
         let mut all = self.tables.lock().unwrap_or_else(PoisonError::into_inner);
         all.extend(tables);
     }

@@ -11,7 +11,7 @@ use axum::{Json, Router};
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
-use crate::shard::{Command, Listed, Order, ShardHandle};
+use crate::shard::{Listed, Order, ShardCommand, ShardHandle};
 
 /// Connections in an answer, unless the query says otherwise.
 const LIMIT: usize = 100;
@@ -37,7 +37,7 @@ async fn list(
         let allowed = format!("allowed are sort=backlog or sort=age, and limit=1 to {LIMIT_MAX}");
         return (StatusCode::BAD_REQUEST, allowed).into_response();
     };
-    let answers = ask(&shards, |reply| Command::List(order, limit, reply)).await;
+    let answers = ask(&shards, |reply| ShardCommand::List(order, limit, reply)).await;
     let mut listed: Vec<Listed> = answers.into_iter().flatten().collect();
     listed.sort_by_key(|one| (Reverse(one.rank(order)), one.id));
     listed.truncate(limit);
@@ -49,7 +49,7 @@ async fn close(State(shards): State<Handles>, Path(id): Path<String>) -> Respons
         let allowed = "an id is a number, as /connections shows it";
         return (StatusCode::BAD_REQUEST, allowed).into_response();
     };
-    let answers = ask(&shards, |reply| Command::Close(id, reply)).await;
+    let answers = ask(&shards, |reply| ShardCommand::Close(id, reply)).await;
     if !answers.contains(&true) {
         return (StatusCode::NOT_FOUND, format!("no connection {id}")).into_response();
     }
@@ -58,7 +58,7 @@ async fn close(State(shards): State<Handles>, Path(id): Path<String>) -> Respons
 }
 
 /// Asks all shards at once. One that has ended has no connections.
-async fn ask<T>(shards: &Handles, question: impl Fn(oneshot::Sender<T>) -> Command) -> Vec<T> {
+async fn ask<T>(shards: &Handles, question: impl Fn(oneshot::Sender<T>) -> ShardCommand) -> Vec<T> {
     let mut replies = Vec::new();
     for shard in shards {
         let (reply, answer) = oneshot::channel();

@@ -11,9 +11,9 @@ use tokio::sync::{oneshot, watch};
 
 #[cfg(feature = "bench")]
 use crate::shard::Work;
-use crate::shard::{self, Command, Commons, ShardHandle, TIME_OF_LAST, Vitals};
+use crate::shard::{self, Commons, ShardCommand, ShardHandle, TIME_OF_LAST, Vitals};
 use crate::start_error::StartError;
-use crate::sys::fd_table::Table;
+use crate::sys::fd_table::FdTable;
 
 /// Control's ends of them.
 #[derive(Default)]
@@ -43,18 +43,18 @@ impl Shards {
                 }
             }
         }
-        shards.tell_all(|| Command::Peers(shards.handles.clone()));
+        shards.tell_all(|| ShardCommand::Peers(shards.handles.clone()));
         Ok(shards)
     }
 
     /// Lets each have a table of open files of its own, of at most `limit`: after all have started, since threads wake each other by
     /// descriptors that all tables must have, and before they listen.
-    pub(crate) async fn separate(&self, limit: u64) -> io::Result<Vec<Table>> {
+    pub(crate) async fn separate(&self, limit: u64) -> io::Result<Vec<FdTable>> {
         let mut tables = Vec::new();
         for shard in &self.handles {
             let (reply, separated) = oneshot::channel();
             // One that has ended shows by giving no answer.
-            let _ = shard.tell(Command::Separate(limit, reply));
+            let _ = shard.tell(ShardCommand::Separate(limit, reply));
             let table = separated
                 .await
                 .unwrap_or_else(|_| Err(io::Error::other("a shard ended")));
@@ -69,7 +69,7 @@ impl Shards {
         for shard in &self.handles {
             let (reply, bound) = oneshot::channel();
             // One that has ended shows by giving no answer.
-            let _ = shard.tell(Command::Listen(addr, reply));
+            let _ = shard.tell(ShardCommand::Listen(addr, reply));
             addr = bound
                 .await
                 .unwrap_or_else(|_| Err(io::Error::other("a shard ended")))?;
@@ -89,7 +89,7 @@ impl Shards {
         for shard in &self.handles {
             let (reply, answer) = oneshot::channel();
             // One that has ended has closed all of its own.
-            let _ = shard.tell(Command::Drain(over, reply));
+            let _ = shard.tell(ShardCommand::Drain(over, reply));
             drained.push(answer);
         }
         let all = async {
@@ -116,14 +116,14 @@ impl Shards {
             let new = *authority.borrow_and_update();
             for shard in &handles {
                 // One that has ended sends no ticks.
-                let _ = shard.tell(Command::Authority(new));
+                let _ = shard.tell(ShardCommand::Authority(new));
             }
         }
     }
 
     /// Ends all of them, and waits until they have.
     pub(crate) async fn stop(mut self) {
-        self.tell_all(|| Command::Stop);
+        self.tell_all(|| ShardCommand::Stop);
         let threads = std::mem::take(&mut self.threads);
         let joined = tokio::task::spawn_blocking(move || {
             threads
@@ -138,7 +138,7 @@ impl Shards {
         }
     }
 
-    fn tell_all(&self, command: impl Fn() -> Command) {
+    fn tell_all(&self, command: impl Fn() -> ShardCommand) {
         for shard in &self.handles {
             // One that has ended has nobody to serve and needs no word.
             let _ = shard.tell(command());
@@ -150,7 +150,7 @@ impl Shards {
 impl Shards {
     /// Lets each send `ticks` to its at-time subscribers of `mode`.
     pub(crate) fn burst(&self, mode: tickstorm_timebase::Mode, ticks: &[tickstorm_timebase::Tick]) {
-        self.tell_all(|| Command::Burst(mode, ticks.to_vec()));
+        self.tell_all(|| ShardCommand::Burst(mode, ticks.to_vec()));
     }
 
     /// Lets each run `work`, and waits until all have.
@@ -159,7 +159,7 @@ impl Shards {
         for shard in &self.handles {
             let (reply, answer) = oneshot::channel();
             // One that has ended has no descriptors.
-            let _ = shard.tell(Command::Run(Arc::clone(work), reply));
+            let _ = shard.tell(ShardCommand::Run(Arc::clone(work), reply));
             ran.push(answer);
         }
         for answer in ran {
@@ -172,6 +172,6 @@ impl Shards {
 impl Drop for Shards {
     /// Shards know each other, so none of them would end by itself.
     fn drop(&mut self) {
-        self.tell_all(|| Command::Stop);
+        self.tell_all(|| ShardCommand::Stop);
     }
 }

@@ -40,7 +40,7 @@ impl From<IpAddr> for Address {
 
 /// How a failed AUTH is answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Answer {
+pub(crate) enum FailureAnswer {
     /// At once.
     Now,
     /// Late, which slows guessing down where it can't be refused; `warn` where it is time to tell the operator.
@@ -51,7 +51,7 @@ pub(crate) enum Answer {
 pub(crate) struct Attempts {
     /// 0: off.
     failures_max: u32,
-    table: Mutex<Table>,
+    table: Mutex<AttemptTable>,
 }
 
 /// Failures of an address.
@@ -63,7 +63,7 @@ struct Failures {
 }
 
 #[derive(Default)]
-struct Table {
+struct AttemptTable {
     authenticated: BTreeMap<Address, u32>,
     failures: BTreeMap<Address, Failures>,
     /// The minutes of all in `failures`, in the order in which they began.
@@ -94,21 +94,21 @@ impl Attempts {
     }
 
     /// Counts a failure, and says how it is answered.
-    pub(crate) fn fail(&self, address: Address, now: Mono) -> Answer {
+    pub(crate) fn fail(&self, address: Address, now: Mono) -> FailureAnswer {
         if self.failures_max == 0 {
-            return Answer::Now;
+            return FailureAnswer::Now;
         }
         let mut table = self.table();
         table.forget(now);
         table.count(address, now);
         if !table.is_shared(address) {
-            return Answer::Now;
+            return FailureAnswer::Now;
         }
         let warn = table.warned.is_none_or(|at| now.since(at) >= WARN_EACH);
         if warn {
             table.warned = Some(now);
         }
-        Answer::Late { warn }
+        FailureAnswer::Late { warn }
     }
 
     /// Counts an authenticated connection until what this gives is dropped.
@@ -118,12 +118,12 @@ impl Attempts {
         Authenticated { attempts, address }
     }
 
-    fn table(&self) -> MutexGuard<'_, Table> {
+    fn table(&self) -> MutexGuard<'_, AttemptTable> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Table {
+impl AttemptTable {
     fn is_shared(&self, address: Address) -> bool {
         let connections = self.authenticated.get(&address);
         connections.is_some_and(|connections| *connections >= SHARED_FROM)
@@ -212,7 +212,7 @@ mod tests {
     fn fail_until_refused(attempts: &Attempts, address: Address, now: Mono) -> u32 {
         let mut failures = 0;
         while attempts.may_try(address, now) {
-            assert_eq!(attempts.fail(address, now), Answer::Now);
+            assert_eq!(attempts.fail(address, now), FailureAnswer::Now);
             failures += 1;
         }
         failures
@@ -227,7 +227,7 @@ mod tests {
     fn the_limit_holds_until_the_minute_that_began_with_the_first_failure_is_over() {
         let attempts = Attempts::new(LIMIT);
         let (one, other) = (address("192.0.2.1"), address("192.0.2.2"));
-        assert_eq!(attempts.fail(one, at(1_000)), Answer::Now);
+        assert_eq!(attempts.fail(one, at(1_000)), FailureAnswer::Now);
         assert_eq!(fail_until_refused(&attempts, one, at(50_000)), LIMIT - 1);
         assert!(attempts.may_try(other, at(50_000)));
         assert!(!attempts.may_try(one, at(60_999)));
@@ -243,7 +243,7 @@ mod tests {
         let one = address("192.0.2.1");
         let _shared = share(&attempts, one, SHARED_FROM);
         for _ in 0..1_000 {
-            assert_eq!(attempts.fail(one, at(0)), Answer::Now);
+            assert_eq!(attempts.fail(one, at(0)), FailureAnswer::Now);
         }
         assert!(attempts.may_try(one, at(0)));
     }
@@ -268,7 +268,10 @@ mod tests {
         connections.push(attempts.succeed(one));
         for _ in 0..100 {
             assert!(attempts.may_try(one, at(1)));
-            assert!(matches!(attempts.fail(one, at(1)), Answer::Late { .. }));
+            assert!(matches!(
+                attempts.fail(one, at(1)),
+                FailureAnswer::Late { .. }
+            ));
         }
         connections.pop();
         assert!(
@@ -284,7 +287,8 @@ mod tests {
         let attempts = Attempts::new(LIMIT);
         let (one, other) = (address("192.0.2.1"), address("192.0.2.2"));
         let _connections = [one, other].map(|each| share(&attempts, each, SHARED_FROM));
-        let warns = |address, ms| attempts.fail(address, at(ms)) == Answer::Late { warn: true };
+        let warns =
+            |address, ms| attempts.fail(address, at(ms)) == FailureAnswer::Late { warn: true };
         assert!(warns(one, 0));
         assert!(!warns(other, 59_999));
         assert!(warns(other, 60_000));
@@ -325,7 +329,7 @@ mod tests {
         let left = 100 - FORGOTTEN_MAX;
         assert_eq!(attempts.table().minutes.len(), left, "no more at once");
         // One that has not been forgotten yet begins a new minute.
-        assert_eq!(attempts.fail(numbered(99), at(120_001)), Answer::Now);
+        assert_eq!(attempts.fail(numbered(99), at(120_001)), FailureAnswer::Now);
         for _ in 0..100 {
             attempts.may_try(numbered(200), at(120_002));
         }

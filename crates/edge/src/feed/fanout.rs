@@ -8,7 +8,7 @@ use bytes::{Bytes, BytesMut};
 use nix::errno::Errno;
 use tickstorm_timebase::Epoch;
 
-use super::ring::{Frame, Ring};
+use super::ring::{FeedFrame, Ring};
 use super::subscribers::Entry;
 
 /// Sends between two yields, so that heartbeats and accepts stay alive during a fan-out: 3 to 5 ms of the kernel's TCP.
@@ -22,7 +22,7 @@ pub(crate) struct Sweep {
     base: u64,
     /// The frames, end to end.
     bytes: Bytes,
-    parts: Vec<Part>,
+    parts: Vec<SweepPart>,
     start: usize,
     len: usize,
     visited: usize,
@@ -30,7 +30,7 @@ pub(crate) struct Sweep {
 
 /// One frame of a sweep, and what became of it in the chunk at hand.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Part {
+pub(crate) struct SweepPart {
     end: usize,
     pub(crate) first: Epoch,
     pub(crate) ticks: u32,
@@ -57,7 +57,7 @@ pub(crate) struct Leftovers {
     /// Bytes that sockets took.
     pub(crate) bytes: u64,
     /// The frames, and how often each was sent.
-    pub(crate) parts: Vec<Part>,
+    pub(crate) parts: Vec<SweepPart>,
 }
 
 impl Leftovers {
@@ -86,7 +86,7 @@ impl Sweep {
         let mut end = 0;
         let parts = frames.iter().map(|frame| {
             end += frame.bytes.len();
-            Part {
+            SweepPart {
                 end,
                 first: frame.first,
                 ticks: frame.ticks,
@@ -214,7 +214,7 @@ impl Sweep {
 }
 
 /// The frames end to end; a single one is not copied.
-fn join(frames: &[&Frame]) -> Option<Bytes> {
+fn join(frames: &[&FeedFrame]) -> Option<Bytes> {
     match frames {
         [] => None,
         [one] => Some(one.bytes.clone()),
@@ -239,7 +239,7 @@ mod tests {
         let mut ring = Ring::new(8);
         let mut bytes = Bytes::from_iter(0..20);
         for (n, len) in LENS.into_iter().enumerate() {
-            ring.push(Frame {
+            ring.push(FeedFrame {
                 bytes: bytes.split_to(len),
                 first: Epoch::from_ms(0),
                 ticks: u32::try_from(n).unwrap() + 1,
@@ -317,7 +317,7 @@ mod tests {
     fn what_is_joined_into_one_send_is_bounded() {
         let mut ring = Ring::new(8);
         for _ in 0..3 {
-            ring.push(Frame {
+            ring.push(FeedFrame {
                 bytes: vec![0; JOIN_MAX / 2].into(),
                 first: Epoch::from_ms(0),
                 ticks: 1,

@@ -23,7 +23,7 @@ use batch::{Batch, Pending};
 use fanout::Sweep;
 pub(crate) use fanout::{CHUNK, Leftovers};
 pub(crate) use feed_id::{Delivery, FeedId};
-pub(crate) use ring::{Frame, Ring};
+pub(crate) use ring::{FeedFrame, Ring};
 pub(crate) use subscribers::{Entry, Subscribers};
 
 /// What all feeds of an edge have in common.
@@ -45,7 +45,7 @@ pub(crate) struct Arrival {
     /// Number of the frame with which it joins.
     pub(crate) next: u64,
     /// A frame of its own that comes before: the shared one begins too early for it.
-    pub(crate) own: Option<Frame>,
+    pub(crate) own: Option<FeedFrame>,
 }
 
 /// One feed of a shard.
@@ -212,7 +212,7 @@ impl Feed {
     /// Notes the arrival of those whose resume point the new frame `number` passes.
     fn let_in(&mut self, ticks: &[Tick], number: u64, sent_unix_us: i64) {
         // Many wait for the same point: they share a frame.
-        let mut made: Option<(Epoch, Option<Frame>)> = None;
+        let mut made: Option<(Epoch, Option<FeedFrame>)> = None;
         while let Some((after, owner)) = self.waiting.pop_first() {
             if after >= self.framed {
                 self.waiting.insert((after, owner));
@@ -240,11 +240,11 @@ impl Feed {
         self.arrivals.pop_front()
     }
 
-    fn encode(&mut self, ticks: &[Tick], sent_unix_us: i64) -> Frame {
+    fn encode(&mut self, ticks: &[Tick], sent_unix_us: i64) -> FeedFrame {
         let first = ticks.first().expect("at least one tick a frame");
         self.buffer.clear();
         encode_batch(self.mode, ticks, sent_unix_us, &mut self.buffer);
-        Frame {
+        FeedFrame {
             bytes: Bytes::copy_from_slice(&self.buffer),
             first: first.epoch,
             ticks: u32::try_from(ticks.len()).unwrap_or(u32::MAX),

@@ -8,7 +8,7 @@ use tickstorm_timebase::Epoch;
 
 /// One encoded DATA_BATCH as every subscriber of the feed gets it.
 #[derive(Clone, Debug)]
-pub(crate) struct Frame {
+pub(crate) struct FeedFrame {
     /// Header, payload and checksum.
     pub(crate) bytes: Bytes,
     /// Its first tick.
@@ -21,7 +21,7 @@ pub(crate) struct Frame {
 
 /// The last `capacity` frames of a feed.
 pub(crate) struct Ring {
-    frames: VecDeque<Frame>,
+    frames: VecDeque<FeedFrame>,
     /// Number of the oldest frame kept.
     tail: u64,
     capacity: usize,
@@ -42,7 +42,7 @@ impl Ring {
     }
 
     /// Appends a frame, lets go of the oldest beyond the capacity, and gives the new one's number.
-    pub(crate) fn push(&mut self, frame: Frame) -> u64 {
+    pub(crate) fn push(&mut self, frame: FeedFrame) -> u64 {
         if self.frames.len() == self.capacity {
             self.frames.pop_front();
             self.tail += 1;
@@ -52,7 +52,7 @@ impl Ring {
     }
 
     /// The frames from `number` on, oldest first; none where the ring has let go of that one.
-    pub(crate) fn from(&self, number: u64) -> Option<impl Iterator<Item = &Frame>> {
+    pub(crate) fn from(&self, number: u64) -> Option<impl Iterator<Item = &FeedFrame>> {
         let index = usize::try_from(number.checked_sub(self.tail)?).ok()?;
         Some(self.frames.range(index.min(self.frames.len())..))
     }
@@ -62,9 +62,9 @@ impl Ring {
 mod tests {
     use super::*;
 
-    fn frame(epoch: i64) -> Frame {
+    fn frame(epoch: i64) -> FeedFrame {
         let epoch = Epoch::from_ms(epoch);
-        Frame {
+        FeedFrame {
             bytes: Bytes::new(),
             first: epoch,
             ticks: 1,

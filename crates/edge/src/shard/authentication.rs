@@ -10,7 +10,7 @@ use tickstorm_timebase::Mono;
 
 use super::env::Env;
 use super::time::Moment;
-use crate::admission::{Address, Answer, Authenticated};
+use crate::admission::{Address, Authenticated, FailureAnswer};
 use crate::auth::Identity;
 use crate::metrics::AuthResult;
 
@@ -22,7 +22,7 @@ const PROXY_ADVICE: &str = "set PROXY_PROTOCOL where this version obeys it, or l
 const LABEL_MAX: usize = 64;
 
 /// Who a connection's client is; in a box of its own, for the operator's list only.
-pub(super) struct Client {
+pub(super) struct AuthenticatedClient {
     /// The token's name; none for STREAM_USER.
     token: Option<Box<str>>,
     pub(super) id: Box<str>,
@@ -34,7 +34,7 @@ pub(super) struct Client {
 /// What an AUTH is judged to be.
 pub(super) enum Judgement {
     /// It is right.
-    Accepted(Box<Client>),
+    Accepted(Box<AuthenticatedClient>),
     /// It is wrong, and the client hears of it at once.
     Wrong,
     /// It is wrong, and the client hears of it at this moment of the shard's time.
@@ -62,7 +62,7 @@ pub(super) fn judge(env: &Env, peer: IpAddr, auth: Auth, at: Moment) -> Judgemen
     };
     drop(credentials);
     env.metrics().count_auth(AuthResult::Accepted);
-    Judgement::Accepted(Box::new(Client {
+    Judgement::Accepted(Box::new(AuthenticatedClient {
         token,
         id: label(auth.client_id),
         version: label(auth.client_version),
@@ -72,11 +72,11 @@ pub(super) fn judge(env: &Env, peer: IpAddr, auth: Auth, at: Moment) -> Judgemen
 
 fn refuse(env: &Env, peer: IpAddr, at: Moment) -> Judgement {
     match env.commons.attempts.fail(Address::from(peer), at.mono) {
-        Answer::Now => {
+        FailureAnswer::Now => {
             env.metrics().count_auth(AuthResult::Failed);
             Judgement::Wrong
         }
-        Answer::Late { warn } => {
+        FailureAnswer::Late { warn } => {
             env.metrics().count_auth(AuthResult::FailedShared);
             if warn {
                 tracing::warn!(
@@ -91,7 +91,7 @@ fn refuse(env: &Env, peer: IpAddr, at: Moment) -> Judgement {
     }
 }
 
-impl Client {
+impl AuthenticatedClient {
     /// What it showed itself to be.
     pub(super) fn identity(&self) -> &str {
         self.token.as_deref().unwrap_or("user")

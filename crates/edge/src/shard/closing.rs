@@ -7,7 +7,7 @@ use std::os::fd::{AsRawFd, RawFd};
 use tickstorm_protocol::code::{CloseReason, LogLevel};
 use tickstorm_protocol::session::server;
 
-use super::connection::{Connection, Fate};
+use super::connection::{AfterStep, Connection};
 use super::driver::Driver;
 use super::time::Moment;
 use crate::sys::network::Network;
@@ -19,7 +19,7 @@ impl<N: Network> Driver<N> {
         connection: &mut Connection<N::Socket>,
         error: &io::Error,
         at: Moment,
-    ) -> Fate {
+    ) -> AfterStep {
         let reason = self.reason_of(connection, error);
         self.close(connection, reason, at)
     }
@@ -50,22 +50,22 @@ impl<N: Network> Driver<N> {
         connection: &mut Connection<N::Socket>,
         reason: CloseReason,
         at: Moment,
-    ) -> Fate {
+    ) -> AfterStep {
         let Some(farewell) = connection.end(reason, at.now) else {
-            return Fate::Gone;
+            return AfterStep::Gone;
         };
         self.feeds.leave(connection.key.slot);
         self.record(connection.key.id, connection.peer, farewell.reason);
         let fd = connection.socket.as_raw_fd();
         if !(farewell.is_clear && self.send_error(fd, farewell.reason)) {
-            return Fate::Gone;
+            return AfterStep::Gone;
         }
         self.network.shut_down_sending(&connection.socket);
         if !farewell.was_read {
             self.rearm(connection);
         }
         self.arm(connection);
-        Fate::Stays
+        AfterStep::Stays
     }
 
     /// Counts and logs the end of a connection.

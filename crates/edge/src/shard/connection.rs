@@ -8,7 +8,7 @@ use tickstorm_protocol::code::CloseReason;
 use tickstorm_protocol::session::server::ServerSession;
 use tickstorm_timebase::{Mono, Request};
 
-use super::authentication::Client;
+use super::authentication::AuthenticatedClient;
 use super::connections::Key;
 use super::env::Env;
 use super::outbox::Outbox;
@@ -60,7 +60,7 @@ pub(super) enum Stage {
 
 /// A connection that has authenticated.
 pub(super) struct Served {
-    pub(super) client: Box<Client>,
+    pub(super) client: Box<AuthenticatedClient>,
     /// SUBSCRIBEs that wait for the time to be known.
     pub(super) asked: Vec<Request>,
     /// What could not be written yet; none while all is well.
@@ -68,7 +68,7 @@ pub(super) struct Served {
 }
 
 impl Served {
-    pub(super) fn new(client: Box<Client>) -> Self {
+    pub(super) fn new(client: Box<AuthenticatedClient>) -> Self {
         Self {
             client,
             asked: Vec::new(),
@@ -86,14 +86,14 @@ impl Served {
 /// What a step of a connection has led to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
-pub(super) enum Fate {
+pub(super) enum AfterStep {
     /// It remains in its slot.
     Stays,
     /// It is over: its slot must be emptied, which closes the socket.
     Gone,
 }
 
-impl Fate {
+impl AfterStep {
     pub(super) fn is_gone(self) -> bool {
         self == Self::Gone
     }

@@ -1,5 +1,5 @@
 //! [`Driver`]: performs what the rules of a connection decide. It owns what all connections of a shard are served with, and is
-//! handed one connection at a time; that one's [`Fate`] goes back to whoever owns the slots.
+//! handed one connection at a time; that one's [`AfterStep`] goes back to whoever owns the slots.
 
 use std::io;
 use std::os::fd::AsRawFd;
@@ -7,13 +7,13 @@ use std::os::fd::AsRawFd;
 use bytes::Bytes;
 use tickstorm_protocol::code::CloseReason;
 
-use super::connection::{Connection, Fate, Overdue};
+use super::connection::{AfterStep, Connection, Overdue};
 use super::control_buffer::ControlBuffer;
 use super::env::Env;
 use super::feeds::Feeds;
-use super::input::{self, Serving, Taken};
+use super::input::{self, InputTaken, Serving};
 use super::outbox::Outbox;
-use super::subscription::{self, Subscribed};
+use super::subscription::{self, SubscribeOutcome};
 use super::time::Moment;
 use super::wheel::{Turn, Wheel};
 use crate::feed::{Arrival, FeedId};
@@ -55,14 +55,14 @@ impl<N: Network> Driver<N> {
         connection: &mut Connection<N::Socket>,
         readiness: Readiness,
         at: Moment,
-    ) -> Fate {
+    ) -> AfterStep {
         if readiness.takes_output && self.write(connection, at).is_gone() {
-            return Fate::Gone;
+            return AfterStep::Gone;
         }
         if readiness.has_input {
             return self.read(connection, readiness.until_empty, at);
         }
-        Fate::Stays
+        AfterStep::Stays
     }
 
     /// Reads what is there and acts on it. Reads on after a short read if that does not mean that the
@@ -72,7 +72,7 @@ impl<N: Network> Driver<N> {
         connection: &mut Connection<N::Socket>,
         until_empty: bool,
         at: Moment,
-    ) -> Fate {
+    ) -> AfterStep {
         let mut scratch = std::mem::take(&mut self.scratch);
         let fate = self.read_into(connection, until_empty, at, &mut scratch);
         self.scratch = scratch;
@@ -85,11 +85,11 @@ impl<N: Network> Driver<N> {
         until_empty: bool,
         at: Moment,
         scratch: &mut [u8],
-    ) -> Fate {
+    ) -> AfterStep {
         for _ in 0..READS {
             connection.pause_if_blocked(at.now);
             if !connection.is_read() {
-                return Fate::Stays;
+                return AfterStep::Stays;
             }
             match self.network.receive(&connection.socket, scratch) {
                 Ok(0) => return self.close(connection, CloseReason::ClientClosed, at),
@@ -97,21 +97,21 @@ impl<N: Network> Driver<N> {
                     connection.hear();
                     let input = &scratch[..taken];
                     if self.take_input(connection, input, at).is_gone() {
-                        return Fate::Gone;
+                        return AfterStep::Gone;
                     }
                     // A short read has emptied the socket, which saves the next one.
                     if taken < scratch.len() && !until_empty {
                         connection.pause_if_blocked(at.now);
-                        return Fate::Stays;
+                        return AfterStep::Stays;
                     }
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Fate::Stays,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return AfterStep::Stays,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return self.fail(connection, &error, at),
             }
         }
         self.rearm(connection);
-        Fate::Stays
+        AfterStep::Stays
     }
 
     /// Takes bytes through the session, up to their end or to where it can't go on for now, and sends the answers.
@@ -120,7 +120,7 @@ impl<N: Network> Driver<N> {
         connection: &mut Connection<N::Socket>,
         mut input: &[u8],
         at: Moment,
-    ) -> Fate {
+    ) -> AfterStep {
         loop {
             let mut serving = Serving {
                 env: &self.env,
@@ -131,15 +131,15 @@ impl<N: Network> Driver<N> {
             };
             let taken = input::take(connection, &mut input, &mut serving);
             if self.deliver(connection, at).is_gone() {
-                return Fate::Gone;
+                return AfterStep::Gone;
             }
             match taken {
-                Taken::ControlFull => {}
-                Taken::All => {
+                InputTaken::ControlFull => {}
+                InputTaken::All => {
                     self.arm(connection);
-                    return Fate::Stays;
+                    return AfterStep::Stays;
                 }
-                Taken::Close(reason) => return self.close(connection, reason, at),
+                InputTaken::Close(reason) => return self.close(connection, reason, at),
             }
         }
     }
@@ -149,18 +149,18 @@ impl<N: Network> Driver<N> {
         &mut self,
         connection: &mut Connection<N::Socket>,
         at: Moment,
-    ) -> Fate {
+    ) -> AfterStep {
         if !connection.resume(at.now) {
-            return Fate::Stays;
+            return AfterStep::Stays;
         }
         if self.take_input(connection, &[], at).is_gone() {
-            return Fate::Gone;
+            return AfterStep::Gone;
         }
         connection.pause_if_blocked(at.now);
         if connection.is_open() && connection.is_read() {
             self.rearm(connection);
         }
-        Fate::Stays
+        AfterStep::Stays
     }
 
     /// Serves the SUBSCRIBEs of a connection that have waited for the time.
@@ -168,12 +168,12 @@ impl<N: Network> Driver<N> {
         &mut self,
         connection: &mut Connection<N::Socket>,
         at: Moment,
-    ) -> Fate {
+    ) -> AfterStep {
         if connection
             .served()
             .is_none_or(|served| served.asked.is_empty())
         {
-            return Fate::Stays;
+            return AfterStep::Stays;
         }
         let mut serving = Serving {
             env: &self.env,
@@ -184,15 +184,15 @@ impl<N: Network> Driver<N> {
         };
         let subscribed = subscription::serve_asked(connection, &mut serving);
         if self.deliver(connection, at).is_gone() {
-            return Fate::Gone;
+            return AfterStep::Gone;
         }
         match subscribed {
-            Subscribed::Waits => {
+            SubscribeOutcome::Waits => {
                 self.has_askers = true;
-                Fate::Stays
+                AfterStep::Stays
             }
-            Subscribed::Served => self.resume_reading(connection, at),
-            Subscribed::Refused(reason) => self.close(connection, reason, at),
+            SubscribeOutcome::Served => self.resume_reading(connection, at),
+            SubscribeOutcome::Refused(reason) => self.close(connection, reason, at),
         }
     }
 
@@ -203,12 +203,12 @@ impl<N: Network> Driver<N> {
         feed: FeedId,
         arrival: Arrival,
         at: Moment,
-    ) -> Fate {
+    ) -> AfterStep {
         let (slot, fd) = (connection.key.slot, connection.socket.as_raw_fd());
         let is_behind = connection.outbox_mut().is_some();
         self.feeds.join(slot, fd, feed, arrival.next, is_behind);
         let Some(own) = arrival.own else {
-            return Fate::Stays;
+            return AfterStep::Stays;
         };
         self.env.count_frame(&own, at.mono);
         self.control.frames().extend_from_slice(&own.bytes);
@@ -236,19 +236,19 @@ impl<N: Network> Driver<N> {
         connection: &mut Connection<N::Socket>,
         turn: Turn,
         at: Moment,
-    ) -> Fate {
+    ) -> AfterStep {
         if connection.armed != turn {
-            return Fate::Stays;
+            return AfterStep::Stays;
         }
         connection.armed = Turn::NONE;
         let fate = match connection.overdue(&self.env, at.now) {
-            Overdue::Nothing => Fate::Stays,
-            Overdue::Lingering => Fate::Gone,
+            Overdue::Nothing => AfterStep::Stays,
+            Overdue::Lingering => AfterStep::Gone,
             Overdue::Close(reason) => self.close(connection, reason, at),
             Overdue::Silent => self.end_silence(connection, at),
             Overdue::Unread => match self.network.take_error(&connection.socket) {
                 Some(error) => self.fail(connection, &error, at),
-                None => Fate::Stays,
+                None => AfterStep::Stays,
             },
         };
         if !fate.is_gone() {
@@ -257,24 +257,28 @@ impl<N: Network> Driver<N> {
         fate
     }
 
-    fn end_silence(&mut self, connection: &mut Connection<N::Socket>, at: Moment) -> Fate {
+    fn end_silence(&mut self, connection: &mut Connection<N::Socket>, at: Moment) -> AfterStep {
         if self.read(connection, true, at).is_gone() {
-            return Fate::Gone;
+            return AfterStep::Gone;
         }
         match connection.silence(&self.env, at.now) {
             Some(reason) => self.close(connection, reason, at),
-            None => Fate::Stays,
+            None => AfterStep::Stays,
         }
     }
 
     /// Closes a handshake whose room another one needs, unless its AUTH lies unread in the socket.
-    pub(super) fn evict(&mut self, connection: &mut Connection<N::Socket>, at: Moment) -> Fate {
+    pub(super) fn evict(
+        &mut self,
+        connection: &mut Connection<N::Socket>,
+        at: Moment,
+    ) -> AfterStep {
         if self.read(connection, true, at).is_gone() {
-            return Fate::Gone;
+            return AfterStep::Gone;
         }
         match connection.eviction(&self.env) {
             Some(reason) => self.close(connection, reason, at),
-            None => Fate::Stays,
+            None => AfterStep::Stays,
         }
     }
 

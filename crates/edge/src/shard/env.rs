@@ -9,8 +9,8 @@ use tickstorm_timebase::{Authority, Epoch, Mono, UnixTime};
 use tokio::sync::watch;
 
 use crate::admission::{Admission, Attempts};
-use crate::auth::Credentials;
-use crate::feed::{FeedLimits, Frame, Leftovers};
+use crate::auth::AcceptedCredentials;
+use crate::feed::{FeedFrame, FeedLimits, Leftovers};
 use crate::metrics::Metrics;
 use crate::sys::socket::SocketOptions;
 
@@ -33,7 +33,7 @@ pub(crate) struct Commons {
     pub(crate) admission: Arc<Admission>,
     pub(crate) attempts: Arc<Attempts>,
     pub(crate) metrics: Metrics,
-    pub(crate) credentials: watch::Receiver<Credentials>,
+    pub(crate) credentials: watch::Receiver<AcceptedCredentials>,
 }
 
 /// A shard's surroundings.
@@ -97,7 +97,7 @@ impl Env {
     }
 
     /// Counts a frame of a feed that is sent to one subscriber at `mono`, beside the hot loop.
-    pub(super) fn count_frame(&self, frame: &Frame, mono: Mono) {
+    pub(super) fn count_frame(&self, frame: &FeedFrame, mono: Mono) {
         let metrics = self.metrics();
         metrics.messages_sent.inc();
         metrics.ticks_sent.inc_by(u64::from(frame.ticks));

@@ -7,7 +7,7 @@ use nix::errno::Errno;
 use tickstorm_timebase::{Authority, Epoch, Mono, Tick};
 
 use super::env::ShardSettings;
-use crate::feed::{Arrival, CHUNK, Entry, Feed, FeedId, Frame, Leftovers};
+use crate::feed::{Arrival, CHUNK, Entry, Feed, FeedFrame, FeedId, Leftovers};
 
 /// Frames of the ring that are offered to a socket by one call.
 const FRAMES: usize = 64;
@@ -30,7 +30,7 @@ pub(super) struct Lacking {
     /// Number of the first of `frames`.
     pub(super) next: u64,
     /// The next frames, some at most.
-    pub(super) frames: Vec<Frame>,
+    pub(super) frames: Vec<FeedFrame>,
 }
 
 /// The feed has let go of a frame that a subscriber lacks: it is a slow consumer.

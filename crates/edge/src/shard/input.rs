@@ -7,18 +7,18 @@ use tickstorm_protocol::code::CloseReason;
 use tickstorm_protocol::session::server::{Step, pong};
 use tickstorm_timebase::Mono;
 
-use super::authentication::{Client, Judgement, judge};
+use super::authentication::{AuthenticatedClient, Judgement, judge};
 use super::connection::{Connection, Served, Stage};
 use super::control_buffer::ControlBuffer;
 use super::env::Env;
 use super::feeds::Feeds;
-use super::subscription::{Subscribed, subscribe};
+use super::subscription::{SubscribeOutcome, subscribe};
 use super::time::Moment;
 
 /// How far a client's bytes were taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
-pub(super) enum Taken {
+pub(super) enum InputTaken {
     /// Up to their end, or to where the connection can't go on for now; what is left the session keeps.
     All,
     /// The control buffer must be sent before the rest is taken.
@@ -43,41 +43,45 @@ pub(super) fn take<S: AsRawFd>(
     connection: &mut Connection<S>,
     input: &mut &[u8],
     serving: &mut Serving<'_>,
-) -> Taken {
+) -> InputTaken {
     let (env, at) = (serving.env, serving.at);
     loop {
         match connection.stage {
             Stage::Handshake { .. } | Stage::Served(_) => {}
             // Nothing that it sends counts any more.
-            Stage::Refused { .. } | Stage::Lingering { .. } => return Taken::All,
+            Stage::Refused { .. } | Stage::Lingering { .. } => return InputTaken::All,
         }
         if serving.control.is_full() {
-            return Taken::ControlFull;
+            return InputTaken::ControlFull;
         }
         if connection.is_blocked() {
             connection.session.keep(input);
-            return Taken::All;
+            return InputTaken::All;
         }
         match connection.session.step(env.limits(), input, at.now) {
-            Step::NeedsInput => return Taken::All,
+            Step::NeedsInput => return InputTaken::All,
             Step::Auth(auth) => match judge(env, connection.peer.ip(), auth, at) {
                 Judgement::Accepted(client) => accept(connection, client, serving),
-                Judgement::Wrong => return Taken::Close(CloseReason::AuthFailed),
+                Judgement::Wrong => return InputTaken::Close(CloseReason::AuthFailed),
                 Judgement::WrongUntil(due) => refuse(connection, due),
-                Judgement::RateLimited => return Taken::Close(CloseReason::AuthRateLimited),
+                Judgement::RateLimited => return InputTaken::Close(CloseReason::AuthRateLimited),
             },
             Step::Subscribe(request) => match subscribe(connection, request, serving) {
-                Subscribed::Served => {}
-                Subscribed::Waits => *serving.has_askers = true,
-                Subscribed::Refused(reason) => return Taken::Close(reason),
+                SubscribeOutcome::Served => {}
+                SubscribeOutcome::Waits => *serving.has_askers = true,
+                SubscribeOutcome::Refused(reason) => return InputTaken::Close(reason),
             },
             Step::Heartbeat { client_time_us } => answer(client_time_us, serving),
-            Step::Close(reason) => return Taken::Close(reason),
+            Step::Close(reason) => return InputTaken::Close(reason),
         }
     }
 }
 
-fn accept<S>(connection: &mut Connection<S>, client: Box<Client>, serving: &mut Serving<'_>) {
+fn accept<S>(
+    connection: &mut Connection<S>,
+    client: Box<AuthenticatedClient>,
+    serving: &mut Serving<'_>,
+) {
     tracing::debug!(
         connection = connection.key.id,
         peer = %connection.peer,

@@ -13,7 +13,7 @@ use super::connection::Connection;
 use super::connections::{Connections, Key, Walk};
 use super::driver::Driver;
 use super::feeds::Feeds;
-use super::tasks::Progress;
+use super::tasks::TaskProgress;
 use super::time::Moment;
 use crate::feed::Delivery;
 
@@ -92,22 +92,22 @@ impl Listing {
         connections: &mut Connections<N::Socket>,
         driver: &mut Driver<N>,
         at: Moment,
-    ) -> Progress {
+    ) -> TaskProgress {
         if let Some(connection) = connections.step(&mut self.walk) {
             self.rank(connection, &mut driver.feeds);
-            return Progress::GoesOn;
+            return TaskProgress::GoesOn;
         }
         if let Some(Reverse((_, Reverse(id), slot))) = self.first.pop() {
             let connection = connections.get(Key { slot, id });
             let described = connection.map(|found| describe(found, &mut driver.feeds, at));
             self.listed.extend(described.flatten());
-            return Progress::GoesOn;
+            return TaskProgress::GoesOn;
         }
         if let Some(reply) = self.reply.take() {
             // Whoever asked may have left meanwhile.
             let _ = reply.send(std::mem::take(&mut self.listed));
         }
-        Progress::Done
+        TaskProgress::Done
     }
 
     fn rank<S>(&mut self, connection: &Connection<S>, feeds: &mut Feeds) {

@@ -46,7 +46,7 @@ use tickstorm_timebase::{Mode, Tick};
 use tokio::sync::oneshot;
 
 use crate::admission::Evicted;
-use crate::sys::fd_table::Table;
+use crate::sys::fd_table::FdTable;
 use crate::sys::waker::Waker;
 pub(crate) use drain::TIME_OF_LAST;
 pub(crate) use env::{Commons, ShardSettings};
@@ -71,9 +71,9 @@ pub(crate) struct Vitals {
 pub type Work = std::sync::Arc<dyn Fn(&[std::os::fd::RawFd]) + Send + Sync>;
 
 /// What control and other shards may tell a shard.
-pub(crate) enum Command {
+pub(crate) enum ShardCommand {
     /// Have a table of open files of its own from now on, of at most so many, and say where it is to be seen.
-    Separate(u64, oneshot::Sender<io::Result<Table>>),
+    Separate(u64, oneshot::Sender<io::Result<FdTable>>),
     /// Listen on this address and say on which it really is.
     Listen(SocketAddr, oneshot::Sender<io::Result<SocketAddr>>),
     /// These are the shards, in the order of their numbers.
@@ -101,13 +101,13 @@ pub(crate) enum Command {
 /// Tells a shard something, from any thread.
 #[derive(Clone)]
 pub(crate) struct ShardHandle {
-    commands: Sender<Command>,
+    commands: Sender<ShardCommand>,
     waker: Waker,
 }
 
 impl ShardHandle {
     /// Hands over a command; gives it back if the shard has ended.
-    pub(crate) fn tell(&self, command: Command) -> Result<(), SendError<Command>> {
+    pub(crate) fn tell(&self, command: ShardCommand) -> Result<(), SendError<ShardCommand>> {
         self.commands.send(command)?;
         self.waker.wake();
         Ok(())

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use nix::errno::Errno;
 use tickstorm_protocol::code::CloseReason;
 
-use super::connection::{Connection, Fate};
+use super::connection::{AfterStep, Connection};
 use super::driver::Driver;
 use super::env::Env;
 use super::feeds::{Feeds, FellOut, Lacking};
@@ -46,7 +46,11 @@ enum Offer {
 impl<N: Network> Driver<N> {
     /// Sends the control frames that answer one read: at once, or behind what the socket has not taken yet. Begins to write an
     /// outbox that a step has made.
-    pub(super) fn deliver(&mut self, connection: &mut Connection<N::Socket>, at: Moment) -> Fate {
+    pub(super) fn deliver(
+        &mut self,
+        connection: &mut Connection<N::Socket>,
+        at: Moment,
+    ) -> AfterStep {
         let frames = self.control.take();
         let fate = self.deliver_frames(connection, &frames, at);
         self.control.give_back(frames);
@@ -58,21 +62,21 @@ impl<N: Network> Driver<N> {
         connection: &mut Connection<N::Socket>,
         frames: &[u8],
         at: Moment,
-    ) -> Fate {
+    ) -> AfterStep {
         let fd = connection.socket.as_raw_fd();
         let Some(served) = connection.served_mut() else {
             debug_assert!(frames.is_empty(), "only served connections get answers");
-            return Fate::Stays;
+            return AfterStep::Stays;
         };
         if let Some(outbox) = served.outbox.as_deref_mut() {
             outbox.push_control(frames);
             if outbox.start() {
                 return self.start_writing(connection, at);
             }
-            return Fate::Stays;
+            return AfterStep::Stays;
         }
         if frames.is_empty() {
-            return Fate::Stays;
+            return AfterStep::Stays;
         }
         let taken = match self.network.send(fd, frames) {
             Ok(taken) => taken,
@@ -87,16 +91,16 @@ impl<N: Network> Driver<N> {
             served.outbox = Some(outbox);
             self.wait_for_output(connection);
         }
-        Fate::Stays
+        AfterStep::Stays
     }
 
     /// Offers a new outbox to the socket; what does not go through at once the slow path writes.
-    fn start_writing(&mut self, connection: &mut Connection<N::Socket>, at: Moment) -> Fate {
+    fn start_writing(&mut self, connection: &mut Connection<N::Socket>, at: Moment) -> AfterStep {
         match self.flush(connection, at) {
-            Flushed::All => Fate::Stays,
+            Flushed::All => AfterStep::Stays,
             Flushed::Full | Flushed::More => {
                 self.wait_for_output(connection);
-                Fate::Stays
+                AfterStep::Stays
             }
             Flushed::FellOut => self.close(connection, CloseReason::SlowConsumer, at),
             Flushed::Failed(error) => self.fail(connection, &error, at),
@@ -112,9 +116,13 @@ impl<N: Network> Driver<N> {
     }
 
     /// A connection on the slow path may take output again.
-    pub(super) fn write(&mut self, connection: &mut Connection<N::Socket>, at: Moment) -> Fate {
+    pub(super) fn write(
+        &mut self,
+        connection: &mut Connection<N::Socket>,
+        at: Moment,
+    ) -> AfterStep {
         if connection.outbox_mut().is_none() {
-            return Fate::Stays;
+            return AfterStep::Stays;
         }
         match self.flush(connection, at) {
             Flushed::All | Flushed::Full => {}

@@ -10,15 +10,15 @@ use super::Vitals;
 use super::env::Env;
 use super::feeds::Feeds;
 use crate::feed::FeedId;
-use crate::sys::network::Rest;
+use crate::sys::network::WaitFor;
 
 /// When the next ticks are due, so that a look at the clock says whether there is something to release.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Due {
+pub(super) struct NextTick {
     next_tick: Mono,
 }
 
-impl Due {
+impl NextTick {
     pub(super) fn new() -> Self {
         Self {
             next_tick: Mono::ZERO,
@@ -70,20 +70,20 @@ pub(super) fn observe(
 
 /// The timer of a shard, and for when it is set: a wait that ends no later needs no setting.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Alarm {
+pub(super) struct TurnTimer {
     set_for: Mono,
 }
 
 /// What to do if there is nothing to do at all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Idle {
+pub(super) enum IdleAction {
     /// Wait for events.
-    Wait(Rest),
+    Wait(WaitFor),
     /// Look at the clock until this moment, a tick's, which is microseconds away.
     Spin(Mono),
 }
 
-impl Alarm {
+impl TurnTimer {
     pub(super) fn new() -> Self {
         Self {
             set_for: Mono::ZERO,
@@ -91,26 +91,26 @@ impl Alarm {
     }
 
     /// How to wait at `mono` until `tick` is due, to the microsecond if anybody notices, or until `other`, which may be late a little.
-    pub(super) fn idle(&mut self, mono: Mono, tick: Mono, other: Mono, spins: bool) -> Idle {
+    pub(super) fn idle(&mut self, mono: Mono, tick: Mono, other: Mono, spins: bool) -> IdleAction {
         let until_other = other.since(mono);
         let sleep = if tick == Mono::NEVER {
             until_other
         } else {
             match Wait::plan(tick.since(mono), spins) {
-                Wait::Due => return Idle::Wait(Rest::None),
-                Wait::Spin => return Idle::Spin(tick),
+                Wait::NextTick => return IdleAction::Wait(WaitFor::None),
+                Wait::Spin => return IdleAction::Spin(tick),
                 Wait::Sleep(sleep) => sleep.min(until_other),
             }
         };
         if sleep.is_zero() {
-            return Idle::Wait(Rest::None);
+            return IdleAction::Wait(WaitFor::None);
         }
         let until = mono + sleep;
         if mono < self.set_for && self.set_for <= until {
-            return Idle::Wait(Rest::AsSet);
+            return IdleAction::Wait(WaitFor::AsSet);
         }
         self.set_for = until;
-        Idle::Wait(Rest::For(sleep))
+        IdleAction::Wait(WaitFor::For(sleep))
     }
 }
 
@@ -126,38 +126,47 @@ mod tests {
 
     #[test]
     fn the_timer_is_set_once_for_a_wait_however_often_events_interrupt_it() {
-        let mut alarm = Alarm::new();
+        let mut alarm = TurnTimer::new();
         let first = alarm.idle(at(0), Mono::NEVER, at(100_000), true);
-        assert_eq!(first, Idle::Wait(Rest::For(Duration::from_micros(100_000))));
+        assert_eq!(
+            first,
+            IdleAction::Wait(WaitFor::For(Duration::from_micros(100_000)))
+        );
         for us in [1, 50_000, 99_999] {
             let again = alarm.idle(at(us), Mono::NEVER, at(100_000), true);
-            assert_eq!(again, Idle::Wait(Rest::AsSet), "{us}");
+            assert_eq!(again, IdleAction::Wait(WaitFor::AsSet), "{us}");
         }
         let sooner = alarm.idle(at(10), Mono::NEVER, at(1_010), true);
-        assert_eq!(sooner, Idle::Wait(Rest::For(Duration::from_micros(1_000))));
+        assert_eq!(
+            sooner,
+            IdleAction::Wait(WaitFor::For(Duration::from_micros(1_000)))
+        );
         let after_it = alarm.idle(at(1_010), Mono::NEVER, at(100_000), true);
-        assert!(matches!(after_it, Idle::Wait(Rest::For(_))), "{after_it:?}");
+        assert!(
+            matches!(after_it, IdleAction::Wait(WaitFor::For(_))),
+            "{after_it:?}"
+        );
     }
 
     #[test]
     fn a_tick_is_spun_for_at_the_end_and_never_slept_over() {
-        let mut alarm = Alarm::new();
+        let mut alarm = TurnTimer::new();
         let tick = at(1_000_000);
         let mut now = at(0);
         loop {
             match alarm.idle(now, tick, Mono::NEVER, true) {
-                Idle::Wait(Rest::For(sleep)) => {
+                IdleAction::Wait(WaitFor::For(sleep)) => {
                     now = now + sleep;
                     assert!(now < tick);
                 }
-                Idle::Spin(until) => break assert_eq!(until, tick),
-                other @ Idle::Wait(_) => panic!("{other:?} at {now:?}"),
+                IdleAction::Spin(until) => break assert_eq!(until, tick),
+                other @ IdleAction::Wait(_) => panic!("{other:?} at {now:?}"),
             }
         }
         assert!(tick.since(now) <= tickstorm_timer::SPIN);
         assert_eq!(
             alarm.idle(tick, tick, Mono::NEVER, true),
-            Idle::Wait(Rest::None)
+            IdleAction::Wait(WaitFor::None)
         );
     }
 }

@@ -3,7 +3,7 @@
 
 use tickstorm_protocol::code::CloseReason;
 
-use super::connection::{Connection, Fate};
+use super::connection::{AfterStep, Connection};
 use super::connections::{Connections, Key};
 use super::driver::Driver;
 use super::time::Moment;
@@ -14,7 +14,7 @@ pub(super) fn serve<N: Network>(
     key: Key,
     connections: &mut Connections<N::Socket>,
     driver: &mut Driver<N>,
-    step: impl FnOnce(&mut Driver<N>, &mut Connection<N::Socket>) -> Fate,
+    step: impl FnOnce(&mut Driver<N>, &mut Connection<N::Socket>) -> AfterStep,
 ) {
     if let Some(connection) = connections.get(key)
         && step(driver, connection).is_gone()
@@ -35,7 +35,7 @@ pub(super) fn close<N: Network>(
         if connection.is_open() {
             driver.close(connection, reason, at)
         } else {
-            Fate::Stays
+            AfterStep::Stays
         }
     });
 }

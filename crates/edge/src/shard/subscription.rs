@@ -17,7 +17,7 @@ use crate::feed::FeedId;
 /// What came of a SUBSCRIBE.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
-pub(super) enum Subscribed {
+pub(super) enum SubscribeOutcome {
     /// Its ACK is among the control frames.
     Served,
     /// It waits until the time is known.
@@ -31,9 +31,9 @@ pub(super) fn subscribe<S: AsRawFd>(
     connection: &mut Connection<S>,
     request: Request,
     serving: &mut Serving<'_>,
-) -> Subscribed {
+) -> SubscribeOutcome {
     let Some(served) = connection.served_mut() else {
-        return Subscribed::Waits;
+        return SubscribeOutcome::Waits;
     };
     match serving.env.ticking_authority(serving.at.mono) {
         Some(authority) if served.asked.is_empty() => {
@@ -41,7 +41,7 @@ pub(super) fn subscribe<S: AsRawFd>(
         }
         Some(_) | None => {
             served.asked.push(request);
-            Subscribed::Waits
+            SubscribeOutcome::Waits
         }
     }
 }
@@ -50,10 +50,10 @@ pub(super) fn subscribe<S: AsRawFd>(
 pub(super) fn serve_asked<S: AsRawFd>(
     connection: &mut Connection<S>,
     serving: &mut Serving<'_>,
-) -> Subscribed {
+) -> SubscribeOutcome {
     let authority = serving.env.ticking_authority(serving.at.mono);
     let (Some(authority), Some(served)) = (authority, connection.served_mut()) else {
-        return Subscribed::Waits;
+        return SubscribeOutcome::Waits;
     };
     let asked = std::mem::take(&mut served.asked);
     serve(connection, &asked, authority, serving)
@@ -66,7 +66,7 @@ fn serve<S: AsRawFd>(
     requests: &[Request],
     authority: &Authority,
     serving: &mut Serving<'_>,
-) -> Subscribed {
+) -> SubscribeOutcome {
     let Serving {
         env,
         feeds,
@@ -77,7 +77,7 @@ fn serve<S: AsRawFd>(
     let mut last = None;
     for request in requests {
         let Some(plan) = plan_for(request, authority, env, feeds, at.mono) else {
-            return Subscribed::Refused(CloseReason::ResumeTooFar);
+            return SubscribeOutcome::Refused(CloseReason::ResumeTooFar);
         };
         connection
             .session
@@ -85,12 +85,12 @@ fn serve<S: AsRawFd>(
         last = Some((request, plan));
     }
     let Some((request, plan)) = last else {
-        return Subscribed::Waits;
+        return SubscribeOutcome::Waits;
     };
     let (slot, fd) = (connection.key.slot, connection.socket.as_raw_fd());
     feeds.leave(slot);
     let Some(served) = connection.served_mut() else {
-        return Subscribed::Waits;
+        return SubscribeOutcome::Waits;
     };
     let replay = Replay::of(request.mode, &plan);
     if let Some(outbox) = served.outbox.as_mut() {
@@ -102,7 +102,7 @@ fn serve<S: AsRawFd>(
     }
     let is_behind = served.outbox.is_some();
     feeds.enter(slot, fd, feed_of(request), plan.start, is_behind);
-    Subscribed::Served
+    SubscribeOutcome::Served
 }
 
 fn plan_for(

@@ -1,4 +1,4 @@
-//! [`Task`]: work over all connections of a shard, done a connection at a time, so that no tick and no client waits for it.
+//! [`ShardTask`]: work over all connections of a shard, done a connection at a time, so that no tick and no client waits for it.
 
 use std::collections::VecDeque;
 
@@ -14,7 +14,7 @@ use super::time::Moment;
 use crate::sys::network::Network;
 
 /// A walk over all connections, and what is done to each.
-pub(super) enum Task {
+pub(super) enum ShardTask {
     /// Authority time was stepped back: every subscription of before ends, those that wait for the time too.
     EndSubscriptions(Walk),
     /// The time is known: every SUBSCRIBE that waited for it is served.
@@ -33,48 +33,49 @@ pub(super) enum Task {
 /// Whether a task is over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
-pub(super) enum Progress {
+pub(super) enum TaskProgress {
     GoesOn,
     Done,
 }
 
 /// The tasks under way; each gets its turn.
 #[derive(Default)]
-pub(super) struct Tasks(VecDeque<Task>);
+pub(super) struct ShardTasks(VecDeque<ShardTask>);
 
-impl Tasks {
+impl ShardTasks {
     pub(super) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    pub(super) fn add(&mut self, task: Task) {
+    pub(super) fn add(&mut self, task: ShardTask) {
         self.0.push_back(task);
     }
 
     /// Ends all subscriptions, beginning afresh if that is under way already.
     pub(super) fn end_subscriptions(&mut self) {
         self.0
-            .retain(|task| !matches!(task, Task::EndSubscriptions(_)));
-        self.0.push_front(Task::EndSubscriptions(Walk::default()));
+            .retain(|task| !matches!(task, ShardTask::EndSubscriptions(_)));
+        self.0
+            .push_front(ShardTask::EndSubscriptions(Walk::default()));
     }
 
-    pub(super) fn next(&mut self) -> Option<Task> {
+    pub(super) fn next(&mut self) -> Option<ShardTask> {
         self.0.pop_front()
     }
 }
 
-impl Task {
+impl ShardTask {
     /// Deals with one connection.
     pub(super) fn step<N: Network>(
         &mut self,
         connections: &mut Connections<N::Socket>,
         driver: &mut Driver<N>,
         at: Moment,
-    ) -> Progress {
+    ) -> TaskProgress {
         match self {
             Self::EndSubscriptions(walk) => {
                 let Some(connection) = connections.step(walk) else {
-                    return Progress::Done;
+                    return TaskProgress::Done;
                 };
                 let key = connection.key;
                 let asked = connection.served().map(|served| &served.asked);
@@ -85,7 +86,7 @@ impl Task {
             }
             Self::ServeAskers(walk) => {
                 let Some(connection) = connections.step(walk) else {
-                    return Progress::Done;
+                    return TaskProgress::Done;
                 };
                 let key = connection.key;
                 serve(key, connections, driver, |driver, connection| {
@@ -96,7 +97,7 @@ impl Task {
             Self::CloseOne { id, walk, reply } => {
                 let found = connections.step(walk);
                 if found.as_ref().is_some_and(|found| found.key.id != *id) {
-                    return Progress::GoesOn;
+                    return TaskProgress::GoesOn;
                 }
                 let open = found.filter(|found| found.is_open());
                 if let Some(reply) = reply.take() {
@@ -106,9 +107,9 @@ impl Task {
                 if let Some(Connection { key, .. }) = open {
                     close(*key, CloseReason::Operator, connections, driver, at);
                 }
-                return Progress::Done;
+                return TaskProgress::Done;
             }
         }
-        Progress::GoesOn
+        TaskProgress::GoesOn
     }
 }

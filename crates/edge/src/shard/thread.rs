@@ -15,14 +15,14 @@ use super::connections::Walk;
 use super::drain::Drain;
 use super::env::Commons;
 use super::listing::Listing;
-use super::tasks::Task;
+use super::tasks::ShardTask;
 use super::turn::Shard;
-use super::{Command, ShardHandle, Vitals};
+use super::{ShardCommand, ShardHandle, Vitals};
 use crate::admission::OVERFLOW_MAX;
 use crate::fd_budget::RESERVED;
 #[cfg(feature = "bench")]
 use crate::feed::FeedId;
-use crate::sys::fd_table::{self, Table};
+use crate::sys::fd_table::{self, FdTable};
 use crate::sys::kernel::Kernel;
 use crate::sys::socket;
 
@@ -78,7 +78,7 @@ enum Obeyed {
 }
 
 /// Runs a shard until it is told to stop or nobody can tell it anything any more.
-fn run(mut shard: Shard<Kernel, SystemClock>, commands: &Receiver<Command>) {
+fn run(mut shard: Shard<Kernel, SystemClock>, commands: &Receiver<ShardCommand>) {
     while obey_all(&mut shard, commands) == Obeyed::GoesOn {
         if let Err(error) = shard.turn() {
             // Without its epoll or timer it sends no tick: the process ends, rather than be a ghost (panics abort in release).
@@ -89,13 +89,13 @@ fn run(mut shard: Shard<Kernel, SystemClock>, commands: &Receiver<Command>) {
     shard.close_all(CloseReason::Shutdown);
 }
 
-fn obey_all(shard: &mut Shard<Kernel, SystemClock>, commands: &Receiver<Command>) -> Obeyed {
+fn obey_all(shard: &mut Shard<Kernel, SystemClock>, commands: &Receiver<ShardCommand>) -> Obeyed {
     if !std::mem::take(&mut shard.waiting.commands) {
         return Obeyed::GoesOn;
     }
     for _ in 0..COMMANDS {
         match commands.try_recv() {
-            Ok(Command::Stop) | Err(TryRecvError::Disconnected) => return Obeyed::Stops,
+            Ok(ShardCommand::Stop) | Err(TryRecvError::Disconnected) => return Obeyed::Stops,
             Ok(command) => obey(shard, command),
             Err(TryRecvError::Empty) => return Obeyed::GoesOn,
         }
@@ -105,45 +105,45 @@ fn obey_all(shard: &mut Shard<Kernel, SystemClock>, commands: &Receiver<Command>
 }
 
 /// Obeys a command. Whoever asked may have left before the answer.
-fn obey(shard: &mut Shard<Kernel, SystemClock>, command: Command) {
+fn obey(shard: &mut Shard<Kernel, SystemClock>, command: ShardCommand) {
     match command {
-        Command::Separate(limit, reply) => {
+        ShardCommand::Separate(limit, reply) => {
             let _ = reply.send(separate(shard, limit));
         }
-        Command::Listen(addr, reply) => {
+        ShardCommand::Listen(addr, reply) => {
             let _ = reply.send(listen(shard, addr));
         }
-        Command::Peers(peers) => shard.peers = peers,
-        Command::Authority(authority) => shard.take_authority(authority),
-        Command::Evict(evicted) => {
+        ShardCommand::Peers(peers) => shard.peers = peers,
+        ShardCommand::Authority(authority) => shard.take_authority(authority),
+        ShardCommand::Evict(evicted) => {
             let at = shard.time.look();
             shard.evict(evicted, at);
         }
         #[cfg(feature = "bench")]
-        Command::Burst(mode, ticks) => shard.burst(FeedId::at_time(mode), &ticks),
+        ShardCommand::Burst(mode, ticks) => shard.burst(FeedId::at_time(mode), &ticks),
         #[cfg(feature = "bench")]
-        Command::Run(work, reply) => {
+        ShardCommand::Run(work, reply) => {
             work(&shard.driver.feeds.caught_up());
             let _ = reply.send(());
         }
-        Command::Drain(over, reply) => shard.drain(Drain::new(over, reply)),
-        Command::List(order, limit, reply) => {
+        ShardCommand::Drain(over, reply) => shard.drain(Drain::new(over, reply)),
+        ShardCommand::List(order, limit, reply) => {
             let listing = Listing::new(order, limit, reply);
-            shard.waiting.tasks.add(Task::List(listing));
+            shard.waiting.tasks.add(ShardTask::List(listing));
         }
-        Command::Close(id, reply) => shard.waiting.tasks.add(Task::CloseOne {
+        ShardCommand::Close(id, reply) => shard.waiting.tasks.add(ShardTask::CloseOne {
             id,
             walk: Walk::default(),
             reply: Some(reply),
         }),
-        Command::Stop => {}
+        ShardCommand::Stop => {}
     }
 }
 
 /// Gives this shard's thread a table of open files of its own, of at most `limit`, and bounds its connections by that.
-fn separate(shard: &mut Shard<Kernel, SystemClock>, limit: u64) -> io::Result<Table> {
+fn separate(shard: &mut Shard<Kernel, SystemClock>, limit: u64) -> io::Result<FdTable> {
     fd_table::separate()?;
-    let table = Table::of_this_thread()?;
+    let table = FdTable::of_this_thread()?;
     let limit = usize::try_from(limit).unwrap_or(usize::MAX);
     let reserved = usize::try_from(RESERVED).unwrap_or(usize::MAX);
     // Many shards' wakers alone may need more than what is reserved.

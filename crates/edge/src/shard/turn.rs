@@ -16,18 +16,18 @@ use super::connections::{Connections, Key, Walk};
 use super::drain::Drain;
 use super::driver::Driver;
 use super::env::{Commons, Env};
-use super::release::{Alarm, Due, Idle};
+use super::release::{IdleAction, NextTick, TurnTimer};
 use super::sending::Sending;
 use super::serving::{close, forget, serve};
-use super::tasks::{Progress, Task};
+use super::tasks::{ShardTask, TaskProgress};
 use super::time::{Moment, ShardTime};
 use super::waiting::Waiting;
 use super::wheel::TURN;
-use super::{Command, ShardHandle, Vitals};
+use super::{ShardCommand, ShardHandle, Vitals};
 use crate::admission::Evicted;
 #[cfg(feature = "bench")]
 use crate::feed::FeedId;
-use crate::sys::network::{Event, Network, Rest};
+use crate::sys::network::{Network, NetworkEvent, WaitFor};
 use crate::sys::waker::Waker;
 
 /// How long everything but the fan-out is served in a row: so long a chunk waits at most, and what clients send does not wait behind
@@ -45,8 +45,8 @@ pub(super) struct Shard<N: Network, C> {
     pub(super) connections: Connections<N::Socket>,
     pub(super) driver: Driver<N>,
     pub(super) acceptor: Acceptor,
-    due: Due,
-    alarm: Alarm,
+    due: NextTick,
+    alarm: TurnTimer,
     generation: Option<u32>,
     sending: Sending,
     pub(super) waiting: Waiting,
@@ -70,8 +70,8 @@ impl<N: Network, C: Clock> Shard<N, C> {
             connections: Connections::new(),
             driver: Driver::new(Env::new(commons), network, at),
             acceptor: Acceptor::new(index, waker),
-            due: Due::new(),
-            alarm: Alarm::new(),
+            due: NextTick::new(),
+            alarm: TurnTimer::new(),
             generation: None,
             sending: Sending::default(),
             waiting: Waiting::new(at.mono + TURN),
@@ -91,16 +91,16 @@ impl<N: Network, C: Clock> Shard<N, C> {
         if self.waiting.events.is_empty() {
             let is_busy = is_sending || self.waiting.is_any() || !self.sending.doomed.is_empty();
             let idle = if is_busy {
-                Idle::Wait(Rest::None)
+                IdleAction::Wait(WaitFor::None)
             } else {
                 self.idle(at.mono)
             };
             match idle {
-                Idle::Wait(rest) => {
+                IdleAction::Wait(rest) => {
                     let events = &mut self.waiting.events;
                     self.driver.network.wait(rest, events)?;
                 }
-                Idle::Spin(until) => {
+                IdleAction::Spin(until) => {
                     while self.time.look().mono < until {
                         hint::spin_loop();
                     }
@@ -124,7 +124,7 @@ impl<N: Network, C: Clock> Shard<N, C> {
     }
 
     /// How to wait when there is nothing to do at `mono`.
-    fn idle(&mut self, mono: Mono) -> Idle {
+    fn idle(&mut self, mono: Mono) -> IdleAction {
         let Driver { env, feeds, .. } = &mut self.driver;
         let batch = match env.ticking_authority(mono) {
             Some(_) => feeds.next_batch(),
@@ -154,7 +154,7 @@ impl<N: Network, C: Clock> Shard<N, C> {
     fn serve_askers(&mut self) {
         if std::mem::take(&mut self.driver.has_askers) {
             let walk = Walk::default();
-            self.waiting.tasks.add(Task::ServeAskers(walk));
+            self.waiting.tasks.add(ShardTask::ServeAskers(walk));
         }
     }
 
@@ -175,13 +175,13 @@ impl<N: Network, C: Clock> Shard<N, C> {
         while let Some(event) = self.waiting.next_event() {
             let at = self.time.look();
             match event {
-                Event::Timer => {}
-                Event::Woken => {
+                NetworkEvent::Timer => {}
+                NetworkEvent::Woken => {
                     self.waiting.commands = true;
                     self.acceptor.try_again(false);
                 }
-                Event::Incoming => self.acceptor.try_again(true),
-                Event::Socket(token, readiness) => {
+                NetworkEvent::Incoming => self.acceptor.try_again(true),
+                NetworkEvent::Socket(token, readiness) => {
                     if let Some(connection) = self.connections.reported(token)
                         && self.driver.attend(connection, readiness, at).is_gone()
                     {
@@ -245,7 +245,7 @@ impl<N: Network, C: Clock> Shard<N, C> {
             self.evict(evicted, at);
         } else if let Some(peer) = self.peers.get(evicted.shard) {
             // A shard that has ended has closed it too.
-            let _ = peer.tell(Command::Evict(evicted));
+            let _ = peer.tell(ShardCommand::Evict(evicted));
         }
     }
 
@@ -279,15 +279,15 @@ impl<N: Network, C: Clock> Shard<N, C> {
         loop {
             let at = self.time.look();
             match task.step(&mut self.connections, &mut self.driver, at) {
-                Progress::Done => break,
-                Progress::GoesOn if at.mono >= until => {
+                TaskProgress::Done => break,
+                TaskProgress::GoesOn if at.mono >= until => {
                     self.waiting.tasks.add(task);
                     return;
                 }
-                Progress::GoesOn => {}
+                TaskProgress::GoesOn => {}
             }
         }
-        if matches!(task, Task::EndSubscriptions(_)) {
+        if matches!(task, ShardTask::EndSubscriptions(_)) {
             // From now on ticks of the new time may be sent, and the SUBSCRIBEs served that came meanwhile.
             self.driver.env.set_ending(false);
             self.due.forget();

@@ -4,14 +4,14 @@ use tickstorm_timebase::Mono;
 
 use super::connections::Key;
 use super::drain::Drain;
-use super::tasks::Tasks;
+use super::tasks::ShardTasks;
 use super::wheel::Turn;
-use crate::sys::network::Event;
+use crate::sys::network::NetworkEvent;
 
 /// Work that waits for its turn.
 pub(super) struct Waiting {
     /// What the last wait reported, and how much of it has been dealt with.
-    pub(super) events: Vec<Event>,
+    pub(super) events: Vec<NetworkEvent>,
     dealt_with: usize,
     /// The waker was used: there may be commands.
     pub(super) commands: bool,
@@ -19,7 +19,7 @@ pub(super) struct Waiting {
     pub(super) wheel: Mono,
     /// Whose turn of the wheel has come.
     pub(super) passed: Vec<(Key, Turn)>,
-    pub(super) tasks: Tasks,
+    pub(super) tasks: ShardTasks,
     pub(super) drain: Option<Drain>,
 }
 
@@ -31,7 +31,7 @@ impl Waiting {
             commands: false,
             wheel,
             passed: Vec::new(),
-            tasks: Tasks::default(),
+            tasks: ShardTasks::default(),
             drain: None,
         }
     }
@@ -45,7 +45,7 @@ impl Waiting {
         self.drain.as_ref().map_or(Mono::NEVER, Drain::due)
     }
 
-    pub(super) fn next_event(&mut self) -> Option<Event> {
+    pub(super) fn next_event(&mut self) -> Option<NetworkEvent> {
         let event = self.events.get(self.dealt_with).copied();
         self.dealt_with += 1;
         if event.is_none() {

@@ -14,7 +14,7 @@ use super::Vitals;
 use super::env::Commons;
 use super::turn::Shard;
 use crate::admission::{Admission, Attempts};
-use crate::auth::Credentials;
+use crate::auth::AcceptedCredentials;
 use crate::config::Config;
 use crate::feed::FeedId;
 use crate::metrics::Metrics;
@@ -46,7 +46,7 @@ impl<'socket> FanOut<'socket> {
         subscribers: u32,
     ) -> Result<Self, StartError> {
         let metrics = Metrics::register(&Registry::new())?;
-        let (_, credentials) = watch::channel(Credentials::load(&config.credentials)?);
+        let (_, credentials) = watch::channel(AcceptedCredentials::load(&config.credentials)?);
         let commons = Commons {
             settings: Arc::new(config.for_shards(1)),
             admission: Admission::new(0, 1, metrics.active_connections.clone()),

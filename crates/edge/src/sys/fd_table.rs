@@ -17,7 +17,7 @@ use nix::unistd::close;
 /// left here would keep those open when their owner closes them. None is this thread's, since it makes its first one after this.
 pub(crate) fn separate() -> io::Result<()> {
     unshare(CloneFlags::CLONE_FILES)?;
-    let inherited: Vec<RawFd> = numbers(&Table::of_this_thread()?.0)?;
+    let inherited: Vec<RawFd> = numbers(&FdTable::of_this_thread()?.0)?;
     for fd in inherited.into_iter().filter(|fd| is_of_the_network(*fd)) {
         close(fd)?;
     }
@@ -26,9 +26,9 @@ pub(crate) fn separate() -> io::Result<()> {
 
 /// A thread's table of open files, as any other thread may look at it.
 #[derive(Clone, Debug)]
-pub(crate) struct Table(PathBuf);
+pub(crate) struct FdTable(PathBuf);
 
-impl Table {
+impl FdTable {
     /// The table of the thread that asks.
     pub(crate) fn of_this_thread() -> io::Result<Self> {
         let thread = fs::read_link("/proc/thread-self")?;
@@ -94,7 +94,7 @@ mod tests {
         let (go, end) = std::sync::mpsc::channel::<()>();
         let thread = thread::spawn(move || {
             separate().unwrap();
-            let table = Table::of_this_thread().unwrap();
+            let table = FdTable::of_this_thread().unwrap();
             let before = table.len().unwrap();
             let _files: Vec<_> = (0..5)
                 .map(|_| fs::File::open("/dev/null").unwrap())
@@ -120,7 +120,7 @@ mod tests {
     fn counting_says_what_the_kernel_says() {
         thread::spawn(|| {
             separate().unwrap();
-            let table = Table::of_this_thread().unwrap();
+            let table = FdTable::of_this_thread().unwrap();
             // The list is one open file itself.
             assert_eq!(numbers(&table.0).unwrap().len(), table.len().unwrap() + 1);
         })

@@ -11,7 +11,7 @@ use rustix::io::Errno as RustixErrno;
 use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, recv, sendmsg, sockopt};
 use tickstorm_timer::TimerFd;
 
-use super::network::{Event, Network, Readiness, Rest, Token};
+use super::network::{Network, NetworkEvent, Readiness, Token, WaitFor};
 use super::socket::transmit;
 use super::waker::Waker;
 
@@ -134,20 +134,20 @@ impl Network for Kernel {
         let _ = epoll::delete(&self.epoll, socket);
     }
 
-    fn wait(&mut self, rest: Rest, events: &mut Vec<Event>) -> io::Result<()> {
+    fn wait(&mut self, rest: WaitFor, events: &mut Vec<NetworkEvent>) -> io::Result<()> {
         const NO_TIME: rustix::event::Timespec = rustix::event::Timespec {
             tv_sec: 0,
             tv_nsec: 0,
         };
         let timeout = match rest {
-            Rest::None => Some(&NO_TIME),
-            Rest::AsSet => None,
-            Rest::For(duration) => {
+            WaitFor::None => Some(&NO_TIME),
+            WaitFor::AsSet => None,
+            WaitFor::For(duration) => {
                 self.timer.set(duration)?;
                 None
             }
         };
-        let mut reported = [MaybeUninit::<epoll::Event>::uninit(); EVENTS];
+        let mut reported = [MaybeUninit::<epoll::NetworkEvent>::uninit(); EVENTS];
         match epoll::wait(&self.epoll, &mut reported, timeout) {
             Ok((reported, _)) => events.extend(reported.iter().map(event)),
             Err(RustixErrno::INTR) => {}
@@ -161,17 +161,17 @@ fn data(token: Token) -> EventData {
     EventData::new_u64(u64::from(token.generation) << 32 | u64::from(token.slot))
 }
 
-fn event(reported: &epoll::Event) -> Event {
-    let epoll::Event { flags, data } = *reported;
+fn event(reported: &epoll::NetworkEvent) -> NetworkEvent {
+    let epoll::NetworkEvent { flags, data } = *reported;
     let [a, b, c, d, e, f, g, h] = data.u64().to_be_bytes();
     let token = Token {
         generation: u32::from_be_bytes([a, b, c, d]),
         slot: u32::from_be_bytes([e, f, g, h]),
     };
     match token.slot {
-        TIMER => Event::Timer,
-        WAKER => Event::Woken,
-        LISTENER => Event::Incoming,
+        TIMER => NetworkEvent::Timer,
+        WAKER => NetworkEvent::Woken,
+        LISTENER => NetworkEvent::Incoming,
         _ => {
             let has_ended = flags.intersects(ENDED);
             let readiness = Readiness {
@@ -179,7 +179,7 @@ fn event(reported: &epoll::Event) -> Event {
                 until_empty: has_ended || flags.contains(EventFlags::PRI),
                 takes_output: has_ended || flags.contains(EventFlags::OUT),
             };
-            Event::Socket(token, readiness)
+            NetworkEvent::Socket(token, readiness)
         }
     }
 }
@@ -205,9 +205,9 @@ mod tests {
         }
     }
 
-    fn events(kernel: &mut Kernel) -> Vec<Event> {
+    fn events(kernel: &mut Kernel) -> Vec<NetworkEvent> {
         let mut events = Vec::new();
-        kernel.wait(Rest::None, &mut events).unwrap();
+        kernel.wait(WaitFor::None, &mut events).unwrap();
         events
     }
 
@@ -215,11 +215,11 @@ mod tests {
     fn reported(kernel: &mut Kernel) -> Vec<u32> {
         let mut events = Vec::new();
         kernel
-            .wait(Rest::For(Duration::from_secs(1)), &mut events)
+            .wait(WaitFor::For(Duration::from_secs(1)), &mut events)
             .unwrap();
         let sockets = events.iter().filter_map(|event| match event {
-            Event::Socket(token, _) => Some(token.slot),
-            Event::Timer | Event::Woken | Event::Incoming => None,
+            NetworkEvent::Socket(token, _) => Some(token.slot),
+            NetworkEvent::Timer | NetworkEvent::Woken | NetworkEvent::Incoming => None,
         });
         sockets.collect()
     }
@@ -240,12 +240,12 @@ mod tests {
         while {
             let mut events = Vec::new();
             kernel
-                .wait(Rest::For(Duration::from_secs(1)), &mut events)
+                .wait(WaitFor::For(Duration::from_secs(1)), &mut events)
                 .unwrap();
             // Input and its end come by one event or by two.
             !events
                 .iter()
-                .any(|event| matches!(event, Event::Socket(_, readiness) if readiness.until_empty))
+                .any(|event| matches!(event, NetworkEvent::Socket(_, readiness) if readiness.until_empty))
         } {}
     }
 
@@ -281,15 +281,15 @@ mod tests {
                 events.clear();
                 while theirs.read(&mut buffer).is_ok() {}
                 kernel
-                    .wait(Rest::For(Duration::from_millis(1)), &mut events)
+                    .wait(WaitFor::For(Duration::from_millis(1)), &mut events)
                     .unwrap();
             }
             fill(&mut kernel);
         }
     }
 
-    fn takes_output(event: &Event) -> bool {
-        matches!(event, Event::Socket(_, readiness) if readiness.takes_output)
+    fn takes_output(event: &NetworkEvent) -> bool {
+        matches!(event, NetworkEvent::Socket(_, readiness) if readiness.takes_output)
     }
 
     #[test]
@@ -321,20 +321,20 @@ mod tests {
                 let waker = waker.clone();
                 move || waker.wake()
             });
-            while !events.contains(&Event::Woken) {
+            while !events.contains(&NetworkEvent::Woken) {
                 kernel
-                    .wait(Rest::For(Duration::from_secs(60)), &mut events)
+                    .wait(WaitFor::For(Duration::from_secs(60)), &mut events)
                     .unwrap();
             }
             wakes.join().unwrap();
             events.clear();
-            while !events.contains(&Event::Timer) {
+            while !events.contains(&NetworkEvent::Timer) {
                 kernel
-                    .wait(Rest::For(Duration::from_micros(100)), &mut events)
+                    .wait(WaitFor::For(Duration::from_micros(100)), &mut events)
                     .unwrap();
             }
             events.clear();
-            kernel.wait(Rest::None, &mut events).unwrap();
+            kernel.wait(WaitFor::None, &mut events).unwrap();
             assert_eq!(events, [], "what was reported is over");
         }
     }
@@ -348,9 +348,9 @@ mod tests {
         kernel.listen(listener).unwrap();
         let _theirs = TcpStream::connect(addr).unwrap();
         let mut events = Vec::new();
-        while !events.contains(&Event::Incoming) {
+        while !events.contains(&NetworkEvent::Incoming) {
             kernel
-                .wait(Rest::For(Duration::from_secs(1)), &mut events)
+                .wait(WaitFor::For(Duration::from_secs(1)), &mut events)
                 .unwrap();
         }
         assert!(kernel.accept().is_ok());

@@ -34,7 +34,7 @@ pub(crate) trait Network {
     /// The socket's pending error, if any; asking takes it away.
     fn take_error(&mut self, socket: &Self::Socket) -> Option<io::Error>;
 
-    /// Reports input of the socket from now on, as [`Event::Socket`] with `token`; at once if there is some already.
+    /// Reports input of the socket from now on, as [`NetworkEvent::Socket`] with `token`; at once if there is some already.
     fn register(&mut self, socket: &Self::Socket, token: Token) -> io::Result<()>;
 
     /// Re-arms the socket: reports its present readiness again, and from now on also that it takes output again after it was full.
@@ -44,12 +44,12 @@ pub(crate) trait Network {
     fn deregister(&mut self, socket: &Self::Socket);
 
     /// Appends to `events` what has happened since the last call, waiting for it as `rest` says. An interrupted wait has no events.
-    fn wait(&mut self, rest: Rest, events: &mut Vec<Event>) -> io::Result<()>;
+    fn wait(&mut self, rest: WaitFor, events: &mut Vec<NetworkEvent>) -> io::Result<()>;
 }
 
 /// How long to wait for events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Rest {
+pub(crate) enum WaitFor {
     /// Not at all.
     None,
     /// Until the timer fires as it is set.
@@ -67,7 +67,7 @@ pub(crate) struct Token {
 
 /// Something that a shard waits for has happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Event {
+pub(crate) enum NetworkEvent {
     /// The timer has fired.
     Timer,
     /// The shard's waker was used.

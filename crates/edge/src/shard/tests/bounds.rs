@@ -125,7 +125,7 @@ fn a_list_of_three_thousand_connections_holds_up_no_tick() {
     judge(&mut sim, |sim| {
         let order = super::super::listing::Order::Age;
         let listing = super::super::listing::Listing::new(order, 2_000, reply);
-        let task = super::super::tasks::Task::List(listing);
+        let task = super::super::tasks::ShardTask::List(listing);
         sim.shard.waiting.tasks.add(task);
     });
     assert_eq!(listed.try_recv().unwrap().len(), 2_000);

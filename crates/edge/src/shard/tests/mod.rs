@@ -24,7 +24,7 @@ use super::Vitals;
 use super::env::{Commons, ShardSettings};
 use super::turn::Shard;
 use crate::admission::{Admission, Attempts};
-use crate::auth::Credentials;
+use crate::auth::AcceptedCredentials;
 use crate::feed::FeedLimits;
 use crate::feed::tests::TestTime;
 use crate::metrics::Metrics;
@@ -72,14 +72,14 @@ fn settings() -> ShardSettings {
     }
 }
 
-fn credentials() -> Credentials {
+fn credentials() -> AcceptedCredentials {
     let source = |value: &str| {
         Some(crate::auth::CredentialSource {
             value: value.into(),
             file: None,
         })
     };
-    Credentials::load(&crate::auth::CredentialSources {
+    AcceptedCredentials::load(&crate::auth::CredentialSources {
         user: source("user"),
         password: source("pass"),
         ..crate::auth::CredentialSources::default()

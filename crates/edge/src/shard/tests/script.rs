@@ -11,7 +11,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 use tickstorm_timebase::{Clock, Mono};
 
-use crate::sys::network::{Event, Network, Readiness, Rest, Token};
+use crate::sys::network::{Network, NetworkEvent, Readiness, Token, WaitFor};
 
 /// What a test and the shard both hold.
 #[derive(Clone, Default)]
@@ -301,29 +301,29 @@ impl Network for Script {
         self.on(socket.fd).token = None;
     }
 
-    fn wait(&mut self, rest: Rest, events: &mut Vec<Event>) -> io::Result<()> {
+    fn wait(&mut self, rest: WaitFor, events: &mut Vec<NetworkEvent>) -> io::Result<()> {
         let mut scene = self.scene();
-        if let Rest::For(duration) = rest {
+        if let WaitFor::For(duration) = rest {
             scene.timer = scene.now + duration;
         }
         if std::mem::take(&mut scene.woken) {
-            events.push(Event::Woken);
+            events.push(NetworkEvent::Woken);
         }
         if scene.is_listening && std::mem::take(&mut scene.incoming_is_new) {
-            events.push(Event::Incoming);
+            events.push(NetworkEvent::Incoming);
         }
         for socket in scene.sockets.values_mut() {
             let readiness = socket.unreported;
             if let Some(token) = socket.token
                 && readiness != Readiness::default()
             {
-                events.push(Event::Socket(token, readiness));
+                events.push(NetworkEvent::Socket(token, readiness));
                 socket.unreported = Readiness::default();
             }
         }
-        if events.is_empty() && rest != Rest::None {
+        if events.is_empty() && rest != WaitFor::None {
             if scene.timer <= scene.horizon {
-                events.push(Event::Timer);
+                events.push(NetworkEvent::Timer);
             }
             scene.now = scene.now.max(scene.timer.min(scene.horizon));
         }
