@@ -97,7 +97,7 @@ impl TurnTimer {
             until_other
         } else {
             match Wait::plan(tick.since(mono), spins) {
-                Wait::NextTick => return IdleAction::Wait(WaitFor::None),
+                Wait::Due => return IdleAction::Wait(WaitFor::None),
                 Wait::Spin => return IdleAction::Spin(tick),
                 Wait::Sleep(sleep) => sleep.min(until_other),
             }

@@ -147,7 +147,7 @@ impl Network for Kernel {
                 None
             }
         };
-        let mut reported = [MaybeUninit::<epoll::NetworkEvent>::uninit(); EVENTS];
+        let mut reported = [MaybeUninit::<epoll::Event>::uninit(); EVENTS];
         match epoll::wait(&self.epoll, &mut reported, timeout) {
             Ok((reported, _)) => events.extend(reported.iter().map(event)),
             Err(RustixErrno::INTR) => {}
@@ -161,8 +161,8 @@ fn data(token: Token) -> EventData {
     EventData::new_u64(u64::from(token.generation) << 32 | u64::from(token.slot))
 }
 
-fn event(reported: &epoll::NetworkEvent) -> NetworkEvent {
-    let epoll::NetworkEvent { flags, data } = *reported;
+fn event(reported: &epoll::Event) -> NetworkEvent {
+    let epoll::Event { flags, data } = *reported;
     let [a, b, c, d, e, f, g, h] = data.u64().to_be_bytes();
     let token = Token {
         generation: u32::from_be_bytes([a, b, c, d]),
