@@ -14,7 +14,7 @@ use tickstorm_timebase::Mono;
 use crate::sys::waker::Waker;
 pub(crate) use attempts::{Address, Attempts, Authenticated, FailureAnswer};
 
-/// Connections over the limit that may linger at once, to be told SERVER_FULL; any more are closed without a word.
+/// Connections over the limit that may linger at once after SERVER_FULL; any more are told and closed at once.
 pub(crate) const OVERFLOW_MAX: usize = 128;
 /// A handshake younger than this is never closed for another's sake.
 const HANDSHAKE_GRACE: Duration = Duration::from_secs(1);
@@ -28,8 +28,8 @@ pub(crate) struct Admission {
     ids: AtomicU64,
     handshakes_max: usize,
     handshakes: Mutex<BTreeMap<u64, Handshake>>,
-    /// Shards that wait for a handshake to leave.
-    waiting: Mutex<Vec<Waker>>,
+    /// Shards that wait for a handshake to leave, by their numbers.
+    waiting: Mutex<BTreeMap<usize, Waker>>,
 }
 
 /// A connection that has not authenticated yet.
@@ -112,9 +112,9 @@ impl Admission {
         }
     }
 
-    /// Wakes a shard once when the next handshake leaves.
-    pub(crate) fn wake_when_one_leaves(&self, shard: &Waker) {
-        self.waiting().push(shard.clone());
+    /// Wakes shard `index` once when the next handshake leaves.
+    pub(crate) fn wake_when_one_leaves(&self, index: usize, shard: &Waker) {
+        self.waiting().insert(index, shard.clone());
     }
 
     /// A place for one more connection; none where MAX_CONNECTIONS and the overflow are used up.
@@ -167,7 +167,7 @@ impl Admission {
         (HandshakePermit { admission, id }, evicted)
     }
 
-    fn waiting(&self) -> MutexGuard<'_, Vec<Waker>> {
+    fn waiting(&self) -> MutexGuard<'_, BTreeMap<usize, Waker>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -199,9 +199,8 @@ impl Drop for Permit {
 impl Drop for HandshakePermit {
     fn drop(&mut self) {
         if self.admission.handshakes().remove(&self.id).is_some() {
-            for shard in self.admission.waiting().drain(..) {
-                shard.wake();
-            }
+            let waiting = std::mem::take(&mut *self.admission.waiting());
+            waiting.into_values().for_each(|shard| shard.wake());
         }
     }
 }
@@ -282,7 +281,9 @@ mod tests {
         let admission = admission(10, 1);
         let (permit, _) = admission.begin_handshake(1, at(0), 0, 0);
         let mut kernel = Kernel::new().unwrap();
-        admission.wake_when_one_leaves(&kernel.waker());
+        admission.wake_when_one_leaves(0, &kernel.waker());
+        admission.wake_when_one_leaves(0, &kernel.waker());
+        assert_eq!(admission.waiting().len(), 1, "a shard waits once");
         let woken = |kernel: &mut Kernel| {
             let mut events = Vec::new();
             kernel.wait(WaitFor::None, &mut events).unwrap();

@@ -1,5 +1,5 @@
-//! Control: starts, watches and stops the rest of an edge. The order of start is fixed: limits first, then every shard's
-//! runtime, and only when all are built listeners, so that per-shard tables of open files can be had.
+//! Control: starts, watches and stops the rest of an edge. The order of start is fixed: limits first, then all shards, and only
+//! then listeners, so that each shard can have a table of open files of its own in between.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -38,6 +38,7 @@ pub struct Edge {
     drain_delay: Duration,
     drain_timeout: Duration,
     drained: OnceCell<()>,
+    has_panicked: Arc<AtomicBool>,
 }
 
 impl Edge {
@@ -69,6 +70,7 @@ impl Edge {
             ),
             attempts: Attempts::new(config.auth_rate_limit),
             metrics: metrics.clone(),
+            authority: authority.clone(),
             credentials,
         };
         let (shards, listen_addr) = start_shards(&config, &commons, limit, &counted).await?;
@@ -92,14 +94,19 @@ impl Edge {
             drain_delay: config.drain_delay,
             drain_timeout: config.drain_timeout,
             drained: OnceCell::new(),
+            has_panicked: Arc::default(),
         };
-        edge.spawn(Shards::tell_time(edge.shards.handles(), authority));
-        edge.spawn(auth::watch_files(config.credentials, say_credentials));
+        edge.spawn("time", Shards::tell_time(edge.shards.handles(), authority));
+        edge.spawn(
+            "credentials",
+            auth::watch_files(config.credentials, say_credentials),
+        );
         // Random, so that no answer to a request of an earlier start is taken for one to this one's.
         let timekeeper = Timekeeper::new(config.time, rand::random(), SystemClock.now());
         let publisher = AuthorityPublisher::new(say_authority);
         let reporter = TimeReporter::new(say_time, metrics.time, config.ahead);
-        edge.spawn(TimekeeperDriver::new(timekeeper, bus, publisher, reporter).run());
+        let timekeeper = TimekeeperDriver::new(timekeeper, bus, publisher, reporter);
+        edge.spawn("timekeeper", timekeeper.run());
         tracing::info!(edge_id = config.id, shards = config.shards, "edge");
         if !listen_addr.ip().is_loopback() {
             tracing::warn!(%listen_addr, "passwords travel in plain text beyond loopback: there is no TLS");
@@ -154,12 +161,24 @@ impl Edge {
         self.tasks.close();
         self.shards.stop().await;
         self.tasks.wait().await;
+        assert!(
+            !self.has_panicked.load(Ordering::Relaxed),
+            "a part of the edge has panicked"
+        );
     }
 
-    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+    /// Runs a part of the edge until it stops. If that panics, so does [`Edge::stop`]; in release a panic ends the process.
+    fn spawn(&self, part: &'static str, task: impl Future<Output = ()> + Send + 'static) {
         let stop = self.stop.clone();
-        self.tasks.spawn(async move {
+        let has_panicked = Arc::clone(&self.has_panicked);
+        let running = tokio::spawn(async move {
             stop.run_until_cancelled(task).await;
+        });
+        self.tasks.spawn(async move {
+            if let Err(error) = running.await {
+                tracing::error!(%error, part, "a part of the edge has panicked");
+                has_panicked.store(true, Ordering::Relaxed);
+            }
         });
     }
 }

@@ -1,7 +1,7 @@
 //! How many of the open files that a limit allows are for clients. The limit holds for a table of open files: usually a process has
 //! one; an edge may give each of its shards one of its own.
 
-/// Open files of a table that are no clients' connections: listeners, runtimes, timers, the admin port, NATS, files read again,
+/// Open files of a table that are no clients' connections: listeners, epolls, timers, the admin port, NATS, files read again,
 /// and newcomers that are being turned away.
 pub(crate) const RESERVED: u64 = 256;
 

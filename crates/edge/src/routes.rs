@@ -1,4 +1,4 @@
-//! Operators' view of the connections: `/connections` lists them, `DELETE /connections/<id>` closes one. Handles are asked by
+//! Operators' view of the connections: `/connections` lists them, `DELETE /connections/<id>` closes one. Shards are asked by
 //! message and answer for themselves.
 
 use std::cmp::Reverse;

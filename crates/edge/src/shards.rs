@@ -106,18 +106,15 @@ impl Shards {
         self.handles.clone()
     }
 
-    /// Tells each what time it is, now and whenever that changes.
+    /// Wakes all whenever the time changes, which each then looks at.
     pub(crate) async fn tell_time(
         handles: Vec<ShardHandle>,
         mut authority: watch::Receiver<Option<Authority>>,
     ) {
         authority.mark_changed();
         while authority.changed().await.is_ok() {
-            let new = *authority.borrow_and_update();
-            for shard in &handles {
-                // One that has ended sends no ticks.
-                let _ = shard.tell(ShardCommand::Authority(new));
-            }
+            authority.mark_unchanged();
+            handles.iter().for_each(ShardHandle::wake);
         }
     }
 
@@ -133,7 +130,10 @@ impl Shards {
         });
         match joined.await {
             Ok(0) => {}
-            Ok(panicked) => tracing::error!(panicked, "threads of shards had panicked"),
+            Ok(panicked) => {
+                tracing::error!(panicked, "threads of shards had panicked");
+                panic!("{panicked} shards had panicked");
+            }
             Err(error) => tracing::error!(%error, "threads of shards were not waited for"),
         }
     }

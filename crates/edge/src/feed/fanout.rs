@@ -11,7 +11,7 @@ use tickstorm_timebase::Epoch;
 use super::ring::{FeedFrame, Ring};
 use super::subscribers::Entry;
 
-/// Sends between two yields, so that heartbeats and accepts stay alive during a fan-out: 3 to 5 ms of the kernel's TCP.
+/// Sends before everything else has its turn, so that heartbeats and accepts stay alive during a fan-out: 3 to 5 ms of the kernel's TCP.
 pub(crate) const CHUNK: usize = 1_024;
 /// The most bytes that are joined into one send.
 const JOIN_MAX: usize = 256 * 1_024;

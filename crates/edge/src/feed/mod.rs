@@ -36,16 +36,23 @@ pub(crate) struct FeedLimits {
     pub(crate) max_msg_size: usize,
 }
 
-/// A waiting subscriber whose resume point the feed has passed: it is to join before the next fan-out begins.
+/// A waiting subscriber whose resume point the feed has passed: it joins on the slow path, and catches up from there.
 #[derive(Clone, Debug)]
 pub(crate) struct Arrival {
     pub(crate) owner: u32,
-    /// Its resume point.
-    pub(crate) after: Epoch,
     /// Number of the frame with which it joins.
     pub(crate) next: u64,
     /// A frame of its own that comes before: the shared one begins too early for it.
     pub(crate) own: Option<FeedFrame>,
+}
+
+/// A frame that has passed the resume points of waiting subscribers.
+struct PassedFrame {
+    number: u64,
+    ticks: Vec<Tick>,
+    sent_unix_us: i64,
+    /// The last resume point that it was cut for, and what came of that: many wait for the same one.
+    cut: Option<(Epoch, Option<FeedFrame>)>,
 }
 
 /// One feed of a shard.
@@ -59,7 +66,8 @@ pub(crate) struct Feed {
     subscribers: Subscribers,
     /// Subscribers whose resume point lies ahead of the feed, by that point: they join with the first tick after it.
     waiting: BTreeSet<(Epoch, u32)>,
-    arrivals: VecDeque<Arrival>,
+    /// Frames that some of them have yet to join with.
+    passed: VecDeque<PassedFrame>,
     sweep: Option<Sweep>,
     /// Number of the first frame that no sweep has carried yet.
     unswept: u64,
@@ -90,7 +98,7 @@ impl Feed {
             ring: Ring::new(limits.behind_max),
             subscribers: Subscribers::default(),
             waiting: BTreeSet::new(),
-            arrivals: VecDeque::new(),
+            passed: VecDeque::new(),
             sweep: None,
             unswept: 0,
             generation: None,
@@ -143,7 +151,7 @@ impl Feed {
         self.generation = Some(authority.generation());
         self.batch.clear();
         self.waiting.clear();
-        self.arrivals.clear();
+        self.passed.clear();
         self.framed = self.schedule.last(authority);
         self.offered = self.framed;
     }
@@ -177,7 +185,6 @@ impl Feed {
     /// Whether frames are to be sent now; new ones can be made only where the time `is_known`.
     pub(crate) fn has_work(&self, now: Mono, is_known: bool) -> bool {
         self.sweep.is_some()
-            || !self.arrivals.is_empty()
             || self.unswept < self.ring.head()
             || (is_known && self.batch.due().is_some_and(|due| due <= now))
     }
@@ -186,7 +193,7 @@ impl Feed {
     /// are of the moment at which a fan-out begins. Returns the first tick of what was flushed.
     pub(crate) fn flush(&mut self, authority: &Authority, now: Mono) -> Option<Tick> {
         let is_due = self.batch.due().is_some_and(|due| due <= now);
-        if self.sweep.is_some() || !self.arrivals.is_empty() || !is_due {
+        if self.sweep.is_some() || !is_due {
             return None;
         }
         // The ring must hold all that no sweep has carried yet: what does not fit stays in the batch.
@@ -194,50 +201,57 @@ impl Feed {
         let frames = self.limits.behind_max.saturating_sub(unswept);
         let per_frame = ticks_per_frame(self.limits.max_msg_size);
         let pending = self.batch.take(now, frames * per_frame);
-        let ticks: Vec<Tick> = pending
-            .iter()
-            .map(|pending| pending.tick_at(authority, now))
-            .collect();
+        let mut ticks = std::mem::take(&mut self.due);
+        ticks.extend(pending.iter().map(|one| one.tick_at(authority, now)));
+        let first = ticks.first().copied();
         let sent_unix_us = authority.time_at(now).as_micros();
         for chunk in ticks.chunks(per_frame) {
             let Some(last) = chunk.last() else { continue };
             self.framed = last.epoch;
             let frame = self.encode(chunk, sent_unix_us);
             let number = self.ring.push(frame);
-            self.let_in(chunk, number, sent_unix_us);
-        }
-        ticks.first().copied()
-    }
-
-    /// Notes the arrival of those whose resume point the new frame `number` passes.
-    fn let_in(&mut self, ticks: &[Tick], number: u64, sent_unix_us: i64) {
-        // Many wait for the same point: they share a frame.
-        let mut made: Option<(Epoch, Option<FeedFrame>)> = None;
-        while let Some((after, owner)) = self.waiting.pop_first() {
-            if after >= self.framed {
-                self.waiting.insert((after, owner));
-                return;
+            if self.has_arrivals() {
+                self.passed.push_back(PassedFrame {
+                    number,
+                    ticks: chunk.to_vec(),
+                    sent_unix_us,
+                    cut: None,
+                });
             }
-            let own = match made.take() {
-                Some((point, own)) if point == after => own,
-                Some(_) | None => {
-                    let first = ticks.partition_point(|tick| tick.epoch <= after);
-                    (first > 0).then(|| self.encode(&ticks[first..], sent_unix_us))
-                }
-            };
-            made = Some((after, own.clone()));
-            self.arrivals.push_back(Arrival {
-                owner,
-                after,
-                next: number + u64::from(own.is_some()),
-                own,
-            });
         }
+        ticks.clear();
+        self.due = ticks;
+        first
     }
 
-    /// The next subscriber that is to join before a fan-out may begin.
+    /// Whether the feed has passed somebody's resume point.
+    pub(crate) fn has_arrivals(&self) -> bool {
+        let first = self.waiting.first();
+        first.is_some_and(|(after, _)| *after < self.framed)
+    }
+
+    /// The next waiting subscriber whose resume point the feed has passed.
     pub(crate) fn poll_arrival(&mut self) -> Option<Arrival> {
-        self.arrivals.pop_front()
+        let (after, owner) = *self.waiting.first()?;
+        let is_before =
+            |frame: &PassedFrame| frame.ticks.last().is_some_and(|last| last.epoch <= after);
+        while self.passed.front().is_some_and(is_before) {
+            self.passed.pop_front();
+        }
+        let mut frame = self.passed.pop_front()?;
+        self.waiting.pop_first();
+        let own = match frame.cut.take() {
+            Some((point, own)) if point == after => own,
+            Some(_) | None => {
+                let first = frame.ticks.partition_point(|tick| tick.epoch <= after);
+                let rest = &frame.ticks[first..];
+                (first > 0).then(|| self.encode(rest, frame.sent_unix_us))
+            }
+        };
+        frame.cut = Some((after, own.clone()));
+        let next = frame.number + u64::from(own.is_some());
+        self.passed.push_front(frame);
+        Some(Arrival { owner, next, own })
     }
 
     fn encode(&mut self, ticks: &[Tick], sent_unix_us: i64) -> FeedFrame {
@@ -257,7 +271,7 @@ impl Feed {
         self.waiting.insert((after, owner));
     }
 
-    /// Ends the wait of a subscriber for `after`. Its arrival may have been noted already: whoever joins it must know.
+    /// Ends the wait of a subscriber for `after`.
     pub(crate) fn stop_waiting(&mut self, owner: u32, after: Epoch) {
         self.waiting.remove(&(after, owner));
     }

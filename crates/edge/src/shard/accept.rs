@@ -17,7 +17,7 @@ use crate::sys::network::Network;
 use crate::sys::waker::Waker;
 
 /// How long accepting rests if the system has no descriptor or memory to give.
-const REST: Duration = Duration::from_millis(100);
+const STARVED_FOR: Duration = Duration::from_millis(100);
 
 /// A shard's accepting side.
 pub(super) struct Acceptor {
@@ -62,9 +62,13 @@ impl Acceptor {
         self.connections_max = connections_max;
     }
 
-    /// Newcomers wait, or a handshake may have left: accepting is worth a try.
-    pub(super) fn try_again(&mut self, is_incoming: bool) {
-        self.is_pending |= is_incoming;
+    /// Newcomers wait.
+    pub(super) fn expect_newcomers(&mut self) {
+        self.is_pending = true;
+    }
+
+    /// A handshake may have left: accepting is worth a try, unless it is the system that has nothing to give.
+    pub(super) fn try_again(&mut self) {
         if !self.is_starved {
             self.not_before = Mono::ZERO;
         }
@@ -99,12 +103,13 @@ impl Acceptor {
         if !self.has_room(driver, at) {
             return Accepted::Nobody;
         }
+        let mut evicted = None;
         let admitted = driver
             .network
             .accept()
-            .and_then(|newcomer| self.admit(newcomer, connections, driver, at));
+            .and_then(|newcomer| self.admit(newcomer, &mut evicted, connections, driver, at));
         match admitted {
-            Ok(evicted) => {
+            Ok(()) => {
                 self.is_starved = false;
                 Accepted::One(evicted)
             }
@@ -119,8 +124,9 @@ impl Acceptor {
                 if !std::mem::replace(&mut self.is_starved, true) {
                     tracing::warn!(%error, "accepting rests: the system has nothing to give");
                 }
-                self.not_before = at.mono + REST;
-                Accepted::Nobody
+                self.not_before = at.mono + STARVED_FOR;
+                // Its room is given away, whatever became of the newcomer.
+                evicted.map_or(Accepted::Nobody, |evicted| Accepted::One(Some(evicted)))
             }
         }
     }
@@ -132,39 +138,39 @@ impl Acceptor {
             Room::Free => true,
             Room::NotBefore(due) => {
                 self.not_before = due;
-                admission.wake_when_one_leaves(&self.waker);
+                self.is_starved = false;
+                admission.wake_when_one_leaves(self.index, &self.waker);
                 // One that left before this was asked wakes nobody.
                 admission.room(at.mono) == Room::Free
             }
         }
     }
 
+    /// Lets a newcomer in, or tells it that the edge is full. Names the handshake whose room it has taken.
     fn admit<N: Network>(
         &self,
         newcomer: (N::Socket, SocketAddr),
+        evicted: &mut Option<Evicted>,
         connections: &mut Connections<N::Socket>,
         driver: &mut Driver<N>,
         at: Moment,
-    ) -> io::Result<Option<Evicted>> {
+    ) -> io::Result<()> {
         let permit = match self.permit(connections, driver) {
             Some(permit) if !permit.is_overflow() => permit,
             overflow => {
                 let reason = CloseReason::ServerFull;
-                turn_away(newcomer, overflow, reason, connections, driver, at)?;
-                return Ok(None);
+                return turn_away(newcomer, overflow, reason, connections, driver, at);
             }
         };
         let admission = driver.env.commons.admission.clone();
-        let mut evicted = None;
         let key = connections.insert(admission.next_id(), |key| {
             let (handshake, oldest) =
                 admission.begin_handshake(key.id, at.mono, self.index, key.slot);
-            evicted = oldest;
+            *evicted = oldest;
             let stage = Stage::Handshake { _permit: handshake };
             Connection::new(key, newcomer, at, stage, permit)
         });
-        enter(key, connections, driver)?;
-        Ok(evicted)
+        enter(key, connections, driver)
     }
 
     /// Refuses the next newcomer that waits, so that closing the listener resets nobody. False if nobody waits.

@@ -63,6 +63,8 @@ pub(super) struct Served {
     pub(super) client: Box<AuthenticatedClient>,
     /// SUBSCRIBEs that wait for the time to be known.
     pub(super) asked: Vec<Request>,
+    /// The generation of the last time that was known when the first of them came.
+    asked_in: Option<u32>,
     /// What could not be written yet; none while all is well.
     pub(super) outbox: Option<Box<Outbox>>,
 }
@@ -72,8 +74,22 @@ impl Served {
         Self {
             client,
             asked: Vec::new(),
+            asked_in: None,
             outbox: None,
         }
+    }
+
+    /// Lets a SUBSCRIBE wait until the time is known.
+    pub(super) fn ask(&mut self, request: Request, env: &Env) {
+        if self.asked.is_empty() {
+            self.asked_in = env.generation();
+        }
+        self.asked.push(request);
+    }
+
+    /// Whether a SUBSCRIBE waits that came before time was stepped to the present generation.
+    pub(super) fn has_asked_before(&self, env: &Env) -> bool {
+        !self.asked.is_empty() && self.asked_in != env.generation()
     }
 
     /// Whether nothing may be read: answers wait for the socket already, or for the time to be known.

@@ -11,7 +11,7 @@ use super::accept::Acceptor;
 use super::connection::LINGER;
 use super::connections::{Connections, Key, Walk};
 use super::driver::Driver;
-use super::serving::close;
+use super::slots::close_if_open;
 use super::time::Moment;
 use super::wheel::TURN;
 use crate::sys::network::Network;
@@ -101,7 +101,7 @@ impl Drain {
                 if *closed < spread.due(at.mono.since(*began)) {
                     let key = keys[*closed];
                     *closed += 1;
-                    close(key, CloseReason::ServerDraining, connections, driver, at);
+                    close_if_open(key, CloseReason::ServerDraining, connections, driver, at);
                 } else if connections.is_empty() {
                     self.due = Mono::NEVER;
                     if let Some(reply) = self.reply.take() {

@@ -11,7 +11,7 @@ use super::connection::{AfterStep, Connection, Overdue};
 use super::control_buffer::ControlBuffer;
 use super::env::Env;
 use super::feeds::Feeds;
-use super::input::{self, InputTaken, Serving};
+use super::input::{self, InputContext, InputTaken};
 use super::outbox::Outbox;
 use super::subscription::{self, SubscribeOutcome};
 use super::time::Moment;
@@ -94,6 +94,8 @@ impl<N: Network> Driver<N> {
             match self.network.receive(&connection.socket, scratch) {
                 Ok(0) => return self.close(connection, CloseReason::ClientClosed, at),
                 Ok(taken) => {
+                    let mono = self.network.now();
+                    let at = Moment { mono, ..at };
                     connection.hear();
                     let input = &scratch[..taken];
                     if self.take_input(connection, input, at).is_gone() {
@@ -122,7 +124,7 @@ impl<N: Network> Driver<N> {
         at: Moment,
     ) -> AfterStep {
         loop {
-            let mut serving = Serving {
+            let mut serving = InputContext {
                 env: &self.env,
                 feeds: &mut self.feeds,
                 control: &mut self.control,
@@ -157,7 +159,8 @@ impl<N: Network> Driver<N> {
             return AfterStep::Gone;
         }
         connection.pause_if_blocked(at.now);
-        if connection.is_open() && connection.is_read() {
+        // Also if that has closed it: what it still sends must be read and discarded.
+        if connection.is_read() {
             self.rearm(connection);
         }
         AfterStep::Stays
@@ -175,7 +178,7 @@ impl<N: Network> Driver<N> {
         {
             return AfterStep::Stays;
         }
-        let mut serving = Serving {
+        let mut serving = InputContext {
             env: &self.env,
             feeds: &mut self.feeds,
             control: &mut self.control,
@@ -196,7 +199,8 @@ impl<N: Network> Driver<N> {
         }
     }
 
-    /// Lets a waiting subscriber join the feed, which has passed its resume point.
+    /// Lets a waiting subscriber join the feed, which has passed its resume point, on the slow path: the frame that it joins with
+    /// may be on its way to the others already.
     pub(super) fn arrive(
         &mut self,
         connection: &mut Connection<N::Socket>,
@@ -205,13 +209,15 @@ impl<N: Network> Driver<N> {
         at: Moment,
     ) -> AfterStep {
         let (slot, fd) = (connection.key.slot, connection.socket.as_raw_fd());
-        let is_behind = connection.outbox_mut().is_some();
-        self.feeds.join(slot, fd, feed, arrival.next, is_behind);
-        let Some(own) = arrival.own else {
+        let Some(served) = connection.served_mut() else {
             return AfterStep::Stays;
         };
-        self.env.count_frame(&own, at.mono);
-        self.control.frames().extend_from_slice(&own.bytes);
+        let outbox = served.outbox.get_or_insert_with(|| Outbox::new(at.now));
+        if let Some(own) = arrival.own {
+            self.env.count_frame(&own, at.mono);
+            outbox.set_own(own.bytes);
+        }
+        self.feeds.join(slot, fd, feed, arrival.next);
         self.deliver(connection, at)
     }
 

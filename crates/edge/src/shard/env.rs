@@ -33,6 +33,7 @@ pub(crate) struct Commons {
     pub(crate) admission: Arc<Admission>,
     pub(crate) attempts: Arc<Attempts>,
     pub(crate) metrics: Metrics,
+    pub(crate) authority: watch::Receiver<Option<Authority>>,
     pub(crate) credentials: watch::Receiver<AcceptedCredentials>,
 }
 
@@ -41,6 +42,8 @@ pub(super) struct Env {
     pub(super) commons: Commons,
     /// The time as it was last published.
     authority: Option<Authority>,
+    /// The generation of the last time that was known.
+    generation: Option<u32>,
     /// The subscriptions of an earlier generation have not all been ended.
     is_ending: bool,
 }
@@ -50,6 +53,7 @@ impl Env {
         Self {
             commons,
             authority: None,
+            generation: None,
             is_ending: false,
         }
     }
@@ -79,12 +83,25 @@ impl Env {
         self.authority(mono).filter(|_| !self.is_ending)
     }
 
-    pub(super) fn set_authority(&mut self, new: Option<Authority>) {
-        self.authority = new;
+    /// The generation of the last time that was known; none before the first one.
+    pub(super) fn generation(&self) -> Option<u32> {
+        self.generation
     }
 
-    pub(super) fn set_ending(&mut self, is_ending: bool) {
-        self.is_ending = is_ending;
+    /// Takes over the time as it is now. True if it was stepped back: then all subscriptions of before must end, and until
+    /// [`Env::end_ending`] there are neither ticks nor new subscriptions.
+    pub(super) fn set_authority(&mut self, new: Option<Authority>) -> bool {
+        self.authority = new;
+        let Some(new) = new else { return false };
+        let known = self.generation.replace(new.generation());
+        let is_stepped = known.is_some_and(|known| known != new.generation());
+        self.is_ending |= is_stepped;
+        is_stepped
+    }
+
+    /// The subscriptions of before have ended.
+    pub(super) fn end_ending(&mut self) {
+        self.is_ending = false;
     }
 
     /// Counts the end of a connection.

@@ -83,13 +83,10 @@ impl Feeds {
         batches.min().unwrap_or(Mono::NEVER)
     }
 
-    /// Takes in ticks that did not come from the grid. True if they become due before anything else of that feed.
+    /// Takes in ticks that did not come from the grid.
     #[cfg(feature = "bench")]
-    pub(super) fn offer(&mut self, id: FeedId, ticks: &[Tick]) -> bool {
-        let feed = self.feed(id);
-        let due = feed.next_batch();
-        feed.offer(ticks);
-        feed.next_batch() < due
+    pub(super) fn offer(&mut self, id: FeedId, ticks: &[Tick]) {
+        self.feed(id).offer(ticks);
     }
 
     /// The feed whose turn it is among those that have something to send; new frames can be made only while the time `is_known`.
@@ -111,15 +108,16 @@ impl Feeds {
         self.feed(id).flush(authority, mono)
     }
 
-    /// The next subscriber that must join the feed before it sends. Those that left meanwhile are passed over.
-    pub(super) fn poll_arrival(&mut self, id: FeedId) -> Option<Arrival> {
-        loop {
-            let arrival = self.feed(id).poll_arrival()?;
-            let after = arrival.after;
-            if self.membership(arrival.owner) == (Membership::Waiting { feed: id, after }) {
-                return Some(arrival);
-            }
-        }
+    /// Whether a feed has passed somebody's resume point.
+    pub(super) fn have_arrivals(&self) -> bool {
+        self.feeds.iter().any(Feed::has_arrivals)
+    }
+
+    /// The next waiting subscriber whose resume point its feed has passed.
+    pub(super) fn poll_arrival(&mut self) -> Option<(FeedId, Arrival)> {
+        FeedId::ALL
+            .into_iter()
+            .find_map(|id| Some((id, self.feed(id).poll_arrival()?)))
     }
 
     /// Sends one chunk of a feed's fan-out.
@@ -165,12 +163,16 @@ impl Feeds {
             set(&mut self.memberships, slot, waiting);
         } else {
             let next = self.feed(id).ring().head();
-            self.join(slot, fd, id, next, is_behind);
+            self.insert(slot, fd, id, next, is_behind);
         }
     }
 
-    /// Lets a connection join a feed with frame `next`.
-    pub(super) fn join(&mut self, slot: u32, fd: RawFd, id: FeedId, next: u64, is_behind: bool) {
+    /// Lets a connection join a feed with frame `next`, on the slow path.
+    pub(super) fn join(&mut self, slot: u32, fd: RawFd, id: FeedId, next: u64) {
+        self.insert(slot, fd, id, next, true);
+    }
+
+    fn insert(&mut self, slot: u32, fd: RawFd, id: FeedId, next: u64, is_behind: bool) {
         let subscribers = self.feed(id).subscribers();
         let position = subscribers.join(fd, slot, next, is_behind);
         set(

@@ -28,7 +28,7 @@ pub(super) enum InputTaken {
 }
 
 /// What the steps of a connection may touch beside the connection itself.
-pub(super) struct Serving<'a> {
+pub(super) struct InputContext<'a> {
     pub(super) env: &'a Env,
     pub(super) feeds: &'a mut Feeds,
     /// Where answers are appended.
@@ -42,7 +42,7 @@ pub(super) struct Serving<'a> {
 pub(super) fn take<S: AsRawFd>(
     connection: &mut Connection<S>,
     input: &mut &[u8],
-    serving: &mut Serving<'_>,
+    serving: &mut InputContext<'_>,
 ) -> InputTaken {
     let (env, at) = (serving.env, serving.at);
     loop {
@@ -80,7 +80,7 @@ pub(super) fn take<S: AsRawFd>(
 fn accept<S>(
     connection: &mut Connection<S>,
     client: Box<AuthenticatedClient>,
-    serving: &mut Serving<'_>,
+    serving: &mut InputContext<'_>,
 ) {
     tracing::debug!(
         connection = connection.key.id,
@@ -103,7 +103,7 @@ fn refuse<S>(connection: &mut Connection<S>, due: Mono) {
     };
 }
 
-fn answer(client_time_us: i64, serving: &mut Serving<'_>) {
+fn answer(client_time_us: i64, serving: &mut InputContext<'_>) {
     let (mono, frames) = (serving.at.mono, serving.control.frames());
     match serving.env.authority(mono) {
         None => pong(client_time_us, 0, 0, u32::MAX, 0, frames),

@@ -52,13 +52,19 @@ pub(crate) struct ListedClient {
     pub(crate) version: String,
 }
 
+impl Order {
+    fn rank(self, accepted: Mono, backlog_frames: impl FnOnce() -> u64) -> u64 {
+        match self {
+            Self::Backlog => backlog_frames(),
+            Self::Age => u64::MAX - accepted.as_nanos(),
+        }
+    }
+}
+
 impl Listed {
     /// Sort key, highest first.
     pub(crate) fn rank(&self, order: Order) -> u64 {
-        match order {
-            Order::Backlog => self.backlog_frames,
-            Order::Age => u64::MAX - self.accepted.as_nanos(),
-        }
+        order.rank(self.accepted, || self.backlog_frames)
     }
 }
 
@@ -115,10 +121,7 @@ impl Listing {
             return;
         }
         let Key { slot, id } = connection.key;
-        let rank = match self.order {
-            Order::Backlog => feeds.backlog(slot),
-            Order::Age => u64::MAX - connection.accepted.as_nanos(),
-        };
+        let rank = self.order.rank(connection.accepted, || feeds.backlog(slot));
         self.first.push(Reverse((rank, Reverse(id), slot)));
         if self.first.len() > self.limit {
             self.first.pop();

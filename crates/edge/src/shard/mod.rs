@@ -21,7 +21,7 @@ mod output;
 mod release;
 mod replay;
 mod sending;
-mod serving;
+mod slots;
 mod subscription;
 mod tasks;
 #[cfg(test)]
@@ -40,7 +40,6 @@ use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::mpsc::{SendError, Sender};
 use std::time::Duration;
 
-use tickstorm_timebase::Authority;
 #[cfg(feature = "bench")]
 use tickstorm_timebase::{Mode, Tick};
 use tokio::sync::oneshot;
@@ -78,8 +77,6 @@ pub(crate) enum ShardCommand {
     Listen(SocketAddr, oneshot::Sender<io::Result<SocketAddr>>),
     /// These are the shards, in the order of their numbers.
     Peers(Vec<ShardHandle>),
-    /// The time has become known, has changed, or is unknown again.
-    Authority(Option<Authority>),
     /// Close this handshake: its room is needed.
     Evict(Evicted),
     /// Send these ticks to the feed of the mode, at its time, as if they had been released now.
@@ -106,6 +103,11 @@ pub(crate) struct ShardHandle {
 }
 
 impl ShardHandle {
+    /// Lets the shard look whether the time has changed.
+    pub(crate) fn wake(&self) {
+        self.waker.wake();
+    }
+
     /// Hands over a command; gives it back if the shard has ended.
     pub(crate) fn tell(&self, command: ShardCommand) -> Result<(), SendError<ShardCommand>> {
         self.commands.send(command)?;

@@ -19,6 +19,8 @@ pub(super) struct Outbox {
     /// The ticks of the replay's frame in `rest`, until its first byte is out: till then it may still be given up.
     untouched: Option<usize>,
     control: Vec<u8>,
+    /// A frame for this subscriber alone, before the feed's: empty for nearly all.
+    own: Bytes,
     replay: Option<Replay>,
     /// When the socket last took a byte, in the shard's own time.
     pub(super) progress: Mono,
@@ -34,6 +36,7 @@ impl Outbox {
             rest_is_control: false,
             untouched: None,
             control: Vec::new(),
+            own: Bytes::new(),
             replay: None,
             progress: now,
             is_started: false,
@@ -71,7 +74,13 @@ impl Outbox {
         if self.untouched.take().is_some() {
             self.rest = Bytes::new();
         }
+        self.own = Bytes::new();
         self.replay = replay;
+    }
+
+    /// Sends `own` before the feed's frames.
+    pub(super) fn set_own(&mut self, own: Bytes) {
+        self.own = own;
     }
 
     /// What is to be written before the feed's frames; empty where nothing is. A frame of a replay is made here.
@@ -84,6 +93,8 @@ impl Outbox {
             self.rest_is_control = !self.control.is_empty();
             if self.rest_is_control {
                 self.rest = Bytes::from(std::mem::take(&mut self.control));
+            } else if !self.own.is_empty() {
+                self.rest = std::mem::take(&mut self.own);
             } else if let Some(replay) = self.replay.as_mut() {
                 let (frame, ticks) = replay.next_frame(max_msg_size, authority);
                 self.rest = frame;
@@ -98,7 +109,7 @@ impl Outbox {
 
     /// Whether the feed's own frames may follow what [`Self::front`] gave.
     pub(super) fn feed_may_follow(&self) -> bool {
-        self.control.is_empty() && self.replay.is_none()
+        self.control.is_empty() && self.own.is_empty() && self.replay.is_none()
     }
 
     /// Takes note that `taken` bytes, some at least, went out, and gives how many of them were not of the front but of the feed's

@@ -68,7 +68,7 @@ pub(super) fn observe(
     }
 }
 
-/// The timer of a shard, and for when it is set: a wait that ends no later needs no setting.
+/// For when a shard's timer is set. It is not set again for a wait that it ends soon enough as it is.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct TurnTimer {
     set_for: Mono,
@@ -88,6 +88,11 @@ impl TurnTimer {
         Self {
             set_for: Mono::ZERO,
         }
+    }
+
+    /// The timer has fired. It may do so before the moment it was set for: its clock may run faster than the machine's time.
+    pub(super) fn has_fired(&mut self) {
+        self.set_for = Mono::ZERO;
     }
 
     /// How to wait at `mono` until `tick` is due, to the microsecond if anybody notices, or until `other`, which may be late a little.
@@ -126,22 +131,22 @@ mod tests {
 
     #[test]
     fn the_timer_is_set_once_for_a_wait_however_often_events_interrupt_it() {
-        let mut alarm = TurnTimer::new();
-        let first = alarm.idle(at(0), Mono::NEVER, at(100_000), true);
+        let mut timer = TurnTimer::new();
+        let first = timer.idle(at(0), Mono::NEVER, at(100_000), true);
         assert_eq!(
             first,
             IdleAction::Wait(WaitFor::For(Duration::from_micros(100_000)))
         );
         for us in [1, 50_000, 99_999] {
-            let again = alarm.idle(at(us), Mono::NEVER, at(100_000), true);
+            let again = timer.idle(at(us), Mono::NEVER, at(100_000), true);
             assert_eq!(again, IdleAction::Wait(WaitFor::AsSet), "{us}");
         }
-        let sooner = alarm.idle(at(10), Mono::NEVER, at(1_010), true);
+        let sooner = timer.idle(at(10), Mono::NEVER, at(1_010), true);
         assert_eq!(
             sooner,
             IdleAction::Wait(WaitFor::For(Duration::from_micros(1_000)))
         );
-        let after_it = alarm.idle(at(1_010), Mono::NEVER, at(100_000), true);
+        let after_it = timer.idle(at(1_010), Mono::NEVER, at(100_000), true);
         assert!(
             matches!(after_it, IdleAction::Wait(WaitFor::For(_))),
             "{after_it:?}"
@@ -149,12 +154,23 @@ mod tests {
     }
 
     #[test]
+    fn a_timer_that_has_fired_early_is_set_again() {
+        let mut timer = TurnTimer::new();
+        timer.idle(at(0), Mono::NEVER, at(100_000), true);
+        // Its clock runs 8 % fast.
+        timer.has_fired();
+        let again = timer.idle(at(92_000), Mono::NEVER, at(100_000), true);
+        let remaining = Duration::from_micros(8_000);
+        assert_eq!(again, IdleAction::Wait(WaitFor::For(remaining)));
+    }
+
+    #[test]
     fn a_tick_is_spun_for_at_the_end_and_never_slept_over() {
-        let mut alarm = TurnTimer::new();
+        let mut timer = TurnTimer::new();
         let tick = at(1_000_000);
         let mut now = at(0);
         loop {
-            match alarm.idle(now, tick, Mono::NEVER, true) {
+            match timer.idle(now, tick, Mono::NEVER, true) {
                 IdleAction::Wait(WaitFor::For(sleep)) => {
                     now = now + sleep;
                     assert!(now < tick);
@@ -165,7 +181,7 @@ mod tests {
         }
         assert!(tick.since(now) <= tickstorm_timer::SPIN);
         assert_eq!(
-            alarm.idle(tick, tick, Mono::NEVER, true),
+            timer.idle(tick, tick, Mono::NEVER, true),
             IdleAction::Wait(WaitFor::None)
         );
     }

@@ -1,4 +1,4 @@
-//! [`Sending`]: one chunk of a fan-out. What is due becomes a frame, those who waited for it join, and the hot loop sends.
+//! [`Sending`]: one chunk of a fan-out. What is due becomes a frame, and the hot loop sends it.
 
 use tickstorm_protocol::code::CloseReason;
 use tickstorm_timebase::Clock;
@@ -7,20 +7,16 @@ use super::Vitals;
 use super::connections::{Connections, Key};
 use super::driver::Driver;
 use super::release::observe;
-use super::serving::serve;
 use super::time::{Moment, ShardTime};
-use crate::feed::{FeedId, Leftovers};
+use crate::feed::Leftovers;
 use crate::sys::network::Network;
-
-/// Waiting subscribers that join their feed in a row: some 0.1 µs each, and 5 µs if it has a frame of its own.
-const ARRIVALS: usize = 128;
 
 /// The sending side of a shard.
 #[derive(Default)]
 pub(super) struct Sending {
     /// Kept for its memory.
     leftovers: Leftovers,
-    /// Subscribers that a fan-out found to be slow or gone.
+    /// Subscribers that a fan-out found to be slow or gone. They have left their feed, so that none is found twice.
     pub(super) doomed: Vec<(Key, CloseReason)>,
 }
 
@@ -34,7 +30,12 @@ impl Sending {
         time: &mut ShardTime<C>,
         at: Moment,
     ) -> bool {
-        let Driver { env, feeds, .. } = driver;
+        let Driver {
+            env,
+            network,
+            feeds,
+            ..
+        } = driver;
         let authority = env.ticking_authority(at.mono).copied();
         let Some(feed) = feeds.next_to_send(at.mono, authority.is_some()) else {
             return false;
@@ -44,15 +45,6 @@ impl Sending {
         {
             observe(vitals, env, feed, &authority, first, at.mono);
         }
-        if let_in(feed, connections, driver, at) {
-            return true;
-        }
-        let Driver {
-            env,
-            network,
-            feeds,
-            ..
-        } = driver;
         let left = &mut self.leftovers;
         feeds.send_chunk(feed, left, |fd, bytes| network.send(fd, bytes));
         let at = time.look();
@@ -76,35 +68,16 @@ impl Sending {
         for (owner, errno) in leftovers.failed.drain(..) {
             if let Some(connection) = connections.at(owner) {
                 let reason = driver.reason_of(connection, &errno.into());
+                driver.feeds.leave(owner);
                 doomed.push((connection.key, reason));
             }
         }
         for owner in leftovers.slow.drain(..) {
             if let Some(connection) = connections.at(owner) {
+                driver.feeds.leave(owner);
                 doomed.push((connection.key, CloseReason::SlowConsumer));
             }
         }
         leftovers.clear();
     }
-}
-
-/// Lets waiting subscribers join a feed that is about to send. True if there are more of them.
-fn let_in<N: Network>(
-    feed: FeedId,
-    connections: &mut Connections<N::Socket>,
-    driver: &mut Driver<N>,
-    at: Moment,
-) -> bool {
-    for _ in 0..ARRIVALS {
-        let Some(arrival) = driver.feeds.poll_arrival(feed) else {
-            return false;
-        };
-        if let Some(connection) = connections.at(arrival.owner) {
-            let key = connection.key;
-            serve(key, connections, driver, |driver, connection| {
-                driver.arrive(connection, feed, arrival, at)
-            });
-        }
-    }
-    true
 }

@@ -9,7 +9,7 @@ use tickstorm_timebase::{Authority, Epoch, Mono, Plan, Request, plan};
 use super::connection::Connection;
 use super::env::Env;
 use super::feeds::Feeds;
-use super::input::Serving;
+use super::input::InputContext;
 use super::outbox::Outbox;
 use super::replay::Replay;
 use crate::feed::FeedId;
@@ -30,7 +30,7 @@ pub(super) enum SubscribeOutcome {
 pub(super) fn subscribe<S: AsRawFd>(
     connection: &mut Connection<S>,
     request: Request,
-    serving: &mut Serving<'_>,
+    serving: &mut InputContext<'_>,
 ) -> SubscribeOutcome {
     let Some(served) = connection.served_mut() else {
         return SubscribeOutcome::Waits;
@@ -40,7 +40,7 @@ pub(super) fn subscribe<S: AsRawFd>(
             serve(connection, &[request], authority, serving)
         }
         Some(_) | None => {
-            served.asked.push(request);
+            served.ask(request, serving.env);
             SubscribeOutcome::Waits
         }
     }
@@ -49,7 +49,7 @@ pub(super) fn subscribe<S: AsRawFd>(
 /// Serves the SUBSCRIBEs that have waited for the time, as far as it is known.
 pub(super) fn serve_asked<S: AsRawFd>(
     connection: &mut Connection<S>,
-    serving: &mut Serving<'_>,
+    serving: &mut InputContext<'_>,
 ) -> SubscribeOutcome {
     let authority = serving.env.ticking_authority(serving.at.mono);
     let (Some(authority), Some(served)) = (authority, connection.served_mut()) else {
@@ -65,9 +65,9 @@ fn serve<S: AsRawFd>(
     connection: &mut Connection<S>,
     requests: &[Request],
     authority: &Authority,
-    serving: &mut Serving<'_>,
+    serving: &mut InputContext<'_>,
 ) -> SubscribeOutcome {
-    let Serving {
+    let InputContext {
         env,
         feeds,
         control,

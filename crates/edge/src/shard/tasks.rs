@@ -9,13 +9,13 @@ use super::connection::Connection;
 use super::connections::{Connections, Walk};
 use super::driver::Driver;
 use super::listing::Listing;
-use super::serving::{close, serve};
+use super::slots::{close_if_open, with_connection};
 use super::time::Moment;
 use crate::sys::network::Network;
 
 /// A walk over all connections, and what is done to each.
 pub(super) enum ShardTask {
-    /// Authority time was stepped back: every subscription of before ends, those that wait for the time too.
+    /// Authority time was stepped back: every subscription of before ends, and those that waited for the time then.
     EndSubscriptions(Walk),
     /// The time is known: every SUBSCRIBE that waited for it is served.
     ServeAskers(Walk),
@@ -78,10 +78,11 @@ impl ShardTask {
                     return TaskProgress::Done;
                 };
                 let key = connection.key;
-                let asked = connection.served().map(|served| &served.asked);
-                let waits = asked.is_some_and(|asked| !asked.is_empty());
-                if waits || driver.feeds.of(key.slot).is_some() {
-                    close(key, CloseReason::TimeStepped, connections, driver, at);
+                let has_asked = connection
+                    .served()
+                    .is_some_and(|served| served.has_asked_before(&driver.env));
+                if has_asked || driver.feeds.of(key.slot).is_some() {
+                    close_if_open(key, CloseReason::TimeStepped, connections, driver, at);
                 }
             }
             Self::ServeAskers(walk) => {
@@ -89,7 +90,7 @@ impl ShardTask {
                     return TaskProgress::Done;
                 };
                 let key = connection.key;
-                serve(key, connections, driver, |driver, connection| {
+                with_connection(key, connections, driver, |driver, connection| {
                     driver.serve_asked(connection, at)
                 });
             }
@@ -105,7 +106,7 @@ impl ShardTask {
                     let _ = reply.send(open.is_some());
                 }
                 if let Some(Connection { key, .. }) = open {
-                    close(*key, CloseReason::Operator, connections, driver, at);
+                    close_if_open(*key, CloseReason::Operator, connections, driver, at);
                 }
                 return TaskProgress::Done;
             }

@@ -9,7 +9,8 @@ use std::sync::mpsc::{self, Receiver, TryRecvError};
 use std::thread::{Builder, JoinHandle};
 
 use tickstorm_protocol::code::CloseReason;
-use tickstorm_timebase::{Clock, SystemClock};
+use tickstorm_timebase::{Authority, Clock, SystemClock};
+use tokio::sync::watch;
 
 use super::connections::Walk;
 use super::drain::Drain;
@@ -60,8 +61,9 @@ pub(crate) fn spawn(index: usize, commons: Commons) -> io::Result<ShardThread> {
     let thread = Builder::new()
         .name(format!("shard-{index}"))
         .spawn(move || {
+            let authority = commons.authority.clone();
             let shard = Shard::new(index, commons, shown, (kernel, waker), SystemClock);
-            run(shard, &received);
+            run(shard, authority, &received);
         })?;
     Ok(ShardThread {
         handle,
@@ -78,8 +80,21 @@ enum Obeyed {
 }
 
 /// Runs a shard until it is told to stop or nobody can tell it anything any more.
-fn run(mut shard: Shard<Kernel, SystemClock>, commands: &Receiver<ShardCommand>) {
-    while obey_all(&mut shard, commands) == Obeyed::GoesOn {
+fn run(
+    mut shard: Shard<Kernel, SystemClock>,
+    mut authority: watch::Receiver<Option<Authority>>,
+    commands: &Receiver<ShardCommand>,
+) {
+    authority.mark_changed();
+    loop {
+        // The time comes before all commands, however many wait, and only as it is now.
+        if authority.has_changed().unwrap_or(false) {
+            let new = *authority.borrow_and_update();
+            shard.take_authority(new);
+        }
+        if obey_all(&mut shard, commands) == Obeyed::Stops {
+            break;
+        }
         if let Err(error) = shard.turn() {
             // Without its epoll or timer it sends no tick: the process ends, rather than be a ghost (panics abort in release).
             tracing::error!(%error, "a shard's epoll failed");
@@ -94,6 +109,9 @@ fn obey_all(shard: &mut Shard<Kernel, SystemClock>, commands: &Receiver<ShardCom
         return Obeyed::GoesOn;
     }
     for _ in 0..COMMANDS {
+        if shard.is_tick_due() {
+            break;
+        }
         match commands.try_recv() {
             Ok(ShardCommand::Stop) | Err(TryRecvError::Disconnected) => return Obeyed::Stops,
             Ok(command) => obey(shard, command),
@@ -114,7 +132,6 @@ fn obey(shard: &mut Shard<Kernel, SystemClock>, command: ShardCommand) {
             let _ = reply.send(listen(shard, addr));
         }
         ShardCommand::Peers(peers) => shard.peers = peers,
-        ShardCommand::Authority(authority) => shard.take_authority(authority),
         ShardCommand::Evict(evicted) => {
             let at = shard.time.look();
             shard.evict(evicted, at);

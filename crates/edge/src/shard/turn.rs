@@ -1,6 +1,6 @@
-//! [`Shard`]: the loop of one shard. A turn releases what is due, sends one chunk, and serves whatever else waits for a millisecond
-//! at most; what is left has its turn after the next chunk. Between two pieces of work it looks at the clock, so that no tick waits
-//! for more than one of them.
+//! [`Shard`]: the loop of one shard. A turn releases what is due, sends one chunk, and then gives everything else that waits its share of
+//! time; what is left has its turn after the next chunk. Work comes in pieces of one connection each. Between two of them the loop looks at
+//! the clock, and a tick that has become due ends the turn.
 
 use std::hint;
 use std::io;
@@ -18,7 +18,7 @@ use super::driver::Driver;
 use super::env::{Commons, Env};
 use super::release::{IdleAction, NextTick, TurnTimer};
 use super::sending::Sending;
-use super::serving::{close, forget, serve};
+use super::slots::{close_if_open, forget, with_connection};
 use super::tasks::{ShardTask, TaskProgress};
 use super::time::{Moment, ShardTime};
 use super::waiting::Waiting;
@@ -30,12 +30,8 @@ use crate::feed::FeedId;
 use crate::sys::network::{Network, NetworkEvent, WaitFor};
 use crate::sys::waker::Waker;
 
-/// How long everything but the fan-out is served in a row: so long a chunk waits at most, and what clients send does not wait behind
-/// whole fan-outs. A tick that becomes due ends it.
-const IN_A_ROW: Duration = Duration::from_millis(1);
-
-/// Entries of the wheel whose memory is kept from one turn to the next: 6 KiB.
-const PASSED_KEPT: usize = 256;
+/// How long each kind of work other than the fan-out goes on in a turn. With all kinds at once a chunk waits some 2 ms.
+const SHARE: Duration = Duration::from_micros(300);
 
 /// Everything that one shard owns.
 pub(super) struct Shard<N: Network, C> {
@@ -46,8 +42,7 @@ pub(super) struct Shard<N: Network, C> {
     pub(super) driver: Driver<N>,
     pub(super) acceptor: Acceptor,
     due: NextTick,
-    alarm: TurnTimer,
-    generation: Option<u32>,
+    timer: TurnTimer,
     sending: Sending,
     pub(super) waiting: Waiting,
     pub(super) peers: Vec<ShardHandle>,
@@ -71,8 +66,7 @@ impl<N: Network, C: Clock> Shard<N, C> {
             driver: Driver::new(Env::new(commons), network, at),
             acceptor: Acceptor::new(index, waker),
             due: NextTick::new(),
-            alarm: TurnTimer::new(),
-            generation: None,
+            timer: TurnTimer::new(),
             sending: Sending::default(),
             waiting: Waiting::new(at.mono + TURN),
             peers: Vec::new(),
@@ -89,7 +83,10 @@ impl<N: Network, C: Clock> Shard<N, C> {
         self.due.release(env, feeds, at.mono);
         let is_sending = self.send(at);
         if self.waiting.events.is_empty() {
-            let is_busy = is_sending || self.waiting.is_any() || !self.sending.doomed.is_empty();
+            let is_busy = is_sending
+                || self.waiting.is_any()
+                || !self.sending.doomed.is_empty()
+                || self.driver.feeds.have_arrivals();
             let idle = if is_busy {
                 IdleAction::Wait(WaitFor::None)
             } else {
@@ -108,19 +105,29 @@ impl<N: Network, C: Clock> Shard<N, C> {
                 }
             }
         }
-        let at = self.time.look();
-        let until = (at.mono + IN_A_ROW).min(self.due.next_tick());
-        self.serve_events(until);
-        self.turn_wheel(at, until);
-        if self.acceptor.due() <= at.mono {
-            self.accept(until);
-        }
-        self.close_doomed(until);
-        self.run_tasks(until);
-        if self.waiting.drain_due() <= at.mono {
-            self.run_drain(until);
+        let kinds = [
+            Self::close_doomed,
+            Self::serve_events,
+            Self::turn_wheel,
+            Self::let_in,
+            Self::run_tasks,
+            Self::accept,
+            Self::run_drain,
+        ];
+        for work in kinds {
+            let mono = self.time.look().mono;
+            if mono >= self.due.next_tick() {
+                break;
+            }
+            let until = (mono + SHARE).min(self.due.next_tick());
+            work(self, until);
         }
         Ok(())
+    }
+
+    /// Whether a tick has become due since the last turn.
+    pub(super) fn is_tick_due(&mut self) -> bool {
+        self.time.look().mono >= self.due.next_tick()
     }
 
     /// How to wait when there is nothing to do at `mono`.
@@ -135,20 +142,18 @@ impl<N: Network, C: Clock> Shard<N, C> {
             .min(self.acceptor.due())
             .min(self.waiting.drain_due());
         let spins = env.settings().spin && feeds.have_subscribers();
-        self.alarm.idle(mono, self.due.next_tick(), other, spins)
+        self.timer.idle(mono, self.due.next_tick(), other, spins)
     }
 
     /// The time has become known, has changed, or is unknown again.
     pub(super) fn take_authority(&mut self, new: Option<Authority>) {
-        self.driver.env.set_authority(new);
         self.due.forget();
-        let Some(authority) = new else { return };
-        let known = self.generation.replace(authority.generation());
-        if known.is_some_and(|known| known != authority.generation()) {
-            self.driver.env.set_ending(true);
+        if self.driver.env.set_authority(new) {
             self.waiting.tasks.end_subscriptions();
         }
-        self.serve_askers();
+        if new.is_some() {
+            self.serve_askers();
+        }
     }
 
     fn serve_askers(&mut self) {
@@ -175,12 +180,12 @@ impl<N: Network, C: Clock> Shard<N, C> {
         while let Some(event) = self.waiting.next_event() {
             let at = self.time.look();
             match event {
-                NetworkEvent::Timer => {}
+                NetworkEvent::Timer => self.timer.has_fired(),
                 NetworkEvent::Woken => {
                     self.waiting.commands = true;
-                    self.acceptor.try_again(false);
+                    self.acceptor.try_again();
                 }
-                NetworkEvent::Incoming => self.acceptor.try_again(true),
+                NetworkEvent::Incoming => self.acceptor.expect_newcomers(),
                 NetworkEvent::Socket(token, readiness) => {
                     if let Some(connection) = self.connections.reported(token)
                         && self.driver.attend(connection, readiness, at).is_gone()
@@ -195,16 +200,17 @@ impl<N: Network, C: Clock> Shard<N, C> {
         }
     }
 
-    fn turn_wheel(&mut self, at: Moment, until: Mono) {
+    fn turn_wheel(&mut self, until: Mono) {
+        let at = self.time.look();
         if at.mono >= self.waiting.wheel {
             let turned = &self.vitals.turned;
             turned.store(at.mono.as_nanos(), Ordering::Relaxed);
             self.driver.wheel.turn(at.now, &mut self.waiting.passed);
             self.waiting.wheel = at.mono + TURN;
         }
-        while let Some((key, turn)) = self.waiting.passed.pop() {
+        while let Some((key, turn)) = self.waiting.next_passed() {
             let at = self.time.look();
-            serve(
+            with_connection(
                 key,
                 &mut self.connections,
                 &mut self.driver,
@@ -214,8 +220,25 @@ impl<N: Network, C: Clock> Shard<N, C> {
                 return;
             }
         }
-        // A turn in which many passed at once does not keep their memory.
-        self.waiting.passed.shrink_to(PASSED_KEPT);
+    }
+
+    /// Lets waiting subscribers join their feeds, which have passed their resume points.
+    fn let_in(&mut self, until: Mono) {
+        while let Some((feed, arrival)) = self.driver.feeds.poll_arrival() {
+            let at = self.time.look();
+            if let Some(connection) = self.connections.at(arrival.owner) {
+                let key = connection.key;
+                with_connection(
+                    key,
+                    &mut self.connections,
+                    &mut self.driver,
+                    |driver, connection| driver.arrive(connection, feed, arrival, at),
+                );
+            }
+            if at.mono >= until {
+                return;
+            }
+        }
     }
 
     fn accept(&mut self, until: Mono) {
@@ -254,7 +277,7 @@ impl<N: Network, C: Clock> Shard<N, C> {
             slot: evicted.slot,
             id: evicted.id,
         };
-        serve(
+        with_connection(
             key,
             &mut self.connections,
             &mut self.driver,
@@ -265,7 +288,7 @@ impl<N: Network, C: Clock> Shard<N, C> {
     fn close_doomed(&mut self, until: Mono) {
         while let Some((key, reason)) = self.sending.doomed.pop() {
             let at = self.time.look();
-            close(key, reason, &mut self.connections, &mut self.driver, at);
+            close_if_open(key, reason, &mut self.connections, &mut self.driver, at);
             if at.mono >= until {
                 return;
             }
@@ -289,7 +312,7 @@ impl<N: Network, C: Clock> Shard<N, C> {
         }
         if matches!(task, ShardTask::EndSubscriptions(_)) {
             // From now on ticks of the new time may be sent, and the SUBSCRIBEs served that came meanwhile.
-            self.driver.env.set_ending(false);
+            self.driver.env.end_ending();
             self.due.forget();
             self.serve_askers();
         }
@@ -339,7 +362,7 @@ impl<N: Network, C: Clock> Shard<N, C> {
         let mut walk = Walk::default();
         while let Some(connection) = self.connections.step(&mut walk) {
             let key = connection.key;
-            close(key, reason, &mut self.connections, &mut self.driver, at);
+            close_if_open(key, reason, &mut self.connections, &mut self.driver, at);
             forget(key.slot, &mut self.connections, &mut self.driver);
         }
     }

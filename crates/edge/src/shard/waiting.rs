@@ -1,5 +1,7 @@
 //! [`Waiting`]: the work of a shard that waits for its turn, and when there will be more.
 
+use std::collections::VecDeque;
+
 use tickstorm_timebase::Mono;
 
 use super::connections::Key;
@@ -17,8 +19,8 @@ pub(super) struct Waiting {
     pub(super) commands: bool,
     /// When the wheel turns next, in the machine's time.
     pub(super) wheel: Mono,
-    /// Whose turn of the wheel has come.
-    pub(super) passed: Vec<(Key, Turn)>,
+    /// Whose turns of the wheel have come, the earliest first.
+    pub(super) passed: VecDeque<Vec<(Key, Turn)>>,
     pub(super) tasks: ShardTasks,
     pub(super) drain: Option<Drain>,
 }
@@ -30,7 +32,7 @@ impl Waiting {
             dealt_with: 0,
             commands: false,
             wheel,
-            passed: Vec::new(),
+            passed: VecDeque::new(),
             tasks: ShardTasks::default(),
             drain: None,
         }
@@ -45,6 +47,17 @@ impl Waiting {
         self.drain.as_ref().map_or(Mono::NEVER, Drain::due)
     }
 
+    /// The next connection whose turn of the wheel has come. A slot that many passed through at once does not keep their memory.
+    pub(super) fn next_passed(&mut self) -> Option<(Key, Turn)> {
+        let slot = self.passed.front_mut()?;
+        let next = slot.pop();
+        if slot.is_empty() {
+            self.passed.pop_front();
+        }
+        next
+    }
+
+    /// The next event that the last wait has reported.
     pub(super) fn next_event(&mut self) -> Option<NetworkEvent> {
         let event = self.events.get(self.dealt_with).copied();
         self.dealt_with += 1;

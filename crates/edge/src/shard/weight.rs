@@ -52,6 +52,7 @@ impl<'socket> FanOut<'socket> {
             admission: Admission::new(0, 1, metrics.active_connections.clone()),
             attempts: Attempts::new(0),
             metrics,
+            authority: watch::channel(None).1,
             credentials,
         };
         let vitals = Arc::new(Vitals {

@@ -1,6 +1,7 @@
 //! One coarse wheel of deadlines a shard, instead of 100,000 timers. A connection stands in it once; a heartbeat touches
 //! nothing here: when its turn comes, the connection says whether its deadline has really passed or when to ask again.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use tickstorm_timebase::Mono;
@@ -8,18 +9,18 @@ use tickstorm_timebase::Mono;
 use super::connections::Key;
 
 /// How often the wheel turns. A deadline is met within two turns, and what the machine adds: the protocol allows 500 ms.
-pub(crate) const TURN: Duration = Duration::from_nanos(TURN_NS);
+pub(super) const TURN: Duration = Duration::from_nanos(TURN_NS);
 const TURN_NS: u64 = 100_000_000;
 /// Slots: 51 s. What lies further ahead is asked again then.
 const SLOTS: usize = 512;
 
 /// A turn of the wheel.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Turn(u64);
+pub(super) struct Turn(u64);
 
 impl Turn {
     /// Not in the wheel.
-    pub(crate) const NONE: Self = Self(u64::MAX);
+    pub(super) const NONE: Self = Self(u64::MAX);
 
     /// The first turn that does not come before `deadline`.
     fn after(deadline: Mono) -> Self {
@@ -28,14 +29,14 @@ impl Turn {
 }
 
 /// The wheel.
-pub(crate) struct Wheel {
+pub(super) struct Wheel {
     slots: Vec<Vec<(Key, Turn)>>,
     /// The next turn to come.
     next: Turn,
 }
 
 impl Wheel {
-    pub(crate) fn new(now: Mono) -> Self {
+    pub(super) fn new(now: Mono) -> Self {
         Self {
             slots: vec![Vec::new(); SLOTS],
             next: Turn::after(now),
@@ -44,7 +45,7 @@ impl Wheel {
 
     /// Puts `key` in for `deadline` and gives the turn at which it will come. Of several entries of one connection the one
     /// whose turn it remembers counts.
-    pub(crate) fn arm(&mut self, key: Key, deadline: Mono) -> Turn {
+    pub(super) fn arm(&mut self, key: Key, deadline: Mono) -> Turn {
         let furthest = self.next.0 + SLOTS as u64 - 1;
         let turn = Turn(Turn::after(deadline).0.clamp(self.next.0, furthest));
         self.slots[slot(turn)].push((key, turn));
@@ -52,22 +53,19 @@ impl Wheel {
     }
 
     /// The turn that `deadline` would get at the earliest.
-    pub(crate) fn turn_of(&self, deadline: Mono) -> Turn {
+    pub(super) fn turn_of(&self, deadline: Mono) -> Turn {
         Turn::after(deadline).max(self.next)
     }
 
-    /// Takes out all whose turn has come.
-    pub(crate) fn turn(&mut self, now: Mono, due: &mut Vec<(Key, Turn)>) {
+    /// Takes out all whose turn has come, a slot after the other, none of which is copied.
+    pub(super) fn turn(&mut self, now: Mono, passed: &mut VecDeque<Vec<(Key, Turn)>>) {
         let until = Turn(now.as_nanos() / TURN_NS);
         // After a long pause every slot is visited once, not once a turn missed.
         let first = self.next.0.max(until.0.saturating_sub(SLOTS as u64 - 1));
         for turn in first..=until.0 {
-            // A slot that many passed through at once does not keep their memory; nor is it copied where it is the only one.
-            let mut passed = std::mem::take(&mut self.slots[slot(Turn(turn))]);
-            if due.is_empty() {
-                *due = passed;
-            } else {
-                due.append(&mut passed);
+            let slot = std::mem::take(&mut self.slots[slot(Turn(turn))]);
+            if !slot.is_empty() {
+                passed.push_back(slot);
             }
         }
         self.next = Turn(self.next.0.max(until.0 + 1));
@@ -87,9 +85,9 @@ mod tests {
     }
 
     fn keys(wheel: &mut Wheel, now: Mono) -> Vec<u64> {
-        let mut due = Vec::new();
-        wheel.turn(now, &mut due);
-        due.iter().map(|(key, _)| key.id).collect()
+        let mut passed = VecDeque::new();
+        wheel.turn(now, &mut passed);
+        passed.iter().flatten().map(|(key, _)| key.id).collect()
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! A table of open files of a thread's own, by which one process holds more sockets than the limit of open files lets it.
 //!
-//! What was opened before [`separate`] stands in both tables under the same number: so do the eventfds by which runtimes wake
-//! each other, and so must every runtime's. What is opened after it has a number in its own thread's table only, where another
+//! What was opened before [`separate`] stands in both tables under the same number: so do the eventfds by which threads wake
+//! each other, and so must every shard's. What is opened after it has a number in its own thread's table only, where another
 //! thread's number names a stranger: no descriptor may cross threads from then on.
 
 use std::fs;

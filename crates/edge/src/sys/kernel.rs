@@ -9,6 +9,7 @@ use nix::errno::Errno;
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::io::Errno as RustixErrno;
 use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, recv, sendmsg, sockopt};
+use tickstorm_timebase::{Clock, Mono, SystemClock};
 use tickstorm_timer::TimerFd;
 
 use super::network::{Network, NetworkEvent, Readiness, Token, WaitFor};
@@ -73,6 +74,12 @@ impl Kernel {
             generation: u32::MAX,
         };
         Ok(epoll::add(&self.epoll, what, data(token), INPUT)?)
+    }
+}
+
+impl Clock for Kernel {
+    fn now(&self) -> Mono {
+        SystemClock.now()
     }
 }
 

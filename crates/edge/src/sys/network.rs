@@ -7,9 +7,10 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::time::Duration;
 
 use nix::errno::Errno;
+use tickstorm_timebase::Clock;
 
-/// A shard's sockets, its listener, and what it waits for.
-pub(crate) trait Network {
+/// A shard's sockets, its listener, and what it waits for; and the clock, by which the moment of a read is told.
+pub(crate) trait Network: Clock {
     /// An open connection. Dropping it closes it.
     type Socket: AsRawFd;
 

@@ -26,6 +26,7 @@ enum Happening {
     Stall(u64),
     /// What each call takes, in microseconds.
     Cost(u64),
+    TimerIsFast(bool),
 }
 
 fn happening() -> impl Strategy<Value = Happening> {
@@ -44,6 +45,7 @@ fn happening() -> impl Strategy<Value = Happening> {
         6 => (1_u64..3_000).prop_map(Happening::Pass),
         1 => (1_u64..30_000).prop_map(Happening::Stall),
         1 => (0_u64..2_000).prop_map(Happening::Cost),
+        1 => any::<bool>().prop_map(Happening::TimerIsFast),
     ]
 }
 
@@ -103,6 +105,7 @@ impl Sim {
             }
             Happening::Pass(ms) => self.run_for(Duration::from_millis(*ms)),
             Happening::Stall(ms) => self.stand_still(Duration::from_millis(*ms)),
+            Happening::TimerIsFast(is_fast) => self.script.scene().timer_is_fast = *is_fast,
             Happening::Cost(us) => self.script.scene().cost = Duration::from_micros(*us),
         }
     }

@@ -111,6 +111,7 @@ impl Sim {
             admission: Admission::new(1_000_000, 1_000_000, metrics.active_connections.clone()),
             attempts: Attempts::new(0),
             metrics: metrics.clone(),
+            authority: watch::channel(None).1,
             credentials: watch::channel(credentials()).1,
         };
         let vitals = Arc::new(Vitals {

@@ -23,6 +23,8 @@ pub(super) struct Scene {
     /// Where waiting ends, whatever the timer is set for.
     pub(super) horizon: Mono,
     timer: Mono,
+    /// The timer's clock runs a twelfth faster than the machine's time, as chrony may let it.
+    pub(super) timer_is_fast: bool,
     /// What each call takes.
     pub(super) cost: Duration,
     pub(super) sockets: BTreeMap<RawFd, ScriptedSocket>,
@@ -304,7 +306,12 @@ impl Network for Script {
     fn wait(&mut self, rest: WaitFor, events: &mut Vec<NetworkEvent>) -> io::Result<()> {
         let mut scene = self.scene();
         if let WaitFor::For(duration) = rest {
-            scene.timer = scene.now + duration;
+            let slewed = if scene.timer_is_fast {
+                duration * 11 / 12
+            } else {
+                duration
+            };
+            scene.timer = scene.now + slewed;
         }
         if std::mem::take(&mut scene.woken) {
             events.push(NetworkEvent::Woken);

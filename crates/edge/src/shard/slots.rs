@@ -10,7 +10,7 @@ use super::time::Moment;
 use crate::sys::network::Network;
 
 /// Does something with a connection, if it is still there, and empties its slot if it is over.
-pub(super) fn serve<N: Network>(
+pub(super) fn with_connection<N: Network>(
     key: Key,
     connections: &mut Connections<N::Socket>,
     driver: &mut Driver<N>,
@@ -24,14 +24,14 @@ pub(super) fn serve<N: Network>(
 }
 
 /// Closes a connection whose end has not begun.
-pub(super) fn close<N: Network>(
+pub(super) fn close_if_open<N: Network>(
     key: Key,
     reason: CloseReason,
     connections: &mut Connections<N::Socket>,
     driver: &mut Driver<N>,
     at: Moment,
 ) {
-    serve(key, connections, driver, |driver, connection| {
+    with_connection(key, connections, driver, |driver, connection| {
         if connection.is_open() {
             driver.close(connection, reason, at)
         } else {
