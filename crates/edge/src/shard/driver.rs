@@ -49,6 +49,17 @@ impl<N: Network> Driver<N> {
         }
     }
 
+    /// What the rules of a connection may touch beside it.
+    fn context(&mut self, at: Moment) -> InputContext<'_> {
+        InputContext {
+            env: &self.env,
+            feeds: &mut self.feeds,
+            control: &mut self.control,
+            has_askers: &mut self.has_askers,
+            at,
+        }
+    }
+
     /// Serves a connection whose socket is ready.
     pub(super) fn attend(
         &mut self,
@@ -124,14 +135,8 @@ impl<N: Network> Driver<N> {
         at: Moment,
     ) -> AfterStep {
         loop {
-            let mut serving = InputContext {
-                env: &self.env,
-                feeds: &mut self.feeds,
-                control: &mut self.control,
-                has_askers: &mut self.has_askers,
-                at,
-            };
-            let taken = input::take(connection, &mut input, &mut serving);
+            let mut context = self.context(at);
+            let taken = input::take(connection, &mut input, &mut context);
             if self.deliver(connection, at).is_gone() {
                 return AfterStep::Gone;
             }
@@ -178,14 +183,8 @@ impl<N: Network> Driver<N> {
         {
             return AfterStep::Stays;
         }
-        let mut serving = InputContext {
-            env: &self.env,
-            feeds: &mut self.feeds,
-            control: &mut self.control,
-            has_askers: &mut self.has_askers,
-            at,
-        };
-        let subscribed = subscription::serve_asked(connection, &mut serving);
+        let mut context = self.context(at);
+        let subscribed = subscription::serve_asked(connection, &mut context);
         if self.deliver(connection, at).is_gone() {
             return AfterStep::Gone;
         }

@@ -42,16 +42,16 @@ pub(super) struct InputContext<'a> {
 pub(super) fn take<S: AsRawFd>(
     connection: &mut Connection<S>,
     input: &mut &[u8],
-    serving: &mut InputContext<'_>,
+    context: &mut InputContext<'_>,
 ) -> InputTaken {
-    let (env, at) = (serving.env, serving.at);
+    let (env, at) = (context.env, context.at);
     loop {
         match connection.stage {
             Stage::Handshake { .. } | Stage::Served(_) => {}
             // Nothing that it sends counts any more.
             Stage::Refused { .. } | Stage::Lingering { .. } => return InputTaken::All,
         }
-        if serving.control.is_full() {
+        if context.control.is_full() {
             return InputTaken::ControlFull;
         }
         if connection.is_blocked() {
@@ -61,17 +61,17 @@ pub(super) fn take<S: AsRawFd>(
         match connection.session.step(env.limits(), input, at.now) {
             Step::NeedsInput => return InputTaken::All,
             Step::Auth(auth) => match judge(env, connection.peer.ip(), auth, at) {
-                Judgement::Accepted(client) => accept(connection, client, serving),
+                Judgement::Accepted(client) => accept(connection, client, context),
                 Judgement::Wrong => return InputTaken::Close(CloseReason::AuthFailed),
                 Judgement::WrongUntil(due) => refuse(connection, due),
                 Judgement::RateLimited => return InputTaken::Close(CloseReason::AuthRateLimited),
             },
-            Step::Subscribe(request) => match subscribe(connection, request, serving) {
+            Step::Subscribe(request) => match subscribe(connection, request, context) {
                 SubscribeOutcome::Served => {}
-                SubscribeOutcome::Waits => *serving.has_askers = true,
+                SubscribeOutcome::Waits => *context.has_askers = true,
                 SubscribeOutcome::Refused(reason) => return InputTaken::Close(reason),
             },
-            Step::Heartbeat { client_time_us } => answer(client_time_us, serving),
+            Step::Heartbeat { client_time_us } => answer(client_time_us, context),
             Step::Close(reason) => return InputTaken::Close(reason),
         }
     }
@@ -80,7 +80,7 @@ pub(super) fn take<S: AsRawFd>(
 fn accept<S>(
     connection: &mut Connection<S>,
     client: Box<AuthenticatedClient>,
-    serving: &mut InputContext<'_>,
+    context: &mut InputContext<'_>,
 ) {
     tracing::debug!(
         connection = connection.key.id,
@@ -90,8 +90,8 @@ fn accept<S>(
         client_version = client.version,
         "authenticated"
     );
-    let (limits, frames) = (serving.env.limits(), serving.control.frames());
-    connection.session.accept(limits, serving.at.now, frames);
+    let (limits, frames) = (context.env.limits(), context.control.frames());
+    connection.session.accept(limits, context.at.now, frames);
     connection.stage = Stage::Served(Served::new(client));
 }
 
@@ -103,9 +103,9 @@ fn refuse<S>(connection: &mut Connection<S>, due: Mono) {
     };
 }
 
-fn answer(client_time_us: i64, serving: &mut InputContext<'_>) {
-    let (mono, frames) = (serving.at.mono, serving.control.frames());
-    match serving.env.authority(mono) {
+fn answer(client_time_us: i64, context: &mut InputContext<'_>) {
+    let (mono, frames) = (context.at.mono, context.control.frames());
+    match context.env.authority(mono) {
         None => pong(client_time_us, 0, 0, u32::MAX, 0, frames),
         Some(authority) => {
             let unix_us = authority.time_at(mono).as_micros();

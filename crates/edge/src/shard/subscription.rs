@@ -30,17 +30,17 @@ pub(super) enum SubscribeOutcome {
 pub(super) fn subscribe<S: AsRawFd>(
     connection: &mut Connection<S>,
     request: Request,
-    serving: &mut InputContext<'_>,
+    context: &mut InputContext<'_>,
 ) -> SubscribeOutcome {
     let Some(served) = connection.served_mut() else {
         return SubscribeOutcome::Waits;
     };
-    match serving.env.ticking_authority(serving.at.mono) {
+    match context.env.ticking_authority(context.at.mono) {
         Some(authority) if served.asked.is_empty() => {
-            serve(connection, &[request], authority, serving)
+            serve(connection, &[request], authority, context)
         }
         Some(_) | None => {
-            served.ask(request, serving.env);
+            served.ask(request, context.env);
             SubscribeOutcome::Waits
         }
     }
@@ -49,14 +49,14 @@ pub(super) fn subscribe<S: AsRawFd>(
 /// Serves the SUBSCRIBEs that have waited for the time, as far as it is known.
 pub(super) fn serve_asked<S: AsRawFd>(
     connection: &mut Connection<S>,
-    serving: &mut InputContext<'_>,
+    context: &mut InputContext<'_>,
 ) -> SubscribeOutcome {
-    let authority = serving.env.ticking_authority(serving.at.mono);
+    let authority = context.env.ticking_authority(context.at.mono);
     let (Some(authority), Some(served)) = (authority, connection.served_mut()) else {
         return SubscribeOutcome::Waits;
     };
     let asked = std::mem::take(&mut served.asked);
-    serve(connection, &asked, authority, serving)
+    serve(connection, &asked, authority, context)
 }
 
 /// Answers each request in order; the last one is served. A frame half sent is finished, the rest of the old subscription is
@@ -65,7 +65,7 @@ fn serve<S: AsRawFd>(
     connection: &mut Connection<S>,
     requests: &[Request],
     authority: &Authority,
-    serving: &mut InputContext<'_>,
+    context: &mut InputContext<'_>,
 ) -> SubscribeOutcome {
     let InputContext {
         env,
@@ -73,7 +73,7 @@ fn serve<S: AsRawFd>(
         control,
         at,
         ..
-    } = serving;
+    } = context;
     let mut last = None;
     for request in requests {
         let Some(plan) = plan_for(request, authority, env, feeds, at.mono) else {

@@ -33,6 +33,31 @@ use crate::sys::waker::Waker;
 /// How long each kind of work other than the fan-out goes on in a turn. With all kinds at once a chunk waits some 2 ms.
 const SHARE: Duration = Duration::from_micros(300);
 
+/// What a shard does beside sending, in the order in which it gets to it.
+#[derive(Clone, Copy, Debug)]
+enum WorkKind {
+    /// Those are closed that a fan-out found to be slow or gone: what their sockets report has no better reason.
+    Doomed,
+    Events,
+    Deadlines,
+    Arrivals,
+    Tasks,
+    Newcomers,
+    Drain,
+}
+
+impl WorkKind {
+    const ALL: [Self; 7] = [
+        Self::Doomed,
+        Self::Events,
+        Self::Deadlines,
+        Self::Arrivals,
+        Self::Tasks,
+        Self::Newcomers,
+        Self::Drain,
+    ];
+}
+
 /// Everything that one shard owns.
 pub(super) struct Shard<N: Network, C> {
     pub(super) index: usize,
@@ -84,9 +109,10 @@ impl<N: Network, C: Clock> Shard<N, C> {
         let is_sending = self.send(at);
         if self.waiting.events.is_empty() {
             let is_busy = is_sending
-                || self.waiting.is_any()
-                || !self.sending.doomed.is_empty()
-                || self.driver.feeds.have_arrivals();
+                || self.waiting.commands
+                || WorkKind::ALL
+                    .into_iter()
+                    .any(|kind| self.waits(kind, at.mono));
             let idle = if is_busy {
                 IdleAction::Wait(WaitFor::None)
             } else {
@@ -105,24 +131,40 @@ impl<N: Network, C: Clock> Shard<N, C> {
                 }
             }
         }
-        let kinds = [
-            Self::close_doomed,
-            Self::serve_events,
-            Self::turn_wheel,
-            Self::let_in,
-            Self::run_tasks,
-            Self::accept,
-            Self::run_drain,
-        ];
-        for work in kinds {
+        let woken = self.time.look().mono;
+        for kind in WorkKind::ALL {
+            if !self.waits(kind, woken) {
+                continue;
+            }
             let mono = self.time.look().mono;
             if mono >= self.due.next_tick() {
                 break;
             }
             let until = (mono + SHARE).min(self.due.next_tick());
-            work(self, until);
+            match kind {
+                WorkKind::Doomed => self.close_doomed(until),
+                WorkKind::Events => self.serve_events(until),
+                WorkKind::Deadlines => self.turn_wheel(until),
+                WorkKind::Arrivals => self.let_in(until),
+                WorkKind::Tasks => self.run_tasks(until),
+                WorkKind::Newcomers => self.accept(until),
+                WorkKind::Drain => self.run_drain(until),
+            }
         }
         Ok(())
+    }
+
+    /// Whether work of a kind waits at `mono`.
+    fn waits(&self, kind: WorkKind, mono: Mono) -> bool {
+        match kind {
+            WorkKind::Doomed => !self.sending.doomed.is_empty(),
+            WorkKind::Events => !self.waiting.events.is_empty(),
+            WorkKind::Deadlines => mono >= self.waiting.wheel || !self.waiting.passed.is_empty(),
+            WorkKind::Arrivals => self.driver.feeds.have_arrivals(),
+            WorkKind::Tasks => !self.waiting.tasks.is_empty(),
+            WorkKind::Newcomers => mono >= self.acceptor.due(),
+            WorkKind::Drain => mono >= self.waiting.drain_due(),
+        }
     }
 
     /// Whether a tick has become due since the last turn.

@@ -38,11 +38,6 @@ impl Waiting {
         }
     }
 
-    /// Whether something of it can be dealt with at once.
-    pub(super) fn is_any(&self) -> bool {
-        self.commands || !self.passed.is_empty() || !self.tasks.is_empty()
-    }
-
     pub(super) fn drain_due(&self) -> Mono {
         self.drain.as_ref().map_or(Mono::NEVER, Drain::due)
     }
