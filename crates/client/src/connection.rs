@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Buf as _, BytesMut};
+use secrecy::ExposeSecret;
 use tickstorm_protocol::message::Auth;
 use tickstorm_protocol::session::Request;
 use tickstorm_protocol::session::client::{ClientEvent, ClientSession, TickBatch, Welcome};
@@ -242,9 +243,9 @@ fn auth(options: &Options) -> Auth {
         Credentials::None => {}
         Credentials::Password { user, password } => {
             auth.username = user.clone();
-            auth.password = password.reveal().to_owned();
+            auth.password = password.expose_secret().to_owned();
         }
-        Credentials::Token(token) => auth.token = token.reveal().to_owned(),
+        Credentials::Token(token) => auth.token = token.expose_secret().to_owned(),
     }
     auth
 }

@@ -1,10 +1,8 @@
 //! [`Options`]: where to connect, as whom, and what to subscribe to. Secrets are held so that printing can't show them, and wiped
 //! from memory when they are dropped.
 
-use std::fmt;
-
+use secrecy::SecretString;
 use tickstorm_timebase::{Epoch, Mode};
-use zeroize::Zeroizing;
 
 /// How to reach an edge, and what to ask it for.
 #[derive(Clone, Debug)]
@@ -48,7 +46,7 @@ impl Options {
     pub fn credentials(mut self, user: impl Into<String>, password: impl Into<String>) -> Self {
         self.credentials = Credentials::Password {
             user: user.into(),
-            password: Secret::new(password),
+            password: SecretString::from(password.into()),
         };
         self
     }
@@ -56,7 +54,7 @@ impl Options {
     /// Authenticates with a token, in place of any credentials set before.
     #[must_use]
     pub fn token(mut self, token: impl Into<String>) -> Self {
-        self.credentials = Credentials::Token(Secret::new(token));
+        self.credentials = Credentials::Token(SecretString::from(token.into()));
         self
     }
 
@@ -113,29 +111,12 @@ pub(crate) enum Credentials {
     #[default]
     None,
     /// A user's name and password.
-    Password { user: String, password: Secret },
+    Password {
+        user: String,
+        password: SecretString,
+    },
     /// A token.
-    Token(Secret),
-}
-
-/// Text that can't be printed by accident.
-#[derive(Clone)]
-pub(crate) struct Secret(Zeroizing<String>);
-
-impl Secret {
-    fn new(text: impl Into<String>) -> Self {
-        Self(Zeroizing::new(text.into()))
-    }
-
-    pub(crate) fn reveal(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("***")
-    }
+    Token(SecretString),
 }
 
 #[cfg(test)]

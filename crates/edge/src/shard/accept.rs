@@ -9,8 +9,9 @@ use tickstorm_protocol::code::CloseReason;
 use tickstorm_timebase::Mono;
 
 use super::connection::{Connection, LINGER, Stage};
-use super::connections::{Connections, Key};
+use super::connections::Connections;
 use super::driver::Driver;
+use super::key::Key;
 use super::time::Moment;
 use crate::admission::{Evicted, Permit, Room};
 use crate::sys::network::Network;

@@ -9,8 +9,8 @@ use tickstorm_protocol::session::server::ServerSession;
 use tickstorm_timebase::{Mono, Request};
 
 use super::authentication::AuthenticatedClient;
-use super::connections::Key;
 use super::env::Env;
+use super::key::Key;
 use super::outbox::Outbox;
 use super::time::Moment;
 use super::wheel::Turn;

@@ -4,29 +4,8 @@
 use slab::Slab;
 
 use super::connection::Connection;
+use super::key::Key;
 use crate::sys::network::Token;
-
-/// Names a connection: its slot, and an id that no other connection of the process has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Key {
-    pub(super) slot: u32,
-    pub(super) id: u64,
-}
-
-impl Key {
-    /// What the connection's events are reported with.
-    pub(super) fn token(self) -> Token {
-        Token {
-            slot: self.slot,
-            generation: low_bits(self.id),
-        }
-    }
-}
-
-fn low_bits(id: u64) -> u32 {
-    let [.., a, b, c, d] = id.to_be_bytes();
-    u32::from_be_bytes([a, b, c, d])
-}
 
 /// A shard's connections, from accept until they are closed.
 pub(super) struct Connections<S> {
@@ -41,6 +20,14 @@ pub(super) struct Connections<S> {
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Walk {
     next: usize,
+}
+
+/// Whether work over all connections is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub(super) enum WalkProgress {
+    GoesOn,
+    Done,
 }
 
 impl<S> Connections<S> {

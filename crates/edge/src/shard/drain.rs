@@ -9,8 +9,9 @@ use tokio::sync::oneshot;
 
 use super::accept::Acceptor;
 use super::connection::LINGER;
-use super::connections::{Connections, Key, Walk};
+use super::connections::{Connections, Walk};
 use super::driver::Driver;
+use super::key::Key;
 use super::slots::close_if_open;
 use super::time::Moment;
 use super::wheel::TURN;

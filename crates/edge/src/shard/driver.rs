@@ -8,10 +8,11 @@ use bytes::Bytes;
 use tickstorm_protocol::code::CloseReason;
 
 use super::connection::{AfterStep, Connection, Overdue};
+use super::context::InputContext;
 use super::control_buffer::ControlBuffer;
 use super::env::Env;
 use super::feeds::Feeds;
-use super::input::{self, InputContext, InputTaken};
+use super::input::{self, InputTaken};
 use super::outbox::Outbox;
 use super::subscription::{self, SubscribeOutcome};
 use super::time::Moment;

@@ -9,11 +9,8 @@ use tickstorm_timebase::Mono;
 
 use super::authentication::{AuthenticatedClient, Judgement, judge};
 use super::connection::{Connection, Served, Stage};
-use super::control_buffer::ControlBuffer;
-use super::env::Env;
-use super::feeds::Feeds;
+use super::context::InputContext;
 use super::subscription::{SubscribeOutcome, subscribe};
-use super::time::Moment;
 
 /// How far a client's bytes were taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,17 +22,6 @@ pub(super) enum InputTaken {
     ControlFull,
     /// The connection is to be closed.
     Close(CloseReason),
-}
-
-/// What the steps of a connection may touch beside the connection itself.
-pub(super) struct InputContext<'a> {
-    pub(super) env: &'a Env,
-    pub(super) feeds: &'a mut Feeds,
-    /// Where answers are appended.
-    pub(super) control: &'a mut ControlBuffer,
-    /// Set if a SUBSCRIBE waits for the time to be known.
-    pub(super) has_askers: &'a mut bool,
-    pub(super) at: Moment,
 }
 
 /// Takes bytes, those first that the session has kept, and advances `input` past what was used.

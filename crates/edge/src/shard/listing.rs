@@ -10,10 +10,10 @@ use tickstorm_timebase::{Mode, Mono};
 use tokio::sync::oneshot;
 
 use super::connection::Connection;
-use super::connections::{Connections, Key, Walk};
+use super::connections::{Connections, Walk, WalkProgress};
 use super::driver::Driver;
 use super::feeds::Feeds;
-use super::tasks::TaskProgress;
+use super::key::Key;
 use super::time::Moment;
 use crate::feed::Delivery;
 
@@ -98,22 +98,22 @@ impl Listing {
         connections: &mut Connections<N::Socket>,
         driver: &mut Driver<N>,
         at: Moment,
-    ) -> TaskProgress {
+    ) -> WalkProgress {
         if let Some(connection) = connections.step(&mut self.walk) {
             self.rank(connection, &mut driver.feeds);
-            return TaskProgress::GoesOn;
+            return WalkProgress::GoesOn;
         }
         if let Some(Reverse((_, Reverse(id), slot))) = self.first.pop() {
             let connection = connections.get(Key { slot, id });
             let described = connection.map(|found| describe(found, &mut driver.feeds, at));
             self.listed.extend(described.flatten());
-            return TaskProgress::GoesOn;
+            return WalkProgress::GoesOn;
         }
         if let Some(reply) = self.reply.take() {
             // Whoever asked may have left meanwhile.
             let _ = reply.send(std::mem::take(&mut self.listed));
         }
-        TaskProgress::Done
+        WalkProgress::Done
     }
 
     fn rank<S>(&mut self, connection: &Connection<S>, feeds: &mut Feeds) {

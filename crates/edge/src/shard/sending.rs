@@ -4,8 +4,9 @@ use tickstorm_protocol::code::CloseReason;
 use tickstorm_timebase::Clock;
 
 use super::Vitals;
-use super::connections::{Connections, Key};
+use super::connections::Connections;
 use super::driver::Driver;
+use super::key::Key;
 use super::release::observe;
 use super::time::{Moment, ShardTime};
 use crate::feed::Leftovers;

@@ -4,8 +4,9 @@
 use tickstorm_protocol::code::CloseReason;
 
 use super::connection::{AfterStep, Connection};
-use super::connections::{Connections, Key};
+use super::connections::Connections;
 use super::driver::Driver;
+use super::key::Key;
 use super::time::Moment;
 use crate::sys::network::Network;
 

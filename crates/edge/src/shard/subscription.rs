@@ -7,9 +7,9 @@ use tickstorm_protocol::code::CloseReason;
 use tickstorm_timebase::{Authority, Epoch, Mono, Plan, Request, plan};
 
 use super::connection::Connection;
+use super::context::InputContext;
 use super::env::Env;
 use super::feeds::Feeds;
-use super::input::InputContext;
 use super::outbox::Outbox;
 use super::replay::Replay;
 use crate::feed::FeedId;

@@ -6,7 +6,7 @@ use tickstorm_protocol::code::CloseReason;
 use tokio::sync::oneshot;
 
 use super::connection::Connection;
-use super::connections::{Connections, Walk};
+use super::connections::{Connections, Walk, WalkProgress};
 use super::driver::Driver;
 use super::listing::Listing;
 use super::slots::{close_if_open, with_connection};
@@ -28,14 +28,6 @@ pub(super) enum ShardTask {
         /// None once it has been answered.
         reply: Option<oneshot::Sender<bool>>,
     },
-}
-
-/// Whether a task is over.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[must_use]
-pub(super) enum TaskProgress {
-    GoesOn,
-    Done,
 }
 
 /// The tasks under way; each gets its turn.
@@ -71,11 +63,11 @@ impl ShardTask {
         connections: &mut Connections<N::Socket>,
         driver: &mut Driver<N>,
         at: Moment,
-    ) -> TaskProgress {
+    ) -> WalkProgress {
         match self {
             Self::EndSubscriptions(walk) => {
                 let Some(connection) = connections.step(walk) else {
-                    return TaskProgress::Done;
+                    return WalkProgress::Done;
                 };
                 let key = connection.key;
                 let has_asked = connection
@@ -87,7 +79,7 @@ impl ShardTask {
             }
             Self::ServeAskers(walk) => {
                 let Some(connection) = connections.step(walk) else {
-                    return TaskProgress::Done;
+                    return WalkProgress::Done;
                 };
                 let key = connection.key;
                 with_connection(key, connections, driver, |driver, connection| {
@@ -98,7 +90,7 @@ impl ShardTask {
             Self::CloseOne { id, walk, reply } => {
                 let found = connections.step(walk);
                 if found.as_ref().is_some_and(|found| found.key.id != *id) {
-                    return TaskProgress::GoesOn;
+                    return WalkProgress::GoesOn;
                 }
                 let open = found.filter(|found| found.is_open());
                 if let Some(reply) = reply.take() {
@@ -108,9 +100,9 @@ impl ShardTask {
                 if let Some(Connection { key, .. }) = open {
                     close_if_open(*key, CloseReason::Operator, connections, driver, at);
                 }
-                return TaskProgress::Done;
+                return WalkProgress::Done;
             }
         }
-        TaskProgress::GoesOn
+        WalkProgress::GoesOn
     }
 }

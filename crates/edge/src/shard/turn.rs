@@ -12,14 +12,15 @@ use tickstorm_protocol::code::CloseReason;
 use tickstorm_timebase::{Authority, Clock, Mono};
 
 use super::accept::{Accepted, Acceptor};
-use super::connections::{Connections, Key, Walk};
+use super::connections::{Connections, Walk, WalkProgress};
 use super::drain::Drain;
 use super::driver::Driver;
 use super::env::{Commons, Env};
+use super::key::Key;
 use super::release::{IdleAction, NextTick, TurnTimer};
 use super::sending::Sending;
 use super::slots::{close_if_open, forget, with_connection};
-use super::tasks::{ShardTask, TaskProgress};
+use super::tasks::ShardTask;
 use super::time::{Moment, ShardTime};
 use super::waiting::Waiting;
 use super::wheel::TURN;
@@ -344,12 +345,12 @@ impl<N: Network, C: Clock> Shard<N, C> {
         loop {
             let at = self.time.look();
             match task.step(&mut self.connections, &mut self.driver, at) {
-                TaskProgress::Done => break,
-                TaskProgress::GoesOn if at.mono >= until => {
+                WalkProgress::Done => break,
+                WalkProgress::GoesOn if at.mono >= until => {
                     self.waiting.tasks.add(task);
                     return;
                 }
-                TaskProgress::GoesOn => {}
+                WalkProgress::GoesOn => {}
             }
         }
         if matches!(task, ShardTask::EndSubscriptions(_)) {

@@ -4,8 +4,8 @@ use std::collections::VecDeque;
 
 use tickstorm_timebase::Mono;
 
-use super::connections::Key;
 use super::drain::Drain;
+use super::key::Key;
 use super::tasks::ShardTasks;
 use super::wheel::Turn;
 use crate::sys::network::NetworkEvent;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tickstorm_timebase::Mono;
 
-use super::connections::Key;
+use super::key::Key;
 
 /// How often the wheel turns. A deadline is met within two turns, and what the machine adds: the protocol allows 500 ms.
 pub(super) const TURN: Duration = Duration::from_nanos(TURN_NS);
