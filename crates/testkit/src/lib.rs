@@ -9,6 +9,7 @@ mod nats;
 pub mod peer;
 mod place;
 mod process;
+mod tool;
 mod wait;
 
 pub use alloc::CountingAllocator;
@@ -19,4 +20,5 @@ pub use nats::Nats;
 pub use peer::{PATIENCE, Peer, Received, Socket};
 pub use place::Place;
 pub use process::{TempDir, resident_bytes};
+pub use tool::tool;
 pub use wait::{poll_until, poll_until_async};
