@@ -1,25 +1,40 @@
 //! The end of a program with all that it has started. A signal to a program alone leaves what it started behind, as Compose its
 //! builds; a process group of its own would take it out of reach of the terminal's Ctrl-C.
 
-use std::{collections::BTreeMap, fs};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+};
 
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
 
-/// Kills a process and all of its descendants, parents first, so that none starts another one meanwhile.
+/// Kills a process and all of its descendants. Each is stopped before its children are looked for, so that none is started unseen.
 pub(crate) fn kill_tree(root: u32) {
-    let children = children_by_parent();
-    let mut doomed = vec![root];
-    let mut next = 0;
-    while let Some(&parent) = doomed.get(next) {
-        doomed.extend(children.get(&parent).into_iter().flatten());
-        next += 1;
+    let mut doomed = BTreeSet::new();
+    let mut found = BTreeSet::from([root]);
+    while !found.is_empty() {
+        send(&found, Signal::SIGSTOP);
+        doomed.append(&mut found);
+        let children = children_by_parent();
+        let descendants = doomed
+            .iter()
+            .filter_map(|parent| children.get(parent))
+            .flatten();
+        found = descendants
+            .copied()
+            .filter(|child| !doomed.contains(child))
+            .collect();
     }
-    for pid in doomed.into_iter().filter_map(|pid| pid.try_into().ok()) {
+    send(&doomed, Signal::SIGKILL);
+}
+
+fn send(processes: &BTreeSet<u32>, signal: Signal) {
+    for pid in processes.iter().filter_map(|&pid| pid.try_into().ok()) {
         // It may have ended by itself.
-        let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+        let _ = kill(Pid::from_raw(pid), signal);
     }
 }
 

@@ -57,9 +57,9 @@ impl Check {
             Self::Weight => preflight.need_for(Skippable::Weight, weight::lack()),
             Self::Tests => {
                 preflight.need_for(Skippable::PerShardTables, tables_lack());
-                look_for_tests(preflight);
+                look_for_tests(OF_MANIFESTS, preflight);
             }
-            Self::Nats => look_for_tests(preflight),
+            Self::Nats => look_for_tests(&[], preflight),
         }
     }
 
@@ -97,27 +97,22 @@ impl Check {
             Self::Doctests => cargo("test --doc --workspace --locked").run(),
             Self::Weight => weight::run(false),
             Self::Tests if skipped.has(Skippable::PerShardTables) => {
-                run_tests(&["--profile", "without-per-shard-tables"])
+                run_tests(OF_MANIFESTS, &["--profile", "without-per-shard-tables"])
             }
-            Self::Tests => run_tests(&[]),
-            Self::Nats => run_tests(&["--profile", "nats"]),
+            Self::Tests => run_tests(OF_MANIFESTS, &[]),
+            Self::Nats => run_tests(&[], &["--profile", "nats"]),
         }
     }
 }
 
-/// The programs of the index that tests call, for servers that run in this way.
-fn programs(backend: Backend) -> Vec<&'static PythonTool> {
-    [&KUBECTL, &KUBERNETES_VALIDATE]
-        .into_iter()
-        .chain(backend.tool())
-        .collect()
-}
+/// What tests of manifests call.
+const OF_MANIFESTS: &[&PythonTool] = &[&KUBECTL, &KUBERNETES_VALIDATE];
 
-fn look_for_tests(preflight: &mut Preflight) {
+fn look_for_tests(programs: &[&'static PythonTool], preflight: &mut Preflight) {
     match Backend::choose() {
         Ok(backend) => {
             preflight.need(backend.lack());
-            preflight.need(python_tool::lack(&programs(backend)));
+            preflight.need(python_tool::lack(&with_server(programs, backend)));
         }
         Err(lack) => preflight.need([lack]),
     }
@@ -133,14 +128,19 @@ fn tables_lack() -> Option<Lack> {
     })
 }
 
-fn run_tests(profile: &[&str]) -> Result<()> {
+/// These, and what servers need that run in this way.
+fn with_server(programs: &[&'static PythonTool], backend: Backend) -> Vec<&'static PythonTool> {
+    programs.iter().copied().chain(backend.tool()).collect()
+}
+
+fn run_tests(programs: &[&'static PythonTool], profile: &[&str]) -> Result<()> {
     NEXTEST.provide()?;
     let backend = match Backend::choose() {
         Ok(backend) => backend,
         Err(lack) => anyhow::bail!("this machine lacks {lack}"),
     };
     backend.provide()?;
-    python_tool::provide(&programs(backend))?;
+    python_tool::provide(&with_server(programs, backend))?;
     // The programs that end-to-end tests start, built as these do: a test's time is bounded, and a build is not the test's.
     binaries().run()?;
     let (name, value) = backend.variable();
