@@ -4,6 +4,7 @@
 //! Which index that is, pip's own configuration says (`PIP_INDEX_URL`, `pip.conf`, or its default).
 
 use std::{
+    env::consts::ARCH,
     fs,
     path::{Path, PathBuf},
 };
@@ -18,6 +19,9 @@ use crate::{
 
 /// Where they are installed, from the workspace's root; testkit looks there before it looks at `PATH`.
 const ENVIRONMENT: &str = "target/python-tools";
+
+/// The processors for which the index has all of the programs.
+const PROCESSORS: [&str; 2] = ["x86_64", "aarch64"];
 
 /// The oldest Python for which all of the packages are pinned.
 const PYTHON_MIN: (u64, u64) = (3, 10);
@@ -64,7 +68,16 @@ pub(crate) const NATS_SERVER: PythonTool = PythonTool {
 
 /// What this machine lacks for the installation of those that are not here yet.
 pub(crate) fn lack(tools: &[&PythonTool]) -> Option<Lack> {
-    if tools.iter().all(|tool| tool.is_here()) || environment_works() {
+    let missing: Vec<_> = tools.iter().filter(|tool| !tool.is_here()).collect();
+    if missing.is_empty() {
+        return None;
+    }
+    if !PROCESSORS.contains(&ARCH) {
+        let names: Vec<_> = missing.iter().map(|tool| tool.program).collect();
+        let remedy = format!("install them by hand: the index has none for {ARCH}");
+        return Some(Lack::new(names.join(", "), remedy));
+    }
+    if environment_works() {
         return None;
     }
     let (major, minor) = PYTHON_MIN;

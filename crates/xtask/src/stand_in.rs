@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 
 use crate::command::{docker, shell};
 use crate::preflight::Lack;
-use crate::python_tool::{NATS_SERVER, PythonTool};
+use crate::python_tool::{self, NATS_SERVER, PythonTool};
 
 /// Asks for stand-ins where it is `1`.
 const REQUEST: &str = "TICKSTORM_STAND_INS";
@@ -94,12 +94,15 @@ pub(crate) fn provide(images: &[&StandIn]) -> Result<()> {
 
 /// What this machine lacks for tests that run this image, and what else can be done about it.
 pub(crate) fn lack(image: &StandIn, otherwise: &str) -> Option<Lack> {
-    let is_there = is_requested() || image.is_here_or_pulled() || !has_client();
-    (!is_there).then(|| {
-        let remedy =
-            format!("let the engine pull it, set {REQUEST}=1 for a local stand-in, {otherwise}");
-        Lack::new(format!("the image {}", image.image), remedy)
-    })
+    if image.is_here_or_pulled() || !has_client() {
+        return None;
+    }
+    if is_requested() {
+        return image.holds.and_then(|tool| python_tool::lack(&[tool]));
+    }
+    let remedy =
+        format!("let the engine pull it, set {REQUEST}=1 for a local stand-in, {otherwise}");
+    Some(Lack::new(format!("the image {}", image.image), remedy))
 }
 
 fn is_requested() -> bool {
