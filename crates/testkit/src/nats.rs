@@ -68,7 +68,7 @@ trait NatsServer: Debug + Send + Sync {
 
 /// How the servers of this test process run.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Backend {
+enum NatsBackend {
     Container,
     Process,
 }
@@ -121,9 +121,9 @@ impl Nats {
         let name = cluster_name();
         // In containers the servers meet on a network of their own, by name; as processes on loopback, each on a port of its own.
         let ports: [Place; N] = from_fn(|_| Place::reserve());
-        let members: [ClusterMember; N] = from_fn(|index| match Backend::chosen() {
-            Backend::Container => container::member(&name, index),
-            Backend::Process => process::member(&ports[index]),
+        let members: [ClusterMember; N] = from_fn(|index| match NatsBackend::chosen() {
+            NatsBackend::Container => container::member(&name, index),
+            NatsBackend::Process => process::member(&ports[index]),
         });
         let routes = members.each_ref().map(|member| member.route.as_str());
         let routes = format!("--routes={}", routes.join(","));
@@ -157,9 +157,9 @@ impl Nats {
     /// # Panics
     /// Where that fails.
     pub fn start(&self) {
-        let server = self.server.get_or_init(|| match Backend::chosen() {
-            Backend::Container => Box::new(NatsContainer::new(self.plan.clone())),
-            Backend::Process => Box::new(NatsProcess::new(&self.plan)),
+        let server = self.server.get_or_init(|| match NatsBackend::chosen() {
+            NatsBackend::Container => Box::new(NatsContainer::new(self.plan.clone())),
+            NatsBackend::Process => Box::new(NatsProcess::new(&self.plan)),
         });
         server.start();
         poll_until("the NATS server listens", START_BOUND, || {
@@ -223,10 +223,10 @@ struct ClusterMember {
     network: Option<(String, String)>,
 }
 
-impl Backend {
+impl NatsBackend {
     /// The one for all servers of this process.
     fn chosen() -> Self {
-        static CHOSEN: OnceLock<Backend> = OnceLock::new();
+        static CHOSEN: OnceLock<NatsBackend> = OnceLock::new();
         *CHOSEN.get_or_init(|| {
             let choice = env::var_os(CHOICE).unwrap_or_default();
             Self::choose(&choice.to_string_lossy(), container::engine_answers)
@@ -261,16 +261,16 @@ mod tests {
     #[test]
     fn servers_run_as_is_asked_for_and_otherwise_in_containers_if_an_engine_answers() {
         for answers in [true, false] {
-            let choose = |choice| Backend::choose(choice, || answers);
-            assert_eq!(choose("container"), Backend::Container);
-            assert_eq!(choose("process"), Backend::Process);
-            assert_eq!(choose("") == Backend::Container, answers);
+            let choose = |choice| NatsBackend::choose(choice, || answers);
+            assert_eq!(choose("container"), NatsBackend::Container);
+            assert_eq!(choose("process"), NatsBackend::Process);
+            assert_eq!(choose("") == NatsBackend::Container, answers);
         }
     }
 
     #[test]
     #[should_panic(expected = "TICKSTORM_TEST_NATS=docker: allowed are `container`, `process`")]
     fn another_choice_is_refused_and_names_what_is_allowed() {
-        let _ = Backend::choose("docker", || true);
+        let _ = NatsBackend::choose("docker", || true);
     }
 }

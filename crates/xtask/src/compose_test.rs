@@ -40,7 +40,7 @@ const COMPOSE_TIME_MAX: Duration = Duration::from_secs(180);
 /// Runs it all, and tells how it went.
 pub(crate) fn run() -> ExitCode {
     task("compose-test", || {
-        let cluster = Cluster::find();
+        let cluster = ComposedCluster::find();
         let mut preflight = Preflight::start();
         preflight.need(engine_lack());
         preflight.need(cluster.is_none().then(|| {
@@ -53,12 +53,12 @@ pub(crate) fn run() -> ExitCode {
 }
 
 /// The cluster, by the Compose that this machine has.
-struct Cluster {
+struct ComposedCluster {
     /// What stands before Compose's subcommands.
     command: String,
 }
 
-impl Cluster {
+impl ComposedCluster {
     /// Version 2 if there are both.
     fn find() -> Option<Self> {
         let command = ["docker compose", "docker-compose"]

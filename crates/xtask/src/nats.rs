@@ -25,12 +25,12 @@ const SOCKET: &str = "/var/run/docker.sock";
 
 /// How servers run.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Backend {
+pub(crate) enum TestNats {
     Container,
     Process,
 }
 
-impl Backend {
+impl TestNats {
     /// What is asked for or, if nothing is, a container if an engine answers.
     pub(crate) fn choose() -> Result<Self, Lack> {
         let choice = env::var_os(CHOICE).unwrap_or_default();
@@ -114,12 +114,12 @@ mod tests {
     #[test]
     fn what_is_asked_for_holds_and_otherwise_an_engine_decides() {
         for answers in [true, false] {
-            let choose = |choice| Backend::chosen_by(choice, || answers).ok();
-            assert_eq!(choose("container"), Some(Backend::Container));
-            assert_eq!(choose("process"), Some(Backend::Process));
-            assert_eq!(choose("") == Some(Backend::Container), answers);
+            let choose = |choice| TestNats::chosen_by(choice, || answers).ok();
+            assert_eq!(choose("container"), Some(TestNats::Container));
+            assert_eq!(choose("process"), Some(TestNats::Process));
+            assert_eq!(choose("") == Some(TestNats::Container), answers);
         }
-        let error = Backend::chosen_by("docker", || true).err().unwrap();
+        let error = TestNats::chosen_by("docker", || true).err().unwrap();
         let error = error.to_string();
         for part in ["TICKSTORM_TEST_NATS=docker", "`container`", "`process`"] {
             assert!(error.contains(part), "no {part} in {error}");

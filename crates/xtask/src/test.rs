@@ -10,7 +10,7 @@ use nix::sched::{CloneFlags, unshare};
 use crate::{
     command::{Call, cargo},
     dependencies,
-    nats::Backend,
+    nats::TestNats,
     preflight::{Lack, Preflight, Skippable, Skipped},
     python_tool::{self, KUBECTL, KUBERNETES_VALIDATE, PythonTool},
     stopwatch::Stopwatch,
@@ -109,10 +109,10 @@ impl Check {
 const OF_MANIFESTS: &[&PythonTool] = &[&KUBECTL, &KUBERNETES_VALIDATE];
 
 fn look_for_tests(programs: &[&'static PythonTool], preflight: &mut Preflight) {
-    match Backend::choose() {
-        Ok(backend) => {
-            preflight.need(backend.lack());
-            preflight.need(python_tool::lack(&with_server(programs, backend)));
+    match TestNats::choose() {
+        Ok(nats) => {
+            preflight.need(nats.lack());
+            preflight.need(python_tool::lack(&with_server(programs, nats)));
         }
         Err(lack) => preflight.need([lack]),
     }
@@ -129,21 +129,21 @@ fn tables_lack() -> Option<Lack> {
 }
 
 /// These, and what servers need that run in this way.
-fn with_server(programs: &[&'static PythonTool], backend: Backend) -> Vec<&'static PythonTool> {
-    programs.iter().copied().chain(backend.tool()).collect()
+fn with_server(programs: &[&'static PythonTool], nats: TestNats) -> Vec<&'static PythonTool> {
+    programs.iter().copied().chain(nats.tool()).collect()
 }
 
 fn run_tests(programs: &[&'static PythonTool], profile: &[&str]) -> Result<()> {
     NEXTEST.provide()?;
-    let backend = match Backend::choose() {
-        Ok(backend) => backend,
+    let nats = match TestNats::choose() {
+        Ok(nats) => nats,
         Err(lack) => anyhow::bail!("this machine lacks {lack}"),
     };
-    backend.provide()?;
-    python_tool::provide(&with_server(programs, backend))?;
+    nats.provide()?;
+    python_tool::provide(&with_server(programs, nats))?;
     // The programs that end-to-end tests start, built as these do: a test's time is bounded, and a build is not the test's.
     binaries().run()?;
-    let (name, value) = backend.variable();
+    let (name, value) = nats.variable();
     cargo("nextest run --workspace --locked")
         .args(profile)
         .env(name, value)
