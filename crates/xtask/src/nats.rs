@@ -43,10 +43,12 @@ impl TestNats {
             "process" => Ok(Self::Process),
             "" if engine_answers() => Ok(Self::Container),
             "" => Ok(Self::Process),
-            other => {
-                let remedy = "set it to `container` or `process`, or to nothing, which means a container if an engine answers";
-                Err(Lack::new(format!("a meaning of {CHOICE}={other}"), remedy))
-            }
+            other => Err(Lack::new(
+                format!("an allowed value of {CHOICE}"),
+                format!(
+                    "{CHOICE}={other} is neither `container` nor `process`; unset, it means a container if an engine answers"
+                ),
+            )),
         }
     }
 
