@@ -54,7 +54,7 @@ impl fmt::Display for Skippable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Weight => "weight",
-            Self::PerShardTables => "tests of FD_TABLES=per-shard",
+            Self::PerShardTables => "tests of tables of open files for each thread",
         })
     }
 }

@@ -123,8 +123,8 @@ fn tables_lack() -> Option<Lack> {
     let asking = thread::spawn(|| unshare(CloneFlags::CLONE_FILES));
     let may = asking.join().is_ok_and(|answer| answer.is_ok());
     (!may).then(|| {
-        let remedy = "let its seccomp profile allow unshare(2)";
-        Lack::new("the right to a table of open files for each thread", remedy)
+        let remedy = "let the seccomp profile that this runs under allow unshare(2)";
+        Lack::new("the right to call unshare(2)", remedy)
     })
 }
 
