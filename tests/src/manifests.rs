@@ -15,7 +15,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use tickstorm_testkit::TempDir;
+use tickstorm_testkit::{TempDir, tool};
 
 /// Every overlay that there is.
 pub const OVERLAYS: [&str; 2] = ["dev", "prod"];
@@ -245,12 +245,12 @@ pub fn build(overlay: &str) -> String {
     let overlay = dir.path().join("k8s/overlays").join(overlay);
     fs::copy(root.join("k8s/.env.example"), overlay.join(".env"))
         .expect("an overlay takes secrets");
-    let output = Command::new("kubectl")
+    let output = Command::new(tool("kubectl"))
         .arg("kustomize")
         .arg(&overlay)
         .output();
     let output = output.unwrap_or_else(|error| {
-        panic!("manifests are built by `kubectl kustomize`: install kubectl: {error}")
+        panic!("manifests are built by `kubectl kustomize`: `cargo xtask test tests` installs kubectl: {error}")
     });
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert!(

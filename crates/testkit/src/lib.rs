@@ -9,6 +9,7 @@ mod nats;
 pub mod peer;
 mod process;
 mod reserved_addr;
+mod tool;
 mod wait;
 
 pub use alloc::CountingAllocator;
@@ -19,4 +20,5 @@ pub use nats::Nats;
 pub use peer::{PATIENCE, Peer, PeerOptions, Received};
 pub use process::{TempDir, resident_bytes};
 pub use reserved_addr::ReservedAddr;
+pub use tool::tool;
 pub use wait::{poll_until, poll_until_async};

@@ -1,43 +1,76 @@
-//! A NATS server in a container, which a test can kill, start and pause. testcontainers drives the engine, on a runtime of its
-//! own: the calls here block, so that tests of any kind can make them, and a container outlives no test.
+//! A NATS server that a test can kill, start again and pause. It runs in a container or as a process; tests see no difference.
+//! `TICKSTORM_TEST_NATS` says which (`container` or `process`). If it is not set, a container engine that answers is used, and
+//! without one the server is a process.
+
+mod container;
+mod process;
 
 use std::array::from_fn;
+use std::env;
+use std::fmt::Debug;
 use std::io::{BufRead, BufReader};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, LazyLock, OnceLock, mpsc};
 use std::time::Duration;
 
-use testcontainers::core::IntoContainerPort;
-use testcontainers::core::client::{ClientError, docker_client_instance};
-use testcontainers::runners::AsyncRunner;
-use testcontainers::{
-    ContainerAsync, ContainerRequest, GenericImage, ImageExt, TestcontainersError,
-};
-use tokio::runtime::{Builder, Runtime};
-
+use self::container::NatsContainer;
+use self::process::NatsProcess;
 use crate::{ReservedAddr, poll_until};
 
-/// The server that tests run; `cargo xtask test` can make a stand-in of that name.
-const IMAGE: (&str, &str) = ("nats", "2.15-alpine");
+/// The version that tests run, in either way: the tag of the image begins with it.
+const VERSION: &str = "2.15";
 
-/// Where the server listens for clients, and for the other servers of its cluster.
-const CLIENTS_PORT: u16 = 4222;
-const ROUTES_PORT: u16 = 6222;
+/// The environment variable that chooses how servers run.
+const CHOICE: &str = "TICKSTORM_TEST_NATS";
 
-/// Until a started server listens: a container's start on a machine under load.
+/// Until a started server listens, on a machine under load.
 const START_BOUND: Duration = Duration::from_secs(60);
 
 /// A NATS server, removed when this is dropped. It keeps its port over restarts.
 #[derive(Debug)]
 pub struct Nats {
     place: ReservedAddr,
-    flags: Vec<String>,
-    files: Vec<(String, Vec<u8>)>,
-    /// Where it is in a cluster: the network's name, and its own name on it.
-    seat: Option<(String, String)>,
+    plan: NatsPlan,
     /// Made by the first start.
-    container: OnceLock<Arc<ContainerAsync<GenericImage>>>,
+    server: OnceLock<Box<dyn NatsServer>>,
+}
+
+/// What a server is started with.
+#[derive(Clone, Debug)]
+struct NatsPlan {
+    /// Where clients connect to.
+    addr: SocketAddr,
+    flags: Vec<String>,
+    /// Path and content of each file.
+    files: Vec<(String, Vec<u8>)>,
+    /// The container network of its cluster, and its own name on it.
+    network: Option<(String, String)>,
+}
+
+/// A server in one of the two ways.
+trait NatsServer: Debug + Send + Sync {
+    /// Starts it, unless it runs.
+    fn start(&self);
+
+    /// Panics if it has ended by itself, with what it said.
+    fn assert_runs(&self);
+
+    /// Kills it, by SIGKILL.
+    fn kill(&self);
+
+    /// Stops all its threads.
+    fn pause(&self);
+
+    /// Lets them go on.
+    fn unpause(&self);
+}
+
+/// How the servers of this test process run.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum NatsBackend {
+    Container,
+    Process,
 }
 
 impl Nats {
@@ -47,26 +80,31 @@ impl Nats {
     /// Where there is no free port.
     #[must_use]
     pub fn create(flags: &[&str]) -> Self {
-        Self {
-            place: ReservedAddr::reserve(),
+        let place = ReservedAddr::reserve();
+        let plan = NatsPlan {
+            addr: place.addr(),
             flags: flags.iter().map(ToString::to_string).collect(),
             files: Vec::new(),
-            seat: None,
-            container: OnceLock::new(),
+            network: None,
+        };
+        Self {
+            place,
+            plan,
+            server: OnceLock::new(),
         }
     }
 
-    /// Gives a server that has not run yet a file.
+    /// Gives a server that has not run yet a file. Flags name it by `path`, which is absolute: `--config /path` or `--flag=/path`.
     #[must_use]
     pub fn with_file(mut self, path: &str, content: impl Into<Vec<u8>>) -> Self {
-        self.files.push((path.to_owned(), content.into()));
+        self.plan.files.push((path.to_owned(), content.into()));
         self
     }
 
     /// Makes and starts a server.
     ///
     /// # Panics
-    /// Where there is no container engine, or no image of the server.
+    /// Where `TICKSTORM_TEST_NATS` allows nothing that this machine has, or the server does not start.
     #[must_use]
     pub fn run(flags: &[&str]) -> Self {
         let nats = Self::create(flags);
@@ -74,22 +112,25 @@ impl Nats {
         nats
     }
 
-    /// Makes and starts a cluster of `N` servers on a network of their own; returns when each has a route to every other one.
+    /// Makes and starts a cluster of `N` servers; returns when each has a route to every other one.
     ///
     /// # Panics
     /// Where that fails.
     #[must_use]
     pub fn cluster<const N: usize>() -> [Self; N] {
-        let network = network_name();
-        let names: [String; N] = from_fn(|index| format!("{network}-{index}"));
-        let routes = names
-            .each_ref()
-            .map(|name| format!("nats://{name}:{ROUTES_PORT}"));
+        let name = cluster_name();
+        // In containers the servers meet on a network of their own, by name; as processes on loopback, each on a port of its own.
+        let ports: [ReservedAddr; N] = from_fn(|_| ReservedAddr::reserve());
+        let members: [ClusterMember; N] = from_fn(|index| match NatsBackend::chosen() {
+            NatsBackend::Container => container::member(&name, index),
+            NatsBackend::Process => process::member(&ports[index]),
+        });
+        let routes = members.each_ref().map(|member| member.route.as_str());
         let routes = format!("--routes={}", routes.join(","));
-        let listen = format!("--cluster=nats://0.0.0.0:{ROUTES_PORT}");
-        let servers = names.map(|name| {
+        let servers = members.each_ref().map(|member| {
+            let listen = format!("--cluster={}", member.listen);
             let mut server = Self::create(&["--cluster_name=tests", &listen, &routes]);
-            server.seat = Some((network.clone(), name));
+            server.plan.network.clone_from(&member.network);
             server.start();
             server
         });
@@ -116,16 +157,15 @@ impl Nats {
     /// # Panics
     /// Where that fails.
     pub fn start(&self) {
-        if let Some(container) = self.container.get() {
-            let container = Arc::clone(container);
-            on_engine(async move { container.start().await });
-        } else {
-            let request = self.request();
-            let container = on_engine(async move { request.start().await });
-            let made = self.container.set(Arc::new(container));
-            assert!(made.is_ok(), "one thread starts it");
-        }
-        poll_until("the NATS server listens", START_BOUND, || self.greets());
+        let server = self.server.get_or_init(|| match NatsBackend::chosen() {
+            NatsBackend::Container => Box::new(NatsContainer::new(self.plan.clone())),
+            NatsBackend::Process => Box::new(NatsProcess::new(&self.plan)),
+        });
+        server.start();
+        poll_until("the NATS server listens", START_BOUND, || {
+            server.assert_runs();
+            self.greeting().is_some()
+        });
     }
 
     /// Kills it, by SIGKILL.
@@ -133,12 +173,7 @@ impl Nats {
     /// # Panics
     /// Where that fails.
     pub fn kill(&self) {
-        let container = self.made();
-        on_engine(async move {
-            let engine = docker_client_instance().await?;
-            let killed = engine.kill_container(container.id(), None).await;
-            killed.map_err(|error| ClientError::StopContainer(error).into())
-        });
+        self.made().kill();
     }
 
     /// Stops all its threads: its connections stay, and nothing comes on them.
@@ -146,8 +181,7 @@ impl Nats {
     /// # Panics
     /// Where that fails.
     pub fn pause(&self) {
-        let container = self.made();
-        on_engine(async move { container.pause().await });
+        self.made().pause();
     }
 
     /// Lets it go on.
@@ -155,42 +189,11 @@ impl Nats {
     /// # Panics
     /// Where that fails.
     pub fn unpause(&self) {
-        let container = self.made();
-        on_engine(async move { container.unpause().await });
+        self.made().unpause();
     }
 
-    fn made(&self) -> Arc<ContainerAsync<GenericImage>> {
-        Arc::clone(self.container.get().expect("it was started once"))
-    }
-
-    /// What is asked of the engine. The port is fixed, since the engine would choose another one at each start.
-    fn request(&self) -> ContainerRequest<GenericImage> {
-        let (name, tag) = IMAGE;
-        let addr = self.place.addr();
-        let mut request = GenericImage::new(name, tag)
-            .with_cmd(self.flags.clone())
-            .with_mapped_port(addr.port(), CLIENTS_PORT.tcp())
-            .with_host_config_modifier(move |host| {
-                let bindings = host
-                    .port_bindings
-                    .iter_mut()
-                    .flat_map(|by_port| by_port.values_mut());
-                for binding in bindings.flatten().flatten() {
-                    binding.host_ip = Some(addr.ip().to_string());
-                }
-            });
-        for (path, content) in &self.files {
-            request = request.with_copy_to(path, content.clone());
-        }
-        if let Some((network, name)) = &self.seat {
-            request = request.with_network(network).with_container_name(name);
-        }
-        request
-    }
-
-    /// Whether the server itself answers, not only the engine's proxy before it: it speaks first.
-    fn greets(&self) -> bool {
-        self.greeting().is_some()
+    fn made(&self) -> &dyn NatsServer {
+        &**self.server.get().expect("it was started once")
     }
 
     /// How many servers of its cluster it tells clients of, itself included.
@@ -201,6 +204,7 @@ impl Nats {
         urls.map_or(0, |(urls, _)| urls.split(',').count())
     }
 
+    /// What the server itself says first, which a container engine's proxy before it does not.
     fn greeting(&self) -> Option<String> {
         let stream = TcpStream::connect(self.address()).ok()?;
         stream.set_read_timeout(Some(Duration::from_secs(1))).ok()?;
@@ -210,48 +214,63 @@ impl Nats {
     }
 }
 
-impl Drop for Nats {
-    fn drop(&mut self) {
-        let container = self.container.take().and_then(Arc::into_inner);
-        if let Some(container) = container {
-            // Best effort: a drop must not panic, and a container left behind is seen by `docker ps`. The network goes with
-            // the last container on it.
-            let _ = wait_for(async move { container.rm().await });
+/// What one server of a cluster needs to find the others.
+struct ClusterMember {
+    /// Where it listens for them.
+    listen: String,
+    /// Where they find it.
+    route: String,
+    network: Option<(String, String)>,
+}
+
+impl NatsBackend {
+    /// The one for all servers of this process.
+    fn chosen() -> Self {
+        static CHOSEN: OnceLock<NatsBackend> = OnceLock::new();
+        *CHOSEN.get_or_init(|| {
+            let choice = env::var_os(CHOICE).unwrap_or_default();
+            Self::choose(&choice.to_string_lossy(), container::engine_answers)
+        })
+    }
+
+    fn choose(choice: &str, engine_answers: impl FnOnce() -> bool) -> Self {
+        match choice {
+            "container" => Self::Container,
+            "process" => Self::Process,
+            "" if engine_answers() => Self::Container,
+            "" => Self::Process,
+            other => panic!(
+                "{CHOICE}={other}: allowed are `container`, `process`, and nothing, which means a container if an engine \
+                 answers"
+            ),
         }
     }
 }
 
-/// A name that no other network has.
-fn network_name() -> String {
+/// A name that no other cluster on this machine has.
+fn cluster_name() -> String {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
     format!("tickstorm-{}-{number}", std::process::id())
 }
 
-/// What the engine makes of it.
-fn on_engine<T: Send + 'static>(
-    asking: impl Future<Output = Result<T, TestcontainersError>> + Send + 'static,
-) -> T {
-    let (name, tag) = IMAGE;
-    wait_for(asking).unwrap_or_else(|error| {
-        panic!(
-            "these tests run NATS in a container: install Docker, start its engine, and see that it has or can pull the image \
-             {name}:{tag} (TICKSTORM_STAND_INS=1 cargo xtask test tests makes a local one where it can't be pulled): {error}"
-        )
-    })
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-/// Waits for `future` on a runtime that outlives every test: the connections to the engine live on it.
-fn wait_for<T: Send + 'static>(future: impl Future<Output = T> + Send + 'static) -> T {
-    static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| {
-        let mut builder = Builder::new_multi_thread();
-        let runtime = builder.worker_threads(1).enable_all().build();
-        runtime.expect("a thread for the engine")
-    });
-    let (done, outcome) = mpsc::sync_channel(1);
-    RUNTIME.spawn(async move {
-        // The receiver waits for it below.
-        let _ = done.send(future.await);
-    });
-    outcome.recv().expect("it ends without a panic")
+    #[test]
+    fn servers_run_as_is_asked_for_and_otherwise_in_containers_if_an_engine_answers() {
+        for answers in [true, false] {
+            let choose = |choice| NatsBackend::choose(choice, || answers);
+            assert_eq!(choose("container"), NatsBackend::Container);
+            assert_eq!(choose("process"), NatsBackend::Process);
+            assert_eq!(choose("") == NatsBackend::Container, answers);
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "TICKSTORM_TEST_NATS=docker: allowed are `container`, `process`")]
+    fn another_choice_is_refused_and_names_what_is_allowed() {
+        let _ = NatsBackend::choose("docker", || true);
+    }
 }

@@ -19,7 +19,7 @@ use tokio::time::timeout;
 use crate::frame::{self, RawFrame};
 
 /// How long the `expect_*` calls wait: so long that only a defect takes it.
-pub const PATIENCE: Duration = Duration::from_secs(10);
+pub const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Options of a peer's socket that must be set before it connects.
 #[derive(Clone, Copy, Debug, Default)]

@@ -12,7 +12,7 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::stopwatch::Stopwatch;
+use crate::{process_tree::kill_tree, stopwatch::Stopwatch};
 
 /// How often a program that may take only so long is asked whether it has ended.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
@@ -32,11 +32,6 @@ pub(crate) fn cargo(arguments: &str) -> Call {
 /// A call of the tool that adds components to the toolchain.
 pub(crate) fn rustup(arguments: &str) -> Call {
     call(OsString::from("rustup"), "rustup", arguments)
-}
-
-/// A call of Python.
-pub(crate) fn python(arguments: &str) -> Call {
-    call(OsString::from("python3"), "python3", arguments)
 }
 
 /// A call of the container engine's client.
@@ -91,6 +86,13 @@ fn call(program: OsString, name: &str, arguments: &str) -> Call {
 }
 
 impl Call {
+    /// With these arguments more, which may contain spaces.
+    pub(crate) fn args(mut self, arguments: &[&str]) -> Self {
+        self.command.args(arguments);
+        self.shown = format!("{} {}", self.shown, arguments.join(" "));
+        self
+    }
+
     pub(crate) fn env(mut self, name: &str, value: &str) -> Self {
         self.command.env(name, value);
         self.shown = format!("{name}='{value}' {}", self.shown);
@@ -108,7 +110,7 @@ impl Call {
         Ok(())
     }
 
-    /// As [`run`](Self::run), but kills it where it takes longer than that.
+    /// As [`run`](Self::run), but if it takes longer than that, kills it and all that it has started.
     pub(crate) fn run_within(mut self, time_max: Duration) -> Result<()> {
         eprintln!("    $ {}", self.shown);
         let stopwatch = Stopwatch::start();
@@ -121,7 +123,7 @@ impl Call {
                 break status;
             }
             if stopwatch.elapsed() > time_max {
-                child.kill()?;
+                kill_tree(child.id());
                 child.wait()?;
                 bail!(
                     "`{}` took more than {time_max:?} and was killed",

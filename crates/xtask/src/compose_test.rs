@@ -7,11 +7,13 @@ mod tests;
 
 use std::{process::ExitCode, time::Duration};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
 use self::image::Image;
 use crate::{
-    command::{Call, cargo, compose, docker},
+    command::{Call, cargo, compose},
+    nats::engine_lack,
+    preflight::{Lack, Preflight},
     stand_in::{self, DISTROLESS, HAPROXY, NATS, RUST},
     step::{step, task},
     tool::NEXTEST,
@@ -37,27 +39,32 @@ const COMPOSE_TIME_MAX: Duration = Duration::from_secs(180);
 
 /// Runs it all, and tells how it went.
 pub(crate) fn run() -> ExitCode {
-    task("compose-test", || Cluster::find()?.test())
+    task("compose-test", || {
+        let cluster = ComposedCluster::find();
+        let mut preflight = Preflight::start();
+        preflight.need(engine_lack());
+        preflight.need(cluster.is_none().then(|| {
+            let remedy = "install it, 1.29 (`docker-compose`) or 2 (`docker compose`)";
+            Lack::new("Docker Compose", remedy)
+        }));
+        preflight.finish()?;
+        cluster.map_or(Ok(()), |cluster| cluster.test())
+    })
 }
 
 /// The cluster, by the Compose that this machine has.
-struct Cluster {
+struct ComposedCluster {
     /// What stands before Compose's subcommands.
     command: String,
 }
 
-impl Cluster {
-    fn find() -> Result<Self> {
-        let version_2 = docker("compose version").probe();
-        let command = if version_2.is_some() {
-            "docker compose"
-        } else {
-            compose("docker-compose version").probe().context(
-                "there is neither `docker compose` nor `docker-compose`: install Docker Compose, 1.29 or 2",
-            )?;
-            "docker-compose"
-        };
-        Ok(Self {
+impl ComposedCluster {
+    /// Version 2 if there are both.
+    fn find() -> Option<Self> {
+        let command = ["docker compose", "docker-compose"]
+            .into_iter()
+            .find(|command| compose(&format!("{command} version")).probe().is_some())?;
+        Some(Self {
             command: format!("{command} {PROJECT}"),
         })
     }

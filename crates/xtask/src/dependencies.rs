@@ -10,7 +10,7 @@ mod tests;
 
 use anyhow::{Context, Result, ensure};
 
-use self::graph::{Graph, Kind};
+use self::graph::{Graph, Purpose};
 use crate::command::cargo;
 
 /// What one of our crates may depend on directly, among our crates.
@@ -119,8 +119,11 @@ fn violations(graph: &Graph) -> Vec<String> {
         found.extend(forbidden_edges(graph, rule));
     }
     for name in WITHOUT_TOKIO {
-        if let Some(path) = graph.path(&[name], &[Kind::Product, Kind::Build, Kind::Test], "tokio")
-        {
+        if let Some(path) = graph.path(
+            &[name],
+            &[Purpose::Product, Purpose::Build, Purpose::Test],
+            "tokio",
+        ) {
             found.push(format!(
                 "{path}: {name} does no I/O and may not depend on tokio"
             ));
@@ -128,7 +131,7 @@ fn violations(graph: &Graph) -> Vec<String> {
     }
     let members: Vec<_> = graph.members().collect();
     for (library, reason) in ABSENT {
-        if let Some(path) = graph.path(&members, &[Kind::Product, Kind::Build], library) {
+        if let Some(path) = graph.path(&members, &[Purpose::Product, Purpose::Build], library) {
             found.push(format!("{path}: {library} may not be used, since {reason}"));
         }
     }
@@ -160,9 +163,9 @@ fn forbidden_edges(graph: &Graph, rule: &Rule) -> Vec<String> {
         .collect()
 }
 
-fn allows(rule: &Rule, kind: Kind, to: &str) -> bool {
+fn allows(rule: &Rule, kind: Purpose, to: &str) -> bool {
     match kind {
-        Kind::Product | Kind::Build => rule.product.contains(&to),
-        Kind::Test => rule.product.contains(&to) || rule.tests.contains(&to),
+        Purpose::Product | Purpose::Build => rule.product.contains(&to),
+        Purpose::Test => rule.product.contains(&to) || rule.tests.contains(&to),
     }
 }

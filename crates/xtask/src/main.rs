@@ -6,7 +6,11 @@
 mod command;
 mod compose_test;
 mod dependencies;
+mod nats;
 mod portable;
+mod preflight;
+mod process_tree;
+mod python_tool;
 mod rollout_test;
 mod stand_in;
 mod step;
@@ -19,7 +23,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::test::Step;
+use crate::test::Check;
 
 /// TickStorm's development tasks
 #[derive(Parser)]
@@ -34,11 +38,13 @@ enum Task {
     /// Check everything that a change must pass, installing the tools that are missing
     #[command(after_help = "Examples:\n  \
             cargo xtask test                everything, as CI runs it\n  \
-            cargo xtask test fmt clippy     only these steps, in this order")]
+            cargo xtask test fmt clippy     only these, in this order\n\n\
+        TICKSTORM_TEST_NATS=container or =process says how tests run NATS servers; without it they are\n\
+        containers if an engine answers. Where CI is set, nothing is skipped.")]
     Test {
-        /// Steps to run; without any, all of them in the order listed
-        #[arg(value_enum, value_name = "STEP")]
-        steps: Vec<Step>,
+        /// Checks to run; without any, all of them in the order listed, but for `nats`
+        #[arg(value_enum, value_name = "CHECK")]
+        checks: Vec<Check>,
     },
     /// Build the images and test the whole cluster that compose/ describes, in containers of its own
     #[command(
@@ -48,7 +54,7 @@ enum Task {
     ComposeTest,
     /// Build the images, run the pods that k8s/ describes in containers, and replace them while clients watch
     #[command(
-        after_help = "It takes a Docker engine and kubectl, and no cluster. Where images can't be pulled,\n\
+        after_help = "It takes a Docker engine and Python 3, and no cluster. Where images can't be pulled,\n\
             TICKSTORM_STAND_INS=1 makes local stand-ins for them."
     )]
     RolloutTest,
@@ -65,7 +71,7 @@ enum Task {
 
 fn main() -> ExitCode {
     match Arguments::parse().task {
-        Task::Test { steps } => test::run(&steps),
+        Task::Test { checks } => test::run(&checks),
         Task::ComposeTest => compose_test::run(),
         Task::RolloutTest => rollout_test::run(),
         Task::Weight { renew } => match weight::run(renew) {

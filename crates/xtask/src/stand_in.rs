@@ -10,6 +10,8 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 use crate::command::{docker, shell};
+use crate::preflight::Lack;
+use crate::python_tool::{self, NATS_SERVER, PythonTool};
 
 /// Asks for stand-ins where it is `1`.
 const REQUEST: &str = "TICKSTORM_STAND_INS";
@@ -20,13 +22,15 @@ const TIME_MAX: Duration = Duration::from_secs(600);
 /// An image that others provide, and the script that makes its stand-in.
 pub(crate) struct StandIn {
     /// The name by which it is pulled, and which the stand-in gets.
-    image: &'static str,
+    pub(crate) image: &'static str,
     /// The one that the script starts from.
     base: Option<&'static StandIn>,
     script: &'static str,
     script_name: &'static str,
     /// The commands that the script needs on this host.
     takes: &'static str,
+    /// A program that it puts into the image.
+    holds: Option<&'static PythonTool>,
 }
 
 /// The NATS that tests and the cluster run; testkit names it too.
@@ -35,7 +39,8 @@ pub(crate) const NATS: StandIn = StandIn {
     base: None,
     script: include_str!("stand-in-nats.sh"),
     script_name: "stand-in-nats.sh",
-    takes: "docker, pip, python3, apt-get",
+    holds: Some(&NATS_SERVER),
+    takes: "docker, apt-get, and what installs nats-server",
 };
 
 /// What the stand-ins after it are made from.
@@ -44,6 +49,7 @@ const DEBIAN: StandIn = StandIn {
     base: None,
     script: include_str!("stand-in-debian.sh"),
     script_name: "stand-in-debian.sh",
+    holds: None,
     takes: "root's rights, docker, debootstrap or apt-get to install it",
 };
 
@@ -53,6 +59,7 @@ pub(crate) const RUST: StandIn = StandIn {
     base: Some(&DEBIAN),
     script: include_str!("stand-in-rust.sh"),
     script_name: "stand-in-rust.sh",
+    holds: None,
     takes: "docker, and rustc and cargo of that version",
 };
 
@@ -62,6 +69,7 @@ pub(crate) const DISTROLESS: StandIn = StandIn {
     base: Some(&DEBIAN),
     script: include_str!("stand-in-distroless.sh"),
     script_name: "stand-in-distroless.sh",
+    holds: None,
     takes: "docker",
 };
 
@@ -71,30 +79,62 @@ pub(crate) const HAPROXY: StandIn = StandIn {
     base: Some(&DEBIAN),
     script: include_str!("stand-in-haproxy.sh"),
     script_name: "stand-in-haproxy.sh",
+    holds: None,
     takes: "docker",
 };
 
 /// Where stand-ins are asked for, makes those of these images that are neither here nor can be pulled.
 pub(crate) fn provide(images: &[&StandIn]) -> Result<()> {
-    if env::var(REQUEST).is_ok_and(|value| value == "1") {
+    if is_requested() {
         images.iter().try_for_each(|image| image.provide())
     } else {
         Ok(())
     }
 }
 
+/// What this machine lacks for tests that run this image, and what else can be done about it.
+pub(crate) fn lack(image: &StandIn, otherwise: &str) -> Option<Lack> {
+    if image.is_here_or_pulled() || !has_client() {
+        return None;
+    }
+    if is_requested() {
+        return image.holds.and_then(|tool| python_tool::lack(&[tool]));
+    }
+    let remedy =
+        format!("let the engine pull it, set {REQUEST}=1 for a local stand-in, {otherwise}");
+    Some(Lack::new(format!("the image {}", image.image), remedy))
+}
+
+fn is_requested() -> bool {
+    env::var(REQUEST).is_ok_and(|value| value == "1")
+}
+
+/// Without it, only the tests themselves can see what images there are.
+fn has_client() -> bool {
+    docker("--version").probe().is_some()
+}
+
 impl StandIn {
+    fn is_here_or_pulled(&self) -> bool {
+        let image = self.image;
+        let is_here = docker(&format!("image inspect {image}")).probe().is_some();
+        is_here || docker(&format!("pull --quiet {image}")).probe().is_some()
+    }
+
     fn provide(&self) -> Result<()> {
         let Self { image, takes, .. } = self;
-        let is_here = docker(&format!("image inspect {image}")).probe().is_some();
-        if is_here || docker(&format!("pull --quiet {image}")).probe().is_some() {
+        if self.is_here_or_pulled() {
             return Ok(());
         }
         if let Some(base) = self.base {
             base.provide()?;
         }
         eprintln!("    {image} can't be pulled: making a local stand-in, since {REQUEST}=1");
-        shell(self.script, self.script_name, image)
+        let mut script = shell(self.script, self.script_name, image);
+        if let Some(tool) = self.holds {
+            script = script.env("HELD", &tool.installed()?.display().to_string());
+        }
+        script
             .run_within(TIME_MAX)
             .with_context(|| format!("no stand-in for {image}; it takes {takes}"))
     }

@@ -1,8 +1,11 @@
-//! The tools that tests need beyond a plain toolchain: which, in which version, and their installation.
+//! The tools that tests need beyond a plain toolchain and that cargo and rustup bring: which, in which version, and their installation.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 
-use crate::command::{cargo, in_workspace, program, python, rustup};
+use crate::{
+    command::{cargo, rustup},
+    preflight::Lack,
+};
 
 /// A cargo subcommand that is a package of its own.
 pub(crate) struct Tool {
@@ -19,33 +22,6 @@ pub(crate) const DENY: Tool = Tool {
     subcommand: "deny",
     version: "0.20.2",
 };
-
-/// What tells whether manifests are valid, field by field: Kubernetes' own schemas are in it.
-const KUBERNETES_VALIDATE: &str = "kubernetes-validate==1.32.0";
-/// Where it is installed, whatever this host's Python has.
-const PYTHON_TOOLS: &str = "target/python-tools";
-
-/// Makes sure that kubernetes-validate can be called, and tells by what path from the workspace's root.
-pub(crate) fn provide_kubernetes_validate() -> Result<String> {
-    let program = format!("{PYTHON_TOOLS}/bin/kubernetes-validate");
-    if !in_workspace(&program).exists() {
-        eprintln!("    {KUBERNETES_VALIDATE} is missing: installing it, once");
-        python(&format!("-m venv {PYTHON_TOOLS}"))
-            .run()
-            .and_then(|()| {
-                let install =
-                    format!("install --quiet --disable-pip-version-check {KUBERNETES_VALIDATE}");
-                python(&format!(
-                    "-m pip --python {PYTHON_TOOLS}/bin/python {install}"
-                ))
-                .run()
-            })
-            .context(
-                "kubernetes-validate could not be installed; it takes python3 with venv and pip",
-            )?;
-    }
-    Ok(in_workspace(&program).display().to_string())
-}
 
 impl Tool {
     /// Makes sure that the tool can be called, in a version that understands our configuration.
@@ -77,30 +53,14 @@ pub(crate) fn provide_component(component: &str, subcommand: &str) -> Result<()>
         .with_context(|| format!("the toolchain lacks {component}"))
 }
 
-/// Makes sure that valgrind is there; only root can install it.
-pub(crate) fn provide_valgrind() -> Result<()> {
-    if program("valgrind", &["--version"]).probe().is_some() {
-        return Ok(());
-    }
-    let is_root = program("id", &["-u"])
-        .probe()
-        .is_some_and(|id| id.trim() == "0");
-    ensure!(
-        is_root,
-        "valgrind is missing: apt-get install valgrind, or what your system has instead"
-    );
-    eprintln!("    valgrind is missing: installing it, once");
-    program("apt-get", &["update", "--quiet"]).run()?;
-    let install = [
-        "install",
-        "--quiet",
-        "--yes",
-        "--no-install-recommends",
-        "valgrind",
-    ];
-    program("apt-get", &install)
-        .run()
-        .context("valgrind could not be installed")
+/// What is missing if a component of the toolchain is neither there nor can be added.
+pub(crate) fn component_lack(component: &str, subcommand: &str) -> Option<Lack> {
+    let is_here = cargo(&format!("{subcommand} --version")).probe().is_some();
+    let can_come = is_here || rustup("--version").probe().is_some();
+    (!can_come).then(|| {
+        let remedy = "install the package of it that your system's Rust has, or Rust by rustup";
+        Lack::new(component, remedy)
+    })
 }
 
 /// Whether a tool that answered this to `--version` may stand in for `wanted`: the same major version, and no older
@@ -113,7 +73,7 @@ fn suffices(answer: &str, wanted: &str) -> bool {
     }
 }
 
-fn major_and_minor(version: &str) -> Option<(u64, u64)> {
+pub(crate) fn major_and_minor(version: &str) -> Option<(u64, u64)> {
     let mut numbers = version.split('.').map(str::parse);
     Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
 }

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     command::{cargo, program, rustc},
-    tool,
+    preflight::Lack,
 };
 
 /// The pieces, as the crate `weight` names them, and rounds enough that nothing else counts beside them.
@@ -60,7 +60,9 @@ enum Verdict {
 
 /// Weighs all pieces and fails where one is heavier than its baseline; or, to `renew`, writes the baseline.
 pub(crate) fn run(renew: bool) -> Result<()> {
-    tool::provide_valgrind()?;
+    if let Some(lack) = valgrind_lack() {
+        bail!("this machine lacks {lack}");
+    }
     let program = build()?;
     let mut weights = BTreeMap::new();
     for (piece, rounds) in PIECES {
@@ -82,6 +84,29 @@ pub(crate) fn run(renew: bool) -> Result<()> {
         eprintln!("    the baseline is by {}, this is {rustc}", baseline.rustc);
     }
     compare(&weights, baseline)
+}
+
+/// What this machine lacks for a comparison: the tool, or a baseline for its architecture.
+pub(crate) fn lack() -> Option<Lack> {
+    let has_baseline = read().map_or(true, |baselines| baselines.contains_key(ARCH));
+    valgrind_lack().or_else(|| {
+        (!has_baseline).then(|| {
+            Lack::new(
+                format!("a baseline for {ARCH}"),
+                format!("`{RENEW}` writes one"),
+            )
+        })
+    })
+}
+
+fn valgrind_lack() -> Option<Lack> {
+    let is_here = program("valgrind", &["--version"]).probe().is_some();
+    (!is_here).then(|| {
+        Lack::new(
+            "valgrind",
+            "install it, by `apt-get install valgrind` on Debian and its like",
+        )
+    })
 }
 
 fn compare(weights: &BTreeMap<String, Weight>, baseline: &Baseline) -> Result<()> {

@@ -74,7 +74,7 @@ async fn with_port_0_the_first_lines_the_event_listening_and_the_status_name_the
     let addr = addr.unwrap_or_else(|| panic!("no address of clients in {printed:?}"));
     TcpStream::connect(addr).unwrap();
     assert_eq!(running.status().await["listen_addr"], addr.to_string());
-    assert_eq!(listening(&running)["listen_addr"], addr.to_string());
+    assert_eq!(listening(&running).await["listen_addr"], addr.to_string());
 }
 
 #[tokio::test]
@@ -82,7 +82,7 @@ async fn the_event_listening_comes_once_with_the_addresses_that_there_are() {
     for name in DAEMONS {
         let mut running = Daemon::new(name);
         running.start().await;
-        let event = listening(&running);
+        let event = listening(&running).await;
         assert_eq!(event["admin_addr"], running.admin().to_string(), "{event}");
         let clients = (name == "tickstorm-edge").then(|| running.clients().to_string());
         let named = event.get("listen_addr").and_then(Value::as_str);
@@ -90,8 +90,9 @@ async fn the_event_listening_comes_once_with_the_addresses_that_there_are() {
     }
 }
 
-/// The one event of that name.
-fn listening(daemon: &Daemon) -> Value {
+/// The one event of that name. The admin port may answer before it is written.
+async fn listening(daemon: &Daemon) -> Value {
+    daemon.logs(r#""message":"listening""#).await;
     let log = daemon.log();
     let events: Vec<Value> = log
         .lines()

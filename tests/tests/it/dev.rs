@@ -64,7 +64,7 @@ impl Dev {
         Self::start(dev()).await
     }
 
-    /// Another one where one was before.
+    /// One that comes and goes on the same port.
     pub(crate) async fn on_port(clients: SocketAddr) -> Self {
         let mut command = dev();
         command.env("LISTEN_ADDR", clients.to_string());

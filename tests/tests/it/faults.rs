@@ -1,5 +1,5 @@
 //! Three clocks, or three NATS servers: whatever one of them does, no client misses a tick, gets one twice, or gets them later than
-//! before, and no connection ends.
+//! before by what anybody would notice, and no connection ends.
 
 use tickstorm_client::Quality;
 use tickstorm_testkit::Nats;
@@ -119,12 +119,13 @@ async fn is_outvoted(edge: &Daemon) {
         edge.metric(&format!("tickstorm_clocks{{state=\"{state}\"}}"))
             .await
     };
-    assert_eq!(
-        (clocks("false").await, clocks("accepted").await),
-        (1.0, 2.0)
-    );
-    assert_eq!(edge.following().await.as_deref(), Some("clock-1"));
-    assert!(edge.is_ready().await);
+    // Eventually, since on a busy machine an edge may hear nothing of another clock for as long as samples count.
+    let outvoted = async || {
+        let counts = (clocks("false").await, clocks("accepted").await);
+        let followed = edge.following().await;
+        counts == (1.0, 2.0) && followed.as_deref() == Some("clock-1") && edge.is_ready().await
+    };
+    eventually("clock-0 is outvoted", SETTLING, outvoted).await;
 }
 
 /// A cluster that has settled, with three clocks and an edge.

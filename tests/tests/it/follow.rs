@@ -1,6 +1,7 @@
 //! `tickstorm tail` over more than one connection: one stream of ticks, whatever becomes of edges.
 
 use nix::sys::signal::Signal;
+use tickstorm_testkit::ReservedAddr;
 
 use crate::dev::Dev;
 use crate::tickstorm::{Running, tickstorm};
@@ -26,7 +27,9 @@ async fn follow(tail: &mut Running, mut last: i64, count: usize) -> i64 {
 #[tokio::test]
 async fn an_edge_that_is_killed_and_started_again_costs_no_tick() {
     for way in [&[][..], &["--ahead"]] {
-        let mut dev = Dev::on_ports_of_its_own().await;
+        // Nobody else gets the port between the two.
+        let place = ReservedAddr::reserve();
+        let mut dev = Dev::on_port(place.addr()).await;
         let addr = dev.clients.to_string();
         let mut tail = Running::start(tickstorm(&[&["tail", "--addr", &addr], way].concat()));
         let first = epoch_ms(&tail.line().await);

@@ -50,7 +50,9 @@ async fn ten_thousand_ticks_in_a_second_reach_a_hundred_clients_whole_in_order_a
     let clients: Vec<(Account, Peer)> = clients.join_all().await;
     for (account, _) in &clients {
         let frames = account.frames_of_burst;
-        assert!((150..=250).contains(&frames), "{frames} frames");
+        // A busy machine makes fewer and larger ones. A defect that sends a tick a frame, or does not wait for the batch's 5 ms, makes
+        // ten times as many; one that keeps all back makes as few as their limit of ticks allows.
+        assert!((20..=250).contains(&frames), "{frames} frames");
     }
     let sum = |of: fn(&Account) -> usize| clients.iter().map(|(account, _)| of(account)).sum();
     let frames = sum(|account| account.frames);
@@ -60,6 +62,6 @@ async fn ten_thousand_ticks_in_a_second_reach_a_hundred_clients_whole_in_order_a
     edge.counts("tickstorm_bytes_sent_total", sum(|account| account.bytes))
         .await;
     edge.counts("tickstorm_publish_latency_ms", frames).await;
-    assert!(edge.metric("tickstorm_release_lateness_seconds", "") >= 150.0);
+    assert!(edge.metric("tickstorm_release_lateness_seconds", "") >= 20.0);
     edge.stop().await;
 }

@@ -8,10 +8,11 @@ use tickstorm_timebase::{Clock, Mode, Mono, SystemClock};
 
 use crate::support::{PASSWORD, TestEdge, USER, config};
 
-/// What the protocol allows, and what a busy machine may add.
-const SLACK: Duration = Duration::from_millis(500 + 3_000);
+/// What the protocol allows, and what a busy machine may add: less than what the default timeouts would add.
+const SLACK: Duration = Duration::from_millis(500 + 10_000);
 
-const TIMEOUT: Duration = Duration::from_millis(400);
+/// Enough for a client on a busy machine to do what it must in time.
+const TIMEOUT: Duration = Duration::from_secs(2);
 
 fn impatient() -> Config {
     Config {
@@ -79,7 +80,7 @@ async fn silence_is_heartbeat_timeout_for_whom_has_only_authenticated() {
     let ack = peer.expect_ack(frame::AUTH).await;
     assert_eq!(
         (ack.heartbeat_interval_ms, ack.heartbeat_timeout_ms),
-        (100, 400)
+        (100, 2_000)
     );
     let error = peer.expect_refusal("HEARTBEAT_TIMEOUT").await;
     expect_punctual(start);
@@ -112,17 +113,13 @@ async fn silence_is_heartbeat_timeout_for_subscribers_too() {
 
 #[tokio::test]
 async fn heartbeats_keep_a_connection() {
-    let edge = TestEdge::start_without_clock(Config {
-        heartbeat_timeout: Duration::from_secs(1),
-        ..impatient()
-    })
-    .await;
+    let edge = TestEdge::start_without_clock(impatient()).await;
     let mut peer = Peer::connect(edge.addr()).await;
     peer.auth(USER, PASSWORD).await;
     peer.expect_ack(frame::AUTH).await;
     let start = SystemClock.now();
     let mut count = 0;
-    while SystemClock.now().since(start) < Duration::from_millis(2_500) {
+    while SystemClock.now().since(start) < TIMEOUT * 2 {
         let received = peer.next_frame(Duration::from_millis(200)).await;
         assert_eq!(received, Received::Timeout, "while quiet");
         count += 1;

@@ -17,7 +17,7 @@ pub(crate) const USER: &str = "stream_user";
 pub(crate) const PASSWORD: &str = "stream_pass";
 
 /// What a test waits at most for what must come.
-pub(crate) const SOON: Duration = Duration::from_secs(10);
+pub(crate) const SOON: Duration = Duration::from_secs(30);
 
 /// An edge, its bus and its clock.
 pub(crate) struct TestEdge {

@@ -22,13 +22,13 @@ pub(crate) struct Image {
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct Inspected {
-    config: Config,
+    config: ImageConfig,
 }
 
 /// What a container of it starts with.
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
-struct Config {
+struct ImageConfig {
     user: String,
     entrypoint: Vec<String>,
     healthcheck: Healthcheck,

@@ -11,7 +11,7 @@ use serde::Deserialize;
 /// For what a crate needs another one.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub(super) enum Kind {
+pub(super) enum Purpose {
     #[serde(skip)]
     Product,
     Build,
@@ -19,7 +19,7 @@ pub(super) enum Kind {
     Test,
 }
 
-impl fmt::Display for Kind {
+impl fmt::Display for Purpose {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Product => "product code",
@@ -32,7 +32,7 @@ impl fmt::Display for Kind {
 #[derive(Default)]
 pub(super) struct Graph {
     members: BTreeSet<String>,
-    edges: BTreeMap<String, BTreeSet<(String, Kind)>>,
+    edges: BTreeMap<String, BTreeSet<(String, Purpose)>>,
 }
 
 impl Graph {
@@ -68,7 +68,7 @@ impl Graph {
                     continue;
                 }
                 for dep_kind in &dependency.dep_kinds {
-                    let kind = dep_kind.kind.unwrap_or(Kind::Product);
+                    let kind = dep_kind.kind.unwrap_or(Purpose::Product);
                     graph.add_edge(&name(&node.id), &library, kind);
                 }
             }
@@ -80,7 +80,7 @@ impl Graph {
         self.members.insert(name.to_owned());
     }
 
-    pub(super) fn add_edge(&mut self, from: &str, to: &str, kind: Kind) {
+    pub(super) fn add_edge(&mut self, from: &str, to: &str, kind: Purpose) {
         self.edges
             .entry(from.to_owned())
             .or_default()
@@ -93,7 +93,7 @@ impl Graph {
     }
 
     /// For what `from` needs `to` directly; nothing where it does not.
-    pub(super) fn kinds(&self, from: &str, to: &str) -> impl Iterator<Item = Kind> {
+    pub(super) fn kinds(&self, from: &str, to: &str) -> impl Iterator<Item = Purpose> {
         self.dependencies(from)
             .filter(move |(name, _)| name == to)
             .map(|(_, kind)| *kind)
@@ -101,7 +101,7 @@ impl Graph {
 
     /// A shortest way to `library`, as `a → b → library`. From the crates in `from` it takes edges of `kinds`, from there
     /// on those that a dependant gets with a crate: its product code and its build script, not its tests.
-    pub(super) fn path(&self, from: &[&str], kinds: &[Kind], library: &str) -> Option<String> {
+    pub(super) fn path(&self, from: &[&str], kinds: &[Purpose], library: &str) -> Option<String> {
         let mut ways: VecDeque<Vec<&str>> = from.iter().map(|name| vec![*name]).collect();
         let mut seen = BTreeSet::new();
         while let Some(way) = ways.pop_front() {
@@ -113,7 +113,7 @@ impl Graph {
                 let counts = if is_start {
                     kinds.contains(kind)
                 } else {
-                    *kind != Kind::Test
+                    *kind != Purpose::Test
                 };
                 if counts && seen.insert(next.as_str()) {
                     ways.push_back([way.as_slice(), &[next.as_str()]].concat());
@@ -123,7 +123,7 @@ impl Graph {
         None
     }
 
-    fn dependencies(&self, of: &str) -> impl Iterator<Item = &(String, Kind)> {
+    fn dependencies(&self, of: &str) -> impl Iterator<Item = &(String, Purpose)> {
         self.edges.get(of).into_iter().flatten()
     }
 }
@@ -199,5 +199,5 @@ struct Dependency {
 #[derive(Deserialize)]
 struct DependencyKind {
     /// None is a dependency of the product code.
-    kind: Option<Kind>,
+    kind: Option<Purpose>,
 }

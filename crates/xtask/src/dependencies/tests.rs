@@ -5,15 +5,15 @@ use serde_json::json;
 use super::*;
 
 /// The members of the table, with exactly the edges that it allows, and these.
-fn workspace(more: &[(&str, &str, Kind)]) -> Graph {
+fn workspace(more: &[(&str, &str, Purpose)]) -> Graph {
     let mut graph = Graph::default();
     for rule in RULES {
         graph.add_member(rule.name);
         for to in rule.product {
-            graph.add_edge(rule.name, to, Kind::Product);
+            graph.add_edge(rule.name, to, Purpose::Product);
         }
         for to in rule.tests {
-            graph.add_edge(rule.name, to, Kind::Test);
+            graph.add_edge(rule.name, to, Purpose::Test);
         }
     }
     for (from, to, kind) in more {
@@ -23,7 +23,7 @@ fn workspace(more: &[(&str, &str, Kind)]) -> Graph {
 }
 
 /// The one violation of a workspace with these edges more.
-fn violation(more: &[(&str, &str, Kind)]) -> String {
+fn violation(more: &[(&str, &str, Purpose)]) -> String {
     let mut found = violations(&workspace(more));
     assert_eq!(found.len(), 1, "{found:#?}");
     found.remove(0)
@@ -31,13 +31,13 @@ fn violation(more: &[(&str, &str, Kind)]) -> String {
 
 #[test]
 fn allowed_edges_are_no_violation() {
-    let found = violations(&workspace(&[(EDGE, "tokio", Kind::Product)]));
+    let found = violations(&workspace(&[(EDGE, "tokio", Purpose::Product)]));
     assert!(found.is_empty(), "{found:#?}");
 }
 
 #[test]
 fn a_forbidden_edge_is_found_in_product_code_in_build_scripts_and_in_tests() {
-    for kind in [Kind::Product, Kind::Build, Kind::Test] {
+    for kind in [Purpose::Product, Purpose::Build, Purpose::Test] {
         assert_eq!(
             violation(&[(EDGE, CLOCK, kind)]),
             format!("{EDGE} → {CLOCK} is not allowed in {kind}")
@@ -47,13 +47,13 @@ fn a_forbidden_edge_is_found_in_product_code_in_build_scripts_and_in_tests() {
 
 #[test]
 fn testkit_is_for_tests_only() {
-    let found = violation(&[(CLIENT, TESTKIT, Kind::Product)]);
+    let found = violation(&[(CLIENT, TESTKIT, Purpose::Product)]);
     assert!(found.ends_with("is not allowed in product code"), "{found}");
 }
 
 #[test]
 fn tokio_in_a_sans_io_crate_is_found_even_in_its_tests() {
-    for kind in [Kind::Product, Kind::Build, Kind::Test] {
+    for kind in [Purpose::Product, Purpose::Build, Purpose::Test] {
         let found = violation(&[(PROTOCOL, "tokio", kind)]);
         assert!(found.starts_with("tickstorm-protocol → tokio:"), "{found}");
     }
@@ -62,9 +62,9 @@ fn tokio_in_a_sans_io_crate_is_found_even_in_its_tests() {
 #[test]
 fn tokio_behind_another_library_is_found_with_the_way_to_it() {
     let found = violation(&[
-        (PROTOCOL, "codec", Kind::Product),
-        ("codec", "io", Kind::Build),
-        ("io", "tokio", Kind::Product),
+        (PROTOCOL, "codec", Purpose::Product),
+        ("codec", "io", Purpose::Build),
+        ("io", "tokio", Purpose::Product),
     ]);
     assert!(
         found.starts_with("tickstorm-protocol → codec → io → tokio:"),
@@ -75,10 +75,10 @@ fn tokio_behind_another_library_is_found_with_the_way_to_it() {
 #[test]
 fn what_only_the_tests_of_a_library_need_does_not_count() {
     let found = violations(&workspace(&[
-        (PROTOCOL, "codec", Kind::Product),
-        ("codec", "tokio", Kind::Test),
-        (EDGE, "codec", Kind::Product),
-        ("codec", "ring", Kind::Test),
+        (PROTOCOL, "codec", Purpose::Product),
+        ("codec", "tokio", Purpose::Test),
+        (EDGE, "codec", Purpose::Product),
+        ("codec", "ring", Purpose::Test),
     ]));
     assert!(found.is_empty(), "{found:#?}");
 }
@@ -86,8 +86,8 @@ fn what_only_the_tests_of_a_library_need_does_not_count() {
 #[test]
 fn a_banned_library_is_found_behind_a_build_script() {
     let found = violation(&[
-        (BUS, "fetcher", Kind::Build),
-        ("fetcher", "ring", Kind::Product),
+        (BUS, "fetcher", Purpose::Build),
+        ("fetcher", "ring", Purpose::Product),
     ]);
     assert!(
         found.starts_with("tickstorm-bus → fetcher → ring:"),
@@ -121,7 +121,7 @@ fn metadata_of_cargo_are_read_with_their_three_kinds_of_edges() {
     assert_eq!(graph.members().collect::<Vec<_>>(), ["a"]);
     assert_eq!(
         graph.kinds("a", "b").collect::<Vec<_>>(),
-        [Kind::Product, Kind::Build, Kind::Test]
+        [Purpose::Product, Purpose::Build, Purpose::Test]
     );
 }
 
@@ -145,7 +145,7 @@ fn a_library_that_a_feature_names_only_if_it_is_there_is_not_there() {
         ("ring/std", true),
     ] {
         let graph = Graph::from_metadata(metadata(wanted).as_bytes()).unwrap();
-        let way = graph.path(&["a"], &[Kind::Product], "ring");
+        let way = graph.path(&["a"], &[Purpose::Product], "ring");
         assert_eq!(way.is_some(), is_there, "{wanted}");
     }
 }

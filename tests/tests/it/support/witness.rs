@@ -18,14 +18,19 @@ use crate::tickstorm::PATIENCE;
 /// How many ticks a median is taken of.
 pub(crate) const SPAN: usize = 20;
 
-/// How much a median may grow by what befell the cluster.
-const GROWTH_MAX_US: i64 = 5_000;
+/// How much a median may grow by what befell the cluster: TIME_ERROR_MAX_MS, which people notice. Load that comes meanwhile adds
+/// some milliseconds to half of the ticks. An edge that waits for a clock that is gone, that releases a tick when it is announced again,
+/// or whose sends wait for a connection that is being made adds a second or more to each.
+const GROWTH_MAX_US: i64 = 250_000;
 
-/// By how much an edge's time may be ahead of the host's clock, which its clocks read: half the longest round trip of a sample.
-const EARLY_MAX_US: i64 = 20_000;
+/// By how much an edge's time may be ahead of the host's clock, which its clocks read: half the longest round trip of a sample
+/// (CLOCK_TOLERANCE_MS), and 12 ms for a minute of holdover. A busy machine only adds to how late a tick is. A falseticker that is
+/// believed, or whose time counts for a third, makes it earlier by minutes.
+const EARLY_MAX_US: i64 = 32_000;
 
-/// How late a tick may be that is no REPLAY, which it becomes a second after its time: so late that only a wrong time explains it.
-const LATE_MAX_US: i64 = 10_000_000;
+/// How late a tick may be that is no REPLAY, which it becomes a second after its time: so late that only a wrong time explains it,
+/// as that of a falseticker that is believed, which is an hour off.
+const LATE_MAX_US: i64 = 60_000_000;
 
 /// A MINUTE client's resume point lies so far back: it has ticks to compare at once.
 const MINUTES_BACK: Duration = Duration::from_secs(300);

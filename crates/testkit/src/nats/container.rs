@@ -1,0 +1,172 @@
+//! A NATS server in a container. testcontainers drives the engine, on a runtime of its own: the calls here block, so that tests of
+//! any kind can make them, and a container outlives no test.
+
+use std::sync::{Arc, LazyLock, OnceLock, mpsc};
+use std::time::Duration;
+
+use testcontainers::core::IntoContainerPort;
+use testcontainers::core::client::{ClientError, docker_client_instance};
+use testcontainers::runners::AsyncRunner;
+use testcontainers::{
+    ContainerAsync, ContainerRequest, GenericImage, ImageExt, TestcontainersError,
+};
+use tokio::runtime::{Builder, Runtime};
+use tokio::time::timeout;
+
+use super::{CHOICE, ClusterMember, NatsPlan, NatsServer, VERSION};
+
+/// The image's name; `cargo xtask test` can make a stand-in.
+const IMAGE: &str = "nats";
+
+/// Where the server listens for clients, and for the other servers of its cluster.
+const CLIENTS_PORT: u16 = 4222;
+const ROUTES_PORT: u16 = 6222;
+
+/// Until an engine answers that is there: it does so within milliseconds.
+const ANSWER_BOUND: Duration = Duration::from_secs(10);
+
+/// A server, removed when this is dropped.
+#[derive(Debug)]
+pub(super) struct NatsContainer {
+    plan: NatsPlan,
+    /// Made by the first start.
+    made: OnceLock<Arc<ContainerAsync<GenericImage>>>,
+}
+
+/// Whether there is an engine to run containers.
+pub(super) fn engine_answers() -> bool {
+    let ping = async {
+        let engine = docker_client_instance().await.ok()?;
+        engine.ping().await.ok()
+    };
+    let answer = wait_for(async { timeout(ANSWER_BOUND, ping).await });
+    matches!(answer, Ok(Some(_)))
+}
+
+/// The server of that number in a cluster, which is the network's name.
+pub(super) fn member(cluster: &str, index: usize) -> ClusterMember {
+    let name = format!("{cluster}-{index}");
+    ClusterMember {
+        listen: format!("nats://0.0.0.0:{ROUTES_PORT}"),
+        route: format!("nats://{name}:{ROUTES_PORT}"),
+        network: Some((cluster.to_owned(), name)),
+    }
+}
+
+impl NatsContainer {
+    pub(super) fn new(plan: NatsPlan) -> Self {
+        Self {
+            plan,
+            made: OnceLock::new(),
+        }
+    }
+
+    fn made(&self) -> Arc<ContainerAsync<GenericImage>> {
+        Arc::clone(self.made.get().expect("it was started once"))
+    }
+
+    /// What is asked of the engine. The port is fixed, since the engine would choose another one at each start.
+    fn request(&self) -> ContainerRequest<GenericImage> {
+        let addr = self.plan.addr;
+        let mut request = GenericImage::new(IMAGE, &tag())
+            .with_cmd(self.plan.flags.clone())
+            .with_mapped_port(addr.port(), CLIENTS_PORT.tcp())
+            .with_host_config_modifier(move |host| {
+                let bindings = host
+                    .port_bindings
+                    .iter_mut()
+                    .flat_map(|by_port| by_port.values_mut());
+                for binding in bindings.flatten().flatten() {
+                    binding.host_ip = Some(addr.ip().to_string());
+                }
+            });
+        for (path, content) in &self.plan.files {
+            request = request.with_copy_to(path, content.clone());
+        }
+        if let Some((network, name)) = &self.plan.network {
+            request = request.with_network(network).with_container_name(name);
+        }
+        request
+    }
+}
+
+impl NatsServer for NatsContainer {
+    fn start(&self) {
+        if let Some(container) = self.made.get() {
+            let container = Arc::clone(container);
+            on_engine(async move { container.start().await });
+        } else {
+            let request = self.request();
+            let container = on_engine(async move { request.start().await });
+            let made = self.made.set(Arc::new(container));
+            assert!(made.is_ok(), "one thread starts it");
+        }
+    }
+
+    fn assert_runs(&self) {
+        // testcontainers fails to start one that ends at once.
+    }
+
+    fn kill(&self) {
+        let container = self.made();
+        on_engine(async move {
+            let engine = docker_client_instance().await?;
+            let killed = engine.kill_container(container.id(), None).await;
+            killed.map_err(|error| ClientError::StopContainer(error).into())
+        });
+    }
+
+    fn pause(&self) {
+        let container = self.made();
+        on_engine(async move { container.pause().await });
+    }
+
+    fn unpause(&self) {
+        let container = self.made();
+        on_engine(async move { container.unpause().await });
+    }
+}
+
+impl Drop for NatsContainer {
+    fn drop(&mut self) {
+        let container = self.made.take().and_then(Arc::into_inner);
+        if let Some(container) = container {
+            // Best effort: a drop must not panic, and a container left behind is seen by `docker ps`. The network goes with
+            // the last container on it.
+            let _ = wait_for(async move { container.rm().await });
+        }
+    }
+}
+
+fn tag() -> String {
+    format!("{VERSION}-alpine")
+}
+
+/// What the engine makes of it.
+fn on_engine<T: Send + 'static>(
+    asking: impl Future<Output = Result<T, TestcontainersError>> + Send + 'static,
+) -> T {
+    wait_for(asking).unwrap_or_else(|error| {
+        panic!(
+            "this test runs NATS in a container: start a Docker engine, and see that it has or can pull the image {IMAGE}:{} \
+             (TICKSTORM_STAND_INS=1 cargo xtask test tests makes a local one if it can't be pulled), or set {CHOICE}=process: \
+             {error}",
+            tag()
+        )
+    })
+}
+
+/// Waits for `future` on a runtime that outlives every test: the connections to the engine live on it.
+fn wait_for<T: Send + 'static>(future: impl Future<Output = T> + Send + 'static) -> T {
+    static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| {
+        let mut builder = Builder::new_multi_thread();
+        let runtime = builder.worker_threads(1).enable_all().build();
+        runtime.expect("a thread for the engine")
+    });
+    let (done, outcome) = mpsc::sync_channel(1);
+    RUNTIME.spawn(async move {
+        // The receiver waits for it below.
+        let _ = done.send(future.await);
+    });
+    outcome.recv().expect("it ends without a panic")
+}
