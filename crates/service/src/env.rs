@@ -1,6 +1,6 @@
 //! Settings from the environment. [`Section`]s say what there is, [`Settings`] is what was found, [`SettingsErrors`] is everything
 //! that is wrong with it at once. Which settings there are, and what they do, the crates that obey them say: each declares its own by
-//! [`settings!`](crate::settings), and a program lists the sections that it takes.
+//! [`settings!`](crate::settings!), and a program lists the sections that it takes.
 
 mod error;
 mod file;
