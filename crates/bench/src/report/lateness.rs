@@ -93,17 +93,21 @@ impl LatenessColumn {
     }
 }
 
-/// A time with the largest unit that needs no fraction of a microsecond.
+/// A time in a unit that suits it, exact to the microsecond.
 fn time(us: u64) -> String {
-    match us {
-        0..1_000 => format!("{us} µs"),
-        1_000..1_000_000 if us.is_multiple_of(1_000) => format!("{} ms", us / 1_000),
-        1_000..1_000_000 => {
-            let fraction = format!("{:03}", us % 1_000);
-            format!("{}.{} ms", us / 1_000, fraction.trim_end_matches('0'))
-        }
-        _ => format!("{:.1} s", crate::figure::number(us) / 1e6),
+    let (unit, name) = match us {
+        0..1_000 => (1, "µs"),
+        1_000..1_000_000 => (1_000, "ms"),
+        1_000_000.. => (1_000_000, "s"),
+    };
+    let (whole, rest) = (us / unit, us % unit);
+    if rest == 0 {
+        return format!("{whole} {name}");
     }
+    // As many digits as the unit has zeros.
+    let fraction = (unit + rest).to_string();
+    let fraction = fraction[1..].trim_end_matches('0');
+    format!("{whole}.{fraction} {name}")
 }
 
 #[cfg(test)]
@@ -140,7 +144,24 @@ mod tests {
         assert_eq!(rows[6], ["max", "2.5 ms", ""]);
         assert_eq!(rows[7], ["0 to 5 µs", "1", "0"]);
         assert_eq!(rows[15], ["1 ms to 2.5 ms", "1", "0"]);
-        assert_eq!(rows[20], ["over 1.0 s", "0", "0"]);
+        assert_eq!(rows[20], ["over 1 s", "0", "0"]);
         assert_eq!(rows.len(), 21);
+    }
+
+    #[test]
+    fn a_time_keeps_its_microseconds() {
+        let times = [0, 999, 1_000, 1_045, 100_000, 2_000_000, 1_000_007].map(time);
+        assert_eq!(
+            times,
+            [
+                "0 µs",
+                "999 µs",
+                "1 ms",
+                "1.045 ms",
+                "100 ms",
+                "2 s",
+                "1.000007 s"
+            ]
+        );
     }
 }
