@@ -1,6 +1,7 @@
 //! The edge under test as the load generator sees it: a child process that obeys orders, or a stranger at an address.
 
 use std::collections::VecDeque;
+use std::ffi::OsString;
 use std::io::{BufRead, BufReader, Write};
 use std::net::SocketAddr;
 use std::process::{Child, ChildStdin, Command, Stdio};
@@ -42,7 +43,12 @@ pub(crate) struct EdgeProcess {
 
 impl EdgeProcess {
     /// Starts it on these CPUs, with this process's environment and what a measurement of so many clients needs beside.
-    pub(crate) fn start(cpus: &[usize], clients: u32) -> Result<Self, Failure> {
+    /// `settings` replace what the environment says.
+    pub(crate) fn start(
+        cpus: &[usize],
+        clients: u32,
+        settings: &[(&str, OsString)],
+    ) -> Result<Self, Failure> {
         let cannot = |error: anyhow::Error| Failure::new(exit::UNAVAILABLE, error);
         let program = std::env::current_exe()
             .context("this program does not know its own path")
@@ -64,6 +70,7 @@ impl EdgeProcess {
         if unset("MAX_HANDSHAKES") {
             command.env("MAX_HANDSHAKES", connections_max.to_string());
         }
+        command.envs(settings.iter().map(|(name, value)| (name, value)));
         let mut child = command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

@@ -26,6 +26,8 @@ use worker::Worker;
 pub(crate) use arrivals::{FrameSeen, histogram};
 pub(crate) use client::{CLIENTS_PER_SOURCE, Greeting, Pace};
 pub(crate) use command::{ArrivingClients, GeneratorCommand};
+#[cfg(test)]
+pub(crate) use frame_ticks::FrameTicks;
 pub(crate) use harvest::Harvest;
 pub(crate) use setup::{ClientSetup, GeneratorShared};
 

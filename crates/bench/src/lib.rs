@@ -22,7 +22,7 @@ mod tick_arrivals;
 
 use tickstorm_command::Failure;
 
-use self::scenario::{burst, churn, connect, fanout, idle, slow};
+use self::scenario::{auth, burst, churn, connect, fanout, idle, slow};
 
 pub use self::child::BenchEdge;
 pub use self::edge_process::CHILD_COMMAND;
@@ -56,7 +56,8 @@ Examples:
   tickstorm bench burst -n 1000 --rate 10000 --with-limit
   tickstorm bench idle -n 19000 --for 2m --with-limit
   tickstorm bench slow -n 1000 --share 1
-  tickstorm bench churn -n 10000 --per-second 500 --for 10m";
+  tickstorm bench churn -n 10000 --per-second 500 --for 10m
+  tickstorm bench auth -n 100 --tokens 10000 --auths 200 --ticks 240";
 
 /// Measures an edge: how late ticks come, what they cost, what connections cost.
 #[derive(Debug, clap::Args)]
@@ -74,6 +75,7 @@ enum Scenario {
     Idle(idle::IdleScenario),
     Slow(slow::SlowScenario),
     Churn(churn::ChurnScenario),
+    Auth(auth::AuthScenario),
 }
 
 impl Bench {
@@ -86,6 +88,7 @@ impl Bench {
             Scenario::Idle(idle) => (idle.run()?, idle.common),
             Scenario::Slow(slow) => (slow.run()?, slow.common),
             Scenario::Churn(churn) => (churn.run()?, churn.common),
+            Scenario::Auth(auth) => (auth.run()?, auth.common),
         };
         report.give(&common)
     }

@@ -1,6 +1,7 @@
 //! The results of a run: one structure, that is printed as a table, written as JSON, or drawn on a page.
 
 mod chart;
+mod lateness;
 mod page;
 mod table;
 
@@ -20,6 +21,8 @@ use super::generator::account::Faults;
 use super::machine;
 use super::options::{CommonOptions, Placement};
 use super::orders::EdgeFacts;
+
+pub(crate) use self::lateness::{LatenessColumn, LatenessTable};
 
 /// The generator's user CPU as a share of the wall time in which ticks come, beyond which it has measured itself.
 const USER_SHARE_MAX: f64 = 0.03;
@@ -48,6 +51,8 @@ pub(crate) struct Report {
     pub(crate) figures: Vec<Figure>,
     pub(crate) distributions: Vec<Distribution>,
     pub(crate) series: Vec<Series>,
+    /// How late ticks were released, of scenarios that look at that.
+    pub(crate) lateness: Option<LatenessTable>,
     faults: BTreeMap<&'static str, u64>,
     /// What ended connections that nobody ended.
     ends: BTreeMap<String, u64>,
@@ -153,6 +158,7 @@ impl Report {
             figures: Vec::new(),
             distributions: Vec::new(),
             series: Vec::new(),
+            lateness: None,
             faults: BTreeMap::new(),
             ends: BTreeMap::new(),
             generator: GeneratorCosts::default(),
@@ -178,8 +184,18 @@ impl Report {
 
     fn count_faults(&mut self, faults: &Faults) {
         for (name, count) in faults.named() {
-            *self.faults.entry(name).or_default() += count;
+            self.count_fault(name, count);
         }
+    }
+
+    /// Counts a kind of fault, which is listed even if there is none.
+    pub(crate) fn count_fault(&mut self, name: &'static str, count: u64) {
+        *self.faults.entry(name).or_default() += count;
+    }
+
+    /// Counts what ended a connection.
+    pub(crate) fn count_end(&mut self, end: String) {
+        *self.ends.entry(end).or_default() += 1;
     }
 
     /// Adds a note unless it is there.
@@ -246,6 +262,8 @@ fn fault_label(name: &str) -> &str {
         "strange" => "ticks that can't be",
         "broken" => "frames broken",
         "disconnected" => "connections ended or refused",
+        "auth_unanswered" => "AUTHs without an answer",
+        "auth_answered_wrongly" => "AUTHs with a wrong answer",
         other => other,
     }
 }

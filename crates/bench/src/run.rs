@@ -1,5 +1,6 @@
 //! What every scenario has in common: an edge under test, a generator, authority time, and a report that grows.
 
+use std::ffi::OsString;
 use std::time::Duration;
 
 use anyhow::{anyhow, bail};
@@ -49,7 +50,18 @@ impl ScenarioRun {
         clients: u32,
         configure: impl FnOnce(&mut ClientSetup, Option<&EdgeProcess>),
     ) -> Result<Self, Failure> {
-        Self::start_beside(scenario, common, clients, clients, configure)
+        Self::start_sized(scenario, common, [clients; 2], &[], configure)
+    }
+
+    /// The same with settings for the edge in the child process, which replace those of the environment.
+    pub(crate) fn start_with(
+        scenario: &'static str,
+        common: &CommonOptions,
+        clients: u32,
+        settings: &[(&str, OsString)],
+        configure: impl FnOnce(&mut ClientSetup, Option<&EdgeProcess>),
+    ) -> Result<Self, Failure> {
+        Self::start_sized(scenario, common, [clients; 2], settings, configure)
     }
 
     /// The same where this process will hold `all` clients, of the edge and of others.
@@ -60,6 +72,16 @@ impl ScenarioRun {
         all: u32,
         configure: impl FnOnce(&mut ClientSetup, Option<&EdgeProcess>),
     ) -> Result<Self, Failure> {
+        Self::start_sized(scenario, common, [clients, all], &[], configure)
+    }
+
+    fn start_sized(
+        scenario: &'static str,
+        common: &CommonOptions,
+        [clients, all]: [u32; 2],
+        settings: &[(&str, OsString)],
+        configure: impl FnOnce(&mut ClientSetup, Option<&EdgeProcess>),
+    ) -> Result<Self, Failure> {
         common.check_files()?;
         let placement = common.placement()?;
         let files_limit = common.files_limit()?;
@@ -67,7 +89,7 @@ impl ScenarioRun {
         let credentials = common.credentials()?;
         let under_test = match remote {
             Some(_) => None,
-            None => Some(EdgeProcess::start(&placement.edge, clients)?),
+            None => Some(EdgeProcess::start(&placement.edge, clients, settings)?),
         };
         let ready = under_test.as_ref().map(|child| child.ready.clone());
         if let Some(ready) = ready
@@ -327,7 +349,7 @@ pub(crate) fn cores_note(placement: &Placement) -> Option<String> {
             .iter()
             .any(|cpu| placement.clients.contains(cpu));
     (shared && machine::cpus().len() > 1).then(|| {
-        "edge and clients share CPUs: the spread of a tick holds the clients' own work too"
+        "edge and clients share CPUs: what is said of a tick holds the clients' own work too"
             .to_owned()
     })
 }

@@ -1,5 +1,6 @@
 //! The scenarios, a file each: what is done in what order, and which figures come of it.
 
+pub(super) mod auth;
 pub(super) mod burst;
 pub(super) mod churn;
 pub(super) mod connect;

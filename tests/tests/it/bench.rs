@@ -235,6 +235,32 @@ async fn churn_leaves_no_descriptor_behind() {
 }
 
 #[tokio::test]
+async fn auth_counts_every_tick_and_every_auth() {
+    let args = [
+        "auth", "-n", "20", "--tokens", "300", "--auths", "40", "--wrong", "25", "--ticks", "5",
+    ];
+    let results = bench(&args).await;
+    results.nothing_is_wrong();
+    for name in ["auth_unanswered", "auth_answered_wrongly"] {
+        assert_eq!(results.json["faults"][name], 0, "{}", results.json);
+    }
+    // Two ticks of the five have 40 AUTHs before them, of which a quarter is to be refused.
+    assert_eq!(results.distribution("accepted")["count"], 60);
+    assert_eq!(results.distribution("refused")["count"], 20);
+    for (column, ticks) in [(0, 3), (1, 2)] {
+        let column = &results.json["lateness"]["columns"][column];
+        assert_eq!(column["ticks"], ticks, "{column}");
+        let counts = column["counts"].as_array().unwrap().iter();
+        let counted: u64 = counts.map(|count| count.as_u64().unwrap()).sum();
+        assert_eq!(counted, ticks, "{column}");
+    }
+    let head =
+        "| released after its time | without AUTHs | 40 AUTHs before |\n| --- | ---: | ---: |";
+    assert!(results.stdout.contains(head), "{}", results.stdout);
+    assert!(results.html.contains("40 AUTHs before"));
+}
+
+#[tokio::test]
 async fn what_is_wrong_is_told_before_anything_is_measured() {
     for (args, code, told) in [
         (&["fanout", "-n", "0"][..], 64, "0"),
@@ -249,6 +275,8 @@ async fn what_is_wrong_is_told_before_anything_is_measured() {
         (&["fanout", "--released", "5"], 64, "--ahead"),
         (&["burst", "--addr", "127.0.0.1:1"], 64, "child process"),
         (&["slow", "--addr", "127.0.0.1:1"], 64, "child process"),
+        (&["auth", "--addr", "127.0.0.1:1"], 64, "child process"),
+        (&["auth", "--tokens", "10001"], 64, "10001"),
         (&["fanout", "--addr", "8080"], 64, "a host and a port"),
         (
             &["fanout", "-n", "5", "--addr", "127.0.0.1:1"],
@@ -288,7 +316,9 @@ async fn results_that_cant_be_written_exit_74() {
 async fn help_tells_of_scenarios_and_examples_and_hides_the_child() {
     let ended = bench_ended(&["--help"], &[]).await;
     assert_eq!((ended.code, &*ended.stderr), (Some(0), ""));
-    for scenario in ["fanout", "connect", "burst", "idle", "slow", "churn"] {
+    for scenario in [
+        "fanout", "connect", "burst", "idle", "slow", "churn", "auth",
+    ] {
         assert!(
             ended
                 .stdout

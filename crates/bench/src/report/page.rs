@@ -5,7 +5,7 @@ use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use super::chart::{Across, ChartLine, draw};
 use super::table::value;
-use super::{Distribution, Report};
+use super::{Distribution, LatenessTable, Report};
 use crate::figure::{Figure, number};
 
 const STYLE: &str = "body{font:15px/1.45 system-ui,sans-serif;max-width:900px;margin:2em auto;padding:0 1em;color:#222}\
@@ -30,6 +30,7 @@ pub(super) fn of(report: &Report) -> Result<String> {
                 @for bad in report.violations.iter().chain(&report.void) { p.bad { (bad) } }
                 (figures(report))
                 (distributions(&report.distributions))
+                @if let Some(lateness) = &report.lateness { (released(lateness)) }
                 @for (title, svg) in &charts { h2 { (title) } (PreEscaped(svg)) }
                 (counts(report))
             }
@@ -67,6 +68,19 @@ fn distributions(distributions: &[Distribution]) -> Markup {
                     @for quantile in [of.p50, of.p95, of.p99, of.p99_9, of.max] { td { (format!("{quantile:.3}")) } }
                 }
             }
+        }
+    }
+}
+
+fn released(lateness: &LatenessTable) -> Markup {
+    let mut rows = lateness.rows().into_iter();
+    let head = rows.next().unwrap_or_default();
+    html! {
+        h2 { "Release of ticks" }
+        table {
+            tr { @for cell in head { th { (cell) } } }
+            // The second row is the rule that only text needs.
+            @for row in rows.skip(1) { tr { @for cell in row { td { (cell) } } } }
         }
     }
 }

@@ -36,6 +36,12 @@ fn write(report: &Report, out: &mut impl Write) -> io::Result<()> {
             of.label, of.count, of.p50, of.p95, of.p99, of.p99_9, of.max
         )?;
     }
+    if let Some(lateness) = &report.lateness {
+        writeln!(out)?;
+        for row in lateness.rows() {
+            writeln!(out, "| {} |", row.join(" | "))?;
+        }
+    }
     let faults: Vec<String> = report
         .faults
         .iter()

@@ -1,0 +1,162 @@
+//! `auth`: AUTHs with tokens just before every second tick: how late they make its release.
+
+mod answer;
+mod crowd;
+mod outcome;
+mod tokens;
+
+use std::time::Duration;
+
+use anyhow::Context as _;
+use serde_json::json;
+use tickstorm_command::Failure;
+use tickstorm_command::credentials::ClientCredentials;
+use tickstorm_service::env::Secret;
+use tickstorm_service::lifecycle::exit;
+use tickstorm_timebase::{Clock, Mono, SystemClock};
+
+use self::crowd::AuthCrowd;
+use self::outcome::AuthOutcome;
+use self::tokens::{Tokens, Verdict};
+use crate::generator::Harvest;
+use crate::machine;
+use crate::options::CommonOptions;
+use crate::report::Report;
+use crate::run::{ScenarioRun, cores_note};
+
+/// AUTHs with tokens just before every second tick: how late that tick is released, beside the ticks between them.
+#[derive(Debug, clap::Args)]
+pub(crate) struct AuthScenario {
+    #[command(flatten)]
+    pub(crate) common: CommonOptions,
+    /// How many tokens the edge knows; STREAM_TOKENS_FILE is made for the run.
+    #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    tokens: u32,
+    /// How many connections send AUTH together before a tick. In turn they begin 0.5, 1, 1.5 ms and so on to 6 ms before it.
+    #[arg(long, value_name = "N", default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=2_000))]
+    auths: u32,
+    /// How many of a hundred AUTHs have a token that the edge does not know.
+    #[arg(long, value_name = "PERCENT", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=100))]
+    wrong: u32,
+    /// How many ticks are measured: every second one has AUTHs before it.
+    #[arg(long, value_name = "R", default_value_t = 60, value_parser = clap::value_parser!(u32).range(2..=100_000))]
+    ticks: u32,
+}
+
+/// AUTHs begin so long before their tick, times 1 to [`LEADS`] in turn: within the last milliseconds, where the edge is
+/// busy with them at the tick's time, and at no fixed distance from it.
+const LEAD_STEP: Duration = Duration::from_micros(500);
+const LEADS: u32 = 12;
+/// Nobody sends a heartbeat in so many milliseconds before a tick; in them the connections for AUTHs are made.
+const QUIET_MS: i64 = 400;
+/// So long after a tick it has come to all; only then connections that have sent AUTH end. In milliseconds.
+const SETTLED_MS: i64 = 200;
+/// Connections that are made with less time than this before a tick send AUTH before the next one.
+const ACCEPTED_WITHIN: Duration = Duration::from_millis(50);
+
+impl AuthScenario {
+    /// Measures, and gives the report.
+    pub(crate) fn run(&self) -> Result<Report, Failure> {
+        self.common.needs_child("auth")?;
+        let mut tokens = Tokens::new(self.tokens)
+            .context("the file with the tokens can't be written")
+            .map_err(|error| Failure::new(exit::UNAVAILABLE, error))?;
+        let settings = [
+            ("STREAM_TOKENS_FILE", tokens.path()),
+            // All clients have one address, and some may fail on purpose.
+            ("AUTH_RATE_LIMIT", "0".into()),
+        ];
+        let room = self.common.clients.saturating_add(self.auths);
+        let subscriber = ClientCredentials::Token(Secret::new(tokens.next()));
+        let mut run =
+            ScenarioRun::start_with("auth", &self.common, room, &settings, |setup, _| {
+                setup.credentials = subscriber;
+            })?;
+        run.report.notes.extend(cores_note(&run.placement));
+        if !run.setup.cpus.is_empty() {
+            // This thread sends the AUTHs, and must leave the edge its CPU.
+            machine::pin(&run.setup.cpus).context("the load generator can't be put on its CPUs")?;
+        }
+        run.connect(self.common.clients, false)?;
+        run.count_connecting()?;
+        let (outcome, harvest) = self.measure(&mut run, &mut tokens)?;
+        let mut report = run.finish();
+        report.options = json!({
+            "tokens": self.tokens, "auths": self.auths, "wrong": self.wrong, "ticks": self.ticks,
+        });
+        outcome.give(&mut report, self.auths);
+        report.count(&harvest, 0.0);
+        // How busy the generator is does not change when the edge releases a tick.
+        report.judge(false);
+        Ok(report)
+    }
+
+    fn measure(
+        &self,
+        run: &mut ScenarioRun,
+        tokens: &mut Tokens,
+    ) -> anyhow::Result<(AuthOutcome, Harvest)> {
+        run.progress.begin("ticks", self.ticks.into());
+        let (mut outcome, mut all) = (AuthOutcome::default(), Harvest::default());
+        for tick in 0..self.ticks {
+            let quiet = Duration::from_millis(QUIET_MS.unsigned_abs());
+            let mut epoch_ms = run.next_second_ms(quiet)?;
+            run.generator.shared.may_beat(true);
+            run.wait_until(epoch_ms, -QUIET_MS)?;
+            run.generator.shared.may_beat(false);
+            let with_auths = !tick.is_multiple_of(2);
+            if with_auths {
+                let crowd = AuthCrowd::connect(run.setup.addr, tokens, self.verdicts())?;
+                epoch_ms = run.next_second_ms(ACCEPTED_WITHIN)?;
+                let lead = LEAD_STEP * (tick / 2 % LEADS + 1);
+                let epoch_ns = run.mono_ns(epoch_ms)?;
+                let sent = send(crowd, run, epoch_ms, lead)?;
+                outcome.count_auths(sent, epoch_ns, &mut run.report);
+            } else {
+                run.wait_until(epoch_ms, SETTLED_MS)?;
+            }
+            let is_last = (tick + 1 == self.ticks).then_some(epoch_ms);
+            is_last
+                .into_iter()
+                .for_each(|last_ms| run.await_ticks(last_ms));
+            let harvest = run.generator.harvest(is_last)?;
+            outcome.count_release(epoch_ms, with_auths, &harvest.seen);
+            all.add(Harvest {
+                seen: Vec::new(),
+                ..harvest
+            });
+            run.learn_time()?;
+            run.progress.at((tick + 1).into());
+        }
+        Ok((outcome, all))
+    }
+
+    /// How the AUTHs of a round must be answered, the wrong ones evenly among the others.
+    fn verdicts(&self) -> impl Iterator<Item = Verdict> + use<> {
+        let wrong = self.wrong;
+        (0..self.auths).map(move |number| {
+            let before = number * wrong / 100;
+            if (number + 1) * wrong / 100 > before {
+                Verdict::Refused
+            } else {
+                Verdict::Accepted
+            }
+        })
+    }
+}
+
+/// Lets all of `crowd` send AUTH `lead` before a tick, and gives what became of them once the tick is over.
+fn send(
+    mut crowd: AuthCrowd,
+    run: &ScenarioRun,
+    epoch_ms: i64,
+    lead: Duration,
+) -> anyhow::Result<Vec<crowd::SentAuth>> {
+    let at = Mono::from_nanos(run.mono_ns(epoch_ms)?);
+    let left = at.since(SystemClock.now()).saturating_sub(lead);
+    std::thread::sleep(left);
+    crowd.send();
+    crowd.await_answers()?;
+    run.wait_until(epoch_ms, SETTLED_MS)?;
+    Ok(crowd.finish())
+}

@@ -1,0 +1,126 @@
+//! Whether the answer to an AUTH is the right one.
+
+use std::io;
+
+use prost::Message as _;
+use tickstorm_protocol::FrameType;
+use tickstorm_protocol::frame::{Frame, FrameError};
+use tickstorm_protocol::message::{Ack, ErrorMsg};
+
+use super::tokens::Verdict;
+
+const AUTH: u32 = FrameType::Auth.byte() as u32;
+const AUTH_FAILED: &str = "AUTH_FAILED";
+
+/// What became of an AUTH that was not answered as it must be.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum AuthFault {
+    #[error("AUTH can't be sent: {0}")]
+    Send(#[source] io::Error),
+    #[error("AUTH was not answered")]
+    Unanswered,
+    #[error("the connection was closed instead of an answer to AUTH")]
+    Closed,
+    #[error("no answer to AUTH: {0}")]
+    Receive(#[source] io::Error),
+    #[error("a wrong token was accepted")]
+    WrongAccepted,
+    #[error("a valid token was refused: ERROR {code}: {message}")]
+    ValidRefused { code: String, message: String },
+    #[error("a wrong token was refused by ERROR {code}: {message}")]
+    RefusedOtherwise { code: String, message: String },
+    #[error("an ACK of {0} answered AUTH")]
+    AckOfOther(u32),
+    #[error("a frame of type {0:#04x} answered AUTH")]
+    OtherFrame(u8),
+    #[error(transparent)]
+    Frame(#[from] FrameError),
+    #[error(transparent)]
+    Payload(#[from] prost::DecodeError),
+}
+
+impl AuthFault {
+    /// Whether there was no answer at all.
+    pub(super) fn is_silence(&self) -> bool {
+        match self {
+            Self::Send(_) | Self::Unanswered | Self::Closed | Self::Receive(_) => true,
+            Self::WrongAccepted
+            | Self::ValidRefused { .. }
+            | Self::RefusedOtherwise { .. }
+            | Self::AckOfOther(_)
+            | Self::OtherFrame(_)
+            | Self::Frame(_)
+            | Self::Payload(_) => false,
+        }
+    }
+}
+
+/// Compares an answer with what it must be.
+pub(super) fn judge(frame: &Frame<'_>, expected: Verdict) -> Result<(), AuthFault> {
+    match frame.frame_type() {
+        Some(FrameType::Ack) => {
+            let ack = Ack::decode(frame.payload())?;
+            match expected {
+                _ if ack.acked_type != AUTH => Err(AuthFault::AckOfOther(ack.acked_type)),
+                Verdict::Accepted => Ok(()),
+                Verdict::Refused => Err(AuthFault::WrongAccepted),
+            }
+        }
+        Some(FrameType::Error) => {
+            let ErrorMsg { code, message, .. } = ErrorMsg::decode(frame.payload())?;
+            match expected {
+                Verdict::Accepted => Err(AuthFault::ValidRefused { code, message }),
+                Verdict::Refused if code == AUTH_FAILED => Ok(()),
+                Verdict::Refused => Err(AuthFault::RefusedOtherwise { code, message }),
+            }
+        }
+        _ => Err(AuthFault::OtherFrame(frame.type_byte())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tickstorm_protocol::frame::{Decoder, Rules, encode};
+
+    use super::*;
+
+    fn judged(
+        frame_type: FrameType,
+        message: &impl prost::Message,
+        expected: Verdict,
+    ) -> Result<(), String> {
+        let mut bytes = Vec::new();
+        encode(frame_type, message, &mut bytes);
+        let mut decoder = Decoder::default();
+        let frame = decoder.decode(Rules::CLIENT, &mut &bytes[..]).unwrap();
+        judge(&frame.unwrap(), expected).map_err(|fault| {
+            assert!(!fault.is_silence());
+            fault.to_string()
+        })
+    }
+
+    #[test]
+    fn an_answer_is_right_only_if_it_is_the_one_that_the_token_asks_for() {
+        let ack = |acked_type| Ack {
+            acked_type,
+            ..Ack::default()
+        };
+        let error = |code: &str| ErrorMsg {
+            code: code.into(),
+            message: "no".into(),
+            ..ErrorMsg::default()
+        };
+        let subscribe = FrameType::Subscribe.byte().into();
+        for expected in [Verdict::Accepted, Verdict::Refused] {
+            let valid = expected == Verdict::Accepted;
+            assert_eq!(judged(FrameType::Ack, &ack(AUTH), expected).is_ok(), valid);
+            assert!(judged(FrameType::Ack, &ack(subscribe), expected).is_err());
+            let failed = judged(FrameType::Error, &error(AUTH_FAILED), expected);
+            assert_eq!(failed.is_ok(), !valid);
+            let limited = judged(FrameType::Error, &error("AUTH_RATE_LIMITED"), expected);
+            assert!(limited.unwrap_err().contains("AUTH_RATE_LIMITED: no"));
+            let pong = judged(FrameType::Pong, &ack(AUTH), expected);
+            assert_eq!(pong.unwrap_err(), "a frame of type 0x07 answered AUTH");
+        }
+    }
+}

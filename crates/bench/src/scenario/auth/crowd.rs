@@ -1,0 +1,215 @@
+//! A crowd of connections that send AUTH together, and what the edge answers. They subscribe to
+//! nothing: ticks and their order are verified at the subscribers, which are the load generator's.
+
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use nix::errno::Errno;
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
+use socket2::SockRef;
+use tickstorm_protocol::frame::{Decoder, Rules};
+
+use super::answer::{AuthFault, judge};
+use super::tokens::{Tokens, Verdict};
+use crate::machine::now_ns;
+
+/// How long the kernel may take for a connect over loopback.
+const CONNECT_WITHIN: Duration = Duration::from_secs(5);
+/// An AUTH that has no answer after so long has none.
+pub(super) const ANSWERED_WITHIN: Duration = Duration::from_secs(30);
+/// How long a look for answers waits, in milliseconds.
+const WAIT_MS: u16 = 10;
+/// Events taken at once.
+const EVENTS: usize = 256;
+/// Room for one read: the answer to an AUTH is far shorter.
+const READ_LEN: usize = 4_096;
+
+/// The connections of one round.
+pub(super) struct AuthCrowd {
+    epoll: Epoll,
+    clients: Vec<AuthClient>,
+}
+
+struct AuthClient {
+    stream: TcpStream,
+    /// The AUTH frame.
+    frame: Vec<u8>,
+    expected: Verdict,
+    decoder: Decoder,
+    stage: AuthStage,
+}
+
+/// How far an AUTH is. Times are the machine's own, in nanoseconds.
+#[derive(Debug)]
+enum AuthStage {
+    Connected,
+    Sent {
+        at_ns: u64,
+    },
+    Answered {
+        sent_ns: u64,
+        at_ns: u64,
+    },
+    Failed {
+        sent_ns: Option<u64>,
+        fault: AuthFault,
+    },
+}
+
+/// What became of one AUTH.
+pub(super) struct SentAuth {
+    pub(super) expected: Verdict,
+    /// When it was sent; `None` if it could not be.
+    pub(super) sent_ns: Option<u64>,
+    /// When its answer came, or why none came that is right.
+    pub(super) answered: Result<u64, AuthFault>,
+}
+
+impl AuthCrowd {
+    /// Connects a client for each of `verdicts`, which sends nothing yet.
+    pub(super) fn connect(
+        addr: SocketAddr,
+        tokens: &mut Tokens,
+        verdicts: impl Iterator<Item = Verdict>,
+    ) -> anyhow::Result<Self> {
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        let mut clients = Vec::new();
+        for expected in verdicts {
+            let stream = dial(addr).with_context(|| format!("connect to {addr}"))?;
+            let event = EpollEvent::new(EpollFlags::EPOLLIN, clients.len() as u64);
+            epoll.add(&stream, event)?;
+            clients.push(AuthClient {
+                stream,
+                frame: tokens.auth(expected),
+                expected,
+                decoder: Decoder::default(),
+                stage: AuthStage::Connected,
+            });
+        }
+        Ok(Self { epoll, clients })
+    }
+
+    /// Lets all send their AUTH, one right after the other.
+    pub(super) fn send(&mut self) {
+        for client in &mut self.clients {
+            client.send();
+        }
+    }
+
+    /// Waits until all are answered, at most [`ANSWERED_WITHIN`].
+    pub(super) fn await_answers(&mut self) -> anyhow::Result<()> {
+        let until_ns =
+            now_ns().saturating_add(u64::try_from(ANSWERED_WITHIN.as_nanos()).unwrap_or(u64::MAX));
+        let mut events = vec![EpollEvent::empty(); EVENTS];
+        while now_ns() < until_ns && self.clients.iter().any(AuthClient::waits) {
+            let ready = match self.epoll.wait(&mut events, WAIT_MS) {
+                Err(Errno::EINTR) => 0,
+                outcome => outcome?,
+            };
+            for event in &events[..ready] {
+                let client = usize::try_from(event.data())
+                    .ok()
+                    .and_then(|number| self.clients.get_mut(number));
+                if let Some(client) = client {
+                    client.read();
+                    if !client.waits() {
+                        // What comes now, such as the end after an ERROR, is no answer to anything.
+                        self.epoll.delete(&client.stream)?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends all connections by a reset, so that no port is left waiting, and says what became of each
+    /// AUTH.
+    pub(super) fn finish(mut self) -> Vec<SentAuth> {
+        let clients = std::mem::take(&mut self.clients);
+        clients.into_iter().map(AuthClient::finish).collect()
+    }
+}
+
+impl AuthClient {
+    fn waits(&self) -> bool {
+        matches!(self.stage, AuthStage::Sent { .. })
+    }
+
+    fn send(&mut self) {
+        let at_ns = now_ns();
+        // A socket that has just been connected takes some hundred bytes whole, or is broken.
+        self.stage = match self.stream.write_all(&self.frame) {
+            Ok(()) => AuthStage::Sent { at_ns },
+            Err(error) => AuthStage::Failed {
+                sent_ns: None,
+                fault: AuthFault::Send(error),
+            },
+        };
+    }
+
+    fn read(&mut self) {
+        let AuthStage::Sent { at_ns: sent_ns } = self.stage else {
+            return;
+        };
+        match self.take_answer() {
+            Ok(false) => {}
+            Ok(true) => {
+                self.stage = AuthStage::Answered {
+                    sent_ns,
+                    at_ns: now_ns(),
+                };
+            }
+            Err(fault) => {
+                self.stage = AuthStage::Failed {
+                    sent_ns: Some(sent_ns),
+                    fault,
+                };
+            }
+        }
+    }
+
+    /// Reads once. False if the answer has not come whole.
+    fn take_answer(&mut self) -> Result<bool, AuthFault> {
+        let mut bytes = [0; READ_LEN];
+        let len = match self.stream.read(&mut bytes) {
+            Ok(0) => return Err(AuthFault::Closed),
+            Ok(len) => len,
+            Err(error)
+                if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) =>
+            {
+                return Ok(false);
+            }
+            Err(error) => return Err(AuthFault::Receive(error)),
+        };
+        let mut input = &bytes[..len];
+        match self.decoder.decode(Rules::CLIENT, &mut input)? {
+            Some(frame) => judge(&frame, self.expected).map(|()| true),
+            None => Ok(false),
+        }
+    }
+
+    fn finish(self) -> SentAuth {
+        // If that is refused, it ends by an ordinary close.
+        let _ = SockRef::from(&self.stream).set_linger(Some(Duration::ZERO));
+        let (sent_ns, answered) = match self.stage {
+            AuthStage::Connected => (None, Err(AuthFault::Unanswered)),
+            AuthStage::Sent { at_ns } => (Some(at_ns), Err(AuthFault::Unanswered)),
+            AuthStage::Answered { sent_ns, at_ns } => (Some(sent_ns), Ok(at_ns)),
+            AuthStage::Failed { sent_ns, fault } => (sent_ns, Err(fault)),
+        };
+        SentAuth {
+            expected: self.expected,
+            sent_ns,
+            answered,
+        }
+    }
+}
+
+fn dial(addr: SocketAddr) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect_timeout(&addr, CONNECT_WITHIN)?;
+    stream.set_nodelay(true)?;
+    stream.set_nonblocking(true)?;
+    Ok(stream)
+}

@@ -1,0 +1,110 @@
+//! The tokens of a run: random ones in a file for the edge under test, and random ones that no file
+//! holds. The file holds digests only, and goes with the run.
+
+use std::ffi::OsString;
+use std::io::{self, BufWriter, Write};
+
+use data_encoding::HEXLOWER;
+use sha2::{Digest, Sha256};
+use tempfile::NamedTempFile;
+use tickstorm_protocol::FrameType;
+use tickstorm_protocol::frame::encode;
+use tickstorm_protocol::message::Auth;
+
+/// The tokens that the edge knows, in an endless row.
+pub(super) struct Tokens {
+    known: Vec<String>,
+    next: usize,
+    file: NamedTempFile,
+}
+
+/// How an AUTH must be answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// By an ACK.
+    Accepted,
+    /// By ERROR AUTH_FAILED.
+    Refused,
+}
+
+impl Tokens {
+    /// Makes `count` tokens, and the file that tells an edge of them.
+    pub(super) fn new(count: u32) -> io::Result<Self> {
+        let known: Vec<String> = (0..count).map(|_| random()).collect();
+        let file = tempfile::Builder::new()
+            .prefix("tickstorm-bench-tokens-")
+            .tempfile()?;
+        let mut lines = BufWriter::new(&file);
+        for (number, token) in known.iter().enumerate() {
+            let digest = HEXLOWER.encode(&Sha256::digest(token.as_bytes()));
+            writeln!(lines, "client-{number} {digest}")?;
+        }
+        lines.flush()?;
+        drop(lines);
+        Ok(Self {
+            known,
+            next: 0,
+            file,
+        })
+    }
+
+    /// The value of STREAM_TOKENS_FILE.
+    pub(super) fn path(&self) -> OsString {
+        self.file.path().into()
+    }
+
+    /// The next token, of all that there are in turn.
+    pub(super) fn next(&mut self) -> &str {
+        self.next = (self.next + 1) % self.known.len();
+        &self.known[self.next]
+    }
+
+    /// The AUTH frame for the next token, or for one that the edge does not know.
+    pub(super) fn auth(&mut self, verdict: Verdict) -> Vec<u8> {
+        let token = match verdict {
+            Verdict::Accepted => self.next().to_owned(),
+            Verdict::Refused => random(),
+        };
+        let auth = Auth {
+            client_id: "tickstorm bench".into(),
+            token,
+            ..Auth::default()
+        };
+        let mut frame = Vec::new();
+        encode(FrameType::Auth, &auth, &mut frame);
+        frame
+    }
+}
+
+/// 128 random bits.
+fn random() -> String {
+    HEXLOWER.encode(&rand::random::<[u8; 16]>())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_file_holds_the_digest_of_each_token_and_no_token() {
+        let tokens = Tokens::new(3).unwrap();
+        let text = std::fs::read_to_string(tokens.path()).unwrap();
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines.len(), 3);
+        for (token, line) in tokens.known.iter().zip(lines) {
+            let (_, digest) = line.split_once(' ').unwrap();
+            assert_eq!(digest, HEXLOWER.encode(&Sha256::digest(token.as_bytes())));
+            assert!(!line.contains(token));
+        }
+    }
+
+    #[test]
+    fn all_tokens_have_their_turn() {
+        let mut tokens = Tokens::new(3).unwrap();
+        let mut seen: Vec<String> = (0..3).map(|_| tokens.next().to_owned()).collect();
+        assert_eq!(tokens.next(), seen[0]);
+        seen.sort();
+        tokens.known.sort();
+        assert_eq!(seen, tokens.known);
+    }
+}
