@@ -8,11 +8,11 @@ mod tokens;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use secrecy::SecretString;
 use serde_json::json;
 use tickstorm_command::Failure;
 use tickstorm_command::credentials::ClientCredentials;
-use tickstorm_service::env::Secret;
-use tickstorm_service::lifecycle::exit;
+use tickstorm_service::exit;
 use tickstorm_timebase::{Clock, Mono, SystemClock};
 
 use self::crowd::AuthCrowd;
@@ -67,7 +67,7 @@ impl AuthScenario {
             ("AUTH_RATE_LIMIT", "0".into()),
         ];
         let room = self.common.clients.saturating_add(self.auths);
-        let subscriber = ClientCredentials::Token(Secret::new(tokens.next()));
+        let subscriber = ClientCredentials::Token(SecretString::from(tokens.next()));
         let mut run =
             ScenarioRun::start_with("auth", &self.common, room, &settings, |setup, _| {
                 setup.credentials = subscriber;
