@@ -10,6 +10,7 @@ use std::{
 use anyhow::{Result, bail};
 
 /// Something that this machine does not have.
+#[derive(PartialEq, Eq)]
 pub(crate) struct Lack {
     what: String,
     remedy: String,
@@ -78,7 +79,12 @@ impl Preflight {
 
     /// Notes what the task can't do without.
     pub(crate) fn need(&mut self, lacks: impl IntoIterator<Item = Lack>) {
-        self.missing.extend(lacks);
+        for lack in lacks {
+            // Several checks may need the same.
+            if !self.missing.contains(&lack) {
+                self.missing.push(lack);
+            }
+        }
     }
 
     /// Notes what only this piece of the task can't do without.
@@ -152,7 +158,9 @@ mod tests {
         preflight.need(Some(Lack::new("Python", "install python3")));
         preflight.need(None);
         preflight.need([Lack::new("an engine", "install docker")]);
+        preflight.need([Lack::new("an engine", "install docker")]);
         let error = preflight.finish().err().unwrap().to_string();
+        assert_eq!(error.matches("an engine").count(), 1, "{error}");
         for line in [
             "\n  - Python: install python3",
             "\n  - an engine: install docker",

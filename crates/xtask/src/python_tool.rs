@@ -72,10 +72,15 @@ pub(crate) fn lack(tools: &[&PythonTool]) -> Option<Lack> {
     if missing.is_empty() {
         return None;
     }
-    if !PROCESSORS.contains(&ARCH) {
-        let names: Vec<_> = missing.iter().map(|tool| tool.program).collect();
-        let remedy = format!("install them by hand: the index has none for {ARCH}");
-        return Some(Lack::new(names.join(", "), remedy));
+    // What is written in Python runs on all of them.
+    let binary = missing
+        .iter()
+        .find(|tool| !matches!(tool.own, HostVersion::Ignored));
+    if let Some(tool) = binary
+        && !PROCESSORS.contains(&ARCH)
+    {
+        let remedy = format!("install it by hand: the index has none for {ARCH}");
+        return Some(Lack::new(tool.program, remedy));
     }
     if environment_works() {
         return None;
@@ -121,7 +126,8 @@ impl PythonTool {
     }
 
     fn is_here(&self) -> bool {
-        self.is_installed() || self.own.suffices(self.program)
+        // One of yesterday's requirements hides what this machine has.
+        self.is_installed() || !self.path().exists() && self.own.suffices(self.program)
     }
 
     fn path(&self) -> PathBuf {
