@@ -35,6 +35,7 @@ mod waiting;
 #[cfg(feature = "bench")]
 mod weight;
 mod wheel;
+mod work_kind;
 
 use std::io;
 use std::net::SocketAddr;

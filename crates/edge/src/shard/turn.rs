@@ -24,6 +24,7 @@ use super::tasks::ShardTask;
 use super::time::{Moment, ShardTime};
 use super::waiting::Waiting;
 use super::wheel::TURN;
+use super::work_kind::WorkKind;
 use super::{ShardCommand, ShardHandle, Vitals};
 use crate::admission::Evicted;
 #[cfg(feature = "bench")]
@@ -33,31 +34,6 @@ use crate::sys::waker::Waker;
 
 /// How long each kind of work other than the fan-out goes on in a turn. With all kinds at once a chunk waits some 2 ms.
 const SHARE: Duration = Duration::from_micros(300);
-
-/// What a shard does beside sending, in the order in which it gets to it.
-#[derive(Clone, Copy, Debug)]
-enum WorkKind {
-    /// Those are closed that a fan-out found to be slow or gone: what their sockets report has no better reason.
-    Doomed,
-    Events,
-    Deadlines,
-    Arrivals,
-    Tasks,
-    Newcomers,
-    Drain,
-}
-
-impl WorkKind {
-    const ALL: [Self; 7] = [
-        Self::Doomed,
-        Self::Events,
-        Self::Deadlines,
-        Self::Arrivals,
-        Self::Tasks,
-        Self::Newcomers,
-        Self::Drain,
-    ];
-}
 
 /// Everything that one shard owns.
 pub(super) struct Shard<N: Network, C> {
