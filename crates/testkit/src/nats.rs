@@ -33,7 +33,7 @@ pub struct Nats {
     place: ReservedAddr,
     plan: NatsPlan,
     /// Made by the first start.
-    server: OnceLock<Box<dyn NatsServer>>,
+    server: OnceLock<Box<dyn RunningNats>>,
 }
 
 /// What a server is started with.
@@ -49,7 +49,7 @@ struct NatsPlan {
 }
 
 /// A server in one of the two ways.
-trait NatsServer: Debug + Send + Sync {
+trait RunningNats: Debug + Send + Sync {
     /// Starts it, unless it runs.
     fn start(&self);
 
@@ -192,7 +192,7 @@ impl Nats {
         self.made().unpause();
     }
 
-    fn made(&self) -> &dyn NatsServer {
+    fn made(&self) -> &dyn RunningNats {
         &**self.server.get().expect("it was started once")
     }
 

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use crate::authority::Authority;
 use crate::clock_id::ClockId;
+use crate::heard_clocks::HeardClocks;
 use crate::message::{Announcement, Refused, Reply};
 use crate::mono::Mono;
-use crate::replicas::Replicas;
 use crate::round::Rounds;
 use crate::sample::{BoundedOffset, OffsetSample};
 use crate::status::{Alarm, TimeStatus};
@@ -59,7 +59,7 @@ pub struct Timekeeper {
     holdover_max: Duration,
     tolerance_ns: u64,
     rounds: Rounds,
-    replicas: Replicas,
+    replicas: HeardClocks,
     authority: Option<Authority>,
     following: Option<ClockId>,
     ground: Ground,
@@ -85,7 +85,7 @@ impl Timekeeper {
             holdover_max,
             tolerance_ns,
             rounds: Rounds::new(first_nonce, tolerance.saturating_mul(2), now),
-            replicas: Replicas::new(clocks, holdover_max, tolerance_ns),
+            replicas: HeardClocks::new(clocks, holdover_max, tolerance_ns),
             authority: None,
             following: None,
             ground: Ground::Majority,

@@ -17,7 +17,7 @@ use tickstorm_timebase::{Clock, Mono, SystemClock};
 
 use self::crowd::AuthCrowd;
 use self::outcome::AuthOutcome;
-use self::tokens::{Tokens, Verdict};
+use self::tokens::{AuthVerdict, RandomTokens};
 use crate::generator::Harvest;
 use crate::machine;
 use crate::options::CommonOptions;
@@ -58,7 +58,7 @@ impl AuthScenario {
     /// Measures, and gives the report.
     pub(crate) fn run(&self) -> Result<Report, Failure> {
         self.common.needs_child("auth")?;
-        let mut tokens = Tokens::new(self.tokens)
+        let mut tokens = RandomTokens::new(self.tokens)
             .context("the file with the tokens can't be written")
             .map_err(|error| Failure::new(exit::UNAVAILABLE, error))?;
         let settings = [
@@ -94,7 +94,7 @@ impl AuthScenario {
     fn measure(
         &self,
         run: &mut ScenarioRun,
-        tokens: &mut Tokens,
+        tokens: &mut RandomTokens,
     ) -> anyhow::Result<(AuthOutcome, Harvest)> {
         run.progress.begin("ticks", self.ticks.into());
         let (mut outcome, mut all) = (AuthOutcome::default(), Harvest::default());
@@ -132,14 +132,14 @@ impl AuthScenario {
     }
 
     /// How the AUTHs of a round must be answered, the wrong ones evenly among the others.
-    fn verdicts(&self) -> impl Iterator<Item = Verdict> + use<> {
+    fn verdicts(&self) -> impl Iterator<Item = AuthVerdict> + use<> {
         let wrong = self.wrong;
         (0..self.auths).map(move |number| {
             let before = number * wrong / 100;
             if (number + 1) * wrong / 100 > before {
-                Verdict::Refused
+                AuthVerdict::Refused
             } else {
-                Verdict::Accepted
+                AuthVerdict::Accepted
             }
         })
     }

@@ -13,7 +13,7 @@ use testcontainers::{
 use tokio::runtime::{Builder, Runtime};
 use tokio::time::timeout;
 
-use super::{CHOICE, ClusterMember, NatsPlan, NatsServer, VERSION};
+use super::{CHOICE, ClusterMember, NatsPlan, RunningNats, VERSION};
 
 /// The image's name; `cargo xtask test` can make a stand-in.
 const IMAGE: &str = "nats";
@@ -90,7 +90,7 @@ impl NatsContainer {
     }
 }
 
-impl NatsServer for NatsContainer {
+impl RunningNats for NatsContainer {
     fn start(&self) {
         if let Some(container) = self.made.get() {
             let container = Arc::clone(container);

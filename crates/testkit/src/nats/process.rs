@@ -6,7 +6,7 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::{CHOICE, ClusterMember, NatsPlan, NatsServer, VERSION};
+use super::{CHOICE, ClusterMember, NatsPlan, RunningNats, VERSION};
 use crate::{ReservedAddr, TempDir, tool};
 
 const PROGRAM: &str = "nats-server";
@@ -74,7 +74,7 @@ impl NatsProcess {
     }
 }
 
-impl NatsServer for NatsProcess {
+impl RunningNats for NatsProcess {
     fn start(&self) {
         let mut child = self.child();
         if child.is_some() {

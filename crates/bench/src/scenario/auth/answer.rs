@@ -7,7 +7,7 @@ use tickstorm_protocol::FrameType;
 use tickstorm_protocol::frame::{Frame, FrameError};
 use tickstorm_protocol::message::{Ack, ErrorMsg};
 
-use super::tokens::Verdict;
+use super::tokens::AuthVerdict;
 
 const AUTH: u32 = FrameType::Auth.byte() as u32;
 const AUTH_FAILED: &str = "AUTH_FAILED";
@@ -56,22 +56,22 @@ impl AuthFault {
 }
 
 /// Compares an answer with what it must be.
-pub(super) fn judge(frame: &Frame<'_>, expected: Verdict) -> Result<(), AuthFault> {
+pub(super) fn judge(frame: &Frame<'_>, expected: AuthVerdict) -> Result<(), AuthFault> {
     match frame.frame_type() {
         Some(FrameType::Ack) => {
             let ack = Ack::decode(frame.payload())?;
             match expected {
                 _ if ack.acked_type != AUTH => Err(AuthFault::AckOfOther(ack.acked_type)),
-                Verdict::Accepted => Ok(()),
-                Verdict::Refused => Err(AuthFault::WrongAccepted),
+                AuthVerdict::Accepted => Ok(()),
+                AuthVerdict::Refused => Err(AuthFault::WrongAccepted),
             }
         }
         Some(FrameType::Error) => {
             let ErrorMsg { code, message, .. } = ErrorMsg::decode(frame.payload())?;
             match expected {
-                Verdict::Accepted => Err(AuthFault::ValidRefused { code, message }),
-                Verdict::Refused if code == AUTH_FAILED => Ok(()),
-                Verdict::Refused => Err(AuthFault::RefusedOtherwise { code, message }),
+                AuthVerdict::Accepted => Err(AuthFault::ValidRefused { code, message }),
+                AuthVerdict::Refused if code == AUTH_FAILED => Ok(()),
+                AuthVerdict::Refused => Err(AuthFault::RefusedOtherwise { code, message }),
             }
         }
         _ => Err(AuthFault::OtherFrame(frame.type_byte())),
@@ -87,7 +87,7 @@ mod tests {
     fn judged(
         frame_type: FrameType,
         message: &impl prost::Message,
-        expected: Verdict,
+        expected: AuthVerdict,
     ) -> Result<(), String> {
         let mut bytes = Vec::new();
         encode(frame_type, message, &mut bytes);
@@ -111,8 +111,8 @@ mod tests {
             ..ErrorMsg::default()
         };
         let subscribe = FrameType::Subscribe.byte().into();
-        for expected in [Verdict::Accepted, Verdict::Refused] {
-            let valid = expected == Verdict::Accepted;
+        for expected in [AuthVerdict::Accepted, AuthVerdict::Refused] {
+            let valid = expected == AuthVerdict::Accepted;
             assert_eq!(judged(FrameType::Ack, &ack(AUTH), expected).is_ok(), valid);
             assert!(judged(FrameType::Ack, &ack(subscribe), expected).is_err());
             let failed = judged(FrameType::Error, &error(AUTH_FAILED), expected);

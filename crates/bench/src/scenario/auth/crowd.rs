@@ -12,7 +12,7 @@ use socket2::SockRef;
 use tickstorm_protocol::frame::{Decoder, Rules};
 
 use super::answer::{AuthFault, judge};
-use super::tokens::{Tokens, Verdict};
+use super::tokens::{AuthVerdict, RandomTokens};
 use crate::machine::now_ns;
 
 /// How long the kernel may take for a connect over loopback.
@@ -36,7 +36,7 @@ struct AuthClient {
     stream: TcpStream,
     /// The AUTH frame.
     frame: Vec<u8>,
-    expected: Verdict,
+    expected: AuthVerdict,
     decoder: Decoder,
     stage: AuthStage,
 }
@@ -60,7 +60,7 @@ enum AuthStage {
 
 /// What became of one AUTH.
 pub(super) struct SentAuth {
-    pub(super) expected: Verdict,
+    pub(super) expected: AuthVerdict,
     /// When it was sent; `None` if it could not be.
     pub(super) sent_ns: Option<u64>,
     /// When its answer came, or why none came that is right.
@@ -71,8 +71,8 @@ impl AuthCrowd {
     /// Connects a client for each of `verdicts`, which sends nothing yet.
     pub(super) fn connect(
         addr: SocketAddr,
-        tokens: &mut Tokens,
-        verdicts: impl Iterator<Item = Verdict>,
+        tokens: &mut RandomTokens,
+        verdicts: impl Iterator<Item = AuthVerdict>,
     ) -> anyhow::Result<Self> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         let mut clients = Vec::new();

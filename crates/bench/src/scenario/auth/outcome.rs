@@ -3,7 +3,7 @@
 use hdrhistogram::Histogram;
 
 use super::crowd::SentAuth;
-use super::tokens::Verdict;
+use super::tokens::AuthVerdict;
 use crate::figure::{Figure, number};
 use crate::generator::{FrameSeen, histogram};
 use crate::report::{Distribution, LatenessColumn, LatenessTable, Report};
@@ -52,8 +52,8 @@ impl AuthOutcome {
                 Ok(at_ns) => {
                     let took_ns = at_ns.saturating_sub(auth.sent_ns.unwrap_or(at_ns));
                     let latencies = match auth.expected {
-                        Verdict::Accepted => &mut self.accepted,
-                        Verdict::Refused => &mut self.refused,
+                        AuthVerdict::Accepted => &mut self.accepted,
+                        AuthVerdict::Refused => &mut self.refused,
                     };
                     latencies.saturating_record(took_ns.max(1));
                 }
@@ -179,7 +179,7 @@ mod tests {
     #[test]
     fn every_auth_is_counted_as_answered_or_as_a_fault() {
         let auth = |sent_ns, answered| SentAuth {
-            expected: Verdict::Accepted,
+            expected: AuthVerdict::Accepted,
             sent_ns,
             answered,
         };

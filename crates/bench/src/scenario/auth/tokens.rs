@@ -12,7 +12,7 @@ use tickstorm_protocol::frame::encode;
 use tickstorm_protocol::message::Auth;
 
 /// The tokens that the edge knows, in an endless row.
-pub(super) struct Tokens {
+pub(super) struct RandomTokens {
     known: Vec<String>,
     next: usize,
     file: NamedTempFile,
@@ -20,14 +20,14 @@ pub(super) struct Tokens {
 
 /// How an AUTH must be answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub(super) enum AuthVerdict {
     /// By an ACK.
     Accepted,
     /// By ERROR AUTH_FAILED.
     Refused,
 }
 
-impl Tokens {
+impl RandomTokens {
     /// Makes `count` tokens, and the file that tells an edge of them.
     pub(super) fn new(count: u32) -> io::Result<Self> {
         let known: Vec<String> = (0..count).map(|_| random()).collect();
@@ -60,10 +60,10 @@ impl Tokens {
     }
 
     /// The AUTH frame for the next token, or for one that the edge does not know.
-    pub(super) fn auth(&mut self, verdict: Verdict) -> Vec<u8> {
+    pub(super) fn auth(&mut self, verdict: AuthVerdict) -> Vec<u8> {
         let token = match verdict {
-            Verdict::Accepted => self.next().to_owned(),
-            Verdict::Refused => random(),
+            AuthVerdict::Accepted => self.next().to_owned(),
+            AuthVerdict::Refused => random(),
         };
         let auth = Auth {
             client_id: "tickstorm bench".into(),
@@ -87,7 +87,7 @@ mod tests {
 
     #[test]
     fn the_file_holds_the_digest_of_each_token_and_no_token() {
-        let tokens = Tokens::new(3).unwrap();
+        let tokens = RandomTokens::new(3).unwrap();
         let text = std::fs::read_to_string(tokens.path()).unwrap();
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines.len(), 3);
@@ -100,7 +100,7 @@ mod tests {
 
     #[test]
     fn all_tokens_have_their_turn() {
-        let mut tokens = Tokens::new(3).unwrap();
+        let mut tokens = RandomTokens::new(3).unwrap();
         let mut seen: Vec<String> = (0..3).map(|_| tokens.next().to_owned()).collect();
         assert_eq!(tokens.next(), seen[0]);
         seen.sort();

@@ -7,9 +7,9 @@ use std::time::Duration;
 use crate::choice::{Stance, stances};
 use crate::clock_id::ClockId;
 use crate::grid::Epoch;
+use crate::heard_clock::HeardClock;
 use crate::message::Refused;
 use crate::mono::Mono;
-use crate::replica::Replica;
 use crate::sample::BoundedOffset;
 
 /// How many clocks are remembered where CLOCKS is not set: far more than anybody runs, few enough for whoever makes up ids.
@@ -17,8 +17,8 @@ pub(crate) const REPLICAS_MAX: usize = 64;
 
 /// The clocks by their ids.
 #[derive(Clone, Debug)]
-pub(crate) struct Replicas {
-    by_id: BTreeMap<ClockId, Replica>,
+pub(crate) struct HeardClocks {
+    by_id: BTreeMap<ClockId, HeardClock>,
     /// Whether CLOCKS is set.
     configured: bool,
     /// HOLDOVER_MAX: how long a clock counts as heard, and a falseticker as one.
@@ -26,12 +26,12 @@ pub(crate) struct Replicas {
     tolerance_ns: u64,
 }
 
-impl Replicas {
+impl HeardClocks {
     pub(crate) fn new(clocks: Vec<ClockId>, memory: Duration, tolerance_ns: u64) -> Self {
         let configured = !clocks.is_empty();
         let by_id = clocks
             .into_iter()
-            .map(|id| (id, Replica::default()))
+            .map(|id| (id, HeardClock::default()))
             .collect();
         Self {
             by_id,
@@ -41,12 +41,12 @@ impl Replicas {
         }
     }
 
-    pub(crate) fn known(&mut self, id: &ClockId) -> Option<&mut Replica> {
+    pub(crate) fn known(&mut self, id: &ClockId) -> Option<&mut HeardClock> {
         self.by_id.get_mut(id)
     }
 
     /// The clock of this id, which may be new where CLOCKS is not set and there is room.
-    pub(crate) fn admit(&mut self, id: &ClockId) -> Result<&mut Replica, Refused> {
+    pub(crate) fn admit(&mut self, id: &ClockId) -> Result<&mut HeardClock, Refused> {
         if !self.by_id.contains_key(id) {
             if self.configured {
                 return Err(Refused::UnknownClock);
@@ -59,7 +59,7 @@ impl Replicas {
     }
 
     /// The clock of this id, which has just answered in time. Where there is no room it takes the place of one that only announced.
-    pub(crate) fn admit_answering(&mut self, id: &ClockId) -> Result<&mut Replica, Refused> {
+    pub(crate) fn admit_answering(&mut self, id: &ClockId) -> Result<&mut HeardClock, Refused> {
         if !self.configured && self.by_id.len() >= REPLICAS_MAX && !self.by_id.contains_key(id) {
             let unheard = self
                 .by_id
@@ -78,7 +78,7 @@ impl Replicas {
         let recent = move |word: Option<Mono>| word.is_some_and(|at| now.since(at) < memory);
         if !self.configured {
             let is_kept =
-                |replica: &Replica| recent(replica.last_word()) || replica.is_false(now, memory);
+                |replica: &HeardClock| recent(replica.last_word()) || replica.is_false(now, memory);
             self.by_id.retain(|_, replica| is_kept(replica));
         }
         for replica in self.by_id.values_mut() {
@@ -117,7 +117,11 @@ impl Replicas {
     }
 
     /// Believes the clocks for which `credible` holds, falsetickers excepted.
-    pub(crate) fn accept(&mut self, now: Mono, credible: impl Fn(&Replica, BoundedOffset) -> bool) {
+    pub(crate) fn accept(
+        &mut self,
+        now: Mono,
+        credible: impl Fn(&HeardClock, BoundedOffset) -> bool,
+    ) {
         let memory = self.memory;
         for replica in self.by_id.values_mut() {
             replica.accepted = !replica.is_false(now, memory)
@@ -128,7 +132,10 @@ impl Replicas {
     }
 
     /// The lowest (rank, id) of the clocks for which `filter` holds.
-    pub(crate) fn lowest(&self, filter: impl Fn(&Replica) -> bool) -> Option<(&ClockId, &Replica)> {
+    pub(crate) fn lowest(
+        &self,
+        filter: impl Fn(&HeardClock) -> bool,
+    ) -> Option<(&ClockId, &HeardClock)> {
         self.iter()
             .filter(|(_, replica)| filter(replica))
             .min_by_key(|(id, replica)| (replica.rank(), *id))
@@ -156,12 +163,12 @@ impl Replicas {
 
     /// When a clock that is believed was last heard.
     pub(crate) fn accepted_last_heard(&self) -> Option<Mono> {
-        self.accepted().filter_map(Replica::last_heard).max()
+        self.accepted().filter_map(HeardClock::last_heard).max()
     }
 
     /// Until when the clocks that are believed vouch for ticks.
     pub(crate) fn vouched_until(&self) -> Option<Epoch> {
-        self.accepted().filter_map(Replica::vouches_until).max()
+        self.accepted().filter_map(HeardClock::vouches_until).max()
     }
 
     /// Voids all announcements of later ticks than `latest`.
@@ -171,7 +178,7 @@ impl Replicas {
         }
     }
 
-    pub(crate) fn is_false(&self, replica: &Replica, now: Mono) -> bool {
+    pub(crate) fn is_false(&self, replica: &HeardClock, now: Mono) -> bool {
         replica.is_false(now, self.memory)
     }
 
@@ -182,11 +189,11 @@ impl Replicas {
             .any(|replica| replica.is_shared(now, self.memory))
     }
 
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (&ClockId, &Replica)> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&ClockId, &HeardClock)> {
         self.by_id.iter()
     }
 
-    fn accepted(&self) -> impl Iterator<Item = &Replica> {
+    fn accepted(&self) -> impl Iterator<Item = &HeardClock> {
         self.by_id.values().filter(|replica| replica.accepted)
     }
 }

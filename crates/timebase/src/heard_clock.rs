@@ -1,4 +1,4 @@
-//! [`Replica`]: everything an edge remembers of one clock. It keeps and counts; what follows from it is the timekeeper's choice.
+//! [`HeardClock`]: everything an edge remembers of one clock. It keeps and counts; what follows from it is the timekeeper's choice.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -25,7 +25,7 @@ struct SelfReport {
 
 /// One clock, as an edge has heard it.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Replica {
+pub(crate) struct HeardClock {
     samples: OffsetSamples,
     about: Option<SelfReport>,
     /// The requests answered last, late answers included, and under which timeline.
@@ -42,7 +42,7 @@ pub(crate) struct Replica {
     pub(crate) accepted: bool,
 }
 
-impl Replica {
+impl HeardClock {
     /// Notes that the clock answered a request, in time or late.
     pub(crate) fn note_answer(&mut self, reply: &Reply, now: Mono) -> Result<(), Refused> {
         let known = self.answers.iter().find(|(nonce, _)| *nonce == reply.nonce);
