@@ -347,6 +347,55 @@ mod tests {
     }
 
     #[test]
+    fn urgent_data_ends_a_read_early_and_is_reported_to_do_so() {
+        let mut kernel = Kernel::new().unwrap();
+        let (mine, mut theirs) = pair();
+        theirs.write_all(b"before").unwrap();
+        socket2::SockRef::from(&theirs)
+            .send_out_of_band(b"!")
+            .unwrap();
+        theirs.write_all(b"after").unwrap();
+        kernel.register(&mine, token(0)).unwrap();
+        let is_split = |event: &NetworkEvent| matches!(event, NetworkEvent::Socket(_, readiness) if readiness.until_empty);
+        let mut events = Vec::new();
+        while !events.iter().any(is_split) {
+            kernel
+                .wait(WaitFor::For(Duration::from_secs(1)), &mut events)
+                .unwrap();
+        }
+        let mut buffer = [0; 64];
+        let mut all = Vec::new();
+        while all.len() < b"beforeafter".len() {
+            // One read gives no more than what lies before the mark.
+            if let Ok(taken) = kernel.receive(&mine, &mut buffer) {
+                all.extend_from_slice(&buffer[..taken]);
+            }
+        }
+        assert_eq!(all, b"beforeafter");
+    }
+
+    #[test]
+    fn an_interrupted_wait_has_no_events_and_has_not_failed() {
+        let mut kernel = Kernel::new().unwrap();
+        // A stopped process that goes on has its epoll_wait interrupted, whatever it does about signals.
+        let pid = std::process::id();
+        let script = format!(
+            "for n in 1 2 3; do sleep 0.1; kill -STOP {pid}; sleep 0.1; kill -CONT {pid}; done"
+        );
+        let mut other = std::process::Command::new("sh")
+            .args(["-c", &script])
+            .spawn()
+            .unwrap();
+        while other.try_wait().unwrap().is_none() {
+            let mut events = Vec::new();
+            kernel
+                .wait(WaitFor::For(Duration::from_secs(1)), &mut events)
+                .unwrap();
+            assert!(events.is_empty() || events == [NetworkEvent::Timer]);
+        }
+    }
+
+    #[test]
     fn listening_ends_with_the_listener() {
         let mut kernel = Kernel::new().unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
