@@ -1,5 +1,6 @@
-//! Who may come in: connections and handshakes in progress, counted for the whole process. Touched at accept, AUTH and close
-//! only, never on the way of a tick. What is limited by address stands in [`attempts`].
+//! Who may come in: connections and handshakes in progress, counted for the whole process. Touched
+//! at accept, AUTH and close only, never on the way of a tick. What is limited by address stands in
+//! [`attempts`].
 
 mod attempts;
 
@@ -14,7 +15,8 @@ use tickstorm_timebase::Mono;
 use crate::sys::waker::Waker;
 pub(crate) use attempts::{Address, Attempts, Authenticated, FailureAnswer};
 
-/// Connections over the limit that may linger at once after SERVER_FULL; any more are told and closed at once.
+/// Connections over the limit that may linger at once after SERVER_FULL; any more are told and
+/// closed at once.
 pub(crate) const OVERFLOW_MAX: usize = 128;
 /// A handshake younger than this is never closed for another's sake.
 const HANDSHAKE_GRACE: Duration = Duration::from_secs(1);
@@ -137,8 +139,8 @@ impl Admission {
         })
     }
 
-    /// Enters connection `id` as one that has not authenticated yet. Where that makes one too many, names the oldest, which is
-    /// to be closed for it and counts no longer.
+    /// Enters connection `id` as one that has not authenticated yet. Where that makes one too many,
+    /// names the oldest, which is to be closed for it and counts no longer.
     pub(crate) fn begin_handshake(
         self: &Arc<Self>,
         id: u64,

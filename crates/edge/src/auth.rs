@@ -1,7 +1,7 @@
-//! Who may subscribe: user and password (and the previous one, while it is rotated) or tokens. Everything is compared as
-//! SHA-256 digests and in constant time, so that the time taken tells nothing; what a token costs does not depend on how many
-//! there are (`tokens`). Files are looked at each second and taken over when they change; what is removed ends no running
-//! connection.
+//! Who may subscribe: user and password (and the previous one, while it is rotated) or tokens.
+//! Everything is compared as SHA-256 digests and in constant time, so that the time taken tells
+//! nothing; what a token costs does not depend on how many there are (`tokens`). Files are looked
+//! at each second and taken over when they change; what is removed ends no running connection.
 
 mod tokens;
 
@@ -160,7 +160,8 @@ impl AcceptedCredentials {
         })
     }
 
-    /// Whether `auth` is right. With a token, user and password are not looked at. Gives the token's name, if it was one.
+    /// Whether `auth` is right. With a token, user and password are not looked at. Gives the
+    /// token's name, if it was one.
     pub(crate) fn verify(&self, auth: &Auth) -> Option<Identity<'_>> {
         if !auth.token.is_empty() {
             return self.tokens.name_of(&auth.token).map(Identity::Token);
@@ -187,8 +188,8 @@ pub(crate) enum Identity<'a> {
     Token(&'a str),
 }
 
-/// Looks at the files each second and publishes what they say when it changes. A file that can't be read or is wrong changes
-/// nothing and is warned of once.
+/// Looks at the files each second and publishes what they say when it changes. A file that can't be
+/// read or is wrong changes nothing and is warned of once.
 pub(crate) async fn watch_files(
     sources: CredentialSources,
     credentials: watch::Sender<AcceptedCredentials>,

@@ -15,7 +15,8 @@ use crate::settings;
 use crate::shard::ShardSettings;
 use crate::sys::socket::SocketOptions;
 
-/// What TCP_USER_TIMEOUT adds to the write deadline, so that the edge's own judgement of a slow client comes first.
+/// What TCP_USER_TIMEOUT adds to the write deadline, so that the edge's own judgement of a slow
+/// client comes first.
 const USER_TIMEOUT_MARGIN: Duration = Duration::from_secs(2);
 
 /// Everything that an edge is told before it starts. Its ranges are those of `settings`.

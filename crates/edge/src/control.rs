@@ -1,5 +1,6 @@
-//! Control: starts, watches and stops the rest of an edge. The order of start is fixed: limits first, then all shards, and only
-//! then listeners, so that each shard can have a table of open files of its own in between.
+//! Control: starts, watches and stops the rest of an edge. The order of start is fixed: limits
+//! first, then all shards, and only then listeners, so that each shard can have a table of open
+//! files of its own in between.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -42,8 +43,9 @@ pub struct Edge {
 }
 
 impl Edge {
-    /// Starts an edge in the runtime that this is called in, with threads of its own for its shards. With per-shard tables of open
-    /// files, everything that waits for the edge has to run in this runtime, too: a shard could not wake a younger one.
+    /// Starts an edge in the runtime that this is called in, with threads of its own for its
+    /// shards. With per-shard tables of open files, everything that waits for the edge has to run
+    /// in this runtime, too: a shard could not wake a younger one.
     ///
     /// # Errors
     /// Where something that it needs can't be had; nothing of it runs on then.
@@ -101,7 +103,8 @@ impl Edge {
             "credentials",
             auth::watch_files(config.credentials, say_credentials),
         );
-        // Random, so that no answer to a request of an earlier start is taken for one to this one's.
+        // Random, so that no answer to a request of an earlier start is taken for one to this
+        // one's.
         let timekeeper = Timekeeper::new(config.time, rand::random(), SystemClock.now());
         let publisher = AuthorityPublisher::new(say_authority);
         let reporter = TimeReporter::new(say_time, metrics.time, config.ahead);
@@ -126,14 +129,15 @@ impl Edge {
         Arc::clone(&self.health) as Arc<dyn Health>
     }
 
-    /// What operators on this machine may ask and do, for the admin port: the list of connections, and closing one.
+    /// What operators on this machine may ask and do, for the admin port: the list of connections,
+    /// and closing one.
     pub fn routes(&self) -> axum::Router {
         routes::routes(self.shards.handles())
     }
 
-    /// Sends everybody elsewhere: not ready at once; after DRAIN_DELAY nobody new is accepted, and connections are closed with
-    /// SERVER_DRAINING, spread over DRAIN_TIMEOUT. Ends when all are closed or the time is over, for everybody who calls this:
-    /// an edge drains once.
+    /// Sends everybody elsewhere: not ready at once; after DRAIN_DELAY nobody new is accepted, and
+    /// connections are closed with SERVER_DRAINING, spread over DRAIN_TIMEOUT. Ends when all are
+    /// closed or the time is over, for everybody who calls this: an edge drains once.
     pub async fn drain(&self) {
         self.drained.get_or_init(|| self.drain_once()).await;
     }
@@ -167,7 +171,8 @@ impl Edge {
         );
     }
 
-    /// Runs a part of the edge until it stops. If that panics, so does [`Edge::stop`]; in release a panic ends the process.
+    /// Runs a part of the edge until it stops. If that panics, so does [`Edge::stop`]; in release a
+    /// panic ends the process.
     fn spawn(&self, part: &'static str, task: impl Future<Output = ()> + Send + 'static) {
         let stop = self.stop.clone();
         let has_panicked = Arc::clone(&self.has_panicked);
@@ -186,22 +191,25 @@ impl Edge {
 /// What benchmarks and tests do to an edge, beside being its clients.
 #[cfg(feature = "bench")]
 impl Edge {
-    /// Sends `ticks` to all at-time subscribers of `mode`, as if they had been released now: how tests and benchmarks make
-    /// bursts, which can't come from the grid in real time. Ticks at or before the last one sent are passed over.
+    /// Sends `ticks` to all at-time subscribers of `mode`, as if they had been released now: how
+    /// tests and benchmarks make bursts, which can't come from the grid in real time. Ticks at or
+    /// before the last one sent are passed over.
     pub fn burst(&self, mode: tickstorm_timebase::Mode, ticks: &[tickstorm_timebase::Tick]) {
         self.shards.burst(mode, ticks);
     }
 
-    /// Runs `work` once on each shard's own thread, with the descriptors of its subscribers that have every frame there is, and
-    /// ends when all have run. A shard does nothing else meanwhile: how benchmarks hold the engine against a bare loop over the
-    /// same sockets. `work` leaves every descriptor open, and every stream at a frame's boundary. The sockets are in blocking mode:
-    /// a call without `MSG_DONTWAIT` waits where one is full.
+    /// Runs `work` once on each shard's own thread, with the descriptors of its subscribers that
+    /// have every frame there is, and ends when all have run. A shard does nothing else meanwhile:
+    /// how benchmarks hold the engine against a bare loop over the same sockets. `work` leaves
+    /// every descriptor open, and every stream at a frame's boundary. The sockets are in blocking
+    /// mode: a call without `MSG_DONTWAIT` waits where one is full.
     pub async fn on_shards(&self, work: crate::Work) {
         self.shards.run(&work).await;
     }
 }
 
-/// Starts all shards, lets each have a table of open files of its own where that is asked for, and only then listen.
+/// Starts all shards, lets each have a table of open files of its own where that is asked for, and
+/// only then listen.
 async fn start_shards(
     config: &Config,
     commons: &Commons,
@@ -238,8 +246,8 @@ fn raise_limit() -> Result<u64, StartError> {
     Ok(after)
 }
 
-/// MAX_CONNECTIONS, or less where there is one table of at most `limit` open files and that is lower. Tables of the shards' own
-/// have room for all of them, or there is no start.
+/// MAX_CONNECTIONS, or less where there is one table of at most `limit` open files and that is
+/// lower. Tables of the shards' own have room for all of them, or there is no start.
 fn connections_max(config: &Config, limit: u64) -> Result<usize, StartError> {
     let wanted = config.connections_max;
     if config.fd_tables == FdTables::PerShard {

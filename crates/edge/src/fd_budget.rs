@@ -1,11 +1,12 @@
-//! How many of the open files that a limit allows are for clients. The limit holds for a table of open files: usually a process has
-//! one; an edge may give each of its shards one of its own.
+//! How many of the open files that a limit allows are for clients. The limit holds for a table of
+//! open files: usually a process has one; an edge may give each of its shards one of its own.
 
-/// Open files of a table that are no clients' connections: listeners, epolls, timers, the admin port, NATS, files read again,
-/// and newcomers that are being turned away.
+/// Open files of a table that are no clients' connections: listeners, epolls, timers, the admin
+/// port, NATS, files read again, and newcomers that are being turned away.
 pub(crate) const RESERVED: u64 = 256;
 
-/// What a hundred connections need places for: the kernel does not spread them over the shards quite evenly.
+/// What a hundred connections need places for: the kernel does not spread them over the shards
+/// quite evenly.
 const PLACES_FOR_100: usize = 103;
 
 /// Which tables of open files an edge has.

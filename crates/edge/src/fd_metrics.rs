@@ -1,5 +1,5 @@
-//! Metrics of how many files are open: looked up when they are asked for, in all of the edge's tables. The kernel tells it
-//! to any thread, so no shard is held up by it.
+//! Metrics of how many files are open: looked up when they are asked for, in all of the edge's
+//! tables. The kernel tells it to any thread, so no shard is held up by it.
 
 use std::sync::{Arc, Mutex, PoisonError};
 

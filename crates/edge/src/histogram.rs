@@ -1,5 +1,6 @@
-//! A histogram that takes many equal observations in one call. A chunk of a thousand sends has one look at the clock: the library's
-//! own histogram, asked once for each send, took as many instructions as all else of the hot loop.
+//! A histogram that takes many equal observations in one call. A chunk of a thousand sends has one
+//! look at the clock: the library's own histogram, asked once for each send, took as many
+//! instructions as all else of the hot loop.
 
 use std::collections::HashMap;
 use std::sync::Arc;

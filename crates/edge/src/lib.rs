@@ -1,7 +1,9 @@
-//! TickStorm's edge: releases every tick at its authority time and fans it out to a very large number of clients.
+//! TickStorm's edge: releases every tick at its authority time and fans it out to a very large
+//! number of clients.
 //!
-//! A tick's way: `timekeeper` (what time it is, from the bus) → `shard/release` (which tick is due) → `feed` (batch, ring,
-//! fan-out) → socket. A connection's way: `shard/accept` → `admission` → `shard/input` ⇄ the protocol's session →
+//! A tick's way: `timekeeper` (what time it is, from the bus) → `shard/release` (which tick is due)
+//! → `feed` (batch, ring, fan-out) → socket. A connection's way: `shard/accept` → `admission` →
+//! `shard/input` ⇄ the protocol's session →
 //! `shard/subscription` → `feed/subscribers`. Control tells shards; nobody calls upwards.
 
 mod admission;

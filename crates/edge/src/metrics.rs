@@ -1,4 +1,5 @@
-//! Everything an edge counts. Names, units and buckets are a contract; labels come from closed enums only.
+//! Everything an edge counts. Names, units and buckets are a contract; labels come from closed
+//! enums only.
 
 use prometheus::{Gauge, Histogram, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry};
 use tickstorm_bus::DropReason;

@@ -1,5 +1,5 @@
-//! Operators' view of the connections: `/connections` lists them, `DELETE /connections/<id>` closes one. Shards are asked by
-//! message and answer for themselves.
+//! Operators' view of the connections: `/connections` lists them, `DELETE /connections/<id>` closes
+//! one. Shards are asked by message and answer for themselves.
 
 use std::cmp::Reverse;
 

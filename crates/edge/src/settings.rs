@@ -1,4 +1,5 @@
-//! The edge's settings: what there is, in sections, and what they must be to each other. What they become, `config` says.
+//! The edge's settings: what there is, in sections, and what they must be to each other. What they
+//! become, `config` says.
 
 mod checks;
 mod not_built;
@@ -11,7 +12,8 @@ use tickstorm_service::env::{Section, Setting, Span, Text, host_id};
 pub use self::not_built::*;
 use crate::fd_budget::FdTables;
 
-/// All of them, in the order in which they are printed. A program that takes them names each, so that it can't miss one that is added.
+/// All of them, in the order in which they are printed. A program that takes them names each, so
+/// that it can't miss one that is added.
 pub const SECTIONS: [Section; 5] = [EDGE, LOGIN, CREDENTIALS, LIMITS, NOT_BUILT];
 
 /// The edge's defaults of settings that are not its own alone.
@@ -26,13 +28,15 @@ const DRAIN_MS_MAX: u64 = HOUR_MS / 6;
 const SHARDS_MAX: usize = 256;
 
 tickstorm_service::settings! {
-    /// Settings of where the edge listens, what time it believes, and how it ends; with the checks of all the edge's settings.
+    /// Settings of where the edge listens, what time it believes, and how it ends; with the checks
+    /// of all the edge's settings.
     EDGE, checked by checks::run;
     /// The address that clients connect to.
     LISTEN_ADDR: SocketAddr = Setting::new((), "0.0.0.0:8080", "an edge is there to be reached");
     /// This edge's name.
     EDGE_ID: String = Setting::derived(Text::ID, "host name", |_| host_id(), "unique where hosts are");
-    /// The ids of the clocks that may vote, separated by commas. Where it is empty, whoever answers.
+    /// The ids of the clocks that may vote, separated by commas. Where it is empty, whoever
+    /// answers.
     CLOCKS: Vec<String> = Setting::unset(Text::ID, "one clock alone needs no list");
     /// How far clocks may differ and still agree, and half the longest round trip of a sample.
     CLOCK_TOLERANCE_MS: Duration =
@@ -52,10 +56,12 @@ tickstorm_service::settings! {
     /// How far back a client can resume.
     RESUME_WINDOW: Duration =
         Setting::new(Span::units(0, HOUR_MS), "600s", "a client's restart or an edge's, with time to notice it");
-    /// The time that a balancer has to notice that the edge is no longer ready, before a drain stops accepting.
+    /// The time that a balancer has to notice that the edge is no longer ready, before a drain
+    /// stops accepting.
     DRAIN_DELAY: Duration =
         Setting::new(Span::units(0, DRAIN_MS_MAX), "5s", "more than most balancers' interval times threshold");
-    /// The time over which a drain closes connections. With DRAIN_DELAY it stays under an orchestrator's grace period.
+    /// The time over which a drain closes connections. With DRAIN_DELAY it stays under an
+    /// orchestrator's grace period.
     DRAIN_TIMEOUT: Duration =
         Setting::new(Span::units(0, DRAIN_MS_MAX), "20s", "with DRAIN_DELAY under an orchestrator's 30 s");
 }
@@ -86,8 +92,8 @@ tickstorm_service::settings! {
 tickstorm_service::settings! {
     /// Settings of what the edge gives each client, and all of them together.
     LIMITS;
-    /// The most accepted sockets. Where the limit of open files is lower, it is cut to that limit - 256, unless FD_TABLES is
-    /// per-shard.
+    /// The most accepted sockets. Where the limit of open files is lower, it is cut to that limit -
+    /// 256, unless FD_TABLES is per-shard.
     MAX_CONNECTIONS: u32 =
         Setting::new(1..=1_000_000, "100000", "what one edge is built for; ten times that passes the files that Linux lets a process open");
     /// The most connections not yet authenticated.
@@ -110,7 +116,8 @@ tickstorm_service::settings! {
     /// The frames a second that a client may send, in bursts of twice that.
     FRAME_RATE_LIMIT: u32 =
         Setting::new(1..=10_000, "10", "eight heartbeats 100 ms apart at a client's start fit");
-    /// How long a tick may wait for others after one was sent; 0: no batching. The first tick after a quiet time never waits.
+    /// How long a tick may wait for others after one was sent; 0: no batching. The first tick after
+    /// a quiet time never waits.
     BATCH_WINDOW_MS: Duration =
         Setting::new(Span::millis(0, 100), "5", "a burst of 10,000 ticks a second makes 200 frames of it");
     /// The longest payload of a frame, in bytes.
@@ -128,7 +135,8 @@ tickstorm_service::settings! {
         "65536",
         "the largest frame; the kernel's own may grow to megabytes a client",
     );
-    /// The send buffer of a socket, in bytes; 0: the kernel's choice, which grows to megabytes for a client that does not read.
+    /// The send buffer of a socket, in bytes; 0: the kernel's choice, which grows to megabytes for
+    /// a client that does not read.
     TCP_WRITE_BUFFER_SIZE: usize = Setting::new(
         0..=16_777_216,
         "65536",
@@ -141,8 +149,8 @@ tickstorm_service::settings! {
         |_| cores().to_string(),
         "a shard keeps one core busy, and shares nothing with another",
     );
-    /// Whether all shards share the process's table of open files, or have one each, which lets the edge hold more connections
-    /// than the limit of open files.
+    /// Whether all shards share the process's table of open files, or have one each, which lets the
+    /// edge hold more connections than the limit of open files.
     FD_TABLES: FdTables = Setting::new((), "shared", "a higher limit is the usual answer");
 }
 

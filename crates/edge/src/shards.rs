@@ -1,4 +1,5 @@
-//! All shards of an edge, as control sees them: started behind one barrier, told by message, and waited for at the end.
+//! All shards of an edge, as control sees them: started behind one barrier, told by message, and
+//! waited for at the end.
 
 use std::io;
 use std::net::SocketAddr;
@@ -24,7 +25,8 @@ pub(crate) struct Shards {
 }
 
 impl Shards {
-    /// Starts `count` of them. When this returns each has made what threads wake it by: only then may listeners be made.
+    /// Starts `count` of them. When this returns each has made what threads wake it by: only then
+    /// may listeners be made.
     pub(crate) async fn start(count: usize, commons: &Commons) -> Result<Self, StartError> {
         let mut shards = Self::default();
         for index in 0..count {
@@ -47,8 +49,9 @@ impl Shards {
         Ok(shards)
     }
 
-    /// Lets each have a table of open files of its own, of at most `limit`: after all have started, since threads wake each other by
-    /// descriptors that all tables must have, and before they listen.
+    /// Lets each have a table of open files of its own, of at most `limit`: after all have started,
+    /// since threads wake each other by descriptors that all tables must have, and before they
+    /// listen.
     pub(crate) async fn separate(&self, limit: u64) -> io::Result<Vec<FdTable>> {
         let mut tables = Vec::new();
         for shard in &self.handles {
@@ -63,7 +66,8 @@ impl Shards {
         Ok(tables)
     }
 
-    /// Lets each listen on `addr`; where the system chooses the port, the first one's is the others' too.
+    /// Lets each listen on `addr`; where the system chooses the port, the first one's is the
+    /// others' too.
     pub(crate) async fn listen(&self, addr: SocketAddr) -> io::Result<SocketAddr> {
         let mut addr = addr;
         for shard in &self.handles {
@@ -82,8 +86,9 @@ impl Shards {
         self.vitals.clone()
     }
 
-    /// Lets each accept nobody any more and close its connections within `over`. Ends when all are closed or the time is over;
-    /// even where that is nothing, everybody has [`TIME_OF_LAST`] to read the ERROR.
+    /// Lets each accept nobody any more and close its connections within `over`. Ends when all are
+    /// closed or the time is over; even where that is nothing, everybody has [`TIME_OF_LAST`] to
+    /// read the ERROR.
     pub(crate) async fn drain(&self, over: Duration) {
         let mut drained = Vec::new();
         for shard in &self.handles {

@@ -1,5 +1,6 @@
-//! Drives timebase's state machine by the bus: asks, and hands over what comes back. It decides nothing itself; what comes out
-//! goes to the shards by [`publisher`], and to people by [`reporter`].
+//! Drives timebase's state machine by the bus: asks, and hands over what comes back. It decides
+//! nothing itself; what comes out goes to the shards by [`publisher`], and to people by
+//! [`reporter`].
 
 mod publisher;
 mod reporter;

@@ -8,7 +8,8 @@ use tickstorm_timebase::{Clock, Mono};
 use self::descriptor::Descriptor;
 use crate::wait::Wait;
 
-/// What a task keeps from one wait to the next. It belongs to the runtime that it was first waited with in.
+/// What a task keeps from one wait to the next. It belongs to the runtime that it was first waited
+/// with in.
 #[derive(Debug, Default)]
 pub struct AsyncTimer {
     #[cfg(target_os = "linux")]
@@ -16,10 +17,11 @@ pub struct AsyncTimer {
 }
 
 impl AsyncTimer {
-    /// Waits until `clock` shows `at`. While it spins, the thread's other tasks have a turn before each look at the clock.
+    /// Waits until `clock` shows `at`. While it spins, the thread's other tasks have a turn before
+    /// each look at the clock.
     ///
-    /// Without a timerfd it is as late as the runtime's timer. Dropped before its end it leaves nothing behind that the next
-    /// wait would notice.
+    /// Without a timerfd it is as late as the runtime's timer. Dropped before its end it leaves
+    /// nothing behind that the next wait would notice.
     pub async fn wait_until(&mut self, clock: &(impl Clock + Sync), at: Mono) {
         loop {
             match Wait::plan(at.since(clock.now()), true) {

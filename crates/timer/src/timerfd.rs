@@ -10,8 +10,8 @@ use rustix::time::{
     timerfd_settime,
 };
 
-/// A one-shot timer on CLOCK_MONOTONIC. Its descriptor is readable from when it fires until it is set again or
-/// [`TimerFd::take_expiration`] is called.
+/// A one-shot timer on CLOCK_MONOTONIC. Its descriptor is readable from when it fires until it is
+/// set again or [`TimerFd::take_expiration`] is called.
 #[derive(Debug)]
 pub struct TimerFd(OwnedFd);
 
@@ -43,7 +43,8 @@ impl TimerFd {
         Ok(())
     }
 
-    /// Whether it has fired since it was set or was last asked. Afterwards the descriptor is not readable.
+    /// Whether it has fired since it was set or was last asked. Afterwards the descriptor is not
+    /// readable.
     ///
     /// # Errors
     /// None are known: the descriptor is valid.

@@ -1,16 +1,19 @@
-//! [`Wait`]: what to do while a moment has not come yet. Arithmetic only; it reads no clock and sets no timer.
+//! [`Wait`]: what to do while a moment has not come yet. Arithmetic only; it reads no clock and
+//! sets no timer.
 
 use std::time::Duration;
 
-/// How long before the moment sleeping ends and spinning begins. A timerfd wakes its thread 50 to 150 µs late (docs/performance.md).
+/// How long before the moment sleeping ends and spinning begins. A timerfd wakes its thread 50 to
+/// 150 µs late (docs/performance.md).
 pub const SPIN: Duration = Duration::from_micros(150);
 
-/// The system's timers run on CLOCK_MONOTONIC, moments are counted on CLOCK_MONOTONIC_RAW, and chrony slews the former against
-/// the latter by at most a twelfth (its `maxslewrate`, 83,333 ppm).
+/// The system's timers run on CLOCK_MONOTONIC, moments are counted on CLOCK_MONOTONIC_RAW, and
+/// chrony slews the former against the latter by at most a twelfth (its `maxslewrate`, 83,333 ppm).
 const SLEW_SHARE: u32 = 12;
 
-/// The part of [`SPIN`] that is left for a late timer when the clock is slewed as far as it can be; the slew of the last sleep
-/// may use up the rest. Without spinning, the most that slewing adds to a timer's own lateness.
+/// The part of [`SPIN`] that is left for a late timer when the clock is slewed as far as it can be;
+/// the slew of the last sleep may use up the rest. Without spinning, the most that slewing adds to
+/// a timer's own lateness.
 const LATE: Duration = Duration::from_micros(100);
 
 /// What to do next while waiting for a moment. Ask again after each sleep.
@@ -27,9 +30,9 @@ pub enum Wait {
 impl Wait {
     /// What to do when the moment is `remaining` away on CLOCK_MONOTONIC_RAW.
     ///
-    /// With `spins`, no slew makes a timer miss the moment that is at most 100 µs late by itself, or 150 µs without a slew.
-    /// Otherwise slewing adds at most 100 µs to what the timer is late by. One second takes four sleeps, or up to twelve at the
-    /// greatest slew.
+    /// With `spins`, no slew makes a timer miss the moment that is at most 100 µs late by itself,
+    /// or 150 µs without a slew. Otherwise slewing adds at most 100 µs to what the timer is late
+    /// by. One second takes four sleeps, or up to twelve at the greatest slew.
     #[must_use]
     pub fn plan(remaining: Duration, spins: bool) -> Self {
         let spun = if spins { SPIN } else { Duration::ZERO };

@@ -1,5 +1,5 @@
-//! Runs cargo, and whatever else a task calls, at the workspace's root, so that a task works from any directory, and shows each command line, so that
-//! anybody can repeat it by hand.
+//! Runs cargo, and whatever else a task calls, at the workspace's root, so that a task works from
+//! any directory, and shows each command line, so that anybody can repeat it by hand.
 
 use std::{
     env,
@@ -39,13 +39,15 @@ pub(crate) fn docker(arguments: &str) -> Call {
     call(OsString::from("docker"), "docker", arguments)
 }
 
-/// A call of Compose, by its command line: version 1 is a program, version 2 a plugin of the engine's client.
+/// A call of Compose, by its command line: version 1 is a program, version 2 a plugin of the
+/// engine's client.
 pub(crate) fn compose(line: &str) -> Call {
     let (program, arguments) = line.split_once(' ').unwrap_or((line, ""));
     call(OsString::from(program), program, arguments)
 }
 
-/// A call of a shell with a script of ours, which is shown as `name`, and its one argument. The script ends with what fails.
+/// A call of a shell with a script of ours, which is shown as `name`, and its one argument. The
+/// script ends with what fails.
 pub(crate) fn shell(script: &str, name: &str, argument: &str) -> Call {
     let mut call = call(OsString::from("sh"), name, "-eu -c");
     call.command.args([script, name, argument]);
@@ -110,7 +112,8 @@ impl Call {
         Ok(())
     }
 
-    /// As [`run`](Self::run), but if it takes longer than that, kills it and all that it has started.
+    /// As [`run`](Self::run), but if it takes longer than that, kills it and all that it has
+    /// started.
     pub(crate) fn run_within(mut self, time_max: Duration) -> Result<()> {
         eprintln!("    $ {}", self.shown);
         let stopwatch = Stopwatch::start();

@@ -1,5 +1,6 @@
-//! `cargo xtask compose-test`: builds the images, and runs the tests of the whole cluster as Compose brings it up. The tests start
-//! and stop it themselves; whatever happens to them, it is gone at the end.
+//! `cargo xtask compose-test`: builds the images, and runs the tests of the whole cluster as
+//! Compose brings it up. The tests start and stop it themselves; whatever happens to them, it is
+//! gone at the end.
 
 mod image;
 #[cfg(test)]
@@ -23,7 +24,8 @@ use crate::{
 const PROJECT: &str =
     "-p tickstorm-test -f compose/docker-compose.yml --env-file compose/.env.example";
 
-/// The tests find here what they put before Compose's subcommands, in a directory at the workspace's root.
+/// The tests find here what they put before Compose's subcommands, in a directory at the
+/// workspace's root.
 const COMMAND: &str = "TICKSTORM_COMPOSE";
 
 const IMAGES: &[Image] = &[Image::new("tickstorm-clock"), Image::new("tickstorm-edge")];
@@ -31,7 +33,8 @@ const IMAGES: &[Image] = &[Image::new("tickstorm-clock"), Image::new("tickstorm-
 /// All dependencies and both binaries take about five minutes on two cores.
 const BUILD_TIME_MAX: Duration = Duration::from_secs(20 * 60);
 
-/// The tests have bounds of their own, which name the one that hangs; this is for what they don't reach.
+/// The tests have bounds of their own, which name the one that hangs; this is for what they don't
+/// reach.
 const TESTS_TIME_MAX: Duration = Duration::from_secs(20 * 60);
 
 /// For commands that take seconds: containers have a grace period at their end.
@@ -115,7 +118,8 @@ impl ComposedCluster {
     }
 }
 
-/// Of the whole workspace: built by itself, the package would have its libraries built once more, with fewer features.
+/// Of the whole workspace: built by itself, the package would have its libraries built once more,
+/// with fewer features.
 fn tests(arguments: &str) -> Call {
     cargo(&format!(
         "nextest run --locked --workspace --profile cluster {arguments}"

@@ -1,8 +1,8 @@
-//! The dependency rule: which of our crates may know which, which of them must stay free of tokio, and which libraries
-//! may not be in the tree at all.
+//! The dependency rule: which of our crates may know which, which of them must stay free of tokio,
+//! and which libraries may not be in the tree at all.
 //!
-//! It is checked against what cargo resolved, never against what a manifest says. Adding an edge means to change the table
-//! here and the arrows in ARCHITECTURE.md, with a reason for both.
+//! It is checked against what cargo resolved, never against what a manifest says. Adding an edge
+//! means to change the table here and the arrows in ARCHITECTURE.md, with a reason for both.
 
 mod graph;
 #[cfg(test)]
@@ -48,8 +48,8 @@ const CLI: &str = "tickstorm-cli";
 const TESTKIT: &str = "tickstorm-testkit";
 const WEIGHT: &str = "tickstorm-weight";
 
-/// Arrows point one way, from I/O to logic. `clock` and `edge` never see each other, nor the client;
-/// only the commands of `tickstorm` put them together.
+/// Arrows point one way, from I/O to logic. `clock` and `edge` never see each other, nor the
+/// client; only the commands of `tickstorm` put them together.
 const RULES: &[Rule] = &[
     rule(TIMEBASE, &[], &[]),
     rule(TIMER, &[TIMEBASE], &[]),
@@ -83,7 +83,8 @@ const RULES: &[Rule] = &[
     rule("xtask", &[], &[]),
 ];
 
-/// Sans-I/O crates: no runtime, not even in their tests, so that time and bytes can only come in as arguments.
+/// Sans-I/O crates: no runtime, not even in their tests, so that time and bytes can only come in as
+/// arguments.
 const WITHOUT_TOKIO: &[&str] = &[TIMEBASE, PROTOCOL];
 
 /// Libraries that nothing we ship or build with may bring in, and why.
@@ -138,7 +139,8 @@ fn violations(graph: &Graph) -> Vec<String> {
     found
 }
 
-/// Crates without a rule, and rules without a crate: either would make the rest of the check look at nothing.
+/// Crates without a rule, and rules without a crate: either would make the rest of the check look
+/// at nothing.
 fn strangers(graph: &Graph) -> Vec<String> {
     let unruled = graph
         .members()

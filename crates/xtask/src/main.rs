@@ -1,7 +1,8 @@
-//! What people and CI run, by the same commands: `cargo xtask test`, `cargo xtask compose-test` and `cargo xtask rollout-test`.
+//! What people and CI run, by the same commands: `cargo xtask test`, `cargo xtask compose-test` and
+//! `cargo xtask rollout-test`.
 //!
-//! Owns the command line. It is no part of the product: nothing depends on it, and it knows the other crates by their
-//! names only.
+//! Owns the command line. It is no part of the product: nothing depends on it, and it knows the
+//! other crates by their names only.
 
 mod command;
 mod compose_test;
@@ -46,13 +47,15 @@ enum Task {
         #[arg(value_enum, value_name = "CHECK")]
         checks: Vec<Check>,
     },
-    /// Build the images and test the whole cluster that compose/ describes, in containers of its own
+    /// Build the images and test the whole cluster that compose/ describes, in containers of its
+    /// own
     #[command(
         after_help = "It takes a Docker engine, and Docker Compose 1.29 or 2. Where images can't be pulled,\n\
             TICKSTORM_STAND_INS=1 makes local stand-ins for them."
     )]
     ComposeTest,
-    /// Build the images, run the pods that k8s/ describes in containers, and replace them while clients watch
+    /// Build the images, run the pods that k8s/ describes in containers, and replace them while
+    /// clients watch
     #[command(
         after_help = "It takes a Docker engine and Python 3, and no cluster. Where images can't be pulled,\n\
             TICKSTORM_STAND_INS=1 makes local stand-ins for them."

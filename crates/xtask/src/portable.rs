@@ -1,4 +1,5 @@
-//! Whether the client builds for other systems than this one. It is compiled and not run: nobody here has the systems.
+//! Whether the client builds for other systems than this one. It is compiled and not run: nobody
+//! here has the systems.
 
 use std::process::Command;
 
@@ -10,8 +11,8 @@ use crate::tool;
 
 const TARGETS: [&str; 2] = ["x86_64-pc-windows-gnu", "x86_64-apple-darwin"];
 
-/// Targets whose standard library is not installed. It comes from where the toolchain came from, which is not every machine's
-/// to reach, so it is not installed here.
+/// Targets whose standard library is not installed. It comes from where the toolchain came from,
+/// which is not every machine's to reach, so it is not installed here.
 pub(crate) fn lack() -> Option<Lack> {
     let listed = Command::new("rustup")
         .args(["target", "list", "--installed"])
@@ -27,7 +28,8 @@ pub(crate) fn lack() -> Option<Lack> {
     })
 }
 
-/// Fails if the client or what it depends on calls for Linux. Checking takes no linker of the target.
+/// Fails if the client or what it depends on calls for Linux. Checking takes no linker of the
+/// target.
 pub(crate) fn check() -> Result<()> {
     tool::provide_component("clippy", "clippy")?;
     for target in TARGETS {

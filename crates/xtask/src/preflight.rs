@@ -1,5 +1,6 @@
-//! What a task needs of this machine, looked at before the task does anything: all that is missing is said at once, with how to get
-//! it. What can't run here is skipped, and said so, unless `CI` is set: then that is an error, too.
+//! What a task needs of this machine, looked at before the task does anything: all that is missing
+//! is said at once, with how to get it. What can't run here is skipped, and said so, unless `CI` is
+//! set: then that is an error, too.
 
 use std::{
     collections::BTreeMap,
@@ -101,7 +102,8 @@ impl Preflight {
         }
     }
 
-    /// Notes what this piece of the task is skipped without, also where `CI` is set: not every machine of CI can get it.
+    /// Notes what this piece of the task is skipped without, also where `CI` is set: not every
+    /// machine of CI can get it.
     pub(crate) fn skip_without(&mut self, piece: Skippable, lack: Option<Lack>) {
         if let Some(lack) = lack {
             self.skipped.0.insert(piece, lack);

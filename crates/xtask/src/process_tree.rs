@@ -1,5 +1,6 @@
-//! The end of a program with all that it has started. A signal to a program alone leaves what it started behind, as Compose its
-//! builds; a process group of its own would take it out of reach of the terminal's Ctrl-C.
+//! The end of a program with all that it has started. A signal to a program alone leaves what it
+//! started behind, as Compose its builds; a process group of its own would take it out of reach of
+//! the terminal's Ctrl-C.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -11,7 +12,8 @@ use nix::{
     unistd::Pid,
 };
 
-/// Kills a process and all of its descendants. Each is stopped before its children are looked for, so that none is started unseen.
+/// Kills a process and all of its descendants. Each is stopped before its children are looked for,
+/// so that none is started unseen.
 pub(crate) fn kill_tree(root: u32) {
     let mut doomed = BTreeSet::new();
     let mut found = BTreeSet::from([root]);

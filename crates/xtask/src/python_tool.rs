@@ -1,5 +1,6 @@
-//! The programs that tests run and that Python's package index has: which, in which version, and their installation. They go into a
-//! virtual environment under `target/`, so that nothing of this machine's own is changed, and nobody's rights are needed.
+//! The programs that tests run and that Python's package index has: which, in which version, and
+//! their installation. They go into a virtual environment under `target/`, so that nothing of this
+//! machine's own is changed, and nobody's rights are needed.
 //!
 //! Which index that is, pip's own configuration says (`PIP_INDEX_URL`, `pip.conf`, or its default).
 
@@ -17,7 +18,8 @@ use crate::{
     tool::major_and_minor,
 };
 
-/// Where they are installed, from the workspace's root; testkit looks there before it looks at `PATH`.
+/// Where they are installed, from the workspace's root; testkit looks there before it looks at
+/// `PATH`.
 const ENVIRONMENT: &str = "target/python-tools";
 
 /// The processors for which the index has all of the programs.
@@ -29,7 +31,8 @@ const PYTHON_MIN: (u64, u64) = (3, 10);
 /// A program from the index.
 pub(crate) struct PythonTool {
     program: &'static str,
-    /// What pip installs for it, from the workspace's root: versions, with the hashes of what may be downloaded.
+    /// What pip installs for it, from the workspace's root: versions, with the hashes of what may
+    /// be downloaded.
     requirements: &'static str,
     /// Whether one that this machine has will do.
     own: HostVersion,

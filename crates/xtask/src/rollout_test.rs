@@ -1,6 +1,6 @@
-//! `cargo xtask rollout-test`: builds the images, and runs the pods of the Kubernetes manifests on this machine's container
-//! engine, where they are replaced under the eyes of clients. The tests start and stop all of it; whatever happens to them,
-//! it is gone at the end.
+//! `cargo xtask rollout-test`: builds the images, and runs the pods of the Kubernetes manifests on
+//! this machine's container engine, where they are replaced under the eyes of clients. The tests
+//! start and stop all of it; whatever happens to them, it is gone at the end.
 
 use std::{process::ExitCode, time::Duration};
 
@@ -22,7 +22,8 @@ const LABEL: &str = "tickstorm.rollout-test";
 /// All dependencies and both binaries take about five minutes on two cores.
 const BUILD_TIME_MAX: Duration = Duration::from_secs(20 * 60);
 
-/// The tests have bounds of their own, which name the one that hangs; this is for what they don't reach.
+/// The tests have bounds of their own, which name the one that hangs; this is for what they don't
+/// reach.
 const TESTS_TIME_MAX: Duration = Duration::from_secs(15 * 60);
 
 /// Runs it all, and tells how it went.
@@ -56,7 +57,8 @@ fn test() -> Result<()> {
     tested.and(removed)
 }
 
-/// Of the whole workspace: built by itself, the package would have its libraries built once more, with fewer features.
+/// Of the whole workspace: built by itself, the package would have its libraries built once more,
+/// with fewer features.
 fn tests(arguments: &str) -> Call {
     cargo(&format!(
         "nextest run --locked --workspace --profile rollout {arguments}"

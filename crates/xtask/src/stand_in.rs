@@ -1,5 +1,6 @@
-//! Local stand-ins for the images that tests run, for machines that reach no registry of images. They are made only on request:
-//! nobody is to test against something else than what runs in production without knowing it.
+//! Local stand-ins for the images that tests run, for machines that reach no registry of images.
+//! They are made only on request: nobody is to test against something else than what runs in
+//! production without knowing it.
 
 #[cfg(test)]
 mod tests;
@@ -83,7 +84,8 @@ pub(crate) const HAPROXY: StandIn = StandIn {
     takes: "docker",
 };
 
-/// Where stand-ins are asked for, makes those of these images that are neither here nor can be pulled.
+/// Where stand-ins are asked for, makes those of these images that are neither here nor can be
+/// pulled.
 pub(crate) fn provide(images: &[&StandIn]) -> Result<()> {
     if is_requested() {
         images.iter().try_for_each(|image| image.provide())

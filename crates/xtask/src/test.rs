@@ -1,5 +1,5 @@
-//! `cargo xtask test`: the checks that a change must pass, and the report on them. What this machine lacks ends the run before the
-//! first check, and the first failure ends it there.
+//! `cargo xtask test`: the checks that a change must pass, and the report on them. What this
+//! machine lacks ends the run before the first check, and the first failure ends it there.
 
 use std::{process::ExitCode, thread};
 
@@ -19,8 +19,8 @@ use crate::{
     weight,
 };
 
-/// One check. They stand here in the order in which they run: the quick ones first, and last the tests, so that their
-/// summary ends the run.
+/// One check. They stand here in the order in which they run: the quick ones first, and last the
+/// tests, so that their summary ends the run.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Check {
     /// Formatting, for the fuzz targets too
@@ -93,15 +93,16 @@ impl Check {
             Self::Dependencies => dependencies::check(),
             Self::Deny => {
                 DENY.provide()?;
-                // Offline, so that the check itself reads nothing but the lock file and what it names.
+                // Offline, so that the check itself reads nothing but the lock file and what it
+                // names.
                 cargo("fetch --locked").run()?;
                 cargo("deny --offline --locked check bans licenses sources").run()
             }
             Self::Clippy => {
                 tool::provide_component("clippy", "clippy")?;
                 cargo("clippy --workspace --all-targets --locked -- -D warnings").run()?;
-                // The targets are compiled but not linked. Naming a libFuzzer that does not exist keeps one from being
-                // built, which would take a C++ compiler.
+                // The targets are compiled but not linked. Naming a libFuzzer that does not exist
+                // keeps one from being built, which would take a C++ compiler.
                 cargo("clippy --manifest-path fuzz/Cargo.toml --locked -- -D warnings")
                     .env("CUSTOM_LIBFUZZER_PATH", "none/libfuzzer.a")
                     .run()
@@ -134,7 +135,8 @@ fn look_for_tests(programs: &[&'static PythonTool], preflight: &mut Preflight) {
     }
 }
 
-/// The right to a table of open files of a thread's own, which the profiles of some container engines deny.
+/// The right to a table of open files of a thread's own, which the profiles of some container
+/// engines deny.
 fn tables_lack() -> Option<Lack> {
     let asking = thread::spawn(|| unshare(CloneFlags::CLONE_FILES));
     let may = asking.join().is_ok_and(|answer| answer.is_ok());
@@ -157,7 +159,8 @@ fn run_tests(programs: &[&'static PythonTool], profile: &[&str]) -> Result<()> {
     };
     nats.provide()?;
     python_tool::provide(&with_server(programs, nats))?;
-    // The programs that end-to-end tests start, built as these do: a test's time is bounded, and a build is not the test's.
+    // The programs that end-to-end tests start, built as these do: a test's time is bounded, and a
+    // build is not the test's.
     binaries().run()?;
     let (name, value) = nats.variable();
     cargo("nextest run --workspace --locked")

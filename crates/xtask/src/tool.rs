@@ -1,4 +1,5 @@
-//! The tools that tests need beyond a plain toolchain and that cargo and rustup bring: which, in which version, and their installation.
+//! The tools that tests need beyond a plain toolchain and that cargo and rustup bring: which, in
+//! which version, and their installation.
 
 use anyhow::{Context, Result};
 
@@ -63,8 +64,8 @@ pub(crate) fn component_lack(component: &str, subcommand: &str) -> Option<Lack> 
     })
 }
 
-/// Whether a tool that answered this to `--version` may stand in for `wanted`: the same major version, and no older
-/// minor one, since our configuration may use what that brought.
+/// Whether a tool that answered this to `--version` may stand in for `wanted`: the same major
+/// version, and no older minor one, since our configuration may use what that brought.
 fn suffices(answer: &str, wanted: &str) -> bool {
     let installed = answer.split_whitespace().nth(1).and_then(major_and_minor);
     match (installed, major_and_minor(wanted)) {

@@ -1,7 +1,9 @@
-//! `cargo xtask weight`: how many instructions and allocations the pieces of the hot path take, against what they took when the
-//! baseline was written. Counted, not timed: the same on a busy machine as on an idle one.
+//! `cargo xtask weight`: how many instructions and allocations the pieces of the hot path take,
+//! against what they took when the baseline was written. Counted, not timed: the same on a busy
+//! machine as on an idle one.
 //!
-//! Each piece runs twice under callgrind, the second time with twice the rounds: the difference is those rounds and nothing else.
+//! Each piece runs twice under callgrind, the second time with twice the rounds: the difference is
+//! those rounds and nothing else.
 
 use std::{
     collections::BTreeMap,
@@ -18,15 +20,16 @@ use crate::{
     preflight::Lack,
 };
 
-/// The pieces, as the crate `weight` names them, and rounds enough that nothing else counts beside them.
+/// The pieces, as the crate `weight` names them, and rounds enough that nothing else counts beside
+/// them.
 const PIECES: [(&str, u64); 4] = [
     ("encode", 10_000),
     ("decode", 10_000),
     ("session", 10_000),
     ("fan_out", 100),
 ];
-/// By how many percent more instructions than the baseline's are put up with: what another patch version of the compiler or
-/// another processor's `memcpy` make of the same code.
+/// By how many percent more instructions than the baseline's are put up with: what another patch
+/// version of the compiler or another processor's `memcpy` make of the same code.
 const TOLERANCE_PERCENT: u64 = 3;
 const RENEW: &str = "cargo xtask weight --renew";
 
@@ -58,7 +61,8 @@ enum Verdict {
     Heavier,
 }
 
-/// Weighs all pieces and fails where one is heavier than its baseline; or, to `renew`, writes the baseline.
+/// Weighs all pieces and fails where one is heavier than its baseline; or, to `renew`, writes the
+/// baseline.
 pub(crate) fn run(renew: bool) -> Result<()> {
     if let Some(lack) = valgrind_lack() {
         bail!("this machine lacks {lack}");

@@ -24,7 +24,8 @@ use crate::options::CommonOptions;
 use crate::report::Report;
 use crate::run::{ScenarioRun, cores_note};
 
-/// AUTHs with tokens just before every second tick: how late that tick is released, beside the ticks between them.
+/// AUTHs with tokens just before every second tick: how late that tick is released, beside the
+/// ticks between them.
 #[derive(Debug, clap::Args)]
 pub(crate) struct AuthScenario {
     #[command(flatten)]
@@ -32,7 +33,8 @@ pub(crate) struct AuthScenario {
     /// How many tokens the edge knows; STREAM_TOKENS_FILE is made for the run.
     #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     tokens: u32,
-    /// How many connections send AUTH together before a tick. In turn they begin 0.5, 1, 1.5 ms and so on to 6 ms before it.
+    /// How many connections send AUTH together before a tick. In turn they begin 0.5, 1, 1.5 ms and
+    /// so on to 6 ms before it.
     #[arg(long, value_name = "N", default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=2_000))]
     auths: u32,
     /// How many of a hundred AUTHs have a token that the edge does not know.
@@ -43,13 +45,16 @@ pub(crate) struct AuthScenario {
     ticks: u32,
 }
 
-/// AUTHs begin so long before their tick, times 1 to [`LEADS`] in turn: within the last milliseconds, where the edge is
-/// busy with them at the tick's time, and at no fixed distance from it.
+/// AUTHs begin so long before their tick, times 1 to [`LEADS`] in turn: within the last
+/// milliseconds, where the edge is busy with them at the tick's time, and at no fixed distance from
+/// it.
 const LEAD_STEP: Duration = Duration::from_micros(500);
 const LEADS: u32 = 12;
-/// Nobody sends a heartbeat in so many milliseconds before a tick; in them the connections for AUTHs are made.
+/// Nobody sends a heartbeat in so many milliseconds before a tick; in them the connections for
+/// AUTHs are made.
 const QUIET_MS: i64 = 400;
-/// So long after a tick it has come to all; only then connections that have sent AUTH end. In milliseconds.
+/// So long after a tick it has come to all; only then connections that have sent AUTH end. In
+/// milliseconds.
 const SETTLED_MS: i64 = 200;
 /// Connections that are made with less time than this before a tick send AUTH before the next one.
 const ACCEPTED_WITHIN: Duration = Duration::from_millis(50);
@@ -145,7 +150,8 @@ impl AuthScenario {
     }
 }
 
-/// Lets all of `crowd` send AUTH `lead` before a tick, and gives what became of them once the tick is over.
+/// Lets all of `crowd` send AUTH `lead` before a tick, and gives what became of them once the tick
+/// is over.
 fn send(
     mut crowd: AuthCrowd,
     run: &ScenarioRun,

@@ -1,5 +1,5 @@
-//! Micro-batches: the first tick after a quiet time goes out at once, further ones within the window go out together at its
-//! end. A lone tick never waits; a burst is never sent one by one.
+//! Micro-batches: the first tick after a quiet time goes out at once, further ones within the
+//! window go out together at its end. A lone tick never waits; a burst is never sent one by one.
 
 use std::time::Duration;
 
@@ -48,8 +48,9 @@ impl Batch {
         self.pending.push(tick);
     }
 
-    /// When what is pending is to be sent; none where nothing is. As many as the largest frame holds do not wait for the
-    /// window, so that no burst makes this grow beyond them and one message.
+    /// When what is pending is to be sent; none where nothing is. As many as the largest frame
+    /// holds do not wait for the window, so that no burst makes this grow beyond them and one
+    /// message.
     pub(crate) fn due(&self) -> Option<Mono> {
         match self.pending.len() {
             0 => None,

@@ -1,6 +1,7 @@
-//! The hot loop: one frame (or the few that have become due meanwhile, joined) to every subscriber that lacks just that. For
-//! each one `send(2)`, which the caller passes in, and nothing else in it: no lock, no allocation, no log. What does not go
-//! through whole is written down for the slow path; nothing is closed or woken from here.
+//! The hot loop: one frame (or the few that have become due meanwhile, joined) to every subscriber
+//! that lacks just that. For each one `send(2)`, which the caller passes in, and nothing else in
+//! it: no lock, no allocation, no log. What does not go through whole is written down for the slow
+//! path; nothing is closed or woken from here.
 
 use std::os::fd::RawFd;
 
@@ -11,7 +12,8 @@ use tickstorm_timebase::Epoch;
 use super::ring::{FeedFrame, Ring};
 use super::subscribers::Entry;
 
-/// Sends before everything else has its turn, so that heartbeats and accepts stay alive during a fan-out: 3 to 5 ms of the kernel's TCP.
+/// Sends before everything else has its turn, so that heartbeats and accepts stay alive during a
+/// fan-out: 3 to 5 ms of the kernel's TCP.
 pub(crate) const CHUNK: usize = 1_024;
 /// The most bytes that are joined into one send.
 const JOIN_MAX: usize = 256 * 1_024;
@@ -72,7 +74,8 @@ impl Leftovers {
 }
 
 impl Sweep {
-    /// A sweep over the first `len` entries of what the ring holds from frame `base` on; none where that is nothing.
+    /// A sweep over the first `len` entries of what the ring holds from frame `base` on; none where
+    /// that is nothing.
     pub(crate) fn begin(ring: &Ring, base: u64, start: usize, len: usize) -> Option<Self> {
         let mut frames = Vec::new();
         let mut size = 0;
@@ -111,7 +114,8 @@ impl Sweep {
         self.base + self.parts.len() as u64
     }
 
-    /// Visits up to `chunk` entries; true when all have been visited. Who is over `behind_max` frames behind is named.
+    /// Visits up to `chunk` entries; true when all have been visited. Who is over `behind_max`
+    /// frames behind is named.
     pub(crate) fn run(
         &mut self,
         entries: &mut [Entry],

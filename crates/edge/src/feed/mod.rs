@@ -1,6 +1,7 @@
-//! A feed: one stream of frames on a shard, a mode at its time or ahead of it. Ticks come in by [`Feed::release`] (or as a
-//! burst by [`Feed::offer`], the same entry), go through the batch into the ring, and out by sweeps over the subscribers.
-//! A feed knows no connections: whoever owns them applies what it says.
+//! A feed: one stream of frames on a shard, a mode at its time or ahead of it. Ticks come in by
+//! [`Feed::release`] (or as a burst by [`Feed::offer`], the same entry), go through the batch into
+//! the ring, and out by sweeps over the subscribers. A feed knows no connections: whoever owns them
+//! applies what it says.
 
 mod batch;
 mod fanout;
@@ -36,7 +37,8 @@ pub(crate) struct FeedLimits {
     pub(crate) max_msg_size: usize,
 }
 
-/// A waiting subscriber whose resume point the feed has passed: it joins on the slow path, and catches up from there.
+/// A waiting subscriber whose resume point the feed has passed: it joins on the slow path, and
+/// catches up from there.
 #[derive(Clone, Debug)]
 pub(crate) struct Arrival {
     pub(crate) owner: u32,
@@ -51,7 +53,8 @@ struct PassedFrame {
     number: u64,
     ticks: Vec<Tick>,
     sent_unix_us: i64,
-    /// The last resume point that it was cut for, and what came of that: many wait for the same one.
+    /// The last resume point that it was cut for, and what came of that: many wait for the same
+    /// one.
     cut: Option<(Epoch, Option<FeedFrame>)>,
 }
 
@@ -64,7 +67,8 @@ pub(crate) struct Feed {
     batch: Batch,
     ring: Ring,
     subscribers: Subscribers,
-    /// Subscribers whose resume point lies ahead of the feed, by that point: they join with the first tick after it.
+    /// Subscribers whose resume point lies ahead of the feed, by that point: they join with the
+    /// first tick after it.
     waiting: BTreeSet<(Epoch, u32)>,
     /// Frames that some of them have yet to join with.
     passed: VecDeque<PassedFrame>,
@@ -127,7 +131,8 @@ impl Feed {
         caught_up.map(Entry::fd).collect()
     }
 
-    /// The last tick that is in a frame (or the one before the first): where a new subscription stands.
+    /// The last tick that is in a frame (or the one before the first): where a new subscription
+    /// stands.
     pub(crate) fn last(&self) -> Epoch {
         self.framed
     }
@@ -156,8 +161,8 @@ impl Feed {
         self.offered = self.framed;
     }
 
-    /// Takes in ticks that did not come from the grid, with the quality they have; those at or before the last one are
-    /// passed over.
+    /// Takes in ticks that did not come from the grid, with the quality they have; those at or
+    /// before the last one are passed over.
     #[cfg(any(feature = "bench", test))]
     pub(crate) fn offer(&mut self, ticks: &[Tick]) {
         for tick in ticks {
@@ -189,14 +194,16 @@ impl Feed {
             || (is_known && self.batch.due().is_some_and(|due| due <= now))
     }
 
-    /// Turns a batch that is due into frames, unless the last ones are still going out: `sent_unix_us` and the ticks' quality
-    /// are of the moment at which a fan-out begins. Returns the first tick of what was flushed.
+    /// Turns a batch that is due into frames, unless the last ones are still going out:
+    /// `sent_unix_us` and the ticks' quality are of the moment at which a fan-out begins. Returns
+    /// the first tick of what was flushed.
     pub(crate) fn flush(&mut self, authority: &Authority, now: Mono) -> Option<Tick> {
         let is_due = self.batch.due().is_some_and(|due| due <= now);
         if self.sweep.is_some() || !is_due {
             return None;
         }
-        // The ring must hold all that no sweep has carried yet: what does not fit stays in the batch.
+        // The ring must hold all that no sweep has carried yet: what does not fit stays in the
+        // batch.
         let unswept = usize::try_from(self.ring.head() - self.unswept).unwrap_or(usize::MAX);
         let frames = self.limits.behind_max.saturating_sub(unswept);
         let per_frame = ticks_per_frame(self.limits.max_msg_size);
@@ -276,8 +283,9 @@ impl Feed {
         self.waiting.remove(&(after, owner));
     }
 
-    /// Sends to up to `chunk` subscribers with `send`; true when the sweep is over. Frames that came during a sweep go out with
-    /// the next. Calls `moved(owner, position)` for every entry that moved.
+    /// Sends to up to `chunk` subscribers with `send`; true when the sweep is over. Frames that
+    /// came during a sweep go out with the next. Calls `moved(owner, position)` for every entry
+    /// that moved.
     pub(crate) fn fan_out(
         &mut self,
         chunk: usize,
@@ -313,8 +321,8 @@ impl Feed {
     }
 }
 
-/// Where in an array of `len` the sweep of that number starts: the golden ratio of it further on than the one before, which
-/// spreads over any length.
+/// Where in an array of `len` the sweep of that number starts: the golden ratio of it further on
+/// than the one before, which spreads over any length.
 fn start_of(sweep: u64, len: usize) -> usize {
     /// The golden ratio's fraction, in parts of 2^64.
     const GOLDEN: u64 = 0x9E37_79B9_7F4A_7C15;

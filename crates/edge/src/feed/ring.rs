@@ -1,5 +1,6 @@
-//! A feed's recent frames, numbered from 0 on. Whoever is behind holds a number into this ring instead of a queue of its own;
-//! a number that the ring has let go of is the sign of a slow consumer, never of lost bytes.
+//! A feed's recent frames, numbered from 0 on. Whoever is behind holds a number into this ring
+//! instead of a queue of its own; a number that the ring has let go of is the sign of a slow
+//! consumer, never of lost bytes.
 
 use std::collections::VecDeque;
 

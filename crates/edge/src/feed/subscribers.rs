@@ -1,13 +1,16 @@
-//! The dense array of a feed's subscribers: what the hot loop runs over. An entry is a descriptor and the number of the frame
-//! that it lacks next, 16 bytes, in connection order (memory order: random order costs 7 to 13 %).
+//! The dense array of a feed's subscribers: what the hot loop runs over. An entry is a descriptor
+//! and the number of the frame that it lacks next, 16 bytes, in connection order (memory order:
+//! random order costs 7 to 13 %).
 //!
-//! The array may change while a fan-out is under way: a leaver leaves a hole, a newcomer is appended, and the holes are filled
-//! when the fan-out is over, each with the last entry, so that this costs as much as there were leavers and no more. Whoever
-//! owns the entries must record every move.
+//! The array may change while a fan-out is under way: a leaver leaves a hole, a newcomer is
+//! appended, and the holes are filled when the fan-out is over, each with the last entry, so that
+//! this costs as much as there were leavers and no more. Whoever owns the entries must record every
+//! move.
 
 use std::os::fd::RawFd;
 
-/// Set in `next` while the subscriber is on the slow path, so that the hot loop's one comparison passes it over.
+/// Set in `next` while the subscriber is on the slow path, so that the hot loop's one comparison
+/// passes it over.
 const BEHIND: u64 = 1 << 63;
 /// The descriptor of a hole.
 const HOLE: RawFd = -1;
@@ -33,7 +36,8 @@ impl Entry {
         self.owner
     }
 
-    /// Number of the frame it lacks next, where it is not on the slow path (the hot loop's question).
+    /// Number of the frame it lacks next, where it is not on the slow path (the hot loop's
+    /// question).
     pub(crate) fn ready_for(&self) -> u64 {
         self.next
     }
@@ -85,7 +89,8 @@ impl Subscribers {
         position
     }
 
-    /// Takes a subscriber out; gives the owner that now stands at its position, if one was moved there.
+    /// Takes a subscriber out; gives the owner that now stands at its position, if one was moved
+    /// there.
     pub(crate) fn leave(&mut self, position: u32) -> Option<u32> {
         let index = position as usize;
         if self.pinned {
@@ -106,7 +111,8 @@ impl Subscribers {
         self.pinned = true;
     }
 
-    /// The fan-out is over: fills the holes, and calls `moved(owner, position)` for every entry that moved.
+    /// The fan-out is over: fills the holes, and calls `moved(owner, position)` for every entry
+    /// that moved.
     pub(crate) fn unpin(&mut self, mut moved: impl FnMut(u32, u32)) {
         self.pinned = false;
         let mut holes = std::mem::take(&mut self.holes);

@@ -28,7 +28,8 @@ fn limits() -> FeedLimits {
     }
 }
 
-/// What the time is once a clock has told it, and the moment when that is so. The clock has announced the next 10 s.
+/// What the time is once a clock has told it, and the moment when that is so. The clock has
+/// announced the next 10 s.
 pub(crate) fn authority() -> (Authority, Mono) {
     TestTime::new().run_until(|_| true)
 }

@@ -1,4 +1,5 @@
-//! Accepting: who may come in is admission's to say; here newcomers are let in, and told why if they are not.
+//! Accepting: who may come in is admission's to say; here newcomers are let in, and told why if
+//! they are not.
 
 use std::io;
 use std::net::SocketAddr;
@@ -24,11 +25,13 @@ const STARVED_FOR: Duration = Duration::from_millis(100);
 pub(super) struct Acceptor {
     index: usize,
     waker: Waker,
-    /// Newcomers may be waiting: the listener reports only those that come after it was found empty.
+    /// Newcomers may be waiting: the listener reports only those that come after it was found
+    /// empty.
     is_pending: bool,
     /// Newcomers are refused from now on: the shard drains.
     has_ended: bool,
-    /// Until when nobody is accepted: the system has nothing to give, or MAX_HANDSHAKES leaves no room.
+    /// Until when nobody is accepted: the system has nothing to give, or MAX_HANDSHAKES leaves no
+    /// room.
     not_before: Mono,
     /// The system had nothing to give last time, and that has been logged.
     is_starved: bool,
@@ -68,7 +71,8 @@ impl Acceptor {
         self.is_pending = true;
     }
 
-    /// A handshake may have left: accepting is worth a try, unless it is the system that has nothing to give.
+    /// A handshake may have left: accepting is worth a try, unless it is the system that has
+    /// nothing to give.
     pub(super) fn try_again(&mut self) {
         if !self.is_starved {
             self.not_before = Mono::ZERO;
@@ -132,7 +136,8 @@ impl Acceptor {
         }
     }
 
-    /// Whether MAX_HANDSHAKES leaves room for one more; if not, accepting goes on when one leaves or may be evicted.
+    /// Whether MAX_HANDSHAKES leaves room for one more; if not, accepting goes on when one leaves
+    /// or may be evicted.
     fn has_room<N: Network>(&mut self, driver: &Driver<N>, at: Moment) -> bool {
         let admission = &driver.env.commons.admission;
         match admission.room(at.mono) {
@@ -147,7 +152,8 @@ impl Acceptor {
         }
     }
 
-    /// Lets a newcomer in, or tells it that the edge is full. Names the handshake whose room it has taken.
+    /// Lets a newcomer in, or tells it that the edge is full. Names the handshake whose room it has
+    /// taken.
     fn admit<N: Network>(
         &self,
         newcomer: (N::Socket, SocketAddr),
@@ -174,7 +180,8 @@ impl Acceptor {
         enter(key, connections, driver)
     }
 
-    /// Refuses the next newcomer that waits, so that closing the listener resets nobody. False if nobody waits.
+    /// Refuses the next newcomer that waits, so that closing the listener resets nobody. False if
+    /// nobody waits.
     pub(super) fn refuse_one<N: Network>(
         &self,
         connections: &mut Connections<N::Socket>,
@@ -193,8 +200,8 @@ impl Acceptor {
         }
     }
 
-    /// A permit among all connections, if there is room in this shard's table too; one for those told SERVER_FULL if either is
-    /// full; none if too many are being told.
+    /// A permit among all connections, if there is room in this shard's table too; one for those
+    /// told SERVER_FULL if either is full; none if too many are being told.
     fn permit<N: Network>(
         &self,
         connections: &Connections<N::Socket>,
@@ -209,8 +216,8 @@ impl Acceptor {
     }
 }
 
-/// Tells a newcomer why it does not come in, and lets it linger. Without a permit, because too many linger already, it is
-/// closed at once.
+/// Tells a newcomer why it does not come in, and lets it linger. Without a permit, because too many
+/// linger already, it is closed at once.
 fn turn_away<N: Network>(
     newcomer: (N::Socket, SocketAddr),
     permit: Option<Permit>,

@@ -1,5 +1,5 @@
-//! AUTH: whether it is looked at, what it is judged to be, and when the client hears of it. The rules are admission's and
-//! auth's; here they are put together.
+//! AUTH: whether it is looked at, what it is judged to be, and when the client hears of it. The
+//! rules are admission's and auth's; here they are put together.
 
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
@@ -14,7 +14,8 @@ use crate::admission::{Address, Authenticated, FailureAnswer};
 use crate::auth::Identity;
 use crate::metrics::AuthResult;
 
-/// Between which milliseconds the time is picked at random after which a failure at a shared address is answered.
+/// Between which milliseconds the time is picked at random after which a failure at a shared
+/// address is answered.
 const LATE_MS: RangeInclusive<u64> = 1_000..=5_000;
 /// What tells the clients behind a balancer apart.
 const PROXY_ADVICE: &str = "set PROXY_PROTOCOL where this version obeys it, or let the balancer keep clients' own addresses (direct return, transparent forwarding)";
@@ -98,7 +99,8 @@ impl AuthenticatedClient {
     }
 }
 
-/// What a client says of itself, fit for a log line and the operator's list: cut, control characters escaped.
+/// What a client says of itself, fit for a log line and the operator's list: cut, control
+/// characters escaped.
 fn label(text: String) -> Box<str> {
     let is_plain = |byte| matches!(byte, b' '..=b'~') && !matches!(byte, b'"' | b'\'' | b'\\');
     if text.len() <= LABEL_MAX && text.bytes().all(is_plain) {

@@ -30,8 +30,8 @@ impl<N: Network> Driver<N> {
         connection: &Connection<N::Socket>,
         error: &io::Error,
     ) -> CloseReason {
-        // TCP_USER_TIMEOUT ends a closed window of a living peer too. A subscriber always has output on its way before
-        // keepalive would ask after it: it did not read.
+        // TCP_USER_TIMEOUT ends a closed window of a living peer too. A subscriber always has
+        // output on its way before keepalive would ask after it: it did not read.
         let has_outbox = connection
             .served()
             .is_some_and(|served| served.outbox.is_some());
@@ -43,8 +43,9 @@ impl<N: Network> Driver<N> {
         }
     }
 
-    /// Begins the end of a connection: out of its feed, then an ERROR if one fits, after which it lingers, so that unread input
-    /// does not turn the close into a reset that destroys the ERROR on its way. One that lingers already is over.
+    /// Begins the end of a connection: out of its feed, then an ERROR if one fits, after which it
+    /// lingers, so that unread input does not turn the close into a reset that destroys the ERROR
+    /// on its way. One that lingers already is over.
     pub(super) fn close(
         &mut self,
         connection: &mut Connection<N::Socket>,

@@ -1,5 +1,6 @@
-//! [`Connection`]: one client's connection, and the [`Stage`] that it is in. It knows its own rules (whether it is read, by when
-//! something must happen, how it ends) and touches neither its socket nor another part of the shard.
+//! [`Connection`]: one client's connection, and the [`Stage`] that it is in. It knows its own rules
+//! (whether it is read, by when something must happen, how it ends) and touches neither its socket
+//! nor another part of the shard.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -16,8 +17,8 @@ use super::time::Moment;
 use super::wheel::Turn;
 use crate::admission::{HandshakePermit, Permit};
 
-/// SUBSCRIBEs that may wait for the time to be known; with one more the connection is not read. Their ACKs fit the control
-/// buffer.
+/// SUBSCRIBEs that may wait for the time to be known; with one more the connection is not read.
+/// Their ACKs fit the control buffer.
 pub(super) const ASKED_MAX: usize = 32;
 /// How long a connection is read after its ERROR was sent.
 pub(super) const LINGER: Duration = Duration::from_secs(1);
@@ -92,7 +93,8 @@ impl Served {
         !self.asked.is_empty() && self.asked_in != env.generation()
     }
 
-    /// Whether nothing may be read: answers wait for the socket already, or for the time to be known.
+    /// Whether nothing may be read: answers wait for the socket already, or for the time to be
+    /// known.
     fn is_blocked(&self) -> bool {
         let holds_control = self.outbox.as_ref().is_some_and(|out| out.holds_control());
         holds_control || self.asked.len() > ASKED_MAX
@@ -120,7 +122,8 @@ impl AfterStep {
 pub(super) struct Farewell {
     /// What it is counted as.
     pub(super) reason: CloseReason,
-    /// Whether an ERROR may be sent: the stream is at a frame's boundary, and nothing waits for the socket.
+    /// Whether an ERROR may be sent: the stream is at a frame's boundary, and nothing waits for the
+    /// socket.
     pub(super) is_clear: bool,
     /// Whether it was being read, so that the socket's readiness is known.
     pub(super) was_read: bool,
@@ -221,7 +224,8 @@ impl<S> Connection<S> {
         }
     }
 
-    /// Takes input again, beginning with what the session has kept, if nothing holds it up any longer. True if so.
+    /// Takes input again, beginning with what the session has kept, if nothing holds it up any
+    /// longer. True if so.
     pub(super) fn resume(&mut self, now: Mono) -> bool {
         let may_go_on = self.served().is_some() && !self.is_read() && !self.is_blocked();
         if may_go_on {
@@ -277,8 +281,8 @@ impl<S> Connection<S> {
         }
     }
 
-    /// Why a handshake is closed whose room another one needs; none if it is no handshake. If the answer to a wrong AUTH was
-    /// only to come late, it comes now.
+    /// Why a handshake is closed whose room another one needs; none if it is no handshake. If the
+    /// answer to a wrong AUTH was only to come late, it comes now.
     pub(super) fn eviction(&self, env: &Env) -> Option<CloseReason> {
         match self.stage {
             Stage::Handshake { .. } => Some(CloseReason::AuthTimeout {
@@ -289,7 +293,8 @@ impl<S> Connection<S> {
         }
     }
 
-    /// Begins its end for `reason`: it gives back everything but its socket and slot. None if its end had begun already.
+    /// Begins its end for `reason`: it gives back everything but its socket and slot. None if its
+    /// end had begun already.
     pub(super) fn end(&mut self, reason: CloseReason, now: Mono) -> Option<Farewell> {
         let was_read = self.is_read();
         let until = now + LINGER;

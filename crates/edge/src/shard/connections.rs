@@ -1,5 +1,5 @@
-//! [`Connections`]: which connection is at which slot. Slots are used again, so whoever remembers a connection remembers its
-//! [`Key`], and gets it back only while it is the same one.
+//! [`Connections`]: which connection is at which slot. Slots are used again, so whoever remembers a
+//! connection remembers its [`Key`], and gets it back only while it is the same one.
 
 use slab::Slab;
 

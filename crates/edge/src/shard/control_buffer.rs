@@ -1,7 +1,8 @@
-//! [`ControlBuffer`]: the control frames that answer one read, so that they go out by one send. One serves all connections of a
-//! shard, each in its turn.
+//! [`ControlBuffer`]: the control frames that answer one read, so that they go out by one send. One
+//! serves all connections of a shard, each in its turn.
 
-/// Bytes of control frames from which on they are sent before more are made: the answers to a handshake, and to some heartbeats.
+/// Bytes of control frames from which on they are sent before more are made: the answers to a
+/// handshake, and to some heartbeats.
 const FULL: usize = 512;
 
 #[derive(Debug, Default)]

@@ -1,5 +1,6 @@
-//! The orderly end of a shard: nobody new comes in, and everybody who is there is sent elsewhere, spread over a time, so that
-//! other edges get no crowd. Until its turn a connection is served as ever.
+//! The orderly end of a shard: nobody new comes in, and everybody who is there is sent elsewhere,
+//! spread over a time, so that other edges get no crowd. Until its turn a connection is served as
+//! ever.
 
 use std::time::Duration;
 
@@ -18,7 +19,8 @@ use super::wheel::TURN;
 use crate::sys::network::Network;
 use crate::sys::socket::BACKLOG;
 
-/// What the last one closed has of the time: it may take its ERROR as slowly as anybody, and the wheel has to notice.
+/// What the last one closed has of the time: it may take its ERROR as slowly as anybody, and the
+/// wheel has to notice.
 pub(crate) const TIME_OF_LAST: Duration = LINGER.saturating_add(TURN.saturating_mul(3));
 /// How often connections are closed: those whose time has come, a few each time, in between ticks.
 const PACE: Duration = Duration::from_millis(10);
@@ -33,7 +35,8 @@ pub(super) struct Drain {
 }
 
 enum DrainStage {
-    /// Refuses those who wait to be accepted: no more than can have waited when it began, whoever connects on and on.
+    /// Refuses those who wait to be accepted: no more than can have waited when it began, whoever
+    /// connects on and on.
     Refusing { left: u16 },
     /// Writes down who is there.
     Counting { walk: Walk, keys: Vec<Key> },

@@ -1,5 +1,6 @@
-//! [`Driver`]: performs what the rules of a connection decide. It owns what all connections of a shard are served with, and is
-//! handed one connection at a time; that one's [`AfterStep`] goes back to whoever owns the slots.
+//! [`Driver`]: performs what the rules of a connection decide. It owns what all connections of a
+//! shard are served with, and is handed one connection at a time; that one's [`AfterStep`] goes
+//! back to whoever owns the slots.
 
 use std::io;
 use std::os::fd::AsRawFd;
@@ -20,7 +21,8 @@ use super::wheel::{Turn, Wheel};
 use crate::feed::{Arrival, FeedId};
 use crate::sys::network::{Network, Readiness};
 
-/// One read's bytes at most. A connection has no buffer of its own: all of a shard read into this one.
+/// One read's bytes at most. A connection has no buffer of its own: all of a shard read into this
+/// one.
 const SCRATCH: usize = 16 * 1024;
 /// Reads in a row: a peer that never stops sending waits for its next turn.
 const READS: usize = 4;
@@ -77,8 +79,8 @@ impl<N: Network> Driver<N> {
         AfterStep::Stays
     }
 
-    /// Reads what is there and acts on it. Reads on after a short read if that does not mean that the
-    /// socket is empty.
+    /// Reads what is there and acts on it. Reads on after a short read if that does not mean that
+    /// the socket is empty.
     pub(super) fn read(
         &mut self,
         connection: &mut Connection<N::Socket>,
@@ -128,7 +130,8 @@ impl<N: Network> Driver<N> {
         AfterStep::Stays
     }
 
-    /// Takes bytes through the session, up to their end or to where it can't go on for now, and sends the answers.
+    /// Takes bytes through the session, up to their end or to where it can't go on for now, and
+    /// sends the answers.
     fn take_input(
         &mut self,
         connection: &mut Connection<N::Socket>,
@@ -199,8 +202,8 @@ impl<N: Network> Driver<N> {
         }
     }
 
-    /// Lets a waiting subscriber join the feed, which has passed its resume point, on the slow path: the frame that it joins with
-    /// may be on its way to the others already.
+    /// Lets a waiting subscriber join the feed, which has passed its resume point, on the slow
+    /// path: the frame that it joins with may be on its way to the others already.
     pub(super) fn arrive(
         &mut self,
         connection: &mut Connection<N::Socket>,
@@ -221,7 +224,8 @@ impl<N: Network> Driver<N> {
         self.deliver(connection, at)
     }
 
-    /// Puts a subscriber on the slow path whose socket was full for the hot loop. `rest` is the unsent tail of a frame.
+    /// Puts a subscriber on the slow path whose socket was full for the hot loop. `rest` is the
+    /// unsent tail of a frame.
     pub(super) fn take_fallen(
         &mut self,
         connection: &mut Connection<N::Socket>,
@@ -294,12 +298,14 @@ impl<N: Network> Driver<N> {
             .network
             .rearm(&connection.socket, connection.key.token());
         if let Err(error) = rearmed {
-            // The kernel has no reason to. Nobody waits for ever: the wheel looks at it when its deadline passes.
+            // The kernel has no reason to. Nobody waits for ever: the wheel looks at it when its
+            // deadline passes.
             tracing::warn!(%error, "a connection's epoll registration can't be re-armed");
         }
     }
 
-    /// Puts a connection into the wheel for its next deadline, unless it is there for an earlier turn.
+    /// Puts a connection into the wheel for its next deadline, unless it is there for an earlier
+    /// turn.
     pub(super) fn arm(&mut self, connection: &mut Connection<N::Socket>) {
         let deadline = connection.deadline(&self.env);
         if self.wheel.turn_of(deadline) < connection.armed {

@@ -1,4 +1,5 @@
-//! [`Env`]: what a shard's steps read and do not change: settings, what all shards have in common, and the time as clocks tell it.
+//! [`Env`]: what a shard's steps read and do not change: settings, what all shards have in common,
+//! and the time as clocks tell it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,7 +23,8 @@ pub(crate) struct ShardSettings {
     pub(crate) ahead: Duration,
     pub(crate) write_deadline: Duration,
     pub(crate) sockets: SocketOptions,
-    /// Whether the last microseconds before a tick are spun away: not if shards would spin against each other.
+    /// Whether the last microseconds before a tick are spun away: not if shards would spin against
+    /// each other.
     pub(crate) spin: bool,
 }
 
@@ -77,8 +79,9 @@ impl Env {
             .filter(|authority| authority.is_valid(mono))
     }
 
-    /// The same for ticks and new subscriptions: none either while subscriptions of an earlier generation are being ended, so that
-    /// none of them gets a tick of the new one before its ERROR.
+    /// The same for ticks and new subscriptions: none either while subscriptions of an earlier
+    /// generation are being ended, so that none of them gets a tick of the new one before its
+    /// ERROR.
     pub(super) fn ticking_authority(&self, mono: Mono) -> Option<&Authority> {
         self.authority(mono).filter(|_| !self.is_ending)
     }
@@ -88,8 +91,9 @@ impl Env {
         self.generation
     }
 
-    /// Takes over the time as it is now. True if it was stepped back: then all subscriptions of before must end, and until
-    /// [`Env::end_ending`] there are neither ticks nor new subscriptions.
+    /// Takes over the time as it is now. True if it was stepped back: then all subscriptions of
+    /// before must end, and until [`Env::end_ending`] there are neither ticks nor new
+    /// subscriptions.
     pub(super) fn set_authority(&mut self, new: Option<Authority>) -> bool {
         self.authority = new;
         let Some(new) = new else { return false };
@@ -142,7 +146,8 @@ impl Env {
     }
 }
 
-/// Milliseconds from `first` to `time`. A tick is never sent before its time, so only a step makes it negative.
+/// Milliseconds from `first` to `time`. A tick is never sent before its time, so only a step makes
+/// it negative.
 fn late_ms(time: UnixTime, first: Epoch) -> f64 {
     let late_us = time
         .as_micros()

@@ -1,5 +1,5 @@
-//! [`Feeds`]: a shard's four feeds, and where each connection stands in them. Memberships lie here and not in the connections,
-//! so that whoever joins, leaves or is moved is recorded in one place.
+//! [`Feeds`]: a shard's four feeds, and where each connection stands in them. Memberships lie here
+//! and not in the connections, so that whoever joins, leaves or is moved is recorded in one place.
 
 use std::os::fd::RawFd;
 
@@ -11,7 +11,8 @@ use crate::feed::{Arrival, CHUNK, Entry, Feed, FeedFrame, FeedId, Leftovers};
 
 /// Frames of the ring that are offered to a socket by one call.
 const FRAMES: usize = 64;
-/// Of so many chunks one goes to an ahead feed, if any has work: the feeds at their time have the others.
+/// Of so many chunks one goes to an ahead feed, if any has work: the feeds at their time have the
+/// others.
 const AHEAD_SHARE: u64 = 4;
 
 /// A connection's place in the feeds.
@@ -89,9 +90,10 @@ impl Feeds {
         self.feed(id).offer(ticks);
     }
 
-    /// The feed whose turn it is among those that have something to send; new frames can be made only while the time `is_known`.
-    /// At-time feeds go before ahead feeds but for one chunk in [`AHEAD_SHARE`]; of its kind, the one that has waited longest comes
-    /// first. So each gets its share, however much another one has to send.
+    /// The feed whose turn it is among those that have something to send; new frames can be made
+    /// only while the time `is_known`. At-time feeds go before ahead feeds but for one chunk in
+    /// [`AHEAD_SHARE`]; of its kind, the one that has waited longest comes first. So each gets its
+    /// share, however much another one has to send.
     pub(super) fn next_to_send(&self, mono: Mono, is_known: bool) -> Option<FeedId> {
         let favours_ahead = self.chunks % AHEAD_SHARE == AHEAD_SHARE - 1;
         let with_work = FeedId::ALL
@@ -145,7 +147,8 @@ impl Feeds {
         feeds.any(|feed| feed.subscribers().len() > 0)
     }
 
-    /// Lets a connection join a feed behind its last frame, or wait until the feed passes a `start` that lies ahead of it.
+    /// Lets a connection join a feed behind its last frame, or wait until the feed passes a `start`
+    /// that lies ahead of it.
     pub(super) fn enter(
         &mut self,
         slot: u32,
@@ -250,7 +253,8 @@ impl Feeds {
         }
     }
 
-    /// Takes a subscriber off the slow path: it has everything before `next`, and the hot loop goes on with it.
+    /// Takes a subscriber off the slow path: it has everything before `next`, and the hot loop goes
+    /// on with it.
     pub(super) fn catch_up(&mut self, slot: u32, next: u64) {
         if let Some((feed, position)) = self.joined(slot) {
             feed.subscribers().entry(position).advance(next);

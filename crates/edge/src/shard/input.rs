@@ -1,5 +1,5 @@
-//! A client's bytes: through its session, and what each frame asks for. Answers are appended to the control buffer; nothing is
-//! read or sent here.
+//! A client's bytes: through its session, and what each frame asks for. Answers are appended to the
+//! control buffer; nothing is read or sent here.
 
 use std::os::fd::AsRawFd;
 
@@ -16,7 +16,8 @@ use super::subscription::{SubscribeOutcome, subscribe};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub(super) enum InputTaken {
-    /// Up to their end, or to where the connection can't go on for now; what is left the session keeps.
+    /// Up to their end, or to where the connection can't go on for now; what is left the session
+    /// keeps.
     All,
     /// The control buffer must be sent before the rest is taken.
     ControlFull,

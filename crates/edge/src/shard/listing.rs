@@ -1,5 +1,5 @@
-//! What operators see of a shard's connections. A listing walks through all of them a connection at a time, so that no tick
-//! waits for it.
+//! What operators see of a shard's connections. A listing walks through all of them a connection at
+//! a time, so that no tick waits for it.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;

@@ -1,7 +1,9 @@
-//! A shard: the part of an edge's connections that one thread owns outright, so that nothing here is locked or atomic.
+//! A shard: the part of an edge's connections that one thread owns outright, so that nothing here
+//! is locked or atomic.
 //!
-//! One loop ([`turn`]) owns everything and hands each step `&mut` to what that step needs. What a connection does is decided by
-//! rules without I/O ([`connection`], [`input`], [`subscription`], [`outbox`], [`wheel`]); the [`driver`] performs it over a
+//! One loop ([`turn`]) owns everything and hands each step `&mut` to what that step needs. What a
+//! connection does is decided by rules without I/O ([`connection`], [`input`], [`subscription`],
+//! [`outbox`], [`wheel`]); the [`driver`] performs it over a
 //! [`Network`](crate::sys::network::Network), the kernel's or, in tests, a scripted one.
 
 mod accept;
@@ -74,7 +76,8 @@ pub type Work = std::sync::Arc<dyn Fn(&[std::os::fd::RawFd]) + Send + Sync>;
 
 /// What control and other shards may tell a shard.
 pub(crate) enum ShardCommand {
-    /// Have a table of open files of its own from now on, of at most so many, and say where it is to be seen.
+    /// Have a table of open files of its own from now on, of at most so many, and say where it is
+    /// to be seen.
     Separate(u64, oneshot::Sender<io::Result<FdTable>>),
     /// Listen on this address and say on which it really is.
     Listen(SocketAddr, oneshot::Sender<io::Result<SocketAddr>>),
@@ -85,10 +88,12 @@ pub(crate) enum ShardCommand {
     /// Send these ticks to the feed of the mode, at its time, as if they had been released now.
     #[cfg(feature = "bench")]
     Burst(Mode, Vec<Tick>),
-    /// Run this with the descriptors of all subscribers that have everything, and answer when it is done.
+    /// Run this with the descriptors of all subscribers that have everything, and answer when it is
+    /// done.
     #[cfg(feature = "bench")]
     Run(Work, oneshot::Sender<()>),
-    /// Accept nobody any more, and close all connections within this time; answer when they are closed.
+    /// Accept nobody any more, and close all connections within this time; answer when they are
+    /// closed.
     Drain(Duration, oneshot::Sender<()>),
     /// Say which connections come first, and no more than so many of them.
     List(Order, usize, oneshot::Sender<Vec<Listed>>),

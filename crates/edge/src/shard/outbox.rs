@@ -1,6 +1,6 @@
-//! What a connection still has to write, while its socket takes less than there is: the rest of a frame half sent, control
-//! frames, a replay in the making, and a position in the feed's ring. It decides what comes next and keeps every byte exactly
-//! once; it does not write.
+//! What a connection still has to write, while its socket takes less than there is: the rest of a
+//! frame half sent, control frames, a replay in the making, and a position in the feed's ring. It
+//! decides what comes next and keeps every byte exactly once; it does not write.
 
 use bytes::{Buf, Bytes};
 use tickstorm_timebase::{Authority, Mono};
@@ -16,7 +16,8 @@ pub(super) struct Outbox {
     /// What lacks of the frame (or control frames) half sent: comes before all else.
     rest: Bytes,
     rest_is_control: bool,
-    /// The ticks of the replay's frame in `rest`, until its first byte is out: till then it may still be given up.
+    /// The ticks of the replay's frame in `rest`, until its first byte is out: till then it may
+    /// still be given up.
     untouched: Option<usize>,
     control: Vec<u8>,
     /// A frame for this subscriber alone, before the feed's: empty for nearly all.
@@ -69,7 +70,8 @@ impl Outbox {
         self.control.extend_from_slice(frames);
     }
 
-    /// Puts `replay` in the place of what was still to be replayed; only a frame half sent is finished.
+    /// Puts `replay` in the place of what was still to be replayed; only a frame half sent is
+    /// finished.
     pub(super) fn set_replay(&mut self, replay: Option<Replay>) {
         if self.untouched.take().is_some() {
             self.rest = Bytes::new();
@@ -83,7 +85,8 @@ impl Outbox {
         self.own = own;
     }
 
-    /// What is to be written before the feed's frames; empty where nothing is. A frame of a replay is made here.
+    /// What is to be written before the feed's frames; empty where nothing is. A frame of a replay
+    /// is made here.
     pub(super) fn front(
         &mut self,
         max_msg_size: usize,
@@ -112,8 +115,9 @@ impl Outbox {
         self.control.is_empty() && self.own.is_empty() && self.replay.is_none()
     }
 
-    /// Takes note that `taken` bytes, some at least, went out, and gives how many of them were not of the front but of the feed's
-    /// frames. Where a frame of a replay went out, or began to, `replayed` is told of its ticks.
+    /// Takes note that `taken` bytes, some at least, went out, and gives how many of them were not
+    /// of the front but of the feed's frames. Where a frame of a replay went out, or began to,
+    /// `replayed` is told of its ticks.
     pub(super) fn consume(
         &mut self,
         taken: usize,
@@ -171,7 +175,8 @@ mod tests {
         bytes.into()
     }
 
-    /// A socket that takes `room` bytes, written to as a shard writes; gives what it got. `feed` is what the feed's ring holds.
+    /// A socket that takes `room` bytes, written to as a shard writes; gives what it got. `feed` is
+    /// what the feed's ring holds.
     fn write(outbox: &mut Outbox, feed: &mut Vec<Bytes>, room: usize) -> Vec<u8> {
         let front = outbox.front(MAX_MSG_SIZE, None).clone();
         let mut bytes = front.to_vec();

@@ -1,5 +1,6 @@
-//! The writing side beyond the hot loop: control frames, and the slow path that brings back subscribers whose socket was full.
-//! One thread does both paths of a connection, so they never race.
+//! The writing side beyond the hot loop: control frames, and the slow path that brings back
+//! subscribers whose socket was full. One thread does both paths of a connection, so they never
+//! race.
 
 use std::io::{self, IoSlice};
 use std::os::fd::AsRawFd;
@@ -44,8 +45,8 @@ enum Offer {
 }
 
 impl<N: Network> Driver<N> {
-    /// Sends the control frames that answer one read: at once, or behind what the socket has not taken yet. Begins to write an
-    /// outbox that a step has made.
+    /// Sends the control frames that answer one read: at once, or behind what the socket has not
+    /// taken yet. Begins to write an outbox that a step has made.
     pub(super) fn deliver(
         &mut self,
         connection: &mut Connection<N::Socket>,
@@ -107,8 +108,8 @@ impl<N: Network> Driver<N> {
         }
     }
 
-    /// Puts a connection with an outbox on the slow path: the hot loop passes it over, its socket reports when it takes output,
-    /// and the write deadline runs.
+    /// Puts a connection with an outbox on the slow path: the hot loop passes it over, its socket
+    /// reports when it takes output, and the write deadline runs.
     pub(super) fn wait_for_output(&mut self, connection: &mut Connection<N::Socket>) {
         self.feeds.fall_behind(connection.key.slot);
         self.rearm(connection);
@@ -170,7 +171,8 @@ impl<N: Network> Driver<N> {
     }
 }
 
-/// What comes next for a connection: what its outbox holds, then its feed's frames. If that is nothing, it has caught up.
+/// What comes next for a connection: what its outbox holds, then its feed's frames. If that is
+/// nothing, it has caught up.
 fn offer(
     outbox: &mut Outbox,
     slot: u32,
@@ -194,8 +196,8 @@ fn offer(
     Ok(Offer::Bytes { front, lacking })
 }
 
-/// Takes note that the socket took `taken` bytes of an offer. A frame counts as sent with its first byte: the tail that is unsent
-/// follows in any case.
+/// Takes note that the socket took `taken` bytes of an offer. A frame counts as sent with its first
+/// byte: the tail that is unsent follows in any case.
 fn account(
     outbox: &mut Outbox,
     taken: usize,

@@ -1,5 +1,5 @@
-//! The tick's instant: which ticks are due, when the next ones are, and how to wait for them. Release and first send are one look
-//! at the clock.
+//! The tick's instant: which ticks are due, when the next ones are, and how to wait for them.
+//! Release and first send are one look at the clock.
 
 use std::sync::atomic::Ordering;
 
@@ -12,7 +12,8 @@ use super::feeds::Feeds;
 use crate::feed::FeedId;
 use crate::sys::network::WaitFor;
 
-/// When the next ticks are due, so that a look at the clock says whether there is something to release.
+/// When the next ticks are due, so that a look at the clock says whether there is something to
+/// release.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct NextTick {
     next_tick: Mono,
@@ -68,7 +69,8 @@ pub(super) fn observe(
     }
 }
 
-/// For when a shard's timer is set. It is not set again for a wait that it ends soon enough as it is.
+/// For when a shard's timer is set. It is not set again for a wait that it ends soon enough as it
+/// is.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct TurnTimer {
     set_for: Mono,
@@ -90,12 +92,14 @@ impl TurnTimer {
         }
     }
 
-    /// The timer has fired. It may do so before the moment it was set for: its clock may run faster than the machine's time.
+    /// The timer has fired. It may do so before the moment it was set for: its clock may run faster
+    /// than the machine's time.
     pub(super) fn has_fired(&mut self) {
         self.set_for = Mono::ZERO;
     }
 
-    /// How to wait at `mono` until `tick` is due, to the microsecond if anybody notices, or until `other`, which may be late a little.
+    /// How to wait at `mono` until `tick` is due, to the microsecond if anybody notices, or until
+    /// `other`, which may be late a little.
     pub(super) fn idle(&mut self, mono: Mono, tick: Mono, other: Mono, spins: bool) -> IdleAction {
         let until_other = other.since(mono);
         let sleep = if tick == Mono::NEVER {

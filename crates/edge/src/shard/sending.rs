@@ -17,7 +17,8 @@ use crate::sys::network::Network;
 pub(super) struct Sending {
     /// Kept for its memory.
     leftovers: Leftovers,
-    /// Subscribers that a fan-out found to be slow or gone. They have left their feed, so that none is found twice.
+    /// Subscribers that a fan-out found to be slow or gone. They have left their feed, so that none
+    /// is found twice.
     pub(super) doomed: Vec<(Key, CloseReason)>,
 }
 

@@ -1,5 +1,5 @@
-//! Serving one connection out of its slot, which is emptied when the connection is over. This is the only way from a [`Key`] to
-//! a step of the driver, so that no step can forget to.
+//! Serving one connection out of its slot, which is emptied when the connection is over. This is
+//! the only way from a [`Key`] to a step of the driver, so that no step can forget to.
 
 use tickstorm_protocol::code::CloseReason;
 
@@ -41,7 +41,8 @@ pub(super) fn close_if_open<N: Network>(
     });
 }
 
-/// Empties a slot, which closes the socket. It leaves the epoll at once: whoever else still has it open keeps nothing reported.
+/// Empties a slot, which closes the socket. It leaves the epoll at once: whoever else still has it
+/// open keeps nothing reported.
 pub(super) fn forget<N: Network>(
     slot: u32,
     connections: &mut Connections<N::Socket>,

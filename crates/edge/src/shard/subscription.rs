@@ -1,5 +1,6 @@
-//! SUBSCRIBE: what a client gets first, where it joins its feed, and what it leaves. The rules themselves are timebase's
-//! ([`tickstorm_timebase::plan`]); here they are applied to a connection and the feeds.
+//! SUBSCRIBE: what a client gets first, where it joins its feed, and what it leaves. The rules
+//! themselves are timebase's ([`tickstorm_timebase::plan`]); here they are applied to a connection
+//! and the feeds.
 
 use std::os::fd::AsRawFd;
 
@@ -26,7 +27,8 @@ pub(super) enum SubscribeOutcome {
     Refused(CloseReason),
 }
 
-/// Acts on a SUBSCRIBE: now, or when the time is known and those before it are served. Appends ACKs to the control buffer.
+/// Acts on a SUBSCRIBE: now, or when the time is known and those before it are served. Appends ACKs
+/// to the control buffer.
 pub(super) fn subscribe<S: AsRawFd>(
     connection: &mut Connection<S>,
     request: Request,
@@ -59,8 +61,8 @@ pub(super) fn serve_asked<S: AsRawFd>(
     serve(connection, &asked, authority, context)
 }
 
-/// Answers each request in order; the last one is served. A frame half sent is finished, the rest of the old subscription is
-/// dropped.
+/// Answers each request in order; the last one is served. A frame half sent is finished, the rest
+/// of the old subscription is dropped.
 fn serve<S: AsRawFd>(
     connection: &mut Connection<S>,
     requests: &[Request],
@@ -116,7 +118,8 @@ fn plan_for(
     let ahead = request
         .ahead
         .then(|| feeds.last(FeedId::ahead(request.mode)));
-    // After a stall the feed at its time sends first: what the ahead feed has yet to send is not to be replayed too.
+    // After a stall the feed at its time sends first: what the ahead feed has yet to send is not to
+    // be replayed too.
     let released = ahead.unwrap_or(Epoch::from_ms(i64::MAX)).min(at_time);
     let time = authority.time_at(mono);
     let window = env.settings().feeds.resume_window;

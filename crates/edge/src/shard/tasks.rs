@@ -1,4 +1,5 @@
-//! [`ShardTask`]: work over all connections of a shard, done a connection at a time, so that no tick and no client waits for it.
+//! [`ShardTask`]: work over all connections of a shard, done a connection at a time, so that no
+//! tick and no client waits for it.
 
 use std::collections::VecDeque;
 
@@ -15,7 +16,8 @@ use crate::sys::network::Network;
 
 /// A walk over all connections, and what is done to each.
 pub(super) enum ShardTask {
-    /// Authority time was stepped back: every subscription of before ends, and those that waited for the time then.
+    /// Authority time was stepped back: every subscription of before ends, and those that waited
+    /// for the time then.
     EndSubscriptions(Walk),
     /// The time is known: every SUBSCRIBE that waited for it is served.
     ServeAskers(Walk),

@@ -1,5 +1,6 @@
-//! A shard's thread. Every shard makes its epoll, timer and waker and says so; only when all have does control let each have a
-//! table of open files of its own, if it is to, and only then make listeners.
+//! A shard's thread. Every shard makes its epoll, timer and waker and says so; only when all have
+//! does control let each have a table of open files of its own, if it is to, and only then make
+//! listeners.
 
 use std::io;
 use std::net::SocketAddr;
@@ -27,8 +28,8 @@ use crate::sys::fd_table::{self, FdTable};
 use crate::sys::kernel::Kernel;
 use crate::sys::socket;
 
-/// Open files that a shard has beside those at hand when it begins and its connections: its listener, and what closes a little later
-/// than it is counted out.
+/// Open files that a shard has beside those at hand when it begins and its connections: its
+/// listener, and what closes a little later than it is counted out.
 const SPARE: usize = 16;
 /// Commands that are obeyed in a row.
 const COMMANDS: usize = 16;
@@ -40,7 +41,8 @@ pub(crate) struct ShardThread {
     pub(crate) thread: JoinHandle<()>,
 }
 
-/// Starts the thread of shard `index`. Its epoll, timer and waker are made here, so that they are in all tables of open files.
+/// Starts the thread of shard `index`. Its epoll, timer and waker are made here, so that they are
+/// in all tables of open files.
 ///
 /// # Errors
 /// The system has no descriptor or thread to give.
@@ -96,7 +98,8 @@ fn run(
             break;
         }
         if let Err(error) = shard.turn() {
-            // Without its epoll or timer it sends no tick: the process ends, rather than be a ghost (panics abort in release).
+            // Without its epoll or timer it sends no tick: the process ends, rather than be a ghost
+            // (panics abort in release).
             tracing::error!(%error, "a shard's epoll failed");
             panic!("a shard's epoll failed: {error}");
         }
@@ -157,7 +160,8 @@ fn obey(shard: &mut Shard<Kernel, SystemClock>, command: ShardCommand) {
     }
 }
 
-/// Gives this shard's thread a table of open files of its own, of at most `limit`, and bounds its connections by that.
+/// Gives this shard's thread a table of open files of its own, of at most `limit`, and bounds its
+/// connections by that.
 fn separate(shard: &mut Shard<Kernel, SystemClock>, limit: u64) -> io::Result<FdTable> {
     fd_table::separate()?;
     let table = FdTable::of_this_thread()?;

@@ -1,12 +1,13 @@
-//! A shard's own time, in which deadlines are kept: the machine's, less all the time that the edge itself stood still. So an
-//! edge's pause costs no client its connection, and shifting 100,000 deadlines is one addition.
+//! A shard's own time, in which deadlines are kept: the machine's, less all the time that the edge
+//! itself stood still. So an edge's pause costs no client its connection, and shifting 100,000
+//! deadlines is one addition.
 
 use std::time::Duration;
 
 use tickstorm_timebase::{Clock, Mono};
 
-/// A gap of more than this between two looks at the clock means that the edge stood still. The wheel turns every
-/// [`super::wheel::TURN`], so there is a look at least that often.
+/// A gap of more than this between two looks at the clock means that the edge stood still. The
+/// wheel turns every [`super::wheel::TURN`], so there is a look at least that often.
 const STALL: Duration = Duration::from_millis(500);
 
 /// One look at the clock.

@@ -1,6 +1,7 @@
-//! [`Shard`]: the loop of one shard. A turn releases what is due, sends one chunk, and then gives everything else that waits its share of
-//! time; what is left has its turn after the next chunk. Work comes in pieces of one connection each. Between two of them the loop looks at
-//! the clock, and a tick that has become due ends the turn.
+//! [`Shard`]: the loop of one shard. A turn releases what is due, sends one chunk, and then gives
+//! everything else that waits its share of time; what is left has its turn after the next chunk.
+//! Work comes in pieces of one connection each. Between two of them the loop looks at the clock,
+//! and a tick that has become due ends the turn.
 
 use std::hint;
 use std::io;
@@ -32,7 +33,8 @@ use crate::feed::FeedId;
 use crate::sys::network::{Network, NetworkEvent, WaitFor};
 use crate::sys::waker::Waker;
 
-/// How long each kind of work other than the fan-out goes on in a turn. With all kinds at once a chunk waits some 2 ms.
+/// How long each kind of work other than the fan-out goes on in a turn. With all kinds at once a
+/// chunk waits some 2 ms.
 const SHARE: Duration = Duration::from_micros(300);
 
 /// Everything that one shard owns.
@@ -330,7 +332,8 @@ impl<N: Network, C: Clock> Shard<N, C> {
             }
         }
         if matches!(task, ShardTask::EndSubscriptions(_)) {
-            // From now on ticks of the new time may be sent, and the SUBSCRIBEs served that came meanwhile.
+            // From now on ticks of the new time may be sent, and the SUBSCRIBEs served that came
+            // meanwhile.
             self.driver.env.end_ending();
             self.due.forget();
             self.serve_askers();

@@ -42,7 +42,8 @@ impl Waiting {
         self.drain.as_ref().map_or(Mono::NEVER, Drain::due)
     }
 
-    /// The next connection whose turn of the wheel has come. A slot that many passed through at once does not keep their memory.
+    /// The next connection whose turn of the wheel has come. A slot that many passed through at
+    /// once does not keep their memory.
     pub(super) fn next_passed(&mut self) -> Option<(Key, Turn)> {
         let slot = self.passed.front_mut()?;
         let next = slot.pop();

@@ -1,5 +1,5 @@
-//! One tick's way through a shard, from the batch to the last send and the counters, for whoever weighs it: the sockets are one
-//! that takes everything, and time is what the caller says.
+//! One tick's way through a shard, from the batch to the last send and the counters, for whoever
+//! weighs it: the sockets are one that takes everything, and time is what the caller says.
 
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::Arc;

@@ -1,5 +1,6 @@
-//! One coarse wheel of deadlines a shard, instead of 100,000 timers. A connection stands in it once; a heartbeat touches
-//! nothing here: when its turn comes, the connection says whether its deadline has really passed or when to ask again.
+//! One coarse wheel of deadlines a shard, instead of 100,000 timers. A connection stands in it
+//! once; a heartbeat touches nothing here: when its turn comes, the connection says whether its
+//! deadline has really passed or when to ask again.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -8,7 +9,8 @@ use tickstorm_timebase::Mono;
 
 use super::key::Key;
 
-/// How often the wheel turns. A deadline is met within two turns, and what the machine adds: the protocol allows 500 ms.
+/// How often the wheel turns. A deadline is met within two turns, and what the machine adds: the
+/// protocol allows 500 ms.
 pub(super) const TURN: Duration = Duration::from_nanos(TURN_NS);
 const TURN_NS: u64 = 100_000_000;
 /// Slots: 51 s. What lies further ahead is asked again then.
@@ -43,8 +45,8 @@ impl Wheel {
         }
     }
 
-    /// Puts `key` in for `deadline` and gives the turn at which it will come. Of several entries of one connection the one
-    /// whose turn it remembers counts.
+    /// Puts `key` in for `deadline` and gives the turn at which it will come. Of several entries of
+    /// one connection the one whose turn it remembers counts.
     pub(super) fn arm(&mut self, key: Key, deadline: Mono) -> Turn {
         let furthest = self.next.0 + SLOTS as u64 - 1;
         let turn = Turn(Turn::after(deadline).0.clamp(self.next.0, furthest));

@@ -3,7 +3,8 @@
 /// What a shard does beside sending, in the order in which it gets to it.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum WorkKind {
-    /// Those are closed that a fan-out found to be slow or gone: what their sockets report has no better reason.
+    /// Those are closed that a fan-out found to be slow or gone: what their sockets report has no
+    /// better reason.
     Doomed,
     Events,
     Deadlines,

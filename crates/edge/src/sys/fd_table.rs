@@ -1,8 +1,10 @@
-//! A table of open files of a thread's own, by which one process holds more sockets than the limit of open files lets it.
+//! A table of open files of a thread's own, by which one process holds more sockets than the limit
+//! of open files lets it.
 //!
-//! What was opened before [`separate`] stands in both tables under the same number: so do the eventfds by which threads wake
-//! each other, and so must every shard's. What is opened after it has a number in its own thread's table only, where another
-//! thread's number names a stranger: no descriptor may cross threads from then on.
+//! What was opened before [`separate`] stands in both tables under the same number: so do the
+//! eventfds by which threads wake each other, and so must every shard's. What is opened after it
+//! has a number in its own thread's table only, where another thread's number names a stranger: no
+//! descriptor may cross threads from then on.
 
 use std::fs;
 use std::io;
@@ -13,8 +15,9 @@ use nix::sched::{CloneFlags, unshare};
 use nix::sys::socket::{AddressFamily, SockaddrLike, SockaddrStorage, getsockname};
 use nix::unistd::close;
 
-/// Gives this thread a table of its own. Of what it shared with others it keeps all but their connections and listeners: a copy
-/// left here would keep those open when their owner closes them. None is this thread's, since it makes its first one after this.
+/// Gives this thread a table of its own. Of what it shared with others it keeps all but their
+/// connections and listeners: a copy left here would keep those open when their owner closes them.
+/// None is this thread's, since it makes its first one after this.
 pub(crate) fn separate() -> io::Result<()> {
     unshare(CloneFlags::CLONE_FILES)?;
     let inherited: Vec<RawFd> = numbers(&FdTable::of_this_thread()?.0)?;
@@ -67,7 +70,8 @@ fn numbers(table: &Path) -> io::Result<Vec<RawFd>> {
     Ok(numbers)
 }
 
-/// Whether `fd` is a socket of IP. Others stay: by such a pair tokio hears of signals in every runtime.
+/// Whether `fd` is a socket of IP. Others stay: by such a pair tokio hears of signals in every
+/// runtime.
 fn is_of_the_network(fd: RawFd) -> bool {
     let family = getsockname::<SockaddrStorage>(fd)
         .ok()

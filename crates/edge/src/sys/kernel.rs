@@ -1,4 +1,5 @@
-//! [`Kernel`]: a shard's [`Network`] as the kernel has it: one epoll for its sockets, listener, timer and waker.
+//! [`Kernel`]: a shard's [`Network`] as the kernel has it: one epoll for its sockets, listener,
+//! timer and waker.
 
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
@@ -16,7 +17,8 @@ use super::network::{Network, NetworkEvent, Readiness, Token, WaitFor};
 use super::socket::transmit;
 use super::waker::Waker;
 
-/// What a socket is first registered for: input, urgent or not, and its end. Failures are reported in any case.
+/// What a socket is first registered for: input, urgent or not, and its end. Failures are reported
+/// in any case.
 const INPUT: EventFlags = EventFlags::IN
     .union(EventFlags::PRI)
     .union(EventFlags::RDHUP)
@@ -28,7 +30,8 @@ const ENDED: EventFlags = EventFlags::RDHUP
 /// Sockets reported by one call.
 const EVENTS: usize = 128;
 
-/// Slots of the descriptors that are no connections. Connections are numbered from 0 on, and fewer than descriptors.
+/// Slots of the descriptors that are no connections. Connections are numbered from 0 on, and fewer
+/// than descriptors.
 const TIMER: u32 = u32::MAX;
 const WAKER: u32 = u32::MAX - 1;
 const LISTENER: u32 = u32::MAX - 2;
@@ -50,7 +53,8 @@ impl Kernel {
             waker: Waker::new()?,
             listener: None,
         };
-        // Edge-triggered: setting the timer again and waking again report anew, and nobody has to read either.
+        // Edge-triggered: setting the timer again and waking again report anew, and nobody has to
+        // read either.
         this.watch(&this.timer, TIMER)?;
         this.watch(&this.waker, WAKER)?;
         Ok(this)
@@ -218,7 +222,8 @@ mod tests {
         events
     }
 
-    /// The slots of the sockets that are reported within a second, which the kernel may need to deliver what was written.
+    /// The slots of the sockets that are reported within a second, which the kernel may need to
+    /// deliver what was written.
     fn reported(kernel: &mut Kernel) -> Vec<u32> {
         let mut events = Vec::new();
         kernel
@@ -377,7 +382,8 @@ mod tests {
     #[test]
     fn an_interrupted_wait_has_no_events_and_has_not_failed() {
         let mut kernel = Kernel::new().unwrap();
-        // A stopped process that goes on has its epoll_wait interrupted, whatever it does about signals.
+        // A stopped process that goes on has its epoll_wait interrupted, whatever it does about
+        // signals.
         let pid = std::process::id();
         let script = format!(
             "for n in 1 2 3; do sleep 0.1; kill -STOP {pid}; sleep 0.1; kill -CONT {pid}; done"

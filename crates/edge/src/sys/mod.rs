@@ -1,5 +1,6 @@
-//! What the edge asks of the kernel, in safe calls of `rustix`, `nix` and `socket2`. `nix` is left for the two that `rustix` has
-//! as unsafe functions only: sending to a descriptor by its number, which the hot loop does, and unshare(2).
+//! What the edge asks of the kernel, in safe calls of `rustix`, `nix` and `socket2`. `nix` is left
+//! for the two that `rustix` has as unsafe functions only: sending to a descriptor by its number,
+//! which the hot loop does, and unshare(2).
 
 pub(crate) mod fd_table;
 pub(crate) mod kernel;

@@ -1,4 +1,5 @@
-//! The listener and its options, which accepted sockets inherit, so that nothing is set per connection; and the hot loop's
+//! The listener and its options, which accepted sockets inherit, so that nothing is set per
+//! connection; and the hot loop's
 //! `send(2)`, which never waits.
 
 use std::io;
@@ -12,7 +13,8 @@ use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 
 /// Connections that wait to be accepted; the kernel cuts it to net.core.somaxconn.
 pub(crate) const BACKLOG: u16 = 4_096;
-/// Keepalive finds peers that vanished without a word: after 60 s of silence three probes 10 s apart.
+/// Keepalive finds peers that vanished without a word: after 60 s of silence three probes 10 s
+/// apart.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEPALIVE_PROBES: u32 = 3;
@@ -28,7 +30,8 @@ pub(crate) struct SocketOptions {
     pub(crate) user_timeout: Duration,
 }
 
-/// A listener of one shard: several share an address by SO_REUSEPORT, and the kernel spreads connections over them.
+/// A listener of one shard: several share an address by SO_REUSEPORT, and the kernel spreads
+/// connections over them.
 pub(crate) fn listen(addr: SocketAddr, options: SocketOptions) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
@@ -61,8 +64,9 @@ pub(crate) fn transmit(fd: RawFd, bytes: &[u8]) -> Result<usize, Errno> {
     send(fd, bytes, SEND_FLAGS)
 }
 
-/// Fails where somebody else listens on `addr` already. With SO_REUSEPORT the kernel would let a second edge of the same user
-/// in without a word, and each would get some of the connections. Two that start in the same millisecond can still both get in.
+/// Fails where somebody else listens on `addr` already. With SO_REUSEPORT the kernel would let a
+/// second edge of the same user in without a word, and each would get some of the connections. Two
+/// that start in the same millisecond can still both get in.
 pub(crate) fn check_free(addr: SocketAddr) -> io::Result<()> {
     let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;

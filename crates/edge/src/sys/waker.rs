@@ -7,8 +7,8 @@ use std::sync::Arc;
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::write;
 
-/// An eventfd that the shard's epoll watches. It is made before any thread has a table of open files of its own, so that its
-/// number means the same in all of them.
+/// An eventfd that the shard's epoll watches. It is made before any thread has a table of open
+/// files of its own, so that its number means the same in all of them.
 #[derive(Clone, Debug)]
 pub(crate) struct Waker(Arc<OwnedFd>);
 

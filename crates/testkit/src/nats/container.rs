@@ -1,5 +1,5 @@
-//! A NATS server in a container. testcontainers drives the engine, on a runtime of its own: the calls here block, so that tests of
-//! any kind can make them, and a container outlives no test.
+//! A NATS server in a container. testcontainers drives the engine, on a runtime of its own: the
+//! calls here block, so that tests of any kind can make them, and a container outlives no test.
 
 use std::sync::{Arc, LazyLock, OnceLock, mpsc};
 use std::time::Duration;
@@ -65,7 +65,8 @@ impl NatsContainer {
         Arc::clone(self.made.get().expect("it was started once"))
     }
 
-    /// What is asked of the engine. The port is fixed, since the engine would choose another one at each start.
+    /// What is asked of the engine. The port is fixed, since the engine would choose another one at
+    /// each start.
     fn request(&self) -> ContainerRequest<GenericImage> {
         let addr = self.plan.addr;
         let mut request = GenericImage::new(IMAGE, &tag())
@@ -131,8 +132,8 @@ impl Drop for NatsContainer {
     fn drop(&mut self) {
         let container = self.made.take().and_then(Arc::into_inner);
         if let Some(container) = container {
-            // Best effort: a drop must not panic, and a container left behind is seen by `docker ps`. The network goes with
-            // the last container on it.
+            // Best effort: a drop must not panic, and a container left behind is seen by `docker
+            // ps`. The network goes with the last container on it.
             let _ = wait_for(async move { container.rm().await });
         }
     }
@@ -156,7 +157,8 @@ fn on_engine<T: Send + 'static>(
     })
 }
 
-/// Waits for `future` on a runtime that outlives every test: the connections to the engine live on it.
+/// Waits for `future` on a runtime that outlives every test: the connections to the engine live on
+/// it.
 fn wait_for<T: Send + 'static>(future: impl Future<Output = T> + Send + 'static) -> T {
     static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| {
         let mut builder = Builder::new_multi_thread();

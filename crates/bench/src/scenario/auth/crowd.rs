@@ -124,8 +124,8 @@ impl AuthCrowd {
         Ok(())
     }
 
-    /// Ends all connections by a reset, so that no port is left waiting, and says what became of each
-    /// AUTH.
+    /// Ends all connections by a reset, so that no port is left waiting, and says what became of
+    /// each AUTH.
     pub(super) fn finish(mut self) -> Vec<SentAuth> {
         let clients = std::mem::take(&mut self.clients);
         clients.into_iter().map(AuthClient::finish).collect()

@@ -71,8 +71,8 @@ impl AuthOutcome {
         self.under_way.push(number(under_way));
     }
 
-    /// Counts when the tick `epoch_ms` was released: by the shard that was last, if there are several. A tick that nobody
-    /// has seen is no release; the load generator counts it as lost.
+    /// Counts when the tick `epoch_ms` was released: by the shard that was last, if there are
+    /// several. A tick that nobody has seen is no release; the load generator counts it as lost.
     pub(super) fn count_release(&mut self, epoch_ms: i64, with_auths: bool, seen: &[FrameSeen]) {
         let ticks = seen.iter().map(|seen| seen.ticks);
         let carriers = ticks

@@ -1,4 +1,5 @@
-//! How much is done between two looks at the clock, and how late that makes a tick. Every call of the script's takes 4 µs.
+//! How much is done between two looks at the clock, and how late that makes a tick. Every call of
+//! the script's takes 4 µs.
 
 use super::*;
 
@@ -6,24 +7,33 @@ const COST: Duration = Duration::from_micros(4);
 /// Calls for one connection: some reads, writes, an ERROR and what closing takes.
 const CALLS_MAX: usize = 40;
 
-/// Lets a second pass with a tick in it, with `busy` waiting for the shard just before that; judges that no more was done in a row
-/// than one connection needs, and that the tick came within a millisecond.
-fn judge(sim: &mut Sim, busy: impl FnOnce(&mut Sim)) {
-    let witness = sim.subscriber(Mode::Second, false);
-    sim.frames(witness);
-    sim.run_to_just_before_a_second();
-    {
-        let mut scene = sim.script.scene();
-        scene.cost = COST;
-        scene.calls_max = 0;
-    }
-    busy(sim);
-    sim.run_for(500 * MS);
+/// From now on calls take their time, and are counted.
+fn start_counting(sim: &Sim) {
+    let mut scene = sim.script.scene();
+    scene.cost = COST;
+    scene.calls_max = 0;
+}
+
+/// Judges that no more was done in a row than one connection needs.
+fn judge_calls(sim: &Sim) {
     let calls = sim.script.scene().calls_max;
     assert!(
         calls <= CALLS_MAX,
         "{calls} calls without a look at the clock"
     );
+}
+
+/// Lets a second pass with a tick in it, with `busy` waiting for the shard just before that; judges
+/// that no more was done in a row than one connection needs, and that the tick came within a
+/// millisecond.
+fn judge(sim: &mut Sim, busy: impl FnOnce(&mut Sim)) {
+    let witness = sim.subscriber(Mode::Second, false);
+    sim.frames(witness);
+    sim.run_to_just_before_a_second();
+    start_counting(sim);
+    busy(sim);
+    sim.run_for(500 * MS);
+    judge_calls(sim);
     let frames = sim.frames(witness);
     let batch = frames.iter().find(|frame| frame.kind == DATA_BATCH);
     let batch: DataBatch = batch.expect("a tick").decode();
@@ -67,20 +77,12 @@ fn a_step_back_of_time_ends_three_thousand_subscriptions_piece_by_piece() {
     for _ in 0..3_000 {
         sim.subscriber(Mode::Minute, false);
     }
-    {
-        let mut scene = sim.script.scene();
-        scene.cost = COST;
-        scene.calls_max = 0;
-    }
+    start_counting(&sim);
     sim.step_back(30 * SECOND);
     sim.run_for(2 * SECOND);
     let ended = sim.metrics.closed.with_label_values(&["time_stepped"]);
     assert_eq!(ended.get(), 3_000);
-    let calls = sim.script.scene().calls_max;
-    assert!(
-        calls <= CALLS_MAX,
-        "{calls} calls without a look at the clock"
-    );
+    judge_calls(&sim);
 }
 
 #[test]
@@ -100,18 +102,10 @@ fn a_drain_without_time_closes_three_thousand_piece_by_piece() {
     for _ in 0..3_000 {
         sim.subscriber(Mode::Minute, false);
     }
-    {
-        let mut scene = sim.script.scene();
-        scene.cost = COST;
-        scene.calls_max = 0;
-    }
+    start_counting(&sim);
     sim.drain(Duration::ZERO);
     sim.run_for(2 * SECOND);
-    let calls = sim.script.scene().calls_max;
-    assert!(
-        calls <= CALLS_MAX,
-        "{calls} calls without a look at the clock"
-    );
+    judge_calls(&sim);
     assert_eq!(sim.metrics.active_connections.get(), 0);
 }
 

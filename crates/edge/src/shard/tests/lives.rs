@@ -1,4 +1,5 @@
-//! Whatever happens to a shard's clients, in any order: what each gets is whole frames, and ticks without gap or duplicate.
+//! Whatever happens to a shard's clients, in any order: what each gets is whole frames, and ticks
+//! without gap or duplicate.
 
 use proptest::prelude::*;
 
@@ -111,7 +112,8 @@ impl Sim {
     }
 }
 
-/// Whether a client's stream is what a subscription promises: after each ACK of SUBSCRIBE every tick of its mode, from
+/// Whether a client's stream is what a subscription promises: after each ACK of SUBSCRIBE every
+/// tick of its mode, from
 /// `start_epoch_ms` on.
 fn judge(frames: &[RawFrame]) -> Result<(), TestCaseError> {
     let mut last = None;

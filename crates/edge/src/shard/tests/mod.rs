@@ -1,4 +1,5 @@
-//! The shard's rules in virtual time, over a scripted network: what is judged is what clients get, and when.
+//! The shard's rules in virtual time, over a scripted network: what is judged is what clients get,
+//! and when.
 
 mod bounds;
 mod lives;

@@ -1,5 +1,5 @@
-//! A scripted network in virtual time: sockets with as much room as a test gives them, costs for each call, and an account of how
-//! much is done between two looks at the clock.
+//! A scripted network in virtual time: sockets with as much room as a test gives them, costs for
+//! each call, and an account of how much is done between two looks at the clock.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, IoSlice};

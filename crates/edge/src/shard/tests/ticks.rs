@@ -1,4 +1,5 @@
-//! The way of a tick: its instant, catching up, resuming, replaying, stepping, and every feed's share.
+//! The way of a tick: its instant, catching up, resuming, replaying, stepping, and every feed's
+//! share.
 
 use super::*;
 
