@@ -95,6 +95,13 @@ impl Call {
         self
     }
 
+    /// With these files more, which are counted instead of shown.
+    pub(crate) fn with_files(mut self, files: &[String]) -> Self {
+        self.command.args(files);
+        self.shown = format!("{} ({} files)", self.shown, files.len());
+        self
+    }
+
     pub(crate) fn env(mut self, name: &str, value: &str) -> Self {
         self.command.env(name, value);
         self.shown = format!("{name}='{value}' {}", self.shown);

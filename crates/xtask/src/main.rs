@@ -11,6 +11,7 @@ mod nats;
 mod portable;
 mod preflight;
 mod process_tree;
+mod prose;
 mod python_tool;
 mod rollout_test;
 mod stand_in;

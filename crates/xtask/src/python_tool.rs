@@ -69,6 +69,13 @@ pub(crate) const NATS_SERVER: PythonTool = PythonTool {
     own: HostVersion::Exactly(&["--version"], (2, 15)),
 };
 
+/// The spelling checker of `cargo xtask test prose`.
+pub(crate) const CODESPELL: PythonTool = PythonTool {
+    program: "codespell",
+    requirements: "crates/xtask/python/codespell.txt",
+    own: HostVersion::Ignored,
+};
+
 /// What this machine lacks for the installation of those that are not here yet.
 pub(crate) fn lack(tools: &[&PythonTool]) -> Option<Lack> {
     let missing: Vec<_> = tools.iter().filter(|tool| !tool.is_here()).collect();
@@ -295,7 +302,7 @@ mod tests {
 
     #[test]
     fn every_package_is_pinned_with_hashes_the_server_in_the_version_that_containers_run() {
-        for tool in [&KUBERNETES_VALIDATE, &KUBECTL, &NATS_SERVER] {
+        for tool in [&KUBERNETES_VALIDATE, &KUBECTL, &NATS_SERVER, &CODESPELL] {
             let text = fs::read_to_string(in_workspace(tool.requirements)).unwrap();
             let packages = text.lines().filter(|line| !line.starts_with(['#', ' ']));
             for package in packages {

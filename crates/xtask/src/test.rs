@@ -13,7 +13,8 @@ use crate::{
     nats::TestNats,
     portable,
     preflight::{Lack, Preflight, Skippable, Skipped},
-    python_tool::{self, KUBECTL, KUBERNETES_VALIDATE, PythonTool},
+    prose,
+    python_tool::{self, CODESPELL, KUBECTL, KUBERNETES_VALIDATE, PythonTool},
     stopwatch::Stopwatch,
     tool::{self, DENY, NEXTEST},
     weight,
@@ -33,8 +34,8 @@ pub(crate) enum Check {
     Clippy,
     /// Whether the client compiles for Windows and macOS
     Portable,
-    /// Documentation, without a warning
-    Docs,
+    /// Spelling, wording and width of everything that is read, and rustdoc without a warning
+    Prose,
     /// Examples in the documentation
     Doctests,
     /// Instructions and allocations of the hot path, against the baseline
@@ -56,7 +57,8 @@ impl Check {
         match self {
             Self::Fmt => preflight.need(tool::component_lack("rustfmt", "fmt")),
             Self::Clippy => preflight.need(tool::component_lack("clippy", "clippy")),
-            Self::Dependencies | Self::Deny | Self::Docs | Self::Doctests => {}
+            Self::Dependencies | Self::Deny | Self::Doctests => {}
+            Self::Prose => preflight.need(python_tool::lack(&[&CODESPELL])),
             Self::Portable => preflight.skip_without(Skippable::Portable, portable::lack()),
             Self::Weight => preflight.need_for(Skippable::Weight, weight::lack()),
             Self::Tests => {
@@ -76,7 +78,7 @@ impl Check {
             | Self::Dependencies
             | Self::Deny
             | Self::Clippy
-            | Self::Docs
+            | Self::Prose
             | Self::Doctests
             | Self::Tests
             | Self::Nats => false,
@@ -108,9 +110,7 @@ impl Check {
                     .run()
             }
             Self::Portable => portable::check(),
-            Self::Docs => cargo("doc --workspace --no-deps --locked")
-                .env("RUSTDOCFLAGS", "-D warnings")
-                .run(),
+            Self::Prose => prose::check(),
             Self::Doctests => cargo("test --doc --workspace --locked").run(),
             Self::Weight => weight::run(false),
             Self::Tests if skipped.has(Skippable::PerShardTables) => {
