@@ -9,9 +9,10 @@ mod passage;
 mod rules;
 mod width;
 
-use std::fs;
+use std::{fs, path::Path};
 
 use anyhow::{Result, ensure};
+use ignore::WalkBuilder;
 
 use self::rules::Rules;
 use crate::{
@@ -75,19 +76,25 @@ fn examine(rules: &Rules, source: &Source<'_>) -> Vec<Finding> {
     findings
 }
 
-/// The files that git knows and those that it would add.
+/// The files of the workspace, without those that `.gitignore` names. Git itself is not needed.
 fn files() -> Result<Vec<String>> {
-    let options = [
-        "ls-files",
-        "-z",
-        "--cached",
-        "--others",
-        "--exclude-standard",
-    ];
-    let listed = String::from_utf8(program("git", &options).output()?)?;
-    let paths = listed.split_terminator('\0').map(str::to_owned);
-    // A file that was deleted is listed until the deletion is committed.
-    Ok(paths.filter(|path| in_workspace(path).is_file()).collect())
+    let root = in_workspace("");
+    let mut paths = Vec::new();
+    let walk = WalkBuilder::new(&root)
+        .hidden(false)
+        .require_git(false)
+        .filter_entry(|entry| entry.file_name() != ".git")
+        .sort_by_file_path(Path::cmp)
+        .build();
+    for entry in walk {
+        let path = entry?.into_path();
+        if path.is_file()
+            && let Some(path) = path.strip_prefix(&root)?.to_str()
+        {
+            paths.push(path.to_owned());
+        }
+    }
+    Ok(paths)
 }
 
 fn spell(rules: &Rules, paths: &[String]) -> Result<()> {
