@@ -1,5 +1,5 @@
-//! Accepting new connections: admits those that admission has room for, and sends the others an
-//! ERROR that says why they are refused.
+//! Accepting new connections. A connection for which admission has room is admitted; any other is
+//! sent an ERROR that gives the reason for the refusal.
 
 use std::io;
 use std::net::SocketAddr;
@@ -18,7 +18,7 @@ use crate::admission::{Evicted, Permit, Room};
 use crate::sys::network::Network;
 use crate::sys::waker::Waker;
 
-/// How long accepting pauses when the system has no file descriptor or memory left.
+/// The pause in accepting after the system has run out of file descriptors or memory.
 const STARVED_PAUSE: Duration = Duration::from_millis(100);
 
 /// A shard's accepting side.
@@ -73,15 +73,15 @@ impl Acceptor {
         self.is_pending = true;
     }
 
-    /// Tries again, because a handshake may have left. Has no effect while the system is out of
-    /// resources.
+    /// Allows another attempt, because a handshake may have left. Has no effect while the system is
+    /// out of resources.
     pub(super) fn retry(&mut self) {
         if !self.is_starved {
             self.not_before = Mono::ZERO;
         }
     }
 
-    /// Stops accepting for good.
+    /// Stops accepting permanently.
     pub(super) fn stop(&mut self) {
         self.is_stopped = true;
     }
@@ -169,7 +169,7 @@ impl Acceptor {
         driver: &mut Driver<N>,
         at: Moment,
     ) -> io::Result<()> {
-        let permit = match self.permit(connections, driver) {
+        let permit = match self.acquire_permit(connections, driver) {
             Some(permit) if !permit.is_overflow() => permit,
             overflow => {
                 let reason = CloseReason::ServerFull;
@@ -197,7 +197,7 @@ impl Acceptor {
     ) -> bool {
         match driver.network.accept() {
             Ok(incoming) => {
-                let permit = self.permit(connections, driver);
+                let permit = self.acquire_permit(connections, driver);
                 let reason = CloseReason::ServerDraining;
                 // Without an epoll registration the connection can't linger, so it is closed.
                 let _ = reject(incoming, permit, reason, connections, driver, at);
@@ -208,9 +208,9 @@ impl Acceptor {
     }
 
     /// Returns a permit to be admitted, if both the edge and this shard's table of open files have
-    /// room. Otherwise returns an overflow permit, with which the connection is sent SERVER_FULL
-    /// and lingers; `None` if too many of those linger already.
-    fn permit<N: Network>(
+    /// room. Otherwise returns an overflow permit, with which a refused connection may linger;
+    /// `None` if too many of those linger already.
+    fn acquire_permit<N: Network>(
         &self,
         connections: &Connections<N::Socket>,
         driver: &Driver<N>,

@@ -1,5 +1,5 @@
-//! Handling of AUTH: combines admission's rules (may this address try, and when is a failure
-//! answered) with auth's (are these credentials correct).
+//! Handling of AUTH. Admission decides whether an address may try, and when a failure is answered;
+//! auth decides whether the credentials are correct. This module combines the two.
 
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
@@ -20,7 +20,7 @@ const FAILURE_DELAY_MS: RangeInclusive<u64> = 1_000..=5_000;
 /// Advice on how to tell apart the clients behind a balancer.
 const PROXY_ADVICE: &str = "set PROXY_PROTOCOL if this version supports it, or let the balancer \
     keep the clients' own addresses (direct return, transparent forwarding)";
-/// The maximum length, in characters before escaping, of a client's id or version that is kept.
+/// The number of characters that are kept of a client's id or version, counted before escaping.
 const LABEL_MAX: usize = 64;
 
 /// The identity of a connection's client. Boxed, because only the operator's list needs it.
@@ -41,7 +41,7 @@ pub(super) enum AuthOutcome {
     Failed,
     /// The credentials are wrong, and the client is sent the ERROR at this time, in the shard's
     /// time.
-    FailedUntil(Mono),
+    FailedDelayed(Mono),
     /// The address has failed too often, and the credentials were not checked.
     RateLimited,
 }
@@ -89,7 +89,7 @@ fn handle_failure(env: &Env, peer: IpAddr, at: Moment) -> AuthOutcome {
                 );
             }
             let delay = Duration::from_millis(rand::random_range(FAILURE_DELAY_MS));
-            AuthOutcome::FailedUntil(at.now + delay)
+            AuthOutcome::FailedDelayed(at.now + delay)
         }
     }
 }

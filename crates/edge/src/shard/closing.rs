@@ -33,7 +33,7 @@ impl<N: Network> Driver<N> {
     ) -> CloseReason {
         // TCP_USER_TIMEOUT also ends a connection whose peer is alive but keeps its window closed.
         // A subscriber always has output in flight before keepalive would probe it, so a timeout
-        // then means that it did not read.
+        // means that it did not read.
         let has_outbox = connection
             .served()
             .is_some_and(|served| served.outbox.is_some());
@@ -45,7 +45,7 @@ impl<N: Network> Driver<N> {
         }
     }
 
-    /// Starts to close a connection: takes it out of its feed, sends an ERROR if the reason has one
+    /// Starts closing a connection: takes it out of its feed, sends an ERROR if the reason has one
     /// and it can be sent, and lets the connection linger, because closing a socket with unread
     /// input would send a reset that could destroy the ERROR in flight. A connection that is
     /// already lingering is closed immediately.

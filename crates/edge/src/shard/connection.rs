@@ -20,7 +20,7 @@ use crate::admission::{HandshakePermit, Permit};
 /// The maximum number of SUBSCRIBEs that may wait until the time is known; with one more, reading
 /// from the connection stops. Their ACKs fit into the control buffer.
 pub(super) const PENDING_SUBSCRIBES_MAX: usize = 32;
-/// How long input is read and discarded after the ERROR was sent.
+/// The time for which input is read and discarded after the ERROR was sent.
 pub(super) const LINGER: Duration = Duration::from_secs(1);
 
 /// A client's connection.
@@ -64,7 +64,7 @@ pub(super) struct Served {
     pub(super) client: Box<AuthenticatedClient>,
     /// SUBSCRIBEs that wait until the time is known.
     pub(super) pending_subscribes: Vec<Request>,
-    /// The generation of the authority time last known when the first of them arrived.
+    /// The generation of the last known authority time when the first of them arrived.
     pending_since: Option<u32>,
     /// Unsent output; `None` while the socket accepts everything.
     pub(super) outbox: Option<Box<Outbox>>,
@@ -102,7 +102,7 @@ impl Served {
     }
 }
 
-/// What must happen to a connection after a step.
+/// The consequence of a step for the connection's slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub(super) enum AfterStep {
@@ -118,7 +118,7 @@ impl AfterStep {
     }
 }
 
-/// How to close a connection whose state was given up by [`Connection::end`].
+/// The remaining work of closing a connection, as returned by [`Connection::end`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Farewell {
     /// The reason to record.
@@ -131,7 +131,7 @@ pub(super) struct Farewell {
     pub(super) was_reading: bool,
 }
 
-/// What to do about a connection whose bucket of the wheel has expired.
+/// The action that is due for a connection whose bucket of the wheel has expired.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Overdue {
     /// Nothing: no deadline has passed.
@@ -175,7 +175,7 @@ impl<S> Connection<S> {
         !self.permit.is_overflow()
     }
 
-    /// Returns whether closing it has not started yet.
+    /// Returns whether the connection is open, that is, closing it has not started.
     pub(super) fn is_open(&self) -> bool {
         !matches!(self.stage, Stage::Lingering { .. })
     }
@@ -221,7 +221,8 @@ impl<S> Connection<S> {
         self.has_received = true;
     }
 
-    /// Stops reading while [`Self::is_blocked`]. The heartbeat deadline is suspended meanwhile.
+    /// Stops reading if the connection is blocked. The heartbeat deadline is suspended until it
+    /// resumes.
     pub(super) fn pause_if_blocked(&mut self, now: Mono) {
         if self.is_blocked() && self.served().is_some() {
             self.session.pause(now);
@@ -231,11 +232,11 @@ impl<S> Connection<S> {
     /// Resumes reading, if it was paused and nothing blocks it any longer. Returns whether it did;
     /// the caller must then process the input that the session has kept.
     pub(super) fn resume(&mut self, now: Mono) -> bool {
-        let may_go_on = self.served().is_some() && !self.is_reading() && !self.is_blocked();
-        if may_go_on {
+        let may_resume = self.served().is_some() && !self.is_reading() && !self.is_blocked();
+        if may_resume {
             self.session.resume(now);
         }
-        may_go_on
+        may_resume
     }
 
     /// Returns the next deadline, in the shard's time.
@@ -253,7 +254,7 @@ impl<S> Connection<S> {
         }
     }
 
-    /// Determines what to do at `now`, in the shard's time.
+    /// Returns the action that is due at `now`, in the shard's time.
     pub(super) fn overdue(&self, env: &Env, now: Mono) -> Overdue {
         match &self.stage {
             Stage::Lingering { until } if now >= *until => Overdue::Lingering,
@@ -297,8 +298,8 @@ impl<S> Connection<S> {
         }
     }
 
-    /// Starts to end the connection for `reason` and gives up everything but its socket and slot.
-    /// Returns `None` if the end had already started.
+    /// Starts ending the connection for `reason` and gives up everything but its socket and slot.
+    /// Returns `None` if it is already ending.
     pub(super) fn end(&mut self, reason: CloseReason, now: Mono) -> Option<Farewell> {
         let was_reading = self.is_reading();
         let until = now + LINGER;

@@ -1,5 +1,5 @@
-//! [`Connections`]: a shard's connections by slot. Slots are reused, so code that remembers a
-//! connection stores its [`Key`], which only finds that same connection.
+//! [`Connections`]: a shard's connections by slot. Slots are reused, so other code refers to a
+//! connection by its [`Key`], which never matches a later connection in the same slot.
 
 use slab::Slab;
 
@@ -22,11 +22,13 @@ pub(super) struct Walk {
     next: usize,
 }
 
-/// Whether a walk over all connections has finished.
+/// The state of a walk after a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub(super) enum WalkProgress {
+    /// More connections may be left to visit.
     More,
+    /// All connections were visited.
     Done,
 }
 

@@ -1,4 +1,4 @@
-//! [`InputContext`]: what the rules of a connection may access besides the connection.
+//! [`InputContext`]: the access that the rules of a connection have to the rest of the shard.
 
 use super::control_buffer::ControlBuffer;
 use super::env::Env;

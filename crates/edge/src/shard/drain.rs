@@ -28,6 +28,7 @@ const CLOSE_INTERVAL: Duration = Duration::from_millis(10);
 
 /// A drain in progress.
 pub(super) struct Drain {
+    /// The time over which connections are closed, including [`TIME_OF_LAST`].
     over: Duration,
     stage: DrainStage,
     /// The time at which the next step is due.
@@ -40,8 +41,8 @@ enum DrainStage {
     /// the drain started, even if clients keep connecting.
     Refusing { left: u16 },
     /// Collects the keys of all connections.
-    Counting { walk: Walk, keys: Vec<Key> },
-    /// Closes those connections evenly over the time.
+    Collecting { walk: Walk, keys: Vec<Key> },
+    /// Closes those connections evenly over the time of the drain.
     Closing {
         keys: Vec<Key>,
         closed: usize,
@@ -78,13 +79,13 @@ impl Drain {
                 *left -= 1;
                 if !acceptor.refuse_one(connections, driver, at) || *left == 0 {
                     driver.network.stop_listening();
-                    self.stage = DrainStage::Counting {
+                    self.stage = DrainStage::Collecting {
                         walk: Walk::default(),
                         keys: Vec::new(),
                     };
                 }
             }
-            DrainStage::Counting { walk, keys } => match connections.step(walk) {
+            DrainStage::Collecting { walk, keys } => match connections.step(walk) {
                 Some(connection) => keys.push(connection.key),
                 None => {
                     self.stage = DrainStage::Closing {

@@ -80,8 +80,8 @@ impl<N: Network> Driver<N> {
         AfterStep::Stays
     }
 
-    /// Reads available input and acts on it. A short read normally means that the socket is empty;
-    /// `until_empty` says that it does not, and that reading must continue.
+    /// Reads available input and acts on it. A short read normally means that the socket is empty.
+    /// With `until_empty` it does not, and reading continues.
     pub(super) fn read(
         &mut self,
         connection: &mut Connection<N::Socket>,
@@ -228,7 +228,7 @@ impl<N: Network> Driver<N> {
     }
 
     /// Puts a subscriber on the slow path because its socket was full in the hot loop. `tail` is
-    /// the unsent tail of a partially written frame.
+    /// the unsent tail of a partially written frame; it is empty at a frame boundary.
     pub(super) fn put_on_slow_path(
         &mut self,
         connection: &mut Connection<N::Socket>,

@@ -40,12 +40,12 @@ pub(crate) struct Commons {
     pub(crate) credentials: watch::Receiver<AcceptedCredentials>,
 }
 
-/// The surroundings of a shard.
+/// The settings, shared state and authority time of a shard.
 pub(super) struct Env {
     pub(super) commons: Commons,
-    /// The authority time as last published.
+    /// The authority as last published; `None` while the time is not known.
     authority: Option<Authority>,
-    /// The generation of the authority time last known.
+    /// The generation of the last known authority time.
     generation: Option<u32>,
     /// Whether subscriptions of an earlier generation are still being ended.
     is_ending_subscriptions: bool,
@@ -88,7 +88,7 @@ impl Env {
             .filter(|_| !self.is_ending_subscriptions)
     }
 
-    /// Returns the generation of the authority time last known; `None` before the first one.
+    /// Returns the generation of the last known authority time; `None` before the first one.
     pub(super) fn generation(&self) -> Option<u32> {
         self.generation
     }

@@ -91,15 +91,16 @@ impl Feeds {
         self.feed(id).offer(ticks);
     }
 
-    /// Returns the feed to send next among those that have work; new frames can be made only if the
-    /// time `is_known`. At-time feeds take precedence over ahead feeds, except for one chunk in
-    /// [`AHEAD_SHARE`]. Among feeds of the same kind, the one that has waited longest is next. So
-    /// each gets its share, however much the others have to send.
-    pub(super) fn next_to_send(&self, mono: Mono, is_known: bool) -> Option<FeedId> {
+    /// Returns the feed to send next, among the feeds that have work. While the time is not known,
+    /// only frames that are already made count as work. At-time feeds take precedence over ahead
+    /// feeds, except for one chunk in [`AHEAD_SHARE`]. Among feeds of the same kind, the one that
+    /// has waited longest is next. So each feed gets its share, however much the others have to
+    /// send.
+    pub(super) fn next_to_send(&self, mono: Mono, time_is_known: bool) -> Option<FeedId> {
         let favours_ahead = self.chunks % AHEAD_SHARE == AHEAD_SHARE - 1;
         let with_work = FeedId::ALL
             .into_iter()
-            .filter(|id| self.feeds[id.index()].has_work(mono, is_known));
+            .filter(|id| self.feeds[id.index()].has_work(mono, time_is_known));
         with_work.min_by_key(|id| {
             let is_ahead = id.delivery == crate::feed::Delivery::Ahead;
             (is_ahead != favours_ahead, self.last_chunk[id.index()])

@@ -12,12 +12,12 @@ use super::connection::{Connection, Served, Stage};
 use super::context::InputContext;
 use super::subscription::{SubscribeOutcome, subscribe};
 
-/// How far the processing of a client's bytes has come.
+/// The result of processing a client's bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub(super) enum InputProgress {
-    /// All bytes were processed, or the connection is blocked or closing. The session keeps any
-    /// bytes that are left of a blocked connection.
+    /// All bytes were processed, or the connection accepts no more for now. If it is blocked, the
+    /// session keeps the bytes that are left.
     All,
     /// The control buffer must be sent before the remaining bytes are processed.
     ControlFull,
@@ -25,8 +25,8 @@ pub(super) enum InputProgress {
     Close(CloseReason),
 }
 
-/// Processes the bytes that the session has kept and then those of `input`, and advances `input`
-/// past the bytes used.
+/// Processes the bytes that the session has kept, then `input`, and advances `input` past the bytes
+/// used.
 pub(super) fn process<S: AsRawFd>(
     connection: &mut Connection<S>,
     input: &mut &[u8],
@@ -51,7 +51,7 @@ pub(super) fn process<S: AsRawFd>(
             Step::Auth(auth) => match authenticate(env, connection.peer.ip(), auth, at) {
                 AuthOutcome::Accepted(client) => accept(connection, client, context),
                 AuthOutcome::Failed => return InputProgress::Close(CloseReason::AuthFailed),
-                AuthOutcome::FailedUntil(due) => delay_refusal(connection, due),
+                AuthOutcome::FailedDelayed(due) => delay_refusal(connection, due),
                 AuthOutcome::RateLimited => {
                     return InputProgress::Close(CloseReason::AuthRateLimited);
                 }

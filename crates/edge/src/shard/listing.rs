@@ -45,7 +45,8 @@ pub(crate) struct Listed {
     pub(crate) backlog_frames: u64,
 }
 
-/// The credentials that a client authenticated with, and the id and version that it sent.
+/// The name of the credentials that a client authenticated with, and the id and version that it
+/// sent.
 #[derive(Clone, Debug)]
 pub(crate) struct ListedClient {
     pub(crate) identity: String,

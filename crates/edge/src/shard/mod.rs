@@ -95,9 +95,9 @@ pub(crate) enum ShardCommand {
     Run(Work, oneshot::Sender<()>),
     /// Stops accepting, closes all connections within this time, and replies when they are closed.
     Drain(Duration, oneshot::Sender<()>),
-    /// Replies with the first connections in this order, up to this many.
+    /// Replies with at most this many connections, the first in this order.
     List(Order, usize, oneshot::Sender<Vec<Listed>>),
-    /// Closes the connection with this id, and replies whether it existed.
+    /// Closes the connection with this id, and replies whether it was open.
     Close(u64, oneshot::Sender<bool>),
     /// Closes all connections and ends the shard.
     Stop,

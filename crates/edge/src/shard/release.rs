@@ -78,7 +78,7 @@ pub(super) struct TurnTimer {
     set_for: Mono,
 }
 
-/// How to wait when a shard has nothing to do.
+/// The way to wait when a shard has nothing to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum IdleAction {
     /// Wait for events.

@@ -1,6 +1,6 @@
-//! Handling of SUBSCRIBE: what is replayed, where the client joins its feed, and which feed it
-//! leaves. The rules themselves are in timebase ([`tickstorm_timebase::plan`]); this module applies
-//! them to a connection and the feeds.
+//! Handling of SUBSCRIBE: starts a replay, takes the client out of its old feed, and lets it join
+//! the new one. The rules themselves are in timebase ([`tickstorm_timebase::plan`]); this module
+//! applies them to a connection and the feeds.
 
 use std::os::fd::AsRawFd;
 
@@ -118,8 +118,8 @@ fn plan_for(
     let ahead = request
         .ahead
         .then(|| feeds.last(FeedId::ahead(request.mode)));
-    // After a stall the at-time feed sends first, so it may be further than the ahead feed. The
-    // replay must not include ticks that the ahead feed has yet to send.
+    // After a stall the at-time feed sends first, so it may have got further than the ahead feed.
+    // The replay must not include ticks that the ahead feed has yet to send.
     let released = ahead.unwrap_or(Epoch::from_ms(i64::MAX)).min(at_time);
     let time = authority.time_at(mono);
     let window = env.settings().feeds.resume_window;

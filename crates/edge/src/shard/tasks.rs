@@ -45,7 +45,7 @@ impl ShardTasks {
         self.0.push_back(task);
     }
 
-    /// Starts to end all subscriptions, or starts over if that is already in progress.
+    /// Starts ending all subscriptions, or starts over if that is already in progress.
     pub(super) fn end_subscriptions(&mut self) {
         self.0
             .retain(|task| !matches!(task, ShardTask::EndSubscriptions(_)));

@@ -28,8 +28,9 @@ use crate::sys::fd_table::{self, FdTable};
 use crate::sys::kernel::Kernel;
 use crate::sys::socket;
 
-/// Open files to allow for besides those already open when a shard starts and its connections: its
-/// listener, and sockets that are closed slightly later than they stop being counted.
+/// The number of open files to reserve beyond the connections and the files open when the shard's
+/// own table is created: its listener, and sockets that are closed slightly after they stop being
+/// counted.
 const SPARE_FILES: usize = 16;
 /// The maximum number of commands that are run before the shard's next turn.
 const COMMANDS_MAX: usize = 16;
@@ -59,12 +60,12 @@ pub(crate) fn spawn(index: usize, commons: Commons) -> io::Result<ShardThread> {
         released: AtomicU64::new(0),
         accepting: AtomicBool::new(true),
     });
-    let shown = Arc::clone(&vitals);
+    let published = Arc::clone(&vitals);
     let thread = Builder::new()
         .name(format!("shard-{index}"))
         .spawn(move || {
             let authority = commons.authority.clone();
-            let shard = Shard::new(index, commons, shown, (kernel, waker), SystemClock);
+            let shard = Shard::new(index, commons, published, (kernel, waker), SystemClock);
             run(shard, authority, &received);
         })?;
     Ok(ShardThread {
@@ -74,7 +75,7 @@ pub(crate) fn spawn(index: usize, commons: Commons) -> io::Result<ShardThread> {
     })
 }
 
-/// Whether the loop continues after running commands.
+/// The effect of commands on the shard's loop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum AfterCommands {
     Continue,
@@ -129,7 +130,7 @@ fn run_commands(
     AfterCommands::Continue
 }
 
-/// Runs a command. If it replies, the requester may have gone away before.
+/// Runs a command. A failure to reply is ignored, because the requester may have gone away.
 fn run_command(shard: &mut Shard<Kernel, SystemClock>, command: ShardCommand) {
     match command {
         ShardCommand::Separate(limit, reply) => {
@@ -171,7 +172,7 @@ fn separate(shard: &mut Shard<Kernel, SystemClock>, limit: u64) -> io::Result<Fd
     let table = FdTable::of_this_thread()?;
     let limit = usize::try_from(limit).unwrap_or(usize::MAX);
     let reserved = usize::try_from(RESERVED).unwrap_or(usize::MAX);
-    // With many shards, their wakers alone may take more than [`RESERVED`].
+    // With many shards, their wakers alone may take more than RESERVED.
     let others = reserved.max(table.len()? + OVERFLOW_MAX + SPARE_FILES);
     shard
         .acceptor

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tickstorm_timebase::{Clock, Mono};
 
-/// The shortest gap between two clock readings that counts as a stall of the edge. The wheel
+/// The gap between two clock readings above which the edge counts as having been stalled. The wheel
 /// advances every [`super::wheel::WHEEL_INTERVAL`], so the clock is read at least that often.
 const STALL: Duration = Duration::from_millis(500);
 
@@ -56,7 +56,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_gap_of_over_half_a_second_counts_as_a_stall_and_not_in_shard_time() {
+    fn a_stall_of_over_half_a_second_does_not_count_in_shard_time() {
         let clock = ManualClock::new(Mono::from_nanos(5_000_000_000));
         let mut time = ShardTime::new(clock.clone());
         let before = time.read_clock();

@@ -80,7 +80,7 @@ impl<N: Network, C: Clock> Shard<N, C> {
     /// Runs one turn. Waits for events if there is nothing to do.
     ///
     /// # Errors
-    /// Fails if waiting for the network fails. Without it, no client would be sent ticks.
+    /// Fails if waiting for the network fails. Without it the shard can't send ticks.
     pub(super) fn turn(&mut self) -> io::Result<()> {
         let at = self.time.read_clock();
         let Driver { env, feeds, .. } = &mut self.driver;

@@ -46,9 +46,9 @@ impl Waiting {
     /// Returns the next connection from the expired buckets, and its bucket. Each bucket's memory
     /// is freed when it is empty, however many connections it held.
     pub(super) fn next_expired(&mut self) -> Option<(Key, Bucket)> {
-        let slot = self.expired.front_mut()?;
-        let next = slot.pop();
-        if slot.is_empty() {
+        let bucket = self.expired.front_mut()?;
+        let next = bucket.pop();
+        if bucket.is_empty() {
             self.expired.pop_front();
         }
         next

@@ -1,6 +1,6 @@
-//! A coarse timer wheel of deadlines, one per shard, instead of 100,000 timers. A connection is
-//! normally in it once. A heartbeat does not touch the wheel: when the connection's bucket expires,
-//! the connection checks whether its deadline has really passed, and is armed again if not.
+//! A coarse timer wheel of deadlines, one per shard, instead of 100,000 timers. A connection has
+//! one valid entry. A heartbeat does not touch the wheel: when the connection's bucket expires, the
+//! connection checks whether its deadline has really passed, and is armed again if not.
 
 use std::collections::VecDeque;
 use std::time::Duration;

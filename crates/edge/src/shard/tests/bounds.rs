@@ -124,7 +124,7 @@ fn listing_3000_connections_delays_no_tick() {
 }
 
 #[test]
-fn three_thousand_subscribers_can_wait_for_one_resume_point() {
+fn three_thousand_subscribers_that_wait_for_one_resume_point_all_join() {
     let mut sim = Sim::new(settings());
     let now_ms = sim.authority.time_at(sim.now()).as_millis();
     let point = now_ms / 1_000 * 1_000 + 3_000;

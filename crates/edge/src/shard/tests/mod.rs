@@ -2,7 +2,7 @@
 //! get, and when.
 
 mod bounds;
-mod lives;
+mod random_actions;
 mod rules;
 mod script;
 mod ticks;
