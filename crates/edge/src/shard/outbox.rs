@@ -89,7 +89,7 @@ impl Outbox {
     }
 
     /// Returns the bytes to write before the feed's frames; empty if there are none. Makes the next
-    /// frame of the replay if that is what comes next.
+    /// frame of the replay if no other output precedes it.
     pub(super) fn front(
         &mut self,
         max_msg_size: usize,

@@ -24,7 +24,7 @@ pub(super) struct Sending {
 }
 
 impl Sending {
-    /// Sends one chunk of the feed that is next. Returns false if no feed has anything to send.
+    /// Sends one chunk of the next feed. Returns false if no feed has anything to send.
     pub(super) fn send_chunk<N: Network, C: Clock>(
         &mut self,
         connections: &mut Connections<N::Socket>,

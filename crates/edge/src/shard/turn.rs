@@ -188,7 +188,7 @@ impl<N: Network, C: Clock> Shard<N, C> {
         }
     }
 
-    /// Sends one chunk of the feed that is next. Returns false if no feed has anything to send.
+    /// Sends one chunk of the next feed. Returns false if no feed has anything to send.
     pub(super) fn send(&mut self, at: Moment) -> bool {
         let Self {
             connections,
