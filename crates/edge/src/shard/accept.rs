@@ -1,5 +1,5 @@
-//! Accepting: who may come in is admission's to say; here newcomers are let in, and told why if
-//! they are not.
+//! Accepting new connections. A connection for which admission has room is admitted; any other is
+//! sent an ERROR that gives the reason for the refusal.
 
 use std::io;
 use std::net::SocketAddr;
@@ -18,34 +18,36 @@ use crate::admission::{Evicted, Permit, Room};
 use crate::sys::network::Network;
 use crate::sys::waker::Waker;
 
-/// How long accepting rests if the system has no descriptor or memory to give.
-const STARVED_FOR: Duration = Duration::from_millis(100);
+/// The pause in accepting after the system has run out of file descriptors or memory.
+const STARVED_PAUSE: Duration = Duration::from_millis(100);
 
 /// A shard's accepting side.
 pub(super) struct Acceptor {
     index: usize,
     waker: Waker,
-    /// Newcomers may be waiting: the listener reports only those that come after it was found
-    /// empty.
+    /// Whether connections may be waiting. The listener only reports connections that arrive after
+    /// it was found empty.
     is_pending: bool,
-    /// Newcomers are refused from now on: the shard drains.
-    has_ended: bool,
-    /// Until when nobody is accepted: the system has nothing to give, or MAX_HANDSHAKES leaves no
-    /// room.
+    /// Whether accepting has ended because the shard is draining.
+    is_stopped: bool,
+    /// The time before which nothing is accepted, because the system is out of resources or
+    /// MAX_HANDSHAKES leaves no room.
     not_before: Mono,
-    /// The system had nothing to give last time, and that has been logged.
+    /// Whether the last attempt failed because the system was out of resources. This has been
+    /// logged.
     is_starved: bool,
-    /// How many connections the shard's own table of open files has room for.
+    /// The number of connections that fit into the shard's own table of open files.
     connections_max: usize,
 }
 
-/// What became of one attempt to accept.
+/// The outcome of one attempt to accept a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Accepted {
-    /// A newcomer was dealt with. It may have taken the room of this handshake.
-    One(Option<Evicted>),
-    /// Nobody waits, or nobody may come in for now.
-    Nobody,
+pub(super) enum AcceptOutcome {
+    /// A connection was admitted, refused or lost. If it took the room of a handshake, that
+    /// handshake must be closed.
+    Handled(Option<Evicted>),
+    /// No connection is waiting, or none may be accepted at present.
+    Nothing,
 }
 
 impl Acceptor {
@@ -54,90 +56,95 @@ impl Acceptor {
             index,
             waker,
             is_pending: false,
-            has_ended: false,
+            is_stopped: false,
             not_before: Mono::ZERO,
             is_starved: false,
             connections_max: usize::MAX,
         }
     }
 
-    /// Bounds the connections of this shard, by its table of open files.
+    /// Limits the number of connections of this shard to what its table of open files can hold.
     pub(super) fn set_connections_max(&mut self, connections_max: usize) {
         self.connections_max = connections_max;
     }
 
-    /// Newcomers wait.
-    pub(super) fn expect_newcomers(&mut self) {
+    /// Notes that connections are waiting to be accepted.
+    pub(super) fn set_pending(&mut self) {
         self.is_pending = true;
     }
 
-    /// A handshake may have left: accepting is worth a try, unless it is the system that has
-    /// nothing to give.
-    pub(super) fn try_again(&mut self) {
+    /// Allows another attempt, because a handshake may have left. Has no effect while the system is
+    /// out of resources.
+    pub(super) fn retry(&mut self) {
         if !self.is_starved {
             self.not_before = Mono::ZERO;
         }
     }
 
-    /// Accepts nobody any more.
-    pub(super) fn end(&mut self) {
-        self.has_ended = true;
+    /// Stops accepting permanently.
+    pub(super) fn stop(&mut self) {
+        self.is_stopped = true;
     }
 
-    /// Whether the system had nothing to give last time.
+    /// Returns whether the last attempt failed because the system was out of resources.
     pub(super) fn is_starved(&self) -> bool {
         self.is_starved
     }
 
-    /// When to accept next; [`Mono::NEVER`] if nobody waits.
+    /// Returns when to accept next; [`Mono::NEVER`] if no connection is waiting.
     pub(super) fn due(&self) -> Mono {
-        if self.is_pending && !self.has_ended {
+        if self.is_pending && !self.is_stopped {
             self.not_before
         } else {
             Mono::NEVER
         }
     }
 
-    /// Accepts one newcomer, if one waits and may come in.
+    /// Accepts one connection, if one is waiting and there is room for it.
     pub(super) fn accept_one<N: Network>(
         &mut self,
         connections: &mut Connections<N::Socket>,
         driver: &mut Driver<N>,
         at: Moment,
-    ) -> Accepted {
+    ) -> AcceptOutcome {
         if !self.has_room(driver, at) {
-            return Accepted::Nobody;
+            return AcceptOutcome::Nothing;
         }
         let mut evicted = None;
         let admitted = driver
             .network
             .accept()
-            .and_then(|newcomer| self.admit(newcomer, &mut evicted, connections, driver, at));
+            .and_then(|incoming| self.admit(incoming, &mut evicted, connections, driver, at));
         match admitted {
             Ok(()) => {
                 self.is_starved = false;
-                Accepted::One(evicted)
+                AcceptOutcome::Handled(evicted)
             }
-            Err(error) if is_of_one_connection(&error) => Accepted::One(None),
+            Err(error) if is_connection_error(&error) => AcceptOutcome::Handled(None),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 self.is_pending = false;
-                // With no newcomers, nothing else would end this.
+                // Clear this too: with no connection waiting, no later attempt would.
                 self.is_starved = false;
-                Accepted::Nobody
+                AcceptOutcome::Nothing
             }
             Err(error) => {
                 if !std::mem::replace(&mut self.is_starved, true) {
-                    tracing::warn!(%error, "accepting rests: the system has nothing to give");
+                    tracing::warn!(
+                        %error,
+                        "can't accept connections: out of file descriptors or memory"
+                    );
                 }
-                self.not_before = at.mono + STARVED_FOR;
-                // Its room is given away, whatever became of the newcomer.
-                evicted.map_or(Accepted::Nobody, |evicted| Accepted::One(Some(evicted)))
+                self.not_before = at.mono + STARVED_PAUSE;
+                // The evicted handshake has lost its room, whatever happened to the new connection.
+                evicted.map_or(AcceptOutcome::Nothing, |evicted| {
+                    AcceptOutcome::Handled(Some(evicted))
+                })
             }
         }
     }
 
-    /// Whether MAX_HANDSHAKES leaves room for one more; if not, accepting goes on when one leaves
-    /// or may be evicted.
+    /// Returns whether MAX_HANDSHAKES leaves room for one more handshake. If not, accepting
+    /// continues when a handshake leaves or may be evicted.
     fn has_room<N: Network>(&mut self, driver: &Driver<N>, at: Moment) -> bool {
         let admission = &driver.env.commons.admission;
         match admission.room(at.mono) {
@@ -146,27 +153,27 @@ impl Acceptor {
                 self.not_before = due;
                 self.is_starved = false;
                 admission.wake_when_one_leaves(self.index, &self.waker);
-                // One that left before this was asked wakes nobody.
+                // Check again: a handshake that left before the registration wakes no shard.
                 admission.room(at.mono) == Room::Free
             }
         }
     }
 
-    /// Lets a newcomer in, or tells it that the edge is full. Names the handshake whose room it has
-    /// taken.
+    /// Admits a connection, or refuses it because the edge is full. Sets `evicted` to the handshake
+    /// whose room it has taken, if any.
     fn admit<N: Network>(
         &self,
-        newcomer: (N::Socket, SocketAddr),
+        incoming: (N::Socket, SocketAddr),
         evicted: &mut Option<Evicted>,
         connections: &mut Connections<N::Socket>,
         driver: &mut Driver<N>,
         at: Moment,
     ) -> io::Result<()> {
-        let permit = match self.permit(connections, driver) {
+        let permit = match self.acquire_permit(connections, driver) {
             Some(permit) if !permit.is_overflow() => permit,
             overflow => {
                 let reason = CloseReason::ServerFull;
-                return turn_away(newcomer, overflow, reason, connections, driver, at);
+                return reject(incoming, overflow, reason, connections, driver, at);
             }
         };
         let admission = driver.env.commons.admission.clone();
@@ -175,13 +182,13 @@ impl Acceptor {
                 admission.begin_handshake(key.id, at.mono, self.index, key.slot);
             *evicted = oldest;
             let stage = Stage::Handshake { _permit: handshake };
-            Connection::new(key, newcomer, at, stage, permit)
+            Connection::new(key, incoming, at, stage, permit)
         });
-        enter(key, connections, driver)
+        register(key, connections, driver)
     }
 
-    /// Refuses the next newcomer that waits, so that closing the listener resets nobody. False if
-    /// nobody waits.
+    /// Refuses the next connection that waits to be accepted, because closing the listener would
+    /// reset it. Returns false if none is waiting.
     pub(super) fn refuse_one<N: Network>(
         &self,
         connections: &mut Connections<N::Socket>,
@@ -189,20 +196,21 @@ impl Acceptor {
         at: Moment,
     ) -> bool {
         match driver.network.accept() {
-            Ok(newcomer) => {
-                let permit = self.permit(connections, driver);
+            Ok(incoming) => {
+                let permit = self.acquire_permit(connections, driver);
                 let reason = CloseReason::ServerDraining;
-                // Without an epoll registration nobody is left to tell: it is closed.
-                let _ = turn_away(newcomer, permit, reason, connections, driver, at);
+                // Without an epoll registration the connection can't linger, so it is closed.
+                let _ = reject(incoming, permit, reason, connections, driver, at);
                 true
             }
-            Err(error) => is_of_one_connection(&error),
+            Err(error) => is_connection_error(&error),
         }
     }
 
-    /// A permit among all connections, if there is room in this shard's table too; one for those
-    /// told SERVER_FULL if either is full; none if too many are being told.
-    fn permit<N: Network>(
+    /// Returns a permit to be admitted, if both the edge and this shard's table of open files have
+    /// room. Otherwise returns an overflow permit, with which a refused connection may linger;
+    /// `None` if too many of those linger already.
+    fn acquire_permit<N: Network>(
         &self,
         connections: &Connections<N::Socket>,
         driver: &Driver<N>,
@@ -216,21 +224,21 @@ impl Acceptor {
     }
 }
 
-/// Tells a newcomer why it does not come in, and lets it linger. Without a permit, because too many
-/// linger already, it is closed at once.
-fn turn_away<N: Network>(
-    newcomer: (N::Socket, SocketAddr),
+/// Sends a new connection the ERROR for `reason` and lets it linger. Without a permit, because too
+/// many linger already, it is closed immediately.
+fn reject<N: Network>(
+    incoming: (N::Socket, SocketAddr),
     permit: Option<Permit>,
     reason: CloseReason,
     connections: &mut Connections<N::Socket>,
     driver: &mut Driver<N>,
     at: Moment,
 ) -> io::Result<()> {
-    let (socket, peer) = newcomer;
+    let (socket, peer) = incoming;
     let id = driver.env.commons.admission.next_id();
     driver.record(id, peer, reason);
-    let is_told = driver.send_error(socket.as_raw_fd(), reason);
-    let (Some(permit), true) = (permit, is_told) else {
+    let is_sent = driver.send_error(socket.as_raw_fd(), reason);
+    let (Some(permit), true) = (permit, is_sent) else {
         return Ok(());
     };
     driver.network.shut_down_sending(&socket);
@@ -240,11 +248,12 @@ fn turn_away<N: Network>(
     let key = connections.insert(id, |key| {
         Connection::new(key, (socket, peer), at, stage, permit)
     });
-    enter(key, connections, driver)
+    register(key, connections, driver)
 }
 
-/// Registers a new connection for its events and its first deadline; if that fails it is gone.
-fn enter<N: Network>(
+/// Registers a new connection for its events and arms its first deadline. If registration fails,
+/// the connection is dropped.
+fn register<N: Network>(
     key: Key,
     connections: &mut Connections<N::Socket>,
     driver: &mut Driver<N>,
@@ -261,8 +270,9 @@ fn enter<N: Network>(
     registered
 }
 
-/// Whether only the connection that was being accepted is gone: the next one is not concerned.
-fn is_of_one_connection(error: &io::Error) -> bool {
+/// Returns whether an error concerns only the connection that was being accepted, so that accepting
+/// can continue with the next one.
+fn is_connection_error(error: &io::Error) -> bool {
     matches!(
         error.kind(),
         io::ErrorKind::ConnectionAborted

@@ -1,5 +1,5 @@
-//! AUTH: whether it is looked at, what it is judged to be, and when the client hears of it. The
-//! rules are admission's and auth's; here they are put together.
+//! Handling of AUTH. Admission decides whether an address may try, and when a failure is answered;
+//! auth decides whether the credentials are correct. This module combines the two.
 
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
@@ -14,43 +14,45 @@ use crate::admission::{Address, Authenticated, FailureAnswer};
 use crate::auth::Identity;
 use crate::metrics::AuthResult;
 
-/// Between which milliseconds the time is picked at random after which a failure at a shared
-/// address is answered.
-const LATE_MS: RangeInclusive<u64> = 1_000..=5_000;
-/// What tells the clients behind a balancer apart.
-const PROXY_ADVICE: &str = "set PROXY_PROTOCOL where this version obeys it, or let the balancer keep clients' own addresses (direct return, transparent forwarding)";
-/// The characters that are kept of what a client says of itself.
+/// The delay, in milliseconds, after which a failed AUTH from a shared address is answered; picked
+/// at random from this range.
+const FAILURE_DELAY_MS: RangeInclusive<u64> = 1_000..=5_000;
+/// Advice on how to tell apart the clients behind a balancer.
+const PROXY_ADVICE: &str = "set PROXY_PROTOCOL if this version supports it, or let the balancer \
+    keep the clients' own addresses (direct return, transparent forwarding)";
+/// The number of characters that are kept of a client's id or version, counted before escaping.
 const LABEL_MAX: usize = 64;
 
-/// Who a connection's client is; in a box of its own, for the operator's list only.
+/// The identity of a connection's client. Boxed, because only the operator's list needs it.
 pub(super) struct AuthenticatedClient {
-    /// The token's name; none for STREAM_USER.
+    /// The token's name; `None` for STREAM_USER.
     token: Option<Box<str>>,
     pub(super) id: Box<str>,
     pub(super) version: Box<str>,
-    /// Counts it at its address.
+    /// Counts the connection at its address until dropped.
     _authenticated: Authenticated,
 }
 
-/// What an AUTH is judged to be.
-pub(super) enum Judgement {
-    /// It is right.
+/// The outcome of an AUTH.
+pub(super) enum AuthOutcome {
+    /// The credentials are correct.
     Accepted(Box<AuthenticatedClient>),
-    /// It is wrong, and the client hears of it at once.
-    Wrong,
-    /// It is wrong, and the client hears of it at this moment of the shard's time.
-    WrongUntil(Mono),
-    /// It was not looked at.
+    /// The credentials are wrong, and the client is sent the ERROR immediately.
+    Failed,
+    /// The credentials are wrong, and the client is sent the ERROR at this time, in the shard's
+    /// time.
+    FailedDelayed(Mono),
+    /// The address has failed too often, and the credentials were not checked.
     RateLimited,
 }
 
-/// Judges an AUTH that came from `peer`.
-pub(super) fn judge(env: &Env, peer: IpAddr, auth: Auth, at: Moment) -> Judgement {
+/// Checks the credentials of an AUTH received from `peer`, unless its address is rate-limited.
+pub(super) fn authenticate(env: &Env, peer: IpAddr, auth: Auth, at: Moment) -> AuthOutcome {
     let address = Address::from(peer);
     let attempts = &env.commons.attempts;
     if !attempts.may_try(address, at.mono) {
         env.metrics().count_auth(AuthResult::RateLimited);
-        return Judgement::RateLimited;
+        return AuthOutcome::RateLimited;
     }
     let credentials = env.commons.credentials.borrow();
     let token = match credentials.verify(&auth) {
@@ -58,12 +60,12 @@ pub(super) fn judge(env: &Env, peer: IpAddr, auth: Auth, at: Moment) -> Judgemen
         Some(Identity::Token(name)) => Some(name.into()),
         None => {
             drop(credentials);
-            return refuse(env, peer, at);
+            return handle_failure(env, peer, at);
         }
     };
     drop(credentials);
     env.metrics().count_auth(AuthResult::Accepted);
-    Judgement::Accepted(Box::new(AuthenticatedClient {
+    AuthOutcome::Accepted(Box::new(AuthenticatedClient {
         token,
         id: label(auth.client_id),
         version: label(auth.client_version),
@@ -71,43 +73,44 @@ pub(super) fn judge(env: &Env, peer: IpAddr, auth: Auth, at: Moment) -> Judgemen
     }))
 }
 
-fn refuse(env: &Env, peer: IpAddr, at: Moment) -> Judgement {
+fn handle_failure(env: &Env, peer: IpAddr, at: Moment) -> AuthOutcome {
     match env.commons.attempts.fail(Address::from(peer), at.mono) {
         FailureAnswer::Now => {
             env.metrics().count_auth(AuthResult::Failed);
-            Judgement::Wrong
+            AuthOutcome::Failed
         }
         FailureAnswer::Late { warn } => {
             env.metrics().count_auth(AuthResult::FailedShared);
             if warn {
                 tracing::warn!(
                     address = %peer,
-                    "AUTH fails at an address that is never refused, since many clients share it; if it is a \
-                     balancer, {PROXY_ADVICE}"
+                    "AUTH failed from an address that is never rate-limited because many clients \
+                     share it; if it is a balancer, {PROXY_ADVICE}"
                 );
             }
-            let late = Duration::from_millis(rand::random_range(LATE_MS));
-            Judgement::WrongUntil(at.now + late)
+            let delay = Duration::from_millis(rand::random_range(FAILURE_DELAY_MS));
+            AuthOutcome::FailedDelayed(at.now + delay)
         }
     }
 }
 
 impl AuthenticatedClient {
-    /// What it showed itself to be.
+    /// Returns the name of the credentials that the client authenticated with.
     pub(super) fn identity(&self) -> &str {
         self.token.as_deref().unwrap_or("user")
     }
 }
 
-/// What a client says of itself, fit for a log line and the operator's list: cut, control
-/// characters escaped.
+/// Makes a string that the client sent fit for a log line and the operator's list: truncates it and
+/// escapes control characters, quotes and backslashes.
 fn label(text: String) -> Box<str> {
     let is_plain = |byte| matches!(byte, b' '..=b'~') && !matches!(byte, b'"' | b'\'' | b'\\');
     if text.len() <= LABEL_MAX && text.bytes().all(is_plain) {
         return text.into_boxed_str();
     }
-    let cut = text.chars().take(LABEL_MAX);
-    cut.flat_map(char::escape_debug)
+    let truncated = text.chars().take(LABEL_MAX);
+    truncated
+        .flat_map(char::escape_debug)
         .collect::<String>()
         .into_boxed_str()
 }
@@ -117,7 +120,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_client_says_of_itself_is_cut_and_escaped() {
+    fn labels_from_clients_are_truncated_and_escaped() {
         assert_eq!(&*label("a\n\u{1b}[2J".into()), "a\\n\\u{1b}[2J");
         assert_eq!(label("ä".repeat(100)).chars().count(), 64);
         assert_eq!(label("a".repeat(65)).len(), 64);

@@ -1,4 +1,5 @@
-//! The end of a connection: why, what it is told, and that it lingers.
+//! Closing a connection: the reason that is recorded, the ERROR that is sent, and the lingering
+//! after it.
 
 use std::io;
 use std::net::SocketAddr;
@@ -13,7 +14,7 @@ use super::time::Moment;
 use crate::sys::network::Network;
 
 impl<N: Network> Driver<N> {
-    /// Reading or writing failed.
+    /// Closes a connection because reading or writing failed.
     pub(super) fn fail(
         &mut self,
         connection: &mut Connection<N::Socket>,
@@ -24,14 +25,15 @@ impl<N: Network> Driver<N> {
         self.close(connection, reason, at)
     }
 
-    /// What the end of a connection is counted as whose socket has failed.
+    /// Returns the close reason for a connection whose socket has failed.
     pub(super) fn reason_of(
         &self,
         connection: &Connection<N::Socket>,
         error: &io::Error,
     ) -> CloseReason {
-        // TCP_USER_TIMEOUT ends a closed window of a living peer too. A subscriber always has
-        // output on its way before keepalive would ask after it: it did not read.
+        // TCP_USER_TIMEOUT also ends a connection whose peer is alive but keeps its window closed.
+        // A subscriber always has output in flight before keepalive would probe it, so a timeout
+        // means that it did not read.
         let has_outbox = connection
             .served()
             .is_some_and(|served| served.outbox.is_some());
@@ -43,9 +45,10 @@ impl<N: Network> Driver<N> {
         }
     }
 
-    /// Begins the end of a connection: out of its feed, then an ERROR if one fits, after which it
-    /// lingers, so that unread input does not turn the close into a reset that destroys the ERROR
-    /// on its way. One that lingers already is over.
+    /// Starts closing a connection: takes it out of its feed, sends an ERROR if the reason has one
+    /// and it can be sent, and lets the connection linger, because closing a socket with unread
+    /// input would send a reset that could destroy the ERROR in flight. A connection that is
+    /// already lingering is closed immediately.
     pub(super) fn close(
         &mut self,
         connection: &mut Connection<N::Socket>,
@@ -58,18 +61,18 @@ impl<N: Network> Driver<N> {
         self.feeds.leave(connection.key.slot);
         self.record(connection.key.id, connection.peer, farewell.reason);
         let fd = connection.socket.as_raw_fd();
-        if !(farewell.is_clear && self.send_error(fd, farewell.reason)) {
+        if !(farewell.may_send_error && self.send_error(fd, farewell.reason)) {
             return AfterStep::Gone;
         }
         self.network.shut_down_sending(&connection.socket);
-        if !farewell.was_read {
+        if !farewell.was_reading {
             self.rearm(connection);
         }
         self.arm(connection);
         AfterStep::Stays
     }
 
-    /// Counts and logs the end of a connection.
+    /// Counts and logs the closing of a connection.
     pub(super) fn record(&self, id: u64, peer: SocketAddr, reason: CloseReason) {
         self.env.count_closed(reason);
         let reason_label = reason.label();
@@ -83,7 +86,8 @@ impl<N: Network> Driver<N> {
         }
     }
 
-    /// Sends the ERROR frame, if there is one for the reason. True if the socket took all of it.
+    /// Sends the ERROR frame for `reason`, if it has one. Returns true if the socket accepted the
+    /// complete frame.
     pub(super) fn send_error(&mut self, fd: RawFd, reason: CloseReason) -> bool {
         let Some(code) = reason.error_code() else {
             return false;

@@ -1,6 +1,6 @@
-//! [`Connection`]: one client's connection, and the [`Stage`] that it is in. It knows its own rules
-//! (whether it is read, by when something must happen, how it ends) and touches neither its socket
-//! nor another part of the shard.
+//! [`Connection`]: one client's connection and its [`Stage`]. It knows the rules that concern only
+//! itself (whether to read from it, its deadlines, how it ends) and touches neither its socket nor
+//! the rest of the shard.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -14,13 +14,13 @@ use super::env::Env;
 use super::key::Key;
 use super::outbox::Outbox;
 use super::time::Moment;
-use super::wheel::Turn;
+use super::wheel::Bucket;
 use crate::admission::{HandshakePermit, Permit};
 
-/// SUBSCRIBEs that may wait for the time to be known; with one more the connection is not read.
-/// Their ACKs fit the control buffer.
-pub(super) const ASKED_MAX: usize = 32;
-/// How long a connection is read after its ERROR was sent.
+/// The maximum number of SUBSCRIBEs that may wait until the time is known; with one more, reading
+/// from the connection stops. Their ACKs fit into the control buffer.
+pub(super) const PENDING_SUBSCRIBES_MAX: usize = 32;
+/// The time for which input is read and discarded after the ERROR was sent.
 pub(super) const LINGER: Duration = Duration::from_secs(1);
 
 /// A client's connection.
@@ -28,45 +28,45 @@ pub(super) struct Connection<S> {
     pub(super) socket: S,
     pub(super) key: Key,
     pub(super) peer: SocketAddr,
-    /// When it was accepted, in the machine's time.
+    /// The time at which it was accepted, in the machine's time.
     pub(super) accepted: Mono,
     pub(super) session: ServerSession,
     pub(super) stage: Stage,
-    /// The turn of the wheel at which its deadline is looked at.
-    pub(super) armed: Turn,
-    /// Whether a byte has come: a connection without one is a health check.
-    has_spoken: bool,
-    /// Counts it among the process's connections.
+    /// The wheel's bucket in which its deadline will be checked.
+    pub(super) armed: Bucket,
+    /// Whether any byte was received. A connection that closes without one is a health check.
+    has_received: bool,
+    /// Counts it among the process's connections until dropped.
     permit: Permit,
 }
 
-/// How far a connection has come.
+/// The stage of a connection's life.
 pub(super) enum Stage {
-    /// It has not authenticated yet.
+    /// The client has not authenticated yet.
     Handshake {
-        /// Counts it among the handshakes.
+        /// Counts it among the handshakes until dropped.
         _permit: HandshakePermit,
     },
-    /// Its AUTH was wrong, and it hears of that at `due`. Until then it is not read.
+    /// The client's AUTH failed, and the ERROR is sent at `due`. Nothing is read until then.
     Refused {
         due: Mono,
-        /// A handshake still: another one may need its room.
+        /// Still counts as a handshake, so it can be evicted to make room for another.
         _permit: HandshakePermit,
     },
-    /// It has authenticated.
+    /// The client has authenticated.
     Served(Served),
-    /// Its ERROR is on the way. What it sends is discarded until it closes or this moment comes.
+    /// The ERROR was sent. Input is discarded until the client closes or `until` has come.
     Lingering { until: Mono },
 }
 
-/// A connection that has authenticated.
+/// The state of a connection whose client has authenticated.
 pub(super) struct Served {
     pub(super) client: Box<AuthenticatedClient>,
-    /// SUBSCRIBEs that wait for the time to be known.
-    pub(super) asked: Vec<Request>,
-    /// The generation of the last time that was known when the first of them came.
-    asked_in: Option<u32>,
-    /// What could not be written yet; none while all is well.
+    /// SUBSCRIBEs that wait until the time is known.
+    pub(super) pending_subscribes: Vec<Request>,
+    /// The generation of the last known authority time when the first of them arrived.
+    pending_since: Option<u32>,
+    /// Unsent output; `None` while the socket accepts everything.
     pub(super) outbox: Option<Box<Outbox>>,
 }
 
@@ -74,40 +74,41 @@ impl Served {
     pub(super) fn new(client: Box<AuthenticatedClient>) -> Self {
         Self {
             client,
-            asked: Vec::new(),
-            asked_in: None,
+            pending_subscribes: Vec::new(),
+            pending_since: None,
             outbox: None,
         }
     }
 
-    /// Lets a SUBSCRIBE wait until the time is known.
-    pub(super) fn ask(&mut self, request: Request, env: &Env) {
-        if self.asked.is_empty() {
-            self.asked_in = env.generation();
+    /// Queues a SUBSCRIBE until the time is known.
+    pub(super) fn defer(&mut self, request: Request, env: &Env) {
+        if self.pending_subscribes.is_empty() {
+            self.pending_since = env.generation();
         }
-        self.asked.push(request);
+        self.pending_subscribes.push(request);
     }
 
-    /// Whether a SUBSCRIBE waits that came before time was stepped to the present generation.
-    pub(super) fn has_asked_before(&self, env: &Env) -> bool {
-        !self.asked.is_empty() && self.asked_in != env.generation()
+    /// Returns whether a SUBSCRIBE is waiting that arrived before time was stepped to the current
+    /// generation.
+    pub(super) fn has_stale_subscribe(&self, env: &Env) -> bool {
+        !self.pending_subscribes.is_empty() && self.pending_since != env.generation()
     }
 
-    /// Whether nothing may be read: answers wait for the socket already, or for the time to be
-    /// known.
+    /// Returns whether reading must stop: answers are waiting for the socket, or too many
+    /// SUBSCRIBEs are waiting until the time is known.
     fn is_blocked(&self) -> bool {
         let holds_control = self.outbox.as_ref().is_some_and(|out| out.holds_control());
-        holds_control || self.asked.len() > ASKED_MAX
+        holds_control || self.pending_subscribes.len() > PENDING_SUBSCRIBES_MAX
     }
 }
 
-/// What a step of a connection has led to.
+/// The consequence of a step for the connection's slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub(super) enum AfterStep {
-    /// It remains in its slot.
+    /// The connection remains in its slot.
     Stays,
-    /// It is over: its slot must be emptied, which closes the socket.
+    /// The connection has ended: its slot must be emptied, which closes the socket.
     Gone,
 }
 
@@ -117,35 +118,38 @@ impl AfterStep {
     }
 }
 
-/// How a connection that is being closed goes on.
+/// The remaining work of closing a connection, as returned by [`Connection::end`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Farewell {
-    /// What it is counted as.
+    /// The reason to record.
     pub(super) reason: CloseReason,
-    /// Whether an ERROR may be sent: the stream is at a frame's boundary, and nothing waits for the
-    /// socket.
-    pub(super) is_clear: bool,
-    /// Whether it was being read, so that the socket's readiness is known.
-    pub(super) was_read: bool,
+    /// Whether an ERROR may be sent: the stream is at a frame boundary, and no output is waiting
+    /// for the socket.
+    pub(super) may_send_error: bool,
+    /// Whether it was being read. If not, the socket must be re-armed to report its current
+    /// readiness.
+    pub(super) was_reading: bool,
 }
 
-/// What a deadline that has passed demands.
+/// The action that is due for a connection whose bucket of the wheel has expired.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Overdue {
-    /// Nothing has passed.
+    /// Nothing: no deadline has passed.
     Nothing,
-    /// The end of lingering: it is over.
+    /// Drop it: it has lingered long enough.
     Lingering,
     /// Close it.
     Close(CloseReason),
-    /// Close it, unless what it sent lies unread in the socket because the edge itself was busy.
+    /// Close it as silent, unless its input is still unread in the socket because the edge itself
+    /// was busy.
     Silent,
-    /// Nothing has passed; but it is not read, so only asking shows whether its peer is gone.
-    Unread,
+    /// Check the socket for an error: no deadline has passed, but while nothing is read, only this
+    /// check shows whether the peer is gone.
+    NotReading,
 }
 
 impl<S> Connection<S> {
-    /// A connection that is accepted at `at`.
+    /// Creates a connection that was accepted at `at`.
     pub(super) fn new(
         key: Key,
         (socket, peer): (S, SocketAddr),
@@ -160,18 +164,18 @@ impl<S> Connection<S> {
             accepted: at.mono,
             session: ServerSession::new(at.now),
             stage,
-            armed: Turn::NONE,
-            has_spoken: false,
+            armed: Bucket::NONE,
+            has_received: false,
             permit,
         }
     }
 
-    /// Whether it counts against MAX_CONNECTIONS.
+    /// Returns whether it counts against MAX_CONNECTIONS.
     pub(super) fn is_admitted(&self) -> bool {
         !self.permit.is_overflow()
     }
 
-    /// Whether its end has not begun.
+    /// Returns whether the connection is open, that is, closing it has not started.
     pub(super) fn is_open(&self) -> bool {
         !matches!(self.stage, Stage::Lingering { .. })
     }
@@ -194,8 +198,8 @@ impl<S> Connection<S> {
         self.served_mut()?.outbox.as_deref_mut()
     }
 
-    /// Whether what it sends is read.
-    pub(super) fn is_read(&self) -> bool {
+    /// Returns whether input is read from it.
+    pub(super) fn is_reading(&self) -> bool {
         match self.stage {
             Stage::Handshake { .. } | Stage::Lingering { .. } => true,
             Stage::Refused { .. } => false,
@@ -203,7 +207,7 @@ impl<S> Connection<S> {
         }
     }
 
-    /// Whether answers wait, so that nothing more may be taken from it.
+    /// Returns whether no more input may be processed.
     pub(super) fn is_blocked(&self) -> bool {
         match &self.stage {
             Stage::Handshake { .. } | Stage::Lingering { .. } => false,
@@ -212,29 +216,30 @@ impl<S> Connection<S> {
         }
     }
 
-    /// Notes that bytes have come.
-    pub(super) fn hear(&mut self) {
-        self.has_spoken = true;
+    /// Notes that bytes were received.
+    pub(super) fn mark_received(&mut self) {
+        self.has_received = true;
     }
 
-    /// Stops reading while answers wait: the heartbeat deadline stands still from now on.
+    /// Stops reading if the connection is blocked. The heartbeat deadline is suspended until it
+    /// resumes.
     pub(super) fn pause_if_blocked(&mut self, now: Mono) {
         if self.is_blocked() && self.served().is_some() {
             self.session.pause(now);
         }
     }
 
-    /// Takes input again, beginning with what the session has kept, if nothing holds it up any
-    /// longer. True if so.
+    /// Resumes reading, if it was paused and nothing blocks it any longer. Returns whether it did;
+    /// the caller must then process the input that the session has kept.
     pub(super) fn resume(&mut self, now: Mono) -> bool {
-        let may_go_on = self.served().is_some() && !self.is_read() && !self.is_blocked();
-        if may_go_on {
+        let may_resume = self.served().is_some() && !self.is_reading() && !self.is_blocked();
+        if may_resume {
             self.session.resume(now);
         }
-        may_go_on
+        may_resume
     }
 
-    /// When something must have happened, in the shard's time.
+    /// Returns the next deadline, in the shard's time.
     pub(super) fn deadline(&self, env: &Env) -> Mono {
         match &self.stage {
             Stage::Handshake { .. } => self.session.deadline(env.limits()),
@@ -249,30 +254,30 @@ impl<S> Connection<S> {
         }
     }
 
-    /// Which of its deadlines has passed.
+    /// Returns the action that is due at `now`, in the shard's time.
     pub(super) fn overdue(&self, env: &Env, now: Mono) -> Overdue {
         match &self.stage {
             Stage::Lingering { until } if now >= *until => Overdue::Lingering,
             Stage::Lingering { .. } => Overdue::Nothing,
             Stage::Refused { due, .. } if now >= *due => Overdue::Close(CloseReason::AuthFailed),
-            Stage::Refused { .. } => Overdue::Unread,
+            Stage::Refused { .. } => Overdue::NotReading,
             Stage::Served(served) if served.is_stuck(env, now) => {
                 Overdue::Close(CloseReason::SlowConsumer)
             }
             Stage::Handshake { .. } | Stage::Served(_) => {
-                if self.silence(env, now).is_some() {
+                if self.timeout_reason(env, now).is_some() {
                     Overdue::Silent
-                } else if self.is_read() {
+                } else if self.is_reading() {
                     Overdue::Nothing
                 } else {
-                    Overdue::Unread
+                    Overdue::NotReading
                 }
             }
         }
     }
 
-    /// Why it is to be closed as silent, if so.
-    pub(super) fn silence(&self, env: &Env, now: Mono) -> Option<CloseReason> {
+    /// Returns the reason to close it if an AUTH or heartbeat timeout has expired.
+    pub(super) fn timeout_reason(&self, env: &Env, now: Mono) -> Option<CloseReason> {
         match self.stage {
             Stage::Handshake { .. } | Stage::Served(_) => {
                 self.session.check_deadline(env.limits(), now)
@@ -281,9 +286,9 @@ impl<S> Connection<S> {
         }
     }
 
-    /// Why a handshake is closed whose room another one needs; none if it is no handshake. If the
-    /// answer to a wrong AUTH was only to come late, it comes now.
-    pub(super) fn eviction(&self, env: &Env) -> Option<CloseReason> {
+    /// Returns the reason to close a handshake that makes room for another; `None` if it is not a
+    /// handshake. If its AUTH has failed and the answer was only delayed, the answer is sent now.
+    pub(super) fn eviction_reason(&self, env: &Env) -> Option<CloseReason> {
         match self.stage {
             Stage::Handshake { .. } => Some(CloseReason::AuthTimeout {
                 allowed: env.limits().auth_timeout,
@@ -293,12 +298,12 @@ impl<S> Connection<S> {
         }
     }
 
-    /// Begins its end for `reason`: it gives back everything but its socket and slot. None if its
-    /// end had begun already.
+    /// Starts ending the connection for `reason` and gives up everything but its socket and slot.
+    /// Returns `None` if it is already ending.
     pub(super) fn end(&mut self, reason: CloseReason, now: Mono) -> Option<Farewell> {
-        let was_read = self.is_read();
+        let was_reading = self.is_reading();
         let until = now + LINGER;
-        let is_clear = match std::mem::replace(&mut self.stage, Stage::Lingering { until }) {
+        let may_send_error = match std::mem::replace(&mut self.stage, Stage::Lingering { until }) {
             Stage::Handshake { .. } | Stage::Refused { .. } => true,
             Stage::Served(served) => served.outbox.is_none(),
             Stage::Lingering { .. } => return None,
@@ -308,13 +313,13 @@ impl<S> Connection<S> {
             CloseReason::ClientClosed | CloseReason::ConnectionLost
         );
         Some(Farewell {
-            reason: if peer_ended && !self.has_spoken {
+            reason: if peer_ended && !self.has_received {
                 CloseReason::HealthCheck
             } else {
                 reason
             },
-            is_clear,
-            was_read,
+            may_send_error,
+            was_reading,
         })
     }
 }
@@ -333,10 +338,10 @@ mod tests {
 
     use super::*;
 
-    /// 100,000 lie in memory.
+    /// An edge holds 100,000 connections in memory.
     #[test]
     fn a_connection_is_small() {
         let connection = size_of::<Connection<TcpStream>>();
-        assert!(connection <= 256, "a connection has {connection} bytes");
+        assert!(connection <= 256, "a connection takes {connection} bytes");
     }
 }

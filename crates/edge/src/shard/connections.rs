@@ -1,5 +1,5 @@
-//! [`Connections`]: which connection is at which slot. Slots are used again, so whoever remembers a
-//! connection remembers its [`Key`], and gets it back only while it is the same one.
+//! [`Connections`]: a shard's connections by slot. Slots are reused, so other code refers to a
+//! connection by its [`Key`], which never matches a later connection in the same slot.
 
 use slab::Slab;
 
@@ -7,26 +7,28 @@ use super::connection::Connection;
 use super::key::Key;
 use crate::sys::network::Token;
 
-/// A shard's connections, from accept until they are closed.
+/// A shard's connections, from accept until their sockets are closed.
 pub(super) struct Connections<S> {
     slots: Slab<Box<Connection<S>>>,
-    /// Every slot that was ever used is below this one.
+    /// One more than the highest slot that was ever used.
     end: usize,
-    /// How many there are, those not counted that are only told why they may not come in.
+    /// The number of admitted connections. Refused connections that only linger are not counted.
     admitted: usize,
 }
 
-/// How far a walk over all connections has come. Those that join it meanwhile may be met or not.
+/// A cursor over all connections. A walk may or may not visit connections that are added meanwhile.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Walk {
     next: usize,
 }
 
-/// Whether work over all connections is over.
+/// The state of a walk after a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub(super) enum WalkProgress {
-    GoesOn,
+    /// More connections may be left to visit.
+    More,
+    /// All connections were visited.
     Done,
 }
 
@@ -39,7 +41,7 @@ impl<S> Connections<S> {
         }
     }
 
-    /// Puts the connection that `make` returns for its key into a free slot.
+    /// Calls `make` with the key of a free slot and puts the connection that it returns there.
     pub(super) fn insert(&mut self, id: u64, make: impl FnOnce(Key) -> Connection<S>) -> Key {
         let entry = self.slots.vacant_entry();
         let slot = u32::try_from(entry.key()).expect("fewer connections than descriptors");
@@ -57,7 +59,7 @@ impl<S> Connections<S> {
         Some(removed)
     }
 
-    /// The connection at a slot.
+    /// Returns the connection at a slot.
     pub(super) fn at(&mut self, slot: u32) -> Option<&mut Connection<S>> {
         self.slots.get_mut(slot as usize).map(Box::as_mut)
     }
@@ -66,13 +68,13 @@ impl<S> Connections<S> {
         self.at(key.slot).filter(|found| found.key == key)
     }
 
-    /// The connection that an event was reported for.
+    /// Returns the connection for which an event was reported.
     pub(super) fn reported(&mut self, token: Token) -> Option<&mut Connection<S>> {
         self.at(token.slot)
             .filter(|found| found.key.token() == token)
     }
 
-    /// The next connection of a walk; none when all have been met.
+    /// Returns the next connection of a walk; `None` when all were visited.
     pub(super) fn step(&mut self, walk: &mut Walk) -> Option<&mut Connection<S>> {
         while walk.next < self.end && !self.slots.contains(walk.next) {
             walk.next += 1;

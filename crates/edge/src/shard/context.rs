@@ -1,17 +1,17 @@
-//! [`InputContext`]: what the rules of a connection may touch beside it.
+//! [`InputContext`]: the access that the rules of a connection have to the rest of the shard.
 
 use super::control_buffer::ControlBuffer;
 use super::env::Env;
 use super::feeds::Feeds;
 use super::time::Moment;
 
-/// What the steps of a connection may touch beside the connection itself.
+/// The shard's state that the rules of a connection may access.
 pub(super) struct InputContext<'a> {
     pub(super) env: &'a Env,
     pub(super) feeds: &'a mut Feeds,
-    /// Where answers are appended.
+    /// The buffer to which answers are appended.
     pub(super) control: &'a mut ControlBuffer,
-    /// Set if a SUBSCRIBE waits for the time to be known.
-    pub(super) has_askers: &'a mut bool,
+    /// Set if a SUBSCRIBE must wait until the time is known.
+    pub(super) has_pending_subscribes: &'a mut bool,
     pub(super) at: Moment,
 }

@@ -1,8 +1,8 @@
-//! [`ControlBuffer`]: the control frames that answer one read, so that they go out by one send. One
-//! serves all connections of a shard, each in its turn.
+//! [`ControlBuffer`]: collects the control frames that answer one read, so that one send writes
+//! them all. A shard has one, which its connections use in turn.
 
-/// Bytes of control frames from which on they are sent before more are made: the answers to a
-/// handshake, and to some heartbeats.
+/// The size, in bytes, at which the frames are sent before more are produced. The answers to a
+/// handshake and to a few heartbeats fit.
 const FULL: usize = 512;
 
 #[derive(Debug, Default)]
@@ -11,22 +11,23 @@ pub(super) struct ControlBuffer {
 }
 
 impl ControlBuffer {
-    /// Where frames are appended.
+    /// Returns the buffer to which frames are appended.
     pub(super) fn frames(&mut self) -> &mut Vec<u8> {
         &mut self.frames
     }
 
-    /// Whether it is time to send them.
+    /// Returns whether the frames must be sent before more are appended.
     pub(super) fn is_full(&self) -> bool {
         self.frames.len() >= FULL
     }
 
-    /// Gives the frames away, with the buffer's memory; [`ControlBuffer::give_back`] returns that.
+    /// Takes the frames out, together with the buffer's allocation. Return it with
+    /// [`ControlBuffer::give_back`].
     pub(super) fn take(&mut self) -> Vec<u8> {
         std::mem::take(&mut self.frames)
     }
 
-    /// Takes the memory back for the next frames.
+    /// Puts the allocation back for the next frames.
     pub(super) fn give_back(&mut self, mut frames: Vec<u8>) {
         frames.clear();
         self.frames = frames;

@@ -1,6 +1,6 @@
-//! The orderly end of a shard: nobody new comes in, and everybody who is there is sent elsewhere,
-//! spread over a time, so that other edges get no crowd. Until its turn a connection is served as
-//! ever.
+//! Draining a shard: new connections are refused, and existing ones are closed evenly over a given
+//! time, so that other edges see no reconnect storm. Until it is closed, each connection is served
+//! as usual.
 
 use std::time::Duration;
 
@@ -15,41 +15,43 @@ use super::driver::Driver;
 use super::key::Key;
 use super::slots::close_if_open;
 use super::time::Moment;
-use super::wheel::TURN;
+use super::wheel::WHEEL_INTERVAL;
 use crate::sys::network::Network;
 use crate::sys::socket::BACKLOG;
 
-/// What the last one closed has of the time: it may take its ERROR as slowly as anybody, and the
-/// wheel has to notice.
-pub(crate) const TIME_OF_LAST: Duration = LINGER.saturating_add(TURN.saturating_mul(3));
-/// How often connections are closed: those whose time has come, a few each time, in between ticks.
-const PACE: Duration = Duration::from_millis(10);
+/// The time reserved at the end of a drain for the connection that is closed last: it may linger
+/// for [`LINGER`], and the wheel needs up to three intervals to notice that this is over.
+pub(crate) const TIME_OF_LAST: Duration = LINGER.saturating_add(WHEEL_INTERVAL.saturating_mul(3));
+/// The interval at which due connections are closed, a few each time, so that ticks are sent in
+/// between.
+const CLOSE_INTERVAL: Duration = Duration::from_millis(10);
 
-/// A drain under way.
+/// A drain in progress.
 pub(super) struct Drain {
+    /// The time over which connections are closed, including [`TIME_OF_LAST`].
     over: Duration,
     stage: DrainStage,
-    /// When there is something to do next.
+    /// The time at which the next step is due.
     due: Mono,
     reply: Option<oneshot::Sender<()>>,
 }
 
 enum DrainStage {
-    /// Refuses those who wait to be accepted: no more than can have waited when it began, whoever
-    /// connects on and on.
+    /// Refuses connections that wait to be accepted: at most as many as can have been waiting when
+    /// the drain started, even if clients keep connecting.
     Refusing { left: u16 },
-    /// Writes down who is there.
-    Counting { walk: Walk, keys: Vec<Key> },
-    /// Closes them evenly over the time.
+    /// Collects the keys of all connections.
+    Collecting { walk: Walk, keys: Vec<Key> },
+    /// Closes those connections evenly over the time of the drain.
     Closing {
         keys: Vec<Key>,
         closed: usize,
-        began: Mono,
+        started: Mono,
     },
 }
 
 impl Drain {
-    /// A drain that takes `over`, and tells `reply` when all connections are closed.
+    /// Creates a drain that takes `over`, and notifies `reply` when all connections are closed.
     pub(super) fn new(over: Duration, reply: oneshot::Sender<()>) -> Self {
         Self {
             over,
@@ -59,12 +61,12 @@ impl Drain {
         }
     }
 
-    /// When there is something to do next.
+    /// Returns when the next step is due.
     pub(super) fn due(&self) -> Mono {
         self.due
     }
 
-    /// Deals with one newcomer or connection.
+    /// Refuses, collects or closes one connection.
     pub(super) fn step<N: Network>(
         &mut self,
         acceptor: &Acceptor,
@@ -77,50 +79,50 @@ impl Drain {
                 *left -= 1;
                 if !acceptor.refuse_one(connections, driver, at) || *left == 0 {
                     driver.network.stop_listening();
-                    self.stage = DrainStage::Counting {
+                    self.stage = DrainStage::Collecting {
                         walk: Walk::default(),
                         keys: Vec::new(),
                     };
                 }
             }
-            DrainStage::Counting { walk, keys } => match connections.step(walk) {
+            DrainStage::Collecting { walk, keys } => match connections.step(walk) {
                 Some(connection) => keys.push(connection.key),
                 None => {
                     self.stage = DrainStage::Closing {
                         keys: std::mem::take(keys),
                         closed: 0,
-                        began: at.mono,
+                        started: at.mono,
                     };
                 }
             },
             DrainStage::Closing {
                 keys,
                 closed,
-                began,
+                started,
             } => {
                 let spread = Spread {
                     connections: keys.len(),
                     over: self.over.saturating_sub(TIME_OF_LAST),
                 };
-                if *closed < spread.due(at.mono.since(*began)) {
+                if *closed < spread.due(at.mono.since(*started)) {
                     let key = keys[*closed];
                     *closed += 1;
                     close_if_open(key, CloseReason::ServerDraining, connections, driver, at);
                 } else if connections.is_empty() {
                     self.due = Mono::NEVER;
                     if let Some(reply) = self.reply.take() {
-                        // Whoever asked may have left meanwhile.
+                        // The requester may have gone away meanwhile.
                         let _ = reply.send(());
                     }
                 } else {
-                    self.due = at.mono + PACE;
+                    self.due = at.mono + CLOSE_INTERVAL;
                 }
             }
         }
     }
 }
 
-/// Who is to be closed by when: evenly over a time.
+/// Closing connections evenly over a time.
 #[derive(Clone, Copy, Debug)]
 struct Spread {
     connections: usize,
@@ -128,7 +130,7 @@ struct Spread {
 }
 
 impl Spread {
-    /// How many are to be closed once `elapsed` is over.
+    /// Returns how many connections must be closed once `elapsed` has passed.
     fn due(self, elapsed: Duration) -> usize {
         if elapsed >= self.over {
             return self.connections;
@@ -143,7 +145,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn connections_are_closed_evenly_and_all_of_them_in_time() {
+    fn all_connections_are_closed_evenly_and_in_time() {
         let spread = Spread {
             connections: 1_000,
             over: Duration::from_secs(19),
@@ -161,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn without_time_all_are_closed_at_once() {
+    fn a_drain_over_no_time_closes_all_connections_immediately() {
         for connections in [0, 1, 100_000] {
             let spread = Spread {
                 connections,

@@ -1,6 +1,6 @@
-//! [`Driver`]: performs what the rules of a connection decide. It owns what all connections of a
-//! shard are served with, and is handed one connection at a time; that one's [`AfterStep`] goes
-//! back to whoever owns the slots.
+//! [`Driver`]: carries out what the rules of a connection decide. It owns everything that the
+//! connections of a shard share, and is passed one connection at a time. It returns an
+//! [`AfterStep`], by which the caller, who owns the slots, learns whether to drop the connection.
 
 use std::io;
 use std::os::fd::AsRawFd;
@@ -13,28 +13,29 @@ use super::context::InputContext;
 use super::control_buffer::ControlBuffer;
 use super::env::Env;
 use super::feeds::Feeds;
-use super::input::{self, InputTaken};
+use super::input::{self, InputProgress};
 use super::outbox::Outbox;
 use super::subscription::{self, SubscribeOutcome};
 use super::time::Moment;
-use super::wheel::{Turn, Wheel};
+use super::wheel::{Bucket, Wheel};
 use crate::feed::{Arrival, FeedId};
 use crate::sys::network::{Network, Readiness};
 
-/// One read's bytes at most. A connection has no buffer of its own: all of a shard read into this
-/// one.
+/// The maximum number of bytes per read. All connections of a shard read into one buffer of this
+/// size; none has its own.
 const SCRATCH: usize = 16 * 1024;
-/// Reads in a row: a peer that never stops sending waits for its next turn.
-const READS: usize = 4;
+/// The maximum number of consecutive reads from one socket, so that a peer that never stops sending
+/// does not hold up the others.
+const READS_MAX: usize = 4;
 
-/// What connections are served with.
+/// The state that all connections of a shard share.
 pub(super) struct Driver<N> {
     pub(super) env: Env,
     pub(super) network: N,
     pub(super) feeds: Feeds,
     pub(super) wheel: Wheel,
-    /// A SUBSCRIBE waits until the time is known.
-    pub(super) has_askers: bool,
+    /// Whether any SUBSCRIBE waits until the time is known.
+    pub(super) has_pending_subscribes: bool,
     pub(super) control: ControlBuffer,
     scratch: Box<[u8]>,
 }
@@ -46,25 +47,25 @@ impl<N: Network> Driver<N> {
             wheel: Wheel::new(at.now),
             env,
             network,
-            has_askers: false,
+            has_pending_subscribes: false,
             control: ControlBuffer::default(),
             scratch: vec![0; SCRATCH].into_boxed_slice(),
         }
     }
 
-    /// What the rules of a connection may touch beside it.
+    /// Returns the state that the rules of a connection may access.
     fn context(&mut self, at: Moment) -> InputContext<'_> {
         InputContext {
             env: &self.env,
             feeds: &mut self.feeds,
             control: &mut self.control,
-            has_askers: &mut self.has_askers,
+            has_pending_subscribes: &mut self.has_pending_subscribes,
             at,
         }
     }
 
-    /// Serves a connection whose socket is ready.
-    pub(super) fn attend(
+    /// Writes to and reads from a connection whose socket is ready.
+    pub(super) fn handle_readiness(
         &mut self,
         connection: &mut Connection<N::Socket>,
         readiness: Readiness,
@@ -79,8 +80,8 @@ impl<N: Network> Driver<N> {
         AfterStep::Stays
     }
 
-    /// Reads what is there and acts on it. Reads on after a short read if that does not mean that
-    /// the socket is empty.
+    /// Reads available input and acts on it. A short read normally means that the socket is empty.
+    /// With `until_empty` it does not, and reading continues.
     pub(super) fn read(
         &mut self,
         connection: &mut Connection<N::Socket>,
@@ -88,9 +89,9 @@ impl<N: Network> Driver<N> {
         at: Moment,
     ) -> AfterStep {
         let mut scratch = std::mem::take(&mut self.scratch);
-        let fate = self.read_into(connection, until_empty, at, &mut scratch);
+        let after = self.read_into(connection, until_empty, at, &mut scratch);
         self.scratch = scratch;
-        fate
+        after
     }
 
     fn read_into(
@@ -100,23 +101,23 @@ impl<N: Network> Driver<N> {
         at: Moment,
         scratch: &mut [u8],
     ) -> AfterStep {
-        for _ in 0..READS {
+        for _ in 0..READS_MAX {
             connection.pause_if_blocked(at.now);
-            if !connection.is_read() {
+            if !connection.is_reading() {
                 return AfterStep::Stays;
             }
             match self.network.receive(&connection.socket, scratch) {
                 Ok(0) => return self.close(connection, CloseReason::ClientClosed, at),
-                Ok(taken) => {
+                Ok(received) => {
                     let mono = self.network.now();
                     let at = Moment { mono, ..at };
-                    connection.hear();
-                    let input = &scratch[..taken];
-                    if self.take_input(connection, input, at).is_gone() {
+                    connection.mark_received();
+                    let input = &scratch[..received];
+                    if self.process_input(connection, input, at).is_gone() {
                         return AfterStep::Gone;
                     }
-                    // A short read has emptied the socket, which saves the next one.
-                    if taken < scratch.len() && !until_empty {
+                    // A short read has emptied the socket, so another read is unnecessary.
+                    if received < scratch.len() && !until_empty {
                         connection.pause_if_blocked(at.now);
                         return AfterStep::Stays;
                     }
@@ -130,9 +131,9 @@ impl<N: Network> Driver<N> {
         AfterStep::Stays
     }
 
-    /// Takes bytes through the session, up to their end or to where it can't go on for now, and
-    /// sends the answers.
-    fn take_input(
+    /// Passes bytes through the session until they are used up or the connection blocks, and sends
+    /// the answers.
+    fn process_input(
         &mut self,
         connection: &mut Connection<N::Socket>,
         mut input: &[u8],
@@ -140,22 +141,22 @@ impl<N: Network> Driver<N> {
     ) -> AfterStep {
         loop {
             let mut context = self.context(at);
-            let taken = input::take(connection, &mut input, &mut context);
+            let progress = input::process(connection, &mut input, &mut context);
             if self.deliver(connection, at).is_gone() {
                 return AfterStep::Gone;
             }
-            match taken {
-                InputTaken::ControlFull => {}
-                InputTaken::All => {
+            match progress {
+                InputProgress::ControlFull => {}
+                InputProgress::All => {
                     self.arm(connection);
                     return AfterStep::Stays;
                 }
-                InputTaken::Close(reason) => return self.close(connection, reason, at),
+                InputProgress::Close(reason) => return self.close(connection, reason, at),
             }
         }
     }
 
-    /// Goes on reading if nothing holds it up any longer.
+    /// Resumes reading, if it was paused and nothing blocks it any longer.
     pub(super) fn resume_reading(
         &mut self,
         connection: &mut Connection<N::Socket>,
@@ -164,37 +165,38 @@ impl<N: Network> Driver<N> {
         if !connection.resume(at.now) {
             return AfterStep::Stays;
         }
-        if self.take_input(connection, &[], at).is_gone() {
+        if self.process_input(connection, &[], at).is_gone() {
             return AfterStep::Gone;
         }
         connection.pause_if_blocked(at.now);
-        // Also if that has closed it: what it still sends must be read and discarded.
-        if connection.is_read() {
+        // Re-arm even if the connection was just closed: what the client still sends must be read
+        // and discarded.
+        if connection.is_reading() {
             self.rearm(connection);
         }
         AfterStep::Stays
     }
 
-    /// Serves the SUBSCRIBEs of a connection that have waited for the time.
-    pub(super) fn serve_asked(
+    /// Serves the SUBSCRIBEs of a connection that have waited until the time is known.
+    pub(super) fn serve_pending_subscribes(
         &mut self,
         connection: &mut Connection<N::Socket>,
         at: Moment,
     ) -> AfterStep {
         if connection
             .served()
-            .is_none_or(|served| served.asked.is_empty())
+            .is_none_or(|served| served.pending_subscribes.is_empty())
         {
             return AfterStep::Stays;
         }
         let mut context = self.context(at);
-        let subscribed = subscription::serve_asked(connection, &mut context);
+        let subscribed = subscription::serve_pending_subscribes(connection, &mut context);
         if self.deliver(connection, at).is_gone() {
             return AfterStep::Gone;
         }
         match subscribed {
             SubscribeOutcome::Waits => {
-                self.has_askers = true;
+                self.has_pending_subscribes = true;
                 AfterStep::Stays
             }
             SubscribeOutcome::Served => self.resume_reading(connection, at),
@@ -202,9 +204,10 @@ impl<N: Network> Driver<N> {
         }
     }
 
-    /// Lets a waiting subscriber join the feed, which has passed its resume point, on the slow
-    /// path: the frame that it joins with may be on its way to the others already.
-    pub(super) fn arrive(
+    /// Lets a waiting subscriber join the feed, which has passed its resume point. It joins on the
+    /// slow path, because the frame that it joins with may already be going out to other
+    /// subscribers.
+    pub(super) fn join_arrival(
         &mut self,
         connection: &mut Connection<N::Socket>,
         feed: FeedId,
@@ -218,66 +221,67 @@ impl<N: Network> Driver<N> {
         let outbox = served.outbox.get_or_insert_with(|| Outbox::new(at.now));
         if let Some(own) = arrival.own {
             self.env.count_frame(&own, at.mono);
-            outbox.set_own(own.bytes);
+            outbox.set_own_frame(own.bytes);
         }
         self.feeds.join(slot, fd, feed, arrival.next);
         self.deliver(connection, at)
     }
 
-    /// Puts a subscriber on the slow path whose socket was full for the hot loop. `rest` is the
-    /// unsent tail of a frame.
-    pub(super) fn take_fallen(
+    /// Puts a subscriber on the slow path because its socket was full in the hot loop. `tail` is
+    /// the unsent tail of a partially written frame; it is empty at a frame boundary.
+    pub(super) fn put_on_slow_path(
         &mut self,
         connection: &mut Connection<N::Socket>,
-        rest: Bytes,
+        tail: Bytes,
         at: Moment,
     ) {
         if let Some(served) = connection.served_mut() {
-            let mut outbox = Outbox::with_rest(rest, at.now);
+            let mut outbox = Outbox::with_tail(tail, at.now);
             outbox.start();
             served.outbox = Some(outbox);
             self.wait_for_output(connection);
         }
     }
 
-    /// A connection's turn of the wheel has come: acts on the deadline that has passed, if one has.
-    pub(super) fn look_at(
+    /// Acts on a connection's deadline, if it has passed. The wheel has reported the connection in
+    /// `bucket`; if its deadline has since been armed for another bucket, nothing happens.
+    pub(super) fn handle_deadline(
         &mut self,
         connection: &mut Connection<N::Socket>,
-        turn: Turn,
+        bucket: Bucket,
         at: Moment,
     ) -> AfterStep {
-        if connection.armed != turn {
+        if connection.armed != bucket {
             return AfterStep::Stays;
         }
-        connection.armed = Turn::NONE;
-        let fate = match connection.overdue(&self.env, at.now) {
+        connection.armed = Bucket::NONE;
+        let after = match connection.overdue(&self.env, at.now) {
             Overdue::Nothing => AfterStep::Stays,
             Overdue::Lingering => AfterStep::Gone,
             Overdue::Close(reason) => self.close(connection, reason, at),
-            Overdue::Silent => self.end_silence(connection, at),
-            Overdue::Unread => match self.network.take_error(&connection.socket) {
+            Overdue::Silent => self.close_if_silent(connection, at),
+            Overdue::NotReading => match self.network.take_error(&connection.socket) {
                 Some(error) => self.fail(connection, &error, at),
                 None => AfterStep::Stays,
             },
         };
-        if !fate.is_gone() {
+        if !after.is_gone() {
             self.arm(connection);
         }
-        fate
+        after
     }
 
-    fn end_silence(&mut self, connection: &mut Connection<N::Socket>, at: Moment) -> AfterStep {
+    fn close_if_silent(&mut self, connection: &mut Connection<N::Socket>, at: Moment) -> AfterStep {
         if self.read(connection, true, at).is_gone() {
             return AfterStep::Gone;
         }
-        match connection.silence(&self.env, at.now) {
+        match connection.timeout_reason(&self.env, at.now) {
             Some(reason) => self.close(connection, reason, at),
             None => AfterStep::Stays,
         }
     }
 
-    /// Closes a handshake whose room another one needs, unless its AUTH lies unread in the socket.
+    /// Closes a handshake to make room for another, unless its AUTH is still unread in the socket.
     pub(super) fn evict(
         &mut self,
         connection: &mut Connection<N::Socket>,
@@ -286,29 +290,29 @@ impl<N: Network> Driver<N> {
         if self.read(connection, true, at).is_gone() {
             return AfterStep::Gone;
         }
-        match connection.eviction(&self.env) {
+        match connection.eviction_reason(&self.env) {
             Some(reason) => self.close(connection, reason, at),
             None => AfterStep::Stays,
         }
     }
 
-    /// Re-arms a socket: its present readiness is reported again.
+    /// Re-arms a socket, so that its current readiness is reported again.
     pub(super) fn rearm(&mut self, connection: &Connection<N::Socket>) {
         let rearmed = self
             .network
             .rearm(&connection.socket, connection.key.token());
         if let Err(error) = rearmed {
-            // The kernel has no reason to. Nobody waits for ever: the wheel looks at it when its
-            // deadline passes.
-            tracing::warn!(%error, "a connection's epoll registration can't be re-armed");
+            // The kernel has no reason to fail here. Even so, the connection does not hang
+            // indefinitely: the wheel checks it when its deadline passes.
+            tracing::warn!(%error, "can't re-arm a connection's epoll registration");
         }
     }
 
-    /// Puts a connection into the wheel for its next deadline, unless it is there for an earlier
-    /// turn.
+    /// Arms the wheel for the connection's next deadline, unless it is already armed for an earlier
+    /// bucket.
     pub(super) fn arm(&mut self, connection: &mut Connection<N::Socket>) {
         let deadline = connection.deadline(&self.env);
-        if self.wheel.turn_of(deadline) < connection.armed {
+        if self.wheel.bucket_of(deadline) < connection.armed {
             connection.armed = self.wheel.arm(connection.key, deadline);
         }
     }

@@ -1,5 +1,5 @@
-//! [`Env`]: what a shard's steps read and do not change: settings, what all shards have in common,
-//! and the time as clocks tell it.
+//! [`Env`]: the state that a shard's steps read but do not change: the settings, the state that all
+//! shards share, and the authority time.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +15,7 @@ use crate::feed::{FeedFrame, FeedLimits, Leftovers};
 use crate::metrics::Metrics;
 use crate::sys::socket::SocketOptions;
 
-/// What the settings say to a shard.
+/// The settings of a shard.
 #[derive(Clone, Debug)]
 pub(crate) struct ShardSettings {
     pub(crate) limits: Limits,
@@ -23,12 +23,13 @@ pub(crate) struct ShardSettings {
     pub(crate) ahead: Duration,
     pub(crate) write_deadline: Duration,
     pub(crate) sockets: SocketOptions,
-    /// Whether the last microseconds before a tick are spun away: not if shards would spin against
-    /// each other.
+    /// Whether to spin for the last microseconds before a tick. Off if shards would compete for a
+    /// core by spinning.
     pub(crate) spin: bool,
 }
 
-/// What the shards of an edge have in common: touched at accept, AUTH and close only, and counters.
+/// The state that all shards of an edge share. A shard accesses it only at accept, AUTH and close,
+/// and to update counters.
 #[derive(Clone)]
 pub(crate) struct Commons {
     pub(crate) settings: Arc<ShardSettings>,
@@ -39,15 +40,15 @@ pub(crate) struct Commons {
     pub(crate) credentials: watch::Receiver<AcceptedCredentials>,
 }
 
-/// A shard's surroundings.
+/// The settings, shared state and authority time of a shard.
 pub(super) struct Env {
     pub(super) commons: Commons,
-    /// The time as it was last published.
+    /// The authority as last published; `None` while the time is not known.
     authority: Option<Authority>,
-    /// The generation of the last time that was known.
+    /// The generation of the last known authority time.
     generation: Option<u32>,
-    /// The subscriptions of an earlier generation have not all been ended.
-    is_ending: bool,
+    /// Whether subscriptions of an earlier generation are still being ended.
+    is_ending_subscriptions: bool,
 }
 
 impl Env {
@@ -56,7 +57,7 @@ impl Env {
             commons,
             authority: None,
             generation: None,
-            is_ending: false,
+            is_ending_subscriptions: false,
         }
     }
 
@@ -72,43 +73,44 @@ impl Env {
         &self.commons.metrics
     }
 
-    /// Authority time's source at `mono`; none while the edge does not know the time.
+    /// Returns the authority that is valid at `mono`; `None` while the edge does not know the time.
     pub(super) fn authority(&self, mono: Mono) -> Option<&Authority> {
         self.authority
             .as_ref()
             .filter(|authority| authority.is_valid(mono))
     }
 
-    /// The same for ticks and new subscriptions: none either while subscriptions of an earlier
-    /// generation are being ended, so that none of them gets a tick of the new one before its
-    /// ERROR.
+    /// Returns the authority for ticks and new subscriptions. Unlike [`Self::authority`], this is
+    /// also `None` while subscriptions of an earlier generation are being ended, so that none of
+    /// them gets a tick of the new generation before its ERROR.
     pub(super) fn ticking_authority(&self, mono: Mono) -> Option<&Authority> {
-        self.authority(mono).filter(|_| !self.is_ending)
+        self.authority(mono)
+            .filter(|_| !self.is_ending_subscriptions)
     }
 
-    /// The generation of the last time that was known; none before the first one.
+    /// Returns the generation of the last known authority time; `None` before the first one.
     pub(super) fn generation(&self) -> Option<u32> {
         self.generation
     }
 
-    /// Takes over the time as it is now. True if it was stepped back: then all subscriptions of
-    /// before must end, and until [`Env::end_ending`] there are neither ticks nor new
-    /// subscriptions.
+    /// Sets the current authority time. Returns true if time was stepped back: all existing
+    /// subscriptions must then be ended, and until [`Env::subscriptions_ended`] is called there are
+    /// neither ticks nor new subscriptions.
     pub(super) fn set_authority(&mut self, new: Option<Authority>) -> bool {
         self.authority = new;
         let Some(new) = new else { return false };
         let known = self.generation.replace(new.generation());
         let is_stepped = known.is_some_and(|known| known != new.generation());
-        self.is_ending |= is_stepped;
+        self.is_ending_subscriptions |= is_stepped;
         is_stepped
     }
 
-    /// The subscriptions of before have ended.
-    pub(super) fn end_ending(&mut self) {
-        self.is_ending = false;
+    /// Notes that all subscriptions of an earlier generation have been ended.
+    pub(super) fn subscriptions_ended(&mut self) {
+        self.is_ending_subscriptions = false;
     }
 
-    /// Counts the end of a connection.
+    /// Counts a closed connection.
     pub(super) fn count_closed(&self, reason: CloseReason) {
         let closed = &self.metrics().closed;
         closed.with_label_values(&[reason.label()]).inc();
@@ -117,18 +119,18 @@ impl Env {
         }
     }
 
-    /// Counts a frame of a feed that is sent to one subscriber at `mono`, beside the hot loop.
+    /// Counts a feed's frame that is sent to one subscriber at `mono`, outside the hot loop.
     pub(super) fn count_frame(&self, frame: &FeedFrame, mono: Mono) {
         let metrics = self.metrics();
         metrics.messages_sent.inc();
         metrics.ticks_sent.inc_by(u64::from(frame.ticks));
         if let (Some(authority), true) = (self.authority(mono), frame.timed) {
-            let late = late_ms(authority.time_at(mono), frame.first);
-            metrics.publish_latency_ms.observe(late, 1);
+            let lateness_ms = lateness_ms(authority.time_at(mono), frame.first);
+            metrics.publish_latency_ms.observe(lateness_ms, 1);
         }
     }
 
-    /// Counts what a chunk of a fan-out sent by `mono`.
+    /// Counts the frames that a chunk of a fan-out has sent by `mono`.
     pub(super) fn count_chunk(&self, left: &Leftovers, mono: Mono) {
         let metrics = self.metrics();
         metrics.bytes_sent.inc_by(left.bytes);
@@ -139,16 +141,16 @@ impl Env {
             metrics.messages_sent.inc_by(part.sent);
             metrics.ticks_sent.inc_by(part.sent * u64::from(part.ticks));
             if let (Some(time), true) = (time, part.timed) {
-                let late = late_ms(time, part.first);
-                metrics.publish_latency_ms.observe(late, part.sent);
+                let lateness_ms = lateness_ms(time, part.first);
+                metrics.publish_latency_ms.observe(lateness_ms, part.sent);
             }
         }
     }
 }
 
-/// Milliseconds from `first` to `time`. A tick is never sent before its time, so only a step makes
-/// it negative.
-fn late_ms(time: UnixTime, first: Epoch) -> f64 {
+/// Returns the milliseconds from `first` to `time`, at least 0. A tick is never sent before its
+/// time, so only a step could make the difference negative.
+fn lateness_ms(time: UnixTime, first: Epoch) -> f64 {
     let late_us = time
         .as_micros()
         .saturating_sub(first.time().as_micros())

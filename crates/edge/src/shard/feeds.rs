@@ -1,5 +1,6 @@
-//! [`Feeds`]: a shard's four feeds, and where each connection stands in them. Memberships lie here
-//! and not in the connections, so that whoever joins, leaves or is moved is recorded in one place.
+//! [`Feeds`]: a shard's four feeds, and the membership of each connection. Memberships are stored
+//! here rather than in the connections, so that joining, leaving and moving are all recorded in one
+//! place.
 
 use std::os::fd::RawFd;
 
@@ -9,41 +10,41 @@ use tickstorm_timebase::{Authority, Epoch, Mono, Tick};
 use super::env::ShardSettings;
 use crate::feed::{Arrival, CHUNK, Entry, Feed, FeedFrame, FeedId, Leftovers};
 
-/// Frames of the ring that are offered to a socket by one call.
-const FRAMES: usize = 64;
-/// Of so many chunks one goes to an ahead feed, if any has work: the feeds at their time have the
-/// others.
+/// The maximum number of the ring's frames that are offered to a socket by one call.
+const OFFERED_FRAMES_MAX: usize = 64;
+/// One chunk in this many goes to an ahead feed, if any has work. At-time feeds get the others.
 const AHEAD_SHARE: u64 = 4;
 
-/// A connection's place in the feeds.
+/// A connection's membership in a feed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Membership {
     #[default]
     None,
-    /// The feed must pass its resume point first.
+    /// It joins when the feed has passed its resume point, `after`.
     Waiting { feed: FeedId, after: Epoch },
-    /// It has this entry of the feed's array.
+    /// It has the entry at this position of the feed's array.
     Joined { feed: FeedId, position: u32 },
 }
 
-/// What a subscriber on the slow path has yet to get from its feed.
-pub(super) struct Lacking {
-    /// Number of the first of `frames`.
+/// The next frames of its feed that a subscriber on the slow path has not been sent.
+pub(super) struct UnsentFrames {
+    /// The number of the first of `frames`, or of the feed's next frame if there are none.
     pub(super) next: u64,
-    /// The next frames, some at most.
+    /// The frames, at most [`OFFERED_FRAMES_MAX`].
     pub(super) frames: Vec<FeedFrame>,
 }
 
-/// The feed has let go of a frame that a subscriber lacks: it is a slow consumer.
+/// The ring has overwritten a frame that a subscriber has not been sent: it is a slow consumer.
 #[derive(Debug)]
-pub(super) struct FellOut;
+pub(super) struct Overwritten;
 
 pub(super) struct Feeds {
     feeds: [Feed; FeedId::ALL.len()],
-    /// By the connections' slots.
+    /// The memberships, indexed by connection slot.
     memberships: Vec<Membership>,
-    /// Chunks that were sent so far, and by each feed the number of its last one.
+    /// The number of chunks sent so far.
     chunks: u64,
+    /// The number of the last chunk of each feed.
     last_chunk: [u64; FeedId::ALL.len()],
 }
 
@@ -61,61 +62,62 @@ impl Feeds {
         &mut self.feeds[id.index()]
     }
 
-    /// The last tick that is in a frame of a feed.
+    /// Returns the last tick that a feed has put into a frame.
     pub(super) fn last(&self, id: FeedId) -> Epoch {
         self.feeds[id.index()].last()
     }
 
-    /// Takes in all ticks that have become due by `mono`.
+    /// Adds all ticks that are due by `mono` to the feeds.
     pub(super) fn release(&mut self, authority: &Authority, mono: Mono) {
         let feeds = self.feeds.iter_mut();
         feeds.for_each(|feed| feed.release(authority, mono));
     }
 
-    /// When the next tick is to be released.
+    /// Returns when the next tick is due.
     pub(super) fn next_tick(&self, authority: &Authority) -> Mono {
         let ticks = self.feeds.iter().map(|feed| feed.next_tick(authority));
         ticks.min().unwrap_or(Mono::NEVER)
     }
 
-    /// When the next batch is to be sent.
+    /// Returns when the next batch is due.
     pub(super) fn next_batch(&self) -> Mono {
         let batches = self.feeds.iter().map(Feed::next_batch);
         batches.min().unwrap_or(Mono::NEVER)
     }
 
-    /// Takes in ticks that did not come from the grid.
+    /// Adds ticks that do not come from the grid.
     #[cfg(feature = "bench")]
     pub(super) fn offer(&mut self, id: FeedId, ticks: &[Tick]) {
         self.feed(id).offer(ticks);
     }
 
-    /// The feed whose turn it is among those that have something to send; new frames can be made
-    /// only while the time `is_known`. At-time feeds go before ahead feeds but for one chunk in
-    /// [`AHEAD_SHARE`]; of its kind, the one that has waited longest comes first. So each gets its
-    /// share, however much another one has to send.
-    pub(super) fn next_to_send(&self, mono: Mono, is_known: bool) -> Option<FeedId> {
+    /// Returns the feed to send next, among the feeds that have work. While the time is not known,
+    /// only frames that are already made count as work. At-time feeds take precedence over ahead
+    /// feeds, except for one chunk in [`AHEAD_SHARE`]. Among feeds of the same kind, the one that
+    /// has waited longest is next. So each feed gets its share, however much the others have to
+    /// send.
+    pub(super) fn next_to_send(&self, mono: Mono, time_is_known: bool) -> Option<FeedId> {
         let favours_ahead = self.chunks % AHEAD_SHARE == AHEAD_SHARE - 1;
         let with_work = FeedId::ALL
             .into_iter()
-            .filter(|id| self.feeds[id.index()].has_work(mono, is_known));
+            .filter(|id| self.feeds[id.index()].has_work(mono, time_is_known));
         with_work.min_by_key(|id| {
             let is_ahead = id.delivery == crate::feed::Delivery::Ahead;
             (is_ahead != favours_ahead, self.last_chunk[id.index()])
         })
     }
 
-    /// Turns a feed's batch that is due into frames. Returns its first tick.
+    /// Turns a feed's due batch into frames. Returns its first tick.
     pub(super) fn flush(&mut self, id: FeedId, authority: &Authority, mono: Mono) -> Option<Tick> {
         self.feed(id).flush(authority, mono)
     }
 
-    /// Whether a feed has passed somebody's resume point.
+    /// Returns whether a feed has passed the resume point of a waiting subscriber.
     pub(super) fn have_arrivals(&self) -> bool {
         self.feeds.iter().any(Feed::has_arrivals)
     }
 
-    /// The next waiting subscriber whose resume point its feed has passed.
+    /// Returns the next waiting subscriber whose feed has passed its resume point.
     pub(super) fn poll_arrival(&mut self) -> Option<(FeedId, Arrival)> {
         FeedId::ALL
             .into_iter()
@@ -141,14 +143,14 @@ impl Feeds {
         });
     }
 
-    /// Whether anybody would notice a tick that comes some microseconds late.
+    /// Returns whether any feed has subscribers. If none has, a tick may be some microseconds late.
     pub(super) fn have_subscribers(&mut self) -> bool {
         let mut feeds = self.feeds.iter_mut();
         feeds.any(|feed| feed.subscribers().len() > 0)
     }
 
-    /// Lets a connection join a feed behind its last frame, or wait until the feed passes a `start`
-    /// that lies ahead of it.
+    /// Lets a connection join a feed after its last frame, or wait until the feed passes `start`,
+    /// if that is ahead of it.
     pub(super) fn enter(
         &mut self,
         slot: u32,
@@ -170,7 +172,7 @@ impl Feeds {
         }
     }
 
-    /// Lets a connection join a feed with frame `next`, on the slow path.
+    /// Lets a connection join a feed on the slow path, starting with frame `next`.
     pub(super) fn join(&mut self, slot: u32, fd: RawFd, id: FeedId, next: u64) {
         self.insert(slot, fd, id, next, true);
     }
@@ -185,7 +187,7 @@ impl Feeds {
         );
     }
 
-    /// Takes a connection out of its feed, if it is in one.
+    /// Removes a connection from its feed, if it is in one.
     pub(super) fn leave(&mut self, slot: u32) {
         match self.membership(slot) {
             Membership::None => return,
@@ -203,20 +205,20 @@ impl Feeds {
         set(&mut self.memberships, slot, Membership::None);
     }
 
-    /// Whether a connection has an entry in a feed.
+    /// Returns whether a connection has joined a feed.
     pub(super) fn has_joined(&self, slot: u32) -> bool {
         matches!(self.membership(slot), Membership::Joined { .. })
     }
 
-    /// The feed that a connection has subscribed to.
-    pub(super) fn of(&self, slot: u32) -> Option<FeedId> {
+    /// Returns the feed to which a connection has subscribed.
+    pub(super) fn feed_of(&self, slot: u32) -> Option<FeedId> {
         match self.membership(slot) {
             Membership::None => None,
             Membership::Waiting { feed, .. } | Membership::Joined { feed, .. } => Some(feed),
         }
     }
 
-    /// Frames of its feed that a connection has yet to get.
+    /// Returns the number of frames of its feed that a connection has not been sent.
     pub(super) fn backlog(&mut self, slot: u32) -> u64 {
         let Some((feed, position)) = self.joined(slot) else {
             return 0;
@@ -225,7 +227,7 @@ impl Feeds {
         feed.ring().head().saturating_sub(next)
     }
 
-    /// Puts a subscriber on the slow path, if it is not there: the hot loop passes it over.
+    /// Puts a subscriber on the slow path, if it is not there yet, so that the hot loop skips it.
     pub(super) fn fall_behind(&mut self, slot: u32) {
         if let Some((feed, position)) = self.joined(slot) {
             let entry = feed.subscribers().entry(position);
@@ -235,33 +237,35 @@ impl Feeds {
         }
     }
 
-    /// The next frames that a subscriber has yet to get; none if it has not joined a feed.
-    pub(super) fn lacking(&mut self, slot: u32) -> Result<Option<Lacking>, FellOut> {
+    /// Returns the next frames that a subscriber has not been sent; `None` if it has not joined a
+    /// feed.
+    pub(super) fn unsent_frames(&mut self, slot: u32) -> Result<Option<UnsentFrames>, Overwritten> {
         let Some((feed, position)) = self.joined(slot) else {
             return Ok(None);
         };
         let next = next_of(feed.subscribers().entry(position));
-        let frames = feed.ring().from(next).ok_or(FellOut)?;
-        let frames = frames.take(FRAMES).cloned().collect();
-        Ok(Some(Lacking { next, frames }))
+        let frames = feed.ring().from(next).ok_or(Overwritten)?;
+        let frames = frames.take(OFFERED_FRAMES_MAX).cloned().collect();
+        Ok(Some(UnsentFrames { next, frames }))
     }
 
-    /// Records on the slow path that `next` is the frame that a subscriber lacks.
+    /// Records that `next` is the next frame that a subscriber on the slow path needs.
     pub(super) fn advance_behind(&mut self, slot: u32, next: u64) {
         if let Some((feed, position)) = self.joined(slot) {
             feed.subscribers().entry(position).fall_behind(next);
         }
     }
 
-    /// Takes a subscriber off the slow path: it has everything before `next`, and the hot loop goes
-    /// on with it.
+    /// Takes a subscriber off the slow path. It has been sent everything before `next`, and the hot
+    /// loop sends it the rest.
     pub(super) fn catch_up(&mut self, slot: u32, next: u64) {
         if let Some((feed, position)) = self.joined(slot) {
             feed.subscribers().entry(position).advance(next);
         }
     }
 
-    /// The descriptors of all subscribers that have everything, in the feeds' own order.
+    /// Returns the descriptors of all subscribers that have caught up, in the order of the feeds'
+    /// arrays.
     #[cfg(feature = "bench")]
     pub(super) fn caught_up(&mut self) -> Vec<RawFd> {
         self.feeds.iter_mut().flat_map(Feed::caught_up).collect()

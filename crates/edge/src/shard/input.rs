@@ -1,5 +1,5 @@
-//! A client's bytes: through its session, and what each frame asks for. Answers are appended to the
-//! control buffer; nothing is read or sent here.
+//! Processing of input: passes a client's bytes through its session and acts on each frame. Answers
+//! are appended to the control buffer; nothing is read or sent here.
 
 use std::os::fd::AsRawFd;
 
@@ -7,59 +7,62 @@ use tickstorm_protocol::code::CloseReason;
 use tickstorm_protocol::session::server::{Step, pong};
 use tickstorm_timebase::Mono;
 
-use super::authentication::{AuthenticatedClient, Judgement, judge};
+use super::authentication::{AuthOutcome, AuthenticatedClient, authenticate};
 use super::connection::{Connection, Served, Stage};
 use super::context::InputContext;
 use super::subscription::{SubscribeOutcome, subscribe};
 
-/// How far a client's bytes were taken.
+/// The result of processing a client's bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
-pub(super) enum InputTaken {
-    /// Up to their end, or to where the connection can't go on for now; what is left the session
-    /// keeps.
+pub(super) enum InputProgress {
+    /// All bytes were processed, or the connection accepts no more for now. If it is blocked, the
+    /// session keeps the bytes that are left.
     All,
-    /// The control buffer must be sent before the rest is taken.
+    /// The control buffer must be sent before the remaining bytes are processed.
     ControlFull,
-    /// The connection is to be closed.
+    /// The connection must be closed.
     Close(CloseReason),
 }
 
-/// Takes bytes, those first that the session has kept, and advances `input` past what was used.
-pub(super) fn take<S: AsRawFd>(
+/// Processes the bytes that the session has kept, then `input`, and advances `input` past the bytes
+/// used.
+pub(super) fn process<S: AsRawFd>(
     connection: &mut Connection<S>,
     input: &mut &[u8],
     context: &mut InputContext<'_>,
-) -> InputTaken {
+) -> InputProgress {
     let (env, at) = (context.env, context.at);
     loop {
         match connection.stage {
             Stage::Handshake { .. } | Stage::Served(_) => {}
-            // Nothing that it sends counts any more.
-            Stage::Refused { .. } | Stage::Lingering { .. } => return InputTaken::All,
+            // Further input is ignored.
+            Stage::Refused { .. } | Stage::Lingering { .. } => return InputProgress::All,
         }
         if context.control.is_full() {
-            return InputTaken::ControlFull;
+            return InputProgress::ControlFull;
         }
         if connection.is_blocked() {
             connection.session.keep(input);
-            return InputTaken::All;
+            return InputProgress::All;
         }
         match connection.session.step(env.limits(), input, at.now) {
-            Step::NeedsInput => return InputTaken::All,
-            Step::Auth(auth) => match judge(env, connection.peer.ip(), auth, at) {
-                Judgement::Accepted(client) => accept(connection, client, context),
-                Judgement::Wrong => return InputTaken::Close(CloseReason::AuthFailed),
-                Judgement::WrongUntil(due) => refuse(connection, due),
-                Judgement::RateLimited => return InputTaken::Close(CloseReason::AuthRateLimited),
+            Step::NeedsInput => return InputProgress::All,
+            Step::Auth(auth) => match authenticate(env, connection.peer.ip(), auth, at) {
+                AuthOutcome::Accepted(client) => accept(connection, client, context),
+                AuthOutcome::Failed => return InputProgress::Close(CloseReason::AuthFailed),
+                AuthOutcome::FailedDelayed(due) => delay_refusal(connection, due),
+                AuthOutcome::RateLimited => {
+                    return InputProgress::Close(CloseReason::AuthRateLimited);
+                }
             },
             Step::Subscribe(request) => match subscribe(connection, request, context) {
                 SubscribeOutcome::Served => {}
-                SubscribeOutcome::Waits => *context.has_askers = true,
-                SubscribeOutcome::Refused(reason) => return InputTaken::Close(reason),
+                SubscribeOutcome::Waits => *context.has_pending_subscribes = true,
+                SubscribeOutcome::Refused(reason) => return InputProgress::Close(reason),
             },
-            Step::Heartbeat { client_time_us } => answer(client_time_us, context),
-            Step::Close(reason) => return InputTaken::Close(reason),
+            Step::Heartbeat { client_time_us } => answer_heartbeat(client_time_us, context),
+            Step::Close(reason) => return InputProgress::Close(reason),
         }
     }
 }
@@ -82,7 +85,7 @@ fn accept<S>(
     connection.stage = Stage::Served(Served::new(client));
 }
 
-fn refuse<S>(connection: &mut Connection<S>, due: Mono) {
+fn delay_refusal<S>(connection: &mut Connection<S>, due: Mono) {
     let ended = Stage::Lingering { until: due };
     connection.stage = match std::mem::replace(&mut connection.stage, ended) {
         Stage::Handshake { _permit } => Stage::Refused { due, _permit },
@@ -90,7 +93,7 @@ fn refuse<S>(connection: &mut Connection<S>, due: Mono) {
     };
 }
 
-fn answer(client_time_us: i64, context: &mut InputContext<'_>) {
+fn answer_heartbeat(client_time_us: i64, context: &mut InputContext<'_>) {
     let (mono, frames) = (context.at.mono, context.control.frames());
     match context.env.authority(mono) {
         None => pong(client_time_us, 0, 0, u32::MAX, 0, frames),

@@ -1,8 +1,9 @@
-//! [`Key`]: which connection.
+//! [`Key`]: the identity of a connection.
 
 use crate::sys::network::Token;
 
-/// Names a connection: its slot, and an id that no other connection of the process has.
+/// The identity of a connection: its slot, and an id that no other connection of the process ever
+/// has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Key {
     pub(super) slot: u32,
@@ -10,7 +11,7 @@ pub(super) struct Key {
 }
 
 impl Key {
-    /// What the connection's events are reported with.
+    /// Returns the token with which the connection's events are reported.
     pub(super) fn token(self) -> Token {
         Token {
             slot: self.slot,

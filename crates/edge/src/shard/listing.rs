@@ -1,5 +1,5 @@
-//! What operators see of a shard's connections. A listing walks through all of them a connection at
-//! a time, so that no tick waits for it.
+//! The list of a shard's connections that operators can request. It visits one connection at a
+//! time, so that it delays no tick.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -17,34 +17,36 @@ use super::key::Key;
 use super::time::Moment;
 use crate::feed::Delivery;
 
-/// Who comes first in a list.
+/// The order of a list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Order {
-    /// Who lacks most.
+    /// Largest backlog first.
     Backlog,
-    /// Who has been there longest.
+    /// Oldest connection first.
     Age,
 }
 
-/// One connection, as operators see it.
+/// A connection, as shown to operators.
 #[derive(Clone, Debug)]
 pub(crate) struct Listed {
     pub(crate) id: u64,
     pub(crate) peer: SocketAddr,
-    /// None before it has authenticated.
+    /// The client; `None` before it has authenticated.
     pub(crate) client: Option<ListedClient>,
     pub(crate) subscribed: bool,
-    /// Of the feed that it is on.
+    /// The mode of its feed.
     pub(crate) mode: Option<Mode>,
     pub(crate) ahead: bool,
     pub(crate) age: Duration,
-    /// Shards answer at different moments: what they say of ages can't be compared, this can.
+    /// The time at which it was accepted. Unlike `age`, this is comparable between shards, which
+    /// describe their connections at different times.
     pub(crate) accepted: Mono,
-    /// Frames of its feed that it has yet to take.
+    /// The number of frames of its feed that it has not been sent.
     pub(crate) backlog_frames: u64,
 }
 
-/// What a client showed itself to be, and says of itself.
+/// The name of the credentials that a client authenticated with, and the id and version that it
+/// sent.
 #[derive(Clone, Debug)]
 pub(crate) struct ListedClient {
     pub(crate) identity: String,
@@ -62,25 +64,26 @@ impl Order {
 }
 
 impl Listed {
-    /// Sort key, highest first.
+    /// Returns the sort key for `order`, highest first.
     pub(crate) fn rank(&self, order: Order) -> u64 {
         order.rank(self.accepted, || self.backlog_frames)
     }
 }
 
-/// A list in the making.
+/// A list being compiled.
 pub(super) struct Listing {
     order: Order,
     limit: usize,
     walk: Walk,
-    /// The first ones so far, by rank and then by id.
+    /// The first connections so far, by rank and then by id.
     first: BinaryHeap<Reverse<(u64, Reverse<u64>, u32)>>,
     listed: Vec<Listed>,
     reply: Option<oneshot::Sender<Vec<Listed>>>,
 }
 
 impl Listing {
-    /// The first `limit` connections by `order`, in no order, for `reply`.
+    /// Creates a list of the first `limit` connections by `order`, which is sent to `reply`
+    /// unsorted.
     pub(super) fn new(order: Order, limit: usize, reply: oneshot::Sender<Vec<Listed>>) -> Self {
         Self {
             order,
@@ -92,7 +95,7 @@ impl Listing {
         }
     }
 
-    /// Ranks one connection or, when all are ranked, describes one of the first.
+    /// Ranks one connection or, once all are ranked, describes one of the first.
     pub(super) fn step<N: crate::sys::network::Network>(
         &mut self,
         connections: &mut Connections<N::Socket>,
@@ -101,16 +104,16 @@ impl Listing {
     ) -> WalkProgress {
         if let Some(connection) = connections.step(&mut self.walk) {
             self.rank(connection, &mut driver.feeds);
-            return WalkProgress::GoesOn;
+            return WalkProgress::More;
         }
         if let Some(Reverse((_, Reverse(id), slot))) = self.first.pop() {
             let connection = connections.get(Key { slot, id });
             let described = connection.map(|found| describe(found, &mut driver.feeds, at));
             self.listed.extend(described.flatten());
-            return WalkProgress::GoesOn;
+            return WalkProgress::More;
         }
         if let Some(reply) = self.reply.take() {
-            // Whoever asked may have left meanwhile.
+            // The requester may have gone away meanwhile.
             let _ = reply.send(std::mem::take(&mut self.listed));
         }
         WalkProgress::Done
@@ -129,13 +132,13 @@ impl Listing {
     }
 }
 
-/// None once its end has begun.
+/// Describes a connection; `None` if it is already being closed.
 fn describe<S>(connection: &Connection<S>, feeds: &mut Feeds, at: Moment) -> Option<Listed> {
     if !connection.is_open() {
         return None;
     }
     let Key { slot, id } = connection.key;
-    let feed = feeds.of(slot);
+    let feed = feeds.feed_of(slot);
     Some(Listed {
         id,
         peer: connection.peer,

@@ -1,10 +1,10 @@
-//! A shard: the part of an edge's connections that one thread owns outright, so that nothing here
-//! is locked or atomic.
+//! A shard: the part of an edge's connections that one thread owns outright, so nothing here needs
+//! a lock or an atomic.
 //!
-//! One loop ([`turn`]) owns everything and hands each step `&mut` to what that step needs. What a
-//! connection does is decided by rules without I/O ([`connection`], [`input`], [`subscription`],
-//! [`outbox`], [`wheel`]); the [`driver`] performs it over a
-//! [`Network`](crate::sys::network::Network), the kernel's or, in tests, a scripted one.
+//! One loop ([`turn`]) owns all state and passes each step a `&mut` to what that step needs. Rules
+//! that do no I/O ([`connection`], [`input`], [`subscription`], [`outbox`], [`wheel`]) decide what
+//! happens to a connection. The [`driver`] carries out their decisions over a
+//! [`Network`](crate::sys::network::Network): the kernel's, or a scripted one in tests.
 
 mod accept;
 mod authentication;
@@ -59,51 +59,51 @@ pub(crate) use thread::spawn;
 #[cfg(feature = "bench")]
 pub use weight::FanOut;
 
-/// What a shard shows of itself, for health: moments of timebase's `Mono` in nanoseconds.
+/// The state that a shard publishes for health checks. Times are timebase's `Mono`, in nanoseconds.
 #[derive(Debug)]
 pub(crate) struct Vitals {
-    /// When it last turned its wheel.
+    /// The time at which the shard last advanced its timer wheel.
     pub(crate) turned: AtomicU64,
-    /// When it last released a SECOND tick at its time; 0: never.
+    /// The time at which it last released a SECOND tick at its time; 0 if it never has.
     pub(crate) released: AtomicU64,
-    /// Whether it accepts connections: not while the system has no descriptor or memory for them.
+    /// Whether it accepts connections. False while the system has no file descriptor or memory left
+    /// for them.
     pub(crate) accepting: AtomicBool,
 }
 
-/// What [`crate::Edge::on_shards`] runs.
+/// A closure that [`crate::Edge::on_shards`] runs on every shard.
 #[cfg(feature = "bench")]
 pub type Work = std::sync::Arc<dyn Fn(&[std::os::fd::RawFd]) + Send + Sync>;
 
-/// What control and other shards may tell a shard.
+/// A command to a shard, from control or from another shard.
 pub(crate) enum ShardCommand {
-    /// Have a table of open files of its own from now on, of at most so many, and say where it is
-    /// to be seen.
+    /// Gives the shard's thread its own table of open files, with at most this many entries, and
+    /// replies with the table.
     Separate(u64, oneshot::Sender<io::Result<FdTable>>),
-    /// Listen on this address and say on which it really is.
+    /// Listens on this address, and replies with the address that was actually bound.
     Listen(SocketAddr, oneshot::Sender<io::Result<SocketAddr>>),
-    /// These are the shards, in the order of their numbers.
+    /// Sets the handles of all shards, in the order of their indices.
     Peers(Vec<ShardHandle>),
-    /// Close this handshake: its room is needed.
+    /// Closes this handshake to make room for another.
     Evict(Evicted),
-    /// Send these ticks to the feed of the mode, at its time, as if they had been released now.
+    /// Sends these ticks to the mode's at-time feed, as if they had just been released.
     #[cfg(feature = "bench")]
     Burst(Mode, Vec<Tick>),
-    /// Run this with the descriptors of all subscribers that have everything, and answer when it is
-    /// done.
+    /// Runs the closure with the descriptors of all subscribers that have caught up, and replies
+    /// when it is done.
     #[cfg(feature = "bench")]
     Run(Work, oneshot::Sender<()>),
-    /// Accept nobody any more, and close all connections within this time; answer when they are
-    /// closed.
+    /// Stops accepting, closes all connections within this time, and replies when they are closed.
     Drain(Duration, oneshot::Sender<()>),
-    /// Say which connections come first, and no more than so many of them.
+    /// Replies with at most this many connections, the first in this order.
     List(Order, usize, oneshot::Sender<Vec<Listed>>),
-    /// Close the connection of this id, and say whether there was one.
+    /// Closes the connection with this id, and replies whether it was open.
     Close(u64, oneshot::Sender<bool>),
-    /// Close everything and end.
+    /// Closes all connections and ends the shard.
     Stop,
 }
 
-/// Tells a shard something, from any thread.
+/// A handle for sending commands to a shard from any thread.
 #[derive(Clone)]
 pub(crate) struct ShardHandle {
     commands: Sender<ShardCommand>,
@@ -111,12 +111,13 @@ pub(crate) struct ShardHandle {
 }
 
 impl ShardHandle {
-    /// Lets the shard look whether the time has changed.
+    /// Wakes the shard, which then checks whether the time has changed.
     pub(crate) fn wake(&self) {
         self.waker.wake();
     }
 
-    /// Hands over a command; gives it back if the shard has ended.
+    /// Sends a command and wakes the shard. Returns the command in the error if the shard has
+    /// ended.
     pub(crate) fn tell(&self, command: ShardCommand) -> Result<(), SendError<ShardCommand>> {
         self.commands.send(command)?;
         self.waker.wake();

@@ -1,41 +1,44 @@
-//! What a connection still has to write, while its socket takes less than there is: the rest of a
-//! frame half sent, control frames, a replay in the making, and a position in the feed's ring. It
-//! decides what comes next and keeps every byte exactly once; it does not write.
+//! [`Outbox`]: the output that a connection's socket has not accepted yet: the unsent tail of a
+//! partially written frame, control frames, and a replay whose frames are still to be made. The
+//! frames of the feed follow from its ring. The outbox decides which bytes are next and yields
+//! every byte exactly once; it does not write.
 
 use bytes::{Buf, Bytes};
 use tickstorm_timebase::{Authority, Mono};
 
 use super::replay::Replay;
 
-/// Control frames that may wait for a full socket; while one does, the connection is not read.
+/// The maximum size, in bytes, of the control frames that wait for a full socket. While any wait,
+/// the connection is not read.
 const CONTROL_MAX: usize = 4_096;
 
-/// The slow path's state of one connection.
+/// The unsent output of a connection on the slow path.
 #[derive(Debug)]
 pub(super) struct Outbox {
-    /// What lacks of the frame (or control frames) half sent: comes before all else.
-    rest: Bytes,
-    rest_is_control: bool,
-    /// The ticks of the replay's frame in `rest`, until its first byte is out: till then it may
-    /// still be given up.
-    untouched: Option<usize>,
+    /// The bytes to write next: the unsent tail of a partially written frame, or of control frames.
+    front: Bytes,
+    front_is_control: bool,
+    /// The number of ticks in `front`, if that is a frame of the replay of which no byte has been
+    /// sent. Such a frame can still be dropped.
+    unsent_replay_ticks: Option<usize>,
     control: Vec<u8>,
-    /// A frame for this subscriber alone, before the feed's: empty for nearly all.
+    /// A frame for this subscriber alone, sent before the feed's frames. Nearly always empty.
     own: Bytes,
     replay: Option<Replay>,
-    /// When the socket last took a byte, in the shard's own time.
+    /// The time at which the socket last accepted a byte, in the shard's time.
     pub(super) progress: Mono,
-    /// Whether the socket has been offered something, so that its readiness for output is reported.
+    /// Whether output has been offered to the socket, so that it will report when it is writable
+    /// again.
     is_started: bool,
 }
 
 impl Outbox {
-    /// One that has nothing to write yet.
+    /// Creates an outbox with nothing to write yet.
     pub(super) fn new(now: Mono) -> Box<Self> {
         Box::new(Self {
-            rest: Bytes::new(),
-            rest_is_control: false,
-            untouched: None,
+            front: Bytes::new(),
+            front_is_control: false,
+            unsent_replay_ticks: None,
             control: Vec::new(),
             own: Bytes::new(),
             replay: None,
@@ -44,80 +47,81 @@ impl Outbox {
         })
     }
 
-    /// One that goes on with the rest of a data frame.
-    pub(super) fn with_rest(rest: Bytes, now: Mono) -> Box<Self> {
+    /// Creates an outbox that starts with the unsent tail of a data frame.
+    pub(super) fn with_tail(tail: Bytes, now: Mono) -> Box<Self> {
         let mut outbox = Self::new(now);
-        outbox.rest = rest;
+        outbox.front = tail;
         outbox
     }
 
-    /// Notes that the socket is about to be offered what there is. True the first time.
+    /// Notes that output is about to be offered to the socket. Returns true the first time.
     pub(super) fn start(&mut self) -> bool {
         !std::mem::replace(&mut self.is_started, true)
     }
 
-    /// Whether control frames wait.
+    /// Returns whether any control frame is not completely written.
     pub(super) fn holds_control(&self) -> bool {
-        self.rest_is_control || !self.control.is_empty()
+        self.front_is_control || !self.control.is_empty()
     }
 
-    /// Appends control frames; they go before replay and feed.
+    /// Appends control frames, which precede the replay and the feed's frames.
     pub(super) fn push_control(&mut self, frames: &[u8]) {
         debug_assert!(
             self.control.len() <= CONTROL_MAX,
-            "not read while control frames wait"
+            "a connection is not read while control frames wait"
         );
         self.control.extend_from_slice(frames);
     }
 
-    /// Puts `replay` in the place of what was still to be replayed; only a frame half sent is
-    /// finished.
+    /// Replaces the current replay, and the subscriber's own frame, with `replay`. A partially
+    /// written frame is still completed.
     pub(super) fn set_replay(&mut self, replay: Option<Replay>) {
-        if self.untouched.take().is_some() {
-            self.rest = Bytes::new();
+        if self.unsent_replay_ticks.take().is_some() {
+            self.front = Bytes::new();
         }
         self.own = Bytes::new();
         self.replay = replay;
     }
 
-    /// Sends `own` before the feed's frames.
-    pub(super) fn set_own(&mut self, own: Bytes) {
+    /// Sets a frame for this subscriber alone, to be sent before the feed's frames.
+    pub(super) fn set_own_frame(&mut self, own: Bytes) {
         self.own = own;
     }
 
-    /// What is to be written before the feed's frames; empty where nothing is. A frame of a replay
-    /// is made here.
+    /// Returns the bytes to write before the feed's frames; empty if there are none. Makes the next
+    /// frame of the replay if no other output precedes it.
     pub(super) fn front(
         &mut self,
         max_msg_size: usize,
         authority: Option<(&Authority, Mono)>,
     ) -> &Bytes {
-        if self.rest.is_empty() {
-            self.rest_is_control = !self.control.is_empty();
-            if self.rest_is_control {
-                self.rest = Bytes::from(std::mem::take(&mut self.control));
+        if self.front.is_empty() {
+            self.front_is_control = !self.control.is_empty();
+            if self.front_is_control {
+                self.front = Bytes::from(std::mem::take(&mut self.control));
             } else if !self.own.is_empty() {
-                self.rest = std::mem::take(&mut self.own);
+                self.front = std::mem::take(&mut self.own);
             } else if let Some(replay) = self.replay.as_mut() {
                 let (frame, ticks) = replay.next_frame(max_msg_size, authority);
-                self.rest = frame;
-                self.untouched = Some(ticks);
+                self.front = frame;
+                self.unsent_replay_ticks = Some(ticks);
                 if replay.is_over() {
                     self.replay = None;
                 }
             }
         }
-        &self.rest
+        &self.front
     }
 
-    /// Whether the feed's own frames may follow what [`Self::front`] gave.
+    /// Returns whether the feed's frames may directly follow the bytes that [`Self::front`]
+    /// returned.
     pub(super) fn feed_may_follow(&self) -> bool {
         self.control.is_empty() && self.own.is_empty() && self.replay.is_none()
     }
 
-    /// Takes note that `taken` bytes, some at least, went out, and gives how many of them were not
-    /// of the front but of the feed's frames. Where a frame of a replay went out, or began to,
-    /// `replayed` is told of its ticks.
+    /// Records that the socket accepted `taken` bytes, at least 1, and returns how many of them
+    /// came after the front, from the feed's frames. Calls `replayed` with the number of ticks in a
+    /// frame of the replay when its first byte was sent.
     pub(super) fn consume(
         &mut self,
         taken: usize,
@@ -125,21 +129,21 @@ impl Outbox {
         replayed: impl FnOnce(usize),
     ) -> usize {
         self.progress = now;
-        let front = taken.min(self.rest.len());
-        if let Some(ticks) = self.untouched.take_if(|_| front > 0) {
+        let front = taken.min(self.front.len());
+        if let Some(ticks) = self.unsent_replay_ticks.take_if(|_| front > 0) {
             replayed(ticks);
         }
-        self.rest.advance(front);
-        if self.rest.is_empty() {
-            self.rest_is_control = false;
+        self.front.advance(front);
+        if self.front.is_empty() {
+            self.front_is_control = false;
         }
         taken - front
     }
 
-    /// Goes on with the rest of a frame of the feed.
-    pub(super) fn set_rest(&mut self, rest: Bytes) {
-        self.rest = rest;
-        self.rest_is_control = false;
+    /// Sets the unsent tail of a frame of the feed, to be written next.
+    pub(super) fn set_front(&mut self, tail: Bytes) {
+        self.front = tail;
+        self.front_is_control = false;
     }
 }
 
@@ -175,8 +179,8 @@ mod tests {
         bytes.into()
     }
 
-    /// A socket that takes `room` bytes, written to as a shard writes; gives what it got. `feed` is
-    /// what the feed's ring holds.
+    /// Writes to a socket that accepts `room` bytes, as a shard does, and returns the bytes that it
+    /// accepted. `feed` holds the frames of the feed's ring.
     fn write(outbox: &mut Outbox, feed: &mut Vec<Bytes>, room: usize) -> Vec<u8> {
         let front = outbox.front(MAX_MSG_SIZE, None).clone();
         let mut bytes = front.to_vec();
@@ -194,7 +198,7 @@ mod tests {
             }
             feed.remove(0);
             if of_feed < frame.len() {
-                outbox.set_rest(frame.slice(of_feed..));
+                outbox.set_front(frame.slice(of_feed..));
             }
             of_feed = of_feed.saturating_sub(frame.len());
         }
@@ -202,12 +206,12 @@ mod tests {
     }
 
     #[test]
-    fn half_a_frame_goes_first_then_control_then_replay_then_the_feed_wherever_writes_end() {
+    fn output_order_is_partial_frame_control_replay_feed_wherever_writes_end() {
         let half = batch(1_000);
         let (ack, pong) = (frame(ACK, &[8, 2]), frame(PONG, &[8, 7]));
         for room in 1..=200 {
-            let mut outbox = Outbox::with_rest(half.slice(5..), Mono::ZERO);
-            outbox.set_replay(Replay::of(Mode::Second, &plan(10, 12, 12)));
+            let mut outbox = Outbox::with_tail(half.slice(5..), Mono::ZERO);
+            outbox.set_replay(Replay::from_plan(Mode::Second, &plan(10, 12, 12)));
             outbox.push_control(&ack);
             outbox.push_control(&pong);
             let mut feed = vec![batch(13_000), batch(14_000)];
@@ -232,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn control_frames_are_held_until_their_last_byte_is_out() {
+    fn control_frames_are_held_until_their_last_byte_is_sent() {
         let mut outbox = Outbox::new(Mono::ZERO);
         let pong = frame(PONG, &[]);
         outbox.push_control(&pong);
@@ -241,13 +245,13 @@ mod tests {
             write(&mut outbox, &mut vec![batch(0)], 1);
         }
         assert!(!outbox.holds_control());
-        // The rest of a data frame holds nobody up.
+        // The tail of a data frame does not block reading.
         write(&mut outbox, &mut vec![batch(0)], 3);
         assert!(!outbox.holds_control());
     }
 
     #[test]
-    fn progress_is_when_the_socket_last_took_something() {
+    fn progress_is_when_the_socket_last_accepted_bytes() {
         let mut outbox = Outbox::new(Mono::from_nanos(5));
         outbox.push_control(&frame(PONG, &[]));
         assert_eq!(outbox.front(MAX_MSG_SIZE, None).len(), 12);
@@ -257,11 +261,11 @@ mod tests {
     }
 
     #[test]
-    fn a_new_replay_takes_the_place_of_the_old_one_behind_the_frame_half_sent() {
+    fn a_new_replay_replaces_the_old_one_after_the_partially_sent_frame() {
         let mut outbox = Outbox::new(Mono::ZERO);
-        outbox.set_replay(Replay::of(Mode::Second, &plan(0, 3_000, 3_000)));
+        outbox.set_replay(Replay::from_plan(Mode::Second, &plan(0, 3_000, 3_000)));
         let mut sent = write(&mut outbox, &mut Vec::new(), 100);
-        outbox.set_replay(Replay::of(Mode::Second, &plan(2_990, 3_000, 3_000)));
+        outbox.set_replay(Replay::from_plan(Mode::Second, &plan(2_990, 3_000, 3_000)));
         outbox.push_control(&frame(ACK, &[]));
         while !outbox.front(MAX_MSG_SIZE, None).is_empty() {
             sent.extend(write(&mut outbox, &mut Vec::new(), 1_000));
@@ -275,12 +279,12 @@ mod tests {
     }
 
     #[test]
-    fn a_frame_of_the_old_replay_of_which_no_byte_went_out_is_dropped_and_not_counted() {
+    fn an_unsent_frame_of_the_old_replay_is_dropped_and_not_counted() {
         let mut outbox = Outbox::new(Mono::ZERO);
-        outbox.set_replay(Replay::of(Mode::Second, &plan(0, 10, 10)));
-        // Made for a socket that then took nothing.
+        outbox.set_replay(Replay::from_plan(Mode::Second, &plan(0, 10, 10)));
+        // Makes a frame, of which the socket then accepts nothing.
         assert!(!outbox.front(MAX_MSG_SIZE, None).is_empty());
-        outbox.set_replay(Replay::of(Mode::Minute, &plan(0, 120, 120)));
+        outbox.set_replay(Replay::from_plan(Mode::Minute, &plan(0, 120, 120)));
         outbox.push_control(&frame(ACK, &[]));
         let (mut sent, mut counted) = (Vec::new(), Vec::new());
         loop {
@@ -293,19 +297,23 @@ mod tests {
         let kinds: Vec<_> = frames.iter().map(|frame| frame.kind).collect();
         assert_eq!(kinds, [ACK, DATA_BATCH]);
         assert_eq!(frames[1].decode::<DataBatch>().ticks.len(), 2);
-        assert_eq!(counted, [2], "each frame once, with its first byte");
+        assert_eq!(
+            counted,
+            [2],
+            "each frame is counted once, with its first byte"
+        );
     }
 
     #[test]
-    fn a_replay_of_nothing_is_none() {
-        assert_eq!(Replay::of(Mode::Second, &plan(60, 60, 60)), None);
-        assert_eq!(Replay::of(Mode::Minute, &plan(60, 119, 119)), None);
-        assert!(Replay::of(Mode::Minute, &plan(60, 120, 120)).is_some());
+    fn an_empty_replay_is_none() {
+        assert_eq!(Replay::from_plan(Mode::Second, &plan(60, 60, 60)), None);
+        assert_eq!(Replay::from_plan(Mode::Minute, &plan(60, 119, 119)), None);
+        assert!(Replay::from_plan(Mode::Minute, &plan(60, 120, 120)).is_some());
     }
 
     proptest! {
         #[test]
-        fn a_replay_is_complete_in_frames_of_bounded_size_and_its_ticks_have_their_quality(
+        fn a_replay_is_complete_with_bounded_frames_and_the_right_qualities(
             replayed in 0_i64..2_500,
             ahead in 0_i64..12,
             off_grid_ms in -999_i64..=0,
@@ -317,7 +325,7 @@ mod tests {
             let mut plan = plan(base - replayed, base, base + ahead);
             plan.start = Epoch::from_ms(plan.start.as_ms() + off_grid_ms);
             let mut outbox = Outbox::new(now);
-            outbox.set_replay(Replay::of(Mode::Second, &plan));
+            outbox.set_replay(Replay::from_plan(Mode::Second, &plan));
             let mut ticks = Vec::new();
             let mut counted = 0;
             loop {
@@ -338,10 +346,11 @@ mod tests {
             prop_assert!(outbox.feed_may_follow());
             prop_assert_eq!(counted, ticks.len());
             let first = base - replayed + i64::from(off_grid_ms == 0);
-            prop_assert!(ticks.iter().map(|tick| tick.epoch_ms).eq((first..=base + ahead).map(|n| n * 1_000)));
+            let epochs = ticks.iter().map(|tick| tick.epoch_ms);
+            prop_assert!(epochs.eq((first..=base + ahead).map(|second| second * 1_000)));
             for tick in ticks {
                 let second = tick.epoch_ms / 1_000;
-                // The clock has announced 10 s.
+                // The clock has announced ticks up to 10 s ahead.
                 let expected = match second - base {
                     ..=0 => 2,
                     1..=10 if is_known => 0,

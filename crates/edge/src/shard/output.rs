@@ -1,6 +1,5 @@
-//! The writing side beyond the hot loop: control frames, and the slow path that brings back
-//! subscribers whose socket was full. One thread does both paths of a connection, so they never
-//! race.
+//! Writing outside the hot loop: control frames, and the slow path on which subscribers whose
+//! socket was full catch up. One thread runs both paths of a connection, so they never race.
 
 use std::io::{self, IoSlice};
 use std::os::fd::AsRawFd;
@@ -12,50 +11,50 @@ use tickstorm_protocol::code::CloseReason;
 use super::connection::{AfterStep, Connection};
 use super::driver::Driver;
 use super::env::Env;
-use super::feeds::{Feeds, FellOut, Lacking};
+use super::feeds::{Feeds, Overwritten, UnsentFrames};
 use super::outbox::Outbox;
 use super::time::Moment;
 use crate::sys::network::Network;
 
-/// Writes of one wake before others get their turn.
-const WRITES: usize = 8;
+/// The maximum number of writes to one socket before other connections are served.
+const WRITES_MAX: usize = 8;
 
-/// How far a flush came.
+/// The result of a flush.
 enum Flushed {
-    /// Everything is written: back to the hot loop.
+    /// All output is written, and the subscriber returns to the hot loop.
     All,
     /// The socket is full.
     Full,
-    /// There is more, and the socket may take more.
+    /// More output is left, and the socket may accept it.
     More,
-    /// The ring has let go of a frame that the subscriber lacks.
-    FellOut,
+    /// The ring has overwritten a frame that the subscriber has not been sent.
+    Overwritten,
     Failed(io::Error),
 }
 
-/// What is offered to a socket by one call.
+/// The output that is offered to a socket by one call.
 enum Offer {
-    /// Nothing is left.
+    /// No output is left.
     Nothing,
-    /// `front` and then the feed's frames, if any.
+    /// `front`, followed by the feed's frames, if any.
     Bytes {
         front: Bytes,
-        lacking: Option<Lacking>,
+        unsent: Option<UnsentFrames>,
     },
 }
 
 impl<N: Network> Driver<N> {
-    /// Sends the control frames that answer one read: at once, or behind what the socket has not
-    /// taken yet. Begins to write an outbox that a step has made.
+    /// Sends the control frames that answer one read, directly or, if the connection has an outbox,
+    /// through that. Starts to write an outbox that the last step has created.
     pub(super) fn deliver(
         &mut self,
         connection: &mut Connection<N::Socket>,
         at: Moment,
     ) -> AfterStep {
         let frames = self.control.take();
-        let fate = self.deliver_frames(connection, &frames, at);
+        let after = self.deliver_frames(connection, &frames, at);
         self.control.give_back(frames);
-        fate
+        after
     }
 
     fn deliver_frames(
@@ -66,7 +65,10 @@ impl<N: Network> Driver<N> {
     ) -> AfterStep {
         let fd = connection.socket.as_raw_fd();
         let Some(served) = connection.served_mut() else {
-            debug_assert!(frames.is_empty(), "only served connections get answers");
+            debug_assert!(
+                frames.is_empty(),
+                "only a served connection is sent answers"
+            );
             return AfterStep::Stays;
         };
         if let Some(outbox) = served.outbox.as_deref_mut() {
@@ -95,7 +97,8 @@ impl<N: Network> Driver<N> {
         AfterStep::Stays
     }
 
-    /// Offers a new outbox to the socket; what does not go through at once the slow path writes.
+    /// Offers a new outbox to the socket. Output that the socket does not accept is written later,
+    /// on the slow path.
     fn start_writing(&mut self, connection: &mut Connection<N::Socket>, at: Moment) -> AfterStep {
         match self.flush(connection, at) {
             Flushed::All => AfterStep::Stays,
@@ -103,20 +106,20 @@ impl<N: Network> Driver<N> {
                 self.wait_for_output(connection);
                 AfterStep::Stays
             }
-            Flushed::FellOut => self.close(connection, CloseReason::SlowConsumer, at),
+            Flushed::Overwritten => self.close(connection, CloseReason::SlowConsumer, at),
             Flushed::Failed(error) => self.fail(connection, &error, at),
         }
     }
 
-    /// Puts a connection with an outbox on the slow path: the hot loop passes it over, its socket
-    /// reports when it takes output, and the write deadline runs.
+    /// Puts a connection with an outbox on the slow path: the hot loop skips it, its socket reports
+    /// when it is writable, and the write deadline applies.
     pub(super) fn wait_for_output(&mut self, connection: &mut Connection<N::Socket>) {
         self.feeds.fall_behind(connection.key.slot);
         self.rearm(connection);
         self.arm(connection);
     }
 
-    /// A connection on the slow path may take output again.
+    /// Continues to write to a connection on the slow path whose socket is writable again.
     pub(super) fn write(
         &mut self,
         connection: &mut Connection<N::Socket>,
@@ -128,31 +131,32 @@ impl<N: Network> Driver<N> {
         match self.flush(connection, at) {
             Flushed::All | Flushed::Full => {}
             Flushed::More => self.rearm(connection),
-            Flushed::FellOut => return self.close(connection, CloseReason::SlowConsumer, at),
+            Flushed::Overwritten => return self.close(connection, CloseReason::SlowConsumer, at),
             Flushed::Failed(error) => return self.fail(connection, &error, at),
         }
         self.resume_reading(connection, at)
     }
 
-    /// Writes what is unsent, in its order, until all is written or the socket is full.
+    /// Writes unsent output in order until all of it is written, the socket is full, or
+    /// [`WRITES_MAX`] is reached.
     fn flush(&mut self, connection: &mut Connection<N::Socket>, at: Moment) -> Flushed {
         let slot = connection.key.slot;
-        for _ in 0..WRITES {
+        for _ in 0..WRITES_MAX {
             let Some(served) = connection.served_mut() else {
                 return Flushed::All;
             };
             let Some(outbox) = served.outbox.as_deref_mut() else {
                 return Flushed::All;
             };
-            let (front, lacking) = match offer(outbox, slot, &self.env, &mut self.feeds, at) {
-                Ok(Offer::Bytes { front, lacking }) => (front, lacking),
+            let (front, unsent) = match offer(outbox, slot, &self.env, &mut self.feeds, at) {
+                Ok(Offer::Bytes { front, unsent }) => (front, unsent),
                 Ok(Offer::Nothing) => {
                     served.outbox = None;
                     return Flushed::All;
                 }
-                Err(FellOut) => return Flushed::FellOut,
+                Err(Overwritten) => return Flushed::Overwritten,
             };
-            let frames = lacking.iter().flat_map(|lacking| &lacking.frames);
+            let frames = unsent.iter().flat_map(|unsent| &unsent.frames);
             let parts: Vec<IoSlice<'_>> = std::iter::once(&front)
                 .chain(frames.map(|frame| &frame.bytes))
                 .map(|bytes| IoSlice::new(bytes))
@@ -164,44 +168,48 @@ impl<N: Network> Driver<N> {
                 Err(error) => return Flushed::Failed(error),
             };
             if let Some(outbox) = connection.outbox_mut() {
-                account(outbox, taken, lacking, slot, &self.env, &mut self.feeds, at);
+                record_written(outbox, taken, unsent, slot, &self.env, &mut self.feeds, at);
             }
         }
         Flushed::More
     }
 }
 
-/// What comes next for a connection: what its outbox holds, then its feed's frames. If that is
-/// nothing, it has caught up.
+/// Returns the next output of a connection: the front of its outbox, then its feed's frames. If
+/// both are empty, the subscriber has caught up and returns to the hot loop.
 fn offer(
     outbox: &mut Outbox,
     slot: u32,
     env: &Env,
     feeds: &mut Feeds,
     at: Moment,
-) -> Result<Offer, FellOut> {
+) -> Result<Offer, Overwritten> {
     let time = env.authority(at.mono).map(|authority| (authority, at.mono));
     let front = outbox.front(env.limits().max_msg_size, time).clone();
-    let lacking = if outbox.feed_may_follow() {
-        feeds.lacking(slot)?
+    let unsent = if outbox.feed_may_follow() {
+        feeds.unsent_frames(slot)?
     } else {
         None
     };
-    if front.is_empty() && lacking.as_ref().is_none_or(|one| one.frames.is_empty()) {
-        if let Some(Lacking { next, .. }) = lacking {
+    if front.is_empty()
+        && unsent
+            .as_ref()
+            .is_none_or(|unsent| unsent.frames.is_empty())
+    {
+        if let Some(UnsentFrames { next, .. }) = unsent {
             feeds.catch_up(slot, next);
         }
         return Ok(Offer::Nothing);
     }
-    Ok(Offer::Bytes { front, lacking })
+    Ok(Offer::Bytes { front, unsent })
 }
 
-/// Takes note that the socket took `taken` bytes of an offer. A frame counts as sent with its first
-/// byte: the tail that is unsent follows in any case.
-fn account(
+/// Records that the socket accepted `taken` bytes of an offer. A frame counts as sent with its
+/// first byte, because its unsent tail always follows.
+fn record_written(
     outbox: &mut Outbox,
     taken: usize,
-    lacking: Option<Lacking>,
+    unsent: Option<UnsentFrames>,
     slot: u32,
     env: &Env,
     feeds: &mut Feeds,
@@ -213,7 +221,7 @@ fn account(
         metrics.messages_sent.inc();
         metrics.ticks_sent.inc_by(ticks as u64);
     });
-    let Some(Lacking { mut next, frames }) = lacking else {
+    let Some(UnsentFrames { mut next, frames }) = unsent else {
         return;
     };
     for frame in &frames {
@@ -223,7 +231,7 @@ fn account(
         env.count_frame(frame, at.mono);
         next += 1;
         if of_feed < frame.bytes.len() {
-            outbox.set_rest(frame.bytes.slice(of_feed..));
+            outbox.set_front(frame.bytes.slice(of_feed..));
         }
         of_feed = of_feed.saturating_sub(frame.bytes.len());
     }

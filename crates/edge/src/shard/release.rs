@@ -1,5 +1,5 @@
-//! The tick's instant: which ticks are due, when the next ones are, and how to wait for them.
-//! Release and first send are one look at the clock.
+//! The release of ticks: which ticks are due, when the next ones are, and how to wait for them. A
+//! tick is released and first sent on the same clock reading.
 
 use std::sync::atomic::Ordering;
 
@@ -12,8 +12,8 @@ use super::feeds::Feeds;
 use crate::feed::FeedId;
 use crate::sys::network::WaitFor;
 
-/// When the next ticks are due, so that a look at the clock says whether there is something to
-/// release.
+/// The time at which the next ticks are due, so that one clock reading shows whether any must be
+/// released.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct NextTick {
     next_tick: Mono,
@@ -26,8 +26,9 @@ impl NextTick {
         }
     }
 
-    /// The time or the feeds have changed: what is due is reckoned again.
-    pub(super) fn forget(&mut self) {
+    /// Discards the time because authority time or the feeds have changed; it is computed again at
+    /// the next release.
+    pub(super) fn invalidate(&mut self) {
         self.next_tick = Mono::ZERO;
     }
 
@@ -35,7 +36,7 @@ impl NextTick {
         self.next_tick
     }
 
-    /// Takes into the feeds what is due by `mono`.
+    /// Adds the ticks that are due by `mono` to the feeds.
     pub(super) fn release(&mut self, env: &Env, feeds: &mut Feeds, mono: Mono) {
         if mono < self.next_tick {
             return;
@@ -50,8 +51,8 @@ impl NextTick {
     }
 }
 
-/// Shows that `first`, the first tick of a batch, goes out at `mono`.
-pub(super) fn observe(
+/// Records in vitals and metrics that `first`, the first tick of a batch, is sent at `mono`.
+pub(super) fn record_release(
     vitals: &Vitals,
     env: &Env,
     feed: FeedId,
@@ -63,25 +64,26 @@ pub(super) fn observe(
         vitals.released.store(mono.as_nanos(), Ordering::Relaxed);
     }
     if feed.delivery == crate::feed::Delivery::AtTime && first.quality != Quality::Replay {
-        let late = mono.since(authority.mono_at(first.epoch.time()));
-        let lateness = &env.metrics().release_lateness;
-        lateness.observe(late.as_secs_f64());
+        let lateness = mono.since(authority.mono_at(first.epoch.time()));
+        let histogram = &env.metrics().release_lateness;
+        histogram.observe(lateness.as_secs_f64());
     }
 }
 
-/// For when a shard's timer is set. It is not set again for a wait that it ends soon enough as it
-/// is.
+/// The state of a shard's timer, which is not set again for a wait if it will already fire soon
+/// enough.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct TurnTimer {
+    /// The time at which the timer will fire; [`Mono::ZERO`] if it is not set.
     set_for: Mono,
 }
 
-/// What to do if there is nothing to do at all.
+/// The way to wait when a shard has nothing to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum IdleAction {
     /// Wait for events.
     Wait(WaitFor),
-    /// Look at the clock until this moment, a tick's, which is microseconds away.
+    /// Spin until this time, at which a tick is due in a few microseconds.
     Spin(Mono),
 }
 
@@ -92,14 +94,14 @@ impl TurnTimer {
         }
     }
 
-    /// The timer has fired. It may do so before the moment it was set for: its clock may run faster
-    /// than the machine's time.
-    pub(super) fn has_fired(&mut self) {
+    /// Notes that the timer has fired. It may fire before the time that it was set for, because its
+    /// clock may run faster than the machine's time.
+    pub(super) fn handle_fired(&mut self) {
         self.set_for = Mono::ZERO;
     }
 
-    /// How to wait at `mono` until `tick` is due, to the microsecond if anybody notices, or until
-    /// `other`, which may be late a little.
+    /// Returns how to wait at `mono` until `tick` is due (to the microsecond if it `spins`) or
+    /// until `other`, which may be a little late.
     pub(super) fn idle(&mut self, mono: Mono, tick: Mono, other: Mono, spins: bool) -> IdleAction {
         let until_other = other.since(mono);
         let sleep = if tick == Mono::NEVER {
@@ -134,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn the_timer_is_set_once_for_a_wait_however_often_events_interrupt_it() {
+    fn the_timer_is_set_once_per_wait_however_often_events_interrupt_it() {
         let mut timer = TurnTimer::new();
         let first = timer.idle(at(0), Mono::NEVER, at(100_000), true);
         assert_eq!(
@@ -161,15 +163,15 @@ mod tests {
     fn a_timer_that_has_fired_early_is_set_again() {
         let mut timer = TurnTimer::new();
         timer.idle(at(0), Mono::NEVER, at(100_000), true);
-        // Its clock runs 8 % fast.
-        timer.has_fired();
+        // The timer's clock runs 8 % fast.
+        timer.handle_fired();
         let again = timer.idle(at(92_000), Mono::NEVER, at(100_000), true);
         let remaining = Duration::from_micros(8_000);
         assert_eq!(again, IdleAction::Wait(WaitFor::For(remaining)));
     }
 
     #[test]
-    fn a_tick_is_spun_for_at_the_end_and_never_slept_over() {
+    fn the_wait_for_a_tick_ends_by_spinning_and_never_oversleeps() {
         let mut timer = TurnTimer::new();
         let tick = at(1_000_000);
         let mut now = at(0);

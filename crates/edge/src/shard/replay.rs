@@ -1,10 +1,11 @@
-//! [`Replay`]: ticks of the past that a client has asked for, as a position instead of a queue.
+//! [`Replay`]: the past ticks that a client has asked for, stored as a position rather than a
+//! queue.
 
 use bytes::Bytes;
 use tickstorm_protocol::message::{encode_batch, ticks_per_frame};
 use tickstorm_timebase::{Authority, Epoch, Mode, Mono, Plan, Quality, Tick};
 
-/// What is still to be sent of the past. Frames are made when the socket takes them.
+/// The ticks still to be replayed. A frame is made only when the socket can accept it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Replay {
     mode: Mode,
@@ -14,8 +15,8 @@ pub(super) struct Replay {
 }
 
 impl Replay {
-    /// What `plan` sends before the feed; none if that is nothing.
-    pub(super) fn of(mode: Mode, plan: &Plan) -> Option<Self> {
+    /// Creates the replay that `plan` requires before the feed's ticks; `None` if it requires none.
+    pub(super) fn from_plan(mode: Mode, plan: &Plan) -> Option<Self> {
         let replay = Self {
             mode,
             after: plan.start,
@@ -29,7 +30,7 @@ impl Replay {
         self.mode.next_after(self.after) > self.until
     }
 
-    /// The next frame, and how many ticks are in it.
+    /// Makes the next frame, and returns it with the number of its ticks.
     pub(super) fn next_frame(
         &mut self,
         max_msg_size: usize,

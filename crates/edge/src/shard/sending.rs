@@ -1,4 +1,5 @@
-//! [`Sending`]: one chunk of a fan-out. What is due becomes a frame, and the hot loop sends it.
+//! [`Sending`]: sends one chunk of a fan-out. The due batch becomes a frame, which the hot loop
+//! sends.
 
 use tickstorm_protocol::code::CloseReason;
 use tickstorm_timebase::Clock;
@@ -7,7 +8,7 @@ use super::Vitals;
 use super::connections::Connections;
 use super::driver::Driver;
 use super::key::Key;
-use super::release::observe;
+use super::release::record_release;
 use super::time::{Moment, ShardTime};
 use crate::feed::Leftovers;
 use crate::sys::network::Network;
@@ -15,15 +16,15 @@ use crate::sys::network::Network;
 /// The sending side of a shard.
 #[derive(Default)]
 pub(super) struct Sending {
-    /// Kept for its memory.
+    /// Reused for every chunk, to keep its allocations.
     leftovers: Leftovers,
-    /// Subscribers that a fan-out found to be slow or gone. They have left their feed, so that none
-    /// is found twice.
+    /// Connections that must be closed because a fan-out found them to be slow or broken. They have
+    /// already left their feed, so none is found twice.
     pub(super) doomed: Vec<(Key, CloseReason)>,
 }
 
 impl Sending {
-    /// Sends a chunk of the feed whose turn it is. False if no feed has anything to send.
+    /// Sends one chunk of the next feed. Returns false if no feed has anything to send.
     pub(super) fn send_chunk<N: Network, C: Clock>(
         &mut self,
         connections: &mut Connections<N::Socket>,
@@ -45,17 +46,17 @@ impl Sending {
         if let Some(authority) = authority
             && let Some(first) = feeds.flush(feed, &authority, at.mono)
         {
-            observe(vitals, env, feed, &authority, first, at.mono);
+            record_release(vitals, env, feed, &authority, first, at.mono);
         }
         let left = &mut self.leftovers;
         feeds.send_chunk(feed, left, |fd, bytes| network.send(fd, bytes));
-        let at = time.look();
+        let at = time.read_clock();
         env.count_chunk(left, at.mono);
-        self.take_leftovers(connections, driver, at);
+        self.handle_leftovers(connections, driver, at);
         true
     }
 
-    fn take_leftovers<N: Network>(
+    fn handle_leftovers<N: Network>(
         &mut self,
         connections: &mut Connections<N::Socket>,
         driver: &mut Driver<N>,
@@ -64,7 +65,7 @@ impl Sending {
         let Self { leftovers, doomed } = self;
         for fallen in leftovers.fallen.drain(..) {
             if let Some(connection) = connections.at(fallen.owner) {
-                driver.take_fallen(connection, fallen.rest, at);
+                driver.put_on_slow_path(connection, fallen.rest, at);
             }
         }
         for (owner, errno) in leftovers.failed.drain(..) {

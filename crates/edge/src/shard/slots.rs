@@ -1,5 +1,5 @@
-//! Serving one connection out of its slot, which is emptied when the connection is over. This is
-//! the only way from a [`Key`] to a step of the driver, so that no step can forget to.
+//! Serving one connection in its slot, and emptying the slot once the connection has ended. This is
+//! the only way from a [`Key`] to a step of the driver, so no step can forget to empty it.
 
 use tickstorm_protocol::code::CloseReason;
 
@@ -10,7 +10,7 @@ use super::key::Key;
 use super::time::Moment;
 use crate::sys::network::Network;
 
-/// Does something with a connection, if it is still there, and empties its slot if it is over.
+/// Runs `step` on a connection, if it still exists, and empties its slot if it has ended.
 pub(super) fn with_connection<N: Network>(
     key: Key,
     connections: &mut Connections<N::Socket>,
@@ -20,11 +20,11 @@ pub(super) fn with_connection<N: Network>(
     if let Some(connection) = connections.get(key)
         && step(driver, connection).is_gone()
     {
-        forget(key.slot, connections, driver);
+        empty_slot(key.slot, connections, driver);
     }
 }
 
-/// Closes a connection whose end has not begun.
+/// Closes a connection, unless it is already being closed.
 pub(super) fn close_if_open<N: Network>(
     key: Key,
     reason: CloseReason,
@@ -41,15 +41,18 @@ pub(super) fn close_if_open<N: Network>(
     });
 }
 
-/// Empties a slot, which closes the socket. It leaves the epoll at once: whoever else still has it
-/// open keeps nothing reported.
-pub(super) fn forget<N: Network>(
+/// Empties a slot, which closes the socket. The socket is deregistered explicitly, because the
+/// epoll would keep reporting it if another descriptor still referred to it.
+pub(super) fn empty_slot<N: Network>(
     slot: u32,
     connections: &mut Connections<N::Socket>,
     driver: &mut Driver<N>,
 ) {
     if let Some(connection) = connections.remove(slot) {
-        debug_assert!(driver.feeds.of(slot).is_none(), "it has left its feed");
+        debug_assert!(
+            driver.feeds.feed_of(slot).is_none(),
+            "a connection leaves its feed before its slot is emptied"
+        );
         driver.network.deregister(&connection.socket);
     }
 }

@@ -1,6 +1,6 @@
-//! SUBSCRIBE: what a client gets first, where it joins its feed, and what it leaves. The rules
-//! themselves are timebase's ([`tickstorm_timebase::plan`]); here they are applied to a connection
-//! and the feeds.
+//! Handling of SUBSCRIBE: starts a replay, takes the client out of its old feed, and lets it join
+//! the new one. The rules themselves are in timebase ([`tickstorm_timebase::plan`]); this module
+//! applies them to a connection and the feeds.
 
 use std::os::fd::AsRawFd;
 
@@ -15,20 +15,20 @@ use super::outbox::Outbox;
 use super::replay::Replay;
 use crate::feed::FeedId;
 
-/// What came of a SUBSCRIBE.
+/// The outcome of a SUBSCRIBE.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub(super) enum SubscribeOutcome {
-    /// Its ACK is among the control frames.
+    /// It was served, and its ACK was appended to the control frames.
     Served,
-    /// It waits until the time is known.
+    /// It must wait until the time is known.
     Waits,
-    /// The connection is to be closed.
+    /// The connection must be closed.
     Refused(CloseReason),
 }
 
-/// Acts on a SUBSCRIBE: now, or when the time is known and those before it are served. Appends ACKs
-/// to the control buffer.
+/// Serves a SUBSCRIBE immediately if the time is known and none waits before it; otherwise queues
+/// it. ACKs are appended to the control buffer.
 pub(super) fn subscribe<S: AsRawFd>(
     connection: &mut Connection<S>,
     request: Request,
@@ -38,18 +38,18 @@ pub(super) fn subscribe<S: AsRawFd>(
         return SubscribeOutcome::Waits;
     };
     match context.env.ticking_authority(context.at.mono) {
-        Some(authority) if served.asked.is_empty() => {
+        Some(authority) if served.pending_subscribes.is_empty() => {
             serve(connection, &[request], authority, context)
         }
         Some(_) | None => {
-            served.ask(request, context.env);
+            served.defer(request, context.env);
             SubscribeOutcome::Waits
         }
     }
 }
 
-/// Serves the SUBSCRIBEs that have waited for the time, as far as it is known.
-pub(super) fn serve_asked<S: AsRawFd>(
+/// Serves all queued SUBSCRIBEs of a connection, if the time is known.
+pub(super) fn serve_pending_subscribes<S: AsRawFd>(
     connection: &mut Connection<S>,
     context: &mut InputContext<'_>,
 ) -> SubscribeOutcome {
@@ -57,12 +57,12 @@ pub(super) fn serve_asked<S: AsRawFd>(
     let (Some(authority), Some(served)) = (authority, connection.served_mut()) else {
         return SubscribeOutcome::Waits;
     };
-    let asked = std::mem::take(&mut served.asked);
-    serve(connection, &asked, authority, context)
+    let requests = std::mem::take(&mut served.pending_subscribes);
+    serve(connection, &requests, authority, context)
 }
 
-/// Answers each request in order; the last one is served. A frame half sent is finished, the rest
-/// of the old subscription is dropped.
+/// Answers all requests in order and serves the last one. A partially written frame is completed;
+/// the rest of the previous subscription is dropped.
 fn serve<S: AsRawFd>(
     connection: &mut Connection<S>,
     requests: &[Request],
@@ -94,7 +94,7 @@ fn serve<S: AsRawFd>(
     let Some(served) = connection.served_mut() else {
         return SubscribeOutcome::Waits;
     };
-    let replay = Replay::of(request.mode, &plan);
+    let replay = Replay::from_plan(request.mode, &plan);
     if let Some(outbox) = served.outbox.as_mut() {
         outbox.set_replay(replay);
     } else if replay.is_some() {
@@ -118,8 +118,8 @@ fn plan_for(
     let ahead = request
         .ahead
         .then(|| feeds.last(FeedId::ahead(request.mode)));
-    // After a stall the feed at its time sends first: what the ahead feed has yet to send is not to
-    // be replayed too.
+    // After a stall the at-time feed sends first, so it may have got further than the ahead feed.
+    // The replay must not include ticks that the ahead feed has yet to send.
     let released = ahead.unwrap_or(Epoch::from_ms(i64::MAX)).min(at_time);
     let time = authority.time_at(mono);
     let window = env.settings().feeds.resume_window;

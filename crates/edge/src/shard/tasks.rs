@@ -1,5 +1,5 @@
-//! [`ShardTask`]: work over all connections of a shard, done a connection at a time, so that no
-//! tick and no client waits for it.
+//! [`ShardTask`]: work on all connections of a shard. It is done one connection at a time, so that
+//! neither ticks nor clients have to wait for it.
 
 use std::collections::VecDeque;
 
@@ -14,25 +14,25 @@ use super::slots::{close_if_open, with_connection};
 use super::time::Moment;
 use crate::sys::network::Network;
 
-/// A walk over all connections, and what is done to each.
+/// A task that walks over all connections.
 pub(super) enum ShardTask {
-    /// Authority time was stepped back: every subscription of before ends, and those that waited
-    /// for the time then.
+    /// Ends every subscription of an earlier generation, including SUBSCRIBEs that were waiting for
+    /// the time, because authority time was stepped back.
     EndSubscriptions(Walk),
-    /// The time is known: every SUBSCRIBE that waited for it is served.
-    ServeAskers(Walk),
-    /// Operators ask which connections come first.
+    /// Serves every SUBSCRIBE that has waited until the time is known.
+    ServePendingSubscribes(Walk),
+    /// Compiles a list of connections for an operator.
     List(Listing),
-    /// An operator closes the connection of this id.
+    /// Closes the connection with this id for an operator.
     CloseOne {
         id: u64,
         walk: Walk,
-        /// None once it has been answered.
+        /// `None` once the answer was sent.
         reply: Option<oneshot::Sender<bool>>,
     },
 }
 
-/// The tasks under way; each gets its turn.
+/// The tasks in progress, which take turns.
 #[derive(Default)]
 pub(super) struct ShardTasks(VecDeque<ShardTask>);
 
@@ -45,7 +45,7 @@ impl ShardTasks {
         self.0.push_back(task);
     }
 
-    /// Ends all subscriptions, beginning afresh if that is under way already.
+    /// Starts ending all subscriptions, or starts over if that is already in progress.
     pub(super) fn end_subscriptions(&mut self) {
         self.0
             .retain(|task| !matches!(task, ShardTask::EndSubscriptions(_)));
@@ -59,7 +59,7 @@ impl ShardTasks {
 }
 
 impl ShardTask {
-    /// Deals with one connection.
+    /// Processes one connection.
     pub(super) fn step<N: Network>(
         &mut self,
         connections: &mut Connections<N::Socket>,
@@ -72,31 +72,31 @@ impl ShardTask {
                     return WalkProgress::Done;
                 };
                 let key = connection.key;
-                let has_asked = connection
+                let has_stale = connection
                     .served()
-                    .is_some_and(|served| served.has_asked_before(&driver.env));
-                if has_asked || driver.feeds.of(key.slot).is_some() {
+                    .is_some_and(|served| served.has_stale_subscribe(&driver.env));
+                if has_stale || driver.feeds.feed_of(key.slot).is_some() {
                     close_if_open(key, CloseReason::TimeStepped, connections, driver, at);
                 }
             }
-            Self::ServeAskers(walk) => {
+            Self::ServePendingSubscribes(walk) => {
                 let Some(connection) = connections.step(walk) else {
                     return WalkProgress::Done;
                 };
                 let key = connection.key;
                 with_connection(key, connections, driver, |driver, connection| {
-                    driver.serve_asked(connection, at)
+                    driver.serve_pending_subscribes(connection, at)
                 });
             }
             Self::List(listing) => return listing.step(connections, driver, at),
             Self::CloseOne { id, walk, reply } => {
                 let found = connections.step(walk);
                 if found.as_ref().is_some_and(|found| found.key.id != *id) {
-                    return WalkProgress::GoesOn;
+                    return WalkProgress::More;
                 }
                 let open = found.filter(|found| found.is_open());
                 if let Some(reply) = reply.take() {
-                    // Whoever asked may have left meanwhile.
+                    // The requester may have gone away meanwhile.
                     let _ = reply.send(open.is_some());
                 }
                 if let Some(Connection { key, .. }) = open {
@@ -105,6 +105,6 @@ impl ShardTask {
                 return WalkProgress::Done;
             }
         }
-        WalkProgress::GoesOn
+        WalkProgress::More
     }
 }

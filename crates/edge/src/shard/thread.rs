@@ -1,6 +1,6 @@
-//! A shard's thread. Every shard makes its epoll, timer and waker and says so; only when all have
-//! does control let each have a table of open files of its own, if it is to, and only then make
-//! listeners.
+//! A shard's thread. Every shard first creates its epoll, timer and waker. Only when all shards
+//! have done so does control give each its own table of open files, if they are to have one, and
+//! only after that does each create its listener.
 
 use std::io;
 use std::net::SocketAddr;
@@ -28,24 +28,25 @@ use crate::sys::fd_table::{self, FdTable};
 use crate::sys::kernel::Kernel;
 use crate::sys::socket;
 
-/// Open files that a shard has beside those at hand when it begins and its connections: its
-/// listener, and what closes a little later than it is counted out.
-const SPARE: usize = 16;
-/// Commands that are obeyed in a row.
-const COMMANDS: usize = 16;
+/// The number of open files to reserve beyond the connections and the files open when the shard's
+/// own table is created: its listener, and sockets that are closed slightly after they stop being
+/// counted.
+const SPARE_FILES: usize = 16;
+/// The maximum number of commands that are run before the shard's next turn.
+const COMMANDS_MAX: usize = 16;
 
-/// Control's end of a shard.
+/// A running shard, as seen by control.
 pub(crate) struct ShardThread {
     pub(crate) handle: ShardHandle,
     pub(crate) vitals: Arc<Vitals>,
     pub(crate) thread: JoinHandle<()>,
 }
 
-/// Starts the thread of shard `index`. Its epoll, timer and waker are made here, so that they are
-/// in all tables of open files.
+/// Starts the thread of shard `index`. The shard's epoll, timer and waker are created here, on the
+/// caller's thread, so that they are in every table of open files that is split off later.
 ///
 /// # Errors
-/// The system has no descriptor or thread to give.
+/// Fails if the system has no file descriptor or thread left.
 pub(crate) fn spawn(index: usize, commons: Commons) -> io::Result<ShardThread> {
     let kernel = Kernel::new()?;
     let waker = kernel.waker();
@@ -59,12 +60,12 @@ pub(crate) fn spawn(index: usize, commons: Commons) -> io::Result<ShardThread> {
         released: AtomicU64::new(0),
         accepting: AtomicBool::new(true),
     });
-    let shown = Arc::clone(&vitals);
+    let published = Arc::clone(&vitals);
     let thread = Builder::new()
         .name(format!("shard-{index}"))
         .spawn(move || {
             let authority = commons.authority.clone();
-            let shard = Shard::new(index, commons, shown, (kernel, waker), SystemClock);
+            let shard = Shard::new(index, commons, published, (kernel, waker), SystemClock);
             run(shard, authority, &received);
         })?;
     Ok(ShardThread {
@@ -74,14 +75,14 @@ pub(crate) fn spawn(index: usize, commons: Commons) -> io::Result<ShardThread> {
     })
 }
 
-/// What a command means for the loop.
+/// The effect of commands on the shard's loop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Obeyed {
-    GoesOn,
-    Stops,
+enum AfterCommands {
+    Continue,
+    Stop,
 }
 
-/// Runs a shard until it is told to stop or nobody can tell it anything any more.
+/// Runs a shard until it receives [`ShardCommand::Stop`] or all its handles are dropped.
 fn run(
     mut shard: Shard<Kernel, SystemClock>,
     mut authority: watch::Receiver<Option<Authority>>,
@@ -89,17 +90,18 @@ fn run(
 ) {
     authority.mark_changed();
     loop {
-        // The time comes before all commands, however many wait, and only as it is now.
+        // Apply the time before any command, however many are waiting; only its latest value
+        // matters.
         if authority.has_changed().unwrap_or(false) {
             let new = *authority.borrow_and_update();
-            shard.take_authority(new);
+            shard.set_authority(new);
         }
-        if obey_all(&mut shard, commands) == Obeyed::Stops {
+        if run_commands(&mut shard, commands) == AfterCommands::Stop {
             break;
         }
         if let Err(error) = shard.turn() {
-            // Without its epoll or timer it sends no tick: the process ends, rather than be a ghost
-            // (panics abort in release).
+            // Without its epoll or timer the shard can't send ticks. Panic, which aborts the
+            // process in release builds, rather than let the shard live on and send nothing.
             tracing::error!(%error, "a shard's epoll failed");
             panic!("a shard's epoll failed: {error}");
         }
@@ -107,26 +109,29 @@ fn run(
     shard.close_all(CloseReason::Shutdown);
 }
 
-fn obey_all(shard: &mut Shard<Kernel, SystemClock>, commands: &Receiver<ShardCommand>) -> Obeyed {
+fn run_commands(
+    shard: &mut Shard<Kernel, SystemClock>,
+    commands: &Receiver<ShardCommand>,
+) -> AfterCommands {
     if !std::mem::take(&mut shard.waiting.commands) {
-        return Obeyed::GoesOn;
+        return AfterCommands::Continue;
     }
-    for _ in 0..COMMANDS {
+    for _ in 0..COMMANDS_MAX {
         if shard.is_tick_due() {
             break;
         }
         match commands.try_recv() {
-            Ok(ShardCommand::Stop) | Err(TryRecvError::Disconnected) => return Obeyed::Stops,
-            Ok(command) => obey(shard, command),
-            Err(TryRecvError::Empty) => return Obeyed::GoesOn,
+            Ok(ShardCommand::Stop) | Err(TryRecvError::Disconnected) => return AfterCommands::Stop,
+            Ok(command) => run_command(shard, command),
+            Err(TryRecvError::Empty) => return AfterCommands::Continue,
         }
     }
     shard.waiting.commands = true;
-    Obeyed::GoesOn
+    AfterCommands::Continue
 }
 
-/// Obeys a command. Whoever asked may have left before the answer.
-fn obey(shard: &mut Shard<Kernel, SystemClock>, command: ShardCommand) {
+/// Runs a command. A failure to reply is ignored, because the requester may have gone away.
+fn run_command(shard: &mut Shard<Kernel, SystemClock>, command: ShardCommand) {
     match command {
         ShardCommand::Separate(limit, reply) => {
             let _ = reply.send(separate(shard, limit));
@@ -136,7 +141,7 @@ fn obey(shard: &mut Shard<Kernel, SystemClock>, command: ShardCommand) {
         }
         ShardCommand::Peers(peers) => shard.peers = peers,
         ShardCommand::Evict(evicted) => {
-            let at = shard.time.look();
+            let at = shard.time.read_clock();
             shard.evict(evicted, at);
         }
         #[cfg(feature = "bench")]
@@ -160,15 +165,15 @@ fn obey(shard: &mut Shard<Kernel, SystemClock>, command: ShardCommand) {
     }
 }
 
-/// Gives this shard's thread a table of open files of its own, of at most `limit`, and bounds its
-/// connections by that.
+/// Gives this shard's thread its own table of open files, with at most `limit` entries, and limits
+/// the number of connections accordingly.
 fn separate(shard: &mut Shard<Kernel, SystemClock>, limit: u64) -> io::Result<FdTable> {
     fd_table::separate()?;
     let table = FdTable::of_this_thread()?;
     let limit = usize::try_from(limit).unwrap_or(usize::MAX);
     let reserved = usize::try_from(RESERVED).unwrap_or(usize::MAX);
-    // Many shards' wakers alone may need more than what is reserved.
-    let others = reserved.max(table.len()? + OVERFLOW_MAX + SPARE);
+    // With many shards, their wakers alone may take more than RESERVED.
+    let others = reserved.max(table.len()? + OVERFLOW_MAX + SPARE_FILES);
     shard
         .acceptor
         .set_connections_max(limit.saturating_sub(others));

@@ -1,21 +1,21 @@
-//! A shard's own time, in which deadlines are kept: the machine's, less all the time that the edge
-//! itself stood still. So an edge's pause costs no client its connection, and shifting 100,000
-//! deadlines is one addition.
+//! A shard's own time, in which deadlines are kept: the machine's time minus all the time for which
+//! the edge itself was stalled. So a stall of the edge costs no client its connection, and shifting
+//! 100,000 deadlines takes one addition.
 
 use std::time::Duration;
 
 use tickstorm_timebase::{Clock, Mono};
 
-/// A gap of more than this between two looks at the clock means that the edge stood still. The
-/// wheel turns every [`super::wheel::TURN`], so there is a look at least that often.
+/// The gap between two clock readings above which the edge counts as having been stalled. The wheel
+/// advances every [`super::wheel::WHEEL_INTERVAL`], so the clock is read at least that often.
 const STALL: Duration = Duration::from_millis(500);
 
-/// One look at the clock.
+/// One clock reading.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Moment {
-    /// The machine's time, from which authority time is reckoned.
+    /// The machine's time, from which authority time is computed.
     pub(super) mono: Mono,
-    /// The shard's own time, for deadlines.
+    /// The shard's time, for deadlines.
     pub(super) now: Mono,
 }
 
@@ -23,6 +23,7 @@ pub(super) struct Moment {
 pub(super) struct ShardTime<C> {
     clock: C,
     last: Mono,
+    /// The sum of all stalls.
     stalled: Duration,
 }
 
@@ -36,8 +37,8 @@ impl<C: Clock> ShardTime<C> {
         }
     }
 
-    /// Looks at the clock.
-    pub(super) fn look(&mut self) -> Moment {
+    /// Reads the clock.
+    pub(super) fn read_clock(&mut self) -> Moment {
         let mono = self.clock.now();
         let gap = mono.since(std::mem::replace(&mut self.last, mono));
         if gap > STALL {
@@ -55,13 +56,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_stall_of_over_half_a_second_does_not_count() {
+    fn a_stall_of_over_half_a_second_does_not_count_in_shard_time() {
         let clock = ManualClock::new(Mono::from_nanos(5_000_000_000));
         let mut time = ShardTime::new(clock.clone());
-        let before = time.look();
+        let before = time.read_clock();
         let mut since = |advance_ms| {
             clock.advance(Duration::from_millis(advance_ms));
-            let at = time.look();
+            let at = time.read_clock();
             (at.now.since(before.now), at.mono.since(before.mono))
         };
         let ms = Duration::from_millis;

@@ -1,7 +1,7 @@
-//! [`Shard`]: the loop of one shard. A turn releases what is due, sends one chunk, and then gives
-//! everything else that waits its share of time; what is left has its turn after the next chunk.
-//! Work comes in pieces of one connection each. Between two of them the loop looks at the clock,
-//! and a tick that has become due ends the turn.
+//! [`Shard`]: the loop of one shard. Each turn releases the ticks that are due, sends one chunk of
+//! a fan-out, and then gives every other kind of work its share of time; unfinished work continues
+//! after the next chunk. Work is divided into steps that concern one connection each. The loop
+//! reads the clock between steps, and ends the turn when a tick is due.
 
 use std::hint;
 use std::io;
@@ -12,7 +12,7 @@ use std::time::Duration;
 use tickstorm_protocol::code::CloseReason;
 use tickstorm_timebase::{Authority, Clock, Mono};
 
-use super::accept::{Accepted, Acceptor};
+use super::accept::{AcceptOutcome, Acceptor};
 use super::connections::{Connections, Walk, WalkProgress};
 use super::drain::Drain;
 use super::driver::Driver;
@@ -20,11 +20,11 @@ use super::env::{Commons, Env};
 use super::key::Key;
 use super::release::{IdleAction, NextTick, TurnTimer};
 use super::sending::Sending;
-use super::slots::{close_if_open, forget, with_connection};
+use super::slots::{close_if_open, empty_slot, with_connection};
 use super::tasks::ShardTask;
 use super::time::{Moment, ShardTime};
 use super::waiting::Waiting;
-use super::wheel::TURN;
+use super::wheel::WHEEL_INTERVAL;
 use super::work_kind::WorkKind;
 use super::{ShardCommand, ShardHandle, Vitals};
 use crate::admission::Evicted;
@@ -33,11 +33,11 @@ use crate::feed::FeedId;
 use crate::sys::network::{Network, NetworkEvent, WaitFor};
 use crate::sys::waker::Waker;
 
-/// How long each kind of work other than the fan-out goes on in a turn. With all kinds at once a
-/// chunk waits some 2 ms.
+/// The time per turn for each kind of work other than the fan-out. If all kinds have work, a chunk
+/// waits about 2 ms.
 const SHARE: Duration = Duration::from_micros(300);
 
-/// Everything that one shard owns.
+/// The state of one shard.
 pub(super) struct Shard<N: Network, C> {
     pub(super) index: usize,
     pub(super) time: ShardTime<C>,
@@ -61,7 +61,7 @@ impl<N: Network, C: Clock> Shard<N, C> {
         clock: C,
     ) -> Self {
         let mut time = ShardTime::new(clock);
-        let at = time.look();
+        let at = time.read_clock();
         Self {
             index,
             time,
@@ -72,17 +72,17 @@ impl<N: Network, C: Clock> Shard<N, C> {
             due: NextTick::new(),
             timer: TurnTimer::new(),
             sending: Sending::default(),
-            waiting: Waiting::new(at.mono + TURN),
+            waiting: Waiting::new(at.mono + WHEEL_INTERVAL),
             peers: Vec::new(),
         }
     }
 
-    /// One turn. It waits for events if there is nothing to do.
+    /// Runs one turn. Waits for events if there is nothing to do.
     ///
     /// # Errors
-    /// The network can't be waited for: without it no client would get its ticks.
+    /// Fails if waiting for the network fails. Without it the shard can't send ticks.
     pub(super) fn turn(&mut self) -> io::Result<()> {
-        let at = self.time.look();
+        let at = self.time.read_clock();
         let Driver { env, feeds, .. } = &mut self.driver;
         self.due.release(env, feeds, at.mono);
         let is_sending = self.send(at);
@@ -91,31 +91,31 @@ impl<N: Network, C: Clock> Shard<N, C> {
                 || self.waiting.commands
                 || WorkKind::ALL
                     .into_iter()
-                    .any(|kind| self.waits(kind, at.mono));
+                    .any(|kind| self.has_work(kind, at.mono));
             let idle = if is_busy {
                 IdleAction::Wait(WaitFor::None)
             } else {
                 self.idle(at.mono)
             };
             match idle {
-                IdleAction::Wait(rest) => {
+                IdleAction::Wait(wait_for) => {
                     let events = &mut self.waiting.events;
-                    self.driver.network.wait(rest, events)?;
+                    self.driver.network.wait(wait_for, events)?;
                 }
                 IdleAction::Spin(until) => {
-                    while self.time.look().mono < until {
+                    while self.time.read_clock().mono < until {
                         hint::spin_loop();
                     }
                     return Ok(());
                 }
             }
         }
-        let woken = self.time.look().mono;
+        let woken_at = self.time.read_clock().mono;
         for kind in WorkKind::ALL {
-            if !self.waits(kind, woken) {
+            if !self.has_work(kind, woken_at) {
                 continue;
             }
-            let mono = self.time.look().mono;
+            let mono = self.time.read_clock().mono;
             if mono >= self.due.next_tick() {
                 break;
             }
@@ -123,35 +123,37 @@ impl<N: Network, C: Clock> Shard<N, C> {
             match kind {
                 WorkKind::Doomed => self.close_doomed(until),
                 WorkKind::Events => self.serve_events(until),
-                WorkKind::Deadlines => self.turn_wheel(until),
-                WorkKind::Arrivals => self.let_in(until),
+                WorkKind::Deadlines => self.advance_wheel(until),
+                WorkKind::Arrivals => self.join_arrivals(until),
                 WorkKind::Tasks => self.run_tasks(until),
-                WorkKind::Newcomers => self.accept(until),
+                WorkKind::Accepts => self.accept(until),
                 WorkKind::Drain => self.run_drain(until),
             }
         }
         Ok(())
     }
 
-    /// Whether work of a kind waits at `mono`.
-    fn waits(&self, kind: WorkKind, mono: Mono) -> bool {
+    /// Returns whether work of a kind is waiting at `mono`.
+    fn has_work(&self, kind: WorkKind, mono: Mono) -> bool {
         match kind {
             WorkKind::Doomed => !self.sending.doomed.is_empty(),
             WorkKind::Events => !self.waiting.events.is_empty(),
-            WorkKind::Deadlines => mono >= self.waiting.wheel || !self.waiting.passed.is_empty(),
+            WorkKind::Deadlines => {
+                mono >= self.waiting.wheel_due || !self.waiting.expired.is_empty()
+            }
             WorkKind::Arrivals => self.driver.feeds.have_arrivals(),
             WorkKind::Tasks => !self.waiting.tasks.is_empty(),
-            WorkKind::Newcomers => mono >= self.acceptor.due(),
+            WorkKind::Accepts => mono >= self.acceptor.due(),
             WorkKind::Drain => mono >= self.waiting.drain_due(),
         }
     }
 
-    /// Whether a tick has become due since the last turn.
+    /// Returns whether a tick has become due since the last turn.
     pub(super) fn is_tick_due(&mut self) -> bool {
-        self.time.look().mono >= self.due.next_tick()
+        self.time.read_clock().mono >= self.due.next_tick()
     }
 
-    /// How to wait when there is nothing to do at `mono`.
+    /// Returns how to wait when there is nothing to do at `mono`.
     fn idle(&mut self, mono: Mono) -> IdleAction {
         let Driver { env, feeds, .. } = &mut self.driver;
         let batch = match env.ticking_authority(mono) {
@@ -159,32 +161,34 @@ impl<N: Network, C: Clock> Shard<N, C> {
             None => Mono::NEVER,
         };
         let other = batch
-            .min(self.waiting.wheel)
+            .min(self.waiting.wheel_due)
             .min(self.acceptor.due())
             .min(self.waiting.drain_due());
         let spins = env.settings().spin && feeds.have_subscribers();
         self.timer.idle(mono, self.due.next_tick(), other, spins)
     }
 
-    /// The time has become known, has changed, or is unknown again.
-    pub(super) fn take_authority(&mut self, new: Option<Authority>) {
-        self.due.forget();
+    /// Applies a new authority time; `None` if the time is no longer known.
+    pub(super) fn set_authority(&mut self, new: Option<Authority>) {
+        self.due.invalidate();
         if self.driver.env.set_authority(new) {
             self.waiting.tasks.end_subscriptions();
         }
         if new.is_some() {
-            self.serve_askers();
+            self.serve_pending_subscribes();
         }
     }
 
-    fn serve_askers(&mut self) {
-        if std::mem::take(&mut self.driver.has_askers) {
+    fn serve_pending_subscribes(&mut self) {
+        if std::mem::take(&mut self.driver.has_pending_subscribes) {
             let walk = Walk::default();
-            self.waiting.tasks.add(ShardTask::ServeAskers(walk));
+            self.waiting
+                .tasks
+                .add(ShardTask::ServePendingSubscribes(walk));
         }
     }
 
-    /// Sends a chunk of the feed whose turn it is. False if no feed has anything to send.
+    /// Sends one chunk of the next feed. Returns false if no feed has anything to send.
     pub(super) fn send(&mut self, at: Moment) -> bool {
         let Self {
             connections,
@@ -199,19 +203,22 @@ impl<N: Network, C: Clock> Shard<N, C> {
 
     fn serve_events(&mut self, until: Mono) {
         while let Some(event) = self.waiting.next_event() {
-            let at = self.time.look();
+            let at = self.time.read_clock();
             match event {
-                NetworkEvent::Timer => self.timer.has_fired(),
+                NetworkEvent::Timer => self.timer.handle_fired(),
                 NetworkEvent::Woken => {
                     self.waiting.commands = true;
-                    self.acceptor.try_again();
+                    self.acceptor.retry();
                 }
-                NetworkEvent::Incoming => self.acceptor.expect_newcomers(),
+                NetworkEvent::Incoming => self.acceptor.set_pending(),
                 NetworkEvent::Socket(token, readiness) => {
                     if let Some(connection) = self.connections.reported(token)
-                        && self.driver.attend(connection, readiness, at).is_gone()
+                        && self
+                            .driver
+                            .handle_readiness(connection, readiness, at)
+                            .is_gone()
                     {
-                        forget(token.slot, &mut self.connections, &mut self.driver);
+                        empty_slot(token.slot, &mut self.connections, &mut self.driver);
                     }
                 }
             }
@@ -221,21 +228,21 @@ impl<N: Network, C: Clock> Shard<N, C> {
         }
     }
 
-    fn turn_wheel(&mut self, until: Mono) {
-        let at = self.time.look();
-        if at.mono >= self.waiting.wheel {
+    fn advance_wheel(&mut self, until: Mono) {
+        let at = self.time.read_clock();
+        if at.mono >= self.waiting.wheel_due {
             let turned = &self.vitals.turned;
             turned.store(at.mono.as_nanos(), Ordering::Relaxed);
-            self.driver.wheel.turn(at.now, &mut self.waiting.passed);
-            self.waiting.wheel = at.mono + TURN;
+            self.driver.wheel.advance(at.now, &mut self.waiting.expired);
+            self.waiting.wheel_due = at.mono + WHEEL_INTERVAL;
         }
-        while let Some((key, turn)) = self.waiting.next_passed() {
-            let at = self.time.look();
+        while let Some((key, bucket)) = self.waiting.next_expired() {
+            let at = self.time.read_clock();
             with_connection(
                 key,
                 &mut self.connections,
                 &mut self.driver,
-                |driver, connection| driver.look_at(connection, turn, at),
+                |driver, connection| driver.handle_deadline(connection, bucket, at),
             );
             if at.mono >= until {
                 return;
@@ -243,17 +250,17 @@ impl<N: Network, C: Clock> Shard<N, C> {
         }
     }
 
-    /// Lets waiting subscribers join their feeds, which have passed their resume points.
-    fn let_in(&mut self, until: Mono) {
+    /// Lets waiting subscribers join the feeds that have passed their resume points.
+    fn join_arrivals(&mut self, until: Mono) {
         while let Some((feed, arrival)) = self.driver.feeds.poll_arrival() {
-            let at = self.time.look();
+            let at = self.time.read_clock();
             if let Some(connection) = self.connections.at(arrival.owner) {
                 let key = connection.key;
                 with_connection(
                     key,
                     &mut self.connections,
                     &mut self.driver,
-                    |driver, connection| driver.arrive(connection, feed, arrival, at),
+                    |driver, connection| driver.join_arrival(connection, feed, arrival, at),
                 );
             }
             if at.mono >= until {
@@ -264,7 +271,7 @@ impl<N: Network, C: Clock> Shard<N, C> {
 
     fn accept(&mut self, until: Mono) {
         loop {
-            let at = self.time.look();
+            let at = self.time.read_clock();
             if at.mono < self.acceptor.due() {
                 break;
             }
@@ -272,9 +279,9 @@ impl<N: Network, C: Clock> Shard<N, C> {
                 .acceptor
                 .accept_one(&mut self.connections, &mut self.driver, at);
             match accepted {
-                Accepted::One(Some(evicted)) => self.make_room(evicted, at),
-                Accepted::One(None) => {}
-                Accepted::Nobody => break,
+                AcceptOutcome::Handled(Some(evicted)) => self.make_room(evicted, at),
+                AcceptOutcome::Handled(None) => {}
+                AcceptOutcome::Nothing => break,
             }
             if at.mono >= until {
                 break;
@@ -288,7 +295,7 @@ impl<N: Network, C: Clock> Shard<N, C> {
         if evicted.shard == self.index {
             self.evict(evicted, at);
         } else if let Some(peer) = self.peers.get(evicted.shard) {
-            // A shard that has ended has closed it too.
+            // If that shard has ended, it has already closed the handshake.
             let _ = peer.tell(ShardCommand::Evict(evicted));
         }
     }
@@ -308,7 +315,7 @@ impl<N: Network, C: Clock> Shard<N, C> {
 
     fn close_doomed(&mut self, until: Mono) {
         while let Some((key, reason)) = self.sending.doomed.pop() {
-            let at = self.time.look();
+            let at = self.time.read_clock();
             close_if_open(key, reason, &mut self.connections, &mut self.driver, at);
             if at.mono >= until {
                 return;
@@ -321,22 +328,22 @@ impl<N: Network, C: Clock> Shard<N, C> {
             return;
         };
         loop {
-            let at = self.time.look();
+            let at = self.time.read_clock();
             match task.step(&mut self.connections, &mut self.driver, at) {
                 WalkProgress::Done => break,
-                WalkProgress::GoesOn if at.mono >= until => {
+                WalkProgress::More if at.mono >= until => {
                     self.waiting.tasks.add(task);
                     return;
                 }
-                WalkProgress::GoesOn => {}
+                WalkProgress::More => {}
             }
         }
         if matches!(task, ShardTask::EndSubscriptions(_)) {
-            // From now on ticks of the new time may be sent, and the SUBSCRIBEs served that came
-            // meanwhile.
-            self.driver.env.end_ending();
-            self.due.forget();
-            self.serve_askers();
+            // From here on, ticks of the new time may be sent, and the SUBSCRIBEs that arrived
+            // meanwhile are served.
+            self.driver.env.subscriptions_ended();
+            self.due.invalidate();
+            self.serve_pending_subscribes();
         }
     }
 
@@ -355,7 +362,7 @@ impl<N: Network, C: Clock> Shard<N, C> {
             return;
         };
         loop {
-            let at = time.look();
+            let at = time.read_clock();
             if at.mono < drain.due() {
                 return;
             }
@@ -366,26 +373,27 @@ impl<N: Network, C: Clock> Shard<N, C> {
         }
     }
 
-    /// Begins to drain: nobody comes in any more, and everybody is sent elsewhere.
+    /// Starts a drain: new connections are refused, and existing ones are closed over the drain's
+    /// time.
     pub(super) fn drain(&mut self, drain: Drain) {
-        self.acceptor.end();
+        self.acceptor.stop();
         self.waiting.drain = Some(drain);
     }
 
-    /// Takes in ticks that did not come from the grid.
+    /// Adds ticks that do not come from the grid.
     #[cfg(feature = "bench")]
     pub(super) fn burst(&mut self, feed: FeedId, ticks: &[tickstorm_timebase::Tick]) {
         self.driver.feeds.offer(feed, ticks);
     }
 
-    /// Closes every connection, lingering or not.
+    /// Closes all connections, including lingering ones.
     pub(super) fn close_all(&mut self, reason: CloseReason) {
-        let at = self.time.look();
+        let at = self.time.read_clock();
         let mut walk = Walk::default();
         while let Some(connection) = self.connections.step(&mut walk) {
             let key = connection.key;
             close_if_open(key, reason, &mut self.connections, &mut self.driver, at);
-            forget(key.slot, &mut self.connections, &mut self.driver);
+            empty_slot(key.slot, &mut self.connections, &mut self.driver);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! [`Waiting`]: the work of a shard that waits for its turn, and when there will be more.
+//! [`Waiting`]: a shard's pending work, and when more of it will be due.
 
 use std::collections::VecDeque;
 
@@ -7,32 +7,33 @@ use tickstorm_timebase::Mono;
 use super::drain::Drain;
 use super::key::Key;
 use super::tasks::ShardTasks;
-use super::wheel::Turn;
+use super::wheel::Bucket;
 use crate::sys::network::NetworkEvent;
 
-/// Work that waits for its turn.
+/// The pending work of a shard.
 pub(super) struct Waiting {
-    /// What the last wait reported, and how much of it has been dealt with.
+    /// The events that the last wait reported.
     pub(super) events: Vec<NetworkEvent>,
-    dealt_with: usize,
-    /// The waker was used: there may be commands.
+    /// The number of `events` already handled.
+    events_handled: usize,
+    /// Whether the waker was used, so that commands may be waiting.
     pub(super) commands: bool,
-    /// When the wheel turns next, in the machine's time.
-    pub(super) wheel: Mono,
-    /// Whose turns of the wheel have come, the earliest first.
-    pub(super) passed: VecDeque<Vec<(Key, Turn)>>,
+    /// The time at which the wheel next advances, in the machine's time.
+    pub(super) wheel_due: Mono,
+    /// The expired buckets of the wheel, earliest first.
+    pub(super) expired: VecDeque<Vec<(Key, Bucket)>>,
     pub(super) tasks: ShardTasks,
     pub(super) drain: Option<Drain>,
 }
 
 impl Waiting {
-    pub(super) fn new(wheel: Mono) -> Self {
+    pub(super) fn new(wheel_due: Mono) -> Self {
         Self {
             events: Vec::new(),
-            dealt_with: 0,
+            events_handled: 0,
             commands: false,
-            wheel,
-            passed: VecDeque::new(),
+            wheel_due,
+            expired: VecDeque::new(),
             tasks: ShardTasks::default(),
             drain: None,
         }
@@ -42,24 +43,24 @@ impl Waiting {
         self.drain.as_ref().map_or(Mono::NEVER, Drain::due)
     }
 
-    /// The next connection whose turn of the wheel has come. A slot that many passed through at
-    /// once does not keep their memory.
-    pub(super) fn next_passed(&mut self) -> Option<(Key, Turn)> {
-        let slot = self.passed.front_mut()?;
-        let next = slot.pop();
-        if slot.is_empty() {
-            self.passed.pop_front();
+    /// Returns the next connection from the expired buckets, and its bucket. Each bucket's memory
+    /// is freed when it is empty, however many connections it held.
+    pub(super) fn next_expired(&mut self) -> Option<(Key, Bucket)> {
+        let bucket = self.expired.front_mut()?;
+        let next = bucket.pop();
+        if bucket.is_empty() {
+            self.expired.pop_front();
         }
         next
     }
 
-    /// The next event that the last wait has reported.
+    /// Returns the next event that the last wait reported.
     pub(super) fn next_event(&mut self) -> Option<NetworkEvent> {
-        let event = self.events.get(self.dealt_with).copied();
-        self.dealt_with += 1;
+        let event = self.events.get(self.events_handled).copied();
+        self.events_handled += 1;
         if event.is_none() {
             self.events.clear();
-            self.dealt_with = 0;
+            self.events_handled = 0;
         }
         event
     }

@@ -1,5 +1,6 @@
-//! One tick's way through a shard, from the batch to the last send and the counters, for whoever
-//! weighs it: the sockets are one that takes everything, and time is what the caller says.
+//! The path of one tick through a shard, from the batch to the last send and the counters, for
+//! measuring its cost: all subscribers share one socket that accepts everything, and the caller
+//! controls the time.
 
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::Arc;
@@ -23,21 +24,22 @@ use crate::sys::kernel::Kernel;
 
 const FEED: FeedId = FeedId::at_time(Mode::Second);
 
-/// A shard whose feed of seconds has subscribers, and a tick for each step.
+/// A shard whose SECOND feed has subscribers, and which sends one tick per step.
 pub struct FanOut<'socket> {
     shard: Shard<Kernel, ManualClock>,
     clock: ManualClock,
-    /// Whose number the subscribers have.
+    /// The socket whose descriptor number all subscribers have.
     _socket: BorrowedFd<'socket>,
     now: Mono,
     next: Epoch,
 }
 
 impl<'socket> FanOut<'socket> {
-    /// One with `subscribers`, all of them on `socket`.
+    /// Creates a shard with `subscribers` subscribers, all of them on `socket`.
     ///
     /// # Errors
-    /// Where the configuration names credentials that can't be read.
+    /// Fails if the configuration names credentials that can't be read, or if the shard can't be
+    /// created.
     pub fn new(
         config: &Config,
         authority: Authority,
@@ -64,7 +66,7 @@ impl<'socket> FanOut<'socket> {
         let waker = kernel.waker();
         let clock = ManualClock::new(now);
         let mut shard = Shard::new(0, commons, vitals, (kernel, waker), clock.clone());
-        shard.take_authority(Some(authority));
+        shard.set_authority(Some(authority));
         let feeds = &mut shard.driver.feeds;
         feeds.release(&authority, now);
         let start = feeds.last(FEED);
@@ -80,7 +82,7 @@ impl<'socket> FanOut<'socket> {
         })
     }
 
-    /// Sends the next tick, a second later.
+    /// Advances the time by one second and sends the next tick.
     pub fn step(&mut self) {
         self.now = self.now + Duration::from_secs(1);
         let tick = Tick {
@@ -90,11 +92,11 @@ impl<'socket> FanOut<'socket> {
         self.next = Mode::Second.next_after(self.next);
         self.clock.set(self.now);
         self.shard.driver.feeds.offer(FEED, &[tick]);
-        let at = self.shard.time.look();
+        let at = self.shard.time.read_clock();
         while self.shard.send(at) {}
     }
 
-    /// How many frames were sent whole.
+    /// Returns the number of frames that were sent completely.
     #[must_use]
     pub fn sent(&self) -> u64 {
         self.shard.driver.env.metrics().messages_sent.get()

@@ -1,16 +1,16 @@
-//! [`WorkKind`]: the kinds of work among which a turn is shared.
+//! [`WorkKind`]: the kinds of work that share a turn.
 
-/// What a shard does beside sending, in the order in which it gets to it.
+/// A kind of work other than the fan-out, in the order in which a shard gets to them.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum WorkKind {
-    /// Those are closed that a fan-out found to be slow or gone: what their sockets report has no
-    /// better reason.
+    /// Closing connections that a fan-out found to be slow or broken. This comes first, because
+    /// their sockets' events would give no better close reason.
     Doomed,
     Events,
     Deadlines,
     Arrivals,
     Tasks,
-    Newcomers,
+    Accepts,
     Drain,
 }
 
@@ -21,7 +21,7 @@ impl WorkKind {
         Self::Deadlines,
         Self::Arrivals,
         Self::Tasks,
-        Self::Newcomers,
+        Self::Accepts,
         Self::Drain,
     ];
 }

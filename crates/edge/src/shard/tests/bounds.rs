@@ -1,40 +1,38 @@
-//! How much is done between two looks at the clock, and how late that makes a tick. Every call of
-//! the script's takes 4 µs.
+//! The work between two clock readings, and the lateness that it causes. Every call of the script
+//! takes 4 µs.
 
 use super::*;
 
 const COST: Duration = Duration::from_micros(4);
-/// Calls for one connection: some reads, writes, an ERROR and what closing takes.
+/// The maximum number of calls between two clock readings: the reads, writes, ERROR and closing of
+/// one connection.
 const CALLS_MAX: usize = 40;
 
-/// From now on calls take their time, and are counted.
+/// Makes every call take [`COST`] from here on, and counts the calls.
 fn start_counting(sim: &Sim) {
     let mut scene = sim.script.scene();
     scene.cost = COST;
     scene.calls_max = 0;
 }
 
-/// Judges that no more was done in a row than one connection needs.
-fn judge_calls(sim: &Sim) {
+/// Asserts that no more work was done between two clock readings than one connection needs.
+fn assert_calls_bounded(sim: &Sim) {
     let calls = sim.script.scene().calls_max;
-    assert!(
-        calls <= CALLS_MAX,
-        "{calls} calls without a look at the clock"
-    );
+    assert!(calls <= CALLS_MAX, "{calls} calls without a clock reading");
 }
 
-/// Lets a second pass with a tick in it, with `busy` waiting for the shard just before that; judges
-/// that no more was done in a row than one connection needs, and that the tick came within a
-/// millisecond.
-fn judge(sim: &mut Sim, busy: impl FnOnce(&mut Sim)) {
-    let witness = sim.subscriber(Mode::Second, false);
-    sim.frames(witness);
+/// Prepares work with `busy` just before a second, then runs past that second's tick. Asserts that
+/// no more work was done between two clock readings than one connection needs, and that the tick
+/// was less than a millisecond late.
+fn assert_tick_not_delayed(sim: &mut Sim, busy: impl FnOnce(&mut Sim)) {
+    let observer = sim.subscriber(Mode::Second, false);
+    sim.frames(observer);
     sim.run_to_just_before_a_second();
     start_counting(sim);
     busy(sim);
     sim.run_for(500 * MS);
-    judge_calls(sim);
-    let frames = sim.frames(witness);
+    assert_calls_bounded(sim);
+    let frames = sim.frames(observer);
     let batch = frames.iter().find(|frame| frame.kind == DATA_BATCH);
     let batch: DataBatch = batch.expect("a tick").decode();
     let late_us = batch.sent_unix_us - batch.ticks[0].epoch_ms * 1_000;
@@ -42,26 +40,26 @@ fn judge(sim: &mut Sim, busy: impl FnOnce(&mut Sim)) {
 }
 
 #[test]
-fn three_and_a_half_thousand_auth_timeouts_at_once_hold_up_no_tick() {
+fn simultaneous_auth_timeouts_of_3500_connections_delay_no_tick() {
     let mut sim = Sim::new(settings());
-    judge(&mut sim, |sim| {
+    assert_tick_not_delayed(&mut sim, |sim| {
         let now = sim.now();
-        let strangers: Vec<_> = (0..3_500).map(|_| sim.script.connect()).collect();
-        // They come 5 s before a second.
+        let clients: Vec<_> = (0..3_500).map(|_| sim.script.connect()).collect();
+        // The clients connect 5 s before a second.
         sim.script.scene().cost = Duration::ZERO;
         sim.run_for(MS);
         sim.run_for(4_898 * MS);
         assert!(sim.now().since(now) < 5 * SECOND);
         sim.script.scene().cost = COST;
         sim.run_for(600 * MS);
-        assert!(strangers.iter().all(|one| sim.script.on(*one).is_shut));
+        assert!(clients.iter().all(|client| sim.script.on(*client).is_shut));
     });
 }
 
 #[test]
-fn three_thousand_newcomers_and_their_handshakes_hold_up_no_tick() {
+fn accepting_3000_connections_and_their_handshakes_delays_no_tick() {
     let mut sim = Sim::new(settings());
-    judge(&mut sim, |sim| {
+    assert_tick_not_delayed(&mut sim, |sim| {
         for _ in 0..3_000 {
             let client = sim.script.connect();
             sim.script.client_sends(client, &auth("pass"));
@@ -72,7 +70,7 @@ fn three_thousand_newcomers_and_their_handshakes_hold_up_no_tick() {
 }
 
 #[test]
-fn a_step_back_of_time_ends_three_thousand_subscriptions_piece_by_piece() {
+fn a_step_back_ends_3000_subscriptions_in_small_steps() {
     let mut sim = Sim::new(settings());
     for _ in 0..3_000 {
         sim.subscriber(Mode::Minute, false);
@@ -82,22 +80,22 @@ fn a_step_back_of_time_ends_three_thousand_subscriptions_piece_by_piece() {
     sim.run_for(2 * SECOND);
     let ended = sim.metrics.closed.with_label_values(&["time_stepped"]);
     assert_eq!(ended.get(), 3_000);
-    judge_calls(&sim);
+    assert_calls_bounded(&sim);
 }
 
 #[test]
-fn three_thousand_subscribers_that_wait_for_the_time_are_served_piece_by_piece() {
+fn serving_3000_subscribers_that_waited_for_the_time_delays_no_tick() {
     let mut sim = Sim::without_time(settings());
     for _ in 0..3_000 {
         sim.subscriber(Mode::Minute, false);
     }
     let authority = sim.authority;
-    sim.shard.take_authority(Some(authority));
-    judge(&mut sim, |_| {});
+    sim.shard.set_authority(Some(authority));
+    assert_tick_not_delayed(&mut sim, |_| {});
 }
 
 #[test]
-fn a_drain_without_time_closes_three_thousand_piece_by_piece() {
+fn a_drain_over_no_time_closes_3000_connections_in_small_steps() {
     let mut sim = Sim::new(settings());
     for _ in 0..3_000 {
         sim.subscriber(Mode::Minute, false);
@@ -105,18 +103,18 @@ fn a_drain_without_time_closes_three_thousand_piece_by_piece() {
     start_counting(&sim);
     sim.drain(Duration::ZERO);
     sim.run_for(2 * SECOND);
-    judge_calls(&sim);
+    assert_calls_bounded(&sim);
     assert_eq!(sim.metrics.active_connections.get(), 0);
 }
 
 #[test]
-fn a_list_of_three_thousand_connections_holds_up_no_tick() {
+fn listing_3000_connections_delays_no_tick() {
     let mut sim = Sim::new(settings());
     for _ in 0..3_000 {
         sim.subscriber(Mode::Minute, false);
     }
     let (reply, mut listed) = tokio::sync::oneshot::channel();
-    judge(&mut sim, |sim| {
+    assert_tick_not_delayed(&mut sim, |sim| {
         let order = super::super::listing::Order::Age;
         let listing = super::super::listing::Listing::new(order, 2_000, reply);
         let task = super::super::tasks::ShardTask::List(listing);
@@ -126,7 +124,7 @@ fn a_list_of_three_thousand_connections_holds_up_no_tick() {
 }
 
 #[test]
-fn thousands_that_wait_for_one_resume_point_join_piece_by_piece() {
+fn three_thousand_subscribers_that_wait_for_one_resume_point_all_join() {
     let mut sim = Sim::new(settings());
     let now_ms = sim.authority.time_at(sim.now()).as_millis();
     let point = now_ms / 1_000 * 1_000 + 3_000;

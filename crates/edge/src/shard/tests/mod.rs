@@ -1,8 +1,8 @@
-//! The shard's rules in virtual time, over a scripted network: what is judged is what clients get,
-//! and when.
+//! Tests of a whole shard in virtual time, over a scripted network. They check which bytes clients
+//! get, and when.
 
 mod bounds;
-mod lives;
+mod random_actions;
 mod rules;
 mod script;
 mod ticks;
@@ -36,13 +36,13 @@ use script::Script;
 const MS: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
 
-/// A shard with its script.
+/// A shard and the script that it runs on.
 struct Sim {
     shard: Shard<Script, Script>,
     script: Script,
     metrics: Metrics,
     authority: Authority,
-    /// The edge's timekeeper, and the clock that it follows.
+    /// The edge's timekeeper and the clock that it follows.
     time: TestTime,
 }
 
@@ -89,10 +89,10 @@ fn credentials() -> AcceptedCredentials {
 }
 
 impl Sim {
-    /// A shard that knows the time.
+    /// Creates a shard that knows the time.
     fn new(settings: ShardSettings) -> Self {
         let mut sim = Self::without_time(settings);
-        sim.shard.take_authority(Some(sim.authority));
+        sim.shard.set_authority(Some(sim.authority));
         sim.run_for(MS);
         sim
     }
@@ -134,7 +134,7 @@ impl Sim {
         self.script.scene().now
     }
 
-    /// Lets the shard run until so much time has passed.
+    /// Runs the shard for the given time.
     fn run_for(&mut self, time: Duration) {
         let until = self.now() + time;
         self.script.scene().horizon = until;
@@ -143,7 +143,7 @@ impl Sim {
         }
     }
 
-    /// Lets the shard run until just before authority time reaches its next whole second.
+    /// Runs the shard until 1 ms before authority time reaches its next whole second.
     fn run_to_just_before_a_second(&mut self) {
         let time = self.authority.time_at(self.now());
         let next = Mode::Second.next_after(Mode::Second.last_at(time));
@@ -152,7 +152,8 @@ impl Sim {
         self.run_for(remaining);
     }
 
-    /// Lets the clock that the edge follows step back, and the edge hear of it.
+    /// Steps back the clock that the edge follows, runs the shard until the timekeeper has noticed,
+    /// and passes the new authority time to the shard.
     fn step_back(&mut self, by: Duration) {
         self.time.base_ms -= i64::try_from(by.as_millis()).unwrap();
         self.time.now = self.now();
@@ -162,16 +163,16 @@ impl Sim {
             .run_until(|authority| authority.generation() != before);
         self.run_for(now.since(self.now()));
         self.authority = after;
-        self.shard.take_authority(Some(after));
+        self.shard.set_authority(Some(after));
     }
 
-    /// Lets the machine stand still.
-    fn stand_still(&mut self, time: Duration) {
+    /// Stalls the machine.
+    fn stall(&mut self, time: Duration) {
         let mut scene = self.script.scene();
         scene.now = scene.now + time;
     }
 
-    /// A client that has subscribed, its ACKs taken.
+    /// Connects a client and subscribes it. Its ACKs are still among its frames.
     fn subscriber(&mut self, mode: Mode, ahead: bool) -> RawFd {
         let client = self.script.connect();
         self.script.client_sends(client, &auth("pass"));
@@ -181,18 +182,18 @@ impl Sim {
         client
     }
 
-    /// Takes the frames that a client got.
+    /// Takes the frames that a client has received.
     fn frames(&self, client: RawFd) -> Vec<RawFrame> {
         let mut socket = self.script.on(client);
         std::iter::from_fn(|| RawFrame::take(&mut socket.sent)).collect()
     }
 
-    /// The ticks that a client got, as (epoch, quality).
+    /// Takes the frames that a client has received, and returns their ticks as (epoch, quality).
     fn ticks(&self, client: RawFd) -> Vec<(i64, i32)> {
         ticks_of(&self.frames(client))
     }
 
-    /// The last frame of a client's stream, an ERROR, and its code.
+    /// Takes a client's frames, of which the last must be an ERROR, and returns its code.
     fn error(&self, client: RawFd) -> String {
         let frames = self.frames(client);
         let last = frames.last().expect("at least one frame");
@@ -214,12 +215,12 @@ fn ticks_of(frames: &[RawFrame]) -> Vec<(i64, i32)> {
         .collect()
 }
 
-/// `start_epoch_ms` of the ACK to SUBSCRIBE among `frames`.
+/// Returns `start_epoch_ms` of the first ACK of a SUBSCRIBE among `frames`.
 fn start_of(frames: &[RawFrame]) -> i64 {
     let acks = frames.iter().filter(|frame| frame.kind == ACK);
     acks.map(|frame| frame.decode::<Ack>())
         .find(|ack| ack.acked_type == 2)
-        .expect("an ACK to SUBSCRIBE")
+        .expect("an ACK of a SUBSCRIBE")
         .start_epoch_ms
 }
 

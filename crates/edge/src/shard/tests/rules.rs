@@ -1,4 +1,5 @@
-//! The rules of one connection: handshake, pausing, lingering, deadlines, stalls, draining.
+//! Tests of the rules of one connection: handshake, pausing, lingering, deadlines, stalls,
+//! draining.
 
 use nix::errno::Errno;
 use tickstorm_protocol::message::Pong;
@@ -21,14 +22,14 @@ fn a_pipelined_handshake_is_answered_by_one_send() {
 }
 
 #[test]
-fn a_refused_password_is_told_and_the_connection_lingers_for_a_second() {
+fn a_wrong_password_is_answered_and_the_connection_lingers_for_a_second() {
     let mut sim = Sim::new(settings());
     let client = sim.script.connect();
     sim.script.client_sends(client, &auth("guess"));
     sim.run_for(MS);
     assert_eq!(sim.error(client), "AUTH_FAILED");
     assert!(sim.script.on(client).is_shut && !sim.script.on(client).is_closed);
-    // What comes now is read and discarded, so that closing resets nobody.
+    // Later input is read and discarded, so that closing the socket sends no reset.
     sim.script.client_sends(client, &auth("pass"));
     sim.run_for(SECOND - 10 * MS);
     assert!(!sim.script.on(client).is_closed);
@@ -39,7 +40,7 @@ fn a_refused_password_is_told_and_the_connection_lingers_for_a_second() {
 }
 
 #[test]
-fn lingering_ends_with_the_clients_side() {
+fn lingering_ends_when_the_client_closes() {
     let mut sim = Sim::new(settings());
     let client = sim.script.connect();
     sim.script.client_sends(client, &auth("guess"));
@@ -52,13 +53,13 @@ fn lingering_ends_with_the_clients_side() {
 #[test]
 fn a_silent_handshake_ends_after_auth_timeout_and_a_silent_client_after_heartbeat_timeout() {
     let mut sim = Sim::new(settings());
-    let stranger = sim.script.connect();
+    let unauthenticated = sim.script.connect();
     let client = sim.subscriber(Mode::Minute, false);
     sim.frames(client);
     sim.run_for(4_990 * MS);
-    assert!(!sim.script.on(stranger).is_shut);
+    assert!(!sim.script.on(unauthenticated).is_shut);
     sim.run_for(510 * MS);
-    assert_eq!(sim.error(stranger), "AUTH_TIMEOUT");
+    assert_eq!(sim.error(unauthenticated), "AUTH_TIMEOUT");
     sim.run_for(14_480 * MS);
     assert!(!sim.script.on(client).is_shut);
     sim.run_for(520 * MS);
@@ -78,26 +79,26 @@ fn a_heartbeat_moves_the_deadline() {
 }
 
 #[test]
-fn an_edge_that_stood_still_closes_nobody_as_silent() {
+fn a_stall_of_the_edge_closes_no_connection_as_silent() {
     let mut sim = Sim::new(settings());
-    let stranger = sim.script.connect();
+    let unauthenticated = sim.script.connect();
     let client = sim.subscriber(Mode::Minute, false);
     sim.run_for(4 * SECOND);
-    sim.stand_still(60 * SECOND);
+    sim.stall(60 * SECOND);
     sim.run_for(900 * MS);
-    assert!(!sim.script.on(stranger).is_shut && !sim.script.on(client).is_shut);
+    assert!(!sim.script.on(unauthenticated).is_shut && !sim.script.on(client).is_shut);
     sim.run_for(600 * MS);
-    assert_eq!(sim.error(stranger), "AUTH_TIMEOUT");
+    assert_eq!(sim.error(unauthenticated), "AUTH_TIMEOUT");
     sim.run_for(14 * SECOND);
     assert!(!sim.script.on(client).is_shut);
 }
 
 #[test]
-fn what_a_silent_client_sent_is_read_before_it_is_closed() {
+fn unread_input_of_a_silent_client_is_read_before_it_is_closed() {
     let mut sim = Sim::new(settings());
     let client = sim.subscriber(Mode::Minute, false);
     sim.run_for(19_900 * MS);
-    // It lies in the socket, and no event has told of it yet.
+    // The heartbeat is in the socket, but no event has reported it yet.
     sim.script.on(client).hide_input(&heartbeat(7));
     sim.run_for(5 * SECOND);
     assert!(!sim.script.on(client).is_shut);
@@ -105,7 +106,7 @@ fn what_a_silent_client_sent_is_read_before_it_is_closed() {
 }
 
 #[test]
-fn while_answers_wait_nothing_is_read_and_the_heartbeat_deadline_stands_still() {
+fn while_answers_wait_nothing_is_read_and_the_heartbeat_deadline_is_suspended() {
     let mut sim = Sim::new(settings());
     let client = sim.subscriber(Mode::Minute, false);
     sim.frames(client);
@@ -116,9 +117,9 @@ fn while_answers_wait_nothing_is_read_and_the_heartbeat_deadline_stands_still() 
     sim.script.client_sends(client, &heartbeat(2));
     sim.run_for(SECOND);
     assert_eq!(sim.script.on(client).sent.len(), 5, "half a PONG");
-    assert!(sim.script.on(client).has_input(), "it is not read");
+    assert!(sim.script.on(client).has_input(), "input is not read");
     for _ in 0..10 {
-        // Its progress is slow, but there is some.
+        // The client makes slow progress.
         sim.run_for(3 * SECOND);
         sim.script.client_reads(client, 1);
     }
@@ -139,20 +140,23 @@ fn while_answers_wait_nothing_is_read_and_the_heartbeat_deadline_stands_still() 
 }
 
 #[test]
-fn a_client_that_takes_nothing_for_the_write_deadline_is_a_slow_consumer() {
+fn a_client_that_reads_nothing_until_the_write_deadline_is_a_slow_consumer() {
     let mut sim = Sim::new(settings());
     let client = sim.subscriber(Mode::Second, false);
     sim.script.on(client).room = Some(3);
     sim.run_for(5 * SECOND);
     assert!(!sim.script.on(client).is_closed);
     sim.run_for(1_500 * MS);
-    assert!(sim.script.on(client).is_closed, "no ERROR fits");
+    assert!(
+        sim.script.on(client).is_closed,
+        "closed without lingering: no ERROR can be sent"
+    );
     let slow = sim.metrics.closed.with_label_values(&["slow_consumer"]);
     assert_eq!(slow.get(), 1);
 }
 
 #[test]
-fn a_connection_without_a_byte_is_a_health_check() {
+fn a_connection_that_sends_no_byte_is_a_health_check() {
     let mut sim = Sim::new(settings());
     let client = sim.script.connect();
     sim.run_for(MS);
@@ -164,7 +168,7 @@ fn a_connection_without_a_byte_is_a_health_check() {
 }
 
 #[test]
-fn a_broken_connection_leaves_its_feed_and_its_number_is_never_sent_to_again() {
+fn a_broken_connection_leaves_its_feed_and_its_descriptor_is_never_sent_to_again() {
     let mut sim = Sim::new(settings());
     let client = sim.subscriber(Mode::Second, false);
     let other = sim.subscriber(Mode::Second, false);
@@ -172,16 +176,16 @@ fn a_broken_connection_leaves_its_feed_and_its_number_is_never_sent_to_again() {
     sim.script.breaks(client, Errno::ECONNRESET);
     sim.run_for(MS);
     assert!(sim.script.on(client).is_closed);
-    // The script fails if anything is sent to a closed socket.
+    // The script panics if anything is sent to a closed socket.
     sim.run_for(3 * SECOND);
     assert!(sim.ticks(other).len() >= 4);
 }
 
 #[test]
-fn urgent_data_hides_nothing_that_comes_after_it() {
+fn input_after_urgent_data_is_read() {
     let mut sim = Sim::new(settings());
     let client = sim.script.connect();
-    // A read ends at the urgent mark, though more lies behind it.
+    // A read ends at the urgent mark, although more input follows.
     sim.script.on(client).read_max = Some(10);
     let mut bytes = auth("pass");
     bytes.extend(subscribe(Mode::Second, false, None));
@@ -191,16 +195,16 @@ fn urgent_data_hides_nothing_that_comes_after_it() {
 }
 
 #[test]
-fn a_drain_refuses_newcomers_and_spreads_the_end_of_the_others_over_its_time() {
+fn a_drain_refuses_new_connections_and_closes_the_others_evenly() {
     let mut sim = Sim::new(settings());
     let clients: Vec<_> = (0..100)
         .map(|_| sim.subscriber(Mode::Second, false))
         .collect();
     let over = 21_300 * MS;
     sim.drain(over);
-    let late = sim.script.connect();
+    let refused = sim.script.connect();
     sim.run_for(MS);
-    assert_eq!(sim.error(late), "SERVER_DRAINING");
+    assert_eq!(sim.error(refused), "SERVER_DRAINING");
     let mut closed_by_second = Vec::new();
     for _ in 0..20 {
         sim.run_for(SECOND);
@@ -222,7 +226,7 @@ fn a_drain_refuses_newcomers_and_spreads_the_end_of_the_others_over_its_time() {
 }
 
 #[test]
-fn those_told_that_the_edge_is_full_do_not_count_and_linger() {
+fn connections_refused_with_server_full_linger_and_do_not_count() {
     let mut settings = settings();
     settings.limits.auth_timeout = 60 * SECOND;
     let mut sim = Sim::new(settings);

@@ -1,5 +1,5 @@
-//! A scripted network in virtual time: sockets with as much room as a test gives them, costs for
-//! each call, and an account of how much is done between two looks at the clock.
+//! A scripted network in virtual time: each socket accepts as many bytes as the test allows, each
+//! call takes time, and the calls between two clock readings are counted.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, IoSlice};
@@ -13,43 +13,45 @@ use tickstorm_timebase::{Clock, Mono};
 
 use crate::sys::network::{Network, NetworkEvent, Readiness, Token, WaitFor};
 
-/// What a test and the shard both hold.
+/// The scripted network, which a test and the shard share.
 #[derive(Clone, Default)]
 pub(super) struct Script(Arc<Mutex<Scene>>);
 
 #[derive(Default)]
 pub(super) struct Scene {
     pub(super) now: Mono,
-    /// Where waiting ends, whatever the timer is set for.
+    /// The latest time at which a wait ends, regardless of the timer.
     pub(super) horizon: Mono,
     timer: Mono,
-    /// The timer's clock runs a twelfth faster than the machine's time, as chrony may let it.
+    /// Whether the timer's clock runs a twelfth faster than the machine's time, as chrony may make
+    /// it.
     pub(super) timer_is_fast: bool,
-    /// What each call takes.
+    /// The time that each call takes.
     pub(super) cost: Duration,
     pub(super) sockets: BTreeMap<RawFd, ScriptedSocket>,
     incoming: VecDeque<RawFd>,
     incoming_is_new: bool,
     pub(super) is_listening: bool,
     woken: bool,
-    /// Calls since the last look at the clock, and the most there were.
+    /// The number of calls since the last clock reading.
     calls: usize,
+    /// The highest value of `calls` so far.
     pub(super) calls_max: usize,
 }
 
-/// One socket, seen from the client's side.
+/// One socket, as the client sees it.
 #[derive(Default)]
 pub(super) struct ScriptedSocket {
     input: VecDeque<u8>,
-    /// Reads end after so many bytes, as urgent data makes them.
+    /// The maximum number of bytes per read, as urgent data would limit it.
     pub(super) read_max: Option<usize>,
     has_ended: bool,
     error: Option<Errno>,
-    /// What the client got.
+    /// The bytes that the client has received.
     pub(super) sent: Vec<u8>,
-    /// How many calls it got that by.
+    /// The number of calls that sent them.
     pub(super) sends: usize,
-    /// Bytes that it takes before it is full; none: everything.
+    /// The number of bytes that the socket accepts before it is full; `None` for no limit.
     pub(super) room: Option<usize>,
     pub(super) is_shut: bool,
     pub(super) is_closed: bool,
@@ -65,7 +67,7 @@ impl ScriptedSocket {
         self.unreported.takes_output |= readiness.takes_output && self.wants_output;
     }
 
-    /// Lets input lie in the socket that no event tells of.
+    /// Adds input to the socket that no event reports.
     pub(super) fn hide_input(&mut self, bytes: &[u8]) {
         self.input.extend(bytes);
     }
@@ -116,7 +118,7 @@ impl Drop for Socket {
     }
 }
 
-/// A guard that looks like one socket.
+/// A guard that dereferences to one socket.
 pub(super) struct On<'a> {
     scene: MutexGuard<'a, Scene>,
     fd: RawFd,
@@ -148,7 +150,7 @@ impl Script {
         }
     }
 
-    /// Lets a client connect.
+    /// Connects a client, and returns its descriptor.
     pub(super) fn connect(&self) -> RawFd {
         let mut scene = self.scene();
         let fd = RawFd::try_from(scene.sockets.len()).unwrap();
@@ -158,7 +160,7 @@ impl Script {
         fd
     }
 
-    /// Lets a client send.
+    /// Makes a client send `bytes`.
     pub(super) fn client_sends(&self, fd: RawFd, bytes: &[u8]) {
         let mut socket = self.on(fd);
         socket.input.extend(bytes);
@@ -169,7 +171,7 @@ impl Script {
         });
     }
 
-    /// Lets a client end its side.
+    /// Makes a client shut down its sending side.
     pub(super) fn client_ends(&self, fd: RawFd) {
         let mut socket = self.on(fd);
         socket.has_ended = true;
@@ -177,7 +179,7 @@ impl Script {
         socket.report(present);
     }
 
-    /// Lets a connection break.
+    /// Makes a connection fail with `errno`.
     pub(super) fn breaks(&self, fd: RawFd, errno: Errno) {
         let mut socket = self.on(fd);
         socket.error = Some(errno);
@@ -185,7 +187,7 @@ impl Script {
         socket.report(present);
     }
 
-    /// Lets a client take so many more bytes.
+    /// Makes a client read, so that its socket accepts this many more bytes.
     pub(super) fn client_reads(&self, fd: RawFd, bytes: usize) {
         let mut socket = self.on(fd);
         socket.room = socket.room.map(|room| room + bytes);
@@ -197,7 +199,7 @@ impl Script {
         });
     }
 
-    /// One call of the shard's, which takes its time.
+    /// Accounts for one call by the shard, which takes time.
     fn call(&self) -> MutexGuard<'_, Scene> {
         let mut scene = self.scene();
         scene.now = scene.now + scene.cost;
@@ -211,7 +213,7 @@ impl Clock for Script {
     fn now(&self) -> Mono {
         let mut scene = self.scene();
         scene.calls = 0;
-        // So that a loop that only looks at the clock comes to an end.
+        // Advance the time, so that a loop that only reads the clock ends.
         scene.now = scene.now + Duration::from_nanos(25);
         scene.now
     }
@@ -291,7 +293,7 @@ impl Network for Script {
     fn rearm(&mut self, socket: &Socket, token: Token) -> io::Result<()> {
         drop(self.call());
         let mut socket = self.on(socket.fd);
-        assert_eq!(socket.token, Some(token), "re-armed as another one");
+        assert_eq!(socket.token, Some(token), "re-armed with a different token");
         socket.wants_output = true;
         let present = socket.present();
         socket.report(present);
@@ -303,9 +305,9 @@ impl Network for Script {
         self.on(socket.fd).token = None;
     }
 
-    fn wait(&mut self, rest: WaitFor, events: &mut Vec<NetworkEvent>) -> io::Result<()> {
+    fn wait(&mut self, wait_for: WaitFor, events: &mut Vec<NetworkEvent>) -> io::Result<()> {
         let mut scene = self.scene();
-        if let WaitFor::For(duration) = rest {
+        if let WaitFor::For(duration) = wait_for {
             let slewed = if scene.timer_is_fast {
                 duration * 11 / 12
             } else {
@@ -328,7 +330,7 @@ impl Network for Script {
                 socket.unreported = Readiness::default();
             }
         }
-        if events.is_empty() && rest != WaitFor::None {
+        if events.is_empty() && wait_for != WaitFor::None {
             if scene.timer <= scene.horizon {
                 events.push(NetworkEvent::Timer);
             }

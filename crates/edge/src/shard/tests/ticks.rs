@@ -1,5 +1,5 @@
-//! The way of a tick: its instant, catching up, resuming, replaying, stepping, and every feed's
-//! share.
+//! Tests of ticks: the time of sending, catching up, resuming, replaying, stepping, and each feed's
+//! share of sending.
 
 use super::*;
 
@@ -8,15 +8,15 @@ const HOLDOVER: i32 = 1;
 const REPLAY: i32 = 2;
 
 #[test]
-fn a_tick_is_sent_at_its_time_and_an_ahead_tick_its_lead_before() {
+fn a_tick_is_sent_at_its_time_and_an_ahead_tick_earlier_by_its_lead() {
     for timer_is_fast in [false, true] {
         let mut sim = Sim::new(settings());
         sim.script.scene().timer_is_fast = timer_is_fast;
-        judge_instants(&mut sim);
+        assert_send_times(&mut sim);
     }
 }
 
-fn judge_instants(sim: &mut Sim) {
+fn assert_send_times(sim: &mut Sim) {
     let at_time = sim.subscriber(Mode::Second, false);
     let ahead = sim.subscriber(Mode::Second, true);
     sim.frames(at_time);
@@ -32,7 +32,7 @@ fn judge_instants(sim: &mut Sim) {
 }
 
 #[test]
-fn a_subscriber_whose_socket_is_full_catches_up_and_misses_no_byte() {
+fn a_subscriber_whose_socket_was_full_catches_up_without_losing_a_byte() {
     let mut sim = Sim::new(settings());
     let client = sim.subscriber(Mode::Second, false);
     sim.frames(client);
@@ -53,12 +53,12 @@ fn a_subscriber_whose_socket_is_full_catches_up_and_misses_no_byte() {
     assert_eq!(
         sim.script.on(client).sends,
         sends + 3,
-        "the hot loop has it again"
+        "the hot loop sends to it again"
     );
 }
 
 #[test]
-fn a_subscriber_whose_frames_the_ring_has_let_go_of_is_a_slow_consumer() {
+fn a_subscriber_whose_frames_the_ring_has_overwritten_is_a_slow_consumer() {
     let mut settings = settings();
     settings.feeds.behind_max = 3;
     settings.write_deadline = 60 * SECOND;
@@ -72,11 +72,11 @@ fn a_subscriber_whose_frames_the_ring_has_let_go_of_is_a_slow_consumer() {
 }
 
 #[test]
-fn a_fresh_subscription_starts_now_though_the_edge_stood_still() {
+fn a_new_subscription_starts_now_even_after_a_stall_of_the_edge() {
     let mut sim = Sim::new(settings());
     let before = sim.subscriber(Mode::Second, false);
     sim.run_for(SECOND);
-    sim.stand_still(15 * SECOND);
+    sim.stall(15 * SECOND);
     let fresh = sim.script.connect();
     sim.script.client_sends(fresh, &auth("pass"));
     sim.script
@@ -91,7 +91,11 @@ fn a_fresh_subscription_starts_now_though_the_edge_stood_still() {
     let followed = sim.ticks(before);
     assert!(followed.iter().any(|(_, quality)| *quality == REPLAY));
     for pair in followed.windows(2) {
-        assert_eq!(pair[1].0, pair[0].0 + 1_000, "who was there misses none");
+        assert_eq!(
+            pair[1].0,
+            pair[0].0 + 1_000,
+            "a subscriber from before the stall misses no tick"
+        );
     }
 }
 
@@ -103,11 +107,15 @@ fn subscribers_that_waited_for_the_time_start_when_it_is_known() {
     sim.script.client_sends(beats, &auth("pass"));
     sim.script.client_sends(beats, &heartbeat(7));
     sim.run_for(15 * SECOND);
-    assert_eq!(sim.frames(fresh).len(), 1, "AUTH's ACK only");
-    assert_eq!(sim.frames(beats).len(), 2, "others are answered meanwhile");
+    assert_eq!(sim.frames(fresh).len(), 1, "only the ACK of AUTH");
+    assert_eq!(
+        sim.frames(beats).len(),
+        2,
+        "other clients are answered meanwhile"
+    );
     sim.script.client_sends(fresh, &heartbeat(7));
     let authority = sim.authority;
-    sim.shard.take_authority(Some(authority));
+    sim.shard.set_authority(Some(authority));
     sim.run_for(2 * SECOND);
     let now_ms = sim.authority.time_at(sim.now()).as_millis();
     let frames = sim.frames(fresh);
@@ -120,7 +128,7 @@ fn subscribers_that_waited_for_the_time_start_when_it_is_known() {
 }
 
 #[test]
-fn a_resumed_subscription_replays_what_it_missed_and_goes_on() {
+fn a_resumed_subscription_replays_missed_ticks_and_continues() {
     let mut sim = Sim::new(settings());
     sim.run_for(5 * SECOND);
     let last_ms = Mode::Second
@@ -140,7 +148,7 @@ fn a_resumed_subscription_replays_what_it_missed_and_goes_on() {
 }
 
 #[test]
-fn a_resume_point_ahead_is_waited_for() {
+fn a_subscription_with_a_future_resume_point_waits_for_it() {
     let mut sim = Sim::new(settings());
     let last_ms = Mode::Second
         .last_at(sim.authority.time_at(sim.now()))
@@ -162,19 +170,20 @@ fn a_step_back_ends_every_subscription_before_a_tick_of_the_new_time() {
         .map(|n| sim.subscriber(Mode::Second, n % 2 == 0))
         .collect();
     sim.run_for(SECOND);
-    let stranger = sim.script.connect();
-    sim.script.client_sends(stranger, &auth("pass"));
+    let late_subscriber = sim.script.connect();
+    sim.script.client_sends(late_subscriber, &auth("pass"));
     sim.run_for(MS);
     for client in &clients {
         sim.frames(*client);
     }
     sim.script.scene().cost = MS / 250;
     sim.step_back(30 * SECOND);
-    // Asked while the others are being told: it is of the new time, and lives on.
+    // The client subscribes while the other subscriptions are being ended. Its subscription belongs
+    // to the new time and is kept.
     sim.script
-        .client_sends(stranger, &subscribe(Mode::Second, false, None));
+        .client_sends(late_subscriber, &subscribe(Mode::Second, false, None));
     sim.run_for(3 * SECOND);
-    assert!(sim.ticks(stranger).len() >= 2);
+    assert!(sim.ticks(late_subscriber).len() >= 2);
     let after_ms = sim.authority.origin().as_millis();
     for client in clients {
         let frames = sim.frames(client);
@@ -189,20 +198,20 @@ fn a_step_back_ends_every_subscription_before_a_tick_of_the_new_time() {
             "a tick of the new time: {ticks:?} after {after_ms}"
         );
     }
-    let newcomer = sim.subscriber(Mode::Second, false);
+    let new_client = sim.subscriber(Mode::Second, false);
     sim.run_for(2 * SECOND);
-    assert!(sim.ticks(newcomer).len() >= 2);
+    assert!(sim.ticks(new_client).len() >= 2);
 }
 
 #[test]
-fn a_fan_out_longer_than_its_period_starves_no_other_feed() {
+fn a_fan_out_that_takes_longer_than_its_period_starves_no_other_feed() {
     let mut settings = settings();
     settings.limits.heartbeat_timeout = 600 * SECOND;
     let mut sim = Sim::new(settings);
     let minute = sim.subscriber(Mode::Minute, false);
     let ahead_minute = sim.subscriber(Mode::Minute, true);
     let ahead = sim.subscriber(Mode::Second, true);
-    // Two chunks of seconds, which take 1.4 times their period.
+    // Two chunks of SECOND subscribers, which take 1.4 times the period to send.
     let seconds: Vec<_> = (0..1_400)
         .map(|_| sim.subscriber(Mode::Second, false))
         .collect();
@@ -213,14 +222,18 @@ fn a_fan_out_longer_than_its_period_starves_no_other_feed() {
     assert_eq!(sim.ticks(ahead_minute).len(), 2);
     assert!(sim.ticks(ahead).len() >= 120);
     let ticks = sim.ticks(seconds[0]);
-    assert!(ticks.len() >= 100, "seconds go on too: {}", ticks.len());
+    assert!(
+        ticks.len() >= 100,
+        "the SECOND feed continues: {}",
+        ticks.len()
+    );
     for pair in ticks.windows(2) {
         assert_eq!(pair[1].0, pair[0].0 + 1_000);
     }
 }
 
 #[test]
-fn a_frame_that_is_made_late_says_that_its_ticks_are_replayed() {
+fn ticks_in_a_frame_made_late_are_marked_as_replayed() {
     let mut sim = Sim::new(settings());
     let clients: Vec<_> = (0..1_100)
         .map(|_| sim.subscriber(Mode::Second, false))
@@ -228,7 +241,8 @@ fn a_frame_that_is_made_late_says_that_its_ticks_are_replayed() {
     for client in &clients {
         sim.frames(*client);
     }
-    // A fan-out takes 5.5 s: what became due meanwhile is in one frame, made when that is over.
+    // A fan-out takes 5.5 s. Ticks that become due meanwhile share one frame, which is made when
+    // the fan-out has finished.
     sim.run_to_just_before_a_second();
     sim.script.scene().cost = 5 * MS;
     sim.run_for(12 * SECOND);
@@ -243,7 +257,7 @@ fn a_frame_that_is_made_late_says_that_its_ticks_are_replayed() {
         for tick in &batch.ticks {
             let late_us = batch.sent_unix_us - tick.epoch_ms * 1_000;
             let is_replay = tick.quality == REPLAY;
-            // Microseconds can't tell a second from a little more.
+            // In whole microseconds, exactly one second can't be told from slightly more.
             let may_be = late_us == 1_000_000 || is_replay == (late_us > 1_000_000);
             assert!(may_be, "{tick:?}, {late_us} µs late");
             assert!(is_replay || [NORMAL, HOLDOVER].contains(&tick.quality));

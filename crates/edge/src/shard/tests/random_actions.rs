@@ -1,71 +1,73 @@
-//! Whatever happens to a shard's clients, in any order: what each gets is whole frames, and ticks
+//! Property test over random sequences of actions: every client gets complete frames, and ticks
 //! without gap or duplicate.
 
 use proptest::prelude::*;
 
 use super::*;
 
-/// What may happen.
+/// A random action of a client, the machine or the test.
 #[derive(Clone, Debug)]
-enum Happening {
+enum Action {
     Connect,
     Auth(prop::sample::Index),
     Subscribe {
         who: prop::sample::Index,
         minute: bool,
         ahead: bool,
-        /// Seconds before or after now.
+        /// The resume point, in seconds after now; negative for the past.
         resume: Option<i64>,
     },
-    Beat(prop::sample::Index),
-    /// From now on its socket takes so many bytes.
-    Narrow(prop::sample::Index, usize),
+    Heartbeat(prop::sample::Index),
+    /// Limits the client's socket to this many more bytes.
+    LimitRoom(prop::sample::Index, usize),
     Read(prop::sample::Index, usize),
-    Leave(prop::sample::Index),
+    Disconnect(prop::sample::Index),
     Break(prop::sample::Index),
+    /// Lets this many milliseconds pass.
     Pass(u64),
+    /// Stalls the machine for this many milliseconds.
     Stall(u64),
-    /// What each call takes, in microseconds.
+    /// Sets the time that each call takes, in microseconds.
     Cost(u64),
     TimerIsFast(bool),
 }
 
-fn happening() -> impl Strategy<Value = Happening> {
+fn action() -> impl Strategy<Value = Action> {
     let who = any::<prop::sample::Index>;
     prop_oneof![
-        3 => Just(Happening::Connect),
-        4 => who().prop_map(Happening::Auth),
+        3 => Just(Action::Connect),
+        4 => who().prop_map(Action::Auth),
         6 => (who(), any::<bool>(), any::<bool>(), prop::option::of(-700_i64..20)).prop_map(
-            |(who, minute, ahead, resume)| Happening::Subscribe { who, minute, ahead, resume }
+            |(who, minute, ahead, resume)| Action::Subscribe { who, minute, ahead, resume }
         ),
-        2 => who().prop_map(Happening::Beat),
-        2 => (who(), 0_usize..200).prop_map(|(who, room)| Happening::Narrow(who, room)),
-        3 => (who(), 1_usize..5_000).prop_map(|(who, most)| Happening::Read(who, most)),
-        1 => who().prop_map(Happening::Leave),
-        1 => who().prop_map(Happening::Break),
-        6 => (1_u64..3_000).prop_map(Happening::Pass),
-        1 => (1_u64..30_000).prop_map(Happening::Stall),
-        1 => (0_u64..2_000).prop_map(Happening::Cost),
-        1 => any::<bool>().prop_map(Happening::TimerIsFast),
+        2 => who().prop_map(Action::Heartbeat),
+        2 => (who(), 0_usize..200).prop_map(|(who, room)| Action::LimitRoom(who, room)),
+        3 => (who(), 1_usize..5_000).prop_map(|(who, most)| Action::Read(who, most)),
+        1 => who().prop_map(Action::Disconnect),
+        1 => who().prop_map(Action::Break),
+        6 => (1_u64..3_000).prop_map(Action::Pass),
+        1 => (1_u64..30_000).prop_map(Action::Stall),
+        1 => (0_u64..2_000).prop_map(Action::Cost),
+        1 => any::<bool>().prop_map(Action::TimerIsFast),
     ]
 }
 
 impl Sim {
-    fn happen(&mut self, happening: &Happening, clients: &mut Vec<RawFd>) {
+    fn apply(&mut self, action: &Action, clients: &mut Vec<RawFd>) {
         let pick = |who: &prop::sample::Index| {
             (!clients.is_empty()).then(|| clients[who.index(clients.len())])
         };
-        match happening {
-            Happening::Connect => {
+        match action {
+            Action::Connect => {
                 let client = self.script.connect();
                 clients.push(client);
             }
-            Happening::Auth(who) => {
+            Action::Auth(who) => {
                 if let Some(client) = pick(who) {
                     self.script.client_sends(client, &auth("pass"));
                 }
             }
-            Happening::Subscribe {
+            Action::Subscribe {
                 who,
                 minute,
                 ahead,
@@ -79,43 +81,42 @@ impl Sim {
                     self.script.client_sends(client, &bytes);
                 }
             }
-            Happening::Beat(who) => {
+            Action::Heartbeat(who) => {
                 if let Some(client) = pick(who) {
                     self.script.client_sends(client, &heartbeat(1));
                 }
             }
-            Happening::Narrow(who, room) => {
+            Action::LimitRoom(who, room) => {
                 if let Some(client) = pick(who) {
                     self.script.on(client).room = Some(*room);
                 }
             }
-            Happening::Read(who, most) => {
+            Action::Read(who, most) => {
                 if let Some(client) = pick(who) {
                     self.script.client_reads(client, *most);
                 }
             }
-            Happening::Leave(who) => {
+            Action::Disconnect(who) => {
                 if let Some(client) = pick(who) {
                     self.script.client_ends(client);
                 }
             }
-            Happening::Break(who) => {
+            Action::Break(who) => {
                 if let Some(client) = pick(who) {
                     self.script.breaks(client, nix::errno::Errno::ECONNRESET);
                 }
             }
-            Happening::Pass(ms) => self.run_for(Duration::from_millis(*ms)),
-            Happening::Stall(ms) => self.stand_still(Duration::from_millis(*ms)),
-            Happening::TimerIsFast(is_fast) => self.script.scene().timer_is_fast = *is_fast,
-            Happening::Cost(us) => self.script.scene().cost = Duration::from_micros(*us),
+            Action::Pass(ms) => self.run_for(Duration::from_millis(*ms)),
+            Action::Stall(ms) => self.stall(Duration::from_millis(*ms)),
+            Action::TimerIsFast(is_fast) => self.script.scene().timer_is_fast = *is_fast,
+            Action::Cost(us) => self.script.scene().cost = Duration::from_micros(*us),
         }
     }
 }
 
-/// Whether a client's stream is what a subscription promises: after each ACK of SUBSCRIBE every
-/// tick of its mode, from
-/// `start_epoch_ms` on.
-fn judge(frames: &[RawFrame]) -> Result<(), TestCaseError> {
+/// Checks that a client's stream keeps the promise of a subscription: after each ACK of a
+/// SUBSCRIBE, every tick of its mode after `start_epoch_ms`.
+fn check_stream(frames: &[RawFrame]) -> Result<(), TestCaseError> {
     let mut last = None;
     let mut period = None;
     for frame in frames {
@@ -131,8 +132,12 @@ fn judge(frames: &[RawFrame]) -> Result<(), TestCaseError> {
                 let batch: DataBatch = frame.decode();
                 for tick in batch.ticks {
                     let this = if tick.mode == 0 { 1_000 } else { 60_000 };
-                    prop_assert_eq!(*period.get_or_insert(this), this, "one mode");
-                    let before = last.expect("no tick before an ACK");
+                    prop_assert_eq!(
+                        *period.get_or_insert(this),
+                        this,
+                        "a subscription has one mode"
+                    );
+                    let before = last.expect("an ACK precedes the first tick");
                     let next = (before.div_euclid(this) + 1) * this;
                     prop_assert_eq!(tick.epoch_ms, next, "after {}", before);
                     last = Some(tick.epoch_ms);
@@ -148,34 +153,35 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(128))]
 
     #[test]
-    fn every_client_gets_whole_frames_and_every_tick_once(
-        happenings in prop::collection::vec(happening(), 1..120),
+    fn every_client_gets_complete_frames_and_each_tick_once(
+        actions in prop::collection::vec(action(), 1..120),
     ) {
         let mut settings = settings();
         settings.limits.frame_rate = 1_000;
         settings.feeds.behind_max = 8;
         let mut sim = Sim::new(settings);
         let mut clients = Vec::new();
-        for happening in &happenings {
-            sim.happen(happening, &mut clients);
+        for action in &actions {
+            sim.apply(action, &mut clients);
         }
         sim.script.scene().cost = Duration::ZERO;
         sim.run_for(MS);
         for client in &clients {
             let mut bytes = sim.script.on(*client).sent.clone();
             let frames: Vec<_> = std::iter::from_fn(|| RawFrame::take(&mut bytes)).collect();
-            judge(&frames)?;
+            check_stream(&frames)?;
         }
-        // Whoever is still there goes on getting what is due.
+        // Clients that are still connected continue to get ticks.
         for client in &clients {
             sim.script.client_reads(*client, 100_000_000);
         }
         sim.run_for(2 * SECOND);
         for client in &clients {
             let frames = sim.frames(*client);
-            judge(&frames)?;
+            check_stream(&frames)?;
             let socket = sim.script.on(*client);
-            prop_assert!(socket.is_closed || socket.sent.is_empty(), "half a frame is left");
+            let is_complete = socket.is_closed || socket.sent.is_empty();
+            prop_assert!(is_complete, "the stream ends in a partial frame");
         }
     }
 }
