@@ -130,13 +130,13 @@ fn a_frame_rate_that_has_no_room_for_what_clients_are_told_to_send_is_warned_of(
         (
             "3",
             "15s",
-            Some("the eight heartbeats that open a connection"),
+            Some("the eight heartbeats at the start of a connection"),
         ),
         ("4", "15s", None),
         (
             "10",
             "150ms",
-            Some("clients that send their heartbeats in time are closed"),
+            Some("clients are closed for sending their heartbeats on time"),
         ),
         ("10", "200ms", None),
     ] {
