@@ -30,8 +30,7 @@ fn main() -> anyhow::Result<()> {
         late.extend(thread.join().expect("a waiting thread does not panic")?);
     }
     late.sort_unstable();
-    let percentile_us =
-        |percent: usize| late[(late.len() - 1) * percent / 100].as_secs_f64() * 1e6;
+    let percentile_us = |percent: usize| late[(late.len() - 1) * percent / 100].as_secs_f64() * 1e6;
     let [p50, p95, p99, max] = [50, 95, 99, 100].map(percentile_us);
     println!(
         "{} waits, lateness in µs: p50 {p50:.1}, p95 {p95:.1}, p99 {p99:.1}, max {max:.1}",

@@ -103,11 +103,11 @@ pub enum CredentialsError {
     Tokens {
         /// The file.
         path: PathBuf,
-            /// The error from the system.
-            source: io::Error,
-        },
-        /// A line of the tokens file is malformed or repeats an earlier one.
-        #[error(
+        /// The error from the system.
+        source: io::Error,
+    },
+    /// A line of the tokens file is malformed or repeats an earlier one.
+    #[error(
             "STREAM_TOKENS_FILE={}: line {line}: {problem}; a line is \
              `name sha256-of-the-token-in-hex`, empty lines and lines that start with # are ignored",
             path.display()
@@ -209,8 +209,7 @@ pub(crate) async fn watch_files(
         interval.tick().await;
         let to_load = Arc::clone(&sources);
         // On a thread of the blocking pool, a file system that hangs delays only this task.
-        let loaded =
-            tokio::task::spawn_blocking(move || AcceptedCredentials::load(&to_load)).await;
+        let loaded = tokio::task::spawn_blocking(move || AcceptedCredentials::load(&to_load)).await;
         let loaded = match loaded {
             Ok(loaded) => loaded,
             Err(error) if error.is_panic() => {
@@ -235,7 +234,10 @@ pub(crate) async fn watch_files(
             Err(error) => {
                 let text = ErrorChain(&error).to_string();
                 if text != complaint {
-                    tracing::warn!(error = text, "credentials can't be reread; the old ones stay valid");
+                    tracing::warn!(
+                        error = text,
+                        "credentials can't be reread; the old ones stay valid"
+                    );
                     complaint = text;
                 }
             }

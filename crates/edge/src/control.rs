@@ -179,9 +179,9 @@ impl Edge {
         self.tasks.wait().await;
         assert!(
             !self.has_panicked.load(Ordering::Relaxed),
-                "a task of the edge panicked"
-                );
-            }
+            "a task of the edge panicked"
+        );
+    }
 
     /// Runs `future` as a task until the edge stops. If it panics, [`Edge::stop`] panics too; in a
     /// release build any panic ends the process.

@@ -14,10 +14,10 @@ use crate::sys::fd_table::FdTable;
 #[derive(Clone)]
 pub(crate) struct FdMetrics {
     total: IntGauge,
-        fullest: IntGauge,
-        limit: IntGauge,
-        tables: Arc<Mutex<Vec<FdTable>>>,
-    }
+    fullest: IntGauge,
+    limit: IntGauge,
+    tables: Arc<Mutex<Vec<FdTable>>>,
+}
 
 impl FdMetrics {
     /// Registers the gauges, for the process's table with its limit of `limit` open files.

@@ -99,10 +99,10 @@ impl Shards {
         }
         let all = async {
             for answer in drained {
-                        // A missing answer means that the shard has ended.
-                        let _ = answer.await;
-                    }
-                };
+                // A missing answer means that the shard has ended.
+                let _ = answer.await;
+            }
+        };
         let _ = tokio::time::timeout(over.max(TIME_OF_LAST), all).await;
     }
 
@@ -168,11 +168,11 @@ impl Shards {
             ran.push(answer);
         }
         for answer in ran {
-                        // A missing answer means that the shard has ended.
-                        let _ = answer.await;
-                    }
-                }
-            }
+            // A missing answer means that the shard has ended.
+            let _ = answer.await;
+        }
+    }
+}
 
 impl Drop for Shards {
     /// Shards hold handles to each other, so their command channels never close by themselves.

@@ -111,9 +111,7 @@ impl Attempts {
         if !table.is_shared(address) {
             return FailureAnswer::Now;
         }
-        let warn = table
-            .warned
-            .is_none_or(|at| now.since(at) >= WARN_INTERVAL);
+        let warn = table.warned.is_none_or(|at| now.since(at) >= WARN_INTERVAL);
         if warn {
             table.warned = Some(now);
         }
