@@ -21,7 +21,7 @@ use tokio::sync::watch;
 pub use self::tokens::TokenLineError;
 use self::tokens::{Digest, TOKENS_MAX, Tokens};
 
-/// How often files are checked for changes.
+/// The interval at which files are checked for changes.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// A credential's value, and the file it came from, if any.
@@ -109,7 +109,8 @@ pub enum CredentialsError {
     /// A line of the tokens file is malformed or repeats an earlier one.
     #[error(
             "STREAM_TOKENS_FILE={}: line {line}: {problem}; a line is \
-             `name sha256-of-the-token-in-hex`, empty lines and lines that start with # are ignored",
+                         `name sha256-of-the-token-in-hex`, and empty lines and lines that start with # are \
+                         ignored",
             path.display()
         )]
     TokenLine {

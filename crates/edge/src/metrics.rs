@@ -157,8 +157,8 @@ impl TimeMetrics {
             bound_seconds: gauge(
                 registry,
                 "tickstorm_time_error_bound_seconds",
-                "Error bound of this edge's authority time against the clock it follows, or +Inf while \
-                 the time is unknown.",
+                "Error bound of this edge's authority time against the clock it follows, or +Inf \
+                                 while the time is unknown.",
             )?,
             clocks: int_gauges(
                 registry,

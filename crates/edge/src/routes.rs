@@ -1,6 +1,6 @@
-//! The operators' view of the connections: `GET /connections` lists them, and
-//! `DELETE /connections/<id>` closes one. Each request is sent to all shards as a message, and each
-//! shard answers for its own connections.
+//! The operators' view of the connections: `GET /connections` lists them, and `DELETE
+//! /connections/<id>` closes one. Each request is sent to all shards as a message, and each shard
+//! answers for its own connections.
 
 use std::cmp::Reverse;
 

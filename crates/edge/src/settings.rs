@@ -62,7 +62,7 @@ tickstorm_service::settings! {
     AHEAD_MS: Duration = Setting::new(
         Span::millis(200, 5_000).never_multiple_of(1_000),
         "800",
-        "Far from a full second, when ahead ticks would compete with the fan-out of an earlier tick",
+        "Far from a full second, where the fan-out would coincide with that of the previous tick",
     );
     /// How long the edge keeps sending ticks without hearing from any clock.
     HOLDOVER_MAX: Duration = Setting::new(

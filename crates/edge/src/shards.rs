@@ -50,8 +50,8 @@ impl Shards {
     }
 
     /// Gives each shard its own file descriptor table, of at most `limit` open files, and returns
-    /// the tables. All shards must have started, since their wakers must be in every table, and none
-    /// may be listening yet.
+    /// the tables. All shards must have started, since their wakers must be in every table, and
+    /// none may be listening yet.
     pub(crate) async fn separate(&self, limit: u64) -> io::Result<Vec<FdTable>> {
         let mut tables = Vec::new();
         for shard in &self.handles {
@@ -66,8 +66,8 @@ impl Shards {
         Ok(tables)
     }
 
-    /// Lets each shard listen on `addr`, and returns the bound address. If the port is 0, the system
-    /// chooses one for the first shard, and the other shards use the same.
+    /// Lets each shard listen on `addr`, and returns the bound address. If the port is 0, the
+    /// system chooses one for the first shard, and the other shards use the same.
     pub(crate) async fn listen(&self, addr: SocketAddr) -> io::Result<SocketAddr> {
         let mut addr = addr;
         for shard in &self.handles {

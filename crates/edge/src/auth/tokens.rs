@@ -2,10 +2,10 @@
 //! digests, and a token that a client presents is compared by its digest, so accepted tokens are
 //! never stored in plain text.
 //!
-//! A lookup costs the same for any number of tokens. Where a digest falls in the map depends on a
-//! random key that each map draws, so nobody can construct a token that falls next to another one.
-//! Digests that do collide are compared in constant time. Response times therefore reveal nothing
-//! about a digest.
+//! A lookup costs the same for any number of tokens. The position of a digest in the map depends on
+//! a random key that each map draws, so an attacker can't construct a token that falls next to
+//! another one. Digests that do collide are compared in constant time. Response times therefore
+//! reveal nothing about a digest.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -76,8 +76,8 @@ pub enum TokenLineError {
     NameTwice,
     /// An earlier line has the same digest.
     #[error(
-        "this is also the token of {other}; each name needs its own token, or removing one line would \
-         revoke nothing"
+        "this is also the token of {other}; each name needs its own token, or removing one line \
+                 would revoke nothing"
     )]
     TokenTwice {
         /// The name in the earlier line.

@@ -11,7 +11,8 @@ use tickstorm_timebase::{Authority, Epoch, Mono, Quality, Tick};
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Pending {
     pub(crate) epoch: Epoch,
-    /// The quality it came with, if any. Otherwise authority time decides it when the frame is made.
+    /// The quality it came with, if any. Otherwise authority time decides it when the frame is
+    /// made.
     pub(crate) quality: Option<Quality>,
 }
 

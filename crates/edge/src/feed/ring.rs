@@ -16,7 +16,7 @@ pub(crate) struct FeedFrame {
     pub(crate) first: Epoch,
     /// The number of ticks in the frame.
     pub(crate) ticks: u32,
-    /// Whether publish_latency_ms counts it: only if it is sent at its time and is not a REPLAY.
+    /// Whether publish_latency_ms counts this frame: it is sent at its time and is not a REPLAY.
     pub(crate) timed: bool,
 }
 

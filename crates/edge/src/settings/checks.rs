@@ -118,7 +118,8 @@ fn few_frames(settings: &Settings) -> Option<String> {
     if per_second * interval.as_secs_f64() < 2.0 {
         return Some(format!(
             "FRAME_RATE_LIMIT={rate} allows fewer than two frames per \
-             HEARTBEAT_INTERVAL={interval:?}: clients are closed for sending their heartbeats on time"
+             HEARTBEAT_INTERVAL={interval:?}: clients are closed for sending their heartbeats on \
+             time"
         ));
     }
     (per_second * OPENING_SECONDS < OPENING_FRAMES).then(|| {

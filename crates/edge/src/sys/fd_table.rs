@@ -3,8 +3,8 @@
 //!
 //! A file opened before [`separate`] has the same descriptor number in both tables. This holds for
 //! the eventfds with which threads wake each other, and must hold for every shard's eventfd. A file
-//! opened afterwards has a number only in its own thread's table. In another thread's table the same
-//! number may name an unrelated file, so descriptors must no longer cross threads.
+//! opened afterwards has a number only in its own thread's table. In another thread's table the
+//! same number may name an unrelated file, so descriptors must no longer cross threads.
 
 use std::fs;
 use std::io;
@@ -15,8 +15,8 @@ use nix::sched::{CloneFlags, unshare};
 use nix::sys::socket::{AddressFamily, SockaddrLike, SockaddrStorage, getsockname};
 use nix::unistd::close;
 
-/// Gives this thread its own table. It starts as a copy of the shared table, without connections and
-/// listeners: a copy of those would keep them open after their owner closes them. None of them
+/// Gives this thread its own table. It starts as a copy of the shared table, without connections
+/// and listeners: a copy of those would keep them open after their owner closes them. None of them
 /// belongs to this thread, since a shard creates its first one after this call.
 pub(crate) fn separate() -> io::Result<()> {
     unshare(CloneFlags::CLONE_FILES)?;

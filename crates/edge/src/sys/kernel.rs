@@ -30,8 +30,8 @@ const ENDED: EventFlags = EventFlags::RDHUP
 /// The most events that one wait returns.
 const EVENTS: usize = 128;
 
-/// Slots for the descriptors that are not connections. Connections' slots count up from 0, and there
-/// are fewer of them than descriptors, so they never reach these numbers.
+/// Slots for the descriptors that are not connections. Connections' slots count up from 0, and
+/// there are fewer of them than descriptors, so they never reach these numbers.
 const TIMER: u32 = u32::MAX;
 const WAKER: u32 = u32::MAX - 1;
 const LISTENER: u32 = u32::MAX - 2;
@@ -141,8 +141,8 @@ impl Network for Kernel {
     }
 
     fn deregister(&mut self, socket: &TcpStream) {
-        // Closing the socket would also deregister it, but older kernels take a host-wide lock to do
-        // that.
+        // Closing the socket would also deregister it, but older kernels take a host-wide lock to
+        // do that.
         let _ = epoll::delete(&self.epoll, socket);
     }
 
@@ -256,9 +256,7 @@ mod tests {
                 .wait(WaitFor::For(Duration::from_secs(1)), &mut events)
                 .unwrap();
             // The input and its end are reported by one event or by two.
-            !events
-                .iter()
-                .any(|event| matches!(event, NetworkEvent::Socket(_, readiness) if readiness.until_empty))
+            !events.iter().any(must_be_emptied)
         } {}
     }
 
@@ -299,6 +297,10 @@ mod tests {
             }
             fill(&mut kernel);
         }
+    }
+
+    fn must_be_emptied(event: &NetworkEvent) -> bool {
+        matches!(event, NetworkEvent::Socket(_, readiness) if readiness.until_empty)
     }
 
     fn takes_output(event: &NetworkEvent) -> bool {
@@ -362,9 +364,8 @@ mod tests {
             .unwrap();
         theirs.write_all(b"after").unwrap();
         kernel.register(&mine, token(0)).unwrap();
-        let is_cut_short = |event: &NetworkEvent| matches!(event, NetworkEvent::Socket(_, readiness) if readiness.until_empty);
         let mut events = Vec::new();
-        while !events.iter().any(is_cut_short) {
+        while !events.iter().any(must_be_emptied) {
             kernel
                 .wait(WaitFor::For(Duration::from_secs(1)), &mut events)
                 .unwrap();

@@ -48,8 +48,8 @@ pub(crate) trait Network: Clock {
     /// Deregisters the socket: no more events are reported for it.
     fn deregister(&mut self, socket: &Self::Socket);
 
-    /// Waits for events as long as `limit` allows, and appends them to `events`. An interrupted wait
-    /// returns no events.
+    /// Waits for events as long as `limit` allows, and appends them to `events`. An interrupted
+    /// wait returns no events.
     fn wait(&mut self, limit: WaitFor, events: &mut Vec<NetworkEvent>) -> io::Result<()>;
 }
 
@@ -90,9 +90,9 @@ pub(crate) enum NetworkEvent {
 pub(crate) struct Readiness {
     /// Whether there is input, the end of input, or an error to read.
     pub(crate) has_input: bool,
-    /// Whether the socket must be read until it is empty, because a short read does not mean that it
-    /// is: its input has ended or it has failed, which no other event reports, or urgent data cuts
-    /// reads short.
+    /// Whether the socket must be read until it is empty, because a short read does not mean that
+    /// it is: its input has ended or it has failed, which no other event reports, or urgent data
+    /// cuts reads short.
     pub(crate) until_empty: bool,
     /// Whether it is writable, or has failed.
     pub(crate) takes_output: bool,

@@ -22,8 +22,8 @@ impl AuthorityPublisher {
         Self { authority }
     }
 
-    /// Publishes the timekeeper's authority, if it has changed. An authority that is no longer valid
-    /// at `now` is published as `None`. Returns whether the time became known or unknown.
+    /// Publishes the timekeeper's authority, if it has changed. An authority that is no longer
+    /// valid at `now` is published as `None`. Returns whether the time became known or unknown.
     pub(super) fn publish(&self, timekeeper: &Timekeeper, now: Mono) -> Option<TimeChange> {
         let new = timekeeper
             .authority()
