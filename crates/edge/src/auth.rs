@@ -108,11 +108,10 @@ pub enum CredentialsError {
     },
     /// A line of the tokens file is malformed or repeats an earlier one.
     #[error(
-            "STREAM_TOKENS_FILE={}: line {line}: {problem}; a line is \
-                         `name sha256-of-the-token-in-hex`, and empty lines and lines that start with # are \
-                         ignored",
-            path.display()
-        )]
+        "STREAM_TOKENS_FILE={}: line {line}: {problem}; a line is `name \
+         sha256-of-the-token-in-hex`, and empty lines and lines that start with # are ignored",
+        path.display()
+    )]
     TokenLine {
         /// The file.
         path: PathBuf,

@@ -158,7 +158,7 @@ impl TimeMetrics {
                 registry,
                 "tickstorm_time_error_bound_seconds",
                 "Error bound of this edge's authority time against the clock it follows, or +Inf \
-                                 while the time is unknown.",
+                 while the time is unknown.",
             )?,
             clocks: int_gauges(
                 registry,

@@ -54,7 +54,7 @@ pub enum StartError {
     /// A shard can't get its own file descriptor table.
     #[error(
         "FD_TABLES=per-shard: the system does not give a thread its own file descriptor table \
-                 ({0}); in a container, the seccomp profile must allow unshare"
+         ({0}); in a container, the seccomp profile must allow unshare"
     )]
     Separate(#[source] io::Error),
 }

@@ -77,7 +77,7 @@ pub enum TokenLineError {
     /// An earlier line has the same digest.
     #[error(
         "this is also the token of {other}; each name needs its own token, or removing one line \
-                 would revoke nothing"
+         would revoke nothing"
     )]
     TokenTwice {
         /// The name in the earlier line.
