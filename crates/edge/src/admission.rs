@@ -43,13 +43,13 @@ struct Handshake {
 }
 
 impl Handshake {
-    /// The moment after which it may be closed to make room for another handshake.
+    /// Returns the earliest moment at which it may be closed to make room for another handshake.
     fn due(&self) -> Mono {
         self.accepted + HANDSHAKE_GRACE
     }
 }
 
-/// Whether one more connection may be accepted.
+/// The answer to whether one more connection may be accepted.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Room {
     /// Yes. If it exceeds the limit, the oldest handshake is closed for it.

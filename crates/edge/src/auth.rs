@@ -1,7 +1,7 @@
 //! Credentials: user and password (and the previous password during a rotation), or tokens. Secrets
 //! are compared as SHA-256 digests and in constant time, so that response times reveal nothing. The
 //! cost of checking a token does not depend on the number of tokens (see `tokens`). Files are
-//! checked every second, and changes take effect immediately. Removing a credential does not end
+//! checked every second and reloaded when they change. Removing a credential does not end
 //! connections that are already running.
 
 mod tokens;

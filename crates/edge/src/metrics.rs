@@ -98,8 +98,8 @@ impl Metrics {
             release_lateness: histogram(
                 registry,
                 "tickstorm_release_lateness_seconds",
-                "How long after its authority time a tick's fan-out starts on a shard. Ahead feeds \
-                 and REPLAY ticks are not counted.",
+                "Delay from a tick's authority time to the start of its fan-out on a shard. Ahead \
+                                 feeds and REPLAY ticks are not counted.",
                 &RELEASE_LATENESS_BUCKETS_S,
             )?,
             closed,
@@ -174,7 +174,7 @@ impl TimeMetrics {
             alarm: int_gauges(
                 registry,
                 "tickstorm_time_alarm",
-                "1 while something is wrong with the time that needs attention, by reason.",
+                "1 while the time needs attention for this reason, else 0.",
                 &["reason"],
             )?,
             bus_dropped: counters(

@@ -1,6 +1,6 @@
-//! The operators' view of the connections: `GET /connections` lists them, and `DELETE
-//! /connections/<id>` closes one. Each request is sent to all shards as a message, and each shard
-//! answers for its own connections.
+//! The operators' view of the connections: `GET /connections` lists them, and
+//! `DELETE /connections/<id>` closes one. Each request is sent to all shards as a message, and each
+//! shard answers for its own connections.
 
 use std::cmp::Reverse;
 
@@ -14,7 +14,7 @@ use tokio::sync::oneshot;
 
 use crate::shard::{Listed, Order, ShardCommand, ShardHandle};
 
-/// The most connections in an answer, unless the query sets `limit`.
+/// The most connections in an answer if the query does not set `limit`.
 const LIMIT: usize = 100;
 /// The highest allowed `limit`: about 3 MB of JSON.
 const LIMIT_MAX: usize = 10_000;
@@ -22,8 +22,8 @@ const LIMIT_MAX: usize = 10_000;
 /// Handles for sending commands to the shards.
 type Handles = Vec<ShardHandle>;
 
-/// Returns the routes. They are for operators on this machine only: the caller must serve them to
-/// loopback peers only.
+/// Returns the routes. They are for operators on this machine, so the caller must serve them only
+/// to loopback peers.
 pub(crate) fn routes(shards: Handles) -> Router {
     Router::new()
         .route("/connections", get(list))

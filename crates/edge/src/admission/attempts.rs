@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use tickstorm_timebase::Mono;
 
-/// How long failures count, measured from the first one.
+/// The time for which failures count, measured from the first one.
 const MINUTE: Duration = Duration::from_secs(60);
 /// The most addresses whose failures are remembered, which takes about 8 MB. At the limit, the
 /// address whose minute is the oldest is forgotten first.
@@ -19,7 +19,7 @@ const ADDRESSES_MAX: usize = 65_536;
 const FORGOTTEN_MAX: usize = 16;
 /// An address with this many authenticated connections is taken for a load balancer or a NAT.
 /// Refusing it would shut out every client behind it.
-const SHARED_FROM: u32 = 100;
+const SHARED_CONNECTIONS_MIN: u32 = 100;
 /// The shortest time between two warnings about failures at shared addresses.
 const WARN_INTERVAL: Duration = Duration::from_secs(60);
 
@@ -43,7 +43,7 @@ impl From<IpAddr> for Address {
     }
 }
 
-/// How a failed AUTH is answered.
+/// The way to answer a failed AUTH.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum FailureAnswer {
     /// Immediately.
@@ -133,7 +133,7 @@ impl Attempts {
 impl AttemptTable {
     fn is_shared(&self, address: Address) -> bool {
         let connections = self.authenticated.get(&address);
-        connections.is_some_and(|connections| *connections >= SHARED_FROM)
+        connections.is_some_and(|connections| *connections >= SHARED_CONNECTIONS_MIN)
     }
 
     fn failures_of(&self, address: Address, now: Mono) -> u32 {
@@ -249,7 +249,7 @@ mod tests {
     fn zero_means_no_limit() {
         let attempts = Attempts::new(0);
         let one = address("192.0.2.1");
-        let _shared = share(&attempts, one, SHARED_FROM);
+        let _shared = share(&attempts, one, SHARED_CONNECTIONS_MIN);
         for _ in 0..1_000 {
             assert_eq!(attempts.fail(one, at(0)), FailureAnswer::Now);
         }
@@ -271,7 +271,7 @@ mod tests {
     fn a_shared_address_is_never_refused_and_its_failures_are_answered_late() {
         let attempts = Attempts::new(LIMIT);
         let one = address("192.0.2.1");
-        let mut connections = share(&attempts, one, SHARED_FROM - 1);
+        let mut connections = share(&attempts, one, SHARED_CONNECTIONS_MIN - 1);
         assert_eq!(fail_until_refused(&attempts, one, at(0)), LIMIT);
         connections.push(attempts.succeed(one));
         for _ in 0..100 {
@@ -294,7 +294,7 @@ mod tests {
     fn failures_at_shared_addresses_cause_one_warning_per_minute() {
         let attempts = Attempts::new(LIMIT);
         let (one, other) = (address("192.0.2.1"), address("192.0.2.2"));
-        let _connections = [one, other].map(|each| share(&attempts, each, SHARED_FROM));
+        let _connections = [one, other].map(|each| share(&attempts, each, SHARED_CONNECTIONS_MIN));
         let warns =
             |address, ms| attempts.fail(address, at(ms)) == FailureAnswer::Late { warn: true };
         assert!(warns(one, 0));

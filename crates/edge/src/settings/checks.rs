@@ -13,7 +13,7 @@ use super::{
 use crate::fd_budget::{self, FdTables, TooFewShards};
 
 /// The shortest advisable HOLDOVER_MAX: three rounds, one second apart. With less, the edge loses
-/// the time over a single lost answer, or even without one.
+/// the time if a single answer is lost, or even if none is.
 const HOLDOVER_ADVISED: Duration = Duration::from_secs(3);
 
 /// The frames with which a client starts: SUBSCRIBE, and eight HEARTBEATs over 700 ms.

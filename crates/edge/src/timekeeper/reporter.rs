@@ -277,7 +277,7 @@ mod tests {
                 sent_unix_us: epoch_ms * 1_000,
                 timeline: 1,
             };
-            // While the time is unknown, announcements can't be judged and are refused.
+            // While the time is unknown, announcements can't be judged, so the result is ignored.
             let _ = self.timekeeper.handle_announcement(&announcement, self.now);
         }
 
