@@ -160,7 +160,9 @@ mod tests {
         let health = health();
         let is_reported = || {
             let reasons = health.ready();
-            reasons.iter().any(|reason| reason.contains("accepted"))
+            reasons
+                .iter()
+                .any(|reason| reason.contains("connections are not accepted"))
         };
         assert!(!is_reported());
         health.shards[1].accepting.store(false, Ordering::Relaxed);
