@@ -89,7 +89,7 @@ pub enum CredentialsError {
     Secret {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The problem.
         source: FileError,
     },
     /// The file with the user name or the password is empty.
@@ -117,7 +117,7 @@ pub enum CredentialsError {
         path: PathBuf,
         /// The number of the line; the first line is 1.
         line: usize,
-        /// What is wrong with it.
+        /// The problem.
         problem: TokenLineError,
     },
     /// The file has too many tokens or is too large.

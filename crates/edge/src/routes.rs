@@ -56,7 +56,11 @@ async fn close(State(shards): State<Handles>, Path(id): Path<String>) -> Respons
     };
     let answers = ask(&shards, |reply| ShardCommand::Close(id, reply)).await;
     if !answers.contains(&true) {
-        return (StatusCode::NOT_FOUND, format!("no connection {id}")).into_response();
+        return (
+            StatusCode::NOT_FOUND,
+            format!("no connection has the id {id}"),
+        )
+            .into_response();
     }
     tracing::info!(connection = id, "an operator closed a connection");
     StatusCode::NO_CONTENT.into_response()

@@ -60,7 +60,7 @@ impl Shards {
             let _ = shard.tell(ShardCommand::Separate(limit, reply));
             let table = separated
                 .await
-                .unwrap_or_else(|_| Err(io::Error::other("a shard ended")));
+                .unwrap_or_else(|_| Err(io::Error::other("a shard has ended")));
             tables.push(table?);
         }
         Ok(tables)
@@ -76,7 +76,7 @@ impl Shards {
             let _ = shard.tell(ShardCommand::Listen(addr, reply));
             addr = bound
                 .await
-                .unwrap_or_else(|_| Err(io::Error::other("a shard ended")))?;
+                .unwrap_or_else(|_| Err(io::Error::other("a shard has ended")))?;
         }
         Ok(addr)
     }

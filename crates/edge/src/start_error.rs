@@ -27,7 +27,7 @@ pub enum StartError {
         source: io::Error,
     },
     /// The edge can't listen on LISTEN_ADDR.
-    #[error("LISTEN_ADDR={addr} can't be listened on")]
+    #[error("can't listen on LISTEN_ADDR={addr}")]
     Listen {
         /// The address.
         addr: SocketAddr,

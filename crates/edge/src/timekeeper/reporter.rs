@@ -127,7 +127,7 @@ impl TimeReporter {
             .iter()
             .filter(|alarm| !old_alarms.contains(alarm))
         {
-            tracing::warn!(reason = alarm.label(), "alarm about the time");
+            tracing::warn!(reason = alarm.label(), "time alarm raised");
         }
         let Some(old) = old.as_ref() else { return };
         match (old.holdover, new.holdover) {

@@ -128,7 +128,7 @@ async fn a_client_that_disconnects_before_a_delayed_answer_leaves_nothing_behind
     drop(finished);
     reset.reset();
     let health = edge.edge.health();
-    poll_until_async("both are gone", SOON, || {
+    poll_until_async("both connections are closed", SOON, || {
         health.status()["connections"] == 100
     })
     .await;

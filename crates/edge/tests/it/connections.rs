@@ -75,7 +75,10 @@ async fn the_list_shows_each_client_and_its_subscription() {
     subscriber.expect_ack(frame::SUBSCRIBE).await;
     let silent = Peer::connect(edge.addr()).await;
     let health = edge.edge.health();
-    poll_until_async("both are in", SOON, || health.status()["connections"] == 2).await;
+    poll_until_async("both clients are connected", SOON, || {
+        health.status()["connections"] == 2
+    })
+    .await;
 
     let mut listed = port.list("?sort=age").await;
     let ends = [subscriber.local_addr(), silent.local_addr()].map(|addr| addr.to_string());

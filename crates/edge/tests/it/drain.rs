@@ -114,7 +114,10 @@ async fn a_draining_edge_is_not_ready_but_accepts_new_clients_until_the_delay_is
     tokio::join!(edge.edge.drain(), served);
     let refused = tokio::net::TcpStream::connect(edge.addr()).await;
     assert!(refused.is_err(), "the listener is closed");
-    poll_until_async("all are gone", SOON, || health.status()["connections"] == 0).await;
+    poll_until_async("all connections are closed", SOON, || {
+        health.status()["connections"] == 0
+    })
+    .await;
     edge.stop().await;
 }
 
@@ -192,7 +195,7 @@ async fn a_client_that_does_not_read_does_not_delay_a_drain_or_get_an_error_insi
     of_reader.follow(&mut reader, burst.last()).await;
     tokio::time::timeout(SOON, edge.edge.drain()).await.unwrap();
     let health = edge.edge.health();
-    poll_until_async("both are gone", SOON, || {
+    poll_until_async("both connections are closed", SOON, || {
         health.status()["connections"] == 0
     })
     .await;

@@ -79,7 +79,10 @@ async fn stop_ends_every_connection_and_every_thread() {
     let mut silent = Peer::connect(addr).await;
     let mut subscriber = Peer::connect(addr).await;
     subscriber.enter(USER, PASSWORD, Mode::Minute).await;
-    poll_until_async("both are in", SOON, || health.status()["connections"] == 2).await;
+    poll_until_async("both clients are connected", SOON, || {
+        health.status()["connections"] == 2
+    })
+    .await;
     // This waits for all threads: a shard that kept running would keep it from returning.
     edge.stop().await;
     silent.expect_eof().await;

@@ -110,7 +110,7 @@ async fn a_full_edge_answers_server_full_until_a_connection_ends() {
     edge.metric_reaches(CLOSED, "server_full", 4.0).await;
 
     drop(second);
-    poll_until_async("the second has left", SOON, || {
+    poll_until_async("the second connection is closed", SOON, || {
         edge.edge.health().status()["connections"] == 1
     })
     .await;

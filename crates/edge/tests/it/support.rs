@@ -90,7 +90,7 @@ impl TestEdge {
         // Boxed, because the tests' futures would contain this large future several times.
         let edge = Box::pin(Edge::start(config, link, &registry))
             .await
-            .expect("an edge starts");
+            .expect("the edge starts");
         Self {
             edge,
             registry,
@@ -190,7 +190,7 @@ async fn run_clock(link: impl Bus) {
                 let _ = link.announce(&Announcement {
                     mode: Mode::Second,
                     epoch: Epoch::from_ms(second),
-                    clock_id: "clock-0".parse().expect("an id"),
+                    clock_id: "clock-0".parse().expect("a valid id"),
                     rank: 0,
                     sent_unix_us: now.as_micros(),
                     timeline: 1,
@@ -203,7 +203,7 @@ async fn run_clock(link: impl Bus) {
 fn reply(nonce: u64, now: UnixTime) -> Reply {
     Reply {
         nonce,
-        clock_id: "clock-0".parse().expect("an id"),
+        clock_id: "clock-0".parse().expect("a valid id"),
         rank: 0,
         received_unix_us: now.as_micros(),
         sent_unix_us: now.as_micros(),
