@@ -1,7 +1,10 @@
-//! How late this machine lets a thread be that does nothing but wait for a moment: a timerfd until 150 µs before it, then
-//! spinning, as a shard waits for its tick, on as many threads as there are cores. What an edge's own figures are to be held against.
+//! Measures how punctually this machine wakes a thread that does nothing else: the baseline against
+//! which to judge an edge's own lateness. Each thread, one per core, waits the way a shard waits
+//! for its tick: on a timerfd until 150 µs before the moment, then spinning.
 //!
-//! `cargo run --release -p tickstorm-edge --example timer_noise [WAITS]` (400 of 100 ms each by default)
+//! `cargo run --release -p tickstorm-edge --example timer_noise [WAITS]`
+//!
+//! WAITS is the number of waits per thread, 100 ms each; the default is 400.
 
 use std::time::Duration;
 
@@ -24,19 +27,19 @@ fn main() -> anyhow::Result<()> {
         .collect();
     let mut late = Vec::new();
     for thread in threads {
-        late.extend(thread.join().expect("a waiting thread ends")?);
+        late.extend(thread.join().expect("a waiting thread does not panic")?);
     }
     late.sort_unstable();
-    let at = |hundredths: usize| late[(late.len() - 1) * hundredths / 100].as_secs_f64() * 1e6;
-    let (p50, p95, p99, max) = (at(50), at(95), at(99), at(100));
+    let percentile_us = |percent: usize| late[(late.len() - 1) * percent / 100].as_secs_f64() * 1e6;
+    let [p50, p95, p99, max] = [50, 95, 99, 100].map(percentile_us);
     println!(
-        "{} waits, late by (µs): p50 {p50:.1}, p95 {p95:.1}, p99 {p99:.1}, max {max:.1}",
+        "{} waits, lateness in µs: p50 {p50:.1}, p95 {p95:.1}, p99 {p99:.1}, max {max:.1}",
         late.len()
     );
     Ok(())
 }
 
-/// How late each of `waits` moments was, a period apart from `start` on.
+/// Waits for `waits` moments, one per period from `start` on, and returns the lateness of each.
 fn wait(start: Mono, waits: u32) -> anyhow::Result<Vec<Duration>> {
     let timer = TimerFd::new()?;
     let moments = (0..waits).map(|n| start + PERIOD * n);

@@ -1,6 +1,6 @@
-//! Who may come in: connections and handshakes in progress, counted for the whole process. Touched
-//! at accept, AUTH and close only, never on the way of a tick. What is limited by address stands in
-//! [`attempts`].
+//! Admission of connections: process-wide limits on open connections and on handshakes in progress.
+//! They are touched only at accept, AUTH and close, never while a tick is sent. Limits per address
+//! are in [`attempts`].
 
 mod attempts;
 
@@ -15,13 +15,13 @@ use tickstorm_timebase::Mono;
 use crate::sys::waker::Waker;
 pub(crate) use attempts::{Address, Attempts, Authenticated, FailureAnswer};
 
-/// Connections over the limit that may linger at once after SERVER_FULL; any more are told and
-/// closed at once.
+/// The most connections over the limit that may linger after SERVER_FULL at any one time. Any
+/// further ones are sent SERVER_FULL and closed immediately.
 pub(crate) const OVERFLOW_MAX: usize = 128;
-/// A handshake younger than this is never closed for another's sake.
+/// A handshake younger than this is never closed to make room for another.
 const HANDSHAKE_GRACE: Duration = Duration::from_secs(1);
 
-/// The process-wide limits and what counts against them.
+/// The process-wide limits, and the counts that they bound.
 pub(crate) struct Admission {
     connections_max: usize,
     connections: AtomicUsize,
@@ -30,7 +30,7 @@ pub(crate) struct Admission {
     ids: AtomicU64,
     handshakes_max: usize,
     handshakes: Mutex<BTreeMap<u64, Handshake>>,
-    /// Shards that wait for a handshake to leave, by their numbers.
+    /// Wakers of the shards that wait for a handshake to leave, by shard number.
     waiting: Mutex<BTreeMap<usize, Waker>>,
 }
 
@@ -43,22 +43,22 @@ struct Handshake {
 }
 
 impl Handshake {
-    /// From when on it may be closed for another's sake.
+    /// Returns the earliest moment at which it may be closed to make room for another handshake.
     fn due(&self) -> Mono {
         self.accepted + HANDSHAKE_GRACE
     }
 }
 
-/// Whether one more connection may be accepted.
+/// The answer to whether one more connection may be accepted.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Room {
-    /// Yes; if it makes one too many, another goes for it.
+    /// Yes. If it exceeds the limit, the oldest handshake is closed for it.
     Free,
-    /// Not before one leaves or this moment has come.
+    /// Not until a handshake leaves or this moment is reached.
     NotBefore(Mono),
 }
 
-/// A handshake that has to make room.
+/// A handshake that must be closed to make room for a newer one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Evicted {
     pub(crate) shard: usize,
@@ -66,20 +66,20 @@ pub(crate) struct Evicted {
     pub(crate) id: u64,
 }
 
-/// A connection's place; given back when dropped.
+/// A connection's share of MAX_CONNECTIONS or of the overflow, returned when dropped.
 pub(crate) struct Permit {
     admission: Arc<Admission>,
     overflow: bool,
 }
 
-/// A handshake's place; given back when dropped.
+/// A handshake's share of MAX_HANDSHAKES, returned when dropped.
 pub(crate) struct HandshakePermit {
     admission: Arc<Admission>,
     id: u64,
 }
 
 impl Admission {
-    /// `shown` is to say how many connections there are.
+    /// Creates the limits. `shown` is kept equal to the number of connections.
     pub(crate) fn new(connections_max: usize, handshakes_max: usize, shown: IntGauge) -> Arc<Self> {
         Arc::new(Self {
             connections_max,
@@ -93,17 +93,18 @@ impl Admission {
         })
     }
 
-    /// Accepted sockets that are open, those over the limit not counted.
+    /// Returns the number of accepted sockets that are open, not counting those over the limit.
     pub(crate) fn connections(&self) -> usize {
         self.connections.load(Ordering::Relaxed)
     }
 
-    /// A number that no other connection of this process has had.
+    /// Returns a number that no other connection of this process has had.
     pub(crate) fn next_id(&self) -> u64 {
         self.ids.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Whether MAX_HANDSHAKES leaves room for one more, or the oldest one may be closed for it.
+    /// Returns whether MAX_HANDSHAKES leaves room for one more handshake, or the oldest one may be
+    /// closed for it.
     pub(crate) fn room(&self, now: Mono) -> Room {
         let handshakes = self.handshakes();
         match handshakes.first_key_value() {
@@ -114,14 +115,15 @@ impl Admission {
         }
     }
 
-    /// Wakes shard `index` once when the next handshake leaves.
+    /// Arranges for shard `index` to be woken once, when the next handshake leaves.
     pub(crate) fn wake_when_one_leaves(&self, index: usize, shard: &Waker) {
         self.waiting().insert(index, shard.clone());
     }
 
-    /// A place for one more connection; none where MAX_CONNECTIONS and the overflow are used up.
+    /// Returns a permit for one more connection, or `None` if both MAX_CONNECTIONS and the overflow
+    /// are used up.
     pub(crate) fn enter(self: &Arc<Self>) -> Option<Permit> {
-        if !take(&self.connections, self.connections_max) {
+        if !increment_below(&self.connections, self.connections_max) {
             return self.enter_overflow();
         }
         self.shown.inc();
@@ -131,16 +133,17 @@ impl Admission {
         })
     }
 
-    /// A place to be told SERVER_FULL, whatever room there is; none where too many are being told.
+    /// Returns a permit for a connection that will be refused with SERVER_FULL, even if there is
+    /// room for it. Returns `None` if [`OVERFLOW_MAX`] connections are being refused already.
     pub(crate) fn enter_overflow(self: &Arc<Self>) -> Option<Permit> {
-        take(&self.overflow, OVERFLOW_MAX).then(|| Permit {
+        increment_below(&self.overflow, OVERFLOW_MAX).then(|| Permit {
             admission: Arc::clone(self),
             overflow: true,
         })
     }
 
-    /// Enters connection `id` as one that has not authenticated yet. Where that makes one too many,
-    /// names the oldest, which is to be closed for it and counts no longer.
+    /// Records that connection `id` has not authenticated yet. If this exceeds MAX_HANDSHAKES, also
+    /// returns the oldest handshake, which no longer counts and which the caller must close.
     pub(crate) fn begin_handshake(
         self: &Arc<Self>,
         id: u64,
@@ -181,7 +184,7 @@ impl Admission {
 }
 
 impl Permit {
-    /// Whether this one is over the limit: to be told SERVER_FULL.
+    /// Returns whether the connection is over the limit and must be refused with SERVER_FULL.
     pub(crate) fn is_overflow(&self) -> bool {
         self.overflow
     }
@@ -207,10 +210,11 @@ impl Drop for HandshakePermit {
     }
 }
 
-fn take(counter: &AtomicUsize, most: usize) -> bool {
+/// Increments `counter` unless it has reached `max`; returns whether it did.
+fn increment_below(counter: &AtomicUsize, max: usize) -> bool {
     counter
         .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |count| {
-            (count < most).then_some(count + 1)
+            (count < max).then_some(count + 1)
         })
         .is_ok()
 }
@@ -231,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn above_the_limit_some_are_told_and_the_rest_are_not() {
+    fn connections_over_the_limit_get_overflow_permits_until_those_are_used_up() {
         let admission = admission(2, 10);
         let kept: Vec<_> = (0..2 + OVERFLOW_MAX)
             .map(|_| admission.enter().unwrap())
@@ -248,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn at_the_limit_of_handshakes_the_oldest_over_a_second_makes_room() {
+    fn at_the_handshake_limit_the_oldest_handshake_over_a_second_old_makes_room() {
         let admission = admission(10, 2);
         let (first, none) = admission.begin_handshake(1, at(0), 3, 7);
         assert_eq!((none, admission.room(at(10))), (None, Room::Free));
@@ -261,7 +265,7 @@ mod tests {
         assert_eq!(
             admission.room(at(1_000)),
             Room::Free,
-            "asking takes nobody's place"
+            "asking evicts no handshake"
         );
         let (_third, evicted) = admission.begin_handshake(3, at(1_000), 0, 9);
         assert_eq!(
@@ -279,13 +283,13 @@ mod tests {
     }
 
     #[test]
-    fn a_handshake_that_leaves_wakes_the_shards_that_wait_once() {
+    fn a_handshake_that_leaves_wakes_each_waiting_shard_once() {
         let admission = admission(10, 1);
         let (permit, _) = admission.begin_handshake(1, at(0), 0, 0);
         let mut kernel = Kernel::new().unwrap();
         admission.wake_when_one_leaves(0, &kernel.waker());
         admission.wake_when_one_leaves(0, &kernel.waker());
-        assert_eq!(admission.waiting().len(), 1, "a shard waits once");
+        assert_eq!(admission.waiting().len(), 1, "a shard is listed once");
         let woken = |kernel: &mut Kernel| {
             let mut events = Vec::new();
             kernel.wait(WaitFor::None, &mut events).unwrap();

@@ -1,7 +1,8 @@
-//! Who may subscribe: user and password (and the previous one, while it is rotated) or tokens.
-//! Everything is compared as SHA-256 digests and in constant time, so that the time taken tells
-//! nothing; what a token costs does not depend on how many there are (`tokens`). Files are looked
-//! at each second and taken over when they change; what is removed ends no running connection.
+//! Credentials: user and password (and the previous password during a rotation), or tokens. Secrets
+//! are compared as SHA-256 digests and in constant time, so that response times reveal nothing. The
+//! cost of checking a token does not depend on the number of tokens (see `tokens`). Files are
+//! checked every second and reloaded when they change. Removing a credential does not end
+//! connections that are already running.
 
 mod tokens;
 
@@ -20,15 +21,15 @@ use tokio::sync::watch;
 pub use self::tokens::TokenLineError;
 use self::tokens::{Digest, TOKENS_MAX, Tokens};
 
-/// How often files are looked at.
-const LOOK: Duration = Duration::from_secs(1);
+/// The interval at which files are checked for changes.
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// A secret's value and the file it came from, if any.
+/// A credential's value, and the file it came from, if any.
 #[derive(Clone, Debug)]
 pub struct CredentialSource {
-    /// The value at start.
+    /// The value at startup.
     pub value: SecretString,
-    /// The file to read it from again.
+    /// The file to reread it from.
     pub file: Option<PathBuf>,
 }
 
@@ -37,7 +38,7 @@ impl CredentialSource {
         self.file.as_ref().is_none_or(|file| file.exists())
     }
 
-    /// The digest of what it says now; none if that is nothing.
+    /// Returns the digest of the current value, or `None` if its file is empty.
     fn digest(&self) -> Result<Option<Digest>, CredentialsError> {
         let Some(path) = &self.file else {
             return Ok(Some(Digest::of(self.value.expose_secret())));
@@ -51,7 +52,7 @@ impl CredentialSource {
         }
     }
 
-    /// The same, where nothing is an error.
+    /// Like [`Self::digest`], but an empty file is an error.
     fn required_digest(&self) -> Result<Digest, CredentialsError> {
         self.digest()?.ok_or_else(|| CredentialsError::Empty {
             path: self.file.clone().unwrap_or_default(),
@@ -59,7 +60,7 @@ impl CredentialSource {
     }
 }
 
-/// Where credentials come from.
+/// The sources of all credentials that an edge accepts.
 #[derive(Clone, Debug, Default)]
 pub struct CredentialSources {
     /// STREAM_USER.
@@ -80,18 +81,18 @@ impl CredentialSources {
     }
 }
 
-/// Why credentials can't be read.
+/// An error while reading credentials.
 #[derive(Debug, thiserror::Error)]
 pub enum CredentialsError {
-    /// A file with a user's name or a password does not give it.
+    /// The file with the user name or a password can't be read or is not valid.
     #[error("{}", path.display())]
     Secret {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The problem.
         source: FileError,
     },
-    /// Such a file is empty.
+    /// The file with the user name or the password is empty.
     #[error("{}: the file is empty", path.display())]
     Empty {
         /// The file.
@@ -102,32 +103,36 @@ pub enum CredentialsError {
     Tokens {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The error from the system.
         source: io::Error,
     },
-    /// A line of the tokens file is not what it should be.
+    /// A line of the tokens file is malformed or repeats an earlier one.
     #[error(
-        "STREAM_TOKENS_FILE={}: line {line}: {problem}; a line is `name sha256-of-the-token-in-hex`, empty lines and \
-         lines that begin with # are passed over",
+        "STREAM_TOKENS_FILE={}: line {line}: {problem}; a line is `name \
+         sha256-of-the-token-in-hex`, and empty lines and lines that start with # are ignored",
         path.display()
     )]
     TokenLine {
         /// The file.
         path: PathBuf,
-        /// The line, from 1 on.
+        /// The number of the line; the first line is 1.
         line: usize,
-        /// What is wrong with it.
+        /// The problem.
         problem: TokenLineError,
     },
-    /// There are too many tokens.
-    #[error("STREAM_TOKENS_FILE={}: more than {TOKENS_MAX} tokens, or 2 MiB", path.display())]
+    /// The file has too many tokens or is too large.
+    #[error(
+        "STREAM_TOKENS_FILE={}: the file has more than {TOKENS_MAX} tokens or is larger than 2 MiB",
+        path.display()
+    )]
     TooManyTokens {
         /// The file.
         path: PathBuf,
     },
 }
 
-/// Digests of all that is accepted now. There is no `Debug`, so that none of them can be printed.
+/// Digests of all credentials that are accepted now. There is no `Debug` implementation, so that no
+/// digest can be printed.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub(crate) struct AcceptedCredentials {
     user: Option<Digest>,
@@ -136,7 +141,7 @@ pub(crate) struct AcceptedCredentials {
 }
 
 impl AcceptedCredentials {
-    /// Reads everything that `sources` name.
+    /// Reads all credentials from `sources`.
     pub(crate) fn load(sources: &CredentialSources) -> Result<Self, CredentialsError> {
         let required = |source: &Option<CredentialSource>| {
             let source = source.as_ref();
@@ -144,7 +149,7 @@ impl AcceptedCredentials {
         };
         let user = required(&sources.user)?;
         let mut passwords = Vec::from_iter(required(&sources.password)?);
-        // A rotation ends with the previous password's file emptied or taken away.
+        // Emptying or removing the file of the previous password ends a rotation.
         if let Some(previous) = sources
             .previous
             .as_ref()
@@ -160,8 +165,8 @@ impl AcceptedCredentials {
         })
     }
 
-    /// Whether `auth` is right. With a token, user and password are not looked at. Gives the
-    /// token's name, if it was one.
+    /// Checks the credentials in `auth` and returns the client's identity if they are accepted. If
+    /// `auth` has a token, its user and password are ignored.
     pub(crate) fn verify(&self, auth: &Auth) -> Option<Identity<'_>> {
         if !auth.token.is_empty() {
             return self.tokens.name_of(&auth.token).map(Identity::Token);
@@ -179,7 +184,7 @@ impl AcceptedCredentials {
     }
 }
 
-/// Who a client has shown itself to be.
+/// The identity that a client has proved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Identity<'a> {
     /// STREAM_USER.
@@ -188,8 +193,8 @@ pub(crate) enum Identity<'a> {
     Token(&'a str),
 }
 
-/// Looks at the files each second and publishes what they say when it changes. A file that can't be
-/// read or is wrong changes nothing and is warned of once.
+/// Rereads the files every second and publishes the credentials when they change. If a file is
+/// unreadable or invalid, the credentials stay as they are and one warning is logged.
 pub(crate) async fn watch_files(
     sources: CredentialSources,
     credentials: watch::Sender<AcceptedCredentials>,
@@ -198,21 +203,20 @@ pub(crate) async fn watch_files(
         return;
     }
     let sources = Arc::new(sources);
-    let mut interval = tokio::time::interval(LOOK);
+    let mut interval = tokio::time::interval(CHECK_INTERVAL);
     let mut complaint = String::new();
     loop {
         interval.tick().await;
-        let looked_at = Arc::clone(&sources);
-        // A file system that hangs holds up nobody but this.
-        let loaded =
-            tokio::task::spawn_blocking(move || AcceptedCredentials::load(&looked_at)).await;
+        let to_load = Arc::clone(&sources);
+        // On a thread of the blocking pool, a file system that hangs delays only this task.
+        let loaded = tokio::task::spawn_blocking(move || AcceptedCredentials::load(&to_load)).await;
         let loaded = match loaded {
             Ok(loaded) => loaded,
             Err(error) if error.is_panic() => {
-                tracing::error!(%error, "credentials are no longer looked at");
+                tracing::error!(%error, "credential files are no longer checked for changes");
                 return;
             }
-            // The runtime ends.
+            // The runtime is shutting down.
             Err(_) => return,
         };
         match loaded {
@@ -224,13 +228,16 @@ pub(crate) async fn watch_files(
                         true
                     }
                 }) {
-                    tracing::info!("credentials changed: their files were read again");
+                    tracing::info!("credentials changed: their files were reread");
                 }
             }
             Err(error) => {
                 let text = ErrorChain(&error).to_string();
                 if text != complaint {
-                    tracing::warn!(error = text, "credentials stay as they were");
+                    tracing::warn!(
+                        error = text,
+                        "credentials can't be reread; the old ones stay valid"
+                    );
                     complaint = text;
                 }
             }

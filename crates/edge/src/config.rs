@@ -1,4 +1,4 @@
-//! An edge's own settings as its library needs them.
+//! [`Config`]: the edge's settings, parsed into the types that the library works with.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -15,18 +15,18 @@ use crate::settings;
 use crate::shard::ShardSettings;
 use crate::sys::socket::SocketOptions;
 
-/// What TCP_USER_TIMEOUT adds to the write deadline, so that the edge's own judgement of a slow
-/// client comes first.
+/// Added to the write deadline to get TCP_USER_TIMEOUT, so that the edge closes a slow client
+/// before the kernel does.
 const USER_TIMEOUT_MARGIN: Duration = Duration::from_secs(2);
 
-/// Everything that an edge is told before it starts. Its ranges are those of `settings`.
+/// Everything that an edge needs to know before it starts. The allowed ranges are in [`settings`].
 #[derive(Clone, Debug)]
 pub struct Config {
     /// EDGE_ID.
     pub id: String,
     /// LISTEN_ADDR; with port 0 the system chooses one.
     pub listen_addr: SocketAddr,
-    /// Where credentials come from.
+    /// The sources of STREAM_USER, STREAM_PASS, STREAM_PASS_PREVIOUS and the tokens.
     pub credentials: CredentialSources,
     /// CLOCKS, CLOCK_TOLERANCE_MS and HOLDOVER_MAX.
     pub time: TimekeeperConfig,
@@ -40,7 +40,7 @@ pub struct Config {
     pub connections_max: usize,
     /// MAX_HANDSHAKES.
     pub handshakes_max: usize,
-    /// AUTH_RATE_LIMIT, failures a minute and address; 0: no limit.
+    /// AUTH_RATE_LIMIT, failures per minute and address; 0 means no limit.
     pub auth_rate_limit: u32,
     /// AUTH_TIMEOUT_MS.
     pub auth_timeout: Duration,
@@ -48,7 +48,7 @@ pub struct Config {
     pub heartbeat_interval: Duration,
     /// HEARTBEAT_TIMEOUT.
     pub heartbeat_timeout: Duration,
-    /// FRAME_RATE_LIMIT, a second.
+    /// FRAME_RATE_LIMIT, frames per second and connection.
     pub frame_rate: u32,
     /// BATCH_WINDOW_MS.
     pub batch_window: Duration,
@@ -58,9 +58,9 @@ pub struct Config {
     pub queue_frames_max: usize,
     /// WRITE_DEADLINE_MS.
     pub write_deadline: Duration,
-    /// TCP_READ_BUFFER_SIZE, bytes; 0: the kernel's.
+    /// TCP_READ_BUFFER_SIZE, bytes; 0 leaves the size to the kernel.
     pub read_buffer: usize,
-    /// TCP_WRITE_BUFFER_SIZE, bytes; 0: the kernel's.
+    /// TCP_WRITE_BUFFER_SIZE, bytes; 0 leaves the size to the kernel.
     pub write_buffer: usize,
     /// SHARDS.
     pub shards: usize,
@@ -73,13 +73,13 @@ pub struct Config {
 }
 
 impl Config {
-    /// The edge's part of `settings`.
+    /// Takes the edge's settings out of `settings`.
     ///
     /// # Errors
-    /// Where CLOCKS names what can't be a clock.
+    /// Returns an error if CLOCKS contains an invalid clock id.
     ///
     /// # Panics
-    /// Where the settings of the edge were not loaded.
+    /// Panics if the edge's sections were not loaded into `settings`.
     pub fn from_settings(settings: &Settings) -> Result<Self, InvalidClockId> {
         let clocks: Result<Vec<ClockId>, _> = settings
             .get(&settings::CLOCKS)
@@ -118,7 +118,7 @@ impl Config {
         })
     }
 
-    /// What of it concerns each shard, on a machine of `cores`.
+    /// Returns the settings that each shard needs, on a machine with `cores` cores.
     pub(crate) fn for_shards(&self, cores: usize) -> ShardSettings {
         ShardSettings {
             limits: tickstorm_protocol::session::server::Limits {

@@ -1,6 +1,6 @@
-//! Control: starts, watches and stops the rest of an edge. The order of start is fixed: limits
-//! first, then all shards, and only then listeners, so that each shard can have a table of open
-//! files of its own in between.
+//! Control: starts, watches and stops all other parts of an edge. The startup order is fixed: the
+//! open-file limit first, then all shards, and the listeners last, so that each shard can get its
+//! own file descriptor table in between.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -43,12 +43,13 @@ pub struct Edge {
 }
 
 impl Edge {
-    /// Starts an edge in the runtime that this is called in, with threads of its own for its
-    /// shards. With per-shard tables of open files, everything that waits for the edge has to run
-    /// in this runtime, too: a shard could not wake a younger one.
+    /// Starts an edge on the current runtime, and a separate thread for each shard. With per-shard
+    /// file descriptor tables, everything that waits for the edge must run on this runtime too: a
+    /// shard could not wake a runtime created later.
     ///
     /// # Errors
-    /// Where something that it needs can't be had; nothing of it runs on then.
+    /// Returns an error if a required resource is unavailable. Everything that was already started
+    /// has then been stopped.
     pub async fn start(
         config: Config,
         bus: Arc<dyn Bus>,
@@ -57,11 +58,11 @@ impl Edge {
         let limit = raise_limit()?;
         let connections_max = connections_max(&config, limit)?;
         let metrics = Metrics::register(registry)?;
-        let counted = FdMetrics::register(registry, limit)?;
-        let (say_credentials, credentials) =
+        let fd_metrics = FdMetrics::register(registry, limit)?;
+        let (credentials_sender, credentials) =
             watch::channel(AcceptedCredentials::load(&config.credentials)?);
-        let (say_authority, authority) = watch::channel(None);
-        let (say_time, time) = watch::channel(None);
+        let (authority_sender, authority) = watch::channel(None);
+        let (time_sender, time) = watch::channel(None);
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let commons = Commons {
             settings: Arc::new(config.for_shards(cores)),
@@ -75,7 +76,7 @@ impl Edge {
             authority: authority.clone(),
             credentials,
         };
-        let (shards, listen_addr) = start_shards(&config, &commons, limit, &counted).await?;
+        let (shards, listen_addr) = start_shards(&config, &commons, limit, &fd_metrics).await?;
         let health = Arc::new(EdgeHealth {
             id: config.id.clone(),
             listen_addr,
@@ -98,51 +99,58 @@ impl Edge {
             drained: OnceCell::new(),
             has_panicked: Arc::default(),
         };
-        edge.spawn("time", Shards::tell_time(edge.shards.handles(), authority));
+        edge.spawn(
+            "time",
+            Shards::wake_on_time_change(edge.shards.handles(), authority),
+        );
         edge.spawn(
             "credentials",
-            auth::watch_files(config.credentials, say_credentials),
+            auth::watch_files(config.credentials, credentials_sender),
         );
-        // Random, so that no answer to a request of an earlier start is taken for one to this
-        // one's.
+        // The seed is random, so that a late answer to a request of an earlier run is never
+        // mistaken for an answer to one of this run.
         let timekeeper = Timekeeper::new(config.time, rand::random(), SystemClock.now());
-        let publisher = AuthorityPublisher::new(say_authority);
-        let reporter = TimeReporter::new(say_time, metrics.time, config.ahead);
+        let publisher = AuthorityPublisher::new(authority_sender);
+        let reporter = TimeReporter::new(time_sender, metrics.time, config.ahead);
         let timekeeper = TimekeeperDriver::new(timekeeper, bus, publisher, reporter);
         edge.spawn("timekeeper", timekeeper.run());
-        tracing::info!(edge_id = config.id, shards = config.shards, "edge");
+        tracing::info!(edge_id = config.id, shards = config.shards, "edge started");
         if !listen_addr.ip().is_loopback() {
-            tracing::warn!(%listen_addr, "passwords travel in plain text beyond loopback: there is no TLS");
+            tracing::warn!(
+                %listen_addr,
+                "clients beyond loopback send passwords in plain text: there is no TLS"
+            );
         }
         Ok(edge)
     }
 
-    /// The address that clients connect to.
+    /// Returns the address that clients connect to.
     #[must_use]
     pub fn listen_addr(&self) -> SocketAddr {
         self.listen_addr
     }
 
-    /// How the edge is, for the admin port.
+    /// Returns the edge's health, for the admin port.
     #[must_use]
     pub fn health(&self) -> Arc<dyn Health> {
         Arc::clone(&self.health) as Arc<dyn Health>
     }
 
-    /// What operators on this machine may ask and do, for the admin port: the list of connections,
-    /// and closing one.
+    /// Returns the operators' routes for the admin port: listing connections, and closing one. They
+    /// are for operators on this machine only.
     pub fn routes(&self) -> axum::Router {
         routes::routes(self.shards.handles())
     }
 
-    /// Sends everybody elsewhere: not ready at once; after DRAIN_DELAY nobody new is accepted, and
-    /// connections are closed with SERVER_DRAINING, spread over DRAIN_TIMEOUT. Ends when all are
-    /// closed or the time is over, for everybody who calls this: an edge drains once.
+    /// Drains the edge, so that its clients move to other edges. It becomes not ready immediately.
+    /// After DRAIN_DELAY it stops accepting and closes its connections with SERVER_DRAINING, spread
+    /// over DRAIN_TIMEOUT. Returns when all connections are closed or the time is up. An edge
+    /// drains only once; further calls wait for the same drain.
     pub async fn drain(&self) {
         self.drained.get_or_init(|| self.drain_once()).await;
     }
 
-    /// Whether a drain has begun.
+    /// Returns whether a drain has started.
     #[must_use]
     pub fn is_draining(&self) -> bool {
         self.health.draining.load(Ordering::Relaxed)
@@ -153,13 +161,17 @@ impl Edge {
         tracing::info!(delay = ?self.drain_delay, "draining: no longer ready");
         tokio::time::sleep(self.drain_delay).await;
         let connections = self.health.admission.connections();
-        tracing::info!(connections, over = ?self.drain_timeout, "draining: accepting ends, connections are closed");
+        tracing::info!(
+            connections,
+            over = ?self.drain_timeout,
+            "draining: no longer accepting, closing connections"
+        );
         self.shards.drain(self.drain_timeout).await;
         let left = self.health.admission.connections();
         tracing::info!(left, "drained");
     }
 
-    /// Closes all connections at once and ends all threads.
+    /// Closes all connections immediately and ends all threads.
     pub async fn stop(self) {
         self.stop.cancel();
         self.tasks.close();
@@ -167,54 +179,55 @@ impl Edge {
         self.tasks.wait().await;
         assert!(
             !self.has_panicked.load(Ordering::Relaxed),
-            "a part of the edge has panicked"
+            "a task of the edge panicked"
         );
     }
 
-    /// Runs a part of the edge until it stops. If that panics, so does [`Edge::stop`]; in release a
-    /// panic ends the process.
-    fn spawn(&self, part: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+    /// Runs `future` as a task until the edge stops. If it panics, [`Edge::stop`] panics too; in a
+    /// release build any panic ends the process.
+    fn spawn(&self, task: &'static str, future: impl Future<Output = ()> + Send + 'static) {
         let stop = self.stop.clone();
         let has_panicked = Arc::clone(&self.has_panicked);
         let running = tokio::spawn(async move {
-            stop.run_until_cancelled(task).await;
+            stop.run_until_cancelled(future).await;
         });
         self.tasks.spawn(async move {
             if let Err(error) = running.await {
-                tracing::error!(%error, part, "a part of the edge has panicked");
+                tracing::error!(%error, task, "a task of the edge panicked");
                 has_panicked.store(true, Ordering::Relaxed);
             }
         });
     }
 }
 
-/// What benchmarks and tests do to an edge, beside being its clients.
+/// Access to the inside of an edge for benchmarks and tests.
 #[cfg(feature = "bench")]
 impl Edge {
-    /// Sends `ticks` to all at-time subscribers of `mode`, as if they had been released now: how
-    /// tests and benchmarks make bursts, which can't come from the grid in real time. Ticks at or
-    /// before the last one sent are passed over.
+    /// Sends `ticks` to all at-time subscribers of `mode`, as if they had been released now. Tests
+    /// and benchmarks make bursts this way, which the grid can't produce in real time. Ticks at or
+    /// before the last one sent are ignored.
     pub fn burst(&self, mode: tickstorm_timebase::Mode, ticks: &[tickstorm_timebase::Tick]) {
         self.shards.burst(mode, ticks);
     }
 
-    /// Runs `work` once on each shard's own thread, with the descriptors of its subscribers that
-    /// have every frame there is, and ends when all have run. A shard does nothing else meanwhile:
-    /// how benchmarks hold the engine against a bare loop over the same sockets. `work` leaves
-    /// every descriptor open, and every stream at a frame's boundary. The sockets are in blocking
-    /// mode: a call without `MSG_DONTWAIT` waits where one is full.
+    /// Runs `work` once on each shard's thread, and returns when it has run on all of them. Each
+    /// call gets the descriptors of the shard's subscribers that have received every frame, and the
+    /// shard does nothing else meanwhile. Benchmarks use this to compare the engine with a bare
+    /// loop over the same sockets. `work` must leave every descriptor open and every stream at a
+    /// frame boundary. The sockets are in blocking mode: a send without `MSG_DONTWAIT` waits if the
+    /// socket is full.
     pub async fn on_shards(&self, work: crate::Work) {
         self.shards.run(&work).await;
     }
 }
 
-/// Starts all shards, lets each have a table of open files of its own where that is asked for, and
-/// only then listen.
+/// Starts all shards, gives each its own file descriptor table if FD_TABLES asks for it, and only
+/// then lets them listen.
 async fn start_shards(
     config: &Config,
     commons: &Commons,
     limit: u64,
-    counted: &FdMetrics,
+    fd_metrics: &FdMetrics,
 ) -> Result<(Shards, SocketAddr), StartError> {
     let listen = |source| StartError::Listen {
         addr: config.listen_addr,
@@ -224,7 +237,7 @@ async fn start_shards(
     let shards = Shards::start(config.shards, commons).await?;
     if config.fd_tables == FdTables::PerShard {
         match shards.separate(limit).await {
-            Ok(tables) => counted.add(tables),
+            Ok(tables) => fd_metrics.add(tables),
             Err(error) => {
                 shards.stop().await;
                 return Err(StartError::Separate(error));
@@ -240,14 +253,15 @@ async fn start_shards(
     }
 }
 
-/// Raises the soft limit of open files to the hard one, which comes before all else, and gives it.
+/// Raises the soft open-file limit to the hard limit, before anything else starts, and returns it.
 fn raise_limit() -> Result<u64, StartError> {
     let FdLimit { after, .. } = fd_limit::raise().map_err(StartError::RaiseLimit)?;
     Ok(after)
 }
 
-/// MAX_CONNECTIONS, or less where there is one table of at most `limit` open files and that is
-/// lower. Tables of the shards' own have room for all of them, or there is no start.
+/// Returns the most connections that the edge can accept. With a shared file descriptor table this
+/// is MAX_CONNECTIONS, lowered to what a table of `limit` open files has room for. Per-shard tables
+/// must have room for all MAX_CONNECTIONS; otherwise this fails.
 fn connections_max(config: &Config, limit: u64) -> Result<usize, StartError> {
     let wanted = config.connections_max;
     if config.fd_tables == FdTables::PerShard {
@@ -264,7 +278,8 @@ fn connections_max(config: &Config, limit: u64) -> Result<usize, StartError> {
             max_connections = room,
             wanted,
             open_files_limit = limit,
-            "MAX_CONNECTIONS is cut to what the limit of open files allows; raise that (ulimit -n, LimitNOFILE)"
+            "MAX_CONNECTIONS is lowered to what the open-file limit allows; raise the limit \
+             (ulimit -n, LimitNOFILE)"
         );
     }
     Ok(room.min(wanted))

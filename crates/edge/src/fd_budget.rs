@@ -1,31 +1,32 @@
-//! How many of the open files that a limit allows are for clients. The limit holds for a table of
-//! open files: usually a process has one; an edge may give each of its shards one of its own.
+//! The number of clients that fit under the open-file limit. The limit applies to each file
+//! descriptor table. A process usually has one table; an edge may give each of its shards its own.
 
-/// Open files of a table that are no clients' connections: listeners, epolls, timers, the admin
-/// port, NATS, files read again, and newcomers that are being turned away.
+/// Open files per table that are not client connections: listeners, epolls, timers, the admin port,
+/// NATS, files that are reread, and new connections that are being refused.
 pub(crate) const RESERVED: u64 = 256;
 
-/// What a hundred connections need places for: the kernel does not spread them over the shards
-/// quite evenly.
-const PLACES_FOR_100: usize = 103;
+/// The slots that a hundred connections need across all tables: three to spare, since the kernel
+/// does not spread connections over the shards quite evenly.
+const SLOTS_FOR_100: usize = 103;
 
-/// Which tables of open files an edge has.
+/// The file descriptor tables of an edge, as set by FD_TABLES.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FdTables {
-    /// One for the whole process.
+    /// One table for the whole process.
     Shared,
-    /// One for each shard beside it.
+    /// A separate table for each shard, besides the table of the process.
     PerShard,
 }
 
 tickstorm_service::choices!(FdTables: "shared" => Self::Shared, "per-shard" => Self::PerShard);
 
-/// Too few shards for so many connections.
+/// The shards' file descriptor tables have no room for MAX_CONNECTIONS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "SHARDS={shards} is too few for FD_TABLES=per-shard with MAX_CONNECTIONS={connections}: each shard's table has {limit} open \
-     files at most, {RESERVED} of which are no clients', so it takes {needed}; set SHARDS so, lower MAX_CONNECTIONS to {connections_max}, \
-     or raise the limit (ulimit -n, LimitNOFILE)"
+    "SHARDS={shards} is too few for FD_TABLES=per-shard with MAX_CONNECTIONS={connections}: each \
+     shard's table holds at most {limit} open files, {RESERVED} of which are not for clients, so \
+     {needed}; set SHARDS accordingly, lower MAX_CONNECTIONS to {connections_max}, or raise the \
+     limit (ulimit -n, LimitNOFILE)"
 )]
 pub struct TooFewShards {
     shards: usize,
@@ -35,41 +36,41 @@ pub struct TooFewShards {
     connections_max: usize,
 }
 
-/// How many shards would do; none where a table has no room at all.
+/// The smallest sufficient number of shards; `None` if a table has no room for any client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Needed(Option<usize>);
 
 impl std::fmt::Display for Needed {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self.0 {
-            Some(shards) => write!(f, "{shards} or more"),
-            None => f.write_str("a higher limit, however many there are"),
+            Some(shards) => write!(f, "at least {shards} shards are needed"),
+            None => f.write_str("no number of shards is enough without a higher limit"),
         }
     }
 }
 
-/// The places for clients in a table of at most `limit` open files.
+/// Returns the number of clients that fit into a table of at most `limit` open files.
 pub(crate) fn room(limit: u64) -> usize {
     usize::try_from(limit.saturating_sub(RESERVED)).unwrap_or(usize::MAX)
 }
 
-/// Checks that `shards` tables of at most `limit` open files each hold `connections`.
+/// Checks that `shards` tables of at most `limit` open files each have room for `connections`.
 pub(crate) fn check_shards(
     shards: usize,
     connections: usize,
     limit: u64,
 ) -> Result<(), TooFewShards> {
     let room = room(limit);
-    let places = connections.saturating_mul(PLACES_FOR_100).div_ceil(100);
-    if shards.saturating_mul(room) >= places {
+    let slots = connections.saturating_mul(SLOTS_FOR_100).div_ceil(100);
+    if shards.saturating_mul(room) >= slots {
         return Ok(());
     }
     Err(TooFewShards {
         shards,
         connections,
         limit,
-        needed: Needed((room > 0).then(|| places.div_ceil(room))),
-        connections_max: shards.saturating_mul(room).saturating_mul(100) / PLACES_FOR_100,
+        needed: Needed((room > 0).then(|| slots.div_ceil(room))),
+        connections_max: shards.saturating_mul(room).saturating_mul(100) / SLOTS_FOR_100,
     })
 }
 
@@ -78,7 +79,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_hundred_thousand_take_six_shards_of_twenty_thousand_files() {
+    fn a_hundred_thousand_connections_need_six_shards_of_twenty_thousand_files() {
         assert_eq!(check_shards(6, 100_000, 20_000), Ok(()));
         let text = check_shards(5, 100_000, 20_000).unwrap_err().to_string();
         for part in [
@@ -86,7 +87,7 @@ mod tests {
             "MAX_CONNECTIONS=100000:",
             " 20000 ",
             " 256 ",
-            "takes 6 or more",
+            "at least 6 shards are needed",
             "lower MAX_CONNECTIONS to 95844,",
         ] {
             assert!(text.contains(part), "no {part:?} in {text}");
@@ -94,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_error_asks_for_is_enough_and_one_less_is_not() {
+    fn the_numbers_in_the_error_are_enough_and_one_shard_less_is_not() {
         for (connections, limit) in [(1, 257), (103, 356), (100_000, 1_024), (1_000_000, 65_536)] {
             let error = check_shards(0, connections, limit).unwrap_err();
             let needed = error.needed.0.unwrap();
@@ -109,8 +110,8 @@ mod tests {
     }
 
     #[test]
-    fn without_room_in_a_table_no_number_of_shards_does() {
+    fn if_a_table_has_no_room_no_number_of_shards_is_enough() {
         let error = check_shards(256, 1, RESERVED).unwrap_err().to_string();
-        assert!(error.contains("it takes a higher limit"), "{error}");
+        assert!(error.contains("without a higher limit"), "{error}");
     }
 }

@@ -1,5 +1,5 @@
-//! Metrics of how many files are open: looked up when they are asked for, in all of the edge's
-//! tables. The kernel tells it to any thread, so no shard is held up by it.
+//! Metrics of open files. They are read when metrics are collected, from all of the edge's file
+//! descriptor tables. Any thread can ask the kernel for them, so no shard is interrupted.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -10,29 +10,33 @@ use tickstorm_service::metrics::{RegisterError, collector};
 
 use crate::sys::fd_table::FdTable;
 
-/// The gauges, and the tables that they are about.
+/// The gauges, and the tables that they are read from.
 #[derive(Clone)]
 pub(crate) struct FdMetrics {
-    all: IntGauge,
+    total: IntGauge,
     fullest: IntGauge,
     limit: IntGauge,
     tables: Arc<Mutex<Vec<FdTable>>>,
 }
 
 impl FdMetrics {
-    /// Registers them, for the process's table of at most `limit`.
+    /// Registers the gauges, for the process's table with its limit of `limit` open files.
     pub(crate) fn register(registry: &Registry, limit: u64) -> Result<Self, RegisterError> {
         const NAME: &str = "tickstorm_open_files";
-        let gauge = |name: &str, help| IntGauge::new(name, help).expect("a name of ours");
+        let gauge = |name: &str, help| IntGauge::new(name, help).expect("the name is valid");
         let gauges = Self {
-            all: gauge(NAME, "Open files, of all tables of the process together."),
+            total: gauge(
+                NAME,
+                "Open files in all file descriptor tables of the process.",
+            ),
             fullest: gauge(
                 "tickstorm_open_files_in_fullest_table",
-                "Open files of the table that has most; there are several with FD_TABLES=per-shard.",
+                "Open files in the fullest file descriptor table; there are several with \
+                 FD_TABLES=per-shard.",
             ),
             limit: gauge(
                 "tickstorm_open_files_limit",
-                "The most open files that a table may have.",
+                "The most open files that one file descriptor table may hold.",
             ),
             tables: Arc::new(Mutex::new(vec![FdTable::of_process()])),
         };
@@ -40,23 +44,24 @@ impl FdMetrics {
         collector(registry, NAME, gauges)
     }
 
-    /// There are these tables, too.
+    /// Includes `tables` in the metrics.
     pub(crate) fn add(&self, tables: Vec<FdTable>) {
-        let mut all = self.tables.lock().unwrap_or_else(PoisonError::into_inner);
-        all.extend(tables);
+        let mut known = self.tables.lock().unwrap_or_else(PoisonError::into_inner);
+        known.extend(tables);
     }
 
-    fn look(&self) {
+    fn update(&self) {
         let tables = self.tables.lock().unwrap_or_else(PoisonError::into_inner);
-        // A shard that has ended has no table any more.
+        // The table of a shard that has ended no longer exists.
         let open = tables.iter().filter_map(|table| table.len().ok());
-        let (all, fullest) = open.fold((0, 0), |(all, most), open| (all + open, most.max(open)));
-        self.all.set(i64::try_from(all).unwrap_or(i64::MAX));
+        let (total, fullest) =
+            open.fold((0, 0), |(total, most), open| (total + open, most.max(open)));
+        self.total.set(i64::try_from(total).unwrap_or(i64::MAX));
         self.fullest.set(i64::try_from(fullest).unwrap_or(i64::MAX));
     }
 
     fn gauges(&self) -> [&IntGauge; 3] {
-        [&self.all, &self.fullest, &self.limit]
+        [&self.total, &self.fullest, &self.limit]
     }
 }
 
@@ -69,7 +74,7 @@ impl Collector for FdMetrics {
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
-        self.look();
+        self.update();
         self.gauges()
             .into_iter()
             .flat_map(Collector::collect)

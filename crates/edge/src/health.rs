@@ -1,4 +1,5 @@
-//! How an edge is: for balancers and orchestrators, and for people who look at /status.
+//! An edge's health: liveness and readiness for load balancers and orchestrators, and /status for
+//! people.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -13,12 +14,12 @@ use tokio::sync::watch;
 use crate::admission::Admission;
 use crate::shard::Vitals;
 
-/// A shard that has not turned for so long is taken for dead.
+/// A shard whose last turn is longer ago than this is considered dead.
 const LIVE_WITHIN: Duration = Duration::from_secs(10);
-/// An edge whose last grid second is older is not ready.
+/// An edge whose last SECOND tick was released longer ago than this is not ready.
 const RELEASED_WITHIN: Duration = Duration::from_secs(2);
 
-/// What the admin port asks.
+/// The state from which the admin port's questions are answered.
 pub(crate) struct EdgeHealth {
     pub(crate) id: String,
     pub(crate) listen_addr: SocketAddr,
@@ -32,7 +33,7 @@ pub(crate) struct EdgeHealth {
 }
 
 impl EdgeHealth {
-    /// Authority time's source, where it is known now.
+    /// Returns the current authority, if the time is known at `now`.
     fn authority(&self, now: Mono) -> Option<Authority> {
         self.authority
             .borrow()
@@ -41,12 +42,12 @@ impl EdgeHealth {
 
     fn time_reason(&self, now: Mono) -> Option<String> {
         let Some(authority) = self.authority(now) else {
-            return Some("the time is unknown: no clock is believed".to_owned());
+            return Some("the time is unknown: no clock is accepted".to_owned());
         };
         let bound = Duration::from_micros(authority.bound_us(now).into());
         (bound > self.time_error_max).then(|| {
             format!(
-                "the time may be wrong by {bound:?}, more than {:?}",
+                "the error bound of the time is {bound:?}, more than TIME_ERROR_MAX_MS ({:?})",
                 self.time_error_max
             )
         })
@@ -76,7 +77,7 @@ impl Health for EdgeHealth {
         let accepts = |shard: &Arc<Vitals>| shard.accepting.load(Ordering::Relaxed);
         if !self.shards.iter().all(accepts) {
             reasons.push(
-                "connections are not accepted: the system has no descriptor or memory for them"
+                "connections are not accepted: the system is out of file descriptors or memory"
                     .to_owned(),
             );
         }
@@ -87,7 +88,7 @@ impl Health for EdgeHealth {
             .min();
         let released = released.map_or(Mono::ZERO, Mono::from_nanos);
         if now.since(released) > RELEASED_WITHIN {
-            reasons.push("the last grid second was released more than 2 s ago".to_owned());
+            reasons.push("the last SECOND tick was released more than 2 s ago".to_owned());
         }
         reasons
     }
@@ -155,17 +156,19 @@ mod tests {
     }
 
     #[test]
-    fn one_shard_that_accepts_nobody_makes_the_edge_not_ready() {
+    fn one_shard_that_does_not_accept_makes_the_edge_not_ready() {
         let health = health();
-        let is_told = || {
+        let is_reported = || {
             let reasons = health.ready();
-            reasons.iter().any(|reason| reason.contains("accepted"))
+            reasons
+                .iter()
+                .any(|reason| reason.contains("connections are not accepted"))
         };
-        assert!(!is_told());
+        assert!(!is_reported());
         health.shards[1].accepting.store(false, Ordering::Relaxed);
-        assert!(is_told());
+        assert!(is_reported());
         assert!(health.live().is_empty());
         health.shards[1].accepting.store(true, Ordering::Relaxed);
-        assert!(!is_told());
+        assert!(!is_reported());
     }
 }

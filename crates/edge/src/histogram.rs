@@ -1,6 +1,6 @@
-//! A histogram that takes many equal observations in one call. A chunk of a thousand sends has one
-//! look at the clock: the library's own histogram, asked once for each send, took as many
-//! instructions as all else of the hot loop.
+//! A histogram that records many equal observations in one call. The clock is read once per chunk
+//! of about a thousand sends, so all of them share one value. Recording each send in the prometheus
+//! crate's histogram costs as many instructions as the rest of the hot loop.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -10,13 +10,14 @@ use prometheus::core::{Atomic, AtomicF64, AtomicU64, Collector, Desc};
 use prometheus::proto::{Bucket, Histogram, Metric, MetricFamily, MetricType};
 use tickstorm_service::metrics::{RegisterError, collector};
 
-/// A handle on it.
+/// A handle to the histogram.
 #[derive(Clone)]
 pub(crate) struct BulkHistogram(Arc<Inner>);
 
 struct Inner {
     desc: Desc,
-    /// Upper bounds, ascending; what is above the last one is in the sum and the count only.
+    /// Upper bounds of the buckets, ascending. Values above the last bound count only towards the
+    /// sum and the total count.
     bounds: &'static [f64],
     counts: Vec<AtomicU64>,
     above: AtomicU64,
@@ -24,7 +25,7 @@ struct Inner {
 }
 
 impl BulkHistogram {
-    /// Registers one with the upper bounds `bounds`, ascending.
+    /// Registers a histogram whose buckets have the upper bounds `bounds`, ascending.
     pub(crate) fn register(
         registry: &Registry,
         name: &str,
@@ -33,7 +34,7 @@ impl BulkHistogram {
     ) -> Result<Self, RegisterError> {
         let desc = Desc::new(name.to_owned(), help.to_owned(), Vec::new(), HashMap::new());
         let this = Self(Arc::new(Inner {
-            desc: desc.expect("a name of ours"),
+            desc: desc.expect("the name is valid"),
             bounds,
             counts: bounds.iter().map(|_| AtomicU64::new(0)).collect(),
             above: AtomicU64::new(0),
@@ -42,7 +43,7 @@ impl BulkHistogram {
         collector(registry, name, this)
     }
 
-    /// Takes in `value` that many `times`.
+    /// Records `value` as if it had been observed `times` times.
     pub(crate) fn observe(&self, value: f64, times: u64) {
         let inner = &self.0;
         let bucket = inner.bounds.partition_point(|bound| *bound < value);
@@ -53,7 +54,7 @@ impl BulkHistogram {
             .inc_by(times);
         #[expect(
             clippy::cast_precision_loss,
-            reason = "a sum of latencies is no more exact"
+            reason = "a sum of latencies need not be more exact"
         )]
         inner.sum.inc_by(value * times as f64);
     }
@@ -100,15 +101,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_shows_what_the_librarys_own_shows_of_the_same_observations() {
+    fn it_exports_the_same_as_the_librarys_histogram_for_the_same_observations() {
         const BOUNDS: &[f64] = &[0.5, 1.0, 2.5];
         let (one, other) = (Registry::new(), Registry::new());
-        let ours = BulkHistogram::register(&one, "late_ms", "How late.", BOUNDS).unwrap();
-        let librarys = histogram(&other, "late_ms", "How late.", BOUNDS).unwrap();
+        let ours = BulkHistogram::register(&one, "late_ms", "Lateness.", BOUNDS).unwrap();
+        let theirs = histogram(&other, "late_ms", "Lateness.", BOUNDS).unwrap();
         assert_eq!(encode(&one).unwrap(), encode(&other).unwrap(), "at first");
         for (value, times) in [(0.0, 3), (0.5, 2), (0.75, 0), (1.0, 1_024), (2.625, 7)] {
             ours.observe(value, times);
-            (0..times).for_each(|_| librarys.observe(value));
+            (0..times).for_each(|_| theirs.observe(value));
         }
         assert_eq!(encode(&one).unwrap(), encode(&other).unwrap());
     }

@@ -1,10 +1,13 @@
 //! TickStorm's edge: releases every tick at its authority time and fans it out to a very large
 //! number of clients.
 //!
-//! A tick's way: `timekeeper` (what time it is, from the bus) → `shard/release` (which tick is due)
-//! → `feed` (batch, ring, fan-out) → socket. A connection's way: `shard/accept` → `admission` →
-//! `shard/input` ⇄ the protocol's session →
-//! `shard/subscription` → `feed/subscribers`. Control tells shards; nobody calls upwards.
+//! The path of a tick: `timekeeper` (authority time, from the bus) → `shard/release` (the tick that
+//! is due) → `feed` (batch, ring, fan-out) → socket.
+//!
+//! The path of a connection: `shard/accept` → `admission` → `shard/input` ⇄ the protocol's session
+//! → `shard/subscription` → `feed/subscribers`.
+//!
+//! `control` sends commands to the shards; lower layers never call upper ones.
 
 mod admission;
 mod auth;
@@ -33,7 +36,7 @@ pub use shard::Work;
 pub use start_error::StartError;
 
 #[cfg(feature = "bench")]
-/// What `cargo xtask weight` weighs of this crate's inside; no part of its API.
+/// The internals that `cargo xtask weight` measures; not part of the API.
 #[doc(hidden)]
 pub mod weight {
     pub use crate::shard::FanOut;

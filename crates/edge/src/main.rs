@@ -1,4 +1,5 @@
-//! `tickstorm-edge`: one edge as a daemon, on NATS. What an edge does, the library knows.
+//! `tickstorm-edge`: runs one edge as a daemon, with NATS as the bus. The edge itself is in the
+//! library.
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -15,7 +16,7 @@ use tickstorm_service::settings::{ADMIN_ADDR, COMMON};
 
 const DAEMON: Daemon = Daemon {
     name: "tickstorm-edge",
-    about: "One edge of TickStorm: releases every tick at its authority time to all its clients.",
+    about: "A TickStorm edge: sends every tick to all its clients at the tick's authority time.",
     sections: &SECTIONS,
     defaults: &DEFAULTS,
 };
@@ -25,7 +26,7 @@ const SECTIONS: [Section; 7] = {
     [COMMON, NATS, edge, login, credentials, limits, not_built]
 };
 
-/// What the parts have for stopping once no client is left to care for.
+/// The time that everything has to stop once the drain is over and no clients are left.
 const STOP_TIME_MAX: Duration = Duration::from_secs(2);
 
 fn main() -> ExitCode {
@@ -65,7 +66,7 @@ async fn run(process: Process) -> Result<(), Failure> {
         let stopped = async {
             edge.stop().await;
             bus.stop().await;
-            // Whatever still runs after that ends with the process.
+            // Tasks that are still running after that end with the process.
             let _ = tasks.stop(STOP_TIME_MAX).await;
         };
         let _ = tokio::time::timeout(STOP_TIME_MAX, stopped).await;

@@ -1,5 +1,5 @@
-//! Everything an edge counts. Names, units and buckets are a contract; labels come from closed
-//! enums only.
+//! The edge's metrics. Names, units and buckets are a contract. Label values come only from closed
+//! enums.
 
 use prometheus::{Gauge, Histogram, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry};
 use tickstorm_bus::DropReason;
@@ -18,7 +18,7 @@ const RELEASE_LATENESS_BUCKETS_S: [f64; 13] = [
     5e-6, 1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 0.1, 1.0,
 ];
 
-/// Handles on an injected registry.
+/// Handles to the metrics in an injected registry.
 #[derive(Clone)]
 pub(crate) struct Metrics {
     pub(crate) active_connections: IntGauge,
@@ -33,7 +33,7 @@ pub(crate) struct Metrics {
     pub(crate) time: TimeMetrics,
 }
 
-/// What the timekeeper shows.
+/// The metrics that the timekeeper sets.
 #[derive(Clone)]
 pub(crate) struct TimeMetrics {
     pub(crate) offset_seconds: Gauge,
@@ -45,18 +45,18 @@ pub(crate) struct TimeMetrics {
 }
 
 impl Metrics {
-    /// Registers all of them, every series at 0.
+    /// Registers all metrics, with every series at 0.
     pub(crate) fn register(registry: &Registry) -> Result<Self, RegisterError> {
         let closed = counters(
             registry,
             "tickstorm_connections_closed_total",
-            "Connections closed, by the reason.",
+            "Connections closed, by reason.",
             &["reason"],
         )?;
         let auth = counters(
             registry,
             "tickstorm_auth_total",
-            "AUTH frames judged, by the result.",
+            "AUTH frames, by result.",
             &["result"],
         )?;
         CloseReason::labels().for_each(|reason| closed.with_label_values(&[reason]).inc_by(0));
@@ -65,22 +65,22 @@ impl Metrics {
             active_connections: int_gauge(
                 registry,
                 "tickstorm_active_connections",
-                "Accepted sockets that are open, those told SERVER_FULL not counted.",
+                "Open client connections, not counting those refused with SERVER_FULL.",
             )?,
             messages_sent: counter(
                 registry,
                 "tickstorm_messages_sent_total",
-                "DATA_BATCH frames sent, one for each subscriber.",
+                "DATA_BATCH frames sent, counted once per subscriber.",
             )?,
             ticks_sent: counter(
                 registry,
                 "tickstorm_ticks_sent_total",
-                "Ticks sent, one for each subscriber.",
+                "Ticks sent, counted once per subscriber.",
             )?,
             bytes_sent: counter(
                 registry,
                 "tickstorm_bytes_sent_total",
-                "Bytes that clients' sockets took.",
+                "Bytes written to clients' sockets.",
             )?,
             heartbeat_timeouts: counter(
                 registry,
@@ -90,14 +90,16 @@ impl Metrics {
             publish_latency_ms: BulkHistogram::register(
                 registry,
                 "tickstorm_publish_latency_ms",
-                "Authority time of a send minus epoch_ms, in milliseconds; read once a chunk of at most 1,024 sends and \
-                 counted for each of them; ahead and REPLAY not counted.",
+                "Authority time of a send minus the tick's epoch_ms, in milliseconds. The time is \
+                 read once per chunk of at most 1,024 sends and counted for each of them. Ahead \
+                 feeds and REPLAY ticks are not counted.",
                 &PUBLISH_LATENCY_BUCKETS_MS,
             )?,
             release_lateness: histogram(
                 registry,
                 "tickstorm_release_lateness_seconds",
-                "Begin of a feed's fan-out on a shard after its authority time; ahead and REPLAY not counted.",
+                "Delay from a tick's authority time to the start of its fan-out on a shard. Ahead \
+                                 feeds and REPLAY ticks are not counted.",
                 &RELEASE_LATENESS_BUCKETS_S,
             )?,
             closed,
@@ -106,26 +108,26 @@ impl Metrics {
         })
     }
 
-    /// Counts an AUTH that was judged.
+    /// Counts an AUTH frame by its result.
     pub(crate) fn count_auth(&self, result: AuthResult) {
         self.auth[result as usize].inc();
     }
 }
 
-/// How an AUTH was judged.
+/// The result of an AUTH.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum AuthResult {
     Accepted,
-    /// Answered at once.
+    /// The credentials were wrong, and the error was sent immediately.
     Failed,
-    /// At an address that many clients share: answered late.
+    /// The credentials were wrong, and the error was delayed, since many clients share the address.
     FailedShared,
-    /// Not looked at.
+    /// The address had too many failures, so the credentials were not checked.
     RateLimited,
 }
 
 impl AuthResult {
-    /// In the order in which they are declared.
+    /// All results, in declaration order.
     const ALL: [Self; 4] = [
         Self::Accepted,
         Self::Failed,
@@ -133,7 +135,7 @@ impl AuthResult {
         Self::RateLimited,
     ];
 
-    /// The value of the label `result`.
+    /// Returns the value of the label `result`.
     pub(crate) const fn label(self) -> &'static str {
         match self {
             Self::Accepted => "accepted",
@@ -150,34 +152,35 @@ impl TimeMetrics {
             offset_seconds: gauge(
                 registry,
                 "tickstorm_time_offset_seconds",
-                "Authority time minus this host's wall clock; 0 while the time is unknown.",
+                "Authority time minus this host's wall clock, or 0 while the time is unknown.",
             )?,
             bound_seconds: gauge(
                 registry,
                 "tickstorm_time_error_bound_seconds",
-                "How far authority time here may be from the clock followed; +Inf while the time is unknown.",
+                "Error bound of this edge's authority time against the clock it follows, or +Inf \
+                 while the time is unknown.",
             )?,
             clocks: int_gauges(
                 registry,
                 "tickstorm_clocks",
-                "Clocks that are believed (accepted), and falsetickers (false).",
+                "Clocks by state: accepted, or false (falsetickers).",
                 &["state"],
             )?,
             holdover: int_gauge(
                 registry,
                 "tickstorm_holdover",
-                "1 while the time is known and no clock is believed.",
+                "1 while the time is known but no clock is accepted, else 0.",
             )?,
             alarm: int_gauges(
                 registry,
                 "tickstorm_time_alarm",
-                "1 while someone should look at the time, by the reason.",
+                "1 while the time needs attention for this reason, else 0.",
                 &["reason"],
             )?,
             bus_dropped: counters(
                 registry,
                 "tickstorm_bus_dropped_total",
-                "Messages from the bus that were not used, by the reason.",
+                "Messages from the bus that were dropped, by reason.",
                 &["reason"],
             )?,
         };
@@ -188,7 +191,7 @@ impl TimeMetrics {
         for alarm in Alarm::ALL {
             metrics.alarm.with_label_values(&[alarm.label()]).set(0);
         }
-        for reason in DropReason::ALL.iter().map(|dropped| dropped.label()) {
+        for reason in DropReason::ALL.iter().map(|reason| reason.label()) {
             metrics.bus_dropped.with_label_values(&[reason]).inc_by(0);
         }
         Ok(metrics)

@@ -1,5 +1,6 @@
-//! Operators' view of the connections: `/connections` lists them, `DELETE /connections/<id>` closes
-//! one. Shards are asked by message and answer for themselves.
+//! The operators' view of the connections: `GET /connections` lists them, and
+//! `DELETE /connections/<id>` closes one. Each request is sent to all shards as a message, and each
+//! shard answers for its own connections.
 
 use std::cmp::Reverse;
 
@@ -13,15 +14,16 @@ use tokio::sync::oneshot;
 
 use crate::shard::{Listed, Order, ShardCommand, ShardHandle};
 
-/// Connections in an answer, unless the query says otherwise.
+/// The most connections in an answer if the query does not set `limit`.
 const LIMIT: usize = 100;
-/// Connections in an answer at most: some 3 MB of JSON.
+/// The highest allowed `limit`: about 3 MB of JSON.
 const LIMIT_MAX: usize = 10_000;
 
-/// Control's ends of the shards, to ask them.
+/// Handles for sending commands to the shards.
 type Handles = Vec<ShardHandle>;
 
-/// The routes. They are for operators on this machine: who serves them lets nobody else in.
+/// Returns the routes. They are for operators on this machine, so the caller must serve them only
+/// to loopback peers.
 pub(crate) fn routes(shards: Handles) -> Router {
     Router::new()
         .route("/connections", get(list))
@@ -34,7 +36,10 @@ async fn list(
     Query(query): Query<Vec<(String, String)>>,
 ) -> Response {
     let Some((order, limit)) = parse(&query) else {
-        let allowed = format!("allowed are sort=backlog or sort=age, and limit=1 to {LIMIT_MAX}");
+        let allowed = format!(
+            "invalid query: allowed are sort=backlog or sort=age, and limit=N with N from 1 to \
+             {LIMIT_MAX}"
+        );
         return (StatusCode::BAD_REQUEST, allowed).into_response();
     };
     let answers = ask(&shards, |reply| ShardCommand::List(order, limit, reply)).await;
@@ -46,18 +51,22 @@ async fn list(
 
 async fn close(State(shards): State<Handles>, Path(id): Path<String>) -> Response {
     let Ok(id) = id.parse() else {
-        let allowed = "an id is a number, as /connections shows it";
+        let allowed = "invalid connection id: it must be a number, as listed by /connections";
         return (StatusCode::BAD_REQUEST, allowed).into_response();
     };
     let answers = ask(&shards, |reply| ShardCommand::Close(id, reply)).await;
     if !answers.contains(&true) {
-        return (StatusCode::NOT_FOUND, format!("no connection {id}")).into_response();
+        return (
+            StatusCode::NOT_FOUND,
+            format!("no connection has the id {id}"),
+        )
+            .into_response();
     }
     tracing::info!(connection = id, "an operator closed a connection");
     StatusCode::NO_CONTENT.into_response()
 }
 
-/// Asks all shards at once. One that has ended has no connections.
+/// Asks all shards in parallel. A shard that has ended has no connections and gives no answer.
 async fn ask<T>(shards: &Handles, question: impl Fn(oneshot::Sender<T>) -> ShardCommand) -> Vec<T> {
     let mut replies = Vec::new();
     for shard in shards {
@@ -119,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn a_query_says_order_and_limit_or_leaves_them_out() {
+    fn a_query_may_set_the_order_and_the_limit() {
         assert_eq!(parse_pairs(&[]), Some((Order::Backlog, LIMIT)));
         let both = [("limit", "1"), ("sort", "age")];
         assert_eq!(parse_pairs(&both), Some((Order::Age, 1)));
@@ -128,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn anything_else_is_no_query() {
+    fn any_other_query_is_invalid() {
         for pair in [
             ("sort", "id"),
             ("sort", ""),

@@ -1,5 +1,5 @@
-//! The edge's settings: what there is, in sections, and what they must be to each other. What they
-//! become, `config` says.
+//! The edge's settings, in sections, and the checks that they fit together. [`crate::Config`] turns
+//! them into what the edge works with.
 
 mod checks;
 mod not_built;
@@ -12,149 +12,218 @@ use tickstorm_service::env::{Section, Setting, Span, Text, host_id};
 pub use self::not_built::*;
 use crate::fd_budget::FdTables;
 
-/// All of them, in the order in which they are printed. A program that takes them names each, so
-/// that it can't miss one that is added.
+/// All sections, in the order in which they are printed. Programs destructure this array, so that
+/// they can't miss a section that is added.
 pub const SECTIONS: [Section; 5] = [EDGE, LOGIN, CREDENTIALS, LIMITS, NOT_BUILT];
 
-/// The edge's defaults of settings that are not its own alone.
+/// The edge's defaults for settings that it shares with other programs.
 pub const DEFAULTS: [(&str, &str); 1] = [("ADMIN_ADDR", "127.0.0.1:8081")];
 
 const HOUR_MS: u64 = 3_600_000;
 
-/// The longest that a part of a drain may take: orchestrators lose patience before.
+/// The longest time that either phase of a drain may take: orchestrators lose patience sooner.
 const DRAIN_MS_MAX: u64 = HOUR_MS / 6;
 
-/// The most shards that can be set.
+/// The most shards that an edge can have.
 const SHARDS_MAX: usize = 256;
 
 tickstorm_service::settings! {
-    /// Settings of where the edge listens, what time it believes, and how it ends; with the checks
-    /// of all the edge's settings.
+    /// Settings for the edge's address, its time, and its shutdown. The checks of all the edge's
+    /// settings are attached to this section.
     EDGE, checked by checks::run;
     /// The address that clients connect to.
-    LISTEN_ADDR: SocketAddr = Setting::new((), "0.0.0.0:8080", "an edge is there to be reached");
-    /// This edge's name.
-    EDGE_ID: String = Setting::derived(Text::ID, "host name", |_| host_id(), "unique where hosts are");
-    /// The ids of the clocks that may vote, separated by commas. Where it is empty, whoever
-    /// answers.
-    CLOCKS: Vec<String> = Setting::unset(Text::ID, "one clock alone needs no list");
-    /// How far clocks may differ and still agree, and half the longest round trip of a sample.
-    CLOCK_TOLERANCE_MS: Duration =
-        Setting::new(Span::millis(1, 1_000), "20", "round trips to NATS up to 40 ms, far above disciplined clocks' errors");
-    /// The error bound of the time beyond which the edge is not ready.
-    TIME_ERROR_MAX_MS: Duration =
-        Setting::new(Span::millis(1, 10_000), "250", "late by what people notice; a minute of holdover costs 12 ms");
-    /// How early ahead feeds are sent. It stays below the clocks' TICK_LEAD_MS.
+    LISTEN_ADDR: SocketAddr =
+        Setting::new((), "0.0.0.0:8080", "An edge must be reachable by its clients");
+    /// The name of this edge.
+    EDGE_ID: String = Setting::derived(
+        Text::ID,
+        "host name",
+        |_| host_id(),
+        "Unique wherever host names are unique",
+    );
+    /// The ids of the clocks that may vote, separated by commas. If it is empty, every clock that
+    /// answers may vote.
+    CLOCKS: Vec<String> = Setting::unset(Text::ID, "A single clock needs no list");
+    /// The largest difference at which clocks still agree, and half the longest round trip of a
+    /// time sample.
+    CLOCK_TOLERANCE_MS: Duration = Setting::new(
+        Span::millis(1, 1_000),
+        "20",
+        "Allows round trips to NATS of up to 40 ms, and is far above the error of a disciplined \
+         clock",
+    );
+    /// The error bound of the time above which the edge is not ready.
+    TIME_ERROR_MAX_MS: Duration = Setting::new(
+        Span::millis(1, 10_000),
+        "250",
+        "About the lateness that people notice; a minute of holdover adds only 12 ms",
+    );
+    /// How early ahead feeds are sent. Keep it below the clocks' TICK_LEAD_MS.
     AHEAD_MS: Duration = Setting::new(
         Span::millis(200, 5_000).never_multiple_of(1_000),
         "800",
-        "far from the seconds, on which it would fall on the previous tick's own fan-out",
+        "Far from a full second, where the fan-out would coincide with that of the previous tick",
     );
-    /// How long the edge goes on without hearing any clock.
-    HOLDOVER_MAX: Duration =
-        Setting::new(Span::units(1_000, HOUR_MS), "60s", "a NATS server's restart; the error grows by 12 ms in it");
+    /// How long the edge keeps sending ticks without hearing from any clock.
+    HOLDOVER_MAX: Duration = Setting::new(
+        Span::units(1_000, HOUR_MS),
+        "60s",
+        "Covers the restart of a NATS server; the error grows by 12 ms in that time",
+    );
     /// How far back a client can resume.
-    RESUME_WINDOW: Duration =
-        Setting::new(Span::units(0, HOUR_MS), "600s", "a client's restart or an edge's, with time to notice it");
-    /// The time that a balancer has to notice that the edge is no longer ready, before a drain
-    /// stops accepting.
-    DRAIN_DELAY: Duration =
-        Setting::new(Span::units(0, DRAIN_MS_MAX), "5s", "more than most balancers' interval times threshold");
-    /// The time over which a drain closes connections. With DRAIN_DELAY it stays under an
-    /// orchestrator's grace period.
-    DRAIN_TIMEOUT: Duration =
-        Setting::new(Span::units(0, DRAIN_MS_MAX), "20s", "with DRAIN_DELAY under an orchestrator's 30 s");
+    RESUME_WINDOW: Duration = Setting::new(
+        Span::units(0, HOUR_MS),
+        "600s",
+        "Covers the restart of a client or an edge, and the time until someone notices",
+    );
+    /// How long a draining edge still accepts connections, so that load balancers can notice that
+    /// it is no longer ready.
+    DRAIN_DELAY: Duration = Setting::new(
+        Span::units(0, DRAIN_MS_MAX),
+        "5s",
+        "Longer than most load balancers take: check interval times failure threshold",
+    );
+    /// The time over which a drain closes connections. Keep the sum of this and DRAIN_DELAY below
+    /// the orchestrator's grace period.
+    DRAIN_TIMEOUT: Duration = Setting::new(
+        Span::units(0, DRAIN_MS_MAX),
+        "20s",
+        "Together with DRAIN_DELAY, below the usual grace period of 30 s",
+    );
 }
 
 tickstorm_service::settings! {
-    /// Settings of who may subscribe that an edge and its clients share.
+    /// Login settings that an edge and its clients share.
     LOGIN;
-    /// The user that clients log in as.
+    /// The user name that clients log in with.
     STREAM_USER: Option<String> =
-        Setting::unset(Text::CREDENTIAL, "an edge must not be open by mistake").or_file().formerly("AUTH_USERNAME");
+        Setting::unset(Text::CREDENTIAL, "An edge must not be open by mistake")
+            .or_file()
+            .formerly("AUTH_USERNAME");
     /// The password of STREAM_USER.
-    STREAM_PASS: Option<SecretString> = Setting::unset(Text::CREDENTIAL, "a password known to all is none")
-        .secret()
-        .or_file()
-        .formerly("AUTH_PASSWORD");
+    STREAM_PASS: Option<SecretString> =
+        Setting::unset(Text::CREDENTIAL, "A password that everyone knows protects nothing")
+            .secret()
+            .or_file()
+            .formerly("AUTH_PASSWORD");
 }
 
 tickstorm_service::settings! {
-    /// Settings of who else may subscribe.
+    /// Settings for further credentials that an edge accepts.
     CREDENTIALS;
-    /// A password that is also accepted, while STREAM_PASS is rotated.
+    /// A second password that is accepted while STREAM_PASS is being rotated.
     STREAM_PASS_PREVIOUS: Option<SecretString> =
-        Setting::unset(Text::CREDENTIAL, "only a rotation needs it").secret().or_file();
-    /// The file with clients' tokens: lines of a name and the SHA-256 of its token in hex.
-    STREAM_TOKENS_FILE: Option<PathBuf> = Setting::unset((), "one user and password do for one operator");
+        Setting::unset(Text::CREDENTIAL, "Needed only during a rotation").secret().or_file();
+    /// The file with clients' tokens. Each line has a name and the SHA-256 of that name's token in
+    /// hex.
+    STREAM_TOKENS_FILE: Option<PathBuf> =
+        Setting::unset((), "One user and password are enough for a single operator");
 }
 
 tickstorm_service::settings! {
-    /// Settings of what the edge gives each client, and all of them together.
+    /// Limits per client, and for all clients together.
     LIMITS;
-    /// The most accepted sockets. Where the limit of open files is lower, it is cut to that limit -
-    /// 256, unless FD_TABLES is per-shard.
-    MAX_CONNECTIONS: u32 =
-        Setting::new(1..=1_000_000, "100000", "what one edge is built for; ten times that passes the files that Linux lets a process open");
-    /// The most connections not yet authenticated.
-    MAX_HANDSHAKES: u32 =
-        Setting::new(1..=1_000_000, "4096", "a reconnecting crowd passes in seconds, a flood stays small");
-    /// The time from accept to a complete AUTH.
-    AUTH_TIMEOUT_MS: Duration =
-        Setting::new(Span::millis(100, 60_000), "5000", "several round trips of the slowest path");
-    /// The failed attempts to authenticate that an address has a minute (IPv6: a /64); 0: no limit.
-    AUTH_RATE_LIMIT: u32 =
-        Setting::new(0..=100_000, "10", "people mistype a few times, guessing takes millions");
-    /// How often clients are told to send HEARTBEAT.
-    HEARTBEAT_INTERVAL: Duration =
-        Setting::new(Span::units(100, HOUR_MS), "15s", "below the idle limits of NATs and balancers")
-            .formerly_millis("HEARTBEAT_INTERVAL_MS");
-    /// The silence after which a client is closed. It is greater than HEARTBEAT_INTERVAL.
-    HEARTBEAT_TIMEOUT: Duration =
-        Setting::new(Span::units(200, 2 * HOUR_MS), "20s", "one HEARTBEAT and 5 s for its way")
-            .formerly_millis("HEARTBEAT_TIMEOUT_MS");
-    /// The frames a second that a client may send, in bursts of twice that.
-    FRAME_RATE_LIMIT: u32 =
-        Setting::new(1..=10_000, "10", "eight heartbeats 100 ms apart at a client's start fit");
-    /// How long a tick may wait for others after one was sent; 0: no batching. The first tick after
-    /// a quiet time never waits.
-    BATCH_WINDOW_MS: Duration =
-        Setting::new(Span::millis(0, 100), "5", "a burst of 10,000 ticks a second makes 200 frames of it");
+    /// The most client connections. If the open-file limit minus 256 is lower, that applies
+    /// instead, unless FD_TABLES is per-shard.
+    MAX_CONNECTIONS: u32 = Setting::new(
+        1..=1_000_000,
+        "100000",
+        "What one edge is built for; ten times as many reach the most files that Linux lets a \
+         process open",
+    );
+    /// The most connections that have not authenticated yet.
+    MAX_HANDSHAKES: u32 = Setting::new(
+        1..=1_000_000,
+        "4096",
+        "Lets a reconnect storm through within seconds, and keeps a flood of connections small",
+    );
+    /// The time that a client has from accept to a complete AUTH.
+    AUTH_TIMEOUT_MS: Duration = Setting::new(
+        Span::millis(100, 60_000),
+        "5000",
+        "Several round trips on the slowest network path",
+    );
+    /// The failed login attempts that are allowed per minute and address (IPv6: per /64). 0 means
+    /// no limit.
+    AUTH_RATE_LIMIT: u32 = Setting::new(
+        0..=100_000,
+        "10",
+        "People mistype a password a few times; guessing one takes millions of attempts",
+    );
+    /// The interval at which clients are told to send HEARTBEAT.
+    HEARTBEAT_INTERVAL: Duration = Setting::new(
+        Span::units(100, HOUR_MS),
+        "15s",
+        "Below the idle timeouts of NATs and load balancers",
+    )
+    .formerly_millis("HEARTBEAT_INTERVAL_MS");
+    /// How long a client may be silent before it is closed. Must be greater than
+    /// HEARTBEAT_INTERVAL.
+    HEARTBEAT_TIMEOUT: Duration = Setting::new(
+        Span::units(200, 2 * HOUR_MS),
+        "20s",
+        "One HEARTBEAT_INTERVAL, and 5 s for the HEARTBEAT to arrive",
+    )
+    .formerly_millis("HEARTBEAT_TIMEOUT_MS");
+    /// The frames that a client may send per second, in bursts of up to twice as many.
+    FRAME_RATE_LIMIT: u32 = Setting::new(
+        1..=10_000,
+        "10",
+        "Leaves room for the eight heartbeats, 100 ms apart, with which a client starts",
+    );
+    /// How long a tick may wait for further ticks after one was sent. The first tick after a quiet
+    /// time never waits. 0 turns batching off.
+    BATCH_WINDOW_MS: Duration = Setting::new(
+        Span::millis(0, 100),
+        "5",
+        "Packs a burst of 10,000 ticks per second into 200 frames",
+    );
     /// The longest payload of a frame, in bytes.
-    MAX_MSG_SIZE: usize =
-        Setting::new(4_096..=65_536, "65536", "the protocol's own limit; 4,096 is what a client may send before AUTH");
-    /// The frames that a client may be behind before it is closed as slow.
-    MAX_WRITE_QUEUE_SIZE: u32 =
-        Setting::new(2..=100_000, "1000", "a quarter of an hour of seconds; 5 s of a burst of batches");
-    /// The time without progress after which a client with frames to take is closed as slow.
-    WRITE_DEADLINE_MS: Duration =
-        Setting::new(Span::millis(100, 60_000), "5000", "a few lost segments in a row are no slow client");
-    /// The receive buffer of a socket, in bytes; 0: the kernel's choice.
+    MAX_MSG_SIZE: usize = Setting::new(
+        4_096..=65_536,
+        "65536",
+        "The protocol's own limit; 4096 is the most that a client may send before AUTH",
+    );
+    /// How many frames a client may be behind before it is closed as a slow consumer.
+    MAX_WRITE_QUEUE_SIZE: u32 = Setting::new(
+        2..=100_000,
+        "1000",
+        "A quarter of an hour of SECOND ticks, or 5 s of a burst of batches",
+    );
+    /// How long a client may accept no data while frames are waiting for it before it is closed as
+    /// a slow consumer.
+    WRITE_DEADLINE_MS: Duration = Setting::new(
+        Span::millis(100, 60_000),
+        "5000",
+        "A client that loses a few consecutive segments is not slow",
+    );
+    /// The receive buffer of a socket, in bytes. 0 leaves the size to the kernel.
     TCP_READ_BUFFER_SIZE: usize = Setting::new(
         0..=16_777_216,
         "65536",
-        "the largest frame; the kernel's own may grow to megabytes a client",
+        "Holds the largest frame; the kernel's choice may grow to megabytes per client",
     );
-    /// The send buffer of a socket, in bytes; 0: the kernel's choice, which grows to megabytes for
-    /// a client that does not read.
+    /// The send buffer of a socket, in bytes. 0 leaves the size to the kernel, which lets it grow
+    /// to megabytes for a client that does not read.
     TCP_WRITE_BUFFER_SIZE: usize = Setting::new(
         0..=16_777_216,
         "65536",
-        "an hour of seconds; bounds what a stalled client holds of the kernel's memory",
+        "Holds an hour of SECOND ticks, and bounds the kernel memory that a stalled client uses",
     );
-    /// The threads that connections are divided among.
+    /// The number of threads that connections are divided among.
     SHARDS: usize = Setting::derived(
         1..=SHARDS_MAX,
         "number of cores",
         |_| cores().to_string(),
-        "a shard keeps one core busy, and shares nothing with another",
+        "A shard keeps one core busy and shares nothing with the other shards",
     );
-    /// Whether all shards share the process's table of open files, or have one each, which lets the
-    /// edge hold more connections than the limit of open files.
-    FD_TABLES: FdTables = Setting::new((), "shared", "a higher limit is the usual answer");
+    /// Whether all shards share the process's file descriptor table or each has its own, which lets
+    /// the edge hold more connections than the open-file limit.
+    FD_TABLES: FdTables =
+        Setting::new((), "shared", "Raising the open-file limit is usually enough");
 }
 
-/// The cores that this process may use.
+/// Returns the number of cores that this process may use, at most [`SHARDS_MAX`].
 fn cores() -> usize {
     thread::available_parallelism()
         .map_or(1, NonZero::get)

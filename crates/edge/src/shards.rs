@@ -1,5 +1,5 @@
-//! All shards of an edge, as control sees them: started behind one barrier, told by message, and
-//! waited for at the end.
+//! All shards of an edge, as control sees them. They are started together, controlled by messages,
+//! and joined when the edge stops.
 
 use std::io;
 use std::net::SocketAddr;
@@ -16,7 +16,7 @@ use crate::shard::{self, Commons, ShardCommand, ShardHandle, TIME_OF_LAST, Vital
 use crate::start_error::StartError;
 use crate::sys::fd_table::FdTable;
 
-/// Control's ends of them.
+/// Handles to all shards and their threads.
 #[derive(Default)]
 pub(crate) struct Shards {
     handles: Vec<ShardHandle>,
@@ -25,8 +25,8 @@ pub(crate) struct Shards {
 }
 
 impl Shards {
-    /// Starts `count` of them. When this returns each has made what threads wake it by: only then
-    /// may listeners be made.
+    /// Starts `count` shards. When this returns, each has created its waker; only then may
+    /// listeners be created.
     pub(crate) async fn start(count: usize, commons: &Commons) -> Result<Self, StartError> {
         let mut shards = Self::default();
         for index in 0..count {
@@ -49,70 +49,70 @@ impl Shards {
         Ok(shards)
     }
 
-    /// Lets each have a table of open files of its own, of at most `limit`: after all have started,
-    /// since threads wake each other by descriptors that all tables must have, and before they
-    /// listen.
+    /// Gives each shard its own file descriptor table, of at most `limit` open files, and returns
+    /// the tables. All shards must have started, since their wakers must be in every table, and
+    /// none may be listening yet.
     pub(crate) async fn separate(&self, limit: u64) -> io::Result<Vec<FdTable>> {
         let mut tables = Vec::new();
         for shard in &self.handles {
             let (reply, separated) = oneshot::channel();
-            // One that has ended shows by giving no answer.
+            // If the shard has ended, the missing answer shows it.
             let _ = shard.tell(ShardCommand::Separate(limit, reply));
             let table = separated
                 .await
-                .unwrap_or_else(|_| Err(io::Error::other("a shard ended")));
+                .unwrap_or_else(|_| Err(io::Error::other("a shard has ended")));
             tables.push(table?);
         }
         Ok(tables)
     }
 
-    /// Lets each listen on `addr`; where the system chooses the port, the first one's is the
-    /// others' too.
+    /// Lets each shard listen on `addr`, and returns the bound address. If the port is 0, the
+    /// system chooses one for the first shard, and the other shards use the same.
     pub(crate) async fn listen(&self, addr: SocketAddr) -> io::Result<SocketAddr> {
         let mut addr = addr;
         for shard in &self.handles {
             let (reply, bound) = oneshot::channel();
-            // One that has ended shows by giving no answer.
+            // If the shard has ended, the missing answer shows it.
             let _ = shard.tell(ShardCommand::Listen(addr, reply));
             addr = bound
                 .await
-                .unwrap_or_else(|_| Err(io::Error::other("a shard ended")))?;
+                .unwrap_or_else(|_| Err(io::Error::other("a shard has ended")))?;
         }
         Ok(addr)
     }
 
-    /// What each shows of itself.
+    /// Returns the shards' vital signs, for the health checks.
     pub(crate) fn vitals(&self) -> Vec<Arc<Vitals>> {
         self.vitals.clone()
     }
 
-    /// Lets each accept nobody any more and close its connections within `over`. Ends when all are
-    /// closed or the time is over; even where that is nothing, everybody has [`TIME_OF_LAST`] to
-    /// read the ERROR.
+    /// Makes each shard stop accepting and close its connections within `over`. Returns when all
+    /// are closed or the time is up. Even if `over` is zero, clients have [`TIME_OF_LAST`] to read
+    /// the ERROR frame.
     pub(crate) async fn drain(&self, over: Duration) {
         let mut drained = Vec::new();
         for shard in &self.handles {
             let (reply, answer) = oneshot::channel();
-            // One that has ended has closed all of its own.
+            // A shard that has ended has already closed its connections.
             let _ = shard.tell(ShardCommand::Drain(over, reply));
             drained.push(answer);
         }
         let all = async {
             for answer in drained {
-                // Likewise.
+                // A missing answer means that the shard has ended.
                 let _ = answer.await;
             }
         };
         let _ = tokio::time::timeout(over.max(TIME_OF_LAST), all).await;
     }
 
-    /// To ask them.
+    /// Returns handles for sending commands to the shards.
     pub(crate) fn handles(&self) -> Vec<ShardHandle> {
         self.handles.clone()
     }
 
-    /// Wakes all whenever the time changes, which each then looks at.
-    pub(crate) async fn tell_time(
+    /// Wakes all shards whenever the time changes, so that they read the new time.
+    pub(crate) async fn wake_on_time_change(
         handles: Vec<ShardHandle>,
         mut authority: watch::Receiver<Option<Authority>>,
     ) {
@@ -123,7 +123,7 @@ impl Shards {
         }
     }
 
-    /// Ends all of them, and waits until they have.
+    /// Stops all shards and waits until their threads have ended.
     pub(crate) async fn stop(mut self) {
         self.tell_all(|| ShardCommand::Stop);
         let threads = std::mem::take(&mut self.threads);
@@ -136,16 +136,16 @@ impl Shards {
         match joined.await {
             Ok(0) => {}
             Ok(panicked) => {
-                tracing::error!(panicked, "threads of shards had panicked");
-                panic!("{panicked} shards had panicked");
+                tracing::error!(panicked, "shard threads panicked");
+                panic!("{panicked} shard threads panicked");
             }
-            Err(error) => tracing::error!(%error, "threads of shards were not waited for"),
+            Err(error) => tracing::error!(%error, "shard threads could not be joined"),
         }
     }
 
     fn tell_all(&self, command: impl Fn() -> ShardCommand) {
         for shard in &self.handles {
-            // One that has ended has nobody to serve and needs no word.
+            // A shard that has ended needs no command.
             let _ = shard.tell(command());
         }
     }
@@ -153,29 +153,29 @@ impl Shards {
 
 #[cfg(feature = "bench")]
 impl Shards {
-    /// Lets each send `ticks` to its at-time subscribers of `mode`.
+    /// Makes each shard send `ticks` to its at-time subscribers of `mode`.
     pub(crate) fn burst(&self, mode: tickstorm_timebase::Mode, ticks: &[tickstorm_timebase::Tick]) {
         self.tell_all(|| ShardCommand::Burst(mode, ticks.to_vec()));
     }
 
-    /// Lets each run `work`, and waits until all have.
+    /// Runs `work` on each shard, and waits until all have run it.
     pub(crate) async fn run(&self, work: &Work) {
         let mut ran = Vec::new();
         for shard in &self.handles {
             let (reply, answer) = oneshot::channel();
-            // One that has ended has no descriptors.
+            // A shard that has ended has no subscribers.
             let _ = shard.tell(ShardCommand::Run(Arc::clone(work), reply));
             ran.push(answer);
         }
         for answer in ran {
-            // Likewise.
+            // A missing answer means that the shard has ended.
             let _ = answer.await;
         }
     }
 }
 
 impl Drop for Shards {
-    /// Shards know each other, so none of them would end by itself.
+    /// Shards hold handles to each other, so their command channels never close by themselves.
     fn drop(&mut self) {
         self.tell_all(|| ShardCommand::Stop);
     }

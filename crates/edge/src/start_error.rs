@@ -1,4 +1,4 @@
-//! [`StartError`]: why an edge can't start, and the exit code of a process that ends over it.
+//! [`StartError`]: the reasons why an edge can't start, and the exit code for each.
 
 use std::io;
 use std::net::SocketAddr;
@@ -9,55 +9,58 @@ use tickstorm_service::metrics::RegisterError;
 use crate::auth::CredentialsError;
 use crate::fd_budget::TooFewShards;
 
-/// Why an edge can't start.
+/// An error that prevents an edge from starting.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// A metric can't be had.
+    /// A metric can't be registered.
     #[error(transparent)]
     Metrics(#[from] RegisterError),
     /// Credentials can't be read.
     #[error(transparent)]
     Credentials(#[from] CredentialsError),
-    /// The system gives no thread, epoll, timer or eventfd for a shard.
+    /// The system can't provide a thread, epoll, timer or eventfd for a shard.
     #[error("shard {shard} can't be started")]
     Shard {
-        /// Which one.
+        /// The shard's number.
         shard: usize,
-        /// What the system said.
+        /// The error from the system.
         source: io::Error,
     },
-    /// The address can't be listened on.
-    #[error("LISTEN_ADDR={addr} can't be listened on")]
+    /// The edge can't listen on LISTEN_ADDR.
+    #[error("can't listen on LISTEN_ADDR={addr}")]
     Listen {
         /// The address.
         addr: SocketAddr,
-        /// What the system said.
+        /// The error from the system.
         source: io::Error,
     },
-    /// The limit of open files can't be raised.
-    #[error("open files: the limit can't be raised")]
+    /// The open-file limit can't be raised.
+    #[error("the open-file limit can't be raised")]
     RaiseLimit(#[source] io::Error),
-    /// The limit of open files leaves no room for clients.
-    #[error("open files: the limit is {limit}; more than {reserved} are needed (ulimit -n)")]
+    /// The open-file limit leaves no room for clients.
+    #[error(
+        "the open-file limit is {limit} but must be greater than {reserved}; raise it (ulimit -n, \
+         LimitNOFILE)"
+    )]
     LowLimit {
         /// The limit.
         limit: u64,
-        /// Open files that are no clients'.
+        /// The open files that are not for clients.
         reserved: u64,
     },
-    /// Shards' tables of open files have no room for MAX_CONNECTIONS.
+    /// The shards' file descriptor tables have no room for MAX_CONNECTIONS.
     #[error(transparent)]
     TooFewShards(#[from] TooFewShards),
-    /// A shard can't have a table of open files of its own.
+    /// A shard can't get its own file descriptor table.
     #[error(
-        "FD_TABLES=per-shard: the system lets no thread have a table of open files of its own ({0}); in a container its seccomp \
-         profile has to allow unshare"
+        "FD_TABLES=per-shard: the system does not give a thread its own file descriptor table \
+         ({0}); in a container, the seccomp profile must allow unshare"
     )]
     Separate(#[source] io::Error),
 }
 
 impl StartError {
-    /// The exit code of a process that ends over it.
+    /// Returns the exit code for a process that fails with this error.
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         match self {

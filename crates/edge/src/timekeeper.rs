@@ -1,6 +1,6 @@
-//! Drives timebase's state machine by the bus: asks, and hands over what comes back. It decides
-//! nothing itself; what comes out goes to the shards by [`publisher`], and to people by
-//! [`reporter`].
+//! Drives timebase's [`Timekeeper`] over the bus: sends its time requests, and passes replies and
+//! announcements to it. All decisions are made in timebase. The results go to the shards through
+//! [`publisher`], and to operators through [`reporter`].
 
 mod publisher;
 mod reporter;
@@ -13,12 +13,12 @@ use tickstorm_timebase::{Clock, Mono, Refused, SystemClock, Timekeeper};
 pub(crate) use publisher::AuthorityPublisher;
 pub(crate) use reporter::TimeReporter;
 
-/// The timekeeper's driver.
+/// Drives an edge's timekeeper.
 pub(crate) struct TimekeeperDriver {
     timekeeper: Timekeeper,
     bus: Arc<dyn Bus>,
     events: Events<EdgeEvent>,
-    /// The bus is gone for good.
+    /// Whether the bus has ended and will deliver no more events.
     ended: bool,
     publisher: AuthorityPublisher,
     reporter: TimeReporter,
@@ -44,24 +44,25 @@ impl TimekeeperDriver {
         }
     }
 
-    /// Runs until whoever stops the edge drops it. Without a bus, holdover takes its course.
+    /// Runs until the returned future is dropped. If the bus ends, this continues in holdover.
     pub(crate) async fn run(mut self) {
         loop {
             let now = self.clock.now();
             self.timekeeper.poll(now);
             if let Some(nonce) = self.timekeeper.poll_request(now) {
-                // Without a connection the round goes unanswered, which is all there is to know.
+                // If there is no connection, the round stays unanswered; the timekeeper handles
+                // that.
                 let _ = self.bus.ask(nonce);
             }
-            if let Some(turn) = self.publisher.publish(&self.timekeeper, now) {
-                self.reporter.log_turn(turn, &self.timekeeper);
+            if let Some(change) = self.publisher.publish(&self.timekeeper, now) {
+                self.reporter.log_time_change(change, &self.timekeeper);
                 self.report(now);
             }
             let wait = self.timekeeper.next_deadline().since(now);
             tokio::select! {
                 biased;
                 event = self.events.next(), if !self.ended => match event {
-                    Some(event) => self.take(event),
+                    Some(event) => self.handle(event),
                     None => self.ended = true,
                 },
                 () = tokio::time::sleep(wait) => self.report(self.clock.now()),
@@ -74,7 +75,7 @@ impl TimekeeperDriver {
         self.reporter.report(&self.timekeeper, authority, now);
     }
 
-    fn take(&mut self, event: EdgeEvent) {
+    fn handle(&mut self, event: EdgeEvent) {
         let now = self.clock.now();
         match event {
             EdgeEvent::Announcement(announcement) => {

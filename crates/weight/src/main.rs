@@ -1,7 +1,8 @@
-//! The pieces of the hot path, for `cargo xtask weight`, which counts what each takes: instructions by callgrind, allocations by
-//! itself. What the kernel does is not in it.
+//! Pieces of the hot path, for `cargo xtask weight`, which measures what each one costs: callgrind
+//! counts the instructions, and this program counts the allocations. Work in the kernel is not
+//! included.
 //!
-//! `tickstorm-weight PIECE ROUNDS` runs a piece that often and prints how often that asked for memory.
+//! `tickstorm-weight PIECE ROUNDS` runs a piece ROUNDS times and prints the number of allocations.
 
 use std::hint::black_box;
 use std::net::{SocketAddr, UdpSocket};
@@ -21,29 +22,29 @@ use tickstorm_timebase::{
 #[global_allocator]
 static ALLOCATOR: CountingAllocator = CountingAllocator::new();
 
-/// Of the fan-out: one chunk.
+/// Subscribers in the fan-out; they fit into one chunk.
 const SUBSCRIBERS: u32 = 1_000;
-/// A client that heartbeats so often is within FRAME_RATE_LIMIT.
-const HEARTBEAT_EVERY: Duration = Duration::from_millis(200);
+/// The interval between the session's heartbeats: five per second, within FRAME_RATE_LIMIT.
+const HEARTBEAT_INTERVAL: Duration = Duration::from_millis(200);
 
 fn main() -> anyhow::Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [piece, rounds] = arguments.as_slice() else {
         bail!("usage: tickstorm-weight encode|decode|session|fan_out ROUNDS");
     };
-    let rounds = rounds.parse().context("ROUNDS is a whole number")?;
-    let requests = match piece.as_str() {
+    let rounds = rounds.parse().context("ROUNDS must be a whole number")?;
+    let allocations = match piece.as_str() {
         "encode" => encode(rounds),
         "decode" => decode(rounds)?,
         "session" => session(rounds)?,
         "fan_out" => fan_out(rounds)?,
-        other => bail!("{other} is no piece"),
+        other => bail!("unknown piece {other}: it must be encode, decode, session or fan_out"),
     };
-    println!("allocations {requests}");
+    println!("allocations {allocations}");
     Ok(())
 }
 
-/// Does it that often and gives how often memory was asked for.
+/// Runs `round` `rounds` times and returns the number of allocations.
 fn repeat(rounds: u32, mut round: impl FnMut()) -> usize {
     let before = ALLOCATOR.requests();
     for _ in 0..rounds {
@@ -52,7 +53,7 @@ fn repeat(rounds: u32, mut round: impl FnMut()) -> usize {
     ALLOCATOR.requests() - before
 }
 
-/// A tick as its frame.
+/// Encodes a frame with one tick.
 fn encode(rounds: u32) -> usize {
     let tick = Tick {
         epoch: Epoch::from_ms(1_800_000_000_000),
@@ -71,21 +72,21 @@ fn encode(rounds: u32) -> usize {
     })
 }
 
-/// A HEARTBEAT out of the bytes of a read.
+/// Decodes a HEARTBEAT frame from the bytes of a read.
 fn decode(rounds: u32) -> anyhow::Result<usize> {
     let bytes = heartbeat();
     let mut decoder = Decoder::default();
-    let mut taken = 0;
-    let requests = repeat(rounds, || {
+    let mut decoded = 0;
+    let allocations = repeat(rounds, || {
         let mut input = black_box(bytes.as_slice());
         let frame = decoder.decode(Rules::edge(65_536), &mut input);
-        taken += u32::from(black_box(frame).is_ok_and(|frame| frame.is_some()));
+        decoded += u32::from(black_box(frame).is_ok_and(|frame| frame.is_some()));
     });
-    ensure!(taken == rounds, "{taken} of {rounds} frames taken");
-    Ok(requests)
+    ensure!(decoded == rounds, "{decoded} of {rounds} frames decoded");
+    Ok(allocations)
 }
 
-/// A HEARTBEAT through a subscriber's session, and the PONG.
+/// Passes a HEARTBEAT through a subscriber's session and encodes the PONG.
 fn session(rounds: u32) -> anyhow::Result<usize> {
     let limits = Limits {
         auth_timeout: Duration::from_secs(5),
@@ -105,8 +106,8 @@ fn session(rounds: u32) -> anyhow::Result<usize> {
     session.accept(&limits, now, &mut out);
     let bytes = heartbeat();
     let mut answered = 0;
-    let requests = repeat(rounds, || {
-        now = now + HEARTBEAT_EVERY;
+    let allocations = repeat(rounds, || {
+        now = now + HEARTBEAT_INTERVAL;
         out.clear();
         let mut input = black_box(bytes.as_slice());
         if let Step::Heartbeat { client_time_us } = session.step(&limits, &mut input, now) {
@@ -122,22 +123,25 @@ fn session(rounds: u32) -> anyhow::Result<usize> {
         }
         black_box(&out);
     });
-    ensure!(answered == rounds, "{answered} of {rounds} answered");
-    Ok(requests)
+    ensure!(
+        answered == rounds,
+        "{answered} of {rounds} heartbeats answered"
+    );
+    Ok(allocations)
 }
 
-/// A tick to a thousand subscribers.
+/// Sends a tick to [`SUBSCRIBERS`] subscribers.
 fn fan_out(rounds: u32) -> anyhow::Result<usize> {
-    // Whoever sends to a socket of UDP that nobody reads is always told that it went through.
+    // Sends to a UDP socket always succeed, even if nothing is read from it.
     let sink = UdpSocket::bind("127.0.0.1:0")?;
     let socket = UdpSocket::bind("127.0.0.1:0")?;
     socket.connect(sink.local_addr()?)?;
     let (authority, now) = authority()?;
     let mut fan_out = FanOut::new(&config(), authority, now, socket.as_fd(), SUBSCRIBERS)?;
-    let requests = repeat(rounds, || fan_out.step());
+    let allocations = repeat(rounds, || fan_out.step());
     let (sent, expected) = (fan_out.sent(), u64::from(SUBSCRIBERS) * u64::from(rounds));
     ensure!(sent == expected, "{sent} of {expected} frames sent");
-    Ok(requests)
+    Ok(allocations)
 }
 
 fn heartbeat() -> Vec<u8> {
@@ -149,9 +153,10 @@ fn heartbeat() -> Vec<u8> {
     bytes
 }
 
-/// What the time is once a clock has told it, and the moment when that is so.
+/// Returns the first valid authority, and the moment at which the time became known.
 fn authority() -> anyhow::Result<(Authority, Mono)> {
-    // The same in every run: what is due at once depends on where in its second it lies.
+    // The start is the same in every run, since its position within the second decides which ticks
+    // are due immediately.
     let mut now = Mono::ZERO + Duration::from_secs(1_000);
     let mut keeper = Timekeeper::new(time(), 1, now);
     let clock_id: tickstorm_timebase::ClockId = "clock-0".parse()?;
@@ -169,8 +174,11 @@ fn authority() -> anyhow::Result<(Authority, Mono)> {
                 synchronized: true,
                 timeline: 1,
             };
-            let heard = keeper.handle_reply(&reply, now);
-            ensure!(heard.is_ok(), "the only clock is not heard: {heard:?}");
+            let outcome = keeper.handle_reply(&reply, now);
+            ensure!(
+                outcome.is_ok(),
+                "the only clock's reply is refused: {outcome:?}"
+            );
         }
         if let Some(authority) = keeper.authority() {
             return Ok((authority, now));
@@ -187,7 +195,8 @@ fn time() -> TimekeeperConfig {
     }
 }
 
-/// The defaults, but for a ring so short that it is full at once: from then on every step is like the one before.
+/// Returns the default configuration, except that the ring is so short that it is full immediately.
+/// Afterwards every step does the same work.
 fn config() -> Config {
     let source = |value: &str| {
         Some(CredentialSource {

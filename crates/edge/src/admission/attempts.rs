@@ -1,5 +1,7 @@
-//! Who may try to authenticate: AUTHs that failed, by address and minute, and connections that authenticated, by address, for
-//! the whole process. Touched at AUTH and close only. It is told the time, and decides; who answers, and when, is the shard's.
+//! AUTH_RATE_LIMIT: which addresses may try to authenticate. For the whole process this counts
+//! failed AUTHs by address and minute, and authenticated connections by address. It is touched only
+//! at AUTH and close. It is given the time and only decides; the shard sends the answers and times
+//! them.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::IpAddr;
@@ -8,18 +10,21 @@ use std::time::Duration;
 
 use tickstorm_timebase::Mono;
 
-/// How long failures count, from the first one on.
+/// The time for which failures count, measured from the first one.
 const MINUTE: Duration = Duration::from_secs(60);
-/// Addresses whose failures are remembered, some 8 MB of them. Where there are more, the oldest minute goes first.
+/// The most addresses whose failures are remembered, which takes about 8 MB. At the limit, the
+/// address whose minute is the oldest is forgotten first.
 const ADDRESSES_MAX: usize = 65_536;
-/// Minutes that are over and are forgotten at one AUTH: together some microseconds.
+/// The most expired minutes that one AUTH clears away, which takes a few microseconds.
 const FORGOTTEN_MAX: usize = 16;
-/// With so many authenticated connections an address is a balancer's or a NAT's: to refuse it would shut out everybody behind it.
-const SHARED_FROM: u32 = 100;
-/// How often failures at shared addresses are warned of.
-const WARN_EACH: Duration = Duration::from_secs(60);
+/// An address with this many authenticated connections is taken for a load balancer or a NAT.
+/// Refusing it would shut out every client behind it.
+const SHARED_CONNECTIONS_MIN: u32 = 100;
+/// The shortest time between two warnings about failures at shared addresses.
+const WARN_INTERVAL: Duration = Duration::from_secs(60);
 
-/// Where a client comes from, as far as limits tell addresses apart: IPv6 by the /64, which one host has for itself.
+/// A client's address as the limits see it: an IPv4 address, or an IPv6 /64 network, since a single
+/// host usually has a /64 to itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Address {
     V4([u8; 4]),
@@ -38,26 +43,27 @@ impl From<IpAddr> for Address {
     }
 }
 
-/// How a failed AUTH is answered.
+/// The way to answer a failed AUTH.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum FailureAnswer {
-    /// At once.
+    /// Immediately.
     Now,
-    /// Late, which slows guessing down where it can't be refused; `warn` where it is time to tell the operator.
+    /// After a delay, which slows down guessing from an address that can't be refused. `warn` is
+    /// true if a warning to the operator is due.
     Late { warn: bool },
 }
 
-/// AUTH_RATE_LIMIT and what counts against it.
+/// AUTH_RATE_LIMIT, and the attempts that count against it.
 pub(crate) struct Attempts {
-    /// 0: off.
+    /// Failures per minute and address; 0 turns the limit off.
     failures_max: u32,
     table: Mutex<AttemptTable>,
 }
 
-/// Failures of an address.
+/// The failures of one address.
 #[derive(Clone, Copy, Debug)]
 struct Failures {
-    /// When the first one was.
+    /// The time of the first one.
     since: Mono,
     count: u32,
 }
@@ -66,12 +72,12 @@ struct Failures {
 struct AttemptTable {
     authenticated: BTreeMap<Address, u32>,
     failures: BTreeMap<Address, Failures>,
-    /// The minutes of all in `failures`, in the order in which they began.
+    /// When each entry of `failures` began its minute, in that order.
     minutes: VecDeque<(Mono, Address)>,
     warned: Option<Mono>,
 }
 
-/// An authenticated connection's place at its address; given back when dropped.
+/// Counts an authenticated connection towards its address until dropped.
 pub(crate) struct Authenticated {
     attempts: Arc<Attempts>,
     address: Address,
@@ -85,7 +91,8 @@ impl Attempts {
         })
     }
 
-    /// Whether what `address` sends may be looked at. Shards that ask at the same moment may each let one more through.
+    /// Returns whether an AUTH from `address` may be checked at all. Shards that ask at the same
+    /// moment may each let one more attempt through.
     pub(crate) fn may_try(&self, address: Address, now: Mono) -> bool {
         let mut table = self.table();
         table.forget(now);
@@ -93,7 +100,7 @@ impl Attempts {
         self.failures_max == 0 || failures < self.failures_max || table.is_shared(address)
     }
 
-    /// Counts a failure, and says how it is answered.
+    /// Counts a failure and returns how it must be answered.
     pub(crate) fn fail(&self, address: Address, now: Mono) -> FailureAnswer {
         if self.failures_max == 0 {
             return FailureAnswer::Now;
@@ -104,14 +111,14 @@ impl Attempts {
         if !table.is_shared(address) {
             return FailureAnswer::Now;
         }
-        let warn = table.warned.is_none_or(|at| now.since(at) >= WARN_EACH);
+        let warn = table.warned.is_none_or(|at| now.since(at) >= WARN_INTERVAL);
         if warn {
             table.warned = Some(now);
         }
         FailureAnswer::Late { warn }
     }
 
-    /// Counts an authenticated connection until what this gives is dropped.
+    /// Counts an authenticated connection until the returned guard is dropped.
     pub(crate) fn succeed(self: &Arc<Self>, address: Address) -> Authenticated {
         *self.table().authenticated.entry(address).or_default() += 1;
         let attempts = Arc::clone(self);
@@ -126,7 +133,7 @@ impl Attempts {
 impl AttemptTable {
     fn is_shared(&self, address: Address) -> bool {
         let connections = self.authenticated.get(&address);
-        connections.is_some_and(|connections| *connections >= SHARED_FROM)
+        connections.is_some_and(|connections| *connections >= SHARED_CONNECTIONS_MIN)
     }
 
     fn failures_of(&self, address: Address, now: Mono) -> u32 {
@@ -154,7 +161,8 @@ impl AttemptTable {
         self.minutes.push_back((now, address));
     }
 
-    /// Drops minutes that are over: more than one AUTH adds, and no more than a tick may wait for.
+    /// Forgets expired minutes: more per AUTH than an AUTH can add, so that they can't pile up, but
+    /// few enough that no tick is delayed.
     fn forget(&mut self, now: Mono) {
         for _ in 0..FORGOTTEN_MAX {
             match self.minutes.front() {
@@ -168,7 +176,7 @@ impl AttemptTable {
         let Some((began, address)) = self.minutes.pop_front() else {
             return;
         };
-        // A later minute of the same address has an entry of its own.
+        // The address may have begun a later minute, which has its own entry in `minutes`.
         if self
             .failures
             .get(&address)
@@ -224,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn the_limit_holds_until_the_minute_that_began_with_the_first_failure_is_over() {
+    fn the_limit_holds_for_a_minute_from_the_first_failure() {
         let attempts = Attempts::new(LIMIT);
         let (one, other) = (address("192.0.2.1"), address("192.0.2.2"));
         assert_eq!(attempts.fail(one, at(1_000)), FailureAnswer::Now);
@@ -241,7 +249,7 @@ mod tests {
     fn zero_means_no_limit() {
         let attempts = Attempts::new(0);
         let one = address("192.0.2.1");
-        let _shared = share(&attempts, one, SHARED_FROM);
+        let _shared = share(&attempts, one, SHARED_CONNECTIONS_MIN);
         for _ in 0..1_000 {
             assert_eq!(attempts.fail(one, at(0)), FailureAnswer::Now);
         }
@@ -249,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn a_64_is_one_address_and_a_mapped_one_is_the_ipv4_address_that_it_stands_for() {
+    fn an_ipv6_64_is_one_address_and_a_mapped_address_equals_its_ipv4_address() {
         assert_eq!(
             address("2001:db8:0:7::1"),
             address("2001:db8:0:7:ffff:ffff:ffff:ffff")
@@ -263,7 +271,7 @@ mod tests {
     fn a_shared_address_is_never_refused_and_its_failures_are_answered_late() {
         let attempts = Attempts::new(LIMIT);
         let one = address("192.0.2.1");
-        let mut connections = share(&attempts, one, SHARED_FROM - 1);
+        let mut connections = share(&attempts, one, SHARED_CONNECTIONS_MIN - 1);
         assert_eq!(fail_until_refused(&attempts, one, at(0)), LIMIT);
         connections.push(attempts.succeed(one));
         for _ in 0..100 {
@@ -276,17 +284,17 @@ mod tests {
         connections.pop();
         assert!(
             !attempts.may_try(one, at(2)),
-            "failures counted all the same"
+            "failures at a shared address still count"
         );
         drop(connections);
         assert!(attempts.table().authenticated.is_empty());
     }
 
     #[test]
-    fn failures_at_shared_addresses_are_warned_of_once_a_minute() {
+    fn failures_at_shared_addresses_cause_one_warning_per_minute() {
         let attempts = Attempts::new(LIMIT);
         let (one, other) = (address("192.0.2.1"), address("192.0.2.2"));
-        let _connections = [one, other].map(|each| share(&attempts, each, SHARED_FROM));
+        let _connections = [one, other].map(|each| share(&attempts, each, SHARED_CONNECTIONS_MIN));
         let warns =
             |address, ms| attempts.fail(address, at(ms)) == FailureAnswer::Late { warn: true };
         assert!(warns(one, 0));
@@ -296,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn where_the_table_is_full_the_oldest_minute_goes_first() {
+    fn a_full_table_forgets_the_oldest_minute_first() {
         let attempts = Attempts::new(1);
         for number in 0..ADDRESSES_MAX {
             attempts.fail(numbered(number), at(0));
@@ -313,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn minutes_that_are_over_count_no_more_and_are_forgotten_a_few_at_a_time() {
+    fn expired_minutes_do_not_count_and_are_forgotten_a_few_at_a_time() {
         let attempts = Attempts::new(1);
         for number in 0..100 {
             attempts.fail(numbered(number), at(0));
@@ -327,8 +335,8 @@ mod tests {
         }
         assert!(attempts.may_try(numbered(200), at(120_000)));
         let left = 100 - FORGOTTEN_MAX;
-        assert_eq!(attempts.table().minutes.len(), left, "no more at once");
-        // One that has not been forgotten yet begins a new minute.
+        assert_eq!(attempts.table().minutes.len(), left, "no more in one call");
+        // An address that has not been forgotten yet begins a new minute.
         assert_eq!(attempts.fail(numbered(99), at(120_001)), FailureAnswer::Now);
         for _ in 0..100 {
             attempts.may_try(numbered(200), at(120_002));

@@ -1,9 +1,11 @@
-//! Clients' tokens: the file they are listed in, and looking one up. The file holds digests, and a token that a client shows is
-//! compared as a digest too, so nothing here ever sees a token that is kept.
+//! Clients' tokens: reads the file that lists them, and looks tokens up. The file holds only
+//! digests, and a token that a client presents is compared by its digest, so accepted tokens are
+//! never stored in plain text.
 //!
-//! A lookup costs the same however many tokens there are. A digest's place in the map comes from a hash with a key that each map
-//! draws at random, so that nobody can choose a token that lands beside another one; what lands there is compared in constant
-//! time. What a stranger can measure therefore says nothing about a digest.
+//! A lookup costs the same for any number of tokens. The position of a digest in the map depends on
+//! a random key that each map draws, so an attacker can't construct a token that falls next to
+//! another one. Digests that do collide are compared in constant time. Response times therefore
+//! reveal nothing about a digest.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -17,14 +19,17 @@ use subtle::{Choice, ConstantTimeEq};
 
 use super::CredentialsError;
 
-/// The most tokens that a file may hold: far more than clients that somebody could tell apart, and some 1 MB of memory.
+/// The most tokens that a file may hold: far more than anyone could keep track of, and about 1 MB
+/// of memory.
 pub(super) const TOKENS_MAX: usize = 10_000;
-/// The most bytes of such a file: enough for as many lines of the greatest length, and some comments.
+/// The largest tokens file, in bytes: enough for [`TOKENS_MAX`] lines of the greatest length, and
+/// some comments.
 const FILE_BYTES_MAX: u64 = 2 * 1024 * 1024;
-/// The most bytes of a token's name.
+/// The longest name of a token, in bytes.
 const NAME_BYTES_MAX: usize = 64;
 
-/// The SHA-256 of a secret. Two are compared in constant time, by `==` as well, and none can be printed.
+/// The SHA-256 digest of a secret. Comparisons, including `==`, take constant time, and a digest
+/// can't be printed.
 #[derive(Clone, Copy, Eq)]
 pub(super) struct Digest([u8; 32]);
 
@@ -54,27 +59,28 @@ impl Hash for Digest {
     }
 }
 
-/// What is wrong with a line of the tokens file.
+/// An error in a line of the tokens file.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TokenLineError {
-    /// It does not have two words.
-    #[error("not two words")]
+    /// The line does not consist of two words.
+    #[error("the line does not have exactly two words")]
     NotTwoWords,
     /// The name is too long.
-    #[error("the name has more than {NAME_BYTES_MAX} bytes")]
+    #[error("the name is longer than {NAME_BYTES_MAX} bytes")]
     LongName,
-    /// The digest is none.
-    #[error("the digest does not have 64 hex digits")]
+    /// The second word is not a digest.
+    #[error("the digest is not 64 hex digits")]
     NoDigest,
     /// An earlier line has the same name.
-    #[error("the name stands there twice")]
+    #[error("an earlier line has the same name")]
     NameTwice,
     /// An earlier line has the same digest.
     #[error(
-        "the token of {other} stands there again: each name takes a token of its own, or taking out one line would revoke nothing"
+        "this is also the token of {other}; each name needs its own token, or removing one line \
+         would revoke nothing"
     )]
     TokenTwice {
-        /// The name in that line.
+        /// The name in the earlier line.
         other: Box<str>,
     },
 }
@@ -129,7 +135,7 @@ impl Tokens {
         Ok(tokens)
     }
 
-    /// The name that `token` goes by, if it is known.
+    /// Returns the name of `token`, if the token is accepted.
     pub(super) fn name_of(&self, token: &str) -> Option<&str> {
         let name = self.name_by_digest.get(&Digest::of(token))?;
         Some(name)
@@ -161,7 +167,7 @@ mod tests {
     use super::*;
 
     thread_local! {
-        /// The digests that this thread has compared.
+        /// The number of digests that this thread has compared.
         pub(super) static COMPARISONS: Cell<usize> = const { Cell::new(0) };
     }
 
@@ -183,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lookup_compares_no_more_digests_however_many_there_are() {
+    fn the_number_of_comparisons_does_not_grow_with_the_number_of_tokens() {
         for number in [10, TOKENS_MAX] {
             let tokens = tokens(number);
             for index in 0..2 * number {
@@ -191,7 +197,8 @@ mod tests {
                 let name = tokens.name_of(&token);
                 let expected = (index < number).then(|| format!("name-{index}"));
                 assert_eq!(name.map(str::to_owned), expected);
-                // One, and few whose keyed hash happens to look like it: each is a chance of 1 in 128.
+                // One, plus the few digests whose keyed hash happens to collide, each with a
+                // probability of 1 in 128.
                 let compared = COMPARISONS.get() - before;
                 assert!(compared <= 16, "{compared} of {number} for {token}");
             }
@@ -199,14 +206,14 @@ mod tests {
     }
 
     #[test]
-    fn a_digest_may_be_written_in_upper_and_lower_case() {
+    fn a_digest_may_be_in_upper_or_lower_case() {
         let upper = hex("a token").to_uppercase();
         let tokens = read(&format!("shouting {upper}\n")).unwrap();
         assert_eq!(tokens.name_of("a token"), Some("shouting"));
     }
 
     #[test]
-    fn a_line_that_is_not_right_says_what_is_wrong_with_it() {
+    fn the_error_about_a_malformed_line_names_the_problem() {
         let good = hex("a token");
         let upper = good.to_uppercase();
         for (text, expected) in [
@@ -232,13 +239,13 @@ mod tests {
                     assert_eq!((problem, line), (expected, text.lines().count()), "{text}");
                 }
                 Err(error) => panic!("{error:?} of {text}"),
-                Ok(_) => panic!("{text} is taken"),
+                Ok(_) => panic!("{text} is accepted"),
             }
         }
     }
 
     #[test]
-    fn a_file_of_too_many_tokens_or_bytes_is_refused() {
+    fn a_file_with_too_many_tokens_or_bytes_is_refused() {
         let mut text = String::new();
         for index in 0..=TOKENS_MAX {
             writeln!(text, "name-{index} {}", hex(&index.to_string())).unwrap();

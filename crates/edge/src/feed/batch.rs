@@ -1,21 +1,23 @@
-//! Micro-batches: the first tick after a quiet time goes out at once, further ones within the
-//! window go out together at its end. A lone tick never waits; a burst is never sent one by one.
+//! Micro-batches: the first tick after a quiet time is sent immediately, and further ticks within
+//! the batch window are sent together when it ends. A single tick never waits, and the ticks of a
+//! burst are never sent one at a time.
 
 use std::time::Duration;
 
 use tickstorm_protocol::message::BATCH_TICKS_MAX;
 use tickstorm_timebase::{Authority, Epoch, Mono, Quality, Tick};
 
-/// A tick that waits for its frame.
+/// A tick that is waiting to be put into a frame.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Pending {
     pub(crate) epoch: Epoch,
-    /// The quality that it was given; without one, authority time decides when the frame is made.
+    /// The quality it came with, if any. Otherwise authority time decides it when the frame is
+    /// made.
     pub(crate) quality: Option<Quality>,
 }
 
 impl Pending {
-    /// The tick of a frame that is made at `now`.
+    /// Returns the tick as it goes into a frame made at `now`.
     pub(crate) fn tick_at(&self, authority: &Authority, now: Mono) -> Tick {
         Tick {
             epoch: self.epoch,
@@ -26,11 +28,11 @@ impl Pending {
     }
 }
 
-/// Ticks that were released and are not in a frame yet.
+/// The ticks that have been released but are not in a frame yet.
 pub(crate) struct Batch {
     window: Duration,
     pending: Vec<Pending>,
-    /// Until when further ticks are collected; in the past: quiet.
+    /// The end of the window in which ticks are collected. If it is in the past, the feed is quiet.
     open_until: Mono,
 }
 
@@ -48,9 +50,9 @@ impl Batch {
         self.pending.push(tick);
     }
 
-    /// When what is pending is to be sent; none where nothing is. As many as the largest frame
-    /// holds do not wait for the window, so that no burst makes this grow beyond them and one
-    /// message.
+    /// Returns when the pending ticks are due to be sent, or `None` if there are none. Once they
+    /// fill the largest frame they do not wait for the window, so no burst makes the batch grow
+    /// beyond that and one message.
     pub(crate) fn due(&self) -> Option<Mono> {
         match self.pending.len() {
             0 => None,
@@ -59,14 +61,15 @@ impl Batch {
         }
     }
 
-    /// Takes the first `most` of what is pending, to be sent `now`, and opens the next window.
-    pub(crate) fn take(&mut self, now: Mono, most: usize) -> Vec<Pending> {
+    /// Takes up to `max` pending ticks, oldest first, to be sent at `now`, and opens the next
+    /// window.
+    pub(crate) fn take(&mut self, now: Mono, max: usize) -> Vec<Pending> {
         self.open_until = now + self.window;
-        let rest = self.pending.split_off(most.min(self.pending.len()));
+        let rest = self.pending.split_off(max.min(self.pending.len()));
         std::mem::replace(&mut self.pending, rest)
     }
 
-    /// Forgets what is pending: authority time was stepped back.
+    /// Drops all pending ticks, because authority time was stepped back.
     pub(crate) fn clear(&mut self) {
         self.pending.clear();
     }
@@ -88,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lone_tick_never_waits() {
+    fn a_single_tick_never_waits() {
         let mut batch = Batch::new(Duration::from_millis(5));
         for second in 0..3 {
             let now = at(second * 1_000_000);
@@ -100,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn what_follows_within_the_window_goes_out_together_at_its_end() {
+    fn ticks_within_the_window_are_sent_together_when_it_ends() {
         let mut batch = Batch::new(Duration::from_millis(5));
         batch.push(tick(0));
         batch.take(at(0), 10);
@@ -109,7 +112,7 @@ mod tests {
         assert_eq!(batch.due(), Some(at(5_000)));
         assert_eq!(batch.take(at(5_000), 10).len(), 2);
         batch.push(tick(3));
-        assert_eq!(batch.due(), Some(at(10_000)), "a burst goes on in windows");
+        assert_eq!(batch.due(), Some(at(10_000)), "windows follow each other");
     }
 
     #[test]
@@ -124,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn ten_thousand_ticks_in_a_second_make_two_hundred_frames() {
+    fn ten_thousand_ticks_per_second_make_two_hundred_frames() {
         let mut batch = Batch::new(Duration::from_millis(5));
         let (mut frames, mut ticks) = (0, 0);
         for n in 0..10_000_u64 {

@@ -1,7 +1,7 @@
-//! The hot loop: one frame (or the few that have become due meanwhile, joined) to every subscriber
-//! that lacks just that. For each one `send(2)`, which the caller passes in, and nothing else in
-//! it: no lock, no allocation, no log. What does not go through whole is written down for the slow
-//! path; nothing is closed or woken from here.
+//! The hot loop. It sends one frame, or the few frames that have become due meanwhile joined into
+//! one buffer, to every subscriber that is ready for them. Each subscriber costs one `send(2)`,
+//! which the caller passes in; there is no lock, no allocation and no logging. Incomplete sends are
+//! recorded for the slow path; the loop itself closes and wakes nothing.
 
 use std::os::fd::RawFd;
 
@@ -12,17 +12,18 @@ use tickstorm_timebase::Epoch;
 use super::ring::{FeedFrame, Ring};
 use super::subscribers::Entry;
 
-/// Sends before everything else has its turn, so that heartbeats and accepts stay alive during a
-/// fan-out: 3 to 5 ms of the kernel's TCP.
+/// The number of sends after which the shard does its other work, so that heartbeats and accepts
+/// are served during a fan-out. A chunk takes 3 to 5 ms, spent in the kernel's TCP.
 pub(crate) const CHUNK: usize = 1_024;
 /// The most bytes that are joined into one send.
 const JOIN_MAX: usize = 256 * 1_024;
 
-/// One fan-out under way: a walk once round the array, from a place that differs from tick to tick.
+/// A fan-out in progress: one pass over the subscriber array, wrapping around from a starting
+/// position that changes with each pass.
 pub(crate) struct Sweep {
-    /// Number of the first frame sent.
+    /// The number of the first frame to send.
     base: u64,
-    /// The frames, end to end.
+    /// The frames' bytes, concatenated.
     bytes: Bytes,
     parts: Vec<SweepPart>,
     start: usize,
@@ -30,40 +31,40 @@ pub(crate) struct Sweep {
     visited: usize,
 }
 
-/// One frame of a sweep, and what became of it in the chunk at hand.
+/// One frame of a sweep, and the number of times that the current chunk sent it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct SweepPart {
     end: usize,
     pub(crate) first: Epoch,
     pub(crate) ticks: u32,
     pub(crate) timed: bool,
-    /// How many subscribers it was sent to in this chunk.
+    /// The number of subscribers it was sent to in this chunk.
     pub(crate) sent: u64,
 }
 
-/// A subscriber whose socket did not take everything.
+/// A subscriber whose socket did not accept all bytes.
 #[derive(Debug)]
 pub(crate) struct Fallen {
     pub(crate) owner: u32,
-    /// What lacks of the frame half sent; empty at a frame's boundary.
+    /// The unsent tail of the partially sent frame; empty at a frame boundary.
     pub(crate) rest: Bytes,
 }
 
-/// What one chunk left to do for those who may allocate and close.
+/// The work that one chunk leaves to the slow path, which may allocate and close connections.
 #[derive(Default)]
 pub(crate) struct Leftovers {
     pub(crate) fallen: Vec<Fallen>,
     pub(crate) failed: Vec<(u32, Errno)>,
-    /// Subscribers further behind than their bound.
+    /// Subscribers that are further behind than the limit.
     pub(crate) slow: Vec<u32>,
-    /// Bytes that sockets took.
+    /// Bytes written to sockets.
     pub(crate) bytes: u64,
-    /// The frames, and how often each was sent.
+    /// The frames, each with the number of times it was sent.
     pub(crate) parts: Vec<SweepPart>,
 }
 
 impl Leftovers {
-    /// Empties it for the next chunk, keeping its memory.
+    /// Clears the lists for the next chunk, keeping their memory.
     pub(crate) fn clear(&mut self) {
         self.fallen.clear();
         self.failed.clear();
@@ -74,8 +75,8 @@ impl Leftovers {
 }
 
 impl Sweep {
-    /// A sweep over the first `len` entries of what the ring holds from frame `base` on; none where
-    /// that is nothing.
+    /// Creates a sweep that sends the ring's frames from number `base` on to the first `len`
+    /// entries, starting at position `start`. Returns `None` if the ring has no such frames.
     pub(crate) fn begin(ring: &Ring, base: u64, start: usize, len: usize) -> Option<Self> {
         let mut frames = Vec::new();
         let mut size = 0;
@@ -109,13 +110,13 @@ impl Sweep {
         })
     }
 
-    /// The number after the last frame sent.
+    /// Returns the number after the last frame of this sweep.
     pub(crate) fn target(&self) -> u64 {
         self.base + self.parts.len() as u64
     }
 
-    /// Visits up to `chunk` entries; true when all have been visited. Who is over `behind_max`
-    /// frames behind is named.
+    /// Visits up to `chunk` entries. Returns true when all entries have been visited. Subscribers
+    /// that are more than `behind_max` frames behind are listed in `left.slow`.
     pub(crate) fn run(
         &mut self,
         entries: &mut [Entry],
@@ -126,21 +127,21 @@ impl Sweep {
     ) -> bool {
         self.parts.iter_mut().for_each(|part| part.sent = 0);
         let target = self.target();
-        let mut whole = 0_u64;
+        let mut complete = 0_u64;
         let until = self.len.min(self.visited + chunk);
-        for turn in self.visited..until {
-            let at = self.start + turn;
+        for visit in self.visited..until {
+            let at = self.start + visit;
             let entry = &mut entries[if at < self.len { at } else { at - self.len }];
-            let lacks = entry.ready_for();
-            if lacks == self.base {
+            let next = entry.ready_for();
+            if next == self.base {
                 match send(entry.fd(), &self.bytes) {
                     Ok(taken) if taken == self.bytes.len() => {
                         entry.advance(target);
-                        whole += 1;
+                        complete += 1;
                     }
                     outcome => self.incomplete(entry, 0, outcome, left),
                 }
-            } else if lacks < target {
+            } else if next < target {
                 self.catch_up(entry, left, &mut send);
             } else if entry
                 .behind()
@@ -150,13 +151,13 @@ impl Sweep {
             }
         }
         self.visited = until;
-        self.parts.iter_mut().for_each(|part| part.sent += whole);
-        left.bytes += whole * self.bytes.len() as u64;
+        self.parts.iter_mut().for_each(|part| part.sent += complete);
+        left.bytes += complete * self.bytes.len() as u64;
         left.parts.extend_from_slice(&self.parts);
         until == self.len
     }
 
-    /// Sends to one who lacks only the later ones of several frames.
+    /// Sends to a subscriber that needs only the later ones of several frames.
     #[cold]
     fn catch_up(
         &mut self,
@@ -170,7 +171,7 @@ impl Sweep {
         self.incomplete(entry, from, outcome, left);
     }
 
-    /// Writes down how far a send that began at byte `from` came.
+    /// Records how many bytes were sent by a send that started at byte `from`.
     #[cold]
     fn incomplete(
         &mut self,
@@ -197,7 +198,7 @@ impl Sweep {
             if begin >= at && part.end > at {
                 break;
             }
-            // A frame counts as sent with its first byte: what lacks of it follows in any case.
+            // A frame counts as sent with its first byte, since its tail always follows.
             part.sent += 1;
             next += 1;
             if part.end > at {
@@ -217,7 +218,7 @@ impl Sweep {
     }
 }
 
-/// The frames end to end; a single one is not copied.
+/// Concatenates the frames; a single frame is not copied.
 fn join(frames: &[&FeedFrame]) -> Option<Bytes> {
     match frames {
         [] => None,
@@ -238,7 +239,7 @@ mod tests {
 
     const LENS: [usize; 3] = [7, 1, 12];
 
-    /// A sweep of three frames whose bytes are all different.
+    /// Creates a sweep of three frames in which no byte occurs twice.
     fn sweep() -> (Ring, Sweep) {
         let mut ring = Ring::new(8);
         let mut bytes = Bytes::from_iter(0..20);
@@ -255,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn a_send_may_end_at_any_byte_from_any_frame_on() {
+    fn a_send_may_start_at_any_frame_and_end_at_any_byte() {
         for skipped in 0..LENS.len() {
             let from = LENS[..skipped].iter().sum::<usize>();
             for taken in 0..=20 - from {
@@ -277,7 +278,7 @@ mod tests {
                 }
                 assert!(
                     sent_and_due.iter().copied().eq(0..20),
-                    "{taken} bytes from frame {skipped} on: {sent_and_due:?}"
+                    "{taken} bytes starting at frame {skipped}: {sent_and_due:?}"
                 );
                 assert_eq!(entry.behind().is_some(), taken < 20 - from);
                 assert_eq!(left.fallen.len(), usize::from(taken < 20 - from));
@@ -293,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refused_send_is_a_full_socket_and_any_other_error_the_connections_end() {
+    fn eagain_and_eintr_mean_a_full_socket_and_any_other_error_ends_the_connection() {
         for (errno, failed) in [
             (Errno::EAGAIN, false),
             (Errno::EINTR, false),
@@ -312,13 +313,13 @@ mod tests {
             assert_eq!(
                 subscribers.entry(0).behind(),
                 Some(0),
-                "{errno}: not sent to again from here"
+                "{errno}: the sweep does not send to it again"
             );
         }
     }
 
     #[test]
-    fn what_is_joined_into_one_send_is_bounded() {
+    fn the_bytes_joined_into_one_send_are_bounded() {
         let mut ring = Ring::new(8);
         for _ in 0..3 {
             ring.push(FeedFrame {

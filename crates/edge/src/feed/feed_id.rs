@@ -1,8 +1,8 @@
-//! [`FeedId`]: which of an edge's four feeds.
+//! [`FeedId`]: names one of an edge's four feeds.
 
 use tickstorm_timebase::Mode;
 
-/// When a feed sends its ticks.
+/// The time at which a feed sends its ticks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Delivery {
     /// At their authority time.
@@ -11,7 +11,7 @@ pub(crate) enum Delivery {
     Ahead,
 }
 
-/// Names a feed.
+/// A feed: its mode, and whether it is sent ahead.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct FeedId {
     pub(crate) mode: Mode,
@@ -19,7 +19,7 @@ pub(crate) struct FeedId {
 }
 
 impl FeedId {
-    /// All feeds, by their index.
+    /// All feeds, in the order of their index.
     pub(crate) const ALL: [Self; 4] = [
         Self::at_time(Mode::Second),
         Self::at_time(Mode::Minute),
@@ -27,19 +27,19 @@ impl FeedId {
         Self::ahead(Mode::Minute),
     ];
 
-    /// The feed of `mode` at its time.
+    /// Returns the feed of `mode` that is sent at the ticks' time.
     pub(crate) const fn at_time(mode: Mode) -> Self {
         let delivery = Delivery::AtTime;
         Self { mode, delivery }
     }
 
-    /// The feed of `mode` ahead of its time.
+    /// Returns the feed of `mode` that is sent ahead of the ticks' time.
     pub(crate) const fn ahead(mode: Mode) -> Self {
         let delivery = Delivery::Ahead;
         Self { mode, delivery }
     }
 
-    /// Its position in [`FeedId::ALL`].
+    /// Returns its position in [`FeedId::ALL`].
     pub(crate) const fn index(self) -> usize {
         match (self.delivery, self.mode) {
             (Delivery::AtTime, Mode::Second) => 0,
@@ -55,7 +55,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_feed_stands_at_its_index() {
+    fn each_feed_is_at_its_index() {
         for (index, id) in FeedId::ALL.into_iter().enumerate() {
             assert_eq!(id.index(), index, "{id:?}");
         }

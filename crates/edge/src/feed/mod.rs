@@ -1,7 +1,7 @@
-//! A feed: one stream of frames on a shard, a mode at its time or ahead of it. Ticks come in by
-//! [`Feed::release`] (or as a burst by [`Feed::offer`], the same entry), go through the batch into
-//! the ring, and out by sweeps over the subscribers. A feed knows no connections: whoever owns them
-//! applies what it says.
+//! A feed: one stream of frames on a shard, carrying one mode at its time or ahead of it. Ticks
+//! enter through [`Feed::release`], or as a burst through [`Feed::offer`]. They pass through the
+//! batch into the ring, and are sent by sweeps over the subscribers. A feed knows nothing about
+//! connections: the shard, which owns them, acts on the results.
 
 mod batch;
 mod fanout;
@@ -27,24 +27,25 @@ pub(crate) use feed_id::{Delivery, FeedId};
 pub(crate) use ring::{FeedFrame, Ring};
 pub(crate) use subscribers::{Entry, Subscribers};
 
-/// What all feeds of an edge have in common.
+/// The limits that all feeds of an edge share.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct FeedLimits {
     pub(crate) batch_window: Duration,
     pub(crate) resume_window: Duration,
-    /// Frames that a subscriber may be behind.
+    /// The most frames that a subscriber may be behind.
     pub(crate) behind_max: usize,
     pub(crate) max_msg_size: usize,
 }
 
-/// A waiting subscriber whose resume point the feed has passed: it joins on the slow path, and
-/// catches up from there.
+/// A waiting subscriber whose resume point the feed has passed. It joins the feed on the slow path
+/// and catches up from there.
 #[derive(Clone, Debug)]
 pub(crate) struct Arrival {
     pub(crate) owner: u32,
-    /// Number of the frame with which it joins.
+    /// The number of the first shared frame that it gets.
     pub(crate) next: u64,
-    /// A frame of its own that comes before: the shared one begins too early for it.
+    /// A separate frame to send first, if the shared frame with its first ticks starts before its
+    /// resume point.
     pub(crate) own: Option<FeedFrame>,
 }
 
@@ -53,8 +54,8 @@ struct PassedFrame {
     number: u64,
     ticks: Vec<Tick>,
     sent_unix_us: i64,
-    /// The last resume point that it was cut for, and what came of that: many wait for the same
-    /// one.
+    /// The last resume point that this frame was cut for, and the resulting frame, if one was
+    /// needed. It is kept since many subscribers often wait for the same point.
     cut: Option<(Epoch, Option<FeedFrame>)>,
 }
 
@@ -67,26 +68,27 @@ pub(crate) struct Feed {
     batch: Batch,
     ring: Ring,
     subscribers: Subscribers,
-    /// Subscribers whose resume point lies ahead of the feed, by that point: they join with the
-    /// first tick after it.
+    /// Subscribers whose resume point is ahead of the feed, ordered by that point. They join with
+    /// the first tick after it.
     waiting: BTreeSet<(Epoch, u32)>,
-    /// Frames that some of them have yet to join with.
+    /// Frames that have passed a resume point whose subscribers have not joined yet.
     passed: VecDeque<PassedFrame>,
     sweep: Option<Sweep>,
-    /// Number of the first frame that no sweep has carried yet.
+    /// The number of the first frame that no sweep has sent yet.
     unswept: u64,
     generation: Option<u32>,
-    /// The last tick taken in, and the last one put into a frame.
-    offered: Epoch,
+    /// The last tick that was put into the batch.
+    batched: Epoch,
+    /// The last tick that was put into a frame.
     framed: Epoch,
-    /// How many sweeps there were.
+    /// The number of sweeps so far.
     sweeps: u64,
     due: Vec<Tick>,
     buffer: Vec<u8>,
 }
 
 impl Feed {
-    /// The feed `id`; one that is ahead of the ticks' time is so by `lead`.
+    /// Creates the feed `id`. If it is an ahead feed, it sends `lead` before the ticks' time.
     pub(crate) fn new(id: FeedId, lead: Duration, limits: FeedLimits) -> Self {
         let FeedId { mode, delivery } = id;
         let lead = match delivery {
@@ -106,7 +108,7 @@ impl Feed {
             sweep: None,
             unswept: 0,
             generation: None,
-            offered: Epoch::from_ms(i64::MIN),
+            batched: Epoch::from_ms(i64::MIN),
             framed: Epoch::from_ms(i64::MIN),
             sweeps: 0,
             due: Vec::new(),
@@ -122,7 +124,7 @@ impl Feed {
         &mut self.subscribers
     }
 
-    /// The descriptors of the subscribers that have every frame there is.
+    /// Returns the descriptors of the subscribers that have been sent every frame in the ring.
     #[cfg(feature = "bench")]
     pub(crate) fn caught_up(&mut self) -> Vec<RawFd> {
         let head = self.ring.head();
@@ -131,85 +133,86 @@ impl Feed {
         caught_up.map(Entry::fd).collect()
     }
 
-    /// The last tick that is in a frame (or the one before the first): where a new subscription
-    /// stands.
+    /// Returns the last tick that is in a frame, or the one before the first tick if there is no
+    /// frame yet. A new subscription starts after it.
     pub(crate) fn last(&self) -> Epoch {
         self.framed
     }
 
-    /// Takes in all ticks that authority time has reached.
+    /// Puts all ticks that authority time has reached into the batch.
     pub(crate) fn release(&mut self, authority: &Authority, now: Mono) {
         if self.generation != Some(authority.generation()) {
-            self.begin(authority);
+            self.restart(authority);
         }
         let mut due = std::mem::take(&mut self.due);
         self.schedule.poll(authority, now, &mut due);
         for tick in due.drain(..) {
-            // Its quality is decided when its frame is made, which a fan-out under way may delay.
-            self.take_in(tick.epoch, None);
+            // The quality is decided when the frame is made, which a fan-out in progress may delay.
+            self.add_to_batch(tick.epoch, None);
         }
         self.due = due;
     }
 
-    /// Starts afresh: the time was not known before, or was stepped back.
-    fn begin(&mut self, authority: &Authority) {
+    /// Starts over, because the time has just become known or was stepped back.
+    fn restart(&mut self, authority: &Authority) {
         self.generation = Some(authority.generation());
         self.batch.clear();
         self.waiting.clear();
         self.passed.clear();
         self.framed = self.schedule.last(authority);
-        self.offered = self.framed;
+        self.batched = self.framed;
     }
 
-    /// Takes in ticks that did not come from the grid, with the quality they have; those at or
-    /// before the last one are passed over.
+    /// Puts ticks that do not come from the grid into the batch, with the quality they have. Ticks
+    /// at or before the last one are ignored.
     #[cfg(any(feature = "bench", test))]
     pub(crate) fn offer(&mut self, ticks: &[Tick]) {
         for tick in ticks {
-            self.take_in(tick.epoch, Some(tick.quality));
+            self.add_to_batch(tick.epoch, Some(tick.quality));
         }
     }
 
-    fn take_in(&mut self, epoch: Epoch, quality: Option<Quality>) {
-        if epoch > self.offered {
-            self.offered = epoch;
+    fn add_to_batch(&mut self, epoch: Epoch, quality: Option<Quality>) {
+        if epoch > self.batched {
+            self.batched = epoch;
             self.batch.push(Pending { epoch, quality });
         }
     }
 
-    /// When the next tick is to be released.
+    /// Returns when the next tick is due to be released.
     pub(crate) fn next_tick(&self, authority: &Authority) -> Mono {
         self.schedule.next_due(authority)
     }
 
-    /// When the next batch is to be sent.
+    /// Returns when the next batch is due to be sent, or [`Mono::NEVER`] if nothing is pending.
     pub(crate) fn next_batch(&self) -> Mono {
         self.batch.due().unwrap_or(Mono::NEVER)
     }
 
-    /// Whether frames are to be sent now; new ones can be made only where the time `is_known`.
+    /// Returns whether there are frames to send now. New frames can be made only if the time
+    /// `is_known`.
     pub(crate) fn has_work(&self, now: Mono, is_known: bool) -> bool {
         self.sweep.is_some()
             || self.unswept < self.ring.head()
             || (is_known && self.batch.due().is_some_and(|due| due <= now))
     }
 
-    /// Turns a batch that is due into frames, unless the last ones are still going out:
-    /// `sent_unix_us` and the ticks' quality are of the moment at which a fan-out begins. Returns
-    /// the first tick of what was flushed.
+    /// Turns a batch that is due into frames and returns its first tick. While a sweep is running
+    /// this does nothing, since `sent_unix_us` and the ticks' quality must be those of the moment
+    /// at which the frames' own fan-out starts.
     pub(crate) fn flush(&mut self, authority: &Authority, now: Mono) -> Option<Tick> {
         let is_due = self.batch.due().is_some_and(|due| due <= now);
         if self.sweep.is_some() || !is_due {
             return None;
         }
-        // The ring must hold all that no sweep has carried yet: what does not fit stays in the
-        // batch.
+        // The ring must hold every frame that no sweep has sent yet, so ticks that do not fit stay
+        // in the batch.
         let unswept = usize::try_from(self.ring.head() - self.unswept).unwrap_or(usize::MAX);
         let frames = self.limits.behind_max.saturating_sub(unswept);
         let per_frame = ticks_per_frame(self.limits.max_msg_size);
         let pending = self.batch.take(now, frames * per_frame);
         let mut ticks = std::mem::take(&mut self.due);
-        ticks.extend(pending.iter().map(|one| one.tick_at(authority, now)));
+        ticks.extend(pending.iter().map(|tick| tick.tick_at(authority, now)));
         let first = ticks.first().copied();
         let sent_unix_us = authority.time_at(now).as_micros();
         for chunk in ticks.chunks(per_frame) {
@@ -231,13 +234,14 @@ impl Feed {
         first
     }
 
-    /// Whether the feed has passed somebody's resume point.
+    /// Returns whether the feed has passed the resume point of a waiting subscriber.
     pub(crate) fn has_arrivals(&self) -> bool {
         let first = self.waiting.first();
         first.is_some_and(|(after, _)| *after < self.framed)
     }
 
-    /// The next waiting subscriber whose resume point the feed has passed.
+    /// Returns the next waiting subscriber whose resume point the feed has passed, and stops its
+    /// wait.
     pub(crate) fn poll_arrival(&mut self) -> Option<Arrival> {
         let (after, owner) = *self.waiting.first()?;
         let is_before =
@@ -262,7 +266,7 @@ impl Feed {
     }
 
     fn encode(&mut self, ticks: &[Tick], sent_unix_us: i64) -> FeedFrame {
-        let first = ticks.first().expect("at least one tick a frame");
+        let first = ticks.first().expect("a frame has at least one tick");
         self.buffer.clear();
         encode_batch(self.mode, ticks, sent_unix_us, &mut self.buffer);
         FeedFrame {
@@ -273,7 +277,7 @@ impl Feed {
         }
     }
 
-    /// Lets a subscriber wait until the feed passes `after`.
+    /// Makes a subscriber wait until the feed passes `after`.
     pub(crate) fn wait(&mut self, owner: u32, after: Epoch) {
         self.waiting.insert((after, owner));
     }
@@ -283,9 +287,9 @@ impl Feed {
         self.waiting.remove(&(after, owner));
     }
 
-    /// Sends to up to `chunk` subscribers with `send`; true when the sweep is over. Frames that
-    /// came during a sweep go out with the next. Calls `moved(owner, position)` for every entry
-    /// that moved.
+    /// Sends to up to `chunk` subscribers with `send`. Returns true when the sweep is over. Frames
+    /// that were made during a sweep are sent by the next one. Calls `moved(owner, position)` for
+    /// every entry that moved.
     pub(crate) fn fan_out(
         &mut self,
         chunk: usize,
@@ -309,7 +313,8 @@ impl Feed {
         finished
     }
 
-    /// Each sweep starts at another place of the array: nobody is always last.
+    /// Starts a sweep, each time at a different position of the array, so that no subscriber is
+    /// always last.
     fn begin_sweep(&mut self) {
         let len = self.subscribers.len();
         let start = start_of(self.sweeps, len);
@@ -321,11 +326,12 @@ impl Feed {
     }
 }
 
-/// Where in an array of `len` the sweep of that number starts: the golden ratio of it further on
-/// than the one before, which spreads over any length.
+/// Returns the position in an array of `len` entries at which sweep number `sweep` starts. Each
+/// start is the golden ratio of the array further than the previous one, which spreads the starts
+/// evenly over any length.
 fn start_of(sweep: u64, len: usize) -> usize {
-    /// The golden ratio's fraction, in parts of 2^64.
+    /// The fractional part of the golden ratio, in units of 2^-64.
     const GOLDEN: u64 = 0x9E37_79B9_7F4A_7C15;
-    let turn = u128::from(sweep.wrapping_mul(GOLDEN));
-    usize::try_from((turn * len as u128) >> 64).expect("less than the length")
+    let fraction = u128::from(sweep.wrapping_mul(GOLDEN));
+    usize::try_from((fraction * len as u128) >> 64).expect("less than the length")
 }

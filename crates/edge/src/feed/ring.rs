@@ -1,29 +1,29 @@
-//! A feed's recent frames, numbered from 0 on. Whoever is behind holds a number into this ring
-//! instead of a queue of its own; a number that the ring has let go of is the sign of a slow
-//! consumer, never of lost bytes.
+//! A feed's recent frames, numbered from 0. A subscriber that is behind holds a frame number
+//! instead of its own queue. If the ring no longer holds that frame, the subscriber is a slow
+//! consumer; bytes are never lost because of it.
 
 use std::collections::VecDeque;
 
 use bytes::Bytes;
 use tickstorm_timebase::Epoch;
 
-/// One encoded DATA_BATCH as every subscriber of the feed gets it.
+/// One encoded DATA_BATCH frame, the same for every subscriber of the feed.
 #[derive(Clone, Debug)]
 pub(crate) struct FeedFrame {
-    /// Header, payload and checksum.
+    /// The header, payload and checksum.
     pub(crate) bytes: Bytes,
-    /// Its first tick.
+    /// The first tick in the frame.
     pub(crate) first: Epoch,
-    /// How many ticks it carries.
+    /// The number of ticks in the frame.
     pub(crate) ticks: u32,
-    /// Whether publish_latency_ms counts it: at its time and no REPLAY.
+    /// Whether publish_latency_ms counts this frame: it is sent at its time and is not a REPLAY.
     pub(crate) timed: bool,
 }
 
 /// The last `capacity` frames of a feed.
 pub(crate) struct Ring {
     frames: VecDeque<FeedFrame>,
-    /// Number of the oldest frame kept.
+    /// The number of the oldest frame in the ring.
     tail: u64,
     capacity: usize,
 }
@@ -37,12 +37,13 @@ impl Ring {
         }
     }
 
-    /// The number that the next frame will get.
+    /// Returns the number that the next frame will get.
     pub(crate) fn head(&self) -> u64 {
         self.tail + self.frames.len() as u64
     }
 
-    /// Appends a frame, lets go of the oldest beyond the capacity, and gives the new one's number.
+    /// Appends a frame, dropping the oldest one if the ring is full, and returns the new frame's
+    /// number.
     pub(crate) fn push(&mut self, frame: FeedFrame) -> u64 {
         if self.frames.len() == self.capacity {
             self.frames.pop_front();
@@ -52,7 +53,8 @@ impl Ring {
         self.head() - 1
     }
 
-    /// The frames from `number` on, oldest first; none where the ring has let go of that one.
+    /// Returns the frames from `number` on, oldest first, or `None` if the ring no longer holds
+    /// frame `number`.
     pub(crate) fn from(&self, number: u64) -> Option<impl Iterator<Item = &FeedFrame>> {
         let index = usize::try_from(number.checked_sub(self.tail)?).ok()?;
         Some(self.frames.range(index.min(self.frames.len())..))
@@ -74,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_go_on_when_old_frames_go() {
+    fn numbers_keep_increasing_when_old_frames_are_dropped() {
         let mut ring = Ring::new(2);
         assert_eq!(
             (ring.head(), ring.push(frame(0)), ring.push(frame(1))),
@@ -88,6 +90,6 @@ mod tests {
             .map(|frame| frame.first.as_ms())
             .collect();
         assert_eq!(kept, [1, 2]);
-        assert_eq!(ring.from(3).expect("nothing lacks").count(), 0);
+        assert_eq!(ring.from(3).expect("no frame is missing").count(), 0);
     }
 }

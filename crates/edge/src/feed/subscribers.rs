@@ -1,20 +1,19 @@
-//! The dense array of a feed's subscribers: what the hot loop runs over. An entry is a descriptor
-//! and the number of the frame that it lacks next, 16 bytes, in connection order (memory order:
-//! random order costs 7 to 13 %).
+//! The dense array of a feed's subscribers, which the hot loop runs over. An entry has 16 bytes: a
+//! descriptor, its connection, and the number of the next frame to send. Entries are in connection
+//! order, so that sends walk through memory in order; a random order costs 7 to 13 %.
 //!
-//! The array may change while a fan-out is under way: a leaver leaves a hole, a newcomer is
-//! appended, and the holes are filled when the fan-out is over, each with the last entry, so that
-//! this costs as much as there were leavers and no more. Whoever owns the entries must record every
-//! move.
+//! The array may change during a fan-out: a subscriber that leaves becomes a hole, and a new one is
+//! appended. When the fan-out is over, each hole is filled with the last entry, so the cost depends
+//! only on the number of subscribers that left. The caller must record every move.
 
 use std::os::fd::RawFd;
 
-/// Set in `next` while the subscriber is on the slow path, so that the hot loop's one comparison
-/// passes it over.
+/// Set in `next` while the subscriber is on the slow path. It makes `next` greater than any frame
+/// number, so the hot loop skips the subscriber without a separate check.
 const BEHIND: u64 = 1 << 63;
 /// The descriptor of a hole.
 const HOLE: RawFd = -1;
-/// Holes whose list is kept from one fan-out to the next: 4 KiB.
+/// The capacity of the hole list that is kept from one fan-out to the next: 4 KiB.
 const HOLES_KEPT: usize = 1_024;
 
 /// One subscriber.
@@ -26,33 +25,33 @@ pub(crate) struct Entry {
 }
 
 impl Entry {
-    /// Its socket.
+    /// Returns the descriptor of its socket.
     pub(crate) fn fd(&self) -> RawFd {
         self.fd
     }
 
-    /// The connection it belongs to.
+    /// Returns the connection it belongs to.
     pub(crate) fn owner(&self) -> u32 {
         self.owner
     }
 
-    /// Number of the frame it lacks next, where it is not on the slow path (the hot loop's
-    /// question).
+    /// Returns the number of the next frame to send, for the hot loop. While the subscriber is on
+    /// the slow path, the result is greater than any frame number.
     pub(crate) fn ready_for(&self) -> u64 {
         self.next
     }
 
-    /// The number of the frame it lacks next if it is on the slow path.
+    /// Returns the number of the next frame to send if the subscriber is on the slow path.
     pub(crate) fn behind(&self) -> Option<u64> {
         (self.fd != HOLE && self.next & BEHIND != 0).then_some(self.next & !BEHIND)
     }
 
-    /// Moves on: the next frame it lacks is `next`.
+    /// Sets the next frame to send to `next`, on the fast path.
     pub(crate) fn advance(&mut self, next: u64) {
         self.next = next;
     }
 
-    /// Puts it on the slow path, lacking `next`.
+    /// Puts it on the slow path, with `next` as the next frame to send.
     pub(crate) fn fall_behind(&mut self, next: u64) {
         self.next = next | BEHIND;
     }
@@ -62,9 +61,9 @@ impl Entry {
 #[derive(Default)]
 pub(crate) struct Subscribers {
     entries: Vec<Entry>,
-    /// Positions of the holes that the fan-out under way has to pass over.
+    /// Positions of the holes that the current fan-out must skip.
     holes: Vec<u32>,
-    /// A fan-out is under way: no entry may move.
+    /// Whether a fan-out is in progress, so that no entry may move.
     pinned: bool,
 }
 
@@ -81,7 +80,7 @@ impl Subscribers {
         &mut self.entries
     }
 
-    /// Appends a subscriber and gives its position.
+    /// Appends a subscriber and returns its position.
     pub(crate) fn join(&mut self, fd: RawFd, owner: u32, next: u64, behind: bool) -> u32 {
         let position = u32::try_from(self.entries.len()).expect("fewer entries than descriptors");
         let next = if behind { next | BEHIND } else { next };
@@ -89,8 +88,7 @@ impl Subscribers {
         position
     }
 
-    /// Takes a subscriber out; gives the owner that now stands at its position, if one was moved
-    /// there.
+    /// Removes a subscriber. If another one was moved to its position, returns that one's owner.
     pub(crate) fn leave(&mut self, position: u32) -> Option<u32> {
         let index = position as usize;
         if self.pinned {
@@ -106,24 +104,25 @@ impl Subscribers {
         self.entries.get(index).map(Entry::owner)
     }
 
-    /// A fan-out begins: from now on no entry moves.
+    /// Starts a fan-out. No entry moves until [`Self::unpin`].
     pub(crate) fn pin(&mut self) {
         self.pinned = true;
     }
 
-    /// The fan-out is over: fills the holes, and calls `moved(owner, position)` for every entry
-    /// that moved.
+    /// Ends the fan-out: fills the holes, and calls `moved(owner, position)` for every entry that
+    /// moved.
     pub(crate) fn unpin(&mut self, mut moved: impl FnMut(u32, u32)) {
         self.pinned = false;
         let mut holes = std::mem::take(&mut self.holes);
-        // From the back on, so that what fills a hole is never a hole itself.
+        // From back to front, so that the entry that fills a hole is never a hole itself.
         holes.sort_unstable();
         while let Some(position) = holes.pop() {
             if let Some(owner) = self.leave(position) {
                 moved(owner, position);
             }
         }
-        // Its memory serves the next fan-out, unless very many left during this one.
+        // The next fan-out reuses the list's memory, unless very many subscribers left during this
+        // one.
         holes.shrink_to(HOLES_KEPT);
         self.holes = holes;
     }
@@ -143,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn leaving_moves_the_last_one_and_says_so() {
+    fn leaving_moves_the_last_entry_and_returns_its_owner() {
         let mut subscribers = Subscribers::default();
         for owner in 0..4 {
             assert_eq!(subscribers.join(10, owner, 0, false), owner);
@@ -153,12 +152,12 @@ mod tests {
         assert_eq!(
             subscribers.leave(2),
             None,
-            "the last one left: nobody moved"
+            "the last entry left, so no entry moved"
         );
     }
 
     #[test]
-    fn during_a_fan_out_nobody_changes_places_and_holes_are_closed_after_it() {
+    fn during_a_fan_out_no_entry_moves_and_holes_are_filled_after_it() {
         let mut subscribers = Subscribers::default();
         for owner in 0..4 {
             subscribers.join(10, owner, 7, false);
@@ -184,13 +183,13 @@ mod tests {
     }
 
     #[test]
-    fn filling_holes_costs_as_many_moves_as_there_were_leavers() {
+    fn filling_holes_takes_at_most_one_move_per_subscriber_that_left() {
         let mut subscribers = Subscribers::default();
         for owner in 0..100_000 {
             subscribers.join(10, owner, 0, false);
         }
         subscribers.pin();
-        // The first, the last, and neighbours.
+        // The first entry, the last one, and neighbours.
         for position in [0, 99_999, 5_000, 5_001, 99_998] {
             subscribers.leave(position);
         }

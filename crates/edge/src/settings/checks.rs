@@ -1,4 +1,5 @@
-//! What the edge's settings must be to each other. Each check looks only at values that are fine alone: one mistake, one error.
+//! Checks that the edge's settings fit together. Each check considers only values that are valid on
+//! their own, so that one mistake causes one error.
 
 use std::time::Duration;
 
@@ -11,15 +12,17 @@ use super::{
 };
 use crate::fd_budget::{self, FdTables, TooFewShards};
 
-/// Three rounds, a second apart: with less, one lost answer or none at all makes an edge forget the time.
+/// The shortest advisable HOLDOVER_MAX: three rounds, one second apart. With less, the edge loses
+/// the time if a single answer is lost, or even if none is.
 const HOLDOVER_ADVISED: Duration = Duration::from_secs(3);
 
-/// The frames with which a client begins: SUBSCRIBE, and eight HEARTBEATs over 700 ms.
+/// The frames with which a client starts: SUBSCRIBE, and eight HEARTBEATs over 700 ms.
 const OPENING_FRAMES: f64 = 9.0;
-/// The seconds' worth of frames that an edge takes in that time: a burst of two seconds', and what those 700 ms bring.
+/// Multiplied by FRAME_RATE_LIMIT, the frames that an edge accepts in that time: a burst worth two
+/// seconds, and another 700 ms worth of frames.
 const OPENING_SECONDS: f64 = 2.7;
 
-/// Settings that are fine alone and do not go together.
+/// Settings that are valid on their own but contradict each other.
 #[derive(Debug, thiserror::Error)]
 enum Contradiction {
     #[error("HEARTBEAT_TIMEOUT={timeout:?} must be greater than HEARTBEAT_INTERVAL={interval:?}")]
@@ -28,14 +31,15 @@ enum Contradiction {
         timeout: Duration,
     },
     #[error(
-        "STREAM_USER and STREAM_PASS, or STREAM_TOKENS_FILE, must be set: an edge serves nobody whom it does not know"
+        "STREAM_USER and STREAM_PASS, or STREAM_TOKENS_FILE, must be set: an edge serves only \
+         authenticated clients"
     )]
     NoCredentials,
-    #[error("STREAM_USER is set without STREAM_PASS: set both or none")]
+    #[error("STREAM_USER is set without STREAM_PASS: set both or neither")]
     NoPassword,
-    #[error("STREAM_PASS is set without STREAM_USER: set both or none")]
+    #[error("STREAM_PASS is set without STREAM_USER: set both or neither")]
     NoUser,
-    #[error("STREAM_PASS_PREVIOUS is set without STREAM_PASS: set STREAM_PASS or neither")]
+    #[error("STREAM_PASS_PREVIOUS is set without STREAM_PASS: set STREAM_PASS too, or neither")]
     OnlyPreviousPassword,
     #[error(transparent)]
     TooFewShards(#[from] TooFewShards),
@@ -43,16 +47,16 @@ enum Contradiction {
 
 /// Runs every check.
 pub(super) fn run(settings: &Settings, findings: &mut Findings) {
-    let contradict = |findings: &mut Findings, error: Option<Contradiction>| {
+    let refuse = |findings: &mut Findings, error: Option<Contradiction>| {
         if let Some(error) = error {
             findings.refuse(error);
         }
     };
-    contradict(findings, heartbeat(settings));
+    refuse(findings, heartbeat(settings));
     findings.refuse_unreadable(settings, &STREAM_TOKENS_FILE);
-    contradict(findings, credentials(settings));
-    contradict(findings, previous_password(settings));
-    contradict(findings, too_few_shards(settings));
+    refuse(findings, credentials(settings));
+    refuse(findings, previous_password(settings));
+    refuse(findings, too_few_shards(settings));
     let warnings = [short_holdover(settings), few_frames(settings)];
     for warning in warnings.into_iter().flatten() {
         findings.warn(warning);
@@ -83,7 +87,7 @@ fn previous_password(settings: &Settings) -> Option<Contradiction> {
     (password.is_none() && previous.is_some()).then_some(Contradiction::OnlyPreviousPassword)
 }
 
-/// By this host's limit, so that it is found before anything is started.
+/// Uses this host's open-file limit, so that the mistake is found before anything is started.
 fn too_few_shards(settings: &Settings) -> Option<Contradiction> {
     let FdTables::PerShard = settings.look_up(&FD_TABLES)? else {
         return None;
@@ -99,24 +103,29 @@ fn short_holdover(settings: &Settings) -> Option<String> {
     let holdover = settings.look_up(&HOLDOVER_MAX)?;
     (holdover < HOLDOVER_ADVISED).then(|| {
         format!(
-            "HOLDOVER_MAX={holdover:?} is shorter than three rounds: one lost answer makes the edge forget the time; set 3s or more"
+            "HOLDOVER_MAX={holdover:?} is shorter than three rounds: the edge loses the time if a \
+             single answer is lost; set it to 3s or more"
         )
     })
 }
 
-/// Clients that do as they are told must not be closed for it. They send HEARTBEAT at two thirds of the interval, or a little more often.
+/// Clients must not be closed for following the protocol. They send HEARTBEAT at two thirds of the
+/// interval, or slightly more often.
 fn few_frames(settings: &Settings) -> Option<String> {
     let rate = settings.look_up(&FRAME_RATE_LIMIT)?;
     let interval = settings.look_up(&HEARTBEAT_INTERVAL)?;
     let per_second = f64::from(rate);
     if per_second * interval.as_secs_f64() < 2.0 {
         return Some(format!(
-            "FRAME_RATE_LIMIT={rate} is less than two frames for each HEARTBEAT_INTERVAL={interval:?}: clients that send their heartbeats in time are closed for it"
+            "FRAME_RATE_LIMIT={rate} allows fewer than two frames per \
+             HEARTBEAT_INTERVAL={interval:?}: clients are closed for sending their heartbeats on \
+             time"
         ));
     }
     (per_second * OPENING_SECONDS < OPENING_FRAMES).then(|| {
         format!(
-            "FRAME_RATE_LIMIT={rate} has no room for the eight heartbeats that open a connection: clients are closed once before they send fewer; set 4 or more"
+            "FRAME_RATE_LIMIT={rate} has no room for the eight heartbeats at the start of a \
+             connection: each client is closed once before it sends fewer; set it to 4 or more"
         )
     })
 }

@@ -1,5 +1,6 @@
-//! Settings of parts of the edge that are not built yet. They stand here so that nobody sets one in vain: anything but the
-//! default is refused. A setting moves to its part's section when the part is built.
+//! Settings of features that are not built yet. They are listed so that they can be refused, rather
+//! than silently ignored: only the default is accepted. When a feature is built, its settings move
+//! to another section.
 
 use std::path::PathBuf;
 
@@ -11,44 +12,58 @@ const CIDRS: Text = Text::new(
 );
 
 tickstorm_service::settings! {
-    /// Settings that nothing obeys yet.
+    /// Settings that have no effect yet.
     NOT_BUILT;
-    /// The most connections of one address; 0: no limit.
-    MAX_CONNECTIONS_PER_IP: u32 =
-        Setting::new(0..=1_000_000, "0", "a balancer or a NAT brings thousands from one address").not_built();
-    /// The new connections that an address has a second; 0: no limit.
-    MAX_CONNECT_RATE_PER_IP: u32 =
-        Setting::new(0..=1_000_000, "0", "a balancer or a NAT brings thousands from one address").not_built();
-    /// Whether balancers name the client's address by PROXY protocol version 2.
+    /// The most connections per address. 0 means no limit.
+    MAX_CONNECTIONS_PER_IP: u32 = Setting::new(
+        0..=1_000_000,
+        "0",
+        "A load balancer or a NAT brings thousands of clients from one address",
+    )
+    .not_built();
+    /// The new connections that are allowed per second and address. 0 means no limit.
+    MAX_CONNECT_RATE_PER_IP: u32 = Setting::new(
+        0..=1_000_000,
+        "0",
+        "A load balancer or a NAT brings thousands of clients from one address",
+    )
+    .not_built();
+    /// Whether load balancers pass on the client's address with PROXY protocol version 2.
     PROXY_PROTOCOL: String = Setting::new(
         Text::new("off or on", |text| matches!(text, "off" | "on")),
         "off",
-        "without a balancer in front, anybody could claim any address",
+        "Without a load balancer in front, anyone could claim any address",
     )
     .not_built();
-    /// The networks of the balancers that may, and then must, send the PROXY protocol.
-    PROXY_TRUSTED: Option<String> = Setting::unset(CIDRS, "nobody is trusted unless named").not_built();
-    /// The networks that clients may come from.
-    IP_ALLOWLIST: Option<String> = Setting::unset(CIDRS, "from everywhere").not_built();
-    /// The networks that clients may not come from. It wins over IP_ALLOWLIST.
-    IP_BLOCKLIST: Option<String> = Setting::unset(CIDRS, "from everywhere").not_built();
-    /// Whether clients connect by TLS 1.3.
-    TLS_ENABLED: bool = Setting::new((), "false", "it needs a certificate, which nobody can guess").not_built();
-    /// The file with the edge's certificate and those between it and its authority.
+    /// The networks of the load balancers that may, and then must, use the PROXY protocol.
+    PROXY_TRUSTED: Option<String> =
+        Setting::unset(CIDRS, "No sender is trusted unless it is listed").not_built();
+    /// The networks that clients may connect from.
+    IP_ALLOWLIST: Option<String> =
+        Setting::unset(CIDRS, "Clients may connect from anywhere").not_built();
+    /// The networks that clients may not connect from. It takes precedence over IP_ALLOWLIST.
+    IP_BLOCKLIST: Option<String> =
+        Setting::unset(CIDRS, "Clients may connect from anywhere").not_built();
+    /// Whether clients connect with TLS 1.3.
+    TLS_ENABLED: bool =
+        Setting::new((), "false", "TLS needs a certificate, which has no default").not_built();
+    /// The file with the edge's certificate and its intermediate certificates.
     TLS_CERT_FILE: Option<PathBuf> =
-        Setting::unset((), "only TLS needs it").formerly("TLS_CERT_PATH").not_built();
-    /// The file with the key of TLS_CERT_FILE.
+        Setting::unset((), "Needed only for TLS").formerly("TLS_CERT_PATH").not_built();
+    /// The file with the private key of the certificate in TLS_CERT_FILE.
     TLS_KEY_FILE: Option<PathBuf> =
-        Setting::unset((), "only TLS needs it").formerly("TLS_KEY_PATH").not_built();
-    /// Whether clients must show a certificate.
+        Setting::unset((), "Needed only for TLS").formerly("TLS_KEY_PATH").not_built();
+    /// Whether clients must present a certificate.
     TLS_CLIENT_AUTH: String = Setting::new(
         Text::new("none or require_verify", |text| matches!(text, "none" | "require_verify")),
         "none",
-        "AUTH says who a client is",
+        "AUTH already identifies the client",
     )
     .not_built();
-    /// The file with the authorities that sign clients' certificates.
-    TLS_CA_FILE: Option<PathBuf> = Setting::unset((), "only TLS_CLIENT_AUTH needs it").not_built();
-    /// The file with the clients' certificates that were revoked.
-    TLS_CRL_FILE: Option<PathBuf> = Setting::unset((), "only TLS_CLIENT_AUTH needs it").not_built();
+    /// The file with the certificate authorities that sign clients' certificates.
+    TLS_CA_FILE: Option<PathBuf> =
+        Setting::unset((), "Needed only for TLS_CLIENT_AUTH").not_built();
+    /// The file with the list of revoked client certificates.
+    TLS_CRL_FILE: Option<PathBuf> =
+        Setting::unset((), "Needed only for TLS_CLIENT_AUTH").not_built();
 }

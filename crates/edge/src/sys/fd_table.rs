@@ -1,10 +1,10 @@
-//! A table of open files of a thread's own, by which one process holds more sockets than the limit
-//! of open files lets it.
+//! Per-thread file descriptor tables, which let one process hold more sockets than the open-file
+//! limit.
 //!
-//! What was opened before [`separate`] stands in both tables under the same number: so do the
-//! eventfds by which threads wake each other, and so must every shard's. What is opened after it
-//! has a number in its own thread's table only, where another thread's number names a stranger: no
-//! descriptor may cross threads from then on.
+//! A file opened before [`separate`] has the same descriptor number in both tables. This holds for
+//! the eventfds with which threads wake each other, and must hold for every shard's eventfd. A file
+//! opened afterwards has a number only in its own thread's table. In another thread's table the
+//! same number may name an unrelated file, so descriptors must no longer cross threads.
 
 use std::fs;
 use std::io;
@@ -15,9 +15,9 @@ use nix::sched::{CloneFlags, unshare};
 use nix::sys::socket::{AddressFamily, SockaddrLike, SockaddrStorage, getsockname};
 use nix::unistd::close;
 
-/// Gives this thread a table of its own. Of what it shared with others it keeps all but their
-/// connections and listeners: a copy left here would keep those open when their owner closes them.
-/// None is this thread's, since it makes its first one after this.
+/// Gives this thread its own table. It starts as a copy of the shared table, without connections
+/// and listeners: a copy of those would keep them open after their owner closes them. None of them
+/// belongs to this thread, since a shard creates its first one after this call.
 pub(crate) fn separate() -> io::Result<()> {
     unshare(CloneFlags::CLONE_FILES)?;
     let inherited: Vec<RawFd> = numbers(&FdTable::of_this_thread()?.0)?;
@@ -27,39 +27,41 @@ pub(crate) fn separate() -> io::Result<()> {
     Ok(())
 }
 
-/// A thread's table of open files, as any other thread may look at it.
+/// A thread's file descriptor table, as seen from any other thread.
 #[derive(Clone, Debug)]
 pub(crate) struct FdTable(PathBuf);
 
 impl FdTable {
-    /// The table of the thread that asks.
+    /// Returns the table of the calling thread.
     pub(crate) fn of_this_thread() -> io::Result<Self> {
         let thread = fs::read_link("/proc/thread-self")?;
         Ok(Self(Path::new("/proc").join(thread).join("fd")))
     }
 
-    /// The table of the process's first thread, and of all others that have none of their own.
+    /// Returns the table of the process's first thread, which all threads share that have not
+    /// separated theirs.
     pub(crate) fn of_process() -> Self {
         Self("/proc/self/fd".into())
     }
 
-    /// How many open files stand in it.
+    /// Returns the number of open files in the table.
     pub(crate) fn len(&self) -> io::Result<usize> {
-        let told = usize::try_from(fs::metadata(&self.0)?.len()).unwrap_or(usize::MAX);
-        if told > 0 {
-            return Ok(told);
+        let reported = usize::try_from(fs::metadata(&self.0)?.len()).unwrap_or(usize::MAX);
+        if reported > 0 {
+            return Ok(reported);
         }
-        // A kernel before 6.2 does not say: they are counted.
+        // Kernels before 6.2 do not report the number, so the entries are counted.
         Ok(numbers(&self.0)?.len())
     }
 }
 
-/// The descriptors in a table, but for the one by which they are listed.
+/// Returns the descriptors in a table, including the one that lists the directory if `table` is
+/// the caller's own.
 fn numbers(table: &Path) -> io::Result<Vec<RawFd>> {
     let mut numbers = Vec::new();
     for entry in fs::read_dir(table)? {
         let entry = entry?;
-        // A name that is no number there would be: the kernel gives none.
+        // The kernel gives only numbers as names; anything else is ignored.
         numbers.extend(
             entry
                 .file_name()
@@ -70,8 +72,8 @@ fn numbers(table: &Path) -> io::Result<Vec<RawFd>> {
     Ok(numbers)
 }
 
-/// Whether `fd` is a socket of IP. Others stay: by such a pair tokio hears of signals in every
-/// runtime.
+/// Returns whether `fd` is an IP socket. Other sockets are kept, since tokio receives signals
+/// through a Unix socket pair that all its runtimes share.
 fn is_of_the_network(fd: RawFd) -> bool {
     let family = getsockname::<SockaddrStorage>(fd)
         .ok()
@@ -89,7 +91,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_table_of_its_own_holds_what_is_opened_after_it_and_no_other_threads_connections() {
+    fn a_separate_table_holds_files_opened_later_but_not_other_threads_connections() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let mut theirs = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (mine, _) = listener.accept().unwrap();
@@ -114,18 +116,18 @@ mod tests {
         let ended = theirs.read(&mut [0]).unwrap();
         assert_eq!(
             ended, 0,
-            "the connection ends with its owner, while the other table is there"
+            "closing the owner's socket ends the connection while the other table exists"
         );
         go.send(()).unwrap();
         thread.join().unwrap();
     }
 
     #[test]
-    fn counting_says_what_the_kernel_says() {
+    fn counting_gives_the_same_number_as_the_kernel() {
         thread::spawn(|| {
             separate().unwrap();
             let table = FdTable::of_this_thread().unwrap();
-            // The list is one open file itself.
+            // Reading the directory takes one more open file.
             assert_eq!(numbers(&table.0).unwrap().len(), table.len().unwrap() + 1);
         })
         .join()

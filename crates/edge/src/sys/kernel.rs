@@ -1,4 +1,4 @@
-//! [`Kernel`]: a shard's [`Network`] as the kernel has it: one epoll for its sockets, listener,
+//! [`Kernel`]: a shard's [`Network`] on the real kernel, with one epoll for its sockets, listener,
 //! timer and waker.
 
 use std::io::{self, IoSlice};
@@ -17,26 +17,26 @@ use super::network::{Network, NetworkEvent, Readiness, Token, WaitFor};
 use super::socket::transmit;
 use super::waker::Waker;
 
-/// What a socket is first registered for: input, urgent or not, and its end. Failures are reported
-/// in any case.
+/// The events for which a socket is registered at first: input, urgent data, and the end of input.
+/// Errors are always reported.
 const INPUT: EventFlags = EventFlags::IN
     .union(EventFlags::PRI)
     .union(EventFlags::RDHUP)
     .union(EventFlags::ET);
-/// Nothing comes after what is there now.
+/// Flags which mean that no further input will arrive.
 const ENDED: EventFlags = EventFlags::RDHUP
     .union(EventFlags::HUP)
     .union(EventFlags::ERR);
-/// Sockets reported by one call.
+/// The most events that one wait returns.
 const EVENTS: usize = 128;
 
-/// Slots of the descriptors that are no connections. Connections are numbered from 0 on, and fewer
-/// than descriptors.
+/// Slots for the descriptors that are not connections. Connections' slots count up from 0, and
+/// there are fewer of them than descriptors, so they never reach these numbers.
 const TIMER: u32 = u32::MAX;
 const WAKER: u32 = u32::MAX - 1;
 const LISTENER: u32 = u32::MAX - 2;
 
-/// One shard's part of the kernel.
+/// One shard's kernel resources.
 #[derive(Debug)]
 pub(crate) struct Kernel {
     epoll: OwnedFd,
@@ -53,31 +53,31 @@ impl Kernel {
             waker: Waker::new()?,
             listener: None,
         };
-        // Edge-triggered: setting the timer again and waking again report anew, and nobody has to
-        // read either.
+        // Edge-triggered: setting the timer or waking again causes a new event without either
+        // descriptor having been read.
         this.watch(&this.timer, TIMER)?;
         this.watch(&this.waker, WAKER)?;
         Ok(this)
     }
 
-    /// Ends this shard's wait from another thread.
+    /// Returns a waker that ends this shard's wait from another thread.
     pub(crate) fn waker(&self) -> Waker {
         self.waker.clone()
     }
 
-    /// Accepts from `listener` from now on.
+    /// Starts accepting connections from `listener`.
     pub(crate) fn listen(&mut self, listener: TcpListener) -> io::Result<()> {
         self.watch(&listener, LISTENER)?;
         self.listener = Some(listener);
         Ok(())
     }
 
-    fn watch(&self, what: &impl AsFd, slot: u32) -> io::Result<()> {
+    fn watch(&self, fd: &impl AsFd, slot: u32) -> io::Result<()> {
         let token = Token {
             slot,
             generation: u32::MAX,
         };
-        Ok(epoll::add(&self.epoll, what, data(token), INPUT)?)
+        Ok(epoll::add(&self.epoll, fd, data(token), INPUT)?)
     }
 }
 
@@ -141,16 +141,17 @@ impl Network for Kernel {
     }
 
     fn deregister(&mut self, socket: &TcpStream) {
-        // Closing it would do so as well, but older kernels take a lock of the whole host for that.
+        // Closing the socket would also deregister it, but older kernels take a host-wide lock to
+        // do that.
         let _ = epoll::delete(&self.epoll, socket);
     }
 
-    fn wait(&mut self, rest: WaitFor, events: &mut Vec<NetworkEvent>) -> io::Result<()> {
+    fn wait(&mut self, limit: WaitFor, events: &mut Vec<NetworkEvent>) -> io::Result<()> {
         const NO_TIME: rustix::event::Timespec = rustix::event::Timespec {
             tv_sec: 0,
             tv_nsec: 0,
         };
-        let timeout = match rest {
+        let timeout = match limit {
             WaitFor::None => Some(&NO_TIME),
             WaitFor::AsSet => None,
             WaitFor::For(duration) => {
@@ -222,8 +223,8 @@ mod tests {
         events
     }
 
-    /// The slots of the sockets that are reported within a second, which the kernel may need to
-    /// deliver what was written.
+    /// Returns the slots of the sockets that are reported within one second, the time allowed for
+    /// the kernel to deliver written bytes.
     fn reported(kernel: &mut Kernel) -> Vec<u32> {
         let mut events = Vec::new();
         kernel
@@ -241,7 +242,7 @@ mod tests {
         let mut kernel = Kernel::new().unwrap();
         let (mine, mut theirs) = pair();
         kernel.register(&mine, token(7)).unwrap();
-        assert_eq!(events(&mut kernel), [], "output is not asked about");
+        assert_eq!(events(&mut kernel), [], "not registered for output");
         theirs.write_all(b"x").unwrap();
         assert_eq!(reported(&mut kernel), [7]);
         assert_eq!(events(&mut kernel), []);
@@ -254,15 +255,13 @@ mod tests {
             kernel
                 .wait(WaitFor::For(Duration::from_secs(1)), &mut events)
                 .unwrap();
-            // Input and its end come by one event or by two.
-            !events
-                .iter()
-                .any(|event| matches!(event, NetworkEvent::Socket(_, readiness) if readiness.until_empty))
+            // The input and its end are reported by one event or by two.
+            !events.iter().any(must_be_emptied)
         } {}
     }
 
     #[test]
-    fn a_deregistered_socket_is_not_reported_though_it_is_open() {
+    fn a_deregistered_socket_is_not_reported_although_it_is_open() {
         let mut kernel = Kernel::new().unwrap();
         let (mine, mut theirs) = pair();
         kernel.register(&mine, token(7)).unwrap();
@@ -274,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn a_socket_that_was_full_is_reported_each_time_it_takes_output_again() {
+    fn a_full_socket_is_reported_each_time_it_becomes_writable_again() {
         let mut kernel = Kernel::new().unwrap();
         let (mine, mut theirs) = pair();
         theirs.set_nonblocking(true).unwrap();
@@ -300,12 +299,16 @@ mod tests {
         }
     }
 
+    fn must_be_emptied(event: &NetworkEvent) -> bool {
+        matches!(event, NetworkEvent::Socket(_, readiness) if readiness.until_empty)
+    }
+
     fn takes_output(event: &NetworkEvent) -> bool {
         matches!(event, NetworkEvent::Socket(_, readiness) if readiness.takes_output)
     }
 
     #[test]
-    fn more_sockets_than_are_reported_at_a_time_come_in_turn() {
+    fn more_ready_sockets_than_one_wait_returns_are_reported_by_later_waits() {
         let mut kernel = Kernel::new().unwrap();
         let pairs: Vec<_> = (0..EVENTS + 40).map(|_| pair()).collect();
         for (slot, (mine, theirs)) in (0..).zip(&pairs) {
@@ -324,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wait_ends_when_the_timer_fires_or_another_thread_wakes_it_each_time() {
+    fn each_timer_expiry_and_each_wake_ends_a_wait() {
         let mut kernel = Kernel::new().unwrap();
         let waker = kernel.waker();
         for _ in 0..3 {
@@ -347,12 +350,12 @@ mod tests {
             }
             events.clear();
             kernel.wait(WaitFor::None, &mut events).unwrap();
-            assert_eq!(events, [], "what was reported is over");
+            assert_eq!(events, [], "each event is reported once");
         }
     }
 
     #[test]
-    fn urgent_data_ends_a_read_early_and_is_reported_to_do_so() {
+    fn urgent_data_cuts_a_read_short_and_its_event_indicates_that() {
         let mut kernel = Kernel::new().unwrap();
         let (mine, mut theirs) = pair();
         theirs.write_all(b"before").unwrap();
@@ -361,9 +364,8 @@ mod tests {
             .unwrap();
         theirs.write_all(b"after").unwrap();
         kernel.register(&mine, token(0)).unwrap();
-        let is_split = |event: &NetworkEvent| matches!(event, NetworkEvent::Socket(_, readiness) if readiness.until_empty);
         let mut events = Vec::new();
-        while !events.iter().any(is_split) {
+        while !events.iter().any(must_be_emptied) {
             kernel
                 .wait(WaitFor::For(Duration::from_secs(1)), &mut events)
                 .unwrap();
@@ -371,7 +373,7 @@ mod tests {
         let mut buffer = [0; 64];
         let mut all = Vec::new();
         while all.len() < b"beforeafter".len() {
-            // One read gives no more than what lies before the mark.
+            // A read returns no bytes beyond the urgent mark.
             if let Ok(taken) = kernel.receive(&mine, &mut buffer) {
                 all.extend_from_slice(&buffer[..taken]);
             }
@@ -380,10 +382,9 @@ mod tests {
     }
 
     #[test]
-    fn an_interrupted_wait_has_no_events_and_has_not_failed() {
+    fn an_interrupted_wait_succeeds_without_events() {
         let mut kernel = Kernel::new().unwrap();
-        // A stopped process that goes on has its epoll_wait interrupted, whatever it does about
-        // signals.
+        // SIGSTOP and SIGCONT interrupt epoll_wait, regardless of how the process handles signals.
         let pid = std::process::id();
         let script = format!(
             "for n in 1 2 3; do sleep 0.1; kill -STOP {pid}; sleep 0.1; kill -CONT {pid}; done"
@@ -402,7 +403,7 @@ mod tests {
     }
 
     #[test]
-    fn listening_ends_with_the_listener() {
+    fn stop_listening_closes_the_listener() {
         let mut kernel = Kernel::new().unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(true).unwrap();
@@ -416,8 +417,8 @@ mod tests {
                 .unwrap();
         }
         assert!(kernel.accept().is_ok());
-        let nobody = kernel.accept().unwrap_err();
-        assert_eq!(nobody.kind(), io::ErrorKind::WouldBlock);
+        let error = kernel.accept().unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
         kernel.stop_listening();
         assert!(TcpStream::connect(addr).is_err());
     }

@@ -1,6 +1,6 @@
-//! What the edge asks of the kernel, in safe calls of `rustix`, `nix` and `socket2`. `nix` is left
-//! for the two that `rustix` has as unsafe functions only: sending to a descriptor by its number,
-//! which the hot loop does, and unshare(2).
+//! The edge's system calls, through the safe functions of `rustix`, `nix` and `socket2`. `nix` is
+//! used only where `rustix` offers nothing but unsafe functions: for sending to a descriptor by its
+//! number, as the hot loop does, and for unshare(2).
 
 pub(crate) mod fd_table;
 pub(crate) mod kernel;

@@ -1,6 +1,5 @@
-//! The listener and its options, which accepted sockets inherit, so that nothing is set per
-//! connection; and the hot loop's
-//! `send(2)`, which never waits.
+//! The listener and its options, and the hot loop's `send(2)`, which never blocks. Accepted sockets
+//! inherit the listener's options, so nothing needs to be set per connection.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -11,27 +10,29 @@ use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, send};
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 
-/// Connections that wait to be accepted; the kernel cuts it to net.core.somaxconn.
+/// The listen backlog: connections that are waiting to be accepted. The kernel caps it at
+/// net.core.somaxconn.
 pub(crate) const BACKLOG: u16 = 4_096;
-/// Keepalive finds peers that vanished without a word: after 60 s of silence three probes 10 s
-/// apart.
+/// Keepalive detects peers that vanished without closing: after 60 s of silence, three probes are
+/// sent 10 s apart.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEPALIVE_PROBES: u32 = 3;
 
-/// What the settings say of sockets.
+/// The socket options that come from settings.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct SocketOptions {
-    /// Bytes; 0: the kernel's own, which grow.
+    /// The receive buffer, in bytes; 0 leaves the size to the kernel, which lets it grow.
     pub(crate) read_buffer: usize,
-    /// Likewise.
+    /// The send buffer, in bytes; 0 leaves the size to the kernel, which lets it grow.
     pub(crate) write_buffer: usize,
-    /// TCP_USER_TIMEOUT: how long sent bytes may stay unacknowledged, or a window closed.
+    /// TCP_USER_TIMEOUT: how long sent bytes may stay unacknowledged, or the peer's receive window
+    /// closed.
     pub(crate) user_timeout: Duration,
 }
 
-/// A listener of one shard: several share an address by SO_REUSEPORT, and the kernel spreads
-/// connections over them.
+/// Creates one shard's listener. Several listeners share an address with SO_REUSEPORT, and the
+/// kernel spreads connections over them.
 pub(crate) fn listen(addr: SocketAddr, options: SocketOptions) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
@@ -56,17 +57,17 @@ pub(crate) fn listen(addr: SocketAddr, options: SocketOptions) -> io::Result<Tcp
     Ok(socket.into())
 }
 
-/// Never waits, and never raises a signal where the peer is gone.
+/// Flags with which a send never blocks, and never raises SIGPIPE if the peer is gone.
 const SEND_FLAGS: MsgFlags = MsgFlags::MSG_DONTWAIT.union(MsgFlags::MSG_NOSIGNAL);
 
-/// Sends what the socket takes of `bytes`.
+/// Sends as many of `bytes` as the socket accepts, and returns how many.
 pub(crate) fn transmit(fd: RawFd, bytes: &[u8]) -> Result<usize, Errno> {
     send(fd, bytes, SEND_FLAGS)
 }
 
-/// Fails where somebody else listens on `addr` already. With SO_REUSEPORT the kernel would let a
-/// second edge of the same user in without a word, and each would get some of the connections. Two
-/// that start in the same millisecond can still both get in.
+/// Fails if another process already listens on `addr`. With SO_REUSEPORT the kernel would silently
+/// let a second edge of the same user bind it too, and each would get some of the connections. Two
+/// edges that start in the same millisecond can still both succeed.
 pub(crate) fn check_free(addr: SocketAddr) -> io::Result<()> {
     let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;

@@ -1,4 +1,4 @@
-//! [`Waker`]: ends the wait of a shard's thread from any other thread.
+//! [`Waker`]: wakes a shard's thread from any other thread.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -7,8 +7,8 @@ use std::sync::Arc;
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::write;
 
-/// An eventfd that the shard's epoll watches. It is made before any thread has a table of open
-/// files of its own, so that its number means the same in all of them.
+/// An eventfd that the shard's epoll watches. It is created before any thread gets its own file
+/// descriptor table, so that it has the same number in all tables.
 #[derive(Clone, Debug)]
 pub(crate) struct Waker(Arc<OwnedFd>);
 
@@ -18,9 +18,9 @@ impl Waker {
         Ok(Self(Arc::new(eventfd(0, flags)?)))
     }
 
-    /// Ends the shard's wait, the present one or the next.
+    /// Ends the shard's current wait, or its next one if it is not waiting.
     pub(crate) fn wake(&self) {
-        // It fails only when its counter is full, which means that it has been woken.
+        // The write fails only if the counter is full, which means that a wake is already pending.
         let _ = write(&*self.0, &1_u64.to_ne_bytes());
     }
 }

@@ -1,20 +1,20 @@
-//! Tells the shards what time it is: as an [`Authority`], by a watch channel, whenever it has changed.
+//! Publishes authority time to the shards: sends each new [`Authority`] through a watch channel.
 
 use tickstorm_timebase::{Authority, Mono, Timekeeper};
 use tokio::sync::watch;
 
-/// The end of the channel that is written.
+/// The sending side of the channel.
 pub(crate) struct AuthorityPublisher {
     authority: watch::Sender<Option<Authority>>,
 }
 
-/// What became of the time.
+/// A change in whether the time is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum TimeTurn {
-    /// It is known, and was not before.
-    Known,
-    /// It is unknown, and was known before.
-    Unknown,
+pub(super) enum TimeChange {
+    /// The time was unknown, and is known now.
+    BecameKnown,
+    /// The time was known, and is unknown now.
+    BecameUnknown,
 }
 
 impl AuthorityPublisher {
@@ -22,9 +22,9 @@ impl AuthorityPublisher {
         Self { authority }
     }
 
-    /// Publishes what `timekeeper` holds for the time at `now`, if that has changed, and says whether the time became known or
-    /// unknown.
-    pub(super) fn publish(&self, timekeeper: &Timekeeper, now: Mono) -> Option<TimeTurn> {
+    /// Publishes the timekeeper's authority, if it has changed. An authority that is no longer
+    /// valid at `now` is published as `None`. Returns whether the time became known or unknown.
+    pub(super) fn publish(&self, timekeeper: &Timekeeper, now: Mono) -> Option<TimeChange> {
         let new = timekeeper
             .authority()
             .filter(|authority| authority.is_valid(now));
@@ -35,13 +35,13 @@ impl AuthorityPublisher {
             changed
         });
         match (was_known, new.is_some()) {
-            (false, true) => Some(TimeTurn::Known),
-            (true, false) => Some(TimeTurn::Unknown),
+            (false, true) => Some(TimeChange::BecameKnown),
+            (true, false) => Some(TimeChange::BecameUnknown),
             (true, true) | (false, false) => None,
         }
     }
 
-    /// What was published last.
+    /// Returns the authority that was published last.
     pub(super) fn published(&self) -> Option<Authority> {
         *self.authority.borrow()
     }

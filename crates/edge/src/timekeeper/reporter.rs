@@ -1,5 +1,5 @@
-//! Reports what the timekeeper knows to people: to /status, to the metrics, and to the log if something has changed that someone
-//! should know. The shards are told by `publisher`.
+//! Reports the timekeeper's state to operators: through /status, through the metrics, and through
+//! the log when something worth knowing has changed. The shards get the time from `publisher`.
 
 use std::time::Duration;
 
@@ -9,27 +9,31 @@ use tickstorm_timebase::{
 };
 use tokio::sync::watch;
 
-use super::publisher::TimeTurn;
+use super::publisher::TimeChange;
 use crate::metrics::TimeMetrics;
 
-/// For how long announcements come too late before it is worth a warning: a clock's first one after its start may.
+/// How long announcements must keep arriving too late before this is logged. A clock's first
+/// announcement after its start may be late.
 const LATE_FOR: Duration = Duration::from_secs(5);
 
-/// Where it is reported.
+/// Reports the timekeeper's state to /status, the metrics and the log.
 pub(crate) struct TimeReporter {
     status: watch::Sender<Option<TimeStatus>>,
     metrics: TimeMetrics,
     /// AHEAD_MS.
     ahead: Duration,
-    /// Whether a believed clock's announcements come too late for ahead feeds.
+    /// Whether an accepted clock's announcements arrive too late for ahead feeds.
     late_announcements: LateAnnouncements,
 }
 
-/// Whether announcements come too late.
+/// Tracks announcements that arrive too late for ahead feeds.
 #[derive(Clone, Copy, Debug)]
 enum LateAnnouncements {
+    /// They arrive in time.
     None,
+    /// They have been late since this moment.
     Since(Mono),
+    /// They are still late, and the warning has been logged.
     Warned,
 }
 
@@ -47,7 +51,7 @@ impl TimeReporter {
         }
     }
 
-    /// Counts messages of the bus that were not used.
+    /// Counts messages from the bus that were dropped.
     pub(super) fn count_dropped(&self, reason: &str, count: u64) {
         self.metrics
             .bus_dropped
@@ -56,20 +60,21 @@ impl TimeReporter {
     }
 
     /// Logs that the time became known or unknown.
-    pub(super) fn log_turn(&self, turn: TimeTurn, timekeeper: &Timekeeper) {
+    pub(super) fn log_time_change(&self, change: TimeChange, timekeeper: &Timekeeper) {
         let following = timekeeper.following().map(tracing::field::display);
-        match turn {
-            TimeTurn::Known => tracing::info!(following, "the time is known"),
-            TimeTurn::Unknown => {
+        match change {
+            TimeChange::BecameKnown => tracing::info!(following, "the time is known"),
+            TimeChange::BecameUnknown => {
                 tracing::warn!(
-                    "the time is unknown: no tick is sent until a clock is believed again"
+                    "the time is unknown: no tick is sent until a clock is accepted again"
                 );
             }
         }
     }
 
-    /// Reports the state to /status, the metrics and the log; called at least once a round, and at once when the time becomes known
-    /// or unknown. `authority` is what the shards have.
+    /// Reports the state to /status, the metrics and the log. It is called at least once per round,
+    /// and immediately when the time becomes known or unknown. `authority` is the one that the
+    /// shards have.
     pub(super) fn report(
         &mut self,
         timekeeper: &Timekeeper,
@@ -105,15 +110,15 @@ impl TimeReporter {
             gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
         }
         for alarm in Alarm::ALL {
-            let sounds = status.alarms.contains(&alarm);
+            let is_raised = status.alarms.contains(&alarm);
             metrics
                 .alarm
                 .with_label_values(&[alarm.label()])
-                .set(i64::from(sounds));
+                .set(i64::from(is_raised));
         }
     }
 
-    /// Logs what has changed since the last look: alarms, the clock followed, holdover.
+    /// Logs changes since the last report: new alarms, the clock that is followed, holdover.
     fn log_changes(&self, new: &TimeStatus) {
         let old = self.status.borrow();
         let old_alarms = old.as_ref().map_or(&[][..], |old| &old.alarms);
@@ -122,53 +127,52 @@ impl TimeReporter {
             .iter()
             .filter(|alarm| !old_alarms.contains(alarm))
         {
-            tracing::warn!(reason = alarm.label(), "alarm about the time");
+            tracing::warn!(reason = alarm.label(), "time alarm raised");
         }
         let Some(old) = old.as_ref() else { return };
         match (old.holdover, new.holdover) {
             (false, true) => {
-                tracing::warn!("holdover: no clock is believed, the edge goes on by its own time");
+                tracing::warn!("holdover: no clock is accepted; continuing on the edge's own time");
             }
-            (true, false) => tracing::info!("holdover is over"),
+            (true, false) => tracing::info!("holdover has ended"),
             (true, true) | (false, false) => {}
         }
         if let (Some(old), Some(new)) = (&old.following, &new.following)
             && old != new
         {
-            tracing::info!(clock = %new, before = %old, "follows another clock");
+            tracing::info!(clock = %new, before = %old, "following another clock");
         }
     }
 
-    /// Warns once where a believed clock's announcements come later than AHEAD_MS and go on doing so.
+    /// Warns once if an accepted clock keeps announcing ticks less than AHEAD_MS before their time.
     fn watch_lateness(&mut self, status: &TimeStatus, now: Mono) {
         let ahead_us = i64::try_from(self.ahead.as_micros()).unwrap_or(i64::MAX);
         let is_late = |clock: &&ClockStatus| {
-            let early_us = clock.announced_ahead_us;
-            clock.state == ClockState::Accepted && early_us.is_some_and(|early| early < ahead_us)
+            let announced_us = clock.announced_ahead_us;
+            clock.state == ClockState::Accepted && announced_us.is_some_and(|us| us < ahead_us)
         };
-        self.late_announcements = match (
-            self.late_announcements,
-            status.clocks.iter().find(is_late),
-        ) {
-            (_, None) => LateAnnouncements::None,
-            (LateAnnouncements::None, Some(_)) => LateAnnouncements::Since(now),
-            (LateAnnouncements::Since(since), Some(clock)) if now.since(since) >= LATE_FOR => {
-                tracing::warn!(
-                    clock = %clock.id,
-                    announced_ahead_us = clock.announced_ahead_us,
-                    ahead_us,
-                    "announced later than AHEAD_MS: ahead ticks go out as HOLDOVER; raise TICK_LEAD_MS"
-                );
-                LateAnnouncements::Warned
-            }
-            (late_announcements, Some(_)) => late_announcements,
-        };
+        self.late_announcements =
+            match (self.late_announcements, status.clocks.iter().find(is_late)) {
+                (_, None) => LateAnnouncements::None,
+                (LateAnnouncements::None, Some(_)) => LateAnnouncements::Since(now),
+                (LateAnnouncements::Since(since), Some(clock)) if now.since(since) >= LATE_FOR => {
+                    tracing::warn!(
+                        clock = %clock.id,
+                        announced_ahead_us = clock.announced_ahead_us,
+                        ahead_us,
+                        "ticks are announced later than AHEAD_MS before their time, so ahead feeds \
+                         send them as HOLDOVER; raise the clocks' TICK_LEAD_MS"
+                    );
+                    LateAnnouncements::Warned
+                }
+                (late_announcements, Some(_)) => late_announcements,
+            };
     }
 }
 
 #[expect(
     clippy::cast_precision_loss,
-    reason = "a metric needs no nanoseconds of an offset of years"
+    reason = "if the offset is years, the metric need not be exact to the nanosecond"
 )]
 fn seconds(nanos: i64) -> f64 {
     nanos as f64 / 1e9
@@ -188,12 +192,13 @@ mod tests {
     use crate::metrics::Metrics;
     use crate::timekeeper::publisher::AuthorityPublisher;
 
-    /// Unix time in milliseconds when the scene begins.
+    /// Unix time at the start of each test, in milliseconds.
     const BASE_MS: u64 = 1_700_000_000_000;
-    /// How often the driver looks.
-    const LOOK: Duration = Duration::from_millis(50);
+    /// The interval at which the tests poll the timekeeper.
+    const STEP: Duration = Duration::from_millis(50);
 
-    /// An edge's timekeeper and what tells of it, and one clock that announces each second so much ahead of its time.
+    /// An edge's timekeeper with its publisher and reporter, and a single clock that announces each
+    /// second `lead_ms` ahead of its time.
     struct OneClock {
         timekeeper: Timekeeper,
         publisher: AuthorityPublisher,
@@ -221,11 +226,11 @@ mod tests {
             }
         }
 
-        /// Lets time pass; whether the clock can be heard in it is `is_heard`.
+        /// Advances time by `time`. The edge receives the clock's messages if `is_heard`.
         fn pass(&mut self, time: Duration, is_heard: bool) {
             let end = self.now + time;
             while self.now < end {
-                self.now = self.now + LOOK;
+                self.now = self.now + STEP;
                 self.timekeeper.poll(self.now);
                 if let Some(nonce) = self.timekeeper.poll_request(self.now)
                     && is_heard
@@ -235,8 +240,8 @@ mod tests {
                 if is_heard && (self.unix_ms() + self.lead_ms).is_multiple_of(1_000) {
                     self.announce();
                 }
-                if let Some(turn) = self.publisher.publish(&self.timekeeper, self.now) {
-                    self.reporter.log_turn(turn, &self.timekeeper);
+                if let Some(change) = self.publisher.publish(&self.timekeeper, self.now) {
+                    self.reporter.log_time_change(change, &self.timekeeper);
                 }
                 let authority = self.publisher.published();
                 self.reporter.report(&self.timekeeper, authority, self.now);
@@ -272,7 +277,7 @@ mod tests {
                 sent_unix_us: epoch_ms * 1_000,
                 timeline: 1,
             };
-            // Before the time is known nobody could say whether it is one.
+            // While the time is unknown, announcements can't be judged, so the result is ignored.
             let _ = self.timekeeper.handle_announcement(&announcement, self.now);
         }
 
@@ -305,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn the_gauge_of_holdover_is_1_while_no_clock_is_believed_and_0_before_and_after() {
+    fn the_holdover_gauge_is_1_while_no_clock_is_accepted_and_0_before_and_after() {
         let mut scene = OneClock::new(1_500);
         let log = logged(|| {
             scene.pass(Duration::from_secs(3), true);
@@ -314,7 +319,7 @@ mod tests {
             assert_eq!(scene.holdover(), 1);
             scene.pass(Duration::from_secs(2), true);
             assert_eq!(scene.holdover(), 0);
-            // Beyond HOLDOVER_MAX the time is not known any more.
+            // Beyond HOLDOVER_MAX the time is unknown.
             scene.pass(Duration::from_secs(59), false);
             assert_eq!(scene.holdover(), 1);
             scene.pass(Duration::from_secs(3), false);
@@ -325,13 +330,13 @@ mod tests {
     }
 
     #[test]
-    fn announcements_that_stay_later_than_ahead_feeds_need_are_warned_of_once() {
+    fn announcements_that_stay_too_late_for_ahead_feeds_cause_one_warning() {
         let warnings = |lead_ms, seconds| {
             let mut scene = OneClock::new(lead_ms);
             let log = logged(|| scene.pass(Duration::from_secs(seconds), true));
             log.matches("announced later than AHEAD_MS").count()
         };
-        assert_eq!(warnings(500, 3), 0, "too early to tell");
+        assert_eq!(warnings(500, 3), 0, "not late for long enough");
         assert_eq!(warnings(500, 30), 1);
         assert_eq!(warnings(1_500, 30), 0);
     }

@@ -1,4 +1,5 @@
-//! Who gets in: AUTH comes first, and is right. Credentials change while an edge runs, and an edge with bad ones does not start.
+//! Authentication: the first frame must be an AUTH with valid credentials. Credentials may change
+//! while an edge runs, and an edge with invalid ones does not start.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -14,7 +15,7 @@ use tickstorm_timebase::{Clock, Mode, SystemClock};
 use crate::support::{PASSWORD, SOON, TestEdge, USER, config};
 
 #[tokio::test]
-async fn any_first_frame_but_auth_is_auth_required_and_its_payload_is_not_looked_at() {
+async fn a_first_frame_other_than_auth_is_auth_required_whatever_its_payload() {
     let edge = TestEdge::start_without_clock(config()).await;
     let known = [
         frame::SUBSCRIBE,
@@ -52,7 +53,7 @@ async fn wrong_credentials_are_auth_failed() {
         with("", PASSWORD, ""),
         with("", "", ""),
         with("", "", "unknown"),
-        // With a token, user and password are not looked at.
+        // If there is a token, user and password are ignored.
         with(USER, PASSWORD, "unknown"),
     ];
     for auth in &wrong {
@@ -67,7 +68,7 @@ async fn wrong_credentials_are_auth_failed() {
 }
 
 #[tokio::test]
-async fn frames_behind_an_auth_that_fails_are_not_answered() {
+async fn frames_after_a_failed_auth_are_not_answered() {
     let edge = TestEdge::start_without_clock(config()).await;
     let mut peer = Peer::connect(edge.addr()).await;
     let bytes = [
@@ -81,7 +82,7 @@ async fn frames_behind_an_auth_that_fails_are_not_answered() {
 }
 
 #[tokio::test]
-async fn a_token_stands_for_user_and_password() {
+async fn a_token_replaces_user_and_password() {
     let dir = TempDir::new("tokens");
     let mut config = config();
     let file = format!(
@@ -113,7 +114,7 @@ async fn a_token_stands_for_user_and_password() {
 }
 
 #[tokio::test]
-async fn changed_files_are_taken_over_and_end_no_running_connection() {
+async fn changed_credential_files_take_effect_without_ending_running_connections() {
     let dir = TempDir::new("credentials");
     let mut config = config();
     config.credentials.password = Some(source(dir.write("password", "before\n")));
@@ -141,7 +142,7 @@ async fn changed_files_are_taken_over_and_end_no_running_connection() {
 }
 
 #[tokio::test]
-async fn the_previous_password_is_good_until_its_file_is_emptied_or_gone() {
+async fn the_previous_password_is_accepted_until_its_file_is_emptied_or_removed() {
     let dir = TempDir::new("previous");
     let mut config = config();
     let path = dir.write("previous", "the one before");
@@ -161,7 +162,7 @@ async fn the_previous_password_is_good_until_its_file_is_emptied_or_gone() {
 }
 
 #[tokio::test]
-async fn a_bad_tokens_file_is_an_error_at_start_that_names_file_and_line() {
+async fn an_invalid_tokens_file_is_a_start_error_that_names_file_and_line() {
     let dir = TempDir::new("bad-tokens");
     let good = hex("a token");
     let cases = [
@@ -200,7 +201,7 @@ async fn refused_start(tokens: PathBuf) -> StartError {
     }
 }
 
-/// Tries anew until the edge answers with a frame of this type.
+/// Retries until the edge answers with a frame of type `kind`.
 async fn answer_becomes(edge: &TestEdge, auth: &Auth, kind: u8) {
     let start = SystemClock.now();
     loop {
@@ -213,7 +214,7 @@ async fn answer_becomes(edge: &TestEdge, auth: &Auth, kind: u8) {
     }
 }
 
-/// What the edge says to this AUTH.
+/// Sends an AUTH on a new connection and returns the edge's answer.
 async fn answer(edge: &TestEdge, auth: &Auth) -> RawFrame {
     let mut peer = Peer::connect(edge.addr()).await;
     peer.send_message(frame::AUTH, auth).await;

@@ -1,4 +1,4 @@
-//! Many ticks within a second: all of them reach everybody, in few frames, and are counted.
+//! Bursts: many ticks within one second reach every client, in few frames, and are all counted.
 
 use std::time::Duration;
 
@@ -13,10 +13,11 @@ use crate::support::{TestEdge, config};
 const CLIENTS: usize = 100;
 const TICKS: usize = 10_000;
 const TICKS_PER_MS: u128 = 10;
-/// The longest time that counts at once: where this machine stands still, the burst does too.
-const STRIDE: Duration = Duration::from_millis(5);
+/// The most time that one step of the burst may account for. If this machine stalls for longer, so
+/// does the burst.
+const STEP_MAX: Duration = Duration::from_millis(5);
 
-/// Sends [`TICKS`] over one second, paced by the clock.
+/// Sends [`TICKS`] ticks over one second, paced by the clock.
 async fn spread_over_a_second(edge: &Edge, burst: &mut Burst) {
     let mut pace = tokio::time::interval(Duration::from_millis(1));
     pace.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -24,7 +25,7 @@ async fn spread_over_a_second(edge: &Edge, burst: &mut Burst) {
     while sent < TICKS {
         pace.tick().await;
         let now = SystemClock.now();
-        elapsed += now.since(at).min(STRIDE);
+        elapsed += now.since(at).min(STEP_MAX);
         at = now;
         let due = usize::try_from(elapsed.as_micros() * TICKS_PER_MS / 1_000).unwrap();
         burst.send(edge, due.min(TICKS) - sent);
@@ -33,7 +34,7 @@ async fn spread_over_a_second(edge: &Edge, burst: &mut Burst) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn ten_thousand_ticks_in_a_second_reach_a_hundred_clients_whole_in_order_and_in_batches() {
+async fn ten_thousand_ticks_in_a_second_reach_a_hundred_clients_in_order_and_in_batches() {
     let edge = TestEdge::start(config()).await;
     let mut burst = Burst::new();
     let last = burst.first + i64::try_from(TICKS - 1).unwrap() * 1_000;
@@ -50,8 +51,9 @@ async fn ten_thousand_ticks_in_a_second_reach_a_hundred_clients_whole_in_order_a
     let clients: Vec<(Account, Peer)> = clients.join_all().await;
     for (account, _) in &clients {
         let frames = account.frames_of_burst;
-        // A busy machine makes fewer and larger ones. A defect that sends a tick a frame, or does not wait for the batch's 5 ms, makes
-        // ten times as many; one that keeps all back makes as few as their limit of ticks allows.
+        // On a busy machine there are fewer, larger frames. A defect that sends one tick per frame,
+        // or ignores the batch window of 5 ms, makes ten times as many. A defect that holds back
+        // all ticks makes as few as the limit of ticks per frame allows.
         assert!((20..=250).contains(&frames), "{frames} frames");
     }
     let sum = |of: fn(&Account) -> usize| clients.iter().map(|(account, _)| of(account)).sum();

@@ -1,4 +1,4 @@
-//! What operators on the edge's machine may ask and do: the list of connections, and closing one.
+//! The operators' routes of the admin port: listing connections, and closing one.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -18,11 +18,11 @@ use crate::flow::{Burst, enter};
 use crate::support::{PASSWORD, SOON, TestEdge, USER, config};
 
 /// The admin port of an edge.
-struct Port {
+struct AdminPort {
     addr: SocketAddr,
 }
 
-impl Port {
+impl AdminPort {
     async fn of(edge: &TestEdge) -> Self {
         let admin = Admin::bind(SocketAddr::from(([127, 0, 0, 1], 0)))
             .await
@@ -52,14 +52,14 @@ impl Port {
 }
 
 fn peers(listed: &[Value]) -> Vec<&str> {
-    let each = listed.iter().map(|one| one["peer"].as_str());
+    let each = listed.iter().map(|connection| connection["peer"].as_str());
     each.collect::<Option<_>>().unwrap()
 }
 
 #[tokio::test]
-async fn the_list_says_who_is_connected_and_what_each_gets() {
+async fn the_list_shows_each_client_and_its_subscription() {
     let edge = TestEdge::start(config()).await;
-    let port = Port::of(&edge).await;
+    let port = AdminPort::of(&edge).await;
     assert_eq!(port.list("").await, Vec::<Value>::new());
     let mut subscriber = Peer::connect(edge.addr()).await;
     let auth = Auth {
@@ -75,15 +75,18 @@ async fn the_list_says_who_is_connected_and_what_each_gets() {
     subscriber.expect_ack(frame::SUBSCRIBE).await;
     let silent = Peer::connect(edge.addr()).await;
     let health = edge.edge.health();
-    poll_until_async("both are in", SOON, || health.status()["connections"] == 2).await;
+    poll_until_async("both clients are connected", SOON, || {
+        health.status()["connections"] == 2
+    })
+    .await;
 
     let mut listed = port.list("?sort=age").await;
     let ends = [subscriber.local_addr(), silent.local_addr()].map(|addr| addr.to_string());
-    assert_eq!(peers(&listed), ends, "the oldest comes first");
+    assert_eq!(peers(&listed), ends, "the oldest is first");
     let oldest = port.list("?sort=age&limit=1").await;
     assert_eq!(peers(&oldest), ends[..1]);
-    for one in &mut listed {
-        let fields = one.as_object_mut().unwrap();
+    for connection in &mut listed {
+        let fields = connection.as_object_mut().unwrap();
         assert!(fields.remove("id").unwrap().as_u64().unwrap() > 0);
         assert!(fields.remove("age_s").unwrap().as_u64().unwrap() < 60);
     }
@@ -91,12 +94,24 @@ async fn the_list_says_who_is_connected_and_what_each_gets() {
         listed,
         [
             json!({
-                "peer": ends[0], "identity": "user", "client_id": "desk\\n7", "client_version": "1.2",
-                "subscribed": true, "mode": "MINUTE", "ahead": true, "backlog_frames": 0,
+                "peer": ends[0],
+                "identity": "user",
+                "client_id": "desk\\n7",
+                "client_version": "1.2",
+                "subscribed": true,
+                "mode": "MINUTE",
+                "ahead": true,
+                "backlog_frames": 0,
             }),
             json!({
-                "peer": ends[1], "identity": null, "client_id": null, "client_version": null,
-                "subscribed": false, "mode": null, "ahead": false, "backlog_frames": 0,
+                "peer": ends[1],
+                "identity": null,
+                "client_id": null,
+                "client_version": null,
+                "subscribed": false,
+                "mode": null,
+                "ahead": false,
+                "backlog_frames": 0,
             }),
         ]
     );
@@ -104,7 +119,7 @@ async fn the_list_says_who_is_connected_and_what_each_gets() {
 }
 
 #[tokio::test]
-async fn who_lacks_most_comes_first() {
+async fn the_client_with_the_longest_backlog_is_listed_first() {
     let edge = TestEdge::start(Config {
         write_buffer: 4_096,
         batch_window: Duration::ZERO,
@@ -113,7 +128,7 @@ async fn who_lacks_most_comes_first() {
         ..config()
     })
     .await;
-    let port = Port::of(&edge).await;
+    let port = AdminPort::of(&edge).await;
     let mut burst = Burst::new();
     let mut reader = Peer::connect(edge.addr()).await;
     let mut of_reader = enter(&mut reader, &burst).await;
@@ -134,9 +149,9 @@ async fn who_lacks_most_comes_first() {
 }
 
 #[tokio::test]
-async fn an_operator_closes_a_connection_and_no_other() {
+async fn an_operator_closes_one_connection_and_no_other() {
     let edge = TestEdge::start_without_clock(config()).await;
-    let port = Port::of(&edge).await;
+    let port = AdminPort::of(&edge).await;
     let mut first = Peer::connect(edge.addr()).await;
     first.auth(USER, PASSWORD).await;
     first.expect_ack(frame::AUTH).await;
@@ -159,14 +174,14 @@ async fn an_operator_closes_a_connection_and_no_other() {
 }
 
 #[tokio::test]
-async fn what_is_not_understood_is_refused_with_what_is_allowed() {
+async fn an_invalid_request_is_refused_with_the_allowed_values() {
     let edge = TestEdge::start_without_clock(config()).await;
-    let port = Port::of(&edge).await;
+    let port = AdminPort::of(&edge).await;
     for query in ["?sort=id", "?limit=0", "?limit=10001", "?order=age"] {
         let (code, body) = port.ask("GET", &format!("/connections{query}")).await;
         assert_eq!(code, "400", "{query}: {body}");
         assert!(body.contains("sort=backlog or sort=age"), "{body}");
-        assert!(body.contains("limit=1 to 10000"), "{body}");
+        assert!(body.contains("from 1 to 10000"), "{body}");
     }
     assert_eq!(port.ask("DELETE", "/connections/first").await.0, "400");
     assert_eq!(port.ask("DELETE", "/connections/7").await.0, "404");

@@ -1,4 +1,5 @@
-//! Clients that are too slow or silent. Times are bounded from below exactly and from above with great slack.
+//! Clients that are too slow or silent. The lower bounds on times are exact; the upper bounds leave
+//! much slack.
 
 use std::time::Duration;
 
@@ -8,10 +9,11 @@ use tickstorm_timebase::{Clock, Mode, Mono, SystemClock};
 
 use crate::support::{PASSWORD, TestEdge, USER, config};
 
-/// What the protocol allows, and what a busy machine may add: less than what the default timeouts would add.
+/// The most that a timeout may be late: the 500 ms that the protocol allows, and 10 s that a busy
+/// machine may add. The default HEARTBEAT_TIMEOUT of 20 s is later than that.
 const SLACK: Duration = Duration::from_millis(500 + 10_000);
 
-/// Enough for a client on a busy machine to do what it must in time.
+/// The timeout under test: long enough for a client on a busy machine to act in time.
 const TIMEOUT: Duration = Duration::from_secs(2);
 
 fn impatient() -> Config {
@@ -23,7 +25,7 @@ fn impatient() -> Config {
     }
 }
 
-/// Checks that `TIMEOUT` has passed since `start`, and not much more.
+/// Checks that [`TIMEOUT`] has passed since `start`, and not much more.
 fn expect_punctual(start: Mono) {
     let took = SystemClock.now().since(start);
     assert!(
@@ -33,7 +35,7 @@ fn expect_punctual(start: Mono) {
 }
 
 #[tokio::test]
-async fn who_does_not_authenticate_in_time_gets_auth_timeout() {
+async fn a_client_that_does_not_authenticate_in_time_gets_auth_timeout() {
     let edge = TestEdge::start_without_clock(impatient()).await;
     let start = SystemClock.now();
     let mut peer = Peer::connect(edge.addr()).await;
@@ -47,7 +49,7 @@ async fn who_does_not_authenticate_in_time_gets_auth_timeout() {
 }
 
 #[tokio::test]
-async fn who_trickles_an_auth_gets_auth_timeout_too() {
+async fn a_client_that_trickles_an_auth_gets_auth_timeout() {
     let edge = TestEdge::start_without_clock(impatient()).await;
     let start = SystemClock.now();
     let mut peer = Peer::connect(edge.addr()).await;
@@ -72,7 +74,7 @@ async fn who_trickles_an_auth_gets_auth_timeout_too() {
 }
 
 #[tokio::test]
-async fn silence_is_heartbeat_timeout_for_whom_has_only_authenticated() {
+async fn a_silent_client_that_has_only_authenticated_gets_heartbeat_timeout() {
     let edge = TestEdge::start_without_clock(impatient()).await;
     let mut peer = Peer::connect(edge.addr()).await;
     let start = SystemClock.now();
@@ -91,7 +93,7 @@ async fn silence_is_heartbeat_timeout_for_whom_has_only_authenticated() {
 }
 
 #[tokio::test]
-async fn silence_is_heartbeat_timeout_for_subscribers_too() {
+async fn a_silent_subscriber_gets_heartbeat_timeout() {
     let edge = TestEdge::start(impatient()).await;
     let mut peer = Peer::connect(edge.addr()).await;
     peer.auth(USER, PASSWORD).await;
@@ -112,7 +114,7 @@ async fn silence_is_heartbeat_timeout_for_subscribers_too() {
 }
 
 #[tokio::test]
-async fn heartbeats_keep_a_connection() {
+async fn heartbeats_keep_a_connection_open() {
     let edge = TestEdge::start_without_clock(impatient()).await;
     let mut peer = Peer::connect(edge.addr()).await;
     peer.auth(USER, PASSWORD).await;
@@ -121,7 +123,7 @@ async fn heartbeats_keep_a_connection() {
     let mut count = 0;
     while SystemClock.now().since(start) < TIMEOUT * 2 {
         let received = peer.next_frame(Duration::from_millis(200)).await;
-        assert_eq!(received, Received::Timeout, "while quiet");
+        assert_eq!(received, Received::Timeout, "no frame is due");
         count += 1;
         peer.heartbeat(count).await;
         assert_eq!(peer.expect_pong().await.client_time_us, count);
@@ -130,7 +132,7 @@ async fn heartbeats_keep_a_connection() {
 }
 
 #[tokio::test]
-async fn frames_of_ignorable_types_are_no_heartbeats() {
+async fn frames_of_ignorable_types_do_not_count_as_heartbeats() {
     let edge = TestEdge::start_without_clock(Config {
         frame_rate: 100,
         ..impatient()

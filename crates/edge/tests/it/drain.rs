@@ -1,4 +1,5 @@
-//! The orderly end of an edge: everybody is sent elsewhere, a few at a time, and served as ever until then.
+//! Draining an edge: its clients are closed a few at a time, so that they move to other edges, and
+//! are served as usual until then.
 
 use std::time::Duration;
 
@@ -12,16 +13,16 @@ use crate::flow::{Burst, enter};
 use crate::support::{PASSWORD, SOON, TestEdge, USER, config};
 use crate::witness::expect_gapless;
 
-/// What a busy machine may add. One client that holds up the drain adds a minute.
+/// The delay that a busy machine may add. A client that blocked the drain would add a minute.
 const LATE: Duration = Duration::from_secs(15);
 
-/// The end of one client.
+/// How one client's connection ended.
 struct End {
     at: Mono,
     retry_after_ms: u32,
 }
 
-/// Takes ticks without a gap until the ERROR and the end of file after it.
+/// Reads ticks, which must have no gap, until the ERROR and the end of file after it.
 async fn follow_to_drain(mut peer: Peer, mut last: i64) -> End {
     loop {
         let next = peer.expect_frame().await;
@@ -43,7 +44,7 @@ async fn follow_to_drain(mut peer: Peer, mut last: i64) -> End {
 }
 
 #[tokio::test]
-async fn a_thousand_clients_are_sent_elsewhere_spread_over_the_time() {
+async fn a_drain_spreads_the_closing_of_a_thousand_clients_over_its_timeout() {
     const CLIENTS: usize = 1_000;
     const TIMEOUT: Duration = Duration::from_secs(5);
     let edge = TestEdge::start(Config {
@@ -69,7 +70,7 @@ async fn a_thousand_clients_are_sent_elsewhere_spread_over_the_time() {
         (1..1_000).contains(&least) && (4_001..=5_000).contains(&most),
         "{least} to {most}"
     );
-    // Evenly over some 4 s: about a quarter of them is closed in each of these seconds.
+    // Closing is spread evenly over about 4 s, so about a quarter of the clients per second.
     let before = |ms| {
         let until = began + Duration::from_millis(ms);
         ends.iter().filter(|end| end.at <= until).count()
@@ -84,9 +85,9 @@ async fn a_thousand_clients_are_sent_elsewhere_spread_over_the_time() {
 }
 
 #[tokio::test]
-async fn a_draining_edge_is_not_ready_at_once_and_serves_newcomers_until_the_delay_is_over() {
+async fn a_draining_edge_is_not_ready_but_accepts_new_clients_until_the_delay_is_over() {
     let edge = TestEdge::start(Config {
-        // Enough for a newcomer to come in, on a busy machine.
+        // Long enough for a new client to subscribe, on a busy machine.
         drain_delay: Duration::from_secs(5),
         drain_timeout: Duration::from_secs(2),
         auth_timeout: Duration::from_secs(60),
@@ -104,21 +105,24 @@ async fn a_draining_edge_is_not_ready_at_once_and_serves_newcomers_until_the_del
             health.ready()
         );
         assert_eq!(health.live(), Vec::<String>::new());
-        let mut newcomer = Peer::connect(edge.addr()).await;
-        let ack = newcomer.enter(USER, PASSWORD, Mode::Second).await;
+        let mut new_client = Peer::connect(edge.addr()).await;
+        let ack = new_client.enter(USER, PASSWORD, Mode::Second).await;
         let silent = Peer::connect(edge.addr()).await;
-        follow_to_drain(newcomer, ack.start_epoch_ms).await;
+        follow_to_drain(new_client, ack.start_epoch_ms).await;
         follow_to_drain(silent, 0).await;
     };
     tokio::join!(edge.edge.drain(), served);
     let refused = tokio::net::TcpStream::connect(edge.addr()).await;
-    assert!(refused.is_err(), "nobody listens any more");
-    poll_until_async("all are gone", SOON, || health.status()["connections"] == 0).await;
+    assert!(refused.is_err(), "the listener is closed");
+    poll_until_async("all connections are closed", SOON, || {
+        health.status()["connections"] == 0
+    })
+    .await;
     edge.stop().await;
 }
 
 #[tokio::test]
-async fn a_drain_of_nobody_is_over_at_once_and_a_second_one_is_the_same() {
+async fn a_drain_without_clients_ends_immediately_and_further_drains_join_it() {
     let edge = TestEdge::start_without_clock(Config {
         drain_timeout: Duration::from_secs(600),
         ..config()
@@ -132,7 +136,7 @@ async fn a_drain_of_nobody_is_over_at_once_and_a_second_one_is_the_same() {
 }
 
 #[tokio::test]
-async fn who_waits_to_be_accepted_is_told_too() {
+async fn connections_waiting_to_be_accepted_get_server_draining() {
     let edge = TestEdge::start_without_clock(Config {
         handshakes_max: 1,
         shards: 1,
@@ -140,7 +144,7 @@ async fn who_waits_to_be_accepted_is_told_too() {
         ..config()
     })
     .await;
-    // The first ones fill the handshakes: the others are not accepted yet.
+    // The first connection uses up MAX_HANDSHAKES, so the others are not accepted yet.
     let mut peers = Vec::new();
     for _ in 0..10 {
         peers.push(Peer::connect(edge.addr()).await);
@@ -154,7 +158,7 @@ async fn who_waits_to_be_accepted_is_told_too() {
 }
 
 #[tokio::test]
-async fn without_time_to_drain_all_are_told_at_once() {
+async fn with_a_zero_drain_timeout_all_clients_are_closed_immediately() {
     let edge = TestEdge::start(Config {
         drain_timeout: Duration::ZERO,
         ..config()
@@ -172,11 +176,11 @@ async fn without_time_to_drain_all_are_told_at_once() {
 }
 
 #[tokio::test]
-async fn who_does_not_read_holds_up_no_drain_and_gets_no_error_within_a_frame() {
+async fn a_client_that_does_not_read_does_not_delay_a_drain_or_get_an_error_inside_a_frame() {
     let edge = TestEdge::start(Config {
         write_buffer: 4_096,
         write_deadline: Duration::from_secs(60),
-        // Who reads has it all only when the other was tried.
+        // With one shard, once the reader has everything, the stalled client has been sent to.
         shards: 1,
         drain_timeout: Duration::from_secs(2),
         ..config()
@@ -191,11 +195,11 @@ async fn who_does_not_read_holds_up_no_drain_and_gets_no_error_within_a_frame() 
     of_reader.follow(&mut reader, burst.last()).await;
     tokio::time::timeout(SOON, edge.edge.drain()).await.unwrap();
     let health = edge.edge.health();
-    poll_until_async("both are gone", SOON, || {
+    poll_until_async("both connections are closed", SOON, || {
         health.status()["connections"] == 0
     })
     .await;
-    // It panics at an ERROR.
+    // This panics if it reads an ERROR.
     of_stalled.follow_to_end(&mut stalled).await;
     assert!(of_stalled.last < burst.last(), "{of_stalled:?}");
     reader.expect_refusal("SERVER_DRAINING").await;

@@ -1,4 +1,4 @@
-//! What a burst is in these tests, and the account that a client keeps of what it was sent.
+//! Bursts of ticks, and the account that a client keeps of the frames it receives.
 
 use tickstorm_edge::Edge;
 use tickstorm_protocol::message::{DataBatch, Pong};
@@ -8,10 +8,11 @@ use tickstorm_timebase::{Epoch, Mode, Quality, Tick};
 
 use crate::support::{PASSWORD, USER, wall_ms};
 
-/// Bytes of a frame beside its payload.
+/// The bytes of a frame besides its payload.
 const FRAME_OVERHEAD: usize = 12;
 
-/// Ticks of the future, one after the other: once the first is sent, the grid's own are passed over.
+/// A series of consecutive ticks in the future. Once the first one is sent, the feed ignores the
+/// grid's own ticks, which are earlier.
 pub(crate) struct Burst {
     pub(crate) first: i64,
     next: i64,
@@ -38,13 +39,14 @@ impl Burst {
         edge.burst(Mode::Second, &ticks);
     }
 
-    /// The last tick sent so far.
+    /// Returns the last tick sent so far.
     pub(crate) fn last(&self) -> i64 {
         self.next - 1_000
     }
 }
 
-/// What one client got, and that it was right: ticks without gap, but for the leap from the grid into the burst.
+/// Counts the frames that one client receives and checks its ticks: there must be no gap, except
+/// for the leap from the grid to the burst.
 #[derive(Debug, Default)]
 pub(crate) struct Account {
     pub(crate) last: i64,
@@ -53,12 +55,13 @@ pub(crate) struct Account {
     pub(crate) frames_of_burst: usize,
     pub(crate) ticks: usize,
     pub(crate) bytes: usize,
-    /// Echoes of the PONGs, in order.
+    /// The client times echoed by PONGs, in the order received.
     pub(crate) pongs: Vec<i64>,
 }
 
 impl Account {
-    /// A client that has just subscribed: ticks begin after `start`.
+    /// Creates the account of a client that has just subscribed; its first tick is the one after
+    /// `start`.
     pub(crate) fn new(start: i64, burst: &Burst) -> Self {
         Self {
             last: start,
@@ -67,17 +70,17 @@ impl Account {
         }
     }
 
-    pub(crate) fn take(&mut self, frame: &RawFrame) {
+    pub(crate) fn record(&mut self, frame: &RawFrame) {
         self.bytes += FRAME_OVERHEAD + frame.payload.len();
         match frame.kind {
-            DATA_BATCH => self.take_batch(&frame.decode()),
+            DATA_BATCH => self.record_batch(&frame.decode()),
             PONG => self.pongs.push(frame.decode::<Pong>().client_time_us),
             ACK => {}
             kind => panic!("type {kind}: {frame:?}"),
         }
     }
 
-    fn take_batch(&mut self, batch: &DataBatch) {
+    fn record_batch(&mut self, batch: &DataBatch) {
         assert!((1..=1_000).contains(&batch.ticks.len()));
         self.frames += 1;
         self.ticks += batch.ticks.len();
@@ -94,18 +97,18 @@ impl Account {
         self.frames_of_burst += usize::from(self.last >= self.leap_to);
     }
 
-    /// Takes frames until the tick at `last` has come.
+    /// Receives frames until the tick at `last` has arrived.
     pub(crate) async fn follow(&mut self, peer: &mut Peer, last: i64) {
         while self.last < last {
-            self.take(&peer.expect_frame().await);
+            self.record(&peer.expect_frame().await);
         }
     }
 
-    /// Takes frames to the stream's end.
+    /// Receives frames until the end of the stream.
     pub(crate) async fn follow_to_end(&mut self, peer: &mut Peer) {
         loop {
             match peer.next_frame(PATIENCE).await {
-                Received::Frame(frame) => self.take(&frame),
+                Received::Frame(frame) => self.record(&frame),
                 Received::Eof { .. } | Received::Reset { .. } => return,
                 Received::Timeout => panic!("the connection is still open"),
             }
@@ -113,7 +116,7 @@ impl Account {
     }
 }
 
-/// Authenticates and subscribes to seconds.
+/// Authenticates, subscribes to SECOND ticks, and returns the client's account.
 pub(crate) async fn enter(peer: &mut Peer, burst: &Burst) -> Account {
     peer.auth(USER, PASSWORD).await;
     let acked = peer.expect_frame().await;
@@ -123,7 +126,7 @@ pub(crate) async fn enter(peer: &mut Peer, burst: &Burst) -> Account {
         .decode::<tickstorm_protocol::message::Ack>()
         .start_epoch_ms;
     let mut account = Account::new(start, burst);
-    account.take(&acked);
-    account.take(&ack);
+    account.record(&acked);
+    account.record(&ack);
     account
 }

@@ -1,4 +1,4 @@
-//! An edge's beginning and end, and how it says that it is well.
+//! Starting and stopping an edge, and its health reports.
 
 use std::time::Duration;
 
@@ -23,7 +23,7 @@ async fn an_edge_is_ready_once_it_knows_the_time_and_ticks_flow() {
     assert!(
         reasons
             .iter()
-            .any(|reason| reason.contains("last grid second")),
+            .any(|reason| reason.contains("last SECOND tick")),
         "{reasons:?}"
     );
     let status = health.status();
@@ -44,7 +44,7 @@ async fn an_edge_is_ready_once_it_knows_the_time_and_ticks_flow() {
 }
 
 #[tokio::test]
-async fn an_edge_that_has_lost_the_time_is_not_ready_until_it_has_it_back() {
+async fn an_edge_that_has_lost_the_time_is_not_ready_until_it_knows_it_again() {
     let mut config = config();
     config.time.holdover_max = Duration::from_secs(1);
     let edge = TestEdge::start(config).await;
@@ -79,13 +79,16 @@ async fn stop_ends_every_connection_and_every_thread() {
     let mut silent = Peer::connect(addr).await;
     let mut subscriber = Peer::connect(addr).await;
     subscriber.enter(USER, PASSWORD, Mode::Minute).await;
-    poll_until_async("both are in", SOON, || health.status()["connections"] == 2).await;
-    // It waits for all threads: a shard that goes on keeps this from returning.
+    poll_until_async("both clients are connected", SOON, || {
+        health.status()["connections"] == 2
+    })
+    .await;
+    // This waits for all threads: a shard that kept running would keep it from returning.
     edge.stop().await;
     silent.expect_eof().await;
     subscriber.expect_eof().await;
     let refused = tokio::net::TcpStream::connect(addr).await;
-    assert!(refused.is_err(), "nobody listens any more");
+    assert!(refused.is_err(), "the listener is closed");
     assert_eq!(health.status()["connections"], 0);
     let families = registry.gather();
     let shutdowns = families
@@ -104,7 +107,7 @@ async fn stop_ends_every_connection_and_every_thread() {
 }
 
 #[tokio::test]
-async fn an_address_that_somebody_listens_on_is_an_error_that_names_it() {
+async fn an_address_in_use_is_an_error_that_names_it() {
     let taken = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = taken.local_addr().unwrap();
     let mut config = config();
@@ -113,7 +116,7 @@ async fn an_address_that_somebody_listens_on_is_an_error_that_names_it() {
     let registry = prometheus::Registry::new();
     let outcome = tickstorm_edge::Edge::start(config, std::sync::Arc::new(bus), &registry).await;
     let Err(error) = outcome else {
-        panic!("two listen on {addr}");
+        panic!("two listeners on {addr}");
     };
     assert!(matches!(error, StartError::Listen { .. }), "{error:?}");
     let text = error.to_string();

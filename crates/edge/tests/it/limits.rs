@@ -1,4 +1,4 @@
-//! How much a client, and all clients together, may take of an edge.
+//! Limits on single clients, and on all clients together.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use crate::witness::Witness;
 const CLOSED: &str = "tickstorm_connections_closed_total";
 
 #[tokio::test]
-async fn two_seconds_worth_of_frames_pass_at_once_and_one_more_does_not() {
+async fn a_burst_of_two_seconds_worth_of_frames_is_accepted_and_one_more_is_not() {
     let edge = TestEdge::start_without_clock(Config {
         frame_rate: 2,
         ..config()
@@ -35,7 +35,7 @@ async fn two_seconds_worth_of_frames_pass_at_once_and_one_more_does_not() {
 }
 
 #[tokio::test]
-async fn all_types_of_frames_share_one_rate() {
+async fn all_frame_types_share_one_rate_limit() {
     let edge = TestEdge::start(Config {
         frame_rate: 2,
         ..config()
@@ -59,7 +59,7 @@ async fn all_types_of_frames_share_one_rate() {
 }
 
 #[tokio::test]
-async fn by_default_twenty_frames_pass_at_once() {
+async fn by_default_a_burst_of_twenty_frames_is_accepted() {
     let edge = TestEdge::start_without_clock(config()).await;
     let mut peer = Peer::connect(edge.addr()).await;
     peer.auth(USER, PASSWORD).await;
@@ -77,13 +77,13 @@ async fn by_default_twenty_frames_pass_at_once() {
     };
     let error: tickstorm_protocol::message::ErrorMsg = error.decode();
     assert_eq!(error.code, "RATE_LIMITED");
-    // Each tenth of a second that the edge takes for them allows one more.
+    // One more is accepted for each tenth of a second that the edge takes to process them.
     assert!((20..50).contains(&pongs), "{pongs}");
     edge.stop().await;
 }
 
 #[tokio::test]
-async fn a_full_edge_says_so_and_a_connection_that_ends_makes_room() {
+async fn a_full_edge_answers_server_full_until_a_connection_ends() {
     let edge = TestEdge::start(Config {
         connections_max: 2,
         ..config()
@@ -101,7 +101,7 @@ async fn a_full_edge_says_so_and_a_connection_that_ends_makes_room() {
             "{error:?}"
         );
     }
-    // One that has sent its frames already is told so as well.
+    // A client that has already sent its frames is also sent SERVER_FULL.
     let mut third = Peer::connect(edge.addr()).await;
     let sent = third.try_send(&peer::auth(USER, PASSWORD)).await;
     third.expect_refusal("SERVER_FULL").await;
@@ -110,7 +110,7 @@ async fn a_full_edge_says_so_and_a_connection_that_ends_makes_room() {
     edge.metric_reaches(CLOSED, "server_full", 4.0).await;
 
     drop(second);
-    poll_until_async("the second has left", SOON, || {
+    poll_until_async("the second connection is closed", SOON, || {
         edge.edge.health().status()["connections"] == 1
     })
     .await;
@@ -121,7 +121,7 @@ async fn a_full_edge_says_so_and_a_connection_that_ends_makes_room() {
 }
 
 #[tokio::test]
-async fn where_handshakes_are_full_the_oldest_over_a_second_makes_room() {
+async fn at_the_handshake_limit_the_oldest_handshake_over_a_second_old_is_closed() {
     let edge = TestEdge::start_without_clock(Config {
         handshakes_max: 2,
         auth_timeout: Duration::from_secs(60),
@@ -132,11 +132,14 @@ async fn where_handshakes_are_full_the_oldest_over_a_second_makes_room() {
     let start = SystemClock.now();
     let mut oldest = Peer::connect(edge.addr()).await;
     let mut younger = Peer::connect(edge.addr()).await;
-    let mut newcomer = Peer::connect(edge.addr()).await;
-    newcomer.auth(USER, PASSWORD).await;
-    newcomer.expect_ack(frame::AUTH).await;
+    let mut newest = Peer::connect(edge.addr()).await;
+    newest.auth(USER, PASSWORD).await;
+    newest.expect_ack(frame::AUTH).await;
     let waited = SystemClock.now().since(start);
-    assert!(waited >= Duration::from_secs(1), "let in after {waited:?}");
+    assert!(
+        waited >= Duration::from_secs(1),
+        "accepted after {waited:?}"
+    );
     let error = oldest.expect_refusal("AUTH_TIMEOUT").await;
     assert!(
         (1_000..=10_000).contains(&error.retry_after_ms),
@@ -148,8 +151,8 @@ async fn where_handshakes_are_full_the_oldest_over_a_second_makes_room() {
 }
 
 #[tokio::test]
-async fn silent_handshakes_make_room_across_shards_until_everybody_is_in() {
-    /// Far more than may be in their handshake at once.
+async fn silent_handshakes_make_room_across_shards_until_every_client_is_in() {
+    /// Far more than MAX_HANDSHAKES.
     const SILENT: usize = 12;
     const HANDSHAKES_MAX: usize = 4;
     const SHARDS: usize = 2;
@@ -164,13 +167,13 @@ async fn silent_handshakes_make_room_across_shards_until_everybody_is_in() {
     for _ in 0..SILENT {
         silent.push(Peer::connect(edge.addr()).await);
     }
-    // Each shard may have been promised room for one more that has not come.
+    // Each shard may have reserved room for one more connection that has not arrived.
     let evicted = SILENT - HANDSHAKES_MAX - SHARDS;
     let at_least = f64::from(u32::try_from(evicted).unwrap());
     edge.metric_reaches(CLOSED, "auth_timeout", at_least).await;
-    let mut newcomer = Peer::connect(edge.addr()).await;
-    newcomer.auth(USER, PASSWORD).await;
-    newcomer.expect_ack(frame::AUTH).await;
+    let mut newest = Peer::connect(edge.addr()).await;
+    newest.auth(USER, PASSWORD).await;
+    newest.expect_ack(frame::AUTH).await;
     let mut refused = 0;
     for peer in &mut silent {
         match peer.next_frame(Duration::from_millis(10)).await {
@@ -191,7 +194,7 @@ async fn silent_handshakes_make_room_across_shards_until_everybody_is_in() {
 }
 
 #[tokio::test]
-async fn a_connection_without_a_byte_is_a_health_check_and_no_failure() {
+async fn a_connection_without_a_byte_counts_as_a_health_check_not_as_a_failure() {
     let edge = TestEdge::start_without_clock(config()).await;
     let mut finished = Peer::connect(edge.addr()).await;
     finished.finish().await;
@@ -206,8 +209,8 @@ async fn a_connection_without_a_byte_is_a_health_check_and_no_failure() {
     speaker.finish().await;
     edge.metric_reaches(CLOSED, "client_closed", 1.0).await;
     assert_all_closed(&edge, 4.0);
-    let judged = edge.metric("tickstorm_auth_total", "");
-    assert!(judged.abs() < 0.5, "{judged} AUTHs judged");
+    let auths = edge.metric("tickstorm_auth_total", "");
+    assert!(auths.abs() < 0.5, "{auths} AUTHs counted");
     edge.stop().await;
 }
 

@@ -1,5 +1,5 @@
-//! The edge as a whole, over sockets, on the in-memory bus.
-#![expect(clippy::unwrap_used, reason = "a test that can't go on has failed")]
+//! Tests of a whole edge, over real sockets and the in-memory bus.
+#![expect(clippy::unwrap_used, reason = "a test that can't continue has failed")]
 
 mod attempts;
 mod auth;

@@ -1,5 +1,5 @@
-//! Bytes that are wrong: each gets its code as soon as its wrong byte is there, then end of file and never a reset, and nobody
-//! else notices anything.
+//! Malformed frames: each gets its error code as soon as the wrong byte arrives, then end of file
+//! and never a reset, and other clients are not affected.
 
 use tickstorm_protocol::message::ErrorMsg;
 use tickstorm_testkit::{Forged, Peer, frame, peer};
@@ -8,7 +8,7 @@ use tickstorm_timebase::Mode;
 use crate::support::{PASSWORD, TestEdge, USER, config};
 use crate::witness::Witness;
 
-/// A payload that is no protobuf message: a field's length that goes beyond its end.
+/// A payload that is not a protobuf message: the length of a field exceeds the payload.
 const NO_PROTOBUF: &[u8] = b"\x0A\x7F";
 
 struct Case {
@@ -25,7 +25,8 @@ fn case(name: &'static str, bytes: impl Into<Vec<u8>>, code: &'static str) -> Ca
     }
 }
 
-/// What is wrong at any time, `payload_max` being the limit of the moment.
+/// Returns frames that are wrong in every stage of a connection. `payload_max` is the limit of the
+/// stage.
 fn wrong_frames(payload_max: u32) -> Vec<Case> {
     let forged = |kind| Forged::new(kind, &[]);
     let heartbeat = Forged::new(frame::HEARTBEAT, &[]);
@@ -62,7 +63,7 @@ fn wrong_frames(payload_max: u32) -> Vec<Case> {
             "MESSAGE_TOO_LARGE",
         ),
         case(
-            "too large though ignorable",
+            "too large although ignorable",
             too_large(0x80, payload_max + 1),
             "MESSAGE_TOO_LARGE",
         ),
@@ -73,7 +74,7 @@ fn wrong_frames(payload_max: u32) -> Vec<Case> {
             "BAD_CHECKSUM",
         ),
         case(
-            "checksum though ignorable",
+            "checksum although ignorable",
             forged(0xFF).bad_checksum().bytes(),
             "BAD_CHECKSUM",
         ),
@@ -124,7 +125,7 @@ fn wrong_once_authenticated() -> Vec<Case> {
     ]
 }
 
-/// Expects the case's ERROR, behind whatever ticks, and the end.
+/// Expects the case's ERROR, possibly after ticks, and then end of file.
 async fn expect_refusal(peer: &mut Peer, case: &Case) {
     let (_, last) = peer.skip_batches().await;
     assert_eq!(last.kind, frame::ERROR, "{}: {last:?}", case.name);
@@ -140,7 +141,7 @@ async fn expect_refusal(peer: &mut Peer, case: &Case) {
 }
 
 #[tokio::test]
-async fn a_wrong_first_frame_gets_its_code_and_nobody_else_notices() {
+async fn a_wrong_first_frame_gets_its_code_and_no_other_client_notices() {
     let edge = TestEdge::start(config()).await;
     let mut witness = Witness::enter(&edge).await;
     let mut cases = wrong_frames(4_096);
@@ -159,7 +160,7 @@ async fn a_wrong_first_frame_gets_its_code_and_nobody_else_notices() {
 }
 
 #[tokio::test]
-async fn a_wrong_frame_after_auth_gets_its_code_and_nobody_else_notices() {
+async fn a_wrong_frame_after_auth_gets_its_code_and_no_other_client_notices() {
     let edge = TestEdge::start(config()).await;
     let mut witness = Witness::enter(&edge).await;
     let mut cases = wrong_frames(65_536);
@@ -176,7 +177,7 @@ async fn a_wrong_frame_after_auth_gets_its_code_and_nobody_else_notices() {
 }
 
 #[tokio::test]
-async fn a_wrong_frame_of_a_subscriber_gets_its_code_and_nobody_else_notices() {
+async fn a_wrong_frame_of_a_subscriber_gets_its_code_and_no_other_client_notices() {
     let edge = TestEdge::start(config()).await;
     let mut witness = Witness::enter(&edge).await;
     let mut cases = wrong_frames(65_536);
@@ -192,14 +193,14 @@ async fn a_wrong_frame_of_a_subscriber_gets_its_code_and_nobody_else_notices() {
 }
 
 #[tokio::test]
-async fn an_error_reaches_a_client_that_goes_on_sending() {
-    /// Far more than both sockets' buffers hold: the edge has to take it off.
+async fn an_error_reaches_a_client_that_keeps_sending() {
+    /// Far more than both sockets' buffers hold, so the edge must read and discard it.
     const FLOOD: usize = 1024 * 1024;
     let edge = TestEdge::start(config()).await;
     let mut witness = Witness::enter(&edge).await;
     let auth = peer::auth(USER, PASSWORD);
     let cases = [
-        case("at once", b"nonsense", "BAD_MAGIC"),
+        case("immediately", b"nonsense", "BAD_MAGIC"),
         case("wrong password", peer::auth(USER, "wrong"), "AUTH_FAILED"),
         case(
             "after AUTH",
@@ -226,7 +227,7 @@ async fn an_error_reaches_a_client_that_goes_on_sending() {
 }
 
 #[tokio::test]
-async fn the_largest_payloads_that_are_allowed_are_taken() {
+async fn the_largest_allowed_payloads_are_accepted() {
     let edge = TestEdge::start_without_clock(config()).await;
     let mut auth = tickstorm_protocol::message::Auth {
         username: USER.to_owned(),
@@ -246,17 +247,17 @@ async fn the_largest_payloads_that_are_allowed_are_taken() {
 }
 
 #[tokio::test]
-async fn with_a_lower_limit_larger_payloads_are_refused_after_auth_too() {
+async fn a_lower_max_msg_size_also_limits_payloads_after_auth() {
     let mut config = config();
     config.max_msg_size = 4_096;
     let edge = TestEdge::start_without_clock(config).await;
-    for (len, is_taken) in [(4_096, true), (4_097, false)] {
+    for (len, is_accepted) in [(4_096, true), (4_097, false)] {
         let mut peer = Peer::connect(edge.addr()).await;
         peer.auth(USER, PASSWORD).await;
         peer.expect_ack(frame::AUTH).await;
         peer.send(&frame::frame(0x80, &vec![7; len])).await;
         peer.heartbeat(5).await;
-        if is_taken {
+        if is_accepted {
             peer.expect_pong().await;
         } else {
             peer.expect_refusal("MESSAGE_TOO_LARGE").await;

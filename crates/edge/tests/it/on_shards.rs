@@ -1,4 +1,5 @@
-//! Work that is run on the shards themselves: how benchmarks hold the engine against a bare loop over the same sockets.
+//! Work that runs on the shards' threads, with which benchmarks compare the engine with a bare loop
+//! over the same sockets.
 
 use std::os::fd::RawFd;
 use std::sync::{Arc, Mutex};
@@ -9,11 +10,11 @@ use tickstorm_timebase::Mode;
 
 use crate::support::{PASSWORD, SOON, TestEdge, USER, config};
 
-/// A type that clients may ignore.
+/// A frame type that clients ignore.
 const IGNORABLE: u8 = 0x84;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn work_on_shards_is_given_each_subscribers_socket_once_and_nobody_elses() {
+async fn work_on_shards_gets_each_subscribers_socket_once_and_no_other_sockets() {
     const SUBSCRIBERS: usize = 8;
     let edge = TestEdge::start(config()).await;
     let mut subscribers = Vec::new();
@@ -22,17 +23,17 @@ async fn work_on_shards_is_given_each_subscribers_socket_once_and_nobody_elses()
         peer.enter(USER, PASSWORD, Mode::Second).await;
         subscribers.push(peer);
     }
-    let mut stranger = Peer::connect(edge.addr()).await;
-    stranger.auth(USER, PASSWORD).await;
-    stranger.expect_frame().await;
+    let mut bystander = Peer::connect(edge.addr()).await;
+    bystander.auth(USER, PASSWORD).await;
+    bystander.expect_frame().await;
 
     let frame = tickstorm_testkit::frame::frame(IGNORABLE, b"bare");
     let calls = Arc::new(Mutex::new(Vec::new()));
-    let (written_down, bytes) = (Arc::clone(&calls), frame.clone());
+    let (recorded, bytes) = (Arc::clone(&calls), frame.clone());
     edge.edge
         .on_shards(Arc::new(move |sockets: &[RawFd]| {
             let name = std::thread::current().name().map(str::to_owned);
-            written_down.lock().unwrap().push((name, sockets.len()));
+            recorded.lock().unwrap().push((name, sockets.len()));
             for socket in sockets {
                 let sent = send(*socket, &bytes, MsgFlags::MSG_NOSIGNAL);
                 assert_eq!(sent, Ok(bytes.len()));
@@ -59,8 +60,8 @@ async fn work_on_shards_is_given_each_subscribers_socket_once_and_nobody_elses()
         }
         assert_eq!(bare, 1);
     }
-    stranger.heartbeat(7).await;
-    assert_eq!(stranger.expect_pong().await.client_time_us, 7);
+    bystander.heartbeat(7).await;
+    assert_eq!(bystander.expect_pong().await.client_time_us, 7);
     drop(subscribers);
     poll_until_async("the subscribers have gone", SOON, || {
         edge.metric("tickstorm_active_connections", "") <= 1.0

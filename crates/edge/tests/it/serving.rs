@@ -1,4 +1,4 @@
-//! What a client that does everything right gets.
+//! The answers and ticks that a correct client gets.
 
 use tickstorm_testkit::Peer;
 use tickstorm_timebase::Mode;
@@ -24,7 +24,7 @@ async fn auth_and_subscribe_get_two_acks_and_then_ticks_on_the_grid() {
             assert_eq!(tick.epoch_ms, last + 1_000, "no gap, no duplicate");
             assert!(
                 tick.epoch_ms <= now,
-                "{} came before its time ({now})",
+                "{} arrived before its time ({now})",
                 tick.epoch_ms
             );
             assert!(batch.sent_unix_us >= tick.epoch_ms * 1_000, "{batch:?}");

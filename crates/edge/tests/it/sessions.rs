@@ -1,4 +1,5 @@
-//! Frames however they arrive, and PONG.
+//! Sessions: frames are answered in order however they are split into segments, and PONG carries
+//! authority time.
 
 use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -23,7 +24,7 @@ fn opening() -> Vec<u8> {
     frames.concat()
 }
 
-/// Expects the answers to [`opening`] in their order, and ticks without a gap after them.
+/// Expects the answers to [`opening`] in order, and then ticks without a gap.
 async fn expect_service(peer: &mut Peer) {
     peer.expect_ack(frame::AUTH).await;
     let ack = peer.expect_ack(frame::SUBSCRIBE).await;
@@ -47,7 +48,7 @@ async fn one_segment_with_auth_subscribe_and_heartbeat_is_served() {
 }
 
 #[tokio::test]
-async fn the_answers_to_one_segment_come_in_one() {
+async fn the_answers_to_one_segment_are_sent_in_one_segment() {
     let edge = TestEdge::start(config()).await;
     let mut stream = TcpStream::connect(edge.addr()).await.unwrap();
     stream.write_all(&opening()).await.unwrap();
@@ -61,7 +62,7 @@ async fn the_answers_to_one_segment_come_in_one() {
 }
 
 #[tokio::test]
-async fn what_was_right_is_answered_before_the_error_of_what_followed_in_the_same_segment() {
+async fn valid_frames_are_answered_before_the_error_about_a_later_one_in_the_same_segment() {
     let edge = TestEdge::start(config()).await;
     let mut peer = Peer::connect(edge.addr()).await;
     peer.send(&[&opening()[..], b"nonsense"].concat()).await;
@@ -73,19 +74,19 @@ async fn what_was_right_is_answered_before_the_error_of_what_followed_in_the_sam
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_end_of_a_clients_input_is_noticed_at_once_where_it_comes_with_the_last_frames() {
+async fn end_of_input_that_arrives_with_the_last_frames_is_noticed_immediately() {
     let edge = TestEdge::start(config()).await;
     let busy = Arc::new(AtomicUsize::new(0));
     let (hold, released) = mpsc::channel::<()>();
     let (begun, released) = (Arc::clone(&busy), Mutex::new(released));
-    // No shard looks at its sockets until everything has arrived.
-    let stand = edge.edge.on_shards(Arc::new(move |_: &[RawFd]| {
+    // The shards are blocked, so that none reads its sockets until everything has arrived.
+    let block = edge.edge.on_shards(Arc::new(move |_: &[RawFd]| {
         begun.fetch_add(1, Ordering::Relaxed);
-        // It ends by an error.
+        // This returns an error when `hold` is dropped.
         let _ = released.lock().unwrap().recv();
     }));
     let send = async {
-        poll_until_async("both shards stand", SOON, || {
+        poll_until_async("both shards are blocked", SOON, || {
             busy.load(Ordering::Relaxed) == 2
         })
         .await;
@@ -95,7 +96,7 @@ async fn the_end_of_a_clients_input_is_noticed_at_once_where_it_comes_with_the_l
         drop(hold);
         peer
     };
-    let ((), mut peer) = tokio::join!(stand, send);
+    let ((), mut peer) = tokio::join!(block, send);
     peer.expect_ack(frame::AUTH).await;
     edge.metric_reaches("tickstorm_connections_closed_total", "client_closed", 1.0)
         .await;
@@ -103,7 +104,7 @@ async fn the_end_of_a_clients_input_is_noticed_at_once_where_it_comes_with_the_l
 }
 
 #[tokio::test]
-async fn more_heartbeats_than_are_answered_by_one_send_get_their_pongs_in_order() {
+async fn more_heartbeats_than_one_send_answers_get_their_pongs_in_order() {
     let edge = TestEdge::start(Config {
         frame_rate: 100,
         ..config()
@@ -121,7 +122,7 @@ async fn more_heartbeats_than_are_answered_by_one_send_get_their_pongs_in_order(
 }
 
 #[tokio::test]
-async fn the_same_one_byte_at_a_time_is_served_alike() {
+async fn frames_sent_one_byte_at_a_time_are_served() {
     let edge = TestEdge::start(config()).await;
     let mut peer = Peer::connect(edge.addr()).await;
     peer.send_bytewise(&opening()).await;
@@ -130,7 +131,7 @@ async fn the_same_one_byte_at_a_time_is_served_alike() {
 }
 
 #[tokio::test]
-async fn the_same_cut_in_two_anywhere_is_served_alike() {
+async fn frames_split_in_two_at_any_byte_are_served() {
     let edge = TestEdge::start(config()).await;
     let bytes = opening();
     let mut peers = Vec::new();
@@ -166,7 +167,7 @@ async fn ignorable_types_are_skipped_after_auth() {
 }
 
 #[tokio::test]
-async fn an_empty_subscribe_is_for_seconds_and_an_empty_heartbeat_gets_its_pong() {
+async fn an_empty_subscribe_means_second_mode_and_an_empty_heartbeat_gets_its_pong() {
     let edge = TestEdge::start(config()).await;
     let mut peer = Peer::connect(edge.addr()).await;
     peer.auth(USER, PASSWORD).await;
@@ -181,7 +182,7 @@ async fn an_empty_subscribe_is_for_seconds_and_an_empty_heartbeat_gets_its_pong(
 }
 
 #[tokio::test]
-async fn a_pong_echoes_the_clients_time_and_tells_authority_time() {
+async fn a_pong_echoes_the_clients_time_and_carries_authority_time() {
     let edge = TestEdge::start(config()).await;
     let mut peer = Peer::connect(edge.addr()).await;
     peer.auth(USER, PASSWORD).await;
@@ -192,7 +193,10 @@ async fn a_pong_echoes_the_clients_time_and_tells_authority_time() {
         let pong = peer.expect_pong().await;
         let after_us = (wall_ms() + 1) * 1_000;
         assert_eq!(pong.client_time_us, client_time_us);
-        assert_eq!(pong.clock_error_us, 1_000, "what the clock says");
+        assert_eq!(
+            pong.clock_error_us, 1_000,
+            "the error that the clock reports"
+        );
         let bound_us = i64::from(pong.error_bound_us);
         assert!(bound_us < 1_000_000, "{pong:?}");
         assert!(
@@ -209,7 +213,7 @@ async fn a_pong_echoes_the_clients_time_and_tells_authority_time() {
 }
 
 #[tokio::test]
-async fn without_the_time_pongs_come_at_once_and_each_subscribe_gets_its_ack_when_it_is_known() {
+async fn while_the_time_is_unknown_pongs_are_immediate_and_subscribe_acks_wait_for_it() {
     let mut edge = TestEdge::start_without_clock(config()).await;
     let point = wall_ms() - 10_000;
     let frames = [
@@ -248,7 +252,7 @@ async fn without_the_time_pongs_come_at_once_and_each_subscribe_gets_its_ack_whe
 }
 
 #[tokio::test]
-async fn more_subscribes_than_an_edge_remembers_get_their_acks_too() {
+async fn more_subscribes_than_an_edge_remembers_all_get_their_acks() {
     const SUBSCRIBES: i64 = 100;
     let mut config = config();
     config.frame_rate = 1_000;
@@ -272,7 +276,7 @@ async fn more_subscribes_than_an_edge_remembers_get_their_acks_too() {
 }
 
 #[tokio::test]
-async fn a_resume_point_too_far_ahead_is_refused_when_the_time_is_known() {
+async fn a_resume_point_too_far_ahead_is_refused_once_the_time_is_known() {
     let mut edge = TestEdge::start_without_clock(config()).await;
     let mut peer = Peer::connect(edge.addr()).await;
     peer.auth(USER, PASSWORD).await;

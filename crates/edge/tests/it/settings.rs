@@ -1,4 +1,4 @@
-//! The edge's settings, as its environment gives them.
+//! The edge's settings, as read from the environment.
 
 use std::time::Duration;
 
@@ -7,10 +7,10 @@ use tickstorm_edge::settings::*;
 use tickstorm_service::env::{Origin, Row, Section, Settings};
 use tickstorm_service::settings::{ADMIN_ADDR, COMMON};
 
-/// What must never be printed.
+/// A secret value, which must never be printed.
 const CANARY: &str = "canary-hunter2";
 
-/// A file that is there.
+/// A file that exists.
 const A_FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml");
 
 fn sections() -> Vec<Section> {
@@ -31,13 +31,13 @@ fn try_edge(vars: &[(&str, &str)]) -> Result<Settings, Vec<String>> {
     try_load(&[&login, vars].concat())
 }
 
-/// Loads settings; errors as the lines that are printed.
+/// Loads settings; errors are returned as the lines that are printed.
 fn try_load(vars: &[(&str, &str)]) -> Result<Settings, Vec<String>> {
     Settings::from_vars(vars.iter().copied(), &sections(), &DEFAULTS)
         .map_err(|errors| errors.to_string().lines().map(Into::into).collect())
 }
 
-/// The one error that there is.
+/// Returns the only error; panics if there are more.
 fn only_error(outcome: Result<Settings, Vec<String>>) -> String {
     let lines = outcome.unwrap_err();
     assert_eq!(lines.len(), 1, "{lines:#?}");
@@ -45,7 +45,7 @@ fn only_error(outcome: Result<Settings, Vec<String>>) -> String {
 }
 
 #[test]
-fn what_is_not_set_has_its_default() {
+fn an_unset_setting_has_its_default() {
     let settings = edge(&[]);
     assert_eq!(settings.get(&LISTEN_ADDR), "0.0.0.0:8080".parse().unwrap());
     assert_eq!(settings.get(&ADMIN_ADDR), "127.0.0.1:8081".parse().unwrap());
@@ -92,12 +92,12 @@ fn an_edge_needs_a_login_or_tokens() {
         assert!(error.contains(why), "{error}");
     }
     try_load(&[("STREAM_TOKENS_FILE", A_FILE)]).unwrap();
-    // A client by itself needs no user: it may have a token.
+    // A client alone needs no user, since it may have a token.
     Settings::from_vars([("STREAM_PASS", "p")], &[LOGIN], &[]).unwrap();
 }
 
 #[test]
-fn a_client_is_silent_for_longer_than_it_is_told_to_speak() {
+fn the_heartbeat_timeout_must_be_greater_than_the_interval() {
     for (interval, timeout) in [("20s", "20s"), ("1h", "20s"), ("200ms", "200ms")] {
         let error = only_error(try_edge(&[
             ("HEARTBEAT_INTERVAL", interval),
@@ -109,7 +109,7 @@ fn a_client_is_silent_for_longer_than_it_is_told_to_speak() {
         );
     }
     edge(&[("HEARTBEAT_INTERVAL", "19999ms")]);
-    // A value that is wrong alone is one mistake, not two.
+    // A value that is invalid on its own causes one error, not two.
     let error = only_error(try_edge(&[("HEARTBEAT_TIMEOUT", "1ms")]));
     assert!(
         error.starts_with("HEARTBEAT_TIMEOUT=1ms is not allowed"),
@@ -118,25 +118,25 @@ fn a_client_is_silent_for_longer_than_it_is_told_to_speak() {
 }
 
 #[test]
-fn a_holdover_shorter_than_three_rounds_is_warned_of() {
+fn a_holdover_shorter_than_three_rounds_causes_a_warning() {
     let settings = edge(&[("HOLDOVER_MAX", "2s")]);
     assert!(settings.warnings()[0].contains("HOLDOVER_MAX=2s is shorter than three rounds"));
     assert!(edge(&[("HOLDOVER_MAX", "3s")]).warnings().is_empty());
 }
 
 #[test]
-fn a_frame_rate_that_has_no_room_for_what_clients_are_told_to_send_is_warned_of() {
+fn a_frame_rate_too_low_for_the_required_heartbeats_causes_a_warning() {
     for (rate, interval, warning) in [
         (
             "3",
             "15s",
-            Some("the eight heartbeats that open a connection"),
+            Some("the eight heartbeats at the start of a connection"),
         ),
         ("4", "15s", None),
         (
             "10",
             "150ms",
-            Some("clients that send their heartbeats in time are closed"),
+            Some("clients are closed for sending their heartbeats on time"),
         ),
         ("10", "200ms", None),
     ] {
@@ -155,7 +155,7 @@ fn a_frame_rate_that_has_no_room_for_what_clients_are_told_to_send_is_warned_of(
 }
 
 #[test]
-fn older_names_are_taken_with_one_warning_that_names_the_new_one() {
+fn older_names_are_accepted_with_one_warning_that_names_the_new_one() {
     let vars = [
         ("AUTH_USERNAME", "u"),
         ("AUTH_PASSWORD", CANARY),
@@ -181,7 +181,7 @@ fn older_names_are_taken_with_one_warning_that_names_the_new_one() {
 }
 
 #[test]
-fn a_tokens_file_that_cant_be_read_is_named_with_its_variable() {
+fn the_error_about_an_unreadable_tokens_file_names_it_and_its_variable() {
     let error = only_error(try_load(&[("STREAM_TOKENS_FILE", "/nowhere/x")]));
     assert!(
         error.starts_with("STREAM_TOKENS_FILE=/nowhere/x: the file can't be read: "),
@@ -190,7 +190,7 @@ fn a_tokens_file_that_cant_be_read_is_named_with_its_variable() {
 }
 
 #[test]
-fn shards_whose_tables_have_no_room_for_all_connections_are_too_few() {
+fn shards_whose_tables_have_no_room_for_all_connections_are_refused() {
     let vars = [
         ("FD_TABLES", "per-shard"),
         ("SHARDS", "1"),
@@ -202,12 +202,12 @@ fn shards_whose_tables_have_no_room_for_all_connections_are_too_few() {
             lines.len() == 1 && lines[0].starts_with("SHARDS=1 is too few for FD_TABLES=per-shard"),
             "{lines:#?}"
         ),
-        Ok(_) => assert!(hard > 1_030_000, "a table of {hard} is trusted"),
+        Ok(_) => assert!(hard > 1_030_000, "a table of {hard} is accepted"),
     }
 }
 
 #[test]
-fn a_duration_is_what_its_units_say() {
+fn durations_are_parsed_with_their_units() {
     for (text, ms) in [
         ("250ms", 250),
         ("15s", 15_000),
@@ -222,8 +222,8 @@ fn a_duration_is_what_its_units_say() {
     }
 }
 
-/// Name, lowest and highest, what lies just outside.
-const EDGES: [(&str, [&str; 2], [&str; 2]); 26] = [
+/// For each setting: its lowest and highest allowed values, and the values just outside.
+const RANGE_LIMITS: [(&str, [&str; 2], [&str; 2]); 26] = [
     ("CLOCK_TOLERANCE_MS", ["1", "1000"], ["0", "1001"]),
     ("TIME_ERROR_MAX_MS", ["1", "10000"], ["0", "10001"]),
     ("AHEAD_MS", ["200", "4999"], ["199", "5001"]),
@@ -273,8 +273,8 @@ const EDGES: [(&str, [&str; 2], [&str; 2]); 26] = [
 ];
 
 #[test]
-fn every_range_ends_where_its_row_says() {
-    for (name, inside, outside) in EDGES {
+fn each_setting_accepts_exactly_its_range() {
+    for (name, inside, outside) in RANGE_LIMITS {
         let row = rows().find(|row| row.name == name);
         let row = row.unwrap_or_else(|| panic!("no {name}"));
         for text in inside {
@@ -286,8 +286,8 @@ fn every_range_ends_where_its_row_says() {
     }
     for row in rows().filter(|row| row.allowed.contains(" from ")) {
         assert!(
-            EDGES.iter().any(|(name, ..)| *name == row.name),
-            "{} has no edges here",
+            RANGE_LIMITS.iter().any(|(name, ..)| *name == row.name),
+            "{} is missing in RANGE_LIMITS",
             row.name
         );
     }

@@ -1,4 +1,5 @@
-//! Clients that do not read: those that recover in time get every byte once, the others are closed, and nobody else notices.
+//! Clients that do not read. A client that recovers in time gets every byte exactly once, any other
+//! is closed, and the rest of the clients are not affected.
 
 use std::time::Duration;
 
@@ -16,7 +17,7 @@ use crate::support::{PASSWORD, TestEdge, USER, config, wall_ms};
 
 const CLOSED: &str = "tickstorm_connections_closed_total";
 
-/// An edge whose sockets soon are full.
+/// Returns the configuration of an edge whose sockets are soon full.
 fn tight() -> Config {
     Config {
         write_buffer: 4_096,
@@ -29,7 +30,7 @@ fn tight() -> Config {
 }
 
 #[tokio::test]
-async fn who_is_too_many_frames_behind_is_closed_and_nobody_else_misses_a_tick() {
+async fn a_client_too_many_frames_behind_is_closed_and_no_other_misses_a_tick() {
     let edge = TestEdge::start(Config {
         queue_frames_max: 8,
         ..tight()
@@ -44,7 +45,7 @@ async fn who_is_too_many_frames_behind_is_closed_and_nobody_else_misses_a_tick()
         let account = enter(&mut peer, &burst).await;
         others.push((peer, account));
     }
-    // A frame each, and the next only when all others have it.
+    // Each burst is one frame, and the next one is sent only when all others have received it.
     for _ in 0..30 {
         burst.send(&edge.edge, 1_000);
         for (peer, account) in &mut others {
@@ -58,14 +59,15 @@ async fn who_is_too_many_frames_behind_is_closed_and_nobody_else_misses_a_tick()
         burst.send(&edge.edge, 1);
         account.follow(peer, burst.last()).await;
     }
-    assert!(edge.metric(CLOSED, "") <= 1.0, "one is closed, no other");
+    assert!(edge.metric(CLOSED, "") <= 1.0, "only one client is closed");
     edge.stop().await;
 }
 
 #[tokio::test]
-async fn who_takes_nothing_is_closed_at_the_write_deadline_and_nobody_else_misses_a_tick() {
+async fn a_client_that_never_reads_is_closed_at_the_write_deadline_and_no_other_misses_a_tick() {
     const DEADLINE: Duration = Duration::from_millis(600);
-    // The protocol's 500 ms, and what a busy machine may add: far less than tests of other deadlines here wait for.
+    // The protocol's 500 ms, and what a busy machine may add. This is far below the deadlines that
+    // other tests here wait for.
     const LATE: Duration = Duration::from_millis(500 + 10_000);
     let edge = TestEdge::start(Config {
         write_deadline: DEADLINE,
@@ -80,7 +82,7 @@ async fn who_takes_nothing_is_closed_at_the_write_deadline_and_nobody_else_misse
     let before = SystemClock.now();
     burst.send(&edge.edge, 60_000);
     of_other.follow(&mut other, burst.last()).await;
-    let refused = SystemClock.now();
+    let sent = SystemClock.now();
     edge.metric_reaches(CLOSED, "slow_consumer", 1.0).await;
     let closed = SystemClock.now();
     assert!(
@@ -89,9 +91,9 @@ async fn who_takes_nothing_is_closed_at_the_write_deadline_and_nobody_else_misse
         closed.since(before)
     );
     assert!(
-        closed.since(refused) <= DEADLINE + LATE,
+        closed.since(sent) <= DEADLINE + LATE,
         "after {:?}",
-        closed.since(refused)
+        closed.since(sent)
     );
     of_stalled.follow_to_end(&mut stalled).await;
     assert!(of_stalled.last < burst.last(), "{of_stalled:?}");
@@ -100,7 +102,8 @@ async fn who_takes_nothing_is_closed_at_the_write_deadline_and_nobody_else_misse
     edge.stop().await;
 }
 
-/// Reads in spells and stalls between them, as `seed` has it, and asks for the time before each stall.
+/// Reads in intervals with stalls in between, at random from `seed`, and sends heartbeats before
+/// each stall.
 async fn stall_and_recover(mut peer: Peer, mut account: Account, last: i64, seed: u64) -> Account {
     const STALL_MAX_MS: u64 = 60;
     let mut rng = StdRng::seed_from_u64(seed);
@@ -113,25 +116,25 @@ async fn stall_and_recover(mut peer: Peer, mut account: Account, last: i64, seed
         tokio::time::sleep(Duration::from_millis(rng.random_range(0..STALL_MAX_MS))).await;
         for _ in 0..rng.random_range(1..100) {
             if account.last < last {
-                account.take(&peer.expect_frame().await);
+                account.record(&peer.expect_frame().await);
             }
         }
     }
     while account.pongs.len() < usize::try_from(asked).unwrap() {
-        account.take(&peer.expect_frame().await);
+        account.record(&peer.expect_frame().await);
     }
     assert!(
         account.pongs.iter().copied().eq(1..=asked),
         "{:?}",
         account.pongs
     );
-    // Nothing was sent twice at the end either.
+    // No bytes are left over, so nothing was sent twice at the end.
     assert_eq!(peer.next_frame(Duration::ZERO).await, Received::Timeout);
     account
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn those_that_stall_and_recover_get_every_frame_once_with_the_answers_between_them() {
+async fn clients_that_stall_and_recover_get_every_frame_and_every_answer_once() {
     const CLIENTS: u64 = 24;
     const BURSTS: i64 = 300;
     let edge = TestEdge::start(tight()).await;
@@ -168,7 +171,8 @@ async fn those_that_stall_and_recover_get_every_frame_once_with_the_answers_betw
     edge.stop().await;
 }
 
-/// A client has a long backlog and subscribes again; `resume_after_ms` is its resume point. Gives its account from the ACK on.
+/// Lets a client with a long backlog subscribe again, with `resume_after_ms` as its resume point.
+/// Returns its account after the ACK, and the last tick released before the new SUBSCRIBE.
 async fn subscribe_again_in_a_stall(resume_after_ms: Option<i64>) -> (Account, i64) {
     let edge = TestEdge::start(Config {
         shards: 1,
@@ -185,7 +189,7 @@ async fn subscribe_again_in_a_stall(resume_after_ms: Option<i64>) -> (Account, i
     let old = burst.last();
     let again = peer::subscribe(Mode::Second, resume_after_ms, false);
     stalled.send(&again).await;
-    // One shard reads both: when it has answered twice, it has read the SUBSCRIBE.
+    // One shard reads both clients, so after two answers it has read the SUBSCRIBE.
     for _ in 0..2 {
         other.heartbeat(1).await;
         other.expect_pong().await;
@@ -197,7 +201,7 @@ async fn subscribe_again_in_a_stall(resume_after_ms: Option<i64>) -> (Account, i
         if frame.kind == ACK {
             break frame.decode::<Ack>();
         }
-        before.take(&frame);
+        before.record(&frame);
     };
     assert_eq!(ack.acked_type, u32::from(SUBSCRIBE));
     assert_eq!(ack.start_epoch_ms, resume_after_ms.unwrap_or(old));
@@ -209,25 +213,25 @@ async fn subscribe_again_in_a_stall(resume_after_ms: Option<i64>) -> (Account, i
 }
 
 #[tokio::test]
-async fn a_subscribe_during_a_stall_finishes_the_frame_half_sent_and_drops_the_rest() {
+async fn a_subscribe_during_a_stall_finishes_the_partial_frame_and_drops_the_backlog() {
     let (after, _) = subscribe_again_in_a_stall(None).await;
     assert_eq!(after.ticks, 3_000);
 }
 
 #[tokio::test]
-async fn a_subscribe_during_a_stall_that_names_a_resume_point_is_replayed_the_rest() {
+async fn a_subscribe_with_a_resume_point_during_a_stall_gets_the_missing_ticks_as_replay() {
     let resume_after_ms = wall_ms() / 1_000 * 1_000 - 10_000;
     let (after, old) = subscribe_again_in_a_stall(Some(resume_after_ms)).await;
     let replayed = usize::try_from((old - resume_after_ms) / 1_000).unwrap();
     assert_eq!(
         after.ticks,
         replayed + 3_000,
-        "the leap is replayed too: ticks are a function of time"
+        "the replay includes the leap, since ticks are a function of time"
     );
 }
 
 #[tokio::test]
-async fn a_resume_through_a_narrow_window_is_replayed_whole_before_the_present() {
+async fn a_replay_larger_than_the_sockets_is_sent_completely_before_new_ticks() {
     let edge = TestEdge::start(Config {
         max_msg_size: 4_096,
         resume_window: Duration::from_secs(3_600),
@@ -244,7 +248,7 @@ async fn a_resume_through_a_narrow_window_is_replayed_whole_before_the_present()
     peer.send(&hello.concat()).await;
     peer.expect_ack(AUTH).await;
     let start = peer.expect_ack(SUBSCRIBE).await.start_epoch_ms;
-    // The replay is more than the sockets hold; what is released meanwhile must wait behind it.
+    // The replay exceeds the socket buffers. Ticks released meanwhile must wait until it is sent.
     burst.send(&edge.edge, 5_000);
     let mut account = Account::new(start, &burst);
     let mut replayed = 0;
@@ -255,7 +259,7 @@ async fn a_resume_through_a_narrow_window_is_replayed_whole_before_the_present()
             "{} bytes",
             frame.payload.len()
         );
-        account.take(&frame);
+        account.record(&frame);
         let batch: DataBatch = frame.decode();
         replayed += batch.ticks.iter().filter(|tick| tick.quality == 2).count();
     }
@@ -267,7 +271,7 @@ async fn a_resume_through_a_narrow_window_is_replayed_whole_before_the_present()
 }
 
 #[tokio::test]
-async fn ticks_wait_behind_answers_that_the_socket_has_not_taken() {
+async fn ticks_wait_behind_answers_that_the_socket_has_not_accepted() {
     const HEARTBEATS: i64 = 2_000;
     let edge = TestEdge::start(tight()).await;
     let mut burst = Burst::new();
@@ -283,18 +287,18 @@ async fn ticks_wait_behind_answers_that_the_socket_has_not_taken() {
     }
     account.follow(&mut peer, burst.last()).await;
     while account.pongs.last() != Some(&HEARTBEATS) {
-        account.take(&peer.expect_frame().await);
+        account.record(&peer.expect_frame().await);
     }
     assert!(account.pongs.iter().copied().eq(1..=HEARTBEATS));
     edge.stop().await;
 }
 
 #[tokio::test]
-async fn while_answers_wait_a_connection_is_not_read_and_its_deadline_stands_still() {
+async fn while_answers_wait_a_connection_is_not_read_and_its_deadline_is_paused() {
     const HEARTBEATS: i64 = 2_000;
     let edge = TestEdge::start(Config {
         heartbeat_interval: Duration::from_millis(200),
-        // Enough for this client to send all of them in time, on a busy machine.
+        // Long enough for this client to send all heartbeats in time, on a busy machine.
         heartbeat_timeout: Duration::from_millis(1_500),
         ..tight()
     })
@@ -304,7 +308,7 @@ async fn while_answers_wait_a_connection_is_not_read_and_its_deadline_stands_sti
     peer.expect_frame().await;
     let heartbeats: Vec<u8> = (1..=HEARTBEATS).flat_map(peer::heartbeat).collect();
     peer.send(&heartbeats).await;
-    // Others that are silent are closed meanwhile, one after the other: time passes.
+    // Meanwhile silent clients are closed one after the other, which shows that time passes.
     for silent in 1..=3 {
         let mut peer = Peer::connect(edge.addr()).await;
         peer.auth(USER, PASSWORD).await;
@@ -318,15 +322,15 @@ async fn while_answers_wait_a_connection_is_not_read_and_its_deadline_stands_sti
         assert_eq!(
             peer.expect_pong().await.client_time_us,
             n,
-            "in order, none lost"
+            "in order and without loss"
         );
     }
     let all = edge.metric("tickstorm_bytes_sent_total", "");
     assert!(
         sent < all / 2.0,
-        "{sent} of {all} bytes were sent: it was read on"
+        "{sent} of {all} bytes were sent: the edge kept reading"
     );
-    // Now it is read again, and the deadline runs.
+    // Now the edge reads again, and the deadline runs.
     peer.expect_refusal("HEARTBEAT_TIMEOUT").await;
     edge.counts("tickstorm_heartbeat_timeouts_total", 4).await;
     edge.stop().await;

@@ -1,4 +1,5 @@
-//! What a SUBSCRIBE brings: resuming, resuming ahead, replacing, and delivery ahead of the ticks' time.
+//! SUBSCRIBE: resuming in the past and from a future point, replacing a subscription, and delivery
+//! ahead of the ticks' time.
 
 use std::time::Duration;
 
@@ -20,7 +21,7 @@ async fn authenticated(edge: &TestEdge) -> Peer {
     peer
 }
 
-/// Takes ticks until one was not replayed; gives all of them.
+/// Receives ticks up to the first one that is not REPLAY, and returns all of them.
 async fn up_to_the_present(peer: &mut Peer) -> Vec<Tick> {
     let mut ticks = Vec::new();
     while ticks
@@ -38,10 +39,10 @@ async fn up_to_the_present(peer: &mut Peer) -> Vec<Tick> {
 }
 
 #[tokio::test]
-async fn a_resume_point_brings_all_ticks_after_it_as_replay_and_then_the_present() {
+async fn after_a_resume_point_all_ticks_are_replayed_before_current_ones() {
     let edge = TestEdge::start(config()).await;
     let mut peer = authenticated(&edge).await;
-    // Not on the grid: it need not be.
+    // A resume point need not be on the grid.
     let point = wall_ms() - 60_001;
     peer.subscribe_with(Mode::Second, Some(point), false).await;
     assert_eq!(
@@ -56,7 +57,7 @@ async fn a_resume_point_brings_all_ticks_after_it_as_replay_and_then_the_present
 }
 
 #[tokio::test]
-async fn a_long_replay_comes_in_frames_within_the_limit_from_the_windows_edge_on() {
+async fn a_long_replay_starts_at_the_window_and_its_frames_keep_the_size_limit() {
     const LIMIT: usize = 4_096;
     let edge = TestEdge::start(Config {
         max_msg_size: LIMIT,
@@ -105,7 +106,7 @@ async fn minutes_resume_on_their_own_grid() {
 }
 
 #[tokio::test]
-async fn a_resume_point_ahead_suppresses_the_ticks_up_to_it() {
+async fn a_future_resume_point_suppresses_the_ticks_up_to_it() {
     let edge = TestEdge::start(config()).await;
     let mut peer = authenticated(&edge).await;
     let point = wall_ms() + 2_000;
@@ -115,12 +116,12 @@ async fn a_resume_point_ahead_suppresses_the_ticks_up_to_it() {
         point
     );
     expect_gapless(&peer.expect_ticks(1).await, point, Mode::Second);
-    assert!(wall_ms() >= point, "its time has come");
+    assert!(wall_ms() >= point, "the point's time has been reached");
     edge.stop().await;
 }
 
 #[tokio::test]
-async fn a_resume_point_may_lie_fifteen_seconds_ahead_and_no_more() {
+async fn a_resume_point_may_be_at_most_fifteen_seconds_ahead() {
     let edge = TestEdge::start(config()).await;
     let mut peer = authenticated(&edge).await;
     let point = wall_ms() + 14_000;
@@ -136,7 +137,7 @@ async fn a_resume_point_may_lie_fifteen_seconds_ahead_and_no_more() {
 }
 
 #[tokio::test]
-async fn a_further_subscribe_replaces_the_one_before() {
+async fn a_second_subscribe_replaces_the_first() {
     let edge = TestEdge::start(config()).await;
     let mut peer = authenticated(&edge).await;
     peer.subscribe(Mode::Second).await;
@@ -190,11 +191,12 @@ async fn subscribes_in_one_segment_are_each_acknowledged_and_the_last_is_served(
 }
 
 #[tokio::test]
-async fn ahead_of_their_time_ticks_come_and_what_is_due_by_then_comes_right_after_the_ack() {
+async fn an_ahead_subscription_gets_due_ticks_right_after_the_ack_and_then_ticks_ahead_of_time() {
     const AHEAD_MS: i64 = 800;
     let edge = TestEdge::start(config()).await;
     let mut peer = authenticated(&edge).await;
-    // Less than AHEAD_MS before the next tick: that one went out before this client came.
+    // This is less than AHEAD_MS before the next tick, so that tick was sent before this client
+    // subscribed.
     poll_until_async("the middle of a second", SOON, || {
         (300..700).contains(&wall_ms().rem_euclid(1_000))
     })
@@ -209,10 +211,10 @@ async fn ahead_of_their_time_ticks_come_and_what_is_due_by_then_comes_right_afte
         let arrived_ms = wall_ms();
         last = expect_gapless(&batch.ticks, last, Mode::Second);
         let lead_us = last * 1_000 - batch.sent_unix_us;
-        assert!(lead_us > 0, "sent ahead: {batch:?}");
+        assert!(lead_us > 0, "not sent ahead: {batch:?}");
         assert!(
             lead_us <= AHEAD_MS * 1_000,
-            "never more than that: {batch:?}"
+            "sent more than AHEAD_MS ahead: {batch:?}"
         );
         let lead_ms = last - arrived_ms;
         assert!(lead_ms <= AHEAD_MS + 1, "{lead_ms} ms ahead: {batch:?}");
@@ -238,7 +240,7 @@ async fn an_ahead_client_resumes_without_gap_from_replay_into_the_future() {
 }
 
 #[tokio::test]
-async fn with_another_lead_ticks_come_that_much_ahead() {
+async fn ahead_ms_sets_how_early_ahead_ticks_are_sent() {
     let edge = TestEdge::start(Config {
         ahead: Duration::from_secs(3),
         ..config()

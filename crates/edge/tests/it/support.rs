@@ -1,4 +1,5 @@
-//! An edge under test: on port 0 of loopback, over the in-memory bus, with a clock that tells this machine's own time.
+//! The edge under test. It listens on a port of loopback that the system chooses, and uses the
+//! in-memory bus with a clock that serves this machine's own time.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -16,7 +17,7 @@ use tokio::task::JoinHandle;
 pub(crate) const USER: &str = "stream_user";
 pub(crate) const PASSWORD: &str = "stream_pass";
 
-/// What a test waits at most for what must come.
+/// The longest time that a test waits for something that must happen.
 pub(crate) const SOON: Duration = Duration::from_secs(30);
 
 /// An edge, its bus and its clock.
@@ -27,7 +28,7 @@ pub(crate) struct TestEdge {
     clock: Option<JoinHandle<()>>,
 }
 
-/// The settings of most tests: defaults, two shards.
+/// Returns the configuration of most tests: the defaults, and two shards.
 pub(crate) fn config() -> Config {
     let source = |value: &str| {
         Some(CredentialSource {
@@ -53,7 +54,7 @@ pub(crate) fn config() -> Config {
         resume_window: Duration::from_secs(600),
         connections_max: 10_000,
         handshakes_max: 4_096,
-        // Off: all peers come from one address here.
+        // Off, since all peers have the same address.
         auth_rate_limit: 0,
         auth_timeout: Duration::from_secs(5),
         heartbeat_interval: Duration::from_secs(15),
@@ -73,7 +74,7 @@ pub(crate) fn config() -> Config {
 }
 
 impl TestEdge {
-    /// An edge that knows the time.
+    /// Starts an edge with a clock, and waits until it knows the time.
     pub(crate) async fn start(config: Config) -> Self {
         let mut edge = Self::start_without_clock(config).await;
         edge.start_clock();
@@ -81,15 +82,15 @@ impl TestEdge {
         edge
     }
 
-    /// An edge that no clock has told the time yet.
+    /// Starts an edge without a clock, so that the time is unknown.
     pub(crate) async fn start_without_clock(config: Config) -> Self {
         let bus = MemoryBus::new();
         let registry = Registry::new();
         let link: Arc<dyn Bus> = Arc::new(bus.link("edge"));
-        // In a box: the futures of tests hold this one several times over.
+        // Boxed, because the tests' futures would contain this large future several times.
         let edge = Box::pin(Edge::start(config, link, &registry))
             .await
-            .expect("an edge starts");
+            .expect("the edge starts");
         Self {
             edge,
             registry,
@@ -98,7 +99,7 @@ impl TestEdge {
         }
     }
 
-    /// Lets a clock answer and announce from now on.
+    /// Starts a clock that answers and announces.
     pub(crate) fn start_clock(&mut self) {
         let link = self.bus.link("clock");
         self.clock = Some(tokio::spawn(run_clock(link)));
@@ -117,7 +118,7 @@ impl TestEdge {
         self.edge.listen_addr()
     }
 
-    /// A client whose socket soon is full.
+    /// Connects a client whose receive buffer is soon full.
     pub(crate) async fn narrow_peer(&self) -> Peer {
         let socket = PeerOptions {
             receive_buffer: Some(4_096),
@@ -126,7 +127,8 @@ impl TestEdge {
         Peer::connect_with(self.addr(), socket).await
     }
 
-    /// The value of a counter or gauge, over all labels that contain `label`.
+    /// Returns a metric's value (for a histogram, its number of observations), summed over all
+    /// series with a label value equal to `label`, or over all series if `label` is empty.
     pub(crate) fn metric(&self, name: &str, label: &str) -> f64 {
         let families = self.registry.gather();
         let metrics = families.iter().filter(|family| family.name() == name);
@@ -149,7 +151,7 @@ impl TestEdge {
         poll_until_async(&what, SOON, || self.metric(name, label) >= value).await;
     }
 
-    /// Waits until a metric has at least this value, and judges that it has just this one.
+    /// Waits until a metric reaches `value`, and checks that it does not exceed it.
     pub(crate) async fn counts(&self, name: &str, value: usize) {
         let value = f64::from(u32::try_from(value).unwrap());
         self.metric_reaches(name, "", value).await;
@@ -168,7 +170,7 @@ impl TestEdge {
     }
 }
 
-/// A clock that tells this machine's wall clock.
+/// Runs a clock that serves this machine's wall-clock time.
 async fn run_clock(link: impl Bus) {
     let mut events = link.clock_events();
     let mut announce = tokio::time::interval(Duration::from_millis(500));
@@ -188,7 +190,7 @@ async fn run_clock(link: impl Bus) {
                 let _ = link.announce(&Announcement {
                     mode: Mode::Second,
                     epoch: Epoch::from_ms(second),
-                    clock_id: "clock-0".parse().expect("an id"),
+                    clock_id: "clock-0".parse().expect("a valid id"),
                     rank: 0,
                     sent_unix_us: now.as_micros(),
                     timeline: 1,
@@ -201,7 +203,7 @@ async fn run_clock(link: impl Bus) {
 fn reply(nonce: u64, now: UnixTime) -> Reply {
     Reply {
         nonce,
-        clock_id: "clock-0".parse().expect("an id"),
+        clock_id: "clock-0".parse().expect("a valid id"),
         rank: 0,
         received_unix_us: now.as_micros(),
         sent_unix_us: now.as_micros(),
@@ -211,7 +213,7 @@ fn reply(nonce: u64, now: UnixTime) -> Reply {
     }
 }
 
-/// This machine's wall clock, which is authority time in these tests.
+/// Returns this machine's wall-clock time, which is authority time in these tests.
 pub(crate) fn wall_ms() -> i64 {
     SystemHost::new(0).read().unix.as_millis()
 }

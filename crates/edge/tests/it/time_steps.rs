@@ -1,4 +1,5 @@
-//! What clients notice when the clocks are stepped, fall silent or come back: nothing, or what the protocol says.
+//! Clocks that are stepped, fall silent or come back: clients notice nothing, except for what the
+//! protocol specifies.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -22,7 +23,7 @@ const NORMAL: i32 = 0;
 const HOLDOVER: i32 = 1;
 const REPLAY: i32 = 2;
 
-/// Three clocks that agree, whatever they say.
+/// Three clocks that always agree.
 struct Clocks {
     ahead_ms: Arc<AtomicI64>,
     _tasks: JoinSet<()>,
@@ -41,12 +42,12 @@ impl Clocks {
         }
     }
 
-    /// Steps all of them.
+    /// Steps all clocks by `by_ms`.
     fn step(&self, by_ms: i64) {
         self.ahead_ms.fetch_add(by_ms, Ordering::SeqCst);
     }
 
-    /// What they say.
+    /// Returns the clocks' time.
     fn now_ms(&self) -> i64 {
         time(&self.ahead_ms).as_millis()
     }
@@ -57,7 +58,7 @@ fn time(ahead_ms: &AtomicI64) -> UnixTime {
     UnixTime::from_nanos(SystemHost::new(0).read().unix.as_nanos() + ahead_ns)
 }
 
-/// A clock whose timeline is how far it was stepped.
+/// Runs a clock whose timeline changes with each step.
 async fn run(id: &'static str, link: MemoryLink, ahead_ms: Arc<AtomicI64>) {
     let mut events = link.clock_events();
     let mut announce = tokio::time::interval(Duration::from_millis(300));
@@ -66,7 +67,7 @@ async fn run(id: &'static str, link: MemoryLink, ahead_ms: Arc<AtomicI64>) {
             event = events.next() => event,
             _ = announce.tick() => {
                 let now = time(&ahead_ms);
-                // A clock that is not connected has nobody to tell.
+                // Fails if the clock is not connected, which is expected.
                 let _ = link.announce(&Announcement {
                     mode: Mode::Second,
                     epoch: Epoch::from_ms(Mode::Second.last_at(now).as_ms() + 2_000),
@@ -105,7 +106,7 @@ fn timeline(ahead_ms: &AtomicI64) -> u64 {
     ahead_ms.load(Ordering::SeqCst).unsigned_abs() + 1
 }
 
-fn believing_three(holdover_max: Duration) -> Config {
+fn config_with_three_clocks(holdover_max: Duration) -> Config {
     let config = config();
     Config {
         time: TimekeeperConfig {
@@ -118,13 +119,13 @@ fn believing_three(holdover_max: Duration) -> Config {
 }
 
 async fn start(holdover_max: Duration) -> (TestEdge, Clocks) {
-    let edge = TestEdge::start_without_clock(believing_three(holdover_max)).await;
+    let edge = TestEdge::start_without_clock(config_with_three_clocks(holdover_max)).await;
     let clocks = Clocks::start(&edge);
     edge.ready().await;
     (edge, clocks)
 }
 
-/// A subscriber to seconds that judges what it gets: one by one without gap, and none before its time.
+/// A subscriber to SECOND ticks that checks that they have no gap and that none is early.
 struct Follower<'a> {
     peer: Peer,
     last: i64,
@@ -142,13 +143,13 @@ impl<'a> Follower<'a> {
         }
     }
 
-    /// The next batch; gives the quality of each tick.
+    /// Receives and checks the next batch, and returns the quality of each tick.
     async fn next(&mut self) -> Vec<i32> {
         let batch = self.peer.expect_batch().await;
-        self.judge(&batch)
+        self.check(&batch)
     }
 
-    fn judge(&mut self, batch: &DataBatch) -> Vec<i32> {
+    fn check(&mut self, batch: &DataBatch) -> Vec<i32> {
         for tick in &batch.ticks {
             assert_eq!(tick.epoch_ms, self.last + 1_000, "{batch:?}");
             self.last = tick.epoch_ms;
@@ -160,14 +161,14 @@ impl<'a> Follower<'a> {
         batch.ticks.iter().map(|tick| tick.quality).collect()
     }
 
-    /// Follows until a tick of this quality comes.
+    /// Receives batches until one has a tick of this quality.
     async fn until(&mut self, quality: i32) {
         while !self.next().await.contains(&quality) {}
     }
 }
 
 #[tokio::test]
-async fn a_step_back_by_over_ten_seconds_ends_all_subscriptions_and_new_ones_start_afresh() {
+async fn a_step_back_by_over_ten_seconds_ends_all_subscriptions_and_new_ones_start_over() {
     let (edge, clocks) = start(Duration::from_secs(60)).await;
     let mut followers = Vec::new();
     for _ in 0..4 {
@@ -189,22 +190,22 @@ async fn a_step_back_by_over_ten_seconds_ends_all_subscriptions_and_new_ones_sta
     }
     edge.metric_reaches("tickstorm_connections_closed_total", "time_stepped", 4.0)
         .await;
-    let mut afresh = Follower::enter(&edge, &clocks).await;
-    let behind = clocks.now_ms() - afresh.last;
+    let mut restarted = Follower::enter(&edge, &clocks).await;
+    let behind = clocks.now_ms() - restarted.last;
     assert!(
         (-20..15_000).contains(&behind),
         "starts {behind} ms behind the clocks"
     );
-    afresh.next().await;
-    afresh.next().await;
-    // Who was not subscribed was not concerned.
+    restarted.next().await;
+    restarted.next().await;
+    // A client that was not subscribed is not affected.
     bystander.subscribe(Mode::Second).await;
     bystander.expect_ack(SUBSCRIBE).await;
     edge.stop().await;
 }
 
 #[tokio::test]
-async fn a_step_back_by_less_costs_no_tick_and_repeats_none() {
+async fn a_shorter_step_back_neither_loses_nor_repeats_a_tick() {
     let (edge, clocks) = start(Duration::from_secs(60)).await;
     let mut follower = Follower::enter(&edge, &clocks).await;
     follower.next().await;
@@ -216,19 +217,20 @@ async fn a_step_back_by_less_costs_no_tick_and_repeats_none() {
 }
 
 #[tokio::test]
-async fn a_step_forward_brings_the_missed_ticks_at_once_in_order_and_without_gap() {
+async fn after_a_step_forward_the_missed_ticks_are_sent_immediately_without_gap() {
     let (edge, clocks) = start(Duration::from_secs(60)).await;
     let mut follower = Follower::enter(&edge, &clocks).await;
     follower.next().await;
     clocks.step(5_000);
     let qualities = loop {
         let qualities = follower.next().await;
-        // Two ticks at once are a moment in which the machine stood still.
+        // Two ticks in one batch only mean that the machine stalled for a moment.
         if qualities.len() > 2 {
             break qualities;
         }
     };
-    // A busy machine adds those of the time until it heard of the step; one tick a frame, or missed ones left out, are defects.
+    // On a busy machine, the ticks due until the edge notices the step are added. One tick per
+    // frame, or missing ticks, would be a defect.
     assert!((4..=15).contains(&qualities.len()), "{qualities:?}");
     assert!(
         qualities[..3].iter().all(|&quality| quality == REPLAY),
@@ -239,8 +241,8 @@ async fn a_step_forward_brings_the_missed_ticks_at_once_in_order_and_without_gap
 }
 
 #[tokio::test]
-async fn without_a_word_from_any_clock_ticks_go_on_and_with_one_they_are_normal_again() {
-    /// Far more than a busy machine adds to each of so many ticks, far less than a period.
+async fn while_all_clocks_are_silent_ticks_continue_as_holdover_and_then_become_normal_again() {
+    /// Far more lateness than a busy machine adds to each of [`TICKS`], and far less than a period.
     const PUNCTUAL_MS: i64 = 500;
     const TICKS: usize = 5;
     let (edge, clocks) = start(Duration::from_secs(60)).await;
@@ -248,28 +250,31 @@ async fn without_a_word_from_any_clock_ticks_go_on_and_with_one_they_are_normal_
     follower.until(NORMAL).await;
     edge.bus.cut("edge");
     follower.until(HOLDOVER).await;
-    // The soonest of some, since a busy machine may hold up any of them.
-    let mut soonest = i64::MAX;
+    // Only the smallest lateness counts, since a busy machine may delay any of the ticks.
+    let mut least_late = i64::MAX;
     for _ in 0..TICKS {
         for quality in follower.next().await {
             assert_eq!(quality, HOLDOVER);
         }
-        soonest = soonest.min(clocks.now_ms() - follower.last);
+        least_late = least_late.min(clocks.now_ms() - follower.last);
     }
-    assert!((-20..PUNCTUAL_MS).contains(&soonest), "{soonest} ms late");
+    assert!(
+        (-20..PUNCTUAL_MS).contains(&least_late),
+        "{least_late} ms late"
+    );
     edge.bus.mend("edge");
     follower.until(NORMAL).await;
     edge.stop().await;
 }
 
 #[tokio::test]
-async fn beyond_the_longest_holdover_there_are_no_ticks_and_none_is_lost() {
+async fn beyond_the_longest_holdover_ticks_stop_and_none_is_lost() {
     let (edge, clocks) = start(Duration::from_secs(2)).await;
     let mut follower = Follower::enter(&edge, &clocks).await;
     follower.until(NORMAL).await;
     edge.bus.cut("edge");
     let health = edge.edge.health();
-    poll_until_async("the time is forgotten", SOON, || {
+    poll_until_async("the time is unknown", SOON, || {
         health.status()["authority"].is_null()
     })
     .await;
@@ -288,10 +293,11 @@ async fn beyond_the_longest_holdover_there_are_no_ticks_and_none_is_lost() {
         (7, 0, 0)
     );
     assert_eq!((pong.error_bound_us, pong.clock_error_us), (u32::MAX, 0));
-    // What was released before comes still; then a whole second and more brings nothing.
+    // Ticks that were released before still arrive. Then nothing must arrive for more than a
+    // second.
     let silence = loop {
         match follower.peer.next_frame(Duration::from_millis(1_500)).await {
-            Received::Frame(frame) => drop(follower.judge(&frame.decode())),
+            Received::Frame(frame) => drop(follower.check(&frame.decode())),
             silence @ (Received::Timeout | Received::Eof { .. } | Received::Reset { .. }) => {
                 break silence;
             }
@@ -308,7 +314,7 @@ async fn beyond_the_longest_holdover_there_are_no_ticks_and_none_is_lost() {
     let start = waits.expect_ack(SUBSCRIBE).await.start_epoch_ms;
     assert!(
         start > before,
-        "a fresh subscription starts now, not at {before}"
+        "a new subscription starts now, not at {before}"
     );
     let missed = follower.next().await;
     assert!(missed.len() > 1 && missed[0] == REPLAY, "{missed:?}");
@@ -322,7 +328,7 @@ async fn beyond_the_longest_holdover_there_are_no_ticks_and_none_is_lost() {
         let qualities = waited.next().await;
         assert!(
             !qualities.contains(&REPLAY),
-            "it asked for nothing of before"
+            "a subscription without a resume point gets no REPLAY"
         );
     }
     edge.stop().await;

@@ -1,4 +1,4 @@
-//! A bystander: a subscriber that does nothing wrong, and must not miss a tick whatever others do.
+//! [`Witness`]: a correct subscriber, which must not miss a tick whatever other clients do.
 
 use tickstorm_protocol::message::Tick;
 use tickstorm_testkit::Peer;
@@ -6,14 +6,14 @@ use tickstorm_timebase::Mode;
 
 use crate::support::{PASSWORD, TestEdge, USER, wall_ms};
 
-/// A subscriber of seconds that remembers what it got.
+/// A subscriber to SECOND ticks that remembers the last tick it received.
 pub(crate) struct Witness {
     peer: Peer,
     last: i64,
 }
 
 impl Witness {
-    /// Subscribes.
+    /// Connects and subscribes.
     pub(crate) async fn enter(edge: &TestEdge) -> Self {
         let mut peer = Peer::connect(edge.addr()).await;
         let ack = peer.enter(USER, PASSWORD, Mode::Second).await;
@@ -23,7 +23,7 @@ impl Witness {
         }
     }
 
-    /// Takes everything up to the tick of this second or a later one, and panics where one is missing.
+    /// Receives ticks up to the one of the current second or later, and panics if one is missing.
     pub(crate) async fn missed_nothing(&mut self) {
         let until = wall_ms().div_euclid(1_000) * 1_000;
         while self.last < until {
@@ -33,7 +33,8 @@ impl Witness {
     }
 }
 
-/// Checks that `ticks` are those of `mode` that follow `last`, one by one; gives the last of them.
+/// Checks that `ticks` are the ticks of `mode` that follow `last`, without a gap, and returns the
+/// last one.
 pub(crate) fn expect_gapless(ticks: &[Tick], last: i64, mode: Mode) -> i64 {
     let number = match mode {
         Mode::Second => 0,

@@ -1,10 +1,14 @@
-//! What strangers can make an edge allocate: memory follows the bytes that arrived, never the length that was claimed. A
-//! binary of its own with one test, since its allocator counts everything in the process; the clients are plain sockets, which
-//! cost the process no memory.
-#![expect(clippy::unwrap_used, reason = "a test that can't go on has failed")]
+//! Bounds the memory that hostile clients can make an edge allocate: it follows the bytes that
+//! arrived, never the length that was claimed. This is a separate binary with a single test, since
+//! its allocator counts everything in the process. The clients are plain sockets, which allocate
+//! nothing in the process.
+#![expect(clippy::unwrap_used, reason = "a test that can't continue has failed")]
 
 #[path = "../it/support.rs"]
-#[expect(dead_code, reason = "made for the other test binary")]
+#[expect(
+    dead_code,
+    reason = "shared with another test binary, which uses more of it"
+)]
 mod support;
 
 use std::io::{Read, Write};
@@ -21,24 +25,24 @@ use support::{PASSWORD, TestEdge, USER, config};
 #[global_allocator]
 static ALLOCATOR: CountingAllocator = CountingAllocator::new();
 
-const STRANGERS: usize = 1_000;
-/// What all of them together may add, connections and all.
+const CLIENTS: usize = 1_000;
+/// The most memory that all clients together may add, including their connections.
 const GROWTH_MAX: usize = 2 * 1024 * 1024;
-/// What no single allocation may exceed. Arrays that all connections of a shard share stay below it too, with
-/// [`STRANGERS`] spread over eight shards.
+/// The largest allocation allowed. With [`CLIENTS`] spread over eight shards, even the arrays that
+/// all connections of a shard share stay below it.
 const ALLOCATION_MAX: usize = 8 * 1024;
 const SHARDS: usize = 8;
-/// Long enough for all strangers to be there at once.
+/// Long enough for all clients to be connected at the same time.
 const TIMEOUT: Duration = Duration::from_secs(2);
 
-/// What strangers do, and what they are refused with in the end.
-struct Visit {
+/// The bytes that each client sends, and the code with which the edge finally refuses it.
+struct Attack {
     name: &'static str,
     bytes: Vec<u8>,
     code: &'static str,
 }
 
-/// By how much the process grew meanwhile, in bytes.
+/// How much the process grew during an attack, in bytes.
 #[derive(Debug)]
 struct Growth {
     resident: u64,
@@ -57,19 +61,19 @@ async fn memory_follows_the_bytes_that_arrived_and_never_the_length_that_was_cla
     .await;
     let claim = |kind, len| Forged::new(kind, &[]).claiming(len).header().to_vec();
     let few = b"a few bytes";
-    let visits = [
-        Visit {
+    let attacks = [
+        Attack {
             name: "4 GiB",
             bytes: claim(frame::AUTH, u32::MAX),
             code: "MESSAGE_TOO_LARGE",
         },
-        Visit {
-            name: "the most before authentication, and a few bytes of it",
+        Attack {
+            name: "the largest length before authentication, and a few bytes",
             bytes: [&claim(frame::AUTH, 4_096)[..], few].concat(),
             code: "AUTH_TIMEOUT",
         },
-        Visit {
-            name: "the most after authentication, and a few bytes of it",
+        Attack {
+            name: "the largest length after authentication, and a few bytes",
             bytes: [
                 &peer::auth(USER, PASSWORD)[..],
                 &claim(frame::SUBSCRIBE, 65_536),
@@ -79,33 +83,34 @@ async fn memory_follows_the_bytes_that_arrived_and_never_the_length_that_was_cla
             code: "HEARTBEAT_TIMEOUT",
         },
     ];
-    // So that what is needed once, code that is loaded included, does not count.
-    for visit in &visits {
-        receive(&edge, SHARDS, visit).await;
+    // Warm up first, so that one-time costs such as loading code do not count.
+    for attack in &attacks {
+        run_attack(&edge, SHARDS, attack).await;
     }
-    for visit in &visits {
-        let growth = receive(&edge, STRANGERS, visit).await;
+    for attack in &attacks {
+        let growth = run_attack(&edge, CLIENTS, attack).await;
         let resident = usize::try_from(growth.resident).unwrap();
-        assert!(resident <= GROWTH_MAX, "{}: {growth:?}", visit.name);
-        assert!(growth.live <= GROWTH_MAX, "{}: {growth:?}", visit.name);
+        assert!(resident <= GROWTH_MAX, "{}: {growth:?}", attack.name);
+        assert!(growth.live <= GROWTH_MAX, "{}: {growth:?}", attack.name);
         assert!(
             growth.largest <= ALLOCATION_MAX,
             "{}: {growth:?}",
-            visit.name
+            attack.name
         );
     }
     edge.stop().await;
 }
 
-/// Lets strangers come, all at once, until each has been refused; gives what the process grew by, the peak where it is known.
-/// They have left when this returns.
-async fn receive(edge: &TestEdge, strangers: usize, visit: &Visit) -> Growth {
-    let (addr, bytes, code) = (edge.addr(), visit.bytes.clone(), visit.code);
-    let visiting = tokio::task::spawn_blocking(move || {
-        let mut streams = Vec::with_capacity(strangers);
+/// Runs `attack` with this many clients at the same time until the edge has refused each of them.
+/// Returns by how much the process grew, at its peak if that is known. All clients have
+/// disconnected when this returns.
+async fn run_attack(edge: &TestEdge, clients: usize, attack: &Attack) -> Growth {
+    let (addr, bytes, code) = (edge.addr(), attack.bytes.clone(), attack.code);
+    let attacking = tokio::task::spawn_blocking(move || {
+        let mut streams = Vec::with_capacity(clients);
         let (resident, live) = (resident_bytes(), ALLOCATOR.live_bytes());
         ALLOCATOR.mark();
-        streams.extend((0..strangers).map(|_| connect(addr, &bytes)));
+        streams.extend((0..clients).map(|_| connect(addr, &bytes)));
         for stream in &mut streams {
             expect_refusal(stream, code);
         }
@@ -115,9 +120,9 @@ async fn receive(edge: &TestEdge, strangers: usize, visit: &Visit) -> Growth {
             resident: resident_bytes().saturating_sub(resident),
         }
     });
-    let growth = visiting.await.unwrap();
+    let growth = attacking.await.unwrap();
     let health = edge.edge.health();
-    poll_until_async("all strangers have left", PATIENCE, || {
+    poll_until_async("all clients have disconnected", PATIENCE, || {
         health.status()["connections"] == 0
     })
     .await;
@@ -131,7 +136,7 @@ fn connect(addr: SocketAddr, bytes: &[u8]) -> TcpStream {
     stream
 }
 
-/// Expects ERROR with this code and end of file, and allocates nothing.
+/// Expects an ERROR with this code and then end of file, without allocating.
 fn expect_refusal(stream: &mut TcpStream, code: &str) {
     let mut answer = [0; 1_024];
     let mut len = 0;
@@ -141,8 +146,8 @@ fn expect_refusal(stream: &mut TcpStream, code: &str) {
             more => len += more,
         }
     }
-    let said = answer[..len]
+    let has_code = answer[..len]
         .windows(code.len())
         .any(|part| part == code.as_bytes());
-    assert!(said, "{}", answer[..len].escape_ascii());
+    assert!(has_code, "no {code} in {}", answer[..len].escape_ascii());
 }

@@ -1,10 +1,13 @@
-//! FD_TABLES=per-shard, under a limit of open files that is far below the number of connections. A binary of its own, since it
-//! lowers the limit of its whole process, which can't be raised again.
-#![expect(clippy::unwrap_used, reason = "a test that can't go on has failed")]
+//! FD_TABLES=per-shard, with an open-file limit far below the number of connections. This is a
+//! separate binary, since it lowers the limit of the whole process, which can't be raised again.
+#![expect(clippy::unwrap_used, reason = "a test that can't continue has failed")]
 
-mod crowd;
+mod clients;
 #[path = "../it/support.rs"]
-#[expect(dead_code, reason = "made for the other test binary")]
+#[expect(
+    dead_code,
+    reason = "shared with another test binary, which uses more of it"
+)]
 mod support;
 
 use std::sync::Arc;
@@ -18,16 +21,18 @@ use tickstorm_edge::{Config, Edge, FdTables, StartError};
 use tickstorm_service::exit;
 use tickstorm_testkit::poll_until_async;
 
-use crowd::{Client, Crowd};
+use clients::{Client, ClientGroup};
 use support::{SOON, TestEdge, config};
 
-/// The limit of open files of every test here. 256 of them are reserved, so that a shard's table has room for 44 clients.
+/// The open-file limit in every test here. 256 files are reserved, so a shard's table has room for
+/// 44 clients.
 const LIMIT: u64 = 300;
 const SHARDS: usize = 16;
-/// As many as the sixteen tables are trusted with.
+/// The highest MAX_CONNECTIONS that the edge accepts for sixteen such tables.
 const CONNECTIONS_MAX: usize = 683;
-/// What one thread of clients has: its table holds what the process had open when it began, too.
-const CROWD: usize = 140;
+/// The most clients in a group. The table of its thread also holds the files that the process had
+/// open when the thread started.
+const GROUP: usize = 140;
 
 fn tables(shards: usize, connections_max: usize) -> Config {
     setrlimit(Resource::RLIMIT_NOFILE, LIMIT, LIMIT).unwrap();
@@ -44,15 +49,15 @@ fn open_files(edge: &TestEdge) -> f64 {
     edge.metric("tickstorm_open_files", "")
 }
 
-/// Crowds of so many clients each, none of whom is refused.
-async fn enter(edge: &TestEdge, counts: &[usize]) -> Vec<Crowd> {
-    let mut crowds = Vec::new();
+/// Connects a group of clients for each of `counts`, none of which may be refused.
+async fn enter(edge: &TestEdge, counts: &[usize]) -> Vec<ClientGroup> {
+    let mut groups = Vec::new();
     for &count in counts {
-        let crowd = Crowd::new();
-        assert_eq!(crowd.enter(edge.addr(), count).await, 0, "none is refused");
-        crowds.push(crowd);
+        let group = ClientGroup::new();
+        assert_eq!(group.enter(edge.addr(), count).await, 0, "none is refused");
+        groups.push(group);
     }
-    crowds
+    groups
 }
 
 async fn connections_are(edge: &TestEdge, expected: usize) {
@@ -62,87 +67,87 @@ async fn connections_are(edge: &TestEdge, expected: usize) {
 }
 
 #[tokio::test]
-async fn an_edge_holds_more_clients_than_the_limit_of_open_files() {
-    /// Some 20 a shard: none is full.
+async fn an_edge_holds_more_clients_than_the_open_file_limit() {
+    /// About 20 per shard, so no shard is full.
     const CLIENTS: usize = 320;
     const _: () = assert!(CLIENTS as u64 > LIMIT);
     let edge = TestEdge::start(tables(SHARDS, CONNECTIONS_MAX)).await;
     let at_first = open_files(&edge);
-    let mut crowds = enter(&edge, &[CROWD, CROWD, CLIENTS - 2 * CROWD]).await;
+    let mut groups = enter(&edge, &[GROUP, GROUP, CLIENTS - 2 * GROUP]).await;
     connections_are(&edge, CLIENTS).await;
     let added = open_files(&edge) - at_first;
     assert!((added - 320.0).abs() < 0.5, "{added} open files more");
     let fullest = edge.metric("tickstorm_open_files_in_fullest_table", "");
     let limit = edge.metric("tickstorm_open_files_limit", "");
     assert!(fullest < limit && limit < 300.5, "{fullest} of {limit}");
-    for crowd in &crowds {
-        crowd.get_ticks(3).await;
+    for group in &groups {
+        group.get_ticks(3).await;
     }
 
-    // Half of them come and go, again and again.
+    // About half of the clients disconnect and reconnect, several times.
     for _ in 0..3 {
-        crowds.pop().unwrap().end();
-        crowds.pop().unwrap().end();
-        connections_are(&edge, CROWD).await;
-        crowds.extend(enter(&edge, &[CROWD, CLIENTS - 2 * CROWD]).await);
+        groups.pop().unwrap().end();
+        groups.pop().unwrap().end();
+        connections_are(&edge, GROUP).await;
+        groups.extend(enter(&edge, &[GROUP, CLIENTS - 2 * GROUP]).await);
     }
     connections_are(&edge, CLIENTS).await;
     let added = open_files(&edge) - at_first;
     assert!((added - 320.0).abs() < 0.5, "{added} open files more");
 
     let drained = edge.edge.drain();
-    let told = async {
-        for crowd in &crowds {
-            crowd.are_sent_away().await;
+    let notified = async {
+        for group in &groups {
+            group.are_drained().await;
         }
     };
-    tokio::join!(drained, told);
+    tokio::join!(drained, notified);
     connections_are(&edge, 0).await;
-    // The listeners are closed, one a shard.
-    poll_until_async("no open file more", SOON, || {
+    // The listeners, one per shard, are closed too.
+    poll_until_async("the sockets and listeners are closed", SOON, || {
         (open_files(&edge) - at_first + 16.0).abs() < 0.5
     })
     .await;
     edge.stop().await;
 }
 
-/// The kernel spreads connections by a hash of their addresses: with nearly as many as there are places, some table is full
-/// before others.
+/// The kernel spreads connections by a hash of their addresses. With almost as many connections as
+/// free slots, some tables are full before others.
 #[tokio::test]
-async fn a_full_shard_says_so_while_others_have_room() {
+async fn a_full_shard_answers_server_full_while_others_have_room() {
     let edge = TestEdge::start(tables(SHARDS, CONNECTIONS_MAX)).await;
-    let mut crowds = Vec::new();
+    let mut groups = Vec::new();
     let (mut refused, mut left) = (0, CONNECTIONS_MAX);
     while left > 0 {
-        let count = left.min(CROWD);
-        let crowd = Crowd::new();
-        refused += crowd.enter(edge.addr(), count).await;
-        crowds.push(crowd);
+        let count = left.min(GROUP);
+        let group = ClientGroup::new();
+        refused += group.enter(edge.addr(), count).await;
+        groups.push(group);
         left -= count;
     }
     assert!(refused > 0, "no table was full");
     connections_are(&edge, CONNECTIONS_MAX - refused).await;
     edge.metric_reaches("tickstorm_connections_closed_total", "server_full", 1.0)
         .await;
-    for crowd in &crowds {
-        crowd.get_ticks(2).await;
+    for group in &groups {
+        group.get_ticks(2).await;
     }
-    // Another port may lead to another shard.
+    // A connection from another port may reach another shard.
     let addr = edge.addr();
-    let came_in = Crowd::new()
+    let entered = ClientGroup::new()
         .ask(move |_| (0..100).any(|_| Client::enter(addr).is_some()))
         .await;
-    assert!(came_in, "refused a hundred times");
-    // A place that becomes free is taken again, though others were refused meanwhile.
-    drop(crowds.pop().unwrap());
-    let crowd = Crowd::new();
-    let refused_again = crowd.enter(addr, CROWD / 2).await;
-    assert!(refused_again < CROWD / 2, "all were refused");
+    assert!(entered, "refused a hundred times");
+    // Slots that become free are used again, although clients were refused in the meantime.
+    drop(groups.pop().unwrap());
+    let group = ClientGroup::new();
+    let refused_again = group.enter(addr, GROUP / 2).await;
+    assert!(refused_again < GROUP / 2, "all were refused");
     edge.stop().await;
 }
 
 #[tokio::test]
-async fn too_few_shards_are_an_error_that_says_how_many_it_takes() {
+async fn too_few_shards_are_an_error_that_names_the_number_needed() {
     let (bus, registry) = (Arc::new(MemoryBus::new().link("edge")), Registry::new());
     let start = Edge::start(tables(2, 100), bus, &registry);
     let error = start.await.err().unwrap();
@@ -152,13 +157,14 @@ async fn too_few_shards_are_an_error_that_says_how_many_it_takes() {
         "SHARDS=2 ",
         "MAX_CONNECTIONS=100:",
         " 300 ",
-        "takes 3 or more",
+        "at least 3 shards are needed",
     ] {
         assert!(text.contains(part), "no {part:?} in {text}");
     }
 }
 
-/// What the seccomp profile of Docker does to a process without CAP_SYS_ADMIN.
+/// Forbids unshare(2) to this thread, as Docker's seccomp profile does for a process without
+/// CAP_SYS_ADMIN.
 fn forbid_unshare() {
     let rules = [(libc::SYS_unshare, Vec::new())].into_iter().collect();
     let refusal = SeccompAction::Errno(libc::EPERM.cast_unsigned());
@@ -171,7 +177,8 @@ fn forbid_unshare() {
 #[test]
 fn where_tables_are_refused_the_edge_says_so_and_does_not_start() {
     let (config, registry) = (tables(SHARDS, CONNECTIONS_MAX), Registry::new());
-    // Threads that a filtered one starts are filtered, too; the rest of the process is not.
+    // The filter applies to this thread and the threads that it starts, not to the rest of the
+    // process.
     let filtered = std::thread::spawn(move || {
         forbid_unshare();
         let runtime = tokio::runtime::Builder::new_current_thread()
@@ -181,7 +188,7 @@ fn where_tables_are_refused_the_edge_says_so_and_does_not_start() {
         let bus = Arc::new(MemoryBus::new().link("edge"));
         runtime.block_on(Edge::start(config, bus, &registry)).err()
     });
-    let error = filtered.join().unwrap().expect("it does not start");
+    let error = filtered.join().unwrap().expect("the edge does not start");
     assert!(matches!(error, StartError::Separate(_)), "{error:?}");
     assert_eq!(error.exit_code(), exit::UNAVAILABLE);
     let text = error.to_string();

@@ -1,5 +1,6 @@
-//! Clients by the hundred, on threads with tables of open files of their own, as the edge under test has: so one process holds
-//! both ends of more connections than it may have open files.
+//! Groups of clients, each on a thread with its own file descriptor table, like the shards of the
+//! edge under test. This lets one process hold both ends of more connections than its open-file
+//! limit.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -16,14 +17,15 @@ use crate::support::{PASSWORD, USER};
 
 type Work = Box<dyn FnOnce(&mut Vec<Client>) + Send>;
 
-/// Some clients, and the thread that has their sockets.
-pub(crate) struct Crowd {
+/// A group of clients, and the thread whose table holds their sockets.
+pub(crate) struct ClientGroup {
     work: mpsc::Sender<Work>,
     thread: JoinHandle<()>,
 }
 
-impl Crowd {
-    /// Nobody yet. The runtime that waits for it must be there already: its waker has to stand in the new table, too.
+impl ClientGroup {
+    /// Creates a group without clients. The runtime that waits for it must already exist, since its
+    /// waker must also be in the new table.
     pub(crate) fn new() -> Self {
         let (work, works) = mpsc::channel::<Work>();
         let thread = thread::spawn(move || {
@@ -36,21 +38,21 @@ impl Crowd {
         Self { work, thread }
     }
 
-    /// Does something with the clients and gives what came of it.
+    /// Runs `ask` with the clients on the group's thread, and returns its result.
     pub(crate) async fn ask<T: Send + 'static>(
         &self,
         ask: impl FnOnce(&mut Vec<Client>) -> T + Send + 'static,
     ) -> T {
         let (reply, answer) = oneshot::channel();
         let work: Work = Box::new(move |clients| {
-            // Who asked waits, unless the test has failed.
+            // The caller is waiting for the result, unless the test has failed.
             let _ = reply.send(ask(clients));
         });
         self.work.send(work).unwrap();
-        answer.await.expect("the crowd's thread has not panicked")
+        answer.await.expect("the group's thread has not panicked")
     }
 
-    /// Lets as many come in; gives how many were told SERVER_FULL instead.
+    /// Connects `count` clients and returns how many of them were refused with SERVER_FULL.
     pub(crate) async fn enter(&self, addr: SocketAddr, count: usize) -> usize {
         self.ask(move |clients| {
             let entered = (0..count).filter_map(|_| Client::enter(addr));
@@ -61,7 +63,7 @@ impl Crowd {
         .await
     }
 
-    /// Expects that each of them gets as many ticks, one for each second.
+    /// Expects that each client gets `count` frames with consecutive ticks.
     pub(crate) async fn get_ticks(&self, count: usize) {
         self.ask(move |clients| {
             clients
@@ -71,8 +73,8 @@ impl Crowd {
         .await;
     }
 
-    /// Expects that each of them is sent elsewhere, in order.
-    pub(crate) async fn are_sent_away(&self) {
+    /// Expects that each client is closed with SERVER_DRAINING, after ticks without a gap.
+    pub(crate) async fn are_drained(&self) {
         self.ask(|clients| {
             for client in clients.drain(..) {
                 client.expect_refusal("SERVER_DRAINING");
@@ -81,14 +83,14 @@ impl Crowd {
         .await;
     }
 
-    /// Ends the thread, and with it all its sockets.
+    /// Ends the thread, which closes all its sockets.
     pub(crate) fn end(self) {
         drop(self.work);
         self.thread.join().unwrap();
     }
 }
 
-/// One client: a plain socket. Whatever arrives is checked to the last bit.
+/// One client: a plain socket. Every byte that arrives is checked.
 pub(crate) struct Client {
     stream: TcpStream,
     unparsed: Vec<u8>,
@@ -96,27 +98,27 @@ pub(crate) struct Client {
 }
 
 impl Client {
-    /// Comes in and subscribes; none where it is told SERVER_FULL.
+    /// Connects and subscribes. Returns `None` if the edge answers SERVER_FULL.
     pub(crate) fn enter(addr: SocketAddr) -> Option<Self> {
         let mut stream = TcpStream::connect(addr).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        let said = [
+        let hello = [
             peer::auth(USER, PASSWORD),
             peer::subscribe(Mode::Second, None, false),
         ];
-        // It may have been turned away before it could speak; then what it was told lies here all the same.
-        let _ = stream.write_all(&said.concat());
+        // The edge may have refused the client before this write; its answer can still be read.
+        let _ = stream.write_all(&hello.concat());
         let mut client = Self {
             stream,
             unparsed: Vec::new(),
             last_ms: None,
         };
-        let first = client.frame().expect("an answer");
+        let first = client.frame().expect("an answer to AUTH");
         if first.kind == frame::ERROR {
             assert_eq!(first.decode::<ErrorMsg>().code, "SERVER_FULL");
             return None;
         }
-        let second = client.frame().expect("an answer");
+        let second = client.frame().expect("an answer to SUBSCRIBE");
         assert_eq!((first.kind, second.kind), (frame::ACK, frame::ACK));
         Some(client)
     }
@@ -125,32 +127,32 @@ impl Client {
         for _ in 0..count {
             let frame = self.frame().expect("a tick");
             assert_eq!(frame.kind, frame::DATA_BATCH, "{frame:?}");
-            self.take(&frame);
+            self.check(&frame);
         }
     }
 
-    /// Expects this ERROR after whatever ticks, and end of file.
+    /// Expects this ERROR, possibly after ticks, and then end of file.
     fn expect_refusal(mut self, code: &str) {
         let error = loop {
-            let frame = self.frame().expect("an ERROR before the end");
+            let frame = self.frame().expect("an ERROR before end of file");
             if frame.kind == frame::ERROR {
                 break frame;
             }
-            self.take(&frame);
+            self.check(&frame);
         };
         assert_eq!(error.decode::<ErrorMsg>().code, code);
-        assert!(self.frame().is_none(), "an ERROR is the last frame");
+        assert!(self.frame().is_none(), "the ERROR is the last frame");
     }
 
-    fn take(&mut self, frame: &RawFrame) {
+    fn check(&mut self, frame: &RawFrame) {
         for tick in frame.decode::<DataBatch>().ticks {
             let expected = self.last_ms.map_or(tick.epoch_ms, |last| last + 1_000);
-            assert_eq!(tick.epoch_ms, expected, "none lacks, none comes twice");
+            assert_eq!(tick.epoch_ms, expected, "no gap, no duplicate");
             self.last_ms = Some(tick.epoch_ms);
         }
     }
 
-    /// The next frame; none at the end of the stream.
+    /// Receives the next frame, or `None` at the end of the stream.
     fn frame(&mut self) -> Option<RawFrame> {
         loop {
             if let Some(frame) = RawFrame::take(&mut self.unparsed) {
@@ -161,7 +163,7 @@ impl Client {
                 0 => {
                     assert!(
                         self.unparsed.is_empty(),
-                        "a torn frame: {:?}",
+                        "an incomplete frame: {:?}",
                         self.unparsed
                     );
                     return None;
