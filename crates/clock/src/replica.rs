@@ -146,7 +146,7 @@ impl AnnouncerDriver {
             ClockEvent::Connected => {
                 tracing::info!("connected to the bus");
                 self.health.state().connected = true;
-                self.announcer.announce_anew();
+                self.announcer.reannounce();
             }
             ClockEvent::Disconnected => {
                 tracing::warn!("not connected to the bus: nobody hears this clock");
@@ -215,7 +215,7 @@ impl AnnouncerDriver {
             }
             (true, false) => {
                 tracing::info!("the host's clock is disciplined: this clock speaks");
-                self.announcer.announce_anew();
+                self.announcer.reannounce();
             }
             (true, true) | (false, false) => {}
         }
