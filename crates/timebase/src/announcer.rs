@@ -85,7 +85,7 @@ impl Announcer {
 
     /// Appends to `out` the announcements that are due as of the latest reading, in order within
     /// each mode. Ticks whose time has passed are skipped, since a later announcement vouches for
-    /// them as well.
+    /// them.
     pub fn poll(&mut self, out: &mut Vec<Announcement>) {
         let horizon = self.host.unix.saturating_add(self.lead);
         for (mode, announced) in &mut self.announced {

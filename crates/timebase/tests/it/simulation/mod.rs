@@ -365,8 +365,7 @@ impl Sim {
         let is_followed = |clock: &&Clock| clock.id == followed.as_str();
         // A machine that was suspended uses its old samples until the next answered round.
         let since = self.last_falsified.max(self.stalled_until);
-        let is_quiet =
-            !self.fault.is_some_and(Fault::falsifies) && now.since(since) > AFTERMATH;
+        let is_quiet = !self.fault.is_some_and(Fault::falsifies) && now.since(since) > AFTERMATH;
         let clock = self.clocks.iter().find(is_followed).unwrap();
         if is_quiet || clock.id != self.clocks[self.faulty].id {
             let error = error(clock);
