@@ -14,8 +14,8 @@ use tickstorm_service::settings::{ADMIN_ADDR, COMMON};
 
 const DAEMON: Daemon = Daemon {
     name: "tickstorm-clock",
-    about: "A clock of TickStorm. It announces every tick ahead of its time and answers edges' \
-            requests for the time.",
+    about: "A TickStorm clock. It announces every tick ahead of its time and answers edges' time \
+            requests.",
     sections: &[COMMON, NATS, CLOCK],
     defaults: &DEFAULTS,
 };

@@ -41,7 +41,7 @@ tickstorm_service::settings! {
     CLOCK_SKEW_MS: i64 = Setting::new(
         -86_400_000..=86_400_000,
         "0",
-        "Tells the true time; up to a day in either direction is for drills",
+        "Tells the true time; drills may shift it by up to a day either way",
     );
 }
 

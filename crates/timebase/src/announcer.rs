@@ -10,8 +10,8 @@ use crate::host::HostReading;
 use crate::message::{Announcement, Reply};
 use crate::mono::Mono;
 
-/// The change of REALTIME − MONOTONIC on a timeline above which the host's clock counts as stepped:
-/// far more than the error of a reading, far less than CLOCK_TOLERANCE_MS.
+/// The change of REALTIME − MONOTONIC since the start of a timeline above which the host's clock
+/// counts as stepped: far more than the error of a reading, far less than CLOCK_TOLERANCE_MS.
 const STEP_NS: u64 = 1_000_000;
 
 /// The increment from one timeline to the next. Any odd number will do, since the first timeline is
@@ -59,9 +59,9 @@ impl Announcer {
         }
     }
 
-    /// Handles a reading of the host's clock, which must precede each announcement. Returns true if
-    /// the clock was stepped since the start of the timeline; it then moves to another timeline, on
-    /// which all ticks within the lead are announced again.
+    /// Handles a reading of the host's clock; call it before each announcement. Returns true if the
+    /// clock was stepped since the start of the timeline. The announcer then moves to another
+    /// timeline, on which all ticks within the lead are announced again.
     pub fn handle_host(&mut self, host: HostReading, now: Mono) -> bool {
         self.host = host;
         self.read_at = now;
@@ -77,8 +77,8 @@ impl Announcer {
         true
     }
 
-    /// Makes [`Self::poll`] repeat the announcements of ticks that are still to come, for when a
-    /// lost connection is back.
+    /// Makes [`Self::poll`] repeat the announcements of ticks that are still to come, for use after
+    /// a reconnect.
     pub fn reannounce(&mut self) {
         self.announced = Mode::ALL.map(|mode| (mode, mode.last_at(self.host.unix)));
     }

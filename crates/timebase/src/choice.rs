@@ -8,9 +8,9 @@ use crate::sample::BoundedOffset;
 pub(crate) enum Stance {
     /// It agrees with a majority, counting itself.
     WithMajority,
-    /// It differs from a majority of the clocks.
+    /// It differs from a majority, and some other clock agrees with one.
     AgainstMajority,
-    /// Neither: too few clocks agree with it, and too few differ from it.
+    /// Neither of the two.
     Undecided,
 }
 

@@ -95,7 +95,7 @@ impl Epoch {
     }
 }
 
-/// The circumstances in which an edge releases a tick.
+/// The quality of a tick at its release.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Quality {
     /// Announced by an accepted clock.
@@ -111,7 +111,7 @@ pub enum Quality {
 pub struct Tick {
     /// The Unix time of the tick.
     pub epoch: Epoch,
-    /// The circumstances of its release.
+    /// The quality at its release.
     pub quality: Quality,
 }
 

@@ -23,7 +23,7 @@ pub(crate) struct HeardClocks {
     /// Whether CLOCKS is set.
     configured: bool,
     /// HOLDOVER_MAX: the time after which a clock no longer counts as heard, and a falseticker no
-    /// longer as one.
+    /// longer counts as one.
     memory: Duration,
     tolerance_ns: u64,
 }

@@ -76,8 +76,8 @@ pub enum Refused {
     /// The answer's times are impossible: out of range, or sent before the request was read.
     #[error("the times in the answer are implausible")]
     Implausible,
-    /// The clock claims to have spent more time on the answer than the whole round took: it was
-    /// stepped in between.
+    /// The clock claims to have spent more time on the answer than passed from request to answer:
+    /// it was stepped in between.
     #[error("the round trip is negative")]
     NegativeRoundTrip,
 }

@@ -34,7 +34,8 @@ impl BoundedOffset {
     }
 }
 
-/// The measurement from one answer, as in NTP: the offset is accurate to half the round trip.
+/// The measurement from one answer, as in NTP: the offset is accurate to within half the round
+/// trip.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct OffsetSample {
     pub(crate) offset_ns: i64,

@@ -7,7 +7,7 @@ use crate::clock_id::ClockId;
 pub struct TimeStatus {
     /// The clocks that have a vote (if CLOCKS is not set, those recently heard), ordered by id.
     pub clocks: Vec<ClockStatus>,
-    /// The clock whose time is authority time; `None` while the time is unknown and in holdover.
+    /// The clock whose time is authority time; `None` in holdover and while the time is unknown.
     pub following: Option<ClockId>,
     /// Conditions that an operator should look into.
     pub alarms: Vec<Alarm>,
@@ -47,7 +47,7 @@ pub struct ClockStatus {
 /// An edge's verdict on a clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ClockState {
-    /// Its time may be followed.
+    /// Accepted: its time may be followed.
     Accepted,
     /// A falseticker: less than HOLDOVER_MAX ago, it disagreed with a majority, or two hosts
     /// answered under its id.
@@ -88,7 +88,7 @@ impl ClockState {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Alarm {
     /// Too few clocks agree to form a majority. The edge accepts those that agree with its own
-    /// time, or with the clock of the lowest rank if it has just started.
+    /// time, or, if it has just started, with the lowest-ranked clock.
     NoMajority,
     /// Clocks answer, but none of them is accepted.
     NoneBelieved,

@@ -55,9 +55,9 @@ pub fn plan(
     resume_window: Duration,
 ) -> Result<Plan, ResumeTooFar> {
     let start = match request.resume_after {
-        // Start now, even if the feed has yet to send ticks that became due while the edge was
-        // suspended or heard no clock. If authority time has gone back a little, so that the feed
-        // is ahead of it, start at the feed's position.
+        // Start now, even if the feed has yet to send ticks that became due while the edge stalled
+        // or heard no clock. If authority time has gone back a little, so that the feed is ahead of
+        // it, start at the feed's position.
         None => released.max(request.mode.last_at(time)),
         Some(point) if point.time() > time.saturating_add(RESUME_AHEAD_MAX) => {
             return Err(ResumeTooFar);
@@ -160,11 +160,7 @@ mod tests {
             ahead_until: Epoch::from_ms(until),
         };
         assert_eq!(start(false, 100, None), now(100_000));
-        assert_eq!(
-            start(false, 86, None),
-            now(100_000),
-            "the edge was suspended"
-        );
+        assert_eq!(start(false, 86, None), now(100_000), "the edge stalled");
         assert_eq!(start(true, 86, Some(87)), now(100_000));
         assert_eq!(start(true, 86, Some(101)), now(101_000));
         let back = start(false, 105, None);

@@ -42,7 +42,7 @@ struct Search {
     first_answer: Option<Mono>,
 }
 
-/// A step of the only heard clock that the edge is waiting to see last.
+/// A step of the only heard clock, which is followed only once it has lasted.
 #[derive(Clone, Copy, Debug)]
 struct PendingStep {
     offset_ns: i64,
@@ -213,7 +213,7 @@ impl Timekeeper {
         self.authority
     }
 
-    /// Returns the clock that is followed; `None` while the time is unknown and in holdover.
+    /// Returns the clock that is followed; `None` in holdover and while the time is unknown.
     #[must_use]
     pub const fn following(&self) -> Option<&ClockId> {
         self.following.as_ref()

@@ -173,7 +173,8 @@ struct NatsLink {
 
 impl Switchboard {
     fn lock(&self) -> MutexGuard<'_, Endpoints> {
-        // Nothing panics while holding the lock in the middle of a change.
+        // Nothing panics in the middle of a change, so the state behind a poisoned lock is
+        // consistent.
         self.endpoints
             .lock()
             .unwrap_or_else(PoisonError::into_inner)

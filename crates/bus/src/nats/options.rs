@@ -13,8 +13,8 @@ use rand::seq::SliceRandom;
 use secrecy::{ExposeSecret, SecretString};
 
 /// The interval between pings. async-nats gives up a connection when a third ping is due and two
-/// are unanswered, that is after three intervals without a sign of life, which should be less than
-/// three seconds.
+/// are unanswered, that is after three intervals without a sign of life. A lost connection must be
+/// detected within three seconds.
 const PING_INTERVAL: Duration = Duration::from_millis(900);
 
 /// The time limit for connecting to one address of a server, including TLS: ten round trips around

@@ -16,9 +16,9 @@ use crate::unix::UnixTime;
 /// The time after the first answer for which an edge waits for a majority before it settles for the
 /// lowest (rank, id).
 const MAJORITY_WAIT: Duration = Duration::from_secs(5);
-/// The size of a step above which two rules apply. The edge follows such a step of the only heard
-/// clock only once it has lasted [`STEP_LASTS_MIN`]; and a new generation starts when authority
-/// time falls that far behind the greatest it had reached.
+/// A step of the only heard clock by more than this is followed only once it has lasted
+/// [`STEP_LASTS_MIN`]. A new generation starts when authority time falls back by more than this
+/// behind the greatest it had reached.
 const STEP_NS: u64 = 10_000_000_000;
 /// The time for which a step of the only heard clock must last.
 const STEP_LASTS_MIN: Duration = Duration::from_secs(10);
@@ -151,8 +151,8 @@ impl Timekeeper {
         self.following = Some(id);
     }
 
-    /// Forgets the offset and searches as at the start, but keeps the samples, the falseticker
-    /// marks, the releases and the greatest time reached.
+    /// Forgets the offset and searches as at the start. The samples, the falseticker marks, the
+    /// positions of feeds and the greatest time reached are kept.
     pub(super) fn forget(&mut self, now: Mono) {
         self.record_reached(now);
         self.authority = None;

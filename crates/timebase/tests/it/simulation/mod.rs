@@ -113,7 +113,7 @@ impl Sim {
             self.check_lateness();
             self.authority = self.edge.authority();
         }
-        assert_eq!(self.edge.take_steps(), 0, "TIME_STEPPED");
+        assert_eq!(self.edge.take_steps(), 0, "no TIME_STEPPED may occur");
         for feed in [&self.edge.second, &self.edge.minute, &self.edge.ahead] {
             check_sequence(feed);
         }
