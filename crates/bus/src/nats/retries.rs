@@ -10,7 +10,7 @@ use tickstorm_timebase::Mono;
 /// The first pause. It is short, since most outages are a server's restart.
 const PAUSE_MIN: Duration = Duration::from_millis(100);
 /// The maximum pause after a network failure: a process is connected again within about a second of
-/// its server's reretry.
+/// its server's return.
 const UNREACHABLE_PAUSE_MAX: Duration = Duration::from_secs(1);
 /// The maximum pause after a refusal: a person has to fix the login, and each attempt writes a line
 /// to the server's log.
