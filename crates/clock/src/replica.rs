@@ -155,7 +155,7 @@ impl AnnouncerDriver {
             ClockEvent::Connected => {
                 tracing::info!("connected to the bus");
                 self.health.state().connected = true;
-                self.announcer.reannounce();
+                self.announcer.announce_anew();
             }
             ClockEvent::Disconnected => {
                 tracing::warn!("not connected to the bus; no edge can hear this clock");
@@ -230,7 +230,7 @@ impl AnnouncerDriver {
                 tracing::info!(
                     "the host's clock is disciplined; this clock now announces ticks and answers"
                 );
-                self.announcer.reannounce();
+                self.announcer.announce_anew();
             }
             (true, true) | (false, false) => {}
         }
