@@ -1,5 +1,5 @@
-//! Generates the cluster protocol's messages from proto/bus.proto. Of stream.proto, which it imports, only `Mode` is wanted: the
-//! client's messages are the protocol crate's business.
+//! Generates the cluster protocol's messages from proto/bus.proto. From stream.proto, which it
+//! imports, only `Mode` is kept: the messages for clients belong to the protocol crate.
 
 use std::error::Error;
 

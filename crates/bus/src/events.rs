@@ -1,5 +1,6 @@
-//! Subscriptions: a bounded queue of messages, and beside it what must not be lost where that is full: whether there is a
-//! connection, and how many messages were dropped. Every bus delivers through an [`Outlet`]; clocks and edges read [`Events`].
+//! Subscriptions: a bounded queue of messages, and beside it the status that must not be lost if
+//! the queue is full: whether there is a connection, and how many messages were dropped. Every bus
+//! delivers through an [`Outlet`]; clocks and edges read [`Events`].
 
 use std::num::NonZeroU64;
 
@@ -7,11 +8,12 @@ use tokio::sync::{mpsc, watch};
 
 use crate::message::DropReason;
 
-/// Messages that a subscriber may leave untaken: what a thousand edges ask of a clock in four seconds. Who stands still for
-/// longer has no use for them: answers that late are no samples.
+/// The maximum number of queued messages of a subscriber: the requests of a thousand edges to a
+/// clock in four seconds. A subscriber that stalls for longer has no use for them, since answers
+/// that late are no samples.
 const QUEUE_MESSAGES_MAX: usize = 4_096;
 
-/// What a subscriber hears about its subscription. It is told of ahead of messages that still wait.
+/// A change of a subscription's status. It is returned ahead of queued messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Notice {
     Connected,
@@ -19,8 +21,8 @@ pub enum Notice {
     Dropped { reason: DropReason, count: u64 },
 }
 
-/// How a subscription is, compared with what the subscriber was told last. Of several changes in
-/// between, the subscriber hears the outcome.
+/// The status of a subscription. A subscriber compares it with the status that it last reported, so
+/// of several changes in between it reports only the outcome.
 #[derive(Clone, Copy, Debug, Default)]
 struct SubscriptionStatus {
     connected: bool,
@@ -28,16 +30,16 @@ struct SubscriptionStatus {
     dropped: [u64; DropReason::ALL.len()],
 }
 
-/// What a clock or an edge hears, in the order of its arrival.
+/// The events for a clock or an edge, in order of arrival.
 #[derive(Debug)]
 pub struct Events<T> {
     messages: mpsc::Receiver<T>,
     status: watch::Receiver<SubscriptionStatus>,
-    told: SubscriptionStatus,
+    reported: SubscriptionStatus,
 }
 
 impl<T: From<Notice>> Events<T> {
-    /// The next event; none once the bus is gone. Cancelling the call loses nothing.
+    /// Returns the next event, or `None` once the bus is gone. Cancelling the call loses nothing.
     pub async fn next(&mut self) -> Option<T> {
         loop {
             if let Some(notice) = self.notice() {
@@ -47,7 +49,7 @@ impl<T: From<Notice>> Events<T> {
                 biased;
                 message = self.messages.recv() => match message {
                     Some(message) => return Some(message),
-                    // The last notice may have come together with the end.
+                    // The bus may have changed the status just before it went away.
                     None => return self.notice().map(T::from),
                 },
                 Ok(()) = self.status.changed() => {}
@@ -57,28 +59,28 @@ impl<T: From<Notice>> Events<T> {
 
     fn notice(&mut self) -> Option<Notice> {
         let status = *self.status.borrow_and_update();
-        let told = &mut self.told;
-        if (status.connected, status.connections) != (told.connected, told.connections) {
-            told.connected = status.connected;
-            told.connections = status.connections;
+        let reported = &mut self.reported;
+        if (status.connected, status.connections) != (reported.connected, reported.connections) {
+            reported.connected = status.connected;
+            reported.connections = status.connections;
             return Some(if status.connected {
                 Notice::Connected
             } else {
                 Notice::Disconnected
             });
         }
-        let counters = status.dropped.iter().zip(&mut told.dropped);
+        let counters = status.dropped.iter().zip(&mut reported.dropped);
         DropReason::ALL
             .into_iter()
             .zip(counters)
-            .find_map(|(reason, (&total, told))| {
-                let count = NonZeroU64::new(total - std::mem::replace(told, total))?.get();
+            .find_map(|(reason, (&total, reported))| {
+                let count = NonZeroU64::new(total - std::mem::replace(reported, total))?.get();
                 Some(Notice::Dropped { reason, count })
             })
     }
 }
 
-/// The bus's end of a subscription.
+/// The bus's side of a subscription.
 #[derive(Debug)]
 pub(crate) struct Outlet<T> {
     messages: mpsc::Sender<T>,
@@ -86,7 +88,7 @@ pub(crate) struct Outlet<T> {
 }
 
 impl<T> Outlet<T> {
-    /// Both ends of a new subscription.
+    /// Creates both sides of a subscription.
     pub(crate) fn new(connected: bool) -> (Self, Events<T>) {
         let (messages, queue) = mpsc::channel(QUEUE_MESSAGES_MAX);
         let (status, watched) = watch::channel(SubscriptionStatus::default());
@@ -99,17 +101,17 @@ impl<T> Outlet<T> {
             Events {
                 messages: queue,
                 status: watched,
-                told: SubscriptionStatus::default(),
+                reported: SubscriptionStatus::default(),
             },
         )
     }
 
-    /// Whether nobody listens any more.
+    /// Returns whether the subscriber is gone.
     pub(crate) fn is_closed(&self) -> bool {
         self.messages.is_closed()
     }
 
-    /// Delivers a message, or counts why there is none or no room for it.
+    /// Delivers a message, or counts it as dropped if it was rejected or the queue is full.
     pub(crate) fn deliver(&self, message: Result<T, DropReason>) {
         let outcome = message.and_then(|message| {
             self.messages
@@ -122,7 +124,7 @@ impl<T> Outlet<T> {
         }
     }
 
-    /// Tells whether there is a connection.
+    /// Sets whether there is a connection.
     pub(crate) fn set_connected(&self, connected: bool) {
         self.status.send_if_modified(|status| {
             let changed = status.connected != connected;
@@ -133,7 +135,7 @@ impl<T> Outlet<T> {
     }
 }
 
-/// Delivers the same to every subscriber, and forgets those that have gone.
+/// Delivers an event to every subscriber, and removes subscribers that are gone.
 pub(crate) fn deliver_to_all<T: Clone>(
     outlets: &mut Vec<Outlet<T>>,
     event: &Result<T, DropReason>,

@@ -1,4 +1,4 @@
-//! What a message that arrived is to whom, by its subject. It is the same on every bus.
+//! The interpretation of a received message by its subject. It is the same on every bus.
 
 use tickstorm_timebase::Mode;
 
@@ -6,13 +6,13 @@ use crate::message::{self, DropReason};
 use crate::subject::{INBOX, Subjects};
 use crate::{ClockEvent, EdgeEvent, ReplyTo};
 
-/// An event of a clock or of an edge, or why it became none.
+/// An event for a clock or an edge, or the reason for dropping the message.
 pub(crate) enum Inbound {
     Clock(Result<ClockEvent, DropReason>),
     Edge(Result<EdgeEvent, DropReason>),
 }
 
-/// Reads a message; none where nobody here listens to its subject.
+/// Reads a message, or returns `None` if its subject is not one of this process's.
 pub(crate) fn read(
     subjects: &Subjects,
     inbox: &str,
@@ -34,7 +34,8 @@ pub(crate) fn read(
     Some(Inbound::Edge(announcement.map(EdgeEvent::Announcement)))
 }
 
-/// Who asks could name any subject for the answer, those of ticks too: only an inbox is answered.
+/// Reads a time request. Its sender could name any subject for the answer, including those of
+/// ticks, so only inboxes are answered.
 fn read_request(reply_to: Option<&str>, payload: &[u8]) -> Result<ClockEvent, DropReason> {
     let reply_to = reply_to
         .filter(|subject| subject.starts_with(INBOX))

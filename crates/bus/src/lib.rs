@@ -1,6 +1,8 @@
-//! What clocks and edges say to each other: one trait, [`Bus`], over whatever carries the bytes. Decides nothing about time:
-//! who is believed, and which announcement is off the grid or too far ahead, timebase judges. Nothing is kept for later, since
-//! a lost message costs nothing and a late one says nothing: what can't be sent or taken at once is dropped and counted.
+//! The bus that carries messages between clocks and edges: one trait, [`Bus`], over any transport.
+//! It makes no decisions about time: timebase judges which clocks to accept, and which
+//! announcements are off the grid or too far ahead. Nothing is stored, since a lost message costs
+//! nothing and a late one is useless: a message that cannot be sent or queued immediately is
+//! dropped and counted.
 
 mod events;
 mod inbound;
@@ -17,81 +19,83 @@ pub use subject::Subjects;
 
 use tickstorm_timebase::{Announcement, Reply};
 
-/// One process's connection to all the others. Sending never waits.
+/// One process's connection to all others. Sending never waits.
 pub trait Bus: Send + Sync + 'static {
-    /// A clock tells every edge that a tick will be due.
+    /// Announces to every edge that a tick will be due; called by clocks.
     ///
     /// # Errors
-    /// While there is no connection.
+    /// Returns [`Unavailable`] without a connection, or if the connection accepts no more messages.
     fn announce(&self, announcement: &Announcement) -> Result<(), Unavailable>;
 
-    /// An edge asks every clock for the time; the answers come as [`EdgeEvent::Reply`].
+    /// Asks every clock for the time; called by edges. The answers arrive as [`EdgeEvent::Reply`].
     ///
     /// # Errors
-    /// While there is no connection.
+    /// Returns [`Unavailable`] without a connection, or if the connection accepts no more messages.
     fn ask(&self, nonce: u64) -> Result<(), Unavailable>;
 
-    /// A clock answers a [`ClockEvent::Request`].
+    /// Answers a [`ClockEvent::Request`]; called by clocks.
     ///
     /// # Errors
-    /// While there is no connection.
+    /// Returns [`Unavailable`] without a connection, or if the connection accepts no more messages.
     fn answer(&self, to: &ReplyTo, reply: &Reply) -> Result<(), Unavailable>;
 
-    /// Subscribes to what a clock must hear.
+    /// Subscribes to the events for a clock.
     fn clock_events(&self) -> Events<ClockEvent>;
 
-    /// Subscribes to what an edge must hear.
+    /// Subscribes to the events for an edge.
     fn edge_events(&self) -> Events<EdgeEvent>;
 }
 
-/// There is no connection; nothing was sent, nor will be.
+/// The error of sending without a working connection. The message was not sent and will not be sent
+/// later.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not connected to the bus")]
 pub struct Unavailable;
 
-/// Where an answer to a time request goes: the subject that only its asker listens to.
+/// The destination of an answer to a time request: a subject that only the requesting edge
+/// subscribes to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReplyTo(String);
 
-/// What a clock hears.
+/// An event for a clock.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ClockEvent {
     /// An edge asks for the time.
     Request {
-        /// Comes back in the answer.
+        /// The number of the request, which the answer must repeat.
         nonce: u64,
-        /// Where the answer goes.
+        /// The destination of the answer.
         reply_to: ReplyTo,
     },
-    /// There is a connection (again).
+    /// A connection was made, for the first time or again.
     Connected,
-    /// There is none.
+    /// The connection was lost.
     Disconnected,
-    /// Messages that never became events.
+    /// Messages were dropped before they became events.
     Dropped {
-        /// Why.
+        /// The reason.
         reason: DropReason,
-        /// How many since the last such event.
+        /// The number of messages dropped for this reason since the last such event.
         count: u64,
     },
 }
 
-/// What an edge hears.
+/// An event for an edge.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum EdgeEvent {
     /// A clock announces a tick.
     Announcement(Announcement),
     /// A clock answers this edge's time request.
     Reply(Reply),
-    /// There is a connection (again).
+    /// A connection was made, for the first time or again.
     Connected,
-    /// There is none.
+    /// The connection was lost.
     Disconnected,
-    /// Messages that never became events.
+    /// Messages were dropped before they became events.
     Dropped {
-        /// Why.
+        /// The reason.
         reason: DropReason,
-        /// How many since the last such event.
+        /// The number of messages dropped for this reason since the last such event.
         count: u64,
     },
 }

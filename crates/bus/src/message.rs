@@ -1,5 +1,5 @@
-//! The bytes of bus.proto: typed values in, typed values out, and a closed list of reasons why bytes are none. The generated
-//! types stay in here.
+//! The encoding of bus.proto: it converts typed values to bytes and back, with a closed list of
+//! reasons for rejecting bytes. The generated types are private to this module.
 
 use prost::Message;
 use tickstorm_timebase::{Announcement, Epoch, Mode, Reply};
@@ -7,25 +7,26 @@ use tickstorm_timebase::{Announcement, Epoch, Mode, Reply};
 use proto::tickstorm::bus::v1::{TickAnnouncement, TimeReply, TimeRequest};
 use proto::tickstorm::v1::Mode as WireMode;
 
-#[expect(unreachable_pub, reason = "prost-build writes it so")]
+#[expect(unreachable_pub, reason = "prost-build generates it")]
 mod proto {
     include!(concat!(env!("OUT_DIR"), "/proto.rs"));
 }
 
-/// The largest message that is looked at, in bytes: eight times the largest that this version sends, so that later versions
-/// have room for more fields.
+/// The maximum size of an accepted message, in bytes: eight times the largest that this version
+/// sends, so that later versions have room for more fields.
 pub const MESSAGE_BYTES_MAX: usize = 1_024;
 
-/// Why a message that arrived never became an event.
+/// The reason why a received message was dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum DropReason {
-    /// Not the message that its subject carries, or with a mode or id that there is not.
+    /// It is not the kind of message that its subject carries, or has an unknown mode or an invalid
+    /// id.
     Malformed,
-    /// Longer than [`MESSAGE_BYTES_MAX`].
+    /// It is longer than [`MESSAGE_BYTES_MAX`].
     Oversized,
-    /// An announcement of one mode on the other's subject.
+    /// It is an announcement of one mode on the subject of the other.
     WrongSubject,
-    /// The subscriber had not taken what came before it.
+    /// The subscriber's queue was full.
     Full,
 }
 
@@ -38,7 +39,7 @@ impl DropReason {
         Self::Full,
     ];
 
-    /// Value of the label `reason` of `tickstorm_bus_dropped_total`.
+    /// Returns the value of the label `reason` of `tickstorm_bus_dropped_total`.
     #[must_use]
     pub const fn label(self) -> &'static str {
         match self {
@@ -50,7 +51,7 @@ impl DropReason {
     }
 }
 
-/// An announcement's bytes.
+/// Encodes an announcement.
 #[must_use]
 pub fn encode_announcement(announcement: &Announcement) -> Vec<u8> {
     TickAnnouncement {
@@ -64,14 +65,14 @@ pub fn encode_announcement(announcement: &Announcement) -> Vec<u8> {
     .encode_to_vec()
 }
 
-/// An announcement from bytes that came on the subject of `mode`.
+/// Decodes an announcement that arrived on the subject of `mode`.
 ///
 /// # Errors
-/// Why they are to be dropped.
+/// Returns the reason if the message must be dropped.
 pub fn decode_announcement(mode: Mode, bytes: &[u8]) -> Result<Announcement, DropReason> {
     let message: TickAnnouncement = decode(bytes)?;
     match WireMode::try_from(message.mode) {
-        Ok(said) if said == wire_mode(mode) => {}
+        Ok(found) if found == wire_mode(mode) => {}
         Ok(_) => return Err(DropReason::WrongSubject),
         Err(_) => return Err(DropReason::Malformed),
     }
@@ -88,21 +89,21 @@ pub fn decode_announcement(mode: Mode, bytes: &[u8]) -> Result<Announcement, Dro
     })
 }
 
-/// A time request's bytes.
+/// Encodes a time request.
 #[must_use]
 pub fn encode_request(nonce: u64) -> Vec<u8> {
     TimeRequest { nonce }.encode_to_vec()
 }
 
-/// The nonce of a time request.
+/// Decodes a time request and returns its nonce.
 ///
 /// # Errors
-/// Why the bytes are to be dropped.
+/// Returns the reason if the message must be dropped.
 pub fn decode_request(bytes: &[u8]) -> Result<u64, DropReason> {
     decode(bytes).map(|message: TimeRequest| message.nonce)
 }
 
-/// A reply's bytes.
+/// Encodes a reply.
 #[must_use]
 pub fn encode_reply(reply: &Reply) -> Vec<u8> {
     TimeReply {
@@ -118,10 +119,10 @@ pub fn encode_reply(reply: &Reply) -> Vec<u8> {
     .encode_to_vec()
 }
 
-/// A reply from bytes.
+/// Decodes a reply.
 ///
 /// # Errors
-/// Why they are to be dropped.
+/// Returns the reason if the message must be dropped.
 pub fn decode_reply(bytes: &[u8]) -> Result<Reply, DropReason> {
     let message: TimeReply = decode(bytes)?;
     Ok(Reply {

@@ -1,11 +1,11 @@
-//! The subjects that the messages travel on.
+//! The subjects of the bus's messages.
 
 use tickstorm_timebase::Mode;
 
-/// What every subject for answers begins with.
+/// The prefix of all subjects for answers.
 pub(crate) const INBOX: &str = "_INBOX.";
 
-/// Subjects of one cluster; version 1 of the cluster protocol.
+/// The subjects of one cluster, in version 1 of the cluster protocol.
 #[derive(Clone, Debug)]
 pub struct Subjects {
     second: String,
@@ -14,7 +14,7 @@ pub struct Subjects {
 }
 
 impl Subjects {
-    /// Subjects that begin with `prefix`, so that several clusters can share a NATS.
+    /// Creates subjects that start with `prefix`, so that several clusters can share one NATS.
     #[must_use]
     pub fn new(prefix: &str) -> Self {
         Self {
@@ -24,7 +24,7 @@ impl Subjects {
         }
     }
 
-    /// Where a mode's ticks are announced.
+    /// Returns the subject on which a mode's ticks are announced.
     #[must_use]
     pub fn tick(&self, mode: Mode) -> &str {
         match mode {
@@ -33,7 +33,7 @@ impl Subjects {
         }
     }
 
-    /// Where the time is asked for.
+    /// Returns the subject of time requests.
     #[must_use]
     pub fn time(&self) -> &str {
         &self.time

@@ -1,4 +1,4 @@
-//! A clock's own settings as its library needs them.
+//! A clock's settings in the form that the library uses.
 
 use std::time::Duration;
 
@@ -7,29 +7,30 @@ use tickstorm_timebase::{ClockId, InvalidClockId};
 
 use crate::settings::{CLOCK_ID, CLOCK_RANK, CLOCK_SKEW_MS, REQUIRE_SYNC, TICK_LEAD_MS};
 
-/// What makes this clock the one that it is.
+/// The configuration of one clock.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// Its name among the clocks.
+    /// The clock's name, unique among the clocks.
     pub id: ClockId,
-    /// Of the clocks that edges believe they follow the one with the lowest rank.
+    /// The clock's rank. Edges follow the accepted clock with the lowest rank.
     pub rank: u32,
-    /// How long before a tick's time it is announced.
+    /// The time from the announcement of a tick to the tick itself.
     pub lead: Duration,
-    /// Whether the clock is silent while the kernel says that the host's clock is not disciplined.
+    /// Whether the clock stays silent while the kernel reports that the host's clock is not
+    /// disciplined.
     pub require_sync: bool,
     /// Milliseconds added to the host's clock, for tests and drills.
     pub skew_ms: i64,
 }
 
 impl Config {
-    /// The clock's part of `settings`.
+    /// Extracts the clock's configuration from `settings`.
     ///
     /// # Errors
-    /// Where CLOCK_ID is none.
+    /// Returns an error if CLOCK_ID is not a valid clock id.
     ///
     /// # Panics
-    /// Where the settings of the clock were not loaded.
+    /// Panics if the clock's section of settings was not loaded.
     pub fn from_settings(settings: &Settings) -> Result<Self, InvalidClockId> {
         Ok(Self {
             id: settings.get(&CLOCK_ID).parse()?,

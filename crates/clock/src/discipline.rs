@@ -1,22 +1,23 @@
-//! The kernel's own word on the host's clock. Holds the only unsafe code of what TickStorm ships: no crate that is kept well wraps
-//! adjtimex, and nothing else tells whether chrony, PTP or anybody disciplines this clock.
+//! The kernel's report on the host's clock. This file has the only unsafe code in TickStorm's
+//! shipped programs: no well-maintained crate wraps adjtimex, and nothing else reveals whether
+//! chrony, PTP or another service disciplines the clock.
 
 use std::mem::MaybeUninit;
 
-/// What the kernel says of an undisciplined clock: 16 s, its NTP_PHASE_LIMIT.
+/// The error that the kernel reports for an undisciplined clock: 16 s, its NTP_PHASE_LIMIT.
 const UNDISCIPLINED_ERROR_US: u32 = 16_000_000;
 
-/// How far the host's clock can be trusted.
+/// The trustworthiness of the host's clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Discipline {
-    /// Whether something disciplines the host's clock.
+    /// Whether the host's clock is disciplined.
     pub synchronized: bool,
-    /// How far the host's clock may be from UTC, in microseconds.
+    /// The maximum error of the host's clock against UTC, in microseconds.
     pub clock_error_us: u32,
 }
 
 impl Discipline {
-    /// Asks the kernel. One system call.
+    /// Queries the kernel, with one system call.
     #[must_use]
     pub fn of_kernel() -> Self {
         match adjtimex() {
@@ -24,7 +25,8 @@ impl Discipline {
                 synchronized: kernel.status & libc::STA_UNSYNC == 0,
                 clock_error_us: u32::try_from(kernel.maxerror).unwrap_or(u32::MAX),
             },
-            // A sandbox that forbids the call knows nothing of its host's clock, and that is what is said.
+            // In a sandbox that forbids the call, the host's clock cannot be vouched for, so it is
+            // reported as undisciplined.
             None => Self {
                 synchronized: false,
                 clock_error_us: UNDISCIPLINED_ERROR_US,
@@ -33,12 +35,13 @@ impl Discipline {
     }
 }
 
-#[expect(unsafe_code, reason = "a system call that nothing else wraps")]
+#[expect(unsafe_code, reason = "no crate wraps this system call")]
 fn adjtimex() -> Option<libc::timex> {
     let mut timex = MaybeUninit::<libc::timex>::zeroed();
-    // SAFETY: the pointer is to a whole `timex` that is ours alone and lives through the call; the kernel keeps no pointer to it. All
-    // its fields are integers, for which zero is a value, so it is initialised before the call and whatever the call does.
-    // `modes` is zero: the kernel only tells, which any process may ask, and changes nothing.
+    // SAFETY: the pointer is to a complete `timex` that is exclusively ours and outlives the call;
+    // the kernel keeps no pointer to it. All of its fields are integers, for which zero is a valid
+    // value, so it is initialised before the call and remains so whatever the call does. `modes` is
+    // zero: the call only reads, which any process may do, and changes nothing.
     unsafe {
         let outcome = libc::adjtimex(timex.as_mut_ptr());
         (outcome != -1).then(|| timex.assume_init())

@@ -1,4 +1,5 @@
-//! How a clock is, for its admin port. The replica writes it at each turn of its loop; whoever asks reads it from elsewhere.
+//! The health of a clock, for its admin port. The replica writes it at each turn of its loop, and
+//! the admin port reads it from other tasks.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -10,13 +11,14 @@ use tickstorm_timebase::{ClockId, Epoch, Mono};
 use crate::discipline::Discipline;
 use crate::machine::Machine;
 
-/// A loop that has not turned for this long is stuck: it turns at least once a second, for its next announcement.
+/// The time after which a loop without a turn counts as stuck. It turns at least once per second,
+/// for its next announcement.
 const TURN_MAX: Duration = Duration::from_secs(10);
 
-/// What the replica last wrote.
+/// The state as last written by the replica.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ReplicaState {
-    pub(crate) turned: Mono,
+    pub(crate) last_turn: Mono,
     pub(crate) connected: bool,
     pub(crate) timeline: u64,
     pub(crate) discipline: Discipline,
@@ -46,12 +48,13 @@ impl ClockHealth {
         }
     }
 
-    /// Whether REQUIRE_SYNC forbids the clock to say anything now.
+    /// Returns whether REQUIRE_SYNC currently forbids the clock to send anything.
     pub(crate) fn is_silenced(&self) -> bool {
         self.require_sync && !self.state().discipline.synchronized
     }
 
-    /// The state, to look at or to change. Nothing is awaited and nothing can panic while it is held.
+    /// Locks the state for reading or changing. The holder must not await, and nothing can panic
+    /// while the lock is held.
     pub(crate) fn state(&self) -> MutexGuard<'_, ReplicaState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -59,12 +62,15 @@ impl ClockHealth {
 
 impl Health for ClockHealth {
     fn live(&self) -> Vec<String> {
-        let turned = self.state().turned;
-        let still = self.machine.now().since(turned);
-        if still <= TURN_MAX {
+        let last_turn = self.state().last_turn;
+        let stuck_for = self.machine.now().since(last_turn);
+        if stuck_for <= TURN_MAX {
             return Vec::new();
         }
-        vec![format!("the loop has not turned for {} s", still.as_secs())]
+        vec![format!(
+            "the clock's loop has been stuck for {} s",
+            stuck_for.as_secs()
+        )]
     }
 
     fn ready(&self) -> Vec<String> {
@@ -72,7 +78,7 @@ impl Health for ClockHealth {
         let connected = self.state().connected;
         let reasons = [
             (!connected).then_some("not connected to the bus"),
-            silenced.then_some("the host's clock is not disciplined (REQUIRE_SYNC)"),
+            silenced.then_some("the host's clock is not disciplined, but REQUIRE_SYNC requires it"),
         ];
         reasons.into_iter().flatten().map(str::to_owned).collect()
     }

@@ -1,5 +1,6 @@
-//! One clock replica as a library: announces every tick ahead of its time and tells edges the time, whatever other clocks do.
-//! What to say and when is timebase's [`Announcer`](tickstorm_timebase::Announcer); this drives it by the bus and the host's clock.
+//! A clock replica as a library. It announces every tick ahead of its time and answers edges' time
+//! requests, regardless of other clocks. timebase's [`Announcer`](tickstorm_timebase::Announcer)
+//! decides what to send and when; this crate connects it to the bus and to the host's clock.
 
 mod config;
 mod discipline;

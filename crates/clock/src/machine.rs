@@ -1,12 +1,13 @@
-//! The machine that a clock runs on: its own time, its host's clock, and what its kernel says of that. Tests bring another one.
+//! The machine that a clock runs on: its own time, its host's clock, and the kernel's report on
+//! that clock. Tests substitute another machine.
 
 use tickstorm_timebase::{Clock, HostClock, HostReading, Mono, SystemClock, SystemHost};
 
 use crate::discipline::Discipline;
 
-/// All that a clock reads of its machine.
+/// Everything that a clock reads from its machine.
 pub trait Machine: Clock + HostClock + Send + Sync + 'static {
-    /// How far the host's clock can be trusted.
+    /// Returns how far the host's clock can be trusted.
     fn discipline(&self) -> Discipline;
 }
 

@@ -1,4 +1,4 @@
-//! `tickstorm-clock`: one clock replica as a daemon, on NATS. What a clock does, the library knows.
+//! `tickstorm-clock`: one clock replica as a daemon on NATS. The library implements the clock.
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -14,12 +14,14 @@ use tickstorm_service::settings::{ADMIN_ADDR, COMMON};
 
 const DAEMON: Daemon = Daemon {
     name: "tickstorm-clock",
-    about: "One clock of TickStorm: announces every tick ahead of its time and tells edges the time.",
+    about: "A TickStorm clock. It announces every tick ahead of its time and answers edges' time \
+            requests.",
     sections: &[COMMON, NATS, CLOCK],
     defaults: &DEFAULTS,
 };
 
-/// What the parts have for stopping, of which they need milliseconds: a clock has nothing to finish, the others go on.
+/// The time limit for an orderly stop, which takes milliseconds: a clock has nothing to finish, and
+/// the other clocks continue.
 const STOP_TIME_MAX: Duration = Duration::from_secs(2);
 
 fn main() -> ExitCode {
@@ -51,7 +53,7 @@ async fn run(process: Process) -> Result<(), Failure> {
     let stopped = async {
         clock.stop().await;
         bus.stop().await;
-        // Whatever still runs after that ends with the process.
+        // Tasks that are still running afterwards end with the process.
         let _ = tasks.stop(STOP_TIME_MAX).await;
     };
     let _ = tokio::time::timeout(STOP_TIME_MAX, stopped).await;

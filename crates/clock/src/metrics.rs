@@ -1,23 +1,23 @@
-//! What a clock counts. The labels' values are closed lists, and each series is there from the start.
+//! A clock's metrics. The values of labels are closed sets, and every series exists from the start.
 
 use prometheus::{IntCounter, IntCounterVec, Registry};
 use tickstorm_bus::DropReason;
 use tickstorm_service::metrics::{RegisterError, counter, counters};
 use tickstorm_timebase::Mode;
 
-/// Handles of a clock's series.
+/// The handles of a clock's metrics.
 #[derive(Debug)]
 pub(crate) struct Metrics {
     announcements: IntCounterVec,
     dropped: IntCounterVec,
-    /// Time requests answered.
+    /// The number of answered time requests.
     pub(crate) answers: IntCounter,
-    /// Steps of the host's clock.
+    /// The number of steps of the host's clock.
     pub(crate) steps: IntCounter,
 }
 
 impl Metrics {
-    /// Registers all series; a registry serves one clock.
+    /// Registers all metrics. A registry can serve only one clock.
     pub(crate) fn register(registry: &Registry) -> Result<Self, RegisterError> {
         let metrics = Self {
             announcements: counters(
@@ -29,18 +29,18 @@ impl Metrics {
             dropped: counters(
                 registry,
                 "tickstorm_clock_bus_dropped_total",
-                "Messages from the bus that the clock dropped, by reason.",
+                "Messages received from the bus and dropped, by reason.",
                 &["reason"],
             )?,
             answers: counter(
                 registry,
                 "tickstorm_clock_answers_total",
-                "Time requests of edges that were answered.",
+                "Time requests from edges that the clock answered.",
             )?,
             steps: counter(
                 registry,
                 "tickstorm_clock_host_steps_total",
-                "Steps of the host's clock, each of which began another timeline.",
+                "Steps of the host's clock. Each starts a new timeline.",
             )?,
         };
         for mode in Mode::ALL {
@@ -52,12 +52,12 @@ impl Metrics {
         Ok(metrics)
     }
 
-    /// Announcements of this mode.
+    /// Returns the counter of announcements of this mode.
     pub(crate) fn announcements(&self, mode: Mode) -> IntCounter {
         self.announcements.with_label_values(&[mode.name()])
     }
 
-    /// Messages dropped for this reason.
+    /// Returns the counter of messages dropped for this reason.
     pub(crate) fn dropped(&self, reason: DropReason) -> IntCounter {
         self.dropped.with_label_values(&[reason.label()])
     }

@@ -1,5 +1,6 @@
-//! [`Replica`]: the task that drives an [`Announcer`]: it wakes it when an announcement is due, hands it what edges ask, and looks at
-//! the host's clock before either. It decides nothing about time by itself and hears no other clock.
+//! [`Replica`]: the task that drives an [`Announcer`]. It polls the announcer when an announcement
+//! is due, passes it edges' requests, and reads the host's clock before either. It makes no
+//! decisions about time and listens to no other clock.
 
 use std::sync::Arc;
 
@@ -17,15 +18,15 @@ use crate::health::{ClockHealth, ReplicaState};
 use crate::machine::{Machine, ThisMachine};
 use crate::metrics::Metrics;
 
-/// Why a clock could not start.
+/// The reason why a clock could not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The registry serves another clock already.
+    /// The registry already serves another clock.
     #[error(transparent)]
     Metrics(#[from] RegisterError),
 }
 
-/// A running clock. Dropping it ends it, too.
+/// A running clock. Dropping it stops the clock.
 pub struct Replica {
     health: Arc<ClockHealth>,
     task: TaskTracker,
@@ -33,10 +34,10 @@ pub struct Replica {
 }
 
 impl Replica {
-    /// Starts a clock that tells this host's time; inside a tokio runtime.
+    /// Starts a clock on this host's time. Must be called inside a tokio runtime.
     ///
     /// # Errors
-    /// Where the registry serves another clock already.
+    /// Returns an error if the registry already serves another clock.
     pub fn start(
         config: Config,
         bus: Arc<dyn Bus>,
@@ -46,10 +47,11 @@ impl Replica {
         Self::start_on(machine, config, bus, registry)
     }
 
-    /// Starts a clock that tells `machine`'s time, to which no skew is added.
+    /// Starts a clock on `machine`'s time, to which no skew is added. Must be called inside a tokio
+    /// runtime.
     ///
     /// # Errors
-    /// Where the registry serves another clock already.
+    /// Returns an error if the registry already serves another clock.
     pub fn start_on(
         machine: Arc<dyn Machine>,
         config: Config,
@@ -67,15 +69,21 @@ impl Replica {
         let (host, now) = (machine.read(), machine.now());
         let announcer = Announcer::new(id.clone(), rank, lead, rand::random(), host, now);
         let state = ReplicaState {
-            turned: now,
+            last_turn: now,
             connected: false,
             timeline: announcer.timeline(),
             discipline: machine.discipline(),
             last_announced: None,
         };
-        tracing::info!(clock_id = %id, rank, ?lead, require_sync, skew_ms, timeline = state.timeline, "clock");
+        let timeline = state.timeline;
+        tracing::info!(
+            clock_id = %id, rank, ?lead, require_sync, skew_ms, timeline,
+            "starting the clock"
+        );
         if require_sync && !state.discipline.synchronized {
-            tracing::warn!("the host's clock is not disciplined: this clock is silent until it is");
+            tracing::warn!(
+                "the host's clock is not disciplined; this clock stays silent until it is"
+            );
         }
         let health = Arc::new(ClockHealth::new(
             id,
@@ -101,13 +109,14 @@ impl Replica {
         })
     }
 
-    /// How the clock is, for the admin port.
+    /// Returns the clock's health, for the admin port.
     #[must_use]
     pub fn health(&self) -> Arc<dyn Health> {
         Arc::clone(&self.health) as Arc<dyn Health>
     }
 
-    /// Ends the clock and waits until it has ended. Nobody needs to be told: the other clocks go on.
+    /// Stops the clock and waits until it has stopped. Edges need no notice, since the other clocks
+    /// continue.
     pub async fn stop(self) {
         drop(self.stop);
         self.task.wait().await;
@@ -133,7 +142,7 @@ impl AnnouncerDriver {
                 () = stop.cancelled() => return,
                 event = events.next() => match event {
                     Some(event) => self.handle(event),
-                    None => return tracing::error!("the bus is gone: this clock ends"),
+                    None => return tracing::error!("the bus has ended; stopping this clock"),
                 },
                 () = tokio::time::sleep(wait) => {}
             }
@@ -149,7 +158,7 @@ impl AnnouncerDriver {
                 self.announcer.announce_anew();
             }
             ClockEvent::Disconnected => {
-                tracing::warn!("not connected to the bus: nobody hears this clock");
+                tracing::warn!("not connected to the bus; no edge can hear this clock");
                 self.health.state().connected = false;
             }
             ClockEvent::Dropped { reason, count } => {
@@ -160,30 +169,31 @@ impl AnnouncerDriver {
     }
 
     fn announce_due(&mut self, due: &mut Vec<Announcement>) {
-        self.note_discipline();
+        self.update_discipline();
         let (host, now) = (self.machine.read(), self.machine.now());
         let timeline = self.announcer.timeline();
         self.announcer.handle_host(host, now);
-        self.note_step(timeline);
+        self.report_step(timeline);
         self.announcer.poll(due);
         let silenced = self.health.is_silenced();
         let connected = self.health.state().connected;
         let mut last_announced = None;
         for announcement in due.drain(..) {
-            // What is not sent now is announced anew once there is a connection and the clock may speak.
+            // An announcement that is not sent now is repeated once there is a connection and the
+            // clock may send.
             if connected && !silenced && self.bus.announce(&announcement).is_ok() {
                 self.metrics.announcements(announcement.mode).inc();
                 last_announced = Some(announcement.epoch);
             }
         }
         let mut state = self.health.state();
-        state.turned = now;
+        state.last_turn = now;
         state.last_announced = last_announced.or(state.last_announced);
     }
 
     fn answer(&mut self, nonce: u64, reply_to: &ReplyTo) {
         let received = self.machine.read();
-        let discipline = self.note_discipline();
+        let discipline = self.update_discipline();
         if self.health.is_silenced() {
             return;
         }
@@ -197,24 +207,29 @@ impl AnnouncerDriver {
             discipline.clock_error_us,
             discipline.synchronized,
         );
-        // Without a connection the edge hears nothing, which it takes for a lost answer.
+        // Without a connection the edge receives no answer, and treats it as lost.
         if self.bus.answer(reply_to, &reply).is_ok() {
             self.metrics.answers.inc();
         }
-        self.note_step(timeline);
+        self.report_step(timeline);
     }
 
-    /// Asks the kernel how far the host's clock can be trusted, which REQUIRE_SYNC may make a reason to fall silent or to speak.
-    fn note_discipline(&mut self) -> Discipline {
+    /// Queries the kernel's report on the host's clock. With REQUIRE_SYNC, a change of it silences
+    /// the clock or makes it send again.
+    fn update_discipline(&mut self) -> Discipline {
         let before = self.health.is_silenced();
         let discipline = self.machine.discipline();
         self.health.state().discipline = discipline;
         match (before, self.health.is_silenced()) {
             (false, true) => {
-                tracing::warn!("the host's clock is not disciplined: this clock falls silent");
+                tracing::warn!(
+                    "the host's clock is no longer disciplined; this clock is now silent"
+                );
             }
             (true, false) => {
-                tracing::info!("the host's clock is disciplined: this clock speaks");
+                tracing::info!(
+                    "the host's clock is disciplined; this clock now announces ticks and answers"
+                );
                 self.announcer.announce_anew();
             }
             (true, true) | (false, false) => {}
@@ -222,13 +237,13 @@ impl AnnouncerDriver {
         discipline
     }
 
-    /// Tells of a step where the timeline is not `before` any more.
-    fn note_step(&self, before: u64) {
+    /// Logs and counts a step of the host's clock if the timeline is no longer `before`.
+    fn report_step(&self, before: u64) {
         let timeline = self.announcer.timeline();
         if timeline != before {
             tracing::warn!(
                 timeline,
-                "the host's clock was stepped: this is another timeline"
+                "the host's clock was stepped; starting a new timeline"
             );
             self.metrics.steps.inc();
             self.health.state().timeline = timeline;

@@ -1,36 +1,48 @@
-//! The clock's settings: what there is. What they become, `config` says.
+//! The declarations of the clock's settings. The module `config` converts their values.
 
 use std::time::Duration;
 
 use tickstorm_service::env::{Setting, Settings, Span, Text, host_id};
 
-/// The clock's defaults of settings that are not its own alone.
+/// The clock's defaults for settings that it shares with other programs.
 pub const DEFAULTS: [(&str, &str); 1] = [("ADMIN_ADDR", "127.0.0.1:8082")];
 
 tickstorm_service::settings! {
     /// Settings of the clock.
     CLOCK;
-    /// This clock's name among the clocks.
-    CLOCK_ID: String = Setting::derived(Text::ID, "host name", |_| host_id(), "unique where hosts are");
-    /// Which clock edges follow among those they believe: the one with the lowest rank.
+    /// This clock's name, unique among the clocks.
+    CLOCK_ID: String = Setting::derived(
+        Text::ID,
+        "host name",
+        |_| host_id(),
+        "Unique if host names are",
+    );
+    /// This clock's rank. Of the clocks that they accept, edges follow the one with the lowest
+    /// rank.
     CLOCK_RANK: u32 = Setting::derived(
         0..=1_000,
-        "the digits after a final - in CLOCK_ID if they are one or two, else 0",
+        "the one or two digits after the last - in CLOCK_ID, else 0",
         |settings| rank(settings).to_string(),
-        "a StatefulSet's pods are ranked without a setting",
+        "Ranks the pods of a StatefulSet without any configuration",
     );
-    /// How long before a tick's time it is announced.
+    /// The time from the announcement of a tick to the tick itself.
     TICK_LEAD_MS: Duration = Setting::new(
         Span::millis(500, 10_000),
         "1500",
-        "time for a lost announcement's next one; edges drop those more than 11 s ahead",
+        "Leaves time to replace a lost announcement; edges drop announcements more than 11 s ahead",
     );
-    /// Whether the clock is silent while the kernel says that the host's clock is not disciplined.
-    REQUIRE_SYNC: bool =
-        Setting::new((), "false", "hosts in containers and virtual machines often can't tell");
-    /// Added to the host's clock, for tests and drills.
-    CLOCK_SKEW_MS: i64 =
-        Setting::new(-86_400_000..=86_400_000, "0", "the truth; up to a day either way for a drill");
+    /// Keeps the clock silent while the kernel reports that the host's clock is not disciplined.
+    REQUIRE_SYNC: bool = Setting::new(
+        (),
+        "false",
+        "In containers and virtual machines, the kernel often cannot tell",
+    );
+    /// Milliseconds added to the host's clock, for tests and drills.
+    CLOCK_SKEW_MS: i64 = Setting::new(
+        -86_400_000..=86_400_000,
+        "0",
+        "Tells the true time; drills may shift it by up to a day either way",
+    );
 }
 
 fn rank(settings: &Settings) -> u32 {

@@ -1,5 +1,6 @@
-//! [`Announcer`]: the clock's side. Which ticks to announce, what to answer, and under which timeline. It trusts its host's clock
-//! and knows nothing of other clocks or of edges.
+//! [`Announcer`]: the clock's side. It decides which ticks to announce, how to answer time
+//! requests, and which timeline applies. It trusts its host's clock and knows nothing of other
+//! clocks or of edges.
 
 use std::time::Duration;
 
@@ -9,31 +10,34 @@ use crate::host::HostReading;
 use crate::message::{Announcement, Reply};
 use crate::mono::Mono;
 
-/// By how much REALTIME − MONOTONIC must have moved on a timeline to be called a step: far more than a reading is off by, far less
-/// than CLOCK_TOLERANCE.
+/// The change of REALTIME − MONOTONIC since the start of a timeline above which the host's clock
+/// counts as stepped: far more than the error of a reading, far less than CLOCK_TOLERANCE_MS.
 const STEP_NS: u64 = 1_000_000;
 
-/// From one timeline to the next: any odd number does, since the first one is random (this is 2^64 over the golden ratio).
+/// The increment from one timeline to the next. Any odd number will do, since the first timeline is
+/// random; this one is 2^64 divided by the golden ratio.
 const TIMELINE_STEP: u64 = 0x9e37_79b9_7f4a_7c15;
 
-/// What a clock replica says and when.
+/// The announcements and answers of a clock replica.
 #[derive(Clone, Debug)]
 pub struct Announcer {
     clock_id: ClockId,
     rank: u32,
     lead: Duration,
     timeline: u64,
-    /// The latest reading and the machine's own time at it.
+    /// The latest reading; `read_at` is the machine's own time of it.
     host: HostReading,
     read_at: Mono,
-    /// REALTIME − MONOTONIC at the timeline's beginning: several small steps add up.
+    /// REALTIME − MONOTONIC at the start of the timeline, so that several small steps add up.
     timeline_real_minus_mono_ns: i64,
+    /// The last tick of each mode that needs no further announcement.
     announced: [(Mode, Epoch); 2],
 }
 
 impl Announcer {
-    /// A clock that announces each tick `lead` (TICK_LEAD_MS) before its time, from the first tick after `host` on. `timeline` is
-    /// random: no two clocks, and no two starts of one, may share it.
+    /// Creates a clock that announces each tick `lead` (TICK_LEAD_MS) before its time, starting
+    /// with the first tick after `host`. `timeline` must be random: no two clocks, and no two
+    /// starts of one clock, may share it.
     #[must_use]
     pub fn new(
         clock_id: ClockId,
@@ -55,8 +59,9 @@ impl Announcer {
         }
     }
 
-    /// Takes a reading of the host's clock, due before each announcement. True where the clock was stepped since the timeline's
-    /// beginning: it has another one from now on, under which everything within the lead is announced anew.
+    /// Handles a reading of the host's clock; call it before each announcement. Returns true if the
+    /// clock was stepped since the start of the timeline. The announcer then moves to another
+    /// timeline, on which all ticks within the lead are announced again.
     pub fn handle_host(&mut self, host: HostReading, now: Mono) -> bool {
         self.host = host;
         self.read_at = now;
@@ -72,13 +77,15 @@ impl Announcer {
         true
     }
 
-    /// Lets [`Self::poll`] give once more what is still to come: for when the connection was lost and is back.
+    /// Makes [`Self::poll`] repeat the announcements of ticks that are still to come, for use after
+    /// a reconnect.
     pub fn announce_anew(&mut self) {
         self.announced = Mode::ALL.map(|mode| (mode, mode.last_at(self.host.unix)));
     }
 
-    /// Appends to `out` the announcements that are due at the latest reading, each mode's in order. Those of ticks whose time has
-    /// passed are left out: a later one vouches for them too.
+    /// Appends to `out` the announcements that are due as of the latest reading, in order within
+    /// each mode. Ticks whose time has passed are skipped, since a later announcement vouches for
+    /// them.
     pub fn poll(&mut self, out: &mut Vec<Announcement>) {
         let horizon = self.host.unix.saturating_add(self.lead);
         for (mode, announced) in &mut self.announced {
@@ -99,7 +106,8 @@ impl Announcer {
         }
     }
 
-    /// When the next announcement is due, as far as the latest reading tells. Wake then, read the host's clock again, and poll.
+    /// Returns when the next announcement is due, judging by the latest reading. At that time, read
+    /// the host's clock again and poll.
     #[must_use]
     pub fn next_deadline(&self) -> Mono {
         let next = |(mode, announced): &(Mode, Epoch)| {
@@ -118,8 +126,9 @@ impl Announcer {
         self.read_at + Duration::from_nanos(u64::try_from(wait_ns).unwrap_or(0))
     }
 
-    /// Answers the time request `nonce`, read at `received` and answered at `sent`. Where the host's clock was stepped between the
-    /// two, the first says nothing any more and the second stands for both.
+    /// Answers the time request `nonce`, which was read at `received` and is answered at `sent`. If
+    /// the host's clock was stepped between the two, `received` is meaningless and `sent` is used
+    /// for both.
     pub fn answer(
         &mut self,
         nonce: u64,
@@ -144,7 +153,7 @@ impl Announcer {
         }
     }
 
-    /// The present timeline.
+    /// Returns the current timeline.
     #[must_use]
     pub const fn timeline(&self) -> u64 {
         self.timeline

@@ -1,5 +1,5 @@
-//! [`Authority`]: the one small value that says what time it is. The timekeeper makes it, shards copy it and ask it; it decides
-//! nothing and never changes by itself.
+//! [`Authority`]: one small value that defines the current time. The timekeeper makes it; shards
+//! copy it and query it. It makes no decisions and never changes by itself.
 
 use std::time::Duration;
 
@@ -7,24 +7,24 @@ use crate::grid::{Epoch, Quality};
 use crate::mono::Mono;
 use crate::unix::UnixTime;
 
-/// By how much an unheard offset may go wrong: 200 ppm, one nanosecond in 5,000. Crystals are within 50 ppm, and chrony on clock
-/// hosts slews by no more than 100 (`maxslewrate`).
+/// The assumed drift of an offset without new samples: 200 ppm, one nanosecond in 5,000. Crystals
+/// are within 50 ppm, and chrony on clock hosts slews by at most 100 ppm (`maxslewrate`).
 const DRIFT_DIVISOR: u64 = 5_000;
 
-/// A tick that is sent later than this after its time is a replay.
+/// The lateness beyond which a tick is a replay.
 pub(crate) const PUNCTUAL_FOR: Duration = Duration::from_secs(1);
 
-/// How far an offset may have drifted in `elapsed_ns`, in nanoseconds.
+/// Returns how far an offset may have drifted in `elapsed_ns`, in nanoseconds.
 pub(crate) const fn drift_ns(elapsed_ns: u64) -> u64 {
     elapsed_ns / DRIFT_DIVISOR
 }
 
-/// Authority time as an edge holds it from one choice to the next.
+/// Authority time as an edge holds it between two choices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Authority {
     /// Authority time minus the machine's own, in nanoseconds.
     pub(crate) offset_ns: i64,
-    /// The greatest error of the offset at `bound_from`, in nanoseconds.
+    /// The error bound of the offset at `bound_from`, in nanoseconds.
     pub(crate) bound_ns: u64,
     pub(crate) bound_from: Mono,
     pub(crate) clock_error_us: u32,
@@ -35,13 +35,14 @@ pub struct Authority {
 }
 
 impl Authority {
-    /// Authority time at the moment `now`.
+    /// Returns authority time at `now`.
     #[must_use]
     pub const fn time_at(&self, now: Mono) -> UnixTime {
         UnixTime::from_nanos(self.offset_ns.saturating_add_unsigned(now.as_nanos()))
     }
 
-    /// The moment at which authority time is `time`; the machine's zero where that was before it.
+    /// Returns the moment at which authority time is `time`, or the machine's zero if `time` is
+    /// before that.
     #[must_use]
     pub const fn mono_at(&self, time: UnixTime) -> Mono {
         if time.as_nanos() < self.offset_ns {
@@ -50,7 +51,8 @@ impl Authority {
         Mono::from_nanos(time.as_nanos().abs_diff(self.offset_ns))
     }
 
-    /// The greatest error of authority time against the clock that is followed, in microseconds, rounded.
+    /// Returns the error bound of authority time against the followed clock, in microseconds,
+    /// rounded.
     #[must_use]
     pub fn bound_us(&self, now: Mono) -> u32 {
         micros(self.bound_ns_at(now))
@@ -61,25 +63,25 @@ impl Authority {
         self.bound_ns.saturating_add(drift_ns(age_ns))
     }
 
-    /// What the kernel of the clock that is followed says of its own error, in microseconds.
+    /// Returns the error that the followed clock's kernel reports for it, in microseconds.
     #[must_use]
     pub const fn clock_error_us(&self) -> u32 {
         self.clock_error_us
     }
 
-    /// Whether the offset may still be used at `now`.
+    /// Returns whether the offset may still be used at `now`.
     #[must_use]
     pub fn is_valid(&self, now: Mono) -> bool {
         now < self.valid_until
     }
 
-    /// Whether a clock that is believed has announced the tick at `epoch` or a later one.
+    /// Returns whether an accepted clock has announced the tick at `epoch` or a later one.
     #[must_use]
     pub fn vouches_for(&self, epoch: Epoch) -> bool {
         self.vouched_until.is_some_and(|until| epoch <= until)
     }
 
-    /// The quality of the tick at `epoch` if it is sent at `now`.
+    /// Returns the quality of the tick at `epoch` if it is sent at `now`.
     #[must_use]
     pub fn quality(&self, epoch: Epoch, now: Mono) -> Quality {
         if epoch.time().saturating_add(PUNCTUAL_FOR) < self.time_at(now) {
@@ -91,20 +93,21 @@ impl Authority {
         }
     }
 
-    /// A number that changes when, and only when, all subscriptions end with TIME_STEPPED.
+    /// Returns a number that changes if and only if all subscriptions end with TIME_STEPPED.
     #[must_use]
     pub const fn generation(&self) -> u32 {
         self.generation
     }
 
-    /// Where this generation began: its ticks are those after it.
+    /// Returns the authority time at which this generation started; its ticks are those after it.
     #[must_use]
     pub const fn origin(&self) -> UnixTime {
         self.origin
     }
 }
 
-/// Nanoseconds as microseconds, rounded; saturates after 71 minutes, which no bound of any use reaches.
+/// Converts nanoseconds to microseconds, rounding, and saturating after 71 minutes, which no useful
+/// bound reaches.
 pub(crate) fn micros(nanos: u64) -> u32 {
     u32::try_from(nanos.saturating_add(500) / 1_000).unwrap_or(u32::MAX)
 }
@@ -115,7 +118,8 @@ pub(crate) mod tests {
 
     use super::*;
 
-    /// An authority that is `offset_ns` ahead of the machine's own time, without an end and without a word from any clock.
+    /// Creates an authority that is `offset_ns` ahead of the machine's own time, is valid
+    /// indefinitely, and has no announcement from any clock.
     pub(crate) fn authority(offset_ns: i64) -> Authority {
         Authority {
             offset_ns,
@@ -131,16 +135,16 @@ pub(crate) mod tests {
 
     #[test]
     fn the_bound_grows_by_200_ppm() {
-        let sure = Authority {
+        let authority = Authority {
             bound_ns: 207_900,
             ..authority(0)
         };
-        assert_eq!(sure.bound_us(Mono::ZERO), 208);
+        assert_eq!(authority.bound_us(Mono::ZERO), 208);
         assert_eq!(
-            sure.bound_us(Mono::ZERO + Duration::from_secs(60)),
+            authority.bound_us(Mono::ZERO + Duration::from_secs(60)),
             208 + 12_000
         );
-        assert_eq!(sure.bound_us(Mono::NEVER), u32::MAX);
+        assert_eq!(authority.bound_us(Mono::NEVER), u32::MAX);
     }
 
     #[test]
@@ -159,7 +163,7 @@ pub(crate) mod tests {
 
     proptest! {
         #[test]
-        fn time_and_moment_are_inverse(
+        fn time_at_and_mono_at_are_inverse(
             offset_ns in -4_000_000_000_000_000_000_i64..7_000_000_000_000_000_000,
             now_ns in 0_u64..2_000_000_000_000_000_000,
         ) {
@@ -169,7 +173,7 @@ pub(crate) mod tests {
         }
 
         #[test]
-        fn no_offset_and_no_time_is_too_extreme(
+        fn extreme_offsets_and_times_do_not_overflow(
             offset_ns: i64, now_ns: u64, time_ns: i64, epoch_ms: i64,
         ) {
             let (authority, now) = (authority(offset_ns), Mono::from_nanos(now_ns));

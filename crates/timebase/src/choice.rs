@@ -1,19 +1,21 @@
-//! Who agrees with whom. Clocks are compared in pairs, never averaged: a wrong one can then only be outvoted, not dilute the rest.
+//! Which clocks agree with one another. Clocks are compared in pairs and never averaged, so a wrong
+//! clock can be outvoted but cannot pull the others along.
 
 use crate::sample::BoundedOffset;
 
-/// Where a clock stands among those that have said something.
+/// A clock's position relative to the other clocks that have answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Stance {
-    /// It agrees with a majority, itself counted.
+    /// It agrees with a majority, counting itself.
     WithMajority,
-    /// There is a majority of clocks from which it differs.
+    /// It differs from a majority, and some other clock agrees with one.
     AgainstMajority,
-    /// Neither: too few clocks agree, or differ.
+    /// Neither of the two.
     Undecided,
 }
 
-/// The stance of each of `estimates`, where `electorate` clocks have a vote, silent ones included.
+/// Returns the stance of each of `estimates`, given that `electorate` clocks have a vote, including
+/// silent ones.
 pub(crate) fn stances(
     estimates: &[BoundedOffset],
     electorate: usize,
@@ -29,7 +31,7 @@ pub(crate) fn stances(
                 .count()
         })
         .collect();
-    // Where everybody differs from everybody, nobody is the wrong one.
+    // If all clocks differ from one another, none of them can be called wrong.
     let decided = agreeing.iter().any(|&count| count >= majority);
     let stance = |count| {
         if count >= majority {
@@ -58,7 +60,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_that_differs_from_a_majority_stands_against_it() {
+    fn a_clock_that_differs_from_a_majority_is_against_it() {
         assert_eq!(
             stances_ms(&[0, 0, 21], 3),
             [WithMajority, WithMajority, AgainstMajority]
@@ -67,7 +69,7 @@ mod tests {
     }
 
     #[test]
-    fn where_all_differ_nobody_is_the_wrong_one() {
+    fn no_clock_is_outvoted_if_all_differ() {
         assert_eq!(stances_ms(&[0, 50, 100], 3), [Undecided; 3]);
         assert_eq!(stances_ms(&[0, 50, 100, 150, 200], 5), [Undecided; 5]);
     }
@@ -82,7 +84,7 @@ mod tests {
 
     #[test]
     fn a_clock_that_differs_from_too_few_is_not_against_the_majority() {
-        // The first agrees with the second only, and differs from two of four.
+        // The first agrees only with the second, and differs from two of four.
         let expected = [Undecided, WithMajority, WithMajority, WithMajority];
         assert_eq!(stances_ms(&[0, 20, 40, 40], 4), expected);
     }

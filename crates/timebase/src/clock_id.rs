@@ -1,9 +1,10 @@
-//! [`ClockId`]: the name of a clock replica. Checked where it enters, since it ends up in logs, labels and JSON.
+//! [`ClockId`]: the name of a clock replica. It is validated on construction, because it ends up in
+//! logs, labels and JSON.
 
 use std::fmt;
 use std::str::FromStr;
 
-/// The longest id, in bytes: a host name's label has at most 63.
+/// The maximum length of an id in bytes; a label of a host name has at most 63.
 pub const CLOCK_ID_BYTES_MAX: usize = 64;
 
 /// A clock replica's id: 1 to 64 characters of `A-Z a-z 0-9 . _ -`.
@@ -11,7 +12,7 @@ pub const CLOCK_ID_BYTES_MAX: usize = 64;
 pub struct ClockId(Box<str>);
 
 impl ClockId {
-    /// The id as text.
+    /// Returns the id as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
@@ -41,14 +42,14 @@ impl FromStr for ClockId {
     }
 }
 
-/// Why a text is no clock id.
+/// The reason why a text is not a valid clock id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidClockId {
-    /// Empty, or too long.
-    #[error("a clock id has 1 to {CLOCK_ID_BYTES_MAX} characters, this one has {0} bytes")]
+    /// The text is empty or too long; its length in bytes.
+    #[error("a clock id has 1 to {CLOCK_ID_BYTES_MAX} characters, but this text has {0} bytes")]
     Length(usize),
-    /// Contains something else than letters, digits, `.`, `_` and `-`.
-    #[error("a clock id consists of letters, digits, '.', '_' and '-', not {0:?}")]
+    /// The text contains a character other than letters, digits, `.`, `_` and `-`.
+    #[error("a clock id may contain only letters, digits, '.', '_' and '-', but not {0:?}")]
     Character(char),
 }
 
@@ -57,7 +58,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_short_plain_names_are_ids() {
+    fn an_id_is_1_to_64_letters_digits_dots_underscores_and_hyphens() {
         for id in ["a", "clock-0", "Clock_1.example", &"x".repeat(64)] {
             assert_eq!(id.parse::<ClockId>().unwrap().as_str(), id);
         }

@@ -1,8 +1,10 @@
-//! The grid: which moments are ticks. A tick is a pure function of time, which is why nothing about ticks is ever stored.
+//! The grid: which moments are ticks. Ticks are a pure function of time, so nothing about them is
+//! ever stored.
 
 use crate::unix::UnixTime;
 
-/// Which grid a tick belongs to. The only `Mode` there is: what comes off a wire is converted where it is decoded.
+/// The grid that a tick belongs to. This is the only `Mode` in the workspace: the modes of wire
+/// formats are converted to it when they are decoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Mode {
     /// Every whole second.
@@ -15,7 +17,7 @@ impl Mode {
     /// Both modes.
     pub const ALL: [Self; 2] = [Self::Second, Self::Minute];
 
-    /// Milliseconds from one tick to the next.
+    /// Returns the milliseconds from one tick to the next.
     #[must_use]
     pub const fn period_ms(self) -> i64 {
         match self {
@@ -24,7 +26,7 @@ impl Mode {
         }
     }
 
-    /// `second` or `minute`.
+    /// Returns `second` or `minute`.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -33,19 +35,21 @@ impl Mode {
         }
     }
 
-    /// The last grid tick at or before `time`.
+    /// Returns the last grid tick at or before `time`.
     #[must_use]
     pub const fn last_at(self, time: UnixTime) -> Epoch {
         self.floor(Epoch::from_ms(time.as_millis()))
     }
 
-    /// The last grid tick at or before `epoch`, which need not be on the grid; the least epoch there is if no tick is.
+    /// Returns the last grid tick at or before `epoch`, which need not be on the grid, or the least
+    /// representable epoch if there is none.
     #[must_use]
     pub const fn floor(self, epoch: Epoch) -> Epoch {
         Epoch(epoch.0.saturating_sub(self.past_tick_ms(epoch)))
     }
 
-    /// The first grid tick after `epoch`, which need not be on the grid; the greatest epoch there is if no tick is.
+    /// Returns the first grid tick after `epoch`, which need not be on the grid, or the greatest
+    /// representable epoch if there is none.
     #[must_use]
     pub const fn next_after(self, epoch: Epoch) -> Epoch {
         Epoch(
@@ -55,59 +59,59 @@ impl Mode {
         )
     }
 
-    /// Whether `epoch` is a tick of this mode.
+    /// Returns whether `epoch` is a tick of this mode.
     #[must_use]
     pub const fn is_tick(self, epoch: Epoch) -> bool {
         self.past_tick_ms(epoch) == 0
     }
 
-    /// How many milliseconds the last tick was before `epoch`: less than a period.
+    /// Returns the milliseconds from the last tick to `epoch`, which are less than a period.
     const fn past_tick_ms(self, epoch: Epoch) -> i64 {
         epoch.0.rem_euclid(self.period_ms())
     }
 }
 
-/// Unix time of a tick in milliseconds, or of a point between ticks (a resume point).
+/// The Unix time of a tick, or of a point between ticks (a resume point), in milliseconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Epoch(i64);
 
 impl Epoch {
-    /// The epoch `ms` milliseconds after the beginning of 1970.
+    /// Creates the epoch `ms` milliseconds after the start of 1970.
     #[must_use]
     pub const fn from_ms(ms: i64) -> Self {
         Self(ms)
     }
 
-    /// Milliseconds since the beginning of 1970.
+    /// Returns the milliseconds since the start of 1970.
     #[must_use]
     pub const fn as_ms(self) -> i64 {
         self.0
     }
 
-    /// The moment itself; saturates beyond what nanoseconds can hold (the year 2262).
+    /// Returns the moment, saturating at the limits of nanoseconds (the year 2262).
     #[must_use]
     pub const fn time(self) -> UnixTime {
         UnixTime::from_nanos(self.0.saturating_mul(1_000_000))
     }
 }
 
-/// How an edge came to release a tick.
+/// The quality of a tick at its release.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Quality {
-    /// Announced by a clock that the edge believes.
+    /// Announced by an accepted clock.
     Normal,
-    /// No such announcement was heard; the edge carried on from its disciplined time.
+    /// Announced by no accepted clock: the edge relies on its own disciplined time.
     Holdover,
     /// Sent more than 1 s after its time, or because the client resumed.
     Replay,
 }
 
-/// One SECOND or MINUTE event; its mode is that of the feed it is in.
+/// One SECOND or MINUTE event. Its mode is that of its feed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Tick {
-    /// Unix time of the tick.
+    /// The Unix time of the tick.
     pub epoch: Epoch,
-    /// How the edge came to release it.
+    /// The quality at its release.
     pub quality: Quality,
 }
 
@@ -117,7 +121,7 @@ mod tests {
 
     use super::*;
 
-    /// Any epoch, and often one at either end of what there is.
+    /// Any epoch, biased towards both ends of the range and zero.
     fn epochs() -> impl Strategy<Value = i64> {
         prop_oneof![
             any::<i64>(),
@@ -133,7 +137,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_epoch_lies_between_two_ticks_or_beyond_the_last_one(
+        fn every_epoch_is_between_two_ticks_or_beyond_the_last_one(
             mode in modes(),
             ms in epochs(),
         ) {

@@ -1,4 +1,5 @@
-//! [`HeardClock`]: everything an edge remembers of one clock. It keeps and counts; what follows from it is the timekeeper's choice.
+//! [`HeardClock`]: everything that an edge remembers about one clock. It only keeps records; the
+//! timekeeper draws the conclusions.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -12,10 +13,11 @@ use crate::mono::Mono;
 use crate::sample::{BoundedOffset, OffsetSample, OffsetSamples};
 use crate::status::{ClockState, ClockStatus};
 
-/// For how many answered requests it is remembered under which timeline: two answers to one request come close together.
+/// The number of answered requests whose timelines are remembered. Two answers to one request
+/// arrive close together.
 const ANSWERS_MAX: usize = 8;
 
-/// What a clock's latest answer said of the clock itself.
+/// A clock's information about itself in its latest answer.
 #[derive(Clone, Copy, Debug)]
 struct SelfReport {
     rank: u32,
@@ -23,28 +25,30 @@ struct SelfReport {
     synchronized: bool,
 }
 
-/// One clock, as an edge has heard it.
+/// One clock, as heard by an edge.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct HeardClock {
     samples: OffsetSamples,
-    about: Option<SelfReport>,
-    /// The requests answered last, late answers included, and under which timeline.
+    self_report: Option<SelfReport>,
+    /// The nonces of the requests answered last, including late answers, and the timelines of the
+    /// answers.
     answers: VecDeque<(u64, u64)>,
-    /// The greatest epoch announced, and the timeline on which that was.
+    /// The greatest epoch announced, after the timeline on which it was announced.
     announced: Option<(u64, Epoch)>,
     last_announced: Option<Mono>,
     announced_ahead_us: Option<i64>,
     false_since: Option<Mono>,
     shared_since: Option<Mono>,
-    /// As of the last choice: the best estimate, where it stands, and whether the clock is believed.
+    /// As of the last choice: the best estimate of the clock's offset, the clock's stance, and
+    /// whether it was accepted.
     pub(crate) estimate: Option<BoundedOffset>,
     pub(crate) stance: Option<Stance>,
     pub(crate) accepted: bool,
 }
 
 impl HeardClock {
-    /// Notes that the clock answered a request, in time or late.
-    pub(crate) fn note_answer(&mut self, reply: &Reply, now: Mono) -> Result<(), Refused> {
+    /// Records that the clock answered a request, in time or late.
+    pub(crate) fn record_answer(&mut self, reply: &Reply, now: Mono) -> Result<(), Refused> {
         let known = self.answers.iter().find(|(nonce, _)| *nonce == reply.nonce);
         if let Some(&(_, timeline)) = known {
             if timeline == reply.timeline {
@@ -63,15 +67,17 @@ impl HeardClock {
 
     pub(crate) fn insert(&mut self, sample: OffsetSample, reply: &Reply) {
         self.samples.insert(sample);
-        self.about = Some(SelfReport {
+        self.self_report = Some(SelfReport {
             rank: reply.rank,
             clock_error_us: reply.clock_error_us,
             synchronized: reply.synchronized,
         });
     }
 
-    /// Keeps the announced epoch if it is the greatest on its timeline; `ahead_us` before its authority time, where that is known.
-    pub(crate) fn announce(
+    /// Records an announcement, and keeps its epoch if that is the greatest on its timeline. The
+    /// announcement came `ahead_us` before the tick's authority time; `None` if the time is
+    /// unknown.
+    pub(crate) fn record_announcement(
         &mut self,
         announcement: &Announcement,
         ahead_us: Option<i64>,
@@ -91,23 +97,24 @@ impl HeardClock {
         self.announced_ahead_us = ahead_us.or(self.announced_ahead_us);
     }
 
-    /// Until when the clock vouches for ticks, on its present timeline.
+    /// Returns the last tick that the clock vouches for on its current timeline.
     pub(crate) fn vouches_until(&self) -> Option<Epoch> {
         let (timeline, epoch) = self.announced?;
         (self.samples.timeline() == Some(timeline)).then_some(epoch)
     }
 
-    /// Voids an announcement of a later tick than `latest`.
+    /// Forgets the announced epoch if it is later than `latest`.
     pub(crate) fn void_after(&mut self, latest: Epoch) {
         self.announced = self.announced.filter(|&(_, epoch)| epoch <= latest);
     }
 
+    /// Returns when the clock's last answer was received.
     pub(crate) fn last_heard(&self) -> Option<Mono> {
         self.samples.last_heard()
     }
 
-    /// When the clock last said anything.
-    pub(crate) fn last_word(&self) -> Option<Mono> {
+    /// Returns when the clock last answered or announced.
+    pub(crate) fn last_message(&self) -> Option<Mono> {
         self.samples.last_heard().max(self.last_announced)
     }
 
@@ -116,30 +123,31 @@ impl HeardClock {
     }
 
     pub(crate) fn rank(&self) -> Option<u32> {
-        self.about.map(|about| about.rank)
+        self.self_report.map(|self_report| self_report.rank)
     }
 
     pub(crate) fn clock_error_us(&self) -> u32 {
-        self.about.map_or(0, |about| about.clock_error_us)
+        self.self_report
+            .map_or(0, |self_report| self_report.clock_error_us)
     }
 
-    /// Notes that the clock disagrees with a majority.
-    pub(crate) fn blame(&mut self, now: Mono) {
+    /// Marks the clock as a falseticker.
+    pub(crate) fn mark_false(&mut self, now: Mono) {
         self.false_since = Some(now);
     }
 
-    /// Forgets what made the clock a falseticker.
-    pub(crate) fn pardon(&mut self) {
+    /// Clears the falseticker mark.
+    pub(crate) fn clear_false(&mut self) {
         self.false_since = None;
     }
 
-    /// Whether the clock gave reason to be called a falseticker less than `probation` ago.
+    /// Returns whether the clock was marked as a falseticker less than `probation` ago.
     pub(crate) fn is_false(&self, now: Mono, probation: Duration) -> bool {
         self.false_since
-            .is_some_and(|blamed| now.since(blamed) < probation)
+            .is_some_and(|marked| now.since(marked) < probation)
     }
 
-    /// Whether two hosts answered under this id less than `probation` ago.
+    /// Returns whether two hosts answered under this id less than `probation` ago.
     pub(crate) fn is_shared(&self, now: Mono, probation: Duration) -> bool {
         self.shared_since
             .is_some_and(|seen| now.since(seen) < probation)
@@ -167,8 +175,10 @@ impl HeardClock {
             state,
             offset_us: self.estimate.zip(own).map(|pair| ahead_ns(pair) / 1_000),
             bound_us: self.estimate.map(|estimate| micros(estimate.bound_ns)),
-            clock_error_us: self.about.map(|about| about.clock_error_us),
-            synchronized: self.about.map(|about| about.synchronized),
+            clock_error_us: self
+                .self_report
+                .map(|self_report| self_report.clock_error_us),
+            synchronized: self.self_report.map(|self_report| self_report.synchronized),
             announced_ahead_us: self.announced_ahead_us,
         }
     }

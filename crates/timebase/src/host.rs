@@ -1,5 +1,5 @@
-//! The host's own clock, which chrony, PTP or the cloud's time service disciplines. Only a clock replica trusts it; edges never
-//! look at it.
+//! The host's wall clock, which chrony, PTP or the cloud's time service disciplines. Only clock
+//! replicas trust it; edges never read it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -8,32 +8,33 @@ use std::time::Duration;
 use crate::system::{monotonic_ns, real_ns};
 use crate::unix::UnixTime;
 
-/// One look at the host's clock.
+/// One reading of the host's clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HostReading {
-    /// CLOCK_REALTIME, skew included.
+    /// CLOCK_REALTIME, including the skew.
     pub unix: UnixTime,
-    /// CLOCK_REALTIME − CLOCK_MONOTONIC in nanoseconds. Slewing changes both alike, so this moves only when the clock is stepped.
+    /// CLOCK_REALTIME − CLOCK_MONOTONIC in nanoseconds. Slewing changes both alike, so this changes
+    /// only when the clock is stepped.
     pub real_minus_mono_ns: i64,
 }
 
 /// Reads the host's clock.
 pub trait HostClock {
-    /// The host's time at this moment.
+    /// Reads the clock now.
     fn read(&self) -> HostReading;
 }
 
-/// CLOCK_REALTIME, with a skew added for tests and drills.
+/// CLOCK_REALTIME, plus a skew for tests and drills.
 ///
-/// On systems other than Linux slewing looks like a step in [`HostReading::real_minus_mono_ns`] once it adds up, so a clock replica
-/// runs on Linux only.
+/// On systems other than Linux, slewing accumulates in [`HostReading::real_minus_mono_ns`] until it
+/// looks like a step, so a clock replica runs only on Linux.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SystemHost {
     skew_ns: i64,
 }
 
 impl SystemHost {
-    /// The host's clock with `skew_ms` (CLOCK_SKEW_MS) added.
+    /// Creates a host clock that adds `skew_ms` (CLOCK_SKEW_MS).
     #[must_use]
     pub const fn new(skew_ms: i64) -> Self {
         Self {
@@ -43,14 +44,15 @@ impl SystemHost {
 }
 
 impl HostClock for SystemHost {
-    /// Looks three times and trusts the look that took least, so that a preemption is not taken for a step.
+    /// Reads the clocks three times and uses the reading that took the least time, so that being
+    /// preempted is not mistaken for a step.
     fn read(&self) -> HostReading {
         let best = [(); 3]
-            .map(|()| Look::take())
+            .map(|()| BracketedReading::take())
             .into_iter()
-            .reduce(Look::narrower);
-        let look = best.expect("three looks were taken");
-        let real_minus_mono_ns = look.real_minus_mono_ns.saturating_add(self.skew_ns);
+            .reduce(BracketedReading::narrower);
+        let best = best.expect("three readings were taken");
+        let real_minus_mono_ns = best.real_minus_mono_ns.saturating_add(self.skew_ns);
         let unix_ns = monotonic_ns().saturating_add(real_minus_mono_ns);
         HostReading {
             unix: UnixTime::from_nanos(unix_ns),
@@ -59,13 +61,13 @@ impl HostClock for SystemHost {
     }
 }
 
-/// CLOCK_REALTIME read between two readings of CLOCK_MONOTONIC.
-struct Look {
+/// A reading of CLOCK_REALTIME between two of CLOCK_MONOTONIC.
+struct BracketedReading {
     real_minus_mono_ns: i64,
     width_ns: i64,
 }
 
-impl Look {
+impl BracketedReading {
     fn take() -> Self {
         let before = monotonic_ns();
         let real = real_ns();
@@ -86,7 +88,7 @@ impl Look {
     }
 }
 
-/// A host's clock for tests, which stands still until it is told otherwise. Clones share one time.
+/// A host clock for tests that moves only when the test moves it. Clones share one time.
 #[derive(Clone, Debug)]
 pub struct ManualHost {
     unix_ns: Arc<AtomicI64>,
@@ -94,7 +96,7 @@ pub struct ManualHost {
 }
 
 impl ManualHost {
-    /// A host that says `unix`.
+    /// Creates a host clock that reads `unix`.
     #[must_use]
     pub fn new(unix: UnixTime) -> Self {
         Self {
@@ -110,7 +112,7 @@ impl ManualHost {
         self.unix_ns.fetch_add(nanos, Ordering::SeqCst);
     }
 
-    /// Steps the clock by so many nanoseconds, either way.
+    /// Steps the clock by `by_ns`, forward or back.
     pub fn step(&self, by_ns: i64) {
         self.unix_ns.fetch_add(by_ns, Ordering::SeqCst);
         self.real_minus_mono_ns.fetch_add(by_ns, Ordering::SeqCst);
@@ -131,7 +133,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_host_is_read_with_its_skew_and_without_inventing_steps() {
+    fn a_reading_includes_the_skew_and_is_repeatable() {
         let (plain, skewed) = (
             SystemHost::default().read(),
             SystemHost::new(-90_000).read(),
@@ -146,7 +148,7 @@ mod tests {
             (0..=90_000_000_000).contains(&apart_ns),
             "apart by {apart_ns} ns"
         );
-        // The year 2020: whatever this machine thinks, it has been set.
+        // The start of 2020: even a badly set machine is past that.
         assert!(plain.unix.as_millis() > 1_577_836_800_000);
     }
 }

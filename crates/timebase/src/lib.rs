@@ -1,10 +1,13 @@
-//! TickStorm's decision logic about time, without I/O: what the grid is, whom to believe, when a tick is released.
+//! TickStorm's time logic, without I/O: which moments are ticks, which clocks to accept, and when a
+//! tick is released.
 //!
-//! Everything here is a function of what it is told (`handle_*(…, now)`) and of `now` (`poll_*(now)`); nothing sleeps, sends or
-//! looks at a clock by itself. The only exceptions are [`SystemClock`] and [`SystemHost`], which read the machine's clocks for the
-//! drivers, so that every other crate can be forbidden to.
+//! Everything here depends only on its inputs (`handle_*(…, now)`) and on `now` (`poll_*(now)`);
+//! nothing sleeps, sends or reads a clock by itself. The only exceptions are [`SystemClock`] and
+//! [`SystemHost`], which read the machine's clocks for the drivers, so that every other crate can
+//! be forbidden to.
 //!
-//! An edge drives a [`Timekeeper`] and gives its [`Authority`] to the [`Schedule`]s of its feeds; a clock drives an [`Announcer`].
+//! An edge drives a [`Timekeeper`] and passes its [`Authority`] to the [`Schedule`]s of its feeds;
+//! a clock drives an [`Announcer`].
 
 pub mod announcer;
 pub mod authority;

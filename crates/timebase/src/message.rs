@@ -1,86 +1,89 @@
-//! What clocks and edges say to each other, and why an edge may refuse to listen. How it travels is the bus's business.
+//! The messages between clocks and edges, and the reasons for an edge to refuse one. How they
+//! travel is the bus's business.
 
 use crate::clock_id::ClockId;
 use crate::grid::{Epoch, Mode};
 
-/// A clock's message that a tick will be due. It vouches for the ticks of both modes up to it.
+/// A clock's message that a tick will be due. It vouches for all ticks of both modes up to that
+/// one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Announcement {
-    /// The grid that `epoch` is on.
+    /// The mode whose grid `epoch` is on.
     pub mode: Mode,
-    /// The tick that will be due.
+    /// The time of the tick.
     pub epoch: Epoch,
-    /// Who says so.
+    /// The clock that sends the announcement.
     pub clock_id: ClockId,
-    /// The clock's rank: the lowest breaks ties.
+    /// The clock's rank. Edges follow the accepted clock of the lowest rank.
     pub rank: u32,
-    /// The clock's time on sending, Unix time in microseconds.
+    /// The clock's time on sending, as Unix time in microseconds.
     pub sent_unix_us: i64,
-    /// Random at the clock's start, changed at each step of its host's clock.
+    /// Random when the clock starts, and changed at each step of its host's clock.
     pub timeline: u64,
 }
 
 /// A clock's answer to a time request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reply {
-    /// The request's number.
+    /// The number of the request.
     pub nonce: u64,
-    /// Who answers.
+    /// The clock that answers.
     pub clock_id: ClockId,
-    /// The clock's rank: the lowest breaks ties.
+    /// The clock's rank. Edges follow the accepted clock of the lowest rank.
     pub rank: u32,
-    /// The clock's time on reading the request, Unix time in microseconds.
+    /// The clock's time on reading the request, as Unix time in microseconds.
     pub received_unix_us: i64,
-    /// The clock's time on answering, Unix time in microseconds.
+    /// The clock's time on answering, as Unix time in microseconds.
     pub sent_unix_us: i64,
-    /// The kernel's word on how far the clock may be from UTC, in microseconds.
+    /// The clock's maximum error against UTC according to its kernel, in microseconds.
     pub clock_error_us: u32,
-    /// Whether the kernel says that the clock's host is disciplined.
+    /// Whether the clock's kernel reports its time as disciplined.
     pub synchronized: bool,
-    /// Random at the clock's start, changed at each step of its host's clock.
+    /// Random when the clock starts, and changed at each step of its host's clock.
     pub timeline: u64,
 }
 
-/// Why an edge took no notice of an announcement or an answer.
+/// The reason why an edge ignored an announcement or an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum Refused {
-    /// CLOCKS is set and does not name this clock.
-    #[error("the clock is not one of CLOCKS")]
+    /// CLOCKS is set and does not list this clock.
+    #[error("the clock is not listed in CLOCKS")]
     UnknownClock,
-    /// CLOCKS is not set, and as many clocks as an edge will remember have been heard.
-    #[error("too many clocks have been heard")]
+    /// CLOCKS is not set, and the edge already remembers as many clocks as it can.
+    #[error("too many clocks are known already")]
     TooManyClocks,
     /// The clock is a falseticker.
     #[error("the clock is a falseticker")]
     Falseticker,
-    /// An announcement of something that is no tick of its mode.
-    #[error("the announced moment is not on its mode's grid")]
+    /// The announced moment is not a tick of its mode.
+    #[error("the announced moment is not on the grid of its mode")]
     OffGrid,
-    /// An announcement too far ahead of authority time.
+    /// The announced tick is too far ahead of authority time.
     #[error("the announced tick is too far ahead")]
     TooFarAhead,
-    /// An answer to a request that this edge has not made, or not lately.
-    #[error("no such request is remembered")]
+    /// The answered request was never made by this edge, or too long ago to be remembered.
+    #[error("the answer is to an unknown request")]
     UnknownRequest,
-    /// A second copy of an answer.
-    #[error("the answer has been heard already")]
+    /// The answer is a second copy.
+    #[error("the answer is a duplicate")]
     Duplicate,
-    /// One request was answered under this id by two timelines: two hosts share one name.
-    #[error("two hosts answer under this id")]
+    /// One request was answered under this id on two timelines: two hosts share one id.
+    #[error("two hosts answer under the same clock id")]
     SharedId,
-    /// The answer came after its round's end.
-    #[error("the answer came after its round's end")]
+    /// The answer arrived after the end of its round.
+    #[error("the answer arrived after the end of its round")]
     Late,
-    /// The answer's times can't be: out of range, or answered before it was read.
-    #[error("the answer's times are implausible")]
+    /// The answer's times are impossible: out of range, or sent before the request was read.
+    #[error("the times in the answer are implausible")]
     Implausible,
-    /// The clock claims to have spent more time on the answer than passed: it was stepped meanwhile.
+    /// The clock claims to have spent more time on the answer than passed from request to answer:
+    /// it was stepped in between.
     #[error("the round trip is negative")]
     NegativeRoundTrip,
 }
 
 impl Refused {
-    /// The value of the label `reason` in `tickstorm_bus_dropped_total`.
+    /// Returns the value of the label `reason` of `tickstorm_bus_dropped_total`.
     #[must_use]
     pub const fn label(self) -> &'static str {
         match self {

@@ -1,38 +1,38 @@
-//! [`Mono`]: the machine's own time, in which all state machines think. It has no zero that means anything, never goes back
-//! and is not slewed; what the world calls that moment is [`crate::Authority`]'s business.
+//! [`Mono`]: the machine's own time, which all state machines run on. Its zero has no meaning; it
+//! never goes back and is not slewed. [`crate::Authority`] converts it to Unix time.
 
 use std::ops::Add;
 use std::time::Duration;
 
-/// Nanoseconds of CLOCK_MONOTONIC_RAW.
+/// A moment in nanoseconds of CLOCK_MONOTONIC_RAW.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Mono(u64);
 
 impl Mono {
-    /// The least moment there is.
+    /// The earliest moment.
     pub const ZERO: Self = Self(0);
-    /// A moment that never comes.
+    /// A moment that is never reached.
     pub const NEVER: Self = Self(u64::MAX);
 
-    /// The moment `nanos` nanoseconds after the machine's zero.
+    /// Creates the moment `nanos` nanoseconds after the machine's zero.
     #[must_use]
     pub const fn from_nanos(nanos: u64) -> Self {
         Self(nanos)
     }
 
-    /// Nanoseconds since the machine's zero.
+    /// Returns the nanoseconds since the machine's zero.
     #[must_use]
     pub const fn as_nanos(self) -> u64 {
         self.0
     }
 
-    /// How long ago `earlier` was; zero where it is not earlier.
+    /// Returns the time that has passed since `earlier`, or zero if `earlier` is not earlier.
     #[must_use]
     pub const fn since(self, earlier: Self) -> Duration {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))
     }
 
-    /// This moment moved back by `duration`, at most to [`Mono::ZERO`].
+    /// Returns the moment `duration` earlier, but no earlier than [`Mono::ZERO`].
     #[must_use]
     pub fn saturating_sub(self, duration: Duration) -> Self {
         Self(self.0.saturating_sub(nanos(duration)))

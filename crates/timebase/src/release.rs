@@ -1,5 +1,6 @@
-//! [`Schedule`]: which ticks of one feed are due. It never gives a tick twice, and leaves one out only where the window has passed
-//! over it or a new generation begins. It sends nothing and is asked at every wake of a shard, so it only does arithmetic.
+//! [`Schedule`]: which ticks of one feed are due. It returns no tick twice, and skips one only if
+//! it is older than the resume window or a new generation starts. It sends nothing and does only
+//! arithmetic, because a shard polls it at every wake-up.
 
 use std::time::Duration;
 
@@ -14,14 +15,15 @@ pub struct Schedule {
     mode: Mode,
     lead: Duration,
     window: Duration,
-    /// The generation that `released` is of; none before the first poll.
+    /// The generation that `released` belongs to; `None` before the first poll.
     generation: Option<u32>,
     released: Epoch,
 }
 
 impl Schedule {
-    /// The schedule of a feed that sends each tick `lead` before its authority time (0: at its time), and missed ones as long as
-    /// they are no older than `resume_window`. A tick that is at most 1 s late is no missed one, however small the window.
+    /// Creates the schedule of a feed that sends each tick `lead` before its authority time (zero:
+    /// at that time), and sends missed ticks if they are no older than `resume_window`. A tick that
+    /// is at most 1 s late does not count as missed, however small the window.
     #[must_use]
     pub fn new(mode: Mode, lead: Duration, resume_window: Duration) -> Self {
         Self {
@@ -33,13 +35,14 @@ impl Schedule {
         }
     }
 
-    /// The grid on which the feed's ticks are.
+    /// Returns the mode of the feed's ticks.
     #[must_use]
     pub const fn mode(&self) -> Mode {
         self.mode
     }
 
-    /// When the next tick is to be released; [`Mono::NEVER`] where the authority's validity ends before.
+    /// Returns when the next tick must be released, or [`Mono::NEVER`] if the authority ceases to
+    /// be valid before then.
     #[must_use]
     pub fn next_due(&self, authority: &Authority) -> Mono {
         let next = self.mode.next_after(self.last(authority)).time();
@@ -51,8 +54,8 @@ impl Schedule {
         }
     }
 
-    /// Appends to `out` the ticks that have become due by `now`, in order. What became due while the authority was valid comes
-    /// also where that has ended meanwhile.
+    /// Appends to `out` the ticks that have become due by `now`, in order, including those that
+    /// became due while the authority was valid if it no longer is.
     pub fn poll(&mut self, authority: &Authority, now: Mono, out: &mut Vec<Tick>) {
         if self.next_due(authority) > now {
             return;
@@ -79,7 +82,8 @@ impl Schedule {
         self.released = until;
     }
 
-    /// The last tick released; before the first one of the authority's generation, the last grid tick at or before its origin.
+    /// Returns the last tick released, or, before the first release in the authority's generation,
+    /// the last grid tick at or before the generation's origin.
     #[must_use]
     pub fn last(&self, authority: &Authority) -> Epoch {
         if self.generation == Some(authority.generation()) {
@@ -89,7 +93,7 @@ impl Schedule {
         }
     }
 
-    /// The last tick that is too old to be sent at `now`.
+    /// Returns the last tick that is too old to be sent at `now`.
     fn beyond_window(&self, authority: &Authority, now: Mono) -> Epoch {
         let oldest = authority.time_at(now).saturating_sub(self.window);
         self.mode
@@ -119,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tick_comes_at_its_nanosecond_and_once() {
+    fn a_tick_is_due_at_its_exact_nanosecond_and_only_once() {
         let mut schedule = Schedule::new(Mode::Second, Duration::ZERO, WINDOW);
         let authority = authority(250_000_001);
         let due = Mono::from_nanos(749_999_999);
@@ -137,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn the_tick_at_the_origin_is_not_of_the_generation() {
+    fn the_tick_at_the_origin_does_not_belong_to_the_generation() {
         let mut schedule = Schedule::new(Mode::Second, Duration::ZERO, WINDOW);
         let authority = authority(5 * SECOND_NS);
         assert_eq!(schedule.last(&authority), Epoch::from_ms(5_000));
@@ -146,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn a_new_generation_begins_after_its_origin() {
+    fn a_new_generation_starts_after_its_origin() {
         let mut schedule = Schedule::new(Mode::Second, Duration::ZERO, WINDOW);
         let before = authority(100 * SECOND_NS);
         poll(&mut schedule, &before, at(20_000));
@@ -162,13 +166,14 @@ mod tests {
     }
 
     #[test]
-    fn nothing_becomes_due_once_the_authority_has_ended() {
+    fn nothing_becomes_due_once_the_authority_is_invalid() {
         let mut schedule = Schedule::new(Mode::Second, Duration::ZERO, WINDOW);
         let ending = Authority {
             valid_until: at(3_000),
             ..authority(0)
         };
-        // What became due before comes however late it is asked for, so that a wait for it is never in vain.
+        // A tick that became due before that is released however late the poll, so that a shard
+        // that waited for it gets it.
         assert_eq!(schedule.next_due(&ending), at(1_000));
         assert_eq!(poll(&mut schedule, &ending, at(10_000)), [1_000, 2_000]);
         assert_eq!(schedule.next_due(&ending), Mono::NEVER);
@@ -180,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn a_window_of_nothing_still_lets_late_wakes_release() {
+    fn a_late_wake_releases_its_ticks_even_with_a_zero_window() {
         let mut schedule = Schedule::new(Mode::Second, Duration::ZERO, Duration::ZERO);
         assert_eq!(poll(&mut schedule, &authority(0), at(3_400)), [3_000]);
         assert_eq!(
@@ -190,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_window_passed_over_is_not_waited_for() {
+    fn ticks_older_than_the_window_are_not_waited_for() {
         let mut schedule = Schedule::new(Mode::Minute, Duration::ZERO, Duration::from_secs(10));
         assert_eq!(poll(&mut schedule, &authority(0), at(90_000)), []);
         assert_eq!(schedule.next_due(&authority(0)), at(120_000));
@@ -198,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn an_ahead_feed_leads_by_its_lead() {
+    fn an_ahead_feed_releases_its_lead_before_the_tick() {
         let mut schedule = Schedule::new(Mode::Minute, Duration::from_millis(800), WINDOW);
         assert_eq!(schedule.next_due(&authority(0)), at(59_200));
         let mut ticks = Vec::new();
@@ -213,7 +218,8 @@ mod tests {
     }
 
     proptest! {
-        /// Offsets wander by up to 10 s and the machine stalls for up to 100 s: within a generation nothing is doubled or lost.
+        /// Offsets wander by up to 10 s and the machine stalls for up to 100 s, yet within a
+        /// generation no tick is duplicated or lost.
         #[test]
         fn ticks_follow_one_another_whatever_the_authority_does(
             lead_ms in prop_oneof![Just(0), 200_u64..5_000],
@@ -229,7 +235,8 @@ mod tests {
             let mut now = Mono::ZERO;
             for (stall_ms, offset_ms, valid_for_ms) in steps {
                 now = now + Duration::from_millis(stall_ms);
-                let valid_until = valid_for_ms.map_or(Mono::NEVER, |ms| now + Duration::from_millis(ms));
+                let valid_for = valid_for_ms.map(Duration::from_millis);
+                let valid_until = valid_for.map_or(Mono::NEVER, |valid_for| now + valid_for);
                 let offset_ns = base.offset_ns + offset_ms * 1_000_000;
                 let authority = Authority { offset_ns, valid_until, ..base };
                 let mut ticks = Vec::new();
@@ -245,9 +252,9 @@ mod tests {
             }
         }
 
-        /// Authorities of edges lie between 1970 and 2200; nothing breaks beyond.
+        /// Real authorities are between 1970 and 2200, but nothing breaks outside that range.
         #[test]
-        fn no_offset_lead_or_window_is_too_extreme(
+        fn extreme_offsets_leads_and_windows_do_not_overflow(
             offset_ns: i64,
             now_ns: u64,
             valid_until_ns: u64,

@@ -1,17 +1,20 @@
-//! When to ask for the time, and which answers still belong to a request. Knows nothing of what the answers say.
+//! The schedule of time requests, and the requests whose answers still count. It knows nothing of
+//! the answers' contents.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
 use crate::mono::Mono;
 
-/// How many rounds come quickly where the time is not known: enough for a good sample within half a second.
+/// The number of rounds in a burst, while the time is not known: enough for a good sample within
+/// half a second.
 pub(crate) const BURST_ROUNDS: u32 = 8;
-/// The time from one of these to the next.
+/// The interval between the rounds of a burst.
 const BURST_INTERVAL: Duration = Duration::from_millis(50);
-/// The time from one round to the next otherwise.
+/// The interval between rounds otherwise.
 const INTERVAL: Duration = Duration::from_secs(1);
-/// How many requests are remembered, for late answers; more than can be under way at any tolerance up to 10 s.
+/// The number of requests remembered for late answers; more than can be in flight at any tolerance
+/// up to 10 s.
 const ROUNDS_MAX: usize = 32;
 
 #[derive(Clone, Copy, Debug)]
@@ -23,9 +26,10 @@ struct Round {
 /// The last requests, and when the next one is due.
 #[derive(Clone, Debug)]
 pub(crate) struct Rounds {
+    /// The time from a request to the end of its round.
     duration: Duration,
     asked: VecDeque<Round>,
-    /// How many of `asked`, counted from the newest, have not ended.
+    /// The number of entries in `asked`, counted from the newest, whose rounds have not ended.
     open: usize,
     next_nonce: u64,
     next_request: Mono,
@@ -33,7 +37,7 @@ pub(crate) struct Rounds {
 }
 
 impl Rounds {
-    /// Rounds that each end `duration` after their request; the first is due at `now`.
+    /// Creates rounds that each end `duration` after their request; the first is due at `now`.
     pub(crate) fn new(first_nonce: u64, duration: Duration, now: Mono) -> Self {
         Self {
             duration,
@@ -45,18 +49,18 @@ impl Rounds {
         }
     }
 
-    /// Begins anew with a burst.
+    /// Starts again with a burst.
     pub(crate) fn restart(&mut self, now: Mono) {
         self.next_request = now;
         self.burst_left = BURST_ROUNDS;
     }
 
-    /// When the next request is due.
+    /// Returns when the next request is due.
     pub(crate) const fn next_request(&self) -> Mono {
         self.next_request
     }
 
-    /// Begins a round if one is due, and gives its number.
+    /// Starts a round if one is due, and returns its number.
     pub(crate) fn ask(&mut self, now: Mono) -> Option<u64> {
         if now < self.next_request {
             return None;
@@ -78,13 +82,13 @@ impl Rounds {
         Some(nonce)
     }
 
-    /// When the next round ends; never where none is under way.
+    /// Returns when the next round ends, or [`Mono::NEVER`] if none is open.
     pub(crate) fn next_end(&self) -> Mono {
         self.oldest_open()
             .map_or(Mono::NEVER, |round| round.asked + self.duration)
     }
 
-    /// Ends the oldest round, if that is due, and gives the moment of its request.
+    /// Ends the oldest round if it is due, and returns the moment of its request.
     pub(crate) fn end(&mut self, now: Mono) -> Option<Mono> {
         let round = self
             .oldest_open()
@@ -93,7 +97,7 @@ impl Rounds {
         Some(round.asked)
     }
 
-    /// When the request with this number was made, and until when its answers count.
+    /// Returns when the request with this number was made, and until when its answers count.
     pub(crate) fn find(&self, nonce: u64) -> Option<(Mono, Mono)> {
         let round = self.asked.iter().rev().find(|round| round.nonce == nonce)?;
         Some((round.asked, round.asked + self.duration))

@@ -1,4 +1,4 @@
-//! What one clock has lately said about the time: samples of its offset, and which of them counts. Knows nothing of other clocks.
+//! The recent offset samples of one clock, and which of them counts. Knows nothing of other clocks.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -8,15 +8,15 @@ use crate::message::{Refused, Reply};
 use crate::mono::Mono;
 use crate::unix::UnixTime;
 
-/// Of how many samples the best counts: more would only be older.
+/// The number of samples to choose the best from; more would only be older ones.
 const SAMPLES_MAX: usize = 8;
-/// The greatest age at which a sample counts.
+/// The age beyond which a sample no longer counts.
 const SAMPLE_AGE_MAX: Duration = Duration::from_secs(10);
-/// The first moment of the year 2200 in microseconds. No clock that says so or more is right, and below it no sum of nanoseconds
-/// here can overflow.
+/// The start of the year 2200 in microseconds. No clock that reads this or later is right, and
+/// below it no sum of nanoseconds in this module can overflow.
 const UNIX_US_END: i64 = 7_258_118_400_000_000;
 
-/// Authority time minus the machine's own, with its greatest error.
+/// Authority time minus the machine's own, with its error bound.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct BoundedOffset {
     pub(crate) offset_ns: i64,
@@ -24,7 +24,7 @@ pub(crate) struct BoundedOffset {
 }
 
 impl BoundedOffset {
-    /// Whether the true offsets may differ by no more than `tolerance_ns`.
+    /// Returns whether the true offsets may be within `tolerance_ns` of each other.
     pub(crate) const fn agrees_with(&self, other: &Self, tolerance_ns: u64) -> bool {
         let most = self
             .bound_ns
@@ -34,7 +34,8 @@ impl BoundedOffset {
     }
 }
 
-/// One answer, as in NTP: the offset is right to within half the round trip.
+/// The measurement from one answer, as in NTP: the offset is accurate to within half the round
+/// trip.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct OffsetSample {
     pub(crate) offset_ns: i64,
@@ -44,7 +45,7 @@ pub(crate) struct OffsetSample {
 }
 
 impl OffsetSample {
-    /// The sample that `reply` gives, asked for at `asked` and heard at `heard`.
+    /// Computes the sample from `reply`, requested at `asked` and received at `heard`.
     pub(crate) fn new(reply: &Reply, asked: Mono, heard: Mono) -> Result<Self, Refused> {
         let received_ns = plausible(reply.received_unix_us)?;
         let sent_ns = plausible(reply.sent_unix_us)?;
@@ -64,8 +65,8 @@ impl OffsetSample {
         })
     }
 
-    /// The offset's greatest error at `now`. The clock was read a way back before the answer was heard, at most a round trip: so
-    /// the error has been growing since then.
+    /// Returns the offset's error bound at `now`. The clock was read up to a round trip before its
+    /// answer was received, so drift is counted from that far back.
     pub(crate) fn bound_ns(&self, now: Mono) -> u64 {
         let age_ns = now.as_nanos().saturating_sub(self.heard.as_nanos());
         self.rtt_ns / 2 + drift_ns(age_ns.saturating_add(self.rtt_ns))
@@ -88,13 +89,15 @@ fn plausible(unix_us: i64) -> Result<i64, Refused> {
         .ok_or(Refused::Implausible)
 }
 
-/// A clock's last samples, all of one timeline and none contradicting another. The newest stays, however old.
+/// A clock's latest samples, all from one timeline and none contradicting another. The newest is
+/// kept however old it is.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct OffsetSamples(VecDeque<OffsetSample>);
 
 impl OffsetSamples {
-    /// Takes the next sample. One of another timeline, or whose interval misses an older one's, drops all older ones: the clock
-    /// was stepped, or this machine stood still.
+    /// Inserts the next sample. If it is from another timeline, or its interval does not overlap
+    /// that of an older sample, all older samples are dropped: the clock was stepped, or this
+    /// machine was suspended.
     pub(crate) fn insert(&mut self, sample: OffsetSample) {
         let estimate = sample.estimate(sample.heard);
         let continues = self.0.iter().all(|old| {
@@ -109,7 +112,7 @@ impl OffsetSamples {
         self.0.push_back(sample);
     }
 
-    /// The sample with the least bound of those that are not too old.
+    /// Returns the sample with the lowest error bound among those that are not too old.
     pub(crate) fn best(&self, now: Mono) -> Option<OffsetSample> {
         let young = self
             .0
@@ -118,12 +121,12 @@ impl OffsetSamples {
         young.min_by_key(|sample| sample.bound_ns(now)).copied()
     }
 
-    /// When the clock was last heard.
+    /// Returns when the last answer was received.
     pub(crate) fn last_heard(&self) -> Option<Mono> {
         self.0.back().map(|sample| sample.heard)
     }
 
-    /// The clock's present timeline.
+    /// Returns the clock's current timeline.
     pub(crate) fn timeline(&self) -> Option<u64> {
         self.0.back().map(|sample| sample.timeline)
     }
@@ -150,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn times_that_no_clock_can_mean_are_refused() {
+    fn implausible_times_are_refused() {
         let times = [
             (i64::MIN, i64::MIN),
             (-1, 0),
@@ -166,12 +169,12 @@ mod tests {
         }
         let latest = reply(UNIX_US_END - 1, UNIX_US_END - 1);
         assert!(OffsetSample::new(&latest, ASKED, HEARD).is_ok());
-        // Far more than a day of microseconds away from overflow, whatever the machine's own time.
+        // Overflow is far more than a day of microseconds away, whatever the machine's own time.
         assert!(OffsetSample::new(&latest, Mono::ZERO, Mono::ZERO).is_ok());
     }
 
     #[test]
-    fn an_answer_that_left_before_its_request_was_read_is_refused() {
+    fn an_answer_sent_before_its_request_was_read_is_refused() {
         assert_eq!(
             OffsetSample::new(&reply(5_000, 4_999), ASKED, HEARD),
             Err(Refused::Implausible)
@@ -179,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_can_not_take_longer_than_the_round_trip() {
+    fn a_clock_cannot_take_longer_than_the_round_trip() {
         let taking = |us: i64| OffsetSample::new(&reply(5_000, 5_000 + us), ASKED, HEARD);
         assert_eq!(taking(1_000).map(|sample| sample.rtt_ns), Ok(0));
         assert_eq!(taking(1_001), Err(Refused::NegativeRoundTrip));

@@ -1,21 +1,21 @@
-//! What the timekeeper says of itself, for /status, metrics and tests. Nothing here decides anything.
+//! A snapshot of the timekeeper for /status, metrics and tests. Nothing here decides anything.
 
 use crate::clock_id::ClockId;
 
-/// The timekeeper's view at one moment.
+/// The timekeeper's state at one moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TimeStatus {
-    /// The clocks that have a vote, and where CLOCKS is not set, those lately heard; in the order of their ids.
+    /// The clocks that have a vote (if CLOCKS is not set, those recently heard), ordered by id.
     pub clocks: Vec<ClockStatus>,
-    /// The clock whose time is authority time; none while the time is unknown, and in holdover.
+    /// The clock whose time is authority time; `None` in holdover and while the time is unknown.
     pub following: Option<ClockId>,
-    /// What someone should look at.
+    /// Conditions that an operator should look into.
     pub alarms: Vec<Alarm>,
-    /// Whether the time is known, and no clock is believed.
+    /// Whether the edge is in holdover: the time is known, but no clock is accepted.
     pub holdover: bool,
-    /// Authority time minus the machine's own in nanoseconds; none while unknown.
+    /// Authority time minus the machine's own, in nanoseconds; `None` while the time is unknown.
     pub offset_ns: Option<i64>,
-    /// The greatest error of that in microseconds.
+    /// The error bound of `offset_ns`, in microseconds.
     pub bound_us: Option<u32>,
 }
 
@@ -24,40 +24,45 @@ pub struct TimeStatus {
 pub struct ClockStatus {
     /// The clock's id.
     pub id: ClockId,
-    /// Its rank; none before its first answer.
+    /// Its rank; `None` before its first answer.
     pub rank: Option<u32>,
-    /// What the edge thinks of it.
+    /// The edge's verdict on it.
     pub state: ClockState,
-    /// By how many microseconds its time is ahead of authority time; none where either is unknown.
+    /// The lead of its time over authority time, in microseconds; `None` if either is unknown.
     pub offset_us: Option<i64>,
-    /// The greatest error of the edge's knowledge of its time, in microseconds; none without a usable sample.
+    /// The error bound of the edge's estimate of its time, in microseconds; `None` without a usable
+    /// sample.
     pub bound_us: Option<u32>,
-    /// What its kernel says of its error against UTC, in microseconds; none before its first answer.
+    /// The error against UTC that its kernel reports, in microseconds; `None` before its first
+    /// answer.
     pub clock_error_us: Option<u32>,
-    /// Whether its kernel says that its host is disciplined; none before its first answer.
+    /// Whether its kernel reports the host's clock as disciplined; `None` before its first answer.
     pub synchronized: Option<bool>,
-    /// How many microseconds before its tick's authority time its latest announcement came; none before the first one that came
-    /// while the time was known. Less than AHEAD_MS costs ahead feeds the quality NORMAL.
+    /// The time from the arrival of its latest announcement to the announced tick's authority time,
+    /// in microseconds; `None` until an announcement has arrived while the time was known. If this
+    /// is less than AHEAD_MS, the ticks of ahead feeds lose the quality NORMAL.
     pub announced_ahead_us: Option<i64>,
 }
 
-/// What an edge thinks of a clock.
+/// An edge's verdict on a clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ClockState {
-    /// Believed.
+    /// Accepted: its time may be followed.
     Accepted,
-    /// A falseticker: it disagreed with a majority, or two hosts answered under its name, less than HOLDOVER_MAX ago.
+    /// A falseticker: less than HOLDOVER_MAX ago, it disagreed with a majority, or two hosts
+    /// answered under its id.
     False,
-    /// Heard, and not believed: it agrees with too few clocks, or not with the edge's own time, or its step is waited out.
+    /// Heard but not accepted: it agrees with too few clocks or disagrees with the edge's own time,
+    /// or the edge is waiting to see whether its step lasts.
     Disagrees,
-    /// Heard, and the edge has not chosen yet.
+    /// Heard, but the edge has not made its first choice yet.
     Heard,
-    /// Without an answer for 10 s.
+    /// No answer for 10 s.
     Silent,
 }
 
 impl ClockState {
-    /// Every state.
+    /// All states.
     pub const ALL: [Self; 5] = [
         Self::Accepted,
         Self::False,
@@ -66,7 +71,7 @@ impl ClockState {
         Self::Silent,
     ];
 
-    /// The value of the label `state`, and of /status.
+    /// Returns the value of the label `state`, which /status uses too.
     #[must_use]
     pub const fn label(self) -> &'static str {
         match self {
@@ -79,21 +84,23 @@ impl ClockState {
     }
 }
 
-/// Something about the time that someone should look at.
+/// A condition of the time that an operator should look into.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Alarm {
-    /// Too few clocks agree for a majority: those are believed that agree with the edge's own time, or at the start the lowest.
+    /// Too few clocks agree to form a majority. The edge accepts those that agree with its own
+    /// time, or, if it has just started, with the lowest-ranked clock.
     NoMajority,
-    /// Clocks answer, and none of them is believed.
+    /// Clocks answer, but none of them is accepted.
     NoneBelieved,
-    /// The only clock's time changed by more than 10 s; it will be followed if that lasts 10 s.
+    /// The time of the only clock changed by more than 10 s; the edge follows it once the change
+    /// has lasted 10 s.
     StepPending,
-    /// Two hosts answer under one clock's name.
+    /// Two hosts answer under one clock id.
     SharedId,
 }
 
 impl Alarm {
-    /// Every alarm.
+    /// All alarms.
     pub const ALL: [Self; 4] = [
         Self::NoMajority,
         Self::NoneBelieved,
@@ -101,7 +108,7 @@ impl Alarm {
         Self::SharedId,
     ];
 
-    /// The value of the label `reason` in `tickstorm_time_alarm`.
+    /// Returns the value of the label `reason` of `tickstorm_time_alarm`.
     #[must_use]
     pub const fn label(self) -> &'static str {
         match self {

@@ -1,46 +1,52 @@
-//! What a SUBSCRIBE gets: where its ticks begin, and which of them have to be made up for. Pure arithmetic; the shard sends them.
+//! The ticks that a SUBSCRIBE gets: where they start, and which of them must be sent before the
+//! feed takes over. This is pure arithmetic; the shard sends the ticks.
 
 use std::time::Duration;
 
 use crate::grid::{Epoch, Mode};
 use crate::unix::UnixTime;
 
-/// How far ahead of authority time a resume point may lie: an ahead client has ticks of up to 5 s ahead (AHEAD_MS), and the clock
-/// it followed may since have been stepped by up to 10 s without TIME_STEPPED.
+/// The maximum lead of a resume point over authority time: an ahead client has ticks of up to 5 s
+/// ahead (AHEAD_MS), and the clock that the edge followed may since have been stepped back by up to
+/// 10 s without TIME_STEPPED.
 pub const RESUME_AHEAD_MAX: Duration = Duration::from_secs(15);
 
-/// What a client subscribes to.
+/// A client's subscription request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Request {
-    /// Which ticks.
+    /// The mode of the ticks.
     pub mode: Mode,
-    /// Whether each tick is to be sent ahead of its time.
+    /// Whether each tick is sent ahead of its time.
     pub ahead: bool,
-    /// The last tick that the client has, or any other point: it wants what comes after. None: from now on.
+    /// The last tick that the client has, or any other point: it wants the ticks after it. `None`
+    /// starts the subscription now.
     pub resume_after: Option<Epoch>,
 }
 
-/// How a subscription begins. `start` ≤ `replay_until` ≤ `ahead_until`, and the feed adds the ticks after `ahead_until`.
+/// The start of a subscription. `start` ≤ `replay_until` ≤ `ahead_until`, and the feed sends the
+/// ticks after `ahead_until`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Plan {
-    /// `Ack.start_epoch_ms`: the subscription's ticks are those after it.
+    /// `Ack.start_epoch_ms`. The subscription consists of the ticks after it.
     pub start: Epoch,
-    /// Ticks after `start` up to and including this come first, as REPLAY.
+    /// The last tick to be sent as REPLAY. Ticks after `start` up to and including this one come
+    /// first.
     pub replay_until: Epoch,
-    /// Then those up to and including this, with their own quality ([`crate::Authority::quality`]).
+    /// The last tick to be sent ahead of the feed. Ticks after `replay_until` up to and including
+    /// this one come next, with their own quality ([`crate::Authority::quality`]).
     pub ahead_until: Epoch,
 }
 
-/// The resume point lies more than [`RESUME_AHEAD_MAX`] ahead of authority time.
+/// The error for a resume point more than [`RESUME_AHEAD_MAX`] ahead of authority time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the resume point lies more than 15 s ahead of authority time")]
+#[error("the resume point is more than 15 s ahead of authority time")]
 pub struct ResumeTooFar;
 
-/// Plans a subscription at authority time `time`, when the feed of its mode has sent the ticks up to `released`, and the ahead
-/// feed those up to `released_ahead`.
+/// Plans a subscription at authority time `time`, given that its mode's feed has sent the ticks up
+/// to `released`, and the ahead feed those up to `released_ahead`.
 ///
 /// # Errors
-/// The resume point is too far ahead.
+/// Returns [`ResumeTooFar`] if the resume point is more than [`RESUME_AHEAD_MAX`] ahead of `time`.
 pub fn plan(
     request: &Request,
     time: UnixTime,
@@ -49,14 +55,15 @@ pub fn plan(
     resume_window: Duration,
 ) -> Result<Plan, ResumeTooFar> {
     let start = match request.resume_after {
-        // Now, though the feed may have yet to send what became due while the edge stood still or heard no clock. A feed that
-        // is further than authority time, which has gone back a little, goes on from where it is.
+        // Start now, even if the feed has yet to send ticks that became due while the edge stalled
+        // or heard no clock. If authority time has gone back a little, so that the feed is ahead of
+        // it, start at the feed's position.
         None => released.max(request.mode.last_at(time)),
         Some(point) if point.time() > time.saturating_add(RESUME_AHEAD_MAX) => {
             return Err(ResumeTooFar);
         }
         Some(point) => {
-            // What the feed has yet to release must not be skipped, however small the window.
+            // Ticks that the feed has yet to release must not be skipped, however small the window.
             let window_edge = request
                 .mode
                 .last_at(time.saturating_sub(resume_window))
@@ -103,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn a_resume_point_may_lie_15_s_ahead_and_no_more() {
+    fn a_resume_point_may_be_15_s_ahead_but_no_more() {
         assert_eq!(
             resume(115_400, 100_400, 100_000, 600).unwrap().start,
             Epoch::from_ms(115_400)
@@ -113,22 +120,22 @@ mod tests {
     }
 
     #[test]
-    fn the_least_resume_point_starts_at_the_window() {
+    fn the_earliest_resume_point_starts_at_the_window() {
         let plan = resume(i64::MIN, 1_000_400, 1_000_000, 600).unwrap();
         assert_eq!(plan.start, Epoch::from_ms(400_000));
         assert_eq!(plan.replay_until, Epoch::from_ms(1_000_000));
     }
 
     #[test]
-    fn a_window_of_nothing_skips_no_tick_that_is_still_to_come() {
-        // The tick at 100 s is due and not released yet: the feed will add it.
+    fn a_zero_window_skips_no_tick_that_is_yet_to_be_released() {
+        // The tick at 100 s is due but not released yet: the feed will send it.
         let plan = resume(90_000, 100_001, 99_000, 0).unwrap();
         assert_eq!(plan.start, Epoch::from_ms(99_000));
         assert_eq!(plan.ahead_until, Epoch::from_ms(99_000));
     }
 
     #[test]
-    fn without_a_resume_point_it_starts_now_whatever_the_feed_has_yet_to_send() {
+    fn a_subscription_without_resume_point_starts_now_even_if_the_feed_lags() {
         let start = |ahead, released_s: i64, released_ahead_s: Option<i64>| {
             let request = Request {
                 mode: Mode::Second,
@@ -153,15 +160,19 @@ mod tests {
             ahead_until: Epoch::from_ms(until),
         };
         assert_eq!(start(false, 100, None), now(100_000));
-        assert_eq!(start(false, 86, None), now(100_000), "it stood still");
+        assert_eq!(start(false, 86, None), now(100_000), "the edge stalled");
         assert_eq!(start(true, 86, Some(87)), now(100_000));
         assert_eq!(start(true, 86, Some(101)), now(101_000));
         let back = start(false, 105, None);
-        assert_eq!(back.start, Epoch::from_ms(105_000), "a small step back");
+        assert_eq!(
+            back.start,
+            Epoch::from_ms(105_000),
+            "authority time stepped back a little"
+        );
     }
 
     #[test]
-    fn an_ahead_client_gets_nothing_ahead_twice() {
+    fn an_ahead_client_gets_no_ahead_tick_twice() {
         let request = |resume_after| Request {
             mode: Mode::Second,
             ahead: true,

@@ -1,5 +1,5 @@
-//! The machine's own clocks, in nanoseconds: the only calls to the system in this crate. Linux has each of them; elsewhere the
-//! standard library's come nearest.
+//! The machine's clocks, in nanoseconds: this crate's only system calls. Linux has exactly the
+//! clocks needed; other systems use their nearest equivalents in the standard library.
 
 #[cfg(target_os = "linux")]
 mod linux;
@@ -19,7 +19,7 @@ mod tests {
     use super::portable;
 
     #[test]
-    fn the_portable_clocks_go_on_from_something_else_than_zero() {
+    fn the_portable_clocks_start_above_zero_and_advance() {
         let read = || {
             [
                 i64::try_from(portable::raw_ns()).unwrap(),
@@ -40,8 +40,8 @@ mod tests {
 
     #[cfg(target_os = "linux")]
     #[test]
-    fn every_system_means_the_same_by_real_time() {
+    fn real_time_is_the_same_on_linux_and_portably() {
         let apart_ns = portable::real_ns().abs_diff(super::linux::real_ns());
-        assert!(apart_ns < 1_000_000_000, "{apart_ns}");
+        assert!(apart_ns < 1_000_000_000, "{apart_ns} ns apart");
     }
 }

@@ -1,5 +1,6 @@
-//! [`Timekeeper`]: an edge's idea of what time it is. It asks all clocks in rounds, believes some, follows one, holds over when none
-//! is left, and says all that in an [`Authority`]. It releases no ticks and sends nothing itself.
+//! [`Timekeeper`]: an edge's notion of the current time. It queries all clocks in rounds, accepts
+//! some, follows one, holds over when none is left, and publishes the result as an [`Authority`].
+//! It releases no ticks and sends nothing itself.
 
 mod choosing;
 
@@ -15,40 +16,42 @@ use crate::sample::{BoundedOffset, OffsetSample};
 use crate::status::{Alarm, TimeStatus};
 use crate::unix::UnixTime;
 
-/// How far ahead of authority time an announcement may be: the greatest TICK_LEAD_MS and one second.
+/// The maximum lead of an announcement over authority time: the greatest TICK_LEAD_MS plus one
+/// second.
 const ANNOUNCED_AHEAD_MAX: Duration = Duration::from_secs(11);
 
 /// The settings of a timekeeper.
 #[derive(Clone, Debug)]
 pub struct TimekeeperConfig {
-    /// CLOCKS: the clocks that have a vote; empty: whoever answers.
+    /// CLOCKS: the clocks that have a vote. If empty, every clock that answers has one.
     pub clocks: Vec<ClockId>,
-    /// CLOCK_TOLERANCE_MS: how far clocks may differ and still agree; twice that is a round's length.
+    /// CLOCK_TOLERANCE_MS: the difference up to which clocks agree. A round lasts twice as long.
     pub tolerance: Duration,
-    /// HOLDOVER_MAX: how long after the last answer of a believed clock the time counts as known.
+    /// HOLDOVER_MAX: the time for which authority time counts as known after the last answer of an
+    /// accepted clock.
     pub holdover_max: Duration,
 }
 
-/// An edge's search for a first clock to follow, or for one after it has forgotten the time.
+/// An edge's search for a clock to follow, at its start or after it has forgotten the time.
 #[derive(Clone, Copy, Debug)]
 struct Search {
     since: Mono,
-    /// Rounds begun since then that have ended, answered or not.
+    /// The number of rounds started since then that have ended, answered or not.
     rounds: u32,
-    /// When the first answer to one of them came.
+    /// The arrival of the first answer to one of these rounds.
     first_answer: Option<Mono>,
 }
 
-/// A sole clock's change that is waited out.
+/// A step of the only heard clock, which is followed only once it has lasted.
 #[derive(Clone, Copy, Debug)]
 struct PendingStep {
     offset_ns: i64,
     since: Mono,
 }
 
-/// What the last choice rested on.
+/// The basis of the last choice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Ground {
+enum Basis {
     Majority,
     OwnTime,
 }
@@ -59,20 +62,21 @@ pub struct Timekeeper {
     holdover_max: Duration,
     tolerance_ns: u64,
     rounds: Rounds,
-    replicas: HeardClocks,
+    clocks: HeardClocks,
     authority: Option<Authority>,
     following: Option<ClockId>,
-    ground: Ground,
+    basis: Basis,
     search: Search,
     step: Option<PendingStep>,
-    /// The greatest authority time there was in this generation, up to the last choice.
+    /// The greatest authority time reached in this generation, as of the last choice.
     reached: Option<UnixTime>,
     generation: u32,
     origin: UnixTime,
 }
 
 impl Timekeeper {
-    /// A timekeeper that does not know the time and asks for it at once. `first_nonce` is random: it numbers its requests.
+    /// Creates a timekeeper that does not know the time and requests it immediately. `first_nonce`,
+    /// the number of its first request, must be random.
     #[must_use]
     pub fn new(config: TimekeeperConfig, first_nonce: u64, now: Mono) -> Self {
         let TimekeeperConfig {
@@ -85,10 +89,10 @@ impl Timekeeper {
             holdover_max,
             tolerance_ns,
             rounds: Rounds::new(first_nonce, tolerance.saturating_mul(2), now),
-            replicas: HeardClocks::new(clocks, holdover_max, tolerance_ns),
+            clocks: HeardClocks::new(clocks, holdover_max, tolerance_ns),
             authority: None,
             following: None,
-            ground: Ground::Majority,
+            basis: Basis::Majority,
             search: Search {
                 since: now,
                 rounds: 0,
@@ -101,21 +105,21 @@ impl Timekeeper {
         }
     }
 
-    /// The number of the request to send to all clocks now, if one is due.
+    /// Returns the number of the request to send to all clocks now, if one is due.
     pub fn poll_request(&mut self, now: Mono) -> Option<u64> {
         self.rounds.ask(now)
     }
 
-    /// When [`Self::poll_request`] has something to give.
+    /// Returns when [`Self::poll_request`] next returns a request.
     #[must_use]
     pub fn next_request(&self) -> Mono {
         self.rounds.next_request()
     }
 
-    /// Takes a clock's answer, which arrived at `now`. It has no effect before the end of its round.
+    /// Handles a clock's answer, which arrived at `now`. It takes effect at the end of its round.
     ///
     /// # Errors
-    /// The answer is no sample, for the given reason.
+    /// Returns the reason if the answer yields no sample.
     pub fn handle_reply(&mut self, reply: &Reply, now: Mono) -> Result<(), Refused> {
         let (asked, until) = self
             .rounds
@@ -127,23 +131,23 @@ impl Timekeeper {
             Err(Refused::Late)
         };
         let sample = in_time.and_then(|()| OffsetSample::new(reply, asked, now));
-        // A late answer makes no clock known, but tells of a second host under a known one's name.
-        let replica = match sample {
-            Ok(_) => self.replicas.admit_answering(&reply.clock_id)?,
-            Err(refused) => self.replicas.known(&reply.clock_id).ok_or(refused)?,
+        // A late answer does not add a clock, but reveals a second host under a known clock's id.
+        let clock = match sample {
+            Ok(_) => self.clocks.admit_answering(&reply.clock_id)?,
+            Err(refused) => self.clocks.known(&reply.clock_id).ok_or(refused)?,
         };
-        replica.note_answer(reply, now)?;
-        replica.insert(sample?, reply);
+        clock.record_answer(reply, now)?;
+        clock.insert(sample?, reply);
         if asked >= self.search.since {
             self.search.first_answer.get_or_insert(now);
         }
         Ok(())
     }
 
-    /// Takes a clock's announcement, which arrived at `now`.
+    /// Handles a clock's announcement, which arrived at `now`.
     ///
     /// # Errors
-    /// The announcement does not count, for the given reason.
+    /// Returns the reason if the announcement does not count.
     pub fn handle_announcement(
         &mut self,
         announcement: &Announcement,
@@ -163,20 +167,21 @@ impl Timekeeper {
             return Err(Refused::TooFarAhead);
         }
         let probation = self.holdover_max;
-        let replica = self.replicas.admit(clock_id)?;
-        if replica.is_false(now, probation) {
+        let clock = self.clocks.admit(clock_id)?;
+        if clock.is_false(now, probation) {
             return Err(Refused::Falseticker);
         }
         let ahead =
             |time: UnixTime| epoch.time().as_nanos().saturating_sub(time.as_nanos()) / 1_000;
-        replica.announce(announcement, time.map(ahead), now);
+        clock.record_announcement(announcement, time.map(ahead), now);
         if let Some(authority) = &mut self.authority {
-            authority.vouched_until = self.replicas.vouched_until();
+            authority.vouched_until = self.clocks.vouched_until();
         }
         Ok(())
     }
 
-    /// Does what is due: ends rounds, chooses, and forgets the time where holdover has lasted too long.
+    /// Ends the rounds that are due, chooses after each of them, and forgets the time if holdover
+    /// has lasted too long.
     pub fn poll(&mut self, now: Mono) {
         while self.next_change() <= now {
             if self.valid_until() <= self.rounds.next_end() {
@@ -190,37 +195,37 @@ impl Timekeeper {
         }
     }
 
-    /// When [`Self::poll`] has something to do.
+    /// Returns when [`Self::poll`] next has something to do.
     #[must_use]
     pub fn next_change(&self) -> Mono {
         self.rounds.next_end().min(self.valid_until())
     }
 
-    /// When to call [`Self::poll`] and then [`Self::poll_request`] next.
+    /// Returns when to call [`Self::poll`] and then [`Self::poll_request`] next.
     #[must_use]
     pub fn next_deadline(&self) -> Mono {
         self.next_change().min(self.next_request())
     }
 
-    /// What time it is; none while that is not known. Shards are to have each change of it.
+    /// Returns the current time; `None` while it is unknown. Shards need every change of it.
     #[must_use]
     pub const fn authority(&self) -> Option<Authority> {
         self.authority
     }
 
-    /// The clock that is followed; none while the time is unknown, and in holdover.
+    /// Returns the clock that is followed; `None` in holdover and while the time is unknown.
     #[must_use]
     pub const fn following(&self) -> Option<&ClockId> {
         self.following.as_ref()
     }
 
-    /// What /status and metrics say of the time.
+    /// Returns the state of timekeeping for /status and metrics.
     #[must_use]
     pub fn status(&self, now: Mono) -> TimeStatus {
         let own = self.own_estimate(now);
-        let clocks = self.replicas.iter();
-        let clocks = clocks
-            .map(|(id, replica)| replica.status(id, own, self.replicas.is_false(replica, now)));
+        let clocks = self.clocks.iter();
+        let clocks =
+            clocks.map(|(id, clock)| clock.status(id, own, self.clocks.is_false(clock, now)));
         TimeStatus {
             clocks: clocks.collect(),
             following: self.following.clone(),
@@ -236,13 +241,13 @@ impl Timekeeper {
 
     fn is_raised(&self, alarm: Alarm, now: Mono) -> bool {
         match alarm {
-            Alarm::NoMajority => self.following.is_some() && self.ground == Ground::OwnTime,
+            Alarm::NoMajority => self.following.is_some() && self.basis == Basis::OwnTime,
             Alarm::NoneBelieved => {
-                let answered = self.replicas.lowest(|replica| replica.estimate.is_some());
+                let answered = self.clocks.lowest(|clock| clock.estimate.is_some());
                 self.authority.is_some() && self.following.is_none() && answered.is_some()
             }
             Alarm::StepPending => self.step.is_some(),
-            Alarm::SharedId => self.replicas.any_shared(now),
+            Alarm::SharedId => self.clocks.any_shared(now),
         }
     }
 

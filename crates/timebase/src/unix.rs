@@ -1,19 +1,21 @@
-//! [`UnixTime`]: a moment as the world counts it; on an edge that is always authority time.
+//! [`UnixTime`]: a moment in Unix time. On an edge this is always authority time.
 
 use std::time::Duration;
 
-/// Nanoseconds since 1970-01-01T00:00:00Z, leap seconds not counted. Reaches to the year 2262.
+/// A moment in nanoseconds since 1970-01-01T00:00:00Z, not counting leap seconds. The range ends in
+/// the year 2262.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct UnixTime(i64);
 
 impl UnixTime {
-    /// The moment `nanos` nanoseconds after the beginning of 1970.
+    /// Creates the moment `nanos` nanoseconds after the start of 1970.
     #[must_use]
     pub const fn from_nanos(nanos: i64) -> Self {
         Self(nanos)
     }
 
-    /// The moment `micros` microseconds after the beginning of 1970; none where nanoseconds can't hold it.
+    /// Creates the moment `micros` microseconds after the start of 1970; `None` if it is out of the
+    /// range of nanoseconds.
     #[must_use]
     pub const fn from_micros(micros: i64) -> Option<Self> {
         match micros.checked_mul(1_000) {
@@ -22,31 +24,31 @@ impl UnixTime {
         }
     }
 
-    /// Nanoseconds since the beginning of 1970.
+    /// Returns the nanoseconds since the start of 1970.
     #[must_use]
     pub const fn as_nanos(self) -> i64 {
         self.0
     }
 
-    /// Whole microseconds since the beginning of 1970, rounded down.
+    /// Returns the whole microseconds since the start of 1970, rounded down.
     #[must_use]
     pub const fn as_micros(self) -> i64 {
         self.0.div_euclid(1_000)
     }
 
-    /// Whole milliseconds since the beginning of 1970, rounded down.
+    /// Returns the whole milliseconds since the start of 1970, rounded down.
     #[must_use]
     pub const fn as_millis(self) -> i64 {
         self.0.div_euclid(1_000_000)
     }
 
-    /// The moment `duration` later, at most the last there is.
+    /// Returns the moment `duration` later, saturating at the latest representable one.
     #[must_use]
     pub fn saturating_add(self, duration: Duration) -> Self {
         Self(self.0.saturating_add(signed_nanos(duration)))
     }
 
-    /// The moment `duration` earlier, at least the first there is.
+    /// Returns the moment `duration` earlier, saturating at the earliest representable one.
     #[must_use]
     pub fn saturating_sub(self, duration: Duration) -> Self {
         Self(self.0.saturating_sub(signed_nanos(duration)))
@@ -65,19 +67,21 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_time_and_no_duration_is_too_extreme(
+        fn extreme_times_and_durations_do_not_overflow(
             ns in prop_oneof![any::<i64>(), Just(i64::MIN), Just(i64::MAX)],
             duration in (any::<u64>(), 0..1_000_000_000_u32),
         ) {
-            let (time, duration) = (UnixTime::from_nanos(ns), Duration::new(duration.0, duration.1));
+            let time = UnixTime::from_nanos(ns);
+            let duration = Duration::new(duration.0, duration.1);
             prop_assert!(time.saturating_add(duration) >= time);
             prop_assert!(time.saturating_sub(duration) <= time);
-            prop_assert_eq!(time.as_micros(), i64::try_from(i128::from(ns).div_euclid(1_000)).unwrap());
+            let whole_micros = i128::from(ns).div_euclid(1_000);
+            prop_assert_eq!(i128::from(time.as_micros()), whole_micros);
             prop_assert_eq!(time.as_millis(), time.as_micros().div_euclid(1_000));
         }
 
         #[test]
-        fn micros_that_nanoseconds_can_not_hold_are_no_time(us in any::<i64>()) {
+        fn micros_out_of_the_range_of_nanoseconds_are_rejected(us in any::<i64>()) {
             let time = UnixTime::from_micros(us);
             prop_assert_eq!(time.is_some(), us.checked_mul(1_000).is_some());
             prop_assert!(time.is_none_or(|time| time.as_micros() == us));

@@ -1,5 +1,6 @@
-//! The bus within one process: `tickstorm dev` runs on it, and tests, which can script what befalls its messages. It carries
-//! bytes on subjects as NATS does, with NATS's promises and no more: who is connected and subscribed gets a message at most once.
+//! The bus within one process. `tickstorm dev` runs on it, and so do tests, which can script the
+//! delivery of messages. Like NATS it carries bytes on subjects and delivers a message at most
+//! once, to connections that are subscribed at that time.
 
 mod script;
 
@@ -20,13 +21,13 @@ use crate::message;
 use crate::subject::{INBOX, Subjects};
 use crate::{Bus, ClockEvent, EdgeEvent, ReplyTo, Unavailable};
 
-/// The place where all connections meet. Clones are the same bus.
+/// The bus that all connections share. Clones are the same bus.
 #[derive(Clone, Debug, Default)]
 pub struct MemoryBus {
     hub: Arc<Mutex<Hub>>,
 }
 
-/// One process's connection.
+/// One process's connection to a [`MemoryBus`].
 #[derive(Clone, Debug)]
 pub struct MemoryLink {
     bus: MemoryBus,
@@ -36,22 +37,22 @@ pub struct MemoryLink {
 }
 
 impl MemoryBus {
-    /// A bus without connections, on which nothing befalls messages.
+    /// Creates a bus without connections and without a script.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Connects; `name` is what scripts call this connection.
+    /// Adds a connection. `name` identifies it in scripts.
     ///
     /// # Panics
-    /// Where the name is taken.
+    /// Panics if the name is taken.
     #[must_use]
     pub fn link(&self, name: &str) -> MemoryLink {
         let mut hub = self.lock();
         assert!(
             hub.ports.iter().all(|port| port.name != name),
-            "{name} is on this bus already"
+            "a connection named {name} is on this bus already"
         );
         hub.ports.push(HubPort::new(name));
         MemoryLink {
@@ -62,27 +63,29 @@ impl MemoryBus {
         }
     }
 
-    /// Lets `script` decide over every message from now on. It must not call the bus. Delays need a tokio runtime to pass in.
+    /// Makes `script` decide the fate of every message that is sent afterwards. It must not call
+    /// the bus. Delays need a tokio runtime.
     pub fn set_script(&self, script: impl FnMut(&Passage<'_>) -> Fate + Send + 'static) {
         self.lock().script = Some(Box::new(script));
     }
 
-    /// Lets every message arrive at once from now on.
+    /// Removes the script: every message sent afterwards arrives immediately.
     pub fn clear_script(&self) {
         self.lock().script = None;
     }
 
-    /// Ends the connection of that name: it can't send, gets nothing, and is told so.
+    /// Cuts the named connection: it can neither send nor receive, and its subscribers are
+    /// notified.
     pub fn cut(&self, name: &str) {
         self.lock().set_connected(name, false);
     }
 
-    /// Connects it again. What was sent meanwhile is gone.
+    /// Restores the named connection. Messages sent to it in the meantime are lost.
     pub fn mend(&self, name: &str) {
         self.lock().set_connected(name, true);
     }
 
-    /// Delivers any bytes to whoever listens to `subject`, past the script.
+    /// Delivers arbitrary bytes to all subscribers of `subject`, bypassing the script.
     pub fn inject(&self, subject: &str, reply_to: Option<&str>, payload: impl Into<Bytes>) {
         let message = Envelope {
             subject: subject.to_owned(),
@@ -96,7 +99,8 @@ impl MemoryBus {
     }
 
     fn lock(&self) -> MutexGuard<'_, Hub> {
-        // A test's script that panics says enough; that others then panic for the lock's sake would hide it.
+        // A panic of a test's script is reported by itself; further panics because of the poisoned
+        // lock would only hide it.
         self.hub.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -128,13 +132,13 @@ impl MemoryBus {
 }
 
 impl MemoryLink {
-    /// The subject that replies to this connection travel on, for [`MemoryBus::inject`].
+    /// Returns the subject of answers to this connection, for [`MemoryBus::inject`].
     #[must_use]
     pub fn inbox(&self) -> &str {
         &self.inbox
     }
 
-    /// The subjects of this bus, for [`MemoryBus::inject`].
+    /// Returns the subjects of this bus, for [`MemoryBus::inject`].
     #[must_use]
     pub fn subjects(&self) -> &Subjects {
         &self.subjects
@@ -189,7 +193,7 @@ impl Bus for MemoryLink {
     }
 }
 
-/// A message on its way.
+/// A message in transit.
 #[derive(Clone, Debug)]
 struct Envelope {
     subject: String,
@@ -201,9 +205,10 @@ struct Hub {
     subjects: Subjects,
     ports: Vec<HubPort>,
     script: Option<script::FateScript>,
-    /// By who sends and who gets it: the message that waits for the next one.
+    /// The message to be delivered after the next one, by sender and receiver.
     swapped: HashMap<(usize, usize), Envelope>,
-    /// By when it is due and how many were delayed before it, so that equal delays keep their order.
+    /// The receiver and message by due time and sequence number, so that messages of equal delay
+    /// keep their order.
     delayed: BTreeMap<(Instant, u64), (usize, Envelope)>,
     sent: u64,
 }
@@ -230,7 +235,8 @@ impl fmt::Debug for Hub {
 }
 
 impl Hub {
-    /// Delivers what the script lets arrive now, and tells after how long the message is to come (again).
+    /// Delivers the message now if the script says so. Returns the delay after which it must be
+    /// delivered later or again.
     fn pass(&mut self, from: usize, to: usize, message: &Envelope) -> Option<Duration> {
         let fate = match &mut self.script {
             Some(script) => script(&Passage {
@@ -290,7 +296,7 @@ impl Hub {
 
     fn set_connected(&mut self, name: &str, connected: bool) {
         let port = self.ports.iter_mut().find(|port| port.name == name);
-        let port = port.unwrap_or_else(|| panic!("{name} is not on this bus"));
+        let port = port.unwrap_or_else(|| panic!("no connection named {name} is on this bus"));
         if port.connected != connected {
             port.connected = connected;
             port.clocks
@@ -303,7 +309,7 @@ impl Hub {
     }
 }
 
-/// A connection, as the bus sees it.
+/// The bus's record of a connection.
 #[derive(Debug)]
 struct HubPort {
     name: String,

@@ -1,62 +1,64 @@
-//! What befalls messages on their way, where a test says that something does.
+//! The faults that a test can inject into the delivery of messages.
 
 use std::time::Duration;
 
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-/// A message about to go from one connection to another.
+/// A message about to be delivered from one connection to another.
 #[derive(Clone, Copy, Debug)]
 pub struct Passage<'a> {
-    /// Name of the connection that sends it.
+    /// The name of the sending connection.
     pub from: &'a str,
-    /// Name of the connection that is to get it.
+    /// The name of the receiving connection.
     pub to: &'a str,
-    /// Its subject.
+    /// The subject of the message.
     pub subject: &'a str,
-    /// Its bytes; [`crate::message`] reads them.
+    /// The bytes of the message, which [`crate::message`] can decode.
     pub payload: &'a [u8],
 }
 
-/// What becomes of it.
+/// The fate of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fate {
-    /// It arrives at once.
+    /// It arrives immediately.
     Deliver,
     /// It never arrives.
     Lose,
-    /// It arrives later (tokio's timers count whole milliseconds), behind what has a shorter delay.
+    /// It arrives after this delay, and thus behind messages with a shorter one. tokio's timers
+    /// have a resolution of one millisecond.
     Delay(Duration),
-    /// It arrives at once, and once more after this long.
+    /// It arrives immediately, and again after this delay.
     Double(Duration),
-    /// It arrives right after the next message from the same connection to the same.
+    /// It arrives right after the next message from the same sender to the same receiver.
     Swap,
 }
 
-/// Decides the fate of each message, in the order in which they are sent.
+/// A script, which decides the fate of each message in the order of sending.
 pub(super) type FateScript = Box<dyn FnMut(&Passage<'_>) -> Fate + Send>;
 
-/// A script by chance: how often each fate strikes, in parts of one. What they leave arrives at once.
+/// The probabilities of the fates in a random script, each from 0 to 1. All other messages arrive
+/// immediately.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Weather {
-    /// [`Fate::Lose`].
+    /// The probability of [`Fate::Lose`].
     pub lose: f64,
-    /// [`Fate::Delay`] by anything up to `delay_max`.
+    /// The probability of [`Fate::Delay`], by a random time up to `delay_max`.
     pub delay: f64,
-    /// [`Fate::Double`] after anything up to `delay_max`.
+    /// The probability of [`Fate::Double`], after a random time up to `delay_max`.
     pub double: f64,
-    /// [`Fate::Swap`].
+    /// The probability of [`Fate::Swap`].
     pub swap: f64,
-    /// The longest delay.
+    /// The maximum delay.
     pub delay_max: Duration,
 }
 
 impl Weather {
-    /// The script; the same seed gives the same fates to the same messages.
+    /// Creates the script. The same seed gives the same fates to the same messages.
     pub fn script(self, seed: u64) -> impl FnMut(&Passage<'_>) -> Fate + Send + 'static {
         let mut rng = StdRng::seed_from_u64(seed);
         move |_| {
-            let (mut chance, delay) = (rng.random::<f64>(), self.delay_max.mul_f64(rng.random()));
+            let (mut draw, delay) = (rng.random::<f64>(), self.delay_max.mul_f64(rng.random()));
             let fates = [
                 (self.lose, Fate::Lose),
                 (self.delay, Fate::Delay(delay)),
@@ -64,10 +66,10 @@ impl Weather {
                 (self.swap, Fate::Swap),
             ];
             for (share, fate) in fates {
-                if chance < share {
+                if draw < share {
                     return fate;
                 }
-                chance -= share;
+                draw -= share;
             }
             Fate::Deliver
         }

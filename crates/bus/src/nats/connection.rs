@@ -1,4 +1,4 @@
-//! One connection: its subscriptions, and the sign that it is lost.
+//! One connection: its subscriptions, and the detection of its loss.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,24 +17,24 @@ use tracing::{Dispatch, dispatcher};
 use super::{NatsLink, Switchboard};
 use crate::inbound;
 
-/// Complaints of a server that are logged of one connection: permissions that lack are few, and the same text comes with each
-/// message.
-const COMPLAINTS_MAX: usize = 16;
+/// The maximum number of different server errors logged per connection. There are few permissions
+/// that can be missing, and the same error comes with each message.
+const ERRORS_LOGGED_MAX: usize = 16;
 
 /// One connection to one server.
 pub(super) struct NatsConnection {
     client: Client,
     inbox: String,
     subscriptions: SelectAll<Subscriber>,
-    hears_requests: bool,
-    hears_ticks: bool,
-    signs: mpsc::UnboundedReceiver<ConnectionSign>,
+    subscribed_to_requests: bool,
+    subscribed_to_ticks: bool,
+    reports: mpsc::UnboundedReceiver<ClientReport>,
 }
 
-/// What async-nats reports besides messages.
-enum ConnectionSign {
+/// A report of async-nats other than a message.
+enum ClientReport {
     Lost,
-    Complaint(ServerError),
+    ServerError(ServerError),
 }
 
 impl NatsConnection {
@@ -43,14 +43,16 @@ impl NatsConnection {
         addr: ServerAddr,
         switchboard: Arc<Switchboard>,
     ) -> Result<Self, ConnectError> {
-        let (tell, signs) = mpsc::unbounded_channel();
-        let (lost, tried) = (tell.clone(), AtomicBool::new(false));
+        let (reporter, reports) = mpsc::unbounded_channel();
+        let (lost, attempted) = (reporter.clone(), AtomicBool::new(false));
         let connecting = options
-            // It is called before each attempt. A second one means that the connection is lost, and must never be made: what the
-            // client has kept would leave late. Its event could be lost where there are many, this call can't.
+            // async-nats calls this before each attempt to connect. A second call means that the
+            // connection is lost; that attempt must never be made, since messages that the client
+            // has buffered would leave late. Unlike this call, the client's event could get lost
+            // among many others.
             .reconnect_delay_callback(move |_| {
-                if tried.swap(true, Ordering::Relaxed) {
-                    drop(lost.send(ConnectionSign::Lost));
+                if attempted.swap(true, Ordering::Relaxed) {
+                    drop(lost.send(ClientReport::Lost));
                     Duration::MAX
                 } else {
                     Duration::ZERO
@@ -59,7 +61,7 @@ impl NatsConnection {
             .event_callback(move |event| {
                 match event {
                     Event::ServerError(error) => {
-                        drop(tell.send(ConnectionSign::Complaint(error)));
+                        drop(reporter.send(ClientReport::ServerError(error)));
                     }
                     Event::SlowConsumer(_) => switchboard.count_overrun(),
                     Event::Connected
@@ -77,15 +79,15 @@ impl NatsConnection {
             inbox: client.new_inbox(),
             client,
             subscriptions: SelectAll::new(),
-            hears_requests: false,
-            hears_ticks: false,
-            signs,
+            subscribed_to_requests: false,
+            subscribed_to_ticks: false,
+            reports,
         })
     }
 
-    /// Carries messages until the connection is lost.
-    pub(super) async fn carry(mut self, switchboard: &Switchboard, log: Dispatch) {
-        let mut complaints = Vec::new();
+    /// Delivers messages until the connection is lost.
+    pub(super) async fn serve(mut self, switchboard: &Switchboard, log: Dispatch) {
+        let mut logged = Vec::new();
         if self.subscribe(switchboard).await.is_err() {
             return;
         }
@@ -93,23 +95,23 @@ impl NatsConnection {
             client: self.client.clone(),
             inbox: self.inbox.clone(),
         });
-        self.tell_subscribers(switchboard);
+        self.notify_subscribers(switchboard);
         loop {
             tokio::select! {
-                sign = self.signs.recv() => match sign {
-                    Some(ConnectionSign::Complaint(error)) => {
-                        if complaints.len() < COMPLAINTS_MAX && !complaints.contains(&error) {
+                report = self.reports.recv() => match report {
+                    Some(ClientReport::ServerError(error)) => {
+                        if logged.len() < ERRORS_LOGGED_MAX && !logged.contains(&error) {
                             let text = error.to_string();
                             dispatcher::with_default(&log, || {
-                                tracing::warn!(error = text, "NATS complains");
+                                tracing::warn!(error = text, "NATS reported an error");
                             });
-                            complaints.push(error);
+                            logged.push(error);
                         }
                     }
-                    Some(ConnectionSign::Lost) | None => return,
+                    Some(ClientReport::Lost) | None => return,
                 },
                 Some(message) = self.subscriptions.next() => {
-                    // A server's own word that nobody listens to what was asked is no answer.
+                    // The server's own reply that a request has no subscribers is not an answer.
                     if message.status != Some(StatusCode::NO_RESPONDERS) {
                         let reply_to = message.reply.as_ref().map(|subject| subject.as_str());
                         let inbound = inbound::read(
@@ -124,31 +126,32 @@ impl NatsConnection {
                         }
                     }
                 }
-                () = switchboard.wanted.notified() => {
+                () = switchboard.new_subscriber.notified() => {
                     if self.subscribe(switchboard).await.is_err() {
                         return;
                     }
-                    self.tell_subscribers(switchboard);
+                    self.notify_subscribers(switchboard);
                 }
             }
         }
     }
 
-    /// Subscribes to what there are subscribers for: permissions may forbid the rest.
+    /// Subscribes only to subjects that have subscribers in this process: permissions may forbid
+    /// the others.
     async fn subscribe(&mut self, switchboard: &Switchboard) -> Result<(), SubscribeError> {
         let (clocks, edges) = {
             let endpoints = switchboard.lock();
             (!endpoints.clocks.is_empty(), !endpoints.edges.is_empty())
         };
         let mut subjects = Vec::new();
-        if clocks && !self.hears_requests {
+        if clocks && !self.subscribed_to_requests {
             subjects.push(switchboard.subjects.time().to_owned());
-            self.hears_requests = true;
+            self.subscribed_to_requests = true;
         }
-        if edges && !self.hears_ticks {
+        if edges && !self.subscribed_to_ticks {
             subjects.extend(Mode::ALL.map(|mode| switchboard.subjects.tick(mode).to_owned()));
             subjects.push(self.inbox.clone());
-            self.hears_ticks = true;
+            self.subscribed_to_ticks = true;
         }
         for subject in subjects {
             let subscription = self.client.subscribe(subject).await?;
@@ -157,16 +160,16 @@ impl NatsConnection {
         Ok(())
     }
 
-    /// Tells those whose subjects are subscribed to that there is a connection.
-    fn tell_subscribers(&self, switchboard: &Switchboard) {
+    /// Notifies the subscribers whose subjects are subscribed to that there is a connection.
+    fn notify_subscribers(&self, switchboard: &Switchboard) {
         let endpoints = switchboard.lock();
-        if self.hears_requests {
+        if self.subscribed_to_requests {
             endpoints
                 .clocks
                 .iter()
                 .for_each(|outlet| outlet.set_connected(true));
         }
-        if self.hears_ticks {
+        if self.subscribed_to_ticks {
             endpoints
                 .edges
                 .iter()

@@ -1,5 +1,5 @@
-//! [`ConnectionKeeper`]: the thread that makes one connection after the other. `retries` says when
-//! which server is tried; what happens on a connection is `connection`'s business.
+//! [`ConnectionKeeper`]: the thread that makes one connection after another. `retries` decides when
+//! to try which server; `connection` handles a single connection.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -18,19 +18,19 @@ use tracing::{Dispatch, dispatcher};
 use super::Switchboard;
 use super::connection::NatsConnection;
 use super::options::{NatsError, NatsOptions, NatsServer};
-use super::retries::{Retries, STAYS_AFTER, Setback};
+use super::retries::{FailureKind, Retries, STABLE_AFTER};
 
-/// For resolving a server's name and connecting to one of its addresses.
+/// The time limit for resolving a server's name and connecting to one of its addresses.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How many different failures of one server are logged in an outage.
+/// The maximum number of different failures logged per server and outage.
 const FAILURES_LOGGED_MAX: usize = 16;
 
-/// How many connections in a row are logged that end soon after they are made: after that, a
-/// flapping server is no news.
+/// The maximum number of consecutive short-lived connections that are logged; after that, a
+/// flapping server is no longer news.
 const FLAPS_LOGGED_MAX: u32 = 3;
 
-/// What runs on the bus's thread.
+/// The state of the bus's thread.
 pub(super) struct ConnectionKeeper {
     options: NatsOptions,
     servers: Vec<NatsServer>,
@@ -41,21 +41,21 @@ pub(super) struct ConnectionKeeper {
     log: KeeperLog,
 }
 
-/// Makes the runtime of one connection.
+/// A function that creates the runtime of one connection.
 pub(super) type BuildRuntime = fn() -> io::Result<Runtime>;
 
-/// How an attempt ended, or the connection that it led to.
+/// The outcome of an attempt, or of the connection that it led to.
 enum AttemptEnd {
-    /// The bus is stopped.
+    /// The bus was stopped.
     Stopped,
     Failed(AttemptError),
-    /// There was a connection, for this long.
+    /// There was a connection, which lasted for this long.
     Lost(Duration),
 }
 
 #[derive(Debug, thiserror::Error)]
 enum AttemptError {
-    #[error("no runtime for a connection: {0}")]
+    #[error("cannot create a runtime for the connection: {0}")]
     Runtime(#[source] io::Error),
     #[error(transparent)]
     Options(#[from] NatsError),
@@ -66,7 +66,7 @@ enum AttemptError {
 }
 
 impl ConnectionKeeper {
-    /// A keeper for which every server is due now. It logs to the caller's subscriber.
+    /// Creates a keeper for which every server is due now. It logs to the caller's subscriber.
     pub(super) fn new(
         options: NatsOptions,
         servers: Vec<NatsServer>,
@@ -85,12 +85,12 @@ impl ConnectionKeeper {
         }
     }
 
-    /// Connects again and again until `running` is false.
+    /// Keeps connecting until `running` is false.
     pub(super) fn run(mut self) {
-        // async-nats logs each attempt, and at some levels whole URLs, which may hold passwords.
-        // What matters is logged here.
+        // async-nats logs each attempt, and at some levels whole URLs, which may contain passwords.
+        // This module logs what matters instead.
         let _quiet = dispatcher::set_default(&Dispatch::none());
-        let _ending = Ending {
+        let _end_guard = EndGuard {
             switchboard: Arc::clone(&self.switchboard),
             log: self.log.dispatch.clone(),
         };
@@ -107,7 +107,7 @@ impl ConnectionKeeper {
                     self.log.failure(server, &self.servers[server], &error);
                     let jitter = rand::random();
                     self.retries
-                        .handle_setback(server, error.setback(), now, jitter);
+                        .handle_failure(server, error.failure_kind(), now, jitter);
                 }
                 AttemptEnd::Lost(lasted) => {
                     self.retries
@@ -117,8 +117,8 @@ impl ConnectionKeeper {
         }
     }
 
-    /// Waits until `due`; false if the bus is stopped, which unparks this thread. It needs no
-    /// runtime, since a failure to build one is among the reasons to wait.
+    /// Waits until `due`. Returns false if the bus is stopped, which unparks this thread. This
+    /// needs no runtime, since a failure to create one is among the reasons to wait.
     fn wait_until(&self, due: Mono) -> bool {
         loop {
             let left = due.since(SystemClock.now());
@@ -129,7 +129,7 @@ impl ConnectionKeeper {
         }
     }
 
-    /// Makes one connection and keeps it to its end, on a runtime that ends with it.
+    /// Makes one connection and serves it until it ends, on a runtime that ends with it.
     fn attempt(&mut self, server: usize) -> AttemptEnd {
         let runtime = match (self.build_runtime)() {
             Ok(runtime) => runtime,
@@ -143,7 +143,7 @@ impl ConnectionKeeper {
                 end = self.connect_once(server) => end,
             }
         });
-        // A name that is still being resolved must not hold up the next attempt.
+        // Name resolution that is still running must not delay the next attempt.
         runtime.shutdown_background();
         end
     }
@@ -156,10 +156,10 @@ impl ConnectionKeeper {
         };
         let since = SystemClock.now();
         self.log.connected(server);
-        let mut carrying = pin!(connection.carry(&self.switchboard, self.log.dispatch.clone()));
-        if timeout(STAYS_AFTER, carrying.as_mut()).await.is_err() {
-            self.log.stays(server);
-            carrying.await;
+        let mut serving = pin!(connection.serve(&self.switchboard, self.log.dispatch.clone()));
+        if timeout(STABLE_AFTER, serving.as_mut()).await.is_err() {
+            self.log.stable(server);
+            serving.await;
         }
         self.switchboard.disconnect();
         self.log.lost(server);
@@ -179,27 +179,29 @@ async fn open(
 }
 
 impl AttemptError {
-    /// The kind of back-off. A person puts files and certificates right, as with a login.
-    fn setback(&self) -> Setback {
+    /// Returns the kind of failure, which determines the backoff. Files and certificates have to be
+    /// fixed by a person, as does a login.
+    fn failure_kind(&self) -> FailureKind {
         match self {
-            Self::Runtime(_) | Self::TimedOut => Setback::Unreachable,
-            Self::Options(_) => Setback::Refused,
+            Self::Runtime(_) | Self::TimedOut => FailureKind::Unreachable,
+            Self::Options(_) => FailureKind::Refused,
             Self::Connect(error) => match error.kind() {
                 ConnectErrorKind::Authentication
                 | ConnectErrorKind::AuthorizationViolation
                 | ConnectErrorKind::Tls
                 | ConnectErrorKind::ServerParse
-                | ConnectErrorKind::MaxReconnects => Setback::Refused,
-                ConnectErrorKind::Io if is_refusal(error) => Setback::Refused,
+                | ConnectErrorKind::MaxReconnects => FailureKind::Refused,
+                ConnectErrorKind::Io if is_refusal(error) => FailureKind::Refused,
                 ConnectErrorKind::Io | ConnectErrorKind::Dns | ConnectErrorKind::TimedOut => {
-                    Setback::Unreachable
+                    FailureKind::Unreachable
                 }
             },
         }
     }
 }
 
-/// Whether an error that async-nats calls I/O is a server's `-ERR`, or a failure of TLS.
+/// Returns whether an error that async-nats calls an I/O error is a server's `-ERR` or a TLS
+/// failure.
 fn is_refusal(error: &ConnectError) -> bool {
     let Some(source) = std::error::Error::source(error) else {
         return false;
@@ -211,13 +213,12 @@ fn is_refusal(error: &ConnectError) -> bool {
     of_tls || source.is::<ServerError>()
 }
 
-/// What the keeper logs: each new failure, and connections' beginnings and ends while they are
-/// news.
+/// The keeper's log: each new failure, and the start and end of connections while they are news.
 struct KeeperLog {
     dispatch: Dispatch,
-    /// The failures of each server that were logged since the last connection.
+    /// The failures logged since the last connection, by server.
     failures: BTreeSet<(usize, String)>,
-    /// Connections in a row that have not lasted.
+    /// The number of consecutive connections that did not last.
     flaps: u32,
 }
 
@@ -236,10 +237,10 @@ impl KeeperLog {
         if logged >= FAILURES_LOGGED_MAX || self.failures.contains(&(index, error.clone())) {
             return;
         }
-        self.say(|| {
+        self.emit(|| {
             tracing::warn!(
                 %server, error,
-                "cannot connect to NATS; trying again until it works"
+                "cannot connect to NATS; retrying until it works"
             );
         });
         self.failures.insert((index, error));
@@ -248,52 +249,52 @@ impl KeeperLog {
     fn connected(&mut self, server: &NatsServer) {
         if self.flaps < FLAPS_LOGGED_MAX {
             self.failures.clear();
-            self.say(|| tracing::info!(%server, "connected to NATS"));
+            self.emit(|| tracing::info!(%server, "connected to NATS"));
         }
         self.flaps = self.flaps.saturating_add(1);
     }
 
-    fn stays(&mut self, server: &NatsServer) {
+    fn stable(&mut self, server: &NatsServer) {
         if self.flaps > FLAPS_LOGGED_MAX {
             self.failures.clear();
-            self.say(|| tracing::info!(%server, "connected to NATS"));
+            self.emit(|| tracing::info!(%server, "connected to NATS"));
         }
         self.flaps = 0;
     }
 
     fn lost(&self, server: &NatsServer) {
         match self.flaps {
-            FLAPS_LOGGED_MAX => self.say(|| {
+            FLAPS_LOGGED_MAX => self.emit(|| {
                 tracing::warn!(
                     %server,
-                    "the connection to NATS is lost, soon after it was made once more; from here \
-                     on only one that lasts is logged"
+                    "the connection to NATS is lost, again soon after it was made; from now on \
+                     only lasting connections are logged"
                 );
             }),
             0..FLAPS_LOGGED_MAX => {
-                self.say(|| tracing::warn!(%server, "the connection to NATS is lost"));
+                self.emit(|| tracing::warn!(%server, "the connection to NATS is lost"));
             }
             _ => {}
         }
     }
 
-    fn say(&self, event: impl FnOnce()) {
+    fn emit(&self, event: impl FnOnce()) {
         dispatcher::with_default(&self.dispatch, event);
     }
 }
 
-/// Ends all subscriptions when the thread ends, and logs a panic.
-struct Ending {
+/// A guard that ends all subscriptions when the thread ends, and logs a panic.
+struct EndGuard {
     switchboard: Arc<Switchboard>,
     log: Dispatch,
 }
 
-impl Drop for Ending {
+impl Drop for EndGuard {
     fn drop(&mut self) {
         self.switchboard.end();
         if thread::panicking() {
             dispatcher::with_default(&self.log, || {
-                tracing::error!("the bus is gone: its thread panicked");
+                tracing::error!("the bus has ended because its thread panicked");
             });
         }
     }
@@ -308,9 +309,9 @@ mod tests {
     }
 
     #[test]
-    fn what_a_human_puts_right_is_a_refusal_and_what_comes_back_by_itself_is_not() {
+    fn failures_that_a_person_must_fix_are_refusals_and_passing_ones_are_not() {
         let of_kind = |kind| AttemptError::Connect(ConnectError::new(kind));
-        let said = |text: &str| {
+        let server_error = |text: &str| {
             let error = ServerError::Other(text.into());
             AttemptError::Connect(ConnectError::with_source(ConnectErrorKind::Io, error))
         };
@@ -319,14 +320,14 @@ mod tests {
             of_kind(ConnectErrorKind::AuthorizationViolation),
             of_kind(ConnectErrorKind::Authentication),
             of_kind(ConnectErrorKind::Tls),
-            said("user authentication expired"),
-            said("maximum connections exceeded"),
+            server_error("user authentication expired"),
+            server_error("maximum connections exceeded"),
             io_error(io::Error::new(
                 io::ErrorKind::InvalidData,
                 rustls::Error::HandshakeNotComplete,
             )),
         ] {
-            assert_eq!(refused.setback(), Setback::Refused, "{refused}");
+            assert_eq!(refused.failure_kind(), FailureKind::Refused, "{refused}");
         }
         for unreachable in [
             AttemptError::TimedOut,
@@ -339,7 +340,11 @@ mod tests {
                 "broken pipe",
             )),
         ] {
-            assert_eq!(unreachable.setback(), Setback::Unreachable, "{unreachable}");
+            assert_eq!(
+                unreachable.failure_kind(),
+                FailureKind::Unreachable,
+                "{unreachable}"
+            );
         }
     }
 }

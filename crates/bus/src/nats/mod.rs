@@ -1,6 +1,7 @@
-//! The bus on NATS. async-nats keeps what it is given while there is no connection and sends it on the next one; here nothing may
-//! leave late. So each connection is a client of its own, on a runtime of its own that ends with it, and with the runtime goes
-//! all that was not sent. Connecting again is therefore this module's business, on one thread.
+//! The bus on NATS. async-nats buffers messages while there is no connection and sends them over
+//! the next one, but here no message may leave late. Therefore each connection is a separate client
+//! on a separate runtime, which is dropped with the connection, along with everything unsent. As a
+//! consequence, this module handles reconnecting, on one thread.
 
 mod connection;
 mod keeper;
@@ -27,7 +28,7 @@ use crate::message::{self, DropReason};
 use crate::subject::Subjects;
 use crate::{Bus, ClockEvent, EdgeEvent, Events, ReplyTo, Unavailable};
 
-/// One process's connection to NATS: there as often and as long as a server can be reached.
+/// One process's connection to NATS, which is made again whenever it is lost.
 #[derive(Debug)]
 pub struct NatsBus {
     switchboard: Arc<Switchboard>,
@@ -36,11 +37,12 @@ pub struct NatsBus {
 }
 
 impl NatsBus {
-    /// Connects in the background, for as long as this lives, whether or not a server is there yet. Logs to the subscriber that
-    /// is the caller's.
+    /// Connects in the background, as long as this value lives, whether or not a server is
+    /// available yet. It logs to the caller's subscriber.
     ///
     /// # Errors
-    /// Where no server could ever be connected to: what the options say is no URL, unreadable, or incomplete.
+    /// Returns an error if the options can never lead to a connection: a URL is invalid, a file is
+    /// unreadable or has the wrong content, or a credential is incomplete.
     pub fn start(options: NatsOptions) -> Result<Self, NatsError> {
         Self::start_on(options, || {
             runtime::Builder::new_current_thread().enable_all().build()
@@ -55,7 +57,7 @@ impl NatsBus {
         let switchboard = Arc::new(Switchboard {
             subjects: Subjects::new(&options.subject_prefix),
             endpoints: Mutex::default(),
-            wanted: Notify::new(),
+            new_subscriber: Notify::new(),
         });
         let (running, watched) = watch::channel(true);
         let keeper = ConnectionKeeper::new(
@@ -67,7 +69,7 @@ impl NatsBus {
         );
         let started = thread::Builder::new()
             .name("bus".into())
-            // The keeper itself tells how it ends.
+            // The thread's handle is not needed: the keeper logs a panic itself.
             .spawn(move || keeper.run())
             .map_err(NatsError::Thread)?;
         Ok(Self {
@@ -77,34 +79,34 @@ impl NatsBus {
         })
     }
 
-    /// Whether there is a connection.
+    /// Returns whether there is a connection.
     #[must_use]
     pub fn is_connected(&self) -> bool {
         self.switchboard.lock().link.is_some()
     }
 
-    /// The subjects that this bus's messages travel on.
+    /// Returns the subjects of this bus's messages.
     #[must_use]
     pub fn subjects(&self) -> &Subjects {
         &self.switchboard.subjects
     }
 
-    /// Ends the connection, for good; returns when it has ended.
+    /// Ends the connection permanently, and returns once it has ended.
     pub async fn stop(&self) {
-        self.tell_to_stop();
+        self.signal_stop();
         self.running.closed().await;
     }
 
-    fn tell_to_stop(&self) {
+    fn signal_stop(&self) {
         self.running.send_replace(false);
-        // Between two attempts it is parked.
+        // The thread is parked between attempts.
         self.thread.unpark();
     }
 }
 
 impl Drop for NatsBus {
     fn drop(&mut self) {
-        self.tell_to_stop();
+        self.signal_stop();
     }
 }
 
@@ -141,37 +143,38 @@ impl Bus for NatsBus {
     }
 }
 
-/// Where senders and subscribers meet the thread that keeps the connection.
+/// The state shared between senders, subscribers and the thread that keeps the connection.
 #[derive(Debug)]
 struct Switchboard {
     subjects: Subjects,
     endpoints: Mutex<Endpoints>,
-    /// There is a new subscriber.
-    wanted: Notify,
+    /// Signals a new subscriber.
+    new_subscriber: Notify,
 }
 
-/// The connection, and who hears what comes on it.
+/// The connection, and the subscribers to its messages.
 #[derive(Debug, Default)]
 struct Endpoints {
-    /// There only while there is a connection.
+    /// The sending side of the connection; `None` while there is none.
     link: Option<NatsLink>,
     clocks: Vec<Outlet<ClockEvent>>,
     edges: Vec<Outlet<EdgeEvent>>,
-    /// There will be no connection any more.
+    /// Whether the bus has ended, so that there will be no further connection.
     ended: bool,
 }
 
-/// What sends on a connection.
+/// The sending side of a connection.
 #[derive(Debug)]
 struct NatsLink {
     client: Client,
-    /// The subject of this connection's answers.
+    /// The subject of answers to this connection.
     inbox: String,
 }
 
 impl Switchboard {
     fn lock(&self) -> MutexGuard<'_, Endpoints> {
-        // Nothing in here panics half-way through a change.
+        // Nothing panics in the middle of a change, so the state behind a poisoned lock is
+        // consistent.
         self.endpoints
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -181,7 +184,7 @@ impl Switchboard {
         let mut endpoints = self.lock();
         if !endpoints.ended {
             add(&mut endpoints);
-            self.wanted.notify_one();
+            self.new_subscriber.notify_one();
         }
     }
 
@@ -189,7 +192,8 @@ impl Switchboard {
         let endpoints = self.lock();
         let link = endpoints.link.as_ref().ok_or(Unavailable)?;
         let (subject, payload) = (subject.to_owned(), Bytes::from(payload));
-        // A client whose queue is full has a connection that takes nothing: to wait for it would make the message stale.
+        // A full queue means that the connection is stuck: waiting for space would make the message
+        // stale.
         let sent = if asks {
             let inbox = link.inbox.clone();
             unconstrained(link.client.publish_with_reply(subject, inbox, payload)).now_or_never()
@@ -210,13 +214,14 @@ impl Switchboard {
         }
     }
 
-    /// async-nats dropped a message before this module saw it; it does not tell which subscription's. A daemon has one kind.
+    /// Counts a message that async-nats dropped because a subscription was full. It does not say
+    /// which subscription it was, so all subscribers count it; a daemon has only one kind.
     fn count_overrun(&self) {
         self.deliver(&Inbound::Clock(Err(DropReason::Full)));
         self.deliver(&Inbound::Edge(Err(DropReason::Full)));
     }
 
-    /// Takes the connection away, and tells subscribers.
+    /// Removes the connection and notifies subscribers.
     fn disconnect(&self) {
         let mut endpoints = self.lock();
         endpoints.link = None;
@@ -230,7 +235,7 @@ impl Switchboard {
             .for_each(|outlet| outlet.set_connected(false));
     }
 
-    /// The same for good: all events end.
+    /// Disconnects permanently and ends all subscriptions.
     fn end(&self) {
         self.disconnect();
         *self.lock() = Endpoints {
@@ -251,7 +256,7 @@ mod tests {
 
     use super::*;
 
-    /// So long that only a defect takes it.
+    /// Long enough that only a defect exceeds it.
     const PATIENCE: Duration = Duration::from_secs(30);
 
     fn options() -> NatsOptions {
@@ -263,28 +268,28 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_bus_whose_connections_get_no_runtime_tries_again_and_can_be_stopped() {
+    async fn a_bus_without_a_runtime_tries_again_and_can_be_stopped() {
         static BUILT: AtomicUsize = AtomicUsize::new(0);
         let bus = NatsBus::start_on(options(), || {
             BUILT.fetch_add(1, Ordering::SeqCst);
             Err(io::ErrorKind::OutOfMemory.into())
         })
         .unwrap();
-        poll_until_async("a runtime is asked for again", PATIENCE, || {
+        poll_until_async("another runtime is requested", PATIENCE, || {
             BUILT.load(Ordering::SeqCst) >= 3
         })
         .await;
         let stopped = timeout(PATIENCE, bus.stop()).await;
-        assert!(stopped.is_ok(), "stop() is not looked at");
+        assert!(stopped.is_ok(), "stop() had no effect");
     }
 
     #[tokio::test]
     async fn events_end_when_the_thread_panics() {
-        let bus = NatsBus::start_on(options(), || panic!("on purpose")).unwrap();
+        let bus = NatsBus::start_on(options(), || panic!("deliberate panic of this test")).unwrap();
         let mut events = bus.edge_events();
         let next = timeout(PATIENCE, events.next()).await;
         assert_eq!(next, Ok(None));
         let later = timeout(PATIENCE, bus.clock_events().next()).await;
-        assert_eq!(later, Ok(None), "nobody waits for what never comes");
+        assert_eq!(later, Ok(None), "a later subscription has ended too");
     }
 }

@@ -1,5 +1,5 @@
-//! Where NATS is and who this process is there. What is read from files is read again for each connection, so that certificates
-//! and credentials can be renewed while the process runs.
+//! The servers and credentials of a NATS connection. Files are read again for each connection, so
+//! that certificates and credentials can be renewed while the process runs.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -12,44 +12,49 @@ use percent_encoding::percent_decode_str;
 use rand::seq::SliceRandom;
 use secrecy::{ExposeSecret, SecretString};
 
-/// async-nats gives a connection up when a third ping is due and two have no answer: three of these after the last sign of life,
-/// which is to be within three seconds.
+/// The interval between pings. async-nats gives up a connection when a third ping is due and two
+/// are unanswered, that is after three intervals without a sign of life. A lost connection must be
+/// detected within three seconds.
 const PING_INTERVAL: Duration = Duration::from_millis(900);
 
-/// Until one address of a server has taken the connection, TLS included: ten round trips around the world.
+/// The time limit for connecting to one address of a server, including TLS: ten round trips around
+/// the world.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Messages that may wait for this process to look at them: as many as a subscription keeps.
+/// The maximum number of messages that wait to be read from a subscription of async-nats: as many
+/// as a subscription of this crate holds.
 const SUBSCRIPTION_CAPACITY: usize = 4_096;
 
-/// Where NATS is and who this process is there.
+/// The servers and credentials of a NATS connection.
 #[derive(Clone, Default)]
 pub struct NatsOptions {
-    /// The servers' URLs, `nats://` or `tls://`, separated by commas. A user and password, or a token, in one of them is for
-    /// that server and goes before those below.
+    /// The servers' URLs, `nats://` or `tls://`, separated by commas. A user and password, or a
+    /// token, in a URL applies to that server and takes precedence over the fields below.
     pub urls: String,
-    /// User, with `password`.
+    /// The user, together with `password`.
     pub user: Option<String>,
-    /// Password of `user`.
+    /// The password of `user`.
     pub password: Option<SecretString>,
-    /// Token, where there is no user.
+    /// The token, if the server expects no user.
     pub token: Option<SecretString>,
-    /// File with a user's JWT and key.
+    /// The file with a user's JWT and key.
     pub credentials_file: Option<PathBuf>,
-    /// File with the authorities that sign servers' certificates (PEM). With it every connection is by TLS.
+    /// The file with the certificate authorities that sign servers' certificates (PEM). If set,
+    /// every connection uses TLS.
     pub ca_file: Option<PathBuf>,
-    /// File with the certificate to show to servers (PEM). With it every connection is by TLS.
+    /// The file with the certificate to present to servers (PEM). If set, every connection uses
+    /// TLS.
     pub certificate_file: Option<PathBuf>,
-    /// File with the key of that certificate (PEM).
+    /// The file with the private key of that certificate (PEM).
     pub key_file: Option<PathBuf>,
-    /// What all subjects begin with.
+    /// The prefix of all subjects.
     pub subject_prefix: String,
-    /// What servers call this connection in their reports.
+    /// The name of this connection in servers' reports.
     pub name: String,
 }
 
 impl fmt::Debug for NatsOptions {
-    /// Leaves out everything that may be or hold a secret.
+    /// Omits everything that may be or contain a secret.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("NatsOptions")
             .field("subject_prefix", &self.subject_prefix)
@@ -58,51 +63,52 @@ impl fmt::Debug for NatsOptions {
     }
 }
 
-/// Why there can be no connection ever.
+/// The reason why the options can never lead to a connection.
 #[derive(Debug, thiserror::Error)]
 pub enum NatsError {
-    /// A server's URL is none.
+    /// A server's URL is invalid.
     #[error(
-        "server {number} of the list is no URL such as nats://127.0.0.1:4222 or tls://nats.example.com"
+        "server {number} of the list is not a valid URL such as nats://127.0.0.1:4222 or \
+         tls://nats.example.com"
     )]
     Url {
-        /// Its place in the list, from 1: the URL itself may hold a password.
+        /// Its position in the list, from 1. The URL itself may contain a password.
         number: usize,
     },
-    /// A user without a password or the other way round.
-    #[error("a user and a password are needed, or neither")]
+    /// There is a user without a password, or a password without a user.
+    #[error("a user and a password must be given together, but only one of them is")]
     HalfLogin,
-    /// A certificate without a key or the other way round.
-    #[error("a certificate and its key are needed, or neither")]
+    /// There is a certificate without a key, or a key without a certificate.
+    #[error("a certificate and its key must be given together, but only one of them is")]
     HalfCertificate,
-    /// A file can't be read.
-    #[error("{}: {source}", path.display())]
+    /// A file cannot be read.
+    #[error("cannot read {}: {source}", path.display())]
     Unreadable {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         source: std::io::Error,
     },
-    /// A file does not hold what it should.
-    #[error("{}: {expected} is expected in it", path.display())]
+    /// A file does not contain what it should.
+    #[error("{} does not contain {expected}", path.display())]
     Content {
         /// The file.
         path: PathBuf,
-        /// What there should be.
+        /// The expected content.
         expected: &'static str,
     },
-    /// The system gives no thread.
-    #[error("no thread for the bus: {0}")]
+    /// The system cannot start a thread.
+    #[error("cannot start the thread of the bus: {0}")]
     Thread(#[source] std::io::Error),
 }
 
-/// One server and who this process is there.
+/// One server, and the credentials in its URL.
 pub(super) struct NatsServer {
     pub(super) addr: ServerAddr,
     login: UrlLogin,
 }
 
-/// What a server's URL says about who this process is there.
+/// The credentials in a server's URL.
 enum UrlLogin {
     Absent,
     Password(String, SecretString),
@@ -132,7 +138,7 @@ impl NatsServer {
 }
 
 impl NatsOptions {
-    /// The servers, in an order by chance, so that processes spread over them.
+    /// Returns the servers in random order, so that processes spread over them.
     pub(super) fn servers(&self) -> Result<Vec<NatsServer>, NatsError> {
         let urls = self.urls.split(',').enumerate();
         let servers: Result<Vec<_>, _> = urls
@@ -143,7 +149,7 @@ impl NatsOptions {
         Ok(servers)
     }
 
-    /// What async-nats needs to connect to `server`.
+    /// Returns the options with which async-nats connects to `server`.
     pub(super) fn to_server(&self, server: &NatsServer) -> Result<ConnectOptions, NatsError> {
         let options = ConnectOptions::new()
             .name(&self.name)
@@ -205,7 +211,7 @@ impl NatsOptions {
     }
 }
 
-/// What async-nats takes, which has no type for secrets.
+/// Returns a secret in plain text for async-nats, which has no type for secrets.
 fn plain(secret: &SecretString) -> String {
     secret.expose_secret().to_owned()
 }
@@ -213,11 +219,11 @@ fn plain(secret: &SecretString) -> String {
 fn check_certificates(path: &Path) -> Result<(), NatsError> {
     let content = read(path)?;
     let mut certificates = CertificateDer::pem_slice_iter(&content).peekable();
-    let sound = certificates.peek().is_some() && certificates.all(|found| found.is_ok());
-    if sound {
+    let valid = certificates.peek().is_some() && certificates.all(|found| found.is_ok());
+    if valid {
         Ok(())
     } else {
-        Err(content_error(path, "one certificate or more (PEM)"))
+        Err(content_error(path, "one or more certificates (PEM)"))
     }
 }
 

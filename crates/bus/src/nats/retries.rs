@@ -1,89 +1,89 @@
-//! [`Retries`]: which server is tried next, and when. Each server has a back-off of its own, so
-//! that a server that refuses or is away delays no attempt at another one, and a long list of
-//! servers makes none of them wait longer. It does no I/O and reads no clock; the caller draws the
-//! jitter.
+//! [`Retries`]: which server to try next, and when. Each server has its own backoff, so that an
+//! unreachable or refusing server does not delay attempts at the others, and a long list of servers
+//! does not make any of them wait longer. It does no I/O and reads no clock; the caller supplies
+//! the jitter.
 
 use std::time::Duration;
 
 use tickstorm_timebase::Mono;
 
-/// The first pause: short, since most outages are a server's restart.
+/// The first pause. It is short, since most outages are a server's restart.
 const PAUSE_MIN: Duration = Duration::from_millis(100);
-/// The longest pause after a failure of the network: a process is back within about a second of its
-/// server's return.
+/// The maximum pause after a network failure: a process is connected again within about a second of
+/// its server's return.
 const UNREACHABLE_PAUSE_MAX: Duration = Duration::from_secs(1);
-/// The longest pause after a refusal: a person has to put the login right, and each attempt writes
-/// a line into the server's log.
+/// The maximum pause after a refusal: a person has to fix the login, and each attempt writes a line
+/// to the server's log.
 const REFUSED_PAUSE_MAX: Duration = Duration::from_secs(5);
 
-/// A connection that lasts this long has worked, and its end begins a new outage. One that ends
-/// sooner counts as a failure, so that the back-off also holds for a server that accepts
-/// connections and drops them.
-pub(super) const STAYS_AFTER: Duration = Duration::from_secs(10);
+/// The time after which a connection counts as having worked, so that its loss starts a new outage.
+/// A shorter connection counts as a failure, so that the backoff also applies to a server that
+/// accepts connections and drops them.
+pub(super) const STABLE_AFTER: Duration = Duration::from_secs(10);
 
-/// Why an attempt at a server failed.
+/// The kind of a failed attempt at a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Setback {
-    /// Nothing answered, or the connection broke.
+pub(super) enum FailureKind {
+    /// The server did not answer, or the connection broke.
     Unreachable,
-    /// The server or this process turned the other down: a login, a certificate, a limit.
+    /// The server or this process rejected the other: because of a login, a certificate or a limit.
     Refused,
 }
 
 /// The next attempt at each server.
 #[derive(Debug)]
 pub(super) struct Retries {
-    turns: Vec<ServerTurn>,
+    by_server: Vec<ServerRetry>,
 }
 
 /// The next attempt at one server. The two kinds of failures are counted separately and neither
 /// resets the other, so that a server that alternates between them is not tried more often.
 #[derive(Clone, Copy, Debug)]
-struct ServerTurn {
+struct ServerRetry {
     due: Mono,
     unreachable: u32,
     refused: u32,
 }
 
 impl Retries {
-    /// Every server is due at `now`, in the order of the list.
+    /// Creates retries in which every server is due at `now`, in the order of the list.
     pub(super) fn new(servers: usize, now: Mono) -> Self {
-        let turn = ServerTurn {
+        let retry = ServerRetry {
             due: now,
             unreachable: 0,
             refused: 0,
         };
         Self {
-            turns: vec![turn; servers],
+            by_server: vec![retry; servers],
         }
     }
 
-    /// The server to try next, and when; none if the list is empty.
+    /// Returns the server to try next, and when, or `None` if the list is empty.
     pub(super) fn next(&self) -> Option<(usize, Mono)> {
-        let turns = self.turns.iter().map(|turn| turn.due).enumerate();
-        turns.min_by_key(|&(_, due)| due)
+        let due_times = self.by_server.iter().map(|retry| retry.due).enumerate();
+        due_times.min_by_key(|&(_, due)| due)
     }
 
-    /// An attempt at `server` failed. `jitter` is random, from 0 to 1.
-    pub(super) fn handle_setback(
+    /// Handles a failed attempt at `server`. `jitter` is random, from 0 to 1.
+    pub(super) fn handle_failure(
         &mut self,
         server: usize,
-        setback: Setback,
+        kind: FailureKind,
         now: Mono,
         jitter: f64,
     ) {
-        let turn = &mut self.turns[server];
-        let (failures, longest) = match setback {
-            Setback::Unreachable => (&mut turn.unreachable, UNREACHABLE_PAUSE_MAX),
-            Setback::Refused => (&mut turn.refused, REFUSED_PAUSE_MAX),
+        let retry = &mut self.by_server[server];
+        let (failures, longest) = match kind {
+            FailureKind::Unreachable => (&mut retry.unreachable, UNREACHABLE_PAUSE_MAX),
+            FailureKind::Refused => (&mut retry.refused, REFUSED_PAUSE_MAX),
         };
         *failures = failures.saturating_add(1);
-        turn.due = now + pause(*failures, longest, jitter);
+        retry.due = now + pause(*failures, longest, jitter);
     }
 
-    /// A connection to `server` ended that had lasted for `lasted`. No server is due at once, so
-    /// that all the processes that lost the same server don't arrive at the next one in the same
-    /// instant. Each call of `jitter` gives another random number from 0 to 1.
+    /// Handles the loss of a connection to `server` that had lasted for `lasted`. No server is due
+    /// immediately, so that processes that lost the same server do not arrive at the next one in
+    /// the same instant. Each call of `jitter` must return another random number from 0 to 1.
     pub(super) fn handle_loss(
         &mut self,
         server: usize,
@@ -91,25 +91,25 @@ impl Retries {
         now: Mono,
         mut jitter: impl FnMut() -> f64,
     ) {
-        if lasted >= STAYS_AFTER {
-            *self = Self::new(self.turns.len(), now);
+        if lasted >= STABLE_AFTER {
+            *self = Self::new(self.by_server.len(), now);
         } else {
-            self.handle_setback(server, Setback::Unreachable, now, jitter());
+            self.handle_failure(server, FailureKind::Unreachable, now, jitter());
         }
-        for turn in &mut self.turns {
+        for retry in &mut self.by_server {
             let earliest = now + pause(1, PAUSE_MIN, jitter());
-            turn.due = turn.due.max(earliest);
+            retry.due = retry.due.max(earliest);
         }
     }
 }
 
-/// The pause after `failures` in a row: it doubles with each failure up to `longest`, and `jitter`
-/// takes away up to half of it.
+/// Returns the pause after `failures` consecutive failures: it doubles with each failure up to
+/// `longest`, and `jitter` reduces it by up to half.
 fn pause(failures: u32, longest: Duration, jitter: f64) -> Duration {
     let doublings = failures.saturating_sub(1);
     let factor = 2_u32.checked_pow(doublings).unwrap_or(u32::MAX);
-    let whole = PAUSE_MIN.saturating_mul(factor).min(longest);
-    whole.mul_f64(1.0 - jitter / 2.0)
+    let full = PAUSE_MIN.saturating_mul(factor).min(longest);
+    full.mul_f64(1.0 - jitter / 2.0)
 }
 
 #[cfg(test)]
@@ -118,13 +118,13 @@ mod tests {
 
     const START: Mono = Mono::from_nanos(7_000_000_000);
 
-    /// The moment and the server of each attempt within `within`, if each fails at once as `fails`
-    /// says.
+    /// Returns the moment and the server of each attempt within `within`, if each attempt fails
+    /// immediately with the kind that `fails` returns.
     fn attempts(
         servers: usize,
         within: Duration,
         jitter: f64,
-        mut fails: impl FnMut(usize) -> Setback,
+        mut fails: impl FnMut(usize) -> FailureKind,
     ) -> Vec<(Duration, usize)> {
         let mut retries = Retries::new(servers, START);
         let mut attempts = Vec::new();
@@ -134,7 +134,7 @@ mod tests {
                 return attempts;
             }
             attempts.push((due.since(START), server));
-            retries.handle_setback(server, fails(server), due, jitter);
+            retries.handle_failure(server, fails(server), due, jitter);
         }
     }
 
@@ -152,16 +152,16 @@ mod tests {
     const HOUR: Duration = Duration::from_secs(3_600);
 
     #[test]
-    fn a_network_failure_is_retried_soon_at_first_and_after_at_most_a_second_for_ever() {
-        let tried = attempts(1, HOUR, 0.0, |_| Setback::Unreachable);
+    fn a_network_failure_is_retried_indefinitely_with_pauses_from_100_ms_to_1_s() {
+        let tried = attempts(1, HOUR, 0.0, |_| FailureKind::Unreachable);
         let pauses = pauses(&tried, 0);
         assert_eq!(pauses[..6], [100, 200, 400, 800, 1_000, 1_000]);
         assert!(pauses[4..].iter().all(|&pause| pause == 1_000));
     }
 
     #[test]
-    fn a_refused_login_is_retried_soon_at_first_and_then_every_five_seconds() {
-        let tried = attempts(1, HOUR, 0.0, |_| Setback::Refused);
+    fn a_refused_login_is_retried_indefinitely_with_pauses_from_100_ms_to_5_s() {
+        let tried = attempts(1, HOUR, 0.0, |_| FailureKind::Refused);
         let pauses = pauses(&tried, 0);
         assert_eq!(
             pauses[..8],
@@ -171,17 +171,17 @@ mod tests {
     }
 
     #[test]
-    fn jitter_takes_up_to_half_away_and_adds_nothing() {
+    fn jitter_reduces_a_pause_by_up_to_half_and_never_extends_it() {
         for jitter in [0.0, 0.3, 0.5, 0.999, 1.0] {
             for failures in [0, 1, 2, 5, 31, 32, 33, u32::MAX] {
                 for longest in [UNREACHABLE_PAUSE_MAX, REFUSED_PAUSE_MAX] {
-                    let (whole, pause) = (
+                    let (full, pause) = (
                         pause(failures, longest, 0.0),
                         pause(failures, longest, jitter),
                     );
                     assert!(
-                        whole / 2 <= pause && pause <= whole && whole <= longest,
-                        "{pause:?} of {whole:?}, at most {longest:?}"
+                        full / 2 <= pause && pause <= full && full <= longest,
+                        "{pause:?} of {full:?}, at most {longest:?}"
                     );
                 }
             }
@@ -189,9 +189,9 @@ mod tests {
     }
 
     #[test]
-    fn every_server_is_tried_at_once_and_none_waits_longer_or_is_asked_more_often_for_the_others() {
-        let alone = attempts(1, HOUR, 0.0, |_| Setback::Unreachable);
-        let tried = attempts(5, HOUR, 0.0, |_| Setback::Unreachable);
+    fn every_server_is_tried_immediately_and_has_a_backoff_independent_of_the_others() {
+        let alone = attempts(1, HOUR, 0.0, |_| FailureKind::Unreachable);
+        let tried = attempts(5, HOUR, 0.0, |_| FailureKind::Unreachable);
         let first: Vec<_> = tried[..5]
             .iter()
             .map(|&(at, server)| (at.as_millis(), server))
@@ -203,42 +203,42 @@ mod tests {
     }
 
     #[test]
-    fn a_server_that_refuses_neither_slows_down_the_others_nor_is_hurried_by_them() {
-        let fails = |server| [Setback::Refused, Setback::Unreachable][server];
+    fn a_refusing_server_neither_delays_the_others_nor_is_tried_more_often() {
+        let fails = |server| [FailureKind::Refused, FailureKind::Unreachable][server];
         let tried = attempts(2, HOUR, 0.0, fails);
         assert_eq!(pauses(&tried, 0)[6..9], [5_000, 5_000, 5_000]);
         assert_eq!(pauses(&tried, 1)[4..7], [1_000, 1_000, 1_000]);
     }
 
     #[test]
-    fn a_server_that_fails_in_turns_this_way_and_that_way_is_tried_no_more_often() {
-        let mut turns = 0;
+    fn a_server_that_alternates_between_failures_is_not_tried_more_often() {
+        let mut tries = 0;
         let tried = attempts(1, HOUR, 0.0, |_| {
-            turns += 1;
-            [Setback::Refused, Setback::Unreachable][turns % 2]
+            tries += 1;
+            [FailureKind::Refused, FailureKind::Unreachable][tries % 2]
         });
         let late = &pauses(&tried, 0)[20..];
         assert!(late.iter().all(|&pause| pause >= 1_000), "{late:?}");
     }
 
     #[test]
-    fn a_connection_that_stayed_begins_anew_and_one_that_was_dropped_at_once_does_not() {
+    fn only_a_connection_that_lasted_resets_the_backoff() {
         let mut retries = Retries::new(1, START);
         for _ in 0..10 {
-            retries.handle_setback(0, Setback::Refused, START, 0.0);
-            retries.handle_setback(0, Setback::Unreachable, START, 0.0);
+            retries.handle_failure(0, FailureKind::Refused, START, 0.0);
+            retries.handle_failure(0, FailureKind::Unreachable, START, 0.0);
         }
         let mut now = START;
         for _ in 0..100 {
-            retries.handle_loss(0, STAYS_AFTER / 2, now, || 0.0);
+            retries.handle_loss(0, STABLE_AFTER / 2, now, || 0.0);
             let (_, due) = retries.next().unwrap();
             assert_eq!(due.since(now), UNREACHABLE_PAUSE_MAX, "flapping");
             now = due;
         }
-        retries.handle_loss(0, STAYS_AFTER, now, || 0.0);
+        retries.handle_loss(0, STABLE_AFTER, now, || 0.0);
         let (_, due) = retries.next().unwrap();
         assert_eq!(due.since(now), PAUSE_MIN);
-        retries.handle_setback(0, Setback::Unreachable, due, 0.0);
+        retries.handle_failure(0, FailureKind::Unreachable, due, 0.0);
         let (_, next) = retries.next().unwrap();
         assert_eq!(
             next.since(due),
@@ -248,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn after_a_loss_nobody_is_tried_in_that_instant_and_the_others_come_before_what_flaps() {
+    fn after_a_loss_no_server_is_due_immediately_and_the_flapping_one_comes_last() {
         let mut retries = Retries::new(3, START);
         let mut jitters = [0.0, 0.2, 0.4, 0.6].into_iter();
         retries.handle_loss(0, Duration::ZERO, START, || jitters.next().unwrap());
@@ -258,7 +258,7 @@ mod tests {
             let (server, due) = retries.next().unwrap();
             assert!(due >= START + PAUSE_MIN / 2, "{:?}", due.since(START));
             order.push(server);
-            retries.handle_setback(server, Setback::Refused, due + HOUR, 0.0);
+            retries.handle_failure(server, FailureKind::Refused, due + HOUR, 0.0);
         }
         assert_eq!(order, [2, 1, 0]);
     }

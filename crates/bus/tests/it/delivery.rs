@@ -3,7 +3,7 @@ use tickstorm_bus::{Bus, ClockEvent, DropReason, EdgeEvent, MemoryBus, Unavailab
 use crate::{Heard, announcement, clock_and_edge, heard, reply, soon};
 
 #[tokio::test(start_paused = true)]
-async fn every_edge_hears_every_clock_in_the_order_of_sending() {
+async fn every_edge_receives_every_clocks_announcements_in_order() {
     let bus = MemoryBus::new();
     let clocks = [bus.link("clock-0"), bus.link("clock-1")];
     let edges = [bus.link("edge-0"), bus.link("edge-1")];
@@ -23,7 +23,7 @@ async fn every_edge_hears_every_clock_in_the_order_of_sending() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn every_clock_is_asked_and_only_the_asker_hears_the_answers() {
+async fn every_clock_receives_a_request_and_only_its_sender_the_answers() {
     let bus = MemoryBus::new();
     let clocks = [bus.link("clock-0"), bus.link("clock-1")];
     let mut requests = clocks.each_ref().map(Bus::clock_events);
@@ -51,7 +51,7 @@ async fn every_clock_is_asked_and_only_the_asker_hears_the_answers() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_cut_connection_neither_sends_nor_hears_until_it_is_mended() {
+async fn a_cut_connection_neither_sends_nor_receives_until_it_is_restored() {
     let (bus, clock, edge, mut events) = clock_and_edge().await;
     bus.cut("edge");
     assert_eq!(soon(events.next()).await, Some(EdgeEvent::Disconnected));
@@ -69,7 +69,7 @@ async fn a_cut_connection_neither_sends_nor_hears_until_it_is_mended() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_short_cut_that_nobody_saw_is_told_as_a_new_connection() {
+async fn a_cut_restored_before_it_was_noticed_is_reported_as_a_new_connection() {
     let (bus, _clock, _edge, mut events) = clock_and_edge().await;
     bus.cut("edge");
     bus.mend("edge");
@@ -78,7 +78,7 @@ async fn a_short_cut_that_nobody_saw_is_told_as_a_new_connection() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_full_subscription_keeps_the_oldest_and_counts_the_rest() {
+async fn a_full_subscription_keeps_the_oldest_messages_and_counts_the_others() {
     const SENT: i64 = 10_000;
     let (bus, clock, _edge, mut events) = clock_and_edge().await;
     for second in 1..=SENT {
@@ -88,14 +88,14 @@ async fn a_full_subscription_keeps_the_oldest_and_counts_the_rest() {
     assert_eq!(
         soon(events.next()).await,
         Some(EdgeEvent::Disconnected),
-        "never lost in a full queue"
+        "a change of status is not lost even if the queue is full"
     );
     let Some(EdgeEvent::Dropped {
         reason: DropReason::Full,
         count,
     }) = soon(events.next()).await
     else {
-        panic!("no word of dropped messages");
+        panic!("dropped messages were not reported");
     };
     let kept = SENT - i64::try_from(count).unwrap();
     assert!(kept > 1_000, "{count} of {SENT} dropped");

@@ -7,7 +7,7 @@ use tickstorm_timebase::Mode;
 use crate::{Heard, announcement, clock_and_edge, heard, reply, soon};
 
 #[tokio::test(start_paused = true)]
-async fn garbage_is_dropped_and_counted_by_its_reason_and_harms_nothing() {
+async fn garbage_is_dropped_counted_by_reason_and_does_no_harm() {
     let (bus, clock, edge, mut events) = clock_and_edge().await;
     let subjects = edge.subjects();
     let oversized = vec![0; MESSAGE_BYTES_MAX + 1];
@@ -35,7 +35,7 @@ async fn garbage_is_dropped_and_counted_by_its_reason_and_harms_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_subscriber_that_waits_is_told_of_garbage_at_once() {
+async fn a_waiting_subscriber_is_notified_of_garbage_immediately() {
     let (bus, _clock, edge, mut events) = clock_and_edge().await;
     let (event, ()) = tokio::join!(soon(events.next()), async {
         tokio::task::yield_now().await;
@@ -51,7 +51,7 @@ async fn a_subscriber_that_waits_is_told_of_garbage_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_request_without_a_place_for_its_answer_is_dropped() {
+async fn a_request_without_a_reply_subject_is_dropped() {
     let (bus, clock, _edge, _events) = clock_and_edge().await;
     let mut requests = clock.clock_events();
     assert_eq!(soon(requests.next()).await, Some(ClockEvent::Connected));
@@ -64,7 +64,7 @@ async fn a_request_without_a_place_for_its_answer_is_dropped() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn injected_messages_that_are_sound_are_heard() {
+async fn valid_injected_messages_are_received() {
     let (bus, clock, edge, mut events) = clock_and_edge().await;
     let mut requests = clock.clock_events();
     assert_eq!(soon(requests.next()).await, Some(ClockEvent::Connected));

@@ -1,5 +1,5 @@
-//! The in-memory bus as clocks and edges see it, and what can be shown of NATS without a real
-//! server.
+//! Tests of the in-memory bus from the viewpoint of clocks and edges, and of the NATS bus as far as
+//! they need no real server.
 
 mod delivery;
 mod garbage;
@@ -18,14 +18,14 @@ use tickstorm_timebase::Reply;
 
 use messages::announcement;
 
-/// What an edge heard.
+/// An event that an edge received.
 #[derive(Debug, PartialEq, Eq)]
 enum Heard {
     Tick(i64),
     Reply(u64),
 }
 
-/// A bus with a clock and an edge that has been told that it is connected.
+/// Creates a bus with a clock and an edge, which has received its `Connected` event.
 async fn clock_and_edge() -> (MemoryBus, MemoryLink, MemoryLink, Events<EdgeEvent>) {
     let bus = MemoryBus::new();
     let (clock, edge) = (bus.link("clock"), bus.link("edge"));
@@ -38,7 +38,7 @@ fn reply(nonce: u64) -> Reply {
     messages::reply(nonce, "clock-0")
 }
 
-/// The next event, unless there is none for a virtual minute.
+/// Returns the next event, or `None` if there is none within a virtual minute.
 async fn soon<T>(next: impl Future<Output = Option<T>>) -> Option<T> {
     tokio::time::timeout(Duration::from_secs(60), next)
         .await
@@ -46,7 +46,7 @@ async fn soon<T>(next: impl Future<Output = Option<T>>) -> Option<T> {
         .flatten()
 }
 
-/// All ticks and replies until nothing has come for a virtual minute.
+/// Returns all ticks and replies until none has arrived for a virtual minute.
 async fn heard(events: &mut Events<EdgeEvent>) -> Vec<Heard> {
     let mut heard = Vec::new();
     while let Some(event) = soon(events.next()).await {

@@ -16,7 +16,8 @@ fn ids() -> impl Strategy<Value = ClockId> {
 
 prop_compose! {
     fn announcements()(
-        mode in modes(), epoch_ms: i64, clock_id in ids(), rank: u32, sent_unix_us: i64, timeline: u64,
+        mode in modes(), epoch_ms: i64, clock_id in ids(), rank: u32, sent_unix_us: i64,
+        timeline: u64,
     ) -> Announcement {
         let epoch = Epoch::from_ms(epoch_ms);
         Announcement { mode, epoch, clock_id, rank, sent_unix_us, timeline }
@@ -29,33 +30,35 @@ prop_compose! {
         clock_error_us: u32, synchronized: bool, timeline: u64,
     ) -> Reply {
         Reply {
-            nonce, clock_id, rank, received_unix_us, sent_unix_us, clock_error_us, synchronized, timeline,
+            nonce, clock_id, rank, received_unix_us, sent_unix_us, clock_error_us, synchronized,
+            timeline,
         }
     }
 }
 
 proptest! {
     #[test]
-    fn what_is_encoded_is_decoded(announcement in announcements(), reply in replies(), nonce: u64) {
+    fn decoding_inverts_encoding(announcement in announcements(), reply in replies(), nonce: u64) {
         let bytes = encode_announcement(&announcement);
-        prop_assert!(bytes.len() * 4 < MESSAGE_BYTES_MAX, "little room to grow: {}", bytes.len());
+        prop_assert!(bytes.len() * 4 < MESSAGE_BYTES_MAX, "too little room: {} bytes", bytes.len());
         prop_assert_eq!(decode_announcement(announcement.mode, &bytes), Ok(announcement));
         let bytes = encode_reply(&reply);
-        prop_assert!(bytes.len() * 4 < MESSAGE_BYTES_MAX, "little room to grow: {}", bytes.len());
+        prop_assert!(bytes.len() * 4 < MESSAGE_BYTES_MAX, "too little room: {} bytes", bytes.len());
         prop_assert_eq!(decode_reply(&bytes), Ok(reply));
         prop_assert_eq!(decode_request(&encode_request(nonce)), Ok(nonce));
     }
 
     #[test]
     fn perturbed_bytes_are_decoded_or_dropped(
-        announcement in announcements(), place: prop::sample::Index, byte: u8, noise: Vec<u8>,
+        announcement in announcements(), position: prop::sample::Index, byte: u8, noise: Vec<u8>,
     ) {
         let mut bytes = encode_announcement(&announcement);
-        let place = place.index(bytes.len());
-        bytes[place] = byte;
+        let position = position.index(bytes.len());
+        bytes[position] = byte;
         for bytes in [&bytes, &noise] {
             for mode in Mode::ALL {
-                // Nearly any bytes are some protobuf: all that can be asked is that none of them do harm.
+                // Nearly all bytes are valid protobuf, so the test can only check that they do no
+                // harm.
                 if let Ok(decoded) = decode_announcement(mode, bytes) {
                     prop_assert_eq!(decoded.mode, mode);
                 }
@@ -80,14 +83,14 @@ fn unknown_modes_and_invalid_ids_are_malformed() {
         decode_announcement(Mode::Second, announcement),
         Err(DropReason::Malformed)
     );
-    let id_with_a_blank = b"\x10\xe8\x07\x1a\x03a b";
+    let id_with_a_space = b"\x10\xe8\x07\x1a\x03a b";
     assert_eq!(
-        decode_announcement(Mode::Second, id_with_a_blank),
+        decode_announcement(Mode::Second, id_with_a_space),
         Err(DropReason::Malformed)
     );
     assert_eq!(
         decode_reply(b"\x08\x01"),
         Err(DropReason::Malformed),
-        "no id at all"
+        "there is no id"
     );
 }

@@ -1,5 +1,5 @@
-//! How often a bus tries a server that turns it away. The server here speaks just enough of NATS's
-//! protocol for that.
+//! How often a bus retries a server that turns it away. The server here implements just enough of
+//! NATS's protocol for that.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -14,7 +14,7 @@ use tracing::dispatcher::set_default;
 
 use crate::log::BusLog;
 
-/// So long that only a defect takes it.
+/// Long enough that only a defect exceeds it.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 const INFO: &str = concat!(
@@ -22,40 +22,48 @@ const INFO: &str = concat!(
     r#""port":4222,"proto":1,"max_payload":1048576,"headers":true}"#,
 );
 
-/// How the server treats connections.
+/// The server's treatment of connections.
 #[derive(Clone, Copy)]
-enum Manner {
-    /// Says that the login is wrong.
-    Refuses,
-    /// Takes the login, and ends the connection.
-    Drops,
-    /// Takes the login.
-    Keeps,
+enum Treatment {
+    /// It rejects the login.
+    Refuse,
+    /// It accepts the login, then closes the connection.
+    Drop,
+    /// It accepts the login and keeps the connection.
+    Keep,
 }
 
-/// A server that is none behind its greeting.
-struct Doorkeeper {
+/// A fake server that only handles logins.
+struct FakeServer {
     addr: SocketAddr,
-    manner: Arc<Mutex<Manner>>,
-    came: Arc<Mutex<Vec<Mono>>>,
+    treatment: Arc<Mutex<Treatment>>,
+    arrivals: Arc<Mutex<Vec<Mono>>>,
 }
 
-impl Doorkeeper {
-    async fn new(manner: Manner) -> Self {
+impl FakeServer {
+    async fn new(treatment: Treatment) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        let doorkeeper = Self {
-            addr: listener.local_addr().expect("it is bound"),
-            manner: Arc::new(Mutex::new(manner)),
-            came: Arc::default(),
+        let server = Self {
+            addr: listener
+                .local_addr()
+                .expect("the address of a bound listener"),
+            treatment: Arc::new(Mutex::new(treatment)),
+            arrivals: Arc::default(),
         };
-        let (manner, came) = (Arc::clone(&doorkeeper.manner), Arc::clone(&doorkeeper.came));
+        let (treatment, arrivals) = (Arc::clone(&server.treatment), Arc::clone(&server.arrivals));
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                came.lock().expect("no panic").push(SystemClock.now());
-                tokio::spawn(greet(stream, *manner.lock().expect("no panic")));
+                arrivals
+                    .lock()
+                    .expect("the lock is not poisoned")
+                    .push(SystemClock.now());
+                tokio::spawn(greet(
+                    stream,
+                    *treatment.lock().expect("the lock is not poisoned"),
+                ));
             }
         });
-        doorkeeper
+        server
     }
 
     fn bus(&self) -> (NatsBus, BusLog) {
@@ -66,22 +74,26 @@ impl Doorkeeper {
             subject_prefix: "tickstorm".into(),
             ..NatsOptions::default()
         });
-        (bus.expect("sound options"), log)
+        (bus.expect("valid options"), log)
     }
 
-    /// The time from the first connection to the one that is `count` later.
+    /// Returns the time from the first connection to the one that is `count` later.
     async fn time_of(&self, count: usize) -> Duration {
-        poll_until_async("it is tried again and again", PATIENCE, || {
-            self.came.lock().expect("no panic").len() > count
+        poll_until_async("the bus keeps retrying", PATIENCE, || {
+            self.arrivals
+                .lock()
+                .expect("the lock is not poisoned")
+                .len()
+                > count
         })
         .await;
-        let came = self.came.lock().expect("no panic");
-        came[count].since(came[0])
+        let arrivals = self.arrivals.lock().expect("the lock is not poisoned");
+        arrivals[count].since(arrivals[0])
     }
 }
 
-/// Serves one connection, which the bus may end at any time.
-async fn greet(mut stream: TcpStream, manner: Manner) -> std::io::Result<()> {
+/// Serves one connection, which the bus may close at any time.
+async fn greet(mut stream: TcpStream, treatment: Treatment) -> std::io::Result<()> {
     let (input, mut output) = stream.split();
     output.write_all(format!("{INFO}\r\n").as_bytes()).await?;
     let mut lines = BufReader::new(input).lines();
@@ -89,57 +101,58 @@ async fn greet(mut stream: TcpStream, manner: Manner) -> std::io::Result<()> {
         if line != "PING" {
             continue;
         }
-        match manner {
-            Manner::Refuses => {
+        match treatment {
+            Treatment::Refuse => {
                 output
                     .write_all(b"-ERR 'Authorization Violation'\r\n")
                     .await?;
                 return Ok(());
             }
-            Manner::Drops => {
+            Treatment::Drop => {
                 output.write_all(b"PONG\r\n").await?;
                 return Ok(());
             }
-            Manner::Keeps => output.write_all(b"PONG\r\n").await?,
+            Treatment::Keep => output.write_all(b"PONG\r\n").await?,
         }
     }
     Ok(())
 }
 
 #[tokio::test]
-async fn a_server_that_refuses_is_asked_less_and_less_often_until_it_lets_in() {
-    let server = Doorkeeper::new(Manner::Refuses).await;
+async fn a_server_that_refuses_is_tried_less_and_less_often_until_it_accepts() {
+    let server = FakeServer::new(Treatment::Refuse).await;
     let (bus, log) = server.bus();
     let mut events = bus.edge_events();
-    // Half of 100, 200, 400, 800, 1,600 and 3,200 ms, less a little, since connecting takes time.
+    // Half of 100, 200, 400, 800, 1,600 and 3,200 ms, with a margin since the first connection
+    // takes time.
     let took = server.time_of(6).await;
     assert!(
         took > Duration::from_millis(3_000),
-        "six more within {took:?}"
+        "six further connections came within {took:?}"
     );
     let text = log.text();
     assert_eq!(text.lines().count(), 1, "{text}");
 
-    *server.manner.lock().expect("no panic") = Manner::Keeps;
+    *server.treatment.lock().expect("the lock is not poisoned") = Treatment::Keep;
     let next = tokio::time::timeout(PATIENCE, events.next()).await;
     assert_eq!(next, Ok(Some(EdgeEvent::Connected)));
 }
 
 #[tokio::test]
-async fn a_server_that_lets_in_and_drops_is_asked_less_often_too_and_soon_no_news() {
-    let server = Doorkeeper::new(Manner::Drops).await;
+async fn a_server_that_drops_connections_is_tried_less_often_and_soon_not_logged() {
+    let server = FakeServer::new(Treatment::Drop).await;
     let (bus, log) = server.bus();
-    // Half of 100, 200, 400, 800 ms and six seconds, less a little.
+    // Half of 100, 200, 400, 800 ms and six times 1 s, with a margin.
     let took = server.time_of(10).await;
     assert!(
         took > Duration::from_millis(3_500),
-        "ten more within {took:?}"
+        "ten further connections came within {took:?}"
     );
     bus.stop().await;
     let text = log.text();
-    for said in ["connected to NATS", "connection to NATS is lost"] {
-        let lines = text.lines().filter(|line| line.contains(said)).count();
-        assert_eq!(lines, 3, "{said} in {text}");
+    for message in ["connected to NATS", "connection to NATS is lost"] {
+        let lines = text.lines().filter(|line| line.contains(message)).count();
+        assert_eq!(lines, 3, "{message} in {text}");
     }
     assert_eq!(text.lines().count(), 6, "{text}");
 }

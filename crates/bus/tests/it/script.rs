@@ -5,11 +5,11 @@ use tokio::time::Instant;
 
 use crate::{Heard, announcement, clock_and_edge, heard, reply, soon};
 
-/// Lets `fate` strike the announcement with this epoch.
-fn strike(epoch_ms: i64, fate: Fate) -> impl FnMut(&Passage<'_>) -> Fate + Send {
-    let struck = tickstorm_bus::message::encode_announcement(&announcement(epoch_ms));
+/// Returns a script that applies `fate` to the announcement with this epoch.
+fn apply_to(epoch_ms: i64, fate: Fate) -> impl FnMut(&Passage<'_>) -> Fate + Send {
+    let affected = tickstorm_bus::message::encode_announcement(&announcement(epoch_ms));
     move |passage| {
-        if passage.payload == struck {
+        if passage.payload == affected {
             fate
         } else {
             Fate::Deliver
@@ -19,7 +19,7 @@ fn strike(epoch_ms: i64, fate: Fate) -> impl FnMut(&Passage<'_>) -> Fate + Send 
 
 async fn heard_with(fate: Fate) -> Vec<Heard> {
     let (bus, clock, _edge, mut events) = clock_and_edge().await;
-    bus.set_script(strike(2_000, fate));
+    bus.set_script(apply_to(2_000, fate));
     for epoch_ms in [1_000, 2_000, 3_000, 4_000] {
         clock
             .announce(&announcement(epoch_ms))
@@ -29,7 +29,7 @@ async fn heard_with(fate: Fate) -> Vec<Heard> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn each_fate_strikes_what_it_is_meant_for_and_nothing_else() {
+async fn each_fate_applies_only_to_its_message() {
     let second = Duration::from_secs(1);
     for (fate, expected) in [
         (Fate::Deliver, vec![1_000, 2_000, 3_000, 4_000]),
@@ -63,7 +63,7 @@ async fn a_delayed_message_arrives_when_it_is_due_and_equal_delays_keep_their_or
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_script_sees_who_sends_what_to_whom_and_can_cut_one_direction() {
+async fn a_script_sees_sender_receiver_and_subject_and_can_cut_one_direction() {
     let (bus, clock, edge, mut events) = clock_and_edge().await;
     let mut requests = clock.clock_events();
     bus.set_script(
@@ -87,7 +87,7 @@ async fn a_script_sees_who_sends_what_to_whom_and_can_cut_one_direction() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_under_way_when_the_connection_is_cut_is_lost() {
+async fn messages_in_flight_when_the_connection_is_cut_are_lost() {
     let (bus, clock, _edge, mut events) = clock_and_edge().await;
     bus.set_script(|_: &Passage<'_>| Fate::Delay(Duration::from_secs(1)));
     clock.announce(&announcement(1_000)).unwrap();
@@ -99,7 +99,7 @@ async fn what_is_under_way_when_the_connection_is_cut_is_lost() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn weather_is_the_same_for_the_same_seed_and_of_all_kinds() {
+async fn weather_depends_only_on_its_seed_and_has_all_fates() {
     const SENT: i64 = 1_000;
     let mut runs = Vec::new();
     for seed in [1, 1, 2] {

@@ -1,4 +1,4 @@
-//! What a bus logs, for both binaries of tests.
+//! Captures the log of a bus, for both test binaries.
 
 use std::io;
 use std::sync::{Arc, Mutex};
@@ -6,12 +6,12 @@ use std::sync::{Arc, Mutex};
 use tracing::Dispatch;
 use tracing_subscriber::fmt::MakeWriter;
 
-/// The lines that were logged. Clones are the same.
+/// The captured log. Clones share it.
 #[derive(Clone, Default)]
 pub(crate) struct BusLog(Arc<Mutex<Vec<u8>>>);
 
 impl BusLog {
-    /// What to log to.
+    /// Returns a subscriber that writes to this log.
     pub(crate) fn subscriber(&self) -> Dispatch {
         tracing_subscriber::fmt()
             .with_max_level(tracing::Level::TRACE)
@@ -21,15 +21,18 @@ impl BusLog {
             .into()
     }
 
-    /// All so far.
+    /// Returns everything logged so far.
     pub(crate) fn text(&self) -> String {
-        String::from_utf8_lossy(&self.0.lock().expect("no panic")).into_owned()
+        String::from_utf8_lossy(&self.0.lock().expect("the lock is not poisoned")).into_owned()
     }
 }
 
 impl io::Write for BusLog {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().expect("no panic").write(bytes)
+        self.0
+            .lock()
+            .expect("the lock is not poisoned")
+            .write(bytes)
     }
 
     fn flush(&mut self) -> io::Result<()> {

@@ -1,4 +1,4 @@
-//! Messages with a value of its own in each field, for the tests of every kind of bus.
+//! Messages with a different value in each field, for the tests of all buses.
 
 use tickstorm_timebase::{Announcement, Epoch, Mode, Reply};
 

@@ -5,7 +5,8 @@ use tickstorm_testkit::{Nats, TempDir};
 
 use crate::{options, soon};
 
-/// A server with an operator and an account, and the directory with the file of one of its users.
+/// Starts a server with an operator and an account. Returns it with a directory that contains the
+/// credentials file of one of the account's users.
 fn server() -> (Nats, TempDir) {
     let (operator, account, user) = (
         KeyPair::new_operator(),
@@ -31,7 +32,7 @@ fn server() -> (Nats, TempDir) {
     let credentials = format!(
         "-----BEGIN NATS USER JWT-----\n{user_jwt}\n------END NATS USER JWT------\n\n\
          -----BEGIN USER NKEY SEED-----\n{}\n------END USER NKEY SEED------\n",
-        user.seed().expect("a new key has its seed")
+        user.seed().expect("a new key has a seed")
     );
     files.write("user.creds", credentials);
     let nats = Nats::create(&["--config", "/server.conf"]).with_file("/server.conf", config);
@@ -39,21 +40,21 @@ fn server() -> (Nats, TempDir) {
     (nats, files)
 }
 
-/// What `issuer` vouches for about `subject`.
+/// Creates a JWT with `issuer`'s claims about `subject`.
 fn jwt(issuer: &KeyPair, subject: &KeyPair, nats: &str) -> String {
     let header = r#"{"typ":"JWT","alg":"ed25519-nkey"}"#;
     let (issuer_key, subject_key) = (issuer.public_key(), subject.public_key());
-    let claims = format!(
-        r#"{{"jti":"1","iat":1700000000,"iss":"{issuer_key}","sub":"{subject_key}","name":"n","nats":{{"version":2,{nats}}}}}"#
-    );
+    let identity = format!(r#""iss":"{issuer_key}","sub":"{subject_key}","name":"n""#);
+    let claims =
+        format!(r#"{{"jti":"1","iat":1700000000,{identity},"nats":{{"version":2,{nats}}}}}"#);
     let [header, claims] = [header, &claims].map(|part| BASE64URL_NOPAD.encode(part.as_bytes()));
-    let said = format!("{header}.{claims}");
-    let signature = issuer.sign(said.as_bytes()).expect("a new key can sign");
-    format!("{said}.{}", BASE64URL_NOPAD.encode(&signature))
+    let signed = format!("{header}.{claims}");
+    let signature = issuer.sign(signed.as_bytes()).expect("a new key can sign");
+    format!("{signed}.{}", BASE64URL_NOPAD.encode(&signature))
 }
 
 #[tokio::test]
-async fn a_credentials_file_opens_a_server_that_knows_its_operator() {
+async fn a_credentials_file_logs_in_to_a_server_with_its_operator() {
     let (nats, files) = server();
     let bus = NatsBus::start(NatsOptions {
         credentials_file: Some(files.path().join("user.creds")),

@@ -9,7 +9,7 @@ use tickstorm_timebase::Mode;
 use crate::{announce_until_heard, announcement, clock, edge, reply, soon};
 
 #[tokio::test]
-async fn every_clock_answers_one_request_and_only_its_asker_hears_them() {
+async fn every_clock_answers_a_request_and_only_its_sender_receives_the_answers() {
     let nats = Nats::run(&[]);
     let (clocks, edges) = (
         [clock(&nats).await, clock(&nats).await],
@@ -35,42 +35,48 @@ async fn every_clock_answers_one_request_and_only_its_asker_hears_them() {
 }
 
 #[tokio::test]
-async fn a_request_that_no_clock_hears_is_no_garbage() {
+async fn a_request_without_clocks_does_not_count_as_garbage() {
     let nats = Nats::run(&[]);
     let (edge, mut events) = edge(&nats).await;
     edge.ask(1).unwrap();
-    // The server's word that nobody listens comes before what is sent after it.
+    // The server's reply that there are no subscribers comes before messages sent afterwards.
     assert_eq!(announce_until_heard(&edge, &mut events, 1_000).await, []);
 }
 
 #[tokio::test]
-async fn a_system_with_another_prefix_on_the_same_nats_is_not_heard() {
+async fn messages_of_a_system_with_another_prefix_are_not_received() {
     let nats = Nats::run(&[]);
     let (edge, mut events) = edge(&nats).await;
-    let stranger = stranger(&nats).await;
+    let raw_client = raw_client(&nats).await;
     let payload = encode_announcement(&announcement(5_000));
-    publish(&stranger, "other.v1.tick.second", None, payload).await;
+    publish(&raw_client, "other.v1.tick.second", None, payload).await;
     assert_eq!(announce_until_heard(&edge, &mut events, 1_000).await, []);
 }
 
 #[tokio::test]
-async fn garbage_on_the_subjects_is_dropped_and_counted_and_harms_nothing() {
+async fn garbage_on_the_subjects_is_dropped_counted_and_does_no_harm() {
     let nats = Nats::run(&[]);
     let (edge, mut ticks) = edge(&nats).await;
     let (_clock, mut requests) = clock(&nats).await;
-    let stranger = stranger(&nats).await;
+    let raw_client = raw_client(&nats).await;
     let subjects = edge.subjects();
     let (second, minute) = (subjects.tick(Mode::Second), subjects.tick(Mode::Minute));
-    publish(&stranger, second, None, b"\xFF\xFF".to_vec()).await;
-    publish(&stranger, second, None, Vec::new()).await;
-    publish(&stranger, minute, None, vec![0; MESSAGE_BYTES_MAX + 1]).await;
-    publish(&stranger, minute, None, vec![0; 512 * 1_024]).await;
+    publish(&raw_client, second, None, b"\xFF\xFF".to_vec()).await;
+    publish(&raw_client, second, None, Vec::new()).await;
+    publish(&raw_client, minute, None, vec![0; MESSAGE_BYTES_MAX + 1]).await;
+    publish(&raw_client, minute, None, vec![0; 512 * 1_024]).await;
     let misplaced = encode_announcement(&announcement(60_000));
-    publish(&stranger, minute, None, misplaced).await;
-    publish(&stranger, subjects.time(), None, encode_request(1)).await;
-    publish(&stranger, subjects.time(), Some(second), encode_request(2)).await;
+    publish(&raw_client, minute, None, misplaced).await;
+    publish(&raw_client, subjects.time(), None, encode_request(1)).await;
     publish(
-        &stranger,
+        &raw_client,
+        subjects.time(),
+        Some(second),
+        encode_request(2),
+    )
+    .await;
+    publish(
+        &raw_client,
         subjects.time(),
         Some("_INBOX.x"),
         encode_request(3),
@@ -92,7 +98,8 @@ async fn garbage_on_the_subjects_is_dropped_and_counted_and_harms_nothing() {
     assert_eq!(dropped[DropReason::WrongSubject as usize], 1);
     assert_eq!(announce_until_heard(&edge, &mut ticks, 1_000).await, []);
 
-    // No place for the answer, and one that is no inbox. The good request may be taken while those before it are being counted.
+    // One request without a subject for the answer, and one whose subject is not an inbox. The good
+    // request may be received while the earlier ones are still being counted.
     let (mut unanswerable, mut heard) = (0, None);
     while unanswerable < 2 || heard.is_none() {
         match soon(requests.next()).await {
@@ -110,20 +117,21 @@ async fn garbage_on_the_subjects_is_dropped_and_counted_and_harms_nothing() {
 }
 
 #[tokio::test]
-async fn what_a_full_subscription_drops_is_counted_and_what_comes_later_is_heard() {
+async fn a_full_subscription_counts_dropped_messages_and_receives_later_ones() {
     let nats = Nats::run(&[]);
     let (edge, mut events) = edge(&nats).await;
-    let stranger = stranger(&nats).await;
+    let raw_client = raw_client(&nats).await;
     let subject = edge.subjects().tick(Mode::Second);
     for _ in 0..20_000 {
         let payload = encode_announcement(&announcement(5_000)).into();
-        let sent = stranger.publish(subject.to_owned(), payload).await;
-        sent.expect("it is taken");
+        let sent = raw_client.publish(subject.to_owned(), payload).await;
+        sent.expect("async-nats accepts the message");
     }
-    stranger.flush().await.expect("it is sent");
-    // A request to itself, sent when the flood has left, is heard when the flood has been.
+    raw_client.flush().await.expect("the message is sent");
+    // A request to itself, sent after the flood, arrives after the flood.
     let mut requests = edge.clock_events();
-    // What the connection dropped is told to all of its subscriptions, maybe before this one is on the server.
+    // Messages that the connection dropped are reported to all of its subscriptions, maybe before
+    // this one is on the server.
     while soon(requests.next()).await != ClockEvent::Connected {}
     edge.ask(1).unwrap();
     while !matches!(
@@ -149,12 +157,12 @@ async fn what_a_full_subscription_drops_is_counted_and_what_comes_later_is_heard
 }
 
 #[tokio::test]
-async fn an_answer_that_nobody_asked_for_is_not_heard() {
+async fn an_answer_to_another_inbox_is_not_received() {
     let nats = Nats::run(&[]);
     let (edge, mut events) = edge(&nats).await;
-    let stranger = stranger(&nats).await;
+    let raw_client = raw_client(&nats).await;
     publish(
-        &stranger,
+        &raw_client,
         "_INBOX.x",
         None,
         encode_reply(&reply(1, "clock-0")),
@@ -163,10 +171,10 @@ async fn an_answer_that_nobody_asked_for_is_not_heard() {
     assert_eq!(announce_until_heard(&edge, &mut events, 1_000).await, []);
 }
 
-async fn stranger(nats: &Nats) -> Client {
+async fn raw_client(nats: &Nats) -> Client {
     Box::pin(async_nats::connect(nats.url()))
         .await
-        .expect("NATS runs")
+        .expect("NATS is running")
 }
 
 async fn publish(client: &Client, subject: &str, reply_to: Option<&str>, payload: Vec<u8>) {
@@ -179,6 +187,6 @@ async fn publish(client: &Client, subject: &str, reply_to: Option<&str>, payload
         }
         None => client.publish(subject, payload).await,
     };
-    sent.expect("it is taken");
-    client.flush().await.expect("it is sent");
+    sent.expect("async-nats accepts the message");
+    client.flush().await.expect("the message is sent");
 }

@@ -9,7 +9,7 @@ const PASSWORD: &str = "opensesame@1";
 const URL_PASSWORD: &str = "opensesame%401";
 
 #[tokio::test]
-async fn a_user_and_password_are_shown_from_options_and_from_the_url() {
+async fn a_user_and_password_may_come_from_the_options_or_from_the_url() {
     let nats = Nats::run(&["--user", "clock", "--pass", PASSWORD]);
     let by_options = NatsOptions {
         user: Some("clock".into()),
@@ -27,7 +27,7 @@ async fn a_user_and_password_are_shown_from_options_and_from_the_url() {
 }
 
 #[tokio::test]
-async fn a_token_is_shown_from_options_and_from_the_url() {
+async fn a_token_may_come_from_the_options_or_from_the_url() {
     let nats = Nats::run(&["--auth", PASSWORD]);
     let by_options = NatsOptions {
         token: Some(PASSWORD.into()),
@@ -42,7 +42,7 @@ async fn a_token_is_shown_from_options_and_from_the_url() {
 }
 
 #[tokio::test]
-async fn a_wrong_password_is_tried_again_and_reported_once_without_the_secret() {
+async fn a_wrong_password_is_retried_and_logged_once_without_the_secret() {
     let nats = Nats::run(&["--user", "clock", "--pass", PASSWORD]);
     let log = BusLog::default();
     let bus = {
@@ -58,7 +58,7 @@ async fn a_wrong_password_is_tried_again_and_reported_once_without_the_secret() 
         log.text().contains("authorization violation")
     })
     .await;
-    // Ten attempts' time.
+    // Without a backoff there would be time for ten attempts.
     let outcome = tokio::time::timeout(std::time::Duration::from_secs(1), events.next()).await;
     assert!(outcome.is_err(), "{outcome:?}");
     let text = log.text();
@@ -68,7 +68,7 @@ async fn a_wrong_password_is_tried_again_and_reported_once_without_the_secret() 
 }
 
 #[test]
-fn what_can_never_connect_is_refused_at_start_without_showing_secrets() {
+fn options_that_can_never_connect_are_refused_at_start_without_showing_secrets() {
     let directory = TempDir::new("nats");
     let nonsense = directory.write("nonsense", "s3cret");
     let refused = |change: fn(&mut NatsOptions, std::path::PathBuf)| {
@@ -77,7 +77,8 @@ fn what_can_never_connect_is_refused_at_start_without_showing_secrets() {
             ..NatsOptions::default()
         };
         change(&mut options, nonsense.clone());
-        let error: NatsError = NatsBus::start(options).expect_err("it can't connect");
+        let error: NatsError =
+            NatsBus::start(options).expect_err("these options can never connect");
         let shown = format!("{error} {error:?}");
         assert!(!shown.contains("s3cret"), "{shown}");
         error
@@ -111,7 +112,7 @@ fn options_show_no_secret() {
 }
 
 async fn assert_connects(options: NatsOptions) {
-    let bus = NatsBus::start(options).expect("sound options");
+    let bus = NatsBus::start(options).expect("valid options");
     let mut events = bus.edge_events();
     assert_eq!(soon(events.next()).await, EdgeEvent::Connected);
 }

@@ -1,4 +1,4 @@
-//! The bus on a real NATS, which these tests run in containers.
+//! Tests of the bus on real NATS servers, which run in containers.
 
 mod credentials;
 mod exchange;
@@ -17,7 +17,7 @@ use tickstorm_testkit::Nats;
 
 use messages::{announcement, reply};
 
-/// For what takes milliseconds on an idle machine.
+/// The time limit for operations that take milliseconds on an idle machine.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 fn options(nats: &Nats) -> NatsOptions {
@@ -30,10 +30,10 @@ fn options(nats: &Nats) -> NatsOptions {
 }
 
 fn bus(nats: &Nats) -> NatsBus {
-    NatsBus::start(options(nats)).expect("sound options")
+    NatsBus::start(options(nats)).expect("valid options")
 }
 
-/// A clock and what it hears, once it is connected.
+/// Starts a clock's bus. Returns it with its events once it is connected.
 async fn clock(nats: &Nats) -> (NatsBus, Events<ClockEvent>) {
     let bus = bus(nats);
     let mut events = bus.clock_events();
@@ -41,7 +41,7 @@ async fn clock(nats: &Nats) -> (NatsBus, Events<ClockEvent>) {
     (bus, events)
 }
 
-/// An edge and what it hears, once it is connected.
+/// Starts an edge's bus. Returns it with its events once it is connected.
 async fn edge(nats: &Nats) -> (NatsBus, Events<EdgeEvent>) {
     let bus = bus(nats);
     let mut events = bus.edge_events();
@@ -53,11 +53,11 @@ async fn soon<T>(next: impl Future<Output = Option<T>>) -> T {
     tokio::time::timeout(PATIENCE, next)
         .await
         .expect("an event in time")
-        .expect("the bus is there")
+        .expect("the bus has not ended")
 }
 
-/// Announces `epoch_ms` until the edge hears it: other servers and fresh subscriptions may miss the first ones. What else
-/// comes is given back.
+/// Announces `epoch_ms` until the edge receives it: other servers and fresh subscriptions may miss
+/// the first announcements. Returns all other events.
 async fn announce_until_heard(
     clock: &NatsBus,
     edge: &mut Events<EdgeEvent>,
@@ -67,7 +67,7 @@ async fn announce_until_heard(
     let mut others = Vec::new();
     let heard = async {
         loop {
-            // An edge that is not reached yet says nothing about the clock's own connection, which may fail meanwhile.
+            // The clock's own connection may fail while the edge cannot be reached yet.
             let _ = clock.announce(&announcement(epoch_ms));
             let next = tokio::time::timeout(Duration::from_millis(50), edge.next());
             match next.await {
@@ -81,7 +81,7 @@ async fn announce_until_heard(
     let outcome = tokio::time::timeout(PATIENCE, heard).await;
     assert!(
         outcome.is_ok(),
-        "{epoch_ms} was never heard, but {others:?}"
+        "{epoch_ms} was never received, only {others:?}"
     );
     others
 }

@@ -6,7 +6,8 @@ use tokio::time::{Instant, timeout};
 
 use crate::{announce_until_heard, announcement, bus, clock, edge, options, soon};
 
-/// By when a dead link must have been noticed, with two seconds for a machine under load.
+/// The time within which a dead connection must be detected, including two seconds for a machine
+/// under load.
 const NOTICE_BOUND: Duration = Duration::from_secs(5);
 
 #[tokio::test]
@@ -24,7 +25,7 @@ async fn a_bus_waits_for_a_server_that_starts_later() {
 }
 
 #[tokio::test]
-async fn who_subscribes_to_a_connected_bus_is_told_and_hears() {
+async fn a_subscriber_to_a_connected_bus_is_notified_and_receives_messages() {
     let nats = Nats::run(&[]);
     let (clock, _requests) = clock(&nats).await;
     let mut late = clock.edge_events();
@@ -33,7 +34,7 @@ async fn who_subscribes_to_a_connected_bus_is_told_and_hears() {
 }
 
 #[tokio::test]
-async fn subscriptions_come_back_after_a_restart_and_nothing_of_before_with_them() {
+async fn subscriptions_are_restored_after_a_restart_without_earlier_messages() {
     let nats = Nats::run(&[]);
     let (clock, mut requests) = clock(&nats).await;
     let (_edge, mut ticks) = edge(&nats).await;
@@ -49,7 +50,7 @@ async fn subscriptions_come_back_after_a_restart_and_nothing_of_before_with_them
 }
 
 #[tokio::test]
-async fn a_dead_link_is_noticed_and_nothing_is_sent_once_it_is() {
+async fn a_dead_connection_is_detected_and_nothing_is_sent_afterwards() {
     let nats = Nats::run(&[]);
     let (clock, mut requests) = clock(&nats).await;
     let (_edge, mut ticks) = edge(&nats).await;
@@ -77,17 +78,18 @@ async fn another_server_of_the_list_takes_over() {
     .unwrap();
     let mut events = bus.edge_events();
     assert_eq!(soon(events.next()).await, EdgeEvent::Connected);
-    // A tick of its own each time: what was announced more than once may still come after it was first heard.
-    for (dies, lives, epoch_ms) in [(0, 1, 1_000), (1, 0, 2_000)] {
-        servers[lives].start();
-        servers[dies].kill();
+    // A different tick each time: further copies of an announcement may arrive after the first one
+    // was received.
+    for (killed, started, epoch_ms) in [(0, 1, 1_000), (1, 0, 2_000)] {
+        servers[started].start();
+        servers[killed].kill();
         announce_until_heard(&bus, &mut events, epoch_ms).await;
         assert!(bus.is_connected());
     }
 }
 
 #[tokio::test]
-async fn a_cluster_carries_messages_between_its_servers_and_the_rest_of_it_goes_on_without_one() {
+async fn a_cluster_carries_messages_between_servers_and_survives_the_loss_of_one() {
     let servers = Nats::cluster::<3>();
     let (clock, mut requests) = clock(&servers[0]).await;
     let urls = format!("{},{}", servers[1].url(), servers[2].url());
@@ -98,20 +100,20 @@ async fn a_cluster_carries_messages_between_its_servers_and_the_rest_of_it_goes_
     .unwrap();
     let mut ticks = edge.edge_events();
     announce_until_heard(&clock, &mut ticks, 1_000).await;
-    for (dies, lives, epoch_ms) in [(1, 2, 2_000), (2, 1, 3_000)] {
-        servers[lives].start();
-        servers[dies].kill();
+    for (killed, started, epoch_ms) in [(1, 2, 2_000), (2, 1, 3_000)] {
+        servers[started].start();
+        servers[killed].kill();
         announce_until_heard(&clock, &mut ticks, epoch_ms).await;
     }
     let outcome = timeout(Duration::from_millis(10), requests.next()).await;
     assert!(
         outcome.is_err(),
-        "the clock's server never went: {outcome:?}"
+        "the clock's server was never stopped: {outcome:?}"
     );
 }
 
 #[tokio::test]
-async fn a_bus_that_is_stopped_sends_nothing_and_says_that_it_is_disconnected() {
+async fn a_stopped_bus_sends_nothing_and_reports_that_it_is_disconnected() {
     let nats = Nats::run(&[]);
     let (edge, mut events) = edge(&nats).await;
     edge.stop().await;

@@ -3,7 +3,8 @@ use tickstorm_testkit::{Certificate, CertificateAuthority, Nats, TempDir};
 
 use crate::{announce_until_heard, options, soon};
 
-/// A server that shows a certificate for 127.0.0.1 and asks for one, and a directory with what clients need.
+/// Starts a server that presents a certificate for 127.0.0.1 and requires one. Returns it with a
+/// directory of the files that clients need.
 fn server(authority: &CertificateAuthority) -> (Nats, TempDir) {
     let mut nats = Nats::create(&[
         "--tlsverify",
@@ -35,7 +36,7 @@ fn with_files(nats: &Nats, files: &TempDir) -> NatsOptions {
 }
 
 #[tokio::test]
-async fn who_knows_the_authority_and_shows_a_certificate_is_connected_by_tls() {
+async fn a_client_with_the_authority_and_a_certificate_connects_by_tls() {
     let (nats, files) = server(&CertificateAuthority::new());
     let bus = NatsBus::start(with_files(&nats, &files)).unwrap();
     let mut events = bus.edge_events();
@@ -44,16 +45,15 @@ async fn who_knows_the_authority_and_shows_a_certificate_is_connected_by_tls() {
 }
 
 #[tokio::test]
-async fn a_server_of_another_authority_and_a_server_without_tls_are_not_trusted_until_the_right_one_comes()
- {
-    let (stranger, files) = server(&CertificateAuthority::new());
+async fn only_a_server_with_a_certificate_of_the_ca_file_is_trusted() {
+    let (untrusted, files) = server(&CertificateAuthority::new());
     let plain = Nats::run(&[]);
     let authority = CertificateAuthority::new();
     files.write("other.pem", authority.certificate());
     let bus = NatsBus::start(NatsOptions {
-        urls: format!("{},{}", stranger.url(), plain.url()),
+        urls: format!("{},{}", untrusted.url(), plain.url()),
         ca_file: Some(files.path().join("other.pem")),
-        ..with_files(&stranger, &files)
+        ..with_files(&untrusted, &files)
     })
     .unwrap();
     let mut events = bus.edge_events();

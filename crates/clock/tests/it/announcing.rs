@@ -5,10 +5,10 @@ use tickstorm_timebase::{Announcement, Mode};
 
 use crate::{Cluster, LEAD_MS};
 
-/// When, in ms, which tick was announced.
+/// An announcement: its time and the tick's epoch, both in milliseconds.
 type Announced = (i64, i64);
 
-fn by(id: &str, mode: Mode, heard: &[(i64, Announcement)]) -> Vec<Announced> {
+fn announced_by(id: &str, mode: Mode, heard: &[(i64, Announcement)]) -> Vec<Announced> {
     let of_it = heard
         .iter()
         .filter(|(_, heard)| heard.clock_id.as_str() == id && heard.mode == mode);
@@ -17,7 +17,7 @@ fn by(id: &str, mode: Mode, heard: &[(i64, Announcement)]) -> Vec<Announced> {
         .collect()
 }
 
-/// What a clock announces that runs from `from_ms` for as long as announcements come before `until_ms`.
+/// Returns what a clock must announce that runs from `from_ms`, up to `until_ms`.
 fn expected(mode: Mode, from_ms: i64, until_ms: i64) -> Vec<Announced> {
     let first = from_ms.div_euclid(mode.period_ms()) + 1;
     let ticks = (first..).map(|number| number * mode.period_ms());
@@ -28,7 +28,7 @@ fn expected(mode: Mode, from_ms: i64, until_ms: i64) -> Vec<Announced> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn every_clock_announces_every_tick_once_at_its_lead_whatever_others_do() {
+async fn every_clock_announces_every_tick_once_at_its_lead_independently_of_others() {
     const FROM_MS: i64 = 58_200;
     let mut cluster = Cluster::new(FROM_MS).await;
     let clocks = [cluster.start("clock-0"), cluster.start("clock-1")];
@@ -36,7 +36,7 @@ async fn every_clock_announces_every_tick_once_at_its_lead_whatever_others_do() 
     for (id, clock) in ["clock-0", "clock-1"].into_iter().zip(&clocks) {
         for mode in Mode::ALL {
             let expected = expected(mode, FROM_MS, FROM_MS + 130_000);
-            assert_eq!(by(id, mode, &heard), expected, "{id} {mode:?}");
+            assert_eq!(announced_by(id, mode, &heard), expected, "{id} {mode:?}");
             let series = format!(
                 "tickstorm_clock_announcements_total{{mode=\"{}\"}}",
                 mode.name()
@@ -57,7 +57,7 @@ async fn every_clock_announces_every_tick_once_at_its_lead_whatever_others_do() 
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_clock_that_hears_nothing_but_noise_announces_all_the_same() {
+async fn a_clock_announces_every_tick_even_if_it_receives_mostly_garbage() {
     let mut cluster = Cluster::new(0).await;
     let weather = Weather {
         lose: 0.3,
@@ -66,11 +66,11 @@ async fn a_clock_that_hears_nothing_but_noise_announces_all_the_same() {
         swap: 0.2,
         delay_max: Duration::from_secs(2),
     };
-    let mut storm = weather.script(7);
+    let mut noise = weather.script(7);
     cluster
         .bus
         .set_script(move |passage: &Passage<'_>| match passage.to {
-            "clock-0" => storm(passage),
+            "clock-0" => noise(passage),
             _ => Fate::Deliver,
         });
     let clock = cluster.start("clock-0");
@@ -83,7 +83,7 @@ async fn a_clock_that_hears_nothing_but_noise_announces_all_the_same() {
         heard.extend(cluster.announcements(Duration::from_millis(333)).await);
     }
     assert_eq!(
-        by("clock-0", Mode::Second, &heard),
+        announced_by("clock-0", Mode::Second, &heard),
         expected(Mode::Second, 0, 33_300)
     );
     assert_eq!(
@@ -95,7 +95,7 @@ async fn a_clock_that_hears_nothing_but_noise_announces_all_the_same() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_clock_that_is_back_announces_anew_what_is_within_its_lead() {
+async fn a_reconnected_clock_repeats_announcements_within_its_lead() {
     let mut cluster = Cluster::new(0).await;
     let clock = cluster.start("clock-0");
     cluster.hear(Duration::from_millis(50_100)).await;
@@ -108,14 +108,17 @@ async fn a_clock_that_is_back_announces_anew_what_is_within_its_lead() {
     cluster.bus.mend("clock-0");
     let heard = cluster.announcements(Duration::from_millis(1_000)).await;
     let seconds = [(58_900, 59_000), (58_900, 60_000), (59_500, 61_000)];
-    assert_eq!(by("clock-0", Mode::Second, &heard), seconds);
-    assert_eq!(by("clock-0", Mode::Minute, &heard), [(58_900, 60_000)]);
+    assert_eq!(announced_by("clock-0", Mode::Second, &heard), seconds);
+    assert_eq!(
+        announced_by("clock-0", Mode::Minute, &heard),
+        [(58_900, 60_000)]
+    );
     assert_eq!(clock.status("nats"), true);
     assert_eq!(clock.status("last_announced_epoch_ms"), 61_000);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stepped_host_begins_another_timeline_and_a_slewed_one_does_not() {
+async fn a_step_of_the_host_starts_a_new_timeline_and_slewing_does_not() {
     let mut cluster = Cluster::new(10_000).await;
     let clock = cluster.start("clock-0");
     cluster.hear(Duration::from_millis(200)).await;
@@ -137,7 +140,7 @@ async fn a_stepped_host_begins_another_timeline_and_a_slewed_one_does_not() {
     assert_eq!(
         epochs,
         [7_000, 8_000, 9_000],
-        "the time on the stepped clock is 6.2 s to 8.2 s"
+        "the stepped clock reads 6.2 s to 8.2 s"
     );
     assert_eq!(clock.metric("tickstorm_clock_host_steps_total"), 1.0);
 }

@@ -9,7 +9,7 @@ use tickstorm_timebase::{HostClock, SystemHost};
 use crate::{Cluster, config};
 
 #[tokio::test(start_paused = true)]
-async fn every_clock_answers_under_its_own_name_and_timeline() {
+async fn every_clock_answers_with_its_own_id_and_timeline() {
     let mut cluster = Cluster::new(1_000).await;
     let clocks = [cluster.start("clock-0"), cluster.start("clock-1")];
     cluster.hear(Duration::from_millis(100)).await;
@@ -29,13 +29,13 @@ async fn every_clock_answers_under_its_own_name_and_timeline() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_answer_tells_the_time_on_reading_and_on_answering() {
+async fn an_answer_contains_the_times_of_reading_and_of_answering() {
     let mut cluster = Cluster::new(1_000).await;
     let _clock = cluster.start("clock-0");
     cluster.hear(Duration::from_millis(100)).await;
     cluster.bus.set_script(|passage: &Passage<'_>| {
-        let forth = passage.subject == "tickstorm.v1.time";
-        Fate::Delay(Duration::from_millis(if forth { 10 } else { 7 }))
+        let is_request = passage.subject == "tickstorm.v1.time";
+        Fate::Delay(Duration::from_millis(if is_request { 10 } else { 7 }))
     });
     cluster.machine.set_kernel_takes_us(250);
     let (at_ms, reply) = cluster.ask(1).await.pop().expect("an answer");
@@ -47,7 +47,7 @@ async fn an_answer_tells_the_time_on_reading_and_on_answering() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_kernels_word_is_passed_on_as_it_is_at_that_moment() {
+async fn an_answer_contains_the_kernels_current_report() {
     let mut cluster = Cluster::new(0).await;
     let clock = cluster.start("clock-0");
     cluster.hear(Duration::from_millis(100)).await;
@@ -67,7 +67,7 @@ async fn the_kernels_word_is_passed_on_as_it_is_at_that_moment() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_answer_right_after_a_step_bears_the_new_timeline() {
+async fn an_answer_right_after_a_step_has_the_new_timeline() {
     let mut cluster = Cluster::new(0).await;
     let clock = cluster.start("clock-0");
     cluster.hear(Duration::from_millis(100)).await;
@@ -80,9 +80,9 @@ async fn an_answer_right_after_a_step_bears_the_new_timeline() {
     assert_eq!(after.timeline, later.timeline);
 }
 
-/// In real time, by this host's own clock.
+/// Runs in real time, on this host's clock.
 #[tokio::test]
-async fn a_skew_is_added_to_the_hosts_clock_and_to_nothing_else() {
+async fn a_skew_is_added_to_the_hosts_clock() {
     const HOUR_MS: i64 = 3_600_000;
     let bus = MemoryBus::new();
     let edge = bus.link("edge");
@@ -96,7 +96,7 @@ async fn a_skew_is_added_to_the_hosts_clock_and_to_nothing_else() {
     edge.ask(1).unwrap();
     let reply = loop {
         let event = tokio::time::timeout(Duration::from_secs(10), events.next()).await;
-        if let EdgeEvent::Reply(reply) = event.expect("an answer").expect("a bus") {
+        if let EdgeEvent::Reply(reply) = event.expect("an answer").expect("the bus has not ended") {
             break reply;
         }
     };

@@ -13,7 +13,7 @@ async fn a_clock_is_ready_while_it_is_connected() {
     assert_eq!(
         health.ready().len(),
         1,
-        "it has not been told of a connection"
+        "the clock has not been notified of its connection yet"
     );
     cluster.hear(Duration::from_millis(10)).await;
     assert_eq!(health.ready(), [""; 0]);

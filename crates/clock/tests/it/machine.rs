@@ -1,4 +1,4 @@
-//! A machine whose time is tokio's, so that paused time is its time.
+//! A machine that runs on tokio's time, which tests can pause.
 
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -10,10 +10,11 @@ use tokio::time::Instant;
 
 pub(crate) struct TestMachine {
     start: Instant,
-    /// Unix time at its start, all steps of the host's clock included.
+    /// Unix time at its start, including all steps of the host's clock.
     real_minus_mono_ns: AtomicI64,
     discipline: Mutex<Discipline>,
-    /// How long each question to the kernel takes, and how long all of them took, which tokio's time knows nothing of.
+    /// The duration of each query of the kernel. `taken_ns` is the total of all queries, which
+    /// tokio's time does not include.
     kernel_takes_ns: AtomicI64,
     taken_ns: AtomicI64,
 }

@@ -1,4 +1,5 @@
-//! A clock as edges and operators see it: over a scripted bus, in virtual time.
+//! Tests of a clock from the viewpoint of edges and operators, over a scripted bus and in virtual
+//! time.
 
 mod announcing;
 mod answering;
@@ -16,10 +17,10 @@ use tickstorm_bus::{Bus, EdgeEvent, Events, MemoryBus, MemoryLink};
 use tickstorm_clock::{Config, Replica};
 use tickstorm_timebase::{Announcement, Reply};
 
-/// TICK_LEAD_MS of the clocks in here.
+/// The TICK_LEAD_MS of the clocks in these tests.
 const LEAD_MS: i64 = 1_500;
 
-/// An edge's view of a bus, and what makes clocks on it.
+/// A bus with an edge on it, on which clocks can be started.
 struct Cluster {
     bus: MemoryBus,
     machine: Arc<TestMachine>,
@@ -27,14 +28,14 @@ struct Cluster {
     events: Events<EdgeEvent>,
 }
 
-/// A running clock and what it counts.
+/// A running clock and its metrics.
 struct RunningClock {
     replica: Replica,
     registry: Registry,
 }
 
 impl Cluster {
-    /// A bus with an edge on it; the machine's time is `start_ms` after the beginning of 1970.
+    /// Creates a bus with an edge on it. The machine's time is `start_ms` after the start of 1970.
     async fn new(start_ms: i64) -> Self {
         let bus = MemoryBus::new();
         let edge = bus.link("edge");
@@ -48,24 +49,25 @@ impl Cluster {
         }
     }
 
-    /// Starts a clock whose connection bears its name.
+    /// Starts a clock on a connection named after it.
     fn start(&self, id: &str) -> RunningClock {
         self.start_with(config(id))
     }
 
-    /// The same with more than a name of its own.
+    /// Starts a clock with `config`, on a connection named after it.
     fn start_with(&self, config: Config) -> RunningClock {
         let registry = Registry::new();
         let machine = Arc::clone(&self.machine);
         let link = Arc::new(self.bus.link(config.id.as_str()));
         let replica = Replica::start_on(machine, config, link, &registry);
         RunningClock {
-            replica: replica.expect("a registry of its own"),
+            replica: replica.expect("the registry is new"),
             registry,
         }
     }
 
-    /// What the edge hears within `span`, each with the machine's time in ms at its arrival.
+    /// Returns the edge's events within `span`, each with the machine's time of its arrival in
+    /// milliseconds.
     async fn hear(&mut self, span: Duration) -> Vec<(i64, EdgeEvent)> {
         let mut heard = Vec::new();
         let machine = Arc::clone(&self.machine);
@@ -75,11 +77,11 @@ impl Cluster {
             }
         };
         let outcome = tokio::time::timeout(span, listen).await;
-        assert!(outcome.is_err(), "the bus is gone");
+        assert!(outcome.is_err(), "the bus has ended");
         heard
     }
 
-    /// The announcements among it.
+    /// Returns the announcements among the edge's events within `span`.
     async fn announcements(&mut self, span: Duration) -> Vec<(i64, Announcement)> {
         let heard = self.hear(span).await.into_iter();
         heard
@@ -93,7 +95,8 @@ impl Cluster {
             .collect()
     }
 
-    /// Asks all clocks and takes what they answer within 40 ms, each with the machine's time in ms at its arrival.
+    /// Asks all clocks for the time, and returns their answers within 40 ms, each with the
+    /// machine's time of its arrival in milliseconds.
     async fn ask(&mut self, nonce: u64) -> Vec<(i64, Reply)> {
         self.edge.ask(nonce).expect("a connection");
         let heard = self.hear(Duration::from_millis(40)).await.into_iter();
@@ -110,16 +113,17 @@ impl Cluster {
 }
 
 impl RunningClock {
-    /// The value of a series as /metrics writes it.
+    /// Returns the value of a series in the output of /metrics.
     fn metric(&self, series: &str) -> f64 {
-        let text = tickstorm_service::metrics::encode(&self.registry).expect("sound metrics");
+        let text =
+            tickstorm_service::metrics::encode(&self.registry).expect("metrics can be encoded");
         let value = text
             .lines()
             .find_map(|line| line.strip_prefix(series)?.trim().parse().ok());
         value.unwrap_or_else(|| panic!("no {series} in {text}"))
     }
 
-    /// A field of /status.
+    /// Returns a field of /status.
     fn status(&self, field: &str) -> serde_json::Value {
         self.replica.health().status()[field].clone()
     }

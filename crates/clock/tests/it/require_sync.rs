@@ -13,7 +13,7 @@ const UNDISCIPLINED: Discipline = Discipline {
     clock_error_us: 16_000_000,
 };
 
-/// A clock that says nothing unless the kernel vouches for its host.
+/// Starts a clock that stays silent unless the kernel reports its host as disciplined.
 fn strict(cluster: &Cluster) -> RunningClock {
     cluster.start_with(Config {
         require_sync: true,
@@ -22,7 +22,7 @@ fn strict(cluster: &Cluster) -> RunningClock {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_undisciplined_host_makes_a_strict_clock_silent_and_not_ready_but_leaves_it_alive() {
+async fn an_undisciplined_host_makes_a_strict_clock_silent_and_not_ready_but_live() {
     let mut cluster = Cluster::new(0).await;
     cluster.machine.set_discipline(UNDISCIPLINED);
     let clock = strict(&cluster);
@@ -40,7 +40,7 @@ async fn an_undisciplined_host_makes_a_strict_clock_silent_and_not_ready_but_lea
 }
 
 #[tokio::test(start_paused = true)]
-async fn it_speaks_from_the_turn_on_that_finds_the_host_disciplined() {
+async fn a_strict_clock_announces_from_the_turn_that_finds_the_host_disciplined() {
     let mut cluster = Cluster::new(0).await;
     cluster.machine.set_discipline(UNDISCIPLINED);
     let clock = strict(&cluster);
@@ -48,14 +48,15 @@ async fn it_speaks_from_the_turn_on_that_finds_the_host_disciplined() {
     cluster.machine.set_discipline(DISCIPLINED);
     let heard = cluster.announcements(Duration::from_secs(1)).await;
     let epochs: Vec<_> = heard.iter().map(|(_, a)| a.epoch.as_ms()).collect();
-    // Its next turn is at 5,500 ms, for the tick that is 1,500 ms ahead then; the one before it is still to come, too.
+    // Its next turn is at 5,500 ms, for the tick 1,500 ms later; the tick before that is also still
+    // to come.
     assert_eq!(epochs, [6_000, 7_000]);
     assert_eq!(cluster.ask(1).await.len(), 1);
     assert_eq!(clock.replica.health().ready(), [""; 0]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_answer_is_held_back_from_the_moment_that_discipline_is_lost() {
+async fn answers_stop_as_soon_as_the_host_loses_discipline() {
     let mut cluster = Cluster::new(0).await;
     cluster.machine.set_discipline(DISCIPLINED);
     let clock = strict(&cluster);
@@ -68,7 +69,7 @@ async fn an_answer_is_held_back_from_the_moment_that_discipline_is_lost() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_clock_that_is_not_strict_speaks_whatever_the_kernel_says() {
+async fn a_clock_that_is_not_strict_announces_whatever_the_kernel_reports() {
     let mut cluster = Cluster::new(0).await;
     cluster.machine.set_discipline(UNDISCIPLINED);
     let clock = cluster.start("clock-0");

@@ -7,8 +7,7 @@ use tickstorm_service::settings::{ADMIN_ADDR, COMMON};
 
 /// Loads a clock's settings.
 fn clock(vars: &[(&str, &str)]) -> Settings {
-    Settings::from_vars(vars.iter().copied(), &[COMMON, CLOCK], &DEFAULTS)
-        .expect("settings that are fine")
+    Settings::from_vars(vars.iter().copied(), &[COMMON, CLOCK], &DEFAULTS).expect("valid settings")
 }
 
 #[test]
@@ -39,7 +38,7 @@ fn a_clock_needs_no_setting() {
 }
 
 #[test]
-fn a_clocks_rank_is_the_one_or_two_digits_at_its_ids_end() {
+fn a_clocks_rank_is_the_one_or_two_digits_at_the_end_of_its_id() {
     for (id, rank) in [
         ("clock-0", 0),
         ("clock-2", 2),
@@ -58,8 +57,9 @@ fn a_clocks_rank_is_the_one_or_two_digits_at_its_ids_end() {
     );
 }
 
-/// Name, lowest and highest, what lies just outside.
-const EDGES: [(&str, [&str; 2], [&str; 2]); 3] = [
+/// The name of each setting with a range, its lowest and highest value, and the values just
+/// outside.
+const LIMITS: [(&str, [&str; 2], [&str; 2]); 3] = [
     ("CLOCK_RANK", ["0", "1000"], ["-1", "1001"]),
     ("TICK_LEAD_MS", ["500", "10000"], ["499", "10001"]),
     (
@@ -70,14 +70,14 @@ const EDGES: [(&str, [&str; 2], [&str; 2]); 3] = [
 ];
 
 #[test]
-fn every_range_ends_where_its_row_says() {
+fn every_range_has_the_limits_in_its_row() {
     for row in CLOCK.rows().filter(|row| row.allowed.contains(" from ")) {
-        let edges: Vec<_> = EDGES
+        let limits: Vec<_> = LIMITS
             .iter()
             .filter(|(name, ..)| *name == row.name)
             .collect();
-        assert!(!edges.is_empty(), "{} has no edges here", row.name);
-        for (name, inside, outside) in edges {
+        assert!(!limits.is_empty(), "{} has no limits here", row.name);
+        for (name, inside, outside) in limits {
             assert!(inside.iter().all(|text| row.accepts(text)), "{name}");
             assert!(!outside.iter().any(|text| row.accepts(text)), "{name}");
         }

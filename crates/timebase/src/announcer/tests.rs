@@ -1,4 +1,4 @@
-//! A clock's announcements and answers, on a host whose time the test sets.
+//! Tests of a clock's announcements and answers, on a host whose time the test sets.
 
 use super::*;
 use crate::host::{HostClock, ManualHost};
@@ -7,7 +7,7 @@ use crate::unix::UnixTime;
 const LEAD: Duration = Duration::from_millis(1_500);
 const MINUTE_MS: i64 = 1_700_000_040_000;
 
-/// A clock whose own time and whose host's time pass alike.
+/// A clock whose own time and host time advance together.
 struct Clock {
     host: ManualHost,
     now: Mono,
@@ -33,7 +33,8 @@ impl Clock {
         self.now = self.now + Duration::from_millis(ms);
     }
 
-    /// What is announced at this moment, in milliseconds after the minute, and whether a step was seen.
+    /// Polls at the current moment. Returns the announced ticks in milliseconds after the minute,
+    /// and whether a step was detected.
     fn poll(&mut self) -> (Vec<(Mode, i64)>, bool) {
         let stepped = self.announcer.handle_host(self.host.read(), self.now);
         let mut out = Vec::new();
@@ -76,7 +77,7 @@ fn every_tick_of_both_modes_is_announced_once_at_its_lead() {
 }
 
 #[test]
-fn an_announcement_says_who_when_and_on_which_timeline() {
+fn an_announcement_names_its_clock_time_and_timeline() {
     let mut clock = Clock::start(0);
     let mut out = Vec::new();
     clock.announcer.poll(&mut out);
@@ -92,7 +93,7 @@ fn an_announcement_says_who_when_and_on_which_timeline() {
 }
 
 #[test]
-fn a_stall_costs_only_announcements_that_would_come_too_late() {
+fn a_stall_skips_only_announcements_that_would_be_late() {
     let mut clock = Clock::start(0);
     clock.announced();
     clock.pass(10_200);
@@ -100,7 +101,7 @@ fn a_stall_costs_only_announcements_that_would_come_too_late() {
 }
 
 #[test]
-fn a_step_changes_the_timeline_and_everything_to_come_is_announced_anew() {
+fn a_step_changes_the_timeline_and_repeats_announcements_of_coming_ticks() {
     let mut clock = Clock::start(100);
     clock.announced();
     clock.pass(500);
@@ -119,7 +120,7 @@ fn a_step_changes_the_timeline_and_everything_to_come_is_announced_anew() {
 }
 
 #[test]
-fn slewing_and_noise_are_no_step_but_small_steps_add_up() {
+fn slewing_and_noise_are_not_a_step_but_small_steps_add_up() {
     let mut clock = Clock::start(100);
     let timeline = clock.announcer.timeline();
     for by_ns in [400_000, -800_000, 900_000, 500_000] {
@@ -132,7 +133,7 @@ fn slewing_and_noise_are_no_step_but_small_steps_add_up() {
 }
 
 #[test]
-fn after_a_lost_connection_what_is_to_come_is_announced_anew() {
+fn after_a_lost_connection_coming_ticks_are_announced_again() {
     let mut clock = Clock::start(58_600);
     let both = [
         (Mode::Second, 59_000),
@@ -148,7 +149,7 @@ fn after_a_lost_connection_what_is_to_come_is_announced_anew() {
 }
 
 #[test]
-fn an_answer_tells_both_times() {
+fn an_answer_contains_both_times() {
     let mut clock = Clock::start(0);
     let received = clock.host.read();
     clock.pass(2);

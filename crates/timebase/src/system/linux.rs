@@ -1,18 +1,18 @@
-//! The clocks of Linux, by way of the vDSO.
+//! Linux's clocks, read through the vDSO.
 
 use rustix::time::{ClockId, clock_gettime};
 
-/// CLOCK_MONOTONIC_RAW, which nothing slews.
+/// Reads CLOCK_MONOTONIC_RAW, which is never slewed.
 pub(crate) fn raw_ns() -> u64 {
     u64::try_from(nanos(ClockId::MonotonicRaw)).unwrap_or(0)
 }
 
-/// CLOCK_MONOTONIC, which is slewed as CLOCK_REALTIME is.
+/// Reads CLOCK_MONOTONIC, which is slewed together with CLOCK_REALTIME.
 pub(crate) fn monotonic_ns() -> i64 {
     nanos(ClockId::Monotonic)
 }
 
-/// CLOCK_REALTIME: Unix time.
+/// Reads CLOCK_REALTIME: Unix time.
 pub(crate) fn real_ns() -> i64 {
     nanos(ClockId::Realtime)
 }

@@ -1,26 +1,26 @@
-//! The clocks of any system. `Instant` is what each system has for measuring time: CLOCK_UPTIME_RAW on macOS and the performance
-//! counter on Windows, neither of which is slewed.
+//! Clocks that every system has. `Instant` is each system's clock for measuring intervals:
+//! CLOCK_UPTIME_RAW on macOS and the performance counter on Windows, neither of which is slewed.
 
 use std::sync::OnceLock;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-/// What the clocks show when they are first read: no machine's clock shows zero.
+/// The first reading of the monotonic clocks: no real machine's clock reads zero.
 const FIRST: Duration = Duration::from_secs(1);
 
-/// Since [`FIRST`] before this process first asked.
+/// Returns the nanoseconds since [`FIRST`] before this process first read the clock.
 pub(crate) fn raw_ns() -> u64 {
     u64::try_from(elapsed().as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// The same clock: where the wall clock is slewed, this does not follow it.
+/// Returns the same clock as [`raw_ns`]. It does not follow the wall clock when that is slewed.
 pub(crate) fn monotonic_ns() -> i64 {
     signed_nanos(elapsed())
 }
 
-/// Unix time.
+/// Returns Unix time.
 #[expect(
     clippy::disallowed_methods,
-    reason = "this is what timebase's host clock reads"
+    reason = "timebase's host clock is built on this"
 )]
 pub(crate) fn real_ns() -> i64 {
     match SystemTime::now().duration_since(UNIX_EPOCH) {
@@ -31,11 +31,11 @@ pub(crate) fn real_ns() -> i64 {
 
 #[expect(
     clippy::disallowed_methods,
-    reason = "this is what timebase's clock reads"
+    reason = "timebase's clock is built on this"
 )]
 fn elapsed() -> Duration {
     static ORIGIN: OnceLock<Instant> = OnceLock::new();
-    // The origin first: it must not lie after the moment that is compared with it.
+    // Initialised before the reading below, so that it is never the later of the two.
     let origin = *ORIGIN.get_or_init(Instant::now);
     origin.elapsed().saturating_add(FIRST)
 }

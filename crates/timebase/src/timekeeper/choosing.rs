@@ -1,9 +1,10 @@
-//! The timekeeper's decisions: whom to believe and to follow at each round's end, which steps to wait out, when a generation ends,
-//! and forgetting. What it hears and when it is to decide is its parent's part.
+//! The timekeeper's decisions: at each round's end, which clocks to accept and which one to follow;
+//! which steps to wait out; when a generation ends; and when to forget the time. The parent module
+//! handles incoming messages and timing.
 
 use std::time::Duration;
 
-use super::{ANNOUNCED_AHEAD_MAX, Ground, PendingStep, Search, Timekeeper};
+use super::{ANNOUNCED_AHEAD_MAX, Basis, PendingStep, Search, Timekeeper};
 use crate::authority::Authority;
 use crate::choice::Stance;
 use crate::grid::Epoch;
@@ -12,18 +13,20 @@ use crate::round::BURST_ROUNDS;
 use crate::sample::BoundedOffset;
 use crate::unix::UnixTime;
 
-/// How long after the first answer an edge waits for a majority before it takes the lowest clock there is.
+/// The time after the first answer for which an edge waits for a majority before it settles for the
+/// lowest (rank, id).
 const MAJORITY_WAIT: Duration = Duration::from_secs(5);
-/// A sole clock's change by more than this is believed only once it has lasted [`LASTING`]; and authority time that falls back by
-/// more than this behind the greatest it had reached begins a new generation.
+/// A step of the only heard clock by more than this is followed only once it has lasted
+/// [`STEP_LASTS_MIN`]. A new generation starts when authority time falls back by more than this
+/// behind the greatest it had reached.
 const STEP_NS: u64 = 10_000_000_000;
-/// How long a sole clock's step has to last.
-const LASTING: Duration = Duration::from_secs(10);
+/// The time for which a step of the only heard clock must last.
+const STEP_LASTS_MIN: Duration = Duration::from_secs(10);
 
 impl Timekeeper {
-    /// Chooses whom to believe and whom to follow, at a round's end.
+    /// Chooses which clocks to accept and which one to follow, at a round's end.
     pub(super) fn choose(&mut self, now: Mono) {
-        self.replicas.refresh(now);
+        self.clocks.refresh(now);
         match self.own_estimate(now) {
             None => self.choose_first(now),
             Some(own) => self.choose_next(own, now),
@@ -36,10 +39,10 @@ impl Timekeeper {
         if self.search.rounds < BURST_ROUNDS && !waited {
             return;
         }
-        self.replicas.blame_outvoted(now);
+        self.clocks.mark_outvoted_false(now);
         if !self.accept_majority(now) {
             let lowest = if waited {
-                self.replicas.last_resort(now)
+                self.clocks.last_resort(now)
             } else {
                 None
             };
@@ -50,66 +53,63 @@ impl Timekeeper {
     }
 
     fn choose_next(&mut self, own: BoundedOffset, now: Mono) {
-        self.replicas.blame_outvoted(now);
+        self.clocks.mark_outvoted_false(now);
         if !self.accept_majority(now) {
             self.step = None;
             self.accept_agreeing(own, now);
         } else if self.waits_out_step(own, now) {
-            self.replicas.accept(now, |_, _| false);
+            self.clocks.accept(now, |_, _| false);
         }
         self.follow(now);
     }
 
-    /// Believes the clocks that agree with a majority; false where there is none, or one of falsetickers only.
+    /// Accepts the clocks that agree with a majority. Returns false if there is no majority, or one
+    /// of falsetickers only.
     fn accept_majority(&mut self, now: Mono) -> bool {
-        self.ground = Ground::Majority;
-        self.replicas.accept(now, |replica, _| {
-            replica.stance == Some(Stance::WithMajority)
-        });
-        self.replicas.lowest(|replica| replica.accepted).is_some()
+        self.basis = Basis::Majority;
+        self.clocks
+            .accept(now, |clock, _| clock.stance == Some(Stance::WithMajority));
+        self.clocks.lowest(|clock| clock.accepted).is_some()
     }
 
-    /// Believes the clocks that agree with `own`.
+    /// Accepts the clocks that agree with `own`.
     fn accept_agreeing(&mut self, own: BoundedOffset, now: Mono) {
-        self.ground = Ground::OwnTime;
+        self.basis = Basis::OwnTime;
         let tolerance_ns = self.tolerance_ns;
-        self.replicas
+        self.clocks
             .accept(now, |_, estimate| estimate.agrees_with(&own, tolerance_ns));
     }
 
-    /// Whether only one clock is heard, and a change of its time by more than 10 s has not lasted yet. One that moves on by as much
-    /// again has to last anew.
+    /// Returns whether only one clock is heard and its time has changed by more than 10 s, but for
+    /// less than 10 s. If it changes by more than 10 s again, the wait starts again.
     fn waits_out_step(&mut self, own: BoundedOffset, now: Mono) -> bool {
         let far = |offset_ns: i64, from_ns: i64| offset_ns.abs_diff(from_ns) > STEP_NS;
         let stepped = self
-            .replicas
+            .clocks
             .sole_estimate()
             .filter(|sole| far(sole.offset_ns, own.offset_ns));
         let Some(sole) = stepped else {
             self.step = None;
             return false;
         };
-        let going_on = self
+        let pending = self
             .step
             .filter(|step| !far(sole.offset_ns, step.offset_ns));
-        let step = going_on.unwrap_or(PendingStep {
+        let step = pending.unwrap_or(PendingStep {
             offset_ns: sole.offset_ns,
             since: now,
         });
-        let lasts = now.since(step.since) >= LASTING;
+        let lasts = now.since(step.since) >= STEP_LASTS_MIN;
         self.step = (!lasts).then_some(step);
         !lasts
     }
 
-    /// Takes the time of the lowest clock that is believed; where there is none, goes on with the time there is.
+    /// Adopts the time of the accepted clock with the lowest (rank, id). If no clock is accepted,
+    /// continues with the present time.
     fn follow(&mut self, now: Mono) {
-        let lowest = self.replicas.lowest(|replica| replica.accepted);
-        let followed = lowest.and_then(|(id, replica)| {
-            Some((
-                id.clone(),
-                replica.best_sample(now)?,
-                replica.clock_error_us(),
-            ))
+        let lowest = self.clocks.lowest(|clock| clock.accepted);
+        let followed = lowest.and_then(|(id, clock)| {
+            Some((id.clone(), clock.best_sample(now)?, clock.clock_error_us()))
         });
         let Some((id, sample, clock_error_us)) = followed else {
             self.following = None;
@@ -118,11 +118,11 @@ impl Timekeeper {
             }
             return;
         };
-        let heard = self.replicas.accepted_last_heard().unwrap_or(sample.heard);
+        let heard = self.clocks.accepted_last_heard().unwrap_or(sample.heard);
         let before = self
             .authority
             .map_or(Mono::ZERO, |authority| authority.valid_until);
-        self.note_reached(now);
+        self.record_reached(now);
         let mut authority = Authority {
             offset_ns: sample.offset_ns,
             bound_ns: sample.bound_ns(now),
@@ -145,19 +145,20 @@ impl Timekeeper {
             authority.origin = time;
         }
         let latest = time.saturating_add(ANNOUNCED_AHEAD_MAX).as_millis();
-        self.replicas.void_after(Epoch::from_ms(latest));
-        authority.vouched_until = self.replicas.vouched_until();
+        self.clocks.void_after(Epoch::from_ms(latest));
+        authority.vouched_until = self.clocks.vouched_until();
         self.authority = Some(authority);
         self.following = Some(id);
     }
 
-    /// Forgets the offset, and searches as at the start; but not what was heard, released or reached.
+    /// Forgets the offset and searches as at the start. The samples, the falseticker marks, the
+    /// positions of feeds and the greatest time reached are kept.
     pub(super) fn forget(&mut self, now: Mono) {
-        self.note_reached(now);
+        self.record_reached(now);
         self.authority = None;
         self.following = None;
         self.step = None;
-        self.replicas.accept(now, |_, _| false);
+        self.clocks.accept(now, |_, _| false);
         self.search = Search {
             since: now,
             rounds: 0,
@@ -166,8 +167,8 @@ impl Timekeeper {
         self.rounds.restart(now);
     }
 
-    /// Remembers how far authority time has come.
-    fn note_reached(&mut self, now: Mono) {
+    /// Records how far authority time has advanced.
+    fn record_reached(&mut self, now: Mono) {
         if let Some(authority) = self.authority {
             let reached = authority.time_at(now.min(authority.valid_until));
             self.reached = self.reached.max(Some(reached));

@@ -12,7 +12,7 @@ pub(crate) const HOLDOVER_MAX: Duration = Duration::from_secs(60);
 pub(crate) const RESUME_WINDOW: Duration = Duration::from_secs(600);
 pub(crate) const AHEAD: Duration = Duration::from_millis(800);
 
-/// A tick as it came out, and when.
+/// A released tick, and when it was released.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Released {
     pub(crate) at: Mono,
@@ -20,7 +20,7 @@ pub(crate) struct Released {
     pub(crate) tick: Tick,
 }
 
-/// One feed and what it has released.
+/// One feed and the ticks that it has released.
 pub(crate) struct Feed {
     pub(crate) schedule: Schedule,
     pub(crate) released: Vec<Released>,
@@ -53,7 +53,7 @@ pub(crate) struct Edge {
     pub(crate) second: Feed,
     pub(crate) minute: Feed,
     pub(crate) ahead: Feed,
-    /// The generation last seen, and how often it changed since [`Edge::take_steps`].
+    /// The latest generation; `steps` counts its changes since the last [`Edge::take_steps`].
     generation: Option<u32>,
     steps: u32,
 }
@@ -77,7 +77,8 @@ impl Edge {
         }
     }
 
-    /// Runs every timer up to `now` exactly when it is due. Requests are the caller's: [`Self::ask`].
+    /// Runs every timer up to `now` exactly when it is due, except requests, which the caller makes
+    /// with [`Self::ask`].
     pub(crate) fn run_until(&mut self, now: Mono) {
         loop {
             let due = self.next_due();
@@ -90,7 +91,7 @@ impl Edge {
         self.now = self.now.max(now);
     }
 
-    /// Lets the machine stand still until `now`.
+    /// Suspends the machine until `now`.
     pub(crate) fn sleep_until(&mut self, now: Mono) {
         self.now = now;
     }
@@ -126,7 +127,7 @@ impl Edge {
         self.keeper.authority()
     }
 
-    /// When the next timer is due, requests aside.
+    /// Returns when the next timer is due, not counting requests.
     pub(crate) fn next_due(&self) -> Mono {
         let feeds = [&self.second, &self.minute, &self.ahead];
         let ticks = self
@@ -136,7 +137,7 @@ impl Edge {
         ticks.fold(self.keeper.next_change(), Mono::min)
     }
 
-    /// How often all subscriptions ended with TIME_STEPPED since this was last asked.
+    /// Returns how often all subscriptions ended with TIME_STEPPED since the last call.
     pub(crate) fn take_steps(&mut self) -> u32 {
         std::mem::take(&mut self.steps)
     }

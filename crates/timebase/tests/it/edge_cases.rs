@@ -35,7 +35,7 @@ enum Event {
 #[derive(Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Rounds {
-    /// First, last, every.
+    /// The times of the first and the last round, and the interval between rounds.
     rounds: [u64; 3],
     answers: BTreeMap<String, Answer>,
     #[serde(default)]
@@ -98,8 +98,8 @@ struct Expect {
     ahead: Option<Vec<Row>>,
 }
 
-/// What happens to the edge, one thing at a time.
-enum Happening {
+/// One action of a case.
+enum Action {
     Ask(u64),
     Answer {
         asked: u64,
@@ -113,8 +113,9 @@ enum Happening {
     Expect(Box<Expect>),
 }
 
-/// Two cases ask again sooner than a second after a request. The machine never does; that request went unanswered, in the middle of
-/// many, so it is left out instead.
+/// Requests left out of two cases, which ask again less than a second after the previous request.
+/// The real edge never does; these requests are unanswered and one of many, so leaving them out
+/// changes nothing.
 const LEFT_OUT: [(&str, u64); 2] = [("return", 69_750_000), ("return-back", 63_750_000)];
 
 #[test]
@@ -133,47 +134,47 @@ fn every_edge_case_holds() {
 }
 
 impl Case {
-    /// Everything that happens, in order.
-    fn happenings(&self) -> Vec<(u64, Happening)> {
-        let mut happenings = Vec::new();
+    /// Returns all actions of the case, in order.
+    fn actions(&self) -> Vec<(u64, Action)> {
+        let mut actions = Vec::new();
         let mut last_asked = 0;
         for event in self.events.clone() {
             match event {
                 Event::Rounds(rounds) => {
                     last_asked = rounds.rounds[1];
-                    rounds.unfold(&self.name, &mut happenings);
+                    rounds.unfold(&self.name, &mut actions);
                 }
                 Event::Announce(announce) => {
-                    happenings.push((announce.announce, Happening::Announce(announce)));
+                    actions.push((announce.announce, Action::Announce(announce)));
                 }
                 Event::Asleep(Asleep {
                     asleep: [from, until],
                 }) => {
-                    happenings.push((from, Happening::Sleep(until)));
+                    actions.push((from, Action::Sleep(until)));
                 }
                 Event::Expect(expect) => {
-                    happenings.push((expect.expect, Happening::Expect(expect)));
+                    actions.push((expect.expect, Action::Expect(expect)));
                 }
             }
         }
         if self.rounds_go_on {
             let asks = (last_asked + 1_000_000..=70_000_000).step_by(1_000_000);
-            happenings.extend(asks.map(|asked| (asked, Happening::Ask(asked))));
+            actions.extend(asks.map(|asked| (asked, Action::Ask(asked))));
         }
-        happenings.sort_by_key(|(at, _)| *at);
-        happenings
+        actions.sort_by_key(|(at, _)| *at);
+        actions
     }
 }
 
 impl Rounds {
-    fn unfold(&self, case: &str, out: &mut Vec<(u64, Happening)>) {
+    fn unfold(&self, case: &str, out: &mut Vec<(u64, Action)>) {
         let [first, last, every] = self.rounds;
         for asked in (first..=last).step_by(usize::try_from(every).unwrap()) {
             if LEFT_OUT.contains(&(case, asked)) {
                 assert!(self.answers.is_empty());
                 continue;
             }
-            out.push((asked, Happening::Ask(asked)));
+            out.push((asked, Action::Ask(asked)));
             for (clock, answer) in self.answers.iter().chain(&self.also) {
                 out.push(answer.to(asked, clock.clone()));
             }
@@ -182,7 +183,7 @@ impl Rounds {
 }
 
 impl Answer {
-    fn to(self, asked: u64, clock: String) -> (u64, Happening) {
+    fn to(self, asked: u64, clock: String) -> (u64, Action) {
         let (t2, t3, t4, timeline) = match self {
             Self::Plain(offset, rtt) => Self::symmetric(asked, offset, rtt, 1),
             Self::OnTimeline(offset, rtt, timeline) => {
@@ -197,7 +198,7 @@ impl Answer {
         };
         (
             t4,
-            Happening::Answer {
+            Action::Answer {
                 asked,
                 clock,
                 t2,
@@ -234,14 +235,14 @@ impl<'a> Run<'a> {
     }
 
     fn run(mut self) -> Vec<String> {
-        for (at, happening) in self.case.happenings() {
+        for (at, action) in self.case.actions() {
             self.edge.run_until(micros(at));
-            match happening {
-                Happening::Ask(asked) => {
+            match action {
+                Action::Ask(asked) => {
                     let nonce = self.edge.ask();
-                    self.nonces.insert(asked, nonce.expect("no request is due"));
+                    self.nonces.insert(asked, nonce.expect("a request is due"));
                 }
-                Happening::Answer {
+                Action::Answer {
                     asked,
                     clock,
                     t2,
@@ -249,10 +250,10 @@ impl<'a> Run<'a> {
                     timeline,
                 } => {
                     let reply = self.reply(asked, &clock, [t2, t3], timeline);
-                    // Whether it counts is what the expectations show.
+                    // The expectations show whether it counted.
                     let _ = self.edge.handle_reply(&reply);
                 }
-                Happening::Announce(Announce {
+                Action::Announce(Announce {
                     clock,
                     mode,
                     epoch,
@@ -264,8 +265,8 @@ impl<'a> Run<'a> {
                         .edge
                         .announce(&clock, parse_mode(&mode), epoch, timeline);
                 }
-                Happening::Sleep(until) => self.edge.sleep_until(micros(until)),
-                Happening::Expect(expect) => self.check(&expect),
+                Action::Sleep(until) => self.edge.sleep_until(micros(until)),
+                Action::Expect(expect) => self.check(&expect),
             }
         }
         self.failures
@@ -371,7 +372,7 @@ impl<'a> Run<'a> {
     fn fail(&mut self, what: &str, expected: &impl Debug, found: &impl Debug) {
         let at_us = self.edge.now.as_nanos() / 1_000;
         self.failures.push(format!(
-            "{what} at {at_us}: expected {expected:?}, found {found:?}"
+            "{what} at {at_us} µs: expected {expected:?}, found {found:?}"
         ));
     }
 }

@@ -1,4 +1,5 @@
-//! Whatever comes from the network, in whatever order and at whatever settings: nothing panics, overflows, spins or grows.
+//! Property tests: whatever arrives from the network, in any order and with any settings, nothing
+//! panics, overflows, spins or grows without bound.
 
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use tickstorm_timebase::{
 use crate::edge::{RESUME_WINDOW, clock_id};
 
 #[derive(Clone, Copy, Debug)]
-enum Happening {
+enum Event {
     Pass(u64),
     Reply {
         round: u64,
@@ -28,7 +29,7 @@ enum Happening {
     },
 }
 
-/// Any number, and more often one that means something.
+/// Generates any number, biased towards plausible times.
 fn time(unit: i64) -> impl Strategy<Value = i64> {
     let now = 1_700_000_040_i64 * unit;
     prop_oneof![
@@ -40,7 +41,7 @@ fn time(unit: i64) -> impl Strategy<Value = i64> {
     ]
 }
 
-fn happening() -> impl Strategy<Value = Happening> {
+fn event() -> impl Strategy<Value = Event> {
     let timeline = || prop_oneof![Just(1_u64), Just(2), any::<u64>()];
     let pass_ns = prop_oneof![
         20 => 0..50_000_000_u64,
@@ -54,17 +55,17 @@ fn happening() -> impl Strategy<Value = Happening> {
     let reply = (0..12_u64, any::<u8>(), times, timeline(), any::<u32>());
     let announcement = (any::<u8>(), any::<bool>(), time(1_000), timeline());
     prop_oneof![
-        3 => pass_ns.prop_map(Happening::Pass),
+        3 => pass_ns.prop_map(Event::Pass),
         5 => reply.prop_map(|(round, id, times, timeline, rank)| {
-            Happening::Reply { round, id, times, timeline, rank }
+            Event::Reply { round, id, times, timeline, rank }
         }),
         2 => announcement.prop_map(|(id, minute, epoch_ms, timeline)| {
-            Happening::Announcement { id, minute, epoch_ms, timeline }
+            Event::Announcement { id, minute, epoch_ms, timeline }
         }),
     ]
 }
 
-/// A few clocks often, and two hundred others.
+/// Maps most ids to three clocks, and each of the others to its own clock.
 fn name(id: u8) -> String {
     if id < 200 {
         format!("clock-{}", id % 3)
@@ -81,10 +82,10 @@ struct Edge {
 }
 
 impl Edge {
-    fn happen(&mut self, happening: Happening) {
-        match happening {
-            Happening::Pass(ns) => self.now = self.now + Duration::from_nanos(ns),
-            Happening::Reply {
+    fn apply(&mut self, event: Event) {
+        match event {
+            Event::Pass(ns) => self.now = self.now + Duration::from_nanos(ns),
+            Event::Reply {
                 round,
                 id,
                 times: [received_unix_us, sent_unix_us],
@@ -103,7 +104,7 @@ impl Edge {
                 };
                 let _ = self.keeper.handle_reply(&reply, self.now);
             }
-            Happening::Announcement {
+            Event::Announcement {
                 id,
                 minute,
                 epoch_ms,
@@ -147,13 +148,14 @@ impl Edge {
 
 proptest! {
     #[test]
-    fn a_hostile_network_is_endured(
+    fn a_hostile_network_does_no_harm(
         tolerance_ms in prop_oneof![Just(20_u64), 0..10_000_u64],
         holdover_ms in prop_oneof![Just(60_000_u64), 0..3_600_000_u64],
         configured in any::<bool>(),
-        happenings in prop::collection::vec(happening(), 1..300),
+        events in prop::collection::vec(event(), 1..300),
     ) {
-        let clocks = if configured { vec![clock_id("clock-0"), clock_id("clock-1")] } else { vec![] };
+        let configured_ids: &[&str] = if configured { &["clock-0", "clock-1"] } else { &[] };
+        let clocks = configured_ids.iter().map(|id| clock_id(id)).collect();
         let config = TimekeeperConfig {
             clocks,
             tolerance: Duration::from_millis(tolerance_ms),
@@ -165,14 +167,14 @@ proptest! {
             now: Mono::ZERO,
             nonce: 0,
         };
-        for happening in happenings {
-            edge.happen(happening);
+        for event in events {
+            edge.apply(event);
             edge.turn()?;
         }
     }
 
     #[test]
-    fn a_plans_parts_are_in_order(
+    fn the_bounds_of_a_plan_are_in_order(
         mode in prop_oneof![Just(Mode::Second), Just(Mode::Minute)],
         ahead: bool,
         resume_after in prop::option::of(time(1_000)),
@@ -195,14 +197,15 @@ proptest! {
         prop_assert!(plan.start <= plan.replay_until && plan.replay_until <= plan.ahead_until);
         prop_assert!(request.resume_after.is_none_or(|point| point <= plan.start));
         prop_assert!(plan.replay_until >= released);
-        // What is made up for is bounded by the window, and by how far a feed may be ahead of a small step back.
+        // The replay is limited by the window, plus the lead of a feed over authority time that has
+        // stepped back a little.
         let most = Duration::from_secs(window_s + 20 + 60);
         let oldest: UnixTime = plan.replay_until.time().saturating_sub(most);
         prop_assert!(plan.start.time() >= oldest);
     }
 
     #[test]
-    fn no_point_and_no_time_is_too_extreme_for_a_plan(
+    fn extreme_points_and_times_do_not_overflow_a_plan(
         mode in prop_oneof![Just(Mode::Second), Just(Mode::Minute)],
         ahead: bool,
         resume_after in prop::option::of(time(1_000)),
@@ -212,7 +215,8 @@ proptest! {
         window in any::<u64>().prop_map(Duration::from_secs),
     ) {
         let request = Request { mode, ahead, resume_after: resume_after.map(Epoch::from_ms) };
-        let (released, released_ahead) = (Epoch::from_ms(released), released_ahead.map(Epoch::from_ms));
+        let released = Epoch::from_ms(released);
+        let released_ahead = released_ahead.map(Epoch::from_ms);
         let now = UnixTime::from_nanos(time_ns);
         if let Ok(plan) = plan(&request, now, released, released_ahead, window) {
             prop_assert!(plan.start <= plan.replay_until && plan.replay_until <= plan.ahead_until);

@@ -1,4 +1,4 @@
-//! What the rules of time say and no hand-written case shows: a test for each sentence.
+//! Tests of the rules of time that no hand-written case covers, one per rule.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -12,10 +12,10 @@ use crate::edge::{Edge, HOLDOVER_MAX, clock_id, micros};
 const BASE_MS: i64 = 1_700_000_040_000;
 const SECOND_US: i64 = 1_000_000;
 
-/// An edge that asks when it wants to, and clocks that answer by a script.
+/// An edge that asks when its timers are due, and clocks that answer by a script.
 struct Scene {
     edge: Edge,
-    /// What each clock that answers adds to the base, in microseconds, and its timeline.
+    /// The offset of each answering clock from the base in microseconds, and its timeline.
     clocks: BTreeMap<&'static str, (i64, u64)>,
     asked: Vec<(Mono, u64)>,
 }
@@ -33,12 +33,12 @@ impl Scene {
         }
     }
 
-    /// Runs to `until_us`, each request being answered after 400 µs.
+    /// Runs until `until_us`, answering each request after 400 µs.
     fn run_until(&mut self, until_us: u64) {
         while self.edge.keeper.next_request() <= micros(until_us) {
             let at = self.edge.keeper.next_request().max(self.edge.now);
             self.edge.run_until(at);
-            // A timer on the way may have put the request off, or brought it forward.
+            // A timer on the way may have postponed the request or brought it forward.
             let Some(nonce) = self.edge.ask() else {
                 continue;
             };
@@ -112,7 +112,7 @@ fn reply(nonce: u64, id: &str, unix_us: i64, timeline: u64) -> Reply {
 }
 
 #[test]
-fn eight_rounds_come_quickly_and_then_one_each_second() {
+fn eight_quick_rounds_are_followed_by_one_per_second() {
     let mut scene = Scene::new(&["a"], &[("a", 0)]);
     scene.run_until(3_400_000);
     let asked: Vec<u64> = scene
@@ -127,7 +127,7 @@ fn eight_rounds_come_quickly_and_then_one_each_second() {
 }
 
 #[test]
-fn an_edge_that_has_forgotten_the_time_asks_quickly_again() {
+fn an_edge_that_has_forgotten_the_time_starts_another_burst() {
     let mut scene = Scene::new(&["a"], &[("a", 0)]);
     scene.run_until(2_000_000);
     scene.clocks.clear();
@@ -145,7 +145,7 @@ fn an_edge_that_has_forgotten_the_time_asks_quickly_again() {
 }
 
 #[test]
-fn an_answer_counts_until_its_rounds_end_and_once() {
+fn an_answer_counts_once_and_only_until_the_end_of_its_round() {
     let mut edge = Edge::new(&["a"]);
     let nonce = edge.ask().unwrap();
     assert_eq!(
@@ -172,7 +172,7 @@ fn an_answer_counts_until_its_rounds_end_and_once() {
 }
 
 #[test]
-fn a_late_answer_too_tells_of_two_hosts_under_one_name() {
+fn a_late_answer_also_reveals_two_hosts_under_one_id() {
     let mut scene = Scene::new(&["a", "b", "c"], &[("a", 0), ("b", 0), ("c", 0)]);
     scene.run_until(1_360_000);
     let (_, nonce) = *scene.asked.last().unwrap();
@@ -191,7 +191,7 @@ fn a_late_answer_too_tells_of_two_hosts_under_one_name() {
 }
 
 #[test]
-fn where_all_clocks_differ_nobody_is_a_falseticker_and_the_own_time_decides() {
+fn if_all_clocks_differ_none_is_a_falseticker_and_the_edges_own_time_decides() {
     let mut scene = Scene::new(&["a", "b", "c"], &[("a", 0), ("b", 0), ("c", 0)]);
     scene.run_until(2_000_000);
     scene.set("a", 5 * SECOND_US);
@@ -211,8 +211,8 @@ fn where_all_clocks_differ_nobody_is_a_falseticker_and_the_own_time_decides() {
 }
 
 #[test]
-fn a_majority_of_falsetickers_only_is_none() {
-    // a, b and c are outvoted one after the other; then d and e fall silent.
+fn a_majority_of_only_falsetickers_does_not_count() {
+    // a, b and c are outvoted one after another; then d and e fall silent.
     let ids = ["a", "b", "c", "d", "e"];
     let mut scene = Scene::new(&ids, &ids.map(|id| (id, 0)));
     scene.run_until(2_000_000);
@@ -239,7 +239,7 @@ fn a_majority_of_falsetickers_only_is_none() {
 }
 
 #[test]
-fn where_no_clock_agrees_with_the_own_time_it_holds_over() {
+fn an_edge_holds_over_if_no_clock_agrees_with_its_own_time() {
     let mut scene = Scene::new(&["a", "b"], &[("a", 0), ("b", 0)]);
     scene.run_until(2_000_000);
     scene.set("a", SECOND_US);
@@ -254,7 +254,7 @@ fn where_no_clock_agrees_with_the_own_time_it_holds_over() {
 }
 
 #[test]
-fn the_last_resort_is_a_clock_that_is_no_falseticker() {
+fn the_last_resort_is_not_a_falseticker_if_there_is_another_clock() {
     let mut scene = Scene::new(
         &["a", "b", "c"],
         &[("a", 5 * SECOND_US), ("b", 0), ("c", 0)],
@@ -264,7 +264,8 @@ fn the_last_resort_is_a_clock_that_is_no_falseticker() {
     scene.clocks.remove("c");
     scene.run_until(59_000_000);
     scene.set("c", 9 * SECOND_US);
-    // The last believed answer came at 1.35 s: forgotten at 61.35 s, and 5 s later there is no majority yet.
+    // The last answer of an accepted clock came at 1.35 s, so the time is forgotten at 61.35 s; 5 s
+    // later there is still no majority.
     scene.run_until(66_000_000);
     assert_eq!(scene.offset_us(), None);
     scene.run_until(68_000_000);
@@ -273,7 +274,7 @@ fn the_last_resort_is_a_clock_that_is_no_falseticker() {
 }
 
 #[test]
-fn a_sole_clocks_change_is_followed_at_once_up_to_ten_seconds() {
+fn a_sole_clocks_step_of_up_to_ten_seconds_is_followed_immediately() {
     for step_us in [10 * SECOND_US, -9 * SECOND_US] {
         let mut scene = Scene::new(&["a"], &[("a", 0)]);
         scene.run_until(2_000_000);
@@ -285,7 +286,7 @@ fn a_sole_clocks_change_is_followed_at_once_up_to_ten_seconds() {
 }
 
 #[test]
-fn a_sole_clock_that_moves_on_has_to_last_anew() {
+fn a_second_step_of_a_sole_clock_restarts_the_wait() {
     let mut scene = Scene::new(&["a"], &[("a", 0)]);
     scene.run_until(2_000_000);
     scene.set("a", 3_600 * SECOND_US);
@@ -303,7 +304,7 @@ fn a_sole_clock_that_moves_on_has_to_last_anew() {
 }
 
 #[test]
-fn a_majoritys_step_is_followed_at_once_however_far() {
+fn a_majoritys_step_is_followed_immediately_however_far() {
     let mut scene = Scene::new(&["a", "b", "c"], &[("a", 0), ("b", 0), ("c", 0)]);
     scene.run_until(2_000_000);
     for id in ["a", "b", "c"] {
@@ -315,7 +316,7 @@ fn a_majoritys_step_is_followed_at_once_however_far() {
 }
 
 #[test]
-fn ten_seconds_back_is_no_new_generation_and_a_little_more_is() {
+fn a_new_generation_starts_only_beyond_ten_seconds_back() {
     for (back_us, steps) in [(9_999_000, 0), (10_001_000, 1)] {
         let ids = ["a", "b", "c"];
         let mut scene = Scene::new(&ids, &ids.map(|id| (id, 0)));
@@ -334,9 +335,9 @@ fn ten_seconds_back_is_no_new_generation_and_a_little_more_is() {
 }
 
 #[test]
-fn announcements_off_the_grid_too_far_ahead_or_of_strangers_are_refused() {
+fn announcements_off_the_grid_too_far_ahead_or_from_unknown_clocks_are_refused() {
     let mut scene = Scene::new(&["a"], &[("a", 0)]);
-    // Before the time is known nobody can say what is too far ahead.
+    // Before the time is known, no announcement can be too far ahead.
     assert_eq!(scene.announce("a", 3_600_000), Ok(()));
     assert_eq!(scene.announce("a", 1), Err(Refused::OffGrid));
     assert_eq!(scene.announce("z", 1_000), Err(Refused::UnknownClock));
@@ -344,7 +345,7 @@ fn announcements_off_the_grid_too_far_ahead_or_of_strangers_are_refused() {
     assert_eq!(
         scene.last_quality(),
         Quality::Holdover,
-        "the far announcement is void"
+        "the announcement far ahead is forgotten"
     );
     assert_eq!(scene.announce("a", 13_000), Err(Refused::TooFarAhead));
     assert_eq!(
@@ -357,7 +358,7 @@ fn announcements_off_the_grid_too_far_ahead_or_of_strangers_are_refused() {
 }
 
 #[test]
-fn an_older_announcement_takes_nothing_back() {
+fn an_older_announcement_does_not_revoke_a_newer_one() {
     let mut scene = Scene::new(&["a"], &[("a", 0)]);
     scene.run_until(500_000);
     assert_eq!(scene.announce("a", 2_000), Ok(()));
@@ -377,7 +378,7 @@ fn a_falsetickers_announcements_are_refused() {
 }
 
 #[test]
-fn made_up_clocks_neither_fill_the_memory_nor_keep_real_ones_out() {
+fn fake_clocks_neither_exhaust_memory_nor_keep_real_ones_out() {
     let mut scene = Scene::new(&[], &[("a", 0)]);
     let refused = (0..1_000)
         .filter(|n| scene.announce(&format!("x{n}"), 1_000).is_err())
@@ -397,12 +398,12 @@ fn made_up_clocks_neither_fill_the_memory_nor_keep_real_ones_out() {
     assert_eq!(
         scene.status().clocks.len(),
         1,
-        "nobody else has been heard for HOLDOVER_MAX"
+        "no other clock has been heard for HOLDOVER_MAX"
     );
 }
 
 #[test]
-fn holdover_is_as_punctual_as_ever_and_returns_without_a_gap() {
+fn ticks_in_holdover_are_punctual_and_it_ends_without_a_gap() {
     let mut scene = Scene::new(&["a"], &[("a", 300)]);
     scene.run_until(5_000_000);
     scene.clocks.clear();
@@ -421,7 +422,7 @@ fn holdover_is_as_punctual_as_ever_and_returns_without_a_gap() {
 }
 
 #[test]
-fn holdover_counts_from_the_last_believed_answer_whoever_gave_it() {
+fn holdover_counts_from_the_last_answer_of_any_accepted_clock() {
     let ids = ["a", "b", "c"];
     let mut scene = Scene::new(&ids, &ids.map(|id| (id, 0)));
     scene.run_until(2_000_000);
@@ -430,7 +431,8 @@ fn holdover_counts_from_the_last_believed_answer_whoever_gave_it() {
     scene.set("b", 5 * SECOND_US);
     scene.set("c", -5 * SECOND_US);
     scene.run_until(6_000_000);
-    // a is believed by its old sample, heard at 1.3504 s; b and c were believed until 4.3504 s.
+    // a is accepted because of its old sample, heard at 1.3504 s; b and c were accepted until
+    // 4.3504 s.
     assert_eq!(scene.follows().as_deref(), Some("a"));
     scene.run_until(64_300_000);
     assert_eq!(scene.offset_us(), Some(0));
@@ -459,7 +461,7 @@ fn an_outage_beyond_holdover_costs_no_tick_within_the_resume_window() {
 }
 
 #[test]
-fn the_clocks_own_error_is_that_of_the_clock_followed() {
+fn the_reported_clock_error_is_that_of_the_followed_clock() {
     let mut scene = Scene::new(&["a"], &[("a", 0)]);
     scene.run_until(1_000_000);
     assert_eq!(scene.edge.authority().unwrap().clock_error_us(), 7);

@@ -59,7 +59,7 @@ fn every_subscribe_case_holds() {
     }
 }
 
-/// What the subscription gets, of what `asked` names.
+/// Returns what the subscription gets, with the fields that `asked` has.
 fn subscribe(given: &Given, base: i64, asked: &Expect) -> Expect {
     let epoch = |ms: i64| Epoch::from_ms(base + ms);
     let mode = parse_mode(&given.mode);
@@ -108,7 +108,7 @@ fn subscribe(given: &Given, base: i64, asked: &Expect) -> Expect {
     }
 }
 
-/// An edge on which it is now as late as the case says, and that has heard the announcement.
+/// Creates an edge whose authority time is that of the case and that has heard its announcement.
 fn edge_at(given: &Given, base: i64) -> (Edge, Authority) {
     let now_us = 500_000;
     let offset_us = base * 1_000 + given.authority - now_us;

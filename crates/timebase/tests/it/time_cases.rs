@@ -1,15 +1,17 @@
-//! Reads `time-cases.json`: small cases for the rules of time, with expectations written by hand. The kinds `edge` and `subscribe`
-//! are run here; `estimate` is about a client's view and is run by the client crate from the same file.
+//! Reads `time-cases.json`: small cases for the rules of time, with expectations written by hand.
+//! The kinds `edge` and `subscribe` are run in this crate; `estimate` concerns a client's view, and
+//! the client crate runs it from the same file.
 //!
-//! All times are microseconds of the edge's own clock, which is 0 at its start; epochs are milliseconds after `base_epoch_ms`; an
-//! offset o means that authority time is the base plus the edge's own clock plus o.
+//! All times are microseconds of the edge's own clock, which is 0 at its start; epochs are
+//! milliseconds after `base_epoch_ms`; an offset o means that authority time is the base plus the
+//! edge's own clock plus o.
 
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-/// By how much an offset or a bound may differ from what a case says, in microseconds.
+/// The allowed difference of an offset or a bound from the value in a case, in microseconds.
 pub(crate) const ALLOWANCE_US: u64 = 2;
 
 #[derive(Deserialize)]
@@ -24,7 +26,7 @@ pub(crate) fn read() -> TimeCases {
 }
 
 impl TimeCases {
-    /// The cases of one kind. A case with anything in it that `C` does not know is a failure.
+    /// Returns the cases of one kind. Panics if a case has a field that `C` does not have.
     pub(crate) fn of_kind<C: DeserializeOwned>(&self, kind: &str) -> Vec<C> {
         let parse = |case: &BTreeMap<String, serde_json::Value>| {
             let mut case = case.clone();

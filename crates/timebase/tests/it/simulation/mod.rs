@@ -1,5 +1,5 @@
-//! An edge and several clocks over a bad network, one of the clocks going wrong in every way: what the rules of time promise must
-//! hold for every seed.
+//! An edge and several clocks on a bad network, with one clock failing in every way. The guarantees
+//! of the rules of time must hold for every seed.
 
 mod world;
 
@@ -12,15 +12,16 @@ use self::world::{Clock, Dice, Fault, Host};
 use crate::edge::{Edge, Feed, TOLERANCE};
 
 const RUN: Duration = Duration::from_secs(240);
-/// Faults begin when the edge has long chosen.
+/// The start of the first fault, long after the edge has chosen.
 const QUIET: Duration = Duration::from_secs(10);
-/// From when on there is no outage.
+/// The end of the last outage.
 const OUTAGES_END: Duration = Duration::from_secs(190);
-/// How long what a faulty clock said may count: the age of a sample and two rounds.
-const FORGIVEN: Duration = Duration::from_secs(12);
-/// The greatest bound that a sample of this network can have after 10 s: half of 10 ms, and 200 ppm.
+/// The time for which a faulty clock's messages may still count: the age of a sample and two
+/// rounds.
+const AFTERMATH: Duration = Duration::from_secs(12);
+/// The greatest bound of a sample on this network after 10 s: half of 10 ms, plus 200 ppm.
 const SAMPLE_BOUND_NS: u64 = 8_000_000;
-/// Times travel in whole microseconds, and so do bounds here.
+/// The rounding error: times travel in whole microseconds, and so do bounds here.
 const ROUNDING_NS: u64 = 2_000;
 
 enum Message {
@@ -36,14 +37,14 @@ struct Sim {
     faulty: usize,
     fault: Option<Fault>,
     next_fault: Mono,
-    /// When the faulty clock last said a wrong time.
+    /// When the faulty clock last sent a wrong time.
     last_falsified: Mono,
-    /// When the network is cut or the machine stalls next, and until when it is cut.
+    /// When the network is next cut or the machine stalls; `cut_until` is when the cut ends.
     next_outage: Mono,
     cut_until: Mono,
     stalled_until: Mono,
-    /// What is under way, by the moment of its arrival and a number.
-    under_way: BTreeMap<(Mono, u64), Message>,
+    /// The messages in flight, by the moment of arrival and a sequence number.
+    in_flight: BTreeMap<(Mono, u64), Message>,
     sent: u64,
     authority: Option<Authority>,
     by_majority: bool,
@@ -52,11 +53,11 @@ struct Sim {
 }
 
 #[test]
-fn the_promises_hold_for_every_seed() {
+fn the_guarantees_hold_for_every_seed() {
     let (mut normal, mut bounds_checked) = (0, 0);
     for seed in 0..40 {
         let mut sim = Sim::new(seed);
-        // The seed is printed with a failure, and with nothing else.
+        // The test harness shows the seed only with a failure.
         println!(
             "seed {seed}: {} clocks, {} faulty",
             sim.clocks.len(),
@@ -95,7 +96,7 @@ impl Sim {
             next_outage: Mono::ZERO + QUIET + dice.micros(0, 60_000_000),
             cut_until: Mono::ZERO,
             stalled_until: Mono::ZERO,
-            under_way: BTreeMap::new(),
+            in_flight: BTreeMap::new(),
             sent: 0,
             authority: None,
             by_majority: false,
@@ -112,21 +113,21 @@ impl Sim {
             self.check_lateness();
             self.authority = self.edge.authority();
         }
-        assert_eq!(self.edge.take_steps(), 0, "TIME_STEPPED");
+        assert_eq!(self.edge.take_steps(), 0, "no TIME_STEPPED may occur");
         for feed in [&self.edge.second, &self.edge.minute, &self.edge.ahead] {
             check_sequence(feed);
         }
         assert!(self.edge.second.released.len() > 235);
     }
 
-    /// Does what comes next, and everything else that is due by then.
+    /// Advances to the next event, and handles everything that is due by then.
     fn turn(&mut self) {
         let announce = self
             .clocks
             .iter()
             .map(|clock| clock.announcer.next_deadline())
             .min();
-        let arrive = self.under_way.keys().next().map(|&(at, _)| at);
+        let arrive = self.in_flight.keys().next().map(|&(at, _)| at);
         let timers = [self.edge.next_due(), self.edge.keeper.next_request()];
         let troubles = [self.next_fault, self.next_outage];
         let others = timers.into_iter().chain(troubles);
@@ -144,7 +145,7 @@ impl Sim {
             self.change_fault();
         }
         if self.next_outage <= self.edge.now {
-            self.begin_outage();
+            self.start_outage();
         }
     }
 
@@ -180,16 +181,17 @@ impl Sim {
         }
     }
 
-    /// Delivers what has arrived: to clocks at its moment, to the edge when that is awake.
+    /// Delivers the messages that have arrived: to clocks at the moment of arrival, to the edge
+    /// when it is awake.
     fn arrive(&mut self) {
-        while let Some(first) = self.under_way.first_entry() {
+        while let Some(first) = self.in_flight.first_entry() {
             let (at, _) = *first.key();
             if at > self.edge.now {
                 return;
             }
             match first.remove() {
                 Message::Request { clock, nonce } => self.answer(clock, nonce, at),
-                // What the edge makes of these shows in what it does.
+                // The effect of the next two shows in the edge's behaviour.
                 Message::Reply(reply) => {
                     let _ = self.edge.handle_reply(&reply);
                 }
@@ -225,7 +227,7 @@ impl Sim {
         self.send(sent_at, || Message::Reply(reply.clone()));
     }
 
-    /// Something like `truth`, or not.
+    /// Returns a number that may or may not be near `truth`.
     fn lie(&mut self, truth: i64) -> i64 {
         let near = truth + self.dice.between(-20_000, 20_000);
         self.dice.pick(&[
@@ -239,7 +241,7 @@ impl Sim {
         ])
     }
 
-    /// Lets the network lose, delay or double a message.
+    /// Sends a message over the network, which may lose, delay or duplicate it.
     fn send(&mut self, at: Mono, message: impl Fn() -> Message) {
         let copies = if self.dice.percent(3) { 2 } else { 1 };
         for _ in 0..copies {
@@ -252,28 +254,28 @@ impl Sim {
             };
             if !lost {
                 self.sent += 1;
-                self.under_way.insert((at + delay, self.sent), message());
+                self.in_flight.insert((at + delay, self.sent), message());
             }
         }
     }
 
-    /// Begins a fault, goes on with it or ends it.
+    /// Starts, continues or ends a fault.
     fn change_fault(&mut self) {
         if self.fault.is_some_and(Fault::falsifies) {
             self.last_falsified = self.edge.now;
         }
         self.next_fault = self.edge.now + self.dice.micros(500_000, 12_000_000);
         match self.fault {
-            None => self.begin_fault(),
-            Some(fault) if self.dice.percent(80) => self.go_on_with(fault),
+            None => self.start_fault(),
+            Some(fault) if self.dice.percent(80) => self.continue_fault(fault),
             Some(_) => {
                 self.fault = None;
-                self.clocks[self.faulty].host.mend();
+                self.clocks[self.faulty].host.fix();
             }
         }
     }
 
-    fn begin_fault(&mut self) {
+    fn start_fault(&mut self) {
         let fault = self.dice.pick(Fault::of(self.clocks.len()));
         self.fault = Some(fault);
         let host = &mut self.clocks[self.faulty].host;
@@ -281,11 +283,11 @@ impl Sim {
             let far_ns = self.dice.between(50_000_000, 7_200_000_000_000);
             host.step(self.dice.pick(&[-1, 1]) * far_ns);
         } else if fault == Fault::Runaway {
-            host.run_off(self.edge.now);
+            host.run_away(self.edge.now);
         }
     }
 
-    fn go_on_with(&mut self, fault: Fault) {
+    fn continue_fault(&mut self, fault: Fault) {
         let clock = &mut self.clocks[self.faulty];
         if fault == Fault::Steps {
             clock
@@ -298,7 +300,7 @@ impl Sim {
         }
     }
 
-    fn begin_outage(&mut self) {
+    fn start_outage(&mut self) {
         let now = self.edge.now;
         let length = self.dice.micros(100_000, 45_000_000);
         if self.dice.percent(60) {
@@ -308,7 +310,7 @@ impl Sim {
             self.edge.sleep_until(self.stalled_until);
         }
         let next = now + length + self.dice.micros(15_000_000, 60_000_000);
-        // The last ones are over before the end, where everything must have come.
+        // The last outages are over before the end of the run, by when every tick must have come.
         self.next_outage = if next < Mono::ZERO + OUTAGES_END {
             next
         } else {
@@ -325,8 +327,8 @@ impl Sim {
             .map(|(_, clock)| clock)
     }
 
-    /// How far authority time may be from the clocks that are right. Without a majority one that agrees with the own time is believed:
-    /// then two tolerances add up.
+    /// Returns how far authority time may be from the clocks that are right. Without a majority, a
+    /// clock that agrees with the edge's own time is accepted: then two tolerances add up.
     fn tolerance(&mut self) -> Duration {
         let status = self.edge.keeper.status(self.edge.now);
         if status.following.is_some() {
@@ -339,7 +341,8 @@ impl Sim {
         }
     }
 
-    /// The bound holds against the clock followed, and whatever that is, authority time is near one of those that are right.
+    /// Checks that the bound holds against the followed clock, and that authority time is near a
+    /// clock that is right, whichever clock is followed.
     fn check_error(&mut self) {
         let now = self.edge.now;
         let Some(authority) = self.edge.authority() else {
@@ -360,9 +363,9 @@ impl Sim {
             return;
         };
         let is_followed = |clock: &&Clock| clock.id == followed.as_str();
-        // A machine that stood still goes on with what it had until the next answered round.
+        // A machine that was suspended uses its old samples until the next answered round.
         let since = self.last_falsified.max(self.stalled_until);
-        let is_quiet = !self.fault.is_some_and(Fault::falsifies) && now.since(since) > FORGIVEN;
+        let is_quiet = !self.fault.is_some_and(Fault::falsifies) && now.since(since) > AFTERMATH;
         let clock = self.clocks.iter().find(is_followed).unwrap();
         if is_quiet || clock.id != self.clocks[self.faulty].id {
             let error = error(clock);
@@ -374,7 +377,8 @@ impl Sim {
         }
     }
 
-    /// No tick comes earlier or later, by the clocks that are right, than the tolerance and the bounds allow.
+    /// Checks that no tick is earlier or later, by the clocks that are right, than the tolerance
+    /// and the bounds allow.
     fn check_lateness(&mut self) {
         let now = self.edge.now;
         let tolerance = self.tolerance();
@@ -398,7 +402,7 @@ impl Sim {
     }
 }
 
-/// Ticks strictly increase, without a gap.
+/// Checks that ticks strictly increase, without a gap.
 fn check_sequence(feed: &Feed) {
     for two in feed.released.windows(2) {
         let next = feed.schedule.mode().next_after(two[0].tick.epoch);

@@ -1,4 +1,5 @@
-//! What is around the simulated edge: dice, clocks on hosts that are nearly right, and what may go wrong with one of them.
+//! The simulated edge's surroundings: dice, clocks on hosts that are nearly right, and the faults
+//! that one of the clocks may have.
 
 use std::time::Duration;
 
@@ -8,12 +9,13 @@ use crate::edge::clock_id;
 
 const BASE_NS: i64 = 1_700_000_040_000_000_000;
 const LEAD: Duration = Duration::from_millis(1_500);
-/// How long a clock runs fast before it runs slow: it is disciplined, and stays near its fellows.
+/// The time for which a clock runs fast before it runs slow: it is disciplined, and stays near the
+/// others.
 const SLEW_NS: u64 = 10_000_000_000;
-/// How fast a runaway clock goes wrong.
+/// The drift of a runaway clock.
 const RUNAWAY_PPM: i64 = 1_000;
 
-/// SplitMix64: a seed tells the whole story.
+/// A SplitMix64 generator: the seed determines the whole run.
 pub(super) struct Dice(pub(super) u64);
 
 impl Dice {
@@ -24,7 +26,7 @@ impl Dice {
         z ^ (z >> 31)
     }
 
-    /// At least `from`, less than `to`.
+    /// Returns a number of at least `from` and less than `to`.
     pub(super) fn between(&mut self, from: i64, to: i64) -> i64 {
         from + i64::try_from(self.roll() % from.abs_diff(to)).unwrap()
     }
@@ -42,29 +44,30 @@ impl Dice {
     }
 }
 
-/// What the faulty clock does for a while.
+/// The fault that the faulty clock has for a while.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fault {
-    /// Says nothing.
+    /// It sends nothing.
     Silent,
-    /// Is stepped by up to hours, once.
+    /// It is stepped once, by up to two hours.
     Step,
-    /// Is stepped again and again.
+    /// It is stepped repeatedly.
     Steps,
-    /// Is stepped by about the tolerance.
+    /// It is stepped by about the tolerance, repeatedly.
     Shift,
-    /// Runs off.
+    /// It runs away at [`RUNAWAY_PPM`].
     Runaway,
-    /// Starts again and again.
+    /// It restarts repeatedly.
     Restarts,
-    /// Answers each request twice, under two timelines.
+    /// It answers each request twice, on two timelines.
     TwoHosts,
-    /// Says what can't be.
+    /// It sends impossible values.
     Lies,
 }
 
 impl Fault {
-    /// What one of two clocks may do at no cost, and one of three or more.
+    /// Returns the faults of one clock that must not cost anything, with two clocks and with three
+    /// or more.
     pub(super) const fn of(clocks: usize) -> &'static [Self] {
         if clocks == 2 {
             return &[Self::Silent, Self::Step];
@@ -83,20 +86,20 @@ impl Fault {
 }
 
 impl Fault {
-    /// Whether what the clock says of the time may be wrong.
+    /// Returns whether the clock may send a wrong time.
     pub(super) fn falsifies(self) -> bool {
         ![Self::Silent, Self::Restarts].contains(&self)
     }
 }
 
-/// A host's time, as a function of the edge's own.
+/// A host's time as a function of the edge's own time.
 #[derive(Clone, Copy)]
 pub(super) struct Host {
     offset_ns: i64,
-    /// Its rate against the edge's machine, while it runs fast.
+    /// Its rate relative to the edge's machine while it runs fast.
     rate_ppm: i64,
     stepped_ns: i64,
-    runs_off_from: Option<Mono>,
+    runs_away_from: Option<Mono>,
 }
 
 impl Host {
@@ -105,16 +108,16 @@ impl Host {
             offset_ns: dice.between(-6_000_000, 6_000_000),
             rate_ppm: dice.between(-190, 191),
             stepped_ns: 0,
-            runs_off_from: None,
+            runs_away_from: None,
         }
     }
 
-    /// The host's time minus the edge's own.
+    /// Returns the host's time minus the edge's own.
     pub(super) fn offset_ns(&self, now: Mono) -> i64 {
         let phase = now.as_nanos() % (2 * SLEW_NS);
         let slewed = i64::try_from(phase.min(2 * SLEW_NS - phase)).unwrap() * self.rate_ppm;
         let ran = self
-            .runs_off_from
+            .runs_away_from
             .map_or(0, |from| now.since(from).as_nanos());
         let ran = i64::try_from(ran).unwrap() * RUNAWAY_PPM;
         BASE_NS + self.offset_ns + self.stepped_ns + (slewed + ran) / 1_000_000
@@ -135,14 +138,14 @@ impl Host {
         self.stepped_ns += by_ns;
     }
 
-    pub(super) fn run_off(&mut self, now: Mono) {
-        self.runs_off_from = Some(now);
+    pub(super) fn run_away(&mut self, now: Mono) {
+        self.runs_away_from = Some(now);
     }
 
-    /// Is right again.
-    pub(super) fn mend(&mut self) {
+    /// Returns to the right time.
+    pub(super) fn fix(&mut self) {
         self.stepped_ns = 0;
-        self.runs_off_from = None;
+        self.runs_away_from = None;
     }
 }
 
