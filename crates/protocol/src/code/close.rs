@@ -211,7 +211,7 @@ impl CloseReason {
     }
 }
 
-/// Whether the client is sent an ERROR, and the label of an end without one.
+/// The ending of a connection: with an ERROR frame, or without one and under its own metric label.
 enum Ending {
     WithError(ErrorCode),
     WithoutError { label: &'static str },
