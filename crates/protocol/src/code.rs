@@ -33,10 +33,10 @@ pub enum Return {
     Elsewhere,
 }
 
-/// Range of `retry_after_ms` for codes that send many clients away together, all of which may come
-/// back soon.
+/// The range of `retry_after_ms` for codes that send many clients away together, all of which may
+/// come back soon.
 const RETRY_SOON_MS: RangeInclusive<u32> = 1..=5_000;
-/// Range of `retry_after_ms` for codes after which coming back soon would not help.
+/// The range of `retry_after_ms` for codes after which coming back soon would not help.
 const RETRY_LATER_MS: RangeInclusive<u32> = 1_000..=10_000;
 
 macro_rules! error_codes {
@@ -111,7 +111,7 @@ error_codes! {
     ServerDraining, "SERVER_DRAINING", "server_draining";
     /// The client's address has reached its limit of connections.
     TooManyConnections, "TOO_MANY_CONNECTIONS", "too_many_connections";
-    /// The edge has a defect.
+    /// The edge has a bug.
     Internal, "INTERNAL", "internal";
 }
 

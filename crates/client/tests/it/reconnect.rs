@@ -1,4 +1,4 @@
-//! Tests of reconnecting: the stream of ticks is one, whatever happens to connections.
+//! Tests of reconnecting: the ticks form one stream, whatever happens to connections.
 
 use std::io;
 use std::time::Duration;

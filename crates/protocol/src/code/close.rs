@@ -47,7 +47,7 @@ pub enum CloseReason {
          its attempts are refused until the current minute is over"
     )]
     AuthRateLimited,
-    /// The mode is one that this version does not know.
+    /// The mode is unknown to this version.
     #[error("mode {found} is unknown; the modes are SECOND (0) and MINUTE (1)")]
     UnknownMode {
         /// The mode's number in the SUBSCRIBE.
@@ -110,8 +110,8 @@ pub enum CloseReason {
          or of new connections in a given time"
     )]
     TooManyConnections,
-    /// The edge has a defect.
-    #[error("this edge has a defect; its log has the details")]
+    /// The edge has a bug.
+    #[error("internal error: this edge has a bug; its log has the details")]
     Internal,
     /// The client ended the connection.
     #[error("the client closed the connection")]

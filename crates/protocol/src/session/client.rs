@@ -77,8 +77,8 @@ pub struct PongExchange {
     pub t3_us: i64,
     /// The time at which the client read the PONG.
     pub t4_us: i64,
-    /// How far the edge's time may be from the clock that it follows, in microseconds; [`u32::MAX`]
-    /// while the edge does not know the time.
+    /// The error bound of the edge's time against the clock that it follows, in microseconds;
+    /// [`u32::MAX`] while the edge does not know the time.
     pub error_bound_us: u32,
     /// That clock's own error against UTC, in microseconds.
     pub clock_error_us: u32,
@@ -152,8 +152,8 @@ pub enum ClientError {
 }
 
 impl ClientError {
-    /// Returns whether a client comes back: it does as after a reset, except to an edge whose ticks
-    /// it cannot interpret.
+    /// Returns how a client comes back: as after a reset, or not at all if it cannot interpret the
+    /// edge's ticks.
     #[must_use]
     pub const fn come_back(self) -> Return {
         match self {
@@ -314,7 +314,7 @@ impl ClientSession {
         }
     }
 
-    /// Handles an ACK. One that answers a frame type unknown to this version is ignored.
+    /// Handles an ACK. An ACK of a frame type that this version does not know is ignored.
     fn handle_ack(&mut self, ack: Ack, now: Mono) -> Result<Option<ClientEvent>, ClientError> {
         const AUTH: u32 = FrameType::Auth.byte() as u32;
         const SUBSCRIBE: u32 = FrameType::Subscribe.byte() as u32;

@@ -1,10 +1,10 @@
 //! The edge's side of a connection: which frames a client may send at which point, and its
 //! deadlines for sending them.
 //!
-//! A session decides only what its own connection determines. Whether credentials are right, what
-//! time it is and what a resume point leads to, the driver must supply. An edge holds 100,000
-//! sessions, so a session is at most 64 bytes large, and the limits that all sessions share are
-//! passed to it on each call.
+//! A session decides only what its own connection determines. The driver must supply whether
+//! credentials are right, what time it is and what a resume point leads to. An edge holds 100,000
+//! sessions, so a session takes at most 64 bytes, and the limits that all sessions share are passed
+//! to it on each call.
 
 use std::time::Duration;
 
@@ -16,8 +16,8 @@ use crate::code::{CloseReason, ErrorCode};
 use crate::frame::{self, Decoder, Frame, FrameType, PAYLOAD_MAX_BEFORE_AUTH, Rules};
 use crate::message::{Ack, Auth, ErrorMsg, Heartbeat, PROTOCOL_MINOR, Pong, Subscribe};
 
-/// The size of the largest burst, in seconds' worth of frames. A starting client sends the frames
-/// that follow AUTH and its first time samples together.
+/// The size of the largest burst, in seconds' worth of frames. A starting client sends its first
+/// time samples together with the other frames that follow AUTH.
 const BURST_SECONDS: u32 = 2;
 
 /// The settings that all sessions of an edge share.

@@ -33,7 +33,7 @@ pub(super) struct Heartbeats {
     next: Mono,
     opening_left: u8,
     timeless_interval: Duration,
-    /// Whether a PONG has carried authority time, so that the edge is known to know it.
+    /// Whether a PONG has carried authority time, which shows that the edge knows it.
     edge_knows_time: bool,
 }
 

@@ -35,7 +35,7 @@ pub(crate) fn run(data: &[u8]) {
         whole,
         "byte by byte"
     );
-    assert_eq!(decode_kept(rules, stream), whole, "kept");
+    assert_eq!(decode_kept(rules, stream), whole, "through keep");
     check(&whole, stream, rules);
 }
 
