@@ -1,4 +1,5 @@
-//! Generates the message types from `proto/stream.proto`: protox parses it, so that nobody needs a `protoc`.
+//! Generates the message types from `proto/stream.proto`. protox parses the schema, so that the
+//! build needs no `protoc`.
 
 use std::error::Error;
 
@@ -9,7 +10,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed={SCHEMA}");
     let schema = protox::compile([SCHEMA], [INCLUDES])?;
     prost_build::Config::new()
-        // It holds a password and a token: message.rs writes a `Debug` that masks them.
+        // `Auth` holds a password and a token: message.rs implements a `Debug` that masks them.
         .skip_debug(["tickstorm.v1.Auth"])
         .compile_fds(schema)?;
     Ok(())

@@ -1,4 +1,4 @@
-//! Feeds libFuzzer's bytes to the driver that the protocol's tests replay the corpus with.
+//! Passes libFuzzer's bytes to the driver with which the protocol's tests replay the corpus.
 
 #![no_main]
 

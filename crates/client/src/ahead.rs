@@ -1,5 +1,5 @@
-//! Ticks that came ahead of their time: holds each until authority time, as this client knows it, has come to it, and only then
-//! hands it on. Everything else keeps its place among them.
+//! Ticks that arrive ahead of their time. Each is held until this client's estimate of authority
+//! time reaches it, and only then handed on. All other events keep their positions among the ticks.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -14,17 +14,19 @@ use crate::error::Error;
 use crate::estimate::Estimator;
 use crate::event::Event;
 
-/// Events held back at most; beyond, the connection is not read. An edge is 800 ms ahead: one tick or two.
+/// The largest number of events that are held; beyond it, the connection is not read. Since an edge
+/// is 800 ms ahead, the usual number is one or two ticks.
 const HELD_MAX: usize = 64;
 
 type Item = Result<Event, Error>;
 
-/// What is held back, in the order in which it came.
+/// The held events, in the order in which they arrived.
 #[derive(Default)]
 struct Held {
     items: VecDeque<Item>,
-    /// What time it was at some moment, by the last estimate that there was: where there is none any more, it has to do.
-    known: Option<(Mono, UnixTime)>,
+    /// A moment, and the authority time at it, according to the last estimate that there was. Used
+    /// when there is no current estimate.
+    last_known: Option<(Mono, UnixTime)>,
 }
 
 impl Held {
@@ -32,45 +34,49 @@ impl Held {
         self.items.len() >= HELD_MAX
     }
 
-    /// Takes what comes. Ticks of a time that is no more, and those of a subscription whose point was given up, are never released.
+    /// Appends an event. Held ticks are dropped if authority time was stepped back or the
+    /// subscription's resume point was given up.
     fn push(&mut self, item: Item) {
-        let forgets = match &item {
+        let drops_held_ticks = match &item {
             Ok(Event::Reconnecting { resumes, .. }) => !resumes,
             Ok(Event::Tick(_) | Event::Reconnected { .. } | Event::Gap { .. }) => false,
             Err(error) => error.come_back() == Return::AtOnceWithoutResume,
         };
-        if forgets {
-            self.forget();
+        if drops_held_ticks {
+            self.drop_ticks();
         }
         self.items.push_back(item);
     }
 
-    fn forget(&mut self) {
-        self.known = None;
+    fn drop_ticks(&mut self) {
+        self.last_known = None;
         self.items
             .retain(|held| !matches!(held, Ok(Event::Tick(_) | Event::Gap { .. })));
     }
 
-    /// When the first is due, as far as is known at `now`; none where nothing is held or the time was never known.
+    /// Returns when the first event is due, as far as is known at `now`, or `None` if nothing is
+    /// held or the time was never known.
     fn due(&mut self, estimator: &Estimator, now: Mono) -> Option<Mono> {
         if let Some(estimate) = estimator.estimate(now) {
-            self.known = Some((now, estimate.unix));
+            self.last_known = Some((now, estimate.unix));
         }
         match self.items.front()? {
             Ok(Event::Tick(tick)) if tick.quality != Quality::Replay => {
-                let (at, unix) = self.known?;
+                let (at, unix) = self.last_known?;
                 let time = tick.epoch.time();
                 let ns = |time: UnixTime| i128::from(time.as_nanos());
                 let to_go =
                     Duration::from_nanos(u64::try_from(ns(time) - ns(unix)).unwrap_or_default());
                 Some(at + to_go)
             }
-            // What the edge has released long ago, and what is no tick, waits for nothing but its turn.
+            // Replayed ticks, whose time has passed, and events that are not ticks are due as soon
+            // as they are first.
             Ok(_) | Err(_) => Some(now),
         }
     }
 
-    /// Takes out the first, if it is due at `now`. It is a tick of `now`, however early it was read.
+    /// Removes and returns the first event if it is due at `now`. A tick gets the estimate of
+    /// `now`, however early it was read.
     fn pop(&mut self, estimator: &Estimator, now: Mono) -> Option<Item> {
         self.due(estimator, now).filter(|&due| due <= now)?;
         let mut item = self.items.pop_front()?;
@@ -83,14 +89,14 @@ impl Held {
     }
 }
 
-/// Hands on what comes in, each tick at its time, until either end is closed.
+/// Hands on the events from `incoming`, each tick at its time, until either channel is closed.
 pub(crate) async fn release<C: AlarmClock>(
     mut incoming: mpsc::Receiver<Item>,
     outgoing: mpsc::Sender<Item>,
     mut estimator: watch::Receiver<Estimator>,
     clock: Arc<C>,
 ) {
-    let (mut held, mut ended, mut learns) = (Held::default(), false, true);
+    let (mut held, mut ended, mut has_updates) = (Held::default(), false, true);
     let mut timer = C::Timer::default();
     loop {
         let now = clock.now();
@@ -105,8 +111,10 @@ pub(crate) async fn release<C: AlarmClock>(
             continue;
         }
         if ended && due.is_none() {
-            // Nobody will tell the time of what is left any more, but for the reason.
-            held.forget();
+            // The time was never known and there is no connection left to learn it from, so the
+            // ticks can never be released. Only the error that ended the connection remains to be
+            // handed on.
+            held.drop_ticks();
             if held.items.is_empty() {
                 return;
             }
@@ -119,8 +127,8 @@ pub(crate) async fn release<C: AlarmClock>(
                 None => ended = true,
             },
             () = outgoing.closed() => return,
-            // The wait is set anew.
-            changed = estimator.changed(), if learns => learns = changed.is_ok(),
+            // The next iteration waits according to the new estimate.
+            changed = estimator.changed(), if has_updates => has_updates = changed.is_ok(),
             () = clock.wait_until(&mut timer, due.unwrap_or(Mono::NEVER)), if due.is_some() => {}
         }
     }

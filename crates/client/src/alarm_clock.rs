@@ -1,17 +1,17 @@
-//! [`AlarmClock`]: what a client waits by when it releases ticks itself.
+//! [`AlarmClock`]: the clock by which a client waits when it releases ticks itself.
 
 use std::future::Future;
 
 use tickstorm_timebase::{Clock, Mono, SystemClock};
 use tickstorm_timer::AsyncTimer;
 
-/// A clock that one can wait by.
+/// A clock that a task can wait on.
 pub trait AlarmClock: Clock + Send + Sync + 'static {
-    /// What a task keeps from one wait to the next.
+    /// The state that a task keeps from one wait to the next.
     type Timer: Default + Send;
 
-    /// Waits until the clock shows `at`, as exactly as it can. Dropped before its end it leaves nothing behind but in `timer`, which the
-    /// next wait sets anew.
+    /// Waits until the clock shows `at`, as exactly as it can. A wait that is dropped before it
+    /// ends leaves nothing behind except in `timer`, which the next wait sets again.
     fn wait_until(&self, timer: &mut Self::Timer, at: Mono) -> impl Future<Output = ()> + Send;
 }
 

@@ -1,53 +1,59 @@
-//! How long a client waits before it connects again. Without I/O, clock or chance of its own: whoever waits brings all three.
+//! How long a client waits before it connects again. This module does no I/O, and reads no clock
+//! and no random number; its caller supplies both.
 
 use std::time::Duration;
 
 use tickstorm_protocol::code::Return;
 
-/// The longest of the first waits: they are random, so that a crowd that was cut off together doesn't come back together.
-const REACH_MIN: Duration = Duration::from_secs(1);
-/// The longest wait of all but refusals.
-const REACH_MAX: Duration = Duration::from_secs(30);
-/// After being subscribed for so long, the next end is a new one and no failure to come back.
-const SETTLED: Duration = Duration::from_secs(30);
-/// At least, where the same bytes will fail again: a password or an edge may be in the middle of a change.
-const REFUSED: Duration = Duration::from_secs(60);
-/// Six times what the protocol lets an edge ask for: whatever it says, it can't send a client away for good.
+/// The upper bound of the first wait. Waits are random, so that clients which were cut off together
+/// do not all come back together.
+const BOUND_MIN: Duration = Duration::from_secs(1);
+/// The highest upper bound of a wait, except after a refusal.
+const BOUND_MAX: Duration = Duration::from_secs(30);
+/// A subscription that lasted this long resets the backoff: its end does not count as a failure to
+/// come back.
+const SETTLED_AFTER: Duration = Duration::from_secs(30);
+/// The shortest wait if the same bytes will fail again. It is finite because a password or an edge
+/// may be in the middle of a change.
+const REFUSED_WAIT_MIN: Duration = Duration::from_secs(60);
+/// The longest hint that is followed, six times the longest that the protocol lets an edge send. No
+/// hint can keep a client away indefinitely.
 const HINT_MAX: Duration = Duration::from_secs(60);
 
-/// How an attempt ended.
+/// The outcome of a connection, or of an attempt to make one.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct AttemptOutcome {
-    /// What its end says about coming back.
+    /// The way in which the client comes back after this outcome.
     pub(crate) come_back: Return,
-    /// The edge's hint; zero where it gave none.
+    /// The edge's hint; zero if it gave none.
     pub(crate) retry_after: Duration,
-    /// How long it was subscribed; zero where it never was.
+    /// The time for which the connection was subscribed; zero if it never was.
     pub(crate) subscribed_for: Duration,
 }
 
-/// The waits between connections, which grow from one failure to the next.
+/// The waits between connections, which grow with each consecutive failure.
 #[derive(Debug)]
 pub(crate) struct Backoff {
-    /// The next wait is random up to this.
-    reach: Duration,
+    /// The upper bound of the next random wait.
+    bound: Duration,
 }
 
 impl Backoff {
     pub(crate) fn new() -> Self {
-        Self { reach: REACH_MIN }
+        Self { bound: BOUND_MIN }
     }
 
-    /// The wait before the next connection. `random` is any number, another one each time.
+    /// Returns the wait before the next connection. `random` is any number, a different one each
+    /// time.
     pub(crate) fn wait(&mut self, ended: &AttemptOutcome, random: u32) -> Duration {
-        if ended.subscribed_for >= SETTLED {
-            self.reach = REACH_MIN;
+        if ended.subscribed_for >= SETTLED_AFTER {
+            self.bound = BOUND_MIN;
         }
-        let is_first = self.reach == REACH_MIN;
-        let drawn = fraction(self.reach, random);
-        self.reach = (self.reach * 2).min(REACH_MAX);
+        let is_first = self.bound == BOUND_MIN;
+        let drawn = fraction(self.bound, random);
+        self.bound = (self.bound * 2).min(BOUND_MAX);
         match ended.come_back {
-            Return::No => REFUSED + drawn,
+            Return::No => REFUSED_WAIT_MIN + drawn,
             Return::AtOnce
             | Return::AtOnceWithoutResume
             | Return::OnceMoreWithResume
@@ -57,14 +63,15 @@ impl Backoff {
                 if is_first && !hint.is_zero() {
                     return hint;
                 }
-                // Later failures wait by the client's own measure, but no hint is undercut.
+                // After later failures the client waits by its own backoff, but never for less than
+                // the hint.
                 drawn.max(hint)
             }
         }
     }
 }
 
-/// The share of `whole` that `random` is of all numbers.
+/// Scales `whole` by `random` relative to the largest number.
 fn fraction(whole: Duration, random: u32) -> Duration {
     whole.mul_f64(f64::from(random) / f64::from(u32::MAX))
 }
@@ -87,14 +94,14 @@ mod tests {
         Duration::from_secs(secs)
     }
 
-    /// The longest waits after ends like this one, in seconds.
+    /// Returns the longest waits after consecutive ends like this one, in seconds.
     fn longest<const N: usize>(ended: &AttemptOutcome) -> [u64; N] {
         let mut backoff = Backoff::new();
         [(); N].map(|()| backoff.wait(ended, u32::MAX).as_secs())
     }
 
     #[test]
-    fn each_code_waits_as_its_class_says() {
+    fn the_wait_after_each_code_follows_from_how_it_comes_back() {
         for &code in ErrorCode::ALL {
             let longest = longest(&ended(code.come_back()));
             let expected = match code.come_back() {
@@ -112,9 +119,9 @@ mod tests {
     }
 
     #[test]
-    fn waits_are_spread_over_all_of_their_reach() {
+    fn waits_are_spread_from_zero_to_their_bound() {
         let mut backoff = Backoff::new();
-        backoff.reach = REACH_MAX;
+        backoff.bound = BOUND_MAX;
         let waits = [0, u32::MAX / 2, u32::MAX]
             .map(|random| backoff.wait(&ended(Return::AtOnce), random).as_millis());
         assert_eq!((waits[0], waits[2]), (0, 30_000));
@@ -144,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn half_a_minute_of_being_subscribed_begins_anew() {
+    fn half_a_minute_of_being_subscribed_resets_the_backoff() {
         let mut backoff = Backoff::new();
         let after = |subscribed_for| AttemptOutcome {
             subscribed_for,

@@ -1,5 +1,6 @@
-//! One connection to an edge, from TCP's beginning to its end: moves bytes between a socket and protocol's [`ClientSession`], sends
-//! heartbeats in time, learns authority time, and notices silence. Connecting again is not its business.
+//! One connection to an edge, from its first byte to its end. Moves bytes between a socket and
+//! protocol's [`ClientSession`], sends heartbeats in time, learns authority time, and detects
+//! silence. It does not reconnect.
 
 use std::io;
 use std::sync::Arc;
@@ -21,42 +22,46 @@ use crate::error::{Awaited, Error};
 use crate::estimate::{Estimate, Estimator};
 use crate::options::{Credentials, Options};
 
-/// From the first byte to the answer to AUTH. An edge may hold back a refusal for up to 5 s.
+/// The time limit from the first byte to the answer to AUTH. An edge may delay a refusal by up to
+/// 5 s.
 const AUTH_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long an edge may leave SUBSCRIBE unanswered, since it does not know the time, where another could serve: more than the
-/// 5 s after which a starting edge that hears any clock has chosen.
+/// How long an edge that does not know the time may leave SUBSCRIBE unanswered if there is another
+/// edge to try. Longer than the 5 s after which a starting edge that hears any clock has chosen.
 const TIMELESS_MAX: Duration = Duration::from_secs(8);
-/// An edge that is silent for less is not given up, however short the heartbeat timeout that it told.
+/// The shortest silence after which an edge is given up, however short its heartbeat timeout is.
 const SILENCE_MIN: Duration = Duration::from_secs(5);
-/// A wait that ends so much too late shows that this machine itself stood still: that was no silence of the edge's.
+/// A wait that ends later than planned by more than this shows that this machine was stalled, and
+/// that the edge was not silent.
 const STALL: Duration = Duration::from_millis(500);
-/// Room for reading: some hundred ticks.
+/// The free space to read into: some hundreds of ticks.
 const READ_LEN: usize = 16_384;
-/// How this client names itself to the edge's operator.
+/// The name and version that this client reports to the edge's operator.
 const VERSION: &str = concat!("tickstorm-client/", env!("CARGO_PKG_VERSION"));
 
-/// A clock that the connections and their ticks share.
+/// The clock that all connections and the ticks read from them share.
 pub(crate) type SharedClock = Arc<dyn Clock + Send + Sync>;
 
-/// Ticks as they were read.
+/// A batch of ticks as it was read.
 pub(crate) struct ReadBatch {
     pub(crate) batch: TickBatch,
-    /// Authority time at reading.
+    /// The authority time at which the batch was read, if it was known.
     pub(crate) read: Option<Estimate>,
 }
 
-/// A connection whose session has begun.
+/// A connection on which the protocol has started.
 pub(crate) struct Connection<S> {
     reader: ReadHalf<S>,
     writer: WriteHalf<S>,
     clock: SharedClock,
     session: ClientSession,
-    /// What the subscription has learned over all of its connections, and goes on learning over this one.
+    /// The authority time that the subscription has learned over all its connections, and continues
+    /// to learn over this one.
     estimator: watch::Sender<Estimator>,
     input: BytesMut,
-    /// Frames, or the rest of one, that the socket has not taken yet.
+    /// The frames, or the unsent tail of a frame, that the socket has not accepted yet.
     output: Vec<u8>,
-    /// Why nothing can be sent any more. What the edge said before it left can still be read, and says more.
+    /// The error because of which nothing can be sent any more. Whatever the edge sent before it
+    /// closed can still be read, and explains more.
     unwritable: Option<io::Error>,
     read_at: Mono,
     silence_max: Duration,
@@ -70,8 +75,9 @@ pub(crate) struct Subscribed<S> {
 }
 
 impl<S: AsyncRead + AsyncWrite> Connection<S> {
-    /// Authenticates and subscribes over a socket that is connected. An edge that lives and doesn't know the time is waited for:
-    /// the only one without a bound, one of several for [`TIMELESS_MAX`].
+    /// Authenticates and subscribes over a connected socket. If the edge answers but does not know
+    /// the time, this waits for it: without limit if it is the only edge, otherwise for
+    /// [`TIMELESS_MAX`].
     pub(crate) async fn subscribe(
         socket: S,
         clock: SharedClock,
@@ -126,7 +132,7 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
         })
     }
 
-    /// The next ticks. May be dropped and called again without losing any.
+    /// Returns the next ticks. No ticks are lost if the future is dropped and this is called again.
     pub(crate) async fn next_ticks(&mut self) -> Result<ReadBatch, Error> {
         loop {
             if let ClientEvent::Batch(batch) = self.next_event().await? {
@@ -136,10 +142,10 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
         }
     }
 
-    /// Sends heartbeats in time while nobody takes ticks, and never returns but with an error.
+    /// Sends heartbeats in time while no ticks are read. Only returns when the connection fails.
     pub(crate) async fn keep_alive(&mut self) -> Error {
         loop {
-            if let Err(error) = self.turn(Reading::No).await {
+            if let Err(error) = self.drive_once(Reading::No).await {
                 return error;
             }
         }
@@ -174,20 +180,21 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
                         .send_modify(|estimator| estimator.handle_exchange(&exchange));
                 }
                 Some(event) => return Ok(event),
-                None => self.turn(Reading::Yes).await?,
+                None => self.drive_once(Reading::Yes).await?,
             }
         }
     }
 
-    /// Waits for the socket or the next deadline, and does one thing.
-    async fn turn(&mut self, reading: Reading) -> Result<(), Error> {
+    /// Waits for the socket or the next deadline, and handles one event.
+    async fn drive_once(&mut self, reading: Reading) -> Result<(), Error> {
         let now = self.clock.now();
         let silent_at = self.read_at + self.silence_max;
         let mut deadline = match reading {
             Reading::Yes => silent_at,
             Reading::No => Mono::NEVER,
         };
-        // A frame that still waits for a full socket does a heartbeat's work: there is never more than one.
+        // A frame that still waits for a full socket does the work of a heartbeat, so at most one
+        // is pending.
         if self.output.is_empty() && self.unwritable.is_none() {
             self.session
                 .poll_heartbeat(now, rand::random(), &mut self.output);
@@ -195,7 +202,7 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
         }
         self.input.reserve(READ_LEN);
         tokio::select! {
-            // Writing first: however much there is to read, heartbeats leave.
+            // Writing comes first, so that heartbeats are sent however much there is to read.
             biased;
             written = self.writer.write(&self.output), if !self.output.is_empty() => match written {
                 Ok(len) => drop(self.output.drain(..len)),
@@ -218,7 +225,10 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
                 if late > STALL {
                     self.read_at = self.read_at + late;
                 } else if reading == Reading::Yes && woken >= silent_at {
-                    return Err(Error::Timeout { awaited: Awaited::Anything, silence: self.silence_max });
+                    return Err(Error::Timeout {
+                        awaited: Awaited::Anything,
+                        silence: self.silence_max,
+                    });
                 }
             }
         }
@@ -226,7 +236,8 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
     }
 }
 
-/// Whether bytes are wanted: not while earlier ticks wait to be taken.
+/// Whether to read from the socket. It is not read while earlier ticks still wait for the
+/// subscription's reader.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Reading {
     Yes,

@@ -1,4 +1,4 @@
-//! [`Dial`]: how connections come about. TCP is one way; a tunnel, or pipes in a test, are others.
+//! [`Dial`]: a way to make connections. TCP is one; a tunnel, or pipes in a test, are others.
 
 use std::future::Future;
 use std::io;
@@ -8,26 +8,28 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, lookup_host};
 use tokio::time::timeout;
 
-/// For each address that a name stands for: longer than a lost SYN and its repetition take, short enough to try the next.
+/// The time limit for each IP address of a name: long enough for a lost SYN and its retransmission,
+/// short enough to try the next address.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Brings connections about, one after the other.
+/// Makes connections, one after the other.
 pub trait Dial: Send + 'static {
-    /// A connection.
+    /// The type of a connection.
     type Socket: AsyncRead + AsyncWrite + Send + 'static;
 
-    /// Connects to `address`, one of [`Options`](crate::Options). Has to give up by itself.
+    /// Connects to `address`, one of the addresses in [`Options`](crate::Options). The
+    /// implementation must enforce its own time limit.
     fn dial(&mut self, address: &str) -> impl Future<Output = io::Result<Self::Socket>> + Send;
 }
 
-/// TCP, to the first address that answers of all that a name stands for.
+/// Dials over TCP, to the first IP address of a name that answers.
 pub(crate) struct Tcp;
 
 impl Dial for Tcp {
     type Socket = TcpStream;
 
     async fn dial(&mut self, address: &str) -> io::Result<TcpStream> {
-        let mut last = io::Error::new(io::ErrorKind::NotFound, "the name stands for no address");
+        let mut last = io::Error::new(io::ErrorKind::NotFound, "the name resolves to no address");
         for candidate in lookup_host(address).await? {
             match timeout(CONNECT_TIMEOUT, TcpStream::connect(candidate)).await {
                 Ok(Ok(stream)) => {
@@ -42,7 +44,7 @@ impl Dial for Tcp {
     }
 }
 
-/// A connection that exists already. There is no second one.
+/// Hands out a connection that already exists. There is no second one.
 pub(crate) struct Once<S>(pub(crate) Option<S>);
 
 impl<S: AsyncRead + AsyncWrite + Send + 'static> Dial for Once<S> {

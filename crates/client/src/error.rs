@@ -1,4 +1,4 @@
-//! Why there is no connection, or none any more.
+//! The reasons why a connection failed or ended.
 
 use std::fmt::{self, Write as _};
 use std::io;
@@ -7,52 +7,53 @@ use std::time::Duration;
 pub use tickstorm_protocol::code::{ErrorCode, Return, UnknownCode};
 pub use tickstorm_protocol::session::client::{ClientError, Refusal};
 
-/// What ended a connection, or kept it from coming about. What an edge wrote is shown escaped: no terminal shall obey it.
+/// The reason why a connection ended, or could not be made. Text from the edge is shown escaped, so
+/// that it cannot control a terminal.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// No connection came about.
-    #[error("can't connect to {}", Harmless(address))]
+    /// The connection could not be made.
+    #[error("cannot connect to {}", Escaped(address))]
     Connect {
-        /// Where to.
+        /// The address that was dialled.
         address: String,
-        /// What the system said of the last address tried.
+        /// The error for the last IP address that was tried.
         source: io::Error,
     },
-    /// The edge sent ERROR, which ends the connection and says why.
+    /// The edge sent ERROR, which ends the connection and gives the reason.
     #[error("the edge refused: {}", ShownRefusal(.0))]
     Refused(Refusal),
-    /// What the edge sent is not what the protocol allows.
+    /// The edge sent something that the protocol does not allow.
     #[error("the edge broke the protocol")]
     Protocol(#[from] ClientError),
-    /// The connection ended without ERROR.
+    /// The connection ended without an ERROR.
     #[error("the edge closed the connection")]
     Closed {
-        /// What the system said; none at an orderly end of file.
+        /// The error of the operating system; `None` at an orderly end of file.
         source: Option<io::Error>,
     },
-    /// The edge does not know the time, and another may.
+    /// The edge does not know the time, and another edge may.
     #[error("the edge did not know the time for {waited:?}")]
     Timeless {
-        /// How long it was waited for.
+        /// The time for which the client waited.
         waited: Duration,
     },
-    /// The edge kept silent for too long.
+    /// The edge was silent for too long.
     #[error("the edge sent {} for {silence:?}", .awaited.missing())]
     Timeout {
-        /// What should have come.
+        /// The answer for which the client was waiting.
         awaited: Awaited,
-        /// How long was waited.
+        /// The time for which the client waited.
         silence: Duration,
     },
 }
 
-/// What an edge was silent for too long to send.
+/// The answer for which a client was waiting when an edge was silent for too long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Awaited {
     /// The answer to AUTH.
     Authentication,
-    /// Anything at all.
+    /// Any bytes at all.
     Anything,
 }
 
@@ -66,7 +67,8 @@ impl Awaited {
 }
 
 impl Error {
-    /// Whether, when and where a client comes back after this, if it was subscribed without trouble before.
+    /// Returns whether, when and where a client that was subscribed before comes back after this
+    /// error.
     #[must_use]
     pub fn come_back(&self) -> Return {
         match self {
@@ -77,7 +79,7 @@ impl Error {
         }
     }
 
-    /// How long the edge wants this client to wait; zero where it doesn't say.
+    /// Returns how long the edge wants this client to wait; zero if it does not say.
     pub(crate) fn retry_after(&self) -> Duration {
         match self {
             Self::Refused(refusal) => Duration::from_millis(refusal.retry_after_ms.into()),
@@ -90,23 +92,24 @@ impl Error {
     }
 }
 
-/// A refusal's code and message.
+/// Displays a refusal's code and message.
 struct ShownRefusal<'a>(&'a Refusal);
 
 impl fmt::Display for ShownRefusal<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0.code {
             Ok(code) => code.fmt(f)?,
-            Err(UnknownCode(text)) => Harmless(text).fmt(f)?,
+            Err(UnknownCode(text)) => Escaped(text).fmt(f)?,
         }
-        write!(f, ": {}", Harmless(&self.0.message))
+        write!(f, ": {}", Escaped(&self.0.message))
     }
 }
 
-/// Text from elsewhere with everything escaped that is not simply shown.
-struct Harmless<'a>(&'a str);
+/// Displays text from an edge or the configuration with every character escaped that is not plainly
+/// printable.
+struct Escaped<'a>(&'a str);
 
-impl fmt::Display for Harmless<'_> {
+impl fmt::Display for Escaped<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.chars().try_for_each(|c| match c {
             '\'' | '"' => f.write_char(c),

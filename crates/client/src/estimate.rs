@@ -1,5 +1,6 @@
-//! Authority time as a client learns it from PONGs, as in NTP: one offset between its own clock and the edge's, and how wrong that
-//! may be. Without I/O and without a clock: whoever reads PONGs says when, whoever asks says when.
+//! Authority time, which a client learns from PONGs as in NTP: the offset between its own clock and
+//! the edge's, with an error bound. This module does no I/O and reads no clock; its callers supply
+//! the time of each PONG and of each question.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -7,48 +8,56 @@ use std::time::Duration;
 pub use tickstorm_protocol::session::client::PongExchange;
 use tickstorm_timebase::{Mono, UnixTime};
 
-/// Samples older than this no longer count: by then they say less than any fresh one.
+/// The age after which a sample no longer counts: by then it is less informative than any fresh
+/// one.
 const SAMPLE_AGE_MAX: Duration = Duration::from_secs(30);
 
-/// How far two machines' clocks may drift apart, as a divisor of the time in which they do: 200 ppm.
+/// The drift between the clocks of two machines, as a divisor of the elapsed time: 200 ppm.
 const DRIFT_DIVISOR: u64 = 5_000;
 
-/// Thrice what a client that asks every 2 s collects within [`SAMPLE_AGE_MAX`]; an edge that answers more often gains nothing.
+/// The largest number of samples kept. This is three times the number that a client which asks
+/// every 2 s collects within [`SAMPLE_AGE_MAX`]; an edge that answers more often gains nothing by
+/// it.
 const SAMPLES_MAX: usize = 64;
 
 const NANOS_PER_MICRO: i64 = 1_000;
 
-/// Authority time at some moment, as far as a client can tell.
+/// Authority time at one moment, as far as a client can tell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Estimate {
-    /// The best guess.
+    /// The best estimate.
     pub unix: UnixTime,
-    /// How far, in microseconds, the guess may be from the clock that the edge follows.
+    /// The bound of the estimate's error against the clock that the edge follows, in microseconds.
     pub error_us: u64,
 }
 
-/// The samples of the last 30 s, and what they say together.
+/// Estimates authority time from the samples of the last 30 s.
 #[derive(Debug, Default)]
 pub struct Estimator {
     samples: VecDeque<EdgeOffset>,
 }
 
 impl Estimator {
-    /// An estimator that knows nothing yet.
+    /// Creates an estimator without samples.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Learns from one PONG. One without times, or whose round trip is negative, says nothing and is ignored.
+    /// Learns from one PONG. A PONG without times, or with a negative round trip, is ignored.
     pub fn handle_exchange(&mut self, exchange: &PongExchange) {
         let Some(newest) = EdgeOffset::from_exchange(exchange) else {
             return;
         };
         let now = newest.read_at;
         self.samples.retain(|older| older.counts_at(now));
-        // The edge's clock was stepped, or this machine stood still: what came before speaks of another time.
-        if self.samples.iter().any(|older| !older.meets(&newest, now)) {
+        // The intervals contradict each other: either the edge's clock was stepped, or this machine
+        // was stalled. The older samples no longer describe the present time.
+        if self
+            .samples
+            .iter()
+            .any(|older| !older.agrees_with(&newest, now))
+        {
             self.samples.clear();
         }
         if self.samples.len() == SAMPLES_MAX {
@@ -57,12 +66,13 @@ impl Estimator {
         self.samples.push_back(newest);
     }
 
-    /// Forgets everything: the time that it was learned from is no more.
+    /// Discards all samples, because the time that they describe is no longer valid.
     pub fn clear(&mut self) {
         self.samples.clear();
     }
 
-    /// Authority time at `now`; none before the first usable PONG, or 30 s after the last.
+    /// Returns authority time at `now`, or `None` before the first usable PONG and later than 30 s
+    /// after the last.
     #[must_use]
     pub fn estimate(&self, now: Mono) -> Option<Estimate> {
         let best = self
@@ -78,7 +88,7 @@ impl Estimator {
     }
 }
 
-/// What one usable sample says.
+/// The offset that one usable sample gives.
 #[derive(Clone, Copy, Debug)]
 struct EdgeOffset {
     /// Authority time minus the client's clock, in nanoseconds.
@@ -89,7 +99,7 @@ struct EdgeOffset {
 }
 
 impl EdgeOffset {
-    /// Arithmetic is checked throughout: the times are whatever the other side sent.
+    /// Computes the offset. All arithmetic is checked, because the other side may send any times.
     fn from_exchange(exchange: &PongExchange) -> Option<Self> {
         if exchange.t2_us == 0 || exchange.t3_us == 0 {
             return None;
@@ -111,7 +121,8 @@ impl EdgeOffset {
         now.since(self.read_at) <= SAMPLE_AGE_MAX
     }
 
-    /// What samples are compared by: the edge's bound is in all of them alike.
+    /// Returns the value by which samples are compared. It leaves out the edge's error bound, which
+    /// is part of all samples alike.
     fn aged_half_trip_ns(&self, now: Mono) -> u64 {
         let age_ns = now.as_nanos().saturating_sub(self.read_at.as_nanos());
         self.half_trip_ns.saturating_add(age_ns / DRIFT_DIVISOR)
@@ -122,8 +133,8 @@ impl EdgeOffset {
             .saturating_add(self.edge_bound_ns)
     }
 
-    /// Whether both can be true: their intervals have a point in common.
-    fn meets(&self, other: &Self, now: Mono) -> bool {
+    /// Returns whether both samples can be true, that is, whether their intervals overlap.
+    fn agrees_with(&self, other: &Self, now: Mono) -> bool {
         let reach = self.error_ns(now).saturating_add(other.error_ns(now));
         self.offset_ns.abs_diff(other.offset_ns) <= reach
     }

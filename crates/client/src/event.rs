@@ -1,4 +1,4 @@
-//! [`Event`] and [`Tick`]: what a subscription hands to its reader.
+//! [`Event`] and [`Tick`]: the items that a subscription yields.
 
 use std::time::Duration;
 
@@ -7,55 +7,61 @@ use tickstorm_timebase::{Epoch, Mode, Quality};
 use crate::error::Error;
 use crate::estimate::Estimate;
 
-/// What a subscription brings.
+/// An event of a subscription.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Event {
-    /// A tick, later than all before it; but for those before a [`Event::Reconnecting`] that does not resume.
+    /// A tick. It is later than all before it, unless an [`Event::Reconnecting`] that does not
+    /// resume came in between.
     Tick(Tick),
-    /// Ticks that can't be had: those between these two. The later one comes next.
+    /// The ticks between these two are missing and cannot be obtained. The later of the two comes
+    /// next.
     Gap {
-        /// The last tick before the gap, or the point after which ticks were asked for.
+        /// The last tick before the gap, or the point after which ticks were requested.
         after: Epoch,
-        /// The first tick after it.
+        /// The first tick after the gap.
         before: Epoch,
     },
-    /// The connection ended, or the last attempt to have a new one failed. The next comes by itself.
+    /// The connection ended, or the last attempt to make a new one failed. The next attempt follows
+    /// by itself.
     Reconnecting {
-        /// Why it ended.
+        /// The reason for the end or the failure.
         why: Error,
-        /// How long is waited before the next attempt.
+        /// The wait before the next attempt.
         after: Duration,
-        /// Whether ticks go on where they were, as they nearly always do. Else authority time went back, or the edges don't know
-        /// the resume point: ticks go on from where the next edge is, and may come again. Those held back are dropped.
+        /// Whether ticks continue after the last one, as they nearly always do. Otherwise authority
+        /// time was stepped back, or the edges refuse the resume point: ticks then continue from
+        /// the next edge's position, so some may come again, and ticks that are held for release
+        /// are dropped.
         resumes: bool,
     },
     /// There is a connection again.
     Reconnected {
-        /// Where to: one of [`Options`](crate::Options)' addresses.
+        /// The address of the edge: one of those in [`Options`](crate::Options).
         address: String,
-        /// The edge's name, as it says; it may hold anything.
+        /// The name that the edge gives itself; it may contain any characters.
         edge_id: String,
     },
 }
 
-/// A tick as it came.
+/// A tick as the client received it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tick {
-    /// Which grid it is on.
+    /// The mode, whose grid the tick is on.
     pub mode: Mode,
-    /// Unix time of the tick.
+    /// The Unix time of the tick.
     pub epoch: Epoch,
-    /// How the edge came to release it.
+    /// The grounds on which the edge released the tick.
     pub quality: Quality,
-    /// Authority time when this client read it or, where it was held back until its time, released it; none where it was not known
-    /// then.
+    /// The authority time at which this client read the tick or, if it held the tick until its
+    /// time, released it. `None` if authority time was not known then.
     pub read: Option<Estimate>,
 }
 
 impl Tick {
-    /// How long after its time this client read or released the tick, in microseconds, give or take `read`'s error; negative where it seems
-    /// to have been early. None where authority time was not known.
+    /// Returns the lateness in microseconds: how long after its time this client read or released
+    /// the tick, give or take the error of `read`. Negative if the tick appears to have been early;
+    /// `None` if authority time was not known.
     #[must_use]
     pub fn late_us(&self) -> Option<i64> {
         let read = self.read?;

@@ -1,5 +1,5 @@
-//! TickStorm's client: connects to an edge, subscribes, and hands out ticks as a [`Stream`](futures_core::Stream), each with how
-//! late it was by authority time.
+//! TickStorm's client: connects to an edge, subscribes, and yields ticks as a
+//! [`Stream`](futures_core::Stream), each with its lateness in authority time.
 //!
 //! ```no_run
 //! # async fn example() -> Result<(), tickstorm_client::Error> {
@@ -19,25 +19,32 @@
 //! # }
 //! ```
 //!
-//! When a connection ends, another is made, at the next of the [`Options`]' addresses, and ticks go on after the last one: the stream
-//! has each tick once, and says where it has not. In between come [`Event::Reconnecting`], which says why and what is waited, and
-//! [`Event::Reconnected`]; whoever only wants ticks passes over them. The first connection is different: [`connect`] fails where it
-//! does, since a wrong address or password is better known at once.
+//! When a connection ends, the client makes another one, to the next of the [`Options`]' addresses,
+//! and ticks continue after the last one: the stream has each tick once, and reports every gap. In
+//! between come [`Event::Reconnecting`], which states why the connection ended and how long the
+//! client waits, and [`Event::Reconnected`]; a program that only wants ticks can ignore both. The
+//! first connection is different: [`connect`] returns an error if it fails, because a wrong address
+//! or password should be noticed immediately.
 //!
-//! With [`Options::ahead`] ticks come before their time and are released when it has come by this client's own estimate. How soon
-//! after that depends on the system's timers:
+//! With [`Options::ahead`], ticks arrive before their time, and the client releases each one when
+//! its own estimate of authority time reaches it. How soon after that depends on the system's
+//! timers:
 //!
 //! | system | a tick is released |
 //! |---|---|
-//! | Linux | within tens of microseconds: a timerfd, then spinning for at most 150 µs ([`AsyncTimer`]) |
+//! | Linux | within tens of microseconds: a timerfd, then up to 150 µs of spinning |
 //! | macOS and other Unix | within a few milliseconds: tokio's timer, which counts milliseconds |
-//! | Windows | within some 20 ms: the same, and the system's clock ticks 64 times a second unless a program asks for more |
+//! | Windows | within some 20 ms: tokio's timer, on a clock with 64 ticks per second by default |
 //!
-//! Only Linux is measured and tested. No tick is released early on any of them. A busy machine adds its own delays, on Linux also if no descriptor is left for a timerfd.
-//! A program that has a better timer brings it as an [`AlarmClock`], by way of [`connect_by`].
-//! Without [`Options::ahead`] no timer is involved, and only the network and the edge decide when a tick comes.
+//! Only Linux has been measured and tested. No tick is released early on any system. A busy machine
+//! adds its own delays. If no file descriptor is left for the timerfd on Linux, tokio's timer takes
+//! its place. On Windows, a program can request more clock ticks per second. [`AsyncTimer`] is the
+//! timer that is used by default; a program that has a better one can supply it as an
+//! [`AlarmClock`] through [`connect_by`]. Without [`Options::ahead`], no timer is involved: only
+//! the network and the edge determine when a tick arrives.
 //!
-//! Nothing here reads the wall clock: authority time comes from the edge, by way of [`estimate`].
+//! Nothing in this crate reads the wall clock. Authority time comes from the edge, through
+//! [`estimate`].
 
 mod ahead;
 mod alarm_clock;

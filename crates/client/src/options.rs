@@ -1,13 +1,14 @@
-//! [`Options`]: where to connect, as whom, and what to subscribe to. Secrets are held so that printing can't show them, and wiped
-//! from memory when they are dropped.
+//! [`Options`]: which edges to connect to, with which credentials, and what to subscribe to.
+//! Secrets are held in a form that printing cannot reveal, and are wiped from memory when they are
+//! dropped.
 
 use secrecy::SecretString;
 use tickstorm_timebase::{Epoch, Mode};
 
-/// How to reach an edge, and what to ask it for.
+/// The configuration of a client: how to reach an edge, and what to request from it.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// At least one.
+    /// The addresses of the edges; at least one.
     pub(crate) addresses: Vec<String>,
     pub(crate) credentials: Credentials,
     pub(crate) mode: Mode,
@@ -19,7 +20,8 @@ pub struct Options {
 }
 
 impl Options {
-    /// SECOND ticks from the edge at `address` (`host:port`), without credentials yet.
+    /// Creates options for SECOND ticks from the edge at `address` (`host:port`), without
+    /// credentials yet.
     #[must_use]
     pub fn new(address: impl Into<String>) -> Self {
         Self {
@@ -34,14 +36,15 @@ impl Options {
         }
     }
 
-    /// Adds another edge's address. After each failure the next one is gone to, and after the last the first again.
+    /// Adds another edge's address. After each failure the client tries the next address, and after
+    /// the last one the first again.
     #[must_use]
     pub fn or_at(mut self, address: impl Into<String>) -> Self {
         self.addresses.push(address.into());
         self
     }
 
-    /// Authenticates with a user's name and password, in place of any credentials set before.
+    /// Authenticates with a username and password, in place of any credentials set before.
     #[must_use]
     pub fn credentials(mut self, user: impl Into<String>, password: impl Into<String>) -> Self {
         self.credentials = Credentials::Password {
@@ -65,38 +68,40 @@ impl Options {
         self
     }
 
-    /// Asks for the ticks after `epoch` that have already been: they come first, as REPLAY. `epoch` is the last tick seen, or
-    /// [`Ticks::start_epoch`](crate::Ticks::start_epoch) where none was.
+    /// Requests the past ticks after `epoch`, which arrive first, as REPLAY. `epoch` is the last
+    /// tick received, or [`Ticks::start_epoch`](crate::Ticks::start_epoch) if there was none.
     #[must_use]
     pub fn resume_after(mut self, epoch: Epoch) -> Self {
         self.resume_after = Some(epoch);
         self
     }
 
-    /// Samples authority time each 2 s instead of with each heartbeat, so that its error between samples stays below half a
-    /// millisecond, and not 2 ms.
+    /// Samples authority time every 2 s instead of with each heartbeat, which keeps its error
+    /// between samples below half a millisecond instead of 2 ms.
     #[must_use]
     pub fn exact_time(mut self) -> Self {
         self.exact_time = true;
         self
     }
 
-    /// Subscribes ahead: ticks come 800 ms before their time, and are released when authority time has come to them by this client's
-    /// own estimate. The network's delay then makes no tick late, only the estimate's error does.
+    /// Sets whether to subscribe ahead: ticks then arrive 800 ms before their time, and the client
+    /// releases each one when its own estimate of authority time reaches it. The network's delay
+    /// then makes no tick late; only the error of the estimate does.
     #[must_use]
     pub fn ahead(mut self, ahead: bool) -> Self {
         self.ahead = ahead;
         self
     }
 
-    /// Whether to connect again when a connection ends, as is the default. Without, the stream's last item is why it ended.
+    /// Sets whether to reconnect when a connection ends, which is the default. Otherwise the
+    /// stream's last item is the error that ended the connection.
     #[must_use]
     pub fn reconnect(mut self, reconnect: bool) -> Self {
         self.reconnect = reconnect;
         self
     }
 
-    /// Tells the edge's operator who this is. The edge cuts it to 64 characters.
+    /// Identifies this client to the edge's operator. The edge cuts the id to 64 characters.
     #[must_use]
     pub fn client_id(mut self, id: impl Into<String>) -> Self {
         self.client_id = id.into();
@@ -104,13 +109,13 @@ impl Options {
     }
 }
 
-/// As whom to authenticate.
+/// The credentials to authenticate with.
 #[derive(Clone, Debug, Default)]
 pub(crate) enum Credentials {
-    /// An edge refuses this, and says so.
+    /// No credentials. An edge answers with an ERROR.
     #[default]
     None,
-    /// A user's name and password.
+    /// A username and password.
     Password {
         user: String,
         password: SecretString,

@@ -1,20 +1,21 @@
-//! From where a subscription goes on over a new connection, and what that makes of the ticks which then come: the next one, one
-//! after a gap, or one that was there before. Without I/O.
+//! The point from which a subscription continues over a new connection, and the classification of
+//! the ticks that arrive then: the next tick, a tick after a gap, or a repeated tick. This module
+//! does no I/O.
 
 use tickstorm_protocol::code::Return;
 use tickstorm_timebase::{Epoch, Mode};
 
-/// How a tick goes on from the last one.
+/// The relation of a tick to the last one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Continuity {
-    /// The one after the last.
+    /// The tick is the successor of the last one.
     Next,
-    /// Later than that one: what lies between can't be had.
+    /// The tick is later than the last one's successor; the ticks in between cannot be obtained.
     AfterGap {
-        /// The last tick before the gap, or the point where the subscription began.
+        /// The last tick before the gap, or the point at which the subscription started.
         after: Epoch,
     },
-    /// Not later than the last.
+    /// The tick is not later than the last one.
     Again,
 }
 
@@ -22,10 +23,10 @@ pub(crate) enum Continuity {
 #[derive(Debug)]
 pub(crate) struct Resume {
     mode: Mode,
-    /// The last tick, or where the subscription began.
+    /// The last tick, or the point at which the subscription started.
     point: Option<Epoch>,
-    /// The point was refused, and is tried once more.
-    once_more: bool,
+    /// Whether the point has been refused once and is being tried a second time.
+    refused_once: bool,
 }
 
 impl Resume {
@@ -33,22 +34,22 @@ impl Resume {
         Self {
             mode,
             point,
-            once_more: false,
+            refused_once: false,
         }
     }
 
-    /// What the next SUBSCRIBE names.
+    /// Returns the resume point of the next SUBSCRIBE.
     pub(crate) fn point(&self) -> Option<Epoch> {
         self.point
     }
 
-    /// An edge begins after `start`.
+    /// Records that an edge accepted the subscription and sends the ticks after `start`.
     pub(crate) fn handle_start(&mut self, start: Epoch) {
-        self.once_more = false;
+        self.refused_once = false;
         self.point.get_or_insert(start);
     }
 
-    /// A tick came.
+    /// Records a tick, and returns how it relates to the last one.
     pub(crate) fn handle_tick(&mut self, epoch: Epoch) -> Continuity {
         let continuity = match self.point {
             Some(point) if epoch <= point => return Continuity::Again,
@@ -61,18 +62,19 @@ impl Resume {
         continuity
     }
 
-    /// A connection ended, or did not come about. What its end says about coming back depends on whether there was a resume point;
-    /// [`Return::AtOnceWithoutResume`] says that there is none any more.
+    /// Records that a connection ended or could not be made. Returns how to come back, which also
+    /// depends on whether there was a resume point; [`Return::AtOnceWithoutResume`] means that
+    /// there no longer is one.
     pub(crate) fn handle_end(&mut self, come_back: Return) -> Return {
         match come_back {
             Return::OnceMoreWithResume if self.point.is_none() => Return::No,
-            Return::OnceMoreWithResume if !self.once_more => {
-                self.once_more = true;
+            Return::OnceMoreWithResume if !self.refused_once => {
+                self.refused_once = true;
                 Return::AtOnce
             }
             Return::OnceMoreWithResume | Return::AtOnceWithoutResume => {
                 self.point = None;
-                self.once_more = false;
+                self.refused_once = false;
                 Return::AtOnceWithoutResume
             }
             Return::No | Return::AtOnce | Return::Later | Return::Elsewhere => come_back,
@@ -91,13 +93,13 @@ mod tests {
     }
 
     #[test]
-    fn where_no_tick_came_it_goes_on_from_the_start() {
+    fn without_a_tick_it_resumes_from_the_start() {
         let mut resume = Resume::new(Mode::Minute, None);
         assert_eq!(resume.point(), None);
         resume.handle_start(epoch(60));
         assert_eq!(resume.handle_end(Return::AtOnce), Return::AtOnce);
         assert_eq!(resume.point(), Some(epoch(60)));
-        // The next edge may have begun later; what was missed there is still wanted.
+        // The next edge may have started later; the ticks missed there are still wanted.
         resume.handle_start(epoch(120));
         assert_eq!(resume.point(), Some(epoch(60)));
         assert_eq!(resume.handle_tick(epoch(120)), Continuity::Next);
@@ -105,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn repetitions_and_gaps_are_told_from_the_next_tick() {
+    fn repeated_ticks_and_gaps_are_distinguished_from_the_next_tick() {
         let mut resume = Resume::new(Mode::Second, Some(Epoch::from_ms(4_500)));
         assert_eq!(resume.handle_tick(epoch(4)), Continuity::Again);
         assert_eq!(resume.handle_tick(epoch(5)), Continuity::Next);
@@ -123,17 +125,17 @@ mod tests {
         let refused = Return::OnceMoreWithResume;
         assert_eq!(resume.handle_end(refused), Return::AtOnce);
         assert_eq!(resume.point(), Some(epoch(5)));
-        // What has nothing to do with the point doesn't use up its second trial.
+        // An unrelated failure does not use up the point's second attempt.
         assert_eq!(resume.handle_end(Return::Elsewhere), Return::Elsewhere);
         assert_eq!(resume.point(), Some(epoch(5)));
         assert_eq!(resume.handle_end(refused), Return::AtOnceWithoutResume);
         assert_eq!(resume.point(), None);
-        // Then it was the mode.
+        // The resume point was not the reason, so the mode must be.
         assert_eq!(resume.handle_end(refused), Return::No);
     }
 
     #[test]
-    fn a_point_that_was_accepted_has_all_trials_again() {
+    fn a_point_that_was_accepted_has_both_attempts_again() {
         let mut resume = Resume::new(Mode::Second, Some(epoch(5)));
         assert_eq!(
             resume.handle_end(Return::OnceMoreWithResume),
@@ -147,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn after_a_step_back_ticks_of_before_are_no_repetitions() {
+    fn after_a_step_back_earlier_ticks_are_not_repetitions() {
         let mut resume = Resume::new(Mode::Second, None);
         resume.handle_start(epoch(99));
         assert_eq!(resume.handle_tick(epoch(100)), Continuity::Next);
@@ -158,7 +160,7 @@ mod tests {
         assert_eq!(resume.handle_tick(epoch(51)), Continuity::Next);
     }
 
-    /// Any epoch, and often one at either end of what there is.
+    /// Any epoch, and often one near either end of the range.
     fn epochs() -> impl Strategy<Value = Epoch> {
         prop_oneof![
             any::<i64>(),
@@ -171,7 +173,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_an_edge_says_ticks_go_forward_and_gaps_lie_between_them(
+        fn whatever_an_edge_sends_ticks_increase_and_gaps_are_between_them(
             mode in prop_oneof![Just(Mode::Second), Just(Mode::Minute)],
             point in prop::option::of(epochs()),
             start in epochs(),

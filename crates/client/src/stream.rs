@@ -1,5 +1,5 @@
-//! [`Ticks`]: what a subscription brings, as a `Stream`. What it brings, and how it goes on when a connection ends, is
-//! [`Subscription`]'s business.
+//! [`Ticks`]: a subscription's events as a `Stream`. The events themselves, and how the
+//! subscription continues when a connection ends, are determined by [`Subscription`].
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -22,27 +22,31 @@ use crate::event::Event;
 use crate::options::Options;
 use crate::subscription::Subscription;
 
-/// Events kept for a reader that is slow: a batch at its largest. Beyond, the connection is not read, and the edge decides what
-/// becomes of a slow consumer.
+/// The largest number of events buffered for a slow reader: one batch of maximum size. Beyond it,
+/// the connection is not read, and the edge decides what happens to a slow consumer.
 const EVENTS_MAX: usize = 1_000;
 
 /// Connects to an edge, authenticates and subscribes. Must be called within a tokio runtime.
 ///
-/// The first connection comes about or fails at once: each address is tried one time. Later ones are made again and again, as
-/// [`Event::Reconnecting`] says, unless [`Options::reconnect`] is off. An edge that doesn't know the time yet answers when it does: the
-/// only one is waited for, one of several for 8 s, and then the next is tried, round and round until one knows it. Bound
-/// the wait where that matters.
+/// The first connection succeeds or fails without retries: each address is tried once. Later
+/// connections are retried without limit, each time announced by [`Event::Reconnecting`], unless
+/// [`Options::reconnect`] is off.
+///
+/// An edge that does not know the time yet answers only when it does. If it is the only edge, this
+/// waits for it without limit. If there are several, it waits for 8 s, then tries the next, and
+/// repeats this until an edge knows the time. Callers that need a limit should add a timeout.
 ///
 /// # Errors
-/// Whatever kept the subscription from beginning, at the address that was tried last.
+/// The reason why no subscription was made at the address that was tried last.
 pub async fn connect(options: Options) -> Result<Ticks, Error> {
     connect_by(Tcp, SystemClock, options).await
 }
 
-/// The same over connections that `dial` brings about, with a clock of one's own.
+/// Does the same as [`connect`], over connections that `dial` makes and with the caller's own
+/// clock.
 ///
 /// # Errors
-/// Whatever kept the subscription from beginning, at the address that was tried last.
+/// The reason why no subscription was made at the address that was tried last.
 pub async fn connect_by<D, C>(dial: D, clock: C, options: Options) -> Result<Ticks, Error>
 where
     D: Dial,
@@ -54,7 +58,7 @@ where
         connection,
         welcome,
         start,
-    } = subscription.begin().await?;
+    } = subscription.connect_first().await?;
     let (sender, mut events) = mpsc::channel(EVENTS_MAX);
     let estimator = subscription.estimator();
     let mut tasks = vec![tokio::spawn(subscription.run(connection, sender))];
@@ -78,11 +82,12 @@ where
     })
 }
 
-/// The same over one connection that exists already (a tunnel, or a pipe in a test), with a clock of one's own. The options'
-/// addresses are not looked at, and when it ends there is no other.
+/// Does the same as [`connect`], over one connection that already exists (a tunnel, or a pipe in a
+/// test) and with the caller's own clock. The options' addresses are ignored, and there is no
+/// reconnection when it ends.
 ///
 /// # Errors
-/// Whatever kept the subscription from beginning.
+/// The reason why no subscription was made.
 pub async fn connect_over<S, C>(socket: S, clock: C, options: Options) -> Result<Ticks, Error>
 where
     S: AsyncRead + AsyncWrite + Send + 'static,
@@ -93,11 +98,12 @@ where
     connect_by(Once(Some(socket)), clock, options).await
 }
 
-/// A subscription, over as many connections as it takes. Items are never errors, unless [`Options::reconnect`] is off: then the last
-/// one says why the connection ended. Dropping it closes the connection.
+/// A subscription, over as many connections as it takes. Items are never errors, unless
+/// [`Options::reconnect`] is off: then the last item is the error that ended the connection.
+/// Dropping this value closes the connection.
 pub struct Ticks {
     events: mpsc::Receiver<Result<Event, Error>>,
-    /// The tasks that events pass through, in the order of the events' way.
+    /// The tasks through which events pass, in that order.
     tasks: Vec<JoinHandle<()>>,
     estimator: watch::Receiver<Estimator>,
     clock: SharedClock,
@@ -106,7 +112,8 @@ pub struct Ticks {
 }
 
 impl Ticks {
-    /// What comes next; none after the error that ended the connection. May be dropped and called again without losing anything.
+    /// Returns the next event, or `None` after the error that ended the connection. No event is
+    /// lost if the future is dropped and this is called again.
     ///
     /// # Panics
     /// If a task of this subscription has panicked, with the same panic.
@@ -114,19 +121,22 @@ impl Ticks {
         future::poll_fn(|context| Pin::new(&mut *self).poll_next(context)).await
     }
 
-    /// Authority time now; none before the edge has told it, or where it has not done so for 30 s.
+    /// Returns the current authority time, or `None` before the edge has sent it, and after 30 s
+    /// without it.
     #[must_use]
     pub fn authority_time(&self) -> Option<Estimate> {
         self.estimator.borrow().estimate(self.clock.now())
     }
 
-    /// The name of the edge that the last event came from, as it says; it may hold anything.
+    /// Returns the name of the edge that the last event came from, as the edge gives it; it may
+    /// contain any characters.
     #[must_use]
     pub fn edge_id(&self) -> &str {
         &self.edge_id
     }
 
-    /// The point after which this subscription's ticks began: what to resume after where none has come.
+    /// Returns the point after which this subscription's ticks started. This is the point to resume
+    /// after until a tick has arrived.
     #[must_use]
     pub fn start_epoch(&self) -> Epoch {
         self.start_epoch

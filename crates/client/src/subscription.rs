@@ -1,6 +1,7 @@
-//! One subscription over as many connections as it takes: follows each to its end, waits, connects again, and hands on what comes as
-//! one stream, without repetition and with every gap told. Runs as a task of its own, so that heartbeats leave in time however
-//! slowly events are taken. Knows nothing of the wire, which is [`Connection`]'s business.
+//! One subscription over as many connections as it takes. It follows each connection to its end,
+//! waits, reconnects, and hands on the events as one stream, without repetitions and with every gap
+//! reported. It runs as a separate task, so that heartbeats are sent in time however slowly events
+//! are read. It knows nothing of the wire, which [`Connection`] handles.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -21,10 +22,10 @@ use crate::event::{Event, Tick};
 use crate::options::Options;
 use crate::resume::{Continuity, Resume};
 
-/// Where events go. A closed one means that nobody wants them any more, and ends the subscription.
+/// The channel for events. If it is closed, the reader is gone, and the subscription ends.
 type EventSender = mpsc::Sender<Result<Event, Error>>;
 
-/// What outlives its connections.
+/// The state that outlives the connections.
 pub(crate) struct Subscription<D, C> {
     dial: D,
     clock: Arc<C>,
@@ -32,14 +33,14 @@ pub(crate) struct Subscription<D, C> {
     estimator: watch::Sender<Estimator>,
     resume: Resume,
     backoff: Backoff,
-    /// Into the options' addresses.
+    /// An index into the options' addresses.
     address: usize,
-    /// An edge has said that this client sends too many frames.
+    /// Whether an edge has answered that this client sends too many frames.
     sparing: bool,
 }
 
-/// Nobody takes events any more.
-struct Unwanted;
+/// The reader of the events is gone.
+struct ReaderGone;
 
 impl<D: Dial, C: AlarmClock> Subscription<D, C> {
     pub(crate) fn new(dial: D, clock: Arc<C>, options: Options) -> Self {
@@ -55,14 +56,16 @@ impl<D: Dial, C: AlarmClock> Subscription<D, C> {
         }
     }
 
-    /// What authority time is, to be asked at any time.
+    /// Returns a handle through which authority time can be read at any time.
     pub(crate) fn estimator(&self) -> watch::Receiver<Estimator> {
         self.estimator.subscribe()
     }
 
-    /// The first connection: each address is tried, without a pause, until one answers or refuses for good. Once round is enough,
-    /// unless an edge was found that does not know the time yet: then round again, until one knows it.
-    pub(crate) async fn begin(&mut self) -> Result<Subscribed<D::Socket>, Error> {
+    /// Makes the first connection. Each address is tried, without a pause, until an edge accepts or
+    /// gives a refusal that would be repeated elsewhere. One pass over the addresses is enough,
+    /// unless an edge was found that does not know the time yet: then the passes are repeated until
+    /// an edge knows it.
+    pub(crate) async fn connect_first(&mut self) -> Result<Subscribed<D::Socket>, Error> {
         loop {
             let (mut is_timeless, mut last) = (false, None);
             for _ in 0..self.options.addresses.len() {
@@ -71,7 +74,7 @@ impl<D: Dial, C: AlarmClock> Subscription<D, C> {
                     Err(error) if error.come_back() != Return::No => last = Some(error),
                     outcome => return outcome,
                 }
-                self.turn();
+                self.advance_address();
             }
             if let (false, Some(error)) = (is_timeless, last) {
                 return Err(error);
@@ -79,9 +82,10 @@ impl<D: Dial, C: AlarmClock> Subscription<D, C> {
         }
     }
 
-    /// Follows `connection`, and those that come after it, for as long as anybody wants events.
+    /// Follows `connection` and its successors for as long as the events have a reader.
     pub(crate) async fn run(mut self, connection: Connection<D::Socket>, events: EventSender) {
-        // Unwanted is the one end that this has; an error that is told is another.
+        // Either the reader is gone, or it has been sent the error: there is nothing left to
+        // report.
         let _ = self.follow(connection, &events).await;
     }
 
@@ -89,19 +93,19 @@ impl<D: Dial, C: AlarmClock> Subscription<D, C> {
         &mut self,
         mut connection: Connection<D::Socket>,
         events: &EventSender,
-    ) -> Result<(), Unwanted> {
+    ) -> Result<(), ReaderGone> {
         loop {
             let since = self.clock.now();
             let mut error = self.relay(connection, events).await?;
             let mut subscribed_for = self.clock.now().since(since);
             let subscribed = loop {
                 if !self.options.reconnect {
-                    return tell(events, Err(error)).await;
+                    return send(events, Err(error)).await;
                 }
                 self.pause(error, subscribed_for, events).await?;
                 let outcome = tokio::select! {
                     outcome = self.connect() => outcome,
-                    () = events.closed() => return Err(Unwanted),
+                    () = events.closed() => return Err(ReaderGone),
                 };
                 match outcome {
                     Ok(subscribed) => break subscribed,
@@ -113,56 +117,56 @@ impl<D: Dial, C: AlarmClock> Subscription<D, C> {
                 address: self.address().to_owned(),
                 edge_id: subscribed.welcome.edge_id,
             };
-            tell(events, Ok(reconnected)).await?;
+            send(events, Ok(reconnected)).await?;
             connection = subscribed.connection;
         }
     }
 
-    /// Hands on what a connection brings, and tells why it ended.
+    /// Hands on the events of a connection, and returns the error that ended it.
     async fn relay(
         &mut self,
         mut connection: Connection<D::Socket>,
         events: &EventSender,
-    ) -> Result<Error, Unwanted> {
-        let mut waiting = VecDeque::new();
+    ) -> Result<Error, ReaderGone> {
+        let mut queue = VecDeque::new();
         let error = loop {
-            if waiting.is_empty() {
+            if queue.is_empty() {
                 tokio::select! {
                     received = connection.next_ticks() => match received {
-                        Ok(received) => self.take(received, &mut waiting),
+                        Ok(received) => self.take(received, &mut queue),
                         Err(error) => break error,
                     },
-                    () = events.closed() => return Err(Unwanted),
+                    () = events.closed() => return Err(ReaderGone),
                 }
                 continue;
             }
             tokio::select! {
-                permit = events.reserve() => match (permit, waiting.pop_front()) {
+                permit = events.reserve() => match (permit, queue.pop_front()) {
                     (Ok(permit), Some(event)) => permit.send(Ok(event)),
-                    (_, _) => return Err(Unwanted),
+                    (_, _) => return Err(ReaderGone),
                 },
                 error = connection.keep_alive() => break error,
             }
         };
-        for event in waiting {
-            tell(events, Ok(event)).await?;
+        for event in queue {
+            send(events, Ok(event)).await?;
         }
         Ok(error)
     }
 
-    /// Sorts ticks into what is new and what was there before.
-    fn take(&mut self, received: ReadBatch, waiting: &mut VecDeque<Event>) {
+    /// Queues the events for the ticks of a batch: drops repeated ticks, and reports gaps.
+    fn take(&mut self, received: ReadBatch, queue: &mut VecDeque<Event>) {
         let ReadBatch { batch, read } = received;
         for tick in batch.ticks {
             match self.resume.handle_tick(tick.epoch) {
                 Continuity::Again => continue,
                 Continuity::Next => {}
-                Continuity::AfterGap { after } => waiting.push_back(Event::Gap {
+                Continuity::AfterGap { after } => queue.push_back(Event::Gap {
                     after,
                     before: tick.epoch,
                 }),
             }
-            waiting.push_back(Event::Tick(Tick {
+            queue.push_back(Event::Tick(Tick {
                 mode: batch.mode,
                 epoch: tick.epoch,
                 quality: tick.quality,
@@ -171,19 +175,19 @@ impl<D: Dial, C: AlarmClock> Subscription<D, C> {
         }
     }
 
-    /// Says that a connection ended, and waits before the next.
+    /// Reports that a connection ended, and waits before the next one.
     async fn pause(
         &mut self,
         why: Error,
         subscribed_for: Duration,
         events: &EventSender,
-    ) -> Result<(), Unwanted> {
+    ) -> Result<(), ReaderGone> {
         let come_back = self.resume.handle_end(why.come_back());
-        self.sparing |= is_told(&why, ErrorCode::RateLimited);
-        if is_told(&why, ErrorCode::TimeStepped) {
+        self.sparing |= is_refusal_with(&why, ErrorCode::RateLimited);
+        if is_refusal_with(&why, ErrorCode::TimeStepped) {
             self.estimator.send_modify(Estimator::clear);
         }
-        self.turn();
+        self.advance_address();
         let ended = AttemptOutcome {
             come_back,
             retry_after: why.retry_after(),
@@ -195,10 +199,10 @@ impl<D: Dial, C: AlarmClock> Subscription<D, C> {
             after,
             resumes: come_back != Return::AtOnceWithoutResume,
         };
-        tell(events, Ok(reconnecting)).await?;
+        send(events, Ok(reconnecting)).await?;
         tokio::select! {
             () = sleep(after) => Ok(()),
-            () = events.closed() => Err(Unwanted),
+            () = events.closed() => Err(ReaderGone),
         }
     }
 
@@ -240,17 +244,17 @@ impl<D: Dial, C: AlarmClock> Subscription<D, C> {
         &self.options.addresses[self.address]
     }
 
-    /// The next address is next.
-    fn turn(&mut self) {
+    /// Moves on to the next address.
+    fn advance_address(&mut self) {
         self.address = (self.address + 1) % self.options.addresses.len();
     }
 }
 
-async fn tell(events: &EventSender, item: Result<Event, Error>) -> Result<(), Unwanted> {
-    events.send(item).await.map_err(|_| Unwanted)
+async fn send(events: &EventSender, item: Result<Event, Error>) -> Result<(), ReaderGone> {
+    events.send(item).await.map_err(|_| ReaderGone)
 }
 
-/// Whether an edge said `code`.
-fn is_told(error: &Error, code: ErrorCode) -> bool {
+/// Returns whether `error` is a refusal with `code`.
+fn is_refusal_with(error: &Error, code: ErrorCode) -> bool {
     matches!(error, Error::Refused(refusal) if refusal.code == Ok(code))
 }

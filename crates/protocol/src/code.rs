@@ -1,4 +1,4 @@
-//! The protocol's error codes: what an edge says before it closes, and what a client does about it.
+//! The protocol's error codes: why an edge closes a connection, and what the client does next.
 
 mod close;
 
@@ -8,47 +8,50 @@ use std::str::FromStr;
 
 pub use close::{CloseReason, LogLevel};
 
-/// A code that this version doesn't know; a client comes back later, as from [`ErrorCode::Internal`].
+/// An error code that this version does not know. The client comes back later, as it does after
+/// [`ErrorCode::Internal`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("unknown error code {0:?}")]
 pub struct UnknownCode(pub String);
 
-/// What a client does after an ERROR. Every new connection waits for the client's back-off first, "at once" too.
+/// What a client does after an ERROR. Before every new connection it first waits for its backoff,
+/// even after [`Return::AtOnce`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Return {
-    /// The same bytes will fail again: report it, and try once a minute at most.
+    /// The same bytes will fail again: report the error, and try again at most once per minute.
     No,
-    /// Come back, resuming.
+    /// Come back, and resume.
     AtOnce,
-    /// Come back without the resume point: ticks at and after it may come again.
+    /// Come back without the resume point: ticks at or after it may be sent again.
     AtOnceWithoutResume,
-    /// Like [`Return::No`] where SUBSCRIBE named no resume point. Else once more with it, since the edge may have stood
-    /// still, and then without it.
+    /// Like [`Return::No`] if SUBSCRIBE named no resume point. Otherwise come back once more with
+    /// the resume point, since the edge may have been stalled, and after that without it.
     OnceMoreWithResume,
-    /// Come back, after `retry_after_ms` where that is given.
+    /// Come back, after `retry_after_ms` if the ERROR carries one.
     Later,
-    /// Likewise, but rather to another edge.
+    /// As [`Return::Later`], but preferably to another edge.
     Elsewhere,
 }
 
-/// `retry_after_ms` of codes with which whole crowds of clients are sent away to come back soon.
+/// The range of `retry_after_ms` for codes that send many clients away together, all of which may
+/// come back soon.
 const RETRY_SOON_MS: RangeInclusive<u32> = 1..=5_000;
-/// `retry_after_ms` of codes after which coming back soon would not help.
+/// The range of `retry_after_ms` for codes after which coming back soon would not help.
 const RETRY_LATER_MS: RangeInclusive<u32> = 1_000..=10_000;
 
 macro_rules! error_codes {
     ($($(#[doc = $doc:literal])+ $code:ident, $text:literal, $label:literal;)+) => {
-        /// Why an edge closes a connection.
+        /// The reason that an edge gives in ERROR for closing a connection.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         pub enum ErrorCode {
             $($(#[doc = $doc])+ $code,)+
         }
 
         impl ErrorCode {
-            /// All codes, in the order of the protocol's table.
+            /// All codes, in the order of the table in the protocol's documentation.
             pub const ALL: &[Self] = &[$(Self::$code),+];
 
-            /// The code as it is sent.
+            /// Returns the code as it appears in an ERROR frame.
             #[must_use]
             pub const fn as_str(self) -> &'static str {
                 match self {
@@ -56,7 +59,7 @@ macro_rules! error_codes {
                 }
             }
 
-            /// The code as a metric's label: in small letters.
+            /// Returns the code as a metric label, in lower case.
             #[must_use]
             pub const fn label(self) -> &'static str {
                 match self {
@@ -68,52 +71,52 @@ macro_rules! error_codes {
 }
 
 error_codes! {
-    /// Not the beginning of a frame.
+    /// The bytes are not the start of a frame.
     BadMagic, "BAD_MAGIC", "bad_magic";
-    /// A frame of another version.
+    /// The frame is of another protocol version.
     UnsupportedVersion, "UNSUPPORTED_VERSION", "unsupported_version";
-    /// A frame type that can't be ignored.
+    /// The frame type is unknown and must not be ignored.
     UnknownType, "UNKNOWN_TYPE", "unknown_type";
-    /// A payload beyond the limit of the moment.
+    /// The payload exceeds the limit that applies at this point of the connection.
     MessageTooLarge, "MESSAGE_TOO_LARGE", "message_too_large";
-    /// A frame that changed on its way.
+    /// The frame was corrupted in transit.
     BadChecksum, "BAD_CHECKSUM", "bad_checksum";
-    /// A payload that is not the frame type's message.
+    /// The payload does not decode as the message of its frame type.
     MalformedPayload, "MALFORMED_PAYLOAD", "malformed_payload";
     /// The first frame was not AUTH.
     AuthRequired, "AUTH_REQUIRED", "auth_required";
-    /// Wrong credentials.
+    /// The credentials are wrong.
     AuthFailed, "AUTH_FAILED", "auth_failed";
-    /// A second AUTH.
+    /// AUTH was sent a second time.
     AlreadyAuthenticated, "ALREADY_AUTHENTICATED", "already_authenticated";
-    /// No complete AUTH in time.
+    /// No complete AUTH arrived in time.
     AuthTimeout, "AUTH_TIMEOUT", "auth_timeout";
-    /// Too many failed AUTHs from this address.
+    /// Too many AUTHs from the client's address failed.
     AuthRateLimited, "AUTH_RATE_LIMITED", "auth_rate_limited";
-    /// An unknown mode, or a resume point too far ahead.
+    /// The mode is unknown, or the resume point is too far ahead.
     InvalidSubscription, "INVALID_SUBSCRIPTION", "invalid_subscription";
-    /// A frame that only an edge sends.
+    /// The client sent a frame of a type that only edges send.
     UnexpectedMessage, "UNEXPECTED_MESSAGE", "unexpected_message";
-    /// Too many frames.
+    /// The client sent too many frames.
     RateLimited, "RATE_LIMITED", "rate_limited";
     /// The client was silent.
     HeartbeatTimeout, "HEARTBEAT_TIMEOUT", "heartbeat_timeout";
-    /// The client did not read.
+    /// The client did not read fast enough.
     SlowConsumer, "SLOW_CONSUMER", "slow_consumer";
-    /// Authority time went back.
+    /// Authority time was stepped back.
     TimeStepped, "TIME_STEPPED", "time_stepped";
-    /// The edge has all the connections that it may have.
+    /// The edge has reached its limit of connections.
     ServerFull, "SERVER_FULL", "server_full";
     /// The edge is being shut down.
     ServerDraining, "SERVER_DRAINING", "server_draining";
-    /// The client's address has all the connections that it may have.
+    /// The client's address has reached its limit of connections.
     TooManyConnections, "TOO_MANY_CONNECTIONS", "too_many_connections";
-    /// A defect of the edge.
+    /// The edge has a bug.
     Internal, "INTERNAL", "internal";
 }
 
 impl ErrorCode {
-    /// Whether, when and where a client comes back.
+    /// Returns whether, when and where a client comes back.
     #[must_use]
     pub const fn come_back(self) -> Return {
         match self {
@@ -136,7 +139,8 @@ impl ErrorCode {
         }
     }
 
-    /// Between which milliseconds an edge picks each client's `retry_after_ms` at random; none means 0, no hint.
+    /// Returns the range of milliseconds from which an edge draws each client's `retry_after_ms` at
+    /// random, or `None` if the ERROR carries 0, which means no hint.
     #[must_use]
     pub const fn retry_after_ms(self) -> Option<RangeInclusive<u32>> {
         match self {

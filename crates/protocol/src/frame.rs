@@ -1,48 +1,53 @@
-//! The frame: an 8-byte header, a protobuf payload and a CRC32C. Writes frames, and takes them apart however they were split
-//! or coalesced on their way.
+//! The frame: an 8-byte header, a protobuf payload and a CRC32C. This module writes frames, and
+//! decodes them however they were split or coalesced in transit.
 //!
-//! Each check is made as soon as its last byte is there, in the protocol's order, so that how bytes were cut into reads can
-//! never change what is reported. Memory follows the bytes that arrived, never the length that a header claims: a frame that
-//! lies whole in the reader's buffer is borrowed from it, and only a split one's beginning is kept.
+//! Each check is made as soon as its last byte has arrived, in the order that the protocol
+//! prescribes, so that the error reported never depends on how the bytes were divided into reads.
+//! Memory follows the bytes that arrived, never the length that a header claims: a frame that is
+//! complete in the reader's buffer is borrowed from it, and only the start of a split frame is
+//! kept.
 
 use std::borrow::Cow;
 
 use crate::code::ErrorCode;
 
-/// Bytes before the payload: magic, version, type, length.
+/// The number of bytes before the payload: magic, version, type and length.
 pub const HEADER_LEN: usize = 8;
-/// Bytes of a frame with an empty payload: header and checksum.
+/// The length in bytes of a frame with an empty payload: header and checksum.
 pub const FRAME_OVERHEAD: usize = HEADER_LEN + CHECKSUM_LEN;
-/// What every frame begins with. Neither byte is ASCII, so that text protocols are told apart by their first byte.
+/// The first bytes of every frame. Neither is ASCII, so a text protocol is recognised by its first
+/// byte.
 pub const MAGIC: [u8; 2] = [0xF5, 0x7D];
-/// The only version of the frame there is.
+/// The only version of the frame format.
 pub const VERSION: u8 = 1;
-/// The largest payload in bytes that a frame may have; an edge may be set to take less, a client takes all of it.
+/// The largest payload of a frame, in bytes. An edge may be configured to accept less; a client
+/// accepts all of it.
 pub const PAYLOAD_MAX: usize = 65_536;
-/// The largest payload in bytes that a stranger may send: ample for AUTH, and all that he can make an edge keep.
+/// The largest payload in bytes that a client may send before it is authenticated. It is ample for
+/// AUTH, and it is all that an unauthenticated client can make an edge hold in memory.
 pub const PAYLOAD_MAX_BEFORE_AUTH: usize = 4_096;
-/// Types from here on may be ignored by whoever doesn't know them.
+/// The lowest of the frame types that a receiver which does not know them may ignore.
 pub const IGNORABLE_FROM: u8 = 0x80;
 
 const CHECKSUM_LEN: usize = 4;
 
-/// The frames of version 1.
+/// The frame types of version 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum FrameType {
-    /// Client: who it is.
+    /// Sent by a client: its credentials.
     Auth = 0x01,
-    /// Client: what it wants.
+    /// Sent by a client: the ticks that it wants.
     Subscribe = 0x02,
-    /// Client: that it lives; asks for the time.
+    /// Sent by a client: a sign of life, which also asks for the time.
     Heartbeat = 0x03,
-    /// Edge: ticks.
+    /// Sent by an edge: ticks.
     DataBatch = 0x04,
-    /// Edge: why it closes; its last frame.
+    /// Sent by an edge: the reason why it closes the connection. Always its last frame.
     Error = 0x05,
-    /// Edge: answers AUTH and SUBSCRIBE.
+    /// Sent by an edge: the answer to AUTH or SUBSCRIBE.
     Ack = 0x06,
-    /// Edge: answers HEARTBEAT.
+    /// Sent by an edge: the answer to HEARTBEAT.
     Pong = 0x07,
 }
 
@@ -58,19 +63,19 @@ impl FrameType {
         Self::Pong,
     ];
 
-    /// The number in a frame's header.
+    /// Returns the type's number in a frame header.
     #[must_use]
     pub const fn byte(self) -> u8 {
         self as u8
     }
 
-    /// The type with this number, where version 1 has one.
+    /// Returns the type with this number, or `None` if version 1 has none.
     #[must_use]
     pub fn from_byte(byte: u8) -> Option<Self> {
         Self::ALL.into_iter().find(|known| known.byte() == byte)
     }
 
-    /// The name in the protocol's text.
+    /// Returns the type's name in the protocol's documentation.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -85,14 +90,15 @@ impl FrameType {
     }
 }
 
-/// Appends a frame with `message` as its payload to `out`. A frame too large to be sent is a defect of its maker.
+/// Appends a frame with `message` as its payload to `out`. The caller must not encode a payload
+/// larger than [`PAYLOAD_MAX`].
 pub fn encode(frame_type: FrameType, message: &impl prost::Message, out: &mut Vec<u8>) {
     write(frame_type, out, |out| {
-        message.encode(out).expect("a Vec takes what it is given");
+        message.encode(out).expect("a Vec grows as needed");
     });
 }
 
-/// Appends a frame whose payload `payload` appends.
+/// Appends a frame to `out`, with the payload that `payload` appends to the same buffer.
 pub(crate) fn write(frame_type: FrameType, out: &mut Vec<u8>, payload: impl FnOnce(&mut Vec<u8>)) {
     let start = out.len();
     let [m0, m1] = MAGIC;
@@ -106,82 +112,86 @@ pub(crate) fn write(frame_type: FrameType, out: &mut Vec<u8>, payload: impl FnOn
     out.extend_from_slice(&checksum.to_be_bytes());
 }
 
-/// One frame whose checks all held; the payload is not looked at yet.
+/// One frame that has passed all checks. Its payload has not been decoded yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Frame<'a>(Cow<'a, [u8]>);
 
 impl Frame<'_> {
-    /// The type as it was sent.
+    /// Returns the number of the frame's type, known or not.
     #[must_use]
     pub fn type_byte(&self) -> u8 {
         self.0[3]
     }
 
-    /// The type, where version 1 has it.
+    /// Returns the frame's type, or `None` if version 1 does not have it.
     #[must_use]
     pub fn frame_type(&self) -> Option<FrameType> {
         FrameType::from_byte(self.type_byte())
     }
 
-    /// The protobuf message.
+    /// Returns the payload: an encoded protobuf message.
     #[must_use]
     pub fn payload(&self) -> &[u8] {
         &self.0[HEADER_LEN..self.0.len() - CHECKSUM_LEN]
     }
 }
 
-/// What a frame was refused for.
+/// The reason why a frame was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FrameError {
-    /// Not the beginning of a frame.
+    /// The bytes are not the start of a frame.
     #[error(
-        "byte {position} of a frame was 0x{found:02X}, but a frame begins with the bytes 0xF5 0x7D: \
-         is the other side speaking another protocol, or TLS?"
+        "byte {position} of a frame was 0x{found:02X}, \
+         but a frame starts with the bytes 0xF5 0x7D: \
+         is the other side using another protocol, or TLS?"
     )]
     BadMagic {
-        /// 0 or 1.
+        /// The position of the byte in the frame, 0 or 1.
         position: usize,
-        /// The byte that was there.
+        /// The byte that was received.
         found: u8,
     },
-    /// A frame of another version.
+    /// The frame is of another protocol version.
     #[error("frame version {found} is not supported; only version 1 is")]
     UnsupportedVersion {
-        /// The version that was there.
+        /// The version in the header.
         found: u8,
     },
-    /// A type that can't be ignored.
+    /// The type is unknown and must not be ignored.
     #[error(
-        "frame type 0x{found:02X} is unknown; version 1 has 0x01 to 0x07, and only types from 0x80 on may be skipped"
+        "frame type 0x{found:02X} is unknown; \
+         version 1 has 0x01 to 0x07, and only unknown types from 0x80 upwards are skipped"
     )]
     UnknownType {
-        /// The type that was there.
+        /// The type in the header.
         found: u8,
     },
-    /// A length beyond the limit of the moment.
+    /// The payload exceeds the limit that applies at this point of the connection.
     #[error(
-        "a payload of {claimed} bytes was announced; at most {allowed} are allowed here (4096 before authentication)"
+        "the header claims a payload of {claimed} bytes; \
+         at most {allowed} bytes are allowed here (4096 before authentication)"
     )]
     TooLarge {
-        /// The length that was there.
+        /// The payload length in the header.
         claimed: u32,
         /// The limit in bytes.
         allowed: usize,
     },
-    /// Bytes that changed on their way, or a checksum that was computed otherwise.
+    /// The frame was corrupted in transit, or its sender computed the checksum differently.
     #[error(
-        "the frame's checksum was 0x{found:08X}, but CRC32C over header and payload is 0x{computed:08X}"
+        "the frame's checksum was 0x{found:08X}, \
+         but the CRC32C of its header and payload is 0x{computed:08X}"
     )]
     BadChecksum {
-        /// The checksum that was there.
+        /// The checksum at the end of the frame.
         found: u32,
-        /// The checksum that the frame should have.
+        /// The checksum that the frame should have had.
         computed: u32,
     },
 }
 
 impl FrameError {
-    /// The code by which an edge reports this.
+    /// Returns the code with which an edge reports this error.
     #[must_use]
     pub const fn code(self) -> ErrorCode {
         match self {
@@ -194,23 +204,25 @@ impl FrameError {
     }
 }
 
-/// What a reader takes: the two sides differ in it, and an edge before and after authentication.
+/// The frames that a receiver accepts. Clients and edges differ, and an edge accepts larger
+/// payloads after authentication.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rules {
-    /// The largest payload in bytes.
+    /// The largest payload that is accepted, in bytes.
     pub payload_max: usize,
-    /// Whether types below [`IGNORABLE_FROM`] that version 1 doesn't have are passed on (a client skips them) or refused.
+    /// Whether unknown types below [`IGNORABLE_FROM`] are decoded (a client then skips them) rather
+    /// than refused.
     pub unknown_types: bool,
 }
 
 impl Rules {
-    /// A client's rules.
+    /// The rules of a client.
     pub const CLIENT: Self = Self {
         payload_max: PAYLOAD_MAX,
         unknown_types: true,
     };
 
-    /// An edge's rules, with its limit of the moment.
+    /// Returns the rules of an edge whose limit is currently `payload_max` bytes.
     #[must_use]
     pub const fn edge(payload_max: usize) -> Self {
         Self {
@@ -220,15 +232,17 @@ impl Rules {
     }
 }
 
-/// Takes frames out of a stream of bytes. Owns nothing but the bytes of frames that are not taken yet.
+/// Decodes frames from a stream of bytes. The decoder owns only bytes that belong to frames not yet
+/// returned.
 #[derive(Debug, Default)]
 pub struct Decoder {
     kept: Vec<u8>,
 }
 
 impl Decoder {
-    /// Takes the next frame: from what was kept, then from `input`, which is advanced past what was used. `None` means that
-    /// `input` is used up. After an error the stream has no frames any more; the position in it is lost.
+    /// Returns the next frame, from the kept bytes first and then from `input`, which is advanced
+    /// past the bytes used. `None` means that all of `input` has been used. After an error no
+    /// further frame can be decoded, because the position in the stream is lost.
     ///
     /// # Errors
     /// The first check that fails, at the byte that decides it.
@@ -239,12 +253,12 @@ impl Decoder {
     ) -> Result<Option<Frame<'a>>, FrameError> {
         if self.kept.is_empty() {
             return match examine(input, rules)? {
-                Progress::Whole { len } => {
+                Progress::Complete { len } => {
                     let (frame, rest) = input.split_at(len);
                     *input = rest;
                     Ok(Some(Frame(Cow::Borrowed(frame))))
                 }
-                Progress::Wants { .. } => {
+                Progress::Incomplete { .. } => {
                     self.keep(std::mem::take(input));
                     Ok(None)
                 }
@@ -252,13 +266,13 @@ impl Decoder {
         }
         loop {
             match examine(&self.kept, rules)? {
-                Progress::Whole { len } => {
+                Progress::Complete { len } => {
                     let rest = self.kept.split_off(len);
                     let frame = std::mem::replace(&mut self.kept, rest);
                     return Ok(Some(Frame(Cow::Owned(frame))));
                 }
-                Progress::Wants { .. } if input.is_empty() => return Ok(None),
-                Progress::Wants { len } => {
+                Progress::Incomplete { .. } if input.is_empty() => return Ok(None),
+                Progress::Incomplete { len } => {
                     let (more, rest) = input.split_at(input.len().min(len - self.kept.len()));
                     *input = rest;
                     self.append(more, len);
@@ -267,19 +281,20 @@ impl Decoder {
         }
     }
 
-    /// Keeps `rest` to be taken before any later input.
+    /// Keeps `rest`, to be decoded before any later input.
     pub fn keep(&mut self, rest: &[u8]) {
         self.append(rest, usize::MAX);
     }
 
-    /// Whether bytes are kept that belong to no frame taken so far.
+    /// Returns whether bytes are kept that belong to no frame returned so far.
     #[must_use]
     pub fn has_kept(&self) -> bool {
         !self.kept.is_empty()
     }
 
-    /// Grows by doubling, so that bytes that trickle in aren't copied each time, but not beyond `wanted` bytes: what is kept
-    /// is never twice as large as what arrived.
+    /// Appends `more` to the kept bytes. The buffer grows by doubling, so that bytes which trickle
+    /// in are not copied each time, but not beyond `wanted` bytes in all: the buffer is never more
+    /// than twice as large as what has arrived.
     fn append(&mut self, more: &[u8], wanted: usize) {
         let (old, new) = (self.kept.len(), self.kept.len() + more.len());
         if self.kept.capacity() < new && old > 0 {
@@ -292,15 +307,15 @@ impl Decoder {
     }
 }
 
-/// How far the bytes at hand go.
+/// The state of the frame at the start of some bytes.
 enum Progress {
-    /// The first `len` bytes are a frame whose checks all hold.
-    Whole { len: usize },
-    /// No check has failed so far; the next one can be made once there are `len` bytes.
-    Wants { len: usize },
+    /// The first `len` bytes are a frame that has passed all checks.
+    Complete { len: usize },
+    /// No check has failed so far; the next check needs `len` bytes in all.
+    Incomplete { len: usize },
 }
 
-/// Makes all checks, in their order, that `bytes` are enough for.
+/// Makes all the checks for which `bytes` suffice, in the order that the protocol prescribes.
 fn examine(bytes: &[u8], rules: Rules) -> Result<Progress, FrameError> {
     for (position, (&found, &expected)) in bytes.iter().zip(&MAGIC).enumerate() {
         if found != expected {
@@ -320,7 +335,7 @@ fn examine(bytes: &[u8], rules: Rules) -> Result<Progress, FrameError> {
         return Err(FrameError::UnknownType { found });
     }
     let Some((header, _)) = bytes.split_first_chunk::<HEADER_LEN>() else {
-        return Ok(Progress::Wants { len: HEADER_LEN });
+        return Ok(Progress::Incomplete { len: HEADER_LEN });
     };
     let [.., l0, l1, l2, l3] = *header;
     let claimed = u32::from_be_bytes([l0, l1, l2, l3]);
@@ -332,19 +347,20 @@ fn examine(bytes: &[u8], rules: Rules) -> Result<Progress, FrameError> {
     }
     let len = FRAME_OVERHEAD + to_usize(claimed);
     let Some((frame, _)) = bytes.split_at_checked(len) else {
-        return Ok(Progress::Wants { len });
+        return Ok(Progress::Incomplete { len });
     };
     let Some((covered, &checksum)) = frame.split_last_chunk::<CHECKSUM_LEN>() else {
-        return Ok(Progress::Wants { len });
+        return Ok(Progress::Incomplete { len });
     };
     let (found, computed) = (u32::from_be_bytes(checksum), crc32c::crc32c(covered));
     if found != computed {
         return Err(FrameError::BadChecksum { found, computed });
     }
-    Ok(Progress::Whole { len })
+    Ok(Progress::Complete { len })
 }
 
-/// TickStorm runs on Linux with 32-bit pointers at least; a length that would not fit is beyond every limit anyway.
+/// Converts a length from the wire. Every supported system has pointers of at least 32 bits; a
+/// length that does not fit a `usize` would exceed every limit anyway.
 fn to_usize(len: u32) -> usize {
     usize::try_from(len).unwrap_or(usize::MAX)
 }

@@ -1,8 +1,9 @@
-//! TickStorm's client protocol, version 1: frames, messages, codes, and the sessions of both sides.
+//! TickStorm's client protocol, version 1: frames, messages, error codes, and the sessions of both
+//! sides.
 //!
-//! Everything here is sans-I/O: bytes and `now` go in, steps and bytes come out. Nothing opens a socket, sleeps or reads a
-//! clock, so that a whole conversation can be tested in a loop. `docs/protocol.md` describes the same protocol to those who
-//! implement it elsewhere.
+//! Everything here is sans-I/O: bytes and `now` go in, steps and bytes come out. Nothing opens a
+//! socket, sleeps or reads a clock, so a complete conversation can be tested in a loop.
+//! `docs/protocol.md` describes the same protocol for authors of other implementations.
 
 pub mod code;
 pub mod frame;

@@ -1,7 +1,8 @@
-//! The payloads: what prost made of `stream.proto`, and the way from it to timebase's types and back.
+//! The payloads: the types that prost generates from `stream.proto`, and their conversion to and
+//! from timebase's types.
 //!
-//! The wire's enums stay in here. There is one [`Mode`], timebase's; a number that this version doesn't know is dealt with
-//! where it is decoded.
+//! The enums of the wire are private to this module. The crates share one [`Mode`], timebase's, and
+//! a number that this version does not know is handled during decoding.
 
 use std::fmt;
 
@@ -15,27 +16,31 @@ pub use generated::{Ack, Auth, DataBatch, ErrorMsg, Heartbeat, Pong, Subscribe, 
 
 #[expect(
     missing_docs,
-    reason = "generated from stream.proto, whose comments are its own"
+    reason = "generated from stream.proto, where the fields are documented"
 )]
 mod generated {
     include!(concat!(env!("OUT_DIR"), "/tickstorm.v1.rs"));
 }
 
-/// What `DataBatch.schema_version` says; another number would mean that ticks mean something else.
+/// The value of `DataBatch.schema_version`. Another number would mean that ticks have another
+/// meaning.
 pub const SCHEMA_VERSION: u32 = 1;
-/// What `Ack.protocol_minor` says: how much of version 1 this side knows.
+/// The value of `Ack.protocol_minor`: the minor revision of version 1 that this side knows.
 pub const PROTOCOL_MINOR: u32 = 0;
-/// The most ticks that a DATA_BATCH frame may carry.
+/// The largest number of ticks that a DATA_BATCH frame may carry.
 pub const BATCH_TICKS_MAX: usize = 1_000;
 
-/// Most bytes of a DataBatch beside its ticks: schema version, and a 64-bit varint with its tag.
+/// The largest size in bytes of a DataBatch without its ticks: the schema version, and a 64-bit
+/// varint with its tag.
 const BATCH_OVERHEAD_MAX: usize = 2 + 11;
-/// Most bytes of a tick in a DataBatch: tag and length, mode, epoch as a 64-bit varint, quality.
+/// The largest size in bytes of a tick in a DataBatch: tag and length, mode, epoch as a 64-bit
+/// varint with its tag, and quality.
 const TICK_LEN_MAX: usize = 2 + 2 + 11 + 2;
-/// `repeated Tick ticks = 2`, length-delimited.
+/// The tag of `repeated Tick ticks = 2`, which is length-delimited.
 const TICKS_TAG: u8 = 2 << 3 | 2;
 
-/// How many ticks fit into one DATA_BATCH frame, whatever they are, where a payload may have `max_msg_size` bytes.
+/// Returns how many ticks are sure to fit into one DATA_BATCH frame whose payload may have
+/// `max_msg_size` bytes.
 #[must_use]
 pub const fn ticks_per_frame(max_msg_size: usize) -> usize {
     let fitting = max_msg_size.saturating_sub(BATCH_OVERHEAD_MAX) / TICK_LEN_MAX;
@@ -46,16 +51,17 @@ pub const fn ticks_per_frame(max_msg_size: usize) -> usize {
     }
 }
 
-/// Appends a DATA_BATCH frame with 1 to [`ticks_per_frame`] ticks to `out`, and allocates nothing but its growth.
+/// Appends a DATA_BATCH frame with 1 to [`ticks_per_frame`] ticks to `out`. Allocates nothing
+/// except to grow `out`.
 ///
-/// `sent_unix_us` is authority time at the beginning of the send, in microseconds.
+/// `sent_unix_us` is the authority time, in microseconds, at which the edge begins to send.
 pub fn encode_batch(mode: Mode, ticks: &[timebase::Tick], sent_unix_us: i64, out: &mut Vec<u8>) {
     debug_assert!(
         (1..=BATCH_TICKS_MAX).contains(&ticks.len()),
         "{} ticks in a batch",
         ticks.len()
     );
-    // Encodings of one message, written one after the other, are the encoding of their sum.
+    // In protobuf, concatenated encodings of one message type decode as the merged message.
     let head = DataBatch {
         schema_version: SCHEMA_VERSION,
         ..DataBatch::default()
@@ -65,19 +71,19 @@ pub fn encode_batch(mode: Mode, ticks: &[timebase::Tick], sent_unix_us: i64, out
         ..DataBatch::default()
     };
     frame::write(FrameType::DataBatch, out, |out| {
-        head.encode(out).expect("a Vec takes what it is given");
+        head.encode(out).expect("a Vec grows as needed");
         for tick in ticks {
             out.push(TICKS_TAG);
             Tick::new(mode, *tick)
                 .encode_length_delimited(out)
-                .expect("a Vec takes what it is given");
+                .expect("a Vec grows as needed");
         }
-        tail.encode(out).expect("a Vec takes what it is given");
+        tail.encode(out).expect("a Vec grows as needed");
     });
 }
 
 impl Tick {
-    /// A tick of the feed of `mode`.
+    /// Converts a tick of `mode`.
     #[must_use]
     pub fn new(mode: Mode, tick: timebase::Tick) -> Self {
         Self {
@@ -92,13 +98,13 @@ impl Tick {
         }
     }
 
-    /// The mode, where this version knows it.
+    /// Returns the mode, or `None` if this version does not know it.
     #[must_use]
     pub fn known_mode(&self) -> Option<Mode> {
         known_mode(self.mode)
     }
 
-    /// The tick; a quality that this version doesn't know reads as NORMAL.
+    /// Returns the tick. A quality that this version does not know reads as NORMAL.
     #[must_use]
     pub fn tick(&self) -> timebase::Tick {
         let quality = match generated::Quality::try_from(self.quality) {
@@ -114,7 +120,7 @@ impl Tick {
 }
 
 impl Subscribe {
-    /// The request; none where this version doesn't know the mode.
+    /// Returns the request, or `None` if this version does not know the mode.
     #[must_use]
     pub fn request(&self) -> Option<Request> {
         Some(Request {
@@ -135,7 +141,8 @@ impl From<Request> for Subscribe {
     }
 }
 
-/// Masks what must never stand in a log. An empty field is shown as such, since that is what goes wrong most.
+/// Masks the secrets, which must never appear in a log. An empty field is shown as empty, because a
+/// missing secret is the most frequent mistake.
 impl fmt::Debug for Auth {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mask = |secret: &str| if secret.is_empty() { "" } else { "***" };

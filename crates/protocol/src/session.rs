@@ -1,5 +1,5 @@
-//! The state of one connection, on either side. Both sides are given bytes and `now`; what they do not know, such as whether
-//! a password is right or what time it is, their driver tells them.
+//! The protocol state of one connection, for either side. A session is given bytes and `now`. What
+//! it cannot know, such as whether a password is right or what time it is, its driver supplies.
 
 pub mod client;
 pub mod server;

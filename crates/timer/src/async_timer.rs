@@ -1,4 +1,4 @@
-//! [`AsyncTimer`]: a task's wait for a moment, which the thread's other tasks hardly notice.
+//! [`AsyncTimer`]: lets a task wait for a moment with little effect on the thread's other tasks.
 
 use std::time::Duration;
 
@@ -8,8 +8,8 @@ use tickstorm_timebase::{Clock, Mono};
 use self::descriptor::Descriptor;
 use crate::wait::Wait;
 
-/// What a task keeps from one wait to the next. It belongs to the runtime that it was first waited
-/// with in.
+/// A timer that a task reuses from one wait to the next. It belongs to the runtime in which it
+/// first waited.
 #[derive(Debug, Default)]
 pub struct AsyncTimer {
     #[cfg(target_os = "linux")]
@@ -17,11 +17,11 @@ pub struct AsyncTimer {
 }
 
 impl AsyncTimer {
-    /// Waits until `clock` shows `at`. While it spins, the thread's other tasks have a turn before
-    /// each look at the clock.
+    /// Waits until `clock` shows `at`. While it spins, it lets the thread's other tasks run before
+    /// each clock reading.
     ///
-    /// Without a timerfd it is as late as the runtime's timer. Dropped before its end it leaves
-    /// nothing behind that the next wait would notice.
+    /// Without a timerfd, the wait is as late as the runtime's timer. A wait that is dropped before
+    /// it ends leaves nothing behind that could affect the next one.
     pub async fn wait_until(&mut self, clock: &(impl Clock + Sync), at: Mono) {
         loop {
             match Wait::plan(at.since(clock.now()), true) {
@@ -37,7 +37,7 @@ impl AsyncTimer {
         if self.descriptor.sleep(duration).await.is_ok() {
             return;
         }
-        // Without a descriptor, what is left is a timer that is late by milliseconds.
+        // Without a descriptor, only the runtime's timer remains, which is late by milliseconds.
         tokio::time::sleep(duration).await;
     }
 }
@@ -52,12 +52,12 @@ mod descriptor {
 
     use crate::timerfd::TimerFd;
 
-    /// A timerfd in a runtime's epoll, from the first sleep on.
+    /// A timerfd that is created and registered with the runtime's epoll by the first sleep.
     #[derive(Debug, Default)]
     pub(super) struct Descriptor(Option<AsyncFd<TimerFd>>);
 
     impl Descriptor {
-        /// Fails before it has slept, or not at all.
+        /// Sleeps for `duration`. An error is returned before any time was slept, or not at all.
         pub(super) async fn sleep(&mut self, duration: Duration) -> io::Result<()> {
             let registered = match &self.0 {
                 Some(registered) => registered,
@@ -67,7 +67,7 @@ mod descriptor {
             loop {
                 let mut ready = registered.readable().await?;
                 let has_fired = registered.get_ref().take_expiration()?;
-                // Readiness that tokio remembers may be that of a wait that was dropped.
+                // Readiness that tokio remembers may be left over from a wait that was dropped.
                 ready.clear_ready();
                 if has_fired {
                     return Ok(());
@@ -78,7 +78,8 @@ mod descriptor {
 
     #[expect(
         deprecated,
-        reason = "its successor is unsafe; here the descriptor is owned and lives as long as its registration"
+        reason = "the replacement is unsafe; \
+                  here the descriptor is owned and lives as long as its registration"
     )]
     fn register(timer: TimerFd) -> io::Result<AsyncFd<TimerFd>> {
         AsyncFd::with_interest(timer, Interest::READABLE)
@@ -94,7 +95,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn it_is_never_early_and_returns_at_once_for_what_has_been() {
+    async fn it_is_never_early_and_returns_immediately_for_a_past_moment() {
         let (clock, mut timer) = (SystemClock, AsyncTimer::default());
         for wait_us in [0, 10, 200, 3_000, 30_000] {
             let at = clock.now() + Duration::from_micros(wait_us);
@@ -105,10 +106,10 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn other_tasks_have_their_turns_while_it_spins() {
+    async fn other_tasks_run_while_it_spins() {
         let (clock, mut timer) = (ManualClock::default(), AsyncTimer::default());
         let (duration, other) = (Duration::from_micros(100), clock.clone());
-        // The moment comes in another task only.
+        // Only another task advances the clock to the moment.
         tokio::spawn(async move { other.advance(duration) });
         timer.wait_until(&clock, Mono::ZERO + duration).await;
     }
@@ -120,7 +121,7 @@ mod tests {
 
         let mut descriptor = Descriptor::default();
         for _ in 0..20 {
-            // It fires, and nobody is there any more.
+            // The timer fires after its wait was dropped.
             let _ = timeout(Duration::ZERO, descriptor.sleep(Duration::ZERO)).await;
             sleep(Duration::from_millis(1)).await;
             let (began, duration) = (Instant::now(), Duration::from_millis(2));

@@ -1,10 +1,10 @@
-//! Waiting for a moment to within microseconds. A timer of the system sleeps until just before it,
-//! and the rest is spun away.
+//! Waits for a moment to within microseconds: the thread sleeps on a timer of the operating system
+//! until just before the moment, and spins for the rest.
 //!
-//! [`Wait`] decides what to do next and runs on any system. [`TimerFd`] is the timer it was made
-//! for; a thread that waits in its own epoll uses the two directly. `AsyncTimer` (feature `tokio`)
-//! puts them together for a task, and runs on any system: without a timerfd the runtime's own timer
-//! takes its place.
+//! [`Wait`] decides what to do next and runs on any system. [`TimerFd`] is the timer that it was
+//! designed for; a thread that waits in its own epoll uses these two directly. `AsyncTimer`
+//! (feature `tokio`) combines them for a task and runs on any system: without a timerfd it uses the
+//! runtime's own timer.
 
 #[cfg(feature = "tokio")]
 mod async_timer;

@@ -1,4 +1,4 @@
-//! [`TimerFd`]: a timer of nanoseconds that an epoll can wait for.
+//! [`TimerFd`]: a timer with nanosecond resolution that an epoll can wait for.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
@@ -10,27 +10,28 @@ use rustix::time::{
     timerfd_settime,
 };
 
-/// A one-shot timer on CLOCK_MONOTONIC. Its descriptor is readable from when it fires until it is
-/// set again or [`TimerFd::take_expiration`] is called.
+/// A one-shot timer on CLOCK_MONOTONIC. Its descriptor is readable from the moment the timer fires
+/// until it is set again or [`TimerFd::take_expiration`] is called.
 #[derive(Debug)]
 pub struct TimerFd(OwnedFd);
 
 impl TimerFd {
-    /// A timer that is not set.
+    /// Creates a timer that is not set.
     ///
     /// # Errors
-    /// No descriptor is available.
+    /// No file descriptor is available.
     pub fn new() -> io::Result<Self> {
         let flags = TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC;
         Ok(Self(timerfd_create(TimerfdClockId::Monotonic, flags)?))
     }
 
-    /// Lets it fire `after` from now, at once for zero, and discards an expiration before that.
+    /// Sets the timer to fire `after` from now, immediately for zero. Discards an earlier
+    /// expiration.
     ///
     /// # Errors
     /// None are known: the descriptor and the time are valid.
     pub fn set(&self, after: Duration) -> io::Result<()> {
-        // A value of zero would disarm it.
+        // A value of zero would disarm the timer.
         let after = after.max(Duration::from_nanos(1));
         let once = Itimerspec {
             it_interval: Timespec::default(),
@@ -43,8 +44,8 @@ impl TimerFd {
         Ok(())
     }
 
-    /// Whether it has fired since it was set or was last asked. Afterwards the descriptor is not
-    /// readable.
+    /// Returns whether the timer has fired since it was set or this was last called. Afterwards the
+    /// descriptor is not readable.
     ///
     /// # Errors
     /// None are known: the descriptor is valid.
@@ -85,7 +86,7 @@ mod tests {
     const LONG: Duration = Duration::from_secs(60);
 
     #[test]
-    fn it_fires_once_and_at_once_for_zero() {
+    fn it_fires_once_and_immediately_for_zero() {
         let timer = TimerFd::new().unwrap();
         assert!(!timer.take_expiration().unwrap());
         for after in [Duration::ZERO, Duration::from_micros(300)] {
@@ -97,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn setting_it_discards_an_expiration_that_nobody_has_taken() {
+    fn setting_it_discards_an_expiration_that_was_not_taken() {
         let timer = TimerFd::new().unwrap();
         timer.set(Duration::ZERO).unwrap();
         assert!(fires_within(&timer, LONG));

@@ -1,38 +1,40 @@
-//! [`Wait`]: what to do while a moment has not come yet. Arithmetic only; it reads no clock and
-//! sets no timer.
+//! [`Wait`]: the next step in waiting for a moment. This module is arithmetic only; it reads no
+//! clock and sets no timer.
 
 use std::time::Duration;
 
-/// How long before the moment sleeping ends and spinning begins. A timerfd wakes its thread 50 to
-/// 150 µs late (docs/performance.md).
+/// The time before the moment at which sleeping ends and spinning begins. A timerfd wakes its
+/// thread 50 to 150 µs late (docs/performance.md).
 pub const SPIN: Duration = Duration::from_micros(150);
 
-/// The system's timers run on CLOCK_MONOTONIC, moments are counted on CLOCK_MONOTONIC_RAW, and
-/// chrony slews the former against the latter by at most a twelfth (its `maxslewrate`, 83,333 ppm).
+/// The largest slew between the two clocks, as a divisor. Timers run on CLOCK_MONOTONIC, moments
+/// are counted on CLOCK_MONOTONIC_RAW, and chrony slews the former against the latter by at most a
+/// twelfth (its `maxslewrate`, 83,333 ppm).
 const SLEW_SHARE: u32 = 12;
 
-/// The part of [`SPIN`] that is left for a late timer when the clock is slewed as far as it can be;
-/// the slew of the last sleep may use up the rest. Without spinning, the most that slewing adds to
-/// a timer's own lateness.
+/// The part of [`SPIN`] that remains for a late timer when the clock is slewed at the maximum rate;
+/// the slew of the last sleep may use up the rest. Without spinning, this is the most that slewing
+/// adds to the timer's own lateness.
 const LATE: Duration = Duration::from_micros(100);
 
-/// What to do next while waiting for a moment. Ask again after each sleep.
+/// The next step in waiting for a moment. Plan again after each sleep.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wait {
     /// The moment has come.
     Due,
-    /// Look at the clock without sleeping, until the moment has come.
+    /// Read the clock repeatedly, without sleeping, until the moment has come.
     Spin,
-    /// Set a timer on CLOCK_MONOTONIC for so long, then look at CLOCK_MONOTONIC_RAW again.
+    /// Set a timer on CLOCK_MONOTONIC for this long, then read CLOCK_MONOTONIC_RAW again.
     Sleep(Duration),
 }
 
 impl Wait {
-    /// What to do when the moment is `remaining` away on CLOCK_MONOTONIC_RAW.
+    /// Returns the next step when the moment is `remaining` away on CLOCK_MONOTONIC_RAW.
     ///
-    /// With `spins`, no slew makes a timer miss the moment that is at most 100 µs late by itself,
-    /// or 150 µs without a slew. Otherwise slewing adds at most 100 µs to what the timer is late
-    /// by. One second takes four sleeps, or up to twelve at the greatest slew.
+    /// With `spins`, the moment is never missed, whatever the slew, by a timer that is at most
+    /// 100 µs late by itself, or 150 µs if there is no slew. Without, slewing adds at most 100 µs
+    /// to the timer's lateness. A wait of one second takes four sleeps, or up to twelve at the
+    /// maximum slew.
     #[must_use]
     pub fn plan(remaining: Duration, spins: bool) -> Self {
         let spun = if spins { SPIN } else { Duration::ZERO };
@@ -43,13 +45,14 @@ impl Wait {
         } else if spins {
             Self::Sleep((remaining - spun).min(never_over(remaining.saturating_sub(LATE))))
         } else {
-            // The last sleep may end late by `LATE`.
+            // The last sleep may end up to `LATE` after the moment.
             Self::Sleep(remaining.min(never_over(remaining.saturating_add(LATE))))
         }
     }
 }
 
-/// The longest sleep that takes no more than `duration`, however slowly CLOCK_MONOTONIC runs.
+/// Returns the longest sleep that takes no more than `duration`, however slowly CLOCK_MONOTONIC
+/// runs.
 fn never_over(duration: Duration) -> Duration {
     duration / SLEW_SHARE * (SLEW_SHARE - 1)
 }
@@ -60,24 +63,25 @@ mod tests {
 
     use super::*;
 
-    /// A timer whose clock is slewed by `slew_ppm`, and which wakes its thread `late_ns` late.
+    /// A simulated timer whose clock is slewed by `slew_ppm`, and which wakes its thread `late_ns`
+    /// late.
     #[derive(Clone, Copy, Debug)]
-    struct World {
+    struct SimulatedTimer {
         slew_ppm: i64,
         late_ns: u64,
     }
 
-    /// How a wait went.
+    /// The outcome of a wait.
     #[derive(Debug)]
     struct Waited {
         sleeps: u32,
         spun_ns: u64,
-        /// How long after the moment it ended.
-        over_ns: u64,
+        /// The time from the moment to the end of the wait.
+        overshoot_ns: u64,
     }
 
-    impl World {
-        /// What `sleep` takes on CLOCK_MONOTONIC_RAW, rounded up.
+    impl SimulatedTimer {
+        /// Returns the time that `sleep` takes on CLOCK_MONOTONIC_RAW, rounded up.
         fn takes_ns(self, sleep: Duration) -> u64 {
             let rate = u128::try_from(1_000_000 + self.slew_ppm).unwrap();
             let slept = (sleep.as_nanos() * 1_000_000).div_ceil(rate);
@@ -90,17 +94,17 @@ mod tests {
                 let remaining = Duration::from_nanos(remaining_ns.saturating_sub(now_ns));
                 match Wait::plan(remaining, spins) {
                     Wait::Sleep(sleep) => {
-                        assert!(!sleep.is_zero(), "a sleep of nothing {remaining:?} before");
+                        assert!(!sleep.is_zero(), "an empty sleep with {remaining:?} left");
                         now_ns += self.takes_ns(sleep);
                         sleeps += 1;
-                        assert!(sleeps < 100, "it does not end");
+                        assert!(sleeps < 100, "the wait does not end");
                     }
                     done @ (Wait::Due | Wait::Spin) => {
                         assert!(done == Wait::Due || spins);
                         return Waited {
                             sleeps,
                             spun_ns: remaining_ns.saturating_sub(now_ns),
-                            over_ns: now_ns.saturating_sub(remaining_ns),
+                            overshoot_ns: now_ns.saturating_sub(remaining_ns),
                         };
                     }
                 }
@@ -119,7 +123,7 @@ mod tests {
         ]
     }
 
-    /// Nanoseconds from 1 to 100 s, each magnitude as often as another.
+    /// Waits from 1 ns to 100 s in nanoseconds, with every order of magnitude equally likely.
     fn waits() -> impl Strategy<Value = u64> {
         (0_u32..11).prop_flat_map(|magnitude| 1..=10_u64.pow(magnitude + 1))
     }
@@ -131,18 +135,18 @@ mod tests {
             late_ns in prop_oneof![Just(0), Just(LATE_NS), 0..=LATE_NS],
             remaining_ns in waits(),
         ) {
-            let waited = World { slew_ppm, late_ns }.wait(remaining_ns, true);
-            prop_assert_eq!(waited.over_ns, 0, "{:?}", waited);
+            let waited = SimulatedTimer { slew_ppm, late_ns }.wait(remaining_ns, true);
+            prop_assert_eq!(waited.overshoot_ns, 0, "{:?}", waited);
             prop_assert!(waited.spun_ns <= 150_000, "{:?}", waited);
         }
 
         #[test]
-        fn without_a_slew_all_of_the_spinning_is_for_a_late_timer(
+        fn without_a_slew_all_of_the_spinning_time_allows_for_a_late_timer(
             late_ns in 0..=150_000_u64,
             remaining_ns in waits(),
         ) {
-            let waited = World { slew_ppm: 0, late_ns }.wait(remaining_ns, true);
-            prop_assert_eq!(waited.over_ns, 0, "{:?}", waited);
+            let waited = SimulatedTimer { slew_ppm: 0, late_ns }.wait(remaining_ns, true);
+            prop_assert_eq!(waited.overshoot_ns, 0, "{:?}", waited);
         }
 
         #[test]
@@ -151,9 +155,9 @@ mod tests {
             late_ns in 0..=1_000_000_u64,
             remaining_ns in waits(),
         ) {
-            let waited = World { slew_ppm, late_ns }.wait(remaining_ns, false);
-            // Rounding up costs a nanosecond.
-            prop_assert!(waited.over_ns <= late_ns + LATE_NS + 1, "{:?}", waited);
+            let waited = SimulatedTimer { slew_ppm, late_ns }.wait(remaining_ns, false);
+            // Rounding up adds one nanosecond.
+            prop_assert!(waited.overshoot_ns <= late_ns + LATE_NS + 1, "{:?}", waited);
         }
 
         #[test]
@@ -163,9 +167,9 @@ mod tests {
             remaining_ns in 1..=1_000_000_000_u64,
             spins: bool,
         ) {
-            let waited = World { slew_ppm, late_ns }.wait(remaining_ns, spins);
+            let waited = SimulatedTimer { slew_ppm, late_ns }.wait(remaining_ns, spins);
             prop_assert!(waited.sleeps <= 12, "{:?}", waited);
-            let waited = World { slew_ppm: 0, late_ns }.wait(remaining_ns, spins);
+            let waited = SimulatedTimer { slew_ppm: 0, late_ns }.wait(remaining_ns, spins);
             prop_assert!(waited.sleeps <= 4, "{:?}", waited);
         }
     }

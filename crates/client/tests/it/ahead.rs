@@ -1,4 +1,4 @@
-//! Ticks that come ahead of their time are released at it.
+//! Ticks that arrive ahead of their time are released when their time has come.
 
 use std::time::Duration;
 
@@ -8,14 +8,16 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::edge::{Edge, Net, epoch};
 
-/// Tokio's time has milliseconds, and the estimate drifts by some microseconds.
+/// The tolerance of release times: tokio's timer counts milliseconds, and the estimate drifts by
+/// some microseconds.
 const ALLOWANCE: Duration = Duration::from_millis(2);
 
 fn options() -> Options {
     Options::new("a").ahead(true)
 }
 
-/// A client whose time is that of its edge; the moment is that of the base.
+/// Returns a subscribed client that has learned its edge's time, and the instant of the tests'
+/// base.
 async fn subscribed() -> (Ticks, Edge, Net, Instant) {
     let base = Instant::now();
     let (ticks, mut edge, net) = Net::subscribed(options(), 0).await;
@@ -33,19 +35,19 @@ async fn tick(ticks: &mut Ticks) -> Tick {
 fn assert_near(at: Duration, expected: Duration) {
     assert!(
         at >= expected && at <= expected + ALLOWANCE,
-        "at {at:?} instead of {expected:?}"
+        "released at {at:?} instead of {expected:?}"
     );
 }
 
 #[tokio::test(start_paused = true)]
-async fn it_asks_for_ticks_ahead_and_samples_time_often() {
+async fn it_subscribes_ahead_and_samples_the_time_often() {
     let (client, mut net) = Net::dial(options(), &[]);
     let mut edge = net.edge().await;
     edge.accept().await;
     assert!(edge.acknowledge(epoch(0)).await.ahead);
     let _ticks = client.await.unwrap().unwrap();
-    let came = edge.answer_for(Duration::from_secs(60)).await;
-    assert!(came.len() > 30, "{came:?}");
+    let heartbeats = edge.answer_for(Duration::from_secs(60)).await;
+    assert!(heartbeats.len() > 30, "{heartbeats:?}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -58,14 +60,14 @@ async fn each_tick_is_released_at_its_time_and_in_order() {
         assert_eq!(tick.epoch, epoch(second * 1_000));
         let expected = Duration::from_secs(second.unsigned_abs());
         assert_near(base.elapsed(), expected);
-        // By its own estimate it is never early.
+        // By the client's own estimate, no tick is early.
         let late_us = tick.late_us().unwrap();
         assert!((0..=2_000).contains(&late_us), "{late_us}");
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn replay_and_what_came_late_are_released_as_they_come() {
+async fn replayed_ticks_are_released_as_they_arrive() {
     let (mut ticks, mut edge, _net, base) = subscribed().await;
     let replay = edge.batch(
         Mode::Second,
@@ -80,12 +82,12 @@ async fn replay_and_what_came_late_are_released_as_they_come() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn ticks_wait_for_the_time_to_be_known() {
+async fn ticks_are_held_until_the_time_is_known() {
     let (mut ticks, mut edge, _net) = Net::subscribed(options(), 0).await;
     edge.ticks([1_000]).await;
     assert!(
         timeout(Duration::from_secs(3), ticks.next()).await.is_err(),
-        "nobody knew the time"
+        "a tick was released although the time was not known"
     );
     let client_time_us = edge.heartbeat().await;
     edge.pong(client_time_us).await;
@@ -93,17 +95,18 @@ async fn ticks_wait_for_the_time_to_be_known() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_held_is_released_while_there_is_no_connection() {
+async fn held_ticks_are_released_while_there_is_no_connection() {
     let (mut ticks, mut edge, mut net, base) = subscribed().await;
     edge.ticks([1_000, 2_000]).await;
     drop(edge);
     let comes_back = async {
         let mut edge = net.edge().await;
         edge.accept().await;
-        // It has it already, released or not.
+        // The client already has this tick, released or not.
         assert_eq!(edge.subscription().await.resume_after, Some(epoch(2_000)));
     };
-    // Beside it: the wait before it comes back may be longer than the ticks'.
+    // This runs at the same time, since the wait before reconnecting may be longer than the ticks'
+    // times.
     let releases = async {
         assert_eq!(tick(&mut ticks).await.epoch, epoch(1_000));
         assert_near(base.elapsed(), Duration::from_secs(1));
@@ -118,7 +121,7 @@ async fn what_is_held_is_released_while_there_is_no_connection() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_step_of_time_drops_what_is_not_released() {
+async fn a_step_of_time_drops_ticks_not_yet_released() {
     let (mut ticks, mut edge, mut net, base) = subscribed().await;
     edge.ticks([1_000, 2_000]).await;
     edge.refuse(ErrorCode::TimeStepped, "back", 1).await;
@@ -140,7 +143,7 @@ async fn a_step_of_time_drops_what_is_not_released() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_reconnecting_held_ticks_come_before_the_end_and_not_after_a_step() {
+async fn without_reconnecting_held_ticks_precede_the_end_unless_time_was_stepped() {
     let base = Instant::now();
     let (mut ticks, mut edge, _net) = Net::subscribed(options().reconnect(false), 0).await;
     edge.answer_for(Duration::from_millis(10)).await;
@@ -163,7 +166,7 @@ async fn without_reconnecting_held_ticks_come_before_the_end_and_not_after_a_ste
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_end_is_told_though_the_time_was_never_known() {
+async fn an_end_is_reported_even_if_the_time_was_never_known() {
     let (mut ticks, mut edge, _net) = Net::subscribed(options().reconnect(false), 0).await;
     edge.ticks([1_000]).await;
     drop(edge);
@@ -172,10 +175,10 @@ async fn an_end_is_told_though_the_time_was_never_known() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_new_estimate_sets_the_timer_anew() {
+async fn a_new_estimate_sets_the_timer_again() {
     let (mut ticks, mut edge, _net, base) = subscribed().await;
     edge.ticks([1_000]).await;
-    // Its clock is stepped forward, by less than would end the subscription.
+    // The edge's clock is stepped forward by less than would end the subscription.
     edge.skew_us = 500_000;
     let client_time_us = edge.heartbeat().await;
     edge.pong(client_time_us).await;
@@ -190,14 +193,14 @@ async fn a_new_estimate_sets_the_timer_anew() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_reader_that_is_slow_gets_every_tick() {
+async fn a_slow_reader_gets_every_tick() {
     let (mut ticks, mut edge, _net, _) = subscribed().await;
     for batch in 0..4 {
         edge.ticks((1..=500).map(|second| (batch * 500 + second) * 10))
             .await;
     }
     drop(edge);
-    // By then the samples are too old to count.
+    // Afterwards the samples are too old to count.
     sleep(Duration::from_secs(60)).await;
     for n in 1..=2_000 {
         assert_eq!(tick(&mut ticks).await.epoch, epoch(n * 10));

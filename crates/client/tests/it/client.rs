@@ -1,4 +1,5 @@
-//! A client and a scripted edge in paused time: what is sent when, what comes out, and how it ends.
+//! Tests of a client and a scripted edge in paused time: what is sent when, which events result,
+//! and how the connection ends.
 
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use tickstorm_timebase::{self as timebase, SystemClock};
 use tokio::net::TcpSocket;
 use tokio::time::{Instant, sleep};
 
-use crate::edge::{BASE_US, Mute, dial, edge_alone, epoch, subscribed};
+use crate::edge::{BASE_US, ReadOnly, dial, edge_alone, epoch, subscribed};
 
 async fn tick(ticks: &mut Ticks) -> Tick {
     match ticks.next().await {
@@ -23,14 +24,17 @@ async fn tick(ticks: &mut Ticks) -> Tick {
 
 async fn end(ticks: &mut Ticks) -> Error {
     let Some(Err(error)) = ticks.next().await else {
-        panic!("no error");
+        panic!("no error ended the stream");
     };
-    assert!(ticks.next().await.is_none(), "something came after {error}");
+    assert!(
+        ticks.next().await.is_none(),
+        "the stream continued after {error}"
+    );
     error
 }
 
 #[tokio::test(start_paused = true)]
-async fn auth_and_subscribe_say_what_the_options_say_without_waiting_for_each_other() {
+async fn auth_and_subscribe_carry_the_options_without_waiting_for_each_other() {
     let options = Options::new("unused")
         .credentials("ada", "open sesame")
         .mode(Mode::Minute)
@@ -58,7 +62,7 @@ async fn auth_and_subscribe_say_what_the_options_say_without_waiting_for_each_ot
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_token_takes_the_place_of_user_and_password() {
+async fn a_token_replaces_user_and_password() {
     let (_client, mut edge) = dial(Options::new("unused").credentials("ada", "x").token("t"));
     let auth = edge.accept().await;
     assert_eq!(
@@ -68,13 +72,13 @@ async fn a_token_takes_the_place_of_user_and_password() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn ticks_come_in_order_each_with_how_late_it_was_read() {
+async fn ticks_arrive_in_order_each_with_its_lateness() {
     let (mut ticks, mut edge) = subscribed(0).await;
     edge.answer_for(Duration::from_millis(1_003)).await;
     edge.ticks([1_000]).await;
     let first = tick(&mut ticks).await;
     assert_eq!((first.mode, first.epoch), (Mode::Second, epoch(1_000)));
-    // The pipe takes no time: what is left of the error are the edge's bound, drift, and rounding.
+    // The pipe adds no delay, so the error consists of the edge's bound, drift and rounding.
     let error_us = first.read.unwrap().error_us;
     assert!((10..=100).contains(&error_us), "{error_us}");
     let late_us = first.late_us().unwrap();
@@ -94,7 +98,7 @@ async fn ticks_come_in_order_each_with_how_late_it_was_read() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn ticks_are_a_stream_for_whatever_takes_streams() {
+async fn ticks_are_a_stream() {
     let (ticks, mut edge) = subscribed(0).await;
     edge.ticks([1_000, 2_000]).await;
     let two: Vec<_> = ticks.take(2).collect().await;
@@ -106,13 +110,13 @@ async fn ticks_are_a_stream_for_whatever_takes_streams() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn heartbeats_come_eight_at_once_for_the_time_and_then_within_the_interval() {
+async fn eight_heartbeats_open_a_connection_and_the_interval_is_kept_afterwards() {
     let (_ticks, mut edge) = subscribed(0).await;
-    let came = edge.answer_for(Duration::from_secs(120)).await;
-    let millis: Vec<_> = came.iter().map(Duration::as_millis).collect();
-    // Waking takes up to a millisecond.
-    for (planned, &came) in (0..8).map(|i| i * 100).zip(&millis) {
-        assert!((planned..=planned + 10).contains(&came), "{millis:?}");
+    let heartbeats = edge.answer_for(Duration::from_secs(120)).await;
+    let millis: Vec<_> = heartbeats.iter().map(Duration::as_millis).collect();
+    // A timer fires up to a millisecond late.
+    for (planned, &actual) in (0..8).map(|i| i * 100).zip(&millis) {
+        assert!((planned..=planned + 10).contains(&actual), "{millis:?}");
     }
     assert!(millis.len() > 14, "{millis:?}");
     for pair in millis[7..].windows(2) {
@@ -124,10 +128,11 @@ async fn heartbeats_come_eight_at_once_for_the_time_and_then_within_the_interval
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_edge_that_does_not_know_the_time_is_waited_for_as_long_as_it_lives() {
+async fn an_only_edge_that_does_not_know_the_time_is_waited_for_while_it_answers() {
     let (client, mut edge) = dial(Options::new("unused"));
     edge.accept().await;
-    // It was sent with AUTH: it is the first to come, and the last to be answered.
+    // SUBSCRIBE was sent together with AUTH, so it arrives before every HEARTBEAT; it is answered
+    // last.
     edge.subscription().await;
     let began = Instant::now();
     while began.elapsed() < Duration::from_secs(300) {
@@ -140,13 +145,13 @@ async fn an_edge_that_does_not_know_the_time_is_waited_for_as_long_as_it_lives()
     assert_eq!(ticks.authority_time(), None);
     let client_time_us = edge.heartbeat().await;
     edge.pong(client_time_us).await;
-    // One turn of the loop, for the PONG to be read.
+    // Lets the client run once, to read the PONG.
     sleep(Duration::from_millis(1)).await;
     assert!(ticks.authority_time().is_some());
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_refusal_says_code_message_and_when_to_come_back() {
+async fn a_refusal_has_a_code_a_message_and_a_hint_when_to_come_back() {
     let (client, edge) = dial(Options::new("unused"));
     edge.refuse(ErrorCode::ServerFull, "there's no room \u{1b}[2J", 1_234)
         .await;
@@ -162,7 +167,7 @@ async fn a_refusal_says_code_message_and_when_to_come_back() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_refusal_later_on_comes_after_the_ticks_before_it_and_with_codes_of_the_future() {
+async fn a_refusal_follows_earlier_ticks_and_may_have_an_unknown_code() {
     let (mut ticks, mut edge) = subscribed(0).await;
     edge.ticks([1_000]).await;
     let mut bytes = Vec::new();
@@ -183,7 +188,7 @@ async fn a_refusal_later_on_comes_after_the_ticks_before_it_and_with_codes_of_th
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_end_without_a_word_is_closed() {
+async fn an_end_without_an_error_is_closed() {
     let (client, edge) = dial(Options::new("unused"));
     drop(edge);
     let error = client.await.unwrap().unwrap_err();
@@ -196,10 +201,10 @@ async fn an_end_without_a_word_is_closed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_refusal_is_heard_though_nothing_can_be_sent_any_more() {
+async fn a_refusal_is_received_even_if_nothing_can_be_sent() {
     let (near, edge) = edge_alone();
     edge.refuse(ErrorCode::ServerDraining, "good bye", 0).await;
-    let error = connect_over(Mute(near), SystemClock, Options::new("unused"))
+    let error = connect_over(ReadOnly(near), SystemClock, Options::new("unused"))
         .await
         .unwrap_err();
     assert_eq!(
@@ -236,7 +241,7 @@ async fn an_edge_that_breaks_the_protocol_is_left() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn epochs_that_no_calendar_has_are_handed_on_or_held() {
+async fn epochs_beyond_any_calendar_are_handed_on_or_held() {
     let extremes = [i64::MIN + 1, -1, i64::MAX].map(Epoch::from_ms);
     for (mode, ahead) in [
         (Mode::Second, false),
@@ -255,7 +260,7 @@ async fn epochs_that_no_calendar_has_are_handed_on_or_held() {
         });
         encode_batch(mode, &batch, i64::MIN, &mut frame);
         edge.send(&frame).await;
-        // One that is not due by the end of time is not waited for.
+        // A tick beyond the largest representable time never becomes due.
         let due = if ahead { 2 } else { 3 };
         let mut seen = Vec::new();
         while seen.len() < due {
@@ -291,7 +296,7 @@ async fn an_edge_that_falls_silent_is_given_up_after_its_heartbeat_timeout() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_pause_of_the_clients_own_machine_is_no_silence_of_the_edge() {
+async fn a_stall_of_the_clients_machine_does_not_count_as_silence_of_the_edge() {
     let (mut ticks, mut edge) = subscribed(0).await;
     let next = tokio::spawn(async move { tick(&mut ticks).await });
     tokio::task::yield_now().await;
@@ -299,19 +304,20 @@ async fn a_pause_of_the_clients_own_machine_is_no_silence_of_the_edge() {
     tokio::time::advance(Duration::from_secs(60)).await;
     tokio::task::yield_now().await;
     edge.ticks([1_000]).await;
-    let tick = next.await.expect("the connection goes on");
+    let tick = next.await.expect("the connection continues");
     assert_eq!(tick.epoch, epoch(1_000));
     assert_eq!(began.elapsed().as_secs(), 60);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_client_that_takes_no_ticks_keeps_its_connection_and_loses_none() {
+async fn a_client_that_reads_no_ticks_keeps_its_connection_and_loses_none() {
     let (mut ticks, mut edge) = subscribed(0).await;
     let epochs_ms = |batch: i64| (1..=500).map(move |i| (batch * 500 + i) * 1_000);
     for batch in 0..10 {
         edge.ticks(epochs_ms(batch)).await;
     }
-    // Nobody reads, and yet the edge hears its client: its own deadline of 20 s would end this otherwise.
+    // The ticks are not read, yet the client keeps sending HEARTBEATs; otherwise the edge's own
+    // deadline of 20 s would end the connection.
     for _ in 0..20 {
         edge.heartbeat().await;
     }
@@ -333,18 +339,18 @@ async fn a_client_that_takes_no_ticks_keeps_its_connection_and_loses_none() {
 async fn dropping_the_ticks_closes_the_connection() {
     let (ticks, edge) = subscribed(0).await;
     drop(ticks);
-    edge.hung_up().await;
+    edge.closed_by_client().await;
 }
 
 #[tokio::test]
-async fn an_address_where_nobody_listens_is_named() {
-    // Bound and not listening, so that nobody else can take the port meanwhile.
+async fn an_address_without_a_listener_is_named_in_the_error() {
+    // The port is bound but not listening, so that no other process can take it in the meantime.
     let reserved = TcpSocket::new_v4().unwrap();
     reserved.bind(([127, 0, 0, 1], 0).into()).unwrap();
-    let nobody = reserved.local_addr().unwrap().to_string();
-    let error = tickstorm_client::connect(Options::new(&nobody))
+    let address = reserved.local_addr().unwrap().to_string();
+    let error = tickstorm_client::connect(Options::new(&address))
         .await
         .unwrap_err();
     assert!(matches!(error, Error::Connect { .. }), "{error:?}");
-    assert!(error.to_string().contains(&nobody), "{error}");
+    assert!(error.to_string().contains(&address), "{error}");
 }

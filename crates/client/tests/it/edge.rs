@@ -1,4 +1,5 @@
-//! A scripted edge at the other end of a pipe, made of protocol's own server session, and a clock that follows tokio's paused time.
+//! A scripted edge at the other end of a pipe, built on protocol's own server session, and a clock
+//! that follows tokio's paused time.
 
 use std::collections::HashSet;
 use std::io;
@@ -17,18 +18,18 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
-/// Authority time in microseconds when the test began.
+/// The authority time, in microseconds, at which each test begins.
 pub(crate) const BASE_US: i64 = 1_700_000_040_000_000;
-/// A pipe as wide as a socket's buffers.
+/// The capacity of a pipe in bytes, the same as a socket's buffers.
 const PIPE_LEN: usize = 65_536;
 
-/// Tells tokio's time.
+/// A clock that shows tokio's time.
 #[derive(Clone, Copy)]
 pub(crate) struct TokioClock(Instant);
 
 impl Clock for TokioClock {
     fn now(&self) -> Mono {
-        // Not at zero, which a real clock never shows either.
+        // The clock does not start at zero, which a real clock never shows either.
         Mono::ZERO + Duration::from_secs(1_000) + self.0.elapsed()
     }
 }
@@ -36,7 +37,7 @@ impl Clock for TokioClock {
 impl AlarmClock for TokioClock {
     type Timer = ();
 
-    /// To the next millisecond, as tokio does it.
+    /// Waits to the next millisecond, as tokio's timer does.
     async fn wait_until(&self, (): &mut (), at: Mono) {
         sleep(at.since(self.now())).await;
     }
@@ -49,18 +50,18 @@ pub(crate) struct Edge {
     pub(crate) limits: Limits,
     pub(crate) clock: TokioClock,
     began: Mono,
-    /// How far this edge's time is from the test's, in microseconds.
+    /// The difference between this edge's time and the test's, in microseconds.
     pub(crate) skew_us: i64,
     input: Vec<u8>,
 }
 
-/// A client that is connecting, and the edge that it will find.
+/// Starts a client, and returns it with the edge that it connects to.
 pub(crate) fn dial(options: Options) -> (JoinHandle<Result<Ticks, Error>>, Edge) {
     let (near, edge) = edge_alone();
     (tokio::spawn(connect_over(near, edge.clock, options)), edge)
 }
 
-/// An edge, and the client's end of the pipe that leads to it.
+/// Returns an edge, and the client's end of the pipe to it.
 pub(crate) fn edge_alone() -> (DuplexStream, Edge) {
     let clock = TokioClock(Instant::now());
     edge_of(clock, clock.now())
@@ -87,9 +88,9 @@ fn edge_of(clock: TokioClock, began: Mono) -> (DuplexStream, Edge) {
     (near, edge)
 }
 
-/// A client that connects as often as it likes, and what it finds at each address.
+/// The edges that a client finds when it connects, as often as it likes.
 pub(crate) struct Net {
-    /// Where it went, and the edge there; none where nobody listens.
+    /// Each address that the client dialled, and the edge there; `None` if no edge listens.
     dialled: mpsc::UnboundedReceiver<(String, Option<Edge>)>,
 }
 
@@ -116,7 +117,7 @@ impl Dial for Dialler {
 }
 
 impl Net {
-    /// A client that is connecting. At the `deserted` addresses nobody listens.
+    /// Starts a client. No edge listens at the `deserted` addresses.
     pub(crate) fn dial(
         options: Options,
         deserted: &[&'static str],
@@ -133,7 +134,8 @@ impl Net {
         (client, Self { dialled })
     }
 
-    /// A client that is subscribed, and the edge that last released the tick `start_ms` after the base.
+    /// Returns a subscribed client, and its edge, which last released the tick `start_ms` after the
+    /// base.
     pub(crate) async fn subscribed(options: Options, start_ms: i64) -> (Ticks, Edge, Self) {
         let (client, mut net) = Self::dial(options, &[]);
         let mut edge = net.edge().await;
@@ -142,25 +144,25 @@ impl Net {
         (client.await.unwrap().unwrap(), edge, net)
     }
 
-    /// The next address that the client goes to, and the edge there.
+    /// Waits for the next address that the client dials, and returns it with the edge there.
     pub(crate) async fn next(&mut self) -> Option<(String, Option<Edge>)> {
         self.dialled.recv().await
     }
 
-    /// The edge that it goes to next.
+    /// Waits for the client to dial, and returns the edge there.
     pub(crate) async fn edge(&mut self) -> Edge {
         match self.next().await {
             Some((_, Some(edge))) => edge,
-            Some((address, None)) => panic!("it went to {address}"),
-            None => panic!("it gave up"),
+            Some((address, None)) => panic!("the client dialled {address}, which is deserted"),
+            None => panic!("the client gave up"),
         }
     }
 }
 
-/// An end of a pipe that can be read only: every write fails.
-pub(crate) struct Mute(pub(crate) DuplexStream);
+/// An end of a pipe that can only be read: every write fails.
+pub(crate) struct ReadOnly(pub(crate) DuplexStream);
 
-impl AsyncRead for Mute {
+impl AsyncRead for ReadOnly {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -170,7 +172,7 @@ impl AsyncRead for Mute {
     }
 }
 
-impl AsyncWrite for Mute {
+impl AsyncWrite for ReadOnly {
     fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, _: &[u8]) -> Poll<io::Result<usize>> {
         Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()))
     }
@@ -184,7 +186,8 @@ impl AsyncWrite for Mute {
     }
 }
 
-/// A client that is subscribed and its edge, which last released the tick `start_ms` after the base.
+/// Returns a subscribed client and its edge, which last released the tick `start_ms` after the
+/// base.
 pub(crate) async fn subscribed(start_ms: i64) -> (Ticks, Edge) {
     let (client, mut edge) = dial(Options::new("unused"));
     edge.accept().await;
@@ -192,13 +195,13 @@ pub(crate) async fn subscribed(start_ms: i64) -> (Ticks, Edge) {
     (client.await.unwrap().unwrap(), edge)
 }
 
-/// The epoch `ms` milliseconds after the base.
+/// Returns the epoch `ms` milliseconds after the base.
 pub(crate) fn epoch(ms: i64) -> Epoch {
     Epoch::from_ms(BASE_US / 1_000 + ms)
 }
 
 impl Edge {
-    /// Lets the next AUTH in, and tells what it said.
+    /// Accepts the next AUTH, and returns it.
     pub(crate) async fn accept(&mut self) -> Auth {
         let step = self.step().await;
         let Step::Auth(auth) = step else {
@@ -211,7 +214,7 @@ impl Edge {
         auth
     }
 
-    /// Waits for a SUBSCRIBE, and tells what it said.
+    /// Waits for a SUBSCRIBE, and returns its request.
     pub(crate) async fn subscription(&mut self) -> Request {
         let step = self.step().await;
         let Step::Subscribe(request) = step else {
@@ -220,21 +223,21 @@ impl Edge {
         request
     }
 
-    /// Answers the next SUBSCRIBE, and tells what it said.
+    /// Acknowledges the next SUBSCRIBE, and returns its request.
     pub(crate) async fn acknowledge(&mut self, start: Epoch) -> Request {
         let request = self.subscription().await;
         self.subscribed(start).await;
         request
     }
 
-    /// Answers a SUBSCRIBE that has come.
+    /// Acknowledges a SUBSCRIBE that has arrived.
     pub(crate) async fn subscribed(&mut self, start: Epoch) {
         let mut frame = Vec::new();
         self.session.subscribed(&self.limits, start, &mut frame);
         self.send(&frame).await;
     }
 
-    /// Waits for a HEARTBEAT, and tells what it is to be answered with.
+    /// Waits for a HEARTBEAT, and returns the client's timestamp, which the PONG must echo.
     pub(crate) async fn heartbeat(&mut self) -> i64 {
         let step = self.step().await;
         let Step::Heartbeat { client_time_us } = step else {
@@ -243,17 +246,18 @@ impl Edge {
         client_time_us
     }
 
-    /// Answers HEARTBEATs until `until` has passed, and tells when each came.
+    /// Answers HEARTBEATs for `duration`, and returns when each arrived, counted from the start of
+    /// the test.
     pub(crate) async fn answer_for(&mut self, duration: Duration) -> Vec<Duration> {
-        let (mut came, end) = (Vec::new(), Instant::now() + duration);
+        let (mut arrivals, end) = (Vec::new(), Instant::now() + duration);
         while let Ok(client_time_us) = tokio::time::timeout_at(end, self.heartbeat()).await {
-            came.push(self.clock.now().since(self.began));
+            arrivals.push(self.clock.now().since(self.began));
             self.pong(client_time_us).await;
         }
-        came
+        arrivals
     }
 
-    /// Answers HEARTBEATs as one that doesn't know the time, for so long.
+    /// Answers HEARTBEATs for `duration`, as an edge that does not know the time.
     pub(crate) async fn answer_without_time_for(&mut self, duration: Duration) {
         let end = Instant::now() + duration;
         while let Ok(client_time_us) = tokio::time::timeout_at(end, self.heartbeat()).await {
@@ -261,9 +265,10 @@ impl Edge {
         }
     }
 
-    /// Likewise until the client hangs up.
-    pub(crate) async fn answer_without_time_until_left(&mut self) {
-        while let Some(step) = self.step_unless_left().await {
+    /// Answers HEARTBEATs as an edge that does not know the time, until the client closes the
+    /// connection.
+    pub(crate) async fn answer_without_time_until_closed(&mut self) {
+        while let Some(step) = self.step_unless_closed().await {
             let Step::Heartbeat { client_time_us } = step else {
                 panic!("{step:?} instead of HEARTBEAT");
             };
@@ -271,7 +276,7 @@ impl Edge {
         }
     }
 
-    /// Answers a HEARTBEAT by this edge's time, with a bound of 10 µs.
+    /// Answers a HEARTBEAT by this edge's time, with an error bound of 10 µs.
     pub(crate) async fn pong(&mut self, client_time_us: i64) {
         let now_us = self.authority_us();
         let mut frame = Vec::new();
@@ -279,7 +284,7 @@ impl Edge {
         self.send(&frame).await;
     }
 
-    /// Answers a HEARTBEAT as one that doesn't know the time.
+    /// Answers a HEARTBEAT as an edge that does not know the time.
     pub(crate) async fn pong_without_time(&mut self, client_time_us: i64) {
         let mut frame = Vec::new();
         server::pong(client_time_us, 0, 0, u32::MAX, 0, &mut frame);
@@ -292,7 +297,7 @@ impl Edge {
         self.send(&frame).await;
     }
 
-    /// The frame of a batch of ticks at these milliseconds after the base.
+    /// Returns the frame of a batch of ticks at these milliseconds after the base.
     pub(crate) fn batch(
         &self,
         mode: Mode,
@@ -311,7 +316,7 @@ impl Edge {
         frame
     }
 
-    /// Refuses the client and hangs up.
+    /// Refuses the client and closes the connection.
     pub(crate) async fn refuse(mut self, code: ErrorCode, message: &str, retry_after_ms: u32) {
         let mut frame = Vec::new();
         server::error(code, message, retry_after_ms, &mut frame);
@@ -322,13 +327,16 @@ impl Edge {
         self.socket.write_all(bytes).await.unwrap();
     }
 
-    /// Waits for the client to hang up, long before it would have anything new to say.
-    pub(crate) async fn hung_up(mut self) {
-        let said = tokio::time::timeout(
+    /// Waits for the client to close the connection, for less time than until it would next send a
+    /// frame.
+    pub(crate) async fn closed_by_client(mut self) {
+        let rest = tokio::time::timeout(
             Duration::from_millis(50),
             self.socket.read_to_end(&mut self.input),
         );
-        said.await.expect("it hangs up").unwrap();
+        rest.await
+            .expect("the client closes the connection")
+            .unwrap();
     }
 
     fn authority_us(&self) -> i64 {
@@ -337,11 +345,11 @@ impl Edge {
     }
 
     async fn step(&mut self) -> Step {
-        let step = self.step_unless_left().await;
-        step.expect("the client stays")
+        let step = self.step_unless_closed().await;
+        step.expect("the client keeps the connection open")
     }
 
-    async fn step_unless_left(&mut self) -> Option<Step> {
+    async fn step_unless_closed(&mut self) -> Option<Step> {
         loop {
             let mut rest = &self.input[..];
             let step = self.session.step(&self.limits, &mut rest, self.clock.now());

@@ -1,4 +1,5 @@
-//! Authority time from PONGs: the cases that hold for a client in any language, and what no client may fall for.
+//! Tests of authority time learned from PONGs: the cases that a client in any language must pass,
+//! and the replies that no client may be misled by.
 
 use std::time::Duration;
 
@@ -7,7 +8,7 @@ use serde::Deserialize;
 use tickstorm_client::estimate::{Estimator, PongExchange};
 use tickstorm_timebase::Mono;
 
-/// Rounding to microseconds may be done in different places.
+/// The tolerance in microseconds, since clients may round in different places.
 const ALLOWANCE_US: u64 = 2;
 
 #[derive(Deserialize)]
@@ -19,7 +20,7 @@ struct Cases {
 #[derive(Deserialize)]
 struct Case {
     name: String,
-    /// t1, t2, t3, t4, error_bound_us; t2 and t3 count from the base.
+    /// t1, t2, t3, t4 and error_bound_us; t2 and t3 count from the base.
     samples: Vec<[i64; 5]>,
     at: i64,
     expect: Expected,
@@ -96,7 +97,7 @@ fn a_negative_round_trip_is_no_sample() {
 }
 
 #[test]
-fn times_beyond_arithmetic_are_no_sample() {
+fn times_that_overflow_are_no_sample() {
     let mut estimator = Estimator::new();
     for extreme in [i64::MIN, i64::MAX, i64::MAX / 1_000, i64::MIN / 1_000] {
         for other in [i64::MIN / 1_000, -1, 1, i64::MAX / 1_000] {
@@ -105,7 +106,8 @@ fn times_beyond_arithmetic_are_no_sample() {
                 times.rotate_right(rotated);
                 let [t1, t2, t3, t4] = times;
                 estimator.handle_exchange(&exchange([t1, t2, t3, t4, i64::from(u32::MAX)]));
-                // Whatever is made of it: no panic, here or when asked.
+                // Neither learning from the PONG nor asking for the time panics, whatever the
+                // result.
                 let _ = estimator.estimate(Mono::NEVER);
                 let _ = estimator.estimate(micros(1_000));
             }
@@ -115,14 +117,14 @@ fn times_beyond_arithmetic_are_no_sample() {
 
 proptest! {
     #[test]
-    fn whatever_edges_say_an_estimate_is_made_or_not(
+    fn no_times_from_an_edge_cause_a_panic(
         exchanges in prop::collection::vec((any::<[i64; 4]>(), any::<u32>()), 1..10),
         asked_ns: u64,
     ) {
         let mut estimator = Estimator::new();
         for ([t1, t2, t3, t4], bound) in exchanges {
             estimator.handle_exchange(&exchange([t1, t2, t3, t4, i64::from(bound)]));
-            // The same within what nanoseconds can hold.
+            // The same times again, scaled down so that they fit into nanoseconds.
             let [t1, t2, t3, t4] = [t1, t2, t3, t4].map(|us| us / 1_000);
             estimator.handle_exchange(&exchange([t1, t2, t3, t4, i64::from(bound)]));
         }
@@ -131,7 +133,7 @@ proptest! {
 }
 
 #[test]
-fn what_is_known_is_forgotten_after_30_s_without_a_sample() {
+fn the_estimate_expires_30_s_after_the_last_sample() {
     let mut estimator = Estimator::new();
     estimator.handle_exchange(&exchange([0, 5_000, 5_000, 1_000, 0]));
     let read_at = micros(1_000);
@@ -141,9 +143,9 @@ fn what_is_known_is_forgotten_after_30_s_without_a_sample() {
 }
 
 #[test]
-fn samples_that_agree_are_all_kept_until_they_are_too_many() {
+fn samples_that_agree_are_kept_up_to_a_maximum_number() {
     let mut estimator = Estimator::new();
-    // The best one first: as long as it is kept, it is the one that counts.
+    // The best sample comes first: as long as it is kept, it determines the error.
     estimator.handle_exchange(&exchange([0, 5_000, 5_000, 0, 0]));
     for _ in 0..63 {
         estimator.handle_exchange(&exchange([0, 5_500, 5_500, 1_000, 0]));

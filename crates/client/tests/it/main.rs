@@ -1,5 +1,5 @@
-//! What the client must do, seen through its public API.
-#![expect(clippy::unwrap_used, reason = "a test that can't go on has failed")]
+//! Tests of the client through its public API.
+#![expect(clippy::unwrap_used, reason = "a test that cannot continue has failed")]
 
 mod ahead;
 mod client;

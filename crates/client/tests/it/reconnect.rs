@@ -1,4 +1,4 @@
-//! Coming back: one stream of ticks, whatever becomes of connections.
+//! Tests of reconnecting: the ticks form one stream, whatever happens to connections.
 
 use std::io;
 use std::time::Duration;
@@ -16,7 +16,7 @@ async fn event(ticks: &mut Ticks) -> Option<Event> {
     ticks.next().await.map(Result::unwrap)
 }
 
-/// Milliseconds after the base of the next tick, which comes before anything else.
+/// Returns the next tick, which must be the next event, in milliseconds after the base.
 async fn tick(ticks: &mut Ticks) -> i64 {
     match event(ticks).await {
         Some(Event::Tick(tick)) => tick.epoch.as_ms() - epoch(0).as_ms(),
@@ -24,7 +24,7 @@ async fn tick(ticks: &mut Ticks) -> i64 {
     }
 }
 
-/// Why and for how long the client waits, and whether it will resume.
+/// Returns why and for how long the client waits, and whether it will resume.
 async fn reconnecting(ticks: &mut Ticks) -> (Error, Duration, bool) {
     match event(ticks).await {
         Some(Event::Reconnecting {
@@ -43,8 +43,8 @@ async fn reconnected(ticks: &mut Ticks) -> String {
     }
 }
 
-/// Both ACKs of an edge.
-fn speech(start_ms: i64) -> Vec<u8> {
+/// Returns both ACKs of an edge, as frames.
+fn both_acks(start_ms: i64) -> Vec<u8> {
     let mut bytes = Vec::new();
     for (acked_type, start_epoch_ms) in [
         (FrameType::Auth, 0),
@@ -63,14 +63,14 @@ fn speech(start_ms: i64) -> Vec<u8> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn cut_off_after_any_byte_no_tick_is_missed_and_none_comes_twice() {
+async fn after_a_cut_at_any_byte_no_tick_is_missed_or_repeated() {
     let mut cut_at = 0;
     loop {
         let (mut ticks, mut edge, mut net) = Net::subscribed(Options::new("a"), 0).await;
         edge.ticks([1_000, 2_000]).await;
         drop(edge);
         let mut edge = net.edge().await;
-        let mut bytes = speech(2_000);
+        let mut bytes = both_acks(2_000);
         for batch in [&[3_000][..], &[4_000, 5_000], &[6_000, 7_000]] {
             bytes.extend(edge.batch(Mode::Second, Quality::Replay, batch.iter().copied()));
         }
@@ -112,7 +112,7 @@ async fn a_minute_client_that_is_cut_off_before_its_first_tick_loses_none() {
     assert_eq!(
         edge.subscription().await.resume_after,
         Some(epoch(60_000)),
-        "the point where it began"
+        "it resumes from the start of the subscription"
     );
     edge.subscribed(epoch(60_000)).await;
     let replay = edge.batch(Mode::Minute, Quality::Replay, [120_000]);
@@ -123,7 +123,7 @@ async fn a_minute_client_that_is_cut_off_before_its_first_tick_loses_none() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn after_each_failure_it_goes_to_the_next_address_and_says_where_it_is() {
+async fn after_each_failure_it_tries_the_next_address_and_reports_it() {
     let options = Options::new("a").or_at("nobody").or_at("c");
     let (client, mut net) = Net::dial(options, &["nobody"]);
     let (address, edge) = net.next().await.unwrap();
@@ -155,19 +155,23 @@ async fn after_each_failure_it_goes_to_the_next_address_and_says_where_it_is() {
     assert_eq!(reconnected(&mut ticks).await, "c");
     assert_eq!(ticks.edge_id(), "edge at c");
     drop(edge);
-    assert_eq!(net.next().await.unwrap().0, "a", "after the last the first");
+    assert_eq!(
+        net.next().await.unwrap().0,
+        "a",
+        "after the last address comes the first"
+    );
 }
 
 #[tokio::test(start_paused = true)]
-async fn failures_in_a_row_wait_longer_and_longer_until_ticks_have_come_for_a_while() {
+async fn waits_grow_with_each_failure_until_a_subscription_has_lasted() {
     let (mut ticks, edge, mut net) = Net::subscribed(Options::new("a"), 0).await;
     drop(edge);
     for attempt in 0..8 {
         let (_, after, _) = reconnecting(&mut ticks).await;
-        let reach = (1 << attempt).min(30);
+        let bound = (1 << attempt).min(30);
         assert!(
-            after <= Duration::from_secs(reach),
-            "{attempt}: {after:?} of {reach} s"
+            after <= Duration::from_secs(bound),
+            "{attempt}: {after:?} of {bound} s"
         );
         let edge = net.edge().await;
         drop(edge);
@@ -184,7 +188,7 @@ async fn failures_in_a_row_wait_longer_and_longer_until_ticks_have_come_for_a_wh
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_will_fail_again_is_reported_and_tried_once_a_minute_at_most() {
+async fn an_error_that_will_recur_is_reported_and_retried_at_most_once_per_minute() {
     let (mut ticks, edge, mut net) = Net::subscribed(Options::new("a"), 0).await;
     drop(edge);
     reconnecting(&mut ticks).await;
@@ -207,7 +211,7 @@ async fn what_will_fail_again_is_reported_and_tried_once_a_minute_at_most() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn after_a_step_of_time_it_begins_anew_with_the_ticks_that_are_then() {
+async fn after_a_step_of_time_it_starts_from_the_new_present() {
     let (mut ticks, mut edge, mut net) = Net::subscribed(Options::new("a"), 99_000).await;
     edge.answer_for(Duration::from_secs(1)).await;
     edge.ticks([100_000]).await;
@@ -216,7 +220,7 @@ async fn after_a_step_of_time_it_begins_anew_with_the_ticks_that_are_then() {
     edge.refuse(ErrorCode::TimeStepped, "back", 1).await;
     let (_, after, resumes) = reconnecting(&mut ticks).await;
     assert_eq!((after.as_millis(), resumes), (1, false));
-    assert_eq!(ticks.authority_time(), None, "what it knew is no more");
+    assert_eq!(ticks.authority_time(), None, "the old samples are dropped");
     let mut edge = net.edge().await;
     edge.accept().await;
     assert_eq!(edge.subscription().await.resume_after, None);
@@ -248,7 +252,7 @@ async fn a_resume_point_that_is_refused_is_tried_once_more_and_then_given_up() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_can_not_be_had_is_told_as_a_gap_and_what_was_had_is_dropped() {
+async fn missing_ticks_are_reported_as_a_gap_and_repeated_ticks_are_dropped() {
     let (mut ticks, mut edge, mut net) = Net::subscribed(Options::new("a"), 0).await;
     edge.ticks([1_000]).await;
     drop(edge);
@@ -256,7 +260,7 @@ async fn what_can_not_be_had_is_told_as_a_gap_and_what_was_had_is_dropped() {
     reconnecting(&mut ticks).await;
     let mut edge = net.edge().await;
     edge.accept().await;
-    // Its window begins later.
+    // This edge's resume window begins after the resume point.
     edge.acknowledge(epoch(10_000)).await;
     edge.ticks([11_000]).await;
     reconnected(&mut ticks).await;
@@ -271,7 +275,7 @@ async fn what_can_not_be_had_is_told_as_a_gap_and_what_was_had_is_dropped() {
     reconnecting(&mut ticks).await;
     let mut edge = net.edge().await;
     edge.accept().await;
-    // This one doesn't heed the resume point.
+    // This edge ignores the resume point.
     edge.acknowledge(epoch(8_000)).await;
     edge.ticks((9..=13).map(|second| second * 1_000)).await;
     reconnected(&mut ticks).await;
@@ -296,7 +300,7 @@ async fn an_edge_that_breaks_the_protocol_or_falls_silent_is_left_for_another() 
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_first_connection_fails_at_once_after_each_address_was_tried() {
+async fn the_first_connection_fails_without_a_wait_once_each_address_was_tried() {
     let options = || Options::new("x").or_at("y");
     let began = Instant::now();
     let (client, _net) = Net::dial(options(), &["x", "y"]);
@@ -314,32 +318,36 @@ async fn the_first_connection_fails_at_once_after_each_address_was_tried() {
     edge.acknowledge(epoch(0)).await;
     assert_eq!(client.await.unwrap().unwrap().edge_id(), "edge at y");
 
-    // What fails here fails there.
+    // A refusal that every edge would repeat is not tried elsewhere.
     let (client, mut net) = Net::dial(options(), &[]);
     let edge = net.edge().await;
     edge.refuse(ErrorCode::AuthFailed, "no", 0).await;
     let error = client.await.unwrap().unwrap_err();
     assert_eq!(error.come_back(), Return::No);
-    assert!(net.next().await.is_none(), "it went on trying");
+    assert!(
+        net.next().await.is_none(),
+        "the client tried another address"
+    );
 }
 
-/// What begins with AUTH and SUBSCRIBE at an edge that does not know the time: it answers HEARTBEATs until it is left.
+/// Plays an edge that does not know the time: accepts AUTH, leaves SUBSCRIBE unanswered, and
+/// answers HEARTBEATs until the client leaves. Returns how long that took.
 async fn left_as_timeless(edge: &mut Edge) -> Duration {
     let began = Instant::now();
     edge.accept().await;
     edge.subscription().await;
-    edge.answer_without_time_until_left().await;
+    edge.answer_without_time_until_closed().await;
     began.elapsed()
 }
 
 #[tokio::test(start_paused = true)]
-async fn of_several_edges_one_that_knows_the_time_is_looked_for_round_and_round() {
+async fn addresses_are_tried_in_turn_until_an_edge_knows_the_time() {
     let options = Options::new("x").or_at("y").or_at("z");
     let (client, mut net) = Net::dial(options, &["y"]);
     for _ in 0..3 {
         let mut x = net.edge().await;
         assert_eq!(left_as_timeless(&mut x).await, Duration::from_secs(8));
-        assert!(net.next().await.unwrap().1.is_none(), "nobody is at y");
+        assert!(net.next().await.unwrap().1.is_none(), "no edge is at y");
         let mut z = net.edge().await;
         assert_eq!(left_as_timeless(&mut z).await, Duration::from_secs(8));
     }
@@ -350,7 +358,7 @@ async fn of_several_edges_one_that_knows_the_time_is_looked_for_round_and_round(
 }
 
 #[tokio::test(start_paused = true)]
-async fn coming_back_it_leaves_an_edge_that_does_not_know_the_time_for_another() {
+async fn when_reconnecting_an_edge_without_the_time_is_left_for_another() {
     let options = Options::new("x").or_at("y");
     let (mut ticks, edge, mut net) = Net::subscribed(options, 0).await;
     drop(edge);
@@ -377,7 +385,7 @@ async fn the_only_edge_is_waited_for_until_it_knows_the_time() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn after_rate_limited_it_sends_no_more_than_the_strictest_edge_takes() {
+async fn after_rate_limited_it_sends_no_more_than_the_strictest_edge_accepts() {
     for options in [Options::new("x"), Options::new("x").ahead(true)] {
         let (mut ticks, mut edge, mut net) = Net::subscribed(options, 0).await;
         edge.limits.frame_rate = 1;
@@ -387,17 +395,18 @@ async fn after_rate_limited_it_sends_no_more_than_the_strictest_edge_takes() {
         edge.limits.frame_rate = 1;
         edge.accept().await;
         edge.subscription().await;
-        // First it does not know the time, then it does: either way a HEARTBEAT too many would end its session.
+        // The edge does not know the time at first, and then does: in either state, one HEARTBEAT
+        // too many would end the session.
         edge.answer_without_time_for(Duration::from_secs(30)).await;
         edge.subscribed(epoch(0)).await;
         assert_eq!(reconnected(&mut ticks).await, "x");
-        let came = edge.answer_for(Duration::from_secs(60)).await;
-        assert!(came.len() >= 4, "{came:?}");
+        let heartbeats = edge.answer_for(Duration::from_secs(60)).await;
+        assert!(heartbeats.len() >= 4, "{heartbeats:?}");
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_reconnecting_the_last_item_says_why_the_connection_ended() {
+async fn without_reconnecting_the_last_item_is_the_error_that_ended_the_connection() {
     let options = Options::new("a").reconnect(false);
     let (mut ticks, edge, mut net) = Net::subscribed(options, 0).await;
     drop(edge);
@@ -408,12 +417,15 @@ async fn without_reconnecting_the_last_item_says_why_the_connection_ended() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn dropping_the_ticks_ends_waiting_and_connecting() {
+async fn dropping_the_ticks_stops_waits_and_new_connections() {
     let (mut ticks, edge, mut net) = Net::subscribed(Options::new("a"), 0).await;
     drop(edge);
     reconnecting(&mut ticks).await;
     drop(ticks);
-    assert!(net.next().await.is_none(), "it connected for nobody");
+    assert!(
+        net.next().await.is_none(),
+        "the client connected although its reader was gone"
+    );
 
     let (mut ticks, edge, mut net) = Net::subscribed(Options::new("a"), 0).await;
     drop(edge);
@@ -421,23 +433,26 @@ async fn dropping_the_ticks_ends_waiting_and_connecting() {
     let edge = net.edge().await;
     drop(ticks);
     sleep(Duration::from_millis(1)).await;
-    edge.hung_up().await;
+    edge.closed_by_client().await;
     assert!(net.next().await.is_none());
 }
 
-/// Panics at its second connection.
+/// A [`Dial`] that panics at its second connection.
 struct BrokenAfterOne(Option<DuplexStream>);
 
 impl Dial for BrokenAfterOne {
     type Socket = DuplexStream;
 
     async fn dial(&mut self, _: &str) -> io::Result<DuplexStream> {
-        Ok(self.0.take().expect("broken on purpose"))
+        Ok(self
+            .0
+            .take()
+            .expect("this test dials only once without a panic"))
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_panic_in_the_background_is_not_taken_for_the_end() {
+async fn a_panic_in_the_background_is_not_mistaken_for_the_end_of_the_stream() {
     for ahead in [false, true] {
         let (near, mut edge) = edge_alone();
         let options = Options::new("a").ahead(ahead);
@@ -448,7 +463,7 @@ async fn a_panic_in_the_background_is_not_taken_for_the_end() {
         let mut ticks = client.await.unwrap().unwrap();
         drop(edge);
         let ended = tokio::spawn(async move { while event(&mut ticks).await.is_some() {} });
-        let error = ended.await.expect_err("no end in order");
+        let error = ended.await.expect_err("the panic reaches the reader");
         assert!(error.is_panic(), "{error}");
     }
 }

@@ -1,147 +1,168 @@
-//! [`CloseReason`]: the one list of what may end a connection of an edge. Everything that is said about an end, to the client,
-//! to the log and to the metrics, follows from it.
+//! [`CloseReason`]: the single list of reasons for which a connection to an edge ends. What the
+//! client is sent, what is logged and which metric counts it all follow from the reason.
 
 use std::time::Duration;
 
 use super::ErrorCode;
 use crate::frame::{FrameError, FrameType};
 
-/// Why an edge's connection ended. `Display` is the sentence that an ERROR frame says: what was wrong and what is allowed.
+/// The reason why a connection to an edge ended. `Display` writes the sentence that an ERROR frame
+/// carries: what was wrong, and what is allowed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CloseReason {
-    /// A frame is not valid.
+    /// A frame is invalid.
     #[error("{0}")]
     Frame(#[from] FrameError),
-    /// A payload is not the frame type's message.
-    #[error("the payload of {} is not a protobuf message of the type that stream.proto gives it", .frame_type.name())]
+    /// A payload does not decode as the message of its frame type.
+    #[error(
+        "the payload of {} does not decode as the protobuf message that stream.proto defines \
+         for this frame type",
+        .frame_type.name()
+    )]
     MalformedPayload {
         /// The frame's type.
         frame_type: FrameType,
     },
-    /// The first frame was another.
-    #[error("the first frame must be AUTH (type 0x01), but was of type 0x{found:02X}")]
+    /// The first frame was not AUTH.
+    #[error("the first frame must be AUTH (type 0x01), but its type was 0x{found:02X}")]
     AuthRequired {
         /// The first frame's type.
         found: u8,
     },
-    /// Wrong credentials. Which of them is not said.
-    #[error("the username and password, or the token, are not right")]
+    /// The credentials are wrong. The message does not reveal which of them.
+    #[error("wrong credentials: the username and password, or the token, were not accepted")]
     AuthFailed,
-    /// A second AUTH.
-    #[error("this connection is authenticated already; AUTH may be sent once")]
+    /// AUTH was sent a second time.
+    #[error("this connection is already authenticated; AUTH may be sent only once")]
     AlreadyAuthenticated,
-    /// No complete AUTH in time.
+    /// No complete AUTH arrived in time.
     #[error("no complete AUTH frame arrived within {allowed:?} of connecting")]
     AuthTimeout {
-        /// The time that the client had.
+        /// The time limit, counted from accept.
         allowed: Duration,
     },
-    /// Too many failed AUTHs from this address.
+    /// Too many AUTHs from the client's address failed.
     #[error(
-        "too many failed attempts to authenticate came from this address; it is refused until the minute is over"
+        "too many attempts to authenticate from this address have failed; \
+         its attempts are refused until the current minute is over"
     )]
     AuthRateLimited,
-    /// A mode that this version doesn't know.
-    #[error("mode {found} is unknown; SECOND (0) and MINUTE (1) may be subscribed to")]
+    /// The mode is unknown to this version.
+    #[error("mode {found} is unknown; the modes are SECOND (0) and MINUTE (1)")]
     UnknownMode {
-        /// The number that was there.
+        /// The mode's number in the SUBSCRIBE.
         found: i32,
     },
-    /// A resume point that can't have been seen yet.
+    /// The resume point is so far ahead that the client cannot have seen its tick yet.
     #[error(
-        "resume_after_epoch_ms lies more than 15 s ahead of this edge's time; name the last tick that was seen, or none"
+        "resume_after_epoch_ms is more than 15 s ahead of this edge's time; \
+         send the epoch_ms of the last tick received, or omit the field"
     )]
     ResumeTooFar,
-    /// A frame that only an edge sends.
-    #[error("{} is sent by an edge only; a client sends AUTH, SUBSCRIBE and HEARTBEAT", .frame_type.name())]
+    /// The client sent a frame of a type that only edges send.
+    #[error(
+        "only an edge sends {}; a client may send AUTH, SUBSCRIBE and HEARTBEAT",
+        .frame_type.name()
+    )]
     UnexpectedMessage {
         /// The frame's type.
         frame_type: FrameType,
     },
-    /// Too many frames.
-    #[error("more than {per_second} frames a second (in bursts of twice that) were sent")]
+    /// The client sent too many frames.
+    #[error(
+        "too many frames were sent; at most {per_second} frames per second are allowed, \
+         in bursts of up to twice that number"
+    )]
     RateLimited {
-        /// The limit.
+        /// The limit in frames per second.
         per_second: u32,
     },
     /// The client was silent.
     #[error(
-        "no HEARTBEAT arrived for {allowed:?}; send one at least each heartbeat_interval_ms of the ACK"
+        "no HEARTBEAT arrived for {allowed:?}; \
+         send one at least every heartbeat_interval_ms, which the ACK states"
     )]
     HeartbeatTimeout {
-        /// The silence that is allowed.
+        /// The longest silence that is allowed.
         allowed: Duration,
     },
-    /// The client did not read.
+    /// The client did not read fast enough.
     #[error(
-        "the client did not read fast enough: what waited for it passed this edge's bound in frames or in time"
+        "the client did not read fast enough: \
+         its backlog exceeded this edge's bound in frames or in time"
     )]
     SlowConsumer,
-    /// Authority time went back.
+    /// Authority time was stepped back.
     #[error(
-        "this edge's time went back by more than 10 s; subscribe again without resume_after_epoch_ms"
+        "this edge's time was stepped back by more than 10 s; \
+         subscribe again without resume_after_epoch_ms"
     )]
     TimeStepped,
-    /// The edge has all the connections that it may have.
-    #[error("this edge has as many connections as it may have; try another")]
+    /// The edge has reached its limit of connections.
+    #[error("this edge has reached its limit of connections; try another edge")]
     ServerFull,
     /// The edge is being shut down.
     #[error("this edge is being shut down; resume on another")]
     ServerDraining,
-    /// The client's address has all the connections that it may have.
-    #[error("this address has as many connections, or opens them as fast, as it may")]
+    /// The client's address has reached its limit of connections, or of new connections per time.
+    #[error(
+        "this address has reached its limit of connections, \
+         or of new connections in a given time"
+    )]
     TooManyConnections,
-    /// A defect of the edge.
-    #[error("a defect of this edge; its log has more")]
+    /// The edge has a bug.
+    #[error("internal error: this edge has a bug; its log has the details")]
     Internal,
     /// The client ended the connection.
     #[error("the client closed the connection")]
     ClientClosed,
-    /// The client ended the connection without having sent a byte, as balancers do to see whether a port is open.
-    #[error("the client closed the connection without a byte")]
+    /// The client ended the connection without having sent a byte, as load balancers do to check
+    /// whether a port is open.
+    #[error("the client closed the connection without having sent a byte")]
     HealthCheck,
-    /// The network or the client's machine ended the connection: a reset, a timeout of TCP.
+    /// The network or the client's machine ended the connection: a reset, or a TCP timeout.
     #[error("the connection was lost")]
     ConnectionLost,
-    /// Somebody closed this one connection by the edge's admin port.
+    /// An operator closed this connection through the edge's admin port.
     #[error("an operator closed the connection")]
     Operator,
-    /// The edge's process ends without a drain.
+    /// The edge's process stopped without a drain.
     #[error("the edge stopped")]
     Shutdown,
 }
 
-/// How loudly a connection's end is logged.
+/// The level at which the end of a connection is logged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogLevel {
-    /// What strangers can bring about at will.
+    /// The level of every end that clients can cause at will, authenticated or not.
     Debug,
-    /// What someone should look at.
+    /// The level of an end that an operator should look into.
     Warn,
 }
 
 impl CloseReason {
-    /// The code of the ERROR frame; none where the client gets no ERROR.
+    /// Returns the code of the ERROR frame, or `None` if the client is not sent an ERROR.
     #[must_use]
     pub const fn error_code(self) -> Option<ErrorCode> {
-        match self.said() {
-            Said::Error(code) => Some(code),
-            Said::Nothing { .. } => None,
+        match self.ending() {
+            Ending::WithError(code) => Some(code),
+            Ending::WithoutError { .. } => None,
         }
     }
 
-    /// The label `reason` of `tickstorm_connections_closed_total`: the code in small letters, or what else ended it.
+    /// Returns the value of the label `reason` of `tickstorm_connections_closed_total`: the error
+    /// code in lower case, or the name of an end without an ERROR.
     #[must_use]
     pub const fn label(self) -> &'static str {
-        match self.said() {
-            Said::Error(code) => code.label(),
-            Said::Nothing { label } => label,
+        match self.ending() {
+            Ending::WithError(code) => code.label(),
+            Ending::WithoutError { label } => label,
         }
     }
 
-    /// All labels, so that metrics can exist before anything has happened.
+    /// Returns all labels, so that the metric's series can exist before any connection has ended.
     pub fn labels() -> impl Iterator<Item = &'static str> {
-        let silent = [
+        let without_error = [
             Self::ClientClosed,
             Self::HealthCheck,
             Self::ConnectionLost,
@@ -149,10 +170,10 @@ impl CloseReason {
             Self::Shutdown,
         ];
         let coded = ErrorCode::ALL.iter().map(|code| code.label());
-        coded.chain(silent.into_iter().map(Self::label))
+        coded.chain(without_error.into_iter().map(Self::label))
     }
 
-    /// How loudly the end is logged.
+    /// Returns the level at which the end is logged.
     #[must_use]
     pub const fn log_level(self) -> LogLevel {
         if matches!(self, Self::Internal) {
@@ -162,8 +183,8 @@ impl CloseReason {
         }
     }
 
-    const fn said(self) -> Said {
-        Said::Error(match self {
+    const fn ending(self) -> Ending {
+        Ending::WithError(match self {
             Self::Frame(error) => error.code(),
             Self::MalformedPayload { .. } => ErrorCode::MalformedPayload,
             Self::AuthRequired { .. } => ErrorCode::AuthRequired,
@@ -181,23 +202,23 @@ impl CloseReason {
             Self::ServerDraining => ErrorCode::ServerDraining,
             Self::TooManyConnections => ErrorCode::TooManyConnections,
             Self::Internal => ErrorCode::Internal,
-            Self::ClientClosed => return Said::nothing("client_closed"),
-            Self::HealthCheck => return Said::nothing("health_check"),
-            Self::ConnectionLost => return Said::nothing("connection_lost"),
-            Self::Operator => return Said::nothing("operator"),
-            Self::Shutdown => return Said::nothing("shutdown"),
+            Self::ClientClosed => return Ending::without_error("client_closed"),
+            Self::HealthCheck => return Ending::without_error("health_check"),
+            Self::ConnectionLost => return Ending::without_error("connection_lost"),
+            Self::Operator => return Ending::without_error("operator"),
+            Self::Shutdown => return Ending::without_error("shutdown"),
         })
     }
 }
 
-/// What the client is told at the end.
-enum Said {
-    Error(ErrorCode),
-    Nothing { label: &'static str },
+/// The ending of a connection: with an ERROR frame, or without one and under its own metric label.
+enum Ending {
+    WithError(ErrorCode),
+    WithoutError { label: &'static str },
 }
 
-impl Said {
-    const fn nothing(label: &'static str) -> Self {
-        Self::Nothing { label }
+impl Ending {
+    const fn without_error(label: &'static str) -> Self {
+        Self::WithoutError { label }
     }
 }

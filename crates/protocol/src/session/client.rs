@@ -1,7 +1,9 @@
-//! The client's side of a connection: what to send and when, and whether what comes keeps the protocol's promises.
+//! The client's side of a connection: which frames to send and when, and whether the frames that
+//! arrive keep the protocol's promises.
 //!
-//! A session lives as long as its connection. Waiting, connecting again, what authority time is and what to do with ticks are
-//! its driver's; the session only says when a HEARTBEAT is due and hands out what a PONG measured.
+//! A session lives as long as its connection. Its driver waits, reconnects, estimates authority
+//! time and decides what to do with ticks; the session only reports when a HEARTBEAT is due, and
+//! returns the timestamps of each PONG.
 
 mod heartbeats;
 
@@ -17,83 +19,87 @@ use crate::code::{ErrorCode, Return, UnknownCode};
 use crate::frame::{self, Decoder, Frame, FrameError, FrameType, Rules};
 use crate::message::{Ack, Auth, DataBatch, ErrorMsg, Heartbeat, Pong, SCHEMA_VERSION, Subscribe};
 
-/// What an edge said.
+/// An event that a client receives from an edge.
 #[derive(Clone, Debug, PartialEq)]
 pub enum ClientEvent {
-    /// The credentials are right.
+    /// The edge accepted the credentials.
     Authenticated(Welcome),
-    /// A SUBSCRIBE is answered; its ticks are those after `start`, from which a client resumes until a tick has come.
+    /// The edge answered a SUBSCRIBE. The subscription's ticks are those after `start`, and until
+    /// the first one arrives, `start` is the point to resume from.
     Subscribed {
-        /// What was asked for.
+        /// The request that is answered.
         request: Request,
-        /// The last tick that is not sent.
+        /// The point after which ticks are sent; it may itself be the epoch of a tick.
         start: Epoch,
     },
-    /// Ticks: at least one, each later than all before.
+    /// At least one tick. Each is later than all before it.
     Batch(TickBatch),
-    /// An answer to a HEARTBEAT.
+    /// The edge answered a HEARTBEAT.
     Pong(PongExchange),
-    /// The edge closes. Nothing comes after this.
+    /// The edge closes the connection. This is the last event.
     Refused(Refusal),
 }
 
-/// What the ACK of AUTH says.
+/// The content of the ACK that answers AUTH.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Welcome {
     /// The edge's name.
     pub edge_id: String,
-    /// At least how often it wants a HEARTBEAT.
+    /// The longest time that the edge wants between two HEARTBEATs.
     pub heartbeat_interval: Duration,
-    /// After how much silence it closes.
+    /// The silence after which the edge closes the connection.
     pub heartbeat_timeout: Duration,
-    /// How much of version 1 it knows.
+    /// The minor revision of version 1 that the edge knows.
     pub protocol_minor: u32,
 }
 
-/// Ticks that came in one frame.
+/// The ticks of one DATA_BATCH frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TickBatch {
     /// The subscription's mode.
     pub mode: Mode,
-    /// In strictly increasing order; never empty.
+    /// The ticks in strictly increasing order; never empty.
     pub ticks: Vec<timebase::Tick>,
-    /// Authority time in microseconds when the edge began to send them.
+    /// The authority time, in microseconds, at which the edge began to send the ticks.
     pub sent_unix_us: i64,
 }
 
-/// The four moments of a HEARTBEAT and its PONG, in microseconds: `t1` and `t4` of the client's own clock, `t2` and `t3` of
-/// authority time. It is for the driver to judge: times of 0, or a negative round trip, make no sample.
+/// The four timestamps of a HEARTBEAT and its PONG, in microseconds: `t1` and `t4` by the client's
+/// own clock, `t2` and `t3` in authority time. The driver decides whether they make a sample: times
+/// of 0, or a negative round trip, do not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PongExchange {
-    /// When HEARTBEAT was made.
+    /// The time at which the client made the HEARTBEAT.
     pub t1_us: i64,
-    /// When the edge read it; 0 while it knows no time.
+    /// The time at which the edge read the HEARTBEAT; 0 while the edge does not know the time.
     pub t2_us: i64,
-    /// When the edge wrote PONG; 0 likewise.
+    /// The time at which the edge wrote the PONG; 0 while the edge does not know the time.
     pub t3_us: i64,
-    /// When PONG was read.
+    /// The time at which the client read the PONG.
     pub t4_us: i64,
-    /// How far the edge's time may be from the clock that it follows; [`u32::MAX`] while it knows none.
+    /// The error bound of the edge's time against the clock that it follows, in microseconds;
+    /// [`u32::MAX`] while the edge does not know the time.
     pub error_bound_us: u32,
-    /// That clock's own error against UTC.
+    /// That clock's own error against UTC, in microseconds.
     pub clock_error_us: u32,
 }
 
-/// What an ERROR frame says.
+/// The content of an ERROR frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
-    /// The code, or its text where this version doesn't know it.
+    /// The error code, or its text if this version does not know it.
     pub code: Result<ErrorCode, UnknownCode>,
-    /// For people.
+    /// An explanation for people.
     pub message: String,
-    /// Replaces the first wait before the next connection; 0: no hint.
+    /// Replaces the first wait before the next connection, in milliseconds; 0 means no hint.
     pub retry_after_ms: u32,
-    /// With UNSUPPORTED_VERSION.
+    /// The versions that the edge supports; only set with UNSUPPORTED_VERSION.
     pub supported_versions: Vec<u32>,
 }
 
 impl Refusal {
-    /// Whether, when and where to come back; after a code that this version doesn't know, later.
+    /// Returns whether, when and where to come back. A code that this version does not know means
+    /// [`Return::Later`].
     #[must_use]
     pub fn come_back(&self) -> Return {
         self.code
@@ -102,47 +108,52 @@ impl Refusal {
     }
 }
 
-/// The edge broke the protocol. The connection is of no use any more.
+/// A violation of the protocol by the edge. The connection can no longer be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ClientError {
-    /// A frame is not valid.
+    /// A frame is invalid.
     #[error(transparent)]
     Frame(#[from] FrameError),
-    /// A payload is not the frame type's message.
-    #[error("the payload of {} is not its protobuf message", .0.name())]
+    /// A payload does not decode as the message of its frame type.
+    #[error("the payload of {} does not decode as its protobuf message", .0.name())]
     MalformedPayload(FrameType),
-    /// A frame that nothing asked for, or that only a client sends.
-    #[error("{} came where it can't come", .0.name())]
+    /// The frame answers no request, or is of a type that only clients send.
+    #[error("a {} frame arrived that an edge must not send at this point", .0.name())]
     Unexpected(FrameType),
-    /// Ticks whose meaning this version doesn't know.
-    #[error("ticks of schema version {found} came; this client knows {SCHEMA_VERSION} only")]
+    /// The ticks are of a schema whose meaning this version does not know.
+    #[error("a DATA_BATCH has schema version {found}, but this client only knows {SCHEMA_VERSION}")]
     UnknownSchema {
-        /// The version that was there.
+        /// The schema version of the batch.
         found: u32,
     },
-    /// A batch without a tick.
-    #[error("a DATA_BATCH came without a tick")]
+    /// A batch contains no tick.
+    #[error("a DATA_BATCH contains no tick")]
     EmptyBatch,
-    /// A tick of a mode that was not subscribed to.
-    #[error("a tick of mode {found} came in a subscription to the {} mode", .subscribed.name())]
+    /// A tick is of another mode than the subscription's.
+    #[error("a tick of mode {found} arrived in a subscription to the {} mode", .subscribed.name())]
     OtherMode {
-        /// The number that was there.
+        /// The mode's number in the tick.
         found: i32,
-        /// The subscription's.
+        /// The subscription's mode.
         subscribed: Mode,
     },
-    /// A tick that is not later than the one before, or than the subscription's start.
-    #[error("tick {} came after tick {}", .next.as_ms(), .last.as_ms())]
+    /// A tick is not later than the one before it, or than the subscription's start.
+    #[error(
+        "tick {} is not later than {}, the tick before it or the subscription's start",
+        .next.as_ms(),
+        .last.as_ms()
+    )]
     NotIncreasing {
-        /// The last tick so far, or the start.
+        /// The epoch of the last tick so far, or the subscription's start.
         last: Epoch,
-        /// The tick that came.
+        /// The epoch of the tick that arrived.
         next: Epoch,
     },
 }
 
 impl ClientError {
-    /// Whether a client comes back: as after a reset, but not to ticks that it can't understand.
+    /// Returns how a client comes back: as after a reset, or not at all if it cannot interpret the
+    /// edge's ticks.
     #[must_use]
     pub const fn come_back(self) -> Return {
         match self {
@@ -157,14 +168,14 @@ impl ClientError {
     }
 }
 
-/// One connection, as a client sees it.
+/// The client's side of one connection.
 #[derive(Debug, Default)]
 pub struct ClientSession {
     decoder: Decoder,
-    /// SUBSCRIBEs without an ACK so far.
+    /// The SUBSCRIBEs that have not been acknowledged yet, in the order in which they were sent.
     requests: VecDeque<Request>,
     subscription: Option<ServedSubscription>,
-    /// None until the ACK of AUTH.
+    /// `None` until the ACK of AUTH, and after an ERROR.
     heartbeats: Option<Heartbeats>,
     exact_time: bool,
     sparing: bool,
@@ -178,40 +189,42 @@ struct ServedSubscription {
 }
 
 impl ClientSession {
-    /// A connection on which nothing has been said.
+    /// Creates the session of a connection on which nothing has been sent yet.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// A connection whose time is sampled each 2 s, as that of a client which releases ticks itself is in any case.
+    /// Makes the session sample the time every 2 s. A session that subscribes ahead does so in any
+    /// case.
     #[must_use]
     pub fn with_exact_time(mut self) -> Self {
         self.exact_time = true;
         self
     }
 
-    /// A connection that sends no more frames than any edge takes, for one whose edge has answered RATE_LIMITED: the time is learned
-    /// later.
+    /// Makes the session send no more frames than any edge accepts, at the price of learning the
+    /// time later. Meant for a client to which an edge has answered RATE_LIMITED.
     #[must_use]
     pub fn sparing(mut self) -> Self {
         self.sparing = true;
         self
     }
 
-    /// Appends the AUTH frame, the first of a connection, to `out`.
+    /// Appends the AUTH frame, which must be the first of a connection, to `out`.
     pub fn authenticate(&mut self, auth: &Auth, out: &mut Vec<u8>) {
         frame::encode(FrameType::Auth, auth, out);
     }
 
-    /// Appends a SUBSCRIBE frame to `out`; it need not wait for the ACK of AUTH. Until its own ACK, ticks are those of the
-    /// subscription before.
+    /// Appends a SUBSCRIBE frame to `out`. It need not wait for the ACK of AUTH. Until its own ACK
+    /// arrives, ticks still belong to the previous subscription.
     pub fn subscribe(&mut self, request: Request, out: &mut Vec<u8>) {
         self.requests.push_back(request);
         frame::encode(FrameType::Subscribe, &Subscribe::from(request), out);
     }
 
-    /// When [`ClientSession::poll_heartbeat`] has something to send. [`Mono::NEVER`] before the ACK of AUTH.
+    /// Returns when [`ClientSession::poll_heartbeat`] next has a frame to send, which is
+    /// [`Mono::NEVER`] before the ACK of AUTH.
     #[must_use]
     pub fn next_heartbeat(&self) -> Mono {
         self.heartbeats
@@ -219,8 +232,8 @@ impl ClientSession {
             .map_or(Mono::NEVER, Heartbeats::next)
     }
 
-    /// Appends a HEARTBEAT frame to `out` if one is due at `now`. `random` is any number, another one each time: it spreads
-    /// the heartbeats of clients that started together.
+    /// Appends a HEARTBEAT frame to `out` if one is due at `now`. `random` is any number, a
+    /// different one each time; it spreads out the heartbeats of clients that started together.
     pub fn poll_heartbeat(&mut self, now: Mono, random: u32, out: &mut Vec<u8>) {
         let exact = self.exact_time || self.ahead();
         let Some(heartbeats) = self.heartbeats.as_mut().filter(|due| due.next() <= now) else {
@@ -233,11 +246,11 @@ impl ClientSession {
         frame::encode(FrameType::Heartbeat, &heartbeat, out);
     }
 
-    /// Takes the next event out of `input`, which was read at `now`, and advances it past what was used; none means that
-    /// `input` is used up. Called again until it says so.
+    /// Returns the next event in `input`, which was read at `now`, and advances `input` past the
+    /// bytes used. `None` means that all of `input` has been used; call this again until then.
     ///
     /// # Errors
-    /// What the edge did wrong. The session is of no use after that.
+    /// The edge's violation of the protocol. The session can no longer be used afterwards.
     pub fn handle_bytes(
         &mut self,
         input: &mut &[u8],
@@ -271,13 +284,14 @@ impl ClientSession {
                 if let Some(heartbeats) =
                     self.heartbeats.as_mut().filter(|_| pong.sent_unix_us != 0)
                 {
-                    heartbeats.told();
+                    heartbeats.time_received();
                 }
                 Ok(Some(ClientEvent::Pong(PongExchange {
                     t1_us: pong.client_time_us,
                     t2_us: pong.received_unix_us,
                     t3_us: pong.sent_unix_us,
-                    // Up, as t1 was rounded down: the true moments lie between the two.
+                    // Rounded up, as t1 was rounded down, so that the true moments lie between the
+                    // two.
                     t4_us: signed(now.as_nanos().div_ceil(1_000)),
                     error_bound_us: pong.error_bound_us,
                     clock_error_us: pong.clock_error_us,
@@ -300,7 +314,7 @@ impl ClientSession {
         }
     }
 
-    /// An ACK of something that this version doesn't know is none of its business.
+    /// Handles an ACK. An ACK of a frame type that this version does not know is ignored.
     fn handle_ack(&mut self, ack: Ack, now: Mono) -> Result<Option<ClientEvent>, ClientError> {
         const AUTH: u32 = FrameType::Auth.byte() as u32;
         const SUBSCRIBE: u32 = FrameType::Subscribe.byte() as u32;
@@ -324,7 +338,7 @@ impl ClientSession {
                 let request = self.requests.pop_front().ok_or(unexpected)?;
                 let start = Epoch::from_ms(ack.start_epoch_ms);
                 if let Some(heartbeats) = self.heartbeats.as_mut().filter(|_| request.ahead) {
-                    heartbeats.turn_exact(now);
+                    heartbeats.require_exact_time(now);
                 }
                 self.subscription = Some(ServedSubscription {
                     request,
@@ -374,7 +388,8 @@ impl ClientSession {
         }))
     }
 
-    /// Whether the client releases ticks itself, by the newest SUBSCRIBE, answered or not.
+    /// Returns whether the client releases ticks itself, according to the newest SUBSCRIBE,
+    /// acknowledged or not.
     fn ahead(&self) -> bool {
         let served = self.subscription.as_ref().map(|served| &served.request);
         self.requests

@@ -1,8 +1,10 @@
-//! The edge's side of a connection: which frame may come when, and by when one must come.
+//! The edge's side of a connection: which frames a client may send at which point, and its
+//! deadlines for sending them.
 //!
-//! A session decides nothing that needs more than its own connection: whether credentials are right, what time it is and what
-//! a resume point leads to are the driver's to say. An edge holds 100,000 of these, so a session is at most 64 bytes, and the
-//! limits that all share are passed to it.
+//! A session decides only what its own connection determines. The driver must supply whether
+//! credentials are right, what time it is and what a resume point leads to. An edge holds 100,000
+//! sessions, so a session takes at most 64 bytes, and the limits that all sessions share are passed
+//! to it on each call.
 
 use std::time::Duration;
 
@@ -14,53 +16,58 @@ use crate::code::{CloseReason, ErrorCode};
 use crate::frame::{self, Decoder, Frame, FrameType, PAYLOAD_MAX_BEFORE_AUTH, Rules};
 use crate::message::{Ack, Auth, ErrorMsg, Heartbeat, PROTOCOL_MINOR, Pong, Subscribe};
 
-/// How many seconds' worth of frames may come at once: a client that starts sends AUTH's successors and its first time
-/// samples together.
+/// The size of the largest burst, in seconds' worth of frames. A starting client sends its first
+/// time samples together with the other frames that follow AUTH.
 const BURST_SECONDS: u32 = 2;
 
-/// What all sessions of an edge have in common.
+/// The settings that all sessions of an edge share.
 #[derive(Clone, Debug)]
 pub struct Limits {
-    /// From accept to a complete AUTH.
+    /// The time from accept within which AUTH must be complete.
     pub auth_timeout: Duration,
-    /// How often a client is told to send HEARTBEAT.
+    /// The longest interval between HEARTBEATs that clients are asked to keep.
     pub heartbeat_interval: Duration,
-    /// The silence that is allowed; more than the interval.
+    /// The silence after which a client is closed; more than the interval.
     pub heartbeat_timeout: Duration,
-    /// Frames a second that a client may send once it is authenticated, in bursts of twice that; at least 1.
+    /// The frames per second that a client may send after authentication, in bursts of twice that
+    /// number; at least 1.
     pub frame_rate: u32,
-    /// The largest payload in bytes that is taken after authentication, 4,096 to 65,536.
+    /// The largest payload that is accepted after authentication, in bytes: 4,096 to 65,536.
     pub max_msg_size: usize,
-    /// The edge's name in its ACKs.
+    /// The name that the edge gives itself in its ACKs.
     pub edge_id: String,
 }
 
-/// What the driver must act on next.
+/// The next action that the driver must take.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Step {
-    /// All that could be taken is taken; or AUTH is being decided, and nothing is taken until it is.
+    /// Read more input: either all of it has been used, or AUTH is being decided and nothing is
+    /// used until it is.
     NeedsInput,
-    /// The driver decides whether these are right, and then calls [`ServerSession::accept`] or closes.
+    /// Decide whether these credentials are right, and then call [`ServerSession::accept`] or
+    /// close.
     Auth(Auth),
-    /// The driver serves this from now on, and calls [`ServerSession::subscribed`] as soon as it knows the time.
+    /// Serve this request in place of any earlier one, and call [`ServerSession::subscribed`] as
+    /// soon as the time is known.
     Subscribe(Request),
-    /// The driver answers with [`pong`].
+    /// Answer with [`pong`].
     Heartbeat {
-        /// To be echoed.
+        /// The client's timestamp, which the PONG echoes.
         client_time_us: i64,
     },
-    /// The driver says ERROR where the reason has a code, and closes. The session takes nothing any more.
+    /// Send ERROR if the reason has a code, and close. The session ignores all further input.
     Close(CloseReason),
 }
 
-/// One connection, as an edge sees it.
+/// The edge's side of one connection.
 #[derive(Debug)]
 pub struct ServerSession {
     decoder: Decoder,
     phase: Phase,
-    /// Of accept; from authentication on, of the last frame that restarts the heartbeat deadline.
+    /// The moment from which the deadline counts: accept or, after authentication, the last frame
+    /// that restarts the heartbeat deadline.
     deadline_from: Mono,
-    /// [`Mono::NEVER`] while the driver reads.
+    /// The moment when the driver stopped reading, or [`Mono::NEVER`] while it reads.
     paused_at: Mono,
     rate: RateLimit,
 }
@@ -68,7 +75,7 @@ pub struct ServerSession {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
     AwaitAuth,
-    /// AUTH is complete, and the driver has not decided yet.
+    /// AUTH is complete, and the driver has not yet decided on it.
     Deciding,
     Authenticated,
     Subscribed,
@@ -76,7 +83,7 @@ enum Phase {
 }
 
 impl ServerSession {
-    /// A connection accepted at `now`.
+    /// Creates the session of a connection that was accepted at `now`.
     #[must_use]
     pub fn new(now: Mono) -> Self {
         Self {
@@ -88,8 +95,9 @@ impl ServerSession {
         }
     }
 
-    /// Takes bytes, kept ones first and then those of `input`, up to the next thing that the driver must act on, and advances
-    /// `input` past what was used. Called again until it says [`Step::NeedsInput`].
+    /// Consumes bytes, the kept ones first and then those of `input`, up to the next action that
+    /// the driver must take, and advances `input` past the bytes used. Call this again until it
+    /// returns [`Step::NeedsInput`].
     pub fn step(&mut self, limits: &Limits, input: &mut &[u8], now: Mono) -> Step {
         loop {
             let payload_max = match self.phase {
@@ -118,19 +126,21 @@ impl ServerSession {
         }
     }
 
-    /// Keeps `rest`, where the driver stops before its input is used up: because AUTH is being decided, or because answers
-    /// wait to be written. It is taken before any later input; call [`ServerSession::step`] with no new input to go on.
+    /// Keeps `rest` for a driver that stops before all of its input is used, because AUTH is being
+    /// decided or because answers must be written first. The bytes are consumed before any later
+    /// input; call [`ServerSession::step`] with empty input to continue.
     pub fn keep(&mut self, rest: &[u8]) {
         self.decoder.keep(rest);
     }
 
-    /// Whether bytes are kept: a split frame's beginning, or what [`ServerSession::keep`] was given.
+    /// Returns whether bytes are kept: the start of a split frame, or bytes that
+    /// [`ServerSession::keep`] was given.
     #[must_use]
     pub fn has_kept(&self) -> bool {
         self.decoder.has_kept()
     }
 
-    /// Answers [`Step::Auth`]: the credentials are right. Appends the ACK frame to `out`.
+    /// Accepts the credentials of [`Step::Auth`]. Appends the ACK frame to `out`.
     pub fn accept(&mut self, limits: &Limits, now: Mono, out: &mut Vec<u8>) {
         debug_assert_eq!(self.phase, Phase::Deciding, "accept answers Step::Auth");
         self.phase = Phase::Authenticated;
@@ -138,7 +148,8 @@ impl ServerSession {
         acknowledge(limits, FrameType::Auth, 0, out);
     }
 
-    /// Answers [`Step::Subscribe`], each its own, in order: ticks after `start` follow. Appends the ACK frame to `out`.
+    /// Acknowledges the oldest unanswered [`Step::Subscribe`]: ticks after `start` follow. Each
+    /// step must get its own call, in order. Appends the ACK frame to `out`.
     pub fn subscribed(&mut self, limits: &Limits, start: Epoch, out: &mut Vec<u8>) {
         debug_assert!(
             self.is_authenticated(),
@@ -148,8 +159,9 @@ impl ServerSession {
         acknowledge(limits, FrameType::Subscribe, start.as_ms(), out);
     }
 
-    /// When to call [`ServerSession::check_deadline`]. [`Mono::NEVER`] while AUTH is being decided, which is not the client's
-    /// slowness, and while an authenticated connection is paused.
+    /// Returns when to call [`ServerSession::check_deadline`]. This is [`Mono::NEVER`] while AUTH
+    /// is being decided, because the client is not to blame for that time, and while an
+    /// authenticated connection is paused.
     #[must_use]
     pub fn deadline(&self, limits: &Limits) -> Mono {
         match self.phase {
@@ -163,7 +175,7 @@ impl ServerSession {
         }
     }
 
-    /// Why the connection is to be closed, if its deadline has come.
+    /// Returns the reason to close the connection if its deadline has passed.
     #[must_use]
     pub fn check_deadline(&self, limits: &Limits, now: Mono) -> Option<CloseReason> {
         if now < self.deadline(limits) {
@@ -180,33 +192,35 @@ impl ServerSession {
         })
     }
 
-    /// The driver stops reading, for a reason of its own: the heartbeat deadline stands still from `now` on. AUTH's does not.
+    /// Records that the driver stops reading for a reason of its own. The heartbeat deadline is
+    /// suspended as of `now`; the deadline of AUTH is not.
     pub fn pause(&mut self, now: Mono) {
         self.paused_at = self.paused_at.min(now);
     }
 
-    /// The driver reads again: the heartbeat deadline moves on by as long as it stood still.
+    /// Records that the driver reads again. The heartbeat deadline is extended by the time for
+    /// which it was suspended.
     pub fn resume(&mut self, now: Mono) {
         if self.paused_at != Mono::NEVER && self.is_authenticated() {
-            let stood_still_from = self.paused_at.max(self.deadline_from);
-            self.deadline_from = self.deadline_from + now.since(stood_still_from);
+            let suspended_from = self.paused_at.max(self.deadline_from);
+            self.deadline_from = self.deadline_from + now.since(suspended_from);
         }
         self.paused_at = Mono::NEVER;
     }
 
-    /// Whether the driver has stopped reading.
+    /// Returns whether the driver has stopped reading.
     #[must_use]
     pub fn is_paused(&self) -> bool {
         self.paused_at != Mono::NEVER
     }
 
-    /// Whether the client has authenticated.
+    /// Returns whether the client has authenticated.
     #[must_use]
     pub fn is_authenticated(&self) -> bool {
         matches!(self.phase, Phase::Authenticated | Phase::Subscribed)
     }
 
-    /// Whether a SUBSCRIBE has got its ACK.
+    /// Returns whether a SUBSCRIBE has been acknowledged.
     #[must_use]
     pub fn is_subscribed(&self) -> bool {
         self.phase == Phase::Subscribed
@@ -262,7 +276,8 @@ impl ServerSession {
 
 /// Appends the PONG frame that answers a HEARTBEAT.
 ///
-/// `received_unix_us` and `sent_unix_us` are authority time, 0 while the edge knows none; `error_bound_us` then is [`u32::MAX`].
+/// `received_unix_us` and `sent_unix_us` are authority time. While the edge does not know the time,
+/// both are 0, and `error_bound_us` is [`u32::MAX`].
 pub fn pong(
     client_time_us: i64,
     received_unix_us: i64,
@@ -281,7 +296,8 @@ pub fn pong(
     frame::encode(FrameType::Pong, &pong, out);
 }
 
-/// Appends the ERROR frame that precedes an edge's close. `retry_after_ms` is picked from [`ErrorCode::retry_after_ms`], else 0.
+/// Appends the ERROR frame that precedes an edge's close. `retry_after_ms` is drawn from
+/// [`ErrorCode::retry_after_ms`], or 0 if the code has no range.
 pub fn error(code: ErrorCode, message: &str, retry_after_ms: u32, out: &mut Vec<u8>) {
     let supported_versions = if code == ErrorCode::UnsupportedVersion {
         vec![frame::VERSION.into()]
@@ -320,8 +336,9 @@ fn millis(duration: Duration) -> u32 {
     u32::try_from(duration.as_millis()).unwrap_or(u32::MAX)
 }
 
-/// A token bucket, full at first, as the one moment at which it will be full again: frames move that on by their share of a
-/// second, and it may lie at most a burst ahead.
+/// A token bucket that is full at first, stored as the one moment at which it will be full again.
+/// Each frame moves that moment forward by its share of a second, and the moment may be at most one
+/// burst ahead.
 #[derive(Debug, Default)]
 struct RateLimit {
     full_at: Mono,

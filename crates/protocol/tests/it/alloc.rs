@@ -1,4 +1,5 @@
-//! Memory follows the bytes that arrived: asserted with an allocator that counts what each thread, hence each test, asks for.
+//! Tests that memory follows the bytes that arrived, with an allocator that counts the allocations
+//! of each thread, and hence of each test.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
@@ -28,12 +29,12 @@ fn count(size: usize, freed: usize) {
     LIVE.set(LIVE.get() + size.cast_signed() - freed.cast_signed());
 }
 
-#[expect(unsafe_code, reason = "an allocator can't be counted otherwise")]
+#[expect(unsafe_code, reason = "GlobalAlloc is an unsafe trait")]
 mod counting {
     use super::{Counting, GlobalAlloc, LIVE, Layout, System, count};
 
-    // SAFETY: every call goes to the system's allocator as it is; counting touches no memory but thread-local cells that need
-    // neither allocation nor destruction.
+    // SAFETY: every call is passed on unchanged to the system's allocator; counting touches no
+    // memory except thread-local cells that need neither allocation nor destruction.
     unsafe impl GlobalAlloc for Counting {
         unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
             count(layout.size(), 0);
@@ -55,7 +56,8 @@ mod counting {
     }
 }
 
-/// What `action` asked for: how often, the largest request in bytes, and how many bytes more are held after it.
+/// Runs `action`, and returns its result, its number of allocations, the size in bytes of the
+/// largest one, and by how many bytes the memory in use has grown afterwards.
 fn measure<T>(action: impl FnOnce() -> T) -> (T, usize, usize, isize) {
     REQUESTS.set(0);
     LARGEST.set(0);
@@ -75,7 +77,7 @@ fn authenticated() -> ServerSession {
 }
 
 #[test]
-fn a_frame_that_lies_whole_in_the_input_is_taken_without_allocating() {
+fn a_frame_that_is_complete_in_the_input_is_decoded_without_allocating() {
     let limits = limits(1);
     let mut session = authenticated();
     let heartbeat = forge::message(FrameType::Heartbeat, &Heartbeat { client_time_us: 7 });
@@ -121,7 +123,7 @@ fn a_length_beyond_the_limit_costs_nothing_at_all() {
 }
 
 #[test]
-fn what_is_kept_is_never_twice_what_arrived_nor_more_than_the_frame() {
+fn kept_bytes_never_exceed_twice_what_arrived_nor_the_frame() {
     for piece in [1, 7, 1_000, 4_100] {
         let bytes = forge::frame(0x80, &[0; 4_096]);
         let mut decoder = Decoder::default();
@@ -132,7 +134,10 @@ fn what_is_kept_is_never_twice_what_arrived_nor_more_than_the_frame() {
                 let frame = decoder.decode(Rules::edge(4_096), &mut input);
                 assert_eq!(frame, Ok(None));
                 let live = LIVE.get().cast_unsigned();
-                assert!(live <= 2 * arrived, "{live} bytes held of {arrived}");
+                assert!(
+                    live <= 2 * arrived,
+                    "{live} bytes are allocated, but only {arrived} have arrived"
+                );
             }
         });
         assert!(
@@ -144,7 +149,7 @@ fn what_is_kept_is_never_twice_what_arrived_nor_more_than_the_frame() {
 }
 
 #[test]
-fn the_memory_of_a_split_frame_is_given_back_with_the_frame() {
+fn the_memory_of_a_split_frame_is_freed_with_the_frame() {
     let limits = limits(0);
     let mut session = authenticated();
     let bytes = forge::frame(0x80, &[0; 65_536]);
@@ -161,10 +166,10 @@ fn the_memory_of_a_split_frame_is_given_back_with_the_frame() {
 }
 
 #[test]
-fn a_string_inside_a_payload_that_claims_more_than_there_is_costs_nothing() {
+fn a_string_that_claims_more_than_its_payload_costs_nothing() {
     let limits = limits(0);
     let mut session = ServerSession::new(Mono::ZERO);
-    // username, of 4 GiB minus one.
+    // A username with a claimed length of 4 GiB minus one byte.
     let auth = forge::frame(1, &[0x0A, 0xFF, 0xFF, 0xFF, 0xFF, 0x0F, b'x']);
     let (step, _, largest, _) = measure(|| session.step(&limits, &mut auth.as_slice(), Mono::ZERO));
     assert!(matches!(step, Step::Close(_)), "{step:?}");
@@ -172,7 +177,7 @@ fn a_string_inside_a_payload_that_claims_more_than_there_is_costs_nothing() {
 }
 
 #[test]
-fn a_batch_is_encoded_into_a_used_buffer_without_allocating() {
+fn a_batch_is_encoded_into_a_reused_buffer_without_allocating() {
     let tick = |second: i64| Tick {
         epoch: Epoch::from_ms(1_800_000_000_000 + second * 1_000),
         quality: Quality::Replay,

@@ -1,4 +1,5 @@
-//! The client's side: what it sends and when, what it makes of what comes, and what it does not put up with.
+//! Tests of the client's side: what it sends and when, how it interprets what it receives, and what
+//! it refuses.
 
 use std::time::Duration;
 
@@ -63,26 +64,26 @@ fn raw_batch(schema_version: u32, ticks: Vec<message::Tick>) -> Vec<u8> {
     forge::message(FrameType::DataBatch, &batch)
 }
 
-fn take(session: &mut ClientSession, mut bytes: &[u8]) -> Result<Vec<ClientEvent>, ClientError> {
+fn receive(session: &mut ClientSession, mut bytes: &[u8]) -> Result<Vec<ClientEvent>, ClientError> {
     let mut events = Vec::new();
     while let Some(event) = session.handle_bytes(&mut bytes, START)? {
         events.push(event);
     }
-    assert!(bytes.is_empty(), "bytes were left over");
+    assert!(bytes.is_empty(), "the session left input unused");
     Ok(events)
 }
 
-/// A session subscribed by `request` to the ticks after 10,000.
+/// Returns a session that is subscribed by `request` to the ticks after 10,000.
 fn subscribed(request: Request) -> ClientSession {
     let mut session = ClientSession::new();
     session.subscribe(request, &mut Vec::new());
-    let events = take(&mut session, &[ack(1, 0), ack(2, 10_000)].concat());
+    let events = receive(&mut session, &[ack(1, 0), ack(2, 10_000)].concat());
     assert_eq!(events.map(|events| events.len()), Ok(2));
     session
 }
 
 #[test]
-fn both_sessions_understand_each_other() {
+fn the_two_sessions_understand_each_other() {
     let limits = limits(0);
     let mut server = ServerSession::new(START);
     let mut client = ClientSession::new();
@@ -109,7 +110,7 @@ fn both_sessions_understand_each_other() {
     };
     let request = AHEAD;
     assert_eq!(
-        take(&mut client, &to_client).unwrap(),
+        receive(&mut client, &to_client).unwrap(),
         [
             ClientEvent::Authenticated(welcome),
             ClientEvent::Subscribed { request, start }
@@ -136,7 +137,7 @@ fn ticks_come_in_batches_after_the_start() {
             sent_unix_us: 77,
         })
     };
-    let events = take(&mut session, &bytes.concat()).unwrap();
+    let events = receive(&mut session, &bytes.concat()).unwrap();
     assert_eq!(events, [event(&[60_000]), event(&[120_000, 240_000])]);
 }
 
@@ -149,7 +150,7 @@ fn ticks_that_do_not_increase_are_an_error() {
         (&[11_000, 13_000, 12_000], 13_000, 12_000),
     ] {
         let (last, next) = (Epoch::from_ms(last), Epoch::from_ms(next));
-        let found = take(&mut subscribed(SECOND), &batch(Mode::Second, epochs));
+        let found = receive(&mut subscribed(SECOND), &batch(Mode::Second, epochs));
         assert_eq!(found, Err(ClientError::NotIncreasing { last, next }));
     }
 }
@@ -159,10 +160,10 @@ fn a_replaced_subscriptions_ticks_end_with_the_ack_of_the_new_one() {
     let mut session = subscribed(SECOND);
     session.subscribe(AHEAD, &mut Vec::new());
     let old = batch(Mode::Second, &[70_000]);
-    assert_eq!(take(&mut session, &old).unwrap().len(), 1);
+    assert_eq!(receive(&mut session, &old).unwrap().len(), 1);
     let new = [ack(2, 0), batch(Mode::Minute, &[60_000])].concat();
-    assert_eq!(take(&mut session, &new).unwrap().len(), 2);
-    let found = take(&mut session, &old);
+    assert_eq!(receive(&mut session, &new).unwrap().len(), 2);
+    let found = receive(&mut session, &old);
     let subscribed = Mode::Minute;
     assert_eq!(
         found,
@@ -175,12 +176,12 @@ fn a_replaced_subscriptions_ticks_end_with_the_ack_of_the_new_one() {
 
 #[test]
 fn an_unknown_quality_reads_as_normal() {
-    let strange = message::Tick {
+    let unknown = message::Tick {
         mode: 0,
         epoch_ms: 11_000,
         quality: 9,
     };
-    let events = take(&mut subscribed(SECOND), &raw_batch(1, vec![strange])).unwrap();
+    let events = receive(&mut subscribed(SECOND), &raw_batch(1, vec![unknown])).unwrap();
     let ticks = vec![tick(11_000)];
     let expected = TickBatch {
         mode: Mode::Second,
@@ -217,12 +218,12 @@ fn a_batch_that_this_version_does_not_understand_is_an_error() {
             ClientError::MalformedPayload(FrameType::DataBatch),
         ),
     ] {
-        assert_eq!(take(&mut subscribed(SECOND), &bytes), Err(error));
+        assert_eq!(receive(&mut subscribed(SECOND), &bytes), Err(error));
     }
 }
 
 #[test]
-fn only_ticks_that_can_not_be_understood_keep_a_client_away() {
+fn only_an_unknown_schema_keeps_a_client_from_coming_back() {
     assert_eq!(
         ClientError::UnknownSchema { found: 2 }.come_back(),
         Return::No
@@ -233,26 +234,26 @@ fn only_ticks_that_can_not_be_understood_keep_a_client_away() {
 }
 
 #[test]
-fn what_was_not_asked_for_is_an_error() {
-    let mut stranger = ClientSession::new();
+fn frames_that_answer_nothing_are_an_error() {
+    let mut unauthenticated = ClientSession::new();
     for (bytes, frame_type) in [
         (ack(2, 0), FrameType::Ack),
         (batch(Mode::Second, &[1_000]), FrameType::DataBatch),
         (forge::frame(1, &[]), FrameType::Auth),
         (forge::frame(3, &[]), FrameType::Heartbeat),
     ] {
-        let found = take(&mut stranger, &bytes);
+        let found = receive(&mut unauthenticated, &bytes);
         assert_eq!(found, Err(ClientError::Unexpected(frame_type)));
     }
     let mut session = subscribed(SECOND);
     for again in [ack(1, 0), ack(2, 0)] {
-        let found = take(&mut session, &again);
+        let found = receive(&mut session, &again);
         assert_eq!(found, Err(ClientError::Unexpected(FrameType::Ack)));
     }
 }
 
 #[test]
-fn what_a_later_version_may_send_is_skipped() {
+fn frames_that_a_later_minor_may_send_are_skipped() {
     let mut session = subscribed(SECOND);
     let stream = [
         forge::frame(0x08, b"?"),
@@ -260,7 +261,7 @@ fn what_a_later_version_may_send_is_skipped() {
         ack(0x90, 0),
         batch(Mode::Second, &[11_000]),
     ];
-    assert_eq!(take(&mut session, &stream.concat()).unwrap().len(), 1);
+    assert_eq!(receive(&mut session, &stream.concat()).unwrap().len(), 1);
 }
 
 #[test]
@@ -276,7 +277,7 @@ fn frames_that_are_not_valid_are_typed_errors() {
         (bad_checksum, "bad_checksum"),
     ];
     for (bytes, label) in cases {
-        match take(&mut ClientSession::new(), &bytes) {
+        match receive(&mut ClientSession::new(), &bytes) {
             Err(ClientError::Frame(error)) => assert_eq!(error.code().label(), label),
             other => panic!("{other:?} instead of {label}"),
         }
@@ -296,19 +297,19 @@ fn a_refusal_is_the_last_event() {
         supported_versions: vec![],
     };
     assert_eq!(refusal.come_back(), Return::Elsewhere);
-    let events = take(&mut session, &stream).unwrap();
+    let events = receive(&mut session, &stream).unwrap();
     assert_eq!(events, [ClientEvent::Refused(refusal)]);
     assert_eq!(session.next_heartbeat(), Mono::NEVER);
 }
 
 #[test]
-fn a_code_that_this_version_does_not_know_is_kept_and_means_later() {
+fn an_unknown_code_is_kept_and_means_later() {
     let error = ErrorMsg {
         code: "NEW_TROUBLE".to_owned(),
         ..ErrorMsg::default()
     };
     let bytes = forge::message(FrameType::Error, &error);
-    let events = take(&mut ClientSession::new(), &bytes).unwrap();
+    let events = receive(&mut ClientSession::new(), &bytes).unwrap();
     let [ClientEvent::Refused(refusal)] = &events[..] else {
         panic!("{events:?}");
     };
@@ -317,7 +318,7 @@ fn a_code_that_this_version_does_not_know_is_kept_and_means_later() {
 }
 
 #[test]
-fn a_pong_carries_the_four_moments() {
+fn a_pong_carries_the_four_timestamps() {
     let pong = Pong {
         client_time_us: 4_999_000,
         received_unix_us: 20,
@@ -340,7 +341,8 @@ fn a_pong_carries_the_four_moments() {
     assert_eq!(event, Some(ClientEvent::Pong(exchange)));
 }
 
-/// From one HEARTBEAT to the next, for the `count` first ones from the ACK of AUTH on.
+/// Returns the times from each HEARTBEAT to the next for the first `count` of them, counted from
+/// the ACK of AUTH.
 fn heartbeat_intervals(session: &mut ClientSession, random: u32, count: usize) -> Vec<Duration> {
     let mut now = START;
     let mut intervals = Vec::new();
@@ -362,13 +364,14 @@ fn heartbeat_intervals(session: &mut ClientSession, random: u32, count: usize) -
     intervals
 }
 
-/// A PONG whose time is `sent_unix_us`, 0 where the edge knows none.
-fn tell_time(session: &mut ClientSession, sent_unix_us: i64) {
+/// Passes the session a PONG whose time is `sent_unix_us`, which is 0 if the edge does not know the
+/// time.
+fn receive_pong(session: &mut ClientSession, sent_unix_us: i64) {
     let pong = Pong {
         sent_unix_us,
         ..Pong::default()
     };
-    take(session, &forge::message(FrameType::Pong, &pong)).expect("a PONG is taken");
+    receive(session, &forge::message(FrameType::Pong, &pong)).expect("the session accepts a PONG");
 }
 
 #[test]
@@ -394,7 +397,7 @@ fn eight_heartbeats_open_a_connection_and_two_thirds_of_the_interval_follow() {
         (AHEAD, 0, ms(1_800)),
     ] {
         let mut session = subscribed(request);
-        tell_time(&mut session, 30);
+        receive_pong(&mut session, 30);
         let intervals = heartbeat_intervals(&mut session, random, 10);
         let mut expected = vec![ms(100); 8];
         expected[0] = Duration::ZERO;
@@ -404,20 +407,20 @@ fn eight_heartbeats_open_a_connection_and_two_thirds_of_the_interval_follow() {
 }
 
 #[test]
-fn a_client_goes_on_asking_each_second_until_the_edge_knows_the_time() {
+fn a_client_asks_every_second_until_the_edge_knows_the_time() {
     let mut session = subscribed(SECOND);
-    tell_time(&mut session, 0);
+    receive_pong(&mut session, 0);
     let intervals = heartbeat_intervals(&mut session, 10, 10);
     assert_eq!(intervals[8..], [Duration::from_secs(1); 2]);
-    tell_time(&mut session, 30);
+    receive_pong(&mut session, 30);
     let intervals = heartbeat_intervals(&mut session, 10, 2);
     assert_eq!(intervals[1], Duration::from_secs(10));
 }
 
 #[test]
-fn exact_time_is_sampled_each_two_seconds() {
+fn exact_time_is_sampled_every_two_seconds() {
     let mut session = subscribed(SECOND).with_exact_time();
-    tell_time(&mut session, 30);
+    receive_pong(&mut session, 30);
     let intervals = heartbeat_intervals(&mut session, 10, 9);
     assert_eq!(intervals[8], Duration::from_secs(2));
 }
@@ -425,11 +428,11 @@ fn exact_time_is_sampled_each_two_seconds() {
 #[test]
 fn a_client_that_turns_ahead_does_not_wait_for_its_next_heartbeat() {
     let mut session = subscribed(SECOND);
-    tell_time(&mut session, 30);
+    receive_pong(&mut session, 30);
     heartbeat_intervals(&mut session, 10, 8);
     assert!(session.next_heartbeat() > START + Duration::from_secs(10));
     session.subscribe(AHEAD, &mut Vec::new());
-    take(&mut session, &ack(2, 0)).unwrap();
+    receive(&mut session, &ack(2, 0)).unwrap();
     assert_eq!(session.next_heartbeat(), START + Duration::from_secs(2));
 }
 
@@ -440,12 +443,13 @@ fn an_edge_that_asks_for_no_interval_is_not_flooded() {
         acked_type: 1,
         ..Ack::default()
     };
-    take(&mut session, &forge::message(FrameType::Ack, &ack)).unwrap();
+    receive(&mut session, &forge::message(FrameType::Ack, &ack)).unwrap();
     let intervals = heartbeat_intervals(&mut session, 0, 9);
     assert!(intervals[8] > Duration::from_millis(50), "{intervals:?}");
 }
 
-/// All events and the error, however the stream is cut.
+/// Returns all events and the error that a stream leads to, if it arrives in pieces of `piece`
+/// bytes.
 fn conversation(stream: &[u8], piece: usize) -> (Vec<ClientEvent>, Option<ClientError>) {
     let mut session = ClientSession::new();
     session.subscribe(SECOND, &mut Vec::new());
@@ -496,7 +500,7 @@ proptest! {
     }
 
     #[test]
-    fn any_bytes_are_survived_by_a_client(stream: Vec<u8>) {
+    fn a_client_survives_any_bytes(stream: Vec<u8>) {
         let expected = conversation(&stream, usize::MAX);
         prop_assert_eq!(conversation(&stream, 1), expected);
     }

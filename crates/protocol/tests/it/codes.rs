@@ -1,4 +1,4 @@
-//! Codes and close reasons: what the protocol's table says of each.
+//! Tests that error codes and close reasons match the table in the protocol's documentation.
 
 use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
@@ -10,7 +10,8 @@ use tickstorm_protocol::frame::{FrameError, FrameType};
 const SOON: Option<RangeInclusive<u32>> = Some(1..=5_000);
 const LATER: Option<RangeInclusive<u32>> = Some(1_000..=10_000);
 
-/// The protocol's table: names, returns and hints, in its order.
+/// The protocol's table, in its order: each code's name, how a client comes back, and the range of
+/// `retry_after_ms`.
 const TABLE: &[(&str, Return, Option<RangeInclusive<u32>>)] = &[
     ("BAD_MAGIC", Return::No, None),
     ("UNSUPPORTED_VERSION", Return::No, None),
@@ -36,7 +37,7 @@ const TABLE: &[(&str, Return, Option<RangeInclusive<u32>>)] = &[
 ];
 
 #[test]
-fn each_code_has_the_name_the_return_and_the_hint_of_the_table() {
+fn each_code_has_the_name_the_return_and_the_range_in_the_table() {
     assert_eq!(TABLE.len(), ErrorCode::ALL.len());
     for (code, (name, come_back, hint)) in ErrorCode::ALL.iter().zip(TABLE) {
         assert_eq!(code.to_string(), *name);
@@ -98,13 +99,13 @@ fn reasons() -> Vec<CloseReason> {
 }
 
 #[test]
-fn every_code_is_some_reasons_and_every_label_is_listed_once() {
+fn every_code_belongs_to_a_reason_and_every_label_is_listed_once() {
     let reasons = reasons();
     for code in ErrorCode::ALL {
         let found = reasons
             .iter()
             .any(|reason| reason.error_code() == Some(*code));
-        assert!(found, "{code} is no reason's");
+        assert!(found, "no close reason has the code {code}");
     }
     let used: BTreeSet<_> = reasons.iter().map(|reason| reason.label()).collect();
     let listed: Vec<_> = CloseReason::labels().collect();
@@ -113,7 +114,7 @@ fn every_code_is_some_reasons_and_every_label_is_listed_once() {
 }
 
 #[test]
-fn only_a_defect_is_logged_where_someone_looks() {
+fn only_a_defect_is_logged_as_a_warning() {
     for reason in reasons() {
         let expected = if reason == CloseReason::Internal {
             LogLevel::Warn
@@ -126,7 +127,7 @@ fn only_a_defect_is_logged_where_someone_looks() {
 
 #[test]
 fn a_reason_says_what_was_wrong_and_what_is_allowed() {
-    let said = |reason: CloseReason, parts: &[&str]| {
+    let assert_contains = |reason: CloseReason, parts: &[&str]| {
         let text = reason.to_string();
         for part in parts {
             assert!(text.contains(part), "{part:?} is missing in {text:?}");
@@ -136,12 +137,12 @@ fn a_reason_says_what_was_wrong_and_what_is_allowed() {
         position: 0,
         found: 0x16,
     };
-    said(bad_magic.into(), &["byte 0", "0x16", "0xF5 0x7D", "TLS"]);
-    said(
+    assert_contains(bad_magic.into(), &["byte 0", "0x16", "0xF5 0x7D", "TLS"]);
+    assert_contains(
         FrameError::UnsupportedVersion { found: 2 }.into(),
         &["version 2", "version 1"],
     );
-    said(
+    assert_contains(
         FrameError::UnknownType { found: 9 }.into(),
         &["0x09", "0x01 to 0x07", "0x80"],
     );
@@ -149,31 +150,31 @@ fn a_reason_says_what_was_wrong_and_what_is_allowed() {
         claimed: 5_000,
         allowed: 4_096,
     };
-    said(too_large.into(), &["5000", "4096"]);
+    assert_contains(too_large.into(), &["5000", "4096"]);
     let bad_checksum = FrameError::BadChecksum {
         found: 1,
         computed: 0xAB,
     };
-    said(bad_checksum.into(), &["0x00000001", "0x000000AB", "CRC32C"]);
+    assert_contains(bad_checksum.into(), &["0x00000001", "0x000000AB", "CRC32C"]);
     let frame_type = FrameType::Subscribe;
-    said(CloseReason::MalformedPayload { frame_type }, &["SUBSCRIBE"]);
-    said(CloseReason::AuthRequired { found: 3 }, &["AUTH", "0x03"]);
-    said(
+    assert_contains(CloseReason::MalformedPayload { frame_type }, &["SUBSCRIBE"]);
+    assert_contains(CloseReason::AuthRequired { found: 3 }, &["AUTH", "0x03"]);
+    assert_contains(
         CloseReason::UnknownMode { found: 7 },
         &["mode 7", "SECOND (0)", "MINUTE (1)"],
     );
-    said(
+    assert_contains(
         CloseReason::ResumeTooFar,
         &["resume_after_epoch_ms", "15 s"],
     );
-    said(
+    assert_contains(
         CloseReason::RateLimited { per_second: 10 },
-        &["10 frames a second"],
+        &["10 frames per second"],
     );
     let allowed = Duration::from_millis(20_500);
-    said(
+    assert_contains(
         CloseReason::HeartbeatTimeout { allowed },
         &["20.5s", "HEARTBEAT"],
     );
-    said(CloseReason::AuthTimeout { allowed }, &["20.5s", "AUTH"]);
+    assert_contains(CloseReason::AuthTimeout { allowed }, &["20.5s", "AUTH"]);
 }

@@ -1,4 +1,4 @@
-//! What the fuzzer has found worth keeping is replayed with every run of the tests.
+//! Replays the inputs that the fuzzer has found with every run of the tests.
 
 use std::fs;
 use std::path::Path;
@@ -11,7 +11,7 @@ fn replay(target: &str, run: fn(&[u8])) {
     let mut replayed = 0;
     for file in files {
         let path = file.expect("a readable folder").path();
-        // The test's output names the file that a failure comes from.
+        // The file's name in the test's output shows which input a failure comes from.
         println!("{}", path.display());
         run(&fs::read(path).expect("a readable file"));
         replayed += 1;
@@ -20,11 +20,11 @@ fn replay(target: &str, run: fn(&[u8])) {
 }
 
 #[test]
-fn the_frame_decoder_stands_its_corpus() {
+fn the_frame_decoder_survives_its_corpus() {
     replay("frame_decoder", fuzz_drivers::frame_decoder::run);
 }
 
 #[test]
-fn the_server_session_stands_its_corpus() {
+fn the_server_session_survives_its_corpus() {
     replay("server_session", fuzz_drivers::server_session::run);
 }

@@ -1,4 +1,4 @@
-//! Frames: written and taken apart.
+//! Tests that encode and decode frames.
 
 use proptest::prelude::*;
 use tickstorm_protocol::frame::{self, Decoder, FrameError, FrameType, Rules};
@@ -15,7 +15,7 @@ fn a_frame_is_appended_to_what_the_buffer_holds() {
 }
 
 #[test]
-fn types_are_found_by_their_numbers_only() {
+fn only_the_numbers_1_to_7_are_known_types() {
     for byte in 0..=u8::MAX {
         let expected = (1..=7).contains(&byte);
         let found = FrameType::from_byte(byte);
@@ -25,16 +25,16 @@ fn types_are_found_by_their_numbers_only() {
 }
 
 #[test]
-fn a_client_is_given_types_that_it_does_not_know_and_an_edge_only_ignorable_ones() {
+fn a_client_decodes_every_unknown_type_and_an_edge_only_ignorable_ones() {
     for byte in [0, 8, 0x7F, 0x80, 0xFF] {
         let bytes = forge::frame(byte, b"?");
-        let taken = Decoder::default().decode(Rules::CLIENT, &mut bytes.as_slice());
-        assert_eq!(taken.unwrap().unwrap().type_byte(), byte);
-        let taken = Decoder::default().decode(Rules::edge(10), &mut bytes.as_slice());
+        let decoded = Decoder::default().decode(Rules::CLIENT, &mut bytes.as_slice());
+        assert_eq!(decoded.unwrap().unwrap().type_byte(), byte);
+        let decoded = Decoder::default().decode(Rules::edge(10), &mut bytes.as_slice());
         if byte < 0x80 {
-            assert_eq!(taken, Err(FrameError::UnknownType { found: byte }));
+            assert_eq!(decoded, Err(FrameError::UnknownType { found: byte }));
         } else {
-            assert_eq!(taken.unwrap().unwrap().payload(), b"?");
+            assert_eq!(decoded.unwrap().unwrap().payload(), b"?");
         }
     }
 }
@@ -43,13 +43,13 @@ fn a_client_is_given_types_that_it_does_not_know_and_an_edge_only_ignorable_ones
 fn a_payload_may_be_as_large_as_the_limit_and_no_larger() {
     for limit in [4_096, 65_536] {
         let fits = forge::frame(1, &vec![0; limit]);
-        let taken = Decoder::default().decode(Rules::edge(limit), &mut fits.as_slice());
-        assert_eq!(taken.unwrap().unwrap().payload().len(), limit);
+        let decoded = Decoder::default().decode(Rules::edge(limit), &mut fits.as_slice());
+        assert_eq!(decoded.unwrap().unwrap().payload().len(), limit);
         let claimed = u32::try_from(limit + 1).unwrap();
         let header = forge::header(1, claimed);
-        let taken = Decoder::default().decode(Rules::edge(limit), &mut header.as_slice());
+        let decoded = Decoder::default().decode(Rules::edge(limit), &mut header.as_slice());
         let allowed = limit;
-        assert_eq!(taken, Err(FrameError::TooLarge { claimed, allowed }));
+        assert_eq!(decoded, Err(FrameError::TooLarge { claimed, allowed }));
     }
 }
 
@@ -68,29 +68,37 @@ proptest! {
     }
 
     #[test]
-    fn a_changed_byte_is_always_noticed(payload: Vec<u8>, at: prop::sample::Index, flip in 1..=u8::MAX) {
+    fn a_changed_byte_is_always_noticed(
+        payload: Vec<u8>,
+        at: prop::sample::Index,
+        flip in 1..=u8::MAX,
+    ) {
         let mut bytes = forge::frame(0x80, &payload);
         let at = at.index(bytes.len());
         bytes[at] ^= flip;
-        let taken = Decoder::default().decode(Rules::CLIENT, &mut bytes.as_slice());
-        // A length that grew makes the decoder wait; anything else is an error.
-        prop_assert!(!matches!(taken, Ok(Some(_))), "byte {} of {:?}", at, bytes);
+        let decoded = Decoder::default().decode(Rules::CLIENT, &mut bytes.as_slice());
+        // A length that has grown makes the decoder wait; every other change is an error.
+        prop_assert!(!matches!(decoded, Ok(Some(_))), "byte {} of {:?}", at, bytes);
     }
 
     #[test]
-    fn any_bytes_are_taken_alike_however_they_are_cut(data: Vec<u8>) {
+    fn any_bytes_decode_the_same_however_they_are_cut(data: Vec<u8>) {
         fuzz_drivers::frame_decoder::run(&data);
     }
 
     #[test]
-    fn perturbed_frames_are_taken_alike_however_they_are_cut(
+    fn perturbed_frames_decode_the_same_however_they_are_cut(
         settings: u8,
         cut: u8,
-        frames in prop::collection::vec((any::<u8>(), prop::collection::vec(any::<u8>(), 0..400)), 1..6),
+        frames in prop::collection::vec(
+            (any::<u8>(), prop::collection::vec(any::<u8>(), 0..400)),
+            1..6,
+        ),
         at: prop::sample::Index,
         flip: u8,
     ) {
-        let mut stream: Vec<u8> = frames.iter().flat_map(|(kind, payload)| forge::frame(*kind, payload)).collect();
+        let frames = frames.iter().map(|(kind, payload)| forge::frame(*kind, payload));
+        let mut stream = frames.collect::<Vec<_>>().concat();
         let at = at.index(stream.len());
         stream[at] ^= flip;
         fuzz_drivers::frame_decoder::run(&[vec![settings, cut], stream].concat());

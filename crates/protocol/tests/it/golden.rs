@@ -1,5 +1,6 @@
-//! Every byte of a frame of each type. The bytes were made by another implementation, and docs/protocol.md shows the same, so
-//! that implementers in other languages can compare.
+//! Every byte of frames of each type. The bytes come from another implementation, and
+//! docs/protocol.md shows the same ones, so that authors of other implementations can compare
+//! theirs.
 
 use tickstorm_protocol::code::{CloseReason, ErrorCode};
 use tickstorm_protocol::frame::{self, FrameType};
@@ -20,9 +21,14 @@ const SUBSCRIBE: &str = "f57d0102 0000000b 08012880a0f1c2b1343001 c0991510";
 const HEARTBEAT_EMPTY: &str = "f57d0103 00000000 bc04cd7d";
 const HEARTBEAT: &str = "f57d0103 00000004 08e0c65b 6d43a73a";
 const BATCH: &str = "f57d0104 00000014 0801120710e8a7f1c2b13418ea849fc5f2a29903 3de7a5af";
-const BATCH_REPLAY: &str = "f57d0104 00000025 0801120b080110e0f4f4c2b1341802120b080110c0c9f8c2b13418011880a3a58cf3a29903 b35d9c99";
-const ERROR_VERSION: &str = "f57d0105 0000004d 0a13554e535550504f525445445f56455253494f4e12336672616d652076657273696f6e2032206973206e6f7420737570706f727465643b206f6e6c792076657273696f6e2031206973220101 55637895";
-const ERROR_DRAINING: &str = "f57d0105 00000045 0a0f5345525645525f445241494e494e47122f746869732065646765206973206265696e67207368757420646f776e3b20726573756d65206f6e20616e6f7468657218c413 5caf1aa3";
+const BATCH_REPLAY: &str = "f57d0104 00000025 \
+    0801120b080110e0f4f4c2b1341802120b080110c0c9f8c2b13418011880a3a58cf3a29903 b35d9c99";
+const ERROR_VERSION: &str = "f57d0105 0000004d \
+    0a13554e535550504f525445445f56455253494f4e12336672616d652076657273696f6e2032206973206e6f742073\
+    7570706f727465643b206f6e6c792076657273696f6e2031206973220101 55637895";
+const ERROR_DRAINING: &str = "f57d0105 00000045 \
+    0a0f5345525645525f445241494e494e47122f746869732065646765206973206265696e67207368757420646f776e\
+    3b20726573756d65206f6e20616e6f7468657218c413 5caf1aa3";
 const ACK_AUTH: &str = "f57d0106 00000011 080110987518a09c012206656467652d30 58a40c67";
 const ACK_SUBSCRIBE: &str =
     "f57d0106 00000018 080210987518a09c012206656467652d302880a0f1c2b134 8a0ae8d1";
@@ -47,13 +53,13 @@ const ALL: [&str; 14] = [
     PONG_UNKNOWN,
 ];
 
-fn made(make: impl FnOnce(&mut Vec<u8>)) -> String {
+fn hex_of(write: impl FnOnce(&mut Vec<u8>)) -> String {
     let mut out = Vec::new();
-    make(&mut out);
+    write(&mut out);
     out.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn dense(hex: &str) -> String {
+fn without_spaces(hex: &str) -> String {
     hex.split_whitespace().collect()
 }
 
@@ -66,7 +72,7 @@ fn ticks(ticks: &[(i64, Quality)]) -> Vec<Tick> {
 }
 
 #[test]
-fn what_a_client_sends_is_right_byte_for_byte() {
+fn frames_of_clients_are_right_byte_for_byte() {
     let password = Auth {
         username: "stream_user".to_owned(),
         password: "stream_pass".to_owned(),
@@ -85,71 +91,74 @@ fn what_a_client_sends_is_right_byte_for_byte() {
     };
     let client_time_us = 1_500_000;
     let heartbeat = Heartbeat { client_time_us };
-    let hex = made(|out| frame::encode(FrameType::Auth, &password, out));
-    assert_eq!(hex, dense(AUTH));
-    let hex = made(|out| frame::encode(FrameType::Auth, &token, out));
-    assert_eq!(hex, dense(AUTH_TOKEN));
-    let hex = made(|out| frame::encode(FrameType::Subscribe, &Subscribe::default(), out));
-    assert_eq!(hex, dense(SUBSCRIBE_EMPTY));
-    let hex = made(|out| frame::encode(FrameType::Subscribe, &subscribe, out));
-    assert_eq!(hex, dense(SUBSCRIBE));
-    let hex = made(|out| frame::encode(FrameType::Heartbeat, &Heartbeat::default(), out));
-    assert_eq!(hex, dense(HEARTBEAT_EMPTY));
-    let hex = made(|out| frame::encode(FrameType::Heartbeat, &heartbeat, out));
-    assert_eq!(hex, dense(HEARTBEAT));
+    let hex = hex_of(|out| frame::encode(FrameType::Auth, &password, out));
+    assert_eq!(hex, without_spaces(AUTH));
+    let hex = hex_of(|out| frame::encode(FrameType::Auth, &token, out));
+    assert_eq!(hex, without_spaces(AUTH_TOKEN));
+    let hex = hex_of(|out| frame::encode(FrameType::Subscribe, &Subscribe::default(), out));
+    assert_eq!(hex, without_spaces(SUBSCRIBE_EMPTY));
+    let hex = hex_of(|out| frame::encode(FrameType::Subscribe, &subscribe, out));
+    assert_eq!(hex, without_spaces(SUBSCRIBE));
+    let hex = hex_of(|out| frame::encode(FrameType::Heartbeat, &Heartbeat::default(), out));
+    assert_eq!(hex, without_spaces(HEARTBEAT_EMPTY));
+    let hex = hex_of(|out| frame::encode(FrameType::Heartbeat, &heartbeat, out));
+    assert_eq!(hex, without_spaces(HEARTBEAT));
 }
 
 #[test]
 fn batches_are_right_byte_for_byte() {
     let one = ticks(&[(1_000, Quality::Normal)]);
     let sent_us = (EPOCH_MS + 1_000) * 1_000 + 42;
-    let hex = made(|out| encode_batch(Mode::Second, &one, sent_us, out));
-    assert_eq!(hex, dense(BATCH));
+    let hex = hex_of(|out| encode_batch(Mode::Second, &one, sent_us, out));
+    assert_eq!(hex, without_spaces(BATCH));
     let two = ticks(&[(60_000, Quality::Replay), (120_000, Quality::Holdover)]);
     let sent_us = (EPOCH_MS + 150_000) * 1_000;
-    let hex = made(|out| encode_batch(Mode::Minute, &two, sent_us, out));
-    assert_eq!(hex, dense(BATCH_REPLAY));
+    let hex = hex_of(|out| encode_batch(Mode::Minute, &two, sent_us, out));
+    assert_eq!(hex, without_spaces(BATCH_REPLAY));
 }
 
 #[test]
-fn what_a_session_answers_is_right_byte_for_byte() {
+fn answers_of_a_session_are_right_byte_for_byte() {
     let limits = limits(0);
     let mut session = ServerSession::new(Mono::ZERO);
-    let auth = made_bytes(AUTH);
+    let auth = bytes_of(AUTH);
     session.step(&limits, &mut auth.as_slice(), Mono::ZERO);
-    let hex = made(|out| session.accept(&limits, Mono::ZERO, out));
-    assert_eq!(hex, dense(ACK_AUTH));
-    let hex = made(|out| session.subscribed(&limits, Epoch::from_ms(EPOCH_MS), out));
-    assert_eq!(hex, dense(ACK_SUBSCRIBE));
+    let hex = hex_of(|out| session.accept(&limits, Mono::ZERO, out));
+    assert_eq!(hex, without_spaces(ACK_AUTH));
+    let hex = hex_of(|out| session.subscribed(&limits, Epoch::from_ms(EPOCH_MS), out));
+    assert_eq!(hex, without_spaces(ACK_SUBSCRIBE));
     let now_us = EPOCH_MS * 1_000 + 250_000;
-    let hex = made(|out| server::pong(1_500_000, now_us, now_us + 17, 180, 2_500, out));
-    assert_eq!(hex, dense(PONG));
-    let hex = made(|out| server::pong(1_500_000, 0, 0, u32::MAX, 0, out));
-    assert_eq!(hex, dense(PONG_UNKNOWN));
+    let hex = hex_of(|out| server::pong(1_500_000, now_us, now_us + 17, 180, 2_500, out));
+    assert_eq!(hex, without_spaces(PONG));
+    let hex = hex_of(|out| server::pong(1_500_000, 0, 0, u32::MAX, 0, out));
+    assert_eq!(hex, without_spaces(PONG_UNKNOWN));
 }
 
 #[test]
 fn errors_are_right_byte_for_byte() {
     let version = tickstorm_protocol::FrameError::UnsupportedVersion { found: 2 };
     let code = ErrorCode::UnsupportedVersion;
-    let hex = made(|out| server::error(code, &version.to_string(), 0, out));
-    assert_eq!(hex, dense(ERROR_VERSION));
+    let hex = hex_of(|out| server::error(code, &version.to_string(), 0, out));
+    assert_eq!(hex, without_spaces(ERROR_VERSION));
     let draining = CloseReason::ServerDraining.to_string();
-    let hex = made(|out| server::error(ErrorCode::ServerDraining, &draining, 2_500, out));
-    assert_eq!(hex, dense(ERROR_DRAINING));
+    let hex = hex_of(|out| server::error(ErrorCode::ServerDraining, &draining, 2_500, out));
+    assert_eq!(hex, without_spaces(ERROR_DRAINING));
 }
 
 #[test]
 fn the_documentation_shows_these_bytes() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/protocol.md");
-    let document = dense(&std::fs::read_to_string(path).unwrap());
+    let document = without_spaces(&std::fs::read_to_string(path).unwrap());
     for hex in ALL {
-        assert!(document.contains(&dense(hex)), "{hex} is missing");
+        assert!(
+            document.contains(&without_spaces(hex)),
+            "{path} does not contain {hex}"
+        );
     }
 }
 
-fn made_bytes(hex: &str) -> Vec<u8> {
-    let digits = dense(hex);
+fn bytes_of(hex: &str) -> Vec<u8> {
+    let digits = without_spaces(hex);
     let byte = |at: usize| u8::from_str_radix(&digits[at..at + 2], 16).expect("hex");
     (0..digits.len()).step_by(2).map(byte).collect()
 }

@@ -1,5 +1,6 @@
-//! The protocol's promises: what is reported at which byte, what every byte of a frame is, and that neither how a stream was
-//! cut nor what a stranger put into it can make a session do anything else.
+//! Tests of the protocol's promises: which error is reported at which byte, what every byte of a
+//! frame is, and that a session's behaviour depends neither on how the stream was divided into
+//! reads nor on anything that an unauthenticated client may send.
 
 mod alloc;
 mod client;

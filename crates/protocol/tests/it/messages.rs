@@ -1,4 +1,4 @@
-//! Messages: what survives the way over the wire, and what must not be seen.
+//! Tests of messages: which values survive encoding and decoding, and that no secret is printed.
 
 use std::fmt::Debug;
 
@@ -35,23 +35,29 @@ fn ticks() -> impl Strategy<Value = Vec<Tick>> {
     prop::collection::vec(tick, 1..=BATCH_TICKS_MAX)
 }
 
-fn take(mut bytes: &[u8]) -> Frame<'_> {
-    let taken = Decoder::default().decode(Rules::CLIENT, &mut bytes);
-    taken.expect("a valid frame").expect("a whole frame")
+fn decode_frame(mut bytes: &[u8]) -> Frame<'_> {
+    let decoded = Decoder::default().decode(Rules::CLIENT, &mut bytes);
+    decoded.expect("a valid frame").expect("a complete frame")
 }
 
 fn round_trip<M: Message + Default + PartialEq + Debug>(frame_type: FrameType, message: &M) {
     let mut bytes = Vec::new();
     tickstorm_protocol::frame::encode(frame_type, message, &mut bytes);
     assert_eq!(bytes, forge::message(frame_type, message));
-    let frame = take(&bytes);
+    let frame = decode_frame(&bytes);
     assert_eq!(frame.frame_type(), Some(frame_type));
     assert_eq!(M::decode(frame.payload()).as_ref(), Ok(message));
 }
 
 proptest! {
     #[test]
-    fn messages_of_clients_survive(texts: [String; 5], mode: i32, resume: Option<i64>, ahead: bool, client_time_us: i64) {
+    fn messages_of_clients_survive(
+        texts: [String; 5],
+        mode: i32,
+        resume: Option<i64>,
+        ahead: bool,
+        client_time_us: i64,
+    ) {
         let [username, password, client_id, client_version, token] = texts;
         round_trip(FrameType::Auth, &Auth { username, password, client_id, client_version, token });
         round_trip(FrameType::Subscribe, &Subscribe { mode, resume_after_epoch_ms: resume, ahead });
@@ -59,16 +65,36 @@ proptest! {
     }
 
     #[test]
-    fn messages_of_edges_survive(numbers: [u32; 4], text: String, code: String, times: [i64; 4], supported_versions: Vec<u32>) {
+    fn messages_of_edges_survive(
+        numbers: [u32; 4],
+        text: String,
+        code: String,
+        times: [i64; 4],
+        supported_versions: Vec<u32>,
+    ) {
         let [acked_type, heartbeat_interval_ms, heartbeat_timeout_ms, protocol_minor] = numbers;
         let [start_epoch_ms, client_time_us, received_unix_us, sent_unix_us] = times;
         round_trip(FrameType::Ack, &Ack {
-            acked_type, heartbeat_interval_ms, heartbeat_timeout_ms, edge_id: text.clone(), start_epoch_ms, protocol_minor,
+            acked_type,
+            heartbeat_interval_ms,
+            heartbeat_timeout_ms,
+            edge_id: text.clone(),
+            start_epoch_ms,
+            protocol_minor,
         });
         round_trip(FrameType::Pong, &Pong {
-            client_time_us, received_unix_us, sent_unix_us, error_bound_us: numbers[0], clock_error_us: numbers[1],
+            client_time_us,
+            received_unix_us,
+            sent_unix_us,
+            error_bound_us: numbers[0],
+            clock_error_us: numbers[1],
         });
-        round_trip(FrameType::Error, &ErrorMsg { code, message: text, retry_after_ms: numbers[2], supported_versions });
+        round_trip(FrameType::Error, &ErrorMsg {
+            code,
+            message: text,
+            retry_after_ms: numbers[2],
+            supported_versions,
+        });
     }
 
     #[test]
@@ -81,9 +107,9 @@ proptest! {
     fn batches_survive(mode in mode(), ticks in ticks(), sent_unix_us: i64) {
         let mut bytes = Vec::new();
         message::encode_batch(mode, &ticks, sent_unix_us, &mut bytes);
-        let frame = take(&bytes);
+        let frame = decode_frame(&bytes);
         let batch = DataBatch::decode(frame.payload()).unwrap();
-        prop_assert_eq!(frame.payload(), batch.encode_to_vec(), "fields stand in their order");
+        prop_assert_eq!(frame.payload(), batch.encode_to_vec(), "the fields are in order");
         prop_assert_eq!((batch.schema_version, batch.sent_unix_us), (1, sent_unix_us));
         let modes_agree = batch.ticks.iter().all(|tick| tick.known_mode() == Some(mode));
         prop_assert!(modes_agree);
@@ -93,7 +119,7 @@ proptest! {
 }
 
 #[test]
-fn as_many_ticks_as_are_said_to_fit_do_fit() {
+fn as_many_ticks_fit_into_a_frame_as_ticks_per_frame_returns() {
     let longest = Tick {
         epoch: Epoch::from_ms(i64::MIN),
         quality: Quality::Replay,

@@ -1,4 +1,5 @@
-//! The edge's side: each row of the protocol's table at its byte, and which frame may come when and by when.
+//! Tests of the edge's side: each error of the protocol's table is reported at its byte, and each
+//! frame is accepted only when it may arrive, and in time.
 
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use crate::fuzz_drivers::server_session::limits as usual_limits;
 
 const START: Mono = Mono::from_nanos(1_000_000_000_000);
 
-/// A session, and an edge that finds every password right.
+/// A session, driven by an edge that accepts every password.
 struct SessionPeer {
     limits: Limits,
     session: ServerSession,
@@ -23,7 +24,7 @@ struct SessionPeer {
 }
 
 impl SessionPeer {
-    fn stranger() -> Self {
+    fn unauthenticated() -> Self {
         Self {
             limits: usual_limits(0),
             session: ServerSession::new(START),
@@ -33,7 +34,7 @@ impl SessionPeer {
     }
 
     fn authenticated() -> Self {
-        let mut peer = Self::stranger();
+        let mut peer = Self::unauthenticated();
         assert!(matches!(peer.send(&auth())[..], [Step::Auth(_)]));
         peer.accept();
         peer
@@ -43,7 +44,7 @@ impl SessionPeer {
         self.session.accept(&self.limits, self.now, &mut self.out);
     }
 
-    /// All steps that these bytes lead to.
+    /// Returns all steps that these bytes lead to.
     fn send(&mut self, mut bytes: &[u8]) -> Vec<Step> {
         let mut steps = Vec::new();
         loop {
@@ -56,7 +57,7 @@ impl SessionPeer {
         }
     }
 
-    /// After how many of these bytes the session closes, and why.
+    /// Returns after how many of these bytes the session closes, and why.
     fn closes_at(&mut self, bytes: &[u8]) -> Option<(usize, CloseReason)> {
         bytes.iter().enumerate().find_map(|(at, byte)| {
             let steps = self.send(&[*byte]);
@@ -98,7 +99,7 @@ fn heartbeat(client_time_us: i64) -> Vec<u8> {
     forge::message(FrameType::Heartbeat, &Heartbeat { client_time_us })
 }
 
-fn changed(mut bytes: Vec<u8>, at: usize, to: u8) -> Vec<u8> {
+fn with_byte(mut bytes: Vec<u8>, at: usize, to: u8) -> Vec<u8> {
     bytes[at] = to;
     bytes
 }
@@ -114,23 +115,23 @@ fn second() -> Step {
 const SECOND: Duration = Duration::from_secs(1);
 const NANOSECOND: Duration = Duration::from_nanos(1);
 
-/// A payload that is no protobuf: field 1, and then nothing.
-const NO_MESSAGE: &[u8] = &[0x0A];
+/// A payload that is not valid protobuf: the tag of field 1, and nothing after it.
+const NOT_PROTOBUF: &[u8] = &[0x0A];
 
 #[test]
 fn an_invalid_frame_gets_its_code_at_the_byte_that_decides_it() {
     let too_long = |limit: u32| [forge::header(2, limit + 1), vec![0; 9]].concat();
     for (mut peer, limit) in [
-        (SessionPeer::stranger(), 4_096),
+        (SessionPeer::unauthenticated(), 4_096),
         (SessionPeer::authenticated(), 65_536),
     ] {
         let mut case = |bytes: Vec<u8>, at: usize, code: ErrorCode| {
-            let mut fresh = SessionPeer::stranger();
+            let mut fresh = SessionPeer::unauthenticated();
             if peer.session.is_authenticated() {
                 fresh = SessionPeer::authenticated();
             }
             std::mem::swap(&mut peer, &mut fresh);
-            let (found_at, reason) = peer.closes_at(&bytes).expect("no error");
+            let (found_at, reason) = peer.closes_at(&bytes).expect("the session closes");
             assert_eq!(
                 (found_at, reason.error_code()),
                 (at, Some(code)),
@@ -139,18 +140,18 @@ fn an_invalid_frame_gets_its_code_at_the_byte_that_decides_it() {
             std::mem::swap(&mut peer, &mut fresh);
         };
         case(b"GET / HTTP/1.1".to_vec(), 1, ErrorCode::BadMagic);
-        case(changed(auth(), 1, 0x7E), 2, ErrorCode::BadMagic);
-        case(changed(auth(), 2, 0), 3, ErrorCode::UnsupportedVersion);
-        case(changed(auth(), 2, 2), 3, ErrorCode::UnsupportedVersion);
-        case(changed(auth(), 3, 0), 4, ErrorCode::UnknownType);
-        case(changed(auth(), 3, 0x7F), 4, ErrorCode::UnknownType);
+        case(with_byte(auth(), 1, 0x7E), 2, ErrorCode::BadMagic);
+        case(with_byte(auth(), 2, 0), 3, ErrorCode::UnsupportedVersion);
+        case(with_byte(auth(), 2, 2), 3, ErrorCode::UnsupportedVersion);
+        case(with_byte(auth(), 3, 0), 4, ErrorCode::UnknownType);
+        case(with_byte(auth(), 3, 0x7F), 4, ErrorCode::UnknownType);
         case(too_long(limit), 8, ErrorCode::MessageTooLarge);
         case(too_long(u32::MAX - 1), 8, ErrorCode::MessageTooLarge);
-        case(changed(auth(), 8, 1), 12, ErrorCode::BadChecksum);
-        case(changed(auth(), 11, 1), 12, ErrorCode::BadChecksum);
-        // The earlier check wins, and a spoiled checksum beats whatever the payload is.
-        let spoiled = changed(forge::frame(1, NO_MESSAGE), 12, 1);
-        case(spoiled, 13, ErrorCode::BadChecksum);
+        case(with_byte(auth(), 8, 1), 12, ErrorCode::BadChecksum);
+        case(with_byte(auth(), 11, 1), 12, ErrorCode::BadChecksum);
+        // The earlier check wins: a corrupted checksum is reported whatever the payload is.
+        let corrupted = with_byte(forge::frame(1, NOT_PROTOBUF), 12, 1);
+        case(corrupted, 13, ErrorCode::BadChecksum);
     }
 }
 
@@ -159,18 +160,18 @@ fn a_payload_of_the_right_length_and_checksum_may_still_be_no_message() {
     let bad_utf8 = [0x0A, 2, 0xC3, 0x28];
     let endless_string = [0x0A, 0xFF, 0xFF, 0xFF, 0xFF, 0x0F];
     let deep: Vec<u8> = [0x3B].repeat(4_000);
-    for payload in [NO_MESSAGE, &bad_utf8, &endless_string, &deep] {
+    for payload in [NOT_PROTOBUF, &bad_utf8, &endless_string, &deep] {
         let bytes = forge::frame(1, payload);
         let reason = CloseReason::MalformedPayload {
             frame_type: FrameType::Auth,
         };
         assert_eq!(
-            SessionPeer::stranger().closes_at(&bytes),
+            SessionPeer::unauthenticated().closes_at(&bytes),
             Some((bytes.len(), reason))
         );
     }
     for frame_type in [FrameType::Subscribe, FrameType::Heartbeat] {
-        for payload in [NO_MESSAGE, &deep] {
+        for payload in [NOT_PROTOBUF, &deep] {
             let bytes = forge::frame(frame_type.byte(), payload);
             let reason = CloseReason::MalformedPayload { frame_type };
             assert_eq!(
@@ -182,42 +183,42 @@ fn a_payload_of_the_right_length_and_checksum_may_still_be_no_message() {
 }
 
 #[test]
-fn any_other_valid_first_frame_is_auth_required_whatever_its_payload() {
+fn any_valid_first_frame_but_auth_is_auth_required_whatever_its_payload() {
     for found in [2, 3, 4, 5, 6, 7, 0x80, 0xFF] {
-        let bytes = forge::frame(found, NO_MESSAGE);
+        let bytes = forge::frame(found, NOT_PROTOBUF);
         let reason = CloseReason::AuthRequired { found };
         assert_eq!(
-            SessionPeer::stranger().closes_at(&bytes),
+            SessionPeer::unauthenticated().closes_at(&bytes),
             Some((bytes.len(), reason))
         );
     }
 }
 
 #[test]
-fn a_second_auth_is_refused_well_formed_or_not_but_only_with_its_checksum() {
-    for payload in [&[][..], NO_MESSAGE] {
+fn a_second_auth_is_refused_well_formed_or_not_if_its_checksum_holds() {
+    for payload in [&[][..], NOT_PROTOBUF] {
         let bytes = forge::frame(1, payload);
         let reason = CloseReason::AlreadyAuthenticated;
         assert_eq!(
             SessionPeer::authenticated().closes_at(&bytes),
             Some((bytes.len(), reason))
         );
-        let spoiled = changed(bytes.clone(), bytes.len() - 1, 0);
-        let (at, reason) = SessionPeer::authenticated().closes_at(&spoiled).unwrap();
+        let corrupted = with_byte(bytes.clone(), bytes.len() - 1, 0);
+        let (at, reason) = SessionPeer::authenticated().closes_at(&corrupted).unwrap();
         assert_eq!(at, bytes.len());
         assert_eq!(reason.error_code(), Some(ErrorCode::BadChecksum));
     }
 }
 
 #[test]
-fn what_only_an_edge_sends_is_unexpected_whatever_its_payload() {
+fn types_that_only_an_edge_sends_are_unexpected_whatever_their_payload() {
     for frame_type in [
         FrameType::DataBatch,
         FrameType::Error,
         FrameType::Ack,
         FrameType::Pong,
     ] {
-        let bytes = forge::frame(frame_type.byte(), NO_MESSAGE);
+        let bytes = forge::frame(frame_type.byte(), NOT_PROTOBUF);
         let reason = CloseReason::UnexpectedMessage { frame_type };
         assert_eq!(
             SessionPeer::authenticated().closes_at(&bytes),
@@ -227,7 +228,7 @@ fn what_only_an_edge_sends_is_unexpected_whatever_its_payload() {
 }
 
 #[test]
-fn a_mode_that_is_not_known_is_an_invalid_subscription() {
+fn an_unknown_mode_is_an_invalid_subscription() {
     for found in [2, -1, i32::MAX] {
         let steps = SessionPeer::authenticated().send(&subscribe(found));
         let reason = CloseReason::UnknownMode { found };
@@ -238,7 +239,7 @@ fn a_mode_that_is_not_known_is_an_invalid_subscription() {
 
 #[test]
 fn frames_in_one_segment_are_all_served() {
-    let mut peer = SessionPeer::stranger();
+    let mut peer = SessionPeer::unauthenticated();
     let segment = [auth(), subscribe(1), heartbeat(7), subscribe(0)].concat();
     assert_eq!(peer.send(&segment), [Step::Auth(Auth::default())]);
     assert!(peer.session.has_kept());
@@ -258,8 +259,8 @@ fn frames_in_one_segment_are_all_served() {
 }
 
 #[test]
-fn nothing_is_taken_while_auth_is_being_decided() {
-    let mut peer = SessionPeer::stranger();
+fn no_input_is_used_while_auth_is_being_decided() {
+    let mut peer = SessionPeer::unauthenticated();
     let segment = [auth(), b"rubbish".to_vec()].concat();
     let mut input = segment.as_slice();
     let step = peer.session.step(&peer.limits, &mut input, peer.now);
@@ -278,8 +279,8 @@ fn nothing_is_taken_while_auth_is_being_decided() {
 }
 
 #[test]
-fn a_closed_session_takes_and_does_nothing() {
-    let mut peer = SessionPeer::stranger();
+fn a_closed_session_ignores_input_and_has_no_deadline() {
+    let mut peer = SessionPeer::unauthenticated();
     peer.session.keep(&[subscribe(0), auth()].concat());
     let steps = peer.send(&[]);
     assert_eq!(steps, [Step::Close(CloseReason::AuthRequired { found: 2 })]);
@@ -344,23 +345,23 @@ fn a_session_is_subscribed_once_its_subscribe_is_acknowledged() {
 }
 
 #[test]
-fn types_that_may_be_ignored_are_skipped_but_must_be_valid() {
+fn ignorable_types_are_skipped_but_must_be_valid() {
     let mut peer = SessionPeer::authenticated();
     let stream = [
-        forge::frame(0x80, NO_MESSAGE),
+        forge::frame(0x80, NOT_PROTOBUF),
         forge::frame(0xFF, &[]),
         heartbeat(1),
     ]
     .concat();
     assert_eq!(peer.send(&stream), [Step::Heartbeat { client_time_us: 1 }]);
-    let spoiled = changed(forge::frame(0x80, b"abc"), 9, 0);
-    let (at, reason) = peer.closes_at(&spoiled).unwrap();
-    assert_eq!(at, spoiled.len());
+    let corrupted = with_byte(forge::frame(0x80, b"abc"), 9, 0);
+    let (at, reason) = peer.closes_at(&corrupted).unwrap();
+    assert_eq!(at, corrupted.len());
     assert_eq!(reason.error_code(), Some(ErrorCode::BadChecksum));
 }
 
 #[test]
-fn a_burst_of_twice_the_rate_is_taken_and_then_the_rate() {
+fn a_burst_of_twice_the_rate_is_accepted_and_then_the_rate() {
     for frame in [heartbeat(1), subscribe(0), forge::frame(0x80, &[])] {
         let mut peer = SessionPeer::authenticated();
         for _ in 0..20 {
@@ -377,7 +378,7 @@ fn a_burst_of_twice_the_rate_is_taken_and_then_the_rate() {
 }
 
 #[test]
-fn a_quiet_time_earns_no_more_than_the_burst() {
+fn a_quiet_period_earns_no_more_than_the_burst() {
     let mut peer = SessionPeer::authenticated();
     peer.pass(10 * SECOND);
     let burst = heartbeat(1).repeat(20);
@@ -387,11 +388,11 @@ fn a_quiet_time_earns_no_more_than_the_burst() {
 }
 
 #[test]
-fn a_frame_that_is_not_valid_is_reported_as_that_beyond_the_rate_too() {
+fn an_invalid_frame_is_reported_as_invalid_even_beyond_the_rate() {
     let mut peer = SessionPeer::authenticated();
     peer.send(&heartbeat(1).repeat(20));
     let frame_type = FrameType::Heartbeat;
-    let steps = peer.send(&forge::frame(3, NO_MESSAGE));
+    let steps = peer.send(&forge::frame(3, NOT_PROTOBUF));
     assert_eq!(
         steps,
         [Step::Close(CloseReason::MalformedPayload { frame_type })]
@@ -399,8 +400,8 @@ fn a_frame_that_is_not_valid_is_reported_as_that_beyond_the_rate_too() {
 }
 
 #[test]
-fn a_stranger_is_closed_at_the_auth_timeout_exactly_whatever_it_sends() {
-    let mut peer = SessionPeer::stranger();
+fn an_unauthenticated_client_is_closed_exactly_at_the_auth_timeout() {
+    let mut peer = SessionPeer::unauthenticated();
     let timeout = peer.limits.auth_timeout;
     peer.pass(4 * SECOND);
     let auth = auth();
@@ -416,8 +417,8 @@ fn a_stranger_is_closed_at_the_auth_timeout_exactly_whatever_it_sends() {
 }
 
 #[test]
-fn a_client_whose_auth_is_being_decided_has_no_deadline_and_a_whole_one_after() {
-    let mut peer = SessionPeer::stranger();
+fn the_deadline_is_suspended_while_auth_is_being_decided_and_starts_afresh_afterwards() {
+    let mut peer = SessionPeer::unauthenticated();
     peer.send(&auth());
     assert_eq!(peer.deadline(), Mono::NEVER);
     peer.pass(7 * SECOND);
@@ -426,7 +427,7 @@ fn a_client_whose_auth_is_being_decided_has_no_deadline_and_a_whole_one_after() 
 }
 
 #[test]
-fn a_silent_client_is_closed_at_the_heartbeat_timeout_exactly() {
+fn a_silent_client_is_closed_exactly_at_the_heartbeat_timeout() {
     let peer = SessionPeer::authenticated();
     let timeout = peer.limits.heartbeat_timeout;
     assert_eq!(
@@ -438,7 +439,7 @@ fn a_silent_client_is_closed_at_the_heartbeat_timeout_exactly() {
 }
 
 #[test]
-fn subscribe_and_heartbeat_restart_the_deadline_and_nothing_else_does() {
+fn only_subscribe_and_heartbeat_restart_the_deadline() {
     let mut peer = SessionPeer::authenticated();
     for (frame, restarts) in [
         (heartbeat(1), true),
@@ -456,7 +457,7 @@ fn subscribe_and_heartbeat_restart_the_deadline_and_nothing_else_does() {
 }
 
 #[test]
-fn the_heartbeat_deadline_stands_still_while_the_edge_does_not_read() {
+fn the_heartbeat_deadline_is_suspended_while_the_edge_does_not_read() {
     let mut peer = SessionPeer::authenticated();
     let timeout = peer.limits.heartbeat_timeout;
     peer.pass(15 * SECOND);
@@ -473,7 +474,7 @@ fn the_heartbeat_deadline_stands_still_while_the_edge_does_not_read() {
 }
 
 #[test]
-fn a_kept_heartbeat_that_is_taken_in_a_pause_counts_from_the_pauses_end() {
+fn a_kept_heartbeat_that_is_handled_in_a_pause_counts_from_the_end_of_the_pause() {
     let mut peer = SessionPeer::authenticated();
     peer.session.pause(peer.now);
     peer.pass(5 * SECOND);
@@ -484,8 +485,8 @@ fn a_kept_heartbeat_that_is_taken_in_a_pause_counts_from_the_pauses_end() {
 }
 
 #[test]
-fn a_pause_from_before_authentication_moves_the_deadline_by_what_came_after_it() {
-    let mut peer = SessionPeer::stranger();
+fn a_pause_that_began_before_authentication_extends_the_deadline_only_by_its_time_afterwards() {
+    let mut peer = SessionPeer::unauthenticated();
     peer.send(&auth());
     peer.session.pause(peer.now);
     peer.pass(3 * SECOND);
@@ -496,7 +497,7 @@ fn a_pause_from_before_authentication_moves_the_deadline_by_what_came_after_it()
 }
 
 #[test]
-fn time_that_goes_back_a_little_closes_nobody() {
+fn time_that_goes_back_a_little_closes_no_connection() {
     let mut peer = SessionPeer::authenticated();
     peer.now = peer.now.saturating_sub(SECOND);
     assert_eq!(peer.send(&heartbeat(1).repeat(20)).len(), 20);
@@ -509,7 +510,7 @@ fn time_that_goes_back_a_little_closes_nobody() {
 }
 
 #[test]
-fn versions_are_named_only_where_the_version_was_wrong() {
+fn supported_versions_are_sent_only_with_unsupported_version() {
     for code in ErrorCode::ALL {
         let mut out = Vec::new();
         server::error(*code, "text", 7, &mut out);

@@ -1,4 +1,5 @@
-//! Scripts of frames and times, right and wrong: a session goes through them alike, however the bytes were cut.
+//! Scripts of valid and invalid frames and of times, which a session must handle in the same way
+//! however the bytes were cut.
 
 use std::time::Duration;
 
@@ -8,7 +9,9 @@ use tickstorm_protocol::message::{Auth, Heartbeat, Subscribe};
 use tickstorm_protocol::session::server::Step;
 
 use crate::forge;
-use crate::fuzz_drivers::server_session::{self, Cut, Event, assert_alike, limits, transcript};
+use crate::fuzz_drivers::server_session::{
+    self, Cut, Event, assert_same_for_every_cut, limits, transcript,
+};
 
 fn right_auth() -> Vec<u8> {
     let auth = Auth {
@@ -46,7 +49,7 @@ fn frame() -> impl Strategy<Value = Vec<u8>> {
 }
 
 fn event() -> impl Strategy<Value = Event> {
-    let spoiled =
+    let corrupted =
         (frame(), any::<prop::sample::Index>(), any::<u8>()).prop_map(|(mut bytes, at, flip)| {
             let at = at.index(bytes.len());
             bytes[at] ^= flip;
@@ -54,7 +57,7 @@ fn event() -> impl Strategy<Value = Event> {
         });
     prop_oneof![
         20 => frame().prop_map(Event::Arrive),
-        1 => spoiled.prop_map(Event::Arrive),
+        1 => corrupted.prop_map(Event::Arrive),
         6 => (0..2_000u64).prop_map(|ms| Event::Advance(Duration::from_millis(ms))),
         1 => (0..30_000u64).prop_map(|ms| Event::Advance(Duration::from_millis(ms))),
         1 => (0..500u64).prop_map(|ms| Event::GoBack(Duration::from_millis(ms))),
@@ -70,15 +73,15 @@ proptest! {
         events in prop::collection::vec(event(), 0..40),
     ) {
         let events = [vec![Event::Arrive(right_auth())], events].concat();
-        assert_alike(&limits(settings), &events);
+        assert_same_for_every_cut(&limits(settings), &events);
     }
 
     #[test]
-    fn a_stranger_is_treated_the_same_however_its_input_is_cut(
+    fn an_unauthenticated_client_is_treated_the_same_however_its_input_is_cut(
         settings: u8,
         events in prop::collection::vec(event(), 0..4),
     ) {
-        assert_alike(&limits(settings), &events);
+        assert_same_for_every_cut(&limits(settings), &events);
     }
 
     #[test]

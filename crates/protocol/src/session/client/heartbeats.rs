@@ -1,50 +1,57 @@
-//! When a client sends HEARTBEAT: some at once for the time's sake, then often enough for the edge, and for a client that
-//! releases ticks itself.
+//! The schedule of a client's HEARTBEATs: a few in quick succession at the start, to learn the
+//! time, and then often enough for the edge, and for a client that releases ticks itself.
 
 use std::time::Duration;
 
 use tickstorm_timebase::Mono;
 
-/// How many HEARTBEATs open a connection, so that the best of that many samples tells the time.
+/// The number of HEARTBEATs that open a connection. The best of that many samples gives a good
+/// first estimate of the time.
 const OPENING_HEARTBEATS: u8 = 8;
-/// From one of them to the next.
+/// The interval between the opening HEARTBEATs.
 const OPENING_INTERVAL: Duration = Duration::from_millis(100);
-/// The longest from one time sample to the next for a client that needs the time exactly, as to release ticks itself.
+/// The longest interval between two time samples for a client that needs the exact time, for
+/// instance to release ticks itself.
 const EXACT_INTERVAL: Duration = Duration::from_secs(2);
-/// The same as long as the edge itself does not know the time.
+/// The longest interval between two HEARTBEATs while the edge itself does not know the time.
 const TIMELESS_INTERVAL: Duration = Duration::from_secs(1);
-/// The same for a sparing client. The least that an edge may be set to take is a frame a second, in bursts of two: a
-/// SUBSCRIBE and the first HEARTBEAT at once.
+/// [`TIMELESS_INTERVAL`] for a sparing client. The strictest limit that an edge can be set to is
+/// one frame per second, in bursts of two, and SUBSCRIBE and the first HEARTBEAT, sent together,
+/// use up such a burst.
 const TIMELESS_SPARING_INTERVAL: Duration = Duration::from_secs(2);
-/// The shortest heartbeat interval that is believed, so that a strange edge can't make a client send without pause.
+/// The shortest heartbeat interval that is accepted from an edge, so that a misconfigured or
+/// malicious edge cannot make a client send continuously.
 const INTERVAL_MIN: Duration = Duration::from_millis(100);
-/// By how many hundredths a heartbeat comes earlier or later than planned, so that clients that started together part.
+/// The jitter of a heartbeat's interval in percent, either way. It keeps clients that started
+/// together from sending together.
 const JITTER_PERCENT: u32 = 10;
 
-/// The plan of one connection's HEARTBEATs, from the ACK of AUTH on.
+/// The schedule of one connection's HEARTBEATs, starting with the ACK of AUTH.
 #[derive(Debug)]
 pub(super) struct Heartbeats {
     interval: Duration,
     next: Mono,
     opening_left: u8,
     timeless_interval: Duration,
-    /// A PONG has told a time.
-    told: bool,
+    /// Whether a PONG has carried authority time, which shows that the edge knows it.
+    edge_knows_time: bool,
 }
 
 impl Heartbeats {
-    /// The edge wants one at least each `interval`; the first is due at once.
+    /// Creates the schedule for an edge that wants a HEARTBEAT at least every `interval`. The first
+    /// is due immediately.
     pub(super) fn new(interval: Duration, now: Mono) -> Self {
         Self {
             interval: interval.max(INTERVAL_MIN),
             next: now,
             opening_left: OPENING_HEARTBEATS,
             timeless_interval: TIMELESS_INTERVAL,
-            told: false,
+            edge_knows_time: false,
         }
     }
 
-    /// The same without an opening, and with rarer samples: for an edge that takes few frames.
+    /// Creates a schedule with a single opening HEARTBEAT and with rarer samples, for an edge that
+    /// accepts few frames.
     pub(super) fn sparing(interval: Duration, now: Mono) -> Self {
         Self {
             opening_left: 1,
@@ -53,22 +60,23 @@ impl Heartbeats {
         }
     }
 
-    /// When the next one is due.
+    /// Returns when the next HEARTBEAT is due.
     pub(super) fn next(&self) -> Mono {
         self.next
     }
 
-    /// The client needs the time exactly from now on: its next sample must not wait for the edge's interval.
-    pub(super) fn turn_exact(&mut self, now: Mono) {
+    /// Brings the next HEARTBEAT forward, because the client now needs the exact time and its next
+    /// sample must not wait for the edge's interval.
+    pub(super) fn require_exact_time(&mut self, now: Mono) {
         self.next = self.next.min(now + EXACT_INTERVAL);
     }
 
-    /// A PONG has told a time.
-    pub(super) fn told(&mut self) {
-        self.told = true;
+    /// Records that a PONG has carried authority time.
+    pub(super) fn time_received(&mut self) {
+        self.edge_knows_time = true;
     }
 
-    /// One is sent at `now`: sets the moment of the next.
+    /// Records that a HEARTBEAT is sent at `now`, and schedules the next one.
     pub(super) fn sent(&mut self, now: Mono, exact: bool, random: u32) {
         self.opening_left = self.opening_left.saturating_sub(1);
         if self.opening_left > 0 {
@@ -76,7 +84,7 @@ impl Heartbeats {
             return;
         }
         let steady = self.interval * 2 / 3;
-        let wait = match (self.told, exact) {
+        let wait = match (self.edge_knows_time, exact) {
             (false, _) => steady.min(self.timeless_interval),
             (true, true) => steady.min(EXACT_INTERVAL),
             (true, false) => steady,

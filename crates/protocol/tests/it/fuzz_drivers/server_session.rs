@@ -1,5 +1,6 @@
-//! Any bytes, as frames, splits and times that a session goes through: whatever comes, and however it was cut into reads, the
-//! session takes the same steps, gives the same answers and has the same deadlines.
+//! Interprets any bytes as a script of frames, splits and times that a session goes through.
+//! Whatever arrives, and however it was divided into reads, the session must take the same steps,
+//! give the same answers and have the same deadlines.
 
 use std::time::Duration;
 
@@ -9,36 +10,36 @@ use tickstorm_protocol::message::{Auth, Heartbeat, Subscribe};
 use tickstorm_protocol::session::server::{self, Limits, ServerSession, Step};
 use tickstorm_timebase::{Epoch, Mono};
 
-/// What the session accepts as right.
+/// The password that the driver accepts.
 const PASSWORD: &str = "right";
-/// Some moment: far enough from zero for time to go back.
+/// The moment of accept, far enough from zero for time to be moved back.
 const START: Mono = Mono::from_nanos(1_000_000_000_000);
 
-/// What befalls a session.
+/// An event in a session's life.
 #[derive(Clone, Debug)]
 pub(crate) enum Event {
     Arrive(Vec<u8>),
     Advance(Duration),
-    /// As after a stall of the edge.
+    /// Time goes back, as it does in a shard after a stall of the edge.
     GoBack(Duration),
     Pause,
     Resume,
 }
 
-/// How the bytes that arrive together are given to the session.
+/// How the bytes of consecutive [`Event::Arrive`]s are passed to the session.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Cut {
-    /// In one piece, together with all that arrive at the same time.
+    /// All bytes that arrive at the same moment in one piece.
     Coalesced,
-    /// In one piece each time.
+    /// The bytes of each arrival in one piece.
     AsTheyArrive,
-    /// In pieces of so many bytes.
+    /// The bytes of each arrival in pieces of this many bytes.
     Pieces(usize),
-    /// Through `keep`, as by a driver that can't go on at once.
+    /// Through `keep`, as by a driver that cannot continue immediately.
     Kept,
 }
 
-/// What came of it.
+/// The observable behaviour of a session.
 #[derive(Debug, Default, PartialEq)]
 pub(crate) struct Transcript {
     pub(crate) steps: Vec<Step>,
@@ -51,7 +52,7 @@ pub(crate) fn run(data: &[u8]) {
         return;
     };
     let limits = limits(settings);
-    assert_alike(&limits, &parse(script));
+    assert_same_for_every_cut(&limits, &parse(script));
 }
 
 pub(crate) fn limits(settings: u8) -> Limits {
@@ -65,8 +66,8 @@ pub(crate) fn limits(settings: u8) -> Limits {
     }
 }
 
-/// Lets a session go through `events` with every cut, and asserts that all come to the same.
-pub(crate) fn assert_alike(limits: &Limits, events: &[Event]) -> Transcript {
+/// Runs `events` through a session with every cut, and asserts that all transcripts are the same.
+pub(crate) fn assert_same_for_every_cut(limits: &Limits, events: &[Event]) -> Transcript {
     let expected = transcript(limits, events, Cut::AsTheyArrive);
     for cut in [
         Cut::Coalesced,
@@ -103,7 +104,7 @@ pub(crate) fn transcript(limits: &Limits, events: &[Event], cut: Cut) -> Transcr
     edge.transcript
 }
 
-/// The driver's part.
+/// A minimal driver, which acts on the session's steps and records them.
 struct Edge<'a> {
     limits: &'a Limits,
     session: ServerSession,
@@ -127,7 +128,7 @@ impl<'a> Edge<'a> {
         while !self.closed {
             let step = self.session.step(self.limits, &mut input, self.now);
             if step == Step::NeedsInput {
-                assert!(input.is_empty(), "bytes were left over");
+                assert!(input.is_empty(), "the session left input unused");
                 return;
             }
             self.act(&step);
@@ -179,13 +180,16 @@ impl<'a> Edge<'a> {
 
     fn close(&mut self, reason: CloseReason) {
         self.closed = true;
-        let code = reason.error_code().expect("sessions close with a code");
+        let code = reason
+            .error_code()
+            .expect("a session closes only with reasons that have a code");
         let out = &mut self.transcript.answers;
         server::error(code, &reason.to_string(), 0, out);
     }
 }
 
-/// Reads a script: an operation, then what it takes. Where bytes are wanted that are not there any more, it ends.
+/// Parses a script: operations, each followed by its operands. The script ends at the first operand
+/// that is missing.
 fn parse(script: &[u8]) -> Vec<Event> {
     let mut script = Script(script);
     let mut events = Vec::new();
@@ -206,20 +210,20 @@ impl Script<'_> {
             2 => Event::GoBack(Duration::from_millis(u64::from(self.byte()?))),
             3 => Event::Pause,
             4 => Event::Resume,
-            5 => Event::Arrive(self.usual()?),
+            5 => Event::Arrive(self.typical_frame()?),
             6 => Event::Arrive(self.bytes()?),
             7 => Event::Arrive(frame_of(self.byte()?, &self.bytes()?)),
             _ => {
-                let mut spoiled = frame_of(self.byte()?, &self.bytes()?);
-                let at = usize::from(self.byte()?) % spoiled.len();
-                spoiled[at] ^= self.byte()?;
-                Event::Arrive(spoiled)
+                let mut corrupted = frame_of(self.byte()?, &self.bytes()?);
+                let at = usize::from(self.byte()?) % corrupted.len();
+                corrupted[at] ^= self.byte()?;
+                Event::Arrive(corrupted)
             }
         })
     }
 
-    /// A frame as clients send it.
-    fn usual(&mut self) -> Option<Vec<u8>> {
+    /// A typical frame of a client.
+    fn typical_frame(&mut self) -> Option<Vec<u8>> {
         let mut out = Vec::new();
         match self.byte()? % 6 {
             0 => frame::encode(FrameType::Auth, &auth(PASSWORD), &mut out),
@@ -266,7 +270,7 @@ fn auth(password: &str) -> Auth {
     }
 }
 
-/// A valid frame of any type and payload.
+/// A valid frame of the given type and payload.
 fn frame_of(type_byte: u8, payload: &[u8]) -> Vec<u8> {
     let len = u32::try_from(payload.len()).expect("a short payload");
     let mut bytes = vec![0xF5, 0x7D, 1, type_byte];
