@@ -197,7 +197,11 @@ async fn require_loopback(
     if peer.to_canonical().is_loopback() {
         return next.run(request).await;
     }
-    (StatusCode::FORBIDDEN, "only available from the same machine").into_response()
+    (
+        StatusCode::FORBIDDEN,
+        "only available from the same machine",
+    )
+        .into_response()
 }
 
 /// The sources of the responses.

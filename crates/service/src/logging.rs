@@ -109,10 +109,10 @@ async fn debug_on_request(
 ) {
     while poll_fn(&mut poll_request).await.is_some() {
         handle.set(level.max(Level::Debug));
-        tracing::info!(for_s = DEBUG_TIME.as_secs(), "debug events are on");
+        tracing::info!(for_s = DEBUG_TIME.as_secs(), "debug logging is on");
         // Another request restarts the time.
         while let Ok(Some(())) = timeout(DEBUG_TIME, poll_fn(&mut poll_request)).await {}
-        tracing::info!("debug events are off");
+        tracing::info!("debug logging is off");
         handle.set(level);
     }
 }

@@ -82,7 +82,9 @@ enum LoginError {
     #[error("NATS_USER and NATS_PASSWORD go together: set both or neither")]
     HalfUser,
     /// NATS accepts one login only, and choosing one of several would be a guess.
-    #[error("NATS_USER, NATS_TOKEN and NATS_CREDS_FILE are alternative logins: set only one of them")]
+    #[error(
+        "NATS_USER, NATS_TOKEN and NATS_CREDS_FILE are alternative logins: set only one of them"
+    )]
     Several,
     #[error("NATS_CERT_FILE and NATS_KEY_FILE go together: set both or neither")]
     HalfCertificate,

@@ -175,7 +175,7 @@ fn older_names_are_taken_with_one_warning_that_names_the_new_one() {
         ("HEARTBEAT_INTERVAL_MS", "HEARTBEAT_INTERVAL"),
         ("HEARTBEAT_TIMEOUT_MS", "HEARTBEAT_TIMEOUT"),
     ] {
-        let warning = format!("{older} is an older name: use {newer}");
+        let warning = format!("{older} is deprecated; use {newer} instead");
         assert!(warnings.contains(&warning), "{warnings:#?}");
     }
 }

@@ -102,9 +102,7 @@ impl RawVars {
             None => None,
         };
         let former = match about.former {
-            Some(former) => self
-                .take(former.name, setting)?
-                .map(|text| (former, text)),
+            Some(former) => self.take(former.name, setting)?.map(|text| (former, text)),
             None => None,
         };
         let refused = if about.built {

@@ -39,10 +39,7 @@ pub(super) fn start(writer: impl Write + Send + 'static) -> (NonBlocking, Queue)
     start_bounded(writer, LINES_MAX)
 }
 
-fn start_bounded(
-    writer: impl Write + Send + 'static,
-    lines_max: usize,
-) -> (NonBlocking, Queue) {
+fn start_bounded(writer: impl Write + Send + 'static, lines_max: usize) -> (NonBlocking, Queue) {
     let (lines, guard) = NonBlockingBuilder::default()
         .buffered_lines_limit(lines_max)
         .lossy(true)
@@ -203,10 +200,7 @@ mod tests {
             }
         };
         let (_, lines) = report.rsplit_once("lines=").unwrap();
-        assert!(
-            lines.trim().parse::<u64>().unwrap() >= dropped,
-            "{report}"
-        );
+        assert!(lines.trim().parse::<u64>().unwrap() >= dropped, "{report}");
         counting.abort();
         drop(take);
         drop(queue);

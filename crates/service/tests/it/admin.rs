@@ -122,9 +122,16 @@ async fn health_is_200_or_503_with_the_reasons() {
         let response = port.get(path).await;
         assert_eq!(response.code, 200, "{response:?}");
         assert_eq!(response.json(), json!({ "status": word, "reasons": [] }));
-        assert!(response.head.contains("\r\nconnection: close"), "{response:?}");
+        assert!(
+            response.head.contains("\r\nconnection: close"),
+            "{response:?}"
+        );
     }
-    component.unready.lock().unwrap().push("time is unknown".into());
+    component
+        .unready
+        .lock()
+        .unwrap()
+        .push("time is unknown".into());
     assert_eq!(
         port.get("/health").await.code,
         200,
@@ -136,7 +143,8 @@ async fn health_is_200_or_503_with_the_reasons() {
         response.json(),
         json!({ "status": "not ready", "reasons": ["time is unknown"] })
     );
-    component.dead
+    component
+        .dead
         .lock()
         .unwrap()
         .push("a shard is stalled".into());
@@ -170,7 +178,11 @@ async fn metrics_are_in_prometheus_text_format() {
 #[tokio::test]
 async fn status_is_that_of_the_component_with_what_the_process_knows() {
     let component = Arc::new(Component::default());
-    component.unready.lock().unwrap().push("time is unknown".into());
+    component
+        .unready
+        .lock()
+        .unwrap()
+        .push("time is unknown".into());
     let port = Port::with(component).await;
     let expected = json!({
         "id": "edge-0",
@@ -185,7 +197,10 @@ async fn status_is_that_of_the_component_with_what_the_process_knows() {
 
 #[tokio::test]
 async fn several_parts_are_healthy_if_all_are_and_keep_their_names() {
-    let (edge, clock) = (Arc::new(Component::default()), Arc::new(Component::default()));
+    let (edge, clock) = (
+        Arc::new(Component::default()),
+        Arc::new(Component::default()),
+    );
     let parts = Parts::new().with("edge", edge).with("clock", clock.clone());
     let port = Port::with(Arc::new(parts)).await;
     assert_eq!(port.get("/health/ready").await.code, 200);

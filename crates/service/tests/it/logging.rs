@@ -48,7 +48,10 @@ fn a_panic_message_follows_the_logged_events() {
     let output = child(test, 3).output().unwrap();
     let shown = String::from_utf8(output.stderr).unwrap();
     assert!(!output.status.success(), "{shown}");
-    assert!(shown.contains("an event before the panic number=2"), "{shown}");
+    assert!(
+        shown.contains("an event before the panic number=2"),
+        "{shown}"
+    );
     assert!(shown.contains("tests/it/logging.rs:"), "{shown}");
     assert!(shown.contains("on purpose"), "{shown}");
 }

@@ -365,10 +365,7 @@ fn a_check_sees_all_settings_that_are_valid_on_their_own() {
     );
     // A value that is invalid on its own causes one error, not two.
     let error = only_error(try_shop(&[("CLOSE_TIME", "1ms")]));
-    assert!(
-        error.starts_with("CLOSE_TIME=1ms is invalid"),
-        "{error}"
-    );
+    assert!(error.starts_with("CLOSE_TIME=1ms is invalid"), "{error}");
 }
 
 #[test]
