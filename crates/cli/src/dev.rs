@@ -29,8 +29,8 @@ use tickstorm_service::signals::Signals;
 
 use crate::follow::{TickFormat, follow, print};
 
-/// Defaults for a person at a terminal, apart from credentials: other machines can't connect, and logs
-/// are readable.
+/// Defaults for a person at a terminal, apart from credentials: other machines can't connect, and
+/// logs are readable.
 const DEFAULTS: [(&str, &str); 2] = [("LISTEN_ADDR", "127.0.0.1:8080"), ("LOG_FORMAT", "text")];
 
 /// The time limit for an orderly stop. It normally takes milliseconds, so Ctrl-C seems immediate.
@@ -147,8 +147,8 @@ impl System {
         })
     }
 
-    /// Prints the addresses to connect to, and then ticks, until the connection ends or standard output
-    /// is closed.
+    /// Prints the addresses to connect to, and then ticks, until the connection ends or standard
+    /// output is closed.
     async fn show(
         &self,
         settings: &Settings,

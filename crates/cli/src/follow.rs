@@ -1,5 +1,5 @@
-//! Follows an edge: prints each tick as a line on standard output. `tail` does nothing else, and `dev`
-//! shows its own edge this way.
+//! Follows an edge: prints each tick as a line on standard output. `tail` does nothing else, and
+//! `dev` shows its own edge this way.
 
 use std::io::{self, ErrorKind, Write as _};
 use std::ops::ControlFlow;

@@ -52,8 +52,8 @@ impl fmt::Display for Line<'_> {
     }
 }
 
-/// Displays the lateness of a tick in milliseconds: `+0.21 ms ±0.05`, or `?` while authority time is
-/// not known.
+/// Displays the lateness of a tick in milliseconds: `+0.21 ms ±0.05`, or `?` while authority time
+/// is not known.
 pub(crate) struct Lateness<'a>(pub(crate) &'a Tick);
 
 impl fmt::Display for Lateness<'_> {

@@ -1,13 +1,13 @@
-//! A summary of a run: the quantiles of its ticks' lateness. It is printed to standard error when the
-//! run ends, so that standard output contains ticks only.
+//! A summary of a run: the quantiles of its ticks' lateness. It is printed to standard error when
+//! the run ends, so that standard output contains ticks only.
 
 use std::fmt;
 
 use hdrhistogram::Histogram;
 use tickstorm_client::{Quality, Tick};
 
-/// The number of significant digits of the histogram: finer than the estimate of authority time, and
-/// than any reader needs.
+/// The number of significant digits of the histogram: finer than the estimate of authority time,
+/// and than any reader needs.
 const DIGITS: u8 = 3;
 /// The greatest lateness that the histogram distinguishes, in microseconds: one minute.
 const MAX_US: u64 = 60_000_000;

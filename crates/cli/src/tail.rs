@@ -1,4 +1,5 @@
-//! `tickstorm tail`: prints the ticks of an edge as they arrive, for a person to read or as a probe.
+//! `tickstorm tail`: prints the ticks of an edge as they arrive, for a person to read or as a
+//! probe.
 
 use std::cell::{Cell, RefCell};
 use std::future::pending;
@@ -86,8 +87,8 @@ pub(crate) struct Tail {
     /// Exit after N ticks; with --max-late, only ticks that it does not ignore count.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     count: Option<u64>,
-    /// Fail if fewer than --count ticks (default 1) arrive within this time (500ms, 5s, 1m30s), or if
-    /// the connection ends.
+    /// Fail if fewer than --count ticks (default 1) arrive within this time (500ms, 5s, 1m30s), or
+    /// if the connection ends.
     #[arg(long, value_name = "DURATION", value_parser = duration::parse)]
     within: Option<Duration>,
     /// Fail if a tick is later than this.

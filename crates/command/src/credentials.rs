@@ -1,5 +1,5 @@
-//! The credentials of this program's own clients. They come from the same settings that an edge uses,
-//! and from an additional one for a token.
+//! The credentials of this program's own clients. They come from the same settings that an edge
+//! uses, and from an additional one for a token.
 
 use secrecy::{ExposeSecret, SecretString};
 use tickstorm_client::Options;
@@ -51,7 +51,7 @@ impl ClientCredentials {
             (_, _) => Err(Failure::said(
                 exit::CONFIG,
                 "STREAM_TOKENS_FILE is set, but not both STREAM_USER and STREAM_PASS: \
-                 this program's own client needs them, or STREAM_TOKEN with a token listed in the file"
+                 this program's own client needs those, or STREAM_TOKEN with a token from the file"
                     .into(),
             )),
         }

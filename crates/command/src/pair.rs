@@ -1,5 +1,5 @@
-//! A clock and an edge in this process, connected by the in-memory bus: `dev` shows them, and `bench`
-//! measures them. The caller provides their settings and a registry, and stops them.
+//! A clock and an edge in this process, connected by the in-memory bus: `dev` shows them, and
+//! `bench` measures them. The caller provides their settings and a registry, and stops them.
 
 use std::sync::Arc;
 

@@ -2,7 +2,8 @@
 //! healthy is decided by the component itself, through [`Health`].
 //!
 //! A connection carries one request and has a bounded lifetime, and the number of connections is
-//! bounded: a client that holds one open costs this port little and the rest of the process nothing.
+//! bounded: a client that holds one open costs this port little and the rest of the process
+//! nothing.
 
 use std::{
     future::Future,
@@ -58,8 +59,8 @@ const STOP_TIME_MAX: Duration = Duration::from_secs(1);
 /// The maximum size of a request's header in bytes.
 const HEADER_BYTES_MAX: usize = 16_384;
 
-/// The pause after a failed accept, without which the loop would spin, for example while the process
-/// is out of file descriptors.
+/// The pause after a failed accept, without which the loop would spin, for example while the
+/// process is out of file descriptors.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
 /// The error when the admin port could not be bound.
@@ -147,7 +148,10 @@ impl Admin {
                     }
                     Err(error) => {
                         if !mem::replace(&mut failing, true) {
-                            tracing::warn!(%error, "the admin port cannot accept connections; retrying");
+                            tracing::warn!(
+                                %error,
+                                "the admin port cannot accept connections; retrying"
+                            );
                         }
                         sleep(ACCEPT_RETRY).await;
                     }

@@ -292,8 +292,8 @@ pub fn log_listening(clients: Option<SocketAddr>, admin: SocketAddr) {
     tracing::info!(listen_addr, admin_addr = %admin, "listening");
 }
 
-/// Prints the bound addresses, each with its purpose, if the system chose a port: they are not known
-/// from the settings then.
+/// Prints the bound addresses, each with its purpose, if the system chose a port: they are not
+/// known from the settings then.
 fn print_chosen(clients: Option<Bound>, admin: Bound) {
     let mut bound = clients.iter().chain([&admin]);
     if !bound.any(Bound::was_chosen_by_the_system) {

@@ -17,8 +17,8 @@ const UNITS: [(&str, u64); 4] = [("h", 3_600_000), ("m", 60_000), ("s", 1_000), 
 pub struct InvalidDuration;
 
 /// Parses a duration: whole numbers, each with a unit, largest unit first and no unit twice. A bare
-/// number is rejected, since readers would guess different units for it. So are signs, fractions and
-/// spaces.
+/// number is rejected, since readers would guess different units for it. So are signs, fractions
+/// and spaces.
 ///
 /// # Errors
 /// If `text` has any other form, or the duration is not below 2^64 ms.
@@ -131,7 +131,11 @@ mod tests {
             let written = |unit: usize| parts[unit].map(|n| format!("{n}{}", UNITS[unit].0));
             let falling: String = (0..4).filter_map(written).collect();
             let shuffled: String = order.into_iter().filter_map(written).collect();
-            let ms = parts.iter().zip(UNITS).map(|(n, (_, unit_ms))| n.unwrap_or(0) * unit_ms).sum();
+            let ms = parts
+                .iter()
+                .zip(UNITS)
+                .map(|(n, (_, unit_ms))| n.unwrap_or(0) * unit_ms)
+                .sum();
             prop_assume!(!falling.is_empty());
             prop_assert_eq!(parse(&falling), Ok(Duration::from_millis(ms)));
             prop_assert_eq!(parse(&shuffled).is_ok(), shuffled == falling);

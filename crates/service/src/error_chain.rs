@@ -1,5 +1,5 @@
-//! [`ErrorChain`]: an error and its causes on one line. The text of TickStorm's errors does not repeat
-//! that of their source, so code that shows an error to people prints the chain.
+//! [`ErrorChain`]: an error and its causes on one line. The text of TickStorm's errors does not
+//! repeat that of their source, so code that shows an error to people prints the chain.
 
 use std::{error::Error, fmt};
 

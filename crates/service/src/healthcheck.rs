@@ -1,5 +1,5 @@
-//! Queries a daemon's own admin port for its health: the probe for a container that contains no shell
-//! and no curl.
+//! Queries a daemon's own admin port for its health: the probe for a container that contains no
+//! shell and no curl.
 
 use std::{
     io::{self, Read, Write},
@@ -10,8 +10,8 @@ use std::{
 use crate::admin::reachable;
 
 /// The time limit for connecting, for sending the request, and for each read of the response. It is
-/// below the 5 s or more for which orchestrators can be configured to wait for a probe, and far above
-/// the time in which a live daemon responds.
+/// below the 5 s or more for which orchestrators can be configured to wait for a probe, and far
+/// above the time in which a live daemon responds.
 const TIME_MAX: Duration = Duration::from_secs(2);
 
 /// The maximum number of bytes of a response that are read, enough for all possible reasons.

@@ -1,6 +1,6 @@
 //! Logs: one event per line on standard error, so that standard output is free for the output of
-//! `dev` and `tail`. The format is JSON for machines or text for people, and the level can be changed
-//! while the process runs. Logging never blocks the caller; `queue` ensures that.
+//! `dev` and `tail`. The format is JSON for machines or text for people, and the level can be
+//! changed while the process runs. Logging never blocks the caller; `queue` ensures that.
 
 mod queue;
 
@@ -151,9 +151,9 @@ impl Logs {
     }
 }
 
-/// Starts the logs of this process on standard error. A panic in any thread or task is printed there
-/// and ends the process. A stalled reader of standard error blocks nothing: lines beyond a bound are
-/// dropped and counted.
+/// Starts the logs of this process on standard error. A panic in any thread or task is printed
+/// there and ends the process. A stalled reader of standard error blocks nothing: lines beyond a
+/// bound are dropped and counted.
 ///
 /// # Errors
 /// If logs have already been started.

@@ -12,7 +12,7 @@ use crate::env::{Findings, Setting, Settings, Text};
 
 /// Subjects are made of tokens separated by dots; `*` and `>` are wildcards.
 const SUBJECT: Text = Text::new(
-    "1 to 64 of the characters A-Z a-z 0-9 . _ -, with no dot at either end and no two dots in a row",
+    "1 to 64 characters (A-Z a-z 0-9 . _ -), with no dot at either end and no two adjacent dots",
     |text| {
         Text::ID.allows(text)
             && !text.starts_with('.')
@@ -73,7 +73,11 @@ crate::settings! {
     /// The file with the private key for NATS_CERT_FILE.
     NATS_KEY_FILE: Option<PathBuf> = Setting::unset((), NO_CERTIFICATE);
     /// The prefix of all NATS subjects.
-    NATS_SUBJECT_PREFIX: String = Setting::new(SUBJECT, "tickstorm", "One TickStorm system per NATS account");
+    NATS_SUBJECT_PREFIX: String = Setting::new(
+        SUBJECT,
+        "tickstorm",
+        "One TickStorm system per NATS account",
+    );
 }
 
 /// An incomplete login or certificate, or more than one login.
@@ -82,9 +86,7 @@ enum LoginError {
     #[error("NATS_USER and NATS_PASSWORD go together: set both or neither")]
     HalfUser,
     /// NATS accepts one login only, and choosing one of several would be a guess.
-    #[error(
-        "NATS_USER, NATS_TOKEN and NATS_CREDS_FILE are alternative logins: set only one of them"
-    )]
+    #[error("NATS_USER, NATS_TOKEN and NATS_CREDS_FILE are alternatives: set only one of them")]
     Several,
     #[error("NATS_CERT_FILE and NATS_KEY_FILE go together: set both or neither")]
     HalfCertificate,

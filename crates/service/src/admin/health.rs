@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-/// A component that reports its health. Its methods answer immediately from what the component knows,
-/// without waiting for anything.
+/// A component that reports its health. Its methods answer immediately from what the component
+/// knows, without waiting for anything.
 pub trait Health: Send + Sync + 'static {
     /// Returns the reasons why the component is not alive and should be restarted. Nothing outside
     /// the process is ever such a reason.

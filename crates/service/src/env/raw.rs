@@ -97,7 +97,7 @@ impl RawVars {
     ) -> Result<Option<Found>, SettingsError> {
         let about = setting.about();
         let direct = self.take(about.name, setting)?;
-        let file = match about.file_name() {
+        let file = match about.file_variable() {
             Some(name) => self.take(&name, setting)?.map(|path| (name, path)),
             None => None,
         };
@@ -235,7 +235,7 @@ fn refuse_all<'a>(
 fn is_a_name_of(about: &About, name: &str) -> bool {
     about.name == name
         || about.former.is_some_and(|former| former.name == name)
-        || (about.file_twin && name.strip_suffix("_FILE") == Some(about.name))
+        || (about.has_file_variable && name.strip_suffix("_FILE") == Some(about.name))
 }
 
 /// Returns a warning if `name` is one keystroke away from a setting's name. The settings share no

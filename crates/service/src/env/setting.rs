@@ -21,12 +21,12 @@ pub struct About {
     pub(super) preset: Preset,
     pub(super) why: &'static str,
     pub(super) shown: Shown,
-    pub(super) file_twin: bool,
+    pub(super) has_file_variable: bool,
     pub(super) former: Option<FormerName>,
     pub(super) built: bool,
 }
 
-/// The value of a setting that is not set.
+/// The default of a setting.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Preset {
     Text(&'static str),
@@ -90,7 +90,7 @@ impl<T: Value> Setting<T> {
             preset,
             why,
             shown: Shown::Plain,
-            file_twin: false,
+            has_file_variable: false,
             former: None,
             built: true,
         };
@@ -124,7 +124,7 @@ impl<T: Value> Setting<T> {
     /// Also accepts the value from a file, whose path is in the variable `NAME_FILE`.
     #[must_use]
     pub const fn or_file(mut self) -> Self {
-        self.about.file_twin = true;
+        self.about.has_file_variable = true;
         self
     }
 
@@ -211,8 +211,9 @@ impl<T: Value> AnySetting for Setting<T> {
 }
 
 impl About {
-    pub(super) fn file_name(&self) -> Option<String> {
-        self.file_twin.then(|| format!("{}_FILE", self.name))
+    pub(super) fn file_variable(&self) -> Option<String> {
+        self.has_file_variable
+            .then(|| format!("{}_FILE", self.name))
     }
 
     /// Returns the default as the documentation shows it.
@@ -274,7 +275,7 @@ pub struct Row {
     pub file: Option<String>,
     /// The former name that is still accepted, if there is one.
     pub former_name: Option<&'static str>,
-    /// Whether any value but the default is accepted yet.
+    /// Whether the setting is implemented; if not, only its default is accepted.
     pub built: bool,
     setting: &'static dyn AnySetting,
 }
@@ -289,7 +290,7 @@ impl Row {
             allowed: setting.allowed(),
             help: about.help.trim_start(),
             secret: about.shown == Shown::Masked,
-            file: about.file_name(),
+            file: about.file_variable(),
             former_name: about.former.map(|former| former.name),
             built: about.built,
             setting,

@@ -71,10 +71,11 @@ impl Settings {
         Self::from_vars(env::vars_os(), sections, defaults)
     }
 
-    /// The same from given variables, so that tests need not touch the environment that all threads share.
+    /// Loads the settings of `sections` from `vars`, so that tests need not change the environment,
+    /// which all threads share.
     ///
     /// # Errors
-    /// Everything that is wrong, at once.
+    /// Returns all errors together.
     pub fn from_vars(
         vars: impl IntoIterator<Item = (impl Into<OsString>, impl Into<OsString>)>,
         sections: &[Section],

@@ -37,7 +37,7 @@ pub struct Span {
 
 #[derive(Clone, Copy, Debug)]
 enum Form {
-    /// `250ms`, `15s`, `1m30s`.
+    /// Numbers with units, such as `250ms`, `15s` or `1m30s`.
     Units,
     /// A number of milliseconds, for settings whose name ends in _MS.
     Millis,
@@ -186,7 +186,7 @@ pub struct Text {
 
 impl Text {
     /// The rule for names of clocks and edges, which appear in subjects, labels and logs.
-    pub const ID: Self = Self::new("1 to 64 of the characters A-Z a-z 0-9 . _ -", |text| {
+    pub const ID: Self = Self::new("1 to 64 characters (A-Z a-z 0-9 . _ -)", |text| {
         (1..=64).contains(&text.len()) && text.bytes().all(is_id_byte)
     });
 
@@ -195,8 +195,8 @@ impl Text {
     pub const CREDENTIAL: Self =
         Self::new("1 to 1024 bytes", |text| (1..=1_024).contains(&text.len()));
 
-    /// Creates a rule that allows the texts for which `is_allowed` returns true. `allowed` is a noun
-    /// phrase for them.
+    /// Creates a rule that allows the texts for which `is_allowed` returns true. `allowed` is a
+    /// noun phrase for them.
     #[must_use]
     pub const fn new(allowed: &'static str, is_allowed: fn(&str) -> bool) -> Self {
         Self {
@@ -261,7 +261,7 @@ impl Value for Vec<String> {
 
     fn allowed(rule: &Text) -> String {
         format!(
-            "at most {LIST_MAX} different names, separated by commas, each of {}",
+            "at most {LIST_MAX} different names, separated by commas, each {}",
             rule.allowed
         )
     }
@@ -310,7 +310,7 @@ macro_rules! choices {
     };
 }
 
-/// Joins words to a list of alternatives, such as `a, b or c`.
+/// Joins words into a list of alternatives, such as `a, b or c`.
 #[must_use]
 pub fn one_of(words: &[impl Display]) -> String {
     let mut text = String::new();

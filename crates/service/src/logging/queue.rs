@@ -1,6 +1,6 @@
 //! The queue between the code that logs and standard error. A separate thread writes the lines, so
-//! that a stalled reader of standard error blocks nothing else: not a shard and its clients, not the
-//! exit of the process, not a panic. Lines beyond the bound are dropped and counted.
+//! that a stalled reader of standard error blocks nothing else: not a shard and its clients, not
+//! the exit of the process, not a panic. Lines beyond the bound are dropped and counted.
 
 use std::{
     backtrace::Backtrace,
@@ -19,8 +19,8 @@ use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuild
 /// seconds of a reconnect storm.
 const LINES_MAX: usize = 8_192;
 
-/// The time limit for writing queued lines at the end of the process. It exceeds the writer thread's
-/// own limit of 1.1 s.
+/// The time limit for writing queued lines at the end of the process. It exceeds the writer
+/// thread's own limit of 1.1 s.
 const END_TIME_MAX: Duration = Duration::from_secs(2);
 
 /// The interval at which the number of dropped lines is checked.
@@ -91,8 +91,8 @@ impl WriterThread {
     fn end(&self) {
         let guard = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(guard) = guard {
-            // The guard waits for the thread with a time limit. When that passes, it prints a message
-            // to standard output, whose reader may be the stalled one.
+            // The guard waits for the thread with a time limit. When that passes, it prints a
+            // message to standard output, whose reader may be the stalled one.
             run_with_time_limit(END_TIME_MAX, move || drop(guard));
         }
     }
@@ -117,8 +117,8 @@ fn run_with_time_limit(limit: Duration, work: impl FnOnce() + Send + 'static) {
     }
 }
 
-/// Keeps `counter` at the number of dropped lines, and logs that lines were dropped once a line gets
-/// through again.
+/// Keeps `counter` at the number of dropped lines, and logs that lines were dropped once a line
+/// gets through again.
 pub(super) async fn count(dropped: ErrorCounter, counter: IntCounter) {
     let total = || u64::try_from(dropped.dropped_lines()).unwrap_or(u64::MAX);
     let mut reported = 0;

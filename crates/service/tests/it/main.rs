@@ -1,5 +1,5 @@
-//! Tests of this crate as a daemon uses it: settings from an environment, the admin port over a real
-//! socket, signals and limits of a real process.
+//! Tests of this crate as a daemon uses it: settings from an environment, the admin port over a
+//! real socket, signals and limits of a real process.
 #![expect(
     clippy::unwrap_used,
     reason = "in tests and their helpers, a panic fails the test"

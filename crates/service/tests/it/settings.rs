@@ -279,7 +279,7 @@ fn an_error_names_the_variable_the_value_and_what_is_allowed() {
         (
             "SHOP_ID",
             "shop 0",
-            "1 to 64 of the characters A-Z a-z 0-9 . _ -",
+            "1 to 64 characters (A-Z a-z 0-9 . _ -)",
         ),
         (
             "FRIENDS",
