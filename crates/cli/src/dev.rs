@@ -55,7 +55,7 @@ Examples:
   tickstorm dev 2>dev.log
       Keep the logs out of the way
   tickstorm dev --check-config
-      Show every setting with its value and source
+      Show all settings with their values and sources
   LISTEN_ADDR=127.0.0.1:0 ADMIN_ADDR=127.0.0.1:0 tickstorm dev
       Listen on any free ports";
 
@@ -63,7 +63,7 @@ Examples:
 #[derive(Debug, clap::Args)]
 #[command(after_help = AFTER_HELP)]
 pub(crate) struct Dev {
-    /// Print every setting with its value and source, secrets masked, and exit.
+    /// Print all settings with their values and sources (secrets masked), and exit.
     #[arg(long)]
     check_config: bool,
 }

@@ -23,8 +23,8 @@ Output:
   One line per tick: its UTC time, epoch_ms, mode, quality and lateness. The lateness
   is the authority time at which the tick was read (with --ahead: released), minus
   epoch_ms, in milliseconds with an error bound; it is ? while authority time is not
-  known. At the end, a summary of the lateness of at least five ticks follows on
-  standard error.
+  known. If it was known for at least five ticks, a summary of it follows on standard
+  error at the end.
 
   --json prints one object per line instead, and no summary: epoch_ms, mode (second,
   minute), quality (normal, holdover, replay), late_us and error_us (in microseconds;
@@ -61,14 +61,14 @@ Examples:
   tickstorm tail --resume-after 1770091506000
       Start with the ticks that were missed since then
   tickstorm tail --count 3 --within 5s --max-late 100ms
-      Probe an edge: exits 0 if all is well, 1 (too late), 69 (cannot connect, or too
+      Probe an edge; exits with 0 (success), 1 (too late), 69 (cannot connect, or too
       few ticks in time), 76 (protocol violation) or 77 (refused)";
 
 /// Print ticks as they arrive, with the lateness of each.
 #[derive(Debug, clap::Args)]
 #[command(after_help = AFTER_HELP)]
 pub(crate) struct Tail {
-    /// Address of the edge; can be repeated, and each failure leads on to the next address.
+    /// Address of the edge; repeat it for alternatives, which are tried in turn after each failure.
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:8080", value_parser = address)]
     addr: Vec<String>,
     /// User name.
@@ -84,7 +84,7 @@ pub(crate) struct Tail {
     /// Start with the past ticks after this epoch_ms, as REPLAY.
     #[arg(long, value_name = "MS", allow_negative_numbers = true)]
     resume_after: Option<i64>,
-    /// Exit after N ticks; with --max-late, only ticks that it does not ignore count.
+    /// Exit after N ticks, not counting those that --max-late ignores.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     count: Option<u64>,
     /// Fail if fewer than --count ticks (default 1) arrive within this time (500ms, 5s, 1m30s), or

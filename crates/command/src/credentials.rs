@@ -50,8 +50,9 @@ impl ClientCredentials {
             (Some(user), Some(password)) => Ok(Self::Password(user, password)),
             (_, _) => Err(Failure::said(
                 exit::CONFIG,
-                "STREAM_TOKENS_FILE is set, but not both STREAM_USER and STREAM_PASS: \
-                 this program's own client needs those, or STREAM_TOKEN with a token from the file"
+                "STREAM_TOKENS_FILE is set without STREAM_USER and STREAM_PASS: set both, \
+                 or set STREAM_TOKEN to a token that the file lists, \
+                 so that this program's own client can log in"
                     .into(),
             )),
         }

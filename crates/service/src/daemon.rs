@@ -165,7 +165,7 @@ impl Daemon {
             .args_conflicts_with_subcommands(true)
             .arg(flag(
                 CHECK_CONFIG,
-                "Print every setting with its value and source, secrets masked, and exit",
+                "Print all settings with their values and sources (secrets masked), and exit",
             ))
             .subcommand(healthcheck)
             .try_get_matches_from(args)

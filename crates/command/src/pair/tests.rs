@@ -279,7 +279,8 @@ fn table_row(row: &Row) -> String {
     )
 }
 
-/// To regenerate the tables, run this test and paste what it prints.
+/// To regenerate the tables, paste the output of
+/// `cargo test -p tickstorm-command the_documented_settings`.
 #[test]
 fn the_documented_settings_are_those_that_are_obeyed() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/operations.md");
