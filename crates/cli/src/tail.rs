@@ -206,7 +206,7 @@ impl Tail {
             return Ok(true);
         }
         let (epoch_ms, late) = (tick.epoch.as_ms(), Lateness(tick));
-        let text = format!("tick {epoch_ms} was late by {late}, --max-late is {max_late:?}");
+        let text = format!("tick {epoch_ms} was late by {late}; --max-late is {max_late:?}");
         Err(Failure::said(exit::FAILED, text))
     }
 }
@@ -254,7 +254,7 @@ mod tests {
             assert_eq!(failure.code, exit::FAILED);
             assert_eq!(
                 failure.error.to_string(),
-                "tick 5000 was late by +100.00 ms ±0.00, --max-late is 100ms"
+                "tick 5000 was late by +100.00 ms ±0.00; --max-late is 100ms"
             );
         }
     }

@@ -124,21 +124,21 @@ mod tests {
         }
 
         #[test]
-        fn units_are_accepted_in_falling_order_only(
+        fn units_are_accepted_in_descending_order_only(
             parts in [of(0..10_000_u64), of(0..10_000_u64), of(0..10_000_u64), of(0..10_000_u64)],
             order in Just(vec![0, 1, 2, 3]).prop_shuffle(),
         ) {
             let written = |unit: usize| parts[unit].map(|n| format!("{n}{}", UNITS[unit].0));
-            let falling: String = (0..4).filter_map(written).collect();
+            let descending: String = (0..4).filter_map(written).collect();
             let shuffled: String = order.into_iter().filter_map(written).collect();
             let ms = parts
                 .iter()
                 .zip(UNITS)
                 .map(|(n, (_, unit_ms))| n.unwrap_or(0) * unit_ms)
                 .sum();
-            prop_assume!(!falling.is_empty());
-            prop_assert_eq!(parse(&falling), Ok(Duration::from_millis(ms)));
-            prop_assert_eq!(parse(&shuffled).is_ok(), shuffled == falling);
+            prop_assume!(!descending.is_empty());
+            prop_assert_eq!(parse(&descending), Ok(Duration::from_millis(ms)));
+            prop_assert_eq!(parse(&shuffled).is_ok(), shuffled == descending);
         }
 
         #[test]

@@ -237,7 +237,7 @@ fn load_reads_the_environment_of_the_process() {
 }
 
 #[test]
-fn a_program_can_replace_defaults_by_others_that_the_rules_allow() {
+fn a_program_can_replace_defaults_within_the_rules() {
     let defaults = [
         ("KEEPER", "anybody"),
         ("SHOP_PASS", CANARY),
