@@ -1,5 +1,6 @@
-//! `tickstorm dev`: a whole system in one process. The clock and the edge are the same libraries that the daemons run, with the
-//! in-memory bus between them; the client that shows the ticks comes over TCP like any other.
+//! `tickstorm dev`: a complete system in one process. The clock and the edge are the same libraries
+//! that the daemons run, connected by the in-memory bus. The client that shows the ticks connects
+//! over TCP like any other.
 
 use std::net::SocketAddr;
 use std::ops::ControlFlow;
@@ -28,40 +29,47 @@ use tickstorm_service::signals::Signals;
 
 use crate::follow::{TickFormat, follow, print};
 
-/// What a person at a terminal wants, beside credentials: nobody else's machine can reach it, and logs are readable.
+/// Defaults for a person at a terminal, apart from credentials: other machines can't connect, and
+/// logs are readable.
 const DEFAULTS: [(&str, &str); 2] = [("LISTEN_ADDR", "127.0.0.1:8080"), ("LOG_FORMAT", "text")];
 
-/// What the parts have for stopping, of which they need milliseconds: Ctrl-C ends this at once.
+/// The time limit for an orderly stop. It normally takes milliseconds, so Ctrl-C seems immediate.
 const STOP_TIME_MAX: Duration = Duration::from_secs(2);
 
 const AFTER_HELP: &str = "\
-All settings of tickstorm-clock and tickstorm-edge are taken from the environment.
-Without any, clients connect to 127.0.0.1:8080 as stream_user with the password
-stream_pass, and the admin port is 127.0.0.1:8081. With STREAM_TOKENS_FILE nobody
-has a password by default: set STREAM_USER and STREAM_PASS too, or STREAM_TOKEN, for
-the client that shows the ticks.
+No other service is needed. The settings of tickstorm-clock and tickstorm-edge are
+read from environment variables, except NATS_*, which do not apply to the in-memory
+bus.
 
-Standard output: where to connect, an empty line, then each tick as `tickstorm tail`
-shows it. Logs go to standard error.
+By default, clients connect to 127.0.0.1:8080 as stream_user with the password
+stream_pass, and the admin port is 127.0.0.1:8081. With STREAM_TOKENS_FILE there is no
+default login: also set STREAM_USER and STREAM_PASS, or STREAM_TOKEN, for the client
+that prints the ticks.
+
+Standard output contains the addresses to connect to, an empty line, and one line per
+tick in the format of `tickstorm tail`. Logs are written to standard error.
 
 Examples:
-  tickstorm dev                  and in a second terminal: tickstorm tail
-  tickstorm dev 2>dev.log        logs out of the way
-  tickstorm dev --check-config   what each setting is, and where it comes from
+  tickstorm dev
+      Start the system; then run `tickstorm tail` in a second terminal
+  tickstorm dev 2>dev.log
+      Keep the logs out of the way
+  tickstorm dev --check-config
+      Show all settings with their values and sources
   LISTEN_ADDR=127.0.0.1:0 ADMIN_ADDR=127.0.0.1:0 tickstorm dev
-                                 on any free ports";
+      Listen on any free ports";
 
-/// Runs a clock and an edge in one process and prints each tick as a client gets it. Needs nothing else.
+/// Run a clock and an edge in one process, and print each tick as a client receives it.
 #[derive(Debug, clap::Args)]
 #[command(after_help = AFTER_HELP)]
 pub(crate) struct Dev {
-    /// Print what each setting is and where it comes from, secrets masked.
+    /// Print all settings with their values and sources (secrets masked), and exit.
     #[arg(long)]
     check_config: bool,
 }
 
 impl Dev {
-    /// Runs until it is told to end, or can't go on.
+    /// Runs until a signal ends it or an error occurs.
     pub(crate) fn run(&self) -> Result<(), Failure> {
         let settings = settings()?;
         if self.check_config {
@@ -76,13 +84,13 @@ impl Dev {
             .build()
             .map_err(|error| Failure::new(exit::SOFTWARE, error))?;
         let outcome = runtime.block_on(run(&settings, &logs));
-        // Nothing that hangs holds up the process's end.
+        // Tasks that hang must not delay the exit.
         runtime.shutdown_background();
         outcome
     }
 }
 
-/// All settings. The credentials that everybody knows are for a system that has no others.
+/// Loads all settings. The well-known default credentials apply only if there is no tokens file.
 fn settings() -> Result<Settings, Failure> {
     let settings = Pair::load_settings(&[&DEFAULTS[..], &credentials::DEFAULTS].concat())?;
     match settings.get(&STREAM_TOKENS_FILE) {
@@ -103,7 +111,7 @@ async fn run(settings: &Settings, logs: &Logs) -> Result<(), Failure> {
     outcome
 }
 
-/// Everything that runs here.
+/// Everything that runs in this process.
 struct System {
     clock: Replica,
     edge: Edge,
@@ -139,7 +147,8 @@ impl System {
         })
     }
 
-    /// Says where to connect, and then shows ticks until the connection ends or nobody reads them any more.
+    /// Prints the addresses to connect to, and then ticks, until the connection ends or standard
+    /// output is closed.
     async fn show(
         &self,
         settings: &Settings,
@@ -169,26 +178,27 @@ impl System {
     }
 
     async fn stop(self) {
-        // Whatever still runs after that ends with the process.
+        // Tasks that are still running after that end with the process.
         let _ = self.tasks.stop(STOP_TIME_MAX).await;
         self.edge.stop().await;
         self.clock.stop().await;
     }
 }
 
-/// How clients authenticate, without any secret but the one that everybody knows.
+/// Describes how clients authenticate, without printing any secret but the well-known default.
 fn login(settings: &Settings) -> String {
     let Some(user) = settings.get(&STREAM_USER) else {
-        return "a token that STREAM_TOKENS_FILE knows".into();
+        return "a token from STREAM_TOKENS_FILE".into();
     };
     let (user, [_, (_, known)]) = (user.escape_debug(), credentials::DEFAULTS);
     match settings.origin_of(&STREAM_PASS) {
         Origin::Default => format!("user {user}, password {known}"),
-        Origin::Env | Origin::File(_) => format!("user {user}, password as STREAM_PASS has it"),
+        Origin::Env | Origin::File(_) => format!("user {user}, password from STREAM_PASS"),
     }
 }
 
-/// Clock and edge on one admin port: it answers as the edge's would, and with the clock's own status beside.
+/// Clock and edge on one admin port. It responds like that of an edge, with the status of the clock
+/// added.
 struct Both {
     clock: Arc<dyn Health>,
     edge: Arc<dyn Health>,

@@ -1,4 +1,5 @@
-//! Following an edge: each tick becomes a line of standard output. `tail` does nothing else, and `dev` shows its own edge so.
+//! Follows an edge: prints each tick as a line on standard output. `tail` does nothing else, and
+//! `dev` shows its own edge this way.
 
 use std::io::{self, ErrorKind, Write as _};
 use std::ops::ControlFlow;
@@ -8,17 +9,18 @@ use tickstorm_command::{Failure, OUTPUT};
 
 use crate::line::{self, Line};
 
-/// How ticks are printed.
+/// The format in which ticks are printed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum TickFormat {
-    /// A line for people.
+    /// A line of text, for people.
     Text,
     /// A JSON object.
     Json,
 }
 
-/// Prints each tick that `options` bring and then asks `judge` whether to go on. A closed pipe is a good end, too. What becomes of
-/// connections, and gaps, go to standard error.
+/// Connects with `options`, prints each tick, and passes it to `judge`, which decides whether to
+/// continue. Returns successfully if standard output is a closed pipe. Reconnects and gaps are
+/// reported on standard error.
 pub(crate) async fn follow(
     options: Options,
     format: TickFormat,
@@ -33,14 +35,14 @@ pub(crate) async fn follow(
             }
             continue;
         };
-        if print(&shown(&tick, &ticks, format))?.is_break() || judge(&tick)?.is_break() {
+        if print(&format_tick(&tick, &ticks, format))?.is_break() || judge(&tick)?.is_break() {
             break;
         }
     }
     Ok(())
 }
 
-/// What people are told beside ticks.
+/// Returns the message on standard error for an event other than a tick, if it needs one.
 fn notice(event: &Event) -> Option<String> {
     match event {
         Event::Reconnecting {
@@ -51,27 +53,27 @@ fn notice(event: &Event) -> Option<String> {
             let seconds = after.as_secs_f64();
             let why = anyhow::Chain::new(why).map(ToString::to_string);
             let why = why.collect::<Vec<_>>().join(": ");
-            let anew = if *resumes {
-                ""
-            } else {
-                ", from the present on"
-            };
-            Some(format!("{why}; connecting again in {seconds:.1} s{anew}"))
+            let without_resuming = if *resumes { "" } else { " without resuming" };
+            Some(format!(
+                "{why}; reconnecting in {seconds:.1} s{without_resuming}"
+            ))
         }
         Event::Reconnected { address, edge_id } => {
             let edge_id = edge_id.escape_debug();
-            Some(format!("connected again: edge {edge_id} at {address}"))
+            Some(format!("reconnected to edge {edge_id} at {address}"))
         }
         Event::Gap { after, before } => {
             let (after, before) = (after.as_ms(), before.as_ms());
-            Some(format!("gap: no ticks between {after} and {before}"))
+            Some(format!(
+                "gap: no ticks between epoch_ms {after} and {before}"
+            ))
         }
-        // A tick has its own line, and of what else there may be one day nothing is known here.
+        // A tick is printed on standard output; events added in the future are ignored.
         Event::Tick(_) | _ => None,
     }
 }
 
-/// Writes a line to standard output; nobody may be there to read it any more.
+/// Writes a line to standard output. Breaks if standard output is a closed pipe.
 pub(crate) fn print(line: &str) -> Result<ControlFlow<()>, Failure> {
     match writeln!(io::stdout(), "{line}") {
         Ok(()) => Ok(ControlFlow::Continue(())),
@@ -80,7 +82,7 @@ pub(crate) fn print(line: &str) -> Result<ControlFlow<()>, Failure> {
     }
 }
 
-fn shown(tick: &Tick, ticks: &Ticks, format: TickFormat) -> String {
+fn format_tick(tick: &Tick, ticks: &Ticks, format: TickFormat) -> String {
     match format {
         TickFormat::Text => Line(tick).to_string(),
         TickFormat::Json => line::json(tick, ticks.edge_id()),

@@ -1,24 +1,26 @@
-//! How a tick is shown: a line for people, or a JSON object for programs. The JSON's fields are a contract.
+//! The representation of a tick as output: a line for people, or a JSON object for programs. The
+//! fields of the JSON object are a contract.
 
 use std::fmt;
 
 use serde::Serialize;
 use tickstorm_client::{Quality, Tick};
 
-/// A tick as `--json` prints it, one object a line.
+/// A tick as `--json` prints it, one object per line.
 #[derive(Serialize)]
 struct Json<'a> {
     epoch_ms: i64,
     mode: &'static str,
     quality: &'static str,
-    /// Authority time when the client read it, minus epoch_ms, in microseconds; null while authority time is not known.
+    /// The authority time at which the client read the tick, minus epoch_ms, in microseconds; null
+    /// while authority time is not known.
     late_us: Option<i64>,
-    /// How far late_us may be wrong, in microseconds; null likewise.
+    /// The error bound of late_us, in microseconds; null if late_us is null.
     error_us: Option<u64>,
     edge_id: &'a str,
 }
 
-/// The tick as one JSON object.
+/// Formats the tick as one JSON object.
 pub(crate) fn json(tick: &Tick, edge_id: &str) -> String {
     let json = Json {
         epoch_ms: tick.epoch.as_ms(),
@@ -28,17 +30,18 @@ pub(crate) fn json(tick: &Tick, edge_id: &str) -> String {
         error_us: tick.read.map(|read| read.error_us),
         edge_id,
     };
-    serde_json::to_string(&json).expect("numbers and strings can be written as JSON")
+    serde_json::to_string(&json).expect("numbers and strings can be serialised as JSON")
 }
 
-/// The tick as columns: its UTC time, epoch_ms, mode, quality, and how late it was.
+/// Displays a tick in columns: its UTC time, epoch_ms, mode, quality and lateness.
 pub(crate) struct Line<'a>(pub(crate) &'a Tick);
 
 impl fmt::Display for Line<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self(tick) = self;
         let epoch_ms = tick.epoch.as_ms();
-        // No calendar reaches as far as an edge could lie: then epoch_ms has to do.
+        // A faulty edge could send an epoch_ms beyond every calendar: epoch_ms alone has to suffice
+        // then.
         match jiff::Timestamp::from_millisecond(epoch_ms) {
             Ok(time) => write!(f, "{time:<20}")?,
             Err(_) => write!(f, "{:<20}", "-")?,
@@ -49,7 +52,8 @@ impl fmt::Display for Line<'_> {
     }
 }
 
-/// How late a tick was, in milliseconds: `+0.21 ms ±0.05`, or `?` while authority time is not known.
+/// Displays the lateness of a tick in milliseconds: `+0.21 ms ±0.05`, or `?` while authority time
+/// is not known.
 pub(crate) struct Lateness<'a>(pub(crate) &'a Tick);
 
 impl fmt::Display for Lateness<'_> {
@@ -93,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_tells_time_epoch_mode_quality_and_how_late() {
+    fn a_line_has_time_epoch_mode_quality_and_lateness() {
         let line = |epoch_ms, read_us| Line(&tick(epoch_ms, read_us)).to_string();
         assert_eq!(
             line(1_770_091_506_000, Some(1_770_091_506_000_214)),
@@ -113,11 +117,17 @@ mod tests {
     fn json_has_the_documented_fields_on_one_line() {
         assert_eq!(
             json(&tick(7_000, Some(7_002_500)), "e\n\"1"),
-            r#"{"epoch_ms":7000,"mode":"second","quality":"holdover","late_us":2500,"error_us":54,"edge_id":"e\n\"1"}"#
+            concat!(
+                r#"{"epoch_ms":7000,"mode":"second","quality":"holdover","#,
+                r#""late_us":2500,"error_us":54,"edge_id":"e\n\"1"}"#
+            )
         );
         assert_eq!(
             json(&tick(7_000, None), "e1"),
-            r#"{"epoch_ms":7000,"mode":"second","quality":"holdover","late_us":null,"error_us":null,"edge_id":"e1"}"#
+            concat!(
+                r#"{"epoch_ms":7000,"mode":"second","quality":"holdover","#,
+                r#""late_us":null,"error_us":null,"edge_id":"e1"}"#
+            )
         );
     }
 }

@@ -1,4 +1,5 @@
-//! `tickstorm`, the command for people. Here stands what commands there are and how they end; what each does, its module knows.
+//! `tickstorm`, the command-line tool for people. This file lists the commands and turns their
+//! outcome into an exit code; each command has its own module or crate.
 
 mod dev;
 mod follow;
@@ -13,23 +14,24 @@ use clap::Parser;
 use tickstorm_bench::{Bench, BenchEdge, CHILD_COMMAND};
 use tickstorm_service::exit::{OK, USAGE};
 
-/// What `--help` says about exit codes: those of every command.
+/// The exit codes of all commands, as `--help` lists them.
 const EXIT_CODES: &str = "\
 Exit codes:
-  0   done, or ended by Ctrl-C or a closed pipe
-  1   tail: a tick was later than --max-late; bench: the edge did not do what it
-      promises (a tick lost, twice, early …)
-  64  the command line is wrong
-  69  the edge can't be reached at first; with --within: not in that time, or the
-      connection ended; dev: an address can't be listened on
-  70  a defect of the program
-  74  the output can't be written
-  75  bench: the figures are void, since the load generator was the bottleneck
-  76  one side broke the protocol
-  77  the edge refused: wrong credentials, an impossible subscription, no room
-  78  a setting in the environment is wrong";
+  0   Success, or ended by Ctrl-C or a closed pipe
+  1   tail: a tick was later than --max-late
+      bench: the edge broke a promise (a tick lost, duplicated, early, …)
+  64  Invalid command line
+  69  Cannot connect to the edge at first
+      tail --within: too few ticks in that time, or the connection ended
+      dev: cannot listen on an address
+  70  Internal error
+  74  Cannot write the output
+  75  bench: the results are invalid, since the load generator was the bottleneck
+  76  Protocol violation by either side
+  77  Refused by the edge: wrong credentials, invalid subscription, or no capacity
+  78  Invalid settings in the environment";
 
-/// TickStorm tells TCP clients what second and what minute it is, at that second.
+/// TickStorm pushes a tick to TCP clients at every second or minute, at that instant.
 #[derive(Debug, Parser)]
 #[command(name = "tickstorm", version, after_help = EXIT_CODES)]
 struct Cli {
@@ -51,7 +53,7 @@ fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
-            // Where not even this can be printed, the exit code has to do.
+            // If even this can't be printed, the exit code has to suffice.
             let _ = error.print();
             let code = if error.use_stderr() { USAGE } else { OK };
             return ExitCode::from(code);
@@ -72,8 +74,8 @@ fn main() -> ExitCode {
     }
 }
 
-/// Makes a panic of any thread or task end the process, as it does in a release. A build that
-/// unwinds would go on without the thread.
+/// Makes a panic in any thread or task end the process, as it does in a release build. A build that
+/// unwinds would continue without the thread.
 fn end_on_panic() {
     let show = panic::take_hook();
     panic::set_hook(Box::new(move |panic| {

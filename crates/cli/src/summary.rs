@@ -1,34 +1,40 @@
-//! What the ticks of a run had in common: how late they were, as quantiles. Said on standard error when the run ends, so that
-//! standard output holds ticks only.
+//! A summary of a run: the quantiles of its ticks' lateness. It is printed to standard error when
+//! the run ends, so that standard output contains ticks only.
 
 use std::fmt;
 
 use hdrhistogram::Histogram;
 use tickstorm_client::{Quality, Tick};
 
-/// Three digits of microseconds up to a minute: more than a reader or the estimate can tell apart.
+/// The number of significant digits of the histogram: finer than the estimate of authority time,
+/// and than any reader needs.
 const DIGITS: u8 = 3;
+/// The greatest lateness that the histogram distinguishes, in microseconds: one minute.
 const MAX_US: u64 = 60_000_000;
-/// Fewer ticks make no distribution.
+/// The minimum number of ticks for a summary: fewer do not make a distribution.
 const TICKS_MIN: u64 = 5;
 
-/// How late the ticks were that could be judged.
+/// The distribution of the lateness of all ticks for which it is meaningful.
 pub(crate) struct Summary(Histogram<u64>);
 
 impl Summary {
     pub(crate) fn new() -> Self {
-        Self(Histogram::new_with_bounds(1, MAX_US, DIGITS).expect("bounds that hdrhistogram takes"))
+        Self(
+            Histogram::new_with_bounds(1, MAX_US, DIGITS)
+                .expect("hdrhistogram accepts these constants"),
+        )
     }
 
-    /// Counts a tick. REPLAY is late by its nature, and without authority time nothing can be told.
+    /// Counts a tick, unless its lateness means nothing: REPLAY is late by nature, and without
+    /// authority time lateness is unknown.
     pub(crate) fn count(&mut self, tick: &Tick) {
         if let Some(late_us) = tick.late_us().filter(|_| tick.quality != Quality::Replay) {
             self.0.saturating_record(late_us.max(0).unsigned_abs());
         }
     }
 
-    /// Whether there is enough to speak of.
-    pub(crate) fn is_telling(&self) -> bool {
+    /// Returns whether enough ticks were counted for a summary.
+    pub(crate) fn has_enough_ticks(&self) -> bool {
         self.0.len() >= TICKS_MIN
     }
 }
@@ -39,7 +45,7 @@ impl fmt::Display for Summary {
         let at = |quantile| ms(self.0.value_at_quantile(quantile));
         write!(
             f,
-            "{} ticks, late by (ms): min {:.2}, p50 {:.2}, p95 {:.2}, p99 {:.2}, max {:.2}",
+            "{} ticks, lateness in ms: min {:.2}, p50 {:.2}, p95 {:.2}, p99 {:.2}, max {:.2}",
             self.0.len(),
             ms(self.0.min()),
             at(0.50),
@@ -68,20 +74,20 @@ mod tests {
     }
 
     #[test]
-    fn it_tells_quantiles_of_what_can_be_judged() {
+    fn the_summary_has_quantiles_of_meaningful_lateness() {
         let mut summary = Summary::new();
         summary.count(&tick(9_000_000, Quality::Replay));
         summary.count(&Tick {
             read: None,
             ..tick(0, Quality::Normal)
         });
-        assert!(!summary.is_telling());
+        assert!(!summary.has_enough_ticks());
         (1..=100).for_each(|n| summary.count(&tick(n * 10, Quality::Normal)));
-        assert!(summary.is_telling());
-        let said = summary.to_string();
+        assert!(summary.has_enough_ticks());
+        let text = summary.to_string();
         assert_eq!(
-            said,
-            "100 ticks, late by (ms): min 0.01, p50 0.50, p95 0.95, p99 0.99, max 1.00"
+            text,
+            "100 ticks, lateness in ms: min 0.01, p50 0.50, p95 0.95, p99 0.99, max 1.00"
         );
     }
 }

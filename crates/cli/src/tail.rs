@@ -1,4 +1,5 @@
-//! `tickstorm tail`: ticks of an edge as they come, for a person to look at or for a probe to judge.
+//! `tickstorm tail`: prints the ticks of an edge as they arrive, for a person to read or as a
+//! probe.
 
 use std::cell::{Cell, RefCell};
 use std::future::pending;
@@ -18,77 +19,89 @@ use crate::line::Lateness;
 use crate::summary::Summary;
 
 const AFTER_HELP: &str = "\
-Each line: the tick's UTC time, epoch_ms, mode, quality, and how late it was read by
-authority time, in milliseconds, give or take the error; ? while authority time is not
-known. After five ticks or more the end says, on standard error, how late they were.
-With --json: epoch_ms, mode (second, minute), quality (normal, holdover, replay),
-late_us and error_us (microseconds, null while authority time is not known), edge_id.
+Output:
+  One line per tick: its UTC time, epoch_ms, mode, quality and lateness. The lateness
+  is the authority time at which the tick was read (with --ahead: released), minus
+  epoch_ms, in milliseconds with an error bound; it is ? while authority time is not
+  known. If it was known for at least five ticks, a summary of it follows on standard
+  error at the end.
 
-When the connection ends another is made, at the next --addr, and ticks go on after the
-last one; standard error says so, and tells of gaps. With --within this is a probe, and
-the end of its connection its own. The first connection is tried once at each --addr.
+  --json prints one object per line instead, and no summary: epoch_ms, mode (second,
+  minute), quality (normal, holdover, replay), late_us and error_us (in microseconds;
+  null while authority time is not known) and edge_id.
 
-With --ahead, how late a tick is released, not read, is what is shown and judged.
+Connections:
+  At first, each --addr is tried once. When a connection ends, the client reconnects
+  to the next --addr and resumes after the last tick; reconnects and gaps are reported
+  on standard error. With --within, which is meant for probes, the client does not
+  reconnect.
 
-Not judged by --max-late are REPLAY, which is late by its nature, and ticks that come
-before authority time is known.
+Lateness limit:
+  --max-late ignores REPLAY ticks, which are late by nature, and ticks that arrive
+  before authority time is known.
 
 Environment:
-  STREAM_USER    the user's name, where --user is not given (stream_user)
-  STREAM_PASS    the password (stream_pass)
-  STREAM_TOKEN   a token: then neither name nor password is sent
-  Each may be in a file, named by STREAM_USER_FILE, STREAM_PASS_FILE, STREAM_TOKEN_FILE.
+  STREAM_USER    User name, unless --user is given [default: stream_user]
+  STREAM_PASS    Password [default: stream_pass]
+  STREAM_TOKEN   Token, sent instead of user name and password
+  Each can be read from a file named by STREAM_USER_FILE, STREAM_PASS_FILE or
+  STREAM_TOKEN_FILE.
 
 Examples:
-  tickstorm tail                            the ticks of `tickstorm dev`
-  tickstorm tail --addr edge.example:8080   another edge's
+  tickstorm tail
+      Show the ticks of `tickstorm dev`
+  tickstorm tail --addr edge.example:8080
+      Show the ticks of another edge
   tickstorm tail --addr edge-0:8080 --addr edge-1:8080
-                                            one stream from whichever is there
-  tickstorm tail --ahead --count 100        released by this machine, and how exactly
-  tickstorm tail --mode minute --json       minutes, for programs
+      Show one stream of ticks from either edge
+  tickstorm tail --ahead --count 100
+      Release 100 ticks on this machine, and show how precisely
+  tickstorm tail --mode minute --json
+      Print minutes for a program
   tickstorm tail --resume-after 1770091506000
-                                            first what was missed since then
+      Start with the ticks that were missed since then
   tickstorm tail --count 3 --within 5s --max-late 100ms
-                                            a probe: exits 0 if all is well, else with
-                                            1 (too late), 69 (not reachable, or not
-                                            within the time), 76 (protocol), 77 (refused)";
+      Probe an edge; exits with 0 (success), 1 (too late), 69 (cannot connect, or too
+      few ticks in time), 76 (protocol violation) or 77 (refused)";
 
-/// Prints ticks as they come, with how late each was by authority time.
+/// Print ticks as they arrive, with the lateness of each.
 #[derive(Debug, clap::Args)]
 #[command(after_help = AFTER_HELP)]
 pub(crate) struct Tail {
-    /// The edge's address. Given more than once, the next is gone to after each failure.
+    /// Address of the edge; repeat it for alternatives, which are tried in turn after each failure.
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:8080", value_parser = address)]
     addr: Vec<String>,
-    /// The user's name.
+    /// User name.
     #[arg(long)]
     user: Option<String>,
-    /// Which ticks.
+    /// Mode of the ticks.
     #[arg(long, value_enum, default_value_t = ModeName::Second)]
     mode: ModeName,
-    /// Take ticks 800 ms ahead, and release each at its time by this machine's estimate of authority time.
+    /// Receive ticks 800 ms ahead, and release each at its time by this machine's estimate of
+    /// authority time.
     #[arg(long)]
     ahead: bool,
-    /// First the ticks after this epoch_ms that have already been, as REPLAY.
+    /// Start with the past ticks after this epoch_ms, as REPLAY.
     #[arg(long, value_name = "MS", allow_negative_numbers = true)]
     resume_after: Option<i64>,
-    /// End after N ticks; with --max-late, after N that could be judged.
+    /// Exit after N ticks, not counting those that --max-late ignores.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     count: Option<u64>,
-    /// Fail unless the ticks of --count, or the first, have come within this time (500ms, 5s, 1m30s), or when the connection ends.
+    /// Fail if fewer than --count ticks (default 1) arrive within this time (500ms, 5s, 1m30s), or
+    /// if the connection ends.
     #[arg(long, value_name = "DURATION", value_parser = duration::parse)]
     within: Option<Duration>,
-    /// Fail at a tick that is later than this.
+    /// Fail if a tick is later than this.
     #[arg(long, value_name = "DURATION", value_parser = duration::parse)]
     max_late: Option<Duration>,
-    /// Print a JSON object a line.
+    /// Print one JSON object per line.
     #[arg(long)]
     json: bool,
 }
 
-/// A value of --addr that is no address.
+/// The error for a value of --addr that is not an address.
 #[derive(Debug, thiserror::Error)]
-#[error("it takes a host and a port, as in 127.0.0.1:8080")]
+#[error("expected a host and a port, such as 127.0.0.1:8080")]
 struct NotAnAddress;
 
 fn address(text: &str) -> Result<String, NotAnAddress> {
@@ -99,7 +112,7 @@ fn address(text: &str) -> Result<String, NotAnAddress> {
 }
 
 impl Tail {
-    /// Follows the edge until there is nothing more to do.
+    /// Follows the edge until the options or Ctrl-C end it, or an error occurs.
     pub(crate) fn run(self) -> Result<(), Failure> {
         let options = self.options()?;
         let runtime = tokio::runtime::Builder::new_current_thread()
@@ -114,10 +127,10 @@ impl Tail {
             }
         });
         let summary = summary.into_inner();
-        if summary.is_telling() && !self.json {
+        if summary.has_enough_ticks() && !self.json {
             eprintln!("{summary}");
         }
-        // A name that is still being looked up holds up nobody.
+        // A name lookup that is still in progress must not delay the exit.
         runtime.shutdown_background();
         outcome
     }
@@ -166,7 +179,7 @@ impl Tail {
         }
     }
 
-    /// Comes about where --within is over and too few ticks have been counted.
+    /// Completes when the time of --within is over, if too few ticks have been counted until then.
     async fn too_few_in_time(&self, counted: &Cell<u64>) -> Failure {
         let Some(within) = self.within else {
             return pending().await;
@@ -176,11 +189,11 @@ impl Tail {
         if counted >= wanted {
             return pending().await;
         }
-        let text = format!("{counted} of {wanted} ticks came within {within:?}");
+        let text = format!("{counted} of {wanted} ticks arrived within {within:?}");
         Failure::said(exit::UNAVAILABLE, text)
     }
 
-    /// Whether the tick counts; an error where it was too late.
+    /// Returns whether the tick counts, or an error if it was too late.
     fn judge(&self, tick: &Tick) -> Result<bool, Failure> {
         let Some(max_late) = self.max_late else {
             return Ok(true);
@@ -188,12 +201,12 @@ impl Tail {
         let Some(late_us) = tick.late_us().filter(|_| tick.quality != Quality::Replay) else {
             return Ok(false);
         };
-        // A tick that came early, as far as that can be told, is not late.
+        // A tick that was early, as far as authority time is known, is not late.
         if u128::from(late_us.max(0).unsigned_abs()) <= max_late.as_micros() {
             return Ok(true);
         }
         let (epoch_ms, late) = (tick.epoch.as_ms(), Lateness(tick));
-        let text = format!("tick {epoch_ms} was late by {late}, more than {max_late:?}");
+        let text = format!("tick {epoch_ms} was late by {late}; --max-late is {max_late:?}");
         Err(Failure::said(exit::FAILED, text))
     }
 }
@@ -229,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn max_late_judges_what_can_be_judged() {
+    fn max_late_ignores_replay_and_unknown_lateness() {
         let tail = tail(&["--max-late", "100ms"]);
         let judge = |quality, late_us| tail.judge(&tick(quality, late_us));
         assert!(judge(Quality::Normal, Some(100_000)).unwrap());
@@ -239,10 +252,9 @@ mod tests {
         for quality in [Quality::Normal, Quality::Holdover] {
             let failure = judge(quality, Some(100_001)).unwrap_err();
             assert_eq!(failure.code, exit::FAILED);
-            let said = failure.error.to_string();
             assert_eq!(
-                said,
-                "tick 5000 was late by +100.00 ms ±0.00, more than 100ms"
+                failure.error.to_string(),
+                "tick 5000 was late by +100.00 ms ±0.00; --max-late is 100ms"
             );
         }
     }
@@ -253,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn values_that_mean_nothing_are_refused() {
+    fn invalid_option_values_are_refused() {
         for args in [
             ["--addr", "8080"],
             ["--addr", ":8080"],

@@ -1,4 +1,5 @@
-//! As whom this program's own clients authenticate: by the same settings that an edge takes, and a token of their own.
+//! The credentials of this program's own clients. They come from the same settings that an edge
+//! uses, and from an additional one for a token.
 
 use secrecy::{ExposeSecret, SecretString};
 use tickstorm_client::Options;
@@ -9,33 +10,35 @@ use tickstorm_service::exit;
 use crate::Failure;
 
 tickstorm_service::settings! {
-    /// Settings of who a client is, beside those that the edge has as well.
+    /// Settings for a client's credentials that the edge does not share.
     CLIENT;
-    /// The token to log in with, instead of user and password.
+    /// The token to log in with instead of a user name and password.
     STREAM_TOKEN: Option<SecretString> =
-        Setting::unset(Text::CREDENTIAL, "only edges with tokens take one").secret().or_file();
+        Setting::unset(Text::CREDENTIAL, "Only an edge with a tokens file accepts tokens")
+            .secret()
+            .or_file();
 }
 
-/// What a client by itself takes.
+/// The sections of settings that a client on its own needs.
 pub const SECTIONS: [Section; 2] = [LOGIN, CLIENT];
 
-/// Whom the edge of `dev` lets in where nothing else is set, and whom `tail` then tries to be.
+/// The default login: the edge of `dev` accepts it, and `tail` uses it, unless another is set.
 pub const DEFAULTS: [(&str, &str); 2] = [
     ("STREAM_USER", "stream_user"),
     ("STREAM_PASS", "stream_pass"),
 ];
 
-/// What a client shows an edge.
+/// The credentials that a client presents to an edge.
 #[derive(Clone, Debug)]
 pub enum ClientCredentials {
-    /// A token, which goes before all else that is set.
+    /// A token, which takes precedence over a user name and password.
     Token(SecretString),
-    /// A user's name and password.
+    /// A user name and password.
     Password(String, SecretString),
 }
 
 impl ClientCredentials {
-    /// Those that `settings` hold; `user` goes before the name in them.
+    /// Returns the credentials from `settings`. `user` takes precedence over the user name in them.
     pub fn from_settings(settings: &Settings, user: Option<&str>) -> Result<Self, Failure> {
         if let Some(token) = settings.get(&STREAM_TOKEN) {
             return Ok(Self::Token(token));
@@ -47,14 +50,15 @@ impl ClientCredentials {
             (Some(user), Some(password)) => Ok(Self::Password(user, password)),
             (_, _) => Err(Failure::said(
                 exit::CONFIG,
-                "STREAM_TOKENS_FILE is set without STREAM_USER and STREAM_PASS: set STREAM_TOKEN, to a token \
-                 that the file knows, for the client that shows the ticks"
+                "STREAM_TOKENS_FILE is set without STREAM_USER and STREAM_PASS: set both, \
+                 or set STREAM_TOKEN to a token that the file lists, \
+                 so that this program's own client can log in"
                     .into(),
             )),
         }
     }
 
-    /// `options` with these credentials.
+    /// Adds these credentials to `options`.
     pub fn put_into(&self, options: Options) -> Options {
         match self {
             Self::Token(token) => options.token(token.expose_secret()),

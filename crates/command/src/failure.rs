@@ -1,23 +1,23 @@
-//! How a command ends other than well: one error, printed once, and the exit code that goes with it.
+//! The failure of a command: an error, which is printed once, and the exit code that goes with it.
 
 use tickstorm_client::Error;
 use tickstorm_client::error::ErrorCode;
 use tickstorm_service::exit;
 
-/// Standard output can't be written to: EX_IOERR of sysexits.h.
+/// The exit code if standard output can't be written to: EX_IOERR of sysexits.h.
 pub const OUTPUT: u8 = 74;
 
-/// Why a command failed.
+/// The reason that a command failed.
 #[derive(Debug)]
 pub struct Failure {
     /// The exit code.
     pub code: u8,
-    /// The reason, for people.
+    /// The error to print.
     pub error: anyhow::Error,
 }
 
 impl Failure {
-    /// Ends with `code` because of `error`.
+    /// Creates a failure with the exit code `code` and `error`.
     pub fn new(code: u8, error: impl Into<anyhow::Error>) -> Self {
         Self {
             code,
@@ -25,13 +25,13 @@ impl Failure {
         }
     }
 
-    /// Ends with `code` because of what `text` says.
+    /// Creates a failure with the exit code `code` and the message `text`.
     pub fn said(code: u8, text: String) -> Self {
         Self::new(code, anyhow::Error::msg(text))
     }
 }
 
-/// What else keeps a command from going on: that the other side is not there (any more).
+/// Any other error that stops a command means that the peer is not available, or no longer.
 impl From<anyhow::Error> for Failure {
     fn from(error: anyhow::Error) -> Self {
         Self::new(exit::UNAVAILABLE, error)
@@ -46,7 +46,7 @@ impl From<Error> for Failure {
                 Ok(code) if blames_the_protocol(*code) => exit::PROTOCOL,
                 Ok(_) | Err(_) => exit::NOPERM,
             },
-            // Whatever else there may be one day: there is no connection.
+            // Variants added in the future count as a lack of connection.
             Error::Connect { .. } | Error::Closed { .. } | Error::Timeout { .. } | _ => {
                 exit::UNAVAILABLE
             }
@@ -55,7 +55,7 @@ impl From<Error> for Failure {
     }
 }
 
-/// Whether an edge says by `code` that this client's bytes were no protocol of its.
+/// Returns whether `code` means that this client violated the protocol.
 fn blames_the_protocol(code: ErrorCode) -> bool {
     match code {
         ErrorCode::BadMagic

@@ -1,6 +1,6 @@
-//! What the commands of `tickstorm` share: exit codes, the credentials of their clients, their logs,
-//! and a clock and an edge in one process. What a command does stands in its own crate or module;
-//! nothing here knows which commands there are.
+//! Code that the commands of `tickstorm` share: exit codes, the credentials of their clients, their
+//! logs, and a clock and an edge in one process. Each command has its own crate or module; nothing
+//! here depends on which commands there are.
 
 pub mod credentials;
 mod failure;

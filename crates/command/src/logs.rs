@@ -1,4 +1,4 @@
-//! Logs of the commands that run an edge in their own process.
+//! The logs of commands that run an edge in their own process.
 
 use tickstorm_service::env::Settings;
 use tickstorm_service::exit;
@@ -7,7 +7,7 @@ use tickstorm_service::settings::{LOG_FORMAT, LOG_LEVEL};
 
 use crate::Failure;
 
-/// Starts the logs as the settings want them; the first in them is what the settings warn of.
+/// Starts the logs according to the settings, and logs the settings' warnings first.
 pub fn start(settings: &Settings) -> Result<Logs, Failure> {
     let level = settings.get(&LOG_LEVEL);
     let logs = logging::init(level, settings.get(&LOG_FORMAT))

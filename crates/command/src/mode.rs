@@ -3,10 +3,10 @@
 use clap::ValueEnum;
 use tickstorm_client::Mode;
 
-/// A mode, as people write it.
+/// A mode, as written on the command line.
 #[expect(
     missing_docs,
-    reason = "--help would show a variant's documentation, where the names say enough"
+    reason = "--help would show the documentation of each variant, but the names say enough"
 )]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum ModeName {

@@ -1,5 +1,5 @@
-//! A clock and an edge in this process, with the in-memory bus between them: what `dev` shows and `bench` measures. Who starts them
-//! gives them their settings and a registry, and ends them.
+//! A clock and an edge in this process, connected by the in-memory bus: `dev` shows them, and
+//! `bench` measures them. The caller provides their settings and a registry, and stops them.
 
 use std::sync::Arc;
 
@@ -21,13 +21,14 @@ use crate::credentials::CLIENT;
 #[cfg(test)]
 mod tests;
 
-/// All settings of a clock, an edge and a client in this process, in the order in which they are printed.
+/// The settings of a clock, an edge and a client in this process, in the order in which they are
+/// printed.
 const SECTIONS: [Section; 9] = {
     let [edge, login, credentials, limits, not_built] = tickstorm_edge::settings::SECTIONS;
     [
         COMMON,
-        NATS.refused("this program has no NATS"),
-        CLOCK.checked(announced_too_late),
+        NATS.refused("this program does not use NATS"),
+        CLOCK.checked(warn_of_late_announcements),
         edge,
         login,
         credentials,
@@ -37,44 +38,46 @@ const SECTIONS: [Section; 9] = {
     ]
 };
 
-/// Only here both sides of the promise are known.
-fn announced_too_late(settings: &Settings, findings: &mut Findings) {
+/// Warns if ahead feeds are sent earlier than ticks are announced. Only a program with both a clock
+/// and an edge knows both settings.
+fn warn_of_late_announcements(settings: &Settings, findings: &mut Findings) {
     let ahead = settings.look_up(&AHEAD_MS);
     let (Some(ahead), Some(lead)) = (ahead, settings.look_up(&TICK_LEAD_MS)) else {
         return;
     };
     if ahead >= lead {
         findings.warn(format!(
-            "AHEAD_MS={} is not below TICK_LEAD_MS={}: ticks sent ahead will carry quality HOLDOVER",
+            "AHEAD_MS={} is not below TICK_LEAD_MS={}: \
+             ticks that are sent ahead will have quality HOLDOVER",
             ahead.as_millis(),
             lead.as_millis()
         ));
     }
 }
 
-/// What the two are to be.
+/// The configuration of a clock and an edge that have not been started.
 pub struct Pair {
     clock: tickstorm_clock::Config,
     edge: tickstorm_edge::Config,
 }
 
 impl Pair {
-    /// Loads the settings of both from the environment, with these defaults and the edge's own.
+    /// Loads the settings of both from the environment, with these defaults and those of the edge.
     pub fn load_settings(defaults: &[(&str, &str)]) -> Result<Settings, Failure> {
         let defaults = [defaults, &tickstorm_edge::settings::DEFAULTS].concat();
         Settings::load(&SECTIONS, &defaults).map_err(|errors| Failure::new(exit::CONFIG, errors))
     }
 
-    /// As `settings` want them.
+    /// Creates the configuration from `settings`.
     pub fn from_settings(settings: &Settings) -> Result<Self, Failure> {
-        let wrong = |error| Failure::new(exit::CONFIG, error);
+        let invalid = |error| Failure::new(exit::CONFIG, error);
         Ok(Self {
-            clock: tickstorm_clock::Config::from_settings(settings).map_err(wrong)?,
-            edge: tickstorm_edge::Config::from_settings(settings).map_err(wrong)?,
+            clock: tickstorm_clock::Config::from_settings(settings).map_err(invalid)?,
+            edge: tickstorm_edge::Config::from_settings(settings).map_err(invalid)?,
         })
     }
 
-    /// Starts both, the clock first.
+    /// Starts the clock, and then the edge.
     pub async fn start(self, registry: &Registry) -> Result<(Replica, Edge), Failure> {
         let bus = MemoryBus::new();
         let clock = Replica::start(self.clock, Arc::new(bus.link("clock")), registry)

@@ -1,7 +1,9 @@
-//! The admin port: metrics, health and status over HTTP. It only asks; what is healthy, the parts know, as [`Health`].
+//! The admin port: metrics, health and status over HTTP. It only reports; whether a component is
+//! healthy is decided by the component itself, through [`Health`].
 //!
-//! A connection carries one request and has a bounded life, and there is a bounded number of them: whoever holds one open
-//! costs this port little and the rest of the process nothing.
+//! A connection carries one request and has a bounded lifetime, and the number of connections is
+//! bounded: a client that holds one open costs this port little and the rest of the process
+//! nothing.
 
 use std::{
     future::Future,
@@ -40,33 +42,36 @@ mod health;
 
 pub use health::{Health, Parts};
 
-/// The most connections at a time: some scrapers, some probes and some people. Further ones wait in the listener's queue.
+/// The maximum number of concurrent connections: enough for some scrapers, some probes and some
+/// people. Further connections wait in the listener's queue.
 pub const CONNECTIONS_MAX: usize = 64;
 
-/// The time that a client has to send its request's header. Short, so that idle connections can't keep probes waiting for long.
+/// The time limit for a client to send the header of its request. It is short, so that idle
+/// connections can't keep probes waiting for long.
 pub const HEADER_TIME_MAX: Duration = Duration::from_secs(2);
 
-/// The time that a whole connection has, answer included: what the slowest scrapers wait.
+/// The time limit for a connection, including the response: the slowest scrapers wait this long.
 pub const CONNECTION_TIME_MAX: Duration = Duration::from_secs(10);
 
-/// The time that running requests have once the port is stopped.
+/// The time that requests in progress have to finish after the port is stopped.
 const STOP_TIME_MAX: Duration = Duration::from_secs(1);
 
-/// The bytes that a request's header may have.
+/// The maximum size of a request's header in bytes.
 const HEADER_BYTES_MAX: usize = 16_384;
 
-/// The pause after accept failed, as it does while no file can be opened: without it the loop would spin.
+/// The pause after a failed accept, without which the loop would spin, for example while the
+/// process is out of file descriptors.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
-/// The admin port could not be opened.
+/// The error when the admin port could not be bound.
 #[derive(Debug, thiserror::Error)]
-#[error("ADMIN_ADDR={addr} can't be listened on")]
+#[error("cannot listen on ADMIN_ADDR={addr}")]
 pub struct BindError {
     addr: SocketAddr,
     source: io::Error,
 }
 
-/// Where a program on this machine finds what listens on `addr`.
+/// Returns the address at which a program on this machine reaches a listener on `addr`.
 #[must_use]
 pub fn reachable(addr: SocketAddr) -> SocketAddr {
     let ip = match addr.ip() {
@@ -77,7 +82,7 @@ pub fn reachable(addr: SocketAddr) -> SocketAddr {
     SocketAddr::new(ip, addr.port())
 }
 
-/// An open admin port that is not served yet.
+/// An admin port that is bound but not served yet.
 #[derive(Debug)]
 pub struct Admin {
     listener: TcpListener,
@@ -86,10 +91,10 @@ pub struct Admin {
 }
 
 impl Admin {
-    /// Opens the port at `addr`; port 0 takes any free one.
+    /// Binds the port at `addr`; port 0 picks any free port.
     ///
     /// # Errors
-    /// Where it is taken or not to be had.
+    /// If the address is in use or not available.
     pub async fn bind(addr: SocketAddr) -> Result<Self, BindError> {
         let bound = TcpListener::bind(addr).await.and_then(|listener| {
             let addr = listener.local_addr()?;
@@ -103,13 +108,13 @@ impl Admin {
         bound.map_err(|source| BindError { addr, source })
     }
 
-    /// The address that was bound.
+    /// Returns the address that was bound.
     #[must_use]
     pub const fn local_addr(&self) -> SocketAddr {
         self.addr
     }
 
-    /// The same with `routes` (at least one) beside its own, for peers on this machine only: others are refused with 403.
+    /// Adds `routes`, at least one, for peers on this machine only: all others get a 403.
     #[must_use]
     pub fn with_routes(mut self, routes: Router) -> Self {
         let guarded = routes.route_layer(from_fn(require_loopback));
@@ -117,7 +122,7 @@ impl Admin {
         self
     }
 
-    /// Serves until `stop` is cancelled, then ends what is running within a second.
+    /// Serves until `stop` is cancelled, then finishes the requests in progress within a second.
     pub async fn serve(self, registry: Registry, health: Arc<dyn Health>, stop: CancellationToken) {
         let context = AdminContext {
             registry,
@@ -125,12 +130,12 @@ impl Admin {
             addr: self.addr,
         };
         let router = router(context).merge(self.local);
-        let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
         let connections = TaskTracker::new();
         let accept = async {
             let mut failing = false;
             loop {
-                let place = Arc::clone(&places).acquire_owned().await;
+                let permit = Arc::clone(&permits).acquire_owned().await;
                 match self.listener.accept().await {
                     Ok((stream, peer)) => {
                         failing = false;
@@ -138,12 +143,15 @@ impl Admin {
                             serve_connection(stream, peer.ip(), router.clone(), stop.clone());
                         connections.spawn(async move {
                             served.await;
-                            drop(place);
+                            drop(permit);
                         });
                     }
                     Err(error) => {
                         if !mem::replace(&mut failing, true) {
-                            tracing::warn!(%error, "the admin port accepts no connections for now");
+                            tracing::warn!(
+                                %error,
+                                "the admin port cannot accept connections; retrying"
+                            );
                         }
                         sleep(ACCEPT_RETRY).await;
                     }
@@ -156,7 +164,8 @@ impl Admin {
     }
 }
 
-/// Serves one request. How the connection ends is the client's affair: there is nothing to do about any error.
+/// Serves one request. Errors are ignored: they only concern the client, and nothing can be done
+/// about them.
 fn serve_connection(
     stream: TcpStream,
     peer: IpAddr,
@@ -180,7 +189,7 @@ fn serve_connection(
     }
 }
 
-/// Who sent a request.
+/// The address of the client that sent a request.
 #[derive(Clone, Copy)]
 struct PeerIp(IpAddr);
 
@@ -192,10 +201,14 @@ async fn require_loopback(
     if peer.to_canonical().is_loopback() {
         return next.run(request).await;
     }
-    (StatusCode::FORBIDDEN, "for peers on this machine only").into_response()
+    (
+        StatusCode::FORBIDDEN,
+        "only available from the same machine",
+    )
+        .into_response()
 }
 
-/// What the answers are made of.
+/// The sources of the responses.
 #[derive(Clone)]
 struct AdminContext {
     registry: Registry,
@@ -228,7 +241,7 @@ async fn ready(State(context): State<AdminContext>) -> Response {
     verdict("ready", &context.health.ready())
 }
 
-/// 200 where nothing speaks against it, else 503 with the reasons.
+/// Responds 200 if there are no reasons against it, otherwise 503 with the reasons.
 fn verdict(word: &str, reasons: &[String]) -> Response {
     let (code, status) = if reasons.is_empty() {
         (StatusCode::OK, word.to_owned())
@@ -238,7 +251,7 @@ fn verdict(word: &str, reasons: &[String]) -> Response {
     (code, Json(json!({ "status": status, "reasons": reasons }))).into_response()
 }
 
-/// The part's own status, and what only the process knows.
+/// Responds with the component's own status, to which it adds what only the process knows.
 async fn status(State(context): State<AdminContext>) -> Response {
     let reasons = context.health.ready();
     let mut status = context.health.status();
@@ -257,7 +270,7 @@ mod tests {
 
     use super::*;
 
-    async fn code_for(peer: IpAddr, path: &str) -> String {
+    async fn status_code_for(peer: IpAddr, path: &str) -> String {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
         let admin = Admin::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
@@ -275,7 +288,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn added_routes_are_for_peers_on_this_machine_only() {
+    async fn added_routes_are_open_to_peers_on_this_machine_only() {
         let mapped = Ipv4Addr::LOCALHOST.to_ipv6_mapped();
         for peer in [
             Ipv4Addr::LOCALHOST.into(),
@@ -283,7 +296,7 @@ mod tests {
             Ipv6Addr::LOCALHOST.into(),
             mapped.into(),
         ] {
-            assert_eq!(code_for(peer, "/local").await, "200", "{peer}");
+            assert_eq!(status_code_for(peer, "/local").await, "200", "{peer}");
         }
         let mapped = Ipv4Addr::new(192, 0, 2, 1).to_ipv6_mapped();
         for peer in [
@@ -291,8 +304,8 @@ mod tests {
             mapped.into(),
             "2001:db8::1".parse().unwrap(),
         ] {
-            assert_eq!(code_for(peer, "/local").await, "403", "{peer}");
-            assert_eq!(code_for(peer, "/other").await, "404", "{peer}");
+            assert_eq!(status_code_for(peer, "/local").await, "403", "{peer}");
+            assert_eq!(status_code_for(peer, "/other").await, "404", "{peer}");
         }
     }
 }

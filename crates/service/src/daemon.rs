@@ -1,5 +1,5 @@
-//! What a daemon's process is before and around its part: the command line, the order of its start, how it ends. What the part
-//! does in between, its own `main` says.
+//! The process of a daemon: its command line, the order of its start, and how it exits. The work
+//! that the daemon does in between belongs to its own `main`.
 
 use std::{
     env,
@@ -26,52 +26,57 @@ use crate::{
     signals::Signals,
 };
 
-/// The threads of the runtime for all that is not a shard: two, so that a long answer of the admin port holds up nothing else.
+/// The number of runtime threads, which run everything but shards. There are two, so that a long
+/// response on the admin port delays nothing else.
 const THREADS: usize = 2;
 
 const AFTER_HELP: &str = "\
-All settings come from the environment; --check-config lists them. Logs go to
-standard error. SIGTERM and SIGINT end it, SIGUSR1 makes it log at level debug for
-60 s.
+All settings are read from environment variables; --check-config lists them.
+Logs are written to standard error.
+
+Signals:
+  SIGTERM, SIGINT  Shut down
+  SIGUSR1          Log at level debug for 60 s
 
 Exit codes:
-  0   ended as it was asked to, or healthy
-  1   not healthy; ended at once by a second signal
-  64  the command line is wrong
-  69  an address can't be listened on
-  70  a defect of the program
-  78  a setting in the environment is wrong";
+  0   Shut down as requested; healthcheck: healthy
+  1   Ended immediately by a second signal; healthcheck: not healthy
+  64  Invalid command line
+  69  Cannot listen on an address
+  70  Internal error
+  78  Invalid settings";
 
-/// What one daemon has of its own.
+/// The description of one daemon.
 #[derive(Clone, Copy, Debug)]
 pub struct Daemon {
     /// The binary's name.
     pub name: &'static str,
-    /// What it is, in a sentence.
+    /// The first line of its help.
     pub about: &'static str,
-    /// The settings that it takes, [`COMMON`](crate::settings::COMMON) among them, in the order in which they are printed.
+    /// The sections of settings that it takes, including [`COMMON`](crate::settings::COMMON), in
+    /// the order in which they are printed.
     pub sections: &'static [Section],
-    /// Its own defaults, ADMIN_ADDR's among them.
+    /// Its own defaults, including the one for ADMIN_ADDR, as pairs of a name and a text.
     pub defaults: &'static [(&'static str, &'static str)],
 }
 
-/// What a daemon's part finds when its turn has come: settings that are right, logs, signals that are caught, and an admin port
-/// that is open and waits to be served.
+/// The process as a daemon's own code receives it: settings are valid, logging has started, signals
+/// are caught, and the admin port is bound but not served yet.
 #[derive(Debug)]
 pub struct Process {
-    /// Its settings.
+    /// The settings.
     pub settings: Settings,
-    /// Where its metrics belong.
+    /// The registry for the daemon's metrics.
     pub registry: Registry,
-    /// Its admin port.
+    /// The admin port.
     pub admin: Admin,
-    /// What asks it to end.
+    /// The signals that ask the process to shut down.
     pub signals: Signals,
-    /// What runs beside the part and ends after it.
+    /// Tasks that run beside the daemon's own code and are stopped after it.
     pub tasks: Lifecycle,
 }
 
-/// Why a process ends other than well.
+/// The reason that a process exits with an error.
 #[derive(Debug)]
 pub struct Failure {
     code: u8,
@@ -79,16 +84,17 @@ pub struct Failure {
 }
 
 impl Failure {
-    /// Ends with `code` because of `error`.
+    /// Creates a failure with the exit code `code`.
     pub fn new(code: u8, error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         let error = error.into();
         Self { code, error }
     }
 
-    /// Ends because a second signal asked for the end of what took too long.
+    /// Creates the failure of a process that a second signal ended, because its shutdown took too
+    /// long.
     #[must_use]
     pub fn hurried() -> Self {
-        Self::new(exit::FAILED, "ended at once by a second signal")
+        Self::new(exit::FAILED, "ended immediately by a second signal")
     }
 }
 
@@ -99,15 +105,16 @@ impl fmt::Display for Failure {
 }
 
 impl Daemon {
-    /// The whole life of the process: does what the command line asks for, which is `part` unless it asks for less.
-    pub fn main<F>(&self, part: impl FnOnce(Process) -> F) -> ExitCode
+    /// Runs the process: parses the command line and does what it asks for. Without options or a
+    /// subcommand, that is to run `body`, the daemon's own code.
+    pub fn main<F>(&self, body: impl FnOnce(Process) -> F) -> ExitCode
     where
         F: Future<Output = Result<(), Failure>>,
     {
-        let asked = match self.command_line(env::args_os()) {
-            Ok(asked) => asked,
+        let matches = match self.command_line(env::args_os()) {
+            Ok(matches) => matches,
             Err(error) => {
-                // Where not even this can be printed, the exit code has to do.
+                // If even this can't be printed, the exit code has to suffice.
                 let _ = error.print();
                 let code = if error.use_stderr() {
                     exit::USAGE
@@ -117,12 +124,12 @@ impl Daemon {
                 return ExitCode::from(code);
             }
         };
-        let outcome = if let Some(healthcheck) = asked.subcommand_matches(HEALTHCHECK) {
+        let outcome = if let Some(healthcheck) = matches.subcommand_matches(HEALTHCHECK) {
             self.ask_health(healthcheck.get_flag(READY))
-        } else if asked.get_flag(CHECK_CONFIG) {
+        } else if matches.get_flag(CHECK_CONFIG) {
             self.check_config()
         } else {
-            self.run(part)
+            self.run(body)
         };
         outcome.unwrap_or_else(|failure| {
             eprintln!("{}: {failure}", self.name);
@@ -145,8 +152,11 @@ impl Daemon {
                 .action(ArgAction::SetTrue)
         };
         let healthcheck = Command::new(HEALTHCHECK)
-            .about("Asks the daemon that runs with this environment whether it is alive; -health-check is the same")
-            .arg(flag(READY, "Ask whether it is ready instead"));
+            .about(
+                "Check that the daemon running with this environment is alive \
+                 [alias: -health-check]",
+            )
+            .arg(flag(READY, "Check that it is ready instead"));
         Command::new(self.name)
             .about(self.about)
             .version(VERSION)
@@ -155,7 +165,7 @@ impl Daemon {
             .args_conflicts_with_subcommands(true)
             .arg(flag(
                 CHECK_CONFIG,
-                "Print what each setting is and where it comes from, secrets masked",
+                "Print all settings with their values and sources (secrets masked), and exit",
             ))
             .subcommand(healthcheck)
             .try_get_matches_from(args)
@@ -190,14 +200,14 @@ impl Daemon {
         Ok(ExitCode::SUCCESS)
     }
 
-    /// Runs `part`. What is wrong before there are logs is an error here, and an event from then on.
-    fn run<F>(&self, part: impl FnOnce(Process) -> F) -> Result<ExitCode, Failure>
+    /// Runs `body`. Errors before logging has started are returned; later ones are logged.
+    fn run<F>(&self, body: impl FnOnce(Process) -> F) -> Result<ExitCode, Failure>
     where
         F: Future<Output = Result<(), Failure>>,
     {
         let settings = self.settings()?;
         let level = settings.get(&LOG_LEVEL);
-        // Held to the end: what is logged last is what tells why it ended.
+        // Kept to the end, so that the last events are written: they say why the process ended.
         let logs = logging::init(level, settings.get(&LOG_FORMAT)).map_err(defect)?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(THREADS)
@@ -205,7 +215,7 @@ impl Daemon {
             .build()
             .map_err(defect)?;
         let outcome = runtime.block_on(async {
-            tracing::info!(version = VERSION, "{} starts", self.name);
+            tracing::info!(version = VERSION, "starting {}", self.name);
             for warning in settings.warnings() {
                 tracing::warn!("{warning}");
             }
@@ -216,8 +226,8 @@ impl Daemon {
             let registry = metrics::registry().map_err(defect)?;
             let count = logs.count_dropped(&registry).map_err(defect)?;
             tasks.spawn(async move {
-                let about_logs = async { tokio::join!(debug, count) };
-                stop.run_until_cancelled(about_logs).await;
+                let log_tasks = async { tokio::join!(debug, count) };
+                stop.run_until_cancelled(log_tasks).await;
             });
             let process = Process {
                 registry,
@@ -228,17 +238,17 @@ impl Daemon {
                 signals,
                 tasks,
             };
-            part(process).await
+            body(process).await
         });
-        // Nothing that hangs holds up the process's end.
+        // Tasks that hang must not delay the exit.
         runtime.shutdown_background();
         Ok(match outcome {
             Ok(()) => {
-                tracing::info!("ended");
+                tracing::info!("stopped");
                 ExitCode::SUCCESS
             }
             Err(failure) => {
-                tracing::error!(error = %failure, "ended");
+                tracing::error!(error = %failure, "failed");
                 ExitCode::from(failure.code)
             }
         })
@@ -253,12 +263,12 @@ fn defect(error: impl Into<Box<dyn Error + Send + Sync>>) -> Failure {
     Failure::new(exit::SOFTWARE, error)
 }
 
-/// An address that was to be listened on, and the one that was bound: another one if its port was 0.
+/// The address to listen on and the address that was bound, which differs if the port was 0.
 #[derive(Clone, Copy, Debug)]
 pub struct Bound {
-    /// What was asked for.
+    /// The requested address.
     pub asked: SocketAddr,
-    /// What it became.
+    /// The address that was bound.
     pub addr: SocketAddr,
 }
 
@@ -268,20 +278,22 @@ impl Bound {
     }
 }
 
-/// Says on which addresses the process listens: `clients` is where it serves clients, if it does. If one of them was left to the
-/// system by port 0, they are printed too.
+/// Logs the addresses on which the process listens; `clients` is the one for clients, if there is
+/// one. If the system chose one of the ports because it was set to 0, the addresses are also
+/// printed.
 pub fn say_listening(clients: Option<Bound>, admin: Bound) {
     print_chosen(clients, admin);
     log_listening(clients.map(|bound| bound.addr), admin.addr);
 }
 
-/// Logs the event `listening` with the addresses that were bound.
+/// Logs the bound addresses in the event `listening`.
 pub fn log_listening(clients: Option<SocketAddr>, admin: SocketAddr) {
     let listen_addr = clients.map(tracing::field::display);
     tracing::info!(listen_addr, admin_addr = %admin, "listening");
 }
 
-/// Prints the addresses that were bound, each with what is there, where nobody knows them otherwise.
+/// Prints the bound addresses, each with its purpose, if the system chose a port: they are not
+/// known from the settings then.
 fn print_chosen(clients: Option<Bound>, admin: Bound) {
     let mut bound = clients.iter().chain([&admin]);
     if !bound.any(Bound::was_chosen_by_the_system) {
@@ -291,7 +303,7 @@ fn print_chosen(clients: Option<Bound>, admin: Bound) {
         format!("  clients  {addr}\n")
     });
     let admin = admin.addr;
-    // A daemon whose standard output is closed is as good a daemon.
+    // A daemon works just as well with its standard output closed.
     let _ = writeln!(io::stdout(), "{clients}  admin    http://{admin}/status")
         .and_then(|()| io::stdout().flush());
 }

@@ -1,24 +1,27 @@
-//! How people write durations, in settings and on command lines: `500ms`, `15s`, `1m30s`. There is this one grammar.
+//! Durations as people write them, in settings and on command lines: `500ms`, `15s`, `1m30s`. This
+//! is the only grammar for them.
 
 use std::{fmt, time::Duration};
 
-/// What [`parse`] takes, for messages and documents.
+/// A description of the form that [`parse`] accepts, for messages and documentation.
 pub const FORM: &str =
-    "whole numbers with h, m, s or ms, the largest unit first (500ms, 15s, 1m30s)";
+    "whole numbers with units h, m, s or ms, largest unit first (500ms, 15s, 1m30s)";
 
-/// The units and their milliseconds, the largest first.
+/// The units and their lengths in milliseconds, largest first.
 const UNITS: [(&str, u64); 4] = [("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
 
-/// A text is no duration. The text itself is left to whoever shows the error, who knows where it stood.
+/// The error for a text that is not a duration. It does not contain the text: the caller that
+/// reports the error knows where the text came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a duration is written in {FORM}")]
+#[error("expected a duration in {FORM}")]
 pub struct InvalidDuration;
 
-/// Parses a duration: whole numbers, each with its unit, the largest unit first and none twice. A bare number has no meaning that
-/// everybody would guess, so it is refused, as are signs, fractions and spaces.
+/// Parses a duration: whole numbers, each with a unit, largest unit first and no unit twice. A bare
+/// number is rejected, since readers would guess different units for it. So are signs, fractions
+/// and spaces.
 ///
 /// # Errors
-/// If `text` is anything else, or a duration beyond 2^64 ms.
+/// If `text` has any other form, or the duration is not below 2^64 ms.
 pub fn parse(text: &str) -> Result<Duration, InvalidDuration> {
     let (mut rest, mut units, mut sum_ms) = (text, UNITS.iter(), 0_u64);
     loop {
@@ -26,7 +29,7 @@ pub fn parse(text: &str) -> Result<Duration, InvalidDuration> {
         let (digits, after) = rest.split_at(digits_end.ok_or(InvalidDuration)?);
         let unit_end = after.find(|c: char| c.is_ascii_digit());
         let (unit, after) = after.split_at(unit_end.unwrap_or(after.len()));
-        // Passes over the larger units for good, so that none can follow a smaller one.
+        // The iterator never goes back to larger units, so none can follow a smaller one.
         let (_, unit_ms) = units
             .find(|(name, _)| *name == unit)
             .ok_or(InvalidDuration)?;
@@ -42,7 +45,8 @@ pub fn parse(text: &str) -> Result<Duration, InvalidDuration> {
     }
 }
 
-/// Prints a duration so that [`parse`] takes it, in the largest unit that it is a multiple of. What is below a millisecond is cut.
+/// Displays a duration in a form that [`parse`] accepts, in the largest unit of which it is a
+/// multiple. Fractions of a millisecond are dropped.
 #[derive(Clone, Copy, Debug)]
 pub struct Written(pub Duration);
 
@@ -63,7 +67,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_duration_is_what_its_units_say() {
+    fn durations_are_the_sum_of_their_units() {
         for (text, ms) in [
             ("0s", 0),
             ("250ms", 250),
@@ -81,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn no_other_form_is_taken() {
+    fn every_other_form_is_rejected() {
         for text in [
             "",
             "15",
@@ -114,23 +118,27 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_printed_parses_back(ms in prop_oneof![any::<u64>(), 0..100_000_000_u64]) {
+        fn a_displayed_duration_parses_back(ms in prop_oneof![any::<u64>(), 0..100_000_000_u64]) {
             let duration = Duration::from_millis(ms);
             prop_assert_eq!(parse(&Written(duration).to_string()), Ok(duration));
         }
 
         #[test]
-        fn parts_add_up_in_falling_units_and_in_no_other_order(
+        fn units_are_accepted_in_descending_order_only(
             parts in [of(0..10_000_u64), of(0..10_000_u64), of(0..10_000_u64), of(0..10_000_u64)],
             order in Just(vec![0, 1, 2, 3]).prop_shuffle(),
         ) {
             let written = |unit: usize| parts[unit].map(|n| format!("{n}{}", UNITS[unit].0));
-            let falling: String = (0..4).filter_map(written).collect();
+            let descending: String = (0..4).filter_map(written).collect();
             let shuffled: String = order.into_iter().filter_map(written).collect();
-            let ms = parts.iter().zip(UNITS).map(|(n, (_, unit_ms))| n.unwrap_or(0) * unit_ms).sum();
-            prop_assume!(!falling.is_empty());
-            prop_assert_eq!(parse(&falling), Ok(Duration::from_millis(ms)));
-            prop_assert_eq!(parse(&shuffled).is_ok(), shuffled == falling);
+            let ms = parts
+                .iter()
+                .zip(UNITS)
+                .map(|(n, (_, unit_ms))| n.unwrap_or(0) * unit_ms)
+                .sum();
+            prop_assume!(!descending.is_empty());
+            prop_assert_eq!(parse(&descending), Ok(Duration::from_millis(ms)));
+            prop_assert_eq!(parse(&shuffled).is_ok(), shuffled == descending);
         }
 
         #[test]

@@ -1,5 +1,8 @@
-//! Settings from the environment. [`Section`]s say what there is, [`Settings`] is what was found, [`SettingsErrors`] is everything
-//! that is wrong with it at once. Which settings there are, and what they do, the crates that obey them say: each declares its own by
+//! Settings from the environment.
+//!
+//! A [`Section`] declares settings, [`Settings`] holds the values that were found, and
+//! [`SettingsErrors`] holds every error in them. This module does not know which settings exist or
+//! what they do: each crate declares the settings that it obeys, with
 //! [`settings!`](crate::settings!), and a program lists the sections that it takes.
 
 mod error;
@@ -19,8 +22,9 @@ pub use setting::{Row, Setting};
 pub use settings::{Origin, Settings};
 pub use value::{Span, Text, Value, one_of};
 
-/// Declares a section: its name, the check of its settings if there is one, and the settings, a constant each. A setting's
-/// documentation is its help, so that none can be declared and not listed, or listed and not explained.
+/// Declares a section: its name, an optional check across settings, and one constant per setting.
+/// The doc comment of a setting is also its help text, so a setting can neither be declared without
+/// being listed nor listed without being explained.
 ///
 /// ```
 /// use tickstorm_service::env::{Setting, Text};
@@ -28,8 +32,8 @@ pub use value::{Span, Text, Value, one_of};
 /// tickstorm_service::settings! {
 ///     /// Settings of a greeter.
 ///     GREETER;
-///     /// Whom it greets.
-///     GREETING_NAME: String = Setting::new(Text::ID, "world", "it is always there");
+///     /// The name of the person to greet.
+///     GREETING_NAME: String = Setting::new(Text::ID, "world", "The world is always there");
 /// }
 /// assert_eq!(GREETER.rows().count(), 1);
 /// assert_eq!(GREETING_NAME.name(), "GREETING_NAME");
@@ -44,7 +48,11 @@ macro_rules! settings {
         $(
             $(#[doc = $help])+
             pub const $name: $crate::env::Setting<$type> =
-                <$crate::env::Setting<$type>>::named($setting, stringify!($name), concat!($($help),+));
+                <$crate::env::Setting<$type>>::named(
+                    $setting,
+                    stringify!($name),
+                    concat!($($help),+),
+                );
         )+
 
         $(#[doc = $about])+

@@ -1,10 +1,10 @@
-//! [`ErrorChain`]: an error with everything that caused it, on one line. The text of our own errors does not repeat their source, so
-//! whoever shows one to people prints the chain.
+//! [`ErrorChain`]: an error and its causes on one line. The text of TickStorm's errors does not
+//! repeat that of their source, so code that shows an error to people prints the chain.
 
 use std::{error::Error, fmt};
 
-/// Prints an error and its sources, separated by colons. Errors of libraries often end with their source's text, which is then not
-/// printed again.
+/// Displays an error and its sources, separated by colons. Errors from libraries often end with the
+/// text of their source, which is then not repeated.
 #[derive(Clone, Copy, Debug)]
 pub struct ErrorChain<'a>(pub &'a (dyn Error + 'static));
 
@@ -35,7 +35,7 @@ mod tests {
     struct Caused(&'static str, #[source] Option<Box<Caused>>);
 
     #[test]
-    fn every_cause_stands_once_in_its_order() {
+    fn every_cause_appears_once_and_in_order() {
         let error = Caused(
             "a",
             Some(Box::new(Caused("b", Some(Box::new(Caused("c", None)))))),

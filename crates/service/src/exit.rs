@@ -1,18 +1,18 @@
-//! Exit codes, those of sysexits.h where one fits.
+//! Exit codes, taken from sysexits.h if it has one that fits.
 
-/// All went as asked.
+/// Success.
 pub const OK: u8 = 0;
-/// The answer is no: a probe's limit was passed, a health check failed.
+/// A negative result: a probe's limit was exceeded, or a health check failed.
 pub const FAILED: u8 = 1;
-/// The command line is wrong.
+/// The command line is invalid.
 pub const USAGE: u8 = 64;
-/// The other side can't be reached.
+/// The peer can't be reached, or an address can't be listened on.
 pub const UNAVAILABLE: u8 = 69;
-/// A defect of the program.
+/// An internal error: a bug in the program.
 pub const SOFTWARE: u8 = 70;
-/// The other side broke the protocol.
+/// The peer violated the protocol.
 pub const PROTOCOL: u8 = 76;
-/// The other side refused.
+/// The peer refused the request.
 pub const NOPERM: u8 = 77;
-/// Settings are wrong.
+/// The settings are invalid.
 pub const CONFIG: u8 = 78;

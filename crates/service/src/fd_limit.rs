@@ -1,22 +1,24 @@
-//! The limit of open files that the system gives this process, as one of its tables of open files has it.
+//! The open-file limit of this process (`RLIMIT_NOFILE`), which applies to each of its file
+//! descriptor tables separately.
 
 use std::io;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
-/// The limit, before and after it was raised.
+/// The soft limit, before and after it was raised.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FdLimit {
-    /// The soft limit that the process was started with.
+    /// The soft limit with which the process was started.
     pub before: u64,
-    /// The soft limit now, which is the hard one.
+    /// The soft limit now, which equals the hard limit.
     pub after: u64,
 }
 
-/// Raises the soft limit to the hard one. It comes first in an edge's life, since all else is sized by it.
+/// Raises the soft limit to the hard limit. An edge does this before anything else, since the limit
+/// determines the sizes of everything else.
 ///
 /// # Errors
-/// If the system refuses, which it has no reason to.
+/// If the system refuses, which it has no reason to do.
 pub fn raise() -> io::Result<FdLimit> {
     let (before, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
     if before < hard {
@@ -28,10 +30,10 @@ pub fn raise() -> io::Result<FdLimit> {
     })
 }
 
-/// The hard limit, to which [`raise`] takes the soft one.
+/// Returns the hard limit, to which [`raise`] sets the soft limit.
 ///
 /// # Errors
-/// If the system does not say, which it has no reason for.
+/// If the system does not report it, for which it has no reason.
 pub fn hard() -> io::Result<u64> {
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
     Ok(hard)

@@ -1,4 +1,5 @@
-//! Asking a daemon's own admin port how it is: the probe of a container that has no shell and no curl in it.
+//! Queries a daemon's own admin port for its health: the probe for a container that contains no
+//! shell and no curl.
 
 use std::{
     io::{self, Read, Write},
@@ -8,40 +9,45 @@ use std::{
 
 use crate::admin::reachable;
 
-/// The time for the connection, for the question and for each part of the answer: below the 5 s and more that orchestrators
-/// give a probe that they are told to, and far more than a daemon that is alive takes.
+/// The time limit for connecting, for sending the request, and for each read of the response. It is
+/// below the 5 s or more for which orchestrators can be configured to wait for a probe, and far
+/// above the time in which a live daemon responds.
 const TIME_MAX: Duration = Duration::from_secs(2);
 
-/// The bytes of an answer that are read: all reasons that there may be.
-const ANSWER_BYTES_MAX: u64 = 65_536;
+/// The maximum number of bytes of a response that are read, enough for all possible reasons.
+const RESPONSE_BYTES_MAX: u64 = 65_536;
 
-/// Why a daemon is not found healthy.
+/// The reason that a daemon does not count as healthy.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Unhealthy {
-    /// It can't be asked.
-    #[error("http://{addr}{path}")]
+    /// The daemon can't be queried.
+    #[error("cannot query http://{addr}{path}")]
     Unreachable {
         addr: SocketAddr,
         path: &'static str,
         source: io::Error,
     },
-    /// It says so itself.
-    #[error("http://{addr}{path}: {answer}")]
-    Told {
+    /// The daemon reports that it is not healthy.
+    #[error("http://{addr}{path} returned {response}")]
+    Reported {
         addr: SocketAddr,
         path: &'static str,
-        answer: String,
+        response: String,
     },
 }
 
-/// Asks for `path` at the admin port that listens on `addr`.
+/// Requests `path` from the admin port that listens on `addr`.
 pub(crate) fn ask(addr: SocketAddr, path: &'static str) -> Result<(), Unhealthy> {
     let addr = reachable(addr);
     match exchange(addr, path) {
-        Ok(answer) if answer.starts_with("HTTP/1.1 200 ") => Ok(()),
-        Ok(answer) => {
-            let answer = answer.rsplit("\r\n").next().unwrap_or_default().to_owned();
-            Err(Unhealthy::Told { addr, path, answer })
+        Ok(response) if response.starts_with("HTTP/1.1 200 ") => Ok(()),
+        Ok(response) => {
+            let body = response.rsplit("\r\n").next().unwrap_or_default();
+            Err(Unhealthy::Reported {
+                addr,
+                path,
+                response: body.to_owned(),
+            })
         }
         Err(source) => Err(Unhealthy::Unreachable { addr, path, source }),
     }
@@ -55,7 +61,7 @@ fn exchange(addr: SocketAddr, path: &str) -> io::Result<String> {
         stream,
         "GET {path} HTTP/1.1\r\nHost: {addr}\r\nConnection: close\r\n\r\n"
     )?;
-    let mut answer = Vec::new();
-    stream.take(ANSWER_BYTES_MAX).read_to_end(&mut answer)?;
-    Ok(String::from_utf8_lossy(&answer).into_owned())
+    let mut response = Vec::new();
+    stream.take(RESPONSE_BYTES_MAX).read_to_end(&mut response)?;
+    Ok(String::from_utf8_lossy(&response).into_owned())
 }

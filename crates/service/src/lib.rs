@@ -1,5 +1,6 @@
-//! What every TickStorm daemon needs, whatever it does: the machinery of its settings, its logs, its metrics, its admin port, its
-//! connection to NATS, and an orderly start and stop. Of TickStorm's crates it knows the bus alone, for that connection.
+//! The machinery that every TickStorm daemon needs: settings, logs, metrics, the admin port, the
+//! connection to NATS, and orderly start and shutdown. Of TickStorm's other crates it depends on
+//! the bus alone, for the connection to NATS.
 
 pub mod admin;
 pub mod daemon;
@@ -16,5 +17,5 @@ pub mod nats;
 pub mod settings;
 pub mod signals;
 
-/// This version of TickStorm.
+/// The version of TickStorm.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");

@@ -1,49 +1,49 @@
-//! The tasks of a process, and how they end together. What they do is their own.
+//! Starts the tasks of a process and stops them together, whatever they do.
 
 use std::{future::Future, time::Duration};
 
 use tokio::time::timeout;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-/// The tasks that make up a process or a part of it, and the one word that ends them all.
+/// A group of tasks and the token that stops all of them.
 #[derive(Clone, Debug, Default)]
 pub struct Lifecycle {
     stop: CancellationToken,
     tasks: TaskTracker,
 }
 
-/// Tasks that did not end within their time.
+/// The error when tasks did not finish in time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{tasks} tasks were still running {within:?} after they were told to stop")]
+#[error("{tasks} tasks were still running {within:?} after they were asked to stop")]
 pub struct StillRunning {
-    /// How many.
+    /// The number of tasks that are still running.
     pub tasks: usize,
-    /// The time that they had.
+    /// The time that they had to finish.
     pub within: Duration,
 }
 
 impl Lifecycle {
-    /// Begins with no task.
+    /// Creates a group without tasks.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// The token that is cancelled when it is time to stop.
+    /// Returns the token that is cancelled when the tasks must stop.
     #[must_use]
     pub fn stopping(&self) -> CancellationToken {
         self.stop.clone()
     }
 
-    /// Starts `task`, which must end soon after the token is cancelled.
+    /// Spawns `task`, which must finish soon after the token is cancelled.
     pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         self.tasks.spawn(task);
     }
 
-    /// Tells all tasks to stop and waits until they have, at most for `within`.
+    /// Asks all tasks to stop and waits until they have finished, at most for `within`.
     ///
     /// # Errors
-    /// Where some have not: it is for the caller to end the process over them.
+    /// If some tasks have not finished. The caller may end the process regardless of them.
     pub async fn stop(self, within: Duration) -> Result<(), StillRunning> {
         self.stop.cancel();
         self.tasks.close();
@@ -61,7 +61,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn stopping_ends_all_tasks_and_waits_for_them() {
+    async fn stop_ends_all_tasks_and_waits_for_them() {
         let lifecycle = Lifecycle::new();
         let (done, mut ended) = tokio::sync::mpsc::unbounded_channel();
         for i in 0..3 {
@@ -69,7 +69,7 @@ mod tests {
             lifecycle.spawn(async move {
                 stop.cancelled().await;
                 tokio::time::sleep(Duration::from_secs(i)).await;
-                done.send(i).expect("the test listens");
+                done.send(i).expect("the test holds the receiver");
             });
         }
         assert_eq!(lifecycle.stop(Duration::from_secs(5)).await, Ok(()));
@@ -79,15 +79,15 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_task_that_does_not_end_holds_up_the_stop_no_longer_than_allowed() {
+    async fn a_task_that_does_not_end_delays_stop_no_longer_than_allowed() {
         let lifecycle = Lifecycle::new();
         lifecycle.spawn(std::future::pending());
         let within = Duration::from_secs(5);
-        let begun = tokio::time::Instant::now();
+        let started = tokio::time::Instant::now();
         assert_eq!(
             lifecycle.stop(within).await,
             Err(StillRunning { tasks: 1, within })
         );
-        assert_eq!(begun.elapsed().as_secs(), 5);
+        assert_eq!(started.elapsed().as_secs(), 5);
     }
 }

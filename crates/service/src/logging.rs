@@ -1,5 +1,6 @@
-//! Logs: one event a line on standard error, which leaves standard output to what `dev` and `tail` print. JSON for machines,
-//! text for people; the level can be changed while the process runs. Who logs never waits: that is `queue`'s affair.
+//! Logs: one event per line on standard error, so that standard output is free for the output of
+//! `dev` and `tail`. The format is JSON for machines or text for people, and the level can be
+//! changed while the process runs. Logging never blocks the caller; `queue` ensures that.
 
 mod queue;
 
@@ -23,35 +24,41 @@ use tracing_subscriber::{
 use self::queue::Queue;
 use crate::metrics::{self, RegisterError};
 
-/// How long SIGUSR1 makes debug events be written: time to see what a connection does, too short to fill a disk.
+/// The time for which SIGUSR1 turns on debug events: long enough to see what a connection does, too
+/// short to fill a disk.
 const DEBUG_TIME: Duration = Duration::from_secs(60);
 
-/// Which log events are written: those at this level and the graver ones.
+/// The level of the logs: events at this level and at more severe ones are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Level {
-    /// A defect, or something that ends the process.
+    /// A bug, or a failure that ends the process.
     Error,
-    /// What someone should look at.
+    /// Events that an operator should look at.
     Warn,
-    /// States of the process.
+    /// Changes in the state of the process.
     Info,
-    /// Also each connection's end.
+    /// Also the end of each connection.
     Debug,
     /// Also each frame.
     Trace,
 }
 
-/// How log events are written.
+/// The format of log events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogFormat {
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
-    /// One text a line, for people.
+    /// One line of text per event, for people.
     Text,
 }
 
 crate::choices!(Level:
-    "error" => Self::Error, "warn" => Self::Warn, "info" => Self::Info, "debug" => Self::Debug, "trace" => Self::Trace);
+    "error" => Self::Error,
+    "warn" => Self::Warn,
+    "info" => Self::Info,
+    "debug" => Self::Debug,
+    "trace" => Self::Trace,
+);
 crate::choices!(LogFormat: "json" => Self::Json, "text" => Self::Text);
 
 impl From<Level> for LevelFilter {
@@ -66,70 +73,71 @@ impl From<Level> for LevelFilter {
     }
 }
 
-/// Changes the level while the process runs.
+/// A handle that changes the level while the process runs.
 #[derive(Clone, Debug)]
 pub struct LevelHandle(reload::Handle<LevelFilter, Registry>);
 
 impl LevelHandle {
-    /// Writes events at `level` and the graver ones from now on.
+    /// Sets the level: events at `level` and at more severe ones are written.
     pub fn set(&self, level: Level) {
-        // It fails only where the subscriber is gone, and then nobody is left to log to.
+        // This fails only if the subscriber is gone, and then there is nothing left to log to.
         let _ = self.0.reload(level);
     }
 }
 
-/// Catches SIGUSR1 from now on: each one makes debug events be written for a minute, whatever `level` is otherwise. Inside a
-/// runtime; what it gives is to be run there.
+/// Starts catching SIGUSR1: each one turns on debug events for a minute, after which the level is
+/// `level` again. Must be called inside a runtime, which must then run the returned future.
 ///
 /// # Errors
-/// Where the system lets no handler be installed.
+/// If the system does not let a handler be installed.
 pub fn debug_on_signal(
     handle: LevelHandle,
     level: Level,
 ) -> io::Result<impl Future<Output = ()> + Send + 'static> {
-    let mut asked = signal(SignalKind::user_defined1())?;
-    Ok(debug_while_asked(
-        move |cx| asked.poll_recv(cx),
+    let mut requests = signal(SignalKind::user_defined1())?;
+    Ok(debug_on_request(
+        move |cx| requests.poll_recv(cx),
         handle,
         level,
     ))
 }
 
-async fn debug_while_asked(
-    mut asked: impl FnMut(&mut Context<'_>) -> Poll<Option<()>>,
+async fn debug_on_request(
+    mut poll_request: impl FnMut(&mut Context<'_>) -> Poll<Option<()>>,
     handle: LevelHandle,
     level: Level,
 ) {
-    while poll_fn(&mut asked).await.is_some() {
+    while poll_fn(&mut poll_request).await.is_some() {
         handle.set(level.max(Level::Debug));
-        tracing::info!(for_s = DEBUG_TIME.as_secs(), "debug events are written");
-        // Asking again begins the time anew.
-        while let Ok(Some(())) = timeout(DEBUG_TIME, poll_fn(&mut asked)).await {}
-        tracing::info!("debug events end");
+        tracing::info!(for_s = DEBUG_TIME.as_secs(), "debug logging is on");
+        // Another request restarts the time.
+        while let Ok(Some(())) = timeout(DEBUG_TIME, poll_fn(&mut poll_request)).await {}
+        tracing::info!("debug logging is off");
         handle.set(level);
     }
 }
 
-/// The logs of this process. Dropping it writes what waits, as far as standard error takes it within a second or two.
+/// The logs of this process. Dropping it writes the lines that are still queued, as far as standard
+/// error accepts them within a second or two.
 #[derive(Debug)]
-#[must_use = "lines that wait when the process ends are lost"]
+#[must_use = "lines that are still queued when the process exits are lost"]
 pub struct Logs {
     levels: LevelHandle,
     queue: Queue,
 }
 
 impl Logs {
-    /// What changes the level.
+    /// Returns a handle that changes the level.
     #[must_use]
     pub fn levels(&self) -> LevelHandle {
         self.levels.clone()
     }
 
-    /// Registers the count of lines that were dropped. What it gives keeps the count, and is to be run beside the process's
-    /// parts; it logs when lines were dropped, once there is room again.
+    /// Registers the counter of dropped lines. The returned future keeps it up to date and must run
+    /// for the life of the process. It also logs that lines were dropped, once there is room again.
     ///
     /// # Errors
-    /// Where the metric's name is taken.
+    /// If the name of the metric is taken.
     pub fn count_dropped(
         &self,
         registry: &Metrics,
@@ -137,27 +145,27 @@ impl Logs {
         let counter = metrics::counter(
             registry,
             "tickstorm_log_lines_dropped_total",
-            "Log lines dropped because standard error was not read as fast as they came.",
+            "Log lines dropped because standard error was not read fast enough.",
         )?;
         Ok(queue::count(self.queue.dropped(), counter))
     }
 }
 
-/// Starts the logs of this process on standard error. A panic of any thread or task is shown there
-/// and ends the process. A reader that stands still holds up nobody: lines beyond a bound are
-/// dropped and counted.
+/// Starts the logs of this process on standard error. A panic in any thread or task is printed
+/// there and ends the process. A stalled reader of standard error blocks nothing: lines beyond a
+/// bound are dropped and counted.
 ///
 /// # Errors
-/// Where logs have been started before.
+/// If logs have already been started.
 pub fn init(level: Level, format: LogFormat) -> Result<Logs, SetGlobalDefaultError> {
-    let (writer, queue) = queue::before(io::stderr());
+    let (writer, queue) = queue::start(io::stderr());
     let (dispatch, levels) = dispatch(level, format, writer);
     tracing::dispatcher::set_global_default(dispatch)?;
     queue.end_on_panic();
     Ok(Logs { levels, queue })
 }
 
-/// Makes what [`init`] installs, with another writer.
+/// Creates the same dispatcher as [`init`], with another writer and without installing it.
 pub fn dispatch<W>(level: Level, format: LogFormat, writer: W) -> (Dispatch, LevelHandle)
 where
     W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
@@ -212,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn a_json_event_is_one_object_a_line_with_its_fields_and_its_spans() {
+    fn a_json_event_is_one_line_with_its_fields_and_spans() {
         let lines = Lines::default().log(Level::Info, LogFormat::Json, |_| {
             let _connection = info_span!("connection", id = 7).entered();
             info!(reason = "a\nb", "closed");
@@ -243,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn the_level_bounds_what_is_written_and_can_be_changed() {
+    fn the_level_filters_events_and_can_be_changed() {
         let lines = Lines::default().log(Level::Info, LogFormat::Text, |handle| {
             debug!("before");
             handle.set(Level::Debug);
@@ -256,33 +264,33 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn being_asked_gives_debug_events_for_a_minute_after_the_last_time() {
+    async fn debug_events_are_written_for_a_minute_after_the_last_request() {
         let lines = Lines::default();
         let writer = lines.clone();
         let (dispatch, handle) = dispatch(Level::Warn, LogFormat::Text, move || writer.clone());
         let _guard = tracing::dispatcher::set_default(&dispatch);
-        let (ask, mut asked) = tokio::sync::mpsc::unbounded_channel();
-        tokio::spawn(debug_while_asked(
-            move |cx| asked.poll_recv(cx),
+        let (request, mut requests) = tokio::sync::mpsc::unbounded_channel();
+        tokio::spawn(debug_on_request(
+            move |cx| requests.poll_recv(cx),
             handle,
             Level::Warn,
         ));
-        let after = async |s: u64| {
+        let debug_after = async |s: u64| {
             tokio::time::sleep(Duration::from_secs(s)).await;
-            debug!(s, "look");
+            debug!(s, "waited");
         };
-        after(1).await;
-        ask.send(()).unwrap();
-        after(59).await;
-        ask.send(()).unwrap();
-        after(58).await;
-        after(3).await;
+        debug_after(1).await;
+        request.send(()).unwrap();
+        debug_after(59).await;
+        request.send(()).unwrap();
+        debug_after(58).await;
+        debug_after(3).await;
         let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
-        let looks: Vec<_> = text
+        let written: Vec<_> = text
             .lines()
-            .filter_map(|line| line.split_once("look s="))
+            .filter_map(|line| line.split_once("waited s="))
             .map(|(_, s)| s)
             .collect();
-        assert_eq!(looks, ["59", "58"], "{text}");
+        assert_eq!(written, ["59", "58"], "{text}");
     }
 }

@@ -1,42 +1,43 @@
-//! Metrics: how they come onto a registry and how they are written down. What is measured belongs to those who measure it.
+//! Metrics: registers them and encodes them for Prometheus. Which metrics there are is up to the
+//! crates that measure something.
 
 use prometheus::{
     Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
     Registry, TextEncoder, core::Collector,
 };
 
-/// The content type of [`encode`]'s text.
+/// The content type of the text that [`encode`] returns.
 pub const CONTENT_TYPE: &str = prometheus::TEXT_FORMAT;
 
-/// A metric could not be registered: its name is taken, or no name at all.
+/// The error when a metric could not be registered, because its name is taken or invalid.
 #[derive(Debug, thiserror::Error)]
-#[error("metric {name} can't be registered")]
+#[error("cannot register the metric {name}")]
 pub struct RegisterError {
     name: String,
     source: prometheus::Error,
 }
 
-/// Makes a registry that says which version this is: `tickstorm_build_info`.
+/// Creates a registry that already has the metric for the version: `tickstorm_build_info`.
 ///
 /// # Errors
-/// Never in effect: the registry is new.
+/// Never in practice, since no name is taken in a new registry.
 pub fn registry() -> Result<Registry, RegisterError> {
     let registry = Registry::new();
     let name = "tickstorm_build_info";
     let build = int_gauges(
         &registry,
         name,
-        "The version that runs, always 1.",
+        "Always 1; the label is the running version.",
         &["version"],
     )?;
     build.with_label_values(&[crate::VERSION]).set(1);
     Ok(registry)
 }
 
-/// Writes all metrics of `registry` in Prometheus's text format.
+/// Encodes all metrics of `registry` in Prometheus's text format.
 ///
 /// # Errors
-/// Where a metric family is empty or mixed, which no helper here can make.
+/// If a metric family is empty or mixes types, which the functions in this module can't cause.
 pub fn encode(registry: &Registry) -> Result<String, prometheus::Error> {
     TextEncoder::new().encode_to_string(&registry.gather())
 }
@@ -44,15 +45,15 @@ pub fn encode(registry: &Registry) -> Result<String, prometheus::Error> {
 /// Registers a counter.
 ///
 /// # Errors
-/// Where the name is taken or no name.
+/// If the name is taken or invalid.
 pub fn counter(registry: &Registry, name: &str, help: &str) -> Result<IntCounter, RegisterError> {
     register(registry, name, IntCounter::new(name, help))
 }
 
-/// Registers counters told apart by `labels`.
+/// Registers counters that differ in their `labels`.
 ///
 /// # Errors
-/// Where the name is taken or no name.
+/// If the name is taken or invalid.
 pub fn counters(
     registry: &Registry,
     name: &str,
@@ -66,26 +67,26 @@ pub fn counters(
     )
 }
 
-/// Registers a gauge of fractions, as of seconds.
+/// Registers a gauge for fractional values, such as seconds.
 ///
 /// # Errors
-/// Where the name is taken or no name.
+/// If the name is taken or invalid.
 pub fn gauge(registry: &Registry, name: &str, help: &str) -> Result<Gauge, RegisterError> {
     register(registry, name, Gauge::new(name, help))
 }
 
-/// Registers a gauge of whole numbers.
+/// Registers a gauge for whole numbers.
 ///
 /// # Errors
-/// Where the name is taken or no name.
+/// If the name is taken or invalid.
 pub fn int_gauge(registry: &Registry, name: &str, help: &str) -> Result<IntGauge, RegisterError> {
     register(registry, name, IntGauge::new(name, help))
 }
 
-/// Registers gauges of whole numbers told apart by `labels`.
+/// Registers gauges for whole numbers that differ in their `labels`.
 ///
 /// # Errors
-/// Where the name is taken or no name.
+/// If the name is taken or invalid.
 pub fn int_gauges(
     registry: &Registry,
     name: &str,
@@ -99,10 +100,10 @@ pub fn int_gauges(
     )
 }
 
-/// Registers a histogram with the upper bounds `buckets`, ascending.
+/// Registers a histogram; `buckets` are the upper bounds of its buckets, in ascending order.
 ///
 /// # Errors
-/// Where the name is taken or no name, or where the buckets do not ascend.
+/// If the name is taken or invalid, or the buckets do not ascend.
 pub fn histogram(
     registry: &Registry,
     name: &str,
@@ -113,10 +114,11 @@ pub fn histogram(
     register(registry, name, Histogram::with_opts(opts))
 }
 
-/// Registers `collector`, which finds its values when it is asked for them; `name` is for the error.
+/// Registers `collector`, which gathers its values when they are requested. `name` is used in the
+/// error only.
 ///
 /// # Errors
-/// Where a name is taken.
+/// If one of its names is taken.
 pub fn collector<C: Collector + Clone + 'static>(
     registry: &Registry,
     name: &str,
@@ -144,14 +146,14 @@ mod tests {
     use crate::error_chain::ErrorChain;
 
     #[test]
-    fn a_new_registry_tells_the_version() {
+    fn a_new_registry_has_the_version() {
         let text = encode(&registry().unwrap()).unwrap();
         let line = format!("tickstorm_build_info{{version=\"{}\"}} 1\n", crate::VERSION);
         assert!(text.ends_with(&line), "{text}");
     }
 
     #[test]
-    fn every_kind_of_metric_is_written_with_its_labels() {
+    fn every_kind_of_metric_is_encoded_with_its_labels() {
         let registry = Registry::new();
         counter(&registry, "a_total", "A.").unwrap().inc_by(3);
         let closed = counters(&registry, "b_total", "B.", &["reason"]).unwrap();
@@ -184,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn labels_that_were_never_used_hide_no_other_metric() {
+    fn a_family_without_values_hides_no_other_metric() {
         let registry = Registry::new();
         counters(&registry, "unused_total", "U.", &["reason"]).unwrap();
         counter(&registry, "used_total", "U.").unwrap();
@@ -193,14 +195,14 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_is_taken_or_no_name_is_refused_by_name() {
+    fn an_error_names_the_metric_whose_name_is_taken_or_invalid() {
         let registry = Registry::new();
         counter(&registry, "a_total", "A.").unwrap();
         for (name, why) in [("a_total", "Duplicate"), ("a-total", "a-total")] {
             let error = counter(&registry, name, "A.").unwrap_err();
             let error = ErrorChain(&error).to_string();
             assert!(
-                error.starts_with(&format!("metric {name} can't be registered")),
+                error.starts_with(&format!("cannot register the metric {name}")),
                 "{error}"
             );
             assert!(error.contains(why), "{error}");

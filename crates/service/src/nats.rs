@@ -1,5 +1,6 @@
-//! A daemon's connection to NATS: its settings, and what the bus is told of them. Clock and edge have the same, and the bus reads no
-//! environment, so both stand here.
+//! A daemon's connection to NATS: its settings, and the options that they become for the bus. They
+//! are here because clock and edge have the same settings, and the bus does not read the
+//! environment.
 
 use std::path::PathBuf;
 
@@ -11,7 +12,7 @@ use crate::env::{Findings, Setting, Settings, Text};
 
 /// Subjects are made of tokens separated by dots; `*` and `>` are wildcards.
 const SUBJECT: Text = Text::new(
-    "1 to 64 characters of A-Z a-z 0-9 . _ -, no dot at either end",
+    "1 to 64 characters (A-Z a-z 0-9 . _ -), with no dot at either end and no two adjacent dots",
     |text| {
         Text::ID.allows(text)
             && !text.starts_with('.')
@@ -21,11 +22,12 @@ const SUBJECT: Text = Text::new(
 );
 
 const URLS: Text = Text::new(
-    "nats:// or tls:// URLs of a host and a port, such as nats://127.0.0.1:4222, separated by commas",
+    "nats:// or tls:// URLs of a host and an optional port, such as nats://127.0.0.1:4222, \
+     separated by commas",
     |text| text.split(',').all(|url| is_server(url.trim())),
 );
 
-/// Whether a connection could ever be made to `url`.
+/// Returns whether `url` is one to which a connection is possible at all.
 fn is_server(url: &str) -> bool {
     Url::parse(url).is_ok_and(|url| {
         matches!(url.scheme(), "nats" | "tls")
@@ -37,43 +39,56 @@ fn is_server(url: &str) -> bool {
     })
 }
 
+const NO_LOGIN: &str = "A NATS server without authentication needs none";
+const NO_CERTIFICATE: &str = "Most NATS servers do not ask for a client certificate";
+
 crate::settings! {
     /// Settings of the connection to NATS.
     NATS, checked by check;
-    /// The NATS servers, separated by commas.
-    NATS_URL: String = Setting::new(URLS, "nats://127.0.0.1:4222", "a server on this host, on its own default port")
-        .url();
-    /// The user towards NATS.
+    /// The URLs of the NATS servers, separated by commas.
+    NATS_URL: String = Setting::new(
+        URLS,
+        "nats://127.0.0.1:4222",
+        "A NATS server on this host, on its default port",
+    )
+    .url();
+    /// The user name for NATS.
     NATS_USER: Option<String> =
-        Setting::unset(Text::CREDENTIAL, "NATS without authentication needs none").or_file();
-    /// The password towards NATS.
+        Setting::unset(Text::CREDENTIAL, NO_LOGIN).or_file();
+    /// The password for NATS.
     NATS_PASSWORD: Option<SecretString> =
-        Setting::unset(Text::CREDENTIAL, "NATS without authentication needs none").secret().or_file();
-    /// The token towards NATS.
+        Setting::unset(Text::CREDENTIAL, NO_LOGIN).secret().or_file();
+    /// The token for NATS.
     NATS_TOKEN: Option<SecretString> =
-        Setting::unset(Text::CREDENTIAL, "NATS without authentication needs none").secret().or_file();
-    /// The file with a NATS user's JWT and key.
-    NATS_CREDS_FILE: Option<PathBuf> =
-        Setting::unset((), "NATS without authentication needs none");
-    /// The file with the authorities that sign NATS servers' certificates.
-    NATS_CA_FILE: Option<PathBuf> = Setting::unset((), "the system's own authorities");
-    /// The file with the certificate shown to NATS.
-    NATS_CERT_FILE: Option<PathBuf> = Setting::unset((), "most NATS servers ask for none");
-    /// The file with the key of NATS_CERT_FILE.
-    NATS_KEY_FILE: Option<PathBuf> = Setting::unset((), "most NATS servers ask for none");
-    /// What all subjects on NATS begin with.
-    NATS_SUBJECT_PREFIX: String = Setting::new(SUBJECT, "tickstorm", "one system a NATS account");
+        Setting::unset(Text::CREDENTIAL, NO_LOGIN).secret().or_file();
+    /// The credentials file with the JWT and key of a NATS user.
+    NATS_CREDS_FILE: Option<PathBuf> = Setting::unset((), NO_LOGIN);
+    /// The file with the certificate authorities that sign the certificates of NATS servers.
+    NATS_CA_FILE: Option<PathBuf> = Setting::unset(
+        (),
+        "The system's certificate authorities apply if it is not set",
+    );
+    /// The file with the client certificate that is presented to NATS servers.
+    NATS_CERT_FILE: Option<PathBuf> = Setting::unset((), NO_CERTIFICATE);
+    /// The file with the private key for NATS_CERT_FILE.
+    NATS_KEY_FILE: Option<PathBuf> = Setting::unset((), NO_CERTIFICATE);
+    /// The prefix of all NATS subjects.
+    NATS_SUBJECT_PREFIX: String = Setting::new(
+        SUBJECT,
+        "tickstorm",
+        "One TickStorm system per NATS account",
+    );
 }
 
-/// A login or a certificate that is not whole, or more than one.
+/// An incomplete login or certificate, or more than one login.
 #[derive(Debug, thiserror::Error)]
 enum LoginError {
-    #[error("NATS_USER and NATS_PASSWORD go together: set both or none")]
+    #[error("NATS_USER and NATS_PASSWORD go together: set both or neither")]
     HalfUser,
-    /// NATS takes one login: of two it would be a guess which one is meant.
-    #[error("NATS_USER, NATS_TOKEN and NATS_CREDS_FILE are three ways to log in: set one of them")]
+    /// NATS accepts one login only, and choosing one of several would be a guess.
+    #[error("NATS_USER, NATS_TOKEN and NATS_CREDS_FILE are alternatives: set only one of them")]
     Several,
-    #[error("NATS_CERT_FILE and NATS_KEY_FILE go together: set both or none")]
+    #[error("NATS_CERT_FILE and NATS_KEY_FILE go together: set both or neither")]
     HalfCertificate,
 }
 
@@ -110,7 +125,7 @@ fn certificate_error(settings: &Settings) -> Option<LoginError> {
     (certificate.is_some() != key.is_some()).then_some(LoginError::HalfCertificate)
 }
 
-/// What the bus is told, with the name by which servers know this connection.
+/// Returns the options for the bus. `name` identifies the connection on the NATS servers.
 ///
 /// # Panics
 /// If [`NATS`] was not loaded.

@@ -1,4 +1,4 @@
-//! Settings of every daemon: its admin port and its logs.
+//! The settings that every daemon has: its admin port and its logs.
 
 use std::net::SocketAddr;
 
@@ -12,18 +12,24 @@ const URL: Text = Text::new("a URL such as http://127.0.0.1:4317", |text| {
 });
 
 crate::settings! {
-    /// Settings of every daemon. The default of ADMIN_ADDR is the program's own.
+    /// Settings of every daemon. Each program supplies its own default for ADMIN_ADDR.
     COMMON;
-    /// The address of the admin port: /metrics, /health, /health/live, /health/ready, /status.
+    /// The address of the admin port, which serves /metrics, /health, /health/live, /health/ready
+    /// and /status.
     ADMIN_ADDR: SocketAddr = Setting::unset(
         (),
-        "loopback: it tells more than a stranger should know, and both daemons may run on one host",
+        "Loopback, since it reveals more than outsiders should know; the two daemons differ so \
+         that both can run on one host",
     );
-    /// Which log events are written: those at this level and the graver ones.
-    LOG_LEVEL: Level = Setting::new((), "info", "states of the process, and nothing for each connection");
-    /// How log events are written: a JSON object or a text a line, on standard error.
-    LOG_FORMAT: LogFormat = Setting::new((), "json", "logs of daemons are read by machines first");
-    /// Where traces are sent by OTLP. No traces where it is empty.
+    /// The level of the logs: events at this level and at more severe ones are written.
+    LOG_LEVEL: Level = Setting::new(
+        (),
+        "info",
+        "Shows changes in the state of the process, and nothing per connection",
+    );
+    /// The format of the logs on standard error: one JSON object or one line of text per event.
+    LOG_FORMAT: LogFormat = Setting::new((), "json", "Logs of daemons are mostly read by machines");
+    /// The OTLP endpoint to send traces to. If it is empty, no traces are sent.
     OTEL_EXPORTER_OTLP_ENDPOINT: Option<String> =
-        Setting::unset(URL, "traces are for those who have a collector").url().not_built();
+        Setting::unset(URL, "Traces need a collector").url().not_built();
 }

@@ -1,19 +1,19 @@
-//! The signals that ask a process to end.
+//! The signals that ask a process to shut down.
 
 use std::io;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// What asked the process to end.
+/// The signal that asked the process to shut down.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EndSignal {
-    /// SIGINT: Ctrl-C.
+    /// SIGINT, as sent by Ctrl-C.
     Interrupt,
-    /// SIGTERM: an orchestrator, an init system.
+    /// SIGTERM, as sent by an orchestrator or an init system.
     Terminate,
 }
 
-/// The signals that ask the process to end, caught from the moment this exists.
+/// Catches the signals that ask the process to shut down, for as long as it exists.
 #[derive(Debug)]
 pub struct Signals {
     interrupt: Signal,
@@ -21,10 +21,10 @@ pub struct Signals {
 }
 
 impl Signals {
-    /// Catches them; inside a runtime.
+    /// Starts catching the signals. Must be called inside a runtime.
     ///
     /// # Errors
-    /// Where the system lets no handler be installed.
+    /// If the system does not let a handler be installed.
     pub fn catch() -> io::Result<Self> {
         Ok(Self {
             interrupt: signal(SignalKind::interrupt())?,
@@ -32,7 +32,7 @@ impl Signals {
         })
     }
 
-    /// Waits for the next one. Waiting can be given up without losing any.
+    /// Waits for the next signal. Cancel safe: no signal is lost if the future is dropped.
     pub async fn next(&mut self) -> EndSignal {
         tokio::select! {
             _ = self.interrupt.recv() => EndSignal::Interrupt,

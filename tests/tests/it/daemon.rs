@@ -112,7 +112,7 @@ async fn sigusr1_makes_debug_events_be_written() {
     let clients = running.clients();
     drop(TcpStream::connect(clients).unwrap());
     running.send(Signal::SIGUSR1);
-    running.logs("debug events are written").await;
+    running.logs("debug logging is on").await;
     let connect = || {
         drop(TcpStream::connect(clients).unwrap());
         running.log().contains("\"level\":\"DEBUG\"")
@@ -214,7 +214,8 @@ async fn the_documented_metrics_are_those_that_the_daemons_have() {
     assert_eq!(
         documented,
         expected,
-        "docs/operations.md should have:\n{}",
+        "the metrics table in docs/operations.md should be:\n\
+         | Metric | Type | Meaning |\n|---|---|---|\n{}",
         expected.join("\n")
     );
 }

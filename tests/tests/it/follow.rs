@@ -38,8 +38,8 @@ async fn an_edge_that_is_killed_and_started_again_costs_no_tick() {
         let _dev = Dev::on_port(dev.clients).await;
         follow(&mut tail, last, 4).await;
         let said = tail.stderr().await;
-        assert!(said.contains("connecting again in"), "{said}");
-        assert!(said.contains("connected again: edge"), "{said}");
+        assert!(said.contains("reconnecting in"), "{said}");
+        assert!(said.contains("reconnected to edge"), "{said}");
         assert!(!said.contains("gap"), "{said}");
     }
 }

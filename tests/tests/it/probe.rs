@@ -102,7 +102,7 @@ async fn an_edge_that_says_nothing_exits_69_when_the_time_is_over() {
     let ended = tail(&["--addr", &addr, "--count", "3", "--within", "200ms"]).await;
     assert_eq!(ended.code, Some(69), "{ended:?}");
     assert!(
-        ended.stderr.contains("0 of 3 ticks came within 200ms"),
+        ended.stderr.contains("0 of 3 ticks arrived within 200ms"),
         "{ended:?}"
     );
 }

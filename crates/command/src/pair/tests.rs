@@ -1,4 +1,5 @@
-//! All settings of TickStorm together: what holds for each of them, whichever crate obeys it.
+//! Tests of all settings of TickStorm together: properties that hold for each of them, whichever
+//! crate obeys it, and the tables of settings in docs/operations.md.
 
 use std::collections::HashSet;
 use std::fs;
@@ -11,10 +12,10 @@ use tickstorm_testkit::TempDir;
 use super::*;
 use crate::credentials::{self, STREAM_TOKEN};
 
-/// What an edge does not start without.
+/// The settings without which an edge does not start.
 const LOGIN: [(&str, &str); 2] = [("STREAM_USER", "u"), ("STREAM_PASS", "p")];
 
-/// The same sections in a program that has NATS.
+/// Returns the same sections, as in a program that uses NATS.
 fn with_nats() -> Vec<Section> {
     let mut sections = SECTIONS.to_vec();
     sections[1] = NATS;
@@ -25,7 +26,7 @@ fn rows() -> impl Iterator<Item = Row> {
     SECTIONS.iter().flat_map(Section::rows)
 }
 
-/// Loads all settings from `vars`; errors as the lines that are printed.
+/// Loads the settings of `sections` from `vars`. The error contains the printed lines.
 fn try_load(sections: &[Section], vars: &[(&str, &str)]) -> Result<Settings, Vec<String>> {
     let defaults = tickstorm_edge::settings::DEFAULTS;
     Settings::from_vars(vars.iter().copied(), sections, &defaults)
@@ -33,7 +34,7 @@ fn try_load(sections: &[Section], vars: &[(&str, &str)]) -> Result<Settings, Vec
 }
 
 #[test]
-fn a_login_is_all_that_must_be_set() {
+fn only_a_login_is_required() {
     let settings = try_load(&SECTIONS, &LOGIN).unwrap();
     assert_eq!(settings.check_config().lines().count(), rows().count());
     assert_eq!(settings.get(&ADMIN_ADDR).port(), 8_081);
@@ -41,22 +42,30 @@ fn a_login_is_all_that_must_be_set() {
     assert!(settings.warnings().is_empty(), "{:?}", settings.warnings());
 }
 
-/// Scripts and people read it by its lines.
+/// Scripts and people rely on the order of the lines.
 #[test]
-fn settings_are_printed_in_an_order_that_stays() {
+fn the_order_of_printed_settings_is_stable() {
     let names: Vec<_> = rows().map(|row| row.name).collect();
-    let expected = "ADMIN_ADDR LOG_LEVEL LOG_FORMAT OTEL_EXPORTER_OTLP_ENDPOINT NATS_URL NATS_USER NATS_PASSWORD NATS_TOKEN \
-         NATS_CREDS_FILE NATS_CA_FILE NATS_CERT_FILE NATS_KEY_FILE NATS_SUBJECT_PREFIX CLOCK_ID CLOCK_RANK TICK_LEAD_MS REQUIRE_SYNC \
-         CLOCK_SKEW_MS LISTEN_ADDR EDGE_ID CLOCKS CLOCK_TOLERANCE_MS TIME_ERROR_MAX_MS AHEAD_MS HOLDOVER_MAX RESUME_WINDOW DRAIN_DELAY \
-         DRAIN_TIMEOUT STREAM_USER STREAM_PASS STREAM_PASS_PREVIOUS STREAM_TOKENS_FILE STREAM_TOKEN MAX_CONNECTIONS MAX_HANDSHAKES";
+    let expected = "ADMIN_ADDR LOG_LEVEL LOG_FORMAT OTEL_EXPORTER_OTLP_ENDPOINT \
+         NATS_URL NATS_USER NATS_PASSWORD NATS_TOKEN NATS_CREDS_FILE NATS_CA_FILE \
+         NATS_CERT_FILE NATS_KEY_FILE NATS_SUBJECT_PREFIX \
+         CLOCK_ID CLOCK_RANK TICK_LEAD_MS REQUIRE_SYNC CLOCK_SKEW_MS \
+         LISTEN_ADDR EDGE_ID CLOCKS CLOCK_TOLERANCE_MS TIME_ERROR_MAX_MS AHEAD_MS \
+         HOLDOVER_MAX RESUME_WINDOW DRAIN_DELAY DRAIN_TIMEOUT \
+         STREAM_USER STREAM_PASS STREAM_PASS_PREVIOUS STREAM_TOKENS_FILE STREAM_TOKEN \
+         MAX_CONNECTIONS MAX_HANDSHAKES";
     let expected: Vec<_> = expected.split_whitespace().collect();
     assert_eq!(names[..expected.len()], expected);
 }
 
 #[test]
-fn every_row_says_what_there_is_to_say() {
+fn every_row_is_complete() {
     for row in rows() {
         assert!(!row.allowed.is_empty() && !row.why.is_empty(), "{row:?}");
+        assert!(
+            !row.why.starts_with(char::is_lowercase) && !row.why.ends_with('.'),
+            "the reason starts with a capital letter and has no final full stop: {row:?}"
+        );
         assert!(
             row.help.ends_with('.') && !row.help.starts_with(' '),
             "{row:?}"
@@ -70,30 +79,30 @@ fn every_row_says_what_there_is_to_say() {
 }
 
 #[test]
-fn no_variable_means_two_settings() {
+fn no_variable_belongs_to_two_settings() {
     let mut seen = HashSet::new();
     for row in rows() {
         let names = [
             Some(row.name.to_owned()),
             row.file,
-            row.older.map(Into::into),
+            row.former_name.map(Into::into),
         ];
         for name in names.into_iter().flatten() {
-            assert!(seen.insert(name.clone()), "{name}");
+            assert!(seen.insert(name.clone()), "{name} belongs to two settings");
         }
     }
 }
 
-/// Each program knows only its own settings, and an environment may hold those of all.
+/// Each program knows only its own settings, but an environment may contain those of all programs.
 #[test]
-fn no_program_takes_another_ones_setting_for_a_misspelt_one_of_its_own() {
+fn no_program_mistakes_a_setting_of_another_one_for_a_misspelling() {
     let clock = [COMMON, NATS, CLOCK];
     let edge = [&[COMMON, NATS][..], &tickstorm_edge::settings::SECTIONS].concat();
-    // At an edge it is more likely to be that mistake than a client's.
-    let mistake = ["STREAM_TOKEN_FILE is no setting: is STREAM_TOKENS_FILE meant?"];
+    // An edge warns of a client's STREAM_TOKEN_FILE: there it is more likely to be a misspelling.
+    let misspelling = ["STREAM_TOKEN_FILE is not a setting; did you mean STREAM_TOKENS_FILE?"];
     for (sections, expected) in [
         (&clock[..], &[][..]),
-        (&edge, &mistake),
+        (&edge, &misspelling),
         (&credentials::SECTIONS, &[]),
     ] {
         let own = sections.iter().flat_map(Section::rows).map(|row| row.name);
@@ -104,7 +113,7 @@ fn no_program_takes_another_ones_setting_for_a_misspelt_one_of_its_own() {
                 let names = [
                     Some(row.name.to_owned()),
                     row.file,
-                    row.older.map(Into::into),
+                    row.former_name.map(Into::into),
                 ];
                 names.into_iter().flatten()
             });
@@ -117,7 +126,7 @@ fn no_program_takes_another_ones_setting_for_a_misspelt_one_of_its_own() {
 }
 
 #[test]
-fn every_password_and_token_is_secret_and_may_stand_in_a_file() {
+fn every_password_and_token_is_secret_and_accepted_from_a_file() {
     for row in rows() {
         let is_secret = ["PASS", "TOKEN"].iter().any(|word| row.name.contains(word))
             && !row.name.ends_with("_FILE");
@@ -128,8 +137,8 @@ fn every_password_and_token_is_secret_and_may_stand_in_a_file() {
 }
 
 #[test]
-fn exactly_the_parts_that_exist_are_built() {
-    let unbuilt = |name: &str| name.starts_with("TLS_");
+fn only_settings_of_features_that_do_not_exist_are_not_built() {
+    let is_for_tls = |name: &str| name.starts_with("TLS_");
     let others = [
         "OTEL_EXPORTER_OTLP_ENDPOINT",
         "MAX_CONNECTIONS_PER_IP",
@@ -142,7 +151,7 @@ fn exactly_the_parts_that_exist_are_built() {
     for row in rows() {
         assert_eq!(
             row.built,
-            !unbuilt(row.name) && !others.contains(&row.name),
+            !is_for_tls(row.name) && !others.contains(&row.name),
             "{}",
             row.name
         );
@@ -150,13 +159,16 @@ fn exactly_the_parts_that_exist_are_built() {
 }
 
 #[test]
-fn what_is_not_built_is_refused_unless_at_its_default() {
+fn a_setting_that_is_not_built_is_refused_unless_it_has_its_default() {
     for row in rows().filter(|row| !row.built) {
         let load = |name, value| try_load(&SECTIONS, &[&LOGIN[..], &[(name, value)]].concat());
-        let names = [Some(row.name), row.file.as_deref(), row.older];
+        let names = [Some(row.name), row.file.as_deref(), row.former_name];
         for name in names.into_iter().flatten() {
             let lines = load(name, "/nowhere").unwrap_err();
-            let error = format!("{name}=/nowhere: not built yet in this version: leave it unset");
+            let error = format!(
+                "{name}=/nowhere is not supported: \
+                 this version does not implement it yet; leave it unset"
+            );
             assert!(
                 lines.len() == 1 && lines[0].starts_with(&error),
                 "{lines:#?}"
@@ -167,24 +179,25 @@ fn what_is_not_built_is_refused_unless_at_its_default() {
 }
 
 #[test]
-fn ahead_feeds_that_outrun_the_announcements_are_warned_of() {
+fn ahead_feeds_that_are_sent_before_the_announcements_cause_a_warning() {
     let vars = [&LOGIN[..], &[("AHEAD_MS", "1500")]].concat();
     let settings = try_load(&SECTIONS, &vars).unwrap();
     assert_eq!(
         settings.warnings(),
-        [
-            "AHEAD_MS=1500 is not below TICK_LEAD_MS=1500: ticks sent ahead will carry quality HOLDOVER"
-        ]
+        ["AHEAD_MS=1500 is not below TICK_LEAD_MS=1500: \
+             ticks that are sent ahead will have quality HOLDOVER"]
     );
 }
 
 #[test]
-fn every_twin_of_a_built_setting_is_read() {
-    let dir = TempDir::new("twins");
+fn every_file_variable_of_a_built_setting_is_read() {
+    let dir = TempDir::new("file_variables");
     let file = dir.write("value", "from the file\n");
     let file = file.to_str().unwrap();
     for row in rows().filter(|row| row.built) {
-        let Some(twin) = row.file else { continue };
+        let Some(file_variable) = row.file else {
+            continue;
+        };
         let partner = match row.name {
             "NATS_USER" => Some(("NATS_PASSWORD", "p")),
             "NATS_PASSWORD" => Some(("NATS_USER", "u")),
@@ -195,7 +208,7 @@ fn every_twin_of_a_built_setting_is_read() {
             .filter(|(name, _)| *name != row.name)
             .chain(partner)
             .collect();
-        let vars = [&[(&*twin, file)], &rest[..]].concat();
+        let vars = [&[(&*file_variable, file)], &rest[..]].concat();
         let settings = try_load(&with_nats(), &vars).unwrap();
         let shown = if row.secret { "***" } else { "from the file" };
         let line = format!("{}={shown} (file {file})", row.name);
@@ -206,7 +219,7 @@ fn every_twin_of_a_built_setting_is_read() {
     }
 }
 
-/// Every secret, wherever it stands, in everything that can be printed.
+/// Checks every secret, from each possible source, in everything that can be printed.
 #[test]
 fn no_secret_is_ever_printed() {
     const CANARY: &str = "canary-hunter2";
@@ -217,12 +230,12 @@ fn no_secret_is_ever_printed() {
     let user = ("STREAM_USER", "u");
     for row in rows().filter(|row| row.secret) {
         let values = |name| [(name, CANARY), (name, &*too_long)];
-        let names = [Some(row.name), row.older];
+        let names = [Some(row.name), row.former_name];
         let by_file = row.file.as_deref().map(|name| (name, file));
         for var in names.into_iter().flatten().flat_map(values).chain(by_file) {
             let defaults = tickstorm_edge::settings::DEFAULTS;
-            let wrong = [var, user, ("LOG_LEVEL", "loud")];
-            let errors = Settings::from_vars(wrong, &with_nats(), &defaults).unwrap_err();
+            let invalid = [var, user, ("LOG_LEVEL", "loud")];
+            let errors = Settings::from_vars(invalid, &with_nats(), &defaults).unwrap_err();
             let printed = format!("{errors} {errors:?} {errors:#?}");
             assert!(!printed.contains(CANARY), "{var:?}: {printed}");
             if let Ok(settings) = try_load(&with_nats(), &[var, user, ("STREAM_PASS", "p")]) {
@@ -237,12 +250,14 @@ fn no_secret_is_ever_printed() {
     }
 }
 
-/// A setting's row in docs/operations.md.
-fn documented(row: &Row) -> String {
-    let file = row.file.as_ref();
-    let file = file.map_or_else(String::new, |file| format!(" Or `{file}`."));
-    let older = row.older;
-    let older = older.map_or_else(String::new, |older| format!(" Once `{older}`."));
+/// The head of each table of settings in docs/operations.md.
+const TABLE_HEAD: [&str; 2] = [
+    "| Setting | Default | What it does | Allowed | Why this default |",
+    "|---|---|---|---|---|",
+];
+
+/// Returns the row of a setting in docs/operations.md.
+fn table_row(row: &Row) -> String {
     let default = match row.name {
         "ADMIN_ADDR" => {
             let [(_, edge)] = tickstorm_edge::settings::DEFAULTS;
@@ -251,52 +266,68 @@ fn documented(row: &Row) -> String {
         }
         _ => row.default.into(),
     };
+    let mut help = row.help.to_owned();
+    if let Some(file) = &row.file {
+        help.push_str(&format!(" Also as `{file}`."));
+    }
+    if let Some(former_name) = row.former_name {
+        help.push_str(&format!(" Formerly `{former_name}`."));
+    }
     format!(
-        "| `{}` | {default} | {}{file}{older} Takes {}. The default's reason: {}. |",
-        row.name, row.help, row.allowed, row.why
+        "| `{}` | {default} | {help} | {} | {} |",
+        row.name, row.allowed, row.why
     )
 }
 
+/// To regenerate the tables, paste the output of
+/// `cargo test -p tickstorm-command the_documented_settings`.
 #[test]
 fn the_documented_settings_are_those_that_are_obeyed() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/operations.md");
     let document = fs::read_to_string(path).unwrap();
+    let mut outdated = String::new();
     for (heading, sections) in [
         ("### Clock and edge", &[COMMON, NATS][..]),
         ("### Clock", &[CLOCK]),
         ("### Edge", &tickstorm_edge::settings::SECTIONS),
     ] {
-        let expected: Vec<_> = sections
+        let rows = sections
             .iter()
             .flat_map(Section::rows)
             .filter(|row| row.built)
-            .map(|row| documented(&row))
-            .collect();
+            .map(|row| table_row(&row));
+        let expected: Vec<_> = TABLE_HEAD.map(Into::into).into_iter().chain(rows).collect();
         let documented: Vec<_> = document
             .lines()
             .skip_while(|line| *line != heading)
             .skip(1)
             .take_while(|line| !line.starts_with('#'))
-            .filter(|line| line.starts_with("| `"))
+            .filter(|line| line.starts_with('|'))
             .collect();
-        assert_eq!(
-            documented,
-            expected,
-            "under {heading} there should be:\n{}",
-            expected.join("\n")
-        );
+        if documented != expected {
+            outdated.push_str(&format!("\n{heading}\n{}\n", expected.join("\n")));
+        }
     }
+    assert!(
+        outdated.is_empty(),
+        "these tables in docs/operations.md are outdated; they should be:\n{outdated}"
+    );
 }
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
 
-    /// Whatever the environment holds, loading ends with settings or with errors that name variables.
+    /// Whatever the environment holds, loading returns settings or errors that name variables.
     #[test]
-    fn no_environment_makes_loading_panic(values in vec((0..70_usize, "\\PC{0,20}|[0-9]{1,25}(ms|s|m|h)?"), 0..8)) {
+    fn no_environment_makes_loading_panic(
+        values in vec((0..70_usize, "\\PC{0,20}|[0-9]{1,25}(ms|s|m|h)?"), 0..8),
+    ) {
         let names: Vec<_> = rows().map(|row| row.name).collect();
-        let vars = values.iter().map(|(i, value)| (names[i % names.len()], value.as_str()));
-        if let Err(errors) = Settings::from_vars(vars, &with_nats(), &tickstorm_edge::settings::DEFAULTS) {
+        let vars = values
+            .iter()
+            .map(|(i, value)| (names[i % names.len()], value.as_str()));
+        let defaults = tickstorm_edge::settings::DEFAULTS;
+        if let Err(errors) = Settings::from_vars(vars, &with_nats(), &defaults) {
             prop_assert!(errors.iter().count() > 0);
         }
     }

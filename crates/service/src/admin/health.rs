@@ -1,33 +1,37 @@
-//! What the admin port asks of a part of the process.
+//! The health of a component of the process, as the admin port reports it.
 
 use std::sync::Arc;
 
 use serde_json::Value;
 
-/// A part that can tell how it is. It answers at once: from what it knows, without waiting for anything.
+/// A component that reports its health. Its methods answer immediately from what the component
+/// knows, without waiting for anything.
 pub trait Health: Send + Sync + 'static {
-    /// What speaks against its being alive, so that it had better be started anew. Nothing outside the process does.
+    /// Returns the reasons why the component is not alive and should be restarted. Nothing outside
+    /// the process is ever such a reason.
     fn live(&self) -> Vec<String>;
 
-    /// What speaks against its being given work now.
+    /// Returns the reasons why the component should not be given work now.
     fn ready(&self) -> Vec<String>;
 
-    /// Its state as a JSON object. `version`, `admin_addr`, `ready` and `reasons` are added to it.
+    /// Returns the state of the component as a JSON object, to which the admin port adds `version`,
+    /// `admin_addr`, `ready` and `reasons`.
     fn status(&self) -> Value;
 }
 
-/// Several parts in one process, as one: healthy where all are, each one's status under its name.
+/// Several components of one process, combined: healthy if all of them are. The status of each is
+/// under its name.
 #[derive(Clone, Default)]
 pub struct Parts(Vec<(&'static str, Arc<dyn Health>)>);
 
 impl Parts {
-    /// No part yet.
+    /// Creates a combination without components.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// The same with one more.
+    /// Adds a component.
     #[must_use]
     pub fn with(mut self, name: &'static str, part: Arc<dyn Health>) -> Self {
         self.0.push((name, part));

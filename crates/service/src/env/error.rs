@@ -1,79 +1,80 @@
-//! What can be wrong with settings. Every error names the variable, its value unless that is secret, and what is allowed.
+//! Errors in settings. Each names the variable, shows its value unless that is secret, and says
+//! what is allowed.
 
 use std::{error::Error, fmt, path::PathBuf};
 
 use super::FileError;
 use crate::error_chain::ErrorChain;
 
-/// One thing that is wrong.
+/// One error in the settings.
 #[derive(Debug, thiserror::Error)]
 pub enum SettingsError {
-    /// The value is not one that the setting can have.
-    #[error("{variable}={value} is not allowed: it takes {allowed}")]
+    /// The setting does not allow this value.
+    #[error("{variable}={value} is invalid: expected {allowed}")]
     Invalid {
-        /// The variable as it was set, which may be an older name.
+        /// The variable that was set, possibly under a former name.
         variable: String,
-        /// Its value, masked where secret; the file's path where it came from one.
+        /// Its value, masked if it is secret; the path of the file if it came from one.
         value: String,
-        /// What would be allowed.
+        /// The values that are allowed.
         allowed: String,
     },
-    /// The value is no text.
-    #[error("{variable} is not UTF-8 text: it takes {allowed}")]
+    /// The value is not text.
+    #[error("{variable} is not UTF-8 text: expected {allowed}")]
     NotUtf8 {
         /// The variable.
         variable: String,
-        /// What would be allowed.
+        /// The values that are allowed.
         allowed: String,
     },
-    /// The part that would obey the setting does not exist yet, or not in this program.
-    #[error("{variable}={value}: {why}: leave it unset{}", or_at(.default))]
+    /// The code that would obey the setting does not exist yet, or not in this program.
+    #[error("{variable}={value} is not supported: {why}; leave it unset{}", or_set_it_to(.default))]
     NotObeyed {
         /// The variable.
         variable: String,
-        /// Its value, masked where secret.
+        /// Its value, masked if it is secret.
         value: String,
-        /// Why nothing obeys it.
+        /// The reason that nothing obeys it.
         why: &'static str,
-        /// The one value that is accepted, empty where there is none.
+        /// The one value that is accepted; empty if there is none.
         default: &'static str,
     },
-    /// Two variables that mean the same setting are both set.
-    #[error("{first} and {second} are both set{how}: set only {keep}")]
+    /// Two variables for the same setting are both set.
+    #[error("{first} and {second} {conflict}; set only {keep}")]
     Both {
-        /// One.
+        /// One of the variables.
         first: String,
-        /// The other.
+        /// The other one.
         second: String,
-        /// What is wrong with that.
-        how: &'static str,
-        /// The one that is better kept.
+        /// The reason that they cannot both be set.
+        conflict: &'static str,
+        /// The variable to keep.
         keep: String,
     },
-    /// The file with the value did not give it.
+    /// The value could not be read from its file.
     #[error("{variable}={}", path.display())]
     File {
         /// The variable that names the file.
         variable: String,
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The reason.
         source: FileError,
     },
-    /// Settings that are fine alone do not go together.
+    /// Settings that are valid on their own contradict each other.
     #[error(transparent)]
     Together(Box<dyn Error + Send + Sync>),
 }
 
-fn or_at(default: &str) -> String {
+fn or_set_it_to(default: &str) -> String {
     if default.is_empty() {
         String::new()
     } else {
-        format!(" or at {default}")
+        format!(" or set it to {default}")
     }
 }
 
-/// Everything that is wrong with the settings; never empty. Prints one error a line, and then the warnings.
+/// All errors in the settings, at least one. Prints one error per line, followed by the warnings.
 #[derive(Debug)]
 pub struct SettingsErrors {
     pub(super) errors: Vec<SettingsError>,
@@ -81,7 +82,7 @@ pub struct SettingsErrors {
 }
 
 impl SettingsErrors {
-    /// The errors, in the table's order.
+    /// Returns the errors, in the order of the table of settings.
     pub fn iter(&self) -> impl Iterator<Item = &SettingsError> {
         self.errors.iter()
     }

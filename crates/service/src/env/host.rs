@@ -1,8 +1,8 @@
-//! The id that this host's name gives.
+//! The default id of a clock or edge, made from the host name.
 
 use super::value::is_id_byte;
 
-/// The host's name as an id: what can't stand in one becomes `-`.
+/// Returns the host name as an id. Each character that an id cannot contain is replaced by `-`.
 #[must_use]
 pub fn host_id() -> String {
     let name = nix::unistd::gethostname().unwrap_or_default();
@@ -33,7 +33,7 @@ mod tests {
     use super::id_from;
 
     #[test]
-    fn a_host_name_always_makes_an_id() {
+    fn every_host_name_becomes_a_valid_id() {
         assert_eq!(id_from("edge-1.example.org"), "edge-1.example.org");
         assert_eq!(id_from("büro pc"), "b-ro-pc");
         assert_eq!(id_from(""), "localhost");

@@ -1,4 +1,5 @@
-//! The environment's raw strings: which variable gave a setting's text. What the text means is not decided here.
+//! The raw strings of the environment: finds the variable or file that holds a setting's text. What
+//! the text means is decided elsewhere.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -11,34 +12,37 @@ use zeroize::Zeroizing;
 
 use super::{
     Origin, SettingsError, read_secret_file,
-    setting::{About, AnySetting, Older},
+    setting::{About, AnySetting, FormerName},
 };
 use crate::duration;
 
-/// Why a setting is refused for which there is no part yet.
-const NOT_BUILT: &str = "not built yet in this version";
+/// The reason for refusing a setting that no code obeys yet.
+const NOT_BUILT: &str = "this version does not implement it yet";
 
-/// The variables that a program's settings can use, by name in lower case (envy's doing), without the empty ones.
-pub(super) struct Raw {
+/// The variables that belong to a program's settings and are not empty.
+pub(super) struct RawVars {
+    /// The text of each variable by its name in lower case (envy converts names).
     text_by_name: HashMap<String, String>,
-    not_text: HashSet<String>,
+    /// The names of variables whose value is not UTF-8.
+    not_utf8: HashSet<String>,
 }
 
-/// A setting's text and where it stood. No text: its file is empty.
+/// A setting's text and its source. There is no text if the setting's file is empty.
 pub(super) struct Found {
     pub(super) variable: String,
     pub(super) text: Option<Zeroizing<String>>,
     pub(super) origin: Origin,
 }
 
-impl Raw {
-    /// Keeps what `settings` can use of `vars`. Other variables may hold anything, even what is no text.
-    pub(super) fn read(
+impl RawVars {
+    /// Keeps those of `vars` that belong to `settings`. Other variables may hold anything, even
+    /// bytes that are not UTF-8.
+    pub(super) fn collect(
         vars: impl IntoIterator<Item = (OsString, OsString)>,
         settings: &[&dyn AnySetting],
         warnings: &mut Vec<String>,
     ) -> Self {
-        let (mut ours, mut not_text) = (Vec::new(), HashSet::new());
+        let (mut ours, mut not_utf8) = (Vec::new(), HashSet::new());
         for (name, value) in vars {
             let Ok(name) = name.into_string() else {
                 continue;
@@ -46,21 +50,24 @@ impl Raw {
             if value.is_empty() {
                 continue;
             }
-            if !settings.iter().any(|setting| names(setting.about(), &name)) {
-                warnings.extend(nearly_a_setting(&name, settings));
+            if !settings
+                .iter()
+                .any(|setting| is_a_name_of(setting.about(), &name))
+            {
+                warnings.extend(misspelling_warning(&name, settings));
                 continue;
             }
             match value.into_string() {
                 Ok(value) => ours.push((name, value)),
                 Err(_) => {
-                    not_text.insert(name);
+                    not_utf8.insert(name);
                 }
             }
         }
-        let text_by_name = envy::from_iter(ours).expect("envy gives any text as a String");
+        let text_by_name = envy::from_iter(ours).expect("envy deserialises any text to a String");
         Self {
             text_by_name,
-            not_text,
+            not_utf8,
         }
     }
 
@@ -69,7 +76,7 @@ impl Raw {
         name: &str,
         setting: &dyn AnySetting,
     ) -> Result<Option<Zeroizing<String>>, SettingsError> {
-        if self.not_text.contains(name) {
+        if self.not_utf8.contains(name) {
             let (variable, allowed) = (name.into(), setting.allowed());
             return Err(SettingsError::NotUtf8 { variable, allowed });
         }
@@ -79,8 +86,9 @@ impl Raw {
             .map(Zeroizing::new))
     }
 
-    /// Finds the text of a setting under its name, in the file that its twin names, or under its older name. A program that does not
-    /// obey it says why by `refused`.
+    /// Finds the text of a setting: in the variable with its name, in the file that its `_FILE`
+    /// variable names, or in the variable with its former name. If the program does not obey the
+    /// setting, `refused` is the reason.
     pub(super) fn find(
         &mut self,
         setting: &dyn AnySetting,
@@ -89,12 +97,12 @@ impl Raw {
     ) -> Result<Option<Found>, SettingsError> {
         let about = setting.about();
         let direct = self.take(about.name, setting)?;
-        let file = match about.file_name() {
+        let file = match about.file_variable() {
             Some(name) => self.take(&name, setting)?.map(|path| (name, path)),
             None => None,
         };
-        let older = match about.older {
-            Some(older) => self.take(older.name, setting)?.map(|text| (older, text)),
+        let former = match about.former {
+            Some(former) => self.take(former.name, setting)?.map(|text| (former, text)),
             None => None,
         };
         let refused = if about.built {
@@ -105,15 +113,15 @@ impl Raw {
         if let Some(why) = refused {
             let direct = direct.iter().map(|text| (about.name, text));
             let file = file.iter().map(|(name, path)| (name.as_str(), path));
-            let older = older.iter().map(|(older, text)| (older.name, text));
-            return refuse_all(about, why, direct.chain(file).chain(older)).map(|()| None);
+            let former = former.iter().map(|(former, text)| (former.name, text));
+            return refuse_all(about, why, direct.chain(file).chain(former)).map(|()| None);
         }
         let found = match (direct, file) {
             (Some(_), Some((second, _))) => {
                 return Err(SettingsError::Both {
                     first: about.name.into(),
                     second,
-                    how: "",
+                    conflict: "are both set",
                     keep: "one of them".into(),
                 });
             }
@@ -121,13 +129,13 @@ impl Raw {
             (None, Some((variable, path))) => Some(Found::in_file(variable, &path)?),
             (None, None) => None,
         };
-        match older {
-            Some((older, text)) => {
+        match former {
+            Some((former, text)) => {
                 warnings.push(format!(
-                    "{} is an older name: use {}",
-                    older.name, about.name
+                    "{} is deprecated; use {} instead",
+                    former.name, about.name
                 ));
-                take_older(setting, found, older, text).map(Some)
+                merge_former(setting, found, former, text).map(Some)
             }
             None => Ok(found),
         }
@@ -163,22 +171,23 @@ impl Found {
     }
 }
 
-/// Takes the value under the older name, unless the newer one says something else.
-fn take_older(
+/// Returns the value that was set under the former name. It is an error if another value is set
+/// under the current name.
+fn merge_former(
     setting: &dyn AnySetting,
-    newer: Option<Found>,
-    older: Older,
+    current: Option<Found>,
+    former: FormerName,
     mut text: Zeroizing<String>,
 ) -> Result<Found, SettingsError> {
     let about = setting.about();
-    if older.is_millis {
+    if former.is_millis {
         let with_unit = Zeroizing::new(format!("{}ms", *text));
         if !setting.accepts(Some(&with_unit)) {
             return Err(SettingsError::Invalid {
-                variable: older.name.into(),
+                variable: former.name.into(),
                 value: about.show(&text),
                 allowed: format!(
-                    "a plain number of milliseconds; {} takes {}",
+                    "a plain number of milliseconds; {} expects {}",
                     about.name,
                     setting.allowed()
                 ),
@@ -186,24 +195,25 @@ fn take_older(
         }
         text = with_unit;
     }
-    let Some(newer) = newer else {
-        return Ok(Found::in_env(older.name, text));
+    let Some(current) = current else {
+        return Ok(Found::in_env(former.name, text));
     };
-    let same = newer.text.as_ref().is_some_and(|newer| {
-        **newer == *text || (older.is_millis && duration::parse(newer) == duration::parse(&text))
+    let same = current.text.as_ref().is_some_and(|current| {
+        **current == *text
+            || (former.is_millis && duration::parse(current) == duration::parse(&text))
     });
     if same {
-        return Ok(newer);
+        return Ok(current);
     }
     Err(SettingsError::Both {
-        first: newer.variable,
-        second: older.name.into(),
-        how: ", and differ",
+        first: current.variable,
+        second: former.name.into(),
+        conflict: "are set to different values",
         keep: about.name.into(),
     })
 }
 
-/// Refuses the first variable that asks for anything but the default of a setting which nothing here obeys.
+/// Refuses the first variable that sets anything but the default of a setting that nothing obeys.
 fn refuse_all<'a>(
     about: &About,
     why: &'static str,
@@ -221,23 +231,27 @@ fn refuse_all<'a>(
     }
 }
 
-/// Whether `name` is one of a setting's names.
-fn names(about: &About, name: &str) -> bool {
+/// Returns whether `name` is one of the variables that can hold the setting.
+fn is_a_name_of(about: &About, name: &str) -> bool {
     about.name == name
-        || about.older.is_some_and(|older| older.name == name)
-        || (about.file_twin && name.strip_suffix("_FILE") == Some(about.name))
+        || about.former.is_some_and(|former| former.name == name)
+        || (about.has_file_variable && name.strip_suffix("_FILE") == Some(about.name))
 }
 
-/// A warning where `name` is one keystroke away from a setting: there is no prefix by which a misspelt one could be known.
-fn nearly_a_setting(name: &str, settings: &[&dyn AnySetting]) -> Option<String> {
+/// Returns a warning if `name` is one keystroke away from a setting's name. The settings share no
+/// prefix by which every misspelt one could be recognised.
+fn misspelling_warning(name: &str, settings: &[&dyn AnySetting]) -> Option<String> {
     let meant = settings
         .iter()
         .map(|setting| setting.about())
         .find(|about| is_one_edit_away(about.name.as_bytes(), name.as_bytes()))?;
-    Some(format!("{name} is no setting: is {} meant?", meant.name))
+    Some(format!(
+        "{name} is not a setting; did you mean {}?",
+        meant.name
+    ))
 }
 
-/// Whether one byte added, left out or exchanged makes `a` of `b`.
+/// Returns whether adding, removing or replacing one byte turns `a` into `b`.
 fn is_one_edit_away(a: &[u8], b: &[u8]) -> bool {
     let (short, long) = if a.len() <= b.len() { (a, b) } else { (b, a) };
     let same = short.iter().zip(long).take_while(|(s, l)| s == l).count();

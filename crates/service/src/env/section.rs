@@ -1,11 +1,11 @@
-//! A section: the settings that one crate obeys, and what must hold between them. The crate that obeys them declares it, by
-//! [`settings!`](crate::settings), and a program lists the sections that it takes.
+//! A section: settings that one crate obeys, and a check across them. That crate declares the
+//! section with [`settings!`](crate::settings), and a program lists the sections that it takes.
 
 use std::{error::Error, fmt, fs::File, path::PathBuf};
 
 use super::{Row, Setting, Settings, SettingsError, setting::AnySetting};
 
-/// Settings that belong together. A program's sections, one after the other, are its table of settings.
+/// A group of settings. A program's sections, in order, make up its table of settings.
 #[derive(Clone, Copy)]
 pub struct Section {
     pub(super) settings: &'static [&'static dyn AnySetting],
@@ -14,7 +14,8 @@ pub struct Section {
 }
 
 impl Section {
-    /// The section of `settings`. One whose default is derived from another's value stands behind that.
+    /// Creates a section of `settings`. A setting whose default is derived from another setting
+    /// comes after that one.
     #[must_use]
     pub const fn new(settings: &'static [&'static dyn AnySetting]) -> Self {
         Self {
@@ -24,8 +25,9 @@ impl Section {
         }
     }
 
-    /// The same, with a check of what its settings must be to each other. It runs when all sections have been read, and looks only at
-    /// values that are fine alone ([`Settings::look_up`]): one mistake, one error.
+    /// Adds a check across settings. It runs once all sections have been read, and considers only
+    /// values that are valid on their own ([`Settings::look_up`]), so that one mistake causes one
+    /// error.
     #[must_use]
     pub const fn checked(self, check: fn(&Settings, &mut Findings)) -> Self {
         Self {
@@ -34,7 +36,8 @@ impl Section {
         }
     }
 
-    /// The same in a program that does not obey it, and says `why`: anything but a default is refused.
+    /// Makes the section one that the program does not obey, with the reason in `why`: any value
+    /// other than the default is refused.
     #[must_use]
     pub const fn refused(self, why: &'static str) -> Self {
         Self {
@@ -43,7 +46,7 @@ impl Section {
         }
     }
 
-    /// Its settings as documents show them.
+    /// Returns the settings as rows of the documentation.
     pub fn rows(&self) -> impl Iterator<Item = Row> + use<> {
         self.settings.iter().map(|setting| Row::of(*setting))
     }
@@ -55,7 +58,7 @@ impl fmt::Debug for Section {
     }
 }
 
-/// What the checks of sections find.
+/// The errors and warnings that the checks of sections find.
 #[derive(Debug, Default)]
 pub struct Findings {
     pub(super) errors: Vec<SettingsError>,
@@ -63,12 +66,14 @@ pub struct Findings {
 }
 
 impl Findings {
-    /// Settings that are fine alone do not go together: `error` names all of them.
+    /// Adds an error for settings that are valid on their own but contradict each other. `error`
+    /// names all of them.
     pub fn refuse(&mut self, error: impl Into<Box<dyn Error + Send + Sync>>) {
         self.errors.push(SettingsError::Together(error.into()));
     }
 
-    /// A file that is read again while the process runs can't be opened: a wrong path is better told before that.
+    /// Adds an error if the file that `setting` names can't be opened. Such a file is read again
+    /// while the process runs, and a wrong path should be reported at start.
     pub fn refuse_unreadable(&mut self, settings: &Settings, setting: &Setting<Option<PathBuf>>) {
         let Some(Some(path)) = settings.look_up(setting) else {
             return;
@@ -82,7 +87,7 @@ impl Findings {
         }
     }
 
-    /// Settings are allowed, but someone should look at them.
+    /// Adds a warning: the settings are allowed, but an operator should look at them.
     pub fn warn(&mut self, warning: impl Into<String>) {
         self.warnings.push(warning.into());
     }

@@ -1,17 +1,19 @@
-//! One row of a table: everything that is said about a setting, once. It holds no value.
+//! The description of a setting: the one place for everything that is said about it. It holds no
+//! value.
 
 use std::fmt;
 
 use super::{Settings, Value};
 
-/// A setting of type `T`: name, default and its reason, what is allowed, and what it is for.
+/// A setting of type `T`: its name, its help, its default with the reason for it, and the values
+/// that are allowed.
 #[derive(Debug)]
 pub struct Setting<T: Value> {
     pub(super) about: About,
     pub(super) rule: T::Rule,
 }
 
-/// What does not depend on the setting's type.
+/// The part of a setting's description that does not depend on its type.
 #[derive(Clone, Copy, Debug)]
 pub struct About {
     pub(super) name: &'static str,
@@ -19,16 +21,16 @@ pub struct About {
     pub(super) preset: Preset,
     pub(super) why: &'static str,
     pub(super) shown: Shown,
-    pub(super) file_twin: bool,
-    pub(super) older: Option<Older>,
+    pub(super) has_file_variable: bool,
+    pub(super) former: Option<FormerName>,
     pub(super) built: bool,
 }
 
-/// What holds where nothing is set.
+/// The default of a setting.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Preset {
     Text(&'static str),
-    /// Found at start, from this machine or from settings that stand before this one in the table.
+    /// Determined at start, from this machine or from settings that come earlier in the table.
     Derived {
         how: &'static str,
         find: fn(&Settings) -> String,
@@ -36,38 +38,41 @@ pub(super) enum Preset {
     Unset,
 }
 
-/// How a value is printed.
+/// The way a value is printed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Shown {
     Plain,
     Masked,
-    /// As it is, but for what stands before the last @: a URL may carry a password.
+    /// In full, except for the text before the last @: a URL may contain a password.
     Url,
 }
 
-/// A name from the requirement documents that stands for a setting.
+/// A former name of a setting, taken from the requirement documents, that is still accepted.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Older {
+pub(super) struct FormerName {
     pub(super) name: &'static str,
-    /// Its value is a plain number of milliseconds where the setting wants a unit.
+    /// Whether its value is a plain number of milliseconds, although the setting itself needs a
+    /// unit.
     pub(super) is_millis: bool,
 }
 
 impl<T: Value> Setting<T> {
-    /// A setting whose values `rule` allows, and its default, for which `why` is the reason.
+    /// Creates a setting with the values that `rule` allows and a default. `why` is the reason for
+    /// the default; it starts with a capital letter and has no final full stop.
     #[must_use]
     pub const fn new(rule: T::Rule, default: &'static str, why: &'static str) -> Self {
         Self::with(rule, Preset::Text(default), why)
     }
 
-    /// A setting without a default, for which `why` is the reason. It may be left out if that means something ([`Value::unset`]), or
-    /// if the program brings a default of its own.
+    /// Creates a setting without a default; `why` is the reason for that. It may be left unset if
+    /// its type gives that a meaning ([`Value::unset`]), or if the program supplies a default.
     #[must_use]
     pub const fn unset(rule: T::Rule, why: &'static str) -> Self {
         Self::with(rule, Preset::Unset, why)
     }
 
-    /// A setting whose default is found at start. `find` may look up settings that stand before it; documents say `how`.
+    /// Creates a setting whose default `find` determines at start, possibly from settings that come
+    /// earlier in the table. `how` describes the default in the documentation.
     #[must_use]
     pub const fn derived(
         rule: T::Rule,
@@ -85,14 +90,14 @@ impl<T: Value> Setting<T> {
             preset,
             why,
             shown: Shown::Plain,
-            file_twin: false,
-            older: None,
+            has_file_variable: false,
+            former: None,
             built: true,
         };
         Self { about, rule }
     }
 
-    /// The same under this name, with its help: what [`settings!`](crate::settings) makes of a declaration.
+    /// Sets the name and help that [`settings!`](crate::settings) takes from a declaration.
     #[doc(hidden)]
     #[must_use]
     pub const fn named(mut self, name: &'static str, help: &'static str) -> Self {
@@ -101,85 +106,87 @@ impl<T: Value> Setting<T> {
         self
     }
 
-    /// Its value is never printed.
+    /// Marks the value as secret: it is never printed.
     #[must_use]
     pub const fn secret(mut self) -> Self {
         self.about.shown = Shown::Masked;
         self
     }
 
-    /// Its value is a URL, or several, of which what stands before the last @ is never printed: it may be a password.
+    /// Marks the value as one or more URLs. The text before the last @ is never printed, since it
+    /// may contain a password.
     #[must_use]
     pub const fn url(mut self) -> Self {
         self.about.shown = Shown::Url;
         self
     }
 
-    /// The value may stand in a file that `NAME_FILE` names.
+    /// Also accepts the value from a file, whose path is in the variable `NAME_FILE`.
     #[must_use]
     pub const fn or_file(mut self) -> Self {
-        self.about.file_twin = true;
+        self.about.has_file_variable = true;
         self
     }
 
-    /// An older name stands for it, too.
+    /// Also accepts the value under a former name.
     #[must_use]
     pub const fn formerly(mut self, name: &'static str) -> Self {
-        self.about.older = Some(Older {
+        self.about.former = Some(FormerName {
             name,
             is_millis: false,
         });
         self
     }
 
-    /// An older name stands for it, too, whose value is a plain number of milliseconds.
+    /// Also accepts the value under a former name, as a plain number of milliseconds.
     #[must_use]
     pub const fn formerly_millis(mut self, name: &'static str) -> Self {
-        self.about.older = Some(Older {
+        self.about.former = Some(FormerName {
             name,
             is_millis: true,
         });
         self
     }
 
-    /// Nothing obeys it yet: anything but its default is refused.
+    /// Marks the setting as one that nothing obeys yet: any value but its default is refused.
     #[must_use]
     pub const fn not_built(mut self) -> Self {
         self.about.built = false;
         self
     }
 
-    /// The name of its environment variable.
+    /// Returns the name of its environment variable.
     #[must_use]
     pub const fn name(&self) -> &'static str {
         self.about.name
     }
 
-    /// Parses `text` as this setting's value, for what arrives otherwise (a file read again, an option of a command).
+    /// Parses `text` as a value of this setting, for text from elsewhere than the environment (a
+    /// file that is read again, a command's option).
     #[must_use]
     pub fn parse(&self, text: &str) -> Option<T> {
         T::parse(text, &self.rule)
     }
 
-    /// The value that `text` makes, or what none means.
+    /// Parses `text`, or returns the value of an unset setting if there is no text.
     pub(super) fn value(&self, text: Option<&str>) -> Option<T> {
         text.map_or_else(T::unset, |text| self.parse(text))
     }
 
-    /// Says what is allowed.
+    /// Returns a noun phrase for the values that are allowed.
     #[must_use]
     pub fn allowed(&self) -> String {
         T::allowed(&self.rule)
     }
 }
 
-/// A setting of any type, as sections list them. Only [`Setting`]s are such.
+/// A setting of any type, so that a section can list them together. Only [`Setting`] implements it.
 pub trait AnySetting: Sync {
-    /// What does not depend on its type.
+    /// Returns the part of the description that does not depend on the type.
     fn about(&self) -> &About;
-    /// Whether `text`, or none, makes a value.
+    /// Returns whether `text`, or leaving the setting unset, gives a valid value.
     fn accepts(&self, text: Option<&str>) -> bool;
-    /// What is allowed.
+    /// Returns a noun phrase for the values that are allowed.
     fn allowed(&self) -> String;
 }
 
@@ -204,11 +211,12 @@ impl<T: Value> AnySetting for Setting<T> {
 }
 
 impl About {
-    pub(super) fn file_name(&self) -> Option<String> {
-        self.file_twin.then(|| format!("{}_FILE", self.name))
+    pub(super) fn file_variable(&self) -> Option<String> {
+        self.has_file_variable
+            .then(|| format!("{}_FILE", self.name))
     }
 
-    /// The default as documents give it.
+    /// Returns the default as the documentation shows it.
     pub(super) fn default_text(&self) -> &'static str {
         match self.preset {
             Preset::Text(text) => text,
@@ -217,7 +225,7 @@ impl About {
         }
     }
 
-    /// `value` as it may be printed: no secret, and on one line.
+    /// Returns `value` in the form in which it may be printed: on one line, without secrets.
     pub(super) fn show(&self, value: &str) -> String {
         match self.shown {
             Shown::Masked => "***".into(),
@@ -230,7 +238,7 @@ impl About {
     }
 }
 
-/// The most characters of a value that an error or `--check-config` repeats.
+/// The maximum number of characters of a value that an error or `--check-config` prints.
 const SHOWN_MAX: usize = 1_024;
 
 fn on_one_line(text: &str) -> String {
@@ -248,26 +256,26 @@ fn on_one_line(text: &str) -> String {
     line
 }
 
-/// A setting as documents and `--help` show it.
+/// A setting as the documentation shows it.
 #[derive(Clone, Debug)]
 pub struct Row {
-    /// The variable's name.
+    /// The name of the variable.
     pub name: &'static str,
-    /// The default, in words where it is found at start, empty where there is none.
+    /// The default: in words if it is determined at start, empty if there is none.
     pub default: &'static str,
-    /// The default's reason.
+    /// The reason for the default.
     pub why: &'static str,
-    /// What is allowed.
+    /// The values that are allowed.
     pub allowed: String,
-    /// What it is for.
+    /// The help text.
     pub help: &'static str,
-    /// Whether its value is never printed.
+    /// Whether the value is secret and never printed.
     pub secret: bool,
-    /// The variable that may name a file with the value.
+    /// The variable that may name a file with the value, if there is one.
     pub file: Option<String>,
-    /// An older name that is still accepted.
-    pub older: Option<&'static str>,
-    /// Whether anything but the default is accepted yet.
+    /// The former name that is still accepted, if there is one.
+    pub former_name: Option<&'static str>,
+    /// Whether the setting is implemented; if not, only its default is accepted.
     pub built: bool,
     setting: &'static dyn AnySetting,
 }
@@ -282,14 +290,14 @@ impl Row {
             allowed: setting.allowed(),
             help: about.help.trim_start(),
             secret: about.shown == Shown::Masked,
-            file: about.file_name(),
-            older: about.older.map(|older| older.name),
+            file: about.file_variable(),
+            former_name: about.former.map(|former| former.name),
             built: about.built,
             setting,
         }
     }
 
-    /// Whether `text` makes a value.
+    /// Returns whether `text` is a valid value.
     #[must_use]
     pub fn accepts(&self, text: &str) -> bool {
         self.setting.accepts(Some(text))

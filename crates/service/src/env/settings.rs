@@ -1,4 +1,5 @@
-//! What the settings are, after everything about them has been checked. Nothing here reads a value's meaning but its type.
+//! The settings of a program, loaded and checked. Only the type of a value interprets its text;
+//! nothing here depends on what it means.
 
 use std::{
     env,
@@ -11,18 +12,18 @@ use zeroize::Zeroizing;
 
 use super::{
     Findings, Section, Setting, SettingsError, SettingsErrors, Value,
-    raw::{Found, Raw},
+    raw::{Found, RawVars},
     setting::{AnySetting, Preset},
 };
 
-/// Where a value came from.
+/// The source of a value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Origin {
-    /// Nothing was set.
+    /// The setting was not set.
     Default,
-    /// An environment variable held it.
+    /// An environment variable.
     Env,
-    /// The file that a `*_FILE` variable named.
+    /// The file named by a `*_FILE` variable.
     File(PathBuf),
 }
 
@@ -36,7 +37,8 @@ impl fmt::Display for Origin {
     }
 }
 
-/// The values of all settings of the sections that were loaded. Prints, like [`Settings::check_config`], no secret.
+/// The values of all settings in the loaded sections. Its `Display` and `Debug` output masks
+/// secrets, like [`Settings::check_config`].
 pub struct Settings {
     loaded: Vec<Loaded>,
     warnings: Vec<String>,
@@ -60,19 +62,20 @@ impl Loaded {
 }
 
 impl Settings {
-    /// Loads the settings of `sections` from this process's environment. `defaults` (name, text) replace the table's: that is
-    /// how a program has a default of its own.
+    /// Loads the settings of `sections` from this process's environment. `defaults` are pairs of a
+    /// name and a text that replace the defaults in the table, for programs that need other ones.
     ///
     /// # Errors
-    /// Everything that is wrong, at once.
+    /// Returns all errors together.
     pub fn load(sections: &[Section], defaults: &[(&str, &str)]) -> Result<Self, SettingsErrors> {
         Self::from_vars(env::vars_os(), sections, defaults)
     }
 
-    /// The same from given variables, so that tests need not touch the environment that all threads share.
+    /// Loads the settings of `sections` from `vars`, so that tests need not change the environment,
+    /// which all threads share.
     ///
     /// # Errors
-    /// Everything that is wrong, at once.
+    /// Returns all errors together.
     pub fn from_vars(
         vars: impl IntoIterator<Item = (impl Into<OsString>, impl Into<OsString>)>,
         sections: &[Section],
@@ -87,7 +90,7 @@ impl Settings {
             .flat_map(|section| section.settings)
             .copied()
             .collect();
-        let mut raw = Raw::read(vars, &all, &mut findings.warnings);
+        let mut raw = RawVars::collect(vars, &all, &mut findings.warnings);
         let mut settings = Self {
             loaded: Vec::new(),
             warnings: Vec::new(),
@@ -119,46 +122,48 @@ impl Settings {
         }
     }
 
-    /// The value of `setting` alone in a program with these `defaults`, from this process's environment: whatever is wrong with all the
-    /// others is no concern of who asks a process that runs.
+    /// Loads the value of `setting` alone from this process's environment, in a program with these
+    /// `defaults`. Errors in other settings are ignored: they do not concern a command that only
+    /// asks the running process something.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// If this setting is invalid.
     pub fn load_one<T: Value>(
         setting: &'static Setting<T>,
         defaults: &[(&str, &str)],
     ) -> Result<T, SettingsError> {
-        let mut unheard = Vec::new();
-        let alone = Self {
+        let mut ignored_warnings = Vec::new();
+        let empty = Self {
             loaded: Vec::new(),
             warnings: Vec::new(),
         };
-        let mut raw = Raw::read(env::vars_os(), &[setting], &mut unheard);
-        let found = raw.find(setting, None, &mut unheard)?;
+        let mut raw = RawVars::collect(env::vars_os(), &[setting], &mut ignored_warnings);
+        let found = raw.find(setting, None, &mut ignored_warnings)?;
         let loaded = match found {
             Some(found) => accept(setting, found)?,
-            None => alone.preset(setting, defaults)?,
+            None => empty.preset(setting, defaults)?,
         };
         Ok(setting.value(loaded.text()).expect("it was accepted"))
     }
 
-    /// The value of `setting`.
+    /// Returns the value of `setting`.
     ///
     /// # Panics
-    /// If the setting's section was not loaded: a defect of the program, which its first start shows.
+    /// If the setting's section was not loaded. That is a bug, which shows the first time that the
+    /// program starts.
     #[must_use]
     pub fn get<T: Value>(&self, setting: &Setting<T>) -> T {
         self.look_up(setting)
             .expect("the setting's section was loaded")
     }
 
-    /// The value of `setting`, or none where it was not loaded or is wrong.
+    /// Returns the value of `setting`, or `None` if it was not loaded or is invalid.
     #[must_use]
     pub fn look_up<T: Value>(&self, setting: &Setting<T>) -> Option<T> {
         setting.value(self.loaded(setting.name())?.text())
     }
 
-    /// Where the value of `setting` came from.
+    /// Returns the source of the value of `setting`.
     ///
     /// # Panics
     /// If the setting's section was not loaded.
@@ -170,7 +175,8 @@ impl Settings {
             .origin
     }
 
-    /// The file that holds the value of `setting`, where one does: what to read again when it changes.
+    /// Returns the file that holds the value of `setting`, if there is one. The caller can read it
+    /// again when it changes.
     ///
     /// # Panics
     /// If the setting's section was not loaded.
@@ -182,13 +188,15 @@ impl Settings {
         }
     }
 
-    /// What someone should look at although it is no error, to be logged once logs are there.
+    /// Returns the warnings: they are not errors, but an operator should look at them. The caller
+    /// logs them once logging has been started.
     #[must_use]
     pub fn warnings(&self) -> &[String] {
         &self.warnings
     }
 
-    /// What `--check-config` prints: a line `NAME=value (default|env|file PATH)` for each setting, secrets masked.
+    /// Returns the output of `--check-config`: a line `NAME=value (default|env|file PATH)` for each
+    /// setting, with secrets masked.
     #[must_use]
     pub fn check_config(&self) -> String {
         self.to_string()
@@ -200,7 +208,7 @@ impl Settings {
             .find(|loaded| loaded.setting.about().name == name)
     }
 
-    /// The value that holds where nothing is set.
+    /// Returns the value of a setting that is not set.
     fn preset(
         &self,
         setting: &'static dyn AnySetting,
@@ -226,7 +234,7 @@ impl Settings {
     }
 }
 
-/// Accepts a text that the setting's rule allows.
+/// Accepts the text that was found, if the setting's rule allows it.
 fn accept(setting: &'static dyn AnySetting, found: Found) -> Result<Loaded, SettingsError> {
     let loaded = Loaded {
         setting,
@@ -237,7 +245,7 @@ fn accept(setting: &'static dyn AnySetting, found: Found) -> Result<Loaded, Sett
         return Ok(loaded);
     }
     let value = match &loaded.origin {
-        Origin::File(path) => format!("{} (the file's text)", path.display()),
+        Origin::File(path) => format!("{} (the text in the file)", path.display()),
         Origin::Default | Origin::Env => loaded.shown(),
     };
     Err(SettingsError::Invalid {

@@ -1,5 +1,5 @@
-//! The types that a setting can have: how each is written, and what its rule allows. Rules are data, so that the check and
-//! the sentence that explains it can't differ.
+//! The types that a setting can have: how each is written, and which values its rule allows. Rules
+//! are data, so that the check and the text that explains it can't differ.
 
 use std::{fmt::Display, net::SocketAddr, ops::RangeInclusive, path::PathBuf, time::Duration};
 
@@ -7,25 +7,26 @@ use secrecy::SecretString;
 
 use crate::duration::{self, Written};
 
-/// What a setting's text is parsed to.
+/// The type of a setting's value, parsed from text.
 pub trait Value: Sized {
-    /// What narrows the type down: a range, a length, a set of characters.
+    /// A restriction on the values of the type: a range, a length, a set of characters.
     type Rule: Sync + 'static;
 
-    /// Parses `text`; none where the rule does not allow it.
+    /// Parses `text`. Returns `None` if the rule does not allow it.
     fn parse(text: &str, rule: &Self::Rule) -> Option<Self>;
 
-    /// Says what is allowed, for errors and documents.
+    /// Returns a noun phrase for the values that are allowed, for error messages ("expected …") and
+    /// documentation.
     fn allowed(rule: &Self::Rule) -> String;
 
-    /// What an unset setting without a default means, where it can mean something.
+    /// Returns the value of an unset setting that has no default, if the type has such a value.
     #[must_use]
     fn unset() -> Option<Self> {
         None
     }
 }
 
-/// Where a duration may lie, in milliseconds, and how it is written.
+/// The range of a duration, in milliseconds, and the way it is written.
 #[derive(Clone, Copy, Debug)]
 pub struct Span {
     min_ms: u64,
@@ -36,14 +37,14 @@ pub struct Span {
 
 #[derive(Clone, Copy, Debug)]
 enum Form {
-    /// `250ms`, `15s`, `1m30s`.
+    /// Numbers with units, such as `250ms`, `15s` or `1m30s`.
     Units,
-    /// A number of milliseconds: settings whose name ends in _MS.
+    /// A number of milliseconds, for settings whose name ends in _MS.
     Millis,
 }
 
 impl Span {
-    /// Durations with a unit.
+    /// Creates the rule for durations written with units.
     #[must_use]
     pub const fn units(min_ms: u64, max_ms: u64) -> Self {
         Self {
@@ -54,7 +55,7 @@ impl Span {
         }
     }
 
-    /// Plain numbers of milliseconds.
+    /// Creates the rule for durations written as plain numbers of milliseconds.
     #[must_use]
     pub const fn millis(min_ms: u64, max_ms: u64) -> Self {
         Self {
@@ -65,7 +66,7 @@ impl Span {
         }
     }
 
-    /// The same without the multiples of `ms`.
+    /// Excludes the multiples of `ms`.
     #[must_use]
     pub const fn never_multiple_of(mut self, ms: u64) -> Self {
         self.never_multiple_of_ms = Some(ms);
@@ -106,13 +107,13 @@ impl Value for Duration {
             }
         };
         if let Some(step) = rule.never_multiple_of_ms {
-            allowed.push_str(&format!(", no multiple of {step}"));
+            allowed.push_str(&format!(", but not a multiple of {step}"));
         }
         allowed
     }
 }
 
-/// Digits only: `parse` alone would take a plus sign too.
+/// Parses digits only: `parse` alone would also accept a plus sign.
 fn parse_digits(text: &str) -> Option<u64> {
     text.parse().ok().filter(|_| !text.starts_with('+'))
 }
@@ -123,7 +124,9 @@ macro_rules! whole_numbers {
             type Rule = RangeInclusive<Self>;
 
             fn parse(text: &str, rule: &Self::Rule) -> Option<Self> {
-                text.parse().ok().filter(|number| !text.starts_with('+') && rule.contains(number))
+                text.parse()
+                    .ok()
+                    .filter(|number| !text.starts_with('+') && rule.contains(number))
             }
 
             fn allowed(rule: &Self::Rule) -> String {
@@ -149,13 +152,15 @@ impl Value for bool {
 impl Value for SocketAddr {
     type Rule = ();
 
-    /// Names are not looked up, not even localhost: it may mean either of two addresses, and a listener needs one.
+    /// Accepts no host names, not even localhost: that may stand for either of two addresses, and a
+    /// listener needs exactly one.
     fn parse(text: &str, (): &()) -> Option<Self> {
         text.parse().ok()
     }
 
     fn allowed((): &()) -> String {
-        "an IP address and a port, as in 0.0.0.0:8080, 127.0.0.1:8080 or [::]:8080 (no host name; port 0: any free one)"
+        "an IP address and port, such as 0.0.0.0:8080, 127.0.0.1:8080 or [::]:8080 \
+         (not a host name; port 0 picks any free port)"
             .into()
     }
 }
@@ -172,7 +177,7 @@ impl Value for PathBuf {
     }
 }
 
-/// Which texts are allowed, and the words that say so.
+/// A rule for text: a test for the texts that are allowed, and a description of them.
 #[derive(Clone, Copy, Debug)]
 pub struct Text {
     allowed: &'static str,
@@ -180,16 +185,18 @@ pub struct Text {
 }
 
 impl Text {
-    /// Names of clocks and edges: they stand in subjects, labels and logs.
-    pub const ID: Self = Self::new("1 to 64 characters of A-Z a-z 0-9 . _ -", |text| {
+    /// The rule for names of clocks and edges, which appear in subjects, labels and logs.
+    pub const ID: Self = Self::new("1 to 64 characters (A-Z a-z 0-9 . _ -)", |text| {
         (1..=64).contains(&text.len()) && text.bytes().all(is_id_byte)
     });
 
-    /// Names and passwords. 1,024 bytes twice fit into an AUTH of at most 4,096 bytes with room for all else.
+    /// The rule for names and passwords. Two of them, at 1,024 bytes each, fit into an AUTH of at
+    /// most 4,096 bytes and leave room for its other fields.
     pub const CREDENTIAL: Self =
         Self::new("1 to 1024 bytes", |text| (1..=1_024).contains(&text.len()));
 
-    /// Texts of which `is_allowed` is true; `allowed` says in words which those are.
+    /// Creates a rule that allows the texts for which `is_allowed` returns true. `allowed` is a
+    /// noun phrase for them.
     #[must_use]
     pub const fn new(allowed: &'static str, is_allowed: fn(&str) -> bool) -> Self {
         Self {
@@ -198,14 +205,14 @@ impl Text {
         }
     }
 
-    /// Whether `text` is allowed.
+    /// Returns whether `text` is allowed.
     #[must_use]
     pub fn allows(&self, text: &str) -> bool {
         (self.is_allowed)(text)
     }
 }
 
-/// Whether `byte` may stand in the id of a clock or an edge.
+/// Returns whether the id of a clock or an edge may contain `byte`.
 pub(super) fn is_id_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-')
 }
@@ -234,7 +241,8 @@ impl Value for SecretString {
     }
 }
 
-/// The most entries of a list. The lists are written by hand; this only keeps a mistake from growing.
+/// The maximum number of entries in a list. Lists are written by hand; the bound only limits the
+/// damage that a mistake can do.
 const LIST_MAX: usize = 64;
 
 impl Value for Vec<String> {
@@ -253,7 +261,7 @@ impl Value for Vec<String> {
 
     fn allowed(rule: &Text) -> String {
         format!(
-            "at most {LIST_MAX} different names, separated by commas, each of {}",
+            "at most {LIST_MAX} different names, separated by commas, each {}",
             rule.allowed
         )
     }
@@ -263,7 +271,7 @@ impl Value for Vec<String> {
     }
 }
 
-/// A setting that may be left out.
+/// A setting that may be left unset.
 impl<T: Value> Value for Option<T> {
     type Rule = T::Rule;
 
@@ -280,7 +288,8 @@ impl<T: Value> Value for Option<T> {
     }
 }
 
-/// Makes an enumeration a setting's type: its texts, and the value that each stands for.
+/// Implements [`Value`](crate::env::Value) for an enumeration, from a list of texts and the variant
+/// that each stands for.
 #[macro_export]
 macro_rules! choices {
     ($choice:ty: $($text:literal => $value:expr),+ $(,)?) => {
@@ -300,7 +309,8 @@ macro_rules! choices {
         }
     };
 }
-/// `a, b or c`.
+
+/// Joins words into a list of alternatives, such as `a, b or c`.
 #[must_use]
 pub fn one_of(words: &[impl Display]) -> String {
     let mut text = String::new();

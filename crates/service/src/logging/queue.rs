@@ -1,5 +1,6 @@
-//! The queue between those who log and standard error. A thread of its own writes, so that a reader that stands still blocks
-//! nobody else: not a shard with its clients, not the process's end, not a panic. Lines beyond the bound are dropped and counted.
+//! The queue between the code that logs and standard error. A separate thread writes the lines, so
+//! that a stalled reader of standard error blocks nothing else: not a shard and its clients, not
+//! the exit of the process, not a panic. Lines beyond the bound are dropped and counted.
 
 use std::{
     backtrace::Backtrace,
@@ -14,61 +15,64 @@ use std::{
 use prometheus::IntCounter;
 use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
 
-/// The lines that may wait, some 2 MB of them: seconds of what an edge writes at level debug while a crowd comes and goes.
+/// The maximum number of queued lines, about 2 MB: what an edge at level debug writes in a few
+/// seconds of a reconnect storm.
 const LINES_MAX: usize = 8_192;
 
-/// The time that writing has at the end of the process, more than the writing thread's own bound of 1.1 s.
+/// The time limit for writing queued lines at the end of the process. It exceeds the writer
+/// thread's own limit of 1.1 s.
 const END_TIME_MAX: Duration = Duration::from_secs(2);
 
-/// How often it is looked whether lines were dropped.
-const LOOK: Duration = Duration::from_secs(1);
+/// The interval at which the number of dropped lines is checked.
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// The end of the queue that writes. Dropping it writes what waits, within [`END_TIME_MAX`].
+/// The writing end of the queue. Dropping it writes the queued lines, within [`END_TIME_MAX`].
 #[derive(Debug)]
 pub(super) struct Queue {
-    writing: Arc<Writing>,
+    writer_thread: Arc<WriterThread>,
     dropped: ErrorCounter,
 }
 
-/// Makes a queue before `writer`: what puts lines into it, and its end.
-pub(super) fn before(writer: impl Write + Send + 'static) -> (NonBlocking, Queue) {
-    bounded(writer, LINES_MAX)
+/// Starts a queue in front of `writer`. Returns the end that accepts lines and the end that writes
+/// them.
+pub(super) fn start(writer: impl Write + Send + 'static) -> (NonBlocking, Queue) {
+    start_bounded(writer, LINES_MAX)
 }
 
-fn bounded(writer: impl Write + Send + 'static, lines_max: usize) -> (NonBlocking, Queue) {
+fn start_bounded(writer: impl Write + Send + 'static, lines_max: usize) -> (NonBlocking, Queue) {
     let (lines, guard) = NonBlockingBuilder::default()
         .buffered_lines_limit(lines_max)
         .lossy(true)
         .thread_name("log")
         .finish(writer);
     let queue = Queue {
-        writing: Arc::new(Writing(Mutex::new(Some(guard)))),
+        writer_thread: Arc::new(WriterThread(Mutex::new(Some(guard)))),
         dropped: lines.error_counter(),
     };
     (lines, queue)
 }
 
 impl Queue {
-    /// How many lines were dropped.
+    /// Returns the count of dropped lines.
     pub(super) fn dropped(&self) -> ErrorCounter {
         self.dropped.clone()
     }
 
-    /// Makes a panic of any thread or task end the process from now on. Its message on standard
-    /// error is the usual one, but does not wait long for a reader.
+    /// Installs a panic hook that ends the process if any thread or task panics. The message on
+    /// standard error is the usual one, but the hook does not wait long for a reader.
     pub(super) fn end_on_panic(&self) {
-        let writing = Arc::clone(&self.writing);
+        let writer_thread = Arc::clone(&self.writer_thread);
         panic::set_hook(Box::new(move |panic| {
-            // What was logged before it is the way that led to it.
-            writing.end();
+            // The events before the panic show what led to it, so they are written first.
+            writer_thread.end();
             let thread = thread::current();
             let name = thread.name().unwrap_or("<unnamed>");
             let text = format!("\nthread '{name}' {panic}\n{}\n", Backtrace::capture());
-            within(END_TIME_MAX, move || {
-                // There is no other place to say it.
+            run_with_time_limit(END_TIME_MAX, move || {
+                // If this fails, there is nowhere else to report it.
                 let _ = io::stderr().write_all(text.as_bytes());
             });
-            // A build that unwinds would go on without the thread or task.
+            // A build that unwinds would continue without the thread or task.
             process::abort();
         }));
     }
@@ -76,60 +80,61 @@ impl Queue {
 
 impl Drop for Queue {
     fn drop(&mut self) {
-        self.writing.end();
+        self.writer_thread.end();
     }
 }
 
-/// What ends the writing thread, once.
-struct Writing(Mutex<Option<WorkerGuard>>);
+/// The thread that writes the lines; it can be ended once.
+struct WriterThread(Mutex<Option<WorkerGuard>>);
 
-impl Writing {
+impl WriterThread {
     fn end(&self) {
         let guard = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(guard) = guard {
-            // The guard waits for the writing thread with a bound, but says so on standard output where that is passed, and
-            // its reader may be the one who stands still.
-            within(END_TIME_MAX, move || drop(guard));
+            // The guard waits for the thread with a time limit. When that passes, it prints a
+            // message to standard output, whose reader may be the stalled one.
+            run_with_time_limit(END_TIME_MAX, move || drop(guard));
         }
     }
 }
 
-impl fmt::Debug for Writing {
+impl fmt::Debug for WriterThread {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Writing").finish_non_exhaustive()
+        f.debug_struct("WriterThread").finish_non_exhaustive()
     }
 }
 
-/// Does `what` in a thread of its own and waits for its end, at most for `time`.
-fn within(time: Duration, what: impl FnOnce() + Send + 'static) {
+/// Runs `work` in a separate thread and waits until it has finished, at most for `limit`.
+fn run_with_time_limit(limit: Duration, work: impl FnOnce() + Send + 'static) {
     let (done, ended) = mpsc::channel();
     let started = thread::Builder::new().spawn(move || {
-        what();
-        // Nobody waits any more where the time is over.
+        work();
+        // This fails if the time limit has passed and nothing waits for the end any more.
         let _ = done.send(());
     });
     if started.is_ok() {
-        let _ = ended.recv_timeout(time);
+        let _ = ended.recv_timeout(limit);
     }
 }
 
-/// Keeps `counter` at what was dropped, and logs it once a line gets through again.
+/// Keeps `counter` at the number of dropped lines, and logs that lines were dropped once a line
+/// gets through again.
 pub(super) async fn count(dropped: ErrorCounter, counter: IntCounter) {
     let total = || u64::try_from(dropped.dropped_lines()).unwrap_or(u64::MAX);
-    let mut told = 0;
+    let mut reported = 0;
     loop {
-        tokio::time::sleep(LOOK).await;
+        tokio::time::sleep(CHECK_INTERVAL).await;
         let before = total();
         counter.inc_by(before.saturating_sub(counter.get()));
-        if before > told {
-            let lines = before - told;
+        if before > reported {
+            let lines = before - reported;
             tracing::warn!(
                 lines,
-                "log lines were dropped: standard error is not read as fast as they come"
+                "log lines were dropped because standard error was not read fast enough"
             );
-            // Where this line was dropped too, the next look tells of it again.
+            // If this line was also dropped, the next check reports the loss again.
             if total() == before {
-                told = before;
+                reported = before;
             }
         }
     }
@@ -144,7 +149,7 @@ mod tests {
     use super::*;
     use crate::logging::{Level, LogFormat, dispatch};
 
-    /// A writer whose reader takes a line when the test lets it.
+    /// A writer whose reader takes one line each time the test lets it.
     struct Slow {
         lines: Sender<String>,
         taken: Receiver<()>,
@@ -164,20 +169,20 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn lines_beyond_the_bound_are_dropped_counted_and_told_once_there_is_room() {
+    async fn lines_beyond_the_bound_are_dropped_counted_and_reported_once_there_is_room() {
         let (lines, written) = mpsc::channel();
         let (take, taken) = mpsc::channel();
-        let (writer, queue) = bounded(Slow { lines, taken }, 3);
+        let (writer, queue) = start_bounded(Slow { lines, taken }, 3);
         let (dispatch, _) = dispatch(Level::Info, LogFormat::Text, writer);
         let _guard = set_default(&dispatch);
         let counter = IntCounter::new("dropped", "Counted.").unwrap();
         let counting = tokio::spawn(count(queue.dropped(), counter.clone()));
 
-        // Three wait, and the writing thread may have taken one more.
+        // Three lines are queued, and the writer thread may have taken one more.
         for number in 0..10 {
             tracing::info!(number, "event");
         }
-        tokio::time::sleep(2 * LOOK + LOOK / 2).await;
+        tokio::time::sleep(2 * CHECK_INTERVAL + CHECK_INTERVAL / 2).await;
         let dropped = counter.get();
         assert!((6..=10).contains(&dropped), "{dropped}");
 
@@ -187,15 +192,15 @@ mod tests {
         let patience = Duration::from_secs(30);
         let first = written.recv_timeout(patience).unwrap();
         assert!(first.contains("event number=0"), "{first}");
-        let told = loop {
-            tokio::time::sleep(LOOK).await;
+        let report = loop {
+            tokio::time::sleep(CHECK_INTERVAL).await;
             let line = written.recv_timeout(patience).unwrap();
             if line.contains("dropped") {
                 break line;
             }
         };
-        let (_, lines) = told.rsplit_once("lines=").unwrap();
-        assert!(lines.trim().parse::<u64>().unwrap() >= dropped, "{told}");
+        let (_, lines) = report.rsplit_once("lines=").unwrap();
+        assert!(lines.trim().parse::<u64>().unwrap() >= dropped, "{report}");
         counting.abort();
         drop(take);
         drop(queue);

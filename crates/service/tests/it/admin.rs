@@ -19,16 +19,16 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-/// Far more than anything here takes: it only keeps a defect from hanging the test.
+/// Far longer than any step takes: it only keeps a bug from hanging the test.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 #[derive(Default)]
-struct Part {
+struct Component {
     dead: Mutex<Vec<String>>,
     unready: Mutex<Vec<String>>,
 }
 
-impl Health for Part {
+impl Health for Component {
     fn live(&self) -> Vec<String> {
         self.dead.lock().unwrap().clone()
     }
@@ -60,15 +60,15 @@ impl Port {
         Self::open(health, metrics::registry().unwrap()).await
     }
 
-    /// Sends bytes and reads to the end of file.
-    async fn talk(&self, request: &str) -> Answer {
+    /// Sends `request` as it is, and reads until the connection is closed.
+    async fn send(&self, request: &str) -> Response {
         let mut stream = TcpStream::connect(self.addr).await.unwrap();
         stream.write_all(request.as_bytes()).await.unwrap();
-        Answer::read(stream).await
+        Response::read(stream).await
     }
 
-    async fn get(&self, path: &str) -> Answer {
-        self.talk(&format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n"))
+    async fn get(&self, path: &str) -> Response {
+        self.send(&format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n"))
             .await
     }
 
@@ -76,23 +76,23 @@ impl Port {
         self.stop.cancel();
         timeout(PATIENCE, self.served)
             .await
-            .expect("it stops")
+            .expect("the port stops")
             .unwrap();
     }
 }
 
 #[derive(Debug)]
-struct Answer {
+struct Response {
     code: u16,
     head: String,
     body: String,
 }
 
-impl Answer {
+impl Response {
     async fn read(mut stream: TcpStream) -> Self {
         let mut text = String::new();
         let read = timeout(PATIENCE, stream.read_to_string(&mut text)).await;
-        read.expect("the connection is closed after its answer")
+        read.expect("the connection is closed after the response")
             .unwrap();
         let (head, body) = text
             .split_once("\r\n\r\n")
@@ -112,55 +112,63 @@ impl Answer {
 
 #[tokio::test]
 async fn health_is_200_or_503_with_the_reasons() {
-    let part = Arc::new(Part::default());
-    let port = Port::with(part.clone()).await;
+    let component = Arc::new(Component::default());
+    let port = Port::with(component.clone()).await;
     for (path, word) in [
         ("/health", "live"),
         ("/health/live", "live"),
         ("/health/ready", "ready"),
     ] {
-        let answer = port.get(path).await;
-        assert_eq!(answer.code, 200, "{answer:?}");
-        assert_eq!(answer.json(), json!({ "status": word, "reasons": [] }));
-        assert!(answer.head.contains("\r\nconnection: close"), "{answer:?}");
+        let response = port.get(path).await;
+        assert_eq!(response.code, 200, "{response:?}");
+        assert_eq!(response.json(), json!({ "status": word, "reasons": [] }));
+        assert!(
+            response.head.contains("\r\nconnection: close"),
+            "{response:?}"
+        );
     }
-    part.unready.lock().unwrap().push("time is unknown".into());
+    component
+        .unready
+        .lock()
+        .unwrap()
+        .push("time is unknown".into());
     assert_eq!(
         port.get("/health").await.code,
         200,
-        "what is not ready is not dead"
+        "a component that is not ready is still alive"
     );
-    let answer = port.get("/health/ready").await;
-    assert_eq!(answer.code, 503);
+    let response = port.get("/health/ready").await;
+    assert_eq!(response.code, 503);
     assert_eq!(
-        answer.json(),
+        response.json(),
         json!({ "status": "not ready", "reasons": ["time is unknown"] })
     );
-    part.dead
+    component
+        .dead
         .lock()
         .unwrap()
-        .push("a shard stands still".into());
+        .push("a shard is stalled".into());
     for path in ["/health", "/health/live"] {
-        let answer = port.get(path).await;
-        assert_eq!(answer.code, 503);
-        assert_eq!(answer.json()["reasons"], json!(["a shard stands still"]));
+        let response = port.get(path).await;
+        assert_eq!(response.code, 503);
+        assert_eq!(response.json()["reasons"], json!(["a shard is stalled"]));
     }
     port.stop().await;
 }
 
 #[tokio::test]
 async fn metrics_are_in_prometheus_text_format() {
-    let port = Port::with(Arc::new(Part::default())).await;
-    let answer = port.get("/metrics").await;
-    assert_eq!(answer.code, 200);
+    let port = Port::with(Arc::new(Component::default())).await;
+    let response = port.get("/metrics").await;
+    assert_eq!(response.code, 200);
     assert!(
-        answer
+        response
             .head
             .contains("\r\ncontent-type: text/plain; version=0.0.4"),
-        "{answer:?}"
+        "{response:?}"
     );
     assert!(
-        answer
+        response
             .body
             .contains(&format!("tickstorm_build_info{{version=\"{VERSION}\"}} 1"))
     );
@@ -168,10 +176,14 @@ async fn metrics_are_in_prometheus_text_format() {
 }
 
 #[tokio::test]
-async fn status_is_the_parts_own_with_what_the_process_knows() {
-    let part = Arc::new(Part::default());
-    part.unready.lock().unwrap().push("time is unknown".into());
-    let port = Port::with(part).await;
+async fn status_is_that_of_the_component_with_what_the_process_knows() {
+    let component = Arc::new(Component::default());
+    component
+        .unready
+        .lock()
+        .unwrap()
+        .push("time is unknown".into());
+    let port = Port::with(component).await;
     let expected = json!({
         "id": "edge-0",
         "version": VERSION,
@@ -184,15 +196,18 @@ async fn status_is_the_parts_own_with_what_the_process_knows() {
 }
 
 #[tokio::test]
-async fn several_parts_are_healthy_where_all_are_and_keep_their_names() {
-    let (edge, clock) = (Arc::new(Part::default()), Arc::new(Part::default()));
+async fn several_parts_are_healthy_if_all_are_and_keep_their_names() {
+    let (edge, clock) = (
+        Arc::new(Component::default()),
+        Arc::new(Component::default()),
+    );
     let parts = Parts::new().with("edge", edge).with("clock", clock.clone());
     let port = Port::with(Arc::new(parts)).await;
     assert_eq!(port.get("/health/ready").await.code, 200);
     clock.unready.lock().unwrap().push("not connected".into());
-    let answer = port.get("/health/ready").await;
+    let response = port.get("/health/ready").await;
     assert_eq!(
-        (answer.code, &answer.json()["reasons"]),
+        (response.code, &response.json()["reasons"]),
         (503, &json!(["clock: not connected"]))
     );
     let status = port.get("/status").await.json();
@@ -204,17 +219,17 @@ async fn several_parts_are_healthy_where_all_are_and_keep_their_names() {
 
 #[tokio::test]
 async fn head_works_and_other_methods_and_paths_are_refused() {
-    let port = Port::with(Arc::new(Part::default())).await;
-    let head = port.talk("HEAD /health HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    let port = Port::with(Arc::new(Component::default())).await;
+    let head = port.send("HEAD /health HTTP/1.1\r\nHost: a\r\n\r\n").await;
     assert_eq!((head.code, head.body.as_str()), (200, ""));
     assert_eq!(
-        port.talk("POST /health HTTP/1.1\r\nHost: a\r\n\r\n")
+        port.send("POST /health HTTP/1.1\r\nHost: a\r\n\r\n")
             .await
             .code,
         405
     );
     assert_eq!(
-        port.talk("DELETE /metrics HTTP/1.1\r\nHost: a\r\n\r\n")
+        port.send("DELETE /metrics HTTP/1.1\r\nHost: a\r\n\r\n")
             .await
             .code,
         405
@@ -226,24 +241,26 @@ async fn head_works_and_other_methods_and_paths_are_refused() {
 }
 
 #[tokio::test]
-async fn what_is_no_http_or_too_long_is_refused_and_disturbs_nobody() {
-    let port = Port::with(Arc::new(Part::default())).await;
-    assert_eq!(port.talk("\u{5}\u{1}hello\r\n\r\n").await.code, 400);
+async fn bytes_that_are_not_http_or_too_long_are_refused_and_disturb_no_other_client() {
+    let port = Port::with(Arc::new(Component::default())).await;
+    assert_eq!(port.send("\u{5}\u{1}hello\r\n\r\n").await.code, 400);
     let mut stream = TcpStream::connect(port.addr).await.unwrap();
     let endless = format!("GET / HTTP/1.1\r\nx: {}", "y".repeat(1 << 16));
-    // The port may close before it has read all of this, and a reset may then eat its answer: only the end is certain.
+    // The port may close the connection before it has read all of this, and the reset may then
+    // discard the response: only the end of the connection is certain.
     let _ = stream.write_all(endless.as_bytes()).await;
     let _ = timeout(PATIENCE, stream.read_to_end(&mut Vec::new()))
         .await
-        .expect("it is closed");
+        .expect("the connection is closed");
     assert_eq!(port.get("/health").await.code, 200);
     port.stop().await;
 }
 
-/// More idle connections than there are places: each is closed before its time is up, and then everybody is served.
+/// Idle connections hold all permits. Each is closed when its time limit passes, and then another
+/// client is served.
 #[tokio::test]
-async fn clients_that_send_nothing_or_only_half_a_header_give_their_place_back() {
-    let port = Port::with(Arc::new(Part::default())).await;
+async fn clients_that_send_nothing_or_only_half_a_header_release_their_permit() {
+    let port = Port::with(Arc::new(Component::default())).await;
     let mut idle = Vec::new();
     for i in 0..CONNECTIONS_MAX {
         let mut stream = TcpStream::connect(port.addr).await.unwrap();
@@ -260,17 +277,17 @@ async fn clients_that_send_nothing_or_only_half_a_header_give_their_place_back()
     port.stop().await;
 }
 
-/// An answer larger than the sockets' buffers take, to a client that reads none of it.
+/// The response is larger than the socket buffers, and the client reads none of it.
 #[tokio::test]
-async fn a_client_that_does_not_read_its_answer_is_cut_off() {
-    const ANSWER_BYTES_MIN: usize = 20_000_000;
+async fn a_client_that_does_not_read_its_response_is_cut_off() {
+    const RESPONSE_BYTES_MIN: usize = 20_000_000;
     let registry = Registry::new();
     let labels = metrics::counters(&registry, "a_total", "A.", &["label"]).unwrap();
     for i in 0..1_000 {
-        let label = format!("{i}{}", "x".repeat(ANSWER_BYTES_MIN / 1_000));
+        let label = format!("{i}{}", "x".repeat(RESPONSE_BYTES_MIN / 1_000));
         labels.with_label_values(&[&label]).inc();
     }
-    let port = Port::open(Arc::new(Part::default()), registry).await;
+    let port = Port::open(Arc::new(Component::default()), registry).await;
     let mut stream = TcpStream::connect(port.addr).await.unwrap();
     stream
         .write_all(b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n")
@@ -283,29 +300,30 @@ async fn a_client_that_does_not_read_its_answer_is_cut_off() {
     let mut bytes = Vec::new();
     let _ = timeout(PATIENCE, stream.read_to_end(&mut bytes))
         .await
-        .expect("it is closed");
-    assert!(bytes.len() < ANSWER_BYTES_MIN, "{}", bytes.len());
+        .expect("the connection is closed");
+    assert!(bytes.len() < RESPONSE_BYTES_MIN, "{}", bytes.len());
     port.stop().await;
 }
 
 #[tokio::test]
-async fn stopping_closes_the_port_and_idle_connections_too() {
-    let port = Port::with(Arc::new(Part::default())).await;
+async fn stopping_closes_the_port_and_idle_connections() {
+    let port = Port::with(Arc::new(Component::default())).await;
     let addr = port.addr;
     let mut idle = TcpStream::connect(addr).await.unwrap();
     assert_eq!(port.get("/health").await.code, 200);
     port.stop().await;
-    // Closed before its header came: an end of file or a reset, at any rate no answer.
+    // The connection ends with an end of file or a reset, but without a response, since no header
+    // had arrived.
     let mut bytes = Vec::new();
     let _ = timeout(PATIENCE, idle.read_to_end(&mut bytes))
         .await
-        .expect("it is closed");
+        .expect("the connection is closed");
     assert!(bytes.is_empty(), "{bytes:?}");
     assert!(TcpStream::connect(addr).await.is_err());
 }
 
 #[tokio::test]
-async fn a_port_that_is_taken_is_named() {
+async fn the_error_names_a_port_that_is_in_use() {
     let taken = Admin::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
     let addr = taken.local_addr();
     let error = Admin::bind(addr).await.unwrap_err().to_string();

@@ -2,7 +2,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tickstorm_service::fd_limit::{self, FdLimit};
 
 #[test]
-fn the_soft_limit_of_open_files_is_raised_to_the_hard_one() {
+fn the_soft_open_file_limit_is_raised_to_the_hard_one() {
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
     setrlimit(Resource::RLIMIT_NOFILE, hard / 2, hard).unwrap();
     assert_eq!(

@@ -1,5 +1,6 @@
-//! A process that panics: shown on standard error after what was logged, and ended whether somebody reads that or not. The
-//! process is this test once more, told by its environment to be it.
+//! Panics: the message appears on standard error after the logged events, and the process ends
+//! whether or not standard error is read. The process that panics is this test executable, started
+//! again with [`EVENTS`] in its environment.
 
 use std::env;
 use std::process::{Command, ExitStatus, Stdio};
@@ -7,28 +8,30 @@ use std::time::Duration;
 
 use tickstorm_service::logging::{Level, LogFormat, Logs, init};
 
-/// How many events the process logs before it panics.
+/// The variable with the number of events that the child process logs before it panics.
 const EVENTS: &str = "TICKSTORM_TEST_EVENTS";
-/// So long that only a defect takes it.
+/// Far longer than any step takes: only a bug exceeds it.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// The process itself, where this is it.
-fn panic_where_told() {
-    if let Some(_logs) = log_where_told() {
+/// Logs and panics if this is the child process.
+fn panic_in_child() {
+    if let Some(_logs) = log_in_child() {
         panic!("on purpose");
     }
 }
 
-fn log_where_told() -> Option<Logs> {
+/// Logs the requested events if this is the child process.
+fn log_in_child() -> Option<Logs> {
     let events = env::var(EVENTS).ok()?;
     let logs = init(Level::Info, LogFormat::Text).unwrap();
     for number in 0..events.parse::<u32>().unwrap() {
-        tracing::info!(number, "an event before it");
+        tracing::info!(number, "an event before the panic");
     }
     Some(logs)
 }
 
-fn process(test: &str, events: u32) -> Command {
+/// Returns the command that runs `test` as the child process.
+fn child(test: &str, events: u32) -> Command {
     let mut command = Command::new(env::current_exe().unwrap());
     command
         .args(["--exact", test, "--nocapture"])
@@ -39,22 +42,25 @@ fn process(test: &str, events: u32) -> Command {
 }
 
 #[test]
-fn a_panic_is_shown_beside_what_was_logged() {
-    panic_where_told();
-    let test = "logging::a_panic_is_shown_beside_what_was_logged";
-    let output = process(test, 3).output().unwrap();
+fn a_panic_message_follows_the_logged_events() {
+    panic_in_child();
+    let test = "logging::a_panic_message_follows_the_logged_events";
+    let output = child(test, 3).output().unwrap();
     let shown = String::from_utf8(output.stderr).unwrap();
     assert!(!output.status.success(), "{shown}");
-    assert!(shown.contains("an event before it number=2"), "{shown}");
+    assert!(
+        shown.contains("an event before the panic number=2"),
+        "{shown}"
+    );
     assert!(shown.contains("tests/it/logging.rs:"), "{shown}");
     assert!(shown.contains("on purpose"), "{shown}");
 }
 
 #[tokio::test]
-async fn a_process_that_panics_ends_though_nobody_reads_what_it_shows() {
-    panic_where_told();
-    let test = "logging::a_process_that_panics_ends_though_nobody_reads_what_it_shows";
-    let mut process = tokio::process::Command::from(process(test, 20_000))
+async fn a_process_that_panics_ends_even_if_standard_error_is_not_read() {
+    panic_in_child();
+    let test = "logging::a_process_that_panics_ends_even_if_standard_error_is_not_read";
+    let mut process = tokio::process::Command::from(child(test, 20_000))
         .kill_on_drop(true)
         .spawn()
         .unwrap();
@@ -62,13 +68,13 @@ async fn a_process_that_panics_ends_though_nobody_reads_what_it_shows() {
 }
 
 #[tokio::test]
-async fn a_panic_of_a_task_that_nobody_waits_for_ends_the_process() {
-    if let Some(_logs) = log_where_told() {
+async fn a_panic_in_a_detached_task_ends_the_process() {
+    if let Some(_logs) = log_in_child() {
         drop(tokio::spawn(async { panic!("on purpose") }));
         return std::future::pending().await;
     }
-    let test = "logging::a_panic_of_a_task_that_nobody_waits_for_ends_the_process";
-    let mut process = tokio::process::Command::from(process(test, 3))
+    let test = "logging::a_panic_in_a_detached_task_ends_the_process";
+    let mut process = tokio::process::Command::from(child(test, 3))
         .kill_on_drop(true)
         .spawn()
         .unwrap();

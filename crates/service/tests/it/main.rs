@@ -1,8 +1,8 @@
-//! What a daemon sees of this crate: settings from an environment, the admin port over a real socket, signals and limits of a
-//! real process.
+//! Tests of this crate as a daemon uses it: settings from an environment, the admin port over a
+//! real socket, signals and limits of a real process.
 #![expect(
     clippy::unwrap_used,
-    reason = "a test fails by it, helpers of tests too"
+    reason = "in tests and their helpers, a panic fails the test"
 )]
 
 mod admin;

@@ -1,4 +1,4 @@
-//! The settings of the connection to NATS.
+//! Tests of the settings of the connection to NATS.
 
 use secrecy::ExposeSecret;
 use tickstorm_service::{
@@ -8,12 +8,12 @@ use tickstorm_service::{
 };
 
 const DAEMON: &[Section] = &[COMMON, NATS];
-const WITHOUT_NATS: &[Section] = &[COMMON, NATS.refused("this program has no NATS")];
+const WITHOUT_NATS: &[Section] = &[COMMON, NATS.refused("this program does not use NATS")];
 
-/// What must never be printed.
+/// A secret, which must never be printed.
 const CANARY: &str = "canary-hunter2";
 
-/// Loads settings; errors as the lines that are printed.
+/// Loads settings. The error contains the printed lines.
 fn try_load(sections: &[Section], vars: &[(&str, &str)]) -> Result<Settings, Vec<String>> {
     Settings::from_vars(
         vars.iter().copied(),
@@ -23,7 +23,7 @@ fn try_load(sections: &[Section], vars: &[(&str, &str)]) -> Result<Settings, Vec
     .map_err(|errors| errors.to_string().lines().map(Into::into).collect())
 }
 
-/// The one error that there is.
+/// Returns the error, of which there must be exactly one.
 fn only_error(outcome: Result<Settings, Vec<String>>) -> String {
     let lines = outcome.unwrap_err();
     assert_eq!(lines.len(), 1, "{lines:#?}");
@@ -36,7 +36,7 @@ fn a_program_without_nats_refuses_its_settings_and_shows_their_defaults() {
         let error = only_error(try_load(WITHOUT_NATS, &[(row.name, "nats://elsewhere")]));
         assert!(error.starts_with(&format!("{}=", row.name)), "{error}");
         assert!(
-            error.contains("this program has no NATS: leave it unset"),
+            error.contains("this program does not use NATS; leave it unset"),
             "{error}"
         );
         let shown = try_load(WITHOUT_NATS, &[(row.name, row.default)]);
@@ -51,7 +51,7 @@ fn a_program_without_nats_refuses_its_settings_and_shows_their_defaults() {
 }
 
 #[test]
-fn nats_takes_one_login_and_whole_pairs() {
+fn only_one_login_and_complete_pairs_are_accepted() {
     for (vars, why) in [
         (
             &["NATS_USER"][..],
@@ -63,9 +63,9 @@ fn nats_takes_one_login_and_whole_pairs() {
         ),
         (
             &["NATS_USER", "NATS_PASSWORD", "NATS_TOKEN"],
-            "set one of them",
+            "set only one of them",
         ),
-        (&["NATS_TOKEN", "NATS_CREDS_FILE"], "set one of them"),
+        (&["NATS_TOKEN", "NATS_CREDS_FILE"], "set only one of them"),
         (
             &["NATS_CERT_FILE"],
             "NATS_CERT_FILE and NATS_KEY_FILE go together",
@@ -75,7 +75,7 @@ fn nats_takes_one_login_and_whole_pairs() {
             "NATS_CERT_FILE and NATS_KEY_FILE go together",
         ),
     ] {
-        let vars: Vec<_> = vars.iter().map(|name| (*name, readable(name))).collect();
+        let vars: Vec<_> = vars.iter().map(|name| (*name, valid_value(name))).collect();
         let error = only_error(try_load(DAEMON, &vars));
         assert!(error.contains(why) && !error.contains(CANARY), "{error}");
     }
@@ -85,16 +85,16 @@ fn nats_takes_one_login_and_whole_pairs() {
         &["NATS_CREDS_FILE", "NATS_CA_FILE"],
         &["NATS_CERT_FILE", "NATS_KEY_FILE"],
     ] {
-        let vars: Vec<_> = vars.iter().map(|name| (*name, readable(name))).collect();
+        let vars: Vec<_> = vars.iter().map(|name| (*name, valid_value(name))).collect();
         try_load(DAEMON, &vars).unwrap();
     }
 }
 
-/// A file that is there.
+/// A file that exists.
 const A_FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml");
 
-/// A value that `name` can have by itself.
-fn readable(name: &str) -> &'static str {
+/// Returns a value that is valid for `name` on its own.
+fn valid_value(name: &str) -> &'static str {
     if name.ends_with("_FILE") {
         A_FILE
     } else {
@@ -103,7 +103,7 @@ fn readable(name: &str) -> &'static str {
 }
 
 #[test]
-fn what_is_no_server_of_nats_is_refused() {
+fn a_url_that_is_not_that_of_a_nats_server_is_refused() {
     for url in [
         "http://nats:4222",
         "nats:4222",
@@ -118,7 +118,7 @@ fn what_is_no_server_of_nats_is_refused() {
     ] {
         let error = only_error(try_load(DAEMON, &[("NATS_URL", url)]));
         assert!(
-            error.starts_with(&format!("NATS_URL={url} is not allowed: it takes nats://")),
+            error.starts_with(&format!("NATS_URL={url} is invalid: expected nats://")),
             "{error}"
         );
     }
@@ -133,7 +133,7 @@ fn what_is_no_server_of_nats_is_refused() {
 }
 
 #[test]
-fn a_file_that_cant_be_read_is_named_with_its_variable() {
+fn an_unreadable_file_is_named_with_its_variable() {
     for name in [
         "NATS_CREDS_FILE",
         "NATS_CA_FILE",
@@ -172,7 +172,7 @@ fn a_password_in_a_url_is_not_printed() {
 }
 
 #[test]
-fn the_bus_is_told_what_is_set() {
+fn the_options_for_the_bus_are_those_that_are_set() {
     let vars = [
         ("NATS_URL", "nats://nats:4222"),
         ("NATS_USER", "ada"),

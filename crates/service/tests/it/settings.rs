@@ -1,4 +1,5 @@
-//! The machinery of settings, by those of a shop: what TickStorm's own are, the crates that obey them test.
+//! Tests of the machinery of settings, with the settings of a shop as the example. TickStorm's own
+//! settings are tested by the crates that obey them.
 
 use std::{
     env,
@@ -26,55 +27,75 @@ use tickstorm_service::{
 tickstorm_service::settings! {
     /// Settings of a shop.
     SHOP, checked by check;
-    /// Where it is.
-    SHOP_ADDR: SocketAddr = Setting::new((), "0.0.0.0:8080", "on the main street");
-    /// Its name.
-    SHOP_ID: String = Setting::derived(Text::ID, "host name", |_| host_id(), "unique where hosts are");
-    /// The length of its name.
+    /// The address of the shop.
+    SHOP_ADDR: SocketAddr = Setting::new((), "0.0.0.0:8080", "On the main street");
+    /// The name of the shop.
+    SHOP_ID: String = Setting::derived(
+        Text::ID,
+        "host name",
+        |_| host_id(),
+        "Unique if host names are",
+    );
+    /// The length of the shop's name.
     SHOP_ID_LENGTH: usize = Setting::derived(
         0..=64,
-        "that of SHOP_ID",
+        "the length of SHOP_ID",
         |settings| settings.look_up(&SHOP_ID).unwrap_or_default().len().to_string(),
-        "nobody wants to count",
+        "Counting it is tedious",
     );
     /// Other shops.
-    FRIENDS: Vec<String> = Setting::unset(Text::ID, "a new shop has none");
-    /// How many tills there are.
-    TILLS: usize = Setting::new(1..=256, "2", "two can queue");
-    /// How many guests may wait.
-    QUEUE_MAX: u32 = Setting::new(1..=1_000_000, "100000", "it is a good shop");
-    /// How many guests may come a second.
-    GUESTS_MAX: u32 = Setting::new(1..=10_000, "10", "the door is narrow");
+    FRIENDS: Vec<String> = Setting::unset(Text::ID, "A new shop has none");
+    /// The number of tills.
+    TILLS: usize = Setting::new(1..=256, "2", "Two customers can pay at once");
+    /// The maximum number of customers that wait.
+    QUEUE_MAX: u32 = Setting::new(1..=1_000_000, "100000", "It is a popular shop");
+    /// The maximum number of customers that enter per second.
+    ENTRY_RATE_MAX: u32 = Setting::new(1..=10_000, "10", "The door is narrow");
     /// The temperature.
-    COLD: i64 = Setting::new(-50..=50, "0", "fresh food");
-    /// For how long it is open.
+    COLD: i64 = Setting::new(-50..=50, "0", "The shop sells fresh food");
+    /// The time for which the shop is open.
     OPEN_TIME: Duration =
-        Setting::new(Span::units(100, 3_600_000), "15s", "there is not more to sell").formerly_millis("OPEN_TIME_MS");
-    /// For how long it is closed.
+        Setting::new(Span::units(100, 3_600_000), "15s", "There is no more to sell")
+            .formerly_millis("OPEN_TIME_MS");
+    /// The time for which the shop is closed.
     CLOSE_TIME: Duration =
-        Setting::new(Span::units(200, 7_200_000), "20s", "even shopkeepers sleep").formerly_millis("CLOSE_TIME_MS");
-    /// How long a greeting takes.
-    GREETING_MS: Duration =
-        Setting::new(Span::millis(200, 5_000).never_multiple_of(1_000), "800", "a full second looks rehearsed");
-    /// Whether it is clean.
-    CLEAN: bool = Setting::new((), "true", "guests like it");
-    /// Who keeps it.
-    KEEPER: Option<String> = Setting::unset(Text::CREDENTIAL, "anybody may").or_file().formerly("SHOPKEEPER");
-    /// The word that opens it.
+        Setting::new(Span::units(200, 7_200_000), "20s", "Even shopkeepers sleep")
+            .formerly_millis("CLOSE_TIME_MS");
+    /// The length of a greeting.
+    GREETING_MS: Duration = Setting::new(
+        Span::millis(200, 5_000).never_multiple_of(1_000),
+        "800",
+        "A full second looks rehearsed",
+    );
+    /// Whether the shop is clean.
+    CLEAN: bool = Setting::new((), "true", "Customers like it");
+    /// The shopkeeper.
+    KEEPER: Option<String> = Setting::unset(Text::CREDENTIAL, "Anybody may keep it")
+        .or_file()
+        .formerly("SHOPKEEPER");
+    /// The password that opens the shop.
     SHOP_PASS: Option<SecretString> =
-        Setting::unset(Text::CREDENTIAL, "a word known to all is none").secret().or_file().formerly("SHOP_SECRET");
-    /// The word that opened it before.
+        Setting::unset(Text::CREDENTIAL, "A default password protects nothing")
+            .secret()
+            .or_file()
+            .formerly("SHOP_SECRET");
+    /// The previous password.
     SHOP_PASS_PREVIOUS: Option<SecretString> =
-        Setting::unset(Text::CREDENTIAL, "only a change needs it").secret().or_file();
-    /// The file with its plan.
-    PLAN_FILE: Option<PathBuf> = Setting::unset((), "it has one room");
+        Setting::unset(Text::CREDENTIAL, "Only a change of password needs it").secret().or_file();
+    /// The file with the floor plan.
+    PLAN_FILE: Option<PathBuf> = Setting::unset((), "The shop has one room");
     /// Whether there is an alarm.
-    ALARM: bool = Setting::new((), "false", "it needs a siren").not_built();
+    ALARM: bool = Setting::new((), "false", "An alarm needs a siren").not_built();
     /// The file with the siren's sound.
-    SIREN_FILE: Option<PathBuf> = Setting::unset((), "only an alarm needs it").formerly("SIREN_PATH").not_built();
-    /// The word that ends an alarm.
+    SIREN_FILE: Option<PathBuf> = Setting::unset((), "Only an alarm needs it")
+        .formerly("SIREN_PATH")
+        .not_built();
+    /// The password that ends an alarm.
     SIREN_PASS: Option<SecretString> =
-        Setting::unset(Text::CREDENTIAL, "only an alarm needs it").secret().or_file().not_built();
+        Setting::unset(Text::CREDENTIAL, "Only an alarm needs it")
+            .secret()
+            .or_file()
+            .not_built();
 }
 
 fn check(settings: &Settings, findings: &mut Findings) {
@@ -84,23 +105,23 @@ fn check(settings: &Settings, findings: &mut Findings) {
         if open > close {
             findings.refuse("OPEN_TIME is greater than CLOSE_TIME");
         } else if open == close {
-            findings.warn("OPEN_TIME is CLOSE_TIME");
+            findings.warn("OPEN_TIME equals CLOSE_TIME");
         }
     }
 }
 
-/// What a program with a shop takes.
+/// The sections of a program that runs a shop.
 const SHOPS: &[Section] = &[COMMON, SHOP];
-/// What COMMON leaves to it.
+/// The default that COMMON leaves to the program.
 const DEFAULTS: &[(&str, &str)] = &[("ADMIN_ADDR", "127.0.0.1:8081")];
 
-/// What must never be printed.
+/// A secret, which must never be printed.
 const CANARY: &str = "canary-hunter2";
 
-/// A file that is there.
+/// A file that exists.
 const A_FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml");
 
-/// Loads a shop's settings with a keeper and `vars`.
+/// Loads the settings of a shop from a login and `vars`.
 fn shop(vars: &[(&str, &str)]) -> Settings {
     try_shop(vars).unwrap()
 }
@@ -110,7 +131,7 @@ fn try_shop(vars: &[(&str, &str)]) -> Result<Settings, Vec<String>> {
     try_load(SHOPS, &[&login, vars].concat())
 }
 
-/// Loads settings; errors as the lines that are printed.
+/// Loads settings. The error contains the printed lines.
 fn try_load(sections: &[Section], vars: &[(&str, &str)]) -> Result<Settings, Vec<String>> {
     Settings::from_vars(vars.iter().copied(), sections, DEFAULTS)
         .map_err(|errors| errors.to_string().lines().map(Into::into).collect())
@@ -120,14 +141,14 @@ fn rows() -> impl Iterator<Item = Row> {
     SHOPS.iter().flat_map(Section::rows)
 }
 
-/// The one error that there is.
+/// Returns the error, of which there must be exactly one.
 fn only_error(outcome: Result<Settings, Vec<String>>) -> String {
     let lines = outcome.unwrap_err();
     assert_eq!(lines.len(), 1, "{lines:#?}");
     lines.concat()
 }
 
-/// A file that is removed when the test ends.
+/// A file that is removed when it is dropped.
 struct TempFile(PathBuf);
 
 impl TempFile {
@@ -155,7 +176,7 @@ impl Drop for TempFile {
 }
 
 #[test]
-fn what_is_not_set_has_its_default() {
+fn unset_settings_have_their_defaults() {
     let settings = shop(&[]);
     assert_eq!(settings.get(&SHOP_ADDR), "0.0.0.0:8080".parse().unwrap());
     assert_eq!(settings.get(&ADMIN_ADDR), "127.0.0.1:8081".parse().unwrap());
@@ -170,42 +191,42 @@ fn what_is_not_set_has_its_default() {
     assert_eq!(
         settings.get(&SHOP_ID_LENGTH),
         settings.get(&SHOP_ID).len(),
-        "derived from another"
+        "derived from another setting"
     );
     assert_eq!(settings.origin_of(&SHOP_ID), &Origin::Default);
     assert!(settings.warnings().is_empty(), "{:?}", settings.warnings());
 }
 
 #[test]
-fn a_setting_without_a_default_takes_one_from_the_program_or_is_an_error() {
+fn a_setting_without_any_default_is_an_error() {
     let errors = Settings::from_vars([("", ""); 0], SHOPS, &[]).unwrap_err();
     let text = errors.to_string();
     assert!(
-        text.starts_with("ADMIN_ADDR= is not allowed: it takes an IP address"),
+        text.starts_with("ADMIN_ADDR= is invalid: expected an IP address"),
         "{text}"
     );
 }
 
 #[test]
-fn what_is_set_is_taken_and_empty_counts_as_unset() {
+fn set_values_are_used_and_empty_ones_count_as_unset() {
     let settings = shop(&[
         ("SHOP_ADDR", "[::1]:9"),
         ("FRIENDS", "shop-0, shop-1"),
         ("PLAN_FILE", A_FILE),
         ("QUEUE_MAX", "5"),
-        ("GUESTS_MAX", ""),
+        ("ENTRY_RATE_MAX", ""),
     ]);
     assert_eq!(settings.get(&SHOP_ADDR), "[::1]:9".parse().unwrap());
     assert_eq!(settings.get(&FRIENDS), ["shop-0", "shop-1"]);
     assert_eq!(settings.get(&PLAN_FILE).as_deref(), Some(Path::new(A_FILE)));
     assert_eq!(settings.get(&QUEUE_MAX), 5);
-    assert_eq!(settings.get(&GUESTS_MAX), 10);
+    assert_eq!(settings.get(&ENTRY_RATE_MAX), 10);
     assert_eq!(settings.origin_of(&QUEUE_MAX), &Origin::Env);
-    assert_eq!(settings.origin_of(&GUESTS_MAX), &Origin::Default);
+    assert_eq!(settings.origin_of(&ENTRY_RATE_MAX), &Origin::Default);
 }
 
 #[test]
-fn the_environment_of_the_process_is_what_load_reads() {
+fn load_reads_the_environment_of_the_process() {
     let loaded = Settings::load(SHOPS, DEFAULTS).map_err(|errors| errors.to_string());
     let given =
         Settings::from_vars(env::vars_os(), SHOPS, DEFAULTS).map_err(|errors| errors.to_string());
@@ -216,7 +237,7 @@ fn the_environment_of_the_process_is_what_load_reads() {
 }
 
 #[test]
-fn a_program_can_replace_defaults_and_is_held_to_the_rules_by_it() {
+fn a_program_can_replace_defaults_within_the_rules() {
     let defaults = [
         ("KEEPER", "anybody"),
         ("SHOP_PASS", CANARY),
@@ -239,25 +260,26 @@ fn an_error_names_the_variable_the_value_and_what_is_allowed() {
         (
             "OPEN_TIME",
             "15",
-            "a duration from 100ms to 1h, in whole numbers with h, m, s or ms, the largest unit first (500ms, 15s, 1m30s)",
+            "a duration from 100ms to 1h, in whole numbers with units h, m, s or ms, \
+             largest unit first (500ms, 15s, 1m30s)",
         ),
         (
             "GREETING_MS",
             "1000",
-            "a whole number of milliseconds from 200 to 5000, no multiple of 1000",
+            "a whole number of milliseconds from 200 to 5000, but not a multiple of 1000",
         ),
         ("LOG_LEVEL", "loud", "error, warn, info, debug or trace"),
         ("LOG_FORMAT", "xml", "json or text"),
         (
             "SHOP_ADDR",
             ":8080",
-            "an IP address and a port, as in 0.0.0.0:8080",
+            "an IP address and port, such as 0.0.0.0:8080",
         ),
-        ("ADMIN_ADDR", "localhost:8081", "no host name"),
+        ("ADMIN_ADDR", "localhost:8081", "not a host name"),
         (
             "SHOP_ID",
             "shop 0",
-            "1 to 64 characters of A-Z a-z 0-9 . _ -",
+            "1 to 64 characters (A-Z a-z 0-9 . _ -)",
         ),
         (
             "FRIENDS",
@@ -267,7 +289,7 @@ fn an_error_names_the_variable_the_value_and_what_is_allowed() {
     ] {
         let error = only_error(try_shop(&[(name, value)]));
         assert!(
-            error.starts_with(&format!("{name}={value} is not allowed: it takes ")),
+            error.starts_with(&format!("{name}={value} is invalid: expected ")),
             "{error}"
         );
         assert!(error.contains(allowed), "{error}");
@@ -275,7 +297,7 @@ fn an_error_names_the_variable_the_value_and_what_is_allowed() {
 }
 
 #[test]
-fn all_errors_are_told_at_once_a_line_each() {
+fn all_errors_are_reported_together_one_per_line() {
     let vars = [
         ("TILLS", "0"),
         ("LOG_LEVEL", "loud"),
@@ -299,7 +321,7 @@ fn all_errors_are_told_at_once_a_line_each() {
 }
 
 #[test]
-fn a_value_can_neither_break_the_line_nor_fill_the_screen() {
+fn a_printed_value_stays_on_one_line_and_is_bounded() {
     let error = only_error(try_shop(&[("SHOP_ID", "a\nTILLS=9\u{1b}[2J")]));
     assert!(error.contains(r"SHOP_ID=a\nTILLS=9\u{1b}[2J"), "{error}");
     let error = only_error(try_shop(&[("SHOP_ID", &"x".repeat(100_000))]));
@@ -307,17 +329,17 @@ fn a_value_can_neither_break_the_line_nor_fill_the_screen() {
 }
 
 #[test]
-fn a_setting_that_is_not_built_is_refused_unless_at_its_default() {
+fn a_setting_that_is_not_built_is_refused_unless_it_has_its_default() {
     for row in rows().filter(|row| !row.built) {
         let error = only_error(try_shop(&[(row.name, "other")]));
         assert!(error.starts_with(&format!("{}=", row.name)), "{error}");
         assert!(
-            error.contains("not built yet in this version: leave it unset"),
+            error.contains("this version does not implement it yet; leave it unset"),
             "{error}"
         );
         assert!(error.ends_with(row.default), "{error}");
         shop(&[(row.name, row.default)]);
-        for other in [row.file.as_deref(), row.older].into_iter().flatten() {
+        for other in [row.file.as_deref(), row.former_name].into_iter().flatten() {
             let error = only_error(try_shop(&[(other, "/nowhere")]));
             assert!(error.starts_with(&format!("{other}=")), "{error}");
         }
@@ -325,7 +347,7 @@ fn a_setting_that_is_not_built_is_refused_unless_at_its_default() {
 }
 
 #[test]
-fn a_file_that_cant_be_read_is_named_with_its_variable() {
+fn an_unreadable_file_is_named_with_its_variable() {
     let error = only_error(try_shop(&[("PLAN_FILE", "/nowhere/x")]));
     assert!(
         error.starts_with("PLAN_FILE=/nowhere/x: the file can't be read: No such file"),
@@ -334,29 +356,26 @@ fn a_file_that_cant_be_read_is_named_with_its_variable() {
 }
 
 #[test]
-fn a_check_sees_all_settings_and_looks_only_at_those_that_are_fine_alone() {
+fn a_check_sees_all_settings_that_are_valid_on_their_own() {
     let error = only_error(try_shop(&[("OPEN_TIME", "1m")]));
     assert_eq!(error, "OPEN_TIME is greater than CLOSE_TIME");
     assert_eq!(
         shop(&[("OPEN_TIME", "20s")]).warnings(),
-        ["OPEN_TIME is CLOSE_TIME"]
+        ["OPEN_TIME equals CLOSE_TIME"]
     );
-    // A value that is wrong alone is one mistake, not two.
+    // A value that is invalid on its own causes one error, not two.
     let error = only_error(try_shop(&[("CLOSE_TIME", "1ms")]));
-    assert!(
-        error.starts_with("CLOSE_TIME=1ms is not allowed"),
-        "{error}"
-    );
+    assert!(error.starts_with("CLOSE_TIME=1ms is invalid"), "{error}");
 }
 
 #[test]
-fn a_section_that_a_program_does_not_obey_is_refused_and_its_defaults_are_shown() {
-    let sections = [COMMON, SHOP.refused("this program is no shop")];
+fn a_section_that_a_program_does_not_obey_is_refused_and_its_defaults_are_printed() {
+    let sections = [COMMON, SHOP.refused("this program is not a shop")];
     for row in SHOP.rows().filter(|row| row.built) {
         let error = only_error(try_load(&sections, &[(row.name, "other")]));
         assert!(error.starts_with(&format!("{}=", row.name)), "{error}");
         assert!(
-            error.contains("this program is no shop: leave it unset"),
+            error.contains("this program is not a shop; leave it unset"),
             "{error}"
         );
     }
@@ -366,7 +385,7 @@ fn a_section_that_a_program_does_not_obey_is_refused_and_its_defaults_are_shown(
 }
 
 #[test]
-fn every_range_ends_where_the_row_says() {
+fn every_range_has_the_bounds_in_its_row() {
     for (name, inside, outside) in [
         ("TILLS", ["1", "256"], ["0", "257"]),
         ("COLD", ["-50", "50"], ["-51", "51"]),
@@ -394,7 +413,7 @@ fn every_range_ends_where_the_row_says() {
 }
 
 #[test]
-fn numbers_and_durations_take_no_other_form() {
+fn every_other_form_of_numbers_and_durations_is_rejected() {
     for text in [
         "",
         " 5",
@@ -406,7 +425,7 @@ fn numbers_and_durations_take_no_other_form() {
         "1_000",
         "99999999999999999999",
     ] {
-        assert!(GUESTS_MAX.parse(text).is_none(), "{text:?}");
+        assert!(ENTRY_RATE_MAX.parse(text).is_none(), "{text:?}");
         assert!(GREETING_MS.parse(text).is_none(), "{text:?}");
     }
     for text in ["15", "15 s", "1.5s", "900000us", "1s1m"] {
@@ -416,7 +435,7 @@ fn numbers_and_durations_take_no_other_form() {
 }
 
 #[test]
-fn ids_take_what_can_stand_in_a_subject_and_a_label() {
+fn ids_consist_of_characters_that_subjects_and_labels_allow() {
     let long = "x".repeat(65);
     assert!(SHOP_ID.parse("Clock_0.eu-1").is_some());
     assert!(SHOP_ID.parse(&long[..64]).is_some());
@@ -426,7 +445,7 @@ fn ids_take_what_can_stand_in_a_subject_and_a_label() {
 }
 
 #[test]
-fn older_names_are_taken_with_one_warning_that_names_the_new_one() {
+fn a_former_name_is_accepted_with_one_warning_that_names_the_current_one() {
     let vars = [
         ("SHOPKEEPER", "u"),
         ("SHOP_SECRET", CANARY),
@@ -440,19 +459,19 @@ fn older_names_are_taken_with_one_warning_that_names_the_new_one() {
     assert_eq!(settings.get(&CLOSE_TIME), Duration::from_secs(7));
     let warnings = settings.warnings();
     assert_eq!(warnings.len(), 4, "{warnings:#?}");
-    for (older, newer) in [
+    for (former, current) in [
         ("SHOPKEEPER", "KEEPER"),
         ("SHOP_SECRET", "SHOP_PASS"),
         ("OPEN_TIME_MS", "OPEN_TIME"),
         ("CLOSE_TIME_MS", "CLOSE_TIME"),
     ] {
-        let warning = format!("{older} is an older name: use {newer}");
+        let warning = format!("{former} is deprecated; use {current} instead");
         assert!(warnings.contains(&warning), "{warnings:#?}");
     }
 }
 
 #[test]
-fn an_older_name_must_say_the_same_as_the_new_one() {
+fn a_former_name_must_have_the_same_value_as_the_current_one() {
     let same = shop(&[
         ("SHOPKEEPER", "user"),
         ("OPEN_TIME", "5s"),
@@ -463,7 +482,7 @@ fn an_older_name_must_say_the_same_as_the_new_one() {
     for (name, value) in [("SHOP_SECRET", CANARY), ("OPEN_TIME_MS", "5000")] {
         let lines = try_shop(&[(name, value), ("OPEN_TIME", "6s")]).unwrap_err();
         assert!(
-            lines[0].contains(&format!("{name} are both set, and differ")),
+            lines[0].contains(&format!("{name} are set to different values")),
             "{lines:#?}"
         );
         assert!(!lines.concat().contains(CANARY), "{lines:#?}");
@@ -471,18 +490,19 @@ fn an_older_name_must_say_the_same_as_the_new_one() {
 }
 
 #[test]
-fn milliseconds_under_an_older_name_are_a_plain_number_in_the_settings_range() {
+fn milliseconds_under_a_former_name_are_a_plain_number_in_the_range_of_the_setting() {
     for value in ["5s", "5000ms", "-5", "50", "x", "3600001"] {
         let lines = try_shop(&[("OPEN_TIME_MS", value)]).unwrap_err();
         let error = format!(
-            "OPEN_TIME_MS={value} is not allowed: it takes a plain number of milliseconds; OPEN_TIME takes a duration from 100ms to 1h"
+            "OPEN_TIME_MS={value} is invalid: expected a plain number of milliseconds; \
+             OPEN_TIME expects a duration from 100ms to 1h"
         );
         assert!(lines[0].starts_with(&error), "{lines:#?}");
     }
 }
 
 #[test]
-fn a_value_can_stand_in_a_file_and_loses_one_newline_at_its_end() {
+fn a_value_from_a_file_loses_one_trailing_newline() {
     for (bytes, expected) in [
         ("pass", "pass"),
         ("pass\n", "pass"),
@@ -513,12 +533,12 @@ fn a_value_and_its_file_together_are_an_error() {
     let error = only_error(try_shop(&[("SHOP_PASS_FILE", "/run/pass")]));
     assert_eq!(
         error,
-        "SHOP_PASS and SHOP_PASS_FILE are both set: set only one of them"
+        "SHOP_PASS and SHOP_PASS_FILE are both set; set only one of them"
     );
 }
 
 #[test]
-fn a_file_that_gives_no_value_is_named_with_its_variable() {
+fn a_file_without_a_valid_value_is_named_with_its_variable() {
     let (long, binary) = (
         TempFile::with(vec![b'x'; SECRET_FILE_BYTES_MAX + 1]),
         TempFile::with([0xff]),
@@ -530,7 +550,7 @@ fn a_file_that_gives_no_value_is_named_with_its_variable() {
         ("/dev/zero", "longer than"),
         (long.path(), "longer than 65536 bytes"),
         (binary.path(), "not UTF-8"),
-        (refused.path(), "it takes 1 to 1024 bytes"),
+        (refused.path(), "expected 1 to 1024 bytes"),
     ] {
         let error = only_error(try_load(
             SHOPS,
@@ -545,7 +565,7 @@ fn a_file_that_gives_no_value_is_named_with_its_variable() {
 }
 
 #[test]
-fn an_empty_file_counts_as_unset_and_is_still_watched() {
+fn an_empty_file_counts_as_unset_but_is_read_again() {
     let file = TempFile::with("\n");
     let settings = shop(&[("SHOP_PASS_PREVIOUS_FILE", file.path())]);
     assert!(settings.get(&SHOP_PASS_PREVIOUS).is_none());
@@ -563,7 +583,7 @@ fn an_empty_file_counts_as_unset_and_is_still_watched() {
 }
 
 #[test]
-fn other_peoples_variables_may_hold_anything() {
+fn foreign_variables_may_hold_anything() {
     let foreign = |name: &[u8]| {
         (
             OsString::from_vec(name.into()),
@@ -571,13 +591,13 @@ fn other_peoples_variables_may_hold_anything() {
         )
     };
     Settings::from_vars([foreign(b"LS_COLORS"), foreign(b"\xff")], SHOPS, DEFAULTS).unwrap();
-    // Those of another part of TickStorm are not this one's business.
+    // That includes the settings of other TickStorm programs.
     let others = [foreign(b"TILLS"), foreign(b"SHOP_PASS")];
     Settings::from_vars(others, &[COMMON], DEFAULTS).unwrap();
 }
 
 #[test]
-fn a_value_of_ours_that_is_no_text_is_named_once() {
+fn a_setting_that_is_not_utf8_is_reported_once() {
     for name in ["TILLS", "KEEPER_FILE", "SHOPKEEPER", "SHOP_PASS"] {
         let mut vars = vec![(name.into(), OsString::from_vec(b"canary\xff".to_vec()))];
         if !name.contains("USER") {
@@ -590,7 +610,7 @@ fn a_value_of_ours_that_is_no_text_is_named_once() {
             .unwrap_err()
             .to_string();
         assert!(
-            errors.starts_with(&format!("{name} is not UTF-8 text: it takes ")),
+            errors.starts_with(&format!("{name} is not UTF-8 text: expected ")),
             "{errors}"
         );
         assert!(
@@ -601,7 +621,7 @@ fn a_value_of_ours_that_is_no_text_is_named_once() {
 }
 
 #[test]
-fn a_name_one_keystroke_off_is_warned_of() {
+fn a_name_that_is_one_keystroke_off_causes_a_warning() {
     for (typo, meant) in [
         ("QUEUE_MA", "QUEUE_MAX"),
         ("TILLZ", "TILLS"),
@@ -610,11 +630,14 @@ fn a_name_one_keystroke_off_is_warned_of() {
         let settings = shop(&[(typo, "1")]);
         assert_eq!(
             settings.warnings(),
-            [format!("{typo} is no setting: is {meant} meant?")]
+            [format!("{typo} is not a setting; did you mean {meant}?")]
         );
     }
     let lines = try_shop(&[("KEEPERS", "u"), ("TILLS", "0")]).unwrap_err();
-    assert_eq!(lines[1], "warning: KEEPERS is no setting: is KEEPER meant?");
+    assert_eq!(
+        lines[1],
+        "warning: KEEPERS is not a setting; did you mean KEEPER?"
+    );
     for other in ["PATH", "HOME", "TILLS_", "QUEUE", "CLOCK_RANK"] {
         let expected = usize::from(other == "TILLS_");
         assert_eq!(shop(&[(other, "1")]).warnings().len(), expected, "{other}");
@@ -622,7 +645,7 @@ fn a_name_one_keystroke_off_is_warned_of() {
 }
 
 #[test]
-fn check_config_has_a_line_for_each_setting_of_the_sections() {
+fn check_config_prints_a_line_for_each_setting() {
     let settings = shop(&[("TILLS", "3"), ("SHOPKEEPER", "user")]);
     let printed = settings.check_config();
     let names: Vec<_> = printed
@@ -645,7 +668,7 @@ fn check_config_has_a_line_for_each_setting_of_the_sections() {
     }
 }
 
-/// Every secret, wherever it stands, in everything that can be printed.
+/// Checks every secret, from each possible source, in everything that can be printed.
 #[test]
 fn no_secret_is_ever_printed() {
     let file = TempFile::with(CANARY);
@@ -654,7 +677,7 @@ fn no_secret_is_ever_printed() {
             CANARY.to_owned(),
             format!("{CANARY}\n{}", "x".repeat(2_000)),
         ];
-        for (name, value) in [Some(row.name), row.older]
+        for (name, value) in [Some(row.name), row.former_name]
             .into_iter()
             .flatten()
             .flat_map(|name| canaries.iter().map(move |value| (name, value.as_str())))
@@ -692,11 +715,15 @@ fn no_secret_is_ever_printed() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
 
-    /// Whatever the environment holds, loading ends with settings or with errors that name variables.
+    /// Whatever the environment holds, loading returns settings or errors that name variables.
     #[test]
-    fn no_environment_makes_loading_panic(values in vec((0..70_usize, "\\PC{0,20}|[0-9]{1,25}(ms|s|m|h)?"), 0..8)) {
+    fn no_environment_makes_loading_panic(
+        values in vec((0..70_usize, "\\PC{0,20}|[0-9]{1,25}(ms|s|m|h)?"), 0..8),
+    ) {
         let names: Vec<_> = rows().map(|row| row.name).collect();
-        let vars = values.iter().map(|(i, value)| (names[i % names.len()], value.as_str()));
+        let vars = values
+            .iter()
+            .map(|(i, value)| (names[i % names.len()], value.as_str()));
         if let Err(errors) = Settings::from_vars(vars, SHOPS, DEFAULTS) {
             prop_assert!(errors.iter().count() > 0);
         }
