@@ -162,7 +162,8 @@ impl System {
             .put_into(Options::new(addr))
             .client_id("tickstorm dev")
             .exact_time();
-        follow(options, TickFormat::Text, |_| Ok(ControlFlow::Continue(()))).await
+        let ticks = tickstorm_client::connect(options).await?;
+        follow(ticks, TickFormat::Text, |_| Ok(ControlFlow::Continue(()))).await
     }
 
     fn introduction(&self, settings: &Settings) -> String {

@@ -4,7 +4,7 @@
 use std::io::{self, ErrorKind, Write as _};
 use std::ops::ControlFlow;
 
-use tickstorm_client::{Event, Options, Tick, Ticks};
+use tickstorm_client::{Event, Tick, Ticks};
 use tickstorm_command::{Failure, OUTPUT};
 
 use crate::line::{self, Line};
@@ -18,15 +18,13 @@ pub(crate) enum TickFormat {
     Json,
 }
 
-/// Connects with `options`, prints each tick, and passes it to `judge`, which decides whether to
-/// continue. Returns successfully if standard output is a closed pipe. Reconnects and gaps are
+/// Prints each of `ticks`, and passes it to `judge`, which decides whether to continue. Returns successfully if standard output is a closed pipe. Reconnects and gaps are
 /// reported on standard error.
 pub(crate) async fn follow(
-    options: Options,
+    mut ticks: Ticks,
     format: TickFormat,
     mut judge: impl FnMut(&Tick) -> Result<ControlFlow<()>, Failure>,
 ) -> Result<(), Failure> {
-    let mut ticks = tickstorm_client::connect(options).await?;
     while let Some(event) = ticks.next().await {
         let event = event?;
         let Event::Tick(tick) = event else {

@@ -164,15 +164,24 @@ impl Tail {
             TickFormat::Text
         };
         let counted = Cell::new(0);
-        let followed = follow(options, format, |tick| {
-            summary.borrow_mut().count(tick);
-            counted.set(counted.get() + u64::from(self.judge(tick)?));
-            Ok(if self.count == Some(counted.get()) {
-                ControlFlow::Break(())
-            } else {
-                ControlFlow::Continue(())
-            })
-        });
+        let followed = async {
+            let ticks = tickstorm_client::connect(options).await?;
+            // A probe that succeeds writes nothing to standard error.
+            if self.within.is_none() {
+                let (edge_id, address) = (ticks.edge_id().escape_debug(), ticks.address());
+                eprintln!("tickstorm: connected to edge {edge_id} at {address}");
+            }
+            let judge = |tick: &Tick| {
+                summary.borrow_mut().count(tick);
+                counted.set(counted.get() + u64::from(self.judge(tick)?));
+                Ok(if self.count == Some(counted.get()) {
+                    ControlFlow::Break(())
+                } else {
+                    ControlFlow::Continue(())
+                })
+            };
+            follow(ticks, format, judge).await
+        };
         tokio::select! {
             outcome = followed => outcome,
             failure = self.too_few_in_time(&counted) => Err(failure),

@@ -59,6 +59,7 @@ where
         welcome,
         start,
     } = subscription.connect_first().await?;
+    let address = subscription.address().to_owned();
     let (sender, mut events) = mpsc::channel(EVENTS_MAX);
     let estimator = subscription.estimator();
     let mut tasks = vec![tokio::spawn(subscription.run(connection, sender))];
@@ -77,6 +78,7 @@ where
         tasks,
         estimator,
         clock,
+        address,
         edge_id: welcome.edge_id,
         start_epoch: start,
     })
@@ -107,6 +109,7 @@ pub struct Ticks {
     tasks: Vec<JoinHandle<()>>,
     estimator: watch::Receiver<Estimator>,
     clock: SharedClock,
+    address: String,
     edge_id: String,
     start_epoch: Epoch,
 }
@@ -126,6 +129,12 @@ impl Ticks {
     #[must_use]
     pub fn authority_time(&self) -> Option<Estimate> {
         self.estimator.borrow().estimate(self.clock.now())
+    }
+
+    /// Returns the address of the edge that the last event came from: one of those in [`Options`].
+    #[must_use]
+    pub fn address(&self) -> &str {
+        &self.address
     }
 
     /// Returns the name of the edge that the last event came from, as the edge gives it; it may
@@ -165,7 +174,8 @@ impl Stream for Ticks {
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let item = self.events.poll_recv(context);
-        if let Poll::Ready(Some(Ok(Event::Reconnected { edge_id, .. }))) = &item {
+        if let Poll::Ready(Some(Ok(Event::Reconnected { address, edge_id }))) = &item {
+            self.address.clone_from(address);
             self.edge_id.clone_from(edge_id);
         }
         if let Poll::Ready(None) = item {

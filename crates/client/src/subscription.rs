@@ -240,7 +240,8 @@ impl<D: Dial, C: AlarmClock> Subscription<D, C> {
         session
     }
 
-    fn address(&self) -> &str {
+    /// Returns the address that was tried last.
+    pub(crate) fn address(&self) -> &str {
         &self.options.addresses[self.address]
     }
 

@@ -38,6 +38,11 @@ async fn an_edge_that_is_killed_and_started_again_costs_no_tick() {
         let _dev = Dev::on_port(dev.clients).await;
         follow(&mut tail, last, 4).await;
         let said = tail.stderr().await;
+        let connected = said.lines().next().unwrap_or_default();
+        assert!(
+            connected.starts_with("tickstorm: connected to edge ") && connected.ends_with(&addr),
+            "{said}"
+        );
         assert!(said.contains("reconnecting in"), "{said}");
         assert!(said.contains("reconnected to edge"), "{said}");
         assert!(!said.contains("gap"), "{said}");
