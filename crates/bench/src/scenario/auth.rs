@@ -31,17 +31,37 @@ pub(crate) struct AuthScenario {
     #[command(flatten)]
     pub(crate) common: CommonOptions,
     /// How many tokens the edge knows; STREAM_TOKENS_FILE is made for the run.
-    #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 10_000,
+        value_parser = clap::value_parser!(u32).range(1..=10_000)
+    )]
     tokens: u32,
     /// How many connections send AUTH together before a tick. In turn they begin 0.5, 1, 1.5 ms and
     /// so on to 6 ms before it.
-    #[arg(long, value_name = "N", default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=2_000))]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 200,
+        value_parser = clap::value_parser!(u32).range(1..=2_000)
+    )]
     auths: u32,
     /// How many of a hundred AUTHs have a token that the edge does not know.
-    #[arg(long, value_name = "PERCENT", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=100))]
+    #[arg(
+        long,
+        value_name = "PERCENT",
+        default_value_t = 0,
+        value_parser = clap::value_parser!(u32).range(0..=100)
+    )]
     wrong: u32,
     /// How many ticks are measured: every second one has AUTHs before it.
-    #[arg(long, value_name = "R", default_value_t = 60, value_parser = clap::value_parser!(u32).range(2..=100_000))]
+    #[arg(
+        long,
+        value_name = "R",
+        default_value_t = 60,
+        value_parser = clap::value_parser!(u32).range(2..=100_000)
+    )]
     ticks: u32,
 }
 

@@ -20,7 +20,12 @@ pub(crate) struct BurstScenario {
     #[command(flatten)]
     pub(crate) shape: BurstShape,
     /// How many bursts.
-    #[arg(long, value_name = "R", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=1_000))]
+    #[arg(
+        long,
+        value_name = "R",
+        default_value_t = 5,
+        value_parser = clap::value_parser!(u64).range(1..=1_000)
+    )]
     rounds: u64,
     /// How long each is.
     #[arg(long = "for", value_name = "DURATION", default_value = "2s", value_parser = duration)]
@@ -31,7 +36,12 @@ pub(crate) struct BurstScenario {
 #[derive(Clone, Copy, Debug, clap::Args)]
 pub(crate) struct BurstShape {
     /// Ticks a second; times the clients, what is delivered a second.
-    #[arg(long, value_name = "TICKS", default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(100..=1_000_000))]
+    #[arg(
+        long,
+        value_name = "TICKS",
+        default_value_t = 10_000,
+        value_parser = clap::value_parser!(u64).range(100..=1_000_000)
+    )]
     pub(crate) rate: u64,
 }
 

@@ -17,7 +17,12 @@ pub(crate) struct ChurnScenario {
     #[command(flatten)]
     pub(crate) common: CommonOptions,
     /// How many go, and as many come, each second: by a reset and by an ordinary close in turn.
-    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=20_000))]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 100,
+        value_parser = clap::value_parser!(u32).range(1..=20_000)
+    )]
     per_second: u32,
     /// How long.
     #[arg(long = "for", value_name = "DURATION", default_value = "60s", value_parser = duration)]

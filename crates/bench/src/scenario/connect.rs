@@ -20,7 +20,12 @@ pub(crate) struct ConnectScenario {
     #[command(flatten)]
     pub(crate) common: CommonOptions,
     /// How many rounds, each of all clients.
-    #[arg(long, value_name = "R", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=1_000))]
+    #[arg(
+        long,
+        value_name = "R",
+        default_value_t = 5,
+        value_parser = clap::value_parser!(u64).range(1..=1_000)
+    )]
     rounds: u64,
     /// How many clients are there already, and get their ticks meanwhile. Default: a tenth of the others, at most 500.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=100_000))]

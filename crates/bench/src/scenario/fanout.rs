@@ -31,7 +31,12 @@ pub(crate) struct FanoutScenario {
     #[arg(long, value_enum, default_value_t = ModeName::Second)]
     mode: ModeName,
     /// How many ticks are measured; with --with-limit each second one is.
-    #[arg(long, value_name = "R", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(
+        long,
+        value_name = "R",
+        default_value_t = 30,
+        value_parser = clap::value_parser!(u64).range(1..)
+    )]
     ticks: u64,
     /// How long is measured, as in 10m or 8h, instead of --ticks.
     #[arg(long = "for", value_name = "DURATION", conflicts_with = "ticks", value_parser = duration)]
@@ -40,7 +45,13 @@ pub(crate) struct FanoutScenario {
     #[arg(long)]
     ahead: bool,
     /// Beside the others, so many clients of the Rust client that release ahead ticks at their time.
-    #[arg(long, value_name = "N", default_value_t = 0, requires = "ahead", value_parser = clap::value_parser!(u32).range(0..=1_000))]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 0,
+        requires = "ahead",
+        value_parser = clap::value_parser!(u32).range(0..=1_000)
+    )]
     released: u32,
 }
 

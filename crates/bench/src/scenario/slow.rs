@@ -24,13 +24,23 @@ pub(crate) struct SlowScenario {
     #[command(flatten)]
     shape: BurstShape,
     /// How many of a hundred clients are slow.
-    #[arg(long, value_name = "PERCENT", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=90))]
+    #[arg(
+        long,
+        value_name = "PERCENT",
+        default_value_t = 1,
+        value_parser = clap::value_parser!(u32).range(1..=90)
+    )]
     share: u32,
     /// How slow: they read nothing any more, or a byte a second.
     #[arg(long, value_enum, default_value_t = Slowness::Never)]
     how: Slowness,
     /// How many pairs of rounds: all read, then some do not.
-    #[arg(long, value_name = "R", default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=1_000))]
+    #[arg(
+        long,
+        value_name = "R",
+        default_value_t = 3,
+        value_parser = clap::value_parser!(u64).range(1..=1_000)
+    )]
     rounds: u64,
     /// How long each burst is: longer than it takes to fill a slow client's buffers, and then WRITE_DEADLINE_MS.
     #[arg(long = "for", value_name = "DURATION", default_value = "10s", value_parser = duration)]

@@ -201,7 +201,7 @@ mod tests {
         report.judge(false);
         assert_eq!(
             report.violations,
-            ["AUTHs with a wrong answer: 1", "AUTHs without an answer: 2"]
+            ["wrongly answered AUTHs: 1", "unanswered AUTHs: 2"]
         );
     }
 }
