@@ -89,7 +89,8 @@ impl UnderTest {
         let sampler = Sampler::new(edge.health(), registry, per_shard);
         let known = tokio::time::timeout(READY_WITHIN, sampler.time_is_known()).await;
         known.map_err(|_| {
-            let text = format!("the edge under test did not learn the time within {READY_WITHIN:?}");
+            let text =
+                format!("the edge under test did not learn the time within {READY_WITHIN:?}");
             Failure::said(exit::UNAVAILABLE, text)
         })?;
         let millis = |of| u64::try_from(settings.get::<std::time::Duration>(of).as_millis());

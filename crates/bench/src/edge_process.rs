@@ -126,7 +126,10 @@ impl EdgeProcess {
             .iter()
             .position(|answer| wanted(answer).is_some())
         {
-            let found = self.unclaimed.remove(index).and_then(|answer| wanted(&answer));
+            let found = self
+                .unclaimed
+                .remove(index)
+                .and_then(|answer| wanted(&answer));
             return found.ok_or_else(|| anyhow!("an unclaimed answer has changed"));
         }
         loop {
@@ -136,7 +139,9 @@ impl EdgeProcess {
                     Some(found) => return Ok(found),
                     None => self.unclaimed.push_back(answer),
                 },
-                Err(RecvTimeoutError::Timeout) => bail!("the edge under test did not answer in time"),
+                Err(RecvTimeoutError::Timeout) => {
+                    bail!("the edge under test did not answer in time")
+                }
                 Err(RecvTimeoutError::Disconnected) => bail!("the edge under test has exited"),
             }
         }

@@ -64,7 +64,10 @@ pub(crate) struct NotCpus(#[source] ParseIntError);
 
 /// A value that is not a duration, or is shorter than a second.
 #[derive(Debug, thiserror::Error)]
-#[error("expected a duration of at least one second, written as {}", duration::FORM)]
+#[error(
+    "expected a duration of at least one second, written as {}",
+    duration::FORM
+)]
 pub(crate) struct NotADuration;
 
 /// The CPUs that threads may run on, as given on the command line.
@@ -168,9 +171,8 @@ impl CommonOptions {
                 anyhow!("--addr {addr}: the host has no address"),
             )),
             Err(error) if error.kind() == std::io::ErrorKind::InvalidInput => {
-                let text = format!(
-                    "--addr {addr}: expected a host and a port, such as 127.0.0.1:8080"
-                );
+                let text =
+                    format!("--addr {addr}: expected a host and a port, such as 127.0.0.1:8080");
                 Err(Failure::said(exit::USAGE, text))
             }
             Err(error) => Err(Failure::new(

@@ -94,7 +94,11 @@ impl ReleasingClients {
 }
 
 /// A client that fails shows as ticks that are not counted.
-async fn follow(options: Options, lateness: Arc<Mutex<Histogram<u64>>>, measuring: Arc<AtomicBool>) {
+async fn follow(
+    options: Options,
+    lateness: Arc<Mutex<Histogram<u64>>>,
+    measuring: Arc<AtomicBool>,
+) {
     let Ok(mut ticks) = connect(options).await else {
         return;
     };

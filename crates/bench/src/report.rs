@@ -230,11 +230,12 @@ impl Report {
 
     /// Prints the report, and writes it to the files that were asked for. Fails if the edge
     /// misbehaved or the run is void.
-    pub(crate) fn give(&self, common: &CommonOptions) -> Result<(), Failure> {
+    pub(crate) fn publish(&self, common: &CommonOptions) -> Result<(), Failure> {
         let output_failed = |error: anyhow::Error| Failure::new(OUTPUT, error);
         table::print(self).map_err(|error| output_failed(error.into()))?;
         if let Some(path) = &common.json {
-            let text = serde_json::to_string_pretty(self).map_err(|error| output_failed(error.into()))?;
+            let text =
+                serde_json::to_string_pretty(self).map_err(|error| output_failed(error.into()))?;
             write(path, &(text + "\n")).map_err(output_failed)?;
         }
         if let Some(path) = &common.html {

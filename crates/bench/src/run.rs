@@ -113,8 +113,14 @@ impl ScenarioRun {
         configure(&mut setup, under_test.as_ref());
         let shared = std::sync::Arc::new(GeneratorShared::default());
         let learns_time = remote.is_some();
-        let generator =
-            Generator::start_beside(setup.clone(), shared, clients, total_clients, files_limit, learns_time)?;
+        let generator = Generator::start_beside(
+            setup.clone(),
+            shared,
+            clients,
+            total_clients,
+            files_limit,
+            learns_time,
+        )?;
         let mut run = Self {
             report: Report::new(scenario, common, &placement, ready),
             under_test,
@@ -218,7 +224,9 @@ impl ScenarioRun {
                 break;
             }
             if SystemClock.now().since(begun) > SERVED_WITHIN {
-                bail!("only {done} of {count} clients were served or refused within {SERVED_WITHIN:?}");
+                bail!(
+                    "only {done} of {count} clients were served or refused within {SERVED_WITHIN:?}"
+                );
             }
             std::thread::sleep(POLL_INTERVAL);
         }
@@ -254,7 +262,9 @@ impl ScenarioRun {
     /// is not lost yet.
     pub(crate) fn await_ticks(&self, until_ms: i64) {
         let begun = SystemClock.now();
-        while self.generator.missing_ticks(until_ms) > 0 && SystemClock.now().since(begun) < LATE_MAX {
+        while self.generator.missing_ticks(until_ms) > 0
+            && SystemClock.now().since(begun) < LATE_MAX
+        {
             std::thread::sleep(POLL_INTERVAL);
         }
     }
@@ -287,8 +297,9 @@ impl ScenarioRun {
         let ns = unix_ms
             .saturating_mul(1_000_000)
             .checked_sub(self.offset_ns()?);
-        ns.and_then(|ns| u64::try_from(ns).ok())
-            .ok_or_else(|| anyhow!("authority time {unix_ms} ms is before this machine's clock started"))
+        ns.and_then(|ns| u64::try_from(ns).ok()).ok_or_else(|| {
+            anyhow!("authority time {unix_ms} ms is before this machine's clock started")
+        })
     }
 
     /// Waits until `offset_ms` after `unix_ms` in authority time.

@@ -138,7 +138,8 @@ impl Latencies {
             (&mut self.bare, &other.bare),
         ];
         for (mine, theirs) in pairs {
-            mine.add(theirs).expect("all histograms have the same bounds");
+            mine.add(theirs)
+                .expect("all histograms have the same bounds");
         }
     }
 }

@@ -113,7 +113,10 @@ impl LoadClients {
     }
 
     /// The client in a slot, its reader and its socket.
-    pub(super) fn parts_of(&mut self, slot: u32) -> Option<(&mut LoadClient, &LoadReader, &Socket)> {
+    pub(super) fn parts_of(
+        &mut self,
+        slot: u32,
+    ) -> Option<(&mut LoadClient, &LoadReader, &Socket)> {
         let client = self.at.get_mut(slot as usize)?.as_mut()?;
         let reader = &self.readers[slot as usize];
         Some((client, reader, reader.socket.as_ref()?))

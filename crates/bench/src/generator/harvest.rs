@@ -59,7 +59,8 @@ impl Harvest {
             (&mut self.served, &other.served),
             (&mut self.pong, &other.pong),
         ] {
-            mine.add(theirs).expect("all histograms have the same bounds");
+            mine.add(theirs)
+                .expect("all histograms have the same bounds");
         }
         self.heartbeats += other.heartbeats;
         self.pongs += other.pongs;

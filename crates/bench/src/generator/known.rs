@@ -143,7 +143,9 @@ fn decode(frame: &Frame<'_>, mode: Mode) -> Result<DecodedFrame, BrokenFrame> {
     }
     let payload = frame.payload();
     match frame.frame_type() {
-        Some(FrameType::DataBatch) => FrameTicks::decode(frame, mode, false).map(DecodedFrame::Ticks),
+        Some(FrameType::DataBatch) => {
+            FrameTicks::decode(frame, mode, false).map(DecodedFrame::Ticks)
+        }
         Some(FrameType::Ack) => Ok(DecodedFrame::Ack(Ack::decode(payload)?)),
         Some(FrameType::Pong) => Ok(DecodedFrame::Pong(Pong::decode(payload)?)),
         Some(FrameType::Error) => Ok(DecodedFrame::Refused(ErrorMsg::decode(payload)?)),

@@ -1,8 +1,8 @@
 //! A thread of the generator: an epoll, the clients that it owns, and one loop over both. It does
 //! as little as possible for each message, since it shares the machine with what it measures.
 
-mod heartbeats;
 mod connecting;
+mod heartbeats;
 mod reading;
 
 use std::collections::{HashMap, VecDeque};

@@ -137,7 +137,8 @@ mod tests {
     #[test]
     fn rows_form_a_markdown_table() {
         let columns = [("quiet", vec![4, 2_500]), ("busy", vec![])];
-        let columns = columns.map(|(label, lateness_us)| LatenessColumn::of(label.into(), lateness_us));
+        let columns =
+            columns.map(|(label, lateness_us)| LatenessColumn::of(label.into(), lateness_us));
         let rows = LatenessTable::new("lateness", columns.to_vec()).rows();
         assert_eq!(rows[0], ["lateness", "quiet", "busy"]);
         assert_eq!(rows[1], ["---", "---:", "---:"]);

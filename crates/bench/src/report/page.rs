@@ -3,7 +3,7 @@
 use anyhow::Result;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
-use super::chart::{XAxis, ChartLine, draw};
+use super::chart::{ChartLine, XAxis, draw};
 use super::table::value;
 use super::{Distribution, LatenessTable, Report};
 use crate::figure::{Figure, number};

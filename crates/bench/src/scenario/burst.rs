@@ -1,4 +1,5 @@
-//! `burst`: very many ticks a second to all clients: whether all of them come, how late, and what they cost.
+//! `burst`: far more ticks per second than the grid has. Measures whether all arrive, how late, and
+//! what they cost.
 
 use std::time::Duration;
 
@@ -12,14 +13,16 @@ use crate::orders::{BurstPlan, ChildAnswer, ChildOrder};
 use crate::report::{Distribution, Report};
 use crate::run::{ScenarioRun, cores_note};
 
-/// Many ticks a second to all clients, far more than the grid has: whether all come, how late, and what they cost.
+/// Measure throughput, latency and CPU time in bursts of many ticks per second
+///
+/// The rate is far beyond that of the grid. Verifies that all ticks reach all clients.
 #[derive(Debug, clap::Args)]
 pub(crate) struct BurstScenario {
     #[command(flatten)]
     pub(crate) common: CommonOptions,
     #[command(flatten)]
     pub(crate) shape: BurstShape,
-    /// How many bursts.
+    /// Number of bursts
     #[arg(
         long,
         value_name = "R",
@@ -27,15 +30,15 @@ pub(crate) struct BurstScenario {
         value_parser = clap::value_parser!(u64).range(1..=1_000)
     )]
     rounds: u64,
-    /// How long each is.
+    /// Length of each burst
     #[arg(long = "for", value_name = "DURATION", default_value = "2s", value_parser = duration)]
     over: Duration,
 }
 
-/// What a burst is like.
+/// The options that describe a burst.
 #[derive(Clone, Copy, Debug, clap::Args)]
 pub(crate) struct BurstShape {
-    /// Ticks a second; times the clients, what is delivered a second.
+    /// Ticks per second; each is delivered to every client
     #[arg(
         long,
         value_name = "TICKS",
@@ -45,14 +48,14 @@ pub(crate) struct BurstShape {
     pub(crate) rate: u64,
 }
 
-/// Whatever is still under way when a burst has come.
-const REST: Duration = Duration::from_millis(400);
-/// From one look to the next.
-const WATCH_EACH: Duration = Duration::from_millis(50);
+/// A pause for the work that is left when a burst has arrived.
+const SETTLE_TIME: Duration = Duration::from_millis(400);
+/// How often `watch` is called.
+const WATCH_INTERVAL: Duration = Duration::from_millis(50);
 /// How long before a burst CPU time is read.
-const BEFORE: Duration = Duration::from_millis(20);
+const CPU_READ_LEAD: Duration = Duration::from_millis(20);
 
-/// What bursts were like, by round.
+/// The measurements, by round.
 #[derive(Default)]
 struct BurstOutcome {
     cpu_ms: Vec<f64>,
@@ -63,19 +66,19 @@ struct BurstOutcome {
     wall_ms: f64,
 }
 
-/// One burst as it came.
+/// The result of one burst.
 pub(super) struct BurstResult {
     pub(super) harvest: Harvest,
-    /// Ticks, over all clients.
+    /// The number of ticks delivered, over all clients.
     pub(super) delivered: u64,
-    /// The last arrival after the last tick was due.
+    /// The time from when the last tick was due to the last arrival.
     pub(super) last_ms: f64,
     pub(super) wall_ms: f64,
     pub(super) cpu_us: u64,
 }
 
 impl BurstScenario {
-    /// Measures, and gives the report.
+    /// Runs the scenario and returns its report.
     pub(crate) fn run(&self) -> Result<Report, Failure> {
         self.common.needs_child("burst")?;
         let clients = self.common.clients;
@@ -89,16 +92,16 @@ impl BurstScenario {
         for round in 1..=self.rounds {
             let burst = run.plan(self.shape.rate, self.over, last_ms)?;
             last_ms = Some(burst.last_ms());
-            let came = send(&mut run, burst, round == self.rounds, |_| Ok(()))?;
-            measured.cpu_ms.push(number(came.cpu_us) / 1e3);
+            let result = send(&mut run, burst, round == self.rounds, |_| Ok(()))?;
+            measured.cpu_ms.push(number(result.cpu_us) / 1e3);
             measured
                 .delivered
-                .push(number(came.delivered) / self.over.as_secs_f64());
-            measured.last_ms.push(came.last_ms);
-            measured.wall_ms += came.wall_ms;
+                .push(number(result.delivered) / self.over.as_secs_f64());
+            measured.last_ms.push(result.last_ms);
+            measured.wall_ms += result.wall_ms;
             all.add(Harvest {
                 seen: Vec::new(),
-                ..came.harvest
+                ..result.harvest
             });
             if self.common.with_limit {
                 self.send_bare(&mut run, &mut measured, &mut all)?;
@@ -108,7 +111,7 @@ impl BurstScenario {
         Ok(self.report(run, measured, &all))
     }
 
-    /// The same batches by the bare loop.
+    /// Sends the same batches with the bare loop.
     fn send_bare(
         &self,
         run: &mut ScenarioRun,
@@ -116,10 +119,10 @@ impl BurstScenario {
         all: &mut Harvest,
     ) -> anyhow::Result<()> {
         let burst = run.plan(self.shape.rate, self.over, None)?;
-        run.generator.shared.may_beat(false);
+        run.generator.shared.allow_heartbeats(false);
         let bare = run.bare(burst)?;
-        std::thread::sleep(REST);
-        run.generator.shared.may_beat(true);
+        std::thread::sleep(SETTLE_TIME);
+        run.generator.shared.allow_heartbeats(true);
         let harvest = run.generator.harvest(None)?;
         let seen = harvest.seen.iter().filter(|seen| seen.ticks.bare);
         let last_ns = seen
@@ -136,7 +139,7 @@ impl BurstScenario {
         }
         if bare.stalls > 0 {
             run.report
-                .note_once("the bare loop met full sockets and waited for them");
+                .note_once("the bare loop had to wait for full sockets");
         }
         measured.bare_cpu_ms.push(number(bare.cpu_us) / 1e3);
         measured
@@ -155,7 +158,10 @@ impl BurstScenario {
         let mut report = run.finish();
         let limit = self.common.with_limit;
         report.options = json!({
-            "rate": self.shape.rate, "rounds": self.rounds, "for_s": self.over.as_secs_f64(), "with_limit": limit,
+            "rate": self.shape.rate,
+            "rounds": self.rounds,
+            "for_s": self.over.as_secs_f64(),
+            "with_limit": limit,
         });
         report.figures.extend([
             Figure::of(
@@ -164,7 +170,7 @@ impl BurstScenario {
                 "1/s",
                 measured.delivered,
             ),
-            Figure::of("cpu_ms", "edge CPU of a burst", "ms", measured.cpu_ms)
+            Figure::of("cpu_ms", "edge CPU per burst", "ms", measured.cpu_ms)
                 .against(measured.bare_cpu_ms.clone()),
             Figure::of(
                 "last_arrival_ms",
@@ -182,7 +188,11 @@ impl BurstScenario {
                     "arrival after a frame's first tick was due",
                     &latencies.edge,
                 ),
-                Distribution::of("bare_after_due", "bare loop: the same", &latencies.bare),
+                Distribution::of(
+                    "bare_after_due",
+                    "bare loop: arrival after a frame's first tick was due",
+                    &latencies.bare,
+                ),
             ]
             .into_iter()
             .flatten(),
@@ -194,7 +204,8 @@ impl BurstScenario {
     }
 }
 
-/// Feeds a burst, and waits until it has come; meanwhile `watch` looks now and then. At the `last` one, what lacks is lost.
+/// Feeds a burst and waits until it has arrived. `watch` is called at intervals meanwhile. If this
+/// is the `last` burst, missing ticks count as lost.
 pub(super) fn send(
     run: &mut ScenarioRun,
     burst: BurstPlan,
@@ -203,20 +214,21 @@ pub(super) fn send(
 ) -> anyhow::Result<BurstResult> {
     run.generator.shared.plan(burst, false);
     run.child()?.order(ChildOrder::Burst(burst))?;
-    let at = tickstorm_timebase::Mono::from_nanos(burst.at_ns).saturating_sub(BEFORE);
-    // Heartbeats go on until then: bursts that follow each other closely would else cost their clients their connections.
+    let at = tickstorm_timebase::Mono::from_nanos(burst.at_ns).saturating_sub(CPU_READ_LEAD);
+    // Heartbeats continue until then: otherwise bursts in close succession would cost clients their
+    // connections.
     std::thread::sleep(at.since(now()));
-    run.generator.shared.may_beat(false);
+    run.generator.shared.allow_heartbeats(false);
     let before = run.child()?.sample(false)?;
     while now().as_nanos() < burst.end_ns() {
         watch(run)?;
-        std::thread::sleep(WATCH_EACH);
+        std::thread::sleep(WATCH_INTERVAL);
     }
     let feeding_us = run.child()?.answer(Duration::ZERO, ChildAnswer::burst)?;
     run.await_ticks(burst.last_ms());
-    std::thread::sleep(REST);
+    std::thread::sleep(SETTLE_TIME);
     let after = run.child()?.sample(false)?;
-    run.generator.shared.may_beat(true);
+    run.generator.shared.allow_heartbeats(true);
     let harvest = run.generator.harvest(last.then(|| burst.last_ms()))?;
     let of_burst = harvest
         .seen

@@ -64,7 +64,7 @@ impl Worker {
     /// Sends the heartbeats that are due, unless they would disturb a measurement.
     pub(super) fn send_heartbeats(&mut self) {
         let now = self.now_ns;
-        let due = self.heartpacer.due(now, self.clients.slot_count());
+        let due = self.heartbeats.due(now, self.clients.slot_count());
         if !self.shared.heartbeats_allowed() {
             return;
         }

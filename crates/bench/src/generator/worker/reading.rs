@@ -65,7 +65,7 @@ impl Worker {
         }
         self.trickled_ns = now;
         let slots = self.clients.slot_count();
-        for slot in 0..u32::try_from(places).unwrap_or(u32::MAX) {
+        for slot in 0..u32::try_from(slots).unwrap_or(u32::MAX) {
             let reader = self.clients.reader(slot);
             if reader.is_some_and(|reader| reader.pace == Pace::Trickle) {
                 self.read(slot, 1);
