@@ -28,7 +28,7 @@ use self::sampler::Sampler;
 use super::machine;
 use super::orders::{ChildAnswer, ChildOrder, EdgeFacts};
 
-/// How long the edge may take to learn the time.
+/// The time that the edge may take to learn authority time.
 const READY_WITHIN: std::time::Duration = std::time::Duration::from_secs(20);
 
 /// Run the edge under test of `bench` (internal)
@@ -183,7 +183,7 @@ fn write_answer(output: &Mutex<io::Stdout>, answer: &ChildAnswer) {
         return;
     };
     line.push('\n');
-    // If the load generator is gone, standard input ends as well, and with it this process.
+    // If the load generator is gone, standard input ends too, which ends this process.
     if let Ok(mut output) = output.lock() {
         let _ = output
             .write_all(line.as_bytes())

@@ -18,11 +18,11 @@ use super::orders::{ChildAnswer, ChildOrder, EdgeFacts, ProcessSample};
 /// [`crate::Bench`] as a command must also offer [`crate::BenchEdge`] under this name.
 pub const CHILD_COMMAND: &str = "bench-edge";
 
-/// How long the child may take to answer, beyond the time that its order takes.
+/// The time that the child may take to answer, beyond the time that its order takes.
 const ANSWER_WITHIN: Duration = Duration::from_secs(60);
 
-/// Settings of the child if the environment does not set them. Ports are free ones, there is one
-/// shard, and only warnings are logged, since logging would distort the measurement.
+/// Settings of the child unless the environment sets them: a free port, one shard, and no log
+/// events below warnings, which would distort the measurement.
 const DEFAULTS: [(&str, &str); 5] = [
     ("LISTEN_ADDR", "127.0.0.1:0"),
     ("SHARDS", "1"),

@@ -5,7 +5,7 @@ use serde::Serialize;
 /// A soak may not grow after this time, in seconds.
 const WARM_AFTER: f64 = 300.0;
 
-/// One figure of the edge, with that of the baseline if there is one.
+/// One figure of the edge, and the baseline's if it was measured.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Figure {
     /// The identifier for scripts.

@@ -178,7 +178,7 @@ pub(crate) struct ProcessSample {
     pub(crate) at_ns: u64,
     /// CPU time of the whole process, user and system, in microseconds.
     pub(crate) cpu_us: u64,
-    /// The same once the sample was complete: sampling takes CPU time too.
+    /// The same once the sample was complete, since sampling itself takes CPU time.
     pub(crate) cpu_after_us: u64,
     pub(crate) rss_bytes: u64,
     pub(crate) files: Option<u64>,
@@ -200,7 +200,7 @@ impl ProcessSample {
     }
 }
 
-/// What a bare loop of sends did.
+/// The work done by a bare loop of sends.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Serialize)]
 pub(crate) struct BareSends {
     /// CPU time of its threads, in microseconds, without waiting.
@@ -213,7 +213,7 @@ pub(crate) struct BareSends {
     pub(crate) failed: u64,
 }
 
-/// What a bare accept or echo loop has used and done.
+/// The work done by a bare accept or echo loop.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Serialize)]
 pub(crate) struct LoopUsage {
     /// CPU time of its threads, in microseconds.

@@ -32,7 +32,7 @@ impl ProgressLine {
     }
 
     /// Starts a phase of `steps` steps.
-    pub(crate) fn begin(&mut self, phase: &str, steps: u64) {
+    pub(crate) fn start_phase(&mut self, phase: &str, steps: u64) {
         phase.clone_into(&mut self.phase);
         self.printed_at = SystemClock.now();
         self.bar.set_length(steps);
@@ -44,7 +44,7 @@ impl ProgressLine {
     }
 
     /// Records that `steps` steps of the phase are done.
-    pub(crate) fn at(&mut self, steps: u64) {
+    pub(crate) fn advance_to(&mut self, steps: u64) {
         self.bar.set_position(steps);
         let now = SystemClock.now();
         if !self.is_terminal && now.since(self.printed_at) >= LINE_INTERVAL {

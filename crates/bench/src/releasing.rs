@@ -1,5 +1,5 @@
-//! Clients that use the Rust client, receive ticks ahead and release them at their time. They
-//! measure how exactly they do so, by their own estimate of authority time.
+//! Clients that use the Rust client: they receive ticks ahead and release them at their time. Each
+//! measures, by its own estimate of authority time, how exactly it does so.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -81,7 +81,7 @@ impl ReleasingClients {
 
     /// Starts to count ticks. Earlier ones arrived while clients were still connecting, and some of
     /// them after their time.
-    pub(crate) fn begin(&self) {
+    pub(crate) fn start_measuring(&self) {
         self.measuring.store(true, Ordering::Relaxed);
     }
 

@@ -19,14 +19,14 @@ use super::orders::{BareSends, BurstPlan, ChildAnswer, ChildOrder, ProcessSample
 use super::progress::ProgressLine;
 use super::report::Report;
 
-/// How long clients may take to be served.
+/// The time that all clients together may take to be served.
 const SERVED_WITHIN: Duration = Duration::from_secs(60);
 /// The error of reading a child's authority time, beyond the bound that the edge itself reports, in
 /// nanoseconds.
 const READING_ERROR_NS: u64 = 10_000;
 /// A tick that has not arrived this long after the end of the measurement is lost.
 const LATE_MAX: Duration = Duration::from_secs(10);
-/// How often conditions are polled.
+/// The interval at which conditions are polled.
 const POLL_INTERVAL: Duration = Duration::from_millis(5);
 /// The number of connects in progress at a time, unless a storm is wanted.
 pub(crate) const IN_FLIGHT: u32 = 512;
@@ -41,7 +41,7 @@ pub(crate) struct ScenarioRun {
     pub(crate) setup: ClientSetup,
     pub(crate) files_limit: u64,
     estimator: Estimator,
-    begun: Mono,
+    started: Mono,
 }
 
 impl ScenarioRun {
@@ -130,7 +130,7 @@ impl ScenarioRun {
             setup,
             files_limit,
             estimator: Estimator::new(),
-            begun: SystemClock.now(),
+            started: SystemClock.now(),
         };
         run.learn_time()?;
         Ok(run)
@@ -182,7 +182,7 @@ impl ScenarioRun {
     /// was served.
     pub(crate) fn connect(&mut self, count: u32, small_buffer: bool) -> Result<(), Failure> {
         let what = format!("connecting {count} clients");
-        self.progress.begin(&what, count.into());
+        self.progress.start_phase(&what, count.into());
         let before = self.generator.done();
         self.generator
             .connect_with(count, Greeting::Pipelined, IN_FLIGHT, small_buffer);
@@ -216,14 +216,14 @@ impl ScenarioRun {
 
     /// Waits until `count` clients more than `before` have been served or have failed.
     pub(crate) fn await_served(&mut self, before: u64, count: u32) -> anyhow::Result<()> {
-        let begun = SystemClock.now();
+        let started = SystemClock.now();
         loop {
             let done = self.generator.done() - before;
-            self.progress.at(done);
+            self.progress.advance_to(done);
             if done >= count.into() {
                 break;
             }
-            if SystemClock.now().since(begun) > SERVED_WITHIN {
+            if SystemClock.now().since(started) > SERVED_WITHIN {
                 bail!(
                     "only {done} of {count} clients were served or refused within {SERVED_WITHIN:?}"
                 );
@@ -235,9 +235,9 @@ impl ScenarioRun {
 
     /// Waits until a total of `done` clients have been served or have failed.
     pub(crate) fn await_done(&self, done: u64) -> anyhow::Result<()> {
-        let begun = SystemClock.now();
+        let started = SystemClock.now();
         while self.generator.done() < done {
-            if SystemClock.now().since(begun) > SERVED_WITHIN {
+            if SystemClock.now().since(started) > SERVED_WITHIN {
                 bail!("clients were not served within {SERVED_WITHIN:?}");
             }
             std::thread::sleep(POLL_INTERVAL);
@@ -247,10 +247,10 @@ impl ScenarioRun {
 
     /// Waits until the time of a remote edge has been learned from its PONGs.
     fn await_time(&mut self) -> anyhow::Result<()> {
-        let begun = SystemClock.now();
+        let started = SystemClock.now();
         while self.under_test.is_none() && self.generator.shared.offset_ns().is_none() {
             self.learn_time()?;
-            if SystemClock.now().since(begun) > SERVED_WITHIN {
+            if SystemClock.now().since(started) > SERVED_WITHIN {
                 bail!("the edge's PONGs did not reveal authority time within {SERVED_WITHIN:?}");
             }
             std::thread::sleep(POLL_INTERVAL);
@@ -261,9 +261,9 @@ impl ScenarioRun {
     /// Waits until all ticks up to `until_ms` have arrived, for at most [`LATE_MAX`]: a late tick
     /// is not lost yet.
     pub(crate) fn await_ticks(&self, until_ms: i64) {
-        let begun = SystemClock.now();
+        let started = SystemClock.now();
         while self.generator.missing_ticks(until_ms) > 0
-            && SystemClock.now().since(begun) < LATE_MAX
+            && SystemClock.now().since(started) < LATE_MAX
         {
             std::thread::sleep(POLL_INTERVAL);
         }
@@ -309,8 +309,9 @@ impl ScenarioRun {
         Ok(())
     }
 
-    /// Plans a burst that starts at a quiet moment of the next second. Its ticks come after those
-    /// of the grid so far, and after `last_ms`, the last tick of the previous burst.
+    /// Plans a burst that starts at a quiet moment of the next second. The epochs of its ticks are
+    /// later than those of the grid's ticks so far, and than `last_ms`, the last epoch of the
+    /// previous burst.
     pub(crate) fn plan(
         &self,
         rate: u64,
@@ -350,7 +351,7 @@ impl ScenarioRun {
 
     /// The time since the run started, in seconds.
     pub(crate) fn seconds(&self) -> f64 {
-        SystemClock.now().since(self.begun).as_secs_f64()
+        SystemClock.now().since(self.started).as_secs_f64()
     }
 }
 

@@ -1,5 +1,5 @@
-//! Frames as docs/protocol.md specifies them. Nothing here uses the edge's own codec, so that the
-//! two check each other. Deliberately invalid frames can be built too.
+//! Frames as docs/protocol.md specifies them, including deliberately invalid ones. Nothing here
+//! uses the edge's own codec, so that the two check each other.
 
 use data_encoding::HEXLOWER;
 

@@ -24,7 +24,7 @@ const VERSION: &str = "2.15";
 /// The environment variable that chooses how servers run.
 const CHOICE: &str = "TICKSTORM_TEST_NATS";
 
-/// How long a server may take to listen after its start, on a machine under load.
+/// The time that a server may take to listen after its start, on a machine under load.
 const START_BOUND: Duration = Duration::from_secs(60);
 
 /// A NATS server, which is removed when this is dropped. It keeps its port when restarted.
@@ -36,7 +36,7 @@ pub struct Nats {
     server: OnceLock<Box<dyn RunningNats>>,
 }
 
-/// How a server is started.
+/// The configuration that a server is started with.
 #[derive(Clone, Debug)]
 struct NatsPlan {
     /// The address that clients connect to.
@@ -66,7 +66,7 @@ trait RunningNats: Debug + Send + Sync {
     fn unpause(&self);
 }
 
-/// How the servers of this test process run.
+/// The way in which the servers of this test process run.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum NatsBackend {
     Container,
@@ -218,7 +218,7 @@ impl Nats {
     }
 }
 
-/// How one server of a cluster and the others find each other.
+/// The URLs and the network by which one server of a cluster and the others find each other.
 struct ClusterMember {
     /// The URL on which the server listens for the others.
     listen: String,

@@ -19,7 +19,7 @@ use tokio::time::timeout;
 
 use crate::frame::{self, RawFrame};
 
-/// How long the `expect_*` methods wait: so long that only a defect makes them time out.
+/// The bound of the `expect_*` methods, so long that only a defect exceeds it.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Options of a peer's socket that must be set before it connects.

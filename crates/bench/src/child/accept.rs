@@ -15,7 +15,7 @@ use crate::orders::LoopUsage;
 
 /// The backlog of the edge's own listener.
 pub(super) const BACKLOG: i32 = 4_096;
-/// How often a loop checks whether it must stop, in milliseconds.
+/// The interval at which a loop checks whether it must stop, in milliseconds.
 const STOP_POLL_MS: u16 = 20;
 
 /// Why a bare loop could not start.

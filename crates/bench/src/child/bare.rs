@@ -22,7 +22,7 @@ const SPIN: Duration = Duration::from_micros(150);
 /// The pause before a full socket is tried again.
 const STALL: Duration = Duration::from_micros(50);
 
-/// How often one send may stall before its socket is given up: 10 s in all.
+/// The number of stalls after which a send gives up its socket: 10 s in all.
 const STALLS_MAX: u64 = 200_000;
 
 /// Sends the ticks of `burst` from all shards at the same time.

@@ -1,12 +1,12 @@
-//! The arrival times of frames. While a frame arrives, times are only written down; histograms are
-//! filled afterwards, so that counting does not slow down what is counted.
+//! The arrival times of frames. While a frame arrives, its times are only written down; histograms
+//! are filled afterwards, so that counting does not slow down what is counted.
 
 use hdrhistogram::Histogram;
 
 use super::frame_ticks::FrameTicks;
 
-/// The longest latencyncy that a histogram holds, in nanoseconds: 10 minutes. Longer latencies count
-/// as this.
+/// The longest latency that a histogram holds, in nanoseconds: 10 minutes. A longer one counts as
+/// this.
 const LATENCY_NS_MAX: u64 = 600_000_000_000;
 /// The number of significant digits of a histogram.
 const DIGITS: u8 = 3;

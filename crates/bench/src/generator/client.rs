@@ -51,7 +51,7 @@ pub(super) enum ClientStage {
     Connected,
 }
 
-/// What a client sends first.
+/// The first bytes that a client sends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Greeting {
     /// AUTH and SUBSCRIBE together.
@@ -120,7 +120,7 @@ impl LoadReader {
 }
 
 impl LoadClient {
-    /// Whether its handshake is done.
+    /// Returns whether the handshake is complete.
     pub(super) fn is_served(&self) -> bool {
         matches!(self.state, ClientStage::Subscribed | ClientStage::Connected)
     }

@@ -27,7 +27,7 @@ pub(crate) enum BrokenFrame {
     /// The payload can't be decoded.
     #[error(transparent)]
     Payload(#[from] prost::DecodeError),
-    /// The frame type is one that only clients send.
+    /// Only clients send frames of this type.
     #[error("the edge sent {}, which only clients may send", .0.name())]
     FromClient(FrameType),
     #[error("DATA_BATCH without ticks")]

@@ -25,7 +25,7 @@ pub(super) struct KnownFrame {
     pub(super) arrivals: FrameArrivals,
 }
 
-/// What was found at the front of the input.
+/// The result of looking for a frame at the front of the input.
 pub(super) enum TakenFrame<'a> {
     /// A frame of ticks.
     Ticks(&'a mut KnownFrame),

@@ -9,7 +9,7 @@
 
 use crate::machine::{CpuTime, now_ns};
 
-/// One turn in this many is clocked: reading clocks takes time too.
+/// One turn in this many is clocked, since reading a clock also takes time.
 const TURNS: u32 = 16;
 
 /// The longest time that counts between two system calls, in nanoseconds. If it is longer, another

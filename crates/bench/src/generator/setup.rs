@@ -25,7 +25,7 @@ pub(crate) struct ClientSetup {
     pub(crate) addr: SocketAddr,
     pub(crate) mode: Mode,
     pub(crate) ahead: bool,
-    /// How long before its time a tick is due: AHEAD_MS, or zero.
+    /// The time by which ticks are due before their epoch: AHEAD_MS, or zero.
     pub(crate) lead: Duration,
     pub(crate) credentials: ClientCredentials,
     /// The interval between two heartbeats of a client.
@@ -129,7 +129,7 @@ impl GeneratorShared {
         self.heartbeats_allowed.store(allowed, Ordering::Relaxed);
     }
 
-    /// Whether heartbeats may be sent now.
+    /// Returns whether heartbeats may be sent now.
     pub(super) fn heartbeats_allowed(&self) -> bool {
         self.heartbeats_allowed.load(Ordering::Relaxed)
     }

@@ -29,7 +29,7 @@ use crate::machine::now_ns;
 
 /// The largest number of events per wait.
 const EVENTS: usize = 512;
-/// How long the loop waits for an event, in milliseconds. Nothing else that it does is more urgent.
+/// The longest wait for an event, in milliseconds. Nothing else that the loop does is more urgent.
 const WAIT_MS: u16 = 2;
 /// The minimum interval between chores while events keep coming.
 const CHORE_INTERVAL: Duration = Duration::from_millis(1);
@@ -182,7 +182,7 @@ impl Worker {
             .sum()
     }
 
-    /// Uses a pause between frames to count those that have arrived.
+    /// Uses a pause between frames to count the frames that have arrived.
     fn handle_quiet(&mut self) {
         self.meter.end();
         let before = now_ns().saturating_sub(nanos(QUIET));

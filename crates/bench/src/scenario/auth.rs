@@ -68,8 +68,8 @@ pub(crate) struct AuthScenario {
     ticks: u32,
 }
 
-/// How long before their tick AUTHs start: this step times 1 to [`LEADS`] in turn. The edge is thus
-/// busy with them at the tick's time, and their distance from it varies.
+/// AUTHs start this step times 1 to [`LEADS`], in turn, before their tick. The edge is thus busy
+/// with them at the tick's time, and their distance from it varies.
 const LEAD_STEP: Duration = Duration::from_micros(500);
 const LEADS: u32 = 12;
 /// No heartbeats are sent within this many milliseconds before a tick. The connections for AUTHs
@@ -124,7 +124,7 @@ impl AuthScenario {
         run: &mut ScenarioRun,
         tokens: &mut RandomTokens,
     ) -> anyhow::Result<(AuthOutcome, Harvest)> {
-        run.progress.begin("ticks", self.ticks.into());
+        run.progress.start_phase("ticks", self.ticks.into());
         let (mut outcome, mut all) = (AuthOutcome::default(), Harvest::default());
         for tick in 0..self.ticks {
             let quiet = Duration::from_millis(QUIET_MS.unsigned_abs());
@@ -155,7 +155,7 @@ impl AuthScenario {
                 ..harvest
             });
             run.learn_time()?;
-            run.progress.at((tick + 1).into());
+            run.progress.advance_to((tick + 1).into());
         }
         Ok((outcome, all))
     }

@@ -1,5 +1,5 @@
-//! `burst`: far more ticks per second than the grid has. Measures whether all arrive, how late, and
-//! what they cost.
+//! `burst`: far more ticks per second than the grid has. Measures the delivery, latency and cost of
+//! all of them.
 
 use std::time::Duration;
 
@@ -50,9 +50,9 @@ pub(crate) struct BurstShape {
 
 /// A pause for the work that is left when a burst has arrived.
 const SETTLE_TIME: Duration = Duration::from_millis(400);
-/// How often `watch` is called.
+/// The interval at which `watch` is called.
 const WATCH_INTERVAL: Duration = Duration::from_millis(50);
-/// How long before a burst CPU time is read.
+/// The time from the first reading of CPU time to the burst.
 const CPU_READ_LEAD: Duration = Duration::from_millis(20);
 
 /// The measurements, by round.
@@ -86,7 +86,7 @@ impl BurstScenario {
         run.connect(clients, false)?;
         std::thread::sleep(Duration::from_secs(1));
         run.count_connecting()?;
-        run.progress.begin("bursts", self.rounds);
+        run.progress.start_phase("bursts", self.rounds);
         let (mut measured, mut all, mut last_ms) =
             (BurstOutcome::default(), Harvest::default(), None);
         for round in 1..=self.rounds {
@@ -106,7 +106,7 @@ impl BurstScenario {
             if self.common.with_limit {
                 self.send_bare(&mut run, &mut measured, &mut all)?;
             }
-            run.progress.at(round);
+            run.progress.advance_to(round);
         }
         Ok(self.report(run, measured, &all))
     }

@@ -60,7 +60,7 @@ impl ChurnScenario {
         let (mut measured, mut all) = (ChurnOutcome::default(), Harvest::default());
         self.sample(&mut run, &mut measured)?;
         let seconds = self.over.as_secs();
-        run.progress.begin("churn", seconds);
+        run.progress.start_phase("churn", seconds);
         let mut until_ms = 0;
         for second in 1..=seconds {
             let epoch_ms = run.next_second_ms(PREPARE_TIME)?;
@@ -81,7 +81,7 @@ impl ChurnScenario {
                 seen: Vec::new(),
                 ..run.generator.harvest(None)?
             });
-            run.progress.at(second);
+            run.progress.advance_to(second);
         }
         run.await_ticks(until_ms);
         all.add(run.generator.harvest(Some(until_ms))?);

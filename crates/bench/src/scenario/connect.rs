@@ -37,14 +37,14 @@ pub(crate) struct ConnectScenario {
     present: Option<u32>,
 }
 
-/// How long the edge may take to notice that its clients have disconnected.
+/// The time that the edge may take to notice that its clients have disconnected.
 const GONE_WITHIN: Duration = Duration::from_secs(30);
-/// How long the storm may take.
+/// The time that the connect storm may take.
 const STORM_WITHIN: Duration = Duration::from_secs(30);
-/// How long the kernel may take to free the sockets of a batch after they were closed. It charges
-/// that time to whichever thread is running.
+/// The time that the kernel may take to free the sockets of a batch after they were closed. It
+/// charges that work to whichever thread is running.
 const SOCKETS_FREED_WITHIN: Duration = Duration::from_millis(500);
-/// How often the number of connections is polled.
+/// The interval at which the number of connections is polled.
 const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
 /// The measurements of one way of connecting, by round.
@@ -195,7 +195,7 @@ impl ConnectionBatch {
         way: &mut HandshakeRounds,
         what: &str,
     ) -> anyhow::Result<()> {
-        run.progress.begin(what, self.clients.into());
+        run.progress.start_phase(what, self.clients.into());
         // Mode MINUTE: ticks for clients that are already connected must not add to the cost of
         // handshakes.
         let setup = ClientSetup {
@@ -223,7 +223,11 @@ impl ConnectionBatch {
         &self,
         run: &mut ScenarioRun,
         setup: ClientSetup,
-        connected: impl FnOnce(&mut ScenarioRun, Option<ProcessSample>, Duration) -> anyhow::Result<()>,
+        when_connected: impl FnOnce(
+            &mut ScenarioRun,
+            Option<ProcessSample>,
+            Duration,
+        ) -> anyhow::Result<()>,
     ) -> anyhow::Result<crate::generator::Harvest> {
         std::thread::sleep(SOCKETS_FREED_WITHIN);
         let shared = std::sync::Arc::new(run.generator.shared.for_other_clients());
@@ -237,7 +241,7 @@ impl ConnectionBatch {
         let took = SystemClock.now().since(started);
         std::mem::swap(&mut run.generator, &mut batch);
         served?;
-        connected(run, before, took)?;
+        when_connected(run, before, took)?;
         let harvest = batch.harvest(None)?;
         batch.disconnect(self.clients, true);
         batch.harvest(None)?;
@@ -268,7 +272,7 @@ fn measure_bare(
     clients: u32,
     way: &mut HandshakeRounds,
 ) -> anyhow::Result<()> {
-    run.progress.begin("bare accept loop", clients.into());
+    run.progress.start_phase("bare accept loop", clients.into());
     let addr = run.child()?.listen(ChildOrder::Accept)?;
     let setup = ClientSetup {
         addr,

@@ -1,5 +1,4 @@
-//! `fanout`: every tick of the grid to all clients. Measures how late ticks arrive, and what they
-//! cost.
+//! `fanout`: every tick of the grid to all clients. Measures the latency of ticks, and their cost.
 
 mod outcome;
 mod schedule;
@@ -23,7 +22,7 @@ use crate::report::{Distribution, Report};
 use crate::run::{ScenarioRun, cores_note};
 use crate::tick_arrivals::ArrivalsByTick;
 
-/// Measure how late each tick reaches each client, and what it costs the edge
+/// Measure the latency of each tick at each client, and its cost for the edge
 ///
 /// Sends the ticks of the grid to all clients, and verifies that each client receives each tick
 /// once and in order.
@@ -62,7 +61,7 @@ pub(crate) struct FanoutScenario {
 
 /// When CPU time is first read, in milliseconds after the tick is due (negative: before).
 const WINDOW_STARTS_MS: i64 = -5;
-/// How long before its time the bare loop gets its order, in milliseconds.
+/// The time by which the bare loop's order precedes its sends, in milliseconds.
 const BARE_ORDER_LEAD_MS: i64 = 20;
 /// The time needed to prepare for a tick. If less is left, the next tick is measured.
 const PREPARE_TIME: Duration = Duration::from_millis(40);
@@ -91,7 +90,7 @@ impl FanoutScenario {
             .zip(run.learn_time()?)
             .map(|(before, after)| Memory::of(&after).figures_since(&before, clients.into()));
         run.count_connecting()?;
-        released.begin();
+        released.start_measuring();
         let (measured, harvest, wall_ms) = self.measure(&mut run)?;
         let mut report = self.report(run, measured, &harvest, memory, released.finish().as_ref());
         report.count(&harvest, wall_ms);
@@ -108,7 +107,7 @@ impl FanoutScenario {
         let ticks = self.over.map_or(self.ticks, |over| {
             (over.as_secs() / period.as_secs()).max(1)
         });
-        run.progress.begin("ticks", ticks);
+        run.progress.start_phase("ticks", ticks);
         let mut measured = FanoutOutcome::new(schedule.window_ends);
         let (mut all, mut rounds) = (Harvest::default(), ArrivalsByTick::default());
         let mut wall_ms = 0.0;
@@ -147,7 +146,7 @@ impl FanoutScenario {
                 measured.count(&second, &rounds, clients, &mut run.report);
             }
             rounds.trim(TICKS_KEPT);
-            run.progress.at(tick + 1);
+            run.progress.advance_to(tick + 1);
         }
         Ok((measured, all, wall_ms))
     }

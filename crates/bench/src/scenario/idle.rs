@@ -76,7 +76,7 @@ impl IdleScenario {
         let mut measured = IdleCosts::default();
         let rounds = (self.over.as_secs_f64() / ROUND.as_secs_f64()).ceil();
         let rounds = crate::figure::whole(rounds).max(1);
-        run.progress.begin("idle", rounds);
+        run.progress.start_phase("idle", rounds);
         for round in 1..=rounds {
             measure(
                 &mut run,
@@ -84,7 +84,7 @@ impl IdleScenario {
                 self.over.min(ROUND),
                 &mut measured,
             )?;
-            run.progress.at(round);
+            run.progress.advance_to(round);
         }
         let harvest = run.generator.harvest(None)?;
         let echoed = echo.map(|mut echo| echo.harvest(None)).transpose()?;
@@ -125,7 +125,7 @@ impl IdleScenario {
     fn fill_echo(&self, run: &mut ScenarioRun, mut echo: Generator) -> anyhow::Result<Generator> {
         let clients = self.common.clients;
         run.progress
-            .begin("connecting clients to the bare echo loop", clients.into());
+            .start_phase("connecting clients to the bare echo loop", clients.into());
         std::mem::swap(&mut run.generator, &mut echo);
         run.generator.connect(clients, Greeting::Silent, IN_FLIGHT);
         let served = run.await_served(0, clients);

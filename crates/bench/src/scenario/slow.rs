@@ -58,7 +58,7 @@ enum Slowness {
     Trickle,
 }
 
-/// How long after the burst, plus the write deadline, slow clients may remain connected.
+/// The time that slow clients may remain connected after the burst, beyond the write deadline.
 const CLOSED_WITHIN: Duration = Duration::from_secs(2);
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
@@ -136,7 +136,8 @@ impl SlowScenario {
                 } else {
                     "all clients read"
                 };
-                run.progress.begin(&format!("round {round}: {what}"), 1);
+                run.progress
+                    .start_phase(&format!("round {round}: {what}"), 1);
                 if !stops {
                     // The clients that stopped reading have not noticed yet that they were closed.
                     self.reconnect_slow(&mut run, &mut slow_clients, slow)?;

@@ -22,7 +22,7 @@ const IMAGE: &str = "nats";
 const CLIENTS_PORT: u16 = 4222;
 const ROUTES_PORT: u16 = 6222;
 
-/// How long an engine may take to answer; one that is running takes milliseconds.
+/// The time that an engine may take to answer. A running engine takes milliseconds.
 const ANSWER_BOUND: Duration = Duration::from_secs(10);
 
 /// A server, which is removed when this is dropped.

@@ -142,8 +142,8 @@ fn assert_version() {
     let wanted = format!(" v{VERSION}.");
     assert!(
         answer.as_ref().is_ok_and(|answer| answer.contains(&wanted)),
-        "this test runs {PROGRAM} {VERSION} as a process: install it with `cargo xtask test tests`, \
-         or set {CHOICE}=container; {} --version: {answer:?}",
+        "this test runs {PROGRAM} {VERSION} as a process: install it with \
+         `cargo xtask test tests`, or set {CHOICE}=container; {} --version: {answer:?}",
         tool(PROGRAM).display()
     );
 }

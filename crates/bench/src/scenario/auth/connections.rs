@@ -15,11 +15,11 @@ use super::answer::{AuthFault, judge};
 use super::tokens::{AuthVerdict, RandomTokens};
 use crate::machine::now_ns;
 
-/// How long a connect over loopback may take.
+/// The time that a connect over loopback may take.
 const CONNECT_WITHIN: Duration = Duration::from_secs(5);
-/// How long an AUTH may take to be answered; after that it counts as unanswered.
+/// The time after which an AUTH counts as unanswered.
 pub(super) const ANSWERED_WITHIN: Duration = Duration::from_secs(30);
-/// How long a single wait for answers lasts, in milliseconds.
+/// The longest single wait for answers, in milliseconds.
 const WAIT_MS: u16 = 10;
 /// The largest number of events per wait.
 const EVENTS: usize = 256;

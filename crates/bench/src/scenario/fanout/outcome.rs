@@ -9,8 +9,8 @@ use crate::tick_arrivals::ArrivalsByTick;
 
 /// Added to twice the time that a tick took, in milliseconds.
 const WINDOW_SPARE_MS: i64 = 20;
-/// How long after the last arrival heartbeats start, in milliseconds, so that the generator notices
-/// that the tick is over.
+/// The delay from the last arrival to the first heartbeat, in milliseconds, so that the generator
+/// notices that the tick is over.
 const HEARTBEAT_DELAY_MS: i64 = 50;
 /// The minimum time for one second's heartbeats, in milliseconds.
 const HEARTBEAT_TIME_MIN_MS: i64 = 100;

@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use tickstorm_client::Mode;
 
-/// How long before a release heartbeats stop, in milliseconds: as long as the answers to the last
-/// ones take.
+/// The silence before a release, in milliseconds: as long as the answers to the last heartbeats
+/// take.
 const QUIET_MS: i64 = 150;
 
 /// The moments of a round, in milliseconds after its tick was due.
@@ -70,7 +70,7 @@ impl RoundSchedule {
         }
     }
 
-    /// How long before its tick a round has no heartbeats.
+    /// Returns the length of the silence before a round's tick.
     pub(super) fn silence_ms(&self) -> i64 {
         let [before, after] = &self.heartbeats;
         self.period_ms - before.end.max(after.end)
