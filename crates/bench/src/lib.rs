@@ -37,9 +37,9 @@ Edge under test:
 
 Baseline:
   With --with-limit, each round is paired with a round of a bare loop of send(2) (or accept,
-  or recv and send) in the edge's process. If the loop sends, it uses the edge's own sockets.
-  Each figure is then also shown as a ratio to the bare loop: ratios hold on machines where
-  absolute figures drift.
+  or recv and send) in the edge's process. For fan-out and bursts, the loop uses the edge's
+  own sockets. Figures are then also shown as ratios to the bare loop, which hold on
+  machines where absolute figures drift.
 
 Results:
   Latencies count from when a tick was due. Every frame is verified. The run is void (exit

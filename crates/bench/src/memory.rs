@@ -37,14 +37,14 @@ impl Memory {
             ),
             single(
                 "kernel_bytes_per_socket",
-                "kernel memory per socket (slabs)",
+                "kernel slab memory per socket",
                 self.kernel.slab_bytes,
                 before.kernel.slab_bytes,
                 2,
             ),
             single(
                 "tcp_buffer_bytes_per_socket",
-                "TCP buffers per socket, at rest",
+                "TCP buffer memory per socket, at rest",
                 self.kernel.tcp_bytes,
                 before.kernel.tcp_bytes,
                 2,

@@ -188,7 +188,9 @@ impl CommonOptions {
             None => Ok(()),
             Some(_) => Err(Failure::said(
                 exit::USAGE,
-                format!("{scenario} requires the edge in a child process; remove --addr"),
+                format!(
+                    "`bench {scenario}` can only test an edge in a child process; remove --addr"
+                ),
             )),
         }
     }

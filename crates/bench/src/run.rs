@@ -101,8 +101,9 @@ impl ScenarioRun {
             .filter(|ready| ready.connections_max < clients.into())
         {
             let text = format!(
-                "the edge under test can hold {} connections, but {clients} are required: raise \
-                 the limit of open files (ulimit -n), or set FD_TABLES=per-shard with enough SHARDS",
+                "the edge under test can hold {} connections, but {clients} are required: \
+                 raise the limit of open files (ulimit -n), or set FD_TABLES=per-shard with \
+                 enough SHARDS",
                 ready.connections_max
             );
             return Err(Failure::said(exit::UNAVAILABLE, text));

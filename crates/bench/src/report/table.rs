@@ -75,14 +75,14 @@ fn write(report: &Report, out: &mut impl Write) -> io::Result<()> {
 fn write_figures(report: &Report, out: &mut impl Write) -> io::Result<()> {
     writeln!(
         out,
-        "\n{:<52} {:>14} {:>14} {:>7}  rounds",
+        "\n{:<56} {:>12} {:>12} {:>7}  rounds",
         "median over rounds", "edge", "bare loop", "ratio"
     )?;
     for figure in report.figures.iter().filter(|figure| figure.edge.is_some()) {
         let Figure { label, unit, .. } = figure;
         writeln!(
             out,
-            "{:<52} {:>14} {:>14} {:>7}  {}",
+            "{:<56} {:>12} {:>12} {:>7}  {}",
             format!("{label} ({unit})"),
             value(figure.edge),
             value(figure.limit),

@@ -41,8 +41,8 @@ pub(crate) struct AuthScenario {
         value_parser = clap::value_parser!(u32).range(1..=10_000)
     )]
     tokens: u32,
-    /// Number of connections that send AUTH together before a tick; they start 0.5, 1, 1.5 ms and
-    /// so on up to 6 ms before it, in turn
+    /// Number of connections that send AUTH together before a tick; successive groups start 0.5, 1,
+    /// 1.5 ms and so on up to 6 ms before it
     #[arg(
         long,
         value_name = "N",
@@ -61,7 +61,7 @@ pub(crate) struct AuthScenario {
     /// Number of ticks to measure; every second one has AUTHs before it
     #[arg(
         long,
-        value_name = "R",
+        value_name = "N",
         default_value_t = 60,
         value_parser = clap::value_parser!(u32).range(2..=100_000)
     )]
@@ -124,7 +124,8 @@ impl AuthScenario {
         run: &mut ScenarioRun,
         tokens: &mut RandomTokens,
     ) -> anyhow::Result<(AuthOutcome, Harvest)> {
-        run.progress.start_phase("ticks", self.ticks.into());
+        run.progress
+            .start_phase("measuring ticks", self.ticks.into());
         let (mut outcome, mut all) = (AuthOutcome::default(), Harvest::default());
         for tick in 0..self.ticks {
             let quiet = Duration::from_millis(QUIET_MS.unsigned_abs());

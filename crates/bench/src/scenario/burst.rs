@@ -25,7 +25,7 @@ pub(crate) struct BurstScenario {
     /// Number of bursts
     #[arg(
         long,
-        value_name = "R",
+        value_name = "N",
         default_value_t = 5,
         value_parser = clap::value_parser!(u64).range(1..=1_000)
     )]
@@ -86,7 +86,7 @@ impl BurstScenario {
         run.connect(clients, false)?;
         std::thread::sleep(Duration::from_secs(1));
         run.count_connecting()?;
-        run.progress.start_phase("bursts", self.rounds);
+        run.progress.start_phase("measuring bursts", self.rounds);
         let (mut measured, mut all, mut last_ms) =
             (BurstOutcome::default(), Harvest::default(), None);
         for round in 1..=self.rounds {
@@ -190,7 +190,7 @@ impl BurstScenario {
                 ),
                 Distribution::of(
                     "bare_after_due",
-                    "bare loop: arrival after a frame's first tick was due",
+                    "bare loop: arrival after first tick was due",
                     &latencies.bare,
                 ),
             ]

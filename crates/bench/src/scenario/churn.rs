@@ -19,8 +19,8 @@ use crate::run::{IN_FLIGHT, ScenarioRun};
 pub(crate) struct ChurnScenario {
     #[command(flatten)]
     pub(crate) common: CommonOptions,
-    /// Number of clients that are replaced each second; they disconnect by a reset and by an
-    /// ordinary close, in alternating seconds
+    /// Number of clients to replace each second; they disconnect by a reset and by an ordinary
+    /// close in alternating seconds
     #[arg(
         long,
         value_name = "N",
@@ -28,7 +28,7 @@ pub(crate) struct ChurnScenario {
         value_parser = clap::value_parser!(u32).range(1..=20_000)
     )]
     per_second: u32,
-    /// How long to measure
+    /// Duration of the measurement
     #[arg(long = "for", value_name = "DURATION", default_value = "60s", value_parser = duration)]
     over: Duration,
 }
@@ -60,7 +60,7 @@ impl ChurnScenario {
         let (mut measured, mut all) = (ChurnOutcome::default(), Harvest::default());
         self.sample(&mut run, &mut measured)?;
         let seconds = self.over.as_secs();
-        run.progress.start_phase("churn", seconds);
+        run.progress.start_phase("replacing clients", seconds);
         let mut until_ms = 0;
         for second in 1..=seconds {
             let epoch_ms = run.next_second_ms(PREPARE_TIME)?;
@@ -126,7 +126,7 @@ impl ChurnScenario {
                 [
                     "resident memory at the start",
                     "resident memory at the end",
-                    "growth of resident memory since minute 5",
+                    "resident memory, growth since minute 5",
                 ],
             ),
             (
@@ -134,9 +134,9 @@ impl ChurnScenario {
                 "files",
                 ["files_begin", "files_end", "files_growth"],
                 [
-                    "open files other than connections at the start",
-                    "open files other than connections at the end",
-                    "growth of files other than connections since min. 5",
+                    "files besides connections at the start",
+                    "files besides connections at the end",
+                    "files besides connections, growth since minute 5",
                 ],
             ),
         ] {
@@ -176,7 +176,7 @@ impl ChurnScenario {
             },
             Series {
                 id: "files",
-                label: "open files other than connections",
+                label: "open files besides connections",
                 points: measured.files,
             },
         ]);

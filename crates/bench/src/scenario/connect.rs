@@ -26,7 +26,7 @@ pub(crate) struct ConnectScenario {
     /// Number of rounds
     #[arg(
         long,
-        value_name = "R",
+        value_name = "N",
         default_value_t = 5,
         value_parser = clap::value_parser!(u64).range(1..=1_000)
     )]
@@ -95,7 +95,7 @@ impl ConnectScenario {
             in_flight: clients,
         };
         let started = SystemClock.now();
-        batch.measure(&mut run, present, &mut storm, "all at once")?;
+        batch.measure(&mut run, present, &mut storm, "connect storm")?;
         let took = SystemClock.now().since(started);
         if took > STORM_WITHIN {
             run.report.violations.push(format!(

@@ -30,13 +30,14 @@ use crate::tick_arrivals::ArrivalsByTick;
 pub(crate) struct FanoutScenario {
     #[command(flatten)]
     pub(crate) common: CommonOptions,
-    /// Which ticks clients subscribe to
+    /// Ticks to subscribe to
     #[arg(long, value_enum, default_value_t = ModeName::Second)]
     mode: ModeName,
-    /// Number of ticks to measure; with --with-limit, every second tick is measured
+    /// Number of ticks to measure; with --with-limit in mode second, only every other tick is
+    /// measured
     #[arg(
         long,
-        value_name = "R",
+        value_name = "N",
         default_value_t = 30,
         value_parser = clap::value_parser!(u64).range(1..)
     )]
@@ -107,7 +108,7 @@ impl FanoutScenario {
         let ticks = self.over.map_or(self.ticks, |over| {
             (over.as_secs() / period.as_secs()).max(1)
         });
-        run.progress.start_phase("ticks", ticks);
+        run.progress.start_phase("measuring ticks", ticks);
         let mut measured = FanoutOutcome::new(schedule.window_ends);
         let (mut all, mut rounds) = (Harvest::default(), ArrivalsByTick::default());
         let mut wall_ms = 0.0;
@@ -258,7 +259,7 @@ impl FanoutScenario {
             ),
             (
                 "released",
-                "Rust client: release, off the tick's time",
+                "Rust client: deviation from release time",
                 released,
             ),
             ("pong", "PONG after HEARTBEAT", Some(&harvest.pong)),

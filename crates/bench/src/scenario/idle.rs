@@ -29,7 +29,7 @@ pub(crate) struct IdleScenario {
     /// Interval between heartbeats of a client; must be shorter than the edge's HEARTBEAT_TIMEOUT
     #[arg(long, value_name = "DURATION", default_value = "15s", value_parser = duration)]
     heartbeat: Duration,
-    /// How long to measure
+    /// Duration of the measurement
     #[arg(long = "for", value_name = "DURATION", default_value = "60s", value_parser = duration)]
     over: Duration,
 }
@@ -76,7 +76,7 @@ impl IdleScenario {
         let mut measured = IdleCosts::default();
         let rounds = (self.over.as_secs_f64() / ROUND.as_secs_f64()).ceil();
         let rounds = crate::figure::whole(rounds).max(1);
-        run.progress.start_phase("idle", rounds);
+        run.progress.start_phase("measuring idle clients", rounds);
         for round in 1..=rounds {
             measure(
                 &mut run,

@@ -35,13 +35,13 @@ pub(crate) struct SlowScenario {
         value_parser = clap::value_parser!(u32).range(1..=90)
     )]
     share: u32,
-    /// How slow clients read: `never`, or one byte per second (`trickle`)
+    /// Behaviour of slow clients: read nothing (`never`), or one byte per second (`trickle`)
     #[arg(long, value_enum, default_value_t = Slowness::Never)]
     how: Slowness,
     /// Number of pairs of rounds: in the first all clients read, in the second some do not
     #[arg(
         long,
-        value_name = "R",
+        value_name = "N",
         default_value_t = 3,
         value_parser = clap::value_parser!(u64).range(1..=1_000)
     )]

@@ -184,19 +184,19 @@ impl FanoutOutcome {
             .against(self.bare_spread_ms),
             of(
                 "edge_cores",
-                "edge CPU, averaged over rounds",
+                "edge CPU over whole rounds",
                 "cores",
                 self.cores,
             ),
             single(
                 "rss_growth_mib",
-                "growth of resident memory since minute 5",
+                "resident memory, growth since minute 5",
                 "MiB",
                 growth.0,
             ),
             single(
                 "files_growth",
-                "growth of open files since minute 5",
+                "open files, growth since minute 5",
                 "files",
                 growth.1,
             ),
