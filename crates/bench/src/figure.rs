@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-/// A soak may not grow after this time, in seconds.
+/// The time, in seconds, after which a run counts as warm and must not grow any more.
 const WARM_AFTER: f64 = 300.0;
 
 /// One figure of the edge, and the baseline's if it was measured.

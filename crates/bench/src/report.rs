@@ -56,14 +56,14 @@ pub(crate) struct Report {
     /// The lateness of releases, for scenarios that measure it.
     pub(crate) lateness: Option<LatenessTable>,
     faults: BTreeMap<&'static str, u64>,
-    /// Why connections ended that should not have, and how often.
+    /// The reasons why connections ended unexpectedly, and how often each occurred.
     ends: BTreeMap<String, u64>,
     pub(crate) generator: GeneratorCosts,
     /// Remarks on how to read the figures.
     pub(crate) notes: Vec<String>,
-    /// What the edge did wrong. If there is anything, the exit code is 1.
+    /// The faults of the edge. If there are any, the exit code is 1.
     pub(crate) violations: Vec<String>,
-    /// Why the figures mean nothing. If there is a reason, the exit code is 75.
+    /// The reasons why the figures mean nothing. If there are any, the exit code is 75.
     pub(crate) void: Vec<String>,
 }
 

@@ -18,7 +18,7 @@ pub(super) const BACKLOG: i32 = 4_096;
 /// The interval at which a loop checks whether it must stop, in milliseconds.
 const STOP_POLL_MS: u16 = 20;
 
-/// Why a bare loop could not start.
+/// The reason why a bare loop could not start.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ListenError {
     #[error(transparent)]
@@ -70,8 +70,8 @@ impl AcceptLoops {
         Ok((accepting, addr))
     }
 
-    /// Stops the loops, closes the connections that they accepted (which is not counted), and
-    /// returns what they used.
+    /// Stops the loops and returns what they used. They close the connections that they accepted,
+    /// which is not counted.
     pub(super) fn stop(mut self) -> LoopUsage {
         let threads = std::mem::take(&mut self.threads);
         drop(self);

@@ -1,5 +1,4 @@
-//! What the child reports about itself: CPU time, memory and open files, and the state of the edge
-//! in it.
+//! Samples the child process: CPU time, memory and open files, and the state of the edge in it.
 
 use std::sync::Arc;
 use std::time::Duration;

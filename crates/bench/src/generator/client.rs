@@ -1,5 +1,5 @@
 //! One client: a socket, the stage of its handshake, and the account of its ticks. Kept small,
-//! since there are 100,000 of them.
+//! since there may be 100,000 of them.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -23,7 +23,7 @@ const SLOW_BUFFER: usize = 16 * 1_024;
 pub(super) struct LoadClient {
     pub(super) state: ClientStage,
     pub(super) greeting: Greeting,
-    /// The number of this client among all that have connected.
+    /// The unique number of this client, in the order in which clients connected.
     pub(super) id: u64,
     /// When its connect started, in nanoseconds.
     pub(super) started_ns: u64,

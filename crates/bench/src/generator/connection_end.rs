@@ -1,10 +1,10 @@
-//! Why connections ended unexpectedly, and how such ends are counted.
+//! The reasons why connections ended unexpectedly, and how they are counted.
 
 use std::io;
 
 use super::frame_ticks::BrokenFrame;
 
-/// Why a connection ended, or could not be made, unexpectedly.
+/// The reason why a connection ended, or could not be made, unexpectedly.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ConnectionEnd {
     #[error("connect: {0}")]
@@ -28,7 +28,7 @@ pub(super) enum ConnectionEnd {
     StrayAck(u32),
 }
 
-/// A kind of end, under which it is counted.
+/// The kind of a connection's end, by which ends are counted.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct EndKind {
     /// The text for people.

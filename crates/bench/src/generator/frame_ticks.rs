@@ -18,7 +18,7 @@ pub(crate) struct FrameTicks {
     pub(crate) sent_unix_us: i64,
 }
 
-/// Why bytes are not a frame that an edge may send.
+/// The reason why bytes are not a frame that an edge may send.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum BrokenFrame {
     /// The header or the checksum is wrong.

@@ -26,7 +26,7 @@ pub(crate) struct Harvest {
     pub(crate) clients: u64,
     /// The number of slow clients that the edge has disconnected.
     pub(crate) slow_ended: u64,
-    /// Why connections ended, and how often.
+    /// The reasons why connections ended, and how often each occurred.
     pub(crate) ends: BTreeMap<EndKind, u64>,
 }
 

@@ -48,8 +48,8 @@ pub(super) struct Meter {
 /// The time spent in turns that were clocked.
 #[derive(Debug, Default)]
 struct ClockedTurns {
-    /// Since when this thread has been in user space; `None` in other turns, and during a system
-    /// call.
+    /// When this thread last entered user space, in nanoseconds; `None` in turns that are not
+    /// clocked, and during a system call.
     since_ns: Option<u64>,
     clocked: bool,
     spent_ns: u64,

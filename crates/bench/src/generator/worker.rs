@@ -113,8 +113,8 @@ impl Worker {
                 Err(Errno::EINTR) => 0,
                 outcome => outcome?,
             };
-            // Connecting clients may not read anything, which would otherwise update the clock, and
-            // more connects follow.
+            // While clients connect, there might be no read that updates the clock, and more
+            // connects follow.
             if ready == 0 || !self.arriving.is_empty() {
                 self.now_ns = now_ns();
             }

@@ -68,8 +68,8 @@ pub(crate) struct AuthScenario {
     ticks: u32,
 }
 
-/// AUTHs start this step times 1 to [`LEADS`], in turn, before their tick. The edge is thus busy
-/// with them at the tick's time, and their distance from it varies.
+/// The unit of the lead of AUTHs: they start 1 to [`LEADS`] units before their tick, in turn. The
+/// edge is thus busy with them at the tick's time, and their distance from it varies.
 const LEAD_STEP: Duration = Duration::from_micros(500);
 const LEADS: u32 = 12;
 /// No heartbeats are sent within this many milliseconds before a tick. The connections for AUTHs

@@ -196,8 +196,8 @@ impl ConnectionBatch {
         what: &str,
     ) -> anyhow::Result<()> {
         run.progress.start_phase(what, self.clients.into());
-        // Mode MINUTE: ticks for clients that are already connected must not add to the cost of
-        // handshakes.
+        // Mode MINUTE: ticks for the clients that are already served must not add to the cost of
+        // the remaining handshakes.
         let setup = ClientSetup {
             mode: Mode::Minute,
             ..run.setup.clone()

@@ -76,7 +76,8 @@ struct Closed {
 
 /// Tracks the edge until it has closed all slow clients.
 struct Closing {
-    /// The number of slow consumers closed over the whole run once all are closed.
+    /// The count of slow consumers closed, over the whole run, once all slow clients of this round
+    /// are closed.
     until: u64,
     since: Mono,
     left: u64,

@@ -12,7 +12,7 @@ use super::tokens::AuthVerdict;
 const AUTH: u32 = FrameType::Auth.byte() as u32;
 const AUTH_FAILED: &str = "AUTH_FAILED";
 
-/// Why an AUTH was not answered as it must be.
+/// The way in which the answer to an AUTH was wrong or missing.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum AuthFault {
     #[error("can't send AUTH: {0}")]
@@ -40,7 +40,7 @@ pub(super) enum AuthFault {
 }
 
 impl AuthFault {
-    /// Whether there was no answer at all.
+    /// Returns whether there was no answer at all.
     pub(super) fn is_silence(&self) -> bool {
         match self {
             Self::Send(_) | Self::Unanswered | Self::Closed | Self::Receive(_) => true,

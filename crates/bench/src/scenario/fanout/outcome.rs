@@ -92,8 +92,8 @@ impl FanoutOutcome {
         }
     }
 
-    /// When to read CPU time again in the next round: after twice the time that the last counted
-    /// tick took, so that the window of a fast edge contains little else.
+    /// Returns when to read CPU time again in the next round: after twice the time that the last
+    /// counted tick took, so that the window of a fast edge contains little else.
     pub(super) fn window_ends(&self) -> i64 {
         let arrived_ms = self.arrived_ms.unwrap_or(self.window_ends_max);
         let twice = arrived_ms.saturating_mul(2);
@@ -102,8 +102,8 @@ impl FanoutOutcome {
             .min(self.window_ends_max)
     }
 
-    /// When to send heartbeats within `moments`: after the tick, if it takes as long as the last
-    /// counted one.
+    /// Returns when to send heartbeats within `moments`: after the tick, if it takes as long as the
+    /// last counted one.
     pub(super) fn after_last(&self, moments: &Range<i64>) -> Range<i64> {
         let latest = (moments.end - HEARTBEAT_TIME_MIN_MS).max(moments.start);
         let arrived_ms = self.arrived_ms.unwrap_or(0);
