@@ -43,8 +43,8 @@ impl CountingAllocator {
         self.peak.load(Ordering::SeqCst)
     }
 
-    /// Returns the size of the largest single allocation, or of the largest growth of one, since
-    /// the mark, in bytes.
+    /// Returns the size of the largest single allocation since the mark, in bytes. Growth counts as
+    /// an allocation of the new size.
     pub fn largest_bytes(&self) -> usize {
         self.largest.load(Ordering::SeqCst)
     }

@@ -16,7 +16,7 @@ pub fn poll_until(what: &str, bound: Duration, mut condition: impl FnMut() -> bo
     while !condition() {
         assert!(
             SystemClock.now().since(start) < bound,
-            "not within {bound:?}: {what}"
+            "the condition did not hold within {bound:?}: {what}"
         );
         std::thread::sleep(PAUSE);
     }
@@ -34,5 +34,8 @@ pub async fn poll_until_async(what: &str, bound: Duration, mut condition: impl F
         }
     };
     let outcome = tokio::time::timeout(bound, polling).await;
-    assert!(outcome.is_ok(), "not within {bound:?}: {what}");
+    assert!(
+        outcome.is_ok(),
+        "the condition did not hold within {bound:?}: {what}"
+    );
 }
