@@ -105,7 +105,7 @@ pub(crate) enum ChildAnswer {
 }
 
 impl ChildAnswer {
-    /// The answer to [`ChildOrder::Sample`].
+    /// Returns the answer to [`ChildOrder::Sample`].
     pub(crate) fn sample(&self) -> Option<ProcessSample> {
         if let Self::Sample(sample) = self {
             Some(*sample)
@@ -114,7 +114,7 @@ impl ChildAnswer {
         }
     }
 
-    /// The answer to [`ChildOrder::Burst`].
+    /// Returns the answer to [`ChildOrder::Burst`].
     pub(crate) fn burst(&self) -> Option<u64> {
         if let Self::Burst { cpu_us } = self {
             Some(*cpu_us)
@@ -123,7 +123,7 @@ impl ChildAnswer {
         }
     }
 
-    /// The answer to [`ChildOrder::Bare`].
+    /// Returns the answer to [`ChildOrder::Bare`].
     pub(crate) fn bare(&self) -> Option<BareSends> {
         if let Self::Bare(bare) = self {
             Some(*bare)
@@ -132,7 +132,7 @@ impl ChildAnswer {
         }
     }
 
-    /// The answer to [`ChildOrder::Accept`] or [`ChildOrder::Echo`].
+    /// Returns the answer to [`ChildOrder::Accept`] or [`ChildOrder::Echo`].
     pub(crate) fn listening(&self) -> Option<SocketAddr> {
         if let Self::Listening(addr) = self {
             Some(*addr)
@@ -141,7 +141,7 @@ impl ChildAnswer {
         }
     }
 
-    /// The answer to [`ChildOrder::AcceptEnd`].
+    /// Returns the answer to [`ChildOrder::AcceptEnd`].
     pub(crate) fn accept_end(&self) -> Option<LoopUsage> {
         if let Self::AcceptEnd(used) = self {
             Some(*used)
@@ -150,7 +150,7 @@ impl ChildAnswer {
         }
     }
 
-    /// The answer to [`ChildOrder::EchoUsage`].
+    /// Returns the answer to [`ChildOrder::EchoUsage`].
     pub(crate) fn echo_usage(&self) -> Option<LoopUsage> {
         if let Self::EchoUsage(used) = self {
             Some(*used)
