@@ -1,5 +1,7 @@
-//! The edge under test: a process that the load generator starts, with a clock, the in-memory bus and the edge's library in it, that
-//! obeys orders on its standard input. With it lie the bare loops that the edge is held against, so that both run in the same
+//! The edge under test: a process started by the load generator. It runs a clock, the in-memory bus
+//! and the edge's library, and carries out orders from its standard input.
+//!
+//! The bare loops that the edge is compared with run in it too, so that both run in the same
 //! process, on the same CPUs, at the same time of day.
 
 mod accept;
@@ -26,28 +28,28 @@ use self::sampler::Sampler;
 use super::machine;
 use super::orders::{ChildAnswer, ChildOrder, EdgeFacts};
 
-/// How long the edge has to learn the time.
+/// The time that the edge may take to learn authority time.
 const READY_WITHIN: std::time::Duration = std::time::Duration::from_secs(20);
 
-/// Is what `bench` starts: not for people.
+/// Run the edge under test of `bench` (internal)
 #[derive(Debug, clap::Args)]
 pub struct BenchEdge {
-    /// The CPUs to run on, separated by commas.
+    /// CPUs to run on, separated by commas
     #[arg(long, value_delimiter = ',')]
     cpus: Vec<usize>,
 }
 
 impl BenchEdge {
-    /// Runs until its standard input ends.
+    /// Runs until standard input ends.
     pub fn run(&self) -> Result<(), Failure> {
         if !self.cpus.is_empty() {
             machine::pin(&self.cpus).map_err(|error| {
-                let what = format!("the edge can't be put on CPUs {:?}", self.cpus);
+                let what = format!("can't pin the edge to CPUs {:?}", self.cpus);
                 Failure::new(exit::UNAVAILABLE, anyhow::Error::new(error).context(what))
             })?;
         }
         let settings = Pair::load_settings(&credentials::DEFAULTS)?;
-        // What waits is written when this goes.
+        // Buffered log lines are written when this is dropped.
         let _logs = logs::start(&settings)?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
@@ -55,25 +57,25 @@ impl BenchEdge {
             .build()
             .map_err(|error| Failure::new(exit::SOFTWARE, error))?;
         let under_test = Arc::new(runtime.block_on(UnderTest::start(&settings))?);
-        say(
+        write_answer(
             &under_test.output,
             &ChildAnswer::Ready(under_test.ready.clone()),
         );
-        obey(&under_test, &runtime);
-        // Nothing of it outlives the process, and nobody waits for it.
+        run_orders(&under_test, &runtime);
+        // The process exits next, so there is nothing to wait for.
         runtime.shutdown_background();
         Ok(())
     }
 }
 
-/// Everything that orders are about.
+/// Everything that orders act on.
 struct UnderTest {
     edge: Edge,
-    /// Ends with this.
+    /// Stops when this is dropped.
     _clock: Replica,
     sampler: Sampler,
     ready: EdgeFacts,
-    /// Each shard has its own table of open files.
+    /// Whether each shard has its own table of open files.
     per_shard: bool,
     output: Arc<Mutex<io::Stdout>>,
 }
@@ -87,7 +89,8 @@ impl UnderTest {
         let sampler = Sampler::new(edge.health(), registry, per_shard);
         let known = tokio::time::timeout(READY_WITHIN, sampler.time_is_known()).await;
         known.map_err(|_| {
-            let text = format!("the edge under test does not know the time after {READY_WITHIN:?}");
+            let text =
+                format!("the edge under test did not learn the time within {READY_WITHIN:?}");
             Failure::said(exit::UNAVAILABLE, text)
         })?;
         let millis = |of| u64::try_from(settings.get::<std::time::Duration>(of).as_millis());
@@ -110,8 +113,8 @@ impl UnderTest {
     }
 }
 
-/// Carries out orders until there are no more.
-fn obey(under_test: &Arc<UnderTest>, runtime: &Runtime) {
+/// Carries out orders until standard input ends.
+fn run_orders(under_test: &Arc<UnderTest>, runtime: &Runtime) {
     let mut accepting = None;
     let mut echoing = None;
     for line in io::stdin().lock().lines() {
@@ -125,7 +128,7 @@ fn obey(under_test: &Arc<UnderTest>, runtime: &Runtime) {
                 let (fed, output) = (Arc::clone(under_test), Arc::clone(&under_test.output));
                 std::thread::spawn(move || {
                     let cpu_us = feeding::feed(&fed.edge, burst);
-                    say(&output, &ChildAnswer::Burst { cpu_us });
+                    write_answer(&output, &ChildAnswer::Burst { cpu_us });
                 });
                 None
             }
@@ -134,53 +137,53 @@ fn obey(under_test: &Arc<UnderTest>, runtime: &Runtime) {
                 runtime.spawn(async move {
                     let offset_ns = under_test.sampler.offset_ns().unwrap_or_default();
                     let bare = bare::send(&under_test.edge, burst, offset_ns).await;
-                    say(&under_test.output, &ChildAnswer::Bare(bare));
+                    write_answer(&under_test.output, &ChildAnswer::Bare(bare));
                 });
                 None
             }
             Ok(ChildOrder::Accept) => {
                 let own_files = under_test.per_shard;
-                let begun = accept::AcceptLoops::begin(under_test.ready.shards, own_files);
-                Some(begin(begun, &mut accepting))
+                let started = accept::AcceptLoops::start(under_test.ready.shards, own_files);
+                Some(keep_running(started, &mut accepting))
             }
             Ok(ChildOrder::AcceptEnd) => Some(match accepting.take() {
-                Some(running) => ChildAnswer::AcceptEnd(accept::AcceptLoops::end(running)),
-                None => ChildAnswer::Failed("no accept loop runs".into()),
+                Some(running) => ChildAnswer::AcceptEnd(accept::AcceptLoops::stop(running)),
+                None => ChildAnswer::Failed("no accept loop is running".into()),
             }),
             Ok(ChildOrder::Echo { pong_len }) => {
-                Some(begin(echo::EchoLoop::begin(pong_len), &mut echoing))
+                Some(keep_running(echo::EchoLoop::start(pong_len), &mut echoing))
             }
             Ok(ChildOrder::EchoUsage) => Some(match &echoing {
                 Some(echo) => ChildAnswer::EchoUsage(echo::EchoLoop::usage(echo)),
-                None => ChildAnswer::Failed("no echo loop runs".into()),
+                None => ChildAnswer::Failed("no echo loop is running".into()),
             }),
         };
         if let Some(answer) = answer {
-            say(&under_test.output, &answer);
+            write_answer(&under_test.output, &answer);
         }
     }
 }
 
-/// Keeps what was begun, and says where it listens.
-fn begin<T>(
-    begun: Result<(T, std::net::SocketAddr), ListenError>,
-    kept: &mut Option<T>,
+/// Stores a loop that was started, and returns the address that it listens on.
+fn keep_running<T>(
+    started: Result<(T, std::net::SocketAddr), ListenError>,
+    running: &mut Option<T>,
 ) -> ChildAnswer {
-    match begun {
-        Ok((running, addr)) => {
-            *kept = Some(running);
+    match started {
+        Ok((bare_loop, addr)) => {
+            *running = Some(bare_loop);
             ChildAnswer::Listening(addr)
         }
-        Err(error) => ChildAnswer::Failed(format!("a bare loop can't listen: {error}")),
+        Err(error) => ChildAnswer::Failed(format!("can't start a bare loop: {error}")),
     }
 }
 
-fn say(output: &Mutex<io::Stdout>, answer: &ChildAnswer) {
+fn write_answer(output: &Mutex<io::Stdout>, answer: &ChildAnswer) {
     let Ok(mut line) = serde_json::to_string(answer) else {
         return;
     };
     line.push('\n');
-    // Where nobody listens any more, standard input ends too, and with it this process.
+    // If the load generator is gone, standard input ends too, which ends this process.
     if let Ok(mut output) = output.lock() {
         let _ = output
             .write_all(line.as_bytes())

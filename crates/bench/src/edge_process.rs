@@ -1,4 +1,4 @@
-//! The edge under test as the load generator sees it: a child process that obeys orders, or a stranger at an address.
+//! The edge under test as the load generator sees it: a child process that carries out orders.
 
 use std::collections::VecDeque;
 use std::ffi::OsString;
@@ -14,15 +14,15 @@ use tickstorm_service::exit;
 
 use super::orders::{ChildAnswer, ChildOrder, EdgeFacts, ProcessSample};
 
-/// The command that makes this program the edge under test. A program with [`crate::Bench`] among
-/// its commands must have this one, with [`crate::BenchEdge`], as well.
+/// The hidden command that turns this program into the edge under test. A program that offers
+/// [`crate::Bench`] as a command must also offer [`crate::BenchEdge`] under this name.
 pub const CHILD_COMMAND: &str = "bench-edge";
 
-/// How long the child has for an answer beyond what its order takes.
+/// The time that the child may take to answer, beyond the time that its order takes.
 const ANSWER_WITHIN: Duration = Duration::from_secs(60);
 
-/// What the child gets where nothing else is set: one shard, logs that are no part of the measurement, and no limit of failed
-/// attempts, since all clients have one address.
+/// Settings of the child unless the environment sets them: a free port, one shard, and no log
+/// events below warnings, which would distort the measurement.
 const DEFAULTS: [(&str, &str); 5] = [
     ("LISTEN_ADDR", "127.0.0.1:0"),
     ("SHARDS", "1"),
@@ -31,28 +31,28 @@ const DEFAULTS: [(&str, &str); 5] = [
     ("EDGE_ID", "edge-under-test"),
 ];
 
-/// A child process with the edge in it. It ends with this.
+/// A child process that runs the edge. It is killed when this is dropped.
 pub(crate) struct EdgeProcess {
     child: Child,
     orders: ChildStdin,
     answers: Receiver<ChildAnswer>,
-    /// Answers that nobody has waited for yet.
-    early: VecDeque<ChildAnswer>,
+    /// Answers that arrived before they were asked for.
+    unclaimed: VecDeque<ChildAnswer>,
     pub(crate) ready: EdgeFacts,
 }
 
 impl EdgeProcess {
-    /// Starts it on these CPUs, with this process's environment and what a measurement of so many clients needs beside.
-    /// `settings` replace what the environment says.
+    /// Starts the edge on these CPUs, with this process's environment and defaults that suit
+    /// `clients` clients. `settings` override the environment.
     pub(crate) fn start(
         cpus: &[usize],
         clients: u32,
         settings: &[(&str, OsString)],
     ) -> Result<Self, Failure> {
-        let cannot = |error: anyhow::Error| Failure::new(exit::UNAVAILABLE, error);
+        let unavailable = |error: anyhow::Error| Failure::new(exit::UNAVAILABLE, error);
         let program = std::env::current_exe()
-            .context("this program does not know its own path")
-            .map_err(cannot)?;
+            .context("can't find the path of this program")
+            .map_err(unavailable)?;
         let mut command = Command::new(program);
         command.arg(CHILD_COMMAND);
         if !cpus.is_empty() {
@@ -75,16 +75,16 @@ impl EdgeProcess {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
-            .context("the edge under test can't be started")
-            .map_err(cannot)?;
-        let orders = child.stdin.take().expect("it is piped");
-        let output = BufReader::new(child.stdout.take().expect("it is piped"));
-        let (says, answers) = channel();
+            .context("can't start the edge under test")
+            .map_err(unavailable)?;
+        let orders = child.stdin.take().expect("the stream is piped");
+        let output = BufReader::new(child.stdout.take().expect("the stream is piped"));
+        let (answer_sender, answers) = channel();
         std::thread::spawn(move || {
             for line in output.lines().map_while(Result::ok) {
                 let answer = serde_json::from_str(&line)
                     .unwrap_or_else(|error| ChildAnswer::Failed(format!("{error} in {line}")));
-                if says.send(answer).is_err() {
+                if answer_sender.send(answer).is_err() {
                     return;
                 }
             }
@@ -94,69 +94,76 @@ impl EdgeProcess {
                 child,
                 orders,
                 answers,
-                early: VecDeque::new(),
+                unclaimed: VecDeque::new(),
                 ready,
             }),
-            Ok(other) => Err(cannot(anyhow!(
-                "the edge under test said {other:?} at first"
+            Ok(other) => Err(unavailable(anyhow!(
+                "the edge under test started with {other:?} instead of Ready"
             ))),
             Err(_) => Err(failed_start(child)),
         }
     }
 
-    /// Gives an order, whose answer is waited for later.
+    /// Sends an order, whose answer is awaited separately.
     pub(crate) fn order(&mut self, order: ChildOrder) -> anyhow::Result<()> {
         let mut line = serde_json::to_string(&order)?;
         line.push('\n');
         self.orders
             .write_all(line.as_bytes())
             .and_then(|()| self.orders.flush())
-            .context("the edge under test has ended")
+            .context("the edge under test has exited")
     }
 
-    /// Waits for the first answer that `wanted` takes, at most `beyond` longer than an answer takes otherwise.
+    /// Waits for the first answer that `wanted` accepts, for at most `beyond` longer than the usual
+    /// bound.
     pub(crate) fn answer<T>(
         &mut self,
         beyond: Duration,
         wanted: impl Fn(&ChildAnswer) -> Option<T>,
     ) -> anyhow::Result<T> {
-        if let Some(place) = self
-            .early
+        if let Some(index) = self
+            .unclaimed
             .iter()
             .position(|answer| wanted(answer).is_some())
         {
-            let found = self.early.remove(place).and_then(|answer| wanted(&answer));
-            return found.ok_or_else(|| anyhow!("an answer has changed"));
+            let found = self
+                .unclaimed
+                .remove(index)
+                .and_then(|answer| wanted(&answer));
+            return found.ok_or_else(|| anyhow!("an unclaimed answer has changed"));
         }
         loop {
             match self.answers.recv_timeout(ANSWER_WITHIN + beyond) {
-                Ok(ChildAnswer::Failed(why)) => bail!("the edge under test: {why}"),
+                Ok(ChildAnswer::Failed(why)) => bail!("the edge under test reported: {why}"),
                 Ok(answer) => match wanted(&answer) {
                     Some(found) => return Ok(found),
-                    None => self.early.push_back(answer),
+                    None => self.unclaimed.push_back(answer),
                 },
-                Err(RecvTimeoutError::Timeout) => bail!("the edge under test does not answer"),
-                Err(RecvTimeoutError::Disconnected) => bail!("the edge under test has ended"),
+                Err(RecvTimeoutError::Timeout) => {
+                    bail!("the edge under test did not answer in time")
+                }
+                Err(RecvTimeoutError::Disconnected) => bail!("the edge under test has exited"),
             }
         }
     }
 
-    /// What it is now; with `all`, counting its open files and closed connections.
+    /// Samples the child. If `all` is set, the sample includes open files and closed connections.
     pub(crate) fn sample(&mut self, all: bool) -> anyhow::Result<ProcessSample> {
         self.order(ChildOrder::Sample { all })?;
         self.answer(Duration::ZERO, ChildAnswer::sample)
     }
 
-    /// Lets it listen otherwise, and says where.
+    /// Makes the child start a bare loop, and returns the address that it listens on.
     pub(crate) fn listen(&mut self, order: ChildOrder) -> anyhow::Result<SocketAddr> {
         self.order(order)?;
         self.answer(Duration::ZERO, ChildAnswer::listening)
     }
 }
 
-/// A child that ended before it was ready has said why on standard error; its exit code is this program's.
+/// Reports a child that exited before it was ready. It has printed the reason on standard error,
+/// and its exit code becomes that of this program.
 fn failed_start(mut child: Child) -> Failure {
-    // One that hangs has been given its time.
+    // A child that hangs has had its time.
     let _ = child.kill();
     let code = child.wait().ok().and_then(|status| status.code());
     let code = code.and_then(|code| u8::try_from(code).ok());
@@ -168,7 +175,7 @@ fn failed_start(mut child: Child) -> Failure {
 
 impl Drop for EdgeProcess {
     fn drop(&mut self) {
-        // It has nothing to lose, and must not outlive this process.
+        // The child has no state to save, and must not outlive this process.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

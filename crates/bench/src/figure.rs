@@ -1,31 +1,31 @@
-//! Numbers of a report: medians over rounds, and their ratio to the yardstick's.
+//! The figures of a report: medians over rounds, and their ratios to the baseline.
 
 use serde::Serialize;
 
-/// From here on a soak may not grow, in seconds.
+/// The time, in seconds, after which a run counts as warm and must not grow any more.
 const WARM_AFTER: f64 = 300.0;
 
-/// A figure of the edge, and of the yardstick where there is one.
+/// One figure of the edge, and the baseline's if it was measured.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Figure {
-    /// What scripts know it by.
+    /// The identifier for scripts.
     pub(crate) id: &'static str,
-    /// What people know it by.
+    /// The name for people.
     pub(crate) label: &'static str,
     pub(crate) unit: &'static str,
-    /// The median over all rounds.
+    /// The edge's median over all rounds.
     pub(crate) edge: Option<f64>,
-    /// The yardstick's.
+    /// The baseline's median over all rounds.
     pub(crate) limit: Option<f64>,
-    /// The median of the rounds' own ratios, each of a round to the yardstick's beside it.
+    /// The median of the ratios of each round of the edge to the baseline round beside it.
     pub(crate) ratio: Option<f64>,
-    /// By round.
+    /// The values by round.
     pub(crate) edge_rounds: Vec<f64>,
     pub(crate) limit_rounds: Vec<f64>,
 }
 
 impl Figure {
-    /// The median of `rounds`.
+    /// Creates a figure from its values by round.
     pub(crate) fn of(
         id: &'static str,
         label: &'static str,
@@ -44,7 +44,7 @@ impl Figure {
         }
     }
 
-    /// A single value, which may not be known.
+    /// Creates a figure from a single value, if it is known.
     pub(crate) fn single(
         id: &'static str,
         label: &'static str,
@@ -54,7 +54,7 @@ impl Figure {
         Self::of(id, label, unit, Vec::from_iter(value))
     }
 
-    /// With the yardstick's rounds beside.
+    /// Adds the baseline's values by round.
     pub(crate) fn against(mut self, limit_rounds: Vec<f64>) -> Self {
         self.limit = median(&limit_rounds);
         let pairs = self.edge_rounds.iter().zip(&limit_rounds);
@@ -67,13 +67,13 @@ impl Figure {
     }
 }
 
-/// By how much a series has grown since it was warm; none before.
+/// Returns how much a series has grown since it was warm, or `None` if it never became warm.
 pub(crate) fn growth(points: &[(f64, f64)]) -> Option<f64> {
     let warm = points.iter().find(|point| point.0 >= WARM_AFTER)?;
     points.last().map(|last| last.1 - warm.1)
 }
 
-/// The middle one; of an even number the mean of both in the middle.
+/// Returns the median; of an even number of values, the mean of the middle two.
 pub(crate) fn median(values: &[f64]) -> Option<f64> {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
@@ -86,22 +86,22 @@ pub(crate) fn median(values: &[f64]) -> Option<f64> {
     }
 }
 
-/// As a floating-point number: exact up to 2^53, which no count here reaches.
+/// Converts an integer; exact up to 2^53, which no count here reaches.
 pub(crate) fn number(whole: u64) -> f64 {
     whole as f64
 }
 
-/// A count that came as a floating-point number.
+/// Converts a count that is kept as a floating-point number.
 #[expect(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
-    reason = "it saturates, and what is counted is no fraction"
+    reason = "the cast saturates, and counts have no fraction"
 )]
 pub(crate) fn whole(value: f64) -> u64 {
     value as u64
 }
 
-/// Nanoseconds as milliseconds.
+/// Converts nanoseconds to milliseconds.
 pub(crate) fn millis(nanos: u64) -> f64 {
     number(nanos) / 1e6
 }
@@ -111,7 +111,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_median_is_the_middle_one() {
+    fn the_median_is_the_middle_value_or_the_mean_of_the_middle_two() {
         assert_eq!(median(&[]), None);
         assert_eq!(median(&[3.0]), Some(3.0));
         assert_eq!(median(&[9.0, 1.0, 5.0]), Some(5.0));
@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn a_ratio_is_that_of_neighbours_so_that_drift_does_not_count() {
+    fn the_ratio_pairs_neighbouring_rounds_so_that_drift_cancels_out() {
         let figure = Figure::of("id", "label", "µs", vec![2.0, 4.0, 8.0]);
         let figure = figure.against(vec![1.0, 2.0, 4.0]);
         assert_eq!((figure.edge, figure.limit), (Some(4.0), Some(2.0)));

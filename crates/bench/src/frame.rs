@@ -1,5 +1,5 @@
-//! Frames of the yardstick: what a bare loop sends, of the same length as the edge's own DATA_BATCH and marked by a type that every
-//! client may ignore, so that no client takes it for ticks of the edge.
+//! The frames that a bare loop sends. Each is as long as the edge's own DATA_BATCH, and of a type
+//! that clients may ignore, so that no client mistakes it for ticks of the edge.
 
 use tickstorm_protocol::FrameType;
 use tickstorm_protocol::frame::{FRAME_OVERHEAD, IGNORABLE_FROM};
@@ -8,13 +8,14 @@ use tickstorm_timebase::{Epoch, Mode, Quality, Tick};
 
 use super::orders::BurstPlan;
 
-/// The type of a yardstick's frame.
+/// The frame type of the bare loop's frames.
 pub(crate) const BARE: u8 = IGNORABLE_FROM | FrameType::DataBatch.byte();
 
-/// Bytes of the checksum, at a frame's end.
+/// The length of the checksum at a frame's end, in bytes.
 const CHECKSUM_LEN: usize = 4;
 
-/// The frames of a burst, in order; `sent_unix_us` stands in each, to make it as long as the edge's.
+/// Encodes the frames of a burst, in order. Each contains `sent_unix_us`, to be as long as the
+/// edge's.
 pub(crate) fn bare(burst: &BurstPlan, sent_unix_us: i64) -> Vec<Vec<u8>> {
     let per_frame = usize::try_from(burst.per_frame.max(1)).unwrap_or(usize::MAX);
     let ticks: Vec<Tick> = (0..burst.ticks)
@@ -45,7 +46,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_bare_frame_is_a_valid_one_that_a_client_ignores_and_as_long_as_the_edges() {
+    fn a_bare_frame_is_valid_and_ignorable_and_as_long_as_the_edges() {
         let burst = BurstPlan {
             per_frame: 50,
             ticks: 120,

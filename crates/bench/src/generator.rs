@@ -1,4 +1,5 @@
-//! The load generator: threads with an epoll and clients each, and what they say all together.
+//! The load generator: threads that each have an epoll and their own clients, and the sum of their
+//! results.
 
 pub(crate) mod account;
 mod arrivals;
@@ -31,15 +32,16 @@ pub(crate) use frame_ticks::FrameTicks;
 pub(crate) use harvest::Harvest;
 pub(crate) use setup::{ClientSetup, GeneratorShared};
 
-/// Open files of a thread's table that are no clients' sockets.
+/// The number of open files of a thread's table that are not sockets of clients.
 const FILES_RESERVED: u64 = 512;
 
-/// All threads.
+/// The threads of the load generator.
 pub(crate) struct Generator {
     pub(crate) shared: Arc<GeneratorShared>,
     threads: Vec<GeneratorThread>,
-    /// Clients that were told to come so far, from which source addresses follow.
-    told: u32,
+    /// The number of clients started so far, modulo [`SOURCES_MAX`]. Source addresses are derived
+    /// from it.
+    next_client: u32,
     by_source: bool,
 }
 
@@ -49,48 +51,49 @@ struct GeneratorThread {
 }
 
 impl Generator {
-    /// Threads for so many clients at a time.
+    /// Starts threads for up to `clients` clients at a time.
     pub(crate) fn start(
         setup: ClientSetup,
         shared: Arc<GeneratorShared>,
         clients: u32,
         files_limit: u64,
-        tells_time: bool,
+        learns_time: bool,
     ) -> anyhow::Result<Self> {
-        Self::start_beside(setup, shared, clients, clients, files_limit, tells_time)
+        Self::start_beside(setup, shared, clients, clients, files_limit, learns_time)
     }
 
-    /// Threads for so many clients of the `all` that there are in this process: as many as tables of open files are needed.
+    /// Like [`Self::start`], if this process holds `total_clients` clients in all. Starts as many
+    /// threads as tables of open files are needed.
     pub(crate) fn start_beside(
         setup: ClientSetup,
         shared: Arc<GeneratorShared>,
         clients: u32,
-        all: u32,
+        total_clients: u32,
         files_limit: u64,
-        tells_time: bool,
+        learns_time: bool,
     ) -> anyhow::Result<Self> {
         let by_source = setup.addr.ip().is_loopback() && setup.addr.is_ipv4();
         let room = files_limit.saturating_sub(FILES_RESERVED).max(1);
         let count = u64::from(clients).div_ceil(room).max(1);
         let setup = Arc::new(setup);
         let threads = (0..count).map(|index| {
-            let own_files = u64::from(all) > room;
-            start(index, own_files, tells_time && index == 0, &setup, &shared)
+            let own_files = u64::from(total_clients) > room;
+            start(index, own_files, learns_time && index == 0, &setup, &shared)
         });
         Ok(Self {
             threads: threads.collect::<anyhow::Result<_>>()?,
             shared,
-            told: 0,
+            next_client: 0,
             by_source,
         })
     }
 
-    /// Lets `count` clients more come, `in_flight` at a time over all threads.
+    /// Starts `count` more clients, with up to `in_flight` connects in progress over all threads.
     pub(crate) fn connect(&mut self, count: u32, greeting: Greeting, in_flight: u32) {
         self.connect_with(count, greeting, in_flight, false);
     }
 
-    /// The same, with small receive buffers if `small_buffer`.
+    /// Like [`Self::connect`], with small receive buffers if `small_buffer` is set.
     pub(crate) fn connect_with(
         &mut self,
         count: u32,
@@ -100,41 +103,42 @@ impl Generator {
     ) {
         let in_flight = in_flight.div_ceil(self.len()).max(1);
         for (thread, share) in shares(count, self.len()) {
-            self.tell(
+            self.command(
                 thread,
                 GeneratorCommand::Connect(ArrivingClients {
                     count: share,
-                    first: self.told,
+                    first: self.next_client,
                     greeting,
                     in_flight,
                     small_buffer,
                     by_source: self.by_source,
                 }),
             );
-            self.told = self.told.wrapping_add(share) % SOURCES_MAX;
+            self.next_client = self.next_client.wrapping_add(share) % SOURCES_MAX;
         }
     }
 
-    /// Lets the oldest clients go, as many of each thread as of any other.
-    pub(crate) fn leave(&self, count: u32, reset: bool) {
+    /// Disconnects the oldest `count` clients, the same number on each thread.
+    pub(crate) fn disconnect(&self, count: u32, reset: bool) {
         for (thread, count) in shares(count, self.len()) {
-            self.tell(thread, GeneratorCommand::Leave { count, reset });
+            self.command(thread, GeneratorCommand::Disconnect { count, reset });
         }
     }
 
-    /// Lets the oldest clients read so from now on.
-    pub(crate) fn read(&self, pace: Pace, count: u32) {
+    /// Sets the pace at which the oldest `count` clients read.
+    pub(crate) fn set_pace(&self, pace: Pace, count: u32) {
         for (thread, count) in shares(count, self.len()) {
-            self.tell(thread, GeneratorCommand::Read { pace, count });
+            self.command(thread, GeneratorCommand::SetPace { pace, count });
         }
     }
 
-    /// What has been seen since this was last asked. `until_ms`: the last tick due; what lacks of them is lost.
+    /// Collects what the threads have seen since the last call. If `until_ms`, the epoch of the
+    /// last tick due, is given, ticks up to it that are missing count as lost.
     pub(crate) fn harvest(&mut self, until_ms: Option<i64>) -> anyhow::Result<Harvest> {
         let (reply, answers) = mpsc::channel();
         for thread in 0..self.threads.len() {
             let reply = reply.clone();
-            self.tell(thread, GeneratorCommand::Harvest { until_ms, reply });
+            self.command(thread, GeneratorCommand::Harvest { until_ms, reply });
         }
         drop(reply);
         let mut all = Harvest::default();
@@ -149,23 +153,24 @@ impl Generator {
         Ok(all)
     }
 
-    /// How many ticks up to `until_ms` have not come yet, over all clients.
-    pub(crate) fn lacking(&self, until_ms: i64) -> u64 {
+    /// The number of ticks up to `until_ms` that are still missing, over all clients.
+    pub(crate) fn missing_ticks(&self, until_ms: i64) -> u64 {
         let (reply, answers) = mpsc::channel();
         for thread in 0..self.threads.len() {
             let reply = reply.clone();
-            self.tell(thread, GeneratorCommand::Lacking { until_ms, reply });
+            self.command(thread, GeneratorCommand::CountMissing { until_ms, reply });
         }
         drop(reply);
         answers.into_iter().sum()
     }
 
-    /// Clients that have been served so far.
+    /// The number of clients that have been served so far.
     pub(crate) fn served(&self) -> u64 {
         self.shared.subscribed.load(Ordering::Relaxed)
     }
 
-    /// Clients that have been served, and connections that failed or ended, so far.
+    /// The number of clients that have been served plus the number of connections that failed or
+    /// ended, so far.
     pub(crate) fn done(&self) -> u64 {
         let GeneratorShared {
             subscribed, ended, ..
@@ -177,17 +182,17 @@ impl Generator {
         u32::try_from(self.threads.len()).unwrap_or(u32::MAX)
     }
 
-    fn tell(&self, thread: usize, command: GeneratorCommand) {
-        // One that has ended says so when it is asked.
+    fn command(&self, thread: usize, command: GeneratorCommand) {
+        // If the thread has ended, the next harvest reports it.
         let _ = self.threads[thread].commands.send(command);
     }
 
-    /// Ends all threads and returns why one of them had ended before, with that thread's own error if
-    /// there is one.
+    /// Stops all threads and returns why one of them had ended early, with that thread's own error
+    /// if there is one.
     fn stop(&mut self) -> anyhow::Error {
         const ENDED: &str = "a thread of the load generator has ended";
         let threads = std::mem::take(&mut self.threads).into_iter();
-        // Without a sender of commands each of them ends.
+        // Each thread ends once its command channel has no sender.
         let handles: Vec<_> = threads.map(|thread| thread.handle).collect();
         let mut errors = handles
             .into_iter()
@@ -199,10 +204,11 @@ impl Generator {
     }
 }
 
-/// Numbers of clients begin anew after so many: by then the first have gone long since.
+/// Client numbers wrap around after this many: by then the first clients have disconnected long
+/// ago.
 const SOURCES_MAX: u32 = 200 * CLIENTS_PER_SOURCE;
 
-/// How many of `count` each of `threads` has.
+/// Divides `count` among `threads`. Yields each thread's index and share.
 fn shares(count: u32, threads: u32) -> impl Iterator<Item = (usize, u32)> {
     (0..threads).map(move |thread| {
         let share = count / threads + u32::from(thread < count % threads);
@@ -213,12 +219,12 @@ fn shares(count: u32, threads: u32) -> impl Iterator<Item = (usize, u32)> {
 fn start(
     index: u64,
     own_files: bool,
-    tells_time: bool,
+    learns_time: bool,
     setup: &Arc<ClientSetup>,
     shared: &Arc<GeneratorShared>,
 ) -> anyhow::Result<GeneratorThread> {
     let (commands, received) = mpsc::channel();
-    let (says_ready, ready) = mpsc::channel();
+    let (ready_sender, ready) = mpsc::channel();
     let (setup, shared) = (Arc::clone(setup), Arc::clone(shared));
     let handle = std::thread::Builder::new()
         .name(format!("clients-{index}"))
@@ -230,16 +236,16 @@ fn start(
                 if own_files {
                     machine::own_files()?;
                 }
-                Worker::new(setup, shared, received, tells_time)
+                Worker::new(setup, shared, received, learns_time)
             };
             match prepare() {
                 Ok(worker) => {
-                    let _ = says_ready.send(Ok(()));
+                    let _ = ready_sender.send(Ok(()));
                     worker.run()
                 }
                 Err(error) => {
-                    // Whoever starts it waits for this.
-                    let _ = says_ready.send(Err(error));
+                    // The caller of `start` receives the error.
+                    let _ = ready_sender.send(Err(error));
                     Ok(())
                 }
             }
@@ -248,7 +254,7 @@ fn start(
         .recv()
         .context("a thread of the load generator has ended")?
         .context(
-            "a thread of the load generator can't have a CPU or a table of open files of its own",
+            "a thread of the load generator can't be given its own CPU or table of open files",
         )?;
     Ok(GeneratorThread { commands, handle })
 }
@@ -258,13 +264,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_thread_that_has_ended_says_why() {
+    fn the_error_of_a_thread_that_has_ended_is_reported() {
         let (commands, _) = mpsc::channel();
         let handle = std::thread::spawn(|| Err(std::io::Error::other("the epoll is gone")));
         let mut generator = Generator {
             shared: Arc::default(),
             threads: vec![GeneratorThread { commands, handle }],
-            told: 0,
+            next_client: 0,
             by_source: false,
         };
         let error = generator.harvest(None).unwrap_err();
@@ -275,9 +281,9 @@ mod tests {
     }
 
     #[test]
-    fn clients_are_shared_out_evenly_and_all_of_them() {
-        let shared_out: Vec<_> = shares(10, 4).collect();
-        assert_eq!(shared_out, [(0, 3), (1, 3), (2, 2), (3, 2)]);
+    fn every_client_is_assigned_and_threads_get_equal_shares() {
+        let assigned: Vec<_> = shares(10, 4).collect();
+        assert_eq!(assigned, [(0, 3), (1, 3), (2, 2), (3, 2)]);
         assert_eq!(shares(2, 3).map(|(_, share)| share).sum::<u32>(), 2);
     }
 }

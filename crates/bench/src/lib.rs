@@ -1,8 +1,9 @@
-//! `tickstorm bench`: the load generator. It starts an edge in a child process (`child`), is many clients of it (`generator`), and
-//! measures what a `scenario` asks for, beside the yardstick: what plain sockets cost on this machine. Results are a `report`.
+//! `tickstorm bench`: the load generator. It starts an edge in a child process (`child`), connects
+//! many clients to it (`generator`), runs one `scenario`, and compares the edge with a baseline:
+//! what plain sockets cost on the same machine. The results form a `report`.
 //!
-//! It measures nothing that it does not verify: every frame of every client is checked, and a tick that is lost, early, out of order or
-//! there twice fails the run.
+//! Nothing is measured without being verified: every frame of every client is checked, and a tick
+//! that is lost, early, out of order or duplicated fails the run.
 
 mod child;
 mod edge_process;
@@ -28,21 +29,28 @@ pub use self::child::BenchEdge;
 pub use self::edge_process::CHILD_COMMAND;
 
 const AFTER_HELP: &str = "\
-The edge under test is a child process: an edge, a clock and the in-memory bus in it. It
-takes all settings of tickstorm-edge from the environment; SHARDS is 1 unless set. Then
-the edge has the first CPU and the clients the second. With --addr the edge at that
-address is tested, of which CPU time and memory are not known.
+Edge under test:
+  The edge runs in a child process, together with a clock and the in-memory bus. It reads
+  all tickstorm-edge settings from the environment. SHARDS defaults to 1; with a single
+  shard, the edge runs on the first CPU and the clients on the second. With --addr, the
+  edge at that address is tested instead, and its CPU time and memory are not measured.
 
-With --with-limit each round has one of the yardstick beside it: a bare loop of send(2) (or
-accept, or recv and send) in the same process, over the same sockets where it sends. Every
-figure then also stands as a ratio, which holds where absolute figures drift.
+Baseline:
+  With --with-limit, each round is paired with a round of a bare loop of send(2) (or accept,
+  or recv and send) in the edge's process. For fan-out and bursts, the loop uses the edge's
+  own sockets. Figures are then also shown as ratios to the bare loop, which hold on
+  machines where absolute figures drift.
 
-Latencies count from when a tick was due. Every frame is checked. Where the load
-generator's own user CPU is over 3 % of the time in which ticks come, the run is void.
+Results:
+  Latencies count from when a tick was due. Every frame is verified. The run is void (exit
+  code 75) if the load generator's own user CPU time exceeds 3 % of the time in which ticks
+  arrive.
 
-For more clients than a process may open files: FD_TABLES=per-shard and SHARDS=6 or more;
-the load generator does the like by itself. A network namespace of one's own is the quiet
-place to measure in:
+More clients than one process may open files:
+  Set FD_TABLES=per-shard and SHARDS=6 or more. The load generator splits its own
+  descriptors between threads in the same way.
+
+Measuring without interference, in a separate network namespace:
   ip netns add bench; ip netns exec bench ip link set lo up
   ip netns exec bench tickstorm bench fanout -n 19000 --ticks 21 --with-limit
 
@@ -59,7 +67,7 @@ Examples:
   tickstorm bench churn -n 10000 --per-second 500 --for 10m
   tickstorm bench auth -n 100 --tokens 10000 --auths 200 --ticks 240";
 
-/// Measures an edge: how late ticks come, what they cost, what connections cost.
+/// Measure how late an edge delivers ticks, and what ticks and connections cost
 #[derive(Debug, clap::Args)]
 #[command(after_help = AFTER_HELP)]
 pub struct Bench {
@@ -79,7 +87,7 @@ enum Scenario {
 }
 
 impl Bench {
-    /// Measures, and gives the results.
+    /// Runs the scenario, then prints and writes its report.
     pub fn run(self) -> Result<(), Failure> {
         let (report, common) = match self.scenario {
             Scenario::Fanout(fanout) => (fanout.run()?, fanout.common),
@@ -90,6 +98,6 @@ impl Bench {
             Scenario::Churn(churn) => (churn.run()?, churn.common),
             Scenario::Auth(auth) => (auth.run()?, auth.common),
         };
-        report.give(&common)
+        report.publish(&common)
     }
 }

@@ -1,4 +1,5 @@
-//! What the machine says of itself and lets a process do: CPUs, CPU time, memory, open files. All of it by safe calls and /proc.
+//! The facts about the machine and what a process may ask of it: CPUs, CPU time, memory, open
+//! files. Everything goes through safe calls and /proc.
 
 use std::fs;
 use std::io;
@@ -14,27 +15,28 @@ use tickstorm_timebase::{Clock, SystemClock};
 /// CPU time, in microseconds.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct CpuTime {
-    /// In user space, which the kernel knows by sampling: little of it is known badly.
+    /// In user space. The kernel samples it, so small amounts are inaccurate.
     pub(crate) user_us: u64,
-    /// In user space and kernel, exactly.
+    /// In user space and kernel, exact.
     pub(crate) total_us: u64,
 }
 
 impl CpuTime {
-    /// Of the whole process so far.
+    /// CPU time of the process so far.
     pub(crate) fn of_process() -> Self {
         Self::of(UsageWho::RUSAGE_SELF, ClockId::CLOCK_PROCESS_CPUTIME_ID)
     }
 
-    /// Of this thread so far.
+    /// CPU time of the calling thread so far.
     pub(crate) fn of_thread() -> Self {
         Self::of(UsageWho::RUSAGE_THREAD, ClockId::CLOCK_THREAD_CPUTIME_ID)
     }
 
-    /// The total is a clock's: the one of getrusage is as old as the last interrupt of the timer, by 4 ms at worst.
+    /// The total is read from a clock: that of getrusage is as old as the last timer interrupt, up
+    /// to 4 ms.
     fn of(who: UsageWho, clock: ClockId) -> Self {
-        let usage = getrusage(who).expect("Linux answers getrusage");
-        let total = clock_gettime(clock).expect("Linux has clocks of CPU time");
+        let usage = getrusage(who).expect("getrusage can't fail with valid arguments");
+        let total = clock_gettime(clock).expect("Linux has CPU time clocks");
         Self {
             user_us: usage.user_time().num_microseconds().unsigned_abs(),
             total_us: Duration::from(total)
@@ -45,12 +47,12 @@ impl CpuTime {
     }
 }
 
-/// What CLOCK_MONOTONIC_RAW shows, in nanoseconds: what everything here is timed by.
+/// The reading of CLOCK_MONOTONIC_RAW in nanoseconds. Everything here is timed by it.
 pub(crate) fn now_ns() -> u64 {
     SystemClock.now().as_nanos()
 }
 
-/// The CPUs that this thread may run on.
+/// Returns the CPUs that this thread may run on.
 pub(crate) fn cpus() -> Vec<usize> {
     let allowed = sched_getaffinity(Pid::from_raw(0)).unwrap_or_default();
     (0..CpuSet::count())
@@ -58,7 +60,7 @@ pub(crate) fn cpus() -> Vec<usize> {
         .collect()
 }
 
-/// Lets this thread, and those that it will start, run on these CPUs only.
+/// Restricts this thread, and threads that it starts later, to these CPUs.
 pub(crate) fn pin(cpus: &[usize]) -> io::Result<()> {
     let mut set = CpuSet::new();
     for cpu in cpus {
@@ -67,24 +69,26 @@ pub(crate) fn pin(cpus: &[usize]) -> io::Result<()> {
     Ok(sched_setaffinity(Pid::from_raw(0), &set)?)
 }
 
-/// Lets this thread, and those that it will start, run before others of this machine: root may.
-pub(crate) fn go_first() -> io::Result<()> {
+/// Gives this thread, and threads that it starts later, the highest priority. Only root may do
+/// that.
+pub(crate) fn raise_priority() -> io::Result<()> {
     const HIGHEST: i32 = -20;
     Ok(rustix::process::setpriority_process(None, HIGHEST)?)
 }
 
-/// Gives this thread a table of open files of its own: the limit counts per table.
+/// Gives this thread its own table of open files; the limit applies to each table.
 pub(crate) fn own_files() -> io::Result<()> {
     Ok(unshare(CloneFlags::CLONE_FILES)?)
 }
 
-/// Resident memory of this process.
+/// Resident memory of this process, in bytes.
 pub(crate) fn resident_bytes() -> u64 {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     kilobytes(&status, "VmRSS:") * 1_024
 }
 
-/// Open files of this process: of all tables that its threads named `shard-…` have where each has one of its own.
+/// Counts the open files of this process. If `per_shard` is set, it sums the tables of the threads
+/// named `shard-…`, each of which has its own.
 pub(crate) fn open_files(per_shard: bool) -> u64 {
     if !per_shard {
         return count("/proc/self/fd");
@@ -99,7 +103,8 @@ pub(crate) fn open_files(per_shard: bool) -> u64 {
         .sum()
 }
 
-/// What the kernel holds for everybody: slabs, in which sockets lie, and what TCP's buffers take, in bytes.
+/// Memory that the kernel holds for all processes, in bytes: slabs, which include sockets, and TCP
+/// buffers.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct KernelMemory {
     pub(crate) slab_bytes: u64,
@@ -107,7 +112,7 @@ pub(crate) struct KernelMemory {
 }
 
 impl KernelMemory {
-    /// As it is now.
+    /// Reads the current values.
     pub(crate) fn read() -> Self {
         let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();
         let sockstat = fs::read_to_string("/proc/net/sockstat").unwrap_or_default();
@@ -120,7 +125,7 @@ impl KernelMemory {
     }
 }
 
-/// The machine in a line: processor, cores, kernel.
+/// Describes the machine in a line: processor, cores, kernel.
 pub(crate) fn description() -> String {
     let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = cpuinfo

@@ -1,4 +1,4 @@
-//! What all scenarios are told on the command line, and whether this machine can do it.
+//! The options that all scenarios share, and the checks of whether this machine can satisfy them.
 
 use std::fs::OpenOptions;
 use std::net::{SocketAddr, ToSocketAddrs};
@@ -17,52 +17,64 @@ use tickstorm_service::{duration, exit, fd_limit};
 use super::generator::ClientSetup;
 use super::machine;
 
-/// The most clients: those of 50 source addresses.
+/// The largest number of clients, which 80 source addresses can hold.
 const CLIENTS_MAX: i64 = 1_000_000;
 
-/// Options of every scenario.
+/// The options of every scenario.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct CommonOptions {
-    /// How many clients.
-    #[arg(long, short = 'n', value_name = "N", default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=CLIENTS_MAX))]
+    /// Number of clients
+    #[arg(
+        long,
+        short = 'n',
+        value_name = "N",
+        default_value_t = 1_000,
+        value_parser = clap::value_parser!(u32).range(1..=CLIENTS_MAX)
+    )]
     pub(crate) clients: u32,
-    /// Test the edge at this address instead of a child process: then nothing is known of its CPU time and memory.
+    /// Test the edge at HOST:PORT instead of one in a child process; its CPU time and memory are
+    /// not measured
     #[arg(long, value_name = "HOST:PORT")]
     pub(crate) addr: Option<String>,
-    /// The user's name.
+    /// User name to authenticate with
     #[arg(long)]
     pub(crate) user: Option<String>,
-    /// The CPUs of the edge under test, as in 0 or 0,1; any: all that there are.
+    /// CPUs for the edge under test: a list such as 0 or 0,1; `any` for all CPUs; or `auto`
     #[arg(long, value_name = "LIST", default_value = "auto", value_parser = Cpus::parse)]
     pub(crate) edge_cpus: Cpus,
-    /// The CPUs of the load generator.
+    /// CPUs for the load generator, in the same form
     #[arg(long, value_name = "LIST", default_value = "auto", value_parser = Cpus::parse)]
     pub(crate) client_cpus: Cpus,
-    /// Measure the yardstick too, in turn: a bare loop over plain sockets in the same process.
+    /// Also measure the baseline, in alternating rounds: a bare loop over plain sockets in the
+    /// edge's process
     #[arg(long, conflicts_with = "addr")]
     pub(crate) with_limit: bool,
-    /// Write the results to this file as JSON.
+    /// Write the results to FILE as JSON
     #[arg(long, value_name = "FILE")]
     pub(crate) json: Option<PathBuf>,
-    /// Write the results to this file as a page of HTML with charts, which needs nothing else.
+    /// Write the results to FILE as a self-contained HTML page with charts
     #[arg(long, value_name = "FILE")]
     pub(crate) html: Option<PathBuf>,
 }
 
-/// A value of --edge-cpus or --client-cpus that says nothing.
+/// A value of `--edge-cpus` or `--client-cpus` that is not a list of CPUs.
 #[derive(Debug, thiserror::Error)]
-#[error("it takes numbers of CPUs, as in 0 or 0,1, or any, or auto")]
+#[error("expected a list of CPUs such as 0 or 0,1, or `any`, or `auto`")]
 pub(crate) struct NotCpus(#[source] ParseIntError);
 
-/// A value of an option that takes a duration, that is none, or too short.
+/// A value that is not a duration, or is shorter than a second.
 #[derive(Debug, thiserror::Error)]
-#[error("it takes a duration of a second or more, in {}", duration::FORM)]
+#[error(
+    "expected a duration of at least one second, written as {}",
+    duration::FORM
+)]
 pub(crate) struct NotADuration;
 
-/// Where threads run.
+/// The CPUs that threads may run on, as given on the command line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Cpus {
-    /// Apart from each other where the edge has one shard and there are two CPUs, else anywhere.
+    /// Separate CPUs for the edge and the load generator if the edge has one shard and there are at
+    /// least two CPUs; otherwise all CPUs.
     Auto,
     Any,
     These(Vec<usize>),
@@ -81,7 +93,7 @@ impl Cpus {
     }
 }
 
-/// The placement that was chosen. Empty: anywhere.
+/// The CPUs that were chosen. An empty list means all CPUs.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Placement {
     pub(crate) edge: Vec<usize>,
@@ -89,19 +101,20 @@ pub(crate) struct Placement {
 }
 
 impl CommonOptions {
-    /// Where edge and clients run.
+    /// Chooses the CPUs for the edge and for the load generator. Fails if a requested CPU is not
+    /// available.
     pub(crate) fn placement(&self) -> Result<Placement, Failure> {
-        let there = machine::cpus();
+        let available = machine::cpus();
         let one_shard =
             std::env::var("SHARDS").map_or(true, |shards| shards.is_empty() || shards == "1");
-        let apart = one_shard && there.len() > 1 && self.addr.is_none();
+        let apart = one_shard && available.len() > 1 && self.addr.is_none();
         let choose = |cpus: &Cpus, auto: usize, option: &str| match cpus {
-            Cpus::Auto if apart => Ok(vec![there[auto]]),
+            Cpus::Auto if apart => Ok(vec![available[auto]]),
             Cpus::Auto | Cpus::Any => Ok(Vec::new()),
-            Cpus::These(these) => match these.iter().find(|cpu| !there.contains(cpu)) {
+            Cpus::These(these) => match these.iter().find(|cpu| !available.contains(cpu)) {
                 None => Ok(these.clone()),
                 Some(cpu) => {
-                    let text = format!("{option}: there is no CPU {cpu} here; there are {there:?}");
+                    let text = format!("{option}: no CPU {cpu}; available CPUs: {available:?}");
                     Err(Failure::said(exit::USAGE, text))
                 }
             },
@@ -112,38 +125,40 @@ impl CommonOptions {
         })
     }
 
-    /// The limit of open files, raised as far as it goes; a limit that leaves no room is an error.
+    /// Raises the limit of open files as far as allowed and returns it. Fails if it is too low to
+    /// work with.
     pub(crate) fn files_limit(&self) -> Result<u64, Failure> {
         let files = fd_limit::raise().map_err(|error| Failure::new(exit::UNAVAILABLE, error))?;
         let limit = files.after;
         if limit < 1_024 {
-            let text =
-                format!("the limit of open files is {limit}; at least 1024 are needed (ulimit -n)");
+            let text = format!(
+                "the limit of open files (ulimit -n) is {limit}, but at least 1024 is required"
+            );
             return Err(Failure::said(exit::UNAVAILABLE, text));
         }
         Ok(limit)
     }
 
-    /// Makes sure that results can be written, before hours are spent on them.
+    /// Checks that the result files can be written, before hours are spent on measuring.
     pub(crate) fn check_files(&self) -> Result<(), Failure> {
         for path in self.json.iter().chain(&self.html) {
             let opened = OpenOptions::new().create(true).append(true).open(path);
             opened.map_err(|error| {
-                let what = format!("{} can't be written", path.display());
+                let what = format!("can't write {}", path.display());
                 Failure::new(OUTPUT, anyhow::Error::new(error).context(what))
             })?;
         }
         Ok(())
     }
 
-    /// As whom clients come.
+    /// Returns the credentials that clients authenticate with.
     pub(crate) fn credentials(&self) -> Result<ClientCredentials, Failure> {
         let settings = Settings::load(&credentials::SECTIONS, &credentials::DEFAULTS)
             .map_err(|errors| Failure::new(exit::CONFIG, errors))?;
         ClientCredentials::from_settings(&settings, self.user.as_deref())
     }
 
-    /// The address of --addr.
+    /// Resolves `--addr`; `None` if it was not given.
     pub(crate) fn remote(&self) -> Result<Option<SocketAddr>, Failure> {
         let Some(addr) = &self.addr else {
             return Ok(None);
@@ -153,11 +168,11 @@ impl CommonOptions {
             Ok(Some(found)) => Ok(Some(found)),
             Ok(None) => Err(Failure::new(
                 exit::UNAVAILABLE,
-                anyhow!("--addr {addr}: no such host"),
+                anyhow!("--addr {addr}: the host has no address"),
             )),
             Err(error) if error.kind() == std::io::ErrorKind::InvalidInput => {
                 let text =
-                    format!("--addr {addr}: it takes a host and a port, as in 127.0.0.1:8080");
+                    format!("--addr {addr}: expected a host and a port, such as 127.0.0.1:8080");
                 Err(Failure::said(exit::USAGE, text))
             }
             Err(error) => Err(Failure::new(
@@ -167,18 +182,20 @@ impl CommonOptions {
         }
     }
 
-    /// Fails where this scenario needs the edge in a child process.
+    /// Fails if `--addr` was given to a scenario that can only test an edge in a child process.
     pub(crate) fn needs_child(&self, scenario: &str) -> Result<(), Failure> {
         match self.addr {
             None => Ok(()),
             Some(_) => Err(Failure::said(
                 exit::USAGE,
-                format!("{scenario} needs the edge in a child process: leave --addr out"),
+                format!(
+                    "`bench {scenario}` can only test an edge in a child process; remove --addr"
+                ),
             )),
         }
     }
 
-    /// What clients are, of an edge at `addr`.
+    /// Returns the setup of clients that connect to the edge at `addr`.
     pub(crate) fn setup(
         &self,
         addr: SocketAddr,
@@ -197,10 +214,11 @@ impl CommonOptions {
     }
 }
 
-/// From one heartbeat of a client to its next: two thirds of the edge's default interval, as an SDK sends them.
+/// The interval between two heartbeats of a client: two thirds of the edge's default interval, the
+/// pace of an SDK.
 pub(crate) const HEARTBEAT: Duration = Duration::from_secs(10);
 
-/// A duration on the command line, at least a second.
+/// Parses a duration on the command line, which must be at least a second.
 pub(crate) fn duration(text: &str) -> Result<Duration, NotADuration> {
     let parsed = duration::parse(text).ok();
     parsed

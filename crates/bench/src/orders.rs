@@ -1,45 +1,50 @@
-//! What the load generator and its child, the edge under test, say to each other: a JSON object a line, orders on the child's
-//! standard input, answers on its standard output. Both are one program, so that this needs no versions.
+//! The messages between the load generator and its child, the edge under test: one JSON object per
+//! line, orders on the child's standard input and answers on its standard output. Both sides are
+//! the same program, so the messages have no version.
 
 use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
-/// What the child is told to do. Each order has one answer; those that take long have it when they are done.
+/// An order to the child. Each order has one answer; an order that takes long is answered when it
+/// is done.
 #[derive(Clone, Copy, Debug, Deserialize, Serialize)]
 pub(crate) enum ChildOrder {
-    /// Look at yourself; with `all`, count open files and closed connections too, which takes a while.
+    /// Sample the process; with `all`, also count open files and closed connections, which takes a
+    /// while.
     Sample { all: bool },
     /// Feed the edge these ticks.
     Burst(BurstPlan),
-    /// Send the same ticks by a bare loop over the edge's sockets: all at once at their moment, or as a burst's batches.
+    /// Send the same ticks with a bare loop over the edge's sockets, each batch of a burst when its
+    /// last tick is due.
     Bare(BurstPlan),
-    /// Listen with a bare accept loop, and answer with the address.
+    /// Start bare accept loops, and answer with their address.
     Accept,
-    /// End it.
+    /// Stop the accept loops.
     AcceptEnd,
-    /// Listen with a bare loop of epoll, recv and send, that answers as many bytes as an edge's PONG has.
+    /// Start a bare loop of epoll, recv and send that answers with as many bytes as an edge's PONG
+    /// has.
     Echo { pong_len: usize },
-    /// Say what the echo has used so far.
+    /// Report what the echo loop has used so far.
     EchoUsage,
 }
 
-/// Ticks by a plan that both sides reckon with: tick `n` is due `n / rate` seconds after `at_ns`.
+/// The plan of a burst, shared by both sides: tick `n` is due `n / rate` seconds after `at_ns`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub(crate) struct BurstPlan {
-    /// CLOCK_MONOTONIC_RAW, in nanoseconds.
+    /// When the first tick is due by CLOCK_MONOTONIC_RAW, in nanoseconds.
     pub(crate) at_ns: u64,
-    /// The first tick's epoch_ms; the others follow a second apart each.
+    /// The epoch_ms of the first tick; the others follow one second apart.
     pub(crate) first_ms: i64,
     pub(crate) ticks: u64,
-    /// Ticks a second.
+    /// Ticks per second.
     pub(crate) rate: u64,
-    /// How many ticks a frame of the bare loop carries.
+    /// The number of ticks per frame of the bare loop.
     pub(crate) per_frame: u64,
 }
 
 impl BurstPlan {
-    /// One tick, at its moment.
+    /// A plan of one tick, due at `at_ns`.
     pub(crate) fn single(at_ns: u64, first_ms: i64) -> Self {
         Self {
             at_ns,
@@ -50,44 +55,44 @@ impl BurstPlan {
         }
     }
 
-    /// When tick `n` is due.
+    /// The time at which tick `n` is due, in nanoseconds.
     pub(crate) fn due_ns(&self, n: u64) -> u64 {
         let after = u128::from(n) * 1_000_000_000 / u128::from(self.rate.max(1));
         self.at_ns
             .saturating_add(u64::try_from(after).unwrap_or(u64::MAX))
     }
 
-    /// When the last tick is due.
+    /// The time at which the last tick is due, in nanoseconds.
     pub(crate) fn end_ns(&self) -> u64 {
         self.due_ns(self.ticks.saturating_sub(1))
     }
 
-    /// The number of the tick with this epoch, where it is one of these.
+    /// The number of the tick with this epoch, if it belongs to the burst.
     pub(crate) fn number(&self, epoch_ms: i64) -> Option<u64> {
         let after = u64::try_from(epoch_ms.checked_sub(self.first_ms)?).ok()?;
         let number = after / 1_000;
         (after.is_multiple_of(1_000) && number < self.ticks).then_some(number)
     }
 
-    /// The epoch of tick `n`.
+    /// The epoch_ms of tick `n`.
     pub(crate) fn epoch_ms(&self, n: u64) -> i64 {
         let after = i64::try_from(n.saturating_mul(1_000)).unwrap_or(i64::MAX);
         self.first_ms.saturating_add(after)
     }
 
-    /// The epoch of the last tick.
+    /// The epoch_ms of the last tick.
     pub(crate) fn last_ms(&self) -> i64 {
         self.epoch_ms(self.ticks.saturating_sub(1))
     }
 }
 
-/// What the child answers.
+/// An answer from the child.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub(crate) enum ChildAnswer {
     /// The edge listens and knows the time.
     Ready(EdgeFacts),
     Sample(ProcessSample),
-    /// All ticks were fed, by a thread that used so much CPU time.
+    /// All ticks were fed, by a thread that used `cpu_us` of CPU time.
     Burst {
         cpu_us: u64,
     },
@@ -95,12 +100,12 @@ pub(crate) enum ChildAnswer {
     Listening(SocketAddr),
     AcceptEnd(LoopUsage),
     EchoUsage(LoopUsage),
-    /// The order can't be carried out.
+    /// The order failed.
     Failed(String),
 }
 
 impl ChildAnswer {
-    /// To a [`ChildOrder::Sample`].
+    /// Returns the answer to [`ChildOrder::Sample`].
     pub(crate) fn sample(&self) -> Option<ProcessSample> {
         if let Self::Sample(sample) = self {
             Some(*sample)
@@ -109,7 +114,7 @@ impl ChildAnswer {
         }
     }
 
-    /// To a [`ChildOrder::Burst`].
+    /// Returns the answer to [`ChildOrder::Burst`].
     pub(crate) fn burst(&self) -> Option<u64> {
         if let Self::Burst { cpu_us } = self {
             Some(*cpu_us)
@@ -118,7 +123,7 @@ impl ChildAnswer {
         }
     }
 
-    /// To a [`ChildOrder::Bare`].
+    /// Returns the answer to [`ChildOrder::Bare`].
     pub(crate) fn bare(&self) -> Option<BareSends> {
         if let Self::Bare(bare) = self {
             Some(*bare)
@@ -127,7 +132,7 @@ impl ChildAnswer {
         }
     }
 
-    /// To a [`ChildOrder::Accept`] or [`ChildOrder::Echo`].
+    /// Returns the answer to [`ChildOrder::Accept`] or [`ChildOrder::Echo`].
     pub(crate) fn listening(&self) -> Option<SocketAddr> {
         if let Self::Listening(addr) = self {
             Some(*addr)
@@ -136,7 +141,7 @@ impl ChildAnswer {
         }
     }
 
-    /// To a [`ChildOrder::AcceptEnd`].
+    /// Returns the answer to [`ChildOrder::AcceptEnd`].
     pub(crate) fn accept_end(&self) -> Option<LoopUsage> {
         if let Self::AcceptEnd(used) = self {
             Some(*used)
@@ -145,7 +150,7 @@ impl ChildAnswer {
         }
     }
 
-    /// To a [`ChildOrder::EchoUsage`].
+    /// Returns the answer to [`ChildOrder::EchoUsage`].
     pub(crate) fn echo_usage(&self) -> Option<LoopUsage> {
         if let Self::EchoUsage(used) = self {
             Some(*used)
@@ -155,7 +160,7 @@ impl ChildAnswer {
     }
 }
 
-/// What an edge that has started is.
+/// The facts about an edge that has started.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub(crate) struct EdgeFacts {
     pub(crate) addr: SocketAddr,
@@ -166,51 +171,52 @@ pub(crate) struct EdgeFacts {
     pub(crate) batch_window_ms: u64,
 }
 
-/// What the child is at a moment.
+/// A sample of the child.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Serialize)]
 pub(crate) struct ProcessSample {
-    /// CLOCK_MONOTONIC_RAW, in nanoseconds.
+    /// When the sample was taken, by CLOCK_MONOTONIC_RAW, in nanoseconds.
     pub(crate) at_ns: u64,
     /// CPU time of the whole process, user and system, in microseconds.
     pub(crate) cpu_us: u64,
-    /// The same when the sample was ready: looking at oneself costs, too.
+    /// The same once the sample was complete, since sampling itself takes CPU time.
     pub(crate) cpu_after_us: u64,
     pub(crate) rss_bytes: u64,
     pub(crate) files: Option<u64>,
-    /// Sockets that count against MAX_CONNECTIONS.
+    /// The number of sockets that count against MAX_CONNECTIONS.
     pub(crate) connections: u64,
-    /// Connections closed with SLOW_CONSUMER so far.
+    /// The number of connections closed with SLOW_CONSUMER so far.
     pub(crate) closed_slow: Option<u64>,
     /// Authority time minus CLOCK_MONOTONIC_RAW, in nanoseconds.
     pub(crate) offset_ns: Option<i64>,
-    /// How far the edge itself says that may be wrong, in microseconds.
+    /// The edge's own error bound for that, in microseconds.
     pub(crate) bound_us: u32,
 }
 
 impl ProcessSample {
-    /// CPU time that was used since `before` was taken, in microseconds; what taking it cost is left out.
+    /// The CPU time used since `before` was taken, in microseconds, without the cost of taking
+    /// `before`.
     pub(crate) fn used_us_since(&self, before: &Self) -> u64 {
         self.cpu_us.saturating_sub(before.cpu_after_us)
     }
 }
 
-/// What a bare loop did.
+/// The work done by a bare loop of sends.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Serialize)]
 pub(crate) struct BareSends {
-    /// CPU time of the threads in it, in microseconds, waiting left out.
+    /// CPU time of its threads, in microseconds, without waiting.
     pub(crate) cpu_us: u64,
     pub(crate) sockets: u64,
     pub(crate) sends: u64,
-    /// Sends that a full socket made wait.
+    /// Sends that had to wait for a full socket.
     pub(crate) stalls: u64,
-    /// Sockets whose other end had gone.
+    /// Sends given up, because the socket failed or stayed full.
     pub(crate) failed: u64,
 }
 
-/// What a bare accept or echo loop has used.
+/// The work done by a bare accept or echo loop.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Serialize)]
 pub(crate) struct LoopUsage {
-    /// CPU time of its thread, in microseconds.
+    /// CPU time of its threads, in microseconds.
     pub(crate) cpu_us: u64,
     pub(crate) accepted: u64,
     /// Messages answered.
@@ -222,7 +228,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_burst_is_a_plan_of_when_each_tick_is_due() {
+    fn a_burst_plan_maps_ticks_to_due_times_and_epochs() {
         let burst = BurstPlan {
             at_ns: 7,
             first_ms: 5_000,

@@ -1,4 +1,5 @@
-//! What is under way, on standard error: a line that changes on a terminal, a line now and then elsewhere.
+//! Progress on standard error: a line that is redrawn on a terminal, or else a new line now and
+//! then.
 
 use std::io::IsTerminal;
 use std::time::Duration;
@@ -6,14 +7,14 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tickstorm_timebase::{Clock, Mono, SystemClock};
 
-/// Where there is no terminal, a line at most each so often.
-const LINE_EACH: Duration = Duration::from_secs(10);
+/// The minimum interval between lines if standard error is not a terminal.
+const LINE_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Progress of one phase after the other.
+/// The progress of a run, one phase after another.
 pub(crate) struct ProgressLine {
     bar: ProgressBar,
     is_terminal: bool,
-    told: Mono,
+    printed_at: Mono,
     phase: String,
 }
 
@@ -25,15 +26,15 @@ impl ProgressLine {
         Self {
             bar,
             is_terminal: std::io::stderr().is_terminal(),
-            told: Mono::ZERO,
+            printed_at: Mono::ZERO,
             phase: String::new(),
         }
     }
 
-    /// A phase begins, of so many steps.
-    pub(crate) fn begin(&mut self, phase: &str, steps: u64) {
+    /// Starts a phase of `steps` steps.
+    pub(crate) fn start_phase(&mut self, phase: &str, steps: u64) {
         phase.clone_into(&mut self.phase);
-        self.told = SystemClock.now();
+        self.printed_at = SystemClock.now();
         self.bar.set_length(steps);
         self.bar.set_position(0);
         self.bar.set_message(phase.to_owned());
@@ -42,14 +43,14 @@ impl ProgressLine {
         }
     }
 
-    /// So many steps of it are done.
-    pub(crate) fn at(&mut self, steps: u64) {
+    /// Records that `steps` steps of the phase are done.
+    pub(crate) fn advance_to(&mut self, steps: u64) {
         self.bar.set_position(steps);
         let now = SystemClock.now();
-        if !self.is_terminal && now.since(self.told) >= LINE_EACH {
-            self.told = now;
-            let (phase, of) = (&self.phase, self.bar.length().unwrap_or_default());
-            eprintln!("{phase}: {steps} of {of}");
+        if !self.is_terminal && now.since(self.printed_at) >= LINE_INTERVAL {
+            self.printed_at = now;
+            let (phase, total) = (&self.phase, self.bar.length().unwrap_or_default());
+            eprintln!("{phase}: {steps}/{total}");
         }
     }
 }

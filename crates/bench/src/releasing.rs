@@ -1,4 +1,5 @@
-//! Clients of the Rust client that take ticks ahead and release them at their time: how exactly, by their own estimate.
+//! Clients that use the Rust client: they receive ticks ahead and release them at their time. Each
+//! measures, by its own estimate of authority time, how exactly it does so.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,24 +11,25 @@ use tokio::sync::watch;
 use super::generator::{ClientSetup, histogram};
 use super::machine;
 
-/// Each releases its clients' ticks one after the other, at the same moment as the others: on a CPU of its own, where it waits for nobody.
+/// The largest number of threads. Each releases the ticks of its clients one after another, at the
+/// same moment as the other threads, and therefore has its own CPU.
 const THREADS_MAX: usize = 2;
 
-/// Them, on threads of their own. They end with this.
+/// Releasing clients on their own threads, which end when this is dropped.
 pub(crate) struct ReleasingClients {
-    late: Arc<Mutex<Histogram<u64>>>,
-    /// Whether what is measured has begun.
-    begun: Arc<AtomicBool>,
+    lateness: Arc<Mutex<Histogram<u64>>>,
+    /// Whether the measurement has started.
+    measuring: Arc<AtomicBool>,
     count: u32,
-    /// Ends the threads when it goes.
+    /// Ends the threads when it is dropped.
     _ending: watch::Sender<()>,
 }
 
 impl ReleasingClients {
-    /// So many clients of the edge that the others are clients of.
+    /// Connects `count` clients to the edge that the other clients are connected to.
     pub(crate) fn start(count: u32, setup: &ClientSetup) -> anyhow::Result<Self> {
-        let late = Arc::new(Mutex::new(histogram()));
-        let begun = Arc::<AtomicBool>::default();
+        let lateness = Arc::new(Mutex::new(histogram()));
+        let measuring = Arc::<AtomicBool>::default();
         let (ending, ended) = watch::channel(());
         let mut cpus = if setup.cpus.is_empty() {
             machine::cpus()
@@ -47,62 +49,71 @@ impl ReleasingClients {
                         .put_into(Options::new(setup.addr.to_string()))
                         .client_id("tickstorm bench")
                         .ahead(true);
-                    follow(options, Arc::clone(&late), Arc::clone(&begun))
+                    follow(options, Arc::clone(&lateness), Arc::clone(&measuring))
                 })
                 .collect();
             let mut ended = ended.clone();
             std::thread::Builder::new()
                 .name("released".into())
                 .spawn(move || {
-                    // Real ones have hosts of their own; where that is refused, they wait behind all others here.
-                    let _ = machine::go_first();
-                    // Likewise; on a CPU of the edge's they are seen in its figures.
+                    // Real clients have their own hosts. If this is refused, the thread competes
+                    // with all others here.
+                    let _ = machine::raise_priority();
+                    // For the same reason, each thread has its own CPU. If it is a CPU of the edge,
+                    // the clients show up in the edge's figures.
                     let _ = machine::pin(&[cpu]);
                     runtime.block_on(async {
                         for client in clients {
                             tokio::spawn(client);
                         }
-                        // An error says that the sender has gone.
+                        // An error means that the sender was dropped.
                         let _ = ended.changed().await;
                     });
                 })?;
         }
         Ok(Self {
-            late,
-            begun,
+            lateness,
+            measuring,
             count,
             _ending: ending,
         })
     }
 
-    /// Ticks count from now on: those of before came while clients did, and some of them after their time.
-    pub(crate) fn begin(&self) {
-        self.begun.store(true, Ordering::Relaxed);
+    /// Starts to count ticks. Earlier ones arrived while clients were still connecting, and some of
+    /// them after their time.
+    pub(crate) fn start_measuring(&self) {
+        self.measuring.store(true, Ordering::Relaxed);
     }
 
-    /// How late ticks were released, in nanoseconds; none without clients.
+    /// Returns how far off their time ticks were released, in nanoseconds; `None` if there are no
+    /// clients.
     pub(crate) fn finish(self) -> Option<Histogram<u64>> {
-        let late = self.late.lock().unwrap_or_else(PoisonError::into_inner);
-        (self.count > 0).then(|| late.clone())
+        let lateness = self.lateness.lock().unwrap_or_else(PoisonError::into_inner);
+        (self.count > 0).then(|| lateness.clone())
     }
 }
 
-/// What fails shows by ticks that are not counted.
-async fn follow(options: Options, late: Arc<Mutex<Histogram<u64>>>, begun: Arc<AtomicBool>) {
+/// A client that fails shows as ticks that are not counted.
+async fn follow(
+    options: Options,
+    lateness: Arc<Mutex<Histogram<u64>>>,
+    measuring: Arc<AtomicBool>,
+) {
     let Ok(mut ticks) = connect(options).await else {
         return;
     };
     while let Some(Ok(event)) = ticks.next().await {
         let Event::Tick(tick) = event else { continue };
-        if !begun.load(Ordering::Relaxed) {
+        if !measuring.load(Ordering::Relaxed) {
             continue;
         }
         let Some(late_us) = tick.late_us() else {
             continue;
         };
-        let late_ns = late_us.unsigned_abs().saturating_mul(1_000).max(1);
-        late.lock()
+        let lateness_ns = late_us.unsigned_abs().saturating_mul(1_000).max(1);
+        lateness
+            .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .saturating_record(late_ns);
+            .saturating_record(lateness_ns);
     }
 }

@@ -1,4 +1,5 @@
-//! The results of a run: one structure, that is printed as a table, written as JSON, or drawn on a page.
+//! The results of a run: one structure that is printed as a table, written as JSON, and drawn as a
+//! page with charts.
 
 mod chart;
 mod lateness;
@@ -24,17 +25,18 @@ use super::orders::EdgeFacts;
 
 pub(crate) use self::lateness::{LatenessColumn, LatenessTable};
 
-/// The generator's user CPU as a share of the wall time in which ticks come, beyond which it has measured itself.
+/// The share of the wall time in which ticks arrive that the generator may spend in user space.
+/// Beyond it, the generator has measured itself.
 const USER_SHARE_MAX: f64 = 0.03;
 
-/// The exit code of a run whose figures say nothing; another run may say something. EX_TEMPFAIL of
-/// sysexits.h.
+/// The exit code of a void run, whose figures mean nothing although another run may succeed.
+/// EX_TEMPFAIL of sysexits.h.
 const VOID: u8 = 75;
 
-/// Points of a distribution's curve for each tenfold of 1 / (1 - quantile).
-const POINTS_A_DECADE: u32 = 20;
+/// The number of points of a distribution's curve per tenfold of 1 / (1 - quantile).
+const POINTS_PER_DECADE: u32 = 20;
 
-/// Everything that is known after a run.
+/// Everything known after a run.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Report {
     version: &'static str,
@@ -44,39 +46,40 @@ pub(crate) struct Report {
     edge_cpus: Vec<usize>,
     client_cpus: Vec<usize>,
     clients: u32,
-    /// What the edge under test said of itself; none of a stranger.
+    /// The facts that the edge in the child process reported; `None` for an edge at `--addr`.
     edge: Option<EdgeFacts>,
     /// The scenario's own options.
     pub(crate) options: Value,
     pub(crate) figures: Vec<Figure>,
     pub(crate) distributions: Vec<Distribution>,
     pub(crate) series: Vec<Series>,
-    /// How late ticks were released, of scenarios that look at that.
+    /// The lateness of releases, for scenarios that measure it.
     pub(crate) lateness: Option<LatenessTable>,
     faults: BTreeMap<&'static str, u64>,
-    /// What ended connections that nobody ended.
+    /// The reasons why connections ended unexpectedly, and how often each occurred.
     ends: BTreeMap<String, u64>,
     pub(crate) generator: GeneratorCosts,
-    /// What else is to be known of the figures.
+    /// Remarks on how to read the figures.
     pub(crate) notes: Vec<String>,
-    /// What went wrong with the edge: then the exit code is 1.
+    /// The faults of the edge. If there are any, the exit code is 1.
     pub(crate) violations: Vec<String>,
-    /// Why the figures say nothing: then the exit code is 75.
+    /// The reasons why the figures mean nothing. If there are any, the exit code is 75.
     pub(crate) void: Vec<String>,
 }
 
-/// What the generator itself has spent.
+/// The CPU time that the generator itself spent.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 pub(crate) struct GeneratorCosts {
-    /// CPU time in user space while ticks came, by its own clock, in milliseconds.
+    /// CPU time in user space while ticks arrived, by the generator's own clock, in milliseconds.
     pub(crate) own_ms: f64,
-    /// The same as the kernel has it, by sampling.
+    /// The same according to the kernel, which samples it.
     pub(crate) user_ms: f64,
-    /// In kernel and user space.
+    /// CPU time in kernel and user space.
     pub(crate) cpu_ms: f64,
-    /// The wall time in which ticks came: from when they were due to their last arrival.
+    /// The wall time in which ticks arrived: the sum, over ticks, of the time from due to the last
+    /// arrival.
     pub(crate) wall_ms: f64,
-    /// The first as a share of the last.
+    /// `own_ms` as a share of `wall_ms`.
     pub(crate) user_share: f64,
     pub(crate) heartbeats: u64,
     pub(crate) pongs: u64,
@@ -93,11 +96,11 @@ pub(crate) struct Distribution {
     pub(crate) p99: f64,
     pub(crate) p99_9: f64,
     pub(crate) max: f64,
-    /// Quantile and latency.
+    /// Pairs of quantile and latency.
     pub(crate) curve: Vec<(f64, f64)>,
 }
 
-/// Something over the time of the run, in seconds since its begin.
+/// A value over the time of the run, in seconds since its start.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Series {
     pub(crate) id: &'static str,
@@ -106,7 +109,7 @@ pub(crate) struct Series {
 }
 
 impl Distribution {
-    /// Of latencies in nanoseconds; none where there are none.
+    /// Summarises latencies in nanoseconds. Returns `None` if there are none.
     pub(crate) fn of(
         id: &'static str,
         label: &'static str,
@@ -117,9 +120,9 @@ impl Distribution {
         }
         let at = |quantile| millis(latencies.value_at_quantile(quantile));
         let decades = number(latencies.len()).log10().max(1.0);
-        let points = decades * f64::from(POINTS_A_DECADE);
+        let points = decades * f64::from(POINTS_PER_DECADE);
         let curve = (0..=super::figure::whole(points.ceil())).map(|point| {
-            let decade = number(point) / f64::from(POINTS_A_DECADE);
+            let decade = number(point) / f64::from(POINTS_PER_DECADE);
             let quantile = 1.0 - 10_f64.powf(-decade);
             (quantile, at(quantile))
         });
@@ -138,7 +141,7 @@ impl Distribution {
 }
 
 impl Report {
-    /// An empty one.
+    /// Creates an empty report.
     pub(crate) fn new(
         scenario: &'static str,
         common: &CommonOptions,
@@ -168,7 +171,7 @@ impl Report {
         }
     }
 
-    /// Counts what went wrong, and what the generator spent while ticks came for `wall_ms`.
+    /// Counts the faults, and what the generator spent while ticks arrived for `wall_ms`.
     pub(crate) fn count(&mut self, harvest: &Harvest, wall_ms: f64) {
         self.count_faults(&harvest.faults);
         for (end, count) in &harvest.ends {
@@ -188,24 +191,25 @@ impl Report {
         }
     }
 
-    /// Counts a kind of fault, which is listed even if there is none.
+    /// Adds to one kind of fault, which is listed even if its count is 0.
     pub(crate) fn count_fault(&mut self, name: &'static str, count: u64) {
         *self.faults.entry(name).or_default() += count;
     }
 
-    /// Counts what ended a connection.
+    /// Counts the reason why a connection ended.
     pub(crate) fn count_end(&mut self, end: String) {
         *self.ends.entry(end).or_default() += 1;
     }
 
-    /// Adds a note unless it is there.
+    /// Adds a note, unless the report already has it.
     pub(crate) fn note_once(&mut self, note: &str) {
         if self.notes.iter().all(|known| known != note) {
             self.notes.push(note.to_owned());
         }
     }
 
-    /// Judges what was counted. Where `judges_user_cpu`, a generator that was busy itself voids the run.
+    /// Turns what was counted into violations. If `judges_user_cpu` is set, a generator that used
+    /// too much CPU time in user space voids the run.
     pub(crate) fn judge(&mut self, judges_user_cpu: bool) {
         let faults = self.faults.iter().filter(|(_, count)| **count > 0);
         let violations = faults.map(|(name, count)| format!("{}: {count}", fault_label(name)));
@@ -216,33 +220,36 @@ impl Report {
         }
         if judges_user_cpu && own.user_share > USER_SHARE_MAX {
             self.void.push(format!(
-                "the load generator was the bottleneck: its own user CPU was {:.1} % of the time in which ticks came, over {:.0} %",
+                "the load generator was the bottleneck: its own user CPU time was {:.1} % of the \
+                 time in which ticks arrived; at most {:.0} % is allowed",
                 own.user_share * 100.0,
                 USER_SHARE_MAX * 100.0
             ));
         }
     }
 
-    /// Prints it, and writes it to the files that were asked for.
-    pub(crate) fn give(&self, common: &CommonOptions) -> Result<(), Failure> {
-        let cannot = |error: anyhow::Error| Failure::new(OUTPUT, error);
-        table::print(self).map_err(|error| cannot(error.into()))?;
+    /// Prints the report, and writes it to the files that were asked for. Fails if the edge
+    /// misbehaved or the run is void.
+    pub(crate) fn publish(&self, common: &CommonOptions) -> Result<(), Failure> {
+        let output_failed = |error: anyhow::Error| Failure::new(OUTPUT, error);
+        table::print(self).map_err(|error| output_failed(error.into()))?;
         if let Some(path) = &common.json {
-            let text = serde_json::to_string_pretty(self).map_err(|error| cannot(error.into()))?;
-            write(path, &(text + "\n")).map_err(cannot)?;
+            let text =
+                serde_json::to_string_pretty(self).map_err(|error| output_failed(error.into()))?;
+            write(path, &(text + "\n")).map_err(output_failed)?;
         }
         if let Some(path) = &common.html {
-            let page = page::of(self).map_err(cannot)?;
-            write(path, &page).map_err(cannot)?;
+            let page = page::of(self).map_err(output_failed)?;
+            write(path, &page).map_err(output_failed)?;
         }
         if !self.violations.is_empty() {
-            let text = format!("not as promised: {}", self.violations.join("; "));
+            let text = format!("the edge misbehaved: {}", self.violations.join("; "));
             return Err(Failure::said(exit::FAILED, text));
         }
         if !self.void.is_empty() {
             return Err(Failure::said(
                 VOID,
-                format!("void: {}", self.void.join("; ")),
+                format!("the run is void: {}", self.void.join("; ")),
             ));
         }
         Ok(())
@@ -250,20 +257,20 @@ impl Report {
 }
 
 fn write(path: &Path, text: &str) -> anyhow::Result<()> {
-    std::fs::write(path, text).with_context(|| format!("{} can't be written", path.display()))
+    std::fs::write(path, text).with_context(|| format!("can't write {}", path.display()))
 }
 
 fn fault_label(name: &str) -> &str {
     match name {
-        "lost" => "ticks lost",
-        "duplicate" => "ticks twice",
+        "lost" => "lost ticks",
+        "duplicate" => "duplicate ticks",
         "out_of_order" => "ticks out of order",
-        "early" => "ticks early",
-        "strange" => "ticks that can't be",
-        "broken" => "frames broken",
-        "disconnected" => "connections ended or refused",
-        "auth_unanswered" => "AUTHs without an answer",
-        "auth_answered_wrongly" => "AUTHs with a wrong answer",
+        "early" => "early ticks",
+        "strange" => "ticks off the grid or before the subscription",
+        "broken" => "broken frames",
+        "disconnected" => "connections closed or refused",
+        "auth_unanswered" => "unanswered AUTHs",
+        "auth_answered_wrongly" => "wrongly answered AUTHs",
         other => other,
     }
 }
@@ -287,7 +294,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_fault_is_a_violation_and_none_is_not() {
+    fn any_fault_is_a_violation() {
         let mut report = report();
         report.count(&Harvest::default(), 100.0);
         report.judge(true);
@@ -296,11 +303,11 @@ pub(super) mod tests {
         harvest.faults.lost = 1;
         report.count(&harvest, 100.0);
         report.judge(true);
-        assert_eq!(report.violations, ["ticks lost: 1"]);
+        assert_eq!(report.violations, ["lost ticks: 1"]);
     }
 
     #[test]
-    fn a_generator_that_is_busy_itself_voids_the_run() {
+    fn a_generator_that_uses_too_much_user_cpu_voids_the_run() {
         let mut harvest = Harvest::default();
         harvest.spent.own_us = 3_100;
         for (wall_ms, void) in [(100.0, true), (104.0, false)] {
@@ -313,7 +320,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_distribution_is_of_all_that_was_recorded() {
+    fn a_distribution_covers_every_recorded_latency() {
         let mut latencies = histogram();
         assert!(Distribution::of("id", "label", &latencies).is_none());
         for millis in 1..=1_000_u64 {

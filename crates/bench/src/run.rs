@@ -1,4 +1,5 @@
-//! What every scenario has in common: an edge under test, a generator, authority time, and a report that grows.
+//! The parts that every scenario has in common: an edge under test, a generator, authority time,
+//! and a report that fills up.
 
 use std::ffi::OsString;
 use std::time::Duration;
@@ -18,18 +19,19 @@ use super::orders::{BareSends, BurstPlan, ChildAnswer, ChildOrder, ProcessSample
 use super::progress::ProgressLine;
 use super::report::Report;
 
-/// How long clients may take to be served, beyond what a crowd of them needs.
+/// The time that all clients together may take to be served.
 const SERVED_WITHIN: Duration = Duration::from_secs(60);
-/// How far authority time of a child can be told wrong, beyond what the edge itself says, in nanoseconds.
+/// The error of reading a child's authority time, beyond the bound that the edge itself reports, in
+/// nanoseconds.
 const READING_ERROR_NS: u64 = 10_000;
-/// A tick that has not come so long after the end of what is measured is lost.
+/// A tick that has not arrived this long after the end of the measurement is lost.
 const LATE_MAX: Duration = Duration::from_secs(10);
-/// How often is looked whether something has happened.
-const LOOK: Duration = Duration::from_millis(5);
-/// How many connects are under way at once, unless a storm is wanted.
+/// The interval at which conditions are polled.
+const POLL_INTERVAL: Duration = Duration::from_millis(5);
+/// The number of connects in progress at a time, unless a storm is wanted.
 pub(crate) const IN_FLIGHT: u32 = 512;
 
-/// A run of a scenario.
+/// One run of a scenario.
 pub(crate) struct ScenarioRun {
     pub(crate) under_test: Option<EdgeProcess>,
     pub(crate) generator: Generator,
@@ -39,11 +41,11 @@ pub(crate) struct ScenarioRun {
     pub(crate) setup: ClientSetup,
     pub(crate) files_limit: u64,
     estimator: Estimator,
-    begun: Mono,
+    started: Mono,
 }
 
 impl ScenarioRun {
-    /// Starts edge and generator, for so many clients at a time.
+    /// Starts the edge and a generator for up to `clients` clients at a time.
     pub(crate) fn start(
         scenario: &'static str,
         common: &CommonOptions,
@@ -53,7 +55,8 @@ impl ScenarioRun {
         Self::start_sized(scenario, common, [clients; 2], &[], configure)
     }
 
-    /// The same with settings for the edge in the child process, which replace those of the environment.
+    /// Like [`Self::start`], with settings for the edge in the child process that override those of
+    /// the environment.
     pub(crate) fn start_with(
         scenario: &'static str,
         common: &CommonOptions,
@@ -64,21 +67,22 @@ impl ScenarioRun {
         Self::start_sized(scenario, common, [clients; 2], settings, configure)
     }
 
-    /// The same where this process will hold `all` clients, of the edge and of others.
+    /// Like [`Self::start`], if this process will hold `total_clients` clients: those of the edge
+    /// and others.
     pub(crate) fn start_beside(
         scenario: &'static str,
         common: &CommonOptions,
         clients: u32,
-        all: u32,
+        total_clients: u32,
         configure: impl FnOnce(&mut ClientSetup, Option<&EdgeProcess>),
     ) -> Result<Self, Failure> {
-        Self::start_sized(scenario, common, [clients, all], &[], configure)
+        Self::start_sized(scenario, common, [clients, total_clients], &[], configure)
     }
 
     fn start_sized(
         scenario: &'static str,
         common: &CommonOptions,
-        [clients, all]: [u32; 2],
+        [clients, total_clients]: [u32; 2],
         settings: &[(&str, OsString)],
         configure: impl FnOnce(&mut ClientSetup, Option<&EdgeProcess>),
     ) -> Result<Self, Failure> {
@@ -97,20 +101,27 @@ impl ScenarioRun {
             .filter(|ready| ready.connections_max < clients.into())
         {
             let text = format!(
-                "the edge under test holds {} connections, not {clients}: raise the limit of open files (ulimit -n), or set \
-                 FD_TABLES=per-shard with enough SHARDS",
+                "the edge under test can hold {} connections, but {clients} are required: \
+                 raise the limit of open files (ulimit -n), or set FD_TABLES=per-shard with \
+                 enough SHARDS",
                 ready.connections_max
             );
             return Err(Failure::said(exit::UNAVAILABLE, text));
         }
         let addr = remote.or(ready.as_ref().map(|ready| ready.addr));
-        let addr = addr.ok_or_else(|| anyhow!("no edge"))?;
+        let addr = addr.ok_or_else(|| anyhow!("there is no edge to test"))?;
         let mut setup = common.setup(addr, &placement, credentials);
         configure(&mut setup, under_test.as_ref());
         let shared = std::sync::Arc::new(GeneratorShared::default());
-        let tells_time = remote.is_some();
-        let generator =
-            Generator::start_beside(setup.clone(), shared, clients, all, files_limit, tells_time)?;
+        let learns_time = remote.is_some();
+        let generator = Generator::start_beside(
+            setup.clone(),
+            shared,
+            clients,
+            total_clients,
+            files_limit,
+            learns_time,
+        )?;
         let mut run = Self {
             report: Report::new(scenario, common, &placement, ready),
             under_test,
@@ -120,20 +131,21 @@ impl ScenarioRun {
             setup,
             files_limit,
             estimator: Estimator::new(),
-            begun: SystemClock.now(),
+            started: SystemClock.now(),
         };
         run.learn_time()?;
         Ok(run)
     }
 
-    /// The child; an error of a stranger's.
+    /// Returns the child process. Fails if the edge under test is at `--addr`.
     pub(crate) fn child(&mut self) -> anyhow::Result<&mut EdgeProcess> {
         self.under_test
             .as_mut()
-            .ok_or_else(|| anyhow!("the edge under test is no child of this process"))
+            .ok_or_else(|| anyhow!("the edge under test is not a child process"))
     }
 
-    /// Asks what time it is: the child, or PONGs.
+    /// Updates authority time: from a sample of the child, which is returned, or from the PONGs of
+    /// a remote edge.
     pub(crate) fn learn_time(&mut self) -> anyhow::Result<Option<ProcessSample>> {
         if let Some(child) = &mut self.under_test {
             let sample = child.sample(false)?;
@@ -159,7 +171,7 @@ impl ScenarioRun {
         Ok(None)
     }
 
-    /// Takes authority time from a sample.
+    /// Updates authority time from a sample.
     pub(crate) fn take_time(&self, sample: &ProcessSample) {
         if let Some(offset_ns) = sample.offset_ns {
             let error_ns = u64::from(sample.bound_us) * 1_000 + READING_ERROR_NS;
@@ -167,10 +179,11 @@ impl ScenarioRun {
         }
     }
 
-    /// Lets `count` clients come and waits until all are served, or have failed to be; fails where none is.
+    /// Connects `count` clients and waits until each has been served or has failed. Fails if none
+    /// was served.
     pub(crate) fn connect(&mut self, count: u32, small_buffer: bool) -> Result<(), Failure> {
         let what = format!("connecting {count} clients");
-        self.progress.begin(&what, count.into());
+        self.progress.start_phase(&what, count.into());
         let before = self.generator.done();
         self.generator
             .connect_with(count, Greeting::Pipelined, IN_FLIGHT, small_buffer);
@@ -185,14 +198,13 @@ impl ScenarioRun {
         } else {
             exit::UNAVAILABLE
         };
-        let (addr, text) = (
-            self.setup.addr,
-            format!("none of {count} clients was served"),
-        );
-        Err(Failure::said(code, format!("{addr}: {text}: {}", why.text)))
+        let (addr, why) = (self.setup.addr, why.text);
+        let text = format!("none of {count} clients was served by {addr}: {why}");
+        Err(Failure::said(code, text))
     }
 
-    /// Takes note of what has come since clients connected, before anything is measured: what that cost is no part of it.
+    /// Counts the faults since clients connected, before the measurement starts; the CPU time spent
+    /// on connecting is dropped.
     pub(crate) fn count_connecting(&mut self) -> anyhow::Result<()> {
         let connecting = self.generator.harvest(None)?;
         let faults = Harvest {
@@ -203,57 +215,62 @@ impl ScenarioRun {
         Ok(())
     }
 
-    /// Waits until `count` more than `before` are served or have failed.
+    /// Waits until `count` clients more than `before` have been served or have failed.
     pub(crate) fn await_served(&mut self, before: u64, count: u32) -> anyhow::Result<()> {
-        let begun = SystemClock.now();
+        let started = SystemClock.now();
         loop {
             let done = self.generator.done() - before;
-            self.progress.at(done);
+            self.progress.advance_to(done);
             if done >= count.into() {
                 break;
             }
-            if SystemClock.now().since(begun) > SERVED_WITHIN {
-                bail!("{done} of {count} clients were served within {SERVED_WITHIN:?}");
+            if SystemClock.now().since(started) > SERVED_WITHIN {
+                bail!(
+                    "only {done} of {count} clients were served or refused within {SERVED_WITHIN:?}"
+                );
             }
-            std::thread::sleep(LOOK);
+            std::thread::sleep(POLL_INTERVAL);
         }
         Ok(())
     }
 
-    /// Waits until so many clients were served or have failed, over all.
+    /// Waits until a total of `done` clients have been served or have failed.
     pub(crate) fn await_done(&self, done: u64) -> anyhow::Result<()> {
-        let begun = SystemClock.now();
+        let started = SystemClock.now();
         while self.generator.done() < done {
-            if SystemClock.now().since(begun) > SERVED_WITHIN {
+            if SystemClock.now().since(started) > SERVED_WITHIN {
                 bail!("clients were not served within {SERVED_WITHIN:?}");
             }
-            std::thread::sleep(LOOK);
+            std::thread::sleep(POLL_INTERVAL);
         }
         Ok(())
     }
 
-    /// A stranger's time is learned from its PONGs.
+    /// Waits until the time of a remote edge has been learned from its PONGs.
     fn await_time(&mut self) -> anyhow::Result<()> {
-        let begun = SystemClock.now();
+        let started = SystemClock.now();
         while self.under_test.is_none() && self.generator.shared.offset_ns().is_none() {
             self.learn_time()?;
-            if SystemClock.now().since(begun) > SERVED_WITHIN {
-                bail!("the edge tells no time");
+            if SystemClock.now().since(started) > SERVED_WITHIN {
+                bail!("the edge's PONGs did not reveal authority time within {SERVED_WITHIN:?}");
             }
-            std::thread::sleep(LOOK);
+            std::thread::sleep(POLL_INTERVAL);
         }
         Ok(())
     }
 
-    /// Waits until all ticks up to `until_ms` have come, at most [`LATE_MAX`]: what is late is not lost yet.
+    /// Waits until all ticks up to `until_ms` have arrived, for at most [`LATE_MAX`]: a late tick
+    /// is not lost yet.
     pub(crate) fn await_ticks(&self, until_ms: i64) {
-        let begun = SystemClock.now();
-        while self.generator.lacking(until_ms) > 0 && SystemClock.now().since(begun) < LATE_MAX {
-            std::thread::sleep(LOOK);
+        let started = SystemClock.now();
+        while self.generator.missing_ticks(until_ms) > 0
+            && SystemClock.now().since(started) < LATE_MAX
+        {
+            std::thread::sleep(POLL_INTERVAL);
         }
     }
 
-    /// Authority time minus the machine's own, in nanoseconds.
+    /// Authority time minus the machine's own clock, in nanoseconds.
     pub(crate) fn offset_ns(&self) -> anyhow::Result<i64> {
         let offset_ns = self.generator.shared.offset_ns();
         offset_ns.ok_or_else(|| anyhow!("authority time is not known"))
@@ -264,7 +281,7 @@ impl ScenarioRun {
         self.next_ms(ahead, Mode::Second)
     }
 
-    /// Likewise the first tick of the clients' mode.
+    /// The first tick of the clients' mode that is at least `ahead` from now, in milliseconds.
     pub(crate) fn next_tick_ms(&self, ahead: Duration) -> anyhow::Result<i64> {
         self.next_ms(ahead, self.setup.mode)
     }
@@ -276,23 +293,26 @@ impl ScenarioRun {
         Ok((unix_ms.div_euclid(period_ms) + 1) * period_ms)
     }
 
-    /// The machine's own time at this authority time, in nanoseconds.
+    /// Converts authority time to the machine's own clock, in nanoseconds.
     pub(crate) fn mono_ns(&self, unix_ms: i64) -> anyhow::Result<u64> {
         let ns = unix_ms
             .saturating_mul(1_000_000)
             .checked_sub(self.offset_ns()?);
-        ns.and_then(|ns| u64::try_from(ns).ok())
-            .ok_or_else(|| anyhow!("authority time makes no sense"))
+        ns.and_then(|ns| u64::try_from(ns).ok()).ok_or_else(|| {
+            anyhow!("authority time {unix_ms} ms is before this machine's clock started")
+        })
     }
 
-    /// Waits until authority time is `unix_ms` and `offset_ms` more.
+    /// Waits until `offset_ms` after `unix_ms` in authority time.
     pub(crate) fn wait_until(&self, unix_ms: i64, offset_ms: i64) -> anyhow::Result<()> {
         let at = Mono::from_nanos(self.mono_ns(unix_ms + offset_ms)?);
         std::thread::sleep(at.since(SystemClock.now()));
         Ok(())
     }
 
-    /// A burst that begins at a quiet moment of the next second, after the ticks that have been (`last_ms`: of an earlier burst).
+    /// Plans a burst that starts at a quiet moment of the next second. The epochs of its ticks are
+    /// later than those of the grid's ticks so far, and than `last_ms`, the last epoch of the
+    /// previous burst.
     pub(crate) fn plan(
         &self,
         rate: u64,
@@ -311,7 +331,7 @@ impl ScenarioRun {
         })
     }
 
-    /// Lets the bare loop send this, and waits until it has.
+    /// Makes the bare loop send the burst and waits until it is done.
     pub(crate) fn bare(&mut self, burst: BurstPlan) -> anyhow::Result<BareSends> {
         self.generator.shared.plan(burst, true);
         let over = Duration::from_nanos(burst.end_ns().saturating_sub(burst.at_ns));
@@ -325,23 +345,24 @@ impl ScenarioRun {
         ready.map_or(5, |ready| ready.batch_window_ms.max(1))
     }
 
-    /// Ends edge and generator, and gives what was reported so far.
+    /// Stops the edge and the generator, and returns the report as filled so far.
     pub(crate) fn finish(self) -> Report {
         self.report
     }
 
-    /// Since the run began, in seconds.
+    /// The time since the run started, in seconds.
     pub(crate) fn seconds(&self) -> f64 {
-        SystemClock.now().since(self.begun).as_secs_f64()
+        SystemClock.now().since(self.started).as_secs_f64()
     }
 }
 
-/// A burst begins so long after a second: its own ticks and the grid's do not meet.
+/// The offset of a burst from the start of a second: the burst's ticks and those of the grid must
+/// not coincide.
 const BURST_PHASE_MS: i64 = 200;
-/// The most ticks of a frame.
+/// The largest number of ticks in a frame.
 const FRAME_TICKS_MAX: u64 = 1_000;
 
-/// Whether ticks from a child may be compared with a bare loop's on the same CPUs.
+/// Returns a note for the report if the edge and the clients share CPUs.
 pub(crate) fn cores_note(placement: &Placement) -> Option<String> {
     let shared = placement.edge.is_empty()
         || placement
@@ -349,7 +370,7 @@ pub(crate) fn cores_note(placement: &Placement) -> Option<String> {
             .iter()
             .any(|cpu| placement.clients.contains(cpu));
     (shared && machine::cpus().len() > 1).then(|| {
-        "edge and clients share CPUs: what is said of a tick holds the clients' own work too"
+        "the edge and the clients share CPUs, so tick latencies include the clients' own work"
             .to_owned()
     })
 }

@@ -1,4 +1,4 @@
-//! The scenarios, a file each: what is done in what order, and which figures come of it.
+//! The scenarios, one file each: what is done in which order, and which figures result.
 
 pub(super) mod auth;
 pub(super) mod burst;

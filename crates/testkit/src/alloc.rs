@@ -1,10 +1,11 @@
-//! A global allocator that counts, for tests that bound what strangers can make a process allocate. The only unsafe code of
-//! the test kit: `GlobalAlloc` is an unsafe trait.
+//! A global allocator that counts, for tests that bound how much memory unauthenticated clients can
+//! make a process allocate. This is the only unsafe code of the crate: `GlobalAlloc` is an unsafe
+//! trait.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// The system's allocator with counters, for a `#[global_allocator]` of a test binary.
+/// The system allocator with counters, for use as the `#[global_allocator]` of a test binary.
 #[derive(Debug)]
 pub struct CountingAllocator {
     live: AtomicUsize,
@@ -14,7 +15,7 @@ pub struct CountingAllocator {
 }
 
 impl CountingAllocator {
-    /// An allocator that has counted nothing yet.
+    /// Creates an allocator with all counters at 0.
     #[must_use]
     #[expect(clippy::new_without_default, reason = "a static needs a const fn")]
     pub const fn new() -> Self {
@@ -26,28 +27,29 @@ impl CountingAllocator {
         }
     }
 
-    /// Lets [`Self::peak_bytes`] and [`Self::largest_bytes`] begin anew from here.
+    /// Resets [`Self::peak_bytes`] and [`Self::largest_bytes`], which then count from here.
     pub fn mark(&self) {
         self.peak.store(self.live_bytes(), Ordering::SeqCst);
         self.largest.store(0, Ordering::SeqCst);
     }
 
-    /// Bytes allocated and not freed.
+    /// Returns the number of bytes that are allocated and not yet freed.
     pub fn live_bytes(&self) -> usize {
         self.live.load(Ordering::SeqCst)
     }
 
-    /// The most bytes that were live at once since the mark.
+    /// Returns the largest number of bytes that were live at the same time since the mark.
     pub fn peak_bytes(&self) -> usize {
         self.peak.load(Ordering::SeqCst)
     }
 
-    /// The largest single allocation (or growth of one to this size) since the mark, in bytes.
+    /// Returns the size of the largest single allocation since the mark, in bytes. Growth counts as
+    /// an allocation of the new size.
     pub fn largest_bytes(&self) -> usize {
         self.largest.load(Ordering::SeqCst)
     }
 
-    /// How often memory was asked for, growing included, since the process began.
+    /// Returns the number of requests for memory, including growth, since the process started.
     pub fn requests(&self) -> usize {
         self.requests.load(Ordering::SeqCst)
     }
@@ -65,10 +67,11 @@ impl CountingAllocator {
     }
 }
 
-// SAFETY: every call goes to `System` with the arguments it came with, and its answer is returned unchanged, so the contract
-// that the caller keeps is the one that `System` asks for, and what `System` promises is what the caller gets. Counting only
-// touches atomics: it neither allocates nor panics (`before` contains `freed`: what is freed was counted before, by this
-// allocator, since a global allocator is never exchanged).
+// SAFETY: every call is passed to `System` with unchanged arguments, and its result is returned
+// unchanged, so the caller's contract is the one that `System` requires, and what `System`
+// guarantees reaches the caller. Counting only touches atomics: it neither allocates nor panics
+// (`before + allocated` is at least `freed`, since memory that is freed was counted before by this
+// allocator, and a global allocator is never replaced).
 #[expect(unsafe_code, reason = "GlobalAlloc is an unsafe trait")]
 unsafe impl GlobalAlloc for CountingAllocator {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {

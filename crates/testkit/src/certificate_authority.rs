@@ -1,8 +1,8 @@
-//! An authority for tests, and the certificates that it signs.
+//! A certificate authority for tests.
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 
-/// Signs certificates; nobody else knows it.
+/// A certificate authority that only the test knows.
 pub struct CertificateAuthority {
     certificate: String,
     issuer: Issuer<'static, KeyPair>,
@@ -11,26 +11,29 @@ pub struct CertificateAuthority {
 /// A certificate and its key, in PEM.
 #[derive(Debug)]
 pub struct Certificate {
-    /// The certificate.
+    /// The certificate, in PEM.
     pub certificate: String,
-    /// Its key.
+    /// The private key, in PEM.
     pub key: String,
 }
 
 impl CertificateAuthority {
-    /// Makes a new authority, which no other one's certificates satisfy.
+    /// Creates a new authority. Certificates of other authorities do not verify against it.
     ///
     /// # Panics
-    /// Where the system gives no randomness.
+    /// If the system has no randomness.
     #[must_use]
     pub fn new() -> Self {
         let mut params = params(&[]);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params
             .distinguished_name
-            .push(DnType::CommonName, "an authority of tests");
+            .push(DnType::CommonName, "test authority");
         let key = key();
-        let certificate = params.self_signed(&key).expect("sound parameters").pem();
+        let certificate = params
+            .self_signed(&key)
+            .expect("the parameters are valid")
+            .pem();
         let issuer = Issuer::new(params, key);
         Self {
             certificate,
@@ -38,22 +41,22 @@ impl CertificateAuthority {
         }
     }
 
-    /// Its own certificate, in PEM.
+    /// Returns the authority's own certificate, in PEM.
     #[must_use]
     pub fn certificate(&self) -> &str {
         &self.certificate
     }
 
-    /// A certificate for a host's name or address, good for servers and clients.
+    /// Issues a certificate for a host name or address, valid for servers and clients.
     ///
     /// # Panics
-    /// Where `name` can't stand in a certificate.
+    /// If `name` is not allowed in a certificate.
     #[must_use]
     pub fn issue(&self, name: &str) -> Certificate {
         let key = key();
         let certificate = params(&[name]).signed_by(&key, &self.issuer);
         Certificate {
-            certificate: certificate.expect("sound parameters").pem(),
+            certificate: certificate.expect("the parameters are valid").pem(),
             key: key.serialize_pem(),
         }
     }
@@ -66,10 +69,10 @@ impl Default for CertificateAuthority {
 }
 
 fn key() -> KeyPair {
-    KeyPair::generate().expect("the system gives randomness")
+    KeyPair::generate().expect("the system has randomness")
 }
 
 fn params(names: &[&str]) -> CertificateParams {
     let names: Vec<String> = names.iter().map(ToString::to_string).collect();
-    CertificateParams::new(names).expect("names fit in a certificate")
+    CertificateParams::new(names).expect("the names are allowed in a certificate")
 }

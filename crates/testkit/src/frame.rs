@@ -1,55 +1,56 @@
-//! Frames as docs/protocol.md draws them, read and written without a line of the edge's own codec, so that the two check
-//! each other. Also frames that are wrong on purpose.
+//! Frames as docs/protocol.md specifies them, including deliberately invalid ones. Nothing here
+//! uses the edge's own codec, so that the two check each other.
 
 use data_encoding::HEXLOWER;
 
-/// AUTH, by the client.
+/// AUTH, sent by the client.
 pub const AUTH: u8 = 0x01;
-/// SUBSCRIBE, by the client.
+/// SUBSCRIBE, sent by the client.
 pub const SUBSCRIBE: u8 = 0x02;
-/// HEARTBEAT, by the client.
+/// HEARTBEAT, sent by the client.
 pub const HEARTBEAT: u8 = 0x03;
-/// DATA_BATCH, by the edge.
+/// DATA_BATCH, sent by the edge.
 pub const DATA_BATCH: u8 = 0x04;
-/// ERROR, by the edge.
+/// ERROR, sent by the edge.
 pub const ERROR: u8 = 0x05;
-/// ACK, by the edge.
+/// ACK, sent by the edge.
 pub const ACK: u8 = 0x06;
-/// PONG, by the edge.
+/// PONG, sent by the edge.
 pub const PONG: u8 = 0x07;
 
 const MAGIC: [u8; 2] = [0xF5, 0x7D];
 const VERSION: u8 = 1;
 const HEADER_LEN: usize = 8;
 const CHECKSUM_LEN: usize = 4;
-/// The largest payload that an edge may send or take.
+/// The largest payload that an edge may send or accept, in bytes.
 const PAYLOAD_MAX: usize = 65_536;
 
-/// One frame whose magic, version, length and checksum were right.
+/// A frame whose magic, version, length and checksum were valid.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RawFrame {
-    /// Frame type.
+    /// The frame type.
     pub kind: u8,
-    /// Protobuf.
+    /// The protobuf message.
     pub payload: Vec<u8>,
 }
 
 impl RawFrame {
-    /// Cuts the first frame off `bytes`, or leaves them alone where it is not complete yet.
+    /// Removes the first frame from `bytes` and returns it, or leaves `bytes` unchanged if the
+    /// frame is not complete yet.
     ///
     /// # Panics
-    /// Where the bytes can't be the beginning of a valid frame.
+    /// If the bytes can't be the start of a valid frame.
     pub fn take(bytes: &mut Vec<u8>) -> Option<Self> {
         let magic = &MAGIC[..bytes.len().min(2)];
         assert!(bytes.starts_with(magic), "bad magic: {}", hex(bytes));
         if let Some(&version) = bytes.get(2) {
-            assert_eq!(version, VERSION, "version of {}", hex(bytes));
+            assert_eq!(version, VERSION, "wrong version in {}", hex(bytes));
         }
         let claimed: [u8; 4] = bytes.get(4..HEADER_LEN)?.try_into().ok()?;
         let payload_len = usize::try_from(u32::from_be_bytes(claimed)).ok()?;
         assert!(
             payload_len <= PAYLOAD_MAX,
-            "{payload_len} bytes claimed by {}",
+            "payload length {payload_len} exceeds {PAYLOAD_MAX} in {}",
             hex(bytes)
         );
         let payload_end = HEADER_LEN + payload_len;
@@ -59,7 +60,7 @@ impl RawFrame {
         assert_eq!(
             u32::from_be_bytes(sent),
             expected,
-            "checksum of {}",
+            "wrong checksum in {}",
             hex(bytes)
         );
         let frame = Self {
@@ -70,10 +71,10 @@ impl RawFrame {
         Some(frame)
     }
 
-    /// The payload as a message.
+    /// Decodes the payload.
     ///
     /// # Panics
-    /// Where it is not one.
+    /// If it is not a message of type `M`.
     #[must_use]
     pub fn decode<M: prost::Message + Default>(&self) -> M {
         M::decode(self.payload.as_slice())
@@ -81,13 +82,14 @@ impl RawFrame {
     }
 }
 
-/// The bytes of a good frame.
+/// Encodes a valid frame.
 #[must_use]
 pub fn frame(kind: u8, payload: &[u8]) -> Vec<u8> {
     Forged::new(kind, payload).bytes()
 }
 
-/// A frame any part of which can be set wrong; the checksum is right for what the frame then says unless it is spoiled.
+/// A frame builder that can set any field to a wrong value. The checksum covers the fields as set,
+/// unless [`Self::bad_checksum`] was called.
 #[derive(Clone, Debug)]
 pub struct Forged {
     magic: [u8; 2],
@@ -99,51 +101,51 @@ pub struct Forged {
 }
 
 impl Forged {
-    /// A good frame to begin with.
+    /// Starts from a valid frame.
     ///
     /// # Panics
-    /// Where the payload's length doesn't fit its field.
+    /// If the payload's length does not fit into its field.
     #[must_use]
     pub fn new(kind: u8, payload: &[u8]) -> Self {
         Self {
             magic: MAGIC,
             version: VERSION,
             kind,
-            claimed_len: u32::try_from(payload.len()).expect("a payload under 4 GiB"),
+            claimed_len: u32::try_from(payload.len()).expect("the payload is shorter than 4 GiB"),
             payload: payload.to_vec(),
             checksum_error: 0,
         }
     }
 
-    /// Another magic.
+    /// Sets the magic.
     #[must_use]
     pub fn magic(mut self, magic: [u8; 2]) -> Self {
         self.magic = magic;
         self
     }
 
-    /// Another version.
+    /// Sets the version.
     #[must_use]
     pub fn version(mut self, version: u8) -> Self {
         self.version = version;
         self
     }
 
-    /// A length that the payload doesn't have.
+    /// Sets the length field, independently of the payload.
     #[must_use]
     pub fn claiming(mut self, len: u32) -> Self {
         self.claimed_len = len;
         self
     }
 
-    /// A checksum that differs from the right one in its last bit.
+    /// Makes the checksum wrong in its last bit.
     #[must_use]
     pub fn bad_checksum(mut self) -> Self {
         self.checksum_error = 1;
         self
     }
 
-    /// Magic, version, type and length.
+    /// Encodes the header: magic, version, type and length.
     #[must_use]
     pub fn header(&self) -> [u8; HEADER_LEN] {
         let [m0, m1] = self.magic;
@@ -151,7 +153,7 @@ impl Forged {
         [m0, m1, self.version, self.kind, l0, l1, l2, l3]
     }
 
-    /// Header, payload and checksum.
+    /// Encodes the frame: header, payload and checksum.
     #[must_use]
     pub fn bytes(&self) -> Vec<u8> {
         let mut bytes = [&self.header(), self.payload.as_slice()].concat();
@@ -161,7 +163,7 @@ impl Forged {
     }
 }
 
-/// CRC32C (Castagnoli) by its definition, a table for speed.
+/// Computes CRC32C (Castagnoli), with a table for speed.
 #[must_use]
 pub fn crc32c(bytes: &[u8]) -> u32 {
     !bytes.iter().fold(!0, |crc, byte| {
@@ -173,7 +175,7 @@ pub fn crc32c(bytes: &[u8]) -> u32 {
 static CRC_TABLE: [u32; 256] = crc_table();
 
 const fn crc_table() -> [u32; 256] {
-    /// The polynomial, bits reversed.
+    /// The polynomial, with its bits reversed.
     const CASTAGNOLI: u32 = 0x82F6_3B78;
     let mut table = [0; 256];
     let mut index: u32 = 0;
@@ -194,9 +196,9 @@ const fn crc_table() -> [u32; 256] {
     table
 }
 
-/// The beginning of `bytes`, for messages.
+/// Formats the start of `bytes` for messages.
 fn hex(bytes: &[u8]) -> String {
-    /// Enough for a small frame.
+    /// The number of bytes shown: enough for a small frame.
     const SHOWN: usize = 64;
     let shown = HEXLOWER.encode(&bytes[..bytes.len().min(SHOWN)]);
     format!("{shown} ({} bytes)", bytes.len())
@@ -207,13 +209,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_checksum_is_castagnolis() {
+    fn the_checksum_matches_known_values_of_crc32c() {
         assert_eq!(crc32c(b"123456789"), 0xE306_9283);
         assert_eq!(crc32c(&[0; 32]), 0x8A91_36AA);
     }
 
     #[test]
-    fn a_frame_is_taken_when_its_last_byte_is_there_and_not_before() {
+    fn a_frame_is_taken_once_its_last_byte_has_arrived() {
         let frame = frame(PONG, b"some bytes");
         let mut bytes = Vec::new();
         for &byte in &frame {
@@ -231,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn a_forged_frame_differs_where_it_was_told_to() {
+    fn a_forged_frame_differs_in_the_fields_that_were_set() {
         let forged = Forged::new(AUTH, b"abc")
             .magic([1, 2])
             .version(3)
@@ -245,7 +247,7 @@ mod tests {
 
     #[test]
     #[should_panic(expected = "checksum")]
-    fn a_spoiled_checksum_is_noticed() {
+    fn a_wrong_checksum_is_noticed() {
         RawFrame::take(&mut Forged::new(ACK, b"abc").bad_checksum().bytes());
     }
 }

@@ -1,5 +1,6 @@
-//! For TickStorm's tests only: what they share to look at an edge from outside and at a process from inside. Everything here
-//! panics with what it saw instead of returning errors, and nothing that ships may depend on it.
+//! Utilities shared by TickStorm's tests, to observe an edge from outside and a process from
+//! inside. On failure everything here panics with what it saw, instead of returning an error.
+//! Nothing that ships may depend on this crate.
 
 pub mod alloc;
 mod certificate_authority;

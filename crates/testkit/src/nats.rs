@@ -1,6 +1,6 @@
-//! A NATS server that a test can kill, start again and pause. It runs in a container or as a process; tests see no difference.
-//! `TICKSTORM_TEST_NATS` says which (`container` or `process`). If it is not set, a container engine that answers is used, and
-//! without one the server is a process.
+//! A NATS server that a test can kill, restart and pause. It runs in a container or as a process;
+//! tests see no difference. `TICKSTORM_TEST_NATS` chooses between `container` and `process`. If it
+//! is not set, servers run in containers if a container engine answers, and as processes otherwise.
 
 mod container;
 mod process;
@@ -18,55 +18,55 @@ use self::container::NatsContainer;
 use self::process::NatsProcess;
 use crate::{ReservedAddr, poll_until};
 
-/// The version that tests run, in either way: the tag of the image begins with it.
+/// The version that tests use in both cases. The image's tag starts with it.
 const VERSION: &str = "2.15";
 
 /// The environment variable that chooses how servers run.
 const CHOICE: &str = "TICKSTORM_TEST_NATS";
 
-/// Until a started server listens, on a machine under load.
+/// The time that a server may take to listen after its start, on a machine under load.
 const START_BOUND: Duration = Duration::from_secs(60);
 
-/// A NATS server, removed when this is dropped. It keeps its port over restarts.
+/// A NATS server, which is removed when this is dropped. It keeps its port when restarted.
 #[derive(Debug)]
 pub struct Nats {
-    place: ReservedAddr,
+    reserved: ReservedAddr,
     plan: NatsPlan,
-    /// Made by the first start.
+    /// Created by the first start.
     server: OnceLock<Box<dyn RunningNats>>,
 }
 
-/// What a server is started with.
+/// The configuration that a server is started with.
 #[derive(Clone, Debug)]
 struct NatsPlan {
-    /// Where clients connect to.
+    /// The address that clients connect to.
     addr: SocketAddr,
     flags: Vec<String>,
-    /// Path and content of each file.
+    /// The path and content of each file.
     files: Vec<(String, Vec<u8>)>,
-    /// The container network of its cluster, and its own name on it.
+    /// The container network of its cluster, and its own name on that network.
     network: Option<(String, String)>,
 }
 
-/// A server in one of the two ways.
+/// A server in a container or a process.
 trait RunningNats: Debug + Send + Sync {
-    /// Starts it, unless it runs.
+    /// Starts the server, unless it is running.
     fn start(&self);
 
-    /// Panics if it has ended by itself, with what it said.
+    /// Panics if the server has exited by itself, with its output.
     fn assert_runs(&self);
 
-    /// Kills it, by SIGKILL.
+    /// Kills the server with SIGKILL.
     fn kill(&self);
 
-    /// Stops all its threads.
+    /// Suspends all threads of the server.
     fn pause(&self);
 
-    /// Lets them go on.
+    /// Resumes its threads.
     fn unpause(&self);
 }
 
-/// How the servers of this test process run.
+/// The way in which the servers of this test process run.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum NatsBackend {
     Container,
@@ -74,37 +74,38 @@ enum NatsBackend {
 }
 
 impl Nats {
-    /// A server that does not run yet; `flags` are its own.
+    /// Creates a server without starting it; `flags` are passed to it.
     ///
     /// # Panics
-    /// Where there is no free port.
+    /// If there is no free port.
     #[must_use]
     pub fn create(flags: &[&str]) -> Self {
-        let place = ReservedAddr::reserve();
+        let reserved = ReservedAddr::reserve();
         let plan = NatsPlan {
-            addr: place.addr(),
+            addr: reserved.addr(),
             flags: flags.iter().map(ToString::to_string).collect(),
             files: Vec::new(),
             network: None,
         };
         Self {
-            place,
+            reserved,
             plan,
             server: OnceLock::new(),
         }
     }
 
-    /// Gives a server that has not run yet a file. Flags name it by `path`, which is absolute: `--config /path` or `--flag=/path`.
+    /// Adds a file to a server that has not been started yet. Flags refer to it by `path`, which is
+    /// absolute: `--config /path` or `--flag=/path`.
     #[must_use]
     pub fn with_file(mut self, path: &str, content: impl Into<Vec<u8>>) -> Self {
         self.plan.files.push((path.to_owned(), content.into()));
         self
     }
 
-    /// Makes and starts a server.
+    /// Creates and starts a server.
     ///
     /// # Panics
-    /// Where `TICKSTORM_TEST_NATS` allows nothing that this machine has, or the server does not start.
+    /// If this machine has nothing that `TICKSTORM_TEST_NATS` allows, or the server does not start.
     #[must_use]
     pub fn run(flags: &[&str]) -> Self {
         let nats = Self::create(flags);
@@ -112,14 +113,16 @@ impl Nats {
         nats
     }
 
-    /// Makes and starts a cluster of `N` servers; returns when each has a route to every other one.
+    /// Creates and starts a cluster of `N` servers, and waits until each has a route to every other
+    /// one.
     ///
     /// # Panics
-    /// Where that fails.
+    /// If that fails.
     #[must_use]
     pub fn cluster<const N: usize>() -> [Self; N] {
         let name = cluster_name();
-        // In containers the servers meet on a network of their own, by name; as processes on loopback, each on a port of its own.
+        // Containers reach each other by name on their own network; processes reach each other on
+        // loopback, each on its own port.
         let ports: [ReservedAddr; N] = from_fn(|_| ReservedAddr::reserve());
         let members: [ClusterMember; N] = from_fn(|index| match NatsBackend::chosen() {
             NatsBackend::Container => container::member(&name, index),
@@ -134,28 +137,28 @@ impl Nats {
             server.start();
             server
         });
-        poll_until("the servers are a cluster", START_BOUND, || {
-            servers.iter().all(|server| server.knows_of() == N)
+        poll_until("the servers form a cluster", START_BOUND, || {
+            servers.iter().all(|server| server.cluster_size() == N)
         });
         servers
     }
 
-    /// Its URL, without any login.
+    /// Returns the server's URL, without credentials.
     #[must_use]
     pub fn url(&self) -> String {
         format!("nats://{}", self.address())
     }
 
-    /// Its address.
+    /// Returns the server's address.
     #[must_use]
     pub fn address(&self) -> String {
-        self.place.addr().to_string()
+        self.reserved.addr().to_string()
     }
 
-    /// Starts it (again); returns when it listens.
+    /// Starts or restarts the server and waits until it listens.
     ///
     /// # Panics
-    /// Where that fails.
+    /// If that fails.
     pub fn start(&self) {
         let server = self.server.get_or_init(|| match NatsBackend::chosen() {
             NatsBackend::Container => Box::new(NatsContainer::new(self.plan.clone())),
@@ -168,43 +171,44 @@ impl Nats {
         });
     }
 
-    /// Kills it, by SIGKILL.
+    /// Kills the server with SIGKILL.
     ///
     /// # Panics
-    /// Where that fails.
+    /// If that fails.
     pub fn kill(&self) {
-        self.made().kill();
+        self.started().kill();
     }
 
-    /// Stops all its threads: its connections stay, and nothing comes on them.
+    /// Suspends all threads of the server: its connections stay open, and nothing is sent on them.
     ///
     /// # Panics
-    /// Where that fails.
+    /// If that fails.
     pub fn pause(&self) {
-        self.made().pause();
+        self.started().pause();
     }
 
-    /// Lets it go on.
+    /// Resumes a paused server.
     ///
     /// # Panics
-    /// Where that fails.
+    /// If that fails.
     pub fn unpause(&self) {
-        self.made().unpause();
+        self.started().unpause();
     }
 
-    fn made(&self) -> &dyn RunningNats {
-        &**self.server.get().expect("it was started once")
+    fn started(&self) -> &dyn RunningNats {
+        &**self.server.get().expect("the server was started before")
     }
 
-    /// How many servers of its cluster it tells clients of, itself included.
-    fn knows_of(&self) -> usize {
+    /// Returns the number of servers in its cluster that it announces to clients, including itself.
+    fn cluster_size(&self) -> usize {
         let greeting = self.greeting().unwrap_or_default();
         let urls = greeting.split_once(r#""connect_urls":["#);
         let urls = urls.and_then(|(_, rest)| rest.split_once(']'));
         urls.map_or(0, |(urls, _)| urls.split(',').count())
     }
 
-    /// What the server itself says first, which a container engine's proxy before it does not.
+    /// Returns the server's first line. A container engine's proxy, which accepts connections
+    /// before the server does, does not send one.
     fn greeting(&self) -> Option<String> {
         let stream = TcpStream::connect(self.address()).ok()?;
         stream.set_read_timeout(Some(Duration::from_secs(1))).ok()?;
@@ -214,17 +218,17 @@ impl Nats {
     }
 }
 
-/// What one server of a cluster needs to find the others.
+/// The URLs and the network by which one server of a cluster and the others find each other.
 struct ClusterMember {
-    /// Where it listens for them.
+    /// The URL on which the server listens for the others.
     listen: String,
-    /// Where they find it.
+    /// The URL at which the others find the server.
     route: String,
     network: Option<(String, String)>,
 }
 
 impl NatsBackend {
-    /// The one for all servers of this process.
+    /// Returns the backend for all servers of this process.
     fn chosen() -> Self {
         static CHOSEN: OnceLock<NatsBackend> = OnceLock::new();
         *CHOSEN.get_or_init(|| {
@@ -240,14 +244,14 @@ impl NatsBackend {
             "" if engine_answers() => Self::Container,
             "" => Self::Process,
             other => panic!(
-                "{CHOICE}={other}: allowed are `container`, `process`, and nothing, which means a container if an engine \
-                 answers"
+                "{CHOICE}={other}: expected `container`, `process`, or no value, which means a \
+                 container if an engine answers"
             ),
         }
     }
 }
 
-/// A name that no other cluster on this machine has.
+/// Returns a name that no other cluster on this machine has.
 fn cluster_name() -> String {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
@@ -259,7 +263,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn servers_run_as_is_asked_for_and_otherwise_in_containers_if_an_engine_answers() {
+    fn servers_run_as_requested_and_by_default_in_containers_if_an_engine_answers() {
         for answers in [true, false] {
             let choose = |choice| NatsBackend::choose(choice, || answers);
             assert_eq!(choose("container"), NatsBackend::Container);
@@ -269,8 +273,8 @@ mod tests {
     }
 
     #[test]
-    #[should_panic(expected = "TICKSTORM_TEST_NATS=docker: allowed are `container`, `process`")]
-    fn another_choice_is_refused_and_names_what_is_allowed() {
+    #[should_panic(expected = "TICKSTORM_TEST_NATS=docker: expected `container`, `process`")]
+    fn any_other_choice_is_refused_with_the_allowed_ones() {
         let _ = NatsBackend::choose("docker", || true);
     }
 }

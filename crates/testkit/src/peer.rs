@@ -1,6 +1,7 @@
-//! [`Peer`]: a client of an edge that sends any bytes it is told to and believes nothing it is sent. Each frame that arrives
-//! is checked to the last bit; end of file, reset and silence are told apart, since a reset may eat an ERROR on its way. What
-//! tests expect to come lies in `expect`.
+//! [`Peer`]: a client that sends arbitrary bytes to an edge and trusts nothing that it receives.
+//!
+//! Each frame that arrives is verified completely. End of file, reset and silence are told apart,
+//! since a reset may destroy an ERROR in transit. The `expect_*` methods are in `expect`.
 
 mod expect;
 
@@ -18,24 +19,24 @@ use tokio::time::timeout;
 
 use crate::frame::{self, RawFrame};
 
-/// How long the `expect_*` calls wait: so long that only a defect takes it.
+/// The bound of the `expect_*` methods, so long that only a defect exceeds it.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Options of a peer's socket that must be set before it connects.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct PeerOptions {
-    /// SO_RCVBUF in bytes: a small one lets a peer that doesn't read fill up soon.
+    /// SO_RCVBUF in bytes. With a small buffer, a peer that does not read fills up soon.
     pub receive_buffer: Option<u32>,
-    /// The address to come from; the system's choice where there is none.
+    /// The source address; `None` leaves the choice to the system.
     pub from: Option<IpAddr>,
 }
 
-/// What came next.
+/// What [`Peer::next_frame`] received.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Received {
-    /// A whole frame.
+    /// A complete frame.
     Frame(RawFrame),
-    /// The other side ended the stream in order, `torn` bytes into a frame.
+    /// The other side closed the stream in order, `torn` bytes into a frame.
     Eof {
         /// Bytes of a frame that was never finished; 0 at a frame's boundary.
         torn: usize,
@@ -45,7 +46,7 @@ pub enum Received {
         /// Bytes of a frame that was never finished; 0 at a frame's boundary.
         torn: usize,
     },
-    /// Nothing that completes a frame.
+    /// No complete frame within the time.
     Timeout,
 }
 
@@ -57,18 +58,18 @@ pub struct Peer {
 }
 
 impl Peer {
-    /// Connects with the kernel's buffers.
+    /// Connects with default options.
     ///
     /// # Panics
-    /// Where that fails, as all calls here that return no `Result`.
+    /// If that fails. Nearly all methods here panic instead of returning an error.
     pub async fn connect(addr: SocketAddr) -> Self {
         Self::connect_with(addr, PeerOptions::default()).await
     }
 
-    /// Connects with `socket`'s options.
+    /// Connects with the given options.
     ///
     /// # Panics
-    /// Where that fails.
+    /// If that fails.
     pub async fn connect_with(addr: SocketAddr, options: PeerOptions) -> Self {
         let connecting = async {
             let socket = if addr.is_ipv4() {
@@ -91,15 +92,15 @@ impl Peer {
                 stream,
                 unparsed: Vec::new(),
             },
-            Ok(Err(error)) => panic!("connecting to {addr}: {error}"),
-            Err(_) => panic!("connecting to {addr}: nothing within {PATIENCE:?}"),
+            Ok(Err(error)) => panic!("can't connect to {addr}: {error}"),
+            Err(_) => panic!("can't connect to {addr}: no answer within {PATIENCE:?}"),
         }
     }
 
-    /// This side's address.
+    /// Returns the local address.
     ///
     /// # Panics
-    /// Never on a connected socket.
+    /// Never, since the socket is connected.
     #[must_use]
     pub fn local_addr(&self) -> SocketAddr {
         self.stream
@@ -107,10 +108,11 @@ impl Peer {
             .expect("a connected socket has an address")
     }
 
-    /// Sends bytes as they are. Fails where the edge has closed, which a test may be about.
+    /// Sends raw bytes. Fails if the edge has closed the connection, for tests in which that is
+    /// allowed.
     ///
     /// # Errors
-    /// What the socket says, or `TimedOut` where the edge takes nothing.
+    /// The socket's error, or `TimedOut` if the edge does not read.
     pub async fn try_send(&mut self, bytes: &[u8]) -> io::Result<()> {
         match timeout(PATIENCE, self.stream.write_all(bytes)).await {
             Ok(outcome) => outcome,
@@ -118,19 +120,19 @@ impl Peer {
         }
     }
 
-    /// Sends bytes as they are.
+    /// Sends raw bytes.
     ///
     /// # Panics
-    /// Where the edge doesn't take them.
+    /// If the edge does not accept them.
     pub async fn send(&mut self, bytes: &[u8]) {
         let sent = self.try_send(bytes).await;
-        sent.unwrap_or_else(|error| panic!("sending {} bytes: {error}", bytes.len()));
+        sent.unwrap_or_else(|error| panic!("can't send {} bytes: {error}", bytes.len()));
     }
 
-    /// Sends each byte in a segment of its own.
+    /// Sends each byte in a separate segment.
     ///
     /// # Panics
-    /// Where the edge doesn't take them.
+    /// If the edge does not accept them.
     pub async fn send_bytewise(&mut self, bytes: &[u8]) {
         for byte in bytes.chunks(1) {
             self.send(byte).await;
@@ -138,16 +140,16 @@ impl Peer {
         }
     }
 
-    /// Sends a good frame of a message.
+    /// Sends a message in a valid frame.
     ///
     /// # Panics
-    /// Where the edge doesn't take it.
+    /// If the edge does not accept it.
     pub async fn send_message(&mut self, kind: u8, message: &impl Message) {
         self.send(&frame::frame(kind, &message.encode_to_vec()))
             .await;
     }
 
-    /// Sends AUTH with user and password.
+    /// Sends AUTH with a user name and a password.
     pub async fn auth(&mut self, username: &str, password: &str) {
         self.send(&auth(username, password)).await;
     }
@@ -161,54 +163,54 @@ impl Peer {
         self.send_message(frame::AUTH, &message).await;
     }
 
-    /// Sends SUBSCRIBE for ticks from now on, at their time.
+    /// Sends SUBSCRIBE for the ticks that follow, each sent at its time.
     pub async fn subscribe(&mut self, mode: Mode) {
         self.send(&subscribe(mode, None, false)).await;
     }
 
-    /// Sends SUBSCRIBE with everything that it can say.
+    /// Sends SUBSCRIBE with all its fields.
     pub async fn subscribe_with(&mut self, mode: Mode, resume_after_ms: Option<i64>, ahead: bool) {
         self.send(&subscribe(mode, resume_after_ms, ahead)).await;
     }
 
-    /// Sends HEARTBEAT; `client_time_us` is what PONG is to echo.
+    /// Sends HEARTBEAT; PONG must echo `client_time_us`.
     pub async fn heartbeat(&mut self, client_time_us: i64) {
         self.send(&heartbeat(client_time_us)).await;
     }
 
-    /// Ends this side's sending in order; the edge sees end of file.
+    /// Shuts down the sending side in order; the edge sees end of file.
     ///
     /// # Panics
-    /// Where the connection is gone already.
+    /// If the connection no longer exists.
     pub async fn finish(&mut self) {
         self.stream
             .shutdown()
             .await
-            .expect("shutting the sending side of a live connection");
+            .expect("the connection is still open");
     }
 
-    /// Ends the connection so that the edge sees a reset.
+    /// Closes the connection so that the edge sees a reset.
     ///
     /// # Panics
-    /// Where the socket refuses the option, which none does.
+    /// If the socket refuses the option, which none does.
     pub fn reset(self) {
         let socket = SockRef::from(&self.stream);
         socket
             .set_linger(Some(Duration::ZERO))
-            .expect("any TCP socket takes SO_LINGER");
+            .expect("any TCP socket accepts SO_LINGER");
     }
 
-    /// What comes next, waiting for it at most `within`.
+    /// Returns what arrives next, within at most `within`.
     ///
     /// # Panics
-    /// Where the edge sends bytes that are no valid frame.
+    /// If the edge sends bytes that are not a valid frame.
     pub async fn next_frame(&mut self, within: Duration) -> Received {
         timeout(within, self.read_frame())
             .await
             .unwrap_or(Received::Timeout)
     }
 
-    /// Cancelling it loses nothing: bytes are kept as soon as they are read.
+    /// Reads the next frame. Cancel-safe: bytes are kept as soon as they are read.
     async fn read_frame(&mut self) -> Received {
         loop {
             if let Some(frame) = RawFrame::take(&mut self.unparsed) {
@@ -231,13 +233,14 @@ impl Peer {
                         torn: self.unparsed.len(),
                     };
                 }
-                Err(error) => panic!("reading from the edge: {error}"),
+                Err(error) => panic!("can't read from the edge: {error}"),
             }
         }
     }
 }
 
-/// Reads by way of the stack, so that a thousand peers cost the test's own memory nothing but what they were sent.
+/// Reads into a buffer on the stack, so that a thousand peers use no more of the test's memory than
+/// what they were sent.
 fn read_once(stream: &TcpStream, unparsed: &mut Vec<u8>) -> io::Result<usize> {
     let mut buffer = [0; 16_384];
     let count = stream.try_read(&mut buffer)?;
@@ -245,7 +248,7 @@ fn read_once(stream: &TcpStream, unparsed: &mut Vec<u8>) -> io::Result<usize> {
     Ok(count)
 }
 
-/// An AUTH frame with user and password.
+/// Encodes an AUTH frame with a user name and a password.
 #[must_use]
 pub fn auth(username: &str, password: &str) -> Vec<u8> {
     let message = Auth {
@@ -256,7 +259,7 @@ pub fn auth(username: &str, password: &str) -> Vec<u8> {
     frame::frame(frame::AUTH, &message.encode_to_vec())
 }
 
-/// A SUBSCRIBE frame.
+/// Encodes a SUBSCRIBE frame.
 #[must_use]
 pub fn subscribe(mode: Mode, resume_after_ms: Option<i64>, ahead: bool) -> Vec<u8> {
     let mode = match mode {
@@ -271,7 +274,7 @@ pub fn subscribe(mode: Mode, resume_after_ms: Option<i64>, ahead: bool) -> Vec<u
     frame::frame(frame::SUBSCRIBE, &message.encode_to_vec())
 }
 
-/// A HEARTBEAT frame.
+/// Encodes a HEARTBEAT frame.
 #[must_use]
 pub fn heartbeat(client_time_us: i64) -> Vec<u8> {
     frame::frame(

@@ -1,12 +1,13 @@
-//! The test process itself: its resident memory, and directories of its own.
+//! The test process: its resident memory, and temporary directories.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Resident memory of this process in bytes, as /proc/self/status tells it (which, unlike statm, needs no page size).
+/// Returns the resident memory of this process in bytes, from /proc/self/status (which, unlike
+/// statm, needs no page size).
 ///
 /// # Panics
-/// Where the kernel doesn't say.
+/// If the kernel does not report it.
 #[must_use]
 pub fn resident_bytes() -> u64 {
     let status = fs::read_to_string("/proc/self/status").expect("Linux has /proc/self/status");
@@ -17,35 +18,40 @@ pub fn resident_bytes() -> u64 {
     kilobytes.unwrap_or_else(|| panic!("no VmRSS in {status}")) * 1_024
 }
 
-/// A new, empty directory, removed with all that is in it when this is dropped.
+/// A new, empty directory, which is removed with its contents when this is dropped.
 #[derive(Debug)]
 pub struct TempDir(tempfile::TempDir);
 
 impl TempDir {
-    /// Makes one; `label` becomes a part of its name.
+    /// Creates a directory whose name contains `label`.
     ///
     /// # Panics
-    /// Where the system's directory for such things can't be written to.
+    /// If the system's temporary directory is not writable.
     #[must_use]
     pub fn new(label: &str) -> Self {
         let prefix = format!("tickstorm-{label}-");
         let made = tempfile::Builder::new().prefix(&prefix).tempdir();
-        Self(made.unwrap_or_else(|error| panic!("{label}: {error}")))
+        Self(
+            made.unwrap_or_else(|error| {
+                panic!("can't create a temporary directory {label}: {error}")
+            }),
+        )
     }
 
-    /// Where it is.
+    /// Returns the path of the directory.
     #[must_use]
     pub fn path(&self) -> &Path {
         self.0.path()
     }
 
-    /// Writes a file in it and tells its path.
+    /// Writes a file into the directory and returns its path.
     ///
     /// # Panics
-    /// Where that fails.
+    /// If the file can't be written.
     pub fn write(&self, name: &str, content: impl AsRef<[u8]>) -> PathBuf {
         let path = self.path().join(name);
-        fs::write(&path, content).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        fs::write(&path, content)
+            .unwrap_or_else(|error| panic!("can't write {}: {error}", path.display()));
         path
     }
 }

@@ -1,11 +1,13 @@
-//! Programs that tests run and that are none of ours.
+//! Third-party programs that tests run.
 
 use std::path::{Path, PathBuf};
 
-/// Where `cargo xtask test` installs what this machine lacks, from the workspace's root.
+/// Where `cargo xtask test` installs programs that the machine does not have, relative to this
+/// crate.
 const INSTALLED: &str = "../../target/python-tools/bin";
 
-/// How to call a program that tests need: as `cargo xtask test` has installed it, or else by its name, as this machine has it.
+/// Returns the path of a program that tests need: the one installed by `cargo xtask test`, or else
+/// its name, to be looked up in PATH.
 #[must_use]
 pub fn tool(name: &str) -> PathBuf {
     let installed = Path::new(env!("CARGO_MANIFEST_DIR")).join(INSTALLED);

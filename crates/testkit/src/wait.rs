@@ -1,37 +1,41 @@
-//! Waiting for something to become true: by looking, never by sleeping for as long as it ought to take.
+//! Waiting for a condition by polling it, never by sleeping for as long as it ought to take.
 
 use std::time::Duration;
 
 use tickstorm_timebase::{Clock, SystemClock};
 
-/// How long to wait between two looks.
+/// The pause between two polls.
 const PAUSE: Duration = Duration::from_millis(2);
 
-/// Looks until `condition` holds, blocking the thread.
+/// Polls `condition` until it holds, blocking the thread.
 ///
 /// # Panics
-/// Where it doesn't within `bound`; the message names `what`.
+/// If it does not hold within `bound`. The message contains `what`.
 pub fn poll_until(what: &str, bound: Duration, mut condition: impl FnMut() -> bool) {
     let start = SystemClock.now();
     while !condition() {
         assert!(
             SystemClock.now().since(start) < bound,
-            "not within {bound:?}: {what}"
+            "the condition did not hold within {bound:?}: {what}"
         );
         std::thread::sleep(PAUSE);
     }
 }
 
-/// Looks until `condition` holds, by tokio's time: under a paused clock `bound` is virtual too.
+/// Polls `condition` until it holds, in tokio's time: with a paused clock, `bound` is virtual as
+/// well.
 ///
 /// # Panics
-/// Where it doesn't within `bound`; the message names `what`.
+/// If it does not hold within `bound`. The message contains `what`.
 pub async fn poll_until_async(what: &str, bound: Duration, mut condition: impl FnMut() -> bool) {
-    let looks = async {
+    let polling = async {
         while !condition() {
             tokio::time::sleep(PAUSE).await;
         }
     };
-    let outcome = tokio::time::timeout(bound, looks).await;
-    assert!(outcome.is_ok(), "not within {bound:?}: {what}");
+    let outcome = tokio::time::timeout(bound, polling).await;
+    assert!(
+        outcome.is_ok(),
+        "the condition did not hold within {bound:?}: {what}"
+    );
 }

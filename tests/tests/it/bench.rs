@@ -254,10 +254,9 @@ async fn auth_counts_every_tick_and_every_auth() {
         let counted: u64 = counts.map(|count| count.as_u64().unwrap()).sum();
         assert_eq!(counted, ticks, "{column}");
     }
-    let head =
-        "| released after its time | without AUTHs | 40 AUTHs before |\n| --- | ---: | ---: |";
+    let head = "| release lateness | without AUTHs | with 40 AUTHs |\n| --- | ---: | ---: |";
     assert!(results.stdout.contains(head), "{}", results.stdout);
-    assert!(results.html.contains("40 AUTHs before"));
+    assert!(results.html.contains("with 40 AUTHs"));
 }
 
 #[tokio::test]

@@ -1,4 +1,5 @@
-//! The yardstick of connecting: a listener and a bare loop for each shard, which accepts and keeps what comes. No protocol, no state.
+//! The baseline for connecting: a listener and a bare loop per shard, which accepts connections and
+//! keeps them open. No protocol, no state.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -12,31 +13,32 @@ use socket2::{Domain, Socket, Type};
 use crate::machine::{self, CpuTime};
 use crate::orders::LoopUsage;
 
-/// As the edge's own listener has it.
+/// The backlog of the edge's own listener.
 pub(super) const BACKLOG: i32 = 4_096;
-/// How soon the loop notices that it is to end, in milliseconds.
-const LOOK_MS: u16 = 20;
+/// The interval at which a loop checks whether it must stop, in milliseconds.
+const STOP_POLL_MS: u16 = 20;
 
-/// Why a bare loop does not listen.
+/// The reason why a bare loop could not start.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ListenError {
     #[error(transparent)]
     Io(#[from] io::Error),
-    #[error("a listener without an address")]
+    #[error("the listener has no IP address")]
     NoAddress,
-    #[error("a bare loop has ended")]
+    #[error("a bare loop has ended before it listened")]
     LoopEnded,
 }
 
-/// Bare accept loops, each on a thread of its own, on one port.
+/// Bare accept loops, each on its own thread, that share one port.
 pub(super) struct AcceptLoops {
     stop: Arc<AtomicBool>,
     threads: Vec<JoinHandle<LoopUsage>>,
 }
 
 impl AcceptLoops {
-    /// As many loops as the edge has shards; where those have tables of open files of their own, so have these.
-    pub(super) fn begin(
+    /// Starts `threads` loops, as many as the edge has shards. If the shards have their own tables
+    /// of open files, so do the loops.
+    pub(super) fn start(
         threads: usize,
         own_files: bool,
     ) -> Result<(Self, SocketAddr), ListenError> {
@@ -47,29 +49,30 @@ impl AcceptLoops {
         };
         let mut addr = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         for _ in 0..threads {
-            let stopping = Arc::clone(&accepting.stop);
-            let (said, listens) = mpsc::sync_channel(1);
+            let stop = Arc::clone(&accepting.stop);
+            let (addr_sender, listening) = mpsc::sync_channel(1);
             let thread = std::thread::Builder::new()
                 .name("bare-accept".into())
                 .spawn(move || match open(addr, own_files) {
                     Ok((listener, addr)) => {
-                        let _ = said.send(Ok(addr));
-                        accept(&listener, &stopping).unwrap_or_default()
+                        let _ = addr_sender.send(Ok(addr));
+                        accept(&listener, &stop).unwrap_or_default()
                     }
                     Err(error) => {
-                        let _ = said.send(Err(error));
+                        let _ = addr_sender.send(Err(error));
                         LoopUsage::default()
                     }
                 })?;
             accepting.threads.push(thread);
-            let outcome = listens.recv();
+            let outcome = listening.recv();
             addr = outcome.map_err(|_| ListenError::LoopEnded)??;
         }
         Ok((accepting, addr))
     }
 
-    /// Ends them and closes what they have accepted, which no longer counts.
-    pub(super) fn end(mut self) -> LoopUsage {
+    /// Stops the loops and returns what they used. They close the connections that they accepted,
+    /// which is not counted.
+    pub(super) fn stop(mut self) -> LoopUsage {
         let threads = std::mem::take(&mut self.threads);
         drop(self);
         let ended = threads.into_iter();
@@ -85,13 +88,14 @@ impl AcceptLoops {
 }
 
 impl Drop for AcceptLoops {
-    /// Tells them to end; where not all can begin, those that have.
+    /// Signals the loops to stop, including those already running when a later one fails to start.
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
     }
 }
 
-/// A listener of this thread; what was opened before its table is its own would be open in both.
+/// Opens this thread's listener. The thread gets its own table of files first: a socket opened
+/// before would be open in both tables.
 fn open(addr: SocketAddr, own_files: bool) -> Result<(Socket, SocketAddr), ListenError> {
     if own_files {
         machine::own_files()?;
@@ -99,7 +103,7 @@ fn open(addr: SocketAddr, own_files: bool) -> Result<(Socket, SocketAddr), Liste
     listen(addr)
 }
 
-/// A listener at `addr`, which others may share, with the edge's own backlog.
+/// Opens a listener at `addr`, which other listeners may share, with the edge's own backlog.
 pub(super) fn listen(addr: SocketAddr) -> Result<(Socket, SocketAddr), ListenError> {
     let socket = Socket::new(Domain::IPV4, Type::STREAM.nonblocking().cloexec(), None)?;
     socket.set_tcp_nodelay(true)?;
@@ -110,7 +114,7 @@ pub(super) fn listen(addr: SocketAddr) -> Result<(Socket, SocketAddr), ListenErr
     Ok((socket, addr.ok_or(ListenError::NoAddress)?))
 }
 
-/// Takes one connection off the listener; none where nobody waits.
+/// Accepts one connection. Returns `None` if none is waiting.
 pub(super) fn next(listener: &Socket) -> io::Result<Option<Socket>> {
     use io::ErrorKind::{ConnectionAborted, Interrupted, WouldBlock};
     match listener.accept() {
@@ -127,15 +131,15 @@ fn accept(listener: &Socket, stop: &AtomicBool) -> io::Result<LoopUsage> {
     epoll.add(listener, EpollEvent::new(EpollFlags::EPOLLIN, 0))?;
     let mut events = [EpollEvent::empty()];
     let mut kept = Vec::new();
-    let begun = CpuTime::of_thread();
+    let before = CpuTime::of_thread();
     while !stop.load(Ordering::Relaxed) {
-        epoll.wait(&mut events, LOOK_MS)?;
+        epoll.wait(&mut events, STOP_POLL_MS)?;
         while let Some(socket) = next(listener)? {
             kept.push(socket);
         }
     }
     Ok(LoopUsage {
-        cpu_us: CpuTime::of_thread().total_us - begun.total_us,
+        cpu_us: CpuTime::of_thread().total_us - before.total_us,
         accepted: kept.len() as u64,
         answered: 0,
     })

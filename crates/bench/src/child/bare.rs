@@ -1,5 +1,5 @@
-//! The yardstick of sending: a bare loop of `send(2)` over the same descriptors that the edge's fan-out has just used, on the same
-//! threads. What it costs is what plain sockets cost on this machine.
+//! The baseline for sending: a bare loop of `send(2)` over the descriptors that the edge's fan-out
+//! has just used, on the same threads. Its cost is what plain sockets cost on this machine.
 
 use std::os::fd::RawFd;
 use std::sync::{Arc, Mutex};
@@ -15,16 +15,17 @@ use crate::orders::{BareSends, BurstPlan};
 
 const FLAGS: MsgFlags = MsgFlags::MSG_DONTWAIT.union(MsgFlags::MSG_NOSIGNAL);
 
-/// A sleep ends this much before its moment, and the rest is spun away, as the edge does before a tick.
+/// A sleep ends this long before its deadline and the thread spins for the rest, as the edge does
+/// before a tick.
 const SPIN: Duration = Duration::from_micros(150);
 
-/// Full sockets are asked again after this.
+/// The pause before a full socket is tried again.
 const STALL: Duration = Duration::from_micros(50);
 
-/// How often one send may stall before its socket is given up: 10 s.
+/// The number of stalls after which a send gives up its socket: 10 s in all.
 const STALLS_MAX: u64 = 200_000;
 
-/// Sends the ticks of `burst` from all shards at once.
+/// Sends the ticks of `burst` from all shards at the same time.
 pub(super) async fn send(edge: &Edge, burst: BurstPlan, offset_ns: i64) -> BareSends {
     let sent_unix_us = offset_ns.saturating_add_unsigned(burst.at_ns) / 1_000;
     let frames = frame::bare(&burst, sent_unix_us);
@@ -46,7 +47,8 @@ pub(super) async fn send(edge: &Edge, burst: BurstPlan, offset_ns: i64) -> BareS
         .map_or_else(|_| BareSends::default(), |total| *total)
 }
 
-/// Each frame to all sockets when its last tick is due: a batch can't leave before what is in it.
+/// Sends each frame to all sockets when its last tick is due: a batch can't leave before its last
+/// tick.
 fn send_all(sockets: &[RawFd], frames: &[Vec<u8>], burst: &BurstPlan) -> BareSends {
     let mut bare = BareSends {
         sockets: sockets.len() as u64,
@@ -56,25 +58,25 @@ fn send_all(sockets: &[RawFd], frames: &[Vec<u8>], burst: &BurstPlan) -> BareSen
     for frame in frames {
         number = (number + burst.per_frame).min(burst.ticks);
         wait_until(burst.due_ns(number.saturating_sub(1)));
-        let begun = CpuTime::of_thread();
+        let before = CpuTime::of_thread();
         for socket in sockets {
             match send_once(*socket, frame, FLAGS) {
-                Ok(taken) if taken == frame.len() => bare.sends += 1,
+                Ok(sent) if sent == frame.len() => bare.sends += 1,
                 outcome => finish(*socket, frame, outcome, &mut bare),
             }
         }
-        bare.cpu_us += CpuTime::of_thread().total_us - begun.total_us;
+        bare.cpu_us += CpuTime::of_thread().total_us - before.total_us;
     }
     bare
 }
 
-/// The stream must be left at a frame's boundary, however full the socket is.
+/// Finishes a partial send: the stream must end at a frame's boundary, however full the socket is.
 #[cold]
 fn finish(socket: RawFd, frame: &[u8], outcome: Result<usize, Errno>, bare: &mut BareSends) {
-    let (mut taken, mut outcome, mut stalls) = (0, outcome, 0);
+    let (mut sent, mut outcome, mut stalls) = (0, outcome, 0);
     loop {
         match outcome {
-            Ok(more) => taken += more,
+            Ok(more) => sent += more,
             Err(Errno::EAGAIN | Errno::EINTR) if stalls < STALLS_MAX => {
                 stalls += 1;
                 std::thread::sleep(STALL);
@@ -84,11 +86,11 @@ fn finish(socket: RawFd, frame: &[u8], outcome: Result<usize, Errno>, bare: &mut
                 break;
             }
         }
-        if taken == frame.len() {
+        if sent == frame.len() {
             bare.sends += 1;
             break;
         }
-        outcome = send_once(socket, &frame[taken..], FLAGS);
+        outcome = send_once(socket, &frame[sent..], FLAGS);
     }
     bare.stalls += u64::from(stalls > 0);
 }

@@ -1,5 +1,5 @@
-//! The yardstick of being there: a listener and a bare loop of epoll, recv and send that answers each message with as many bytes
-//! as an edge's PONG has. It looks at nothing that it receives.
+//! The baseline for idle clients: a listener and a bare loop of epoll, recv and send that answers
+//! each message with as many bytes as an edge's PONG has. It does not inspect what it receives.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -16,12 +16,12 @@ use super::accept::{ListenError, listen, next};
 use crate::machine::{self, CpuTime};
 use crate::orders::LoopUsage;
 
-/// Events taken at once.
+/// The largest number of events per wait.
 const EVENTS: usize = 1_024;
-/// The listener among the events.
+/// The event data of the listener.
 const LISTENER: u64 = u64::MAX;
 
-/// A bare echo loop on a thread of its own, which runs until the process ends.
+/// A bare echo loop on its own thread, which runs until the process ends.
 pub(super) struct EchoLoop(Arc<EchoCounts>);
 
 #[derive(Default)]
@@ -32,17 +32,17 @@ struct EchoCounts {
 }
 
 impl EchoLoop {
-    pub(super) fn begin(pong_len: usize) -> Result<(Self, SocketAddr), ListenError> {
+    pub(super) fn start(pong_len: usize) -> Result<(Self, SocketAddr), ListenError> {
         let (listener, addr) = listen(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))?;
         let counts = Arc::new(EchoCounts::default());
         let counting = Arc::clone(&counts);
         std::thread::Builder::new()
             .name("bare-echo".into())
             .spawn(move || {
-                // Where that is refused, both sets of clients must fit into one table.
+                // If this is refused, both sets of clients must fit into one table.
                 let _ = machine::own_files();
                 if let Err(error) = echo(&listener, &vec![0; pong_len], &counting) {
-                    tracing::error!(%error, "the echo loop has ended");
+                    tracing::error!(%error, "echo loop failed");
                 }
             })?;
         Ok((Self(counts), addr))
@@ -71,26 +71,26 @@ fn echo(listener: &Socket, answer: &[u8], counts: &EchoCounts) -> io::Result<()>
         for event in &events[..ready] {
             if event.data() == LISTENER {
                 while let Some(socket) = next(listener)? {
-                    let place = sockets.len() as u64;
-                    epoll.add(&socket, EpollEvent::new(EpollFlags::EPOLLIN, place))?;
+                    let index = sockets.len() as u64;
+                    epoll.add(&socket, EpollEvent::new(EpollFlags::EPOLLIN, index))?;
                     sockets.push(Some(socket));
                     counts.accepted.fetch_add(1, Ordering::Relaxed);
                 }
                 continue;
             }
-            let place = usize::try_from(event.data()).unwrap_or(usize::MAX);
-            let Some(Some(socket)) = sockets.get(place) else {
+            let index = usize::try_from(event.data()).unwrap_or(usize::MAX);
+            let Some(Some(socket)) = sockets.get(index) else {
                 continue;
             };
             let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
             match recv(socket.as_raw_fd(), &mut scratch, flags) {
                 Ok(1..) => {
-                    // A client that takes no answer misses one, and says so.
+                    // A client whose socket is full misses this answer and reports that.
                     let _ = send(socket.as_raw_fd(), answer, flags);
                     counts.answered.fetch_add(1, Ordering::Relaxed);
                 }
                 Err(Errno::EAGAIN | Errno::EINTR) => {}
-                Ok(0) | Err(_) => sockets[place] = None,
+                Ok(0) | Err(_) => sockets[index] = None,
             }
         }
         counts

@@ -1,4 +1,5 @@
-//! Feeds the edge a burst, paced by the clock: all ticks that have become due, once in each batch window.
+//! Feeds a burst to the edge, paced by the clock: once per batch window, all ticks that have become
+//! due.
 
 use std::time::Duration;
 
@@ -8,10 +9,12 @@ use tickstorm_timebase::{Epoch, Mode, Quality, Tick};
 use crate::machine::{CpuTime, now_ns};
 use crate::orders::BurstPlan;
 
-/// Feeds all of it, comes back when the last tick was fed, and says what CPU time that took, in microseconds: the edge has no part in it.
+/// Feeds the whole burst and returns once the last tick was fed. Returns the CPU time that feeding
+/// took, in microseconds, since it is not the edge's.
 pub(super) fn feed(edge: &Edge, burst: BurstPlan) -> u64 {
-    let begun = CpuTime::of_thread();
-    // As often as the edge sends: what is fed more often would wake every shard to be waited with there.
+    let before = CpuTime::of_thread();
+    // Ticks are fed as often as the edge sends: feeding more often would wake every shard only to
+    // make the ticks wait for their batch.
     let step = Duration::from_nanos(burst.due_ns(burst.per_frame) - burst.due_ns(0));
     let mut fed = 0;
     while fed < burst.ticks {
@@ -33,5 +36,5 @@ pub(super) fn feed(edge: &Edge, burst: BurstPlan) -> u64 {
         edge.burst(Mode::Second, &ticks);
         fed = until;
     }
-    CpuTime::of_thread().total_us - begun.total_us
+    CpuTime::of_thread().total_us - before.total_us
 }

@@ -1,4 +1,4 @@
-//! What the child tells of itself: its CPU time, memory and files, and what the edge in it says.
+//! Samples the child process: CPU time, memory and open files, and the state of the edge in it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,10 +9,11 @@ use tickstorm_service::admin::Health;
 use crate::machine::{self, CpuTime, now_ns};
 use crate::orders::ProcessSample;
 
-/// Readings of authority time, of which the one counts that took least: whatever came in between made the others too late.
+/// The number of readings of authority time, of which the fastest counts: the others were delayed
+/// by an interruption.
 const READINGS: usize = 5;
 
-/// Looks at the process and at its edge.
+/// Samples the process and the edge in it.
 pub(super) struct Sampler {
     health: Arc<dyn Health>,
     registry: Registry,
@@ -28,21 +29,22 @@ impl Sampler {
         }
     }
 
-    /// Ends when the edge knows the time.
+    /// Waits until the edge knows the time.
     pub(super) async fn time_is_known(&self) {
         while self.offset_ns().is_none() {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
 
-    /// MAX_CONNECTIONS as the edge has it.
+    /// The edge's MAX_CONNECTIONS.
     pub(super) fn connections_max(&self) -> u64 {
         self.health.status()["max_connections"]
             .as_u64()
             .unwrap_or_default()
     }
 
-    /// CPU time comes first, and again last: the sample itself is not to count.
+    /// Takes a sample. CPU time is read first and again last, so that the cost of the sample can be
+    /// left out.
     pub(super) fn sample(&self, all: bool) -> ProcessSample {
         let (at_ns, cpu_us) = (now_ns(), CpuTime::of_process().total_us);
         let status = self.health.status();
@@ -64,13 +66,13 @@ impl Sampler {
         sample
     }
 
-    /// Authority time minus the machine's own, in nanoseconds.
+    /// Authority time minus the machine's own clock, in nanoseconds.
     pub(super) fn offset_ns(&self) -> Option<i64> {
         let reading = || {
             let before = now_ns();
             let status = self.health.status();
             let took = now_ns().saturating_sub(before);
-            // Half a microsecond, since what is said is rounded down.
+            // The status rounds down to microseconds, by half a microsecond on average.
             let unix_ns = status["authority"]["unix_us"].as_i64()? * 1_000 + 500;
             Some((took, unix_ns.checked_sub_unsigned(before)?))
         };

@@ -1,27 +1,28 @@
-//! What one client was sent, and whether it was right: every tick once, in order. Without I/O, so that a generator that overlooks a
-//! lost tick is found by a test.
+//! Accounts of the ticks that each client received, and whether they were right: every tick once,
+//! in order. Free of I/O, so that a test can prove that no lost tick is overlooked.
 
-/// What came otherwise than the protocol promises, over all clients of a thread.
+/// Violations of the protocol's promises, over all clients of a thread.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Faults {
-    /// Ticks that never came.
+    /// Ticks that never arrived.
     pub(crate) lost: u64,
-    /// Ticks that came again.
+    /// Ticks that arrived more than once.
     pub(crate) duplicate: u64,
-    /// Ticks that came after a later one.
+    /// Ticks that arrived after a later one.
     pub(crate) out_of_order: u64,
-    /// Ticks that came before they were due.
+    /// Ticks that arrived before they were due.
     pub(crate) early: u64,
-    /// Ticks that nobody can have sent: off the grid, or before the subscription's start.
+    /// Ticks that no edge may send: off the grid, or before the subscription's start.
     pub(crate) strange: u64,
-    /// Frames whose checksum or payload is wrong, after which nothing of a connection can be understood.
+    /// Frames with a wrong checksum or payload, after which the rest of the connection can't be
+    /// decoded.
     pub(crate) broken: u64,
-    /// Connections that ended, or were refused, though nobody wanted them to.
+    /// Connections that ended or were refused unexpectedly.
     pub(crate) disconnected: u64,
 }
 
 impl Faults {
-    /// Adds those of another thread.
+    /// Adds the faults of another thread.
     pub(crate) fn add(&mut self, other: &Self) {
         self.lost += other.lost;
         self.duplicate += other.duplicate;
@@ -32,7 +33,7 @@ impl Faults {
         self.disconnected += other.disconnected;
     }
 
-    /// All of them, by their names in the report.
+    /// All counts, with their names in the report.
     pub(crate) fn named(&self) -> [(&'static str, u64); 7] {
         [
             ("lost", self.lost),
@@ -46,23 +47,24 @@ impl Faults {
     }
 }
 
-/// The ticks of one subscription. What each message needs is small, since the kernel has used the cache before the next one.
+/// The ticks of one subscription. The fields needed for each message are few, since the kernel's
+/// work evicts them from the cache before the next one.
 #[derive(Clone, Debug)]
 pub(crate) struct TickAccount {
     last_ms: i64,
     rest: Box<Rest>,
 }
 
-/// What is needed only where something is wrong.
+/// The fields that are needed only if something is wrong.
 #[derive(Clone, Debug)]
 struct Rest {
     start_ms: i64,
-    /// Ticks between others that have not come: first and last of each gap.
+    /// The gaps, each with its first and last missing tick.
     missing: Vec<(i64, i64)>,
 }
 
 impl TickAccount {
-    /// Ticks are those after `start_ms`, which need not be on the grid.
+    /// Creates an account of the ticks after `start_ms`, which need not be on the grid.
     pub(crate) fn new(start_ms: i64, period_ms: i64) -> Self {
         let start_ms = start_ms - start_ms.rem_euclid(period_ms);
         Self {
@@ -74,7 +76,7 @@ impl TickAccount {
         }
     }
 
-    /// Ticks that follow each other without a gap, from `first_ms` to `last_ms`.
+    /// Accounts for the ticks from `first_ms` to `last_ms`, which have no gap between them.
     pub(crate) fn take(
         &mut self,
         first_ms: i64,
@@ -93,7 +95,7 @@ impl TickAccount {
         }
     }
 
-    /// One tick, wherever it belongs.
+    /// Accounts for one tick in any position.
     #[cold]
     fn take_one(&mut self, epoch_ms: i64, period_ms: i64, faults: &mut Faults) {
         if epoch_ms <= self.rest.start_ms || epoch_ms.rem_euclid(period_ms) != 0 {
@@ -104,15 +106,15 @@ impl TickAccount {
                 self.rest.missing.push(gap);
             }
             self.last_ms = epoch_ms;
-        } else if self.find(epoch_ms, period_ms) {
+        } else if self.remove_from_gaps(epoch_ms, period_ms) {
             faults.out_of_order += 1;
         } else {
             faults.duplicate += 1;
         }
     }
 
-    /// Takes a tick out of the gaps; false where it lies in none.
-    fn find(&mut self, epoch_ms: i64, period_ms: i64) -> bool {
+    /// Removes a tick from the gaps. Returns false if it is in none.
+    fn remove_from_gaps(&mut self, epoch_ms: i64, period_ms: i64) -> bool {
         let within = |gap: &(i64, i64)| (gap.0..=gap.1).contains(&epoch_ms);
         let Some(at) = self.rest.missing.iter().position(within) else {
             return false;
@@ -124,7 +126,7 @@ impl TickAccount {
         true
     }
 
-    /// How many ticks have not come that lie between others, or up to `until_ms`, the last one due.
+    /// The number of ticks that are missing between others, or up to `until_ms`, the last tick due.
     pub(crate) fn lost(&self, until_ms: Option<i64>, period_ms: i64) -> u64 {
         let ticks = |from: i64, to: i64| ((to - from).max(0) / period_ms).unsigned_abs();
         let gaps = self.rest.missing.iter();
@@ -141,7 +143,8 @@ mod tests {
 
     const PERIOD: i64 = 1_000;
 
-    /// The account of a client that was sent these ticks, in this order, after tick 10, of which 20 is the last due.
+    /// The faults of a client whose subscription starts after tick 10, that receives these ticks in
+    /// this order, if tick 20 is the last one due.
     fn account(seconds: &[i64]) -> Faults {
         let (mut account, mut faults) = (TickAccount::new(10_000, PERIOD), Faults::default());
         for second in seconds {
@@ -157,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tick_left_out_is_lost_wherever_it_was() {
+    fn a_tick_left_out_anywhere_is_lost() {
         for left_out in 11..=20 {
             let seconds = Vec::from_iter((11..=20).filter(|second| *second != left_out));
             let faults = Faults {
@@ -185,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn ticks_that_changed_places_are_out_of_order_and_not_lost() {
+    fn swapped_ticks_are_out_of_order_and_not_lost() {
         for first in 11..=19 {
             let mut seconds = Vec::from_iter(11..=20);
             let at = seconds.partition_point(|second| *second < first);
@@ -210,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn a_batch_is_as_its_ticks_one_by_one() {
+    fn a_batch_counts_like_its_ticks_taken_separately() {
         let (mut account, mut faults) = (TickAccount::new(10_000, PERIOD), Faults::default());
         account.take(11_000, 15_000, PERIOD, &mut faults);
         account.take(14_000, 17_000, PERIOD, &mut faults);

@@ -1,42 +1,43 @@
-//! When a frame came to each client. While it comes, times are only written down; histograms are filled afterwards, so that counting
-//! does not slow down what is counted.
+//! The arrival times of frames. While a frame arrives, its times are only written down; histograms
+//! are filled afterwards, so that counting does not slow down what is counted.
 
 use hdrhistogram::Histogram;
 
 use super::frame_ticks::FrameTicks;
 
-/// The longest latency that a histogram holds, in nanoseconds: 10 minutes. What takes longer counts as that.
+/// The longest latency that a histogram holds, in nanoseconds: 10 minutes. A longer one counts as
+/// this.
 const LATENCY_NS_MAX: u64 = 600_000_000_000;
-/// Significant digits of a histogram.
+/// The number of significant digits of a histogram.
 const DIGITS: u8 = 3;
-/// The unit in which times are written down, in nanoseconds: with it 32 bits hold 7 minutes.
+/// The unit in which arrival times are stored, in nanoseconds: with it, 32 bits hold 7 minutes.
 const UNIT_NS: u64 = 100;
 
-/// A histogram of latencies in nanoseconds.
+/// Creates a histogram for latencies in nanoseconds.
 pub(crate) fn histogram() -> Histogram<u64> {
     Histogram::new_with_bounds(1, LATENCY_NS_MAX, DIGITS).expect("the bounds are valid")
 }
 
-/// When something was due.
+/// The time at which a frame was due.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Due {
     pub(super) ns: u64,
-    /// The same in authority time, in microseconds, where `sent_unix_us` may not be before it.
+    /// The same in authority time, in microseconds, if `sent_unix_us` may not be earlier.
     pub(super) unix_us: Option<i64>,
 }
 
-/// The arrivals of one frame.
+/// The arrivals of one frame at all clients of a thread.
 #[derive(Debug, Default)]
 pub(super) struct FrameArrivals {
     due: Option<Due>,
     first_ns: u64,
     last_ns: u64,
-    /// After `first_ns`, in [`UNIT_NS`].
+    /// Arrivals as offsets from `first_ns`, in [`UNIT_NS`].
     after: Vec<u32>,
 }
 
 impl FrameArrivals {
-    /// It has come to one more client; when it was due is asked for the first time only.
+    /// Records the arrival at one more client. `due` is called for the first arrival only.
     pub(super) fn record(&mut self, at_ns: u64, due: impl FnOnce() -> Option<Due>) {
         if self.after.is_empty() {
             self.first_ns = at_ns;
@@ -47,13 +48,13 @@ impl FrameArrivals {
         self.after.push(u32::try_from(after).unwrap_or(u32::MAX));
     }
 
-    /// When it has last come; 0: never.
+    /// The time of the last arrival, or 0 if there was none.
     pub(super) fn last_ns(&self) -> u64 {
         self.last_ns
     }
 
-    /// What is left of it, with its latencies counted in `latencies`. Authority time is `offset_ns` after the machine's, give or
-    /// take `error_ns`.
+    /// Summarises the arrivals and adds their latencies to `latencies`. Authority time is
+    /// `offset_ns` ahead of the machine's own clock, within `error_ns`.
     pub(super) fn finish(
         &self,
         ticks: FrameTicks,
@@ -72,11 +73,11 @@ impl FrameArrivals {
         for after in &self.after {
             let at_ns = self.first_ns + u64::from(*after) * UNIT_NS;
             early += u64::from(sent_early || at_ns + UNIT_NS + error_ns < due.ns);
-            let late = at_ns.saturating_sub(due.ns);
-            latencies.of(ticks.bare).saturating_record(late.max(1));
+            let latency = at_ns.saturating_sub(due.ns);
+            latencies.of(ticks.bare).saturating_record(latency.max(1));
             if let (Some(sent_ns), false) = (sent_ns, ticks.bare) {
-                let late = at_ns.saturating_sub(sent_ns);
-                latencies.after_sent.saturating_record(late.max(1));
+                let latency = at_ns.saturating_sub(sent_ns);
+                latencies.after_sent.saturating_record(latency.max(1));
             }
         }
         Some(FrameSeen {
@@ -90,7 +91,7 @@ impl FrameArrivals {
     }
 }
 
-/// A frame that has come to a number of clients.
+/// A frame that has arrived at a number of clients.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct FrameSeen {
     pub(crate) ticks: FrameTicks,
@@ -98,18 +99,19 @@ pub(crate) struct FrameSeen {
     pub(crate) first_ns: u64,
     pub(crate) last_ns: u64,
     pub(crate) count: u64,
-    /// To how many of them it came before it was due.
+    /// The number of clients at which it arrived before it was due.
     pub(crate) early: u64,
 }
 
-/// How late ticks came, in nanoseconds. A frame of several ticks counts by its first, which has waited longest.
+/// Latencies in nanoseconds. A frame of several ticks counts by its first tick, which has waited
+/// longest.
 #[derive(Clone, Debug)]
 pub(crate) struct Latencies {
-    /// The edge's, after the tick was due.
+    /// Frames of the edge, from due to arrival.
     pub(crate) edge: Histogram<u64>,
-    /// The edge's, after `sent_unix_us`.
+    /// Frames of the edge, from `sent_unix_us` to arrival.
     pub(crate) after_sent: Histogram<u64>,
-    /// The yardstick's, after it was due.
+    /// Frames of the bare loop, from due to arrival.
     pub(crate) bare: Histogram<u64>,
 }
 
@@ -128,7 +130,7 @@ impl Latencies {
         if bare { &mut self.bare } else { &mut self.edge }
     }
 
-    /// Adds those of another thread.
+    /// Adds the latencies of another thread.
     pub(crate) fn add(&mut self, other: &Self) {
         let pairs = [
             (&mut self.edge, &other.edge),
@@ -136,7 +138,8 @@ impl Latencies {
             (&mut self.bare, &other.bare),
         ];
         for (mine, theirs) in pairs {
-            mine.add(theirs).expect("all have the same bounds");
+            mine.add(theirs)
+                .expect("all histograms have the same bounds");
         }
     }
 }
@@ -170,7 +173,7 @@ mod tests {
         let mut latencies = Latencies::default();
         let arrivals = arrivals(due(4_000_000));
         let seen = arrivals.finish(TICKS, Some(100_000_000), 0, &mut latencies);
-        let seen = seen.expect("it has come");
+        let seen = seen.expect("the frame has arrived");
         assert_eq!((seen.first_ns, seen.last_ns), (5_000_000, 9_000_000));
         assert_eq!((seen.count, seen.early), (3, 0));
         let near = |value: u64, expected: u64| value.abs_diff(expected) <= expected / 500;
@@ -181,20 +184,20 @@ mod tests {
     }
 
     #[test]
-    fn what_comes_before_it_is_due_is_early_beyond_the_clocks_own_error() {
+    fn an_arrival_is_early_if_it_precedes_the_due_time_by_more_than_the_clock_error() {
         let early = |due: Due, error_ns| {
             let arrivals = arrivals(due);
             let seen = arrivals.finish(TICKS, Some(0), error_ns, &mut Latencies::default());
-            seen.expect("it has come").early
+            seen.expect("the frame has arrived").early
         };
         assert_eq!(early(due(5_500_000), 0), 1);
         assert_eq!(early(due(9_500_000), 0), 3);
         assert_eq!(early(due(5_500_000), 600_000), 0);
-        let by_its_own_word = |unix_us| Due {
+        let sent_no_earlier_than = |unix_us| Due {
             unix_us: Some(unix_us),
             ..due(1)
         };
-        assert_eq!(early(by_its_own_word(104_501), 0), 3);
-        assert_eq!(early(by_its_own_word(104_500), 0), 0);
+        assert_eq!(early(sent_no_earlier_than(104_501), 0), 3);
+        assert_eq!(early(sent_no_earlier_than(104_500), 0), 0);
     }
 }

@@ -1,4 +1,5 @@
-//! One client: a socket, how far its handshake is, and the account of its ticks. Small, since there are 100,000 of them.
+//! One client: a socket, the stage of its handshake, and the account of its ticks. Kept small,
+//! since there may be 100,000 of them.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -9,35 +10,37 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use super::account::TickAccount;
 
-/// Clients of one source address: below half of the 28,000 ports that Linux gives out for an address pair. It gives out those of one
-/// parity first, and goes through all of them again for each of the others.
+/// The number of clients per source address: less than half of the 28,000 ports that Linux assigns
+/// for an address pair. Linux assigns ports of one parity first, and walks through all of those
+/// again for each port of the other parity.
 pub(crate) const CLIENTS_PER_SOURCE: u32 = 12_500;
 
-/// A client's receive buffer where it will not read, in bytes: the kernel's own could take minutes of ticks.
+/// The receive buffer of a client that will not read, in bytes: with the kernel's default it could
+/// hold minutes of ticks.
 const SLOW_BUFFER: usize = 16 * 1_024;
 
-/// One client, but for what each message needs of it.
+/// The cold half of a client, which is not needed for each message.
 pub(super) struct LoadClient {
     pub(super) state: ClientStage,
     pub(super) greeting: Greeting,
-    /// Which of all that have come.
+    /// The unique number of this client, in the order in which clients connected.
     pub(super) id: u64,
-    /// When its connect was begun.
-    pub(super) begun_ns: u64,
+    /// When its connect started, in nanoseconds.
+    pub(super) started_ns: u64,
 }
 
-/// What each message needs of a client.
+/// The hot half of a client, which is needed for each message.
 pub(super) struct LoadReader {
-    /// None at an empty place.
+    /// `None` in an empty slot.
     pub(super) socket: Option<Socket>,
     pub(super) pace: Pace,
-    /// None before the ACK of SUBSCRIBE.
+    /// `None` before the ACK of SUBSCRIBE.
     pub(super) account: Option<TickAccount>,
-    /// Is written, to have the rest in the cache.
+    /// Written only to bring the rest into the cache.
     pub(super) fetched: bool,
 }
 
-/// How far a client is.
+/// The stage of a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ClientStage {
     Connecting,
@@ -48,29 +51,30 @@ pub(super) enum ClientStage {
     Connected,
 }
 
-/// What a client sends first.
+/// The first bytes that a client sends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Greeting {
-    /// AUTH and SUBSCRIBE at once.
+    /// AUTH and SUBSCRIBE together.
     Pipelined,
-    /// SUBSCRIBE when AUTH has its ACK.
+    /// AUTH, then SUBSCRIBE after the ACK.
     StepByStep,
     /// Nothing: the listener speaks no protocol.
     Silent,
 }
 
-/// How a client reads.
+/// The pace at which a client reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Pace {
-    /// Whatever comes, at once.
+    /// All bytes as soon as they arrive.
     Eager,
-    /// Nothing any more.
+    /// No bytes.
     Never,
-    /// A byte a second.
+    /// One byte per second.
     Trickle,
 }
 
-/// Begins to connect. `number` says from which source address on loopback; None: whatever the system takes.
+/// Starts to connect. `number` determines the source address on loopback; with `None` the system
+/// chooses it.
 pub(super) fn dial(addr: SocketAddr, number: Option<u32>, slow: bool) -> io::Result<Socket> {
     let kind = Type::STREAM.nonblocking().cloexec();
     let socket = Socket::new(Domain::for_address(addr), kind, Some(Protocol::TCP))?;
@@ -78,7 +82,7 @@ pub(super) fn dial(addr: SocketAddr, number: Option<u32>, slow: bool) -> io::Res
         socket.set_recv_buffer_size(SLOW_BUFFER)?;
     }
     if let Some(number) = number {
-        // The port is chosen at connect, when it must be unlike others of the same address pair only.
+        // The port is then chosen at connect, and must be unique within the address pair only.
         setsockopt(&socket, IpBindAddressNoPort, &true)?;
         socket.bind(&SocketAddr::new(source(number), 0).into())?;
     }
@@ -90,24 +94,25 @@ pub(super) fn dial(addr: SocketAddr, number: Option<u32>, slow: bool) -> io::Res
     Ok(socket)
 }
 
-/// 127.0.0.2, .3, …: as many as the ports need.
+/// Returns the source address of a client: 127.0.0.2, 127.0.0.3 and so on, [`CLIENTS_PER_SOURCE`]
+/// clients each.
 fn source(number: u32) -> IpAddr {
     let base = u32::from(Ipv4Addr::new(127, 0, 0, 2));
     IpAddr::V4(Ipv4Addr::from(base + number / CLIENTS_PER_SOURCE))
 }
 
 impl LoadReader {
-    /// At an empty place.
-    pub(super) const NOBODY: Self = Self {
+    /// The value of an empty slot.
+    pub(super) const EMPTY: Self = Self {
         socket: None,
         pace: Pace::Eager,
         account: None,
         fetched: false,
     };
 
-    /// Ends it by a reset, so that no port is left waiting.
+    /// Closes the connection by a reset, so that no port is left in TIME_WAIT.
     pub(super) fn reset(self) {
-        // Where that is refused, it ends by an ordinary close.
+        // If this is refused, it ends by an ordinary close.
         let _ = self
             .socket
             .map(|socket| socket.set_linger(Some(Duration::ZERO)));
@@ -115,7 +120,7 @@ impl LoadReader {
 }
 
 impl LoadClient {
-    /// Whether its handshake is done.
+    /// Returns whether the handshake is complete.
     pub(super) fn is_served(&self) -> bool {
         matches!(self.state, ClientStage::Subscribed | ClientStage::Connected)
     }
@@ -126,12 +131,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_each_message_needs_is_small() {
+    fn the_hot_half_of_a_client_is_small() {
         assert_eq!(size_of::<LoadReader>(), 24);
     }
 
     #[test]
-    fn a_hundred_thousand_clients_come_from_eight_addresses() {
+    fn a_hundred_thousand_clients_use_eight_source_addresses() {
         assert_eq!(source(0), IpAddr::from([127, 0, 0, 2]));
         assert_eq!(source(12_499), IpAddr::from([127, 0, 0, 2]));
         assert_eq!(source(99_999), IpAddr::from([127, 0, 0, 9]));

@@ -1,10 +1,10 @@
-//! Why a connection ended that nobody ended, and how such ends are counted.
+//! The reasons why connections ended unexpectedly, and how they are counted.
 
 use std::io;
 
 use super::frame_ticks::BrokenFrame;
 
-/// Why a connection ended, or could not begin, though nobody wanted that.
+/// The reason why a connection ended, or could not be made, unexpectedly.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ConnectionEnd {
     #[error("connect: {0}")]
@@ -13,25 +13,25 @@ pub(super) enum ConnectionEnd {
     Register(#[source] nix::errno::Errno),
     #[error("send: {0}")]
     Send(#[source] rustix::io::Errno),
-    #[error("send: {taken} of {len} bytes were taken")]
-    SentInPart { taken: usize, len: usize },
+    #[error("send: only {sent} of {len} bytes were sent")]
+    SentInPart { sent: usize, len: usize },
     #[error("recv: {0}")]
     Receive(#[source] rustix::io::Errno),
     #[error("closed by the edge")]
     ClosedByEdge,
-    /// The edge said so by an ERROR frame.
+    /// The edge sent an ERROR frame.
     #[error("ERROR {code}: {message}")]
     Refused { code: String, message: String },
-    #[error("broken: {0}")]
+    #[error("broken frame: {0}")]
     Broken(#[source] BrokenFrame),
-    #[error("an ACK of {0} that nothing asked for")]
+    #[error("unexpected ACK of frame type {0}")]
     StrayAck(u32),
 }
 
-/// A kind of end, under which it is counted.
+/// The kind of a connection's end, by which ends are counted.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct EndKind {
-    /// What people read.
+    /// The text for people.
     pub(crate) text: String,
     /// Whether the edge refused the client.
     pub(crate) is_refusal: bool,
@@ -51,7 +51,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_an_edges_own_error_is_a_refusal() {
+    fn only_an_error_frame_is_a_refusal() {
         let refused = ConnectionEnd::Refused {
             code: "AUTH_FAILED".into(),
             message: "no such user".into(),
@@ -61,6 +61,6 @@ mod tests {
         assert_eq!(refused.text, "ERROR AUTH_FAILED: no such user");
         let broken = EndKind::from(&ConnectionEnd::Broken(BrokenFrame::Empty));
         assert!(!broken.is_refusal);
-        assert_eq!(broken.text, "broken: a DATA_BATCH without a tick");
+        assert_eq!(broken.text, "broken frame: DATA_BATCH without ticks");
     }
 }

@@ -1,4 +1,4 @@
-//! What a frame of ticks says, once it has been found to be what the protocol promises.
+//! The ticks of a frame, once it has been checked against what the protocol promises.
 
 use prost::Message as _;
 use tickstorm_protocol::FrameType;
@@ -6,11 +6,11 @@ use tickstorm_protocol::frame::{Frame, FrameError};
 use tickstorm_protocol::message::{DataBatch, SCHEMA_VERSION};
 use tickstorm_timebase::Mode;
 
-/// The ticks of a frame. They follow each other without a gap, so the first and the last tell all
-/// of them.
+/// The ticks of a frame. They have no gap between them, so the first and the last describe all of
+/// them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct FrameTicks {
-    /// From the yardstick, not from the edge's engine.
+    /// Whether the bare loop sent it, not the edge.
     pub(crate) bare: bool,
     pub(crate) first_ms: i64,
     pub(crate) last_ms: i64,
@@ -18,30 +18,30 @@ pub(crate) struct FrameTicks {
     pub(crate) sent_unix_us: i64,
 }
 
-/// Why bytes are no frame that an edge may send.
+/// The reason why bytes are not a frame that an edge may send.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum BrokenFrame {
-    /// Its header or its checksum is wrong.
+    /// The header or the checksum is wrong.
     #[error(transparent)]
     Frame(#[from] FrameError),
-    /// Its payload is no message.
+    /// The payload can't be decoded.
     #[error(transparent)]
     Payload(#[from] prost::DecodeError),
-    /// It is of a type that only clients send.
-    #[error("{} came from an edge", .0.name())]
+    /// Only clients send frames of this type.
+    #[error("the edge sent {}, which only clients may send", .0.name())]
     FromClient(FrameType),
-    #[error("a DATA_BATCH without a tick")]
+    #[error("DATA_BATCH without ticks")]
     Empty,
-    #[error("schema version {0}")]
+    #[error("unknown schema version {0}")]
     SchemaVersion(u32),
-    #[error("a tick that is not of mode {}", .0.name())]
+    #[error("tick of another mode than {}", .0.name())]
     OtherMode(Mode),
-    #[error("a DATA_BATCH with a gap in it")]
+    #[error("DATA_BATCH with a gap between its ticks")]
     Gap,
 }
 
 impl FrameTicks {
-    /// Takes the ticks out of a DATA_BATCH, whose mode must be `mode`; `bare` says whose it is.
+    /// Decodes the ticks of a DATA_BATCH, which must be of mode `mode`. `bare` is stored as given.
     pub(super) fn decode(frame: &Frame<'_>, mode: Mode, bare: bool) -> Result<Self, BrokenFrame> {
         let batch = DataBatch::decode(frame.payload())?;
         let (Some(first), Some(last)) = (batch.ticks.first(), batch.ticks.last()) else {

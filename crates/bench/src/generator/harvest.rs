@@ -1,4 +1,4 @@
-//! What a thread of the generator has seen, and all of them together.
+//! The results of one thread of the generator, and the sum over all threads.
 
 use std::collections::BTreeMap;
 
@@ -9,23 +9,24 @@ use super::arrivals::{FrameSeen, Latencies, histogram};
 use super::connection_end::EndKind;
 use super::meter::Spent;
 
-/// What a thread has seen since it was last asked.
+/// Everything that a thread has seen since the last harvest.
 #[derive(Clone, Debug)]
 pub(crate) struct Harvest {
     pub(crate) seen: Vec<FrameSeen>,
     pub(crate) latencies: Latencies,
     pub(crate) faults: Faults,
     pub(crate) spent: Spent,
-    /// From the begin of connect to the ACK of SUBSCRIBE (or to being connected, for silent ones), in nanoseconds.
+    /// From the start of connect to the ACK of SUBSCRIBE (for silent clients, to being connected),
+    /// in nanoseconds.
     pub(crate) served: Histogram<u64>,
     /// From a HEARTBEAT to its PONG, in nanoseconds.
     pub(crate) pong: Histogram<u64>,
     pub(crate) heartbeats: u64,
     pub(crate) pongs: u64,
     pub(crate) clients: u64,
-    /// Slow clients that the edge has closed.
+    /// The number of slow clients that the edge has disconnected.
     pub(crate) slow_ended: u64,
-    /// What ended connections, and how often.
+    /// The reasons why connections ended, and how often each occurred.
     pub(crate) ends: BTreeMap<EndKind, u64>,
 }
 
@@ -48,7 +49,7 @@ impl Default for Harvest {
 }
 
 impl Harvest {
-    /// Adds that of another thread.
+    /// Adds the harvest of another thread.
     pub(crate) fn add(&mut self, other: Self) {
         self.seen.extend(other.seen);
         self.latencies.add(&other.latencies);
@@ -58,7 +59,8 @@ impl Harvest {
             (&mut self.served, &other.served),
             (&mut self.pong, &other.pong),
         ] {
-            mine.add(theirs).expect("all have the same bounds");
+            mine.add(theirs)
+                .expect("all histograms have the same bounds");
         }
         self.heartbeats += other.heartbeats;
         self.pongs += other.pongs;

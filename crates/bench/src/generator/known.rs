@@ -1,5 +1,6 @@
-//! Frames as they come, looked at once. A frame that is new is checked in full: magic, version, type, length, CRC32C, protobuf; all
-//! later ones that are equal to it byte for byte are it. So every frame of every client is verified, at the cost of a comparison.
+//! Recognises frames by their bytes. A new frame is checked in full: magic, version, type, length,
+//! CRC32C, protobuf. A later frame that equals it byte for byte is the same frame. So every frame
+//! of every client is verified at the cost of a comparison.
 
 use std::collections::VecDeque;
 
@@ -13,36 +14,37 @@ use super::arrivals::FrameArrivals;
 use super::frame_ticks::{BrokenFrame, FrameTicks};
 use crate::frame::BARE;
 
-/// Frames of ticks that are remembered: more than shards have under way at once, in a burst too.
+/// The number of frames of ticks that are remembered: more than the shards have in progress at a
+/// time, even in a burst.
 const KNOWN_MAX: usize = 128;
 
-/// A frame of ticks, and how it came.
+/// A frame of ticks, and its arrivals.
 pub(super) struct KnownFrame {
     bytes: Vec<u8>,
     pub(super) ticks: FrameTicks,
     pub(super) arrivals: FrameArrivals,
 }
 
-/// What was taken off the input.
+/// The result of looking for a frame at the front of the input.
 pub(super) enum TakenFrame<'a> {
-    /// Ticks, as the frame at this place.
+    /// A frame of ticks.
     Ticks(&'a mut KnownFrame),
     Ack(Ack),
     Pong(Pong),
     Refused(ErrorMsg),
     /// A frame that a client may ignore.
     Ignored,
-    /// The input ends before its next frame does.
+    /// The input ends inside a frame.
     Incomplete,
-    /// The input is no protocol.
+    /// The input violates the protocol.
     Broken(BrokenFrame),
 }
 
-/// The newest frames of ticks.
+/// The most recent frames of ticks.
 pub(super) struct KnownFrames {
     mode: Mode,
     known: VecDeque<KnownFrame>,
-    /// Where the last one that came was: the next is nearly always the same.
+    /// The index of the frame that arrived last: the next frame is nearly always the same.
     last: usize,
 }
 
@@ -55,7 +57,8 @@ impl KnownFrames {
         }
     }
 
-    /// Takes one frame off `input`. What it had to forget for that goes to `retired`.
+    /// Consumes one frame of `input`. A frame that has to be forgotten to make room moves to
+    /// `retired`.
     pub(super) fn take(
         &mut self,
         input: &mut &[u8],
@@ -65,22 +68,22 @@ impl KnownFrames {
             return TakenFrame::Incomplete;
         }
         let is = |known: &KnownFrame| input.starts_with(&known.bytes);
-        let place = if self.known.get(self.last).is_some_and(is) {
+        let index = if self.known.get(self.last).is_some_and(is) {
             Some(self.last)
         } else {
-            // Each shard has its own; the newest ones come.
+            // Each shard encodes its own frame; recent ones are most likely.
             self.known.iter().rposition(is)
         };
-        if let Some(place) = place {
-            self.last = place;
-            let known = &mut self.known[place];
+        if let Some(index) = index {
+            self.last = index;
+            let known = &mut self.known[index];
             *input = &input[known.bytes.len()..];
             return TakenFrame::Ticks(known);
         }
         self.take_new(input, retired)
     }
 
-    /// Forgets those that have last come before `at_ns`.
+    /// Forgets the frames whose last arrival was before `at_ns`.
     pub(super) fn retire(&mut self, at_ns: u64, retired: &mut Vec<KnownFrame>) {
         while self
             .known
@@ -104,8 +107,8 @@ impl KnownFrames {
             Err(error) => return TakenFrame::Broken(error.into()),
         };
         let bytes = &whole[..whole.len() - input.len()];
-        match understand(&frame, self.mode) {
-            Ok(Understood::Ticks(ticks)) => {
+        match decode(&frame, self.mode) {
+            Ok(DecodedFrame::Ticks(ticks)) => {
                 if self.known.len() == KNOWN_MAX {
                     retired.extend(self.known.pop_front());
                 }
@@ -115,18 +118,18 @@ impl KnownFrames {
                     arrivals: FrameArrivals::default(),
                 });
                 let known = self.known.back_mut();
-                TakenFrame::Ticks(known.expect("it has just been put there"))
+                TakenFrame::Ticks(known.expect("the frame was just added"))
             }
-            Ok(Understood::Ack(ack)) => TakenFrame::Ack(ack),
-            Ok(Understood::Pong(pong)) => TakenFrame::Pong(pong),
-            Ok(Understood::Refused(error)) => TakenFrame::Refused(error),
-            Ok(Understood::Ignored) => TakenFrame::Ignored,
+            Ok(DecodedFrame::Ack(ack)) => TakenFrame::Ack(ack),
+            Ok(DecodedFrame::Pong(pong)) => TakenFrame::Pong(pong),
+            Ok(DecodedFrame::Refused(error)) => TakenFrame::Refused(error),
+            Ok(DecodedFrame::Ignored) => TakenFrame::Ignored,
             Err(broken) => TakenFrame::Broken(broken),
         }
     }
 }
 
-enum Understood {
+enum DecodedFrame {
     Ticks(FrameTicks),
     Ack(Ack),
     Pong(Pong),
@@ -134,20 +137,22 @@ enum Understood {
     Ignored,
 }
 
-fn understand(frame: &Frame<'_>, mode: Mode) -> Result<Understood, BrokenFrame> {
+fn decode(frame: &Frame<'_>, mode: Mode) -> Result<DecodedFrame, BrokenFrame> {
     if frame.type_byte() == BARE {
-        return FrameTicks::decode(frame, Mode::Second, true).map(Understood::Ticks);
+        return FrameTicks::decode(frame, Mode::Second, true).map(DecodedFrame::Ticks);
     }
     let payload = frame.payload();
     match frame.frame_type() {
-        Some(FrameType::DataBatch) => FrameTicks::decode(frame, mode, false).map(Understood::Ticks),
-        Some(FrameType::Ack) => Ok(Understood::Ack(Ack::decode(payload)?)),
-        Some(FrameType::Pong) => Ok(Understood::Pong(Pong::decode(payload)?)),
-        Some(FrameType::Error) => Ok(Understood::Refused(ErrorMsg::decode(payload)?)),
+        Some(FrameType::DataBatch) => {
+            FrameTicks::decode(frame, mode, false).map(DecodedFrame::Ticks)
+        }
+        Some(FrameType::Ack) => Ok(DecodedFrame::Ack(Ack::decode(payload)?)),
+        Some(FrameType::Pong) => Ok(DecodedFrame::Pong(Pong::decode(payload)?)),
+        Some(FrameType::Error) => Ok(DecodedFrame::Refused(ErrorMsg::decode(payload)?)),
         Some(other @ (FrameType::Auth | FrameType::Subscribe | FrameType::Heartbeat)) => {
             Err(BrokenFrame::FromClient(other))
         }
-        None => Ok(Understood::Ignored),
+        None => Ok(DecodedFrame::Ignored),
     }
 }
 
@@ -177,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn frames_are_taken_one_by_one_and_a_half_one_is_left() {
+    fn whole_frames_are_consumed_and_a_partial_one_is_left() {
         let (mut frames, mut retired) = (KnownFrames::new(Mode::Second), Vec::new());
         let bytes = [frame(&[1]), frame(&[2, 3]), frame(&[1])].concat();
         let mut input = &bytes[..bytes.len() - 1];
@@ -197,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn a_changed_byte_is_noticed_however_well_the_frame_is_known() {
+    fn a_changed_byte_in_a_known_frame_is_noticed() {
         let (mut frames, mut retired) = (KnownFrames::new(Mode::Second), Vec::new());
         let good = frame(&[1, 2]);
         assert!(first_and_last(frames.take(&mut &good[..], &mut retired)).is_some());
@@ -213,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn a_batch_with_a_gap_in_itself_or_of_another_mode_is_broken() {
+    fn a_batch_with_a_gap_or_of_another_mode_is_broken() {
         let mut frames = KnownFrames::new(Mode::Second);
         let taken = frames.take(&mut &frame(&[1, 3])[..], &mut Vec::new());
         assert!(matches!(taken, TakenFrame::Broken(BrokenFrame::Gap)));

@@ -1,30 +1,34 @@
-//! How much CPU the generator itself spends in user space while ticks come: where that is much, it has measured itself.
+//! Measures the CPU time that the generator itself spends in user space while ticks arrive. If that
+//! is much, the generator has measured itself.
 //!
-//! The kernel tells user from system time by what a thread does when its timer interrupts it, each 4 ms, say. On its way out of a
-//! system call it takes no interrupts, so that some 0.1 µs of each call's end count as the caller's: of a call for every message that is
-//! more than the generator's own work. So it clocks itself, too: each so many turns of its loop, between system calls.
+//! The kernel tells user time from system time by sampling what a thread does at each timer
+//! interrupt, every 4 ms or so. On the way out of a system call interrupts are off, so that some
+//! 0.1 µs of each call's end count as the caller's. With a call per message, that is more than the
+//! generator's own work. Therefore the generator also clocks itself: in one turn of its loop out of
+//! [`TURNS`], between system calls.
 
 use crate::machine::{CpuTime, now_ns};
 
-/// Each so many turns one is clocked: clocks cost, too.
+/// One turn in this many is clocked, since reading a clock also takes time.
 const TURNS: u32 = 16;
 
-/// The most that counts between two system calls, in nanoseconds: beyond it another thread had the CPU, and this one its turn to wait.
+/// The longest time that counts between two system calls, in nanoseconds. If it is longer, another
+/// thread had the CPU meanwhile.
 const STRETCH_NS_MAX: u64 = 100_000;
 
-/// CPU time of this thread while frames come, in microseconds.
+/// CPU time of this thread while frames arrive, in microseconds.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Spent {
-    /// In user space, by its own clock.
+    /// In user space, by the generator's own clock.
     pub(crate) own_us: u64,
-    /// In user space, as the kernel has it.
+    /// In user space, according to the kernel.
     pub(crate) user_us: u64,
     /// In user space and kernel.
     pub(crate) total_us: u64,
 }
 
 impl Spent {
-    /// Adds that of another thread.
+    /// Adds the CPU time of another thread.
     pub(crate) fn add(&mut self, other: Self) {
         self.own_us += other.own_us;
         self.user_us += other.user_us;
@@ -32,55 +36,57 @@ impl Spent {
     }
 }
 
-/// Counts from the first frame after a quiet time until it is quiet again.
+/// Counts CPU time from the first frame after a quiet time until the next quiet time.
 #[derive(Debug, Default)]
 pub(super) struct Meter {
-    begun: Option<CpuTime>,
+    started: Option<CpuTime>,
     spent: Spent,
     turns: u32,
     own: ClockedTurns,
 }
 
-/// The turns that were clocked.
+/// The time spent in turns that were clocked.
 #[derive(Debug, Default)]
 struct ClockedTurns {
-    /// Since when this thread is in user space; none in other turns, and in a system call.
+    /// When this thread last entered user space, in nanoseconds; `None` in turns that are not
+    /// clocked, and during a system call.
     since_ns: Option<u64>,
     clocked: bool,
     spent_ns: u64,
-    /// Reads in turns that were clocked, and in all.
+    /// The number of reads in clocked turns, and in all turns.
     clocked_reads: u64,
     reads: u64,
 }
 
 impl Meter {
-    /// A frame comes.
+    /// Starts to count at the arrival of a frame.
     pub(super) fn begin(&mut self) {
-        if self.begun.is_none() {
-            self.begun = Some(CpuTime::of_thread());
+        if self.started.is_none() {
+            self.started = Some(CpuTime::of_thread());
         }
     }
 
-    /// Nothing more has come for a while. Waiting costs nothing, so that it does not matter how long that is.
+    /// Stops counting, since nothing has arrived for a while. How long that was does not matter:
+    /// waiting takes no CPU time.
     pub(super) fn end(&mut self) {
         let own = std::mem::take(&mut self.own);
-        if let Some(begun) = self.begun.take() {
+        if let Some(started) = self.started.take() {
             let now = CpuTime::of_thread();
             self.spent.add(Spent {
                 own_us: own.all_ns() / 1_000,
-                user_us: now.user_us.saturating_sub(begun.user_us),
-                total_us: now.total_us.saturating_sub(begun.total_us),
+                user_us: now.user_us.saturating_sub(started.user_us),
+                total_us: now.total_us.saturating_sub(started.total_us),
             });
         }
     }
 
-    /// What was spent since this was last asked.
+    /// Returns the CPU time spent since the last call.
     pub(super) fn take(&mut self) -> Spent {
         self.end();
         std::mem::take(&mut self.spent)
     }
 
-    /// The loop has waited, and turns.
+    /// Starts a turn of the loop, after its wait.
     pub(super) fn begin_turn(&mut self) {
         self.turns = self.turns.wrapping_add(1);
         if self.turns.is_multiple_of(TURNS) {
@@ -89,13 +95,13 @@ impl Meter {
         }
     }
 
-    /// It waits again.
+    /// Ends a turn, before the next wait.
     pub(super) fn end_turn(&mut self) {
         self.pause();
         self.own.clocked = false;
     }
 
-    /// A read begins.
+    /// Stops the clock before a read.
     pub(super) fn pause(&mut self) {
         if let Some(since_ns) = self.own.since_ns.take() {
             let stretch_ns = now_ns().saturating_sub(since_ns);
@@ -103,7 +109,7 @@ impl Meter {
         }
     }
 
-    /// A read has ended, at `now_ns`.
+    /// Restarts the clock after a read that ended at `now_ns`.
     pub(super) fn resume(&mut self, now_ns: u64) {
         self.own.reads += 1;
         if self.own.clocked {
@@ -114,7 +120,7 @@ impl Meter {
 }
 
 impl ClockedTurns {
-    /// All turns' time, by that of those that were clocked.
+    /// Extrapolates the time of all turns from that of the clocked ones.
     fn all_ns(&self) -> u64 {
         let all = u128::from(self.spent_ns) * u128::from(self.reads);
         let all = all / u128::from(self.clocked_reads.max(1));
@@ -127,7 +133,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn time_between_system_calls_counts_for_all_turns_and_time_in_them_does_not() {
+    fn time_between_system_calls_is_extrapolated_and_time_inside_them_is_not_counted() {
         let mut meter = Meter::default();
         let (mut own_ns, mut in_calls_ns) = (0, 0);
         for _ in 0..10 * TURNS {

@@ -1,4 +1,5 @@
-//! What all threads of the generator are told before they begin, and what they share while they run.
+//! The setup that all threads of the generator start with, and the state that they share while they
+//! run.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
@@ -18,23 +19,23 @@ use super::arrivals::Due;
 use super::frame_ticks::FrameTicks;
 use crate::orders::BurstPlan;
 
-/// What clients are.
+/// The properties that all clients share.
 #[derive(Clone, Debug)]
 pub(crate) struct ClientSetup {
     pub(crate) addr: SocketAddr,
     pub(crate) mode: Mode,
     pub(crate) ahead: bool,
-    /// How long before a tick's time it is due: AHEAD_MS, or nothing.
+    /// The time by which ticks are due before their epoch: AHEAD_MS, or zero.
     pub(crate) lead: Duration,
     pub(crate) credentials: ClientCredentials,
-    /// From one heartbeat of a client to its next.
+    /// The interval between two heartbeats of a client.
     pub(crate) heartbeat: Duration,
-    /// The CPUs of its threads; empty: any.
+    /// The CPUs of the generator's threads. An empty list means all CPUs.
     pub(crate) cpus: Vec<usize>,
 }
 
 impl ClientSetup {
-    /// The AUTH frame.
+    /// Encodes the AUTH frame.
     pub(super) fn auth(&self) -> Vec<u8> {
         let mut auth = Auth {
             client_id: "tickstorm bench".into(),
@@ -52,7 +53,7 @@ impl ClientSetup {
         frame
     }
 
-    /// The SUBSCRIBE frame.
+    /// Encodes the SUBSCRIBE frame.
     pub(super) fn subscribe(&self) -> Vec<u8> {
         let request = Request {
             mode: self.mode,
@@ -65,23 +66,23 @@ impl ClientSetup {
     }
 }
 
-/// Authority time where it is not known.
+/// The value of the offset while authority time is unknown.
 const UNKNOWN: i64 = i64::MIN;
 
-/// What is known to all threads at any time.
+/// The state shared by all threads.
 #[derive(Debug)]
 pub(crate) struct GeneratorShared {
-    /// Authority time minus the machine's own, in nanoseconds.
+    /// Authority time minus the machine's own clock, in nanoseconds.
     offset_ns: AtomicI64,
     error_ns: AtomicU64,
-    /// Heartbeats may be sent now: not while ticks are measured.
-    may_beat: AtomicBool,
+    /// Whether heartbeats may be sent now; they may not while ticks are measured.
+    heartbeats_allowed: AtomicBool,
     pub(crate) subscribed: AtomicU64,
     pub(crate) connected: AtomicU64,
-    /// Connections that failed or ended.
+    /// The number of connections that failed or ended.
     pub(crate) ended: AtomicU64,
     plans: Mutex<Plans>,
-    /// PONGs of one client, where authority time is to be learned from them.
+    /// PONGs of one client, if authority time must be learned from them.
     pub(crate) samples: Mutex<Vec<PongExchange>>,
 }
 
@@ -96,7 +97,7 @@ impl Default for GeneratorShared {
         Self {
             offset_ns: AtomicI64::new(UNKNOWN),
             error_ns: AtomicU64::new(0),
-            may_beat: AtomicBool::new(true),
+            heartbeats_allowed: AtomicBool::new(true),
             subscribed: AtomicU64::new(0),
             connected: AtomicU64::new(0),
             ended: AtomicU64::new(0),
@@ -107,8 +108,9 @@ impl Default for GeneratorShared {
 }
 
 impl GeneratorShared {
-    /// For other clients of the same edge: the same time, and nothing else.
-    pub(crate) fn like(&self) -> Self {
+    /// Creates the state for other clients of the same edge: it has the same authority time, and
+    /// all counts at 0.
+    pub(crate) fn for_other_clients(&self) -> Self {
         let other = Self::default();
         if let Some(offset_ns) = self.offset_ns() {
             other.set_offset(offset_ns, self.error_ns());
@@ -116,34 +118,35 @@ impl GeneratorShared {
         other
     }
 
-    /// Authority time minus the machine's own, in nanoseconds.
+    /// Authority time minus the machine's own clock, in nanoseconds; `None` while unknown.
     pub(crate) fn offset_ns(&self) -> Option<i64> {
         let offset_ns = self.offset_ns.load(Ordering::Relaxed);
         (offset_ns != UNKNOWN).then_some(offset_ns)
     }
 
-    /// Whether heartbeats may be sent from now on.
-    pub(crate) fn may_beat(&self, may: bool) {
-        self.may_beat.store(may, Ordering::Relaxed);
+    /// Allows or forbids heartbeats.
+    pub(crate) fn allow_heartbeats(&self, allowed: bool) {
+        self.heartbeats_allowed.store(allowed, Ordering::Relaxed);
     }
 
-    /// Whether they may be sent now.
-    pub(super) fn beats(&self) -> bool {
-        self.may_beat.load(Ordering::Relaxed)
+    /// Returns whether heartbeats may be sent now.
+    pub(super) fn heartbeats_allowed(&self) -> bool {
+        self.heartbeats_allowed.load(Ordering::Relaxed)
     }
 
-    /// How far that may be wrong.
+    /// The error bound of [`Self::offset_ns`], in nanoseconds.
     pub(crate) fn error_ns(&self) -> u64 {
         self.error_ns.load(Ordering::Relaxed)
     }
 
-    /// Authority time is this much after the machine's own.
+    /// Sets how far authority time is ahead of the machine's own clock, and the error bound of
+    /// that.
     pub(crate) fn set_offset(&self, offset_ns: i64, error_ns: u64) {
         self.error_ns.store(error_ns, Ordering::Relaxed);
         self.offset_ns.store(offset_ns, Ordering::Relaxed);
     }
 
-    /// Ticks of this burst are due by its plan.
+    /// Sets the plan by which the ticks of a burst are due.
     pub(crate) fn plan(&self, burst: BurstPlan, bare: bool) {
         let mut plans = self.plans.lock().unwrap_or_else(PoisonError::into_inner);
         *(if bare {
@@ -153,7 +156,7 @@ impl GeneratorShared {
         }) = Some(burst);
     }
 
-    /// When these ticks were due: by the plan of their burst, else by the grid.
+    /// Returns when these ticks were due: by the plan of their burst, or else by the grid.
     pub(super) fn due(&self, ticks: FrameTicks, lead: Duration) -> Option<Due> {
         let plans = *self.plans.lock().unwrap_or_else(PoisonError::into_inner);
         let plan = if ticks.bare { plans.bare } else { plans.edge };

@@ -1,8 +1,8 @@
-//! A thread of the generator: an epoll, the clients that it owns, and one loop over both. It does as little as it can for each
-//! message, since it shares the machine with what it measures.
+//! A thread of the generator: an epoll, the clients that it owns, and one loop over both. It does
+//! as little as possible for each message, since it shares the machine with what it measures.
 
-mod beating;
 mod connecting;
+mod heartbeats;
 mod reading;
 
 use std::collections::{HashMap, VecDeque};
@@ -16,7 +16,7 @@ use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent};
 use rustix::net::SendFlags;
 
-use self::beating::Beats;
+use self::heartbeats::HeartbeatPacer;
 use super::client::{LoadReader, Pace};
 use super::clients::LoadClients;
 use super::command::{ArrivingClients, GeneratorCommand};
@@ -27,18 +27,18 @@ use super::meter::Meter;
 use super::setup::{ClientSetup, GeneratorShared};
 use crate::machine::now_ns;
 
-/// Events taken at once.
+/// The largest number of events per wait.
 const EVENTS: usize = 512;
-/// How long the loop waits for something to happen, in milliseconds: what else is to be done has no more haste.
+/// The longest wait for an event, in milliseconds. Nothing else that the loop does is more urgent.
 const WAIT_MS: u16 = 2;
-/// Nor is it looked after more often than this while something happens all the time.
-const CHORES_EACH: Duration = Duration::from_millis(1);
-/// A frame that came to nobody for so long comes no more, and is counted.
+/// The minimum interval between chores while events keep coming.
+const CHORE_INTERVAL: Duration = Duration::from_millis(1);
+/// A frame that has not arrived at any client for this long is taken as complete, and is counted.
 const QUIET: Duration = Duration::from_millis(200);
 
 const SEND_FLAGS: SendFlags = SendFlags::DONTWAIT.union(SendFlags::NOSIGNAL);
 
-/// The thread's own.
+/// The state of the thread.
 pub(super) struct Worker {
     setup: Arc<ClientSetup>,
     shared: Arc<GeneratorShared>,
@@ -46,18 +46,18 @@ pub(super) struct Worker {
     epoll: Epoll,
     clients: LoadClients,
     arriving: VecDeque<ArrivingClients>,
-    /// Connections whose handshake is not done.
-    on_their_way: u32,
+    /// The number of connections whose handshake is not complete.
+    in_handshake: u32,
     greetings: connecting::Greetings,
-    /// Bytes of frames that have not come whole yet, by place.
-    rests: HashMap<u32, Vec<u8>>,
+    /// The bytes of frames that have arrived only in part, by slot.
+    partial_frames: HashMap<u32, Vec<u8>>,
     frames: KnownFrames,
     retired: Vec<KnownFrame>,
     scratch: Vec<u8>,
-    beats: Beats,
-    /// When those who read a byte a second last did.
+    heartbeats: HeartbeatPacer,
+    /// When the clients that read one byte per second last read.
     trickled_ns: u64,
-    /// When the clock was last read.
+    /// The last clock reading.
     now_ns: u64,
     meter: Meter,
     harvest: Harvest,
@@ -68,19 +68,19 @@ impl Worker {
         setup: Arc<ClientSetup>,
         shared: Arc<GeneratorShared>,
         commands: Receiver<GeneratorCommand>,
-        tells_time: bool,
+        learns_time: bool,
     ) -> io::Result<Self> {
         Ok(Self {
             epoll: Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?,
             clients: LoadClients::default(),
             arriving: VecDeque::new(),
-            on_their_way: 0,
+            in_handshake: 0,
             greetings: connecting::Greetings::new(&setup),
-            rests: HashMap::new(),
+            partial_frames: HashMap::new(),
             frames: KnownFrames::new(setup.mode),
             retired: Vec::new(),
             scratch: reading::scratch(),
-            beats: Beats::new(setup.heartbeat, tells_time, now_ns()),
+            heartbeats: HeartbeatPacer::new(setup.heartbeat, learns_time, now_ns()),
             trickled_ns: 0,
             now_ns: 0,
             meter: Meter::default(),
@@ -91,69 +91,70 @@ impl Worker {
         })
     }
 
-    /// Runs until nobody can tell it anything any more.
+    /// Runs until its command channel has no sender.
     pub(super) fn run(mut self) -> io::Result<()> {
         let mut events = vec![EpollEvent::empty(); EVENTS];
         let mut chores_ns = 0;
         loop {
             if self.now_ns >= chores_ns {
-                chores_ns = self.now_ns + nanos(CHORES_EACH);
+                chores_ns = self.now_ns + nanos(CHORE_INTERVAL);
                 loop {
                     match self.commands.try_recv() {
-                        Ok(command) => self.obey(command),
+                        Ok(command) => self.handle_command(command),
                         Err(TryRecvError::Empty) => break,
                         Err(TryRecvError::Disconnected) => return Ok(()),
                     }
                 }
                 self.connect_more();
-                self.beat();
+                self.send_heartbeats();
                 self.trickle();
             }
             let ready = match self.epoll.wait(&mut events, WAIT_MS) {
                 Err(Errno::EINTR) => 0,
                 outcome => outcome?,
             };
-            // Those who connect need not read anything, and more are to follow them.
+            // While clients connect, there might be no read that updates the clock, and more
+            // connects follow.
             if ready == 0 || !self.arriving.is_empty() {
                 self.now_ns = now_ns();
             }
             if ready == 0 {
-                self.be_quiet();
+                self.handle_quiet();
             }
             self.meter.begin_turn();
             let ready = &events[..ready];
             for (at, event) in ready.iter().enumerate() {
                 if let Some(next) = ready.get(at + 1) {
-                    self.clients.look_ahead(place(next));
+                    self.clients.prefetch(slot(next));
                 }
-                self.handle(place(event), event.events());
+                self.handle(slot(event), event.events());
             }
             self.meter.end_turn();
         }
     }
 
-    fn obey(&mut self, command: GeneratorCommand) {
+    fn handle_command(&mut self, command: GeneratorCommand) {
         match command {
-            GeneratorCommand::Connect(arrive) => self.arriving.push_back(arrive),
-            GeneratorCommand::Leave { count, reset } => {
-                for place in self.clients.oldest(count as usize) {
-                    self.leave(place, reset);
+            GeneratorCommand::Connect(group) => self.arriving.push_back(group),
+            GeneratorCommand::Disconnect { count, reset } => {
+                for slot in self.clients.oldest(count as usize) {
+                    self.disconnect(slot, reset);
                 }
             }
-            GeneratorCommand::Read { pace, count } => {
-                for place in self.clients.oldest(count as usize) {
-                    if let Some(reader) = self.clients.reader(place) {
+            GeneratorCommand::SetPace { pace, count } => {
+                for slot in self.clients.oldest(count as usize) {
+                    if let Some(reader) = self.clients.reader(slot) {
                         reader.pace = pace;
                     }
                 }
             }
-            GeneratorCommand::Lacking { until_ms, reply } => {
-                // Who asked may have given up.
-                let _ = reply.send(self.lacking(until_ms));
+            GeneratorCommand::CountMissing { until_ms, reply } => {
+                // The receiver may have given up waiting.
+                let _ = reply.send(self.missing_ticks(until_ms));
             }
             GeneratorCommand::Harvest { until_ms, reply } => {
                 let harvest = self.harvest(until_ms);
-                // Likewise.
+                // The receiver may have given up waiting.
                 let _ = reply.send(harvest);
             }
         }
@@ -165,13 +166,13 @@ impl Worker {
         self.harvest.spent = self.meter.take();
         self.harvest.clients = self.clients.len() as u64;
         if let Some(until_ms) = until_ms {
-            self.harvest.faults.lost += self.lacking(until_ms);
+            self.harvest.faults.lost += self.missing_ticks(until_ms);
         }
         std::mem::take(&mut self.harvest)
     }
 
-    /// Ticks up to `until_ms` that have not come to those who read.
-    fn lacking(&self, until_ms: i64) -> u64 {
+    /// The number of ticks up to `until_ms` that are missing at clients that read.
+    fn missing_ticks(&self, until_ms: i64) -> u64 {
         let period_ms = self.setup.mode.period_ms();
         let readers = self.clients.readers();
         let eager = readers.filter(|reader| reader.pace == Pace::Eager);
@@ -181,8 +182,8 @@ impl Worker {
             .sum()
     }
 
-    /// Nothing is under way: time to count what came.
-    fn be_quiet(&mut self) {
+    /// Uses a pause between frames to count the frames that have arrived.
+    fn handle_quiet(&mut self) {
         self.meter.end();
         let before = now_ns().saturating_sub(nanos(QUIET));
         self.frames.retire(before, &mut self.retired);
@@ -203,18 +204,18 @@ impl Worker {
         }
     }
 
-    /// Lets a client go that wanted to.
-    fn leave(&mut self, place: u32, reset: bool) {
-        if let Some(reader) = self.remove(place)
+    /// Disconnects a client on purpose.
+    fn disconnect(&mut self, slot: u32, reset: bool) {
+        if let Some(reader) = self.remove(slot)
             && reset
         {
             reader.reset();
         }
     }
 
-    /// A connection has ended that nobody ended.
-    fn end(&mut self, place: u32, why: &ConnectionEnd) {
-        let Some(reader) = self.remove(place) else {
+    /// Handles the unexpected end of a connection.
+    fn end(&mut self, slot: u32, why: &ConnectionEnd) {
+        let Some(reader) = self.remove(slot) else {
             return;
         };
         self.shared.ended.fetch_add(1, Ordering::Relaxed);
@@ -226,11 +227,11 @@ impl Worker {
         }
     }
 
-    fn remove(&mut self, place: u32) -> Option<LoadReader> {
-        let (client, reader) = self.clients.remove(place)?;
-        self.rests.remove(&place);
+    fn remove(&mut self, slot: u32) -> Option<LoadReader> {
+        let (client, reader) = self.clients.remove(slot)?;
+        self.partial_frames.remove(&slot);
         if !client.is_served() {
-            self.on_their_way -= 1;
+            self.in_handshake -= 1;
         }
         let account = reader.account.as_ref();
         if let Some(account) = account.filter(|_| reader.pace == Pace::Eager) {
@@ -240,8 +241,8 @@ impl Worker {
     }
 }
 
-/// The client's place that an event names, as it was told to.
-fn place(event: &EpollEvent) -> u32 {
+/// Returns the slot that was registered with the event's descriptor.
+fn slot(event: &EpollEvent) -> u32 {
     u32::try_from(event.data()).unwrap_or(u32::MAX)
 }
 

@@ -1,4 +1,5 @@
-//! Charts as SVG, by plotters: lines over a logarithm of quantiles, over rounds, or over time.
+//! Charts as SVG, drawn by plotters: lines over quantiles on a logarithmic scale, over rounds, or
+//! over time.
 
 use anyhow::Context as _;
 use plotters::prelude::{
@@ -8,12 +9,13 @@ use plotters::prelude::{
 
 /// Width and height of a chart without its legend, in pixels.
 const SIZE: (u32, u32) = (860, 340);
-/// Height of a line of the legend, which stands above the chart: within it, it would lie over one curve or another.
+/// Height of a line of the legend, in pixels. The legend is above the chart: inside, it would cover
+/// one curve or another.
 const LEGEND_LINE: i32 = 16;
-/// Where the legend begins: at the left end of the curves.
+/// The left edge of the legend, in pixels: where the curves start.
 const LEGEND_LEFT: i32 = 82;
 
-/// Colours of the lines, told apart by people who see few colours too.
+/// Line colours that remain distinguishable to colour-blind readers.
 const COLOURS: [RGBColor; 5] = [
     RGBColor(0, 90, 181),
     RGBColor(220, 50, 32),
@@ -22,22 +24,22 @@ const COLOURS: [RGBColor; 5] = [
     RGBColor(120, 70, 160),
 ];
 
-/// A line with its name.
+/// A line and its name.
 pub(super) struct ChartLine {
     pub(super) label: String,
     pub(super) points: Vec<(f64, f64)>,
 }
 
-/// How the horizontal axis is read.
+/// The meaning of the horizontal axis.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Across {
-    /// Tenfolds of 1 / (1 - quantile), shown as percentages.
+pub(super) enum XAxis {
+    /// The decimal logarithm of 1 / (1 - quantile), labelled as percentages.
     Quantiles,
-    /// As it is.
+    /// Plain numbers of the quantity named.
     Plain(&'static str),
 }
 
-impl Across {
+impl XAxis {
     fn description(self) -> &'static str {
         match self {
             Self::Quantiles => "percentile",
@@ -57,8 +59,8 @@ impl Across {
     }
 }
 
-/// Draws `lines` into an SVG element; nothing where they have no points.
-pub(super) fn draw(lines: &[ChartLine], across: Across, upwards: &str) -> anyhow::Result<String> {
+/// Draws `lines` into an SVG element. Returns an empty string if they have no points.
+pub(super) fn draw(lines: &[ChartLine], x_axis: XAxis, y_label: &str) -> anyhow::Result<String> {
     let mut svg = String::new();
     if lines.iter().all(|line| line.points.is_empty()) {
         return Ok(svg);
@@ -68,10 +70,10 @@ pub(super) fn draw(lines: &[ChartLine], across: Across, upwards: &str) -> anyhow
     draw_on(
         SVGBackend::with_string(&mut svg, (width, height)),
         lines,
-        across,
-        upwards,
+        x_axis,
+        y_label,
     )
-    .context("a chart can't be drawn")?;
+    .context("can't draw a chart")?;
     Ok(svg)
 }
 
@@ -82,8 +84,8 @@ fn legend_height(lines: &[ChartLine]) -> i32 {
 fn draw_on<B: DrawingBackend>(
     backend: B,
     lines: &[ChartLine],
-    across: Across,
-    upwards: &str,
+    x_axis: XAxis,
+    y_label: &str,
 ) -> Result<(), DrawingAreaErrorKind<B::ErrorType>> {
     let points = || lines.iter().flat_map(|line| &line.points);
     let most = |of: fn(&(f64, f64)) -> f64| points().map(of).fold(f64::MIN_POSITIVE, f64::max);
@@ -106,9 +108,9 @@ fn draw_on<B: DrawingBackend>(
         .build_cartesian_2d(left..right.max(left + 1e-9), 0.0..top)?;
     chart
         .configure_mesh()
-        .x_desc(across.description())
-        .y_desc(upwards)
-        .x_label_formatter(&|value| across.label(*value))
+        .x_desc(x_axis.description())
+        .y_desc(y_label)
+        .x_label_formatter(&|value| x_axis.label(*value))
         .y_label_formatter(&|value| super::table::value(Some(*value)))
         .light_line_style(WHITE)
         .draw()?;

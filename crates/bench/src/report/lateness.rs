@@ -1,5 +1,5 @@
-//! How late ticks were released: a histogram for each kind of tick beside the others, as rows of a
-//! table that can be pasted into a page of Markdown.
+//! The lateness of releases: one histogram per kind of tick, side by side, as the rows of a
+//! Markdown table that can be pasted into a document.
 
 use serde::Serialize;
 
@@ -8,7 +8,7 @@ const BOUNDS_US: [u64; 13] = [
     5, 10, 25, 50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 100_000, 1_000_000,
 ];
 
-/// The histograms, and what they are of.
+/// A table with one histogram per column.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct LatenessTable {
     label: &'static str,
@@ -16,7 +16,7 @@ pub(crate) struct LatenessTable {
     columns: Vec<LatenessColumn>,
 }
 
-/// One kind of tick. Times are in microseconds, and `None` if there was no tick.
+/// The histogram of one kind of tick. Times are in microseconds, and `None` if there was no tick.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct LatenessColumn {
     label: String,
@@ -25,12 +25,12 @@ pub(crate) struct LatenessColumn {
     p95_us: Option<u64>,
     p99_us: Option<u64>,
     max_us: Option<u64>,
-    /// Ticks by bucket; the last one holds those above all bounds.
+    /// Ticks by bucket. The last bucket counts those above all bounds.
     counts: [u64; BOUNDS_US.len() + 1],
 }
 
 impl LatenessTable {
-    /// A table with these columns; `label` heads the rows.
+    /// Creates a table with these columns; `label` is the heading of the first column.
     pub(crate) fn new(label: &'static str, columns: Vec<LatenessColumn>) -> Self {
         Self {
             label,
@@ -39,7 +39,8 @@ impl LatenessTable {
         }
     }
 
-    /// The cells by row. The first row is the head, the second one Markdown's rule beneath it.
+    /// Returns the cells by row. The first row is the heading, the second one Markdown's rule
+    /// beneath it.
     pub(super) fn rows(&self) -> Vec<Vec<String>> {
         let row = |head: String, cell: &dyn Fn(&LatenessColumn) -> String| {
             let cells = self.columns.iter().map(cell);
@@ -69,21 +70,21 @@ impl LatenessTable {
 }
 
 impl LatenessColumn {
-    /// Of ticks that were released so many microseconds after their time.
-    pub(crate) fn of(label: String, mut late_us: Vec<u64>) -> Self {
-        late_us.sort_unstable();
+    /// Counts ticks by how many microseconds after their time they were released.
+    pub(crate) fn of(label: String, mut lateness_us: Vec<u64>) -> Self {
+        lateness_us.sort_unstable();
         let mut counts = [0; BOUNDS_US.len() + 1];
-        for late_us in &late_us {
-            // A bound belongs to its own bucket, as in the metric.
-            counts[BOUNDS_US.partition_point(|bound| bound < late_us)] += 1;
+        for lateness_us in &lateness_us {
+            // The upper bound is inclusive, as in the metric.
+            counts[BOUNDS_US.partition_point(|bound| bound < lateness_us)] += 1;
         }
         let at = |percent: usize| {
-            let rank = (late_us.len() * percent).div_ceil(100);
-            late_us.get(rank.checked_sub(1)?).copied()
+            let rank = (lateness_us.len() * percent).div_ceil(100);
+            lateness_us.get(rank.checked_sub(1)?).copied()
         };
         Self {
             label,
-            ticks: late_us.len() as u64,
+            ticks: lateness_us.len() as u64,
             p50_us: at(50),
             p95_us: at(95),
             p99_us: at(99),
@@ -93,7 +94,7 @@ impl LatenessColumn {
     }
 }
 
-/// A time in a unit that suits it, exact to the microsecond.
+/// Formats a time in a fitting unit, exact to the microsecond.
 fn time(us: u64) -> String {
     let (unit, name) = match us {
         0..1_000 => (1, "µs"),
@@ -115,16 +116,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_tick_is_in_one_bucket_and_a_bound_is_in_its_own() {
-        let late_us = vec![0, 5, 6, 1_000, 1_001, 2_000_000];
-        let column = LatenessColumn::of("ticks".into(), late_us);
+    fn every_tick_is_in_one_bucket_and_upper_bounds_are_inclusive() {
+        let lateness_us = vec![0, 5, 6, 1_000, 1_001, 2_000_000];
+        let column = LatenessColumn::of("ticks".into(), lateness_us);
         assert_eq!(column.counts.iter().sum::<u64>(), 6);
         assert_eq!(column.counts, [2, 1, 0, 0, 0, 0, 0, 1, 1, 0, 0, 0, 0, 1]);
         assert_eq!((column.ticks, column.max_us), (6, Some(2_000_000)));
     }
 
     #[test]
-    fn a_quantile_is_the_least_value_that_so_many_do_not_exceed() {
+    fn a_quantile_is_the_smallest_value_that_this_share_does_not_exceed() {
         let column = LatenessColumn::of("ticks".into(), (1..=200).rev().collect());
         let quantiles = [column.p50_us, column.p95_us, column.p99_us, column.max_us];
         assert_eq!(quantiles, [Some(100), Some(190), Some(198), Some(200)]);
@@ -134,11 +135,12 @@ mod tests {
     }
 
     #[test]
-    fn rows_are_a_table_of_markdown() {
+    fn rows_form_a_markdown_table() {
         let columns = [("quiet", vec![4, 2_500]), ("busy", vec![])];
-        let columns = columns.map(|(label, late_us)| LatenessColumn::of(label.into(), late_us));
-        let rows = LatenessTable::new("late", columns.to_vec()).rows();
-        assert_eq!(rows[0], ["late", "quiet", "busy"]);
+        let columns =
+            columns.map(|(label, lateness_us)| LatenessColumn::of(label.into(), lateness_us));
+        let rows = LatenessTable::new("lateness", columns.to_vec()).rows();
+        assert_eq!(rows[0], ["lateness", "quiet", "busy"]);
         assert_eq!(rows[1], ["---", "---:", "---:"]);
         assert_eq!(rows[2], ["ticks", "2", "0"]);
         assert_eq!(rows[6], ["max", "2.5 ms", ""]);

@@ -1,18 +1,23 @@
-//! The results as a page of HTML that needs nothing else: no network, no script.
+//! The results as a self-contained HTML page: no network, no scripts.
 
 use anyhow::Result;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
-use super::chart::{Across, ChartLine, draw};
+use super::chart::{ChartLine, XAxis, draw};
 use super::table::value;
 use super::{Distribution, LatenessTable, Report};
 use crate::figure::{Figure, number};
 
-const STYLE: &str = "body{font:15px/1.45 system-ui,sans-serif;max-width:900px;margin:2em auto;padding:0 1em;color:#222}\
-table{border-collapse:collapse;width:100%}th,td{padding:.25em .6em;text-align:right;border-bottom:1px solid #ddd}\
-th:first-child,td:first-child{text-align:left}code{background:#f3f3f3;padding:.1em .3em}.bad{color:#b00020;font-weight:bold}";
+const STYLE: &str = "\
+    body{font:15px/1.45 system-ui,sans-serif;max-width:900px;margin:2em auto;\
+    padding:0 1em;color:#222}\
+    table{border-collapse:collapse;width:100%}\
+    th,td{padding:.25em .6em;text-align:right;border-bottom:1px solid #ddd}\
+    th:first-child,td:first-child{text-align:left}\
+    code{background:#f3f3f3;padding:.1em .3em}\
+    .bad{color:#b00020;font-weight:bold}";
 
-/// The whole page.
+/// Renders the page.
 pub(super) fn of(report: &Report) -> Result<String> {
     let charts = charts(report)?;
     let title = format!(
@@ -44,7 +49,10 @@ fn figures(report: &Report) -> Markup {
     html! {
         h2 { "Figures" }
         table {
-            tr { th { "median of the rounds" } th { "edge" } th { "bare loop" } th { "ratio" } th { "rounds" } }
+            tr {
+                th { "median over rounds" } th { "edge" } th { "bare loop" }
+                th { "ratio" } th { "rounds" }
+            }
             @for figure in known {
                 tr {
                     td { (figure.label) " (" (figure.unit) ")" }
@@ -59,13 +67,18 @@ fn figures(report: &Report) -> Markup {
 
 fn distributions(distributions: &[Distribution]) -> Markup {
     html! {
-        h2 { "Latencies, in milliseconds" }
+        h2 { "Latencies (ms)" }
         table {
-            tr { th { "" } th { "count" } th { "p50" } th { "p95" } th { "p99" } th { "p99.9" } th { "max" } }
+            tr {
+                th { "" } th { "count" }
+                th { "p50" } th { "p95" } th { "p99" } th { "p99.9" } th { "max" }
+            }
             @for of in distributions {
                 tr {
                     td { (of.label) } td { (of.count) }
-                    @for quantile in [of.p50, of.p95, of.p99, of.p99_9, of.max] { td { (format!("{quantile:.3}")) } }
+                    @for quantile in [of.p50, of.p95, of.p99, of.p99_9, of.max] {
+                        td { (format!("{quantile:.3}")) }
+                    }
                 }
             }
         }
@@ -76,10 +89,10 @@ fn released(lateness: &LatenessTable) -> Markup {
     let mut rows = lateness.rows().into_iter();
     let head = rows.next().unwrap_or_default();
     html! {
-        h2 { "Release of ticks" }
+        h2 { "Release lateness" }
         table {
             tr { @for cell in head { th { (cell) } } }
-            // The second row is the rule that only text needs.
+            // The second row is the rule that only Markdown needs.
             @for row in rows.skip(1) { tr { @for cell in row { td { (cell) } } } }
         }
     }
@@ -88,24 +101,24 @@ fn released(lateness: &LatenessTable) -> Markup {
 fn counts(report: &Report) -> Markup {
     let own = &report.generator;
     html! {
-        h2 { "Verified" }
+        h2 { "Faults" }
         p { @for (name, count) in &report.faults { (count) " " (name.replace('_', " ")) "; " } }
         @for (end, count) in &report.ends { p { (count) " × " (end) } }
         p {
-            "Load generator: " (format!("{:.2}", own.user_share * 100.0))
-            " % of the time in which ticks came in user space."
+            "Load generator: own user CPU time " (format!("{:.2}", own.user_share * 100.0))
+            " % of the time in which ticks arrived."
         }
         @for note in &report.notes { p { (note) } }
     }
 }
 
-/// Each with its title.
+/// Draws the charts and returns each with its title.
 fn charts(report: &Report) -> Result<Vec<(String, String)>> {
     let mut charts = Vec::new();
     let quantiles: Vec<ChartLine> = report.distributions.iter().map(by_quantile).collect();
     if !quantiles.is_empty() {
-        let svg = draw(&quantiles, Across::Quantiles, "milliseconds")?;
-        charts.push(("Latencies by percentile".to_owned(), svg));
+        let svg = draw(&quantiles, XAxis::Quantiles, "milliseconds")?;
+        charts.push(("Latency by percentile".to_owned(), svg));
     }
     for figure in report
         .figures
@@ -116,7 +129,7 @@ fn charts(report: &Report) -> Result<Vec<(String, String)>> {
         if !figure.limit_rounds.is_empty() {
             lines.push(line("bare loop", &figure.limit_rounds));
         }
-        let svg = draw(&lines, Across::Plain("round"), figure.unit)?;
+        let svg = draw(&lines, XAxis::Plain("round"), figure.unit)?;
         let Figure { label, .. } = figure;
         charts.push((format!("{label}, by round"), svg));
     }
@@ -125,7 +138,7 @@ fn charts(report: &Report) -> Result<Vec<(String, String)>> {
             label: series.label.to_owned(),
             points: series.points.clone(),
         }];
-        let svg = draw(&lines, Across::Plain("seconds"), series.label)?;
+        let svg = draw(&lines, XAxis::Plain("seconds"), series.label)?;
         charts.push((format!("{}, over time", series.label), svg));
     }
     Ok(charts)
@@ -158,7 +171,7 @@ mod tests {
     use crate::report::Series;
 
     #[test]
-    fn the_page_has_every_figure_and_chart_and_needs_nothing_from_elsewhere() {
+    fn the_page_has_every_figure_and_chart_and_loads_nothing_from_elsewhere() {
         let mut report = crate::report::tests::report();
         let figure = Figure::of("id", "A < B", "µs", vec![1.0, 2.0, 3.0]);
         report.figures.push(figure.against(vec![1.0, 2.0, 2.0]));

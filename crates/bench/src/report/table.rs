@@ -1,15 +1,15 @@
-//! The results on the terminal.
+//! The results as text on the terminal.
 
 use std::io::{self, Write};
 
 use super::Report;
 use crate::figure::Figure;
 
-/// Prints it to standard output.
+/// Prints the report to standard output.
 pub(super) fn print(report: &Report) -> io::Result<()> {
     let mut out = io::stdout().lock();
     match write(report, &mut out).and_then(|()| out.flush()) {
-        // A reader that left wants no more.
+        // The reader has closed the pipe and wants no more.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         outcome => outcome,
     }
@@ -26,7 +26,7 @@ fn write(report: &Report, out: &mut impl Write) -> io::Result<()> {
         writeln!(
             out,
             "\n{:<44} {:>10} {:>9} {:>9} {:>9} {:>9} {:>9}",
-            "milliseconds", "count", "p50", "p95", "p99", "p99.9", "max"
+            "latency (ms)", "count", "p50", "p95", "p99", "p99.9", "max"
         )?;
     }
     for of in &report.distributions {
@@ -55,7 +55,8 @@ fn write(report: &Report, out: &mut impl Write) -> io::Result<()> {
     if own.wall_ms > 0.0 {
         writeln!(
             out,
-            "load generator: {:.1} % of the time in which ticks came in user space ({:.1} of {:.1} ms; as the kernel samples it {:.1} ms)",
+            "load generator: own user CPU time {:.1} % of the time in which ticks arrived \
+             ({:.1} of {:.1} ms; {:.1} ms as sampled by the kernel)",
             own.user_share * 100.0,
             own.own_ms,
             own.wall_ms,
@@ -66,7 +67,7 @@ fn write(report: &Report, out: &mut impl Write) -> io::Result<()> {
         writeln!(out, "note: {note}")?;
     }
     for void in &report.void {
-        writeln!(out, "VOID: {void}")?;
+        writeln!(out, "void: {void}")?;
     }
     Ok(())
 }
@@ -74,14 +75,14 @@ fn write(report: &Report, out: &mut impl Write) -> io::Result<()> {
 fn write_figures(report: &Report, out: &mut impl Write) -> io::Result<()> {
     writeln!(
         out,
-        "\n{:<52} {:>14} {:>14} {:>7}  rounds",
-        "median", "edge", "bare loop", "ratio"
+        "\n{:<56} {:>12} {:>12} {:>7}  rounds",
+        "median over rounds", "edge", "bare loop", "ratio"
     )?;
     for figure in report.figures.iter().filter(|figure| figure.edge.is_some()) {
         let Figure { label, unit, .. } = figure;
         writeln!(
             out,
-            "{:<52} {:>14} {:>14} {:>7}  {}",
+            "{:<56} {:>12} {:>12} {:>7}  {}",
             format!("{label} ({unit})"),
             value(figure.edge),
             value(figure.limit),
@@ -94,7 +95,7 @@ fn write_figures(report: &Report, out: &mut impl Write) -> io::Result<()> {
     Ok(())
 }
 
-/// With as many digits as say something.
+/// Formats a value with as many digits as are significant.
 pub(super) fn value(value: Option<f64>) -> String {
     match value {
         None => String::new(),

@@ -1,7 +1,8 @@
-//! `auth`: AUTHs with tokens just before every second tick: how late they make its release.
+//! `auth`: AUTHs with tokens just before every second tick. Measures how much later these ticks are
+//! released.
 
 mod answer;
-mod crowd;
+mod connections;
 mod outcome;
 mod tokens;
 
@@ -15,7 +16,7 @@ use tickstorm_command::credentials::ClientCredentials;
 use tickstorm_service::exit;
 use tickstorm_timebase::{Clock, Mono, SystemClock};
 
-use self::crowd::AuthCrowd;
+use self::connections::AuthConnections;
 use self::outcome::AuthOutcome;
 use self::tokens::{AuthVerdict, RandomTokens};
 use crate::generator::Harvest;
@@ -24,51 +25,73 @@ use crate::options::CommonOptions;
 use crate::report::Report;
 use crate::run::{ScenarioRun, cores_note};
 
-/// AUTHs with tokens just before every second tick: how late that tick is released, beside the
-/// ticks between them.
+/// Measure how much AUTHs just before a tick delay its release
+///
+/// New connections send AUTH with tokens just before every second tick. Its release is compared
+/// with that of the ticks between.
 #[derive(Debug, clap::Args)]
 pub(crate) struct AuthScenario {
     #[command(flatten)]
     pub(crate) common: CommonOptions,
-    /// How many tokens the edge knows; STREAM_TOKENS_FILE is made for the run.
-    #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    /// Number of tokens that the edge knows; STREAM_TOKENS_FILE is generated for the run
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 10_000,
+        value_parser = clap::value_parser!(u32).range(1..=10_000)
+    )]
     tokens: u32,
-    /// How many connections send AUTH together before a tick. In turn they begin 0.5, 1, 1.5 ms and
-    /// so on to 6 ms before it.
-    #[arg(long, value_name = "N", default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=2_000))]
+    /// Number of connections that send AUTH together before a tick; successive groups start 0.5, 1,
+    /// 1.5 ms and so on up to 6 ms before it
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 200,
+        value_parser = clap::value_parser!(u32).range(1..=2_000)
+    )]
     auths: u32,
-    /// How many of a hundred AUTHs have a token that the edge does not know.
-    #[arg(long, value_name = "PERCENT", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=100))]
+    /// Percentage of AUTHs with a token that the edge does not know
+    #[arg(
+        long,
+        value_name = "PERCENT",
+        default_value_t = 0,
+        value_parser = clap::value_parser!(u32).range(0..=100)
+    )]
     wrong: u32,
-    /// How many ticks are measured: every second one has AUTHs before it.
-    #[arg(long, value_name = "R", default_value_t = 60, value_parser = clap::value_parser!(u32).range(2..=100_000))]
+    /// Number of ticks to measure; every second one has AUTHs before it
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 60,
+        value_parser = clap::value_parser!(u32).range(2..=100_000)
+    )]
     ticks: u32,
 }
 
-/// AUTHs begin so long before their tick, times 1 to [`LEADS`] in turn: within the last
-/// milliseconds, where the edge is busy with them at the tick's time, and at no fixed distance from
-/// it.
+/// The unit of the lead of AUTHs: they start 1 to [`LEADS`] units before their tick, in turn. The
+/// edge is thus busy with them at the tick's time, and their distance from it varies.
 const LEAD_STEP: Duration = Duration::from_micros(500);
 const LEADS: u32 = 12;
-/// Nobody sends a heartbeat in so many milliseconds before a tick; in them the connections for
-/// AUTHs are made.
+/// No heartbeats are sent within this many milliseconds before a tick. The connections for AUTHs
+/// are made in that time.
 const QUIET_MS: i64 = 400;
-/// So long after a tick it has come to all; only then connections that have sent AUTH end. In
-/// milliseconds.
+/// A tick has reached all clients after this time, in milliseconds. Only then are the connections
+/// that sent AUTH closed.
 const SETTLED_MS: i64 = 200;
-/// Connections that are made with less time than this before a tick send AUTH before the next one.
-const ACCEPTED_WITHIN: Duration = Duration::from_millis(50);
+/// If less time than this is left once the connections are made, they send AUTH before the next
+/// tick instead.
+const PREPARE_TIME: Duration = Duration::from_millis(50);
 
 impl AuthScenario {
-    /// Measures, and gives the report.
+    /// Runs the scenario and returns its report.
     pub(crate) fn run(&self) -> Result<Report, Failure> {
         self.common.needs_child("auth")?;
         let mut tokens = RandomTokens::new(self.tokens)
-            .context("the file with the tokens can't be written")
+            .context("can't write the file with the tokens")
             .map_err(|error| Failure::new(exit::UNAVAILABLE, error))?;
         let settings = [
             ("STREAM_TOKENS_FILE", tokens.path()),
-            // All clients have one address, and some may fail on purpose.
+            // All clients share one address, and some may fail on purpose.
             ("AUTH_RATE_LIMIT", "0".into()),
         ];
         let room = self.common.clients.saturating_add(self.auths);
@@ -79,8 +102,8 @@ impl AuthScenario {
             })?;
         run.report.notes.extend(cores_note(&run.placement));
         if !run.setup.cpus.is_empty() {
-            // This thread sends the AUTHs, and must leave the edge its CPU.
-            machine::pin(&run.setup.cpus).context("the load generator can't be put on its CPUs")?;
+            // This thread sends the AUTHs, and must not use the edge's CPU.
+            machine::pin(&run.setup.cpus).context("can't pin the load generator to its CPUs")?;
         }
         run.connect(self.common.clients, false)?;
         run.count_connecting()?;
@@ -89,9 +112,9 @@ impl AuthScenario {
         report.options = json!({
             "tokens": self.tokens, "auths": self.auths, "wrong": self.wrong, "ticks": self.ticks,
         });
-        outcome.give(&mut report, self.auths);
+        outcome.add_to(&mut report, self.auths);
         report.count(&harvest, 0.0);
-        // How busy the generator is does not change when the edge releases a tick.
+        // The generator's CPU time does not affect when the edge releases a tick.
         report.judge(false);
         Ok(report)
     }
@@ -101,21 +124,23 @@ impl AuthScenario {
         run: &mut ScenarioRun,
         tokens: &mut RandomTokens,
     ) -> anyhow::Result<(AuthOutcome, Harvest)> {
-        run.progress.begin("ticks", self.ticks.into());
+        run.progress
+            .start_phase("measuring ticks", self.ticks.into());
         let (mut outcome, mut all) = (AuthOutcome::default(), Harvest::default());
         for tick in 0..self.ticks {
             let quiet = Duration::from_millis(QUIET_MS.unsigned_abs());
             let mut epoch_ms = run.next_second_ms(quiet)?;
-            run.generator.shared.may_beat(true);
+            run.generator.shared.allow_heartbeats(true);
             run.wait_until(epoch_ms, -QUIET_MS)?;
-            run.generator.shared.may_beat(false);
+            run.generator.shared.allow_heartbeats(false);
             let with_auths = !tick.is_multiple_of(2);
             if with_auths {
-                let crowd = AuthCrowd::connect(run.setup.addr, tokens, self.verdicts())?;
-                epoch_ms = run.next_second_ms(ACCEPTED_WITHIN)?;
+                let connections =
+                    AuthConnections::connect(run.setup.addr, tokens, self.verdicts())?;
+                epoch_ms = run.next_second_ms(PREPARE_TIME)?;
                 let lead = LEAD_STEP * (tick / 2 % LEADS + 1);
                 let epoch_ns = run.mono_ns(epoch_ms)?;
-                let sent = send(crowd, run, epoch_ms, lead)?;
+                let sent = send(connections, run, epoch_ms, lead)?;
                 outcome.count_auths(sent, epoch_ns, &mut run.report);
             } else {
                 run.wait_until(epoch_ms, SETTLED_MS)?;
@@ -131,12 +156,12 @@ impl AuthScenario {
                 ..harvest
             });
             run.learn_time()?;
-            run.progress.at((tick + 1).into());
+            run.progress.advance_to((tick + 1).into());
         }
         Ok((outcome, all))
     }
 
-    /// How the AUTHs of a round must be answered, the wrong ones evenly among the others.
+    /// Returns how the AUTHs of a round must be answered, with the wrong ones spread evenly.
     fn verdicts(&self) -> impl Iterator<Item = AuthVerdict> + use<> {
         let wrong = self.wrong;
         (0..self.auths).map(move |number| {
@@ -150,19 +175,19 @@ impl AuthScenario {
     }
 }
 
-/// Lets all of `crowd` send AUTH `lead` before a tick, and gives what became of them once the tick
-/// is over.
+/// Sends the AUTHs of all `connections` at `lead` before a tick, and returns their outcomes once
+/// the tick is over.
 fn send(
-    mut crowd: AuthCrowd,
+    mut connections: AuthConnections,
     run: &ScenarioRun,
     epoch_ms: i64,
     lead: Duration,
-) -> anyhow::Result<Vec<crowd::SentAuth>> {
+) -> anyhow::Result<Vec<connections::SentAuth>> {
     let at = Mono::from_nanos(run.mono_ns(epoch_ms)?);
     let left = at.since(SystemClock.now()).saturating_sub(lead);
     std::thread::sleep(left);
-    crowd.send();
-    crowd.await_answers()?;
+    connections.send();
+    connections.await_answers()?;
     run.wait_until(epoch_ms, SETTLED_MS)?;
-    Ok(crowd.finish())
+    Ok(connections.finish())
 }

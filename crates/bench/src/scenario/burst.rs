@@ -1,4 +1,5 @@
-//! `burst`: very many ticks a second to all clients: whether all of them come, how late, and what they cost.
+//! `burst`: far more ticks per second than the grid has. Measures the delivery, latency and cost of
+//! all of them.
 
 use std::time::Duration;
 
@@ -12,37 +13,49 @@ use crate::orders::{BurstPlan, ChildAnswer, ChildOrder};
 use crate::report::{Distribution, Report};
 use crate::run::{ScenarioRun, cores_note};
 
-/// Many ticks a second to all clients, far more than the grid has: whether all come, how late, and what they cost.
+/// Measure throughput, latency and CPU time in bursts of many ticks per second
+///
+/// The rate is far beyond that of the grid. Verifies that all ticks reach all clients.
 #[derive(Debug, clap::Args)]
 pub(crate) struct BurstScenario {
     #[command(flatten)]
     pub(crate) common: CommonOptions,
     #[command(flatten)]
     pub(crate) shape: BurstShape,
-    /// How many bursts.
-    #[arg(long, value_name = "R", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=1_000))]
+    /// Number of bursts
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 5,
+        value_parser = clap::value_parser!(u64).range(1..=1_000)
+    )]
     rounds: u64,
-    /// How long each is.
+    /// Length of each burst
     #[arg(long = "for", value_name = "DURATION", default_value = "2s", value_parser = duration)]
     over: Duration,
 }
 
-/// What a burst is like.
+/// The options that describe a burst.
 #[derive(Clone, Copy, Debug, clap::Args)]
 pub(crate) struct BurstShape {
-    /// Ticks a second; times the clients, what is delivered a second.
-    #[arg(long, value_name = "TICKS", default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(100..=1_000_000))]
+    /// Ticks per second; each is delivered to every client
+    #[arg(
+        long,
+        value_name = "TICKS",
+        default_value_t = 10_000,
+        value_parser = clap::value_parser!(u64).range(100..=1_000_000)
+    )]
     pub(crate) rate: u64,
 }
 
-/// Whatever is still under way when a burst has come.
-const REST: Duration = Duration::from_millis(400);
-/// From one look to the next.
-const WATCH_EACH: Duration = Duration::from_millis(50);
-/// How long before a burst CPU time is read.
-const BEFORE: Duration = Duration::from_millis(20);
+/// A pause for the work that is left when a burst has arrived.
+const SETTLE_TIME: Duration = Duration::from_millis(400);
+/// The interval at which `watch` is called.
+const WATCH_INTERVAL: Duration = Duration::from_millis(50);
+/// The time from the first reading of CPU time to the burst.
+const CPU_READ_LEAD: Duration = Duration::from_millis(20);
 
-/// What bursts were like, by round.
+/// The measurements, by round.
 #[derive(Default)]
 struct BurstOutcome {
     cpu_ms: Vec<f64>,
@@ -53,19 +66,19 @@ struct BurstOutcome {
     wall_ms: f64,
 }
 
-/// One burst as it came.
+/// The result of one burst.
 pub(super) struct BurstResult {
     pub(super) harvest: Harvest,
-    /// Ticks, over all clients.
+    /// The number of ticks delivered, over all clients.
     pub(super) delivered: u64,
-    /// The last arrival after the last tick was due.
+    /// The time from when the last tick was due to the last arrival.
     pub(super) last_ms: f64,
     pub(super) wall_ms: f64,
     pub(super) cpu_us: u64,
 }
 
 impl BurstScenario {
-    /// Measures, and gives the report.
+    /// Runs the scenario and returns its report.
     pub(crate) fn run(&self) -> Result<Report, Failure> {
         self.common.needs_child("burst")?;
         let clients = self.common.clients;
@@ -73,32 +86,32 @@ impl BurstScenario {
         run.connect(clients, false)?;
         std::thread::sleep(Duration::from_secs(1));
         run.count_connecting()?;
-        run.progress.begin("bursts", self.rounds);
+        run.progress.start_phase("measuring bursts", self.rounds);
         let (mut measured, mut all, mut last_ms) =
             (BurstOutcome::default(), Harvest::default(), None);
         for round in 1..=self.rounds {
             let burst = run.plan(self.shape.rate, self.over, last_ms)?;
             last_ms = Some(burst.last_ms());
-            let came = send(&mut run, burst, round == self.rounds, |_| Ok(()))?;
-            measured.cpu_ms.push(number(came.cpu_us) / 1e3);
+            let result = send(&mut run, burst, round == self.rounds, |_| Ok(()))?;
+            measured.cpu_ms.push(number(result.cpu_us) / 1e3);
             measured
                 .delivered
-                .push(number(came.delivered) / self.over.as_secs_f64());
-            measured.last_ms.push(came.last_ms);
-            measured.wall_ms += came.wall_ms;
+                .push(number(result.delivered) / self.over.as_secs_f64());
+            measured.last_ms.push(result.last_ms);
+            measured.wall_ms += result.wall_ms;
             all.add(Harvest {
                 seen: Vec::new(),
-                ..came.harvest
+                ..result.harvest
             });
             if self.common.with_limit {
                 self.send_bare(&mut run, &mut measured, &mut all)?;
             }
-            run.progress.at(round);
+            run.progress.advance_to(round);
         }
         Ok(self.report(run, measured, &all))
     }
 
-    /// The same batches by the bare loop.
+    /// Sends the same batches with the bare loop.
     fn send_bare(
         &self,
         run: &mut ScenarioRun,
@@ -106,10 +119,10 @@ impl BurstScenario {
         all: &mut Harvest,
     ) -> anyhow::Result<()> {
         let burst = run.plan(self.shape.rate, self.over, None)?;
-        run.generator.shared.may_beat(false);
+        run.generator.shared.allow_heartbeats(false);
         let bare = run.bare(burst)?;
-        std::thread::sleep(REST);
-        run.generator.shared.may_beat(true);
+        std::thread::sleep(SETTLE_TIME);
+        run.generator.shared.allow_heartbeats(true);
         let harvest = run.generator.harvest(None)?;
         let seen = harvest.seen.iter().filter(|seen| seen.ticks.bare);
         let last_ns = seen
@@ -126,7 +139,7 @@ impl BurstScenario {
         }
         if bare.stalls > 0 {
             run.report
-                .note_once("the bare loop met full sockets and waited for them");
+                .note_once("the bare loop had to wait for full sockets");
         }
         measured.bare_cpu_ms.push(number(bare.cpu_us) / 1e3);
         measured
@@ -145,7 +158,10 @@ impl BurstScenario {
         let mut report = run.finish();
         let limit = self.common.with_limit;
         report.options = json!({
-            "rate": self.shape.rate, "rounds": self.rounds, "for_s": self.over.as_secs_f64(), "with_limit": limit,
+            "rate": self.shape.rate,
+            "rounds": self.rounds,
+            "for_s": self.over.as_secs_f64(),
+            "with_limit": limit,
         });
         report.figures.extend([
             Figure::of(
@@ -154,7 +170,7 @@ impl BurstScenario {
                 "1/s",
                 measured.delivered,
             ),
-            Figure::of("cpu_ms", "edge CPU of a burst", "ms", measured.cpu_ms)
+            Figure::of("cpu_ms", "edge CPU per burst", "ms", measured.cpu_ms)
                 .against(measured.bare_cpu_ms.clone()),
             Figure::of(
                 "last_arrival_ms",
@@ -172,7 +188,11 @@ impl BurstScenario {
                     "arrival after a frame's first tick was due",
                     &latencies.edge,
                 ),
-                Distribution::of("bare_after_due", "bare loop: the same", &latencies.bare),
+                Distribution::of(
+                    "bare_after_due",
+                    "bare loop: arrival after first tick was due",
+                    &latencies.bare,
+                ),
             ]
             .into_iter()
             .flatten(),
@@ -184,7 +204,8 @@ impl BurstScenario {
     }
 }
 
-/// Feeds a burst, and waits until it has come; meanwhile `watch` looks now and then. At the `last` one, what lacks is lost.
+/// Feeds a burst and waits until it has arrived. `watch` is called at intervals meanwhile. If this
+/// is the `last` burst, missing ticks count as lost.
 pub(super) fn send(
     run: &mut ScenarioRun,
     burst: BurstPlan,
@@ -193,20 +214,21 @@ pub(super) fn send(
 ) -> anyhow::Result<BurstResult> {
     run.generator.shared.plan(burst, false);
     run.child()?.order(ChildOrder::Burst(burst))?;
-    let at = tickstorm_timebase::Mono::from_nanos(burst.at_ns).saturating_sub(BEFORE);
-    // Heartbeats go on until then: bursts that follow each other closely would else cost their clients their connections.
+    let at = tickstorm_timebase::Mono::from_nanos(burst.at_ns).saturating_sub(CPU_READ_LEAD);
+    // Heartbeats continue until then: otherwise bursts in close succession would cost clients their
+    // connections.
     std::thread::sleep(at.since(now()));
-    run.generator.shared.may_beat(false);
+    run.generator.shared.allow_heartbeats(false);
     let before = run.child()?.sample(false)?;
     while now().as_nanos() < burst.end_ns() {
         watch(run)?;
-        std::thread::sleep(WATCH_EACH);
+        std::thread::sleep(WATCH_INTERVAL);
     }
     let feeding_us = run.child()?.answer(Duration::ZERO, ChildAnswer::burst)?;
     run.await_ticks(burst.last_ms());
-    std::thread::sleep(REST);
+    std::thread::sleep(SETTLE_TIME);
     let after = run.child()?.sample(false)?;
-    run.generator.shared.may_beat(true);
+    run.generator.shared.allow_heartbeats(true);
     let harvest = run.generator.harvest(last.then(|| burst.last_ms()))?;
     let of_burst = harvest
         .seen

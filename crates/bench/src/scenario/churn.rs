@@ -1,4 +1,5 @@
-//! `churn`: clients come and go while ticks flow: whether anything is left behind.
+//! `churn`: clients connect and disconnect while ticks flow. Measures whether anything is left
+//! behind.
 
 use std::time::Duration;
 
@@ -11,58 +12,67 @@ use crate::options::{CommonOptions, duration};
 use crate::report::{Distribution, Report, Series};
 use crate::run::{IN_FLIGHT, ScenarioRun};
 
-/// Clients come and go while ticks flow: whether descriptors or memory are left behind, and every one gets its ticks.
+/// Detect leaks of memory and descriptors while clients connect and disconnect
+///
+/// Ticks keep flowing meanwhile. Verifies that every client receives its ticks.
 #[derive(Debug, clap::Args)]
 pub(crate) struct ChurnScenario {
     #[command(flatten)]
     pub(crate) common: CommonOptions,
-    /// How many go, and as many come, each second: by a reset and by an ordinary close in turn.
-    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=20_000))]
+    /// Number of clients to replace each second; they disconnect by a reset and by an ordinary
+    /// close in alternating seconds
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 100,
+        value_parser = clap::value_parser!(u32).range(1..=20_000)
+    )]
     per_second: u32,
-    /// How long.
+    /// Duration of the measurement
     #[arg(long = "for", value_name = "DURATION", default_value = "60s", value_parser = duration)]
     over: Duration,
 }
 
-/// When in a second clients go, and when it is looked at, in milliseconds.
-const GO_AT: i64 = 100;
-const LOOK_AT: i64 = 800;
-/// How soon a second is prepared for.
-const PREPARED_WITHIN: Duration = Duration::from_millis(20);
-/// Looks after which the edge must have closed what has gone.
-const SETTLE_LOOKS: u32 = 100;
-const LOOK: Duration = Duration::from_millis(50);
+/// When in a second clients are replaced, and when the edge is sampled, in milliseconds.
+const REPLACE_AT_MS: i64 = 100;
+const SAMPLE_AT_MS: i64 = 800;
+/// The time needed to prepare for a second.
+const PREPARE_TIME: Duration = Duration::from_millis(20);
+/// The number of polls within which the edge should have closed the connections of clients that
+/// left.
+const SETTLE_POLLS: u32 = 100;
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 #[derive(Default)]
 struct ChurnOutcome {
     rss: Vec<(f64, f64)>,
-    /// Open files that are no connections.
+    /// Open files other than connections.
     files: Vec<(f64, f64)>,
 }
 
 impl ChurnScenario {
-    /// Measures, and gives the report.
+    /// Runs the scenario and returns its report.
     pub(crate) fn run(&self) -> Result<Report, Failure> {
         let clients = self.common.clients;
         let room = clients.saturating_add(self.per_second);
         let mut run = ScenarioRun::start("churn", &self.common, room, |_, _| {})?;
         run.connect(clients, false)?;
         let (mut measured, mut all) = (ChurnOutcome::default(), Harvest::default());
-        self.look(&mut run, &mut measured)?;
+        self.sample(&mut run, &mut measured)?;
         let seconds = self.over.as_secs();
-        run.progress.begin("churn", seconds);
+        run.progress.start_phase("replacing clients", seconds);
         let mut until_ms = 0;
         for second in 1..=seconds {
-            let epoch_ms = run.next_second_ms(PREPARED_WITHIN)?;
-            run.wait_until(epoch_ms, GO_AT)?;
+            let epoch_ms = run.next_second_ms(PREPARE_TIME)?;
+            run.wait_until(epoch_ms, REPLACE_AT_MS)?;
             let before = run.generator.done();
             let count = self.per_second.min(clients);
-            run.generator.leave(count, second.is_multiple_of(2));
+            run.generator.disconnect(count, second.is_multiple_of(2));
             run.generator.connect(count, Greeting::Pipelined, IN_FLIGHT);
             run.await_done(before + u64::from(count))?;
-            run.wait_until(epoch_ms, LOOK_AT)?;
+            run.wait_until(epoch_ms, SAMPLE_AT_MS)?;
             if second.is_multiple_of(10) || second == seconds {
-                self.look(&mut run, &mut measured)?;
+                self.sample(&mut run, &mut measured)?;
             } else {
                 run.learn_time()?;
             }
@@ -71,24 +81,24 @@ impl ChurnScenario {
                 seen: Vec::new(),
                 ..run.generator.harvest(None)?
             });
-            run.progress.at(second);
+            run.progress.advance_to(second);
         }
         run.await_ticks(until_ms);
         all.add(run.generator.harvest(Some(until_ms))?);
         Ok(self.report(run, measured, &all))
     }
 
-    /// Looks at the edge once it has closed what has gone.
-    fn look(&self, run: &mut ScenarioRun, measured: &mut ChurnOutcome) -> anyhow::Result<()> {
+    /// Samples the edge once it has closed the connections of clients that left.
+    fn sample(&self, run: &mut ScenarioRun, measured: &mut ChurnOutcome) -> anyhow::Result<()> {
         if run.under_test.is_none() {
             run.learn_time()?;
             return Ok(());
         }
-        for _ in 0..SETTLE_LOOKS {
+        for _ in 0..SETTLE_POLLS {
             if run.child()?.sample(false)?.connections <= self.common.clients.into() {
                 break;
             }
-            std::thread::sleep(LOOK);
+            std::thread::sleep(POLL_INTERVAL);
         }
         let sample = run.child()?.sample(true)?;
         run.take_time(&sample);
@@ -114,7 +124,7 @@ impl ChurnScenario {
                 "MiB",
                 ["rss_begin_mib", "rss_end_mib", "rss_growth_mib"],
                 [
-                    "resident memory at the begin",
+                    "resident memory at the start",
                     "resident memory at the end",
                     "resident memory, growth since minute 5",
                 ],
@@ -124,9 +134,9 @@ impl ChurnScenario {
                 "files",
                 ["files_begin", "files_end", "files_growth"],
                 [
-                    "open files beside connections at the begin",
-                    "open files beside connections at the end",
-                    "open files beside connections, growth since minute 5",
+                    "files besides connections at the start",
+                    "files besides connections at the end",
+                    "files besides connections, growth since minute 5",
                 ],
             ),
         ] {
@@ -142,13 +152,13 @@ impl ChurnScenario {
         let churned = self.over.as_secs() * u64::from(self.per_second.min(self.common.clients));
         report.figures.push(Figure::single(
             "churned",
-            "clients that went, and came",
+            "clients replaced",
             "clients",
             Some(number(churned)),
         ));
         report.distributions.extend(
             [
-                Distribution::of("served", "served after connect", &all.served),
+                Distribution::of("served", "time to be served", &all.served),
                 Distribution::of(
                     "after_due",
                     "arrival after the tick was due",
@@ -166,7 +176,7 @@ impl ChurnScenario {
             },
             Series {
                 id: "files",
-                label: "open files beside connections",
+                label: "open files besides connections",
                 points: measured.files,
             },
         ]);

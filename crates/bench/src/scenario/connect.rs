@@ -1,4 +1,5 @@
-//! `connect`: connections that authenticate and subscribe, one crowd after the other: how many a second, and what each costs.
+//! `connect`: batches of connections that authenticate and subscribe. Measures how many are served
+//! per second, and what each costs.
 
 use std::time::Duration;
 
@@ -14,29 +15,39 @@ use crate::orders::{ChildAnswer, ChildOrder, LoopUsage, ProcessSample};
 use crate::report::{Distribution, Report};
 use crate::run::{IN_FLIGHT, ScenarioRun};
 
-/// Connections that authenticate and subscribe: how many a second, and what each costs; then all at once.
+/// Measure how many connections per second are served, and what each costs the edge
+///
+/// In each round, all clients connect, authenticate and subscribe: first with AUTH and SUBSCRIBE
+/// pipelined, then step by step. At the end, all connect at the same time.
 #[derive(Debug, clap::Args)]
 pub(crate) struct ConnectScenario {
     #[command(flatten)]
     pub(crate) common: CommonOptions,
-    /// How many rounds, each of all clients.
-    #[arg(long, value_name = "R", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=1_000))]
+    /// Number of rounds
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 5,
+        value_parser = clap::value_parser!(u64).range(1..=1_000)
+    )]
     rounds: u64,
-    /// How many clients are there already, and get their ticks meanwhile. Default: a tenth of the others, at most 500.
+    /// Number of clients that are connected beforehand and receive their ticks meanwhile [default:
+    /// a tenth of --clients, at most 500]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=100_000))]
     present: Option<u32>,
 }
 
-/// How long the edge may take to notice that its clients have gone.
+/// The time that the edge may take to notice that its clients have disconnected.
 const GONE_WITHIN: Duration = Duration::from_secs(30);
-/// How long a storm may take.
+/// The time that the connect storm may take.
 const STORM_WITHIN: Duration = Duration::from_secs(30);
-/// The kernel frees the sockets of a crowd some time after they were closed, and charges that to whoever runs then.
-const FREED_WITHIN: Duration = Duration::from_millis(500);
-/// How often is looked whether they have.
-const LOOK: Duration = Duration::from_millis(5);
+/// The time that the kernel may take to free the sockets of a batch after they were closed. It
+/// charges that work to whichever thread is running.
+const SOCKETS_FREED_WITHIN: Duration = Duration::from_millis(500);
+/// The interval at which the number of connections is polled.
+const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
-/// What a way of connecting was like, by round.
+/// The measurements of one way of connecting, by round.
 #[derive(Default)]
 struct HandshakeRounds {
     per_second: Vec<f64>,
@@ -45,7 +56,7 @@ struct HandshakeRounds {
 }
 
 impl ConnectScenario {
-    /// Measures, and gives the report.
+    /// Runs the scenario and returns its report.
     pub(crate) fn run(&self) -> Result<Report, Failure> {
         let clients = self.common.clients;
         let present = self.present.unwrap_or_else(|| (clients / 10).clamp(1, 500));
@@ -62,41 +73,36 @@ impl ConnectScenario {
             HandshakeRounds::default(),
         );
         for round in 1..=self.rounds {
-            for (way, greeting) in [
-                (&mut pipelined, Greeting::Pipelined),
-                (&mut stepwise, Greeting::StepByStep),
+            for (way, greeting, name) in [
+                (&mut pipelined, Greeting::Pipelined, "pipelined"),
+                (&mut stepwise, Greeting::StepByStep, "step by step"),
             ] {
-                let crowd = ConnectingCrowd {
+                let batch = ConnectionBatch {
                     clients,
                     greeting,
                     in_flight: IN_FLIGHT,
                 };
-                crowd.measure(
-                    &mut run,
-                    present,
-                    way,
-                    &format!("round {round}: {greeting:?}"),
-                )?;
+                batch.measure(&mut run, present, way, &format!("round {round}: {name}"))?;
             }
             if self.common.with_limit {
                 measure_bare(&mut run, clients, &mut bare)?;
             }
         }
         let mut storm = HandshakeRounds::default();
-        let crowd = ConnectingCrowd {
+        let batch = ConnectionBatch {
             clients,
             greeting: Greeting::Pipelined,
             in_flight: clients,
         };
-        let began = SystemClock.now();
-        crowd.measure(&mut run, present, &mut storm, "storm")?;
-        let took = SystemClock.now().since(began);
+        let started = SystemClock.now();
+        batch.measure(&mut run, present, &mut storm, "connect storm")?;
+        let took = SystemClock.now().since(started);
         if took > STORM_WITHIN {
             run.report.violations.push(format!(
-                "the storm took {took:?}, more than {STORM_WITHIN:?}"
+                "the connect storm took {took:?}; at most {STORM_WITHIN:?} is allowed"
             ));
         }
-        // Those that were there have had every tick.
+        // The clients that were connected beforehand must have received every tick.
         let until_ms = run.next_second_ms(Duration::ZERO)? - 1_000;
         run.await_ticks(until_ms);
         let harvest = run.generator.harvest(Some(until_ms))?;
@@ -153,15 +159,15 @@ impl ConnectScenario {
         let distributions = [
             (
                 "pipelined",
-                "served after connect, pipelined",
+                "time to be served, pipelined",
                 pipelined.served,
             ),
             (
                 "stepwise",
-                "served after connect, step by step",
+                "time to be served, step by step",
                 stepwise.served,
             ),
-            ("storm", "served after connect, all at once", storm.served),
+            ("storm", "time to be served, all at once", storm.served),
         ];
         let distributions = distributions.into_iter();
         report.distributions.extend(
@@ -172,15 +178,16 @@ impl ConnectScenario {
     }
 }
 
-/// Clients that come together.
-struct ConnectingCrowd {
+/// Clients that connect together.
+struct ConnectionBatch {
     clients: u32,
     greeting: Greeting,
     in_flight: u32,
 }
 
-impl ConnectingCrowd {
-    /// Lets them come and go in a generator of their own, so that those that were there stay.
+impl ConnectionBatch {
+    /// Connects and disconnects the batch in a separate generator, so that the clients that were
+    /// connected beforehand stay.
     fn measure(
         &self,
         run: &mut ScenarioRun,
@@ -188,13 +195,14 @@ impl ConnectingCrowd {
         way: &mut HandshakeRounds,
         what: &str,
     ) -> anyhow::Result<()> {
-        run.progress.begin(what, self.clients.into());
-        // The ticks of those who have come already are no part of the others' handshakes.
+        run.progress.start_phase(what, self.clients.into());
+        // Mode MINUTE: ticks for the clients that are already served must not add to the cost of
+        // the remaining handshakes.
         let setup = ClientSetup {
             mode: Mode::Minute,
             ..run.setup.clone()
         };
-        let harvest = self.come_and_go(run, setup, |run, before, took| {
+        let harvest = self.connect_and_disconnect(run, setup, |run, before, took| {
             let after = run.learn_time()?;
             way.per_second
                 .push(f64::from(self.clients) / took.as_secs_f64());
@@ -211,45 +219,50 @@ impl ConnectingCrowd {
         await_gone(run, present)
     }
 
-    fn come_and_go(
+    fn connect_and_disconnect(
         &self,
         run: &mut ScenarioRun,
         setup: ClientSetup,
-        come: impl FnOnce(&mut ScenarioRun, Option<ProcessSample>, Duration) -> anyhow::Result<()>,
+        when_connected: impl FnOnce(
+            &mut ScenarioRun,
+            Option<ProcessSample>,
+            Duration,
+        ) -> anyhow::Result<()>,
     ) -> anyhow::Result<crate::generator::Harvest> {
-        std::thread::sleep(FREED_WITHIN);
-        let shared = std::sync::Arc::new(run.generator.shared.like());
-        let mut crowd = Generator::start(setup, shared, self.clients, run.files_limit, false)?;
+        std::thread::sleep(SOCKETS_FREED_WITHIN);
+        let shared = std::sync::Arc::new(run.generator.shared.for_other_clients());
+        let mut batch = Generator::start(setup, shared, self.clients, run.files_limit, false)?;
         let before = run.learn_time()?;
-        std::mem::swap(&mut run.generator, &mut crowd);
-        let begun = SystemClock.now();
+        std::mem::swap(&mut run.generator, &mut batch);
+        let started = SystemClock.now();
         run.generator
             .connect(self.clients, self.greeting, self.in_flight);
         let served = run.await_served(0, self.clients);
-        let took = SystemClock.now().since(begun);
-        std::mem::swap(&mut run.generator, &mut crowd);
+        let took = SystemClock.now().since(started);
+        std::mem::swap(&mut run.generator, &mut batch);
         served?;
-        come(run, before, took)?;
-        let harvest = crowd.harvest(None)?;
-        crowd.leave(self.clients, true);
-        crowd.harvest(None)?;
+        when_connected(run, before, took)?;
+        let harvest = batch.harvest(None)?;
+        batch.disconnect(self.clients, true);
+        batch.harvest(None)?;
         Ok(harvest)
     }
 }
 
-/// Waits until the edge has none but those that stay.
+/// Waits until the edge has only the `present` connections left.
 fn await_gone(run: &mut ScenarioRun, present: u32) -> anyhow::Result<()> {
-    let begun = SystemClock.now();
+    let started = SystemClock.now();
     while run.under_test.is_some() {
         let left = run.child()?.sample(false)?.connections;
         if left <= present.into() {
             break;
         }
         anyhow::ensure!(
-            SystemClock.now().since(begun) < GONE_WITHIN,
-            "the edge still holds {left} connections {GONE_WITHIN:?} after their clients have gone"
+            SystemClock.now().since(started) < GONE_WITHIN,
+            "the edge still holds {left} connections {GONE_WITHIN:?} after their clients \
+             disconnected"
         );
-        std::thread::sleep(LOOK);
+        std::thread::sleep(POLL_INTERVAL);
     }
     Ok(())
 }
@@ -259,18 +272,18 @@ fn measure_bare(
     clients: u32,
     way: &mut HandshakeRounds,
 ) -> anyhow::Result<()> {
-    run.progress.begin("bare accept loop", clients.into());
+    run.progress.start_phase("bare accept loop", clients.into());
     let addr = run.child()?.listen(ChildOrder::Accept)?;
     let setup = ClientSetup {
         addr,
         ..run.setup.clone()
     };
-    let crowd = ConnectingCrowd {
+    let batch = ConnectionBatch {
         clients,
         greeting: Greeting::Silent,
         in_flight: IN_FLIGHT,
     };
-    crowd.come_and_go(run, setup, |run, _, took| {
+    batch.connect_and_disconnect(run, setup, |run, _, took| {
         let child = run.child()?;
         child.order(ChildOrder::AcceptEnd)?;
         let LoopUsage {
@@ -278,7 +291,7 @@ fn measure_bare(
         } = child.answer(Duration::ZERO, ChildAnswer::accept_end)?;
         anyhow::ensure!(
             accepted == u64::from(clients),
-            "the bare loop accepted {accepted} of {clients}"
+            "the bare loop accepted {accepted} of {clients} connections"
         );
         way.per_second.push(f64::from(clients) / took.as_secs_f64());
         way.cpu_us.push(number(cpu_us) / f64::from(clients));

@@ -1,4 +1,4 @@
-//! `fanout`: one tick a second to all clients: how late it comes, and what it costs.
+//! `fanout`: every tick of the grid to all clients. Measures the latency of ticks, and their cost.
 
 mod outcome;
 mod schedule;
@@ -22,41 +22,57 @@ use crate::report::{Distribution, Report};
 use crate::run::{ScenarioRun, cores_note};
 use crate::tick_arrivals::ArrivalsByTick;
 
-/// Ticks of the grid to all clients: how late each comes to each, what it costs the edge, and whether each came once and in order.
+/// Measure the latency of each tick at each client, and its cost for the edge
+///
+/// Sends the ticks of the grid to all clients, and verifies that each client receives each tick
+/// once and in order.
 #[derive(Debug, clap::Args)]
 pub(crate) struct FanoutScenario {
     #[command(flatten)]
     pub(crate) common: CommonOptions,
-    /// Which ticks.
+    /// Ticks to subscribe to
     #[arg(long, value_enum, default_value_t = ModeName::Second)]
     mode: ModeName,
-    /// How many ticks are measured; with --with-limit each second one is.
-    #[arg(long, value_name = "R", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..))]
+    /// Number of ticks to measure; with --with-limit in mode second, only every other tick is
+    /// measured
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 30,
+        value_parser = clap::value_parser!(u64).range(1..)
+    )]
     ticks: u64,
-    /// How long is measured, as in 10m or 8h, instead of --ticks.
+    /// Measure for this long, such as 10m or 8h, instead of a number of ticks
     #[arg(long = "for", value_name = "DURATION", conflicts_with = "ticks", value_parser = duration)]
     over: Option<Duration>,
-    /// Clients take ticks ahead of their time; latencies count from when they are due to be sent.
+    /// Subscribe to ticks ahead of their time; latencies then count from when a tick is due to be
+    /// sent
     #[arg(long)]
     ahead: bool,
-    /// Beside the others, so many clients of the Rust client that release ahead ticks at their time.
-    #[arg(long, value_name = "N", default_value_t = 0, requires = "ahead", value_parser = clap::value_parser!(u32).range(0..=1_000))]
+    /// Add N clients that use the Rust client and release ahead ticks at their time
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 0,
+        requires = "ahead",
+        value_parser = clap::value_parser!(u32).range(0..=1_000)
+    )]
     released: u32,
 }
 
-/// CPU time is read so long before the tick is due, in milliseconds after it.
-const WINDOW_BEGINS: i64 = -5;
-/// The bare loop is told so long before its moment, in milliseconds.
-const BARE_TOLD: i64 = 20;
-/// With less than this left before a tick, the next one is measured.
-const PREPARED_WITHIN: Duration = Duration::from_millis(40);
-/// Open files are counted each so many rounds, since it takes a while.
-const FILES_EACH: u64 = 10;
-/// Rounds that are remembered until they are counted.
-const ROUNDS_KEPT: usize = 64;
+/// When CPU time is first read, in milliseconds after the tick is due (negative: before).
+const WINDOW_STARTS_MS: i64 = -5;
+/// The time by which the bare loop's order precedes its sends, in milliseconds.
+const BARE_ORDER_LEAD_MS: i64 = 20;
+/// The time needed to prepare for a tick. If less is left, the next tick is measured.
+const PREPARE_TIME: Duration = Duration::from_millis(40);
+/// Open files are counted once in this many rounds, since that takes a while.
+const ROUNDS_PER_FILE_COUNT: u64 = 10;
+/// The number of ticks whose arrivals are kept until they are counted.
+const TICKS_KEPT: usize = 64;
 
 impl FanoutScenario {
-    /// Measures, and gives the report.
+    /// Runs the scenario and returns its report.
     pub(crate) fn run(&self) -> Result<Report, Failure> {
         let clients = self.common.clients;
         let mut run = ScenarioRun::start("fanout", &self.common, clients, |setup, child| {
@@ -69,13 +85,13 @@ impl FanoutScenario {
         let before = before.map(|sample| Memory::of(&sample));
         run.connect(clients, false)?;
         let released = ReleasingClients::start(self.released, &run.setup)?;
-        // A second in which all that connecting left over is done.
+        // Leaves a second for the work that connecting has left behind.
         std::thread::sleep(Duration::from_secs(1));
         let memory = before
             .zip(run.learn_time()?)
             .map(|(before, after)| Memory::of(&after).figures_since(&before, clients.into()));
         run.count_connecting()?;
-        released.begin();
+        released.start_measuring();
         let (measured, harvest, wall_ms) = self.measure(&mut run)?;
         let mut report = self.report(run, measured, &harvest, memory, released.finish().as_ref());
         report.count(&harvest, wall_ms);
@@ -92,14 +108,14 @@ impl FanoutScenario {
         let ticks = self.over.map_or(self.ticks, |over| {
             (over.as_secs() / period.as_secs()).max(1)
         });
-        run.progress.begin("ticks", ticks);
+        run.progress.start_phase("measuring ticks", ticks);
         let mut measured = FanoutOutcome::new(schedule.window_ends);
         let (mut all, mut rounds) = (Harvest::default(), ArrivalsByTick::default());
         let mut wall_ms = 0.0;
         let (mut sampled, mut bare_us) = (None, 0);
         let mut last: Option<RoundReading> = None;
         for tick in 0..ticks {
-            let counts_files = tick.is_multiple_of(FILES_EACH);
+            let counts_files = tick.is_multiple_of(ROUNDS_PER_FILE_COUNT);
             let second = self.round(
                 run,
                 &schedule,
@@ -108,7 +124,7 @@ impl FanoutScenario {
                 &mut sampled,
                 &mut bare_us,
             )?;
-            // The last one that was due, which need not be the measured one.
+            // The last tick due in the round, which need not be the measured one.
             let period_ms = run.setup.mode.period_ms();
             let last_ms = second.epoch_ms + schedule.period_ms - period_ms;
             let last_due = (tick + 1 == ticks).then_some(last_ms);
@@ -121,22 +137,22 @@ impl FanoutScenario {
                 seen: Vec::new(),
                 ..harvest
             });
-            // A round is counted one later: what came after its end is there by then.
-            let whole = last.replace(second);
+            // A round is counted one round later, once stragglers have arrived.
+            let previous = last.replace(second);
             let ended = last_due.and_then(|_| last.take());
-            for second in whole.into_iter().chain(ended) {
+            for second in previous.into_iter().chain(ended) {
                 let moments = second.epoch_ms..second.epoch_ms + schedule.period_ms;
                 wall_ms += rounds.wall_ms(moments);
                 let clients = self.common.clients.into();
                 measured.count(&second, &rounds, clients, &mut run.report);
             }
-            rounds.trim(ROUNDS_KEPT);
-            run.progress.at(tick + 1);
+            rounds.trim(TICKS_KEPT);
+            run.progress.advance_to(tick + 1);
         }
         Ok((measured, all, wall_ms))
     }
 
-    /// Goes through one round.
+    /// Performs one round.
     fn round(
         &self,
         run: &mut ScenarioRun,
@@ -147,52 +163,54 @@ impl FanoutScenario {
         bare_us: &mut u64,
     ) -> anyhow::Result<RoundReading> {
         let lead_ms = i64::try_from(run.setup.lead.as_millis()).unwrap_or(0);
-        // The moment that counts is when the tick is due: ahead feeds have it earlier.
-        let epoch_ms = run.next_tick_ms(PREPARED_WITHIN + run.setup.lead)?;
+        // All times count from when the tick is due to be sent, which for ahead feeds is before its
+        // epoch.
+        let epoch_ms = run.next_tick_ms(PREPARE_TIME + run.setup.lead)?;
         let at_ms = epoch_ms - lead_ms;
-        // The first one may be a minute away.
+        // The first tick may be a minute away.
         run.wait_until(at_ms, -schedule.silence_ms())?;
-        run.generator.shared.may_beat(false);
-        run.wait_until(at_ms, WINDOW_BEGINS)?;
-        let begun = run.learn_time()?;
-        if let (Some(begun), Some(last)) = (begun, std::mem::replace(sampled, begun)) {
-            let elapsed_us = number(begun.at_ns.saturating_sub(last.at_ns)) / 1e3;
-            let used_us = begun
+        run.generator.shared.allow_heartbeats(false);
+        run.wait_until(at_ms, WINDOW_STARTS_MS)?;
+        let started = run.learn_time()?;
+        if let (Some(started), Some(last)) = (started, std::mem::replace(sampled, started)) {
+            let elapsed_us = number(started.at_ns.saturating_sub(last.at_ns)) / 1e3;
+            let used_us = started
                 .cpu_us
                 .saturating_sub(last.cpu_us)
                 .saturating_sub(*bare_us);
             measured.cores.push(number(used_us) / elapsed_us.max(1.0));
             measured
                 .rss
-                .push((run.seconds(), number(begun.rss_bytes) / 1_048_576.0));
+                .push((run.seconds(), number(started.rss_bytes) / 1_048_576.0));
         }
         *bare_us = 0;
         let window_ends = measured.window_ends();
         run.wait_until(at_ms, window_ends)?;
         let ended = run.learn_time()?;
-        let cpu_us = begun
+        let cpu_us = started
             .zip(ended)
-            .map(|(begun, ended)| ended.used_us_since(&begun));
+            .map(|(started, ended)| ended.used_us_since(&started));
         if counts_files && run.under_test.is_some() {
             let files = run.child()?.sample(true)?.files;
             measured
                 .files
                 .push((run.seconds(), number(files.unwrap_or_default())));
         }
-        let [before, after] = &schedule.beats;
-        run.beat_during(at_ms, &measured.after_last(before))?;
+        let [before, after] = &schedule.heartbeats;
+        run.heartbeats_during(at_ms, &measured.after_last(before))?;
         let bare = match schedule.bare_at {
             Some(bare_at) => {
                 let bare_ms = at_ms + bare_at;
-                // The shards wait for it and do nothing else meanwhile.
-                run.wait_until(bare_ms, -BARE_TOLD)?;
+                // Shards wait for the bare loop's time and do nothing else meanwhile, so the order
+                // must not come early.
+                run.wait_until(bare_ms, -BARE_ORDER_LEAD_MS)?;
                 let bare = run.bare(BurstPlan::single(run.mono_ns(bare_ms)?, bare_ms))?;
                 *bare_us = bare.cpu_us;
                 Some((bare_ms, bare))
             }
             None => None,
         };
-        run.beat_during(at_ms, after)?;
+        run.heartbeats_during(at_ms, after)?;
         run.wait_until(at_ms, schedule.ends)?;
         Ok(RoundReading {
             epoch_ms,
@@ -213,11 +231,15 @@ impl FanoutScenario {
         let placement = run.placement.clone();
         let mut report = run.finish();
         report.options = json!({
-            "mode": Mode::from(self.mode).name(), "ticks": self.ticks, "for_s": self.over.map(|over| over.as_secs()), "ahead": self.ahead,
-            "released": self.released, "with_limit": self.common.with_limit,
+            "mode": Mode::from(self.mode).name(),
+            "ticks": self.ticks,
+            "for_s": self.over.map(|over| over.as_secs()),
+            "ahead": self.ahead,
+            "released": self.released,
+            "with_limit": self.common.with_limit,
         });
         report.figures.extend(memory.into_iter().flatten());
-        measured.give(&mut report);
+        measured.add_to(&mut report);
         let latencies = &harvest.latencies;
         for (id, label, of) in [
             (
@@ -232,12 +254,12 @@ impl FanoutScenario {
             ),
             (
                 "bare_after_due",
-                "bare loop: arrival after it was due",
+                "bare loop: arrival after the frame was due",
                 Some(&latencies.bare),
             ),
             (
                 "released",
-                "released by the Rust client, off its time by",
+                "Rust client: deviation from release time",
                 released,
             ),
             ("pong", "PONG after HEARTBEAT", Some(&harvest.pong)),
@@ -251,15 +273,16 @@ impl FanoutScenario {
 }
 
 impl ScenarioRun {
-    /// Lets clients send heartbeats between these moments after `at_ms`, and waits until that is over.
-    fn beat_during(&self, at_ms: i64, moments: &std::ops::Range<i64>) -> anyhow::Result<()> {
+    /// Lets clients send heartbeats during `moments`, in milliseconds after `at_ms`, and waits
+    /// until they are over.
+    fn heartbeats_during(&self, at_ms: i64, moments: &std::ops::Range<i64>) -> anyhow::Result<()> {
         if moments.is_empty() {
             return Ok(());
         }
         self.wait_until(at_ms, moments.start)?;
-        self.generator.shared.may_beat(true);
+        self.generator.shared.allow_heartbeats(true);
         self.wait_until(at_ms, moments.end)?;
-        self.generator.shared.may_beat(false);
+        self.generator.shared.allow_heartbeats(false);
         Ok(())
     }
 }

@@ -1,4 +1,5 @@
-//! `idle`: clients that are only there: what they cost in CPU time and memory.
+//! `idle`: clients that send heartbeats and receive few ticks. Measures what they cost in CPU time
+//! and memory.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,20 +19,22 @@ use crate::orders::{ChildAnswer, ChildOrder, LoopUsage};
 use crate::report::{Distribution, Report};
 use crate::run::{IN_FLIGHT, ScenarioRun};
 
-/// Subscribers to minutes that send heartbeats: the CPU time and the memory of just being there.
+/// Measure the CPU time and memory that idle clients cost
+///
+/// Clients subscribe to minutes and send heartbeats.
 #[derive(Debug, clap::Args)]
 pub(crate) struct IdleScenario {
     #[command(flatten)]
     pub(crate) common: CommonOptions,
-    /// From one heartbeat of a client to its next; below the edge's HEARTBEAT_TIMEOUT.
+    /// Interval between heartbeats of a client; must be shorter than the edge's HEARTBEAT_TIMEOUT
     #[arg(long, value_name = "DURATION", default_value = "15s", value_parser = duration)]
     heartbeat: Duration,
-    /// How long is measured.
+    /// Duration of the measurement
     #[arg(long = "for", value_name = "DURATION", default_value = "60s", value_parser = duration)]
     over: Duration,
 }
 
-/// How long a round is.
+/// The length of a round.
 const ROUND: Duration = Duration::from_secs(3);
 
 #[derive(Default)]
@@ -41,22 +44,23 @@ struct IdleCosts {
 }
 
 impl IdleScenario {
-    /// Measures, and gives the report.
+    /// Runs the scenario and returns its report.
     pub(crate) fn run(&self) -> Result<Report, Failure> {
         let clients = self.common.clients;
-        let both = if self.common.with_limit {
+        let total_clients = if self.common.with_limit {
             clients.saturating_mul(2)
         } else {
             clients
         };
         let mut run =
-            ScenarioRun::start_beside("idle", &self.common, clients, both, |setup, _| {
+            ScenarioRun::start_beside("idle", &self.common, clients, total_clients, |setup, _| {
                 setup.mode = Mode::Minute;
                 setup.heartbeat = self.heartbeat;
             })?;
-        // Its table of open files is a copy of what there is then: before the edge has any connection.
+        // The echo loop starts before the edge has any connection, since its table of open files
+        // starts as a copy of the edge's.
         let echo = if self.common.with_limit {
-            Some(self.start_echo(&mut run, both)?)
+            Some(self.start_echo(&mut run, total_clients)?)
         } else {
             None
         };
@@ -72,7 +76,7 @@ impl IdleScenario {
         let mut measured = IdleCosts::default();
         let rounds = (self.over.as_secs_f64() / ROUND.as_secs_f64()).ceil();
         let rounds = crate::figure::whole(rounds).max(1);
-        run.progress.begin("idle", rounds);
+        run.progress.start_phase("measuring idle clients", rounds);
         for round in 1..=rounds {
             measure(
                 &mut run,
@@ -80,25 +84,25 @@ impl IdleScenario {
                 self.over.min(ROUND),
                 &mut measured,
             )?;
-            run.progress.at(round);
+            run.progress.advance_to(round);
         }
         let harvest = run.generator.harvest(None)?;
         let echoed = echo.map(|mut echo| echo.harvest(None)).transpose()?;
         Ok(self.report(run, &measured, memory, &harvest, echoed.as_ref()))
     }
 
-    /// A bare echo loop, and what will be its clients.
-    fn start_echo(&self, run: &mut ScenarioRun, both: u32) -> anyhow::Result<Generator> {
+    /// Starts the bare echo loop, and a generator for its clients.
+    fn start_echo(&self, run: &mut ScenarioRun, total_clients: u32) -> anyhow::Result<Generator> {
         let (clients, mut pong) = (self.common.clients, Vec::new());
         let time_us = run.generator.shared.offset_ns().unwrap_or_default() / 1_000;
-        let like = Pong {
+        let pong_like_the_edges = Pong {
             client_time_us: time_us,
             received_unix_us: time_us,
             sent_unix_us: time_us,
             error_bound_us: 1_000,
             ..Pong::default()
         };
-        encode(FrameType::Pong, &like, &mut pong);
+        encode(FrameType::Pong, &pong_like_the_edges, &mut pong);
         let addr = run.child()?.listen(ChildOrder::Echo {
             pong_len: pong.len(),
         })?;
@@ -107,14 +111,21 @@ impl IdleScenario {
             ..run.setup.clone()
         };
         let shared = Arc::new(GeneratorShared::default());
-        Generator::start_beside(setup, shared, clients, both, run.files_limit, false)
+        Generator::start_beside(
+            setup,
+            shared,
+            clients,
+            total_clients,
+            run.files_limit,
+            false,
+        )
     }
 
-    /// The same number of clients of the echo loop, with the same heartbeats.
+    /// Connects the same number of clients to the echo loop, with the same heartbeats.
     fn fill_echo(&self, run: &mut ScenarioRun, mut echo: Generator) -> anyhow::Result<Generator> {
         let clients = self.common.clients;
         run.progress
-            .begin("connecting to the bare echo loop", clients.into());
+            .start_phase("connecting clients to the bare echo loop", clients.into());
         std::mem::swap(&mut run.generator, &mut echo);
         run.generator.connect(clients, Greeting::Silent, IN_FLIGHT);
         let served = run.await_served(0, clients);
@@ -132,7 +143,7 @@ impl IdleScenario {
         echoed: Option<&Harvest>,
     ) -> Report {
         let mut report = run.finish();
-        let beats_a_second = f64::from(self.common.clients) / self.heartbeat.as_secs_f64();
+        let heartbeats_per_second = f64::from(self.common.clients) / self.heartbeat.as_secs_f64();
         report.options = json!({
             "heartbeat_s": self.heartbeat.as_secs_f64(), "for_s": self.over.as_secs_f64(),
             "with_limit": self.common.with_limit,
@@ -140,11 +151,11 @@ impl IdleScenario {
         let each = |cores: &[f64]| {
             cores
                 .iter()
-                .map(|cores| cores * 1e6 / beats_a_second)
+                .map(|cores| cores * 1e6 / heartbeats_per_second)
                 .collect()
         };
         let cores = Figure::of("edge_cores", "edge CPU", "cores", measured.cores.clone());
-        let label = "edge CPU per heartbeat, all told";
+        let label = "edge CPU per heartbeat, everything included";
         let beat = Figure::of("cpu_us_per_heartbeat", label, "µs", each(&measured.cores));
         report.figures.extend([
             cores.against(measured.echo_cores.clone()),
@@ -164,15 +175,15 @@ impl IdleScenario {
             if echoed.faults.disconnected > 0 {
                 report
                     .void
-                    .push("connections to the bare echo loop ended".into());
+                    .push("connections to the bare echo loop were closed".into());
             }
         }
         report.count(harvest, 0.0);
-        // One of each client may be on its way.
+        // A PONG may still be on its way to each client.
         let unanswered = harvest.heartbeats.saturating_sub(harvest.pongs);
         if unanswered > u64::from(self.common.clients) / 10 + 10 {
             report.violations.push(format!(
-                "{unanswered} of {} heartbeats had no PONG",
+                "{unanswered} of {} heartbeats were not answered by a PONG",
                 harvest.heartbeats
             ));
         }
@@ -181,7 +192,8 @@ impl IdleScenario {
     }
 }
 
-/// Edge and echo run at the same time, with the same traffic: what drifts, drifts for both.
+/// Measures one round. The edge and the echo loop run at the same time, with the same traffic, so
+/// that drift affects both.
 fn measure(
     run: &mut ScenarioRun,
     echo: bool,

@@ -1,4 +1,5 @@
-//! `slow`: some clients stop reading while a burst goes to all: what the others notice, and when the edge closes the slow ones.
+//! `slow`: some clients stop reading while a burst goes to all. Measures what the other clients
+//! notice, and when the edge closes the slow ones.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,23 +17,37 @@ use crate::options::{CommonOptions, duration};
 use crate::report::{Distribution, Report};
 use crate::run::{IN_FLIGHT, ScenarioRun, cores_note};
 
-/// Some clients stop reading during a burst: what the others notice, in rounds with and without, and when the slow ones are closed.
+/// Measure how clients that stop reading during a burst affect the others
+///
+/// Compares rounds in which some clients stop reading with rounds in which all read, and measures
+/// when the edge closes the slow ones.
 #[derive(Debug, clap::Args)]
 pub(crate) struct SlowScenario {
     #[command(flatten)]
     pub(crate) common: CommonOptions,
     #[command(flatten)]
     shape: BurstShape,
-    /// How many of a hundred clients are slow.
-    #[arg(long, value_name = "PERCENT", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=90))]
+    /// Percentage of clients that are slow
+    #[arg(
+        long,
+        value_name = "PERCENT",
+        default_value_t = 1,
+        value_parser = clap::value_parser!(u32).range(1..=90)
+    )]
     share: u32,
-    /// How slow: they read nothing any more, or a byte a second.
+    /// Behaviour of slow clients: read nothing (`never`), or one byte per second (`trickle`)
     #[arg(long, value_enum, default_value_t = Slowness::Never)]
     how: Slowness,
-    /// How many pairs of rounds: all read, then some do not.
-    #[arg(long, value_name = "R", default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=1_000))]
+    /// Number of pairs of rounds: in the first all clients read, in the second some do not
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 3,
+        value_parser = clap::value_parser!(u64).range(1..=1_000)
+    )]
     rounds: u64,
-    /// How long each burst is: longer than it takes to fill a slow client's buffers, and then WRITE_DEADLINE_MS.
+    /// Length of each burst; it must fill the buffers of a slow client and then exceed
+    /// WRITE_DEADLINE_MS
     #[arg(long = "for", value_name = "DURATION", default_value = "10s", value_parser = duration)]
     over: Duration,
 }
@@ -43,11 +58,11 @@ enum Slowness {
     Trickle,
 }
 
-/// How long after the burst and the write deadline slow ones may still be there.
+/// The time that slow clients may remain connected after the burst, beyond the write deadline.
 const CLOSED_WITHIN: Duration = Duration::from_secs(2);
-const LOOK: Duration = Duration::from_millis(50);
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
-/// What rounds of one kind were like.
+/// The latencies of the other clients in rounds of one kind.
 struct LatencyRounds {
     p99_ms: Vec<f64>,
     late: Histogram<u64>,
@@ -59,9 +74,10 @@ struct Closed {
     rss_mib: Vec<f64>,
 }
 
-/// The edge, on its way to close all slow ones.
+/// Tracks the edge until it has closed all slow clients.
 struct Closing {
-    /// How many it will have closed then, over the whole run.
+    /// The count of slow consumers closed, over the whole run, once all slow clients of this round
+    /// are closed.
     until: u64,
     since: Mono,
     left: u64,
@@ -80,7 +96,7 @@ impl Closing {
         }
     }
 
-    fn look(&mut self, run: &mut ScenarioRun) -> anyhow::Result<()> {
+    fn poll(&mut self, run: &mut ScenarioRun) -> anyhow::Result<()> {
         if self.after_s.is_some() {
             return Ok(());
         }
@@ -97,7 +113,7 @@ impl Closing {
 }
 
 impl SlowScenario {
-    /// Measures, and gives the report.
+    /// Runs the scenario and returns its report.
     pub(crate) fn run(&self) -> Result<Report, Failure> {
         self.common.needs_child("slow")?;
         let clients = self.common.clients;
@@ -106,7 +122,8 @@ impl SlowScenario {
         let mut run = ScenarioRun::start("slow", &self.common, others + slow, |_, _| {})?;
         run.connect(others, false)?;
         let shared = Arc::clone(&run.generator.shared);
-        let mut crowd = Generator::start(run.setup.clone(), shared, slow, run.files_limit, false)?;
+        let mut slow_clients =
+            Generator::start(run.setup.clone(), shared, slow, run.files_limit, false)?;
         let [mut with, mut without] = [(); 2].map(|()| LatencyRounds {
             p99_ms: Vec::new(),
             late: histogram(),
@@ -116,16 +133,17 @@ impl SlowScenario {
         for round in 1..=self.rounds {
             for stops in [false, true] {
                 let what = if stops {
-                    "some do not read"
+                    "some clients do not read"
                 } else {
-                    "all read"
+                    "all clients read"
                 };
-                run.progress.begin(&format!("round {round}: {what}"), 1);
+                run.progress
+                    .start_phase(&format!("round {round}: {what}"), 1);
                 if !stops {
-                    // Those who stopped reading have not noticed yet that they were closed.
-                    self.bring(&mut run, &mut crowd, slow)?;
+                    // The clients that stopped reading have not noticed yet that they were closed.
+                    self.reconnect_slow(&mut run, &mut slow_clients, slow)?;
                 }
-                // What came of connecting is no part of the round.
+                // Frames that arrived while clients connected are not part of the round.
                 all.add(Harvest {
                     seen: Vec::new(),
                     latencies: Default::default(),
@@ -136,20 +154,20 @@ impl SlowScenario {
                 let before = run.child()?.sample(true)?.closed_slow.unwrap_or_default();
                 let mut closing = Closing::new(before + u64::from(slow), burst.at_ns);
                 if stops {
-                    crowd.read(self.pace(), slow);
+                    slow_clients.set_pace(self.pace(), slow);
                 }
                 let last = stops && round == self.rounds;
-                let came = burst::send(&mut run, burst, last, |run| {
-                    if stops { closing.look(run) } else { Ok(()) }
+                let result = burst::send(&mut run, burst, last, |run| {
+                    if stops { closing.poll(run) } else { Ok(()) }
                 })?;
-                wall_ms += came.wall_ms;
+                wall_ms += result.wall_ms;
                 let rounds = if stops { &mut with } else { &mut without };
-                let late = &came.harvest.latencies.edge;
+                let late = &result.harvest.latencies.edge;
                 rounds.p99_ms.push(millis(late.value_at_quantile(0.99)));
                 rounds.late.add(late).map_err(anyhow::Error::from)?;
                 all.add(Harvest {
                     seen: Vec::new(),
-                    ..came.harvest
+                    ..result.harvest
                 });
                 if stops {
                     self.await_closed(&mut run, &mut closing)?;
@@ -168,35 +186,40 @@ impl SlowScenario {
         }
     }
 
-    /// Lets the slow ones come (again).
-    fn bring(&self, run: &mut ScenarioRun, crowd: &mut Generator, slow: u32) -> anyhow::Result<()> {
-        crowd.leave(u32::MAX, true);
-        crowd.harvest(None)?;
-        let before = crowd.done();
-        crowd.connect_with(slow, Greeting::Pipelined, IN_FLIGHT, true);
+    /// Connects the slow clients, after disconnecting those of the previous round.
+    fn reconnect_slow(
+        &self,
+        run: &mut ScenarioRun,
+        slow_clients: &mut Generator,
+        slow: u32,
+    ) -> anyhow::Result<()> {
+        slow_clients.disconnect(u32::MAX, true);
+        slow_clients.harvest(None)?;
+        let before = slow_clients.done();
+        slow_clients.connect_with(slow, Greeting::Pipelined, IN_FLIGHT, true);
         run.await_served(before, slow)?;
-        crowd.harvest(None)?;
+        slow_clients.harvest(None)?;
         Ok(())
     }
 
-    /// Waits until the edge has closed all slow ones.
+    /// Waits until the edge has closed all slow clients.
     fn await_closed(&self, run: &mut ScenarioRun, closing: &mut Closing) -> anyhow::Result<()> {
         let deadline_ms = run.child()?.ready.write_deadline_ms;
         let within = Duration::from_millis(deadline_ms) + CLOSED_WITHIN;
-        let begun = SystemClock.now();
+        let started = SystemClock.now();
         while closing.after_s.is_none() {
-            if SystemClock.now().since(begun) > within {
+            if SystemClock.now().since(started) > within {
                 let left = closing.left;
                 let text =
-                    format!("{left} slow clients were still there {within:?} after the burst");
+                    format!("{left} slow clients were still connected {within:?} after the burst");
                 match self.how {
                     Slowness::Never => run.report.violations.push(text),
                     Slowness::Trickle => run.report.note_once(&text),
                 }
                 return Ok(());
             }
-            closing.look(run)?;
-            std::thread::sleep(LOOK);
+            closing.poll(run)?;
+            std::thread::sleep(POLL_INTERVAL);
         }
         Ok(())
     }
@@ -214,12 +237,16 @@ impl SlowScenario {
         let mut report = run.finish();
         let [with, without] = rounds;
         report.options = json!({
-            "rate": self.shape.rate, "rounds": self.rounds, "for_s": self.over.as_secs_f64(), "share": self.share,
-            "slow": slow, "how": if self.how == Slowness::Never { "never" } else { "trickle" },
+            "rate": self.shape.rate,
+            "rounds": self.rounds,
+            "for_s": self.over.as_secs_f64(),
+            "share": self.share,
+            "slow": slow,
+            "how": if self.how == Slowness::Never { "never" } else { "trickle" },
         });
         let p99 = Figure::of(
             "others_p99_ms",
-            "p99 of the others, against rounds in which all read",
+            "p99 of the other clients",
             "ms",
             with.p99_ms,
         );
@@ -227,23 +254,36 @@ impl SlowScenario {
             p99.against(without.p99_ms),
             Figure::of(
                 "closed_after_s",
-                "last slow client closed, after the burst began",
+                "last slow client closed after start of burst",
                 "s",
                 closed.after_s,
             ),
-            Figure::of("rss_mib", "resident memory then", "MiB", closed.rss_mib),
+            Figure::of(
+                "rss_mib",
+                "resident memory at that time",
+                "MiB",
+                closed.rss_mib,
+            ),
         ]);
         report.distributions.extend(
             [
-                Distribution::of("with_slow", "arrival while some do not read", &with.late),
-                Distribution::of("without_slow", "arrival while all read", &without.late),
+                Distribution::of(
+                    "with_slow",
+                    "arrival while some clients do not read",
+                    &with.late,
+                ),
+                Distribution::of(
+                    "without_slow",
+                    "arrival while all clients read",
+                    &without.late,
+                ),
             ]
             .into_iter()
             .flatten(),
         );
         report
             .notes
-            .push("here the column \"bare loop\" holds the rounds in which all read".into());
+            .push("the column \"bare loop\" shows the rounds in which all clients read".into());
         report.notes.extend(cores_note(&placement));
         report.count(all, wall_ms);
         report.judge(true);

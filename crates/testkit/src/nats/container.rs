@@ -1,5 +1,5 @@
-//! A NATS server in a container. testcontainers drives the engine, on a runtime of its own: the
-//! calls here block, so that tests of any kind can make them, and a container outlives no test.
+//! A NATS server in a container. testcontainers drives the engine on a separate runtime: the calls
+//! here block, so that tests of any kind can make them, and no container outlives its test.
 
 use std::sync::{Arc, LazyLock, OnceLock, mpsc};
 use std::time::Duration;
@@ -15,25 +15,25 @@ use tokio::time::timeout;
 
 use super::{CHOICE, ClusterMember, NatsPlan, RunningNats, VERSION};
 
-/// The image's name; `cargo xtask test` can make a stand-in.
+/// The image's name; `cargo xtask test` can build a stand-in.
 const IMAGE: &str = "nats";
 
-/// Where the server listens for clients, and for the other servers of its cluster.
+/// The ports on which the server listens for clients, and for the other servers of its cluster.
 const CLIENTS_PORT: u16 = 4222;
 const ROUTES_PORT: u16 = 6222;
 
-/// Until an engine answers that is there: it does so within milliseconds.
+/// The time that an engine may take to answer. A running engine takes milliseconds.
 const ANSWER_BOUND: Duration = Duration::from_secs(10);
 
-/// A server, removed when this is dropped.
+/// A server, which is removed when this is dropped.
 #[derive(Debug)]
 pub(super) struct NatsContainer {
     plan: NatsPlan,
-    /// Made by the first start.
-    made: OnceLock<Arc<ContainerAsync<GenericImage>>>,
+    /// Created by the first start.
+    container: OnceLock<Arc<ContainerAsync<GenericImage>>>,
 }
 
-/// Whether there is an engine to run containers.
+/// Returns whether there is an engine to run containers.
 pub(super) fn engine_answers() -> bool {
     let ping = async {
         let engine = docker_client_instance().await.ok()?;
@@ -43,7 +43,7 @@ pub(super) fn engine_answers() -> bool {
     matches!(answer, Ok(Some(_)))
 }
 
-/// The server of that number in a cluster, which is the network's name.
+/// Describes server number `index` of a cluster, whose name is that of its network.
 pub(super) fn member(cluster: &str, index: usize) -> ClusterMember {
     let name = format!("{cluster}-{index}");
     ClusterMember {
@@ -57,16 +57,16 @@ impl NatsContainer {
     pub(super) fn new(plan: NatsPlan) -> Self {
         Self {
             plan,
-            made: OnceLock::new(),
+            container: OnceLock::new(),
         }
     }
 
-    fn made(&self) -> Arc<ContainerAsync<GenericImage>> {
-        Arc::clone(self.made.get().expect("it was started once"))
+    fn container(&self) -> Arc<ContainerAsync<GenericImage>> {
+        Arc::clone(self.container.get().expect("the server was started before"))
     }
 
-    /// What is asked of the engine. The port is fixed, since the engine would choose another one at
-    /// each start.
+    /// The request to the engine. The port is fixed, since the engine would otherwise choose
+    /// another one at each start.
     fn request(&self) -> ContainerRequest<GenericImage> {
         let addr = self.plan.addr;
         let mut request = GenericImage::new(IMAGE, &tag())
@@ -93,23 +93,23 @@ impl NatsContainer {
 
 impl RunningNats for NatsContainer {
     fn start(&self) {
-        if let Some(container) = self.made.get() {
+        if let Some(container) = self.container.get() {
             let container = Arc::clone(container);
             on_engine(async move { container.start().await });
         } else {
             let request = self.request();
             let container = on_engine(async move { request.start().await });
-            let made = self.made.set(Arc::new(container));
-            assert!(made.is_ok(), "one thread starts it");
+            let stored = self.container.set(Arc::new(container));
+            assert!(stored.is_ok(), "only one thread starts a server");
         }
     }
 
     fn assert_runs(&self) {
-        // testcontainers fails to start one that ends at once.
+        // testcontainers fails to start a container that exits immediately.
     }
 
     fn kill(&self) {
-        let container = self.made();
+        let container = self.container();
         on_engine(async move {
             let engine = docker_client_instance().await?;
             let killed = engine.kill_container(container.id(), None).await;
@@ -118,22 +118,22 @@ impl RunningNats for NatsContainer {
     }
 
     fn pause(&self) {
-        let container = self.made();
+        let container = self.container();
         on_engine(async move { container.pause().await });
     }
 
     fn unpause(&self) {
-        let container = self.made();
+        let container = self.container();
         on_engine(async move { container.unpause().await });
     }
 }
 
 impl Drop for NatsContainer {
     fn drop(&mut self) {
-        let container = self.made.take().and_then(Arc::into_inner);
+        let container = self.container.take().and_then(Arc::into_inner);
         if let Some(container) = container {
-            // Best effort: a drop must not panic, and a container left behind is seen by `docker
-            // ps`. The network goes with the last container on it.
+            // Best effort: a drop must not panic, and a container left behind shows in `docker ps`.
+            // The network is removed with the last container on it.
             let _ = wait_for(async move { container.rm().await });
         }
     }
@@ -143,32 +143,32 @@ fn tag() -> String {
     format!("{VERSION}-alpine")
 }
 
-/// What the engine makes of it.
+/// Waits for a request to the engine and panics if it fails.
 fn on_engine<T: Send + 'static>(
-    asking: impl Future<Output = Result<T, TestcontainersError>> + Send + 'static,
+    request: impl Future<Output = Result<T, TestcontainersError>> + Send + 'static,
 ) -> T {
-    wait_for(asking).unwrap_or_else(|error| {
+    wait_for(request).unwrap_or_else(|error| {
         panic!(
-            "this test runs NATS in a container: start a Docker engine, and see that it has or can pull the image {IMAGE}:{} \
-             (TICKSTORM_STAND_INS=1 cargo xtask test tests makes a local one if it can't be pulled), or set {CHOICE}=process: \
-             {error}",
+            "this test runs NATS in a container: start a Docker engine that has or can pull the \
+             image {IMAGE}:{} (if it can't be pulled, TICKSTORM_STAND_INS=1 cargo xtask test tests \
+             builds a local one), or set {CHOICE}=process: {error}",
             tag()
         )
     })
 }
 
-/// Waits for `future` on a runtime that outlives every test: the connections to the engine live on
-/// it.
+/// Waits for `future` on a runtime that outlives every test, since the connections to the engine
+/// belong to it.
 fn wait_for<T: Send + 'static>(future: impl Future<Output = T> + Send + 'static) -> T {
     static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| {
         let mut builder = Builder::new_multi_thread();
         let runtime = builder.worker_threads(1).enable_all().build();
-        runtime.expect("a thread for the engine")
+        runtime.expect("the runtime's thread can be started")
     });
     let (done, outcome) = mpsc::sync_channel(1);
     RUNTIME.spawn(async move {
-        // The receiver waits for it below.
+        // The receiver waits below.
         let _ = done.send(future.await);
     });
-    outcome.recv().expect("it ends without a panic")
+    outcome.recv().expect("the future does not panic")
 }

@@ -1,4 +1,4 @@
-//! A NATS server as a child process, with its files and its log in a directory of its own.
+//! A NATS server as a child process, with its files and its log in a temporary directory.
 
 use std::fs::{self, File};
 use std::process::{Child, Command, Stdio};
@@ -11,10 +11,10 @@ use crate::{ReservedAddr, TempDir, tool};
 
 const PROGRAM: &str = "nats-server";
 
-/// What it writes, in its directory.
+/// The name of its log file.
 const LOG: &str = "log";
 
-/// A server, killed when this is dropped.
+/// A server, which is killed when this is dropped.
 #[derive(Debug)]
 pub(super) struct NatsProcess {
     arguments: Vec<String>,
@@ -22,7 +22,7 @@ pub(super) struct NatsProcess {
     child: Mutex<Option<Child>>,
 }
 
-/// A server of a cluster, which listens there for the others.
+/// Describes a server of a cluster that listens on `port` for the others.
 pub(super) fn member(port: &ReservedAddr) -> ClusterMember {
     let route = format!("nats://{}", port.addr());
     ClusterMember {
@@ -59,14 +59,14 @@ impl NatsProcess {
     }
 
     fn child(&self) -> MutexGuard<'_, Option<Child>> {
-        // A test that panicked meanwhile still ends its server.
+        // Even a test that panicked meanwhile must stop its server.
         self.child.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn send(&self, signal: Signal) {
         let child = self.child();
-        let child = child.as_ref().expect("it runs");
-        kill_process(Pid::from_child(child), signal).expect("it has not ended");
+        let child = child.as_ref().expect("the server is running");
+        kill_process(Pid::from_child(child), signal).expect("the server has not exited");
     }
 
     fn log(&self) -> String {
@@ -82,7 +82,7 @@ impl RunningNats for NatsProcess {
         }
         let log = self.dir.path().join(LOG);
         let log = File::options().create(true).append(true).open(log);
-        let log = log.expect("its directory can be written to");
+        let log = log.expect("the directory is writable");
         let mut command = Command::new(tool(PROGRAM));
         command
             .args(&self.arguments)
@@ -90,23 +90,27 @@ impl RunningNats for NatsProcess {
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log);
-        *child = Some(command.spawn().expect("it told its version"));
+        *child = Some(
+            command
+                .spawn()
+                .expect("the program can be run, since it printed its version"),
+        );
     }
 
     fn assert_runs(&self) {
         let ended = self.child().as_mut().map(Child::try_wait);
         assert!(
             matches!(ended, Some(Ok(None))),
-            "{PROGRAM} {:?} ended: {ended:?}\n{}",
+            "{PROGRAM} {:?} exited: {ended:?}\n{}",
             self.arguments,
             self.log()
         );
     }
 
     fn kill(&self) {
-        let mut child = self.child().take().expect("it runs");
-        child.kill().expect("it can be killed");
-        child.wait().expect("it ends");
+        let mut child = self.child().take().expect("the server is running");
+        child.kill().expect("the server can be killed");
+        child.wait().expect("the server exits");
     }
 
     fn pause(&self) {
@@ -127,7 +131,7 @@ impl Drop for NatsProcess {
     }
 }
 
-/// Sees to it that what runs is the version that containers would run.
+/// Panics unless the program's version is the one that containers would run.
 fn assert_version() {
     static ANSWER: OnceLock<Result<String, String>> = OnceLock::new();
     let answer = ANSWER.get_or_init(|| {
@@ -138,8 +142,8 @@ fn assert_version() {
     let wanted = format!(" v{VERSION}.");
     assert!(
         answer.as_ref().is_ok_and(|answer| answer.contains(&wanted)),
-        "this test runs {PROGRAM} {VERSION} as a process: `cargo xtask test tests` installs it, or set {CHOICE}=container; \
-         {} --version: {answer:?}",
+        "this test runs {PROGRAM} {VERSION} as a process: install it with \
+         `cargo xtask test tests`, or set {CHOICE}=container; {} --version: {answer:?}",
         tool(PROGRAM).display()
     );
 }

@@ -1,4 +1,5 @@
-//! What a test expects of an edge next: each call takes frames and panics with what came instead.
+//! What a test expects from an edge next: each method reads frames, and panics with what arrived if
+//! that is something else.
 
 use prost::Message;
 use tickstorm_protocol::message::{Ack, DataBatch, ErrorMsg, Pong, Tick};
@@ -8,20 +9,24 @@ use super::{PATIENCE, Peer, Received};
 use crate::frame::{self, RawFrame};
 
 impl Peer {
-    /// Expects ACK to a frame of type `acked`.
+    /// Expects an ACK of a frame of type `acked`.
     ///
     /// # Panics
-    /// Where something else comes, or nothing.
+    /// If anything else arrives, or nothing.
     pub async fn expect_ack(&mut self, acked: u8) -> Ack {
         let ack: Ack = self.expect(frame::ACK).await;
-        assert_eq!(ack.acked_type, u32::from(acked), "type answered by {ack:?}");
+        assert_eq!(
+            ack.acked_type,
+            u32::from(acked),
+            "frame type acknowledged by {ack:?}"
+        );
         ack
     }
 
-    /// Authenticates and subscribes, expecting both ACKs; gives the second.
+    /// Authenticates and subscribes, expects both ACKs, and returns the second.
     ///
     /// # Panics
-    /// Where the edge answers anything else.
+    /// If the edge answers anything else.
     pub async fn enter(&mut self, username: &str, password: &str, mode: Mode) -> Ack {
         self.auth(username, password).await;
         self.expect_ack(frame::AUTH).await;
@@ -32,23 +37,23 @@ impl Peer {
     /// Expects PONG.
     ///
     /// # Panics
-    /// Where something else comes, or nothing.
+    /// If anything else arrives, or nothing.
     pub async fn expect_pong(&mut self) -> Pong {
         self.expect(frame::PONG).await
     }
 
-    /// Expects DATA_BATCH: schema 1, one to 1,000 ticks, strictly increasing.
+    /// Expects DATA_BATCH: schema version 1, one to 1,000 ticks, strictly increasing.
     ///
     /// # Panics
-    /// Where something else comes, or nothing.
+    /// If anything else arrives, or nothing.
     pub async fn expect_batch(&mut self) -> DataBatch {
         check_batch(self.expect(frame::DATA_BATCH).await)
     }
 
-    /// Takes batches until `count` ticks have come, and gives all that came.
+    /// Receives batches until `count` ticks have arrived, and returns all ticks received.
     ///
     /// # Panics
-    /// Where something else comes, or too little.
+    /// If anything else arrives, or too few ticks.
     pub async fn expect_ticks(&mut self, count: usize) -> Vec<Tick> {
         let mut ticks = Vec::new();
         while ticks.len() < count {
@@ -57,10 +62,11 @@ impl Peer {
         ticks
     }
 
-    /// Takes batches until another frame comes; gives both. An answer may lie behind any number of ticks.
+    /// Receives batches until another frame arrives, and returns both. Any number of ticks may
+    /// precede the answer to a request.
     ///
     /// # Panics
-    /// Where the stream ends first.
+    /// If the stream ends first.
     pub async fn skip_batches(&mut self) -> (Vec<DataBatch>, RawFrame) {
         let mut batches = Vec::new();
         loop {
@@ -75,17 +81,17 @@ impl Peer {
     /// Expects ERROR with this code.
     ///
     /// # Panics
-    /// Where something else comes, or nothing.
+    /// If anything else arrives, or nothing.
     pub async fn expect_error(&mut self, code: &str) -> ErrorMsg {
         let error: ErrorMsg = self.expect(frame::ERROR).await;
         assert_eq!(error.code, code, "code of {error:?}");
         error
     }
 
-    /// Expects the end of the stream, in order and at a frame's boundary.
+    /// Expects an orderly end of the stream, at a frame's boundary.
     ///
     /// # Panics
-    /// Where something else comes, or nothing.
+    /// If anything else arrives, or nothing.
     pub async fn expect_eof(&mut self) {
         let received = self.next_frame(PATIENCE).await;
         assert_eq!(
@@ -95,10 +101,10 @@ impl Peer {
         );
     }
 
-    /// Expects ERROR with this code, then the end of the stream in order.
+    /// Expects ERROR with this code, then an orderly end of the stream.
     ///
     /// # Panics
-    /// Where something else comes, or nothing.
+    /// If anything else arrives, or nothing.
     pub async fn expect_refusal(&mut self, code: &str) -> ErrorMsg {
         let error = self.expect_error(code).await;
         self.expect_eof().await;
@@ -108,7 +114,7 @@ impl Peer {
     /// Expects a frame of any type.
     ///
     /// # Panics
-    /// Where none comes.
+    /// If none arrives.
     pub async fn expect_frame(&mut self) -> RawFrame {
         match self.next_frame(PATIENCE).await {
             Received::Frame(frame) => frame,

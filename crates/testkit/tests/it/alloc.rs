@@ -3,11 +3,12 @@ use tickstorm_testkit::CountingAllocator;
 #[global_allocator]
 static ALLOCATOR: CountingAllocator = CountingAllocator::new();
 
-/// Far more than anything else in this binary allocates at once, so that tests beside this one don't disturb it.
+/// Far more than anything else in this binary allocates at a time, so that concurrent tests don't
+/// disturb this one.
 const LARGE: usize = 64 << 20;
 
 #[test]
-fn allocations_are_counted_while_they_live_and_the_largest_until_the_mark() {
+fn live_bytes_are_counted_until_freed_and_peak_and_largest_until_the_mark() {
     ALLOCATOR.mark();
     let mut bytes: Vec<u8> = Vec::with_capacity(LARGE);
     assert!(ALLOCATOR.live_bytes() >= LARGE);

@@ -1,4 +1,4 @@
-//! The test kit's own promises: a kit that misjudges makes every test that uses it worthless.
+//! Tests of the test utilities: if they misjudge, every test that uses them is worthless.
 
 mod alloc;
 mod peer;

@@ -9,19 +9,21 @@ use tickstorm_testkit::{Peer, RawFrame, Received};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-/// Long enough for loopback on a machine that has other things to do.
+/// Long enough for loopback on a busy machine.
 const BOUND: Duration = Duration::from_secs(10);
 
 async fn pair() -> (Peer, TcpStream) {
     let loopback = SocketAddr::from(([127, 0, 0, 1], 0));
-    let listener = TcpListener::bind(loopback).await.expect("a free port");
-    let addr = listener.local_addr().expect("a bound address");
+    let listener = TcpListener::bind(loopback)
+        .await
+        .expect("there is a free port");
+    let addr = listener.local_addr().expect("the listener is bound");
     let (peer, accepted) = tokio::join!(Peer::connect(addr), listener.accept());
-    (peer, accepted.expect("the peer's connection").0)
+    (peer, accepted.expect("the peer connects").0)
 }
 
 #[tokio::test]
-async fn frames_come_whole_and_then_the_end_of_the_stream() {
+async fn complete_frames_are_received_and_then_the_end_of_the_stream() {
     let (mut peer, mut edge) = pair().await;
     let ack = Ack {
         acked_type: 1,
@@ -47,7 +49,7 @@ async fn frames_come_whole_and_then_the_end_of_the_stream() {
 }
 
 #[tokio::test]
-async fn an_end_inside_a_frame_is_no_orderly_end() {
+async fn an_end_inside_a_frame_is_reported_as_torn() {
     let (mut peer, mut edge) = pair().await;
     edge.write_all(&Forged::new(ACK, b"abc").bytes()[..9])
         .await
@@ -57,7 +59,7 @@ async fn an_end_inside_a_frame_is_no_orderly_end() {
 }
 
 #[tokio::test]
-async fn a_reset_is_no_end_of_file() {
+async fn a_reset_is_not_reported_as_end_of_file() {
     let (mut peer, edge) = pair().await;
     SockRef::from(&edge)
         .set_linger(Some(Duration::ZERO))
@@ -67,7 +69,7 @@ async fn a_reset_is_no_end_of_file() {
 }
 
 #[tokio::test]
-async fn what_is_sent_arrives_as_it_was_and_so_does_a_reset() {
+async fn bytes_arrive_unchanged_and_a_reset_arrives_as_one() {
     let (mut peer, mut edge) = pair().await;
     peer.auth("user", "password").await;
     peer.send_bytewise(b"tail").await;

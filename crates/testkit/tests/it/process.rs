@@ -9,7 +9,7 @@ fn resident_memory_is_plausible() {
 }
 
 #[test]
-fn a_directory_is_its_own_and_goes_with_its_owner() {
+fn each_temporary_directory_is_new_and_removed_when_dropped() {
     let (one, other) = (TempDir::new("kit"), TempDir::new("kit"));
     assert_ne!(one.path(), other.path());
     let file = one.write("name", "content");
@@ -19,23 +19,23 @@ fn a_directory_is_its_own_and_goes_with_its_owner() {
 }
 
 #[test]
-fn waiting_ends_when_the_condition_holds() {
-    let mut looks = 0;
-    poll_until("three looks", Duration::from_secs(10), || {
-        looks += 1;
-        looks == 3
+fn polling_stops_when_the_condition_holds() {
+    let mut polls = 0;
+    poll_until("three polls", Duration::from_secs(10), || {
+        polls += 1;
+        polls == 3
     });
-    assert_eq!(looks, 3);
+    assert_eq!(polls, 3);
 }
 
 #[test]
 #[should_panic(expected = "the impossible")]
-fn waiting_ends_at_its_bound() {
+fn polling_panics_at_its_bound() {
     poll_until("the impossible", Duration::from_millis(10), || false);
 }
 
 #[tokio::test(start_paused = true)]
 #[should_panic(expected = "the impossible")]
-async fn waiting_ends_at_its_bound_in_virtual_time() {
+async fn polling_panics_at_its_bound_in_virtual_time() {
     poll_until_async("the impossible", Duration::from_secs(60), || false).await;
 }

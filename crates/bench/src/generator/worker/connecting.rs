@@ -1,4 +1,4 @@
-//! How clients come: connect, AUTH, SUBSCRIBE, and the answers to them.
+//! The handshake of clients: connect, AUTH, SUBSCRIBE, and the answers to them.
 
 use std::sync::atomic::Ordering;
 
@@ -15,10 +15,11 @@ use crate::generator::command::ArrivingClients;
 use crate::generator::connection_end::ConnectionEnd;
 use crate::generator::setup::ClientSetup;
 
-/// Connects begun in one turn of the loop: those that are there already do not wait for all of a crowd.
-const CONNECTS_A_TURN: u32 = 128;
+/// The largest number of connects started per turn of the loop: existing clients must not wait for
+/// a whole storm of connects.
+const CONNECTS_PER_TURN: u32 = 128;
 
-/// The first bytes of a client, which are the same for all.
+/// The first bytes of a client, the same for all clients.
 pub(super) struct Greetings {
     auth: Vec<u8>,
     subscribe: Vec<u8>,
@@ -38,64 +39,65 @@ impl Greetings {
 
 impl Worker {
     pub(super) fn connect_more(&mut self) {
-        for _ in 0..CONNECTS_A_TURN {
-            let Some(arrive) = self.arriving.front_mut() else {
+        for _ in 0..CONNECTS_PER_TURN {
+            let Some(group) = self.arriving.front_mut() else {
                 return;
             };
-            if arrive.count == 0 {
+            if group.count == 0 {
                 self.arriving.pop_front();
                 continue;
             }
-            if self.on_their_way >= arrive.in_flight {
+            if self.in_handshake >= group.in_flight {
                 return;
             }
-            let this = *arrive;
-            arrive.count -= 1;
-            arrive.first += 1;
+            let this = *group;
+            group.count -= 1;
+            group.first += 1;
             self.connect(this);
         }
     }
 
-    fn connect(&mut self, arrive: ArrivingClients) {
-        let begun_ns = now_ns();
-        let number = arrive.by_source.then_some(arrive.first);
-        let socket = match dial(self.setup.addr, number, arrive.small_buffer) {
+    fn connect(&mut self, group: ArrivingClients) {
+        let started_ns = now_ns();
+        let number = group.by_source.then_some(group.first);
+        let socket = match dial(self.setup.addr, number, group.small_buffer) {
             Ok(socket) => socket,
             Err(error) => return self.fail(&ConnectionEnd::Connect(error)),
         };
-        let place = self.clients.place();
+        let slot = self.clients.reserve();
         let flags = EpollFlags::EPOLLIN
             | EpollFlags::EPOLLOUT
             | EpollFlags::EPOLLRDHUP
             | EpollFlags::EPOLLET;
-        let event = EpollEvent::new(flags, place.into());
+        let event = EpollEvent::new(flags, slot.into());
         if let Err(errno) = self.epoll.add(&socket, event) {
-            self.clients.give_back(place);
+            self.clients.release(slot);
             return self.fail(&ConnectionEnd::Register(errno));
         }
-        self.on_their_way += 1;
+        self.in_handshake += 1;
         self.clients.enter(
-            place,
+            slot,
             socket,
             LoadClient {
                 state: ClientStage::Connecting,
-                greeting: arrive.greeting,
+                greeting: group.greeting,
                 id: 0,
-                begun_ns,
+                started_ns,
             },
         );
     }
 
-    /// A client could not even begin.
+    /// Counts a client that could not even start to connect.
     fn fail(&mut self, why: &ConnectionEnd) {
         self.shared.ended.fetch_add(1, Ordering::Relaxed);
         self.harvest.faults.disconnected += 1;
         *self.harvest.ends.entry(why.into()).or_default() += 1;
     }
 
-    /// Its socket is connected, or has failed to be.
-    pub(super) fn greet(&mut self, place: u32) {
-        let Some((client, _, socket)) = self.clients.all_of(place) else {
+    /// Sends the first bytes of a client whose socket has connected, or ends it if the connect
+    /// failed.
+    pub(super) fn greet(&mut self, slot: u32) {
+        let Some((client, _, socket)) = self.clients.parts_of(slot) else {
             return;
         };
         let (bytes, state) = match client.greeting {
@@ -104,26 +106,26 @@ impl Worker {
             Greeting::Silent => (&Vec::new(), ClientStage::Connected),
         };
         if let Ok(Some(error)) = socket.take_error() {
-            return self.end(place, &ConnectionEnd::Connect(error));
+            return self.end(slot, &ConnectionEnd::Connect(error));
         }
         client.state = state;
-        let begun_ns = client.begun_ns;
+        let started_ns = client.started_ns;
         match send_all(socket, bytes) {
             Ok(()) => {}
-            Err(why) => return self.end(place, &why),
+            Err(why) => return self.end(slot, &why),
         }
         self.shared.connected.fetch_add(1, Ordering::Relaxed);
         if state == ClientStage::Connected {
-            self.serve(begun_ns);
+            self.count_served(started_ns);
         }
     }
 
-    /// AUTH or SUBSCRIBE has been answered.
-    pub(super) fn take_ack(&mut self, place: u32, ack: &Ack) {
+    /// Handles the ACK of AUTH or SUBSCRIBE.
+    pub(super) fn handle_ack(&mut self, slot: u32, ack: &Ack) {
         const AUTH: u32 = FrameType::Auth.byte() as u32;
         const SUBSCRIBE: u32 = FrameType::Subscribe.byte() as u32;
         let period_ms = self.setup.mode.period_ms();
-        let Some((client, _, socket)) = self.clients.all_of(place) else {
+        let Some((client, _, socket)) = self.clients.parts_of(slot) else {
             return;
         };
         match (ack.acked_type, client.state) {
@@ -132,39 +134,39 @@ impl Worker {
                 if client.greeting == Greeting::StepByStep
                     && let Err(why) = send_all(socket, &self.greetings.subscribe)
                 {
-                    self.end(place, &why);
+                    self.end(slot, &why);
                 }
             }
             (SUBSCRIBE, ClientStage::AwaitsSubscribe) => {
                 client.state = ClientStage::Subscribed;
-                let begun_ns = client.begun_ns;
-                if let Some(reader) = self.clients.reader(place) {
+                let started_ns = client.started_ns;
+                if let Some(reader) = self.clients.reader(slot) {
                     reader.account = Some(TickAccount::new(ack.start_epoch_ms, period_ms));
                 }
-                self.serve(begun_ns);
+                self.count_served(started_ns);
             }
-            (acked, _) => self.end(place, &ConnectionEnd::StrayAck(acked)),
+            (acked, _) => self.end(slot, &ConnectionEnd::StrayAck(acked)),
         }
     }
 
-    /// A client has what it came for.
-    fn serve(&mut self, begun_ns: u64) {
-        self.on_their_way -= 1;
+    /// Counts a client whose handshake is complete.
+    fn count_served(&mut self, started_ns: u64) {
+        self.in_handshake -= 1;
         self.shared.subscribed.fetch_add(1, Ordering::Relaxed);
-        let took_ns = now_ns().saturating_sub(begun_ns);
+        let took_ns = now_ns().saturating_sub(started_ns);
         self.harvest.served.saturating_record(took_ns.max(1));
     }
 }
 
-/// A socket that has just been connected takes some hundred bytes whole, or is broken.
+/// Sends some hundred bytes, which a newly connected socket accepts as a whole unless it is broken.
 fn send_all(socket: &Socket, bytes: &[u8]) -> Result<(), ConnectionEnd> {
     if bytes.is_empty() {
         return Ok(());
     }
     match send(socket, bytes, SEND_FLAGS) {
-        Ok(taken) if taken == bytes.len() => Ok(()),
-        Ok(taken) => Err(ConnectionEnd::SentInPart {
-            taken,
+        Ok(sent) if sent == bytes.len() => Ok(()),
+        Ok(sent) => Err(ConnectionEnd::SentInPart {
+            sent,
             len: bytes.len(),
         }),
         Err(errno) => Err(ConnectionEnd::Send(errno)),

@@ -1,4 +1,4 @@
-//! What comes: a read, and the frames in it. The hot path of the generator.
+//! Reads and the frames in them: the hot path of the generator.
 
 use nix::sys::epoll::EpollFlags;
 use rustix::io::Errno;
@@ -11,128 +11,131 @@ use crate::generator::client::{ClientStage, Pace};
 use crate::generator::connection_end::ConnectionEnd;
 use crate::generator::known::TakenFrame;
 
-/// One read's bytes at most, beside what was left over.
+/// The largest number of bytes per read, not counting the start of a frame kept from the previous
+/// read.
 const READ_LEN: usize = 64 * 1_024;
-/// Room for what is left over: less than the largest frame.
-const REST_LEN: usize = 66 * 1_024;
-/// PONGs kept for whoever learns the time from them.
+/// Room for the start of a frame kept from the previous read, which is shorter than the largest
+/// frame.
+const PARTIAL_FRAME_LEN: usize = 66 * 1_024;
+/// The largest number of PONGs kept for learning authority time.
 const SAMPLES_MAX: usize = 1_000;
-/// From one read of those who read a byte a second to the next, in nanoseconds.
+/// The interval between reads of clients that read one byte per second, in nanoseconds.
 const TRICKLE_NS: u64 = 1_000_000_000;
 
-/// What one read needs.
+/// Allocates the buffer for reads.
 pub(super) fn scratch() -> Vec<u8> {
-    vec![0; REST_LEN + READ_LEN]
+    vec![0; PARTIAL_FRAME_LEN + READ_LEN]
 }
 
 impl Worker {
-    /// Something happened to the client at `place`.
-    pub(super) fn handle(&mut self, place: u32, flags: EpollFlags) {
+    /// Handles an event of the client in `slot`.
+    pub(super) fn handle(&mut self, slot: u32, flags: EpollFlags) {
         let ended = EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLHUP | EpollFlags::EPOLLERR;
-        let Some(reader) = self.clients.reader(place) else {
+        let Some(reader) = self.clients.reader(slot) else {
             return;
         };
         if reader.account.is_none() {
-            self.greet_if_new(place);
+            self.greet_if_new(slot);
         }
-        let Some(reader) = self.clients.reader(place) else {
+        let Some(reader) = self.clients.reader(slot) else {
             return;
         };
         if reader.pace == Pace::Eager {
             if flags.intersects(EpollFlags::EPOLLIN | ended) {
-                self.read(place, READ_LEN);
+                self.read(slot, READ_LEN);
             }
         } else if flags.intersects(ended) {
-            self.end(place, &ConnectionEnd::ClosedByEdge);
+            self.end(slot, &ConnectionEnd::ClosedByEdge);
         }
     }
 
     #[cold]
-    fn greet_if_new(&mut self, place: u32) {
-        let client = self.clients.of(place);
+    fn greet_if_new(&mut self, slot: u32) {
+        let client = self.clients.of(slot);
         if client.is_some_and(|client| client.state == ClientStage::Connecting) {
-            self.greet(place);
+            self.greet(slot);
         }
     }
 
-    /// Those who read a byte a second do.
+    /// Reads one byte for each client that reads one byte per second, if a second has passed.
     pub(super) fn trickle(&mut self) {
         let now = self.now_ns;
         if now < self.trickled_ns + TRICKLE_NS {
             return;
         }
         self.trickled_ns = now;
-        let places = self.clients.places();
-        for place in 0..u32::try_from(places).unwrap_or(u32::MAX) {
-            let reader = self.clients.reader(place);
+        let slots = self.clients.slot_count();
+        for slot in 0..u32::try_from(slots).unwrap_or(u32::MAX) {
+            let reader = self.clients.reader(slot);
             if reader.is_some_and(|reader| reader.pace == Pace::Trickle) {
-                self.read(place, 1);
+                self.read(slot, 1);
             }
         }
     }
 
-    /// Reads all there is, or once, if that is no more than `most`.
-    fn read(&mut self, place: u32, most: usize) {
+    /// Reads `most` bytes at a time until the socket is empty, or just once if `most` is 1.
+    fn read(&mut self, slot: u32, most: usize) {
         let mut scratch = std::mem::take(&mut self.scratch);
         loop {
-            let kept = self.take_rest(place, &mut scratch);
-            let Some(socket) = self.clients.socket(place) else {
+            let kept = self.take_partial_frame(slot, &mut scratch);
+            let Some(socket) = self.clients.socket(slot) else {
                 break;
             };
             let room = &mut scratch[kept..kept + most];
             self.meter.pause();
-            let taken = match recv(socket, room, RecvFlags::DONTWAIT) {
-                Ok((_, taken @ 1..)) => taken,
+            let received = match recv(socket, room, RecvFlags::DONTWAIT) {
+                Ok((_, received @ 1..)) => received,
                 Ok(_) => {
-                    self.end(place, &ConnectionEnd::ClosedByEdge);
+                    self.end(slot, &ConnectionEnd::ClosedByEdge);
                     break;
                 }
                 Err(Errno::AGAIN) => {
-                    self.keep(place, &scratch[..kept]);
+                    self.keep_partial_frame(slot, &scratch[..kept]);
                     break;
                 }
                 Err(Errno::INTR) => {
-                    self.keep(place, &scratch[..kept]);
+                    self.keep_partial_frame(slot, &scratch[..kept]);
                     continue;
                 }
                 Err(errno) => {
-                    self.end(place, &ConnectionEnd::Receive(errno));
+                    self.end(slot, &ConnectionEnd::Receive(errno));
                     break;
                 }
             };
             self.now_ns = now_ns();
             self.meter.resume(self.now_ns);
-            self.take_frames(place, &scratch[..kept + taken]);
-            if taken < most || most == 1 {
+            self.handle_frames(slot, &scratch[..kept + received]);
+            if received < most || most == 1 {
                 break;
             }
         }
         self.scratch = scratch;
     }
 
-    /// Puts what was left over at the front of `scratch` and says how much that is: nearly always nothing, of anybody.
-    fn take_rest(&mut self, place: u32, scratch: &mut [u8]) -> usize {
-        if self.rests.is_empty() {
+    /// Moves the kept start of a frame to the front of `scratch` and returns its length. Nearly
+    /// always no client has one.
+    fn take_partial_frame(&mut self, slot: u32, scratch: &mut [u8]) -> usize {
+        if self.partial_frames.is_empty() {
             return 0;
         }
-        self.rests.remove(&place).map_or(0, |rest| {
-            scratch[..rest.len()].copy_from_slice(&rest);
-            rest.len()
+        self.partial_frames.remove(&slot).map_or(0, |partial| {
+            scratch[..partial.len()].copy_from_slice(&partial);
+            partial.len()
         })
     }
 
-    fn keep(&mut self, place: u32, rest: &[u8]) {
-        if !rest.is_empty() {
-            self.rests.insert(place, rest.to_vec());
+    fn keep_partial_frame(&mut self, slot: u32, partial: &[u8]) {
+        if !partial.is_empty() {
+            self.partial_frames.insert(slot, partial.to_vec());
         }
     }
 
-    fn take_frames(&mut self, place: u32, bytes: &[u8]) {
+    fn handle_frames(&mut self, slot: u32, bytes: &[u8]) {
         let at_ns = self.now_ns;
-        let Some(reader) = self.clients.reader(place) else {
+        let Some(reader) = self.clients.reader(slot) else {
             return;
         };
-        if reader.account.is_none() && self.take_echo(place) {
+        if reader.account.is_none() && self.handle_echo(slot) {
             return;
         }
         let mut input = bytes;
@@ -148,7 +151,7 @@ impl Worker {
                     if ticks.bare {
                         continue;
                     }
-                    let Some(reader) = self.clients.reader(place) else {
+                    let Some(reader) = self.clients.reader(slot) else {
                         return;
                     };
                     let faults = &mut self.harvest.faults;
@@ -159,45 +162,46 @@ impl Worker {
                         None => faults.strange += ticks.count,
                     }
                 }
-                TakenFrame::Ack(ack) => self.take_ack(place, &ack),
-                TakenFrame::Pong(pong) => self.take_pong(&pong, at_ns),
+                TakenFrame::Ack(ack) => self.handle_ack(slot, &ack),
+                TakenFrame::Pong(pong) => self.handle_pong(&pong, at_ns),
                 TakenFrame::Refused(error) => {
                     let ErrorMsg { code, message, .. } = error;
-                    return self.end(place, &ConnectionEnd::Refused { code, message });
+                    return self.end(slot, &ConnectionEnd::Refused { code, message });
                 }
                 TakenFrame::Ignored => {}
                 TakenFrame::Incomplete => break,
                 TakenFrame::Broken(broken) => {
                     self.harvest.faults.broken += 1;
-                    return self.end(place, &ConnectionEnd::Broken(broken));
+                    return self.end(slot, &ConnectionEnd::Broken(broken));
                 }
             }
-            if self.clients.reader(place).is_none() {
+            if self.clients.reader(slot).is_none() {
                 return;
             }
         }
-        self.keep(place, input);
+        self.keep_partial_frame(slot, input);
     }
 
-    /// An echo of a bare loop, which answers one message at a time. False where the client speaks the protocol.
+    /// Counts an answer of the bare echo loop, which answers one message at a time. Returns false
+    /// if the client speaks the protocol.
     #[cold]
-    fn take_echo(&mut self, place: u32) -> bool {
-        let client = self.clients.of(place);
+    fn handle_echo(&mut self, slot: u32) -> bool {
+        let client = self.clients.of(slot);
         let Some(client) = client.filter(|client| client.state == ClientStage::Connected) else {
             return false;
         };
-        let took_ns = self.now_ns.saturating_sub(client.begun_ns);
+        let took_ns = self.now_ns.saturating_sub(client.started_ns);
         self.harvest.pongs += 1;
         self.harvest.pong.saturating_record(took_ns.max(1));
         true
     }
 
-    fn take_pong(&mut self, pong: &Pong, at_ns: u64) {
+    fn handle_pong(&mut self, pong: &Pong, at_ns: u64) {
         self.harvest.pongs += 1;
         let sent_ns = pong.client_time_us.unsigned_abs().saturating_mul(1_000);
         let took_ns = at_ns.saturating_sub(sent_ns);
         self.harvest.pong.saturating_record(took_ns.max(1));
-        if !self.beats.tells_time() {
+        if !self.heartbeats.learns_time() {
             return;
         }
         let sample = PongExchange {

@@ -1,4 +1,4 @@
-//! Whether the answer to an AUTH is the right one.
+//! Judges the answer to an AUTH.
 
 use std::io;
 
@@ -12,26 +12,26 @@ use super::tokens::AuthVerdict;
 const AUTH: u32 = FrameType::Auth.byte() as u32;
 const AUTH_FAILED: &str = "AUTH_FAILED";
 
-/// What became of an AUTH that was not answered as it must be.
+/// The way in which the answer to an AUTH was wrong or missing.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum AuthFault {
-    #[error("AUTH can't be sent: {0}")]
+    #[error("can't send AUTH: {0}")]
     Send(#[source] io::Error),
     #[error("AUTH was not answered")]
     Unanswered,
-    #[error("the connection was closed instead of an answer to AUTH")]
+    #[error("the edge closed the connection without answering AUTH")]
     Closed,
-    #[error("no answer to AUTH: {0}")]
+    #[error("can't receive the answer to AUTH: {0}")]
     Receive(#[source] io::Error),
-    #[error("a wrong token was accepted")]
+    #[error("an unknown token was accepted")]
     WrongAccepted,
     #[error("a valid token was refused: ERROR {code}: {message}")]
     ValidRefused { code: String, message: String },
-    #[error("a wrong token was refused by ERROR {code}: {message}")]
+    #[error("an unknown token was refused by ERROR {code}, not AUTH_FAILED: {message}")]
     RefusedOtherwise { code: String, message: String },
-    #[error("an ACK of {0} answered AUTH")]
+    #[error("AUTH was answered by an ACK of frame type {0}")]
     AckOfOther(u32),
-    #[error("a frame of type {0:#04x} answered AUTH")]
+    #[error("AUTH was answered by a frame of type {0:#04x}")]
     OtherFrame(u8),
     #[error(transparent)]
     Frame(#[from] FrameError),
@@ -40,7 +40,7 @@ pub(super) enum AuthFault {
 }
 
 impl AuthFault {
-    /// Whether there was no answer at all.
+    /// Returns whether there was no answer at all.
     pub(super) fn is_silence(&self) -> bool {
         match self {
             Self::Send(_) | Self::Unanswered | Self::Closed | Self::Receive(_) => true,
@@ -55,7 +55,7 @@ impl AuthFault {
     }
 }
 
-/// Compares an answer with what it must be.
+/// Compares an answer with the expected verdict.
 pub(super) fn judge(frame: &Frame<'_>, expected: AuthVerdict) -> Result<(), AuthFault> {
     match frame.frame_type() {
         Some(FrameType::Ack) => {
@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_is_right_only_if_it_is_the_one_that_the_token_asks_for() {
+    fn only_the_answer_that_suits_the_token_is_right() {
         let ack = |acked_type| Ack {
             acked_type,
             ..Ack::default()
@@ -118,9 +118,13 @@ mod tests {
             let failed = judged(FrameType::Error, &error(AUTH_FAILED), expected);
             assert_eq!(failed.is_ok(), !valid);
             let limited = judged(FrameType::Error, &error("AUTH_RATE_LIMITED"), expected);
-            assert!(limited.unwrap_err().contains("AUTH_RATE_LIMITED: no"));
+            let limited = limited.unwrap_err();
+            assert!(limited.contains("AUTH_RATE_LIMITED") && limited.ends_with(": no"));
             let pong = judged(FrameType::Pong, &ack(AUTH), expected);
-            assert_eq!(pong.unwrap_err(), "a frame of type 0x07 answered AUTH");
+            assert_eq!(
+                pong.unwrap_err(),
+                "AUTH was answered by a frame of type 0x07"
+            );
         }
     }
 }

@@ -1,22 +1,22 @@
-//! What `auth` has measured, and the figures that come of it.
+//! The measurements of `auth`, and the figures derived from them.
 
 use hdrhistogram::Histogram;
 
-use super::crowd::SentAuth;
+use super::connections::SentAuth;
 use super::tokens::AuthVerdict;
 use crate::figure::{Figure, number};
 use crate::generator::{FrameSeen, histogram};
 use crate::report::{Distribution, LatenessColumn, LatenessTable, Report};
 
-/// What was measured, by round.
+/// The measurements, by round.
 pub(super) struct AuthOutcome {
-    /// How late ticks were released that had AUTHs before them, in microseconds.
+    /// The lateness of ticks with AUTHs before them, in microseconds.
     with_us: Vec<u64>,
-    /// Likewise of those that had none.
+    /// The lateness of ticks without AUTHs before them, in microseconds.
     without_us: Vec<u64>,
-    /// From AUTH to its ACK, in nanoseconds.
+    /// The time from an AUTH to its ACK, in nanoseconds.
     accepted: Histogram<u64>,
-    /// From AUTH with a wrong token to its ERROR, in nanoseconds.
+    /// The time from an AUTH with an unknown token to its ERROR, in nanoseconds.
     refused: Histogram<u64>,
     sent_before: Vec<f64>,
     under_way: Vec<f64>,
@@ -40,7 +40,7 @@ impl Default for AuthOutcome {
 }
 
 impl AuthOutcome {
-    /// Counts what became of a round's AUTHs, whose tick was due at `epoch_ns`.
+    /// Counts the outcomes of a round's AUTHs, whose tick was due at `epoch_ns`.
     pub(super) fn count_auths(&mut self, auths: Vec<SentAuth>, epoch_ns: u64, report: &mut Report) {
         let (mut sent_before, mut under_way) = (0, 0);
         for auth in auths {
@@ -71,50 +71,53 @@ impl AuthOutcome {
         self.under_way.push(number(under_way));
     }
 
-    /// Counts when the tick `epoch_ms` was released: by the shard that was last, if there are
-    /// several. A tick that nobody has seen is no release; the load generator counts it as lost.
+    /// Records when the tick `epoch_ms` was released: by the last shard, if there are several. A
+    /// tick that no client has seen is skipped here; the load generator counts it as lost.
     pub(super) fn count_release(&mut self, epoch_ms: i64, with_auths: bool, seen: &[FrameSeen]) {
         let ticks = seen.iter().map(|seen| seen.ticks);
         let carriers = ticks
             .filter(|ticks| !ticks.bare && (ticks.first_ms..=ticks.last_ms).contains(&epoch_ms));
-        let late_us = carriers.map(|ticks| ticks.sent_unix_us.saturating_sub(epoch_ms * 1_000));
-        // What is sent early is a fault, and counted as one.
-        let late_us = late_us.max().map(|late_us| late_us.max(0).unsigned_abs());
+        let lateness_us = carriers.map(|ticks| ticks.sent_unix_us.saturating_sub(epoch_ms * 1_000));
+        // A tick that is sent early is counted as a fault elsewhere.
+        let lateness_us = lateness_us
+            .max()
+            .map(|lateness_us| lateness_us.max(0).unsigned_abs());
         let column = if with_auths {
             &mut self.with_us
         } else {
             &mut self.without_us
         };
-        column.extend(late_us);
+        column.extend(lateness_us);
     }
 
-    /// Puts all of it into the report.
-    pub(super) fn give(self, report: &mut Report, auths: u32) {
-        let micros = |late_us: &[u64]| late_us.iter().copied().map(number).collect();
-        // Two figures and no ratio: without AUTHs most ticks are late by less than a microsecond.
+    /// Adds the figures to the report.
+    pub(super) fn add_to(self, report: &mut Report, auths: u32) {
+        let micros = |lateness_us: &[u64]| lateness_us.iter().copied().map(number).collect();
+        // Two figures instead of a ratio, since most ticks without AUTHs are late by less than a
+        // microsecond.
         report.figures.extend([
             Figure::of(
                 "release_late_us",
-                "release after the tick's time, AUTHs before it",
+                "release lateness of ticks after AUTHs",
                 "µs",
                 micros(&self.with_us),
             ),
             Figure::of(
                 "release_late_without_us",
-                "release after the tick's time, no AUTHs",
+                "release lateness of ticks without AUTHs",
                 "µs",
                 micros(&self.without_us),
             ),
             Figure::of(
                 "auths_sent_before",
                 "AUTHs sent before the tick's time",
-                "of a round",
+                "per round",
                 self.sent_before,
             ),
             Figure::of(
                 "auths_under_way",
-                "of these without an answer at the tick's time",
-                "of a round",
+                "of which unanswered at the tick's time",
+                "per round",
                 self.under_way,
             ),
         ]);
@@ -128,9 +131,9 @@ impl AuthOutcome {
         );
         let columns = vec![
             LatenessColumn::of("without AUTHs".into(), self.without_us),
-            LatenessColumn::of(format!("{auths} AUTHs before"), self.with_us),
+            LatenessColumn::of(format!("with {auths} AUTHs"), self.with_us),
         ];
-        report.lateness = Some(LatenessTable::new("released after its time", columns));
+        report.lateness = Some(LatenessTable::new("release lateness", columns));
         report.count_fault("auth_unanswered", self.unanswered);
         report.count_fault("auth_answered_wrongly", self.answered_wrongly);
     }
@@ -160,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tick_is_released_when_its_last_shard_begins_to_send_it() {
+    fn a_tick_is_released_when_the_last_shard_starts_to_send_it() {
         let mut outcome = AuthOutcome::default();
         let frames = [
             seen(1_000, 1_000, 1_900_000),
@@ -197,11 +200,11 @@ mod tests {
         assert_eq!(outcome.accepted.len(), 3);
         assert_eq!((outcome.unanswered, outcome.answered_wrongly), (2, 1));
         assert_eq!((outcome.sent_before[0], outcome.under_way[0]), (4.0, 3.0));
-        outcome.give(&mut report, 6);
+        outcome.add_to(&mut report, 6);
         report.judge(false);
         assert_eq!(
             report.violations,
-            ["AUTHs with a wrong answer: 1", "AUTHs without an answer: 2"]
+            ["wrongly answered AUTHs: 1", "unanswered AUTHs: 2"]
         );
     }
 }

@@ -1,5 +1,5 @@
-//! The tokens of a run: random ones in a file for the edge under test, and random ones that no file
-//! holds. The file holds digests only, and goes with the run.
+//! The tokens of a run: random ones in a file for the edge under test, and random ones that are in
+//! no file. The file contains only digests, and is removed at the end of the run.
 
 use std::ffi::OsString;
 use std::io::{self, BufWriter, Write};
@@ -11,24 +11,24 @@ use tickstorm_protocol::FrameType;
 use tickstorm_protocol::frame::encode;
 use tickstorm_protocol::message::Auth;
 
-/// The tokens that the edge knows, in an endless row.
+/// The tokens that the edge knows, used in rotation.
 pub(super) struct RandomTokens {
     known: Vec<String>,
     next: usize,
     file: NamedTempFile,
 }
 
-/// How an AUTH must be answered.
+/// The answer that an AUTH must have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum AuthVerdict {
-    /// By an ACK.
+    /// An ACK.
     Accepted,
-    /// By ERROR AUTH_FAILED.
+    /// ERROR AUTH_FAILED.
     Refused,
 }
 
 impl RandomTokens {
-    /// Makes `count` tokens, and the file that tells an edge of them.
+    /// Creates `count` tokens, and the file with their digests.
     pub(super) fn new(count: u32) -> io::Result<Self> {
         let known: Vec<String> = (0..count).map(|_| random()).collect();
         let file = tempfile::Builder::new()
@@ -53,13 +53,13 @@ impl RandomTokens {
         self.file.path().into()
     }
 
-    /// The next token, of all that there are in turn.
+    /// Returns the next token, in rotation.
     pub(super) fn next(&mut self) -> &str {
         self.next = (self.next + 1) % self.known.len();
         &self.known[self.next]
     }
 
-    /// The AUTH frame for the next token, or for one that the edge does not know.
+    /// Encodes an AUTH with the next token, or with one that the edge does not know.
     pub(super) fn auth(&mut self, verdict: AuthVerdict) -> Vec<u8> {
         let token = match verdict {
             AuthVerdict::Accepted => self.next().to_owned(),
@@ -76,7 +76,7 @@ impl RandomTokens {
     }
 }
 
-/// 128 random bits.
+/// Returns 128 random bits in hexadecimal.
 fn random() -> String {
     HEXLOWER.encode(&rand::random::<[u8; 16]>())
 }
@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn all_tokens_have_their_turn() {
+    fn tokens_are_used_in_rotation() {
         let mut tokens = RandomTokens::new(3).unwrap();
         let mut seen: Vec<String> = (0..3).map(|_| tokens.next().to_owned()).collect();
         assert_eq!(tokens.next(), seen[0]);

@@ -1,4 +1,4 @@
-//! What `fanout` has measured, and the figures that come of it.
+//! The measurements of `fanout`, and the figures derived from them.
 
 use std::ops::Range;
 
@@ -7,21 +7,23 @@ use crate::orders::BareSends;
 use crate::report::{Report, Series};
 use crate::tick_arrivals::ArrivalsByTick;
 
-/// What is added to twice a tick's time, in milliseconds.
-const WINDOW_SPARE: i64 = 20;
-/// Heartbeats are sent so long after the last arrival, in milliseconds, so that the generator notices that the tick is over.
-const BEATS_AFTER: i64 = 50;
-/// The least time for a second's heartbeats, in milliseconds.
-const BEATS_LEAST: i64 = 100;
-/// Points of a series; beyond, every second one is dropped.
+/// Added to twice the time that a tick took, in milliseconds.
+const WINDOW_SPARE_MS: i64 = 20;
+/// The delay from the last arrival to the first heartbeat, in milliseconds, so that the generator
+/// notices that the tick is over.
+const HEARTBEAT_DELAY_MS: i64 = 50;
+/// The minimum time for one second's heartbeats, in milliseconds.
+const HEARTBEAT_TIME_MIN_MS: i64 = 100;
+/// The largest number of points of a series. Beyond it, every second point is dropped.
 const POINTS_MAX: usize = 2_000;
-/// Notes on what is left out.
-const NOT_TO_ALL: &str = "ticks that did not come to all clients are left out of the medians";
-const NOT_IN_TIME: &str = "ticks that came to the last client after the CPU window's end are left out of the edge's CPU per message";
+/// Notes about what is left out of the figures.
+const NOT_TO_ALL: &str = "ticks that did not reach all clients are left out of the medians";
+const NOT_IN_TIME: &str = "ticks that reached the last client after the end of the CPU window are \
+                           left out of the edge's CPU per message";
 const BARE_NOT_ALL: &str =
     "rounds in which the bare loop did not reach all clients are left out of the medians";
 
-/// What was measured, by round.
+/// The measurements, by round.
 #[derive(Default)]
 pub(super) struct FanoutOutcome {
     pub(super) cpu_us: Vec<f64>,
@@ -33,13 +35,14 @@ pub(super) struct FanoutOutcome {
     pub(super) bare_spread_ms: Vec<f64>,
     pub(super) rss: Thinned,
     pub(super) files: Thinned,
-    /// When CPU time is read at the latest, in milliseconds after the tick was due.
+    /// When CPU time is read again at the latest, in milliseconds after the tick was due.
     window_ends_max: i64,
-    /// When the last tick that was counted had come to all, likewise; none before the first.
+    /// When the last tick counted had reached all clients, in milliseconds after it was due; `None`
+    /// before the first.
     arrived_ms: Option<i64>,
 }
 
-/// A series that keeps its size, however long the run.
+/// A series whose number of points stays bounded, however long the run.
 #[derive(Default)]
 pub(super) struct Thinned {
     points: Vec<(f64, f64)>,
@@ -64,23 +67,24 @@ impl Thinned {
         }
     }
 
-    /// By how much it has grown since it was warm; none before.
+    /// Returns how much the series has grown since it was warm, or `None` if it never became warm.
     fn growth(&self) -> Option<f64> {
         growth(&self.points)
     }
 }
 
-/// One round's measurement, as far as the edge told of it.
+/// The edge's side of the measurements of one round.
 pub(super) struct RoundReading {
     pub(super) epoch_ms: i64,
-    /// When CPU time was read, in milliseconds after the tick was due.
+    /// When CPU time was read again, in milliseconds after the tick was due.
     pub(super) window_ends: i64,
     pub(super) cpu_us: Option<u64>,
     pub(super) bare: Option<(i64, BareSends)>,
 }
 
 impl FanoutOutcome {
-    /// Nothing yet; CPU time is read so many milliseconds after each tick was due, or earlier.
+    /// Creates an empty outcome. CPU time is read again at most `window_ends_max` milliseconds
+    /// after each tick was due.
     pub(super) fn new(window_ends_max: i64) -> Self {
         Self {
             window_ends_max,
@@ -88,23 +92,27 @@ impl FanoutOutcome {
         }
     }
 
-    /// When CPU time is to be read in the next round: after twice the time that the last tick counted took, so that of an edge that has done its
-    /// work little else is in it.
+    /// Returns when to read CPU time again in the next round: after twice the time that the last
+    /// counted tick took, so that the window of a fast edge contains little else.
     pub(super) fn window_ends(&self) -> i64 {
         let arrived_ms = self.arrived_ms.unwrap_or(self.window_ends_max);
         let twice = arrived_ms.saturating_mul(2);
-        twice.saturating_add(WINDOW_SPARE).min(self.window_ends_max)
+        twice
+            .saturating_add(WINDOW_SPARE_MS)
+            .min(self.window_ends_max)
     }
 
-    /// When heartbeats are to be sent, of the moments that they may be: after the tick, if it takes as long as the last one that was counted.
+    /// Returns when to send heartbeats within `moments`: after the tick, if it takes as long as the
+    /// last counted one.
     pub(super) fn after_last(&self, moments: &Range<i64>) -> Range<i64> {
-        let latest = (moments.end - BEATS_LEAST).max(moments.start);
+        let latest = (moments.end - HEARTBEAT_TIME_MIN_MS).max(moments.start);
         let arrived_ms = self.arrived_ms.unwrap_or(0);
-        let start = arrived_ms.saturating_add(BEATS_AFTER);
+        let start = arrived_ms.saturating_add(HEARTBEAT_DELAY_MS);
         start.clamp(moments.start, latest)..moments.end
     }
 
-    /// Counts a round in which the tick came to all; one that did not is none to compare.
+    /// Counts a round, unless its tick did not reach all clients, in which case it can't be
+    /// compared.
     pub(super) fn count(
         &mut self,
         second: &RoundReading,
@@ -128,8 +136,8 @@ impl FanoutOutcome {
             .bare
             .and_then(|(bare_ms, bare)| Some((rounds.of(true, bare_ms)?, bare)));
         if second.bare.is_some() {
-            let whole = bare.filter(|(round, bare)| round.count == clients && bare.stalls == 0);
-            let Some((round, bare)) = whole else {
+            let complete = bare.filter(|(round, bare)| round.count == clients && bare.stalls == 0);
+            let Some((round, bare)) = complete else {
                 report.note_once(BARE_NOT_ALL);
                 return;
             };
@@ -147,8 +155,8 @@ impl FanoutOutcome {
         self.spread_ms.push(round.spread_ms());
     }
 
-    /// Puts its figures into a report.
-    pub(super) fn give(self, report: &mut Report) {
+    /// Adds the figures to a report.
+    pub(super) fn add_to(self, report: &mut Report) {
         let growth = (self.rss.growth(), self.files.growth());
         let of = Figure::of;
         let single = Figure::single;
@@ -169,14 +177,14 @@ impl FanoutOutcome {
             .against(self.bare_last_ms),
             of(
                 "spread_ms",
-                "spread, first arrival to last",
+                "spread from first to last arrival",
                 "ms",
                 self.spread_ms,
             )
             .against(self.bare_spread_ms),
             of(
                 "edge_cores",
-                "edge CPU over whole seconds",
+                "edge CPU over whole rounds",
                 "cores",
                 self.cores,
             ),
@@ -213,19 +221,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_series_keeps_its_size_and_its_span_however_long_the_run() {
+    fn a_series_stays_bounded_and_spans_the_whole_run() {
         let mut series = Thinned::default();
         for second in 0..30_000_u64 {
             series.push((number(second), number(second) / 1_000.0));
         }
         assert!(series.points.len() <= POINTS_MAX);
         assert_eq!(series.points[0], (0.0, 0.0));
-        let growth = series.growth().expect("it is warm");
+        let growth = series.growth().expect("the series is warm");
         assert!((29.0..=29.7).contains(&growth), "{growth}");
     }
 
     #[test]
-    fn heartbeats_wait_for_the_tick_and_are_sent_all_the_same_where_it_takes_too_long() {
+    fn heartbeats_wait_for_the_tick_unless_it_takes_too_long() {
         let mut measured = FanoutOutcome::new(460);
         for (arrived_ms, start) in [(0, 480), (430, 480), (600, 650), (790, 800), (2_000, 800)] {
             measured.arrived_ms = Some(arrived_ms);
@@ -234,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn before_minute_five_no_growth_is_told() {
+    fn no_growth_is_reported_before_minute_five() {
         let mut series = Thinned::default();
         series.push((299.0, 1.0));
         assert_eq!(series.growth(), None);

@@ -1,5 +1,5 @@
-//! A crowd of connections that send AUTH together, and what the edge answers. They subscribe to
-//! nothing: ticks and their order are verified at the subscribers, which are the load generator's.
+//! Connections that send AUTH together, and the edge's answers. They do not subscribe: ticks and
+//! their order are verified at the subscribers of the load generator.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -15,19 +15,19 @@ use super::answer::{AuthFault, judge};
 use super::tokens::{AuthVerdict, RandomTokens};
 use crate::machine::now_ns;
 
-/// How long the kernel may take for a connect over loopback.
+/// The time that a connect over loopback may take.
 const CONNECT_WITHIN: Duration = Duration::from_secs(5);
-/// An AUTH that has no answer after so long has none.
+/// The time after which an AUTH counts as unanswered.
 pub(super) const ANSWERED_WITHIN: Duration = Duration::from_secs(30);
-/// How long a look for answers waits, in milliseconds.
+/// The longest single wait for answers, in milliseconds.
 const WAIT_MS: u16 = 10;
-/// Events taken at once.
+/// The largest number of events per wait.
 const EVENTS: usize = 256;
-/// Room for one read: the answer to an AUTH is far shorter.
+/// The size of the buffer for a read: the answer to an AUTH is far shorter.
 const READ_LEN: usize = 4_096;
 
 /// The connections of one round.
-pub(super) struct AuthCrowd {
+pub(super) struct AuthConnections {
     epoll: Epoll,
     clients: Vec<AuthClient>,
 }
@@ -41,7 +41,7 @@ struct AuthClient {
     stage: AuthStage,
 }
 
-/// How far an AUTH is. Times are the machine's own, in nanoseconds.
+/// The stage of an AUTH. Times are from the machine's own clock, in nanoseconds.
 #[derive(Debug)]
 enum AuthStage {
     Connected,
@@ -58,17 +58,17 @@ enum AuthStage {
     },
 }
 
-/// What became of one AUTH.
+/// The outcome of one AUTH.
 pub(super) struct SentAuth {
     pub(super) expected: AuthVerdict,
     /// When it was sent; `None` if it could not be.
     pub(super) sent_ns: Option<u64>,
-    /// When its answer came, or why none came that is right.
+    /// When the answer arrived, or why there was no right answer.
     pub(super) answered: Result<u64, AuthFault>,
 }
 
-impl AuthCrowd {
-    /// Connects a client for each of `verdicts`, which sends nothing yet.
+impl AuthConnections {
+    /// Makes a connection for each of `verdicts`, without sending anything yet.
     pub(super) fn connect(
         addr: SocketAddr,
         tokens: &mut RandomTokens,
@@ -91,19 +91,19 @@ impl AuthCrowd {
         Ok(Self { epoll, clients })
     }
 
-    /// Lets all send their AUTH, one right after the other.
+    /// Sends the AUTHs of all connections, one right after another.
     pub(super) fn send(&mut self) {
         for client in &mut self.clients {
             client.send();
         }
     }
 
-    /// Waits until all are answered, at most [`ANSWERED_WITHIN`].
+    /// Waits until all are answered, for at most [`ANSWERED_WITHIN`].
     pub(super) fn await_answers(&mut self) -> anyhow::Result<()> {
         let until_ns =
             now_ns().saturating_add(u64::try_from(ANSWERED_WITHIN.as_nanos()).unwrap_or(u64::MAX));
         let mut events = vec![EpollEvent::empty(); EVENTS];
-        while now_ns() < until_ns && self.clients.iter().any(AuthClient::waits) {
+        while now_ns() < until_ns && self.clients.iter().any(AuthClient::is_waiting) {
             let ready = match self.epoll.wait(&mut events, WAIT_MS) {
                 Err(Errno::EINTR) => 0,
                 outcome => outcome?,
@@ -114,8 +114,9 @@ impl AuthCrowd {
                     .and_then(|number| self.clients.get_mut(number));
                 if let Some(client) = client {
                     client.read();
-                    if !client.waits() {
-                        // What comes now, such as the end after an ERROR, is no answer to anything.
+                    if !client.is_waiting() {
+                        // Later events, such as the end of the stream after an ERROR, are not an
+                        // answer.
                         self.epoll.delete(&client.stream)?;
                     }
                 }
@@ -124,8 +125,8 @@ impl AuthCrowd {
         Ok(())
     }
 
-    /// Ends all connections by a reset, so that no port is left waiting, and says what became of
-    /// each AUTH.
+    /// Closes all connections by a reset, so that no port is left in TIME_WAIT, and returns the
+    /// outcome of each AUTH.
     pub(super) fn finish(mut self) -> Vec<SentAuth> {
         let clients = std::mem::take(&mut self.clients);
         clients.into_iter().map(AuthClient::finish).collect()
@@ -133,13 +134,13 @@ impl AuthCrowd {
 }
 
 impl AuthClient {
-    fn waits(&self) -> bool {
+    fn is_waiting(&self) -> bool {
         matches!(self.stage, AuthStage::Sent { .. })
     }
 
     fn send(&mut self) {
         let at_ns = now_ns();
-        // A socket that has just been connected takes some hundred bytes whole, or is broken.
+        // A newly connected socket accepts some hundred bytes as a whole, unless it is broken.
         self.stage = match self.stream.write_all(&self.frame) {
             Ok(()) => AuthStage::Sent { at_ns },
             Err(error) => AuthStage::Failed {
@@ -170,7 +171,7 @@ impl AuthClient {
         }
     }
 
-    /// Reads once. False if the answer has not come whole.
+    /// Reads once. Returns false if the answer is not complete yet.
     fn take_answer(&mut self) -> Result<bool, AuthFault> {
         let mut bytes = [0; READ_LEN];
         let len = match self.stream.read(&mut bytes) {
@@ -191,7 +192,7 @@ impl AuthClient {
     }
 
     fn finish(self) -> SentAuth {
-        // If that is refused, it ends by an ordinary close.
+        // If this is refused, it ends by an ordinary close.
         let _ = SockRef::from(&self.stream).set_linger(Some(Duration::ZERO));
         let (sent_ns, answered) = match self.stage {
             AuthStage::Connected => (None, Err(AuthFault::Unanswered)),
