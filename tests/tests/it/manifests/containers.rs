@@ -8,7 +8,7 @@ use std::process::Command;
 
 use k8s_openapi::api::core::v1::{Container, PodSpec};
 use tickstorm_testkit::TempDir;
-use tickstorm_tests::given::{Environment, files};
+use tickstorm_tests::kubelet::{Environment, files};
 use tickstorm_tests::manifests::{Manifests, Workload};
 
 use super::{container, daemon, each_overlay, read, whole_environment};

@@ -9,7 +9,7 @@ mod references;
 mod schema;
 
 use k8s_openapi::api::core::v1::Container;
-use tickstorm_tests::given::{Environment, environment};
+use tickstorm_tests::kubelet::{Environment, environment};
 use tickstorm_tests::manifests::{Manifests, OVERLAYS, Workload, repository};
 
 /// Looks at all overlays, each by its name.
