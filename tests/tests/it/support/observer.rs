@@ -111,7 +111,7 @@ impl Observer {
 
     /// Returns how many ticks the client has received.
     pub(crate) fn count(&self) -> usize {
-        self.notes().ticks.len()
+        self.observations().ticks.len()
     }
 
     /// Waits until the client has received `count` more ticks.
