@@ -110,7 +110,7 @@ pub(crate) fn check() -> Result<()> {
     let violations = violations(&graph);
     ensure!(
         violations.is_empty(),
-        "these dependencies are not allowed\n  - {}",
+        "the dependency rule is violated\n  - {}",
         violations.join("\n  - ")
     );
     Ok(())

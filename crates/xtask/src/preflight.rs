@@ -13,9 +13,9 @@ use anyhow::{Result, bail};
 /// Something that this machine is missing.
 #[derive(PartialEq, Eq)]
 pub(crate) struct Lack {
-    /// A noun phrase.
+    /// A noun phrase that names it.
     what: String,
-    /// An instruction how to get it.
+    /// An instruction for getting it, without a full stop.
     remedy: String,
 }
 
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn a_piece_that_can_not_run_is_skipped_and_listed_in_the_summary() {
+    fn a_piece_that_cannot_run_is_skipped_and_listed_in_the_summary() {
         let mut preflight = Preflight::new(false);
         preflight.need_for(Skippable::Weight, valgrind());
         preflight.need_for(Skippable::PerShardTables, None);
@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn in_ci_a_piece_that_can_not_run_is_an_error() {
+    fn in_ci_a_piece_that_cannot_run_is_an_error() {
         let mut preflight = Preflight::new(true);
         preflight.need_for(Skippable::Weight, valgrind());
         let error = preflight.finish().err().unwrap().to_string();

@@ -1,5 +1,6 @@
 # Builds a local stand-in for debian:bookworm-slim: a minimal Debian 12, on which other stand-ins
-# are based. $1: the name of the image to build.
+# are based.
+# $1: the name of the image to build.
 image=$1
 rootfs=$(mktemp -d)
 trap 'rm -rf "$rootfs"' EXIT

@@ -1,6 +1,6 @@
-# Builds a local stand-in for gcr.io/distroless/cc-debian12:nonroot, with everything that our
-# programs need from it: the C library, certificates, time zones, users, and no shell. $1: the name
-# of the image to build.
+# Builds a local stand-in for gcr.io/distroless/cc-debian12:nonroot, with everything that
+# TickStorm's programs need from it: the C library, certificates, time zones, users, and no shell.
+# $1: the name of the image to build.
 image=$1
 docker build --tag "$image" - <<'DOCKERFILE'
 FROM debian:bookworm-slim AS parts

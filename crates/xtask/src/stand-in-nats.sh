@@ -1,6 +1,7 @@
 # Builds a local stand-in for nats:2.15-alpine, which suffices for tests: the same server, a shell,
-# and the same command line. $1: the name of the image to build. $BINARY: the path of the NATS
-# server's binary.
+# and the same command line.
+# $1: the name of the image to build.
+# $BINARY: the path of the NATS server's binary.
 image=$1
 rootfs=$(mktemp -d)
 trap 'rm -rf "$rootfs" "$rootfs.parts"' EXIT

@@ -1,7 +1,7 @@
 # Builds a local stand-in for rust:1.95-bookworm, which suffices for builds: this host's toolchain,
 # which must be of that version, and gcc. The image also trusts the certificates that this host's
-# administrator has added, since a proxy in front of the registries may use one of them. $1: the
-# name of the image to build.
+# administrator has added, since a proxy in front of the registries may use one of them.
+# $1: the name of the image to build.
 image=$1
 version=${image#rust:}
 version=${version%-bookworm}

@@ -279,8 +279,8 @@ fn published(port: u16) -> SocketAddr {
     addr.trim().parse().unwrap()
 }
 
-/// Returns the words of Compose's command line, in which paths are relative to the workspace's
-/// root, with absolute paths.
+/// Returns the words of Compose's command line. Its paths, which are relative to the workspace's
+/// root, are made absolute.
 fn compose_words() -> Vec<String> {
     let line = std::env::var(COMPOSE).unwrap_or_else(|_| {
         panic!("{COMPOSE} is not set; run these tests with `cargo xtask compose-test`")

@@ -29,7 +29,7 @@ async fn with_an_edges_login_nobody_can_announce_ticks_or_answer_time_requests()
         .await;
     edge.subscribe_to(">").await;
     edge.await_refusal("Subscription to \">\"").await;
-    // Only announcements of clocks have arrived and still arrive.
+    // Nothing but the clocks' announcements has arrived, and they continue to arrive.
     for _ in 0..3 {
         let announcement = timeout(PATIENCE, announcements.next()).await;
         let announcement = announcement.expect("clocks announce").unwrap();

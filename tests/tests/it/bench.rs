@@ -301,7 +301,7 @@ async fn errors_are_reported_before_anything_is_measured() {
 }
 
 #[tokio::test]
-async fn the_exit_code_is_74_if_results_can_not_be_written() {
+async fn the_exit_code_is_74_if_results_cannot_be_written() {
     let args = [
         "fanout",
         "-n",

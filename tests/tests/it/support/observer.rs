@@ -36,7 +36,8 @@ const EARLY_MAX_US: i64 = 32_000;
 /// is off by an hour.
 const LATE_MAX_US: i64 = 60_000_000;
 
-/// The distance of a MINUTE client's resume point, so that it has ticks to compare immediately.
+/// How far in the past a MINUTE client's resume point is, so that it immediately has ticks to
+/// compare.
 const MINUTES_BACK: Duration = Duration::from_secs(300);
 
 /// A tick and its arrival by the host's clock, which the clocks of the cluster also read.
