@@ -1,5 +1,6 @@
 # Builds a local stand-in for haproxy:3.2-alpine, which suffices for deploy/haproxy/haproxy.cfg:
-# Debian's HAProxy, version 2.6, with busybox and the same user, paths, command line and stop signal.
+# Debian's HAProxy, version 2.6, with busybox and the same user, paths, command line and stop
+# signal.
 # $1: the name of the image to build.
 image=$1
 parts=$(mktemp -d)

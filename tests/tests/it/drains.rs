@@ -23,8 +23,8 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 const EXIT: Duration = Duration::from_secs(2);
 /// The number of open files that the test needs in addition to one per client.
 const FILES_BESIDE: u64 = 200;
-/// The delay that a machine under load may add. Defects add more: clients that receive no tick after
-/// SIGTERM, or an edge that waits for its clients.
+/// The delay that a machine under load may add. Defects add more: clients that receive no tick
+/// after SIGTERM, or an edge that waits for its clients.
 const DELAY_MAX: Duration = Duration::from_secs(5);
 const DELAY_MAX_MS: i64 = 5_000;
 

@@ -6,8 +6,8 @@ use std::time::Duration;
 use tokio::process::Command;
 use tokio::time::timeout;
 
-/// The label of every container and network that the tests create, by which `cargo xtask
-/// rollout-test` finds and removes the remains of an interrupted run.
+/// The label of every container and network that the tests create. `cargo xtask rollout-test` uses
+/// it to find and remove the remains of an interrupted run.
 pub(crate) const LABEL: &str = "tickstorm.rollout-test";
 
 /// The time limit for a command that waits for nothing, on a machine under load.

@@ -1,7 +1,7 @@
 //! Runs the pods of `k8s/` as containers on the local Docker engine. The pods are started and
 //! probed as by a kubelet and replaced as by Kubernetes, while clients are connected. Everything
-//! about them comes from the output of `kubectl kustomize` for an overlay. `cargo xtask
-//! rollout-test` runs these tests.
+//! about them comes from the output of `kubectl kustomize` for an overlay. The tests are run by
+//! `cargo xtask rollout-test`.
 #![expect(clippy::unwrap_used, reason = "a test that can't continue has failed")]
 
 mod balancer;
