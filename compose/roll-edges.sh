@@ -1,14 +1,16 @@
 #!/bin/sh
-# Replaces the edges one after the other by new ones, of the image and the settings that there are now: a rolling restart, and the way to an
-# update. A new one is ready before an old one is drained, so that there are never fewer. Clients move and miss nothing.
+# Replaces all edges, one at a time, with edges of the current image and settings: use it for a
+# rolling restart or an update. Each new edge is ready before an old one is drained, so that the
+# number of edges never drops. Clients move to other edges and miss no tick.
 #
 #   ./roll-edges.sh                                 with docker-compose
-#   COMPOSE="docker compose" ./roll-edges.sh        with Compose 2 as a plugin
+#   COMPOSE="docker compose" ./roll-edges.sh        with the Compose 2 plugin
 set -eu
 cd "$(dirname "$0")"
 compose=${COMPOSE:-docker-compose}
-# An edge is ready within seconds of its start; one that is not in a minute has another reason.
-looks_max=120
+# 120 polls, 0.5 s apart. An edge is ready within seconds of its start: if it is not ready after a
+# minute, something else is wrong.
+polls_max=120
 
 old_edges=$($compose ps -q edge)
 count=$(echo "$old_edges" | wc -l)
@@ -18,11 +20,12 @@ for old in $old_edges; do
     for edge in $($compose ps -q edge); do
         case "$known" in *"$edge"*) ;; *) new=$edge ;; esac
     done
-    looks=0
+    polls=0
     until docker exec "$new" /tickstorm-edge healthcheck --ready >/dev/null 2>&1; do
-        looks=$((looks + 1))
-        if [ "$looks" -gt "$looks_max" ]; then
-            echo "the new edge $new is not ready: docker logs $new; the old ones run on" >&2
+        polls=$((polls + 1))
+        if [ "$polls" -gt "$polls_max" ]; then
+            echo "the new edge $new is not ready (see: docker logs $new);" \
+                "the remaining old edges keep running" >&2
             exit 1
         fi
         sleep 0.5

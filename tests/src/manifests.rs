@@ -1,5 +1,5 @@
-//! The manifests of `k8s/` as `kubectl apply -k` would send them, read into Kubernetes' own types. Everything else here looks
-//! at these, and never at the files that they are built from.
+//! The manifests of `k8s/` as `kubectl apply -k` would send them, parsed into Kubernetes' own
+//! types. Tests examine these objects rather than the files that they are built from.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -17,120 +17,121 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tickstorm_testkit::{TempDir, tool};
 
-/// Every overlay that there is.
+/// The names of all overlays.
 pub const OVERLAYS: [&str; 2] = ["dev", "prod"];
 
-/// Labels, or what they are selected by.
+/// Labels of an object, or a selector's labels.
 pub type Labels = BTreeMap<String, String>;
 
-/// All objects of one overlay, by their kinds.
+/// All objects of one overlay, by kind.
 #[derive(Debug, Default)]
 pub struct Manifests {
-    /// Its one namespace.
+    /// The namespaces, of which there must be one.
     pub namespaces: Vec<Namespace>,
-    /// Settings, and files that are not secret.
+    /// The settings, and files that are not secret.
     pub config_maps: Vec<ConfigMap>,
-    /// Secrets.
+    /// The passwords and other credentials.
     pub secrets: Vec<Secret>,
-    /// Names and balancers.
+    /// The DNS names and the load balancers.
     pub services: Vec<Service>,
-    /// What makes pods.
+    /// The Deployments and StatefulSets.
     pub workloads: Vec<Workload>,
-    /// How many pods may be away at a time.
+    /// The limits on how many pods may be evicted at a time.
     pub budgets: Vec<PodDisruptionBudget>,
-    /// What decides how many pods there are.
+    /// The rules for the number of pods.
     pub autoscalers: Vec<HorizontalPodAutoscaler>,
-    /// Who may talk to whom.
+    /// The rules for connections between pods.
     pub policies: Vec<NetworkPolicy>,
 }
 
 /// A Deployment or a StatefulSet.
 #[derive(Debug)]
 pub struct Workload {
-    /// Its name.
+    /// The workload's name.
     pub name: String,
-    /// Its number of pods, where it says one.
+    /// The number of pods, if the workload sets it.
     pub replicas: Option<u32>,
-    /// How long a pod has been ready before it counts as available, in seconds.
+    /// The time for which a pod must have been ready to count as available, in seconds.
     pub min_ready_seconds: u32,
-    /// Which pods are its own.
+    /// The selector of the workload's pods.
     pub selector: LabelSelector,
-    /// Its pods' labels.
+    /// The labels of the pods.
     pub labels: Labels,
-    /// Its pods.
+    /// The specification of the pods.
     pub pod: PodSpec,
-    /// How it replaces them.
+    /// The way in which pods are replaced.
     pub update: Update,
 }
 
-/// How a workload replaces its pods.
+/// The way in which a workload replaces its pods.
 #[derive(Debug)]
 pub enum Update {
-    /// A Deployment: new ones come before old ones go.
+    /// A Deployment's: new pods may start before old ones end.
     Surge {
-        /// How many pods there may be besides those that it is to have.
+        /// The number of pods that may exist in addition to the wanted number.
         surge: IntOrString,
-        /// How many of those may be away.
+        /// The number of pods by which the available ones may fall below the wanted number.
         unavailable: IntOrString,
     },
-    /// A StatefulSet: one after the other, from the highest ordinal on.
+    /// A StatefulSet's: one pod after the other, starting with the highest ordinal.
     Ordinals {
-        /// The Service that names its pods.
+        /// The headless Service that gives the pods their DNS names.
         service: String,
     },
 }
 
 impl Manifests {
-    /// Builds an overlay with the secrets of `.env.example`, and reads it.
+    /// Builds an overlay with the secrets of `.env.example`, and parses it.
     ///
     /// # Panics
-    /// Where it can't be built or read.
+    /// If it can't be built or parsed.
     #[must_use]
     pub fn of(overlay: &str) -> Self {
         Self::read(&build(overlay))
     }
 
-    /// Reads what was built.
+    /// Parses the YAML that an overlay was built to.
     ///
     /// # Panics
-    /// Where it is not understood.
+    /// If it can't be parsed, or contains an object of an unknown kind.
     #[must_use]
     pub fn read(yaml: &str) -> Self {
         let objects: Vec<Value> = serde_saphyr::from_multiple(yaml)
-            .unwrap_or_else(|error| panic!("not understood: {error}\n{yaml}"));
+            .unwrap_or_else(|error| panic!("could not parse the manifests: {error}\n{yaml}"));
         let mut manifests = Self::default();
         for object in objects {
-            manifests.take(object);
+            manifests.add(object);
         }
         manifests
     }
 
-    /// The namespace that all of it is in.
+    /// Returns the name of the namespace that all objects are in.
     ///
     /// # Panics
-    /// Where there is none, or more than one.
+    /// If the manifests do not define exactly one namespace.
     #[must_use]
     pub fn namespace(&self) -> &str {
         let [namespace] = &self.namespaces[..] else {
-            panic!("one namespace, not {:?}", self.namespaces);
+            panic!("expected one namespace, found {:?}", self.namespaces);
         };
         name(&namespace.metadata)
     }
 
-    /// The workload of that name.
+    /// Returns the workload named `wanted`.
     ///
     /// # Panics
-    /// Where there is none.
+    /// If there is none.
     #[must_use]
     pub fn workload(&self, wanted: &str) -> &Workload {
         let found = self.workloads.iter().find(|one| one.name == wanted);
         found.unwrap_or_else(|| panic!("no workload is named {wanted}"))
     }
 
-    /// How many pods a workload has at first: its own number or, where it names none, the least that its autoscaler allows.
+    /// Returns how many pods a workload starts with: the number that it sets or, if it sets none,
+    /// its autoscaler's minimum.
     ///
     /// # Panics
-    /// Where neither says.
+    /// If neither is set.
     #[must_use]
     pub fn replicas(&self, workload: &Workload) -> u32 {
         let scaled = || {
@@ -141,10 +142,10 @@ impl Manifests {
         workload
             .replicas
             .or_else(scaled)
-            .unwrap_or_else(|| panic!("how many pods has {}?", workload.name))
+            .unwrap_or_else(|| panic!("nothing sets the number of {}'s pods", workload.name))
     }
 
-    fn take(&mut self, object: Value) {
+    fn add(&mut self, object: Value) {
         let kind = object["kind"].as_str().unwrap_or_default().to_owned();
         match kind.as_str() {
             "Namespace" => self.namespaces.push(typed(object)),
@@ -160,7 +161,7 @@ impl Manifests {
             "PodDisruptionBudget" => self.budgets.push(typed(object)),
             "HorizontalPodAutoscaler" => self.autoscalers.push(typed(object)),
             "NetworkPolicy" => self.policies.push(typed(object)),
-            _ => panic!("nothing here looks at a {kind}: {object:#}"),
+            _ => panic!("no test examines objects of kind {kind}: {object:#}"),
         }
     }
 }
@@ -169,7 +170,7 @@ impl Workload {
     fn from_deployment(deployment: Deployment) -> Self {
         let spec = deployment.spec.expect("a spec");
         let rolling = spec.strategy.and_then(|strategy| strategy.rolling_update);
-        // What Kubernetes takes where nothing is said.
+        // Kubernetes' default.
         let default = || IntOrString::String("25%".to_owned());
         let (surge, unavailable) = rolling.map_or((None, None), |rolling| {
             (rolling.max_surge, rolling.max_unavailable)
@@ -204,10 +205,10 @@ impl Workload {
     }
 }
 
-/// Whether a selector takes what has these labels.
+/// Returns whether a selector selects objects with these labels.
 ///
 /// # Panics
-/// Where it selects by more than equality, which nothing here does.
+/// If the selector has expressions, which the manifests do not use.
 #[must_use]
 pub fn selects(selector: &LabelSelector, labels: &Labels) -> bool {
     assert!(selector.match_expressions.is_none(), "{selector:?}");
@@ -218,10 +219,10 @@ pub fn selects(selector: &LabelSelector, labels: &Labels) -> bool {
         .all(|(key, value)| labels.get(key) == Some(value))
 }
 
-/// The name of an object.
+/// Returns the name of an object.
 ///
 /// # Panics
-/// Where it has none.
+/// If it has none.
 #[must_use]
 pub fn name(metadata: &ObjectMeta) -> &str {
     metadata
@@ -230,39 +231,45 @@ pub fn name(metadata: &ObjectMeta) -> &str {
         .unwrap_or_else(|| panic!("no name: {metadata:?}"))
 }
 
-/// What `kubectl` makes of an overlay, with the secrets of `.env.example` in the place of those that an installation fills in.
+/// Builds an overlay with `kubectl kustomize`, with `.env.example` in place of an installation's
+/// own secrets, and returns the YAML.
 ///
 /// # Panics
-/// Where that fails.
+/// If the overlay can't be built.
 #[must_use]
 pub fn build(overlay: &str) -> String {
     let root = repository();
     let dir = TempDir::new("k8s");
-    // What the overlays may refer to, and nothing of the installation that may be in the working tree.
-    for part in ["k8s", "deploy/nats"] {
-        copy(&root.join(part), &dir.path().join(part));
+    // Build a copy of the directories that overlays refer to, so that an installation's `.env` in
+    // the working tree is neither used nor overwritten.
+    for source in ["k8s", "deploy/nats"] {
+        copy(&root.join(source), &dir.path().join(source));
     }
     let overlay = dir.path().join("k8s/overlays").join(overlay);
     fs::copy(root.join("k8s/.env.example"), overlay.join(".env"))
-        .expect("an overlay takes secrets");
+        .expect("an overlay reads its secrets from .env");
     let output = Command::new(tool("kubectl"))
         .arg("kustomize")
         .arg(&overlay)
         .output();
     let output = output.unwrap_or_else(|error| {
-        panic!("manifests are built by `kubectl kustomize`: `cargo xtask test tests` installs kubectl: {error}")
+        panic!("could not run kubectl, which `cargo xtask test tests` installs: {error}")
     });
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert!(
         output.status.success(),
-        "{} can't be built: {stderr}",
+        "could not build {}: {stderr}",
         overlay.display()
     );
-    assert!(stderr.is_empty(), "{}: {stderr}", overlay.display());
+    assert!(
+        stderr.is_empty(),
+        "kubectl printed a warning about {}: {stderr}",
+        overlay.display()
+    );
     String::from_utf8(output.stdout).expect("manifests are text")
 }
 
-/// The repository's root.
+/// Returns the path of the repository's root.
 #[must_use]
 pub fn repository() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
@@ -294,5 +301,5 @@ fn labels(metadata: Option<&ObjectMeta>) -> Labels {
 }
 
 fn unsigned(number: i32) -> u32 {
-    number.try_into().expect("no negative number")
+    number.try_into().expect("a number that is not negative")
 }

@@ -1,5 +1,6 @@
-//! Runs cargo, and whatever else a task calls, at the workspace's root, so that a task works from
-//! any directory, and shows each command line, so that anybody can repeat it by hand.
+//! Runs cargo and the other programs that tasks call. Every program runs in the workspace's root,
+//! so that a task works from any directory. Every command line is printed, so that it can be
+//! repeated by hand.
 
 use std::{
     env,
@@ -14,40 +15,42 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::{process_tree::kill_tree, stopwatch::Stopwatch};
 
-/// How often a program that may take only so long is asked whether it has ended.
-const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// The interval between checks whether a program with a time limit has exited.
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
-/// One call of a program, with its arguments in a single string: none of ours contains a space.
+/// One call of a program.
 pub(crate) struct Call {
     command: Command,
+    /// The command line to print.
     shown: String,
 }
 
-/// A call of the cargo that runs this task.
+/// Returns a call of the cargo that runs this task. As in all functions here that take arguments as
+/// one string, no argument may contain a space.
 pub(crate) fn cargo(arguments: &str) -> Call {
     let program = env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo"));
     call(program, "cargo", arguments)
 }
 
-/// A call of the tool that adds components to the toolchain.
+/// Returns a call of rustup.
 pub(crate) fn rustup(arguments: &str) -> Call {
     call(OsString::from("rustup"), "rustup", arguments)
 }
 
-/// A call of the container engine's client.
+/// Returns a call of the container engine's client.
 pub(crate) fn docker(arguments: &str) -> Call {
     call(OsString::from("docker"), "docker", arguments)
 }
 
-/// A call of Compose, by its command line: version 1 is a program, version 2 a plugin of the
-/// engine's client.
+/// Returns a call of Compose by its complete command line: version 1 is a program, version 2 a
+/// plugin of the container engine's client.
 pub(crate) fn compose(line: &str) -> Call {
     let (program, arguments) = line.split_once(' ').unwrap_or((line, ""));
     call(OsString::from(program), program, arguments)
 }
 
-/// A call of a shell with a script of ours, which is shown as `name`, and its one argument. The
-/// script ends with what fails.
+/// Returns a call of a shell with `script` and one argument for it. The script stops at the first
+/// command that fails. The printed command line shows `name` in place of the script's text.
 pub(crate) fn shell(script: &str, name: &str, argument: &str) -> Call {
     let mut call = call(OsString::from("sh"), name, "-eu -c");
     call.command.args([script, name, argument]);
@@ -55,20 +58,20 @@ pub(crate) fn shell(script: &str, name: &str, argument: &str) -> Call {
     call
 }
 
-/// A path from the workspace's root.
+/// Returns `path`, which is relative to the workspace's root, as an absolute path.
 pub(crate) fn in_workspace(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("../..")
         .join(path)
 }
 
-/// A call of the compiler that cargo uses.
+/// Returns a call of the compiler that cargo uses.
 pub(crate) fn rustc(arguments: &str) -> Call {
     let program = env::var_os("RUSTC").unwrap_or_else(|| OsString::from("rustc"));
     call(program, "rustc", arguments)
 }
 
-/// A call of any other program, with arguments that may contain spaces.
+/// Returns a call of any other program, with arguments that may contain spaces.
 pub(crate) fn program(name: &str, arguments: &[&str]) -> Call {
     let mut call = call(OsString::from(name), name, "");
     call.command.args(arguments);
@@ -88,7 +91,7 @@ fn call(program: OsString, name: &str, arguments: &str) -> Call {
 }
 
 impl Call {
-    /// With these arguments more, which may contain spaces.
+    /// Appends arguments, which may contain spaces.
     pub(crate) fn args(mut self, arguments: &[&str]) -> Self {
         self.command.args(arguments);
         self.shown = format!("{} {}", self.shown, arguments.join(" "));
@@ -108,26 +111,26 @@ impl Call {
         self
     }
 
-    /// Runs it with this process's terminal; anything but success is an error.
+    /// Runs the program with this process's standard streams. Fails unless the program succeeds.
     pub(crate) fn run(mut self) -> Result<()> {
         eprintln!("    $ {}", self.shown);
         let status = self
             .command
             .status()
-            .with_context(|| format!("`{}` could not be started", self.shown))?;
-        ensure!(status.success(), "`{}` ended with {status}", self.shown);
+            .with_context(|| format!("could not start `{}`", self.shown))?;
+        ensure!(status.success(), "`{}` failed: {status}", self.shown);
         Ok(())
     }
 
-    /// As [`run`](Self::run), but if it takes longer than that, kills it and all that it has
-    /// started.
+    /// Does the same as [`run`](Self::run), but kills the program and all of its descendants if it
+    /// takes longer than `time_max`.
     pub(crate) fn run_within(mut self, time_max: Duration) -> Result<()> {
         eprintln!("    $ {}", self.shown);
         let stopwatch = Stopwatch::start();
         let mut child = self
             .command
             .spawn()
-            .with_context(|| format!("`{}` could not be started", self.shown))?;
+            .with_context(|| format!("could not start `{}`", self.shown))?;
         let status = loop {
             if let Some(status) = child.try_wait()? {
                 break status;
@@ -140,29 +143,30 @@ impl Call {
                     self.shown
                 );
             }
-            thread::sleep(LOOK_EVERY);
+            thread::sleep(POLL_INTERVAL);
         };
-        ensure!(status.success(), "`{}` ended with {status}", self.shown);
+        ensure!(status.success(), "`{}` failed: {status}", self.shown);
         Ok(())
     }
 
-    /// Runs it and gives what it wrote to its standard output; anything but success is an error.
+    /// Runs the program and returns its standard output. Fails unless the program succeeds.
     pub(crate) fn output(mut self) -> Result<Vec<u8>> {
         let output = self
             .command
             .stderr(Stdio::inherit())
             .output()
-            .with_context(|| format!("`{}` could not be started", self.shown))?;
+            .with_context(|| format!("could not start `{}`", self.shown))?;
         ensure!(
             output.status.success(),
-            "`{}` ended with {}",
+            "`{}` failed: {}",
             self.shown,
             output.status
         );
         Ok(output.stdout)
     }
 
-    /// Runs it quietly: what it wrote, or nothing where it failed or does not exist.
+    /// Runs the program without printing anything and returns its standard output, or `None` if it
+    /// failed or does not exist.
     pub(crate) fn probe(mut self) -> Option<String> {
         let output = self.command.output().ok()?;
         output

@@ -1,6 +1,6 @@
-//! `cargo xtask compose-test`: builds the images, and runs the tests of the whole cluster as
-//! Compose brings it up. The tests start and stop it themselves; whatever happens to them, it is
-//! gone at the end.
+//! `cargo xtask compose-test`: builds the images, and runs the tests of a complete cluster that
+//! Compose brings up. The tests start and stop the cluster themselves. This task removes it at the
+//! end, whatever happens to the tests.
 
 mod image;
 #[cfg(test)]
@@ -20,34 +20,35 @@ use crate::{
     tool::NEXTEST,
 };
 
-/// The cluster is a project of its own beside one that somebody may have up for themselves.
+/// Compose's options. A separate project keeps the test's cluster apart from one that is already
+/// running.
 const PROJECT: &str =
     "-p tickstorm-test -f compose/docker-compose.yml --env-file compose/.env.example";
 
-/// The tests find here what they put before Compose's subcommands, in a directory at the
-/// workspace's root.
+/// The environment variable that passes tests the Compose command line up to the subcommand. It is
+/// valid in the workspace's root.
 const COMMAND: &str = "TICKSTORM_COMPOSE";
 
 const IMAGES: &[Image] = &[Image::new("tickstorm-clock"), Image::new("tickstorm-edge")];
 
-/// All dependencies and both binaries take about five minutes on two cores.
+/// Building all dependencies and both binaries takes about five minutes on two cores.
 const BUILD_TIME_MAX: Duration = Duration::from_secs(20 * 60);
 
-/// The tests have bounds of their own, which name the one that hangs; this is for what they don't
-/// reach.
+/// Each test has its own time limit, and a test that hangs is reported by name. This limit is for
+/// everything else that may hang.
 const TESTS_TIME_MAX: Duration = Duration::from_secs(20 * 60);
 
-/// For commands that take seconds: containers have a grace period at their end.
+/// Compose's commands take seconds, and removing containers also takes their grace periods.
 const COMPOSE_TIME_MAX: Duration = Duration::from_secs(180);
 
-/// Runs it all, and tells how it went.
+/// Runs the task and reports its result.
 pub(crate) fn run() -> ExitCode {
     task("compose-test", || {
         let cluster = ComposedCluster::find();
         let mut preflight = Preflight::start();
         preflight.need(engine_lack());
         preflight.need(cluster.is_none().then(|| {
-            let remedy = "install it, 1.29 (`docker-compose`) or 2 (`docker compose`)";
+            let remedy = "install version 1.29 (`docker-compose`) or 2 (`docker compose`)";
             Lack::new("Docker Compose", remedy)
         }));
         preflight.finish()?;
@@ -55,14 +56,14 @@ pub(crate) fn run() -> ExitCode {
     })
 }
 
-/// The cluster, by the Compose that this machine has.
+/// The cluster that this machine's Compose runs.
 struct ComposedCluster {
-    /// What stands before Compose's subcommands.
+    /// The Compose command line up to the subcommand.
     command: String,
 }
 
 impl ComposedCluster {
-    /// Version 2 if there are both.
+    /// Returns a cluster if Compose is installed, and prefers version 2.
     fn find() -> Option<Self> {
         let command = ["docker compose", "docker-compose"]
             .into_iter()
@@ -84,7 +85,7 @@ impl ComposedCluster {
             NEXTEST.provide()?;
             tests("--no-run").run_within(BUILD_TIME_MAX)
         })?;
-        // One that was interrupted may have left its cluster behind.
+        // An interrupted run may have left its cluster behind.
         self.remove()?;
         let tested = step("tests", || {
             tests("")
@@ -107,19 +108,19 @@ impl ComposedCluster {
             .run_within(COMPOSE_TIME_MAX)
     }
 
-    /// What the containers wrote: without it nobody sees why a test failed.
+    /// Prints the containers' logs, which show why a test failed.
     fn show_logs(&self) {
         let shown = self
             .compose("logs --no-color --timestamps --tail=500")
             .run_within(COMPOSE_TIME_MAX);
         if let Err(error) = shown {
-            eprintln!("    no logs: {error:#}");
+            eprintln!("    could not show the containers' logs: {error:#}");
         }
     }
 }
 
-/// Of the whole workspace: built by itself, the package would have its libraries built once more,
-/// with fewer features.
+/// Returns a call of the tests. It builds the entire workspace: for the tests' package alone, the
+/// libraries would be built again with fewer features.
 fn tests(arguments: &str) -> Call {
     cargo(&format!(
         "nextest run --locked --workspace --profile cluster {arguments}"

@@ -1,8 +1,9 @@
-//! The dependency rule: which of our crates may know which, which of them must stay free of tokio,
-//! and which libraries may not be in the tree at all.
+//! The dependency rule: the dependencies that are allowed between the workspace's crates, the
+//! crates that must not depend on tokio, and the libraries that must not be in the tree at all.
 //!
-//! It is checked against what cargo resolved, never against what a manifest says. Adding an edge
-//! means to change the table here and the arrows in ARCHITECTURE.md, with a reason for both.
+//! The rule is checked against the graph that cargo resolves, not against the manifests. To allow a
+//! new dependency between crates, change the table here and the arrows in ARCHITECTURE.md, and give
+//! the reason.
 
 mod graph;
 #[cfg(test)]
@@ -13,12 +14,12 @@ use anyhow::{Context, Result, ensure};
 use self::graph::{Graph, Purpose};
 use crate::command::cargo;
 
-/// What one of our crates may depend on directly, among our crates.
+/// The workspace's crates that one of them may depend on directly.
 struct Rule {
     name: &'static str,
-    /// In its product code and its build script.
+    /// The crates that its product code and its build script may use.
     product: &'static [&'static str],
-    /// Besides those, in its tests.
+    /// The crates that its tests may use in addition.
     tests: &'static [&'static str],
 }
 
@@ -48,17 +49,17 @@ const CLI: &str = "tickstorm-cli";
 const TESTKIT: &str = "tickstorm-testkit";
 const WEIGHT: &str = "tickstorm-weight";
 
-/// Arrows point one way, from I/O to logic. `clock` and `edge` never see each other, nor the
-/// client; only the commands of `tickstorm` put them together.
+/// One rule per crate. Dependencies point one way, from I/O to logic. `clock`, `edge` and `client`
+/// do not depend on each other; only the commands of `tickstorm` combine them.
 const RULES: &[Rule] = &[
     rule(TIMEBASE, &[], &[]),
     rule(TIMER, &[TIMEBASE], &[]),
     rule(PROTOCOL, &[TIMEBASE], &[]),
     rule(BUS, &[TIMEBASE], &[TESTKIT]),
-    // For the connection to NATS, which both daemons have.
+    // Both daemons connect to NATS with it.
     rule(SERVICE, &[BUS], &[TESTKIT]),
     rule(CLOCK, &[TIMEBASE, BUS, SERVICE], &[TESTKIT]),
-    // Its tests depend on it with its feature `bench`.
+    // The edge's tests depend on the edge with its feature `bench`.
     rule(
         EDGE,
         &[TIMEBASE, TIMER, PROTOCOL, BUS, SERVICE],
@@ -73,7 +74,7 @@ const RULES: &[Rule] = &[
     ),
     rule(CLI, &[SERVICE, CLOCK, EDGE, CLIENT, COMMAND, BENCH], &[]),
     rule(TESTKIT, &[TIMEBASE, PROTOCOL], &[]),
-    // It ships no more than testkit does.
+    // Like testkit, it is not shipped, so its product code may use testkit.
     rule(WEIGHT, &[TIMEBASE, PROTOCOL, SERVICE, EDGE, TESTKIT], &[]),
     rule(
         "tickstorm-tests",
@@ -83,13 +84,14 @@ const RULES: &[Rule] = &[
     rule("xtask", &[], &[]),
 ];
 
-/// Sans-I/O crates: no runtime, not even in their tests, so that time and bytes can only come in as
-/// arguments.
+/// The sans-I/O crates. They use no async runtime, not even in their tests, so that time and bytes
+/// can reach them only as arguments.
 const WITHOUT_TOKIO: &[&str] = &[TIMEBASE, PROTOCOL];
 
-/// Libraries that nothing we ship or build with may bring in, and why.
+/// Libraries that neither product code nor build scripts may depend on, even indirectly, each with
+/// the reason.
 const ABSENT: &[(&str, &str)] = &[
-    ("ring", "the one crypto provider is aws-lc-rs"),
+    ("ring", "the only crypto provider is aws-lc-rs"),
     ("openssl", "TLS is rustls, without a C library of the host"),
     (
         "openssl-sys",
@@ -101,23 +103,23 @@ const ABSENT: &[(&str, &str)] = &[
     ),
 ];
 
-/// Fails with every violation in the workspace as cargo resolves it.
+/// Fails with all violations in the dependency graph that cargo resolves for the workspace.
 pub(crate) fn check() -> Result<()> {
     let metadata = cargo("metadata --format-version 1 --locked").output()?;
-    let graph = Graph::from_metadata(&metadata).context("cargo's metadata are not understood")?;
+    let graph = Graph::from_metadata(&metadata).context("could not parse cargo's metadata")?;
     let violations = violations(&graph);
     ensure!(
         violations.is_empty(),
-        "the dependency rule is broken\n  - {}",
+        "the dependency rule is violated\n  - {}",
         violations.join("\n  - ")
     );
     Ok(())
 }
 
 fn violations(graph: &Graph) -> Vec<String> {
-    let mut found = strangers(graph);
+    let mut found = mismatches(graph);
     for rule in RULES {
-        found.extend(forbidden_edges(graph, rule));
+        found.extend(forbidden_dependencies(graph, rule));
     }
     for name in WITHOUT_TOKIO {
         if let Some(path) = graph.path(
@@ -126,47 +128,54 @@ fn violations(graph: &Graph) -> Vec<String> {
             "tokio",
         ) {
             found.push(format!(
-                "{path}: {name} does no I/O and may not depend on tokio"
+                "{path}: {name} does no I/O and must not depend on tokio"
             ));
         }
     }
     let members: Vec<_> = graph.members().collect();
     for (library, reason) in ABSENT {
         if let Some(path) = graph.path(&members, &[Purpose::Product, Purpose::Build], library) {
-            found.push(format!("{path}: {library} may not be used, since {reason}"));
+            found.push(format!(
+                "{path}: {library} must not be used, since {reason}"
+            ));
         }
     }
     found
 }
 
-/// Crates without a rule, and rules without a crate: either would make the rest of the check look
-/// at nothing.
-fn strangers(graph: &Graph) -> Vec<String> {
+/// Returns the crates without a rule and the rules without a crate, both of which the other checks
+/// would miss.
+fn mismatches(graph: &Graph) -> Vec<String> {
     let unruled = graph
         .members()
         .filter(|member| RULES.iter().all(|rule| rule.name != *member))
-        .map(|member| format!("{member} has no line in xtask's table of allowed edges"));
+        .map(|member| format!("{member} has no rule in xtask's table of allowed dependencies"));
     let unused = RULES
         .iter()
         .filter(|rule| graph.members().all(|member| member != rule.name))
-        .map(|rule| format!("{} has a line in xtask's table but is no member", rule.name));
+        .map(|rule| {
+            format!(
+                "{} has a rule in xtask's table but is not a crate of the workspace",
+                rule.name
+            )
+        });
     unruled.chain(unused).collect()
 }
 
-fn forbidden_edges(graph: &Graph, rule: &Rule) -> Vec<String> {
+fn forbidden_dependencies(graph: &Graph, rule: &Rule) -> Vec<String> {
     graph
         .members()
         .flat_map(|member| {
             graph
-                .kinds(rule.name, member)
-                .filter(move |kind| !allows(rule, *kind, member))
-                .map(move |kind| format!("{} → {member} is not allowed in {kind}", rule.name))
+                .purposes(rule.name, member)
+                .filter(move |purpose| !allows(rule, *purpose, member))
+                .map(move |purpose| format!("{} → {member} is not allowed in {purpose}", rule.name))
         })
         .collect()
 }
 
-fn allows(rule: &Rule, kind: Purpose, to: &str) -> bool {
-    match kind {
+fn allows(rule: &Rule, purpose: Purpose, to: &str) -> bool {
+    match purpose {
         Purpose::Product | Purpose::Build => rule.product.contains(&to),
         Purpose::Test => rule.product.contains(&to) || rule.tests.contains(&to),
     }

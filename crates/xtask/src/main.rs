@@ -1,8 +1,8 @@
-//! What people and CI run, by the same commands: `cargo xtask test`, `cargo xtask compose-test` and
-//! `cargo xtask rollout-test`.
+//! The development tasks, which people and CI run with the same commands: `cargo xtask test`,
+//! `cargo xtask compose-test`, `cargo xtask rollout-test` and `cargo xtask weight`.
 //!
-//! Owns the command line. It is no part of the product: nothing depends on it, and it knows the
-//! other crates by their names only.
+//! This file owns the command line. xtask is not part of the product: nothing depends on it, and it
+//! refers to the other crates by name only.
 
 mod command;
 mod compose_test;
@@ -27,7 +27,7 @@ use clap::{Parser, Subcommand};
 
 use crate::test::Check;
 
-/// TickStorm's development tasks
+/// Run TickStorm's development tasks
 #[derive(Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask")]
 struct Arguments {
@@ -37,37 +37,37 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Task {
-    /// Check everything that a change must pass, installing the tools that are missing
+    /// Run the checks that every change must pass, and install the tools that they need
     #[command(after_help = "Examples:\n  \
-            cargo xtask test                everything, as CI runs it\n  \
-            cargo xtask test fmt clippy     only these, in this order\n\n\
-        TICKSTORM_TEST_NATS=container or =process says how tests run NATS servers; without it they are\n\
-        containers if an engine answers. Where CI is set, nothing is skipped.")]
+            cargo xtask test                run all checks, as CI does\n  \
+            cargo xtask test fmt clippy     run only these two, in this order\n\n\
+        TICKSTORM_TEST_NATS=container or TICKSTORM_TEST_NATS=process sets how tests run NATS\n\
+        servers. By default they are containers if a container engine answers, and processes\n\
+        otherwise. If CI is set, checks that would be skipped for lack of a tool fail instead,\n\
+        except `portable`.")]
     Test {
-        /// Checks to run; without any, all of them in the order listed, but for `nats`
+        /// Checks to run, in the order given [default: all except `nats`, in the order listed]
         #[arg(value_enum, value_name = "CHECK")]
         checks: Vec<Check>,
     },
-    /// Build the images and test the whole cluster that compose/ describes, in containers of its
-    /// own
+    /// Build the images and test the cluster of compose/ in a separate Compose project
     #[command(
-        after_help = "It takes a Docker engine, and Docker Compose 1.29 or 2. Where images can't be pulled,\n\
-            TICKSTORM_STAND_INS=1 makes local stand-ins for them."
+        after_help = "Requires a Docker engine and Docker Compose 1.29 or 2. If images can't be\n\
+            pulled, set TICKSTORM_STAND_INS=1 to build local stand-ins for them."
     )]
     ComposeTest,
-    /// Build the images, run the pods that k8s/ describes in containers, and replace them while
-    /// clients watch
+    /// Build the images, run the pods of k8s/ in containers, and replace them while clients watch
     #[command(
-        after_help = "It takes a Docker engine and Python 3, and no cluster. Where images can't be pulled,\n\
-            TICKSTORM_STAND_INS=1 makes local stand-ins for them."
+        after_help = "Requires a Docker engine and Python 3, but no Kubernetes cluster. If images\n\
+            can't be pulled, set TICKSTORM_STAND_INS=1 to build local stand-ins for them."
     )]
     RolloutTest,
-    /// Count the instructions and allocations of the hot path, against the baseline
+    /// Compare the hot path's instructions and allocations with the baseline
     #[command(after_help = "Examples:\n  \
-            cargo xtask weight            fails where a piece is heavier than its baseline\n  \
-            cargo xtask weight --renew    writes the baseline, to be committed with what explains it")]
+            cargo xtask weight            fail if a piece is heavier than its baseline\n  \
+            cargo xtask weight --renew    write a new baseline, to commit with the change")]
     Weight {
-        /// Write the baseline instead
+        /// Write a new baseline instead of comparing
         #[arg(long)]
         renew: bool,
     },

@@ -1,4 +1,5 @@
-//! In which way tests run their NATS servers, and what that takes.
+//! Decides whether tests run their NATS servers in containers or as processes, and provides what
+//! they need for that.
 
 use std::{env, os::unix::net::UnixStream};
 
@@ -11,19 +12,19 @@ use crate::{
     stand_in::{self, NATS},
 };
 
-/// What testkit reads, too.
+/// The environment variable with the choice. testkit also reads it.
 const CHOICE: &str = "TICKSTORM_TEST_NATS";
 
-/// The image, whose stand-in [`NATS`] is.
+/// The image that containers run.
 #[cfg(test)]
 pub(crate) const IMAGE: &str = NATS.image;
 
 const ENGINE: &str = "a container engine that answers";
 
-/// Where an engine listens if nobody says otherwise.
+/// The engine's default socket.
 const SOCKET: &str = "/var/run/docker.sock";
 
-/// How servers run.
+/// How tests run NATS servers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum TestNats {
     Container,
@@ -31,7 +32,8 @@ pub(crate) enum TestNats {
 }
 
 impl TestNats {
-    /// What is asked for or, if nothing is, a container if an engine answers.
+    /// Returns what the environment variable asks for. If it is not set, returns `Container` if a
+    /// container engine answers and `Process` otherwise.
     pub(crate) fn choose() -> Result<Self, Lack> {
         let choice = env::var_os(CHOICE).unwrap_or_default();
         Self::chosen_by(&choice.to_string_lossy(), engine_answers)
@@ -44,27 +46,29 @@ impl TestNats {
             "" if engine_answers() => Ok(Self::Container),
             "" => Ok(Self::Process),
             other => Err(Lack::new(
-                format!("an allowed value of {CHOICE}"),
+                format!("a valid value of {CHOICE}"),
                 format!(
-                    "{CHOICE}={other} is neither `container` nor `process`; unset, it means a container if an engine answers"
+                    "instead of {CHOICE}={other}, set it to `container` or `process`, or unset it \
+                     to use containers if a container engine answers"
                 ),
             )),
         }
     }
 
-    /// What this machine lacks for it, besides programs from the index.
+    /// Returns what this machine is missing to run servers in this way, apart from programs of
+    /// Python's package index.
     pub(crate) fn lack(self) -> Option<Lack> {
         match self {
             Self::Process => None,
             Self::Container if !engine_answers() => Some(Lack::new(
                 ENGINE,
-                format!("install Docker and start it, or set {CHOICE}=process"),
+                format!("install and start Docker, or set {CHOICE}=process"),
             )),
-            Self::Container => stand_in::lack(&NATS, &format!("or set {CHOICE}=process")),
+            Self::Container => stand_in::lack(&NATS, &format!("set {CHOICE}=process")),
         }
     }
 
-    /// What it takes from the index.
+    /// Returns the program of Python's package index that servers need, if any.
     pub(crate) const fn tool(self) -> Option<&'static PythonTool> {
         match self {
             Self::Process => Some(&NATS_SERVER),
@@ -72,7 +76,7 @@ impl TestNats {
         }
     }
 
-    /// Makes sure that there is an image of the server.
+    /// Makes sure that the server's image is available, if servers run in containers.
     pub(crate) fn provide(self) -> Result<()> {
         match self {
             Self::Process => Ok(()),
@@ -80,7 +84,7 @@ impl TestNats {
         }
     }
 
-    /// What the tests find in their environment.
+    /// Returns the name and the value of the environment variable that tells tests this choice.
     pub(crate) const fn variable(self) -> (&'static str, &'static str) {
         match self {
             Self::Container => (CHOICE, "container"),
@@ -89,13 +93,14 @@ impl TestNats {
     }
 }
 
-/// What a task lacks that calls the engine's client.
+/// Returns what is missing if `docker` does not reach a container engine.
 pub(crate) fn engine_lack() -> Option<Lack> {
-    let remedy = "install Docker with its client `docker`, start it, and see that you may use it";
+    let remedy = "install and start Docker with its client `docker`, and get permission to use it";
     (!answers_client()).then(|| Lack::new(ENGINE, remedy))
 }
 
-/// Whether a container engine answers: to its client or, without one, at its socket.
+/// Returns whether a container engine answers its client or, if there is no client, listens on its
+/// socket.
 fn engine_answers() -> bool {
     answers_client() || UnixStream::connect(SOCKET).is_ok()
 }
@@ -114,7 +119,7 @@ mod tests {
     use crate::command::in_workspace;
 
     #[test]
-    fn what_is_asked_for_holds_and_otherwise_an_engine_decides() {
+    fn the_variable_decides_and_without_it_whether_an_engine_answers() {
         for answers in [true, false] {
             let choose = |choice| TestNats::chosen_by(choice, || answers).ok();
             assert_eq!(choose("container"), Some(TestNats::Container));
@@ -128,20 +133,20 @@ mod tests {
         }
     }
 
-    /// Else a new test of NATS would be run in one way only.
+    /// A new test that is missing there would run either in containers or as processes, never both.
     #[test]
-    fn the_profile_nats_has_every_test_that_runs_a_server() {
+    fn the_profile_nats_lists_every_test_that_runs_a_server() {
         let config = fs::read_to_string(in_workspace(".config/nextest.toml")).unwrap();
         let (_, profile) = config.split_once("[profile.nats]").unwrap();
-        let (_, filter) = profile.split_once("default-filter = ").unwrap();
-        let (filter, _) = filter.split_once('\n').unwrap();
+        let (_, filter) = profile.split_once("default-filter = \"\"\"").unwrap();
+        let (filter, _) = filter.split_once("\"\"\"").unwrap();
         assert!(
             filter.contains("package(tickstorm-bus) and binary(nats)"),
             "{filter}"
         );
         let (_, modules) = filter.split_once("test(/^(").unwrap();
         let (modules, _) = modules.split_once(")::").unwrap();
-        let named: Vec<_> = modules.split('|').map(str::to_owned).collect();
+        let listed: Vec<_> = modules.split('|').map(str::to_owned).collect();
         let mut found = Vec::new();
         for entry in fs::read_dir(in_workspace("tests/tests/it")).unwrap() {
             let path = entry.unwrap().path();
@@ -151,6 +156,6 @@ mod tests {
             }
         }
         found.sort();
-        assert_eq!(found, named);
+        assert_eq!(found, listed);
     }
 }

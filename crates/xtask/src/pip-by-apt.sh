@@ -1,6 +1,7 @@
-# Unpacks Debian's pip, from the archives that this machine's apt knows. It installs nothing, and takes nobody's rights: apt's lists go
-# into the same directory, and away at the end.
-# $1: the directory, by an absolute path.
+# Downloads Debian's pip from the archives that apt is configured for, and unpacks it into a
+# directory. It installs nothing and needs no root: apt's package lists are kept in the same
+# directory and removed at the end.
+# $1: the absolute path of the directory.
 mkdir -p "$1/lists/partial" "$1/cache/archives/partial"
 cd "$1"
 apt() {

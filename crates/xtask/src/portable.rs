@@ -1,5 +1,5 @@
-//! Whether the client builds for other systems than this one. It is compiled and not run: nobody
-//! here has the systems.
+//! Checks that the client compiles for other operating systems. It is compiled but not run, since
+//! those systems are not available.
 
 use std::process::Command;
 
@@ -11,8 +11,8 @@ use crate::tool;
 
 const TARGETS: [&str; 2] = ["x86_64-pc-windows-gnu", "x86_64-apple-darwin"];
 
-/// Targets whose standard library is not installed. It comes from where the toolchain came from,
-/// which is not every machine's to reach, so it is not installed here.
+/// Returns the targets whose standard library is not installed. It is not installed automatically:
+/// it comes from the same server as the toolchain, which not every machine can reach.
 pub(crate) fn lack() -> Option<Lack> {
     let listed = Command::new("rustup")
         .args(["target", "list", "--installed"])
@@ -28,8 +28,8 @@ pub(crate) fn lack() -> Option<Lack> {
     })
 }
 
-/// Fails if the client or what it depends on calls for Linux. Checking takes no linker of the
-/// target.
+/// Fails if the client or one of its dependencies compiles on Linux only. Nothing is linked, so no
+/// linker for the targets is needed.
 pub(crate) fn check() -> Result<()> {
     tool::provide_component("clippy", "clippy")?;
     for target in TARGETS {

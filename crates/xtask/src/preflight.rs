@@ -1,6 +1,6 @@
-//! What a task needs of this machine, looked at before the task does anything: all that is missing
-//! is said at once, with how to get it. What can't run here is skipped, and said so, unless `CI` is
-//! set: then that is an error, too.
+//! Checks, before a task does anything, what the task needs from this machine. Everything that is
+//! missing is reported together, with how to get it. Optional pieces of a task that can't run here
+//! are skipped and reported; if `CI` is set, most of them are errors instead.
 
 use std::{
     collections::BTreeMap,
@@ -10,32 +10,34 @@ use std::{
 
 use anyhow::{Result, bail};
 
-/// Something that this machine does not have.
+/// Something that this machine is missing.
 #[derive(PartialEq, Eq)]
 pub(crate) struct Lack {
+    /// A noun phrase that names it.
     what: String,
+    /// An instruction for getting it, without a full stop.
     remedy: String,
 }
 
 /// A piece of a task that is skipped on a machine that can't run it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Skippable {
-    /// The whole check `weight`.
+    /// The check `weight`.
     Weight,
-    /// The tests of a table of open files for each shard.
+    /// The tests of a table of open files per shard.
     PerShardTables,
-    /// The whole check `portable`.
+    /// The check `portable`.
     Portable,
 }
 
-/// What has been found so far.
+/// The findings so far.
 pub(crate) struct Preflight {
     is_ci: bool,
     missing: Vec<Lack>,
     skipped: Skipped,
 }
 
-/// What is skipped, each with its reason.
+/// The pieces to skip, each with the reason.
 #[derive(Default)]
 pub(crate) struct Skipped(BTreeMap<Skippable, Lack>);
 
@@ -59,7 +61,7 @@ impl fmt::Display for Skippable {
         f.write_str(match self {
             Self::Weight => "weight",
             Self::Portable => "portable",
-            Self::PerShardTables => "tests of tables of open files for each thread",
+            Self::PerShardTables => "tests of per-shard tables of open files",
         })
     }
 }
@@ -78,22 +80,22 @@ impl Preflight {
         }
     }
 
-    /// Notes what the task can't do without.
+    /// Records what the task can't run without.
     pub(crate) fn need(&mut self, lacks: impl IntoIterator<Item = Lack>) {
         for lack in lacks {
-            // Several checks may need the same.
+            // Several checks may need the same thing.
             if !self.missing.contains(&lack) {
                 self.missing.push(lack);
             }
         }
     }
 
-    /// Notes what only this piece of the task can't do without.
+    /// Records what only `piece` can't run without. It is skipped, unless `CI` is set.
     pub(crate) fn need_for(&mut self, piece: Skippable, lack: Option<Lack>) {
         let Some(lack) = lack else { return };
         if self.is_ci {
             let what = format!(
-                "{piece}, which is skipped elsewhere but not where CI is set: {}",
+                "{} (for {piece}, which may not be skipped if CI is set)",
                 lack.what
             );
             self.missing.push(Lack { what, ..lack });
@@ -102,25 +104,25 @@ impl Preflight {
         }
     }
 
-    /// Notes what this piece of the task is skipped without, also where `CI` is set: not every
-    /// machine of CI can get it.
+    /// Records what `piece` can't run without. It is skipped even if `CI` is set, since not every
+    /// CI machine can get this.
     pub(crate) fn skip_without(&mut self, piece: Skippable, lack: Option<Lack>) {
         if let Some(lack) = lack {
             self.skipped.0.insert(piece, lack);
         }
     }
 
-    /// Says what is skipped; fails with all that is missing.
+    /// Prints what is skipped. Fails with everything that is missing, if anything is.
     pub(crate) fn finish(self) -> Result<Skipped> {
         if !self.missing.is_empty() {
-            let mut text = "nothing was run, since this machine lacks".to_owned();
+            let mut text = "nothing was run, since this machine is missing".to_owned();
             for lack in &self.missing {
                 write!(text, "\n  - {lack}")?;
             }
             bail!(text);
         }
         for (piece, lack) in &self.skipped.0 {
-            eprintln!("xtask: skipping {piece}, which takes {lack}");
+            eprintln!("xtask: skipping {piece}, which requires {lack}");
         }
         Ok(self.skipped)
     }
@@ -131,12 +133,12 @@ impl Skipped {
         self.0.contains_key(&piece)
     }
 
-    /// For the end of the report; nothing if nothing is skipped.
+    /// Returns text for the end of a report, which is empty if nothing is skipped.
     pub(crate) fn summary(&self) -> String {
         let pieces: Vec<_> = self
             .0
             .iter()
-            .map(|(piece, lack)| format!("{piece} (takes {})", lack.what))
+            .map(|(piece, lack)| format!("{piece} (requires {})", lack.what))
             .collect();
         if pieces.is_empty() {
             String::new()
@@ -155,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn all_that_is_missing_is_named_at_once_with_how_to_get_it() {
+    fn everything_missing_is_reported_together_with_its_remedy() {
         let mut preflight = Preflight::new(false);
         preflight.need(Some(Lack::new("Python", "install python3")));
         preflight.need(None);
@@ -172,28 +174,28 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_run_is_skipped_and_named_in_the_summary() {
+    fn a_piece_that_cannot_run_is_skipped_and_listed_in_the_summary() {
         let mut preflight = Preflight::new(false);
         preflight.need_for(Skippable::Weight, valgrind());
         preflight.need_for(Skippable::PerShardTables, None);
         let skipped = preflight.finish().unwrap();
         assert!(skipped.has(Skippable::Weight) && !skipped.has(Skippable::PerShardTables));
-        assert_eq!(skipped.summary(), "; SKIPPED: weight (takes valgrind)");
+        assert_eq!(skipped.summary(), "; SKIPPED: weight (requires valgrind)");
     }
 
     #[test]
-    fn in_ci_nothing_is_skipped() {
+    fn in_ci_a_piece_that_cannot_run_is_an_error() {
         let mut preflight = Preflight::new(true);
         preflight.need_for(Skippable::Weight, valgrind());
         let error = preflight.finish().err().unwrap().to_string();
         assert!(
-            error.contains("weight") && error.contains("valgrind: install it"),
+            error.contains("valgrind (for weight,") && error.contains(": install it"),
             "{error}"
         );
     }
 
     #[test]
-    fn without_a_lack_there_is_nothing_to_say() {
+    fn the_summary_is_empty_if_nothing_is_skipped() {
         let mut preflight = Preflight::new(true);
         preflight.need_for(Skippable::Weight, None);
         assert_eq!(preflight.finish().unwrap().summary(), "");

@@ -1,6 +1,6 @@
-//! The end of a program with all that it has started. A signal to a program alone leaves what it
-//! started behind, as Compose its builds; a process group of its own would take it out of reach of
-//! the terminal's Ctrl-C.
+//! Kills a program together with all processes that it has started. A signal to the program alone
+//! would leave its children running, such as the builds that Compose starts. A separate process
+//! group would keep the terminal's Ctrl-C from reaching the program.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -12,8 +12,8 @@ use nix::{
     unistd::Pid,
 };
 
-/// Kills a process and all of its descendants. Each is stopped before its children are looked for,
-/// so that none is started unseen.
+/// Kills a process and all of its descendants. Each process is stopped before its children are
+/// listed, so that it can't start another one unnoticed.
 pub(crate) fn kill_tree(root: u32) {
     let mut doomed = BTreeSet::new();
     let mut found = BTreeSet::from([root]);
@@ -35,12 +35,12 @@ pub(crate) fn kill_tree(root: u32) {
 
 fn send(processes: &BTreeSet<u32>, signal: Signal) {
     for pid in processes.iter().filter_map(|&pid| pid.try_into().ok()) {
-        // It may have ended by itself.
+        // Fails if the process has exited already.
         let _ = kill(Pid::from_raw(pid), signal);
     }
 }
 
-/// All processes of this machine, as /proc has them.
+/// Returns the children of every process on this machine, as listed in /proc.
 fn children_by_parent() -> BTreeMap<u32, Vec<u32>> {
     let mut children = BTreeMap::<_, Vec<_>>::new();
     for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
@@ -56,10 +56,10 @@ fn children_by_parent() -> BTreeMap<u32, Vec<u32>> {
     children
 }
 
-/// None if it has ended meanwhile.
+/// Returns the parent of a process, or `None` if the process has exited.
 fn parent_of(pid: u32) -> Option<u32> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // Behind the name, which may contain anything: the state, and the parent.
+    // The name, in parentheses, may contain any character. The state and the parent follow it.
     let (_, rest) = stat.rsplit_once(')')?;
     rest.split_whitespace().nth(1)?.parse().ok()
 }
@@ -74,7 +74,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_program_has_started_ends_with_it() {
+    fn a_program_and_the_processes_that_it_started_are_killed() {
         let script = "sh -c 'echo started; sleep 1000; :' & wait";
         let mut command = Command::new("sh");
         let mut child = command
@@ -87,8 +87,9 @@ mod tests {
         output.read_line(&mut line).unwrap();
         assert_eq!(line, "started\n");
         kill_tree(child.id());
-        assert_eq!(child.wait().unwrap().code(), None, "it was killed");
-        // The pipe ends when the last of them has: with one left, this takes a thousand seconds.
+        assert_eq!(child.wait().unwrap().code(), None, "not killed by a signal");
+        // The pipe closes when the last process that holds it exits. If one survived, this would
+        // take 1000 s.
         output.read_to_string(&mut line).unwrap();
     }
 }

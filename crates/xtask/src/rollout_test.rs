@@ -1,6 +1,7 @@
 //! `cargo xtask rollout-test`: builds the images, and runs the pods of the Kubernetes manifests on
-//! this machine's container engine, where they are replaced under the eyes of clients. The tests
-//! start and stop all of it; whatever happens to them, it is gone at the end.
+//! this machine's container engine, where tests replace them while clients watch. The tests start
+//! and stop everything themselves. This task removes what is left at the end, whatever happens to
+//! the tests.
 
 use std::{process::ExitCode, time::Duration};
 
@@ -16,17 +17,17 @@ use crate::{
     tool::NEXTEST,
 };
 
-/// What the tests label all that they make with.
+/// The label of all containers and networks that the tests create.
 const LABEL: &str = "tickstorm.rollout-test";
 
-/// All dependencies and both binaries take about five minutes on two cores.
+/// Building all dependencies and both binaries takes about five minutes on two cores.
 const BUILD_TIME_MAX: Duration = Duration::from_secs(20 * 60);
 
-/// The tests have bounds of their own, which name the one that hangs; this is for what they don't
-/// reach.
+/// Each test has its own time limit, and a test that hangs is reported by name. This limit is for
+/// everything else that may hang.
 const TESTS_TIME_MAX: Duration = Duration::from_secs(15 * 60);
 
-/// Runs it all, and tells how it went.
+/// Runs the task and reports its result.
 pub(crate) fn run() -> ExitCode {
     task("rollout-test", test)
 }
@@ -50,22 +51,23 @@ fn test() -> Result<()> {
         python_tool::provide(&[&KUBECTL])?;
         tests("--no-run").run_within(BUILD_TIME_MAX)
     })?;
-    // One that was interrupted may have left something behind.
+    // An interrupted run may have left containers and networks behind.
     remove()?;
     let tested = step("tests", || tests("").run_within(TESTS_TIME_MAX));
     let removed = step("removal", remove);
     tested.and(removed)
 }
 
-/// Of the whole workspace: built by itself, the package would have its libraries built once more,
-/// with fewer features.
+/// Returns a call of the tests. It builds the entire workspace: for the tests' package alone, the
+/// libraries would be built again with fewer features.
 fn tests(arguments: &str) -> Call {
     cargo(&format!(
         "nextest run --locked --workspace --profile rollout {arguments}"
     ))
 }
 
-/// Removes what the tests have left, which is something only where they were killed.
+/// Removes containers and networks that the tests have left behind, which happens only if the tests
+/// were killed.
 fn remove() -> Result<()> {
     for (list, remove) in [
         ("ps --all --quiet", "rm --force --volumes"),

@@ -1,5 +1,6 @@
-# Makes a local image that does what debian:bookworm-slim does: a minimal Debian 12. The other stand-ins are made from it.
-# $1: the image's name.
+# Builds a local stand-in for debian:bookworm-slim: a minimal Debian 12, on which other stand-ins
+# are based.
+# $1: the name of the image to build.
 image=$1
 rootfs=$(mktemp -d)
 trap 'rm -rf "$rootfs"' EXIT

@@ -1,11 +1,13 @@
-# Makes a local image that does what haproxy:3.2-alpine does for our configuration: Debian's HAProxy, which is 2.6, with busybox and the same
-# user, paths, command line and signal to stop.
-# $1: the image's name.
+# Builds a local stand-in for haproxy:3.2-alpine, which suffices for deploy/haproxy/haproxy.cfg:
+# Debian's HAProxy, version 2.6, with busybox and the same user, paths, command line and stop
+# signal.
+# $1: the name of the image to build.
 image=$1
 parts=$(mktemp -d)
 trap 'rm -rf "$parts"' EXIT
 
-# As the image's own: flags alone are meant for haproxy, which runs in the foreground with a master process.
+# Works like the original entrypoint: arguments that begin with a flag are arguments of haproxy,
+# which runs in the foreground with a master process.
 cat >"$parts/docker-entrypoint.sh" <<'SCRIPT'
 #!/bin/sh
 set -e

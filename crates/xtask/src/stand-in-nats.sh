@@ -1,23 +1,30 @@
-# Makes a local image that does for tests what nats:2.15-alpine does: the same server, a shell, the same command line.
-# $1: the image's name. HELD: the server.
+# Builds a local stand-in for nats:2.15-alpine, which suffices for tests: the same server, a shell,
+# and the same command line.
+# $1: the name of the image to build.
+# $BINARY: the path of the NATS server's binary.
 image=$1
 rootfs=$(mktemp -d)
 trap 'rm -rf "$rootfs" "$rootfs.parts"' EXIT
 mkdir -p "$rootfs.parts" "$rootfs/bin" "$rootfs/usr/local/bin" "$rootfs/tmp"
 
-cp "$HELD" "$rootfs/usr/local/bin/nats-server"
+cp "$BINARY" "$rootfs/usr/local/bin/nats-server"
 
-(cd "$rootfs.parts" && apt-get download --quiet busybox-static && dpkg-deb -x busybox-static_*.deb busybox)
+(
+    cd "$rootfs.parts"
+    apt-get download --quiet busybox-static
+    dpkg-deb -x busybox-static_*.deb busybox
+)
 find "$rootfs.parts/busybox" -name busybox -type f -exec cp {} "$rootfs/bin/busybox" \;
 for applet in sh cat ls sleep; do ln -s busybox "$rootfs/bin/$applet"; done
 
-# As the image's own entrypoint: flags alone are meant for the server.
+# Works like the original entrypoint: arguments that begin with a flag are arguments of the server.
 cat >"$rootfs/entrypoint" <<'SCRIPT'
 #!/bin/sh
 case "${1:-}" in -*) set -- nats-server "$@" ;; esac
 exec "$@"
 SCRIPT
-chmod 0755 "$rootfs" "$rootfs/entrypoint" "$rootfs/bin/busybox" "$rootfs/usr/local/bin/nats-server"
+chmod 0755 "$rootfs" "$rootfs/entrypoint" "$rootfs/bin/busybox" \
+    "$rootfs/usr/local/bin/nats-server"
 
 tar -C "$rootfs" --owner=0 --group=0 --numeric-owner -c . | docker import \
     --change 'ENV PATH=/usr/local/bin:/bin' \

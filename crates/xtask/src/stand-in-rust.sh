@@ -1,13 +1,14 @@
-# Makes a local image that does for builds what rust:1.95-bookworm does: this host's toolchain, which must be of that version, and gcc.
-# It trusts the certificates that this host's administrator added, too: a proxy before the registries has one of its own.
-# $1: the image's name.
+# Builds a local stand-in for rust:1.95-bookworm, which suffices for builds: this host's toolchain,
+# which must be of that version, and gcc. The image also trusts the certificates that this host's
+# administrator has added, since a proxy in front of the registries may use one of them.
+# $1: the name of the image to build.
 image=$1
 version=${image#rust:}
 version=${version%-bookworm}
 case $(rustc --version) in
 "rustc $version."*) ;;
 *)
-    echo "the stand-in for $image takes Rust $version on this host, which has $(rustc --version)" >&2
+    echo "the stand-in for $image requires Rust $version, but this host has $(rustc --version)" >&2
     exit 1
     ;;
 esac
@@ -28,4 +29,5 @@ COPY lib /usr/local/lib
 ENV CARGO_HOME=/usr/local/cargo
 CMD ["bash"]
 DOCKERFILE
-tar -c -C "$parts" Dockerfile certificates -C "$(rustc --print sysroot)" bin/cargo bin/rustc lib | docker build --tag "$image" -
+tar -c -C "$parts" Dockerfile certificates -C "$(rustc --print sysroot)" bin/cargo bin/rustc lib |
+    docker build --tag "$image" -

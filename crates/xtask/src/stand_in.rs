@@ -1,6 +1,6 @@
-//! Local stand-ins for the images that tests run, for machines that reach no registry of images.
-//! They are made only on request: nobody is to test against something else than what runs in
-//! production without knowing it.
+//! Local stand-ins for the images that tests run, for machines that can't reach an image registry.
+//! They are built only on request, so that nobody unknowingly tests against images other than those
+//! used in production.
 
 #[cfg(test)]
 mod tests;
@@ -14,78 +14,78 @@ use crate::command::{docker, shell};
 use crate::preflight::Lack;
 use crate::python_tool::{self, NATS_SERVER, PythonTool};
 
-/// Asks for stand-ins where it is `1`.
+/// The environment variable that requests stand-ins if its value is `1`.
 const REQUEST: &str = "TICKSTORM_STAND_INS";
 
-/// Until one is made: a minimal Debian is fetched and unpacked in half a minute.
+/// The time limit for building one stand-in. Fetching and unpacking a minimal Debian takes half a
+/// minute.
 const TIME_MAX: Duration = Duration::from_secs(600);
 
-/// An image that others provide, and the script that makes its stand-in.
+/// A third party's image, and the script that builds a stand-in for it.
 pub(crate) struct StandIn {
-    /// The name by which it is pulled, and which the stand-in gets.
+    /// The name of the image, which is also the name of the stand-in.
     pub(crate) image: &'static str,
-    /// The one that the script starts from.
+    /// The image that the script starts from.
     base: Option<&'static StandIn>,
     script: &'static str,
     script_name: &'static str,
-    /// The commands that the script needs on this host.
-    takes: &'static str,
-    /// A program that it puts into the image.
-    holds: Option<&'static PythonTool>,
+    /// The requirements of the script on this host.
+    requires: &'static str,
+    /// A program that the script puts into the image.
+    contains: Option<&'static PythonTool>,
 }
 
-/// The NATS that tests and the cluster run; testkit names it too.
+/// The NATS server that tests and the cluster run. testkit also has the name of this image.
 pub(crate) const NATS: StandIn = StandIn {
     image: "nats:2.15-alpine",
     base: None,
     script: include_str!("stand-in-nats.sh"),
     script_name: "stand-in-nats.sh",
-    holds: Some(&NATS_SERVER),
-    takes: "docker, apt-get, and what installs nats-server",
+    contains: Some(&NATS_SERVER),
+    requires: "docker, apt-get, and pip to install nats-server",
 };
 
-/// What the stand-ins after it are made from.
+/// The base of the stand-ins below.
 const DEBIAN: StandIn = StandIn {
     image: "debian:bookworm-slim",
     base: None,
     script: include_str!("stand-in-debian.sh"),
     script_name: "stand-in-debian.sh",
-    holds: None,
-    takes: "root's rights, docker, debootstrap or apt-get to install it",
+    contains: None,
+    requires: "root, docker, and debootstrap or apt-get to install it",
 };
 
-/// What our images are built in.
+/// The image that TickStorm's images are built in.
 pub(crate) const RUST: StandIn = StandIn {
     image: "rust:1.95-bookworm",
     base: Some(&DEBIAN),
     script: include_str!("stand-in-rust.sh"),
     script_name: "stand-in-rust.sh",
-    holds: None,
-    takes: "docker, and rustc and cargo of that version",
+    contains: None,
+    requires: "docker, and rustc and cargo of that version",
 };
 
-/// What our images run on.
+/// The base of TickStorm's images.
 pub(crate) const DISTROLESS: StandIn = StandIn {
     image: "gcr.io/distroless/cc-debian12:nonroot",
     base: Some(&DEBIAN),
     script: include_str!("stand-in-distroless.sh"),
     script_name: "stand-in-distroless.sh",
-    holds: None,
-    takes: "docker",
+    contains: None,
+    requires: "docker",
 };
 
-/// The cluster's balancer.
+/// The cluster's load balancer.
 pub(crate) const HAPROXY: StandIn = StandIn {
     image: "haproxy:3.2-alpine",
     base: Some(&DEBIAN),
     script: include_str!("stand-in-haproxy.sh"),
     script_name: "stand-in-haproxy.sh",
-    holds: None,
-    takes: "docker",
+    contains: None,
+    requires: "docker",
 };
 
-/// Where stand-ins are asked for, makes those of these images that are neither here nor can be
-/// pulled.
+/// If stand-ins are requested, builds one for each image that is not here and can't be pulled.
 pub(crate) fn provide(images: &[&StandIn]) -> Result<()> {
     if is_requested() {
         images.iter().try_for_each(|image| image.provide())
@@ -94,16 +94,19 @@ pub(crate) fn provide(images: &[&StandIn]) -> Result<()> {
     }
 }
 
-/// What this machine lacks for tests that run this image, and what else can be done about it.
-pub(crate) fn lack(image: &StandIn, otherwise: &str) -> Option<Lack> {
+/// Returns what this machine is missing for tests that run `image`. The remedy names `alternative`
+/// as another way to make the tests run.
+pub(crate) fn lack(image: &StandIn, alternative: &str) -> Option<Lack> {
     if image.is_here_or_pulled() || !has_client() {
         return None;
     }
     if is_requested() {
-        return image.holds.and_then(|tool| python_tool::lack(&[tool]));
+        return image.contains.and_then(|tool| python_tool::lack(&[tool]));
     }
-    let remedy =
-        format!("let the engine pull it, set {REQUEST}=1 for a local stand-in, {otherwise}");
+    let remedy = format!(
+        "make it available to the engine, set {REQUEST}=1 to build a local stand-in, \
+         or {alternative}"
+    );
     Some(Lack::new(format!("the image {}", image.image), remedy))
 }
 
@@ -111,7 +114,8 @@ fn is_requested() -> bool {
     env::var(REQUEST).is_ok_and(|value| value == "1")
 }
 
-/// Without it, only the tests themselves can see what images there are.
+/// Returns whether the engine's client is installed. Without it, only the tests themselves find out
+/// whether an image is available.
 fn has_client() -> bool {
     docker("--version").probe().is_some()
 }
@@ -124,20 +128,22 @@ impl StandIn {
     }
 
     fn provide(&self) -> Result<()> {
-        let Self { image, takes, .. } = self;
+        let Self {
+            image, requires, ..
+        } = self;
         if self.is_here_or_pulled() {
             return Ok(());
         }
         if let Some(base) = self.base {
             base.provide()?;
         }
-        eprintln!("    {image} can't be pulled: making a local stand-in, since {REQUEST}=1");
+        eprintln!("    {image} can't be pulled: building a local stand-in, since {REQUEST}=1");
         let mut script = shell(self.script, self.script_name, image);
-        if let Some(tool) = self.holds {
-            script = script.env("HELD", &tool.installed()?.display().to_string());
+        if let Some(tool) = self.contains {
+            script = script.env("BINARY", &tool.installed()?.display().to_string());
         }
-        script
-            .run_within(TIME_MAX)
-            .with_context(|| format!("no stand-in for {image}; it takes {takes}"))
+        script.run_within(TIME_MAX).with_context(|| {
+            format!("could not build the stand-in for {image}, which requires {requires}")
+        })
     }
 }

@@ -1,4 +1,4 @@
-//! A task's steps and its end, as they are told to whoever runs it.
+//! Reports the progress and the result of a task on standard error.
 
 use std::process::ExitCode;
 
@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 
 use crate::stopwatch::Stopwatch;
 
-/// Does one step, and says how long it took.
+/// Runs one step of a task and prints how long it took.
 pub(crate) fn step(name: &str, work: impl FnOnce() -> Result<()>) -> Result<()> {
     eprintln!("==> {name}");
     let stopwatch = Stopwatch::start();
@@ -15,7 +15,7 @@ pub(crate) fn step(name: &str, work: impl FnOnce() -> Result<()>) -> Result<()> 
     Ok(())
 }
 
-/// Does all of a task, and says how it went.
+/// Runs a task and prints its result.
 pub(crate) fn task(name: &str, work: impl FnOnce() -> Result<()>) -> ExitCode {
     let stopwatch = Stopwatch::start();
     match work() {

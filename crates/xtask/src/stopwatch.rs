@@ -1,15 +1,15 @@
-//! How long something takes, for people to read and for the bounds of steps.
+//! Measures elapsed time, for reports and for the time limits of steps.
 
 use std::time::{Duration, Instant};
 
-/// Runs from its start on.
+/// A stopwatch, which runs from its creation on.
 #[derive(Clone, Copy)]
 pub(crate) struct Stopwatch(Instant);
 
 impl Stopwatch {
     #[expect(
         clippy::disallowed_methods,
-        reason = "how long a step of ours takes has nothing to do with ticks"
+        reason = "the duration of a development task is independent of authority time"
     )]
     pub(crate) fn start() -> Self {
         Self(Instant::now())
@@ -19,7 +19,7 @@ impl Stopwatch {
         self.0.elapsed()
     }
 
-    /// What has passed, as people read it.
+    /// Returns the elapsed time as text, such as `1.5 s`.
     pub(crate) fn seconds(self) -> String {
         format!("{:.1} s", self.elapsed().as_secs_f64())
     }

@@ -1,5 +1,5 @@
-//! `cargo xtask test`: the checks that a change must pass, and the report on them. What this
-//! machine lacks ends the run before the first check, and the first failure ends it there.
+//! `cargo xtask test`: runs the checks that a change must pass, and reports on them. If this
+//! machine is missing something, no check runs. Otherwise the run ends at the first failure.
 
 use std::{process::ExitCode, thread};
 
@@ -20,29 +20,29 @@ use crate::{
     weight,
 };
 
-/// One check. They stand here in the order in which they run: the quick ones first, and last the
-/// tests, so that their summary ends the run.
+/// One check. The variants are in the order in which they run: the quick ones first, and the tests
+/// last, so that their summary is at the end of the output.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Check {
-    /// Formatting, for the fuzz targets too
+    /// Formatting, including that of the fuzz targets
     Fmt,
-    /// Which crate may know which, and what must not be in the tree
+    /// Allowed dependencies between crates, and libraries that must not be used
     Dependencies,
-    /// Banned and doubled libraries, licences, sources
+    /// Banned and duplicate libraries, licences and sources
     Deny,
-    /// Clippy and the compiler, without a warning, for the fuzz targets too
+    /// Warnings of Clippy and the compiler, including those for the fuzz targets
     Clippy,
-    /// Whether the client compiles for Windows and macOS
+    /// Compilation of the client for Windows and macOS
     Portable,
-    /// Spelling, wording and width of everything that is read, and rustdoc without a warning
+    /// Spelling, wording and width of everything that people read, and warnings of rustdoc
     Prose,
-    /// Examples in the documentation
+    /// Examples in the API documentation
     Doctests,
-    /// Instructions and allocations of the hot path, against the baseline
+    /// Instructions and allocations of the hot path, compared with the baseline
     Weight,
     /// Unit, property, integration and end-to-end tests
     Tests,
-    /// Those of `tests` that run NATS servers; only by its name
+    /// The tests that run NATS servers; part of `tests`, and run by name only
     Nats,
 }
 
@@ -52,7 +52,7 @@ impl Check {
             .map_or_else(String::new, |value| value.get_name().to_owned())
     }
 
-    /// Notes what this machine lacks for it.
+    /// Records what this machine is missing for the check.
     fn look(self, preflight: &mut Preflight) {
         match self {
             Self::Fmt => preflight.need(tool::component_lack("rustfmt", "fmt")),
@@ -69,7 +69,7 @@ impl Check {
         }
     }
 
-    /// Whether nothing of it runs here.
+    /// Returns whether the check is skipped completely.
     fn is_skipped(self, skipped: &Skipped) -> bool {
         match self {
             Self::Weight => skipped.has(Skippable::Weight),
@@ -95,16 +95,16 @@ impl Check {
             Self::Dependencies => dependencies::check(),
             Self::Deny => {
                 DENY.provide()?;
-                // Offline, so that the check itself reads nothing but the lock file and what it
-                // names.
+                // After the fetch, the check runs offline and reads only the lock file and the
+                // packages in it.
                 cargo("fetch --locked").run()?;
                 cargo("deny --offline --locked check bans licenses sources").run()
             }
             Self::Clippy => {
                 tool::provide_component("clippy", "clippy")?;
                 cargo("clippy --workspace --all-targets --locked -- -D warnings").run()?;
-                // The targets are compiled but not linked. Naming a libFuzzer that does not exist
-                // keeps one from being built, which would take a C++ compiler.
+                // The fuzz targets are compiled but not linked. The path of a libFuzzer that does
+                // not exist prevents a build of libFuzzer, which would require a C++ compiler.
                 cargo("clippy --manifest-path fuzz/Cargo.toml --locked -- -D warnings")
                     .env("CUSTOM_LIBFUZZER_PATH", "none/libfuzzer.a")
                     .run()
@@ -122,7 +122,7 @@ impl Check {
     }
 }
 
-/// What tests of manifests call.
+/// The programs that the tests of the manifests call.
 const OF_MANIFESTS: &[&PythonTool] = &[&KUBECTL, &KUBERNETES_VALIDATE];
 
 fn look_for_tests(programs: &[&'static PythonTool], preflight: &mut Preflight) {
@@ -135,18 +135,18 @@ fn look_for_tests(programs: &[&'static PythonTool], preflight: &mut Preflight) {
     }
 }
 
-/// The right to a table of open files of a thread's own, which the profiles of some container
-/// engines deny.
+/// Returns what is missing if a thread may not have its own table of open files, which the seccomp
+/// profiles of some container engines deny.
 fn tables_lack() -> Option<Lack> {
     let asking = thread::spawn(|| unshare(CloneFlags::CLONE_FILES));
     let may = asking.join().is_ok_and(|answer| answer.is_ok());
     (!may).then(|| {
-        let remedy = "let the seccomp profile that this runs under allow unshare(2)";
-        Lack::new("the right to call unshare(2)", remedy)
+        let remedy = "use a seccomp profile that allows unshare(2)";
+        Lack::new("permission to call unshare(2)", remedy)
     })
 }
 
-/// These, and what servers need that run in this way.
+/// Returns `programs` and, if NATS servers run as processes, the server's program.
 fn with_server(programs: &[&'static PythonTool], nats: TestNats) -> Vec<&'static PythonTool> {
     programs.iter().copied().chain(nats.tool()).collect()
 }
@@ -155,12 +155,12 @@ fn run_tests(programs: &[&'static PythonTool], profile: &[&str]) -> Result<()> {
     NEXTEST.provide()?;
     let nats = match TestNats::choose() {
         Ok(nats) => nats,
-        Err(lack) => anyhow::bail!("this machine lacks {lack}"),
+        Err(lack) => anyhow::bail!("this machine is missing {lack}"),
     };
     nats.provide()?;
     python_tool::provide(&with_server(programs, nats))?;
-    // The programs that end-to-end tests start, built as these do: a test's time is bounded, and a
-    // build is not the test's.
+    // Builds the programs that end-to-end tests start, exactly as those tests would. Tests have a
+    // time limit, which a build must not use up.
     binaries().run()?;
     let (name, value) = nats.variable();
     cargo("nextest run --workspace --locked")
@@ -171,11 +171,12 @@ fn run_tests(programs: &[&'static PythonTool], profile: &[&str]) -> Result<()> {
 
 fn binaries() -> Call {
     cargo(
-        "build --locked --bins --package tickstorm-cli --package tickstorm-clock --package tickstorm-edge",
+        "build --locked --bins \
+         --package tickstorm-cli --package tickstorm-clock --package tickstorm-edge",
     )
 }
 
-/// Runs these checks, or all that run without being named, up to the first that fails.
+/// Runs the named checks, or all except `nats` if none is named, up to the first failure.
 pub(crate) fn run(named: &[Check]) -> ExitCode {
     let mut checks = named.to_vec();
     if checks.is_empty() {

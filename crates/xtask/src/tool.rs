@@ -1,5 +1,5 @@
-//! The tools that tests need beyond a plain toolchain and that cargo and rustup bring: which, in
-//! which version, and their installation.
+//! The tools that checks need beyond the basic toolchain and that cargo or rustup can install, with
+//! their versions and their installation.
 
 use anyhow::{Context, Result};
 
@@ -8,10 +8,11 @@ use crate::{
     preflight::Lack,
 };
 
-/// A cargo subcommand that is a package of its own.
+/// A cargo subcommand that is installed as a separate package.
 pub(crate) struct Tool {
     subcommand: &'static str,
-    /// What is installed where none is there, and what our configuration files were written for.
+    /// The version to install if none is installed. The workspace's configuration files are written
+    /// for it.
     version: &'static str,
 }
 
@@ -25,7 +26,8 @@ pub(crate) const DENY: Tool = Tool {
 };
 
 impl Tool {
-    /// Makes sure that the tool can be called, in a version that understands our configuration.
+    /// Installs the tool unless a version that understands the workspace's configuration is
+    /// installed.
     pub(crate) fn provide(&self) -> Result<()> {
         let Self {
             subcommand,
@@ -35,37 +37,38 @@ impl Tool {
         if installed.is_some_and(|answer| suffices(&answer, version)) {
             return Ok(());
         }
-        eprintln!("    cargo-{subcommand} {version} is missing: installing it, once");
+        eprintln!("    cargo-{subcommand} {version} is not installed yet: installing it");
         cargo(&format!(
             "install --locked --version {version} cargo-{subcommand}"
         ))
         .run()
-        .with_context(|| format!("cargo-{subcommand} could not be installed"))
+        .with_context(|| format!("could not install cargo-{subcommand}"))
     }
 }
 
-/// Makes sure that a component of the toolchain is there, by a cargo subcommand that it brings.
+/// Installs a component of the toolchain unless its cargo subcommand works already.
 pub(crate) fn provide_component(component: &str, subcommand: &str) -> Result<()> {
     if cargo(&format!("{subcommand} --version")).probe().is_some() {
         return Ok(());
     }
     rustup(&format!("component add {component}"))
         .run()
-        .with_context(|| format!("the toolchain lacks {component}"))
+        .with_context(|| format!("could not add {component} to the toolchain"))
 }
 
-/// What is missing if a component of the toolchain is neither there nor can be added.
+/// Returns `component` as missing if it is not installed and rustup is not there to add it.
 pub(crate) fn component_lack(component: &str, subcommand: &str) -> Option<Lack> {
     let is_here = cargo(&format!("{subcommand} --version")).probe().is_some();
     let can_come = is_here || rustup("--version").probe().is_some();
     (!can_come).then(|| {
-        let remedy = "install the package of it that your system's Rust has, or Rust by rustup";
+        let remedy = "install your distribution's package of it, or install Rust with rustup";
         Lack::new(component, remedy)
     })
 }
 
-/// Whether a tool that answered this to `--version` may stand in for `wanted`: the same major
-/// version, and no older minor one, since our configuration may use what that brought.
+/// Returns whether a tool that answered this to `--version` can replace version `wanted`. It must
+/// be of the same major version and no older minor version, since the workspace's configuration may
+/// use features of that minor version.
 fn suffices(answer: &str, wanted: &str) -> bool {
     let installed = answer.split_whitespace().nth(1).and_then(major_and_minor);
     match (installed, major_and_minor(wanted)) {

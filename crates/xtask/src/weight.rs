@@ -1,9 +1,10 @@
-//! `cargo xtask weight`: how many instructions and allocations the pieces of the hot path take,
-//! against what they took when the baseline was written. Counted, not timed: the same on a busy
-//! machine as on an idle one.
+//! `cargo xtask weight`: counts the instructions and allocations of the hot path's pieces and
+//! compares them with a baseline. Unlike times, these counts are the same on a busy machine as on
+//! an idle one.
 //!
-//! Each piece runs twice under callgrind, the second time with twice the rounds: the difference is
-//! those rounds and nothing else.
+//! Each piece runs twice under callgrind, the second time with twice as many rounds. The difference
+//! between the two runs is the weight of the additional rounds, without the program's start and
+//! exit.
 
 use std::{
     collections::BTreeMap,
@@ -20,16 +21,17 @@ use crate::{
     preflight::Lack,
 };
 
-/// The pieces, as the crate `weight` names them, and rounds enough that nothing else counts beside
-/// them.
+/// The pieces by the names that the crate `weight` gives them, each with its number of rounds,
+/// which is high enough to make everything else negligible.
 const PIECES: [(&str, u64); 4] = [
     ("encode", 10_000),
     ("decode", 10_000),
     ("session", 10_000),
     ("fan_out", 100),
 ];
-/// By how many percent more instructions than the baseline's are put up with: what another patch
-/// version of the compiler or another processor's `memcpy` make of the same code.
+/// The difference in instructions that is tolerated, in percent of the baseline. Another patch
+/// version of the compiler, or the `memcpy` for another processor, causes differences up to this
+/// for the same code.
 const TOLERANCE_PERCENT: u64 = 3;
 const RENEW: &str = "cargo xtask weight --renew";
 
@@ -38,12 +40,12 @@ type Baselines = BTreeMap<String, Baseline>;
 
 #[derive(Serialize, Deserialize)]
 struct Baseline {
-    /// What compiled it: another compiler may explain another weight.
+    /// The version of the compiler, since a different compiler may explain a different weight.
     rustc: String,
     pieces: BTreeMap<String, Weight>,
 }
 
-/// What a piece takes in all of its rounds.
+/// The counts for all rounds of a piece together.
 #[derive(Clone, Copy, Serialize, Deserialize)]
 struct Weight {
     rounds: u64,
@@ -51,21 +53,21 @@ struct Weight {
     allocations: u64,
 }
 
-/// How a weight compares with the baseline's.
+/// The result of comparing a weight with the baseline.
 #[derive(Debug, PartialEq, Eq)]
 enum Verdict {
-    /// As it was, within the tolerance.
+    /// Equal within the tolerance.
     Same,
-    /// Lighter: the baseline should follow, or the gain can be lost again unseen.
+    /// Lighter. The baseline should be renewed; otherwise the gain could be lost again unnoticed.
     Lighter,
     Heavier,
 }
 
-/// Weighs all pieces and fails where one is heavier than its baseline; or, to `renew`, writes the
-/// baseline.
+/// Weighs all pieces. Fails if a piece is heavier than its baseline or, if `renew` is set, writes a
+/// new baseline instead.
 pub(crate) fn run(renew: bool) -> Result<()> {
     if let Some(lack) = valgrind_lack() {
-        bail!("this machine lacks {lack}");
+        bail!("this machine is missing {lack}");
     }
     let program = build()?;
     let mut weights = BTreeMap::new();
@@ -82,22 +84,26 @@ pub(crate) fn run(renew: bool) -> Result<()> {
         return write(&baselines);
     }
     let Some(baseline) = baselines.get(ARCH) else {
-        bail!("there is no baseline for {ARCH} yet: `{RENEW}` writes one");
+        bail!("there is no baseline for {ARCH} yet; to write one, run `{RENEW}`");
     };
     if rustc != baseline.rustc {
-        eprintln!("    the baseline is by {}, this is {rustc}", baseline.rustc);
+        eprintln!(
+            "    the baseline was compiled by {}, this run by {rustc}",
+            baseline.rustc
+        );
     }
     compare(&weights, baseline)
 }
 
-/// What this machine lacks for a comparison: the tool, or a baseline for its architecture.
+/// Returns what this machine is missing for a comparison: valgrind, or a baseline for its
+/// architecture.
 pub(crate) fn lack() -> Option<Lack> {
     let has_baseline = read().map_or(true, |baselines| baselines.contains_key(ARCH));
     valgrind_lack().or_else(|| {
         (!has_baseline).then(|| {
             Lack::new(
                 format!("a baseline for {ARCH}"),
-                format!("`{RENEW}` writes one"),
+                format!("to write one, run `{RENEW}`"),
             )
         })
     })
@@ -108,7 +114,7 @@ fn valgrind_lack() -> Option<Lack> {
     (!is_here).then(|| {
         Lack::new(
             "valgrind",
-            "install it, by `apt-get install valgrind` on Debian and its like",
+            "install your distribution's package, on Debian with `apt-get install valgrind`",
         )
     })
 }
@@ -117,23 +123,27 @@ fn compare(weights: &BTreeMap<String, Weight>, baseline: &Baseline) -> Result<()
     let mut heavier = Vec::new();
     for (piece, weight) in weights {
         let Some(was) = baseline.pieces.get(piece) else {
-            bail!("the baseline does not have {piece}: `{RENEW}`");
+            bail!("the baseline does not contain {piece}; to renew it, run `{RENEW}`");
         };
         ensure!(
             was.rounds == weight.rounds,
-            "the baseline of {piece} has {} rounds: `{RENEW}`",
-            was.rounds
+            "the baseline of {piece} is for {} rounds instead of {}; to renew it, run `{RENEW}`",
+            was.rounds,
+            weight.rounds
         );
-        let line = format!("{piece}: {}, the baseline {}", weight.shown(), was.shown());
+        let line = format!("{piece}: {}; baseline {}", weight.shown(), was.shown());
         match weight.judge(was) {
             Verdict::Same => eprintln!("    {line}"),
-            Verdict::Lighter => eprintln!("    {line}: lighter; `{RENEW}` keeps it so"),
+            Verdict::Lighter => {
+                eprintln!("    {line}: lighter; to make this the new baseline, run `{RENEW}`");
+            }
             Verdict::Heavier => heavier.push(line),
         }
     }
     ensure!(
         heavier.is_empty(),
-        "heavier by more than {TOLERANCE_PERCENT} % of instructions, or by an allocation\n  - {}\nwhere that is meant, `{RENEW}`",
+        "heavier by more than {TOLERANCE_PERCENT} % of instructions, or by an allocation\n  \
+         - {}\nif this is intended, run `{RENEW}`",
         heavier.join("\n  - ")
     );
     Ok(())
@@ -152,7 +162,7 @@ impl Weight {
         }
     }
 
-    /// For a round.
+    /// Returns the counts per round as text.
     fn shown(&self) -> String {
         let allocations = self.allocations * 100 / self.rounds;
         format!(
@@ -164,22 +174,23 @@ impl Weight {
     }
 }
 
-/// Builds the program as releases are built, and says where it is.
+/// Builds the program with the release profile and returns the path of its executable.
 fn build() -> Result<PathBuf> {
     let built = cargo(
-        "build --release --locked --package tickstorm-weight --message-format json-render-diagnostics",
+        "build --release --locked --package tickstorm-weight \
+         --message-format json-render-diagnostics",
     )
     .output()?;
     let artifacts = serde_json::Deserializer::from_slice(&built).into_iter::<serde_json::Value>();
     for artifact in artifacts {
-        let artifact = artifact.context("cargo's messages are not understood")?;
+        let artifact = artifact.context("could not parse cargo's messages")?;
         if artifact["target"]["name"] == "tickstorm-weight"
             && let Some(executable) = artifact["executable"].as_str()
         {
             return Ok(executable.into());
         }
     }
-    bail!("cargo has built no tickstorm-weight")
+    bail!("cargo reported no executable of tickstorm-weight")
 }
 
 fn weigh(pieces: &Path, piece: &str, rounds: u64) -> Result<Weight> {
@@ -188,7 +199,7 @@ fn weigh(pieces: &Path, piece: &str, rounds: u64) -> Result<Weight> {
     let difference = |once: u64, twice: u64| {
         twice
             .checked_sub(once)
-            .with_context(|| format!("{piece}: twice the rounds took less"))
+            .with_context(|| format!("{piece}: twice as many rounds weighed less"))
     };
     Ok(Weight {
         rounds,
@@ -197,12 +208,14 @@ fn weigh(pieces: &Path, piece: &str, rounds: u64) -> Result<Weight> {
     })
 }
 
-/// The whole program's weight.
+/// Runs the program once and returns its total weight.
 fn count(pieces: &Path, piece: &str, rounds: u64) -> Result<Weight> {
     let profile = pieces.with_extension("callgrind");
     let out = format!("--callgrind-out-file={}", profile.display());
     let rounds_shown = rounds.to_string();
-    let pieces_path = pieces.to_str().context("a path that is text")?;
+    let pieces_path = pieces
+        .to_str()
+        .context("the target path is not valid UTF-8")?;
     let arguments = [
         "--quiet",
         "--tool=callgrind",
@@ -212,7 +225,7 @@ fn count(pieces: &Path, piece: &str, rounds: u64) -> Result<Weight> {
         &rounds_shown,
     ];
     let printed = String::from_utf8(program("valgrind", &arguments).output()?)?;
-    let profile = fs::read_to_string(&profile).context("callgrind has written nothing")?;
+    let profile = fs::read_to_string(&profile).context("could not read callgrind's output")?;
     Ok(Weight {
         rounds,
         instructions: value(&profile, "summary: ").or_else(|_| value(&profile, "totals: "))?,
@@ -220,14 +233,14 @@ fn count(pieces: &Path, piece: &str, rounds: u64) -> Result<Weight> {
     })
 }
 
-/// The number behind `label` at the beginning of a line.
+/// Returns the number after `label` in the first line that begins with `label`.
 fn value(text: &str, label: &str) -> Result<u64> {
     let value = text.lines().find_map(|line| line.strip_prefix(label));
-    let value = value.with_context(|| format!("no {label:?}"))?;
+    let value = value.with_context(|| format!("no line begins with {label:?}"))?;
     value
         .trim()
         .parse()
-        .with_context(|| format!("{label}{value} is no number"))
+        .with_context(|| format!("no number follows {label:?}, but {value:?}"))
 }
 
 fn file() -> PathBuf {
@@ -235,14 +248,14 @@ fn file() -> PathBuf {
 }
 
 fn read() -> Result<Baselines> {
-    let text = fs::read(file()).with_context(|| format!("{} can't be read", file().display()))?;
-    serde_json::from_slice(&text).with_context(|| format!("{} is not understood", file().display()))
+    let text = fs::read(file()).with_context(|| format!("could not read {}", file().display()))?;
+    serde_json::from_slice(&text).with_context(|| format!("could not parse {}", file().display()))
 }
 
 fn write(baselines: &Baselines) -> Result<()> {
     let text = serde_json::to_string_pretty(baselines)? + "\n";
     fs::write(file(), text)?;
-    eprintln!("    {} is written", file().display());
+    eprintln!("    wrote {}", file().display());
     Ok(())
 }
 
@@ -266,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn three_percent_of_instructions_are_tolerated_and_no_allocation_is() {
+    fn three_percent_more_instructions_are_tolerated_but_not_one_more_allocation() {
         assert_eq!(judge(10_300, 50), Verdict::Same);
         assert_eq!(judge(9_700, 50), Verdict::Same);
         assert_eq!(judge(10_301, 50), Verdict::Heavier);
@@ -276,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn a_heavier_piece_fails_and_is_named_with_both_weights() {
+    fn a_heavier_piece_fails_and_is_reported_with_both_weights() {
         let weights = |instructions| {
             let heavy = Weight {
                 instructions,
@@ -304,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn the_baseline_that_is_committed_has_all_pieces() {
+    fn the_committed_baseline_contains_all_pieces() {
         for (arch, baseline) in read().unwrap() {
             for (piece, rounds) in PIECES {
                 let known = baseline.pieces.get(piece).map(|weight| weight.rounds);

@@ -1,10 +1,10 @@
-//! What a container of ours may do to its host, and how it ends.
+//! The privileges of the cluster's containers, and how they stop.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::thread;
 
-use tickstorm_tests::crowd::Crowd;
+use tickstorm_tests::clients::Clients;
 
 use crate::engine::{all_containers, be_ready, client_addr};
 
@@ -19,7 +19,7 @@ fn no_container_has_root_a_writable_root_or_a_capability() {
         assert!(host["CapAdd"].is_null(), "{container}: {}", host["CapAdd"]);
         for pid in container.pids() {
             let status = ProcStatus::of(pid);
-            // Real, effective, saved and of the file system; the same for groups.
+            // The real, effective, saved and file system ids of the user and the group.
             for ids in [status.field("Uid"), status.field("Gid")] {
                 assert!(
                     ids.split_whitespace().all(|id| id != "0"),
@@ -36,29 +36,30 @@ fn no_container_has_root_a_writable_root_or_a_capability() {
 }
 
 #[test]
-fn stopped_each_ends_within_its_grace_period_with_exit_code_0() {
+fn every_container_stops_within_its_grace_period_with_exit_code_0() {
     be_ready();
-    // A balancer with connections, too.
-    let _crowd = Crowd::gather(client_addr(), 20);
-    let ending: Vec<_> = all_containers()
+    // The load balancer must also stop if it has connections.
+    let _clients = Clients::connect(client_addr(), 20);
+    let stopping: Vec<_> = all_containers()
         .into_iter()
         .map(|container| {
             thread::spawn(move || {
-                // Beyond the grace period the engine kills, and the code is 137.
+                // After the grace period the engine kills the container, whose exit code is then
+                // 137.
                 container.stop();
                 container
             })
         })
         .collect();
-    for ended in ending {
-        let container = ended.join().unwrap();
+    for stopped in stopping {
+        let container = stopped.join().unwrap();
         let state = container.inspect()["State"].clone();
         assert_eq!(state["Running"], false, "{container}");
         assert_eq!(state["ExitCode"], 0, "{container}: {state}");
     }
 }
 
-/// What the kernel says of a process.
+/// The fields of `/proc/<pid>/status`.
 struct ProcStatus(BTreeMap<String, String>);
 
 impl ProcStatus {

@@ -1,52 +1,54 @@
-//! Edges that come and go on purpose, under clients that stay.
+//! Edges that are added, removed and replaced in an orderly way while clients are connected.
 
 use std::collections::BTreeMap;
 
-use tickstorm_tests::crowd::Crowd;
+use tickstorm_tests::clients::Clients;
 use tickstorm_timebase::Mono;
 
 use crate::engine::{await_ready, be_ready, client_addr, roll_edges, scale_edges};
 
 #[test]
-fn a_third_edge_that_comes_and_goes_costs_no_tick() {
+fn adding_and_removing_a_third_edge_costs_no_tick() {
     be_ready();
-    let crowd = Crowd::gather(client_addr(), 40);
+    let clients = Clients::connect(client_addr(), 40);
     scale_edges(3);
     await_ready(3);
-    // Who comes now goes to the edge that has nobody.
-    let late = Crowd::gather(client_addr(), 10);
+    // The new edge has no clients, so the balancer sends new ones to it.
+    let late = Clients::connect(client_addr(), 10);
     scale_edges(2);
     await_ready(2);
-    crowd.assert_unbroken();
+    clients.assert_unbroken();
     late.assert_unbroken();
-    let drained = crowd.drained().len() + late.drained().len();
-    assert!(drained > 0, "the edge that went had no client");
+    let drained = clients.drained().len() + late.drained().len();
+    assert!(drained > 0, "the removed edge had no client");
 }
 
 #[test]
 fn a_rolling_restart_under_500_clients_costs_no_tick_and_spreads_their_moves() {
     be_ready();
-    let crowd = Crowd::gather(client_addr(), 500);
+    let clients = Clients::connect(client_addr(), 500);
     roll_edges();
     await_ready(2);
-    crowd.assert_unbroken();
-    let drained = crowd.drained();
+    clients.assert_unbroken();
+    let drained = clients.drained();
     assert!(
         drained.len() >= 500,
-        "only {} were sent away",
+        "only {} of 500 clients were sent away",
         drained.len()
     );
-    // Two drains of ten seconds each: sent away at once they would be two seconds' worth. Bounds for a machine under load.
+    // Each of the two drains lasts ten seconds. If edges sent all clients away at the same time,
+    // all moves would fall into two seconds. The bound between the two allows for a machine under
+    // load.
     let busiest = busiest_second(&drained);
     println!("{} moves, {busiest} in the busiest second", drained.len());
     assert!(
         busiest * 5 < drained.len(),
-        "{busiest} of {} in one second",
+        "{busiest} of {} moves fall into one second",
         drained.len()
     );
 }
 
-/// The most of these moments that lie in one second.
+/// Returns the largest number of moments that fall into the same second.
 fn busiest_second(moments: &[Mono]) -> usize {
     let mut count_by_second = BTreeMap::<u64, usize>::new();
     for moment in moments {

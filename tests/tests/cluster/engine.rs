@@ -1,5 +1,5 @@
-//! The cluster from outside, by the commands that people use: Compose brings it up, `docker` looks into its containers and does them
-//! harm.
+//! Operates the cluster with the commands that people use: Compose brings it up, and `docker`
+//! inspects, stops, kills and disconnects its containers.
 
 use std::fmt;
 use std::io::{Read as _, Write as _};
@@ -12,22 +12,24 @@ use std::time::Duration;
 use serde_json::Value;
 use tickstorm_testkit::poll_until;
 
-/// Until a service is ready: a container's start on a machine under load.
-const READY_BOUND: Duration = Duration::from_secs(60);
+/// The time limit for a container to become ready on a machine under load.
+const READY_MAX: Duration = Duration::from_secs(60);
 
-/// Between two looks: each starts a program or two.
+/// The pause between two polls, each of which starts one or two programs.
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// The command line of Compose up to its subcommand, as `cargo xtask compose-test` hands it over.
+/// The environment variable in which `cargo xtask compose-test` passes the Compose command line up
+/// to the subcommand.
 const COMPOSE: &str = "TICKSTORM_COMPOSE";
 
-/// How many containers the cluster has.
+/// The number of containers in the cluster.
 const CONTAINERS: usize = 9;
 
 const CLOCKS: [&str; 3] = ["clock-0", "clock-1", "clock-2"];
 pub(crate) const NATS: [&str; 3] = ["nats-0", "nats-1", "nats-2"];
 
-/// Brings the cluster up unless all of it runs, and waits until all is ready and the balancer knows it.
+/// Brings the cluster up unless all containers are running, and waits until they are ready and the
+/// load balancer has noticed.
 pub(crate) fn be_ready() {
     let is_running = |one: &Container| one.inspect()["State"]["Running"] == true;
     if all_containers()
@@ -41,7 +43,7 @@ pub(crate) fn be_ready() {
     await_ready(2);
 }
 
-/// Waits until every container is ready, and the balancer sends clients to this many edges.
+/// Waits until every container is ready and the load balancer sends clients to `edges` edges.
 pub(crate) fn await_ready(edges: usize) {
     let containers = all_containers();
     for container in &containers {
@@ -49,21 +51,21 @@ pub(crate) fn await_ready(edges: usize) {
     }
     let found = containers.iter().filter(|one| one.service == "edge");
     assert_eq!(found.count(), edges);
-    wait_until(&format!("HAProxy has {edges} edges"), || {
+    wait_until(&format!("HAProxy sends clients to {edges} edges"), || {
         balanced_edges() == edges
     });
 }
 
-/// Where clients connect to.
+/// Returns the address that clients connect to.
 pub(crate) fn client_addr() -> SocketAddr {
     published(8080)
 }
 
-/// Every container, those that ended too.
+/// Returns all containers, including those that have exited.
 pub(crate) fn all_containers() -> Vec<Container> {
     let words = compose_words();
     let project = words.iter().skip_while(|word| *word != "-p").nth(1);
-    let project = project.expect("the cluster is a project of its own");
+    let project = project.expect("the command line names a project with -p");
     let filter = format!("label=com.docker.compose.project={project}");
     let format = r#"{{.ID}} {{.Label "com.docker.compose.service"}}"#;
     let listed = docker(&[
@@ -84,30 +86,30 @@ pub(crate) fn all_containers() -> Vec<Container> {
         .collect()
 }
 
-/// All containers of a service.
+/// Returns all containers of a service.
 pub(crate) fn containers(service: &str) -> Vec<Container> {
     let mut containers = all_containers();
     containers.retain(|container| container.service == service);
     containers
 }
 
-/// The first container of a service.
+/// Returns the first container of a service.
 pub(crate) fn container(service: &str) -> Container {
     let first = containers(service).into_iter().next();
     first.unwrap_or_else(|| panic!("{service} has no container"))
 }
 
-/// Brings the cluster up, and returns when Compose does.
+/// Brings the cluster up and returns as soon as Compose does.
 pub(crate) fn up() {
     compose(&["up", "-d", "--no-build"]);
 }
 
-/// Ends the cluster, with all that it leaves.
+/// Removes the cluster, including its networks and volumes.
 pub(crate) fn down() {
     compose(&["down", "--volumes", "--remove-orphans"]);
 }
 
-/// Brings the cluster to this many edges.
+/// Scales the cluster to `count` edges.
 pub(crate) fn scale_edges(count: usize) {
     let scale = format!("edge={count}");
     compose(&["up", "-d", "--no-build", "--no-recreate", "--scale", &scale]);
@@ -135,7 +137,7 @@ impl fmt::Display for Container {
 }
 
 impl Container {
-    /// Waits until it does its work.
+    /// Waits until the container is healthy and ready.
     pub(crate) fn await_ready(&self) {
         wait_until(&format!("{self} is ready"), || {
             let state = &self.inspect()["State"];
@@ -143,12 +145,13 @@ impl Container {
                 Some(health) => health == "healthy",
                 None => state["Running"] == true,
             };
-            is_healthy && self.says_ready()
+            is_healthy && self.reports_ready()
         });
     }
 
-    /// Whether a daemon of ours says that it is ready; others are when they are healthy.
-    fn says_ready(&self) -> bool {
+    /// Returns whether a clock or an edge reports that it is ready. Other containers are ready if
+    /// they are healthy.
+    fn reports_ready(&self) -> bool {
         let binary = match self.service.as_str() {
             "edge" => "/tickstorm-edge",
             clock if CLOCKS.contains(&clock) => "/tickstorm-clock",
@@ -161,14 +164,15 @@ impl Container {
             .is_ok_and(|answer| answer.status.success())
     }
 
-    /// What the engine knows of it.
+    /// Returns the engine's description of the container.
     pub(crate) fn inspect(&self) -> Value {
         let all: Value = serde_json::from_str(&docker(&["inspect", &self.id])).unwrap();
         all[0].clone()
     }
 
-    /// The ids that its main process and that one's descendants have on the host; not those of health checks, which
-    /// are nobody's child in there, and may be gone before one has looked.
+    /// Returns the host's process ids of the container's main process and its descendants. Health
+    /// checks are excluded: they are not descendants of the main process, and may exit before their
+    /// status can be read.
     pub(crate) fn pids(&self) -> Vec<u64> {
         let main = self.inspect()["State"]["Pid"].as_u64().unwrap();
         let listed = docker(&["top", &self.id, "-eo", "pid,ppid"]);
@@ -181,16 +185,16 @@ impl Container {
             })
             .collect();
         let mut pids = vec![main];
-        let mut looked_at = 0;
-        while let Some(&parent) = pids.get(looked_at) {
-            looked_at += 1;
+        let mut visited = 0;
+        while let Some(&parent) = pids.get(visited) {
+            visited += 1;
             let children = parents.iter().filter(|&&(_, of)| of == parent);
             pids.extend(children.map(|&(pid, _)| pid));
         }
         pids
     }
 
-    /// The value of a variable in its environment.
+    /// Returns the value of an environment variable of the container.
     pub(crate) fn env(&self, name: &str) -> String {
         let inspected = self.inspect();
         let variables = inspected["Config"]["Env"].as_array().unwrap().iter();
@@ -200,14 +204,14 @@ impl Container {
         value.unwrap_or_else(|| panic!("{self} has no {name}"))
     }
 
-    /// Its address in the cluster's network, which this host is in as well.
+    /// Returns the container's address in the cluster's network, which this host can reach.
     pub(crate) fn ip(&self) -> String {
         let inspected = self.inspect();
         let address = inspected["NetworkSettings"]["Networks"][self.network()]["IPAddress"].clone();
         address.as_str().unwrap().to_owned()
     }
 
-    /// Ends it without a word.
+    /// Kills the container without a chance to close its connections.
     pub(crate) fn kill(&self) {
         docker(&["kill", &self.id]);
     }
@@ -216,13 +220,13 @@ impl Container {
         docker(&["start", &self.id]);
     }
 
-    /// Ends it in order, within what the engine grants it.
+    /// Stops the container; after its grace period the engine kills it.
     pub(crate) fn stop(&self) {
         docker(&["stop", &self.id]);
     }
 
-    /// Takes it from the network for that long: nothing of what it sends arrives anywhere, and its connections are not closed. It may
-    /// come back under another address.
+    /// Disconnects the container from the network for `duration`: nothing that it sends arrives,
+    /// and its connections are not closed. Its address may be different afterwards.
     pub(crate) fn cut_off_for(&self, duration: Duration) {
         let network = self.network();
         docker(&["network", "disconnect", &network, &self.id]);
@@ -240,9 +244,9 @@ impl Container {
     }
 }
 
-/// Looks, with a pause between two looks, until `condition` holds.
+/// Polls until `condition` holds, with a pause between two polls.
 pub(crate) fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
-    poll_until(what, READY_BOUND, || {
+    poll_until(what, READY_MAX, || {
         let holds = condition();
         if !holds {
             thread::sleep(PAUSE);
@@ -251,7 +255,7 @@ pub(crate) fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
     });
 }
 
-/// How many edges HAProxy sends clients to, by its statistics.
+/// Returns how many edges HAProxy sends clients to, according to its statistics.
 fn balanced_edges() -> usize {
     let ask = || {
         let mut stream = TcpStream::connect(published(8404))?;
@@ -268,16 +272,18 @@ fn balanced_edges() -> usize {
         .count()
 }
 
-/// Where a port of the balancer is on this host. It may be another one after each start.
+/// Returns the address at which a port of the load balancer is published on this host. It may
+/// differ after each start.
 fn published(port: u16) -> SocketAddr {
     let addr = docker(&["port", &container("haproxy").id, &port.to_string()]);
     addr.trim().parse().unwrap()
 }
 
-/// The words of Compose's command line. Its paths are those from the workspace's root.
+/// Returns the words of Compose's command line. Its paths, which are relative to the workspace's
+/// root, are made absolute.
 fn compose_words() -> Vec<String> {
     let line = std::env::var(COMPOSE).unwrap_or_else(|_| {
-        panic!("{COMPOSE} is not set: `cargo xtask compose-test` builds the images and runs these tests")
+        panic!("{COMPOSE} is not set; run these tests with `cargo xtask compose-test`")
     });
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     line.split_whitespace()
@@ -294,7 +300,7 @@ fn compose_words() -> Vec<String> {
 fn compose(arguments: &[&str]) -> String {
     let words = compose_words();
     let mut command = Command::new(&words[0]);
-    // Any free ports: this machine may have the usual ones in use.
+    // Any free ports, since the default ones may be in use on this machine.
     let command = command.env("CLIENT_PORT", "0").env("STATS_PORT", "0");
     output(command.args(&words[1..]).args(arguments))
 }
@@ -311,9 +317,6 @@ fn output(command: &mut Command) -> String {
         stderr,
     } = outcome.unwrap_or_else(|error| panic!("{command:?}: {error}"));
     let stderr = String::from_utf8_lossy(&stderr);
-    assert!(
-        status.success(),
-        "{command:?} ended with {status}: {stderr}"
-    );
+    assert!(status.success(), "{command:?} failed: {status}: {stderr}");
     String::from_utf8(stdout).unwrap()
 }

@@ -1,7 +1,9 @@
-//! The whole cluster of `compose/`, under the faults that it is to bear: its files as they are shipped, its containers, and clients
-//! that come through its balancer. `cargo xtask compose-test` builds the images and runs these tests; the ordinary run
-//! leaves them out by a filter in .config/nextest.toml. They share one cluster, which each finds running or brings up, and leaves so.
-#![expect(clippy::unwrap_used, reason = "a test that can't go on has failed")]
+//! Tests of the complete cluster of `compose/` and of the faults that it must tolerate. They use
+//! the configuration as shipped, the real images, and clients that connect through the load
+//! balancer. `cargo xtask compose-test` builds the images and runs these tests; a filter in
+//! .config/nextest.toml excludes them otherwise. All tests share one cluster: each brings it up if
+//! necessary and leaves it running.
+#![expect(clippy::unwrap_used, reason = "a test that can't continue has failed")]
 
 mod containers;
 mod edges;

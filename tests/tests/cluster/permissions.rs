@@ -1,5 +1,5 @@
-//! What NATS lets whom do, by the configuration that is shipped, in the cluster that runs with it: a client like any other tries, with
-//! the logins that clocks and edges have.
+//! The permissions that the shipped NATS configuration grants. An ordinary NATS client tries what
+//! it may and may not do with the logins of clocks and edges, in a running cluster.
 
 use async_nats::{Client, ConnectError, ConnectOptions, Event, ServerError};
 use futures_util::StreamExt as _;
@@ -15,20 +15,21 @@ const TIME: &str = "tickstorm.v1.time";
 const FORGED: &[u8] = b"forged";
 
 #[tokio::test]
-async fn an_edges_login_can_neither_announce_ticks_nor_answer_for_a_clock() {
+async fn with_an_edges_login_nobody_can_announce_ticks_or_answer_time_requests() {
     be_ready();
     let mut edge = Intruder::like("edge").await;
     let mut announcements = edge.client.subscribe(SECOND).await.unwrap();
     for subject in [SECOND, MINUTE, "_INBOX.of.another.edge"] {
         edge.publish(subject).await;
-        edge.is_refused(&format!("Publish to \"{subject}\"")).await;
+        edge.await_refusal(&format!("Publish to \"{subject}\""))
+            .await;
     }
     edge.subscribe_to(TIME).await;
-    edge.is_refused(&format!("Subscription to \"{TIME}\""))
+    edge.await_refusal(&format!("Subscription to \"{TIME}\""))
         .await;
     edge.subscribe_to(">").await;
-    edge.is_refused("Subscription to \">\"").await;
-    // What came through meanwhile, and comes next, is the clocks'.
+    edge.await_refusal("Subscription to \">\"").await;
+    // Nothing but the clocks' announcements has arrived, and they continue to arrive.
     for _ in 0..3 {
         let announcement = timeout(PATIENCE, announcements.next()).await;
         let announcement = announcement.expect("clocks announce").unwrap();
@@ -37,27 +38,30 @@ async fn an_edges_login_can_neither_announce_ticks_nor_answer_for_a_clock() {
 }
 
 #[tokio::test]
-async fn a_clocks_login_can_neither_ask_nor_answer_who_did_not() {
+async fn with_a_clocks_login_nobody_can_send_time_requests_or_unrequested_answers() {
     be_ready();
     let mut clock = Intruder::like("clock-0").await;
     for subject in [TIME, "_INBOX.of.an.edge"] {
         clock.publish(subject).await;
-        clock.is_refused(&format!("Publish to \"{subject}\"")).await;
+        clock
+            .await_refusal(&format!("Publish to \"{subject}\""))
+            .await;
     }
     for subject in [SECOND, "_INBOX.>"] {
         clock.subscribe_to(subject).await;
         clock
-            .is_refused(&format!("Subscription to \"{subject}\""))
+            .await_refusal(&format!("Subscription to \"{subject}\""))
             .await;
     }
-    // The same attempt where it is allowed: what was refused was so for a reason. Edges drop and count what is no announcement.
+    // Publishing to an allowed subject is not refused, so the refusals above were due to
+    // permissions. Edges drop and count this payload, since it is not an announcement.
     clock.publish(MINUTE).await;
     clock.client.flush().await.unwrap();
-    assert!(clock.complaints.is_empty());
+    assert!(clock.refusals.is_empty());
 }
 
 #[tokio::test]
-async fn without_a_login_nobody_gets_in() {
+async fn nobody_can_connect_without_a_valid_login() {
     be_ready();
     let clock = container("clock-0");
     let password = clock.env("NATS_PASSWORD");
@@ -68,7 +72,7 @@ async fn without_a_login_nobody_gets_in() {
         ConnectOptions::new(),
         with("clock", "no"),
         with("edge", &password),
-        // The servers' own, which is for their routes.
+        // The login of the servers, which is valid for routes only.
         with("route", "route_pass"),
     ] {
         let attempt = connect(options).await;
@@ -78,27 +82,29 @@ async fn without_a_login_nobody_gets_in() {
     connect(with("clock", &password)).await.unwrap();
 }
 
-/// A client of NATS with somebody's login.
+/// A NATS client with the login of a clock or an edge.
 struct Intruder {
     client: Client,
-    complaints: UnboundedReceiver<String>,
+    /// The errors that the server has sent.
+    refusals: UnboundedReceiver<String>,
 }
 
 impl Intruder {
+    /// Connects with the login of `service`.
     async fn like(service: &str) -> Self {
         let owner = container(service);
         let (user, password) = (owner.env("NATS_USER"), owner.env("NATS_PASSWORD"));
-        let (tell, complaints) = unbounded_channel();
+        let (sender, refusals) = unbounded_channel();
         let options = ConnectOptions::with_user_and_password(user, password);
         let client = connect(options.event_callback(move |event| {
             if let Event::ServerError(ServerError::Other(text)) = event {
-                tell.send(text).unwrap();
+                sender.send(text).unwrap();
             }
             std::future::ready(())
         }));
         Self {
             client: client.await.unwrap(),
-            complaints,
+            refusals,
         }
     }
 
@@ -111,19 +117,19 @@ impl Intruder {
     }
 
     async fn subscribe_to(&self, subject: &str) {
-        // Its end says nothing more than the complaint does.
+        // The subscription itself is not needed: the server reports a refusal as an error event.
         drop(self.client.subscribe(subject.to_owned()).await.unwrap());
     }
 
-    /// Waits for the server's word that this was not permitted.
-    async fn is_refused(&mut self, what: &str) {
-        let complaint = timeout(PATIENCE, self.complaints.recv()).await;
-        let complaint = complaint.unwrap_or_else(|_| panic!("{what} is permitted"));
-        let complaint = complaint.unwrap();
-        let expected = format!("permissions violation for {what}");
+    /// Waits until the server reports that `operation` was not permitted.
+    async fn await_refusal(&mut self, operation: &str) {
+        let refusal = timeout(PATIENCE, self.refusals.recv()).await;
+        let refusal = refusal.unwrap_or_else(|_| panic!("{operation} was not refused"));
+        let refusal = refusal.unwrap();
+        let expected = format!("permissions violation for {operation}");
         assert!(
-            complaint.to_lowercase().contains(&expected.to_lowercase()),
-            "{complaint}"
+            refusal.to_lowercase().contains(&expected.to_lowercase()),
+            "{refusal}"
         );
     }
 }

@@ -1,30 +1,30 @@
-//! How the cluster comes up.
+//! The start of the cluster.
 
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use tickstorm_client::{Event, Tick};
-use tickstorm_tests::crowd::connect;
+use tickstorm_tests::clients::connect;
 use tickstorm_timebase::{Clock as _, SystemClock};
 use tokio::time::{sleep, timeout};
 
 use crate::engine::{all_containers, await_ready, client_addr, down, up};
 
-/// From the return of `up -d` to a client's first tick.
+/// The time limit from the return of `up -d` to a client's first tick.
 const FIRST_TICK_MAX: Duration = Duration::from_secs(10);
 
-/// Between two attempts to have it.
+/// The pause between two attempts to connect.
 const PAUSE: Duration = Duration::from_millis(100);
 
 #[tokio::test]
-async fn a_client_has_ticks_within_10_s_after_up_has_returned_and_nothing_was_restarted() {
+async fn a_client_has_ticks_within_10_s_after_up_has_returned_and_no_container_was_restarted() {
     down();
     up();
     let start = SystemClock.now();
     let addr = client_addr();
     let tick = timeout(FIRST_TICK_MAX, async {
         loop {
-            // The balancer takes connections before it knows an edge, and closes them.
+            // Until the load balancer knows a ready edge, it accepts connections and closes them.
             if let Some(tick) = first_tick(addr).await {
                 break tick;
             }
@@ -34,7 +34,7 @@ async fn a_client_has_ticks_within_10_s_after_up_has_returned_and_nothing_was_re
     let tick = tick.await.expect("a tick within 10 s");
     let took = SystemClock.now().since(start);
     println!(
-        "the first tick, {}, came after {took:?}",
+        "the first tick, {}, arrived after {took:?}",
         tick.epoch.as_ms()
     );
     await_ready(2);
@@ -43,7 +43,7 @@ async fn a_client_has_ticks_within_10_s_after_up_has_returned_and_nothing_was_re
     }
 }
 
-/// Nothing where the connection ends before.
+/// Connects a client and returns its first tick, or `None` if the connection ends before that.
 async fn first_tick(addr: SocketAddr) -> Option<Tick> {
     let mut ticks = connect(addr).await.ok()?;
     loop {

@@ -1,5 +1,5 @@
-//! AUTH_RATE_LIMIT of a real edge, over a real minute: guesses from an address shut it out until the minute is over, and only it; an
-//! address that many clients share is never shut out.
+//! AUTH_RATE_LIMIT of a real edge, over a real minute. Failed attempts lock out their address, and
+//! no other one, until the minute is over. An address that many clients share is never locked out.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
@@ -11,17 +11,17 @@ use tokio::time::sleep;
 
 use crate::support::daemon::{Daemon, PASSWORD, USER};
 
-/// Of AUTH_RATE_LIMIT: from its first failure on an address is counted for so long.
+/// The period of AUTH_RATE_LIMIT, which begins with the first failure of an address.
 const MINUTE: Duration = Duration::from_secs(60);
-/// After it, what a machine under load needs.
-const LATE: Duration = Duration::from_secs(20);
+/// The delay that a machine under load may add.
+const DELAY_MAX: Duration = Duration::from_secs(20);
 
 const GUESSER: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 1));
 const NEIGHBOUR: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2));
 const SHARED: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 3));
 
 #[tokio::test]
-async fn guesses_shut_an_address_out_until_the_minute_is_over_and_no_other_one() {
+async fn failed_attempts_lock_out_only_their_own_address_and_only_for_a_minute() {
     let edge = started().await;
     let first = SystemClock.now();
     for _ in 0..10 {
@@ -45,9 +45,10 @@ async fn guesses_shut_an_address_out_until_the_minute_is_over_and_no_other_one()
     for _ in 0..100 {
         clients.push(is_served(&edge, SHARED).await);
     }
-    guesses_at_a_shared_address_are_answered_late(&edge).await;
+    failures_from_a_shared_address_are_answered_late(&edge).await;
 
-    // Refused to the end of the minute, whoever else is served meanwhile, and served from then on.
+    // The address is refused until the end of the minute, although others are served meanwhile, and
+    // is served afterwards.
     loop {
         let before = SystemClock.now().since(first);
         let mut peer = log_in(&edge, GUESSER, PASSWORD).await;
@@ -63,7 +64,10 @@ async fn guesses_shut_an_address_out_until_the_minute_is_over_and_no_other_one()
                 .code,
             "AUTH_RATE_LIMITED"
         );
-        assert!(before < MINUTE + LATE, "it is refused after {before:?}");
+        assert!(
+            before < MINUTE + DELAY_MAX,
+            "it is still refused after {before:?}"
+        );
         refused += 1;
         sleep(Duration::from_secs(1)).await;
     }
@@ -73,8 +77,9 @@ async fn guesses_shut_an_address_out_until_the_minute_is_over_and_no_other_one()
     drop(clients);
 }
 
-/// More of them than AUTH_RATE_LIMIT, and a right password among them is accepted at once.
-async fn guesses_at_a_shared_address_are_answered_late(edge: &Daemon) {
+/// Makes more failed attempts than AUTH_RATE_LIMIT allows. A correct password among them is
+/// accepted immediately.
+async fn failures_from_a_shared_address_are_answered_late(edge: &Daemon) {
     let mut guesses = JoinSet::new();
     for _ in 0..30 {
         let (sent, mut peer) = (SystemClock.now(), log_in(edge, SHARED, "wrong").await);
@@ -91,7 +96,7 @@ async fn guesses_at_a_shared_address_are_answered_late(edge: &Daemon) {
             "answered after {waited:?}"
         );
         assert!(
-            waited < Duration::from_secs(5) + LATE,
+            waited < Duration::from_secs(5) + DELAY_MAX,
             "answered after {waited:?}"
         );
     }
@@ -103,20 +108,20 @@ async fn guesses_at_a_shared_address_are_answered_late(edge: &Daemon) {
     let warnings: Vec<_> = warnings.collect();
     assert!(
         warnings.len() < 5,
-        "a stranger can fill the log: {warnings:?}"
+        "anyone could fill the log: {warnings:?}"
     );
     assert!(warnings[0].contains(&SHARED.to_string()), "{warnings:?}");
     assert!(warnings[0].contains("WARN"), "{warnings:?}");
 }
 
-/// An edge that knows no time: who clients are it can tell all the same.
+/// Starts an edge that does not know the time, which it does not need to authenticate clients.
 async fn started() -> Daemon {
     let mut edge = Daemon::new("tickstorm-edge").with("HEARTBEAT_TIMEOUT", "10m");
     edge.start().await;
     edge
 }
 
-/// A connection from there, with its AUTH sent.
+/// Connects from an address and sends AUTH.
 async fn log_in(edge: &Daemon, from: IpAddr, password: &str) -> Peer {
     let socket = PeerOptions {
         from: Some(from),
@@ -139,6 +144,6 @@ async fn assert_judged(edge: &Daemon, result: &str, expected: u32) {
         .await;
     assert!(
         (judged - f64::from(expected)).abs() < 0.5,
-        "{judged} {result}, not {expected}"
+        "{judged} AUTHs are counted as {result} instead of {expected}"
     );
 }

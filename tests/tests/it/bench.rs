@@ -1,5 +1,5 @@
-//! `tickstorm bench` at small sizes: each scenario runs to its end, verifies what it saw, and says so in its results. How fast
-//! anything was is not judged here: only that it was measured.
+//! `tickstorm bench` at small sizes. Each scenario completes, and its results report its
+//! measurements and no faults. The measured speeds are not judged here.
 
 use std::time::Duration;
 
@@ -8,12 +8,13 @@ use tickstorm_testkit::TempDir;
 
 use crate::tickstorm::{Ended, tickstorm};
 
-/// What a scenario of some seconds takes on the slowest of machines.
+/// The time limit for a scenario of several seconds on a very slow machine.
 const PATIENCE: Duration = Duration::from_secs(120);
-/// The load generator was the bottleneck, as one that was built without optimization may be.
+/// The exit code if the load generator was the bottleneck, which is possible in a build without
+/// optimization.
 const VOID: i32 = 75;
 
-/// The results of a run that went well, and the page of them.
+/// The results of a run that completed: the JSON file, the HTML page and the output.
 struct Results {
     json: Value,
     html: String,
@@ -40,18 +41,21 @@ impl Results {
         found.unwrap_or_else(|| panic!("no {id} in {}", self.json))
     }
 
-    /// Figures that are measured on both sides and stand as a ratio.
-    fn has_ratios(&self, ids: &[&str]) {
+    /// Asserts that these figures were measured for the edge and for the bare loop, with their
+    /// ratio.
+    fn assert_ratios(&self, ids: &[&str]) {
         for id in ids {
             let figure = self.figure(id);
-            for part in ["edge", "limit", "ratio"] {
-                let value = figure[part].as_f64();
-                assert!(value.is_some_and(|value| value > 0.0), "{part} of {figure}");
+            for field in ["edge", "limit", "ratio"] {
+                let value = figure[field].as_f64();
+                let is_positive = value.is_some_and(|value| value > 0.0);
+                assert!(is_positive, "{field} of {figure}");
             }
         }
     }
 
-    fn nothing_is_wrong(&self) {
+    /// Asserts that the results report no faults and that the page and the output are complete.
+    fn assert_no_faults(&self) {
         let faults = self.json["faults"].as_object().unwrap();
         for name in ["lost", "duplicate", "out_of_order", "early", "disconnected"] {
             assert_eq!(faults[name], 0, "{}", self.json);
@@ -97,10 +101,10 @@ async fn bench_with(args: &[&str], env: &[(&str, &str)]) -> Results {
 }
 
 #[tokio::test]
-async fn fanout_measures_every_tick_of_every_client_beside_the_bare_loop() {
+async fn fanout_measures_every_tick_of_every_client_and_the_bare_loop() {
     let results = bench(&["fanout", "-n", "150", "--ticks", "3", "--with-limit"]).await;
-    results.nothing_is_wrong();
-    results.has_ratios(&["cpu_us_per_message", "last_arrival_ms", "spread_ms"]);
+    results.assert_no_faults();
+    results.assert_ratios(&["cpu_us_per_message", "last_arrival_ms", "spread_ms"]);
     let after_due = results.distribution("after_due");
     assert!(after_due["count"].as_u64() >= Some(450), "{after_due}");
     assert!(results.distribution("bare_after_due")["count"].as_u64() >= Some(450));
@@ -122,16 +126,16 @@ async fn fanout_ahead_releases_through_the_rust_client() {
         "3",
     ];
     let results = bench(&args).await;
-    results.nothing_is_wrong();
+    results.assert_no_faults();
     assert!(results.distribution("released")["count"].as_u64() >= Some(3));
 }
 
 #[tokio::test]
-async fn fanout_tests_a_strangers_edge_too() {
-    let dev = crate::dev::Dev::on_ports_of_its_own().await;
+async fn fanout_also_measures_an_edge_that_is_already_running() {
+    let dev = crate::dev::Dev::on_free_ports().await;
     let addr = dev.clients.to_string();
     let results = bench(&["fanout", "-n", "30", "--ticks", "2", "--addr", &addr]).await;
-    results.nothing_is_wrong();
+    results.assert_no_faults();
     assert!(results.distribution("after_due")["count"].as_u64() >= Some(60));
     assert_eq!(results.json["edge"], Value::Null);
     assert!(results.figure("cpu_us_per_message")["edge"].is_null());
@@ -139,7 +143,7 @@ async fn fanout_tests_a_strangers_edge_too() {
 
 #[tokio::test]
 async fn the_generator_holds_more_clients_than_a_process_may_open_files() {
-    let dev = crate::dev::Dev::on_ports_of_its_own().await;
+    let dev = crate::dev::Dev::on_free_ports().await;
     let addr = dev.clients.to_string();
     let output = tokio::process::Command::new("sh")
         .args(["-c", "ulimit -n 1024 && exec \"$0\" \"$@\""])
@@ -157,10 +161,10 @@ async fn the_generator_holds_more_clients_than_a_process_may_open_files() {
 }
 
 #[tokio::test]
-async fn connect_measures_three_ways_beside_the_bare_accept_loop() {
+async fn connect_measures_three_ways_to_connect_and_the_bare_accept_loop() {
     let results = bench(&["connect", "-n", "100", "--rounds", "1", "--with-limit"]).await;
-    results.nothing_is_wrong();
-    results.has_ratios(&[
+    results.assert_no_faults();
+    results.assert_ratios(&[
         "pipelined_cpu_us",
         "stepwise_cpu_us",
         "pipelined_per_second",
@@ -171,7 +175,7 @@ async fn connect_measures_three_ways_beside_the_bare_accept_loop() {
 }
 
 #[tokio::test]
-async fn burst_delivers_every_tick_beside_the_bare_loops_same_batches() {
+async fn burst_delivers_every_tick_and_measures_the_bare_loop_with_the_same_batches() {
     let args = [
         "burst",
         "-n",
@@ -185,13 +189,13 @@ async fn burst_delivers_every_tick_beside_the_bare_loops_same_batches() {
         "--with-limit",
     ];
     let results = bench(&args).await;
-    results.nothing_is_wrong();
-    results.has_ratios(&["cpu_ms", "last_arrival_ms"]);
+    results.assert_no_faults();
+    results.assert_ratios(&["cpu_ms", "last_arrival_ms"]);
     assert_eq!(results.figure("delivered_per_second")["edge"], 20_000.0);
 }
 
 #[tokio::test]
-async fn idle_measures_cpu_and_memory_beside_the_echo_loop() {
+async fn idle_measures_cpu_and_memory_and_the_bare_echo_loop() {
     let args = [
         "idle",
         "-n",
@@ -203,8 +207,8 @@ async fn idle_measures_cpu_and_memory_beside_the_echo_loop() {
         "--with-limit",
     ];
     let results = bench(&args).await;
-    results.nothing_is_wrong();
-    results.has_ratios(&["edge_cores", "cpu_us_per_heartbeat"]);
+    results.assert_no_faults();
+    results.assert_ratios(&["edge_cores", "cpu_us_per_heartbeat"]);
     for answers in ["pong", "bare_pong"] {
         assert!(
             results.distribution(answers)["count"].as_u64() >= Some(40),
@@ -214,21 +218,21 @@ async fn idle_measures_cpu_and_memory_beside_the_echo_loop() {
 }
 
 #[tokio::test]
-async fn slow_clients_are_closed_and_the_others_miss_nothing() {
+async fn slow_clients_are_closed_and_the_others_miss_no_tick() {
     let args = [
         "slow", "-n", "40", "--share", "5", "--rate", "8000", "--for", "4s", "--rounds", "1",
     ];
     let results = bench_with(&args, &[("WRITE_DEADLINE_MS", "1000")]).await;
-    results.nothing_is_wrong();
-    results.has_ratios(&["others_p99_ms"]);
+    results.assert_no_faults();
+    results.assert_ratios(&["others_p99_ms"]);
     assert!(results.figure("closed_after_s")["edge"].is_number());
     assert_eq!(results.number("/options/slow"), 2.0);
 }
 
 #[tokio::test]
-async fn churn_leaves_no_descriptor_behind() {
+async fn churn_leaks_no_descriptor() {
     let results = bench(&["churn", "-n", "60", "--per-second", "20", "--for", "3s"]).await;
-    results.nothing_is_wrong();
+    results.assert_no_faults();
     let files = |id: &str| results.figure(id)["edge"].as_f64().unwrap();
     assert_eq!(files("files_begin"), files("files_end"));
     assert_eq!(results.figure("churned")["edge"], 60.0);
@@ -240,11 +244,11 @@ async fn auth_counts_every_tick_and_every_auth() {
         "auth", "-n", "20", "--tokens", "300", "--auths", "40", "--wrong", "25", "--ticks", "5",
     ];
     let results = bench(&args).await;
-    results.nothing_is_wrong();
+    results.assert_no_faults();
     for name in ["auth_unanswered", "auth_answered_wrongly"] {
         assert_eq!(results.json["faults"][name], 0, "{}", results.json);
     }
-    // Two ticks of the five have 40 AUTHs before them, of which a quarter is to be refused.
+    // Two of the five ticks follow 40 AUTHs each, a quarter of which must be refused.
     assert_eq!(results.distribution("accepted")["count"], 60);
     assert_eq!(results.distribution("refused")["count"], 20);
     for (column, ticks) in [(0, 3), (1, 2)] {
@@ -260,8 +264,8 @@ async fn auth_counts_every_tick_and_every_auth() {
 }
 
 #[tokio::test]
-async fn what_is_wrong_is_told_before_anything_is_measured() {
-    for (args, code, told) in [
+async fn errors_are_reported_before_anything_is_measured() {
+    for (args, code, expected) in [
         (&["fanout", "-n", "0"][..], 64, "0"),
         (&["fanout", "--for", "soon"], 64, "a duration"),
         (&["fanout", "--edge-cpus", "first"], 64, "CPUs"),
@@ -286,7 +290,7 @@ async fn what_is_wrong_is_told_before_anything_is_measured() {
     ] {
         let ended = bench_ended(args, &[]).await;
         assert_eq!(ended.code, Some(code), "{args:?}: {ended:?}");
-        assert!(ended.stderr.contains(told), "{args:?}: {ended:?}");
+        assert!(ended.stderr.contains(expected), "{args:?}: {ended:?}");
     }
     for (name, value) in [("SHARDS", "0"), ("STREAM_PASS_FILE", "/nowhere")] {
         let ended = bench_ended(&["fanout", "-n", "5"], &[(name, value)]).await;
@@ -296,7 +300,7 @@ async fn what_is_wrong_is_told_before_anything_is_measured() {
 }
 
 #[tokio::test]
-async fn results_that_cant_be_written_exit_74() {
+async fn the_exit_code_is_74_if_results_cannot_be_written() {
     let args = [
         "fanout",
         "-n",
@@ -312,7 +316,7 @@ async fn results_that_cant_be_written_exit_74() {
 }
 
 #[tokio::test]
-async fn help_tells_of_scenarios_and_examples_and_hides_the_child() {
+async fn help_lists_scenarios_with_examples_and_hides_the_childs_command() {
     let ended = bench_ended(&["--help"], &[]).await;
     assert_eq!((ended.code, &*ended.stderr), (Some(0), ""));
     for scenario in [

@@ -1,5 +1,5 @@
-//! `tickstorm-clock` and `tickstorm-edge` as processes, without a NATS: what they say, how they end, and that its absence ends
-//! neither.
+//! `tickstorm-clock` and `tickstorm-edge` as processes without NATS, which must not make them exit:
+//! their output, their health, and their exit codes.
 
 use std::fs;
 use std::net::{SocketAddr, TcpStream};
@@ -14,14 +14,14 @@ use crate::tickstorm::{Ended, PATIENCE, run};
 const DAEMONS: [&str; 2] = ["tickstorm-clock", "tickstorm-edge"];
 
 #[tokio::test]
-async fn without_nats_a_daemon_is_alive_and_not_ready_and_healthcheck_says_so() {
+async fn without_nats_a_daemon_is_alive_but_not_ready_and_healthcheck_agrees() {
     for name in DAEMONS {
         let mut running = Daemon::new(name);
         running.start().await;
         assert!(running.is_live().await, "{name}");
         assert!(!running.is_ready().await, "{name}");
         let mut probe = Daemon::new(name);
-        // What is wrong with other settings is no concern of a probe.
+        // A probe ignores errors in other settings.
         probe.set("ADMIN_ADDR", &running.admin().to_string());
         probe.set("STREAM_USER", "");
         probe.set("TICK_LEAD_MS", "no");
@@ -39,7 +39,7 @@ async fn without_nats_a_daemon_is_alive_and_not_ready_and_healthcheck_says_so() 
 }
 
 #[tokio::test]
-async fn sigint_and_sigterm_end_a_daemon_with_exit_code_0() {
+async fn on_sigint_and_sigterm_a_daemon_exits_with_code_0() {
     for name in DAEMONS {
         for signal in [Signal::SIGINT, Signal::SIGTERM] {
             let mut running = Daemon::new(name);
@@ -51,7 +51,7 @@ async fn sigint_and_sigterm_end_a_daemon_with_exit_code_0() {
 }
 
 #[tokio::test]
-async fn a_second_signal_ends_a_draining_edge_at_once_with_exit_code_1() {
+async fn on_a_second_signal_a_draining_edge_exits_immediately_with_code_1() {
     let mut running = Daemon::new("tickstorm-edge").with("DRAIN_DELAY", "10m");
     running.start().await;
     running.send(Signal::SIGTERM);
@@ -62,8 +62,7 @@ async fn a_second_signal_ends_a_draining_edge_at_once_with_exit_code_1() {
 }
 
 #[tokio::test]
-async fn with_port_0_the_first_lines_the_event_listening_and_the_status_name_the_port_that_was_bound()
- {
+async fn with_port_0_the_output_the_event_listening_and_the_status_contain_the_bound_port() {
     let mut running = Daemon::new("tickstorm-edge").with("LISTEN_ADDR", "127.0.0.1:0");
     running.start().await;
     let printed = running.stdout();
@@ -78,7 +77,7 @@ async fn with_port_0_the_first_lines_the_event_listening_and_the_status_name_the
 }
 
 #[tokio::test]
-async fn the_event_listening_comes_once_with_the_addresses_that_there_are() {
+async fn the_event_listening_is_logged_once_with_all_bound_addresses() {
     for name in DAEMONS {
         let mut running = Daemon::new(name);
         running.start().await;
@@ -90,7 +89,8 @@ async fn the_event_listening_comes_once_with_the_addresses_that_there_are() {
     }
 }
 
-/// The one event of that name. The admin port may answer before it is written.
+/// Waits for the event `listening`, since the admin port may answer before it is logged. Asserts
+/// that it is logged only once.
 async fn listening(daemon: &Daemon) -> Value {
     daemon.logs(r#""message":"listening""#).await;
     let log = daemon.log();
@@ -101,12 +101,12 @@ async fn listening(daemon: &Daemon) -> Value {
         .collect();
     match &events[..] {
         [event] => event.clone(),
-        other => panic!("{other:?} instead of one event in {log}"),
+        other => panic!("expected one event, found {other:?} in {log}"),
     }
 }
 
 #[tokio::test]
-async fn sigusr1_makes_debug_events_be_written() {
+async fn after_sigusr1_debug_events_are_logged() {
     let mut running = Daemon::new("tickstorm-edge");
     running.start().await;
     let clients = running.clients();
@@ -148,7 +148,7 @@ async fn check_config_shows_every_setting_and_no_secret() {
 }
 
 #[tokio::test]
-async fn all_wrong_settings_are_named_at_once_with_exit_code_78() {
+async fn all_invalid_settings_are_reported_together_with_exit_code_78() {
     for name in DAEMONS {
         for args in [&[][..], &["--check-config"]] {
             let mut command = Daemon::new(name).command(args);
@@ -167,7 +167,7 @@ async fn all_wrong_settings_are_named_at_once_with_exit_code_78() {
 }
 
 #[tokio::test]
-async fn a_daemon_tells_its_name_and_version_and_takes_no_other_word() {
+async fn a_daemon_prints_its_name_and_version_and_rejects_unknown_arguments() {
     for name in DAEMONS {
         let ended = run(Daemon::new(name).command(&["--version"])).await;
         assert_eq!(ended.code, Some(0), "{ended:?}");
@@ -183,9 +183,10 @@ async fn a_daemon_tells_its_name_and_version_and_takes_no_other_word() {
     }
 }
 
-/// docs/operations.md has a row for each metric of each daemon, with its type and its help.
+/// The table in docs/operations.md has a row for each metric of each daemon, with its type and
+/// help.
 #[tokio::test]
-async fn the_documented_metrics_are_those_that_the_daemons_have() {
+async fn the_documented_metrics_are_the_ones_that_the_daemons_export() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/operations.md");
     let document = fs::read_to_string(path).unwrap();
     let documented: Vec<&str> = document

@@ -1,4 +1,4 @@
-//! `tickstorm dev`: a running system in one process, and what a second terminal sees of it.
+//! `tickstorm dev`: a complete system in one process, and a client in a second terminal.
 
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -10,7 +10,7 @@ use tokio::process::Command;
 
 use crate::tickstorm::{Running, run, tickstorm};
 
-/// A `dev` on ports of its own.
+/// Returns a `tickstorm dev` that listens on free ports.
 pub(crate) fn dev() -> Command {
     let mut command = tickstorm(&["dev"]);
     command
@@ -19,15 +19,17 @@ pub(crate) fn dev() -> Command {
     command
 }
 
-/// A `dev` that has said where it listens.
+/// A running `tickstorm dev` that has printed its addresses.
 pub(crate) struct Dev {
     pub(crate) process: Running,
     pub(crate) clients: SocketAddr,
     pub(crate) admin: SocketAddr,
+    /// The lines that it printed first, up to the first empty one.
     pub(crate) introduction: String,
 }
 
 impl Dev {
+    /// Starts the command and waits until it has printed its addresses.
     pub(crate) async fn start(command: Command) -> Self {
         let mut process = Running::start(command);
         let mut introduction = String::new();
@@ -60,31 +62,31 @@ impl Dev {
         }
     }
 
-    pub(crate) async fn on_ports_of_its_own() -> Self {
+    pub(crate) async fn on_free_ports() -> Self {
         Self::start(dev()).await
     }
 
-    /// One that comes and goes on the same port.
+    /// Starts a `tickstorm dev` that listens for clients on this address.
     pub(crate) async fn on_port(clients: SocketAddr) -> Self {
         let mut command = dev();
         command.env("LISTEN_ADDR", clients.to_string());
         Self::start(command).await
     }
 
-    /// The epoch_ms of the next tick that it prints.
+    /// Returns the `epoch_ms` of the next tick that it prints.
     pub(crate) async fn tick(&mut self) -> i64 {
         let line = self.process.line().await;
         let epoch_ms = line
             .split_whitespace()
             .nth(1)
             .and_then(|epoch_ms| epoch_ms.parse().ok());
-        epoch_ms.unwrap_or_else(|| panic!("{line:?} is no tick"))
+        epoch_ms.unwrap_or_else(|| panic!("{line:?} is not a tick"))
     }
 }
 
 #[tokio::test]
-async fn a_newcomer_sees_ticks_on_the_second_and_a_second_terminal_sees_the_same() {
-    let mut dev = Dev::on_ports_of_its_own().await;
+async fn dev_prints_a_tick_every_second_and_a_client_in_another_terminal_prints_the_same() {
+    let mut dev = Dev::on_free_ports().await;
     assert!(
         dev.introduction.contains("stream_user"),
         "{}",
@@ -113,7 +115,7 @@ async fn a_newcomer_sees_ticks_on_the_second_and_a_second_terminal_sees_the_same
         expected += 1_000;
     }
     assert_eq!(seen, [seen[0], seen[0] + 1_000, seen[0] + 2_000]);
-    assert!(seen[0] > first, "{seen:?} came after {first}");
+    assert!(seen[0] > first, "{seen:?} arrived after {first}");
 }
 
 fn epoch_ms(line: &str) -> i64 {
@@ -124,7 +126,8 @@ fn epoch_ms(line: &str) -> i64 {
         "{line}"
     );
     assert!(!tick["edge_id"].as_str().unwrap().is_empty(), "{line}");
-    // Whether authority time was known when the very first tick came, nobody can say; but then both are there or neither.
+    // At the first tick, the client may not know authority time yet. Either both values are known
+    // or neither is.
     assert_eq!(
         tick["late_us"].is_i64(),
         tick["error_us"].is_u64(),
@@ -134,8 +137,8 @@ fn epoch_ms(line: &str) -> i64 {
 }
 
 #[tokio::test]
-async fn the_status_page_names_the_same_addresses() {
-    let dev = Dev::on_ports_of_its_own().await;
+async fn the_status_page_contains_the_printed_addresses() {
+    let dev = Dev::on_free_ports().await;
     let status = http(dev.admin, "/status");
     assert!(status.contains(&format!("\"{}\"", dev.clients)), "{status}");
     assert!(status.contains(&format!("\"{}\"", dev.admin)), "{status}");
@@ -154,9 +157,9 @@ pub(crate) fn http(addr: SocketAddr, path: &str) -> String {
 }
 
 #[tokio::test]
-async fn ctrl_c_and_sigterm_end_it_with_exit_code_0() {
+async fn on_ctrl_c_and_sigterm_it_exits_with_code_0() {
     for signal in [Signal::SIGINT, Signal::SIGTERM] {
-        let mut dev = Dev::on_ports_of_its_own().await;
+        let mut dev = Dev::on_free_ports().await;
         dev.tick().await;
         let status = dev.process.end_with(signal).await;
         assert_eq!(status.code(), Some(0), "{signal}");
@@ -164,7 +167,7 @@ async fn ctrl_c_and_sigterm_end_it_with_exit_code_0() {
 }
 
 #[tokio::test]
-async fn a_taken_port_is_named_with_its_setting() {
+async fn a_port_in_use_is_reported_with_its_setting() {
     let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let addr = taken.local_addr().unwrap().to_string();
     for setting in ["LISTEN_ADDR", "ADMIN_ADDR"] {
@@ -214,7 +217,7 @@ async fn check_config_shows_every_setting_and_no_secret() {
 }
 
 #[tokio::test]
-async fn all_wrong_settings_are_named_at_once_with_exit_code_78() {
+async fn all_invalid_settings_are_reported_together_with_exit_code_78() {
     for args in [&["dev"][..], &["dev", "--check-config"]] {
         let mut command = tickstorm(args);
         command
@@ -240,7 +243,7 @@ async fn all_wrong_settings_are_named_at_once_with_exit_code_78() {
 }
 
 #[tokio::test]
-async fn with_tokens_only_its_own_client_needs_one_too() {
+async fn if_only_tokens_are_accepted_its_own_client_also_needs_one() {
     // SHA-256 of "open sesame".
     const HASH: &str = "41ef4bb0b23661e66301aac36066912dac037827b4ae63a7b1165a5aa93ed4eb";
     let dir = TempDir::new("tokens");

@@ -1,4 +1,5 @@
-//! SIGTERM for an edge with a thousand clients: each is served until its turn, sent elsewhere, and the edge ends in time.
+//! SIGTERM to an edge with a thousand clients. Each client is served until the drain sends it
+//! elsewhere, and the edge exits in time.
 
 use std::time::Duration;
 
@@ -12,35 +13,36 @@ use tokio::task::JoinSet;
 use crate::support::cluster::Cluster;
 use crate::support::daemon::{PASSWORD, USER};
 use crate::support::eventually;
-use crate::support::witness::now_us;
+use crate::support::observer::now_us;
 use crate::tickstorm::PATIENCE;
 
 const CLIENTS: usize = 1_000;
 const DELAY: Duration = Duration::from_secs(4);
 const TIMEOUT: Duration = Duration::from_secs(10);
-/// What an edge may take for its end beyond both, as docs/operations.md says.
-const END: Duration = Duration::from_secs(2);
-/// Open files that the test needs beside its clients.
+/// The time that an edge may take to exit after both, according to docs/operations.md.
+const EXIT: Duration = Duration::from_secs(2);
+/// The number of open files that the test needs in addition to one per client.
 const FILES_BESIDE: u64 = 200;
-/// What a machine under load may add. Clients that got no tick from SIGTERM on, or an edge that waits for its clients, take longer.
-const LATE: Duration = Duration::from_secs(5);
-const LATE_MS: i64 = 5_000;
+/// The delay that a machine under load may add. Defects add more: clients that receive no tick
+/// after SIGTERM, or an edge that waits for its clients.
+const DELAY_MAX: Duration = Duration::from_secs(5);
+const DELAY_MAX_MS: i64 = 5_000;
 
-/// Settings so that nobody is closed for silence: these clients only listen.
+/// Settings with which no client is closed for its silence, since these clients only listen.
 const SILENCE: [(&str, &str); 2] = [("HEARTBEAT_INTERVAL", "5m"), ("HEARTBEAT_TIMEOUT", "10m")];
 
 /// The end of one client's connection.
 struct End {
-    /// When its ERROR came, by the host's clock.
+    /// The arrival of the ERROR frame by the host's clock.
     at_us: i64,
     retry_after_ms: u32,
 }
 
 #[tokio::test]
-async fn a_thousand_clients_are_served_to_their_turn_and_sent_elsewhere_in_time() {
+async fn a_thousand_clients_are_served_until_they_are_sent_elsewhere_and_the_edge_exits_in_time() {
     let files = u64::try_from(CLIENTS).unwrap() + FILES_BESIDE;
-    let (soft, most) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
-    setrlimit(Resource::RLIMIT_NOFILE, soft.max(files).min(most), most).unwrap();
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    setrlimit(Resource::RLIMIT_NOFILE, soft.max(files).min(hard), hard).unwrap();
     let mut cluster = Cluster::new(vec![Nats::run(&[])], 1, 1, &SILENCE);
     let edge = &mut cluster.edges[0];
     edge.set("DRAIN_DELAY", &format!("{}s", DELAY.as_secs()));
@@ -54,7 +56,7 @@ async fn a_thousand_clients_are_served_to_their_turn_and_sent_elsewhere_in_time(
         followed.spawn(follow_to_drain(peer, ack.start_epoch_ms));
     }
 
-    let (began, began_us) = (SystemClock.now(), now_us());
+    let (start, start_us) = (SystemClock.now(), now_us());
     edge.send(Signal::SIGTERM);
     let (code, reasons) = loop {
         let (code, reasons) = edge.get("/health/ready").await.unwrap();
@@ -67,16 +69,19 @@ async fn a_thousand_clients_are_served_to_their_turn_and_sent_elsewhere_in_time(
         "{code} {reasons}"
     );
     assert!(edge.is_live().await);
-    // Before anybody's turn a newcomer is served as ever.
-    let mut newcomer = Peer::connect(edge.clients()).await;
-    let ack = newcomer.enter(USER, PASSWORD, Mode::Second).await;
-    let newcomer = follow_to_drain(newcomer, ack.start_epoch_ms).await;
+    // During DRAIN_DELAY, new clients are served as usual.
+    let mut peer = Peer::connect(edge.clients()).await;
+    let ack = peer.enter(USER, PASSWORD, Mode::Second).await;
+    let end_of_new = follow_to_drain(peer, ack.start_epoch_ms).await;
     assert_eq!(edge.ended().await, Some(0));
-    let took = SystemClock.now().since(began);
-    assert!(took <= DELAY + TIMEOUT + END + LATE, "it took {took:?}");
+    let took = SystemClock.now().since(start);
+    assert!(
+        took <= DELAY + TIMEOUT + EXIT + DELAY_MAX,
+        "the edge took {took:?} to exit"
+    );
 
     let mut ends = followed.join_all().await;
-    ends.push(newcomer);
+    ends.push(end_of_new);
     assert_spread(
         "hints",
         &[1_000; 5],
@@ -85,14 +90,15 @@ async fn a_thousand_clients_are_served_to_their_turn_and_sent_elsewhere_in_time(
     let delay_us = i64::try_from(DELAY.as_micros()).unwrap();
     let since_delay = ends
         .iter()
-        .map(|end| (end.at_us - began_us - delay_us) / 1_000);
+        .map(|end| (end.at_us - start_us - delay_us) / 1_000);
     let mut spans = [i64::try_from(TIMEOUT.as_millis()).unwrap() / 5; 5];
-    // A busy machine may read the last ones late.
-    spans[4] += LATE_MS;
+    // A busy machine may read the last ERROR frames late.
+    spans[4] += DELAY_MAX_MS;
     assert_spread("ends", &spans, since_delay);
 }
 
-/// Takes ticks, none missing, until the ERROR and the end of file after it.
+/// Receives ticks until the ERROR frame and the end of file after it. Asserts that no tick is
+/// missing.
 async fn follow_to_drain(mut peer: Peer, mut last_ms: i64) -> End {
     loop {
         let next = peer.expect_frame().await;
@@ -110,8 +116,8 @@ async fn follow_to_drain(mut peer: Peer, mut last_ms: i64) -> End {
         let at_us = now_us();
         let since_ms = at_us / 1_000 - last_ms;
         assert!(
-            since_ms < 1_000 + LATE_MS,
-            "no tick for {since_ms} ms before its end"
+            since_ms < 1_000 + DELAY_MAX_MS,
+            "no tick in the last {since_ms} ms before the ERROR frame"
         );
         peer.expect_eof().await;
         return End {
@@ -121,7 +127,8 @@ async fn follow_to_drain(mut peer: Peer, mut last_ms: i64) -> End {
     }
 }
 
-/// All values lie in these spans, one behind the other from zero on, and each span has about its share of them.
+/// Asserts that all values are within consecutive spans of these lengths, which begin at zero, and
+/// that the values are distributed roughly evenly among the spans.
 fn assert_spread(what: &str, spans: &[i64], values: impl Iterator<Item = i64>) {
     let values: Vec<_> = values.collect();
     let (mut from, mut shares) = (0, Vec::new());
@@ -131,21 +138,21 @@ fn assert_spread(what: &str, spans: &[i64], values: impl Iterator<Item = i64>) {
         from += span;
     }
     let fair = values.len() / spans.len();
-    let wrong = shares
+    let uneven = shares
         .iter()
         .any(|share| *share < fair / 4 || *share > fair * 2);
     let all = shares.iter().sum::<usize>() == values.len();
     let (least, most) = (values.iter().min(), values.iter().max());
     assert!(
-        !wrong && all,
-        "{what}: {shares:?} of {}, {least:?} to {most:?}",
+        !uneven && all,
+        "{what}: {shares:?} of {} values from {least:?} to {most:?}",
         values.len()
     );
     println!("{what}: {shares:?}, {least:?} to {most:?}");
 }
 
 #[tokio::test]
-async fn a_second_sigterm_ends_an_edge_at_once_whatever_clients_it_still_has() {
+async fn after_a_second_sigterm_an_edge_exits_immediately_even_if_it_still_has_clients() {
     let mut cluster = Cluster::new(vec![Nats::run(&[])], 1, 1, &SILENCE);
     cluster.edges[0].set("DRAIN_TIMEOUT", "10m");
     cluster.start().await;
@@ -162,13 +169,13 @@ async fn a_second_sigterm_ends_an_edge_at_once_whatever_clients_it_still_has() {
             .await
             .is_err()
     };
-    eventually("nobody listens any more", PATIENCE, refused).await;
+    eventually("the edge has closed its listener", PATIENCE, refused).await;
     let connections = edge.metric("tickstorm_active_connections").await;
     assert!(
         connections > 50.0,
-        "{connections} are left at the begin of ten minutes"
+        "only {connections} connections are left at the start of a drain of ten minutes"
     );
     edge.send(Signal::SIGTERM);
-    // It waits for far less than what is left of the ten minutes.
+    // This waits for much less than the rest of the ten minutes.
     assert_eq!(edge.ended().await, Some(1));
 }

@@ -1,4 +1,5 @@
-//! `tickstorm tail` over more than one connection: one stream of ticks, whatever becomes of edges.
+//! `tickstorm tail` over several connections: edges may die, but there is one uninterrupted stream
+//! of ticks.
 
 use nix::sys::signal::Signal;
 use tickstorm_testkit::ReservedAddr;
@@ -6,15 +7,16 @@ use tickstorm_testkit::ReservedAddr;
 use crate::dev::Dev;
 use crate::tickstorm::{Running, tickstorm};
 
-/// The epoch_ms of a line that `tail` printed.
+/// Returns the `epoch_ms` in a line that `tail` printed.
 fn epoch_ms(line: &str) -> i64 {
     let shown = line.split_whitespace().nth(1);
     shown
         .and_then(|epoch_ms| epoch_ms.parse().ok())
-        .unwrap_or_else(|| panic!("{line:?} is no tick"))
+        .unwrap_or_else(|| panic!("{line:?} is not a tick"))
 }
 
-/// The next `count` ticks after `last`, each one second after the one before.
+/// Reads the next `count` ticks, asserts that each is one second after the previous one, and
+/// returns the last.
 async fn follow(tail: &mut Running, mut last: i64, count: usize) -> i64 {
     for _ in 0..count {
         let next = epoch_ms(&tail.line().await);
@@ -25,13 +27,13 @@ async fn follow(tail: &mut Running, mut last: i64, count: usize) -> i64 {
 }
 
 #[tokio::test]
-async fn an_edge_that_is_killed_and_started_again_costs_no_tick() {
-    for way in [&[][..], &["--ahead"]] {
-        // Nobody else gets the port between the two.
-        let place = ReservedAddr::reserve();
-        let mut dev = Dev::on_port(place.addr()).await;
+async fn an_edge_that_is_killed_and_restarted_costs_no_tick() {
+    for options in [&[][..], &["--ahead"]] {
+        // While the edge is down, no other test can get its port.
+        let reserved = ReservedAddr::reserve();
+        let mut dev = Dev::on_port(reserved.addr()).await;
         let addr = dev.clients.to_string();
-        let mut tail = Running::start(tickstorm(&[&["tail", "--addr", &addr], way].concat()));
+        let mut tail = Running::start(tickstorm(&[&["tail", "--addr", &addr], options].concat()));
         let first = epoch_ms(&tail.line().await);
         let last = follow(&mut tail, first, 1).await;
         dev.process.end_with(Signal::SIGKILL).await;
@@ -50,9 +52,9 @@ async fn an_edge_that_is_killed_and_started_again_costs_no_tick() {
 }
 
 #[tokio::test]
-async fn a_client_that_moves_to_another_edge_misses_nothing_and_gets_nothing_twice() {
-    let mut one = Dev::on_ports_of_its_own().await;
-    let two = Dev::on_ports_of_its_own().await;
+async fn a_client_that_moves_to_another_edge_misses_no_tick_and_gets_none_twice() {
+    let mut one = Dev::on_free_ports().await;
+    let two = Dev::on_free_ports().await;
     let (first, second) = (one.clients.to_string(), two.clients.to_string());
     let mut tail = Running::start(tickstorm(&[
         "tail", "--addr", &first, "--addr", &second, "--json",

@@ -1,4 +1,5 @@
-//! Logs as those who run the programs have them: on standard error, whether somebody reads it or not, to the last line.
+//! Logs on standard error, which may not be read at all, up to the last event of a daemon that
+//! exits.
 
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 
@@ -8,17 +9,17 @@ use crate::dev::{Dev, dev};
 use crate::support::daemon::Daemon;
 use crate::tickstorm::run;
 
-/// More events than a pipe takes: 64 KiB.
+/// The number of connections, whose events exceed the 64 KiB that a pipe holds.
 const CONNECTIONS: usize = 1_000;
 
 #[tokio::test]
-async fn logs_that_nobody_reads_cost_no_tick_and_hold_up_no_end() {
+async fn logs_that_nobody_reads_delay_neither_ticks_nor_the_exit() {
     let mut command = dev();
     command.env("LOG_LEVEL", "debug").env("SHARDS", "1");
     let mut dev = Dev::start(command).await;
     let mut expected = dev.tick().await;
     for _ in 0..CONNECTIONS {
-        // Its end is an event, which the shard itself logs.
+        // The shard itself logs an event when the connection ends.
         drop(TcpStream::connect(dev.clients).unwrap());
     }
     for _ in 0..5 {
@@ -28,15 +29,15 @@ async fn logs_that_nobody_reads_cost_no_tick_and_hold_up_no_end() {
     let status = dev.process.end_with(Signal::SIGTERM).await;
     assert_eq!(status.code(), Some(0));
     let logged = dev.process.stderr().await;
-    let told = logged.matches("connection closed").count();
+    let count = logged.matches("connection closed").count();
     assert!(
-        (1..CONNECTIONS).contains(&told),
+        (1..CONNECTIONS).contains(&count),
         "the pipe was not full: {logged}"
     );
 }
 
 #[tokio::test]
-async fn the_last_event_tells_why_a_daemon_ended() {
+async fn the_last_event_is_the_reason_why_a_daemon_exits() {
     let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let addr = taken.local_addr().unwrap().to_string();
     for (name, setting) in [

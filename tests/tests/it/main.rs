@@ -1,5 +1,5 @@
-//! End to end: the real programs over real sockets, judged by what they print and how they exit.
-#![expect(clippy::unwrap_used, reason = "a test that can't go on has failed")]
+//! End-to-end tests: the real programs over real sockets, judged by their output and exit codes.
+#![expect(clippy::unwrap_used, reason = "a test that can't continue has failed")]
 
 mod attempts;
 mod bench;
@@ -14,7 +14,7 @@ mod manifests;
 mod moves;
 mod outages;
 mod probe;
-mod strangers;
+mod rogue_publishers;
 mod support;
 mod tables;
 mod tickstorm;

@@ -1,5 +1,6 @@
-//! Two edges, and clients that go from one to the other: killed away, drained away, cut off by an operator. None misses a tick or gets
-//! one twice, not even one that was cut off before its first.
+//! Clients that move between two edges because an edge is killed or drained, or an operator closes
+//! their connections. No client misses a tick or receives one twice, not even a client whose
+//! connection ends before its first tick.
 
 use std::time::Duration;
 
@@ -10,70 +11,72 @@ use tokio::time::{sleep, timeout};
 use crate::support::cluster::Cluster;
 use crate::support::daemon::{Daemon, PASSWORD, USER};
 use crate::support::eventually;
-use crate::support::witness::{Seen, Witness, now_us};
+use crate::support::observer::{ObservedTick, Observer, now_us};
 use crate::tickstorm::PATIENCE;
 
-/// A tick's quality on the wire where it comes because the client resumed.
+/// The quality on the wire of a tick that is sent because the client resumed.
 const REPLAY: i32 = 2;
 
 const MINUTE_MS: i64 = 60_000;
 
-/// How long before the minute is over clients are cut off: time to kill an edge, on a machine under load.
+/// The time before the end of a minute at which clients are cut off, which suffices to kill an edge
+/// on a machine under load.
 const LEFT_OF_MINUTE_MS: i64 = 10_000;
 
-/// Waits between attempts have doubled a few times by then.
-const RETURN: Duration = Duration::from_secs(60);
+/// The time limit for clients to reconnect, in which the pause between attempts doubles a few
+/// times.
+const RECONNECT_MAX: Duration = Duration::from_secs(60);
 
-/// The clients of the first test.
+/// The number of clients in the first test.
 const CLIENTS: usize = 3;
 
-/// How an edge's connections end.
+/// The event that ends an edge's connections.
 #[derive(Clone, Copy, Debug)]
-enum Way {
-    Killed,
-    Drained,
+enum Cause {
+    Kill,
+    Drain,
     CutOff,
 }
 
 #[tokio::test]
-async fn two_edges_give_the_same_ticks_and_a_move_between_them_costs_none_and_repeats_none() {
+async fn two_edges_send_the_same_ticks_and_a_move_between_them_loses_and_repeats_none() {
     let mut cluster = Cluster::new(vec![Nats::run(&[])], 1, 2, &[]);
     cluster.start().await;
-    let pinned = |edge: &Daemon| Witness::start("pinned", edge.client().reconnect(false));
+    let pinned = |edge: &Daemon| Observer::start("pinned", edge.client().reconnect(false));
     let (one, other) = (pinned(&cluster.edges[0]), pinned(&cluster.edges[1]));
-    one.sees(6).await;
-    other.sees(6).await;
-    assert_same(&one.testify(6), &other.testify(6));
+    one.await_ticks(6).await;
+    other.await_ticks(6).await;
+    assert_same(&one.finish(6), &other.finish(6));
 
     let options = cluster.options();
-    let seconds = Witness::start("seconds", options.clone());
-    let ahead = Witness::start("ahead", options.clone().ahead(true));
-    let minutes = Witness::minutes("minutes", options);
-    for witness in [&seconds, &ahead, &minutes] {
-        witness.sees_up_to(2).await;
+    let seconds = Observer::start("seconds", options.clone());
+    let ahead = Observer::start("ahead", options.clone().ahead(true));
+    let minutes = Observer::minutes("minutes", options);
+    for observer in [&seconds, &ahead, &minutes] {
+        observer.await_total(2).await;
     }
-    for way in [Way::Killed, Way::CutOff, Way::Drained] {
+    for cause in [Cause::Kill, Cause::CutOff, Cause::Drain] {
         let from = usize::from(subscribed(&cluster.edges[0]).await.is_empty());
         println!(
-            "{way:?}: {} of the clients",
+            "{cause:?} of {} clients",
             subscribed(&cluster.edges[from]).await.len()
         );
-        end(&mut cluster, from, way).await;
-        seconds.sees(3).await;
-        ahead.sees(3).await;
+        end_connections(&mut cluster, from, cause).await;
+        seconds.await_ticks(3).await;
+        ahead.await_ticks(3).await;
     }
-    seconds.testify(12);
-    ahead.testify(12);
-    minutes.testify(4);
+    seconds.finish(12);
+    ahead.finish(12);
+    minutes.finish(4);
 }
 
-/// The same epochs, from the first to the last that both saw.
-fn assert_same(one: &[Seen], other: &[Seen]) {
+/// Asserts that both have the same epochs, from the first to the last that both have received.
+fn assert_same(one: &[ObservedTick], other: &[ObservedTick]) {
     let first = one[0].epoch_ms.max(other[0].epoch_ms);
     let last = one[one.len() - 1]
         .epoch_ms
         .min(other[other.len() - 1].epoch_ms);
-    let span = |ticks: &[Seen]| -> Vec<i64> {
+    let span = |ticks: &[ObservedTick]| -> Vec<i64> {
         let epochs = ticks.iter().map(|seen| seen.epoch_ms);
         epochs
             .filter(|epoch| (first..=last).contains(epoch))
@@ -83,13 +86,14 @@ fn assert_same(one: &[Seen], other: &[Seen]) {
     assert!(last - first >= 3_000, "{one:?} and {other:?}");
 }
 
-/// Ends all connections of one edge, and waits until all clients have new ones: on the other edge, where this one is gone.
-async fn end(cluster: &mut Cluster, from: usize, way: Way) {
+/// Ends all connections of one edge and waits until all clients have reconnected, to the other edge
+/// if this one is gone.
+async fn end_connections(cluster: &mut Cluster, from: usize, cause: Cause) {
     let to = 1 - from;
-    match way {
-        Way::Killed => cluster.edges[from].kill().await,
-        Way::Drained => assert_eq!(cluster.edges[from].terminate().await, Some(0)),
-        Way::CutOff => {
+    match cause {
+        Cause::Kill => cluster.edges[from].kill().await,
+        Cause::Drain => assert_eq!(cluster.edges[from].terminate().await, Some(0)),
+        Cause::CutOff => {
             let cut = subscribed(&cluster.edges[from]).await;
             assert!(!cut.is_empty());
             for id in &cut {
@@ -97,7 +101,7 @@ async fn end(cluster: &mut Cluster, from: usize, way: Way) {
                 let answer = cluster.edges[from].request("DELETE", &path).await;
                 assert_eq!(answer.unwrap().0, 204);
             }
-            eventually("all are connected anew", RETURN, async || {
+            eventually("all clients have reconnected", RECONNECT_MAX, async || {
                 let (here, there) = (
                     subscribed(&cluster.edges[from]).await,
                     subscribed(&cluster.edges[to]).await,
@@ -108,15 +112,17 @@ async fn end(cluster: &mut Cluster, from: usize, way: Way) {
             return;
         }
     }
-    eventually("all are on the other edge", RETURN, async || {
-        subscribed(&cluster.edges[to]).await.len() == CLIENTS
-    })
+    eventually(
+        "all clients are on the other edge",
+        RECONNECT_MAX,
+        async || subscribed(&cluster.edges[to]).await.len() == CLIENTS,
+    )
     .await;
     cluster.edges[from].start().await;
     cluster.settled().await;
 }
 
-/// The ids of an edge's subscribers.
+/// Returns the ids of an edge's subscribers.
 async fn subscribed(edge: &Daemon) -> Vec<u64> {
     let (code, body) = edge.get("/connections").await.unwrap();
     assert_eq!(code, 200, "{body}");
@@ -127,19 +133,18 @@ async fn subscribed(edge: &Daemon) -> Vec<u64> {
 }
 
 #[tokio::test]
-async fn a_minute_client_that_is_cut_off_before_its_first_tick_gets_the_one_that_passed_meanwhile()
-{
+async fn a_minute_client_cut_off_before_its_first_tick_gets_the_tick_that_it_missed_meanwhile() {
     // One of the clients sends no heartbeats.
-    let patient = [("HEARTBEAT_TIMEOUT", "10m")];
-    let mut cluster = Cluster::new(vec![Nats::run(&[])], 1, 2, &patient);
+    let settings = [("HEARTBEAT_TIMEOUT", "10m")];
+    let mut cluster = Cluster::new(vec![Nats::run(&[])], 1, 2, &settings);
     cluster.start().await;
-    // So that nobody moves before the minute is over.
+    // Without the other edge, clients can't move to it before the minute is over.
     cluster.edges[1].kill().await;
     if left_of_minute_ms() < 2 * LEFT_OF_MINUTE_MS {
-        a_minute_ends().await;
+        await_next_minute().await;
     }
     let mut ticks = loop {
-        // An attempt may be at the edge that is gone.
+        // The client may try the edge that is gone first.
         if let Ok(ticks) = connect(cluster.options().mode(Mode::Minute)).await {
             break ticks;
         }
@@ -156,7 +161,7 @@ async fn a_minute_client_that_is_cut_off_before_its_first_tick_gets_the_one_that
     cluster.edges[0].kill().await;
     assert!(now_us() / 1_000 < due_ms, "the edge was killed too late");
     peer.expect_eof().await;
-    a_minute_ends().await;
+    await_next_minute().await;
     cluster.edges[1].start().await;
 
     let mut peer = Peer::connect(cluster.edges[1].clients()).await;
@@ -167,39 +172,40 @@ async fn a_minute_client_that_is_cut_off_before_its_first_tick_gets_the_one_that
     let ack = peer.expect_ack(frame::SUBSCRIBE).await;
     assert_eq!(ack.start_epoch_ms, start_ms);
     let batch = peer.expect_batch().await;
-    let came: Vec<_> = batch
+    let received: Vec<_> = batch
         .ticks
         .iter()
         .map(|tick| (tick.epoch_ms, tick.quality))
         .collect();
-    assert_eq!(came, [(due_ms, REPLAY)]);
+    assert_eq!(received, [(due_ms, REPLAY)]);
     assert_eq!(first_tick(&mut ticks).await, (due_ms, Quality::Replay));
 }
 
-/// The first tick, before which nothing but a move may come.
+/// Returns the first tick. Asserts that before it the client only reconnects.
 async fn first_tick(ticks: &mut Ticks) -> (i64, Quality) {
     loop {
-        let event = timeout(RETURN, ticks.next()).await;
-        let event = event.expect("in time").expect("it goes on").unwrap();
+        let event = timeout(RECONNECT_MAX, ticks.next()).await;
+        let event = event.expect("an event in time");
+        let event = event.expect("the stream continues").unwrap();
         if let Event::Tick(tick) = event {
             return (tick.epoch.as_ms(), tick.quality);
         }
-        let moves = matches!(
+        let is_move = matches!(
             event,
             Event::Reconnecting { resumes: true, .. } | Event::Reconnected { .. }
         );
-        assert!(moves, "{event:?}");
+        assert!(is_move, "{event:?}");
     }
 }
 
-/// By the host's clock, which the clocks read.
+/// Returns the rest of the current minute by the host's clock, which the cluster's clock reads.
 fn left_of_minute_ms() -> i64 {
     MINUTE_MS - (now_us() / 1_000).rem_euclid(MINUTE_MS)
 }
 
-async fn a_minute_ends() {
+async fn await_next_minute() {
     let minute = || now_us().div_euclid(MINUTE_MS * 1_000);
-    let this = minute();
-    let over = async || minute() > this;
+    let current = minute();
+    let over = async || minute() > current;
     eventually("the minute is over", PATIENCE * 3, over).await;
 }

@@ -1,5 +1,5 @@
-//! Clock, NATS and edge, one of each: whichever ends and comes back, in whatever order they start, ticks come back by themselves, and
-//! clients miss none.
+//! One clock, one NATS server and one edge. They may start in any order, and each may stop and
+//! return: ticks resume by themselves, and clients miss none.
 
 use std::time::Duration;
 
@@ -9,17 +9,17 @@ use tickstorm_testkit::Nats;
 use crate::support::cluster::Cluster;
 use crate::support::daemon::Daemon;
 use crate::support::eventually;
-use crate::support::witness::{Audience, Witness, now_us};
+use crate::support::observer::{Observer, Observers, now_us};
 use crate::tickstorm::PATIENCE;
 
 #[derive(Clone, Copy, Debug)]
-enum Part {
+enum Process {
     Clock,
     Nats,
     Edge,
 }
 
-use Part::{Clock, Edge, Nats as Server};
+use Process::{Clock, Edge, Nats as Server};
 
 #[tokio::test]
 async fn clock_nats_and_edge_may_be_started_in_any_order() {
@@ -33,19 +33,20 @@ async fn clock_nats_and_edge_may_be_started_in_any_order() {
     ] {
         println!("{order:?}");
         let mut cluster = Cluster::new(vec![Nats::create(&[])], 1, 1, &[]);
-        // It knocks until the edge is there, and waits there until the edge knows the time.
-        let witness = Witness::start("first", cluster.options().reconnect(false));
-        for part in order {
-            match part {
+        // The client tries to connect until the edge listens, and then waits until it knows the
+        // time.
+        let observer = Observer::start("first", cluster.options().reconnect(false));
+        for process in order {
+            match process {
                 Clock => cluster.clocks[0].start().await,
                 Server => cluster.nats[0].start(),
                 Edge => cluster.edges[0].start().await,
             }
         }
-        witness.sees_quality(Quality::Normal, 2).await;
+        observer.await_quality(Quality::Normal, 2).await;
         assert!(cluster.edges[0].is_ready().await);
         assert!(cluster.clocks[0].is_ready().await);
-        witness.testify(2);
+        observer.finish(2);
     }
 }
 
@@ -53,9 +54,12 @@ async fn clock_nats_and_edge_may_be_started_in_any_order() {
 async fn an_outage_shorter_than_holdover_max_costs_no_client_a_tick() {
     let mut cluster = Cluster::new(vec![Nats::run(&[])], 1, 1, &[]);
     cluster.start().await;
-    let (connected, resuming) = (cluster.steadfast_audience(), cluster.audience());
-    connected.is_there().await;
-    resuming.is_there().await;
+    let (connected, resuming) = (
+        cluster.observers_without_reconnect(),
+        cluster.reconnecting_observers(),
+    );
+    connected.await_first_ticks().await;
+    resuming.await_first_ticks().await;
 
     assert_eq!(cluster.clocks[0].terminate().await, Some(0));
     are_unannounced(&connected).await;
@@ -73,39 +77,39 @@ async fn an_outage_shorter_than_holdover_max_costs_no_client_a_tick() {
     are_unannounced(&connected).await;
     cluster.nats[0].start();
     are_as_before(&connected).await;
-    connected.testify();
+    connected.finish();
 
     cluster.edges[0].restart().await;
     are_as_before(&resuming).await;
     cluster.edges[0].kill().await;
     cluster.edges[0].start().await;
     are_as_before(&resuming).await;
-    resuming.testify();
+    resuming.finish();
 }
 
-/// Waits until the edge believes no clock, as it does when the last samples are 10 s old.
+/// Waits until the edge accepts no clock, which happens when the last samples are 10 s old.
 async fn holds_over(edge: &Daemon) {
     let holds_over = async || edge.metric("tickstorm_holdover").await == 1.0;
-    eventually("the edge holds over", PATIENCE, holds_over).await;
+    eventually("the edge is in holdover", PATIENCE, holds_over).await;
     assert_eq!(edge.following().await, None);
     assert!(edge.is_ready().await);
 }
 
-/// Waits until ticks have come that no clock had announced.
-async fn are_unannounced(audience: &Audience) {
-    audience.plain().sees_quality(Quality::Holdover, 2).await;
+/// Waits until ticks have arrived that no clock had announced.
+async fn are_unannounced(observers: &Observers) {
+    observers.plain().await_quality(Quality::Holdover, 2).await;
 }
 
-/// Waits until ticks have come that were announced.
-async fn are_as_before(audience: &Audience) {
-    audience.plain().sees_quality(Quality::Normal, 3).await;
+/// Waits until ticks have arrived that were announced.
+async fn are_as_before(observers: &Observers) {
+    observers.plain().await_quality(Quality::Normal, 3).await;
 }
 
-/// HOLDOVER_MAX, so that an outage can be longer.
+/// A HOLDOVER_MAX short enough for an outage to be longer.
 const HOLDOVER_MAX: &str = "5s";
-/// RESUME_WINDOW of an edge with a short memory, less than lasts what the test does not see.
+/// RESUME_WINDOW of the second edge, which is shorter than the time without ticks.
 const RESUME_WINDOW: Duration = Duration::from_secs(3);
-/// How long it is watched that nothing comes.
+/// The time for which the test watches that no tick arrives.
 const SILENCE: Duration = Duration::from_secs(5);
 
 #[tokio::test]
@@ -115,48 +119,50 @@ async fn after_an_outage_longer_than_holdover_max_the_missed_ticks_come_first() 
     let window = format!("{}s", RESUME_WINDOW.as_secs());
     cluster.edges[1].set("RESUME_WINDOW", &window);
     cluster.start().await;
-    let watch = |name, edge: &Daemon| Witness::start(name, edge.client().reconnect(false));
-    let all = watch("remembering", &cluster.edges[0]);
-    let few = watch("forgetful", &cluster.edges[1]);
-    all.sees(1).await;
-    few.sees(1).await;
+    let watch = |name, edge: &Daemon| Observer::start(name, edge.client().reconnect(false));
+    let long = watch("long window", &cluster.edges[0]);
+    let short = watch("short window", &cluster.edges[1]);
+    long.await_ticks(1).await;
+    short.await_ticks(1).await;
 
     cluster.nats[0].kill();
-    let stopped = all_is_silent(&cluster, &all).await;
+    let count = await_silence(&cluster, &long).await;
     cluster.nats[0].start();
-    comes_back_with_what_was_missed(&cluster, &all, stopped).await;
+    assert_missed_ticks_come_first(&cluster, &long, count).await;
 
     cluster.clocks[0].kill().await;
-    let stopped = all_is_silent(&cluster, &all).await;
+    let count = await_silence(&cluster, &long).await;
     cluster.clocks[0].start().await;
-    comes_back_with_what_was_missed(&cluster, &all, stopped).await;
+    assert_missed_ticks_come_first(&cluster, &long, count).await;
 
-    all.testify(20);
-    few.sees_quality(Quality::Normal, 1).await;
-    let gaps = few.testify_to_gaps();
+    long.finish(20);
+    short.await_quality(Quality::Normal, 1).await;
+    let gaps = short.finish_with_gaps();
     assert_eq!(gaps.len(), 2, "{gaps:?}");
 }
 
-/// Waits until the edge has forgotten the time, and sees that no tick comes then; how many had come.
-async fn all_is_silent(cluster: &Cluster, witness: &Witness) -> usize {
+/// Waits until the edge no longer knows the time, and asserts that no tick arrives afterwards.
+/// Returns how many ticks had arrived before.
+async fn await_silence(cluster: &Cluster, observer: &Observer) -> usize {
     let edge = &cluster.edges[0];
     let unready = async || !edge.is_ready().await;
     eventually("the edge is not ready", PATIENCE, unready).await;
     let (code, reasons) = edge.get("/health/ready").await.unwrap();
     assert_eq!(code, 503, "{reasons}");
     assert!(reasons.contains("the time is unknown"), "{reasons}");
-    // A tick that was released before may still be on its way: one that is due from now on is a defect.
+    // A tick that was released earlier may still be in transit, but a tick that becomes due now is
+    // a defect.
     let unready_ms = now_us() / 1_000;
     let silence = i64::try_from(SILENCE.as_millis()).unwrap();
-    eventually("nothing comes", PATIENCE, async || {
-        let ticks = witness.ticks();
-        let last = ticks.last().expect("it has seen ticks");
-        assert!(last.epoch_ms <= unready_ms, "a tick came: {ticks:?}");
+    eventually("no tick arrives", PATIENCE, async || {
+        let ticks = observer.ticks();
+        let last = ticks.last().expect("ticks have arrived before");
+        assert!(last.epoch_ms <= unready_ms, "a tick arrived: {ticks:?}");
         now_us() / 1_000 > unready_ms + silence
     })
     .await;
     assert!(edge.is_live().await && !edge.is_ready().await);
-    let ticks = witness.ticks();
+    let ticks = observer.ticks();
     assert_eq!(
         ticks[ticks.len() - 1].quality,
         Quality::Holdover,
@@ -165,15 +171,16 @@ async fn all_is_silent(cluster: &Cluster, witness: &Witness) -> usize {
     ticks.len()
 }
 
-/// Ticks come again, NORMAL ones in the end, and first those that did not come at their time.
-async fn comes_back_with_what_was_missed(cluster: &Cluster, witness: &Witness, stopped: usize) {
-    witness.sees_quality(Quality::Normal, 3).await;
-    witness.check();
-    let ticks = witness.ticks();
+/// Waits until NORMAL ticks arrive again, and asserts that the ticks after the first `count` are
+/// the missed ones.
+async fn assert_missed_ticks_come_first(cluster: &Cluster, observer: &Observer, count: usize) {
+    observer.await_quality(Quality::Normal, 3).await;
+    observer.assert_no_faults();
+    let ticks = observer.ticks();
     let missed = i64::try_from(SILENCE.as_secs()).unwrap();
     let missed = usize::try_from(missed - 1).unwrap();
-    for seen in &ticks[stopped..stopped + missed] {
-        assert_eq!(seen.quality, Quality::Replay, "{:?}", &ticks[stopped..]);
+    for tick in &ticks[count..count + missed] {
+        assert_eq!(tick.quality, Quality::Replay, "{:?}", &ticks[count..]);
     }
     assert!(cluster.edges[0].is_ready().await);
 }

@@ -1,4 +1,4 @@
-//! `tickstorm tail` as a probe: its exit codes, and what it says when it fails.
+//! `tickstorm tail` as a probe: its exit codes and its error messages.
 
 use std::net::{Ipv4Addr, TcpListener};
 
@@ -13,7 +13,7 @@ async fn tail(args: &[&str]) -> Ended {
 
 #[tokio::test]
 async fn ticks_in_time_exit_0() {
-    let dev = Dev::on_ports_of_its_own().await;
+    let dev = Dev::on_free_ports().await;
     let addr = dev.clients.to_string();
     let probe = [
         "--addr",
@@ -32,8 +32,8 @@ async fn ticks_in_time_exit_0() {
 }
 
 #[tokio::test]
-async fn missed_ticks_come_first_and_a_reader_that_leaves_is_no_error() {
-    let dev = Dev::on_ports_of_its_own().await;
+async fn missed_ticks_come_first_and_a_closed_output_is_no_error() {
+    let dev = Dev::on_free_ports().await;
     let addr = dev.clients.to_string();
     let ended = tail(&["--addr", &addr, "--count", "1", "--within", "25s", "--json"]).await;
     assert_eq!(ended.code, Some(0), "{ended:?}");
@@ -76,16 +76,16 @@ async fn missed_ticks_come_first_and_a_reader_that_leaves_is_no_error() {
 
 #[tokio::test]
 async fn a_tick_that_is_too_late_exits_1() {
-    let dev = Dev::on_ports_of_its_own().await;
+    let dev = Dev::on_free_ports().await;
     let addr = dev.clients.to_string();
-    // Nothing arrives at its very moment.
+    // No tick arrives with a lateness of zero.
     let ended = tail(&["--addr", &addr, "--within", "25s", "--max-late", "0ms"]).await;
     assert_eq!(ended.code, Some(1), "{ended:?}");
     assert!(ended.stderr.contains("late by"), "{ended:?}");
 }
 
 #[tokio::test]
-async fn nobody_there_exits_69() {
+async fn an_address_without_a_listener_exits_69() {
     let addr = {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         listener.local_addr().unwrap().to_string()
@@ -96,7 +96,7 @@ async fn nobody_there_exits_69() {
 }
 
 #[tokio::test]
-async fn an_edge_that_says_nothing_exits_69_when_the_time_is_over() {
+async fn a_silent_edge_exits_69_when_the_time_is_over() {
     let silent = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let addr = silent.local_addr().unwrap().to_string();
     let ended = tail(&["--addr", &addr, "--count", "3", "--within", "200ms"]).await;
@@ -108,8 +108,8 @@ async fn an_edge_that_says_nothing_exits_69_when_the_time_is_over() {
 }
 
 #[tokio::test]
-async fn the_end_of_a_probes_connection_exits_69() {
-    let mut dev = Dev::on_ports_of_its_own().await;
+async fn a_closed_connection_exits_69() {
+    let mut dev = Dev::on_free_ports().await;
     let addr = dev.clients.to_string();
     let probe = tickstorm(&["tail", "--addr", &addr, "--within", "25s"]);
     let mut following = crate::tickstorm::Running::start(probe);
@@ -141,7 +141,7 @@ async fn another_protocol_exits_76() {
 
 #[tokio::test]
 async fn a_wrong_password_exits_77_and_is_not_printed() {
-    let dev = Dev::on_ports_of_its_own().await;
+    let dev = Dev::on_free_ports().await;
     let addr = dev.clients.to_string();
     let mut command = tickstorm(&["tail", "--addr", &addr, "--count", "1"]);
     command.env("STREAM_PASS", "open sesame");
@@ -168,7 +168,7 @@ async fn a_wrong_command_line_exits_64() {
 }
 
 #[tokio::test]
-async fn wrong_settings_exit_78() {
+async fn invalid_settings_exit_78() {
     let mut command = tickstorm(&["tail"]);
     command
         .env("STREAM_PASS_FILE", "/nowhere")
@@ -182,7 +182,7 @@ async fn wrong_settings_exit_78() {
 }
 
 #[tokio::test]
-async fn help_tells_of_exit_codes_and_examples_and_of_nothing_that_is_not_there() {
+async fn help_lists_exit_codes_and_examples_and_only_options_that_exist() {
     let ended = run(tickstorm(&["--help"])).await;
     assert_eq!((ended.code, &*ended.stderr), (Some(0), ""));
     for code in ["64", "69", "76", "77", "78"] {

@@ -1,4 +1,5 @@
-//! FD_TABLES=per-shard in the real programs, under a limit of open files lower than what they are to hold.
+//! FD_TABLES=per-shard in the real programs, with a limit of open files below the number of
+//! connections that they accept.
 
 use nix::sys::signal::Signal;
 use tokio::process::Command;
@@ -6,7 +7,8 @@ use tokio::process::Command;
 use crate::dev::{Dev, http};
 use crate::tickstorm::{binary, run};
 
-/// A program that may have as many open files, with nothing in its environment but per-shard tables and a login.
+/// Returns a command that runs a program with this limit of open files, per-shard tables, free
+/// ports and a login.
 fn limited(open_files: u32, name: &str, args: &[&str]) -> Command {
     let mut command = Command::new("/bin/sh");
     command
@@ -28,7 +30,7 @@ fn limited(open_files: u32, name: &str, args: &[&str]) -> Command {
 }
 
 #[tokio::test]
-async fn too_few_shards_are_named_with_all_other_errors_and_by_check_config_too() {
+async fn too_few_shards_are_reported_with_all_other_errors_and_also_by_check_config() {
     for (name, args) in [
         ("tickstorm-edge", &[][..]),
         ("tickstorm-edge", &["--check-config"]),
@@ -65,7 +67,7 @@ async fn too_few_shards_are_named_with_all_other_errors_and_by_check_config_too(
 }
 
 #[tokio::test]
-async fn dev_serves_ticks_and_its_admin_port_and_hears_signals() {
+async fn dev_serves_ticks_and_its_admin_port_and_handles_signals() {
     let mut command = limited(300, "tickstorm", &["dev"]);
     command.env("SHARDS", "4").env("MAX_CONNECTIONS", "170");
     let mut dev = Dev::start(command).await;

@@ -1,4 +1,4 @@
-//! The real `tickstorm` as a child process: where its binary is, what it printed, how it ended.
+//! Builds `tickstorm` and the daemons, and runs `tickstorm` as a child process.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command as StdCommand, ExitStatus, Stdio};
@@ -11,10 +11,10 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdout, Command};
 use tokio::time::timeout;
 
-/// So long that only a defect takes it, on any machine.
+/// A time limit that only a defect exceeds, on any machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A `tickstorm` with these arguments, and nothing in its environment but what the test sets.
+/// Returns a command that runs `tickstorm` with these arguments and an empty environment.
 pub(crate) fn tickstorm(args: &[&str]) -> Command {
     let mut command = Command::new(binary("tickstorm"));
     command
@@ -27,7 +27,7 @@ pub(crate) fn tickstorm(args: &[&str]) -> Command {
     command
 }
 
-/// How a `tickstorm` that ended by itself did so.
+/// The exit code and the output of a program that has exited by itself.
 #[derive(Debug)]
 pub(crate) struct Ended {
     pub(crate) code: Option<i32>,
@@ -35,7 +35,7 @@ pub(crate) struct Ended {
     pub(crate) stderr: String,
 }
 
-/// Runs it to its end.
+/// Runs a command until it exits.
 pub(crate) async fn run(mut command: Command) -> Ended {
     let output = timeout(PATIENCE, command.output())
         .await
@@ -48,7 +48,7 @@ pub(crate) async fn run(mut command: Command) -> Ended {
     }
 }
 
-/// A `tickstorm` that runs until it is told to end, or is dropped.
+/// A `tickstorm` that runs until it gets a signal or is dropped.
 pub(crate) struct Running {
     child: Child,
     lines: Lines<BufReader<ChildStdout>>,
@@ -61,18 +61,18 @@ impl Running {
         Self { child, lines }
     }
 
-    /// The next line of its standard output.
+    /// Returns the next line of standard output.
     pub(crate) async fn line(&mut self) -> String {
         match timeout(PATIENCE, self.lines.next_line()).await {
             Ok(Ok(Some(line))) => line,
             other => panic!(
-                "{other:?} instead of a line; standard error: {}",
+                "no further line, but {other:?}; standard error: {}",
                 self.stderr().await
             ),
         }
     }
 
-    /// The first line that holds `text`.
+    /// Returns the next line of standard output that contains `text`.
     pub(crate) async fn line_with(&mut self, text: &str) -> String {
         loop {
             let line = self.line().await;
@@ -82,9 +82,9 @@ impl Running {
         }
     }
 
-    /// Sends it a signal and waits for its end.
+    /// Sends a signal and waits until the process exits.
     pub(crate) async fn end_with(&mut self, signal: Signal) -> ExitStatus {
-        let pid = self.child.id().expect("it is still running");
+        let pid = self.child.id().expect("the process is still running");
         kill(Pid::from_raw(pid.try_into().unwrap()), signal).unwrap();
         timeout(PATIENCE, self.child.wait())
             .await
@@ -92,14 +92,14 @@ impl Running {
             .unwrap()
     }
 
-    /// Waits until it ends by itself, and tells what it wrote to its standard error.
+    /// Waits until the process exits by itself, and returns its status and its standard error.
     pub(crate) async fn ended(&mut self) -> (ExitStatus, String) {
         let status = timeout(PATIENCE, self.child.wait()).await;
-        let status = status.expect("it ends by itself").unwrap();
+        let status = status.expect("the process exits by itself").unwrap();
         (status, self.stderr().await)
     }
 
-    /// What it wrote to its standard error, once it has ended; it is made to.
+    /// Kills the process if it is still running, and returns its standard error.
     pub(crate) async fn stderr(&mut self) -> String {
         let _ = self.child.start_kill();
         let mut text = String::new();
@@ -110,7 +110,8 @@ impl Running {
     }
 }
 
-/// A binary, built from what is checked out, beside this test's own: same target directory, same profile.
+/// Returns the path of a program, which is built from the current sources with the profile and in
+/// the target directory of this test.
 pub(crate) fn binary(name: &str) -> PathBuf {
     static PROFILE_DIR: OnceLock<PathBuf> = OnceLock::new();
     let profile_dir = PROFILE_DIR.get_or_init(|| {
@@ -123,7 +124,7 @@ pub(crate) fn binary(name: &str) -> PathBuf {
         let profile = match profile_dir.file_name().and_then(|name| name.to_str()) {
             Some("debug") => "dev",
             Some(other) => other,
-            None => panic!("{} is in no profile's directory", test.display()),
+            None => panic!("{} is not in a profile's directory", test.display()),
         };
         let built = StdCommand::new(env!("CARGO"))
             .current_dir(env!("CARGO_MANIFEST_DIR"))
@@ -135,7 +136,7 @@ pub(crate) fn binary(name: &str) -> PathBuf {
             .arg(target_dir)
             .status()
             .unwrap();
-        assert!(built.success(), "the binaries can't be built");
+        assert!(built.success(), "could not build the programs");
         profile_dir.to_owned()
     });
     profile_dir.join(name)

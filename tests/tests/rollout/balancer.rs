@@ -1,5 +1,6 @@
-//! The balancer before a Service, on a port of this host: it sends each new connection to a pod that is ready and does not
-//! end, and lets those be that it has. Of a pod's end it hears late, as balancers do.
+//! A load balancer in front of a Service, on a port of this host. It sends each new connection to a
+//! pod that is ready and not terminating, and leaves existing connections alone. It notices late
+//! that a pod is terminating, as real load balancers do.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -15,10 +16,11 @@ use crate::overlay::{Pods, RunningOverlay};
 use crate::pod::Pod;
 use crate::probe::named_port;
 
-/// How late it hears of a pod's end: nodes and a balancer that asks them have to hear of it first.
+/// The time until the balancer notices that a pod is terminating. In a real cluster, the nodes must
+/// notice first, and then a balancer that probes them.
 const LAG: Duration = Duration::from_secs(2);
 
-/// A balancer that runs as long as its runtime does.
+/// A balancer, which runs as long as its runtime.
 pub(crate) struct Balancer {
     addr: SocketAddr,
     counts: Arc<BalancerCounts>,
@@ -27,12 +29,12 @@ pub(crate) struct Balancer {
 #[derive(Default)]
 struct BalancerCounts {
     accepted: AtomicUsize,
-    /// For which there was no pod, or one that did not take them.
+    /// The connections for which there was no pod, or whose pod did not accept them.
     refused: AtomicUsize,
     open: AtomicUsize,
 }
 
-/// Where a Service sends connections.
+/// The pods and the port that a Service sends connections to.
 struct Target {
     pods: Pods,
     selector: Labels,
@@ -40,7 +42,7 @@ struct Target {
 }
 
 impl Balancer {
-    /// In front of the Service of that name.
+    /// Starts a balancer in front of the Service named `service`.
     pub(crate) async fn of(service: &str, overlay: &RunningOverlay) -> Self {
         let found = overlay
             .manifests
@@ -49,13 +51,13 @@ impl Balancer {
             .find(|one| name(&one.metadata) == service);
         let spec = found
             .and_then(|one| one.spec.clone())
-            .unwrap_or_else(|| panic!("no Service {service}"));
+            .unwrap_or_else(|| panic!("no Service is named {service}"));
         let Some(IntOrString::String(port)) = spec
             .ports
             .as_ref()
             .and_then(|ports| ports[0].target_port.clone())
         else {
-            panic!("{service} names no port of its pods");
+            panic!("the Service {service} refers to no port of its pods by name");
         };
         let target = Target {
             pods: overlay.pods(),
@@ -71,17 +73,17 @@ impl Balancer {
         balancer
     }
 
-    /// Where clients connect to.
+    /// Returns the address that clients connect to.
     pub(crate) fn addr(&self) -> SocketAddr {
         self.addr
     }
 
-    /// How many connections no pod took.
+    /// Returns how many connections no pod accepted.
     pub(crate) fn refused(&self) -> usize {
         self.counts.refused.load(Ordering::Relaxed)
     }
 
-    /// How many connections there are now.
+    /// Returns how many connections are open.
     pub(crate) fn open(&self) -> usize {
         self.counts.open.load(Ordering::Relaxed)
     }
@@ -106,13 +108,13 @@ async fn serve(mut client: TcpStream, to: Option<SocketAddr>, counts: Arc<Balanc
     };
     let _ = (client.set_nodelay(true), server.set_nodelay(true));
     counts.open.fetch_add(1, Ordering::Relaxed);
-    // However it ends, it has ended.
+    // The reason why the connection ended does not matter.
     let _ = copy_bidirectional(&mut client, &mut server).await;
     counts.open.fetch_sub(1, Ordering::Relaxed);
 }
 
 impl Target {
-    /// The pod whose turn it is.
+    /// Returns the address of the pod that is next in turn, if any is available.
     fn addr(&self, turn: usize) -> Option<SocketAddr> {
         let pods = self.pods.lock().unwrap();
         let own = |pod: &&Arc<Pod>| {
@@ -123,7 +125,7 @@ impl Target {
         let ready: Vec<_> = pods
             .iter()
             .filter(own)
-            .filter(|pod| pod.is_ready() && !pod.is_ending_for(LAG))
+            .filter(|pod| pod.is_ready() && !pod.is_terminating_for(LAG))
             .collect();
         let pod = ready.get(turn.checked_rem(ready.len())?)?;
         let port = named_port(&pod.container, &self.port)

@@ -1,4 +1,4 @@
-//! The container engine, by its command.
+//! Runs commands of the container engine's client.
 
 use std::process::{Command as StdCommand, Output, Stdio};
 use std::time::Duration;
@@ -6,37 +6,38 @@ use std::time::Duration;
 use tokio::process::Command;
 use tokio::time::timeout;
 
-/// What all that is made here bears, so that `cargo xtask rollout-test` finds what an interrupted run has left.
+/// The label of every container and network that the tests create. `cargo xtask rollout-test` uses
+/// it to find and remove the remains of an interrupted run.
 pub(crate) const LABEL: &str = "tickstorm.rollout-test";
 
-/// For a command that waits for nothing, on a machine under load.
-const BOUND: Duration = Duration::from_secs(60);
+/// The time limit for a command that waits for nothing, on a machine under load.
+const TIME_MAX: Duration = Duration::from_secs(60);
 
-/// What a command wrote to its standard output.
+/// Runs a command and returns its output.
 ///
 /// # Panics
-/// Where it fails.
+/// If it fails.
 pub(crate) async fn docker(arguments: &[&str]) -> String {
-    let (succeeded, said) = outcome(arguments, BOUND).await;
-    assert!(succeeded, "docker {}: {said}", arguments.join(" "));
-    said.trim().to_owned()
+    let (succeeded, printed) = outcome(arguments, TIME_MAX).await;
+    assert!(succeeded, "docker {}: {printed}", arguments.join(" "));
+    printed.trim().to_owned()
 }
 
-/// Whether a command succeeded within `bound`, and what it said.
-pub(crate) async fn outcome(arguments: &[&str], bound: Duration) -> (bool, String) {
+/// Runs a command and returns whether it succeeded within `time_max`, with its output.
+pub(crate) async fn outcome(arguments: &[&str], time_max: Duration) -> (bool, String) {
     let mut command = Command::new("docker");
     let command = command
         .args(arguments)
         .stdin(Stdio::null())
         .kill_on_drop(true);
-    match timeout(bound, command.output()).await {
+    match timeout(time_max, command.output()).await {
         Ok(Ok(output)) => (output.status.success(), text(&output)),
-        Ok(Err(error)) => panic!("these tests run containers: install Docker: {error}"),
-        Err(_) => (false, format!("no answer within {bound:?}")),
+        Ok(Err(error)) => panic!("could not run docker, which these tests require: {error}"),
+        Err(_) => (false, format!("not finished within {time_max:?}")),
     }
 }
 
-/// The same where nothing can be waited for: while something is dropped.
+/// Runs a command and blocks until it ends, for `drop`, which can't await. Returns its output.
 pub(crate) fn docker_now(arguments: &[&str]) -> String {
     StdCommand::new("docker")
         .args(arguments)

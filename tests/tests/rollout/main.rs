@@ -1,11 +1,12 @@
-//! The pods of `k8s/` for real: their containers on the local Docker engine, run and probed as a kubelet would and replaced
-//! as Kubernetes does, with clients in front. All that is known of them is what `kubectl kustomize` makes of an overlay.
-//! `cargo xtask rollout-test` runs this.
-#![expect(clippy::unwrap_used, reason = "a test that can't go on has failed")]
+//! Runs the pods of `k8s/` as containers on the local Docker engine. The pods are started and
+//! probed as by a kubelet and replaced as by Kubernetes, while clients are connected. Everything
+//! about them comes from the output of `kubectl kustomize` for an overlay. The tests are run by
+//! `cargo xtask rollout-test`.
+#![expect(clippy::unwrap_used, reason = "a test that can't continue has failed")]
 
 mod balancer;
 mod engine;
-mod newcomers;
+mod new_clients;
 mod overlay;
 mod pod;
 mod probe;
@@ -13,30 +14,31 @@ mod run;
 mod update;
 
 use tickstorm_testkit::{PATIENCE, poll_until};
-use tickstorm_tests::crowd::Crowd;
+use tickstorm_tests::clients::Clients;
 use tickstorm_tests::manifests::Manifests;
 use tokio::runtime;
 
 use crate::balancer::Balancer;
-use crate::newcomers::Newcomers;
+use crate::new_clients::NewClients;
 use crate::overlay::RunningOverlay;
 
-/// Clients that are there all the time: enough that a drain takes its time.
-const CROWD: usize = 200;
+/// The number of clients that are always connected: enough to make a drain take its full time.
+const CLIENTS: usize = 200;
 
 #[test]
-fn a_rollout_of_one_of_each_loses_no_tick_and_all_of_it_ends_in_time() {
+fn a_rollout_of_the_dev_overlay_loses_no_tick_and_its_pods_stop_in_time() {
     replace_all("dev", RunningOverlay::delete);
 }
 
 #[test]
-fn a_rollout_of_three_of_each_loses_no_tick() {
-    // Its edges would take minutes to let everybody go.
+fn a_rollout_of_the_prod_overlay_loses_no_tick() {
+    // The pods are not stopped in order at the end: draining these edges would take minutes.
     replace_all("prod", async |_| ());
 }
 
-/// Replaces all edges of an overlay, then all clocks, then all NATS servers, under the eyes of clients.
-fn replace_all(overlay: &str, at_last: impl AsyncFnOnce(&mut RunningOverlay)) {
+/// Replaces all edges of an overlay, then all clocks, then all NATS servers, while clients check
+/// every tick. Finally calls `finish`.
+fn replace_all(overlay: &str, finish: impl AsyncFnOnce(&mut RunningOverlay)) {
     let runtime = runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -45,34 +47,36 @@ fn replace_all(overlay: &str, at_last: impl AsyncFnOnce(&mut RunningOverlay)) {
     let _guard = runtime.enter();
     let mut cluster = runtime.block_on(RunningOverlay::apply(Manifests::of(overlay)));
     let balancer = runtime.block_on(Balancer::of("edge", &cluster));
-    let crowd = Crowd::gather(balancer.addr(), CROWD);
-    crowd.assert_unbroken();
+    let clients = Clients::connect(balancer.addr(), CLIENTS);
+    clients.assert_unbroken();
     for workload in ["edge", "clock", "nats"] {
-        let ends = crowd.ends();
-        let newcomers = Newcomers::come(balancer.addr());
+        let disconnections = clients.disconnections();
+        let new_clients = NewClients::start(balancer.addr());
         runtime.block_on(cluster.roll(workload));
-        crowd.assert_unbroken();
-        let came = newcomers.leave();
-        let moved = crowd.ends() - ends;
+        clients.assert_unbroken();
+        let connected = new_clients.stop();
+        let moved = clients.disconnections() - disconnections;
         println!(
-            "{overlay}, {workload}: {CROWD} clients moved {moved} times, and {came} came meanwhile"
+            "{overlay}, {workload}: {CLIENTS} clients moved {moved} times, \
+             and {connected} new ones connected"
         );
         if workload == "edge" {
-            assert!(moved >= CROWD, "edges were replaced without their clients");
+            assert!(
+                moved >= CLIENTS,
+                "all edges were replaced, but only {moved} clients moved"
+            );
         } else {
-            assert_eq!(moved, 0, "{workload} is nothing that clients notice");
+            assert_eq!(moved, 0, "replacing {workload} disconnected clients");
         }
-        cluster.assert_well();
+        cluster.assert_no_faults();
         assert_eq!(
             balancer.refused(),
             0,
-            "clients were sent to an edge that took none"
+            "clients were sent to an edge that did not accept them"
         );
     }
-    poll_until(
-        "all connections are of edges that are there",
-        PATIENCE,
-        || balancer.open() == CROWD,
-    );
-    runtime.block_on(at_last(&mut cluster));
+    poll_until("only the permanent clients are connected", PATIENCE, || {
+        balancer.open() == CLIENTS
+    });
+    runtime.block_on(finish(&mut cluster));
 }

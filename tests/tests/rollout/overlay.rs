@@ -1,6 +1,6 @@
-//! All pods of an overlay, and what a cluster's controllers do with them: make them, replace them in the order of a rollout,
-//! end them. Whatever happens, nothing of it is left on the engine; where a test fails, everything that the containers logged
-//! is shown.
+//! All pods of an overlay, with the work of a cluster's controllers: creating pods, replacing them
+//! in the order of a rollout, and terminating them. On drop, all containers and the network are
+//! removed. If the test has failed, the ends of all containers' logs are printed first.
 
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -14,25 +14,25 @@ use crate::engine::{LABEL, docker, docker_now};
 use crate::pod::Pod;
 use crate::update::{Rollout, RolloutStep, share};
 
-/// What is shown of a container's log.
+/// The option that limits how much of a container's log is printed.
 const LOG_LINES_MAX: &str = "--tail=80";
 
-/// Every pod that there ever was, with its workload's name: those that ended still have their logs.
+/// All pods that were ever created. Terminated pods are kept, since they still have their logs.
 pub(crate) type Pods = Arc<Mutex<Vec<Arc<Pod>>>>;
 
-/// An overlay that runs.
+/// An overlay whose pods are running.
 pub(crate) struct RunningOverlay {
     pub(crate) manifests: Manifests,
-    /// Those that are there, the oldest first, by the index of their workload in the manifests.
+    /// The current pods of each workload, oldest first, in the order of workloads in the manifests.
     running: Vec<Vec<Arc<Pod>>>,
     pods: Pods,
     network: String,
-    /// How many pods of Deployments there were: their names differ.
-    made: u32,
+    /// The number of pods created so far, which makes the names of a Deployment's pods unique.
+    created: u32,
 }
 
 impl RunningOverlay {
-    /// Starts all of it, in no order, and waits until it is available.
+    /// Starts all pods in no particular order, and waits until they are available.
     pub(crate) async fn apply(manifests: Manifests) -> Self {
         let name = TempDir::new("rollout");
         let name = name
@@ -47,7 +47,7 @@ impl RunningOverlay {
             running: manifests.workloads.iter().map(|_| Vec::new()).collect(),
             pods: Pods::default(),
             network: name,
-            made: 0,
+            created: 0,
             manifests,
         };
         for index in 0..cluster.manifests.workloads.len() {
@@ -65,7 +65,7 @@ impl RunningOverlay {
         cluster
     }
 
-    /// Every pod that there ever was.
+    /// Returns all pods that were ever created.
     pub(crate) fn pods(&self) -> Pods {
         Arc::clone(&self.pods)
     }
@@ -95,9 +95,10 @@ impl RunningOverlay {
         }
     }
 
-    /// Old pods end beside what else happens, as they do in a cluster; in the end they are waited for.
+    /// Replaces a Deployment's pods. Old pods terminate in the background, as in a cluster, and are
+    /// awaited at the end.
     async fn roll_with_surge(&mut self, index: usize, mut rollout: Rollout) {
-        let mut ending = JoinSet::new();
+        let mut terminating = JoinSet::new();
         let mut old = std::mem::take(&mut self.running[index]).into_iter();
         loop {
             match rollout.next() {
@@ -115,37 +116,37 @@ impl RunningOverlay {
                 }
                 RolloutStep::Delete => {
                     let pod = old.next().unwrap();
-                    ending.spawn(async move { pod.end().await });
+                    terminating.spawn(async move { pod.terminate().await });
                     rollout.old -= 1;
                 }
                 RolloutStep::Done => break,
             }
         }
-        ending.join_all().await;
+        terminating.join_all().await;
     }
 
     async fn roll_by_ordinals(&mut self, index: usize) {
         for ordinal in (0..self.wanted(index)).rev() {
             let nth = usize::try_from(ordinal).unwrap();
-            self.running[index][nth].end().await;
+            self.running[index][nth].terminate().await;
             let pod = self.create(index, ordinal).await;
             pod.be_available(self.min_ready(index)).await;
             self.running[index][nth] = pod;
         }
     }
 
-    /// Ends all of it: each pod within its grace period.
+    /// Terminates all pods and asserts that each stops within its grace period.
     pub(crate) async fn delete(&mut self) {
-        let mut ending = JoinSet::new();
+        let mut terminating = JoinSet::new();
         for pod in self.running.iter().flatten().map(Arc::clone) {
-            ending.spawn(async move { pod.end().await });
+            terminating.spawn(async move { pod.terminate().await });
         }
-        ending.join_all().await;
-        self.assert_well();
+        terminating.join_all().await;
+        self.assert_no_faults();
     }
 
-    /// Says what has gone wrong with pods, if anything has.
-    pub(crate) fn assert_well(&self) {
+    /// Asserts that nothing has gone wrong with any pod so far.
+    pub(crate) fn assert_no_faults(&self) {
         let faults: Vec<_> = self
             .pods
             .lock()
@@ -160,10 +161,10 @@ impl RunningOverlay {
         let workload = self.workload(index);
         let name = match &workload.update {
             Update::Ordinals { .. } => format!("{}-{ordinal}", workload.name),
-            Update::Surge { .. } => format!("{}-{}", workload.name, self.made),
+            Update::Surge { .. } => format!("{}-{}", workload.name, self.created),
         };
         let pod = Pod::start(&self.manifests, workload, name, &self.network).await;
-        self.made += 1;
+        self.created += 1;
         self.pods.lock().unwrap().push(Arc::clone(&pod));
         pod
     }
@@ -191,7 +192,7 @@ impl Drop for RunningOverlay {
         for pod in &pods {
             if thread::panicking() {
                 eprintln!(
-                    "--- {} logged:\n{}",
+                    "--- log of {}:\n{}",
                     pod.name,
                     docker_now(&["logs", LOG_LINES_MAX, &pod.id])
                 );

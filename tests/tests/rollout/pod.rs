@@ -1,4 +1,5 @@
-//! One pod, as its kubelet cares for it: starts its container, probes it, and ends it in the order that Kubernetes promises.
+//! One pod, with the work of its kubelet: starting its container, probing it, and terminating it in
+//! the order that Kubernetes documents.
 
 use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex};
@@ -16,38 +17,40 @@ use crate::engine::{docker, outcome};
 use crate::probe::Prober;
 use crate::run::{RunArguments, run};
 
-/// Until a new pod is ready, at most; a Deployment's own deadline is longer.
-const READY_BOUND: Duration = Duration::from_secs(120);
+/// The time limit for a new pod to become ready, which is shorter than the Deployment's progress
+/// deadline.
+const READY_MAX: Duration = Duration::from_secs(120);
 
-/// A pod, from its creation on.
+/// A pod that was created, and may have terminated since.
 pub(crate) struct Pod {
     pub(crate) name: String,
     pub(crate) labels: Labels,
     pub(crate) container: Container,
     pub(crate) ip: Ipv4Addr,
-    /// The engine's name of it.
+    /// The id of the container.
     pub(crate) id: String,
     grace: Duration,
     state: watch::Sender<PodState>,
-    /// When its end began.
-    ending: Mutex<Option<Mono>>,
+    /// The time since when the pod has been terminating.
+    terminating_since: Mutex<Option<Mono>>,
     probes: Mutex<JoinSet<()>>,
     _volumes: TempDir,
 }
 
-/// What its kubelet would tell of it.
+/// The state of a pod as its kubelet would report it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum PodState {
+    /// With the reason.
     NotReady(String),
     ReadySince(Mono),
-    /// The container's exit code.
+    /// With the container's exit code.
     Exited(String),
-    /// What must not be.
+    /// With a description of the fault.
     Failed(String),
 }
 
 impl Pod {
-    /// Starts it; returns when its container runs.
+    /// Creates a pod and returns as soon as its container runs.
     pub(crate) async fn start(
         manifests: &Manifests,
         workload: &Workload,
@@ -66,10 +69,10 @@ impl Pod {
             container: workload.pod.containers[0].clone(),
             ip: ip
                 .parse()
-                .unwrap_or_else(|_| panic!("{name} ended at once: {ip}")),
-            grace: Duration::from_secs(grace.try_into().expect("no negative time")),
+                .unwrap_or_else(|_| panic!("{name} exited immediately: its address is {ip:?}")),
+            grace: Duration::from_secs(grace.try_into().expect("a time that is not negative")),
             state: watch::Sender::new(PodState::NotReady("it has just started".to_owned())),
-            ending: Mutex::default(),
+            terminating_since: Mutex::default(),
             probes: Mutex::default(),
             _volumes: volumes,
             name,
@@ -82,10 +85,10 @@ impl Pod {
         pod
     }
 
-    /// Waits until it has been ready for that long.
+    /// Waits until the pod has been ready for `min_ready`.
     ///
     /// # Panics
-    /// Where that takes too long, or the pod fails.
+    /// If that takes too long, or the pod exits or fails.
     pub(crate) async fn be_available(&self, min_ready: Duration) {
         let mut state = self.state.subscribe();
         let available = async {
@@ -101,11 +104,11 @@ impl Pod {
                 if left.is_zero() {
                     return;
                 }
-                // Either the time is over, or something has changed.
+                // Returns when the remaining time has passed or the state has changed.
                 let _ = timeout(left, state.changed()).await;
             }
         };
-        let outcome = timeout(READY_BOUND + min_ready, available).await;
+        let outcome = timeout(READY_MAX + min_ready, available).await;
         assert!(
             outcome.is_ok(),
             "{} is not ready: {:?}",
@@ -114,18 +117,18 @@ impl Pod {
         );
     }
 
-    /// Whether it passes its readiness probe.
+    /// Returns whether the pod passes its readiness probe.
     pub(crate) fn is_ready(&self) -> bool {
         matches!(*self.state.borrow(), PodState::ReadySince(_))
     }
 
-    /// Whether its end began at least that long ago.
-    pub(crate) fn is_ending_for(&self, least: Duration) -> bool {
-        let ending = self.ending.lock().unwrap();
-        ending.is_some_and(|since| SystemClock.now().since(since) >= least)
+    /// Returns whether the pod has been terminating for at least `time_min`.
+    pub(crate) fn is_terminating_for(&self, time_min: Duration) -> bool {
+        let since = self.terminating_since.lock().unwrap();
+        since.is_some_and(|since| SystemClock.now().since(since) >= time_min)
     }
 
-    /// Says what has gone wrong with it, if anything has.
+    /// Returns a description of what has gone wrong with the pod, if anything has.
     pub(crate) fn fault(&self) -> Option<String> {
         match &*self.state.borrow() {
             PodState::Failed(why) => Some(format!("{}: {why}", self.name)),
@@ -133,17 +136,18 @@ impl Pod {
         }
     }
 
-    /// Ends it: preStop, the signal, and, where its grace period is over before its container has ended, the end without a word, which is
-    /// a failure here.
-    pub(crate) async fn end(&self) {
-        *self.ending.lock().unwrap() = Some(SystemClock.now());
-        let orderly = async {
+    /// Terminates the pod: runs its preStop hook, sends SIGTERM, and waits until the container
+    /// exits. If the grace period ends before that, kills the container and records a fault.
+    pub(crate) async fn terminate(&self) {
+        *self.terminating_since.lock().unwrap() = Some(SystemClock.now());
+        let graceful = async {
             self.pre_stop().await;
-            let (signalled, said) = outcome(&["kill", "--signal=TERM", &self.id], self.grace).await;
-            // Its preStop may have ended it.
+            let (signalled, printed) =
+                outcome(&["kill", "--signal=TERM", &self.id], self.grace).await;
+            // The container may have exited during preStop.
             assert!(
-                signalled || self.exit().is_some() || said.contains("is not running"),
-                "{}: {said}",
+                signalled || self.exit().is_some() || printed.contains("is not running"),
+                "{}: {printed}",
                 self.name
             );
             let mut state = self.state.subscribe();
@@ -151,17 +155,15 @@ impl Pod {
                 .wait_for(|state| matches!(state, PodState::Exited(_)))
                 .await;
         };
-        let ended = timeout(self.grace, orderly).await;
-        if ended.is_err() {
+        let terminated = timeout(self.grace, graceful).await;
+        if terminated.is_err() {
             docker(&["kill", &self.id]).await;
             self.fail(format!(
-                "it had not ended after its {:?} of grace",
+                "it did not exit within its grace period of {:?}",
                 self.grace
             ));
         } else if let Some(code) = self.exit().filter(|code| code != "0") {
-            self.fail(format!(
-                "it was asked to end and did so with exit code {code}"
-            ));
+            self.fail(format!("when terminated, it exited with code {code}"));
         }
         self.probes.lock().unwrap().abort_all();
     }
@@ -173,18 +175,21 @@ impl Pod {
         };
         if let Some(pause) = &stop.sleep {
             sleep(Duration::from_secs(
-                pause.seconds.try_into().expect("no negative time"),
+                pause
+                    .seconds
+                    .try_into()
+                    .expect("a time that is not negative"),
             ))
             .await;
         } else if let Some(exec) = &stop.exec {
             let command = exec.command.iter().flatten().map(String::as_str);
             let arguments: Vec<_> = ["exec", &self.id].into_iter().chain(command).collect();
-            let (succeeded, said) = outcome(&arguments, self.grace).await;
+            let (succeeded, printed) = outcome(&arguments, self.grace).await;
             if !succeeded {
-                self.fail(format!("preStop: {said}"));
+                self.fail(format!("preStop failed: {printed}"));
             }
         } else {
-            panic!("not built here: {stop:?}");
+            panic!("not implemented: {stop:?}");
         }
     }
 
@@ -195,7 +200,7 @@ impl Pod {
         }
     }
 
-    /// Whatever becomes of it later, that it failed stays.
+    /// Records a fault, which no later state replaces.
     fn fail(&self, why: String) {
         self.state.send_replace(PodState::Failed(why));
     }
@@ -214,36 +219,40 @@ impl Pod {
     async fn watch_exit(self: Arc<Self>) {
         let (_, code) = outcome(&["wait", &self.id], Duration::MAX).await;
         let code = code.trim().to_owned();
-        if self.is_ending_for(Duration::ZERO) {
+        if self.is_terminating_for(Duration::ZERO) {
             self.transition_to(PodState::Exited(code));
         } else {
-            self.fail(format!(
-                "its container ended by itself, with exit code {code}"
-            ));
+            self.fail(format!("its container exited by itself with code {code}"));
         }
     }
 
-    /// First its start alone; then its life and its readiness, each by itself. Its readiness is asked for until it is gone.
+    /// Runs the startup probe until it succeeds, then the liveness and readiness probes side by
+    /// side. The readiness probe continues until the pod has terminated.
     async fn keep_probing(self: Arc<Self>) {
         if let Some(startup) = self.prober(self.container.startup_probe.as_ref())
-            && let Err(why) = succeeds_at_last(&startup).await
+            && let Err(why) = await_start(&startup).await
         {
-            return self.fail(format!("it does not start: {why}"));
+            return self.fail(format!("its startup probe failed: {why}"));
         }
         let liveness = self.prober(self.container.liveness_probe.as_ref());
         let readiness = self.prober(self.container.readiness_probe.as_ref());
-        tokio::join!(self.watch_life(liveness), self.watch_readiness(readiness));
+        tokio::join!(
+            self.watch_liveness(liveness),
+            self.watch_readiness(readiness)
+        );
     }
 
     fn prober(&self, probe: Option<&Probe>) -> Option<Prober> {
         probe.map(|probe| Prober::new(probe, &self.container, &self.id, self.ip))
     }
 
-    async fn watch_life(&self, liveness: Option<Prober>) {
+    async fn watch_liveness(&self, liveness: Option<Prober>) {
         let Some(liveness) = liveness else { return };
-        let why = fails_at_last(&liveness).await;
-        if !self.is_ending_for(Duration::ZERO) {
-            self.fail(format!("a kubelet would restart it: {why}"));
+        let why = await_failure(&liveness).await;
+        if !self.is_terminating_for(Duration::ZERO) {
+            self.fail(format!(
+                "its liveness probe failed, so a kubelet would restart it: {why}"
+            ));
         }
     }
 
@@ -253,16 +262,17 @@ impl Pod {
         };
         loop {
             let note = |why| self.transition_to(PodState::NotReady(why));
-            succeeds_in_a_row(&readiness, note).await;
+            await_success(&readiness, note).await;
             self.transition_to(PodState::ReadySince(SystemClock.now()));
-            let why = fails_at_last(&readiness).await;
+            let why = await_failure(&readiness).await;
             self.transition_to(PodState::NotReady(why));
         }
     }
 }
 
-/// Asks until an answer is good, or the last one that is granted is not.
-async fn succeeds_at_last(prober: &Prober) -> Result<(), String> {
+/// Probes until a probe succeeds or the failure threshold is reached. Returns the last failure's
+/// reason in that case.
+async fn await_start(prober: &Prober) -> Result<(), String> {
     sleep(prober.initial_delay()).await;
     let mut failures = 0;
     loop {
@@ -277,8 +287,8 @@ async fn succeeds_at_last(prober: &Prober) -> Result<(), String> {
     }
 }
 
-/// Asks until as many answers in a row are good as it takes, and tells why others were not.
-async fn succeeds_in_a_row(prober: &Prober, note: impl Fn(String)) {
+/// Probes until the success threshold is reached, and passes the reason of each failure to `note`.
+async fn await_success(prober: &Prober, note: impl Fn(String)) {
     let mut successes = 0;
     while successes < prober.successes_min() {
         match prober.ask().await {
@@ -292,8 +302,8 @@ async fn succeeds_in_a_row(prober: &Prober, note: impl Fn(String)) {
     }
 }
 
-/// Asks until as many answers in a row are bad as it takes; the last one.
-async fn fails_at_last(prober: &Prober) -> String {
+/// Probes until the failure threshold is reached, and returns the last failure's reason.
+async fn await_failure(prober: &Prober) -> String {
     let mut failures = 0;
     loop {
         match prober.ask().await {

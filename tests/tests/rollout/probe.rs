@@ -1,4 +1,4 @@
-//! Probes as a kubelet makes them: by their periods, timeouts and thresholds.
+//! Probes of containers with the periods, timeouts and thresholds that a kubelet observes.
 
 use std::net::Ipv4Addr;
 use std::time::Duration;
@@ -20,12 +20,12 @@ pub(crate) struct Prober {
 
 #[derive(Clone)]
 enum Action {
-    /// In the container of that id.
+    /// Runs a command in the container with this id.
     Run {
         container: String,
         command: Vec<String>,
     },
-    /// From the node.
+    /// Sends an HTTP request from the node.
     Get {
         ip: Ipv4Addr,
         port: u16,
@@ -34,7 +34,7 @@ enum Action {
 }
 
 impl Prober {
-    /// Of the container with that id and address.
+    /// Returns a prober of the container with this id and address.
     pub(crate) fn new(probe: &Probe, of: &Container, id: &str, ip: Ipv4Addr) -> Self {
         let action = match (&probe.exec, &probe.http_get) {
             (Some(exec), None) => Action::Run {
@@ -46,7 +46,7 @@ impl Prober {
                 port: port(get, of),
                 path: get.path.clone().unwrap_or_else(|| "/".to_owned()),
             },
-            (Some(_), Some(_)) | (None, None) => panic!("not built here: {probe:?}"),
+            (Some(_), Some(_)) | (None, None) => panic!("not implemented: {probe:?}"),
         };
         Self {
             probe: probe.clone(),
@@ -54,43 +54,43 @@ impl Prober {
         }
     }
 
-    /// Before the first probe.
+    /// Returns the delay before the first probe.
     pub(crate) fn initial_delay(&self) -> Duration {
         seconds(self.probe.initial_delay_seconds, 0)
     }
 
-    /// From one probe to the next.
+    /// Returns the time from one probe to the next.
     pub(crate) fn period(&self) -> Duration {
         seconds(self.probe.period_seconds, 10)
     }
 
-    /// How many failures in a row count.
+    /// Returns how many consecutive failures make the probe count as failed.
     pub(crate) fn failures_max(&self) -> i32 {
         self.probe.failure_threshold.unwrap_or(3)
     }
 
-    /// How many successes in a row count after a failure.
+    /// Returns how many consecutive successes make the probe count as successful after a failure.
     pub(crate) fn successes_min(&self) -> i32 {
         self.probe.success_threshold.unwrap_or(1)
     }
 
-    /// Asks once; why it failed where it did.
+    /// Probes once. Returns the reason if the probe fails.
     pub(crate) async fn ask(&self) -> Result<(), String> {
-        let bound = seconds(self.probe.timeout_seconds, 1);
+        let time_max = seconds(self.probe.timeout_seconds, 1);
         match &self.action {
             Action::Run { container, command } => {
                 let command: Vec<_> = command.iter().map(String::as_str).collect();
-                let (succeeded, said) =
-                    outcome(&[&["exec", container][..], &command].concat(), bound).await;
+                let (succeeded, printed) =
+                    outcome(&[&["exec", container][..], &command].concat(), time_max).await;
                 if succeeded {
                     Ok(())
                 } else {
-                    Err(format!("{}: {said}", command.join(" ")))
+                    Err(format!("{}: {printed}", command.join(" ")))
                 }
             }
             Action::Get { ip, port, path } => {
-                let answer = timeout(bound, get(*ip, *port, path)).await;
-                let code = answer.map_err(|_| format!("{path}: no answer within {bound:?}"))?;
+                let answer = timeout(time_max, get(*ip, *port, path)).await;
+                let code = answer.map_err(|_| format!("{path}: no answer within {time_max:?}"))?;
                 match code.map_err(|error| format!("{path}: {error}"))? {
                     200..400 => Ok(()),
                     code => Err(format!("{path}: {code}")),
@@ -118,7 +118,7 @@ fn port(get: &HTTPGetAction, of: &Container) -> u16 {
     number.try_into().expect("a port")
 }
 
-/// A port of a container by its name.
+/// Returns the number of the container's port named `name`.
 pub(crate) fn named_port(of: &Container, name: &str) -> i32 {
     let mut ports = of.ports.iter().flatten();
     let found = ports.find(|port| port.name.as_deref() == Some(name));
@@ -129,6 +129,6 @@ pub(crate) fn named_port(of: &Container, name: &str) -> i32 {
 
 fn seconds(number: Option<i32>, default: u64) -> Duration {
     Duration::from_secs(number.map_or(default, |number| {
-        number.try_into().expect("no negative time")
+        number.try_into().expect("a time that is not negative")
     }))
 }

@@ -1,4 +1,4 @@
-//! The engine's command line for a container of a pod: whatever the manifests say of it, in the engine's words.
+//! Translates the manifests of a pod's container into a command line of the container engine.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt as _, chown};
@@ -8,20 +8,21 @@ use k8s_openapi::api::core::v1::{Container, PodSpec};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use nix::unistd::Uid;
 use tickstorm_testkit::TempDir;
-use tickstorm_tests::given::{GivenFile, environment, files};
+use tickstorm_tests::kubelet::{VolumeFile, environment, files};
 use tickstorm_tests::manifests::{Manifests, Update, Workload, name};
 
 use crate::engine::LABEL;
 
-/// What `docker create` is told.
+/// The command line that creates a container, and the files for it.
 pub(crate) struct RunArguments {
-    /// Its arguments.
+    /// The arguments of docker, beginning with `create`.
     pub(crate) arguments: Vec<String>,
-    /// The files of its volumes.
+    /// The directory with the files of the volumes.
     pub(crate) volumes: TempDir,
 }
 
-/// How the container of that pod is run on that network.
+/// Returns the arguments that run the container of the pod named `pod` on `network`, and writes the
+/// files of its volumes.
 pub(crate) fn run(
     manifests: &Manifests,
     workload: &Workload,
@@ -29,7 +30,7 @@ pub(crate) fn run(
     network: &str,
 ) -> RunArguments {
     let [container] = &workload.pod.containers[..] else {
-        panic!("{} has one container", workload.name);
+        panic!("{} does not have exactly one container", workload.name);
     };
     let volumes = TempDir::new(pod);
     let mut arguments = vec![
@@ -44,10 +45,10 @@ pub(crate) fn run(
     for (name, value) in environment(manifests, container, pod) {
         arguments.push(format!("--env={name}={value}"));
     }
-    let given = files(manifests, &workload.pod, container);
+    let volume_files = files(manifests, &workload.pod, container);
     arguments.extend(mounts(
         container,
-        &given,
+        &volume_files,
         &volumes,
         workload
             .pod
@@ -67,7 +68,8 @@ pub(crate) fn run(
     RunArguments { arguments, volumes }
 }
 
-/// The names that the cluster's DNS has for a pod: its own where a headless Service gives it one, and those of such Services.
+/// Returns the names that the cluster's DNS resolves to a pod: the names of its headless Services
+/// and, for a StatefulSet's pod, its own name under its Service.
 fn names(manifests: &Manifests, workload: &Workload, pod: &str) -> impl Iterator<Item = String> {
     let headless = manifests.services.iter().filter(|service| {
         let spec = service.spec.as_ref().expect("a spec");
@@ -100,14 +102,15 @@ fn rights(pod: &PodSpec, container: &Container) -> Vec<String> {
     let user = of_pod.run_as_user.expect("a user");
     assert!(
         user != 0 || of_pod.run_as_non_root != Some(true),
-        "a kubelet would not start it"
+        "a kubelet would refuse to start {}: it runs as root",
+        container.name
     );
     let mut arguments = vec![format!(
         "--user={user}:{}",
         of_pod.run_as_group.unwrap_or(0)
     )];
     arguments.extend(of_pod.fs_group.map(|group| format!("--group-add={group}")));
-    // The engine's own profile is the runtime's default.
+    // The engine applies its default seccomp profile by itself.
     let profile = of_pod
         .seccomp_profile
         .as_ref()
@@ -139,22 +142,23 @@ fn resources(container: &Container) -> Vec<String> {
     let memory = amount(&resources.limits, "memory").expect("a limit of memory");
     let memory = memory
         .strip_suffix('i')
-        .unwrap_or_else(|| panic!("not understood: {memory}"));
+        .unwrap_or_else(|| panic!("not a binary unit of memory: {memory}"));
     let cpu = amount(&resources.requests, "cpu").expect("a request of CPU");
     let thousandths = cpu
         .strip_suffix('m')
         .map_or_else(|| cpu.parse::<u64>().map(|whole| whole * 1_000), str::parse);
-    let shares = thousandths.unwrap_or_else(|_| panic!("not understood: {cpu}")) * 1_024 / 1_000;
+    let thousandths = thousandths.unwrap_or_else(|_| panic!("not an amount of CPU: {cpu}"));
+    let shares = thousandths * 1_024 / 1_000;
     vec![
         format!("--memory={}", memory.to_lowercase()),
         format!("--cpu-shares={}", shares.max(2)),
     ]
 }
 
-/// Writes the files and says where each volume is mounted.
+/// Writes the files of the volumes and returns the arguments that mount the volumes.
 fn mounts(
     container: &Container,
-    given: &[GivenFile],
+    files: &[VolumeFile],
     volumes: &TempDir,
     group: Option<i64>,
 ) -> Vec<String> {
@@ -164,7 +168,7 @@ fn mounts(
             let at = Path::new(&mount.mount_path);
             let dir = volumes.path().join(&mount.name);
             fs::create_dir(&dir).unwrap();
-            for file in given.iter().filter(|file| file.path.starts_with(at)) {
+            for file in files.iter().filter(|file| file.path.starts_with(at)) {
                 write(&dir.join(file.path.file_name().unwrap()), file, group);
             }
             let mode = if mount.read_only == Some(true) {
@@ -177,8 +181,9 @@ fn mounts(
         .collect()
 }
 
-/// Only root can give a file to the pod's group, as the kubelet does; run by anybody else, this leaves it readable for all.
-fn write(path: &PathBuf, file: &GivenFile, group: Option<i64>) {
+/// Writes a file and gives it to the pod's group, as a kubelet does. Only root can do that, so if
+/// another user runs the tests, the file is readable for everyone instead.
+fn write(path: &PathBuf, file: &VolumeFile, group: Option<i64>) {
     fs::write(path, &file.content).unwrap();
     let mode = if Uid::effective().is_root() {
         chown(

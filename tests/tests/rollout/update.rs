@@ -1,34 +1,34 @@
-//! The order in which Kubernetes replaces a workload's pods. It knows numbers only.
+//! The order in which Kubernetes replaces a Deployment's pods, as a pure function of their numbers.
 
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
-/// What a Deployment does next in a rollout.
+/// The next step of a Deployment's rollout.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum RolloutStep {
-    /// Make a new pod.
+    /// Create a new pod.
     Create,
-    /// End an old pod.
+    /// Terminate an old pod.
     Delete,
-    /// Look again when a new pod is available.
+    /// Wait until one more new pod is available.
     Await,
-    /// Nothing: all are new.
+    /// The rollout is complete: all pods are new and available.
     Done,
 }
 
-/// A Deployment in a rollout. Old pods are available all the time; those that end don't count.
+/// A Deployment in a rollout. Old pods are always available; terminating pods are not counted.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Rollout {
-    /// How many pods it is to have.
+    /// The number of pods that the Deployment should have.
     pub(crate) wanted: u32,
-    /// How many more it may have.
+    /// The number of pods that it may have in addition.
     pub(crate) surge: u32,
-    /// How many fewer may be available.
+    /// The number of pods by which the available ones may fall below `wanted`.
     pub(crate) unavailable: u32,
-    /// How many are old.
+    /// The number of old pods.
     pub(crate) old: u32,
-    /// How many are new.
+    /// The number of new pods.
     pub(crate) new: u32,
-    /// How many of the new ones are available.
+    /// The number of new pods that are available.
     pub(crate) available: u32,
 }
 
@@ -47,16 +47,17 @@ impl Rollout {
     }
 }
 
-/// A number of pods: itself, or a share of `wanted`, rounded up or down.
-pub(crate) fn share(number: &IntOrString, wanted: u32, up: bool) -> u32 {
+/// Returns the number of pods that `number` stands for: itself, or a percentage of `wanted`,
+/// rounded up or down.
+pub(crate) fn share(number: &IntOrString, wanted: u32, rounds_up: bool) -> u32 {
     match number {
-        IntOrString::Int(number) => (*number).try_into().expect("no negative number"),
+        IntOrString::Int(number) => (*number).try_into().expect("a number that is not negative"),
         IntOrString::String(share) => {
             let percent: u32 = share
                 .strip_suffix('%')
                 .and_then(|share| share.parse().ok())
-                .expect("a share");
-            if up {
+                .expect("a percentage");
+            if rounds_up {
                 (wanted * percent).div_ceil(100)
             } else {
                 wanted * percent / 100
@@ -69,7 +70,8 @@ pub(crate) fn share(number: &IntOrString, wanted: u32, up: bool) -> u32 {
 mod tests {
     use super::*;
 
-    /// All steps of a rollout in which each new pod becomes available when it is waited for.
+    /// Returns all steps of a rollout in which each new pod becomes available as soon as it is
+    /// awaited.
     fn steps(wanted: u32, surge: u32, unavailable: u32) -> Vec<RolloutStep> {
         let mut rollout = Rollout {
             wanted,
@@ -95,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn one_more_and_none_fewer_is_one_after_the_other() {
+    fn with_a_surge_of_one_pods_are_replaced_one_at_a_time() {
         use RolloutStep::{Await, Create, Delete, Done};
         assert_eq!(steps(1, 1, 0), [Create, Await, Delete, Done]);
         assert_eq!(
@@ -105,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn every_rollout_ends_and_keeps_within_its_bounds() {
+    fn every_rollout_completes_within_its_bounds() {
         for (wanted, surge, unavailable) in [(3, 0, 1), (5, 2, 2), (4, 4, 0), (3, 1, 3)] {
             assert_eq!(
                 steps(wanted, surge, unavailable).last(),
@@ -115,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn a_share_that_may_come_is_rounded_up_and_one_that_may_be_away_down() {
+    fn a_percentage_is_rounded_up_for_surge_and_down_for_unavailable() {
         let quarter = IntOrString::String("25%".to_owned());
         assert_eq!(
             (share(&quarter, 3, true), share(&quarter, 3, false)),

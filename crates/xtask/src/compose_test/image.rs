@@ -1,31 +1,31 @@
-//! What an image of ours must be: one small program that runs without rights, and nothing else that could be run.
+//! Checks that an image contains one small program, which runs without privileges, and no shell.
 
 use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
 
 use crate::command::docker;
 
-/// A binary in it is smaller than that.
+/// The size that the image's binary must stay below.
 const BINARY_BYTES_MAX: usize = 20_000_000;
 
-/// By number, since an orchestrator can't see that a name is not root's.
+/// The user and group as numbers: an orchestrator can't verify that a name is not root's.
 const USER: &str = "65532:65532";
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// One of our images, by the name of its program.
+/// One of TickStorm's images, identified by the name of its program.
 pub(crate) struct Image {
     program: &'static str,
 }
 
-/// As the engine tells it.
+/// The engine's description of an image.
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct Inspected {
     config: ImageConfig,
 }
 
-/// What a container of it starts with.
+/// The configuration that containers of the image start with.
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct ImageConfig {
@@ -45,28 +45,32 @@ impl Image {
         Self { program }
     }
 
-    /// Fails with what is not as it must be.
+    /// Fails at the first property of the image that is wrong.
     pub(crate) fn check(&self) -> Result<()> {
         let image = format!("{}:local", self.program);
         self.check_config(&image)
             .and_then(|()| self.check_files(&image))
             .and_then(|()| self.check_run(&image))
-            .with_context(|| format!("the image {image} is not as it must be"))
+            .with_context(|| format!("the image {image} is wrong"))
     }
 
     fn check_config(&self, image: &str) -> Result<()> {
         let json = docker(&format!("image inspect {image}")).output()?;
         let [Inspected { config }] = serde_json::from_slice::<[Inspected; 1]>(&json)?;
         let program = format!("/{}", self.program);
-        ensure!(config.user == USER, "it runs as {:?}", config.user);
+        ensure!(
+            config.user == USER,
+            "it runs as {:?} instead of {USER:?}",
+            config.user
+        );
         ensure!(
             config.entrypoint == [program.as_str()],
-            "it starts {:?}",
+            "its entrypoint is {:?} instead of {program:?}",
             config.entrypoint
         );
         ensure!(
             config.healthcheck.test == ["CMD", program.as_str(), "healthcheck"],
-            "its probe is {:?}",
+            "its health check is {:?} instead of `{program} healthcheck`",
             config.healthcheck.test
         );
         Ok(())
@@ -79,18 +83,20 @@ impl Image {
         let binary = docker(&format!("cp {container}:/{} -", self.program)).output();
         let shell = docker(&format!("cp {container}:/bin/sh -")).probe();
         docker(&format!("rm {container}")).output()?;
-        // An archive with one file in it, which is hardly larger than the file.
+        // The size of a tar archive that contains just this file, which is hardly larger than the
+        // file.
         let bytes = binary?.len();
         ensure!(
             bytes < BINARY_BYTES_MAX,
-            "its program has {bytes} bytes; {BINARY_BYTES_MAX} are allowed"
+            "its program has {bytes} bytes, but must have fewer than {BINARY_BYTES_MAX}"
         );
         ensure!(shell.is_none(), "it has a shell");
         eprintln!("    {image}: {:.1} MB", bytes as f64 / 1e6);
         Ok(())
     }
 
-    /// Its program starts without rights and without a place to write to, and is of this version.
+    /// Fails unless the program starts without privileges on a read-only file system and reports
+    /// this version.
     fn check_run(&self, image: &str) -> Result<()> {
         let version = docker(&format!(
             "run --rm --read-only --cap-drop=ALL --security-opt=no-new-privileges {image} --version"
@@ -100,7 +106,7 @@ impl Image {
         let wanted = format!("{} {VERSION}", self.program);
         ensure!(
             version.trim() == wanted,
-            "it calls itself {version:?} instead of {wanted:?}"
+            "its `--version` prints {version:?} instead of {wanted:?}"
         );
         Ok(())
     }

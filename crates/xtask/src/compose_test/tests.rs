@@ -1,20 +1,20 @@
-//! What the two files of images must have in common.
+//! Checks what the two Dockerfiles must have in common.
 
 const CLOCK: &str = include_str!("../../../../Dockerfile.clock");
 const EDGE: &str = include_str!("../../../../Dockerfile.edge");
 
-/// Begins the part that is each one's own.
+/// The comment at which the Dockerfiles begin to differ.
 const FINAL_STAGE: &str = "# The final stage";
 
 #[test]
 fn both_images_are_built_by_the_same_stages() {
     let clock = builder(CLOCK);
     assert!(clock.contains("FROM ") && clock.contains("cargo build"));
-    assert_eq!(clock, builder(EDGE), "else everything is built twice");
+    assert_eq!(clock, builder(EDGE), "everything would be built twice");
 }
 
 #[test]
-fn an_image_tells_the_version_of_what_is_in_it() {
+fn an_image_is_labelled_with_the_version_of_its_program() {
     let label = format!(
         "org.opencontainers.image.version=\"{}\"",
         env!("CARGO_PKG_VERSION")
@@ -24,7 +24,7 @@ fn an_image_tells_the_version_of_what_is_in_it() {
     }
 }
 
-/// All before the final stage but the first line, which says whose image it is.
+/// Returns everything up to the final stage except the first line, which names the image.
 fn builder(dockerfile: &str) -> &str {
     let (_, rest) = dockerfile.split_once('\n').unwrap();
     let (builder, _) = rest.split_once(FINAL_STAGE).unwrap();

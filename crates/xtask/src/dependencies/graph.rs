@@ -1,5 +1,5 @@
-//! The resolved dependency graph as `cargo metadata` gives it, by names: two versions of a library are one node, since no
-//! rule here tells them apart.
+//! The dependency graph that `cargo metadata` resolves. Nodes are names of packages: two versions
+//! of a library are one node, since no rule distinguishes them.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -8,7 +8,7 @@ use std::{
 
 use serde::Deserialize;
 
-/// For what a crate needs another one.
+/// The purpose for which a crate depends on another one.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Purpose {
@@ -68,8 +68,8 @@ impl Graph {
                     continue;
                 }
                 for dep_kind in &dependency.dep_kinds {
-                    let kind = dep_kind.kind.unwrap_or(Purpose::Product);
-                    graph.add_edge(&name(&node.id), &library, kind);
+                    let purpose = dep_kind.kind.unwrap_or(Purpose::Product);
+                    graph.add_edge(&name(&node.id), &library, purpose);
                 }
             }
         }
@@ -80,43 +80,50 @@ impl Graph {
         self.members.insert(name.to_owned());
     }
 
-    pub(super) fn add_edge(&mut self, from: &str, to: &str, kind: Purpose) {
+    pub(super) fn add_edge(&mut self, from: &str, to: &str, purpose: Purpose) {
         self.edges
             .entry(from.to_owned())
             .or_default()
-            .insert((to.to_owned(), kind));
+            .insert((to.to_owned(), purpose));
     }
 
-    /// The workspace's crates.
+    /// Returns the names of the workspace's crates.
     pub(super) fn members(&self) -> impl Iterator<Item = &str> {
         self.members.iter().map(String::as_str)
     }
 
-    /// For what `from` needs `to` directly; nothing where it does not.
-    pub(super) fn kinds(&self, from: &str, to: &str) -> impl Iterator<Item = Purpose> {
+    /// Returns the purposes for which `from` directly depends on `to`. There are none if it does
+    /// not.
+    pub(super) fn purposes(&self, from: &str, to: &str) -> impl Iterator<Item = Purpose> {
         self.dependencies(from)
             .filter(move |(name, _)| name == to)
-            .map(|(_, kind)| *kind)
+            .map(|(_, purpose)| *purpose)
     }
 
-    /// A shortest way to `library`, as `a → b → library`. From the crates in `from` it takes edges of `kinds`, from there
-    /// on those that a dependant gets with a crate: its product code and its build script, not its tests.
-    pub(super) fn path(&self, from: &[&str], kinds: &[Purpose], library: &str) -> Option<String> {
-        let mut ways: VecDeque<Vec<&str>> = from.iter().map(|name| vec![*name]).collect();
+    /// Returns a shortest path from one of the crates in `from` to `library`, as `a → b → library`.
+    /// The first step follows dependencies for one of `purposes`. Further steps follow the
+    /// dependencies that a crate passes on to its dependants, which excludes its tests.
+    pub(super) fn path(
+        &self,
+        from: &[&str],
+        purposes: &[Purpose],
+        library: &str,
+    ) -> Option<String> {
+        let mut paths: VecDeque<Vec<&str>> = from.iter().map(|name| vec![*name]).collect();
         let mut seen = BTreeSet::new();
-        while let Some(way) = ways.pop_front() {
-            let (&last, is_start) = (way.last()?, way.len() == 1);
+        while let Some(path) = paths.pop_front() {
+            let (&last, is_start) = (path.last()?, path.len() == 1);
             if last == library {
-                return Some(way.join(" → "));
+                return Some(path.join(" → "));
             }
-            for (next, kind) in self.dependencies(last) {
+            for (next, purpose) in self.dependencies(last) {
                 let counts = if is_start {
-                    kinds.contains(kind)
+                    purposes.contains(purpose)
                 } else {
-                    *kind != Purpose::Test
+                    *purpose != Purpose::Test
                 };
                 if counts && seen.insert(next.as_str()) {
-                    ways.push_back([way.as_slice(), &[next.as_str()]].concat());
+                    paths.push_back([path.as_slice(), &[next.as_str()]].concat());
                 }
             }
         }
@@ -128,7 +135,7 @@ impl Graph {
     }
 }
 
-/// The part of `cargo metadata --format-version 1` that the rules need.
+/// The fields of `cargo metadata --format-version 1` that the rules need.
 #[derive(Deserialize)]
 struct Metadata {
     packages: Vec<Package>,
@@ -147,15 +154,16 @@ struct Package {
 }
 
 impl Package {
-    /// Whether `library` is optional here and nothing in `enabled` asks for it. Cargo's metadata list it all the same where a
-    /// feature only says what to do if it is there (`library?/feature`).
+    /// Returns whether `library` is an optional dependency that no feature in `enabled` requests.
+    /// Cargo's metadata lists such a library if a feature merely refers to it with
+    /// `library?/feature`.
     fn leaves_out(&self, library: &str, enabled: &[String]) -> bool {
         let declared: Vec<_> = self
             .dependencies
             .iter()
             .filter(|it| it.name == library)
             .collect();
-        let asks = |feature: &String| {
+        let requests = |feature: &String| {
             self.features.get(feature).is_some_and(|wants| {
                 wants.iter().any(|wanted| {
                     let wanted = wanted.strip_prefix("dep:").unwrap_or(wanted);
@@ -165,7 +173,7 @@ impl Package {
         };
         !declared.is_empty()
             && declared.iter().all(|it| it.optional && it.rename.is_none())
-            && !enabled.iter().any(asks)
+            && !enabled.iter().any(requests)
     }
 }
 
@@ -198,6 +206,6 @@ struct Dependency {
 
 #[derive(Deserialize)]
 struct DependencyKind {
-    /// None is a dependency of the product code.
+    /// `None` for a dependency of the product code.
     kind: Option<Purpose>,
 }

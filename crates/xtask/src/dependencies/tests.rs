@@ -1,10 +1,11 @@
-//! Each rule of the table is shown to find its violation, in a workspace that has all members and one more edge.
+//! Shows for each kind of rule that a violation is found, in a workspace with all crates and
+//! additional dependencies.
 
 use serde_json::json;
 
 use super::*;
 
-/// The members of the table, with exactly the edges that it allows, and these.
+/// Returns a workspace with the crates of the table, all dependencies that it allows, and `more`.
 fn workspace(more: &[(&str, &str, Purpose)]) -> Graph {
     let mut graph = Graph::default();
     for rule in RULES {
@@ -16,13 +17,13 @@ fn workspace(more: &[(&str, &str, Purpose)]) -> Graph {
             graph.add_edge(rule.name, to, Purpose::Test);
         }
     }
-    for (from, to, kind) in more {
-        graph.add_edge(from, to, *kind);
+    for (from, to, purpose) in more {
+        graph.add_edge(from, to, *purpose);
     }
     graph
 }
 
-/// The one violation of a workspace with these edges more.
+/// Returns the only violation in a workspace with `more` dependencies than the allowed ones.
 fn violation(more: &[(&str, &str, Purpose)]) -> String {
     let mut found = violations(&workspace(more));
     assert_eq!(found.len(), 1, "{found:#?}");
@@ -30,17 +31,17 @@ fn violation(more: &[(&str, &str, Purpose)]) -> String {
 }
 
 #[test]
-fn allowed_edges_are_no_violation() {
+fn allowed_dependencies_are_no_violation() {
     let found = violations(&workspace(&[(EDGE, "tokio", Purpose::Product)]));
     assert!(found.is_empty(), "{found:#?}");
 }
 
 #[test]
-fn a_forbidden_edge_is_found_in_product_code_in_build_scripts_and_in_tests() {
-    for kind in [Purpose::Product, Purpose::Build, Purpose::Test] {
+fn a_forbidden_dependency_is_found_in_product_code_in_build_scripts_and_in_tests() {
+    for purpose in [Purpose::Product, Purpose::Build, Purpose::Test] {
         assert_eq!(
-            violation(&[(EDGE, CLOCK, kind)]),
-            format!("{EDGE} → {CLOCK} is not allowed in {kind}")
+            violation(&[(EDGE, CLOCK, purpose)]),
+            format!("{EDGE} → {CLOCK} is not allowed in {purpose}")
         );
     }
 }
@@ -53,14 +54,14 @@ fn testkit_is_for_tests_only() {
 
 #[test]
 fn tokio_in_a_sans_io_crate_is_found_even_in_its_tests() {
-    for kind in [Purpose::Product, Purpose::Build, Purpose::Test] {
-        let found = violation(&[(PROTOCOL, "tokio", kind)]);
+    for purpose in [Purpose::Product, Purpose::Build, Purpose::Test] {
+        let found = violation(&[(PROTOCOL, "tokio", purpose)]);
         assert!(found.starts_with("tickstorm-protocol → tokio:"), "{found}");
     }
 }
 
 #[test]
-fn tokio_behind_another_library_is_found_with_the_way_to_it() {
+fn an_indirect_dependency_on_tokio_is_found_with_its_path() {
     let found = violation(&[
         (PROTOCOL, "codec", Purpose::Product),
         ("codec", "io", Purpose::Build),
@@ -73,7 +74,7 @@ fn tokio_behind_another_library_is_found_with_the_way_to_it() {
 }
 
 #[test]
-fn what_only_the_tests_of_a_library_need_does_not_count() {
+fn dependencies_of_a_librarys_tests_do_not_count() {
     let found = violations(&workspace(&[
         (PROTOCOL, "codec", Purpose::Product),
         ("codec", "tokio", Purpose::Test),
@@ -98,15 +99,15 @@ fn a_banned_library_is_found_behind_a_build_script() {
 #[test]
 fn a_crate_without_a_rule_and_a_rule_without_a_crate_are_found() {
     let mut graph = workspace(&[]);
-    graph.add_member("tickstorm-newcomer");
-    assert!(violations(&graph)[0].starts_with("tickstorm-newcomer has no line"));
+    graph.add_member("tickstorm-new");
+    assert!(violations(&graph)[0].starts_with("tickstorm-new has no rule"));
 
     let found = violations(&Graph::default());
     assert_eq!(found.len(), RULES.len(), "{found:#?}");
 }
 
 #[test]
-fn metadata_of_cargo_are_read_with_their_three_kinds_of_edges() {
+fn all_three_purposes_are_read_from_cargos_metadata() {
     let metadata = json!({
         "packages": [{"id": "path#a@1", "name": "a"}, {"id": "registry#b@2", "name": "b"}],
         "workspace_members": ["path#a@1"],
@@ -120,13 +121,13 @@ fn metadata_of_cargo_are_read_with_their_three_kinds_of_edges() {
     let graph = Graph::from_metadata(metadata.to_string().as_bytes()).unwrap();
     assert_eq!(graph.members().collect::<Vec<_>>(), ["a"]);
     assert_eq!(
-        graph.kinds("a", "b").collect::<Vec<_>>(),
+        graph.purposes("a", "b").collect::<Vec<_>>(),
         [Purpose::Product, Purpose::Build, Purpose::Test]
     );
 }
 
 #[test]
-fn a_library_that_a_feature_names_only_if_it_is_there_is_not_there() {
+fn a_library_that_features_refer_to_only_weakly_is_no_dependency() {
     let metadata = |wanted: &str| {
         format!(
             r#"{{"packages": [
@@ -138,14 +139,14 @@ fn a_library_that_a_feature_names_only_if_it_is_there_is_not_there() {
                 "deps": [{{"pkg": "ring 1", "dep_kinds": [{{"kind": null}}]}}]}}]}}}}"#
         )
     };
-    for (wanted, is_there) in [
+    for (wanted, is_dependency) in [
         ("ring?/std", false),
         ("dep:ring", true),
         ("ring", true),
         ("ring/std", true),
     ] {
         let graph = Graph::from_metadata(metadata(wanted).as_bytes()).unwrap();
-        let way = graph.path(&["a"], &[Purpose::Product], "ring");
-        assert_eq!(way.is_some(), is_there, "{wanted}");
+        let path = graph.path(&["a"], &[Purpose::Product], "ring");
+        assert_eq!(path.is_some(), is_dependency, "{wanted}");
     }
 }

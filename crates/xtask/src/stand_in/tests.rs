@@ -1,4 +1,4 @@
-//! What the stand-ins have to do with the files that name their images.
+//! Compares the stand-ins with the Dockerfiles and the scripts that name their images.
 
 use super::*;
 
@@ -10,7 +10,7 @@ const DOCKERFILES: [&str; 2] = [
 const STAND_INS: [&StandIn; 5] = [&NATS, &DEBIAN, &RUST, &DISTROLESS, &HAPROXY];
 
 #[test]
-fn every_image_that_ours_are_built_from_has_a_stand_in() {
+fn every_image_in_the_dockerfiles_has_a_stand_in() {
     for dockerfile in DOCKERFILES {
         let mut images = 0;
         for line in dockerfile.lines() {
@@ -24,12 +24,12 @@ fn every_image_that_ours_are_built_from_has_a_stand_in() {
                 "{image} has no stand-in"
             );
         }
-        assert!(images >= 2, "a builder and a final stage");
+        assert!(images >= 2, "no builder or no final stage in {dockerfile}");
     }
 }
 
 #[test]
-fn a_stand_in_tells_whom_it_stands_in_for() {
+fn every_script_names_the_image_that_it_replaces() {
     for stand_in in STAND_INS {
         assert!(
             stand_in.script.contains(stand_in.image),

@@ -1,5 +1,5 @@
-//! What containers are given: settings that the daemons know and take, ports that they listen on, images that there are, and
-//! no more rights than they need.
+//! Checks the manifests of containers: settings that the daemons know and accept, ports that they
+//! listen on, images that exist, and no more privileges than necessary.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -8,14 +8,19 @@ use std::process::Command;
 
 use k8s_openapi::api::core::v1::{Container, PodSpec};
 use tickstorm_testkit::TempDir;
-use tickstorm_tests::given::{Environment, files};
+use tickstorm_tests::kubelet::{Environment, files};
 use tickstorm_tests::manifests::{Manifests, Workload};
 
-use super::{container, daemon, each_overlay, read, whole_environment};
+use super::{container, daemon, each_overlay, full_environment, read};
 use crate::tickstorm::binary;
 
-/// What `--check-config` of a daemon says of the environment and the files that its container is given.
-pub(super) fn checked(manifests: &Manifests, workload: &Workload, program: &str) -> Environment {
+/// Returns the settings that a daemon's `--check-config` reports for the environment and the files
+/// of its container.
+pub(super) fn effective_settings(
+    manifests: &Manifests,
+    workload: &Workload,
+    program: &str,
+) -> Environment {
     let dir = TempDir::new("given");
     let container = container(workload);
     for file in files(manifests, &workload.pod, container) {
@@ -23,9 +28,9 @@ pub(super) fn checked(manifests: &Manifests, workload: &Workload, program: &str)
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, file.content).unwrap();
     }
-    let environment = whole_environment(manifests, workload);
-    // The paths in it are the container's.
-    let moved = environment.iter().map(|(name, value)| {
+    let environment = full_environment(manifests, workload);
+    // Paths in the container are replaced by those of the files that were just written.
+    let environment = environment.iter().map(|(name, value)| {
         let value = if name.ends_with("_FILE") {
             inside(&dir, Path::new(value)).to_str().unwrap().to_owned()
         } else {
@@ -37,7 +42,7 @@ pub(super) fn checked(manifests: &Manifests, workload: &Workload, program: &str)
     let output = command
         .arg("--check-config")
         .env_clear()
-        .envs(moved)
+        .envs(environment)
         .output()
         .unwrap();
     let stderr = String::from_utf8_lossy(&output.stderr);
@@ -55,7 +60,7 @@ pub(super) fn checked(manifests: &Manifests, workload: &Workload, program: &str)
         .collect()
 }
 
-/// The value of a setting.
+/// Returns the value of a setting.
 pub(super) fn setting<'a>(settings: &'a Environment, name: &str) -> &'a str {
     let found = settings.iter().find(|(known, _)| known == name);
     found.map_or_else(|| panic!("no setting is named {name}"), |(_, value)| value)
@@ -64,37 +69,37 @@ pub(super) fn setting<'a>(settings: &'a Environment, name: &str) -> &'a str {
 fn inside(dir: &TempDir, path: &Path) -> PathBuf {
     dir.path().join(
         path.strip_prefix("/")
-            .unwrap_or_else(|_| panic!("{} is no whole path", path.display())),
+            .unwrap_or_else(|_| panic!("{} is not an absolute path", path.display())),
     )
 }
 
-fn each_container(look: impl Fn(&Manifests, &Workload, &Container)) {
+fn each_container(check: impl Fn(&Manifests, &Workload, &Container)) {
     each_overlay(|manifests| {
         for workload in &manifests.workloads {
-            look(manifests, workload, container(workload));
+            check(manifests, workload, container(workload));
         }
     });
 }
 
 #[test]
-fn every_variable_is_a_setting_and_its_value_is_taken() {
+fn every_variable_is_a_setting_and_its_value_is_accepted() {
     each_container(|manifests, workload, container| {
         let Some(program) = daemon(container) else {
             return;
         };
-        let settings = checked(manifests, workload, program);
-        for (name, _) in whole_environment(manifests, workload) {
+        let settings = effective_settings(manifests, workload, program);
+        for (name, _) in full_environment(manifests, workload) {
             let named = name.strip_suffix("_FILE").unwrap_or(&name);
             let known = settings
                 .iter()
                 .any(|(known, _)| *known == name || known == named);
-            assert!(known, "{program} knows no {name}");
+            assert!(known, "{program} has no setting {name}");
         }
     });
 }
 
 #[test]
-fn nats_finds_the_variables_that_its_configuration_names() {
+fn the_variables_in_the_nats_configuration_are_set_and_quoted() {
     let configuration = read("deploy/nats/nats.conf");
     let code = configuration
         .lines()
@@ -107,15 +112,15 @@ fn nats_finds_the_variables_that_its_configuration_names() {
         })
         .collect();
     each_overlay(|manifests| {
-        let environment = whole_environment(manifests, manifests.workload("nats"));
+        let environment = full_environment(manifests, manifests.workload("nats"));
         for name in &wanted {
             let (_, value) = environment
                 .iter()
                 .find(|(known, _)| known == name)
-                .unwrap_or_else(|| panic!("no {name}"));
+                .unwrap_or_else(|| panic!("{name} is not set"));
             assert!(
                 !value.contains("$("),
-                "{name} is {value}: what it refers to is not defined before it"
+                "{name} is {value}: it refers to a variable that is not defined before it"
             );
             let quoted = value.starts_with('"') || value.starts_with('[');
             assert!(
@@ -127,7 +132,7 @@ fn nats_finds_the_variables_that_its_configuration_names() {
 }
 
 #[test]
-fn ports_are_those_that_the_programs_listen_on() {
+fn the_declared_ports_are_the_ones_that_the_programs_listen_on() {
     each_container(|manifests, workload, container| {
         let ports = container.ports.iter().flatten();
         let declared: BTreeSet<_> = ports
@@ -138,14 +143,14 @@ fn ports_are_those_that_the_programs_listen_on() {
                 .map(owned)
                 .into(),
             Some(program) => {
-                let settings = checked(manifests, workload, program);
+                let settings = effective_settings(manifests, workload, program);
                 let bound = [("clients", "LISTEN_ADDR"), ("admin", "ADMIN_ADDR")].into_iter();
                 let bound =
                     bound.filter(|(_, name)| program == "tickstorm-edge" || *name == "ADMIN_ADDR");
                 bound
                     .map(|(port, name)| {
                         let (ip, number) = setting(&settings, name).rsplit_once(':').unwrap();
-                        assert_eq!(ip, "0.0.0.0", "{name} is out of reach");
+                        assert_eq!(ip, "0.0.0.0", "{name} can't be reached from other pods");
                         owned((port, number.to_owned()))
                     })
                     .collect()
@@ -156,7 +161,7 @@ fn ports_are_those_that_the_programs_listen_on() {
 }
 
 #[test]
-fn images_are_those_that_compose_builds_and_runs() {
+fn the_images_are_the_ones_that_compose_builds_and_runs() {
     let compose = read("compose/docker-compose.yml");
     let images: BTreeSet<_> = compose
         .lines()
@@ -167,7 +172,7 @@ fn images_are_those_that_compose_builds_and_runs() {
         let image = container.image.as_deref().unwrap();
         assert!(
             images.contains(image),
-            "compose has {images:?}, not {image}"
+            "{image} is not among the images of compose: {images:?}"
         );
         assert!(
             daemon(container).is_none_or(|program| image.starts_with(&format!("{program}:"))),
@@ -177,7 +182,7 @@ fn images_are_those_that_compose_builds_and_runs() {
 }
 
 #[test]
-fn nobody_has_more_rights_than_it_needs() {
+fn no_container_has_more_privileges_than_it_needs() {
     each_container(|_, workload, container| {
         let pod = &workload.pod;
         assert_eq!(pod.automount_service_account_token, Some(false));
@@ -185,11 +190,11 @@ fn nobody_has_more_rights_than_it_needs() {
         for shared in [pod.host_network, pod.host_pid, pod.host_ipc] {
             assert!(shared.is_none());
         }
-        assert_bounded(pod, container);
+        assert_restricted(pod, container);
     });
 }
 
-fn assert_bounded(pod: &PodSpec, container: &Container) {
+fn assert_restricted(pod: &PodSpec, container: &Container) {
     let rights = pod.security_context.as_ref().unwrap();
     assert_eq!(rights.run_as_non_root, Some(true));
     assert!(rights.run_as_user.is_some_and(|user| user > 0));
@@ -215,14 +220,15 @@ fn assert_bounded(pod: &PodSpec, container: &Container) {
     assert_eq!(
         of(&resources.limits),
         ["memory"],
-        "a throttled program is late"
+        "a CPU limit would make the program late"
     );
 }
 
-/// A port of nats.conf: the servers' own stands at the margin, the routes' in its block.
-fn nats_port(margin: &str) -> String {
+/// Returns a port of nats.conf by its indentation: the port for clients is not indented, the one
+/// for routes is indented within its block.
+fn nats_port(indentation: &str) -> String {
     let configuration = read("deploy/nats/nats.conf");
-    let port = format!("{margin}port:");
+    let port = format!("{indentation}port:");
     let mut ports = configuration
         .lines()
         .filter_map(|line| line.strip_prefix(&port));

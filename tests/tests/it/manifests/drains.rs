@@ -1,4 +1,4 @@
-//! Time to end: whoever needs some is given more than that.
+//! Checks that grace periods and preStop hooks leave enough time for an orderly shutdown.
 
 use std::time::Duration;
 
@@ -6,36 +6,36 @@ use k8s_openapi::api::core::v1::Container;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use tickstorm_tests::manifests::{Update, Workload};
 
-use super::containers::{checked, setting};
+use super::containers::{effective_settings, setting};
 use super::{container, each_overlay, nats_setting};
 
-/// What a daemon may take beyond its drain, and NATS beyond its lame duck.
-const END: Duration = Duration::from_secs(2);
+/// The time that a daemon may take to exit after its drain, and NATS after its lame duck mode.
+const EXIT: Duration = Duration::from_secs(2);
 
 #[test]
-fn an_edge_may_drain_to_its_end() {
+fn an_edges_grace_period_is_longer_than_its_drain() {
     each_overlay(|manifests| {
         let edge = manifests.workload("edge");
-        let settings = checked(manifests, edge, "tickstorm-edge");
+        let settings = effective_settings(manifests, edge, "tickstorm-edge");
         let before = pre_stop_sleep(container(edge));
         let drain = ["DRAIN_DELAY", "DRAIN_TIMEOUT"].map(|name| duration(setting(&settings, name)));
-        let needed = before + drain.iter().sum::<Duration>() + END;
+        let needed = before + drain.iter().sum::<Duration>() + EXIT;
         assert!(
             grace(edge) > needed,
-            "an edge takes {needed:?} to end and has {:?}",
+            "an edge may take {needed:?} to exit, but its grace period is {:?}",
             grace(edge)
         );
     });
 }
 
 #[test]
-fn a_nats_server_may_send_its_clients_away() {
+fn a_nats_servers_grace_period_is_longer_than_its_lame_duck_mode() {
     each_overlay(|manifests| {
         let nats = manifests.workload("nats");
-        let needed = duration(&nats_setting("lame_duck_duration")) + END;
+        let needed = duration(&nats_setting("lame_duck_duration")) + EXIT;
         assert!(
             grace(nats) > needed,
-            "a server takes {needed:?} to end and has {:?}",
+            "a NATS server may take {needed:?} to exit, but its grace period is {:?}",
             grace(nats)
         );
         let lifecycle = container(nats).lifecycle.as_ref().expect("a preStop");
@@ -52,7 +52,7 @@ fn a_nats_server_may_send_its_clients_away() {
 }
 
 #[test]
-fn a_balancer_hears_of_an_edge_s_end_before_it_closes_its_port() {
+fn a_balancer_notices_that_an_edge_terminates_before_its_drain_begins() {
     each_overlay(|manifests| {
         let service = manifests
             .services
@@ -68,11 +68,11 @@ fn a_balancer_hears_of_an_edge_s_end_before_it_closes_its_port() {
         };
         let noticed = Duration::from_secs(number("interval") * number("unhealthy-threshold"));
         let edge = manifests.workload("edge");
-        // The overlay for one node has a balancer on that node.
+        // In the overlay for a cluster of one node, the balancer is on that node.
         if manifests.replicas(edge) > 1 {
             assert!(
                 pre_stop_sleep(container(edge)) > noticed,
-                "AWS notices in {noticed:?}"
+                "AWS takes {noticed:?} to notice"
             );
         }
         assert!(pre_stop_sleep(container(edge)) > Duration::ZERO);
@@ -80,11 +80,11 @@ fn a_balancer_hears_of_an_edge_s_end_before_it_closes_its_port() {
 }
 
 #[test]
-fn a_rollout_takes_no_edge_away_before_its_successor_is_there() {
+fn a_rollout_removes_no_edge_before_its_successor_is_available() {
     each_overlay(|manifests| {
         let edge = manifests.workload("edge");
         let Update::Surge { surge, unavailable } = &edge.update else {
-            panic!("edges are no StatefulSet");
+            panic!("the edges are a StatefulSet instead of a Deployment");
         };
         assert_eq!(
             (surge, unavailable),
@@ -93,7 +93,7 @@ fn a_rollout_takes_no_edge_away_before_its_successor_is_there() {
         for workload in &manifests.workloads {
             assert!(
                 workload.min_ready_seconds > 0,
-                "{} is relied on at once",
+                "{} counts as available immediately",
                 workload.name
             );
         }
@@ -119,7 +119,7 @@ fn pre_stop_sleep(container: &Container) -> Duration {
     Duration::from_secs(sleep.try_into().unwrap())
 }
 
-/// Reads what daemons and NATS take for a duration.
+/// Parses a duration as daemons and NATS write it.
 fn duration(text: &str) -> Duration {
     let unit = text.trim_start_matches(|digit: char| digit.is_ascii_digit());
     let number: u64 = text[..text.len() - unit.len()].parse().unwrap();
@@ -127,6 +127,6 @@ fn duration(text: &str) -> Duration {
         "ms" => Duration::from_millis(number),
         "s" => Duration::from_secs(number),
         "m" => Duration::from_secs(60 * number),
-        _ => panic!("{text} is no duration"),
+        _ => panic!("{text} is not a duration"),
     }
 }

@@ -1,5 +1,5 @@
-//! The Kubernetes manifests of every overlay: what a schema says of them, and what no schema can say, that they fit the
-//! daemons and each other.
+//! Checks the Kubernetes manifests of every overlay: that they are valid according to Kubernetes'
+//! schema, and that they fit the daemons and each other, which no schema can express.
 
 mod containers;
 mod drains;
@@ -9,49 +9,49 @@ mod references;
 mod schema;
 
 use k8s_openapi::api::core::v1::Container;
-use tickstorm_tests::given::{Environment, environment};
+use tickstorm_tests::kubelet::{Environment, environment};
 use tickstorm_tests::manifests::{Manifests, OVERLAYS, Workload, repository};
 
-/// Looks at all overlays, each by its name.
-fn each_overlay(look: impl Fn(&Manifests)) {
+/// Runs a check for every overlay.
+fn each_overlay(check: impl Fn(&Manifests)) {
     for overlay in OVERLAYS {
         println!("overlay {overlay}");
-        look(&Manifests::of(overlay));
+        check(&Manifests::of(overlay));
     }
 }
 
-/// The one container of a workload's pods.
+/// Returns the only container of a workload's pods.
 fn container(workload: &Workload) -> &Container {
     let [container] = &workload.pod.containers[..] else {
-        panic!("{} has one container", workload.name);
+        panic!("{} does not have exactly one container", workload.name);
     };
     assert!(workload.pod.init_containers.is_none(), "{}", workload.name);
     container
 }
 
-/// The daemon of ours that a container runs, if it does.
+/// Returns the name of the TickStorm daemon that a container runs, or `None` for NATS.
 fn daemon(container: &Container) -> Option<&'static str> {
     match container.name.as_str() {
         "clock" => Some("tickstorm-clock"),
         "edge" => Some("tickstorm-edge"),
         "nats" => None,
-        name => panic!("what does {name} run?"),
+        name => panic!("unknown container {name}"),
     }
 }
 
-/// The environment of a workload's first pod, with what its image brings.
-fn whole_environment(manifests: &Manifests, workload: &Workload) -> Environment {
+/// Returns the environment of a workload's first pod, including the variables of its image.
+fn full_environment(manifests: &Manifests, workload: &Workload) -> Environment {
     let container = container(workload);
     let pod = format!("{}-0", workload.name);
-    let mut whole = image_environment(container);
+    let mut full = image_environment(container);
     for (name, value) in environment(manifests, container, &pod) {
-        whole.retain(|(known, _)| *known != name);
-        whole.push((name, value));
+        full.retain(|(known, _)| *known != name);
+        full.push((name, value));
     }
-    whole
+    full
 }
 
-/// What a Dockerfile of ours sets.
+/// Returns the variables that the container's Dockerfile sets, if the image is one of TickStorm's.
 fn image_environment(container: &Container) -> Environment {
     let lines = match container.name.as_str() {
         "nats" => String::new(),
@@ -69,7 +69,7 @@ fn read(path: &str) -> String {
     std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-/// The value behind `name` and a colon or an equals sign, as it stands in NATS' configuration.
+/// Returns the value of the first setting `name` in nats.conf, without quotes.
 fn nats_setting(name: &str) -> String {
     let lines = read("deploy/nats/nats.conf");
     let mut values = lines

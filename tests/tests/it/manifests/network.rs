@@ -1,4 +1,5 @@
-//! NetworkPolicies let through each connection of a table, and no other: they are asked about every pair of parties and every port.
+//! Checks that the NetworkPolicies allow exactly the connections in a table, for all pairs of
+//! parties and all ports.
 
 use std::collections::BTreeSet;
 
@@ -11,28 +12,29 @@ use tickstorm_tests::manifests::{Labels, Manifests, selects};
 use super::{container, each_overlay};
 
 const OURS: &[&str] = &["clock", "edge", "nats"];
-const OTHERS: &[&str] = &["dns", "prometheus", "stranger", "internet"];
+const OTHERS: &[&str] = &["dns", "prometheus", "impostor", "internet"];
 
-/// Every connection that is made and has an end of ours: who connects, to whom, by what, to which port.
+/// All connections that a TickStorm pod makes or accepts: the clients, the server, the protocol,
+/// and the server's port.
 const CONNECTIONS: [(&[&str], &str, &str, i32); 7] = [
     (&["clock", "edge"], "nats", "TCP", 4222),
     (&["nats"], "nats", "TCP", 6222),
-    // Clients come from anywhere.
+    // Clients may connect from anywhere.
     (OTHERS, "edge", "TCP", 8080),
     (&["prometheus"], "edge", "TCP", 8081),
     (&["prometheus"], "clock", "TCP", 8082),
     (OURS, "dns", "UDP", 53),
-    // Long answers.
+    // For long answers.
     (OURS, "dns", "TCP", 53),
 ];
 
-/// Beside those that programs listen on, ports on which nobody may be reached.
+/// Ports that are also checked and that no connection may use.
 const OTHER_PORTS: [i32; 4] = [22, 443, 8222, 9999];
 
-/// Who may be one end of a connection.
+/// A possible end of a connection.
 struct Party {
     name: &'static str,
-    /// None outside the cluster.
+    /// `None` outside the cluster.
     pod: Option<Pod>,
 }
 
@@ -74,8 +76,8 @@ fn parties(manifests: &Manifests) -> Vec<Party> {
     let others = [
         other("dns", "kube-system", ("k8s-app", "kube-dns")),
         other("prometheus", "monitoring", ("app", "prometheus")),
-        // Labels mean nothing in another namespace.
-        other("stranger", "default", ("app.kubernetes.io/name", "nats")),
+        // The labels of a NATS pod, but in a namespace in which they must not count.
+        other("impostor", "default", ("app.kubernetes.io/name", "nats")),
         Party {
             name: "internet",
             pod: None,
@@ -85,7 +87,7 @@ fn parties(manifests: &Manifests) -> Vec<Party> {
 }
 
 #[test]
-fn policies_let_through_each_connection_of_the_table_and_no_other() {
+fn policies_allow_exactly_the_connections_of_the_table() {
     each_overlay(|manifests| {
         let policies = Policies {
             all: &manifests.policies,
@@ -100,14 +102,14 @@ fn policies_let_through_each_connection_of_the_table_and_no_other() {
         let mut wrong = Vec::new();
         for (from, to) in pairs(&parties) {
             for (&port, protocol) in ports.iter().flat_map(|port| [(port, "TCP"), (port, "UDP")]) {
-                let is_made = CONNECTIONS.iter().any(|connection| {
+                let is_listed = CONNECTIONS.iter().any(|connection| {
                     connection.0.contains(&from.name)
                         && (to.name, protocol, port) == (connection.1, connection.2, connection.3)
                 });
-                if policies.allow(from, to, protocol, port) != is_made {
-                    let done = if is_made { "refused" } else { "let through" };
+                if policies.allow(from, to, protocol, port) != is_listed {
+                    let outcome = if is_listed { "refused" } else { "allowed" };
                     wrong.push(format!(
-                        "{} → {} by {protocol} {port} is {done}",
+                        "{} → {} on {protocol} port {port} is {outcome}",
                         from.name, to.name
                     ));
                 }
@@ -117,7 +119,8 @@ fn policies_let_through_each_connection_of_the_table_and_no_other() {
     });
 }
 
-/// All pairs of which one is ours at least: what others do among themselves is not for us to say.
+/// Returns all pairs in which at least one party is a TickStorm pod. The policies do not apply to
+/// connections between other parties.
 fn pairs(parties: &[Party]) -> impl Iterator<Item = (&Party, &Party)> {
     let all = parties
         .iter()
@@ -131,7 +134,8 @@ struct Policies<'a> {
 }
 
 impl Policies<'_> {
-    /// Both ends have a say: the one that connects by its egress, the one that is connected to by its ingress.
+    /// Returns whether a connection is allowed, both by the egress rules of the client and by the
+    /// ingress rules of the server.
     fn allow(&self, from: &Party, to: &Party, protocol: &str, port: i32) -> bool {
         let wanted = Wanted {
             protocol,
@@ -153,7 +157,8 @@ impl Policies<'_> {
         leaves && enters
     }
 
-    /// The policies that a party is under; none where it is under none, and free.
+    /// Returns the policies that apply to a party. `None` means that no policy applies and
+    /// everything is allowed.
     fn of(&self, party: &Party, direction: &str) -> Option<Vec<&NetworkPolicySpec>> {
         let pod = party
             .pod
@@ -177,12 +182,12 @@ impl Policies<'_> {
     }
 
     fn peer_in(&self, peers: Option<&Vec<NetworkPolicyPeer>>, party: &Party) -> bool {
-        // No list is everybody.
+        // A missing list allows all peers.
         peers.is_none_or(|peers| peers.iter().any(|peer| self.is_peer(peer, party)))
     }
 
     fn is_peer(&self, peer: &NetworkPolicyPeer, party: &Party) -> bool {
-        assert!(peer.ip_block.is_none(), "not understood here: {peer:?}");
+        assert!(peer.ip_block.is_none(), "not implemented: {peer:?}");
         let Some(pod) = &party.pod else { return false };
         let in_namespace = match &peer.namespace_selector {
             None => pod.namespace == self.namespace,
@@ -217,7 +222,7 @@ impl Wanted<'_> {
         let number = match &port.port {
             None => true,
             Some(IntOrString::Int(number)) => *number == self.port,
-            // A name means a port of the pod that is connected to.
+            // A name refers to a port of the server's pod.
             Some(IntOrString::String(name)) => {
                 let ports = self.target.pod.iter().flat_map(|pod| &pod.ports);
                 ports

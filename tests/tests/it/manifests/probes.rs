@@ -1,4 +1,5 @@
-//! Probes ask for what the programs answer, and each for its own: a probe of life must not end what is only not ready.
+//! Checks that probes use paths and ports that the programs serve, and that each probe checks the
+//! right condition: a liveness probe must not restart a program that is merely not ready.
 
 use k8s_openapi::api::core::v1::{Container, Probe};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
@@ -24,7 +25,7 @@ fn probes(container: &Container) -> Probes<'_> {
 }
 
 #[tokio::test]
-async fn a_daemon_without_nats_is_started_and_alive_and_not_ready() {
+async fn a_daemon_without_nats_passes_its_startup_and_liveness_probes_but_is_not_ready() {
     for name in ["clock", "edge"] {
         let manifests = tickstorm_tests::manifests::Manifests::of("prod");
         let probes = probes(container(manifests.workload(name)));
@@ -58,7 +59,7 @@ fn probes_are_the_same_in_every_overlay_and_go_to_the_admin_port() {
 }
 
 #[test]
-fn nats_is_asked_from_inside_where_its_monitoring_port_is() {
+fn nats_is_probed_inside_its_container_at_its_monitoring_port() {
     let url = format!("http://{}/healthz", nats_setting("http"));
     each_overlay(|manifests| {
         let probes = probes(container(manifests.workload("nats")));
@@ -74,7 +75,7 @@ fn nats_is_asked_from_inside_where_its_monitoring_port_is() {
 }
 
 #[test]
-fn probes_leave_time_to_start_and_a_slow_answer_kills_nobody() {
+fn probes_leave_time_to_start_and_tolerate_slow_answers() {
     each_overlay(|manifests| {
         for workload in &manifests.workloads {
             let Probes {
@@ -82,23 +83,23 @@ fn probes_leave_time_to_start_and_a_slow_answer_kills_nobody() {
                 readiness,
                 liveness,
             } = probes(container(workload));
-            assert!(patience(startup) >= 30, "{}", workload.name);
-            assert!(patience(liveness) >= 30, "{}", workload.name);
+            assert!(failure_secs(startup) >= 30, "{}", workload.name);
+            assert!(failure_secs(liveness) >= 30, "{}", workload.name);
             assert!(
-                patience(readiness) <= 10,
-                "{} is sent clients for too long",
+                failure_secs(readiness) <= 10,
+                "{} is sent clients for too long after it stopped being ready",
                 workload.name
             );
         }
     });
 }
 
-/// How many seconds of failures it takes.
-fn patience(probe: &Probe) -> i32 {
+/// Returns for how many seconds a probe must fail to count as failed.
+fn failure_secs(probe: &Probe) -> i32 {
     probe.period_seconds.unwrap_or(10) * probe.failure_threshold.unwrap_or(3)
 }
 
 fn path(probe: &Probe) -> &str {
-    let asked = probe.http_get.as_ref().and_then(|get| get.path.as_deref());
-    asked.unwrap_or_else(|| panic!("{probe:?} asks no path"))
+    let path = probe.http_get.as_ref().and_then(|get| get.path.as_deref());
+    path.unwrap_or_else(|| panic!("no HTTP path in {probe:?}"))
 }

@@ -1,19 +1,19 @@
-//! What refers to something else by a name or a label finds just that.
+//! Checks that references by name or label between objects lead to the intended objects.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use tickstorm_tests::manifests::{Manifests, Update, Workload, name, selects};
 
-use super::containers::{checked, setting};
-use super::{container, each_overlay, read, whole_environment};
+use super::containers::{effective_settings, setting};
+use super::{container, each_overlay, full_environment, read};
 
 #[test]
-fn every_selector_takes_one_workload_s_pods_and_no_others() {
+fn every_selector_selects_the_pods_of_one_workload_only() {
     each_overlay(|manifests| {
         for workload in &manifests.workloads {
-            assert_takes(manifests, &workload.selector, &workload.name);
+            assert_selects_only(manifests, &workload.selector, &workload.name);
             for spread in workload.pod.topology_spread_constraints.iter().flatten() {
-                assert_takes(
+                assert_selects_only(
                     manifests,
                     spread.label_selector.as_ref().unwrap(),
                     &workload.name,
@@ -30,7 +30,7 @@ fn every_selector_takes_one_workload_s_pods_and_no_others() {
                     .iter()
                     .flatten()
             }) {
-                assert_takes(
+                assert_selects_only(
                     manifests,
                     term.label_selector.as_ref().unwrap(),
                     &workload.name,
@@ -39,7 +39,7 @@ fn every_selector_takes_one_workload_s_pods_and_no_others() {
         }
         for budget in &manifests.budgets {
             let spec = budget.spec.as_ref().unwrap();
-            assert_takes(
+            assert_selects_only(
                 manifests,
                 spec.selector.as_ref().unwrap(),
                 name(&budget.metadata),
@@ -49,7 +49,7 @@ fn every_selector_takes_one_workload_s_pods_and_no_others() {
         assert_eq!(
             manifests.budgets.len(),
             manifests.workloads.len(),
-            "each workload has a budget"
+            "each workload needs a disruption budget"
         );
         for service in &manifests.services {
             let spec = service.spec.as_ref().unwrap();
@@ -58,7 +58,7 @@ fn every_selector_takes_one_workload_s_pods_and_no_others() {
                 ..LabelSelector::default()
             };
             let of = name(&service.metadata).trim_end_matches("-metrics");
-            assert_takes(manifests, &selector, of);
+            assert_selects_only(manifests, &selector, of);
         }
     });
 }
@@ -71,14 +71,14 @@ fn every_port_of_a_service_is_one_of_its_pods() {
             let container = container(manifests.workload(of));
             for port in service.spec.as_ref().unwrap().ports.iter().flatten() {
                 let Some(IntOrString::String(target)) = &port.target_port else {
-                    panic!("{of} names no port of its pods: {port:?}");
+                    panic!("a port of {of} does not refer to its pods' port by name: {port:?}");
                 };
                 let mut ports = container.ports.iter().flatten();
                 let found = ports.find(|found| found.name.as_ref() == Some(target));
                 let found = found.unwrap_or_else(|| panic!("no port of {of} is named {target}"));
                 assert_eq!(
                     found.container_port, port.port,
-                    "{of}: what people read in the README"
+                    "{of}: k8s/README.md gives the same port for both"
                 );
             }
         }
@@ -86,7 +86,7 @@ fn every_port_of_a_service_is_one_of_its_pods() {
 }
 
 #[test]
-fn stateful_sets_are_named_by_a_headless_service() {
+fn every_stateful_sets_service_exists_and_is_headless() {
     each_overlay(|manifests| {
         for workload in &manifests.workloads {
             let Update::Ordinals { service } = &workload.update else {
@@ -98,7 +98,7 @@ fn stateful_sets_are_named_by_a_headless_service() {
                 .find(|one| name(&one.metadata) == service);
             let spec = found
                 .and_then(|one| one.spec.as_ref())
-                .unwrap_or_else(|| panic!("no Service {service}"));
+                .unwrap_or_else(|| panic!("no Service is named {service}"));
             assert_eq!(spec.cluster_ip.as_deref(), Some("None"));
             assert_eq!(spec.publish_not_ready_addresses, Some(true));
         }
@@ -106,17 +106,17 @@ fn stateful_sets_are_named_by_a_headless_service() {
 }
 
 #[test]
-fn the_edges_know_every_clock_and_everybody_every_nats_server() {
+fn edges_list_every_clock_and_all_programs_list_every_nats_server() {
     each_overlay(|manifests| {
         let clocks = pods(manifests, "clock").join(",");
-        let edge = checked(manifests, manifests.workload("edge"), "tickstorm-edge");
+        let edge = effective_settings(manifests, manifests.workload("edge"), "tickstorm-edge");
         assert_eq!(setting(&edge, "CLOCKS"), clocks);
         let servers = pods(manifests, "nats");
         let urls: Vec<_> = servers
             .iter()
             .map(|pod| format!("nats://{pod}.nats:4222"))
             .collect();
-        let clock = checked(manifests, manifests.workload("clock"), "tickstorm-clock");
+        let clock = effective_settings(manifests, manifests.workload("clock"), "tickstorm-clock");
         for settings in [&edge, &clock] {
             assert_eq!(setting(settings, "NATS_URL"), urls.join(","));
         }
@@ -124,17 +124,17 @@ fn the_edges_know_every_clock_and_everybody_every_nats_server() {
             .iter()
             .map(|pod| format!("nats://route:route_pass@{pod}.nats:6222"))
             .collect();
-        let environment = whole_environment(manifests, manifests.workload("nats"));
-        let given: Vec<String> =
+        let environment = full_environment(manifests, manifests.workload("nats"));
+        let found: Vec<String> =
             serde_json::from_str(setting(&environment, "NATS_ROUTES")).unwrap();
-        assert_eq!(given, routes);
+        assert_eq!(found, routes);
     });
 }
 
 #[test]
-fn a_clock_s_ordinal_is_its_id_and_its_rank() {
+fn a_clocks_id_is_its_pods_name_and_its_rank_is_the_ordinal() {
     each_overlay(|manifests| {
-        let clock = checked(manifests, manifests.workload("clock"), "tickstorm-clock");
+        let clock = effective_settings(manifests, manifests.workload("clock"), "tickstorm-clock");
         assert_eq!(
             (setting(&clock, "CLOCK_ID"), setting(&clock, "CLOCK_RANK")),
             ("clock-0", "0")
@@ -143,11 +143,11 @@ fn a_clock_s_ordinal_is_its_id_and_its_rank() {
 }
 
 #[test]
-fn logins_are_those_that_nats_lets_in() {
+fn the_daemons_nats_users_exist_in_the_nats_configuration() {
     let configuration = read("deploy/nats/nats.conf");
     each_overlay(|manifests| {
         for name in ["clock", "edge"] {
-            let settings = checked(
+            let settings = effective_settings(
                 manifests,
                 manifests.workload(name),
                 &format!("tickstorm-{name}"),
@@ -156,14 +156,14 @@ fn logins_are_those_that_nats_lets_in() {
             assert_eq!(user, name);
             assert!(
                 configuration.contains(&format!("user: {user}\n")),
-                "nats.conf has no {user}"
+                "nats.conf has no user {user}"
             );
         }
     });
 }
 
 #[test]
-fn the_autoscaler_goes_by_a_metric_that_there_is() {
+fn the_autoscaler_uses_a_metric_that_exists() {
     each_overlay(|manifests| {
         for autoscaler in &manifests.autoscalers {
             let spec = autoscaler.spec.as_ref().unwrap();
@@ -174,7 +174,7 @@ fn the_autoscaler_goes_by_a_metric_that_there_is() {
             );
             assert!(
                 target.replicas.is_none(),
-                "an apply would undo what the autoscaler did"
+                "an apply would override the autoscaler"
             );
             let metrics = spec.metrics.as_ref().unwrap();
             let pods = metrics
@@ -188,14 +188,14 @@ fn the_autoscaler_goes_by_a_metric_that_there_is() {
     assert_eq!(Manifests::of("prod").autoscalers.len(), 1);
 }
 
-fn assert_takes(manifests: &Manifests, selector: &LabelSelector, of: &str) {
-    let taken: Vec<_> = manifests
+fn assert_selects_only(manifests: &Manifests, selector: &LabelSelector, of: &str) {
+    let selected: Vec<_> = manifests
         .workloads
         .iter()
         .filter(|workload| selects(selector, &workload.labels))
         .map(|workload: &Workload| workload.name.as_str())
         .collect();
-    assert_eq!(taken, [of], "{selector:?}");
+    assert_eq!(selected, [of], "{selector:?}");
 }
 
 fn pods(manifests: &Manifests, workload: &str) -> Vec<String> {

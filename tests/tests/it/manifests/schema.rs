@@ -1,4 +1,4 @@
-//! What Kubernetes' own schema says, field by field.
+//! Validates every field of the manifests with Kubernetes' own schemas.
 
 use std::process::Command;
 
@@ -8,7 +8,7 @@ use tickstorm_tests::manifests::{OVERLAYS, build};
 const PROGRAM: &str = "kubernetes-validate";
 
 #[test]
-fn every_overlay_is_valid_for_kubernetes_1_32_field_by_field() {
+fn every_field_of_every_overlay_is_valid_for_kubernetes_1_32() {
     let dir = TempDir::new("manifests");
     for overlay in OVERLAYS {
         let file = dir.write(overlay, build(overlay));
@@ -18,17 +18,17 @@ fn every_overlay_is_valid_for_kubernetes_1_32_field_by_field() {
             .arg(&file)
             .output();
         let output = output.unwrap_or_else(|error| {
-            panic!("{PROGRAM}: {error}; `cargo xtask test tests` installs it")
+            panic!("could not run {PROGRAM}, which `cargo xtask test tests` installs: {error}")
         });
-        let said = format!(
+        let printed = format!(
             "{}{}",
             String::from_utf8_lossy(&output.stdout),
             String::from_utf8_lossy(&output.stderr)
         );
-        assert!(output.status.success(), "{overlay}: {said}");
+        assert!(output.status.success(), "{overlay}: {printed}");
         assert!(
-            said.contains("deployment/edge"),
-            "{overlay} was not looked at: {said}"
+            printed.contains("deployment/edge"),
+            "{overlay} was not validated: {printed}"
         );
     }
 }

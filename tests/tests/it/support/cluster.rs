@@ -1,4 +1,4 @@
-//! Clocks and edges on a NATS of one server or of several.
+//! Clocks and edges that are connected by one NATS server or several.
 
 use std::time::Duration;
 
@@ -7,22 +7,23 @@ use tickstorm_testkit::Nats;
 
 use super::daemon::Daemon;
 use super::eventually;
-use super::witness::Audience;
+use super::observer::Observers;
 
-/// Until started daemons have found each other: a connection, eight rounds, and a tick, on a machine under load.
+/// The time limit for daemons to settle after their start, on a machine under load: they connect,
+/// exchange eight rounds, and release a tick.
 pub(crate) const SETTLING: Duration = Duration::from_secs(30);
 
-/// Clocks and edges, each on all of the NATS servers.
+/// Clocks and edges, each of which is configured with all of the NATS servers.
 pub(crate) struct Cluster {
     pub(crate) nats: Vec<Nats>,
-    /// `clock-0`, `clock-1` and so on.
+    /// The clocks, named `clock-0`, `clock-1` and so on.
     pub(crate) clocks: Vec<Daemon>,
-    /// `edge-0`, `edge-1` and so on; they let all of the clocks vote.
+    /// The edges, named `edge-0`, `edge-1` and so on. They let all of the clocks vote.
     pub(crate) edges: Vec<Daemon>,
 }
 
 impl Cluster {
-    /// None of the daemons runs yet; `settings` are the edges'.
+    /// Returns a cluster whose daemons are not started yet. The edges get `settings`.
     pub(crate) fn new(
         nats: Vec<Nats>,
         clocks: usize,
@@ -46,7 +47,8 @@ impl Cluster {
         }
     }
 
-    /// Starts all daemons and waits until each edge believes each clock, has released a tick, and is ready.
+    /// Starts all daemons and waits until each edge accepts each clock, has released a tick, and is
+    /// ready.
     pub(crate) async fn start(&mut self) {
         for daemon in self.clocks.iter_mut().chain(&mut self.edges) {
             daemon.start().await;
@@ -54,31 +56,32 @@ impl Cluster {
         self.settled().await;
     }
 
-    /// Waits until each edge believes each clock, has released a tick, and is ready.
+    /// Waits until each edge accepts each clock, has released a tick, and is ready.
     pub(crate) async fn settled(&self) {
         for edge in &self.edges {
             let all = async || {
-                let believed = edge.metric(r#"tickstorm_clocks{state="accepted"}"#).await;
-                believed == self.clocks.len() as f64 && edge.is_ready().await
+                let accepted = edge.metric(r#"tickstorm_clocks{state="accepted"}"#).await;
+                accepted == self.clocks.len() as f64 && edge.is_ready().await
             };
-            eventually("the edge believes all clocks and is ready", SETTLING, all).await;
+            eventually("the edge accepts all clocks and is ready", SETTLING, all).await;
         }
     }
 
-    /// A client's options, with all edges' addresses.
+    /// Returns a client's options with the addresses of all edges.
     pub(crate) fn options(&self) -> Options {
         let (first, others) = self.edges.split_first().expect("there is an edge");
         let others = others.iter().map(|edge| edge.clients().to_string());
         others.fold(first.client(), Options::or_at)
     }
 
-    /// Clients that come back.
-    pub(crate) fn audience(&self) -> Audience {
-        Audience::watching(&self.options())
+    /// Starts clients that reconnect.
+    pub(crate) fn reconnecting_observers(&self) -> Observers {
+        Observers::start(&self.options())
     }
 
-    /// Clients that give up where their connection ends: as long as the edge lives, that is a defect.
-    pub(crate) fn steadfast_audience(&self) -> Audience {
-        Audience::watching(&self.options().reconnect(false))
+    /// Starts clients that fail when their connection ends, for tests in which the edge keeps
+    /// running.
+    pub(crate) fn observers_without_reconnect(&self) -> Observers {
+        Observers::start(&self.options().reconnect(false))
     }
 }

@@ -1,5 +1,5 @@
-//! A daemon as a process that comes and goes on the same addresses: started, restarted, killed, paused, asked at its admin port.
-//! What it wrote is shown where a test fails.
+//! A daemon as a process. It can be started several times on the same addresses, stopped, killed
+//! and paused, and queried at its admin port. Its log is printed if a test fails.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -21,15 +21,15 @@ use tokio::time::timeout;
 use super::eventually;
 use crate::tickstorm::{PATIENCE, binary};
 
-/// As whom clients log in.
+/// The user that clients log in as.
 pub(crate) const USER: &str = "ada";
-/// With what.
+/// The password of [`USER`].
 pub(crate) const PASSWORD: &str = "open sesame";
 
-/// What is shown of a log at most: its end tells most.
+/// The number of lines at the end of a log that are printed at most.
 const LOG_LINES_MAX: usize = 200;
 
-/// `tickstorm-clock` or `tickstorm-edge`, whether or not it runs now.
+/// `tickstorm-clock` or `tickstorm-edge`, which may be running or not.
 pub(crate) struct Daemon {
     program: &'static str,
     settings: BTreeMap<String, String>,
@@ -38,12 +38,13 @@ pub(crate) struct Daemon {
     _nowhere: ReservedAddr,
     dir: TempDir,
     child: Option<Child>,
-    /// Where this run begins in what was written to standard error.
+    /// The length of standard error's file when the current run started.
     run: usize,
 }
 
 impl Daemon {
-    /// One that was not started yet, with all that it needs but a NATS: where it looks for that, nobody listens.
+    /// Returns a daemon that is not started yet and has all settings that it needs. At its
+    /// `NATS_URL`, nothing listens.
     pub(crate) fn new(program: &'static str) -> Self {
         let (clients, admin, nowhere) = (
             ReservedAddr::reserve(),
@@ -71,47 +72,47 @@ impl Daemon {
         }
     }
 
-    /// A clock of that name, on the NATS at `urls`.
+    /// Returns a clock with this id that connects to NATS at `urls`.
     pub(crate) fn clock(id: &str, urls: &str) -> Self {
         Self::new("tickstorm-clock")
             .with("NATS_URL", urls)
             .with("CLOCK_ID", id)
     }
 
-    /// An edge of that name, on the NATS at `urls`.
+    /// Returns an edge with this id that connects to NATS at `urls`.
     pub(crate) fn edge(id: &str, urls: &str) -> Self {
         Self::new("tickstorm-edge")
             .with("NATS_URL", urls)
             .with("EDGE_ID", id)
     }
 
-    /// The same with this setting.
+    /// Adds a setting.
     pub(crate) fn with(mut self, name: &str, value: &str) -> Self {
         self.set(name, value);
         self
     }
 
-    /// Sets what its next start finds.
+    /// Changes a setting, which takes effect at the next start.
     pub(crate) fn set(&mut self, name: &str, value: &str) {
         self.settings.insert(name.to_owned(), value.to_owned());
     }
 
-    /// Where clients connect to: the same for each run.
+    /// Returns the address that clients connect to, which is the same in every run.
     pub(crate) fn clients(&self) -> SocketAddr {
         self.clients.addr()
     }
 
-    /// The options of a client that knows this edge only.
+    /// Returns the options of a client that connects to this edge only.
     pub(crate) fn client(&self) -> Options {
         Options::new(self.clients().to_string()).credentials(USER, PASSWORD)
     }
 
-    /// Where its admin port is: the same for each run.
+    /// Returns the address of the admin port, which is the same in every run.
     pub(crate) fn admin(&self) -> SocketAddr {
         self.admin.addr()
     }
 
-    /// A run of it with these arguments, which a test watches by itself.
+    /// Returns a command that runs the program with these arguments and the daemon's settings.
     pub(crate) fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(binary(self.program));
         command
@@ -125,9 +126,9 @@ impl Daemon {
         command
     }
 
-    /// Starts it and waits until its admin port answers.
+    /// Starts the daemon and waits until its admin port answers.
     pub(crate) async fn start(&mut self) {
-        assert!(self.child.is_none(), "{} runs already", self.program);
+        assert!(self.child.is_none(), "{} is already running", self.program);
         self.run = self.read("stderr").len();
         let file = |name| {
             let path = self.dir.path().join(name);
@@ -145,76 +146,82 @@ impl Daemon {
         eventually(&what, PATIENCE, answers).await;
     }
 
-    /// Ends it as an operator does, and starts it again.
+    /// Terminates the daemon with SIGTERM and starts it again.
     pub(crate) async fn restart(&mut self) {
         assert_eq!(self.terminate().await, Some(0));
         self.start().await;
     }
 
-    /// SIGTERM, and its exit code once it has ended.
+    /// Sends SIGTERM, waits until the daemon exits, and returns its exit code.
     pub(crate) async fn terminate(&mut self) -> Option<i32> {
         self.send(Signal::SIGTERM);
         self.ended().await
     }
 
-    /// `kill -9`.
+    /// Sends SIGKILL and waits until the daemon is gone.
     pub(crate) async fn kill(&mut self) {
         self.send(Signal::SIGKILL);
-        assert_eq!(self.ended().await, None, "it was not killed");
+        assert_eq!(
+            self.ended().await,
+            None,
+            "it exited instead of being killed"
+        );
     }
 
-    /// Stops all of its threads: its connections stay, and nothing comes on them.
+    /// Stops all threads of the daemon: its connections stay open, but it sends nothing.
     pub(crate) fn pause(&self) {
         self.send(Signal::SIGSTOP);
     }
 
-    /// Lets it go on.
+    /// Resumes the threads of the daemon.
     pub(crate) fn unpause(&self) {
         self.send(Signal::SIGCONT);
     }
 
     pub(crate) fn send(&self, signal: Signal) {
         let pid = self.child.as_ref().and_then(Child::id);
-        let pid = pid.unwrap_or_else(|| panic!("{} does not run", self.program));
+        let pid = pid.unwrap_or_else(|| panic!("{} is not running", self.program));
         kill(Pid::from_raw(pid.try_into().unwrap()), signal).unwrap();
     }
 
-    /// Its exit code, once it has ended; none where a signal did that.
+    /// Waits until the daemon exits, and returns its exit code, or `None` if a signal killed it.
     pub(crate) async fn ended(&mut self) -> Option<i32> {
-        let mut child = self.child.take().expect("it runs");
+        let mut child = self.child.take().expect("the daemon is running");
         let status = timeout(PATIENCE, child.wait()).await;
-        status.expect("it ends").unwrap().code()
+        status.expect("the daemon exits in time").unwrap().code()
     }
 
-    /// The most memory that it has held so far in this run, in bytes.
+    /// Returns the peak of the daemon's resident memory in this run, in bytes.
     pub(crate) fn memory_peak(&self) -> u64 {
-        let pid = self.child.as_ref().and_then(Child::id).expect("it runs");
+        let pid = self.child.as_ref().and_then(Child::id);
+        let pid = pid.expect("the daemon is running");
         let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
         let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
         let peak = peak.and_then(|peak| peak.trim().strip_suffix(" kB"));
         let kilobytes: u64 = peak
             .and_then(|peak| peak.parse().ok())
-            .expect("Linux tells it");
+            .expect("Linux reports VmHWM in kB");
         kilobytes * 1_024
     }
 
-    /// What it wrote to its standard output, over all its runs.
+    /// Returns what the daemon has written to standard output in all of its runs.
     pub(crate) fn stdout(&self) -> String {
         self.read("stdout")
     }
 
-    /// What it has logged in this run.
+    /// Returns what the daemon has logged in this run.
     pub(crate) fn log(&self) -> String {
         self.read("stderr").split_off(self.run)
     }
 
-    /// Waits until it has logged `text` in this run.
+    /// Waits until the daemon has logged `text` in this run.
     pub(crate) async fn logs(&self, text: &str) {
         let what = format!("{text} in the log of {}", self.program);
         poll_until_async(&what, PATIENCE, || self.log().contains(text)).await;
     }
 
-    /// The address of the NATS server that it is connected to, or was last, by its log.
+    /// Returns the address of the NATS server that the daemon connected to most recently, according
+    /// to its log.
     pub(crate) fn nats(&self) -> Option<String> {
         let log = self.log();
         let events = log
@@ -231,12 +238,12 @@ impl Daemon {
         servers.next()
     }
 
-    /// What its admin port answers to GET: status code and body.
+    /// Sends a GET request to the admin port and returns the status code and the body.
     pub(crate) async fn get(&self, path: &str) -> io::Result<(u16, String)> {
         self.request("GET", path).await
     }
 
-    /// What its admin port answers: status code and body.
+    /// Sends a request to the admin port and returns the status code and the body.
     pub(crate) async fn request(&self, method: &str, path: &str) -> io::Result<(u16, String)> {
         let exchange = async {
             let mut stream = TcpStream::connect(self.admin()).await?;
@@ -267,13 +274,13 @@ impl Daemon {
         serde_json::from_str(&body).unwrap()
     }
 
-    /// The clock that an edge follows.
+    /// Returns the id of the clock that an edge follows.
     pub(crate) async fn following(&self) -> Option<String> {
         let following = &self.status().await["authority"]["following"];
         following.as_str().map(str::to_owned)
     }
 
-    /// What an edge thinks of a clock.
+    /// Returns the state of a clock in an edge's status.
     pub(crate) async fn state_of(&self, clock: &str) -> Option<String> {
         let status = self.status().await;
         let mut clocks = status["clocks"].as_array()?.iter();
@@ -281,7 +288,7 @@ impl Daemon {
         clock["state"].as_str().map(str::to_owned)
     }
 
-    /// The value of a metric, which is named with its labels as it stands on /metrics.
+    /// Returns the value of a metric. `name` includes the labels, exactly as in /metrics.
     pub(crate) async fn metric(&self, name: &str) -> f64 {
         let (code, body) = self.get("/metrics").await.unwrap();
         assert_eq!(code, 200, "{body}");
@@ -309,6 +316,6 @@ impl Drop for Daemon {
         let name = name
             .or(self.settings.get("EDGE_ID"))
             .map_or("", String::as_str);
-        eprintln!("--- {program} {name} logged:\n{}", shown.join("\n"));
+        eprintln!("--- log of {program} {name}:\n{}", shown.join("\n"));
     }
 }

@@ -1,26 +1,31 @@
-//! What end-to-end tests stand on: daemons as processes, a cluster of them on a real NATS, and witnesses who watch what clients get.
+//! Support for end-to-end tests: daemons as processes, a cluster of them on a real NATS, and
+//! clients that observe the ticks.
 
 pub(crate) mod cluster;
 pub(crate) mod daemon;
-pub(crate) mod witness;
+pub(crate) mod observer;
 
 use std::time::Duration;
 
 use tokio::time::{sleep, timeout};
 
-/// How long to wait between two looks at a process, each of which costs it a request.
+/// The pause between two polls of a process, each of which costs it a request.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// Looks until `holds` says so.
+/// Polls until `holds` returns true.
 ///
 /// # Panics
-/// Where it doesn't within `bound`; the message names `what`.
-pub(crate) async fn eventually(what: &str, bound: Duration, mut holds: impl AsyncFnMut() -> bool) {
-    let looks = async {
+/// If it does not within `time_max`. The message contains `what`.
+pub(crate) async fn eventually(
+    what: &str,
+    time_max: Duration,
+    mut holds: impl AsyncFnMut() -> bool,
+) {
+    let polls = async {
         while !holds().await {
             sleep(PAUSE).await;
         }
     };
-    let outcome = timeout(bound, looks).await;
-    assert!(outcome.is_ok(), "not within {bound:?}: {what}");
+    let outcome = timeout(time_max, polls).await;
+    assert!(outcome.is_ok(), "not within {time_max:?}: {what}");
 }

@@ -1,5 +1,6 @@
-//! What a kubelet hands to a container: its environment and the files of its volumes, as Kubernetes documents it. A reference
-//! to something that is not there is a panic, as it is a pod that never starts.
+//! The environment variables and volume files that a kubelet gives to a container, as documented by
+//! Kubernetes. A reference to an object that does not exist panics here; with Kubernetes, the pod
+//! would never start.
 
 use std::path::{Path, PathBuf};
 
@@ -7,34 +8,36 @@ use k8s_openapi::api::core::v1::{Container, EnvVar, EnvVarSource, KeyToPath, Pod
 
 use crate::manifests::{Manifests, name};
 
-/// The mode of files from volumes that name none.
+/// The mode of files from volumes that set no mode.
 const MODE: i32 = 0o644;
 
-/// A file in a container.
+/// A file in a container that comes from a volume.
 #[derive(Debug)]
-pub struct GivenFile {
-    /// Where it is.
+pub struct VolumeFile {
+    /// The absolute path in the container.
     pub path: PathBuf,
-    /// What is in it.
+    /// The content.
     pub content: Vec<u8>,
-    /// Who may read it.
+    /// The permission bits.
     pub mode: u32,
 }
 
 /// Variables and their values, in the order in which they are defined.
 pub type Environment = Vec<(String, String)>;
 
-/// The environment of a container in the pod of that name, besides what its image brings.
+/// Returns the environment of a container in the pod named `pod`, without the variables of its
+/// image.
 ///
 /// # Panics
-/// Where it refers to what is not there.
+/// If the environment refers to an object that does not exist, or uses a feature that is not
+/// implemented here.
 #[must_use]
 pub fn environment(manifests: &Manifests, container: &Container, pod: &str) -> Environment {
     let mut environment = Environment::new();
     for source in container.env_from.iter().flatten() {
         assert!(
             source.prefix.is_none() && source.secret_ref.is_none(),
-            "not built here: {source:?}"
+            "not implemented: {source:?}"
         );
         let wanted = source
             .config_map_ref
@@ -66,25 +69,26 @@ pub fn environment(manifests: &Manifests, container: &Container, pod: &str) -> E
     environment
 }
 
-/// The files that a container finds in its volumes.
+/// Returns the files in a container's volumes.
 ///
 /// # Panics
-/// Where they refer to what is not there.
+/// If a volume refers to an object that does not exist, or uses a feature that is not implemented
+/// here.
 #[must_use]
-pub fn files(manifests: &Manifests, pod: &PodSpec, container: &Container) -> Vec<GivenFile> {
+pub fn files(manifests: &Manifests, pod: &PodSpec, container: &Container) -> Vec<VolumeFile> {
     let mounts = container.volume_mounts.iter().flatten();
     mounts
         .flat_map(|mount| {
-            assert!(mount.sub_path.is_none(), "not built here: {mount:?}");
+            assert!(mount.sub_path.is_none(), "not implemented: {mount:?}");
             let mut volumes = pod.volumes.iter().flatten();
             let volume = volumes.find(|volume| volume.name == mount.name);
-            let volume = volume.unwrap_or_else(|| panic!("no volume {}", mount.name));
+            let volume = volume.unwrap_or_else(|| panic!("no volume is named {}", mount.name));
             volume_files(manifests, volume, Path::new(&mount.mount_path))
         })
         .collect()
 }
 
-fn volume_files(manifests: &Manifests, volume: &Volume, at: &Path) -> Vec<GivenFile> {
+fn volume_files(manifests: &Manifests, volume: &Volume, at: &Path) -> Vec<VolumeFile> {
     let (all, items, mode) = match volume {
         Volume {
             secret: Some(source),
@@ -105,10 +109,10 @@ fn volume_files(manifests: &Manifests, volume: &Volume, at: &Path) -> Vec<GivenF
             &source.items,
             source.default_mode,
         ),
-        Volume { .. } => panic!("not built here: {volume:?}"),
+        Volume { .. } => panic!("not implemented: {volume:?}"),
     };
     let mode = mode.unwrap_or(MODE).try_into().expect("a mode");
-    let file = |name: &str, content| GivenFile {
+    let file = |name: &str, content| VolumeFile {
         path: at.join(name),
         content,
         mode,
@@ -125,7 +129,8 @@ fn volume_files(manifests: &Manifests, volume: &Volume, at: &Path) -> Vec<GivenF
     }
 }
 
-/// `$(NAME)` stands for a variable that was defined before, `$$` for a dollar sign; what is not defined yet stays as it is.
+/// Expands `$(NAME)` to the value of a variable that was defined before, and `$$` to a dollar sign.
+/// A reference to a variable that is not defined yet stays unchanged.
 fn expand(text: &str, environment: &Environment) -> String {
     let mut expanded = String::new();
     let mut rest = text;
@@ -155,11 +160,11 @@ fn referred(manifests: &Manifests, source: &EnvVarSource, pod: &str) -> String {
         return match field.field_path.as_str() {
             "metadata.name" => pod.to_owned(),
             "metadata.namespace" => manifests.namespace().to_owned(),
-            path => panic!("not built here: {path}"),
+            path => panic!("not implemented: {path}"),
         };
     }
     let reference = source.secret_key_ref.as_ref();
-    let reference = reference.unwrap_or_else(|| panic!("not built here: {source:?}"));
+    let reference = reference.unwrap_or_else(|| panic!("not implemented: {source:?}"));
     let all = secret(manifests, &reference.name);
     String::from_utf8(value(&all, &reference.key, &reference.name)).expect("text")
 }
@@ -203,7 +208,7 @@ fn known<'a>(environment: &'a Environment, name: &str) -> Option<&'a str> {
     found.map(|(_, value)| value.as_str())
 }
 
-/// Defines a variable, in the place of one of that name.
+/// Defines a variable, and replaces an earlier one of the same name.
 fn set(environment: &mut Environment, name: String, value: String) {
     environment.retain(|(known, _)| *known != name);
     environment.push((name, value));
@@ -214,7 +219,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_variable_stands_only_for_what_was_defined_before() {
+    fn only_variables_that_were_defined_before_are_expanded() {
         let environment = vec![("A".to_owned(), "a".to_owned())];
         for (text, expanded) in [
             ("$(A)", "a"),

@@ -1,5 +1,6 @@
-//! Whoever may publish on NATS and should not: whatever comes on the subjects and in the inboxes is dropped, counted by its reason, and
-//! does no harm to clients, processes and their memory.
+//! A NATS client that may publish although it is neither a clock nor an edge. All of its messages
+//! to subjects and inboxes are dropped, are counted by reason, and harm neither clients nor the
+//! daemons nor their memory.
 
 use async_nats::Client;
 use futures_util::StreamExt as _;
@@ -14,24 +15,24 @@ use tokio::time::timeout;
 use crate::support::cluster::Cluster;
 use crate::support::daemon::Daemon;
 use crate::support::eventually;
-use crate::support::witness::now_us;
+use crate::support::observer::now_us;
 use crate::tickstorm::PATIENCE;
 
 const SECOND: &str = "tickstorm.v1.tick.second";
 const MINUTE: &str = "tickstorm.v1.tick.minute";
 const TIME: &str = "tickstorm.v1.time";
 
-/// How often each message is sent whose drops are counted.
+/// How often each message is sent while its drops are counted.
 const TIMES: u32 = 3;
-/// How often all of them are sent together, as fast as the server takes them.
+/// How often all messages are sent in the flood, as fast as the server accepts them.
 const FLOOD: u32 = 2_000;
-/// What a process may hold more after a flood than before.
+/// The number of bytes by which a process may grow in the flood.
 const GROWTH_MAX: u64 = 64 << 20;
 
 const EDGE_DROPS: &str = "tickstorm_bus_dropped_total";
 const CLOCK_DROPS: &str = "tickstorm_clock_bus_dropped_total";
 
-/// A message, and why it is dropped.
+/// A message, and the reason why it is dropped.
 struct Message {
     subject: String,
     reply_to: Option<String>,
@@ -48,7 +49,7 @@ fn message(subject: &str, payload: Vec<u8>, reason: &'static str) -> Message {
     }
 }
 
-/// A clock's word about the tick that is due `ahead_ms` after the next full minute, which both grids have.
+/// Returns an announcement of a tick `ahead_ms` after the next full minute, which is on both grids.
 fn announcement(mode: Mode, clock_id: &str, ahead_ms: i64) -> Vec<u8> {
     let now_us = now_us();
     let minute_ms = (now_us / 60_000_000 + 1) * 60_000;
@@ -62,7 +63,7 @@ fn announcement(mode: Mode, clock_id: &str, ahead_ms: i64) -> Vec<u8> {
     })
 }
 
-/// What edges drop of the ticks' subjects.
+/// Returns messages to the subjects of ticks that edges drop.
 fn announcements() -> Vec<Message> {
     let year_ms = 366 * 86_400_000;
     let mut messages = Vec::new();
@@ -94,17 +95,17 @@ fn announcements() -> Vec<Message> {
     messages
 }
 
-/// What clocks drop of the requests' subject.
+/// Returns messages to the subject of time requests that clocks drop.
 fn requests() -> Vec<Message> {
-    let asking = |reply_to: &str, payload, reason| Message {
+    let request = |reply_to: &str, payload, reason| Message {
         reply_to: Some(reply_to.to_owned()),
         ..message(TIME, payload, reason)
     };
     vec![
         message(TIME, encode_request(1), "malformed"),
-        asking(SECOND, encode_request(2), "malformed"),
-        asking("_INBOX.x", b"what time is it?".to_vec(), "malformed"),
-        asking("_INBOX.x", vec![0; MESSAGE_BYTES_MAX + 1], "oversized"),
+        request(SECOND, encode_request(2), "malformed"),
+        request("_INBOX.x", b"what time is it?".to_vec(), "malformed"),
+        request("_INBOX.x", vec![0; MESSAGE_BYTES_MAX + 1], "oversized"),
     ]
 }
 
@@ -123,44 +124,45 @@ fn reply(nonce: u64, clock_id: &str) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn what_strangers_publish_is_dropped_counted_by_reason_and_harmless() {
+async fn messages_of_a_rogue_publisher_are_dropped_counted_by_reason_and_harmless() {
     let mut cluster = Cluster::new(vec![Nats::run(&[])], 1, 1, &[]);
     cluster.start().await;
-    let audience = cluster.steadfast_audience();
-    audience.is_there().await;
-    let stranger = Box::pin(async_nats::connect(cluster.nats[0].url()));
-    let stranger = stranger.await.unwrap();
+    let observers = cluster.observers_without_reconnect();
+    observers.await_first_ticks().await;
+    let rogue = Box::pin(async_nats::connect(cluster.nats[0].url()));
+    let rogue = rogue.await.unwrap();
     let (edge, clock) = (&cluster.edges[0], &cluster.clocks[0]);
     let memory = [edge.memory_peak(), clock.memory_peak()];
 
-    each_is_counted(&stranger, edge, EDGE_DROPS, &announcements()).await;
-    each_is_counted(&stranger, clock, CLOCK_DROPS, &requests()).await;
-    let (nonce, inbox) = overheard(&stranger).await;
+    assert_counted(&rogue, edge, EDGE_DROPS, &announcements()).await;
+    assert_counted(&rogue, clock, CLOCK_DROPS, &requests()).await;
+    let (nonce, inbox) = overhear_request(&rogue).await;
     let answers = [
         message(&inbox, b"late".to_vec(), "malformed"),
         message(&inbox, vec![0; MESSAGE_BYTES_MAX + 1], "oversized"),
         message(&inbox, reply(!nonce, "clock-0"), "unknown_request"),
     ];
-    each_is_counted(&stranger, edge, EDGE_DROPS, &answers).await;
-    // A valid answer of a clock that has no vote: it comes in time or too late.
-    publish(&stranger, &message(&inbox, reply(nonce, "mallory"), "")).await;
-    // As large as the server lets through.
-    let largest = stranger.server_info().max_payload;
+    assert_counted(&rogue, edge, EDGE_DROPS, &answers).await;
+    // A valid answer of a clock without a vote. It is not counted here, since the reason depends on
+    // whether the request is still pending.
+    publish(&rogue, &message(&inbox, reply(nonce, "mallory"), "")).await;
+    // The largest messages that the server accepts.
+    let largest = rogue.server_info().max_payload;
     for subject in [SECOND, MINUTE, TIME] {
-        publish(&stranger, &message(subject, vec![0; largest], "oversized")).await;
+        publish(&rogue, &message(subject, vec![0; largest], "oversized")).await;
     }
 
     for round in 0..FLOOD {
         for message in announcements().iter().chain(&requests()).chain(&answers) {
-            publish(&stranger, message).await;
+            publish(&rogue, message).await;
         }
         if round % 100 == 0 {
-            stranger.flush().await.unwrap();
+            rogue.flush().await.unwrap();
         }
     }
-    stranger.flush().await.unwrap();
+    rogue.flush().await.unwrap();
 
-    audience.plain().sees_quality(Quality::Normal, 3).await;
+    observers.plain().await_quality(Quality::Normal, 3).await;
     let status = edge.status().await;
     let known: Vec<_> = status["clocks"].as_array().unwrap().iter().collect();
     assert!(known.len() == 1 && known[0]["id"] == "clock-0", "{known:?}");
@@ -168,33 +170,39 @@ async fn what_strangers_publish_is_dropped_counted_by_reason_and_harmless() {
     assert!(edge.is_ready().await && clock.is_ready().await);
     for (daemon, before) in [edge, clock].into_iter().zip(memory) {
         let after = daemon.memory_peak();
-        assert!(after < before + GROWTH_MAX, "{before}, then {after} bytes");
-        println!("memory: {before}, at most {after} bytes");
+        let growth = format!("peak memory: {before} bytes before, {after} bytes after");
+        assert!(after < before + GROWTH_MAX, "{growth}");
+        println!("{growth}");
     }
-    audience.testify();
+    observers.finish();
 }
 
-/// Sends each message some times, and waits until its drops stand at the admin port.
-async fn each_is_counted(stranger: &Client, daemon: &Daemon, metric: &str, messages: &[Message]) {
+/// Sends each message several times and asserts that the daemon's metric counts exactly these
+/// drops.
+async fn assert_counted(rogue: &Client, daemon: &Daemon, metric: &str, messages: &[Message]) {
     for message in messages {
         let Message {
             subject, reason, ..
         } = message;
         let before = dropped(daemon, metric, reason).await;
         for _ in 0..TIMES {
-            publish(stranger, message).await;
+            publish(rogue, message).await;
         }
-        stranger.flush().await.unwrap();
+        rogue.flush().await.unwrap();
         let expected = before + f64::from(TIMES);
-        let what = format!("{metric} counts {TIMES} more {reason} of {subject}");
+        let what = format!("{metric} counts {TIMES} more {reason} messages to {subject}");
         let counted = async || dropped(daemon, metric, reason).await >= expected;
         eventually(&what, PATIENCE, counted).await;
         let after = dropped(daemon, metric, reason).await;
-        assert!(after < expected + 0.5, "{after}, not {expected}: {what}");
+        assert!(
+            after < expected + 0.5,
+            "{after} instead of {expected}: {what}"
+        );
     }
 }
 
-/// A metric that has no such reason yet counts as 0.
+/// Returns how many messages were dropped for a reason, which is 0 if the metric does not have that
+/// reason yet.
 async fn dropped(daemon: &Daemon, metric: &str, reason: &str) -> f64 {
     let (code, body) = daemon.get("/metrics").await.unwrap();
     assert_eq!(code, 200, "{body}");
@@ -203,19 +211,20 @@ async fn dropped(daemon: &Daemon, metric: &str, reason: &str) -> f64 {
     value.map_or(0.0, |value| value.parse().unwrap())
 }
 
-/// The nonce of an edge's request, and where it wants the answer: a stranger who may subscribe hears it.
-async fn overheard(stranger: &Client) -> (u64, String) {
-    let mut requests = stranger.subscribe(TIME).await.unwrap();
+/// Returns the nonce and the inbox of an edge's time request, which anyone who may subscribe
+/// receives.
+async fn overhear_request(rogue: &Client) -> (u64, String) {
+    let mut requests = rogue.subscribe(TIME).await.unwrap();
     let request = timeout(PATIENCE, requests.next()).await.unwrap().unwrap();
     let nonce = decode_request(&request.payload).unwrap();
     (nonce, request.reply.unwrap().to_string())
 }
 
-async fn publish(stranger: &Client, message: &Message) {
+async fn publish(rogue: &Client, message: &Message) {
     let (subject, payload) = (message.subject.clone(), message.payload.clone().into());
     let published = match message.reply_to.clone() {
-        Some(inbox) => stranger.publish_with_reply(subject, inbox, payload).await,
-        None => stranger.publish(subject, payload).await,
+        Some(inbox) => rogue.publish_with_reply(subject, inbox, payload).await,
+        None => rogue.publish(subject, payload).await,
     };
     published.unwrap();
 }

@@ -1,0 +1,203 @@
+//! Clients of the cluster that reconnect by themselves and check that every tick is the one after
+//! the previous tick.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tickstorm_client::error::ErrorCode;
+use tickstorm_client::{Error, Event, Options, Ticks};
+use tickstorm_testkit::poll_until;
+use tickstorm_timebase::{Clock as _, Mono, SystemClock};
+use tokio::runtime::{self, Runtime};
+
+/// The time limit for a client to be connected again. It may have to notice first that its edge is
+/// silent (20 s), and then to try several times.
+const RECONNECT_MAX: Duration = Duration::from_secs(60);
+
+/// One second, in the unit of ticks.
+const STEP_MS: i64 = 1_000;
+
+/// Clients that connect through the load balancer. They have their own runtime, so that they keep
+/// reading however long a command of the test takes.
+pub struct Clients {
+    records: Vec<Arc<Mutex<Record>>>,
+    /// Stops the clients when it is dropped.
+    _runtime: Runtime,
+}
+
+/// The observations of one client.
+#[derive(Default)]
+struct Record {
+    last_ms: Option<i64>,
+    /// Descriptions of everything that must not happen.
+    faults: Vec<String>,
+    /// The times at which an edge that was draining sent the client away.
+    drained: Vec<Mono>,
+    /// The number of connections that ended.
+    disconnections: usize,
+    /// The time at which the last tick arrived.
+    last_arrival: Option<Mono>,
+    /// The longest time between the arrivals of two ticks.
+    longest_silence: Duration,
+}
+
+impl Clients {
+    /// Starts `count` clients and waits until each has received a tick.
+    ///
+    /// # Panics
+    /// If a client receives none within a minute.
+    #[must_use]
+    pub fn connect(addr: SocketAddr, count: usize) -> Self {
+        let runtime = runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .unwrap();
+        let records: Vec<_> = (0..count).map(|_| Arc::default()).collect();
+        for record in &records {
+            runtime.spawn(follow(addr, Arc::clone(record)));
+        }
+        let clients = Self {
+            records,
+            _runtime: runtime,
+        };
+        poll_until("each client has a tick", RECONNECT_MAX, || {
+            clients.assert_no_faults();
+            clients.all(|record| record.last_ms.is_some())
+        });
+        clients
+    }
+
+    /// Waits until some client has received `secs` ticks more than any has now, which shows that
+    /// the cluster still releases ticks.
+    pub fn await_ticks(&self, secs: i64) {
+        let wanted = self.newest_ms() + secs * STEP_MS;
+        poll_until("further ticks arrive", RECONNECT_MAX, || {
+            self.newest_ms() >= wanted
+        });
+    }
+
+    /// Waits until every client has caught up with the fastest ones, and asserts that none of them
+    /// missed a tick or received one twice.
+    pub fn assert_unbroken(&self) {
+        self.await_ticks(1);
+        let wanted = self.newest_ms();
+        poll_until("each client has caught up", RECONNECT_MAX, || {
+            self.assert_no_faults();
+            self.all(|record| record.last_ms >= Some(wanted))
+        });
+        self.assert_no_faults();
+    }
+
+    /// Returns how many connections of all clients together have ended.
+    pub fn disconnections(&self) -> usize {
+        self.records
+            .iter()
+            .map(|record| record.lock().unwrap().disconnections)
+            .sum()
+    }
+
+    /// Returns the longest time that any client waited for a tick.
+    pub fn longest_silence(&self) -> Duration {
+        let records = self.records.iter();
+        let silences = records.map(|record| record.lock().unwrap().longest_silence);
+        silences.max().unwrap_or_default()
+    }
+
+    /// Returns the times at which draining edges sent clients away.
+    pub fn drained(&self) -> Vec<Mono> {
+        let records = self.records.iter();
+        records
+            .flat_map(|record| record.lock().unwrap().drained.clone())
+            .collect()
+    }
+
+    fn newest_ms(&self) -> i64 {
+        let records = self.records.iter();
+        let newest = records
+            .filter_map(|record| record.lock().unwrap().last_ms)
+            .max();
+        newest.unwrap_or_default()
+    }
+
+    fn all(&self, holds: impl Fn(&Record) -> bool) -> bool {
+        self.records
+            .iter()
+            .all(|record| holds(&record.lock().unwrap()))
+    }
+
+    fn assert_no_faults(&self) {
+        let records = self.records.iter();
+        let faults: Vec<_> = records
+            .flat_map(|record| record.lock().unwrap().faults.clone())
+            .collect();
+        assert!(
+            faults.is_empty(),
+            "{} faults seen by {} clients, the first of them: {:#?}",
+            faults.len(),
+            self.records.len(),
+            &faults[..faults.len().min(10)]
+        );
+    }
+}
+
+impl Record {
+    fn note(&mut self, event: Event) {
+        match event {
+            Event::Tick(tick) => {
+                let epoch_ms = tick.epoch.as_ms();
+                if let Some(last_ms) = self.last_ms
+                    && epoch_ms != last_ms + STEP_MS
+                {
+                    self.faults
+                        .push(format!("tick {epoch_ms} after tick {last_ms}"));
+                }
+                self.last_ms = Some(epoch_ms);
+                let now = SystemClock.now();
+                let before = self.last_arrival.replace(now).unwrap_or(now);
+                self.longest_silence = self.longest_silence.max(now.since(before));
+            }
+            Event::Reconnecting { why, resumes, .. } => {
+                self.disconnections += 1;
+                if is_drain(&why) {
+                    self.drained.push(SystemClock.now());
+                }
+                if !resumes {
+                    self.faults.push(format!("can't resume after: {why}"));
+                }
+            }
+            Event::Gap { after, before } => {
+                let (after, before) = (after.as_ms(), before.as_ms());
+                self.faults
+                    .push(format!("gap between {after} and {before}"));
+            }
+            Event::Reconnected { .. } | _ => {}
+        }
+    }
+}
+
+async fn follow(addr: SocketAddr, record: Arc<Mutex<Record>>) {
+    let fault = |text: String| record.lock().unwrap().faults.push(text);
+    let mut ticks = match connect(addr).await {
+        Ok(ticks) => ticks,
+        Err(error) => return fault(format!("the first connection failed: {error}")),
+    };
+    while let Some(event) = ticks.next().await {
+        match event {
+            Ok(event) => record.lock().unwrap().note(event),
+            Err(error) => fault(format!("the client gave up: {error}")),
+        }
+    }
+    fault("the client stopped, although it should reconnect without limit".to_owned());
+}
+
+/// Connects one client with the credentials of `.env.example`.
+pub async fn connect(addr: SocketAddr) -> Result<Ticks, Error> {
+    let options = Options::new(addr.to_string()).credentials("stream_user", "stream_pass");
+    tickstorm_client::connect(options).await
+}
+
+fn is_drain(error: &Error) -> bool {
+    matches!(error, Error::Refused(refusal) if refusal.code == Ok(ErrorCode::ServerDraining))
+}
