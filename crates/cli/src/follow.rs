@@ -18,8 +18,9 @@ pub(crate) enum TickFormat {
     Json,
 }
 
-/// Prints each of `ticks`, and passes it to `judge`, which decides whether to continue. Returns successfully if standard output is a closed pipe. Reconnects and gaps are
-/// reported on standard error.
+/// Prints each of `ticks`, and passes it to `judge`, which decides whether to continue. Returns
+/// successfully if standard output is a closed pipe. Reconnects and gaps are reported on standard
+/// error.
 pub(crate) async fn follow(
     mut ticks: Ticks,
     format: TickFormat,

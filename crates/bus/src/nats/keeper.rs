@@ -267,8 +267,8 @@ impl KeeperLog {
             FLAPS_LOGGED_MAX => self.emit(|| {
                 tracing::warn!(
                     %server,
-                    "the connection to NATS is lost, again soon after it was made; from now on \
-                     only lasting connections are logged"
+                    "the connection to NATS is lost, again soon after it was made; this is not \
+                     logged again until a connection lasts"
                 );
             }),
             0..FLAPS_LOGGED_MAX => {

@@ -1,5 +1,5 @@
 //! A section: settings that one crate obeys, and a check across them. That crate declares the
-//! section with [`settings!`](crate::settings), and a program lists the sections that it takes.
+//! section with [`settings!`](crate::settings!), and a program lists the sections that it takes.
 
 use std::{error::Error, fmt, fs::File, path::PathBuf};
 

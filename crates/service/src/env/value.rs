@@ -288,8 +288,8 @@ impl<T: Value> Value for Option<T> {
     }
 }
 
-/// Implements [`Value`](crate::env::Value) for an enumeration, from a list of texts and the variant
-/// that each stands for.
+/// Implements [`Value`] for an enumeration, from a list of texts and the variant that each stands
+/// for.
 #[macro_export]
 macro_rules! choices {
     ($choice:ty: $($text:literal => $value:expr),+ $(,)?) => {
