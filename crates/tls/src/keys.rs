@@ -1,0 +1,197 @@
+//! [`SealingKey`] and [`OpeningKey`]: the keys of one direction of a connection, and the record
+//! counter that makes each nonce unique. This is the only place where records are encrypted and
+//! decrypted.
+//!
+//! Why it is safe:
+//! - **A nonce is never used twice with a key.** It is the key's IV XORed with the record counter,
+//!   which starts at 0 with the key and is incremented by every call, before the result is known.
+//!   Nothing else sets it, keys are neither cloned nor exported, and a record that could not be
+//!   sent is kept as it is instead of being sealed again.
+//! - **A key never reaches its limit.** `is_worn` is true before the confidentiality limit that
+//!   rustls gives for the suite, and the session then replaces the key. At the limit itself
+//!   sealing fails.
+//! - **Keys do not outlive their use.** rustls' types overwrite their secrets when they are
+//!   dropped, and AWS-LC overwrites a context when it frees it.
+//! - **An error ends the connection.** After a record that does not authenticate, the session opens
+//!   nothing more, so nobody can probe a key with forged records.
+
+use aws_lc_rs::aead::{
+    AES_256_GCM, Aad, Algorithm, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey,
+};
+use rustls::ConnectionTrafficSecrets;
+
+use crate::record::{ContentType, HEADER, protected_header};
+
+/// The length of the authentication tag of both suites.
+pub(crate) const TAG: usize = 16;
+/// The number of records before a key's limit at which it should be replaced.
+const MARGIN: u64 = 1 << 10;
+
+/// Secrets of a suite that this crate does not use, or a failure inside AWS-LC.
+#[derive(Debug)]
+pub(crate) struct KeyFailure;
+
+/// Counts the records of a key.
+struct Records {
+    iv: [u8; 12],
+    count: u64,
+    limit: u64,
+}
+
+impl Records {
+    /// Returns the next record's nonce, which no other record of this key has.
+    fn next_nonce(&mut self) -> Result<Nonce, KeyFailure> {
+        if self.count >= self.limit {
+            return Err(KeyFailure);
+        }
+        let mut nonce = self.iv;
+        for (byte, count) in nonce[4..].iter_mut().zip(self.count.to_be_bytes()) {
+            *byte ^= count;
+        }
+        self.count += 1;
+        Ok(Nonce::assume_unique_for_key(nonce))
+    }
+
+    /// Returns whether a key for at most `limit` records should be replaced now.
+    fn are_close_to(&self, limit: u64) -> bool {
+        self.count >= limit - MARGIN.min(limit / 2)
+    }
+}
+
+/// The key with which records are sealed.
+pub(crate) struct SealingKey {
+    context: LessSafeKey,
+    records: Records,
+}
+
+impl SealingKey {
+    pub(crate) fn new(
+        (count, secrets): (u64, &ConnectionTrafficSecrets),
+        limit: u64,
+    ) -> Result<Self, KeyFailure> {
+        let (context, iv) = context(secrets)?;
+        Ok(Self {
+            context,
+            records: Records { iv, count, limit },
+        })
+    }
+
+    /// Returns whether the key should be replaced now.
+    pub(crate) fn is_worn(&self) -> bool {
+        self.records.are_close_to(self.records.limit)
+    }
+
+    /// Appends one record with this content to `output`.
+    pub(crate) fn seal(
+        &mut self,
+        content_type: ContentType,
+        content: &[u8],
+        output: &mut Vec<u8>,
+    ) -> Result<(), KeyFailure> {
+        let nonce = self.records.next_nonce()?;
+        let protected = content.len() + 1 + TAG;
+        let header = protected_header(protected);
+        let start = output.len();
+        output.extend_from_slice(&header);
+        output.resize(start + HEADER + protected, 0);
+        let (sealed, type_and_tag) = output[start + HEADER..].split_at_mut(content.len());
+        let sealing = self.context.seal_out_of_place_scatter(
+            nonce,
+            Aad::from(header),
+            content,
+            sealed,
+            &[content_type as u8],
+            type_and_tag,
+        );
+        sealing.map_err(|_| {
+            output.truncate(start);
+            KeyFailure
+        })
+    }
+}
+
+/// The key with which records are opened. Its context takes half a kilobyte, so it is made when the
+/// first record arrives.
+pub(crate) struct OpeningKey {
+    context: OpeningContext,
+    records: Records,
+}
+
+enum OpeningContext {
+    Unused(Box<ConnectionTrafficSecrets>),
+    Made(LessSafeKey),
+}
+
+impl OpeningKey {
+    pub(crate) fn new(
+        (count, secrets): (u64, ConnectionTrafficSecrets),
+    ) -> Result<Self, KeyFailure> {
+        let iv = Parts::of(&secrets)?.iv;
+        // How many records a key may seal is the sealing side's responsibility. One that does not
+        // authenticate ends the connection.
+        let limit = u64::MAX;
+        Ok(Self {
+            context: OpeningContext::Unused(Box::new(secrets)),
+            records: Records { iv, count, limit },
+        })
+    }
+
+    /// Returns whether the peer should replace the key now, if a key should protect at most
+    /// `records_max` records.
+    pub(crate) fn is_worn(&self, records_max: u64) -> bool {
+        self.records.are_close_to(records_max)
+    }
+
+    /// Decrypts a record in place. Returns its content with the content type and padding, or `None`
+    /// if it does not authenticate.
+    pub(crate) fn open<'a>(
+        &mut self,
+        header: [u8; HEADER],
+        protected: &'a mut [u8],
+    ) -> Result<Option<&'a mut [u8]>, KeyFailure> {
+        let nonce = self.records.next_nonce()?;
+        let key = self.context.make()?;
+        Ok(key.open_in_place(nonce, Aad::from(header), protected).ok())
+    }
+}
+
+impl OpeningContext {
+    fn make(&mut self) -> Result<&LessSafeKey, KeyFailure> {
+        if let Self::Unused(secrets) = self {
+            let (key, _) = context(secrets)?;
+            *self = Self::Made(key);
+        }
+        match self {
+            Self::Made(key) => Ok(key),
+            Self::Unused(_) => Err(KeyFailure),
+        }
+    }
+}
+
+fn context(secrets: &ConnectionTrafficSecrets) -> Result<(LessSafeKey, [u8; 12]), KeyFailure> {
+    let parts = Parts::of(secrets)?;
+    let key = UnboundKey::new(parts.algorithm, parts.key).map_err(|_| KeyFailure)?;
+    Ok((LessSafeKey::new(key), parts.iv))
+}
+
+/// What a suite's secrets consist of.
+struct Parts<'a> {
+    algorithm: &'static Algorithm,
+    key: &'a [u8],
+    iv: [u8; 12],
+}
+
+impl<'a> Parts<'a> {
+    fn of(secrets: &'a ConnectionTrafficSecrets) -> Result<Self, KeyFailure> {
+        let (algorithm, key, iv) = match secrets {
+            ConnectionTrafficSecrets::Aes256Gcm { key, iv } => (&AES_256_GCM, key, iv),
+            ConnectionTrafficSecrets::Chacha20Poly1305 { key, iv } => (&CHACHA20_POLY1305, key, iv),
+            _ => return Err(KeyFailure),
+        };
+        Ok(Self {
+            algorithm,
+            key: key.as_ref(),
+            iv: iv.as_ref().try_into().map_err(|_| KeyFailure)?,
+        })
+    }
+}

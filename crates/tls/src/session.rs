@@ -1,0 +1,364 @@
+//! [`Session`]: an established connection. It seals what the caller sends, opens what the peer
+//! sends, and takes care of key updates, alerts and the peer's close_notify. It keeps keys and
+//! counters; the caller keeps the bytes of records that are incomplete or unsent.
+
+use rustls::kernel::KernelConnection;
+use rustls::server::ServerConnectionData;
+use rustls::{ExtractedSecrets, SupportedCipherSuite};
+
+use crate::alert::Alert;
+use crate::keys::{KeyFailure, OpeningKey, SealingKey, TAG};
+use crate::record::{self, CONTENT_MAX, ContentType, HEADER, PROTECTED_MAX};
+
+/// The number of consecutive records without application data that a peer may send. Such records
+/// cost more to open than to send, and a well-behaved peer sends one at a time.
+const IDLE_RECORDS_MAX: u8 = 32;
+
+/// The handshake message type of KeyUpdate, and the lengths of the message and of its header.
+const KEY_UPDATE: u8 = 24;
+const KEY_UPDATE_LEN: usize = 5;
+const NOT_REQUESTED: u8 = 0;
+const REQUESTED: u8 = 1;
+
+/// An established TLS connection of a server.
+pub struct Session {
+    kernel: KernelConnection<ServerConnectionData>,
+    sealing: SealingKey,
+    opening: OpeningKey,
+    /// The number of records that a key may protect.
+    records_max: u64,
+    /// The start of a KeyUpdate that the peer has split over several records.
+    key_update: [u8; KEY_UPDATE_LEN],
+    key_update_len: u8,
+    /// Consecutive records without application data.
+    idle_records: u8,
+    /// Whether the peer has requested a KeyUpdate that has not been sent.
+    owes_key_update: bool,
+    /// Whether this side has requested a KeyUpdate that has not arrived.
+    awaits_key_update: bool,
+    /// Whether nothing more may be opened: the peer has closed its side, or an error has occurred.
+    is_read_closed: bool,
+}
+
+/// A record was opened, or the start of one is not complete.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Opened {
+    /// The record at the start of the input is not complete.
+    Incomplete,
+    /// `record` bytes of input have been consumed. The application data is at
+    /// `content` within them, decrypted in place; it may be empty.
+    Record {
+        /// The length of the record.
+        record: usize,
+        /// The application data.
+        content: std::ops::Range<usize>,
+    },
+    /// The peer will send nothing more. Input after this record is to be ignored.
+    Closed,
+}
+
+/// The connection must be closed, after sending the alert if there is one.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum OpenError {
+    /// The peer broke the protocol.
+    #[error("the peer sent {what}")]
+    Peer {
+        /// The violation.
+        what: &'static str,
+        /// The alert to send.
+        alert: Alert,
+    },
+    /// The peer ended the connection with an alert.
+    #[error("the peer sent alert {0}")]
+    Alert(u8),
+    /// Keys could not be derived or used.
+    #[error("the keys could not be used")]
+    Keys,
+    /// Nothing more may be opened.
+    #[error("the connection is closed for reading")]
+    Closed,
+}
+
+impl OpenError {
+    /// Returns the alert to send before closing.
+    #[must_use]
+    pub fn alert(&self) -> Option<Alert> {
+        match self {
+            Self::Peer { alert, .. } => Some(*alert),
+            Self::Keys => Some(Alert::InternalError),
+            Self::Alert(_) | Self::Closed => None,
+        }
+    }
+}
+
+/// Sealing failed, and the connection must be closed.
+#[derive(Debug, thiserror::Error)]
+#[error("the keys could not be used")]
+pub struct SealError;
+
+impl From<KeyFailure> for SealError {
+    fn from(_: KeyFailure) -> Self {
+        Self
+    }
+}
+
+impl From<KeyFailure> for OpenError {
+    fn from(_: KeyFailure) -> Self {
+        Self::Keys
+    }
+}
+
+fn violation(what: &'static str, alert: Alert) -> OpenError {
+    OpenError::Peer { what, alert }
+}
+
+impl Session {
+    /// The bytes that sealing adds to the content of each record.
+    pub const OVERHEAD: usize = HEADER + 1 + TAG;
+    /// The longest content of one record.
+    pub const CONTENT_MAX: usize = CONTENT_MAX;
+    /// The longest record.
+    pub const RECORD_MAX: usize = HEADER + PROTECTED_MAX;
+
+    pub(crate) fn new(
+        secrets: ExtractedSecrets,
+        kernel: KernelConnection<ServerConnectionData>,
+        records_max: u64,
+    ) -> Result<Self, rustls::Error> {
+        let suite_limit = confidentiality_limit(kernel.negotiated_cipher_suite());
+        let records_max = records_max.min(suite_limit);
+        let failed = |_| rustls::Error::General("the traffic secrets cannot be used".into());
+        let ExtractedSecrets { tx, rx } = secrets;
+        Ok(Self {
+            sealing: SealingKey::new((tx.0, &tx.1), records_max).map_err(failed)?,
+            opening: OpeningKey::new(rx).map_err(failed)?,
+            kernel,
+            records_max,
+            key_update: [0; KEY_UPDATE_LEN],
+            key_update_len: 0,
+            idle_records: 0,
+            owes_key_update: false,
+            awaits_key_update: false,
+            is_read_closed: false,
+        })
+    }
+
+    /// Appends `data` to `output`, sealed in as many records as it takes. If the key is due for an
+    /// update, or the peer has requested one, it is updated first.
+    ///
+    /// What is appended must be sent, in order and once.
+    ///
+    /// # Errors
+    /// The keys could not be used. The connection must be closed.
+    pub fn seal(&mut self, data: &[u8], output: &mut Vec<u8>) -> Result<(), SealError> {
+        for content in data.chunks(CONTENT_MAX) {
+            if self.has_control() {
+                self.seal_control(output)?;
+            }
+            self.sealing
+                .seal(ContentType::ApplicationData, content, output)?;
+        }
+        Ok(())
+    }
+
+    /// Returns whether a KeyUpdate should be sent, even if there is no data to send.
+    #[must_use]
+    pub fn has_control(&self) -> bool {
+        self.owes_key_update || self.sealing.is_worn() || self.should_request_key_update()
+    }
+
+    fn should_request_key_update(&self) -> bool {
+        self.opening.is_worn(self.records_max) && !self.awaits_key_update
+    }
+
+    /// Appends a KeyUpdate to `output`, sealed with the present key, and replaces that key.
+    ///
+    /// # Errors
+    /// The keys could not be used. The connection must be closed.
+    pub fn seal_control(&mut self, output: &mut Vec<u8>) -> Result<(), SealError> {
+        let requests = self.should_request_key_update();
+        let request = if requests { REQUESTED } else { NOT_REQUESTED };
+        let message = [KEY_UPDATE, 0, 0, 1, request];
+        self.sealing
+            .seal(ContentType::Handshake, &message, output)?;
+        let (count, secrets) = self.kernel.update_tx_secret().map_err(|_| SealError)?;
+        self.sealing = SealingKey::new((count, &secrets), self.records_max)?;
+        self.owes_key_update = false;
+        self.awaits_key_update |= requests;
+        Ok(())
+    }
+
+    /// Appends an alert to `output`. After it, nothing more may be sealed.
+    ///
+    /// # Errors
+    /// The keys could not be used. The connection must be closed.
+    pub fn seal_alert(&mut self, alert: Alert, output: &mut Vec<u8>) -> Result<(), SealError> {
+        let message = alert.encode();
+        Ok(self.sealing.seal(ContentType::Alert, &message, output)?)
+    }
+
+    /// Opens the record at the start of `input`, in place.
+    ///
+    /// # Errors
+    /// The reason for which the connection must be closed.
+    pub fn open(&mut self, input: &mut [u8]) -> Result<Opened, OpenError> {
+        if self.is_read_closed {
+            return Err(OpenError::Closed);
+        }
+        let outcome = self.open_record(input);
+        if matches!(outcome, Err(_) | Ok(Opened::Closed)) {
+            self.is_read_closed = true;
+        }
+        outcome
+    }
+
+    fn open_record(&mut self, input: &mut [u8]) -> Result<Opened, OpenError> {
+        let Some(header) = record::header(input) else {
+            return Ok(Opened::Incomplete);
+        };
+        if header[0] != ContentType::ApplicationData as u8 {
+            let what = "a record that is not protected";
+            return Err(violation(what, Alert::UnexpectedMessage));
+        }
+        let length = record::length(header);
+        if length > PROTECTED_MAX {
+            let what = "a record that is too long";
+            return Err(violation(what, Alert::RecordOverflow));
+        }
+        let record = HEADER + length;
+        let Some(protected) = input.get_mut(HEADER..record) else {
+            return Ok(Opened::Incomplete);
+        };
+        let Some(inner) = self.opening.open(header, protected)? else {
+            let what = "a record that does not authenticate";
+            return Err(violation(what, Alert::BadRecordMac));
+        };
+        // Padding follows the content type, which is never 0.
+        let Some(type_at) = inner.iter().rposition(|byte| *byte != 0) else {
+            let what = "a record without a content type";
+            return Err(violation(what, Alert::UnexpectedMessage));
+        };
+        if type_at > CONTENT_MAX {
+            let what = "a record with too much content";
+            return Err(violation(what, Alert::RecordOverflow));
+        }
+        let (content, rest) = inner.split_at_mut(type_at);
+        self.process(ContentType::from_byte(rest[0]), content, record)
+    }
+
+    fn process(
+        &mut self,
+        content_type: Option<ContentType>,
+        content: &[u8],
+        record: usize,
+    ) -> Result<Opened, OpenError> {
+        let is_data = content_type == Some(ContentType::ApplicationData);
+        if self.key_update_len > 0 && content_type != Some(ContentType::Handshake) {
+            let what = "another record in the middle of a KeyUpdate";
+            return Err(violation(what, Alert::UnexpectedMessage));
+        }
+        if is_data && !content.is_empty() {
+            self.idle_records = 0;
+        } else if self.idle_records == IDLE_RECORDS_MAX {
+            let what = "too many records without data";
+            return Err(violation(what, Alert::UnexpectedMessage));
+        } else {
+            self.idle_records += 1;
+        }
+        let nothing = HEADER..HEADER;
+        match content_type {
+            Some(ContentType::ApplicationData) => Ok(Opened::Record {
+                record,
+                content: HEADER..HEADER + content.len(),
+            }),
+            Some(ContentType::Handshake) => {
+                self.take_key_update(content)?;
+                Ok(Opened::Record {
+                    record,
+                    content: nothing,
+                })
+            }
+            Some(ContentType::Alert) => match *content {
+                [_, CLOSE_NOTIFY] => Ok(Opened::Closed),
+                [_, USER_CANCELED] => Ok(Opened::Record {
+                    record,
+                    content: nothing,
+                }),
+                [_, description] => Err(OpenError::Alert(description)),
+                _ => Err(violation("a malformed alert", Alert::DecodeError)),
+            },
+            Some(ContentType::ChangeCipherSpec) | None => {
+                let what = "a record of a type that is not allowed";
+                Err(violation(what, Alert::UnexpectedMessage))
+            }
+        }
+    }
+
+    /// Handles handshake data. After the handshake, a client may only send KeyUpdate, and data
+    /// under the new key begins with the next record.
+    fn take_key_update(&mut self, content: &[u8]) -> Result<(), OpenError> {
+        if content.is_empty() {
+            let what = "an empty handshake record";
+            return Err(violation(what, Alert::UnexpectedMessage));
+        }
+        let start = usize::from(self.key_update_len);
+        let taken = content.len().min(KEY_UPDATE_LEN - start);
+        self.key_update[start..start + taken].copy_from_slice(&content[..taken]);
+        if self.key_update[0] != KEY_UPDATE {
+            let what = "a handshake message other than KeyUpdate";
+            return Err(violation(what, Alert::UnexpectedMessage));
+        }
+        let end = start + taken;
+        self.key_update_len = u8::try_from(end).expect("at most five bytes");
+        if end >= 4 && self.key_update[1..4] != [0, 0, 1] {
+            let what = "a KeyUpdate of a wrong length";
+            return Err(violation(what, Alert::DecodeError));
+        }
+        if end < KEY_UPDATE_LEN {
+            return Ok(());
+        }
+        if content.len() > taken {
+            let what = "more data after a KeyUpdate in the same record";
+            return Err(violation(what, Alert::UnexpectedMessage));
+        }
+        self.key_update_len = 0;
+        match self.key_update[4] {
+            NOT_REQUESTED => {}
+            // Several requests that arrive before the answer is sent need one answer.
+            REQUESTED => self.owes_key_update = true,
+            _ => {
+                let what = "a KeyUpdate with an unknown request";
+                return Err(violation(what, Alert::IllegalParameter));
+            }
+        }
+        let secrets = self
+            .kernel
+            .update_rx_secret()
+            .map_err(|_| OpenError::Keys)?;
+        self.opening = OpeningKey::new(secrets)?;
+        self.awaits_key_update = false;
+        Ok(())
+    }
+}
+
+const CLOSE_NOTIFY: u8 = 0;
+const USER_CANCELED: u8 = 90;
+
+fn confidentiality_limit(suite: SupportedCipherSuite) -> u64 {
+    match suite.tls13() {
+        Some(suite) => suite.common.confidentiality_limit,
+        None => 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An edge holds 100,000 sessions in memory, most of each being rustls' type.
+    #[test]
+    fn a_session_is_small() {
+        let session = size_of::<Session>();
+        assert!(session <= 704, "a session takes {session} bytes");
+    }
+}

@@ -1,0 +1,160 @@
+//! Handshakes: byte by byte, followed by data, refused, and broken off.
+
+use std::io::Write as _;
+use std::sync::Arc;
+
+use rustls::pki_types::CertificateDer;
+use rustls::server::WebPkiClientVerifier;
+use rustls::{ClientConfig, RootCertStore};
+use tickstorm_tls::{
+    Handshake, HandshakeError, HandshakeProgress, Opened, provider, server_config,
+};
+
+use crate::pair::{certificate, client, configs, receive, sent};
+
+#[test]
+fn bytes_may_arrive_one_by_one() {
+    let (server, config) = configs();
+    let mut client = client(config);
+    let mut handshake = Handshake::new(server).unwrap();
+    for _ in 0..3 {
+        let mut output = Vec::new();
+        for byte in sent(&mut client) {
+            let progress = handshake.handle_input(&[byte], &mut output).unwrap();
+            if let HandshakeProgress::Established(established) = progress {
+                assert!(established.unread.is_empty());
+                assert!(established.client_certificate.is_none());
+                return;
+            }
+        }
+        receive(&mut client, &output);
+    }
+    panic!("the handshake does not end");
+}
+
+#[test]
+fn data_that_follows_the_handshake_in_the_same_segment_is_carried_over() {
+    let (server, config) = configs();
+    let mut client = client(config);
+    let mut handshake = Handshake::new(server).unwrap();
+    let mut output = Vec::new();
+    let _ = handshake
+        .handle_input(&sent(&mut client), &mut output)
+        .unwrap();
+    receive(&mut client, &output);
+    client.writer().write_all(b"AUTH").unwrap();
+    let mut bytes = sent(&mut client);
+    bytes.extend_from_slice(&[23, 3]);
+    let progress = handshake.handle_input(&bytes, &mut output).unwrap();
+    let HandshakeProgress::Established(established) = progress else {
+        panic!("the handshake is not complete");
+    };
+    let (mut session, mut unread) = (established.session, established.unread);
+    let Opened::Record { record, content } = session.open(&mut unread).unwrap() else {
+        panic!("no record");
+    };
+    assert_eq!(&unread[content], b"AUTH");
+    unread.drain(..record);
+    assert_eq!(unread, [23, 3]);
+    assert_eq!(session.open(&mut unread), Ok(Opened::Incomplete));
+}
+
+/// Does a handshake, and returns its outcome for the server and whether the client accepts it.
+fn outcome(
+    server: rustls::ServerConfig,
+    config: ClientConfig,
+) -> (
+    Result<Option<CertificateDer<'static>>, HandshakeError>,
+    Result<(), rustls::Error>,
+) {
+    let mut client = client(config);
+    let mut handshake = Handshake::new(Arc::new(server)).unwrap();
+    for _ in 0..4 {
+        let mut output = Vec::new();
+        let progress = handshake.handle_input(&sent(&mut client), &mut output);
+        let mut bytes = &output[..];
+        while !bytes.is_empty() {
+            client.read_tls(&mut bytes).unwrap();
+            if let Err(error) = client.process_new_packets() {
+                return (progress.map(|_| None), Err(error));
+            }
+        }
+        match progress {
+            Ok(HandshakeProgress::InProgress) => {}
+            Ok(HandshakeProgress::Established(established)) => {
+                return (Ok(established.client_certificate), Ok(()));
+            }
+            Err(error) => return (Err(error), Ok(())),
+        }
+    }
+    panic!("the handshake does not end");
+}
+
+fn trusting(certificate: &CertificateDer<'static>) -> Arc<RootCertStore> {
+    let mut roots = RootCertStore::empty();
+    roots.add(certificate.clone()).unwrap();
+    Arc::new(roots)
+}
+
+#[test]
+fn a_client_certificate_is_required_checked_and_returned() {
+    let (server_certificate, server_key) = certificate();
+    let (client_certificate, client_key) = certificate();
+    let server = |trusted: &CertificateDer<'static>| {
+        let verifier =
+            WebPkiClientVerifier::builder_with_provider(trusting(trusted), Arc::new(provider()));
+        let verifier = verifier.build().unwrap();
+        let chain = vec![server_certificate.clone()];
+        server_config(chain, server_key.clone_key(), Some(verifier)).unwrap()
+    };
+    let builder = || {
+        ClientConfig::builder_with_provider(Arc::new(provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(trusting(&server_certificate))
+    };
+    let with_certificate = || {
+        builder()
+            .with_client_auth_cert(vec![client_certificate.clone()], client_key.clone_key())
+            .unwrap()
+    };
+    let (accepted, _) = outcome(server(&client_certificate), with_certificate());
+    assert_eq!(accepted.unwrap().as_ref(), Some(&client_certificate));
+    let (refused, client_error) = outcome(server(&server_certificate), with_certificate());
+    assert!(refused.is_err());
+    assert!(
+        matches!(client_error, Err(rustls::Error::AlertReceived(_))),
+        "{client_error:?}"
+    );
+    let (refused, client_error) =
+        outcome(server(&client_certificate), builder().with_no_client_auth());
+    assert!(matches!(
+        refused,
+        Err(HandshakeError::Tls(rustls::Error::NoCertificatesPresented))
+    ));
+    assert!(
+        matches!(client_error, Err(rustls::Error::AlertReceived(_))),
+        "{client_error:?}"
+    );
+}
+
+#[test]
+fn garbage_gets_an_alert_and_endless_input_is_bounded() {
+    let (server, _) = configs();
+    let mut output = Vec::new();
+    let mut handshake = Handshake::new(Arc::clone(&server)).unwrap();
+    let garbage = handshake.handle_input(b"GET / HTTP/1.1\r\n\r\n", &mut output);
+    assert!(matches!(garbage, Err(HandshakeError::Tls(_))));
+    assert_eq!(output[0], 21, "an alert: {output:?}");
+    assert!(matches!(
+        handshake.handle_input(b"", &mut output),
+        Err(HandshakeError::Ended)
+    ));
+    let mut handshake = Handshake::new(server).unwrap();
+    // The start of a ClientHello of 64 KB, in records of 16 KB that never complete it.
+    let mut record = vec![22, 3, 1, 0x40, 0];
+    record.resize(5 + (1 << 14), 0);
+    record[5..9].copy_from_slice(&[1, 0, 0xff, 0xff]);
+    let endless = (0..6).find_map(|_| handshake.handle_input(&record, &mut output).err());
+    assert!(endless.is_some());
+}
