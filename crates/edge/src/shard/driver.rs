@@ -19,11 +19,8 @@ use super::subscription::{self, SubscribeOutcome};
 use super::time::Moment;
 use super::wheel::{Bucket, Wheel};
 use crate::feed::{Arrival, FeedId};
-use crate::sys::network::{Network, Readiness};
+use crate::sys::network::{BUFFER_MIN, Network, Readiness, Received};
 
-/// The maximum number of bytes per read. All connections of a shard read into one buffer of this
-/// size; none has its own.
-const SCRATCH: usize = 16 * 1024;
 /// The maximum number of consecutive reads from one socket, so that a peer that never stops sending
 /// does not hold up the others.
 const READS_MAX: usize = 4;
@@ -37,6 +34,7 @@ pub(super) struct Driver<N> {
     /// Whether any SUBSCRIBE waits until the time is known.
     pub(super) has_pending_subscribes: bool,
     pub(super) control: ControlBuffer,
+    /// The buffer that all connections of the shard read into; none has its own.
     scratch: Box<[u8]>,
 }
 
@@ -49,7 +47,7 @@ impl<N: Network> Driver<N> {
             network,
             has_pending_subscribes: false,
             control: ControlBuffer::default(),
-            scratch: vec![0; SCRATCH].into_boxed_slice(),
+            scratch: vec![0; BUFFER_MIN].into_boxed_slice(),
         }
     }
 
@@ -71,8 +69,11 @@ impl<N: Network> Driver<N> {
         readiness: Readiness,
         at: Moment,
     ) -> AfterStep {
-        if readiness.takes_output && self.write(connection, at).is_gone() {
-            return AfterStep::Gone;
+        if readiness.takes_output {
+            self.network.flush(&connection.socket);
+            if self.write(connection, at).is_gone() {
+                return AfterStep::Gone;
+            }
         }
         if readiness.has_input {
             return self.read(connection, readiness.until_empty, at);
@@ -80,8 +81,8 @@ impl<N: Network> Driver<N> {
         AfterStep::Stays
     }
 
-    /// Reads available input and acts on it. A short read normally means that the socket is empty.
-    /// With `until_empty` it does not, and reading continues.
+    /// Reads available input and acts on it, until the socket is empty. With `until_empty`, only an
+    /// unsuccessful read shows that it is.
     pub(super) fn read(
         &mut self,
         connection: &mut Connection<N::Socket>,
@@ -107,17 +108,18 @@ impl<N: Network> Driver<N> {
                 return AfterStep::Stays;
             }
             match self.network.receive(&connection.socket, scratch) {
-                Ok(0) => return self.close(connection, CloseReason::ClientClosed, at),
-                Ok(received) => {
+                Ok(Received::End) => {
+                    return self.close(connection, CloseReason::ClientClosed, at);
+                }
+                Ok(Received::Bytes { len, is_last }) => {
                     let mono = self.network.now();
                     let at = Moment { mono, ..at };
                     connection.mark_received();
-                    let input = &scratch[..received];
+                    let input = &scratch[..len];
                     if self.process_input(connection, input, at).is_gone() {
                         return AfterStep::Gone;
                     }
-                    // A short read has emptied the socket, so another read is unnecessary.
-                    if received < scratch.len() && !until_empty {
+                    if is_last && !until_empty {
                         connection.pause_if_blocked(at.now);
                         return AfterStep::Stays;
                     }

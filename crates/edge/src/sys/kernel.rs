@@ -13,7 +13,7 @@ use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, recv, sendmsg, sock
 use tickstorm_timebase::{Clock, Mono, SystemClock};
 use tickstorm_timer::TimerFd;
 
-use super::network::{Network, NetworkEvent, Readiness, Token, WaitFor};
+use super::network::{Network, NetworkEvent, Readiness, Received, Token, WaitFor};
 use super::socket::transmit;
 use super::waker::Waker;
 
@@ -101,9 +101,10 @@ impl Network for Kernel {
         self.listener = None;
     }
 
-    fn receive(&mut self, socket: &TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
+    fn receive(&mut self, socket: &TcpStream, buffer: &mut [u8]) -> io::Result<Received> {
+        let room = buffer.len();
         let (taken, _) = recv(socket, buffer, RecvFlags::DONTWAIT)?;
-        Ok(taken)
+        Ok(Received::new(taken, room))
     }
 
     fn send(&mut self, socket: RawFd, bytes: &[u8]) -> Result<usize, Errno> {
@@ -374,8 +375,8 @@ mod tests {
         let mut all = Vec::new();
         while all.len() < b"beforeafter".len() {
             // A read returns no bytes beyond the urgent mark.
-            if let Ok(taken) = kernel.receive(&mine, &mut buffer) {
-                all.extend_from_slice(&buffer[..taken]);
+            if let Ok(Received::Bytes { len, .. }) = kernel.receive(&mine, &mut buffer) {
+                all.extend_from_slice(&buffer[..len]);
             }
         }
         assert_eq!(all, b"beforeafter");

@@ -5,5 +5,6 @@
 pub(crate) mod fd_table;
 pub(crate) mod kernel;
 pub(crate) mod network;
+pub(crate) mod secured;
 pub(crate) mod socket;
 pub(crate) mod waker;

@@ -20,8 +20,8 @@ pub(crate) trait Network: Clock {
     /// Stops listening. Connections that have not been accepted yet are reset.
     fn stop_listening(&mut self);
 
-    /// Reads available input into `buffer`. Returns 0 at the end of the input.
-    fn receive(&mut self, socket: &Self::Socket, buffer: &mut [u8]) -> io::Result<usize>;
+    /// Reads available input into `buffer`, which has room for at least [`BUFFER_MIN`] bytes.
+    fn receive(&mut self, socket: &Self::Socket, buffer: &mut [u8]) -> io::Result<Received>;
 
     /// Sends as many of `bytes` as the socket accepts, and returns how many. It takes the socket's
     /// number, since that is all the hot loop has.
@@ -29,6 +29,10 @@ pub(crate) trait Network: Clock {
 
     /// Sends as much of `parts`, in order, as the socket accepts, and returns the number of bytes.
     fn send_parts(&mut self, socket: &Self::Socket, parts: &[IoSlice<'_>]) -> io::Result<usize>;
+
+    /// Sends output that the network itself has kept, such as the end of a TLS record. Called when
+    /// the socket is writable.
+    fn flush(&mut self, _socket: &Self::Socket) {}
 
     /// Shuts down the sending side. Errors are ignored: if the peer is already gone, reading shows
     /// it.
@@ -51,6 +55,37 @@ pub(crate) trait Network: Clock {
     /// Waits for events as long as `limit` allows, and appends them to `events`. An interrupted
     /// wait returns no events.
     fn wait(&mut self, limit: WaitFor, events: &mut Vec<NetworkEvent>) -> io::Result<()>;
+}
+
+/// The least room for input that a read may be given: that for a TLS record of any length.
+pub(crate) const BUFFER_MIN: usize = 17 * 1024;
+
+/// The result of a read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Received {
+    /// The input has ended.
+    End,
+    /// This many bytes were read, at least one.
+    Bytes {
+        len: usize,
+        /// Whether the socket is empty now, unless its readiness is
+        /// [`until_empty`](Readiness::until_empty).
+        is_last: bool,
+    },
+}
+
+impl Received {
+    /// Returns the result of reading `len` bytes into a buffer of `room` bytes. A short read means
+    /// that the socket is empty.
+    pub(crate) fn new(len: usize, room: usize) -> Self {
+        match len {
+            0 => Self::End,
+            _ => Self::Bytes {
+                len,
+                is_last: len < room,
+            },
+        }
+    }
 }
 
 /// The longest time to wait for events.

@@ -11,7 +11,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 use tickstorm_timebase::{Clock, Mono};
 
-use crate::sys::network::{Network, NetworkEvent, Readiness, Token, WaitFor};
+use crate::sys::network::{Network, NetworkEvent, Readiness, Received, Token, WaitFor};
 
 /// The scripted network, which a test and the shard share.
 #[derive(Clone, Default)]
@@ -238,7 +238,7 @@ impl Network for Script {
         self.call().is_listening = false;
     }
 
-    fn receive(&mut self, socket: &Socket, buffer: &mut [u8]) -> io::Result<usize> {
+    fn receive(&mut self, socket: &Socket, buffer: &mut [u8]) -> io::Result<Received> {
         drop(self.call());
         let mut socket = self.on(socket.fd);
         if let Some(errno) = socket.error {
@@ -246,7 +246,7 @@ impl Network for Script {
         }
         if socket.input.is_empty() {
             return if socket.has_ended {
-                Ok(0)
+                Ok(Received::End)
             } else {
                 Err(io::ErrorKind::WouldBlock.into())
             };
@@ -256,7 +256,7 @@ impl Network for Script {
         for (to, from) in buffer.iter_mut().zip(socket.input.drain(..taken)) {
             *to = from;
         }
-        Ok(taken)
+        Ok(Received::new(taken, buffer.len()))
     }
 
     fn send(&mut self, socket: RawFd, bytes: &[u8]) -> Result<usize, Errno> {
