@@ -208,7 +208,8 @@ pub(crate) async fn watch_files(
     loop {
         interval.tick().await;
         let to_load = Arc::clone(&sources);
-        // On a thread of the blocking pool, a file system that hangs delays only this task.
+        // Use a thread of the blocking pool, so that a file system that hangs delays only this
+        // task.
         let loaded = tokio::task::spawn_blocking(move || AcceptedCredentials::load(&to_load)).await;
         let loaded = match loaded {
             Ok(loaded) => loaded,

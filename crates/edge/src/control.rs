@@ -118,7 +118,7 @@ impl Edge {
         if !listen_addr.ip().is_loopback() {
             tracing::warn!(
                 %listen_addr,
-                "clients beyond loopback send passwords in plain text: there is no TLS"
+                "clients on other machines send passwords in plain text: TLS is not built yet"
             );
         }
         Ok(edge)
@@ -200,12 +200,12 @@ impl Edge {
     }
 }
 
-/// Access to the inside of an edge for benchmarks and tests.
+/// Access to an edge's internals, for benchmarks and tests.
 #[cfg(feature = "bench")]
 impl Edge {
     /// Sends `ticks` to all at-time subscribers of `mode`, as if they had been released now. Tests
-    /// and benchmarks make bursts this way, which the grid can't produce in real time. Ticks at or
-    /// before the last one sent are ignored.
+    /// and benchmarks use this to make bursts, since the grid can't produce them in real time.
+    /// Ticks at or before the last one sent are ignored.
     pub fn burst(&self, mode: tickstorm_timebase::Mode, ticks: &[tickstorm_timebase::Tick]) {
         self.shards.burst(mode, ticks);
     }

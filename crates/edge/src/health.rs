@@ -14,12 +14,12 @@ use tokio::sync::watch;
 use crate::admission::Admission;
 use crate::shard::Vitals;
 
-/// A shard whose last turn is longer ago than this is considered dead.
+/// A shard that last turned longer ago than this is considered dead.
 const LIVE_WITHIN: Duration = Duration::from_secs(10);
 /// An edge whose last SECOND tick was released longer ago than this is not ready.
 const RELEASED_WITHIN: Duration = Duration::from_secs(2);
 
-/// The state from which the admin port's questions are answered.
+/// The state from which the admin port's requests are answered.
 pub(crate) struct EdgeHealth {
     pub(crate) id: String,
     pub(crate) listen_addr: SocketAddr,
@@ -64,7 +64,7 @@ impl Health for EdgeHealth {
         let dead = turned
             .enumerate()
             .filter(|(_, at)| now.since(Mono::from_nanos(*at)) > LIVE_WITHIN);
-        dead.map(|(shard, _)| format!("shard {shard} has not turned for 10 s"))
+        dead.map(|(shard, _)| format!("shard {shard} is stuck: its loop has not run for 10 s"))
             .collect()
     }
 

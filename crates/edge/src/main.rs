@@ -26,7 +26,7 @@ const SECTIONS: [Section; 7] = {
     [COMMON, NATS, edge, login, credentials, limits, not_built]
 };
 
-/// The time that everything has to stop once the drain is over and no clients are left.
+/// The time allowed for stopping everything else, once the drain is over and no clients are left.
 const STOP_TIME_MAX: Duration = Duration::from_secs(2);
 
 fn main() -> ExitCode {

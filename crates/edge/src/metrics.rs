@@ -99,7 +99,7 @@ impl Metrics {
                 registry,
                 "tickstorm_release_lateness_seconds",
                 "Delay from a tick's authority time to the start of its fan-out on a shard. Ahead \
-                                 feeds and REPLAY ticks are not counted.",
+                 feeds and REPLAY ticks are not counted.",
                 &RELEASE_LATENESS_BUCKETS_S,
             )?,
             closed,

@@ -128,7 +128,7 @@ tickstorm_service::settings! {
     MAX_CONNECTIONS: u32 = Setting::new(
         1..=1_000_000,
         "100000",
-        "What one edge is built for; ten times as many reach the most files that Linux lets a \
+        "What one edge is built for; the maximum is close to the most files that Linux lets one \
          process open",
     );
     /// The most connections that have not authenticated yet.

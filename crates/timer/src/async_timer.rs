@@ -57,7 +57,7 @@ mod descriptor {
     pub(super) struct Descriptor(Option<AsyncFd<TimerFd>>);
 
     impl Descriptor {
-        /// Sleeps for `duration`. An error is returned before any time was slept, or not at all.
+        /// Sleeps for `duration`. If this fails, it fails before any time has passed.
         pub(super) async fn sleep(&mut self, duration: Duration) -> io::Result<()> {
             let registered = match &self.0 {
                 Some(registered) => registered,

@@ -31,10 +31,10 @@ pub enum Wait {
 impl Wait {
     /// Returns the next step when the moment is `remaining` away on CLOCK_MONOTONIC_RAW.
     ///
-    /// With `spins`, the moment is never missed, whatever the slew, by a timer that is at most
-    /// 100 µs late by itself, or 150 µs if there is no slew. Without, slewing adds at most 100 µs
-    /// to the timer's lateness. A wait of one second takes four sleeps, or up to twelve at the
-    /// maximum slew.
+    /// With `spins`, the wait never overshoots, whatever the slew, if the timer by itself is at
+    /// most 100 µs late, or 150 µs if there is no slew. Without `spins`, slewing adds at most 100
+    /// µs to the timer's own lateness. A wait of one second takes four sleeps, or up to twelve at
+    /// the maximum slew.
     #[must_use]
     pub fn plan(remaining: Duration, spins: bool) -> Self {
         let spun = if spins { SPIN } else { Duration::ZERO };

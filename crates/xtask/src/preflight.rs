@@ -24,7 +24,7 @@ pub(crate) struct Lack {
 pub(crate) enum Skippable {
     /// The check `weight`.
     Weight,
-    /// The tests of a table of open files per shard.
+    /// The tests of a file descriptor table per shard.
     PerShardTables,
     /// The check `portable`.
     Portable,
@@ -61,7 +61,7 @@ impl fmt::Display for Skippable {
         f.write_str(match self {
             Self::Weight => "weight",
             Self::Portable => "portable",
-            Self::PerShardTables => "tests of per-shard tables of open files",
+            Self::PerShardTables => "tests of per-shard file descriptor tables",
         })
     }
 }

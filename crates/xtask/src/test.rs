@@ -135,8 +135,8 @@ fn look_for_tests(programs: &[&'static PythonTool], preflight: &mut Preflight) {
     }
 }
 
-/// Returns what is missing if a thread may not have its own table of open files, which the seccomp
-/// profiles of some container engines deny.
+/// Returns what is missing if a thread may not have its own file descriptor table, which the
+/// seccomp profiles of some container engines deny.
 fn tables_lack() -> Option<Lack> {
     let asking = thread::spawn(|| unshare(CloneFlags::CLONE_FILES));
     let may = asking.join().is_ok_and(|answer| answer.is_ok());

@@ -72,7 +72,7 @@ struct Failures {
 struct AttemptTable {
     authenticated: BTreeMap<Address, u32>,
     failures: BTreeMap<Address, Failures>,
-    /// When each entry of `failures` began its minute, in that order.
+    /// The start of the minute of each entry of `failures`, oldest first.
     minutes: VecDeque<(Mono, Address)>,
     warned: Option<Mono>,
 }

@@ -51,8 +51,8 @@ impl Batch {
     }
 
     /// Returns when the pending ticks are due to be sent, or `None` if there are none. Once they
-    /// fill the largest frame they do not wait for the window, so no burst makes the batch grow
-    /// beyond that and one message.
+    /// fill the largest frame they do not wait for the window to end, so that waiting for it can't
+    /// make the batch grow without bound.
     pub(crate) fn due(&self) -> Option<Mono> {
         match self.pending.len() {
             0 => None,

@@ -326,9 +326,9 @@ impl Feed {
     }
 }
 
-/// Returns the position in an array of `len` entries at which sweep number `sweep` starts. Each
-/// start is the golden ratio of the array further than the previous one, which spreads the starts
-/// evenly over any length.
+/// Returns the position in an array of `len` entries at which sweep number `sweep` starts. From one
+/// sweep to the next the start moves by the golden ratio of the array's length, which spreads the
+/// starts evenly over any length.
 fn start_of(sweep: u64, len: usize) -> usize {
     /// The fractional part of the golden ratio, in units of 2^-64.
     const GOLDEN: u64 = 0x9E37_79B9_7F4A_7C15;

@@ -1,6 +1,7 @@
 //! A feed's recent frames, numbered from 0. A subscriber that is behind holds a frame number
 //! instead of its own queue. If the ring no longer holds that frame, the subscriber is a slow
-//! consumer; bytes are never lost because of it.
+//! consumer. The unsent tail of a partially sent frame is kept outside the ring, so overwriting the
+//! frame does not lose it.
 
 use std::collections::VecDeque;
 

@@ -1,6 +1,6 @@
-//! The dense array of a feed's subscribers, which the hot loop runs over. An entry has 16 bytes: a
-//! descriptor, its connection, and the number of the next frame to send. Entries are in connection
-//! order, so that sends walk through memory in order; a random order costs 7 to 13 %.
+//! The dense array of a feed's subscribers, which the hot loop runs over. An entry takes 16 bytes:
+//! a descriptor, its connection, and the number of the next frame to send. Entries are in
+//! connection order, so that sends walk through memory in order; a random order costs 7 to 13 %.
 //!
 //! The array may change during a fan-out: a subscriber that leaves becomes a hole, and a new one is
 //! appended. When the fan-out is over, each hole is filled with the last entry, so the cost depends

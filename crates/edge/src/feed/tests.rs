@@ -536,7 +536,7 @@ struct Reader {
     received: Vec<u8>,
 }
 
-/// A feed and everyone who ever subscribed to it, with the slow path of a shard.
+/// A feed and all readers that ever subscribed to it, with the slow path of a shard.
 struct World {
     feed: Feed,
     authority: Authority,
@@ -715,7 +715,8 @@ impl World {
         }
     }
 
-    /// Checks that a subscriber about to be closed as too slow is too slow, and removes it.
+    /// Checks that a subscriber that is about to be closed as a slow consumer is one, and removes
+    /// it.
     fn judge_slow(&mut self, owner: usize) {
         let Standing::Joined(position) = self.readers[owner].standing else {
             unreachable!()
@@ -809,7 +810,7 @@ impl World {
             }
             prop_assert!(
                 due.starts_with(&reader.received),
-                "reader {} received other bytes than were due",
+                "reader {} received bytes that differ from those due",
                 owner
             );
         }

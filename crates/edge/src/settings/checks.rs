@@ -39,7 +39,10 @@ enum Contradiction {
     NoPassword,
     #[error("STREAM_PASS is set without STREAM_USER: set both or neither")]
     NoUser,
-    #[error("STREAM_PASS_PREVIOUS is set without STREAM_PASS: set STREAM_PASS too, or neither")]
+    #[error(
+        "STREAM_PASS_PREVIOUS is set without STREAM_PASS: set STREAM_PASS too, or unset \
+         STREAM_PASS_PREVIOUS"
+    )]
     OnlyPreviousPassword,
     #[error(transparent)]
     TooFewShards(#[from] TooFewShards),
@@ -125,7 +128,8 @@ fn few_frames(settings: &Settings) -> Option<String> {
     (per_second * OPENING_SECONDS < OPENING_FRAMES).then(|| {
         format!(
             "FRAME_RATE_LIMIT={rate} has no room for the eight heartbeats at the start of a \
-             connection: each client is closed once before it sends fewer; set it to 4 or more"
+             connection: each client is closed once, and sends fewer only after it has \
+             reconnected; set it to 4 or more"
         )
     })
 }

@@ -36,7 +36,7 @@ pub(super) struct Acceptor {
     /// Whether the last attempt failed because the system was out of resources. This has been
     /// logged.
     is_starved: bool,
-    /// The number of connections that fit into the shard's own table of open files.
+    /// The number of connections that fit into the shard's own file descriptor table.
     connections_max: usize,
 }
 
@@ -63,7 +63,7 @@ impl Acceptor {
         }
     }
 
-    /// Limits the number of connections of this shard to what its table of open files can hold.
+    /// Limits the number of connections of this shard to what its file descriptor table can hold.
     pub(super) fn set_connections_max(&mut self, connections_max: usize) {
         self.connections_max = connections_max;
     }
@@ -123,7 +123,7 @@ impl Acceptor {
             Err(error) if is_connection_error(&error) => AcceptOutcome::Handled(None),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 self.is_pending = false;
-                // Clear this too: with no connection waiting, no later attempt would.
+                // With no connection waiting there will be no attempt that could clear this later.
                 self.is_starved = false;
                 AcceptOutcome::Nothing
             }
@@ -207,8 +207,8 @@ impl Acceptor {
         }
     }
 
-    /// Returns a permit to be admitted, if both the edge and this shard's table of open files have
-    /// room. Otherwise returns an overflow permit, with which a refused connection may linger;
+    /// Returns a permit to be admitted, if both the edge and this shard's file descriptor table
+    /// have room. Otherwise returns an overflow permit, with which a refused connection may linger;
     /// `None` if too many of those linger already.
     fn acquire_permit<N: Network>(
         &self,

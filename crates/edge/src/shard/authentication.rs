@@ -19,7 +19,7 @@ use crate::metrics::AuthResult;
 const FAILURE_DELAY_MS: RangeInclusive<u64> = 1_000..=5_000;
 /// Advice on how to tell apart the clients behind a balancer.
 const PROXY_ADVICE: &str = "set PROXY_PROTOCOL if this version supports it, or let the balancer \
-    keep the clients' own addresses (direct return, transparent forwarding)";
+    keep the clients' own addresses (direct server return, transparent proxying)";
 /// The number of characters that are kept of a client's id or version, counted before escaping.
 const LABEL_MAX: usize = 64;
 

@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn a_drain_over_no_time_closes_all_connections_immediately() {
+    fn a_drain_over_zero_time_closes_all_connections_immediately() {
         for connections in [0, 1, 100_000] {
             let spread = Spread {
                 connections,

@@ -1,6 +1,6 @@
 //! [`Driver`]: carries out what the rules of a connection decide. It owns everything that the
 //! connections of a shard share, and is passed one connection at a time. It returns an
-//! [`AfterStep`], by which the caller, who owns the slots, learns whether to drop the connection.
+//! [`AfterStep`], which tells the caller, the owner of the slots, whether to drop the connection.
 
 use std::io;
 use std::os::fd::AsRawFd;

@@ -77,7 +77,7 @@ pub type Work = std::sync::Arc<dyn Fn(&[std::os::fd::RawFd]) + Send + Sync>;
 
 /// A command to a shard, from control or from another shard.
 pub(crate) enum ShardCommand {
-    /// Gives the shard's thread its own table of open files, with at most this many entries, and
+    /// Gives the shard's thread its own file descriptor table, with at most this many entries, and
     /// replies with the table.
     Separate(u64, oneshot::Sender<io::Result<FdTable>>),
     /// Listens on this address, and replies with the address that was actually bound.

@@ -83,7 +83,7 @@ pub(super) struct TurnTimer {
 pub(super) enum IdleAction {
     /// Wait for events.
     Wait(WaitFor),
-    /// Spin until this time, at which a tick is due in a few microseconds.
+    /// Spin until this time, when a tick is due. It is at most [`tickstorm_timer::SPIN`] away.
     Spin(Mono),
 }
 
@@ -100,8 +100,8 @@ impl TurnTimer {
         self.set_for = Mono::ZERO;
     }
 
-    /// Returns how to wait at `mono` until `tick` is due (to the microsecond if it `spins`) or
-    /// until `other`, which may be a little late.
+    /// Returns how to wait, starting at `mono`, until `tick` is due (to the microsecond if `spins`)
+    /// or until `other`, whichever is earlier. Waking up for `other` may be a little late.
     pub(super) fn idle(&mut self, mono: Mono, tick: Mono, other: Mono, spins: bool) -> IdleAction {
         let until_other = other.since(mono);
         let sleep = if tick == Mono::NEVER {

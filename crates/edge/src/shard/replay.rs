@@ -1,5 +1,6 @@
-//! [`Replay`]: the past ticks that a client has asked for, stored as a position rather than a
-//! queue.
+//! [`Replay`]: the ticks that a new subscriber gets before those of its feed, stored as a position
+//! rather than a queue. They are the past ticks that it has asked for and, on an ahead feed, the
+//! ticks that the feed has already sent.
 
 use bytes::Bytes;
 use tickstorm_protocol::message::{encode_batch, ticks_per_frame};

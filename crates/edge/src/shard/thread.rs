@@ -1,6 +1,6 @@
-//! A shard's thread. Every shard first creates its epoll, timer and waker. Only when all shards
-//! have done so does control give each its own table of open files, if they are to have one, and
-//! only after that does each create its listener.
+//! A shard's thread. Every shard first creates its epoll, timer and waker. When all shards have
+//! done so, control gives each its own file descriptor table if FD_TABLES is per-shard. Only then
+//! does each create its listener.
 
 use std::io;
 use std::net::SocketAddr;
@@ -43,7 +43,7 @@ pub(crate) struct ShardThread {
 }
 
 /// Starts the thread of shard `index`. The shard's epoll, timer and waker are created here, on the
-/// caller's thread, so that they are in every table of open files that is split off later.
+/// caller's thread, so that they are in every file descriptor table that is split off later.
 ///
 /// # Errors
 /// Fails if the system has no file descriptor or thread left.
@@ -165,8 +165,8 @@ fn run_command(shard: &mut Shard<Kernel, SystemClock>, command: ShardCommand) {
     }
 }
 
-/// Gives this shard's thread its own table of open files, with at most `limit` entries, and limits
-/// the number of connections accordingly.
+/// Gives this shard's thread its own file descriptor table, with at most `limit` entries, and
+/// limits the number of connections accordingly.
 fn separate(shard: &mut Shard<Kernel, SystemClock>, limit: u64) -> io::Result<FdTable> {
     fd_table::separate()?;
     let table = FdTable::of_this_thread()?;

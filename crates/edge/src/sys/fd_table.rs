@@ -1,10 +1,10 @@
 //! Per-thread file descriptor tables, which let one process hold more sockets than the open-file
 //! limit.
 //!
-//! A file opened before [`separate`] has the same descriptor number in both tables. This holds for
-//! the eventfds with which threads wake each other, and must hold for every shard's eventfd. A file
-//! opened afterwards has a number only in its own thread's table. In another thread's table the
-//! same number may name an unrelated file, so descriptors must no longer cross threads.
+//! A file opened before [`separate`] has the same descriptor number in both tables. Threads wake
+//! each other through eventfds, so every shard's eventfd must be opened before. A file opened
+//! afterwards has a number only in its own thread's table. In another thread's table the same
+//! number may name an unrelated file, so descriptors must no longer cross threads.
 
 use std::fs;
 use std::io;
@@ -21,7 +21,7 @@ use nix::unistd::close;
 pub(crate) fn separate() -> io::Result<()> {
     unshare(CloneFlags::CLONE_FILES)?;
     let inherited: Vec<RawFd> = numbers(&FdTable::of_this_thread()?.0)?;
-    for fd in inherited.into_iter().filter(|fd| is_of_the_network(*fd)) {
+    for fd in inherited.into_iter().filter(|fd| is_ip_socket(*fd)) {
         close(fd)?;
     }
     Ok(())
@@ -38,8 +38,8 @@ impl FdTable {
         Ok(Self(Path::new("/proc").join(thread).join("fd")))
     }
 
-    /// Returns the table of the process's first thread, which all threads share that have not
-    /// separated theirs.
+    /// Returns the table of the process's first thread. All threads that have not called
+    /// [`separate`] share it.
     pub(crate) fn of_process() -> Self {
         Self("/proc/self/fd".into())
     }
@@ -74,7 +74,7 @@ fn numbers(table: &Path) -> io::Result<Vec<RawFd>> {
 
 /// Returns whether `fd` is an IP socket. Other sockets are kept, since tokio receives signals
 /// through a Unix socket pair that all its runtimes share.
-fn is_of_the_network(fd: RawFd) -> bool {
+fn is_ip_socket(fd: RawFd) -> bool {
     let family = getsockname::<SockaddrStorage>(fd)
         .ok()
         .and_then(|name| name.family());

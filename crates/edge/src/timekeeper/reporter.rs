@@ -160,8 +160,8 @@ impl TimeReporter {
                         clock = %clock.id,
                         announced_ahead_us = clock.announced_ahead_us,
                         ahead_us,
-                        "ticks are announced later than AHEAD_MS before their time, so ahead feeds \
-                         send them as HOLDOVER; raise the clocks' TICK_LEAD_MS"
+                        "the clock announces ticks less than AHEAD_MS before their time, so ahead \
+                         feeds send them as HOLDOVER; raise the clocks' TICK_LEAD_MS"
                     );
                     LateAnnouncements::Warned
                 }
@@ -334,7 +334,7 @@ mod tests {
         let warnings = |lead_ms, seconds| {
             let mut scene = OneClock::new(lead_ms);
             let log = logged(|| scene.pass(Duration::from_secs(seconds), true));
-            log.matches("announced later than AHEAD_MS").count()
+            log.matches("announces ticks less than AHEAD_MS").count()
         };
         assert_eq!(warnings(500, 3), 0, "not late for long enough");
         assert_eq!(warnings(500, 30), 1);

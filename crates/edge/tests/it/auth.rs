@@ -15,7 +15,7 @@ use tickstorm_timebase::{Clock, Mode, SystemClock};
 use crate::support::{PASSWORD, SOON, TestEdge, USER, config};
 
 #[tokio::test]
-async fn a_first_frame_other_than_auth_is_auth_required_whatever_its_payload() {
+async fn a_first_frame_other_than_auth_gets_auth_required_whatever_its_payload() {
     let edge = TestEdge::start_without_clock(config()).await;
     let known = [
         frame::SUBSCRIBE,
@@ -37,7 +37,7 @@ async fn a_first_frame_other_than_auth_is_auth_required_whatever_its_payload() {
 }
 
 #[tokio::test]
-async fn wrong_credentials_are_auth_failed() {
+async fn wrong_credentials_get_auth_failed() {
     let edge = TestEdge::start_without_clock(config()).await;
     let with = |username: &str, password: &str, token: &str| Auth {
         username: username.to_owned(),

@@ -13,8 +13,8 @@ use crate::support::{TestEdge, config};
 const CLIENTS: usize = 100;
 const TICKS: usize = 10_000;
 const TICKS_PER_MS: u128 = 10;
-/// The most time that one step of the burst may account for. If this machine stalls for longer, so
-/// does the burst.
+/// The most time that one step of the burst may account for. If this machine stalls for longer, the
+/// burst pauses for the rest of the stall.
 const STEP_MAX: Duration = Duration::from_millis(5);
 
 /// Sends [`TICKS`] ticks over one second, paced by the clock.

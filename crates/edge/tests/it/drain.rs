@@ -16,7 +16,7 @@ use crate::witness::expect_gapless;
 /// The delay that a busy machine may add. A client that blocked the drain would add a minute.
 const LATE: Duration = Duration::from_secs(15);
 
-/// How one client's connection ended.
+/// The end of one client's connection.
 struct End {
     at: Mono,
     retry_after_ms: u32,
@@ -180,7 +180,8 @@ async fn a_client_that_does_not_read_does_not_delay_a_drain_or_get_an_error_insi
     let edge = TestEdge::start(Config {
         write_buffer: 4_096,
         write_deadline: Duration::from_secs(60),
-        // With one shard, once the reader has everything, the stalled client has been sent to.
+        // With one shard, the edge has tried to send to the stalled client by the time the reader
+        // has everything.
         shards: 1,
         drain_timeout: Duration::from_secs(2),
         ..config()

@@ -25,8 +25,8 @@ fn case(name: &'static str, bytes: impl Into<Vec<u8>>, code: &'static str) -> Ca
     }
 }
 
-/// Returns frames that are wrong in every stage of a connection. `payload_max` is the limit of the
-/// stage.
+/// Returns frames that are wrong at every stage of a connection. `payload_max` is the payload limit
+/// of the stage.
 fn wrong_frames(payload_max: u32) -> Vec<Case> {
     let forged = |kind| Forged::new(kind, &[]);
     let heartbeat = Forged::new(frame::HEARTBEAT, &[]);
@@ -63,7 +63,7 @@ fn wrong_frames(payload_max: u32) -> Vec<Case> {
             "MESSAGE_TOO_LARGE",
         ),
         case(
-            "too large although ignorable",
+            "ignorable but too large",
             too_large(0x80, payload_max + 1),
             "MESSAGE_TOO_LARGE",
         ),
@@ -74,7 +74,7 @@ fn wrong_frames(payload_max: u32) -> Vec<Case> {
             "BAD_CHECKSUM",
         ),
         case(
-            "checksum although ignorable",
+            "ignorable but with a bad checksum",
             forged(0xFF).bad_checksum().bytes(),
             "BAD_CHECKSUM",
         ),
@@ -85,12 +85,12 @@ fn wrong_once_authenticated() -> Vec<Case> {
     let no_protobuf = |kind| frame::frame(kind, NO_PROTOBUF);
     vec![
         case(
-            "SUBSCRIBE without protobuf",
+            "SUBSCRIBE with invalid protobuf",
             no_protobuf(frame::SUBSCRIBE),
             "MALFORMED_PAYLOAD",
         ),
         case(
-            "HEARTBEAT without protobuf",
+            "HEARTBEAT with invalid protobuf",
             no_protobuf(frame::HEARTBEAT),
             "MALFORMED_PAYLOAD",
         ),
@@ -100,7 +100,7 @@ fn wrong_once_authenticated() -> Vec<Case> {
             "ALREADY_AUTHENTICATED",
         ),
         case(
-            "AUTH again without protobuf",
+            "AUTH again, with invalid protobuf",
             no_protobuf(frame::AUTH),
             "ALREADY_AUTHENTICATED",
         ),
@@ -146,7 +146,7 @@ async fn a_wrong_first_frame_gets_its_code_and_no_other_client_notices() {
     let mut witness = Witness::enter(&edge).await;
     let mut cases = wrong_frames(4_096);
     cases.push(case(
-        "AUTH without protobuf",
+        "AUTH with invalid protobuf",
         frame::frame(frame::AUTH, NO_PROTOBUF),
         "MALFORMED_PAYLOAD",
     ));

@@ -1,4 +1,4 @@
-//! Work that runs on the shards' threads, with which benchmarks compare the engine with a bare loop
+//! Work that runs on the shards' threads. Benchmarks use it to compare the engine with a bare loop
 //! over the same sockets.
 
 use std::os::fd::RawFd;

@@ -104,7 +104,7 @@ async fn end_of_input_that_arrives_with_the_last_frames_is_noticed_immediately()
 }
 
 #[tokio::test]
-async fn more_heartbeats_than_one_send_answers_get_their_pongs_in_order() {
+async fn heartbeats_whose_answers_exceed_one_send_get_their_pongs_in_order() {
     let edge = TestEdge::start(Config {
         frame_rate: 100,
         ..config()
@@ -252,7 +252,7 @@ async fn while_the_time_is_unknown_pongs_are_immediate_and_subscribe_acks_wait_f
 }
 
 #[tokio::test]
-async fn more_subscribes_than_an_edge_remembers_all_get_their_acks() {
+async fn every_subscribe_gets_its_ack_even_if_there_are_more_than_the_edge_queues() {
     const SUBSCRIBES: i64 = 100;
     let mut config = config();
     config.frame_rate = 1_000;

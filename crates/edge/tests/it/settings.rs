@@ -287,7 +287,7 @@ fn each_setting_accepts_exactly_its_range() {
     for row in rows().filter(|row| row.allowed.contains(" from ")) {
         assert!(
             RANGE_LIMITS.iter().any(|(name, ..)| *name == row.name),
-            "{} is missing in RANGE_LIMITS",
+            "{} is missing from RANGE_LIMITS",
             row.name
         );
     }

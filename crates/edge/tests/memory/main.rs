@@ -42,7 +42,7 @@ struct Attack {
     code: &'static str,
 }
 
-/// How much the process grew during an attack, in bytes.
+/// The growth of the process during an attack, in bytes.
 #[derive(Debug)]
 struct Growth {
     resident: u64,

@@ -64,11 +64,11 @@ impl ClientGroup {
     }
 
     /// Expects that each client gets `count` frames with consecutive ticks.
-    pub(crate) async fn get_ticks(&self, count: usize) {
+    pub(crate) async fn expect_ticks(&self, count: usize) {
         self.ask(move |clients| {
             clients
                 .iter_mut()
-                .for_each(|client| client.get_ticks(count));
+                .for_each(|client| client.expect_ticks(count));
         })
         .await;
     }
@@ -123,7 +123,7 @@ impl Client {
         Some(client)
     }
 
-    fn get_ticks(&mut self, count: usize) {
+    fn expect_ticks(&mut self, count: usize) {
         for _ in 0..count {
             let frame = self.frame().expect("a tick");
             assert_eq!(frame.kind, frame::DATA_BATCH, "{frame:?}");

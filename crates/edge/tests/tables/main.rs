@@ -76,12 +76,12 @@ async fn an_edge_holds_more_clients_than_the_open_file_limit() {
     let mut groups = enter(&edge, &[GROUP, GROUP, CLIENTS - 2 * GROUP]).await;
     connections_are(&edge, CLIENTS).await;
     let added = open_files(&edge) - at_first;
-    assert!((added - 320.0).abs() < 0.5, "{added} open files more");
+    assert!((added - 320.0).abs() < 0.5, "{added} more open files");
     let fullest = edge.metric("tickstorm_open_files_in_fullest_table", "");
     let limit = edge.metric("tickstorm_open_files_limit", "");
     assert!(fullest < limit && limit < 300.5, "{fullest} of {limit}");
     for group in &groups {
-        group.get_ticks(3).await;
+        group.expect_ticks(3).await;
     }
 
     // About half of the clients disconnect and reconnect, several times.
@@ -93,7 +93,7 @@ async fn an_edge_holds_more_clients_than_the_open_file_limit() {
     }
     connections_are(&edge, CLIENTS).await;
     let added = open_files(&edge) - at_first;
-    assert!((added - 320.0).abs() < 0.5, "{added} open files more");
+    assert!((added - 320.0).abs() < 0.5, "{added} more open files");
 
     let drained = edge.edge.drain();
     let notified = async {
@@ -103,7 +103,7 @@ async fn an_edge_holds_more_clients_than_the_open_file_limit() {
     };
     tokio::join!(drained, notified);
     connections_are(&edge, 0).await;
-    // The listeners, one per shard, are closed too.
+    // This includes the listeners, one per shard.
     poll_until_async("the sockets and listeners are closed", SOON, || {
         (open_files(&edge) - at_first + 16.0).abs() < 0.5
     })
@@ -130,7 +130,7 @@ async fn a_full_shard_answers_server_full_while_others_have_room() {
     edge.metric_reaches("tickstorm_connections_closed_total", "server_full", 1.0)
         .await;
     for group in &groups {
-        group.get_ticks(2).await;
+        group.expect_ticks(2).await;
     }
     // A connection from another port may reach another shard.
     let addr = edge.addr();
@@ -175,7 +175,7 @@ fn forbid_unshare() {
 }
 
 #[test]
-fn where_tables_are_refused_the_edge_says_so_and_does_not_start() {
+fn an_edge_whose_system_refuses_separate_tables_does_not_start_and_says_why() {
     let (config, registry) = (tables(SHARDS, CONNECTIONS_MAX), Registry::new());
     // The filter applies to this thread and the threads that it starts, not to the rest of the
     // process.

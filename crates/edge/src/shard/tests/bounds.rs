@@ -1,5 +1,5 @@
-//! The work between two clock readings, and the lateness that it causes. Every call of the script
-//! takes 4 µs.
+//! Bounds on the work between two clock readings, and on the lateness that it causes. Every call of
+//! the script takes 4 µs.
 
 use super::*;
 
@@ -95,7 +95,7 @@ fn serving_3000_subscribers_that_waited_for_the_time_delays_no_tick() {
 }
 
 #[test]
-fn a_drain_over_no_time_closes_3000_connections_in_small_steps() {
+fn a_drain_over_zero_time_closes_3000_connections_in_small_steps() {
     let mut sim = Sim::new(settings());
     for _ in 0..3_000 {
         sim.subscriber(Mode::Minute, false);
