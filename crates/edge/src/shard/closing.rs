@@ -12,6 +12,7 @@ use super::connection::{AfterStep, Connection};
 use super::driver::Driver;
 use super::time::Moment;
 use crate::sys::network::Network;
+use crate::sys::secured::TlsFailure;
 
 impl<N: Network> Driver<N> {
     /// Closes a connection because reading or writing failed.
@@ -22,6 +23,10 @@ impl<N: Network> Driver<N> {
         at: Moment,
     ) -> AfterStep {
         let reason = self.reason_of(connection, error);
+        if let Some(failure) = TlsFailure::of(error) {
+            let (id, peer) = (connection.key.id, connection.peer);
+            tracing::debug!(connection = id, %peer, error = %failure, "TLS failed");
+        }
         self.close(connection, reason, at)
     }
 
@@ -31,6 +36,9 @@ impl<N: Network> Driver<N> {
         connection: &Connection<N::Socket>,
         error: &io::Error,
     ) -> CloseReason {
+        if TlsFailure::of(error).is_some() {
+            return CloseReason::TlsFailed;
+        }
         // TCP_USER_TIMEOUT also ends a connection whose peer is alive but keeps its window closed.
         // A subscriber always has output in flight before keepalive would probe it, so a timeout
         // means that it did not read.
@@ -61,7 +69,10 @@ impl<N: Network> Driver<N> {
         self.feeds.leave(connection.key.slot);
         self.record(connection.key.id, connection.peer, farewell.reason);
         let fd = connection.socket.as_raw_fd();
-        if !(farewell.may_send_error && self.send_error(fd, farewell.reason)) {
+        // An alert must not be destroyed by a reset, any more than an ERROR.
+        let has_alert = farewell.reason == CloseReason::TlsFailed;
+        let has_error = farewell.may_send_error && self.send_error(fd, farewell.reason);
+        if !has_alert && !has_error {
             return AfterStep::Gone;
         }
         self.network.shut_down_sending(&connection.socket);

@@ -123,6 +123,9 @@ pub enum CloseReason {
     /// The network or the client's machine ended the connection: a reset, or a TCP timeout.
     #[error("the connection was lost")]
     ConnectionLost,
+    /// TLS has failed: the handshake, or a record. The client was sent an alert if one fits.
+    #[error("TLS failed")]
+    TlsFailed,
     /// An operator closed this connection through the edge's admin port.
     #[error("an operator closed the connection")]
     Operator,
@@ -166,6 +169,7 @@ impl CloseReason {
             Self::ClientClosed,
             Self::HealthCheck,
             Self::ConnectionLost,
+            Self::TlsFailed,
             Self::Operator,
             Self::Shutdown,
         ];
@@ -205,6 +209,7 @@ impl CloseReason {
             Self::ClientClosed => return Ending::without_error("client_closed"),
             Self::HealthCheck => return Ending::without_error("health_check"),
             Self::ConnectionLost => return Ending::without_error("connection_lost"),
+            Self::TlsFailed => return Ending::without_error("tls_failed"),
             Self::Operator => return Ending::without_error("operator"),
             Self::Shutdown => return Ending::without_error("shutdown"),
         })

@@ -93,6 +93,7 @@ fn reasons() -> Vec<CloseReason> {
         CloseReason::ClientClosed,
         CloseReason::HealthCheck,
         CloseReason::ConnectionLost,
+        CloseReason::TlsFailed,
         CloseReason::Operator,
         CloseReason::Shutdown,
     ]

@@ -6,6 +6,7 @@ mod random_actions;
 mod rules;
 mod script;
 mod ticks;
+mod tls;
 
 use std::os::fd::RawFd;
 use std::sync::Arc;
@@ -17,7 +18,7 @@ use prost::Message;
 use tickstorm_protocol::message::{Ack, Auth, DataBatch, ErrorMsg, Heartbeat, Subscribe};
 use tickstorm_protocol::session::server::Limits;
 use tickstorm_testkit::RawFrame;
-use tickstorm_testkit::frame::{ACK, AUTH, DATA_BATCH, ERROR, HEARTBEAT, SUBSCRIBE, frame};
+use tickstorm_testkit::frame::{ACK, AUTH, DATA_BATCH, ERROR, HEARTBEAT, PONG, SUBSCRIBE, frame};
 use tickstorm_timebase::{Authority, Mode, Mono};
 use tokio::sync::watch;
 
@@ -29,6 +30,7 @@ use crate::auth::AcceptedCredentials;
 use crate::feed::FeedLimits;
 use crate::feed::tests::TestTime;
 use crate::metrics::Metrics;
+use crate::sys::network::Network;
 use crate::sys::socket::SocketOptions;
 use crate::sys::waker::Waker;
 use script::Script;
@@ -37,8 +39,8 @@ const MS: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
 
 /// A shard and the script that it runs on.
-struct Sim {
-    shard: Shard<Script, Script>,
+struct Sim<N: Network = Script> {
+    shard: Shard<N, Script>,
     script: Script,
     metrics: Metrics,
     authority: Authority,
@@ -91,13 +93,25 @@ fn credentials() -> AcceptedCredentials {
 impl Sim {
     /// Creates a shard that knows the time.
     fn new(settings: ShardSettings) -> Self {
-        let mut sim = Self::without_time(settings);
+        Self::over(settings, |script| script)
+    }
+
+    fn without_time(settings: ShardSettings) -> Self {
+        Self::without_time_over(settings, |script| script)
+    }
+}
+
+impl<N: Network> Sim<N> {
+    /// Creates a shard that knows the time and runs over the network that `over` makes of the
+    /// script.
+    fn over(settings: ShardSettings, over: impl FnOnce(Script) -> N) -> Self {
+        let mut sim = Self::without_time_over(settings, over);
         sim.shard.set_authority(Some(sim.authority));
         sim.run_for(MS);
         sim
     }
 
-    fn without_time(settings: ShardSettings) -> Self {
+    fn without_time_over(settings: ShardSettings, over: impl FnOnce(Script) -> N) -> Self {
         let mut time = TestTime::new();
         let (authority, now) = time.run_until(|_| true);
         let script = Script::default();
@@ -120,7 +134,7 @@ impl Sim {
             released: AtomicU64::new(0),
             accepting: AtomicBool::new(true),
         });
-        let network = (script.clone(), Waker::new().unwrap());
+        let network = (over(script.clone()), Waker::new().unwrap());
         Self {
             shard: Shard::new(0, commons, vitals, network, script.clone()),
             script,
