@@ -128,7 +128,7 @@ async fn eight_heartbeats_open_a_connection_and_the_interval_is_kept_afterwards(
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_only_edge_that_does_not_know_the_time_is_waited_for_while_it_answers() {
+async fn a_single_edge_without_the_time_is_waited_for_as_long_as_it_answers() {
     let (client, mut edge) = dial(Options::new("unused"));
     edge.accept().await;
     // SUBSCRIBE was sent together with AUTH, so it arrives before every HEARTBEAT; it is answered
