@@ -21,7 +21,7 @@ pub enum Error {
         source: io::Error,
     },
     /// The edge sent ERROR, which ends the connection and gives the reason.
-    #[error("the edge refused: {}", ShownRefusal(.0))]
+    #[error("the edge ended the connection: {}", ShownRefusal(.0))]
     Refused(Refusal),
     /// The edge sent something that the protocol does not allow.
     #[error("the edge broke the protocol")]
