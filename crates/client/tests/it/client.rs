@@ -180,7 +180,10 @@ async fn a_refusal_follows_earlier_ticks_and_may_have_an_unknown_code() {
     drop(edge);
     assert_eq!(tick(&mut ticks).await.epoch, epoch(1_000));
     let error = end(&mut ticks).await;
-    assert_eq!(error.to_string(), "the edge ended the connection: ON\\nFIRE: ");
+    assert_eq!(
+        error.to_string(),
+        "the edge ended the connection: ON\\nFIRE: "
+    );
     let Error::Refused(refusal) = error else {
         panic!("{error:?}");
     };
