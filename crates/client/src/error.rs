@@ -20,8 +20,8 @@ pub enum Error {
         /// The error for the last IP address that was tried.
         source: io::Error,
     },
-    /// The edge sent ERROR, which states why it closes the connection.
-    #[error("the edge refused: {}", ShownRefusal(.0))]
+    /// The edge sent ERROR, which ends the connection and gives the reason.
+    #[error("the edge ended the connection: {}", ShownRefusal(.0))]
     Refused(Refusal),
     /// The edge sent something that the protocol does not allow.
     #[error("the edge broke the protocol")]

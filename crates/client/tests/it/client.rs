@@ -180,7 +180,10 @@ async fn a_refusal_follows_earlier_ticks_and_may_have_an_unknown_code() {
     drop(edge);
     assert_eq!(tick(&mut ticks).await.epoch, epoch(1_000));
     let error = end(&mut ticks).await;
-    assert_eq!(error.to_string(), "the edge refused: ON\\nFIRE: ");
+    assert_eq!(
+        error.to_string(),
+        "the edge ended the connection: ON\\nFIRE: "
+    );
     let Error::Refused(refusal) = error else {
         panic!("{error:?}");
     };
@@ -209,7 +212,7 @@ async fn a_refusal_is_received_even_if_nothing_can_be_sent() {
         .unwrap_err();
     assert_eq!(
         error.to_string(),
-        "the edge refused: SERVER_DRAINING: good bye"
+        "the edge ended the connection: SERVER_DRAINING: good bye"
     );
 }
 
