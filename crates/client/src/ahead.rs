@@ -1,5 +1,6 @@
-//! Ticks that arrive ahead of their time. Each is held until this client's estimate of authority
-//! time reaches it, and only then handed on. All other events keep their positions among the ticks.
+//! Releasing ticks that arrive ahead of their time. Each tick is held until this client's estimate
+//! of authority time reaches it, and only then handed on. All other events keep their positions
+//! among the ticks.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -24,8 +25,8 @@ type Item = Result<Event, Error>;
 #[derive(Default)]
 struct Held {
     items: VecDeque<Item>,
-    /// A moment, and the authority time at it, according to the last estimate that there was. Used
-    /// when there is no current estimate.
+    /// A moment and the authority time at that moment, from the latest estimate. Used if there is
+    /// no current estimate.
     last_known: Option<(Mono, UnixTime)>,
 }
 
@@ -54,8 +55,8 @@ impl Held {
             .retain(|held| !matches!(held, Ok(Event::Tick(_) | Event::Gap { .. })));
     }
 
-    /// Returns when the first event is due, as far as is known at `now`, or `None` if nothing is
-    /// held or the time was never known.
+    /// Returns when the first event is due, as far as is known at `now`. Returns `None` if no event
+    /// is held, or if the first one is a tick and authority time was never known.
     fn due(&mut self, estimator: &Estimator, now: Mono) -> Option<Mono> {
         if let Some(estimate) = estimator.estimate(now) {
             self.last_known = Some((now, estimate.unix));
@@ -75,8 +76,8 @@ impl Held {
         }
     }
 
-    /// Removes and returns the first event if it is due at `now`. A tick gets the estimate of
-    /// `now`, however early it was read.
+    /// Removes and returns the first event if it is due at `now`. The `read` time of a tick that
+    /// was held becomes the estimate at `now`.
     fn pop(&mut self, estimator: &Estimator, now: Mono) -> Option<Item> {
         self.due(estimator, now).filter(|&due| due <= now)?;
         let mut item = self.items.pop_front()?;

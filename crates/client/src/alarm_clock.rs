@@ -10,8 +10,8 @@ pub trait AlarmClock: Clock + Send + Sync + 'static {
     /// The state that a task keeps from one wait to the next.
     type Timer: Default + Send;
 
-    /// Waits until the clock shows `at`, as exactly as it can. A wait that is dropped before it
-    /// ends leaves nothing behind except in `timer`, which the next wait sets again.
+    /// Waits until the clock shows `at`, as exactly as possible. If the future is dropped before it
+    /// completes, no state remains except in `timer`, which the next wait sets again.
     fn wait_until(&self, timer: &mut Self::Timer, at: Mono) -> impl Future<Output = ()> + Send;
 }
 

@@ -1,5 +1,5 @@
-//! How long a client waits before it connects again. This module does no I/O, and reads no clock
-//! and no random number; its caller supplies both.
+//! [`Backoff`]: how long a client waits before it connects again. This module does no I/O. It reads
+//! no clock and draws no random numbers; its caller supplies times and random numbers.
 
 use std::time::Duration;
 
@@ -10,14 +10,14 @@ use tickstorm_protocol::code::Return;
 const BOUND_MIN: Duration = Duration::from_secs(1);
 /// The highest upper bound of a wait, except after a refusal.
 const BOUND_MAX: Duration = Duration::from_secs(30);
-/// A subscription that lasted this long resets the backoff: its end does not count as a failure to
-/// come back.
+/// A subscription that lasted this long resets the backoff: its end does not count as one more
+/// failure.
 const SETTLED_AFTER: Duration = Duration::from_secs(30);
 /// The shortest wait if the same bytes will fail again. It is finite because a password or an edge
 /// may be in the middle of a change.
 const REFUSED_WAIT_MIN: Duration = Duration::from_secs(60);
-/// The longest hint that is followed, six times the longest that the protocol lets an edge send. No
-/// hint can keep a client away indefinitely.
+/// The longest wait that a hint can cause; longer hints are cut to it. This is six times the
+/// longest hint in the protocol, and keeps an edge from sending a client away indefinitely.
 const HINT_MAX: Duration = Duration::from_secs(60);
 
 /// The outcome of a connection, or of an attempt to make one.
@@ -63,15 +63,15 @@ impl Backoff {
                 if is_first && !hint.is_zero() {
                     return hint;
                 }
-                // After later failures the client waits by its own backoff, but never for less than
-                // the hint.
+                // After further failures, the client's own backoff applies, but never less than the
+                // hint.
                 drawn.max(hint)
             }
         }
     }
 }
 
-/// Scales `whole` by `random` relative to the largest number.
+/// Returns `whole` × `random` / [`u32::MAX`].
 fn fraction(whole: Duration, random: u32) -> Duration {
     whole.mul_f64(f64::from(random) / f64::from(u32::MAX))
 }

@@ -26,14 +26,15 @@ use crate::options::{Credentials, Options};
 /// 5 s.
 const AUTH_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long an edge that does not know the time may leave SUBSCRIBE unanswered if there is another
-/// edge to try. Longer than the 5 s after which a starting edge that hears any clock has chosen.
+/// edge to try. This is longer than the 5 s within which a starting edge that receives any clock's
+/// answers has chosen a clock.
 const TIMELESS_MAX: Duration = Duration::from_secs(8);
 /// The shortest silence after which an edge is given up, however short its heartbeat timeout is.
 const SILENCE_MIN: Duration = Duration::from_secs(5);
-/// A wait that ends later than planned by more than this shows that this machine was stalled, and
-/// that the edge was not silent.
+/// If a wait ends later than planned by more than this, this machine was stalled, and the edge is
+/// not to blame for the silence.
 const STALL: Duration = Duration::from_millis(500);
-/// The free space to read into: some hundreds of ticks.
+/// The free space in bytes to read into, enough for some hundreds of ticks.
 const READ_LEN: usize = 16_384;
 /// The name and version that this client reports to the edge's operator.
 const VERSION: &str = concat!("tickstorm-client/", env!("CARGO_PKG_VERSION"));
@@ -60,8 +61,8 @@ pub(crate) struct Connection<S> {
     input: BytesMut,
     /// The frames, or the unsent tail of a frame, that the socket has not accepted yet.
     output: Vec<u8>,
-    /// The error because of which nothing can be sent any more. Whatever the edge sent before it
-    /// closed can still be read, and explains more.
+    /// The error of a failed write, after which nothing can be sent any more. The edge's last
+    /// frames can still be read, and an ERROR among them explains more.
     unwritable: Option<io::Error>,
     read_at: Mono,
     silence_max: Duration,

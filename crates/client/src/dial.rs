@@ -1,4 +1,4 @@
-//! [`Dial`]: a way to make connections. TCP is one; a tunnel, or pipes in a test, are others.
+//! [`Dial`]: a way to make connections, such as TCP, a tunnel, or pipes in a test.
 
 use std::future::Future;
 use std::io;
@@ -44,7 +44,7 @@ impl Dial for Tcp {
     }
 }
 
-/// Hands out a connection that already exists. There is no second one.
+/// Hands out one connection that already exists. Any further attempt to dial fails.
 pub(crate) struct Once<S>(pub(crate) Option<S>);
 
 impl<S: AsyncRead + AsyncWrite + Send + 'static> Dial for Once<S> {

@@ -21,7 +21,7 @@ pub enum Error {
         source: io::Error,
     },
     /// The edge sent ERROR, which ends the connection and gives the reason.
-    #[error("the edge refused: {}", ShownRefusal(.0))]
+    #[error("the edge ended the connection: {}", ShownRefusal(.0))]
     Refused(Refusal),
     /// The edge sent something that the protocol does not allow.
     #[error("the edge broke the protocol")]
@@ -79,7 +79,7 @@ impl Error {
         }
     }
 
-    /// Returns how long the edge wants this client to wait; zero if it does not say.
+    /// Returns how long the edge wants this client to wait, or zero if it gave no hint.
     pub(crate) fn retry_after(&self) -> Duration {
         match self {
             Self::Refused(refusal) => Duration::from_millis(refusal.retry_after_ms.into()),
@@ -105,8 +105,8 @@ impl fmt::Display for ShownRefusal<'_> {
     }
 }
 
-/// Displays text from an edge or the configuration with every character escaped that is not plainly
-/// printable.
+/// Displays text from an edge or the configuration, with all characters escaped that are not
+/// plainly printable.
 struct Escaped<'a>(&'a str);
 
 impl fmt::Display for Escaped<'_> {

@@ -1,6 +1,6 @@
 //! Authority time, which a client learns from PONGs as in NTP: the offset between its own clock and
 //! the edge's, with an error bound. This module does no I/O and reads no clock; its callers supply
-//! the time of each PONG and of each question.
+//! the time of each PONG and the time to estimate.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -8,16 +8,15 @@ use std::time::Duration;
 pub use tickstorm_protocol::session::client::PongExchange;
 use tickstorm_timebase::{Mono, UnixTime};
 
-/// The age after which a sample no longer counts: by then it is less informative than any fresh
-/// one.
+/// The age after which a sample no longer counts: by then, any fresh sample is more informative.
 const SAMPLE_AGE_MAX: Duration = Duration::from_secs(30);
 
 /// The drift between the clocks of two machines, as a divisor of the elapsed time: 200 ppm.
 const DRIFT_DIVISOR: u64 = 5_000;
 
-/// The largest number of samples kept. This is three times the number that a client which asks
-/// every 2 s collects within [`SAMPLE_AGE_MAX`]; an edge that answers more often gains nothing by
-/// it.
+/// The largest number of samples kept. This is about three times the number that a client collects
+/// within [`SAMPLE_AGE_MAX`] if it sends a HEARTBEAT every 2 s, including those at the start. An
+/// edge that sends more PONGs cannot make a client keep more samples.
 const SAMPLES_MAX: usize = 64;
 
 const NANOS_PER_MICRO: i64 = 1_000;
@@ -71,8 +70,7 @@ impl Estimator {
         self.samples.clear();
     }
 
-    /// Returns authority time at `now`, or `None` before the first usable PONG and later than 30 s
-    /// after the last.
+    /// Returns authority time at `now`, or `None` if no usable PONG was read in the 30 s before.
     #[must_use]
     pub fn estimate(&self, now: Mono) -> Option<Estimate> {
         let best = self

@@ -11,13 +11,14 @@ use crate::estimate::Estimate;
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Event {
-    /// A tick. It is later than all before it, unless an [`Event::Reconnecting`] that does not
-    /// resume came in between.
+    /// A tick. It is later than all ticks before it, except that ticks may go back after an
+    /// [`Event::Reconnecting`] with `resumes` false.
     Tick(Tick),
     /// The ticks between these two are missing and cannot be obtained. The later of the two comes
     /// next.
     Gap {
-        /// The last tick before the gap, or the point after which ticks were requested.
+        /// The last tick before the gap or, if there was none, the point after which ticks were
+        /// requested.
         after: Epoch,
         /// The first tick after the gap.
         before: Epoch,
@@ -25,17 +26,17 @@ pub enum Event {
     /// The connection ended, or the last attempt to make a new one failed. The next attempt follows
     /// by itself.
     Reconnecting {
-        /// The reason for the end or the failure.
+        /// The reason why the connection ended or the attempt failed.
         why: Error,
         /// The wait before the next attempt.
         after: Duration,
-        /// Whether ticks continue after the last one, as they nearly always do. Otherwise authority
-        /// time was stepped back, or the edges refuse the resume point: ticks then continue from
-        /// the next edge's position, so some may come again, and ticks that are held for release
-        /// are dropped.
+        /// Whether ticks continue after the last tick received, as they nearly always do. If false,
+        /// authority time was stepped back, or the edges refuse the resume point. The ticks then
+        /// start again at the next edge's present, so some may be repeated, and ticks that were
+        /// held for release are dropped.
         resumes: bool,
     },
-    /// There is a connection again.
+    /// A new connection was made, and the client is subscribed again.
     Reconnected {
         /// The address of the edge: one of those in [`Options`](crate::Options).
         address: String,

@@ -12,19 +12,20 @@
 //! println!("{} sends ticks after {}", ticks.edge_id(), ticks.start_epoch().as_ms());
 //! while let Some(event) = ticks.next().await {
 //!     if let Event::Tick(tick) = event? {
-//!         println!("{} was {:?} µs late", tick.epoch.as_ms(), tick.late_us());
+//!         // The lateness is `None` until authority time is known, soon after connecting.
+//!         println!("{}, lateness in µs: {:?}", tick.epoch.as_ms(), tick.late_us());
 //!     }
 //! }
 //! # Ok(())
 //! # }
 //! ```
 //!
-//! When a connection ends, the client makes another one, to the next of the [`Options`]' addresses,
-//! and ticks continue after the last one: the stream has each tick once, and reports every gap. In
-//! between come [`Event::Reconnecting`], which states why the connection ended and how long the
-//! client waits, and [`Event::Reconnected`]; a program that only wants ticks can ignore both. The
-//! first connection is different: [`connect`] returns an error if it fails, because a wrong address
-//! or password should be noticed immediately.
+//! When a connection ends, the client makes another one, to the next address in [`Options`], and
+//! ticks continue after the last tick received: the stream has each tick once, and reports every
+//! gap. Two events come in between: [`Event::Reconnecting`], which states why the connection ended
+//! and how long the client waits, and [`Event::Reconnected`]. A program that only wants ticks can
+//! ignore both. The first connection is different: [`connect`] returns an error if it fails,
+//! because a wrong address or password should be noticed immediately.
 //!
 //! With [`Options::ahead`], ticks arrive before their time, and the client releases each one when
 //! its own estimate of authority time reaches it. How soon after that depends on the system's
@@ -39,12 +40,12 @@
 //! Only Linux has been measured and tested. No tick is released early on any system. A busy machine
 //! adds its own delays. If no file descriptor is left for the timerfd on Linux, tokio's timer takes
 //! its place. On Windows, a program can request more clock ticks per second. [`AsyncTimer`] is the
-//! timer that is used by default; a program that has a better one can supply it as an
-//! [`AlarmClock`] through [`connect_by`]. Without [`Options::ahead`], no timer is involved: only
-//! the network and the edge determine when a tick arrives.
+//! default timer; a program that has a better one can supply it as an [`AlarmClock`] to
+//! [`connect_by`]. Without [`Options::ahead`], no timer is involved: only the network and the edge
+//! determine when a tick arrives.
 //!
-//! Nothing in this crate reads the wall clock. Authority time comes from the edge, through
-//! [`estimate`].
+//! Nothing in this crate reads the wall clock. Authority time comes from the edge, and
+//! [`Estimate`]s of it state their error bounds; see [`estimate`].
 
 mod ahead;
 mod alarm_clock;

@@ -68,25 +68,27 @@ impl Options {
         self
     }
 
-    /// Requests the past ticks after `epoch`, which arrive first, as REPLAY. `epoch` is the last
-    /// tick received, or [`Ticks::start_epoch`](crate::Ticks::start_epoch) if there was none.
+    /// Resumes an earlier subscription: requests the ticks after `epoch`. Those whose time has come
+    /// arrive first, as REPLAY. `epoch` is the last tick that the earlier subscription received, or
+    /// its [`Ticks::start_epoch`](crate::Ticks::start_epoch) if it received none.
     #[must_use]
     pub fn resume_after(mut self, epoch: Epoch) -> Self {
         self.resume_after = Some(epoch);
         self
     }
 
-    /// Samples authority time every 2 s instead of with each heartbeat, which keeps its error
-    /// between samples below half a millisecond instead of 2 ms.
+    /// Samples authority time every 2 s instead of every two thirds of the edge's heartbeat
+    /// interval. Between samples, its error then grows by less than 0.5 ms instead of 2 ms.
     #[must_use]
     pub fn exact_time(mut self) -> Self {
         self.exact_time = true;
         self
     }
 
-    /// Sets whether to subscribe ahead: ticks then arrive 800 ms before their time, and the client
-    /// releases each one when its own estimate of authority time reaches it. The network's delay
-    /// then makes no tick late; only the error of the estimate does.
+    /// Sets whether to subscribe ahead, which is off by default. If so, ticks arrive 800 ms before
+    /// their time (unless the edge is configured otherwise), and the client releases each one when
+    /// its own estimate of authority time reaches it. A tick is then late because of the estimate's
+    /// error and the timer, not because of the network's delay.
     #[must_use]
     pub fn ahead(mut self, ahead: bool) -> Self {
         self.ahead = ahead;
@@ -112,7 +114,7 @@ impl Options {
 /// The credentials to authenticate with.
 #[derive(Clone, Debug, Default)]
 pub(crate) enum Credentials {
-    /// No credentials. An edge answers with an ERROR.
+    /// No credentials. An edge answers with AUTH_FAILED.
     #[default]
     None,
     /// A username and password.

@@ -1,5 +1,5 @@
-//! [`Ticks`]: a subscription's events as a `Stream`. The events themselves, and how the
-//! subscription continues when a connection ends, are determined by [`Subscription`].
+//! [`Ticks`]: a subscription's events as a `Stream`. [`Subscription`] determines the events, and
+//! how the subscription continues when a connection ends.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -42,7 +42,7 @@ pub async fn connect(options: Options) -> Result<Ticks, Error> {
     connect_by(Tcp, SystemClock, options).await
 }
 
-/// Does the same as [`connect`], over connections that `dial` makes and with the caller's own
+/// Does the same as [`connect`], but over connections that `dial` makes, and with the caller's
 /// clock.
 ///
 /// # Errors
@@ -84,9 +84,9 @@ where
     })
 }
 
-/// Does the same as [`connect`], over one connection that already exists (a tunnel, or a pipe in a
-/// test) and with the caller's own clock. The options' addresses are ignored, and there is no
-/// reconnection when it ends.
+/// Does the same as [`connect`], but over one connection that already exists (a tunnel, or a pipe
+/// in a test), and with the caller's clock. The options' addresses are ignored, and the client does
+/// not reconnect when the connection ends.
 ///
 /// # Errors
 /// The reason why no subscription was made.
@@ -100,9 +100,9 @@ where
     connect_by(Once(Some(socket)), clock, options).await
 }
 
-/// A subscription, over as many connections as it takes. Items are never errors, unless
-/// [`Options::reconnect`] is off: then the last item is the error that ended the connection.
-/// Dropping this value closes the connection.
+/// A subscription, which may span many connections. Items are errors only if [`Options::reconnect`]
+/// is off: then the last item is the error that ended the connection. Dropping this value closes
+/// the connection.
 pub struct Ticks {
     events: mpsc::Receiver<Result<Event, Error>>,
     /// The tasks through which events pass, in that order.
@@ -115,8 +115,8 @@ pub struct Ticks {
 }
 
 impl Ticks {
-    /// Returns the next event, or `None` after the error that ended the connection. No event is
-    /// lost if the future is dropped and this is called again.
+    /// Returns the next event, or `None` after the error that ended the connection. This is cancel
+    /// safe: no event is lost if the future is dropped before it completes.
     ///
     /// # Panics
     /// If a task of this subscription has panicked, with the same panic.
@@ -124,8 +124,8 @@ impl Ticks {
         future::poll_fn(|context| Pin::new(&mut *self).poll_next(context)).await
     }
 
-    /// Returns the current authority time, or `None` before the edge has sent it, and after 30 s
-    /// without it.
+    /// Returns the current authority time, or `None` if the edge has not sent it yet or has not
+    /// sent it for 30 s.
     #[must_use]
     pub fn authority_time(&self) -> Option<Estimate> {
         self.estimator.borrow().estimate(self.clock.now())
@@ -144,8 +144,8 @@ impl Ticks {
         &self.edge_id
     }
 
-    /// Returns the point after which this subscription's ticks started. This is the point to resume
-    /// after until a tick has arrived.
+    /// Returns the point after which this subscription's ticks start. Until a tick has arrived, a
+    /// later subscription resumes from this point.
     #[must_use]
     pub fn start_epoch(&self) -> Epoch {
         self.start_epoch

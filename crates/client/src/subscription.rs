@@ -1,7 +1,7 @@
-//! One subscription over as many connections as it takes. It follows each connection to its end,
-//! waits, reconnects, and hands on the events as one stream, without repetitions and with every gap
-//! reported. It runs as a separate task, so that heartbeats are sent in time however slowly events
-//! are read. It knows nothing of the wire, which [`Connection`] handles.
+//! [`Subscription`]: one subscription, which may span many connections. It follows each connection
+//! to its end, waits, reconnects, and hands on the events as one stream, without repetitions and
+//! with every gap reported. It runs as a separate task, so that heartbeats are sent in time however
+//! slowly events are read. [`Connection`] handles the wire format.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -35,7 +35,7 @@ pub(crate) struct Subscription<D, C> {
     backoff: Backoff,
     /// An index into the options' addresses.
     address: usize,
-    /// Whether an edge has answered that this client sends too many frames.
+    /// Whether an edge has answered RATE_LIMITED, so that this client must send fewer frames.
     sparing: bool,
 }
 
@@ -62,9 +62,9 @@ impl<D: Dial, C: AlarmClock> Subscription<D, C> {
     }
 
     /// Makes the first connection. Each address is tried, without a pause, until an edge accepts or
-    /// gives a refusal that would be repeated elsewhere. One pass over the addresses is enough,
-    /// unless an edge was found that does not know the time yet: then the passes are repeated until
-    /// an edge knows it.
+    /// gives a refusal that would be repeated elsewhere. There is one pass over the addresses,
+    /// unless it found an edge that does not know the time yet. Then further passes follow until an
+    /// edge knows the time.
     pub(crate) async fn connect_first(&mut self) -> Result<Subscribed<D::Socket>, Error> {
         loop {
             let (mut is_timeless, mut last) = (false, None);

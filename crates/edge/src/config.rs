@@ -155,8 +155,10 @@ fn sources(settings: &Settings) -> CredentialSources {
         file: file.map(Path::to_owned),
     };
     let secret = |setting: &Setting<Option<SecretString>>| {
-        let value = settings.get(setting)?;
-        Some(source(value, settings.file_of(setting)))
+        let (value, file) = (settings.get(setting), settings.file_of(setting));
+        // An empty file is watched too, because a rotation may write a password to it.
+        let is_set = value.is_some() || file.is_some();
+        is_set.then(|| source(value.unwrap_or_else(|| "".into()), file))
     };
     let user = settings.get(&settings::STREAM_USER);
     CredentialSources {

@@ -22,14 +22,14 @@ pub enum Return {
     No,
     /// Come back, and resume.
     AtOnce,
-    /// Come back without the resume point: ticks at or after it may be sent again.
+    /// Come back without the resume point. Ticks that were already received may be sent again.
     AtOnceWithoutResume,
     /// Like [`Return::No`] if SUBSCRIBE named no resume point. Otherwise come back once more with
     /// the resume point, since the edge may have been stalled, and after that without it.
     OnceMoreWithResume,
     /// Come back, after `retry_after_ms` if the ERROR carries one.
     Later,
-    /// As [`Return::Later`], but preferably to another edge.
+    /// Like [`Return::Later`], but preferably to another edge.
     Elsewhere,
 }
 

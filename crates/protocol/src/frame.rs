@@ -26,7 +26,7 @@ pub const PAYLOAD_MAX: usize = 65_536;
 /// The largest payload in bytes that a client may send before it is authenticated. It is ample for
 /// AUTH, and it is all that an unauthenticated client can make an edge hold in memory.
 pub const PAYLOAD_MAX_BEFORE_AUTH: usize = 4_096;
-/// The lowest of the frame types that a receiver which does not know them may ignore.
+/// The lowest frame type that every receiver skips if it does not know it.
 pub const IGNORABLE_FROM: u8 = 0x80;
 
 const CHECKSUM_LEN: usize = 4;

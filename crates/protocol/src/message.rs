@@ -1,8 +1,8 @@
 //! The payloads: the types that prost generates from `stream.proto`, and their conversion to and
 //! from timebase's types.
 //!
-//! The enums of the wire are private to this module. The crates share one [`Mode`], timebase's, and
-//! a number that this version does not know is handled during decoding.
+//! The enums of the wire are private to this module: all crates use timebase's [`Mode`] and
+//! [`Quality`], and numbers that this version does not know are handled during decoding.
 
 use std::fmt;
 
@@ -22,8 +22,8 @@ mod generated {
     include!(concat!(env!("OUT_DIR"), "/tickstorm.v1.rs"));
 }
 
-/// The value of `DataBatch.schema_version`. Another number would mean that ticks have another
-/// meaning.
+/// The value of `DataBatch.schema_version`. A different number would mean that ticks have a
+/// different meaning.
 pub const SCHEMA_VERSION: u32 = 1;
 /// The value of `Ack.protocol_minor`: the minor revision of version 1 that this side knows.
 pub const PROTOCOL_MINOR: u32 = 0;

@@ -1,5 +1,6 @@
-//! The protocol state of one connection, for either side. A session is given bytes and `now`. What
-//! it cannot know, such as whether a password is right or what time it is, its driver supplies.
+//! The protocol state of one connection, for either side. A session is given bytes and `now`. Its
+//! driver supplies what the session cannot know, such as whether a password is right or what time
+//! it is.
 
 pub mod client;
 pub mod server;

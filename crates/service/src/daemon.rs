@@ -42,7 +42,7 @@ Exit codes:
   0   Shut down as requested; healthcheck: healthy
   1   Ended immediately by a second signal; healthcheck: not healthy
   64  Invalid command line
-  69  Cannot listen on an address
+  69  Cannot listen on an address, or the system refuses another resource
   70  Internal error
   78  Invalid settings";
 

@@ -1,4 +1,4 @@
-//! Ticks that arrive ahead of their time are released when their time has come.
+//! Tests that ticks which arrive ahead of their time are released when their time has come.
 
 use std::time::Duration;
 
@@ -16,8 +16,8 @@ fn options() -> Options {
     Options::new("a").ahead(true)
 }
 
-/// Returns a subscribed client that has learned its edge's time, and the instant of the tests'
-/// base.
+/// Returns a subscribed client that has learned its edge's time, and the instant at which authority
+/// time was the tests' base.
 async fn subscribed() -> (Ticks, Edge, Net, Instant) {
     let base = Instant::now();
     let (ticks, mut edge, net) = Net::subscribed(options(), 0).await;

@@ -128,7 +128,7 @@ async fn eight_heartbeats_open_a_connection_and_the_interval_is_kept_afterwards(
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_only_edge_that_does_not_know_the_time_is_waited_for_while_it_answers() {
+async fn a_single_edge_without_the_time_is_waited_for_as_long_as_it_answers() {
     let (client, mut edge) = dial(Options::new("unused"));
     edge.accept().await;
     // SUBSCRIBE was sent together with AUTH, so it arrives before every HEARTBEAT; it is answered
@@ -180,7 +180,10 @@ async fn a_refusal_follows_earlier_ticks_and_may_have_an_unknown_code() {
     drop(edge);
     assert_eq!(tick(&mut ticks).await.epoch, epoch(1_000));
     let error = end(&mut ticks).await;
-    assert_eq!(error.to_string(), "the edge refused: ON\\nFIRE: ");
+    assert_eq!(
+        error.to_string(),
+        "the edge ended the connection: ON\\nFIRE: "
+    );
     let Error::Refused(refusal) = error else {
         panic!("{error:?}");
     };
@@ -209,7 +212,7 @@ async fn a_refusal_is_received_even_if_nothing_can_be_sent() {
         .unwrap_err();
     assert_eq!(
         error.to_string(),
-        "the edge refused: SERVER_DRAINING: good bye"
+        "the edge ended the connection: SERVER_DRAINING: good bye"
     );
 }
 

@@ -20,7 +20,7 @@ use tokio::time::{Instant, sleep};
 
 /// The authority time, in microseconds, at which each test begins.
 pub(crate) const BASE_US: i64 = 1_700_000_040_000_000;
-/// The capacity of a pipe in bytes, the same as a socket's buffers.
+/// The capacity of a pipe in bytes, the same as that of a socket's buffers.
 const PIPE_LEN: usize = 65_536;
 
 /// A clock that shows tokio's time.
@@ -37,7 +37,7 @@ impl Clock for TokioClock {
 impl AlarmClock for TokioClock {
     type Timer = ();
 
-    /// Waits to the next millisecond, as tokio's timer does.
+    /// Rounds up to the next millisecond, as tokio's timer does.
     async fn wait_until(&self, (): &mut (), at: Mono) {
         sleep(at.since(self.now())).await;
     }
@@ -88,7 +88,7 @@ fn edge_of(clock: TokioClock, began: Mono) -> (DuplexStream, Edge) {
     (near, edge)
 }
 
-/// The edges that a client finds when it connects, as often as it likes.
+/// The edges that a client connects to: a new one for each connection.
 pub(crate) struct Net {
     /// Each address that the client dialled, and the edge there; `None` if no edge listens.
     dialled: mpsc::UnboundedReceiver<(String, Option<Edge>)>,
@@ -332,8 +332,8 @@ impl Edge {
         self.socket.write_all(bytes).await.unwrap();
     }
 
-    /// Waits for the client to close the connection, for less time than until it would next send a
-    /// frame.
+    /// Waits for the client to close the connection, for less time than passes before it would next
+    /// send a frame.
     pub(crate) async fn closed_by_client(mut self) {
         let rest = tokio::time::timeout(
             Duration::from_millis(50),

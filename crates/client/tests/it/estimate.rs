@@ -1,5 +1,5 @@
 //! Tests of authority time learned from PONGs: the cases that a client in any language must pass,
-//! and the replies that no client may be misled by.
+//! and replies that must not mislead any client.
 
 use std::time::Duration;
 

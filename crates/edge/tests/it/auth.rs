@@ -7,8 +7,11 @@ use std::sync::Arc;
 use prometheus::Registry;
 use sha2::{Digest, Sha256};
 use tickstorm_bus::{Bus, MemoryBus};
-use tickstorm_edge::{CredentialSource, Edge, StartError};
+use tickstorm_edge::settings::{DEFAULTS, SECTIONS};
+use tickstorm_edge::{Config, CredentialSource, Edge, StartError};
 use tickstorm_protocol::message::Auth;
+use tickstorm_service::env::Settings;
+use tickstorm_service::settings::COMMON;
 use tickstorm_testkit::{Peer, RawFrame, TempDir, frame};
 use tickstorm_timebase::{Clock, Mode, SystemClock};
 
@@ -158,6 +161,27 @@ async fn the_previous_password_is_accepted_until_its_file_is_emptied_or_removed(
     std::fs::remove_file(path).unwrap();
     answer_becomes(&edge, &user("another"), frame::ERROR).await;
     answer_becomes(&edge, &user(PASSWORD), frame::ACK).await;
+    edge.stop().await;
+}
+
+#[tokio::test]
+async fn a_file_of_the_previous_password_that_is_empty_at_start_is_watched() {
+    let dir = TempDir::new("empty-previous");
+    let path = dir.write("previous", "");
+    let vars = [
+        ("STREAM_USER", USER),
+        ("STREAM_PASS", PASSWORD),
+        ("STREAM_PASS_PREVIOUS_FILE", path.to_str().unwrap()),
+    ];
+    let sections = [&[COMMON][..], &SECTIONS].concat();
+    let settings = Settings::from_vars(vars, &sections, &DEFAULTS).unwrap();
+    let mut config = config();
+    config.credentials = Config::from_settings(&settings).unwrap().credentials;
+    let edge = TestEdge::start_without_clock(config).await;
+    assert_eq!(answer(&edge, &user("")).await.kind, frame::ERROR);
+    dir.write("previous", "the one before");
+    answer_becomes(&edge, &user("the one before"), frame::ACK).await;
+    assert_eq!(answer(&edge, &user(PASSWORD)).await.kind, frame::ACK);
     edge.stop().await;
 }
 

@@ -29,7 +29,7 @@ pub enum CloseReason {
         /// The first frame's type.
         found: u8,
     },
-    /// The credentials are wrong. The message does not reveal which of them.
+    /// The credentials are wrong. The message does not reveal which of them is wrong.
     #[error("wrong credentials: the username and password, or the token, were not accepted")]
     AuthFailed,
     /// AUTH was sent a second time.
@@ -53,7 +53,7 @@ pub enum CloseReason {
         /// The mode's number in the SUBSCRIBE.
         found: i32,
     },
-    /// The resume point is so far ahead that the client cannot have seen its tick yet.
+    /// The resume point is so far ahead that the client cannot have received that tick yet.
     #[error(
         "resume_after_epoch_ms is more than 15 s ahead of this edge's time; \
          send the epoch_ms of the last tick received, or omit the field"

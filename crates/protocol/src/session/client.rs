@@ -175,7 +175,7 @@ pub struct ClientSession {
     /// The SUBSCRIBEs that have not been acknowledged yet, in the order in which they were sent.
     requests: VecDeque<Request>,
     subscription: Option<ServedSubscription>,
-    /// `None` until the ACK of AUTH, and after an ERROR.
+    /// The schedule of HEARTBEATs; `None` until the ACK of AUTH, and after an ERROR.
     heartbeats: Option<Heartbeats>,
     exact_time: bool,
     sparing: bool,
@@ -203,8 +203,8 @@ impl ClientSession {
         self
     }
 
-    /// Makes the session send no more frames than any edge accepts, at the price of learning the
-    /// time later. Meant for a client to which an edge has answered RATE_LIMITED.
+    /// Makes the session send no more frames than even the strictest edge accepts, at the price of
+    /// learning the time later. Meant for a client to which an edge has answered RATE_LIMITED.
     #[must_use]
     pub fn sparing(mut self) -> Self {
         self.sparing = true;

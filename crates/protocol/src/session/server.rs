@@ -2,7 +2,7 @@
 //! deadlines for sending them.
 //!
 //! A session decides only what its own connection determines. The driver must supply whether
-//! credentials are right, what time it is and what a resume point leads to. An edge holds 100,000
+//! credentials are right, what time it is and where a subscription starts. An edge holds 100,000
 //! sessions, so a session takes at most 64 bytes, and the limits that all sessions share are passed
 //! to it on each call.
 
@@ -41,8 +41,8 @@ pub struct Limits {
 /// The next action that the driver must take.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Step {
-    /// Read more input: either all of it has been used, or AUTH is being decided and nothing is
-    /// used until it is.
+    /// Read more input. Either all input has been used, or none will be used until AUTH has been
+    /// decided.
     NeedsInput,
     /// Decide whether these credentials are right, and then call [`ServerSession::accept`] or
     /// close.
@@ -192,8 +192,8 @@ impl ServerSession {
         })
     }
 
-    /// Records that the driver stops reading for a reason of its own. The heartbeat deadline is
-    /// suspended as of `now`; the deadline of AUTH is not.
+    /// Records that the driver stops reading, for example because the client does not read its
+    /// answers. The heartbeat deadline is suspended as of `now`; the deadline of AUTH is not.
     pub fn pause(&mut self, now: Mono) {
         self.paused_at = self.paused_at.min(now);
     }

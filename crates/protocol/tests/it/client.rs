@@ -426,7 +426,7 @@ fn exact_time_is_sampled_every_two_seconds() {
 }
 
 #[test]
-fn a_client_that_turns_ahead_does_not_wait_for_its_next_heartbeat() {
+fn a_client_that_switches_to_ahead_does_not_wait_for_its_next_heartbeat() {
     let mut session = subscribed(SECOND);
     receive_pong(&mut session, 30);
     heartbeat_intervals(&mut session, 10, 8);

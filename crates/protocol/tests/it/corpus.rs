@@ -1,4 +1,4 @@
-//! Replays the inputs that the fuzzer has found with every run of the tests.
+//! Replays the inputs that the fuzzer has found, in every run of the tests.
 
 use std::fs;
 use std::path::Path;

@@ -1,6 +1,5 @@
-//! Every byte of frames of each type. The bytes come from another implementation, and
-//! docs/protocol.md shows the same ones, so that authors of other implementations can compare
-//! theirs.
+//! Tests of every byte of frames of each type. The expected bytes come from another implementation,
+//! and docs/protocol.md shows them, so that authors of further implementations can compare theirs.
 
 use tickstorm_protocol::code::{CloseReason, ErrorCode};
 use tickstorm_protocol::frame::{self, FrameType};

@@ -1,6 +1,6 @@
 //! Tests of the protocol's promises: which error is reported at which byte, what every byte of a
-//! frame is, and that a session's behaviour depends neither on how the stream was divided into
-//! reads nor on anything that an unauthenticated client may send.
+//! frame is, that a session behaves the same however the stream was divided into reads, and that
+//! memory use is bounded by the bytes that arrived.
 
 mod alloc;
 mod client;

@@ -26,7 +26,7 @@ pub(crate) enum Event {
     Resume,
 }
 
-/// How the bytes of consecutive [`Event::Arrive`]s are passed to the session.
+/// The way in which the bytes of consecutive [`Event::Arrive`]s are passed to the session.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Cut {
     /// All bytes that arrive at the same moment in one piece.
@@ -222,7 +222,7 @@ impl Script<'_> {
         })
     }
 
-    /// A typical frame of a client.
+    /// Parses a typical frame of a client.
     fn typical_frame(&mut self) -> Option<Vec<u8>> {
         let mut out = Vec::new();
         match self.byte()? % 6 {
@@ -270,7 +270,7 @@ fn auth(password: &str) -> Auth {
     }
 }
 
-/// A valid frame of the given type and payload.
+/// Returns a valid frame of the given type and payload.
 fn frame_of(type_byte: u8, payload: &[u8]) -> Vec<u8> {
     let len = u32::try_from(payload.len()).expect("a short payload");
     let mut bytes = vec![0xF5, 0x7D, 1, type_byte];
