@@ -23,8 +23,8 @@ mod tests;
 
 /// The settings of a clock, an edge and a client in this process, in the order in which they are
 /// printed.
-const SECTIONS: [Section; 9] = {
-    let [edge, login, credentials, limits, not_built] = tickstorm_edge::settings::SECTIONS;
+const SECTIONS: [Section; 10] = {
+    let [edge, login, credentials, tls, limits, not_built] = tickstorm_edge::settings::SECTIONS;
     [
         COMMON,
         NATS.refused("this program does not use NATS"),
@@ -33,6 +33,7 @@ const SECTIONS: [Section; 9] = {
         login,
         credentials,
         CLIENT,
+        tls.refused("the client of this program does not use TLS"),
         limits,
         not_built,
     ]

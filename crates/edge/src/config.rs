@@ -14,6 +14,7 @@ use crate::feed::FeedLimits;
 use crate::settings;
 use crate::shard::ShardSettings;
 use crate::sys::socket::SocketOptions;
+use crate::tls::{ClientAuth, ClientAuthFiles, TlsFiles};
 
 /// Added to the write deadline to get TCP_USER_TIMEOUT, so that the edge closes a slow client
 /// before the kernel does.
@@ -28,6 +29,8 @@ pub struct Config {
     pub listen_addr: SocketAddr,
     /// The sources of STREAM_USER, STREAM_PASS, STREAM_PASS_PREVIOUS and the tokens.
     pub credentials: CredentialSources,
+    /// The files of TLS; `None` unless TLS_ENABLED is true.
+    pub tls: Option<TlsFiles>,
     /// CLOCKS, CLOCK_TOLERANCE_MS and HOLDOVER_MAX.
     pub time: TimekeeperConfig,
     /// TIME_ERROR_MAX_MS: beyond this error bound the edge is not ready.
@@ -90,6 +93,7 @@ impl Config {
             id: settings.get(&settings::EDGE_ID),
             listen_addr: settings.get(&settings::LISTEN_ADDR),
             credentials: sources(settings),
+            tls: tls_files(settings),
             time: TimekeeperConfig {
                 clocks: clocks?,
                 tolerance: settings.get(&settings::CLOCK_TOLERANCE_MS),
@@ -167,4 +171,22 @@ fn sources(settings: &Settings) -> CredentialSources {
         previous: secret(&settings::STREAM_PASS_PREVIOUS),
         tokens: settings.get(&settings::STREAM_TOKENS_FILE),
     }
+}
+
+fn tls_files(settings: &Settings) -> Option<TlsFiles> {
+    if !settings.get(&settings::TLS_ENABLED) {
+        return None;
+    }
+    let authorities = match settings.get(&settings::TLS_CLIENT_AUTH) {
+        ClientAuth::RequireVerify => settings.get(&settings::TLS_CA_FILE),
+        ClientAuth::None => None,
+    };
+    Some(TlsFiles {
+        certificate: settings.get(&settings::TLS_CERT_FILE)?,
+        key: settings.get(&settings::TLS_KEY_FILE)?,
+        clients: authorities.map(|authorities| ClientAuthFiles {
+            authorities,
+            revoked: settings.get(&settings::TLS_CRL_FILE),
+        }),
+    })
 }

@@ -28,6 +28,7 @@ use crate::shards::Shards;
 use crate::start_error::StartError;
 use crate::sys::socket;
 use crate::timekeeper::{AuthorityPublisher, TimeReporter, TimekeeperDriver};
+use crate::tls::{self, TlsFiles};
 
 /// A running edge.
 pub struct Edge {
@@ -61,6 +62,8 @@ impl Edge {
         let fd_metrics = FdMetrics::register(registry, limit)?;
         let (credentials_sender, credentials) =
             watch::channel(AcceptedCredentials::load(&config.credentials)?);
+        let tls = config.tls.as_ref().map(TlsFiles::load).transpose()?;
+        let tls = tls.map(|loaded| (watch::channel(Arc::clone(&loaded.config)), loaded));
         let (authority_sender, authority) = watch::channel(None);
         let (time_sender, time) = watch::channel(None);
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
@@ -75,6 +78,7 @@ impl Edge {
             metrics: metrics.clone(),
             authority: authority.clone(),
             credentials,
+            tls: tls.as_ref().map(|((_, configs), _)| configs.clone()),
         };
         let (shards, listen_addr) = start_shards(&config, &commons, limit, &fd_metrics).await?;
         let health = Arc::new(EdgeHealth {
@@ -107,6 +111,10 @@ impl Edge {
             "credentials",
             auth::watch_files(config.credentials, credentials_sender),
         );
+        let has_tls = tls.is_some();
+        if let (Some(files), Some(((sender, _), loaded))) = (config.tls, tls) {
+            edge.spawn("TLS files", tls::watch_files(files, loaded, sender));
+        }
         // The seed is random, so that a late answer to a request of an earlier run is never
         // mistaken for an answer to one of this run.
         let timekeeper = Timekeeper::new(config.time, rand::random(), SystemClock.now());
@@ -115,10 +123,10 @@ impl Edge {
         let timekeeper = TimekeeperDriver::new(timekeeper, bus, publisher, reporter);
         edge.spawn("timekeeper", timekeeper.run());
         tracing::info!(edge_id = config.id, shards = config.shards, "edge started");
-        if !listen_addr.ip().is_loopback() {
+        if !has_tls && !listen_addr.ip().is_loopback() {
             tracing::warn!(
                 %listen_addr,
-                "clients on other machines send passwords in plain text: TLS is not built yet"
+                "clients on other machines send passwords in plain text: set TLS_ENABLED"
             );
         }
         Ok(edge)

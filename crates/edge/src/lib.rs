@@ -26,6 +26,7 @@ mod shards;
 mod start_error;
 mod sys;
 mod timekeeper;
+mod tls;
 
 pub use auth::{CredentialSource, CredentialSources, CredentialsError, TokenLineError};
 pub use config::Config;
@@ -34,6 +35,7 @@ pub use fd_budget::{FdTables, TooFewShards};
 #[cfg(feature = "bench")]
 pub use shard::Work;
 pub use start_error::StartError;
+pub use tls::{ClientAuth, ClientAuthFiles, TlsError, TlsFiles};
 
 #[cfg(feature = "bench")]
 /// The internals that `cargo xtask weight` measures; not part of the API.

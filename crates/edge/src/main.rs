@@ -21,9 +21,18 @@ const DAEMON: Daemon = Daemon {
     defaults: &DEFAULTS,
 };
 
-const SECTIONS: [Section; 7] = {
-    let [edge, login, credentials, limits, not_built] = settings::SECTIONS;
-    [COMMON, NATS, edge, login, credentials, limits, not_built]
+const SECTIONS: [Section; 8] = {
+    let [edge, login, credentials, tls, limits, not_built] = settings::SECTIONS;
+    [
+        COMMON,
+        NATS,
+        edge,
+        login,
+        credentials,
+        tls,
+        limits,
+        not_built,
+    ]
 };
 
 /// The time allowed for stopping everything else, once the drain is over and no clients are left.

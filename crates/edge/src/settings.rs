@@ -11,10 +11,11 @@ use tickstorm_service::env::{Section, Setting, Span, Text, host_id};
 
 pub use self::not_built::*;
 use crate::fd_budget::FdTables;
+use crate::tls::ClientAuth;
 
 /// All sections, in the order in which they are printed. Programs destructure this array, so that
 /// they can't miss a section that is added.
-pub const SECTIONS: [Section; 5] = [EDGE, LOGIN, CREDENTIALS, LIMITS, NOT_BUILT];
+pub const SECTIONS: [Section; 6] = [EDGE, LOGIN, CREDENTIALS, TLS, LIMITS, NOT_BUILT];
 
 /// The edge's defaults for settings that it shares with other programs.
 pub const DEFAULTS: [(&str, &str); 1] = [("ADMIN_ADDR", "127.0.0.1:8081")];
@@ -118,6 +119,29 @@ tickstorm_service::settings! {
     /// hex.
     STREAM_TOKENS_FILE: Option<PathBuf> =
         Setting::unset((), "One user and password are enough for a single operator");
+}
+
+tickstorm_service::settings! {
+    /// TLS for clients.
+    TLS;
+    /// Whether clients connect with TLS 1.3. Without it, passwords travel in plain text.
+    TLS_ENABLED: bool = Setting::new((), "false", "TLS needs a certificate, which has no default");
+    /// The file with the edge's certificate, followed by its intermediate certificates. It is
+    /// reread when it changes.
+    TLS_CERT_FILE: Option<PathBuf> =
+        Setting::unset((), "Needed only for TLS").formerly("TLS_CERT_PATH");
+    /// The file with the private key of the certificate in TLS_CERT_FILE. It is reread when it
+    /// changes.
+    TLS_KEY_FILE: Option<PathBuf> =
+        Setting::unset((), "Needed only for TLS").formerly("TLS_KEY_PATH");
+    /// Whether clients must present a certificate. They must still authenticate.
+    TLS_CLIENT_AUTH: ClientAuth =
+        Setting::new((), "none", "AUTH already identifies the client");
+    /// The file with the certificate authorities that sign clients' certificates. It is reread when
+    /// it changes.
+    TLS_CA_FILE: Option<PathBuf> = Setting::unset((), "Needed only for TLS_CLIENT_AUTH");
+    /// The file with the lists of revoked client certificates. It is reread when it changes.
+    TLS_CRL_FILE: Option<PathBuf> = Setting::unset((), "Needed only for TLS_CLIENT_AUTH");
 }
 
 tickstorm_service::settings! {

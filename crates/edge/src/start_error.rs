@@ -8,6 +8,7 @@ use tickstorm_service::metrics::RegisterError;
 
 use crate::auth::CredentialsError;
 use crate::fd_budget::TooFewShards;
+use crate::tls::TlsError;
 
 /// An error that prevents an edge from starting.
 #[derive(Debug, thiserror::Error)]
@@ -18,6 +19,9 @@ pub enum StartError {
     /// Credentials can't be read.
     #[error(transparent)]
     Credentials(#[from] CredentialsError),
+    /// The files of TLS can't be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// The system can't provide a thread, epoll, timer or eventfd for a shard.
     #[error("shard {shard} can't be started")]
     Shard {
@@ -64,7 +68,7 @@ impl StartError {
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Credentials(_) | Self::TooFewShards(_) => exit::CONFIG,
+            Self::Credentials(_) | Self::Tls(_) | Self::TooFewShards(_) => exit::CONFIG,
             Self::Listen { .. }
             | Self::RaiseLimit(_)
             | Self::LowLimit { .. }

@@ -207,6 +207,7 @@ fn config() -> Config {
     Config {
         id: "edge".to_owned(),
         listen_addr: SocketAddr::from(([127, 0, 0, 1], 0)),
+        tls: None,
         credentials: CredentialSources {
             user: source("user"),
             password: source("password"),

@@ -9,8 +9,10 @@ use tickstorm_service::fd_limit;
 use super::{
     FD_TABLES, FRAME_RATE_LIMIT, HEARTBEAT_INTERVAL, HEARTBEAT_TIMEOUT, HOLDOVER_MAX,
     MAX_CONNECTIONS, SHARDS, STREAM_PASS, STREAM_PASS_PREVIOUS, STREAM_TOKENS_FILE, STREAM_USER,
+    TLS_CA_FILE, TLS_CERT_FILE, TLS_CLIENT_AUTH, TLS_CRL_FILE, TLS_ENABLED, TLS_KEY_FILE,
 };
 use crate::fd_budget::{self, FdTables, TooFewShards};
+use crate::tls::ClientAuth;
 
 /// The shortest advisable HOLDOVER_MAX: three rounds, one second apart. With less, the edge loses
 /// the time if a single answer is lost, or even if none is.
@@ -44,6 +46,16 @@ enum Contradiction {
          STREAM_PASS_PREVIOUS"
     )]
     OnlyPreviousPassword,
+    #[error("TLS_ENABLED=true needs {0}")]
+    NoTlsFile(&'static str),
+    #[error("{0} is set without TLS_ENABLED=true: clients would connect in plain text")]
+    TlsFileWithoutTls(&'static str),
+    #[error("TLS_CLIENT_AUTH=require_verify needs TLS_CA_FILE")]
+    NoAuthorities,
+    #[error("{0} is set without TLS_CLIENT_AUTH=require_verify, so it would have no effect")]
+    NoClientAuth(&'static str),
+    #[error("TLS_CLIENT_AUTH=require_verify needs TLS_ENABLED=true")]
+    ClientAuthWithoutTls,
     #[error(transparent)]
     TooFewShards(#[from] TooFewShards),
 }
@@ -60,6 +72,12 @@ pub(super) fn run(settings: &Settings, findings: &mut Findings) {
     refuse(findings, credentials(settings));
     refuse(findings, previous_password(settings));
     refuse(findings, too_few_shards(settings));
+    tls(settings)
+        .into_iter()
+        .for_each(|error| findings.refuse(error));
+    for file in [&TLS_CERT_FILE, &TLS_KEY_FILE, &TLS_CA_FILE, &TLS_CRL_FILE] {
+        findings.refuse_unreadable(settings, file);
+    }
     let warnings = [short_holdover(settings), few_frames(settings)];
     for warning in warnings.into_iter().flatten() {
         findings.warn(warning);
@@ -88,6 +106,46 @@ fn previous_password(settings: &Settings) -> Option<Contradiction> {
     let password = settings.look_up(&STREAM_PASS)?;
     let previous = settings.look_up(&STREAM_PASS_PREVIOUS)?;
     (password.is_none() && previous.is_some()).then_some(Contradiction::OnlyPreviousPassword)
+}
+
+/// A file that is set is never ignored: without TLS, passwords would travel in plain text although
+/// the operator expects otherwise.
+fn tls(settings: &Settings) -> Vec<Contradiction> {
+    let is_set = |file| matches!(settings.look_up(file), Some(Some(_)));
+    let needed = [
+        ("TLS_CERT_FILE", &TLS_CERT_FILE),
+        ("TLS_KEY_FILE", &TLS_KEY_FILE),
+    ];
+    let of_clients = [
+        ("TLS_CA_FILE", &TLS_CA_FILE),
+        ("TLS_CRL_FILE", &TLS_CRL_FILE),
+    ];
+    let (Some(is_enabled), Some(client_auth)) = (
+        settings.look_up(&TLS_ENABLED),
+        settings.look_up(&TLS_CLIENT_AUTH),
+    ) else {
+        return Vec::new();
+    };
+    let mut found = Vec::new();
+    for (name, file) in needed {
+        match (is_enabled, settings.look_up(file)) {
+            (true, Some(None)) => found.push(Contradiction::NoTlsFile(name)),
+            (false, Some(Some(_))) => found.push(Contradiction::TlsFileWithoutTls(name)),
+            (_, _) => {}
+        }
+    }
+    match client_auth {
+        ClientAuth::RequireVerify if !is_enabled => found.push(Contradiction::ClientAuthWithoutTls),
+        ClientAuth::RequireVerify if matches!(settings.look_up(&TLS_CA_FILE), Some(None)) => {
+            found.push(Contradiction::NoAuthorities);
+        }
+        ClientAuth::RequireVerify => {}
+        ClientAuth::None => {
+            let unused = of_clients.into_iter().filter(|(_, file)| is_set(file));
+            found.extend(unused.map(|(name, _)| Contradiction::NoClientAuth(name)));
+        }
+    }
+    found
 }
 
 /// Uses this host's open-file limit, so that the mistake is found before anything is started.

@@ -2,8 +2,6 @@
 //! than silently ignored: only the default is accepted. When a feature is built, its settings move
 //! to another section.
 
-use std::path::PathBuf;
-
 use tickstorm_service::env::{Setting, Text};
 
 const CIDRS: Text = Text::new(
@@ -44,26 +42,4 @@ tickstorm_service::settings! {
     /// The networks that clients may not connect from. It takes precedence over IP_ALLOWLIST.
     IP_BLOCKLIST: Option<String> =
         Setting::unset(CIDRS, "Clients may connect from anywhere").not_built();
-    /// Whether clients connect with TLS 1.3.
-    TLS_ENABLED: bool =
-        Setting::new((), "false", "TLS needs a certificate, which has no default").not_built();
-    /// The file with the edge's certificate and its intermediate certificates.
-    TLS_CERT_FILE: Option<PathBuf> =
-        Setting::unset((), "Needed only for TLS").formerly("TLS_CERT_PATH").not_built();
-    /// The file with the private key of the certificate in TLS_CERT_FILE.
-    TLS_KEY_FILE: Option<PathBuf> =
-        Setting::unset((), "Needed only for TLS").formerly("TLS_KEY_PATH").not_built();
-    /// Whether clients must present a certificate.
-    TLS_CLIENT_AUTH: String = Setting::new(
-        Text::new("none or require_verify", |text| matches!(text, "none" | "require_verify")),
-        "none",
-        "AUTH already identifies the client",
-    )
-    .not_built();
-    /// The file with the certificate authorities that sign clients' certificates.
-    TLS_CA_FILE: Option<PathBuf> =
-        Setting::unset((), "Needed only for TLS_CLIENT_AUTH").not_built();
-    /// The file with the list of revoked client certificates.
-    TLS_CRL_FILE: Option<PathBuf> =
-        Setting::unset((), "Needed only for TLS_CLIENT_AUTH").not_built();
 }

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustls::ServerConfig;
 use tickstorm_protocol::code::CloseReason;
 use tickstorm_protocol::session::server::Limits;
 use tickstorm_timebase::{Authority, Epoch, Mono, UnixTime};
@@ -38,6 +39,8 @@ pub(crate) struct Commons {
     pub(crate) metrics: Metrics,
     pub(crate) authority: watch::Receiver<Option<Authority>>,
     pub(crate) credentials: watch::Receiver<AcceptedCredentials>,
+    /// The configuration of new TLS connections; `None` if clients connect without TLS.
+    pub(crate) tls: Option<watch::Receiver<Arc<ServerConfig>>>,
 }
 
 /// The settings, shared state and authority time of a shard.

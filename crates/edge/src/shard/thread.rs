@@ -10,8 +10,7 @@ use std::sync::mpsc::{self, Receiver, TryRecvError};
 use std::thread::{Builder, JoinHandle};
 
 use tickstorm_protocol::code::CloseReason;
-use tickstorm_timebase::{Authority, Clock, SystemClock};
-use tokio::sync::watch;
+use tickstorm_timebase::{Clock, SystemClock};
 
 use super::connections::Walk;
 use super::drain::Drain;
@@ -26,6 +25,8 @@ use crate::fd_budget::RESERVED;
 use crate::feed::FeedId;
 use crate::sys::fd_table::{self, FdTable};
 use crate::sys::kernel::Kernel;
+use crate::sys::network::Listen;
+use crate::sys::secured::Secured;
 use crate::sys::socket;
 
 /// The number of open files to reserve beyond the connections and the files open when the shard's
@@ -63,10 +64,17 @@ pub(crate) fn spawn(index: usize, commons: Commons) -> io::Result<ShardThread> {
     let published = Arc::clone(&vitals);
     let thread = Builder::new()
         .name(format!("shard-{index}"))
-        .spawn(move || {
-            let authority = commons.authority.clone();
-            let shard = Shard::new(index, commons, published, (kernel, waker), SystemClock);
-            run(shard, authority, &received);
+        .spawn(move || match commons.tls.clone() {
+            None => {
+                let network = (kernel, waker);
+                let shard = Shard::new(index, commons, published, network, SystemClock);
+                run(shard, &received);
+            }
+            Some(config) => {
+                let network = (Secured::new(kernel, config), waker);
+                let shard = Shard::new(index, commons, published, network, SystemClock);
+                run(shard, &received);
+            }
         })?;
     Ok(ShardThread {
         handle,
@@ -83,11 +91,8 @@ enum AfterCommands {
 }
 
 /// Runs a shard until it receives [`ShardCommand::Stop`] or all its handles are dropped.
-fn run(
-    mut shard: Shard<Kernel, SystemClock>,
-    mut authority: watch::Receiver<Option<Authority>>,
-    commands: &Receiver<ShardCommand>,
-) {
+fn run<N: Listen>(mut shard: Shard<N, SystemClock>, commands: &Receiver<ShardCommand>) {
+    let mut authority = shard.driver.env.commons.authority.clone();
     authority.mark_changed();
     loop {
         // Apply the time before any command, however many are waiting; only its latest value
@@ -109,8 +114,8 @@ fn run(
     shard.close_all(CloseReason::Shutdown);
 }
 
-fn run_commands(
-    shard: &mut Shard<Kernel, SystemClock>,
+fn run_commands<N: Listen>(
+    shard: &mut Shard<N, SystemClock>,
     commands: &Receiver<ShardCommand>,
 ) -> AfterCommands {
     if !std::mem::take(&mut shard.waiting.commands) {
@@ -131,7 +136,7 @@ fn run_commands(
 }
 
 /// Runs a command. A failure to reply is ignored, because the requester may have gone away.
-fn run_command(shard: &mut Shard<Kernel, SystemClock>, command: ShardCommand) {
+fn run_command<N: Listen>(shard: &mut Shard<N, SystemClock>, command: ShardCommand) {
     match command {
         ShardCommand::Separate(limit, reply) => {
             let _ = reply.send(separate(shard, limit));
@@ -167,7 +172,7 @@ fn run_command(shard: &mut Shard<Kernel, SystemClock>, command: ShardCommand) {
 
 /// Gives this shard's thread its own file descriptor table, with at most `limit` entries, and
 /// limits the number of connections accordingly.
-fn separate(shard: &mut Shard<Kernel, SystemClock>, limit: u64) -> io::Result<FdTable> {
+fn separate<N: Listen>(shard: &mut Shard<N, SystemClock>, limit: u64) -> io::Result<FdTable> {
     fd_table::separate()?;
     let table = FdTable::of_this_thread()?;
     let limit = usize::try_from(limit).unwrap_or(usize::MAX);
@@ -180,7 +185,10 @@ fn separate(shard: &mut Shard<Kernel, SystemClock>, limit: u64) -> io::Result<Fd
     Ok(table)
 }
 
-fn listen(shard: &mut Shard<Kernel, SystemClock>, addr: SocketAddr) -> io::Result<SocketAddr> {
+fn listen<N: Listen>(
+    shard: &mut Shard<N, SystemClock>,
+    addr: SocketAddr,
+) -> io::Result<SocketAddr> {
     let listener = socket::listen(addr, shard.driver.env.settings().sockets)?;
     let bound = listener.local_addr()?;
     shard.driver.network.listen(listener)?;

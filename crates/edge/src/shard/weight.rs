@@ -56,6 +56,7 @@ impl<'socket> FanOut<'socket> {
             metrics,
             authority: watch::channel(None).1,
             credentials,
+            tls: None,
         };
         let vitals = Arc::new(Vitals {
             turned: AtomicU64::new(0),

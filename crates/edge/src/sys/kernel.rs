@@ -13,7 +13,7 @@ use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, recv, sendmsg, sock
 use tickstorm_timebase::{Clock, Mono, SystemClock};
 use tickstorm_timer::TimerFd;
 
-use super::network::{Network, NetworkEvent, Readiness, Received, Token, WaitFor};
+use super::network::{Listen, Network, NetworkEvent, Readiness, Received, Token, WaitFor};
 use super::socket::transmit;
 use super::waker::Waker;
 
@@ -65,13 +65,6 @@ impl Kernel {
         self.waker.clone()
     }
 
-    /// Starts accepting connections from `listener`.
-    pub(crate) fn listen(&mut self, listener: TcpListener) -> io::Result<()> {
-        self.watch(&listener, LISTENER)?;
-        self.listener = Some(listener);
-        Ok(())
-    }
-
     fn watch(&self, fd: &impl AsFd, slot: u32) -> io::Result<()> {
         let token = Token {
             slot,
@@ -84,6 +77,14 @@ impl Kernel {
 impl Clock for Kernel {
     fn now(&self) -> Mono {
         SystemClock.now()
+    }
+}
+
+impl Listen for Kernel {
+    fn listen(&mut self, listener: TcpListener) -> io::Result<()> {
+        self.watch(&listener, LISTENER)?;
+        self.listener = Some(listener);
+        Ok(())
     }
 }
 

@@ -2,7 +2,7 @@
 //! sockets and over a script in virtual time. Only [`Network::wait`] blocks.
 
 use std::io::{self, IoSlice};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsRawFd, RawFd};
 use std::time::Duration;
 
@@ -86,6 +86,12 @@ impl Received {
             },
         }
     }
+}
+
+/// A network that listens on sockets of this host.
+pub(crate) trait Listen: Network {
+    /// Starts accepting connections from `listener`.
+    fn listen(&mut self, listener: TcpListener) -> io::Result<()>;
 }
 
 /// The longest time to wait for events.

@@ -8,20 +8,19 @@
 //! been sent, it is accepted without being sealed again.
 
 use std::io::{self, IoSlice};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 
 use nix::errno::Errno;
 use rustls::ServerConfig;
-use rustls::pki_types::CertificateDer;
 use tickstorm_timebase::{Clock, Mono};
 use tickstorm_tls::{
     Alert, Handshake, HandshakeError, HandshakeProgress, OpenError, Opened, Session,
 };
 use tokio::sync::watch;
 
-use super::network::{BUFFER_MIN, Network, NetworkEvent, Received, Token, WaitFor};
+use super::network::{BUFFER_MIN, Listen, Network, NetworkEvent, Received, Token, WaitFor};
 
 /// The longest content of a record on the slow path, where the socket accepts little at a time: the
 /// write deadline applies to each record.
@@ -61,13 +60,14 @@ struct Greeting {
 /// An established connection.
 struct Channel {
     session: Session,
-    client_certificate: Option<CertificateDer<'static>>,
     /// The start of a record that has not arrived completely.
     input: Vec<u8>,
     /// The unsent end of a record.
     unsent: Vec<u8>,
     /// Whether the last byte of that record will be offered again.
     is_byte_owed: bool,
+    /// Whether close_notify has been sent.
+    is_closed: bool,
     /// What ended the input, to be returned by the next read.
     end: Option<End>,
 }
@@ -114,11 +114,6 @@ impl<N: Network> Secured<N> {
             gathered: Vec::new(),
             sealed: Vec::new(),
         }
-    }
-
-    /// Returns the network below.
-    pub(crate) fn plain(&mut self) -> &mut N {
-        &mut self.plain
     }
 
     fn set_peer(&mut self, fd: RawFd, peer: Option<Peer>) {
@@ -173,10 +168,10 @@ impl<N: Network> Secured<N> {
                 let mut unread = established.unread;
                 let mut channel = Channel {
                     session: *established.session,
-                    client_certificate: established.client_certificate,
                     input: Vec::new(),
                     unsent: greeting.unsent,
                     is_byte_owed: false,
+                    is_closed: false,
                     end: None,
                 };
                 let opened = channel.open(&mut unread, buffer);
@@ -221,6 +216,16 @@ impl<N: Network> Secured<N> {
         };
         let opened = channel.open(&mut input[..start + len], buffer);
         read_outcome(opened, is_last && channel.end.is_none())
+    }
+
+    /// Sends close_notify, once, if the socket accepts it: a peer that is gone needs none.
+    fn close_notify(&mut self, fd: RawFd) {
+        if let Ok(Peer::Open(channel)) = peer(&mut self.peers, fd)
+            && !std::mem::replace(&mut channel.is_closed, true)
+        {
+            let (plain, sealed) = (&mut self.plain, &mut self.sealed);
+            let _ = channel.alert(Alert::CloseNotify, plain, sealed, fd);
+        }
     }
 
     /// Sends bytes in records of at most `record_max` bytes, until the socket is full.
@@ -345,6 +350,12 @@ impl<N: Network> Clock for Secured<N> {
     }
 }
 
+impl<N: Listen> Listen for Secured<N> {
+    fn listen(&mut self, listener: TcpListener) -> io::Result<()> {
+        self.plain.listen(listener)
+    }
+}
+
 impl<N: Network> Network for Secured<N> {
     type Socket = N::Socket;
 
@@ -401,10 +412,7 @@ impl<N: Network> Network for Secured<N> {
 
     fn shut_down_sending(&mut self, socket: &N::Socket) {
         let fd = socket.as_raw_fd();
-        if let Ok(Peer::Open(channel)) = peer(&mut self.peers, fd) {
-            let (plain, sealed) = (&mut self.plain, &mut self.sealed);
-            let _ = channel.alert(Alert::CloseNotify, plain, sealed, fd);
-        }
+        self.close_notify(fd);
         self.plain.shut_down_sending(socket);
     }
 
@@ -421,6 +429,8 @@ impl<N: Network> Network for Secured<N> {
     }
 
     fn deregister(&mut self, socket: &N::Socket) {
+        // The socket is about to be closed.
+        self.close_notify(socket.as_raw_fd());
         self.plain.deregister(socket);
         self.set_peer(socket.as_raw_fd(), None);
     }

@@ -2,13 +2,10 @@
 //! while an edge runs, and an edge with invalid ones does not start.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 
-use prometheus::Registry;
 use sha2::{Digest, Sha256};
-use tickstorm_bus::{Bus, MemoryBus};
 use tickstorm_edge::settings::{DEFAULTS, SECTIONS};
-use tickstorm_edge::{Config, CredentialSource, Edge, StartError};
+use tickstorm_edge::{Config, CredentialSource, StartError};
 use tickstorm_protocol::message::Auth;
 use tickstorm_service::env::Settings;
 use tickstorm_service::settings::COMMON;
@@ -218,11 +215,7 @@ async fn an_invalid_tokens_file_is_a_start_error_that_names_file_and_line() {
 async fn refused_start(tokens: PathBuf) -> StartError {
     let mut config = config();
     config.credentials.tokens = Some(tokens);
-    let bus: Arc<dyn Bus> = Arc::new(MemoryBus::new().link("edge"));
-    match Edge::start(config, bus, &Registry::new()).await {
-        Ok(edge) => panic!("listens on {}", edge.listen_addr()),
-        Err(error) => error,
-    }
+    TestEdge::start_error(config).await
 }
 
 /// Retries until the edge answers with a frame of type `kind`.

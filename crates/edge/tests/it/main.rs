@@ -19,4 +19,5 @@ mod slow;
 mod subscriptions;
 mod support;
 mod time_steps;
+mod tls;
 mod witness;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use prometheus::Registry;
 use tickstorm_bus::{Bus, ClockEvent, MemoryBus};
-use tickstorm_edge::{Config, CredentialSource, CredentialSources, Edge, FdTables};
+use tickstorm_edge::{Config, CredentialSource, CredentialSources, Edge, FdTables, StartError};
 use tickstorm_testkit::{Peer, PeerOptions, poll_until_async};
 use tickstorm_timebase::{
     Announcement, Epoch, HostClock, Mode, Reply, SystemHost, TimekeeperConfig, UnixTime,
@@ -39,6 +39,7 @@ pub(crate) fn config() -> Config {
     Config {
         id: "edge-under-test".to_owned(),
         listen_addr: SocketAddr::from(([127, 0, 0, 1], 0)),
+        tls: None,
         credentials: CredentialSources {
             user: source(USER),
             password: source(PASSWORD),
@@ -96,6 +97,15 @@ impl TestEdge {
             registry,
             bus,
             clock: None,
+        }
+    }
+
+    /// Starts an edge that must not start, and returns the reason.
+    pub(crate) async fn start_error(config: Config) -> StartError {
+        let bus: Arc<dyn Bus> = Arc::new(MemoryBus::new().link("edge"));
+        match Box::pin(Edge::start(config, bus, &Registry::new())).await {
+            Ok(edge) => panic!("listens on {}", edge.listen_addr()),
+            Err(error) => error,
         }
     }
 

@@ -128,6 +128,7 @@ impl<N: Network> Sim<N> {
             metrics: metrics.clone(),
             authority: watch::channel(None).1,
             credentials: watch::channel(credentials()).1,
+            tls: None,
         };
         let vitals = Arc::new(Vitals {
             turned: AtomicU64::new(0),

@@ -200,6 +200,7 @@ fn a_client_that_sends_close_notify_is_closed() {
     let mut client = certificates.subscriber(&mut sim);
     client.tls.send_close_notify();
     client.run_for(&mut sim, 10 * MS);
+    assert!(client.has_ended, "close_notify is answered");
     assert!(sim.script.on(client.fd).is_closed);
 }
 
