@@ -274,7 +274,7 @@ impl<N: Network> Driver<N> {
     }
 
     fn close_if_silent(&mut self, connection: &mut Connection<N::Socket>, at: Moment) -> AfterStep {
-        if self.read(connection, true, at).is_gone() {
+        if self.read_last(connection, at).is_gone() {
             return AfterStep::Gone;
         }
         match connection.timeout_reason(&self.env, at.now) {
@@ -283,13 +283,22 @@ impl<N: Network> Driver<N> {
         }
     }
 
+    /// Reads what may save a connection from being closed. In the middle of a TLS handshake, nothing
+    /// can.
+    fn read_last(&mut self, connection: &mut Connection<N::Socket>, at: Moment) -> AfterStep {
+        if self.network.is_shaking_hands(&connection.socket) {
+            return AfterStep::Stays;
+        }
+        self.read(connection, true, at)
+    }
+
     /// Closes a handshake to make room for another, unless its AUTH is still unread in the socket.
     pub(super) fn evict(
         &mut self,
         connection: &mut Connection<N::Socket>,
         at: Moment,
     ) -> AfterStep {
-        if self.read(connection, true, at).is_gone() {
+        if self.read_last(connection, at).is_gone() {
             return AfterStep::Gone;
         }
         match connection.eviction_reason(&self.env) {

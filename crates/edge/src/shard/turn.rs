@@ -30,12 +30,16 @@ use super::{ShardCommand, ShardHandle, Vitals};
 use crate::admission::Evicted;
 #[cfg(feature = "bench")]
 use crate::feed::FeedId;
-use crate::sys::network::{Network, NetworkEvent, WaitFor};
+use crate::sys::network::{Network, NetworkEvent, Readiness, Token, WaitFor};
 use crate::sys::waker::Waker;
 
 /// The time per turn for each kind of work other than the fan-out. If all kinds have work, a chunk
 /// waits about 2 ms.
 const SHARE: Duration = Duration::from_micros(300);
+
+/// The time before a tick in which no step of a TLS handshake is started. A signature by an RSA key
+/// of 2,048 bits takes about 1 ms.
+const HANDSHAKE_MARGIN: Duration = Duration::from_millis(3);
 
 /// The state of one shard.
 pub(super) struct Shard<N: Network, C> {
@@ -125,6 +129,7 @@ impl<N: Network, C: Clock> Shard<N, C> {
                 WorkKind::Events => self.serve_events(until),
                 WorkKind::Deadlines => self.advance_wheel(until),
                 WorkKind::Arrivals => self.join_arrivals(until),
+                WorkKind::Handshakes => self.shake_hands(until),
                 WorkKind::Tasks => self.run_tasks(until),
                 WorkKind::Accepts => self.accept(until),
                 WorkKind::Drain => self.run_drain(until),
@@ -140,6 +145,9 @@ impl<N: Network, C: Clock> Shard<N, C> {
             WorkKind::Events => !self.waiting.events.is_empty(),
             WorkKind::Deadlines => {
                 mono >= self.waiting.wheel_due || !self.waiting.expired.is_empty()
+            }
+            WorkKind::Handshakes => {
+                !self.waiting.handshakes.is_empty() && self.may_shake_hands(mono)
             }
             WorkKind::Arrivals => self.driver.feeds.have_arrivals(),
             WorkKind::Tasks => !self.waiting.tasks.is_empty(),
@@ -212,16 +220,48 @@ impl<N: Network, C: Clock> Shard<N, C> {
                 }
                 NetworkEvent::Incoming => self.acceptor.set_pending(),
                 NetworkEvent::Socket(token, readiness) => {
-                    if let Some(connection) = self.connections.reported(token)
-                        && self
-                            .driver
-                            .handle_readiness(connection, readiness, at)
-                            .is_gone()
-                    {
-                        empty_slot(token.slot, &mut self.connections, &mut self.driver);
+                    let connection = self.connections.reported(token);
+                    let network = &self.driver.network;
+                    if connection.is_some_and(|found| network.is_shaking_hands(&found.socket)) {
+                        self.waiting.handshakes.push_back((token, readiness));
+                    } else {
+                        self.handle_readiness(token, readiness, at);
                     }
                 }
             }
+            if at.mono >= until {
+                return;
+            }
+        }
+    }
+
+    fn handle_readiness(&mut self, token: Token, readiness: Readiness, at: Moment) {
+        if let Some(connection) = self.connections.reported(token)
+            && self
+                .driver
+                .handle_readiness(connection, readiness, at)
+                .is_gone()
+        {
+            empty_slot(token.slot, &mut self.connections, &mut self.driver);
+        }
+    }
+
+    /// Returns whether a step of a handshake that starts at `mono` ends before the next tick.
+    fn may_shake_hands(&self, mono: Mono) -> bool {
+        mono + HANDSHAKE_MARGIN < self.due.next_tick()
+    }
+
+    /// Takes the next steps of TLS handshakes.
+    fn shake_hands(&mut self, until: Mono) {
+        loop {
+            let at = self.time.read_clock();
+            if !self.may_shake_hands(at.mono) {
+                return;
+            }
+            let Some((token, readiness)) = self.waiting.handshakes.pop_front() else {
+                return;
+            };
+            self.handle_readiness(token, readiness, at);
             if at.mono >= until {
                 return;
             }

@@ -8,7 +8,7 @@ use super::drain::Drain;
 use super::key::Key;
 use super::tasks::ShardTasks;
 use super::wheel::Bucket;
-use crate::sys::network::NetworkEvent;
+use crate::sys::network::{NetworkEvent, Readiness, Token};
 
 /// The pending work of a shard.
 pub(super) struct Waiting {
@@ -22,6 +22,8 @@ pub(super) struct Waiting {
     pub(super) wheel_due: Mono,
     /// The expired buckets of the wheel, earliest first.
     pub(super) expired: VecDeque<Vec<(Key, Bucket)>>,
+    /// Connections with input for their TLS handshakes.
+    pub(super) handshakes: VecDeque<(Token, Readiness)>,
     pub(super) tasks: ShardTasks,
     pub(super) drain: Option<Drain>,
 }
@@ -34,6 +36,7 @@ impl Waiting {
             commands: false,
             wheel_due,
             expired: VecDeque::new(),
+            handshakes: VecDeque::new(),
             tasks: ShardTasks::default(),
             drain: None,
         }

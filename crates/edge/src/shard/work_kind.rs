@@ -9,17 +9,20 @@ pub(super) enum WorkKind {
     Events,
     Deadlines,
     Arrivals,
+    /// Steps of TLS handshakes, unless a tick is almost due.
+    Handshakes,
     Tasks,
     Accepts,
     Drain,
 }
 
 impl WorkKind {
-    pub(super) const ALL: [Self; 7] = [
+    pub(super) const ALL: [Self; 8] = [
         Self::Doomed,
         Self::Events,
         Self::Deadlines,
         Self::Arrivals,
+        Self::Handshakes,
         Self::Tasks,
         Self::Accepts,
         Self::Drain,

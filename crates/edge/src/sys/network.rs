@@ -34,6 +34,12 @@ pub(crate) trait Network: Clock {
     /// the socket is writable.
     fn flush(&mut self, _socket: &Self::Socket) {}
 
+    /// Returns whether the next read is a step of a handshake, which takes much longer than any
+    /// other read.
+    fn is_shaking_hands(&self, _socket: &Self::Socket) -> bool {
+        false
+    }
+
     /// Shuts down the sending side. Errors are ignored: if the peer is already gone, reading shows
     /// it.
     fn shut_down_sending(&mut self, socket: &Self::Socket);

@@ -410,6 +410,12 @@ impl<N: Network> Network for Secured<N> {
         let _ = flush(&mut self.plain, unsent, fd);
     }
 
+    fn is_shaking_hands(&self, socket: &N::Socket) -> bool {
+        let index = usize::try_from(socket.as_raw_fd()).ok();
+        let peer = index.and_then(|index| self.peers.get(index)?.as_deref());
+        matches!(peer, Some(Peer::Silent | Peer::Handshake(_)))
+    }
+
     fn shut_down_sending(&mut self, socket: &N::Socket) {
         let fd = socket.as_raw_fd();
         self.close_notify(fd);

@@ -236,3 +236,30 @@ fn without_a_byte_it_was_a_health_check_and_within_a_handshake_a_failure() {
         assert_eq!(closed, 1, "{reason}");
     }
 }
+
+#[test]
+fn no_handshake_step_starts_just_before_a_tick() {
+    let certificates = Certificates::new();
+    let mut sim = certificates.sim();
+    let mut subscriber = certificates.subscriber(&mut sim);
+    sim.run_to_just_before_a_second();
+    subscriber.exchange(&sim);
+    subscriber.frames();
+    let mut clients: Vec<_> = (0..20).map(|_| certificates.client(&sim)).collect();
+    sim.run_for(Duration::from_micros(900));
+    for client in &clients {
+        assert!(sim.script.on(client.fd).sent.is_empty(), "before the tick");
+    }
+    sim.run_for(10 * MS);
+    subscriber.exchange(&sim);
+    let frames = subscriber.frames();
+    let batch: DataBatch = frames[0].decode();
+    let late_us = batch.sent_unix_us - batch.ticks[0].epoch_ms * 1_000;
+    assert!((0..=1).contains(&late_us), "{late_us} µs");
+    for client in &mut clients {
+        assert!(!sim.script.on(client.fd).sent.is_empty(), "after the tick");
+        client.send(&sim, &auth("pass"));
+        client.run_for(&mut sim, 10 * MS);
+        assert_eq!(client.frames()[0].kind, ACK);
+    }
+}
