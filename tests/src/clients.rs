@@ -46,7 +46,7 @@ impl Clients {
     /// Starts `count` clients and waits until each has received a tick.
     ///
     /// # Panics
-    /// If a client receives none within a minute.
+    /// Panics if a client receives none within a minute.
     #[must_use]
     pub fn connect(addr: SocketAddr, count: usize) -> Self {
         let runtime = runtime::Builder::new_multi_thread()

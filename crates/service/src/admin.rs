@@ -94,7 +94,7 @@ impl Admin {
     /// Binds the port at `addr`; port 0 picks any free port.
     ///
     /// # Errors
-    /// If the address is in use or not available.
+    /// Returns an error if the address is in use or not available.
     pub async fn bind(addr: SocketAddr) -> Result<Self, BindError> {
         let bound = TcpListener::bind(addr).await.and_then(|listener| {
             let addr = listener.local_addr()?;

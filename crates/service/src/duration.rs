@@ -21,7 +21,7 @@ pub struct InvalidDuration;
 /// and spaces.
 ///
 /// # Errors
-/// If `text` has any other form, or the duration is not below 2^64 ms.
+/// Returns an error if `text` has any other form, or the duration is not below 2^64 ms.
 pub fn parse(text: &str) -> Result<Duration, InvalidDuration> {
     let (mut rest, mut units, mut sum_ms) = (text, UNITS.iter(), 0_u64);
     loop {

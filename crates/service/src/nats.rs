@@ -128,7 +128,7 @@ fn certificate_error(settings: &Settings) -> Option<LoginError> {
 /// Returns the options for the bus. `name` identifies the connection on the NATS servers.
 ///
 /// # Panics
-/// If [`NATS`] was not loaded.
+/// Panics if [`NATS`] was not loaded.
 #[must_use]
 pub fn options(settings: &Settings, name: String) -> NatsOptions {
     NatsOptions {

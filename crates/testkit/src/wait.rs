@@ -10,7 +10,7 @@ const PAUSE: Duration = Duration::from_millis(2);
 /// Polls `condition` until it holds, blocking the thread.
 ///
 /// # Panics
-/// If it does not hold within `bound`. The message contains `what`.
+/// Panics if it does not hold within `bound`. The message contains `what`.
 pub fn poll_until(what: &str, bound: Duration, mut condition: impl FnMut() -> bool) {
     let start = SystemClock.now();
     while !condition() {
@@ -26,7 +26,7 @@ pub fn poll_until(what: &str, bound: Duration, mut condition: impl FnMut() -> bo
 /// well.
 ///
 /// # Panics
-/// If it does not hold within `bound`. The message contains `what`.
+/// Panics if it does not hold within `bound`. The message contains `what`.
 pub async fn poll_until_async(what: &str, bound: Duration, mut condition: impl FnMut() -> bool) {
     let polling = async {
         while !condition() {

@@ -88,7 +88,7 @@ impl Pod {
     /// Waits until the pod has been ready for `min_ready`.
     ///
     /// # Panics
-    /// If that takes too long, or the pod exits or fails.
+    /// Panics if that takes too long, or the pod exits or fails.
     pub(crate) async fn be_available(&self, min_ready: Duration) {
         let mut state = self.state.subscribe();
         let available = async {
