@@ -251,7 +251,7 @@ fn verdict(word: &str, reasons: &[String]) -> Response {
     (code, Json(json!({ "status": status, "reasons": reasons }))).into_response()
 }
 
-/// Responds with the component's own status, to which it adds what only the process knows.
+/// Responds with the component's own status and the fields that only the process knows.
 async fn status(State(context): State<AdminContext>) -> Response {
     let reasons = context.health.ready();
     let mut status = context.health.status();

@@ -1,5 +1,5 @@
-//! Metrics: registers them and encodes them for Prometheus. Which metrics there are is up to the
-//! crates that measure something.
+//! Metrics: registers them and encodes them for Prometheus. The crates that measure something
+//! decide which metrics there are.
 
 use prometheus::{
     Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,

@@ -27,7 +27,7 @@ const URLS: Text = Text::new(
     |text| text.split(',').all(|url| is_server(url.trim())),
 );
 
-/// Returns whether `url` is one to which a connection is possible at all.
+/// Returns whether `url` can be the URL of a NATS server.
 fn is_server(url: &str) -> bool {
     Url::parse(url).is_ok_and(|url| {
         matches!(url.scheme(), "nats" | "tls")

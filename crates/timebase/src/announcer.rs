@@ -25,8 +25,9 @@ pub struct Announcer {
     rank: u32,
     lead: Duration,
     timeline: u64,
-    /// The latest reading; `read_at` is the machine's own time of it.
+    /// The latest reading of the host's clock.
     host: HostReading,
+    /// The machine's own time at that reading.
     read_at: Mono,
     /// REALTIME − MONOTONIC at the start of the timeline, so that several small steps add up.
     timeline_real_minus_mono_ns: i64,

@@ -124,7 +124,7 @@ impl Settings {
 
     /// Loads the value of `setting` alone from this process's environment, in a program with these
     /// `defaults`. Errors in other settings are ignored: they do not concern a command that only
-    /// asks the running process something.
+    /// queries the running process.
     ///
     /// # Errors
     /// Returns an error if this setting is invalid.
@@ -208,7 +208,7 @@ impl Settings {
             .find(|loaded| loaded.setting.about().name == name)
     }
 
-    /// Returns the value of a setting that is not set.
+    /// Returns a setting that is not set, with its default value.
     fn preset(
         &self,
         setting: &'static dyn AnySetting,

@@ -15,7 +15,7 @@ struct Clock {
 }
 
 impl Clock {
-    /// A clock that starts `ms` after a whole minute.
+    /// Starts a clock `ms` milliseconds after a whole minute.
     fn start(ms: i64) -> Self {
         let host = ManualHost::new(UnixTime::from_nanos((MINUTE_MS + ms) * 1_000_000));
         let now = Mono::from_nanos(1);
