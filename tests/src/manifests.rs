@@ -90,7 +90,7 @@ impl Manifests {
         Self::read(&build(overlay))
     }
 
-    /// Parses the YAML that an overlay was built to.
+    /// Parses the YAML that building an overlay has produced.
     ///
     /// # Panics
     /// Panics if it can't be parsed, or contains an object of an unknown kind.

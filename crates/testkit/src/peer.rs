@@ -31,7 +31,7 @@ pub struct PeerOptions {
     pub from: Option<IpAddr>,
 }
 
-/// What [`Peer::next_frame`] received.
+/// The result of [`Peer::next_frame`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Received {
     /// A complete frame.
@@ -240,7 +240,7 @@ impl Peer {
 }
 
 /// Reads into a buffer on the stack, so that a thousand peers use no more of the test's memory than
-/// what they were sent.
+/// the bytes that they have received.
 fn read_once(stream: &TcpStream, unparsed: &mut Vec<u8>) -> io::Result<usize> {
     let mut buffer = [0; 16_384];
     let count = stream.try_read(&mut buffer)?;

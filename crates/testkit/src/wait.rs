@@ -22,8 +22,7 @@ pub fn poll_until(what: &str, bound: Duration, mut condition: impl FnMut() -> bo
     }
 }
 
-/// Polls `condition` until it holds, in tokio's time: with a paused clock, `bound` is virtual as
-/// well.
+/// Polls `condition` until it holds, in tokio's time: with a paused clock, `bound` is also virtual.
 ///
 /// # Panics
 /// Panics if it does not hold within `bound`. The message contains `what`.

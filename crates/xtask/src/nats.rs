@@ -24,7 +24,7 @@ const ENGINE: &str = "a container engine that answers";
 /// The engine's default socket.
 const SOCKET: &str = "/var/run/docker.sock";
 
-/// How tests run NATS servers.
+/// The way in which tests run NATS servers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum TestNats {
     Container,
@@ -133,7 +133,8 @@ mod tests {
         }
     }
 
-    /// A new test that is missing there would run either in containers or as processes, never both.
+    /// A new test that is missing from that profile would run either in containers or as processes,
+    /// never both.
     #[test]
     fn the_profile_nats_lists_every_test_that_runs_a_server() {
         let config = fs::read_to_string(in_workspace(".config/nextest.toml")).unwrap();

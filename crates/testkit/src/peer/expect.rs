@@ -1,5 +1,5 @@
-//! What a test expects from an edge next: each method reads frames, and panics with what arrived if
-//! that is something else.
+//! The `expect_*` methods of [`Peer`]. Each reads frames, and panics if anything other than the
+//! expected frames arrives.
 
 use prost::Message;
 use tickstorm_protocol::message::{Ack, DataBatch, ErrorMsg, Pong, Tick};
