@@ -155,7 +155,7 @@ impl AnnouncerDriver {
             ClockEvent::Connected => {
                 tracing::info!("connected to the bus");
                 self.health.state().connected = true;
-                self.announcer.announce_anew();
+                self.announcer.announce_again();
             }
             ClockEvent::Disconnected => {
                 tracing::warn!("not connected to the bus; no edge can hear this clock");
@@ -227,10 +227,8 @@ impl AnnouncerDriver {
                 );
             }
             (true, false) => {
-                tracing::info!(
-                    "the host's clock is disciplined; this clock is no longer silent"
-                );
-                self.announcer.announce_anew();
+                tracing::info!("the host's clock is disciplined; this clock is no longer silent");
+                self.announcer.announce_again();
             }
             (true, true) | (false, false) => {}
         }

@@ -74,13 +74,13 @@ impl Announcer {
         }
         self.timeline = self.timeline.wrapping_add(TIMELINE_STEP);
         self.timeline_real_minus_mono_ns = host.real_minus_mono_ns;
-        self.announce_anew();
+        self.announce_again();
         true
     }
 
     /// Makes [`Self::poll`] repeat the announcements of ticks that are still to come, for use after
     /// a reconnect.
-    pub fn announce_anew(&mut self) {
+    pub fn announce_again(&mut self) {
         self.announced = Mode::ALL.map(|mode| (mode, mode.last_at(self.host.unix)));
     }
 

@@ -14,7 +14,7 @@ use anyhow::{Context, Result, ensure};
 
 use crate::{
     command::{Call, in_workspace, program, shell},
-    preflight::Lack,
+    preflight::Missing,
     tool::major_and_minor,
 };
 
@@ -77,7 +77,7 @@ pub(crate) const CODESPELL: PythonTool = PythonTool {
 };
 
 /// Returns what this machine is missing to install the tools that are not available yet.
-pub(crate) fn lack(tools: &[&PythonTool]) -> Option<Lack> {
+pub(crate) fn missing(tools: &[&PythonTool]) -> Option<Missing> {
     let missing: Vec<_> = tools.iter().filter(|tool| !tool.is_available()).collect();
     if missing.is_empty() {
         return None;
@@ -90,7 +90,7 @@ pub(crate) fn lack(tools: &[&PythonTool]) -> Option<Lack> {
         && !PROCESSORS.contains(&ARCH)
     {
         let remedy = format!("install it by hand: Python's package index has none for {ARCH}");
-        return Some(Lack::new(tool.program, remedy));
+        return Some(Missing::new(tool.program, remedy));
     }
     if environment_works() {
         return None;
@@ -103,7 +103,7 @@ pub(crate) fn lack(tools: &[&PythonTool]) -> Option<Lack> {
             "install or upgrade python3 (this machine has {})",
             answer.as_deref().map_or("none", str::trim)
         );
-        return Some(Lack::new(
+        return Some(Missing::new(
             format!("Python {major}.{minor} or later"),
             remedy,
         ));
@@ -114,7 +114,7 @@ pub(crate) fn lack(tools: &[&PythonTool]) -> Option<Lack> {
     let can_make = python_has("venv") && (python_has("ensurepip") || has_apt);
     (!can_make).then(|| {
         let remedy = "install your distribution's package, which is python3-venv on Debian";
-        Lack::new("Python's venv and pip", remedy)
+        Missing::new("Python's venv and pip", remedy)
     })
 }
 

@@ -89,7 +89,7 @@ impl Pod {
     ///
     /// # Panics
     /// Panics if that takes too long, or the pod exits or fails.
-    pub(crate) async fn be_available(&self, min_ready: Duration) {
+    pub(crate) async fn await_available(&self, min_ready: Duration) {
         let mut state = self.state.subscribe();
         let available = async {
             loop {

@@ -141,10 +141,10 @@ fn after_a_lost_connection_coming_ticks_are_announced_again() {
         (Mode::Minute, 60_000),
     ];
     assert_eq!(clock.announced(), both);
-    clock.announcer.announce_anew();
+    clock.announcer.announce_again();
     assert_eq!(clock.announced(), both);
     clock.pass(500);
-    clock.announcer.announce_anew();
+    clock.announcer.announce_again();
     assert_eq!(clock.announced(), both[1..]);
 }
 
