@@ -214,8 +214,8 @@ impl CommonOptions {
     }
 }
 
-/// The interval between two heartbeats of a client: two thirds of the edge's default interval, the
-/// pace of an SDK.
+/// The interval between two heartbeats of a client: two thirds of the edge's default interval, as
+/// docs/protocol.md recommends.
 pub(crate) const HEARTBEAT: Duration = Duration::from_secs(10);
 
 /// Parses a duration on the command line, which must be at least a second.

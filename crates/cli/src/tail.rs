@@ -77,8 +77,8 @@ pub(crate) struct Tail {
     /// Mode of the ticks.
     #[arg(long, value_enum, default_value_t = ModeName::Second)]
     mode: ModeName,
-    /// Receive ticks 800 ms ahead, and release each at its time by this machine's estimate of
-    /// authority time.
+    /// Receive ticks ahead of their time (the edge's AHEAD_MS), and release each at its time by
+    /// this machine's estimate of authority time.
     #[arg(long)]
     ahead: bool,
     /// Start with the past ticks after this epoch_ms, as REPLAY.
@@ -188,7 +188,7 @@ impl Tail {
         }
     }
 
-    /// Completes when the time of --within is over, if too few ticks have been counted until then.
+    /// Completes when the time of --within is over, if too few ticks have been counted by then.
     async fn too_few_in_time(&self, counted: &Cell<u64>) -> Failure {
         let Some(within) = self.within else {
             return pending().await;
@@ -210,7 +210,7 @@ impl Tail {
         let Some(late_us) = tick.late_us().filter(|_| tick.quality != Quality::Replay) else {
             return Ok(false);
         };
-        // A tick that was early, as far as authority time is known, is not late.
+        // A tick that seems early because of the error of authority time is not late.
         if u128::from(late_us.max(0).unsigned_abs()) <= max_late.as_micros() {
             return Ok(true);
         }

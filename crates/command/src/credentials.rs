@@ -19,7 +19,7 @@ tickstorm_service::settings! {
             .or_file();
 }
 
-/// The sections of settings that a client on its own needs.
+/// The sections of settings that a client needs if no edge runs in its process.
 pub const SECTIONS: [Section; 2] = [LOGIN, CLIENT];
 
 /// The default login: the edge of `dev` accepts it, and `tail` uses it, unless another is set.

@@ -24,7 +24,7 @@ use crate::{
 const RUSTDOC_LINTS: &str = "-D warnings -D missing_docs -D rustdoc::missing_crate_level_docs \
                              -D rustdoc::unescaped_backticks";
 
-/// One thing that must be changed.
+/// A line that must be changed, and the reason.
 #[derive(Debug, PartialEq, Eq)]
 struct Finding {
     line: usize,
@@ -33,12 +33,12 @@ struct Finding {
 
 /// A text file of the workspace.
 struct Source<'a> {
-    /// From the workspace's root, with slashes.
+    /// The path relative to the workspace's root, with slashes.
     path: &'a str,
     text: &'a str,
 }
 
-/// Runs all of it. Every finding is listed before it fails.
+/// Runs all checks, and lists every finding before it fails.
 pub(crate) fn check() -> Result<()> {
     let rules = Rules::load()?;
     let paths = rules.select(files()?);
@@ -76,7 +76,8 @@ fn examine(rules: &Rules, source: &Source<'_>) -> Vec<Finding> {
     findings
 }
 
-/// The files of the workspace, without those that `.gitignore` names. Git itself is not needed.
+/// Returns the files of the workspace, except those that `.gitignore` excludes. Git itself is not
+/// needed.
 fn files() -> Result<Vec<String>> {
     let root = in_workspace("");
     let mut paths = Vec::new();

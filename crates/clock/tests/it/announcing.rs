@@ -17,7 +17,7 @@ fn announced_by(id: &str, mode: Mode, heard: &[(i64, Announcement)]) -> Vec<Anno
         .collect()
 }
 
-/// Returns what a clock must announce that runs from `from_ms`, up to `until_ms`.
+/// Returns the announcements that a clock must make if it runs from `from_ms` to `until_ms`.
 fn expected(mode: Mode, from_ms: i64, until_ms: i64) -> Vec<Announced> {
     let first = from_ms.div_euclid(mode.period_ms()) + 1;
     let ticks = (first..).map(|number| number * mode.period_ms());

@@ -1,4 +1,4 @@
-//! What people read in a file, piece by piece: paragraphs, comments and string literals, without
+//! Extracts the text that people read in a file: paragraphs, comments and string literals, without
 //! the code around them.
 
 use std::mem;
@@ -8,11 +8,11 @@ use ra_ap_rustc_lexer::{FrontmatterAllowed, LiteralKind, TokenKind, tokenize};
 use super::{Source, markdown};
 
 /// A paragraph, a comment or a string literal. Line breaks in it have become single spaces, so that
-/// a phrase is found although a line break splits it.
+/// a phrase is found even if a line break splits it.
 #[derive(Default)]
 pub(super) struct Passage {
     pub(super) text: String,
-    /// The offsets in `text` at which a line of the file begins, and that line's number.
+    /// The offset in `text` at which each line of the file starts, and that line's number.
     lines: Vec<(usize, usize)>,
 }
 
@@ -21,11 +21,11 @@ pub(super) struct Passage {
 #[derive(Default)]
 pub(super) struct Excerpt {
     pub(super) text: String,
-    /// The file's line that each line of `text` is from.
+    /// The number of the file's line that each line of `text` comes from.
     lines: Vec<usize>,
 }
 
-/// Everything in a file that people read.
+/// Returns all text in a file that people read.
 pub(super) fn passages(source: &Source<'_>) -> Vec<Passage> {
     let name = source.path.rsplit('/').next().unwrap_or(source.path);
     let extension = name.rsplit_once('.').map_or("", |(_, extension)| extension);
@@ -39,7 +39,7 @@ pub(super) fn passages(source: &Source<'_>) -> Vec<Passage> {
 }
 
 impl Passage {
-    /// The line of the file that an offset in `text` is in.
+    /// Returns the number of the file's line that contains an offset in `text`.
     pub(super) fn line(&self, offset: usize) -> usize {
         let after = self.lines.partition_point(|&(start, _)| start <= offset);
         self.lines[after.saturating_sub(1)].1
@@ -53,7 +53,7 @@ impl Passage {
         self.text.push_str(text);
     }
 
-    /// Takes what has been gathered, if there is a word in it.
+    /// Takes the text gathered so far. Returns `None` if it contains no word.
     pub(super) fn take(&mut self) -> Option<Self> {
         let taken = mem::take(self);
         taken.text.contains(char::is_alphabetic).then_some(taken)
@@ -75,13 +75,13 @@ impl Excerpt {
         self.lines.push(line);
     }
 
-    /// The line of the file that an offset in `text` is in.
+    /// Returns the number of the file's line that contains an offset in `text`.
     pub(super) fn line(&self, offset: usize) -> usize {
         self.lines[self.text[..offset].matches('\n').count()]
     }
 }
 
-/// The comments of a Rust file, which are Markdown, and those of its string literals that contain a
+/// Returns the comments of a Rust file, which are Markdown, and its string literals that contain a
 /// space.
 fn rust(text: &str) -> Vec<Passage> {
     let mut found = Vec::new();
@@ -123,8 +123,8 @@ fn literal(text: &str, line: usize) -> Option<Passage> {
     passage.take().filter(|passage| passage.text.contains(' '))
 }
 
-/// The comments of a file in which `marker` begins one: whole lines, joined if they follow each
-/// other, and ends of lines.
+/// Returns the comments of a file in which `marker` starts a comment: whole lines, joined if they
+/// follow each other, and comments at the end of a line.
 fn comments(text: &str, marker: &str) -> Vec<Passage> {
     let after = format!(" {marker} ");
     let mut found = Vec::new();

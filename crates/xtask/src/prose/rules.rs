@@ -63,7 +63,7 @@ impl Rules {
         })
     }
 
-    /// The files that are read, of these.
+    /// Returns the paths of the files that are checked.
     pub(super) fn select(&self, mut paths: Vec<String>) -> Vec<String> {
         paths.retain(|path| !self.skip.iter().any(|pattern| pattern.is_match(path)));
         paths

@@ -1,4 +1,4 @@
-//! The width of lines: what rustfmt cannot wrap, such as comments and long strings, is wrapped by
+//! Checks the width of lines. rustfmt cannot wrap comments and long strings, so they are wrapped by
 //! hand.
 
 use std::collections::BTreeSet;
@@ -29,7 +29,8 @@ pub(super) fn findings(source: &Source<'_>) -> Vec<Finding> {
         .collect()
 }
 
-/// A line whose only word is too long, such as a link, cannot be wrapped.
+/// Returns whether a line is too wide and can be wrapped. A line with only one word, such as a
+/// link, can't be wrapped.
 fn is_too_wide(line: &str) -> bool {
     let words = line.split_whitespace().filter(|word| {
         let is_mark = word.chars().all(|letter| "/!#*->|".contains(letter));
