@@ -99,7 +99,7 @@ mod tests {
         resume.handle_start(epoch(60));
         assert_eq!(resume.handle_end(Return::AtOnce), Return::AtOnce);
         assert_eq!(resume.point(), Some(epoch(60)));
-        // The next edge may have started later; the ticks missed there are still wanted.
+        // A later start in the next ACK does not move the resume point.
         resume.handle_start(epoch(120));
         assert_eq!(resume.point(), Some(epoch(60)));
         assert_eq!(resume.handle_tick(epoch(120)), Continuity::Next);
