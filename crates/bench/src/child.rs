@@ -91,7 +91,7 @@ impl UnderTest {
         known.map_err(|_| {
             let text =
                 format!("the edge under test did not learn the time within {READY_WITHIN:?}");
-            Failure::said(exit::UNAVAILABLE, text)
+            Failure::message(exit::UNAVAILABLE, text)
         })?;
         let millis = |of| u64::try_from(settings.get::<std::time::Duration>(of).as_millis());
         let ready = EdgeFacts {

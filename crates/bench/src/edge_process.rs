@@ -167,7 +167,7 @@ fn failed_start(mut child: Child) -> Failure {
     let _ = child.kill();
     let code = child.wait().ok().and_then(|status| status.code());
     let code = code.and_then(|code| u8::try_from(code).ok());
-    Failure::said(
+    Failure::message(
         code.filter(|code| *code != 0).unwrap_or(exit::UNAVAILABLE),
         "the edge under test did not start".into(),
     )

@@ -46,7 +46,7 @@ impl ReleasingClients {
                 .map(|_| {
                     let options = setup
                         .credentials
-                        .put_into(Options::new(setup.addr.to_string()))
+                        .apply_to(Options::new(setup.addr.to_string()))
                         .client_id("tickstorm bench")
                         .ahead(true);
                     follow(options, Arc::clone(&lateness), Arc::clone(&measuring))

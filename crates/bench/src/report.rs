@@ -245,10 +245,10 @@ impl Report {
         }
         if !self.violations.is_empty() {
             let text = format!("the edge misbehaved: {}", self.violations.join("; "));
-            return Err(Failure::said(exit::FAILED, text));
+            return Err(Failure::message(exit::FAILED, text));
         }
         if !self.void.is_empty() {
-            return Err(Failure::said(
+            return Err(Failure::message(
                 VOID,
                 format!("the run is void: {}", self.void.join("; ")),
             ));

@@ -106,7 +106,7 @@ impl ScenarioRun {
                  enough SHARDS",
                 ready.connections_max
             );
-            return Err(Failure::said(exit::UNAVAILABLE, text));
+            return Err(Failure::message(exit::UNAVAILABLE, text));
         }
         let addr = remote.or(ready.as_ref().map(|ready| ready.addr));
         let addr = addr.ok_or_else(|| anyhow!("there is no edge to test"))?;
@@ -200,7 +200,7 @@ impl ScenarioRun {
         };
         let (addr, why) = (self.setup.addr, why.text);
         let text = format!("none of {count} clients was served by {addr}: {why}");
-        Err(Failure::said(code, text))
+        Err(Failure::message(code, text))
     }
 
     /// Counts the faults since clients connected, before the measurement starts; the CPU time spent

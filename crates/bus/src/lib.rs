@@ -12,7 +12,7 @@ mod nats;
 mod subject;
 
 pub use events::Events;
-pub use memory::{Fate, MemoryBus, MemoryLink, Passage, Weather};
+pub use memory::{Fate, MemoryBus, MemoryLink, Passage, RandomFaults};
 pub use message::DropReason;
 pub use nats::{NatsBus, NatsError, NatsOptions};
 pub use subject::Subjects;

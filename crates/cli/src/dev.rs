@@ -159,7 +159,7 @@ impl System {
         }
         let addr = reachable(self.edge.listen_addr()).to_string();
         let options = credentials
-            .put_into(Options::new(addr))
+            .apply_to(Options::new(addr))
             .client_id("tickstorm dev")
             .exact_time();
         let ticks = tickstorm_client::connect(options).await?;

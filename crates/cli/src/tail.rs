@@ -145,7 +145,7 @@ impl Tail {
         let (first, others) = self.addr.split_first().expect("--addr has a default");
         let addresses = others.iter().fold(Options::new(first), Options::or_at);
         let options = credentials
-            .put_into(addresses)
+            .apply_to(addresses)
             .client_id("tickstorm tail")
             .exact_time()
             .ahead(self.ahead)
@@ -199,7 +199,7 @@ impl Tail {
             return pending().await;
         }
         let text = format!("{counted} of {wanted} ticks arrived within {within:?}");
-        Failure::said(exit::UNAVAILABLE, text)
+        Failure::message(exit::UNAVAILABLE, text)
     }
 
     /// Returns whether the tick counts, or an error if it was too late.
@@ -216,7 +216,7 @@ impl Tail {
         }
         let (epoch_ms, late) = (tick.epoch.as_ms(), Lateness(tick));
         let text = format!("tick {epoch_ms} was late by {late}; --max-late is {max_late:?}");
-        Err(Failure::said(exit::FAILED, text))
+        Err(Failure::message(exit::FAILED, text))
     }
 }
 

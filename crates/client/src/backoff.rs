@@ -56,7 +56,7 @@ impl Backoff {
             Return::No => REFUSED_WAIT_MIN + drawn,
             Return::AtOnce
             | Return::AtOnceWithoutResume
-            | Return::OnceMoreWithResume
+            | Return::RetryResumeOnce
             | Return::Later
             | Return::Elsewhere => {
                 let hint = ended.retry_after.min(HINT_MAX);
@@ -108,7 +108,7 @@ mod tests {
                 Return::No => [61, 62, 64, 68, 76, 90, 90],
                 Return::AtOnce
                 | Return::AtOnceWithoutResume
-                | Return::OnceMoreWithResume
+                | Return::RetryResumeOnce
                 | Return::Later
                 | Return::Elsewhere => [1, 2, 4, 8, 16, 30, 30],
             };

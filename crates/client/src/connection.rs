@@ -125,7 +125,7 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
         };
         let start = timeout(patience, connection.subscribed())
             .await
-            .unwrap_or(Err(Error::Timeless { waited: patience }))?;
+            .unwrap_or(Err(Error::TimeUnknown { waited: patience }))?;
         Ok(Subscribed {
             connection,
             welcome,

@@ -26,7 +26,7 @@ impl Failure {
     }
 
     /// Creates a failure with the exit code `code` and the message `text`.
-    pub fn said(code: u8, text: String) -> Self {
+    pub fn message(code: u8, text: String) -> Self {
         Self::new(code, anyhow::Error::msg(text))
     }
 }

@@ -93,7 +93,7 @@ impl Failure {
     /// Creates the failure of a process that a second signal ended, because its shutdown took too
     /// long.
     #[must_use]
-    pub fn hurried() -> Self {
+    pub fn second_signal() -> Self {
         Self::new(exit::FAILED, "ended immediately by a second signal")
     }
 }
@@ -282,7 +282,7 @@ impl Bound {
 /// Logs the addresses on which the process listens; `clients` is the one for clients, if there is
 /// one. If the system chose one of the ports because it was set to 0, the addresses are also
 /// printed.
-pub fn say_listening(clients: Option<Bound>, admin: Bound) {
+pub fn report_listening(clients: Option<Bound>, admin: Bound) {
     print_chosen(clients, admin);
     log_listening(clients.map(|bound| bound.addr), admin.addr);
 }

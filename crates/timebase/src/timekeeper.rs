@@ -243,7 +243,7 @@ impl Timekeeper {
     fn is_raised(&self, alarm: Alarm, now: Mono) -> bool {
         match alarm {
             Alarm::NoMajority => self.following.is_some() && self.basis == Basis::OwnTime,
-            Alarm::NoneBelieved => {
+            Alarm::NoneAccepted => {
                 let answered = self.clocks.lowest(|clock| clock.estimate.is_some());
                 self.authority.is_some() && self.following.is_none() && answered.is_some()
             }

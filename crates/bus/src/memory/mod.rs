@@ -4,7 +4,7 @@
 
 mod script;
 
-pub use script::{Fate, Passage, Weather};
+pub use script::{Fate, Passage, RandomFaults};
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -81,7 +81,7 @@ impl MemoryBus {
     }
 
     /// Restores the named connection. Messages sent to it in the meantime are lost.
-    pub fn mend(&self, name: &str) {
+    pub fn restore(&self, name: &str) {
         self.lock().set_connected(name, true);
     }
 
@@ -255,7 +255,7 @@ impl Hub {
             }
             Fate::Lose => None,
             Fate::Delay(delay) => Some(delay),
-            Fate::Double(delay) => {
+            Fate::Duplicate(delay) => {
                 self.deliver(to, message);
                 Some(delay)
             }

@@ -235,7 +235,7 @@ fn a_majority_of_only_falsetickers_does_not_count() {
     );
     assert!(scene.status().holdover);
     assert_eq!(scene.follows(), None);
-    assert_eq!(scene.status().alarms, [Alarm::NoneBelieved]);
+    assert_eq!(scene.status().alarms, [Alarm::NoneAccepted]);
 }
 
 #[test]
@@ -247,7 +247,7 @@ fn an_edge_holds_over_if_no_clock_agrees_with_its_own_time() {
     scene.run_until(20_000_000);
     assert_eq!(scene.offset_us(), Some(0));
     assert!(scene.status().holdover);
-    assert_eq!(scene.status().alarms, [Alarm::NoneBelieved]);
+    assert_eq!(scene.status().alarms, [Alarm::NoneAccepted]);
     let bound_us = scene.status().bound_us.unwrap();
     // 200 µs and 200 ppm of 18.65 s.
     assert!((3_920..3_940).contains(&bound_us), "{bound_us}");
@@ -293,7 +293,7 @@ fn a_second_step_of_a_sole_clock_restarts_the_wait() {
     scene.run_until(9_000_000);
     assert_eq!(
         scene.status().alarms,
-        [Alarm::NoneBelieved, Alarm::StepPending]
+        [Alarm::NoneAccepted, Alarm::StepPending]
     );
     scene.set("a", 7_200 * SECOND_US);
     scene.run_until(18_500_000);
