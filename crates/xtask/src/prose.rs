@@ -33,12 +33,12 @@ struct Finding {
 
 /// A text file of the workspace.
 struct Source<'a> {
-    /// The path relative to the workspace's root, with slashes.
+    /// The path from the workspace's root, with slashes.
     path: &'a str,
     text: &'a str,
 }
 
-/// Runs all checks, and lists every finding before it fails.
+/// Runs all of these checks. Prints every finding before it returns an error.
 pub(crate) fn check() -> Result<()> {
     let rules = Rules::load()?;
     let paths = rules.select(files()?);
@@ -58,7 +58,7 @@ pub(crate) fn check() -> Result<()> {
         .run();
     ensure!(
         findings == 0,
-        "{findings} findings in {} files, listed above; the rules are in {}",
+        "{findings} findings, listed above, in the {} files checked; the rules are in {}",
         paths.len(),
         rules::FILE
     );
@@ -76,8 +76,8 @@ fn examine(rules: &Rules, source: &Source<'_>) -> Vec<Finding> {
     findings
 }
 
-/// Returns the files of the workspace, except those that `.gitignore` excludes. Git itself is not
-/// needed.
+/// Returns the paths of all files of the workspace except those that `.gitignore` excludes. Works
+/// without Git.
 fn files() -> Result<Vec<String>> {
     let root = in_workspace("");
     let mut paths = Vec::new();

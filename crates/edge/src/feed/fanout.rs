@@ -13,7 +13,8 @@ use super::ring::{FeedFrame, Ring};
 use super::subscribers::Entry;
 
 /// The number of sends after which the shard does its other work, so that heartbeats and accepts
-/// are served during a fan-out. A chunk takes 3 to 5 ms, spent in the kernel's TCP.
+/// are served during a fan-out. A chunk takes 4 to 9 ms (docs/performance.md), nearly all of it in
+/// the kernel's TCP.
 pub(crate) const CHUNK: usize = 1_024;
 /// The most bytes that are joined into one send.
 const JOIN_MAX: usize = 256 * 1_024;

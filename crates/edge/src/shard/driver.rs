@@ -80,8 +80,8 @@ impl<N: Network> Driver<N> {
         AfterStep::Stays
     }
 
-    /// Reads available input and acts on it. A short read normally means that the socket is empty.
-    /// With `until_empty` it does not, and reading continues.
+    /// Reads available input and acts on it. A short read normally means that the socket is empty,
+    /// and ends the reading. With `until_empty`, reading continues after a short read.
     pub(super) fn read(
         &mut self,
         connection: &mut Connection<N::Socket>,

@@ -41,7 +41,7 @@ pub(super) fn passages(excerpt: &Excerpt) -> Vec<Passage> {
     found
 }
 
-/// Returns whether a block starts or ends, as opposed to a link or an emphasis within a block.
+/// Returns whether the event starts or ends a block, rather than a link or emphasis within one.
 fn ends_passage(event: &Event<'_>) -> bool {
     let is_within = matches!(
         event,
@@ -79,8 +79,8 @@ pub(super) fn links(text: &str) -> Vec<(String, usize)> {
     links
 }
 
-/// Returns the anchors of the headings, as the usual hosts of Git repositories form them: in lower
-/// case, without punctuation, with hyphens for spaces, and with a number if the name is taken.
+/// Returns the anchors of the headings, as the usual Git hosts make them: in lower case, without
+/// punctuation, with hyphens for spaces, and with a number appended if the anchor is taken.
 pub(super) fn anchors(text: &str) -> BTreeSet<String> {
     let mut anchors = BTreeSet::new();
     let mut heading = String::new();

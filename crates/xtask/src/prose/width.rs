@@ -29,8 +29,8 @@ pub(super) fn findings(source: &Source<'_>) -> Vec<Finding> {
         .collect()
 }
 
-/// Returns whether a line is too wide and can be wrapped. A line with only one word, such as a
-/// link, can't be wrapped.
+/// Returns whether a line is too wide, and could be wrapped: it has more than one word. A line with
+/// only one, such as a link, may be of any width.
 fn is_too_wide(line: &str) -> bool {
     let words = line.split_whitespace().filter(|word| {
         let is_mark = word.chars().all(|letter| "/!#*->|".contains(letter));
@@ -44,7 +44,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_can_be_wrapped_is_too_wide() {
+    fn only_a_line_that_can_be_wrapped_is_too_wide() {
         let wide = "word ".repeat(20) + "a";
         let word = "/// ".to_owned() + &"x".repeat(100);
         assert_eq!(wide.chars().count(), 101);
