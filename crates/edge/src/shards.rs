@@ -87,8 +87,8 @@ impl Shards {
     }
 
     /// Makes each shard stop accepting and close its connections within `over`. Returns when all
-    /// are closed or the time is up. Even if `over` is zero, clients have [`LAST_CLOSE_TIME`] to read
-    /// the ERROR frame.
+    /// are closed or the time is up. Even if `over` is zero, clients have [`LAST_CLOSE_TIME`] to
+    /// read the ERROR frame.
     pub(crate) async fn drain(&self, over: Duration) {
         let mut drained = Vec::new();
         for shard in &self.handles {
