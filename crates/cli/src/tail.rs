@@ -77,8 +77,8 @@ pub(crate) struct Tail {
     /// Mode of the ticks.
     #[arg(long, value_enum, default_value_t = ModeName::Second)]
     mode: ModeName,
-    /// Receive ticks ahead of their time (the edge's AHEAD_MS), and release each at its time by
-    /// this machine's estimate of authority time.
+    /// Receive ticks ahead of their time (800 ms, unless the edge is configured otherwise), and
+    /// release each at its time by this machine's estimate of authority time.
     #[arg(long)]
     ahead: bool,
     /// Start with the past ticks after this epoch_ms, as REPLAY.
