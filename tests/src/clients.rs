@@ -1,5 +1,5 @@
-//! Clients of the cluster that reconnect by themselves and check that every tick is the one after
-//! the previous tick.
+//! Clients of the cluster that reconnect by themselves and check that no tick is missing or
+//! repeated.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -15,7 +15,7 @@ use tokio::runtime::{self, Runtime};
 /// silent (20 s), and then to try several times.
 const RECONNECT_MAX: Duration = Duration::from_secs(60);
 
-/// One second, in the unit of ticks.
+/// The time from one tick to the next, in milliseconds.
 const STEP_MS: i64 = 1_000;
 
 /// Clients that connect through the load balancer. They have their own runtime, so that they keep
@@ -46,7 +46,7 @@ impl Clients {
     /// Starts `count` clients and waits until each has received a tick.
     ///
     /// # Panics
-    /// If a client receives none within a minute.
+    /// Panics if a client receives none within a minute.
     #[must_use]
     pub fn connect(addr: SocketAddr, count: usize) -> Self {
         let runtime = runtime::Builder::new_multi_thread()

@@ -29,7 +29,7 @@ pub type Environment = Vec<(String, String)>;
 /// image.
 ///
 /// # Panics
-/// If the environment refers to an object that does not exist, or uses a feature that is not
+/// Panics if the environment refers to an object that does not exist, or uses a feature that is not
 /// implemented here.
 #[must_use]
 pub fn environment(manifests: &Manifests, container: &Container, pod: &str) -> Environment {
@@ -72,8 +72,8 @@ pub fn environment(manifests: &Manifests, container: &Container, pod: &str) -> E
 /// Returns the files in a container's volumes.
 ///
 /// # Panics
-/// If a volume refers to an object that does not exist, or uses a feature that is not implemented
-/// here.
+/// Panics if a volume refers to an object that does not exist, or uses a feature that is not
+/// implemented here.
 #[must_use]
 pub fn files(manifests: &Manifests, pod: &PodSpec, container: &Container) -> Vec<VolumeFile> {
     let mounts = container.volume_mounts.iter().flatten();

@@ -84,16 +84,16 @@ impl Manifests {
     /// Builds an overlay with the secrets of `.env.example`, and parses it.
     ///
     /// # Panics
-    /// If it can't be built or parsed.
+    /// Panics if it can't be built or parsed.
     #[must_use]
     pub fn of(overlay: &str) -> Self {
         Self::read(&build(overlay))
     }
 
-    /// Parses the YAML that an overlay was built to.
+    /// Parses the YAML that building an overlay has produced.
     ///
     /// # Panics
-    /// If it can't be parsed, or contains an object of an unknown kind.
+    /// Panics if it can't be parsed, or contains an object of an unknown kind.
     #[must_use]
     pub fn read(yaml: &str) -> Self {
         let objects: Vec<Value> = serde_saphyr::from_multiple(yaml)
@@ -108,7 +108,7 @@ impl Manifests {
     /// Returns the name of the namespace that all objects are in.
     ///
     /// # Panics
-    /// If the manifests do not define exactly one namespace.
+    /// Panics if the manifests do not define exactly one namespace.
     #[must_use]
     pub fn namespace(&self) -> &str {
         let [namespace] = &self.namespaces[..] else {
@@ -120,7 +120,7 @@ impl Manifests {
     /// Returns the workload named `wanted`.
     ///
     /// # Panics
-    /// If there is none.
+    /// Panics if there is none.
     #[must_use]
     pub fn workload(&self, wanted: &str) -> &Workload {
         let found = self.workloads.iter().find(|one| one.name == wanted);
@@ -131,7 +131,7 @@ impl Manifests {
     /// its autoscaler's minimum.
     ///
     /// # Panics
-    /// If neither is set.
+    /// Panics if neither is set.
     #[must_use]
     pub fn replicas(&self, workload: &Workload) -> u32 {
         let scaled = || {
@@ -208,7 +208,7 @@ impl Workload {
 /// Returns whether a selector selects objects with these labels.
 ///
 /// # Panics
-/// If the selector has expressions, which the manifests do not use.
+/// Panics if the selector has expressions, which the manifests do not use.
 #[must_use]
 pub fn selects(selector: &LabelSelector, labels: &Labels) -> bool {
     assert!(selector.match_expressions.is_none(), "{selector:?}");
@@ -222,7 +222,7 @@ pub fn selects(selector: &LabelSelector, labels: &Labels) -> bool {
 /// Returns the name of an object.
 ///
 /// # Panics
-/// If it has none.
+/// Panics if it has none.
 #[must_use]
 pub fn name(metadata: &ObjectMeta) -> &str {
     metadata
@@ -235,7 +235,7 @@ pub fn name(metadata: &ObjectMeta) -> &str {
 /// own secrets, and returns the YAML.
 ///
 /// # Panics
-/// If the overlay can't be built.
+/// Panics if the overlay can't be built.
 #[must_use]
 pub fn build(overlay: &str) -> String {
     let root = repository();

@@ -1,8 +1,8 @@
 //! The edge under test: a process started by the load generator. It runs a clock, the in-memory bus
 //! and the edge's library, and carries out orders from its standard input.
 //!
-//! The bare loops that the edge is compared with run in it too, so that both run in the same
-//! process, on the same CPUs, at the same time of day.
+//! The bare loops that the edge is compared with also run in this process, so that both use the
+//! same CPUs at the same time of day.
 
 mod accept;
 mod bare;
@@ -91,7 +91,7 @@ impl UnderTest {
         known.map_err(|_| {
             let text =
                 format!("the edge under test did not learn the time within {READY_WITHIN:?}");
-            Failure::said(exit::UNAVAILABLE, text)
+            Failure::message(exit::UNAVAILABLE, text)
         })?;
         let millis = |of| u64::try_from(settings.get::<std::time::Duration>(of).as_millis());
         let ready = EdgeFacts {

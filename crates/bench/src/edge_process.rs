@@ -163,11 +163,11 @@ impl EdgeProcess {
 /// Reports a child that exited before it was ready. It has printed the reason on standard error,
 /// and its exit code becomes that of this program.
 fn failed_start(mut child: Child) -> Failure {
-    // A child that hangs has had its time.
+    // If the child hangs, its time limit has passed.
     let _ = child.kill();
     let code = child.wait().ok().and_then(|status| status.code());
     let code = code.and_then(|code| u8::try_from(code).ok());
-    Failure::said(
+    Failure::message(
         code.filter(|code| *code != 0).unwrap_or(exit::UNAVAILABLE),
         "the edge under test did not start".into(),
     )

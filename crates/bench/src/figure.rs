@@ -2,7 +2,8 @@
 
 use serde::Serialize;
 
-/// The time, in seconds, after which a run counts as warm and must not grow any more.
+/// The time, in seconds, after which a run counts as warm, so that memory and open files should not
+/// grow any more.
 const WARM_AFTER: f64 = 300.0;
 
 /// One figure of the edge, and the baseline's if it was measured.

@@ -62,8 +62,8 @@ impl Generator {
         Self::start_beside(setup, shared, clients, clients, files_limit, learns_time)
     }
 
-    /// Like [`Self::start`], if this process holds `total_clients` clients in all. Starts as many
-    /// threads as tables of open files are needed.
+    /// Does the same as [`Self::start`] if this process holds `total_clients` clients in all.
+    /// Starts one thread for each table of open files that is needed.
     pub(crate) fn start_beside(
         setup: ClientSetup,
         shared: Arc<GeneratorShared>,
@@ -93,7 +93,7 @@ impl Generator {
         self.connect_with(count, greeting, in_flight, false);
     }
 
-    /// Like [`Self::connect`], with small receive buffers if `small_buffer` is set.
+    /// Does the same as [`Self::connect`], with small receive buffers if `small_buffer` is set.
     pub(crate) fn connect_with(
         &mut self,
         count: u32,
@@ -153,7 +153,7 @@ impl Generator {
         Ok(all)
     }
 
-    /// The number of ticks up to `until_ms` that are still missing, over all clients.
+    /// Returns the number of ticks up to `until_ms` that are still missing, over all clients.
     pub(crate) fn missing_ticks(&self, until_ms: i64) -> u64 {
         let (reply, answers) = mpsc::channel();
         for thread in 0..self.threads.len() {
@@ -164,13 +164,13 @@ impl Generator {
         answers.into_iter().sum()
     }
 
-    /// The number of clients that have been served so far.
+    /// Returns the number of clients that have been served so far.
     pub(crate) fn served(&self) -> u64 {
         self.shared.subscribed.load(Ordering::Relaxed)
     }
 
-    /// The number of clients that have been served plus the number of connections that failed or
-    /// ended, so far.
+    /// Returns the number of clients that have been served plus the number of connections that
+    /// failed or ended, so far.
     pub(crate) fn done(&self) -> u64 {
         let GeneratorShared {
             subscribed, ended, ..

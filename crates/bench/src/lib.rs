@@ -38,15 +38,15 @@ Edge under test:
 Baseline:
   With --with-limit, each round is paired with a round of a bare loop of send(2) (or accept,
   or recv and send) in the edge's process. For fan-out and bursts, the loop uses the edge's
-  own sockets. Figures are then also shown as ratios to the bare loop, which hold on
-  machines where absolute figures drift.
+  own sockets. Figures are then also shown as ratios to the bare loop, which stay
+  comparable on machines where absolute figures drift.
 
 Results:
   Latencies count from when a tick was due. Every frame is verified. The run is void (exit
   code 75) if the load generator's own user CPU time exceeds 3 % of the time in which ticks
   arrive.
 
-More clients than one process may open files:
+More clients than the limit of open files:
   Set FD_TABLES=per-shard and SHARDS=6 or more. The load generator splits its own
   descriptors between threads in the same way.
 

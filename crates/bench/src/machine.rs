@@ -1,5 +1,5 @@
-//! The facts about the machine and what a process may ask of it: CPUs, CPU time, memory, open
-//! files. Everything goes through safe calls and /proc.
+//! Reads the machine's CPUs, CPU time, memory and open files, and requests CPUs, priority and a
+//! table of open files for a thread. It uses only safe calls and /proc.
 
 use std::fs;
 use std::io;
@@ -22,18 +22,18 @@ pub(crate) struct CpuTime {
 }
 
 impl CpuTime {
-    /// CPU time of the process so far.
+    /// Returns the CPU time of the process so far.
     pub(crate) fn of_process() -> Self {
         Self::of(UsageWho::RUSAGE_SELF, ClockId::CLOCK_PROCESS_CPUTIME_ID)
     }
 
-    /// CPU time of the calling thread so far.
+    /// Returns the CPU time of the calling thread so far.
     pub(crate) fn of_thread() -> Self {
         Self::of(UsageWho::RUSAGE_THREAD, ClockId::CLOCK_THREAD_CPUTIME_ID)
     }
 
-    /// The total is read from a clock: that of getrusage is as old as the last timer interrupt, up
-    /// to 4 ms.
+    /// Reads both times. The total is read from a clock, since the total from getrusage is as old
+    /// as the last timer interrupt, up to 4 ms.
     fn of(who: UsageWho, clock: ClockId) -> Self {
         let usage = getrusage(who).expect("getrusage can't fail with valid arguments");
         let total = clock_gettime(clock).expect("Linux has CPU time clocks");
@@ -47,7 +47,8 @@ impl CpuTime {
     }
 }
 
-/// The reading of CLOCK_MONOTONIC_RAW in nanoseconds. Everything here is timed by it.
+/// Returns the reading of CLOCK_MONOTONIC_RAW in nanoseconds. All times in this crate are readings
+/// of that clock.
 pub(crate) fn now_ns() -> u64 {
     SystemClock.now().as_nanos()
 }
@@ -81,7 +82,7 @@ pub(crate) fn own_files() -> io::Result<()> {
     Ok(unshare(CloneFlags::CLONE_FILES)?)
 }
 
-/// Resident memory of this process, in bytes.
+/// Returns the resident memory of this process, in bytes.
 pub(crate) fn resident_bytes() -> u64 {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     kilobytes(&status, "VmRSS:") * 1_024

@@ -115,7 +115,7 @@ impl CommonOptions {
                 None => Ok(these.clone()),
                 Some(cpu) => {
                     let text = format!("{option}: no CPU {cpu}; available CPUs: {available:?}");
-                    Err(Failure::said(exit::USAGE, text))
+                    Err(Failure::message(exit::USAGE, text))
                 }
             },
         };
@@ -134,7 +134,7 @@ impl CommonOptions {
             let text = format!(
                 "the limit of open files (ulimit -n) is {limit}, but at least 1024 is required"
             );
-            return Err(Failure::said(exit::UNAVAILABLE, text));
+            return Err(Failure::message(exit::UNAVAILABLE, text));
         }
         Ok(limit)
     }
@@ -173,7 +173,7 @@ impl CommonOptions {
             Err(error) if error.kind() == std::io::ErrorKind::InvalidInput => {
                 let text =
                     format!("--addr {addr}: expected a host and a port, such as 127.0.0.1:8080");
-                Err(Failure::said(exit::USAGE, text))
+                Err(Failure::message(exit::USAGE, text))
             }
             Err(error) => Err(Failure::new(
                 exit::UNAVAILABLE,
@@ -186,7 +186,7 @@ impl CommonOptions {
     pub(crate) fn needs_child(&self, scenario: &str) -> Result<(), Failure> {
         match self.addr {
             None => Ok(()),
-            Some(_) => Err(Failure::said(
+            Some(_) => Err(Failure::message(
                 exit::USAGE,
                 format!(
                     "`bench {scenario}` can only test an edge in a child process; remove --addr"
@@ -214,8 +214,8 @@ impl CommonOptions {
     }
 }
 
-/// The interval between two heartbeats of a client: two thirds of the edge's default interval, the
-/// pace of an SDK.
+/// The interval between two heartbeats of a client: two thirds of the edge's default interval, as
+/// docs/protocol.md recommends.
 pub(crate) const HEARTBEAT: Duration = Duration::from_secs(10);
 
 /// Parses a duration on the command line, which must be at least a second.

@@ -44,7 +44,7 @@ pub(crate) struct BurstPlan {
 }
 
 impl BurstPlan {
-    /// A plan of one tick, due at `at_ns`.
+    /// Creates a plan of one tick, due at `at_ns`.
     pub(crate) fn single(at_ns: u64, first_ms: i64) -> Self {
         Self {
             at_ns,
@@ -55,32 +55,32 @@ impl BurstPlan {
         }
     }
 
-    /// The time at which tick `n` is due, in nanoseconds.
+    /// Returns the time at which tick `n` is due, in nanoseconds.
     pub(crate) fn due_ns(&self, n: u64) -> u64 {
         let after = u128::from(n) * 1_000_000_000 / u128::from(self.rate.max(1));
         self.at_ns
             .saturating_add(u64::try_from(after).unwrap_or(u64::MAX))
     }
 
-    /// The time at which the last tick is due, in nanoseconds.
+    /// Returns the time at which the last tick is due, in nanoseconds.
     pub(crate) fn end_ns(&self) -> u64 {
         self.due_ns(self.ticks.saturating_sub(1))
     }
 
-    /// The number of the tick with this epoch, if it belongs to the burst.
+    /// Returns the number of the tick with this epoch, if it belongs to the burst.
     pub(crate) fn number(&self, epoch_ms: i64) -> Option<u64> {
         let after = u64::try_from(epoch_ms.checked_sub(self.first_ms)?).ok()?;
         let number = after / 1_000;
         (after.is_multiple_of(1_000) && number < self.ticks).then_some(number)
     }
 
-    /// The epoch_ms of tick `n`.
+    /// Returns the epoch_ms of tick `n`.
     pub(crate) fn epoch_ms(&self, n: u64) -> i64 {
         let after = i64::try_from(n.saturating_mul(1_000)).unwrap_or(i64::MAX);
         self.first_ms.saturating_add(after)
     }
 
-    /// The epoch_ms of the last tick.
+    /// Returns the epoch_ms of the last tick.
     pub(crate) fn last_ms(&self) -> i64 {
         self.epoch_ms(self.ticks.saturating_sub(1))
     }
@@ -178,7 +178,7 @@ pub(crate) struct ProcessSample {
     pub(crate) at_ns: u64,
     /// CPU time of the whole process, user and system, in microseconds.
     pub(crate) cpu_us: u64,
-    /// The same once the sample was complete, since sampling itself takes CPU time.
+    /// The same, read once the sample was complete, since sampling itself takes CPU time.
     pub(crate) cpu_after_us: u64,
     pub(crate) rss_bytes: u64,
     pub(crate) files: Option<u64>,
@@ -193,8 +193,8 @@ pub(crate) struct ProcessSample {
 }
 
 impl ProcessSample {
-    /// The CPU time used since `before` was taken, in microseconds, without the cost of taking
-    /// `before`.
+    /// Returns the CPU time used since `before` was taken, in microseconds, without the cost of
+    /// taking `before`.
     pub(crate) fn used_us_since(&self, before: &Self) -> u64 {
         self.cpu_us.saturating_sub(before.cpu_after_us)
     }

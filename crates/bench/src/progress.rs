@@ -1,5 +1,5 @@
-//! Progress on standard error: a line that is redrawn on a terminal, or else a new line now and
-//! then.
+//! Progress on standard error: one line that is redrawn if it is a terminal, or else a new line
+//! every [`LINE_INTERVAL`].
 
 use std::io::IsTerminal;
 use std::time::Duration;

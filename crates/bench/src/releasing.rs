@@ -46,7 +46,7 @@ impl ReleasingClients {
                 .map(|_| {
                     let options = setup
                         .credentials
-                        .put_into(Options::new(setup.addr.to_string()))
+                        .apply_to(Options::new(setup.addr.to_string()))
                         .client_id("tickstorm bench")
                         .ahead(true);
                     follow(options, Arc::clone(&lateness), Arc::clone(&measuring))
@@ -85,15 +85,16 @@ impl ReleasingClients {
         self.measuring.store(true, Ordering::Relaxed);
     }
 
-    /// Returns how far off their time ticks were released, in nanoseconds; `None` if there are no
-    /// clients.
+    /// Returns the deviations of the releases from the ticks' times, in nanoseconds; `None` if
+    /// there are no clients.
     pub(crate) fn finish(self) -> Option<Histogram<u64>> {
         let lateness = self.lateness.lock().unwrap_or_else(PoisonError::into_inner);
         (self.count > 0).then(|| lateness.clone())
     }
 }
 
-/// A client that fails shows as ticks that are not counted.
+/// Follows the edge with one client and counts its releases. If the client fails, its ticks are not
+/// counted.
 async fn follow(
     options: Options,
     lateness: Arc<Mutex<Histogram<u64>>>,

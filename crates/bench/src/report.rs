@@ -25,7 +25,7 @@ use super::orders::EdgeFacts;
 
 pub(crate) use self::lateness::{LatenessColumn, LatenessTable};
 
-/// The share of the wall time in which ticks arrive that the generator may spend in user space.
+/// The largest share of the time in which ticks arrive that the generator may spend in user space.
 /// Beyond it, the generator has measured itself.
 const USER_SHARE_MAX: f64 = 0.03;
 
@@ -171,7 +171,8 @@ impl Report {
         }
     }
 
-    /// Counts the faults, and what the generator spent while ticks arrived for `wall_ms`.
+    /// Adds the faults of `harvest`, and the CPU time that the generator spent on it. Ticks arrived
+    /// for `wall_ms`.
     pub(crate) fn count(&mut self, harvest: &Harvest, wall_ms: f64) {
         self.count_faults(&harvest.faults);
         for (end, count) in &harvest.ends {
@@ -244,10 +245,10 @@ impl Report {
         }
         if !self.violations.is_empty() {
             let text = format!("the edge misbehaved: {}", self.violations.join("; "));
-            return Err(Failure::said(exit::FAILED, text));
+            return Err(Failure::message(exit::FAILED, text));
         }
         if !self.void.is_empty() {
-            return Err(Failure::said(
+            return Err(Failure::message(
                 VOID,
                 format!("the run is void: {}", self.void.join("; ")),
             ));

@@ -55,8 +55,8 @@ impl ScenarioRun {
         Self::start_sized(scenario, common, [clients; 2], &[], configure)
     }
 
-    /// Like [`Self::start`], with settings for the edge in the child process that override those of
-    /// the environment.
+    /// Does the same as [`Self::start`], with settings for the edge in the child process that
+    /// override the environment.
     pub(crate) fn start_with(
         scenario: &'static str,
         common: &CommonOptions,
@@ -67,8 +67,8 @@ impl ScenarioRun {
         Self::start_sized(scenario, common, [clients; 2], settings, configure)
     }
 
-    /// Like [`Self::start`], if this process will hold `total_clients` clients: those of the edge
-    /// and others.
+    /// Does the same as [`Self::start`] if this process will hold `total_clients` clients: those of
+    /// the edge and others.
     pub(crate) fn start_beside(
         scenario: &'static str,
         common: &CommonOptions,
@@ -106,7 +106,7 @@ impl ScenarioRun {
                  enough SHARDS",
                 ready.connections_max
             );
-            return Err(Failure::said(exit::UNAVAILABLE, text));
+            return Err(Failure::message(exit::UNAVAILABLE, text));
         }
         let addr = remote.or(ready.as_ref().map(|ready| ready.addr));
         let addr = addr.ok_or_else(|| anyhow!("there is no edge to test"))?;
@@ -200,7 +200,7 @@ impl ScenarioRun {
         };
         let (addr, why) = (self.setup.addr, why.text);
         let text = format!("none of {count} clients was served by {addr}: {why}");
-        Err(Failure::said(code, text))
+        Err(Failure::message(code, text))
     }
 
     /// Counts the faults since clients connected, before the measurement starts; the CPU time spent
@@ -270,18 +270,20 @@ impl ScenarioRun {
         }
     }
 
-    /// Authority time minus the machine's own clock, in nanoseconds.
+    /// Returns authority time minus the machine's own clock, in nanoseconds.
     pub(crate) fn offset_ns(&self) -> anyhow::Result<i64> {
         let offset_ns = self.generator.shared.offset_ns();
         offset_ns.ok_or_else(|| anyhow!("authority time is not known"))
     }
 
-    /// The first whole second of authority time that is at least `ahead` from now, in milliseconds.
+    /// Returns the first whole second of authority time that is at least `ahead` from now, in
+    /// milliseconds.
     pub(crate) fn next_second_ms(&self, ahead: Duration) -> anyhow::Result<i64> {
         self.next_ms(ahead, Mode::Second)
     }
 
-    /// The first tick of the clients' mode that is at least `ahead` from now, in milliseconds.
+    /// Returns the first tick of the clients' mode that is at least `ahead` from now, in
+    /// milliseconds.
     pub(crate) fn next_tick_ms(&self, ahead: Duration) -> anyhow::Result<i64> {
         self.next_ms(ahead, self.setup.mode)
     }
@@ -320,14 +322,14 @@ impl ScenarioRun {
         last_ms: Option<i64>,
     ) -> anyhow::Result<BurstPlan> {
         let second_ms = self.next_second_ms(Duration::from_millis(50))?;
-        let rest_ms = self.child_batch_ms();
+        let batch_ms = self.child_batch_ms();
         let ticks = u64::try_from(over.as_millis()).unwrap_or(u64::MAX) * rate / 1_000;
         Ok(BurstPlan {
             at_ns: self.mono_ns(second_ms + BURST_PHASE_MS)?,
             first_ms: last_ms.map_or(second_ms, |last_ms| last_ms.max(second_ms)) + 1_000,
             ticks: ticks.max(1),
             rate,
-            per_frame: (rate * rest_ms / 1_000).clamp(1, FRAME_TICKS_MAX),
+            per_frame: (rate * batch_ms / 1_000).clamp(1, FRAME_TICKS_MAX),
         })
     }
 
@@ -350,7 +352,7 @@ impl ScenarioRun {
         self.report
     }
 
-    /// The time since the run started, in seconds.
+    /// Returns the time since the run started, in seconds.
     pub(crate) fn seconds(&self) -> f64 {
         SystemClock.now().since(self.started).as_secs_f64()
     }

@@ -1,4 +1,4 @@
-//! The scenarios, one file each: what is done in which order, and which figures result.
+//! The scenarios, one file each: their steps, and the figures that result.
 
 pub(super) mod auth;
 pub(super) mod burst;

@@ -16,12 +16,12 @@ pub(crate) struct TickArrivals {
 }
 
 impl TickArrivals {
-    /// The time from due to the last arrival, in milliseconds.
+    /// Returns the time from due to the last arrival, in milliseconds.
     pub(crate) fn last_ms(&self) -> f64 {
         millis(self.last_ns.saturating_sub(self.due_ns))
     }
 
-    /// The time from the first arrival to the last, in milliseconds.
+    /// Returns the time from the first arrival to the last, in milliseconds.
     pub(crate) fn spread_ms(&self) -> f64 {
         millis(self.last_ns.saturating_sub(self.first_ns))
     }
@@ -53,7 +53,7 @@ impl ArrivalsByTick {
         self.0.get(&(bare, first_ms)).copied()
     }
 
-    /// The sum, over the ticks in `moments`, of the time from due to the last arrival, in
+    /// Returns the sum, over the ticks in `moments`, of the time from due to the last arrival, in
     /// milliseconds.
     pub(crate) fn wall_ms(&self, moments: std::ops::Range<i64>) -> f64 {
         let within = self

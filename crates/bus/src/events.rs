@@ -1,5 +1,5 @@
-//! Subscriptions: a bounded queue of messages, and beside it the status that must not be lost if
-//! the queue is full: whether there is a connection, and how many messages were dropped. Every bus
+//! Subscriptions. Each consists of a bounded queue of messages and a status that is not lost if the
+//! queue is full: whether there is a connection, and how many messages were dropped. Every bus
 //! delivers through an [`Outlet`]; clocks and edges read [`Events`].
 
 use std::num::NonZeroU64;
@@ -9,8 +9,8 @@ use tokio::sync::{mpsc, watch};
 use crate::message::DropReason;
 
 /// The maximum number of queued messages of a subscriber: the requests of a thousand edges to a
-/// clock in four seconds. A subscriber that stalls for longer has no use for them, since answers
-/// that late are no samples.
+/// clock in four seconds. Later messages would be useless to a subscriber that stalls for longer,
+/// since an answer that late yields no sample.
 const QUEUE_MESSAGES_MAX: usize = 4_096;
 
 /// A change of a subscription's status. It is returned ahead of queued messages.
@@ -21,11 +21,12 @@ pub enum Notice {
     Dropped { reason: DropReason, count: u64 },
 }
 
-/// The status of a subscription. A subscriber compares it with the status that it last reported, so
-/// of several changes in between it reports only the outcome.
+/// The status of a subscription. [`Events`] compares it with the status that was last reported, so
+/// several changes in between are reported as one.
 #[derive(Clone, Copy, Debug, Default)]
 struct SubscriptionStatus {
     connected: bool,
+    /// The number of connections made, which reveals that a connection was lost and made again.
     connections: u64,
     dropped: [u64; DropReason::ALL.len()],
 }

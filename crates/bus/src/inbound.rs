@@ -1,4 +1,4 @@
-//! The interpretation of a received message by its subject. It is the same on every bus.
+//! Interprets a received message according to its subject, in the same way on every bus.
 
 use tickstorm_timebase::Mode;
 
@@ -12,7 +12,7 @@ pub(crate) enum Inbound {
     Edge(Result<EdgeEvent, DropReason>),
 }
 
-/// Reads a message, or returns `None` if its subject is not one of this process's.
+/// Reads a message. Returns `None` if its subject is neither `inbox` nor one of `subjects`.
 pub(crate) fn read(
     subjects: &Subjects,
     inbox: &str,

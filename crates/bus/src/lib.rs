@@ -1,8 +1,8 @@
 //! The bus that carries messages between clocks and edges: one trait, [`Bus`], over any transport.
-//! It makes no decisions about time: timebase judges which clocks to accept, and which
+//! It makes no decisions about time: timebase decides which clocks to accept, and which
 //! announcements are off the grid or too far ahead. Nothing is stored, since a lost message costs
-//! nothing and a late one is useless: a message that cannot be sent or queued immediately is
-//! dropped and counted.
+//! nothing and a late message is useless. Sending fails immediately if it is not possible, and a
+//! received message that does not fit into its subscriber's queue is dropped and counted.
 
 mod events;
 mod inbound;
@@ -12,7 +12,7 @@ mod nats;
 mod subject;
 
 pub use events::Events;
-pub use memory::{Fate, MemoryBus, MemoryLink, Passage, Weather};
+pub use memory::{Fate, MemoryBus, MemoryLink, Passage, RandomFaults};
 pub use message::DropReason;
 pub use nats::{NatsBus, NatsError, NatsOptions};
 pub use subject::Subjects;

@@ -159,7 +159,7 @@ impl System {
         }
         let addr = reachable(self.edge.listen_addr()).to_string();
         let options = credentials
-            .put_into(Options::new(addr))
+            .apply_to(Options::new(addr))
             .client_id("tickstorm dev")
             .exact_time();
         let ticks = tickstorm_client::connect(options).await?;
@@ -198,8 +198,8 @@ fn login(settings: &Settings) -> String {
     }
 }
 
-/// Clock and edge on one admin port. It responds like that of an edge, with the status of the clock
-/// added.
+/// The health of the clock and the edge on one admin port, which responds like the admin port of an
+/// edge, with the status of the clock added.
 struct Both {
     clock: Arc<dyn Health>,
     edge: Arc<dyn Health>,

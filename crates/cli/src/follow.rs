@@ -72,7 +72,7 @@ fn notice(event: &Event) -> Option<String> {
     }
 }
 
-/// Writes a line to standard output. Breaks if standard output is a closed pipe.
+/// Writes a line to standard output. Returns `Break` if standard output is a closed pipe.
 pub(crate) fn print(line: &str) -> Result<ControlFlow<()>, Failure> {
     match writeln!(io::stdout(), "{line}") {
         Ok(()) => Ok(ControlFlow::Continue(())),

@@ -21,7 +21,7 @@ Exit codes:
   1   tail: a tick was later than --max-late
       bench: the edge broke a promise (a tick lost, duplicated, early, …)
   64  Invalid command line
-  69  Cannot connect to the edge at first
+  69  The first connection to the edge failed
       tail --within: too few ticks in that time, or the connection ended
       dev: cannot listen on an address
   70  Internal error

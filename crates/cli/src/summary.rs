@@ -6,8 +6,8 @@ use std::fmt;
 use hdrhistogram::Histogram;
 use tickstorm_client::{Quality, Tick};
 
-/// The number of significant digits of the histogram: finer than the estimate of authority time,
-/// and than any reader needs.
+/// The number of significant digits of the histogram: more than the estimate of authority time has,
+/// and more than any reader needs.
 const DIGITS: u8 = 3;
 /// The greatest lateness that the histogram distinguishes, in microseconds: one minute.
 const MAX_US: u64 = 60_000_000;

@@ -77,8 +77,8 @@ pub(crate) struct Tail {
     /// Mode of the ticks.
     #[arg(long, value_enum, default_value_t = ModeName::Second)]
     mode: ModeName,
-    /// Receive ticks 800 ms ahead, and release each at its time by this machine's estimate of
-    /// authority time.
+    /// Receive ticks ahead of their time (800 ms, unless the edge is configured otherwise), and
+    /// release each at its time by this machine's estimate of authority time.
     #[arg(long)]
     ahead: bool,
     /// Start with the past ticks after this epoch_ms, as REPLAY.
@@ -145,7 +145,7 @@ impl Tail {
         let (first, others) = self.addr.split_first().expect("--addr has a default");
         let addresses = others.iter().fold(Options::new(first), Options::or_at);
         let options = credentials
-            .put_into(addresses)
+            .apply_to(addresses)
             .client_id("tickstorm tail")
             .exact_time()
             .ahead(self.ahead)
@@ -188,7 +188,7 @@ impl Tail {
         }
     }
 
-    /// Completes when the time of --within is over, if too few ticks have been counted until then.
+    /// Completes when the time of --within is over, if too few ticks have been counted by then.
     async fn too_few_in_time(&self, counted: &Cell<u64>) -> Failure {
         let Some(within) = self.within else {
             return pending().await;
@@ -199,7 +199,7 @@ impl Tail {
             return pending().await;
         }
         let text = format!("{counted} of {wanted} ticks arrived within {within:?}");
-        Failure::said(exit::UNAVAILABLE, text)
+        Failure::message(exit::UNAVAILABLE, text)
     }
 
     /// Returns whether the tick counts, or an error if it was too late.
@@ -210,13 +210,13 @@ impl Tail {
         let Some(late_us) = tick.late_us().filter(|_| tick.quality != Quality::Replay) else {
             return Ok(false);
         };
-        // A tick that was early, as far as authority time is known, is not late.
+        // A tick that seems early because of the error of authority time is not late.
         if u128::from(late_us.max(0).unsigned_abs()) <= max_late.as_micros() {
             return Ok(true);
         }
         let (epoch_ms, late) = (tick.epoch.as_ms(), Lateness(tick));
         let text = format!("tick {epoch_ms} was late by {late}; --max-late is {max_late:?}");
-        Err(Failure::said(exit::FAILED, text))
+        Err(Failure::message(exit::FAILED, text))
     }
 }
 

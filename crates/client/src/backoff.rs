@@ -8,7 +8,7 @@ use tickstorm_protocol::code::Return;
 /// The upper bound of the first wait. Waits are random, so that clients which were cut off together
 /// do not all come back together.
 const BOUND_MIN: Duration = Duration::from_secs(1);
-/// The highest upper bound of a wait, except after a refusal.
+/// The highest upper bound of a random wait.
 const BOUND_MAX: Duration = Duration::from_secs(30);
 /// A subscription that lasted this long resets the backoff: its end does not count as one more
 /// failure.
@@ -56,7 +56,7 @@ impl Backoff {
             Return::No => REFUSED_WAIT_MIN + drawn,
             Return::AtOnce
             | Return::AtOnceWithoutResume
-            | Return::OnceMoreWithResume
+            | Return::RetryResumeOnce
             | Return::Later
             | Return::Elsewhere => {
                 let hint = ended.retry_after.min(HINT_MAX);
@@ -108,7 +108,7 @@ mod tests {
                 Return::No => [61, 62, 64, 68, 76, 90, 90],
                 Return::AtOnce
                 | Return::AtOnceWithoutResume
-                | Return::OnceMoreWithResume
+                | Return::RetryResumeOnce
                 | Return::Later
                 | Return::Elsewhere => [1, 2, 4, 8, 16, 30, 30],
             };

@@ -26,8 +26,8 @@ use crate::options::{Credentials, Options};
 /// 5 s.
 const AUTH_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long an edge that does not know the time may leave SUBSCRIBE unanswered if there is another
-/// edge to try. This is longer than the 5 s within which a starting edge that receives any clock's
-/// answers has chosen a clock.
+/// edge to try. This is longer than the 5 s for which a starting edge, after the first answer of
+/// any clock, waits for a majority before it chooses a clock without one.
 const TIMELESS_MAX: Duration = Duration::from_secs(8);
 /// The shortest silence after which an edge is given up, however short its heartbeat timeout is.
 const SILENCE_MIN: Duration = Duration::from_secs(5);
@@ -125,7 +125,7 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
         };
         let start = timeout(patience, connection.subscribed())
             .await
-            .unwrap_or(Err(Error::Timeless { waited: patience }))?;
+            .unwrap_or(Err(Error::TimeUnknown { waited: patience }))?;
         Ok(Subscribed {
             connection,
             welcome,
@@ -194,8 +194,8 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
             Reading::Yes => silent_at,
             Reading::No => Mono::NEVER,
         };
-        // A frame that still waits for a full socket does the work of a heartbeat, so at most one
-        // is pending.
+        // A frame that waits for space in the socket's buffer is as good a sign of life as a
+        // HEARTBEAT, so no HEARTBEAT is added to it. At most one is pending at any time.
         if self.output.is_empty() && self.unwritable.is_none() {
             self.session
                 .poll_heartbeat(now, rand::random(), &mut self.output);

@@ -34,7 +34,7 @@ pub enum Error {
     },
     /// The edge does not know the time, and another edge may.
     #[error("the edge did not know the time for {waited:?}")]
-    Timeless {
+    TimeUnknown {
         /// The time for which the client waited.
         waited: Duration,
     },
@@ -72,7 +72,7 @@ impl Error {
     #[must_use]
     pub fn come_back(&self) -> Return {
         match self {
-            Self::Connect { .. } | Self::Timeless { .. } => Return::Elsewhere,
+            Self::Connect { .. } | Self::TimeUnknown { .. } => Return::Elsewhere,
             Self::Refused(refusal) => refusal.come_back(),
             Self::Protocol(broken) => broken.come_back(),
             Self::Closed { .. } | Self::Timeout { .. } => Return::AtOnce,
@@ -86,7 +86,7 @@ impl Error {
             Self::Connect { .. }
             | Self::Protocol(_)
             | Self::Closed { .. }
-            | Self::Timeless { .. }
+            | Self::TimeUnknown { .. }
             | Self::Timeout { .. } => Duration::ZERO,
         }
     }

@@ -35,12 +35,12 @@
 //! |---|---|
 //! | Linux | within tens of microseconds: a timerfd, then up to 150 µs of spinning |
 //! | macOS and other Unix | within a few milliseconds: tokio's timer, which counts milliseconds |
-//! | Windows | within some 20 ms: tokio's timer, on a clock with 64 ticks per second by default |
+//! | Windows | within some 20 ms: tokio's timer, on a clock that advances every 1/64 s by default |
 //!
 //! Only Linux has been measured and tested. No tick is released early on any system. A busy machine
 //! adds its own delays. If no file descriptor is left for the timerfd on Linux, tokio's timer takes
-//! its place. On Windows, a program can request more clock ticks per second. [`AsyncTimer`] is the
-//! default timer; a program that has a better one can supply it as an [`AlarmClock`] to
+//! its place. On Windows, a program can request a clock that advances more often. [`AsyncTimer`] is
+//! the default timer; a program that has a better one can supply it as an [`AlarmClock`] to
 //! [`connect_by`]. Without [`Options::ahead`], no timer is involved: only the network and the edge
 //! determine when a tick arrives.
 //!

@@ -87,8 +87,8 @@ impl Options {
 
     /// Sets whether to subscribe ahead, which is off by default. If so, ticks arrive 800 ms before
     /// their time (unless the edge is configured otherwise), and the client releases each one when
-    /// its own estimate of authority time reaches it. A tick is then late because of the estimate's
-    /// error and the timer, not because of the network's delay.
+    /// its own estimate of authority time reaches it. A tick's lateness then depends on the
+    /// estimate's error and on the timer, not on the network's delay.
     #[must_use]
     pub fn ahead(mut self, ahead: bool) -> Self {
         self.ahead = ahead;

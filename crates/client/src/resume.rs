@@ -67,12 +67,12 @@ impl Resume {
     /// there no longer is one.
     pub(crate) fn handle_end(&mut self, come_back: Return) -> Return {
         match come_back {
-            Return::OnceMoreWithResume if self.point.is_none() => Return::No,
-            Return::OnceMoreWithResume if !self.refused_once => {
+            Return::RetryResumeOnce if self.point.is_none() => Return::No,
+            Return::RetryResumeOnce if !self.refused_once => {
                 self.refused_once = true;
                 Return::AtOnce
             }
-            Return::OnceMoreWithResume | Return::AtOnceWithoutResume => {
+            Return::RetryResumeOnce | Return::AtOnceWithoutResume => {
                 self.point = None;
                 self.refused_once = false;
                 Return::AtOnceWithoutResume
@@ -99,7 +99,7 @@ mod tests {
         resume.handle_start(epoch(60));
         assert_eq!(resume.handle_end(Return::AtOnce), Return::AtOnce);
         assert_eq!(resume.point(), Some(epoch(60)));
-        // The next edge may have started later; the ticks missed there are still wanted.
+        // A later start in the next ACK does not move the resume point.
         resume.handle_start(epoch(120));
         assert_eq!(resume.point(), Some(epoch(60)));
         assert_eq!(resume.handle_tick(epoch(120)), Continuity::Next);
@@ -122,7 +122,7 @@ mod tests {
     #[test]
     fn a_refused_point_is_tried_once_more_and_then_given_up() {
         let mut resume = Resume::new(Mode::Second, Some(epoch(5)));
-        let refused = Return::OnceMoreWithResume;
+        let refused = Return::RetryResumeOnce;
         assert_eq!(resume.handle_end(refused), Return::AtOnce);
         assert_eq!(resume.point(), Some(epoch(5)));
         // An unrelated failure does not use up the point's second attempt.
@@ -137,15 +137,9 @@ mod tests {
     #[test]
     fn a_point_that_was_accepted_has_both_attempts_again() {
         let mut resume = Resume::new(Mode::Second, Some(epoch(5)));
-        assert_eq!(
-            resume.handle_end(Return::OnceMoreWithResume),
-            Return::AtOnce
-        );
+        assert_eq!(resume.handle_end(Return::RetryResumeOnce), Return::AtOnce);
         resume.handle_start(epoch(5));
-        assert_eq!(
-            resume.handle_end(Return::OnceMoreWithResume),
-            Return::AtOnce
-        );
+        assert_eq!(resume.handle_end(Return::RetryResumeOnce), Return::AtOnce);
     }
 
     #[test]

@@ -70,7 +70,7 @@ impl<D: Dial, C: AlarmClock> Subscription<D, C> {
             let (mut is_timeless, mut last) = (false, None);
             for _ in 0..self.options.addresses.len() {
                 match self.connect().await {
-                    Err(Error::Timeless { .. }) => is_timeless = true,
+                    Err(Error::TimeUnknown { .. }) => is_timeless = true,
                     Err(error) if error.come_back() != Return::No => last = Some(error),
                     outcome => return outcome,
                 }

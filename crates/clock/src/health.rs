@@ -11,8 +11,8 @@ use tickstorm_timebase::{ClockId, Epoch, Mono};
 use crate::discipline::Discipline;
 use crate::machine::Machine;
 
-/// The time after which a loop without a turn counts as stuck. It turns at least once per second,
-/// for its next announcement.
+/// The time without a turn after which the replica's loop counts as stuck. It normally turns at
+/// least once per second, for the next announcement.
 const TURN_MAX: Duration = Duration::from_secs(10);
 
 /// The state as last written by the replica.

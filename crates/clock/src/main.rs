@@ -7,7 +7,7 @@ use std::time::Duration;
 use tickstorm_bus::NatsBus;
 use tickstorm_clock::settings::{CLOCK, DEFAULTS};
 use tickstorm_clock::{Config, Replica};
-use tickstorm_service::daemon::{Bound, Daemon, Failure, Process, say_listening};
+use tickstorm_service::daemon::{Bound, Daemon, Failure, Process, report_listening};
 use tickstorm_service::exit;
 use tickstorm_service::nats::{self, NATS};
 use tickstorm_service::settings::{ADMIN_ADDR, COMMON};
@@ -47,7 +47,7 @@ async fn run(process: Process) -> Result<(), Failure> {
         asked: settings.get(&ADMIN_ADDR),
         addr: admin.local_addr(),
     };
-    say_listening(None, admin_addr);
+    report_listening(None, admin_addr);
     tasks.spawn(admin.serve(registry, clock.health(), tasks.stopping()));
     signals.next().await;
     let stopped = async {

@@ -155,7 +155,7 @@ impl AnnouncerDriver {
             ClockEvent::Connected => {
                 tracing::info!("connected to the bus");
                 self.health.state().connected = true;
-                self.announcer.announce_anew();
+                self.announcer.announce_again();
             }
             ClockEvent::Disconnected => {
                 tracing::warn!("not connected to the bus; no edge can hear this clock");
@@ -214,7 +214,7 @@ impl AnnouncerDriver {
         self.report_step(timeline);
     }
 
-    /// Queries the kernel's report on the host's clock. With REQUIRE_SYNC, a change of it silences
+    /// Queries the kernel's report on the host's clock. With REQUIRE_SYNC, a change in it silences
     /// the clock or makes it send again.
     fn update_discipline(&mut self) -> Discipline {
         let before = self.health.is_silenced();
@@ -227,10 +227,8 @@ impl AnnouncerDriver {
                 );
             }
             (true, false) => {
-                tracing::info!(
-                    "the host's clock is disciplined; this clock now announces ticks and answers"
-                );
-                self.announcer.announce_anew();
+                tracing::info!("the host's clock is disciplined; this clock is no longer silent");
+                self.announcer.announce_again();
             }
             (true, true) | (false, false) => {}
         }

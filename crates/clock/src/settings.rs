@@ -17,8 +17,7 @@ tickstorm_service::settings! {
         |_| host_id(),
         "Unique if host names are",
     );
-    /// This clock's rank. Of the clocks that they accept, edges follow the one with the lowest
-    /// rank.
+    /// This clock's rank. Edges follow the accepted clock with the lowest rank.
     CLOCK_RANK: u32 = Setting::derived(
         0..=1_000,
         "the one or two digits after the last - in CLOCK_ID, else 0",
@@ -41,7 +40,7 @@ tickstorm_service::settings! {
     CLOCK_SKEW_MS: i64 = Setting::new(
         -86_400_000..=86_400_000,
         "0",
-        "Tells the true time; drills may shift it by up to a day either way",
+        "The clock tells the true time; drills may shift it by up to a day either way",
     );
 }
 

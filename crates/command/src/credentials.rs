@@ -19,7 +19,7 @@ tickstorm_service::settings! {
             .or_file();
 }
 
-/// The sections of settings that a client on its own needs.
+/// The sections of settings that a client needs if no edge runs in its process.
 pub const SECTIONS: [Section; 2] = [LOGIN, CLIENT];
 
 /// The default login: the edge of `dev` accepts it, and `tail` uses it, unless another is set.
@@ -48,7 +48,7 @@ impl ClientCredentials {
             .or_else(|| settings.get(&STREAM_USER));
         match (user, settings.get(&STREAM_PASS)) {
             (Some(user), Some(password)) => Ok(Self::Password(user, password)),
-            (_, _) => Err(Failure::said(
+            (_, _) => Err(Failure::message(
                 exit::CONFIG,
                 "STREAM_TOKENS_FILE is set without STREAM_USER and STREAM_PASS: set both, \
                  or set STREAM_TOKEN to a token that the file lists, \
@@ -59,7 +59,7 @@ impl ClientCredentials {
     }
 
     /// Adds these credentials to `options`.
-    pub fn put_into(&self, options: Options) -> Options {
+    pub fn apply_to(&self, options: Options) -> Options {
         match self {
             Self::Token(token) => options.token(token.expose_secret()),
             Self::Password(user, password) => options.credentials(user, password.expose_secret()),

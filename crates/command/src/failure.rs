@@ -26,12 +26,13 @@ impl Failure {
     }
 
     /// Creates a failure with the exit code `code` and the message `text`.
-    pub fn said(code: u8, text: String) -> Self {
+    pub fn message(code: u8, text: String) -> Self {
         Self::new(code, anyhow::Error::msg(text))
     }
 }
 
-/// Any other error that stops a command means that the peer is not available, or no longer.
+/// Any other error that stops a command means that the peer is not available, or is no longer
+/// available.
 impl From<anyhow::Error> for Failure {
     fn from(error: anyhow::Error) -> Self {
         Self::new(exit::UNAVAILABLE, error)
@@ -46,7 +47,7 @@ impl From<Error> for Failure {
                 Ok(code) if blames_the_protocol(*code) => exit::PROTOCOL,
                 Ok(_) | Err(_) => exit::NOPERM,
             },
-            // Variants added in the future count as a lack of connection.
+            // Variants added in the future count as a missing connection.
             Error::Connect { .. } | Error::Closed { .. } | Error::Timeout { .. } | _ => {
                 exit::UNAVAILABLE
             }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tickstorm_bus::NatsBus;
 use tickstorm_edge::settings::{self, DEFAULTS, LISTEN_ADDR};
 use tickstorm_edge::{Config, Edge};
-use tickstorm_service::daemon::{Bound, Daemon, Failure, Process, say_listening};
+use tickstorm_service::daemon::{Bound, Daemon, Failure, Process, report_listening};
 use tickstorm_service::env::Section;
 use tickstorm_service::exit;
 use tickstorm_service::nats::{self, NATS};
@@ -66,7 +66,7 @@ async fn run(process: Process) -> Result<(), Failure> {
         asked: settings.get(&ADMIN_ADDR),
         addr: admin.local_addr(),
     };
-    say_listening(Some(listen_addr), admin_addr);
+    report_listening(Some(listen_addr), admin_addr);
     let admin = admin.with_routes(edge.routes());
     tasks.spawn(admin.serve(registry, edge.health(), tasks.stopping()));
     signals.next().await;
@@ -82,6 +82,6 @@ async fn run(process: Process) -> Result<(), Failure> {
     };
     tokio::select! {
         () = ended => Ok(()),
-        _ = signals.next() => Err(Failure::hurried()),
+        _ = signals.next() => Err(Failure::second_signal()),
     }
 }

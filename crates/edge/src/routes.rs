@@ -71,7 +71,7 @@ async fn ask<T>(shards: &Handles, question: impl Fn(oneshot::Sender<T>) -> Shard
     let mut replies = Vec::new();
     for shard in shards {
         let (reply, answer) = oneshot::channel();
-        if shard.tell(question(reply)).is_ok() {
+        if shard.send(question(reply)).is_ok() {
             replies.push(answer);
         }
     }

@@ -53,7 +53,7 @@ tickstorm_service::settings! {
         "Allows round trips to NATS of up to 40 ms, and is far above the error of a disciplined \
          clock",
     );
-    /// The error bound of the time above which the edge is not ready.
+    /// The edge is not ready while the error bound of its time is above this.
     TIME_ERROR_MAX_MS: Duration = Setting::new(
         Span::millis(1, 10_000),
         "250",
@@ -65,7 +65,7 @@ tickstorm_service::settings! {
         "800",
         "Far from a full second, where the fan-out would coincide with that of the previous tick",
     );
-    /// How long the edge keeps sending ticks without hearing from any clock.
+    /// How long the edge keeps sending ticks without hearing from any clock that it accepts.
     HOLDOVER_MAX: Duration = Setting::new(
         Span::units(1_000, HOUR_MS),
         "60s",
@@ -214,8 +214,8 @@ tickstorm_service::settings! {
         "1000",
         "A quarter of an hour of SECOND ticks, or 5 s of a burst of batches",
     );
-    /// How long a client may accept no data while frames are waiting for it before it is closed as
-    /// a slow consumer.
+    /// How long a client that has frames waiting may accept no data. After that it is closed as a
+    /// slow consumer.
     WRITE_DEADLINE_MS: Duration = Setting::new(
         Span::millis(100, 60_000),
         "5000",

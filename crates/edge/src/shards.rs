@@ -12,7 +12,7 @@ use tokio::sync::{oneshot, watch};
 
 #[cfg(feature = "bench")]
 use crate::shard::Work;
-use crate::shard::{self, Commons, ShardCommand, ShardHandle, TIME_OF_LAST, Vitals};
+use crate::shard::{self, Commons, LAST_CLOSE_TIME, ShardCommand, ShardHandle, Vitals};
 use crate::start_error::StartError;
 use crate::sys::fd_table::FdTable;
 
@@ -57,7 +57,7 @@ impl Shards {
         for shard in &self.handles {
             let (reply, separated) = oneshot::channel();
             // If the shard has ended, the missing answer shows it.
-            let _ = shard.tell(ShardCommand::Separate(limit, reply));
+            let _ = shard.send(ShardCommand::UnshareFdTable(limit, reply));
             let table = separated
                 .await
                 .unwrap_or_else(|_| Err(io::Error::other("a shard has ended")));
@@ -73,7 +73,7 @@ impl Shards {
         for shard in &self.handles {
             let (reply, bound) = oneshot::channel();
             // If the shard has ended, the missing answer shows it.
-            let _ = shard.tell(ShardCommand::Listen(addr, reply));
+            let _ = shard.send(ShardCommand::Listen(addr, reply));
             addr = bound
                 .await
                 .unwrap_or_else(|_| Err(io::Error::other("a shard has ended")))?;
@@ -87,14 +87,14 @@ impl Shards {
     }
 
     /// Makes each shard stop accepting and close its connections within `over`. Returns when all
-    /// are closed or the time is up. Even if `over` is zero, clients have [`TIME_OF_LAST`] to read
-    /// the ERROR frame.
+    /// are closed or the time is up. Even if `over` is zero, clients have [`LAST_CLOSE_TIME`] to
+    /// read the ERROR frame.
     pub(crate) async fn drain(&self, over: Duration) {
         let mut drained = Vec::new();
         for shard in &self.handles {
             let (reply, answer) = oneshot::channel();
             // A shard that has ended has already closed its connections.
-            let _ = shard.tell(ShardCommand::Drain(over, reply));
+            let _ = shard.send(ShardCommand::Drain(over, reply));
             drained.push(answer);
         }
         let all = async {
@@ -103,7 +103,7 @@ impl Shards {
                 let _ = answer.await;
             }
         };
-        let _ = tokio::time::timeout(over.max(TIME_OF_LAST), all).await;
+        let _ = tokio::time::timeout(over.max(LAST_CLOSE_TIME), all).await;
     }
 
     /// Returns handles for sending commands to the shards.
@@ -146,7 +146,7 @@ impl Shards {
     fn tell_all(&self, command: impl Fn() -> ShardCommand) {
         for shard in &self.handles {
             // A shard that has ended needs no command.
-            let _ = shard.tell(command());
+            let _ = shard.send(command());
         }
     }
 }
@@ -164,7 +164,7 @@ impl Shards {
         for shard in &self.handles {
             let (reply, answer) = oneshot::channel();
             // A shard that has ended has no subscribers.
-            let _ = shard.tell(ShardCommand::Run(Arc::clone(work), reply));
+            let _ = shard.send(ShardCommand::Run(Arc::clone(work), reply));
             ran.push(answer);
         }
         for answer in ran {

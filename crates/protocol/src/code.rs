@@ -26,7 +26,7 @@ pub enum Return {
     AtOnceWithoutResume,
     /// Like [`Return::No`] if SUBSCRIBE named no resume point. Otherwise come back once more with
     /// the resume point, since the edge may have been stalled, and after that without it.
-    OnceMoreWithResume,
+    RetryResumeOnce,
     /// Come back, after `retry_after_ms` if the ERROR carries one.
     Later,
     /// Like [`Return::Later`], but preferably to another edge.
@@ -131,7 +131,7 @@ impl ErrorCode {
             | Self::UnexpectedMessage => Return::No,
             Self::BadChecksum | Self::HeartbeatTimeout | Self::SlowConsumer => Return::AtOnce,
             Self::TimeStepped => Return::AtOnceWithoutResume,
-            Self::InvalidSubscription => Return::OnceMoreWithResume,
+            Self::InvalidSubscription => Return::RetryResumeOnce,
             Self::AuthTimeout | Self::AuthRateLimited | Self::RateLimited | Self::Internal => {
                 Return::Later
             }

@@ -94,7 +94,7 @@ impl Admin {
     /// Binds the port at `addr`; port 0 picks any free port.
     ///
     /// # Errors
-    /// If the address is in use or not available.
+    /// Returns an error if the address is in use or not available.
     pub async fn bind(addr: SocketAddr) -> Result<Self, BindError> {
         let bound = TcpListener::bind(addr).await.and_then(|listener| {
             let addr = listener.local_addr()?;
@@ -251,7 +251,7 @@ fn verdict(word: &str, reasons: &[String]) -> Response {
     (code, Json(json!({ "status": status, "reasons": reasons }))).into_response()
 }
 
-/// Responds with the component's own status, to which it adds what only the process knows.
+/// Responds with the component's own status and the fields that only the process knows.
 async fn status(State(context): State<AdminContext>) -> Response {
     let reasons = context.health.ready();
     let mut status = context.health.status();

@@ -93,7 +93,7 @@ impl Failure {
     /// Creates the failure of a process that a second signal ended, because its shutdown took too
     /// long.
     #[must_use]
-    pub fn hurried() -> Self {
+    pub fn second_signal() -> Self {
         Self::new(exit::FAILED, "ended immediately by a second signal")
     }
 }
@@ -207,7 +207,8 @@ impl Daemon {
     {
         let settings = self.settings()?;
         let level = settings.get(&LOG_LEVEL);
-        // Kept to the end, so that the last events are written: they say why the process ended.
+        // The logs are kept to the end, so that the last events, which show why the process ended,
+        // are written.
         let logs = logging::init(level, settings.get(&LOG_FORMAT)).map_err(defect)?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(THREADS)
@@ -281,7 +282,7 @@ impl Bound {
 /// Logs the addresses on which the process listens; `clients` is the one for clients, if there is
 /// one. If the system chose one of the ports because it was set to 0, the addresses are also
 /// printed.
-pub fn say_listening(clients: Option<Bound>, admin: Bound) {
+pub fn report_listening(clients: Option<Bound>, admin: Bound) {
     print_chosen(clients, admin);
     log_listening(clients.map(|bound| bound.addr), admin.addr);
 }
@@ -292,8 +293,8 @@ pub fn log_listening(clients: Option<SocketAddr>, admin: SocketAddr) {
     tracing::info!(listen_addr, admin_addr = %admin, "listening");
 }
 
-/// Prints the bound addresses, each with its purpose, if the system chose a port: they are not
-/// known from the settings then.
+/// Prints the bound addresses, each with its purpose, if the system chose a port, since the
+/// settings do not show it in that case.
 fn print_chosen(clients: Option<Bound>, admin: Bound) {
     let mut bound = clients.iter().chain([&admin]);
     if !bound.any(Bound::was_chosen_by_the_system) {

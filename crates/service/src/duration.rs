@@ -17,11 +17,11 @@ const UNITS: [(&str, u64); 4] = [("h", 3_600_000), ("m", 60_000), ("s", 1_000), 
 pub struct InvalidDuration;
 
 /// Parses a duration: whole numbers, each with a unit, largest unit first and no unit twice. A bare
-/// number is rejected, since readers would guess different units for it. So are signs, fractions
-/// and spaces.
+/// number is rejected, since readers would guess different units for it. Signs, fractions and
+/// spaces are also rejected.
 ///
 /// # Errors
-/// If `text` has any other form, or the duration is not below 2^64 ms.
+/// Returns an error if `text` has any other form, or the duration is not below 2^64 ms.
 pub fn parse(text: &str) -> Result<Duration, InvalidDuration> {
     let (mut rest, mut units, mut sum_ms) = (text, UNITS.iter(), 0_u64);
     loop {

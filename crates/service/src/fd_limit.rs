@@ -18,7 +18,7 @@ pub struct FdLimit {
 /// determines the sizes of everything else.
 ///
 /// # Errors
-/// If the system refuses, which it has no reason to do.
+/// Returns an error if the system refuses, which it has no reason to do.
 pub fn raise() -> io::Result<FdLimit> {
     let (before, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
     if before < hard {
@@ -33,7 +33,7 @@ pub fn raise() -> io::Result<FdLimit> {
 /// Returns the hard limit, to which [`raise`] sets the soft limit.
 ///
 /// # Errors
-/// If the system does not report it, for which it has no reason.
+/// Returns an error if the system does not report it, for which it has no reason.
 pub fn hard() -> io::Result<u64> {
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
     Ok(hard)

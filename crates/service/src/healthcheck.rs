@@ -10,7 +10,7 @@ use std::{
 use crate::admin::reachable;
 
 /// The time limit for connecting, for sending the request, and for each read of the response. It is
-/// below the 5 s or more for which orchestrators can be configured to wait for a probe, and far
+/// below the timeout of a probe, for which orchestrators can be configured to 5 s or more, and far
 /// above the time in which a live daemon responds.
 const TIME_MAX: Duration = Duration::from_secs(2);
 
@@ -36,7 +36,8 @@ pub(crate) enum Unhealthy {
     },
 }
 
-/// Requests `path` from the admin port that listens on `addr`.
+/// Requests `path` from the admin port that listens on `addr`. Any answer other than 200 is an
+/// error.
 pub(crate) fn ask(addr: SocketAddr, path: &'static str) -> Result<(), Unhealthy> {
     let addr = reachable(addr);
     match exchange(addr, path) {

@@ -43,7 +43,8 @@ impl Lifecycle {
     /// Asks all tasks to stop and waits until they have finished, at most for `within`.
     ///
     /// # Errors
-    /// If some tasks have not finished. The caller may end the process regardless of them.
+    /// Returns an error if some tasks have not finished. The caller may end the process regardless
+    /// of them.
     pub async fn stop(self, within: Duration) -> Result<(), StillRunning> {
         self.stop.cancel();
         self.tasks.close();

@@ -89,7 +89,7 @@ impl LevelHandle {
 /// `level` again. Must be called inside a runtime, which must then run the returned future.
 ///
 /// # Errors
-/// If the system does not let a handler be installed.
+/// Returns an error if the system does not let a handler be installed.
 pub fn debug_on_signal(
     handle: LevelHandle,
     level: Level,
@@ -137,7 +137,7 @@ impl Logs {
     /// for the life of the process. It also logs that lines were dropped, once there is room again.
     ///
     /// # Errors
-    /// If the name of the metric is taken.
+    /// Returns an error if the name of the metric is taken.
     pub fn count_dropped(
         &self,
         registry: &Metrics,
@@ -156,7 +156,7 @@ impl Logs {
 /// bound are dropped and counted.
 ///
 /// # Errors
-/// If logs have already been started.
+/// Returns an error if logs have already been started.
 pub fn init(level: Level, format: LogFormat) -> Result<Logs, SetGlobalDefaultError> {
     let (writer, queue) = queue::start(io::stderr());
     let (dispatch, levels) = dispatch(level, format, writer);

@@ -1,5 +1,5 @@
-//! Metrics: registers them and encodes them for Prometheus. Which metrics there are is up to the
-//! crates that measure something.
+//! Metrics: registers them and encodes them for Prometheus. The crates that measure something
+//! decide which metrics there are.
 
 use prometheus::{
     Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
@@ -37,7 +37,8 @@ pub fn registry() -> Result<Registry, RegisterError> {
 /// Encodes all metrics of `registry` in Prometheus's text format.
 ///
 /// # Errors
-/// If a metric family is empty or mixes types, which the functions in this module can't cause.
+/// Returns an error if a metric family is empty or mixes types, which the functions in this module
+/// can't cause.
 pub fn encode(registry: &Registry) -> Result<String, prometheus::Error> {
     TextEncoder::new().encode_to_string(&registry.gather())
 }
@@ -45,7 +46,7 @@ pub fn encode(registry: &Registry) -> Result<String, prometheus::Error> {
 /// Registers a counter.
 ///
 /// # Errors
-/// If the name is taken or invalid.
+/// Returns an error if the name is taken or invalid.
 pub fn counter(registry: &Registry, name: &str, help: &str) -> Result<IntCounter, RegisterError> {
     register(registry, name, IntCounter::new(name, help))
 }
@@ -53,7 +54,7 @@ pub fn counter(registry: &Registry, name: &str, help: &str) -> Result<IntCounter
 /// Registers counters that differ in their `labels`.
 ///
 /// # Errors
-/// If the name is taken or invalid.
+/// Returns an error if the name is taken or invalid.
 pub fn counters(
     registry: &Registry,
     name: &str,
@@ -70,7 +71,7 @@ pub fn counters(
 /// Registers a gauge for fractional values, such as seconds.
 ///
 /// # Errors
-/// If the name is taken or invalid.
+/// Returns an error if the name is taken or invalid.
 pub fn gauge(registry: &Registry, name: &str, help: &str) -> Result<Gauge, RegisterError> {
     register(registry, name, Gauge::new(name, help))
 }
@@ -78,7 +79,7 @@ pub fn gauge(registry: &Registry, name: &str, help: &str) -> Result<Gauge, Regis
 /// Registers a gauge for whole numbers.
 ///
 /// # Errors
-/// If the name is taken or invalid.
+/// Returns an error if the name is taken or invalid.
 pub fn int_gauge(registry: &Registry, name: &str, help: &str) -> Result<IntGauge, RegisterError> {
     register(registry, name, IntGauge::new(name, help))
 }
@@ -86,7 +87,7 @@ pub fn int_gauge(registry: &Registry, name: &str, help: &str) -> Result<IntGauge
 /// Registers gauges for whole numbers that differ in their `labels`.
 ///
 /// # Errors
-/// If the name is taken or invalid.
+/// Returns an error if the name is taken or invalid.
 pub fn int_gauges(
     registry: &Registry,
     name: &str,
@@ -103,7 +104,7 @@ pub fn int_gauges(
 /// Registers a histogram; `buckets` are the upper bounds of its buckets, in ascending order.
 ///
 /// # Errors
-/// If the name is taken or invalid, or the buckets do not ascend.
+/// Returns an error if the name is taken or invalid, or the buckets do not ascend.
 pub fn histogram(
     registry: &Registry,
     name: &str,
@@ -118,7 +119,7 @@ pub fn histogram(
 /// error only.
 ///
 /// # Errors
-/// If one of its names is taken.
+/// Returns an error if one of its names is taken.
 pub fn collector<C: Collector + Clone + 'static>(
     registry: &Registry,
     name: &str,

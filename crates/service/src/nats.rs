@@ -27,7 +27,7 @@ const URLS: Text = Text::new(
     |text| text.split(',').all(|url| is_server(url.trim())),
 );
 
-/// Returns whether `url` is one to which a connection is possible at all.
+/// Returns whether `url` can be the URL of a NATS server.
 fn is_server(url: &str) -> bool {
     Url::parse(url).is_ok_and(|url| {
         matches!(url.scheme(), "nats" | "tls")
@@ -128,7 +128,7 @@ fn certificate_error(settings: &Settings) -> Option<LoginError> {
 /// Returns the options for the bus. `name` identifies the connection on the NATS servers.
 ///
 /// # Panics
-/// If [`NATS`] was not loaded.
+/// Panics if [`NATS`] was not loaded.
 #[must_use]
 pub fn options(settings: &Settings, name: String) -> NatsOptions {
     NatsOptions {

@@ -18,8 +18,8 @@ crate::settings! {
     /// and /status.
     ADMIN_ADDR: SocketAddr = Setting::unset(
         (),
-        "Loopback, since it reveals more than outsiders should know; the two daemons differ so \
-         that both can run on one host",
+        "Loopback, since it reveals more than outsiders should know; the defaults of the two \
+         daemons differ so that both can run on one host",
     );
     /// The level of the logs: events at this level and at more severe ones are written.
     LOG_LEVEL: Level = Setting::new(

@@ -24,7 +24,7 @@ impl Signals {
     /// Starts catching the signals. Must be called inside a runtime.
     ///
     /// # Errors
-    /// If the system does not let a handler be installed.
+    /// Returns an error if the system does not let a handler be installed.
     pub fn catch() -> io::Result<Self> {
         Ok(Self {
             interrupt: signal(SignalKind::interrupt())?,

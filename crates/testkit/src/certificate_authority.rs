@@ -21,7 +21,7 @@ impl CertificateAuthority {
     /// Creates a new authority. Certificates of other authorities do not verify against it.
     ///
     /// # Panics
-    /// If the system has no randomness.
+    /// Panics if the system has no randomness.
     #[must_use]
     pub fn new() -> Self {
         let mut params = params(&[]);
@@ -50,7 +50,7 @@ impl CertificateAuthority {
     /// Issues a certificate for a host name or address, valid for servers and clients.
     ///
     /// # Panics
-    /// If `name` is not allowed in a certificate.
+    /// Panics if `name` is not allowed in a certificate.
     #[must_use]
     pub fn issue(&self, name: &str) -> Certificate {
         let key = key();

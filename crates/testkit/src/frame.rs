@@ -39,7 +39,7 @@ impl RawFrame {
     /// frame is not complete yet.
     ///
     /// # Panics
-    /// If the bytes can't be the start of a valid frame.
+    /// Panics if the bytes can't be the start of a valid frame.
     pub fn take(bytes: &mut Vec<u8>) -> Option<Self> {
         let magic = &MAGIC[..bytes.len().min(2)];
         assert!(bytes.starts_with(magic), "bad magic: {}", hex(bytes));
@@ -74,7 +74,7 @@ impl RawFrame {
     /// Decodes the payload.
     ///
     /// # Panics
-    /// If it is not a message of type `M`.
+    /// Panics if it is not a message of type `M`.
     #[must_use]
     pub fn decode<M: prost::Message + Default>(&self) -> M {
         M::decode(self.payload.as_slice())
@@ -104,7 +104,7 @@ impl Forged {
     /// Starts from a valid frame.
     ///
     /// # Panics
-    /// If the payload's length does not fit into its field.
+    /// Panics if the payload's length does not fit into its field.
     #[must_use]
     pub fn new(kind: u8, payload: &[u8]) -> Self {
         Self {

@@ -77,7 +77,7 @@ impl Nats {
     /// Creates a server without starting it; `flags` are passed to it.
     ///
     /// # Panics
-    /// If there is no free port.
+    /// Panics if there is no free port.
     #[must_use]
     pub fn create(flags: &[&str]) -> Self {
         let reserved = ReservedAddr::reserve();
@@ -105,7 +105,8 @@ impl Nats {
     /// Creates and starts a server.
     ///
     /// # Panics
-    /// If this machine has nothing that `TICKSTORM_TEST_NATS` allows, or the server does not start.
+    /// Panics if this machine has nothing that `TICKSTORM_TEST_NATS` allows, or the server does not
+    /// start.
     #[must_use]
     pub fn run(flags: &[&str]) -> Self {
         let nats = Self::create(flags);
@@ -117,7 +118,7 @@ impl Nats {
     /// one.
     ///
     /// # Panics
-    /// If that fails.
+    /// Panics if that fails.
     #[must_use]
     pub fn cluster<const N: usize>() -> [Self; N] {
         let name = cluster_name();
@@ -158,7 +159,7 @@ impl Nats {
     /// Starts or restarts the server and waits until it listens.
     ///
     /// # Panics
-    /// If that fails.
+    /// Panics if that fails.
     pub fn start(&self) {
         let server = self.server.get_or_init(|| match NatsBackend::chosen() {
             NatsBackend::Container => Box::new(NatsContainer::new(self.plan.clone())),
@@ -174,7 +175,7 @@ impl Nats {
     /// Kills the server with SIGKILL.
     ///
     /// # Panics
-    /// If that fails.
+    /// Panics if that fails.
     pub fn kill(&self) {
         self.started().kill();
     }
@@ -182,7 +183,7 @@ impl Nats {
     /// Suspends all threads of the server: its connections stay open, and nothing is sent on them.
     ///
     /// # Panics
-    /// If that fails.
+    /// Panics if that fails.
     pub fn pause(&self) {
         self.started().pause();
     }
@@ -190,7 +191,7 @@ impl Nats {
     /// Resumes a paused server.
     ///
     /// # Panics
-    /// If that fails.
+    /// Panics if that fails.
     pub fn unpause(&self) {
         self.started().unpause();
     }

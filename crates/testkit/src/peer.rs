@@ -31,7 +31,7 @@ pub struct PeerOptions {
     pub from: Option<IpAddr>,
 }
 
-/// What [`Peer::next_frame`] received.
+/// The result of [`Peer::next_frame`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Received {
     /// A complete frame.
@@ -61,7 +61,7 @@ impl Peer {
     /// Connects with default options.
     ///
     /// # Panics
-    /// If that fails. Nearly all methods here panic instead of returning an error.
+    /// Panics if that fails. Nearly all methods here panic instead of returning an error.
     pub async fn connect(addr: SocketAddr) -> Self {
         Self::connect_with(addr, PeerOptions::default()).await
     }
@@ -69,7 +69,7 @@ impl Peer {
     /// Connects with the given options.
     ///
     /// # Panics
-    /// If that fails.
+    /// Panics if that fails.
     pub async fn connect_with(addr: SocketAddr, options: PeerOptions) -> Self {
         let connecting = async {
             let socket = if addr.is_ipv4() {
@@ -123,7 +123,7 @@ impl Peer {
     /// Sends raw bytes.
     ///
     /// # Panics
-    /// If the edge does not accept them.
+    /// Panics if the edge does not accept them.
     pub async fn send(&mut self, bytes: &[u8]) {
         let sent = self.try_send(bytes).await;
         sent.unwrap_or_else(|error| panic!("can't send {} bytes: {error}", bytes.len()));
@@ -132,7 +132,7 @@ impl Peer {
     /// Sends each byte in a separate segment.
     ///
     /// # Panics
-    /// If the edge does not accept them.
+    /// Panics if the edge does not accept them.
     pub async fn send_bytewise(&mut self, bytes: &[u8]) {
         for byte in bytes.chunks(1) {
             self.send(byte).await;
@@ -143,7 +143,7 @@ impl Peer {
     /// Sends a message in a valid frame.
     ///
     /// # Panics
-    /// If the edge does not accept it.
+    /// Panics if the edge does not accept it.
     pub async fn send_message(&mut self, kind: u8, message: &impl Message) {
         self.send(&frame::frame(kind, &message.encode_to_vec()))
             .await;
@@ -181,7 +181,7 @@ impl Peer {
     /// Shuts down the sending side in order; the edge sees end of file.
     ///
     /// # Panics
-    /// If the connection no longer exists.
+    /// Panics if the connection no longer exists.
     pub async fn finish(&mut self) {
         self.stream
             .shutdown()
@@ -192,7 +192,7 @@ impl Peer {
     /// Closes the connection so that the edge sees a reset.
     ///
     /// # Panics
-    /// If the socket refuses the option, which none does.
+    /// Panics if the socket refuses the option, which none does.
     pub fn reset(self) {
         let socket = SockRef::from(&self.stream);
         socket
@@ -203,7 +203,7 @@ impl Peer {
     /// Returns what arrives next, within at most `within`.
     ///
     /// # Panics
-    /// If the edge sends bytes that are not a valid frame.
+    /// Panics if the edge sends bytes that are not a valid frame.
     pub async fn next_frame(&mut self, within: Duration) -> Received {
         timeout(within, self.read_frame())
             .await
@@ -240,7 +240,7 @@ impl Peer {
 }
 
 /// Reads into a buffer on the stack, so that a thousand peers use no more of the test's memory than
-/// what they were sent.
+/// the bytes that they have received.
 fn read_once(stream: &TcpStream, unparsed: &mut Vec<u8>) -> io::Result<usize> {
     let mut buffer = [0; 16_384];
     let count = stream.try_read(&mut buffer)?;

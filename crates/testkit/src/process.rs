@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 /// statm, needs no page size).
 ///
 /// # Panics
-/// If the kernel does not report it.
+/// Panics if the kernel does not report it.
 #[must_use]
 pub fn resident_bytes() -> u64 {
     let status = fs::read_to_string("/proc/self/status").expect("Linux has /proc/self/status");
@@ -26,7 +26,7 @@ impl TempDir {
     /// Creates a directory whose name contains `label`.
     ///
     /// # Panics
-    /// If the system's temporary directory is not writable.
+    /// Panics if the system's temporary directory is not writable.
     #[must_use]
     pub fn new(label: &str) -> Self {
         let prefix = format!("tickstorm-{label}-");
@@ -47,7 +47,7 @@ impl TempDir {
     /// Writes a file into the directory and returns its path.
     ///
     /// # Panics
-    /// If the file can't be written.
+    /// Panics if the file can't be written.
     pub fn write(&self, name: &str, content: impl AsRef<[u8]>) -> PathBuf {
         let path = self.path().join(name);
         fs::write(&path, content)

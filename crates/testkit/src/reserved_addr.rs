@@ -20,7 +20,7 @@ impl ReservedAddr {
     /// Reserves a free port.
     ///
     /// # Panics
-    /// If the kernel has none.
+    /// Panics if the kernel has none.
     #[must_use]
     pub fn reserve() -> Self {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP));

@@ -2,8 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-/// Where `cargo xtask test` installs programs that the machine does not have, relative to this
-/// crate.
+/// The directory in which `cargo xtask test` installs programs that the machine does not have,
+/// relative to this crate.
 const INSTALLED: &str = "../../target/python-tools/bin";
 
 /// Returns the path of a program that tests need: the one installed by `cargo xtask test`, or else

@@ -10,7 +10,7 @@ const PAUSE: Duration = Duration::from_millis(2);
 /// Polls `condition` until it holds, blocking the thread.
 ///
 /// # Panics
-/// If it does not hold within `bound`. The message contains `what`.
+/// Panics if it does not hold within `bound`. The message contains `what`.
 pub fn poll_until(what: &str, bound: Duration, mut condition: impl FnMut() -> bool) {
     let start = SystemClock.now();
     while !condition() {
@@ -22,11 +22,10 @@ pub fn poll_until(what: &str, bound: Duration, mut condition: impl FnMut() -> bo
     }
 }
 
-/// Polls `condition` until it holds, in tokio's time: with a paused clock, `bound` is virtual as
-/// well.
+/// Polls `condition` until it holds, in tokio's time: with a paused clock, `bound` is also virtual.
 ///
 /// # Panics
-/// If it does not hold within `bound`. The message contains `what`.
+/// Panics if it does not hold within `bound`. The message contains `what`.
 pub async fn poll_until_async(what: &str, bound: Duration, mut condition: impl FnMut() -> bool) {
     let polling = async {
         while !condition() {

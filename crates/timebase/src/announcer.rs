@@ -25,8 +25,9 @@ pub struct Announcer {
     rank: u32,
     lead: Duration,
     timeline: u64,
-    /// The latest reading; `read_at` is the machine's own time of it.
+    /// The latest reading of the host's clock.
     host: HostReading,
+    /// The machine's own time at that reading.
     read_at: Mono,
     /// REALTIME − MONOTONIC at the start of the timeline, so that several small steps add up.
     timeline_real_minus_mono_ns: i64,
@@ -73,13 +74,13 @@ impl Announcer {
         }
         self.timeline = self.timeline.wrapping_add(TIMELINE_STEP);
         self.timeline_real_minus_mono_ns = host.real_minus_mono_ns;
-        self.announce_anew();
+        self.announce_again();
         true
     }
 
     /// Makes [`Self::poll`] repeat the announcements of ticks that are still to come, for use after
     /// a reconnect.
-    pub fn announce_anew(&mut self) {
+    pub fn announce_again(&mut self) {
         self.announced = Mode::ALL.map(|mode| (mode, mode.last_at(self.host.unix)));
     }
 

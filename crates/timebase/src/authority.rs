@@ -41,8 +41,8 @@ impl Authority {
         UnixTime::from_nanos(self.offset_ns.saturating_add_unsigned(now.as_nanos()))
     }
 
-    /// Returns the moment at which authority time is `time`, or the machine's zero if `time` is
-    /// before that.
+    /// Returns the moment at which authority time is `time`, or [`Mono::ZERO`] if it was before the
+    /// machine's zero.
     #[must_use]
     pub const fn mono_at(&self, time: UnixTime) -> Mono {
         if time.as_nanos() < self.offset_ns {
@@ -63,7 +63,8 @@ impl Authority {
         self.bound_ns.saturating_add(drift_ns(age_ns))
     }
 
-    /// Returns the error that the followed clock's kernel reports for it, in microseconds.
+    /// Returns the maximum error against UTC that the followed clock's kernel reports, in
+    /// microseconds.
     #[must_use]
     pub const fn clock_error_us(&self) -> u32 {
         self.clock_error_us
@@ -99,7 +100,8 @@ impl Authority {
         self.generation
     }
 
-    /// Returns the authority time at which this generation started; its ticks are those after it.
+    /// Returns the authority time at which this generation started. The generation's ticks are
+    /// those after that time.
     #[must_use]
     pub const fn origin(&self) -> UnixTime {
         self.origin

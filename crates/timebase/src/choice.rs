@@ -1,5 +1,5 @@
-//! Which clocks agree with one another. Clocks are compared in pairs and never averaged, so a wrong
-//! clock can be outvoted but cannot pull the others along.
+//! Determines which clocks agree with one another. They are compared in pairs and never averaged,
+//! so a wrong clock can be outvoted but cannot pull the others along.
 
 use crate::sample::BoundedOffset;
 

@@ -4,7 +4,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-/// The maximum length of an id in bytes; a label of a host name has at most 63.
+/// The maximum length of an id in bytes. A label of a host name, which has at most 63, fits.
 pub const CLOCK_ID_BYTES_MAX: usize = 64;
 
 /// A clock replica's id: 1 to 64 characters of `A-Z a-z 0-9 . _ -`.

@@ -41,15 +41,15 @@ impl Mode {
         self.floor(Epoch::from_ms(time.as_millis()))
     }
 
-    /// Returns the last grid tick at or before `epoch`, which need not be on the grid, or the least
-    /// representable epoch if there is none.
+    /// Returns the last grid tick at or before `epoch`, or the least representable epoch if there
+    /// is none. `epoch` need not be on the grid.
     #[must_use]
     pub const fn floor(self, epoch: Epoch) -> Epoch {
         Epoch(epoch.0.saturating_sub(self.past_tick_ms(epoch)))
     }
 
-    /// Returns the first grid tick after `epoch`, which need not be on the grid, or the greatest
-    /// representable epoch if there is none.
+    /// Returns the first grid tick after `epoch`, or the greatest representable epoch if there is
+    /// none. `epoch` need not be on the grid.
     #[must_use]
     pub const fn next_after(self, epoch: Epoch) -> Epoch {
         Epoch(
@@ -88,7 +88,8 @@ impl Epoch {
         self.0
     }
 
-    /// Returns the moment, saturating at the limits of nanoseconds (the year 2262).
+    /// Returns the epoch as a moment, saturating at the limits of [`UnixTime`] (the latest is in
+    /// the year 2262).
     #[must_use]
     pub const fn time(self) -> UnixTime {
         UnixTime::from_nanos(self.0.saturating_mul(1_000_000))
@@ -121,7 +122,7 @@ mod tests {
 
     use super::*;
 
-    /// Any epoch, biased towards both ends of the range and zero.
+    /// Generates any epoch, biased towards both ends of the range and zero.
     fn epochs() -> impl Strategy<Value = i64> {
         prop_oneof![
             any::<i64>(),

@@ -13,8 +13,8 @@ use crate::mono::Mono;
 use crate::sample::{BoundedOffset, OffsetSample, OffsetSamples};
 use crate::status::{ClockState, ClockStatus};
 
-/// The number of answered requests whose timelines are remembered. Two answers to one request
-/// arrive close together.
+/// The number of answered requests whose timelines are remembered, to detect a second answer to the
+/// same request. It is small because two answers to one request arrive close together.
 const ANSWERS_MAX: usize = 8;
 
 /// A clock's information about itself in its latest answer.
@@ -30,19 +30,21 @@ struct SelfReport {
 pub(crate) struct HeardClock {
     samples: OffsetSamples,
     self_report: Option<SelfReport>,
-    /// The nonces of the requests answered last, including late answers, and the timelines of the
-    /// answers.
+    /// The nonce and the timeline of each of the latest answers, including late ones.
     answers: VecDeque<(u64, u64)>,
-    /// The greatest epoch announced, after the timeline on which it was announced.
+    /// The timeline of the latest announcements, and the greatest epoch announced on it.
     announced: Option<(u64, Epoch)>,
     last_announced: Option<Mono>,
     announced_ahead_us: Option<i64>,
+    /// When the clock was last marked as a falseticker.
     false_since: Option<Mono>,
+    /// When two hosts were last found to answer under this id.
     shared_since: Option<Mono>,
-    /// As of the last choice: the best estimate of the clock's offset, the clock's stance, and
-    /// whether it was accepted.
+    /// The best estimate of the clock's offset, as of the last choice.
     pub(crate) estimate: Option<BoundedOffset>,
+    /// The clock's stance, as of the last choice.
     pub(crate) stance: Option<Stance>,
+    /// Whether the last choice accepted the clock.
     pub(crate) accepted: bool,
 }
 

@@ -144,9 +144,9 @@ impl HeardClocks {
             .min_by_key(|(id, clock)| (clock.rank(), *id))
     }
 
-    /// Takes the heard clock with the lowest (rank, id), a falseticker only if there is no other;
-    /// clears its falseticker mark and returns its estimate. This is for when there is nothing
-    /// better to go by.
+    /// Chooses the heard clock with the lowest (rank, id), or a falseticker if no other clock is
+    /// heard. Clears its falseticker mark and returns its estimate. This is for an edge that knows
+    /// no time and finds no majority.
     pub(crate) fn last_resort(&mut self, now: Mono) -> Option<BoundedOffset> {
         let memory = self.memory;
         let heard = self

@@ -11,7 +11,7 @@ use crate::unix::UnixTime;
 /// One reading of the host's clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HostReading {
-    /// CLOCK_REALTIME, including the skew.
+    /// CLOCK_REALTIME, plus the skew that [`SystemHost`] adds.
     pub unix: UnixTime,
     /// CLOCK_REALTIME − CLOCK_MONOTONIC in nanoseconds. Slewing changes both alike, so this changes
     /// only when the clock is stepped.

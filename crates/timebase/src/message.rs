@@ -1,5 +1,5 @@
-//! The messages between clocks and edges, and the reasons for an edge to refuse one. How they
-//! travel is the bus's business.
+//! The messages between clocks and edges, and the reasons for an edge to refuse one. The bus
+//! transports them.
 
 use crate::clock_id::ClockId;
 use crate::grid::{Epoch, Mode};
@@ -14,11 +14,12 @@ pub struct Announcement {
     pub epoch: Epoch,
     /// The clock that sends the announcement.
     pub clock_id: ClockId,
-    /// The clock's rank. Edges follow the accepted clock of the lowest rank.
+    /// The clock's rank. Edges follow the accepted clock with the lowest rank.
     pub rank: u32,
     /// The clock's time on sending, as Unix time in microseconds.
     pub sent_unix_us: i64,
-    /// Random when the clock starts, and changed at each step of its host's clock.
+    /// The clock's timeline: a number that is random when the clock starts and changes whenever its
+    /// host's clock is stepped.
     pub timeline: u64,
 }
 
@@ -29,7 +30,7 @@ pub struct Reply {
     pub nonce: u64,
     /// The clock that answers.
     pub clock_id: ClockId,
-    /// The clock's rank. Edges follow the accepted clock of the lowest rank.
+    /// The clock's rank. Edges follow the accepted clock with the lowest rank.
     pub rank: u32,
     /// The clock's time on reading the request, as Unix time in microseconds.
     pub received_unix_us: i64,
@@ -39,7 +40,8 @@ pub struct Reply {
     pub clock_error_us: u32,
     /// Whether the clock's kernel reports its time as disciplined.
     pub synchronized: bool,
-    /// Random when the clock starts, and changed at each step of its host's clock.
+    /// The clock's timeline: a number that is random when the clock starts and changes whenever its
+    /// host's clock is stepped.
     pub timeline: u64,
 }
 

@@ -1,6 +1,6 @@
-//! [`Schedule`]: which ticks of one feed are due. It returns no tick twice, and skips one only if
-//! it is older than the resume window or a new generation starts. It sends nothing and does only
-//! arithmetic, because a shard polls it at every wake-up.
+//! [`Schedule`]: which ticks of one feed are due. It returns no tick twice, and skips a tick only
+//! if the tick is older than the resume window or a new generation starts. It sends nothing and
+//! does only arithmetic, because a shard polls it at every wake-up.
 
 use std::time::Duration;
 
@@ -54,8 +54,8 @@ impl Schedule {
         }
     }
 
-    /// Appends to `out` the ticks that have become due by `now`, in order, including those that
-    /// became due while the authority was valid if it no longer is.
+    /// Appends to `out` the ticks that have become due by `now`, in order. If the authority is no
+    /// longer valid, these are the ticks that became due while it was.
     pub fn poll(&mut self, authority: &Authority, now: Mono, out: &mut Vec<Tick>) {
         if self.next_due(authority) > now {
             return;
@@ -172,8 +172,8 @@ mod tests {
             valid_until: at(3_000),
             ..authority(0)
         };
-        // A tick that became due before that is released however late the poll, so that a shard
-        // that waited for it gets it.
+        // A tick that became due before then is released even if the poll is late, so that a shard
+        // that waited for the tick still gets it.
         assert_eq!(schedule.next_due(&ending), at(1_000));
         assert_eq!(poll(&mut schedule, &ending, at(10_000)), [1_000, 2_000]);
         assert_eq!(schedule.next_due(&ending), Mono::NEVER);

@@ -97,7 +97,8 @@ impl Rounds {
         Some(round.asked)
     }
 
-    /// Returns when the request with this number was made, and until when its answers count.
+    /// Returns when the request with this number was made, and when its round ends, after which
+    /// answers no longer count.
     pub(crate) fn find(&self, nonce: u64) -> Option<(Mono, Mono)> {
         let round = self.asked.iter().rev().find(|round| round.nonce == nonce)?;
         Some((round.asked, round.asked + self.duration))

@@ -1,4 +1,5 @@
-//! The recent offset samples of one clock, and which of them counts. Knows nothing of other clocks.
+//! The recent offset samples of one clock, and which of them is best. This module knows nothing of
+//! other clocks.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -8,7 +9,7 @@ use crate::message::{Refused, Reply};
 use crate::mono::Mono;
 use crate::unix::UnixTime;
 
-/// The number of samples to choose the best from; more would only be older ones.
+/// The number of samples to choose the best from. Any further samples would be older.
 const SAMPLES_MAX: usize = 8;
 /// The age beyond which a sample no longer counts.
 const SAMPLE_AGE_MAX: Duration = Duration::from_secs(10);
@@ -95,9 +96,9 @@ fn plausible(unix_us: i64) -> Result<i64, Refused> {
 pub(crate) struct OffsetSamples(VecDeque<OffsetSample>);
 
 impl OffsetSamples {
-    /// Inserts the next sample. If it is from another timeline, or its interval does not overlap
-    /// that of an older sample, all older samples are dropped: the clock was stepped, or this
-    /// machine was suspended.
+    /// Inserts the next sample. If it is from another timeline, or its offset with its error bound
+    /// does not overlap that of an older sample, all older samples are dropped: the clock was
+    /// stepped, or this machine was suspended.
     pub(crate) fn insert(&mut self, sample: OffsetSample) {
         let estimate = sample.estimate(sample.heard);
         let continues = self.0.iter().all(|old| {
@@ -169,7 +170,7 @@ mod tests {
         }
         let latest = reply(UNIX_US_END - 1, UNIX_US_END - 1);
         assert!(OffsetSample::new(&latest, ASKED, HEARD).is_ok());
-        // Overflow is far more than a day of microseconds away, whatever the machine's own time.
+        // The latest plausible time does not overflow, even if the machine's own time is zero.
         assert!(OffsetSample::new(&latest, Mono::ZERO, Mono::ZERO).is_ok());
     }
 

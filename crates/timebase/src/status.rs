@@ -71,7 +71,7 @@ impl ClockState {
         Self::Silent,
     ];
 
-    /// Returns the value of the label `state`, which /status uses too.
+    /// Returns the value of the metrics' label `state`, which /status also uses.
     #[must_use]
     pub const fn label(self) -> &'static str {
         match self {
@@ -88,10 +88,10 @@ impl ClockState {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Alarm {
     /// Too few clocks agree to form a majority. The edge accepts those that agree with its own
-    /// time, or, if it has just started, with the lowest-ranked clock.
+    /// time, or, if it does not know the time yet, with the clock of the lowest rank.
     NoMajority,
     /// Clocks answer, but none of them is accepted.
-    NoneBelieved,
+    NoneAccepted,
     /// The time of the only clock changed by more than 10 s; the edge follows it once the change
     /// has lasted 10 s.
     StepPending,
@@ -103,7 +103,7 @@ impl Alarm {
     /// All alarms.
     pub const ALL: [Self; 4] = [
         Self::NoMajority,
-        Self::NoneBelieved,
+        Self::NoneAccepted,
         Self::StepPending,
         Self::SharedId,
     ];
@@ -113,7 +113,7 @@ impl Alarm {
     pub const fn label(self) -> &'static str {
         match self {
             Self::NoMajority => "no_majority",
-            Self::NoneBelieved => "none_believed",
+            Self::NoneAccepted => "none_believed",
             Self::StepPending => "step_pending",
             Self::SharedId => "shared_id",
         }

@@ -1,14 +1,14 @@
-//! The ticks that a SUBSCRIBE gets: where they start, and which of them must be sent before the
-//! feed takes over. This is pure arithmetic; the shard sends the ticks.
+//! The ticks that answer a SUBSCRIBE: which is the first, and which must be sent before the feed
+//! takes over. This is pure arithmetic; the shard sends the ticks.
 
 use std::time::Duration;
 
 use crate::grid::{Epoch, Mode};
 use crate::unix::UnixTime;
 
-/// The maximum lead of a resume point over authority time: an ahead client has ticks of up to 5 s
-/// ahead (AHEAD_MS), and the clock that the edge followed may since have been stepped back by up to
-/// 10 s without TIME_STEPPED.
+/// The maximum lead of a resume point over authority time: an ahead client may have received ticks
+/// up to 5 s ahead of their time (AHEAD_MS), and the clock that the edge followed may since have
+/// been stepped back by up to 10 s without TIME_STEPPED.
 pub const RESUME_AHEAD_MAX: Duration = Duration::from_secs(15);
 
 /// A client's subscription request.

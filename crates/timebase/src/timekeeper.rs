@@ -42,7 +42,7 @@ struct Search {
     first_answer: Option<Mono>,
 }
 
-/// A step of the only heard clock, which is followed only once it has lasted.
+/// A step of the only heard clock, which is followed only once it has lasted long enough.
 #[derive(Clone, Copy, Debug)]
 struct PendingStep {
     offset_ns: i64,
@@ -180,8 +180,8 @@ impl Timekeeper {
         Ok(())
     }
 
-    /// Ends the rounds that are due, chooses after each of them, and forgets the time if holdover
-    /// has lasted too long.
+    /// Ends the rounds that are due, chooses clocks after each of them, and forgets the time if
+    /// holdover has lasted too long.
     pub fn poll(&mut self, now: Mono) {
         while self.next_change() <= now {
             if self.valid_until() <= self.rounds.next_end() {
@@ -207,7 +207,8 @@ impl Timekeeper {
         self.next_change().min(self.next_request())
     }
 
-    /// Returns the current time; `None` while it is unknown. Shards need every change of it.
+    /// Returns the current time; `None` while it is unknown. Every change must be sent to the
+    /// shards.
     #[must_use]
     pub const fn authority(&self) -> Option<Authority> {
         self.authority
@@ -242,7 +243,7 @@ impl Timekeeper {
     fn is_raised(&self, alarm: Alarm, now: Mono) -> bool {
         match alarm {
             Alarm::NoMajority => self.following.is_some() && self.basis == Basis::OwnTime,
-            Alarm::NoneBelieved => {
+            Alarm::NoneAccepted => {
                 let answered = self.clocks.lowest(|clock| clock.estimate.is_some());
                 self.authority.is_some() && self.following.is_none() && answered.is_some()
             }

@@ -15,7 +15,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::{process_tree::kill_tree, stopwatch::Stopwatch};
 
-/// The interval between checks whether a program with a time limit has exited.
+/// The interval at which a program with a time limit is checked for having exited.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 /// One call of a program.
@@ -98,7 +98,7 @@ impl Call {
         self
     }
 
-    /// With these files more, which are counted instead of shown.
+    /// Appends the names of files. The printed command line shows only their number.
     pub(crate) fn with_files(mut self, files: &[String]) -> Self {
         self.command.args(files);
         self.shown = format!("{} ({} files)", self.shown, files.len());

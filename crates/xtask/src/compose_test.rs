@@ -13,8 +13,8 @@ use anyhow::Result;
 use self::image::Image;
 use crate::{
     command::{Call, cargo, compose},
-    nats::engine_lack,
-    preflight::{Lack, Preflight},
+    nats::missing_engine,
+    preflight::{Missing, Preflight},
     stand_in::{self, DISTROLESS, HAPROXY, NATS, RUST},
     step::{step, task},
     tool::NEXTEST,
@@ -46,10 +46,10 @@ pub(crate) fn run() -> ExitCode {
     task("compose-test", || {
         let cluster = ComposedCluster::find();
         let mut preflight = Preflight::start();
-        preflight.need(engine_lack());
+        preflight.need(missing_engine());
         preflight.need(cluster.is_none().then(|| {
             let remedy = "install version 1.29 (`docker-compose`) or 2 (`docker compose`)";
-            Lack::new("Docker Compose", remedy)
+            Missing::new("Docker Compose", remedy)
         }));
         preflight.finish()?;
         cluster.map_or(Ok(()), |cluster| cluster.test())

@@ -14,7 +14,7 @@ use anyhow::{Context, Result, ensure};
 use self::graph::{Graph, Purpose};
 use crate::command::cargo;
 
-/// The workspace's crates that one of them may depend on directly.
+/// The crates of the workspace that one crate may depend on directly.
 struct Rule {
     name: &'static str,
     /// The crates that its product code and its build script may use.
@@ -56,7 +56,7 @@ const RULES: &[Rule] = &[
     rule(TIMER, &[TIMEBASE], &[]),
     rule(PROTOCOL, &[TIMEBASE], &[]),
     rule(BUS, &[TIMEBASE], &[TESTKIT]),
-    // Both daemons connect to NATS with it.
+    // Both daemons connect to NATS through this crate.
     rule(SERVICE, &[BUS], &[TESTKIT]),
     rule(CLOCK, &[TIMEBASE, BUS, SERVICE], &[TESTKIT]),
     // The edge's tests depend on the edge with its feature `bench`.

@@ -43,7 +43,7 @@ enum Task {
             cargo xtask test fmt clippy     run only these two, in this order\n\n\
         TICKSTORM_TEST_NATS=container or TICKSTORM_TEST_NATS=process sets how tests run NATS\n\
         servers. By default they are containers if a container engine answers, and processes\n\
-        otherwise. If CI is set, checks that would be skipped for lack of a tool fail instead,\n\
+        otherwise. If CI is set, checks that would be skipped because a tool is missing fail,\n\
         except `portable`.")]
     Test {
         /// Checks to run, in the order given [default: all except `nats`, in the order listed]

@@ -7,7 +7,7 @@ use anyhow::Result;
 
 use crate::{
     command::docker,
-    preflight::Lack,
+    preflight::Missing,
     python_tool::{NATS_SERVER, PythonTool},
     stand_in::{self, NATS},
 };
@@ -24,7 +24,7 @@ const ENGINE: &str = "a container engine that answers";
 /// The engine's default socket.
 const SOCKET: &str = "/var/run/docker.sock";
 
-/// How tests run NATS servers.
+/// The way in which tests run NATS servers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum TestNats {
     Container,
@@ -34,18 +34,18 @@ pub(crate) enum TestNats {
 impl TestNats {
     /// Returns what the environment variable asks for. If it is not set, returns `Container` if a
     /// container engine answers and `Process` otherwise.
-    pub(crate) fn choose() -> Result<Self, Lack> {
+    pub(crate) fn choose() -> Result<Self, Missing> {
         let choice = env::var_os(CHOICE).unwrap_or_default();
         Self::chosen_by(&choice.to_string_lossy(), engine_answers)
     }
 
-    fn chosen_by(choice: &str, engine_answers: impl FnOnce() -> bool) -> Result<Self, Lack> {
+    fn chosen_by(choice: &str, engine_answers: impl FnOnce() -> bool) -> Result<Self, Missing> {
         match choice {
             "container" => Ok(Self::Container),
             "process" => Ok(Self::Process),
             "" if engine_answers() => Ok(Self::Container),
             "" => Ok(Self::Process),
-            other => Err(Lack::new(
+            other => Err(Missing::new(
                 format!("a valid value of {CHOICE}"),
                 format!(
                     "instead of {CHOICE}={other}, set it to `container` or `process`, or unset it \
@@ -57,14 +57,14 @@ impl TestNats {
 
     /// Returns what this machine is missing to run servers in this way, apart from programs of
     /// Python's package index.
-    pub(crate) fn lack(self) -> Option<Lack> {
+    pub(crate) fn missing(self) -> Option<Missing> {
         match self {
             Self::Process => None,
-            Self::Container if !engine_answers() => Some(Lack::new(
+            Self::Container if !engine_answers() => Some(Missing::new(
                 ENGINE,
                 format!("install and start Docker, or set {CHOICE}=process"),
             )),
-            Self::Container => stand_in::lack(&NATS, &format!("set {CHOICE}=process")),
+            Self::Container => stand_in::missing(&NATS, &format!("set {CHOICE}=process")),
         }
     }
 
@@ -94,9 +94,9 @@ impl TestNats {
 }
 
 /// Returns what is missing if `docker` does not reach a container engine.
-pub(crate) fn engine_lack() -> Option<Lack> {
+pub(crate) fn missing_engine() -> Option<Missing> {
     let remedy = "install and start Docker with its client `docker`, and get permission to use it";
-    (!answers_client()).then(|| Lack::new(ENGINE, remedy))
+    (!answers_client()).then(|| Missing::new(ENGINE, remedy))
 }
 
 /// Returns whether a container engine answers its client or, if there is no client, listens on its
@@ -133,7 +133,8 @@ mod tests {
         }
     }
 
-    /// A new test that is missing there would run either in containers or as processes, never both.
+    /// A new test that is missing from that profile would run either in containers or as processes,
+    /// never both.
     #[test]
     fn the_profile_nats_lists_every_test_that_runs_a_server() {
         let config = fs::read_to_string(in_workspace(".config/nextest.toml")).unwrap();

@@ -6,14 +6,14 @@ use std::process::Command;
 use anyhow::Result;
 
 use crate::command::cargo;
-use crate::preflight::Lack;
+use crate::preflight::Missing;
 use crate::tool;
 
 const TARGETS: [&str; 2] = ["x86_64-pc-windows-gnu", "x86_64-apple-darwin"];
 
 /// Returns the targets whose standard library is not installed. It is not installed automatically:
 /// it comes from the same server as the toolchain, which not every machine can reach.
-pub(crate) fn lack() -> Option<Lack> {
+pub(crate) fn missing() -> Option<Missing> {
     let listed = Command::new("rustup")
         .args(["target", "list", "--installed"])
         .output();
@@ -24,7 +24,7 @@ pub(crate) fn lack() -> Option<Lack> {
     (!missing.is_empty()).then(|| {
         let missing = missing.join(" ");
         let what = format!("the standard library for {missing}");
-        Lack::new(what, format!("rustup target add {missing}"))
+        Missing::new(what, format!("rustup target add {missing}"))
     })
 }
 

@@ -12,7 +12,7 @@ use anyhow::{Result, bail};
 
 /// Something that this machine is missing.
 #[derive(PartialEq, Eq)]
-pub(crate) struct Lack {
+pub(crate) struct Missing {
     /// A noun phrase that names it.
     what: String,
     /// An instruction for getting it, without a full stop.
@@ -33,15 +33,15 @@ pub(crate) enum Skippable {
 /// The findings so far.
 pub(crate) struct Preflight {
     is_ci: bool,
-    missing: Vec<Lack>,
+    missing: Vec<Missing>,
     skipped: Skipped,
 }
 
 /// The pieces to skip, each with the reason.
 #[derive(Default)]
-pub(crate) struct Skipped(BTreeMap<Skippable, Lack>);
+pub(crate) struct Skipped(BTreeMap<Skippable, Missing>);
 
-impl Lack {
+impl Missing {
     pub(crate) fn new(what: impl Into<String>, remedy: impl Into<String>) -> Self {
         Self {
             what: what.into(),
@@ -50,7 +50,7 @@ impl Lack {
     }
 }
 
-impl fmt::Display for Lack {
+impl fmt::Display for Missing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.what, self.remedy)
     }
@@ -81,34 +81,34 @@ impl Preflight {
     }
 
     /// Records what the task can't run without.
-    pub(crate) fn need(&mut self, lacks: impl IntoIterator<Item = Lack>) {
-        for lack in lacks {
+    pub(crate) fn need(&mut self, all_missing: impl IntoIterator<Item = Missing>) {
+        for missing in all_missing {
             // Several checks may need the same thing.
-            if !self.missing.contains(&lack) {
-                self.missing.push(lack);
+            if !self.missing.contains(&missing) {
+                self.missing.push(missing);
             }
         }
     }
 
     /// Records what only `piece` can't run without. It is skipped, unless `CI` is set.
-    pub(crate) fn need_for(&mut self, piece: Skippable, lack: Option<Lack>) {
-        let Some(lack) = lack else { return };
+    pub(crate) fn need_for(&mut self, piece: Skippable, missing: Option<Missing>) {
+        let Some(missing) = missing else { return };
         if self.is_ci {
             let what = format!(
                 "{} (for {piece}, which may not be skipped if CI is set)",
-                lack.what
+                missing.what
             );
-            self.missing.push(Lack { what, ..lack });
+            self.missing.push(Missing { what, ..missing });
         } else {
-            self.skipped.0.insert(piece, lack);
+            self.skipped.0.insert(piece, missing);
         }
     }
 
     /// Records what `piece` can't run without. It is skipped even if `CI` is set, since not every
     /// CI machine can get this.
-    pub(crate) fn skip_without(&mut self, piece: Skippable, lack: Option<Lack>) {
-        if let Some(lack) = lack {
-            self.skipped.0.insert(piece, lack);
+    pub(crate) fn skip_without(&mut self, piece: Skippable, missing: Option<Missing>) {
+        if let Some(missing) = missing {
+            self.skipped.0.insert(piece, missing);
         }
     }
 
@@ -116,13 +116,13 @@ impl Preflight {
     pub(crate) fn finish(self) -> Result<Skipped> {
         if !self.missing.is_empty() {
             let mut text = "nothing was run, since this machine is missing".to_owned();
-            for lack in &self.missing {
-                write!(text, "\n  - {lack}")?;
+            for missing in &self.missing {
+                write!(text, "\n  - {missing}")?;
             }
             bail!(text);
         }
-        for (piece, lack) in &self.skipped.0 {
-            eprintln!("xtask: skipping {piece}, which requires {lack}");
+        for (piece, missing) in &self.skipped.0 {
+            eprintln!("xtask: skipping {piece}, which requires {missing}");
         }
         Ok(self.skipped)
     }
@@ -138,7 +138,7 @@ impl Skipped {
         let pieces: Vec<_> = self
             .0
             .iter()
-            .map(|(piece, lack)| format!("{piece} (requires {})", lack.what))
+            .map(|(piece, missing)| format!("{piece} (requires {})", missing.what))
             .collect();
         if pieces.is_empty() {
             String::new()
@@ -152,17 +152,17 @@ impl Skipped {
 mod tests {
     use super::*;
 
-    fn valgrind() -> Option<Lack> {
-        Some(Lack::new("valgrind", "install it"))
+    fn valgrind() -> Option<Missing> {
+        Some(Missing::new("valgrind", "install it"))
     }
 
     #[test]
     fn everything_missing_is_reported_together_with_its_remedy() {
         let mut preflight = Preflight::new(false);
-        preflight.need(Some(Lack::new("Python", "install python3")));
+        preflight.need(Some(Missing::new("Python", "install python3")));
         preflight.need(None);
-        preflight.need([Lack::new("an engine", "install docker")]);
-        preflight.need([Lack::new("an engine", "install docker")]);
+        preflight.need([Missing::new("an engine", "install docker")]);
+        preflight.need([Missing::new("an engine", "install docker")]);
         let error = preflight.finish().err().unwrap().to_string();
         assert_eq!(error.matches("an engine").count(), 1, "{error}");
         for line in [

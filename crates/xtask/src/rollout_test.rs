@@ -9,7 +9,7 @@ use anyhow::Result;
 
 use crate::{
     command::{Call, cargo, docker},
-    nats::engine_lack,
+    nats::missing_engine,
     preflight::Preflight,
     python_tool::{self, KUBECTL},
     stand_in::{self, DISTROLESS, NATS, RUST},
@@ -34,8 +34,8 @@ pub(crate) fn run() -> ExitCode {
 
 fn test() -> Result<()> {
     let mut preflight = Preflight::start();
-    preflight.need(engine_lack());
-    preflight.need(python_tool::lack(&[&KUBECTL]));
+    preflight.need(missing_engine());
+    preflight.need(python_tool::missing(&[&KUBECTL]));
     preflight.finish()?;
     step("stand-ins", || {
         stand_in::provide(&[&RUST, &DISTROLESS, &NATS])

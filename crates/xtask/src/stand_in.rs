@@ -11,7 +11,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 use crate::command::{docker, shell};
-use crate::preflight::Lack;
+use crate::preflight::Missing;
 use crate::python_tool::{self, NATS_SERVER, PythonTool};
 
 /// The environment variable that requests stand-ins if its value is `1`.
@@ -96,18 +96,20 @@ pub(crate) fn provide(images: &[&StandIn]) -> Result<()> {
 
 /// Returns what this machine is missing for tests that run `image`. The remedy names `alternative`
 /// as another way to make the tests run.
-pub(crate) fn lack(image: &StandIn, alternative: &str) -> Option<Lack> {
+pub(crate) fn missing(image: &StandIn, alternative: &str) -> Option<Missing> {
     if image.is_here_or_pulled() || !has_client() {
         return None;
     }
     if is_requested() {
-        return image.contains.and_then(|tool| python_tool::lack(&[tool]));
+        return image
+            .contains
+            .and_then(|tool| python_tool::missing(&[tool]));
     }
     let remedy = format!(
         "make it available to the engine, set {REQUEST}=1 to build a local stand-in, \
          or {alternative}"
     );
-    Some(Lack::new(format!("the image {}", image.image), remedy))
+    Some(Missing::new(format!("the image {}", image.image), remedy))
 }
 
 fn is_requested() -> bool {

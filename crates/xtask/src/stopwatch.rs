@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-/// A stopwatch, which runs from its creation on.
+/// A stopwatch that starts when it is created.
 #[derive(Clone, Copy)]
 pub(crate) struct Stopwatch(Instant);
 

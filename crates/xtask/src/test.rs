@@ -12,7 +12,7 @@ use crate::{
     dependencies,
     nats::TestNats,
     portable,
-    preflight::{Lack, Preflight, Skippable, Skipped},
+    preflight::{Missing, Preflight, Skippable, Skipped},
     prose,
     python_tool::{self, CODESPELL, KUBECTL, KUBERNETES_VALIDATE, PythonTool},
     stopwatch::Stopwatch,
@@ -55,15 +55,15 @@ impl Check {
     /// Records what this machine is missing for the check.
     fn look(self, preflight: &mut Preflight) {
         match self {
-            Self::Fmt => preflight.need(tool::component_lack("rustfmt", "fmt")),
-            Self::Clippy => preflight.need(tool::component_lack("clippy", "clippy")),
+            Self::Fmt => preflight.need(tool::missing_component("rustfmt", "fmt")),
+            Self::Clippy => preflight.need(tool::missing_component("clippy", "clippy")),
             Self::Dependencies | Self::Deny | Self::Doctests => {}
-            Self::Prose => preflight.need(python_tool::lack(&[&CODESPELL])),
-            Self::Portable => preflight.skip_without(Skippable::Portable, portable::lack()),
-            Self::Weight => preflight.need_for(Skippable::Weight, weight::lack()),
+            Self::Prose => preflight.need(python_tool::missing(&[&CODESPELL])),
+            Self::Portable => preflight.skip_without(Skippable::Portable, portable::missing()),
+            Self::Weight => preflight.need_for(Skippable::Weight, weight::missing()),
             Self::Tests => {
-                preflight.need_for(Skippable::PerShardTables, tables_lack());
-                look_for_tests(OF_MANIFESTS, preflight);
+                preflight.need_for(Skippable::PerShardTables, missing_tables());
+                look_for_tests(MANIFEST_TOOLS, preflight);
             }
             Self::Nats => look_for_tests(&[], preflight),
         }
@@ -114,35 +114,35 @@ impl Check {
             Self::Doctests => cargo("test --doc --workspace --locked").run(),
             Self::Weight => weight::run(false),
             Self::Tests if skipped.has(Skippable::PerShardTables) => {
-                run_tests(OF_MANIFESTS, &["--profile", "without-per-shard-tables"])
+                run_tests(MANIFEST_TOOLS, &["--profile", "without-per-shard-tables"])
             }
-            Self::Tests => run_tests(OF_MANIFESTS, &[]),
+            Self::Tests => run_tests(MANIFEST_TOOLS, &[]),
             Self::Nats => run_tests(&[], &["--profile", "nats"]),
         }
     }
 }
 
 /// The programs that the tests of the manifests call.
-const OF_MANIFESTS: &[&PythonTool] = &[&KUBECTL, &KUBERNETES_VALIDATE];
+const MANIFEST_TOOLS: &[&PythonTool] = &[&KUBECTL, &KUBERNETES_VALIDATE];
 
 fn look_for_tests(programs: &[&'static PythonTool], preflight: &mut Preflight) {
     match TestNats::choose() {
         Ok(nats) => {
-            preflight.need(nats.lack());
-            preflight.need(python_tool::lack(&with_server(programs, nats)));
+            preflight.need(nats.missing());
+            preflight.need(python_tool::missing(&with_server(programs, nats)));
         }
-        Err(lack) => preflight.need([lack]),
+        Err(missing) => preflight.need([missing]),
     }
 }
 
 /// Returns what is missing if a thread may not have its own file descriptor table, which the
 /// seccomp profiles of some container engines deny.
-fn tables_lack() -> Option<Lack> {
+fn missing_tables() -> Option<Missing> {
     let asking = thread::spawn(|| unshare(CloneFlags::CLONE_FILES));
     let may = asking.join().is_ok_and(|answer| answer.is_ok());
     (!may).then(|| {
         let remedy = "use a seccomp profile that allows unshare(2)";
-        Lack::new("permission to call unshare(2)", remedy)
+        Missing::new("permission to call unshare(2)", remedy)
     })
 }
 
@@ -155,7 +155,7 @@ fn run_tests(programs: &[&'static PythonTool], profile: &[&str]) -> Result<()> {
     NEXTEST.provide()?;
     let nats = match TestNats::choose() {
         Ok(nats) => nats,
-        Err(lack) => anyhow::bail!("this machine is missing {lack}"),
+        Err(missing) => anyhow::bail!("this machine is missing {missing}"),
     };
     nats.provide()?;
     python_tool::provide(&with_server(programs, nats))?;

@@ -5,7 +5,7 @@ use anyhow::{Context, Result};
 
 use crate::{
     command::{cargo, rustup},
-    preflight::Lack,
+    preflight::Missing,
 };
 
 /// A cargo subcommand that is installed as a separate package.
@@ -57,12 +57,12 @@ pub(crate) fn provide_component(component: &str, subcommand: &str) -> Result<()>
 }
 
 /// Returns `component` as missing if it is not installed and rustup is not there to add it.
-pub(crate) fn component_lack(component: &str, subcommand: &str) -> Option<Lack> {
+pub(crate) fn missing_component(component: &str, subcommand: &str) -> Option<Missing> {
     let is_here = cargo(&format!("{subcommand} --version")).probe().is_some();
     let can_come = is_here || rustup("--version").probe().is_some();
     (!can_come).then(|| {
         let remedy = "install your distribution's package of it, or install Rust with rustup";
-        Lack::new(component, remedy)
+        Missing::new(component, remedy)
     })
 }
 

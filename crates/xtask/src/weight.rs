@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     command::{cargo, program, rustc},
-    preflight::Lack,
+    preflight::Missing,
 };
 
 /// The pieces by the names that the crate `weight` gives them, each with its number of rounds,
@@ -66,8 +66,8 @@ enum Verdict {
 /// Weighs all pieces. Fails if a piece is heavier than its baseline or, if `renew` is set, writes a
 /// new baseline instead.
 pub(crate) fn run(renew: bool) -> Result<()> {
-    if let Some(lack) = valgrind_lack() {
-        bail!("this machine is missing {lack}");
+    if let Some(missing) = missing_valgrind() {
+        bail!("this machine is missing {missing}");
     }
     let program = build()?;
     let mut weights = BTreeMap::new();
@@ -97,11 +97,11 @@ pub(crate) fn run(renew: bool) -> Result<()> {
 
 /// Returns what this machine is missing for a comparison: valgrind, or a baseline for its
 /// architecture.
-pub(crate) fn lack() -> Option<Lack> {
+pub(crate) fn missing() -> Option<Missing> {
     let has_baseline = read().map_or(true, |baselines| baselines.contains_key(ARCH));
-    valgrind_lack().or_else(|| {
+    missing_valgrind().or_else(|| {
         (!has_baseline).then(|| {
-            Lack::new(
+            Missing::new(
                 format!("a baseline for {ARCH}"),
                 format!("to write one, run `{RENEW}`"),
             )
@@ -109,10 +109,10 @@ pub(crate) fn lack() -> Option<Lack> {
     })
 }
 
-fn valgrind_lack() -> Option<Lack> {
+fn missing_valgrind() -> Option<Missing> {
     let is_here = program("valgrind", &["--version"]).probe().is_some();
     (!is_here).then(|| {
-        Lack::new(
+        Missing::new(
             "valgrind",
             "install your distribution's package, on Debian with `apt-get install valgrind`",
         )

@@ -6,11 +6,11 @@ use std::thread;
 
 use tickstorm_tests::clients::Clients;
 
-use crate::engine::{all_containers, be_ready, client_addr};
+use crate::engine::{all_containers, client_addr, ensure_ready};
 
 #[test]
 fn no_container_has_root_a_writable_root_or_a_capability() {
-    be_ready();
+    ensure_ready();
     for container in all_containers() {
         let inspected = container.inspect();
         let host = &inspected["HostConfig"];
@@ -37,7 +37,7 @@ fn no_container_has_root_a_writable_root_or_a_capability() {
 
 #[test]
 fn every_container_stops_within_its_grace_period_with_exit_code_0() {
-    be_ready();
+    ensure_ready();
     // The load balancer must also stop if it has connections.
     let _clients = Clients::connect(client_addr(), 20);
     let stopping: Vec<_> = all_containers()

@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 use tickstorm_tests::clients::Clients;
 use tickstorm_timebase::Mono;
 
-use crate::engine::{await_ready, be_ready, client_addr, roll_edges, scale_edges};
+use crate::engine::{await_ready, client_addr, ensure_ready, roll_edges, scale_edges};
 
 #[test]
 fn adding_and_removing_a_third_edge_costs_no_tick() {
-    be_ready();
+    ensure_ready();
     let clients = Clients::connect(client_addr(), 40);
     scale_edges(3);
     await_ready(3);
@@ -25,7 +25,7 @@ fn adding_and_removing_a_third_edge_costs_no_tick() {
 
 #[test]
 fn a_rolling_restart_under_500_clients_costs_no_tick_and_spreads_their_moves() {
-    be_ready();
+    ensure_ready();
     let clients = Clients::connect(client_addr(), 500);
     roll_edges();
     await_ready(2);

@@ -30,7 +30,7 @@ pub(crate) const NATS: [&str; 3] = ["nats-0", "nats-1", "nats-2"];
 
 /// Brings the cluster up unless all containers are running, and waits until they are ready and the
 /// load balancer has noticed.
-pub(crate) fn be_ready() {
+pub(crate) fn ensure_ready() {
     let is_running = |one: &Container| one.inspect()["State"]["Running"] == true;
     if all_containers()
         .iter()

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tickstorm_tests::clients::Clients;
 
-use crate::engine::{Container, NATS, await_ready, be_ready, client_addr, container};
+use crate::engine::{Container, NATS, await_ready, client_addr, container, ensure_ready};
 
 /// Enough clients for both edges to have some, and few enough to examine each disconnection.
 const CLIENTS: usize = 40;
@@ -15,7 +15,7 @@ const CUT: Duration = Duration::from_secs(10);
 
 #[test]
 fn an_edge_a_clock_and_each_nats_server_killed_in_turn_cost_no_tick() {
-    be_ready();
+    ensure_ready();
     let clients = Clients::connect(client_addr(), CLIENTS);
     for victim in victims() {
         println!("killing {victim}");
@@ -34,7 +34,7 @@ fn an_edge_a_clock_and_each_nats_server_killed_in_turn_cost_no_tick() {
 
 #[test]
 fn an_edge_a_clock_and_each_nats_server_cut_off_for_10_s_in_turn_cost_no_tick() {
-    be_ready();
+    ensure_ready();
     let clients = Clients::connect(client_addr(), CLIENTS);
     for victim in victims() {
         println!("cutting {victim} off");

@@ -7,7 +7,7 @@ use tickstorm_testkit::PATIENCE;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::time::timeout;
 
-use crate::engine::{NATS, be_ready, container};
+use crate::engine::{NATS, container, ensure_ready};
 
 const SECOND: &str = "tickstorm.v1.tick.second";
 const MINUTE: &str = "tickstorm.v1.tick.minute";
@@ -16,7 +16,7 @@ const FORGED: &[u8] = b"forged";
 
 #[tokio::test]
 async fn with_an_edges_login_nobody_can_announce_ticks_or_answer_time_requests() {
-    be_ready();
+    ensure_ready();
     let mut edge = Intruder::like("edge").await;
     let mut announcements = edge.client.subscribe(SECOND).await.unwrap();
     for subject in [SECOND, MINUTE, "_INBOX.of.another.edge"] {
@@ -39,7 +39,7 @@ async fn with_an_edges_login_nobody_can_announce_ticks_or_answer_time_requests()
 
 #[tokio::test]
 async fn with_a_clocks_login_nobody_can_send_time_requests_or_unrequested_answers() {
-    be_ready();
+    ensure_ready();
     let mut clock = Intruder::like("clock-0").await;
     for subject in [TIME, "_INBOX.of.an.edge"] {
         clock.publish(subject).await;
@@ -62,7 +62,7 @@ async fn with_a_clocks_login_nobody_can_send_time_requests_or_unrequested_answer
 
 #[tokio::test]
 async fn nobody_can_connect_without_a_valid_login() {
-    be_ready();
+    ensure_ready();
     let clock = container("clock-0");
     let password = clock.env("NATS_PASSWORD");
     let with = |user: &str, password: &str| {

@@ -40,10 +40,10 @@ async fn failed_attempts_lock_out_only_their_own_address_and_only_for_a_minute()
         );
         refused += 1;
     }
-    is_served(&edge, NEIGHBOUR).await;
+    expect_service(&edge, NEIGHBOUR).await;
     let mut clients = Vec::new();
     for _ in 0..100 {
-        clients.push(is_served(&edge, SHARED).await);
+        clients.push(expect_service(&edge, SHARED).await);
     }
     failures_from_a_shared_address_are_answered_late(&edge).await;
 
@@ -89,7 +89,7 @@ async fn failures_from_a_shared_address_are_answered_late(edge: &Daemon) {
         });
     }
     edge.logs("set PROXY_PROTOCOL").await;
-    is_served(edge, SHARED).await;
+    expect_service(edge, SHARED).await;
     for waited in guesses.join_all().await {
         assert!(
             waited >= Duration::from_secs(1),
@@ -100,7 +100,7 @@ async fn failures_from_a_shared_address_are_answered_late(edge: &Daemon) {
             "answered after {waited:?}"
         );
     }
-    is_served(edge, SHARED).await;
+    expect_service(edge, SHARED).await;
     let log = edge.log();
     let warnings = log
         .lines()
@@ -132,7 +132,7 @@ async fn log_in(edge: &Daemon, from: IpAddr, password: &str) -> Peer {
     peer
 }
 
-async fn is_served(edge: &Daemon, from: IpAddr) -> Peer {
+async fn expect_service(edge: &Daemon, from: IpAddr) -> Peer {
     let mut peer = log_in(edge, from, PASSWORD).await;
     peer.expect_ack(frame::AUTH).await;
     peer

@@ -1,5 +1,5 @@
-//! `tickstorm-clock` and `tickstorm-edge` as processes without NATS, which must not make them exit:
-//! their output, their health, and their exit codes.
+//! `tickstorm-clock` and `tickstorm-edge` as processes without NATS: their output, their health,
+//! and their exit codes. They must not exit because NATS is missing.
 
 use std::fs;
 use std::net::{SocketAddr, TcpStream};

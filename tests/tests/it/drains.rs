@@ -22,7 +22,7 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 /// The time that an edge may take to exit after both, according to docs/operations.md.
 const EXIT: Duration = Duration::from_secs(2);
 /// The number of open files that the test needs in addition to one per client.
-const FILES_BESIDE: u64 = 200;
+const OTHER_FILES: u64 = 200;
 /// The delay that a machine under load may add. Defects add more: clients that receive no tick
 /// after SIGTERM, or an edge that waits for its clients.
 const DELAY_MAX: Duration = Duration::from_secs(5);
@@ -40,7 +40,7 @@ struct End {
 
 #[tokio::test]
 async fn a_thousand_clients_are_served_until_they_are_sent_elsewhere_and_the_edge_exits_in_time() {
-    let files = u64::try_from(CLIENTS).unwrap() + FILES_BESIDE;
+    let files = u64::try_from(CLIENTS).unwrap() + OTHER_FILES;
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
     setrlimit(Resource::RLIMIT_NOFILE, soft.max(files).min(hard), hard).unwrap();
     let mut cluster = Cluster::new(vec![Nats::run(&[])], 1, 1, &SILENCE);

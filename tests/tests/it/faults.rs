@@ -24,22 +24,22 @@ const PROBATION: &str = "8s";
 async fn the_death_of_a_clock_is_tolerated() {
     let mut cluster = three_clocks(vec![Nats::run(&[])]).await;
     let observers = cluster.observers_without_reconnect();
-    follows(&cluster.edges[0], "clock-0").await;
+    await_followed(&cluster.edges[0], "clock-0").await;
     let followed = &mut cluster.clocks[0];
     observers
         .tolerate("the clock that is followed is killed", async || {
             followed.kill().await;
         })
         .await;
-    follows(&cluster.edges[0], "clock-1").await;
-    is(&cluster.edges[0], "clock-0", "silent").await;
+    await_followed(&cluster.edges[0], "clock-1").await;
+    await_state(&cluster.edges[0], "clock-0", "silent").await;
     cluster.clocks[0].start().await;
-    follows(&cluster.edges[0], "clock-0").await;
+    await_followed(&cluster.edges[0], "clock-0").await;
     let other = &mut cluster.clocks[2];
     observers
         .tolerate("another clock is killed", async || other.kill().await)
         .await;
-    follows(&cluster.edges[0], "clock-0").await;
+    await_followed(&cluster.edges[0], "clock-0").await;
     observers.finish();
 }
 
@@ -47,16 +47,16 @@ async fn the_death_of_a_clock_is_tolerated() {
 async fn a_clock_that_freezes_and_resumes_is_tolerated() {
     let cluster = three_clocks(vec![Nats::run(&[])]).await;
     let observers = cluster.observers_without_reconnect();
-    follows(&cluster.edges[0], "clock-0").await;
+    await_followed(&cluster.edges[0], "clock-0").await;
     observers
         .tolerate("the clock that is followed is paused", async || {
             cluster.clocks[0].pause();
             observers.plain().await_ticks(PAUSE_TICKS).await;
-            follows(&cluster.edges[0], "clock-1").await;
+            await_followed(&cluster.edges[0], "clock-1").await;
             cluster.clocks[0].unpause();
         })
         .await;
-    follows(&cluster.edges[0], "clock-0").await;
+    await_followed(&cluster.edges[0], "clock-0").await;
     observers.finish();
 }
 
@@ -66,7 +66,7 @@ async fn the_death_of_a_nats_server_is_tolerated() {
     let observers = cluster.observers_without_reconnect();
     let (edge, clock) = (&cluster.edges[0], &cluster.clocks[0]);
     for (whose, daemon) in [("the edge", edge), ("the clock that is followed", clock)] {
-        follows(edge, "clock-0").await;
+        await_followed(edge, "clock-0").await;
         let server = daemon.nats().expect("the daemon is connected to NATS");
         let server = cluster.nats.iter().find(|nats| nats.address() == server);
         let server = server.expect("the daemon is connected to one of the servers");
@@ -88,13 +88,13 @@ async fn a_falseticker_is_tolerated() {
     let observers = cluster.observers_without_reconnect();
     let (edge, clock) = (&cluster.edges[0], &mut cluster.clocks[0]);
     for skew in [HOUR_AHEAD, HOUR_BEHIND] {
-        follows(edge, "clock-0").await;
-        let what = format!("the clock that is followed restarts {skew} ms ahead");
+        await_followed(edge, "clock-0").await;
+        let what = format!("the clock that is followed restarts with CLOCK_SKEW_MS={skew}");
         observers
             .tolerate(&what, async || {
                 clock.set("CLOCK_SKEW_MS", skew);
                 clock.restart().await;
-                is_outvoted(edge).await;
+                await_outvoted(edge).await;
             })
             .await;
 
@@ -102,21 +102,21 @@ async fn a_falseticker_is_tolerated() {
         new_edge.start().await;
         let observer = Observer::start("new edge", new_edge.client().reconnect(false));
         observer.await_quality(Quality::Normal, 2).await;
-        is_outvoted(&new_edge).await;
+        await_outvoted(&new_edge).await;
         observer.finish(2);
         assert_eq!(new_edge.terminate().await, Some(0));
 
         clock.set("CLOCK_SKEW_MS", "0");
         clock.restart().await;
-        is(edge, "clock-0", "accepted").await;
+        await_state(edge, "clock-0", "accepted").await;
     }
     observers.finish();
 }
 
 /// Waits until, according to /status and the metrics, clock-0 is no longer accepted and the next
 /// clock is followed.
-async fn is_outvoted(edge: &Daemon) {
-    is(edge, "clock-0", "false").await;
+async fn await_outvoted(edge: &Daemon) {
+    await_state(edge, "clock-0", "false").await;
     let clocks = async |state| {
         edge.metric(&format!("tickstorm_clocks{{state=\"{state}\"}}"))
             .await
@@ -138,12 +138,12 @@ async fn three_clocks(nats: Vec<Nats>) -> Cluster {
     cluster
 }
 
-async fn follows(edge: &Daemon, clock: &str) {
+async fn await_followed(edge: &Daemon, clock: &str) {
     let follows = async || edge.following().await.as_deref() == Some(clock);
     eventually(&format!("{clock} is followed"), SETTLING, follows).await;
 }
 
-async fn is(edge: &Daemon, clock: &str, state: &str) {
+async fn await_state(edge: &Daemon, clock: &str, state: &str) {
     let is = async || edge.state_of(clock).await.as_deref() == Some(state);
     eventually(&format!("{clock} is {state}"), SETTLING, is).await;
 }

@@ -1,5 +1,5 @@
-//! Logs on standard error, which may not be read at all, up to the last event of a daemon that
-//! exits.
+//! Logs on standard error. They delay nothing even if they are not read, and a daemon's last event
+//! is the reason why it exits.
 
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 

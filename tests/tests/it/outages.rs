@@ -62,33 +62,33 @@ async fn an_outage_shorter_than_holdover_max_costs_no_client_a_tick() {
     resuming.await_first_ticks().await;
 
     assert_eq!(cluster.clocks[0].terminate().await, Some(0));
-    are_unannounced(&connected).await;
+    await_unannounced_ticks(&connected).await;
     cluster.clocks[0].start().await;
-    are_as_before(&connected).await;
+    await_announced_ticks(&connected).await;
 
     cluster.clocks[0].kill().await;
-    holds_over(&cluster.edges[0]).await;
-    are_unannounced(&connected).await;
+    await_holdover(&cluster.edges[0]).await;
+    await_unannounced_ticks(&connected).await;
     cluster.clocks[0].start().await;
-    are_as_before(&connected).await;
+    await_announced_ticks(&connected).await;
 
     cluster.nats[0].kill();
-    holds_over(&cluster.edges[0]).await;
-    are_unannounced(&connected).await;
+    await_holdover(&cluster.edges[0]).await;
+    await_unannounced_ticks(&connected).await;
     cluster.nats[0].start();
-    are_as_before(&connected).await;
+    await_announced_ticks(&connected).await;
     connected.finish();
 
     cluster.edges[0].restart().await;
-    are_as_before(&resuming).await;
+    await_announced_ticks(&resuming).await;
     cluster.edges[0].kill().await;
     cluster.edges[0].start().await;
-    are_as_before(&resuming).await;
+    await_announced_ticks(&resuming).await;
     resuming.finish();
 }
 
 /// Waits until the edge accepts no clock, which happens when the last samples are 10 s old.
-async fn holds_over(edge: &Daemon) {
+async fn await_holdover(edge: &Daemon) {
     let holds_over = async || edge.metric("tickstorm_holdover").await == 1.0;
     eventually("the edge is in holdover", PATIENCE, holds_over).await;
     assert_eq!(edge.following().await, None);
@@ -96,16 +96,16 @@ async fn holds_over(edge: &Daemon) {
 }
 
 /// Waits until ticks have arrived that no clock had announced.
-async fn are_unannounced(observers: &Observers) {
+async fn await_unannounced_ticks(observers: &Observers) {
     observers.plain().await_quality(Quality::Holdover, 2).await;
 }
 
 /// Waits until ticks have arrived that were announced.
-async fn are_as_before(observers: &Observers) {
+async fn await_announced_ticks(observers: &Observers) {
     observers.plain().await_quality(Quality::Normal, 3).await;
 }
 
-/// A HOLDOVER_MAX short enough for an outage to be longer.
+/// A HOLDOVER_MAX that is shorter than the outages of the test below.
 const HOLDOVER_MAX: &str = "5s";
 /// RESUME_WINDOW of the second edge, which is shorter than the time without ticks.
 const RESUME_WINDOW: Duration = Duration::from_secs(3);

@@ -16,7 +16,7 @@ const TIME_MAX: Duration = Duration::from_secs(60);
 /// Runs a command and returns its output.
 ///
 /// # Panics
-/// If it fails.
+/// Panics if it fails.
 pub(crate) async fn docker(arguments: &[&str]) -> String {
     let (succeeded, printed) = outcome(arguments, TIME_MAX).await;
     assert!(succeeded, "docker {}: {printed}", arguments.join(" "));

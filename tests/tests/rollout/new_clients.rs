@@ -40,7 +40,7 @@ impl NewClients {
     /// Stops the task and returns how many clients it has connected.
     ///
     /// # Panics
-    /// If a client was not accepted.
+    /// Panics if a client was not accepted.
     pub(crate) fn stop(self) -> usize {
         self.stop.send_replace(true);
         Handle::current()

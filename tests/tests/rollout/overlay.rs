@@ -59,7 +59,7 @@ impl RunningOverlay {
         }
         for (index, pods) in cluster.running.iter().enumerate() {
             for pod in pods {
-                pod.be_available(cluster.min_ready(index)).await;
+                pod.await_available(cluster.min_ready(index)).await;
             }
         }
         cluster
@@ -110,7 +110,7 @@ impl RunningOverlay {
                 RolloutStep::Await => {
                     let newest = usize::try_from(rollout.available).unwrap();
                     self.running[index][newest]
-                        .be_available(self.min_ready(index))
+                        .await_available(self.min_ready(index))
                         .await;
                     rollout.available += 1;
                 }
@@ -130,7 +130,7 @@ impl RunningOverlay {
             let nth = usize::try_from(ordinal).unwrap();
             self.running[index][nth].terminate().await;
             let pod = self.create(index, ordinal).await;
-            pod.be_available(self.min_ready(index)).await;
+            pod.await_available(self.min_ready(index)).await;
             self.running[index][nth] = pod;
         }
     }

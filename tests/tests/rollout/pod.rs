@@ -31,7 +31,7 @@ pub(crate) struct Pod {
     pub(crate) id: String,
     grace: Duration,
     state: watch::Sender<PodState>,
-    /// The time since when the pod has been terminating.
+    /// When the pod started to terminate; `None` before that.
     terminating_since: Mutex<Option<Mono>>,
     probes: Mutex<JoinSet<()>>,
     _volumes: TempDir,
@@ -40,12 +40,12 @@ pub(crate) struct Pod {
 /// The state of a pod as its kubelet would report it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum PodState {
-    /// With the reason.
+    /// Not ready, with the reason.
     NotReady(String),
     ReadySince(Mono),
-    /// With the container's exit code.
+    /// Exited, with the container's exit code.
     Exited(String),
-    /// With a description of the fault.
+    /// Failed, with a description of the fault.
     Failed(String),
 }
 
@@ -88,8 +88,8 @@ impl Pod {
     /// Waits until the pod has been ready for `min_ready`.
     ///
     /// # Panics
-    /// If that takes too long, or the pod exits or fails.
-    pub(crate) async fn be_available(&self, min_ready: Duration) {
+    /// Panics if that takes too long, or the pod exits or fails.
+    pub(crate) async fn await_available(&self, min_ready: Duration) {
         let mut state = self.state.subscribe();
         let available = async {
             loop {

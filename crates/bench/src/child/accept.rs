@@ -1,5 +1,5 @@
-//! The baseline for connecting: a listener and a bare loop per shard, which accepts connections and
-//! keeps them open. No protocol, no state.
+//! The baseline for connecting: a listener and a bare loop per shard. The loop accepts connections
+//! and keeps them open, without a protocol or any state.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -70,8 +70,8 @@ impl AcceptLoops {
         Ok((accepting, addr))
     }
 
-    /// Stops the loops and returns what they used. They close the connections that they accepted,
-    /// which is not counted.
+    /// Stops the loops and returns what they used. They then close the connections that they
+    /// accepted, and that work is not counted.
     pub(super) fn stop(mut self) -> LoopUsage {
         let threads = std::mem::take(&mut self.threads);
         drop(self);

@@ -15,8 +15,8 @@ use crate::orders::{BareSends, BurstPlan};
 
 const FLAGS: MsgFlags = MsgFlags::MSG_DONTWAIT.union(MsgFlags::MSG_NOSIGNAL);
 
-/// A sleep ends this long before its deadline and the thread spins for the rest, as the edge does
-/// before a tick.
+/// A sleep ends this long before its deadline, and the thread spins for the remaining time, as the
+/// edge does before a tick.
 const SPIN: Duration = Duration::from_micros(150);
 
 /// The pause before a full socket is tried again.
@@ -48,7 +48,7 @@ pub(super) async fn send(edge: &Edge, burst: BurstPlan, offset_ns: i64) -> BareS
 }
 
 /// Sends each frame to all sockets when its last tick is due: a batch can't leave before its last
-/// tick.
+/// tick is due.
 fn send_all(sockets: &[RawFd], frames: &[Vec<u8>], burst: &BurstPlan) -> BareSends {
     let mut bare = BareSends {
         sockets: sockets.len() as u64,

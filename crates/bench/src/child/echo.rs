@@ -85,7 +85,7 @@ fn echo(listener: &Socket, answer: &[u8], counts: &EchoCounts) -> io::Result<()>
             let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
             match recv(socket.as_raw_fd(), &mut scratch, flags) {
                 Ok(1..) => {
-                    // A client whose socket is full misses this answer and reports that.
+                    // A client whose socket is full misses this answer and counts one answer fewer.
                     let _ = send(socket.as_raw_fd(), answer, flags);
                     counts.answered.fetch_add(1, Ordering::Relaxed);
                 }

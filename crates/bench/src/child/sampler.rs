@@ -9,8 +9,8 @@ use tickstorm_service::admin::Health;
 use crate::machine::{self, CpuTime, now_ns};
 use crate::orders::ProcessSample;
 
-/// The number of readings of authority time, of which the fastest counts: the others were delayed
-/// by an interruption.
+/// The number of readings of authority time. Only the fastest counts, since the others may have
+/// been delayed by an interruption.
 const READINGS: usize = 5;
 
 /// Samples the process and the edge in it.
@@ -36,7 +36,7 @@ impl Sampler {
         }
     }
 
-    /// The edge's MAX_CONNECTIONS.
+    /// Returns the edge's MAX_CONNECTIONS.
     pub(super) fn connections_max(&self) -> u64 {
         self.health.status()["max_connections"]
             .as_u64()
@@ -66,7 +66,7 @@ impl Sampler {
         sample
     }
 
-    /// Authority time minus the machine's own clock, in nanoseconds.
+    /// Returns authority time minus the machine's own clock, in nanoseconds.
     pub(super) fn offset_ns(&self) -> Option<i64> {
         let reading = || {
             let before = now_ns();

@@ -1,5 +1,5 @@
 //! Accounts of the ticks that each client received, and whether they were right: every tick once,
-//! in order. Free of I/O, so that a test can prove that no lost tick is overlooked.
+//! in order. This module does no I/O, so that a test can prove that no lost tick is overlooked.
 
 /// Violations of the protocol's promises, over all clients of a thread.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -33,7 +33,7 @@ impl Faults {
         self.disconnected += other.disconnected;
     }
 
-    /// All counts, with their names in the report.
+    /// Returns all counts, with their names in the report.
     pub(crate) fn named(&self) -> [(&'static str, u64); 7] {
         [
             ("lost", self.lost),
@@ -126,7 +126,8 @@ impl TickAccount {
         true
     }
 
-    /// The number of ticks that are missing between others, or up to `until_ms`, the last tick due.
+    /// Returns the number of ticks that are missing between others, or up to `until_ms`, the last
+    /// tick due.
     pub(crate) fn lost(&self, until_ms: Option<i64>, period_ms: i64) -> u64 {
         let ticks = |from: i64, to: i64| ((to - from).max(0) / period_ms).unsigned_abs();
         let gaps = self.rest.missing.iter();
@@ -143,8 +144,8 @@ mod tests {
 
     const PERIOD: i64 = 1_000;
 
-    /// The faults of a client whose subscription starts after tick 10, that receives these ticks in
-    /// this order, if tick 20 is the last one due.
+    /// Returns the faults of a client that receives these ticks in this order. Its subscription
+    /// starts after tick 10, and tick 20 is the last tick due.
     fn account(seconds: &[i64]) -> Faults {
         let (mut account, mut faults) = (TickAccount::new(10_000, PERIOD), Faults::default());
         for second in seconds {

@@ -22,7 +22,8 @@ pub(crate) fn histogram() -> Histogram<u64> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Due {
     pub(super) ns: u64,
-    /// The same in authority time, in microseconds, if `sent_unix_us` may not be earlier.
+    /// The same in authority time, in microseconds, before which `sent_unix_us` must not be. `None`
+    /// for the ticks of a burst.
     pub(super) unix_us: Option<i64>,
 }
 
@@ -48,7 +49,7 @@ impl FrameArrivals {
         self.after.push(u32::try_from(after).unwrap_or(u32::MAX));
     }
 
-    /// The time of the last arrival, or 0 if there was none.
+    /// Returns the time of the last arrival, or 0 if there was none.
     pub(super) fn last_ns(&self) -> u64 {
         self.last_ns
     }
@@ -103,8 +104,8 @@ pub(crate) struct FrameSeen {
     pub(crate) early: u64,
 }
 
-/// Latencies in nanoseconds. A frame of several ticks counts by its first tick, which has waited
-/// longest.
+/// Latencies in nanoseconds. The latency of a frame of several ticks is that of its first tick,
+/// which has waited longest.
 #[derive(Clone, Debug)]
 pub(crate) struct Latencies {
     /// Frames of the edge, from due to arrival.

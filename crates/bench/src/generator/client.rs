@@ -36,7 +36,7 @@ pub(super) struct LoadReader {
     pub(super) pace: Pace,
     /// `None` before the ACK of SUBSCRIBE.
     pub(super) account: Option<TickAccount>,
-    /// Written only to bring the rest into the cache.
+    /// Written only to bring the other fields into the processor's cache.
     pub(super) fetched: bool,
 }
 
@@ -112,7 +112,7 @@ impl LoadReader {
 
     /// Closes the connection by a reset, so that no port is left in TIME_WAIT.
     pub(super) fn reset(self) {
-        // If this is refused, it ends by an ordinary close.
+        // If this is refused, the connection ends by an ordinary close.
         let _ = self
             .socket
             .map(|socket| socket.set_linger(Some(Duration::ZERO)));

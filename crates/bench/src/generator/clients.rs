@@ -55,13 +55,13 @@ impl LoadClients {
         self.at.get_mut(slot as usize)?.as_mut()
     }
 
-    /// The part of the client in a slot that is needed for each message.
+    /// Returns the hot half of the client in a slot.
     pub(super) fn reader(&mut self, slot: u32) -> Option<&mut LoadReader> {
         let reader = self.readers.get_mut(slot as usize)?;
         reader.socket.is_some().then_some(reader)
     }
 
-    /// The socket of the client in a slot.
+    /// Returns the socket of the client in a slot.
     pub(super) fn socket(&self, slot: u32) -> Option<&Socket> {
         self.readers.get(slot as usize)?.socket.as_ref()
     }
@@ -87,7 +87,7 @@ impl LoadClients {
         self.count
     }
 
-    /// The readers of all clients.
+    /// Returns the readers of all clients.
     pub(super) fn readers(&self) -> impl Iterator<Item = &LoadReader> {
         let all = self.readers.iter();
         all.filter(|reader| reader.socket.is_some())
@@ -112,7 +112,7 @@ impl LoadClients {
         self.parts_of(u32::try_from(self.walked).ok()?)
     }
 
-    /// The client in a slot, its reader and its socket.
+    /// Returns the client in a slot, its reader and its socket.
     pub(super) fn parts_of(
         &mut self,
         slot: u32,
@@ -122,7 +122,7 @@ impl LoadClients {
         Some((client, reader, reader.socket.as_ref()?))
     }
 
-    /// The number of slots, including empty ones.
+    /// Returns the number of slots, including empty ones.
     pub(super) fn slot_count(&self) -> usize {
         self.at.len()
     }

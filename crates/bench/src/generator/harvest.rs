@@ -16,10 +16,10 @@ pub(crate) struct Harvest {
     pub(crate) latencies: Latencies,
     pub(crate) faults: Faults,
     pub(crate) spent: Spent,
-    /// From the start of connect to the ACK of SUBSCRIBE (for silent clients, to being connected),
-    /// in nanoseconds.
+    /// The times from the start of connect to the ACK of SUBSCRIBE (for silent clients, to the
+    /// established connection), in nanoseconds.
     pub(crate) served: Histogram<u64>,
-    /// From a HEARTBEAT to its PONG, in nanoseconds.
+    /// The times from a HEARTBEAT to its PONG, in nanoseconds.
     pub(crate) pong: Histogram<u64>,
     pub(crate) heartbeats: u64,
     pub(crate) pongs: u64,

@@ -1,6 +1,6 @@
 //! Recognises frames by their bytes. A new frame is checked in full: magic, version, type, length,
-//! CRC32C, protobuf. A later frame that equals it byte for byte is the same frame. So every frame
-//! of every client is verified at the cost of a comparison.
+//! CRC32C, protobuf. A later frame that equals it byte for byte is the same frame. Every frame of
+//! every client is thus verified at the cost of a comparison.
 
 use std::collections::VecDeque;
 

@@ -1,9 +1,9 @@
 //! Measures the CPU time that the generator itself spends in user space while ticks arrive. If that
-//! is much, the generator has measured itself.
+//! is a large share, the generator has measured itself.
 //!
 //! The kernel tells user time from system time by sampling what a thread does at each timer
-//! interrupt, every 4 ms or so. On the way out of a system call interrupts are off, so that some
-//! 0.1 µs of each call's end count as the caller's. With a call per message, that is more than the
+//! interrupt, every 4 ms or so. Interrupts are off while a system call returns, so the last 0.1 µs
+//! or so of each call counts as user time. With one call per message, that is more than the
 //! generator's own work. Therefore the generator also clocks itself: in one turn of its loop out of
 //! [`TURNS`], between system calls.
 

@@ -25,7 +25,8 @@ pub(crate) struct ClientSetup {
     pub(crate) addr: SocketAddr,
     pub(crate) mode: Mode,
     pub(crate) ahead: bool,
-    /// The time by which ticks are due before their epoch: AHEAD_MS, or zero.
+    /// The time by which ticks are due before their epoch: AHEAD_MS in an ahead feed, otherwise
+    /// zero.
     pub(crate) lead: Duration,
     pub(crate) credentials: ClientCredentials,
     /// The interval between two heartbeats of a client.
@@ -118,7 +119,7 @@ impl GeneratorShared {
         other
     }
 
-    /// Authority time minus the machine's own clock, in nanoseconds; `None` while unknown.
+    /// Returns authority time minus the machine's own clock, in nanoseconds; `None` while unknown.
     pub(crate) fn offset_ns(&self) -> Option<i64> {
         let offset_ns = self.offset_ns.load(Ordering::Relaxed);
         (offset_ns != UNKNOWN).then_some(offset_ns)
@@ -134,7 +135,7 @@ impl GeneratorShared {
         self.heartbeats_allowed.load(Ordering::Relaxed)
     }
 
-    /// The error bound of [`Self::offset_ns`], in nanoseconds.
+    /// Returns the error bound of [`Self::offset_ns`], in nanoseconds.
     pub(crate) fn error_ns(&self) -> u64 {
         self.error_ns.load(Ordering::Relaxed)
     }

@@ -29,11 +29,12 @@ use crate::machine::now_ns;
 
 /// The largest number of events per wait.
 const EVENTS: usize = 512;
-/// The longest wait for an event, in milliseconds. Nothing else that the loop does is more urgent.
+/// The longest wait for an event, in milliseconds. None of the loop's chores is more urgent.
 const WAIT_MS: u16 = 2;
 /// The minimum interval between chores while events keep coming.
 const CHORE_INTERVAL: Duration = Duration::from_millis(1);
-/// A frame that has not arrived at any client for this long is taken as complete, and is counted.
+/// A frame that has not arrived at any client for this long counts as delivered, and its arrivals
+/// are evaluated.
 const QUIET: Duration = Duration::from_millis(200);
 
 const SEND_FLAGS: SendFlags = SendFlags::DONTWAIT.union(SendFlags::NOSIGNAL);
@@ -113,8 +114,8 @@ impl Worker {
                 Err(Errno::EINTR) => 0,
                 outcome => outcome?,
             };
-            // While clients connect, there might be no read that updates the clock, and more
-            // connects follow.
+            // While clients connect, there might be no read that updates the clock reading, on
+            // which the start of further connects depends.
             if ready == 0 || !self.arriving.is_empty() {
                 self.now_ns = now_ns();
             }
@@ -171,7 +172,7 @@ impl Worker {
         std::mem::take(&mut self.harvest)
     }
 
-    /// The number of ticks up to `until_ms` that are missing at clients that read.
+    /// Returns the number of ticks up to `until_ms` that are missing at clients that read.
     fn missing_ticks(&self, until_ms: i64) -> u64 {
         let period_ms = self.setup.mode.period_ms();
         let readers = self.clients.readers();

@@ -70,7 +70,7 @@ impl LatenessTable {
 }
 
 impl LatenessColumn {
-    /// Counts ticks by how many microseconds after their time they were released.
+    /// Counts ticks by their lateness in microseconds.
     pub(crate) fn of(label: String, mut lateness_us: Vec<u64>) -> Self {
         lateness_us.sort_unstable();
         let mut counts = [0; BOUNDS_US.len() + 1];
@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn a_quantile_is_the_smallest_value_that_this_share_does_not_exceed() {
+    fn a_quantile_is_the_smallest_value_that_its_share_of_ticks_does_not_exceed() {
         let column = LatenessColumn::of("ticks".into(), (1..=200).rev().collect());
         let quantiles = [column.p50_us, column.p95_us, column.p99_us, column.max_us];
         assert_eq!(quantiles, [Some(100), Some(190), Some(198), Some(200)]);

@@ -1,4 +1,4 @@
-//! `auth`: AUTHs with tokens just before every second tick. Measures how much later these ticks are
+//! `auth`: AUTHs with tokens just before every other tick. Measures how much later these ticks are
 //! released.
 
 mod answer;
@@ -27,8 +27,8 @@ use crate::run::{ScenarioRun, cores_note};
 
 /// Measure how much AUTHs just before a tick delay its release
 ///
-/// New connections send AUTH with tokens just before every second tick. Its release is compared
-/// with that of the ticks between.
+/// New connections send AUTH with tokens just before every other tick. The releases of these ticks
+/// are compared with the releases of the others.
 #[derive(Debug, clap::Args)]
 pub(crate) struct AuthScenario {
     #[command(flatten)]
@@ -58,7 +58,7 @@ pub(crate) struct AuthScenario {
         value_parser = clap::value_parser!(u32).range(0..=100)
     )]
     wrong: u32,
-    /// Number of ticks to measure; every second one has AUTHs before it
+    /// Number of ticks to measure; every other one has AUTHs before it
     #[arg(
         long,
         value_name = "N",
@@ -68,8 +68,8 @@ pub(crate) struct AuthScenario {
     ticks: u32,
 }
 
-/// The unit of the lead of AUTHs: they start 1 to [`LEADS`] units before their tick, in turn. The
-/// edge is thus busy with them at the tick's time, and their distance from it varies.
+/// The unit of the AUTHs' lead. In successive rounds, AUTHs start 1 to [`LEADS`] units before their
+/// tick, so that the edge is busy with them at different distances from the tick's time.
 const LEAD_STEP: Duration = Duration::from_micros(500);
 const LEADS: u32 = 12;
 /// No heartbeats are sent within this many milliseconds before a tick. The connections for AUTHs

@@ -33,7 +33,8 @@ pub(crate) struct ChurnScenario {
     over: Duration,
 }
 
-/// When in a second clients are replaced, and when the edge is sampled, in milliseconds.
+/// The moments of each second at which clients are replaced and at which the edge is sampled, in
+/// milliseconds after its start.
 const REPLACE_AT_MS: i64 = 100;
 const SAMPLE_AT_MS: i64 = 800;
 /// The time needed to prepare for a second.

@@ -1,4 +1,5 @@
-//! `fanout`: every tick of the grid to all clients. Measures the latency of ticks, and their cost.
+//! `fanout`: sends every tick of the grid to all clients. Measures the latency of ticks, and their
+//! cost.
 
 mod outcome;
 mod schedule;

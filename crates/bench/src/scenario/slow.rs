@@ -76,8 +76,8 @@ struct Closed {
 
 /// Tracks the edge until it has closed all slow clients.
 struct Closing {
-    /// The count of slow consumers closed, over the whole run, once all slow clients of this round
-    /// are closed.
+    /// The number of slow consumers that the edge has closed in the whole run once it has closed
+    /// all slow clients of this round.
     until: u64,
     since: Mono,
     left: u64,

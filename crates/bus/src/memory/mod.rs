@@ -1,10 +1,10 @@
 //! The bus within one process. `tickstorm dev` runs on it, and so do tests, which can script the
-//! delivery of messages. Like NATS it carries bytes on subjects and delivers a message at most
+//! delivery of messages. Like NATS, it carries bytes on subjects and delivers a message at most
 //! once, to connections that are subscribed at that time.
 
 mod script;
 
-pub use script::{Fate, Passage, Weather};
+pub use script::{Fate, Passage, RandomFaults};
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -81,7 +81,7 @@ impl MemoryBus {
     }
 
     /// Restores the named connection. Messages sent to it in the meantime are lost.
-    pub fn mend(&self, name: &str) {
+    pub fn restore(&self, name: &str) {
         self.lock().set_connected(name, true);
     }
 
@@ -99,7 +99,7 @@ impl MemoryBus {
     }
 
     fn lock(&self) -> MutexGuard<'_, Hub> {
-        // A panic of a test's script is reported by itself; further panics because of the poisoned
+        // A panic in a test's script is already reported. Further panics because of the poisoned
         // lock would only hide it.
         self.hub.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -205,7 +205,7 @@ struct Hub {
     subjects: Subjects,
     ports: Vec<HubPort>,
     script: Option<script::FateScript>,
-    /// The message to be delivered after the next one, by sender and receiver.
+    /// The message that is delivered after the next message, by sender and receiver.
     swapped: HashMap<(usize, usize), Envelope>,
     /// The receiver and message by due time and sequence number, so that messages of equal delay
     /// keep their order.
@@ -235,8 +235,8 @@ impl fmt::Debug for Hub {
 }
 
 impl Hub {
-    /// Delivers the message now if the script says so. Returns the delay after which it must be
-    /// delivered later or again.
+    /// Asks the script for the message's fate, and delivers the message now if its fate includes
+    /// that. Returns the delay after which to deliver it, for the first time or again.
     fn pass(&mut self, from: usize, to: usize, message: &Envelope) -> Option<Duration> {
         let fate = match &mut self.script {
             Some(script) => script(&Passage {
@@ -255,7 +255,7 @@ impl Hub {
             }
             Fate::Lose => None,
             Fate::Delay(delay) => Some(delay),
-            Fate::Double(delay) => {
+            Fate::Duplicate(delay) => {
                 self.deliver(to, message);
                 Some(delay)
             }

@@ -29,7 +29,7 @@ pub enum Fate {
     /// have a resolution of one millisecond.
     Delay(Duration),
     /// It arrives immediately, and again after this delay.
-    Double(Duration),
+    Duplicate(Duration),
     /// It arrives right after the next message from the same sender to the same receiver.
     Swap,
 }
@@ -40,12 +40,12 @@ pub(super) type FateScript = Box<dyn FnMut(&Passage<'_>) -> Fate + Send>;
 /// The probabilities of the fates in a random script, each from 0 to 1. All other messages arrive
 /// immediately.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Weather {
+pub struct RandomFaults {
     /// The probability of [`Fate::Lose`].
     pub lose: f64,
     /// The probability of [`Fate::Delay`], by a random time up to `delay_max`.
     pub delay: f64,
-    /// The probability of [`Fate::Double`], after a random time up to `delay_max`.
+    /// The probability of [`Fate::Duplicate`], after a random time up to `delay_max`.
     pub double: f64,
     /// The probability of [`Fate::Swap`].
     pub swap: f64,
@@ -53,7 +53,7 @@ pub struct Weather {
     pub delay_max: Duration,
 }
 
-impl Weather {
+impl RandomFaults {
     /// Creates the script. The same seed gives the same fates to the same messages.
     pub fn script(self, seed: u64) -> impl FnMut(&Passage<'_>) -> Fate + Send + 'static {
         let mut rng = StdRng::seed_from_u64(seed);
@@ -62,7 +62,7 @@ impl Weather {
             let fates = [
                 (self.lose, Fate::Lose),
                 (self.delay, Fate::Delay(delay)),
-                (self.double, Fate::Double(delay)),
+                (self.double, Fate::Duplicate(delay)),
                 (self.swap, Fate::Swap),
             ];
             for (share, fate) in fates {

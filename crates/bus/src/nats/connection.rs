@@ -17,8 +17,8 @@ use tracing::{Dispatch, dispatcher};
 use super::{NatsLink, Switchboard};
 use crate::inbound;
 
-/// The maximum number of different server errors logged per connection. There are few permissions
-/// that can be missing, and the same error comes with each message.
+/// The maximum number of different server errors logged per connection. Few permissions can be
+/// missing, but a missing one causes the same error for each message.
 const ERRORS_LOGGED_MAX: usize = 16;
 
 /// One connection to one server.
@@ -31,7 +31,7 @@ pub(super) struct NatsConnection {
     reports: mpsc::UnboundedReceiver<ClientReport>,
 }
 
-/// A report of async-nats other than a message.
+/// A report from async-nats that is not a message.
 enum ClientReport {
     Lost,
     ServerError(ServerError),
@@ -47,9 +47,9 @@ impl NatsConnection {
         let (lost, attempted) = (reporter.clone(), AtomicBool::new(false));
         let connecting = options
             // async-nats calls this before each attempt to connect. A second call means that the
-            // connection is lost; that attempt must never be made, since messages that the client
-            // has buffered would leave late. Unlike this call, the client's event could get lost
-            // among many others.
+            // connection is lost. The attempt to reconnect must never be made, since the client
+            // would then send buffered messages late. The client's event for a lost connection is
+            // not used, since it could be dropped among many other events.
             .reconnect_delay_callback(move |_| {
                 if attempted.swap(true, Ordering::Relaxed) {
                     drop(lost.send(ClientReport::Lost));
@@ -160,7 +160,8 @@ impl NatsConnection {
         Ok(())
     }
 
-    /// Notifies the subscribers whose subjects are subscribed to that there is a connection.
+    /// Notifies subscribers that there is a connection, if the server has been asked for their
+    /// subjects.
     fn notify_subscribers(&self, switchboard: &Switchboard) {
         let endpoints = switchboard.lock();
         if self.subscribed_to_requests {

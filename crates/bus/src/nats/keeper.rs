@@ -26,8 +26,8 @@ const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(5);
 /// The maximum number of different failures logged per server and outage.
 const FAILURES_LOGGED_MAX: usize = 16;
 
-/// The maximum number of consecutive short-lived connections that are logged; after that, a
-/// flapping server is no longer news.
+/// The maximum number of consecutive short-lived connections that are logged. After that, a
+/// flapping server is no longer worth reporting.
 const FLAPS_LOGGED_MAX: u32 = 3;
 
 /// The state of the bus's thread.
@@ -118,7 +118,7 @@ impl ConnectionKeeper {
     }
 
     /// Waits until `due`. Returns false if the bus is stopped, which unparks this thread. This
-    /// needs no runtime, since a failure to create one is among the reasons to wait.
+    /// works without a runtime, since a failure to create one is among the reasons to wait.
     fn wait_until(&self, due: Mono) -> bool {
         loop {
             let left = due.since(SystemClock.now());
@@ -179,8 +179,8 @@ async fn open(
 }
 
 impl AttemptError {
-    /// Returns the kind of failure, which determines the backoff. Files and certificates have to be
-    /// fixed by a person, as does a login.
+    /// Returns the kind of failure, which determines the backoff. A person has to fix files,
+    /// certificates and logins.
     fn failure_kind(&self) -> FailureKind {
         match self {
             Self::Runtime(_) | Self::TimedOut => FailureKind::Unreachable,
@@ -213,12 +213,14 @@ fn is_refusal(error: &ConnectError) -> bool {
     of_tls || source.is::<ServerError>()
 }
 
-/// The keeper's log: each new failure, and the start and end of connections while they are news.
+/// The keeper's log. It contains each new failure, and the start and end of connections unless the
+/// server flaps.
 struct KeeperLog {
     dispatch: Dispatch,
     /// The failures logged since the last connection, by server.
     failures: BTreeSet<(usize, String)>,
-    /// The number of consecutive connections that did not last.
+    /// The number of consecutive connections, including the current one, that have not lasted
+    /// [`STABLE_AFTER`].
     flaps: u32,
 }
 
@@ -267,8 +269,8 @@ impl KeeperLog {
             FLAPS_LOGGED_MAX => self.emit(|| {
                 tracing::warn!(
                     %server,
-                    "the connection to NATS is lost, again soon after it was made; this is not \
-                     logged again until a connection lasts"
+                    "the connection to NATS is lost again, soon after it was made; further \
+                     losses are not logged until a connection lasts"
                 );
             }),
             0..FLAPS_LOGGED_MAX => {

@@ -214,8 +214,9 @@ impl Switchboard {
         }
     }
 
-    /// Counts a message that async-nats dropped because a subscription was full. It does not say
-    /// which subscription it was, so all subscribers count it; a daemon has only one kind.
+    /// Counts a message that async-nats dropped because a subscription was full. async-nats does
+    /// not report which subscription that was, so all subscribers count the message. A daemon has
+    /// subscribers of only one kind.
     fn count_overrun(&self) {
         self.deliver(&Inbound::Clock(Err(DropReason::Full)));
         self.deliver(&Inbound::Edge(Err(DropReason::Full)));

@@ -68,8 +68,8 @@ impl fmt::Debug for NatsOptions {
 pub enum NatsError {
     /// A server's URL is invalid.
     #[error(
-        "server {number} of the list is not a valid URL such as nats://127.0.0.1:4222 or \
-         tls://nats.example.com"
+        "entry {number} in the list of servers is invalid: expected a URL such as \
+         nats://127.0.0.1:4222 or tls://nats.example.com"
     )]
     Url {
         /// Its position in the list, from 1. The URL itself may contain a password.
@@ -89,7 +89,7 @@ pub enum NatsError {
         /// The cause.
         source: std::io::Error,
     },
-    /// A file does not contain what it should.
+    /// A file does not have the expected content.
     #[error("{} does not contain {expected}", path.display())]
     Content {
         /// The file.

@@ -26,7 +26,8 @@ pub(super) const STABLE_AFTER: Duration = Duration::from_secs(10);
 pub(super) enum FailureKind {
     /// The server did not answer, or the connection broke.
     Unreachable,
-    /// The server or this process rejected the other: because of a login, a certificate or a limit.
+    /// The server rejected this process, or this process rejected the server, because of a login, a
+    /// certificate or a limit.
     Refused,
 }
 

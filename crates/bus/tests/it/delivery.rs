@@ -57,14 +57,14 @@ async fn a_cut_connection_neither_sends_nor_receives_until_it_is_restored() {
     assert_eq!(soon(events.next()).await, Some(EdgeEvent::Disconnected));
     clock.announce(&announcement(1_000)).unwrap();
     assert_eq!(edge.ask(1), Err(Unavailable));
-    bus.mend("edge");
+    bus.restore("edge");
     assert_eq!(soon(events.next()).await, Some(EdgeEvent::Connected));
     clock.announce(&announcement(2_000)).unwrap();
     assert_eq!(heard(&mut events).await, [Heard::Tick(2_000)]);
     bus.cut("clock");
     assert_eq!(clock.announce(&announcement(3_000)), Err(Unavailable));
     let mut late = clock.clock_events();
-    bus.mend("clock");
+    bus.restore("clock");
     assert_eq!(soon(late.next()).await, Some(ClockEvent::Connected));
 }
 
@@ -72,7 +72,7 @@ async fn a_cut_connection_neither_sends_nor_receives_until_it_is_restored() {
 async fn a_cut_restored_before_it_was_noticed_is_reported_as_a_new_connection() {
     let (bus, _clock, _edge, mut events) = clock_and_edge().await;
     bus.cut("edge");
-    bus.mend("edge");
+    bus.restore("edge");
     assert_eq!(soon(events.next()).await, Some(EdgeEvent::Connected));
     assert_eq!(soon(events.next()).await, None);
 }

@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use tickstorm_bus::{Bus, EdgeEvent, Fate, Passage, Weather};
+use tickstorm_bus::{Bus, EdgeEvent, Fate, Passage, RandomFaults};
 use tokio::time::Instant;
 
 use crate::{Heard, announcement, clock_and_edge, heard, reply, soon};
@@ -36,7 +36,7 @@ async fn each_fate_applies_only_to_its_message() {
         (Fate::Lose, vec![1_000, 3_000, 4_000]),
         (Fate::Delay(second), vec![1_000, 3_000, 4_000, 2_000]),
         (
-            Fate::Double(second),
+            Fate::Duplicate(second),
             vec![1_000, 2_000, 3_000, 4_000, 2_000],
         ),
         (Fate::Swap, vec![1_000, 3_000, 2_000, 4_000]),
@@ -93,7 +93,7 @@ async fn messages_in_flight_when_the_connection_is_cut_are_lost() {
     clock.announce(&announcement(1_000)).unwrap();
     bus.cut("edge");
     tokio::time::sleep(Duration::from_secs(2)).await;
-    bus.mend("edge");
+    bus.restore("edge");
     assert_eq!(soon(events.next()).await, Some(EdgeEvent::Connected));
     assert_eq!(heard(&mut events).await, []);
 }
@@ -105,7 +105,7 @@ async fn weather_depends_only_on_its_seed_and_has_all_fates() {
     for seed in [1, 1, 2] {
         let (bus, clock, _edge, mut events) = clock_and_edge().await;
         let delay_max = Duration::from_secs(3);
-        let weather = Weather {
+        let weather = RandomFaults {
             lose: 0.2,
             delay: 0.2,
             double: 0.2,

@@ -98,8 +98,8 @@ async fn garbage_on_the_subjects_is_dropped_counted_and_does_no_harm() {
     assert_eq!(dropped[DropReason::WrongSubject as usize], 1);
     assert_eq!(announce_until_heard(&edge, &mut ticks, 1_000).await, []);
 
-    // One request without a subject for the answer, and one whose subject is not an inbox. The good
-    // request may be received while the earlier ones are still being counted.
+    // One request names no subject for the answer, and another names one that is not an inbox. The
+    // valid request may be received while these two are still being counted.
     let (mut unanswerable, mut heard) = (0, None);
     while unanswerable < 2 || heard.is_none() {
         match soon(requests.next()).await {
@@ -128,10 +128,10 @@ async fn a_full_subscription_counts_dropped_messages_and_receives_later_ones() {
         sent.expect("async-nats accepts the message");
     }
     raw_client.flush().await.expect("the message is sent");
-    // A request to itself, sent after the flood, arrives after the flood.
+    // A request that the edge sends to itself after the flood also arrives after the flood.
     let mut requests = edge.clock_events();
-    // Messages that the connection dropped are reported to all of its subscriptions, maybe before
-    // this one is on the server.
+    // Messages that the connection dropped are reported to all of its subscriptions, possibly
+    // before this one has reached the server.
     while soon(requests.next()).await != ClockEvent::Connected {}
     edge.ask(1).unwrap();
     while !matches!(

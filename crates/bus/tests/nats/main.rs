@@ -67,7 +67,7 @@ async fn announce_until_heard(
     let mut others = Vec::new();
     let heard = async {
         loop {
-            // The clock's own connection may fail while the edge cannot be reached yet.
+            // This fails while the clock is not connected.
             let _ = clock.announce(&announcement(epoch_ms));
             let next = tokio::time::timeout(Duration::from_millis(50), edge.next());
             match next.await {

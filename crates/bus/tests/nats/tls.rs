@@ -3,8 +3,8 @@ use tickstorm_testkit::{Certificate, CertificateAuthority, Nats, TempDir};
 
 use crate::{announce_until_heard, options, soon};
 
-/// Starts a server that presents a certificate for 127.0.0.1 and requires one. Returns it with a
-/// directory of the files that clients need.
+/// Starts a server that presents a certificate for 127.0.0.1 and requires one from each client.
+/// Returns it with a directory of the files that clients need.
 fn server(authority: &CertificateAuthority) -> (Nats, TempDir) {
     let mut nats = Nats::create(&[
         "--tlsverify",

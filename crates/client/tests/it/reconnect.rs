@@ -366,7 +366,10 @@ async fn when_reconnecting_an_edge_without_the_time_is_left_for_another() {
     let mut y = net.edge().await;
     assert_eq!(left_as_timeless(&mut y).await, Duration::from_secs(8));
     let (why, _, resumes) = reconnecting(&mut ticks).await;
-    assert!(matches!(why, Error::Timeless { .. }) && resumes, "{why:?}");
+    assert!(
+        matches!(why, Error::TimeUnknown { .. }) && resumes,
+        "{why:?}"
+    );
     let mut x = net.edge().await;
     x.accept().await;
     x.acknowledge(epoch(0)).await;

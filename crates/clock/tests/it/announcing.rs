@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use tickstorm_bus::{Fate, Passage, Weather};
+use tickstorm_bus::{Fate, Passage, RandomFaults};
 use tickstorm_timebase::{Announcement, Mode};
 
 use crate::{Cluster, LEAD_MS};
@@ -17,7 +17,7 @@ fn announced_by(id: &str, mode: Mode, heard: &[(i64, Announcement)]) -> Vec<Anno
         .collect()
 }
 
-/// Returns what a clock must announce that runs from `from_ms`, up to `until_ms`.
+/// Returns the announcements that a clock must make if it runs from `from_ms` to `until_ms`.
 fn expected(mode: Mode, from_ms: i64, until_ms: i64) -> Vec<Announced> {
     let first = from_ms.div_euclid(mode.period_ms()) + 1;
     let ticks = (first..).map(|number| number * mode.period_ms());
@@ -59,7 +59,7 @@ async fn every_clock_announces_every_tick_once_at_its_lead_independently_of_othe
 #[tokio::test(start_paused = true)]
 async fn a_clock_announces_every_tick_even_if_it_receives_mostly_garbage() {
     let mut cluster = Cluster::new(0).await;
-    let weather = Weather {
+    let weather = RandomFaults {
         lose: 0.3,
         delay: 0.2,
         double: 0.2,
@@ -105,7 +105,7 @@ async fn a_reconnected_clock_repeats_announcements_within_its_lead() {
         []
     );
     assert_eq!(clock.status("nats"), false);
-    cluster.bus.mend("clock-0");
+    cluster.bus.restore("clock-0");
     let heard = cluster.announcements(Duration::from_millis(1_000)).await;
     let seconds = [(58_900, 59_000), (58_900, 60_000), (59_500, 61_000)];
     assert_eq!(announced_by("clock-0", Mode::Second, &heard), seconds);

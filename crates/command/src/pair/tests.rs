@@ -15,7 +15,7 @@ use crate::credentials::{self, STREAM_TOKEN};
 /// The settings without which an edge does not start.
 const LOGIN: [(&str, &str); 2] = [("STREAM_USER", "u"), ("STREAM_PASS", "p")];
 
-/// Returns the same sections, as in a program that uses NATS.
+/// Returns [`SECTIONS`] with the settings of NATS obeyed, as in a program that uses NATS.
 fn with_nats() -> Vec<Section> {
     let mut sections = SECTIONS.to_vec();
     sections[1] = NATS;

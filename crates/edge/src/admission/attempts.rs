@@ -15,7 +15,7 @@ const MINUTE: Duration = Duration::from_secs(60);
 /// The most addresses whose failures are remembered, which takes about 8 MB. At the limit, the
 /// address whose minute is the oldest is forgotten first.
 const ADDRESSES_MAX: usize = 65_536;
-/// The most expired minutes that one AUTH clears away, which takes a few microseconds.
+/// The most expired minutes that one call clears away, which takes a few microseconds.
 const FORGOTTEN_MAX: usize = 16;
 /// An address with this many authenticated connections is taken for a load balancer or a NAT.
 /// Refusing it would shut out every client behind it.
@@ -161,7 +161,7 @@ impl AttemptTable {
         self.minutes.push_back((now, address));
     }
 
-    /// Forgets expired minutes: more per AUTH than an AUTH can add, so that they can't pile up, but
+    /// Forgets expired minutes: more of them than one AUTH can add, so that they can't pile up, but
     /// few enough that no tick is delayed.
     fn forget(&mut self, now: Mono) {
         for _ in 0..FORGOTTEN_MAX {

@@ -13,7 +13,8 @@ use super::ring::{FeedFrame, Ring};
 use super::subscribers::Entry;
 
 /// The number of sends after which the shard does its other work, so that heartbeats and accepts
-/// are served during a fan-out. A chunk takes 3 to 5 ms, spent in the kernel's TCP.
+/// are served during a fan-out. A chunk takes 4 to 9 ms (docs/performance.md), nearly all of it in
+/// the kernel's TCP.
 pub(crate) const CHUNK: usize = 1_024;
 /// The most bytes that are joined into one send.
 const JOIN_MAX: usize = 256 * 1_024;
@@ -44,7 +45,7 @@ pub(crate) struct SweepPart {
 
 /// A subscriber whose socket did not accept all bytes.
 #[derive(Debug)]
-pub(crate) struct Fallen {
+pub(crate) struct PartialSend {
     pub(crate) owner: u32,
     /// The unsent tail of the partially sent frame; empty at a frame boundary.
     pub(crate) rest: Bytes,
@@ -52,8 +53,8 @@ pub(crate) struct Fallen {
 
 /// The work that one chunk leaves to the slow path, which may allocate and close connections.
 #[derive(Default)]
-pub(crate) struct Leftovers {
-    pub(crate) fallen: Vec<Fallen>,
+pub(crate) struct ChunkOutcome {
+    pub(crate) fallen: Vec<PartialSend>,
     pub(crate) failed: Vec<(u32, Errno)>,
     /// Subscribers that are further behind than the limit.
     pub(crate) slow: Vec<u32>,
@@ -63,7 +64,7 @@ pub(crate) struct Leftovers {
     pub(crate) parts: Vec<SweepPart>,
 }
 
-impl Leftovers {
+impl ChunkOutcome {
     /// Clears the lists for the next chunk, keeping their memory.
     pub(crate) fn clear(&mut self) {
         self.fallen.clear();
@@ -122,7 +123,7 @@ impl Sweep {
         entries: &mut [Entry],
         chunk: usize,
         behind_max: u64,
-        left: &mut Leftovers,
+        left: &mut ChunkOutcome,
         mut send: impl FnMut(RawFd, &[u8]) -> Result<usize, Errno>,
     ) -> bool {
         self.parts.iter_mut().for_each(|part| part.sent = 0);
@@ -162,7 +163,7 @@ impl Sweep {
     fn catch_up(
         &mut self,
         entry: &mut Entry,
-        left: &mut Leftovers,
+        left: &mut ChunkOutcome,
         send: &mut impl FnMut(RawFd, &[u8]) -> Result<usize, Errno>,
     ) {
         let skipped = usize::try_from(entry.ready_for() - self.base).expect("less than target");
@@ -178,7 +179,7 @@ impl Sweep {
         entry: &mut Entry,
         from: usize,
         outcome: Result<usize, Errno>,
-        left: &mut Leftovers,
+        left: &mut ChunkOutcome,
     ) {
         let taken = match outcome {
             Ok(taken) => taken,
@@ -211,7 +212,7 @@ impl Sweep {
             return;
         }
         entry.fall_behind(next);
-        left.fallen.push(Fallen {
+        left.fallen.push(PartialSend {
             owner: entry.owner(),
             rest,
         });
@@ -263,7 +264,7 @@ mod tests {
                 let (ring, mut sweep) = sweep();
                 let mut subscribers = super::super::Subscribers::default();
                 subscribers.join(5, 1, skipped as u64, false);
-                let mut left = Leftovers::default();
+                let mut left = ChunkOutcome::default();
                 let entry = subscribers.entry(0);
                 sweep.incomplete(entry, from, Ok(taken), &mut left);
                 let rest = left
@@ -304,7 +305,7 @@ mod tests {
             let (_, mut sweep) = sweep();
             let mut subscribers = super::super::Subscribers::default();
             subscribers.join(5, 1, 0, false);
-            let mut left = Leftovers::default();
+            let mut left = ChunkOutcome::default();
             sweep.incomplete(subscribers.entry(0), 0, Err(errno), &mut left);
             assert_eq!(
                 (left.failed.len(), left.fallen.len()),

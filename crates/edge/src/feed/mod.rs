@@ -22,7 +22,7 @@ use tickstorm_timebase::{Authority, Epoch, Mode, Mono, Quality, Schedule, Tick};
 
 use batch::{Batch, Pending};
 use fanout::Sweep;
-pub(crate) use fanout::{CHUNK, Leftovers};
+pub(crate) use fanout::{CHUNK, ChunkOutcome};
 pub(crate) use feed_id::{Delivery, FeedId};
 pub(crate) use ring::{FeedFrame, Ring};
 pub(crate) use subscribers::{Entry, Subscribers};
@@ -293,7 +293,7 @@ impl Feed {
     pub(crate) fn fan_out(
         &mut self,
         chunk: usize,
-        left: &mut Leftovers,
+        left: &mut ChunkOutcome,
         send: impl FnMut(RawFd, &[u8]) -> Result<usize, Errno>,
         moved: impl FnMut(u32, u32),
     ) -> bool {

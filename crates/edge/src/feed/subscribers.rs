@@ -174,7 +174,7 @@ mod tests {
         assert_eq!(
             subscribers.entry(1).behind(),
             None,
-            "nor is it a slow consumer"
+            "a hole is never a slow consumer"
         );
         let mut moves = Vec::new();
         subscribers.unpin(|owner, position| moves.push((owner, position)));

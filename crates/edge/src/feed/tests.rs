@@ -183,7 +183,7 @@ fn a_single_tick_is_released_and_sent_at_the_same_instant_with_any_window() {
                 first.epoch.time(),
                 "released exactly at its time"
             );
-            assert!(feed.fan_out(CHUNK, &mut Leftovers::default(), transmit, |_, _| {}));
+            assert!(feed.fan_out(CHUNK, &mut ChunkOutcome::default(), transmit, |_, _| {}));
             let got = batches(read_some(&client, 65_536));
             assert_eq!(epochs(&got), [last + 1_000]);
             assert_eq!(got[0].sent_unix_us, authority.time_at(now).as_micros());
@@ -270,7 +270,7 @@ fn a_burst_is_sent_as_one_frame_per_window_without_loss() {
     while !waiting.is_empty() || feed.has_work(now + WINDOW, true) {
         feed.offer(&waiting.drain(..waiting.len().min(10)).collect::<Vec<_>>());
         feed.flush(&authority, now);
-        feed.fan_out(CHUNK, &mut Leftovers::default(), transmit, |_, _| {});
+        feed.fan_out(CHUNK, &mut ChunkOutcome::default(), transmit, |_, _| {});
         now = now + Duration::from_millis(1);
     }
     let frames: Vec<_> = feed.ring().from(0).unwrap().collect();
@@ -339,7 +339,7 @@ fn no_subscriber_is_always_first_or_always_last() {
             let mut order = Vec::new();
             let mut is_over = false;
             while !is_over {
-                is_over = feed.fan_out(1, &mut Leftovers::default(), transmit, |_, _| {});
+                is_over = feed.fan_out(1, &mut ChunkOutcome::default(), transmit, |_, _| {});
                 order.extend((0..len).filter(|&at| !read_some(&pairs[at].1, 4_096).is_empty()));
             }
             let start = order[0];
@@ -419,7 +419,7 @@ fn a_burst_larger_than_the_ring_is_sent_without_loss() {
     let mut got = Vec::new();
     while feed.has_work(now, true) || next_due(&feed, &authority) < now + WINDOW {
         feed.flush(&authority, now);
-        let mut left = Leftovers::default();
+        let mut left = ChunkOutcome::default();
         assert!(feed.fan_out(CHUNK, &mut left, transmit, |_, _| {}));
         assert!(
             left.slow.is_empty() && left.fallen.is_empty(),
@@ -448,7 +448,7 @@ fn frames_beyond_the_limit_of_one_send_take_several_sweeps() {
     feed.flush(&authority, now);
     let (mut got, mut sweeps) = (Vec::new(), 0);
     while feed.has_work(now, true) {
-        assert!(feed.fan_out(CHUNK, &mut Leftovers::default(), transmit, |_, _| {}));
+        assert!(feed.fan_out(CHUNK, &mut ChunkOutcome::default(), transmit, |_, _| {}));
         got.extend(read_some(&client, 1 << 20));
         sweeps += 1;
     }
@@ -469,11 +469,11 @@ fn no_frame_is_made_while_a_sweep_is_running() {
     }
     feed.offer(&ticks([first].into_iter()));
     feed.flush(&authority, now).unwrap();
-    assert!(!feed.fan_out(1, &mut Leftovers::default(), transmit, |_, _| {}));
+    assert!(!feed.fan_out(1, &mut ChunkOutcome::default(), transmit, |_, _| {}));
     feed.offer(&ticks([first + 1_000].into_iter()));
     let later = now + WINDOW;
     assert_eq!(feed.flush(&authority, later), None);
-    assert!(feed.fan_out(1, &mut Leftovers::default(), transmit, |_, _| {}));
+    assert!(feed.fan_out(1, &mut ChunkOutcome::default(), transmit, |_, _| {}));
     assert!(feed.flush(&authority, later).is_some());
 }
 
@@ -618,7 +618,7 @@ impl World {
         let new = self.feed.ring().from(self.frames.len() as u64);
         self.frames
             .extend(new.unwrap().map(|frame| frame.bytes.clone()));
-        let mut left = Leftovers::default();
+        let mut left = ChunkOutcome::default();
         let mut moves = Vec::new();
         self.feed
             .fan_out(chunk, &mut left, transmit, |owner, position| {

@@ -298,8 +298,8 @@ impl<S> Connection<S> {
         }
     }
 
-    /// Starts ending the connection for `reason` and gives up everything but its socket and slot.
-    /// Returns `None` if it is already ending.
+    /// Starts ending the connection for `reason`, and drops the data of its stage, such as the
+    /// outbox. Returns `None` if it is already ending.
     pub(super) fn end(&mut self, reason: CloseReason, now: Mono) -> Option<Farewell> {
         let was_reading = self.is_reading();
         let until = now + LINGER;

@@ -21,14 +21,15 @@ use crate::sys::socket::BACKLOG;
 
 /// The time reserved at the end of a drain for the connection that is closed last: it may linger
 /// for [`LINGER`], and the wheel needs up to three intervals to notice that this is over.
-pub(crate) const TIME_OF_LAST: Duration = LINGER.saturating_add(WHEEL_INTERVAL.saturating_mul(3));
+pub(crate) const LAST_CLOSE_TIME: Duration =
+    LINGER.saturating_add(WHEEL_INTERVAL.saturating_mul(3));
 /// The interval at which due connections are closed, a few each time, so that ticks are sent in
 /// between.
 const CLOSE_INTERVAL: Duration = Duration::from_millis(10);
 
 /// A drain in progress.
 pub(super) struct Drain {
-    /// The time over which connections are closed, including [`TIME_OF_LAST`].
+    /// The time over which connections are closed, including [`LAST_CLOSE_TIME`].
     over: Duration,
     stage: DrainStage,
     /// The time at which the next step is due.
@@ -102,7 +103,7 @@ impl Drain {
             } => {
                 let spread = Spread {
                     connections: keys.len(),
-                    over: self.over.saturating_sub(TIME_OF_LAST),
+                    over: self.over.saturating_sub(LAST_CLOSE_TIME),
                 };
                 if *closed < spread.due(at.mono.since(*started)) {
                     let key = keys[*closed];

@@ -12,7 +12,7 @@ use tokio::sync::watch;
 
 use crate::admission::{Admission, Attempts};
 use crate::auth::AcceptedCredentials;
-use crate::feed::{FeedFrame, FeedLimits, Leftovers};
+use crate::feed::{ChunkOutcome, FeedFrame, FeedLimits};
 use crate::metrics::Metrics;
 use crate::sys::socket::SocketOptions;
 
@@ -134,7 +134,7 @@ impl Env {
     }
 
     /// Counts the frames that a chunk of a fan-out has sent by `mono`.
-    pub(super) fn count_chunk(&self, left: &Leftovers, mono: Mono) {
+    pub(super) fn count_chunk(&self, left: &ChunkOutcome, mono: Mono) {
         let metrics = self.metrics();
         metrics.bytes_sent.inc_by(left.bytes);
         let time = self

@@ -8,7 +8,7 @@ use nix::errno::Errno;
 use tickstorm_timebase::{Authority, Epoch, Mono, Tick};
 
 use super::env::ShardSettings;
-use crate::feed::{Arrival, CHUNK, Entry, Feed, FeedFrame, FeedId, Leftovers};
+use crate::feed::{Arrival, CHUNK, ChunkOutcome, Entry, Feed, FeedFrame, FeedId};
 
 /// The maximum number of the ring's frames that are offered to a socket by one call.
 const OFFERED_FRAMES_MAX: usize = 64;
@@ -128,7 +128,7 @@ impl Feeds {
     pub(super) fn send_chunk(
         &mut self,
         id: FeedId,
-        left: &mut Leftovers,
+        left: &mut ChunkOutcome,
         send: impl FnMut(RawFd, &[u8]) -> Result<usize, Errno>,
     ) {
         self.chunks += 1;

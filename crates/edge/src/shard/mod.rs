@@ -52,7 +52,7 @@ use tokio::sync::oneshot;
 use crate::admission::Evicted;
 use crate::sys::fd_table::FdTable;
 use crate::sys::waker::Waker;
-pub(crate) use drain::TIME_OF_LAST;
+pub(crate) use drain::LAST_CLOSE_TIME;
 pub(crate) use env::{Commons, ShardSettings};
 pub(crate) use listing::{Listed, Order};
 pub(crate) use thread::spawn;
@@ -79,7 +79,7 @@ pub type Work = std::sync::Arc<dyn Fn(&[std::os::fd::RawFd]) + Send + Sync>;
 pub(crate) enum ShardCommand {
     /// Gives the shard's thread its own file descriptor table, with at most this many entries, and
     /// replies with the table.
-    Separate(u64, oneshot::Sender<io::Result<FdTable>>),
+    UnshareFdTable(u64, oneshot::Sender<io::Result<FdTable>>),
     /// Listens on this address, and replies with the address that was actually bound.
     Listen(SocketAddr, oneshot::Sender<io::Result<SocketAddr>>),
     /// Sets the handles of all shards, in the order of their indices.
@@ -118,7 +118,7 @@ impl ShardHandle {
 
     /// Sends a command and wakes the shard. Returns the command in the error if the shard has
     /// ended.
-    pub(crate) fn tell(&self, command: ShardCommand) -> Result<(), SendError<ShardCommand>> {
+    pub(crate) fn send(&self, command: ShardCommand) -> Result<(), SendError<ShardCommand>> {
         self.commands.send(command)?;
         self.waker.wake();
         Ok(())

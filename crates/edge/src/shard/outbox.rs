@@ -15,7 +15,7 @@ const CONTROL_MAX: usize = 4_096;
 /// The unsent output of a connection on the slow path.
 #[derive(Debug)]
 pub(super) struct Outbox {
-    /// The bytes to write next: the unsent tail of a partially written frame, or of control frames.
+    /// The bytes to write next: what is unsent of one data frame, or of one or more control frames.
     front: Bytes,
     front_is_control: bool,
     /// The number of ticks in `front`, if that is a frame of the replay of which no byte has been

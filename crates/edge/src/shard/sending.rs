@@ -10,14 +10,14 @@ use super::driver::Driver;
 use super::key::Key;
 use super::release::record_release;
 use super::time::{Moment, ShardTime};
-use crate::feed::Leftovers;
+use crate::feed::ChunkOutcome;
 use crate::sys::network::Network;
 
 /// The sending side of a shard.
 #[derive(Default)]
 pub(super) struct Sending {
     /// Reused for every chunk, to keep its allocations.
-    leftovers: Leftovers,
+    leftovers: ChunkOutcome,
     /// Connections that must be closed because a fan-out found them to be slow or broken. They have
     /// already left their feed, so none is found twice.
     pub(super) doomed: Vec<(Key, CloseReason)>,

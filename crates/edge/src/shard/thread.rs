@@ -138,7 +138,7 @@ fn run_commands<N: Listen>(
 /// Runs a command. A failure to reply is ignored, because the requester may have gone away.
 fn run_command<N: Listen>(shard: &mut Shard<N, SystemClock>, command: ShardCommand) {
     match command {
-        ShardCommand::Separate(limit, reply) => {
+        ShardCommand::UnshareFdTable(limit, reply) => {
             let _ = reply.send(separate(shard, limit));
         }
         ShardCommand::Listen(addr, reply) => {

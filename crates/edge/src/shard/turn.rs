@@ -336,7 +336,7 @@ impl<N: Network, C: Clock> Shard<N, C> {
             self.evict(evicted, at);
         } else if let Some(peer) = self.peers.get(evicted.shard) {
             // If that shard has ended, it has already closed the handshake.
-            let _ = peer.tell(ShardCommand::Evict(evicted));
+            let _ = peer.send(ShardCommand::Evict(evicted));
         }
     }
 

@@ -63,7 +63,7 @@ async fn an_edge_that_has_lost_the_time_is_not_ready_until_it_knows_it_again() {
     peer.expect_ack(frame::AUTH).await;
     peer.heartbeat(1).await;
     assert_eq!(peer.expect_pong().await.received_unix_us, 0);
-    edge.bus.mend("clock");
+    edge.bus.restore("clock");
     poll_until_async("the edge is ready again", SOON, || {
         health.ready().is_empty()
     })

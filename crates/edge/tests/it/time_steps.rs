@@ -262,7 +262,7 @@ async fn while_all_clocks_are_silent_ticks_continue_as_holdover_and_then_become_
         (-20..PUNCTUAL_MS).contains(&least_late),
         "{least_late} ms late"
     );
-    edge.bus.mend("edge");
+    edge.bus.restore("edge");
     follower.until(NORMAL).await;
     edge.stop().await;
 }
@@ -310,7 +310,7 @@ async fn beyond_the_longest_holdover_ticks_stop_and_none_is_lost() {
         "no ACK yet"
     );
     let before = follower.last;
-    edge.bus.mend("edge");
+    edge.bus.restore("edge");
     let start = waits.expect_ack(SUBSCRIBE).await.start_epoch_ms;
     assert!(
         start > before,

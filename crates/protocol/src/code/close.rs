@@ -137,7 +137,7 @@ pub enum CloseReason {
 /// The level at which the end of a connection is logged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogLevel {
-    /// The level of every end that clients can cause at will, authenticated or not.
+    /// The level of every other end. Clients, authenticated or not, can cause most of them at will.
     Debug,
     /// The level of an end that an operator should look into.
     Warn,

@@ -24,7 +24,7 @@ const TABLE: &[(&str, Return, Option<RangeInclusive<u32>>)] = &[
     ("ALREADY_AUTHENTICATED", Return::No, None),
     ("AUTH_TIMEOUT", Return::Later, LATER),
     ("AUTH_RATE_LIMITED", Return::Later, LATER),
-    ("INVALID_SUBSCRIPTION", Return::OnceMoreWithResume, None),
+    ("INVALID_SUBSCRIPTION", Return::RetryResumeOnce, None),
     ("UNEXPECTED_MESSAGE", Return::No, None),
     ("RATE_LIMITED", Return::Later, LATER),
     ("HEARTBEAT_TIMEOUT", Return::AtOnce, SOON),

@@ -1,5 +1,5 @@
-//! Errors in settings. Each names the variable, shows its value unless that is secret, and says
-//! what is allowed.
+//! Errors in settings. Each names the variable, shows its value unless that is secret, and states
+//! which values are allowed.
 
 use std::{error::Error, fmt, path::PathBuf};
 

@@ -28,7 +28,7 @@ pub enum FileError {
 /// nothing is left, the value counts as unset.
 ///
 /// # Errors
-/// If the file can't be read, is too long, or is not UTF-8 text.
+/// Returns an error if the file can't be read, is too long, or is not UTF-8 text.
 pub fn read_secret_file(path: &Path) -> Result<Option<SecretString>, FileError> {
     // The buffer has its final size from the start: growing it would leave copies of the secret in
     // memory.

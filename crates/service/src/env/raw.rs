@@ -1,5 +1,5 @@
-//! The raw strings of the environment: finds the variable or file that holds a setting's text. What
-//! the text means is decided elsewhere.
+//! The raw strings of the environment: finds the variable or file that holds a setting's text.
+//! Other modules decide what the text means.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -35,7 +35,7 @@ pub(super) struct Found {
 }
 
 impl RawVars {
-    /// Keeps those of `vars` that belong to `settings`. Other variables may hold anything, even
+    /// Keeps only the variables that belong to `settings`. Other variables may hold anything, even
     /// bytes that are not UTF-8.
     pub(super) fn collect(
         vars: impl IntoIterator<Item = (OsString, OsString)>,
@@ -213,7 +213,8 @@ fn merge_former(
     })
 }
 
-/// Refuses the first variable that sets anything but the default of a setting that nothing obeys.
+/// Returns an error for the first variable that sets a setting that nothing obeys, unless it sets
+/// the default.
 fn refuse_all<'a>(
     about: &About,
     why: &'static str,

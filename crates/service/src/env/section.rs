@@ -36,7 +36,7 @@ impl Section {
         }
     }
 
-    /// Makes the section one that the program does not obey, with the reason in `why`: any value
+    /// Marks the section as one that the program does not obey, for the reason `why`: any value
     /// other than the default is refused.
     #[must_use]
     pub const fn refused(self, why: &'static str) -> Self {

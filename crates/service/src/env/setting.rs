@@ -1,5 +1,5 @@
-//! The description of a setting: the one place for everything that is said about it. It holds no
-//! value.
+//! The description of a setting, from which its documentation, its checks and its error messages
+//! are derived. It holds no value.
 
 use std::fmt;
 
@@ -47,7 +47,7 @@ pub(super) enum Shown {
     Url,
 }
 
-/// A former name of a setting, taken from the requirement documents, that is still accepted.
+/// A former name of a setting that is still accepted.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct FormerName {
     pub(super) name: &'static str,
@@ -121,14 +121,15 @@ impl<T: Value> Setting<T> {
         self
     }
 
-    /// Also accepts the value from a file, whose path is in the variable `NAME_FILE`.
+    /// Makes the setting also accept its value from a file, whose path is in the variable
+    /// `NAME_FILE`.
     #[must_use]
     pub const fn or_file(mut self) -> Self {
         self.about.has_file_variable = true;
         self
     }
 
-    /// Also accepts the value under a former name.
+    /// Makes the setting also accept its value under a former name.
     #[must_use]
     pub const fn formerly(mut self, name: &'static str) -> Self {
         self.about.former = Some(FormerName {
@@ -138,7 +139,8 @@ impl<T: Value> Setting<T> {
         self
     }
 
-    /// Also accepts the value under a former name, as a plain number of milliseconds.
+    /// Makes the setting also accept its value under a former name, as a plain number of
+    /// milliseconds.
     #[must_use]
     pub const fn formerly_millis(mut self, name: &'static str) -> Self {
         self.about.former = Some(FormerName {
@@ -161,8 +163,8 @@ impl<T: Value> Setting<T> {
         self.about.name
     }
 
-    /// Parses `text` as a value of this setting, for text from elsewhere than the environment (a
-    /// file that is read again, a command's option).
+    /// Parses `text` as a value of this setting. This is for text that does not come from the
+    /// environment (a file that is read again, a command's option).
     #[must_use]
     pub fn parse(&self, text: &str) -> Option<T> {
         T::parse(text, &self.rule)

@@ -124,10 +124,10 @@ impl Settings {
 
     /// Loads the value of `setting` alone from this process's environment, in a program with these
     /// `defaults`. Errors in other settings are ignored: they do not concern a command that only
-    /// asks the running process something.
+    /// queries the running process.
     ///
     /// # Errors
-    /// If this setting is invalid.
+    /// Returns an error if this setting is invalid.
     pub fn load_one<T: Value>(
         setting: &'static Setting<T>,
         defaults: &[(&str, &str)],
@@ -149,8 +149,8 @@ impl Settings {
     /// Returns the value of `setting`.
     ///
     /// # Panics
-    /// If the setting's section was not loaded. That is a bug, which shows the first time that the
-    /// program starts.
+    /// Panics if the setting's section was not loaded. That is a bug, which shows the first time
+    /// that the program starts.
     #[must_use]
     pub fn get<T: Value>(&self, setting: &Setting<T>) -> T {
         self.look_up(setting)
@@ -166,7 +166,7 @@ impl Settings {
     /// Returns the source of the value of `setting`.
     ///
     /// # Panics
-    /// If the setting's section was not loaded.
+    /// Panics if the setting's section was not loaded.
     #[must_use]
     pub fn origin_of<T: Value>(&self, setting: &Setting<T>) -> &Origin {
         &self
@@ -179,7 +179,7 @@ impl Settings {
     /// again when it changes.
     ///
     /// # Panics
-    /// If the setting's section was not loaded.
+    /// Panics if the setting's section was not loaded.
     #[must_use]
     pub fn file_of<T: Value>(&self, setting: &Setting<T>) -> Option<&Path> {
         match self.origin_of(setting) {
@@ -208,7 +208,7 @@ impl Settings {
             .find(|loaded| loaded.setting.about().name == name)
     }
 
-    /// Returns the value of a setting that is not set.
+    /// Returns a setting that is not set, with its default value.
     fn preset(
         &self,
         setting: &'static dyn AnySetting,

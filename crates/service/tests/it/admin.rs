@@ -176,7 +176,7 @@ async fn metrics_are_in_prometheus_text_format() {
 }
 
 #[tokio::test]
-async fn status_is_that_of_the_component_with_what_the_process_knows() {
+async fn status_adds_the_fields_of_the_process_to_those_of_the_component() {
     let component = Arc::new(Component::default());
     component
         .unready

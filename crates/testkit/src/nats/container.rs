@@ -65,8 +65,8 @@ impl NatsContainer {
         Arc::clone(self.container.get().expect("the server was started before"))
     }
 
-    /// The request to the engine. The port is fixed, since the engine would otherwise choose
-    /// another one at each start.
+    /// Returns the request to the engine. The port is fixed, since the engine would otherwise
+    /// choose another one at each start.
     fn request(&self) -> ContainerRequest<GenericImage> {
         let addr = self.plan.addr;
         let mut request = GenericImage::new(IMAGE, &tag())

@@ -1,5 +1,5 @@
-//! What a test expects from an edge next: each method reads frames, and panics with what arrived if
-//! that is something else.
+//! The `expect_*` methods of [`Peer`]. Each reads frames, and panics if anything other than the
+//! expected frames arrives.
 
 use prost::Message;
 use tickstorm_protocol::message::{Ack, DataBatch, ErrorMsg, Pong, Tick};
@@ -12,7 +12,7 @@ impl Peer {
     /// Expects an ACK of a frame of type `acked`.
     ///
     /// # Panics
-    /// If anything else arrives, or nothing.
+    /// Panics if anything else arrives, or nothing.
     pub async fn expect_ack(&mut self, acked: u8) -> Ack {
         let ack: Ack = self.expect(frame::ACK).await;
         assert_eq!(
@@ -26,7 +26,7 @@ impl Peer {
     /// Authenticates and subscribes, expects both ACKs, and returns the second.
     ///
     /// # Panics
-    /// If the edge answers anything else.
+    /// Panics if the edge answers anything else.
     pub async fn enter(&mut self, username: &str, password: &str, mode: Mode) -> Ack {
         self.auth(username, password).await;
         self.expect_ack(frame::AUTH).await;
@@ -37,7 +37,7 @@ impl Peer {
     /// Expects PONG.
     ///
     /// # Panics
-    /// If anything else arrives, or nothing.
+    /// Panics if anything else arrives, or nothing.
     pub async fn expect_pong(&mut self) -> Pong {
         self.expect(frame::PONG).await
     }
@@ -45,7 +45,7 @@ impl Peer {
     /// Expects DATA_BATCH: schema version 1, one to 1,000 ticks, strictly increasing.
     ///
     /// # Panics
-    /// If anything else arrives, or nothing.
+    /// Panics if anything else arrives, or nothing.
     pub async fn expect_batch(&mut self) -> DataBatch {
         check_batch(self.expect(frame::DATA_BATCH).await)
     }
@@ -53,7 +53,7 @@ impl Peer {
     /// Receives batches until `count` ticks have arrived, and returns all ticks received.
     ///
     /// # Panics
-    /// If anything else arrives, or too few ticks.
+    /// Panics if anything else arrives, or too few ticks.
     pub async fn expect_ticks(&mut self, count: usize) -> Vec<Tick> {
         let mut ticks = Vec::new();
         while ticks.len() < count {
@@ -66,7 +66,7 @@ impl Peer {
     /// precede the answer to a request.
     ///
     /// # Panics
-    /// If the stream ends first.
+    /// Panics if the stream ends first.
     pub async fn skip_batches(&mut self) -> (Vec<DataBatch>, RawFrame) {
         let mut batches = Vec::new();
         loop {
@@ -81,7 +81,7 @@ impl Peer {
     /// Expects ERROR with this code.
     ///
     /// # Panics
-    /// If anything else arrives, or nothing.
+    /// Panics if anything else arrives, or nothing.
     pub async fn expect_error(&mut self, code: &str) -> ErrorMsg {
         let error: ErrorMsg = self.expect(frame::ERROR).await;
         assert_eq!(error.code, code, "code of {error:?}");
@@ -91,7 +91,7 @@ impl Peer {
     /// Expects an orderly end of the stream, at a frame's boundary.
     ///
     /// # Panics
-    /// If anything else arrives, or nothing.
+    /// Panics if anything else arrives, or nothing.
     pub async fn expect_eof(&mut self) {
         let received = self.next_frame(PATIENCE).await;
         assert_eq!(
@@ -104,7 +104,7 @@ impl Peer {
     /// Expects ERROR with this code, then an orderly end of the stream.
     ///
     /// # Panics
-    /// If anything else arrives, or nothing.
+    /// Panics if anything else arrives, or nothing.
     pub async fn expect_refusal(&mut self, code: &str) -> ErrorMsg {
         let error = self.expect_error(code).await;
         self.expect_eof().await;
@@ -114,7 +114,7 @@ impl Peer {
     /// Expects a frame of any type.
     ///
     /// # Panics
-    /// If none arrives.
+    /// Panics if none arrives.
     pub async fn expect_frame(&mut self) -> RawFrame {
         match self.next_frame(PATIENCE).await {
             Received::Frame(frame) => frame,

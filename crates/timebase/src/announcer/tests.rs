@@ -15,7 +15,7 @@ struct Clock {
 }
 
 impl Clock {
-    /// A clock that starts `ms` after a whole minute.
+    /// Starts a clock `ms` milliseconds after a whole minute.
     fn start(ms: i64) -> Self {
         let host = ManualHost::new(UnixTime::from_nanos((MINUTE_MS + ms) * 1_000_000));
         let now = Mono::from_nanos(1);
@@ -141,10 +141,10 @@ fn after_a_lost_connection_coming_ticks_are_announced_again() {
         (Mode::Minute, 60_000),
     ];
     assert_eq!(clock.announced(), both);
-    clock.announcer.announce_anew();
+    clock.announcer.announce_again();
     assert_eq!(clock.announced(), both);
     clock.pass(500);
-    clock.announcer.announce_anew();
+    clock.announcer.announce_again();
     assert_eq!(clock.announced(), both[1..]);
 }
 

@@ -4,10 +4,11 @@
 use std::sync::OnceLock;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-/// The first reading of the monotonic clocks: no real machine's clock reads zero.
+/// The first reading of the monotonic clocks. It is not zero, since no real machine's clock reads
+/// zero.
 const FIRST: Duration = Duration::from_secs(1);
 
-/// Returns the nanoseconds since [`FIRST`] before this process first read the clock.
+/// Returns the nanoseconds since this process first read the clock, plus [`FIRST`].
 pub(crate) fn raw_ns() -> u64 {
     u64::try_from(elapsed().as_nanos()).unwrap_or(u64::MAX)
 }

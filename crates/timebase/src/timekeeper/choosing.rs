@@ -14,11 +14,11 @@ use crate::sample::BoundedOffset;
 use crate::unix::UnixTime;
 
 /// The time after the first answer for which an edge waits for a majority before it settles for the
-/// lowest (rank, id).
+/// clock with the lowest (rank, id).
 const MAJORITY_WAIT: Duration = Duration::from_secs(5);
 /// A step of the only heard clock by more than this is followed only once it has lasted
-/// [`STEP_LASTS_MIN`]. A new generation starts when authority time falls back by more than this
-/// behind the greatest it had reached.
+/// [`STEP_LASTS_MIN`]. A new generation starts when authority time falls behind the greatest
+/// authority time reached by more than this.
 const STEP_NS: u64 = 10_000_000_000;
 /// The time for which a step of the only heard clock must last.
 const STEP_LASTS_MIN: Duration = Duration::from_secs(10);
@@ -63,8 +63,8 @@ impl Timekeeper {
         self.follow(now);
     }
 
-    /// Accepts the clocks that agree with a majority. Returns false if there is no majority, or one
-    /// of falsetickers only.
+    /// Accepts the clocks that agree with a majority. Returns false if there is no majority or it
+    /// consists only of falsetickers.
     fn accept_majority(&mut self, now: Mono) -> bool {
         self.basis = Basis::Majority;
         self.clocks
@@ -80,8 +80,9 @@ impl Timekeeper {
             .accept(now, |_, estimate| estimate.agrees_with(&own, tolerance_ns));
     }
 
-    /// Returns whether only one clock is heard and its time has changed by more than 10 s, but for
-    /// less than 10 s. If it changes by more than 10 s again, the wait starts again.
+    /// Returns whether a step of the only heard clock must still be waited out: its time has
+    /// changed by more than [`STEP_NS`], and the change has lasted for less than
+    /// [`STEP_LASTS_MIN`]. Another change by more than [`STEP_NS`] restarts the wait.
     fn waits_out_step(&mut self, own: BoundedOffset, now: Mono) -> bool {
         let far = |offset_ns: i64, from_ns: i64| offset_ns.abs_diff(from_ns) > STEP_NS;
         let stepped = self

@@ -114,8 +114,8 @@ enum Action {
 }
 
 /// Requests left out of two cases, which ask again less than a second after the previous request.
-/// The real edge never does; these requests are unanswered and one of many, so leaving them out
-/// changes nothing.
+/// The real edge never does that. Each of these requests is unanswered and only one of many, so
+/// leaving it out changes nothing.
 const LEFT_OUT: [(&str, u64); 2] = [("return", 69_750_000), ("return-back", 63_750_000)];
 
 #[test]
@@ -250,7 +250,7 @@ impl<'a> Run<'a> {
                     timeline,
                 } => {
                     let reply = self.reply(asked, &clock, [t2, t3], timeline);
-                    // The expectations show whether it counted.
+                    // The expectations show whether the answer counted.
                     let _ = self.edge.handle_reply(&reply);
                 }
                 Action::Announce(Announce {

@@ -82,7 +82,7 @@ impl Scene {
         self.edge.keeper.following().map(ToString::to_string)
     }
 
-    /// Authority time minus the base and the edge's own time, in microseconds.
+    /// Returns authority time minus the base and the edge's own time, in microseconds.
     fn offset_us(&self) -> Option<i64> {
         Some((self.status().offset_ns? - BASE_MS * 1_000_000) / 1_000)
     }
@@ -235,7 +235,7 @@ fn a_majority_of_only_falsetickers_does_not_count() {
     );
     assert!(scene.status().holdover);
     assert_eq!(scene.follows(), None);
-    assert_eq!(scene.status().alarms, [Alarm::NoneBelieved]);
+    assert_eq!(scene.status().alarms, [Alarm::NoneAccepted]);
 }
 
 #[test]
@@ -247,7 +247,7 @@ fn an_edge_holds_over_if_no_clock_agrees_with_its_own_time() {
     scene.run_until(20_000_000);
     assert_eq!(scene.offset_us(), Some(0));
     assert!(scene.status().holdover);
-    assert_eq!(scene.status().alarms, [Alarm::NoneBelieved]);
+    assert_eq!(scene.status().alarms, [Alarm::NoneAccepted]);
     let bound_us = scene.status().bound_us.unwrap();
     // 200 µs and 200 ppm of 18.65 s.
     assert!((3_920..3_940).contains(&bound_us), "{bound_us}");
@@ -264,8 +264,8 @@ fn the_last_resort_is_not_a_falseticker_if_there_is_another_clock() {
     scene.clocks.remove("c");
     scene.run_until(59_000_000);
     scene.set("c", 9 * SECOND_US);
-    // The last answer of an accepted clock came at 1.35 s, so the time is forgotten at 61.35 s; 5 s
-    // later there is still no majority.
+    // The last answer of an accepted clock arrived at 1.35 s, so the time is forgotten at 61.35 s;
+    // 5 s later there is still no majority.
     scene.run_until(66_000_000);
     assert_eq!(scene.offset_us(), None);
     scene.run_until(68_000_000);
@@ -293,7 +293,7 @@ fn a_second_step_of_a_sole_clock_restarts_the_wait() {
     scene.run_until(9_000_000);
     assert_eq!(
         scene.status().alarms,
-        [Alarm::NoneBelieved, Alarm::StepPending]
+        [Alarm::NoneAccepted, Alarm::StepPending]
     );
     scene.set("a", 7_200 * SECOND_US);
     scene.run_until(18_500_000);
@@ -431,8 +431,8 @@ fn holdover_counts_from_the_last_answer_of_any_accepted_clock() {
     scene.set("b", 5 * SECOND_US);
     scene.set("c", -5 * SECOND_US);
     scene.run_until(6_000_000);
-    // a is accepted because of its old sample, heard at 1.3504 s; b and c were accepted until
-    // 4.3504 s.
+    // a is accepted because of its old sample, heard at 1.3504 s. b and c were last heard as
+    // accepted clocks at 4.3504 s.
     assert_eq!(scene.follows().as_deref(), Some("a"));
     scene.run_until(64_300_000);
     assert_eq!(scene.offset_us(), Some(0));

@@ -23,7 +23,8 @@ fn workspace(more: &[(&str, &str, Purpose)]) -> Graph {
     graph
 }
 
-/// Returns the only violation in a workspace with `more` dependencies than the allowed ones.
+/// Returns the only violation in a workspace with the dependencies `more` in addition to the
+/// allowed ones.
 fn violation(more: &[(&str, &str, Purpose)]) -> String {
     let mut found = violations(&workspace(more));
     assert_eq!(found.len(), 1, "{found:#?}");

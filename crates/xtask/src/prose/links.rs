@@ -1,4 +1,5 @@
-//! Relative links in Markdown: the file must exist, and the heading in it.
+//! Checks relative links in Markdown: the file must exist, and so must the heading that the link
+//! names.
 
 use std::{fs, path::Path};
 

@@ -7,14 +7,14 @@ use pulldown_cmark::{Event, Options, Parser, Tag, TagEnd};
 
 use super::passage::{Excerpt, Passage};
 
-/// Stands for a piece of code in a sentence, so that no phrase matches across it.
+/// The placeholder for a piece of code in a sentence, so that no phrase matches across it.
 const CODE: &str = "\u{fffc}";
 
 fn parse(text: &str) -> impl Iterator<Item = (Event<'_>, Range<usize>)> {
     Parser::new_ext(text, Options::ENABLE_TABLES).into_offset_iter()
 }
 
-/// The paragraphs, headings, list items and table cells.
+/// Returns the paragraphs, headings, list items and table cells.
 pub(super) fn passages(excerpt: &Excerpt) -> Vec<Passage> {
     let mut found = Vec::new();
     let mut passage = Passage::default();
@@ -41,7 +41,7 @@ pub(super) fn passages(excerpt: &Excerpt) -> Vec<Passage> {
     found
 }
 
-/// Whether a block begins or ends, and not a link or an emphasis within one.
+/// Returns whether the event starts or ends a block, rather than a link or emphasis within one.
 fn ends_passage(event: &Event<'_>) -> bool {
     let is_within = matches!(
         event,
@@ -58,7 +58,7 @@ fn ends_passage(event: &Event<'_>) -> bool {
     matches!(event, Event::Start(_) | Event::End(_)) && !is_within
 }
 
-/// The lines, counted from 1, of code blocks and tables, which cannot be wrapped.
+/// Returns the lines, counted from 1, of code blocks and tables, which cannot be wrapped.
 pub(super) fn fixed_lines(text: &str) -> BTreeSet<usize> {
     let line = |offset: usize| text[..offset].matches('\n').count() + 1;
     parse(text)
@@ -67,7 +67,7 @@ pub(super) fn fixed_lines(text: &str) -> BTreeSet<usize> {
         .collect()
 }
 
-/// The destination and line of each link and image.
+/// Returns the destination and line of each link and image.
 pub(super) fn links(text: &str) -> Vec<(String, usize)> {
     let mut links = Vec::new();
     for (event, range) in parse(text) {
@@ -79,8 +79,8 @@ pub(super) fn links(text: &str) -> Vec<(String, usize)> {
     links
 }
 
-/// The anchors of the headings, as the usual hosts of Git repositories make them: in lower case,
-/// without punctuation, with hyphens for spaces, and with a number if the name is taken.
+/// Returns the anchors of the headings, as the usual Git hosts make them: in lower case, without
+/// punctuation, with hyphens for spaces, and with a number appended if the anchor is taken.
 pub(super) fn anchors(text: &str) -> BTreeSet<String> {
     let mut anchors = BTreeSet::new();
     let mut heading = String::new();

@@ -1,5 +1,5 @@
-//! What people read in a file, piece by piece: paragraphs, comments and string literals, without
-//! the code around them.
+//! Splits a file into [`Passage`]s, which are the text in it that people read: paragraphs, comments
+//! and string literals, without the code around them.
 
 use std::mem;
 
@@ -7,12 +7,12 @@ use ra_ap_rustc_lexer::{FrontmatterAllowed, LiteralKind, TokenKind, tokenize};
 
 use super::{Source, markdown};
 
-/// A paragraph, a comment or a string literal. Line breaks in it have become single spaces, so that
-/// a phrase is found although a line break splits it.
+/// A paragraph, a comment or a string literal. Each line break in it is replaced by a space, so
+/// that a phrase is found even if a line break splits it.
 #[derive(Default)]
 pub(super) struct Passage {
     pub(super) text: String,
-    /// The offsets in `text` at which a line of the file begins, and that line's number.
+    /// The offset in `text` at which each line of the file starts, and that line's number.
     lines: Vec<(usize, usize)>,
 }
 
@@ -21,11 +21,11 @@ pub(super) struct Passage {
 #[derive(Default)]
 pub(super) struct Excerpt {
     pub(super) text: String,
-    /// The file's line that each line of `text` is from.
+    /// For each line of `text`, its line number in the file.
     lines: Vec<usize>,
 }
 
-/// Everything in a file that people read.
+/// Returns everything in a file that people read.
 pub(super) fn passages(source: &Source<'_>) -> Vec<Passage> {
     let name = source.path.rsplit('/').next().unwrap_or(source.path);
     let extension = name.rsplit_once('.').map_or("", |(_, extension)| extension);
@@ -39,7 +39,7 @@ pub(super) fn passages(source: &Source<'_>) -> Vec<Passage> {
 }
 
 impl Passage {
-    /// The line of the file that an offset in `text` is in.
+    /// Returns the number of the file's line that contains an offset in `text`.
     pub(super) fn line(&self, offset: usize) -> usize {
         let after = self.lines.partition_point(|&(start, _)| start <= offset);
         self.lines[after.saturating_sub(1)].1
@@ -53,7 +53,7 @@ impl Passage {
         self.text.push_str(text);
     }
 
-    /// Takes what has been gathered, if there is a word in it.
+    /// Clears the passage, and returns its former content unless that has no letter in it.
     pub(super) fn take(&mut self) -> Option<Self> {
         let taken = mem::take(self);
         taken.text.contains(char::is_alphabetic).then_some(taken)
@@ -75,14 +75,14 @@ impl Excerpt {
         self.lines.push(line);
     }
 
-    /// The line of the file that an offset in `text` is in.
+    /// Returns the number of the file's line that contains an offset in `text`.
     pub(super) fn line(&self, offset: usize) -> usize {
         self.lines[self.text[..offset].matches('\n').count()]
     }
 }
 
-/// The comments of a Rust file, which are Markdown, and those of its string literals that contain a
-/// space.
+/// Returns the passages of a Rust file: its comments, read as Markdown, and the string literals
+/// that contain a space.
 fn rust(text: &str) -> Vec<Passage> {
     let mut found = Vec::new();
     let mut comment = Excerpt::default();
@@ -123,8 +123,8 @@ fn literal(text: &str, line: usize) -> Option<Passage> {
     passage.take().filter(|passage| passage.text.contains(' '))
 }
 
-/// The comments of a file in which `marker` begins one: whole lines, joined if they follow each
-/// other, and ends of lines.
+/// Returns the comments of a file in which `marker` starts a comment. Consecutive comment lines are
+/// one passage; a comment after code is a passage by itself.
 fn comments(text: &str, marker: &str) -> Vec<Passage> {
     let after = format!(" {marker} ");
     let mut found = Vec::new();

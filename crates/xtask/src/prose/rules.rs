@@ -1,5 +1,5 @@
-//! Our own rules, from `prose.toml`: which files are read, which words are spelt as they should be
-//! although codespell does not know them, and which phrases we do not use.
+//! Our own rules, from `prose.toml`: which files are checked, which words are correct although
+//! codespell takes them for misspellings, and which phrases we do not use.
 
 use std::fs;
 
@@ -63,7 +63,7 @@ impl Rules {
         })
     }
 
-    /// The files that are read, of these.
+    /// Returns those of `paths` that are checked.
     pub(super) fn select(&self, mut paths: Vec<String>) -> Vec<String> {
         paths.retain(|path| !self.skip.iter().any(|pattern| pattern.is_match(path)));
         paths

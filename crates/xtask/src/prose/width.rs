@@ -1,4 +1,4 @@
-//! The width of lines: what rustfmt cannot wrap, such as comments and long strings, is wrapped by
+//! Checks the width of lines. rustfmt cannot wrap comments and long strings, so they are wrapped by
 //! hand.
 
 use std::collections::BTreeSet;
@@ -29,7 +29,8 @@ pub(super) fn findings(source: &Source<'_>) -> Vec<Finding> {
         .collect()
 }
 
-/// A line whose only word is too long, such as a link, cannot be wrapped.
+/// Returns whether a line is too wide, and could be wrapped: it has more than one word. A line with
+/// only one, such as a link, may be of any width.
 fn is_too_wide(line: &str) -> bool {
     let words = line.split_whitespace().filter(|word| {
         let is_mark = word.chars().all(|letter| "/!#*->|".contains(letter));
@@ -43,7 +44,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_can_be_wrapped_is_too_wide() {
+    fn only_a_line_that_can_be_wrapped_is_too_wide() {
         let wide = "word ".repeat(20) + "a";
         let word = "/// ".to_owned() + &"x".repeat(100);
         assert_eq!(wide.chars().count(), 101);

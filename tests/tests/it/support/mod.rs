@@ -15,7 +15,7 @@ const PAUSE: Duration = Duration::from_millis(20);
 /// Polls until `holds` returns true.
 ///
 /// # Panics
-/// If it does not within `time_max`. The message contains `what`.
+/// Panics if it does not within `time_max`. The message contains `what`.
 pub(crate) async fn eventually(
     what: &str,
     time_max: Duration,

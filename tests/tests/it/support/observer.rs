@@ -19,10 +19,11 @@ use crate::tickstorm::PATIENCE;
 /// The number of ticks that a median is calculated from.
 pub(crate) const SPAN: usize = 20;
 
-/// The growth of a median that is tolerated: TIME_ERROR_MAX_MS, beyond which people notice. Load in
-/// the meantime adds some milliseconds to half of the ticks. A defect adds a second or more to
-/// each: an edge that waits for a clock that is gone, that releases a tick only when it is
-/// announced again, or whose sends wait for a connection to be established.
+/// The growth of a median that is tolerated: the default of TIME_ERROR_MAX_MS, which is about the
+/// lateness that people notice. Load in the meantime adds some milliseconds to half of the ticks. A
+/// defect adds a second or more to each tick, such as an edge that waits for a clock that is gone,
+/// that releases a tick only when it is announced again, or whose sends wait for a connection to be
+/// established.
 const GROWTH_MAX_US: i64 = 250_000;
 
 /// The time by which an edge may be ahead of the host's clock, which its clocks read: half the
@@ -36,8 +37,7 @@ const EARLY_MAX_US: i64 = 32_000;
 /// is off by an hour.
 const LATE_MAX_US: i64 = 60_000_000;
 
-/// How far in the past a MINUTE client's resume point is, so that it immediately has ticks to
-/// compare.
+/// The age of a MINUTE client's resume point, so that it immediately has ticks to compare.
 const MINUTES_BACK: Duration = Duration::from_secs(300);
 
 /// A tick and its arrival by the host's clock, which the clocks of the cluster also read.
@@ -146,7 +146,7 @@ impl Observer {
         eventually(&what, PATIENCE, done).await;
     }
 
-    /// Returns the median lateness of the 20 ticks from the one with index `from` on, in
+    /// Returns the median lateness of the [`SPAN`] ticks that start at index `from`, in
     /// microseconds.
     pub(crate) fn median_lateness_us(&self, from: usize) -> i64 {
         let observations = self.observations();

@@ -158,7 +158,7 @@ impl Worker {
     }
 }
 
-/// Sends some hundred bytes, which a newly connected socket accepts as a whole unless it is broken.
+/// Sends a few hundred bytes, all of which a newly connected socket accepts unless it is broken.
 fn send_all(socket: &Socket, bytes: &[u8]) -> Result<(), ConnectionEnd> {
     if bytes.is_empty() {
         return Ok(());

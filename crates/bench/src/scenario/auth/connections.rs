@@ -140,7 +140,7 @@ impl AuthClient {
 
     fn send(&mut self) {
         let at_ns = now_ns();
-        // A newly connected socket accepts some hundred bytes as a whole, unless it is broken.
+        // A newly connected socket accepts all of a few hundred bytes, unless it is broken.
         self.stage = match self.stream.write_all(&self.frame) {
             Ok(()) => AuthStage::Sent { at_ns },
             Err(error) => AuthStage::Failed {
@@ -192,7 +192,7 @@ impl AuthClient {
     }
 
     fn finish(self) -> SentAuth {
-        // If this is refused, it ends by an ordinary close.
+        // If this is refused, the connection ends by an ordinary close.
         let _ = SockRef::from(&self.stream).set_linger(Some(Duration::ZERO));
         let (sent_ns, answered) = match self.stage {
             AuthStage::Connected => (None, Err(AuthFault::Unanswered)),

@@ -18,7 +18,9 @@ pub(super) struct AuthOutcome {
     accepted: Histogram<u64>,
     /// The time from an AUTH with an unknown token to its ERROR, in nanoseconds.
     refused: Histogram<u64>,
+    /// The number of AUTHs sent before their tick's time.
     sent_before: Vec<f64>,
+    /// The number of these that were still unanswered at the tick's time.
     under_way: Vec<f64>,
     unanswered: u64,
     answered_wrongly: u64,

@@ -1,5 +1,5 @@
-//! The tokens of a run: random ones in a file for the edge under test, and random ones that are in
-//! no file. The file contains only digests, and is removed at the end of the run.
+//! The random tokens of a run: tokens in a file for the edge under test, and tokens that are in no
+//! file. The file contains only digests, and is removed at the end of the run.
 
 use std::ffi::OsString;
 use std::io::{self, BufWriter, Write};
@@ -48,7 +48,7 @@ impl RandomTokens {
         })
     }
 
-    /// The value of STREAM_TOKENS_FILE.
+    /// Returns the value of STREAM_TOKENS_FILE.
     pub(super) fn path(&self) -> OsString {
         self.file.path().into()
     }

@@ -7,7 +7,7 @@ use crate::orders::BareSends;
 use crate::report::{Report, Series};
 use crate::tick_arrivals::ArrivalsByTick;
 
-/// Added to twice the time that a tick took, in milliseconds.
+/// The margin that is added to twice the time that a tick took, in milliseconds.
 const WINDOW_SPARE_MS: i64 = 20;
 /// The delay from the last arrival to the first heartbeat, in milliseconds, so that the generator
 /// notices that the tick is over.

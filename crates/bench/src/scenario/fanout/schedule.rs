@@ -58,7 +58,7 @@ impl RoundSchedule {
         }
     }
 
-    /// Makes heartbeats stop before ticks are released that were sent `lead` ahead: their answers
+    /// Makes heartbeats stop before the release of ticks that were sent `lead` ahead: their answers
     /// would occupy CPUs that clients on their own hosts do not share.
     pub(super) fn keep_quiet_before(&mut self, lead: Duration) {
         let lead_ms = i64::try_from(lead.as_millis()).unwrap_or(0);

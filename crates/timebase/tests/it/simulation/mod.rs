@@ -39,7 +39,8 @@ struct Sim {
     next_fault: Mono,
     /// When the faulty clock last sent a wrong time.
     last_falsified: Mono,
-    /// When the network is next cut or the machine stalls; `cut_until` is when the cut ends.
+    /// When the network is next cut or the machine next stalls. `cut_until` and `stalled_until` are
+    /// when that ends.
     next_outage: Mono,
     cut_until: Mono,
     stalled_until: Mono,
@@ -191,7 +192,7 @@ impl Sim {
             }
             match first.remove() {
                 Message::Request { clock, nonce } => self.answer(clock, nonce, at),
-                // The effect of the next two shows in the edge's behaviour.
+                // Whether the edge accepts the next two messages shows in its behaviour.
                 Message::Reply(reply) => {
                     let _ = self.edge.handle_reply(&reply);
                 }
@@ -310,7 +311,8 @@ impl Sim {
             self.edge.sleep_until(self.stalled_until);
         }
         let next = now + length + self.dice.micros(15_000_000, 60_000_000);
-        // The last outages are over before the end of the run, by when every tick must have come.
+        // The last outage ends before the run does, since every tick must have been released by
+        // then.
         self.next_outage = if next < Mono::ZERO + OUTAGES_END {
             next
         } else {

@@ -66,8 +66,8 @@ pub(super) enum Fault {
 }
 
 impl Fault {
-    /// Returns the faults of one clock that must not cost anything, with two clocks and with three
-    /// or more.
+    /// Returns the faults of one of `clocks` clocks that an edge must tolerate. With two clocks
+    /// there are fewer than with three or more.
     pub(super) const fn of(clocks: usize) -> &'static [Self] {
         if clocks == 2 {
             return &[Self::Silent, Self::Step];
