@@ -6,6 +6,7 @@ mod follow;
 mod line;
 mod summary;
 mod tail;
+mod tls;
 
 use std::panic;
 use std::process::{self, ExitCode};

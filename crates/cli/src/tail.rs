@@ -17,6 +17,7 @@ use tickstorm_service::{duration, exit};
 use crate::follow::{TickFormat, follow};
 use crate::line::Lateness;
 use crate::summary::Summary;
+use crate::tls::TlsArgs;
 
 const AFTER_HELP: &str = "\
 Output:
@@ -52,6 +53,8 @@ Examples:
       Show the ticks of `tickstorm dev`
   tickstorm tail --addr edge.example:8080
       Show the ticks of another edge
+  tickstorm tail --addr edge.example:8443 --tls --tls-ca ca.pem
+      Show the ticks of an edge with TLS, whose certificate this authority signed
   tickstorm tail --addr edge-0:8080 --addr edge-1:8080
       Show one stream of ticks from either edge
   tickstorm tail --ahead --count 100
@@ -94,6 +97,8 @@ pub(crate) struct Tail {
     /// Fail if a tick is later than this.
     #[arg(long, value_name = "DURATION", value_parser = duration::parse)]
     max_late: Option<Duration>,
+    #[command(flatten)]
+    tls: TlsArgs,
     /// Print one JSON object per line.
     #[arg(long)]
     json: bool,
@@ -151,6 +156,10 @@ impl Tail {
             .ahead(self.ahead)
             .reconnect(self.within.is_none())
             .mode(self.mode.into());
+        let options = match self.tls.options() {
+            Some(tls) => options.tls(tls),
+            None => options,
+        };
         Ok(match self.resume_after {
             Some(ms) => options.resume_after(Epoch::from_ms(ms)),
             None => options,

@@ -20,6 +20,10 @@ pub enum Error {
         /// The error for the last IP address that was tried.
         source: io::Error,
     },
+    /// The options of TLS can't be used.
+    #[cfg(feature = "tls")]
+    #[error(transparent)]
+    Tls(#[from] crate::tls::TlsError),
     /// The edge sent ERROR, which ends the connection and gives the reason.
     #[error("the edge ended the connection: {}", ShownRefusal(.0))]
     Refused(Refusal),
@@ -73,6 +77,8 @@ impl Error {
     pub fn come_back(&self) -> Return {
         match self {
             Self::Connect { .. } | Self::TimeUnknown { .. } => Return::Elsewhere,
+            #[cfg(feature = "tls")]
+            Self::Tls(_) => Return::No,
             Self::Refused(refusal) => refusal.come_back(),
             Self::Protocol(broken) => broken.come_back(),
             Self::Closed { .. } | Self::Timeout { .. } => Return::AtOnce,
@@ -88,6 +94,8 @@ impl Error {
             | Self::Closed { .. }
             | Self::TimeUnknown { .. }
             | Self::Timeout { .. } => Duration::ZERO,
+            #[cfg(feature = "tls")]
+            Self::Tls(_) => Duration::ZERO,
         }
     }
 }

@@ -44,6 +44,9 @@
 //! [`connect_by`]. Without [`Options::ahead`], no timer is involved: only the network and the edge
 //! determine when a tick arrives.
 //!
+//! With [`Options::tls`], connections use TLS 1.3. This needs the crate's feature `tls`, which is
+//! on by default.
+//!
 //! Nothing in this crate reads the wall clock. Authority time comes from the edge, and
 //! [`Estimate`]s of it state their error bounds; see [`estimate`].
 
@@ -59,6 +62,8 @@ mod options;
 mod resume;
 mod stream;
 mod subscription;
+#[cfg(feature = "tls")]
+mod tls;
 
 pub use alarm_clock::AlarmClock;
 pub use dial::Dial;
@@ -69,3 +74,5 @@ pub use options::Options;
 pub use stream::{Ticks, connect, connect_by, connect_over};
 pub use tickstorm_timebase::{Epoch, Mode, Quality, UnixTime};
 pub use tickstorm_timer::AsyncTimer;
+#[cfg(feature = "tls")]
+pub use tls::{TlsError, TlsOptions};

@@ -5,6 +5,9 @@
 use secrecy::SecretString;
 use tickstorm_timebase::{Epoch, Mode};
 
+#[cfg(feature = "tls")]
+use crate::tls::TlsOptions;
+
 /// The configuration of a client: how to reach an edge, and what to request from it.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -17,6 +20,8 @@ pub struct Options {
     pub(crate) exact_time: bool,
     pub(crate) ahead: bool,
     pub(crate) reconnect: bool,
+    #[cfg(feature = "tls")]
+    pub(crate) tls: Option<TlsOptions>,
 }
 
 impl Options {
@@ -33,6 +38,8 @@ impl Options {
             exact_time: false,
             ahead: false,
             reconnect: true,
+            #[cfg(feature = "tls")]
+            tls: None,
         }
     }
 
@@ -92,6 +99,14 @@ impl Options {
     #[must_use]
     pub fn ahead(mut self, ahead: bool) -> Self {
         self.ahead = ahead;
+        self
+    }
+
+    /// Connects over TLS. The default is plain TCP, over which passwords travel as they are.
+    #[cfg(feature = "tls")]
+    #[must_use]
+    pub fn tls(mut self, tls: TlsOptions) -> Self {
+        self.tls = Some(tls);
         self
     }
 

@@ -21,6 +21,8 @@ use crate::estimate::{Estimate, Estimator};
 use crate::event::Event;
 use crate::options::Options;
 use crate::subscription::Subscription;
+#[cfg(feature = "tls")]
+use crate::tls::Tls;
 
 /// The largest number of events buffered for a slow reader: one batch of maximum size. Beyond it,
 /// the connection is not read, and the edge decides what happens to a slow consumer.
@@ -39,6 +41,10 @@ const EVENTS_MAX: usize = 1_000;
 /// # Errors
 /// The reason why no subscription was made at the address that was tried last.
 pub async fn connect(options: Options) -> Result<Ticks, Error> {
+    #[cfg(feature = "tls")]
+    if let Some(tls) = &options.tls {
+        return connect_by(Tls::new(tls)?, SystemClock, options).await;
+    }
     connect_by(Tcp, SystemClock, options).await
 }
 

@@ -43,6 +43,7 @@ impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         let code = match &error {
             Error::Protocol(_) => exit::PROTOCOL,
+            Error::Tls(_) => exit::CONFIG,
             Error::Refused(refusal) => match &refusal.code {
                 Ok(code) if blames_the_protocol(*code) => exit::PROTOCOL,
                 Ok(_) | Err(_) => exit::NOPERM,

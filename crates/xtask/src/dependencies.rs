@@ -38,6 +38,7 @@ const fn rule(
 const TIMEBASE: &str = "tickstorm-timebase";
 const TIMER: &str = "tickstorm-timer";
 const PROTOCOL: &str = "tickstorm-protocol";
+const TLS: &str = "tickstorm-tls";
 const BUS: &str = "tickstorm-bus";
 const SERVICE: &str = "tickstorm-service";
 const CLOCK: &str = "tickstorm-clock";
@@ -55,6 +56,7 @@ const RULES: &[Rule] = &[
     rule(TIMEBASE, &[], &[]),
     rule(TIMER, &[TIMEBASE], &[]),
     rule(PROTOCOL, &[TIMEBASE], &[]),
+    rule(TLS, &[], &[]),
     rule(BUS, &[TIMEBASE], &[TESTKIT]),
     // Both daemons connect to NATS through this crate.
     rule(SERVICE, &[BUS], &[TESTKIT]),
@@ -62,7 +64,7 @@ const RULES: &[Rule] = &[
     // The edge's tests depend on the edge with its feature `bench`.
     rule(
         EDGE,
-        &[TIMEBASE, TIMER, PROTOCOL, BUS, SERVICE],
+        &[TIMEBASE, TIMER, PROTOCOL, TLS, BUS, SERVICE],
         &[EDGE, TESTKIT],
     ),
     rule(CLIENT, &[TIMEBASE, TIMER, PROTOCOL], &[TESTKIT]),
@@ -86,7 +88,7 @@ const RULES: &[Rule] = &[
 
 /// The sans-I/O crates. They use no async runtime, not even in their tests, so that time and bytes
 /// can reach them only as arguments.
-const WITHOUT_TOKIO: &[&str] = &[TIMEBASE, PROTOCOL];
+const WITHOUT_TOKIO: &[&str] = &[TIMEBASE, PROTOCOL, TLS];
 
 /// Libraries that neither product code nor build scripts may depend on, even indirectly, each with
 /// the reason.

@@ -18,3 +18,4 @@ mod rogue_publishers;
 mod support;
 mod tables;
 mod tickstorm;
+mod tls;

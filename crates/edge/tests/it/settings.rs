@@ -292,3 +292,45 @@ fn each_setting_accepts_exactly_its_range() {
         );
     }
 }
+
+#[test]
+fn files_of_tls_are_needed_with_tls_and_refused_without_it() {
+    let enabled = ("TLS_ENABLED", "true");
+    let pair = [("TLS_CERT_FILE", A_FILE), ("TLS_KEY_FILE", A_FILE)];
+    let verify = ("TLS_CLIENT_AUTH", "require_verify");
+    let ca = ("TLS_CA_FILE", A_FILE);
+    edge(&[enabled, pair[0], pair[1]]);
+    edge(&[
+        enabled,
+        pair[0],
+        pair[1],
+        verify,
+        ca,
+        ("TLS_CRL_FILE", A_FILE),
+    ]);
+    let cases: [(&[(&str, &str)], &str); 7] = [
+        (&[enabled, pair[0]], "TLS_ENABLED=true needs TLS_KEY_FILE"),
+        (&[enabled, pair[1]], "TLS_ENABLED=true needs TLS_CERT_FILE"),
+        (&[pair[0]], "TLS_CERT_FILE is set without TLS_ENABLED=true"),
+        (
+            &[verify, ca],
+            "TLS_CLIENT_AUTH=require_verify needs TLS_ENABLED=true",
+        ),
+        (
+            &[enabled, pair[0], pair[1], verify],
+            "TLS_CLIENT_AUTH=require_verify needs TLS_CA_FILE",
+        ),
+        (
+            &[enabled, pair[0], pair[1], ca],
+            "TLS_CA_FILE is set without TLS_CLIENT_AUTH=require_verify",
+        ),
+        (
+            &[enabled, pair[0], ("TLS_KEY_FILE", "/nowhere")],
+            "TLS_KEY_FILE=/nowhere",
+        ),
+    ];
+    for (vars, expected) in cases {
+        let error = only_error(try_edge(vars));
+        assert!(error.contains(expected), "{vars:?}: {error}");
+    }
+}
