@@ -22,7 +22,7 @@ const DAEMON: Daemon = Daemon {
 };
 
 const SECTIONS: [Section; 8] = {
-    let [edge, login, credentials, tls, limits, not_built] = settings::SECTIONS;
+    let [edge, login, credentials, limits, tls, not_built] = settings::SECTIONS;
     [
         COMMON,
         NATS,

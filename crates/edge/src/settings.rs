@@ -15,7 +15,7 @@ use crate::tls::ClientAuth;
 
 /// All sections, in the order in which they are printed. Programs destructure this array, so that
 /// they can't miss a section that is added.
-pub const SECTIONS: [Section; 6] = [EDGE, LOGIN, CREDENTIALS, TLS, LIMITS, NOT_BUILT];
+pub const SECTIONS: [Section; 6] = [EDGE, LOGIN, CREDENTIALS, LIMITS, TLS, NOT_BUILT];
 
 /// The edge's defaults for settings that it shares with other programs.
 pub const DEFAULTS: [(&str, &str); 1] = [("ADMIN_ADDR", "127.0.0.1:8081")];
