@@ -20,9 +20,9 @@ use crate::dial::{Dial, Tcp};
 /// authenticated.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How to reach an edge over TLS 1.3: whom to trust, which name to expect, and which certificate to
-/// present. The default trusts the certificate authorities of the system, expects the host of the
-/// edge's address, and presents no certificate.
+/// How to reach an edge over TLS 1.3: which authorities to trust, which name to expect, and which
+/// certificate to present. The default trusts the certificate authorities of the system, expects
+/// the host of the edge's address, and presents no certificate.
 #[derive(Clone, Debug, Default)]
 pub struct TlsOptions {
     ca_file: Option<PathBuf>,

@@ -24,7 +24,7 @@ mod tests;
 /// The settings of a clock, an edge and a client in this process, in the order in which they are
 /// printed.
 const SECTIONS: [Section; 10] = {
-    let [edge, login, credentials, tls, limits, not_built] = tickstorm_edge::settings::SECTIONS;
+    let [edge, login, credentials, limits, tls, not_built] = tickstorm_edge::settings::SECTIONS;
     [
         COMMON,
         NATS.refused("this program does not use NATS"),
@@ -33,8 +33,8 @@ const SECTIONS: [Section; 10] = {
         login,
         credentials,
         CLIENT,
-        tls.refused("the client of this program does not use TLS"),
         limits,
+        tls.refused("the client of this program does not use TLS"),
         not_built,
     ]
 };

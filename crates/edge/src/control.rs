@@ -115,6 +115,7 @@ impl Edge {
         if let (Some(files), Some(((sender, _), loaded))) = (config.tls, tls) {
             edge.spawn("TLS files", tls::watch_files(files, loaded, sender));
         }
+        warn_of_plain_text(has_tls, listen_addr);
         // The seed is random, so that a late answer to a request of an earlier run is never
         // mistaken for an answer to one of this run.
         let timekeeper = Timekeeper::new(config.time, rand::random(), SystemClock.now());
@@ -123,12 +124,6 @@ impl Edge {
         let timekeeper = TimekeeperDriver::new(timekeeper, bus, publisher, reporter);
         edge.spawn("timekeeper", timekeeper.run());
         tracing::info!(edge_id = config.id, shards = config.shards, "edge started");
-        if !has_tls && !listen_addr.ip().is_loopback() {
-            tracing::warn!(
-                %listen_addr,
-                "clients on other machines send passwords in plain text: set TLS_ENABLED"
-            );
-        }
         Ok(edge)
     }
 
@@ -226,6 +221,16 @@ impl Edge {
     /// socket is full.
     pub async fn on_shards(&self, work: crate::Work) {
         self.shards.run(&work).await;
+    }
+}
+
+/// Warns once if clients on other machines can connect without TLS.
+fn warn_of_plain_text(has_tls: bool, listen_addr: SocketAddr) {
+    if !has_tls && !listen_addr.ip().is_loopback() {
+        tracing::warn!(
+            %listen_addr,
+            "clients on other machines send passwords in plain text: set TLS_ENABLED"
+        );
     }
 }
 

@@ -29,8 +29,8 @@ const SECTIONS: [Section; 8] = {
         edge,
         login,
         credentials,
-        tls,
         limits,
+        tls,
         not_built,
     ]
 };

@@ -186,7 +186,7 @@ impl<'a> Parts<'a> {
         let (algorithm, key, iv) = match secrets {
             ConnectionTrafficSecrets::Aes256Gcm { key, iv } => (&AES_256_GCM, key, iv),
             ConnectionTrafficSecrets::Chacha20Poly1305 { key, iv } => (&CHACHA20_POLY1305, key, iv),
-            _ => return Err(KeyFailure),
+            ConnectionTrafficSecrets::Aes128Gcm { .. } | _ => return Err(KeyFailure),
         };
         Ok(Self {
             algorithm,

@@ -53,7 +53,7 @@ pub enum Opened {
         /// The application data.
         content: std::ops::Range<usize>,
     },
-    /// The peer will send nothing more. Input after this record is to be ignored.
+    /// The peer will send nothing more. Input after this record must be ignored.
     Closed,
 }
 

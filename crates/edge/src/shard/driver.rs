@@ -283,8 +283,8 @@ impl<N: Network> Driver<N> {
         }
     }
 
-    /// Reads what may save a connection from being closed. In the middle of a TLS handshake, nothing
-    /// can.
+    /// Reads input that may save a connection from being closed. In the middle of a TLS handshake,
+    /// none can.
     fn read_last(&mut self, connection: &mut Connection<N::Socket>, at: Moment) -> AfterStep {
         if self.network.is_shaking_hands(&connection.socket) {
             return AfterStep::Stays;

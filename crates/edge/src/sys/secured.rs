@@ -31,7 +31,7 @@ pub(crate) struct Secured<N> {
     plain: N,
     config: watch::Receiver<Arc<ServerConfig>>,
     /// The state of each socket, by its number.
-    peers: Vec<Option<Box<Peer>>>,
+    peers: Vec<Peer>,
     /// Input that is being opened.
     input: Vec<u8>,
     /// Parts of output that are sealed together.
@@ -41,11 +41,15 @@ pub(crate) struct Secured<N> {
 }
 
 /// The state of one socket.
+#[derive(Default)]
 enum Peer {
+    /// No socket has this number.
+    #[default]
+    Absent,
     /// No byte has arrived.
     Silent,
     Handshake(Box<Greeting>),
-    Open(Channel),
+    Open(Box<Channel>),
     /// TLS has failed. What still arrives is discarded.
     Failed,
 }
@@ -116,14 +120,14 @@ impl<N: Network> Secured<N> {
         }
     }
 
-    fn set_peer(&mut self, fd: RawFd, peer: Option<Peer>) {
+    fn set_peer(&mut self, fd: RawFd, peer: Peer) {
         let Ok(index) = usize::try_from(fd) else {
             return;
         };
         if index >= self.peers.len() {
-            self.peers.resize_with(index + 1, || None);
+            self.peers.resize_with(index + 1, Peer::default);
         }
-        self.peers[index] = peer.map(Box::new);
+        self.peers[index] = peer;
     }
 }
 
@@ -144,8 +148,10 @@ impl<N: Network> Secured<N> {
         let peer = peer(peers, fd)?;
         let mut greeting = match std::mem::replace(peer, Peer::Failed) {
             Peer::Handshake(greeting) => greeting,
-            _ if received == Received::End => return Ok(Received::End),
-            _ => {
+            Peer::Absent | Peer::Silent | Peer::Open(_) | Peer::Failed => {
+                if received == Received::End {
+                    return Ok(Received::End);
+                }
                 let config = Arc::clone(&config.borrow());
                 Greeting::new(config).map_err(TlsFailure::Handshake)?
             }
@@ -166,14 +172,14 @@ impl<N: Network> Secured<N> {
             }
             HandshakeProgress::Established(established) => {
                 let mut unread = established.unread;
-                let mut channel = Channel {
+                let mut channel = Box::new(Channel {
                     session: *established.session,
                     input: Vec::new(),
                     unsent: greeting.unsent,
                     is_byte_owed: false,
                     is_closed: false,
                     end: None,
-                };
+                });
                 let opened = channel.open(&mut unread, buffer);
                 *peer = Peer::Open(channel);
                 read_outcome(opened, false)
@@ -315,10 +321,9 @@ impl Channel {
 }
 
 /// Returns the state of a socket that was accepted.
-fn peer(peers: &mut [Option<Box<Peer>>], fd: RawFd) -> Result<&mut Peer, Errno> {
+fn peer(peers: &mut [Peer], fd: RawFd) -> Result<&mut Peer, Errno> {
     let index = usize::try_from(fd).map_err(|_| Errno::EBADF)?;
-    let peer = peers.get_mut(index).and_then(Option::as_deref_mut);
-    peer.ok_or(Errno::ENOTCONN)
+    peers.get_mut(index).ok_or(Errno::ENOTCONN)
 }
 
 /// Sends kept output. Returns whether all of it has been sent.
@@ -361,7 +366,7 @@ impl<N: Network> Network for Secured<N> {
 
     fn accept(&mut self) -> io::Result<(N::Socket, SocketAddr)> {
         let (socket, address) = self.plain.accept()?;
-        self.set_peer(socket.as_raw_fd(), Some(Peer::Silent));
+        self.set_peer(socket.as_raw_fd(), Peer::Silent);
         Ok((socket, address))
     }
 
@@ -373,6 +378,7 @@ impl<N: Network> Network for Secured<N> {
         match peer(&mut self.peers, socket.as_raw_fd())? {
             Peer::Silent | Peer::Handshake(_) => self.shake_hands(socket, buffer),
             Peer::Open(_) => self.open(socket, buffer),
+            Peer::Absent => Err(Errno::ENOTCONN.into()),
             Peer::Failed => {
                 let received = self.plain.receive(socket, buffer)?;
                 if let Received::Bytes { len, .. } = received {
@@ -404,7 +410,7 @@ impl<N: Network> Network for Secured<N> {
         let unsent = match peer(&mut self.peers, fd) {
             Ok(Peer::Handshake(greeting)) => &mut greeting.unsent,
             Ok(Peer::Open(channel)) => &mut channel.unsent,
-            Ok(Peer::Silent | Peer::Failed) | Err(_) => return,
+            Ok(Peer::Absent | Peer::Silent | Peer::Failed) | Err(_) => return,
         };
         // An error shows at the next read.
         let _ = flush(&mut self.plain, unsent, fd);
@@ -412,7 +418,7 @@ impl<N: Network> Network for Secured<N> {
 
     fn is_shaking_hands(&self, socket: &N::Socket) -> bool {
         let index = usize::try_from(socket.as_raw_fd()).ok();
-        let peer = index.and_then(|index| self.peers.get(index)?.as_deref());
+        let peer = index.and_then(|index| self.peers.get(index));
         matches!(peer, Some(Peer::Silent | Peer::Handshake(_)))
     }
 
@@ -438,7 +444,7 @@ impl<N: Network> Network for Secured<N> {
         // The socket is about to be closed.
         self.close_notify(socket.as_raw_fd());
         self.plain.deregister(socket);
-        self.set_peer(socket.as_raw_fd(), None);
+        self.set_peer(socket.as_raw_fd(), Peer::Absent);
     }
 
     fn wait(&mut self, limit: WaitFor, events: &mut Vec<NetworkEvent>) -> io::Result<()> {

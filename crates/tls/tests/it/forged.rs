@@ -80,23 +80,18 @@ fn connect() -> (Session, Forger) {
     loop {
         let status = client.process_tls_records(&mut to_client);
         let discard = status.discard;
-        let is_complete = match status.state.unwrap() {
-            ConnectionState::EncodeTlsData(mut data) => {
-                let Err(EncodeError::InsufficientSize(size)) = data.encode(&mut []) else {
-                    panic!("nothing to encode");
-                };
-                let start = to_server.len();
-                to_server.resize(start + size.required_size, 0);
-                data.encode(&mut to_server[start..]).unwrap();
-                false
-            }
-            ConnectionState::TransmitTlsData(data) => {
-                data.done();
-                false
-            }
-            ConnectionState::WriteTraffic(_) => true,
-            _ => false,
-        };
+        let state = status.state.unwrap();
+        let is_complete = matches!(state, ConnectionState::WriteTraffic(_));
+        if let ConnectionState::EncodeTlsData(mut data) = state {
+            let Err(EncodeError::InsufficientSize(size)) = data.encode(&mut []) else {
+                panic!("nothing to encode");
+            };
+            let start = to_server.len();
+            to_server.resize(start + size.required_size, 0);
+            data.encode(&mut to_server[start..]).unwrap();
+        } else if let ConnectionState::TransmitTlsData(data) = state {
+            data.done();
+        }
         to_client.drain(..discard);
         let bytes = std::mem::take(&mut to_server);
         if !bytes.is_empty()

@@ -69,14 +69,14 @@ impl Pair {
     }
 
     /// Seals data of the server and returns what the client reads.
-    pub(crate) fn to_client(&mut self, data: &[u8]) -> Vec<u8> {
+    pub(crate) fn server_sends(&mut self, data: &[u8]) -> Vec<u8> {
         let mut output = Vec::new();
         self.session.seal(data, &mut output).unwrap();
         receive(&mut self.client, &output)
     }
 
     /// Lets the client write, and returns what the server opens.
-    pub(crate) fn to_server(&mut self, data: &[u8]) -> Result<Vec<u8>, OpenError> {
+    pub(crate) fn client_sends(&mut self, data: &[u8]) -> Result<Vec<u8>, OpenError> {
         self.client.writer().write_all(data).unwrap();
         let bytes = sent(&mut self.client);
         self.input.extend_from_slice(&bytes);
