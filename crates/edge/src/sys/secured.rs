@@ -129,14 +129,10 @@ impl<N: Network> Secured<N> {
         }
         self.peers[index] = peer;
     }
-}
 
-impl<N: Network> Secured<N> {
-    /// Continues a handshake with the next input. Returns the number of bytes of plaintext that
-    /// followed it.
+    /// Continues a handshake with the next input, and reads the plaintext that follows it.
     fn shake_hands(&mut self, socket: &N::Socket, buffer: &mut [u8]) -> io::Result<Received> {
         let fd = socket.as_raw_fd();
-        let received = self.plain.receive(socket, &mut self.input)?;
         let Self {
             plain,
             config,
@@ -146,6 +142,14 @@ impl<N: Network> Secured<N> {
             ..
         } = self;
         let peer = peer(peers, fd)?;
+        if let Peer::Handshake(greeting) = peer
+            && !flush(plain, &mut greeting.unsent, fd)?
+        {
+            // The client has nothing to say before it has received the rest. Being asked to read
+            // again, the shard re-arms the socket, and so notices when that is writable.
+            return Err(io::ErrorKind::Interrupted.into());
+        }
+        let received = plain.receive(socket, input)?;
         let mut greeting = match std::mem::replace(peer, Peer::Failed) {
             Peer::Handshake(greeting) => greeting,
             Peer::Absent | Peer::Silent | Peer::Open(_) | Peer::Failed => {
@@ -162,12 +166,10 @@ impl<N: Network> Secured<N> {
         sealed.clear();
         let progress = greeting.handshake.handle_input(&input[..len], sealed);
         greeting.unsent.append(sealed);
-        let is_sent = flush(plain, &mut greeting.unsent, fd)?;
+        flush(plain, &mut greeting.unsent, fd)?;
         match progress.map_err(TlsFailure::Handshake)? {
             HandshakeProgress::InProgress => {
                 *peer = Peer::Handshake(greeting);
-                // If the socket is full, being asked again makes the shard re-arm it.
-                let _ = is_sent;
                 Err(io::ErrorKind::Interrupted.into())
             }
             HandshakeProgress::Established(established) => {

@@ -39,9 +39,13 @@ impl Certificates {
     }
 
     fn client(&self, sim: &Sim<Secured<Script>>) -> Client {
+        self.client_of(sim, sim.script.connect())
+    }
+
+    fn client_of(&self, sim: &Sim<Secured<Script>>, fd: RawFd) -> Client {
         let name = ServerName::try_from("edge").unwrap();
         let mut client = Client {
-            fd: sim.script.connect(),
+            fd,
             tls: ClientConnection::new(Arc::clone(&self.client), name).unwrap(),
             received: Vec::new(),
             has_ended: false,
@@ -262,4 +266,20 @@ fn no_handshake_step_starts_just_before_a_tick() {
         client.run_for(&mut sim, 10 * MS);
         assert_eq!(client.frames()[0].kind, ACK);
     }
+}
+
+#[test]
+fn a_handshake_goes_through_a_socket_that_accepts_little_at_a_time() {
+    let certificates = Certificates::new();
+    let mut sim = certificates.sim();
+    let fd = sim.script.connect();
+    sim.script.on(fd).room = Some(0);
+    let mut client = certificates.client_of(&sim, fd);
+    for _ in 0..20 {
+        client.run_for(&mut sim, 5 * MS);
+        sim.script.client_reads(client.fd, 100);
+    }
+    client.send(&sim, &auth("pass"));
+    client.run_for(&mut sim, 10 * MS);
+    assert_eq!(client.frames()[0].kind, ACK);
 }
