@@ -28,7 +28,7 @@ use crate::shards::Shards;
 use crate::start_error::StartError;
 use crate::sys::socket;
 use crate::timekeeper::{AuthorityPublisher, TimeReporter, TimekeeperDriver};
-use crate::tls::{self, TlsFiles};
+use crate::tls::TlsWatcher;
 
 /// A running edge.
 pub struct Edge {
@@ -62,8 +62,7 @@ impl Edge {
         let fd_metrics = FdMetrics::register(registry, limit)?;
         let (credentials_sender, credentials) =
             watch::channel(AcceptedCredentials::load(&config.credentials)?);
-        let tls = config.tls.as_ref().map(TlsFiles::load).transpose()?;
-        let tls = tls.map(|loaded| (watch::channel(Arc::clone(&loaded.config)), loaded));
+        let tls = config.tls.clone().map(TlsWatcher::load).transpose()?;
         let (authority_sender, authority) = watch::channel(None);
         let (time_sender, time) = watch::channel(None);
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
@@ -78,7 +77,7 @@ impl Edge {
             metrics: metrics.clone(),
             authority: authority.clone(),
             credentials,
-            tls: tls.as_ref().map(|((_, configs), _)| configs.clone()),
+            tls: tls.as_ref().map(TlsWatcher::configs),
         };
         let (shards, listen_addr) = start_shards(&config, &commons, limit, &fd_metrics).await?;
         let health = Arc::new(EdgeHealth {
@@ -111,11 +110,10 @@ impl Edge {
             "credentials",
             auth::watch_files(config.credentials, credentials_sender),
         );
-        let has_tls = tls.is_some();
-        if let (Some(files), Some(((sender, _), loaded))) = (config.tls, tls) {
-            edge.spawn("TLS files", tls::watch_files(files, loaded, sender));
+        warn_of_plain_text(tls.is_some(), listen_addr);
+        if let Some(tls) = tls {
+            edge.spawn("TLS files", tls.run(metrics.tls));
         }
-        warn_of_plain_text(has_tls, listen_addr);
         // The seed is random, so that a late answer to a request of an earlier run is never
         // mistaken for an answer to one of this run.
         let timekeeper = Timekeeper::new(config.time, rand::random(), SystemClock.now());

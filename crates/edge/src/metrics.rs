@@ -18,6 +18,10 @@ const RELEASE_LATENESS_BUCKETS_S: [f64; 13] = [
     5e-6, 1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 0.1, 1.0,
 ];
 
+const HANDSHAKE_BUCKETS_S: [f64; 11] = [
+    1e-3, 2.5e-3, 5e-3, 1e-2, 2.5e-2, 5e-2, 0.1, 0.25, 0.5, 1.0, 5.0,
+];
+
 /// Handles to the metrics in an injected registry.
 #[derive(Clone)]
 pub(crate) struct Metrics {
@@ -31,6 +35,16 @@ pub(crate) struct Metrics {
     pub(crate) closed: IntCounterVec,
     auth: [IntCounter; AuthResult::ALL.len()],
     pub(crate) time: TimeMetrics,
+    pub(crate) tls: TlsMetrics,
+}
+
+/// The metrics of TLS.
+#[derive(Clone)]
+pub(crate) struct TlsMetrics {
+    handshakes: [IntCounter; HandshakeResult::ALL.len()],
+    pub(crate) handshake_seconds: Histogram,
+    pub(crate) reloaded: IntCounter,
+    pub(crate) reload_failed: IntCounter,
 }
 
 /// The metrics that the timekeeper sets.
@@ -105,6 +119,7 @@ impl Metrics {
             closed,
             auth,
             time: TimeMetrics::register(registry)?,
+            tls: TlsMetrics::register(registry)?,
         })
     }
 
@@ -143,6 +158,73 @@ impl AuthResult {
             Self::FailedShared => "failed_shared",
             Self::RateLimited => "rate_limited",
         }
+    }
+}
+
+/// The result of a TLS handshake.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum HandshakeResult {
+    Completed,
+    /// The client presented no certificate although it must, or one that is not accepted.
+    CertificateRefused,
+    /// The client closed the connection, or sent an alert.
+    Abandoned,
+    /// Anything else, such as plain text or an older version of TLS.
+    Failed,
+}
+
+impl HandshakeResult {
+    /// All results, in declaration order.
+    const ALL: [Self; 4] = [
+        Self::Completed,
+        Self::CertificateRefused,
+        Self::Abandoned,
+        Self::Failed,
+    ];
+
+    /// Returns the value of the label `result`.
+    const fn label(self) -> &'static str {
+        match self {
+            Self::Completed => "completed",
+            Self::CertificateRefused => "certificate_refused",
+            Self::Abandoned => "abandoned",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+impl TlsMetrics {
+    fn register(registry: &Registry) -> Result<Self, RegisterError> {
+        let handshakes = counters(
+            registry,
+            "tickstorm_tls_handshakes_total",
+            "TLS handshakes that have ended, by result.",
+            &["result"],
+        )?;
+        let reloads = counters(
+            registry,
+            "tickstorm_tls_reloads_total",
+            "Changes of the TLS files, by result: loaded, or failed, after which the old files \
+             stay in use.",
+            &["result"],
+        )?;
+        let results = HandshakeResult::ALL.map(HandshakeResult::label);
+        Ok(Self {
+            handshakes: results.map(|result| handshakes.with_label_values(&[result])),
+            handshake_seconds: histogram(
+                registry,
+                "tickstorm_tls_handshake_seconds",
+                "Time from the first byte of a TLS handshake to its completion.",
+                &HANDSHAKE_BUCKETS_S,
+            )?,
+            reloaded: reloads.with_label_values(&["loaded"]),
+            reload_failed: reloads.with_label_values(&["failed"]),
+        })
+    }
+
+    /// Counts a handshake that has ended.
+    pub(crate) fn count_handshake(&self, result: HandshakeResult) {
+        self.handshakes[result as usize].inc();
     }
 }
 

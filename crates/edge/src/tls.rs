@@ -18,6 +18,8 @@ use tickstorm_tls::{ConfigError, provider, server_config};
 use tokio::sync::watch;
 use zeroize::Zeroizing;
 
+use crate::metrics::TlsMetrics;
+
 /// The interval at which files are checked for changes.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// The largest file that is read. A bundle of certificate authorities takes some 200 KB.
@@ -101,23 +103,14 @@ struct Contents {
     revoked: Option<Vec<u8>>,
 }
 
-/// The files as they were last used.
-pub(crate) struct LoadedTls {
+/// The files in use, and the configuration made of them.
+pub(crate) struct TlsWatcher {
+    files: TlsFiles,
     contents: Contents,
-    pub(crate) config: Arc<ServerConfig>,
+    configs: watch::Sender<Arc<ServerConfig>>,
 }
 
 impl TlsFiles {
-    /// Reads the files and makes the configuration of new connections.
-    ///
-    /// # Errors
-    /// A file can't be read, or its contents can't be used.
-    pub(crate) fn load(&self) -> Result<LoadedTls, TlsError> {
-        let contents = self.read()?;
-        let config = Arc::new(self.config(&contents)?);
-        Ok(LoadedTls { contents, config })
-    }
-
     /// Rereads the files. Returns `None` if they are the same as `used`.
     fn reload(&self, used: &Contents) -> Result<Option<(Contents, Arc<ServerConfig>)>, TlsError> {
         let new = self.read()?;
@@ -221,47 +214,66 @@ fn parse<T: PemObject>(
     Ok(parsed)
 }
 
-/// Rereads the files every second and publishes a new configuration when their contents change. If
-/// the new contents can't be used, the configuration stays as it is and one error is logged.
-pub(crate) async fn watch_files(
-    files: TlsFiles,
-    loaded: LoadedTls,
-    configs: watch::Sender<Arc<ServerConfig>>,
-) {
-    let files = Arc::new(files);
-    let mut contents = Arc::new(loaded.contents);
-    let mut interval = tokio::time::interval(CHECK_INTERVAL);
-    let mut complaint = String::new();
-    loop {
-        interval.tick().await;
-        let (files, used) = (Arc::clone(&files), Arc::clone(&contents));
-        // Use a thread of the blocking pool, so that a file system that hangs delays only this
-        // task.
-        let reread = tokio::task::spawn_blocking(move || files.reload(&used));
-        match reread.await {
-            Ok(Ok(None)) => complaint.clear(),
-            Ok(Ok(Some((new, config)))) => {
-                complaint.clear();
-                contents = Arc::new(new);
-                configs.send_replace(config);
-                tracing::info!("TLS files changed: new connections use them");
-            }
-            Ok(Err(error)) => {
-                let text = ErrorChain(&error).to_string();
-                if text != complaint {
-                    tracing::error!(
-                        error = text,
-                        "TLS files can't be reread; the old ones stay in use"
-                    );
-                    complaint = text;
+impl TlsWatcher {
+    /// Reads the files and makes the configuration of new connections.
+    ///
+    /// # Errors
+    /// Returns an error if a file can't be read or its contents can't be used.
+    pub(crate) fn load(files: TlsFiles) -> Result<Self, TlsError> {
+        let contents = files.read()?;
+        let config = Arc::new(files.config(&contents)?);
+        Ok(Self {
+            files,
+            contents,
+            configs: watch::Sender::new(config),
+        })
+    }
+
+    /// Returns the configuration of new connections, which changes with the files.
+    pub(crate) fn configs(&self) -> watch::Receiver<Arc<ServerConfig>> {
+        self.configs.subscribe()
+    }
+
+    /// Rereads the files every second and publishes a new configuration when their contents change.
+    /// If the new contents can't be used, the configuration stays as it is and one error is logged.
+    pub(crate) async fn run(self, metrics: TlsMetrics) {
+        let files = Arc::new(self.files);
+        let mut contents = Arc::new(self.contents);
+        let mut interval = tokio::time::interval(CHECK_INTERVAL);
+        let mut complaint = String::new();
+        loop {
+            interval.tick().await;
+            let (files, used) = (Arc::clone(&files), Arc::clone(&contents));
+            // Use a thread of the blocking pool, so that a file system that hangs delays only this
+            // task.
+            let reread = tokio::task::spawn_blocking(move || files.reload(&used));
+            match reread.await {
+                Ok(Ok(None)) => complaint.clear(),
+                Ok(Ok(Some((new, config)))) => {
+                    complaint.clear();
+                    contents = Arc::new(new);
+                    self.configs.send_replace(config);
+                    metrics.reloaded.inc();
+                    tracing::info!("TLS files changed: new connections use them");
                 }
+                Ok(Err(error)) => {
+                    let text = ErrorChain(&error).to_string();
+                    if text != complaint {
+                        metrics.reload_failed.inc();
+                        tracing::error!(
+                            error = text,
+                            "TLS files can't be reread; the old ones stay in use"
+                        );
+                        complaint = text;
+                    }
+                }
+                Err(error) if error.is_panic() => {
+                    tracing::error!(%error, "TLS files are no longer checked for changes");
+                    return;
+                }
+                // The runtime is shutting down.
+                Err(_) => return,
             }
-            Err(error) if error.is_panic() => {
-                tracing::error!(%error, "TLS files are no longer checked for changes");
-                return;
-            }
-            // The runtime is shutting down.
-            Err(_) => return,
         }
     }
 }

@@ -71,7 +71,10 @@ pub(crate) fn spawn(index: usize, commons: Commons) -> io::Result<ShardThread> {
                 run(shard, &received);
             }
             Some(config) => {
-                let network = (Secured::new(kernel, config), waker);
+                let network = (
+                    Secured::new(kernel, config, commons.metrics.tls.clone()),
+                    waker,
+                );
                 let shard = Shard::new(index, commons, published, network, SystemClock);
                 run(shard, &received);
             }

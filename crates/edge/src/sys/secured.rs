@@ -21,6 +21,7 @@ use tickstorm_tls::{
 use tokio::sync::watch;
 
 use super::network::{BUFFER_MIN, Listen, Network, NetworkEvent, Received, Token, WaitFor};
+use crate::metrics::{HandshakeResult, TlsMetrics};
 
 /// The longest content of a record on the slow path, where the socket accepts little at a time: the
 /// write deadline applies to each record.
@@ -30,6 +31,7 @@ const SLOW_RECORD_MAX: usize = 4 * 1024;
 pub(crate) struct Secured<N> {
     plain: N,
     config: watch::Receiver<Arc<ServerConfig>>,
+    metrics: TlsMetrics,
     /// The state of each socket, by its number.
     peers: Vec<Peer>,
     /// Input that is being opened.
@@ -56,6 +58,8 @@ enum Peer {
 
 /// A handshake in progress.
 struct Greeting {
+    /// The time at which its first byte was read.
+    started: Mono,
     handshake: Handshake,
     /// The unsent end of the server's messages.
     unsent: Vec<u8>,
@@ -109,10 +113,15 @@ impl TlsFailure {
 
 impl<N: Network> Secured<N> {
     /// Adds TLS to a network. Each handshake uses the configuration that is current when it starts.
-    pub(crate) fn new(plain: N, config: watch::Receiver<Arc<ServerConfig>>) -> Self {
+    pub(crate) fn new(
+        plain: N,
+        config: watch::Receiver<Arc<ServerConfig>>,
+        metrics: TlsMetrics,
+    ) -> Self {
         Self {
             plain,
             config,
+            metrics,
             peers: Vec::new(),
             input: vec![0; BUFFER_MIN],
             gathered: Vec::new(),
@@ -136,6 +145,7 @@ impl<N: Network> Secured<N> {
         let Self {
             plain,
             config,
+            metrics,
             peers,
             input,
             sealed,
@@ -157,22 +167,30 @@ impl<N: Network> Secured<N> {
                     return Ok(Received::End);
                 }
                 let config = Arc::clone(&config.borrow());
-                Greeting::new(config).map_err(TlsFailure::Handshake)?
+                Greeting::new(config, plain.now()).map_err(TlsFailure::Handshake)?
             }
         };
         let Received::Bytes { len, .. } = received else {
+            metrics.count_handshake(HandshakeResult::Abandoned);
             return Err(TlsFailure::Unfinished.into());
         };
         sealed.clear();
         let progress = greeting.handshake.handle_input(&input[..len], sealed);
         greeting.unsent.append(sealed);
         flush(plain, &mut greeting.unsent, fd)?;
-        match progress.map_err(TlsFailure::Handshake)? {
+        let progress = progress.map_err(|error| {
+            metrics.count_handshake(result_of(&error));
+            TlsFailure::Handshake(error)
+        });
+        match progress? {
             HandshakeProgress::InProgress => {
                 *peer = Peer::Handshake(greeting);
                 Err(io::ErrorKind::Interrupted.into())
             }
             HandshakeProgress::Established(established) => {
+                metrics.count_handshake(HandshakeResult::Completed);
+                let taken = plain.now().since(greeting.started);
+                metrics.handshake_seconds.observe(taken.as_secs_f64());
                 let mut unread = established.unread;
                 let mut channel = Box::new(Channel {
                     session: *established.session,
@@ -272,8 +290,9 @@ impl<N: Network> Secured<N> {
 }
 
 impl Greeting {
-    fn new(config: Arc<ServerConfig>) -> Result<Box<Self>, HandshakeError> {
+    fn new(config: Arc<ServerConfig>, started: Mono) -> Result<Box<Self>, HandshakeError> {
         Ok(Box::new(Self {
+            started,
             handshake: Handshake::new(config)?,
             unsent: Vec::new(),
         }))
@@ -319,6 +338,20 @@ impl Channel {
         sealing.map_err(|_| Errno::EIO)?;
         self.unsent.append(sealed);
         flush(plain, &mut self.unsent, fd).map(|_| ())
+    }
+}
+
+fn result_of(error: &HandshakeError) -> HandshakeResult {
+    match error {
+        HandshakeError::Tls(
+            rustls::Error::NoCertificatesPresented | rustls::Error::InvalidCertificate(_),
+        ) => HandshakeResult::CertificateRefused,
+        HandshakeError::Tls(rustls::Error::AlertReceived(_)) | HandshakeError::Closed => {
+            HandshakeResult::Abandoned
+        }
+        HandshakeError::Tls(_) | HandshakeError::TooMuchInput | HandshakeError::Ended => {
+            HandshakeResult::Failed
+        }
     }
 }
 

@@ -143,11 +143,20 @@ async fn ticks_come_over_tls_and_plain_text_is_refused() {
     .await;
     let stranger = client(&CertificateAuthority::new(), None);
     assert!(connect(&edge, &stranger).await.is_err());
+    let is = |name: &str, label: &str, expected: f64| {
+        edge.metric(name, label).total_cmp(&expected).is_eq()
+    };
     poll_until_async("both failures are counted", SOON, || {
-        let failed = edge.metric("tickstorm_connections_closed_total", "tls_failed");
-        failed.total_cmp(&2.0).is_eq()
+        is("tickstorm_connections_closed_total", "tls_failed", 2.0)
     })
     .await;
+    for (result, count) in [("completed", 1.0), ("failed", 1.0), ("abandoned", 1.0)] {
+        assert!(
+            is("tickstorm_tls_handshakes_total", result, count),
+            "{result}"
+        );
+    }
+    assert!(is("tickstorm_tls_handshake_seconds", "", 1.0));
     edge.stop().await;
 }
 
@@ -167,6 +176,10 @@ async fn a_new_certificate_is_used_by_new_connections_and_running_ones_stay() {
     poll_until_connected(&edge, &trusting).await;
     assert!(connect(&edge, &client(&first, None)).await.is_err());
     blocking(move || running.subscribe().unwrap()).await;
+    for result in ["loaded", "failed"] {
+        let reloads = edge.metric("tickstorm_tls_reloads_total", result);
+        assert!(reloads.total_cmp(&1.0).is_eq(), "{result}: {reloads}");
+    }
     edge.stop().await;
 }
 
@@ -191,6 +204,8 @@ async fn a_client_certificate_must_come_from_an_authority_that_is_trusted_now() 
     let foreign = CertificateAuthority::new().issue("till-7");
     let foreign = client(&servers, Some(&foreign));
     assert!(connect(&edge, &foreign).await.is_err());
+    let refused = edge.metric("tickstorm_tls_handshakes_total", "certificate_refused");
+    assert!(refused.total_cmp(&2.0).is_eq(), "{refused}");
     let other = CertificateAuthority::new();
     files.dir.write("ca.pem", other.certificate());
     let new = client(&servers, Some(&other.issue("till-8")));

@@ -35,7 +35,8 @@ impl Certificates {
 
     fn sim(&self) -> Sim<Secured<Script>> {
         let config = watch::channel(Arc::clone(&self.server)).1;
-        Sim::over(settings(), |script| Secured::new(script, config))
+        let metrics = Metrics::register(&Registry::new()).unwrap().tls;
+        Sim::over(settings(), |script| Secured::new(script, config, metrics))
     }
 
     fn client(&self, sim: &Sim<Secured<Script>>) -> Client {
