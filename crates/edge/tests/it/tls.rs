@@ -169,7 +169,11 @@ async fn a_new_certificate_is_used_by_new_connections_and_running_ones_stay() {
     let renewed = second.issue(NAME);
     // Half of the change: the pair does not fit together, so the old one stays in use.
     files.dir.write("cert.pem", &renewed.certificate);
-    tokio::time::sleep(Duration::from_millis(2_500)).await;
+    poll_until_async("the edge has seen the change", SOON, || {
+        let failed = edge.metric("tickstorm_tls_reloads_total", "failed");
+        failed.total_cmp(&1.0).is_eq()
+    })
+    .await;
     assert!(connect(&edge, &client(&first, None)).await.is_ok());
     files.dir.write("key.pem", &renewed.key);
     let trusting = client(&second, None);
