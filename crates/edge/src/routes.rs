@@ -108,6 +108,10 @@ fn show(listed: &Listed) -> Value {
         "identity": client.map(|client| &client.identity),
         "client_id": client.map(|client| &client.id),
         "client_version": client.map(|client| &client.version),
+        "certificate": listed.certificate.as_ref().map(|certificate| json!({
+            "subject": certificate.subject,
+            "serial": certificate.serial,
+        })),
         "subscribed": listed.subscribed,
         "mode": listed.mode.map(|mode| mode.name().to_uppercase()),
         "ahead": listed.ahead,

@@ -236,7 +236,7 @@ fn reject<N: Network>(
 ) -> io::Result<()> {
     let (socket, peer) = incoming;
     let id = driver.env.commons.admission.next_id();
-    driver.record(id, peer, reason);
+    driver.record(id, peer, None, reason);
     let is_sent = driver.send_error(socket.as_raw_fd(), reason);
     let (Some(permit), true) = (permit, is_sent) else {
         return Ok(());

@@ -11,7 +11,7 @@ use tickstorm_protocol::session::server;
 use super::connection::{AfterStep, Connection};
 use super::driver::Driver;
 use super::time::Moment;
-use crate::sys::network::Network;
+use crate::sys::network::{ClientCertificate, Network};
 use crate::sys::secured::TlsFailure;
 
 impl<N: Network> Driver<N> {
@@ -67,7 +67,9 @@ impl<N: Network> Driver<N> {
             return AfterStep::Gone;
         };
         self.feeds.leave(connection.key.slot);
-        self.record(connection.key.id, connection.peer, farewell.reason);
+        let certificate = self.network.client_certificate(&connection.socket);
+        let (id, peer) = (connection.key.id, connection.peer);
+        self.record(id, peer, certificate, farewell.reason);
         let fd = connection.socket.as_raw_fd();
         // An alert must not be destroyed by a reset, any more than an ERROR.
         let has_alert = farewell.reason == CloseReason::TlsFailed;
@@ -84,16 +86,34 @@ impl<N: Network> Driver<N> {
     }
 
     /// Counts and logs the closing of a connection.
-    pub(super) fn record(&self, id: u64, peer: SocketAddr, reason: CloseReason) {
+    pub(super) fn record(
+        &self,
+        id: u64,
+        peer: SocketAddr,
+        certificate: Option<&ClientCertificate>,
+        reason: CloseReason,
+    ) {
         self.env.count_closed(reason);
         let reason_label = reason.label();
+        let subject = certificate.map(|certificate| certificate.subject.as_str());
+        let serial = certificate.map(|certificate| certificate.serial.as_str());
         match reason.log_level() {
-            LogLevel::Debug => {
-                tracing::debug!(connection = id, %peer, reason = reason_label, "connection closed");
-            }
-            LogLevel::Warn => {
-                tracing::warn!(connection = id, %peer, reason = reason_label, "connection closed");
-            }
+            LogLevel::Debug => tracing::debug!(
+                connection = id,
+                %peer,
+                certificate_subject = subject,
+                certificate_serial = serial,
+                reason = reason_label,
+                "connection closed"
+            ),
+            LogLevel::Warn => tracing::warn!(
+                connection = id,
+                %peer,
+                certificate_subject = subject,
+                certificate_serial = serial,
+                reason = reason_label,
+                "connection closed"
+            ),
         }
     }
 

@@ -16,6 +16,7 @@ use super::feeds::Feeds;
 use super::key::Key;
 use super::time::Moment;
 use crate::feed::Delivery;
+use crate::sys::network::ClientCertificate;
 
 /// The order of a list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,6 +34,8 @@ pub(crate) struct Listed {
     pub(crate) peer: SocketAddr,
     /// The client; `None` before it has authenticated.
     pub(crate) client: Option<ListedClient>,
+    /// The certificate that it presented, if any.
+    pub(crate) certificate: Option<ClientCertificate>,
     pub(crate) subscribed: bool,
     /// The mode of its feed.
     pub(crate) mode: Option<Mode>,
@@ -108,7 +111,10 @@ impl Listing {
         }
         if let Some(Reverse((_, Reverse(id), slot))) = self.first.pop() {
             let connection = connections.get(Key { slot, id });
-            let described = connection.map(|found| describe(found, &mut driver.feeds, at));
+            let described = connection.map(|found| {
+                let certificate = driver.network.client_certificate(&found.socket).cloned();
+                describe(found, certificate, &mut driver.feeds, at)
+            });
             self.listed.extend(described.flatten());
             return WalkProgress::More;
         }
@@ -133,7 +139,12 @@ impl Listing {
 }
 
 /// Describes a connection; `None` if it is already being closed.
-fn describe<S>(connection: &Connection<S>, feeds: &mut Feeds, at: Moment) -> Option<Listed> {
+fn describe<S>(
+    connection: &Connection<S>,
+    certificate: Option<ClientCertificate>,
+    feeds: &mut Feeds,
+    at: Moment,
+) -> Option<Listed> {
     if !connection.is_open() {
         return None;
     }
@@ -147,6 +158,7 @@ fn describe<S>(connection: &Connection<S>, feeds: &mut Feeds, at: Moment) -> Opt
             id: served.client.id.to_string(),
             version: served.client.version.to_string(),
         }),
+        certificate,
         subscribed: feed.is_some(),
         mode: feed.map(|feed| feed.mode),
         ahead: feed.is_some_and(|feed| feed.delivery == Delivery::Ahead),

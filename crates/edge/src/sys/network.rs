@@ -40,6 +40,11 @@ pub(crate) trait Network: Clock {
         false
     }
 
+    /// Returns the certificate that the client has presented, if any.
+    fn client_certificate(&self, _socket: &Self::Socket) -> Option<&ClientCertificate> {
+        None
+    }
+
     /// Shuts down the sending side. Errors are ignored: if the peer is already gone, reading shows
     /// it.
     fn shut_down_sending(&mut self, socket: &Self::Socket);
@@ -92,6 +97,14 @@ impl Received {
             },
         }
     }
+}
+
+/// The parts of a client's certificate that identify it to an operator.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ClientCertificate {
+    pub(crate) subject: String,
+    /// The serial number in hex, as `openssl x509 -serial` prints it, with colons.
+    pub(crate) serial: String,
 }
 
 /// A network that listens on sockets of this host.

@@ -14,13 +14,18 @@ use std::sync::Arc;
 
 use nix::errno::Errno;
 use rustls::ServerConfig;
+use rustls::pki_types::CertificateDer;
 use tickstorm_timebase::{Clock, Mono};
 use tickstorm_tls::{
     Alert, Handshake, HandshakeError, HandshakeProgress, OpenError, Opened, Session,
 };
 use tokio::sync::watch;
+use x509_parser::certificate::X509Certificate;
+use x509_parser::prelude::FromDer as _;
 
-use super::network::{BUFFER_MIN, Listen, Network, NetworkEvent, Received, Token, WaitFor};
+use super::network::{
+    BUFFER_MIN, ClientCertificate, Listen, Network, NetworkEvent, Received, Token, WaitFor,
+};
 use crate::metrics::{HandshakeResult, TlsMetrics};
 
 /// The longest content of a record on the slow path, where the socket accepts little at a time: the
@@ -68,6 +73,7 @@ struct Greeting {
 /// An established connection.
 struct Channel {
     session: Session,
+    client_certificate: Option<Box<ClientCertificate>>,
     /// The start of a record that has not arrived completely.
     input: Vec<u8>,
     /// The unsent end of a record.
@@ -194,6 +200,7 @@ impl<N: Network> Secured<N> {
                 let mut unread = established.unread;
                 let mut channel = Box::new(Channel {
                     session: *established.session,
+                    client_certificate: established.client_certificate.as_ref().map(describe),
                     input: Vec::new(),
                     unsent: greeting.unsent,
                     is_byte_owed: false,
@@ -355,6 +362,16 @@ fn result_of(error: &HandshakeError) -> HandshakeResult {
     }
 }
 
+/// Returns what identifies a certificate to an operator. It has been verified, so it can be parsed.
+fn describe(certificate: &CertificateDer<'_>) -> Box<ClientCertificate> {
+    let parsed = X509Certificate::from_der(certificate);
+    let (subject, serial) = parsed.map_or_else(
+        |_| Default::default(),
+        |(_, parsed)| (parsed.subject().to_string(), parsed.raw_serial_as_string()),
+    );
+    Box::new(ClientCertificate { subject, serial })
+}
+
 /// Returns the state of a socket that was accepted.
 fn peer(peers: &mut [Peer], fd: RawFd) -> Result<&mut Peer, Errno> {
     let index = usize::try_from(fd).map_err(|_| Errno::EBADF)?;
@@ -455,6 +472,14 @@ impl<N: Network> Network for Secured<N> {
         let index = usize::try_from(socket.as_raw_fd()).ok();
         let peer = index.and_then(|index| self.peers.get(index));
         matches!(peer, Some(Peer::Silent | Peer::Handshake(_)))
+    }
+
+    fn client_certificate(&self, socket: &N::Socket) -> Option<&ClientCertificate> {
+        let index = usize::try_from(socket.as_raw_fd()).ok()?;
+        match self.peers.get(index)? {
+            Peer::Open(channel) => channel.client_certificate.as_deref(),
+            Peer::Absent | Peer::Silent | Peer::Handshake(_) | Peer::Failed => None,
+        }
     }
 
     fn shut_down_sending(&mut self, socket: &N::Socket) {

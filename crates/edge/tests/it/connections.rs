@@ -18,12 +18,12 @@ use crate::flow::{Burst, enter};
 use crate::support::{PASSWORD, SOON, TestEdge, USER, config};
 
 /// The admin port of an edge.
-struct AdminPort {
+pub(crate) struct AdminPort {
     addr: SocketAddr,
 }
 
 impl AdminPort {
-    async fn of(edge: &TestEdge) -> Self {
+    pub(crate) async fn of(edge: &TestEdge) -> Self {
         let admin = Admin::bind(SocketAddr::from(([127, 0, 0, 1], 0)))
             .await
             .unwrap()
@@ -44,7 +44,7 @@ impl AdminPort {
         (head[9..12].to_owned(), body.to_owned())
     }
 
-    async fn list(&self, query: &str) -> Vec<Value> {
+    pub(crate) async fn list(&self, query: &str) -> Vec<Value> {
         let (code, body) = self.ask("GET", &format!("/connections{query}")).await;
         assert_eq!(code, "200", "{body}");
         serde_json::from_str(&body).unwrap()

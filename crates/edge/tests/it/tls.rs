@@ -14,6 +14,7 @@ use tickstorm_testkit::{
 };
 use tickstorm_timebase::Mode;
 
+use crate::connections::AdminPort;
 use crate::support::{PASSWORD, SOON, TestEdge, USER, config};
 
 const NAME: &str = "edge.test";
@@ -202,8 +203,14 @@ async fn a_client_certificate_must_come_from_an_authority_that_is_trusted_now() 
     let (servers, clients) = (CertificateAuthority::new(), CertificateAuthority::new());
     let files = Files::new(&servers.issue(NAME), Some(&clients));
     let edge = files.edge().await;
-    let known = client(&servers, Some(&clients.issue("till-7")));
+    let certificate = clients.issue("till-7");
+    let known = client(&servers, Some(&certificate));
     let mut running = connect(&edge, &known).await.unwrap();
+    let listed = AdminPort::of(&edge).await.list("").await;
+    assert_eq!(listed[0]["certificate"]["subject"], "CN=till-7");
+    let serial = listed[0]["certificate"]["serial"].as_str().unwrap();
+    let serial = u64::from_str_radix(&serial.replace(':', ""), 16);
+    assert_eq!(serial, Ok(certificate.serial));
     assert!(connect(&edge, &client(&servers, None)).await.is_err());
     let foreign = CertificateAuthority::new().issue("till-7");
     let foreign = client(&servers, Some(&foreign));
@@ -215,6 +222,31 @@ async fn a_client_certificate_must_come_from_an_authority_that_is_trusted_now() 
     let new = client(&servers, Some(&other.issue("till-8")));
     poll_until_connected(&edge, &new).await;
     assert!(connect(&edge, &known).await.is_err());
+    blocking(move || running.subscribe().unwrap()).await;
+    edge.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revoked_client_certificate_is_refused() {
+    let (servers, clients) = (CertificateAuthority::new(), CertificateAuthority::new());
+    let (kept, revoked) = (clients.issue("till-7"), clients.issue("till-8"));
+    let mut files = Files::new(&servers.issue(NAME), Some(&clients));
+    let list = files.dir.write("crl.pem", clients.revoke(&[]));
+    files.files.clients.as_mut().unwrap().revoked = Some(list);
+    let edge = files.edge().await;
+    let (kept, revoked_client) = (
+        client(&servers, Some(&kept)),
+        client(&servers, Some(&revoked)),
+    );
+    let mut running = connect(&edge, &revoked_client).await.unwrap();
+    files.dir.write("crl.pem", clients.revoke(&[&revoked]));
+    poll_until_async("the list is reread", SOON, || {
+        let reloads = edge.metric("tickstorm_tls_reloads_total", "loaded");
+        reloads.total_cmp(&1.0).is_eq()
+    })
+    .await;
+    assert!(connect(&edge, &revoked_client).await.is_err());
+    assert!(connect(&edge, &kept).await.is_ok());
     blocking(move || running.subscribe().unwrap()).await;
     edge.stop().await;
 }
@@ -238,6 +270,7 @@ async fn files_that_cannot_be_used_are_start_errors_that_name_them() {
             &Certificate {
                 certificate: certificate.to_owned(),
                 key: key.to_owned(),
+                serial: 0,
             },
             None,
         );
