@@ -102,7 +102,8 @@ fn settings() -> Result<Settings, Failure> {
 async fn run(settings: &Settings, logs: &Logs) -> Result<(), Failure> {
     let mut signals = Signals::catch().map_err(|error| Failure::new(exit::SOFTWARE, error))?;
     let credentials = ClientCredentials::from_settings(settings, None)?;
-    let system = System::start(settings, logs).await?;
+    // Boxed, because an edge's start is a large future.
+    let system = Box::pin(System::start(settings, logs)).await?;
     let outcome = tokio::select! {
         _ = signals.next() => Ok(()),
         outcome = system.show(settings, &credentials) => outcome,
