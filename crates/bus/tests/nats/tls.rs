@@ -13,7 +13,9 @@ fn server(authority: &CertificateAuthority) -> (Nats, TempDir) {
         "--tlscacert=/authority.pem",
     ]);
     let files = TempDir::new("tls");
-    let Certificate { certificate, key } = authority.issue("127.0.0.1");
+    let Certificate {
+        certificate, key, ..
+    } = authority.issue("127.0.0.1");
     for (name, content) in [
         ("authority.pem", authority.certificate()),
         ("certificate.pem", &certificate),
