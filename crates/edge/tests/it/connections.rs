@@ -102,6 +102,7 @@ async fn the_list_shows_each_client_and_its_subscription() {
                 "mode": "MINUTE",
                 "ahead": true,
                 "backlog_frames": 0,
+                "certificate": null,
             }),
             json!({
                 "peer": ends[1],
@@ -112,6 +113,7 @@ async fn the_list_shows_each_client_and_its_subscription() {
                 "mode": null,
                 "ahead": false,
                 "backlog_frames": 0,
+                "certificate": null,
             }),
         ]
     );
