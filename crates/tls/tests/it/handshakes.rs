@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use rustls::pki_types::CertificateDer;
 use rustls::server::WebPkiClientVerifier;
-use rustls::{ClientConfig, RootCertStore};
+use rustls::{ClientConfig, ClientConnection, RootCertStore};
 use tickstorm_tls::{
     Handshake, HandshakeError, HandshakeProgress, Opened, provider, server_config,
 };
@@ -13,10 +13,16 @@ use tickstorm_tls::{
 use crate::pair::{certificate, client, configs, receive, sent};
 
 #[test]
-fn bytes_may_arrive_one_by_one() {
-    let (server, config) = configs();
-    let mut client = client(config);
-    let mut handshake = Handshake::new(server).unwrap();
+fn bytes_may_arrive_one_by_one_and_messages_in_fragments() {
+    for fragment in [None, Some(32), Some(100)] {
+        let (server, mut config) = configs();
+        config.max_fragment_size = fragment;
+        let (handshake, client) = (Handshake::new(server).unwrap(), client(config));
+        shake_hands_byte_by_byte(handshake, client);
+    }
+}
+
+fn shake_hands_byte_by_byte(mut handshake: Handshake, mut client: ClientConnection) {
     for _ in 0..3 {
         let mut output = Vec::new();
         for byte in sent(&mut client) {
