@@ -24,7 +24,7 @@ use crate::record::{ContentType, HEADER, protected_header};
 
 /// The length of the authentication tag of both suites.
 pub(crate) const TAG: usize = 16;
-/// The number of records before a key's limit at which it should be replaced.
+/// A key should be replaced when it can protect only this many more records.
 const MARGIN: u64 = 1 << 10;
 
 /// Secrets of a suite that this crate does not use, or a failure inside AWS-LC.
@@ -127,8 +127,8 @@ impl OpeningKey {
         (count, secrets): (u64, ConnectionTrafficSecrets),
     ) -> Result<Self, KeyFailure> {
         let iv = Parts::of(&secrets)?.iv;
-        // How many records a key may seal is the sealing side's responsibility. One that does not
-        // authenticate ends the connection.
+        // How many records a key may seal is the sealing side's responsibility. A record that does
+        // not authenticate ends the connection.
         let limit = u64::MAX;
         Ok(Self {
             context: OpeningContext::Unused(Box::new(secrets)),

@@ -28,7 +28,8 @@ impl ContentType {
     }
 }
 
-/// Returns the header of a protected record. TLS 1.3 gives the version as 0x0303, TLS 1.2.
+/// Returns the header of a protected record. In TLS 1.3, its version is still that of TLS 1.2,
+/// 0x0303.
 pub(crate) fn protected_header(len: usize) -> [u8; HEADER] {
     let [high, low] = u16::try_from(len)
         .expect("a protected record fits into 16 bits")

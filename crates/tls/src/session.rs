@@ -14,8 +14,9 @@ use crate::record::{self, CONTENT_MAX, ContentType, HEADER, PROTECTED_MAX};
 /// cost more to open than to send, and a well-behaved peer sends one at a time.
 const IDLE_RECORDS_MAX: u8 = 32;
 
-/// The handshake message type of KeyUpdate, and the lengths of the message and of its header.
+/// The handshake message type of KeyUpdate.
 const KEY_UPDATE: u8 = 24;
+/// The length of a KeyUpdate, including its header of four bytes.
 const KEY_UPDATE_LEN: usize = 5;
 const NOT_REQUESTED: u8 = 0;
 const REQUESTED: u8 = 1;
@@ -40,7 +41,7 @@ pub struct Session {
     is_read_closed: bool,
 }
 
-/// A record was opened, or the start of one is not complete.
+/// The result of opening the record at the start of the input.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Opened {
     /// The record at the start of the input is not complete.
@@ -161,7 +162,8 @@ impl Session {
         Ok(())
     }
 
-    /// Returns whether a KeyUpdate should be sent, even if there is no data to send.
+    /// Returns whether a KeyUpdate is due. [`seal`](Self::seal) sends it before the next data, and
+    /// [`seal_control`](Self::seal_control) without any data.
     #[must_use]
     pub fn has_control(&self) -> bool {
         self.owes_key_update || self.sealing.is_worn() || self.should_request_key_update()

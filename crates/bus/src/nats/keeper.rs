@@ -179,8 +179,8 @@ async fn open(
 }
 
 impl AttemptError {
-    /// Returns the kind of failure, which determines the backoff. A person has to fix files,
-    /// certificates and logins.
+    /// Returns the kind of failure, which determines the backoff. Faults in files, certificates and
+    /// logins count as refusals, because a person has to fix them.
     fn failure_kind(&self) -> FailureKind {
         match self {
             Self::Runtime(_) | Self::TimedOut => FailureKind::Unreachable,

@@ -1,7 +1,8 @@
-//! The hot loop. It sends one frame, or the few frames that have become due meanwhile joined into
-//! one buffer, to every subscriber that is ready for them. Each subscriber costs one `send(2)`,
-//! which the caller passes in; there is no lock, no allocation and no logging. Incomplete sends are
-//! recorded for the slow path; the loop itself closes and wakes nothing.
+//! The hot loop. It sends one frame to every subscriber that is ready for it, or a few frames,
+//! joined into one buffer, if several have become due since the previous pass began. Each
+//! subscriber costs one `send(2)`, which the caller passes in; there is no lock, no allocation and
+//! no logging. Incomplete sends are recorded for the slow path; the loop itself closes and wakes
+//! nothing.
 
 use std::os::fd::RawFd;
 
@@ -76,8 +77,8 @@ impl ChunkOutcome {
 }
 
 impl Sweep {
-    /// Creates a sweep that sends the ring's frames from number `base` on to the first `len`
-    /// entries, starting at position `start`. Returns `None` if the ring has no such frames.
+    /// Creates a sweep of the ring's frames, the first of them number `base`. It visits the first
+    /// `len` entries, starting at position `start`. Returns `None` if the ring has no such frames.
     pub(crate) fn begin(ring: &Ring, base: u64, start: usize, len: usize) -> Option<Self> {
         let mut frames = Vec::new();
         let mut size = 0;

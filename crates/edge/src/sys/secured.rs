@@ -4,8 +4,8 @@
 //! The hot loop's `send` seals the shared frame for one connection and sends the record. If the
 //! socket does not accept all of a record, the rest of it is kept here, because a record that has
 //! been sealed must be sent as it is. So that the shard waits for the socket, the last byte of that
-//! record is reported as not accepted. When the shard offers that byte again and the record has
-//! been sent, it is accepted without being sealed again.
+//! record's plaintext is reported as not accepted. When the shard offers that byte again and the
+//! record has been sent, the byte is accepted without being sealed again.
 
 use std::io::{self, IoSlice};
 use std::net::{SocketAddr, TcpListener};
@@ -78,7 +78,7 @@ struct Channel {
     input: Vec<u8>,
     /// The unsent end of a record.
     unsent: Vec<u8>,
-    /// Whether the last byte of that record will be offered again.
+    /// Whether the last byte of that record's plaintext will be offered again.
     is_byte_owed: bool,
     /// Whether close_notify has been sent.
     is_closed: bool,
@@ -93,7 +93,8 @@ enum End {
     Failed(OpenError),
 }
 
-/// TLS has failed, by the fault of either side. An alert has been sent if one fits.
+/// TLS has failed, by the fault of either side. If TLS has an alert for the failure, it has been
+/// sent, provided that the socket accepted it.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum TlsFailure {
     #[error("the TLS handshake failed: {0}")]
@@ -161,8 +162,9 @@ impl<N: Network> Secured<N> {
         if let Peer::Handshake(greeting) = peer
             && !flush(plain, &mut greeting.unsent, fd)?
         {
-            // The client has nothing to say before it has received the rest. Being asked to read
-            // again, the shard re-arms the socket, and so notices when that is writable.
+            // The client has nothing to say before it has received the rest. This error makes the
+            // shard read again a few times and then re-arm the socket, which reports when it is
+            // writable.
             return Err(io::ErrorKind::Interrupted.into());
         }
         let received = plain.receive(socket, input)?;
