@@ -26,8 +26,8 @@ use crate::options::{Credentials, Options};
 /// 5 s.
 const AUTH_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long an edge that does not know the time may leave SUBSCRIBE unanswered if there is another
-/// edge to try. This is longer than the 5 s for which a starting edge, after the first answer of
-/// any clock, waits for a majority before it chooses a clock without one.
+/// edge to try. A starting edge waits for a majority for 5 s from the first answer of any clock,
+/// and then chooses a clock without a majority; this limit is longer than that.
 const TIMELESS_MAX: Duration = Duration::from_secs(8);
 /// The shortest silence after which an edge is given up, however short its heartbeat timeout is.
 const SILENCE_MIN: Duration = Duration::from_secs(5);

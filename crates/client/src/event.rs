@@ -14,8 +14,8 @@ pub enum Event {
     /// A tick. It is later than all ticks before it, except that ticks may go back after an
     /// [`Event::Reconnecting`] with `resumes` false.
     Tick(Tick),
-    /// The ticks between these two are missing and cannot be obtained. The later of the two comes
-    /// next.
+    /// The ticks between `after` and `before` are missing and cannot be obtained. The tick `before`
+    /// comes next.
     Gap {
         /// The last tick before the gap or, if there was none, the point after which ticks were
         /// requested.

@@ -101,7 +101,7 @@ impl TlsOptions {
 /// A reason why the [`TlsOptions`] can't be used.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
-    /// A file can't be read, or has no certificate or key in PEM format.
+    /// A file can't be read or parsed, or the private key's file has no key in PEM format.
     #[error("cannot read {}", path.display())]
     File {
         /// The file.
