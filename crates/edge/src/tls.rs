@@ -183,7 +183,14 @@ impl ClientAuthFiles {
 
 fn read(setting: &'static str, path: &Path) -> Result<Vec<u8>, TlsError> {
     let mut content = Vec::new();
-    let reading = File::open(path).and_then(|file| file.take(FILE_MAX).read_to_end(&mut content));
+    let reading = File::open(path).and_then(|file| {
+        file.take(FILE_MAX + 1).read_to_end(&mut content)?;
+        if content.len() as u64 > FILE_MAX {
+            let what = format!("it is larger than {FILE_MAX} bytes");
+            return Err(io::Error::new(io::ErrorKind::FileTooLarge, what));
+        }
+        Ok(())
+    });
     match reading {
         Ok(_) => Ok(content),
         Err(source) => Err(TlsError::File {

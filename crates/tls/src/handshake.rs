@@ -8,12 +8,17 @@ use rustls::pki_types::CertificateDer;
 use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
 use rustls::unbuffered::{ConnectionState, EncodeError, EncodeTlsData, UnbufferedStatus};
 
+use crate::alert::Alert;
 use crate::record::{self, HEADER, PROTECTED_MAX};
 use crate::session::Session;
 
 /// The most bytes that a client may send before the handshake is complete. A ClientHello takes one
 /// or two kilobytes; the rest is room for a chain of client certificates.
 const INPUT_MAX: usize = 64 * 1024;
+
+/// The most records of a handshake. A ClientHello of 2 KB in fragments of 32 bytes takes 64, and a
+/// chain of certificates some hundreds. rustls looks at incomplete input again for each record.
+const RECORDS_MAX: usize = 1_024;
 
 /// A handshake in progress.
 pub struct Handshake {
@@ -25,6 +30,8 @@ pub struct Handshake {
     /// The length of the part of `input` that rustls has seen.
     seen: usize,
     received: usize,
+    /// The number of records that rustls has seen.
+    records: usize,
     records_max: u64,
 }
 
@@ -56,6 +63,9 @@ pub enum HandshakeError {
     /// The client closed the connection in the middle of the handshake.
     #[error("the client closed the connection during the handshake")]
     Closed,
+    /// The client sent an empty record, one that is too long, or too many records.
+    #[error("the client sent a record that is empty or too long, or too many records")]
+    InvalidRecord,
     /// The client sent too much before the handshake was complete.
     #[error("the client sent more than {INPUT_MAX} bytes before the handshake was complete")]
     TooMuchInput,
@@ -95,6 +105,7 @@ impl Handshake {
             input: Vec::new(),
             seen: 0,
             received: 0,
+            records: 0,
             records_max,
         })
     }
@@ -113,7 +124,13 @@ impl Handshake {
         self.received += bytes.len();
         self.input.extend_from_slice(bytes);
         while let Some(record) = next_record(&self.input[self.seen..]) {
-            self.seen += record;
+            self.records += 1;
+            if record.is_invalid || self.records > RECORDS_MAX {
+                let alert = Alert::UnexpectedMessage.encode();
+                output.extend_from_slice(&record::plain_alert(alert));
+                return Err(HandshakeError::InvalidRecord);
+            }
+            self.seen += record.len;
             if self.process(&mut connection, output)? {
                 return self.finish(connection).map(HandshakeProgress::Established);
             }
@@ -181,15 +198,26 @@ impl Handshake {
     }
 }
 
-/// Returns the length of the record at the start of `input`, if it is complete. If its header is
-/// not valid, all of the input counts as one record, so that rustls refuses it immediately.
-fn next_record(input: &[u8]) -> Option<usize> {
+/// A record that has arrived completely, or is refused without waiting for the rest of it.
+struct CompleteRecord {
+    len: usize,
+    is_invalid: bool,
+}
+
+/// Returns the record at the start of `input`, if it is complete. An empty record is never valid
+/// here: refusing it bounds what the records of a handshake cost. If a header is not valid at all,
+/// all of the input counts as one record, so that rustls refuses it immediately.
+fn next_record(input: &[u8]) -> Option<CompleteRecord> {
     let header = record::header(input)?;
     let length = record::length(header);
-    if !record::may_be_valid(header) || length > PROTECTED_MAX {
-        return Some(input.len());
-    }
-    (input.len() >= HEADER + length).then_some(HEADER + length)
+    let (len, is_invalid) = if !record::may_be_valid(header) {
+        (input.len(), false)
+    } else if length == 0 || length > PROTECTED_MAX {
+        (input.len(), true)
+    } else {
+        (HEADER + length, false)
+    };
+    (input.len() >= len).then_some(CompleteRecord { len, is_invalid })
 }
 
 fn encode(

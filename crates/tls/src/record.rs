@@ -51,3 +51,8 @@ pub(crate) fn header(bytes: &[u8]) -> Option<[u8; HEADER]> {
 pub(crate) fn may_be_valid(header: [u8; HEADER]) -> bool {
     ContentType::from_byte(header[0]).is_some() && header[1] == 3
 }
+
+/// Returns the record of an alert that is not protected, as during a handshake.
+pub(crate) fn plain_alert([level, description]: [u8; 2]) -> [u8; HEADER + 2] {
+    [ContentType::Alert as u8, 3, 3, 0, 2, level, description]
+}

@@ -14,6 +14,12 @@ use crate::record::{self, CONTENT_MAX, ContentType, HEADER, PROTECTED_MAX};
 /// cost more to open than to send, and a well-behaved peer sends one at a time.
 const IDLE_RECORDS_MAX: u8 = 32;
 
+/// The number of KeyUpdates that a peer may send in a row. A key lasts for millions of records, so
+/// no peer needs more, and each costs some microseconds.
+const KEY_UPDATES_MAX: u8 = 64;
+/// The number of records with data after which a peer may send one more.
+const RECORDS_PER_KEY_UPDATE: u8 = 16;
+
 /// The handshake message type of KeyUpdate.
 const KEY_UPDATE: u8 = 24;
 /// The length of a KeyUpdate, including its header of four bytes.
@@ -33,6 +39,10 @@ pub struct Session {
     key_update_len: u8,
     /// Consecutive records without application data.
     idle_records: u8,
+    /// Records with application data, modulo 2^8.
+    data_records: u8,
+    /// The number of KeyUpdates that the peer may send now.
+    key_updates_left: u8,
     /// Whether the peer has requested a KeyUpdate that has not been sent.
     owes_key_update: bool,
     /// Whether this side has requested a KeyUpdate that has not arrived.
@@ -138,6 +148,8 @@ impl Session {
             key_update: [0; KEY_UPDATE_LEN],
             key_update_len: 0,
             idle_records: 0,
+            data_records: 0,
+            key_updates_left: KEY_UPDATES_MAX,
             owes_key_update: false,
             awaits_key_update: false,
             is_read_closed: false,
@@ -235,15 +247,15 @@ impl Session {
             let what = "a record that does not authenticate";
             return Err(violation(what, Alert::BadRecordMac));
         };
+        if inner.len() > CONTENT_MAX + 1 {
+            let what = "a record with too much content and padding";
+            return Err(violation(what, Alert::RecordOverflow));
+        }
         // Padding follows the content type, which is never 0.
         let Some(type_at) = inner.iter().rposition(|byte| *byte != 0) else {
             let what = "a record without a content type";
             return Err(violation(what, Alert::UnexpectedMessage));
         };
-        if type_at > CONTENT_MAX {
-            let what = "a record with too much content";
-            return Err(violation(what, Alert::RecordOverflow));
-        }
         let (content, rest) = inner.split_at_mut(type_at);
         self.process(ContentType::from_byte(rest[0]), content, record)
     }
@@ -261,6 +273,10 @@ impl Session {
         }
         if is_data && !content.is_empty() {
             self.idle_records = 0;
+            self.data_records = self.data_records.wrapping_add(1);
+            if self.data_records.is_multiple_of(RECORDS_PER_KEY_UPDATE) {
+                self.key_updates_left = KEY_UPDATES_MAX.min(self.key_updates_left + 1);
+            }
         } else if self.idle_records == IDLE_RECORDS_MAX {
             let what = "too many records without data";
             return Err(violation(what, Alert::UnexpectedMessage));
@@ -324,6 +340,10 @@ impl Session {
             return Err(violation(what, Alert::UnexpectedMessage));
         }
         self.key_update_len = 0;
+        self.key_updates_left = self.key_updates_left.checked_sub(1).ok_or_else(|| {
+            let what = "too many KeyUpdates";
+            violation(what, Alert::UnexpectedMessage)
+        })?;
         match self.key_update[4] {
             NOT_REQUESTED => {}
             // Several requests that arrive before the answer is sent need one answer.

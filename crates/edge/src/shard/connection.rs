@@ -34,6 +34,8 @@ pub(super) struct Connection<S> {
     pub(super) stage: Stage,
     /// The wheel's bucket in which its deadline will be checked.
     pub(super) armed: Bucket,
+    /// Whether it waits for its turn to take a step of its TLS handshake.
+    pub(super) is_handshake_queued: bool,
     /// Whether any byte was received. A connection that closes without one is a health check.
     has_received: bool,
     /// Counts it among the process's connections until dropped.
@@ -165,6 +167,7 @@ impl<S> Connection<S> {
             session: ServerSession::new(at.now),
             stage,
             armed: Bucket::NONE,
+            is_handshake_queued: false,
             has_received: false,
             permit,
         }

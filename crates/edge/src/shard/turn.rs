@@ -222,8 +222,13 @@ impl<N: Network, C: Clock> Shard<N, C> {
                 NetworkEvent::Socket(token, readiness) => {
                     let connection = self.connections.reported(token);
                     let network = &self.driver.network;
-                    if connection.is_some_and(|found| network.is_shaking_hands(&found.socket)) {
-                        self.waiting.handshakes.push_back((token, readiness));
+                    if let Some(connection) = connection
+                        && network.is_shaking_hands(&connection.socket)
+                    {
+                        // A connection is queued once, however many events it has.
+                        if !std::mem::replace(&mut connection.is_handshake_queued, true) {
+                            self.waiting.handshakes.push_back(token);
+                        }
                     } else {
                         self.handle_readiness(token, readiness, at);
                     }
@@ -258,8 +263,17 @@ impl<N: Network, C: Clock> Shard<N, C> {
             if !self.may_shake_hands(at.mono) {
                 return;
             }
-            let Some((token, readiness)) = self.waiting.handshakes.pop_front() else {
+            let Some(token) = self.waiting.handshakes.pop_front() else {
                 return;
+            };
+            if let Some(connection) = self.connections.reported(token) {
+                connection.is_handshake_queued = false;
+            }
+            // Events that came meanwhile are served too: the socket is read until it is empty.
+            let readiness = Readiness {
+                has_input: true,
+                until_empty: true,
+                takes_output: true,
             };
             self.handle_readiness(token, readiness, at);
             if at.mono >= until {

@@ -8,7 +8,7 @@ use super::drain::Drain;
 use super::key::Key;
 use super::tasks::ShardTasks;
 use super::wheel::Bucket;
-use crate::sys::network::{NetworkEvent, Readiness, Token};
+use crate::sys::network::{NetworkEvent, Token};
 
 /// The pending work of a shard.
 pub(super) struct Waiting {
@@ -23,7 +23,7 @@ pub(super) struct Waiting {
     /// The expired buckets of the wheel, earliest first.
     pub(super) expired: VecDeque<Vec<(Key, Bucket)>>,
     /// Connections with input for their TLS handshakes.
-    pub(super) handshakes: VecDeque<(Token, Readiness)>,
+    pub(super) handshakes: VecDeque<Token>,
     pub(super) tasks: ShardTasks,
     pub(super) drain: Option<Drain>,
 }

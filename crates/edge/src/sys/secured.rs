@@ -24,7 +24,8 @@ use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer as _;
 
 use super::network::{
-    BUFFER_MIN, ClientCertificate, Listen, Network, NetworkEvent, Received, Token, WaitFor,
+    BUFFER_MIN, ClientCertificate, Listen, Network, NetworkEvent, Readiness, Received, Token,
+    WaitFor,
 };
 use crate::metrics::{HandshakeResult, TlsMetrics};
 
@@ -39,6 +40,8 @@ pub(crate) struct Secured<N> {
     metrics: TlsMetrics,
     /// The state of each socket, by its number.
     peers: Vec<Peer>,
+    /// Re-armed sockets whose input has ended within TLS, which the network below does not know.
+    ended: Vec<Token>,
     /// Input that is being opened.
     input: Vec<u8>,
     /// Parts of output that are sealed together.
@@ -78,8 +81,8 @@ struct Channel {
     input: Vec<u8>,
     /// The unsent end of a record.
     unsent: Vec<u8>,
-    /// Whether the last byte of that record's plaintext will be offered again.
-    is_byte_owed: bool,
+    /// The last byte of that record's plaintext, which will be offered again.
+    owed: Option<u8>,
     /// Whether close_notify has been sent.
     is_closed: bool,
     /// What ended the input, to be returned by the next read.
@@ -130,6 +133,7 @@ impl<N: Network> Secured<N> {
             config,
             metrics,
             peers: Vec::new(),
+            ended: Vec::new(),
             input: vec![0; BUFFER_MIN],
             gathered: Vec::new(),
             sealed: Vec::new(),
@@ -159,15 +163,24 @@ impl<N: Network> Secured<N> {
             ..
         } = self;
         let peer = peer(peers, fd)?;
+        let abandoned = |_| {
+            metrics.count_handshake(HandshakeResult::Abandoned);
+            TlsFailure::Unfinished
+        };
         if let Peer::Handshake(greeting) = peer
-            && !flush(plain, &mut greeting.unsent, fd)?
+            && !flush(plain, &mut greeting.unsent, fd).map_err(abandoned)?
         {
             // The client has nothing to say before it has received the rest. This error makes the
             // shard read again a few times and then re-arm the socket, which reports when it is
             // writable.
             return Err(io::ErrorKind::Interrupted.into());
         }
-        let received = plain.receive(socket, input)?;
+        let received = match plain.receive(socket, input) {
+            Err(error) if matches!(peer, Peer::Handshake(_)) && !is_transient(&error) => {
+                Received::End
+            }
+            received => received?,
+        };
         let mut greeting = match std::mem::replace(peer, Peer::Failed) {
             Peer::Handshake(greeting) => greeting,
             Peer::Absent | Peer::Silent | Peer::Open(_) | Peer::Failed => {
@@ -185,7 +198,7 @@ impl<N: Network> Secured<N> {
         sealed.clear();
         let progress = greeting.handshake.handle_input(&input[..len], sealed);
         greeting.unsent.append(sealed);
-        flush(plain, &mut greeting.unsent, fd)?;
+        flush(plain, &mut greeting.unsent, fd).map_err(abandoned)?;
         let progress = progress.map_err(|error| {
             metrics.count_handshake(result_of(&error));
             TlsFailure::Handshake(error)
@@ -205,7 +218,7 @@ impl<N: Network> Secured<N> {
                     client_certificate: established.client_certificate.as_ref().map(describe),
                     input: Vec::new(),
                     unsent: greeting.unsent,
-                    is_byte_owed: false,
+                    owed: None,
                     is_closed: false,
                     end: None,
                 });
@@ -277,7 +290,15 @@ impl<N: Network> Secured<N> {
         if !flush(plain, &mut channel.unsent, fd)? {
             return Err(Errno::EAGAIN);
         }
-        let mut taken = usize::from(std::mem::take(&mut channel.is_byte_owed)).min(bytes.len());
+        let mut taken = 0;
+        if let (Some(owed), Some(offered)) = (channel.owed, bytes.first()) {
+            // The caller breaks its promise if this fails, and the stream would be corrupt.
+            if owed != *offered {
+                return Err(Errno::EPROTO);
+            }
+            channel.owed = None;
+            taken = 1;
+        }
         for content in bytes[taken..].chunks(record_max) {
             sealed.clear();
             let sealing = channel.session.seal(content, sealed);
@@ -290,7 +311,7 @@ impl<N: Network> Secured<N> {
             taken += content.len();
             if sent < sealed.len() {
                 channel.unsent.extend_from_slice(&sealed[sent..]);
-                channel.is_byte_owed = true;
+                channel.owed = content.last().copied();
                 return Ok(taken - 1);
             }
         }
@@ -358,9 +379,10 @@ fn result_of(error: &HandshakeError) -> HandshakeResult {
         HandshakeError::Tls(rustls::Error::AlertReceived(_)) | HandshakeError::Closed => {
             HandshakeResult::Abandoned
         }
-        HandshakeError::Tls(_) | HandshakeError::TooMuchInput | HandshakeError::Ended => {
-            HandshakeResult::Failed
-        }
+        HandshakeError::Tls(_)
+        | HandshakeError::InvalidRecord
+        | HandshakeError::TooMuchInput
+        | HandshakeError::Ended => HandshakeResult::Failed,
     }
 }
 
@@ -378,6 +400,14 @@ fn describe(certificate: &CertificateDer<'_>) -> Box<ClientCertificate> {
 fn peer(peers: &mut [Peer], fd: RawFd) -> Result<&mut Peer, Errno> {
     let index = usize::try_from(fd).map_err(|_| Errno::EBADF)?;
     peers.get_mut(index).ok_or(Errno::ENOTCONN)
+}
+
+/// Returns whether a read may succeed later.
+fn is_transient(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
+    )
 }
 
 /// Sends kept output. Returns whether all of it has been sent.
@@ -499,6 +529,11 @@ impl<N: Network> Network for Secured<N> {
     }
 
     fn rearm(&mut self, socket: &N::Socket, token: Token) -> io::Result<()> {
+        if let Ok(Peer::Open(channel)) = peer(&mut self.peers, socket.as_raw_fd())
+            && channel.end.is_some()
+        {
+            self.ended.push(token);
+        }
         self.plain.rearm(socket, token)
     }
 
@@ -510,6 +545,17 @@ impl<N: Network> Network for Secured<N> {
     }
 
     fn wait(&mut self, limit: WaitFor, events: &mut Vec<NetworkEvent>) -> io::Result<()> {
-        self.plain.wait(limit, events)
+        if self.ended.is_empty() {
+            return self.plain.wait(limit, events);
+        }
+        self.plain.wait(WaitFor::None, events)?;
+        let readiness = Readiness {
+            has_input: true,
+            until_empty: true,
+            takes_output: false,
+        };
+        let ended = self.ended.drain(..);
+        events.extend(ended.map(|token| NetworkEvent::Socket(token, readiness)));
+        Ok(())
     }
 }

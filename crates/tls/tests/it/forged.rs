@@ -172,6 +172,19 @@ fn many_requests_for_an_update_get_one_answer() {
 }
 
 #[test]
+fn key_updates_are_bounded_even_with_data_between_them() {
+    let (mut session, mut forger) = connect();
+    let refused = (0..200).find_map(|_| {
+        let mut input = forger.seal(DATA, b"x");
+        input.extend(forger.seal(HANDSHAKE, &KEY_UPDATE));
+        forger.update();
+        open(&mut session, input).err()
+    });
+    let alert = refused.and_then(|error| error.alert());
+    assert_eq!(alert, Some(Alert::UnexpectedMessage));
+}
+
+#[test]
 fn records_that_break_the_protocol_are_refused_with_the_fitting_alert() {
     let unexpected = Some(Alert::UnexpectedMessage);
     let plain = |content_type: u8| vec![content_type, 3, 3, 0, 1, 1];

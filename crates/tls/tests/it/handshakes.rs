@@ -164,3 +164,33 @@ fn garbage_gets_an_alert_and_endless_input_is_bounded() {
     let endless = (0..6).find_map(|_| handshake.handle_input(&record, &mut output).err());
     assert!(endless.is_some());
 }
+
+#[test]
+fn empty_records_too_long_ones_and_too_many_are_refused_immediately() {
+    let (server, config) = configs();
+    let mut client = client(config);
+    let hello = sent(&mut client);
+    // A ClientHello of 2,048 bytes, in fragments of one byte.
+    let start = [1, 0, 8, 0]
+        .into_iter()
+        .chain(std::iter::repeat_n(0, 1_100));
+    let tiny: Vec<u8> = start.flat_map(|byte| [22, 3, 3, 0, 1, byte]).collect();
+    for (after, what) in [
+        (vec![23, 3, 3, 0, 0], "empty"),
+        (vec![22, 3, 3, 0x48, 0], "too long"),
+        (tiny, "too many"),
+    ] {
+        let mut handshake = Handshake::new(Arc::clone(&server)).unwrap();
+        let mut output = Vec::new();
+        if what != "too many" {
+            let _ = handshake.handle_input(&hello, &mut output).unwrap();
+            output.clear();
+        }
+        let refused = handshake.handle_input(&after, &mut output).err();
+        assert!(
+            matches!(refused, Some(HandshakeError::InvalidRecord)),
+            "{what}: {refused:?}"
+        );
+        assert_eq!(output[0], 21, "{what}: an alert");
+    }
+}

@@ -284,3 +284,36 @@ fn a_handshake_goes_through_a_socket_that_accepts_little_at_a_time() {
     client.run_for(&mut sim, 10 * MS);
     assert_eq!(client.frames()[0].kind, ACK);
 }
+
+#[test]
+fn a_connection_that_is_reset_within_its_handshake_is_not_a_health_check() {
+    let certificates = Certificates::new();
+    let mut sim = certificates.sim();
+    let client = certificates.client(&sim);
+    sim.run_for(5 * MS);
+    sim.script.breaks(client.fd, nix::errno::Errno::ECONNRESET);
+    sim.run_for(2 * SECOND);
+    assert!(sim.script.on(client.fd).is_closed);
+    let closed = &sim.metrics.closed;
+    assert_eq!(closed.with_label_values(&["tls_failed"]).get(), 1);
+}
+
+#[test]
+fn an_end_that_is_read_with_the_last_data_is_noticed_whatever_the_number_of_reads() {
+    for pieces in 1..12 {
+        let certificates = Certificates::new();
+        let mut sim = certificates.sim();
+        let mut client = certificates.subscriber(&mut sim);
+        // Each piece is read by a read of its own, so that the end is in one of them.
+        client.tls.writer().write_all(&heartbeat(1)).unwrap();
+        client.tls.send_close_notify();
+        let mut output = Vec::new();
+        while client.tls.wants_write() {
+            client.tls.write_tls(&mut output).unwrap();
+        }
+        sim.script.on(client.fd).read_max = Some(output.len().div_ceil(pieces));
+        sim.script.client_sends(client.fd, &output);
+        sim.run_for(50 * MS);
+        assert!(sim.script.on(client.fd).is_closed, "in {pieces} pieces");
+    }
+}
