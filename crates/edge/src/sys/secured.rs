@@ -17,7 +17,7 @@ use rustls::ServerConfig;
 use rustls::pki_types::CertificateDer;
 use tickstorm_timebase::{Clock, Mono};
 use tickstorm_tls::{
-    Alert, Handshake, HandshakeError, HandshakeProgress, OpenError, Opened, Session,
+    Alert, Established, Handshake, HandshakeError, HandshakeProgress, OpenError, Opened, Session,
 };
 use tokio::sync::watch;
 use x509_parser::certificate::X509Certificate;
@@ -212,16 +212,7 @@ impl<N: Network> Secured<N> {
                 metrics.count_handshake(HandshakeResult::Completed);
                 let taken = plain.now().since(greeting.started);
                 metrics.handshake_seconds.observe(taken.as_secs_f64());
-                let mut unread = established.unread;
-                let mut channel = Box::new(Channel {
-                    session: *established.session,
-                    client_certificate: established.client_certificate.as_ref().map(describe),
-                    input: Vec::new(),
-                    unsent: greeting.unsent,
-                    owed: None,
-                    is_closed: false,
-                    end: None,
-                });
+                let (mut channel, mut unread) = Channel::new(established, greeting.unsent);
                 let opened = channel.open(&mut unread, buffer);
                 *peer = Peer::Open(channel);
                 read_outcome(opened, false)
@@ -330,6 +321,20 @@ impl Greeting {
 }
 
 impl Channel {
+    /// Creates the channel of a complete handshake, and returns it with the input that follows.
+    fn new(established: Established, unsent: Vec<u8>) -> (Box<Self>, Vec<u8>) {
+        let this = Self {
+            session: *established.session,
+            client_certificate: established.client_certificate.as_ref().map(describe),
+            input: Vec::new(),
+            unsent,
+            owed: None,
+            is_closed: false,
+            end: None,
+        };
+        (Box::new(this), established.unread)
+    }
+
     /// Opens the complete records of `input` into `output`, and keeps the incomplete one. Returns
     /// the number of bytes of plaintext. What ends the input is kept, to be returned by the next
     /// read.
