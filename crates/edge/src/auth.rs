@@ -8,21 +8,16 @@ mod tokens;
 
 use std::io;
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
 use subtle::{Choice, ConstantTimeEq};
 use tickstorm_protocol::message::Auth;
 use tickstorm_service::env::{FileError, read_secret_file};
-use tickstorm_service::error_chain::ErrorChain;
 use tokio::sync::watch;
 
 pub use self::tokens::TokenLineError;
 use self::tokens::{Digest, TOKENS_MAX, Tokens};
-
-/// The interval at which files are checked for changes.
-const CHECK_INTERVAL: Duration = Duration::from_secs(1);
+use crate::file_watch;
 
 /// A credential's value, and the file it came from, if any.
 #[derive(Clone, Debug)]
@@ -202,46 +197,27 @@ pub(crate) async fn watch_files(
     if !sources.have_files() {
         return;
     }
-    let sources = Arc::new(sources);
-    let mut interval = tokio::time::interval(CHECK_INTERVAL);
-    let mut complaint = String::new();
-    loop {
-        interval.tick().await;
-        let to_load = Arc::clone(&sources);
-        // Use a thread of the blocking pool, so that a file system that hangs delays only this
-        // task.
-        let loaded = tokio::task::spawn_blocking(move || AcceptedCredentials::load(&to_load)).await;
-        let loaded = match loaded {
-            Ok(loaded) => loaded,
-            Err(error) if error.is_panic() => {
-                tracing::error!(%error, "credential files are no longer checked for changes");
-                return;
+    let publish = |new: AcceptedCredentials| {
+        let is_changed = credentials.send_if_modified(|old| {
+            *old != new && {
+                *old = new;
+                true
             }
-            // The runtime is shutting down.
-            Err(_) => return,
-        };
-        match loaded {
-            Ok(new) => {
-                complaint.clear();
-                if credentials.send_if_modified(|old| {
-                    *old != new && {
-                        *old = new;
-                        true
-                    }
-                }) {
-                    tracing::info!("credentials changed: their files were reread");
-                }
-            }
-            Err(error) => {
-                let text = ErrorChain(&error).to_string();
-                if text != complaint {
-                    tracing::warn!(
-                        error = text,
-                        "credentials can't be reread; the old ones stay valid"
-                    );
-                    complaint = text;
-                }
-            }
+        });
+        if is_changed {
+            tracing::info!("credentials changed: their files were reread");
         }
-    }
+    };
+    file_watch::watch(
+        "credential files",
+        move || AcceptedCredentials::load(&sources),
+        publish,
+        |error| {
+            tracing::warn!(
+                error,
+                "credentials can't be reread; the old ones stay valid"
+            );
+        },
+    )
+    .await;
 }

@@ -16,6 +16,7 @@ mod control;
 mod fd_budget;
 mod fd_metrics;
 mod feed;
+mod file_watch;
 mod health;
 mod histogram;
 mod metrics;

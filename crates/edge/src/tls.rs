@@ -6,22 +6,19 @@ use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
 use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{VerifierBuilderError, WebPkiClientVerifier};
 use rustls::{RootCertStore, ServerConfig};
-use tickstorm_service::error_chain::ErrorChain;
 use tickstorm_tls::{ConfigError, provider, server_config};
 use tokio::sync::watch;
 use zeroize::Zeroizing;
 
+use crate::file_watch;
 use crate::metrics::TlsMetrics;
 
-/// The interval at which files are checked for changes.
-const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// The largest file that is read. A bundle of certificate authorities takes some 200 KB.
 const FILE_MAX: u64 = 4 * 1024 * 1024;
 
@@ -111,16 +108,6 @@ pub(crate) struct TlsWatcher {
 }
 
 impl TlsFiles {
-    /// Rereads the files. Returns `None` if they are the same as `used`.
-    fn reload(&self, used: &Contents) -> Result<Option<(Contents, Arc<ServerConfig>)>, TlsError> {
-        let new = self.read()?;
-        if new == *used {
-            return Ok(None);
-        }
-        let config = Arc::new(self.config(&new)?);
-        Ok(Some((new, config)))
-    }
-
     fn read(&self) -> Result<Contents, TlsError> {
         let clients = self.clients.as_ref();
         let revoked = clients.and_then(|clients| clients.revoked.as_ref());
@@ -244,43 +231,31 @@ impl TlsWatcher {
     /// Rereads the files every second and publishes a new configuration when their contents change.
     /// If the new contents can't be used, the configuration stays as it is and one error is logged.
     pub(crate) async fn run(self, metrics: TlsMetrics) {
-        let files = Arc::new(self.files);
-        let mut contents = Arc::new(self.contents);
-        let mut interval = tokio::time::interval(CHECK_INTERVAL);
-        let mut complaint = String::new();
-        loop {
-            interval.tick().await;
-            let (files, used) = (Arc::clone(&files), Arc::clone(&contents));
-            // Use a thread of the blocking pool, so that a file system that hangs delays only this
-            // task.
-            let reread = tokio::task::spawn_blocking(move || files.reload(&used));
-            match reread.await {
-                Ok(Ok(None)) => complaint.clear(),
-                Ok(Ok(Some((new, config)))) => {
-                    complaint.clear();
-                    contents = Arc::new(new);
-                    self.configs.send_replace(config);
-                    metrics.reloaded.inc();
-                    tracing::info!("TLS files changed: new connections use them");
-                }
-                Ok(Err(error)) => {
-                    let text = ErrorChain(&error).to_string();
-                    if text != complaint {
-                        metrics.reload_failed.inc();
-                        tracing::error!(
-                            error = text,
-                            "TLS files can't be reread; the old ones stay in use"
-                        );
-                        complaint = text;
-                    }
-                }
-                Err(error) if error.is_panic() => {
-                    tracing::error!(%error, "TLS files are no longer checked for changes");
-                    return;
-                }
-                // The runtime is shutting down.
-                Err(_) => return,
+        let Self {
+            files,
+            mut contents,
+            configs,
+        } = self;
+        let reload = move || {
+            let new = files.read()?;
+            if new == contents {
+                return Ok::<_, TlsError>(None);
             }
-        }
+            let config = Arc::new(files.config(&new)?);
+            contents = new;
+            Ok(Some(config))
+        };
+        let publish = |changed| {
+            if let Some(config) = changed {
+                configs.send_replace(config);
+                metrics.reloaded.inc();
+                tracing::info!("TLS files changed: new connections use them");
+            }
+        };
+        let refuse = |error: &str| {
+            metrics.reload_failed.inc();
+            tracing::error!(error, "TLS files can't be reread; the old ones stay in use");
+        };
+        file_watch::watch("TLS files", reload, publish, refuse).await;
     }
 }
