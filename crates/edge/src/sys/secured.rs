@@ -7,6 +7,9 @@
 //! record's plaintext is reported as not accepted. When the shard offers that byte again and the
 //! record has been sent, the byte is accepted without being sealed again.
 
+mod channel;
+mod peers;
+
 use std::io::{self, IoSlice};
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsRawFd, RawFd};
@@ -14,15 +17,12 @@ use std::sync::Arc;
 
 use nix::errno::Errno;
 use rustls::ServerConfig;
-use rustls::pki_types::CertificateDer;
 use tickstorm_timebase::{Clock, Mono};
-use tickstorm_tls::{
-    Alert, Established, Handshake, HandshakeError, HandshakeProgress, OpenError, Opened, Session,
-};
+use tickstorm_tls::{Handshake, HandshakeError, HandshakeProgress, OpenError, Session};
 use tokio::sync::watch;
-use x509_parser::certificate::X509Certificate;
-use x509_parser::prelude::FromDer as _;
 
+use self::channel::{Channel, End, flush};
+use self::peers::{Peer, Peers};
 use super::network::{
     BUFFER_MIN, ClientCertificate, Listen, Network, NetworkEvent, Readiness, Received, Token,
     WaitFor,
@@ -39,7 +39,7 @@ pub(crate) struct Secured<N> {
     config: watch::Receiver<Arc<ServerConfig>>,
     metrics: TlsMetrics,
     /// The state of each socket, by its number.
-    peers: Vec<Peer>,
+    peers: Peers,
     /// Re-armed sockets whose input has ended within TLS, which the network below does not know.
     ended: Vec<Token>,
     /// Input that is being opened.
@@ -50,20 +50,6 @@ pub(crate) struct Secured<N> {
     sealed: Vec<u8>,
 }
 
-/// The state of one socket.
-#[derive(Default)]
-enum Peer {
-    /// No socket has this number.
-    #[default]
-    Absent,
-    /// No byte has arrived.
-    Silent,
-    Handshake(Box<Greeting>),
-    Open(Box<Channel>),
-    /// TLS has failed. What still arrives is discarded.
-    Failed,
-}
-
 /// A handshake in progress.
 struct Greeting {
     /// The time at which its first byte was read.
@@ -71,29 +57,6 @@ struct Greeting {
     handshake: Handshake,
     /// The unsent end of the server's messages.
     unsent: Vec<u8>,
-}
-
-/// An established connection.
-struct Channel {
-    session: Session,
-    client_certificate: Option<Box<ClientCertificate>>,
-    /// The start of a record that has not arrived completely.
-    input: Vec<u8>,
-    /// The unsent end of a record.
-    unsent: Vec<u8>,
-    /// The last byte of that record's plaintext, which will be offered again.
-    owed: Option<u8>,
-    /// Whether close_notify has been sent.
-    is_closed: bool,
-    /// What ended the input, to be returned by the next read.
-    end: Option<End>,
-}
-
-/// What ends the input of a connection.
-enum End {
-    /// The peer has sent close_notify.
-    Closed,
-    Failed(OpenError),
 }
 
 /// TLS has failed, by the fault of either side. If TLS has an alert for the failure, it has been
@@ -132,22 +95,12 @@ impl<N: Network> Secured<N> {
             plain,
             config,
             metrics,
-            peers: Vec::new(),
+            peers: Peers::default(),
             ended: Vec::new(),
             input: vec![0; BUFFER_MIN],
             gathered: Vec::new(),
             sealed: Vec::new(),
         }
-    }
-
-    fn set_peer(&mut self, fd: RawFd, peer: Peer) {
-        let Ok(index) = usize::try_from(fd) else {
-            return;
-        };
-        if index >= self.peers.len() {
-            self.peers.resize_with(index + 1, Peer::default);
-        }
-        self.peers[index] = peer;
     }
 
     /// Continues a handshake with the next input, and reads the plaintext that follows it.
@@ -162,7 +115,7 @@ impl<N: Network> Secured<N> {
             sealed,
             ..
         } = self;
-        let peer = peer(peers, fd)?;
+        let peer = peers.of(fd)?;
         let abandoned = |_| {
             metrics.count_handshake(HandshakeResult::Abandoned);
             TlsFailure::Unfinished
@@ -230,7 +183,7 @@ impl<N: Network> Secured<N> {
             sealed,
             ..
         } = self;
-        let peer = peer(peers, fd)?;
+        let peer = peers.of(fd)?;
         let Peer::Open(channel) = peer else {
             return Err(Errno::ENOTCONN.into());
         };
@@ -257,13 +210,9 @@ impl<N: Network> Secured<N> {
         read_outcome(opened, is_last && channel.end.is_none())
     }
 
-    /// Sends close_notify, once, if the socket accepts it: a peer that is gone needs none.
     fn close_notify(&mut self, fd: RawFd) {
-        if let Ok(Peer::Open(channel)) = peer(&mut self.peers, fd)
-            && !std::mem::replace(&mut channel.is_closed, true)
-        {
-            let (plain, sealed) = (&mut self.plain, &mut self.sealed);
-            let _ = channel.alert(Alert::CloseNotify, plain, sealed, fd);
+        if let Ok(Peer::Open(channel)) = self.peers.of(fd) {
+            channel.close_notify(&mut self.plain, &mut self.sealed, fd);
         }
     }
 
@@ -275,38 +224,10 @@ impl<N: Network> Secured<N> {
             sealed,
             ..
         } = self;
-        let Peer::Open(channel) = peer(peers, fd)? else {
+        let Peer::Open(channel) = peers.of(fd)? else {
             return Err(Errno::ENOTCONN);
         };
-        if !flush(plain, &mut channel.unsent, fd)? {
-            return Err(Errno::EAGAIN);
-        }
-        let mut taken = 0;
-        if let (Some(owed), Some(offered)) = (channel.owed, bytes.first()) {
-            // The caller breaks its promise if this fails, and the stream would be corrupt.
-            if owed != *offered {
-                return Err(Errno::EPROTO);
-            }
-            channel.owed = None;
-            taken = 1;
-        }
-        for content in bytes[taken..].chunks(record_max) {
-            sealed.clear();
-            let sealing = channel.session.seal(content, sealed);
-            sealing.map_err(|_| Errno::EIO)?;
-            let sent = match plain.send(fd, sealed) {
-                Ok(sent) => sent,
-                Err(Errno::EAGAIN | Errno::EINTR) => 0,
-                Err(errno) => return Err(errno),
-            };
-            taken += content.len();
-            if sent < sealed.len() {
-                channel.unsent.extend_from_slice(&sealed[sent..]);
-                channel.owed = content.last().copied();
-                return Ok(taken - 1);
-            }
-        }
-        Ok(taken)
+        channel.send(fd, bytes, record_max, plain, sealed)
     }
 }
 
@@ -317,62 +238,6 @@ impl Greeting {
             handshake: Handshake::new(config)?,
             unsent: Vec::new(),
         }))
-    }
-}
-
-impl Channel {
-    /// Creates the channel of a complete handshake, and returns it with the input that follows.
-    fn new(established: Established, unsent: Vec<u8>) -> (Box<Self>, Vec<u8>) {
-        let this = Self {
-            session: *established.session,
-            client_certificate: established.client_certificate.as_ref().map(describe),
-            input: Vec::new(),
-            unsent,
-            owed: None,
-            is_closed: false,
-            end: None,
-        };
-        (Box::new(this), established.unread)
-    }
-
-    /// Opens the complete records of `input` into `output`, and keeps the incomplete one. Returns
-    /// the number of bytes of plaintext. What ends the input is kept, to be returned by the next
-    /// read.
-    fn open(&mut self, input: &mut [u8], output: &mut [u8]) -> usize {
-        let (mut at, mut written) = (0, 0);
-        while self.end.is_none() {
-            match self.session.open(&mut input[at..]) {
-                Ok(Opened::Incomplete) => break,
-                Ok(Opened::Record { record, content }) => {
-                    let opened = &input[at..][content];
-                    output[written..written + opened.len()].copy_from_slice(opened);
-                    written += opened.len();
-                    at += record;
-                }
-                Ok(Opened::Closed) => self.end = Some(End::Closed),
-                Err(error) => self.end = Some(End::Failed(error)),
-            }
-        }
-        self.input = match self.end {
-            None => input[at..].to_vec(),
-            Some(_) => Vec::new(),
-        };
-        written
-    }
-
-    /// Sends an alert, if the socket accepts it.
-    fn alert(
-        &mut self,
-        alert: Alert,
-        plain: &mut impl Network,
-        sealed: &mut Vec<u8>,
-        fd: RawFd,
-    ) -> Result<(), Errno> {
-        sealed.clear();
-        let sealing = self.session.seal_alert(alert, sealed);
-        sealing.map_err(|_| Errno::EIO)?;
-        self.unsent.append(sealed);
-        flush(plain, &mut self.unsent, fd).map(|_| ())
     }
 }
 
@@ -391,41 +256,12 @@ fn result_of(error: &HandshakeError) -> HandshakeResult {
     }
 }
 
-/// Returns what identifies a certificate to an operator. It has been verified, so it can be parsed.
-fn describe(certificate: &CertificateDer<'_>) -> Box<ClientCertificate> {
-    let parsed = X509Certificate::from_der(certificate);
-    let (subject, serial) = parsed.map_or_else(
-        |_| Default::default(),
-        |(_, parsed)| (parsed.subject().to_string(), parsed.raw_serial_as_string()),
-    );
-    Box::new(ClientCertificate { subject, serial })
-}
-
-/// Returns the state of a socket that was accepted.
-fn peer(peers: &mut [Peer], fd: RawFd) -> Result<&mut Peer, Errno> {
-    let index = usize::try_from(fd).map_err(|_| Errno::EBADF)?;
-    peers.get_mut(index).ok_or(Errno::ENOTCONN)
-}
-
 /// Returns whether a read may succeed later.
 fn is_transient(error: &io::Error) -> bool {
     matches!(
         error.kind(),
         io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
     )
-}
-
-/// Sends kept output. Returns whether all of it has been sent.
-fn flush(plain: &mut impl Network, unsent: &mut Vec<u8>, fd: RawFd) -> Result<bool, Errno> {
-    while !unsent.is_empty() {
-        match plain.send(fd, unsent) {
-            Ok(sent) if sent == unsent.len() => *unsent = Vec::new(),
-            Ok(sent) => drop(unsent.drain(..sent)),
-            Err(Errno::EAGAIN | Errno::EINTR) => return Ok(false),
-            Err(errno) => return Err(errno),
-        }
-    }
-    Ok(true)
 }
 
 /// Returns the result of a read that brought `opened` bytes of plaintext. Without any, the caller
@@ -455,7 +291,7 @@ impl<N: Network> Network for Secured<N> {
 
     fn accept(&mut self) -> io::Result<(N::Socket, SocketAddr)> {
         let (socket, address) = self.plain.accept()?;
-        self.set_peer(socket.as_raw_fd(), Peer::Silent);
+        self.peers.set(socket.as_raw_fd(), Peer::Silent);
         Ok((socket, address))
     }
 
@@ -464,7 +300,7 @@ impl<N: Network> Network for Secured<N> {
     }
 
     fn receive(&mut self, socket: &N::Socket, buffer: &mut [u8]) -> io::Result<Received> {
-        match peer(&mut self.peers, socket.as_raw_fd())? {
+        match self.peers.of(socket.as_raw_fd())? {
             Peer::Silent | Peer::Handshake(_) => self.shake_hands(socket, buffer),
             Peer::Open(_) => self.open(socket, buffer),
             Peer::Absent => Err(Errno::ENOTCONN.into()),
@@ -496,7 +332,7 @@ impl<N: Network> Network for Secured<N> {
 
     fn flush(&mut self, socket: &N::Socket) {
         let fd = socket.as_raw_fd();
-        let unsent = match peer(&mut self.peers, fd) {
+        let unsent = match self.peers.of(fd) {
             Ok(Peer::Handshake(greeting)) => &mut greeting.unsent,
             Ok(Peer::Open(channel)) => &mut channel.unsent,
             Ok(Peer::Absent | Peer::Silent | Peer::Failed) | Err(_) => return,
@@ -506,14 +342,12 @@ impl<N: Network> Network for Secured<N> {
     }
 
     fn is_shaking_hands(&self, socket: &N::Socket) -> bool {
-        let index = usize::try_from(socket.as_raw_fd()).ok();
-        let peer = index.and_then(|index| self.peers.get(index));
+        let peer = self.peers.get(socket.as_raw_fd());
         matches!(peer, Some(Peer::Silent | Peer::Handshake(_)))
     }
 
     fn client_certificate(&self, socket: &N::Socket) -> Option<&ClientCertificate> {
-        let index = usize::try_from(socket.as_raw_fd()).ok()?;
-        match self.peers.get(index)? {
+        match self.peers.get(socket.as_raw_fd())? {
             Peer::Open(channel) => channel.client_certificate.as_deref(),
             Peer::Absent | Peer::Silent | Peer::Handshake(_) | Peer::Failed => None,
         }
@@ -534,7 +368,7 @@ impl<N: Network> Network for Secured<N> {
     }
 
     fn rearm(&mut self, socket: &N::Socket, token: Token) -> io::Result<()> {
-        if let Ok(Peer::Open(channel)) = peer(&mut self.peers, socket.as_raw_fd())
+        if let Ok(Peer::Open(channel)) = self.peers.of(socket.as_raw_fd())
             && channel.end.is_some()
         {
             self.ended.push(token);
@@ -546,7 +380,7 @@ impl<N: Network> Network for Secured<N> {
         // The socket is about to be closed.
         self.close_notify(socket.as_raw_fd());
         self.plain.deregister(socket);
-        self.set_peer(socket.as_raw_fd(), Peer::Absent);
+        self.peers.set(socket.as_raw_fd(), Peer::Absent);
     }
 
     fn wait(&mut self, limit: WaitFor, events: &mut Vec<NetworkEvent>) -> io::Result<()> {
