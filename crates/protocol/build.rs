@@ -10,7 +10,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed={SCHEMA}");
     let schema = protox::compile([SCHEMA], [INCLUDES])?;
     prost_build::Config::new()
-        // `Auth` holds a password and a token: message.rs implements a `Debug` that masks them.
+        // `Auth` holds secrets: message.rs implements a `Debug` that masks them.
         .skip_debug(["tickstorm.v1.Auth"])
         .compile_fds(schema)?;
     Ok(())

@@ -49,6 +49,15 @@ impl Clients {
     /// Panics if a client receives none within a minute.
     #[must_use]
     pub fn connect(addr: SocketAddr, count: usize) -> Self {
+        Self::connect_with(&options(addr), count)
+    }
+
+    /// Does the same as [`connect`](Self::connect), with other options.
+    ///
+    /// # Panics
+    /// Panics if a client receives no tick within a minute.
+    #[must_use]
+    pub fn connect_with(options: &Options, count: usize) -> Self {
         let runtime = runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
@@ -56,7 +65,7 @@ impl Clients {
             .unwrap();
         let records: Vec<_> = (0..count).map(|_| Arc::default()).collect();
         for record in &records {
-            runtime.spawn(follow(addr, Arc::clone(record)));
+            runtime.spawn(follow(options.clone(), Arc::clone(record)));
         }
         let clients = Self {
             records,
@@ -177,9 +186,9 @@ impl Record {
     }
 }
 
-async fn follow(addr: SocketAddr, record: Arc<Mutex<Record>>) {
+async fn follow(options: Options, record: Arc<Mutex<Record>>) {
     let fault = |text: String| record.lock().unwrap().faults.push(text);
-    let mut ticks = match connect(addr).await {
+    let mut ticks = match tickstorm_client::connect(options).await {
         Ok(ticks) => ticks,
         Err(error) => return fault(format!("the first connection failed: {error}")),
     };
@@ -194,8 +203,13 @@ async fn follow(addr: SocketAddr, record: Arc<Mutex<Record>>) {
 
 /// Connects one client with the credentials of `.env.example`.
 pub async fn connect(addr: SocketAddr) -> Result<Ticks, Error> {
-    let options = Options::new(addr.to_string()).credentials("stream_user", "stream_pass");
-    tickstorm_client::connect(options).await
+    tickstorm_client::connect(options(addr)).await
+}
+
+/// Returns the options of a client with the credentials of `.env.example`.
+#[must_use]
+pub fn options(addr: SocketAddr) -> Options {
+    Options::new(addr.to_string()).credentials("stream_user", "stream_pass")
 }
 
 fn is_drain(error: &Error) -> bool {

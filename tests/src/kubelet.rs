@@ -4,7 +4,9 @@
 
 use std::path::{Path, PathBuf};
 
-use k8s_openapi::api::core::v1::{Container, EnvVar, EnvVarSource, KeyToPath, PodSpec, Volume};
+use k8s_openapi::api::core::v1::{
+    Container, EnvVar, EnvVarSource, KeyToPath, PodSpec, Volume, VolumeProjection,
+};
 
 use crate::manifests::{Manifests, name};
 
@@ -89,44 +91,69 @@ pub fn files(manifests: &Manifests, pod: &PodSpec, container: &Container) -> Vec
 }
 
 fn volume_files(manifests: &Manifests, volume: &Volume, at: &Path) -> Vec<VolumeFile> {
-    let (all, items, mode) = match volume {
+    let (entries, mode) = match volume {
         Volume {
             secret: Some(source),
             ..
         } => {
             let wanted = source.secret_name.as_deref().expect("a Secret's name");
-            (
-                secret(manifests, wanted),
-                &source.items,
-                source.default_mode,
-            )
+            let entries = chosen(secret(manifests, wanted), source.items.as_ref(), wanted);
+            (entries, source.default_mode)
         }
         Volume {
             config_map: Some(source),
             ..
-        } => (
-            config_map(manifests, &source.name),
-            &source.items,
-            source.default_mode,
-        ),
+        } => {
+            let all = config_map(manifests, &source.name);
+            let entries = chosen(all, source.items.as_ref(), &source.name);
+            (entries, source.default_mode)
+        }
+        Volume {
+            projected: Some(projected),
+            ..
+        } => {
+            let sources = projected.sources.iter().flatten();
+            let entries = sources.flat_map(|source| projected_entries(manifests, source));
+            (entries.collect(), projected.default_mode)
+        }
         Volume { .. } => panic!("not implemented: {volume:?}"),
     };
     let mode = mode.unwrap_or(MODE).try_into().expect("a mode");
-    let file = |name: &str, content| VolumeFile {
+    let files = entries.into_iter().map(|(name, content)| VolumeFile {
         path: at.join(name),
         content,
         mode,
-    };
-    match items {
-        None => all
-            .into_iter()
-            .map(|(key, value)| file(&key, value))
-            .collect(),
-        Some(items) => items
-            .iter()
-            .map(|KeyToPath { key, path, .. }| file(path, value(&all, key, &volume.name)))
-            .collect(),
+    });
+    files.collect()
+}
+
+fn projected_entries(manifests: &Manifests, source: &VolumeProjection) -> Entries {
+    match source {
+        VolumeProjection {
+            secret: Some(source),
+            ..
+        } => {
+            let all = secret(manifests, &source.name);
+            chosen(all, source.items.as_ref(), &source.name)
+        }
+        VolumeProjection {
+            config_map: Some(source),
+            ..
+        } => {
+            let all = config_map(manifests, &source.name);
+            chosen(all, source.items.as_ref(), &source.name)
+        }
+        VolumeProjection { .. } => panic!("not implemented: {source:?}"),
     }
+}
+
+/// Returns the entries that become files, by the files' names: those in `items`, or all of them.
+fn chosen(all: Entries, items: Option<&Vec<KeyToPath>>, of: &str) -> Entries {
+    let Some(items) = items else { return all };
+    let items = items.iter();
+    items
+        .map(|KeyToPath { key, path, .. }| (path.clone(), value(&all, key, of)))
+        .collect()
 }
 
 /// Expands `$(NAME)` to the value of a variable that was defined before, and `$$` to a dollar sign.

@@ -1,24 +1,34 @@
 //! The manifests of `k8s/` as `kubectl apply -k` would send them, parsed into Kubernetes' own
 //! types. Tests examine these objects rather than the files that they are built from.
 
+mod workload;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
 use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
-use k8s_openapi::api::core::v1::{ConfigMap, Namespace, PodSpec, Secret, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Secret, Service};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::api::scheduling::v1::PriorityClass;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
-use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tickstorm_testkit::{TempDir, tool};
 
+pub use self::workload::{Update, Workload};
+use crate::certificates::{Authorities, requests};
+
 /// The names of all overlays.
-pub const OVERLAYS: [&str; 2] = ["dev", "prod"];
+pub const OVERLAYS: [&str; 4] = ["dev", "prod", "prod-proxy-protocol", "prod-tls"];
+
+/// The names of all components.
+pub const COMPONENTS: [&str; 5] = ["mtls", "nats-tls", "proxy-protocol", "public", "tls"];
+
+/// The overlays with secrets of their own. Others use those of the overlay that they extend.
+const WITH_SECRETS: [&str; 2] = ["dev", "prod"];
 
 /// Labels of an object, or a selector's labels.
 pub type Labels = BTreeMap<String, String>;
@@ -40,54 +50,55 @@ pub struct Manifests {
     pub budgets: Vec<PodDisruptionBudget>,
     /// The rules for the number of pods.
     pub autoscalers: Vec<HorizontalPodAutoscaler>,
+    /// The classes of importance that pods may name.
+    pub priorities: Vec<PriorityClass>,
     /// The rules for connections between pods.
     pub policies: Vec<NetworkPolicy>,
-}
-
-/// A Deployment or a StatefulSet.
-#[derive(Debug)]
-pub struct Workload {
-    /// The workload's name.
-    pub name: String,
-    /// The number of pods, if the workload sets it.
-    pub replicas: Option<u32>,
-    /// The time for which a pod must have been ready to count as available, in seconds.
-    pub min_ready_seconds: u32,
-    /// The selector of the workload's pods.
-    pub selector: LabelSelector,
-    /// The labels of the pods.
-    pub labels: Labels,
-    /// The specification of the pods.
-    pub pod: PodSpec,
-    /// The way in which pods are replaced.
-    pub update: Update,
-}
-
-/// The way in which a workload replaces its pods.
-#[derive(Debug)]
-pub enum Update {
-    /// A Deployment's: new pods may start before old ones end.
-    Surge {
-        /// The number of pods that may exist in addition to the wanted number.
-        surge: IntOrString,
-        /// The number of pods by which the available ones may fall below the wanted number.
-        unavailable: IntOrString,
-    },
-    /// A StatefulSet's: one pod after the other, starting with the highest ordinal.
-    Ordinals {
-        /// The headless Service that gives the pods their DNS names.
-        service: String,
-    },
+    /// The authorities that have signed the certificates in the Secrets, if there are any.
+    pub authorities: Option<Authorities>,
 }
 
 impl Manifests {
-    /// Builds an overlay with the secrets of `.env.example`, and parses it.
+    /// Builds an overlay with the examples' secrets, parses it, and adds the Secrets with
+    /// certificates that `k8s/cert-manager.yaml` asks for.
     ///
     /// # Panics
     /// Panics if it can't be built or parsed.
     #[must_use]
     pub fn of(overlay: &str) -> Self {
-        Self::read(&build(overlay))
+        Self::read(&build(overlay)).with_certificates()
+    }
+
+    /// Adds the Secrets with certificates that `k8s/cert-manager.yaml` asks for.
+    ///
+    /// # Panics
+    /// Panics if the manifests already contain one of them.
+    #[must_use]
+    pub fn with_certificates(mut self) -> Self {
+        self.add_certificates(Authorities::new());
+        self
+    }
+
+    /// Replaces all certificates by new ones. That of the edges comes from a new authority.
+    ///
+    /// # Panics
+    /// Panics if there are no certificates to replace.
+    pub fn renew_certificates(&mut self) {
+        let authorities = self.authorities.take().expect("certificates were added");
+        let old = requests();
+        self.secrets
+            .retain(|secret| old.iter().all(|one| one.secret != name(&secret.metadata)));
+        self.add_certificates(authorities.with_new_public());
+    }
+
+    fn add_certificates(&mut self, authorities: Authorities) {
+        for secret in authorities.issue() {
+            let mut known = self.secrets.iter();
+            let is_new = known.all(|own| own.metadata.name != secret.metadata.name);
+            assert!(is_new, "the manifests contain {}", name(&secret.metadata));
+            self.secrets.push(secret);
+        }
+        self.authorities = Some(authorities);
     }
 
     /// Parses the YAML that building an overlay has produced.
@@ -127,6 +138,13 @@ impl Manifests {
         found.unwrap_or_else(|| panic!("no workload is named {wanted}"))
     }
 
+    /// Returns the workloads whose pods run this program: `clock`, `edge` or `nats`. Each clock has
+    /// a workload of its own.
+    pub fn running<'a>(&'a self, program: &'a str) -> impl Iterator<Item = &'a Workload> {
+        let all = self.workloads.iter();
+        all.filter(move |one| one.program() == program)
+    }
+
     /// Returns how many pods a workload starts with: the number that it sets or, if it sets none,
     /// its autoscaler's minimum.
     ///
@@ -150,7 +168,7 @@ impl Manifests {
         match kind.as_str() {
             "Namespace" => self.namespaces.push(typed(object)),
             "ConfigMap" => self.config_maps.push(typed(object)),
-            "Secret" => self.secrets.push(typed(object)),
+            "Secret" => self.secrets.push(typed(unwrapped(object))),
             "Service" => self.services.push(typed(object)),
             "Deployment" => self
                 .workloads
@@ -160,47 +178,9 @@ impl Manifests {
                 .push(Workload::from_stateful_set(typed(object))),
             "PodDisruptionBudget" => self.budgets.push(typed(object)),
             "HorizontalPodAutoscaler" => self.autoscalers.push(typed(object)),
+            "PriorityClass" => self.priorities.push(typed(object)),
             "NetworkPolicy" => self.policies.push(typed(object)),
             _ => panic!("no test examines objects of kind {kind}: {object:#}"),
-        }
-    }
-}
-
-impl Workload {
-    fn from_deployment(deployment: Deployment) -> Self {
-        let spec = deployment.spec.expect("a spec");
-        let rolling = spec.strategy.and_then(|strategy| strategy.rolling_update);
-        // Kubernetes' default.
-        let default = || IntOrString::String("25%".to_owned());
-        let (surge, unavailable) = rolling.map_or((None, None), |rolling| {
-            (rolling.max_surge, rolling.max_unavailable)
-        });
-        Self {
-            name: name(&deployment.metadata).to_owned(),
-            replicas: spec.replicas.map(unsigned),
-            min_ready_seconds: spec.min_ready_seconds.map_or(0, unsigned),
-            selector: spec.selector,
-            labels: labels(spec.template.metadata.as_ref()),
-            pod: spec.template.spec.expect("a pod"),
-            update: Update::Surge {
-                surge: surge.unwrap_or_else(default),
-                unavailable: unavailable.unwrap_or_else(default),
-            },
-        }
-    }
-
-    fn from_stateful_set(set: StatefulSet) -> Self {
-        let spec = set.spec.expect("a spec");
-        Self {
-            name: name(&set.metadata).to_owned(),
-            replicas: Some(spec.replicas.map_or(1, unsigned)),
-            min_ready_seconds: spec.min_ready_seconds.map_or(0, unsigned),
-            selector: spec.selector,
-            labels: labels(spec.template.metadata.as_ref()),
-            pod: spec.template.spec.expect("a pod"),
-            update: Update::Ordinals {
-                service: spec.service_name.expect("a StatefulSet names its Service"),
-            },
         }
     }
 }
@@ -231,42 +211,71 @@ pub fn name(metadata: &ObjectMeta) -> &str {
         .unwrap_or_else(|| panic!("no name: {metadata:?}"))
 }
 
-/// Builds an overlay with `kubectl kustomize`, with `.env.example` in place of an installation's
+/// Builds an overlay with `kubectl kustomize`, with `secrets.example` in place of an installation's
 /// own secrets, and returns the YAML.
 ///
 /// # Panics
 /// Panics if the overlay can't be built.
 #[must_use]
 pub fn build(overlay: &str) -> String {
+    kustomize(&copy_of_sources(), overlay)
+        .unwrap_or_else(|error| panic!("could not build the overlay {overlay}: {error}"))
+}
+
+/// Builds an operator's own overlay, which consists of this `kustomization.yaml` in a directory
+/// beside the other overlays.
+///
+/// # Errors
+/// Returns what kubectl printed if it can't build the overlay.
+///
+/// # Panics
+/// Panics if kubectl can't be run.
+pub fn build_own(kustomization: &str) -> Result<String, String> {
+    let sources = copy_of_sources();
+    let overlay = sources.path().join("k8s/overlays/own");
+    fs::create_dir(&overlay).expect("a new directory");
+    fs::write(overlay.join("kustomization.yaml"), kustomization).expect("a new file");
+    kustomize(&sources, "own")
+}
+
+/// Copies the directories that overlays refer to, so that an installation's secrets in the working
+/// tree are neither used nor overwritten.
+fn copy_of_sources() -> TempDir {
     let root = repository();
     let dir = TempDir::new("k8s");
-    // Build a copy of the directories that overlays refer to, so that an installation's `.env` in
-    // the working tree is neither used nor overwritten.
-    for source in ["k8s", "deploy/nats"] {
+    for source in ["k8s", "deploy/nats", "deploy/nats-logins"] {
         copy(&root.join(source), &dir.path().join(source));
     }
-    let overlay = dir.path().join("k8s/overlays").join(overlay);
-    fs::copy(root.join("k8s/.env.example"), overlay.join(".env"))
-        .expect("an overlay reads its secrets from .env");
+    for overlay in WITH_SECRETS {
+        let secrets = dir
+            .path()
+            .join("k8s/overlays")
+            .join(overlay)
+            .join("secrets");
+        // Those of an installation, if there are any, were copied with the overlay.
+        if secrets.exists() {
+            fs::remove_dir_all(&secrets).expect("a directory that can be removed");
+        }
+        copy(&root.join("k8s/secrets.example"), &secrets);
+    }
+    dir
+}
+
+fn kustomize(sources: &TempDir, overlay: &str) -> Result<String, String> {
     let output = Command::new(tool("kubectl"))
         .arg("kustomize")
-        .arg(&overlay)
+        .arg(sources.path().join("k8s/overlays").join(overlay))
         .output();
     let output = output.unwrap_or_else(|error| {
         panic!("could not run kubectl, which `cargo xtask test tests` installs: {error}")
     });
+    // A warning is also a failure.
     let stderr = String::from_utf8_lossy(&output.stderr);
-    assert!(
-        output.status.success(),
-        "could not build {}: {stderr}",
-        overlay.display()
-    );
-    assert!(
-        stderr.is_empty(),
-        "kubectl printed a warning about {}: {stderr}",
-        overlay.display()
-    );
-    String::from_utf8(output.stdout).expect("manifests are text")
+    if output.status.success() && stderr.is_empty() {
+        Ok(String::from_utf8(output.stdout).expect("manifests are text"))
+    } else {
+        Err(stderr.into_owned())
+    }
 }
 
 /// Returns the path of the repository's root.
@@ -289,17 +298,18 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
+/// Joins the lines of a Secret's values. Kustomize wraps long values, and Kubernetes ignores the
+/// newlines in them, but k8s-openapi does not.
+fn unwrapped(mut secret: Value) -> Value {
+    let data = secret["data"].as_object_mut();
+    for value in data.into_iter().flat_map(|data| data.values_mut()) {
+        let joined = value.as_str().expect("text").replace('\n', "");
+        *value = Value::String(joined);
+    }
+    secret
+}
+
 fn typed<T: DeserializeOwned>(object: Value) -> T {
     let shown = object.to_string();
     serde_json::from_value(object).unwrap_or_else(|error| panic!("{error}: {shown}"))
-}
-
-fn labels(metadata: Option<&ObjectMeta>) -> Labels {
-    metadata
-        .and_then(|metadata| metadata.labels.clone())
-        .unwrap_or_default()
-}
-
-fn unsigned(number: i32) -> u32 {
-    number.try_into().expect("a number that is not negative")
 }

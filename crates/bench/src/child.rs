@@ -18,8 +18,10 @@ use tickstorm_command::{Failure, Pair, credentials, logs};
 use tickstorm_edge::Edge;
 use tickstorm_edge::FdTables;
 use tickstorm_edge::settings::{AHEAD_MS, BATCH_WINDOW_MS, FD_TABLES, SHARDS, WRITE_DEADLINE_MS};
+use tickstorm_service::admin::Admin;
 use tickstorm_service::env::Settings;
 use tickstorm_service::exit;
+use tickstorm_service::lifecycle::Lifecycle;
 use tickstorm_service::metrics;
 use tokio::runtime::Runtime;
 
@@ -31,12 +33,21 @@ use super::orders::{ChildAnswer, ChildOrder, EdgeFacts};
 /// The time that the edge may take to learn authority time.
 const READY_WITHIN: std::time::Duration = std::time::Duration::from_secs(20);
 
+/// The threads of a daemon's runtime, which the admin port shares with the timekeeper.
+const DAEMON_THREADS: usize = 2;
+
 /// Run the edge under test of `bench` (internal)
 #[derive(Debug, clap::Args)]
 pub struct BenchEdge {
     /// CPUs to run on, separated by commas
     #[arg(long, value_delimiter = ',')]
     cpus: Vec<usize>,
+    /// Most open files, instead of the system's limit
+    #[arg(long)]
+    files_max: Option<u64>,
+    /// Serve the admin port at ADMIN_ADDR
+    #[arg(long)]
+    admin: bool,
 }
 
 impl BenchEdge {
@@ -48,15 +59,22 @@ impl BenchEdge {
                 Failure::new(exit::UNAVAILABLE, anyhow::Error::new(error).context(what))
             })?;
         }
-        let settings = Pair::load_settings(&credentials::DEFAULTS)?;
+        if let Some(files_max) = self.files_max {
+            machine::limit_files(files_max).map_err(|error| {
+                let what = format!("can't lower the limit of open files to {files_max}");
+                Failure::new(exit::UNAVAILABLE, anyhow::Error::new(error).context(what))
+            })?;
+        }
+        let settings = Pair::load_settings_with_tls(&credentials::DEFAULTS)?;
+        credentials::refuse_known_password(&settings)?;
         // Buffered log lines are written when this is dropped.
         let _logs = logs::start(&settings)?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(1)
+            .worker_threads(if self.admin { DAEMON_THREADS } else { 1 })
             .enable_all()
             .build()
             .map_err(|error| Failure::new(exit::SOFTWARE, error))?;
-        let under_test = Arc::new(runtime.block_on(UnderTest::start(&settings))?);
+        let under_test = Arc::new(runtime.block_on(UnderTest::start(&settings, self.admin))?);
         write_answer(
             &under_test.output,
             &ChildAnswer::Ready(under_test.ready.clone()),
@@ -81,10 +99,28 @@ struct UnderTest {
 }
 
 impl UnderTest {
-    async fn start(settings: &Settings) -> Result<Self, Failure> {
-        let pair = Pair::from_settings(settings)?;
+    async fn start(settings: &Settings, has_admin_port: bool) -> Result<Self, Failure> {
+        let pair = Pair::from_settings(settings);
         let registry = metrics::registry().map_err(|error| Failure::new(exit::SOFTWARE, error))?;
+        // As in a daemon, its socket is opened before those of the edge.
+        let admin = match has_admin_port {
+            true => Some(Admin::from_settings(settings, &registry).await),
+            false => None,
+        };
+        let admin = admin
+            .transpose()
+            .map_err(|error| Failure::new(error.exit_code(), error))?;
         let (clock, edge) = pair.start(&registry).await?;
+        let admin_addr = admin.as_ref().map(Admin::local_addr);
+        if let Some(admin) = admin {
+            let admin = admin
+                .with_routes(edge.routes())
+                .with_spare_files(edge.spare_files());
+            // It is served until the process exits.
+            let tasks = Lifecycle::new();
+            let stopping = tasks.stopping();
+            tasks.spawn(admin.serve(registry.clone(), edge.health(), stopping));
+        }
         let per_shard = settings.get(&FD_TABLES) == FdTables::PerShard;
         let sampler = Sampler::new(edge.health(), registry, per_shard);
         let known = tokio::time::timeout(READY_WITHIN, sampler.time_is_known()).await;
@@ -96,6 +132,7 @@ impl UnderTest {
         let millis = |of| u64::try_from(settings.get::<std::time::Duration>(of).as_millis());
         let ready = EdgeFacts {
             addr: edge.listen_addr(),
+            admin: admin_addr,
             shards: settings.get(&SHARDS),
             connections_max: sampler.connections_max(),
             ahead_ms: millis(&AHEAD_MS).unwrap_or(u64::MAX),

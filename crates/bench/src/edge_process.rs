@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::io::{BufRead, BufReader, Write};
 use std::net::SocketAddr;
-use std::process::{Child, ChildStdin, Command, Stdio};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::Duration;
 
@@ -21,33 +21,60 @@ pub const CHILD_COMMAND: &str = "bench-edge";
 /// The time that the child may take to answer, beyond the time that its order takes.
 const ANSWER_WITHIN: Duration = Duration::from_secs(60);
 
-/// Settings of the child unless the environment sets them: a free port, one shard, and no log
-/// events below warnings, which would distort the measurement.
-const DEFAULTS: [(&str, &str); 5] = [
+/// Settings of the child unless the environment sets them: free ports, one shard, and no log events
+/// below warnings, which would distort the measurement.
+const DEFAULTS: [(&str, &str); 6] = [
     ("LISTEN_ADDR", "127.0.0.1:0"),
+    ("ADMIN_ADDR", "127.0.0.1:0"),
     ("SHARDS", "1"),
     ("LOG_LEVEL", "warn"),
     ("LOG_FORMAT", "text"),
     ("EDGE_ID", "edge-under-test"),
 ];
 
+/// What is special about a child process.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ChildOptions {
+    /// The most open files, if not the system's limit.
+    pub files_max: Option<u64>,
+    /// Whether the edge has an admin port.
+    pub has_admin_port: bool,
+}
+
 /// A child process that runs the edge. It is killed when this is dropped.
-pub(crate) struct EdgeProcess {
+pub struct EdgeProcess {
     child: Child,
     orders: ChildStdin,
     answers: Receiver<ChildAnswer>,
     /// Answers that arrived before they were asked for.
     unclaimed: VecDeque<ChildAnswer>,
-    pub(crate) ready: EdgeFacts,
+    /// The facts that the edge reported when it was ready.
+    pub ready: EdgeFacts,
 }
 
 impl EdgeProcess {
     /// Starts the edge on these CPUs, with this process's environment and defaults that suit
     /// `clients` clients. `settings` override the environment.
-    pub(crate) fn start(
+    ///
+    /// # Errors
+    /// The edge did not start. The exit code is that of the child, if it has one.
+    pub fn start(
         cpus: &[usize],
         clients: u32,
         settings: &[(&str, OsString)],
+    ) -> Result<Self, Failure> {
+        Self::start_with(cpus, clients, settings, ChildOptions::default())
+    }
+
+    /// Does the same as [`Self::start`], for a child with these options.
+    ///
+    /// # Errors
+    /// The edge did not start. The exit code is that of the child, if it has one.
+    pub fn start_with(
+        cpus: &[usize],
+        clients: u32,
+        settings: &[(&str, OsString)],
+        options: ChildOptions,
     ) -> Result<Self, Failure> {
         let unavailable = |error: anyhow::Error| Failure::new(exit::UNAVAILABLE, error);
         let program = std::env::current_exe()
@@ -58,6 +85,12 @@ impl EdgeProcess {
         if !cpus.is_empty() {
             let list: Vec<String> = cpus.iter().map(ToString::to_string).collect();
             command.args(["--cpus", &list.join(",")]);
+        }
+        if options.has_admin_port {
+            command.arg("--admin");
+        }
+        if let Some(files_max) = options.files_max {
+            command.args(["--files-max", &files_max.to_string()]);
         }
         let connections_max = clients.saturating_add(2_000).clamp(10_000, 1_000_000);
         let unset = |name: &str| std::env::var_os(name).is_none_or(|value| value.is_empty());
@@ -148,9 +181,26 @@ impl EdgeProcess {
     }
 
     /// Samples the child. If `all` is set, the sample includes open files and closed connections.
-    pub(crate) fn sample(&mut self, all: bool) -> anyhow::Result<ProcessSample> {
+    ///
+    /// # Errors
+    /// The child has exited, or did not answer in time.
+    pub fn sample(&mut self, all: bool) -> anyhow::Result<ProcessSample> {
         self.order(ChildOrder::Sample { all })?;
         self.answer(Duration::ZERO, ChildAnswer::sample)
+    }
+
+    /// Returns the process id of the child.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Returns how the child has ended; `None` while it runs.
+    ///
+    /// # Errors
+    /// The system does not report it, for which it has no reason.
+    pub fn exited(&mut self) -> std::io::Result<Option<ExitStatus>> {
+        self.child.try_wait()
     }
 
     /// Makes the child start a bare loop, and returns the address that it listens on.

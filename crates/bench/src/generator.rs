@@ -3,6 +3,7 @@
 
 pub(crate) mod account;
 mod arrivals;
+mod channel;
 mod client;
 mod clients;
 mod command;
@@ -12,6 +13,7 @@ mod harvest;
 mod known;
 mod meter;
 mod setup;
+mod sources;
 mod worker;
 
 use std::sync::Arc;
@@ -22,22 +24,27 @@ use std::thread::JoinHandle;
 use anyhow::Context as _;
 
 use super::machine;
+use sources::CLIENTS_PER_SOURCE;
 use worker::Worker;
 
 pub(crate) use arrivals::{FrameSeen, histogram};
-pub(crate) use client::{CLIENTS_PER_SOURCE, Greeting, Pace};
+pub use client::Greeting;
+pub(crate) use client::Pace;
 pub(crate) use command::{ArrivingClients, GeneratorCommand};
+pub use connection_end::EndKind;
 #[cfg(test)]
 pub(crate) use frame_ticks::FrameTicks;
-pub(crate) use harvest::Harvest;
-pub(crate) use setup::{ClientSetup, GeneratorShared};
+pub use harvest::Harvest;
+pub use setup::{ClientSetup, GeneratorShared};
+pub use sources::ClientSources;
 
 /// The number of open files of a thread's table that are not sockets of clients.
 const FILES_RESERVED: u64 = 512;
 
 /// The threads of the load generator.
-pub(crate) struct Generator {
-    pub(crate) shared: Arc<GeneratorShared>,
+pub struct Generator {
+    /// The state that its threads share.
+    pub shared: Arc<GeneratorShared>,
     threads: Vec<GeneratorThread>,
     /// The number of clients started so far, modulo [`SOURCES_MAX`]. Source addresses are derived
     /// from it.
@@ -51,8 +58,12 @@ struct GeneratorThread {
 }
 
 impl Generator {
-    /// Starts threads for up to `clients` clients at a time.
-    pub(crate) fn start(
+    /// Starts threads for up to `clients` clients at a time. With `learns_time`, they learn
+    /// authority time from PONGs; otherwise the caller sets it in `shared`.
+    ///
+    /// # Errors
+    /// A thread could not be started, or the system refuses it a CPU, a priority or files.
+    pub fn start(
         setup: ClientSetup,
         shared: Arc<GeneratorShared>,
         clients: u32,
@@ -89,7 +100,7 @@ impl Generator {
     }
 
     /// Starts `count` more clients, with up to `in_flight` connects in progress over all threads.
-    pub(crate) fn connect(&mut self, count: u32, greeting: Greeting, in_flight: u32) {
+    pub fn connect(&mut self, count: u32, greeting: Greeting, in_flight: u32) {
         self.connect_with(count, greeting, in_flight, false);
     }
 
@@ -134,7 +145,10 @@ impl Generator {
 
     /// Collects what the threads have seen since the last call. If `until_ms`, the epoch of the
     /// last tick due, is given, ticks up to it that are missing count as lost.
-    pub(crate) fn harvest(&mut self, until_ms: Option<i64>) -> anyhow::Result<Harvest> {
+    ///
+    /// # Errors
+    /// A thread has ended early.
+    pub fn harvest(&mut self, until_ms: Option<i64>) -> anyhow::Result<Harvest> {
         let (reply, answers) = mpsc::channel();
         for thread in 0..self.threads.len() {
             let reply = reply.clone();
@@ -154,7 +168,8 @@ impl Generator {
     }
 
     /// Returns the number of ticks up to `until_ms` that are still missing, over all clients.
-    pub(crate) fn missing_ticks(&self, until_ms: i64) -> u64 {
+    #[must_use]
+    pub fn missing_ticks(&self, until_ms: i64) -> u64 {
         let (reply, answers) = mpsc::channel();
         for thread in 0..self.threads.len() {
             let reply = reply.clone();
@@ -165,13 +180,15 @@ impl Generator {
     }
 
     /// Returns the number of clients that have been served so far.
-    pub(crate) fn served(&self) -> u64 {
+    #[must_use]
+    pub fn served(&self) -> u64 {
         self.shared.subscribed.load(Ordering::Relaxed)
     }
 
     /// Returns the number of clients that have been served plus the number of connections that
     /// failed or ended, so far.
-    pub(crate) fn done(&self) -> u64 {
+    #[must_use]
+    pub fn done(&self) -> u64 {
         let GeneratorShared {
             subscribed, ended, ..
         } = &*self.shared;
@@ -235,6 +252,9 @@ fn start(
                 }
                 if own_files {
                     machine::own_files()?;
+                }
+                if setup.yields {
+                    machine::lower_priority()?;
                 }
                 Worker::new(setup, shared, received, learns_time)
             };

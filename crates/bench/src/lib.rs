@@ -4,13 +4,16 @@
 //!
 //! Nothing is measured without being verified: every frame of every client is checked, and a tick
 //! that is lost, early, out of order or duplicated fails the run.
+//!
+//! The child process and the generator are also available to other programs that put an edge under
+//! load.
 
 mod child;
 mod edge_process;
 mod figure;
 mod frame;
 mod generator;
-mod machine;
+pub mod machine;
 mod memory;
 mod options;
 mod orders;
@@ -20,13 +23,21 @@ mod report;
 mod run;
 mod scenario;
 mod tick_arrivals;
+mod tls;
 
-use tickstorm_command::Failure;
+use tickstorm_command::{Failure, private_dir};
+use tickstorm_service::exit;
 
 use self::scenario::{auth, burst, churn, connect, fanout, idle, slow};
 
 pub use self::child::BenchEdge;
-pub use self::edge_process::CHILD_COMMAND;
+pub use self::edge_process::{CHILD_COMMAND, ChildOptions, EdgeProcess};
+pub use self::generator::account::Faults;
+pub use self::generator::{
+    ClientSetup, ClientSources, EndKind, Generator, GeneratorShared, Greeting, Harvest,
+};
+pub use self::orders::{EdgeFacts, ProcessSample};
+pub use self::tls::ClientTls;
 
 const AFTER_HELP: &str = "\
 Edge under test:
@@ -40,6 +51,14 @@ Baseline:
   or recv and send) in the edge's process. For fan-out and bursts, the loop uses the edge's
   own sockets. Figures are then also shown as ratios to the bare loop, which stay
   comparable on machines where absolute figures drift.
+
+TLS:
+  With --tls, clients connect over TLS 1.3, and the edge in the child process has a
+  throw-away certificate. An edge at --addr is checked like in `tickstorm tail`: see
+  --tls-ca, --tls-name and --tls-cert.
+  With --tls and --with-limit, the bare loop of fan-out and bursts seals each frame with
+  the connection's own key. `fanout` then also runs an edge without TLS, which has as many
+  clients and sends in turn with the first one, and shows the ratio of the two.
 
 Results:
   Latencies count from when a tick was due. Every frame is verified. The run is void (exit
@@ -59,8 +78,11 @@ Examples:
   SHARDS=6 FD_TABLES=per-shard tickstorm bench fanout -n 100000 --for 10m
   tickstorm bench fanout -n 19000 --for 30m --json soak.json
   tickstorm bench fanout -n 1000 --addr edge.example:8080
+  tickstorm bench fanout -n 10000 --ticks 21 --tls --with-limit
+  tickstorm bench fanout -n 1000 --addr edge.example:8443 --tls --tls-ca ca.pem
   tickstorm bench fanout -n 1000 --ahead --released 200
   tickstorm bench connect -n 19000 --with-limit
+  tickstorm bench connect -n 5000 --present 10000 --storms 11 --rounds 1 --tls
   tickstorm bench burst -n 1000 --rate 10000 --with-limit
   tickstorm bench idle -n 19000 --for 2m --with-limit
   tickstorm bench slow -n 1000 --share 1
@@ -89,6 +111,7 @@ enum Scenario {
 impl Bench {
     /// Runs the scenario, then prints and writes its report.
     pub fn run(self) -> Result<(), Failure> {
+        private_dir::remove_at_signals().map_err(|error| Failure::new(exit::SOFTWARE, error))?;
         let (report, common) = match self.scenario {
             Scenario::Fanout(fanout) => (fanout.run()?, fanout.common),
             Scenario::Connect(connect) => (connect.run()?, connect.common),

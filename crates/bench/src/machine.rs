@@ -6,7 +6,7 @@ use std::io;
 use std::time::Duration;
 
 use nix::sched::{CloneFlags, CpuSet, sched_getaffinity, sched_setaffinity, unshare};
-use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::resource::{Resource, UsageWho, getrusage, setrlimit};
 use nix::sys::time::TimeValLike;
 use nix::time::{ClockId, clock_gettime};
 use nix::unistd::Pid;
@@ -49,12 +49,14 @@ impl CpuTime {
 
 /// Returns the reading of CLOCK_MONOTONIC_RAW in nanoseconds. All times in this crate are readings
 /// of that clock.
-pub(crate) fn now_ns() -> u64 {
+#[must_use]
+pub fn now_ns() -> u64 {
     SystemClock.now().as_nanos()
 }
 
 /// Returns the CPUs that this thread may run on.
-pub(crate) fn cpus() -> Vec<usize> {
+#[must_use]
+pub fn cpus() -> Vec<usize> {
     let allowed = sched_getaffinity(Pid::from_raw(0)).unwrap_or_default();
     (0..CpuSet::count())
         .filter(|cpu| allowed.is_set(*cpu).unwrap_or(false))
@@ -62,7 +64,10 @@ pub(crate) fn cpus() -> Vec<usize> {
 }
 
 /// Restricts this thread, and threads that it starts later, to these CPUs.
-pub(crate) fn pin(cpus: &[usize]) -> io::Result<()> {
+///
+/// # Errors
+/// A CPU does not exist, or this process may not run on it.
+pub fn pin(cpus: &[usize]) -> io::Result<()> {
     let mut set = CpuSet::new();
     for cpu in cpus {
         set.set(*cpu)?;
@@ -77,9 +82,20 @@ pub(crate) fn raise_priority() -> io::Result<()> {
     Ok(rustix::process::setpriority_process(None, HIGHEST)?)
 }
 
+/// Gives this thread, and threads that it starts later, the lowest priority.
+pub(crate) fn lower_priority() -> io::Result<()> {
+    const LOWEST: i32 = 19;
+    Ok(rustix::process::setpriority_process(None, LOWEST)?)
+}
+
 /// Gives this thread its own table of open files; the limit applies to each table.
 pub(crate) fn own_files() -> io::Result<()> {
     Ok(unshare(CloneFlags::CLONE_FILES)?)
+}
+
+/// Lowers the limit of open files of this process, which it can't raise again.
+pub(crate) fn limit_files(files_max: u64) -> io::Result<()> {
+    Ok(setrlimit(Resource::RLIMIT_NOFILE, files_max, files_max)?)
 }
 
 /// Returns the resident memory of this process, in bytes.
@@ -107,14 +123,17 @@ pub(crate) fn open_files(per_shard: bool) -> u64 {
 /// Memory that the kernel holds for all processes, in bytes: slabs, which include sockets, and TCP
 /// buffers.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct KernelMemory {
-    pub(crate) slab_bytes: u64,
-    pub(crate) tcp_bytes: u64,
+pub struct KernelMemory {
+    /// The slabs.
+    pub slab_bytes: u64,
+    /// The TCP buffers.
+    pub tcp_bytes: u64,
 }
 
 impl KernelMemory {
     /// Reads the current values.
-    pub(crate) fn read() -> Self {
+    #[must_use]
+    pub fn read() -> Self {
         let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();
         let sockstat = fs::read_to_string("/proc/net/sockstat").unwrap_or_default();
         let tcp = sockstat.lines().find(|line| line.starts_with("TCP:"));
@@ -127,7 +146,8 @@ impl KernelMemory {
 }
 
 /// Describes the machine in a line: processor, cores, kernel.
-pub(crate) fn description() -> String {
+#[must_use]
+pub fn description() -> String {
     let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = cpuinfo
         .lines()

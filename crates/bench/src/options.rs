@@ -14,8 +14,9 @@ use tickstorm_command::{
 use tickstorm_service::env::Settings;
 use tickstorm_service::{duration, exit, fd_limit};
 
-use super::generator::ClientSetup;
+use super::generator::{ClientSetup, ClientSources};
 use super::machine;
+use super::tls::{BenchTlsArgs, ClientTls};
 
 /// The largest number of clients, which 80 source addresses can hold.
 const CLIENTS_MAX: i64 = 1_000_000;
@@ -49,6 +50,8 @@ pub(crate) struct CommonOptions {
     /// edge's process
     #[arg(long, conflicts_with = "addr")]
     pub(crate) with_limit: bool,
+    #[command(flatten)]
+    pub(crate) tls: BenchTlsArgs,
     /// Write the results to FILE as JSON
     #[arg(long, value_name = "FILE")]
     pub(crate) json: Option<PathBuf>,
@@ -195,20 +198,35 @@ impl CommonOptions {
         }
     }
 
+    /// Fails if `--with-limit` was given to a scenario without a baseline.
+    pub(crate) fn has_no_limit(&self, scenario: &str) -> Result<(), Failure> {
+        if !self.with_limit {
+            return Ok(());
+        }
+        let text = format!(
+            "`bench {scenario}` has no bare loop to compare the edge with; remove --with-limit"
+        );
+        Err(Failure::message(exit::USAGE, text))
+    }
+
     /// Returns the setup of clients that connect to the edge at `addr`.
     pub(crate) fn setup(
         &self,
         addr: SocketAddr,
         placement: &Placement,
         credentials: ClientCredentials,
+        tls: Option<ClientTls>,
     ) -> ClientSetup {
         ClientSetup {
             addr,
+            sources: ClientSources::default(),
             mode: tickstorm_client::Mode::Second,
             ahead: false,
             lead: Duration::ZERO,
             credentials,
+            tls,
             heartbeat: HEARTBEAT,
+            yields: false,
             cpus: placement.clients.clone(),
         }
     }

@@ -162,40 +162,51 @@ impl ChildAnswer {
 
 /// The facts about an edge that has started.
 #[derive(Clone, Debug, Deserialize, Serialize)]
-pub(crate) struct EdgeFacts {
-    pub(crate) addr: SocketAddr,
-    pub(crate) shards: usize,
-    pub(crate) connections_max: u64,
-    pub(crate) ahead_ms: u64,
-    pub(crate) write_deadline_ms: u64,
-    pub(crate) batch_window_ms: u64,
+pub struct EdgeFacts {
+    /// The address that it listens on.
+    pub addr: SocketAddr,
+    /// The address of its admin port, if it was started with one.
+    pub admin: Option<SocketAddr>,
+    /// The number of its shards.
+    pub shards: usize,
+    /// The most connections that it can hold.
+    pub connections_max: u64,
+    /// AHEAD_MS.
+    pub ahead_ms: u64,
+    /// WRITE_DEADLINE_MS.
+    pub write_deadline_ms: u64,
+    /// BATCH_WINDOW_MS.
+    pub batch_window_ms: u64,
 }
 
 /// A sample of the child.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Serialize)]
-pub(crate) struct ProcessSample {
+pub struct ProcessSample {
     /// When the sample was taken, by CLOCK_MONOTONIC_RAW, in nanoseconds.
-    pub(crate) at_ns: u64,
+    pub at_ns: u64,
     /// CPU time of the whole process, user and system, in microseconds.
-    pub(crate) cpu_us: u64,
+    pub cpu_us: u64,
     /// The same, read once the sample was complete, since sampling itself takes CPU time.
-    pub(crate) cpu_after_us: u64,
-    pub(crate) rss_bytes: u64,
-    pub(crate) files: Option<u64>,
+    pub cpu_after_us: u64,
+    /// Resident memory.
+    pub rss_bytes: u64,
+    /// The number of open files.
+    pub files: Option<u64>,
     /// The number of sockets that count against MAX_CONNECTIONS.
-    pub(crate) connections: u64,
+    pub connections: u64,
     /// The number of connections closed with SLOW_CONSUMER so far.
-    pub(crate) closed_slow: Option<u64>,
+    pub closed_slow: Option<u64>,
     /// Authority time minus CLOCK_MONOTONIC_RAW, in nanoseconds.
-    pub(crate) offset_ns: Option<i64>,
+    pub offset_ns: Option<i64>,
     /// The edge's own error bound for that, in microseconds.
-    pub(crate) bound_us: u32,
+    pub bound_us: u32,
 }
 
 impl ProcessSample {
     /// Returns the CPU time used since `before` was taken, in microseconds, without the cost of
     /// taking `before`.
-    pub(crate) fn used_us_since(&self, before: &Self) -> u64 {
+    #[must_use]
+    pub fn used_us_since(&self, before: &Self) -> u64 {
         self.cpu_us.saturating_sub(before.cpu_after_us)
     }
 }

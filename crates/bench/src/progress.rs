@@ -14,6 +14,7 @@ const LINE_INTERVAL: Duration = Duration::from_secs(10);
 pub(crate) struct ProgressLine {
     bar: ProgressBar,
     is_terminal: bool,
+    is_hidden: bool,
     printed_at: Mono,
     phase: String,
 }
@@ -26,9 +27,16 @@ impl ProgressLine {
         Self {
             bar,
             is_terminal: std::io::stderr().is_terminal(),
+            is_hidden: false,
             printed_at: Mono::ZERO,
             phase: String::new(),
         }
+    }
+
+    /// Hides the progress, because another run shows the same.
+    pub(crate) fn hide(&mut self) {
+        self.bar.set_draw_target(ProgressDrawTarget::hidden());
+        self.is_hidden = true;
     }
 
     /// Starts a phase of `steps` steps.
@@ -38,7 +46,7 @@ impl ProgressLine {
         self.bar.set_length(steps);
         self.bar.set_position(0);
         self.bar.set_message(phase.to_owned());
-        if !self.is_terminal {
+        if !self.is_terminal && !self.is_hidden {
             eprintln!("{phase}");
         }
     }
@@ -47,7 +55,7 @@ impl ProgressLine {
     pub(crate) fn advance_to(&mut self, steps: u64) {
         self.bar.set_position(steps);
         let now = SystemClock.now();
-        if !self.is_terminal && now.since(self.printed_at) >= LINE_INTERVAL {
+        if !self.is_terminal && !self.is_hidden && now.since(self.printed_at) >= LINE_INTERVAL {
             self.printed_at = now;
             let (phase, total) = (&self.phase, self.bar.length().unwrap_or_default());
             eprintln!("{phase}: {steps}/{total}");

@@ -44,11 +44,14 @@ impl ReleasingClients {
             let clients: Vec<_> = (thread..count)
                 .step_by(cpus.len())
                 .map(|_| {
-                    let options = setup
+                    let mut options = setup
                         .credentials
                         .apply_to(Options::new(setup.addr.to_string()))
                         .client_id("tickstorm bench")
                         .ahead(true);
+                    if let Some(tls) = &setup.tls {
+                        options = options.tls(tls.options.clone());
+                    }
                     follow(options, Arc::clone(&lateness), Arc::clone(&measuring))
                 })
                 .collect();

@@ -22,6 +22,7 @@ use super::generator::account::Faults;
 use super::machine;
 use super::options::{CommonOptions, Placement};
 use super::orders::EdgeFacts;
+use super::tls::TlsFacts;
 
 pub(crate) use self::lateness::{LatenessColumn, LatenessTable};
 
@@ -48,6 +49,8 @@ pub(crate) struct Report {
     clients: u32,
     /// The facts that the edge in the child process reported; `None` for an edge at `--addr`.
     edge: Option<EdgeFacts>,
+    /// `None` if clients connect without TLS.
+    pub(crate) tls: Option<TlsFacts>,
     /// The scenario's own options.
     pub(crate) options: Value,
     pub(crate) figures: Vec<Figure>,
@@ -71,7 +74,10 @@ pub(crate) struct Report {
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 pub(crate) struct GeneratorCosts {
     /// CPU time in user space while ticks arrived, by the generator's own clock, in milliseconds.
+    /// Opening TLS records is not part of it: any client must do that.
     pub(crate) own_ms: f64,
+    /// CPU time for opening TLS records.
+    pub(crate) opening_ms: f64,
     /// The same according to the kernel, which samples it.
     pub(crate) user_ms: f64,
     /// CPU time in kernel and user space.
@@ -106,6 +112,18 @@ pub(crate) struct Series {
     pub(crate) id: &'static str,
     pub(crate) label: &'static str,
     pub(crate) points: Vec<(f64, f64)>,
+}
+
+impl GeneratorCosts {
+    fn add(&mut self, other: &Self) {
+        self.own_ms += other.own_ms;
+        self.opening_ms += other.opening_ms;
+        self.user_ms += other.user_ms;
+        self.cpu_ms += other.cpu_ms;
+        self.wall_ms += other.wall_ms;
+        self.heartbeats += other.heartbeats;
+        self.pongs += other.pongs;
+    }
 }
 
 impl Distribution {
@@ -157,6 +175,7 @@ impl Report {
             client_cpus: placement.clients.clone(),
             clients: common.clients,
             edge,
+            tls: None,
             options: Value::Null,
             figures: Vec::new(),
             distributions: Vec::new(),
@@ -179,11 +198,27 @@ impl Report {
             *self.ends.entry(end.text.clone()).or_default() += count;
         }
         self.generator.own_ms += number(harvest.spent.own_us) / 1e3;
+        self.generator.opening_ms += number(harvest.spent.opening_us) / 1e3;
         self.generator.user_ms += number(harvest.spent.user_us) / 1e3;
         self.generator.cpu_ms += number(harvest.spent.total_us) / 1e3;
         self.generator.wall_ms += wall_ms;
         self.generator.heartbeats += harvest.heartbeats;
         self.generator.pongs += harvest.pongs;
+    }
+
+    /// Adds the faults, remarks and costs of another part of the run, which the report does not
+    /// describe otherwise.
+    pub(crate) fn absorb(&mut self, other: Self) {
+        for (name, count) in other.faults {
+            self.count_fault(name, count);
+        }
+        for (end, count) in other.ends {
+            *self.ends.entry(end).or_default() += count;
+        }
+        other.notes.iter().for_each(|note| self.note_once(note));
+        self.violations.extend(other.violations);
+        self.void.extend(other.void);
+        self.generator.add(&other.generator);
     }
 
     fn count_faults(&mut self, faults: &Faults) {

@@ -18,6 +18,7 @@ use super::options::{CommonOptions, Placement};
 use super::orders::{BareSends, BurstPlan, ChildAnswer, ChildOrder, ProcessSample};
 use super::progress::ProgressLine;
 use super::report::Report;
+use super::tls::RunTls;
 
 /// The time that all clients together may take to be served.
 const SERVED_WITHIN: Duration = Duration::from_secs(60);
@@ -40,6 +41,7 @@ pub(crate) struct ScenarioRun {
     pub(crate) placement: Placement,
     pub(crate) setup: ClientSetup,
     pub(crate) files_limit: u64,
+    tls: RunTls,
     estimator: Estimator,
     started: Mono,
 }
@@ -79,7 +81,9 @@ impl ScenarioRun {
         Self::start_sized(scenario, common, [clients, total_clients], &[], configure)
     }
 
-    fn start_sized(
+    /// Does the same as [`Self::start`] for `clients` clients of the edge and a total of
+    /// `total_clients`, with settings for the edge.
+    pub(crate) fn start_sized(
         scenario: &'static str,
         common: &CommonOptions,
         [clients, total_clients]: [u32; 2],
@@ -91,9 +95,11 @@ impl ScenarioRun {
         let files_limit = common.files_limit()?;
         let remote = common.remote()?;
         let credentials = common.credentials()?;
+        let tls = common.tls.prepare(common.addr.as_deref())?;
+        let settings = [settings, &tls.edge_settings()].concat();
         let under_test = match remote {
             Some(_) => None,
-            None => Some(EdgeProcess::start(&placement.edge, clients, settings)?),
+            None => Some(EdgeProcess::start(&placement.edge, clients, &settings)?),
         };
         let ready = under_test.as_ref().map(|child| child.ready.clone());
         if let Some(ready) = ready
@@ -110,7 +116,7 @@ impl ScenarioRun {
         }
         let addr = remote.or(ready.as_ref().map(|ready| ready.addr));
         let addr = addr.ok_or_else(|| anyhow!("there is no edge to test"))?;
-        let mut setup = common.setup(addr, &placement, credentials);
+        let mut setup = common.setup(addr, &placement, credentials, tls.clients.clone());
         configure(&mut setup, under_test.as_ref());
         let shared = std::sync::Arc::new(GeneratorShared::default());
         let learns_time = remote.is_some();
@@ -130,6 +136,7 @@ impl ScenarioRun {
             placement,
             setup,
             files_limit,
+            tls,
             estimator: Estimator::new(),
             started: SystemClock.now(),
         };
@@ -349,7 +356,10 @@ impl ScenarioRun {
 
     /// Stops the edge and the generator, and returns the report as filled so far.
     pub(crate) fn finish(self) -> Report {
-        self.report
+        let suite = self.generator.shared.cipher_suite.get().copied();
+        let mut report = self.report;
+        report.tls = self.tls.facts(suite);
+        report
     }
 
     /// Returns the time since the run started, in seconds.

@@ -27,6 +27,29 @@ impl TickArrivals {
     }
 }
 
+/// Returns how late the tick `epoch_ms` was released, in microseconds: by the last shard, if there
+/// are several. `None` if no client has seen it; the load generator counts it as lost.
+pub(crate) fn release_lateness_us(epoch_ms: i64, seen: &[FrameSeen]) -> Option<u64> {
+    let carriers = carriers(epoch_ms, seen).map(|seen| seen.ticks.sent_unix_us);
+    let lateness_us = carriers.map(|sent_us| sent_us.saturating_sub(epoch_ms * 1_000));
+    // A tick that is sent early is counted as a fault elsewhere.
+    lateness_us
+        .max()
+        .map(|lateness_us| lateness_us.max(0).unsigned_abs())
+}
+
+/// Returns the time from when the tick `epoch_ms` was due to its last arrival, in milliseconds.
+pub(crate) fn last_arrival_ms(epoch_ms: i64, seen: &[FrameSeen]) -> Option<f64> {
+    let lasts = carriers(epoch_ms, seen).map(|seen| seen.last_ns.saturating_sub(seen.due_ns));
+    lasts.max().map(millis)
+}
+
+/// Returns the frames of the edge that contain this tick.
+fn carriers(epoch_ms: i64, seen: &[FrameSeen]) -> impl Iterator<Item = &FrameSeen> {
+    let edge = seen.iter().filter(|seen| !seen.ticks.bare);
+    edge.filter(move |seen| (seen.ticks.first_ms..=seen.ticks.last_ms).contains(&epoch_ms))
+}
+
 /// All ticks of a run, by sender (edge or bare loop) and first epoch.
 #[derive(Debug, Default)]
 pub(crate) struct ArrivalsByTick(BTreeMap<(bool, i64), TickArrivals>);

@@ -2,8 +2,9 @@
 //! queue is full: whether there is a connection, and how many messages were dropped. Every bus
 //! delivers through an [`Outlet`]; clocks and edges read [`Events`].
 
-use std::num::NonZeroU64;
+use std::collections::BTreeMap;
 
+use tickstorm_timebase::ClockId;
 use tokio::sync::{mpsc, watch};
 
 use crate::message::DropReason;
@@ -14,21 +15,29 @@ use crate::message::DropReason;
 const QUEUE_MESSAGES_MAX: usize = 4_096;
 
 /// A change of a subscription's status. It is returned ahead of queued messages.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Notice {
     Connected,
     Disconnected,
-    Dropped { reason: DropReason, count: u64 },
+    Dropped {
+        reason: DropReason,
+        clock: Option<ClockId>,
+        count: u64,
+    },
 }
+
+/// The numbers of dropped messages, by the clock from whose login they came, if it is known, and by
+/// reason. A subscription knows a bounded number of clocks.
+type Drops = BTreeMap<(Option<ClockId>, DropReason), u64>;
 
 /// The status of a subscription. [`Events`] compares it with the status that was last reported, so
 /// several changes in between are reported as one.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Debug, Default)]
 struct SubscriptionStatus {
     connected: bool,
     /// The number of connections made, which reveals that a connection was lost and made again.
     connections: u64,
-    dropped: [u64; DropReason::ALL.len()],
+    dropped: Drops,
 }
 
 /// The events for a clock or an edge, in order of arrival.
@@ -59,7 +68,7 @@ impl<T: From<Notice>> Events<T> {
     }
 
     fn notice(&mut self) -> Option<Notice> {
-        let status = *self.status.borrow_and_update();
+        let status = self.status.borrow_and_update();
         let reported = &mut self.reported;
         if (status.connected, status.connections) != (reported.connected, reported.connections) {
             reported.connected = status.connected;
@@ -70,14 +79,19 @@ impl<T: From<Notice>> Events<T> {
                 Notice::Disconnected
             });
         }
-        let counters = status.dropped.iter().zip(&mut reported.dropped);
-        DropReason::ALL
-            .into_iter()
-            .zip(counters)
-            .find_map(|(reason, (&total, reported))| {
-                let count = NonZeroU64::new(total - std::mem::replace(reported, total))?.get();
-                Some(Notice::Dropped { reason, count })
+        status.dropped.iter().find_map(|(key, &total)| {
+            let before = reported.dropped.get(key).copied().unwrap_or_default();
+            if total == before {
+                return None;
+            }
+            reported.dropped.insert(key.clone(), total);
+            let (clock, reason) = key.clone();
+            Some(Notice::Dropped {
+                reason,
+                clock,
+                count: total - before,
             })
+        })
     }
 }
 
@@ -86,6 +100,8 @@ impl<T: From<Notice>> Events<T> {
 pub(crate) struct Outlet<T> {
     messages: mpsc::Sender<T>,
     status: watch::Sender<SubscriptionStatus>,
+    /// The messages dropped since [`Self::flush`].
+    dropped: Drops,
 }
 
 impl<T> Outlet<T> {
@@ -93,7 +109,11 @@ impl<T> Outlet<T> {
     pub(crate) fn new(connected: bool) -> (Self, Events<T>) {
         let (messages, queue) = mpsc::channel(QUEUE_MESSAGES_MAX);
         let (status, watched) = watch::channel(SubscriptionStatus::default());
-        let outlet = Self { messages, status };
+        let outlet = Self {
+            messages,
+            status,
+            dropped: Drops::new(),
+        };
         if connected {
             outlet.set_connected(true);
         }
@@ -112,17 +132,31 @@ impl<T> Outlet<T> {
         self.messages.is_closed()
     }
 
-    /// Delivers a message, or counts it as dropped if it was rejected or the queue is full.
-    pub(crate) fn deliver(&self, message: Result<T, DropReason>) {
-        let outcome = message.and_then(|message| {
-            self.messages
-                .try_send(message)
-                .map_err(|_| DropReason::Full)
-        });
-        if let Err(reason) = outcome {
-            self.status
-                .send_modify(|status| status.dropped[reason as usize] += 1);
+    /// Delivers a message, or counts it as dropped if the queue is full.
+    pub(crate) fn deliver(&mut self, message: T) {
+        if self.messages.try_send(message).is_err() {
+            self.drop_message(DropReason::Full, None);
         }
+    }
+
+    /// Counts a message that was dropped, which came from the login of `clock`, if that is known.
+    /// The subscriber is notified by [`Self::flush`].
+    pub(crate) fn drop_message(&mut self, reason: DropReason, clock: Option<&ClockId>) {
+        *self.dropped.entry((clock.cloned(), reason)).or_default() += 1;
+    }
+
+    /// Notifies the subscriber of dropped messages. The bus calls this after each batch of messages
+    /// and not after each message, so that a flood does not keep the subscriber busy.
+    pub(crate) fn flush(&mut self) {
+        if self.dropped.is_empty() {
+            return;
+        }
+        let dropped = std::mem::take(&mut self.dropped);
+        self.status.send_modify(|status| {
+            for (key, count) in dropped {
+                *status.dropped.entry(key).or_default() += count;
+            }
+        });
     }
 
     /// Sets whether there is a connection.
@@ -134,15 +168,4 @@ impl<T> Outlet<T> {
             changed
         });
     }
-}
-
-/// Delivers an event to every subscriber, and removes subscribers that are gone.
-pub(crate) fn deliver_to_all<T: Clone>(
-    outlets: &mut Vec<Outlet<T>>,
-    event: &Result<T, DropReason>,
-) {
-    outlets.retain(|outlet| !outlet.is_closed());
-    outlets
-        .iter()
-        .for_each(|outlet| outlet.deliver(event.clone()));
 }

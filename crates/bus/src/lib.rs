@@ -1,23 +1,31 @@
 //! The bus that carries messages between clocks and edges: one trait, [`Bus`], over any transport.
 //! It makes no decisions about time: timebase decides which clocks to accept, and which
-//! announcements are off the grid or too far ahead. Nothing is stored, since a lost message costs
-//! nothing and a late message is useless. Sending fails immediately if it is not possible, and a
-//! received message that does not fit into its subscriber's queue is dropped and counted.
+//! announcements are off the grid or too far ahead. It decides whether a message comes from the
+//! sender that it names, and how many messages of each sender are read. Nothing is stored, since a
+//! lost message costs nothing and a late message is useless. Sending fails immediately if it is not
+//! possible, and a received message that does not fit into its subscriber's queue is dropped and
+//! counted.
 
+mod clock_filter;
+mod echo;
 mod events;
-mod inbound;
 mod memory;
 pub mod message;
 mod nats;
+mod rate;
+mod reply_address;
+mod request_limits;
 mod subject;
+mod subscribers;
 
 pub use events::Events;
 pub use memory::{Fate, MemoryBus, MemoryLink, Passage, RandomFaults};
 pub use message::DropReason;
-pub use nats::{NatsBus, NatsError, NatsOptions};
+pub use nats::{Credential, CredentialError, CredentialResult, NatsBus, NatsError, NatsOptions};
+pub use reply_address::{InvalidReplyToken, ReplyKey, ReplyToken};
 pub use subject::Subjects;
 
-use tickstorm_timebase::{Announcement, Reply};
+use tickstorm_timebase::{Announcement, ClockId, Reply};
 
 /// One process's connection to all others. Sending never waits.
 pub trait Bus: Send + Sync + 'static {
@@ -33,17 +41,22 @@ pub trait Bus: Send + Sync + 'static {
     /// Returns [`Unavailable`] without a connection, or if the connection accepts no more messages.
     fn ask(&self, nonce: u64) -> Result<(), Unavailable>;
 
+    /// Draws another reply subject for later time requests; called by edges whose requests are not
+    /// answered. Answers to earlier requests no longer arrive.
+    fn redraw_reply_subject(&self);
+
     /// Answers a [`ClockEvent::Request`]; called by clocks.
     ///
     /// # Errors
     /// Returns [`Unavailable`] without a connection, or if the connection accepts no more messages.
     fn answer(&self, to: &ReplyTo, reply: &Reply) -> Result<(), Unavailable>;
 
-    /// Subscribes to the events for a clock.
-    fn clock_events(&self) -> Events<ClockEvent>;
+    /// Subscribes to the events for the clock with this id.
+    fn clock_events(&self, id: &ClockId) -> Events<ClockEvent>;
 
-    /// Subscribes to the events for an edge.
-    fn edge_events(&self) -> Events<EdgeEvent>;
+    /// Subscribes to the events for an edge that listens to `clocks`, or to all clocks if there are
+    /// none.
+    fn edge_events(&self, clocks: &[ClockId]) -> Events<EdgeEvent>;
 }
 
 /// The error of sending without a working connection. The message was not sent and will not be sent
@@ -52,13 +65,12 @@ pub trait Bus: Send + Sync + 'static {
 #[error("not connected to the bus")]
 pub struct Unavailable;
 
-/// The destination of an answer to a time request: a subject that only the requesting edge
-/// subscribes to.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ReplyTo(String);
+/// The destination of an answer to a time request: the reply subject of the edge that asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReplyTo(ReplyToken);
 
 /// An event for a clock.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ClockEvent {
     /// An edge asks for the time.
     Request {
@@ -95,6 +107,9 @@ pub enum EdgeEvent {
     Dropped {
         /// The reason.
         reason: DropReason,
+        /// The clock from whose login they came; `None` if the edge does not know the clock, or the
+        /// sender.
+        clock: Option<ClockId>,
         /// The number of messages dropped for this reason since the last such event.
         count: u64,
     },
@@ -105,7 +120,7 @@ impl From<events::Notice> for ClockEvent {
         match notice {
             events::Notice::Connected => Self::Connected,
             events::Notice::Disconnected => Self::Disconnected,
-            events::Notice::Dropped { reason, count } => Self::Dropped { reason, count },
+            events::Notice::Dropped { reason, count, .. } => Self::Dropped { reason, count },
         }
     }
 }
@@ -115,7 +130,15 @@ impl From<events::Notice> for EdgeEvent {
         match notice {
             events::Notice::Connected => Self::Connected,
             events::Notice::Disconnected => Self::Disconnected,
-            events::Notice::Dropped { reason, count } => Self::Dropped { reason, count },
+            events::Notice::Dropped {
+                reason,
+                clock,
+                count,
+            } => Self::Dropped {
+                reason,
+                clock,
+                count,
+            },
         }
     }
 }

@@ -4,6 +4,8 @@
 use prost::Message;
 use tickstorm_timebase::{Announcement, Epoch, Mode, Reply};
 
+use crate::reply_address::{REPLY_KEY_BYTES, ReplyKey};
+
 use proto::tickstorm::bus::v1::{TickAnnouncement, TimeReply, TimeRequest};
 use proto::tickstorm::v1::Mode as WireMode;
 
@@ -19,23 +21,50 @@ pub const MESSAGE_BYTES_MAX: usize = 1_024;
 /// The reason why a received message was dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum DropReason {
-    /// It is not the kind of message that its subject carries, or has an unknown mode or an invalid
-    /// id.
+    /// It is not the kind of message that its subject carries, or has an unknown mode, an invalid
+    /// id, or no valid reply subject.
     Malformed,
     /// It is longer than [`MESSAGE_BYTES_MAX`].
     Oversized,
     /// It is an announcement of one mode on the subject of the other.
     WrongSubject,
+    /// It contains another clock's id than its subject.
+    ForeignId,
+    /// Its sender is not one of the clocks that the edge listens to.
+    UnknownClock,
+    /// It is a request whose key is not that of its reply subject, or that has none although its
+    /// edge sends one.
+    ForeignReply,
+    /// Its sender, a clock or a reply subject, sends too many messages.
+    RateLimited,
+    /// It is a request, and the clock has as many requests to answer as it can.
+    Overloaded,
+    /// It is a request that was read so late that no edge waits for the answer.
+    Stale,
     /// The subscriber's queue was full.
     Full,
 }
 
 impl DropReason {
-    /// All reasons.
-    pub const ALL: [Self; 4] = [
+    /// The reasons for which edges drop messages.
+    pub const AT_EDGES: [Self; 7] = [
         Self::Malformed,
         Self::Oversized,
         Self::WrongSubject,
+        Self::ForeignId,
+        Self::UnknownClock,
+        Self::RateLimited,
+        Self::Full,
+    ];
+
+    /// The reasons for which clocks drop messages.
+    pub const AT_CLOCKS: [Self; 7] = [
+        Self::Malformed,
+        Self::Oversized,
+        Self::ForeignReply,
+        Self::RateLimited,
+        Self::Overloaded,
+        Self::Stale,
         Self::Full,
     ];
 
@@ -46,7 +75,32 @@ impl DropReason {
             Self::Malformed => "malformed",
             Self::Oversized => "oversized",
             Self::WrongSubject => "wrong_subject",
+            Self::ForeignId => "foreign_id",
+            Self::UnknownClock => "unknown_clock",
+            Self::ForeignReply => "foreign_reply",
+            Self::RateLimited => "rate_limited",
+            Self::Overloaded => "overloaded",
+            Self::Stale => "stale",
             Self::Full => "full",
+        }
+    }
+
+    /// Returns whether a message that is dropped for this reason shows that something else than a
+    /// clock uses its sender's login.
+    #[must_use]
+    pub const fn accuses_sender(self) -> bool {
+        match self {
+            Self::Malformed
+            | Self::Oversized
+            | Self::WrongSubject
+            | Self::ForeignId
+            | Self::RateLimited => true,
+            // The sender may be a clock that is not listed yet, or the edge is at fault.
+            Self::UnknownClock
+            | Self::ForeignReply
+            | Self::Overloaded
+            | Self::Stale
+            | Self::Full => false,
         }
     }
 }
@@ -89,18 +143,30 @@ pub fn decode_announcement(mode: Mode, bytes: &[u8]) -> Result<Announcement, Dro
     })
 }
 
-/// Encodes a time request.
+/// Encodes a time request with the key of its reply subject.
 #[must_use]
-pub fn encode_request(nonce: u64) -> Vec<u8> {
-    TimeRequest { nonce }.encode_to_vec()
+pub fn encode_request(nonce: u64, key: &ReplyKey) -> Vec<u8> {
+    TimeRequest {
+        nonce,
+        reply_key: key.as_bytes().to_vec(),
+    }
+    .encode_to_vec()
 }
 
-/// Decodes a time request and returns its nonce.
+/// Decodes a time request and returns its nonce and the key of its reply subject, if it has one.
 ///
 /// # Errors
 /// Returns the reason if the message must be dropped.
-pub fn decode_request(bytes: &[u8]) -> Result<u64, DropReason> {
-    decode(bytes).map(|message: TimeRequest| message.nonce)
+pub fn decode_request(bytes: &[u8]) -> Result<(u64, Option<ReplyKey>), DropReason> {
+    let message: TimeRequest = decode(bytes)?;
+    if message.reply_key.is_empty() {
+        return Ok((message.nonce, None));
+    }
+    let key: [u8; REPLY_KEY_BYTES] = message
+        .reply_key
+        .try_into()
+        .map_err(|_| DropReason::Malformed)?;
+    Ok((message.nonce, Some(key.into())))
 }
 
 /// Encodes a reply.

@@ -2,7 +2,8 @@
 //! that the daemons run, connected by the in-memory bus. The client that shows the ticks connects
 //! over TCP like any other.
 
-use std::net::SocketAddr;
+mod tls;
+
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,9 +25,9 @@ use tickstorm_service::exit;
 use tickstorm_service::lifecycle::Lifecycle;
 use tickstorm_service::logging::Logs;
 use tickstorm_service::metrics;
-use tickstorm_service::settings::ADMIN_ADDR;
 use tickstorm_service::signals::Signals;
 
+use self::tls::{DevTlsArgs, Served};
 use crate::follow::{TickFormat, follow, print};
 
 /// Defaults for a person at a terminal, apart from credentials: other machines can't connect, and
@@ -44,7 +45,15 @@ bus.
 By default, clients connect to 127.0.0.1:8080 as stream_user with the password
 stream_pass, and the admin port is 127.0.0.1:8081. With STREAM_TOKENS_FILE there is no
 default login: also set STREAM_USER and STREAM_PASS, or STREAM_TOKEN, for the client
-that prints the ticks.
+that prints the ticks. If LISTEN_ADDR is not a loopback address, a password of your own
+is required: set STREAM_PASS or STREAM_PASS_FILE.
+
+With --tls, clients connect over TLS, with a throw-away certificate for localhost,
+127.0.0.1, ::1 and the host of LISTEN_ADDR. The printed command trusts the authority
+that signed it. The files are in a private directory, and are removed at the end.
+With TLS_ENABLED, TLS_CERT_FILE and TLS_KEY_FILE, the edge uses that certificate
+instead; --tls-ca and --tls-name tell the client that prints the ticks how to check
+it.
 
 Standard output contains the addresses to connect to, an empty line, and one line per
 tick in the format of `tickstorm tail`. Logs are written to standard error.
@@ -56,6 +65,8 @@ Examples:
       Keep the logs out of the way
   tickstorm dev --check-config
       Show all settings with their values and sources
+  tickstorm dev --tls
+      Serve TLS; run the printed `tickstorm tail --tls …` in a second terminal
   LISTEN_ADDR=127.0.0.1:0 ADMIN_ADDR=127.0.0.1:0 tickstorm dev
       Listen on any free ports";
 
@@ -66,12 +77,27 @@ pub(crate) struct Dev {
     /// Print all settings with their values and sources (secrets masked), and exit.
     #[arg(long)]
     check_config: bool,
+    #[command(flatten)]
+    tls: DevTlsArgs,
 }
 
 impl Dev {
     /// Runs until a signal ends it or an error occurs.
     pub(crate) fn run(&self) -> Result<(), Failure> {
-        let settings = settings()?;
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .enable_all()
+            .build()
+            .map_err(|error| Failure::new(exit::SOFTWARE, error))?;
+        // Caught before there are files of a throw-away certificate, so that no signal leaves them
+        // behind.
+        let signals = {
+            let _entered = runtime.enter();
+            Signals::catch_at_terminal()
+        };
+        let signals = signals.map_err(|error| Failure::new(exit::SOFTWARE, error))?;
+        // `served` is kept to the end: its files are removed with it.
+        let (settings, served) = self.tls.settings(settings)?;
+        credentials::refuse_known_password(&settings)?;
         if self.check_config {
             for warning in settings.warnings() {
                 eprintln!("tickstorm: warning: {warning}");
@@ -79,34 +105,37 @@ impl Dev {
             return print(settings.check_config().trim_end()).map(drop);
         }
         let logs = logs::start(&settings)?;
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .enable_all()
-            .build()
-            .map_err(|error| Failure::new(exit::SOFTWARE, error))?;
-        let outcome = runtime.block_on(run(&settings, &logs));
+        let outcome = runtime.block_on(run(&settings, &served, &logs, signals));
         // Tasks that hang must not delay the exit.
         runtime.shutdown_background();
         outcome
     }
 }
 
-/// Loads all settings. The well-known default credentials apply only if there is no tokens file.
-fn settings() -> Result<Settings, Failure> {
-    let settings = Pair::load_settings(&[&DEFAULTS[..], &credentials::DEFAULTS].concat())?;
+/// Loads all settings, with these defaults in addition to those of `dev`. The well-known default
+/// credentials apply only if there is no tokens file.
+fn settings(defaults: &[(&str, &str)]) -> Result<Settings, Failure> {
+    let defaults = [&DEFAULTS[..], defaults].concat();
+    let with_login = [&defaults[..], &credentials::DEFAULTS].concat();
+    let settings = Pair::load_settings_with_tls(&with_login)?;
     match settings.get(&STREAM_TOKENS_FILE) {
         None => Ok(settings),
-        Some(_) => Pair::load_settings(&DEFAULTS),
+        Some(_) => Pair::load_settings_with_tls(&defaults),
     }
 }
 
-async fn run(settings: &Settings, logs: &Logs) -> Result<(), Failure> {
-    let mut signals = Signals::catch().map_err(|error| Failure::new(exit::SOFTWARE, error))?;
+async fn run(
+    settings: &Settings,
+    served: &Served,
+    logs: &Logs,
+    mut signals: Signals,
+) -> Result<(), Failure> {
     let credentials = ClientCredentials::from_settings(settings, None)?;
     // Boxed, because an edge's start is a large future.
     let system = Box::pin(System::start(settings, logs)).await?;
     let outcome = tokio::select! {
         _ = signals.next() => Ok(()),
-        outcome = system.show(settings, &credentials) => outcome,
+        outcome = system.show(settings, served, &credentials) => outcome,
     };
     let _ = tokio::time::timeout(STOP_TIME_MAX, system.stop()).await;
     outcome
@@ -116,25 +145,27 @@ async fn run(settings: &Settings, logs: &Logs) -> Result<(), Failure> {
 struct System {
     clock: Replica,
     edge: Edge,
-    admin_addr: SocketAddr,
+    status_url: String,
     tasks: Lifecycle,
 }
 
 impl System {
     async fn start(settings: &Settings, logs: &Logs) -> Result<Self, Failure> {
-        let pair = Pair::from_settings(settings)?;
+        let pair = Pair::from_settings(settings);
         let registry = metrics::registry().map_err(|error| Failure::new(exit::SOFTWARE, error))?;
         let count_dropped_lines = logs
             .count_dropped(&registry)
             .map_err(|error| Failure::new(exit::SOFTWARE, error))?;
-        let admin = Admin::bind(settings.get(&ADMIN_ADDR))
+        let admin = Admin::from_settings(settings, &registry)
             .await
-            .map_err(|error| Failure::new(exit::UNAVAILABLE, error))?;
+            .map_err(|error| Failure::new(error.exit_code(), error))?;
         let (clock, edge) = pair.start(&registry).await?;
-        let (tasks, admin_addr) = (Lifecycle::new(), admin.local_addr());
-        log_listening(Some(edge.listen_addr()), admin_addr);
+        let (tasks, status_url) = (Lifecycle::new(), admin.status_url());
+        log_listening(Some(edge.listen_addr()), admin.local_addr());
         let health = Arc::new(Both::new(clock.health(), edge.health()));
-        let admin = admin.with_routes(edge.routes());
+        let admin = admin
+            .with_routes(edge.routes())
+            .with_spare_files(edge.spare_files());
         tasks.spawn(admin.serve(registry, health, tasks.stopping()));
         let stop = tasks.stopping();
         tasks.spawn(async move {
@@ -143,7 +174,7 @@ impl System {
         Ok(Self {
             clock,
             edge,
-            admin_addr,
+            status_url,
             tasks,
         })
     }
@@ -153,9 +184,10 @@ impl System {
     async fn show(
         &self,
         settings: &Settings,
+        served: &Served,
         credentials: &ClientCredentials,
     ) -> Result<(), Failure> {
-        if print(&self.introduction(settings))?.is_break() {
+        if print(&self.introduction(settings, served))?.is_break() {
             return Ok(());
         }
         let addr = reachable(self.edge.listen_addr()).to_string();
@@ -163,19 +195,23 @@ impl System {
             .apply_to(Options::new(addr))
             .client_id("tickstorm dev")
             .exact_time();
+        let options = match served.client_options() {
+            Some(tls) => options.tls(tls),
+            None => options,
+        };
         let ticks = tickstorm_client::connect(options).await?;
         follow(ticks, TickFormat::Text, |_| Ok(ControlFlow::Continue(()))).await
     }
 
-    fn introduction(&self, settings: &Settings) -> String {
+    fn introduction(&self, settings: &Settings, served: &Served) -> String {
         let (version, login) = (tickstorm_service::VERSION, login(settings));
-        let (clients, admin) = (self.edge.listen_addr(), self.admin_addr);
-        let here = reachable(clients);
+        let (clients, status) = (self.edge.listen_addr(), &self.status_url);
+        let (here, tls) = (reachable(clients), served.tail_options());
         format!(
             "TickStorm {version}: a clock and an edge in one process, until Ctrl-C.\n  \
              clients  {clients}  ({login})\n  \
-             admin    http://{admin}/status\n  \
-             try      tickstorm tail --addr {here}\n"
+             admin    {status}\n  \
+             try      tickstorm tail --addr {here}{tls}\n"
         )
     }
 

@@ -1,24 +1,25 @@
-//! `tickstorm`, the command-line tool for people. This file lists the commands and turns their
-//! outcome into an exit code; each command has its own module or crate.
+//! `tickstorm`, the command-line tool for people. This file lists the commands; each of them has
+//! its own module or crate.
 
 mod dev;
 mod follow;
 mod line;
 mod summary;
 mod tail;
-mod tls;
 
 use std::panic;
 use std::process::{self, ExitCode};
 
 use clap::Parser;
 use tickstorm_bench::{Bench, BenchEdge, CHILD_COMMAND};
-use tickstorm_service::exit::{OK, USAGE};
+use tickstorm_command::command_line;
+use tickstorm_service::private_memory;
 
 /// The exit codes of all commands, as `--help` lists them.
 const EXIT_CODES: &str = "\
 Exit codes:
-  0   Success, or ended by Ctrl-C or a closed pipe
+  0   Success, or ended by a closed pipe
+      dev, tail: ended by Ctrl-C
   1   tail: a tick was later than --max-late
       bench: the edge broke a promise (a tick lost, duplicated, early, …)
   64  Invalid command line
@@ -30,7 +31,8 @@ Exit codes:
   75  bench: the results are invalid, since the load generator was the bottleneck
   76  Protocol violation by either side
   77  Refused by the edge: wrong credentials, invalid subscription, or no capacity
-  78  Invalid settings in the environment";
+  78  Invalid settings in the environment
+  130 bench: ended by Ctrl-C (129 by SIGHUP, 143 by SIGTERM)";
 
 /// TickStorm pushes a tick to TCP clients at every second or minute, at that instant.
 #[derive(Debug, Parser)]
@@ -51,27 +53,30 @@ enum Command {
 
 fn main() -> ExitCode {
     end_on_panic();
-    let cli = match Cli::try_parse() {
-        Ok(cli) => cli,
-        Err(error) => {
-            // If even this can't be printed, the exit code has to suffice.
-            let _ = error.print();
-            let code = if error.use_stderr() { USAGE } else { OK };
-            return ExitCode::from(code);
+    command_line::run("tickstorm", |cli: Cli| {
+        protect_memory(&cli.command);
+        match cli.command {
+            Command::Dev(dev) => dev.run(),
+            Command::Tail(tail) => tail.run(),
+            Command::Bench(bench) => bench.run(),
+            Command::BenchEdge(edge) => edge.run(),
         }
-    };
-    let outcome = match cli.command {
-        Command::Dev(dev) => dev.run(),
-        Command::Tail(tail) => tail.run(),
-        Command::Bench(bench) => bench.run(),
-        Command::BenchEdge(edge) => edge.run(),
-    };
-    match outcome {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => {
-            eprintln!("tickstorm: {:#}", failure.error);
-            ExitCode::from(failure.code)
+    })
+}
+
+/// Protects passwords and tokens in the memory of this process. `bench` is left out: it reads the
+/// files in /proc of the edge that it measures.
+fn protect_memory(command: &Command) {
+    match command {
+        Command::Dev(_) | Command::Tail(_) => {
+            if let Err(error) = private_memory::protect() {
+                eprintln!(
+                    "tickstorm: warning: {}: {error}",
+                    private_memory::UNPROTECTED
+                );
+            }
         }
+        Command::Bench(_) | Command::BenchEdge(_) => {}
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tickstorm_client::{Epoch, Options, Quality, Tick};
 use tickstorm_command::{
-    Failure, ModeName,
+    Failure, ModeName, TlsArgs,
     credentials::{self, ClientCredentials},
 };
 use tickstorm_service::env::Settings;
@@ -17,7 +17,6 @@ use tickstorm_service::{duration, exit};
 use crate::follow::{TickFormat, follow};
 use crate::line::Lateness;
 use crate::summary::Summary;
-use crate::tls::TlsArgs;
 
 const AFTER_HELP: &str = "\
 Output:

@@ -10,20 +10,23 @@ use bytes::{Buf as _, BytesMut};
 use secrecy::ExposeSecret;
 use tickstorm_protocol::message::Auth;
 use tickstorm_protocol::session::Request;
-use tickstorm_protocol::session::client::{ClientEvent, ClientSession, TickBatch, Welcome};
+use tickstorm_protocol::session::client::{
+    ClientEvent, ClientSession, DeviceCookie, TickBatch, Welcome,
+};
 use tickstorm_timebase::{Clock, Epoch, Mono};
 use tokio::io::{
     AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadHalf, WriteHalf,
 };
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
+use zeroize::Zeroizing;
 
 use crate::error::{Awaited, Error};
 use crate::estimate::{Estimate, Estimator};
 use crate::options::{Credentials, Options};
 
-/// The time limit from the first byte to the answer to AUTH. An edge may delay a refusal by up to
-/// 5 s.
+/// The time limit from the first byte to the answer to AUTH. An edge may delay it by up to 8 s, if
+/// others have guessed passwords.
 const AUTH_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long an edge that does not know the time may leave SUBSCRIBE unanswered if there is another
 /// edge to try. A starting edge waits for a majority for 5 s from the first answer of any clock,
@@ -76,14 +79,15 @@ pub(crate) struct Subscribed<S> {
 }
 
 impl<S: AsyncRead + AsyncWrite> Connection<S> {
-    /// Authenticates and subscribes over a connected socket. If the edge answers but does not know
-    /// the time, this waits for it: without limit if it is the only edge, otherwise for
-    /// [`TIMELESS_MAX`].
+    /// Authenticates and subscribes over a connected socket. Presents `cookie`, and replaces it by
+    /// the one that the edge sends. If the edge answers but does not know the time, this waits for
+    /// it: without limit if it is the only edge, otherwise for [`TIMELESS_MAX`].
     pub(crate) async fn subscribe(
         socket: S,
         clock: SharedClock,
         session: ClientSession,
         options: &Options,
+        cookie: &mut Option<DeviceCookie>,
         resume_after: Option<Epoch>,
         estimator: watch::Sender<Estimator>,
     ) -> Result<Subscribed<S>, Error> {
@@ -102,7 +106,7 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
         };
         connection
             .session
-            .authenticate(&auth(options), &mut connection.output);
+            .authenticate(&auth(options, cookie.as_ref()), &mut connection.output);
         let request = Request {
             mode: options.mode,
             ahead: options.ahead,
@@ -111,12 +115,13 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
         connection
             .session
             .subscribe(request, &mut connection.output);
-        let welcome = timeout(AUTH_TIMEOUT, connection.authenticated())
+        let mut welcome = timeout(AUTH_TIMEOUT, connection.authenticated())
             .await
             .unwrap_or(Err(Error::Timeout {
                 awaited: Awaited::Authentication,
                 silence: AUTH_TIMEOUT,
             }))?;
+        *cookie = welcome.cookie.take().or(cookie.take());
         connection.silence_max = welcome.heartbeat_timeout.max(SILENCE_MIN);
         let patience = if options.addresses.len() > 1 {
             TIMELESS_MAX
@@ -245,12 +250,13 @@ enum Reading {
     No,
 }
 
-fn auth(options: &Options) -> Auth {
-    let mut auth = Auth {
+fn auth(options: &Options, cookie: Option<&DeviceCookie>) -> Zeroizing<Auth> {
+    let mut auth = Zeroizing::new(Auth {
         client_id: options.client_id.clone(),
         client_version: VERSION.to_owned(),
+        cookie: cookie.map_or_else(Vec::new, |cookie| cookie.as_bytes().to_vec()),
         ..Auth::default()
-    };
+    });
     match &options.credentials {
         Credentials::None => {}
         Credentials::Password { user, password } => {

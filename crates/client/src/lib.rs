@@ -27,6 +27,11 @@
 //! ignore both. The first connection is different: [`connect`] returns an error if it fails,
 //! because a wrong address or password should be noticed immediately.
 //!
+//! An edge gives a client that has logged in a *device cookie*, which the client presents when it
+//! connects again, to any of its edges. An edge that slows down logins from an address because
+//! someone there guesses passwords does not slow down clients with a cookie. The cookie is kept in
+//! memory for as long as the stream exists.
+//!
 //! With [`Options::ahead`], ticks arrive before their time, and the client releases each one when
 //! its own estimate of authority time reaches it. How soon after that depends on the system's
 //! timers:

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tickstorm_protocol::code::{ErrorCode, Return};
-use tickstorm_protocol::session::client::ClientSession;
+use tickstorm_protocol::session::client::{ClientSession, DeviceCookie};
 use tokio::sync::{mpsc, watch};
 use tokio::time::sleep;
 
@@ -31,6 +31,9 @@ pub(crate) struct Subscription<D, C> {
     clock: Arc<C>,
     options: Options,
     estimator: watch::Sender<Estimator>,
+    /// The last cookie that an edge sent. It shows the next edge that this client has logged in
+    /// before, so that no guesser at its address delays it.
+    cookie: Option<DeviceCookie>,
     resume: Resume,
     backoff: Backoff,
     /// An index into the options' addresses.
@@ -48,6 +51,7 @@ impl<D: Dial, C: AlarmClock> Subscription<D, C> {
             dial,
             clock,
             estimator: watch::Sender::default(),
+            cookie: None,
             resume: Resume::new(options.mode, options.resume_after),
             backoff: Backoff::new(),
             address: 0,
@@ -216,11 +220,13 @@ impl<D: Dial, C: AlarmClock> Subscription<D, C> {
                 address: address.clone(),
                 source,
             })?;
+        let session = self.session();
         let subscribed = Connection::subscribe(
             socket,
             Arc::clone(&self.clock) as _,
-            self.session(),
+            session,
             &self.options,
+            &mut self.cookie,
             self.resume.point(),
             self.estimator.clone(),
         )

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustls::crypto::aws_lc_rs;
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::pem::{self, PemObject as _};
 use rustls::pki_types::{CertificateDer, InvalidDnsNameError, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
@@ -63,8 +63,23 @@ impl TlsOptions {
         self
     }
 
-    fn config(&self) -> Result<ClientConfig, TlsError> {
-        let builder = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+    /// Returns the name that the certificate of the edge at `address` must have.
+    ///
+    /// # Errors
+    /// The name, or the host of the address, is not one that a certificate can have.
+    pub fn expected_name(&self, address: &str) -> Result<ServerName<'static>, InvalidDnsNameError> {
+        let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
+        let host = host.trim_start_matches('[').trim_end_matches(']');
+        let name = self.server_name.as_deref().unwrap_or(host);
+        ServerName::try_from(name.to_owned())
+    }
+
+    /// Returns the configuration of rustls for these options, for a program that drives TLS itself.
+    ///
+    /// # Errors
+    /// A file can't be read, or the options can't be used.
+    pub fn client_config(&self, provider: CryptoProvider) -> Result<ClientConfig, TlsError> {
+        let builder = ClientConfig::builder_with_provider(Arc::new(provider))
             .with_protocol_versions(&[&rustls::version::TLS13])
             .map_err(TlsError::Config)?
             .with_root_certificates(self.roots()?);
@@ -72,7 +87,7 @@ impl TlsOptions {
             return Ok(builder.with_no_client_auth());
         };
         let chain = certificates(certificate)?;
-        let key_der = PrivateKeyDer::from_pem_file(key).map_err(|error| unreadable(key, error))?;
+        let key_der = PrivateKeyDer::from_pem_file(key).map_err(|error| pem_error(key, error))?;
         let with_certificate = builder.with_client_auth_cert(chain, key_der);
         with_certificate.map_err(TlsError::Config)
     }
@@ -101,13 +116,25 @@ impl TlsOptions {
 /// A reason why the [`TlsOptions`] can't be used.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
-    /// A file can't be read or parsed, or the private key's file has no key in PEM format.
+    /// A file can't be read.
     #[error("cannot read {}", path.display())]
     File {
         /// The file.
         path: PathBuf,
-        /// The error of reading or parsing it.
-        source: pem::Error,
+        /// The error of the operating system.
+        source: io::Error,
+    },
+    /// A file is not valid PEM.
+    #[error("{} is not a valid file in PEM format", path.display())]
+    NotPem {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The file for the private key has none in PEM format.
+    #[error("{} contains no private key in PEM format", path.display())]
+    NoKey {
+        /// The file.
+        path: PathBuf,
     },
     /// A file has no certificate in PEM format.
     #[error("{} contains no certificate in PEM format", path.display())]
@@ -125,7 +152,7 @@ pub enum TlsError {
 
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let read = CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
-    let read = read.map_err(|error| unreadable(path, error))?;
+    let read = read.map_err(|error| pem_error(path, error))?;
     if read.is_empty() {
         let path = path.to_owned();
         return Err(TlsError::NoCertificate { path });
@@ -133,30 +160,34 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     Ok(read)
 }
 
-fn unreadable(path: &Path, source: pem::Error) -> TlsError {
+/// Returns the error for a file. That of the parser would show the line that it could not parse,
+/// which may be a whole private key.
+#[expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "all other errors mean that the file is not valid"
+)]
+fn pem_error(path: &Path, error: pem::Error) -> TlsError {
     let path = path.to_owned();
-    TlsError::File { path, source }
+    match error {
+        pem::Error::Io(source) => TlsError::File { path, source },
+        pem::Error::NoItemsFound => TlsError::NoKey { path },
+        _ => TlsError::NotPem { path },
+    }
 }
 
 /// Dials over TCP and TLS.
 pub(crate) struct Tls {
     connector: TlsConnector,
-    server_name: Option<String>,
+    options: TlsOptions,
 }
 
 impl Tls {
     pub(crate) fn new(options: &TlsOptions) -> Result<Self, TlsError> {
+        let config = options.client_config(aws_lc_rs::default_provider())?;
         Ok(Self {
-            connector: TlsConnector::from(Arc::new(options.config()?)),
-            server_name: options.server_name.clone(),
+            connector: TlsConnector::from(Arc::new(config)),
+            options: options.clone(),
         })
-    }
-
-    fn name(&self, address: &str) -> Result<ServerName<'static>, InvalidDnsNameError> {
-        let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
-        let host = host.trim_start_matches('[').trim_end_matches(']');
-        let name = self.server_name.as_deref().unwrap_or(host);
-        ServerName::try_from(name.to_owned())
     }
 }
 
@@ -164,11 +195,52 @@ impl Dial for Tls {
     type Socket = TlsStream<TcpStream>;
 
     async fn dial(&mut self, address: &str) -> io::Result<Self::Socket> {
-        let name = self.name(address).map_err(io::Error::other)?;
+        let name = self
+            .options
+            .expected_name(address)
+            .map_err(io::Error::other)?;
         let socket = Tcp.dial(address).await?;
         match timeout(HANDSHAKE_TIMEOUT, self.connector.connect(name, socket)).await {
             Ok(connected) => connected,
             Err(_) => Err(io::ErrorKind::TimedOut.into()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::error::Error as _;
+
+    use super::*;
+
+    #[test]
+    fn no_error_shows_anything_of_a_key() {
+        let secret = "MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQ==";
+        let [begin, end] = ["BEGIN", "END"].map(|word| format!("-----{word} PRIVATE KEY-----"));
+        let on_lines = |separator: &str| [begin.as_str(), secret, &end].join(separator);
+        assert!(PrivateKeyDer::from_pem_slice(on_lines("\n").as_bytes()).is_ok());
+        for (damaged, expected) in [
+            (on_lines(""), "not a valid file in PEM format"),
+            (on_lines(" "), "not a valid file in PEM format"),
+            (on_lines("\\n") + " ", "not a valid file in PEM format"),
+            (on_lines("\n*"), "not a valid file in PEM format"),
+            (
+                format!("{begin}\n{secret}\n"),
+                "not a valid file in PEM format",
+            ),
+            (format!("{begin}{secret}"), "not a valid file in PEM format"),
+            (secret.to_owned(), "no private key in PEM format"),
+        ] {
+            let error = PrivateKeyDer::from_pem_slice(damaged.as_bytes()).unwrap_err();
+            let error = pem_error(Path::new("client.key"), error);
+            assert!(error.to_string().contains(expected), "{error}");
+            assert!(error.source().is_none(), "{error}");
+            for shown in [error.to_string(), format!("{error:?}")] {
+                assert!(shown.contains("client.key"), "{shown}");
+                assert!(!shown.contains(&secret[..8]), "{shown}");
+                let bytes = format!("{:?}", &secret.as_bytes()[..8]);
+                assert!(!shown.contains(bytes.trim_matches(['[', ']'])), "{shown}");
+            }
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use tickstorm_service::env::Settings;
-use tickstorm_timebase::{ClockId, InvalidClockId};
+use tickstorm_timebase::ClockId;
 
 use crate::settings::{CLOCK_ID, CLOCK_RANK, CLOCK_SKEW_MS, REQUIRE_SYNC, TICK_LEAD_MS};
 
@@ -26,18 +26,16 @@ pub struct Config {
 impl Config {
     /// Extracts the clock's configuration from `settings`.
     ///
-    /// # Errors
-    /// Returns an error if CLOCK_ID is not a valid clock id.
-    ///
     /// # Panics
     /// Panics if the clock's section of settings was not loaded.
-    pub fn from_settings(settings: &Settings) -> Result<Self, InvalidClockId> {
-        Ok(Self {
-            id: settings.get(&CLOCK_ID).parse()?,
+    #[must_use]
+    pub fn from_settings(settings: &Settings) -> Self {
+        Self {
+            id: settings.get(&CLOCK_ID),
             rank: settings.get(&CLOCK_RANK),
             lead: settings.get(&TICK_LEAD_MS),
             require_sync: settings.get(&REQUIRE_SYNC),
             skew_ms: settings.get(&CLOCK_SKEW_MS),
-        })
+        }
     }
 }

@@ -1,6 +1,6 @@
-//! The kernel's report on the host's clock. This file has the only unsafe code in TickStorm's
-//! shipped programs: no well-maintained crate wraps adjtimex, and nothing else reveals whether
-//! chrony, PTP or another service disciplines the clock.
+//! The kernel's report on the host's clock. This file has the clock's only unsafe code:
+//! no well-maintained crate wraps adjtimex, and nothing else reveals whether chrony, PTP or another
+//! service disciplines the clock.
 
 use std::mem::MaybeUninit;
 

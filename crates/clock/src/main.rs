@@ -7,10 +7,11 @@ use std::time::Duration;
 use tickstorm_bus::NatsBus;
 use tickstorm_clock::settings::{CLOCK, DEFAULTS};
 use tickstorm_clock::{Config, Replica};
-use tickstorm_service::daemon::{Bound, Daemon, Failure, Process, report_listening};
+use tickstorm_service::daemon::{Daemon, Failure, Process, report_listening};
 use tickstorm_service::exit;
+use tickstorm_service::fd_limit;
 use tickstorm_service::nats::{self, NATS};
-use tickstorm_service::settings::{ADMIN_ADDR, COMMON};
+use tickstorm_service::settings::COMMON;
 
 const DAEMON: Daemon = Daemon {
     name: "tickstorm-clock",
@@ -19,6 +20,9 @@ const DAEMON: Daemon = Daemon {
     sections: &[COMMON, NATS, CLOCK],
     defaults: &DEFAULTS,
 };
+
+/// The open files that a clock needs apart from spare ones: far more than it ever has.
+const FILES_NEEDED: u64 = 256;
 
 /// The time limit for an orderly stop, which takes milliseconds: a clock has nothing to finish, and
 /// the other clocks continue.
@@ -36,18 +40,16 @@ async fn run(process: Process) -> Result<(), Failure> {
         mut signals,
         tasks,
     } = process;
-    let config =
-        Config::from_settings(&settings).map_err(|error| Failure::new(exit::CONFIG, error))?;
+    let config = Config::from_settings(&settings);
     let nats = nats::options(&settings, format!("{} {}", DAEMON.name, config.id));
     let bus = NatsBus::start(nats).map_err(|error| Failure::new(exit::CONFIG, error))?;
     let bus = Arc::new(bus);
     let clock = Replica::start(config, Arc::clone(&bus) as _, &registry)
         .map_err(|error| Failure::new(exit::SOFTWARE, error))?;
-    let admin_addr = Bound {
-        asked: settings.get(&ADMIN_ADDR),
-        addr: admin.local_addr(),
-    };
-    report_listening(None, admin_addr);
+    // Wipes the secrets that the settings contain.
+    drop(settings);
+    report_listening(None, &admin);
+    let admin = admin.with_spare_files(fd_limit::spare(FILES_NEEDED).unwrap_or_default());
     tasks.spawn(admin.serve(registry, clock.health(), tasks.stopping()));
     signals.next().await;
     let stopped = async {

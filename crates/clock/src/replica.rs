@@ -85,13 +85,13 @@ impl Replica {
                 "the host's clock is not disciplined; this clock stays silent until it is"
             );
         }
+        let events = bus.clock_events(&id);
         let health = Arc::new(ClockHealth::new(
             id,
             require_sync,
             Arc::clone(&machine),
             state,
         ));
-        let events = bus.clock_events();
         let driver = AnnouncerDriver {
             machine,
             bus,
@@ -141,7 +141,7 @@ impl AnnouncerDriver {
                 biased;
                 () = stop.cancelled() => return,
                 event = events.next() => match event {
-                    Some(event) => self.handle(event),
+                    Some(event) => self.handle(&event),
                     None => return tracing::error!("the bus has ended; stopping this clock"),
                 },
                 () = tokio::time::sleep(wait) => {}
@@ -149,9 +149,9 @@ impl AnnouncerDriver {
         }
     }
 
-    fn handle(&mut self, event: ClockEvent) {
+    fn handle(&mut self, event: &ClockEvent) {
         match event {
-            ClockEvent::Request { nonce, reply_to } => self.answer(nonce, &reply_to),
+            ClockEvent::Request { nonce, reply_to } => self.answer(*nonce, reply_to),
             ClockEvent::Connected => {
                 tracing::info!("connected to the bus");
                 self.health.state().connected = true;
@@ -163,7 +163,7 @@ impl AnnouncerDriver {
             }
             ClockEvent::Dropped { reason, count } => {
                 tracing::debug!(reason = reason.label(), count, "messages dropped");
-                self.metrics.dropped(reason).inc_by(count);
+                self.metrics.dropped(*reason).inc_by(*count);
             }
         }
     }

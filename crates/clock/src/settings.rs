@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use tickstorm_service::env::{Setting, Settings, Span, Text, host_id};
+use tickstorm_service::env::{Setting, Settings, Span, host_label};
+use tickstorm_timebase::ClockId;
 
 /// The clock's defaults for settings that it shares with other programs.
 pub const DEFAULTS: [(&str, &str); 1] = [("ADMIN_ADDR", "127.0.0.1:8082")];
@@ -10,11 +11,11 @@ pub const DEFAULTS: [(&str, &str); 1] = [("ADMIN_ADDR", "127.0.0.1:8082")];
 tickstorm_service::settings! {
     /// Settings of the clock.
     CLOCK;
-    /// This clock's name, unique among the clocks.
-    CLOCK_ID: String = Setting::derived(
-        Text::ID,
-        "host name",
-        |_| host_id(),
+    /// This clock's name, unique among the clocks. Its NATS login may publish under this name only.
+    CLOCK_ID: ClockId = Setting::derived(
+        (),
+        "host name up to its first dot",
+        |_| host_label(),
         "Unique if host names are",
     );
     /// This clock's rank. Edges follow the accepted clock with the lowest rank.
@@ -45,8 +46,8 @@ tickstorm_service::settings! {
 }
 
 fn rank(settings: &Settings) -> u32 {
-    let id = settings.look_up(&CLOCK_ID).unwrap_or_default();
-    match id.rsplit_once('-') {
+    let id = settings.look_up(&CLOCK_ID);
+    match id.as_ref().and_then(|id| id.as_str().rsplit_once('-')) {
         Some((_, digits)) if digits.len() <= 2 && digits.bytes().all(|b| b.is_ascii_digit()) => {
             digits.parse().unwrap_or(0)
         }

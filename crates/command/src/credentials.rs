@@ -3,7 +3,9 @@
 
 use secrecy::{ExposeSecret, SecretString};
 use tickstorm_client::Options;
-use tickstorm_edge::settings::{LOGIN, STREAM_PASS, STREAM_USER};
+use tickstorm_edge::settings::{
+    LISTEN_ADDR, LOGIN, STREAM_PASS, STREAM_PASS_PREVIOUS, STREAM_USER,
+};
 use tickstorm_service::env::{Section, Setting, Settings, Text};
 use tickstorm_service::exit;
 
@@ -27,6 +29,30 @@ pub const DEFAULTS: [(&str, &str); 2] = [
     ("STREAM_USER", "stream_user"),
     ("STREAM_PASS", "stream_pass"),
 ];
+
+/// Fails if an edge with these settings would let other machines log in with the password of
+/// [`DEFAULTS`], which everybody can read here.
+pub fn refuse_known_password(settings: &Settings) -> Result<(), Failure> {
+    let addr = settings.get(&LISTEN_ADDR);
+    if addr.ip().to_canonical().is_loopback() {
+        return Ok(());
+    }
+    let [_, (_, known)] = DEFAULTS;
+    for setting in [&STREAM_PASS, &STREAM_PASS_PREVIOUS] {
+        let password = settings.get(setting);
+        if password.is_some_and(|password| password.expose_secret() == known) {
+            let name = setting.name();
+            let text = format!(
+                "LISTEN_ADDR={addr} lets other machines connect, and {name} is the default, which \
+                 everybody knows: set {name} or {name}_FILE to a password of your own, for example \
+                 from `openssl rand -hex 16`, or set LISTEN_ADDR to a loopback address, such as \
+                 127.0.0.1:8080"
+            );
+            return Err(Failure::message(exit::CONFIG, text));
+        }
+    }
+    Ok(())
+}
 
 /// The credentials that a client presents to an edge.
 #[derive(Clone, Debug)]

@@ -11,7 +11,7 @@ use tickstorm_service::env::{Findings, Section, Settings};
 use tickstorm_service::exit;
 
 use tickstorm_clock::settings::{CLOCK, TICK_LEAD_MS};
-use tickstorm_edge::settings::AHEAD_MS;
+use tickstorm_edge::settings::{AHEAD_MS, TLS};
 use tickstorm_service::nats::NATS;
 use tickstorm_service::settings::COMMON;
 
@@ -22,9 +22,14 @@ use crate::credentials::CLIENT;
 mod tests;
 
 /// The settings of a clock, an edge and a client in this process, in the order in which they are
-/// printed.
-const SECTIONS: [Section; 10] = {
-    let [edge, login, credentials, limits, tls, not_built] = tickstorm_edge::settings::SECTIONS;
+/// printed. The client does not use TLS.
+const SECTIONS: [Section; 9] = sections(TLS.refused("the client of this program does not use TLS"));
+
+/// The same if clients use TLS.
+const SECTIONS_WITH_TLS: [Section; 9] = sections(TLS);
+
+const fn sections(tls: Section) -> [Section; 9] {
+    let [edge, login, credentials, limits, _] = tickstorm_edge::settings::SECTIONS;
     [
         COMMON,
         NATS.refused("this program does not use NATS"),
@@ -34,10 +39,9 @@ const SECTIONS: [Section; 10] = {
         credentials,
         CLIENT,
         limits,
-        tls.refused("the client of this program does not use TLS"),
-        not_built,
+        tls,
     ]
-};
+}
 
 /// Warns if ahead feeds are sent earlier than ticks are announced. Only a program with both a clock
 /// and an edge knows both settings.
@@ -65,17 +69,21 @@ pub struct Pair {
 impl Pair {
     /// Loads the settings of both from the environment, with these defaults and those of the edge.
     pub fn load_settings(defaults: &[(&str, &str)]) -> Result<Settings, Failure> {
-        let defaults = [defaults, &tickstorm_edge::settings::DEFAULTS].concat();
-        Settings::load(&SECTIONS, &defaults).map_err(|errors| Failure::new(exit::CONFIG, errors))
+        load(&SECTIONS, defaults)
+    }
+
+    /// Does the same for a program whose clients use TLS if the edge does.
+    pub fn load_settings_with_tls(defaults: &[(&str, &str)]) -> Result<Settings, Failure> {
+        load(&SECTIONS_WITH_TLS, defaults)
     }
 
     /// Creates the configuration from `settings`.
-    pub fn from_settings(settings: &Settings) -> Result<Self, Failure> {
-        let invalid = |error| Failure::new(exit::CONFIG, error);
-        Ok(Self {
-            clock: tickstorm_clock::Config::from_settings(settings).map_err(invalid)?,
-            edge: tickstorm_edge::Config::from_settings(settings).map_err(invalid)?,
-        })
+    #[must_use]
+    pub fn from_settings(settings: &Settings) -> Self {
+        Self {
+            clock: tickstorm_clock::Config::from_settings(settings),
+            edge: tickstorm_edge::Config::from_settings(settings),
+        }
     }
 
     /// Starts the clock, and then the edge.
@@ -83,9 +91,15 @@ impl Pair {
         let bus = MemoryBus::new();
         let clock = Replica::start(self.clock, Arc::new(bus.link("clock")), registry)
             .map_err(|error| Failure::new(exit::SOFTWARE, error))?;
-        let edge = Edge::start(self.edge, Arc::new(bus.link("edge")), registry)
+        // Boxed, because this future is large.
+        let edge = Box::pin(Edge::start(self.edge, Arc::new(bus.link("edge")), registry))
             .await
             .map_err(|error| Failure::new(error.exit_code(), error))?;
         Ok((clock, edge))
     }
+}
+
+fn load(sections: &[Section], defaults: &[(&str, &str)]) -> Result<Settings, Failure> {
+    let defaults = [defaults, &tickstorm_edge::settings::DEFAULTS].concat();
+    Settings::load(sections, &defaults).map_err(|errors| Failure::new(exit::CONFIG, errors))
 }

@@ -1,75 +1,77 @@
-//! Admission of connections: process-wide limits on open connections and on handshakes in progress.
-//! They are touched only at accept, AUTH and close, never while a tick is sent. Limits per address
-//! are in [`attempts`].
+//! Admission of connections: the process-wide limits, and those of each client address. They are
+//! touched only at accept, at the first byte, at AUTH and at close, never while a tick is sent.
+//! Nothing here waits, and nothing here closes a connection: the shards do what it decides.
 
+mod address;
+mod address_limits;
 mod attempts;
+mod floods;
+mod handshakes;
+mod rates;
 
-use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use prometheus::IntGauge;
+use tickstorm_protocol::code::CloseReason;
 use tickstorm_timebase::Mono;
+use tokio::sync::watch;
 
-use crate::sys::waker::Waker;
-pub(crate) use attempts::{Address, Attempts, Authenticated, FailureAnswer};
+use self::address_limits::AddressLimits;
+use self::handshakes::Handshakes;
+use crate::ip_lists::IpLists;
+pub(crate) use address::Address;
+pub(crate) use attempts::{Attempts, Level, SlowWarning, Turn};
+pub(crate) use floods::{FloodKind, Floods};
+pub(crate) use handshakes::{Evicted, Handshake};
+pub(crate) use rates::Rates;
 
-/// The most connections over the limit that may linger after SERVER_FULL at any one time. Any
-/// further ones are sent SERVER_FULL and closed immediately.
-pub(crate) const OVERFLOW_MAX: usize = 128;
-/// A handshake younger than this is never closed to make room for another.
-const HANDSHAKE_GRACE: Duration = Duration::from_secs(1);
+/// The most connections beyond MAX_CONNECTIONS for which handshakes are about to be closed, mostly
+/// by other shards. The file descriptors that are set aside are enough for them.
+const DISPLACED_MAX: usize = 32;
 
-/// The process-wide limits, and the counts that they bound.
+/// The settings of an [`Admission`].
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct AdmissionLimits {
+    /// MAX_CONNECTIONS, or less if there are not enough file descriptors.
+    pub(crate) connections: usize,
+    /// MAX_HANDSHAKES.
+    pub(crate) handshakes: usize,
+    /// MAX_CONNECTIONS_PER_IP; 0 means no limit.
+    pub(crate) connections_per_address: u32,
+    /// MAX_CONNECT_RATE_PER_IP, per second; 0 means no limit.
+    pub(crate) connect_rate_per_address: u32,
+}
+
+/// The gauges that [`Admission`] keeps equal to its counts.
+#[derive(Clone, Debug)]
+pub(crate) struct AdmissionGauges {
+    pub(crate) connections: IntGauge,
+    pub(crate) handshakes: IntGauge,
+}
+
+/// The limits, and the counts that they bound.
 pub(crate) struct Admission {
     connections_max: usize,
     connections: AtomicUsize,
-    overflow: AtomicUsize,
     shown: IntGauge,
     ids: AtomicU64,
-    handshakes_max: usize,
-    handshakes: Mutex<BTreeMap<u64, Handshake>>,
-    /// Wakers of the shards that wait for a handshake to leave, by shard number.
-    waiting: Mutex<BTreeMap<usize, Waker>>,
+    handshakes: Handshakes,
+    lists: watch::Receiver<IpLists>,
+    addresses: AddressLimits,
+    floods: Floods,
 }
 
-/// A connection that has not authenticated yet.
-#[derive(Clone, Copy, Debug)]
-struct Handshake {
-    accepted: Mono,
-    shard: usize,
-    slot: u32,
-}
-
-impl Handshake {
-    /// Returns the earliest moment at which it may be closed to make room for another handshake.
-    fn due(&self) -> Mono {
-        self.accepted + HANDSHAKE_GRACE
-    }
-}
-
-/// The answer to whether one more connection may be accepted.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Room {
-    /// Yes. If it exceeds the limit, the oldest handshake is closed for it.
-    Free,
-    /// Not until a handshake leaves or this moment is reached.
-    NotBefore(Mono),
-}
-
-/// A handshake that must be closed to make room for a newer one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Evicted {
-    pub(crate) shard: usize,
-    pub(crate) slot: u32,
-    pub(crate) id: u64,
-}
-
-/// A connection's share of MAX_CONNECTIONS or of the overflow, returned when dropped.
+/// A connection's share of MAX_CONNECTIONS, returned when dropped.
 pub(crate) struct Permit {
     admission: Arc<Admission>,
-    overflow: bool,
+}
+
+/// A connection's share of its address's limits, returned when dropped.
+pub(crate) struct AddressPermit {
+    /// `None` if the number of connections per address is not limited.
+    counted: Option<(Arc<Admission>, Address)>,
 }
 
 /// A handshake's share of MAX_HANDSHAKES, returned when dropped.
@@ -79,23 +81,44 @@ pub(crate) struct HandshakePermit {
 }
 
 impl Admission {
-    /// Creates the limits. `shown` is kept equal to the number of connections.
-    pub(crate) fn new(connections_max: usize, handshakes_max: usize, shown: IntGauge) -> Arc<Self> {
+    pub(crate) fn new(
+        limits: AdmissionLimits,
+        lists: watch::Receiver<IpLists>,
+        shown: AdmissionGauges,
+    ) -> Arc<Self> {
+        let AdmissionLimits {
+            connections: connections_max,
+            handshakes,
+            connections_per_address,
+            connect_rate_per_address,
+        } = limits;
         Arc::new(Self {
             connections_max,
             connections: AtomicUsize::new(0),
-            overflow: AtomicUsize::new(0),
-            shown,
+            shown: shown.connections,
             ids: AtomicU64::new(1),
-            handshakes_max,
-            handshakes: Mutex::default(),
-            waiting: Mutex::default(),
+            handshakes: Handshakes::new(handshakes, shown.handshakes),
+            lists,
+            addresses: AddressLimits::new(connections_per_address, connect_rate_per_address),
+            floods: Floods::default(),
         })
     }
 
-    /// Returns the number of accepted sockets that are open, not counting those over the limit.
+    /// Returns the most connections that are admitted at the same time.
+    pub(crate) fn connections_max(&self) -> usize {
+        self.connections_max
+    }
+
+    /// Returns the number of connections that are admitted.
     pub(crate) fn connections(&self) -> usize {
         self.connections.load(Ordering::Relaxed)
+    }
+
+    /// Returns the number of accepted connections that have ended, including those that linger.
+    pub(crate) fn ended(&self) -> u64 {
+        let open = u64::try_from(self.connections()).unwrap_or(u64::MAX);
+        let accepted = self.ids.load(Ordering::Relaxed) - 1;
+        accepted.saturating_sub(open)
     }
 
     /// Returns a number that no other connection of this process has had.
@@ -103,110 +126,124 @@ impl Admission {
         self.ids.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Returns whether MAX_HANDSHAKES leaves room for one more handshake, or the oldest one may be
-    /// closed for it.
-    pub(crate) fn room(&self, now: Mono) -> Room {
-        let handshakes = self.handshakes();
-        match handshakes.first_key_value() {
-            Some((_, oldest)) if handshakes.len() >= self.handshakes_max && now < oldest.due() => {
-                Room::NotBefore(oldest.due())
-            }
-            Some(_) | None => Room::Free,
+    /// Decides whether a client at `ip` may connect: checks IP_BLOCKLIST, IP_ALLOWLIST and the
+    /// limits of its address. Called once for each connection, as soon as the client's address is
+    /// known. Returns a permit that must be kept as long as the connection is open, or the reason
+    /// to refuse it.
+    pub(crate) fn screen(
+        self: &Arc<Self>,
+        ip: IpAddr,
+        now: Mono,
+    ) -> Result<AddressPermit, CloseReason> {
+        let address = Address::from(ip);
+        if !self.lists.borrow().permit(ip) {
+            self.floods.note(FloodKind::Blocked, address);
+            return Err(CloseReason::Blocked);
         }
+        if !self.addresses.enter(address, now) {
+            self.floods.note(FloodKind::TooMany, address);
+            return Err(CloseReason::TooManyConnections);
+        }
+        let counted = self
+            .addresses
+            .are_counted()
+            .then(|| (Arc::clone(self), address));
+        Ok(AddressPermit { counted })
     }
 
-    /// Arranges for shard `index` to be woken once, when the next handshake leaves.
-    pub(crate) fn wake_when_one_leaves(&self, index: usize, shard: &Waker) {
-        self.waiting().insert(index, shard.clone());
-    }
-
-    /// Returns a permit for one more connection, or `None` if both MAX_CONNECTIONS and the overflow
-    /// are used up.
+    /// Returns a permit for one more connection, or `None` if MAX_CONNECTIONS is used up.
     pub(crate) fn enter(self: &Arc<Self>) -> Option<Permit> {
-        if !increment_below(&self.connections, self.connections_max) {
-            return self.enter_overflow();
+        self.enter_below(self.connections_max)
+    }
+
+    /// Returns a permit for a connection from `address` although MAX_CONNECTIONS is used up, and
+    /// the handshake that must be closed for it: one of another address or prefix that has too
+    /// many. If only one `shard` is full, the handshake must be one of that shard. Returns `None`
+    /// if there is none.
+    pub(crate) fn displace(
+        self: &Arc<Self>,
+        address: Option<Address>,
+        shard: Option<usize>,
+        now: Mono,
+    ) -> Option<(Permit, Evicted)> {
+        let permit = self.enter_below(self.connections_max + DISPLACED_MAX)?;
+        let evicted = self.handshakes.displace(address, shard, now)?;
+        Some((permit, evicted))
+    }
+
+    fn enter_below(self: &Arc<Self>, connections_max: usize) -> Option<Permit> {
+        if !increment_below(&self.connections, connections_max) {
+            return None;
         }
         self.shown.inc();
         Some(Permit {
             admission: Arc::clone(self),
-            overflow: false,
         })
     }
 
-    /// Returns a permit for a connection that will be refused with SERVER_FULL, even if there is
-    /// room for it. Returns `None` if [`OVERFLOW_MAX`] connections are being refused already.
-    pub(crate) fn enter_overflow(self: &Arc<Self>) -> Option<Permit> {
-        increment_below(&self.overflow, OVERFLOW_MAX).then(|| Permit {
-            admission: Arc::clone(self),
-            overflow: true,
-        })
-    }
-
-    /// Records that connection `id` has not authenticated yet. If this exceeds MAX_HANDSHAKES, also
-    /// returns the oldest handshake, which no longer counts and which the caller must close.
+    /// Counts connection `id` as a handshake: it has not authenticated yet. If this exceeds
+    /// MAX_HANDSHAKES, also returns the handshake that must be closed for it, which no longer
+    /// counts. That may be this one.
     pub(crate) fn begin_handshake(
         self: &Arc<Self>,
         id: u64,
-        accepted: Mono,
-        shard: usize,
-        slot: u32,
+        handshake: Handshake,
     ) -> (HandshakePermit, Option<Evicted>) {
-        let mut handshakes = self.handshakes();
-        handshakes.insert(
-            id,
-            Handshake {
-                accepted,
-                shard,
-                slot,
-            },
-        );
-        let is_full = handshakes.len() > self.handshakes_max;
-        let oldest = handshakes
-            .first_entry()
-            .filter(|oldest| is_full && oldest.get().due() <= accepted);
-        let evicted = oldest.map(|oldest| {
-            let (id, Handshake { shard, slot, .. }) = oldest.remove_entry();
-            Evicted { shard, slot, id }
-        });
+        let evicted = self.handshakes.begin(id, handshake);
         let admission = Arc::clone(self);
         (HandshakePermit { admission, id }, evicted)
     }
 
-    fn waiting(&self) -> MutexGuard<'_, BTreeMap<usize, Waker>> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn handshakes(&self) -> MutexGuard<'_, BTreeMap<u64, Handshake>> {
-        self.handshakes
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+    /// Returns the events that are summarised in the log.
+    pub(crate) fn floods(&self) -> &Floods {
+        &self.floods
     }
 }
 
-impl Permit {
-    /// Returns whether the connection is over the limit and must be refused with SERVER_FULL.
-    pub(crate) fn is_overflow(&self) -> bool {
-        self.overflow
+impl HandshakePermit {
+    /// Notes that the first byte was received. Handshakes without a byte are closed first.
+    pub(crate) fn mark_received(&self) {
+        self.admission.handshakes.mark_received(self.id);
+    }
+
+    /// Notes that the AUTH waits until it is judged. Handshakes without an AUTH are closed first.
+    pub(crate) fn mark_judging(&self) {
+        self.admission.handshakes.mark_judging(self.id);
+    }
+
+    /// Changes the address that the handshake counts towards: to that of the client, if the
+    /// connection was accepted from a load balancer.
+    pub(crate) fn set_address(&self, address: Address) {
+        self.admission.handshakes.set_address(self.id, address);
     }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        if self.overflow {
-            self.admission.overflow.fetch_sub(1, Ordering::Relaxed);
-        } else {
-            self.admission.connections.fetch_sub(1, Ordering::Relaxed);
-            self.admission.shown.dec();
+        self.admission.connections.fetch_sub(1, Ordering::Relaxed);
+        self.admission.shown.dec();
+    }
+}
+
+impl AddressPermit {
+    /// Returns the permit of a load balancer's connection, which the limits do not concern. That of
+    /// the client replaces it.
+    pub(crate) fn exempt() -> Self {
+        Self { counted: None }
+    }
+}
+
+impl Drop for AddressPermit {
+    fn drop(&mut self) {
+        if let Some((admission, address)) = &self.counted {
+            admission.addresses.leave(*address);
         }
     }
 }
 
 impl Drop for HandshakePermit {
     fn drop(&mut self) {
-        if self.admission.handshakes().remove(&self.id).is_some() {
-            let waiting = std::mem::take(&mut *self.admission.waiting());
-            waiting.into_values().for_each(|shard| shard.wake());
-        }
+        self.admission.handshakes.end(self.id);
     }
 }
 
@@ -220,86 +257,155 @@ fn increment_below(counter: &AtomicUsize, max: usize) -> bool {
 }
 
 #[cfg(test)]
+impl AdmissionGauges {
+    pub(crate) fn unregistered() -> Self {
+        let gauge = |name| IntGauge::new(name, "Shown.").expect("a valid name");
+        Self {
+            connections: gauge("connections"),
+            handshakes: gauge("handshakes"),
+        }
+    }
+}
+
+#[cfg(test)]
+impl AdmissionLimits {
+    /// Limits that no test reaches.
+    pub(crate) const NONE: Self = Self {
+        connections: 1_000_000,
+        handshakes: 1_000_000,
+        connections_per_address: 0,
+        connect_rate_per_address: 0,
+    };
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sys::kernel::Kernel;
-    use crate::sys::network::{Network, NetworkEvent, WaitFor};
 
     fn at(ms: u64) -> Mono {
         Mono::from_nanos(ms * 1_000_000)
     }
 
-    fn admission(connections_max: usize, handshakes_max: usize) -> Arc<Admission> {
-        let shown = IntGauge::new("connections", "Shown.").unwrap();
-        Admission::new(connections_max, handshakes_max, shown)
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    fn admission(limits: AdmissionLimits, lists: IpLists) -> Arc<Admission> {
+        let lists = watch::channel(lists).1;
+        Admission::new(limits, lists, AdmissionGauges::unregistered())
+    }
+
+    fn lists(allowed: Option<&str>, blocked: &str) -> IpLists {
+        let networks = |text: &str| tickstorm_service::env::Value::parse(text, &()).unwrap();
+        IpLists {
+            allowed: allowed.map(networks),
+            blocked: networks(blocked),
+        }
     }
 
     #[test]
-    fn connections_over_the_limit_get_overflow_permits_until_those_are_used_up() {
-        let admission = admission(2, 10);
-        let kept: Vec<_> = (0..2 + OVERFLOW_MAX)
-            .map(|_| admission.enter().unwrap())
-            .collect();
-        assert_eq!(
-            kept.iter().filter(|permit| permit.is_overflow()).count(),
-            OVERFLOW_MAX
-        );
+    fn no_more_than_max_connections_are_admitted_at_the_same_time() {
+        let limits = AdmissionLimits {
+            connections: 2,
+            ..AdmissionLimits::NONE
+        };
+        let admission = admission(limits, IpLists::default());
+        let kept = [admission.enter().unwrap(), admission.enter().unwrap()];
         assert!(admission.enter().is_none());
         assert_eq!((admission.connections(), admission.shown.get()), (2, 2));
         drop(kept);
         assert_eq!((admission.connections(), admission.shown.get()), (0, 0));
-        assert!(!admission.enter().unwrap().is_overflow());
+        assert!(admission.enter().is_some());
     }
 
     #[test]
-    fn at_the_handshake_limit_the_oldest_handshake_over_a_second_old_makes_room() {
-        let admission = admission(10, 2);
-        let (first, none) = admission.begin_handshake(1, at(0), 3, 7);
-        assert_eq!((none, admission.room(at(10))), (None, Room::Free));
-        let (second, none) = admission.begin_handshake(2, at(100), 0, 8);
-        assert_eq!(
-            (none, admission.room(at(999))),
-            (None, Room::NotBefore(at(1_000)))
-        );
-        assert_eq!(admission.room(at(1_000)), Room::Free);
-        assert_eq!(
-            admission.room(at(1_000)),
-            Room::Free,
-            "asking evicts no handshake"
-        );
-        let (_third, evicted) = admission.begin_handshake(3, at(1_000), 0, 9);
-        assert_eq!(
-            evicted,
-            Some(Evicted {
-                shard: 3,
-                slot: 7,
-                id: 1
-            })
-        );
-        drop(first);
-        assert_eq!(admission.room(at(1_050)), Room::NotBefore(at(1_100)));
-        drop(second);
-        assert_eq!(admission.room(at(1_050)), Room::Free);
-    }
-
-    #[test]
-    fn a_handshake_that_leaves_wakes_each_waiting_shard_once() {
-        let admission = admission(10, 1);
-        let (permit, _) = admission.begin_handshake(1, at(0), 0, 0);
-        let mut kernel = Kernel::new().unwrap();
-        admission.wake_when_one_leaves(0, &kernel.waker());
-        admission.wake_when_one_leaves(0, &kernel.waker());
-        assert_eq!(admission.waiting().len(), 1, "a shard is listed once");
-        let woken = |kernel: &mut Kernel| {
-            let mut events = Vec::new();
-            kernel.wait(WaitFor::None, &mut events).unwrap();
-            events.contains(&NetworkEvent::Woken)
+    fn a_handshake_counts_until_its_permit_is_dropped() {
+        let limits = AdmissionLimits {
+            handshakes: 2,
+            ..AdmissionLimits::NONE
         };
-        assert!(!woken(&mut kernel));
-        drop(permit);
-        assert!(woken(&mut kernel));
-        assert_eq!(admission.room(at(0)), Room::Free);
-        drop(admission.begin_handshake(2, at(0), 0, 0));
-        assert!(!woken(&mut kernel));
+        let admission = admission(limits, IpLists::default());
+        let begin = |id, from| {
+            let handshake = Handshake {
+                address: Some(ip(from).into()),
+                accepted: at(0),
+                shard: 0,
+                slot: 0,
+            };
+            admission.begin_handshake(id, handshake)
+        };
+        let (first, _) = begin(1, "10.0.0.1");
+        first.mark_received();
+        first.set_address(ip("192.0.2.1").into());
+        let (second, none) = begin(2, "192.0.2.1");
+        assert_eq!(none, None);
+        drop(second);
+        let (_third, none) = begin(3, "192.0.2.1");
+        assert_eq!(none, None);
+        let (_fourth, evicted) = begin(4, "192.0.2.1");
+        assert_eq!(evicted.map(|evicted| evicted.id), Some(4));
+    }
+
+    #[test]
+    fn a_blocked_address_is_refused_even_if_it_is_allowed() {
+        let lists = lists(Some("10.0.0.0/8, 2001:db8::/32"), "10.6.6.0/24");
+        let admission = admission(AdmissionLimits::NONE, lists);
+        let screen = |text| admission.screen(ip(text), at(0)).err();
+        for allowed in ["10.0.0.1", "::ffff:10.0.0.1", "2001:db8:1::1"] {
+            assert_eq!(screen(allowed), None, "{allowed}");
+        }
+        for refused in ["10.6.6.1", "::ffff:10.6.6.1", "11.0.0.1", "2001:db9::1"] {
+            assert_eq!(screen(refused), Some(CloseReason::Blocked), "{refused}");
+        }
+    }
+
+    #[test]
+    fn a_changed_list_applies_to_the_next_connection() {
+        let (sender, receiver) = watch::channel(IpLists::default());
+        let gauges = AdmissionGauges::unregistered();
+        let admission = Admission::new(AdmissionLimits::NONE, receiver, gauges);
+        let running = admission.screen(ip("192.0.2.1"), at(0));
+        assert!(running.is_ok());
+        sender.send_replace(lists(None, "192.0.2.0/24"));
+        let refused = admission.screen(ip("192.0.2.1"), at(0)).err();
+        assert_eq!(refused, Some(CloseReason::Blocked));
+        sender.send_replace(IpLists::default());
+        assert!(admission.screen(ip("192.0.2.1"), at(0)).is_ok());
+    }
+
+    #[test]
+    fn connections_of_an_address_are_limited_and_counted_until_they_end() {
+        let limits = AdmissionLimits {
+            connections_per_address: 2,
+            ..AdmissionLimits::NONE
+        };
+        let admission = admission(limits, IpLists::default());
+        let screen = |text| admission.screen(ip(text), at(0));
+        let kept = [screen("2001:db8::1").ok(), screen("2001:db8::2").ok()];
+        assert!(kept.iter().all(Option::is_some));
+        let third = screen("2001:db8::3").err();
+        assert_eq!(third, Some(CloseReason::TooManyConnections));
+        assert!(screen("2001:db8:0:1::1").is_ok(), "another /64");
+        assert!(screen("2001:db8:0:1::1").is_ok(), "the first one has ended");
+        drop(kept);
+        assert!(screen("2001:db8::3").is_ok());
+    }
+
+    #[test]
+    fn new_connections_of_an_address_are_limited_to_a_seconds_worth() {
+        let limits = AdmissionLimits {
+            connect_rate_per_address: 4,
+            ..AdmissionLimits::NONE
+        };
+        let admission = admission(limits, IpLists::default());
+        let accepted = |text, ms| {
+            let each = (0..10).map(|_| admission.screen(ip(text), at(ms)));
+            each.filter(Result::is_ok).count()
+        };
+        assert_eq!(accepted("192.0.2.1", 0), 4);
+        assert_eq!(accepted("::ffff:192.0.2.1", 249), 0);
+        assert_eq!(accepted("192.0.2.1", 250), 1);
+        assert_eq!(accepted("192.0.2.2", 250), 4);
+        assert_eq!(accepted("192.0.2.1", 5_000), 4);
     }
 }

@@ -3,28 +3,39 @@
 //! cost of checking a token does not depend on the number of tokens (see `tokens`). Files are
 //! checked every second and reloaded when they change. Removing a credential does not end
 //! connections that are already running.
+//!
+//! A client that has authenticated gets a device cookie, which shows later that it is known (see
+//! `cookie`).
 
+mod cookie;
+mod cookie_keys;
 mod tokens;
 
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use secrecy::{ExposeSecret, SecretString};
 use subtle::{Choice, ConstantTimeEq};
 use tickstorm_protocol::message::Auth;
 use tickstorm_service::env::{FileError, read_secret_file};
+use tickstorm_service::file_watch;
 use tokio::sync::watch;
 
+use self::cookie::CookieKey;
+pub(crate) use self::cookie::{Cookie, DeviceId};
+pub use self::cookie_keys::CookieKeyFileError;
+use self::cookie_keys::CookieKeys;
+pub(crate) use self::cookie_keys::KeyMaterial;
 pub use self::tokens::TokenLineError;
 use self::tokens::{Digest, TOKENS_MAX, Tokens};
-use crate::file_watch;
 
-/// A credential's value, and the file it came from, if any.
+/// A credential's value, or the file that contains it.
 #[derive(Clone, Debug)]
 pub struct CredentialSource {
-    /// The value at startup.
+    /// The value, unless it is in a file.
     pub value: SecretString,
-    /// The file to reread it from.
+    /// The file to read it from. It is read again when it changes.
     pub file: Option<PathBuf>,
 }
 
@@ -33,23 +44,20 @@ impl CredentialSource {
         self.file.as_ref().is_none_or(|file| file.exists())
     }
 
-    /// Returns the digest of the current value, or `None` if its file is empty.
-    fn digest(&self) -> Result<Option<Digest>, CredentialsError> {
+    /// Returns the current value, or `None` if its file is empty.
+    fn read(&self) -> Result<Option<SecretString>, CredentialsError> {
         let Some(path) = &self.file else {
-            return Ok(Some(Digest::of(self.value.expose_secret())));
+            return Ok(Some(self.value.clone()));
         };
-        match read_secret_file(path) {
-            Ok(secret) => Ok(secret.map(|secret| Digest::of(secret.expose_secret()))),
-            Err(source) => Err(CredentialsError::Secret {
-                path: path.clone(),
-                source,
-            }),
-        }
+        read_secret_file(path).map_err(|source| CredentialsError::Secret {
+            path: path.clone(),
+            source,
+        })
     }
 
-    /// Like [`Self::digest`], but an empty file is an error.
-    fn required_digest(&self) -> Result<Digest, CredentialsError> {
-        self.digest()?.ok_or_else(|| CredentialsError::Empty {
+    /// Like [`Self::read`], but an empty file is an error.
+    fn read_required(&self) -> Result<SecretString, CredentialsError> {
+        self.read()?.ok_or_else(|| CredentialsError::Empty {
             path: self.file.clone().unwrap_or_default(),
         })
     }
@@ -66,13 +74,16 @@ pub struct CredentialSources {
     pub previous: Option<CredentialSource>,
     /// STREAM_TOKENS_FILE.
     pub tokens: Option<PathBuf>,
+    /// COOKIE_KEY_FILE.
+    pub cookie_key: Option<PathBuf>,
 }
 
 impl CredentialSources {
     fn have_files(&self) -> bool {
         let values = [&self.user, &self.password, &self.previous];
         let mut named = values.into_iter().flatten();
-        self.tokens.is_some() || named.any(|source| source.file.is_some())
+        let paths = [&self.tokens, &self.cookie_key];
+        paths.into_iter().any(Option::is_some) || named.any(|source| source.file.is_some())
     }
 }
 
@@ -124,23 +135,43 @@ pub enum CredentialsError {
         /// The file.
         path: PathBuf,
     },
+    /// The file with the key of device cookies can't be used.
+    #[error("COOKIE_KEY_FILE={}", path.display())]
+    CookieKey {
+        /// The file.
+        path: PathBuf,
+        /// The problem.
+        source: CookieKeyFileError,
+    },
 }
 
-/// Digests of all credentials that are accepted now. There is no `Debug` implementation, so that no
-/// digest can be printed.
-#[derive(Clone, Default, PartialEq, Eq)]
+/// The credentials that are accepted now, and the keys of their device cookies. There is no `Debug`
+/// implementation, so that nothing of them can be printed.
+#[derive(Clone, Default)]
 pub(crate) struct AcceptedCredentials {
+    digests: CredentialDigests,
+    cookie_keys: CookieKeys,
+}
+
+/// The digests of all credentials. A difference shows that they have changed.
+#[derive(Clone, Default, PartialEq, Eq)]
+struct CredentialDigests {
     user: Option<Digest>,
     passwords: Vec<Digest>,
     tokens: Tokens,
+    /// The digest of the text in COOKIE_KEY_FILE.
+    cookie_key: Option<Digest>,
 }
 
 impl AcceptedCredentials {
-    /// Reads all credentials from `sources`.
-    pub(crate) fn load(sources: &CredentialSources) -> Result<Self, CredentialsError> {
+    /// Reads all credentials from `sources`. Also returns what the keys of their cookies must be
+    /// derived from.
+    pub(crate) fn load(
+        sources: &CredentialSources,
+    ) -> Result<(Self, KeyMaterial), CredentialsError> {
         let required = |source: &Option<CredentialSource>| {
             let source = source.as_ref();
-            source.map(CredentialSource::required_digest).transpose()
+            source.map(CredentialSource::read_required).transpose()
         };
         let user = required(&sources.user)?;
         let mut passwords = Vec::from_iter(required(&sources.password)?);
@@ -150,42 +181,161 @@ impl AcceptedCredentials {
             .as_ref()
             .filter(|previous| previous.exists())
         {
-            passwords.extend(previous.digest()?);
+            let is_other = |previous: &SecretString| {
+                let previous = previous.expose_secret();
+                passwords.iter().all(|one| one.expose_secret() != previous)
+            };
+            let previous = previous.read()?.filter(is_other);
+            passwords.extend(previous);
         }
+        let digest = |secret: &SecretString| Digest::of(secret.expose_secret());
         let tokens = sources.tokens.as_deref();
-        Ok(Self {
-            user,
-            passwords,
+        let mut digests = CredentialDigests {
+            user: user.as_ref().map(digest),
+            passwords: passwords.iter().map(digest).collect(),
             tokens: tokens.map_or_else(|| Ok(Tokens::default()), Tokens::read)?,
-        })
+            cookie_key: None,
+        };
+        let cookie_keys = match &sources.cookie_key {
+            Some(path) => {
+                let (keys, digest) = CookieKeys::read(path)?;
+                digests.cookie_key = Some(digest);
+                keys
+            }
+            None => CookieKeys::OfPasswords(vec![None; passwords.len()]),
+        };
+        let accepted = Self {
+            digests,
+            cookie_keys,
+        };
+        let user = user.unwrap_or_default();
+        Ok((accepted, KeyMaterial { user, passwords }))
     }
 
     /// Checks the credentials in `auth` and returns the client's identity if they are accepted. If
     /// `auth` has a token, its user and password are ignored.
     pub(crate) fn verify(&self, auth: &Auth) -> Option<Identity<'_>> {
         if !auth.token.is_empty() {
-            return self.tokens.name_of(&auth.token).map(Identity::Token);
+            return self.owner_of(&auth.token);
         }
-        let given = Digest::of(&auth.username);
-        let user = self
-            .user
-            .map_or(Choice::from(0), |known| known.ct_eq(&given));
+        let is_user = self.is_user(&auth.username);
         let given = Digest::of(&auth.password);
-        let any = self
-            .passwords
-            .iter()
-            .fold(Choice::from(0), |any, known| any | known.ct_eq(&given));
-        bool::from(user & any).then_some(Identity::User)
+        let mut accepted = None;
+        // All passwords are compared, whichever is right.
+        for (password, known) in self.digests.passwords.iter().enumerate() {
+            if bool::from(is_user & known.ct_eq(&given)) {
+                accepted.get_or_insert(Identity::User { password });
+            }
+        }
+        accepted
+    }
+
+    /// Returns the device of the cookie, if it was issued for the user that `auth` names, or for
+    /// the owner of its token. Whether the password is right does not matter.
+    pub(crate) fn device_of(&self, auth: &Auth, cookie: &Cookie) -> Option<DeviceId> {
+        if !auth.token.is_empty() {
+            let Some(Identity::Token { name, digest }) = self.owner_of(&auth.token) else {
+                return None;
+            };
+            return self.cookie_keys.of_token(digest).verify(cookie, name);
+        }
+        if !bool::from(self.is_user(&auth.username)) {
+            return None;
+        }
+        let mut keys = self.cookie_keys.of_user();
+        keys.find_map(|key| key.verify(cookie, &auth.username))
+    }
+
+    /// Issues a cookie for a client that `auth` has identified; `None` until its key has been
+    /// derived.
+    pub(crate) fn issue_cookie(
+        &self,
+        identity: Identity<'_>,
+        auth: &Auth,
+        device: DeviceId,
+    ) -> Option<Cookie> {
+        match identity {
+            Identity::User { password } => {
+                let key = self.cookie_keys.of_password(password)?;
+                Some(key.issue(device, &auth.username))
+            }
+            Identity::Token { name, digest } => {
+                Some(self.cookie_keys.of_token(digest).issue(device, name))
+            }
+        }
+    }
+
+    /// Returns whether the keys of some cookies have not been derived yet, so that a valid cookie
+    /// may look invalid.
+    pub(crate) fn lack_cookie_keys(&self) -> bool {
+        self.cookie_keys.are_incomplete()
+    }
+
+    fn is_user(&self, name: &str) -> Choice {
+        let given = Digest::of(name);
+        self.digests
+            .user
+            .map_or(Choice::from(0), |known| known.ct_eq(&given))
+    }
+
+    fn owner_of(&self, token: &str) -> Option<Identity<'_>> {
+        let (digest, name) = self.digests.tokens.find(token)?;
+        Some(Identity::Token { name, digest })
+    }
+
+    /// Returns whether a password, given by the digests of the user name and of itself, is accepted
+    /// but its cookies have no key.
+    fn lacks_key(&self, digests: &[Digest; 2]) -> bool {
+        let CookieKeys::OfPasswords(keys) = &self.cookie_keys else {
+            return false;
+        };
+        let index = self.index_of(digests);
+        index.is_some_and(|index| matches!(keys.get(index), Some(None)))
+    }
+
+    /// Adds the key of a password's cookies, if the password is still accepted. Returns whether it
+    /// is.
+    fn add_key(&mut self, digests: &[Digest; 2], key: &Arc<CookieKey>) -> bool {
+        let index = self.index_of(digests);
+        let CookieKeys::OfPasswords(keys) = &mut self.cookie_keys else {
+            return false;
+        };
+        let place = index.and_then(|index| keys.get_mut(index));
+        place.map(|place| *place = Some(Arc::clone(key))).is_some()
+    }
+
+    /// Takes over the keys that have been derived for `old`.
+    fn keep_keys_of(&mut self, old: &Self) {
+        let (Some(user), CookieKeys::OfPasswords(keys)) = (old.digests.user, &old.cookie_keys)
+        else {
+            return;
+        };
+        for (password, key) in old.digests.passwords.iter().zip(keys) {
+            if let Some(key) = key {
+                self.add_key(&[user, *password], key);
+            }
+        }
+    }
+
+    fn index_of(&self, [user, password]: &[Digest; 2]) -> Option<usize> {
+        let digests = &self.digests;
+        let mut passwords = digests.passwords.iter();
+        passwords
+            .position(|known| known == password)
+            .filter(|_| digests.user == Some(*user))
     }
 }
 
 /// The identity that a client has proved.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy)]
 pub(crate) enum Identity<'a> {
     /// STREAM_USER.
-    User,
-    /// The owner of the token with this name.
-    Token(&'a str),
+    User {
+        /// Which of the accepted passwords was given.
+        password: usize,
+    },
+    /// The owner of a token.
+    Token { name: &'a str, digest: &'a Digest },
 }
 
 /// Rereads the files every second and publishes the credentials when they change. If a file is
@@ -197,15 +347,17 @@ pub(crate) async fn watch_files(
     if !sources.have_files() {
         return;
     }
-    let publish = |new: AcceptedCredentials| {
+    let publish = |(mut new, material): (AcceptedCredentials, KeyMaterial)| {
         let is_changed = credentials.send_if_modified(|old| {
-            *old != new && {
-                *old = new;
+            old.digests != new.digests && {
+                new.keep_keys_of(old);
+                std::mem::swap(old, &mut new);
                 true
             }
         });
         if is_changed {
             tracing::info!("credentials changed: their files were reread");
+            material.start_deriving(credentials.clone());
         }
     };
     file_watch::watch(

@@ -6,12 +6,15 @@ use std::time::Duration;
 
 use secrecy::SecretString;
 use tickstorm_service::env::{Setting, Settings};
-use tickstorm_timebase::{ClockId, InvalidClockId, TimekeeperConfig};
+use tickstorm_timebase::TimekeeperConfig;
 
+use crate::admission::AdmissionLimits;
 use crate::auth::{CredentialSource, CredentialSources};
 use crate::fd_budget::FdTables;
 use crate::feed::FeedLimits;
-use crate::settings;
+use crate::ip_lists::IpListSources;
+use crate::networks::Networks;
+use crate::settings::{self, ProxyProtocol};
 use crate::shard::ShardSettings;
 use crate::sys::socket::SocketOptions;
 use crate::tls::{ClientAuth, ClientAuthFiles, TlsFiles};
@@ -27,7 +30,11 @@ pub struct Config {
     pub id: String,
     /// LISTEN_ADDR; with port 0 the system chooses one.
     pub listen_addr: SocketAddr,
-    /// The sources of STREAM_USER, STREAM_PASS, STREAM_PASS_PREVIOUS and the tokens.
+    /// PROXY_TRUSTED: the load balancers that announce their clients' addresses; `None` unless
+    /// PROXY_PROTOCOL is on.
+    pub balancers: Option<Networks>,
+    /// The sources of STREAM_USER, STREAM_PASS, STREAM_PASS_PREVIOUS, the tokens, and the key of
+    /// cookies.
     pub credentials: CredentialSources,
     /// The files of TLS; `None` unless TLS_ENABLED is true.
     pub tls: Option<TlsFiles>,
@@ -43,6 +50,12 @@ pub struct Config {
     pub connections_max: usize,
     /// MAX_HANDSHAKES.
     pub handshakes_max: usize,
+    /// MAX_CONNECTIONS_PER_IP; 0 means no limit.
+    pub connections_per_ip_max: u32,
+    /// MAX_CONNECT_RATE_PER_IP, per second; 0 means no limit.
+    pub connect_rate_per_ip: u32,
+    /// IP_ALLOWLIST, IP_BLOCKLIST and their files.
+    pub ip_lists: IpListSources,
     /// AUTH_RATE_LIMIT, failures per minute and address; 0 means no limit.
     pub auth_rate_limit: u32,
     /// AUTH_TIMEOUT_MS.
@@ -57,6 +70,8 @@ pub struct Config {
     pub batch_window: Duration,
     /// MAX_MSG_SIZE, bytes.
     pub max_msg_size: usize,
+    /// MAX_BUFFERED_BYTES, bytes over all connections.
+    pub buffered_max: usize,
     /// MAX_WRITE_QUEUE_SIZE, frames.
     pub queue_frames_max: usize,
     /// WRITE_DEADLINE_MS.
@@ -78,24 +93,18 @@ pub struct Config {
 impl Config {
     /// Takes the edge's settings out of `settings`.
     ///
-    /// # Errors
-    /// Returns an error if CLOCKS contains an invalid clock id.
-    ///
     /// # Panics
     /// Panics if the edge's sections were not loaded into `settings`.
-    pub fn from_settings(settings: &Settings) -> Result<Self, InvalidClockId> {
-        let clocks: Result<Vec<ClockId>, _> = settings
-            .get(&settings::CLOCKS)
-            .iter()
-            .map(|id| id.parse())
-            .collect();
-        Ok(Self {
+    #[must_use]
+    pub fn from_settings(settings: &Settings) -> Self {
+        Self {
             id: settings.get(&settings::EDGE_ID),
             listen_addr: settings.get(&settings::LISTEN_ADDR),
+            balancers: balancers(settings),
             credentials: sources(settings),
             tls: tls_files(settings),
             time: TimekeeperConfig {
-                clocks: clocks?,
+                clocks: settings.get(&settings::CLOCKS),
                 tolerance: settings.get(&settings::CLOCK_TOLERANCE_MS),
                 holdover_max: settings.get(&settings::HOLDOVER_MAX),
             },
@@ -104,6 +113,14 @@ impl Config {
             resume_window: settings.get(&settings::RESUME_WINDOW),
             connections_max: settings.get(&settings::MAX_CONNECTIONS) as usize,
             handshakes_max: settings.get(&settings::MAX_HANDSHAKES) as usize,
+            connections_per_ip_max: settings.get(&settings::MAX_CONNECTIONS_PER_IP),
+            connect_rate_per_ip: settings.get(&settings::MAX_CONNECT_RATE_PER_IP),
+            ip_lists: IpListSources {
+                allowed: settings.get(&settings::IP_ALLOWLIST),
+                allowed_file: settings.get(&settings::IP_ALLOWLIST_FILE),
+                blocked: settings.get(&settings::IP_BLOCKLIST),
+                blocked_file: settings.get(&settings::IP_BLOCKLIST_FILE),
+            },
             auth_rate_limit: settings.get(&settings::AUTH_RATE_LIMIT),
             auth_timeout: settings.get(&settings::AUTH_TIMEOUT_MS),
             heartbeat_interval: settings.get(&settings::HEARTBEAT_INTERVAL),
@@ -111,6 +128,8 @@ impl Config {
             frame_rate: settings.get(&settings::FRAME_RATE_LIMIT),
             batch_window: settings.get(&settings::BATCH_WINDOW_MS),
             max_msg_size: settings.get(&settings::MAX_MSG_SIZE),
+            buffered_max: usize::try_from(settings.get(&settings::MAX_BUFFERED_BYTES).bytes())
+                .unwrap_or(usize::MAX),
             queue_frames_max: settings.get(&settings::MAX_WRITE_QUEUE_SIZE) as usize,
             write_deadline: settings.get(&settings::WRITE_DEADLINE_MS),
             read_buffer: settings.get(&settings::TCP_READ_BUFFER_SIZE),
@@ -119,11 +138,22 @@ impl Config {
             fd_tables: settings.get(&settings::FD_TABLES),
             drain_delay: settings.get(&settings::DRAIN_DELAY),
             drain_timeout: settings.get(&settings::DRAIN_TIMEOUT),
-        })
+        }
     }
 
-    /// Returns the settings that each shard needs, on a machine with `cores` cores.
-    pub(crate) fn for_shards(&self, cores: usize) -> ShardSettings {
+    /// Returns the limits on clients, of which at most `connections` fit.
+    pub(crate) fn admission_limits(&self, connections: usize) -> AdmissionLimits {
+        AdmissionLimits {
+            connections,
+            handshakes: self.handshakes_max,
+            connections_per_address: self.connections_per_ip_max,
+            connect_rate_per_address: self.connect_rate_per_ip,
+        }
+    }
+
+    /// Returns the settings that each shard needs, on a machine with `cores` cores. In each shard,
+    /// `lingering_max` connections may linger.
+    pub(crate) fn for_shards(&self, cores: usize, lingering_max: usize) -> ShardSettings {
         ShardSettings {
             limits: tickstorm_protocol::session::server::Limits {
                 auth_timeout: self.auth_timeout,
@@ -148,21 +178,31 @@ impl Config {
                     .heartbeat_timeout
                     .max(self.write_deadline + USER_TIMEOUT_MARGIN),
             },
+            lingering_max,
+            buffered_max: self.buffered_max / self.shards.max(1),
             spin: self.shards <= cores,
         }
     }
 }
 
+fn balancers(settings: &Settings) -> Option<Networks> {
+    match settings.get(&settings::PROXY_PROTOCOL) {
+        ProxyProtocol::Off => None,
+        ProxyProtocol::On => settings.get(&settings::PROXY_TRUSTED),
+    }
+}
+
 fn sources(settings: &Settings) -> CredentialSources {
-    let source = |value, file: Option<&Path>| CredentialSource {
-        value,
+    // A value in a file is not kept in memory: the edge reads the file.
+    let source = |value: SecretString, file: Option<&Path>| CredentialSource {
+        value: file.map_or(value, |_| SecretString::default()),
         file: file.map(Path::to_owned),
     };
     let secret = |setting: &Setting<Option<SecretString>>| {
         let (value, file) = (settings.get(setting), settings.file_of(setting));
         // An empty file is watched too, because a rotation may write a password to it.
         let is_set = value.is_some() || file.is_some();
-        is_set.then(|| source(value.unwrap_or_else(|| "".into()), file))
+        is_set.then(|| source(value.unwrap_or_default(), file))
     };
     let user = settings.get(&settings::STREAM_USER);
     CredentialSources {
@@ -170,6 +210,7 @@ fn sources(settings: &Settings) -> CredentialSources {
         password: secret(&settings::STREAM_PASS),
         previous: secret(&settings::STREAM_PASS_PREVIOUS),
         tokens: settings.get(&settings::STREAM_TOKENS_FILE),
+        cookie_key: settings.get(&settings::COOKIE_KEY_FILE),
     }
 }
 

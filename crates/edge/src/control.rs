@@ -11,28 +11,33 @@ use prometheus::Registry;
 use tickstorm_bus::Bus;
 use tickstorm_service::admin::Health;
 use tickstorm_service::fd_limit::{self, FdLimit};
-use tickstorm_timebase::{Clock, SystemClock, Timekeeper};
+use tickstorm_timebase::{Authority, Clock, SystemClock, Timekeeper, TimekeeperConfig};
 use tokio::sync::{OnceCell, watch};
 use tokio_util::task::TaskTracker;
 
-use crate::admission::{Admission, Attempts};
-use crate::auth::{self, AcceptedCredentials};
+use crate::accept_queue::AcceptQueue;
+use crate::admission::{Admission, Attempts, Floods};
+use crate::auth::{self, AcceptedCredentials, CredentialSources};
 use crate::config::Config;
 use crate::fd_budget::{self, FdTables};
 use crate::fd_metrics::FdMetrics;
 use crate::health::EdgeHealth;
+use crate::heap;
+use crate::ip_lists::IpListWatcher;
+use crate::memory::{self, KernelBound, Memory};
 use crate::metrics::Metrics;
 use crate::routes;
-use crate::shard::Commons;
+use crate::shard::{Commons, address_budgets};
 use crate::shards::Shards;
 use crate::start_error::StartError;
 use crate::sys::socket;
 use crate::timekeeper::{AuthorityPublisher, TimeReporter, TimekeeperDriver};
-use crate::tls::TlsWatcher;
+use crate::tls::{TlsFileMetrics, TlsFiles, TlsWatcher};
 
 /// A running edge.
 pub struct Edge {
     listen_addr: SocketAddr,
+    spare_files: usize,
     shards: Shards,
     tasks: TaskTracker,
     stop: tokio_util::sync::CancellationToken,
@@ -58,41 +63,51 @@ impl Edge {
     ) -> Result<Self, StartError> {
         let limit = raise_limit()?;
         let connections_max = connections_max(&config, limit)?;
+        let ip_lists = IpListWatcher::load(config.ip_lists.clone())?;
         let metrics = Metrics::register(registry)?;
         let fd_metrics = FdMetrics::register(registry, limit)?;
-        let (credentials_sender, credentials) =
-            watch::channel(AcceptedCredentials::load(&config.credentials)?);
-        let tls = config.tls.clone().map(TlsWatcher::load).transpose()?;
+        let (credentials_sender, credentials) = load_credentials(&config.credentials)?;
+        let tls = load_tls(config.tls.clone(), registry)?;
         let (authority_sender, authority) = watch::channel(None);
         let (time_sender, time) = watch::channel(None);
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let commons = Commons {
-            settings: Arc::new(config.for_shards(cores)),
+            settings: Arc::new(config.for_shards(cores, lingering_max(&config, limit))),
             admission: Admission::new(
-                connections_max,
-                config.handshakes_max,
-                metrics.active_connections.clone(),
+                config.admission_limits(connections_max),
+                ip_lists.lists(),
+                metrics.admission_gauges(),
             ),
             attempts: Attempts::new(config.auth_rate_limit),
+            replays: Arc::new(address_budgets(config.resume_window)),
+            memory: Memory::new(&metrics.memory, config.buffered_max, KernelBound::find()),
             metrics: metrics.clone(),
             authority: authority.clone(),
             credentials,
             tls: tls.as_ref().map(TlsWatcher::configs),
+            refusals: Arc::default(),
+            balancers: config.balancers.clone(),
+            proxy_faults: Arc::default(),
         };
         let (shards, listen_addr) = start_shards(&config, &commons, limit, &fd_metrics).await?;
+        let accept_queue = AcceptQueue::new(listen_addr);
         let health = Arc::new(EdgeHealth {
             id: config.id.clone(),
             listen_addr,
             connections_max,
             time_error_max: config.time_error_max,
             admission: commons.admission,
+            memory: commons.memory,
             authority: authority.clone(),
             time,
+            accept_queue: accept_queue.status(),
+            tls: tls.as_ref().map(TlsWatcher::state),
             shards: shards.vitals(),
             draining: AtomicBool::new(false),
         });
         let edge = Self {
             listen_addr,
+            spare_files: fd_budget::spare(limit, connections_max, config.fd_tables),
             shards,
             tasks: TaskTracker::new(),
             stop: tokio_util::sync::CancellationToken::new(),
@@ -102,25 +117,16 @@ impl Edge {
             drained: OnceCell::new(),
             has_panicked: Arc::default(),
         };
-        edge.spawn(
-            "time",
-            Shards::wake_on_time_change(edge.shards.handles(), authority),
-        );
-        edge.spawn(
-            "credentials",
-            auth::watch_files(config.credentials, credentials_sender),
-        );
+        edge.follow_time(authority, config.ahead);
+        edge.watch_credentials(config.credentials, credentials_sender);
+        edge.watch_arrivals(ip_lists, accept_queue, &metrics);
         warn_of_plain_text(tls.is_some(), listen_addr);
         if let Some(tls) = tls {
             edge.spawn("TLS files", tls.run(metrics.tls));
         }
-        // The seed is random, so that a late answer to a request of an earlier run is never
-        // mistaken for an answer to one of this run.
-        let timekeeper = Timekeeper::new(config.time, rand::random(), SystemClock.now());
         let publisher = AuthorityPublisher::new(authority_sender);
         let reporter = TimeReporter::new(time_sender, metrics.time, config.ahead);
-        let timekeeper = TimekeeperDriver::new(timekeeper, bus, publisher, reporter);
-        edge.spawn("timekeeper", timekeeper.run());
+        edge.keep_time(config.time, bus, publisher, reporter);
         tracing::info!(edge_id = config.id, shards = config.shards, "edge started");
         Ok(edge)
     }
@@ -137,8 +143,14 @@ impl Edge {
         Arc::clone(&self.health) as Arc<dyn Health>
     }
 
+    /// Returns how many open files this process has to spare when it has all its connections.
+    #[must_use]
+    pub fn spare_files(&self) -> usize {
+        self.spare_files
+    }
+
     /// Returns the operators' routes for the admin port: listing connections, and closing one. They
-    /// are for operators on this machine only.
+    /// show clients and change something, so they must be behind the guard.
     pub fn routes(&self) -> axum::Router {
         routes::routes(self.shards.handles())
     }
@@ -184,6 +196,54 @@ impl Edge {
         );
     }
 
+    /// Starts the task that learns authority time from the clocks.
+    fn keep_time(
+        &self,
+        config: TimekeeperConfig,
+        bus: Arc<dyn Bus>,
+        publisher: AuthorityPublisher,
+        reporter: TimeReporter,
+    ) {
+        // The seed is random, so that a late answer to a request of an earlier run is never
+        // mistaken for an answer to one of this run.
+        let clocks = config.clocks.clone();
+        let timekeeper = Timekeeper::new(config, rand::random(), SystemClock.now());
+        let timekeeper = TimekeeperDriver::new(timekeeper, &clocks, bus, publisher, reporter);
+        self.spawn("timekeeper", timekeeper.run());
+    }
+
+    /// Starts the tasks that depend on authority time.
+    fn follow_time(&self, authority: watch::Receiver<Option<Authority>>, ahead: Duration) {
+        self.spawn(
+            "time",
+            Shards::wake_on_time_change(self.shards.handles(), authority.clone()),
+        );
+        let admission = Arc::clone(&self.health.admission);
+        let memory = Arc::clone(&self.health.memory);
+        self.spawn(
+            "memory",
+            heap::return_free_memory(admission, Arc::clone(&memory), authority, ahead),
+        );
+        let shards = self.shards.handles();
+        self.spawn("kernel memory", memory::watch(memory, shards));
+    }
+
+    fn watch_credentials(
+        &self,
+        sources: CredentialSources,
+        credentials: watch::Sender<AcceptedCredentials>,
+    ) {
+        self.spawn("credentials", auth::watch_files(sources, credentials));
+    }
+
+    /// Starts the tasks that concern new connections.
+    fn watch_arrivals(&self, lists: IpListWatcher, queue: AcceptQueue, metrics: &Metrics) {
+        self.spawn("IP lists", lists.run(metrics.ip_lists.clone()));
+        self.spawn("accept queue", queue.run(metrics.accept_queue.clone()));
+        let admission = Arc::clone(&self.health.admission);
+        self.spawn("floods", Floods::log(admission));
+    }
+
     /// Runs `future` as a task until the edge stops. If it panics, [`Edge::stop`] panics too; in a
     /// release build any panic ends the process.
     fn spawn(&self, task: &'static str, future: impl Future<Output = ()> + Send + 'static) {
@@ -211,15 +271,51 @@ impl Edge {
         self.shards.burst(mode, ticks);
     }
 
+    /// Lets the shards shed connections, as if the kernel's TCP memory were `used` bytes and its
+    /// bound `bound`.
+    pub fn shed(&self, used: u64, bound: u64) {
+        if let Some(excess) = memory::Excess::of(used, bound) {
+            self.shards.shed(excess);
+        }
+    }
+
     /// Runs `work` once on each shard's thread, and returns when it has run on all of them. Each
     /// call gets the descriptors of the shard's subscribers that have received every frame, and the
     /// shard does nothing else meanwhile. Benchmarks use this to compare the engine with a bare
-    /// loop over the same sockets. `work` must leave every descriptor open and every stream at a
-    /// frame boundary. The sockets are in blocking mode: a send without `MSG_DONTWAIT` waits if the
-    /// socket is full.
+    /// loop over the same sockets. With TLS, each call also gets the keys with which these sockets
+    /// seal, in the same order, and without TLS none. `work` must leave every descriptor open and
+    /// every stream at the boundary of a frame and a record. The sockets are in blocking mode: a
+    /// send without `MSG_DONTWAIT` waits if the socket is full.
     pub async fn on_shards(&self, work: crate::Work) {
         self.shards.run(&work).await;
     }
+}
+
+/// Reads the credentials, and starts to derive the keys of their cookies.
+fn load_credentials(
+    sources: &CredentialSources,
+) -> Result<
+    (
+        watch::Sender<AcceptedCredentials>,
+        watch::Receiver<AcceptedCredentials>,
+    ),
+    StartError,
+> {
+    let (accepted, key_material) = AcceptedCredentials::load(sources)?;
+    let (sender, receiver) = watch::channel(accepted);
+    key_material.start_deriving(sender.clone());
+    Ok((sender, receiver))
+}
+
+/// Loads the files of TLS and registers their metrics, if clients connect with TLS.
+fn load_tls(
+    files: Option<TlsFiles>,
+    registry: &Registry,
+) -> Result<Option<TlsWatcher>, StartError> {
+    let Some(files) = files else { return Ok(None) };
+    let tls = TlsWatcher::load(files)?;
+    TlsFileMetrics::register(registry, tls.state())?;
+    Ok(Some(tls))
 }
 
 /// Warns once if clients on other machines can connect without TLS.
@@ -294,4 +390,11 @@ fn connections_max(config: &Config, limit: u64) -> Result<usize, StartError> {
         );
     }
     Ok(room.min(wanted))
+}
+
+/// Returns how many connections of each shard may linger if all shards share one file descriptor
+/// table of at most `limit` open files. Shards with tables of their own find out for themselves.
+fn lingering_max(config: &Config, limit: u64) -> usize {
+    let all = fd_budget::lingering_max(fd_budget::room(limit), config.connections_max);
+    all.div_ceil(config.shards)
 }

@@ -2,8 +2,15 @@
 //! descriptor table. A process usually has one table; an edge may give each of its shards its own.
 
 /// Open files per table that are not client connections: listeners, epolls, timers, the admin port,
-/// NATS, files that are reread, and new connections that are being refused.
+/// NATS, files that are reread, and [`LINGERING_MIN`] connections that linger.
 pub(crate) const RESERVED: u64 = 256;
+
+/// The connections that may linger in each table even if it has no room to spare.
+pub(crate) const LINGERING_MIN: usize = 128;
+
+/// The most connections that may linger in each table. A drain of 100,000 clients over 20 s closes
+/// 5,000 per second, and each lingers for a round trip; in the kernel they take about 16 MB.
+const LINGERING_MAX: usize = 4_096;
 
 /// The slots that a hundred connections need across all tables: three to spare, since the kernel
 /// does not spread connections over the shards quite evenly.
@@ -54,6 +61,28 @@ pub(crate) fn room(limit: u64) -> usize {
     usize::try_from(limit.saturating_sub(RESERVED)).unwrap_or(usize::MAX)
 }
 
+/// Returns how many connections may linger in a table with room for `room` connections besides
+/// [`RESERVED`], of which `wanted` are kept for connections that do not linger.
+pub(crate) fn lingering_max(room: usize, wanted: usize) -> usize {
+    let spare = room.saturating_sub(wanted);
+    (LINGERING_MIN + spare).min(LINGERING_MAX)
+}
+
+/// Returns how many open files the process's own table has to spare, with `connections` in it, or
+/// with none if the shards have tables of their own.
+pub(crate) fn spare(limit: u64, connections: usize, tables: FdTables) -> usize {
+    let room = room(limit);
+    match tables {
+        FdTables::Shared => room.saturating_sub(connections + LINGERING_MAX - LINGERING_MIN),
+        FdTables::PerShard => room,
+    }
+}
+
+/// Returns how many connections the shards' tables must have room for together.
+pub(crate) fn slots(connections: usize) -> usize {
+    connections.saturating_mul(SLOTS_FOR_100).div_ceil(100)
+}
+
 /// Checks that `shards` tables of at most `limit` open files each have room for `connections`.
 pub(crate) fn check_shards(
     shards: usize,
@@ -61,7 +90,7 @@ pub(crate) fn check_shards(
     limit: u64,
 ) -> Result<(), TooFewShards> {
     let room = room(limit);
-    let slots = connections.saturating_mul(SLOTS_FOR_100).div_ceil(100);
+    let slots = slots(connections);
     if shards.saturating_mul(room) >= slots {
         return Ok(());
     }
@@ -106,6 +135,31 @@ mod tests {
                 Ok(())
             );
             assert!(check_shards(needed - 1, fewer.connections_max + 1, limit).is_err());
+        }
+    }
+
+    #[test]
+    fn connections_that_linger_get_what_a_table_has_to_spare() {
+        for (room, wanted, lingering) in [
+            (0, 0, 128),
+            (1_000, 1_000, 128),
+            (1_000, 2_000, 128),
+            (1_100, 1_000, 228),
+            (1_000_000, 100_000, 4_096),
+        ] {
+            assert_eq!(lingering_max(room, wanted), lingering, "{room} {wanted}");
+        }
+    }
+
+    #[test]
+    fn files_are_spare_once_all_connections_and_those_that_linger_have_theirs() {
+        for (limit, connections, tables, spare) in [
+            (1_024, 768, FdTables::Shared, 0),
+            (20_000, 10_000, FdTables::Shared, 5_776),
+            (20_000, 10_000, FdTables::PerShard, 19_744),
+            (100, 0, FdTables::PerShard, 0),
+        ] {
+            assert_eq!(super::spare(limit, connections, tables), spare, "{limit}");
         }
     }
 

@@ -8,11 +8,16 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use tickstorm_service::admin::Health;
-use tickstorm_timebase::{Authority, Clock, ClockStatus, Mono, SystemClock, TimeStatus};
+use tickstorm_timebase::{
+    Alarm, Authority, Clock, ClockStatus, HostClock as _, Mono, SystemClock, SystemHost, TimeStatus,
+};
 use tokio::sync::watch;
 
+use crate::accept_queue::AcceptQueueStatus;
 use crate::admission::Admission;
+use crate::memory::Memory;
 use crate::shard::Vitals;
+use crate::tls::TlsState;
 
 /// A shard that last turned longer ago than this is considered dead.
 const LIVE_WITHIN: Duration = Duration::from_secs(10);
@@ -26,8 +31,12 @@ pub(crate) struct EdgeHealth {
     pub(crate) connections_max: usize,
     pub(crate) time_error_max: Duration,
     pub(crate) admission: Arc<Admission>,
+    pub(crate) memory: Arc<Memory>,
     pub(crate) authority: watch::Receiver<Option<Authority>>,
     pub(crate) time: watch::Receiver<Option<TimeStatus>>,
+    pub(crate) accept_queue: watch::Receiver<AcceptQueueStatus>,
+    /// The files of TLS; `None` if clients connect without TLS.
+    pub(crate) tls: Option<watch::Receiver<TlsState>>,
     pub(crate) shards: Vec<Arc<Vitals>>,
     pub(crate) draining: AtomicBool,
 }
@@ -51,6 +60,22 @@ impl EdgeHealth {
                 self.time_error_max
             )
         })
+    }
+
+    fn accept_queue_status(&self, now: Mono) -> Value {
+        let status = *self.accept_queue.borrow();
+        json!({
+            "length": status.len,
+            "overflows": status.overflows,
+            "overflowed_in_last_minute": status.is_overflowing(now),
+        })
+    }
+
+    fn tls_status(&self) -> Value {
+        match &self.tls {
+            Some(state) => state.borrow().status(SystemHost::new(0).read().unix),
+            None => json!({ "enabled": false }),
+        }
     }
 }
 
@@ -105,14 +130,28 @@ impl Health for EdgeHealth {
             "max_connections": self.connections_max,
             "connections": self.admission.connections(),
             "shards": self.shards.len(),
+            "accept_queue": self.accept_queue_status(now),
             "clocks": clocks.iter().map(clock).collect::<Vec<_>>(),
+            "alarms": time.as_ref().map_or_else(Vec::new, alarms),
             "authority": authority.map(|authority| json!({
                 "unix_us": authority.time_at(now).as_micros(),
                 "bound_us": authority.bound_us(now),
                 "following": following.map(ToString::to_string),
             })),
+            "tls": self.tls_status(),
+            "memory": self.memory.status(now),
         })
     }
+}
+
+/// Returns the alarms of the time, each with the clocks that it concerns.
+fn alarms(time: &TimeStatus) -> Vec<Value> {
+    let alarm = |alarm: &Alarm| {
+        let clocks = time.clocks.iter().filter(|clock| clock.is_raised(*alarm));
+        let clocks: Vec<_> = clocks.map(|clock| clock.id.to_string()).collect();
+        json!({ "reason": alarm.label(), "clocks": clocks })
+    };
+    time.alarms.iter().map(alarm).collect()
 }
 
 fn clock(status: &ClockStatus) -> Value {
@@ -129,9 +168,12 @@ fn clock(status: &ClockStatus) -> Value {
 mod tests {
     use std::sync::atomic::AtomicU64;
 
-    use prometheus::IntGauge;
+    use prometheus::Registry;
 
     use super::*;
+    use crate::admission::{AdmissionGauges, AdmissionLimits};
+    use crate::ip_lists::IpLists;
+    use crate::memory::{KernelBound, MemoryMetrics};
 
     fn health() -> EdgeHealth {
         let now = SystemClock.now().as_nanos();
@@ -147,9 +189,20 @@ mod tests {
             listen_addr: SocketAddr::from(([127, 0, 0, 1], 8_080)),
             connections_max: 1,
             time_error_max: Duration::from_millis(250),
-            admission: Admission::new(1, 1, IntGauge::new("connections", "Shown.").unwrap()),
+            admission: Admission::new(
+                AdmissionLimits::NONE,
+                watch::channel(IpLists::default()).1,
+                AdmissionGauges::unregistered(),
+            ),
+            memory: Memory::new(
+                &MemoryMetrics::register(&Registry::new()).unwrap(),
+                1,
+                KernelBound::none(),
+            ),
             authority: watch::channel(None).1,
             time: watch::channel(None).1,
+            accept_queue: watch::channel(AcceptQueueStatus::default()).1,
+            tls: None,
             shards: vec![vitals(), vitals()],
             draining: AtomicBool::new(false),
         }

@@ -9,6 +9,7 @@
 //!
 //! `control` sends commands to the shards; lower layers never call upper ones.
 
+mod accept_queue;
 mod admission;
 mod auth;
 mod config;
@@ -16,26 +17,41 @@ mod control;
 mod fd_budget;
 mod fd_metrics;
 mod feed;
-mod file_watch;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod health;
+mod heap;
 mod histogram;
+mod ip_lists;
+mod log_limit;
+mod memory;
 mod metrics;
+mod networks;
+mod proxy_fault_log;
 mod routes;
 pub mod settings;
 mod shard;
 mod shards;
 mod start_error;
 mod sys;
+mod text_file;
 mod timekeeper;
 mod tls;
 
-pub use auth::{CredentialSource, CredentialSources, CredentialsError, TokenLineError};
+pub use auth::{
+    CookieKeyFileError, CredentialSource, CredentialSources, CredentialsError, TokenLineError,
+};
 pub use config::Config;
 pub use control::Edge;
 pub use fd_budget::{FdTables, TooFewShards};
+pub use ip_lists::{IpListError, IpListSources};
+pub use networks::{NetworkError, Networks};
 #[cfg(feature = "bench")]
 pub use shard::Work;
 pub use start_error::StartError;
+#[cfg(feature = "bench")]
+pub use tickstorm_tls::BareSealing;
 pub use tls::{ClientAuth, ClientAuthFiles, TlsError, TlsFiles};
 
 #[cfg(feature = "bench")]

@@ -12,7 +12,7 @@ use tickstorm_service::daemon::{Bound, Daemon, Failure, Process, report_listenin
 use tickstorm_service::env::Section;
 use tickstorm_service::exit;
 use tickstorm_service::nats::{self, NATS};
-use tickstorm_service::settings::{ADMIN_ADDR, COMMON};
+use tickstorm_service::settings::COMMON;
 
 const DAEMON: Daemon = Daemon {
     name: "tickstorm-edge",
@@ -21,18 +21,9 @@ const DAEMON: Daemon = Daemon {
     defaults: &DEFAULTS,
 };
 
-const SECTIONS: [Section; 8] = {
-    let [edge, login, credentials, limits, tls, not_built] = settings::SECTIONS;
-    [
-        COMMON,
-        NATS,
-        edge,
-        login,
-        credentials,
-        limits,
-        tls,
-        not_built,
-    ]
+const SECTIONS: [Section; 7] = {
+    let [edge, login, credentials, limits, tls] = settings::SECTIONS;
+    [COMMON, NATS, edge, login, credentials, limits, tls]
 };
 
 /// The time allowed for stopping everything else, once the drain is over and no clients are left.
@@ -50,8 +41,7 @@ async fn run(process: Process) -> Result<(), Failure> {
         mut signals,
         tasks,
     } = process;
-    let config =
-        Config::from_settings(&settings).map_err(|error| Failure::new(exit::CONFIG, error))?;
+    let config = Config::from_settings(&settings);
     let nats = nats::options(&settings, format!("{} {}", DAEMON.name, config.id));
     let bus = NatsBus::start(nats).map_err(|error| Failure::new(exit::CONFIG, error))?;
     let bus = Arc::new(bus);
@@ -62,12 +52,12 @@ async fn run(process: Process) -> Result<(), Failure> {
         asked: settings.get(&LISTEN_ADDR),
         addr: edge.listen_addr(),
     };
-    let admin_addr = Bound {
-        asked: settings.get(&ADMIN_ADDR),
-        addr: admin.local_addr(),
-    };
-    report_listening(Some(listen_addr), admin_addr);
-    let admin = admin.with_routes(edge.routes());
+    // Wipes the secrets that the settings contain.
+    drop(settings);
+    report_listening(Some(listen_addr), &admin);
+    let admin = admin
+        .with_routes(edge.routes())
+        .with_spare_files(edge.spare_files());
     tasks.spawn(admin.serve(registry, edge.health(), tasks.stopping()));
     signals.next().await;
     let ended = async {

@@ -1,6 +1,8 @@
 //! The edge's metrics. Names, units and buckets are a contract. Label values come only from closed
 //! enums.
 
+use std::time::Duration;
+
 use prometheus::{Gauge, Histogram, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry};
 use tickstorm_bus::DropReason;
 use tickstorm_protocol::code::CloseReason;
@@ -9,7 +11,9 @@ use tickstorm_service::metrics::{
 };
 use tickstorm_timebase::{Alarm, ClockState};
 
+use crate::admission::AdmissionGauges;
 use crate::histogram::BulkHistogram;
+use crate::memory::MemoryMetrics;
 
 const PUBLISH_LATENCY_BUCKETS_MS: [f64; 13] = [
     0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1000.0,
@@ -26,6 +30,9 @@ const HANDSHAKE_BUCKETS_S: [f64; 11] = [
 #[derive(Clone)]
 pub(crate) struct Metrics {
     pub(crate) active_connections: IntGauge,
+    pub(crate) admission: AdmissionMetrics,
+    pub(crate) accept_queue: AcceptQueueMetrics,
+    pub(crate) ip_lists: IpListMetrics,
     pub(crate) messages_sent: IntCounter,
     pub(crate) ticks_sent: IntCounter,
     pub(crate) bytes_sent: IntCounter,
@@ -34,17 +41,47 @@ pub(crate) struct Metrics {
     pub(crate) release_lateness: Histogram,
     pub(crate) closed: IntCounterVec,
     auth: [IntCounter; AuthResult::ALL.len()],
+    pub(crate) auth_waiting: IntGauge,
     pub(crate) time: TimeMetrics,
     pub(crate) tls: TlsMetrics,
+    pub(crate) memory: MemoryMetrics,
+}
+
+/// The metrics of connections that have not authenticated yet.
+#[derive(Clone)]
+pub(crate) struct AdmissionMetrics {
+    pub(crate) handshakes: IntGauge,
+    pub(crate) evicted: IntCounter,
+}
+
+/// The metrics of the kernel's queue of connections that wait to be accepted.
+#[derive(Clone)]
+pub(crate) struct AcceptQueueMetrics {
+    pub(crate) len: IntGauge,
+    pub(crate) overflows: IntCounter,
+}
+
+/// The metrics of the files that list networks.
+#[derive(Clone)]
+pub(crate) struct IpListMetrics {
+    pub(crate) reloaded: IntCounter,
+    pub(crate) reload_failed: IntCounter,
 }
 
 /// The metrics of TLS.
 #[derive(Clone)]
 pub(crate) struct TlsMetrics {
     handshakes: [IntCounter; HandshakeResult::ALL.len()],
-    pub(crate) handshake_seconds: Histogram,
+    handshake_seconds: Histogram,
     pub(crate) reloaded: IntCounter,
     pub(crate) reload_failed: IntCounter,
+}
+
+/// The metrics of rounds.
+#[derive(Clone)]
+pub(crate) struct RoundMetrics {
+    pub(crate) answered: IntCounter,
+    pub(crate) unanswered: IntCounter,
 }
 
 /// The metrics that the timekeeper sets.
@@ -55,6 +92,8 @@ pub(crate) struct TimeMetrics {
     pub(crate) clocks: IntGaugeVec,
     pub(crate) holdover: IntGauge,
     pub(crate) alarm: IntGaugeVec,
+    pub(crate) clock_alarm: IntGaugeVec,
+    pub(crate) rounds: RoundMetrics,
     pub(crate) bus_dropped: IntCounterVec,
 }
 
@@ -70,7 +109,8 @@ impl Metrics {
         let auth = counters(
             registry,
             "tickstorm_auth_total",
-            "AUTH frames, by result.",
+            "AUTH frames, by result. Those with a result that starts with delayed had to wait, \
+             because too many had failed.",
             &["result"],
         )?;
         CloseReason::labels().for_each(|reason| closed.with_label_values(&[reason]).inc_by(0));
@@ -79,8 +119,11 @@ impl Metrics {
             active_connections: int_gauge(
                 registry,
                 "tickstorm_active_connections",
-                "Open client connections, not counting those refused with SERVER_FULL.",
+                "Open client connections, not counting those that were refused or sent an ERROR.",
             )?,
+            admission: AdmissionMetrics::register(registry)?,
+            accept_queue: AcceptQueueMetrics::register(registry)?,
+            ip_lists: IpListMetrics::register(registry)?,
             messages_sent: counter(
                 registry,
                 "tickstorm_messages_sent_total",
@@ -118,14 +161,33 @@ impl Metrics {
             )?,
             closed,
             auth,
+            auth_waiting: int_gauge(
+                registry,
+                "tickstorm_auth_waiting",
+                "AUTH frames that wait to be judged, because too many have failed.",
+            )?,
             time: TimeMetrics::register(registry)?,
             tls: TlsMetrics::register(registry)?,
+            memory: MemoryMetrics::register(registry)?,
         })
+    }
+
+    /// Returns the gauges that admission sets.
+    pub(crate) fn admission_gauges(&self) -> AdmissionGauges {
+        AdmissionGauges {
+            connections: self.active_connections.clone(),
+            handshakes: self.admission.handshakes.clone(),
+        }
     }
 
     /// Counts an AUTH frame by its result.
     pub(crate) fn count_auth(&self, result: AuthResult) {
-        self.auth[result as usize].inc();
+        self.auth(result).inc();
+    }
+
+    /// Returns the counter of AUTH frames with this result.
+    pub(crate) fn auth(&self, result: AuthResult) -> &IntCounter {
+        &self.auth[result as usize]
     }
 }
 
@@ -133,20 +195,25 @@ impl Metrics {
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum AuthResult {
     Accepted,
-    /// The credentials were wrong, and the error was sent immediately.
     Failed,
-    /// The credentials were wrong, and the error was delayed, since many clients share the address.
-    FailedShared,
-    /// The address had too many failures, so the credentials were not checked.
+    /// The AUTH had to wait, and the credentials were right.
+    DelayedAccepted,
+    /// The AUTH had to wait, and the credentials were wrong.
+    DelayedFailed,
+    /// The connection ended while the AUTH was waiting.
+    DelayedUnjudged,
+    /// Too many AUTHs were waiting already, so the credentials were not checked.
     RateLimited,
 }
 
 impl AuthResult {
     /// All results, in declaration order.
-    const ALL: [Self; 4] = [
+    const ALL: [Self; 6] = [
         Self::Accepted,
         Self::Failed,
-        Self::FailedShared,
+        Self::DelayedAccepted,
+        Self::DelayedFailed,
+        Self::DelayedUnjudged,
         Self::RateLimited,
     ];
 
@@ -155,7 +222,9 @@ impl AuthResult {
         match self {
             Self::Accepted => "accepted",
             Self::Failed => "failed",
-            Self::FailedShared => "failed_shared",
+            Self::DelayedAccepted => "delayed_accepted",
+            Self::DelayedFailed => "delayed_failed",
+            Self::DelayedUnjudged => "delayed_unjudged",
             Self::RateLimited => "rate_limited",
         }
     }
@@ -165,31 +234,131 @@ impl AuthResult {
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum HandshakeResult {
     Completed,
-    /// The client presented no certificate although it must, or one that is not accepted.
-    CertificateRefused,
-    /// The client closed the connection, or sent an alert.
+    /// The client presented no certificate although it must.
+    CertificateMissing,
+    /// No authority in TLS_CA_FILE has signed the client's certificate.
+    UnknownAuthority,
+    CertificateExpired,
+    CertificateNotYetValid,
+    CertificateRevoked,
+    /// The certificate is not for clients.
+    CertificateWrongPurpose,
+    /// The revocation list of the certificate's authority has expired.
+    RevocationListExpired,
+    /// TLS_CRL_FILE has no revocation list of the certificate's authority.
+    RevocationListMissing,
+    /// The certificate is not valid for another reason.
+    CertificateInvalid,
+    /// The client closed the connection, did not finish in time, or sent an alert.
     Abandoned,
-    /// Anything else, such as plain text or an older version of TLS.
+    /// The client does not support TLS 1.3, or none of the cipher suites, groups and signatures.
+    Incompatible,
+    /// Anything else, such as plain text.
     Failed,
 }
 
 impl HandshakeResult {
     /// All results, in declaration order.
-    const ALL: [Self; 4] = [
+    pub(crate) const ALL: [Self; 13] = [
         Self::Completed,
-        Self::CertificateRefused,
+        Self::CertificateMissing,
+        Self::UnknownAuthority,
+        Self::CertificateExpired,
+        Self::CertificateNotYetValid,
+        Self::CertificateRevoked,
+        Self::CertificateWrongPurpose,
+        Self::RevocationListExpired,
+        Self::RevocationListMissing,
+        Self::CertificateInvalid,
         Self::Abandoned,
+        Self::Incompatible,
         Self::Failed,
     ];
 
     /// Returns the value of the label `result`.
-    const fn label(self) -> &'static str {
+    pub(crate) const fn label(self) -> &'static str {
         match self {
             Self::Completed => "completed",
-            Self::CertificateRefused => "certificate_refused",
+            Self::CertificateMissing => "certificate_missing",
+            Self::UnknownAuthority => "unknown_authority",
+            Self::CertificateExpired => "certificate_expired",
+            Self::CertificateNotYetValid => "certificate_not_yet_valid",
+            Self::CertificateRevoked => "certificate_revoked",
+            Self::CertificateWrongPurpose => "certificate_wrong_purpose",
+            Self::RevocationListExpired => "crl_expired",
+            Self::RevocationListMissing => "crl_missing",
+            Self::CertificateInvalid => "certificate_invalid",
             Self::Abandoned => "abandoned",
+            Self::Incompatible => "incompatible",
             Self::Failed => "failed",
         }
+    }
+
+    /// Returns whether the edge has refused the client's certificate, or the lack of one.
+    pub(crate) const fn is_refusal(self) -> bool {
+        match self {
+            Self::CertificateMissing
+            | Self::UnknownAuthority
+            | Self::CertificateExpired
+            | Self::CertificateNotYetValid
+            | Self::CertificateRevoked
+            | Self::CertificateWrongPurpose
+            | Self::RevocationListExpired
+            | Self::RevocationListMissing
+            | Self::CertificateInvalid => true,
+            Self::Completed | Self::Abandoned | Self::Incompatible | Self::Failed => false,
+        }
+    }
+}
+
+impl AdmissionMetrics {
+    fn register(registry: &Registry) -> Result<Self, RegisterError> {
+        Ok(Self {
+            handshakes: int_gauge(
+                registry,
+                "tickstorm_handshakes",
+                "Open client connections that have not authenticated yet.",
+            )?,
+            evicted: counter(
+                registry,
+                "tickstorm_handshakes_evicted_total",
+                "Connections closed before they authenticated because of MAX_HANDSHAKES.",
+            )?,
+        })
+    }
+}
+
+impl AcceptQueueMetrics {
+    fn register(registry: &Registry) -> Result<Self, RegisterError> {
+        Ok(Self {
+            len: int_gauge(
+                registry,
+                "tickstorm_accept_queue_length",
+                "Connections that wait in the system's queue until the edge accepts them.",
+            )?,
+            overflows: counter(
+                registry,
+                "tickstorm_accept_queue_overflows_total",
+                "Connections that the system has dropped because an accept queue was full, for all \
+                 listeners of the network namespace.",
+            )?,
+        })
+    }
+}
+
+impl IpListMetrics {
+    fn register(registry: &Registry) -> Result<Self, RegisterError> {
+        let reloads = counters(
+            registry,
+            "tickstorm_ip_list_reloads_total",
+            "Changes of the IP list files, by result: loaded, or failed, after which the old lists \
+             stay in force.",
+            &["result"],
+        )?;
+        Ok(Self {
+            reloaded: reloads.with_label_values(&["loaded"]),
+            reload_failed: reloads.with_label_values(&["failed"]),
+        })
     }
 }
 
@@ -222,9 +391,31 @@ impl TlsMetrics {
         })
     }
 
+    /// Counts a handshake that was completed within `time`.
+    pub(crate) fn count_completed(&self, time: Duration) {
+        self.count_handshake(HandshakeResult::Completed);
+        self.handshake_seconds.observe(time.as_secs_f64());
+    }
+
     /// Counts a handshake that has ended.
     pub(crate) fn count_handshake(&self, result: HandshakeResult) {
         self.handshakes[result as usize].inc();
+    }
+}
+
+impl RoundMetrics {
+    fn register(registry: &Registry) -> Result<Self, RegisterError> {
+        let rounds = counters(
+            registry,
+            "tickstorm_time_rounds_total",
+            "Rounds of time requests that have ended, by result: answered by at least one clock in \
+             time, or unanswered.",
+            &["result"],
+        )?;
+        Ok(Self {
+            answered: rounds.with_label_values(&["answered"]),
+            unanswered: rounds.with_label_values(&["unanswered"]),
+        })
     }
 }
 
@@ -259,6 +450,13 @@ impl TimeMetrics {
                 "1 while the time needs attention for this reason, else 0.",
                 &["reason"],
             )?,
+            clock_alarm: int_gauges(
+                registry,
+                "tickstorm_time_clock_alarm",
+                "1 while a clock, and so its NATS login, needs attention for this reason, else 0.",
+                &["clock", "reason"],
+            )?,
+            rounds: RoundMetrics::register(registry)?,
             bus_dropped: counters(
                 registry,
                 "tickstorm_bus_dropped_total",
@@ -273,7 +471,7 @@ impl TimeMetrics {
         for alarm in Alarm::ALL {
             metrics.alarm.with_label_values(&[alarm.label()]).set(0);
         }
-        for reason in DropReason::ALL.iter().map(|reason| reason.label()) {
+        for reason in DropReason::AT_EDGES.iter().map(|reason| reason.label()) {
             metrics.bus_dropped.with_label_values(&[reason]).inc_by(0);
         }
         Ok(metrics)

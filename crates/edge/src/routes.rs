@@ -1,16 +1,29 @@
 //! The operators' view of the connections: `GET /connections` lists them, and
 //! `DELETE /connections/<id>` closes one. Each request is sent to all shards as a message, and each
 //! shard answers for its own connections.
+//!
+//! However many requests there are, they take little from the clients: one list is made at a time
+//! and only a few a second, a shard makes its part between ticks, and all parts are put together at
+//! low priority. The number of lists in memory is bounded, even if they are never read.
 
 use std::cmp::Reverse;
+use std::io;
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
 
+use axum::Router;
+use axum::body::Bytes;
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get};
-use axum::{Json, Router};
-use serde_json::{Value, json};
-use tokio::sync::oneshot;
+use serde::Serialize;
+use tickstorm_service::admin::busy;
+use tickstorm_service::low_priority;
+use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::shard::{Listed, Order, ShardCommand, ShardHandle};
 
@@ -19,20 +32,45 @@ const LIMIT: usize = 100;
 /// The highest allowed `limit`: about 3 MB of JSON.
 const LIMIT_MAX: usize = 10_000;
 
+/// The most lists that are waited for, made or read at the same time.
+const LISTS_MAX: usize = 4;
+/// The longest time for which a request waits to be one of them.
+const WAIT_MAX: Duration = Duration::from_secs(1);
+/// The pause after a list. One of 10,000 connections takes each of two shards about 10 ms.
+const PAUSE: Duration = Duration::from_millis(250);
+/// After this many connections were encoded, other threads that wait for the core may run. It takes
+/// about a tenth of a millisecond.
+const ENCODED_AT_ONCE: usize = 64;
+
 /// Handles for sending commands to the shards.
 type Handles = Vec<ShardHandle>;
 
-/// Returns the routes. They are for operators on this machine, so the caller must serve them only
-/// to loopback peers.
+/// What the requests share.
+struct Operators {
+    shards: Handles,
+    lists: Arc<Semaphore>,
+    /// Held by the request whose list is being made: the time at which the last one was made.
+    listed: Mutex<Option<Instant>>,
+    /// Held by the request whose connection is being looked for.
+    closing: Mutex<()>,
+}
+
+/// Returns the routes. They are for operators, so the caller must serve them behind the guard.
 pub(crate) fn routes(shards: Handles) -> Router {
+    let operators = Operators {
+        shards,
+        lists: Arc::new(Semaphore::new(LISTS_MAX)),
+        listed: Mutex::new(None),
+        closing: Mutex::new(()),
+    };
     Router::new()
         .route("/connections", get(list))
         .route("/connections/{id}", delete(close))
-        .with_state(shards)
+        .with_state(Arc::new(operators))
 }
 
 async fn list(
-    State(shards): State<Handles>,
+    State(operators): State<Arc<Operators>>,
     Query(query): Query<Vec<(String, String)>>,
 ) -> Response {
     let Some((order, limit)) = parse(&query) else {
@@ -42,19 +80,28 @@ async fn list(
         );
         return (StatusCode::BAD_REQUEST, allowed).into_response();
     };
-    let answers = ask(&shards, |reply| ShardCommand::List(order, limit, reply)).await;
-    let mut listed: Vec<Listed> = answers.into_iter().flatten().collect();
-    listed.sort_by_key(|one| (Reverse(one.rank(order)), one.id));
-    listed.truncate(limit);
-    Json(listed.iter().map(show).collect::<Vec<_>>()).into_response()
+    let permit = Arc::clone(&operators.lists).acquire_owned();
+    let Ok(Ok(permit)) = timeout(WAIT_MAX, permit).await else {
+        return busy("other lists of connections are being made or read: ask again later");
+    };
+    match operators.list(order, limit, permit).await {
+        Ok(text) => ([(CONTENT_TYPE, "application/json")], text).into_response(),
+        Err(error) => {
+            tracing::warn!(%error, "connections can't be listed");
+            let text = format!("connections can't be listed: {error}");
+            (StatusCode::INTERNAL_SERVER_ERROR, text).into_response()
+        }
+    }
 }
 
-async fn close(State(shards): State<Handles>, Path(id): Path<String>) -> Response {
+async fn close(State(operators): State<Arc<Operators>>, Path(id): Path<String>) -> Response {
     let Ok(id) = id.parse() else {
         let allowed = "invalid connection id: it must be a number, as listed by /connections";
         return (StatusCode::BAD_REQUEST, allowed).into_response();
     };
-    let answers = ask(&shards, |reply| ShardCommand::Close(id, reply)).await;
+    let turn = operators.closing.lock().await;
+    let answers = operators.ask(|reply| ShardCommand::Close(id, reply)).await;
+    drop(turn);
     if !answers.contains(&true) {
         return (
             StatusCode::NOT_FOUND,
@@ -66,20 +113,57 @@ async fn close(State(shards): State<Handles>, Path(id): Path<String>) -> Respons
     StatusCode::NO_CONTENT.into_response()
 }
 
-/// Asks all shards in parallel. A shard that has ended has no connections and gives no answer.
-async fn ask<T>(shards: &Handles, question: impl Fn(oneshot::Sender<T>) -> ShardCommand) -> Vec<T> {
-    let mut replies = Vec::new();
-    for shard in shards {
-        let (reply, answer) = oneshot::channel();
-        if shard.send(question(reply)).is_ok() {
-            replies.push(answer);
+impl Operators {
+    /// Returns the first `limit` connections by `order` as JSON, when it is this request's turn.
+    /// `permit` is returned when the text is no longer in memory.
+    async fn list(
+        &self,
+        order: Order,
+        limit: usize,
+        permit: OwnedSemaphorePermit,
+    ) -> io::Result<Bytes> {
+        let mut listed = self.listed.lock().await;
+        if let Some(listed) = *listed {
+            sleep_until(listed + PAUSE).await;
         }
+        let answers = self
+            .ask(|reply| ShardCommand::List(order, limit, reply))
+            .await;
+        let json = low_priority::run(move || encode(answers, order, limit)).await??;
+        *listed = Some(Instant::now());
+        Ok(Bytes::from_owner(List {
+            json,
+            _permit: permit,
+        }))
     }
-    let mut answers = Vec::new();
-    for reply in replies {
-        answers.extend(reply.await);
+
+    /// Asks all shards in parallel. A shard that has ended has no connections and gives no answer.
+    async fn ask<T>(&self, question: impl Fn(oneshot::Sender<T>) -> ShardCommand) -> Vec<T> {
+        let mut replies = Vec::new();
+        for shard in &self.shards {
+            let (reply, answer) = oneshot::channel();
+            if shard.send(question(reply)).is_ok() {
+                replies.push(answer);
+            }
+        }
+        let mut answers = Vec::new();
+        for reply in replies {
+            answers.extend(reply.await);
+        }
+        answers
     }
-    answers
+}
+
+/// The text of a list, until it has been sent.
+struct List {
+    json: Vec<u8>,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl AsRef<[u8]> for List {
+    fn as_ref(&self) -> &[u8] {
+        &self.json
+    }
 }
 
 fn parse(query: &[(String, String)]) -> Option<(Order, usize)> {
@@ -100,24 +184,67 @@ fn parse(query: &[(String, String)]) -> Option<(Order, usize)> {
     Some((order, limit))
 }
 
-fn show(listed: &Listed) -> Value {
-    let client = listed.client.as_ref();
-    json!({
-        "id": listed.id,
-        "peer": listed.peer.to_string(),
-        "identity": client.map(|client| &client.identity),
-        "client_id": client.map(|client| &client.id),
-        "client_version": client.map(|client| &client.version),
-        "certificate": listed.certificate.as_ref().map(|certificate| json!({
-            "subject": certificate.subject,
-            "serial": certificate.serial,
-        })),
-        "subscribed": listed.subscribed,
-        "mode": listed.mode.map(|mode| mode.name().to_uppercase()),
-        "ahead": listed.ahead,
-        "age_s": listed.age.as_secs(),
-        "backlog_frames": listed.backlog_frames,
-    })
+/// Encodes the first `limit` connections of all shards.
+fn encode(answers: Vec<Vec<Listed>>, order: Order, limit: usize) -> io::Result<Vec<u8>> {
+    let mut listed: Vec<Listed> = answers.into_iter().flatten().collect();
+    listed.sort_by_key(|one| (Reverse(one.rank(order)), one.id));
+    let mut json = vec![b'['];
+    for (index, one) in listed.iter().take(limit).enumerate() {
+        if index > 0 {
+            json.push(b',');
+        }
+        serde_json::to_writer(&mut json, &Shown::from(one))?;
+        if index % ENCODED_AT_ONCE == 0 {
+            thread::yield_now();
+        }
+    }
+    json.push(b']');
+    Ok(json)
+}
+
+/// A connection in the form in which it is shown.
+#[derive(Serialize)]
+struct Shown<'a> {
+    id: u64,
+    peer: std::net::SocketAddr,
+    identity: Option<&'a str>,
+    client_id: Option<&'a str>,
+    client_version: Option<&'a str>,
+    certificate: Option<ShownCertificate<'a>>,
+    subscribed: bool,
+    mode: Option<String>,
+    ahead: bool,
+    age_s: u64,
+    backlog_frames: u64,
+}
+
+#[derive(Serialize)]
+struct ShownCertificate<'a> {
+    subject: &'a str,
+    serial: &'a str,
+}
+
+impl<'a> From<&'a Listed> for Shown<'a> {
+    fn from(listed: &'a Listed) -> Self {
+        let client = listed.client.as_ref();
+        let certificate = listed.certificate.as_ref();
+        Self {
+            id: listed.id,
+            peer: listed.peer,
+            identity: client.map(|client| client.identity.as_str()),
+            client_id: client.map(|client| client.id.as_str()),
+            client_version: client.map(|client| client.version.as_str()),
+            certificate: certificate.map(|certificate| ShownCertificate {
+                subject: &certificate.subject,
+                serial: &certificate.serial,
+            }),
+            subscribed: listed.subscribed,
+            mode: listed.mode.map(|mode| mode.name().to_uppercase()),
+            ahead: listed.ahead,
+            age_s: listed.age.as_secs(),
+            backlog_frames: listed.backlog_frames,
+        }
+    }
 }
 
 #[cfg(test)]
@@ -153,5 +280,30 @@ mod tests {
         ] {
             assert_eq!(parse_pairs(&[pair]), None, "{pair:?}");
         }
+    }
+
+    #[tokio::test]
+    async fn lists_that_are_not_read_are_bounded_and_lists_are_not_made_back_to_back() {
+        let operators = Arc::new(Operators {
+            shards: Handles::new(),
+            lists: Arc::new(Semaphore::new(LISTS_MAX)),
+            listed: Mutex::new(None),
+            closing: Mutex::new(()),
+        });
+        let began = Instant::now();
+        let mut unread = Vec::new();
+        for _ in 0..LISTS_MAX {
+            let answer = list(State(Arc::clone(&operators)), Query(Vec::new())).await;
+            assert_eq!(answer.status(), StatusCode::OK);
+            unread.push(answer);
+        }
+        let pauses = u32::try_from(LISTS_MAX - 1).unwrap();
+        assert!(began.elapsed() >= PAUSE * pauses, "{:?}", began.elapsed());
+        let refused = list(State(Arc::clone(&operators)), Query(Vec::new())).await;
+        assert_eq!(refused.status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert!(refused.headers().contains_key("retry-after"));
+        unread.pop();
+        let answer = list(State(operators), Query(Vec::new())).await;
+        assert_eq!(answer.status(), StatusCode::OK);
     }
 }

@@ -2,20 +2,21 @@
 //! them into what the edge works with.
 
 mod checks;
-mod not_built;
 
 use std::{net::SocketAddr, num::NonZero, path::PathBuf, thread, time::Duration};
 
 use secrecy::SecretString;
+use tickstorm_service::byte_size::ByteSize;
 use tickstorm_service::env::{Section, Setting, Span, Text, host_id};
+use tickstorm_timebase::ClockId;
 
-pub use self::not_built::*;
 use crate::fd_budget::FdTables;
+use crate::networks::Networks;
 use crate::tls::ClientAuth;
 
 /// All sections, in the order in which they are printed. Programs destructure this array, so that
 /// they can't miss a section that is added.
-pub const SECTIONS: [Section; 6] = [EDGE, LOGIN, CREDENTIALS, LIMITS, TLS, NOT_BUILT];
+pub const SECTIONS: [Section; 5] = [EDGE, LOGIN, CREDENTIALS, LIMITS, TLS];
 
 /// The edge's defaults for settings that it shares with other programs.
 pub const DEFAULTS: [(&str, &str); 1] = [("ADMIN_ADDR", "127.0.0.1:8081")];
@@ -28,6 +29,17 @@ const DRAIN_MS_MAX: u64 = HOUR_MS / 6;
 /// The most shards that an edge can have.
 const SHARDS_MAX: usize = 256;
 
+/// Whether load balancers announce the address of each client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProxyProtocol {
+    /// They do not.
+    Off,
+    /// They do.
+    On,
+}
+
+tickstorm_service::choices!(ProxyProtocol: "off" => Self::Off, "on" => Self::On);
+
 tickstorm_service::settings! {
     /// Settings for the edge's address, its time, and its shutdown. The checks of all the edge's
     /// settings are attached to this section.
@@ -35,6 +47,17 @@ tickstorm_service::settings! {
     /// The address that clients connect to.
     LISTEN_ADDR: SocketAddr =
         Setting::new((), "0.0.0.0:8080", "An edge must be reachable by its clients");
+    /// Whether load balancers announce the address of each client, with version 2 of the PROXY
+    /// protocol.
+    PROXY_PROTOCOL: ProxyProtocol = Setting::new(
+        (),
+        "off",
+        "Most load balancers keep the client's address, or have to be set up to announce it",
+    );
+    /// The networks of the load balancers. Their connections must start with a PROXY header, and
+    /// all others must not. A client in these networks could claim any address.
+    PROXY_TRUSTED: Option<Networks> =
+        Setting::unset((), "No sender is trusted unless it is listed");
     /// The name of this edge.
     EDGE_ID: String = Setting::derived(
         Text::ID,
@@ -42,9 +65,9 @@ tickstorm_service::settings! {
         |_| host_id(),
         "Unique wherever host names are unique",
     );
-    /// The ids of the clocks that may vote, separated by commas. If it is empty, every clock that
-    /// answers may vote.
-    CLOCKS: Vec<String> = Setting::unset(Text::ID, "A single clock needs no list");
+    /// The ids of the clocks that may vote, separated by commas. Required if NATS_URL names a host
+    /// beyond loopback. If it is empty, every clock that answers may vote.
+    CLOCKS: Vec<ClockId> = Setting::unset((), "A single clock on the same host needs no list");
     /// The largest difference at which clocks still agree, and half the longest round trip of a
     /// time sample.
     CLOCK_TOLERANCE_MS: Duration = Setting::new(
@@ -71,7 +94,8 @@ tickstorm_service::settings! {
         "60s",
         "Covers the restart of a NATS server; the error grows by 12 ms in that time",
     );
-    /// How far back a client can resume.
+    /// How far back a client can resume. Twice as many ticks, but at least 120, are replayed to a
+    /// connection per minute, and ten times as many to an address.
     RESUME_WINDOW: Duration = Setting::new(
         Span::units(0, HOUR_MS),
         "600s",
@@ -119,6 +143,13 @@ tickstorm_service::settings! {
     /// hex.
     STREAM_TOKENS_FILE: Option<PathBuf> =
         Setting::unset((), "One user and password are enough for a single operator");
+    /// The file with the key of device cookies, by which an edge recognises clients that have
+    /// logged in before: 32 to 1024 bytes of text, the same for all edges. Without it, each
+    /// credential has a key that is derived from it. It is reread when it changes.
+    COOKIE_KEY_FILE: Option<PathBuf> = Setting::unset(
+        (),
+        "Edges with the same credentials derive the same keys",
+    );
 }
 
 tickstorm_service::settings! {
@@ -155,20 +186,49 @@ tickstorm_service::settings! {
         "What one edge is built for; the maximum is close to the most files that Linux lets one \
          process open",
     );
-    /// The most connections that have not authenticated yet.
+    /// The most connections that have not authenticated yet. Beyond it, those of the address with
+    /// the most of them are closed.
     MAX_HANDSHAKES: u32 = Setting::new(
         1..=1_000_000,
         "4096",
         "Lets a reconnect storm through within seconds, and keeps a flood of connections small",
     );
+    /// The most connections per address (IPv6: per /64). 0 means no limit.
+    MAX_CONNECTIONS_PER_IP: u32 = Setting::new(
+        0..=1_000_000,
+        "0",
+        "A load balancer or a NAT brings thousands of clients from one address",
+    );
+    /// The new connections that are allowed per second and address (IPv6: per /64). 0 means no
+    /// limit.
+    MAX_CONNECT_RATE_PER_IP: u32 = Setting::new(
+        0..=1_000_000,
+        "0",
+        "A load balancer or a NAT brings thousands of clients from one address",
+    );
+    /// The networks that clients may connect from.
+    IP_ALLOWLIST: Option<Networks> = Setting::unset((), "Clients may connect from anywhere");
+    /// The file with further networks that clients may connect from, one on each line. It is reread
+    /// when it changes.
+    IP_ALLOWLIST_FILE: Option<PathBuf> =
+        Setting::unset((), "Clients may connect from anywhere");
+    /// The networks that clients may not connect from. It takes precedence over IP_ALLOWLIST.
+    IP_BLOCKLIST: Option<Networks> = Setting::unset((), "Clients may connect from anywhere");
+    /// The file with further networks that clients may not connect from, one on each line. It is
+    /// reread when it changes.
+    IP_BLOCKLIST_FILE: Option<PathBuf> =
+        Setting::unset((), "Clients may connect from anywhere");
     /// The time that a client has from accept to a complete AUTH.
     AUTH_TIMEOUT_MS: Duration = Setting::new(
         Span::millis(100, 60_000),
         "5000",
         "Several round trips on the slowest network path",
     );
-    /// The failed login attempts that are allowed per minute and address (IPv6: per /64). 0 means
-    /// no limit.
+    /// The failed login attempts that are allowed per minute and address (IPv6: per /64), and per
+    /// client with a device cookie. After that, attempts without a valid cookie wait before they
+    /// are checked, 250 ms at first and up to 8 s; at most 10 wait. Four times as many failures are
+    /// allowed per IPv6 /56, 16 times per IPv4 /24 or IPv6 /48, and 100 times for all addresses
+    /// together. 0 means no limit.
     AUTH_RATE_LIMIT: u32 = Setting::new(
         0..=100_000,
         "10",
@@ -189,7 +249,8 @@ tickstorm_service::settings! {
         "One HEARTBEAT_INTERVAL, and 5 s for the HEARTBEAT to arrive",
     )
     .formerly_millis("HEARTBEAT_TIMEOUT_MS");
-    /// The frames that a client may send per second, in bursts of up to twice as many.
+    /// The frames that a client may send per second; a SUBSCRIBE counts as ten. It may send what it
+    /// has saved up in HEARTBEAT_TIMEOUT (at most 30 s) at once, and never fewer than 20.
     FRAME_RATE_LIMIT: u32 = Setting::new(
         1..=10_000,
         "10",
@@ -202,11 +263,21 @@ tickstorm_service::settings! {
         "5",
         "Packs a burst of 10,000 ticks per second into 200 frames",
     );
-    /// The longest payload of a frame, in bytes.
+    /// The longest payload, in bytes, of a frame that the edge sends, and of one that it skips
+    /// because it may ignore its type. Any other frame of a client may have 4096.
     MAX_MSG_SIZE: usize = Setting::new(
         4_096..=65_536,
         "65536",
-        "The protocol's own limit; 4096 is the most that a client may send before AUTH",
+        "The protocol's own limit; frames that are skipped take no memory",
+    );
+    /// The memory that all connections together may take for unfinished frames, partial TLS
+    /// records, TLS handshakes and waiting control frames, divided evenly among the shards. Beyond
+    /// it, the connection with the oldest unfinished input is closed: one that has not
+    /// authenticated if these take more than half, and otherwise one that has.
+    MAX_BUFFERED_BYTES: ByteSize = Setting::new(
+        ByteSize::mib(1)..=ByteSize::mib(1_048_576),
+        "64MiB",
+        "Several times what MAX_HANDSHAKES handshakes take, and less than 100,000 connections do",
     );
     /// How many frames a client may be behind before it is closed as a slow consumer.
     MAX_WRITE_QUEUE_SIZE: u32 = Setting::new(

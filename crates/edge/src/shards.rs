@@ -158,6 +158,11 @@ impl Shards {
         self.tell_all(|| ShardCommand::Burst(mode, ticks.to_vec()));
     }
 
+    /// Makes each shard shed connections.
+    pub(crate) fn shed(&self, excess: crate::memory::Excess) {
+        self.tell_all(|| ShardCommand::Shed(excess));
+    }
+
     /// Runs `work` on each shard, and waits until all have run it.
     pub(crate) async fn run(&self, work: &Work) {
         let mut ran = Vec::new();

@@ -8,6 +8,7 @@ use tickstorm_service::metrics::RegisterError;
 
 use crate::auth::CredentialsError;
 use crate::fd_budget::TooFewShards;
+use crate::ip_lists::IpListError;
 use crate::tls::TlsError;
 
 /// An error that prevents an edge from starting.
@@ -22,6 +23,9 @@ pub enum StartError {
     /// The files of TLS can't be used.
     #[error(transparent)]
     Tls(#[from] TlsError),
+    /// A list of allowed or blocked networks can't be used.
+    #[error(transparent)]
+    IpLists(#[from] IpListError),
     /// The system can't provide a thread, epoll, timer or eventfd for a shard.
     #[error("shard {shard} can't be started")]
     Shard {
@@ -68,7 +72,9 @@ impl StartError {
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Credentials(_) | Self::Tls(_) | Self::TooFewShards(_) => exit::CONFIG,
+            Self::Credentials(_) | Self::Tls(_) | Self::IpLists(_) | Self::TooFewShards(_) => {
+                exit::CONFIG
+            }
             Self::Listen { .. }
             | Self::RaiseLimit(_)
             | Self::LowLimit { .. }

@@ -8,7 +8,7 @@ mod reporter;
 use std::sync::Arc;
 
 use tickstorm_bus::{Bus, EdgeEvent, Events};
-use tickstorm_timebase::{Clock, Mono, Refused, SystemClock, Timekeeper};
+use tickstorm_timebase::{Clock, ClockId, Mono, Refused, SystemClock, Timekeeper};
 
 pub(crate) use publisher::AuthorityPublisher;
 pub(crate) use reporter::TimeReporter;
@@ -26,13 +26,16 @@ pub(crate) struct TimekeeperDriver {
 }
 
 impl TimekeeperDriver {
+    /// Creates the driver of `timekeeper`, for which only `clocks` may vote, or all clocks if there
+    /// are none.
     pub(crate) fn new(
         timekeeper: Timekeeper,
+        clocks: &[ClockId],
         bus: Arc<dyn Bus>,
         publisher: AuthorityPublisher,
         reporter: TimeReporter,
     ) -> Self {
-        let events = bus.edge_events();
+        let events = bus.edge_events(clocks);
         Self {
             timekeeper,
             bus,
@@ -46,26 +49,35 @@ impl TimekeeperDriver {
 
     /// Runs until the returned future is dropped. If the bus ends, this continues in holdover.
     pub(crate) async fn run(mut self) {
+        let mut deadline = self.clock.now();
         loop {
             let now = self.clock.now();
+            let is_due = now >= deadline;
             self.timekeeper.poll(now);
+            if self.timekeeper.poll_redraw() {
+                self.bus.redraw_reply_subject();
+            }
             if let Some(nonce) = self.timekeeper.poll_request(now) {
                 // If there is no connection, the round stays unanswered; the timekeeper handles
                 // that.
                 let _ = self.bus.ask(nonce);
             }
-            if let Some(change) = self.publisher.publish(&self.timekeeper, now) {
+            let change = self.publisher.publish(&self.timekeeper, now);
+            if let Some(change) = change {
                 self.reporter.log_time_change(change, &self.timekeeper);
+            }
+            // In a flood of events, there is one at every deadline.
+            if change.is_some() || is_due {
                 self.report(now);
             }
-            let wait = self.timekeeper.next_deadline().since(now);
+            deadline = self.timekeeper.next_deadline();
             tokio::select! {
                 biased;
                 event = self.events.next(), if !self.ended => match event {
                     Some(event) => self.handle(event),
                     None => self.ended = true,
                 },
-                () = tokio::time::sleep(wait) => self.report(self.clock.now()),
+                () = tokio::time::sleep(deadline.since(now)) => {}
             }
         }
     }
@@ -80,6 +92,10 @@ impl TimekeeperDriver {
         match event {
             EdgeEvent::Announcement(announcement) => {
                 let outcome = self.timekeeper.handle_announcement(&announcement, now);
+                if let Err(refused @ Refused::OffGrid) = outcome {
+                    let clock = &announcement.clock_id;
+                    self.reporter.note_invalid(clock, refused.label());
+                }
                 self.count(outcome);
             }
             EdgeEvent::Reply(reply) => {
@@ -88,8 +104,16 @@ impl TimekeeperDriver {
             }
             EdgeEvent::Connected => tracing::info!("connected to the bus"),
             EdgeEvent::Disconnected => tracing::warn!("disconnected from the bus"),
-            EdgeEvent::Dropped { reason, count } => {
+            EdgeEvent::Dropped {
+                reason,
+                clock,
+                count,
+            } => {
                 self.reporter.count_dropped(reason.label(), count);
+                if let Some(clock) = clock.filter(|_| reason.accuses_sender()) {
+                    self.reporter.note_invalid(&clock, reason.label());
+                    self.timekeeper.handle_invalid(&clock, now);
+                }
             }
         }
     }

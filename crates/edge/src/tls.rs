@@ -2,25 +2,32 @@
 //! and reread when these change. A set of files that does not fit together never takes effect: the
 //! files that are in use stay in use.
 
-use std::fs::File;
-use std::io::{self, Read as _};
-use std::path::{Path, PathBuf};
+mod expiry_log;
+mod file_metrics;
+mod refusals;
+mod state;
+mod summary;
+
+use std::path::PathBuf;
 use std::sync::Arc;
 
-use rustls::pki_types::pem::{self, PemObject};
-use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
+use rustls::pki_types::CertificateRevocationListDer;
 use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{VerifierBuilderError, WebPkiClientVerifier};
 use rustls::{RootCertStore, ServerConfig};
+use tickstorm_service::file_watch::{FileSet, FilesInUse};
+use tickstorm_service::tls_file::{TlsFile, TlsFileError};
+use tickstorm_timebase::{HostClock as _, SystemHost};
 use tickstorm_tls::{ConfigError, provider, server_config};
 use tokio::sync::watch;
 use zeroize::Zeroizing;
 
-use crate::file_watch;
+use self::expiry_log::ExpiryLog;
+pub(crate) use self::file_metrics::TlsFileMetrics;
+pub(crate) use self::refusals::Refusals;
+pub(crate) use self::state::TlsState;
+use self::summary::FileSummary;
 use crate::metrics::TlsMetrics;
-
-/// The largest file that is read. A bundle of certificate authorities takes some 200 KB.
-const FILE_MAX: u64 = 4 * 1024 * 1024;
 
 /// Whether clients must present a certificate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,106 +65,166 @@ pub struct ClientAuthFiles {
 /// A file of TLS is not usable, or the files do not fit together.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
-    /// A file can't be read.
-    #[error("{setting}={}: the file can't be read", path.display())]
-    File {
-        /// The setting that names the file.
-        setting: &'static str,
+    /// A file can't be read, or does not contain what it should.
+    #[error(transparent)]
+    File(#[from] TlsFileError),
+    /// A certificate of the edge's own chain can't be parsed.
+    #[error(
+        "TLS_CERT_FILE={}: certificate number {number} in the file can't be parsed",
+        path.display()
+    )]
+    Unparsable {
         /// The file.
         path: PathBuf,
-        /// The error from the system.
-        source: io::Error,
-    },
-    /// A file does not contain what it should.
-    #[error("{setting}={}: the file contains no {expected} in PEM format", path.display())]
-    Content {
-        /// The setting that names the file.
-        setting: &'static str,
-        /// The file.
-        path: PathBuf,
-        /// What the file should contain.
-        expected: &'static str,
-        /// The error of the parser, unless the file is merely empty.
-        source: Option<pem::Error>,
+        /// The certificate's number in the file, from 1.
+        number: usize,
     },
     /// Certificate and key can't be used, or do not belong together.
     #[error("TLS_CERT_FILE and TLS_KEY_FILE can't be used together")]
     CertificateAndKey(#[source] ConfigError),
     /// A certificate of TLS_CA_FILE can't be used.
-    #[error("TLS_CA_FILE contains a certificate that can't be used")]
-    Authority(#[source] rustls::Error),
+    #[error(
+        "TLS_CA_FILE={}: certificate number {number} in the file can't be used",
+        path.display()
+    )]
+    Authority {
+        /// The file.
+        path: PathBuf,
+        /// The certificate's number in the file, from 1.
+        number: usize,
+        /// The error of rustls.
+        source: rustls::Error,
+    },
     /// TLS_CA_FILE and TLS_CRL_FILE can't be used.
     #[error("TLS_CA_FILE and TLS_CRL_FILE can't be used")]
     Clients(#[source] VerifierBuilderError),
 }
 
+/// The files, as they are reread.
+struct WatchedFiles(TlsFiles);
+
 /// The contents of the files. There is no `Debug` implementation, so that the key can't be printed.
 #[derive(PartialEq, Eq)]
-struct Contents {
+struct TlsContents {
     certificate: Vec<u8>,
     key: Zeroizing<Vec<u8>>,
     authorities: Option<Vec<u8>>,
     revoked: Option<Vec<u8>>,
 }
 
+/// What was made of the contents of the files.
+struct Loaded {
+    config: Arc<ServerConfig>,
+    summaries: Vec<FileSummary>,
+}
+
+/// The configuration of new connections.
+#[derive(Clone)]
+pub(crate) struct TlsConfigs {
+    pub(crate) current: watch::Receiver<Arc<ServerConfig>>,
+    /// Whether the configurations request client certificates. This never changes.
+    pub(crate) client_auth: ClientAuth,
+}
+
 /// The files in use, and the configuration made of them.
 pub(crate) struct TlsWatcher {
-    files: TlsFiles,
-    contents: Contents,
+    files: FilesInUse<WatchedFiles>,
     configs: watch::Sender<Arc<ServerConfig>>,
+    state: watch::Sender<TlsState>,
+    client_auth: ClientAuth,
 }
 
 impl TlsFiles {
-    fn read(&self) -> Result<Contents, TlsError> {
-        let clients = self.clients.as_ref();
-        let revoked = clients.and_then(|clients| clients.revoked.as_ref());
-        Ok(Contents {
-            certificate: read("TLS_CERT_FILE", &self.certificate)?,
-            key: Zeroizing::new(read("TLS_KEY_FILE", &self.key)?),
-            authorities: clients
-                .map(|clients| read("TLS_CA_FILE", &clients.authorities))
-                .transpose()?,
-            revoked: revoked.map(|path| read("TLS_CRL_FILE", path)).transpose()?,
+    fn certificate(&self) -> TlsFile<'_> {
+        TlsFile::new("TLS_CERT_FILE", &self.certificate)
+    }
+
+    fn key(&self) -> TlsFile<'_> {
+        TlsFile::new("TLS_KEY_FILE", &self.key)
+    }
+
+    const fn client_auth(&self) -> ClientAuth {
+        match self.clients {
+            Some(_) => ClientAuth::RequireVerify,
+            None => ClientAuth::None,
+        }
+    }
+}
+
+impl FileSet for WatchedFiles {
+    type Contents = TlsContents;
+    type Loaded = Loaded;
+    type Error = TlsError;
+
+    fn read(&self) -> Result<TlsContents, TlsError> {
+        let Self(files) = self;
+        let clients = files.clients.as_ref();
+        let authorities = clients.map(|clients| clients.authorities().read());
+        let revoked = clients.and_then(ClientAuthFiles::revoked);
+        Ok(TlsContents {
+            certificate: files.certificate().read()?,
+            key: Zeroizing::new(files.key().read()?),
+            authorities: authorities.transpose()?,
+            revoked: revoked.map(|revoked| revoked.read()).transpose()?,
         })
     }
 
-    fn config(&self, contents: &Contents) -> Result<ServerConfig, TlsError> {
-        let of_certificate = ("TLS_CERT_FILE", self.certificate.as_path());
-        let chain = parse(of_certificate, "certificate", &contents.certificate)?;
-        let key = PrivateKeyDer::from_pem_slice(&contents.key);
-        let key = key.map_err(|source| TlsError::Content {
-            setting: "TLS_KEY_FILE",
-            path: self.key.clone(),
-            expected: "private key",
-            source: Some(source),
-        })?;
-        let verifier = match (&self.clients, &contents.authorities) {
+    fn load(&self, contents: &TlsContents) -> Result<Loaded, TlsError> {
+        let Self(files) = self;
+        let chain = files.certificate().certificates(&contents.certificate)?;
+        let mut summaries = vec![FileSummary::of_chain(&files.certificate, &chain)?];
+        let key = files.key().private_key(&contents.key)?;
+        let verifier = match (&files.clients, &contents.authorities) {
             (Some(files), Some(authorities)) => {
                 let revoked = contents.revoked.as_deref();
-                Some(files.verifier(authorities, revoked)?)
+                Some(files.verifier(authorities, revoked, &mut summaries)?)
             }
             (_, _) => None,
         };
-        server_config(chain, key, verifier).map_err(TlsError::CertificateAndKey)
+        let config =
+            server_config(chain.clone(), key, verifier).map_err(TlsError::CertificateAndKey)?;
+        files.certificate().warn_of_slow_key(&chain);
+        Ok(Loaded {
+            config: Arc::new(config),
+            summaries,
+        })
     }
 }
 
 impl ClientAuthFiles {
+    fn authorities(&self) -> TlsFile<'_> {
+        TlsFile::new("TLS_CA_FILE", &self.authorities)
+    }
+
+    fn revoked(&self) -> Option<TlsFile<'_>> {
+        let path = self.revoked.as_deref()?;
+        Some(TlsFile::new("TLS_CRL_FILE", path))
+    }
+
+    /// Makes the verifier of clients' certificates, and adds the summaries of its files.
     fn verifier(
         &self,
         authorities: &[u8],
         revoked: Option<&[u8]>,
+        summaries: &mut Vec<FileSummary>,
     ) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
-        let of_authorities = ("TLS_CA_FILE", self.authorities.as_path());
+        let authorities = self.authorities().certificates(authorities)?;
+        let summary = FileSummary::of_authorities(&self.authorities, &authorities);
+        summaries.push(summary);
         let mut roots = RootCertStore::empty();
-        for authority in parse::<CertificateDer<'_>>(of_authorities, "certificate", authorities)? {
-            roots.add(authority).map_err(TlsError::Authority)?;
+        for (number, authority) in (1..).zip(authorities) {
+            roots.add(authority).map_err(|source| TlsError::Authority {
+                path: self.authorities.clone(),
+                number,
+                source,
+            })?;
         }
         let (roots, provider) = (Arc::new(roots), Arc::new(provider()));
         let mut builder = WebPkiClientVerifier::builder_with_provider(roots, provider);
-        if let (Some(path), Some(revoked)) = (&self.revoked, revoked) {
+        if let (Some(path), Some(file), Some(revoked)) = (&self.revoked, self.revoked(), revoked) {
             let lists: Vec<CertificateRevocationListDer<'_>> =
-                parse(("TLS_CRL_FILE", path), "revocation list", revoked)?;
+                file.parse(revoked, "revocation list")?;
+            summaries.push(FileSummary::of_lists(path, &lists));
             builder = builder
                 .with_crls(lists)
                 .only_check_end_entity_revocation()
@@ -168,94 +235,63 @@ impl ClientAuthFiles {
     }
 }
 
-fn read(setting: &'static str, path: &Path) -> Result<Vec<u8>, TlsError> {
-    let mut content = Vec::new();
-    let reading = File::open(path).and_then(|file| {
-        file.take(FILE_MAX + 1).read_to_end(&mut content)?;
-        if content.len() as u64 > FILE_MAX {
-            let what = format!("it is larger than {FILE_MAX} bytes");
-            return Err(io::Error::new(io::ErrorKind::FileTooLarge, what));
-        }
-        Ok(())
-    });
-    match reading {
-        Ok(_) => Ok(content),
-        Err(source) => Err(TlsError::File {
-            setting,
-            path: path.to_owned(),
-            source,
-        }),
-    }
-}
-
-/// Parses all PEM blocks of a kind. A file without any is an error.
-fn parse<T: PemObject>(
-    (setting, path): (&'static str, &Path),
-    expected: &'static str,
-    content: &[u8],
-) -> Result<Vec<T>, TlsError> {
-    let error = |source| TlsError::Content {
-        setting,
-        path: path.to_owned(),
-        expected,
-        source,
-    };
-    let parsed: Result<Vec<T>, _> = T::pem_slice_iter(content).collect();
-    let parsed = parsed.map_err(|source| error(Some(source)))?;
-    if parsed.is_empty() {
-        return Err(error(None));
-    }
-    Ok(parsed)
-}
-
 impl TlsWatcher {
     /// Reads the files and makes the configuration of new connections.
     ///
     /// # Errors
     /// Returns an error if a file can't be read or its contents can't be used.
     pub(crate) fn load(files: TlsFiles) -> Result<Self, TlsError> {
-        let contents = files.read()?;
-        let config = Arc::new(files.config(&contents)?);
+        let client_auth = files.client_auth();
+        let (files, Loaded { config, summaries }) = FilesInUse::load(WatchedFiles(files))?;
+        let now = SystemHost::new(0).read().unix;
+        let state = TlsState::new(client_auth, summaries, now);
         Ok(Self {
             files,
-            contents,
             configs: watch::Sender::new(config),
+            state: watch::Sender::new(state),
+            client_auth,
         })
     }
 
     /// Returns the configuration of new connections, which changes with the files.
-    pub(crate) fn configs(&self) -> watch::Receiver<Arc<ServerConfig>> {
-        self.configs.subscribe()
+    pub(crate) fn configs(&self) -> TlsConfigs {
+        TlsConfigs {
+            current: self.configs.subscribe(),
+            client_auth: self.client_auth,
+        }
+    }
+
+    /// Returns the state of the files, for operators.
+    pub(crate) fn state(&self) -> watch::Receiver<TlsState> {
+        self.state.subscribe()
     }
 
     /// Rereads the files every second and publishes a new configuration when their contents change.
     /// If the new contents can't be used, the configuration stays as it is and one error is logged.
+    /// Certificates and lists that have expired or soon will are logged too.
     pub(crate) async fn run(self, metrics: TlsMetrics) {
         let Self {
             files,
-            mut contents,
             configs,
+            state,
+            client_auth: _,
         } = self;
-        let reload = move || {
-            let new = files.read()?;
-            if new == contents {
-                return Ok::<_, TlsError>(None);
-            }
-            let config = Arc::new(files.config(&new)?);
-            contents = new;
-            Ok(Some(config))
-        };
-        let publish = |changed| {
-            if let Some(config) = changed {
+        let expiry_log = ExpiryLog::default().run(state.subscribe());
+        let publish = |changed| match changed {
+            Some(Loaded { config, summaries }) => {
                 configs.send_replace(config);
+                let now = SystemHost::new(0).read().unix;
+                state.send_modify(|state| state.reloaded(summaries, now));
                 metrics.reloaded.inc();
                 tracing::info!("TLS files changed: new connections use them");
             }
+            None => state.send_modify(|state| state.set_reload_error(None)),
         };
         let refuse = |error: &str| {
+            state.send_modify(|state| state.set_reload_error(Some(error.to_owned())));
             metrics.reload_failed.inc();
             tracing::error!(error, "TLS files can't be reread; the old ones stay in use");
         };
-        file_watch::watch("TLS files", reload, publish, refuse).await;
+        tokio::join!(files.watch("TLS files", publish, refuse), expiry_log);
     }
 }

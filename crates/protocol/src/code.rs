@@ -6,7 +6,7 @@ use std::fmt;
 use std::ops::RangeInclusive;
 use std::str::FromStr;
 
-pub use close::{CloseReason, LogLevel};
+pub use close::{CloseReason, LogLevel, ReplayLimited};
 
 /// An error code that this version does not know. The client comes back later, as it does after
 /// [`ErrorCode::Internal`].
@@ -97,7 +97,7 @@ error_codes! {
     InvalidSubscription, "INVALID_SUBSCRIPTION", "invalid_subscription";
     /// The client sent a frame of a type that only edges send.
     UnexpectedMessage, "UNEXPECTED_MESSAGE", "unexpected_message";
-    /// The client sent too many frames.
+    /// The client sent too many frames, or asked for too many replayed ticks.
     RateLimited, "RATE_LIMITED", "rate_limited";
     /// The client was silent.
     HeartbeatTimeout, "HEARTBEAT_TIMEOUT", "heartbeat_timeout";

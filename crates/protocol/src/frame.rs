@@ -5,10 +5,15 @@
 //! prescribes, so that the error reported never depends on how the bytes were divided into reads.
 //! Memory follows the bytes that arrived, never the length that a header claims: a frame that is
 //! complete in the reader's buffer is borrowed from it, and only the start of a split frame is
-//! kept.
+//! kept. Of a frame that will be skipped, only the checksum of what has arrived is kept. Kept bytes
+//! are wiped before they are freed, because an AUTH contains a password or a token; the reader's
+//! buffer is the caller's to wipe.
 
-use std::borrow::Cow;
+mod kept;
 
+use std::fmt;
+
+use self::kept::Kept;
 use crate::code::ErrorCode;
 
 /// The number of bytes before the payload: magic, version, type and length.
@@ -20,12 +25,12 @@ pub const FRAME_OVERHEAD: usize = HEADER_LEN + CHECKSUM_LEN;
 pub const MAGIC: [u8; 2] = [0xF5, 0x7D];
 /// The only version of the frame format.
 pub const VERSION: u8 = 1;
-/// The largest payload of a frame, in bytes. An edge may be configured to accept less; a client
-/// accepts all of it.
+/// The largest payload of a frame, in bytes. An edge may be configured to send and skip less; a
+/// client accepts all of it.
 pub const PAYLOAD_MAX: usize = 65_536;
-/// The largest payload in bytes that a client may send before it is authenticated. It is ample for
-/// AUTH, and it is all that an unauthenticated client can make an edge hold in memory.
-pub const PAYLOAD_MAX_BEFORE_AUTH: usize = 4_096;
+/// The largest payload in bytes of a frame that an edge keeps in memory while it arrives. It is
+/// ample for AUTH, the longest message of a client.
+pub const KEPT_PAYLOAD_MAX: usize = 4_096;
 /// The lowest frame type that every receiver skips if it does not know it.
 pub const IGNORABLE_FROM: u8 = 0x80;
 
@@ -113,14 +118,50 @@ pub(crate) fn write(frame_type: FrameType, out: &mut Vec<u8>, payload: impl FnOn
 }
 
 /// One frame that has passed all checks. Its payload has not been decoded yet.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Frame<'a>(Cow<'a, [u8]>);
+#[derive(Clone, PartialEq, Eq)]
+pub struct Frame<'a>(FrameBytes<'a>);
+
+#[derive(Clone)]
+enum FrameBytes<'a> {
+    /// The frame was complete in the reader's buffer.
+    Borrowed(&'a [u8]),
+    /// The frame arrived in pieces.
+    Owned(Kept),
+}
+
+impl FrameBytes<'_> {
+    fn get(&self) -> &[u8] {
+        match self {
+            Self::Borrowed(bytes) => bytes,
+            Self::Owned(bytes) => bytes,
+        }
+    }
+}
+
+impl PartialEq for FrameBytes<'_> {
+    fn eq(&self, other: &Self) -> bool {
+        self.get() == other.get()
+    }
+}
+
+impl Eq for FrameBytes<'_> {}
+
+impl fmt::Debug for Frame<'_> {
+    /// Omits the payload, which may contain a password or a token.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (type_byte, payload) = (self.type_byte(), self.payload().len());
+        write!(
+            f,
+            "Frame(type 0x{type_byte:02X}, payload of {payload} bytes)"
+        )
+    }
+}
 
 impl Frame<'_> {
     /// Returns the number of the frame's type, known or not.
     #[must_use]
     pub fn type_byte(&self) -> u8 {
-        self.0[3]
+        self.0.get()[3]
     }
 
     /// Returns the frame's type, or `None` if version 1 does not have it.
@@ -132,7 +173,8 @@ impl Frame<'_> {
     /// Returns the payload: an encoded protobuf message.
     #[must_use]
     pub fn payload(&self) -> &[u8] {
-        &self.0[HEADER_LEN..self.0.len() - CHECKSUM_LEN]
+        let bytes = self.0.get();
+        &bytes[HEADER_LEN..bytes.len() - CHECKSUM_LEN]
     }
 }
 
@@ -168,8 +210,8 @@ pub enum FrameError {
     },
     /// The payload exceeds the limit that applies at this point of the connection.
     #[error(
-        "the header claims a payload of {claimed} bytes; \
-         at most {allowed} bytes are allowed here (4096 before authentication)"
+        "the header claims a payload of {claimed} bytes; at most {allowed} bytes are allowed here \
+         (4096 from a client, except for types from 0x80 upwards after authentication)"
     )]
     TooLarge {
         /// The payload length in the header.
@@ -204,14 +246,18 @@ impl FrameError {
     }
 }
 
-/// The frames that a receiver accepts. Clients and edges differ, and an edge accepts larger
-/// payloads after authentication.
+/// The frames that a receiver accepts. Clients and edges differ, and an edge accepts more after
+/// authentication.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rules {
-    /// The largest payload that is accepted, in bytes.
+    /// The largest payload that is accepted of a type below [`IGNORABLE_FROM`], in bytes.
     pub payload_max: usize,
-    /// Whether unknown types below [`IGNORABLE_FROM`] are decoded (a client then skips them) rather
-    /// than refused.
+    /// The largest payload that is accepted of any other type, in bytes.
+    pub ignorable_payload_max: usize,
+    /// Whether types from [`IGNORABLE_FROM`] upwards are skipped, rather than decoded like others.
+    pub skips_ignorable: bool,
+    /// Whether unknown types below [`IGNORABLE_FROM`] are decoded (a client then ignores them)
+    /// rather than refused.
     pub unknown_types: bool,
 }
 
@@ -219,15 +265,60 @@ impl Rules {
     /// The rules of a client.
     pub const CLIENT: Self = Self {
         payload_max: PAYLOAD_MAX,
+        ignorable_payload_max: PAYLOAD_MAX,
+        skips_ignorable: false,
         unknown_types: true,
     };
 
-    /// Returns the rules of an edge whose limit is currently `payload_max` bytes.
+    /// The rules of an edge before authentication.
+    pub const BEFORE_AUTH: Self = Self {
+        payload_max: KEPT_PAYLOAD_MAX,
+        ignorable_payload_max: KEPT_PAYLOAD_MAX,
+        skips_ignorable: false,
+        unknown_types: false,
+    };
+
+    /// Returns the rules of an edge after authentication. It skips payloads of up to
+    /// `ignorable_payload_max` bytes.
     #[must_use]
-    pub const fn edge(payload_max: usize) -> Self {
+    pub const fn after_auth(ignorable_payload_max: usize) -> Self {
         Self {
-            payload_max,
+            payload_max: KEPT_PAYLOAD_MAX,
+            ignorable_payload_max,
+            skips_ignorable: true,
             unknown_types: false,
+        }
+    }
+
+    const fn payload_max_of(self, type_byte: u8) -> usize {
+        if type_byte < IGNORABLE_FROM {
+            self.payload_max
+        } else {
+            self.ignorable_payload_max
+        }
+    }
+
+    const fn skips(self, type_byte: u8) -> bool {
+        self.skips_ignorable && type_byte >= IGNORABLE_FROM
+    }
+}
+
+/// A frame that has passed all checks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Decoded<'a> {
+    /// A frame to act on.
+    Frame(Frame<'a>),
+    /// A frame that the rules skip.
+    Skipped,
+}
+
+impl<'a> Decoded<'a> {
+    fn of(bytes: FrameBytes<'a>, rules: Rules) -> Self {
+        let frame = Frame(bytes);
+        if rules.skips(frame.type_byte()) {
+            Self::Skipped
+        } else {
+            Self::Frame(frame)
         }
     }
 }
@@ -236,13 +327,29 @@ impl Rules {
 /// returned.
 #[derive(Debug, Default)]
 pub struct Decoder {
-    kept: Vec<u8>,
+    pending: Pending,
+}
+
+/// The input that was consumed and belongs to no frame returned so far.
+#[derive(Debug)]
+enum Pending {
+    /// Bytes that are decoded before any later input.
+    Kept(Kept),
+    /// The start of a frame that is being skipped.
+    Skipping(Box<Skipping>),
+}
+
+impl Default for Pending {
+    fn default() -> Self {
+        Self::Kept(Kept::default())
+    }
 }
 
 impl Decoder {
-    /// Returns the next frame, from the kept bytes first and then from `input`, which is advanced
-    /// past the bytes used. `None` means that all of `input` has been used. After an error no
-    /// further frame can be decoded, because the position in the stream is lost.
+    /// Returns the next frame that the rules do not skip, from the kept bytes first and then from
+    /// `input`, which is advanced past the bytes used. `None` means that all of `input` has been
+    /// used. After an error no further frame can be decoded, because the position in the stream is
+    /// lost.
     ///
     /// # Errors
     /// The first check that fails, at the byte that decides it.
@@ -251,59 +358,145 @@ impl Decoder {
         rules: Rules,
         input: &mut &'a [u8],
     ) -> Result<Option<Frame<'a>>, FrameError> {
-        if self.kept.is_empty() {
-            return match examine(input, rules)? {
-                Progress::Complete { len } => {
-                    let (frame, rest) = input.split_at(len);
-                    *input = rest;
-                    Ok(Some(Frame(Cow::Borrowed(frame))))
-                }
-                Progress::Incomplete { .. } => {
-                    self.keep(std::mem::take(input));
-                    Ok(None)
-                }
-            };
-        }
         loop {
-            match examine(&self.kept, rules)? {
-                Progress::Complete { len } => {
-                    let rest = self.kept.split_off(len);
-                    let frame = std::mem::replace(&mut self.kept, rest);
-                    return Ok(Some(Frame(Cow::Owned(frame))));
-                }
-                Progress::Incomplete { .. } if input.is_empty() => return Ok(None),
-                Progress::Incomplete { len } => {
-                    let (more, rest) = input.split_at(input.len().min(len - self.kept.len()));
-                    *input = rest;
-                    self.append(more, len);
+            match self.decode_or_skip(rules, input)? {
+                Some(Decoded::Frame(frame)) => return Ok(Some(frame)),
+                Some(Decoded::Skipped) => {}
+                None => return Ok(None),
+            }
+        }
+    }
+
+    /// Does the same as [`decode`](Self::decode), but also returns at the end of each frame that
+    /// was skipped.
+    ///
+    /// # Errors
+    /// The first check that fails, at the byte that decides it.
+    pub fn decode_or_skip<'a>(
+        &mut self,
+        rules: Rules,
+        input: &mut &'a [u8],
+    ) -> Result<Option<Decoded<'a>>, FrameError> {
+        loop {
+            match &mut self.pending {
+                Pending::Kept(kept) if kept.is_empty() => match examine(input, rules)? {
+                    Progress::Complete { len } => {
+                        let (frame, rest) = input.split_at(len);
+                        *input = rest;
+                        return Ok(Some(Decoded::of(FrameBytes::Borrowed(frame), rules)));
+                    }
+                    Progress::Skippable { len } => {
+                        self.pending = Pending::Skipping(Skipping::new(len, std::mem::take(input)));
+                    }
+                    Progress::Incomplete { .. } => {
+                        self.keep(std::mem::take(input));
+                        return Ok(None);
+                    }
+                },
+                Pending::Kept(kept) => match examine(kept, rules)? {
+                    Progress::Complete { len } => {
+                        let frame = kept.split_front(len);
+                        return Ok(Some(Decoded::of(FrameBytes::Owned(frame), rules)));
+                    }
+                    Progress::Skippable { len } => {
+                        self.pending = Pending::Skipping(Skipping::new(len, kept));
+                    }
+                    Progress::Incomplete { .. } if input.is_empty() => return Ok(None),
+                    Progress::Incomplete { len } => {
+                        let (more, rest) = input.split_at(input.len().min(len - kept.len()));
+                        *input = rest;
+                        kept.append(more, len);
+                    }
+                },
+                Pending::Skipping(skipping) => {
+                    skipping.take(input);
+                    if skipping.remaining > 0 {
+                        return Ok(None);
+                    }
+                    let checked = skipping.check();
+                    self.pending = Pending::Kept(std::mem::take(&mut skipping.later));
+                    return checked.map(|()| Some(Decoded::Skipped));
                 }
             }
         }
     }
 
     /// Keeps `rest`, to be decoded before any later input.
-    pub fn keep(&mut self, rest: &[u8]) {
-        self.append(rest, usize::MAX);
+    pub fn keep(&mut self, mut rest: &[u8]) {
+        let kept = match &mut self.pending {
+            Pending::Kept(kept) => kept,
+            Pending::Skipping(skipping) => {
+                skipping.take(&mut rest);
+                &mut skipping.later
+            }
+        };
+        kept.append(rest, usize::MAX);
     }
 
-    /// Returns whether bytes are kept that belong to no frame returned so far.
+    /// Returns whether bytes were consumed that belong to no frame returned so far.
     #[must_use]
     pub fn has_kept(&self) -> bool {
-        !self.kept.is_empty()
+        match &self.pending {
+            Pending::Kept(kept) => !kept.is_empty(),
+            Pending::Skipping(_) => true,
+        }
     }
 
-    /// Appends `more` to the kept bytes. The buffer grows by doubling, so that bytes which trickle
-    /// in are not copied each time, but not beyond `wanted` bytes in all: the buffer is never more
-    /// than twice as large as what has arrived.
-    fn append(&mut self, more: &[u8], wanted: usize) {
-        let (old, new) = (self.kept.len(), self.kept.len() + more.len());
-        if self.kept.capacity() < new && old > 0 {
-            let doubled = old.saturating_mul(2).min(wanted);
-            self.kept.reserve_exact(doubled.max(new) - old);
-        } else {
-            self.kept.reserve_exact(more.len());
+    /// Returns the number of bytes that are allocated for input that belongs to no frame returned
+    /// so far.
+    #[must_use]
+    pub fn buffered(&self) -> usize {
+        match &self.pending {
+            Pending::Kept(kept) => kept.capacity(),
+            Pending::Skipping(skipping) => size_of::<Skipping>() + skipping.later.capacity(),
         }
-        self.kept.extend_from_slice(more);
+    }
+}
+
+/// A frame that is being skipped: all of its bytes that have arrived, reduced to what the check of
+/// its checksum needs.
+#[derive(Debug)]
+struct Skipping {
+    /// The number of the frame's bytes that have not arrived.
+    remaining: usize,
+    /// The CRC32C of the header and the payload, as far as they have arrived.
+    computed: u32,
+    /// The bytes of the checksum that have arrived.
+    found: u32,
+    /// Bytes that follow the frame. They were given to [`Decoder::keep`].
+    later: Kept,
+}
+
+impl Skipping {
+    /// Starts to skip a frame of `len` bytes, of which `start` has arrived.
+    fn new(len: usize, mut start: &[u8]) -> Box<Self> {
+        let mut this = Box::new(Self {
+            remaining: len,
+            computed: 0,
+            found: 0,
+            later: Kept::default(),
+        });
+        this.take(&mut start);
+        this
+    }
+
+    /// Takes the bytes of the frame from the start of `input`.
+    fn take(&mut self, input: &mut &[u8]) {
+        let covered = self.remaining.saturating_sub(CHECKSUM_LEN);
+        let (covered, rest) = input.split_at(input.len().min(covered));
+        self.computed = crc32c::crc32c_append(self.computed, covered);
+        self.remaining -= covered.len();
+        let (checksum, rest) = rest.split_at(rest.len().min(self.remaining));
+        self.found = checksum
+            .iter()
+            .fold(self.found, |found, byte| found << 8 | u32::from(*byte));
+        self.remaining -= checksum.len();
+        *input = rest;
+    }
+
+    /// Checks the checksum of a frame that has arrived completely.
+    fn check(&self) -> Result<(), FrameError> {
+        check(self.found, self.computed)
     }
 }
 
@@ -311,6 +504,9 @@ impl Decoder {
 enum Progress {
     /// The first `len` bytes are a frame that has passed all checks.
     Complete { len: usize },
+    /// All bytes are the start of a frame of `len` bytes that will be skipped. No check has failed
+    /// so far.
+    Skippable { len: usize },
     /// No check has failed so far; the next check needs `len` bytes in all.
     Incomplete { len: usize },
 }
@@ -337,30 +533,48 @@ fn examine(bytes: &[u8], rules: Rules) -> Result<Progress, FrameError> {
     let Some((header, _)) = bytes.split_first_chunk::<HEADER_LEN>() else {
         return Ok(Progress::Incomplete { len: HEADER_LEN });
     };
-    let [.., l0, l1, l2, l3] = *header;
+    let [_, _, _, type_byte, l0, l1, l2, l3] = *header;
     let claimed = u32::from_be_bytes([l0, l1, l2, l3]);
-    if to_usize(claimed) > rules.payload_max {
-        return Err(FrameError::TooLarge {
-            claimed,
-            allowed: rules.payload_max,
-        });
+    let allowed = rules.payload_max_of(type_byte);
+    if to_usize(claimed) > allowed {
+        return Err(FrameError::TooLarge { claimed, allowed });
     }
     let len = FRAME_OVERHEAD + to_usize(claimed);
     let Some((frame, _)) = bytes.split_at_checked(len) else {
-        return Ok(Progress::Incomplete { len });
+        return Ok(if rules.skips(type_byte) {
+            Progress::Skippable { len }
+        } else {
+            Progress::Incomplete { len }
+        });
     };
     let Some((covered, &checksum)) = frame.split_last_chunk::<CHECKSUM_LEN>() else {
         return Ok(Progress::Incomplete { len });
     };
-    let (found, computed) = (u32::from_be_bytes(checksum), crc32c::crc32c(covered));
-    if found != computed {
-        return Err(FrameError::BadChecksum { found, computed });
-    }
+    check(u32::from_be_bytes(checksum), crc32c::crc32c(covered))?;
     Ok(Progress::Complete { len })
+}
+
+fn check(found: u32, computed: u32) -> Result<(), FrameError> {
+    if found == computed {
+        Ok(())
+    } else {
+        Err(FrameError::BadChecksum { found, computed })
+    }
 }
 
 /// Converts a length from the wire. Every supported system has pointers of at least 32 bits; a
 /// length that does not fit a `usize` would exceed every limit anyway.
 fn to_usize(len: u32) -> usize {
     usize::try_from(len).unwrap_or(usize::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An edge holds 100,000 decoders in memory.
+    #[test]
+    fn a_decoder_is_no_larger_than_the_bytes_it_keeps_need() {
+        assert_eq!(size_of::<Decoder>(), size_of::<Vec<u8>>());
+    }
 }

@@ -8,6 +8,7 @@ use std::fmt;
 
 use prost::Message;
 use tickstorm_timebase::{self as timebase, Epoch, Mode, Quality};
+use zeroize::Zeroize;
 
 use crate::frame::{self, FrameType};
 use crate::session::Request;
@@ -27,6 +28,8 @@ mod generated {
 pub const SCHEMA_VERSION: u32 = 1;
 /// The value of `Ack.protocol_minor`: the minor revision of version 1 that this side knows.
 pub const PROTOCOL_MINOR: u32 = 0;
+/// The longest cookie in an `Auth` or `Ack`, in bytes. A longer one is ignored.
+pub const COOKIE_LEN_MAX: usize = 64;
 /// The largest number of ticks that a DATA_BATCH frame may carry.
 pub const BATCH_TICKS_MAX: usize = 1_000;
 
@@ -145,15 +148,33 @@ impl From<Request> for Subscribe {
 /// missing secret is the most frequent mistake.
 impl fmt::Debug for Auth {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mask = |secret: &str| if secret.is_empty() { "" } else { "***" };
+        let mask = |secret: &[u8]| if secret.is_empty() { "" } else { "***" };
         formatter
             .debug_struct("Auth")
             .field("username", &self.username)
-            .field("password", &mask(&self.password))
+            .field("password", &mask(self.password.as_bytes()))
             .field("client_id", &self.client_id)
             .field("client_version", &self.client_version)
-            .field("token", &mask(&self.token))
+            .field("token", &mask(self.token.as_bytes()))
+            .field("cookie", &mask(&self.cookie))
             .finish()
+    }
+}
+
+/// Wipes the secrets and keeps the other fields.
+impl Zeroize for Auth {
+    fn zeroize(&mut self) {
+        let Self {
+            username: _,
+            password,
+            client_id: _,
+            client_version: _,
+            token,
+            cookie,
+        } = self;
+        password.zeroize();
+        token.zeroize();
+        cookie.zeroize();
     }
 }
 

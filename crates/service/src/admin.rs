@@ -3,65 +3,67 @@
 //!
 //! A connection carries one request and has a bounded lifetime, and the number of connections is
 //! bounded: a client that holds one open costs this port little and the rest of the process
-//! nothing.
+//! nothing. If there is no room for another one, a slow connection gives way (`roster`), so
+//! probes of health are answered at any time. Routes that show clients or change anything are
+//! behind a guard.
 
 use std::{
-    future::Future,
-    io, mem,
+    fmt, io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    pin::pin,
     sync::Arc,
     time::Duration,
 };
 
-use axum::{
-    Extension, Json, Router,
-    extract::{Request, State},
-    http::{StatusCode, header::CONTENT_TYPE},
-    middleware::{Next, from_fn},
-    response::{IntoResponse, Response},
-    routing::get,
-};
-use hyper::server::conn::http1;
-use hyper_util::{
-    rt::{TokioIo, TokioTimer},
-    service::TowerToHyperService,
-};
+use axum::Router;
 use prometheus::Registry;
-use serde_json::{Value, json};
-use tokio::{
-    net::{TcpListener, TcpStream},
-    sync::Semaphore,
-    time::{sleep, timeout},
-};
+use tokio::{net::TcpListener, sync::Semaphore};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::metrics;
+use crate::{daemon::Bound, env::Settings, exit, metrics::RegisterError, settings::ADMIN_ADDR};
 
+mod accept;
+mod connection;
+mod guard;
 mod health;
+mod places;
+mod reserve;
+mod roster;
+mod routes;
+mod tls;
+mod token;
 
+use accept::Acceptor;
+use connection::{Connection, ConnectionTls};
+use guard::{Guard, RefusedMetric};
 pub use health::{Health, Parts};
+pub use routes::busy;
+use tls::AdminTls;
+pub use tls::AdminTlsError;
+use token::AdminToken;
+pub use token::AdminTokenError;
 
-/// The maximum number of concurrent connections: enough for some scrapers, some probes and some
-/// people. Further connections wait in the listener's queue.
-pub const CONNECTIONS_MAX: usize = 64;
+/// The number of concurrent connections that there is always room for: enough for some scrapers,
+/// some probes and some people. Their file descriptors are part of those that every process needs.
+pub const CONNECTIONS_MIN: usize = 64;
+
+/// The maximum number of concurrent connections if the process has file descriptors to spare. With
+/// slow ones, fewer have to be closed and accepted again.
+pub const CONNECTIONS_MAX: usize = 512;
+
+/// The time limit for a TLS handshake.
+pub const HANDSHAKE_TIME_MAX: Duration = Duration::from_secs(2);
+
+/// The maximum number of TLS handshakes that compute at the same time. Each takes milliseconds on
+/// the runtime of the whole process, of which at least one thread stays free for what must not
+/// wait, such as an edge's timekeeper.
+const HANDSHAKES_COMPUTING_MAX: usize = 1;
 
 /// The time limit for a client to send the header of its request. It is short, so that idle
 /// connections can't keep probes waiting for long.
 pub const HEADER_TIME_MAX: Duration = Duration::from_secs(2);
 
-/// The time limit for a connection, including the response: the slowest scrapers wait this long.
+/// The time limit for a request and its response: the slowest scrapers wait this long.
 pub const CONNECTION_TIME_MAX: Duration = Duration::from_secs(10);
-
-/// The time that requests in progress have to finish after the port is stopped.
-const STOP_TIME_MAX: Duration = Duration::from_secs(1);
-
-/// The maximum size of a request's header in bytes.
-const HEADER_BYTES_MAX: usize = 16_384;
-
-/// The pause after a failed accept, without which the loop would spin, for example while the
-/// process is out of file descriptors.
-const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
 /// The error when the admin port could not be bound.
 #[derive(Debug, thiserror::Error)]
@@ -69,6 +71,35 @@ const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 pub struct BindError {
     addr: SocketAddr,
     source: io::Error,
+}
+
+/// The error when the admin port could not be opened as the settings say.
+#[derive(Debug, thiserror::Error)]
+pub enum AdminError {
+    /// Its address could not be bound.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// Its certificate and key can't be used.
+    #[error(transparent)]
+    Tls(#[from] AdminTlsError),
+    /// Its token can't be used.
+    #[error(transparent)]
+    Token(#[from] AdminTokenError),
+    /// Its metrics could not be registered.
+    #[error(transparent)]
+    Metrics(#[from] RegisterError),
+}
+
+impl AdminError {
+    /// Returns the exit code for a process that fails with this error.
+    #[must_use]
+    pub const fn exit_code(&self) -> u8 {
+        match self {
+            Self::Bind(_) => exit::UNAVAILABLE,
+            Self::Tls(_) | Self::Token(_) => exit::CONFIG,
+            Self::Metrics(_) => exit::SOFTWARE,
+        }
+    }
 }
 
 /// Returns the address at which a program on this machine reaches a listener on `addr`.
@@ -83,29 +114,84 @@ pub fn reachable(addr: SocketAddr) -> SocketAddr {
 }
 
 /// An admin port that is bound but not served yet.
-#[derive(Debug)]
 pub struct Admin {
     listener: TcpListener,
+    asked: SocketAddr,
     addr: SocketAddr,
-    local: Router,
+    tls: Option<AdminTls>,
+    token: Option<AdminToken>,
+    refused: Option<RefusedMetric>,
+    guarded: Router,
+    connections_max: usize,
+}
+
+impl fmt::Debug for Admin {
+    /// Omits the private key and the token.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Admin")
+            .field("addr", &self.addr)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Admin {
-    /// Binds the port at `addr`; port 0 picks any free port.
+    /// Binds the port at ADMIN_ADDR, with TLS if `settings` name a certificate and its key, with a
+    /// token if they name its file, and registers its metrics.
+    ///
+    /// # Errors
+    /// Returns an error if one of these files can't be used, or if the address is in use or not
+    /// available.
+    pub async fn from_settings(
+        settings: &Settings,
+        registry: &Registry,
+    ) -> Result<Self, AdminError> {
+        let tls = AdminTls::load(settings, registry)?;
+        let token = AdminToken::load(settings)?;
+        let refused = Some(RefusedMetric::register(registry)?);
+        let bound = Self::bind(settings.get(&ADMIN_ADDR)).await?;
+        Ok(Self {
+            tls,
+            token,
+            refused,
+            ..bound
+        })
+    }
+
+    /// Binds the port at `addr`, without TLS, token or metrics; port 0 picks any free port. This is
+    /// async because it needs the runtime.
     ///
     /// # Errors
     /// Returns an error if the address is in use or not available.
     pub async fn bind(addr: SocketAddr) -> Result<Self, BindError> {
-        let bound = TcpListener::bind(addr).await.and_then(|listener| {
-            let addr = listener.local_addr()?;
-            let local = Router::new();
+        let bound = accept::listen(addr).and_then(|listener| {
             Ok(Self {
+                asked: addr,
+                addr: listener.local_addr()?,
                 listener,
-                addr,
-                local,
+                tls: None,
+                token: None,
+                refused: None,
+                guarded: Router::new(),
+                connections_max: CONNECTIONS_MIN,
             })
         });
         bound.map_err(|source| BindError { addr, source })
+    }
+
+    /// Returns the requested address and the one that was bound.
+    #[must_use]
+    pub const fn bound(&self) -> Bound {
+        Bound {
+            asked: self.asked,
+            addr: self.addr,
+        }
+    }
+
+    /// Returns the URL of the status page.
+    #[must_use]
+    pub fn status_url(&self) -> String {
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        format!("{scheme}://{}/status", self.addr)
     }
 
     /// Returns the address that was bound.
@@ -114,198 +200,73 @@ impl Admin {
         self.addr
     }
 
-    /// Adds `routes`, at least one, for peers on this machine only: all others get a 403.
+    /// Adds `routes`, at least one, behind the guard: with ADMIN_TOKEN_FILE they need its token,
+    /// and without it they are for programs on this machine only. There is no way to add routes
+    /// without the guard.
     #[must_use]
     pub fn with_routes(mut self, routes: Router) -> Self {
-        let guarded = routes.route_layer(from_fn(require_loopback));
-        self.local = self.local.merge(guarded);
+        let guard = Guard {
+            token: self.token.as_ref().map(AdminToken::digests),
+            refused: self.refused.clone(),
+        };
+        let guarded = guard.protect(routes::take_turns(routes));
+        self.guarded = self.guarded.merge(guarded);
         self
+    }
+
+    /// Uses up to `files` file descriptors that the process does not need, for more connections
+    /// than [`CONNECTIONS_MIN`].
+    #[must_use]
+    pub fn with_spare_files(mut self, files: usize) -> Self {
+        self.connections_max = CONNECTIONS_MIN.saturating_add(files).min(CONNECTIONS_MAX);
+        self
+    }
+
+    /// Returns all routes of the port.
+    fn router(&self, registry: Registry, health: Arc<dyn Health>) -> Router {
+        routes::routes(registry, health, self.addr).merge(self.guarded.clone())
     }
 
     /// Serves until `stop` is cancelled, then finishes the requests in progress within a second.
     pub async fn serve(self, registry: Registry, health: Arc<dyn Health>, stop: CancellationToken) {
-        let context = AdminContext {
-            registry,
-            health,
-            addr: self.addr,
-        };
-        let router = router(context).merge(self.local);
-        let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        let router = self.router(registry, health);
+        let configs = self.tls.as_ref().map(AdminTls::configs);
+        let handshakes = Arc::new(Semaphore::new(HANDSHAKES_COMPUTING_MAX));
+        let mut acceptor = Acceptor::new(self.listener, self.connections_max, configs.is_some());
         let connections = TaskTracker::new();
         let accept = async {
-            let mut failing = false;
             loop {
-                let permit = Arc::clone(&permits).acquire_owned().await;
-                match self.listener.accept().await {
-                    Ok((stream, peer)) => {
-                        failing = false;
-                        let served =
-                            serve_connection(stream, peer.ip(), router.clone(), stop.clone());
-                        connections.spawn(async move {
-                            served.await;
-                            drop(permit);
-                        });
-                    }
-                    Err(error) => {
-                        if !mem::replace(&mut failing, true) {
-                            tracing::warn!(
-                                %error,
-                                "the admin port cannot accept connections; retrying"
-                            );
-                        }
-                        sleep(ACCEPT_RETRY).await;
-                    }
-                }
+                let (stream, peer, place) = acceptor.accept().await;
+                let connection = Connection {
+                    stream,
+                    peer: peer.ip(),
+                    tls: configs.as_ref().map(|configs| ConnectionTls {
+                        config: Arc::clone(&configs.borrow()),
+                        computing: Arc::clone(&handshakes),
+                    }),
+                    router: router.clone(),
+                    stop: stop.clone(),
+                };
+                connections.spawn(connection.serve(place));
             }
         };
-        stop.run_until_cancelled(accept).await;
+        let watch_tls = async {
+            if let Some(tls) = self.tls {
+                tls.run().await;
+            }
+        };
+        let watch_token = async {
+            if let Some(token) = self.token {
+                token.run().await;
+            }
+        };
+        // Boxed, because all together are a large future.
+        let serve = Box::pin(async { tokio::join!(accept, watch_tls, watch_token) });
+        stop.run_until_cancelled(serve).await;
         connections.close();
         connections.wait().await;
     }
 }
 
-/// Serves one request. Errors are ignored: they only concern the client, and nothing can be done
-/// about them.
-fn serve_connection(
-    stream: TcpStream,
-    peer: IpAddr,
-    router: Router,
-    stop: CancellationToken,
-) -> impl Future<Output = ()> {
-    let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new())
-        .header_read_timeout(HEADER_TIME_MAX)
-        .max_buf_size(HEADER_BYTES_MAX)
-        .keep_alive(false);
-    let router = router.layer(Extension(PeerIp(peer)));
-    let connection = http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
-    async move {
-        let mut connection = pin!(connection);
-        let until_stopped = stop.run_until_cancelled(connection.as_mut());
-        if let Ok(None) = timeout(CONNECTION_TIME_MAX, until_stopped).await {
-            connection.as_mut().graceful_shutdown();
-            let _ = timeout(STOP_TIME_MAX, connection).await;
-        }
-    }
-}
-
-/// The address of the client that sent a request.
-#[derive(Clone, Copy)]
-struct PeerIp(IpAddr);
-
-async fn require_loopback(
-    Extension(PeerIp(peer)): Extension<PeerIp>,
-    request: Request,
-    next: Next,
-) -> Response {
-    if peer.to_canonical().is_loopback() {
-        return next.run(request).await;
-    }
-    (
-        StatusCode::FORBIDDEN,
-        "only available from the same machine",
-    )
-        .into_response()
-}
-
-/// The sources of the responses.
-#[derive(Clone)]
-struct AdminContext {
-    registry: Registry,
-    health: Arc<dyn Health>,
-    addr: SocketAddr,
-}
-
-fn router(context: AdminContext) -> Router {
-    Router::new()
-        .route("/metrics", get(write_metrics))
-        .route("/health", get(live))
-        .route("/health/live", get(live))
-        .route("/health/ready", get(ready))
-        .route("/status", get(status))
-        .with_state(context)
-}
-
-async fn write_metrics(State(context): State<AdminContext>) -> Response {
-    match metrics::encode(&context.registry) {
-        Ok(text) => ([(CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response(),
-        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
-    }
-}
-
-async fn live(State(context): State<AdminContext>) -> Response {
-    verdict("live", &context.health.live())
-}
-
-async fn ready(State(context): State<AdminContext>) -> Response {
-    verdict("ready", &context.health.ready())
-}
-
-/// Responds 200 if there are no reasons against it, otherwise 503 with the reasons.
-fn verdict(word: &str, reasons: &[String]) -> Response {
-    let (code, status) = if reasons.is_empty() {
-        (StatusCode::OK, word.to_owned())
-    } else {
-        (StatusCode::SERVICE_UNAVAILABLE, format!("not {word}"))
-    };
-    (code, Json(json!({ "status": status, "reasons": reasons }))).into_response()
-}
-
-/// Responds with the component's own status and the fields that only the process knows.
-async fn status(State(context): State<AdminContext>) -> Response {
-    let reasons = context.health.ready();
-    let mut status = context.health.status();
-    if let Value::Object(fields) = &mut status {
-        fields.insert("version".into(), json!(crate::VERSION));
-        fields.insert("admin_addr".into(), json!(context.addr.to_string()));
-        fields.insert("ready".into(), json!(reasons.is_empty()));
-        fields.insert("reasons".into(), json!(reasons));
-    }
-    Json(status).into_response()
-}
-
 #[cfg(test)]
-mod tests {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
-
-    use super::*;
-
-    async fn status_code_for(peer: IpAddr, path: &str) -> String {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let addr = listener.local_addr().unwrap();
-        let admin = Admin::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
-        let router = admin
-            .with_routes(Router::new().route("/local", get(|| async { "here" })))
-            .local;
-        let mut client = TcpStream::connect(addr).await.unwrap();
-        let (stream, _) = listener.accept().await.unwrap();
-        let request = format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n");
-        client.write_all(request.as_bytes()).await.unwrap();
-        serve_connection(stream, peer, router, CancellationToken::new()).await;
-        let mut answer = String::new();
-        client.read_to_string(&mut answer).await.unwrap();
-        answer[9..12].to_owned()
-    }
-
-    #[tokio::test]
-    async fn added_routes_are_open_to_peers_on_this_machine_only() {
-        let mapped = Ipv4Addr::LOCALHOST.to_ipv6_mapped();
-        for peer in [
-            Ipv4Addr::LOCALHOST.into(),
-            IpAddr::from([127, 0, 0, 2]),
-            Ipv6Addr::LOCALHOST.into(),
-            mapped.into(),
-        ] {
-            assert_eq!(status_code_for(peer, "/local").await, "200", "{peer}");
-        }
-        let mapped = Ipv4Addr::new(192, 0, 2, 1).to_ipv6_mapped();
-        for peer in [
-            IpAddr::from([192, 0, 2, 1]),
-            mapped.into(),
-            "2001:db8::1".parse().unwrap(),
-        ] {
-            assert_eq!(status_code_for(peer, "/local").await, "403", "{peer}");
-            assert_eq!(status_code_for(peer, "/other").await, "404", "{peer}");
-        }
-    }
-}
+mod tests;

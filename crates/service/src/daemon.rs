@@ -19,10 +19,11 @@ use crate::{
     admin::Admin,
     env::{Section, Settings},
     error_chain::ErrorChain,
-    exit, healthcheck,
+    exit,
+    healthcheck::{self, Scheme},
     lifecycle::Lifecycle,
-    logging, metrics,
-    settings::{ADMIN_ADDR, LOG_FORMAT, LOG_LEVEL},
+    logging, metrics, private_memory,
+    settings::{ADMIN_ADDR, ADMIN_TLS_CERT_FILE, LOG_FORMAT, LOG_LEVEL},
     signals::Signals,
 };
 
@@ -111,6 +112,8 @@ impl Daemon {
     where
         F: Future<Output = Result<(), Failure>>,
     {
+        // Before anything else, because reading the settings puts secrets into memory.
+        let protected = private_memory::protect();
         let matches = match self.command_line(env::args_os()) {
             Ok(matches) => matches,
             Err(error) => {
@@ -129,7 +132,7 @@ impl Daemon {
         } else if matches.get_flag(CHECK_CONFIG) {
             self.check_config()
         } else {
-            self.run(body)
+            self.run(protected, body)
         };
         outcome.unwrap_or_else(|failure| {
             eprintln!("{}: {failure}", self.name);
@@ -191,17 +194,28 @@ impl Daemon {
         let unhealthy = |error: Box<dyn Error + Send + Sync>| Failure::new(exit::FAILED, error);
         let addr = Settings::load_one(&ADMIN_ADDR, self.defaults)
             .map_err(|error| unhealthy(error.into()))?;
+        let certificate = Settings::load_one(&ADMIN_TLS_CERT_FILE, self.defaults)
+            .map_err(|error| unhealthy(error.into()))?;
+        let scheme = match certificate {
+            Some(_) => Scheme::Https,
+            None => Scheme::Http,
+        };
         let path = if ready {
             "/health/ready"
         } else {
             "/health/live"
         };
-        healthcheck::ask(addr, path).map_err(|error| unhealthy(error.into()))?;
+        healthcheck::ask(scheme, addr, path).map_err(|error| unhealthy(error.into()))?;
         Ok(ExitCode::SUCCESS)
     }
 
     /// Runs `body`. Errors before logging has started are returned; later ones are logged.
-    fn run<F>(&self, body: impl FnOnce(Process) -> F) -> Result<ExitCode, Failure>
+    /// `protected` tells whether the memory of the process is protected.
+    fn run<F>(
+        &self,
+        protected: io::Result<()>,
+        body: impl FnOnce(Process) -> F,
+    ) -> Result<ExitCode, Failure>
     where
         F: Future<Output = Result<(), Failure>>,
     {
@@ -217,6 +231,9 @@ impl Daemon {
             .map_err(defect)?;
         let outcome = runtime.block_on(async {
             tracing::info!(version = VERSION, "starting {}", self.name);
+            if let Err(error) = protected {
+                tracing::warn!(%error, "{}", private_memory::UNPROTECTED);
+            }
             for warning in settings.warnings() {
                 tracing::warn!("{warning}");
             }
@@ -230,11 +247,12 @@ impl Daemon {
                 let log_tasks = async { tokio::join!(debug, count) };
                 stop.run_until_cancelled(log_tasks).await;
             });
+            let admin = Admin::from_settings(&settings, &registry)
+                .await
+                .map_err(|error| Failure::new(error.exit_code(), error))?;
             let process = Process {
                 registry,
-                admin: Admin::bind(settings.get(&ADMIN_ADDR))
-                    .await
-                    .map_err(|error| Failure::new(exit::UNAVAILABLE, error))?,
+                admin,
                 settings,
                 signals,
                 tasks,
@@ -274,7 +292,7 @@ pub struct Bound {
 }
 
 impl Bound {
-    fn was_chosen_by_the_system(&self) -> bool {
+    const fn was_chosen_by_the_system(&self) -> bool {
         self.asked.port() == 0
     }
 }
@@ -282,9 +300,9 @@ impl Bound {
 /// Logs the addresses on which the process listens; `clients` is the one for clients, if there is
 /// one. If the system chose one of the ports because it was set to 0, the addresses are also
 /// printed.
-pub fn report_listening(clients: Option<Bound>, admin: Bound) {
+pub fn report_listening(clients: Option<Bound>, admin: &Admin) {
     print_chosen(clients, admin);
-    log_listening(clients.map(|bound| bound.addr), admin.addr);
+    log_listening(clients.map(|bound| bound.addr), admin.local_addr());
 }
 
 /// Logs the bound addresses in the event `listening`.
@@ -295,16 +313,16 @@ pub fn log_listening(clients: Option<SocketAddr>, admin: SocketAddr) {
 
 /// Prints the bound addresses, each with its purpose, if the system chose a port, since the
 /// settings do not show it in that case.
-fn print_chosen(clients: Option<Bound>, admin: Bound) {
-    let mut bound = clients.iter().chain([&admin]);
-    if !bound.any(Bound::was_chosen_by_the_system) {
+fn print_chosen(clients: Option<Bound>, admin: &Admin) {
+    let mut bound = clients.into_iter().chain([admin.bound()]);
+    if !bound.any(|bound| bound.was_chosen_by_the_system()) {
         return;
     }
     let clients = clients.map_or_else(String::new, |Bound { addr, .. }| {
         format!("  clients  {addr}\n")
     });
-    let admin = admin.addr;
+    let admin = admin.status_url();
     // A daemon works just as well with its standard output closed.
-    let _ = writeln!(io::stdout(), "{clients}  admin    http://{admin}/status")
-        .and_then(|()| io::stdout().flush());
+    let _ =
+        writeln!(io::stdout(), "{clients}  admin    {admin}").and_then(|()| io::stdout().flush());
 }

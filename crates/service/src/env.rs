@@ -16,7 +16,7 @@ mod value;
 
 pub use error::{SettingsError, SettingsErrors};
 pub use file::{FileError, SECRET_FILE_BYTES_MAX, read_secret_file};
-pub use host::host_id;
+pub use host::{host_id, host_label};
 pub use section::{Findings, Section};
 pub use setting::{Row, Setting};
 pub use settings::{Origin, Settings};

@@ -38,3 +38,12 @@ pub fn hard() -> io::Result<u64> {
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
     Ok(hard)
 }
+
+/// Returns how many open files the process may have beyond `needed`, by its soft limit.
+///
+/// # Errors
+/// Returns an error if the system does not report the limit, for which it has no reason.
+pub fn spare(needed: u64) -> io::Result<usize> {
+    let (soft, _) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    Ok(usize::try_from(soft.saturating_sub(needed)).unwrap_or(usize::MAX))
+}

@@ -1,21 +1,27 @@
 //! The machinery that every TickStorm daemon needs: settings, logs, metrics, the admin port, the
 //! connection to NATS, and orderly start and shutdown. Of TickStorm's other crates it depends on
-//! the bus alone, for the connection to NATS.
+//! the bus, for the connection to NATS, and on tls, for the admin port's.
 
 pub mod admin;
+pub mod byte_size;
 pub mod daemon;
 pub mod duration;
 pub mod env;
 pub mod error_chain;
+pub mod excerpt;
 pub mod exit;
 pub mod fd_limit;
+pub mod file_watch;
 mod healthcheck;
 pub mod lifecycle;
 pub mod logging;
+pub mod low_priority;
 pub mod metrics;
 pub mod nats;
+pub mod private_memory;
 pub mod settings;
 pub mod signals;
+pub mod tls_file;
 
 /// The version of TickStorm.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");

@@ -1,6 +1,8 @@
 //! Metrics: registers them and encodes them for Prometheus. The crates that measure something
 //! decide which metrics there are.
 
+use std::thread;
+
 use prometheus::{
     Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
     Registry, TextEncoder, core::Collector,
@@ -34,13 +36,19 @@ pub fn registry() -> Result<Registry, RegisterError> {
     Ok(registry)
 }
 
-/// Encodes all metrics of `registry` in Prometheus's text format.
+/// Encodes all metrics of `registry` in Prometheus's text format. This takes a millisecond or more;
+/// between metrics, other threads that wait for this core may run.
 ///
 /// # Errors
 /// Returns an error if a metric family is empty or mixes types, which the functions in this module
 /// can't cause.
 pub fn encode(registry: &Registry) -> Result<String, prometheus::Error> {
-    TextEncoder::new().encode_to_string(&registry.gather())
+    let mut text = String::new();
+    for family in registry.gather() {
+        TextEncoder::new().encode_utf8(&[family], &mut text)?;
+        thread::yield_now();
+    }
+    Ok(text)
 }
 
 /// Registers a counter.

@@ -2,13 +2,14 @@
 //! are here because clock and edge have the same settings, and the bus does not read the
 //! environment.
 
-use std::path::PathBuf;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
 
-use secrecy::SecretString;
-use tickstorm_bus::NatsOptions;
+use secrecy::{ExposeSecret, SecretString};
+use tickstorm_bus::{Credential, CredentialResult, NatsOptions};
 use url::Url;
 
-use crate::env::{Findings, Setting, Settings, Text};
+use crate::env::{Findings, Setting, Settings, Text, Value, read_secret_file};
 
 /// Subjects are made of tokens separated by dots; `*` and `>` are wildcards.
 const SUBJECT: Text = Text::new(
@@ -52,13 +53,13 @@ crate::settings! {
         "A NATS server on this host, on its default port",
     )
     .url();
-    /// The user name for NATS.
+    /// The user name for NATS. A file is read again for each connection.
     NATS_USER: Option<String> =
         Setting::unset(Text::CREDENTIAL, NO_LOGIN).or_file();
-    /// The password for NATS.
+    /// The password for NATS. A file is read again for each connection.
     NATS_PASSWORD: Option<SecretString> =
         Setting::unset(Text::CREDENTIAL, NO_LOGIN).secret().or_file();
-    /// The token for NATS.
+    /// The token for NATS. A file is read again for each connection.
     NATS_TOKEN: Option<SecretString> =
         Setting::unset(Text::CREDENTIAL, NO_LOGIN).secret().or_file();
     /// The credentials file with the JWT and key of a NATS user.
@@ -97,6 +98,9 @@ fn check(settings: &Settings, findings: &mut Findings) {
     for error in errors.into_iter().flatten() {
         findings.refuse(error);
     }
+    if let Some(warning) = plain_text_warning(settings) {
+        findings.warn(warning);
+    }
     for file in [
         &NATS_CREDS_FILE,
         &NATS_CA_FILE,
@@ -125,6 +129,52 @@ fn certificate_error(settings: &Settings) -> Option<LoginError> {
     (certificate.is_some() != key.is_some()).then_some(LoginError::HalfCertificate)
 }
 
+/// Returns a warning if the connection to a server on another machine may have no TLS. With either
+/// NATS_CA_FILE or NATS_CERT_FILE, every connection uses TLS.
+fn plain_text_warning(settings: &Settings) -> Option<String> {
+    if settings.look_up(&NATS_CA_FILE)?.is_some() || settings.look_up(&NATS_CERT_FILE)?.is_some() {
+        return None;
+    }
+    let plain: Vec<_> = urls_beyond_loopback(settings)?
+        .iter()
+        .filter(|url| url.scheme() == "nats")
+        .filter_map(host)
+        .collect();
+    (!plain.is_empty()).then(|| {
+        format!(
+            "NATS_URL connects to {} without TLS, so others on the network can read and alter \
+             what clocks and edges send: set NATS_CA_FILE, or use tls:// URLs",
+            plain.join(", ")
+        )
+    })
+}
+
+/// Returns the hosts in NATS_URL that are not this one, or `None` if NATS_URL was not loaded or is
+/// invalid.
+#[must_use]
+pub fn hosts_beyond_loopback(settings: &Settings) -> Option<Vec<String>> {
+    let urls = urls_beyond_loopback(settings)?;
+    Some(urls.iter().filter_map(host).collect())
+}
+
+fn urls_beyond_loopback(settings: &Settings) -> Option<Vec<Url>> {
+    let urls = settings.look_up(&NATS_URL)?;
+    let urls = urls
+        .split(',')
+        .filter_map(|url| Url::parse(url.trim()).ok());
+    Some(urls.filter(|url| !is_loopback(url)).collect())
+}
+
+fn host(url: &Url) -> Option<String> {
+    url.host_str().map(str::to_owned)
+}
+
+fn is_loopback(url: &Url) -> bool {
+    let host = url.host_str().unwrap_or_default();
+    let ip = host.trim_start_matches('[').trim_end_matches(']').parse();
+    host == "localhost" || ip.is_ok_and(|ip: IpAddr| ip.is_loopback())
+}
+
 /// Returns the options for the bus. `name` identifies the connection on the NATS servers.
 ///
 /// # Panics
@@ -133,14 +183,44 @@ fn certificate_error(settings: &Settings) -> Option<LoginError> {
 pub fn options(settings: &Settings, name: String) -> NatsOptions {
     NatsOptions {
         urls: settings.get(&NATS_URL),
-        user: settings.get(&NATS_USER),
-        password: settings.get(&NATS_PASSWORD),
-        token: settings.get(&NATS_TOKEN),
+        user: credential(settings, &NATS_USER, SecretString::from),
+        password: credential(settings, &NATS_PASSWORD, |password| password),
+        token: credential(settings, &NATS_TOKEN, |token| token),
         credentials_file: settings.get(&NATS_CREDS_FILE),
         ca_file: settings.get(&NATS_CA_FILE),
         certificate_file: settings.get(&NATS_CERT_FILE),
         key_file: settings.get(&NATS_KEY_FILE),
         subject_prefix: settings.get(&NATS_SUBJECT_PREFIX),
         name,
+    }
+}
+
+/// Returns a part of the login, which is read again for each connection if it comes from a file.
+fn credential<T>(
+    settings: &Settings,
+    setting: &Setting<Option<T>>,
+    secret: fn(T) -> SecretString,
+) -> Credential
+where
+    Option<T>: Value,
+{
+    match settings.file_of(setting) {
+        Some(file) => Credential::from_file(file.to_owned(), read_credential),
+        None => settings
+            .get(setting)
+            .map_or_else(Credential::default, |value| secret(value).into()),
+    }
+}
+
+/// Reads a user, password or token like the settings are read at start.
+fn read_credential(file: &Path) -> CredentialResult {
+    let Some(secret) = read_secret_file(file)? else {
+        return Ok(None);
+    };
+    if Text::CREDENTIAL.allows(secret.expose_secret()) {
+        Ok(Some(secret))
+    } else {
+        let allowed = NATS_PASSWORD.allowed();
+        Err(format!("the text in the file is invalid: expected {allowed}").into())
     }
 }

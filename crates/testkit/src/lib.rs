@@ -9,12 +9,13 @@ pub mod frame;
 mod nats;
 pub mod peer;
 mod process;
+pub mod proxy;
 mod reserved_addr;
 mod tool;
 mod wait;
 
 pub use alloc::CountingAllocator;
-pub use certificate_authority::{Certificate, CertificateAuthority};
+pub use certificate_authority::{Certificate, CertificateAuthority, CertificateUsage};
 pub use frame::{Forged, RawFrame};
 #[cfg(feature = "nats")]
 pub use nats::Nats;

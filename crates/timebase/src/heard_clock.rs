@@ -25,13 +25,21 @@ struct SelfReport {
     synchronized: bool,
 }
 
+/// What is remembered of an answer.
+#[derive(Clone, Copy, Debug)]
+struct KnownAnswer {
+    nonce: u64,
+    timeline: u64,
+    sent_unix_us: i64,
+}
+
 /// One clock, as heard by an edge.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct HeardClock {
     samples: OffsetSamples,
     self_report: Option<SelfReport>,
-    /// The nonce and the timeline of each of the latest answers, including late ones.
-    answers: VecDeque<(u64, u64)>,
+    /// The latest answers, including late ones.
+    answers: VecDeque<KnownAnswer>,
     /// The timeline of the latest announcements, and the greatest epoch announced on it.
     announced: Option<(u64, Epoch)>,
     last_announced: Option<Mono>,
@@ -40,6 +48,8 @@ pub(crate) struct HeardClock {
     false_since: Option<Mono>,
     /// When two hosts were last found to answer under this id.
     shared_since: Option<Mono>,
+    /// When a message that no clock sends last came from the clock's login.
+    invalid_since: Option<Mono>,
     /// The best estimate of the clock's offset, as of the last choice.
     pub(crate) estimate: Option<BoundedOffset>,
     /// The clock's stance, as of the last choice.
@@ -51,9 +61,13 @@ pub(crate) struct HeardClock {
 impl HeardClock {
     /// Records that the clock answered a request, in time or late.
     pub(crate) fn record_answer(&mut self, reply: &Reply, now: Mono) -> Result<(), Refused> {
-        let known = self.answers.iter().find(|(nonce, _)| *nonce == reply.nonce);
-        if let Some(&(_, timeline)) = known {
-            if timeline == reply.timeline {
+        let mut known = self.answers.iter();
+        if let Some(&known) = known.find(|known| known.nonce == reply.nonce) {
+            if known.timeline == reply.timeline {
+                // A clock answers once. An answer may be delivered twice, but not with other times.
+                if known.sent_unix_us != reply.sent_unix_us {
+                    self.note_invalid(now);
+                }
                 return Err(Refused::Duplicate);
             }
             self.false_since = Some(now);
@@ -63,7 +77,11 @@ impl HeardClock {
         if self.answers.len() == ANSWERS_MAX {
             self.answers.pop_front();
         }
-        self.answers.push_back((reply.nonce, reply.timeline));
+        self.answers.push_back(KnownAnswer {
+            nonce: reply.nonce,
+            timeline: reply.timeline,
+            sent_unix_us: reply.sent_unix_us,
+        });
         Ok(())
     }
 
@@ -155,14 +173,28 @@ impl HeardClock {
             .is_some_and(|seen| now.since(seen) < probation)
     }
 
+    /// Notes that a message that no clock sends came from the clock's login.
+    pub(crate) fn note_invalid(&mut self, now: Mono) {
+        self.invalid_since = Some(now);
+    }
+
+    /// Returns whether such a message came less than `probation` ago.
+    pub(crate) fn is_misbehaving(&self, now: Mono, probation: Duration) -> bool {
+        self.invalid_since
+            .is_some_and(|seen| now.since(seen) < probation)
+    }
+
+    /// Returns the clock's status at `now`, when authority time is `own`. Faults of the clock count
+    /// for `probation`.
     pub(crate) fn status(
         &self,
         id: &ClockId,
         own: Option<BoundedOffset>,
-        is_false: bool,
+        now: Mono,
+        probation: Duration,
     ) -> ClockStatus {
         let state = match self.estimate {
-            _ if is_false => ClockState::False,
+            _ if self.is_false(now, probation) => ClockState::False,
             None => ClockState::Silent,
             Some(_) if self.accepted => ClockState::Accepted,
             Some(_) if own.is_none() => ClockState::Heard,
@@ -175,6 +207,8 @@ impl HeardClock {
             id: id.clone(),
             rank: self.rank(),
             state,
+            is_shared: self.is_shared(now, probation),
+            is_misbehaving: self.is_misbehaving(now, probation),
             offset_us: self.estimate.zip(own).map(|pair| ahead_ns(pair) / 1_000),
             bound_us: self.estimate.map(|estimate| micros(estimate.bound_ns)),
             clock_error_us: self

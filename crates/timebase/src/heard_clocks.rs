@@ -11,6 +11,7 @@ use crate::heard_clock::HeardClock;
 use crate::message::Refused;
 use crate::mono::Mono;
 use crate::sample::BoundedOffset;
+use crate::status::ClockStatus;
 
 /// The number of clocks remembered if CLOCKS is not set: far more than any deployment runs, and few
 /// enough to withstand a sender that makes up ids.
@@ -182,18 +183,14 @@ impl HeardClocks {
         }
     }
 
-    pub(crate) fn is_false(&self, clock: &HeardClock, now: Mono) -> bool {
-        clock.is_false(now, self.memory)
+    /// Returns the status of each clock, ordered by id, when authority time is `own`.
+    pub(crate) fn statuses(&self, own: Option<BoundedOffset>, now: Mono) -> Vec<ClockStatus> {
+        self.iter()
+            .map(|(id, clock)| clock.status(id, own, now, self.memory))
+            .collect()
     }
 
-    /// Returns whether two hosts have recently answered under one id.
-    pub(crate) fn any_shared(&self, now: Mono) -> bool {
-        self.by_id
-            .values()
-            .any(|clock| clock.is_shared(now, self.memory))
-    }
-
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (&ClockId, &HeardClock)> {
+    fn iter(&self) -> impl Iterator<Item = (&ClockId, &HeardClock)> {
         self.by_id.iter()
     }
 

@@ -1,5 +1,6 @@
 //! The host's wall clock, which chrony, PTP or the cloud's time service disciplines. Only clock
-//! replicas trust it; edges never read it.
+//! replicas trust it. No tick of an edge depends on it: edges check certificates by it, and report
+//! how far it is off.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};

@@ -38,7 +38,7 @@ pub use host::{HostClock, HostReading, ManualHost, SystemHost};
 pub use message::{Announcement, Refused, Reply};
 pub use mono::Mono;
 pub use release::Schedule;
-pub use status::{Alarm, ClockState, ClockStatus, TimeStatus};
+pub use status::{Alarm, ClockState, ClockStatus, RoundCounts, TimeStatus};
 pub use subscription::{Plan, Request, ResumeTooFar, plan};
 pub use timekeeper::{Timekeeper, TimekeeperConfig};
 pub use unix::UnixTime;

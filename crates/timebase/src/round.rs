@@ -1,10 +1,11 @@
-//! The schedule of time requests, and the requests whose answers still count. It knows nothing of
-//! the answers' contents.
+//! The schedule of time requests, and the requests whose answers still count. It knows which rounds
+//! were answered, but nothing of the answers' contents.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
 use crate::mono::Mono;
+use crate::status::RoundCounts;
 
 /// The number of rounds in a burst, while the time is not known: enough for a good sample within
 /// half a second.
@@ -21,6 +22,7 @@ const ROUNDS_MAX: usize = 32;
 struct Round {
     nonce: u64,
     asked: Mono,
+    is_answered: bool,
 }
 
 /// The last requests, and when the next one is due.
@@ -34,6 +36,9 @@ pub(crate) struct Rounds {
     next_nonce: u64,
     next_request: Mono,
     burst_left: u32,
+    /// The number of rounds that have ended without an answer since the last that had one.
+    unanswered: u32,
+    counts: RoundCounts,
 }
 
 impl Rounds {
@@ -46,6 +51,8 @@ impl Rounds {
             next_nonce: first_nonce,
             next_request: now,
             burst_left: BURST_ROUNDS,
+            unanswered: 0,
+            counts: RoundCounts::default(),
         }
     }
 
@@ -77,7 +84,11 @@ impl Rounds {
         if self.asked.len() == ROUNDS_MAX {
             self.asked.pop_front();
         }
-        self.asked.push_back(Round { nonce, asked: now });
+        self.asked.push_back(Round {
+            nonce,
+            asked: now,
+            is_answered: false,
+        });
         self.open = (self.open + 1).min(self.asked.len());
         Some(nonce)
     }
@@ -94,7 +105,37 @@ impl Rounds {
             .oldest_open()
             .filter(|round| round.asked + self.duration <= now)?;
         self.open -= 1;
+        if round.is_answered {
+            self.unanswered = 0;
+            self.counts.answered += 1;
+        } else {
+            self.unanswered = self.unanswered.saturating_add(1);
+            self.counts.unanswered += 1;
+        }
         Some(round.asked)
+    }
+
+    /// Returns how many rounds have ended.
+    pub(crate) const fn counts(&self) -> RoundCounts {
+        self.counts
+    }
+
+    /// Notes that the request with this number was answered in time.
+    pub(crate) fn note_answer(&mut self, nonce: u64) {
+        let mut rounds = self.asked.iter_mut().rev();
+        if let Some(round) = rounds.find(|round| round.nonce == nonce) {
+            round.is_answered = true;
+        }
+    }
+
+    /// Returns whether at least `number` rounds have ended without an answer since the last that
+    /// had one. If so, counting starts again.
+    pub(crate) fn take_unanswered(&mut self, number: u32) -> bool {
+        let are_enough = self.unanswered >= number;
+        if are_enough {
+            self.unanswered = 0;
+        }
+        are_enough
     }
 
     /// Returns when the request with this number was made, and when its round ends, after which

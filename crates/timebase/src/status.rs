@@ -17,6 +17,17 @@ pub struct TimeStatus {
     pub offset_ns: Option<i64>,
     /// The error bound of `offset_ns`, in microseconds.
     pub bound_us: Option<u32>,
+    /// The rounds that have ended so far.
+    pub rounds: RoundCounts,
+}
+
+/// Numbers of rounds that have ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RoundCounts {
+    /// Rounds in which at least one clock answered in time.
+    pub answered: u64,
+    /// Rounds in which no clock did.
+    pub unanswered: u64,
 }
 
 /// One clock, as the edge sees it.
@@ -28,6 +39,10 @@ pub struct ClockStatus {
     pub rank: Option<u32>,
     /// The edge's verdict on it.
     pub state: ClockState,
+    /// Whether two hosts answered under its id less than HOLDOVER_MAX ago.
+    pub is_shared: bool,
+    /// Whether messages that no clock sends came from its login less than HOLDOVER_MAX ago.
+    pub is_misbehaving: bool,
     /// The lead of its time over authority time, in microseconds; `None` if either is unknown.
     pub offset_us: Option<i64>,
     /// The error bound of the edge's estimate of its time, in microseconds; `None` without a usable
@@ -42,6 +57,19 @@ pub struct ClockStatus {
     /// in microseconds; `None` until an announcement has arrived while the time was known. If this
     /// is less than AHEAD_MS, the ticks of ahead feeds lose the quality NORMAL.
     pub announced_ahead_us: Option<i64>,
+}
+
+impl ClockStatus {
+    /// Returns whether `alarm` is raised for this clock. Other alarms concern no single clock.
+    #[must_use]
+    pub fn is_raised(&self, alarm: Alarm) -> bool {
+        match alarm {
+            Alarm::SharedId => self.is_shared,
+            Alarm::Falseticker => self.state == ClockState::False,
+            Alarm::Misbehaving => self.is_misbehaving,
+            Alarm::NoMajority | Alarm::NoneAccepted | Alarm::StepPending => false,
+        }
+    }
 }
 
 /// An edge's verdict on a clock.
@@ -97,16 +125,25 @@ pub enum Alarm {
     StepPending,
     /// Two hosts answer under one clock id.
     SharedId,
+    /// A clock is a falseticker.
+    Falseticker,
+    /// A clock's login sends messages that no clock sends.
+    Misbehaving,
 }
 
 impl Alarm {
     /// All alarms.
-    pub const ALL: [Self; 4] = [
+    pub const ALL: [Self; 6] = [
         Self::NoMajority,
         Self::NoneAccepted,
         Self::StepPending,
         Self::SharedId,
+        Self::Falseticker,
+        Self::Misbehaving,
     ];
+
+    /// The alarms that are raised for single clocks.
+    pub const OF_CLOCKS: [Self; 3] = [Self::SharedId, Self::Falseticker, Self::Misbehaving];
 
     /// Returns the value of the label `reason` of `tickstorm_time_alarm`.
     #[must_use]
@@ -116,6 +153,8 @@ impl Alarm {
             Self::NoneAccepted => "none_believed",
             Self::StepPending => "step_pending",
             Self::SharedId => "shared_id",
+            Self::Falseticker => "falseticker",
+            Self::Misbehaving => "misbehaving",
         }
     }
 }

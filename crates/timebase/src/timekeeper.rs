@@ -13,12 +13,15 @@ use crate::message::{Announcement, Refused, Reply};
 use crate::mono::Mono;
 use crate::round::Rounds;
 use crate::sample::{BoundedOffset, OffsetSample};
-use crate::status::{Alarm, TimeStatus};
+use crate::status::{Alarm, ClockStatus, TimeStatus};
 use crate::unix::UnixTime;
 
 /// The maximum lead of an announcement over authority time: the greatest TICK_LEAD_MS plus one
 /// second.
 const ANNOUNCED_AHEAD_MAX: Duration = Duration::from_secs(11);
+
+/// The number of rounds without an answer after which the edge asks under another reply subject.
+const UNANSWERED_MAX: u32 = 3;
 
 /// The settings of a timekeeper.
 #[derive(Clone, Debug)]
@@ -138,6 +141,7 @@ impl Timekeeper {
         };
         clock.record_answer(reply, now)?;
         clock.insert(sample?, reply);
+        self.rounds.note_answer(reply.nonce);
         if asked >= self.search.since {
             self.search.first_answer.get_or_insert(now);
         }
@@ -160,6 +164,7 @@ impl Timekeeper {
             ..
         } = *announcement;
         if !mode.is_tick(epoch) {
+            self.handle_invalid(clock_id, now);
             return Err(Refused::OffGrid);
         }
         let time = self.authority.map(|authority| authority.time_at(now));
@@ -178,6 +183,21 @@ impl Timekeeper {
             authority.vouched_until = self.clocks.vouched_until();
         }
         Ok(())
+    }
+
+    /// Handles a message from the login of `clock` that no clock sends: what it contained is not
+    /// for the timekeeper. It raises an alarm and has no other effect. The time is not at risk,
+    /// since a clock that sends such messages is judged by its answers like any other.
+    pub fn handle_invalid(&mut self, clock: &ClockId, now: Mono) {
+        if let Some(clock) = self.clocks.known(clock) {
+            clock.note_invalid(now);
+        }
+    }
+
+    /// Returns whether the edge must draw another reply subject before its next request, because
+    /// `UNANSWERED_MAX` rounds in a row have ended without an answer.
+    pub fn poll_redraw(&mut self) -> bool {
+        self.rounds.take_unanswered(UNANSWERED_MAX)
     }
 
     /// Ends the rounds that are due, chooses clocks after each of them, and forgets the time if
@@ -223,24 +243,22 @@ impl Timekeeper {
     /// Returns the state of timekeeping for /status and metrics.
     #[must_use]
     pub fn status(&self, now: Mono) -> TimeStatus {
-        let own = self.own_estimate(now);
-        let clocks = self.clocks.iter();
-        let clocks =
-            clocks.map(|(id, clock)| clock.status(id, own, self.clocks.is_false(clock, now)));
+        let clocks = self.clocks.statuses(self.own_estimate(now), now);
+        let alarms = Alarm::ALL
+            .into_iter()
+            .filter(|alarm| self.is_raised(*alarm, &clocks));
         TimeStatus {
-            clocks: clocks.collect(),
             following: self.following.clone(),
-            alarms: Alarm::ALL
-                .into_iter()
-                .filter(|alarm| self.is_raised(*alarm, now))
-                .collect(),
+            alarms: alarms.collect(),
             holdover: self.authority.is_some() && self.following.is_none(),
             offset_ns: self.authority.map(|authority| authority.offset_ns),
             bound_us: self.authority.map(|authority| authority.bound_us(now)),
+            rounds: self.rounds.counts(),
+            clocks,
         }
     }
 
-    fn is_raised(&self, alarm: Alarm, now: Mono) -> bool {
+    fn is_raised(&self, alarm: Alarm, clocks: &[ClockStatus]) -> bool {
         match alarm {
             Alarm::NoMajority => self.following.is_some() && self.basis == Basis::OwnTime,
             Alarm::NoneAccepted => {
@@ -248,7 +266,9 @@ impl Timekeeper {
                 self.authority.is_some() && self.following.is_none() && answered.is_some()
             }
             Alarm::StepPending => self.step.is_some(),
-            Alarm::SharedId => self.clocks.any_shared(now),
+            Alarm::SharedId | Alarm::Falseticker | Alarm::Misbehaving => {
+                clocks.iter().any(|clock| clock.is_raised(alarm))
+            }
         }
     }
 

@@ -3,12 +3,15 @@
 use std::sync::Arc;
 
 use rustls::crypto::CryptoProvider;
+use rustls::crypto::aws_lc_rs::sign::any_supported_type;
 use rustls::crypto::aws_lc_rs::{self, cipher_suite};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::version::TLS13;
-use rustls::{ServerConfig, SupportedCipherSuite};
+use rustls::{InconsistentKeys, ServerConfig, SupportedCipherSuite};
+use zeroize::Zeroizing;
 
 /// The cipher suites, in the order of preference.
 const CIPHER_SUITES: [SupportedCipherSuite; 2] = [
@@ -37,7 +40,8 @@ pub fn provider() -> CryptoProvider {
 }
 
 /// Creates the configuration of a server: TLS 1.3 only, without session tickets, early data and
-/// ALPN. If there is a `client_verifier`, clients must present a certificate that it accepts.
+/// ALPN. If there is a `client_verifier`, clients must present a certificate that it accepts. The
+/// encoded key is wiped.
 ///
 /// # Errors
 /// The certificate and key are not usable, or do not belong together.
@@ -50,14 +54,27 @@ pub fn server_config(
         .with_protocol_versions(&[&TLS13])
         .map_err(ConfigError::CipherSuites)?;
     let verifier = client_verifier.unwrap_or_else(WebPkiClientVerifier::no_client_auth);
+    let certified = certified_key(chain, key).map_err(ConfigError::CertificateAndKey)?;
     let mut config = builder
         .with_client_cert_verifier(verifier)
-        .with_single_cert(chain, key)
-        .map_err(ConfigError::CertificateAndKey)?;
+        .with_cert_resolver(Arc::new(SingleCertAndKey::from(certified)));
     // The traffic secrets are handed over to `Session`.
     config.enable_secret_extraction = true;
     // Resumption would keep secrets in memory for longer than their connections.
     config.send_tls13_tickets = 0;
     config.session_storage = Arc::new(NoServerSessionStorage {});
     Ok(config)
+}
+
+/// Does the same as `CertifiedKey::from_der` in rustls, but wipes the encoded key.
+fn certified_key(
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+) -> Result<CertifiedKey, rustls::Error> {
+    let key = Zeroizing::new(key);
+    let certified = CertifiedKey::new(chain, any_supported_type(&key)?);
+    match certified.keys_match() {
+        Ok(()) | Err(rustls::Error::InconsistentKeys(InconsistentKeys::Unknown)) => Ok(certified),
+        Err(error) => Err(error),
+    }
 }

@@ -7,6 +7,8 @@
 //!   which starts at 0 with the key and is incremented by every call, before the result is known.
 //!   Nothing else sets it, keys are neither cloned nor exported, and a record that could not be
 //!   sent is kept as it is instead of being sealed again.
+//!   The one exception is [`BareSealing`], which exists only in programs with the feature `bench`:
+//!   there, the borrower of a key must count.
 //! - **A key never reaches its limit.** `is_worn` is true before the confidentiality limit that
 //!   rustls gives for the suite, and the session then replaces the key. At the limit itself
 //!   sealing fails.
@@ -76,6 +78,15 @@ impl SealingKey {
         })
     }
 
+    #[cfg(feature = "bench")]
+    pub(crate) fn bare(&mut self) -> BareSealing<'_> {
+        BareSealing {
+            context: &self.context,
+            iv: self.records.iv,
+            count: &mut self.records.count,
+        }
+    }
+
     /// Returns whether the key should be replaced now.
     pub(crate) fn is_worn(&self) -> bool {
         self.records.are_close_to(self.records.limit)
@@ -110,16 +121,25 @@ impl SealingKey {
     }
 }
 
-/// The key with which records are opened. Its context takes half a kilobyte, so it is made when the
-/// first record arrives.
-pub(crate) struct OpeningKey {
-    context: OpeningContext,
-    records: Records,
+/// A sealing key for the bare loop of a benchmark, which must seal without any bookkeeping and yet
+/// send what the peer can open. The nonce of a record is `iv` XORed with `count`, as in
+/// RFC 8446, section 5.3, and the borrower must add 1 to `count` for each record.
+#[cfg(feature = "bench")]
+pub struct BareSealing<'a> {
+    /// The key.
+    pub context: &'a LessSafeKey,
+    /// The IV of the key.
+    pub iv: [u8; 12],
+    /// The number of records that the key has sealed so far.
+    pub count: &'a mut u64,
 }
 
-enum OpeningContext {
-    Unused(Box<ConnectionTrafficSecrets>),
-    Made(LessSafeKey),
+/// The key with which records are opened. Its context takes more than half a kilobyte, so it only
+/// exists while records are opened.
+pub(crate) struct OpeningKey {
+    secrets: ConnectionTrafficSecrets,
+    context: Option<LessSafeKey>,
+    records: Records,
 }
 
 impl OpeningKey {
@@ -131,7 +151,8 @@ impl OpeningKey {
         // not authenticate ends the connection.
         let limit = u64::MAX;
         Ok(Self {
-            context: OpeningContext::Unused(Box::new(secrets)),
+            secrets,
+            context: None,
             records: Records { iv, count, limit },
         })
     }
@@ -150,21 +171,19 @@ impl OpeningKey {
         protected: &'a mut [u8],
     ) -> Result<Option<&'a mut [u8]>, KeyFailure> {
         let nonce = self.records.next_nonce()?;
-        let key = self.context.make()?;
-        Ok(key.open_in_place(nonce, Aad::from(header), protected).ok())
+        let context = match self.context.take() {
+            Some(context) => context,
+            None => context(&self.secrets)?.0,
+        };
+        let context = self.context.insert(context);
+        Ok(context
+            .open_in_place(nonce, Aad::from(header), protected)
+            .ok())
     }
-}
 
-impl OpeningContext {
-    fn make(&mut self) -> Result<&LessSafeKey, KeyFailure> {
-        if let Self::Unused(secrets) = self {
-            let (key, _) = context(secrets)?;
-            *self = Self::Made(key);
-        }
-        match self {
-            Self::Made(key) => Ok(key),
-            Self::Unused(_) => Err(KeyFailure),
-        }
+    /// Frees the context. The next record makes it again.
+    pub(crate) fn free_context(&mut self) {
+        self.context = None;
     }
 }
 

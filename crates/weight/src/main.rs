@@ -10,7 +10,9 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
-use tickstorm_edge::{Config, CredentialSource, CredentialSources, FdTables, weight::FanOut};
+use tickstorm_edge::{
+    Config, CredentialSource, CredentialSources, FdTables, IpListSources, weight::FanOut,
+};
 use tickstorm_protocol::frame::{self, Decoder, FrameType, Rules};
 use tickstorm_protocol::message::{Auth, Heartbeat, encode_batch};
 use tickstorm_protocol::session::server::{Limits, ServerSession, Step, pong};
@@ -79,7 +81,7 @@ fn decode(rounds: u32) -> anyhow::Result<usize> {
     let mut decoded = 0;
     let allocations = repeat(rounds, || {
         let mut input = black_box(bytes.as_slice());
-        let frame = decoder.decode(Rules::edge(65_536), &mut input);
+        let frame = decoder.decode(Rules::after_auth(65_536), &mut input);
         decoded += u32::from(black_box(frame).is_ok_and(|frame| frame.is_some()));
     });
     ensure!(decoded == rounds, "{decoded} of {rounds} frames decoded");
@@ -103,7 +105,7 @@ fn session(rounds: u32) -> anyhow::Result<usize> {
     frame::encode(FrameType::Auth, &Auth::default(), &mut auth);
     let step = session.step(&limits, &mut auth.as_slice(), now);
     ensure!(matches!(step, Step::Auth(_)), "{step:?}");
-    session.accept(&limits, now, &mut out);
+    session.accept(&limits, &[], now, &mut out);
     let bytes = heartbeat();
     let mut answered = 0;
     let allocations = repeat(rounds, || {
@@ -208,6 +210,7 @@ fn config() -> Config {
         id: "edge".to_owned(),
         listen_addr: SocketAddr::from(([127, 0, 0, 1], 0)),
         tls: None,
+        balancers: None,
         credentials: CredentialSources {
             user: source("user"),
             password: source("password"),
@@ -219,6 +222,9 @@ fn config() -> Config {
         resume_window: Duration::from_secs(600),
         connections_max: 1_000,
         handshakes_max: 1_000,
+        connections_per_ip_max: 0,
+        connect_rate_per_ip: 0,
+        ip_lists: IpListSources::default(),
         auth_rate_limit: 10,
         auth_timeout: Duration::from_secs(5),
         heartbeat_interval: Duration::from_secs(15),
@@ -226,6 +232,7 @@ fn config() -> Config {
         frame_rate: 10,
         batch_window: Duration::from_millis(5),
         max_msg_size: 65_536,
+        buffered_max: 64 * 1024 * 1024,
         queue_frames_max: 2,
         write_deadline: Duration::from_secs(5),
         read_buffer: 65_536,

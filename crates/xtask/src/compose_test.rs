@@ -1,18 +1,18 @@
 //! `cargo xtask compose-test`: builds the images, and runs the tests of a complete cluster that
-//! Compose brings up. The tests start and stop the cluster themselves. This task removes it at the
-//! end, whatever happens to the tests.
+//! Compose brings up, first without and then with TLS. The tests start and stop the cluster
+//! themselves. This task removes it at the end, whatever happens to the tests.
 
 mod image;
 #[cfg(test)]
 mod tests;
 
-use std::{process::ExitCode, time::Duration};
+use std::{fs, io, process::ExitCode, time::Duration};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use self::image::Image;
 use crate::{
-    command::{Call, cargo, compose},
+    command::{Call, cargo, compose, in_workspace, program},
     nats::missing_engine,
     preflight::{Missing, Preflight},
     stand_in::{self, DISTROLESS, HAPROXY, NATS, RUST},
@@ -24,6 +24,13 @@ use crate::{
 /// running.
 const PROJECT: &str =
     "-p tickstorm-test -f compose/docker-compose.yml --env-file compose/.env.example";
+
+/// More of Compose's options, for the cluster with TLS.
+const TLS: &str = "-f compose/tls.yml";
+
+/// The environment variable with the directory for the secrets of the cluster with TLS.
+const SECRETS_VARIABLE: &str = "SECRETS_DIR";
+const SECRETS: &str = "target/compose-test-secrets";
 
 /// The environment variable that passes tests the Compose command line up to the subcommand. It is
 /// valid in the workspace's root.
@@ -50,6 +57,11 @@ pub(crate) fn run() -> ExitCode {
         preflight.need(cluster.is_none().then(|| {
             let remedy = "install version 1.29 (`docker-compose`) or 2 (`docker compose`)";
             Missing::new("Docker Compose", remedy)
+        }));
+        let has_openssl = program("openssl", &["version"]).probe().is_some();
+        preflight.need((!has_openssl).then(|| {
+            let remedy = "install version 1.1.1 or later, which makes the certificates";
+            Missing::new("openssl", remedy)
         }));
         preflight.finish()?;
         cluster.map_or(Ok(()), |cluster| cluster.test())
@@ -78,24 +90,40 @@ impl ComposedCluster {
             stand_in::provide(&[&RUST, &DISTROLESS, &HAPROXY, &NATS])
         })?;
         step("images", || {
-            self.compose("build").run_within(BUILD_TIME_MAX)?;
+            let build = format!("build {}", stand_in::build_arguments());
+            self.compose(&build).run_within(BUILD_TIME_MAX)?;
             IMAGES.iter().try_for_each(Image::check)
         })?;
         step("test program", || {
             NEXTEST.provide()?;
-            tests("--no-run").run_within(BUILD_TIME_MAX)
+            tests("cluster --no-run").run_within(BUILD_TIME_MAX)
         })?;
-        // An interrupted run may have left its cluster behind.
+        self.run_tests("tests", "cluster")?;
+        let secured = Self {
+            command: format!("{} {TLS}", self.command),
+        };
+        secured.run_tests("tests with TLS", "cluster-tls")
+    }
+
+    /// Runs the tests of a profile, and removes the cluster that they bring up.
+    fn run_tests(&self, name: &str, profile: &str) -> Result<()> {
+        // An interrupted run may have left these behind.
         self.remove()?;
-        let tested = step("tests", || {
-            tests("")
+        remove_secrets()?;
+        let secrets = in_workspace(SECRETS).display().to_string();
+        let tested = step(name, || {
+            tests(profile)
                 .env(COMMAND, &self.command)
+                .env(SECRETS_VARIABLE, &secrets)
                 .run_within(TESTS_TIME_MAX)
         });
         if tested.is_err() {
             self.show_logs();
         }
-        let removed = step("removal", || self.remove());
+        let removed = step("removal", || {
+            self.remove()?;
+            remove_secrets()
+        });
         tested.and(removed)
     }
 
@@ -119,10 +147,21 @@ impl ComposedCluster {
     }
 }
 
-/// Returns a call of the tests. It builds the entire workspace: for the tests' package alone, the
-/// libraries would be built again with fewer features.
-fn tests(arguments: &str) -> Call {
+/// Removes the directory of secrets, if there is one.
+fn remove_secrets() -> Result<()> {
+    let path = in_workspace(SECRETS);
+    match fs::remove_dir_all(&path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("could not remove {}", path.display()))
+        }
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+/// Returns a call of the tests of a profile. It builds the entire workspace: for the tests' package
+/// alone, the libraries would be built again with fewer features.
+fn tests(profile: &str) -> Call {
     cargo(&format!(
-        "nextest run --locked --workspace --profile cluster {arguments}"
+        "nextest run --locked --workspace --profile {profile}"
     ))
 }

@@ -49,6 +49,7 @@ const BENCH: &str = "tickstorm-bench";
 const CLI: &str = "tickstorm-cli";
 const TESTKIT: &str = "tickstorm-testkit";
 const WEIGHT: &str = "tickstorm-weight";
+const ABUSE: &str = "tickstorm-abuse";
 
 /// One rule per crate. Dependencies point one way, from I/O to logic. `clock`, `edge` and `client`
 /// do not depend on each other; only the commands of `tickstorm` combine them.
@@ -56,10 +57,12 @@ const RULES: &[Rule] = &[
     rule(TIMEBASE, &[], &[]),
     rule(TIMER, &[TIMEBASE], &[]),
     rule(PROTOCOL, &[TIMEBASE], &[]),
-    rule(TLS, &[], &[]),
+    // The tests depend on the crate with its feature `bench`.
+    rule(TLS, &[], &[TLS]),
     rule(BUS, &[TIMEBASE], &[TESTKIT]),
-    // Both daemons connect to NATS through this crate.
-    rule(SERVICE, &[BUS], &[TESTKIT]),
+    // Both daemons connect to NATS through this crate, and their admin ports may have TLS. Clock
+    // ids are values of both daemons' settings.
+    rule(SERVICE, &[TIMEBASE, TLS, BUS], &[TESTKIT]),
     rule(CLOCK, &[TIMEBASE, BUS, SERVICE], &[TESTKIT]),
     // The edge's tests depend on the edge with its feature `bench`.
     rule(
@@ -68,16 +71,30 @@ const RULES: &[Rule] = &[
         &[EDGE, TESTKIT],
     ),
     rule(CLIENT, &[TIMEBASE, TIMER, PROTOCOL], &[TESTKIT]),
-    rule(COMMAND, &[BUS, SERVICE, CLOCK, EDGE, CLIENT], &[TESTKIT]),
+    rule(
+        COMMAND,
+        &[TIMEBASE, BUS, SERVICE, CLOCK, EDGE, CLIENT],
+        &[TESTKIT],
+    ),
     rule(
         BENCH,
-        &[TIMEBASE, PROTOCOL, SERVICE, CLOCK, EDGE, CLIENT, COMMAND],
+        &[
+            TIMEBASE, PROTOCOL, TLS, SERVICE, CLOCK, EDGE, CLIENT, COMMAND,
+        ],
         &[],
     ),
     rule(CLI, &[SERVICE, CLOCK, EDGE, CLIENT, COMMAND, BENCH], &[]),
     rule(TESTKIT, &[TIMEBASE, PROTOCOL], &[]),
     // Like testkit, it is not shipped, so its product code may use testkit.
     rule(WEIGHT, &[TIMEBASE, PROTOCOL, SERVICE, EDGE, TESTKIT], &[]),
+    // Nor is this shipped. It shares the edge process and the clients of `bench`.
+    rule(
+        ABUSE,
+        &[
+            TIMEBASE, PROTOCOL, TLS, BUS, SERVICE, COMMAND, BENCH, TESTKIT,
+        ],
+        &[],
+    ),
     rule(
         "tickstorm-tests",
         &[TIMEBASE, CLIENT, TESTKIT],

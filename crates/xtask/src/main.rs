@@ -1,9 +1,13 @@
 //! The development tasks, which people and CI run with the same commands: `cargo xtask test`,
-//! `cargo xtask compose-test`, `cargo xtask rollout-test` and `cargo xtask weight`.
+//! `cargo xtask compose-test`, `cargo xtask rollout-test`, `cargo xtask abuse`, `cargo xtask sbom`
+//! and `cargo xtask weight`.
 //!
 //! This file owns the command line. xtask is not part of the product: nothing depends on it, and it
 //! refers to the other crates by name only.
 
+mod abuse;
+mod advisories;
+mod checkov;
 mod command;
 mod compose_test;
 mod dependencies;
@@ -14,11 +18,13 @@ mod process_tree;
 mod prose;
 mod python_tool;
 mod rollout_test;
+mod sbom;
 mod stand_in;
 mod step;
 mod stopwatch;
 mod test;
 mod tool;
+mod unsafe_code;
 mod weight;
 
 use std::process::ExitCode;
@@ -44,9 +50,10 @@ enum Task {
         TICKSTORM_TEST_NATS=container or TICKSTORM_TEST_NATS=process sets how tests run NATS\n\
         servers. By default they are containers if a container engine answers, and processes\n\
         otherwise. If CI is set, checks that would be skipped because a tool is missing fail,\n\
-        except `portable`.")]
+        except `portable` and `advisories`.")]
     Test {
-        /// Checks to run, in the order given [default: all except `nats`, in the order listed]
+        /// Checks to run, in the order given [default: all except `nats` and `abuse`, in the order
+        /// listed]
         #[arg(value_enum, value_name = "CHECK")]
         checks: Vec<Check>,
     },
@@ -62,6 +69,23 @@ enum Task {
             can't be pulled, set TICKSTORM_STAND_INS=1 to build local stand-ins for them."
     )]
     RolloutTest,
+    /// Attack an edge, and measure what honest clients notice of it
+    #[command(disable_help_flag = true)]
+    Abuse {
+        /// Options of the program; `--help` lists them
+        #[arg(
+            trailing_var_arg = true,
+            allow_hyphen_values = true,
+            value_name = "OPTION"
+        )]
+        options: Vec<String>,
+    },
+    /// Write the software bills of materials of the programs, in CycloneDX's JSON format
+    #[command(
+        after_help = "Writes target/sbom/PROGRAM.cdx.json for each program. The same sources\n\
+            yield the same bytes."
+    )]
+    Sbom,
     /// Compare the hot path's instructions and allocations with the baseline
     #[command(after_help = "Examples:\n  \
             cargo xtask weight            fail if a piece is heavier than its baseline\n  \
@@ -78,12 +102,18 @@ fn main() -> ExitCode {
         Task::Test { checks } => test::run(&checks),
         Task::ComposeTest => compose_test::run(),
         Task::RolloutTest => rollout_test::run(),
-        Task::Weight { renew } => match weight::run(renew) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => {
-                eprintln!("xtask: {error:#}");
-                ExitCode::FAILURE
-            }
-        },
+        Task::Abuse { options } => abuse::run(&options),
+        Task::Sbom => exit_code(sbom::write()),
+        Task::Weight { renew } => exit_code(weight::run(renew)),
+    }
+}
+
+fn exit_code(outcome: anyhow::Result<()>) -> ExitCode {
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
     }
 }

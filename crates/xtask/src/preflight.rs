@@ -28,6 +28,10 @@ pub(crate) enum Skippable {
     PerShardTables,
     /// The check `portable`.
     Portable,
+    /// The check `advisories`.
+    Advisories,
+    /// Fetching what is new for the check `advisories`.
+    NewestAdvisories,
 }
 
 /// The findings so far.
@@ -61,6 +65,8 @@ impl fmt::Display for Skippable {
         f.write_str(match self {
             Self::Weight => "weight",
             Self::Portable => "portable",
+            Self::Advisories => "advisories",
+            Self::NewestAdvisories => "the newest advisories",
             Self::PerShardTables => "tests of per-shard file descriptor tables",
         })
     }
@@ -129,6 +135,12 @@ impl Preflight {
 }
 
 impl Skipped {
+    /// Adds a piece for which something turned out to be missing when it ran. It does not fail even
+    /// if `CI` is set.
+    pub(crate) fn add(&mut self, piece: Skippable, missing: Missing) {
+        self.0.insert(piece, missing);
+    }
+
     pub(crate) fn has(&self, piece: Skippable) -> bool {
         self.0.contains_key(&piece)
     }
@@ -191,6 +203,19 @@ mod tests {
         assert!(
             error.contains("valgrind (for weight,") && error.contains(": install it"),
             "{error}"
+        );
+    }
+
+    #[test]
+    fn a_piece_that_is_skipped_while_it_runs_is_in_the_summary_too() {
+        let mut skipped = Preflight::new(true).finish().unwrap();
+        skipped.add(
+            Skippable::Advisories,
+            Missing::new("a database", "fetch it"),
+        );
+        assert_eq!(
+            skipped.summary(),
+            "; SKIPPED: advisories (requires a database)"
         );
     }
 

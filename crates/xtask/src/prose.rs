@@ -78,7 +78,7 @@ fn examine(rules: &Rules, source: &Source<'_>) -> Vec<Finding> {
 
 /// Returns the paths of all files of the workspace except those that `.gitignore` excludes. Works
 /// without Git.
-fn files() -> Result<Vec<String>> {
+pub(crate) fn files() -> Result<Vec<String>> {
     let root = in_workspace("");
     let mut paths = Vec::new();
     let walk = WalkBuilder::new(&root)

@@ -1,6 +1,6 @@
 //! The programs from Python's package index that checks run, with their versions and their
-//! installation. They are installed into a virtual environment under `target/`, so that nothing
-//! else on this machine changes and no special rights are needed.
+//! installation. They are installed into virtual environments under `target/`, so that nothing else
+//! on this machine changes and no special rights are needed.
 //!
 //! The index is the one that pip is configured for (`PIP_INDEX_URL`, `pip.conf`, or its default).
 
@@ -18,9 +18,9 @@ use crate::{
     tool::major_and_minor,
 };
 
-/// The virtual environment, relative to the workspace's root. testkit looks for programs here
-/// before it searches `PATH`.
-const ENVIRONMENT: &str = "target/python-tools";
+/// The virtual environment of all programs that agree on the versions of their libraries, relative
+/// to the workspace's root. testkit looks for programs here before it searches `PATH`.
+const SHARED: &str = "target/python-tools";
 
 /// The processor architectures for which the index has all of the programs.
 const PROCESSORS: [&str; 2] = ["x86_64", "aarch64"];
@@ -31,6 +31,9 @@ const PYTHON_MIN: (u64, u64) = (3, 10);
 /// A program from the index.
 pub(crate) struct PythonTool {
     program: &'static str,
+    /// The virtual environment that the program is installed into, relative to the workspace's
+    /// root.
+    environment: &'static str,
     /// pip's requirements file, relative to the workspace's root: the versions to install, with the
     /// hashes of the files that may be downloaded.
     requirements: &'static str,
@@ -51,6 +54,7 @@ enum HostVersion {
 /// The validator of the manifests' fields, which includes Kubernetes' schemas.
 pub(crate) const KUBERNETES_VALIDATE: PythonTool = PythonTool {
     program: "kubernetes-validate",
+    environment: SHARED,
     requirements: "crates/xtask/python/kubernetes-validate.txt",
     host_version: HostVersion::Ignored,
 };
@@ -58,6 +62,7 @@ pub(crate) const KUBERNETES_VALIDATE: PythonTool = PythonTool {
 /// The builder of the manifests. `k8s/` is for this version of Kubernetes and later ones.
 pub(crate) const KUBECTL: PythonTool = PythonTool {
     program: "kubectl",
+    environment: SHARED,
     requirements: "crates/xtask/python/kubectl.txt",
     host_version: HostVersion::AtLeast(&["version", "--client"], (1, 32)),
 };
@@ -65,6 +70,7 @@ pub(crate) const KUBECTL: PythonTool = PythonTool {
 /// The NATS server that tests run as a process, in the same version as the image for containers.
 pub(crate) const NATS_SERVER: PythonTool = PythonTool {
     program: "nats-server",
+    environment: SHARED,
     requirements: "crates/xtask/python/nats-server.txt",
     host_version: HostVersion::Exactly(&["--version"], (2, 15)),
 };
@@ -72,7 +78,17 @@ pub(crate) const NATS_SERVER: PythonTool = PythonTool {
 /// The spelling checker of `cargo xtask test prose`.
 pub(crate) const CODESPELL: PythonTool = PythonTool {
     program: "codespell",
+    environment: SHARED,
     requirements: "crates/xtask/python/codespell.txt",
+    host_version: HostVersion::Ignored,
+};
+
+/// The scanner for insecure manifests and Dockerfiles. It has libraries in common with
+/// kubernetes-validate, and requires other versions of them.
+pub(crate) const CHECKOV: PythonTool = PythonTool {
+    program: "checkov",
+    environment: "target/checkov",
+    requirements: "crates/xtask/python/checkov.txt",
     host_version: HostVersion::Ignored,
 };
 
@@ -82,7 +98,7 @@ pub(crate) fn missing(tools: &[&PythonTool]) -> Option<Missing> {
     if missing.is_empty() {
         return None;
     }
-    // kubernetes-validate and codespell are written in Python and run on every architecture.
+    // The others are written in Python and run on every architecture.
     let binary = missing
         .iter()
         .find(|tool| !matches!(tool.host_version, HostVersion::Ignored));
@@ -92,7 +108,10 @@ pub(crate) fn missing(tools: &[&PythonTool]) -> Option<Missing> {
         let remedy = format!("install it by hand: Python's package index has none for {ARCH}");
         return Some(Missing::new(tool.program, remedy));
     }
-    if environment_works() {
+    if missing
+        .iter()
+        .all(|tool| environment_works(tool.environment))
+    {
         return None;
     }
     let (major, minor) = PYTHON_MIN;
@@ -136,6 +155,16 @@ impl PythonTool {
         Ok(self.path())
     }
 
+    /// Returns the path of the installed program or, if this machine's program is used, its name.
+    pub(crate) fn executable(&self) -> String {
+        let path = self.path();
+        if path.exists() {
+            path.display().to_string()
+        } else {
+            self.program.to_owned()
+        }
+    }
+
     fn is_available(&self) -> bool {
         // An outdated copy in the virtual environment takes precedence over this machine's program,
         // so it must be replaced.
@@ -143,13 +172,15 @@ impl PythonTool {
     }
 
     fn path(&self) -> PathBuf {
-        in_workspace(ENVIRONMENT).join("bin").join(self.program)
+        in_workspace(self.environment)
+            .join("bin")
+            .join(self.program)
     }
 
     /// Returns the path of a copy of the requirements file, which is written at the end of an
     /// installation.
     fn receipt(&self) -> PathBuf {
-        in_workspace(ENVIRONMENT).join(format!("{}.txt", self.program))
+        in_workspace(self.environment).join(format!("{}.txt", self.program))
     }
 
     /// Returns whether the program was installed with the current requirements.
@@ -161,15 +192,16 @@ impl PythonTool {
     fn install(&self) -> Result<()> {
         let Self {
             program: name,
+            environment,
             requirements,
             ..
         } = self;
         eprintln!(
             "    {name} is not installed in the version that the check needs: installing it into \
-             {ENVIRONMENT}"
+             {environment}"
         );
-        make_environment()?;
-        pip()?
+        make_environment(environment)?;
+        pip(environment)?
             .args(&["install", "--quiet", "--disable-pip-version-check"])
             // Wheels only, so that nothing is compiled.
             .args(&["--only-binary=:all:", "--require-hashes"])
@@ -213,20 +245,22 @@ fn python_has(module: &str) -> bool {
         .is_some()
 }
 
-fn environment_python(arguments: &[&str]) -> Call {
-    let python = in_workspace(ENVIRONMENT).join("bin/python");
+fn environment_python(environment: &str, arguments: &[&str]) -> Call {
+    let python = in_workspace(environment).join("bin/python");
     program(&python.display().to_string(), arguments)
 }
 
-/// Returns whether the virtual environment exists and works: its Python may have been removed or
+/// Returns whether a virtual environment exists and works: its Python may have been removed or
 /// replaced since it was created.
-fn environment_works() -> bool {
-    environment_python(&["--version"]).probe().is_some()
-        && (pip_in_environment().is_some() || pip_wheel().is_some())
+fn environment_works(environment: &str) -> bool {
+    environment_python(environment, &["--version"])
+        .probe()
+        .is_some()
+        && (pip_in_environment(environment).is_some() || pip_wheel(environment).is_some())
 }
 
-fn make_environment() -> Result<()> {
-    if environment_works() {
+fn make_environment(environment: &str) -> Result<()> {
+    if environment_works(environment) {
         return Ok(());
     }
     let has_pip = python_has("ensurepip");
@@ -234,12 +268,12 @@ fn make_environment() -> Result<()> {
     if !has_pip {
         arguments.push("--without-pip");
     }
-    arguments.push(ENVIRONMENT);
+    arguments.push(environment);
     program("python3", &arguments).run()?;
     if !has_pip {
         // Debian's Python comes without pip. The package that contains pip works without being
         // installed.
-        let directory = in_workspace(ENVIRONMENT).join("apt");
+        let directory = in_workspace(environment).join("apt");
         let directory = directory
             .to_str()
             .context("the workspace's path is not valid UTF-8")?;
@@ -250,24 +284,24 @@ fn make_environment() -> Result<()> {
     Ok(())
 }
 
-fn pip() -> Result<Call> {
-    pip_in_environment()
+fn pip(environment: &str) -> Result<Call> {
+    pip_in_environment(environment)
         .or_else(|| {
-            let wheel = pip_wheel()?;
-            Some(environment_python(&[wheel.to_str()?]))
+            let wheel = pip_wheel(environment)?;
+            Some(environment_python(environment, &[wheel.to_str()?]))
         })
-        .with_context(|| format!("{ENVIRONMENT} has no pip"))
+        .with_context(|| format!("{environment} has no pip"))
 }
 
-fn pip_in_environment() -> Option<Call> {
-    environment_python(&["-m", "pip", "--version"]).probe()?;
-    Some(environment_python(&["-m", "pip"]))
+fn pip_in_environment(environment: &str) -> Option<Call> {
+    environment_python(environment, &["-m", "pip", "--version"]).probe()?;
+    Some(environment_python(environment, &["-m", "pip"]))
 }
 
 /// Returns the path of the program pip inside the wheel from Debian's package, which Python runs
 /// without unpacking it.
-fn pip_wheel() -> Option<PathBuf> {
-    let wheels = in_workspace(ENVIRONMENT).join("apt/usr/share/python-wheels");
+fn pip_wheel(environment: &str) -> Option<PathBuf> {
+    let wheels = in_workspace(environment).join("apt/usr/share/python-wheels");
     let mut wheels = fs::read_dir(wheels).ok()?.flatten();
     let is_pip = |path: &Path| {
         let name = path.file_name().and_then(|name| name.to_str());
@@ -309,7 +343,14 @@ mod tests {
 
     #[test]
     fn every_package_is_pinned_with_hashes_and_the_server_has_the_version_of_the_image() {
-        for tool in [&KUBERNETES_VALIDATE, &KUBECTL, &NATS_SERVER, &CODESPELL] {
+        let tools = [
+            &KUBERNETES_VALIDATE,
+            &KUBECTL,
+            &NATS_SERVER,
+            &CODESPELL,
+            &CHECKOV,
+        ];
+        for tool in tools {
             let text = fs::read_to_string(in_workspace(tool.requirements)).unwrap();
             let packages = text.lines().filter(|line| !line.starts_with(['#', ' ']));
             for package in packages {

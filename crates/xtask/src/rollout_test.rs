@@ -42,7 +42,9 @@ fn test() -> Result<()> {
     })?;
     step("images", || {
         ["clock", "edge"].iter().try_for_each(|name| {
-            let build = format!("build --file Dockerfile.{name} --tag tickstorm-{name}:local .");
+            let bases = stand_in::build_arguments();
+            let build =
+                format!("build {bases} --file Dockerfile.{name} --tag tickstorm-{name}:local .");
             docker(&build).run_within(BUILD_TIME_MAX)
         })
     })?;

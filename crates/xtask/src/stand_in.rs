@@ -21,10 +21,16 @@ const REQUEST: &str = "TICKSTORM_STAND_INS";
 /// minute.
 const TIME_MAX: Duration = Duration::from_secs(600);
 
+/// The text in which the Dockerfiles name the images to start from. It is the same in both.
+const DOCKERFILE: &str = include_str!("../../../Dockerfile.edge");
+
 /// A third party's image, and the script that builds a stand-in for it.
 pub(crate) struct StandIn {
     /// The name of the image, which is also the name of the stand-in.
     pub(crate) image: &'static str,
+    /// The argument of the Dockerfiles whose default is this image with its digest, if they start
+    /// from it.
+    argument: Option<&'static str>,
     /// The image that the script starts from.
     base: Option<&'static StandIn>,
     script: &'static str,
@@ -38,6 +44,7 @@ pub(crate) struct StandIn {
 /// The NATS server that tests and the cluster run. testkit also has the name of this image.
 pub(crate) const NATS: StandIn = StandIn {
     image: "nats:2.15-alpine",
+    argument: None,
     base: None,
     script: include_str!("stand-in-nats.sh"),
     script_name: "stand-in-nats.sh",
@@ -48,6 +55,7 @@ pub(crate) const NATS: StandIn = StandIn {
 /// The base of the stand-ins below.
 const DEBIAN: StandIn = StandIn {
     image: "debian:bookworm-slim",
+    argument: None,
     base: None,
     script: include_str!("stand-in-debian.sh"),
     script_name: "stand-in-debian.sh",
@@ -58,6 +66,7 @@ const DEBIAN: StandIn = StandIn {
 /// The image that TickStorm's images are built in.
 pub(crate) const RUST: StandIn = StandIn {
     image: "rust:1.95-bookworm",
+    argument: Some("RUST_IMAGE"),
     base: Some(&DEBIAN),
     script: include_str!("stand-in-rust.sh"),
     script_name: "stand-in-rust.sh",
@@ -68,6 +77,7 @@ pub(crate) const RUST: StandIn = StandIn {
 /// The base of TickStorm's images.
 pub(crate) const DISTROLESS: StandIn = StandIn {
     image: "gcr.io/distroless/cc-debian12:nonroot",
+    argument: Some("RUNTIME_IMAGE"),
     base: Some(&DEBIAN),
     script: include_str!("stand-in-distroless.sh"),
     script_name: "stand-in-distroless.sh",
@@ -78,6 +88,7 @@ pub(crate) const DISTROLESS: StandIn = StandIn {
 /// The cluster's load balancer.
 pub(crate) const HAPROXY: StandIn = StandIn {
     image: "haproxy:3.2-alpine",
+    argument: None,
     base: Some(&DEBIAN),
     script: include_str!("stand-in-haproxy.sh"),
     script_name: "stand-in-haproxy.sh",
@@ -92,6 +103,14 @@ pub(crate) fn provide(images: &[&StandIn]) -> Result<()> {
     } else {
         Ok(())
     }
+}
+
+/// Returns the options of `build` with which the Dockerfiles start from stand-ins. A stand-in has
+/// no digest that could be named in advance, so it can't take the place of an image by itself.
+pub(crate) fn build_arguments() -> String {
+    let bases = [&RUST, &DISTROLESS].into_iter();
+    let options: Vec<_> = bases.filter_map(StandIn::build_argument).collect();
+    options.join(" ")
 }
 
 /// Returns what this machine is missing for tests that run `image`. The remedy names `alternative`
@@ -122,18 +141,44 @@ fn has_client() -> bool {
     docker("--version").probe().is_some()
 }
 
+fn is_here(image: &str) -> bool {
+    docker(&format!("image inspect {image}")).probe().is_some()
+}
+
 impl StandIn {
+    /// Returns the name by which the project refers to the image, with its digest if it has one.
+    fn reference(&self) -> &'static str {
+        let default = self.argument.and_then(|argument| {
+            // The value is in the next line, because of its width.
+            let mut lines = DOCKERFILE.lines();
+            let wanted = format!("ARG {argument}=\\");
+            lines.find(|line| *line == wanted)?;
+            lines.next()
+        });
+        default.unwrap_or(self.image)
+    }
+
     fn is_here_or_pulled(&self) -> bool {
-        let image = self.image;
-        let is_here = docker(&format!("image inspect {image}")).probe().is_some();
-        is_here || docker(&format!("pull --quiet {image}")).probe().is_some()
+        let reference = self.reference();
+        is_here(reference)
+            || docker(&format!("pull --quiet {reference}"))
+                .probe()
+                .is_some()
+    }
+
+    /// Returns the option for the Dockerfiles if the image is not here, but a stand-in for it is.
+    fn build_argument(&self) -> Option<String> {
+        let argument = self.argument?;
+        let is_stand_in = is_requested() && !is_here(self.reference()) && is_here(self.image);
+        is_stand_in.then(|| format!("--build-arg {argument}={}", self.image))
     }
 
     fn provide(&self) -> Result<()> {
         let Self {
             image, requires, ..
         } = self;
-        if self.is_here_or_pulled() {
+        // With a digest, `reference` never leads to a stand-in.
+        if self.is_here_or_pulled() || is_here(image) {
             return Ok(());
         }
         if let Some(base) = self.base {

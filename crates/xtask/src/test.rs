@@ -8,16 +8,18 @@ use clap::ValueEnum;
 use nix::sched::{CloneFlags, unshare};
 
 use crate::{
-    command::{Call, cargo},
+    abuse, advisories, checkov,
+    command::{Call, cargo, program},
     dependencies,
     nats::TestNats,
     portable,
     preflight::{Missing, Preflight, Skippable, Skipped},
     prose,
     python_tool::{self, CODESPELL, KUBECTL, KUBERNETES_VALIDATE, PythonTool},
+    sbom,
     stopwatch::Stopwatch,
     tool::{self, DENY, NEXTEST},
-    weight,
+    unsafe_code, weight,
 };
 
 /// One check. The variants are in the order in which they run: the quick ones first, and the tests
@@ -30,12 +32,20 @@ pub(crate) enum Check {
     Dependencies,
     /// Banned and duplicate libraries, licences and sources
     Deny,
+    /// Published vulnerabilities of dependencies, and yanked versions
+    Advisories,
+    /// Unsafe code, compared with its justifications in docs/security.md
+    Unsafe,
+    /// The software bills of materials, which are made and validated
+    Sbom,
     /// Warnings of Clippy and the compiler, including those for the fuzz targets
     Clippy,
     /// Compilation of the client for Windows and macOS
     Portable,
     /// Spelling, wording and width of everything that people read, and warnings of rustdoc
     Prose,
+    /// Insecure settings in the Dockerfiles and the manifests of Kubernetes
+    Checkov,
     /// Examples in the API documentation
     Doctests,
     /// Instructions and allocations of the hot path, compared with the baseline
@@ -44,6 +54,8 @@ pub(crate) enum Check {
     Tests,
     /// The tests that run NATS servers; part of `tests`, and run by name only
     Nats,
+    /// Each attack of `cargo xtask abuse` for a few seconds; run by name only
+    Abuse,
 }
 
 impl Check {
@@ -57,11 +69,19 @@ impl Check {
         match self {
             Self::Fmt => preflight.need(tool::missing_component("rustfmt", "fmt")),
             Self::Clippy => preflight.need(tool::missing_component("clippy", "clippy")),
-            Self::Dependencies | Self::Deny | Self::Doctests => {}
+            Self::Dependencies
+            | Self::Deny
+            | Self::Advisories
+            | Self::Unsafe
+            | Self::Sbom
+            | Self::Doctests => {}
+            Self::Abuse => preflight.need(abuse::missing()),
             Self::Prose => preflight.need(python_tool::missing(&[&CODESPELL])),
+            Self::Checkov => preflight.need(checkov::missing()),
             Self::Portable => preflight.skip_without(Skippable::Portable, portable::missing()),
             Self::Weight => preflight.need_for(Skippable::Weight, weight::missing()),
             Self::Tests => {
+                preflight.need(missing_openssl());
                 preflight.need_for(Skippable::PerShardTables, missing_tables());
                 look_for_tests(MANIFEST_TOOLS, preflight);
             }
@@ -74,18 +94,23 @@ impl Check {
         match self {
             Self::Weight => skipped.has(Skippable::Weight),
             Self::Portable => skipped.has(Skippable::Portable),
+            Self::Advisories => skipped.has(Skippable::Advisories),
             Self::Fmt
             | Self::Dependencies
             | Self::Deny
+            | Self::Unsafe
+            | Self::Sbom
             | Self::Clippy
             | Self::Prose
+            | Self::Checkov
             | Self::Doctests
             | Self::Tests
-            | Self::Nats => false,
+            | Self::Nats
+            | Self::Abuse => false,
         }
     }
 
-    fn run(self, skipped: &Skipped) -> Result<()> {
+    fn run(self, skipped: &mut Skipped) -> Result<()> {
         match self {
             Self::Fmt => {
                 tool::provide_component("rustfmt", "fmt")?;
@@ -100,6 +125,9 @@ impl Check {
                 cargo("fetch --locked").run()?;
                 cargo("deny --offline --locked check bans licenses sources").run()
             }
+            Self::Advisories => advisories::check(skipped),
+            Self::Unsafe => unsafe_code::check(),
+            Self::Sbom => sbom::write(),
             Self::Clippy => {
                 tool::provide_component("clippy", "clippy")?;
                 cargo("clippy --workspace --all-targets --locked -- -D warnings").run()?;
@@ -111,6 +139,7 @@ impl Check {
             }
             Self::Portable => portable::check(),
             Self::Prose => prose::check(),
+            Self::Checkov => checkov::check(),
             Self::Doctests => cargo("test --doc --workspace --locked").run(),
             Self::Weight => weight::run(false),
             Self::Tests if skipped.has(Skippable::PerShardTables) => {
@@ -118,9 +147,13 @@ impl Check {
             }
             Self::Tests => run_tests(MANIFEST_TOOLS, &[]),
             Self::Nats => run_tests(&[], &["--profile", "nats"]),
+            Self::Abuse => abuse::check(),
         }
     }
 }
+
+/// The oldest major version of openssl that the tests of TLS can use.
+const OPENSSL_MAJOR_MIN: u32 = 3;
 
 /// The programs that the tests of the manifests call.
 const MANIFEST_TOOLS: &[&PythonTool] = &[&KUBECTL, &KUBERNETES_VALIDATE];
@@ -133,6 +166,26 @@ fn look_for_tests(programs: &[&'static PythonTool], preflight: &mut Preflight) {
         }
         Err(missing) => preflight.need([missing]),
     }
+}
+
+/// Returns what is missing if the tests of TLS have no openssl 3.0 or later.
+fn missing_openssl() -> Option<Missing> {
+    let answer = program("openssl", &["version"]).probe();
+    let major = answer.as_deref().and_then(openssl_major);
+    major
+        .is_none_or(|major| major < OPENSSL_MAJOR_MIN)
+        .then(|| {
+            let found = answer.as_deref().map_or("none", str::trim);
+            let remedy = format!("install or upgrade openssl (this machine has {found})");
+            Missing::new("the program openssl, 3.0 or later", remedy)
+        })
+}
+
+/// Returns the major version from the answer of `openssl version`. LibreSSL, which answers with its
+/// own name, has other options.
+fn openssl_major(answer: &str) -> Option<u32> {
+    let (major, _) = answer.strip_prefix("OpenSSL ")?.split_once('.')?;
+    major.parse().ok()
 }
 
 /// Returns what is missing if a thread may not have its own file descriptor table, which the
@@ -176,19 +229,20 @@ fn binaries() -> Call {
     )
 }
 
-/// Runs the named checks, or all except `nats` if none is named, up to the first failure.
+/// Runs the named checks up to the first failure. If none is named, runs all except `nats` and
+/// `abuse`.
 pub(crate) fn run(named: &[Check]) -> ExitCode {
     let mut checks = named.to_vec();
     if checks.is_empty() {
         let all = Check::value_variants().iter().copied();
-        checks.extend(all.filter(|check| *check != Check::Nats));
+        checks.extend(all.filter(|check| !matches!(check, Check::Nats | Check::Abuse)));
     }
     let mut preflight = Preflight::start();
     for check in &checks {
         check.look(&mut preflight);
     }
     match preflight.finish() {
-        Ok(skipped) => run_all(&checks, &skipped),
+        Ok(skipped) => run_all(&checks, skipped),
         Err(error) => {
             eprintln!("xtask: {error}");
             ExitCode::FAILURE
@@ -196,17 +250,17 @@ pub(crate) fn run(named: &[Check]) -> ExitCode {
     }
 }
 
-fn run_all(checks: &[Check], skipped: &Skipped) -> ExitCode {
+fn run_all(checks: &[Check], mut skipped: Skipped) -> ExitCode {
     let run = Stopwatch::start();
     let mut passed = Vec::new();
     for (index, check) in checks.iter().enumerate() {
-        if check.is_skipped(skipped) {
+        if check.is_skipped(&skipped) {
             continue;
         }
         let name = check.name();
         eprintln!("==> {name}");
         let stopwatch = Stopwatch::start();
-        if let Err(error) = check.run(skipped) {
+        if let Err(error) = check.run(&mut skipped) {
             let waiting: Vec<_> = checks[index + 1..]
                 .iter()
                 .map(|check| check.name())
@@ -219,6 +273,10 @@ fn run_all(checks: &[Check], skipped: &Skipped) -> ExitCode {
             eprintln!("  not run:   {}", list(&waiting));
             eprintln!("  repeat it: cargo xtask test {name}");
             return ExitCode::FAILURE;
+        }
+        if check.is_skipped(&skipped) {
+            eprintln!("<== {name} was SKIPPED");
+            continue;
         }
         let took = stopwatch.seconds();
         eprintln!("<== {name} passed in {took}");
@@ -238,5 +296,18 @@ fn list(items: &[String]) -> String {
         "none".to_owned()
     } else {
         items.join(", ")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_version_of_openssl_is_recognized() {
+        let debian = "OpenSSL 3.0.19 27 Jan 2026 (Library: OpenSSL 3.0.19 27 Jan 2026)\n";
+        assert_eq!(openssl_major(debian), Some(3));
+        assert_eq!(openssl_major("OpenSSL 1.1.1w  11 Sep 2023\n"), Some(1));
+        assert_eq!(openssl_major("LibreSSL 3.3.6\n"), None);
     }
 }

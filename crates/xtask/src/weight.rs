@@ -17,7 +17,7 @@ use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    command::{cargo, program, rustc},
+    command::{program, release_build, rustc},
     preflight::Missing,
 };
 
@@ -69,7 +69,7 @@ pub(crate) fn run(renew: bool) -> Result<()> {
     if let Some(missing) = missing_valgrind() {
         bail!("this machine is missing {missing}");
     }
-    let program = build()?;
+    let program = release_build("tickstorm-weight", &[])?;
     let mut weights = BTreeMap::new();
     for (piece, rounds) in PIECES {
         weights.insert(piece.to_owned(), weigh(&program, piece, rounds)?);
@@ -172,25 +172,6 @@ impl Weight {
             allocations % 100
         )
     }
-}
-
-/// Builds the program with the release profile and returns the path of its executable.
-fn build() -> Result<PathBuf> {
-    let built = cargo(
-        "build --release --locked --package tickstorm-weight \
-         --message-format json-render-diagnostics",
-    )
-    .output()?;
-    let artifacts = serde_json::Deserializer::from_slice(&built).into_iter::<serde_json::Value>();
-    for artifact in artifacts {
-        let artifact = artifact.context("could not parse cargo's messages")?;
-        if artifact["target"]["name"] == "tickstorm-weight"
-            && let Some(executable) = artifact["executable"].as_str()
-        {
-            return Ok(executable.into());
-        }
-    }
-    bail!("cargo reported no executable of tickstorm-weight")
 }
 
 fn weigh(pieces: &Path, piece: &str, rounds: u64) -> Result<Weight> {

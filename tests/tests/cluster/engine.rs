@@ -4,7 +4,7 @@
 use std::fmt;
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::thread;
 use std::time::Duration;
@@ -18,9 +18,23 @@ const READY_MAX: Duration = Duration::from_secs(60);
 /// The pause between two polls, each of which starts one or two programs.
 const PAUSE: Duration = Duration::from_millis(200);
 
+/// Settings of the cluster that differ from `.env.example`: any free ports, and other addresses,
+/// since the default ones may be in use on this machine.
+const OWN_SETTINGS: [(&str, &str); 3] = [
+    ("CLIENT_PORT", "0"),
+    ("STATS_PORT", "0"),
+    ("NETWORK_PREFIX", "10.84.84"),
+];
+
 /// The environment variable in which `cargo xtask compose-test` passes the Compose command line up
 /// to the subcommand.
 const COMPOSE: &str = "TICKSTORM_COMPOSE";
+
+/// The environment variable with the directory of secrets, for Compose and the scripts of
+/// `compose/`.
+const SECRETS: &str = "SECRETS_DIR";
+
+const RUN_BY_TASK: &str = "run these tests with `cargo xtask compose-test`";
 
 /// The number of containers in the cluster.
 const CONTAINERS: usize = 9;
@@ -117,10 +131,61 @@ pub(crate) fn scale_edges(count: usize) {
 
 /// Runs the script that replaces all edges.
 pub(crate) fn roll_edges() {
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../compose/roll-edges.sh");
-    let mut command = Command::new(script);
-    let command = command.env("CLIENT_PORT", "0").env("STATS_PORT", "0");
-    output(command.env("COMPOSE", compose_words().join(" ")));
+    output(&mut script("roll-edges.sh"));
+}
+
+/// Runs the script that makes the secrets for `tls.yml`, or renews the certificates.
+pub(crate) fn make_secrets() {
+    output(&mut script("make-secrets.sh"));
+}
+
+/// Returns a call of the script that rotates the passwords of NATS.
+pub(crate) fn rotate_nats() -> Command {
+    script("rotate-nats.sh")
+}
+
+/// Returns a call of a script of `compose/`.
+fn script(name: &str) -> Command {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../compose");
+    let mut command = Command::new(Path::new(path).join(name));
+    command
+        .envs(OWN_SETTINGS)
+        .env("COMPOSE", compose_words().join(" "));
+    command
+}
+
+/// Returns the directory of the secrets that the cluster uses with `tls.yml`.
+pub(crate) fn secrets() -> PathBuf {
+    let path = std::env::var_os(SECRETS);
+    path.unwrap_or_else(|| panic!("{SECRETS} is not set; {RUN_BY_TASK}"))
+        .into()
+}
+
+/// Starts a clock beside the cluster, in its network and with the image of its clocks. It gets the
+/// variables in `environment`, and `files` at `/etc/tickstorm`.
+pub(crate) fn run_clock(files: &Path, environment: &[(&str, &str)]) -> ExtraContainer {
+    let network = format!("--network={}", container(NATS[0]).network());
+    let volume = format!("--volume={}:/etc/tickstorm:ro", files.display());
+    let variables: Vec<_> = environment
+        .iter()
+        .map(|(name, value)| format!("--env={name}={value}"))
+        .collect();
+    let variables: Vec<_> = variables.iter().map(String::as_str).collect();
+    let run = [&["run", "--detach", &network, &volume], &variables[..]].concat();
+    let id = docker(&[&run[..], &["tickstorm-clock:local"]].concat());
+    ExtraContainer(Container {
+        id: id.trim().to_owned(),
+        service: "extra-clock".to_owned(),
+    })
+}
+
+/// A container that does not belong to the cluster, and is removed when it is dropped.
+pub(crate) struct ExtraContainer(pub(crate) Container);
+
+impl Drop for ExtraContainer {
+    fn drop(&mut self) {
+        docker(&["rm", "--force", &self.0.id]);
+    }
 }
 
 /// One container.
@@ -211,6 +276,19 @@ impl Container {
         address.as_str().unwrap().to_owned()
     }
 
+    /// Returns everything that the container has logged.
+    pub(crate) fn logs(&self) -> String {
+        let command = &mut Command::new("docker");
+        // Standard error is where the daemons and NATS log to.
+        let Output { stdout, stderr, .. } = command.args(["logs", &self.id]).output().unwrap();
+        String::from_utf8([stdout, stderr].concat()).unwrap()
+    }
+
+    /// Returns the output of a program in the container.
+    pub(crate) fn exec(&self, command: &[&str]) -> String {
+        docker(&[&["exec", &self.id], command].concat())
+    }
+
     /// Kills the container without a chance to close its connections.
     pub(crate) fn kill(&self) {
         docker(&["kill", &self.id]);
@@ -282,9 +360,8 @@ fn published(port: u16) -> SocketAddr {
 /// Returns the words of Compose's command line. Its paths, which are relative to the workspace's
 /// root, are made absolute.
 fn compose_words() -> Vec<String> {
-    let line = std::env::var(COMPOSE).unwrap_or_else(|_| {
-        panic!("{COMPOSE} is not set; run these tests with `cargo xtask compose-test`")
-    });
+    let line =
+        std::env::var(COMPOSE).unwrap_or_else(|_| panic!("{COMPOSE} is not set; {RUN_BY_TASK}"));
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     line.split_whitespace()
         .map(|word| {
@@ -300,8 +377,7 @@ fn compose_words() -> Vec<String> {
 fn compose(arguments: &[&str]) -> String {
     let words = compose_words();
     let mut command = Command::new(&words[0]);
-    // Any free ports, since the default ones may be in use on this machine.
-    let command = command.env("CLIENT_PORT", "0").env("STATS_PORT", "0");
+    let command = command.envs(OWN_SETTINGS);
     output(command.args(&words[1..]).args(arguments))
 }
 

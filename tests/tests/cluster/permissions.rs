@@ -9,8 +9,9 @@ use tokio::time::timeout;
 
 use crate::engine::{NATS, container, ensure_ready};
 
-const SECOND: &str = "tickstorm.v1.tick.second";
-const MINUTE: &str = "tickstorm.v1.tick.minute";
+const SECOND: &str = "tickstorm.v1.tick.second.clock-0";
+const MINUTE: &str = "tickstorm.v1.tick.minute.clock-0";
+const SECONDS: &str = "tickstorm.v1.tick.second.*";
 const TIME: &str = "tickstorm.v1.time";
 const FORGED: &[u8] = b"forged";
 
@@ -18,17 +19,18 @@ const FORGED: &[u8] = b"forged";
 async fn with_an_edges_login_nobody_can_announce_ticks_or_answer_time_requests() {
     ensure_ready();
     let mut edge = Intruder::like("edge").await;
-    let mut announcements = edge.client.subscribe(SECOND).await.unwrap();
-    for subject in [SECOND, MINUTE, "_INBOX.of.another.edge"] {
-        edge.publish(subject).await;
-        edge.await_refusal(&format!("Publish to \"{subject}\""))
-            .await;
-    }
-    edge.subscribe_to(TIME).await;
-    edge.await_refusal(&format!("Subscription to \"{TIME}\""))
+    let mut announcements = edge.client.subscribe(SECONDS).await.unwrap();
+    edge.assert_cannot_publish(&[
+        SECOND,
+        MINUTE,
+        "tickstorm.v1.tick.second",
+        "tickstorm.v1.answer.of-another-edge",
+        "tickstorm.v1.answer.of-another-edge.clock-0",
+        "_INBOX.of.another.edge",
+    ])
+    .await;
+    edge.assert_cannot_subscribe_to(&[TIME, ">", "tickstorm.v1.>", "_INBOX.>"])
         .await;
-    edge.subscribe_to(">").await;
-    edge.await_refusal("Subscription to \">\"").await;
     // Nothing but the clocks' announcements has arrived, and they continue to arrive.
     for _ in 0..3 {
         let announcement = timeout(PATIENCE, announcements.next()).await;
@@ -38,39 +40,51 @@ async fn with_an_edges_login_nobody_can_announce_ticks_or_answer_time_requests()
 }
 
 #[tokio::test]
-async fn with_a_clocks_login_nobody_can_send_time_requests_or_unrequested_answers() {
+async fn with_a_clocks_login_nobody_can_speak_for_another_clock_or_send_time_requests() {
     ensure_ready();
     let mut clock = Intruder::like("clock-0").await;
-    for subject in [TIME, "_INBOX.of.an.edge"] {
-        clock.publish(subject).await;
-        clock
-            .await_refusal(&format!("Publish to \"{subject}\""))
-            .await;
-    }
-    for subject in [SECOND, "_INBOX.>"] {
-        clock.subscribe_to(subject).await;
-        clock
-            .await_refusal(&format!("Subscription to \"{subject}\""))
-            .await;
-    }
-    // Publishing to an allowed subject is not refused, so the refusals above were due to
-    // permissions. Edges drop and count this payload, since it is not an announcement.
+    clock
+        .assert_cannot_publish(&[
+            "tickstorm.v1.tick.second.clock-1",
+            "tickstorm.v1.tick.minute.clock-2",
+            "tickstorm.v1.answer.of-an-edge.clock-1",
+            // Without a clock's name, or with more than it.
+            "tickstorm.v1.tick.second",
+            "tickstorm.v1.tick.second.clock-0.x",
+            "tickstorm.v1.answer.of-an-edge",
+            TIME,
+            "_INBOX.of.an.edge",
+        ])
+        .await;
+    clock
+        .assert_cannot_subscribe_to(&[
+            SECONDS,
+            "tickstorm.v1.tick.second.clock-1",
+            "tickstorm.v1.answer.*.*",
+            "_INBOX.>",
+        ])
+        .await;
+    // Its own subjects are not refused, so the refusals above were due to permissions. Edges drop
+    // and count this payload, since it is not an announcement.
+    let mut heard = clock.client.subscribe(MINUTE).await.unwrap();
     clock.publish(MINUTE).await;
-    clock.client.flush().await.unwrap();
+    let own = timeout(PATIENCE, heard.next()).await;
+    assert_eq!(&*own.expect("it hears itself").unwrap().payload, FORGED);
     assert!(clock.refusals.is_empty());
 }
 
 #[tokio::test]
 async fn nobody_can_connect_without_a_valid_login() {
     ensure_ready();
-    let clock = container("clock-0");
-    let password = clock.env("NATS_PASSWORD");
+    let password = container("clock-0").env("NATS_PASSWORD");
     let with = |user: &str, password: &str| {
         ConnectOptions::with_user_and_password(user.to_owned(), password.to_owned())
     };
     for options in [
         ConnectOptions::new(),
-        with("clock", "no"),
+        with("clock-0", "no"),
+        // The password of another clock.
+        with("clock-1", &password),
         with("edge", &password),
         // The login of the servers, which is valid for routes only.
         with("route", "route_pass"),
@@ -79,7 +93,7 @@ async fn nobody_can_connect_without_a_valid_login() {
         let error = attempt.expect_err("no connection").to_string();
         assert!(error.contains("authorization violation"), "{error}");
     }
-    connect(with("clock", &password)).await.unwrap();
+    connect(with("clock-0", &password)).await.unwrap();
 }
 
 /// A NATS client with the login of a clock or an edge.
@@ -105,6 +119,22 @@ impl Intruder {
         Self {
             client: client.await.unwrap(),
             refusals,
+        }
+    }
+
+    async fn assert_cannot_publish(&mut self, subjects: &[&str]) {
+        for subject in subjects {
+            self.publish(subject).await;
+            self.await_refusal(&format!("Publish to \"{subject}\""))
+                .await;
+        }
+    }
+
+    async fn assert_cannot_subscribe_to(&mut self, subjects: &[&str]) {
+        for subject in subjects {
+            self.subscribe_to(subject).await;
+            self.await_refusal(&format!("Subscription to \"{subject}\""))
+                .await;
         }
     }
 

@@ -1,10 +1,12 @@
 //! `tickstorm bench` at small sizes. Each scenario completes, and its results report its
 //! measurements and no faults. The measured speeds are not judged here.
 
+use std::process::Stdio;
 use std::time::Duration;
 
 use serde_json::Value;
-use tickstorm_testkit::TempDir;
+use tickstorm_testkit::{CertificateAuthority, TempDir};
+use tokio::io::{AsyncBufReadExt as _, BufReader};
 
 use crate::tickstorm::{Ended, tickstorm};
 
@@ -111,6 +113,145 @@ async fn fanout_measures_every_tick_of_every_client_and_the_bare_loop() {
     assert!(after_due["p50"].as_f64() <= after_due["max"].as_f64());
     assert!(results.number("/generator/user_share") >= 0.0);
     assert!(results.figure("rss_bytes_per_connection")["edge"].is_number());
+}
+
+#[tokio::test]
+async fn fanout_over_tls_is_compared_with_a_sealing_loop_and_with_an_edge_without_tls() {
+    let args = [
+        "fanout",
+        "-n",
+        "100",
+        "--ticks",
+        "4",
+        "--tls",
+        "--with-limit",
+    ];
+    let results = bench(&args).await;
+    results.assert_no_faults();
+    assert_eq!(results.json["faults"]["broken"], 0, "{}", results.json);
+    for figure in ["cpu_us_per_message", "last_arrival_ms"] {
+        for edge in ["", "plain_"] {
+            results.assert_ratios(&[&format!("{edge}{figure}")]);
+        }
+        results.assert_ratios(&[&format!("{figure}_to_plain")]);
+    }
+    // The bare loop sends once in the measured part of a round and once after it, and the clients
+    // have opened all of its records.
+    assert!(results.distribution("bare_after_due")["count"].as_u64() >= Some(800));
+    assert!(results.distribution("plain_after_due")["count"].as_u64() >= Some(400));
+    let tls = &results.json["tls"];
+    assert_eq!(tls["suite"], "TLS13_AES_256_GCM_SHA384", "{tls}");
+    assert_eq!(tls["key_type"], "ecdsa-p256", "{tls}");
+    let line = "TLS: TLS13_AES_256_GCM_SHA384, key of the edge ecdsa-p256";
+    assert!(results.stdout.contains(line) && results.html.contains(line));
+    for id in ["rss_bytes_per_connection", "plain_rss_bytes_per_connection"] {
+        assert!(results.figure(id)["edge"].is_number(), "{id}");
+    }
+}
+
+#[tokio::test]
+async fn every_other_scenario_also_runs_over_tls() {
+    for args in [
+        "burst -n 20 --rate 1000 --for 1s --rounds 1 --with-limit",
+        "idle -n 20 --heartbeat 1s --for 3s --with-limit",
+        "churn -n 30 --per-second 10 --for 2s",
+        "auth -n 10 --tokens 100 --auths 20 --wrong 25 --ticks 3",
+        "fanout -n 20 --ticks 2 --ahead --released 2",
+        "slow -n 20 --share 5 --rate 8000 --for 4s --rounds 1 --how trickle",
+    ] {
+        let args: Vec<_> = args.split(' ').chain(["--tls"]).collect();
+        let results = bench_with(&args, &[("WRITE_DEADLINE_MS", "1000")]).await;
+        results.assert_no_faults();
+        let suite = &results.json["tls"]["suite"];
+        assert_eq!(suite, "TLS13_AES_256_GCM_SHA384", "{args:?}");
+    }
+}
+
+#[tokio::test]
+async fn connect_storms_over_tls_are_compared_with_as_many_quiet_ticks() {
+    let args = "connect -n 40 --rounds 1 --storms 2 --present 10 --with-limit \
+                --tls --tls-client-auth --tls-key-type rsa-2048";
+    let results = bench(&args.split_whitespace().collect::<Vec<_>>()).await;
+    results.assert_no_faults();
+    results.assert_ratios(&["pipelined_cpu_us", "storm_last_arrival_ms"]);
+    assert_eq!(results.distribution("storm")["count"], 80);
+    let columns = &results.json["lateness"]["columns"];
+    let ticks = columns[1]["ticks"].as_u64().unwrap();
+    assert!(ticks >= 2, "{columns}");
+    assert_eq!(columns[0]["ticks"], ticks, "{columns}");
+    for ticks_of in ["in_storm", "after_storm"] {
+        let arrived = results.distribution(ticks_of)["count"].as_u64().unwrap();
+        assert!(arrived >= 10 * ticks, "{ticks_of}: {arrived}");
+    }
+    let tls = &results.json["tls"];
+    assert_eq!(tls["key_type"], "rsa-2048", "{tls}");
+    assert_eq!(tls["client_certificate"], true, "{tls}");
+}
+
+/// An edge with TLS that another program has started.
+struct TlsEdge {
+    files: TempDir,
+    addr: String,
+    // The process ends with its standard input.
+    _process: tokio::process::Child,
+}
+
+impl TlsEdge {
+    async fn start() -> Self {
+        let authority = CertificateAuthority::new();
+        let certificate = authority.issue("edge.test");
+        let files = TempDir::new("bench_tls");
+        files.write("ca.pem", authority.certificate());
+        files.write("stranger.pem", CertificateAuthority::new().certificate());
+        let mut command = tickstorm(&["bench-edge"]);
+        command
+            .env("LISTEN_ADDR", "127.0.0.1:0")
+            .env("TLS_ENABLED", "true")
+            .env(
+                "TLS_CERT_FILE",
+                files.write("edge.crt", &certificate.certificate),
+            )
+            .env("TLS_KEY_FILE", files.write("edge.key", &certificate.key))
+            .stdin(Stdio::piped());
+        let mut process = command.spawn().unwrap();
+        let mut lines = BufReader::new(process.stdout.take().unwrap()).lines();
+        let ready = tokio::time::timeout(PATIENCE, lines.next_line()).await;
+        let ready = ready.expect("the edge is not ready").unwrap().unwrap();
+        let ready: Value = serde_json::from_str(&ready).unwrap();
+        Self {
+            addr: ready["Ready"]["addr"].as_str().unwrap().to_owned(),
+            files,
+            _process: process,
+        }
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.files.path().join(name).display().to_string()
+    }
+}
+
+#[tokio::test]
+async fn an_edge_with_tls_that_is_already_running_is_measured_only_if_it_can_be_trusted() {
+    let edge = TlsEdge::start().await;
+    let (ca, stranger) = (edge.path("ca.pem"), edge.path("stranger.pem"));
+    let fanout = ["fanout", "-n", "20", "--ticks", "2", "--addr", &edge.addr];
+    let trusting = ["--tls", "--tls-ca", &ca, "--tls-name", "edge.test"];
+    let results = bench(&[&fanout[..], &trusting].concat()).await;
+    results.assert_no_faults();
+    assert!(results.distribution("after_due")["count"].as_u64() >= Some(40));
+    assert_eq!(results.json["tls"]["key_type"], Value::Null);
+    for (options, named) in [
+        (
+            &["--tls", "--tls-ca", &stranger, "--tls-name", "edge.test"][..],
+            "invalid peer certificate",
+        ),
+        (&["--tls", "--tls-ca", &ca], "not valid for name"),
+        (&[], "none of 20 clients was served"),
+    ] {
+        let ended = bench_ended(&[&fanout[..], options].concat(), &[]).await;
+        assert_eq!(ended.code, Some(69), "{options:?}: {ended:?}");
+        assert!(ended.stderr.contains(named), "{options:?}: {ended:?}");
+    }
 }
 
 #[tokio::test]
@@ -287,12 +428,43 @@ async fn errors_are_reported_before_anything_is_measured() {
             "refused",
         ),
         (&["hover"], 64, "hover"),
+        (&["slow", "--with-limit"], 64, "no bare loop"),
+        (&["churn", "--with-limit"], 64, "no bare loop"),
+        (&["auth", "--with-limit"], 64, "no bare loop"),
+        (&["fanout", "--tls-key-type", "rsa-2048"], 64, "--tls"),
+        (
+            &["fanout", "--tls", "--tls-key-type", "dsa"],
+            64,
+            "rsa-2048",
+        ),
+        (&["fanout", "--tls", "--tls-ca", "ca.pem"], 64, "--addr"),
+        (
+            &["fanout", "--tls", "--with-limit", "--mode", "minute"],
+            64,
+            "--mode minute",
+        ),
+        (
+            &[
+                "fanout",
+                "--tls",
+                "--tls-ca",
+                "/nowhere",
+                "--addr",
+                "127.0.0.1:1",
+            ],
+            78,
+            "/nowhere",
+        ),
     ] {
         let ended = bench_ended(args, &[]).await;
         assert_eq!(ended.code, Some(code), "{args:?}: {ended:?}");
         assert!(ended.stderr.contains(expected), "{args:?}: {ended:?}");
     }
-    for (name, value) in [("SHARDS", "0"), ("STREAM_PASS_FILE", "/nowhere")] {
+    for (name, value) in [
+        ("SHARDS", "0"),
+        ("STREAM_PASS_FILE", "/nowhere"),
+        ("TLS_CERT_FILE", "/nowhere"),
+    ] {
         let ended = bench_ended(&["fanout", "-n", "5"], &[(name, value)]).await;
         assert_eq!(ended.code, Some(78), "{name}: {ended:?}");
         assert!(ended.stderr.contains(name), "{name}: {ended:?}");

@@ -3,10 +3,18 @@
 
 use std::fs;
 use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use serde_json::Value;
-use tickstorm_testkit::poll_until_async;
+use tickstorm_client::TlsOptions;
+use tickstorm_testkit::{CertificateAuthority, TempDir, poll_until_async};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::process::Command;
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls::crypto::aws_lc_rs;
 
 use crate::support::daemon::Daemon;
 use crate::tickstorm::{Ended, PATIENCE, run};
@@ -35,6 +43,133 @@ async fn without_nats_a_daemon_is_alive_but_not_ready_and_healthcheck_agrees() {
         assert_eq!(running.terminate().await, Some(0), "{name}");
         let ended = run(probe.command(&["healthcheck"])).await;
         assert_eq!(ended.code, Some(1), "{name}: {ended:?}");
+    }
+}
+
+#[tokio::test]
+async fn healthcheck_asks_an_admin_port_with_tls() {
+    let dir = TempDir::new("admin_tls");
+    // The probe does not check the certificate, whose name is not that of the port.
+    let certificate = CertificateAuthority::new().issue("admin.test");
+    let tls = [
+        (
+            "ADMIN_TLS_CERT_FILE",
+            dir.write("admin.crt", &certificate.certificate),
+        ),
+        (
+            "ADMIN_TLS_KEY_FILE",
+            dir.write("admin.key", &certificate.key),
+        ),
+    ];
+    let other = CertificateAuthority::new().issue("admin.test");
+    let other = dir.write("other.key", &other.key);
+    for name in DAEMONS {
+        let mut running = Daemon::new(name);
+        for (setting, file) in &tls {
+            running.set(setting, file.to_str().unwrap());
+        }
+        running.start().await;
+        let (code, body) = running.get("/health/live").await.unwrap();
+        assert_eq!(
+            (code, &*body),
+            (400, "this port serves HTTPS only\n"),
+            "{name}"
+        );
+        let ended = run(running.command(&["healthcheck"])).await;
+        assert_eq!(ended.code, Some(0), "{name}: {ended:?}");
+        let ended = run(running.command(&["healthcheck", "--ready"])).await;
+        assert_eq!(ended.code, Some(1), "{name}: {ended:?}");
+        assert!(ended.stderr.contains("not ready"), "{name}: {ended:?}");
+        assert!(ended.stderr.contains("https://"), "{name}: {ended:?}");
+        let plain = Daemon::new(name).with("ADMIN_ADDR", &running.admin().to_string());
+        let ended = run(plain.command(&["healthcheck"])).await;
+        assert_eq!(ended.code, Some(1), "{name}: {ended:?}");
+        assert!(ended.stderr.contains("HTTPS only"), "{name}: {ended:?}");
+        let command = running.command(&["healthcheck"]);
+        assert_eq!(running.terminate().await, Some(0), "{name}");
+        let ended = run(command).await;
+        assert_eq!(ended.code, Some(1), "{name}: {ended:?}");
+
+        running.set("ADMIN_TLS_KEY_FILE", other.to_str().unwrap());
+        let ended = run(running.command(&[])).await;
+        assert_eq!(ended.code, Some(78), "{name}: {ended:?}");
+        assert!(
+            ended.stderr.contains("can't be used together"),
+            "{name}: {ended:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_long_rsa_key_causes_one_warning_for_each_port_that_uses_it() {
+    let dir = TempDir::new("rsa");
+    let [certificate, key] = ["rsa.crt", "rsa.key"].map(|name| dir.path().join(name));
+    let mut openssl = Command::new("openssl");
+    openssl
+        .args([
+            "req", "-x509", "-newkey", "rsa:3072", "-nodes", "-days", "30",
+        ])
+        .args(["-subj", "/CN=edge.test", "-out"])
+        .arg(&certificate)
+        .arg("-keyout")
+        .arg(&key);
+    let made = run(openssl).await;
+    assert_eq!(made.code, Some(0), "{made:?}");
+    let [certificate, key] = [&certificate, &key].map(|path| path.to_str().unwrap());
+    for name in DAEMONS {
+        let mut running = Daemon::new(name)
+            .with("ADMIN_TLS_CERT_FILE", certificate)
+            .with("ADMIN_TLS_KEY_FILE", key);
+        if name == "tickstorm-edge" {
+            running.set("TLS_ENABLED", "true");
+            running.set("TLS_CERT_FILE", certificate);
+            running.set("TLS_KEY_FILE", key);
+        }
+        running.start().await;
+        // The last of the events at start.
+        running.logs(r#""message":"listening""#).await;
+        let log = running.log();
+        let count = |text: &str| log.lines().filter(|line| line.contains(text)).count();
+        assert_eq!(
+            count("\"ADMIN_TLS_CERT_FILE has a long RSA key"),
+            1,
+            "{name}: {log}"
+        );
+        let is_edge = name == "tickstorm-edge";
+        let expected = usize::from(is_edge);
+        assert_eq!(
+            count("\"TLS_CERT_FILE has a long RSA key"),
+            expected,
+            "{name}: {log}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn each_port_beyond_loopback_without_tls_causes_one_warning_at_start() {
+    for name in DAEMONS {
+        let mut running = Daemon::new(name);
+        let admin = format!("0.0.0.0:{}", running.admin().port());
+        let clients = format!("0.0.0.0:{}", running.clients().port());
+        running.set("ADMIN_ADDR", &admin);
+        running.set("LISTEN_ADDR", &clients);
+        running.set("NATS_URL", "nats://nats.invalid,nats://203.0.113.1");
+        if name == "tickstorm-edge" {
+            running.set("CLOCKS", "clock-0");
+        }
+        running.start().await;
+        // The last of the events at start.
+        running.logs(r#""message":"listening""#).await;
+        let log = running.log();
+        let count = |text: &str| log.lines().filter(|line| line.contains(text)).count();
+        assert_eq!(count("set ADMIN_TLS_CERT_FILE"), 1, "{name}: {log}");
+        assert_eq!(count("set NATS_CA_FILE"), 1, "{name}: {log}");
+        let is_edge = name == "tickstorm-edge";
+        assert_eq!(
+            count("set TLS_ENABLED"),
+            usize::from(is_edge),
+            "{name}: {log}"
+        );
     }
 }
 
@@ -130,6 +265,7 @@ async fn check_config_shows_every_setting_and_no_secret() {
         command
             .env_remove("ADMIN_ADDR")
             .env("NATS_TOKEN", "open sesame")
+            .env("CLOCKS", "clock-0")
             .env("NATS_URL", "nats://ada:sesame@a,nats://b");
         let ended = run(command).await;
         assert_eq!(ended.code, Some(0), "{ended:?}");
@@ -194,10 +330,29 @@ async fn the_documented_metrics_are_the_ones_that_the_daemons_export() {
         .filter(|line| line.starts_with("| `tickstorm_"))
         .collect();
     let mut expected = Vec::new();
+    let (dir, authority) = (TempDir::new("tls"), CertificateAuthority::new());
+    let issued = authority.issue("edge.test");
+    let written = |name, content: &str| dir.write(name, content).display().to_string();
+    let certificate = written("edge.crt", &issued.certificate);
+    let key = written("edge.key", &issued.key);
+    let trusting = TlsOptions::new().ca_file(written("ca.pem", authority.certificate()));
     for name in DAEMONS {
-        let mut running = Daemon::new(name);
+        // Some metrics exist only with TLS.
+        let mut running = Daemon::new(name)
+            .with("ADMIN_TLS_CERT_FILE", &certificate)
+            .with("ADMIN_TLS_KEY_FILE", &key);
+        if name == "tickstorm-edge" {
+            running.set("TLS_ENABLED", "true");
+            running.set("TLS_CERT_FILE", &certificate);
+            running.set("TLS_KEY_FILE", &key);
+            // Some exist only for the clocks that an edge knows.
+            running.set("CLOCKS", "clock-0");
+        }
         running.start().await;
-        let (_, metrics) = running.get("/metrics").await.unwrap();
+        // The last metric to appear, with the first report on the clocks.
+        let last = (name == "tickstorm-edge").then_some("tickstorm_time_clock_alarm");
+        let get = get_metrics_with(last.unwrap_or_default(), running.admin(), &trusting);
+        let metrics = timeout(PATIENCE, get).await.expect("all metrics");
         let helps = metrics
             .lines()
             .filter_map(|line| line.strip_prefix("# HELP "));
@@ -219,4 +374,31 @@ async fn the_documented_metrics_are_the_ones_that_the_daemons_export() {
          | Metric | Type | Meaning |\n|---|---|---|\n{}",
         expected.join("\n")
     );
+}
+
+/// Returns the metrics of a daemon once they contain this text.
+async fn get_metrics_with(text: &str, addr: SocketAddr, trusting: &TlsOptions) -> String {
+    loop {
+        let metrics = get_over_tls(addr, "/metrics", trusting).await;
+        if metrics.contains(text) {
+            return metrics;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// Returns the answer to a GET request over TLS. The server's certificate is for `edge.test`.
+async fn get_over_tls(addr: SocketAddr, path: &str, trusting: &TlsOptions) -> String {
+    let provider = aws_lc_rs::default_provider();
+    let connector = TlsConnector::from(Arc::new(trusting.client_config(provider).unwrap()));
+    let socket = tokio::net::TcpStream::connect(addr).await.unwrap();
+    let name = "edge.test".try_into().unwrap();
+    let mut stream = connector.connect(name, socket).await.unwrap();
+    let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    let reading = timeout(PATIENCE, stream.read_to_string(&mut answer)).await;
+    reading.expect("the answer ends").unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    answer
 }

@@ -148,7 +148,7 @@ pub(crate) fn http(addr: SocketAddr, path: &str) -> String {
     let mut stream = TcpStream::connect(addr).unwrap();
     write!(
         stream,
-        "GET {path} HTTP/1.1\r\nHost: dev\r\nConnection: close\r\n\r\n"
+        "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
     )
     .unwrap();
     let mut answer = String::new();
@@ -192,6 +192,41 @@ async fn a_password_that_was_set_is_never_printed() {
     assert!(!printed.contains("sesame"), "{printed}");
     assert!(!printed.contains("stream_pass"), "{printed}");
     assert!(printed.contains("STREAM_PASS"), "{printed}");
+}
+
+#[tokio::test]
+async fn other_machines_cannot_log_in_with_the_default_password() {
+    let (own, known) = ("open sesame", "stream_pass");
+    for (addr, name, password, is_refused) in [
+        ("0.0.0.0:0", "STREAM_USER", "ada", true),
+        ("[::]:0", "STREAM_USER", "ada", true),
+        ("192.0.2.1:0", "STREAM_USER", "ada", true),
+        ("0.0.0.0:0", "STREAM_PASS", known, true),
+        ("0.0.0.0:0", "STREAM_PASS", own, false),
+        ("127.0.0.2:0", "STREAM_PASS", known, false),
+        ("[::1]:0", "STREAM_USER", "ada", false),
+        ("[::ffff:127.0.0.1]:0", "STREAM_USER", "ada", false),
+    ] {
+        let mut command = tickstorm(&["dev", "--check-config"]);
+        command.env("LISTEN_ADDR", addr).env(name, password);
+        let ended = run(command).await;
+        let expected = if is_refused { 78 } else { 0 };
+        assert_eq!(ended.code, Some(expected), "{addr} {name}: {ended:?}");
+        for part in [addr, "set STREAM_PASS or STREAM_PASS_FILE", "127.0.0.1"] {
+            assert_eq!(ended.stderr.contains(part), is_refused, "{part}: {ended:?}");
+        }
+    }
+    let mut command = tickstorm(&["dev"]);
+    command
+        .env("LISTEN_ADDR", "0.0.0.0:0")
+        .env("STREAM_PASS", own)
+        .env("STREAM_PASS_PREVIOUS", known);
+    let ended = run(command).await;
+    assert_eq!(ended.code, Some(78), "{ended:?}");
+    assert!(
+        ended.stderr.contains("STREAM_PASS_PREVIOUS is"),
+        "{ended:?}"
+    );
 }
 
 #[tokio::test]

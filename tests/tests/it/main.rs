@@ -3,8 +3,10 @@
 
 mod attempts;
 mod bench;
+mod compose_scripts;
 mod daemon;
 mod dev;
+mod dev_tls;
 mod drains;
 mod faults;
 mod follow;
@@ -13,9 +15,13 @@ mod logs;
 mod manifests;
 mod moves;
 mod outages;
+mod private_memory;
 mod probe;
 mod rogue_publishers;
+mod security;
+mod stolen_logins;
 mod support;
 mod tables;
+mod temporary_files;
 mod tickstorm;
 mod tls;

@@ -1,12 +1,12 @@
 //! A NATS client that may publish although it is neither a clock nor an edge. All of its messages
-//! to subjects and inboxes are dropped, are counted by reason, and harm neither clients nor the
-//! daemons nor their memory.
+//! are dropped, are counted by reason, and harm neither clients nor the daemons nor their memory.
 
 use async_nats::Client;
 use futures_util::StreamExt as _;
 use tickstorm_bus::message::{
     MESSAGE_BYTES_MAX, decode_request, encode_announcement, encode_reply, encode_request,
 };
+use tickstorm_bus::{ReplyKey, Subjects};
 use tickstorm_client::{Epoch, Mode, Quality};
 use tickstorm_testkit::Nats;
 use tickstorm_timebase::{Announcement, Reply};
@@ -18,12 +18,14 @@ use crate::support::eventually;
 use crate::support::observer::now_us;
 use crate::tickstorm::PATIENCE;
 
-const SECOND: &str = "tickstorm.v1.tick.second";
-const MINUTE: &str = "tickstorm.v1.tick.minute";
+const SECOND: &str = "tickstorm.v1.tick.second.clock-0";
+const MINUTE: &str = "tickstorm.v1.tick.minute.clock-0";
+const SECOND_OF_NOBODY: &str = "tickstorm.v1.tick.second.mallory";
 const TIME: &str = "tickstorm.v1.time";
 
-/// How often each message is sent while its drops are counted.
-const TIMES: u32 = 3;
+/// How often each message is sent while its drops are counted: so rarely that a clock may send
+/// them.
+const TIMES: u32 = 2;
 /// How often all messages are sent in the flood, as fast as the server accepts them.
 const FLOOD: u32 = 2_000;
 /// The number of bytes by which a process may grow in the flood.
@@ -86,10 +88,12 @@ fn announcements() -> Vec<Message> {
             message(
                 subject,
                 announcement(mode, "mallory", -600_000),
-                "unknown_clock",
+                "foreign_id",
             ),
         ]);
     }
+    let of_nobody = announcement(Mode::Second, "mallory", -600_000);
+    messages.push(message(SECOND_OF_NOBODY, of_nobody, "unknown_clock"));
     messages.push(message(SECOND, Vec::new(), "malformed"));
     messages.push(message(MINUTE, Vec::new(), "wrong_subject"));
     messages
@@ -101,11 +105,14 @@ fn requests() -> Vec<Message> {
         reply_to: Some(reply_to.to_owned()),
         ..message(TIME, payload, reason)
     };
+    let (key, other_key) = (ReplyKey::random(), ReplyKey::random());
+    let own = &*Subjects::new("tickstorm").reply(key.token());
     vec![
-        message(TIME, encode_request(1), "malformed"),
-        request(SECOND, encode_request(2), "malformed"),
-        request("_INBOX.x", b"what time is it?".to_vec(), "malformed"),
-        request("_INBOX.x", vec![0; MESSAGE_BYTES_MAX + 1], "oversized"),
+        message(TIME, encode_request(1, &key), "malformed"),
+        request(SECOND, encode_request(2, &key), "malformed"),
+        request(own, b"what time is it?".to_vec(), "malformed"),
+        request(own, vec![0; MESSAGE_BYTES_MAX + 1], "oversized"),
+        request(own, encode_request(3, &other_key), "foreign_reply"),
     ]
 }
 
@@ -136,24 +143,38 @@ async fn messages_of_a_rogue_publisher_are_dropped_counted_by_reason_and_harmles
 
     assert_counted(&rogue, edge, EDGE_DROPS, &announcements()).await;
     assert_counted(&rogue, clock, CLOCK_DROPS, &requests()).await;
-    let (nonce, inbox) = overhear_request(&rogue).await;
+    let (nonce, reply_subject) = overhear_request(&rogue).await;
+    let of_clock = &*format!("{reply_subject}.clock-0");
+    let of_nobody = &*format!("{reply_subject}.mallory");
     let answers = [
-        message(&inbox, b"late".to_vec(), "malformed"),
-        message(&inbox, vec![0; MESSAGE_BYTES_MAX + 1], "oversized"),
-        message(&inbox, reply(!nonce, "clock-0"), "unknown_request"),
+        message(of_clock, b"late".to_vec(), "malformed"),
+        message(of_clock, vec![0; MESSAGE_BYTES_MAX + 1], "oversized"),
+        message(of_clock, reply(!nonce, "clock-0"), "unknown_request"),
+        message(of_clock, reply(nonce, "mallory"), "foreign_id"),
+        message(of_nobody, reply(nonce, "mallory"), "unknown_clock"),
     ];
     assert_counted(&rogue, edge, EDGE_DROPS, &answers).await;
-    // A valid answer of a clock without a vote. It is not counted here, since the reason depends on
-    // whether the request is still pending.
-    publish(&rogue, &message(&inbox, reply(nonce, "mallory"), "")).await;
     // The largest messages that the server accepts.
     let largest = rogue.server_info().max_payload;
     for subject in [SECOND, MINUTE, TIME] {
         publish(&rogue, &message(subject, vec![0; largest], "oversized")).await;
     }
 
+    // In a flood under its id, the clock itself is not heard. Under any other it is.
+    let of_nobody = announcements().into_iter().map(|message| Message {
+        subject: SECOND_OF_NOBODY.to_owned(),
+        ..message
+    });
+    let flood: Vec<_> = of_nobody
+        .chain(requests())
+        .chain(
+            answers
+                .into_iter()
+                .filter(|answer| answer.subject.ends_with(".mallory")),
+        )
+        .collect();
     for round in 0..FLOOD {
-        for message in announcements().iter().chain(&requests()).chain(&answers) {
+        for message in &flood {
             publish(&rogue, message).await;
         }
         if round % 100 == 0 {
@@ -211,19 +232,19 @@ async fn dropped(daemon: &Daemon, metric: &str, reason: &str) -> f64 {
     value.map_or(0.0, |value| value.parse().unwrap())
 }
 
-/// Returns the nonce and the inbox of an edge's time request, which anyone who may subscribe
-/// receives.
+/// Returns the nonce and the reply subject of an edge's time request, which anyone who may
+/// subscribe receives.
 async fn overhear_request(rogue: &Client) -> (u64, String) {
     let mut requests = rogue.subscribe(TIME).await.unwrap();
     let request = timeout(PATIENCE, requests.next()).await.unwrap().unwrap();
-    let nonce = decode_request(&request.payload).unwrap();
+    let (nonce, _) = decode_request(&request.payload).unwrap();
     (nonce, request.reply.unwrap().to_string())
 }
 
 async fn publish(rogue: &Client, message: &Message) {
     let (subject, payload) = (message.subject.clone(), message.payload.clone().into());
     let published = match message.reply_to.clone() {
-        Some(inbox) => rogue.publish_with_reply(subject, inbox, payload).await,
+        Some(reply_to) => rogue.publish_with_reply(subject, reply_to, payload).await,
         None => rogue.publish(subject, payload).await,
     };
     published.unwrap();

@@ -82,10 +82,15 @@ impl Running {
         }
     }
 
-    /// Sends a signal and waits until the process exits.
-    pub(crate) async fn end_with(&mut self, signal: Signal) -> ExitStatus {
+    /// Sends a signal.
+    pub(crate) fn send(&self, signal: Signal) {
         let pid = self.child.id().expect("the process is still running");
         kill(Pid::from_raw(pid.try_into().unwrap()), signal).unwrap();
+    }
+
+    /// Sends a signal and waits until the process exits.
+    pub(crate) async fn end_with(&mut self, signal: Signal) -> ExitStatus {
+        self.send(signal);
         timeout(PATIENCE, self.child.wait())
             .await
             .unwrap_or_else(|_| panic!("still running after {signal}"))

@@ -1,10 +1,9 @@
 //! New clients that connect while pods are replaced. Each must be accepted at its first attempt.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
+use tickstorm_client::{Options, connect};
 use tickstorm_testkit::PATIENCE;
-use tickstorm_tests::clients;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -20,13 +19,13 @@ pub(crate) struct NewClients {
 }
 
 impl NewClients {
-    pub(crate) fn start(addr: SocketAddr) -> Self {
+    pub(crate) fn start(options: Options) -> Self {
         let stop = watch::Sender::new(false);
         let mut stopped = stop.subscribe();
         let task = tokio::spawn(async move {
             let mut connected = 0;
             while !*stopped.borrow_and_update() {
-                let first = timeout(PATIENCE, clients::connect(addr)).await;
+                let first = timeout(PATIENCE, connect(options.clone())).await;
                 let ticks = first.expect("a new client is accepted in time");
                 drop(ticks.expect("a new client is accepted"));
                 connected += 1;

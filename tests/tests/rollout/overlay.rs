@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use tickstorm_testkit::TempDir;
+use tickstorm_testkit::{TempDir, poll_until};
 use tickstorm_tests::manifests::{Manifests, Update, Workload};
 use tokio::task::JoinSet;
 
@@ -16,6 +16,9 @@ use crate::update::{Rollout, RolloutStep, share};
 
 /// The option that limits how much of a container's log is printed.
 const LOG_LINES_MAX: &str = "--tail=80";
+
+/// The time limit for a line in a log. NATS servers notice renewed certificates within a minute.
+const LOG_TIME_MAX: Duration = Duration::from_secs(120);
 
 /// All pods that were ever created. Terminated pods are kept, since they still have their logs.
 pub(crate) type Pods = Arc<Mutex<Vec<Arc<Pod>>>>;
@@ -70,7 +73,8 @@ impl RunningOverlay {
         Arc::clone(&self.pods)
     }
 
-    /// Replaces all pods of a workload.
+    /// Replaces all pods of a workload, in an order that Kubernetes guarantees. If it waits for an
+    /// operator to delete a pod, deletes it.
     pub(crate) async fn roll(&mut self, workload: &str) {
         let index = self
             .manifests
@@ -132,6 +136,28 @@ impl RunningOverlay {
             let pod = self.create(index, ordinal).await;
             pod.await_available(self.min_ready(index)).await;
             self.running[index][nth] = pod;
+        }
+    }
+
+    /// Replaces all certificates by new ones in the volumes of all running pods.
+    pub(crate) fn renew_certificates(&mut self) {
+        self.manifests.renew_certificates();
+        for (workload, pods) in self.manifests.workloads.iter().zip(&self.running) {
+            for pod in pods {
+                pod.update_volumes(&self.manifests, workload);
+            }
+        }
+    }
+
+    /// Waits until the log of each pod of a workload contains `text`.
+    pub(crate) fn await_log(&self, workload: &str, text: &str) {
+        for (of, pods) in self.manifests.workloads.iter().zip(&self.running) {
+            for pod in pods.iter().filter(|_| of.name == workload) {
+                let what = format!("{} logs {text:?}", pod.name);
+                poll_until(&what, LOG_TIME_MAX, || {
+                    docker_now(&["logs", &pod.id]).contains(text)
+                });
+            }
         }
     }
 

@@ -15,7 +15,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::engine::{docker, outcome};
 use crate::probe::Prober;
-use crate::run::{RunArguments, run};
+use crate::run::{RunArguments, run, write_volumes};
 
 /// The time limit for a new pod to become ready, which is shorter than the Deployment's progress
 /// deadline.
@@ -34,7 +34,7 @@ pub(crate) struct Pod {
     /// When the pod started to terminate; `None` before that.
     terminating_since: Mutex<Option<Mono>>,
     probes: Mutex<JoinSet<()>>,
-    _volumes: TempDir,
+    volumes: TempDir,
 }
 
 /// The state of a pod as its kubelet would report it.
@@ -74,7 +74,7 @@ impl Pod {
             state: watch::Sender::new(PodState::NotReady("it has just started".to_owned())),
             terminating_since: Mutex::default(),
             probes: Mutex::default(),
-            _volumes: volumes,
+            volumes,
             name,
             id,
         });
@@ -115,6 +115,11 @@ impl Pod {
             self.name,
             *self.state.borrow()
         );
+    }
+
+    /// Replaces the files of the pod's volumes, as a kubelet does after a Secret has changed.
+    pub(crate) fn update_volumes(&self, manifests: &Manifests, workload: &Workload) {
+        write_volumes(manifests, workload, &self.volumes);
     }
 
     /// Returns whether the pod passes its readiness probe.

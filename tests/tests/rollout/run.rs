@@ -2,7 +2,7 @@
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt as _, chown};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use k8s_openapi::api::core::v1::{Container, PodSpec};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
@@ -43,19 +43,16 @@ pub(crate) fn run(
     arguments.extend(rights(&workload.pod, container));
     arguments.extend(resources(container));
     for (name, value) in environment(manifests, container, pod) {
+        // A machine that runs tests need not be synchronised, unlike a node in production.
+        let value = if name == "REQUIRE_SYNC" {
+            "false".to_owned()
+        } else {
+            value
+        };
         arguments.push(format!("--env={name}={value}"));
     }
-    let volume_files = files(manifests, &workload.pod, container);
-    arguments.extend(mounts(
-        container,
-        &volume_files,
-        &volumes,
-        workload
-            .pod
-            .security_context
-            .as_ref()
-            .and_then(|of| of.fs_group),
-    ));
+    write_volumes(manifests, workload, &volumes);
+    arguments.extend(mounts(container, &volumes));
     let mut command = container.command.iter().flatten();
     arguments.extend(
         command
@@ -80,7 +77,7 @@ fn names(manifests: &Manifests, workload: &Workload, pod: &str) -> impl Iterator
     let mut names: Vec<_> = headless
         .map(|service| name(&service.metadata).to_owned())
         .collect();
-    if let Update::Ordinals { service } = &workload.update
+    if let Update::Ordinals { service, .. } = &workload.update
         && names.contains(service)
     {
         names.push(format!("{pod}.{service}"));
@@ -155,22 +152,12 @@ fn resources(container: &Container) -> Vec<String> {
     ]
 }
 
-/// Writes the files of the volumes and returns the arguments that mount the volumes.
-fn mounts(
-    container: &Container,
-    files: &[VolumeFile],
-    volumes: &TempDir,
-    group: Option<i64>,
-) -> Vec<String> {
+/// Returns the arguments that mount the volumes.
+fn mounts(container: &Container, volumes: &TempDir) -> Vec<String> {
     let mounted = container.volume_mounts.iter().flatten();
     mounted
         .map(|mount| {
-            let at = Path::new(&mount.mount_path);
             let dir = volumes.path().join(&mount.name);
-            fs::create_dir(&dir).unwrap();
-            for file in files.iter().filter(|file| file.path.starts_with(at)) {
-                write(&dir.join(file.path.file_name().unwrap()), file, group);
-            }
             let mode = if mount.read_only == Some(true) {
                 "ro"
             } else {
@@ -181,13 +168,31 @@ fn mounts(
         .collect()
 }
 
+/// Writes the files of a pod's volumes, or replaces those that exist.
+pub(crate) fn write_volumes(manifests: &Manifests, workload: &Workload, volumes: &TempDir) {
+    let container = &workload.pod.containers[0];
+    let rights = workload.pod.security_context.as_ref();
+    let group = rights.and_then(|of| of.fs_group);
+    let files = files(manifests, &workload.pod, container);
+    for mount in container.volume_mounts.iter().flatten() {
+        let at = Path::new(&mount.mount_path);
+        let dir = volumes.path().join(&mount.name);
+        fs::create_dir_all(&dir).unwrap();
+        for file in files.iter().filter(|file| file.path.starts_with(at)) {
+            write(&dir.join(file.path.file_name().unwrap()), file, group);
+        }
+    }
+}
+
 /// Writes a file and gives it to the pod's group, as a kubelet does. Only root can do that, so if
-/// another user runs the tests, the file is readable for everyone instead.
-fn write(path: &PathBuf, file: &VolumeFile, group: Option<i64>) {
-    fs::write(path, &file.content).unwrap();
+/// another user runs the tests, the file is readable for everyone instead. An existing file is
+/// replaced at once: no reader sees a part of the new one.
+fn write(path: &Path, file: &VolumeFile, group: Option<i64>) {
+    let new = path.with_extension("new");
+    fs::write(&new, &file.content).unwrap();
     let mode = if Uid::effective().is_root() {
         chown(
-            path,
+            &new,
             Some(0),
             group.map(|group| group.try_into().expect("a group")),
         )
@@ -196,5 +201,6 @@ fn write(path: &PathBuf, file: &VolumeFile, group: Option<i64>) {
     } else {
         file.mode | 0o444
     };
-    fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+    fs::set_permissions(&new, Permissions::from_mode(mode)).unwrap();
+    fs::rename(new, path).unwrap();
 }

@@ -3,27 +3,27 @@
 
 /// Violations of the protocol's promises, over all clients of a thread.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Faults {
+pub struct Faults {
     /// Ticks that never arrived.
-    pub(crate) lost: u64,
+    pub lost: u64,
     /// Ticks that arrived more than once.
-    pub(crate) duplicate: u64,
+    pub duplicate: u64,
     /// Ticks that arrived after a later one.
-    pub(crate) out_of_order: u64,
+    pub out_of_order: u64,
     /// Ticks that arrived before they were due.
-    pub(crate) early: u64,
+    pub early: u64,
     /// Ticks that no edge may send: off the grid, or before the subscription's start.
-    pub(crate) strange: u64,
+    pub strange: u64,
     /// Frames with a wrong checksum or payload, after which the rest of the connection can't be
     /// decoded.
-    pub(crate) broken: u64,
+    pub broken: u64,
     /// Connections that ended or were refused unexpectedly.
-    pub(crate) disconnected: u64,
+    pub disconnected: u64,
 }
 
 impl Faults {
     /// Adds the faults of another thread.
-    pub(crate) fn add(&mut self, other: &Self) {
+    pub fn add(&mut self, other: &Self) {
         self.lost += other.lost;
         self.duplicate += other.duplicate;
         self.out_of_order += other.out_of_order;

@@ -2,18 +2,13 @@
 //! since there may be 100,000 of them.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use nix::sys::socket::{setsockopt, sockopt::IpBindAddressNoPort};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::account::TickAccount;
-
-/// The number of clients per source address: less than half of the 28,000 ports that Linux assigns
-/// for an address pair. Linux assigns ports of one parity first, and walks through all of those
-/// again for each port of the other parity.
-pub(crate) const CLIENTS_PER_SOURCE: u32 = 12_500;
 
 /// The receive buffer of a client that will not read, in bytes: with the kernel's default it could
 /// hold minutes of ticks.
@@ -27,6 +22,8 @@ pub(super) struct LoadClient {
     pub(super) id: u64,
     /// When its connect started, in nanoseconds.
     pub(super) started_ns: u64,
+    /// The device cookie to present, or the one that the edge has sent; empty if there is none.
+    pub(super) cookie: Vec<u8>,
 }
 
 /// The hot half of a client, which is needed for each message.
@@ -44,6 +41,8 @@ pub(super) struct LoadReader {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ClientStage {
     Connecting,
+    /// Connected, with a TLS handshake in progress.
+    ShakesHands,
     AwaitsAuth,
     AwaitsSubscribe,
     Subscribed,
@@ -53,7 +52,7 @@ pub(super) enum ClientStage {
 
 /// The first bytes that a client sends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Greeting {
+pub enum Greeting {
     /// AUTH and SUBSCRIBE together.
     Pipelined,
     /// AUTH, then SUBSCRIBE after the ACK.
@@ -73,18 +72,17 @@ pub(crate) enum Pace {
     Trickle,
 }
 
-/// Starts to connect. `number` determines the source address on loopback; with `None` the system
-/// chooses it.
-pub(super) fn dial(addr: SocketAddr, number: Option<u32>, slow: bool) -> io::Result<Socket> {
+/// Starts to connect from `source`; with `None` the system chooses the address.
+pub(super) fn dial(addr: SocketAddr, source: Option<IpAddr>, slow: bool) -> io::Result<Socket> {
     let kind = Type::STREAM.nonblocking().cloexec();
     let socket = Socket::new(Domain::for_address(addr), kind, Some(Protocol::TCP))?;
     if slow {
         socket.set_recv_buffer_size(SLOW_BUFFER)?;
     }
-    if let Some(number) = number {
+    if let Some(source) = source {
         // The port is then chosen at connect, and must be unique within the address pair only.
         setsockopt(&socket, IpBindAddressNoPort, &true)?;
-        socket.bind(&SocketAddr::new(source(number), 0).into())?;
+        socket.bind(&SocketAddr::new(source, 0).into())?;
     }
     match socket.connect(&addr.into()) {
         Ok(()) => {}
@@ -92,13 +90,6 @@ pub(super) fn dial(addr: SocketAddr, number: Option<u32>, slow: bool) -> io::Res
         Err(error) => return Err(error),
     }
     Ok(socket)
-}
-
-/// Returns the source address of a client: 127.0.0.2, 127.0.0.3 and so on, [`CLIENTS_PER_SOURCE`]
-/// clients each.
-fn source(number: u32) -> IpAddr {
-    let base = u32::from(Ipv4Addr::new(127, 0, 0, 2));
-    IpAddr::V4(Ipv4Addr::from(base + number / CLIENTS_PER_SOURCE))
 }
 
 impl LoadReader {
@@ -133,13 +124,5 @@ mod tests {
     #[test]
     fn the_hot_half_of_a_client_is_small() {
         assert_eq!(size_of::<LoadReader>(), 24);
-    }
-
-    #[test]
-    fn a_hundred_thousand_clients_use_eight_source_addresses() {
-        assert_eq!(source(0), IpAddr::from([127, 0, 0, 2]));
-        assert_eq!(source(12_499), IpAddr::from([127, 0, 0, 2]));
-        assert_eq!(source(99_999), IpAddr::from([127, 0, 0, 9]));
-        assert_eq!(source(12_499_999), IpAddr::from([127, 0, 3, 233]));
     }
 }

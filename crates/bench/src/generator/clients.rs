@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 
 use socket2::Socket;
 
+use super::channel::ClientChannel;
 use super::client::{LoadClient, LoadReader};
 
 /// Clients and free slots. A slot is reused as soon as it is free, so the handler of an event
@@ -13,6 +14,8 @@ pub(super) struct LoadClients {
     at: Vec<Option<LoadClient>>,
     /// The hot half of each client, in the same slots.
     readers: Vec<LoadReader>,
+    /// The channel of each client, in the same slots.
+    channels: Vec<ClientChannel>,
     free: Vec<u32>,
     /// Slots and ids in the order in which clients connected. Clients that have left since are
     /// skipped.
@@ -23,12 +26,21 @@ pub(super) struct LoadClients {
     walked: usize,
 }
 
+/// The parts of one client.
+pub(super) struct ClientParts<'a> {
+    pub(super) client: &'a mut LoadClient,
+    pub(super) reader: &'a LoadReader,
+    pub(super) socket: &'a Socket,
+    pub(super) channel: &'a mut ClientChannel,
+}
+
 impl LoadClients {
     /// Reserves a slot for a new client.
     pub(super) fn reserve(&mut self) -> u32 {
         self.free.pop().unwrap_or_else(|| {
             self.at.push(None);
             self.readers.push(LoadReader::EMPTY);
+            self.channels.push(ClientChannel::Plain);
             u32::try_from(self.at.len() - 1).expect("fewer clients than descriptors")
         })
     }
@@ -61,6 +73,11 @@ impl LoadClients {
         reader.socket.is_some().then_some(reader)
     }
 
+    /// Returns the channel of the client in a slot.
+    pub(super) fn channel(&mut self, slot: u32) -> Option<&mut ClientChannel> {
+        self.channels.get_mut(slot as usize)
+    }
+
     /// Returns the socket of the client in a slot.
     pub(super) fn socket(&self, slot: u32) -> Option<&Socket> {
         self.readers.get(slot as usize)?.socket.as_ref()
@@ -78,6 +95,7 @@ impl LoadClients {
     pub(super) fn remove(&mut self, slot: u32) -> Option<(LoadClient, LoadReader)> {
         let client = self.at.get_mut(slot as usize)?.take()?;
         let reader = std::mem::replace(&mut self.readers[slot as usize], LoadReader::EMPTY);
+        self.channels[slot as usize] = ClientChannel::Plain;
         self.free.push(slot);
         self.count -= 1;
         Some((client, reader))
@@ -104,22 +122,24 @@ impl LoadClients {
         order.iter().take(count).map(|(slot, _)| *slot).collect()
     }
 
-    /// Returns the next client of an endless walk over all slots, or `None` if the next slot is
-    /// empty.
-    pub(super) fn walk(&mut self) -> Option<(&mut LoadClient, &LoadReader, &Socket)> {
+    /// Returns the next slot of an endless walk over all slots, or `None` if it is empty.
+    pub(super) fn walk(&mut self) -> Option<u32> {
         let len = self.at.len().max(1);
         self.walked = (self.walked + 1) % len;
-        self.parts_of(u32::try_from(self.walked).ok()?)
+        self.at.get(self.walked)?.as_ref()?;
+        u32::try_from(self.walked).ok()
     }
 
-    /// Returns the client in a slot, its reader and its socket.
-    pub(super) fn parts_of(
-        &mut self,
-        slot: u32,
-    ) -> Option<(&mut LoadClient, &LoadReader, &Socket)> {
+    /// Returns the parts of the client in a slot.
+    pub(super) fn parts_of(&mut self, slot: u32) -> Option<ClientParts<'_>> {
         let client = self.at.get_mut(slot as usize)?.as_mut()?;
         let reader = &self.readers[slot as usize];
-        Some((client, reader, reader.socket.as_ref()?))
+        Some(ClientParts {
+            client,
+            reader,
+            socket: reader.socket.as_ref()?,
+            channel: &mut self.channels[slot as usize],
+        })
     }
 
     /// Returns the number of slots, including empty ones.

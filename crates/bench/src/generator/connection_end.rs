@@ -2,6 +2,8 @@
 
 use std::io;
 
+use tickstorm_tls::{HandshakeError, OpenError, SealError};
+
 use super::frame_ticks::BrokenFrame;
 
 /// The reason why a connection ended, or could not be made, unexpectedly.
@@ -19,6 +21,15 @@ pub(super) enum ConnectionEnd {
     Receive(#[source] rustix::io::Errno),
     #[error("closed by the edge")]
     ClosedByEdge,
+    /// TCP has ended, but not TLS.
+    #[error("closed by the edge without close_notify")]
+    Truncated,
+    #[error("TLS handshake: {0}")]
+    Handshake(#[source] HandshakeError),
+    #[error("TLS: {0}")]
+    Open(#[source] OpenError),
+    #[error("TLS: {0}")]
+    Seal(#[source] SealError),
     /// The edge sent an ERROR frame.
     #[error("ERROR {code}: {message}")]
     Refused { code: String, message: String },
@@ -30,11 +41,11 @@ pub(super) enum ConnectionEnd {
 
 /// The kind of a connection's end, by which ends are counted.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct EndKind {
+pub struct EndKind {
     /// The text for people.
-    pub(crate) text: String,
+    pub text: String,
     /// Whether the edge refused the client.
-    pub(crate) is_refusal: bool,
+    pub is_refusal: bool,
 }
 
 impl From<&ConnectionEnd> for EndKind {

@@ -11,10 +11,11 @@ use super::meter::Spent;
 
 /// Everything that a thread has seen since the last harvest.
 #[derive(Clone, Debug)]
-pub(crate) struct Harvest {
+pub struct Harvest {
     pub(crate) seen: Vec<FrameSeen>,
     pub(crate) latencies: Latencies,
-    pub(crate) faults: Faults,
+    /// The broken promises.
+    pub faults: Faults,
     pub(crate) spent: Spent,
     /// The times from the start of connect to the ACK of SUBSCRIBE (for silent clients, to the
     /// established connection), in nanoseconds.
@@ -27,7 +28,7 @@ pub(crate) struct Harvest {
     /// The number of slow clients that the edge has disconnected.
     pub(crate) slow_ended: u64,
     /// The reasons why connections ended, and how often each occurred.
-    pub(crate) ends: BTreeMap<EndKind, u64>,
+    pub ends: BTreeMap<EndKind, u64>,
 }
 
 impl Default for Harvest {
@@ -49,6 +50,12 @@ impl Default for Harvest {
 }
 
 impl Harvest {
+    /// Returns the times from when ticks were due to their arrival, in nanoseconds.
+    #[must_use]
+    pub fn arrivals(&self) -> &Histogram<u64> {
+        &self.latencies.edge
+    }
+
     /// Adds the harvest of another thread.
     pub(crate) fn add(&mut self, other: Self) {
         self.seen.extend(other.seen);

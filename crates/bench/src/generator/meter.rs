@@ -19,8 +19,10 @@ const STRETCH_NS_MAX: u64 = 100_000;
 /// CPU time of this thread while frames arrive, in microseconds.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Spent {
-    /// In user space, by the generator's own clock.
+    /// In user space, by the generator's own clock, without opening TLS records.
     pub(crate) own_us: u64,
+    /// Opening TLS records, by the generator's own clock.
+    pub(crate) opening_us: u64,
     /// In user space, according to the kernel.
     pub(crate) user_us: u64,
     /// In user space and kernel.
@@ -31,6 +33,7 @@ impl Spent {
     /// Adds the CPU time of another thread.
     pub(crate) fn add(&mut self, other: Self) {
         self.own_us += other.own_us;
+        self.opening_us += other.opening_us;
         self.user_us += other.user_us;
         self.total_us += other.total_us;
     }
@@ -53,6 +56,8 @@ struct ClockedTurns {
     since_ns: Option<u64>,
     clocked: bool,
     spent_ns: u64,
+    /// The time spent on opening TLS records.
+    opening_ns: u64,
     /// The number of reads in clocked turns, and in all turns.
     clocked_reads: u64,
     reads: u64,
@@ -73,7 +78,8 @@ impl Meter {
         if let Some(started) = self.started.take() {
             let now = CpuTime::of_thread();
             self.spent.add(Spent {
-                own_us: own.all_ns() / 1_000,
+                own_us: own.of_all_turns(own.spent_ns) / 1_000,
+                opening_us: own.of_all_turns(own.opening_ns) / 1_000,
                 user_us: now.user_us.saturating_sub(started.user_us),
                 total_us: now.total_us.saturating_sub(started.total_us),
             });
@@ -109,6 +115,16 @@ impl Meter {
         }
     }
 
+    /// Counts the time since the read as that of opening TLS records.
+    pub(super) fn count_opening(&mut self) {
+        if let Some(since_ns) = self.own.since_ns {
+            let now_ns = now_ns();
+            let stretch_ns = now_ns.saturating_sub(since_ns);
+            self.own.opening_ns += stretch_ns.min(STRETCH_NS_MAX);
+            self.own.since_ns = Some(now_ns);
+        }
+    }
+
     /// Restarts the clock after a read that ended at `now_ns`.
     pub(super) fn resume(&mut self, now_ns: u64) {
         self.own.reads += 1;
@@ -120,9 +136,9 @@ impl Meter {
 }
 
 impl ClockedTurns {
-    /// Extrapolates the time of all turns from that of the clocked ones.
-    fn all_ns(&self) -> u64 {
-        let all = u128::from(self.spent_ns) * u128::from(self.reads);
+    /// Extrapolates a time of all turns from that of the clocked ones.
+    fn of_all_turns(&self, clocked_ns: u64) -> u64 {
+        let all = u128::from(clocked_ns) * u128::from(self.reads);
         let all = all / u128::from(self.clocked_reads.max(1));
         u64::try_from(all).unwrap_or(u64::MAX)
     }
@@ -158,6 +174,24 @@ mod tests {
             reads: 160,
             ..ClockedTurns::default()
         };
-        assert_eq!(meter.own.all_ns(), 8_000);
+        assert_eq!(meter.own.of_all_turns(meter.own.spent_ns), 8_000);
+    }
+
+    #[test]
+    fn opening_records_is_counted_apart() {
+        let mut meter = Meter::default();
+        for _ in 0..TURNS {
+            meter.begin_turn();
+            meter.pause();
+            meter.resume(now_ns());
+            let until_ns = now_ns() + 20_000;
+            while now_ns() < until_ns {}
+            meter.count_opening();
+            meter.end_turn();
+        }
+        assert!(meter.own.opening_ns >= 20_000);
+        meter.own.spent_ns = 0;
+        assert_eq!(meter.own.of_all_turns(meter.own.spent_ns), 0);
+        assert!(meter.own.of_all_turns(meter.own.opening_ns) >= u64::from(TURNS) * 20_000);
     }
 }

@@ -3,7 +3,7 @@
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use secrecy::ExposeSecret;
@@ -17,27 +17,39 @@ use tickstorm_timebase::Mode;
 
 use super::arrivals::Due;
 use super::frame_ticks::FrameTicks;
+use super::sources::ClientSources;
 use crate::orders::BurstPlan;
+use crate::tls::ClientTls;
 
 /// The properties that all clients share.
 #[derive(Clone, Debug)]
-pub(crate) struct ClientSetup {
-    pub(crate) addr: SocketAddr,
-    pub(crate) mode: Mode,
-    pub(crate) ahead: bool,
+pub struct ClientSetup {
+    /// The edge's address.
+    pub addr: SocketAddr,
+    /// The source addresses, if the edge's address is on loopback.
+    pub sources: ClientSources,
+    /// The mode that clients subscribe to.
+    pub mode: Mode,
+    /// Whether clients subscribe to an ahead feed.
+    pub ahead: bool,
     /// The time by which ticks are due before their epoch: AHEAD_MS in an ahead feed, otherwise
     /// zero.
-    pub(crate) lead: Duration,
-    pub(crate) credentials: ClientCredentials,
+    pub lead: Duration,
+    /// The credentials of all clients.
+    pub credentials: ClientCredentials,
+    /// `None` for clients that connect over plain TCP.
+    pub tls: Option<ClientTls>,
     /// The interval between two heartbeats of a client.
-    pub(crate) heartbeat: Duration,
+    pub heartbeat: Duration,
+    /// Whether other clients have priority: those whose ticks are measured meanwhile.
+    pub yields: bool,
     /// The CPUs of the generator's threads. An empty list means all CPUs.
-    pub(crate) cpus: Vec<usize>,
+    pub cpus: Vec<usize>,
 }
 
 impl ClientSetup {
-    /// Encodes the AUTH frame.
-    pub(super) fn auth(&self) -> Vec<u8> {
+    /// Returns the AUTH message of a client without a cookie.
+    pub(super) fn auth(&self) -> Auth {
         let mut auth = Auth {
             client_id: "tickstorm bench".into(),
             ..Auth::default()
@@ -49,9 +61,7 @@ impl ClientSetup {
                 auth.password = password.expose_secret().into();
             }
         }
-        let mut frame = Vec::new();
-        encode(FrameType::Auth, &auth, &mut frame);
-        frame
+        auth
     }
 
     /// Encodes the SUBSCRIBE frame.
@@ -72,7 +82,7 @@ const UNKNOWN: i64 = i64::MIN;
 
 /// The state shared by all threads.
 #[derive(Debug)]
-pub(crate) struct GeneratorShared {
+pub struct GeneratorShared {
     /// Authority time minus the machine's own clock, in nanoseconds.
     offset_ns: AtomicI64,
     error_ns: AtomicU64,
@@ -83,6 +93,8 @@ pub(crate) struct GeneratorShared {
     /// The number of connections that failed or ended.
     pub(crate) ended: AtomicU64,
     plans: Mutex<Plans>,
+    /// The cipher suite of the first TLS connection.
+    pub(crate) cipher_suite: OnceLock<&'static str>,
     /// PONGs of one client, if authority time must be learned from them.
     pub(crate) samples: Mutex<Vec<PongExchange>>,
 }
@@ -103,6 +115,7 @@ impl Default for GeneratorShared {
             connected: AtomicU64::new(0),
             ended: AtomicU64::new(0),
             plans: Mutex::default(),
+            cipher_suite: OnceLock::new(),
             samples: Mutex::default(),
         }
     }
@@ -120,13 +133,14 @@ impl GeneratorShared {
     }
 
     /// Returns authority time minus the machine's own clock, in nanoseconds; `None` while unknown.
-    pub(crate) fn offset_ns(&self) -> Option<i64> {
+    #[must_use]
+    pub fn offset_ns(&self) -> Option<i64> {
         let offset_ns = self.offset_ns.load(Ordering::Relaxed);
         (offset_ns != UNKNOWN).then_some(offset_ns)
     }
 
     /// Allows or forbids heartbeats.
-    pub(crate) fn allow_heartbeats(&self, allowed: bool) {
+    pub fn allow_heartbeats(&self, allowed: bool) {
         self.heartbeats_allowed.store(allowed, Ordering::Relaxed);
     }
 
@@ -142,7 +156,7 @@ impl GeneratorShared {
 
     /// Sets how far authority time is ahead of the machine's own clock, and the error bound of
     /// that.
-    pub(crate) fn set_offset(&self, offset_ns: i64, error_ns: u64) {
+    pub fn set_offset(&self, offset_ns: i64, error_ns: u64) {
         self.error_ns.store(error_ns, Ordering::Relaxed);
         self.offset_ns.store(offset_ns, Ordering::Relaxed);
     }

@@ -4,6 +4,7 @@
 mod connecting;
 mod heartbeats;
 mod reading;
+mod secured;
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
@@ -14,7 +15,6 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent};
-use rustix::net::SendFlags;
 
 use self::heartbeats::HeartbeatPacer;
 use super::client::{LoadReader, Pace};
@@ -37,8 +37,6 @@ const CHORE_INTERVAL: Duration = Duration::from_millis(1);
 /// are evaluated.
 const QUIET: Duration = Duration::from_millis(200);
 
-const SEND_FLAGS: SendFlags = SendFlags::DONTWAIT.union(SendFlags::NOSIGNAL);
-
 /// The state of the thread.
 pub(super) struct Worker {
     setup: Arc<ClientSetup>,
@@ -49,12 +47,20 @@ pub(super) struct Worker {
     arriving: VecDeque<ArrivingClients>,
     /// The number of connections whose handshake is not complete.
     in_handshake: u32,
+    /// The device cookies of clients that have left, for those that connect next.
+    cookies: Vec<Vec<u8>>,
     greetings: connecting::Greetings,
     /// The bytes of frames that have arrived only in part, by slot.
     partial_frames: HashMap<u32, Vec<u8>>,
+    /// The same for TLS records.
+    partial_records: HashMap<u32, Vec<u8>>,
     frames: KnownFrames,
     retired: Vec<KnownFrame>,
     scratch: Vec<u8>,
+    /// The contents of TLS records that have been opened.
+    plaintext: Vec<u8>,
+    /// A TLS record to send.
+    sealed: Vec<u8>,
     heartbeats: HeartbeatPacer,
     /// When the clients that read one byte per second last read.
     trickled_ns: u64,
@@ -76,11 +82,15 @@ impl Worker {
             clients: LoadClients::default(),
             arriving: VecDeque::new(),
             in_handshake: 0,
+            cookies: Vec::new(),
             greetings: connecting::Greetings::new(&setup),
             partial_frames: HashMap::new(),
+            partial_records: HashMap::new(),
             frames: KnownFrames::new(setup.mode),
             retired: Vec::new(),
             scratch: reading::scratch(),
+            plaintext: Vec::new(),
+            sealed: Vec::new(),
             heartbeats: HeartbeatPacer::new(setup.heartbeat, learns_time, now_ns()),
             trickled_ns: 0,
             now_ns: 0,
@@ -207,6 +217,9 @@ impl Worker {
 
     /// Disconnects a client on purpose.
     fn disconnect(&mut self, slot: u32, reset: bool) {
+        if !reset && let Some(parts) = self.clients.parts_of(slot) {
+            parts.channel.close_notify(parts.socket, &mut self.sealed);
+        }
         if let Some(reader) = self.remove(slot)
             && reset
         {
@@ -229,10 +242,14 @@ impl Worker {
     }
 
     fn remove(&mut self, slot: u32) -> Option<LoadReader> {
-        let (client, reader) = self.clients.remove(slot)?;
+        let (mut client, reader) = self.clients.remove(slot)?;
         self.partial_frames.remove(&slot);
+        self.partial_records.remove(&slot);
         if !client.is_served() {
             self.in_handshake -= 1;
+        }
+        if !client.cookie.is_empty() {
+            self.cookies.push(std::mem::take(&mut client.cookie));
         }
         let account = reader.account.as_ref();
         if let Some(account) = account.filter(|_| reader.pace == Pace::Eager) {

@@ -31,6 +31,7 @@ pub(super) fn of(report: &Report) -> Result<String> {
             body {
                 h1 { (title) }
                 p { (report.machine) "; TickStorm " (report.version) }
+                @if let Some(tls) = &report.tls { p { (tls) } }
                 p { code { (report.command.join(" ")) } }
                 @for bad in report.violations.iter().chain(&report.void) { p.bad { (bad) } }
                 (figures(report))
@@ -107,6 +108,9 @@ fn counts(report: &Report) -> Markup {
         p {
             "Load generator: own user CPU time " (format!("{:.2}", own.user_share * 100.0))
             " % of the time in which ticks arrived."
+            @if own.opening_ms > 0.0 {
+                " Besides, " (format!("{:.1}", own.opening_ms)) " ms for opening TLS records."
+            }
         }
         @for note in &report.notes { p { (note) } }
     }

@@ -21,6 +21,9 @@ fn write(report: &Report, out: &mut impl Write) -> io::Result<()> {
         "{}: {} clients; {}",
         report.scenario, report.clients, report.machine
     )?;
+    if let Some(tls) = &report.tls {
+        writeln!(out, "{tls}")?;
+    }
     write_figures(report, out)?;
     if !report.distributions.is_empty() {
         writeln!(
@@ -61,6 +64,14 @@ fn write(report: &Report, out: &mut impl Write) -> io::Result<()> {
             own.own_ms,
             own.wall_ms,
             own.user_ms
+        )?;
+    }
+    if own.opening_ms > 0.0 {
+        writeln!(
+            out,
+            "load generator: {:.1} ms of CPU time for opening TLS records, which is not part of \
+             the above",
+            own.opening_ms
         )?;
     }
     for note in &report.notes {

@@ -19,7 +19,7 @@ use tickstorm_timebase::{Clock, Mono, SystemClock};
 use self::connections::AuthConnections;
 use self::outcome::AuthOutcome;
 use self::tokens::{AuthVerdict, RandomTokens};
-use crate::generator::Harvest;
+use crate::generator::{ClientSetup, Harvest};
 use crate::machine;
 use crate::options::CommonOptions;
 use crate::report::Report;
@@ -86,6 +86,7 @@ impl AuthScenario {
     /// Runs the scenario and returns its report.
     pub(crate) fn run(&self) -> Result<Report, Failure> {
         self.common.needs_child("auth")?;
+        self.common.has_no_limit("auth")?;
         let mut tokens = RandomTokens::new(self.tokens)
             .context("can't write the file with the tokens")
             .map_err(|error| Failure::new(exit::UNAVAILABLE, error))?;
@@ -135,8 +136,9 @@ impl AuthScenario {
             run.generator.shared.allow_heartbeats(false);
             let with_auths = !tick.is_multiple_of(2);
             if with_auths {
+                let ClientSetup { addr, tls, .. } = run.setup.clone();
                 let connections =
-                    AuthConnections::connect(run.setup.addr, tokens, self.verdicts())?;
+                    AuthConnections::connect(addr, tls.as_ref(), tokens, self.verdicts())?;
                 epoch_ms = run.next_second_ms(PREPARE_TIME)?;
                 let lead = LEAD_STEP * (tick / 2 % LEADS + 1);
                 let epoch_ns = run.mono_ns(epoch_ms)?;

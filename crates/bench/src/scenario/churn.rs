@@ -54,6 +54,7 @@ struct ChurnOutcome {
 impl ChurnScenario {
     /// Runs the scenario and returns its report.
     pub(crate) fn run(&self) -> Result<Report, Failure> {
+        self.common.has_no_limit("churn")?;
         let clients = self.common.clients;
         let room = clients.saturating_add(self.per_second);
         let mut run = ScenarioRun::start("churn", &self.common, room, |_, _| {})?;

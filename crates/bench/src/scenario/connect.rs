@@ -1,5 +1,7 @@
 //! `connect`: batches of connections that authenticate and subscribe. Measures how many are served
-//! per second, and what each costs.
+//! per second, what each costs, and how late the ticks of other clients are meanwhile.
+
+mod storms;
 
 use std::time::Duration;
 
@@ -8,6 +10,7 @@ use serde_json::json;
 use tickstorm_command::Failure;
 use tickstorm_timebase::{Clock, Mode, SystemClock};
 
+use self::storms::StormTicks;
 use crate::figure::{Figure, number};
 use crate::generator::{ClientSetup, Generator, Greeting, histogram};
 use crate::options::CommonOptions;
@@ -18,7 +21,8 @@ use crate::run::{IN_FLIGHT, ScenarioRun};
 /// Measure how many connections per second are served, and what each costs the edge
 ///
 /// In each round, all clients connect, authenticate and subscribe: first with AUTH and SUBSCRIBE
-/// pipelined, then step by step. At the end, all connect at the same time.
+/// pipelined, then step by step. At the end, in a connect storm, all connect at the same time, and
+/// the ticks of the clients that are connected already are compared with ticks after the storm.
 #[derive(Debug, clap::Args)]
 pub(crate) struct ConnectScenario {
     #[command(flatten)]
@@ -31,6 +35,14 @@ pub(crate) struct ConnectScenario {
         value_parser = clap::value_parser!(u64).range(1..=1_000)
     )]
     rounds: u64,
+    /// Number of connect storms
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 1,
+        value_parser = clap::value_parser!(u64).range(1..=1_000)
+    )]
+    storms: u64,
     /// Number of clients that are connected beforehand and receive their ticks meanwhile [default:
     /// a tenth of --clients, at most 500]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=100_000))]
@@ -81,33 +93,35 @@ impl ConnectScenario {
                     clients,
                     greeting,
                     in_flight: IN_FLIGHT,
+                    yields: false,
                 };
-                batch.measure(&mut run, present, way, &format!("round {round}: {name}"))?;
+                let what = format!("round {round}: {name}");
+                batch.measure(&mut run, present, way, &what, |_| Ok(()), |_| Ok(()))?;
             }
             if self.common.with_limit {
                 measure_bare(&mut run, clients, &mut bare)?;
             }
         }
-        let mut storm = HandshakeRounds::default();
-        let batch = ConnectionBatch {
-            clients,
-            greeting: Greeting::Pipelined,
-            in_flight: clients,
-        };
-        let started = SystemClock.now();
-        batch.measure(&mut run, present, &mut storm, "connect storm")?;
-        let took = SystemClock.now().since(started);
-        if took > STORM_WITHIN {
-            run.report.violations.push(format!(
-                "the connect storm took {took:?}; at most {STORM_WITHIN:?} is allowed"
-            ));
+        let (mut storm, mut ticks) = (HandshakeRounds::default(), StormTicks::default());
+        for number in 0..self.storms {
+            let started = SystemClock.now();
+            let count = ticks.measure_storm(&mut run, clients, present, number, &mut storm)?;
+            let took = SystemClock.now().since(started);
+            if took > STORM_WITHIN {
+                run.report.violations.push(format!(
+                    "a connect storm took {took:?}; at most {STORM_WITHIN:?} is allowed"
+                ));
+            }
+            ticks.measure_quiet(&mut run, count)?;
         }
         // The clients that were connected beforehand must have received every tick.
         let until_ms = run.next_second_ms(Duration::ZERO)? - 1_000;
         run.await_ticks(until_ms);
         let harvest = run.generator.harvest(Some(until_ms))?;
         run.report.count(&harvest, 0.0);
-        Ok(self.report(run, present, [pipelined, stepwise, storm], &bare))
+        let mut report = self.report(run, present, [pipelined, stepwise, storm], &bare);
+        ticks.add_to(&mut report, clients);
+        Ok(report)
     }
 
     fn report(
@@ -119,7 +133,12 @@ impl ConnectScenario {
     ) -> Report {
         let mut report = run.finish();
         let limit = self.common.with_limit;
-        report.options = json!({ "rounds": self.rounds, "present": present, "with_limit": limit });
+        report.options = json!({
+            "rounds": self.rounds,
+            "storms": self.storms,
+            "present": present,
+            "with_limit": limit,
+        });
         let [pipelined, stepwise, storm] = ways;
         report.figures.extend([
             Figure::of(
@@ -183,26 +202,32 @@ struct ConnectionBatch {
     clients: u32,
     greeting: Greeting,
     in_flight: u32,
+    /// Whether the clients that were connected beforehand have priority.
+    yields: bool,
 }
 
 impl ConnectionBatch {
     /// Connects and disconnects the batch in a separate generator, so that the clients that were
-    /// connected beforehand stay.
+    /// connected beforehand stay. `starting` is called before the first client connects, and
+    /// `served` once all have been served.
     fn measure(
         &self,
         run: &mut ScenarioRun,
         present: u32,
         way: &mut HandshakeRounds,
         what: &str,
+        starting: impl FnOnce(&mut ScenarioRun) -> anyhow::Result<()>,
+        served: impl FnOnce(&mut ScenarioRun) -> anyhow::Result<()>,
     ) -> anyhow::Result<()> {
         run.progress.start_phase(what, self.clients.into());
         // Mode MINUTE: ticks for the clients that are already served must not add to the cost of
         // the remaining handshakes.
         let setup = ClientSetup {
             mode: Mode::Minute,
+            yields: self.yields,
             ..run.setup.clone()
         };
-        let harvest = self.connect_and_disconnect(run, setup, |run, before, took| {
+        let harvest = self.connect_and_disconnect(run, setup, starting, |run, before, took| {
             let after = run.learn_time()?;
             way.per_second
                 .push(f64::from(self.clients) / took.as_secs_f64());
@@ -210,7 +235,7 @@ impl ConnectionBatch {
                 let used_us = number(after.used_us_since(&before));
                 way.cpu_us.push(used_us / f64::from(self.clients));
             }
-            Ok(())
+            served(run)
         })?;
         way.served
             .get_or_insert_with(histogram)
@@ -223,6 +248,7 @@ impl ConnectionBatch {
         &self,
         run: &mut ScenarioRun,
         setup: ClientSetup,
+        starting: impl FnOnce(&mut ScenarioRun) -> anyhow::Result<()>,
         when_connected: impl FnOnce(
             &mut ScenarioRun,
             Option<ProcessSample>,
@@ -232,6 +258,7 @@ impl ConnectionBatch {
         std::thread::sleep(SOCKETS_FREED_WITHIN);
         let shared = std::sync::Arc::new(run.generator.shared.for_other_clients());
         let mut batch = Generator::start(setup, shared, self.clients, run.files_limit, false)?;
+        starting(run)?;
         let before = run.learn_time()?;
         std::mem::swap(&mut run.generator, &mut batch);
         let started = SystemClock.now();
@@ -276,14 +303,17 @@ fn measure_bare(
     let addr = run.child()?.listen(ChildOrder::Accept)?;
     let setup = ClientSetup {
         addr,
+        tls: None,
         ..run.setup.clone()
     };
     let batch = ConnectionBatch {
         clients,
         greeting: Greeting::Silent,
         in_flight: IN_FLIGHT,
+        yields: false,
     };
-    batch.connect_and_disconnect(run, setup, |run, _, took| {
+    let starting = |_: &mut ScenarioRun| Ok(());
+    batch.connect_and_disconnect(run, setup, starting, |run, _, took| {
         let child = run.child()?;
         child.order(ChildOrder::AcceptEnd)?;
         let LoopUsage {

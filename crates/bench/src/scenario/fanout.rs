@@ -1,9 +1,11 @@
 //! `fanout`: sends every tick of the grid to all clients. Measures the latency of ticks, and their
 //! cost.
 
+mod beside_plain;
 mod outcome;
 mod schedule;
 
+use std::ffi::OsString;
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
@@ -17,7 +19,7 @@ use crate::figure::{Figure, number};
 use crate::generator::Harvest;
 use crate::memory::Memory;
 use crate::options::{CommonOptions, duration};
-use crate::orders::{BurstPlan, ProcessSample};
+use crate::orders::{BareSends, BurstPlan, ProcessSample};
 use crate::releasing::ReleasingClients;
 use crate::report::{Distribution, Report};
 use crate::run::{ScenarioRun, cores_note};
@@ -72,39 +74,74 @@ const ROUNDS_PER_FILE_COUNT: u64 = 10;
 /// The number of ticks whose arrivals are kept until they are counted.
 const TICKS_KEPT: usize = 64;
 
+/// The measurements of one edge.
+struct FanoutResult {
+    outcome: FanoutOutcome,
+    harvest: Harvest,
+    wall_ms: f64,
+}
+
 impl FanoutScenario {
     /// Runs the scenario and returns its report.
     pub(crate) fn run(&self) -> Result<Report, Failure> {
-        let clients = self.common.clients;
-        let mut run = ScenarioRun::start("fanout", &self.common, clients, |setup, child| {
+        if self.common.tls.is_on() && self.common.with_limit {
+            return self.run_beside_plain();
+        }
+        let mut run = self.start(&self.common, self.common.clients, &[])?;
+        let released = ReleasingClients::start(self.released, &run.setup)?;
+        let memory = self.connect(&mut run)?;
+        released.start_measuring();
+        let mut schedule = RoundSchedule::of(run.setup.mode, self.common.with_limit);
+        if self.released > 0 {
+            schedule.keep_quiet_before(run.setup.lead);
+        }
+        let FanoutResult {
+            outcome,
+            harvest,
+            wall_ms,
+        } = self.measure(&mut run, &schedule)?;
+        let mut report = self.report(run, outcome, &harvest, memory, released.finish().as_ref());
+        report.count(&harvest, wall_ms);
+        report.judge(true);
+        Ok(report)
+    }
+
+    /// Starts an edge for its share of `total_clients` clients.
+    fn start(
+        &self,
+        common: &CommonOptions,
+        total_clients: u32,
+        settings: &[(&str, OsString)],
+    ) -> Result<ScenarioRun, Failure> {
+        let clients = [common.clients, total_clients];
+        ScenarioRun::start_sized("fanout", common, clients, settings, |setup, child| {
             setup.mode = self.mode.into();
             setup.ahead = self.ahead;
             let lead_ms = child.map_or(800, |child| child.ready.ahead_ms);
             setup.lead = Duration::from_millis(if self.ahead { lead_ms } else { 0 });
-        })?;
+        })
+    }
+
+    /// Connects all clients, and returns the memory that they take.
+    fn connect(&self, run: &mut ScenarioRun) -> Result<Option<[Figure; 3]>, Failure> {
+        let clients = self.common.clients;
         let before = run.learn_time()?;
         let before = before.map(|sample| Memory::of(&sample));
         run.connect(clients, false)?;
-        let released = ReleasingClients::start(self.released, &run.setup)?;
         // Leaves a second for the work that connecting has left behind.
         std::thread::sleep(Duration::from_secs(1));
         let memory = before
             .zip(run.learn_time()?)
             .map(|(before, after)| Memory::of(&after).figures_since(&before, clients.into()));
         run.count_connecting()?;
-        released.start_measuring();
-        let (measured, harvest, wall_ms) = self.measure(&mut run)?;
-        let mut report = self.report(run, measured, &harvest, memory, released.finish().as_ref());
-        report.count(&harvest, wall_ms);
-        report.judge(true);
-        Ok(report)
+        Ok(memory)
     }
 
-    fn measure(&self, run: &mut ScenarioRun) -> Result<(FanoutOutcome, Harvest, f64), Failure> {
-        let mut schedule = RoundSchedule::of(run.setup.mode, self.common.with_limit);
-        if self.released > 0 {
-            schedule.keep_quiet_before(run.setup.lead);
-        }
+    fn measure(
+        &self,
+        run: &mut ScenarioRun,
+        schedule: &RoundSchedule,
+    ) -> Result<FanoutResult, Failure> {
         let period = Duration::from_millis(schedule.period_ms.unsigned_abs());
         let ticks = self.over.map_or(self.ticks, |over| {
             (over.as_secs() / period.as_secs()).max(1)
@@ -119,7 +156,7 @@ impl FanoutScenario {
             let counts_files = tick.is_multiple_of(ROUNDS_PER_FILE_COUNT);
             let second = self.round(
                 run,
-                &schedule,
+                schedule,
                 counts_files,
                 &mut measured,
                 &mut sampled,
@@ -150,7 +187,11 @@ impl FanoutScenario {
             rounds.trim(TICKS_KEPT);
             run.progress.advance_to(tick + 1);
         }
-        Ok((measured, all, wall_ms))
+        Ok(FanoutResult {
+            outcome: measured,
+            harvest: all,
+            wall_ms,
+        })
     }
 
     /// Performs one round.
@@ -166,7 +207,9 @@ impl FanoutScenario {
         let lead_ms = i64::try_from(run.setup.lead.as_millis()).unwrap_or(0);
         // All times count from when the tick is due to be sent, which for ahead feeds is before its
         // epoch.
-        let epoch_ms = run.next_tick_ms(PREPARE_TIME + run.setup.lead)?;
+        let next_ms = run.next_tick_ms(PREPARE_TIME + run.setup.lead)?;
+        // Runs that are measured at the same time measure the same ticks.
+        let epoch_ms = next_ms + (-next_ms).rem_euclid(schedule.period_ms);
         let at_ms = epoch_ms - lead_ms;
         // The first tick may be a minute away.
         run.wait_until(at_ms, -schedule.silence_ms())?;
@@ -202,16 +245,16 @@ impl FanoutScenario {
         let bare = match schedule.bare_at {
             Some(bare_at) => {
                 let bare_ms = at_ms + bare_at;
-                // Shards wait for the bare loop's time and do nothing else meanwhile, so the order
-                // must not come early.
-                run.wait_until(bare_ms, -BARE_ORDER_LEAD_MS)?;
-                let bare = run.bare(BurstPlan::single(run.mono_ns(bare_ms)?, bare_ms))?;
+                let bare = send_bare(run, bare_ms)?;
                 *bare_us = bare.cpu_us;
                 Some((bare_ms, bare))
             }
             None => None,
         };
         run.heartbeats_during(at_ms, after)?;
+        if let Some(repeat_at) = schedule.repeat_at {
+            *bare_us += send_bare(run, at_ms + repeat_at)?.cpu_us;
+        }
         run.wait_until(at_ms, schedule.ends)?;
         Ok(RoundReading {
             epoch_ms,
@@ -271,6 +314,14 @@ impl FanoutScenario {
         report.notes.extend(cores_note(&placement));
         report
     }
+}
+
+/// Makes the bare loop send one frame at this authority time.
+fn send_bare(run: &mut ScenarioRun, bare_ms: i64) -> anyhow::Result<BareSends> {
+    // Shards wait for the bare loop's time and do nothing else meanwhile, so the order must not
+    // come early.
+    run.wait_until(bare_ms, -BARE_ORDER_LEAD_MS)?;
+    run.bare(BurstPlan::single(run.mono_ns(bare_ms)?, bare_ms))
 }
 
 impl ScenarioRun {

@@ -108,6 +108,7 @@ impl IdleScenario {
         })?;
         let setup = ClientSetup {
             addr,
+            tls: None,
             ..run.setup.clone()
         };
         let shared = Arc::new(GeneratorShared::default());

@@ -116,6 +116,7 @@ impl SlowScenario {
     /// Runs the scenario and returns its report.
     pub(crate) fn run(&self) -> Result<Report, Failure> {
         self.common.needs_child("slow")?;
+        self.common.has_no_limit("slow")?;
         let clients = self.common.clients;
         let slow = (clients * self.share).div_ceil(100);
         let others = clients.saturating_sub(slow).max(1);

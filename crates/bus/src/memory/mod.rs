@@ -12,14 +12,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tickstorm_timebase::{Announcement, Mode, Reply};
+use tickstorm_timebase::{Announcement, ClockId, Mono, Reply};
 use tokio::time::{Instant, sleep_until};
 
-use crate::events::{Events, Outlet, deliver_to_all};
-use crate::inbound::{self, Inbound};
+use crate::events::Events;
 use crate::message;
-use crate::subject::{INBOX, Subjects};
-use crate::{Bus, ClockEvent, EdgeEvent, ReplyTo, Unavailable};
+use crate::reply_address::ReplyAddress;
+use crate::subject::{Subjects, Topic};
+use crate::subscribers::{Received, Subscribers};
+use crate::{Bus, ClockEvent, EdgeEvent, ReplyKey, ReplyTo, Unavailable};
 
 /// The bus that all connections share. Clones are the same bus.
 #[derive(Clone, Debug, Default)]
@@ -33,7 +34,6 @@ pub struct MemoryLink {
     bus: MemoryBus,
     index: usize,
     subjects: Subjects,
-    inbox: String,
 }
 
 impl MemoryBus {
@@ -59,7 +59,6 @@ impl MemoryBus {
             bus: self.clone(),
             index: hub.ports.len() - 1,
             subjects: hub.subjects.clone(),
-            inbox: inbox(name),
         }
     }
 
@@ -89,7 +88,7 @@ impl MemoryBus {
     pub fn inject(&self, subject: &str, reply_to: Option<&str>, payload: impl Into<Bytes>) {
         let message = Envelope {
             subject: subject.to_owned(),
-            reply_to: reply_to.map(|subject| ReplyTo(subject.to_owned())),
+            reply_to: reply_to.map(str::to_owned),
             payload: payload.into(),
         };
         let mut hub = self.lock();
@@ -132,10 +131,23 @@ impl MemoryBus {
 }
 
 impl MemoryLink {
-    /// Returns the subject of answers to this connection, for [`MemoryBus::inject`].
+    /// Returns the reply subject of this connection's time requests, for [`MemoryBus::inject`].
     #[must_use]
-    pub fn inbox(&self) -> &str {
-        &self.inbox
+    pub fn reply_subject(&self) -> String {
+        self.subjects.reply(self.reply().token)
+    }
+
+    /// Returns the subject on which `clock` answers this connection's time requests, for
+    /// [`MemoryBus::inject`].
+    #[must_use]
+    pub fn answer_subject(&self, clock: &ClockId) -> String {
+        self.subjects.answer(self.reply().token, clock)
+    }
+
+    /// Returns the key that belongs to this connection's reply subject.
+    #[must_use]
+    pub fn reply_key(&self) -> ReplyKey {
+        self.reply().key
     }
 
     /// Returns the subjects of this bus, for [`MemoryBus::inject`].
@@ -144,14 +156,18 @@ impl MemoryLink {
         &self.subjects
     }
 
+    fn reply(&self) -> ReplyAddress {
+        self.bus.lock().ports[self.index].reply
+    }
+
     fn publish(
         &self,
-        subject: &str,
-        reply_to: Option<ReplyTo>,
+        subject: String,
+        reply_to: Option<String>,
         payload: Vec<u8>,
     ) -> Result<(), Unavailable> {
         let message = Envelope {
-            subject: subject.to_owned(),
+            subject,
             reply_to,
             payload: payload.into(),
         };
@@ -161,35 +177,38 @@ impl MemoryLink {
 
 impl Bus for MemoryLink {
     fn announce(&self, announcement: &Announcement) -> Result<(), Unavailable> {
-        let subject = self.subjects.tick(announcement.mode);
+        let subject = self
+            .subjects
+            .tick(announcement.mode, &announcement.clock_id);
         self.publish(subject, None, message::encode_announcement(announcement))
     }
 
     fn ask(&self, nonce: u64) -> Result<(), Unavailable> {
-        let reply_to = ReplyTo(self.inbox.clone());
+        let reply = self.reply();
         self.publish(
-            self.subjects.time(),
-            Some(reply_to),
-            message::encode_request(nonce),
+            self.subjects.time().to_owned(),
+            Some(self.subjects.reply(reply.token)),
+            message::encode_request(nonce, &reply.key),
         )
     }
 
+    fn redraw_reply_subject(&self) {
+        self.bus.lock().ports[self.index].reply = ReplyAddress::draw();
+    }
+
     fn answer(&self, to: &ReplyTo, reply: &Reply) -> Result<(), Unavailable> {
-        self.publish(&to.0, None, message::encode_reply(reply))
+        let subject = self.subjects.answer(to.0, &reply.clock_id);
+        self.publish(subject, None, message::encode_reply(reply))
     }
 
-    fn clock_events(&self) -> Events<ClockEvent> {
+    fn clock_events(&self, id: &ClockId) -> Events<ClockEvent> {
         let port = &mut self.bus.lock().ports[self.index];
-        let (outlet, events) = Outlet::new(port.connected);
-        port.clocks.push(outlet);
-        events
+        port.subscribers.add_clock(id, port.connected)
     }
 
-    fn edge_events(&self) -> Events<EdgeEvent> {
+    fn edge_events(&self, clocks: &[ClockId]) -> Events<EdgeEvent> {
         let port = &mut self.bus.lock().ports[self.index];
-        let (outlet, events) = Outlet::new(port.connected);
-        port.edges.push(outlet);
-        events
+        port.subscribers.add_edge(clocks, port.connected)
     }
 }
 
@@ -197,12 +216,14 @@ impl Bus for MemoryLink {
 #[derive(Clone, Debug)]
 struct Envelope {
     subject: String,
-    reply_to: Option<ReplyTo>,
+    reply_to: Option<String>,
     payload: Bytes,
 }
 
 struct Hub {
     subjects: Subjects,
+    /// The moment that the time of subscribers' limits counts from.
+    started: Instant,
     ports: Vec<HubPort>,
     script: Option<script::FateScript>,
     /// The message that is delivered after the next message, by sender and receiver.
@@ -217,6 +238,7 @@ impl Default for Hub {
     fn default() -> Self {
         Self {
             subjects: Subjects::new("tickstorm"),
+            started: Instant::now(),
             ports: Vec::new(),
             script: None,
             swapped: HashMap::new(),
@@ -281,17 +303,21 @@ impl Hub {
 
     fn deliver(&mut self, to: usize, message: &Envelope) {
         if self.ports[to].connected {
-            self.ports[to].deliver(&self.subjects, message);
+            let now = Mono::ZERO + self.started.elapsed();
+            self.ports[to].deliver(&self.subjects, message, now);
         }
     }
 
     fn listens(&self, to: usize, subject: &str) -> bool {
-        let port = &self.ports[to];
-        if subject == self.subjects.time() {
-            return !port.clocks.is_empty();
+        let HubPort {
+            subscribers, reply, ..
+        } = &self.ports[to];
+        match self.subjects.parse(subject) {
+            Some(Topic::Time) => subscribers.clock_ids().next().is_some(),
+            Some(Topic::Tick(..)) => subscribers.has_edges(),
+            Some(Topic::Answer(token, _)) => subscribers.has_edges() && token == reply.token,
+            None => false,
         }
-        let ticks = Mode::ALL.map(|mode| self.subjects.tick(mode));
-        !port.edges.is_empty() && (ticks.contains(&subject) || port.inbox == subject)
     }
 
     fn set_connected(&mut self, name: &str, connected: bool) {
@@ -299,12 +325,8 @@ impl Hub {
         let port = port.unwrap_or_else(|| panic!("no connection named {name} is on this bus"));
         if port.connected != connected {
             port.connected = connected;
-            port.clocks
-                .iter()
-                .for_each(|outlet| outlet.set_connected(connected));
-            port.edges
-                .iter()
-                .for_each(|outlet| outlet.set_connected(connected));
+            port.subscribers.set_clocks_connected(connected);
+            port.subscribers.set_edges_connected(connected);
         }
     }
 }
@@ -313,34 +335,31 @@ impl Hub {
 #[derive(Debug)]
 struct HubPort {
     name: String,
-    inbox: String,
+    reply: ReplyAddress,
     connected: bool,
-    clocks: Vec<Outlet<ClockEvent>>,
-    edges: Vec<Outlet<EdgeEvent>>,
+    subscribers: Subscribers,
 }
 
 impl HubPort {
     fn new(name: &str) -> Self {
         Self {
             name: name.to_owned(),
-            inbox: inbox(name),
+            reply: ReplyAddress::draw(),
             connected: true,
-            clocks: Vec::new(),
-            edges: Vec::new(),
+            subscribers: Subscribers::default(),
         }
     }
 
-    fn deliver(&mut self, subjects: &Subjects, message: &Envelope) {
-        let reply_to = message.reply_to.as_ref().map(|to| to.0.as_str());
-        let (subject, payload) = (&message.subject, &message.payload);
-        match inbound::read(subjects, &self.inbox, subject, reply_to, payload) {
-            Some(Inbound::Clock(event)) => deliver_to_all(&mut self.clocks, &event),
-            Some(Inbound::Edge(event)) => deliver_to_all(&mut self.edges, &event),
-            None => {}
-        }
+    fn deliver(&mut self, subjects: &Subjects, message: &Envelope, now: Mono) {
+        let received = Received {
+            subject: &message.subject,
+            reply_to: message.reply_to.as_deref(),
+            payload: Ok(&message.payload[..]),
+            now,
+            is_stale: false,
+        };
+        self.subscribers
+            .deliver(subjects, self.reply.token, received);
+        self.subscribers.flush();
     }
-}
-
-fn inbox(name: &str) -> String {
-    format!("{INBOX}{name}")
 }

@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use async_nats::{ConnectError, ConnectErrorKind, ServerError, rustls};
 use tickstorm_timebase::{Clock, Mono, SystemClock};
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
@@ -19,6 +18,7 @@ use super::Switchboard;
 use super::connection::NatsConnection;
 use super::options::{NatsError, NatsOptions, NatsServer};
 use super::retries::{FailureKind, Retries, STABLE_AFTER};
+use super::transport::{ConnectError, connect};
 
 /// The time limit for resolving a server's name and connecting to one of its addresses.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -87,8 +87,7 @@ impl ConnectionKeeper {
 
     /// Keeps connecting until `running` is false.
     pub(super) fn run(mut self) {
-        // async-nats logs each attempt, and at some levels whole URLs, which may contain passwords.
-        // This module logs what matters instead.
+        // The libraries for TLS log each handshake. This module logs what matters.
         let _quiet = dispatcher::set_default(&Dispatch::none());
         let _end_guard = EndGuard {
             switchboard: Arc::clone(&self.switchboard),
@@ -150,13 +149,13 @@ impl ConnectionKeeper {
 
     async fn connect_once(&mut self, server: usize) -> AttemptEnd {
         let server = &self.servers[server];
-        let connection = match open(&self.options, server, &self.switchboard).await {
+        let connection = match open(&self.options, server, &self.log.dispatch).await {
             Ok(connection) => connection,
             Err(error) => return AttemptEnd::Failed(error),
         };
         let since = SystemClock.now();
         self.log.connected(server);
-        let mut serving = pin!(connection.serve(&self.switchboard, self.log.dispatch.clone()));
+        let mut serving = pin!(connection.serve(&self.switchboard));
         if timeout(STABLE_AFTER, serving.as_mut()).await.is_err() {
             self.log.stable(server);
             serving.await;
@@ -170,12 +169,12 @@ impl ConnectionKeeper {
 async fn open(
     options: &NatsOptions,
     server: &NatsServer,
-    switchboard: &Arc<Switchboard>,
+    log: &Dispatch,
 ) -> Result<NatsConnection, AttemptError> {
     let options = options.to_server(server)?;
-    let opening = NatsConnection::open(options, server.addr.clone(), Arc::clone(switchboard));
-    let opened = timeout(ATTEMPT_TIMEOUT, opening).await;
-    Ok(opened.map_err(|_| AttemptError::TimedOut)??)
+    let connecting = timeout(ATTEMPT_TIMEOUT, connect(server, &options)).await;
+    let transport = connecting.map_err(|_| AttemptError::TimedOut)??;
+    Ok(NatsConnection::new(transport, log.clone()))
 }
 
 impl AttemptError {
@@ -185,32 +184,27 @@ impl AttemptError {
         match self {
             Self::Runtime(_) | Self::TimedOut => FailureKind::Unreachable,
             Self::Options(_) => FailureKind::Refused,
-            Self::Connect(error) => match error.kind() {
-                ConnectErrorKind::Authentication
-                | ConnectErrorKind::AuthorizationViolation
-                | ConnectErrorKind::Tls
-                | ConnectErrorKind::ServerParse
-                | ConnectErrorKind::MaxReconnects => FailureKind::Refused,
-                ConnectErrorKind::Io if is_refusal(error) => FailureKind::Refused,
-                ConnectErrorKind::Io | ConnectErrorKind::Dns | ConnectErrorKind::TimedOut => {
-                    FailureKind::Unreachable
-                }
+            Self::Connect(error) => match error {
+                ConnectError::Refused(_)
+                | ConnectError::Protocol(_)
+                | ConnectError::Info
+                | ConnectError::Key => FailureKind::Refused,
+                // The connection may have been lost during the handshake.
+                ConnectError::Tls(error) if is_of_tls(error) => FailureKind::Refused,
+                ConnectError::Tls(_)
+                | ConnectError::Io(_)
+                | ConnectError::NoAddress
+                | ConnectError::TimedOut => FailureKind::Unreachable,
             },
         }
     }
 }
 
-/// Returns whether an error that async-nats calls an I/O error is a server's `-ERR` or a TLS
-/// failure.
-fn is_refusal(error: &ConnectError) -> bool {
-    let Some(source) = std::error::Error::source(error) else {
-        return false;
-    };
-    let of_tls = source
-        .downcast_ref::<io::Error>()
-        .and_then(io::Error::get_ref)
-        .is_some_and(|inner| inner.is::<rustls::Error>());
-    of_tls || source.is::<ServerError>()
+/// Returns whether TLS itself failed.
+fn is_of_tls(error: &io::Error) -> bool {
+    error
+        .get_ref()
+        .is_some_and(|inner| inner.is::<rustls::Error>())
 }
 
 /// The keeper's log. It contains each new failure, and the start and end of connections unless the
@@ -306,41 +300,29 @@ impl Drop for EndGuard {
 mod tests {
     use super::*;
 
-    fn io_error(error: io::Error) -> AttemptError {
-        AttemptError::Connect(error.into())
-    }
-
     #[test]
     fn failures_that_a_person_must_fix_are_refusals_and_passing_ones_are_not() {
-        let of_kind = |kind| AttemptError::Connect(ConnectError::new(kind));
-        let server_error = |text: &str| {
-            let error = ServerError::Other(text.into());
-            AttemptError::Connect(ConnectError::with_source(ConnectErrorKind::Io, error))
-        };
+        let of_tls = io::Error::new(
+            io::ErrorKind::InvalidData,
+            rustls::Error::HandshakeNotComplete,
+        );
         for refused in [
             AttemptError::Options(NatsError::HalfLogin),
-            of_kind(ConnectErrorKind::AuthorizationViolation),
-            of_kind(ConnectErrorKind::Authentication),
-            of_kind(ConnectErrorKind::Tls),
-            server_error("user authentication expired"),
-            server_error("maximum connections exceeded"),
-            io_error(io::Error::new(
-                io::ErrorKind::InvalidData,
-                rustls::Error::HandshakeNotComplete,
-            )),
+            ConnectError::Refused("authorization violation".into()).into(),
+            ConnectError::Refused("maximum connections exceeded".into()).into(),
+            ConnectError::Info.into(),
+            ConnectError::Key.into(),
+            ConnectError::Tls(of_tls).into(),
         ] {
             assert_eq!(refused.failure_kind(), FailureKind::Refused, "{refused}");
         }
         for unreachable in [
             AttemptError::TimedOut,
             AttemptError::Runtime(io::ErrorKind::OutOfMemory.into()),
-            of_kind(ConnectErrorKind::Dns),
-            of_kind(ConnectErrorKind::TimedOut),
-            io_error(io::ErrorKind::ConnectionRefused.into()),
-            AttemptError::Connect(ConnectError::with_source(
-                ConnectErrorKind::Io,
-                "broken pipe",
-            )),
+            ConnectError::NoAddress.into(),
+            ConnectError::TimedOut.into(),
+            ConnectError::Io(io::ErrorKind::ConnectionRefused.into()).into(),
+            ConnectError::Tls(io::ErrorKind::ConnectionReset.into()).into(),
         ] {
             assert_eq!(
                 unreachable.failure_kind(),

@@ -1,31 +1,33 @@
-//! The bus on NATS. async-nats buffers messages while there is no connection and sends them over
-//! the next one, but here no message may leave late. Therefore each connection is a separate client
-//! on a separate runtime, which is dropped with the connection, along with everything unsent. As a
-//! consequence, this module handles reconnecting, on one thread.
+//! The bus on NATS, with a client of its own: no message may leave late, so what is unsent when a
+//! connection is lost is dropped with it, and whatever other clients publish, the connection must
+//! stay and the messages of one sender must not wait for those of another. One thread makes the
+//! connections, and each has a runtime of its own.
 
 mod connection;
 mod keeper;
+mod login;
 mod options;
 mod retries;
+mod transport;
+mod wire;
 
-pub use options::{NatsError, NatsOptions};
+pub use options::{Credential, CredentialError, CredentialResult, NatsError, NatsOptions};
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, Thread};
 
-use async_nats::Client;
 use bytes::Bytes;
-use futures_util::FutureExt;
-use tickstorm_timebase::{Announcement, Reply};
+use tickstorm_timebase::{Announcement, Clock, ClockId, Reply, SystemClock};
 use tokio::runtime;
-use tokio::sync::{Notify, watch};
-use tokio::task::unconstrained;
+use tokio::sync::{Notify, mpsc, watch};
 
 use self::keeper::{BuildRuntime, ConnectionKeeper};
-use crate::events::{Outlet, deliver_to_all};
-use crate::inbound::Inbound;
-use crate::message::{self, DropReason};
+use self::wire::{Delivery, encode};
+use crate::echo::EchoLag;
+use crate::message;
+use crate::reply_address::ReplyAddress;
 use crate::subject::Subjects;
+use crate::subscribers::{Received, Subscribers};
 use crate::{Bus, ClockEvent, EdgeEvent, Events, ReplyTo, Unavailable};
 
 /// One process's connection to NATS, which is made again whenever it is lost.
@@ -57,7 +59,7 @@ impl NatsBus {
         let switchboard = Arc::new(Switchboard {
             subjects: Subjects::new(&options.subject_prefix),
             endpoints: Mutex::default(),
-            new_subscriber: Notify::new(),
+            changed: Notify::new(),
         });
         let (running, watched) = watch::channel(true);
         let keeper = ConnectionKeeper::new(
@@ -112,34 +114,46 @@ impl Drop for NatsBus {
 
 impl Bus for NatsBus {
     fn announce(&self, announcement: &Announcement) -> Result<(), Unavailable> {
-        let subject = self.switchboard.subjects.tick(announcement.mode);
-        let payload = message::encode_announcement(announcement);
-        self.switchboard.publish(subject, false, payload)
+        let Announcement { mode, clock_id, .. } = announcement;
+        let subject = self.switchboard.subjects.tick(*mode, clock_id);
+        let payload = Bytes::from(message::encode_announcement(announcement));
+        let message = encode::publish(&subject, None, &payload);
+        self.switchboard.send(|endpoints, link| {
+            link.send(message.freeze())?;
+            endpoints.echo.handle_sent(payload, SystemClock.now());
+            Ok(())
+        })
     }
 
     fn ask(&self, nonce: u64) -> Result<(), Unavailable> {
-        let subject = self.switchboard.subjects.time();
-        self.switchboard
-            .publish(subject, true, message::encode_request(nonce))
+        let subjects = &self.switchboard.subjects;
+        self.switchboard.send(|_, link| {
+            let payload = message::encode_request(nonce, &link.reply.key);
+            let reply_to = subjects.reply(link.reply.token);
+            let message = encode::publish(subjects.time(), Some(&reply_to), &payload);
+            link.send(message.freeze())
+        })
+    }
+
+    fn redraw_reply_subject(&self) {
+        self.switchboard.lock().reply = ReplyAddress::draw();
+        self.switchboard.changed.notify_one();
     }
 
     fn answer(&self, to: &ReplyTo, reply: &Reply) -> Result<(), Unavailable> {
-        self.switchboard
-            .publish(&to.0, false, message::encode_reply(reply))
+        let subject = self.switchboard.subjects.answer(to.0, &reply.clock_id);
+        let message = encode::publish(&subject, None, &message::encode_reply(reply));
+        self.switchboard.send(|_, link| link.send(message.freeze()))
     }
 
-    fn clock_events(&self) -> Events<ClockEvent> {
-        let (outlet, events) = Outlet::new(false);
+    fn clock_events(&self, id: &ClockId) -> Events<ClockEvent> {
         self.switchboard
-            .subscribe(|endpoints| endpoints.clocks.push(outlet));
-        events
+            .subscribe(|subscribers| subscribers.add_clock(id, false))
     }
 
-    fn edge_events(&self) -> Events<EdgeEvent> {
-        let (outlet, events) = Outlet::new(false);
+    fn edge_events(&self, clocks: &[ClockId]) -> Events<EdgeEvent> {
         self.switchboard
-            .subscribe(|endpoints| endpoints.edges.push(outlet));
-        events
+            .subscribe(|subscribers| subscribers.add_edge(clocks, false))
     }
 }
 
@@ -148,8 +162,8 @@ impl Bus for NatsBus {
 struct Switchboard {
     subjects: Subjects,
     endpoints: Mutex<Endpoints>,
-    /// Signals a new subscriber.
-    new_subscriber: Notify,
+    /// Signals a new subscriber, or another reply subject.
+    changed: Notify,
 }
 
 /// The connection, and the subscribers to its messages.
@@ -157,18 +171,36 @@ struct Switchboard {
 struct Endpoints {
     /// The sending side of the connection; `None` while there is none.
     link: Option<NatsLink>,
-    clocks: Vec<Outlet<ClockEvent>>,
-    edges: Vec<Outlet<EdgeEvent>>,
+    subscribers: Subscribers,
+    /// The address that edges in this process ask under, once the connection is subscribed to it.
+    /// It outlasts connections, since clocks favour reply subjects that they know.
+    reply: ReplyAddress,
+    /// How far the connection is behind, if there is a clock in this process.
+    echo: EchoLag,
     /// Whether the bus has ended, so that there will be no further connection.
     ended: bool,
 }
 
 /// The sending side of a connection.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct NatsLink {
-    client: Client,
-    /// The subject of answers to this connection.
-    inbox: String,
+    sender: mpsc::Sender<Bytes>,
+    /// The address that the connection is subscribed to.
+    reply: ReplyAddress,
+}
+
+/// Returns a subject as text. If it is not UTF-8, it is none of the bus, and neither is the empty
+/// text that is returned for it.
+fn text(subject: &[u8]) -> &str {
+    std::str::from_utf8(subject).unwrap_or_default()
+}
+
+impl NatsLink {
+    /// Sends a message. A full queue means that the connection is stuck: waiting for room would
+    /// make the message stale.
+    fn send(&self, message: Bytes) -> Result<(), Unavailable> {
+        self.sender.try_send(message).map_err(|_| Unavailable)
+    }
 }
 
 impl Switchboard {
@@ -180,60 +212,57 @@ impl Switchboard {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn subscribe(&self, add: impl FnOnce(&mut Endpoints)) {
+    fn subscribe<T>(&self, add: impl FnOnce(&mut Subscribers) -> T) -> T {
         let mut endpoints = self.lock();
-        if !endpoints.ended {
-            add(&mut endpoints);
-            self.new_subscriber.notify_one();
+        if endpoints.ended {
+            // The events end at once.
+            return add(&mut Subscribers::default());
         }
+        let events = add(&mut endpoints.subscribers);
+        self.changed.notify_one();
+        events
     }
 
-    fn publish(&self, subject: &str, asks: bool, payload: Vec<u8>) -> Result<(), Unavailable> {
-        let endpoints = self.lock();
-        let link = endpoints.link.as_ref().ok_or(Unavailable)?;
-        let (subject, payload) = (subject.to_owned(), Bytes::from(payload));
-        // A full queue means that the connection is stuck: waiting for space would make the message
-        // stale.
-        let sent = if asks {
-            let inbox = link.inbox.clone();
-            unconstrained(link.client.publish_with_reply(subject, inbox, payload)).now_or_never()
-        } else {
-            unconstrained(link.client.publish(subject, payload)).now_or_never()
+    /// Sends through the connection, if there is one.
+    fn send(
+        &self,
+        send: impl FnOnce(&mut Endpoints, &NatsLink) -> Result<(), Unavailable>,
+    ) -> Result<(), Unavailable> {
+        let mut endpoints = self.lock();
+        let link = endpoints.link.clone().ok_or(Unavailable)?;
+        send(&mut endpoints, &link)
+    }
+
+    /// Delivers a message. [`Self::flush`] must follow.
+    fn deliver(&self, delivery: &Delivery) {
+        let mut endpoints = self.lock();
+        let Some(link) = &endpoints.link else { return };
+        let reply = link.reply.token;
+        let now = SystemClock.now();
+        let received = Received {
+            subject: text(&delivery.subject),
+            reply_to: delivery.reply_to.as_deref().map(text),
+            payload: delivery.payload.as_deref().map_err(|reason| *reason),
+            now,
+            is_stale: endpoints.echo.is_stale(now),
         };
-        match sent {
-            Some(Ok(())) => Ok(()),
-            Some(Err(_)) | None => Err(Unavailable),
-        }
+        endpoints
+            .subscribers
+            .deliver(&self.subjects, reply, received);
     }
 
-    fn deliver(&self, inbound: &Inbound) {
-        let mut endpoints = self.lock();
-        match inbound {
-            Inbound::Clock(event) => deliver_to_all(&mut endpoints.clocks, event),
-            Inbound::Edge(event) => deliver_to_all(&mut endpoints.edges, event),
-        }
-    }
-
-    /// Counts a message that async-nats dropped because a subscription was full. async-nats does
-    /// not report which subscription that was, so all subscribers count the message. A daemon has
-    /// subscribers of only one kind.
-    fn count_overrun(&self) {
-        self.deliver(&Inbound::Clock(Err(DropReason::Full)));
-        self.deliver(&Inbound::Edge(Err(DropReason::Full)));
+    /// Notifies subscribers of what was dropped.
+    fn flush(&self) {
+        self.lock().subscribers.flush();
     }
 
     /// Removes the connection and notifies subscribers.
     fn disconnect(&self) {
         let mut endpoints = self.lock();
         endpoints.link = None;
-        endpoints
-            .clocks
-            .iter()
-            .for_each(|outlet| outlet.set_connected(false));
-        endpoints
-            .edges
-            .iter()
-            .for_each(|outlet| outlet.set_connected(false));
+        endpoints.echo = EchoLag::default();
+        endpoints.subscribers.set_clocks_connected(false);
+        endpoints.subscribers.set_edges_connected(false);
     }
 
     /// Disconnects permanently and ends all subscriptions.
@@ -287,10 +316,10 @@ mod tests {
     #[tokio::test]
     async fn events_end_when_the_thread_panics() {
         let bus = NatsBus::start_on(options(), || panic!("deliberate panic of this test")).unwrap();
-        let mut events = bus.edge_events();
+        let mut events = bus.edge_events(&[]);
         let next = timeout(PATIENCE, events.next()).await;
         assert_eq!(next, Ok(None));
-        let later = timeout(PATIENCE, bus.clock_events().next()).await;
+        let later = timeout(PATIENCE, bus.clock_events(&"a".parse().unwrap()).next()).await;
         assert_eq!(later, Ok(None), "a later subscription has ended too");
     }
 }

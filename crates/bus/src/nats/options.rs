@@ -1,29 +1,24 @@
 //! The servers and credentials of a NATS connection. Files are read again for each connection, so
 //! that certificates and credentials can be renewed while the process runs.
 
+use std::error::Error;
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::sync::Arc;
 
-use async_nats::rustls::pki_types::pem::PemObject;
-use async_nats::rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use async_nats::{ConnectOptions, ServerAddr};
 use percent_encoding::percent_decode_str;
 use rand::seq::SliceRandom;
-use secrecy::{ExposeSecret, SecretString};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::{ClientConfig, RootCertStore};
+use secrecy::SecretString;
+use url::Url;
+use zeroize::Zeroizing;
 
-/// The interval between pings. async-nats gives up a connection when a third ping is due and two
-/// are unanswered, that is after three intervals without a sign of life. A lost connection must be
-/// detected within three seconds.
-const PING_INTERVAL: Duration = Duration::from_millis(900);
+use super::login::{Login, UserCredentials};
 
-/// The time limit for connecting to one address of a server, including TLS: ten round trips around
-/// the world.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-
-/// The maximum number of messages that wait to be read from a subscription of async-nats: as many
-/// as a subscription of this crate holds.
-const SUBSCRIPTION_CAPACITY: usize = 4_096;
+/// The port of a server whose URL has none.
+const PORT: u16 = 4_222;
 
 /// The servers and credentials of a NATS connection.
 #[derive(Clone, Default)]
@@ -32,11 +27,11 @@ pub struct NatsOptions {
     /// token, in a URL applies to that server and takes precedence over the fields below.
     pub urls: String,
     /// The user, together with `password`.
-    pub user: Option<String>,
+    pub user: Credential,
     /// The password of `user`.
-    pub password: Option<SecretString>,
+    pub password: Credential,
     /// The token, if the server expects no user.
-    pub token: Option<SecretString>,
+    pub token: Credential,
     /// The file with a user's JWT and key.
     pub credentials_file: Option<PathBuf>,
     /// The file with the certificate authorities that sign servers' certificates (PEM). If set,
@@ -63,6 +58,69 @@ impl fmt::Debug for NatsOptions {
     }
 }
 
+/// A user, password or token, which may be absent.
+#[derive(Clone, Default)]
+pub struct Credential(Source);
+
+#[derive(Clone, Default)]
+enum Source {
+    #[default]
+    Absent,
+    Fixed(SecretString),
+    File {
+        path: PathBuf,
+        read: ReadCredential,
+    },
+}
+
+/// A function that reads a credential from its file.
+type ReadCredential = Arc<dyn Fn(&Path) -> CredentialResult + Send + Sync>;
+
+/// The credential in a file, if the file contains one.
+pub type CredentialResult = Result<Option<SecretString>, CredentialError>;
+
+/// The reason why a file contains no valid credential. Its text must not contain the file's.
+pub type CredentialError = Box<dyn Error + Send + Sync>;
+
+impl Credential {
+    /// Creates a credential that `read` reads from `path` for each connection. It is absent if
+    /// `read` returns `None`. The rules for such files are the caller's.
+    pub fn from_file(
+        path: PathBuf,
+        read: impl Fn(&Path) -> CredentialResult + Send + Sync + 'static,
+    ) -> Self {
+        let read = Arc::new(read);
+        Self(Source::File { path, read })
+    }
+
+    /// Returns the current value.
+    ///
+    /// # Errors
+    /// Returns an error if its file cannot be read or contains no valid credential.
+    pub fn current(&self) -> Result<Option<SecretString>, NatsError> {
+        match &self.0 {
+            Source::Absent => Ok(None),
+            Source::Fixed(value) => Ok(Some(value.clone())),
+            Source::File { path, read } => read(path).map_err(|source| NatsError::Credential {
+                path: path.clone(),
+                source,
+            }),
+        }
+    }
+}
+
+impl From<SecretString> for Credential {
+    fn from(value: SecretString) -> Self {
+        Self(Source::Fixed(value))
+    }
+}
+
+impl From<&str> for Credential {
+    fn from(value: &str) -> Self {
+        SecretString::from(value).into()
+    }
+}
+
 /// The reason why the options can never lead to a connection.
 #[derive(Debug, thiserror::Error)]
 pub enum NatsError {
@@ -75,6 +133,9 @@ pub enum NatsError {
         /// Its position in the list, from 1. The URL itself may contain a password.
         number: usize,
     },
+    /// A server's host is neither a valid name nor an IP address.
+    #[error("the host {0:?} in the list of servers is neither a valid name nor an IP address")]
+    Host(String),
     /// There is a user without a password, or a password without a user.
     #[error("a user and a password must be given together, but only one of them is")]
     HalfLogin,
@@ -88,6 +149,14 @@ pub enum NatsError {
         path: PathBuf,
         /// The cause.
         source: std::io::Error,
+    },
+    /// A file with a user, password or token cannot be used.
+    #[error("{}: {source}", path.display())]
+    Credential {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        source: CredentialError,
     },
     /// A file does not have the expected content.
     #[error("{} does not contain {expected}", path.display())]
@@ -104,36 +173,64 @@ pub enum NatsError {
 
 /// One server, and the credentials in its URL.
 pub(super) struct NatsServer {
-    pub(super) addr: ServerAddr,
+    /// The host name or IP address, without brackets.
+    pub(super) host: String,
+    pub(super) port: u16,
+    /// Whether its URL demands TLS.
+    has_tls_url: bool,
     login: UrlLogin,
 }
 
 /// The credentials in a server's URL.
 enum UrlLogin {
     Absent,
-    Password(String, SecretString),
+    Password(SecretString, SecretString),
     Token(SecretString),
+}
+
+/// What a connection to one server needs.
+pub(super) struct ServerOptions {
+    pub(super) name: String,
+    pub(super) login: Login,
+    /// The configuration of TLS, in case that the server demands it.
+    pub(super) tls: Arc<ClientConfig>,
+    pub(super) tls_name: ServerName<'static>,
+    /// Whether this side demands TLS.
+    pub(super) requires_tls: bool,
 }
 
 impl fmt::Display for NatsServer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.addr.host(), self.addr.port())
+        write!(f, "{}:{}", self.host, self.port)
     }
 }
 
 impl NatsServer {
     fn parse(number: usize, url: &str) -> Result<Self, NatsError> {
-        let addr: Option<ServerAddr> = url.trim().parse().ok();
-        let addr = addr
-            .filter(|addr| ["nats", "tls"].contains(&addr.scheme()) && !addr.host().is_empty())
+        let url = Url::parse(url.trim())
+            .ok()
+            .filter(|url| ["nats", "tls"].contains(&url.scheme()))
             .ok_or(NatsError::Url { number })?;
-        let decoded = |text| percent_decode_str(text).decode_utf8_lossy().into_owned();
-        let login = match (addr.username().map(decoded), addr.password().map(decoded)) {
-            (None, _) => UrlLogin::Absent,
-            (Some(user), Some(password)) => UrlLogin::Password(user, password.into()),
-            (Some(token), None) => UrlLogin::Token(token.into()),
+        let host = url.host_str().unwrap_or_default();
+        let host = host.trim_start_matches('[').trim_end_matches(']');
+        if host.is_empty() {
+            return Err(NatsError::Url { number });
+        }
+        let decoded = |text| {
+            let text = percent_decode_str(text).decode_utf8_lossy();
+            SecretString::from(text.into_owned())
         };
-        Ok(Self { addr, login })
+        let login = match (url.username(), url.password()) {
+            ("", _) => UrlLogin::Absent,
+            (user, Some(password)) => UrlLogin::Password(decoded(user), decoded(password)),
+            (token, None) => UrlLogin::Token(decoded(token)),
+        };
+        Ok(Self {
+            host: host.to_owned(),
+            port: url.port().unwrap_or(PORT),
+            has_tls_url: url.scheme() == "tls",
+            login,
+        })
     }
 }
 
@@ -149,82 +246,91 @@ impl NatsOptions {
         Ok(servers)
     }
 
-    /// Returns the options with which async-nats connects to `server`.
-    pub(super) fn to_server(&self, server: &NatsServer) -> Result<ConnectOptions, NatsError> {
-        let options = ConnectOptions::new()
-            .name(&self.name)
-            .ping_interval(PING_INTERVAL)
-            .connection_timeout(CONNECT_TIMEOUT)
-            .subscription_capacity(SUBSCRIPTION_CAPACITY)
-            .ignore_discovered_servers()
-            .require_tls(self.ca_file.is_some() || self.certificate_file.is_some());
-        self.with_tls(self.with_login(server, options)?)
+    /// Returns the options for a connection to `server`.
+    pub(super) fn to_server(&self, server: &NatsServer) -> Result<ServerOptions, NatsError> {
+        let tls_name = ServerName::try_from(server.host.clone());
+        Ok(ServerOptions {
+            name: self.name.clone(),
+            login: self.login(server)?,
+            tls: Arc::new(self.tls_config()?),
+            tls_name: tls_name.map_err(|_| NatsError::Host(server.host.clone()))?,
+            requires_tls: server.has_tls_url
+                || self.ca_file.is_some()
+                || self.certificate_file.is_some(),
+        })
     }
 
-    fn with_login(
-        &self,
-        server: &NatsServer,
-        mut options: ConnectOptions,
-    ) -> Result<ConnectOptions, NatsError> {
+    fn login(&self, server: &NatsServer) -> Result<Login, NatsError> {
+        let mut login = Login::default();
         match &server.login {
-            UrlLogin::Token(token) => return Ok(options.token(plain(token))),
+            UrlLogin::Token(token) => {
+                login.token = Some(token.clone());
+                return Ok(login);
+            }
             UrlLogin::Password(user, password) => {
-                return Ok(options.user_and_password(user.clone(), plain(password)));
+                login.user = Some((user.clone(), password.clone()));
+                return Ok(login);
             }
             UrlLogin::Absent => {}
         }
-        match (&self.user, &self.password) {
-            (Some(user), Some(password)) => {
-                options = options.user_and_password(user.clone(), plain(password));
-            }
-            (None, None) => {}
+        login.user = match (self.user.current()?, self.password.current()?) {
+            (Some(user), Some(password)) => Some((user, password)),
+            (None, None) => None,
             (Some(_), None) | (None, Some(_)) => return Err(NatsError::HalfLogin),
-        }
-        if let Some(token) = &self.token {
-            options = options.token(plain(token));
-        }
+        };
+        login.token = self.token.current()?;
         if let Some(path) = &self.credentials_file {
-            let content = SecretString::from(String::from_utf8_lossy(&read(path)?).into_owned());
-            options = options
-                .credentials(content.expose_secret())
-                .map_err(|_| content_error(path, "a user's JWT and key"))?;
+            let content = Zeroizing::new(read(path)?);
+            let credentials = UserCredentials::parse(&String::from_utf8_lossy(&content));
+            login.credentials =
+                Some(credentials.map_err(|_| content_error(path, "a user's JWT and key"))?);
         }
-        Ok(options)
+        Ok(login)
     }
 
-    fn with_tls(&self, mut options: ConnectOptions) -> Result<ConnectOptions, NatsError> {
-        if let Some(path) = &self.ca_file {
-            check_certificates(path)?;
-            options = options.add_root_certificates(path.clone());
+    fn tls_config(&self) -> Result<ClientConfig, NatsError> {
+        let mut authorities = RootCertStore::empty();
+        match &self.ca_file {
+            Some(path) => {
+                for certificate in certificates(path)? {
+                    let added = authorities.add(certificate);
+                    added.map_err(|_| content_error(path, CERTIFICATES))?;
+                }
+            }
+            None => {
+                // Without any of them, no server with TLS is trusted, and connecting fails.
+                let system = rustls_native_certs::load_native_certs();
+                authorities.add_parsable_certificates(system.certs);
+            }
         }
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let builder = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .expect("the provider supports the default versions")
+            .with_root_certificates(authorities);
         match (&self.certificate_file, &self.key_file) {
             (Some(certificate), Some(key)) => {
-                check_certificates(certificate)?;
-                PrivateKeyDer::from_pem_slice(&read(key)?)
+                let private_key = PrivateKeyDer::from_pem_slice(&Zeroizing::new(read(key)?))
                     .map_err(|_| content_error(key, "a private key (PEM)"))?;
-                options = options.add_client_certificate(certificate.clone(), key.clone());
+                builder
+                    .with_client_auth_cert(certificates(certificate)?, private_key)
+                    .map_err(|_| content_error(key, "the private key of the certificate"))
             }
-            (None, None) => {}
-            (Some(_), None) | (None, Some(_)) => return Err(NatsError::HalfCertificate),
+            (None, None) => Ok(builder.with_no_client_auth()),
+            (Some(_), None) | (None, Some(_)) => Err(NatsError::HalfCertificate),
         }
-        Ok(options)
     }
 }
 
-/// Returns a secret in plain text for async-nats, which has no type for secrets.
-fn plain(secret: &SecretString) -> String {
-    secret.expose_secret().to_owned()
-}
+const CERTIFICATES: &str = "one or more certificates (PEM)";
 
-fn check_certificates(path: &Path) -> Result<(), NatsError> {
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, NatsError> {
     let content = read(path)?;
-    let mut certificates = CertificateDer::pem_slice_iter(&content).peekable();
-    let valid = certificates.peek().is_some() && certificates.all(|found| found.is_ok());
-    if valid {
-        Ok(())
-    } else {
-        Err(content_error(path, "one or more certificates (PEM)"))
-    }
+    let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&content).collect();
+    certificates
+        .ok()
+        .filter(|certificates| !certificates.is_empty())
+        .ok_or_else(|| content_error(path, CERTIFICATES))
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, NatsError> {

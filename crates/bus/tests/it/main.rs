@@ -1,7 +1,9 @@
 //! Tests of the in-memory bus from the viewpoint of clocks and edges, and of the NATS bus as far as
 //! they need no real server.
 
+mod corpus;
 mod delivery;
+mod fuzz_drivers;
 mod garbage;
 #[path = "../log/mod.rs"]
 mod log;
@@ -16,7 +18,7 @@ use std::time::Duration;
 use tickstorm_bus::{Bus, EdgeEvent, Events, MemoryBus, MemoryLink};
 use tickstorm_timebase::Reply;
 
-use messages::announcement;
+use messages::{announcement, id};
 
 /// An event that an edge received.
 #[derive(Debug, PartialEq, Eq)]
@@ -29,7 +31,7 @@ enum Heard {
 async fn clock_and_edge() -> (MemoryBus, MemoryLink, MemoryLink, Events<EdgeEvent>) {
     let bus = MemoryBus::new();
     let (clock, edge) = (bus.link("clock"), bus.link("edge"));
-    let mut events = edge.edge_events();
+    let mut events = edge.edge_events(&[]);
     assert_eq!(soon(events.next()).await, Some(EdgeEvent::Connected));
     (bus, clock, edge, events)
 }

@@ -1,9 +1,9 @@
 use proptest::prelude::*;
-use tickstorm_bus::DropReason;
 use tickstorm_bus::message::{
     MESSAGE_BYTES_MAX, decode_announcement, decode_reply, decode_request, encode_announcement,
     encode_reply, encode_request,
 };
+use tickstorm_bus::{DropReason, ReplyKey};
 use tickstorm_timebase::{Announcement, ClockId, Epoch, Mode, Reply};
 
 fn modes() -> impl Strategy<Value = Mode> {
@@ -11,7 +11,7 @@ fn modes() -> impl Strategy<Value = Mode> {
 }
 
 fn ids() -> impl Strategy<Value = ClockId> {
-    "[A-Za-z0-9._-]{1,64}".prop_map(|id| id.parse().expect("a valid id"))
+    "[A-Za-z0-9_-]{1,64}".prop_map(|id| id.parse().expect("a valid id"))
 }
 
 prop_compose! {
@@ -38,14 +38,18 @@ prop_compose! {
 
 proptest! {
     #[test]
-    fn decoding_inverts_encoding(announcement in announcements(), reply in replies(), nonce: u64) {
+    fn decoding_inverts_encoding(
+        announcement in announcements(), reply in replies(), nonce: u64,
+        key: [u8; 16],
+    ) {
         let bytes = encode_announcement(&announcement);
         prop_assert!(bytes.len() * 4 < MESSAGE_BYTES_MAX, "too little room: {} bytes", bytes.len());
         prop_assert_eq!(decode_announcement(announcement.mode, &bytes), Ok(announcement));
         let bytes = encode_reply(&reply);
         prop_assert!(bytes.len() * 4 < MESSAGE_BYTES_MAX, "too little room: {} bytes", bytes.len());
         prop_assert_eq!(decode_reply(&bytes), Ok(reply));
-        prop_assert_eq!(decode_request(&encode_request(nonce)), Ok(nonce));
+        let key = ReplyKey::from(key);
+        prop_assert_eq!(decode_request(&encode_request(nonce, &key)), Ok((nonce, Some(key))));
     }
 
     #[test]
@@ -71,9 +75,10 @@ proptest! {
 
 #[test]
 fn fields_of_later_versions_are_ignored() {
-    let mut bytes = encode_request(5);
+    let key = ReplyKey::random();
+    let mut bytes = encode_request(5, &key);
     bytes.extend_from_slice(b"\xFA\x06\x03abc");
-    assert_eq!(decode_request(&bytes), Ok(5));
+    assert_eq!(decode_request(&bytes), Ok((5, Some(key))));
 }
 
 #[test]
@@ -87,6 +92,17 @@ fn unknown_modes_and_invalid_ids_are_malformed() {
     assert_eq!(
         decode_announcement(Mode::Second, id_with_a_space),
         Err(DropReason::Malformed)
+    );
+    let id_with_a_dot = b"\x10\xe8\x07\x1a\x03a.b";
+    assert_eq!(
+        decode_announcement(Mode::Second, id_with_a_dot),
+        Err(DropReason::Malformed)
+    );
+    assert_eq!(decode_request(b"\x08\x01"), Ok((1, None)));
+    assert_eq!(
+        decode_request(b"\x08\x01\x12\x01k"),
+        Err(DropReason::Malformed),
+        "the key is too short"
     );
     assert_eq!(
         decode_reply(b"\x08\x01"),

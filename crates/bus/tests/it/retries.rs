@@ -122,7 +122,7 @@ async fn greet(mut stream: TcpStream, treatment: Treatment) -> std::io::Result<(
 async fn a_server_that_refuses_is_tried_less_and_less_often_until_it_accepts() {
     let server = FakeServer::new(Treatment::Refuse).await;
     let (bus, log) = server.bus();
-    let mut events = bus.edge_events();
+    let mut events = bus.edge_events(&[]);
     // Half of 100, 200, 400, 800, 1,600 and 3,200 ms, with a margin since the first connection
     // takes time.
     let took = server.time_of(6).await;

@@ -61,6 +61,6 @@ async fn a_credentials_file_logs_in_to_a_server_with_its_operator() {
         ..options(&nats)
     })
     .unwrap();
-    let mut events = bus.edge_events();
+    let mut events = bus.edge_events(&[]);
     assert_eq!(soon(events.next()).await, EdgeEvent::Connected);
 }

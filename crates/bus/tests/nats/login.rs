@@ -1,4 +1,4 @@
-use tickstorm_bus::{Bus, EdgeEvent, NatsBus, NatsError, NatsOptions};
+use tickstorm_bus::{Bus, Credential, EdgeEvent, NatsBus, NatsError, NatsOptions};
 use tickstorm_testkit::{Nats, TempDir, poll_until_async};
 use tracing::dispatcher::set_default;
 
@@ -12,14 +12,14 @@ const URL_PASSWORD: &str = "opensesame%401";
 async fn a_user_and_password_may_come_from_the_options_or_from_the_url() {
     let nats = Nats::run(&["--user", "clock", "--pass", PASSWORD]);
     let by_options = NatsOptions {
-        user: Some("clock".into()),
-        password: Some(PASSWORD.into()),
+        user: "clock".into(),
+        password: PASSWORD.into(),
         ..options(&nats)
     };
     let by_url = NatsOptions {
         urls: format!("nats://clock:{URL_PASSWORD}@{}", nats.address()),
-        user: Some("nobody".into()),
-        password: Some("nothing".into()),
+        user: "nobody".into(),
+        password: "nothing".into(),
         ..options(&nats)
     };
     assert_connects(by_options).await;
@@ -30,7 +30,7 @@ async fn a_user_and_password_may_come_from_the_options_or_from_the_url() {
 async fn a_token_may_come_from_the_options_or_from_the_url() {
     let nats = Nats::run(&["--auth", PASSWORD]);
     let by_options = NatsOptions {
-        token: Some(PASSWORD.into()),
+        token: PASSWORD.into(),
         ..options(&nats)
     };
     let by_url = NatsOptions {
@@ -53,7 +53,7 @@ async fn a_wrong_password_is_retried_and_logged_once_without_the_secret() {
         })
         .unwrap()
     };
-    let mut events = bus.edge_events();
+    let mut events = bus.edge_events(&[]);
     poll_until_async("the refusal is logged", PATIENCE, || {
         log.text().contains("authorization violation")
     })
@@ -65,6 +65,44 @@ async fn a_wrong_password_is_retried_and_logged_once_without_the_secret() {
     assert_eq!(text.lines().count(), 1, "{text}");
     assert!(!text.contains("wr0ngone"), "{text}");
     assert!(text.contains(&nats.address()), "{text}");
+}
+
+#[tokio::test]
+async fn a_login_in_files_is_read_again_for_each_connection() {
+    let nats = Nats::run(&["--user", "clock", "--pass", PASSWORD]);
+    let files = TempDir::new("login");
+    let file = |name: &str, content: &str| {
+        Credential::from_file(files.write(name, content), |path| {
+            let content = std::fs::read_to_string(path)?;
+            if content == "invalid" {
+                return Err("the file is invalid".into());
+            }
+            Ok((!content.is_empty()).then(|| content.into()))
+        })
+    };
+    let log = BusLog::default();
+    let bus = {
+        let _guard = set_default(&log.subscriber());
+        NatsBus::start(NatsOptions {
+            user: file("user", "former"),
+            password: file("password", "s3cret"),
+            ..options(&nats)
+        })
+        .unwrap()
+    };
+    let mut events = bus.edge_events(&[]);
+    let is_logged = async |text: &str| {
+        poll_until_async(text, PATIENCE, || log.text().contains(text)).await;
+    };
+    is_logged("authorization violation").await;
+    files.write("user", "");
+    is_logged("a user and a password must be given together").await;
+    files.write("user", "invalid");
+    is_logged("user: the file is invalid").await;
+    files.write("user", "clock");
+    files.write("password", PASSWORD);
+    assert_eq!(soon(events.next()).await, EdgeEvent::Connected);
+    assert!(!log.text().contains("s3cret"), "{}", log.text());
 }
 
 #[test]
@@ -85,8 +123,15 @@ fn options_that_can_never_connect_are_refused_at_start_without_showing_secrets()
     };
     let url = refused(|options, _| options.urls = "nats://a:4222,http://u:s3cret@b".into());
     assert!(matches!(url, NatsError::Url { number: 2 }), "{url}");
-    let login = refused(|options, _| options.password = Some("s3cret".into()));
+    let login = refused(|options, _| options.password = "s3cret".into());
     assert!(matches!(login, NatsError::HalfLogin), "{login}");
+    let unusable = refused(|options, path| {
+        options.user = Credential::from_file(path, |_| Err("the file is too long".into()));
+    });
+    assert!(
+        matches!(unusable, NatsError::Credential { .. }),
+        "{unusable}"
+    );
     let key = refused(|options, path| options.key_file = Some(path));
     assert!(matches!(key, NatsError::HalfCertificate), "{key}");
     let ca = refused(|options, path| options.ca_file = Some(path));
@@ -104,8 +149,8 @@ fn options_that_can_never_connect_are_refused_at_start_without_showing_secrets()
 fn options_show_no_secret() {
     let options = NatsOptions {
         urls: "nats://u:s3cret@a".into(),
-        password: Some("s3cret".into()),
-        token: Some("s3cret".into()),
+        password: "s3cret".into(),
+        token: "s3cret".into(),
         ..NatsOptions::default()
     };
     assert!(!format!("{options:?}").contains("s3cret"));
@@ -113,6 +158,6 @@ fn options_show_no_secret() {
 
 async fn assert_connects(options: NatsOptions) {
     let bus = NatsBus::start(options).expect("valid options");
-    let mut events = bus.edge_events();
+    let mut events = bus.edge_events(&[]);
     assert_eq!(soon(events.next()).await, EdgeEvent::Connected);
 }

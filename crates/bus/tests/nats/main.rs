@@ -15,7 +15,7 @@ use std::time::Duration;
 use tickstorm_bus::{Bus, ClockEvent, EdgeEvent, Events, NatsBus, NatsOptions};
 use tickstorm_testkit::Nats;
 
-use messages::{announcement, reply};
+use messages::{announcement, id, reply};
 
 /// The time limit for operations that take milliseconds on an idle machine.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -36,7 +36,7 @@ fn bus(nats: &Nats) -> NatsBus {
 /// Starts a clock's bus. Returns it with its events once it is connected.
 async fn clock(nats: &Nats) -> (NatsBus, Events<ClockEvent>) {
     let bus = bus(nats);
-    let mut events = bus.clock_events();
+    let mut events = bus.clock_events(&id("clock-0"));
     assert_eq!(soon(events.next()).await, ClockEvent::Connected);
     (bus, events)
 }
@@ -44,7 +44,7 @@ async fn clock(nats: &Nats) -> (NatsBus, Events<ClockEvent>) {
 /// Starts an edge's bus. Returns it with its events once it is connected.
 async fn edge(nats: &Nats) -> (NatsBus, Events<EdgeEvent>) {
     let bus = bus(nats);
-    let mut events = bus.edge_events();
+    let mut events = bus.edge_events(&[]);
     assert_eq!(soon(events.next()).await, EdgeEvent::Connected);
     (bus, events)
 }

@@ -14,7 +14,7 @@ const NOTICE_BOUND: Duration = Duration::from_secs(5);
 async fn a_bus_waits_for_a_server_that_starts_later() {
     let nats = Nats::create(&[]);
     let bus = bus(&nats);
-    let mut events = bus.edge_events();
+    let mut events = bus.edge_events(&[]);
     assert_eq!(bus.announce(&announcement(1_000)), Err(Unavailable));
     let early = timeout(Duration::from_millis(300), events.next()).await;
     assert!(early.is_err(), "{early:?}");
@@ -28,7 +28,7 @@ async fn a_bus_waits_for_a_server_that_starts_later() {
 async fn a_subscriber_to_a_connected_bus_is_notified_and_receives_messages() {
     let nats = Nats::run(&[]);
     let (clock, _requests) = clock(&nats).await;
-    let mut late = clock.edge_events();
+    let mut late = clock.edge_events(&[]);
     assert_eq!(soon(late.next()).await, EdgeEvent::Connected);
     assert_eq!(announce_until_heard(&clock, &mut late, 1_000).await, []);
 }
@@ -76,7 +76,7 @@ async fn another_server_of_the_list_takes_over() {
         ..options(&servers[0])
     })
     .unwrap();
-    let mut events = bus.edge_events();
+    let mut events = bus.edge_events(&[]);
     assert_eq!(soon(events.next()).await, EdgeEvent::Connected);
     // A different tick each time: further copies of an announcement may arrive after the first one
     // was received.
@@ -98,7 +98,7 @@ async fn a_cluster_carries_messages_between_servers_and_survives_the_loss_of_one
         ..options(&servers[1])
     })
     .unwrap();
-    let mut ticks = edge.edge_events();
+    let mut ticks = edge.edge_events(&[]);
     announce_until_heard(&clock, &mut ticks, 1_000).await;
     for (killed, started, epoch_ms) in [(1, 2, 2_000), (2, 1, 3_000)] {
         servers[started].start();

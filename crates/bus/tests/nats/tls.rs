@@ -41,7 +41,7 @@ fn with_files(nats: &Nats, files: &TempDir) -> NatsOptions {
 async fn a_client_with_the_authority_and_a_certificate_connects_by_tls() {
     let (nats, files) = server(&CertificateAuthority::new());
     let bus = NatsBus::start(with_files(&nats, &files)).unwrap();
-    let mut events = bus.edge_events();
+    let mut events = bus.edge_events(&[]);
     assert_eq!(soon(events.next()).await, EdgeEvent::Connected);
     assert_eq!(announce_until_heard(&bus, &mut events, 1_000).await, []);
 }
@@ -58,7 +58,7 @@ async fn only_a_server_with_a_certificate_of_the_ca_file_is_trusted() {
         ..with_files(&untrusted, &files)
     })
     .unwrap();
-    let mut events = bus.edge_events();
+    let mut events = bus.edge_events(&[]);
     let outcome = tokio::time::timeout(std::time::Duration::from_secs(1), events.next()).await;
     assert!(outcome.is_err(), "{outcome:?}");
     // Files are read again for each connection.

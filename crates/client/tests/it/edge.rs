@@ -203,15 +203,20 @@ pub(crate) fn epoch(ms: i64) -> Epoch {
 impl Edge {
     /// Accepts the next AUTH, and returns it.
     pub(crate) async fn accept(&mut self) -> Auth {
+        self.accept_with(&[]).await
+    }
+
+    /// Accepts the next AUTH with a cookie, and returns it.
+    pub(crate) async fn accept_with(&mut self, cookie: &[u8]) -> Auth {
         let step = self.step().await;
-        let Step::Auth(auth) = step else {
+        let Step::Auth(mut auth) = step else {
             panic!("{step:?} instead of AUTH");
         };
         let mut frame = Vec::new();
         self.session
-            .accept(&self.limits, self.clock.now(), &mut frame);
+            .accept(&self.limits, cookie, self.clock.now(), &mut frame);
         self.send(&frame).await;
-        auth
+        std::mem::take(&mut *auth)
     }
 
     /// Waits for a SUBSCRIBE, and returns its request.
@@ -257,17 +262,17 @@ impl Edge {
         arrivals
     }
 
-    /// Answers HEARTBEATs for `duration`, as an edge that does not know the time.
-    pub(crate) async fn answer_without_time_for(&mut self, duration: Duration) {
-        let end = Instant::now() + duration;
+    /// Answers HEARTBEATs for `duration`, as an edge that does not know the time, and returns when
+    /// each arrived, counted from the start of the test.
+    pub(crate) async fn answer_without_time_for(&mut self, duration: Duration) -> Vec<Duration> {
+        let (mut arrivals, end) = (Vec::new(), Instant::now() + duration);
         while let Ok(client_time_us) = tokio::time::timeout_at(end, self.heartbeat()).await {
-            let mut frame = Vec::new();
-            server::pong(client_time_us, 0, 0, u32::MAX, 0, &mut frame);
-            // The client may close the connection before it has read this answer.
-            if self.socket.write_all(&frame).await.is_err() {
-                return;
+            arrivals.push(self.clock.now().since(self.began));
+            if self.try_pong_without_time(client_time_us).await.is_err() {
+                break;
             }
         }
+        arrivals
     }
 
     /// Answers HEARTBEATs as an edge that does not know the time, until the client closes the
@@ -277,7 +282,9 @@ impl Edge {
             let Step::Heartbeat { client_time_us } = step else {
                 panic!("{step:?} instead of HEARTBEAT");
             };
-            self.pong_without_time(client_time_us).await;
+            if self.try_pong_without_time(client_time_us).await.is_err() {
+                return;
+            }
         }
     }
 
@@ -291,9 +298,15 @@ impl Edge {
 
     /// Answers a HEARTBEAT as an edge that does not know the time.
     pub(crate) async fn pong_without_time(&mut self, client_time_us: i64) {
+        self.try_pong_without_time(client_time_us).await.unwrap();
+    }
+
+    /// Answers a HEARTBEAT as an edge that does not know the time. Fails if the client has closed
+    /// the connection since, as it may in the very millisecond of its HEARTBEAT.
+    async fn try_pong_without_time(&mut self, client_time_us: i64) -> io::Result<()> {
         let mut frame = Vec::new();
         server::pong(client_time_us, 0, 0, u32::MAX, 0, &mut frame);
-        self.send(&frame).await;
+        self.socket.write_all(&frame).await
     }
 
     /// Sends a batch of SECOND ticks at these milliseconds after the base.

@@ -398,13 +398,20 @@ async fn after_rate_limited_it_sends_no_more_than_the_strictest_edge_accepts() {
         edge.limits.frame_rate = 1;
         edge.accept().await;
         edge.subscription().await;
-        // The edge does not know the time at first, and then does: in either state, one HEARTBEAT
-        // too many would end the session.
-        edge.answer_without_time_for(Duration::from_secs(30)).await;
+        // The edge does not know the time at first, and then does. In either state, the session
+        // ends if there are too many HEARTBEATs, and none may use up the burst: earlier versions of
+        // the edge allow one of only two frames.
+        let mut heartbeats = edge.answer_without_time_for(Duration::from_secs(30)).await;
         edge.subscribed(epoch(0)).await;
         assert_eq!(reconnected(&mut ticks).await, "x");
-        let heartbeats = edge.answer_for(Duration::from_secs(60)).await;
-        assert!(heartbeats.len() >= 4, "{heartbeats:?}");
+        heartbeats.extend(edge.answer_for(Duration::from_secs(60)).await);
+        assert!(heartbeats.len() >= 18, "{heartbeats:?}");
+        for pair in heartbeats.windows(2) {
+            assert!(
+                pair[1] - pair[0] >= Duration::from_secs(1),
+                "{heartbeats:?}"
+            );
+        }
     }
 }
 
@@ -469,4 +476,40 @@ async fn a_panic_in_the_background_is_not_mistaken_for_the_end_of_the_stream() {
         let error = ended.await.expect_err("the panic reaches the reader");
         assert!(error.is_panic(), "{error}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_last_cookie_is_presented_to_every_later_edge() {
+    let options = Options::new("a").or_at("b").credentials("user", "pass");
+    let (client, mut net) = Net::dial(options, &[]);
+    for (sent, presented) in [
+        (&b"first"[..], &b""[..]),
+        (b"second", b"first"),
+        // An edge that has no key yet, and one whose cookie is too long.
+        (b"", b"second"),
+        (&[7; 65], b"second"),
+        (&[7; 64], b"second"),
+        (b"", &[7; 64]),
+    ] {
+        let mut edge = net.edge().await;
+        let auth = edge.accept_with(sent).await;
+        assert_eq!(auth.cookie, presented);
+        assert_eq!((&*auth.username, &*auth.password), ("user", "pass"));
+        edge.acknowledge(epoch(0)).await;
+    }
+    drop(client);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cookie_is_kept_even_if_the_edge_then_refuses_the_subscription() {
+    let (_client, mut net) = Net::dial(Options::new("a"), &[]);
+    let mut edge = net.edge().await;
+    edge.accept().await;
+    edge.acknowledge(epoch(0)).await;
+    drop(edge);
+    let mut edge = net.edge().await;
+    edge.accept_with(b"given").await;
+    drop(edge);
+    let mut edge = net.edge().await;
+    assert_eq!(edge.accept().await.cookie, b"given");
 }

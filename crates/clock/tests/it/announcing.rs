@@ -76,9 +76,10 @@ async fn a_clock_announces_every_tick_even_if_it_receives_mostly_garbage() {
     let clock = cluster.start("clock-0");
     let mut heard = Vec::new();
     for nonce in 0..100 {
+        let reply = cluster.edge.reply_subject();
         cluster
             .bus
-            .inject("tickstorm.v1.time", Some("_INBOX.edge"), b"\xFF".to_vec());
+            .inject("tickstorm.v1.time", Some(&reply), b"\xFF".to_vec());
         tickstorm_bus::Bus::ask(&cluster.edge, nonce).unwrap();
         heard.extend(cluster.announcements(Duration::from_millis(333)).await);
     }

@@ -86,7 +86,7 @@ async fn a_skew_is_added_to_the_hosts_clock() {
     const HOUR_MS: i64 = 3_600_000;
     let bus = MemoryBus::new();
     let edge = bus.link("edge");
-    let mut events = edge.edge_events();
+    let mut events = edge.edge_events(&[]);
     let config = Config {
         skew_ms: -HOUR_MS,
         ..config("clock-0")

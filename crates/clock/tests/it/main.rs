@@ -39,7 +39,7 @@ impl Cluster {
     async fn new(start_ms: i64) -> Self {
         let bus = MemoryBus::new();
         let edge = bus.link("edge");
-        let mut events = edge.edge_events();
+        let mut events = edge.edge_events(&[]);
         assert_eq!(events.next().await, Some(EdgeEvent::Connected));
         Self {
             bus,

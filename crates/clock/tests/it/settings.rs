@@ -26,14 +26,14 @@ fn settings_become_the_clocks_configuration() {
         require_sync: true,
         skew_ms: -40,
     };
-    assert_eq!(Config::from_settings(&settings), Ok(expected));
+    assert_eq!(Config::from_settings(&settings), expected);
 }
 
 #[test]
 fn a_clock_needs_no_setting() {
     let settings = clock(&[]);
     assert_eq!(settings.get(&ADMIN_ADDR).port(), 8_082);
-    assert!(!settings.get(&CLOCK_ID).is_empty());
+    assert!(!settings.get(&CLOCK_ID).as_str().is_empty());
     assert!(settings.warnings().is_empty(), "{:?}", settings.warnings());
 }
 
@@ -55,6 +55,25 @@ fn a_clocks_rank_is_the_one_or_two_digits_at_the_end_of_its_id() {
         clock(&[("CLOCK_ID", "clock-2"), ("CLOCK_RANK", "5")]).get(&CLOCK_RANK),
         5
     );
+}
+
+#[test]
+fn a_clocks_id_is_1_to_64_letters_digits_hyphens_and_underscores() {
+    let row = CLOCK.rows().find(|row| row.name == "CLOCK_ID").unwrap();
+    for id in ["a", "clock-0", "Clock_1", &"x".repeat(64)] {
+        assert!(row.accepts(id), "{id}");
+    }
+    for id in [
+        "",
+        "clock.0",
+        "clock 0",
+        "clock*",
+        ">",
+        "bü",
+        &"x".repeat(65),
+    ] {
+        assert!(!row.accepts(id), "{id}");
+    }
 }
 
 /// The name of each setting with a range, its lowest and highest value, and the values just

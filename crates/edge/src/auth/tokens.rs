@@ -8,16 +8,16 @@
 //! reveal nothing about a digest.
 
 use std::collections::HashMap;
-use std::fs::File;
 use std::hash::{Hash, Hasher};
-use std::io::{self, Read};
+use std::io;
 use std::path::Path;
 
+use aws_lc_rs::digest;
 use data_encoding::HEXLOWER_PERMISSIVE;
-use sha2::{Digest as _, Sha256};
 use subtle::{Choice, ConstantTimeEq};
 
 use super::CredentialsError;
+use crate::text_file;
 
 /// The most tokens that a file may hold: far more than anyone could keep track of, and about 1 MB
 /// of memory.
@@ -31,11 +31,19 @@ const NAME_BYTES_MAX: usize = 64;
 /// The SHA-256 digest of a secret. Comparisons, including `==`, take constant time, and a digest
 /// can't be printed.
 #[derive(Clone, Copy, Eq)]
-pub(super) struct Digest([u8; 32]);
+pub(crate) struct Digest([u8; 32]);
 
 impl Digest {
     pub(super) fn of(text: &str) -> Self {
-        Self(Sha256::digest(text.as_bytes()).into())
+        // AWS-LC wipes its state, which contains a short secret completely.
+        let digest = digest::digest(&digest::SHA256, text.as_bytes());
+        let mut bytes = [0; 32];
+        bytes.copy_from_slice(digest.as_ref());
+        Self(bytes)
+    }
+
+    pub(super) fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
     }
 }
 
@@ -101,14 +109,9 @@ impl Tokens {
         let too_many = || CredentialsError::TooManyTokens {
             path: path.to_owned(),
         };
-        let mut text = String::new();
-        let file = File::open(path).map_err(unreadable)?;
-        file.take(FILE_BYTES_MAX + 1)
-            .read_to_string(&mut text)
-            .map_err(unreadable)?;
-        if text.len() as u64 > FILE_BYTES_MAX {
-            return Err(too_many());
-        }
+        let text = text_file::read(path, FILE_BYTES_MAX)
+            .map_err(unreadable)?
+            .ok_or_else(too_many)?;
         let mut tokens = Self::default();
         let mut digest_by_name = HashMap::new();
         for (index, line) in text.lines().enumerate() {
@@ -135,10 +138,10 @@ impl Tokens {
         Ok(tokens)
     }
 
-    /// Returns the name of `token`, if the token is accepted.
-    pub(super) fn name_of(&self, token: &str) -> Option<&str> {
-        let name = self.name_by_digest.get(&Digest::of(token))?;
-        Some(name)
+    /// Returns the digest and the name of `token`, if the token is accepted.
+    pub(super) fn find(&self, token: &str) -> Option<(&Digest, &str)> {
+        let (digest, name) = self.name_by_digest.get_key_value(&Digest::of(token))?;
+        Some((digest, name))
     }
 }
 
@@ -194,7 +197,7 @@ mod tests {
             let tokens = tokens(number);
             for index in 0..2 * number {
                 let (before, token) = (COMPARISONS.get(), format!("token-{index}"));
-                let name = tokens.name_of(&token);
+                let name = tokens.find(&token).map(|(_, name)| name);
                 let expected = (index < number).then(|| format!("name-{index}"));
                 assert_eq!(name.map(str::to_owned), expected);
                 // One, plus the few digests whose keyed hash happens to collide, each with a
@@ -209,7 +212,8 @@ mod tests {
     fn a_digest_may_be_in_upper_or_lower_case() {
         let upper = hex("a token").to_uppercase();
         let tokens = read(&format!("shouting {upper}\n")).unwrap();
-        assert_eq!(tokens.name_of("a token"), Some("shouting"));
+        let found = tokens.find("a token").map(|(_, name)| name);
+        assert_eq!(found, Some("shouting"));
     }
 
     #[test]

@@ -3,13 +3,17 @@
 
 use std::time::Duration;
 
+use tickstorm_service::byte_size::ByteSize;
 use tickstorm_service::env::{Findings, Settings};
 use tickstorm_service::fd_limit;
+use tickstorm_service::nats;
 
 use super::{
-    FD_TABLES, FRAME_RATE_LIMIT, HEARTBEAT_INTERVAL, HEARTBEAT_TIMEOUT, HOLDOVER_MAX,
-    MAX_CONNECTIONS, SHARDS, STREAM_PASS, STREAM_PASS_PREVIOUS, STREAM_TOKENS_FILE, STREAM_USER,
-    TLS_CA_FILE, TLS_CERT_FILE, TLS_CLIENT_AUTH, TLS_CRL_FILE, TLS_ENABLED, TLS_KEY_FILE,
+    CLOCKS, COOKIE_KEY_FILE, FD_TABLES, FRAME_RATE_LIMIT, HEARTBEAT_INTERVAL, HEARTBEAT_TIMEOUT,
+    HOLDOVER_MAX, IP_ALLOWLIST_FILE, IP_BLOCKLIST_FILE, MAX_BUFFERED_BYTES, MAX_CONNECTIONS,
+    PROXY_PROTOCOL, PROXY_TRUSTED, ProxyProtocol, SHARDS, STREAM_PASS, STREAM_PASS_PREVIOUS,
+    STREAM_TOKENS_FILE, STREAM_USER, TLS_CA_FILE, TLS_CERT_FILE, TLS_CLIENT_AUTH, TLS_CRL_FILE,
+    TLS_ENABLED, TLS_KEY_FILE,
 };
 use crate::fd_budget::{self, FdTables, TooFewShards};
 use crate::tls::ClientAuth;
@@ -18,11 +22,14 @@ use crate::tls::ClientAuth;
 /// the time if a single answer is lost, or even if none is.
 const HOLDOVER_ADVISED: Duration = Duration::from_secs(3);
 
-/// The frames with which a client starts: SUBSCRIBE, and eight HEARTBEATs over 700 ms.
-const OPENING_FRAMES: f64 = 9.0;
-/// Multiplied by FRAME_RATE_LIMIT, the frames that an edge accepts in that time: a burst worth two
-/// seconds, and another 700 ms worth of frames.
-const OPENING_SECONDS: f64 = 2.7;
+/// The lowest advisable FRAME_RATE_LIMIT. While an edge does not know the time, clients send a
+/// HEARTBEAT each second, some of them a little sooner. The frames with which a client starts fit
+/// into a burst, however low the limit.
+const FRAME_RATE_ADVISED: u32 = 2;
+
+/// The least share of MAX_BUFFERED_BYTES for a shard: sixteen connections, each with a partial TLS
+/// record of any length. The default is enough for the most shards.
+const SHARE_MIN: ByteSize = ByteSize::kib(256);
 
 /// Settings that are valid on their own but contradict each other.
 #[derive(Debug, thiserror::Error)]
@@ -37,6 +44,11 @@ enum Contradiction {
          authenticated clients"
     )]
     NoCredentials,
+    #[error(
+        "CLOCKS must name the clocks that may vote, such as clock-0,clock-1,clock-2, because \
+         NATS_URL names {hosts}: an edge without it lets everyone vote who may publish there"
+    )]
+    NoClocks { hosts: String },
     #[error("STREAM_USER is set without STREAM_PASS: set both or neither")]
     NoPassword,
     #[error("STREAM_PASS is set without STREAM_USER: set both or neither")]
@@ -56,6 +68,18 @@ enum Contradiction {
     NoClientAuth(&'static str),
     #[error("TLS_CLIENT_AUTH=require_verify needs TLS_ENABLED=true")]
     ClientAuthWithoutTls,
+    #[error(
+        "PROXY_PROTOCOL=on needs PROXY_TRUSTED, the networks of the load balancers that send \
+         PROXY headers"
+    )]
+    NoBalancers,
+    #[error("PROXY_TRUSTED is set without PROXY_PROTOCOL=on, so it would have no effect")]
+    NoProxyProtocol,
+    #[error(
+        "MAX_BUFFERED_BYTES={max} divided among SHARDS={shards} leaves less than {SHARE_MIN} for \
+         each shard: set it to at least {SHARE_MIN} times SHARDS"
+    )]
+    SmallBuffers { max: ByteSize, shards: usize },
     #[error(transparent)]
     TooFewShards(#[from] TooFewShards),
 }
@@ -67,21 +91,43 @@ pub(super) fn run(settings: &Settings, findings: &mut Findings) {
             findings.refuse(error);
         }
     };
+    refuse(findings, no_clocks(settings));
     refuse(findings, heartbeat(settings));
-    findings.refuse_unreadable(settings, &STREAM_TOKENS_FILE);
+    for file in [
+        &STREAM_TOKENS_FILE,
+        &COOKIE_KEY_FILE,
+        &IP_ALLOWLIST_FILE,
+        &IP_BLOCKLIST_FILE,
+    ] {
+        findings.refuse_unreadable(settings, file);
+    }
     refuse(findings, credentials(settings));
     refuse(findings, previous_password(settings));
     refuse(findings, too_few_shards(settings));
+    refuse(findings, proxy(settings));
+    refuse(findings, small_buffers(settings));
     tls(settings)
         .into_iter()
         .for_each(|error| findings.refuse(error));
     for file in [&TLS_CERT_FILE, &TLS_KEY_FILE, &TLS_CA_FILE, &TLS_CRL_FILE] {
         findings.refuse_unreadable(settings, file);
     }
-    let warnings = [short_holdover(settings), few_frames(settings)];
+    let warnings = [
+        short_holdover(settings),
+        few_frames(settings),
+        everyone_is_trusted(settings),
+    ];
     for warning in warnings.into_iter().flatten() {
         findings.warn(warning);
     }
+}
+
+fn no_clocks(settings: &Settings) -> Option<Contradiction> {
+    let clocks = settings.look_up(&CLOCKS)?;
+    let hosts = nats::hosts_beyond_loopback(settings)?;
+    (clocks.is_empty() && !hosts.is_empty()).then(|| Contradiction::NoClocks {
+        hosts: hosts.join(", "),
+    })
 }
 
 fn heartbeat(settings: &Settings) -> Option<Contradiction> {
@@ -106,6 +152,24 @@ fn previous_password(settings: &Settings) -> Option<Contradiction> {
     let password = settings.look_up(&STREAM_PASS)?;
     let previous = settings.look_up(&STREAM_PASS_PREVIOUS)?;
     (password.is_none() && previous.is_some()).then_some(Contradiction::OnlyPreviousPassword)
+}
+
+fn proxy(settings: &Settings) -> Option<Contradiction> {
+    let protocol = settings.look_up(&PROXY_PROTOCOL)?;
+    let trusted = settings.look_up(&PROXY_TRUSTED)?;
+    match (protocol, trusted) {
+        (ProxyProtocol::On, None) => Some(Contradiction::NoBalancers),
+        (ProxyProtocol::Off, Some(_)) => Some(Contradiction::NoProxyProtocol),
+        (ProxyProtocol::On, Some(_)) | (ProxyProtocol::Off, None) => None,
+    }
+}
+
+fn everyone_is_trusted(settings: &Settings) -> Option<String> {
+    let network = settings.look_up(&PROXY_TRUSTED)??.universal()?;
+    Some(format!(
+        "PROXY_TRUSTED contains {network}, which is every address: a client that reaches the edge \
+         without a load balancer could claim any address"
+    ))
 }
 
 /// A file that is set is never ignored: without TLS, passwords would travel in plain text although
@@ -160,6 +224,13 @@ fn too_few_shards(settings: &Settings) -> Option<Contradiction> {
     checked.err().map(Contradiction::from)
 }
 
+fn small_buffers(settings: &Settings) -> Option<Contradiction> {
+    let max = settings.look_up(&MAX_BUFFERED_BYTES)?;
+    let shards = settings.look_up(&SHARDS)?;
+    let share = max.bytes() / u64::try_from(shards.max(1)).unwrap_or(u64::MAX);
+    (share < SHARE_MIN.bytes()).then_some(Contradiction::SmallBuffers { max, shards })
+}
+
 fn short_holdover(settings: &Settings) -> Option<String> {
     let holdover = settings.look_up(&HOLDOVER_MAX)?;
     (holdover < HOLDOVER_ADVISED).then(|| {
@@ -175,19 +246,18 @@ fn short_holdover(settings: &Settings) -> Option<String> {
 fn few_frames(settings: &Settings) -> Option<String> {
     let rate = settings.look_up(&FRAME_RATE_LIMIT)?;
     let interval = settings.look_up(&HEARTBEAT_INTERVAL)?;
-    let per_second = f64::from(rate);
-    if per_second * interval.as_secs_f64() < 2.0 {
+    if f64::from(rate) * interval.as_secs_f64() < 2.0 {
         return Some(format!(
             "FRAME_RATE_LIMIT={rate} allows fewer than two frames per \
              HEARTBEAT_INTERVAL={interval:?}: clients are closed for sending their heartbeats on \
              time"
         ));
     }
-    (per_second * OPENING_SECONDS < OPENING_FRAMES).then(|| {
+    (rate < FRAME_RATE_ADVISED).then(|| {
         format!(
-            "FRAME_RATE_LIMIT={rate} has no room for the eight heartbeats at the start of a \
-             connection: each client is closed once, and sends fewer only after it has \
-             reconnected; set it to 4 or more"
+            "FRAME_RATE_LIMIT={rate} has no room for the heartbeats that clients send each second \
+             while an edge does not know the time: each client may be closed once, and sends fewer \
+             only after it has reconnected; set it to {FRAME_RATE_ADVISED} or more"
         )
     })
 }

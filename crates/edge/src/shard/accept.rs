@@ -1,22 +1,22 @@
-//! Accepting new connections. A connection for which admission has room is admitted; any other is
-//! sent an ERROR that gives the reason for the refusal.
+//! Accepting new connections. A connection that admission has no objection to is admitted; any
+//! other is refused, with an ERROR if there is one for the reason. Accepting waits for nothing but
+//! file descriptors and memory: if there are too many handshakes, one of them is closed.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsRawFd;
 use std::time::Duration;
 
 use tickstorm_protocol::code::CloseReason;
 use tickstorm_timebase::Mono;
 
-use super::connection::{Connection, LINGER, Stage};
+use super::connection::{Connection, Counted, LINGER, Stage};
 use super::connections::Connections;
 use super::driver::Driver;
 use super::key::Key;
 use super::time::Moment;
-use crate::admission::{Evicted, Permit, Room};
+use crate::admission::{Address, AddressPermit, Evicted, Handshake, Permit};
 use crate::sys::network::Network;
-use crate::sys::waker::Waker;
 
 /// The pause in accepting after the system has run out of file descriptors or memory.
 const STARVED_PAUSE: Duration = Duration::from_millis(100);
@@ -24,14 +24,12 @@ const STARVED_PAUSE: Duration = Duration::from_millis(100);
 /// A shard's accepting side.
 pub(super) struct Acceptor {
     index: usize,
-    waker: Waker,
     /// Whether connections may be waiting. The listener only reports connections that arrive after
     /// it was found empty.
     is_pending: bool,
     /// Whether accepting has ended because the shard is draining.
     is_stopped: bool,
-    /// The time before which nothing is accepted, because the system is out of resources or
-    /// MAX_HANDSHAKES leaves no room.
+    /// The time before which nothing is accepted, because the system is out of resources.
     not_before: Mono,
     /// Whether the last attempt failed because the system was out of resources. This has been
     /// logged.
@@ -41,20 +39,19 @@ pub(super) struct Acceptor {
 }
 
 /// The outcome of one attempt to accept a connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq)]
 pub(super) enum AcceptOutcome {
     /// A connection was admitted, refused or lost. If it took the room of a handshake, that
     /// handshake must be closed.
-    Handled(Option<Evicted>),
+    Handled(Vec<Evicted>),
     /// No connection is waiting, or none may be accepted at present.
     Nothing,
 }
 
 impl Acceptor {
-    pub(super) fn new(index: usize, waker: Waker) -> Self {
+    pub(super) fn new(index: usize) -> Self {
         Self {
             index,
-            waker,
             is_pending: false,
             is_stopped: false,
             not_before: Mono::ZERO,
@@ -63,7 +60,8 @@ impl Acceptor {
         }
     }
 
-    /// Limits the number of connections of this shard to what its file descriptor table can hold.
+    /// Limits the number of connections of this shard, not counting those that linger, to what its
+    /// file descriptor table can hold.
     pub(super) fn set_connections_max(&mut self, connections_max: usize) {
         self.connections_max = connections_max;
     }
@@ -71,14 +69,6 @@ impl Acceptor {
     /// Notes that connections are waiting to be accepted.
     pub(super) fn set_pending(&mut self) {
         self.is_pending = true;
-    }
-
-    /// Allows another attempt, because a handshake may have left. Has no effect while the system is
-    /// out of resources.
-    pub(super) fn retry(&mut self) {
-        if !self.is_starved {
-            self.not_before = Mono::ZERO;
-        }
     }
 
     /// Stops accepting permanently.
@@ -100,17 +90,14 @@ impl Acceptor {
         }
     }
 
-    /// Accepts one connection, if one is waiting and there is room for it.
+    /// Accepts one connection, if one is waiting.
     pub(super) fn accept_one<N: Network>(
         &mut self,
         connections: &mut Connections<N::Socket>,
         driver: &mut Driver<N>,
         at: Moment,
     ) -> AcceptOutcome {
-        if !self.has_room(driver, at) {
-            return AcceptOutcome::Nothing;
-        }
-        let mut evicted = None;
+        let mut evicted = Vec::new();
         let admitted = driver
             .network
             .accept()
@@ -120,7 +107,7 @@ impl Acceptor {
                 self.is_starved = false;
                 AcceptOutcome::Handled(evicted)
             }
-            Err(error) if is_connection_error(&error) => AcceptOutcome::Handled(None),
+            Err(error) if is_connection_error(&error) => AcceptOutcome::Handled(evicted),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 self.is_pending = false;
                 // With no connection waiting there will be no attempt that could clear this later.
@@ -135,100 +122,109 @@ impl Acceptor {
                     );
                 }
                 self.not_before = at.mono + STARVED_PAUSE;
-                // The evicted handshake has lost its room, whatever happened to the new connection.
-                evicted.map_or(AcceptOutcome::Nothing, |evicted| {
-                    AcceptOutcome::Handled(Some(evicted))
-                })
+                // Evicted handshakes have lost their room, whatever happened to the new connection.
+                if evicted.is_empty() {
+                    AcceptOutcome::Nothing
+                } else {
+                    AcceptOutcome::Handled(evicted)
+                }
             }
         }
     }
 
-    /// Returns whether MAX_HANDSHAKES leaves room for one more handshake. If not, accepting
-    /// continues when a handshake leaves or may be evicted.
-    fn has_room<N: Network>(&mut self, driver: &Driver<N>, at: Moment) -> bool {
-        let admission = &driver.env.commons.admission;
-        match admission.room(at.mono) {
-            Room::Free => true,
-            Room::NotBefore(due) => {
-                self.not_before = due;
-                self.is_starved = false;
-                admission.wake_when_one_leaves(self.index, &self.waker);
-                // Check again: a handshake that left before the registration wakes no shard.
-                admission.room(at.mono) == Room::Free
-            }
-        }
-    }
-
-    /// Admits a connection, or refuses it because the edge is full. Sets `evicted` to the handshake
-    /// whose room it has taken, if any.
+    /// Admits a connection or refuses it. Adds the handshakes whose room it has taken to `evicted`.
     fn admit<N: Network>(
         &self,
         incoming: (N::Socket, SocketAddr),
-        evicted: &mut Option<Evicted>,
+        evicted: &mut Vec<Evicted>,
         connections: &mut Connections<N::Socket>,
         driver: &mut Driver<N>,
         at: Moment,
     ) -> io::Result<()> {
-        let permit = match self.acquire_permit(connections, driver) {
-            Some(permit) if !permit.is_overflow() => permit,
-            overflow => {
-                let reason = CloseReason::ServerFull;
-                return reject(incoming, overflow, reason, connections, driver, at);
-            }
+        let (socket, peer) = &incoming;
+        // A client of a load balancer is screened when its address is known.
+        let is_known = !driver.network.awaits_client_address(socket);
+        let client = is_known.then(|| peer.ip());
+        let permits = self.permits(client, evicted, connections, driver, at);
+        let (permit, counted_address) = match permits {
+            Ok(permits) => permits,
+            Err(reason) => return reject(incoming, reason, connections, driver, at),
         };
         let admission = driver.env.commons.admission.clone();
         let key = connections.insert(admission.next_id(), |key| {
-            let (handshake, oldest) =
-                admission.begin_handshake(key.id, at.mono, self.index, key.slot);
-            *evicted = oldest;
-            let stage = Stage::Handshake { _permit: handshake };
-            Connection::new(key, incoming, at, stage, permit)
+            let handshake = Handshake {
+                address: client.map(Address::from),
+                accepted: at.mono,
+                shard: self.index,
+                slot: key.slot,
+            };
+            let (handshake, loser) = admission.begin_handshake(key.id, handshake);
+            evicted.extend(loser);
+            let stage = Stage::Handshake { permit: handshake };
+            let counted = Counted::Admitted {
+                _permit: permit,
+                _address: counted_address,
+            };
+            Connection::new(key, incoming, at, stage, counted)
         });
         register(key, connections, driver)
     }
 
-    /// Refuses the next connection that waits to be accepted, because closing the listener would
-    /// reset it. Returns false if none is waiting.
-    pub(super) fn refuse_one<N: Network>(
+    /// Returns the permits of a connection that is admitted, or the reason to refuse it. `client`
+    /// is the client's address, if that is known. If the edge or the shard is full, a handshake may
+    /// be evicted.
+    fn permits<N: Network>(
         &self,
-        connections: &mut Connections<N::Socket>,
-        driver: &mut Driver<N>,
-        at: Moment,
-    ) -> bool {
-        match driver.network.accept() {
-            Ok(incoming) => {
-                let permit = self.acquire_permit(connections, driver);
-                let reason = CloseReason::ServerDraining;
-                // Without an epoll registration the connection can't linger, so it is closed.
-                let _ = reject(incoming, permit, reason, connections, driver, at);
-                true
-            }
-            Err(error) => is_connection_error(&error),
-        }
-    }
-
-    /// Returns a permit to be admitted, if both the edge and this shard's file descriptor table
-    /// have room. Otherwise returns an overflow permit, with which a refused connection may linger;
-    /// `None` if too many of those linger already.
-    fn acquire_permit<N: Network>(
-        &self,
+        client: Option<IpAddr>,
+        evicted: &mut Vec<Evicted>,
         connections: &Connections<N::Socket>,
         driver: &Driver<N>,
-    ) -> Option<Permit> {
+        at: Moment,
+    ) -> Result<(Permit, AddressPermit), CloseReason> {
         let admission = &driver.env.commons.admission;
-        if connections.admitted() < self.connections_max {
-            admission.enter()
-        } else {
-            admission.enter_overflow()
+        let counted_address = match client {
+            Some(ip) => admission.screen(ip, at.mono)?,
+            None => AddressPermit::exempt(),
+        };
+        let is_shard_full = connections.len() - driver.lingering.len() >= self.connections_max;
+        if !is_shard_full && let Some(permit) = admission.enter() {
+            return Ok((permit, counted_address));
         }
+        let shard = is_shard_full.then_some(self.index);
+        let displaced = admission.displace(client.map(Address::from), shard, at.mono);
+        let (permit, loser) = displaced.ok_or(CloseReason::ServerFull)?;
+        evicted.push(loser);
+        Ok((permit, counted_address))
     }
 }
 
-/// Sends a new connection the ERROR for `reason` and lets it linger. Without a permit, because too
-/// many linger already, it is closed immediately.
+/// Refuses the next connection that waits to be accepted by a draining shard, because closing the
+/// listener would reset it. Returns false if none is waiting.
+pub(super) fn refuse_one<N: Network>(
+    connections: &mut Connections<N::Socket>,
+    driver: &mut Driver<N>,
+    at: Moment,
+) -> bool {
+    match driver.network.accept() {
+        Ok(incoming) => {
+            // Without an epoll registration the connection can't linger, so it is closed.
+            let _ = reject(
+                incoming,
+                CloseReason::ServerDraining,
+                connections,
+                driver,
+                at,
+            );
+            true
+        }
+        Err(error) => is_connection_error(&error),
+    }
+}
+
+/// Refuses a new connection: sends it the ERROR for `reason`, if there is one, and lets it linger.
+/// It is closed immediately if no ERROR was sent, as with TLS, or if too many connections linger.
 fn reject<N: Network>(
     incoming: (N::Socket, SocketAddr),
-    permit: Option<Permit>,
     reason: CloseReason,
     connections: &mut Connections<N::Socket>,
     driver: &mut Driver<N>,
@@ -237,16 +233,19 @@ fn reject<N: Network>(
     let (socket, peer) = incoming;
     let id = driver.env.commons.admission.next_id();
     driver.record(id, peer, None, reason);
-    let is_sent = driver.send_error(socket.as_raw_fd(), reason);
-    let (Some(permit), true) = (permit, is_sent) else {
+    if !driver.send_error(socket.as_raw_fd(), reason) {
+        return Ok(());
+    }
+    driver.network.shut_down_sending(&socket);
+    let Some(permit) = driver.lingering.enter() else {
         return Ok(());
     };
-    driver.network.shut_down_sending(&socket);
     let stage = Stage::Lingering {
         until: at.now + LINGER,
     };
+    let counted = Counted::Lingering { _permit: permit };
     let key = connections.insert(id, |key| {
-        Connection::new(key, (socket, peer), at, stage, permit)
+        Connection::new(key, (socket, peer), at, stage, counted)
     });
     register(key, connections, driver)
 }

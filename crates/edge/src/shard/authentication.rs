@@ -1,25 +1,27 @@
-//! Handling of AUTH. Admission decides whether an address may try, and when a failure is answered;
-//! auth decides whether the credentials are correct. This module combines the two.
+//! Handling of AUTH. Admission decides when an AUTH may be judged; auth decides whether its cookie
+//! is valid and whether its credentials are correct. This module combines the two, and keeps AUTHs
+//! that wait.
 
 use std::net::IpAddr;
-use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use prometheus::{IntCounter, IntGauge};
 use tickstorm_protocol::message::Auth;
 use tickstorm_timebase::Mono;
+use zeroize::Zeroizing;
 
 use super::env::Env;
 use super::time::Moment;
-use crate::admission::{Address, Authenticated, FailureAnswer};
-use crate::auth::Identity;
+use crate::admission::{Address, Level, SlowWarning, Turn};
+use crate::auth::{AcceptedCredentials, Cookie, DeviceId, Identity};
 use crate::metrics::AuthResult;
 
-/// The delay, in milliseconds, after which a failed AUTH from a shared address is answered; picked
-/// at random from this range.
-const FAILURE_DELAY_MS: RangeInclusive<u64> = 1_000..=5_000;
+/// The wait of an AUTH with a cookie whose key may not have been derived yet, after which it is
+/// looked at again.
+const KEY_WAIT: Duration = Duration::from_millis(100);
 /// Advice on how to tell apart the clients behind a balancer.
-const PROXY_ADVICE: &str = "set PROXY_PROTOCOL if this version supports it, or let the balancer \
-    keep the clients' own addresses (direct server return, transparent proxying)";
+const PROXY_ADVICE: &str = "set PROXY_PROTOCOL, and let it send PROXY headers of version 2, or \
+    let it keep the clients' own addresses (direct server return, transparent proxying)";
 /// The number of characters that are kept of a client's id or version, counted before escaping.
 const LABEL_MAX: usize = 64;
 
@@ -29,75 +31,226 @@ pub(super) struct AuthenticatedClient {
     token: Option<Box<str>>,
     pub(super) id: Box<str>,
     pub(super) version: Box<str>,
-    /// Counts the connection at its address until dropped.
-    _authenticated: Authenticated,
+    has_cookie: bool,
+}
+
+/// An AUTH that is judged later.
+pub(super) struct WaitingAuth {
+    auth: Zeroizing<Auth>,
+    due: Mono,
+    cause: WaitCause,
+    /// Counts it among the waiting AUTHs until dropped.
+    count: WaitCount,
+}
+
+/// The reason for which an AUTH waits.
+#[derive(Clone, Copy, Debug)]
+enum WaitCause {
+    /// Its cookie may be valid, but keys are still being derived.
+    Keys,
+    /// Its address, or a block around it, has failed too often.
+    Failures(Level),
+}
+
+/// Counts an AUTH in the gauge of waiting AUTHs until dropped.
+struct WaitCount {
+    waiting: IntGauge,
+    /// Moved if the connection ends before the AUTH is judged.
+    unjudged: Option<IntCounter>,
 }
 
 /// The outcome of an AUTH.
 pub(super) enum AuthOutcome {
-    /// The credentials are correct.
-    Accepted(Box<AuthenticatedClient>),
-    /// The credentials are wrong, and the client is sent the ERROR immediately.
+    /// The credentials are correct. The client is sent the cookie, unless its key has not been
+    /// derived yet.
+    Accepted(Box<AuthenticatedClient>, Option<Cookie>),
+    /// The credentials are wrong.
     Failed,
-    /// The credentials are wrong, and the client is sent the ERROR at this time, in the shard's
-    /// time.
-    FailedDelayed(Mono),
-    /// The address has failed too often, and the credentials were not checked.
+    /// The AUTH must be judged later.
+    Waits(Box<WaitingAuth>),
+    /// Too many AUTHs wait already, and the credentials were not checked.
     RateLimited,
 }
 
-/// Checks the credentials of an AUTH received from `peer`, unless its address is rate-limited.
-pub(super) fn authenticate(env: &Env, peer: IpAddr, auth: Auth, at: Moment) -> AuthOutcome {
-    let address = Address::from(peer);
-    let attempts = &env.commons.attempts;
-    if !attempts.may_try(address, at.mono) {
-        env.metrics().count_auth(AuthResult::RateLimited);
-        return AuthOutcome::RateLimited;
-    }
-    let credentials = env.commons.credentials.borrow();
-    let token = match credentials.verify(&auth) {
-        Some(Identity::User) => None,
-        Some(Identity::Token(name)) => Some(name.into()),
-        None => {
-            drop(credentials);
-            return handle_failure(env, peer, at);
+/// The limit that a failure counts against.
+#[derive(Clone, Copy, Debug)]
+enum Charged {
+    Device(DeviceId),
+    /// The address, and the blocks around it up to the level that made the AUTH wait.
+    Address {
+        slowed_by: Option<Level>,
+    },
+}
+
+/// Continues with an AUTH whose wait is over.
+pub(super) fn resume(env: &Env, peer: IpAddr, waiting: WaitingAuth, at: Moment) -> AuthOutcome {
+    let WaitingAuth {
+        auth,
+        cause,
+        mut count,
+        ..
+    } = waiting;
+    count.unjudged = None;
+    match cause {
+        WaitCause::Keys => authenticate(env, peer, auth, at),
+        WaitCause::Failures(level) => {
+            let credentials = env.commons.credentials.borrow();
+            let cookie = Cookie::parse(&auth.cookie);
+            let device = cookie.and_then(|cookie| credentials.device_of(&auth, &cookie));
+            let charged = Charged::Address {
+                slowed_by: Some(level),
+            };
+            judge(env, &credentials, peer, auth, device, charged, at)
         }
-    };
-    drop(credentials);
-    env.metrics().count_auth(AuthResult::Accepted);
-    AuthOutcome::Accepted(Box::new(AuthenticatedClient {
-        token,
-        id: label(auth.client_id),
-        version: label(auth.client_version),
-        _authenticated: attempts.succeed(address),
+    }
+}
+
+/// Checks the credentials of an AUTH received from `peer`, or lets it wait if there were too many
+/// failures.
+pub(super) fn authenticate(
+    env: &Env,
+    peer: IpAddr,
+    auth: Zeroizing<Auth>,
+    at: Moment,
+) -> AuthOutcome {
+    let (attempts, address) = (&env.commons.attempts, Address::from(peer));
+    let credentials = env.commons.credentials.borrow();
+    let cookie = Cookie::parse(&auth.cookie);
+    let device = cookie
+        .as_ref()
+        .and_then(|cookie| credentials.device_of(&auth, cookie));
+    if let Some(device) = device
+        && attempts.has_turn(device, address, at.mono)
+    {
+        let charged = Charged::Device(device);
+        return judge(env, &credentials, peer, auth, Some(device), charged, at);
+    }
+    // After a restart or a rotation, clients with cookies must not have to queue behind guessers
+    // until their keys are there.
+    if cookie.is_some()
+        && device.is_none()
+        && credentials.lack_cookie_keys()
+        && attempts.would_wait(address, at.mono)
+    {
+        return wait(env, auth, KEY_WAIT, WaitCause::Keys, at);
+    }
+    let (turn, warning) = attempts.take_turn(address, at.mono);
+    if let Some(warning) = warning {
+        warn(&warning);
+    }
+    match turn {
+        Turn::Now => {
+            let charged = Charged::Address { slowed_by: None };
+            judge(env, &credentials, peer, auth, device, charged, at)
+        }
+        Turn::After {
+            wait: time,
+            slowed_by,
+        } => wait(env, auth, time, WaitCause::Failures(slowed_by), at),
+        Turn::Never => {
+            env.metrics().count_auth(AuthResult::RateLimited);
+            AuthOutcome::RateLimited
+        }
+    }
+}
+
+fn wait(
+    env: &Env,
+    auth: Zeroizing<Auth>,
+    time: Duration,
+    cause: WaitCause,
+    at: Moment,
+) -> AuthOutcome {
+    let waiting = env.metrics().auth_waiting.clone();
+    waiting.inc();
+    AuthOutcome::Waits(Box::new(WaitingAuth {
+        auth,
+        due: at.now + time,
+        cause,
+        count: WaitCount {
+            waiting,
+            unjudged: Some(env.metrics().auth(AuthResult::DelayedUnjudged).clone()),
+        },
     }))
 }
 
-fn handle_failure(env: &Env, peer: IpAddr, at: Moment) -> AuthOutcome {
-    match env.commons.attempts.fail(Address::from(peer), at.mono) {
-        FailureAnswer::Now => {
-            env.metrics().count_auth(AuthResult::Failed);
-            AuthOutcome::Failed
+fn judge(
+    env: &Env,
+    credentials: &AcceptedCredentials,
+    peer: IpAddr,
+    mut auth: Zeroizing<Auth>,
+    device: Option<DeviceId>,
+    charged: Charged,
+    at: Moment,
+) -> AuthOutcome {
+    let is_delayed = matches!(charged, Charged::Address { slowed_by: Some(_) });
+    let Some(identity) = credentials.verify(&auth) else {
+        let attempts = &env.commons.attempts;
+        match charged {
+            Charged::Device(device) => attempts.fail_device(device, peer.into(), at.mono),
+            Charged::Address { slowed_by } => attempts.fail(peer.into(), slowed_by, at.mono),
         }
-        FailureAnswer::Late { warn } => {
-            env.metrics().count_auth(AuthResult::FailedShared);
-            if warn {
-                tracing::warn!(
-                    address = %peer,
-                    "AUTH failed from an address that is never rate-limited because many clients \
-                     share it; if it is a balancer, {PROXY_ADVICE}"
-                );
-            }
-            let delay = Duration::from_millis(rand::random_range(FAILURE_DELAY_MS));
-            AuthOutcome::FailedDelayed(at.now + delay)
-        }
-    }
+        env.metrics().count_auth(if is_delayed {
+            AuthResult::DelayedFailed
+        } else {
+            AuthResult::Failed
+        });
+        return AuthOutcome::Failed;
+    };
+    env.metrics().count_auth(if is_delayed {
+        AuthResult::DelayedAccepted
+    } else {
+        AuthResult::Accepted
+    });
+    let cookie = credentials.issue_cookie(identity, &auth, device.unwrap_or_else(DeviceId::random));
+    let client = AuthenticatedClient {
+        token: match identity {
+            Identity::User { .. } => None,
+            Identity::Token { name, .. } => Some(name.into()),
+        },
+        id: label(std::mem::take(&mut auth.client_id)),
+        version: label(std::mem::take(&mut auth.client_version)),
+        has_cookie: device.is_some(),
+    };
+    AuthOutcome::Accepted(Box::new(client), cookie)
+}
+
+/// Warns the operator that AUTHs wait, and why.
+fn warn(warning: &SlowWarning) {
+    tracing::warn!(
+        address = %warning.block,
+        failures = warning.failures,
+        waiting = warning.waiting,
+        "AUTHs without a device cookie have to wait, because too many have failed within a minute; \
+         if the address is a balancer's, {PROXY_ADVICE}"
+    );
 }
 
 impl AuthenticatedClient {
     /// Returns the name of the credentials that the client authenticated with.
     pub(super) fn identity(&self) -> &str {
         self.token.as_deref().unwrap_or("user")
+    }
+
+    /// Returns whether the client has presented a valid device cookie.
+    pub(super) fn has_cookie(&self) -> bool {
+        self.has_cookie
+    }
+}
+
+impl WaitingAuth {
+    /// Returns when to continue with it, in the shard's time.
+    pub(super) fn due(&self) -> Mono {
+        self.due
+    }
+}
+
+impl Drop for WaitCount {
+    fn drop(&mut self) {
+        self.waiting.dec();
+        if let Some(unjudged) = &self.unjudged {
+            unjudged.inc();
+        }
     }
 }
 

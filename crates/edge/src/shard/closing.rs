@@ -7,11 +7,14 @@ use std::os::fd::{AsRawFd, RawFd};
 
 use tickstorm_protocol::code::{CloseReason, LogLevel};
 use tickstorm_protocol::session::server;
+use tickstorm_service::excerpt::Excerpt;
+use tracing::field::display;
 
-use super::connection::{AfterStep, Connection};
+use super::connection::{AfterStep, Connection, Farewell};
 use super::driver::Driver;
 use super::time::Moment;
 use crate::sys::network::{ClientCertificate, Network};
+use crate::sys::proxied::ProxyFault;
 use crate::sys::secured::TlsFailure;
 
 impl<N: Network> Driver<N> {
@@ -25,7 +28,22 @@ impl<N: Network> Driver<N> {
         let reason = self.reason_of(connection, error);
         if let Some(failure) = TlsFailure::of(error) {
             let (id, peer) = (connection.key.id, connection.peer);
-            tracing::debug!(connection = id, %peer, error = %failure, "TLS failed");
+            let error = Excerpt(failure);
+            tracing::debug!(connection = id, %peer, %error, "TLS failed");
+            if let Some(result) = failure.refusal()
+                && let Some(not_logged) = self.env.commons.refusals.note(result, at.mono)
+            {
+                tracing::info!(
+                    %peer,
+                    reason = result.label(),
+                    %error,
+                    not_logged,
+                    "client certificate refused"
+                );
+            }
+        }
+        if let Some(fault) = ProxyFault::of(error) {
+            self.report_proxy_fault(connection, fault, at);
         }
         self.close(connection, reason, at)
     }
@@ -38,6 +56,9 @@ impl<N: Network> Driver<N> {
     ) -> CloseReason {
         if TlsFailure::of(error).is_some() {
             return CloseReason::TlsFailed;
+        }
+        if ProxyFault::of(error).is_some() {
+            return CloseReason::ProxyHeader;
         }
         // TCP_USER_TIMEOUT also ends a connection whose peer is alive but keeps its window closed.
         // A subscriber always has output in flight before keepalive would probe it, so a timeout
@@ -56,20 +77,16 @@ impl<N: Network> Driver<N> {
     /// Starts closing a connection: takes it out of its feed, sends an ERROR if the reason has one
     /// and it can be sent, and lets the connection linger, because closing a socket with unread
     /// input would send a reset that could destroy the ERROR in flight. A connection that is
-    /// already lingering is closed immediately.
+    /// already lingering is closed immediately, and so is any other if too many linger.
     pub(super) fn close(
         &mut self,
         connection: &mut Connection<N::Socket>,
         reason: CloseReason,
         at: Moment,
     ) -> AfterStep {
-        let Some(farewell) = connection.end(reason, at.now) else {
+        let Some(farewell) = self.end(connection, reason, at) else {
             return AfterStep::Gone;
         };
-        self.feeds.leave(connection.key.slot);
-        let certificate = self.network.client_certificate(&connection.socket);
-        let (id, peer) = (connection.key.id, connection.peer);
-        self.record(id, peer, certificate, farewell.reason);
         let fd = connection.socket.as_raw_fd();
         // An alert must not be destroyed by a reset, any more than an ERROR.
         let has_alert = farewell.reason == CloseReason::TlsFailed;
@@ -78,11 +95,31 @@ impl<N: Network> Driver<N> {
             return AfterStep::Gone;
         }
         self.network.shut_down_sending(&connection.socket);
+        let Some(permit) = self.lingering.enter() else {
+            return AfterStep::Gone;
+        };
+        connection.linger(permit);
         if !farewell.was_reading {
             self.rearm(connection);
         }
         self.arm(connection);
         AfterStep::Stays
+    }
+
+    /// Starts ending a connection: takes it out of its feed, and counts and logs the reason.
+    /// Returns `None` if it is already ending.
+    pub(super) fn end(
+        &mut self,
+        connection: &mut Connection<N::Socket>,
+        reason: CloseReason,
+        at: Moment,
+    ) -> Option<Farewell> {
+        let farewell = connection.end(reason, at.now)?;
+        self.feeds.leave(connection.key.slot);
+        let certificate = self.network.client_certificate(&connection.socket);
+        let (id, peer) = (connection.key.id, connection.peer);
+        self.record(id, peer, certificate, farewell.reason);
+        Some(farewell)
     }
 
     /// Counts and logs the closing of a connection.
@@ -95,8 +132,8 @@ impl<N: Network> Driver<N> {
     ) {
         self.env.count_closed(reason);
         let reason_label = reason.label();
-        let subject = certificate.map(|certificate| certificate.subject.as_str());
-        let serial = certificate.map(|certificate| certificate.serial.as_str());
+        let subject = certificate.map(|certificate| display(&certificate.subject));
+        let serial = certificate.map(|certificate| display(&certificate.serial));
         match reason.log_level() {
             LogLevel::Debug => tracing::debug!(
                 connection = id,

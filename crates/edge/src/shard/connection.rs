@@ -9,13 +9,15 @@ use tickstorm_protocol::code::CloseReason;
 use tickstorm_protocol::session::server::ServerSession;
 use tickstorm_timebase::{Mono, Request};
 
-use super::authentication::AuthenticatedClient;
+use super::authentication::{AuthenticatedClient, WaitingAuth};
 use super::env::Env;
 use super::key::Key;
+use super::lingering::LingeringPermit;
 use super::outbox::Outbox;
+use super::replay_budget::ReplayBudget;
 use super::time::Moment;
 use super::wheel::Bucket;
-use crate::admission::{HandshakePermit, Permit};
+use crate::admission::{AddressPermit, HandshakePermit, Permit};
 
 /// The maximum number of SUBSCRIBEs that may wait until the time is known; with one more, reading
 /// from the connection stops. Their ACKs fit into the control buffer.
@@ -36,10 +38,24 @@ pub(super) struct Connection<S> {
     pub(super) armed: Bucket,
     /// Whether it waits for its turn to take a step of its TLS handshake.
     pub(super) is_handshake_queued: bool,
+    /// Whether it has an entry among the shard's buffers.
+    pub(super) is_buffering: bool,
     /// Whether any byte was received. A connection that closes without one is a health check.
     has_received: bool,
-    /// Counts it among the process's connections until dropped.
-    permit: Permit,
+    counted: Counted,
+}
+
+/// What a connection counts against, until this is dropped.
+pub(super) enum Counted {
+    /// It is admitted.
+    Admitted {
+        _permit: Permit,
+        _address: AddressPermit,
+    },
+    /// It lingers after an ERROR.
+    Lingering { _permit: LingeringPermit },
+    /// It has ended, and is about to be removed from its slot.
+    Not,
 }
 
 /// The stage of a connection's life.
@@ -47,13 +63,13 @@ pub(super) enum Stage {
     /// The client has not authenticated yet.
     Handshake {
         /// Counts it among the handshakes until dropped.
-        _permit: HandshakePermit,
+        permit: HandshakePermit,
     },
-    /// The client's AUTH failed, and the ERROR is sent at `due`. Nothing is read until then.
-    Refused {
-        due: Mono,
+    /// The client's AUTH waits until it is judged. Nothing is read until then.
+    Judging {
+        waiting: Box<WaitingAuth>,
         /// Still counts as a handshake, so it can be evicted to make room for another.
-        _permit: HandshakePermit,
+        permit: HandshakePermit,
     },
     /// The client has authenticated.
     Served(Served),
@@ -64,43 +80,75 @@ pub(super) enum Stage {
 /// The state of a connection whose client has authenticated.
 pub(super) struct Served {
     pub(super) client: Box<AuthenticatedClient>,
-    /// SUBSCRIBEs that wait until the time is known.
-    pub(super) pending_subscribes: Vec<Request>,
-    /// The generation of the last known authority time when the first of them arrived.
-    pending_since: Option<u32>,
+    /// SUBSCRIBEs that wait until the time is known; `None` while none waits.
+    pending_subscribes: Option<Box<PendingSubscribes>>,
     /// Unsent output; `None` while the socket accepts everything.
     pub(super) outbox: Option<Box<Outbox>>,
+    pub(super) replay_budget: ReplayBudget,
+    /// Whether it is in the queue of replays.
+    pub(super) is_replay_queued: bool,
+}
+
+/// SUBSCRIBEs that wait until the time is known. Boxed, because there are few.
+struct PendingSubscribes {
+    requests: Vec<Request>,
+    /// The generation of the last known authority time when the first of them arrived.
+    since: Option<u32>,
 }
 
 impl Served {
     pub(super) fn new(client: Box<AuthenticatedClient>) -> Self {
         Self {
             client,
-            pending_subscribes: Vec::new(),
-            pending_since: None,
+            pending_subscribes: None,
             outbox: None,
+            replay_budget: ReplayBudget::default(),
+            is_replay_queued: false,
         }
+    }
+
+    /// Returns whether the client has presented a valid device cookie. Its replays are then not
+    /// charged to its address.
+    pub(super) fn has_cookie(&self) -> bool {
+        self.client.has_cookie()
     }
 
     /// Queues a SUBSCRIBE until the time is known.
     pub(super) fn defer(&mut self, request: Request, env: &Env) {
-        if self.pending_subscribes.is_empty() {
-            self.pending_since = env.generation();
-        }
-        self.pending_subscribes.push(request);
+        let pending = self.pending_subscribes.get_or_insert_with(|| {
+            Box::new(PendingSubscribes {
+                requests: Vec::new(),
+                since: env.generation(),
+            })
+        });
+        pending.requests.push(request);
+    }
+
+    /// Returns whether SUBSCRIBEs wait until the time is known.
+    pub(super) const fn has_pending_subscribes(&self) -> bool {
+        self.pending_subscribes.is_some()
+    }
+
+    /// Returns the waiting SUBSCRIBEs, which then no longer wait.
+    pub(super) fn take_pending_subscribes(&mut self) -> Vec<Request> {
+        let pending = self.pending_subscribes.take();
+        pending.map_or_else(Vec::new, |pending| pending.requests)
     }
 
     /// Returns whether a SUBSCRIBE is waiting that arrived before time was stepped to the current
     /// generation.
     pub(super) fn has_stale_subscribe(&self, env: &Env) -> bool {
-        !self.pending_subscribes.is_empty() && self.pending_since != env.generation()
+        let pending = self.pending_subscribes.as_ref();
+        pending.is_some_and(|pending| pending.since != env.generation())
     }
 
     /// Returns whether reading must stop: answers are waiting for the socket, or too many
     /// SUBSCRIBEs are waiting until the time is known.
     fn is_blocked(&self) -> bool {
         let holds_control = self.outbox.as_ref().is_some_and(|out| out.holds_control());
-        holds_control || self.pending_subscribes.len() > PENDING_SUBSCRIBES_MAX
+        let pending = self.pending_subscribes.as_ref();
+        let waiting = pending.map_or(0, |pending| pending.requests.len());
+        holds_control || waiting > PENDING_SUBSCRIBES_MAX
     }
 }
 
@@ -142,6 +190,8 @@ pub(super) enum Overdue {
     Lingering,
     /// Close it.
     Close(CloseReason),
+    /// Judge its AUTH: the wait is over.
+    Judge,
     /// Close it as silent, unless its input is still unread in the socket because the edge itself
     /// was busy.
     Silent,
@@ -157,7 +207,7 @@ impl<S> Connection<S> {
         (socket, peer): (S, SocketAddr),
         at: Moment,
         stage: Stage,
-        permit: Permit,
+        counted: Counted,
     ) -> Self {
         Self {
             socket,
@@ -168,14 +218,10 @@ impl<S> Connection<S> {
             stage,
             armed: Bucket::NONE,
             is_handshake_queued: false,
+            is_buffering: false,
             has_received: false,
-            permit,
+            counted,
         }
-    }
-
-    /// Returns whether it counts against MAX_CONNECTIONS.
-    pub(super) fn is_admitted(&self) -> bool {
-        !self.permit.is_overflow()
     }
 
     /// Returns whether the connection is open, that is, closing it has not started.
@@ -186,14 +232,14 @@ impl<S> Connection<S> {
     pub(super) fn served(&self) -> Option<&Served> {
         match &self.stage {
             Stage::Served(served) => Some(served),
-            Stage::Handshake { .. } | Stage::Refused { .. } | Stage::Lingering { .. } => None,
+            Stage::Handshake { .. } | Stage::Judging { .. } | Stage::Lingering { .. } => None,
         }
     }
 
     pub(super) fn served_mut(&mut self) -> Option<&mut Served> {
         match &mut self.stage {
             Stage::Served(served) => Some(served),
-            Stage::Handshake { .. } | Stage::Refused { .. } | Stage::Lingering { .. } => None,
+            Stage::Handshake { .. } | Stage::Judging { .. } | Stage::Lingering { .. } => None,
         }
     }
 
@@ -201,11 +247,18 @@ impl<S> Connection<S> {
         self.served_mut()?.outbox.as_deref_mut()
     }
 
+    /// Returns how much memory it holds for unfinished input and waiting control frames, besides
+    /// that of its socket.
+    pub(super) fn buffered(&self) -> usize {
+        let outbox = self.served().and_then(|served| served.outbox.as_deref());
+        self.session.buffered() + outbox.map_or(0, Outbox::buffered)
+    }
+
     /// Returns whether input is read from it.
     pub(super) fn is_reading(&self) -> bool {
         match self.stage {
             Stage::Handshake { .. } | Stage::Lingering { .. } => true,
-            Stage::Refused { .. } => false,
+            Stage::Judging { .. } => false,
             Stage::Served(_) => !self.session.is_paused(),
         }
     }
@@ -214,14 +267,54 @@ impl<S> Connection<S> {
     pub(super) fn is_blocked(&self) -> bool {
         match &self.stage {
             Stage::Handshake { .. } | Stage::Lingering { .. } => false,
-            Stage::Refused { .. } => true,
+            Stage::Judging { .. } => true,
             Stage::Served(served) => served.is_blocked(),
         }
     }
 
-    /// Notes that bytes were received.
-    pub(super) fn mark_received(&mut self) {
-        self.has_received = true;
+    /// Lets an AUTH wait. Has no effect unless the connection is a handshake.
+    pub(super) fn wait(&mut self, waiting: Box<WaitingAuth>) {
+        let ended = Stage::Lingering {
+            until: waiting.due(),
+        };
+        self.stage = match std::mem::replace(&mut self.stage, ended) {
+            Stage::Handshake { permit } => {
+                permit.mark_judging();
+                Stage::Judging { waiting, permit }
+            }
+            other @ (Stage::Judging { .. } | Stage::Served(_) | Stage::Lingering { .. }) => other,
+        };
+    }
+
+    /// Notes that bytes were received. Returns whether they are the first ones.
+    pub(super) fn mark_received(&mut self) -> bool {
+        !std::mem::replace(&mut self.has_received, true)
+    }
+
+    /// Lets admission know that the first bytes were received, if they did not complete the
+    /// handshake.
+    pub(super) fn report_received(&self) {
+        match &self.stage {
+            Stage::Handshake { permit } | Stage::Judging { permit, .. } => permit.mark_received(),
+            Stage::Served(_) | Stage::Lingering { .. } => {}
+        }
+    }
+
+    /// Counts the connection towards the address of its client, which was not known when it was
+    /// accepted.
+    pub(super) fn count_client(&mut self, client: SocketAddr, permit: AddressPermit) {
+        self.peer = client;
+        if let Stage::Handshake { permit } = &self.stage {
+            permit.set_address(client.ip().into());
+        }
+        if let Counted::Admitted { _address, .. } = &mut self.counted {
+            *_address = permit;
+        }
+    }
+
+    /// Lets a connection that has just ended linger.
+    pub(super) fn linger(&mut self, permit: LingeringPermit) {
+        self.counted = Counted::Lingering { _permit: permit };
     }
 
     /// Stops reading if the connection is blocked. The heartbeat deadline is suspended until it
@@ -246,12 +339,10 @@ impl<S> Connection<S> {
     pub(super) fn deadline(&self, env: &Env) -> Mono {
         match &self.stage {
             Stage::Handshake { .. } => self.session.deadline(env.limits()),
-            Stage::Refused { due, .. } => *due,
+            Stage::Judging { waiting, .. } => waiting.due(),
             Stage::Served(served) => {
-                let stuck = served.outbox.as_ref().map_or(Mono::NEVER, |outbox| {
-                    outbox.progress + env.settings().write_deadline
-                });
-                self.session.deadline(env.limits()).min(stuck)
+                let session = self.session.deadline(env.limits());
+                session.min(served.write_deadline(env))
             }
             Stage::Lingering { until } => *until,
         }
@@ -262,9 +353,9 @@ impl<S> Connection<S> {
         match &self.stage {
             Stage::Lingering { until } if now >= *until => Overdue::Lingering,
             Stage::Lingering { .. } => Overdue::Nothing,
-            Stage::Refused { due, .. } if now >= *due => Overdue::Close(CloseReason::AuthFailed),
-            Stage::Refused { .. } => Overdue::NotReading,
-            Stage::Served(served) if served.is_stuck(env, now) => {
+            Stage::Judging { waiting, .. } if now >= waiting.due() => Overdue::Judge,
+            Stage::Judging { .. } => Overdue::NotReading,
+            Stage::Served(served) if now >= served.write_deadline(env) => {
                 Overdue::Close(CloseReason::SlowConsumer)
             }
             Stage::Handshake { .. } | Stage::Served(_) => {
@@ -285,32 +376,34 @@ impl<S> Connection<S> {
             Stage::Handshake { .. } | Stage::Served(_) => {
                 self.session.check_deadline(env.limits(), now)
             }
-            Stage::Refused { .. } | Stage::Lingering { .. } => None,
+            Stage::Judging { .. } | Stage::Lingering { .. } => None,
         }
     }
 
     /// Returns the reason to close a handshake that makes room for another; `None` if it is not a
-    /// handshake. If its AUTH has failed and the answer was only delayed, the answer is sent now.
+    /// handshake. An AUTH that waits is not judged any more.
     pub(super) fn eviction_reason(&self, env: &Env) -> Option<CloseReason> {
         match self.stage {
             Stage::Handshake { .. } => Some(CloseReason::AuthTimeout {
                 allowed: env.limits().auth_timeout,
             }),
-            Stage::Refused { .. } => Some(CloseReason::AuthFailed),
+            Stage::Judging { .. } => Some(CloseReason::AuthRateLimited),
             Stage::Served(_) | Stage::Lingering { .. } => None,
         }
     }
 
-    /// Starts ending the connection for `reason`, and drops the data of its stage, such as the
-    /// outbox. Returns `None` if it is already ending.
+    /// Starts ending the connection for `reason`: it gives back its permits, and drops the data of
+    /// its stage, such as the outbox. Returns `None` if it is already ending.
     pub(super) fn end(&mut self, reason: CloseReason, now: Mono) -> Option<Farewell> {
         let was_reading = self.is_reading();
         let until = now + LINGER;
+        self.session.close();
         let may_send_error = match std::mem::replace(&mut self.stage, Stage::Lingering { until }) {
-            Stage::Handshake { .. } | Stage::Refused { .. } => true,
-            Stage::Served(served) => served.outbox.is_none(),
+            Stage::Handshake { .. } | Stage::Judging { .. } => true,
+            Stage::Served(served) => served.accepts_error(),
             Stage::Lingering { .. } => return None,
         };
+        self.counted = Counted::Not;
         let peer_ended = matches!(
             reason,
             CloseReason::ClientClosed | CloseReason::ConnectionLost
@@ -328,10 +421,22 @@ impl<S> Connection<S> {
 }
 
 impl Served {
-    fn is_stuck(&self, env: &Env, now: Mono) -> bool {
-        let deadline = env.settings().write_deadline;
+    /// Returns when it becomes a slow consumer, in the shard's time. Only the time for which its
+    /// output waits for the socket counts.
+    fn write_deadline(&self, env: &Env) -> Mono {
         let outbox = self.outbox.as_ref();
-        outbox.is_some_and(|outbox| now >= outbox.progress + deadline)
+        outbox
+            .filter(|outbox| outbox.waits_for_socket)
+            .map_or(Mono::NEVER, |outbox| {
+                outbox.progress + env.settings().write_deadline
+            })
+    }
+
+    /// Returns whether an ERROR may be sent: the stream is at a frame boundary, and no output waits
+    /// for the socket.
+    fn accepts_error(&self) -> bool {
+        let outbox = self.outbox.as_ref();
+        outbox.is_none_or(|outbox| outbox.is_between_frames() && !outbox.waits_for_socket)
     }
 }
 
@@ -345,6 +450,6 @@ mod tests {
     #[test]
     fn a_connection_is_small() {
         let connection = size_of::<Connection<TcpStream>>();
-        assert!(connection <= 256, "a connection takes {connection} bytes");
+        assert!(connection <= 208, "a connection takes {connection} bytes");
     }
 }

@@ -12,8 +12,6 @@ pub(super) struct Connections<S> {
     slots: Slab<Box<Connection<S>>>,
     /// One more than the highest slot that was ever used.
     end: usize,
-    /// The number of admitted connections. Refused connections that only linger are not counted.
-    admitted: usize,
 }
 
 /// A cursor over all connections. A walk may or may not visit connections that are added meanwhile.
@@ -37,7 +35,6 @@ impl<S> Connections<S> {
         Self {
             slots: Slab::new(),
             end: 0,
-            admitted: 0,
         }
     }
 
@@ -47,16 +44,12 @@ impl<S> Connections<S> {
         let slot = u32::try_from(entry.key()).expect("fewer connections than descriptors");
         self.end = self.end.max(entry.key() + 1);
         let key = Key { slot, id };
-        let connection = Box::new(make(key));
-        self.admitted += usize::from(connection.is_admitted());
-        entry.insert(connection);
+        entry.insert(Box::new(make(key)));
         key
     }
 
     pub(super) fn remove(&mut self, slot: u32) -> Option<Box<Connection<S>>> {
-        let removed = self.slots.try_remove(slot as usize)?;
-        self.admitted -= usize::from(removed.is_admitted());
-        Some(removed)
+        self.slots.try_remove(slot as usize)
     }
 
     /// Returns the connection at a slot.
@@ -88,7 +81,7 @@ impl<S> Connections<S> {
         self.slots.is_empty()
     }
 
-    pub(super) fn admitted(&self) -> usize {
-        self.admitted
+    pub(super) fn len(&self) -> usize {
+        self.slots.len()
     }
 }

@@ -8,7 +8,7 @@ use tickstorm_protocol::code::CloseReason;
 use tickstorm_timebase::Mono;
 use tokio::sync::oneshot;
 
-use super::accept::Acceptor;
+use super::accept;
 use super::connection::LINGER;
 use super::connections::{Connections, Walk};
 use super::driver::Driver;
@@ -70,7 +70,6 @@ impl Drain {
     /// Refuses, collects or closes one connection.
     pub(super) fn step<N: Network>(
         &mut self,
-        acceptor: &Acceptor,
         connections: &mut Connections<N::Socket>,
         driver: &mut Driver<N>,
         at: Moment,
@@ -78,7 +77,7 @@ impl Drain {
         match &mut self.stage {
             DrainStage::Refusing { left } => {
                 *left -= 1;
-                if !acceptor.refuse_one(connections, driver, at) || *left == 0 {
+                if !accept::refuse_one(connections, driver, at) || *left == 0 {
                     driver.network.stop_listening();
                     self.stage = DrainStage::Collecting {
                         walk: Walk::default(),

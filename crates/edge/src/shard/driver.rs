@@ -4,20 +4,25 @@
 
 use std::io;
 use std::os::fd::AsRawFd;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use tickstorm_protocol::code::CloseReason;
 
+use super::buffered::Buffered;
 use super::connection::{AfterStep, Connection, Overdue};
 use super::context::InputContext;
 use super::control_buffer::ControlBuffer;
 use super::env::Env;
 use super::feeds::Feeds;
 use super::input::{self, InputProgress};
+use super::lingering::Lingering;
 use super::outbox::Outbox;
+use super::replay_queue::ReplayQueue;
 use super::subscription::{self, SubscribeOutcome};
 use super::time::Moment;
 use super::wheel::{Bucket, Wheel};
+use crate::admission::FloodKind;
 use crate::feed::{Arrival, FeedId};
 use crate::sys::network::{BUFFER_MIN, Network, Readiness, Received};
 
@@ -31,9 +36,12 @@ pub(super) struct Driver<N> {
     pub(super) network: N,
     pub(super) feeds: Feeds,
     pub(super) wheel: Wheel,
+    pub(super) lingering: Lingering,
     /// Whether any SUBSCRIBE waits until the time is known.
     pub(super) has_pending_subscribes: bool,
+    pub(super) replays: ReplayQueue,
     pub(super) control: ControlBuffer,
+    pub(super) buffered: Buffered,
     /// The buffer that all connections of the shard read into; none has its own.
     scratch: Box<[u8]>,
 }
@@ -42,10 +50,13 @@ impl<N: Network> Driver<N> {
     pub(super) fn new(env: Env, network: N, at: Moment) -> Self {
         Self {
             feeds: Feeds::new(env.settings()),
+            buffered: Buffered::new(Arc::clone(&env.commons.memory), env.settings().buffered_max),
             wheel: Wheel::new(at.now),
+            lingering: Lingering::new(env.settings().lingering_max),
             env,
             network,
             has_pending_subscribes: false,
+            replays: ReplayQueue::default(),
             control: ControlBuffer::default(),
             scratch: vec![0; BUFFER_MIN].into_boxed_slice(),
         }
@@ -107,17 +118,33 @@ impl<N: Network> Driver<N> {
             if !connection.is_reading() {
                 return AfterStep::Stays;
             }
-            match self.network.receive(&connection.socket, scratch) {
+            let received = self.network.receive(&connection.socket, scratch);
+            let introduced = self.learn_client_address(connection, at);
+            if introduced.is_some_and(AfterStep::is_gone) {
+                return AfterStep::Gone;
+            }
+            match received {
                 Ok(Received::End) => {
                     return self.close(connection, CloseReason::ClientClosed, at);
                 }
                 Ok(Received::Bytes { len, is_last }) => {
                     let mono = self.network.now();
                     let at = Moment { mono, ..at };
-                    connection.mark_received();
-                    let input = &scratch[..len];
-                    if self.process_input(connection, input, at).is_gone() {
+                    let is_first = connection.mark_received();
+                    let input = &mut scratch[..len];
+                    let was_served = connection.served().is_some();
+                    let after = self.process_input(connection, input, at);
+                    // The next read may be shorter, and would leave a password in the buffer. Only
+                    // an authenticated client that stays connected has sent none. The compiler
+                    // can't leave this out, because the buffer is used again.
+                    if !was_served || connection.served().is_none() {
+                        input.fill(0);
+                    }
+                    if after.is_gone() {
                         return AfterStep::Gone;
+                    }
+                    if is_first {
+                        connection.report_received();
                     }
                     if is_last && !until_empty {
                         connection.pause_if_blocked(at.now);
@@ -125,7 +152,13 @@ impl<N: Network> Driver<N> {
                     }
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return AfterStep::Stays,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                // TLS has read bytes that brought no plaintext, or a load balancer's header was
+                // read, which is no byte of the client.
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {
+                    if introduced.is_none() && connection.mark_received() {
+                        connection.report_received();
+                    }
+                }
                 Err(error) => return self.fail(connection, &error, at),
             }
         }
@@ -187,7 +220,7 @@ impl<N: Network> Driver<N> {
     ) -> AfterStep {
         if connection
             .served()
-            .is_none_or(|served| served.pending_subscribes.is_empty())
+            .is_none_or(|served| !served.has_pending_subscribes())
         {
             return AfterStep::Stays;
         }
@@ -238,10 +271,9 @@ impl<N: Network> Driver<N> {
         at: Moment,
     ) {
         if let Some(served) = connection.served_mut() {
-            let mut outbox = Outbox::with_tail(tail, at.now);
-            outbox.start();
-            served.outbox = Some(outbox);
-            self.wait_for_output(connection);
+            served.outbox = Some(Outbox::with_tail(tail, at.now));
+            self.wait_for_output(connection, at);
+            self.account(connection);
         }
     }
 
@@ -261,6 +293,7 @@ impl<N: Network> Driver<N> {
             Overdue::Nothing => AfterStep::Stays,
             Overdue::Lingering => AfterStep::Gone,
             Overdue::Close(reason) => self.close(connection, reason, at),
+            Overdue::Judge => self.judge(connection, at),
             Overdue::Silent => self.close_if_silent(connection, at),
             Overdue::NotReading => match self.network.take_error(&connection.socket) {
                 Some(error) => self.fail(connection, &error, at),
@@ -271,6 +304,27 @@ impl<N: Network> Driver<N> {
             self.arm(connection);
         }
         after
+    }
+
+    /// Continues with an AUTH whose wait is over. If it is accepted, the input that has been kept
+    /// and the input in the socket follow.
+    fn judge(&mut self, connection: &mut Connection<N::Socket>, at: Moment) -> AfterStep {
+        let after = match input::judge(connection, &mut self.context(at)) {
+            InputProgress::Close(reason) => self.close(connection, reason, at),
+            InputProgress::All | InputProgress::ControlFull => {
+                self.process_input(connection, &[], at)
+            }
+        };
+        if after.is_gone() {
+            return AfterStep::Gone;
+        }
+        connection.pause_if_blocked(at.now);
+        // Re-arm even if the connection was just closed: what the client still sends must be read
+        // and discarded.
+        if connection.is_reading() {
+            self.rearm(connection);
+        }
+        AfterStep::Stays
     }
 
     fn close_if_silent(&mut self, connection: &mut Connection<N::Socket>, at: Moment) -> AfterStep {
@@ -301,10 +355,13 @@ impl<N: Network> Driver<N> {
         if self.read_last(connection, at).is_gone() {
             return AfterStep::Gone;
         }
-        match connection.eviction_reason(&self.env) {
-            Some(reason) => self.close(connection, reason, at),
-            None => AfterStep::Stays,
-        }
+        let Some(reason) = connection.eviction_reason(&self.env) else {
+            return AfterStep::Stays;
+        };
+        self.env.metrics().admission.evicted.inc();
+        let floods = self.env.commons.admission.floods();
+        floods.note(FloodKind::Evicted, connection.peer.ip().into());
+        self.close(connection, reason, at)
     }
 
     /// Re-arms a socket, so that its current readiness is reported again.

@@ -4,17 +4,20 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustls::ServerConfig;
 use tickstorm_protocol::code::CloseReason;
 use tickstorm_protocol::session::server::Limits;
 use tickstorm_timebase::{Authority, Epoch, Mono, UnixTime};
 use tokio::sync::watch;
 
-use crate::admission::{Admission, Attempts};
+use crate::admission::{Admission, Attempts, Rates};
 use crate::auth::AcceptedCredentials;
 use crate::feed::{ChunkOutcome, FeedFrame, FeedLimits};
+use crate::memory::Memory;
 use crate::metrics::Metrics;
+use crate::networks::Networks;
+use crate::proxy_fault_log::ProxyFaultLog;
 use crate::sys::socket::SocketOptions;
+use crate::tls::{Refusals, TlsConfigs};
 
 /// The settings of a shard.
 #[derive(Clone, Debug)]
@@ -24,23 +27,34 @@ pub(crate) struct ShardSettings {
     pub(crate) ahead: Duration,
     pub(crate) write_deadline: Duration,
     pub(crate) sockets: SocketOptions,
+    /// The most connections of the shard that may linger at the same time.
+    pub(crate) lingering_max: usize,
+    /// The memory in bytes that all connections of the shard may hold in buffers.
+    pub(crate) buffered_max: usize,
     /// Whether to spin for the last microseconds before a tick. Off if shards would compete for a
     /// core by spinning.
     pub(crate) spin: bool,
 }
 
-/// The state that all shards of an edge share. A shard accesses it only at accept, AUTH and close,
-/// and to update counters.
+/// The state that all shards of an edge share. A shard accesses it only at accept, AUTH,
+/// SUBSCRIBE and close, and to update counters.
 #[derive(Clone)]
 pub(crate) struct Commons {
     pub(crate) settings: Arc<ShardSettings>,
     pub(crate) admission: Arc<Admission>,
     pub(crate) attempts: Arc<Attempts>,
+    /// The budgets of replayed ticks by address.
+    pub(crate) replays: Arc<Rates>,
+    pub(crate) memory: Arc<Memory>,
     pub(crate) metrics: Metrics,
     pub(crate) authority: watch::Receiver<Option<Authority>>,
     pub(crate) credentials: watch::Receiver<AcceptedCredentials>,
     /// The configuration of new TLS connections; `None` if clients connect without TLS.
-    pub(crate) tls: Option<watch::Receiver<Arc<ServerConfig>>>,
+    pub(crate) tls: Option<TlsConfigs>,
+    pub(crate) refusals: Arc<Refusals>,
+    /// The load balancers that send PROXY headers; `None` without PROXY_PROTOCOL.
+    pub(crate) balancers: Option<Networks>,
+    pub(crate) proxy_faults: Arc<ProxyFaultLog>,
 }
 
 /// The settings, shared state and authority time of a shard.

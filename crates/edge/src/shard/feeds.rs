@@ -256,6 +256,15 @@ impl Feeds {
         }
     }
 
+    /// Moves a subscriber on the slow path past all frames of its feed, because its replay will
+    /// include their ticks. Returns the last of these ticks; `None` if it has not joined a feed.
+    pub(super) fn skip_to_head(&mut self, slot: u32) -> Option<Epoch> {
+        let (feed, position) = self.joined(slot)?;
+        let head = feed.ring().head();
+        feed.subscribers().entry(position).fall_behind(head);
+        Some(feed.last())
+    }
+
     /// Takes a subscriber off the slow path. It has been sent everything before `next`, and the hot
     /// loop sends it the rest.
     pub(super) fn catch_up(&mut self, slot: u32, next: u64) {

@@ -3,14 +3,13 @@
 
 use std::os::fd::AsRawFd;
 
-use tickstorm_protocol::code::CloseReason;
-use tickstorm_protocol::session::server::{Step, pong};
-use tickstorm_timebase::Mono;
-
-use super::authentication::{AuthOutcome, AuthenticatedClient, authenticate};
+use super::authentication::{self, AuthOutcome, AuthenticatedClient, authenticate};
 use super::connection::{Connection, Served, Stage};
 use super::context::InputContext;
 use super::subscription::{SubscribeOutcome, subscribe};
+use crate::auth::Cookie;
+use tickstorm_protocol::code::CloseReason;
+use tickstorm_protocol::session::server::{Step, pong};
 
 /// The result of processing a client's bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,9 +34,9 @@ pub(super) fn process<S: AsRawFd>(
     let (env, at) = (context.env, context.at);
     loop {
         match connection.stage {
-            Stage::Handshake { .. } | Stage::Served(_) => {}
+            Stage::Handshake { .. } | Stage::Judging { .. } | Stage::Served(_) => {}
             // Further input is ignored.
-            Stage::Refused { .. } | Stage::Lingering { .. } => return InputProgress::All,
+            Stage::Lingering { .. } => return InputProgress::All,
         }
         if context.control.is_full() {
             return InputProgress::ControlFull;
@@ -48,14 +47,12 @@ pub(super) fn process<S: AsRawFd>(
         }
         match connection.session.step(env.limits(), input, at.now) {
             Step::NeedsInput => return InputProgress::All,
-            Step::Auth(auth) => match authenticate(env, connection.peer.ip(), auth, at) {
-                AuthOutcome::Accepted(client) => accept(connection, client, context),
-                AuthOutcome::Failed => return InputProgress::Close(CloseReason::AuthFailed),
-                AuthOutcome::FailedDelayed(due) => delay_refusal(connection, due),
-                AuthOutcome::RateLimited => {
-                    return InputProgress::Close(CloseReason::AuthRateLimited);
+            Step::Auth(auth) => {
+                let outcome = authenticate(env, connection.peer.ip(), auth, at);
+                if let Some(reason) = conclude(connection, outcome, context) {
+                    return InputProgress::Close(reason);
                 }
-            },
+            }
             Step::Subscribe(request) => match subscribe(connection, request, context) {
                 SubscribeOutcome::Served => {}
                 SubscribeOutcome::Waits => *context.has_pending_subscribes = true,
@@ -67,9 +64,48 @@ pub(super) fn process<S: AsRawFd>(
     }
 }
 
+/// Continues with the AUTH of a connection whose wait is over.
+pub(super) fn judge<S>(
+    connection: &mut Connection<S>,
+    context: &mut InputContext<'_>,
+) -> InputProgress {
+    let (env, at) = (context.env, context.at);
+    let ended = Stage::Lingering { until: at.now };
+    match std::mem::replace(&mut connection.stage, ended) {
+        Stage::Judging { waiting, permit } => {
+            connection.stage = Stage::Handshake { permit };
+            let outcome = authentication::resume(env, connection.peer.ip(), *waiting, at);
+            conclude(connection, outcome, context).map_or(InputProgress::All, InputProgress::Close)
+        }
+        other @ (Stage::Handshake { .. } | Stage::Served(_) | Stage::Lingering { .. }) => {
+            connection.stage = other;
+            InputProgress::All
+        }
+    }
+}
+
+/// Acts on the outcome of an AUTH. Returns the reason to close the connection, if it must be
+/// closed.
+fn conclude<S>(
+    connection: &mut Connection<S>,
+    outcome: AuthOutcome,
+    context: &mut InputContext<'_>,
+) -> Option<CloseReason> {
+    match outcome {
+        AuthOutcome::Accepted(client, cookie) => {
+            accept(connection, client, cookie.as_ref(), context);
+        }
+        AuthOutcome::Waits(waiting) => connection.wait(waiting),
+        AuthOutcome::Failed => return Some(CloseReason::AuthFailed),
+        AuthOutcome::RateLimited => return Some(CloseReason::AuthRateLimited),
+    }
+    None
+}
+
 fn accept<S>(
     connection: &mut Connection<S>,
     client: Box<AuthenticatedClient>,
+    cookie: Option<&Cookie>,
     context: &mut InputContext<'_>,
 ) {
     tracing::debug!(
@@ -78,19 +114,15 @@ fn accept<S>(
         identity = client.identity(),
         client_id = client.id,
         client_version = client.version,
+        cookie = client.has_cookie(),
         "authenticated"
     );
     let (limits, frames) = (context.env.limits(), context.control.frames());
-    connection.session.accept(limits, context.at.now, frames);
+    let cookie = cookie.map_or(&[][..], Cookie::as_bytes);
+    connection
+        .session
+        .accept(limits, cookie, context.at.now, frames);
     connection.stage = Stage::Served(Served::new(client));
-}
-
-fn delay_refusal<S>(connection: &mut Connection<S>, due: Mono) {
-    let ended = Stage::Lingering { until: due };
-    connection.stage = match std::mem::replace(&mut connection.stage, ended) {
-        Stage::Handshake { _permit } => Stage::Refused { due, _permit },
-        other @ (Stage::Refused { .. } | Stage::Served(_) | Stage::Lingering { .. }) => other,
-    };
 }
 
 fn answer_heartbeat(client_time_us: i64, context: &mut InputContext<'_>) {

@@ -1,12 +1,12 @@
 //! The list of a shard's connections that operators can request. It visits one connection at a
-//! time, so that it delays no tick.
+//! time, between ticks.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use tickstorm_timebase::{Mode, Mono};
+use tickstorm_timebase::{Clock, Mode, Mono};
 use tokio::sync::oneshot;
 
 use super::connection::Connection;
@@ -15,8 +15,16 @@ use super::driver::Driver;
 use super::feeds::Feeds;
 use super::key::Key;
 use super::time::Moment;
+use super::turn::Shard;
 use crate::feed::Delivery;
-use crate::sys::network::ClientCertificate;
+use crate::sys::network::{ClientCertificate, Network};
+
+/// The time before a tick in which no work for operators starts: a turn's share of time, and a
+/// millisecond in which the tick's data comes back into the processor's caches.
+const MARGIN: Duration = Duration::from_micros(1_300);
+/// The longest time for which work for operators waits for a fan-out. An edge that sends without a
+/// pause can then still be looked at, and gives up less than a fiftieth of its time for it.
+const PATIENCE: Duration = Duration::from_millis(20);
 
 /// The order of a list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,13 +106,20 @@ impl Listing {
         }
     }
 
-    /// Ranks one connection or, once all are ranked, describes one of the first.
-    pub(super) fn step<N: crate::sys::network::Network>(
+    /// Ranks one connection or, once all are ranked, describes one of the first. If the request for
+    /// the list has ended, the unfinished list is freed in the same small steps.
+    pub(super) fn step<N: Network>(
         &mut self,
         connections: &mut Connections<N::Socket>,
         driver: &mut Driver<N>,
         at: Moment,
     ) -> WalkProgress {
+        if self.reply.as_ref().is_none_or(oneshot::Sender::is_closed) {
+            return match self.listed.pop() {
+                Some(_) => WalkProgress::More,
+                None => WalkProgress::Done,
+            };
+        }
         if let Some(connection) = connections.step(&mut self.walk) {
             self.rank(connection, &mut driver.feeds);
             return WalkProgress::More;
@@ -135,6 +150,18 @@ impl Listing {
         if self.first.len() > self.limit {
             self.first.pop();
         }
+    }
+}
+
+impl<N: Network, C: Clock> Shard<N, C> {
+    /// Returns whether work for operators may be done at `mono`: not while a tick is being sent or
+    /// almost due.
+    pub(super) fn may_serve_operators(&self, mono: Mono) -> bool {
+        let must_wait = self.sending.busy_since.is_some_and(|since| {
+            let waits_since = since.max(self.waiting.served_operators);
+            mono < waits_since + PATIENCE
+        });
+        !must_wait && mono + MARGIN < self.due.next_tick()
     }
 }
 

@@ -8,6 +8,7 @@
 
 mod accept;
 mod authentication;
+mod buffered;
 mod closing;
 mod connection;
 mod connections;
@@ -17,14 +18,21 @@ mod drain;
 mod driver;
 mod env;
 mod feeds;
+mod handshakes;
 mod input;
 mod key;
+mod lingering;
 mod listing;
+mod memory_bounds;
 mod outbox;
 mod output;
+mod proxied;
 mod release;
 mod replay;
+mod replay_budget;
+mod replay_queue;
 mod sending;
+mod shedding;
 mod slots;
 mod subscription;
 mod tasks;
@@ -50,11 +58,13 @@ use tickstorm_timebase::{Mode, Tick};
 use tokio::sync::oneshot;
 
 use crate::admission::Evicted;
+use crate::memory::Excess;
 use crate::sys::fd_table::FdTable;
 use crate::sys::waker::Waker;
 pub(crate) use drain::LAST_CLOSE_TIME;
 pub(crate) use env::{Commons, ShardSettings};
 pub(crate) use listing::{Listed, Order};
+pub(crate) use replay_budget::address_budgets;
 pub(crate) use thread::spawn;
 #[cfg(feature = "bench")]
 pub use weight::FanOut;
@@ -71,9 +81,12 @@ pub(crate) struct Vitals {
     pub(crate) accepting: AtomicBool,
 }
 
-/// A closure that [`crate::Edge::on_shards`] runs on every shard.
+/// A closure that [`crate::Edge::on_shards`] runs on every shard: with its sockets and, with TLS,
+/// their sealing keys in the same order.
 #[cfg(feature = "bench")]
-pub type Work = std::sync::Arc<dyn Fn(&[std::os::fd::RawFd]) + Send + Sync>;
+pub type Work = std::sync::Arc<
+    dyn Fn(&[std::os::fd::RawFd], &mut [tickstorm_tls::BareSealing<'_>]) + Send + Sync,
+>;
 
 /// A command to a shard, from control or from another shard.
 pub(crate) enum ShardCommand {
@@ -99,6 +112,8 @@ pub(crate) enum ShardCommand {
     List(Order, usize, oneshot::Sender<Vec<Listed>>),
     /// Closes the connection with this id, and replies whether it was open.
     Close(u64, oneshot::Sender<bool>),
+    /// Closes the connections whose sockets hold most of the kernel's memory.
+    Shed(Excess),
     /// Closes all connections and ends the shard.
     Stop,
 }

@@ -17,19 +17,34 @@ const CONTROL_MAX: usize = 4_096;
 pub(super) struct Outbox {
     /// The bytes to write next: what is unsent of one data frame, or of one or more control frames.
     front: Bytes,
-    front_is_control: bool,
-    /// The number of ticks in `front`, if that is a frame of the replay of which no byte has been
-    /// sent. Such a frame can still be dropped.
-    unsent_replay_ticks: Option<usize>,
+    front_kind: FrontKind,
     control: Vec<u8>,
     /// A frame for this subscriber alone, sent before the feed's frames. Nearly always empty.
     own: Bytes,
+    /// The replay, until its last frame is completely written.
     replay: Option<Replay>,
-    /// The time at which the socket last accepted a byte, in the shard's time.
+    /// Whether output was offered to the socket, which will report when it is writable again. If
+    /// not, output that is left waits for the replays' share of the shard's time.
+    pub(super) waits_for_socket: bool,
+    /// The time since which output that is left waits for the replays' share.
+    queued: Mono,
+    /// The time at which the socket last accepted a byte or, if it has accepted none since, at
+    /// which the outbox began to wait for it, in the shard's time.
     pub(super) progress: Mono,
-    /// Whether output has been offered to the socket, so that it will report when it is writable
-    /// again.
-    is_started: bool,
+}
+
+/// The kind of output at the front of an outbox.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum FrontKind {
+    /// A frame of the feed, or one for this subscriber alone.
+    Data,
+    Control,
+    /// A frame of the replay.
+    Replay {
+        /// The number of its ticks while no byte of it has been sent. Such a frame can still be
+        /// dropped.
+        unsent_ticks: Option<usize>,
+    },
 }
 
 impl Outbox {
@@ -37,13 +52,13 @@ impl Outbox {
     pub(super) fn new(now: Mono) -> Box<Self> {
         Box::new(Self {
             front: Bytes::new(),
-            front_is_control: false,
-            unsent_replay_ticks: None,
+            front_kind: FrontKind::Data,
             control: Vec::new(),
             own: Bytes::new(),
             replay: None,
+            waits_for_socket: false,
+            queued: now,
             progress: now,
-            is_started: false,
         })
     }
 
@@ -54,14 +69,52 @@ impl Outbox {
         outbox
     }
 
-    /// Notes that output is about to be offered to the socket. Returns true the first time.
-    pub(super) fn start(&mut self) -> bool {
-        !std::mem::replace(&mut self.is_started, true)
+    /// Notes that the socket accepts no more output for now, and will report when it does. The time
+    /// for which the output has waited for the shard is not the client's.
+    pub(super) fn wait_for_socket(&mut self, now: Mono) {
+        if !self.waits_for_socket {
+            self.waits_for_socket = true;
+            self.progress = self.progress + now.since(self.queued);
+        }
+    }
+
+    /// Notes that the output waits for the replays' share of the shard's time.
+    pub(super) fn wait_for_turn(&mut self, now: Mono) {
+        if std::mem::replace(&mut self.waits_for_socket, false) {
+            self.queued = now;
+        }
+    }
+
+    /// Returns whether neither a partially written frame nor a control frame waits.
+    pub(super) fn is_between_frames(&self) -> bool {
+        self.front.is_empty() && self.control.is_empty()
     }
 
     /// Returns whether any control frame is not completely written.
     pub(super) fn holds_control(&self) -> bool {
-        self.front_is_control || !self.control.is_empty()
+        self.front_kind == FrontKind::Control || !self.control.is_empty()
+    }
+
+    /// Returns whether the next output belongs to the replay, and no control frame waits behind it.
+    /// Ticks that an ahead feed has already sent are due, so they do not count as a replay.
+    pub(super) fn is_replaying(&self) -> bool {
+        let is_next = match self.front_kind {
+            FrontKind::Replay { .. } => true,
+            FrontKind::Data => {
+                let replay = self.replay.as_ref();
+                self.front.is_empty()
+                    && self.own.is_empty()
+                    && replay.is_some_and(Replay::holds_past_ticks)
+            }
+            FrontKind::Control => false,
+        };
+        is_next && self.control.is_empty()
+    }
+
+    /// Returns how much memory it holds for control frames.
+    pub(super) fn buffered(&self) -> usize {
+        let front = (self.front_kind == FrontKind::Control).then_some(self.front.len());
+        self.control.capacity() + front.unwrap_or(0)
     }
 
     /// Appends control frames, which precede the replay and the feed's frames.
@@ -76,11 +129,24 @@ impl Outbox {
     /// Replaces the current replay, and the subscriber's own frame, with `replay`. A partially
     /// written frame is still completed.
     pub(super) fn set_replay(&mut self, replay: Option<Replay>) {
-        if self.unsent_replay_ticks.take().is_some() {
-            self.front = Bytes::new();
+        if let FrontKind::Replay { unsent_ticks } = self.front_kind {
+            if unsent_ticks.is_some() {
+                self.front = Bytes::new();
+            }
+            self.front_kind = FrontKind::Data;
         }
         self.own = Bytes::new();
         self.replay = replay;
+    }
+
+    /// Returns the replay, if there is one.
+    pub(super) fn replay(&self) -> Option<&Replay> {
+        self.replay.as_ref()
+    }
+
+    /// Returns the replay, if there is one, to extend it.
+    pub(super) fn replay_mut(&mut self) -> Option<&mut Replay> {
+        self.replay.as_mut()
     }
 
     /// Sets a frame for this subscriber alone, to be sent before the feed's frames.
@@ -96,18 +162,17 @@ impl Outbox {
         authority: Option<(&Authority, Mono)>,
     ) -> &Bytes {
         if self.front.is_empty() {
-            self.front_is_control = !self.control.is_empty();
-            if self.front_is_control {
+            if !self.control.is_empty() {
+                self.front_kind = FrontKind::Control;
                 self.front = Bytes::from(std::mem::take(&mut self.control));
             } else if !self.own.is_empty() {
                 self.front = std::mem::take(&mut self.own);
             } else if let Some(replay) = self.replay.as_mut() {
                 let (frame, ticks) = replay.next_frame(max_msg_size, authority);
                 self.front = frame;
-                self.unsent_replay_ticks = Some(ticks);
-                if replay.is_over() {
-                    self.replay = None;
-                }
+                self.front_kind = FrontKind::Replay {
+                    unsent_ticks: Some(ticks),
+                };
             }
         }
         &self.front
@@ -116,7 +181,8 @@ impl Outbox {
     /// Returns whether the feed's frames may directly follow the bytes that [`Self::front`]
     /// returned.
     pub(super) fn feed_may_follow(&self) -> bool {
-        self.control.is_empty() && self.own.is_empty() && self.replay.is_none()
+        let replay_is_over = self.replay.as_ref().is_none_or(Replay::is_over);
+        self.control.is_empty() && self.own.is_empty() && replay_is_over
     }
 
     /// Records that the socket accepted `taken` bytes, at least 1, and returns how many of them
@@ -129,13 +195,17 @@ impl Outbox {
         replayed: impl FnOnce(usize),
     ) -> usize {
         self.progress = now;
+        self.queued = now;
         let front = taken.min(self.front.len());
-        if let Some(ticks) = self.unsent_replay_ticks.take_if(|_| front > 0) {
+        if let FrontKind::Replay { unsent_ticks } = &mut self.front_kind
+            && let Some(ticks) = unsent_ticks.take_if(|_| front > 0)
+        {
             replayed(ticks);
         }
         self.front.advance(front);
         if self.front.is_empty() {
-            self.front_is_control = false;
+            self.front_kind = FrontKind::Data;
+            self.replay.take_if(|replay| replay.is_over());
         }
         taken - front
     }
@@ -143,7 +213,7 @@ impl Outbox {
     /// Sets the unsent tail of a frame of the feed, to be written next.
     pub(super) fn set_front(&mut self, tail: Bytes) {
         self.front = tail;
-        self.front_is_control = false;
+        self.front_kind = FrontKind::Data;
     }
 }
 

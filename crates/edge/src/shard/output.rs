@@ -1,5 +1,6 @@
-//! Writing outside the hot loop: control frames, and the slow path on which subscribers whose
-//! socket was full catch up. One thread runs both paths of a connection, so they never race.
+//! Writing outside the hot loop: control frames, replays, and the slow path on which subscribers
+//! whose socket was full catch up. One thread runs all paths of a connection, so they never race.
+//! A replay is written only in its turn ([`super::replay_queue`]).
 
 use std::io::{self, IoSlice};
 use std::os::fd::AsRawFd;
@@ -13,6 +14,7 @@ use super::driver::Driver;
 use super::env::Env;
 use super::feeds::{Feeds, Overwritten, UnsentFrames};
 use super::outbox::Outbox;
+use super::replay::Replay;
 use super::time::Moment;
 use crate::sys::network::Network;
 
@@ -25,11 +27,22 @@ enum Flushed {
     All,
     /// The socket is full.
     Full,
+    /// The next output belongs to a replay, which must wait for its turn.
+    AwaitsTurn,
     /// More output is left, and the socket may accept it.
     More,
     /// The ring has overwritten a frame that the subscriber has not been sent.
     Overwritten,
     Failed(io::Error),
+}
+
+/// Whether a flush may write to a replay.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum ReplayTurn {
+    /// It may write one frame of the replay, or what is unsent of one.
+    Now,
+    /// It must stop before the replay.
+    Later,
 }
 
 /// The output that is offered to a socket by one call.
@@ -73,10 +86,11 @@ impl<N: Network> Driver<N> {
         };
         if let Some(outbox) = served.outbox.as_deref_mut() {
             outbox.push_control(frames);
-            if outbox.start() {
-                return self.start_writing(connection, at);
+            if outbox.waits_for_socket {
+                return AfterStep::Stays;
             }
-            return AfterStep::Stays;
+            let flushed = self.flush(connection, ReplayTurn::Later, at);
+            return self.after_flush(connection, flushed, at);
         }
         if frames.is_empty() {
             return AfterStep::Stays;
@@ -90,30 +104,36 @@ impl<N: Network> Driver<N> {
         if taken < frames.len() {
             let mut outbox = Outbox::new(at.now);
             outbox.push_control(&frames[taken..]);
-            outbox.start();
             served.outbox = Some(outbox);
-            self.wait_for_output(connection);
+            self.wait_for_output(connection, at);
         }
         AfterStep::Stays
     }
 
-    /// Offers a new outbox to the socket. Output that the socket does not accept is written later,
-    /// on the slow path.
-    fn start_writing(&mut self, connection: &mut Connection<N::Socket>, at: Moment) -> AfterStep {
-        match self.flush(connection, at) {
-            Flushed::All => AfterStep::Stays,
-            Flushed::Full | Flushed::More => {
-                self.wait_for_output(connection);
-                AfterStep::Stays
-            }
-            Flushed::Overwritten => self.close(connection, CloseReason::SlowConsumer, at),
-            Flushed::Failed(error) => self.fail(connection, &error, at),
+    /// Acts on a flush of an outbox that did not wait for the socket: what is left waits for the
+    /// socket, or for its turn.
+    fn after_flush(
+        &mut self,
+        connection: &mut Connection<N::Socket>,
+        flushed: Flushed,
+        at: Moment,
+    ) -> AfterStep {
+        match flushed {
+            Flushed::All => {}
+            Flushed::AwaitsTurn => self.queue_replay(connection, at),
+            Flushed::Full | Flushed::More => self.wait_for_output(connection, at),
+            Flushed::Overwritten => return self.close(connection, CloseReason::SlowConsumer, at),
+            Flushed::Failed(error) => return self.fail(connection, &error, at),
         }
+        AfterStep::Stays
     }
 
     /// Puts a connection with an outbox on the slow path: the hot loop skips it, its socket reports
     /// when it is writable, and the write deadline applies.
-    pub(super) fn wait_for_output(&mut self, connection: &mut Connection<N::Socket>) {
+    pub(super) fn wait_for_output(&mut self, connection: &mut Connection<N::Socket>, at: Moment) {
+        if let Some(outbox) = connection.outbox_mut() {
+            outbox.wait_for_socket(at.now);
+        }
         self.feeds.fall_behind(connection.key.slot);
         self.rearm(connection);
         self.arm(connection);
@@ -128,8 +148,9 @@ impl<N: Network> Driver<N> {
         if connection.outbox_mut().is_none() {
             return AfterStep::Stays;
         }
-        match self.flush(connection, at) {
+        match self.flush(connection, ReplayTurn::Later, at) {
             Flushed::All | Flushed::Full => {}
+            Flushed::AwaitsTurn => self.queue_replay(connection, at),
             Flushed::More => self.rearm(connection),
             Flushed::Overwritten => return self.close(connection, CloseReason::SlowConsumer, at),
             Flushed::Failed(error) => return self.fail(connection, &error, at),
@@ -137,9 +158,68 @@ impl<N: Network> Driver<N> {
         self.resume_reading(connection, at)
     }
 
-    /// Writes unsent output in order until all of it is written, the socket is full, or
-    /// [`WRITES_MAX`] is reached.
-    fn flush(&mut self, connection: &mut Connection<N::Socket>, at: Moment) -> Flushed {
+    /// Queues a connection whose next output belongs to a replay. Until its turn, the socket is not
+    /// to blame for the wait.
+    fn queue_replay(&mut self, connection: &mut Connection<N::Socket>, at: Moment) {
+        let key = connection.key;
+        let Some(served) = connection.served_mut() else {
+            return;
+        };
+        let Some(outbox) = served.outbox.as_deref_mut() else {
+            return;
+        };
+        outbox.wait_for_turn(at.now);
+        if !std::mem::replace(&mut served.is_replay_queued, true) {
+            let ticks = outbox.replay().map_or(0, Replay::ticks);
+            self.replays.push(key, ticks);
+        }
+    }
+
+    /// Writes the next frame of a replay, in its turn.
+    pub(super) fn continue_replay(
+        &mut self,
+        connection: &mut Connection<N::Socket>,
+        at: Moment,
+    ) -> AfterStep {
+        if let Some(served) = connection.served_mut() {
+            served.is_replay_queued = false;
+        }
+        // A subscription without a replay may have replaced this one, or the socket may have become
+        // full, which then reports when it is writable again.
+        let outbox = connection.outbox_mut();
+        if outbox.is_none_or(|outbox| outbox.waits_for_socket) {
+            return AfterStep::Stays;
+        }
+        self.extend_waiting_replay(connection);
+        let flushed = self.flush(connection, ReplayTurn::Now, at);
+        self.after_flush(connection, flushed, at)
+    }
+
+    /// Lets a replay that has waited for its turn include the ticks that the feed has sent
+    /// meanwhile, so that the wait puts no subscriber behind. Returns false if the connection has
+    /// no such replay.
+    pub(super) fn extend_waiting_replay(&mut self, connection: &mut Connection<N::Socket>) -> bool {
+        let slot = connection.key.slot;
+        let outbox = connection.outbox_mut();
+        let waiting = outbox.filter(|outbox| !outbox.waits_for_socket);
+        let Some(replay) = waiting.and_then(Outbox::replay_mut) else {
+            return false;
+        };
+        let Some(last) = self.feeds.skip_to_head(slot) else {
+            return false;
+        };
+        replay.extend(last);
+        true
+    }
+
+    /// Writes unsent output in order until all of it is written, the socket is full, a replay must
+    /// wait for its turn, or [`WRITES_MAX`] is reached.
+    fn flush(
+        &mut self,
+        connection: &mut Connection<N::Socket>,
+        mut turn: ReplayTurn,
+        at: Moment,
+    ) -> Flushed {
         let slot = connection.key.slot;
         for _ in 0..WRITES_MAX {
             let Some(served) = connection.served_mut() else {
@@ -148,6 +228,9 @@ impl<N: Network> Driver<N> {
             let Some(outbox) = served.outbox.as_deref_mut() else {
                 return Flushed::All;
             };
+            if outbox.is_replaying() && turn == ReplayTurn::Later {
+                return Flushed::AwaitsTurn;
+            }
             let (front, unsent) = match offer(outbox, slot, &self.env, &mut self.feeds, at) {
                 Ok(Offer::Bytes { front, unsent }) => (front, unsent),
                 Ok(Offer::Nothing) => {
@@ -169,6 +252,9 @@ impl<N: Network> Driver<N> {
             };
             if let Some(outbox) = connection.outbox_mut() {
                 record_written(outbox, taken, unsent, slot, &self.env, &mut self.feeds, at);
+                if outbox.is_between_frames() {
+                    turn = ReplayTurn::Later;
+                }
             }
         }
         Flushed::More

@@ -31,6 +31,34 @@ impl Replay {
         self.mode.next_after(self.after) > self.until
     }
 
+    /// Returns whether any tick is left that must be sent as REPLAY. The others are those of an
+    /// ahead feed, which are due now.
+    pub(super) fn holds_past_ticks(&self) -> bool {
+        self.mode.next_after(self.after) <= self.replay_until
+    }
+
+    /// Returns the number of ticks that are left.
+    pub(super) fn ticks(&self) -> u32 {
+        let [after, until] = [self.after, self.until].map(|at| self.mode.floor(at).as_ms());
+        let ticks = until.saturating_sub(after) / self.mode.period_ms();
+        u32::try_from(ticks.max(0)).unwrap_or(u32::MAX)
+    }
+
+    /// Returns the number of past ticks that are left. The others are those that an ahead feed has
+    /// already sent, which every subscriber gets.
+    pub(super) fn past_ticks(&self) -> u32 {
+        let past = Self {
+            until: self.replay_until,
+            ..*self
+        };
+        past.ticks()
+    }
+
+    /// Adds the ticks up to and including `until`, which the feed has sent meanwhile.
+    pub(super) fn extend(&mut self, until: Epoch) {
+        self.until = self.until.max(until);
+    }
+
     /// Makes the next frame, and returns it with the number of its ticks.
     pub(super) fn next_frame(
         &mut self,

@@ -2,7 +2,7 @@
 //! sends.
 
 use tickstorm_protocol::code::CloseReason;
-use tickstorm_timebase::Clock;
+use tickstorm_timebase::{Clock, Mono};
 
 use super::Vitals;
 use super::connections::Connections;
@@ -21,6 +21,8 @@ pub(super) struct Sending {
     /// Connections that must be closed because a fan-out found them to be slow or broken. They have
     /// already left their feed, so none is found twice.
     pub(super) doomed: Vec<(Key, CloseReason)>,
+    /// The time since which every turn has had something to send.
+    pub(super) busy_since: Option<Mono>,
 }
 
 impl Sending {
@@ -41,8 +43,10 @@ impl Sending {
         } = driver;
         let authority = env.ticking_authority(at.mono).copied();
         let Some(feed) = feeds.next_to_send(at.mono, authority.is_some()) else {
+            self.busy_since = None;
             return false;
         };
+        self.busy_since.get_or_insert(at.mono);
         if let Some(authority) = authority
             && let Some(first) = feeds.flush(feed, &authority, at.mono)
         {
@@ -62,7 +66,9 @@ impl Sending {
         driver: &mut Driver<N>,
         at: Moment,
     ) {
-        let Self { leftovers, doomed } = self;
+        let Self {
+            leftovers, doomed, ..
+        } = self;
         for fallen in leftovers.fallen.drain(..) {
             if let Some(connection) = connections.at(fallen.owner) {
                 driver.put_on_slow_path(connection, fallen.rest, at);
@@ -76,7 +82,9 @@ impl Sending {
             }
         }
         for owner in leftovers.slow.drain(..) {
-            if let Some(connection) = connections.at(owner) {
+            if let Some(connection) = connections.at(owner)
+                && !driver.extend_waiting_replay(connection)
+            {
                 driver.feeds.leave(owner);
                 doomed.push((connection.key, CloseReason::SlowConsumer));
             }

@@ -17,10 +17,13 @@ pub(super) fn with_connection<N: Network>(
     driver: &mut Driver<N>,
     step: impl FnOnce(&mut Driver<N>, &mut Connection<N::Socket>) -> AfterStep,
 ) {
-    if let Some(connection) = connections.get(key)
-        && step(driver, connection).is_gone()
-    {
+    let Some(connection) = connections.get(key) else {
+        return;
+    };
+    if step(driver, connection).is_gone() {
         empty_slot(key.slot, connections, driver);
+    } else {
+        driver.account(connection);
     }
 }
 
@@ -53,6 +56,7 @@ pub(super) fn empty_slot<N: Network>(
             driver.feeds.feed_of(slot).is_none(),
             "a connection leaves its feed before its slot is emptied"
         );
+        driver.release_memory(&connection);
         driver.network.deregister(&connection.socket);
     }
 }

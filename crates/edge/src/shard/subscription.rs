@@ -1,6 +1,6 @@
-//! Handling of SUBSCRIBE: starts a replay, takes the client out of its old feed, and lets it join
-//! the new one. The rules themselves are in timebase ([`tickstorm_timebase::plan`]); this module
-//! applies them to a connection and the feeds.
+//! Handling of SUBSCRIBE: charges for a replay and starts it, takes the client out of its old feed,
+//! and lets it join the new one. The rules themselves are in [`tickstorm_timebase::plan`] and in
+//! [`super::replay_budget`]; this module applies them to a connection and the feeds.
 
 use std::os::fd::AsRawFd;
 
@@ -13,6 +13,8 @@ use super::env::Env;
 use super::feeds::Feeds;
 use super::outbox::Outbox;
 use super::replay::Replay;
+use super::replay_budget::ChargedAddress;
+use crate::admission::Address;
 use crate::feed::FeedId;
 
 /// The outcome of a SUBSCRIBE.
@@ -38,7 +40,7 @@ pub(super) fn subscribe<S: AsRawFd>(
         return SubscribeOutcome::Waits;
     };
     match context.env.ticking_authority(context.at.mono) {
-        Some(authority) if served.pending_subscribes.is_empty() => {
+        Some(authority) if !served.has_pending_subscribes() => {
             serve(connection, &[request], authority, context)
         }
         Some(_) | None => {
@@ -57,7 +59,7 @@ pub(super) fn serve_pending_subscribes<S: AsRawFd>(
     let (Some(authority), Some(served)) = (authority, connection.served_mut()) else {
         return SubscribeOutcome::Waits;
     };
-    let requests = std::mem::take(&mut served.pending_subscribes);
+    let requests = served.take_pending_subscribes();
     serve(connection, &requests, authority, context)
 }
 
@@ -76,35 +78,60 @@ fn serve<S: AsRawFd>(
         at,
         ..
     } = context;
-    let mut last = None;
-    for request in requests {
+    let Some((request, earlier)) = requests.split_last() else {
+        return SubscribeOutcome::Waits;
+    };
+    for request in earlier {
         let Some(plan) = plan_for(request, authority, env, feeds, at.mono) else {
             return SubscribeOutcome::Refused(CloseReason::ResumeTooFar);
         };
-        connection
-            .session
-            .subscribed(env.limits(), plan.start, control.frames());
-        last = Some((request, plan));
+        let session = &mut connection.session;
+        session.subscribed(env.limits(), plan.start, control.frames());
     }
-    let Some((request, plan)) = last else {
-        return SubscribeOutcome::Waits;
+    let Some(plan) = plan_for(request, authority, env, feeds, at.mono) else {
+        return SubscribeOutcome::Refused(CloseReason::ResumeTooFar);
     };
+    let replay = Replay::from_plan(request.mode, &plan);
+    if let Err(reason) = charge(connection, replay.as_ref(), env, at.mono) {
+        return SubscribeOutcome::Refused(reason);
+    }
+    let session = &mut connection.session;
+    session.subscribed(env.limits(), plan.start, control.frames());
     let (slot, fd) = (connection.key.slot, connection.socket.as_raw_fd());
     feeds.leave(slot);
     let Some(served) = connection.served_mut() else {
         return SubscribeOutcome::Waits;
     };
-    let replay = Replay::from_plan(request.mode, &plan);
-    if let Some(outbox) = served.outbox.as_mut() {
+    if replay.is_some() {
+        served.outbox.get_or_insert_with(|| Outbox::new(at.now));
+    }
+    if let Some(outbox) = served.outbox.as_deref_mut() {
         outbox.set_replay(replay);
-    } else if replay.is_some() {
-        let mut outbox = Outbox::new(at.now);
-        outbox.set_replay(replay);
-        served.outbox = Some(outbox);
     }
     let is_behind = served.outbox.is_some();
     feeds.enter(slot, fd, feed_of(request), plan.start, is_behind);
     SubscribeOutcome::Served
+}
+
+/// Charges a replay to the connection and, unless its client is a known device, to its address.
+fn charge<S>(
+    connection: &mut Connection<S>,
+    replay: Option<&Replay>,
+    env: &Env,
+    now: Mono,
+) -> Result<(), CloseReason> {
+    let address = Address::from(connection.peer.ip());
+    let (Some(replay), Some(served)) = (replay, connection.served_mut()) else {
+        return Ok(());
+    };
+    let charged = ChargedAddress {
+        address,
+        budgets: &env.commons.replays,
+    };
+    let charged = (!served.has_cookie()).then_some(charged);
+    let window = env.settings().feeds.resume_window;
+    let budget = &mut served.replay_budget;
+    budget.charge(replay.past_ticks(), charged, window, now)
 }
 
 fn plan_for(

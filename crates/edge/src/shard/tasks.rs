@@ -10,6 +10,7 @@ use super::connection::Connection;
 use super::connections::{Connections, Walk, WalkProgress};
 use super::driver::Driver;
 use super::listing::Listing;
+use super::shedding::Shedding;
 use super::slots::{close_if_open, with_connection};
 use super::time::Moment;
 use crate::sys::network::Network;
@@ -23,6 +24,8 @@ pub(super) enum ShardTask {
     ServePendingSubscribes(Walk),
     /// Compiles a list of connections for an operator.
     List(Listing),
+    /// Closes the connections whose sockets hold most memory.
+    Shed(Shedding),
     /// Closes the connection with this id for an operator.
     CloseOne {
         id: u64,
@@ -32,33 +35,63 @@ pub(super) enum ShardTask {
     },
 }
 
-/// The tasks in progress, which take turns.
+/// The tasks in progress. Those that clients depend on take turns and come first, and so do those
+/// for operators after them.
 #[derive(Default)]
-pub(super) struct ShardTasks(VecDeque<ShardTask>);
+pub(super) struct ShardTasks {
+    for_clients: VecDeque<ShardTask>,
+    for_operators: VecDeque<ShardTask>,
+}
 
 impl ShardTasks {
-    pub(super) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+    /// Returns whether there is a task to do now. `with_operators` says whether those for operators
+    /// count.
+    pub(super) fn have_any(&self, with_operators: bool) -> bool {
+        !self.for_clients.is_empty() || (with_operators && !self.for_operators.is_empty())
     }
 
     pub(super) fn add(&mut self, task: ShardTask) {
-        self.0.push_back(task);
+        if task.is_for_operators() {
+            self.for_operators.push_back(task);
+        } else {
+            self.for_clients.push_back(task);
+        }
     }
 
     /// Starts ending all subscriptions, or starts over if that is already in progress.
     pub(super) fn end_subscriptions(&mut self) {
-        self.0
+        self.for_clients
             .retain(|task| !matches!(task, ShardTask::EndSubscriptions(_)));
-        self.0
+        self.for_clients
             .push_front(ShardTask::EndSubscriptions(Walk::default()));
     }
 
-    pub(super) fn next(&mut self) -> Option<ShardTask> {
-        self.0.pop_front()
+    /// Starts to shed connections, unless that is already in progress.
+    pub(super) fn shed(&mut self, shedding: Shedding) {
+        let mut tasks = self.for_clients.iter();
+        if !tasks.any(|task| matches!(task, ShardTask::Shed(_))) {
+            self.add(ShardTask::Shed(shedding));
+        }
+    }
+
+    /// Returns the next task to do. `with_operators` says whether it may be one for operators.
+    pub(super) fn next(&mut self, with_operators: bool) -> Option<ShardTask> {
+        let for_operators = &mut self.for_operators;
+        self.for_clients
+            .pop_front()
+            .or_else(|| for_operators.pop_front_if(|_| with_operators))
     }
 }
 
 impl ShardTask {
+    /// Returns whether an operator waits for it, and no client depends on it.
+    pub(super) fn is_for_operators(&self) -> bool {
+        match self {
+            Self::List(_) | Self::CloseOne { .. } => true,
+            Self::EndSubscriptions(_) | Self::ServePendingSubscribes(_) | Self::Shed(_) => false,
+        }
+    }
+
     /// Processes one connection.
     pub(super) fn step<N: Network>(
         &mut self,
@@ -89,6 +122,7 @@ impl ShardTask {
                 });
             }
             Self::List(listing) => return listing.step(connections, driver, at),
+            Self::Shed(shedding) => return shedding.step(connections, driver, at),
             Self::CloseOne { id, walk, reply } => {
                 let found = connections.step(walk);
                 if found.as_ref().is_some_and(|found| found.key.id != *id) {

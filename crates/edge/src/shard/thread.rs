@@ -16,16 +16,17 @@ use super::connections::Walk;
 use super::drain::Drain;
 use super::env::Commons;
 use super::listing::Listing;
+use super::shedding::Shedding;
 use super::tasks::ShardTask;
 use super::turn::Shard;
 use super::{ShardCommand, ShardHandle, Vitals};
-use crate::admission::OVERFLOW_MAX;
-use crate::fd_budget::RESERVED;
+use crate::fd_budget::{self, LINGERING_MIN, RESERVED};
 #[cfg(feature = "bench")]
 use crate::feed::FeedId;
 use crate::sys::fd_table::{self, FdTable};
 use crate::sys::kernel::Kernel;
 use crate::sys::network::Listen;
+use crate::sys::proxied::Proxied;
 use crate::sys::secured::Secured;
 use crate::sys::socket;
 
@@ -50,11 +51,10 @@ pub(crate) struct ShardThread {
 /// Fails if the system has no file descriptor or thread left.
 pub(crate) fn spawn(index: usize, commons: Commons) -> io::Result<ShardThread> {
     let kernel = Kernel::new()?;
-    let waker = kernel.waker();
     let (commands, received) = mpsc::channel();
     let handle = ShardHandle {
         commands,
-        waker: waker.clone(),
+        waker: kernel.waker(),
     };
     let vitals = Arc::new(Vitals {
         turned: AtomicU64::new(SystemClock.now().as_nanos()),
@@ -64,19 +64,18 @@ pub(crate) fn spawn(index: usize, commons: Commons) -> io::Result<ShardThread> {
     let published = Arc::clone(&vitals);
     let thread = Builder::new()
         .name(format!("shard-{index}"))
-        .spawn(move || match commons.tls.clone() {
-            None => {
-                let network = (kernel, waker);
-                let shard = Shard::new(index, commons, published, network, SystemClock);
-                run(shard, &received);
-            }
-            Some(config) => {
-                let network = (
-                    Secured::new(kernel, config, commons.metrics.tls.clone()),
-                    waker,
-                );
-                let shard = Shard::new(index, commons, published, network, SystemClock);
-                run(shard, &received);
+        .spawn(move || {
+            let proxied = Proxied::new(kernel, commons.balancers.clone());
+            match commons.tls.clone() {
+                None => {
+                    let shard = Shard::new(index, commons, published, proxied, SystemClock);
+                    run(shard, &received);
+                }
+                Some(configs) => {
+                    let network = Secured::new(proxied, configs, commons.metrics.tls.clone());
+                    let shard = Shard::new(index, commons, published, network, SystemClock);
+                    run(shard, &received);
+                }
             }
         })?;
     Ok(ShardThread {
@@ -156,7 +155,15 @@ fn run_command<N: Listen>(shard: &mut Shard<N, SystemClock>, command: ShardComma
         ShardCommand::Burst(mode, ticks) => shard.burst(FeedId::at_time(mode), &ticks),
         #[cfg(feature = "bench")]
         ShardCommand::Run(work, reply) => {
-            work(&shard.driver.feeds.caught_up());
+            let mut sockets = shard.driver.feeds.caught_up();
+            let mut keys = Vec::new();
+            if let Some(mut keys_by_socket) = shard.driver.network.bare_sealing() {
+                let keyed = sockets
+                    .into_iter()
+                    .filter_map(|socket| Some((socket, keys_by_socket.remove(&socket)?)));
+                (sockets, keys) = keyed.unzip();
+            }
+            work(&sockets, &mut keys);
             let _ = reply.send(());
         }
         ShardCommand::Drain(over, reply) => shard.drain(Drain::new(over, reply)),
@@ -169,22 +176,28 @@ fn run_command<N: Listen>(shard: &mut Shard<N, SystemClock>, command: ShardComma
             walk: Walk::default(),
             reply: Some(reply),
         }),
+        ShardCommand::Shed(excess) => shard.waiting.tasks.shed(Shedding::new(excess)),
         ShardCommand::Stop => {}
     }
 }
 
 /// Gives this shard's thread its own file descriptor table, with at most `limit` entries, and
-/// limits the number of connections accordingly.
+/// limits the numbers of its connections and of those that linger accordingly.
 fn separate<N: Listen>(shard: &mut Shard<N, SystemClock>, limit: u64) -> io::Result<FdTable> {
     fd_table::separate()?;
     let table = FdTable::of_this_thread()?;
     let limit = usize::try_from(limit).unwrap_or(usize::MAX);
     let reserved = usize::try_from(RESERVED).unwrap_or(usize::MAX);
     // With many shards, their wakers alone may take more than RESERVED.
-    let others = reserved.max(table.len()? + OVERFLOW_MAX + SPARE_FILES);
+    let others = reserved.max(table.len()? + LINGERING_MIN + SPARE_FILES);
+    let room = limit.saturating_sub(others);
+    let connections_max = shard.driver.env.commons.admission.connections_max();
+    let wanted = fd_budget::slots(connections_max).div_ceil(shard.peers.len().max(1));
+    let lingering_max = fd_budget::lingering_max(room, wanted);
     shard
         .acceptor
-        .set_connections_max(limit.saturating_sub(others));
+        .set_connections_max(room - (lingering_max - LINGERING_MIN));
+    shard.driver.lingering.set_max(lingering_max);
     Ok(table)
 }
 

@@ -31,15 +31,13 @@ use crate::admission::Evicted;
 #[cfg(feature = "bench")]
 use crate::feed::FeedId;
 use crate::sys::network::{Network, NetworkEvent, Readiness, Token, WaitFor};
-use crate::sys::waker::Waker;
 
 /// The time per turn for each kind of work other than the fan-out. If all kinds have work, a chunk
 /// waits about 2 ms.
 const SHARE: Duration = Duration::from_micros(300);
-
-/// The time before a tick in which no step of a TLS handshake is started. A signature by an RSA key
-/// of 2,048 bits takes about 1 ms.
-const HANDSHAKE_MARGIN: Duration = Duration::from_millis(3);
+/// The time per turn for accepting while no tick is being sent. With [`SHARE`], it would take only
+/// a part of the shard's time in a burst of connections, and the kernel's queue would overflow.
+const ACCEPT_SHARE: Duration = Duration::from_millis(1);
 
 /// The state of one shard.
 pub(super) struct Shard<N: Network, C> {
@@ -49,9 +47,9 @@ pub(super) struct Shard<N: Network, C> {
     pub(super) connections: Connections<N::Socket>,
     pub(super) driver: Driver<N>,
     pub(super) acceptor: Acceptor,
-    due: NextTick,
+    pub(super) due: NextTick,
     timer: TurnTimer,
-    sending: Sending,
+    pub(super) sending: Sending,
     pub(super) waiting: Waiting,
     pub(super) peers: Vec<ShardHandle>,
 }
@@ -61,7 +59,7 @@ impl<N: Network, C: Clock> Shard<N, C> {
         index: usize,
         commons: Commons,
         vitals: Arc<Vitals>,
-        (network, waker): (N, Waker),
+        network: N,
         clock: C,
     ) -> Self {
         let mut time = ShardTime::new(clock);
@@ -72,7 +70,7 @@ impl<N: Network, C: Clock> Shard<N, C> {
             vitals,
             connections: Connections::new(),
             driver: Driver::new(Env::new(commons), network, at),
-            acceptor: Acceptor::new(index, waker),
+            acceptor: Acceptor::new(index),
             due: NextTick::new(),
             timer: TurnTimer::new(),
             sending: Sending::default(),
@@ -123,9 +121,16 @@ impl<N: Network, C: Clock> Shard<N, C> {
             if mono >= self.due.next_tick() {
                 break;
             }
-            let until = (mono + SHARE).min(self.due.next_tick());
+            let is_accepting = matches!(kind, WorkKind::Accepts);
+            let share = if is_accepting && !is_sending {
+                ACCEPT_SHARE
+            } else {
+                SHARE
+            };
+            let until = (mono + share).min(self.due.next_tick());
             match kind {
                 WorkKind::Doomed => self.close_doomed(until),
+                WorkKind::Evictions => self.evict_buffers(until),
                 WorkKind::Events => self.serve_events(until),
                 WorkKind::Deadlines => self.advance_wheel(until),
                 WorkKind::Arrivals => self.join_arrivals(until),
@@ -133,6 +138,7 @@ impl<N: Network, C: Clock> Shard<N, C> {
                 WorkKind::Tasks => self.run_tasks(until),
                 WorkKind::Accepts => self.accept(until),
                 WorkKind::Drain => self.run_drain(until),
+                WorkKind::Replays => self.send_replays(until),
             }
         }
         Ok(())
@@ -142,17 +148,24 @@ impl<N: Network, C: Clock> Shard<N, C> {
     fn has_work(&self, kind: WorkKind, mono: Mono) -> bool {
         match kind {
             WorkKind::Doomed => !self.sending.doomed.is_empty(),
-            WorkKind::Events => !self.waiting.events.is_empty(),
+            WorkKind::Evictions => self.driver.buffered.is_over(),
+            WorkKind::Events => !self.waiting.events.is_empty() && !self.driver.buffered.is_over(),
             WorkKind::Deadlines => {
                 mono >= self.waiting.wheel_due || !self.waiting.expired.is_empty()
             }
             WorkKind::Handshakes => {
-                !self.waiting.handshakes.is_empty() && self.may_shake_hands(mono)
+                !self.waiting.handshakes.is_empty()
+                    && !self.driver.buffered.is_over()
+                    && self.may_shake_hands(mono)
             }
             WorkKind::Arrivals => self.driver.feeds.have_arrivals(),
-            WorkKind::Tasks => !self.waiting.tasks.is_empty(),
+            WorkKind::Tasks => {
+                let with_operators = self.may_serve_operators(mono);
+                self.waiting.tasks.have_any(with_operators)
+            }
             WorkKind::Accepts => mono >= self.acceptor.due(),
             WorkKind::Drain => mono >= self.waiting.drain_due(),
+            WorkKind::Replays => mono >= self.replays_due(mono),
         }
     }
 
@@ -163,6 +176,7 @@ impl<N: Network, C: Clock> Shard<N, C> {
 
     /// Returns how to wait when there is nothing to do at `mono`.
     fn idle(&mut self, mono: Mono) -> IdleAction {
+        let replays = self.replays_due(mono);
         let Driver { env, feeds, .. } = &mut self.driver;
         let batch = match env.ticking_authority(mono) {
             Some(_) => feeds.next_batch(),
@@ -171,7 +185,8 @@ impl<N: Network, C: Clock> Shard<N, C> {
         let other = batch
             .min(self.waiting.wheel_due)
             .min(self.acceptor.due())
-            .min(self.waiting.drain_due());
+            .min(self.waiting.drain_due())
+            .min(replays);
         let spins = env.settings().spin && feeds.have_subscribers();
         self.timer.idle(mono, self.due.next_tick(), other, spins)
     }
@@ -214,10 +229,7 @@ impl<N: Network, C: Clock> Shard<N, C> {
             let at = self.time.read_clock();
             match event {
                 NetworkEvent::Timer => self.timer.handle_fired(),
-                NetworkEvent::Woken => {
-                    self.waiting.commands = true;
-                    self.acceptor.retry();
-                }
+                NetworkEvent::Woken => self.waiting.commands = true,
                 NetworkEvent::Incoming => self.acceptor.set_pending(),
                 NetworkEvent::Socket(token, readiness) => {
                     let connection = self.connections.reported(token);
@@ -234,51 +246,21 @@ impl<N: Network, C: Clock> Shard<N, C> {
                     }
                 }
             }
-            if at.mono >= until {
+            if at.mono >= until || self.driver.buffered.is_over() {
                 return;
             }
         }
     }
 
-    fn handle_readiness(&mut self, token: Token, readiness: Readiness, at: Moment) {
-        if let Some(connection) = self.connections.reported(token)
-            && self
-                .driver
-                .handle_readiness(connection, readiness, at)
-                .is_gone()
-        {
+    pub(super) fn handle_readiness(&mut self, token: Token, readiness: Readiness, at: Moment) {
+        let Some(connection) = self.connections.reported(token) else {
+            return;
+        };
+        let after = self.driver.handle_readiness(connection, readiness, at);
+        if after.is_gone() {
             empty_slot(token.slot, &mut self.connections, &mut self.driver);
-        }
-    }
-
-    /// Returns whether a step of a handshake that starts at `mono` ends before the next tick.
-    fn may_shake_hands(&self, mono: Mono) -> bool {
-        mono + HANDSHAKE_MARGIN < self.due.next_tick()
-    }
-
-    /// Takes the next steps of TLS handshakes.
-    fn shake_hands(&mut self, until: Mono) {
-        loop {
-            let at = self.time.read_clock();
-            if !self.may_shake_hands(at.mono) {
-                return;
-            }
-            let Some(token) = self.waiting.handshakes.pop_front() else {
-                return;
-            };
-            if let Some(connection) = self.connections.reported(token) {
-                connection.is_handshake_queued = false;
-            }
-            // Events that came meanwhile are served too: the socket is read until it is empty.
-            let readiness = Readiness {
-                has_input: true,
-                until_empty: true,
-                takes_output: true,
-            };
-            self.handle_readiness(token, readiness, at);
-            if at.mono >= until {
-                return;
-            }
+        } else {
+            self.driver.account(connection);
         }
     }
 
@@ -333,8 +315,11 @@ impl<N: Network, C: Clock> Shard<N, C> {
                 .acceptor
                 .accept_one(&mut self.connections, &mut self.driver, at);
             match accepted {
-                AcceptOutcome::Handled(Some(evicted)) => self.make_room(evicted, at),
-                AcceptOutcome::Handled(None) => {}
+                AcceptOutcome::Handled(evicted) => {
+                    evicted
+                        .into_iter()
+                        .for_each(|evicted| self.make_room(evicted, at));
+                }
                 AcceptOutcome::Nothing => break,
             }
             if at.mono >= until {
@@ -377,10 +362,37 @@ impl<N: Network, C: Clock> Shard<N, C> {
         }
     }
 
+    /// Closes connections until those that are left hold no more unfinished input than they may.
+    fn evict_buffers(&mut self, until: Mono) {
+        while let Some(slot) = self.driver.buffered.next_evicted() {
+            let at = self.time.read_clock();
+            let Some(connection) = self.connections.at(slot) else {
+                debug_assert!(false, "only a connection holds anything");
+                self.driver.buffered.set(slot, 0, false);
+                continue;
+            };
+            let key = connection.key;
+            with_connection(
+                key,
+                &mut self.connections,
+                &mut self.driver,
+                |driver, connection| driver.evict_buffer(connection, at),
+            );
+            if at.mono >= until {
+                return;
+            }
+        }
+    }
+
     fn run_tasks(&mut self, until: Mono) {
-        let Some(mut task) = self.waiting.tasks.next() else {
+        let mono = self.time.read_clock().mono;
+        let with_operators = self.may_serve_operators(mono);
+        let Some(mut task) = self.waiting.tasks.next(with_operators) else {
             return;
         };
+        if task.is_for_operators() {
+            self.waiting.served_operators = mono;
+        }
         loop {
             let at = self.time.read_clock();
             match task.step(&mut self.connections, &mut self.driver, at) {
@@ -406,7 +418,6 @@ impl<N: Network, C: Clock> Shard<N, C> {
             time,
             connections,
             driver,
-            acceptor,
             waiting: Waiting {
                 drain: Some(drain), ..
             },
@@ -420,7 +431,7 @@ impl<N: Network, C: Clock> Shard<N, C> {
             if at.mono < drain.due() {
                 return;
             }
-            drain.step(acceptor, connections, driver, at);
+            drain.step(connections, driver, at);
             if at.mono >= until {
                 return;
             }

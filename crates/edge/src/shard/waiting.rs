@@ -24,7 +24,11 @@ pub(super) struct Waiting {
     pub(super) expired: VecDeque<Vec<(Key, Bucket)>>,
     /// Connections with input for their TLS handshakes.
     pub(super) handshakes: VecDeque<Token>,
+    /// The time at which a handshake last took a step.
+    pub(super) shook_hands: Mono,
     pub(super) tasks: ShardTasks,
+    /// The time at which a task for operators last took a step.
+    pub(super) served_operators: Mono,
     pub(super) drain: Option<Drain>,
 }
 
@@ -37,7 +41,9 @@ impl Waiting {
             wheel_due,
             expired: VecDeque::new(),
             handshakes: VecDeque::new(),
+            shook_hands: Mono::ZERO,
             tasks: ShardTasks::default(),
+            served_operators: Mono::ZERO,
             drain: None,
         }
     }

@@ -12,21 +12,25 @@ use tickstorm_timebase::{Authority, Epoch, ManualClock, Mode, Mono, Quality, Tic
 use tokio::sync::watch;
 
 use super::Vitals;
+use super::address_budgets;
 use super::env::Commons;
 use super::turn::Shard;
 use crate::admission::{Admission, Attempts};
 use crate::auth::AcceptedCredentials;
 use crate::config::Config;
 use crate::feed::FeedId;
+use crate::ip_lists::IpLists;
+use crate::memory::{KernelBound, Memory};
 use crate::metrics::Metrics;
 use crate::start_error::StartError;
 use crate::sys::kernel::Kernel;
+use crate::sys::proxied::Proxied;
 
 const FEED: FeedId = FeedId::at_time(Mode::Second);
 
 /// A shard whose SECOND feed has subscribers, and which sends one tick per step.
 pub struct FanOut<'socket> {
-    shard: Shard<Kernel, ManualClock>,
+    shard: Shard<Proxied<Kernel>, ManualClock>,
     clock: ManualClock,
     /// The socket whose descriptor number all subscribers have.
     _socket: BorrowedFd<'socket>,
@@ -48,15 +52,24 @@ impl<'socket> FanOut<'socket> {
         subscribers: u32,
     ) -> Result<Self, StartError> {
         let metrics = Metrics::register(&Registry::new())?;
-        let (_, credentials) = watch::channel(AcceptedCredentials::load(&config.credentials)?);
+        let (_, credentials) = watch::channel(AcceptedCredentials::load(&config.credentials)?.0);
         let commons = Commons {
-            settings: Arc::new(config.for_shards(1)),
-            admission: Admission::new(0, 1, metrics.active_connections.clone()),
+            settings: Arc::new(config.for_shards(1, 0)),
+            admission: Admission::new(
+                config.admission_limits(0),
+                watch::channel(IpLists::default()).1,
+                metrics.admission_gauges(),
+            ),
             attempts: Attempts::new(0),
+            replays: Arc::new(address_budgets(config.resume_window)),
+            memory: Memory::new(&metrics.memory, config.buffered_max, KernelBound::none()),
             metrics,
             authority: watch::channel(None).1,
             credentials,
             tls: None,
+            refusals: Arc::default(),
+            balancers: None,
+            proxy_faults: Arc::default(),
         };
         let vitals = Arc::new(Vitals {
             turned: AtomicU64::new(0),
@@ -64,9 +77,9 @@ impl<'socket> FanOut<'socket> {
             accepting: AtomicBool::new(true),
         });
         let kernel = Kernel::new().map_err(|source| StartError::Shard { shard: 0, source })?;
-        let waker = kernel.waker();
+        let network = Proxied::new(kernel, None);
         let clock = ManualClock::new(now);
-        let mut shard = Shard::new(0, commons, vitals, (kernel, waker), clock.clone());
+        let mut shard = Shard::new(0, commons, vitals, network, clock.clone());
         shard.set_authority(Some(authority));
         let feeds = &mut shard.driver.feeds;
         feeds.release(&authority, now);

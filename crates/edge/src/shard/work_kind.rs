@@ -6,19 +6,26 @@ pub(super) enum WorkKind {
     /// Closing connections that a fan-out found to be slow or broken. This comes first, because
     /// their sockets' events would give no better close reason.
     Doomed,
+    /// Closing connections because all together hold too much unfinished input. Nothing more is
+    /// read meanwhile.
+    Evictions,
     Events,
     Deadlines,
     Arrivals,
     /// Steps of TLS handshakes, unless a tick is almost due.
     Handshakes,
+    /// Work on all connections. What is only for operators waits while ticks are sent.
     Tasks,
     Accepts,
     Drain,
+    /// Replays, unless a tick is almost due, for at most a fifth of the time.
+    Replays,
 }
 
 impl WorkKind {
-    pub(super) const ALL: [Self; 8] = [
+    pub(super) const ALL: [Self; 10] = [
         Self::Doomed,
+        Self::Evictions,
         Self::Events,
         Self::Deadlines,
         Self::Arrivals,
@@ -26,5 +33,6 @@ impl WorkKind {
         Self::Tasks,
         Self::Accepts,
         Self::Drain,
+        Self::Replays,
     ];
 }

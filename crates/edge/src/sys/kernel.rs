@@ -4,17 +4,20 @@
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::os::fd::{AsFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd as _, OwnedFd, RawFd};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::io::Errno as RustixErrno;
 use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, recv, sendmsg, sockopt};
+use socket2::SockRef;
 use tickstorm_timebase::{Clock, Mono, SystemClock};
 use tickstorm_timer::TimerFd;
 
 use super::network::{Listen, Network, NetworkEvent, Readiness, Received, Token, WaitFor};
 use super::socket::transmit;
+use super::socket_memory::SocketMemory;
 use super::waker::Waker;
 
 /// The events for which a socket is registered at first: input, urgent data, and the end of input.
@@ -120,6 +123,19 @@ impl Network for Kernel {
             &mut SendAncillaryBuffer::default(),
             flags,
         )?)
+    }
+
+    fn buffered(&self, _socket: &TcpStream) -> usize {
+        0
+    }
+
+    fn socket_memory(&self, socket: &TcpStream) -> SocketMemory {
+        SocketMemory::of(socket.as_raw_fd())
+    }
+
+    fn reset_on_drop(&mut self, socket: &TcpStream) {
+        // If this fails, the kernel keeps the memory until TCP_USER_TIMEOUT.
+        let _ = SockRef::from(socket).set_linger(Some(Duration::ZERO));
     }
 
     fn shut_down_sending(&mut self, socket: &TcpStream) {
@@ -361,9 +377,7 @@ mod tests {
         let mut kernel = Kernel::new().unwrap();
         let (mine, mut theirs) = pair();
         theirs.write_all(b"before").unwrap();
-        socket2::SockRef::from(&theirs)
-            .send_out_of_band(b"!")
-            .unwrap();
+        SockRef::from(&theirs).send_out_of_band(b"!").unwrap();
         theirs.write_all(b"after").unwrap();
         kernel.register(&mine, token(0)).unwrap();
         let mut events = Vec::new();

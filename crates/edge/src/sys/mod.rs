@@ -3,8 +3,11 @@
 //! number, as the hot loop does, and unshare(2).
 
 pub(crate) mod fd_table;
+pub(crate) mod heap;
 pub(crate) mod kernel;
 pub(crate) mod network;
+pub(crate) mod proxied;
 pub(crate) mod secured;
 pub(crate) mod socket;
+pub(crate) mod socket_memory;
 pub(crate) mod waker;

@@ -9,6 +9,8 @@ use std::time::Duration;
 use nix::errno::Errno;
 use tickstorm_timebase::Clock;
 
+use super::socket_memory::SocketMemory;
+
 /// A shard's sockets, listener and events, and the clock that gives the time of a read.
 pub(crate) trait Network: Clock {
     /// An open connection. Dropping it closes it.
@@ -44,6 +46,36 @@ pub(crate) trait Network: Clock {
     fn client_certificate(&self, _socket: &Self::Socket) -> Option<&ClientCertificate> {
         None
     }
+
+    /// Returns whether the socket's peer is a load balancer, which has yet to announce the client's
+    /// address.
+    fn awaits_client_address(&self, _socket: &Self::Socket) -> bool {
+        false
+    }
+
+    /// Returns the client's address if a load balancer has announced it since the last call. The
+    /// peer of the socket is then the balancer.
+    fn take_client_address(&mut self, _socket: &Self::Socket) -> Option<SocketAddr> {
+        None
+    }
+
+    /// Lends the sealing keys of all sockets that have no unsent records; `None` without TLS.
+    #[cfg(feature = "bench")]
+    fn bare_sealing(
+        &mut self,
+    ) -> Option<std::collections::HashMap<RawFd, tickstorm_tls::BareSealing<'_>>> {
+        None
+    }
+
+    /// Returns how much memory this process holds for the socket: input that is not complete, and
+    /// output that was accepted but not sent.
+    fn buffered(&self, socket: &Self::Socket) -> usize;
+
+    /// Returns how much memory the kernel holds for the socket.
+    fn socket_memory(&self, socket: &Self::Socket) -> SocketMemory;
+
+    /// Makes dropping the socket reset the connection, so that the kernel frees its memory at once.
+    fn reset_on_drop(&mut self, socket: &Self::Socket);
 
     /// Shuts down the sending side. Errors are ignored: if the peer is already gone, reading shows
     /// it.
@@ -97,6 +129,14 @@ impl Received {
             },
         }
     }
+}
+
+/// Returns whether a read that failed with `error` may succeed later.
+pub(crate) fn is_transient(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
+    )
 }
 
 /// The parts of a client's certificate that identify it to an operator.

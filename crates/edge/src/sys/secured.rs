@@ -8,6 +8,8 @@
 //! record has been sent, the byte is accepted without being sealed again.
 
 mod channel;
+mod greeting;
+mod outcome;
 mod peers;
 
 use std::io::{self, IoSlice};
@@ -18,25 +20,24 @@ use std::sync::Arc;
 use nix::errno::Errno;
 use rustls::ServerConfig;
 use tickstorm_timebase::{Clock, Mono};
-use tickstorm_tls::{Handshake, HandshakeError, HandshakeProgress, OpenError, Session};
+use tickstorm_tls::{HandshakeError, OpenError, Session};
 use tokio::sync::watch;
 
-use self::channel::{Channel, End, flush};
+use self::channel::{End, flush};
 use self::peers::{Peer, Peers};
 use super::network::{
     BUFFER_MIN, ClientCertificate, Listen, Network, NetworkEvent, Readiness, Received, Token,
     WaitFor,
 };
+use super::socket_memory::SocketMemory;
 use crate::metrics::{HandshakeResult, TlsMetrics};
-
-/// The longest content of a record on the slow path, where the socket accepts little at a time: the
-/// write deadline applies to each record.
-const SLOW_RECORD_MAX: usize = 4 * 1024;
+use crate::tls::{ClientAuth, TlsConfigs};
 
 /// TLS over the sockets of `N`.
 pub(crate) struct Secured<N> {
     plain: N,
     config: watch::Receiver<Arc<ServerConfig>>,
+    client_auth: ClientAuth,
     metrics: TlsMetrics,
     /// The state of each socket, by its number.
     peers: Peers,
@@ -48,15 +49,6 @@ pub(crate) struct Secured<N> {
     gathered: Vec<u8>,
     /// Output that is being sealed.
     sealed: Vec<u8>,
-}
-
-/// A handshake in progress.
-struct Greeting {
-    /// The time at which its first byte was read.
-    started: Mono,
-    handshake: Handshake,
-    /// The unsent end of the server's messages.
-    unsent: Vec<u8>,
 }
 
 /// TLS has failed, by the fault of either side. If TLS has an alert for the failure, it has been
@@ -82,94 +74,36 @@ impl TlsFailure {
     pub(crate) fn of(error: &io::Error) -> Option<&Self> {
         error.get_ref()?.downcast_ref()
     }
+
+    /// Returns the result of the handshake, if the edge has refused the client's certificate.
+    pub(crate) fn refusal(&self) -> Option<HandshakeResult> {
+        match self {
+            Self::Handshake(error) => Some(outcome::of(error)).filter(|result| result.is_refusal()),
+            Self::Unfinished | Self::Record(_) => None,
+        }
+    }
 }
 
 impl<N: Network> Secured<N> {
     /// Adds TLS to a network. Each handshake uses the configuration that is current when it starts.
     pub(crate) fn new(
         plain: N,
-        config: watch::Receiver<Arc<ServerConfig>>,
+        TlsConfigs {
+            current: config,
+            client_auth,
+        }: TlsConfigs,
         metrics: TlsMetrics,
     ) -> Self {
         Self {
             plain,
             config,
+            client_auth,
             metrics,
             peers: Peers::default(),
             ended: Vec::new(),
             input: vec![0; BUFFER_MIN],
             gathered: Vec::new(),
             sealed: Vec::new(),
-        }
-    }
-
-    /// Continues a handshake with the next input, and reads the plaintext that follows it.
-    fn shake_hands(&mut self, socket: &N::Socket, buffer: &mut [u8]) -> io::Result<Received> {
-        let fd = socket.as_raw_fd();
-        let Self {
-            plain,
-            config,
-            metrics,
-            peers,
-            input,
-            sealed,
-            ..
-        } = self;
-        let peer = peers.of(fd)?;
-        let abandoned = |_| {
-            metrics.count_handshake(HandshakeResult::Abandoned);
-            TlsFailure::Unfinished
-        };
-        if let Peer::Handshake(greeting) = peer
-            && !flush(plain, &mut greeting.unsent, fd).map_err(abandoned)?
-        {
-            // The client has nothing to say before it has received the rest. This error makes the
-            // shard read again a few times and then re-arm the socket, which reports when it is
-            // writable.
-            return Err(io::ErrorKind::Interrupted.into());
-        }
-        let received = match plain.receive(socket, input) {
-            Err(error) if matches!(peer, Peer::Handshake(_)) && !is_transient(&error) => {
-                Received::End
-            }
-            received => received?,
-        };
-        let mut greeting = match std::mem::replace(peer, Peer::Failed) {
-            Peer::Handshake(greeting) => greeting,
-            Peer::Absent | Peer::Silent | Peer::Open(_) | Peer::Failed => {
-                if received == Received::End {
-                    return Ok(Received::End);
-                }
-                let config = Arc::clone(&config.borrow());
-                Greeting::new(config, plain.now()).map_err(TlsFailure::Handshake)?
-            }
-        };
-        let Received::Bytes { len, .. } = received else {
-            metrics.count_handshake(HandshakeResult::Abandoned);
-            return Err(TlsFailure::Unfinished.into());
-        };
-        sealed.clear();
-        let progress = greeting.handshake.handle_input(&input[..len], sealed);
-        greeting.unsent.append(sealed);
-        flush(plain, &mut greeting.unsent, fd).map_err(abandoned)?;
-        let progress = progress.map_err(|error| {
-            metrics.count_handshake(result_of(&error));
-            TlsFailure::Handshake(error)
-        });
-        match progress? {
-            HandshakeProgress::InProgress => {
-                *peer = Peer::Handshake(greeting);
-                Err(io::ErrorKind::Interrupted.into())
-            }
-            HandshakeProgress::Established(established) => {
-                metrics.count_handshake(HandshakeResult::Completed);
-                let taken = plain.now().since(greeting.started);
-                metrics.handshake_seconds.observe(taken.as_secs_f64());
-                let (mut channel, mut unread) = Channel::new(established, greeting.unsent);
-                let opened = channel.open(&mut unread, buffer);
-                *peer = Peer::Open(channel);
-                read_outcome(opened, false)
-            }
         }
     }
 
@@ -216,8 +150,8 @@ impl<N: Network> Secured<N> {
         }
     }
 
-    /// Sends bytes in records of at most `record_max` bytes, until the socket is full.
-    fn seal(&mut self, fd: RawFd, bytes: &[u8], record_max: usize) -> Result<usize, Errno> {
+    /// Sends bytes in records, until the socket is full.
+    fn seal(&mut self, fd: RawFd, bytes: &[u8]) -> Result<usize, Errno> {
         let Self {
             plain,
             peers,
@@ -227,41 +161,8 @@ impl<N: Network> Secured<N> {
         let Peer::Open(channel) = peers.of(fd)? else {
             return Err(Errno::ENOTCONN);
         };
-        channel.send(fd, bytes, record_max, plain, sealed)
+        channel.send(fd, bytes, plain, sealed)
     }
-}
-
-impl Greeting {
-    fn new(config: Arc<ServerConfig>, started: Mono) -> Result<Box<Self>, HandshakeError> {
-        Ok(Box::new(Self {
-            started,
-            handshake: Handshake::new(config)?,
-            unsent: Vec::new(),
-        }))
-    }
-}
-
-fn result_of(error: &HandshakeError) -> HandshakeResult {
-    match error {
-        HandshakeError::Tls(
-            rustls::Error::NoCertificatesPresented | rustls::Error::InvalidCertificate(_),
-        ) => HandshakeResult::CertificateRefused,
-        HandshakeError::Tls(rustls::Error::AlertReceived(_)) | HandshakeError::Closed => {
-            HandshakeResult::Abandoned
-        }
-        HandshakeError::Tls(_)
-        | HandshakeError::InvalidRecord
-        | HandshakeError::TooMuchInput
-        | HandshakeError::Ended => HandshakeResult::Failed,
-    }
-}
-
-/// Returns whether a read may succeed later.
-fn is_transient(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
-    )
 }
 
 /// Returns the result of a read that brought `opened` bytes of plaintext. Without any, the caller
@@ -315,7 +216,7 @@ impl<N: Network> Network for Secured<N> {
     }
 
     fn send(&mut self, socket: RawFd, bytes: &[u8]) -> Result<usize, Errno> {
-        self.seal(socket, bytes, Session::CONTENT_MAX)
+        self.seal(socket, bytes)
     }
 
     fn send_parts(&mut self, socket: &N::Socket, parts: &[IoSlice<'_>]) -> io::Result<usize> {
@@ -325,7 +226,7 @@ impl<N: Network> Network for Secured<N> {
             let room = Session::CONTENT_MAX - gathered.len();
             gathered.extend_from_slice(&part[..part.len().min(room)]);
         }
-        let taken = self.seal(socket.as_raw_fd(), &gathered, SLOW_RECORD_MAX);
+        let taken = self.seal(socket.as_raw_fd(), &gathered);
         self.gathered = gathered;
         Ok(taken?)
     }
@@ -353,9 +254,47 @@ impl<N: Network> Network for Secured<N> {
         }
     }
 
+    fn awaits_client_address(&self, socket: &N::Socket) -> bool {
+        self.plain.awaits_client_address(socket)
+    }
+
+    fn take_client_address(&mut self, socket: &N::Socket) -> Option<SocketAddr> {
+        self.plain.take_client_address(socket)
+    }
+
+    #[cfg(feature = "bench")]
+    fn bare_sealing(
+        &mut self,
+    ) -> Option<std::collections::HashMap<RawFd, tickstorm_tls::BareSealing<'_>>> {
+        Some(self.peers.bare_sealing().collect())
+    }
+
+    fn buffered(&self, socket: &N::Socket) -> usize {
+        let own = match self.peers.get(socket.as_raw_fd()) {
+            Some(Peer::Handshake(greeting)) => greeting.buffered(),
+            Some(Peer::Open(channel)) => channel.buffered(),
+            Some(Peer::Absent | Peer::Silent | Peer::Failed) | None => 0,
+        };
+        own + self.plain.buffered(socket)
+    }
+
+    fn socket_memory(&self, socket: &N::Socket) -> SocketMemory {
+        self.plain.socket_memory(socket)
+    }
+
+    fn reset_on_drop(&mut self, socket: &N::Socket) {
+        self.plain.reset_on_drop(socket);
+    }
+
     fn shut_down_sending(&mut self, socket: &N::Socket) {
         let fd = socket.as_raw_fd();
         self.close_notify(fd);
+        // What still arrives will be discarded, so a partial record need not be kept for it.
+        if let Ok(peer) = self.peers.of(fd)
+            && matches!(peer, Peer::Open(channel) if channel.unsent.is_empty())
+        {
+            *peer = Peer::Failed;
+        }
         self.plain.shut_down_sending(socket);
     }
 
@@ -380,6 +319,9 @@ impl<N: Network> Network for Secured<N> {
         // The socket is about to be closed.
         self.close_notify(socket.as_raw_fd());
         self.plain.deregister(socket);
+        if let Some(Peer::Handshake(_)) = self.peers.get(socket.as_raw_fd()) {
+            self.metrics.count_handshake(HandshakeResult::Abandoned);
+        }
         self.peers.set(socket.as_raw_fd(), Peer::Absent);
     }
 

@@ -1,15 +1,17 @@
 //! Reports the timekeeper's state to operators: through /status, through the metrics, and through
 //! the log when something worth knowing has changed. The shards get the time from `publisher`.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use tickstorm_timebase::{
-    Alarm, Authority, Clock, ClockState, ClockStatus, HostClock, Mono, SystemClock, SystemHost,
-    TimeStatus, Timekeeper,
+    Alarm, Authority, Clock, ClockId, ClockState, ClockStatus, HostClock, Mono, SystemClock,
+    SystemHost, TimeStatus, Timekeeper,
 };
 use tokio::sync::watch;
 
 use super::publisher::TimeChange;
+use crate::log_limit::LogLimit;
 use crate::metrics::TimeMetrics;
 
 /// How long announcements must keep arriving too late before this is logged. A clock's first
@@ -24,6 +26,10 @@ pub(crate) struct TimeReporter {
     ahead: Duration,
     /// Whether an accepted clock's announcements arrive too late for ahead feeds.
     late_announcements: LateAnnouncements,
+    /// Why the last message from a clock's login that no clock sends was dropped. It has only
+    /// clocks that the bus knows, of which there are at most 64.
+    invalid: BTreeMap<ClockId, &'static str>,
+    clock_log: LogLimit,
 }
 
 /// Tracks announcements that arrive too late for ahead feeds.
@@ -48,6 +54,16 @@ impl TimeReporter {
             metrics,
             ahead,
             late_announcements: LateAnnouncements::None,
+            invalid: BTreeMap::new(),
+            clock_log: LogLimit::new(),
+        }
+    }
+
+    /// Notes that a message from the login of `clock` was dropped because no clock sends it.
+    pub(super) fn note_invalid(&mut self, clock: &ClockId, reason: &'static str) {
+        let is_known = |status: &TimeStatus| status.clocks.iter().any(|known| known.id == *clock);
+        if self.status.borrow().as_ref().is_some_and(is_known) {
+            self.invalid.insert(clock.clone(), reason);
         }
     }
 
@@ -84,6 +100,7 @@ impl TimeReporter {
         let status = timekeeper.status(now);
         self.measure(&status, authority, now);
         self.log_changes(&status);
+        self.report_clock_alarms(&status, now);
         self.watch_lateness(&status, now);
         self.status.send_replace(Some(status));
     }
@@ -100,6 +117,17 @@ impl TimeReporter {
             .bound_seconds
             .set(authority.map_or(f64::INFINITY, bound_s));
         metrics.holdover.set(i64::from(status.holdover));
+        let rounds = status.rounds;
+        let before = self.status.borrow().as_ref().map(|status| status.rounds);
+        let before = before.unwrap_or_default();
+        metrics
+            .rounds
+            .answered
+            .inc_by(rounds.answered - before.answered);
+        metrics
+            .rounds
+            .unanswered
+            .inc_by(rounds.unanswered - before.unanswered);
         for state in [ClockState::Accepted, ClockState::False] {
             let count = status
                 .clocks
@@ -125,7 +153,7 @@ impl TimeReporter {
         for alarm in new
             .alarms
             .iter()
-            .filter(|alarm| !old_alarms.contains(alarm))
+            .filter(|alarm| !Alarm::OF_CLOCKS.contains(alarm) && !old_alarms.contains(alarm))
         {
             tracing::warn!(reason = alarm.label(), "time alarm raised");
         }
@@ -142,6 +170,40 @@ impl TimeReporter {
         {
             tracing::info!(clock = %new, before = %old, "following another clock");
         }
+    }
+
+    /// Updates the metric of alarms that concern single clocks, and logs those that are new or have
+    /// ended.
+    fn report_clock_alarms(&mut self, new: &TimeStatus, now: Mono) {
+        let old = self.status.borrow();
+        let old_clocks = old.as_ref().map_or(&[][..], |old| &old.clocks);
+        for alarm in Alarm::OF_CLOCKS {
+            for clock in &new.clocks {
+                let old = old_clocks.iter().find(|old| old.id == clock.id);
+                let (was, is) = (
+                    old.is_some_and(|old| old.is_raised(alarm)),
+                    clock.is_raised(alarm),
+                );
+                let labels = [clock.id.as_str(), alarm.label()];
+                let gauge = self.metrics.clock_alarm.with_label_values(&labels);
+                gauge.set(i64::from(is));
+                if was != is
+                    && let Some(skipped) = self.clock_log.note(now)
+                {
+                    let dropped = self.invalid.get(&clock.id).copied();
+                    log_clock_alarm(alarm, clock, dropped, skipped);
+                }
+            }
+            // Without CLOCKS, clocks are forgotten.
+            let is_gone = |old: &&ClockStatus| new.clocks.iter().all(|clock| clock.id != old.id);
+            for gone in old_clocks.iter().filter(is_gone) {
+                let labels = [gone.id.as_str(), alarm.label()];
+                // Fails only if there is no such series.
+                let _ = self.metrics.clock_alarm.remove_label_values(&labels);
+            }
+        }
+        self.invalid
+            .retain(|id, _| new.clocks.iter().any(|clock| clock.id == *id));
     }
 
     /// Warns once if an accepted clock keeps announcing ticks less than AHEAD_MS before their time.
@@ -167,6 +229,35 @@ impl TimeReporter {
                 }
                 (late_announcements, Some(_)) => late_announcements,
             };
+    }
+}
+
+/// Logs that an alarm of a clock was raised or has ended. `dropped` is the reason for which the
+/// last message was dropped that came from its login and that no clock sends; `skipped` is the
+/// number of such events that were not logged before.
+fn log_clock_alarm(alarm: Alarm, clock: &ClockStatus, dropped: Option<&str>, skipped: u64) {
+    let ClockStatus { id, offset_us, .. } = clock;
+    let reason = alarm.label();
+    if !clock.is_raised(alarm) {
+        tracing::info!(clock = %id, reason, skipped, "the alarm of a clock has ended");
+        return;
+    }
+    match alarm {
+        Alarm::Falseticker => tracing::warn!(
+            clock = %id, reason, offset_us, skipped,
+            "the clock is a falseticker: its time is not used"
+        ),
+        Alarm::SharedId => tracing::warn!(
+            clock = %id, reason, skipped,
+            "two hosts answer under the id of one clock: give each clock its own CLOCK_ID, and if \
+             each has, someone else uses this clock's NATS login"
+        ),
+        Alarm::Misbehaving => tracing::warn!(
+            clock = %id, reason, dropped, skipped,
+            "messages that no clock sends come from this clock's NATS login: someone else may use \
+             it"
+        ),
+        Alarm::NoMajority | Alarm::NoneAccepted | Alarm::StepPending => {}
     }
 }
 
@@ -327,6 +418,22 @@ mod tests {
         });
         assert_eq!(log.matches("holdover: no clock").count(), 2, "{log}");
         assert_eq!(log.matches("the time is unknown").count(), 1, "{log}");
+    }
+
+    #[test]
+    fn rounds_are_counted_by_whether_a_clock_has_answered() {
+        let mut scene = OneClock::new(1_500);
+        let counts = |scene: &OneClock| {
+            let rounds = &scene.reporter.metrics.rounds;
+            (rounds.answered.get(), rounds.unanswered.get())
+        };
+        scene.pass(Duration::from_secs(5), true);
+        let (answered, unanswered) = counts(&scene);
+        assert!(answered >= 5 && unanswered == 0, "{answered}, {unanswered}");
+        scene.pass(Duration::from_secs(5), false);
+        let (still_answered, unanswered) = counts(&scene);
+        assert!(still_answered <= answered + 1, "{still_answered}");
+        assert!((4..=6).contains(&unanswered), "{unanswered}");
     }
 
     #[test]

@@ -173,7 +173,7 @@ async fn a_file_of_the_previous_password_that_is_empty_at_start_is_watched() {
     let sections = [&[COMMON][..], &SECTIONS].concat();
     let settings = Settings::from_vars(vars, &sections, &DEFAULTS).unwrap();
     let mut config = config();
-    config.credentials = Config::from_settings(&settings).unwrap().credentials;
+    config.credentials = Config::from_settings(&settings).credentials;
     let edge = TestEdge::start_without_clock(config).await;
     assert_eq!(answer(&edge, &user("")).await.kind, frame::ERROR);
     dir.write("previous", "the one before");

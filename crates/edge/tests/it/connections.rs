@@ -36,7 +36,7 @@ impl AdminPort {
 
     async fn ask(&self, method: &str, path: &str) -> (String, String) {
         let mut stream = TcpStream::connect(self.addr).await.unwrap();
-        let request = format!("{method} {path} HTTP/1.1\r\nHost: a\r\n\r\n");
+        let request = format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\n\r\n");
         stream.write_all(request.as_bytes()).await.unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await.unwrap();

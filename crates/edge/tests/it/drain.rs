@@ -1,6 +1,7 @@
 //! Draining an edge: its clients are closed a few at a time, so that they move to other edges, and
 //! are served as usual until then.
 
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tickstorm_edge::Config;
@@ -135,21 +136,37 @@ async fn a_drain_without_clients_ends_immediately_and_further_drains_join_it() {
     edge.stop().await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn connections_waiting_to_be_accepted_get_server_draining() {
     let edge = TestEdge::start_without_clock(Config {
-        handshakes_max: 1,
         shards: 1,
         drain_timeout: Duration::from_secs(2),
         ..config()
     })
     .await;
-    // The first connection uses up MAX_HANDSHAKES, so the others are not accepted yet.
-    let mut peers = Vec::new();
-    for _ in 0..10 {
-        peers.push(Peer::connect(edge.addr()).await);
-    }
-    tokio::time::timeout(SOON, edge.edge.drain()).await.unwrap();
+    let (started, mut has_started) = tokio::sync::mpsc::unbounded_channel();
+    let (release, released) = std::sync::mpsc::channel::<()>();
+    let released = Mutex::new(released);
+    let block = edge.edge.on_shards(Arc::new(move |_, _| {
+        started.send(()).unwrap();
+        let _ = released.lock().unwrap().recv();
+    }));
+    let drain = async {
+        has_started.recv().await.unwrap();
+        let mut peers = Vec::new();
+        for _ in 0..10 {
+            peers.push(Peer::connect(edge.addr()).await);
+        }
+        let drain = edge.edge.drain();
+        tokio::pin!(drain);
+        // The drain reaches the shard before the shard can accept, and can't end before it does.
+        let early = tokio::time::timeout(Duration::from_millis(100), &mut drain).await;
+        assert!(early.is_err());
+        drop(release);
+        tokio::time::timeout(SOON, drain).await.unwrap();
+        peers
+    };
+    let ((), peers) = tokio::join!(block, drain);
     for mut peer in peers {
         let error = peer.expect_refusal("SERVER_DRAINING").await;
         assert!((1..=5_000).contains(&error.retry_after_ms), "{error:?}");

@@ -5,6 +5,7 @@ use std::os::fd::RawFd;
 use std::sync::{Arc, Mutex};
 
 use nix::sys::socket::{MsgFlags, send};
+use tickstorm_edge::BareSealing;
 use tickstorm_testkit::{Peer, poll_until_async};
 use tickstorm_timebase::Mode;
 
@@ -31,14 +32,17 @@ async fn work_on_shards_gets_each_subscribers_socket_once_and_no_other_sockets()
     let calls = Arc::new(Mutex::new(Vec::new()));
     let (recorded, bytes) = (Arc::clone(&calls), frame.clone());
     edge.edge
-        .on_shards(Arc::new(move |sockets: &[RawFd]| {
-            let name = std::thread::current().name().map(str::to_owned);
-            recorded.lock().unwrap().push((name, sockets.len()));
-            for socket in sockets {
-                let sent = send(*socket, &bytes, MsgFlags::MSG_NOSIGNAL);
-                assert_eq!(sent, Ok(bytes.len()));
-            }
-        }))
+        .on_shards(Arc::new(
+            move |sockets: &[RawFd], keys: &mut [BareSealing<'_>]| {
+                assert!(keys.is_empty(), "the edge does not use TLS");
+                let name = std::thread::current().name().map(str::to_owned);
+                recorded.lock().unwrap().push((name, sockets.len()));
+                for socket in sockets {
+                    let sent = send(*socket, &bytes, MsgFlags::MSG_NOSIGNAL);
+                    assert_eq!(sent, Ok(bytes.len()));
+                }
+            },
+        ))
         .await;
 
     let mut calls = calls.lock().unwrap().clone();

@@ -5,7 +5,7 @@ use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 
-use tickstorm_edge::Config;
+use tickstorm_edge::{BareSealing, Config};
 use tickstorm_protocol::message::{Ack, Pong};
 use tickstorm_testkit::{Peer, RawFrame, frame, peer, poll_until_async};
 use tickstorm_timebase::Mode;
@@ -80,11 +80,13 @@ async fn end_of_input_that_arrives_with_the_last_frames_is_noticed_immediately()
     let (hold, released) = mpsc::channel::<()>();
     let (begun, released) = (Arc::clone(&busy), Mutex::new(released));
     // The shards are blocked, so that none reads its sockets until everything has arrived.
-    let block = edge.edge.on_shards(Arc::new(move |_: &[RawFd]| {
-        begun.fetch_add(1, Ordering::Relaxed);
-        // This returns an error when `hold` is dropped.
-        let _ = released.lock().unwrap().recv();
-    }));
+    let block = edge
+        .edge
+        .on_shards(Arc::new(move |_: &[RawFd], _: &mut [BareSealing<'_>]| {
+            begun.fetch_add(1, Ordering::Relaxed);
+            // This returns an error when `hold` is dropped.
+            let _ = released.lock().unwrap().recv();
+        }));
     let send = async {
         poll_until_async("both shards are blocked", SOON, || {
             busy.load(Ordering::Relaxed) == 2

@@ -5,6 +5,7 @@ use std::time::Duration;
 use secrecy::ExposeSecret;
 use tickstorm_edge::settings::*;
 use tickstorm_service::env::{Origin, Row, Section, Settings};
+use tickstorm_service::nats::NATS;
 use tickstorm_service::settings::{ADMIN_ADDR, COMMON};
 
 /// A secret value, which must never be printed.
@@ -45,6 +46,37 @@ fn only_error(outcome: Result<Settings, Vec<String>>) -> String {
 }
 
 #[test]
+fn an_edge_must_know_its_clocks_unless_nats_is_on_its_own_host() {
+    let load = |vars: &[(&str, &str)]| {
+        let login = [("STREAM_USER", "user"), ("STREAM_PASS", "pass")];
+        let vars = [&login, vars].concat();
+        let sections = [&[COMMON, NATS][..], &SECTIONS].concat();
+        Settings::from_vars(vars, &sections, &DEFAULTS)
+            .map_err(|errors| errors.to_string().lines().map(Into::into).collect())
+    };
+    for url in [
+        "nats://127.0.0.1:4222",
+        "nats://localhost",
+        "nats://[::1]:4222",
+        "nats://127.0.0.1:4222,nats://localhost:4223",
+    ] {
+        let loaded = load(&[("NATS_URL", url)]);
+        assert!(loaded.is_ok(), "{url}: {loaded:?}");
+    }
+    for (url, host) in [
+        ("tls://nats.example.org", "nats.example.org"),
+        ("tls://10.0.0.1:4222", "10.0.0.1"),
+        ("nats://127.0.0.1,tls://nats-1", "nats-1"),
+    ] {
+        let error = only_error(load(&[("NATS_URL", url)]));
+        assert!(error.contains("CLOCKS must name"), "{error}");
+        assert!(error.contains(host), "{error}");
+        let loaded = load(&[("NATS_URL", url), ("CLOCKS", "clock-0")]);
+        assert!(loaded.is_ok(), "{url}: {loaded:?}");
+    }
+}
+
+#[test]
 fn an_unset_setting_has_its_default() {
     let settings = edge(&[]);
     assert_eq!(settings.get(&LISTEN_ADDR), "0.0.0.0:8080".parse().unwrap());
@@ -53,7 +85,7 @@ fn an_unset_setting_has_its_default() {
     assert_eq!(settings.get(&HEARTBEAT_INTERVAL), Duration::from_secs(15));
     assert_eq!(settings.get(&HEARTBEAT_TIMEOUT), Duration::from_secs(20));
     assert_eq!(settings.get(&AUTH_TIMEOUT_MS), Duration::from_secs(5));
-    assert_eq!(settings.get(&CLOCKS), Vec::<String>::new());
+    assert_eq!(settings.get(&CLOCKS), []);
     assert_eq!(settings.get(&STREAM_TOKENS_FILE), None);
     assert!((1..=256).contains(&settings.get(&SHARDS)));
     assert!(!settings.get(&EDGE_ID).is_empty());
@@ -127,12 +159,8 @@ fn a_holdover_shorter_than_three_rounds_causes_a_warning() {
 #[test]
 fn a_frame_rate_too_low_for_the_required_heartbeats_causes_a_warning() {
     for (rate, interval, warning) in [
-        (
-            "3",
-            "15s",
-            Some("the eight heartbeats at the start of a connection"),
-        ),
-        ("4", "15s", None),
+        ("1", "15s", Some("while an edge does not know the time")),
+        ("2", "15s", None),
         (
             "10",
             "150ms",
@@ -190,6 +218,23 @@ fn the_error_about_an_unreadable_tokens_file_names_it_and_its_variable() {
 }
 
 #[test]
+fn a_list_that_is_not_of_networks_is_refused_with_what_is_allowed() {
+    for (name, value) in [("IP_ALLOWLIST", "10.0.0.1"), ("IP_BLOCKLIST", "10.0.0.1/8")] {
+        let error = only_error(try_edge(&[(name, value)]));
+        assert!(
+            error.starts_with(&format!("{name}={value} is invalid")),
+            "{error}"
+        );
+        assert!(error.contains("10.0.0.0/8 or 2001:db8::/32"), "{error}");
+    }
+    let error = only_error(try_edge(&[("IP_BLOCKLIST_FILE", "/nowhere/x")]));
+    assert!(error.starts_with("IP_BLOCKLIST_FILE=/nowhere/x"), "{error}");
+    let settings = edge(&[("IP_ALLOWLIST", "10.0.0.0/8, fd00::/8")]);
+    let allowed = settings.get(&IP_ALLOWLIST).unwrap();
+    assert!(allowed.contain("fd00::1".parse().unwrap()));
+}
+
+#[test]
 fn shards_whose_tables_have_no_room_for_all_connections_are_refused() {
     let vars = [
         ("FD_TABLES", "per-shard"),
@@ -222,8 +267,36 @@ fn durations_are_parsed_with_their_units() {
     }
 }
 
+#[test]
+fn proxy_protocol_and_the_networks_that_it_trusts_need_each_other() {
+    let on = ("PROXY_PROTOCOL", "on");
+    let trusted = ("PROXY_TRUSTED", "10.0.0.0/24, 192.0.2.7/32,fd00::/64");
+    edge(&[on, trusted]);
+    edge(&[("PROXY_PROTOCOL", "off")]);
+    for (vars, expected) in [
+        (&[on][..], "PROXY_PROTOCOL=on needs PROXY_TRUSTED"),
+        (&[on, ("PROXY_TRUSTED", "")], "needs PROXY_TRUSTED"),
+        (&[trusted], "PROXY_TRUSTED is set without PROXY_PROTOCOL=on"),
+        (&[on, ("PROXY_TRUSTED", "haproxy")], "PROXY_TRUSTED=haproxy"),
+        (
+            &[on, ("PROXY_TRUSTED", "10.0.0.5/24")],
+            "PROXY_TRUSTED=10.0.0.5/24",
+        ),
+        (&[("PROXY_PROTOCOL", "v2")], "expected off or on"),
+    ] {
+        let error = only_error(try_edge(vars));
+        assert!(error.contains(expected), "{vars:?}: {error}");
+    }
+    let settings = try_edge(&[on, ("PROXY_TRUSTED", "10.0.0.0/8,0.0.0.0/0")]).unwrap();
+    let warnings = settings.warnings();
+    assert!(
+        warnings.len() == 1 && warnings[0].starts_with("PROXY_TRUSTED contains 0.0.0.0/0"),
+        "{warnings:?}"
+    );
+}
+
 /// For each setting: its lowest and highest allowed values, and the values just outside.
-const RANGE_LIMITS: [(&str, [&str; 2], [&str; 2]); 26] = [
+const RANGE_LIMITS: [(&str, [&str; 2], [&str; 2]); 27] = [
     ("CLOCK_TOLERANCE_MS", ["1", "1000"], ["0", "1001"]),
     ("TIME_ERROR_MAX_MS", ["1", "10000"], ["0", "10001"]),
     ("AHEAD_MS", ["200", "4999"], ["199", "5001"]),
@@ -238,6 +311,11 @@ const RANGE_LIMITS: [(&str, [&str; 2], [&str; 2]); 26] = [
     ("FRAME_RATE_LIMIT", ["1", "10000"], ["0", "10001"]),
     ("BATCH_WINDOW_MS", ["0", "100"], ["-1", "101"]),
     ("MAX_MSG_SIZE", ["4096", "65536"], ["4095", "65537"]),
+    (
+        "MAX_BUFFERED_BYTES",
+        ["1MiB", "1024GiB"],
+        ["1048575", "1025GiB"],
+    ),
     ("MAX_WRITE_QUEUE_SIZE", ["2", "100000"], ["1", "100001"]),
     ("WRITE_DEADLINE_MS", ["100", "60000"], ["99", "60001"]),
     (
@@ -269,7 +347,7 @@ const RANGE_LIMITS: [(&str, [&str; 2], [&str; 2]); 26] = [
         ["0.0.0.0:0", "[::]:8080"],
         [":8080", "localhost:8080"],
     ),
-    ("CLOCKS", ["clock-0", "a, b"], ["a,,b", "a,a"]),
+    ("CLOCKS", ["clock-0", "a, b"], ["a,,b", "a.b"]),
 ];
 
 #[test]
@@ -291,6 +369,15 @@ fn each_setting_accepts_exactly_its_range() {
             row.name
         );
     }
+}
+
+#[test]
+fn each_shard_must_have_its_share_of_the_buffers() {
+    edge(&[("MAX_BUFFERED_BYTES", "1MiB"), ("SHARDS", "4")]);
+    edge(&[("SHARDS", "256")]);
+    let error = only_error(try_edge(&[("MAX_BUFFERED_BYTES", "1MiB"), ("SHARDS", "5")]));
+    let expected = "MAX_BUFFERED_BYTES=1MiB divided among SHARDS=5 leaves less than 256KiB";
+    assert!(error.contains(expected), "{error}");
 }
 
 #[test]

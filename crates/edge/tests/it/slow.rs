@@ -174,8 +174,12 @@ async fn clients_that_stall_and_recover_get_every_frame_and_every_answer_once() 
 /// Lets a client with a long backlog subscribe again, with `resume_after_ms` as its resume point.
 /// Returns its account after the ACK, and the last tick released before the new SUBSCRIBE.
 async fn subscribe_again_in_a_stall(resume_after_ms: Option<i64>) -> (Account, i64) {
+    /// More than the sockets hold.
+    const BACKLOG: usize = 3_000;
     let edge = TestEdge::start(Config {
         shards: 1,
+        // The replay includes the hour that the burst leaps over.
+        resume_window: Duration::from_secs(3_600),
         ..tight()
     })
     .await;
@@ -184,7 +188,7 @@ async fn subscribe_again_in_a_stall(resume_after_ms: Option<i64>) -> (Account, i
     let mut before = enter(&mut stalled, &burst).await;
     let mut other = Peer::connect(edge.addr()).await;
     let mut of_other = enter(&mut other, &burst).await;
-    burst.send(&edge.edge, 50_000);
+    burst.send(&edge.edge, BACKLOG);
     of_other.follow(&mut other, burst.last()).await;
     let old = burst.last();
     let again = peer::subscribe(Mode::Second, resume_after_ms, false);

@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use prometheus::Registry;
 use tickstorm_bus::{Bus, ClockEvent, MemoryBus};
-use tickstorm_edge::{Config, CredentialSource, CredentialSources, Edge, FdTables, StartError};
+use tickstorm_edge::{
+    Config, CredentialSource, CredentialSources, Edge, FdTables, IpListSources, StartError,
+};
 use tickstorm_testkit::{Peer, PeerOptions, poll_until_async};
 use tickstorm_timebase::{
     Announcement, Epoch, HostClock, Mode, Reply, SystemHost, TimekeeperConfig, UnixTime,
@@ -40,6 +42,7 @@ pub(crate) fn config() -> Config {
         id: "edge-under-test".to_owned(),
         listen_addr: SocketAddr::from(([127, 0, 0, 1], 0)),
         tls: None,
+        balancers: None,
         credentials: CredentialSources {
             user: source(USER),
             password: source(PASSWORD),
@@ -55,6 +58,9 @@ pub(crate) fn config() -> Config {
         resume_window: Duration::from_secs(600),
         connections_max: 10_000,
         handshakes_max: 4_096,
+        connections_per_ip_max: 0,
+        connect_rate_per_ip: 0,
+        ip_lists: IpListSources::default(),
         // Off, since all peers have the same address.
         auth_rate_limit: 0,
         auth_timeout: Duration::from_secs(5),
@@ -63,6 +69,7 @@ pub(crate) fn config() -> Config {
         frame_rate: 10,
         batch_window: Duration::from_millis(5),
         max_msg_size: 65_536,
+        buffered_max: 64 * 1024 * 1024,
         queue_frames_max: 1_000,
         write_deadline: Duration::from_secs(5),
         read_buffer: 65_536,
@@ -182,7 +189,7 @@ impl TestEdge {
 
 /// Runs a clock that serves this machine's wall-clock time.
 async fn run_clock(link: impl Bus) {
-    let mut events = link.clock_events();
+    let mut events = link.clock_events(&"clock-0".parse().expect("a valid id"));
     let mut announce = tokio::time::interval(Duration::from_millis(500));
     loop {
         tokio::select! {

@@ -60,7 +60,7 @@ fn time(ahead_ms: &AtomicI64) -> UnixTime {
 
 /// Runs a clock whose timeline changes with each step.
 async fn run(id: &'static str, link: MemoryLink, ahead_ms: Arc<AtomicI64>) {
-    let mut events = link.clock_events();
+    let mut events = link.clock_events(&id.parse().unwrap());
     let mut announce = tokio::time::interval(Duration::from_millis(300));
     loop {
         let event = tokio::select! {

@@ -76,8 +76,18 @@ async fn memory_follows_the_bytes_that_arrived_and_never_the_length_that_was_cla
             name: "the largest length after authentication, and a few bytes",
             bytes: [
                 &peer::auth(USER, PASSWORD)[..],
-                &claim(frame::SUBSCRIBE, 65_536),
+                &claim(frame::SUBSCRIBE, 4_096),
                 few,
+            ]
+            .concat(),
+            code: "HEARTBEAT_TIMEOUT",
+        },
+        Attack {
+            name: "half of the largest frame that is skipped",
+            bytes: [
+                &peer::auth(USER, PASSWORD)[..],
+                &claim(0x80, 65_536),
+                &[7; 32_768],
             ]
             .concat(),
             code: "HEARTBEAT_TIMEOUT",

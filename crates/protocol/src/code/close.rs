@@ -1,6 +1,7 @@
 //! [`CloseReason`]: the single list of reasons for which a connection to an edge ends. What the
 //! client is sent, what is logged and which metric counts it all follow from the reason.
 
+use std::fmt;
 use std::time::Duration;
 
 use super::ErrorCode;
@@ -41,10 +42,10 @@ pub enum CloseReason {
         /// The time limit, counted from accept.
         allowed: Duration,
     },
-    /// Too many AUTHs from the client's address failed.
+    /// Too many AUTHs failed, and others wait to be checked already.
     #[error(
-        "too many attempts to authenticate from this address have failed; \
-         its attempts are refused until the current minute is over"
+        "too many attempts to authenticate have failed, and this one was not checked, because \
+         others from this address, or from all addresses, are waiting; try again later"
     )]
     AuthRateLimited,
     /// The mode is unknown to this version.
@@ -71,11 +72,27 @@ pub enum CloseReason {
     /// The client sent too many frames.
     #[error(
         "too many frames were sent; at most {per_second} frames per second are allowed, \
-         in bursts of up to twice that number"
+         in bursts of up to {burst}, and a SUBSCRIBE counts as ten"
     )]
     RateLimited {
         /// The limit in frames per second.
         per_second: u32,
+        /// The limit in frames at once.
+        burst: u32,
+    },
+    /// The client asked for more replayed ticks than it is allowed.
+    #[error(
+        "a replay of {asked} ticks was asked for, but at most {per_minute} replayed ticks per \
+         minute are sent to {limited}; come back in a minute, or with a later \
+         resume_after_epoch_ms"
+    )]
+    ReplayLimited {
+        /// The ticks of the replay that was asked for.
+        asked: u32,
+        /// The limit in replayed ticks per minute.
+        per_minute: u32,
+        /// The clients that the limit is for.
+        limited: ReplayLimited,
     },
     /// The client was silent.
     #[error(
@@ -101,6 +118,12 @@ pub enum CloseReason {
     /// The edge has reached its limit of connections.
     #[error("this edge has reached its limit of connections; try another edge")]
     ServerFull,
+    /// The edge has reached its limit of unfinished input, and this client's was among the oldest.
+    #[error(
+        "the unfinished frames of this edge's clients exceed its limit in bytes, \
+         and this client's is the oldest; try another edge"
+    )]
+    BuffersFull,
     /// The edge is being shut down.
     #[error("this edge is being shut down; resume on another")]
     ServerDraining,
@@ -110,6 +133,10 @@ pub enum CloseReason {
          or of new connections in a given time"
     )]
     TooManyConnections,
+    /// The client's address is on the edge's list of blocked networks, or not on its list of
+    /// allowed ones.
+    #[error("this address may not connect")]
+    Blocked,
     /// The edge has a bug.
     #[error("internal error: this edge has a bug; its log has the details")]
     Internal,
@@ -126,12 +153,34 @@ pub enum CloseReason {
     /// TLS has failed: the handshake, or a record. The client was sent an alert if one fits.
     #[error("TLS failed")]
     TlsFailed,
+    /// The PROXY header of a trusted load balancer was missing or wrong, or another peer sent one.
+    /// There is no ERROR: what is wrong is the balancer, not its client.
+    #[error("the PROXY header was missing, wrong or not allowed")]
+    ProxyHeader,
     /// An operator closed this connection through the edge's admin port.
     #[error("an operator closed the connection")]
     Operator,
     /// The edge's process stopped without a drain.
     #[error("the edge stopped")]
     Shutdown,
+}
+
+/// The clients that a limit on replayed ticks is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReplayLimited {
+    /// A single connection.
+    Connection,
+    /// All connections from the client's address together, except those of known devices.
+    Address,
+}
+
+impl fmt::Display for ReplayLimited {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Connection => "a connection",
+            Self::Address => "the clients of an address",
+        })
+    }
 }
 
 /// The level at which the end of a connection is logged.
@@ -166,10 +215,12 @@ impl CloseReason {
     /// Returns all labels, so that the metric's series can exist before any connection has ended.
     pub fn labels() -> impl Iterator<Item = &'static str> {
         let without_error = [
+            Self::Blocked,
             Self::ClientClosed,
             Self::HealthCheck,
             Self::ConnectionLost,
             Self::TlsFailed,
+            Self::ProxyHeader,
             Self::Operator,
             Self::Shutdown,
         ];
@@ -198,18 +249,20 @@ impl CloseReason {
             Self::AuthRateLimited => ErrorCode::AuthRateLimited,
             Self::UnknownMode { .. } | Self::ResumeTooFar => ErrorCode::InvalidSubscription,
             Self::UnexpectedMessage { .. } => ErrorCode::UnexpectedMessage,
-            Self::RateLimited { .. } => ErrorCode::RateLimited,
+            Self::RateLimited { .. } | Self::ReplayLimited { .. } => ErrorCode::RateLimited,
             Self::HeartbeatTimeout { .. } => ErrorCode::HeartbeatTimeout,
             Self::SlowConsumer => ErrorCode::SlowConsumer,
             Self::TimeStepped => ErrorCode::TimeStepped,
-            Self::ServerFull => ErrorCode::ServerFull,
+            Self::ServerFull | Self::BuffersFull => ErrorCode::ServerFull,
             Self::ServerDraining => ErrorCode::ServerDraining,
             Self::TooManyConnections => ErrorCode::TooManyConnections,
             Self::Internal => ErrorCode::Internal,
+            Self::Blocked => return Ending::without_error("blocked"),
             Self::ClientClosed => return Ending::without_error("client_closed"),
             Self::HealthCheck => return Ending::without_error("health_check"),
             Self::ConnectionLost => return Ending::without_error("connection_lost"),
             Self::TlsFailed => return Ending::without_error("tls_failed"),
+            Self::ProxyHeader => return Ending::without_error("proxy_header"),
             Self::Operator => return Ending::without_error("operator"),
             Self::Shutdown => return Ending::without_error("shutdown"),
         })

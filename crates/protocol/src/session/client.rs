@@ -8,6 +8,7 @@
 mod heartbeats;
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::time::Duration;
 
 use prost::Message;
@@ -17,7 +18,9 @@ use self::heartbeats::Heartbeats;
 use super::Request;
 use crate::code::{ErrorCode, Return, UnknownCode};
 use crate::frame::{self, Decoder, Frame, FrameError, FrameType, Rules};
-use crate::message::{Ack, Auth, DataBatch, ErrorMsg, Heartbeat, Pong, SCHEMA_VERSION, Subscribe};
+use crate::message::{
+    Ack, Auth, COOKIE_LEN_MAX, DataBatch, ErrorMsg, Heartbeat, Pong, SCHEMA_VERSION, Subscribe,
+};
 
 /// An event that a client receives from an edge.
 #[derive(Clone, Debug, PartialEq)]
@@ -51,6 +54,35 @@ pub struct Welcome {
     pub heartbeat_timeout: Duration,
     /// The minor revision of version 1 that the edge knows.
     pub protocol_minor: u32,
+    /// The cookie to present in the next AUTH with the same credentials, to any edge; `None` if the
+    /// edge sent none, after which an earlier one stays valid.
+    pub cookie: Option<DeviceCookie>,
+}
+
+/// A device cookie, whose bytes only edges interpret. It is not printed: it helps to guess the
+/// credentials that it was issued for.
+#[derive(Clone, PartialEq, Eq)]
+pub struct DeviceCookie(Vec<u8>);
+
+impl DeviceCookie {
+    /// Returns the value for `Auth.cookie`.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// Takes a cookie out of an ACK. A cookie that is longer than an edge accepts counts as none.
+    fn from_ack(bytes: Vec<u8>) -> Option<Self> {
+        (1..=COOKIE_LEN_MAX)
+            .contains(&bytes.len())
+            .then_some(Self(bytes))
+    }
+}
+
+impl fmt::Debug for DeviceCookie {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("DeviceCookie(***)")
+    }
 }
 
 /// The ticks of one DATA_BATCH frame.
@@ -331,6 +363,7 @@ impl ClientSession {
                     heartbeat_interval,
                     heartbeat_timeout: Duration::from_millis(ack.heartbeat_timeout_ms.into()),
                     protocol_minor: ack.protocol_minor,
+                    cookie: DeviceCookie::from_ack(ack.cookie),
                 })))
             }
             SUBSCRIBE if self.heartbeats.is_some() => {

@@ -10,15 +10,21 @@ use std::time::Duration;
 
 use prost::Message;
 use tickstorm_timebase::{Epoch, Mono};
+use zeroize::Zeroizing;
 
 use super::Request;
 use crate::code::{CloseReason, ErrorCode};
-use crate::frame::{self, Decoder, Frame, FrameType, PAYLOAD_MAX_BEFORE_AUTH, Rules};
+use crate::frame::{self, Decoded, Decoder, Frame, FrameType, Rules};
 use crate::message::{Ack, Auth, ErrorMsg, Heartbeat, PROTOCOL_MINOR, Pong, Subscribe};
 
-/// The size of the largest burst, in seconds' worth of frames. A starting client sends its first
-/// time samples together with the other frames that follow AUTH.
-const BURST_SECONDS: u32 = 2;
+/// The frames that a SUBSCRIBE counts as. It is short, but the edge answers it with a replay.
+const SUBSCRIBE_COST: u32 = 10;
+/// The longest time for which unused frames are saved up. A client whose network stalled for as
+/// long as that sends its heartbeats together, and is not closed for it.
+const BURST_TIME_MAX: Duration = Duration::from_secs(30);
+/// The smallest burst, in frames, however low the rate: a SUBSCRIBE, the eight HEARTBEATs with
+/// which a client starts, and two more.
+const BURST_MIN: u32 = SUBSCRIBE_COST + 10;
 
 /// The settings that all sessions of an edge share.
 #[derive(Clone, Debug)]
@@ -29,13 +35,37 @@ pub struct Limits {
     pub heartbeat_interval: Duration,
     /// The silence after which a client is closed; more than the interval.
     pub heartbeat_timeout: Duration,
-    /// The frames per second that a client may send after authentication, in bursts of twice that
-    /// number; at least 1.
+    /// The frames per second that a client may send after authentication, in bursts of up to
+    /// [`Limits::frame_burst`]; at least 1.
     pub frame_rate: u32,
-    /// The largest payload that is accepted after authentication, in bytes: 4,096 to 65,536.
+    /// The largest payload that is skipped after authentication, in bytes: 4,096 to 65,536. Frames
+    /// that are not skipped have at most 4,096.
     pub max_msg_size: usize,
     /// The name that the edge gives itself in its ACKs.
     pub edge_id: String,
+}
+
+impl Limits {
+    /// Returns the most frames that a client may send at once: what it may send within the
+    /// heartbeat timeout, or within 30 s if that is shorter, but at least 20 frames. A SUBSCRIBE
+    /// counts as ten.
+    #[must_use]
+    pub fn frame_burst(&self) -> u32 {
+        let share = self.frame_share();
+        let frames = self.burst_time(share).as_nanos() / share.as_nanos().max(1);
+        u32::try_from(frames).unwrap_or(u32::MAX)
+    }
+
+    /// Returns the time in which one frame is earned.
+    fn frame_share(&self) -> Duration {
+        Duration::from_secs(1) / self.frame_rate.max(1)
+    }
+
+    /// Returns the time in which a whole burst is earned, given that of one frame.
+    fn burst_time(&self, share: Duration) -> Duration {
+        let saved_up = self.heartbeat_timeout.min(BURST_TIME_MAX);
+        saved_up.max(share * BURST_MIN)
+    }
 }
 
 /// The next action that the driver must take.
@@ -45,8 +75,8 @@ pub enum Step {
     /// decided.
     NeedsInput,
     /// Decide whether these credentials are right, and then call [`ServerSession::accept`] or
-    /// close.
-    Auth(Auth),
+    /// close. They are wiped when they are dropped.
+    Auth(Zeroizing<Auth>),
     /// Serve this request in place of any earlier one, and call [`ServerSession::subscribed`] as
     /// soon as the time is known.
     Subscribe(Request),
@@ -100,17 +130,18 @@ impl ServerSession {
     /// returns [`Step::NeedsInput`].
     pub fn step(&mut self, limits: &Limits, input: &mut &[u8], now: Mono) -> Step {
         loop {
-            let payload_max = match self.phase {
-                Phase::AwaitAuth => PAYLOAD_MAX_BEFORE_AUTH.min(limits.max_msg_size),
-                Phase::Authenticated | Phase::Subscribed => limits.max_msg_size,
+            let rules = match self.phase {
+                Phase::AwaitAuth => Rules::BEFORE_AUTH,
+                Phase::Authenticated | Phase::Subscribed => Rules::after_auth(limits.max_msg_size),
                 Phase::Deciding => return Step::NeedsInput,
                 Phase::Closed => {
                     *input = &[];
                     return Step::NeedsInput;
                 }
             };
-            let handled = match self.decoder.decode(Rules::edge(payload_max), input) {
-                Ok(Some(frame)) => self.handle_frame(limits, &frame, now),
+            let handled = match self.decoder.decode_or_skip(rules, input) {
+                Ok(Some(Decoded::Frame(frame))) => self.handle_frame(limits, &frame, now),
+                Ok(Some(Decoded::Skipped)) => self.rate.take(limits, 1, now).map(|()| None),
                 Ok(None) => return Step::NeedsInput,
                 Err(error) => Err(error.into()),
             };
@@ -118,8 +149,7 @@ impl ServerSession {
                 Ok(Some(step)) => return step,
                 Ok(None) => {}
                 Err(reason) => {
-                    self.phase = Phase::Closed;
-                    self.decoder = Decoder::default();
+                    self.close();
                     return Step::Close(reason);
                 }
             }
@@ -133,19 +163,32 @@ impl ServerSession {
         self.decoder.keep(rest);
     }
 
-    /// Returns whether bytes are kept: the start of a split frame, or bytes that
+    /// Returns whether the session waits for the rest of a frame, or keeps bytes that
     /// [`ServerSession::keep`] was given.
     #[must_use]
     pub fn has_kept(&self) -> bool {
         self.decoder.has_kept()
     }
 
-    /// Accepts the credentials of [`Step::Auth`]. Appends the ACK frame to `out`.
-    pub fn accept(&mut self, limits: &Limits, now: Mono, out: &mut Vec<u8>) {
+    /// Returns the number of bytes that are allocated for unfinished input.
+    #[must_use]
+    pub fn buffered(&self) -> usize {
+        self.decoder.buffered()
+    }
+
+    /// Ends the session: frees unfinished input, and ignores further input.
+    pub fn close(&mut self) {
+        self.phase = Phase::Closed;
+        self.decoder = Decoder::default();
+    }
+
+    /// Accepts the credentials of [`Step::Auth`]. Appends the ACK frame, with this device cookie,
+    /// to `out`. An empty cookie means none.
+    pub fn accept(&mut self, limits: &Limits, cookie: &[u8], now: Mono, out: &mut Vec<u8>) {
         debug_assert_eq!(self.phase, Phase::Deciding, "accept answers Step::Auth");
         self.phase = Phase::Authenticated;
         self.deadline_from = now;
-        acknowledge(limits, FrameType::Auth, 0, out);
+        acknowledge(limits, FrameType::Auth, 0, cookie, out);
     }
 
     /// Acknowledges the oldest unanswered [`Step::Subscribe`]: ticks after `start` follow. Each
@@ -156,7 +199,7 @@ impl ServerSession {
             "subscribed answers Step::Subscribe"
         );
         self.phase = Phase::Subscribed;
-        acknowledge(limits, FrameType::Subscribe, start.as_ms(), out);
+        acknowledge(limits, FrameType::Subscribe, start.as_ms(), &[], out);
     }
 
     /// Returns when to call [`ServerSession::check_deadline`]. This is [`Mono::NEVER`] while AUTH
@@ -236,14 +279,14 @@ impl ServerSession {
             return self.handle_first(frame).map(Some);
         }
         let Some(frame_type) = frame.frame_type() else {
-            self.rate.take(limits, now)?;
+            debug_assert!(false, "the rules refuse or skip every unknown type");
             return Ok(None);
         };
         match frame_type {
             FrameType::Auth => Err(CloseReason::AlreadyAuthenticated),
             FrameType::Subscribe => {
                 let subscribe: Subscribe = decode(frame_type, frame)?;
-                self.rate.take(limits, now)?;
+                self.rate.take(limits, SUBSCRIBE_COST, now)?;
                 let request = subscribe.request().ok_or(CloseReason::UnknownMode {
                     found: subscribe.mode,
                 })?;
@@ -252,7 +295,7 @@ impl ServerSession {
             }
             FrameType::Heartbeat => {
                 let Heartbeat { client_time_us } = decode(frame_type, frame)?;
-                self.rate.take(limits, now)?;
+                self.rate.take(limits, 1, now)?;
                 self.deadline_from = now;
                 Ok(Some(Step::Heartbeat { client_time_us }))
             }
@@ -268,7 +311,11 @@ impl ServerSession {
                 found: frame.type_byte(),
             });
         }
-        let auth = decode(FrameType::Auth, frame)?;
+        // If decoding fails half-way, the fields that have been decoded are wiped too.
+        let mut auth = Zeroizing::new(Auth::default());
+        let frame_type = FrameType::Auth;
+        auth.merge(frame.payload())
+            .map_err(|_| CloseReason::MalformedPayload { frame_type })?;
         self.phase = Phase::Deciding;
         Ok(Step::Auth(auth))
     }
@@ -313,7 +360,13 @@ pub fn error(code: ErrorCode, message: &str, retry_after_ms: u32, out: &mut Vec<
     frame::encode(FrameType::Error, &error, out);
 }
 
-fn acknowledge(limits: &Limits, answered: FrameType, start_epoch_ms: i64, out: &mut Vec<u8>) {
+fn acknowledge(
+    limits: &Limits,
+    answered: FrameType,
+    start_epoch_ms: i64,
+    cookie: &[u8],
+    out: &mut Vec<u8>,
+) {
     let ack = Ack {
         acked_type: answered.byte().into(),
         heartbeat_interval_ms: millis(limits.heartbeat_interval),
@@ -321,6 +374,7 @@ fn acknowledge(limits: &Limits, answered: FrameType, start_epoch_ms: i64, out: &
         edge_id: limits.edge_id.clone(),
         start_epoch_ms,
         protocol_minor: PROTOCOL_MINOR,
+        cookie: cookie.to_vec(),
     };
     frame::encode(FrameType::Ack, &ack, out);
 }
@@ -345,12 +399,15 @@ struct RateLimit {
 }
 
 impl RateLimit {
-    fn take(&mut self, limits: &Limits, now: Mono) -> Result<(), CloseReason> {
-        let per_second = limits.frame_rate.max(1);
-        let share = Duration::from_secs(1) / per_second;
-        let full_at = self.full_at.max(now) + share;
-        if full_at.since(now) > share * per_second.saturating_mul(BURST_SECONDS) {
-            return Err(CloseReason::RateLimited { per_second });
+    /// Takes the tokens of a frame that counts as `cost` frames.
+    fn take(&mut self, limits: &Limits, cost: u32, now: Mono) -> Result<(), CloseReason> {
+        let share = limits.frame_share();
+        let full_at = self.full_at.max(now) + share * cost;
+        if full_at.since(now) > limits.burst_time(share) {
+            return Err(CloseReason::RateLimited {
+                per_second: limits.frame_rate,
+                burst: limits.frame_burst(),
+            });
         }
         self.full_at = full_at;
         Ok(())

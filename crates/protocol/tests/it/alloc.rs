@@ -66,13 +66,16 @@ fn measure<T>(action: impl FnOnce() -> T) -> (T, usize, usize, isize) {
     (result, REQUESTS.get(), LARGEST.get(), LIVE.get())
 }
 
+/// The memory of a frame that is being skipped.
+const SKIPPING: usize = 40;
+
 fn authenticated() -> ServerSession {
     let limits = limits(0);
     let mut session = ServerSession::new(Mono::ZERO);
     let auth = forge::frame(1, &[]);
     let step = session.step(&limits, &mut auth.as_slice(), Mono::ZERO);
     assert!(matches!(step, Step::Auth(_)), "{step:?}");
-    session.accept(&limits, Mono::ZERO, &mut Vec::new());
+    session.accept(&limits, &[], Mono::ZERO, &mut Vec::new());
     session
 }
 
@@ -99,15 +102,18 @@ fn a_frame_that_is_complete_in_the_input_is_decoded_without_allocating() {
 #[test]
 fn a_claimed_length_costs_nothing_before_its_bytes_arrive() {
     let limits = limits(0);
-    for (mut session, claimed) in [
-        (ServerSession::new(Mono::ZERO), 4_096),
-        (authenticated(), 65_536),
+    for (mut session, kind, claimed, cost) in [
+        (ServerSession::new(Mono::ZERO), 1, 4_096, 8),
+        (authenticated(), 2, 4_096, 8),
+        (authenticated(), 0x80, 65_536, SKIPPING),
     ] {
-        let header = forge::header(1, claimed);
+        let header = forge::header(kind, claimed);
         let (step, _, largest, live) =
             measure(|| session.step(&limits, &mut header.as_slice(), Mono::ZERO));
         assert_eq!(step, Step::NeedsInput);
-        assert_eq!((largest, live), (8, 8), "{claimed} bytes claimed");
+        let live = live.cast_unsigned();
+        assert_eq!((largest, live), (cost, cost), "{claimed} bytes claimed");
+        assert_eq!(session.buffered(), cost);
     }
 }
 
@@ -131,7 +137,7 @@ fn kept_bytes_never_exceed_twice_what_arrived_nor_the_frame() {
             let mut arrived = 0;
             for mut input in bytes[..bytes.len() - 1].chunks(piece) {
                 arrived += input.len();
-                let frame = decoder.decode(Rules::edge(4_096), &mut input);
+                let frame = decoder.decode(Rules::BEFORE_AUTH, &mut input);
                 assert_eq!(frame, Ok(None));
                 let live = LIVE.get().cast_unsigned();
                 assert!(
@@ -152,17 +158,51 @@ fn kept_bytes_never_exceed_twice_what_arrived_nor_the_frame() {
 fn the_memory_of_a_split_frame_is_freed_with_the_frame() {
     let limits = limits(0);
     let mut session = authenticated();
-    let bytes = forge::frame(0x80, &[0; 65_536]);
+    // A field that HEARTBEAT does not have, of 4,093 bytes.
+    let padding = [&[0x7A, 0xFD, 0x1F][..], &[7; 4_093]].concat();
+    let bytes = forge::frame(3, &padding);
     let (step, _, largest, live) = measure(|| {
-        let (mut head, mut tail) = bytes.split_at(30_000);
+        let (mut head, mut tail) = bytes.split_at(3_000);
         session.step(&limits, &mut head, Mono::ZERO);
         assert!(session.has_kept());
+        assert!(session.buffered() >= 3_000);
         session.step(&limits, &mut tail, Mono::ZERO)
     });
-    assert_eq!(step, Step::NeedsInput);
+    assert_eq!(step, Step::Heartbeat { client_time_us: 0 });
     assert!(!session.has_kept());
-    assert_eq!(live, 0);
+    assert_eq!((live, session.buffered()), (0, 0));
     assert!(largest <= bytes.len(), "{largest}");
+}
+
+#[test]
+fn of_a_frame_that_is_skipped_nothing_is_kept() {
+    let limits = limits(0);
+    let bytes = forge::frame(0xFF, &[7; 65_536]);
+    for piece in [1, 1_000, 65_000] {
+        let mut session = authenticated();
+        let ((), _, largest, live) = measure(|| {
+            for mut input in bytes.chunks(piece) {
+                let step = session.step(&limits, &mut input, Mono::ZERO);
+                assert_eq!(step, Step::NeedsInput);
+                assert!(session.buffered() <= SKIPPING);
+            }
+        });
+        assert!(largest <= SKIPPING, "{largest} bytes in pieces of {piece}");
+        assert_eq!((live, session.buffered()), (0, 0));
+    }
+}
+
+#[test]
+fn a_session_that_its_driver_closes_keeps_nothing() {
+    let limits = limits(0);
+    for bytes in [forge::header(2, 4_096), forge::header(0x80, 65_536)] {
+        let mut session = authenticated();
+        let ((), .., live) = measure(|| {
+            session.step(&limits, &mut bytes.as_slice(), Mono::ZERO);
+            session.close();
+        });
+        assert_eq!((live, session.buffered()), (0, 0));
+    }
 }
 
 #[test]

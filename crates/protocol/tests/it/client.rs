@@ -37,6 +37,7 @@ fn ack(acked_type: u32, start_epoch_ms: i64) -> Vec<u8> {
         edge_id: "edge-0".to_owned(),
         start_epoch_ms,
         protocol_minor: 3,
+        cookie: Vec::new(),
     };
     forge::message(FrameType::Ack, &ack)
 }
@@ -96,8 +97,8 @@ fn the_two_sessions_understand_each_other() {
     client.subscribe(AHEAD, &mut to_server);
     let mut input = to_server.as_slice();
     let step = server.step(&limits, &mut input, START);
-    assert_eq!(step, Step::Auth(auth));
-    server.accept(&limits, START, &mut to_client);
+    assert_eq!(step, Step::Auth(auth.into()));
+    server.accept(&limits, &[], START, &mut to_client);
     let step = server.step(&limits, &mut input, START);
     assert_eq!(step, Step::Subscribe(AHEAD));
     let start = Epoch::from_ms(60_000);
@@ -107,6 +108,7 @@ fn the_two_sessions_understand_each_other() {
         heartbeat_interval: Duration::from_secs(15),
         heartbeat_timeout: Duration::from_secs(20),
         protocol_minor: 0,
+        cookie: None,
     };
     let request = AHEAD;
     assert_eq!(

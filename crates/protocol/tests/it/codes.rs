@@ -4,7 +4,9 @@ use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use tickstorm_protocol::code::{CloseReason, ErrorCode, LogLevel, Return, UnknownCode};
+use tickstorm_protocol::code::{
+    CloseReason, ErrorCode, LogLevel, ReplayLimited, Return, UnknownCode,
+};
 use tickstorm_protocol::frame::{FrameError, FrameType};
 
 const SOON: Option<RangeInclusive<u32>> = Some(1..=5_000);
@@ -82,18 +84,29 @@ fn reasons() -> Vec<CloseReason> {
         CloseReason::UnknownMode { found: 7 },
         CloseReason::ResumeTooFar,
         CloseReason::UnexpectedMessage { frame_type },
-        CloseReason::RateLimited { per_second: 10 },
+        CloseReason::RateLimited {
+            per_second: 10,
+            burst: 200,
+        },
+        CloseReason::ReplayLimited {
+            asked: 600,
+            per_minute: 1_200,
+            limited: ReplayLimited::Connection,
+        },
         CloseReason::HeartbeatTimeout { allowed },
         CloseReason::SlowConsumer,
         CloseReason::TimeStepped,
         CloseReason::ServerFull,
+        CloseReason::BuffersFull,
         CloseReason::ServerDraining,
         CloseReason::TooManyConnections,
         CloseReason::Internal,
+        CloseReason::Blocked,
         CloseReason::ClientClosed,
         CloseReason::HealthCheck,
         CloseReason::ConnectionLost,
         CloseReason::TlsFailed,
+        CloseReason::ProxyHeader,
         CloseReason::Operator,
         CloseReason::Shutdown,
     ]
@@ -168,10 +181,28 @@ fn a_reason_says_what_was_wrong_and_what_is_allowed() {
         CloseReason::ResumeTooFar,
         &["resume_after_epoch_ms", "15 s"],
     );
+    let too_many_frames = CloseReason::RateLimited {
+        per_second: 10,
+        burst: 200,
+    };
     assert_contains(
-        CloseReason::RateLimited { per_second: 10 },
-        &["10 frames per second"],
+        too_many_frames,
+        &["10 frames per second", "200", "a SUBSCRIBE counts as ten"],
     );
+    for (limited, whose) in [
+        (ReplayLimited::Connection, "a connection"),
+        (ReplayLimited::Address, "an address"),
+    ] {
+        let too_many_ticks = CloseReason::ReplayLimited {
+            asked: 600,
+            per_minute: 1_200,
+            limited,
+        };
+        assert_contains(
+            too_many_ticks,
+            &["600", "1200", whose, "in a minute", "resume_after_epoch_ms"],
+        );
+    }
     let allowed = Duration::from_millis(20_500);
     assert_contains(
         CloseReason::HeartbeatTimeout { allowed },

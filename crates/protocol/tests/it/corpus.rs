@@ -1,23 +1,10 @@
-//! Replays the inputs that the fuzzer has found, in every run of the tests.
+//! Replays the corpora of the fuzz targets in every run of the tests.
 
-use std::fs;
-use std::path::Path;
+#[path = "../../../../fuzz/replay.rs"]
+mod replay;
 
+use self::replay::replay;
 use crate::fuzz_drivers;
-
-fn replay(target: &str, run: fn(&[u8])) {
-    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus");
-    let files = fs::read_dir(corpus.join(target)).expect("the corpus is committed");
-    let mut replayed = 0;
-    for file in files {
-        let path = file.expect("a readable folder").path();
-        // The file's name in the test's output shows which input a failure comes from.
-        println!("{}", path.display());
-        run(&fs::read(path).expect("a readable file"));
-        replayed += 1;
-    }
-    assert!(replayed >= 20, "only {replayed} files for {target}");
-}
 
 #[test]
 fn the_frame_decoder_survives_its_corpus() {

@@ -1,7 +1,7 @@
 //! Tests that encode and decode frames.
 
 use proptest::prelude::*;
-use tickstorm_protocol::frame::{self, Decoder, FrameError, FrameType, Rules};
+use tickstorm_protocol::frame::{self, Decoded, Decoder, FrameError, FrameType, Rules};
 use tickstorm_protocol::message::Auth;
 
 use crate::forge;
@@ -25,30 +25,53 @@ fn only_the_numbers_1_to_7_are_known_types() {
 }
 
 #[test]
-fn a_client_decodes_every_unknown_type_and_an_edge_only_ignorable_ones() {
+fn a_client_decodes_every_unknown_type_and_an_edge_skips_ignorable_ones_after_authentication() {
     for byte in [0, 8, 0x7F, 0x80, 0xFF] {
         let bytes = forge::frame(byte, b"?");
-        let decoded = Decoder::default().decode(Rules::CLIENT, &mut bytes.as_slice());
-        assert_eq!(decoded.unwrap().unwrap().type_byte(), byte);
-        let decoded = Decoder::default().decode(Rules::edge(10), &mut bytes.as_slice());
+        let decode = |rules| Decoder::default().decode_or_skip(rules, &mut bytes.as_slice());
+        let is_decoded = |rules| match decode(rules) {
+            Ok(Some(Decoded::Frame(frame))) => frame.type_byte() == byte && frame.payload() == b"?",
+            Ok(_) | Err(_) => false,
+        };
+        assert!(is_decoded(Rules::CLIENT));
+        let (before, after) = (Rules::BEFORE_AUTH, Rules::after_auth(4_096));
         if byte < 0x80 {
-            assert_eq!(decoded, Err(FrameError::UnknownType { found: byte }));
+            let unknown = FrameError::UnknownType { found: byte };
+            assert_eq!(decode(before), Err(unknown));
+            assert_eq!(decode(after), Err(unknown));
         } else {
-            assert_eq!(decoded.unwrap().unwrap().payload(), b"?");
+            assert!(is_decoded(before));
+            assert_eq!(decode(after), Ok(Some(Decoded::Skipped)));
         }
     }
 }
 
 #[test]
+fn a_decoder_that_does_not_report_skipped_frames_returns_the_next_one() {
+    let bytes = [forge::frame(0x80, b"?"), forge::frame(3, b"!")].concat();
+    let mut input = bytes.as_slice();
+    let decoded = Decoder::default().decode(Rules::after_auth(4_096), &mut input);
+    assert_eq!(decoded.unwrap().unwrap().payload(), b"!");
+    assert!(input.is_empty());
+}
+
+#[test]
 fn a_payload_may_be_as_large_as_the_limit_and_no_larger() {
-    for limit in [4_096, 65_536] {
-        let fits = forge::frame(1, &vec![0; limit]);
-        let decoded = Decoder::default().decode(Rules::edge(limit), &mut fits.as_slice());
-        assert_eq!(decoded.unwrap().unwrap().payload().len(), limit);
-        let claimed = u32::try_from(limit + 1).unwrap();
-        let header = forge::header(1, claimed);
-        let decoded = Decoder::default().decode(Rules::edge(limit), &mut header.as_slice());
-        let allowed = limit;
+    for (rules, kind, allowed) in [
+        (Rules::CLIENT, 4, 65_536),
+        (Rules::CLIENT, 0x80, 65_536),
+        (Rules::BEFORE_AUTH, 1, 4_096),
+        (Rules::BEFORE_AUTH, 0x80, 4_096),
+        (Rules::after_auth(65_536), 2, 4_096),
+        (Rules::after_auth(65_536), 0x80, 65_536),
+        (Rules::after_auth(5_000), 0xFF, 5_000),
+    ] {
+        let fits = forge::frame(kind, &vec![0; allowed]);
+        let decoded = Decoder::default().decode_or_skip(rules, &mut fits.as_slice());
+        assert!(matches!(decoded, Ok(Some(_))), "{rules:?}, type {kind}");
+        let claimed = u32::try_from(allowed + 1).unwrap();
+        let header = forge::header(kind, claimed);
+        let decoded = Decoder::default().decode_or_skip(rules, &mut header.as_slice());
         assert_eq!(decoded, Err(FrameError::TooLarge { claimed, allowed }));
     }
 }

@@ -15,6 +15,9 @@ const AUTH: &str =
     "f57d0101 0000001a 0a0b73747265616d5f75736572120b73747265616d5f70617373 6a2c3cf3";
 const AUTH_TOKEN: &str =
     "f57d0101 0000001a 1a0674696c6c2d37220864656d6f2f312e302a06733363726574 98a4719a";
+const AUTH_COOKIE: &str = "f57d0101 00000045 \
+    0a0b73747265616d5f75736572120b73747265616d5f706173733229\
+    01b1ce4da0164ba184000102030405060708090a0b0c0d0e0fee6afb666d4e85fea44b31af714d419c 4930b0d5";
 const SUBSCRIBE_EMPTY: &str = "f57d0102 00000000 8415a2d1";
 const SUBSCRIBE: &str = "f57d0102 0000000b 08012880a0f1c2b1343001 c0991510";
 const HEARTBEAT_EMPTY: &str = "f57d0103 00000000 bc04cd7d";
@@ -29,15 +32,22 @@ const ERROR_DRAINING: &str = "f57d0105 00000045 \
     0a0f5345525645525f445241494e494e47122f746869732065646765206973206265696e67207368757420646f776e\
     3b20726573756d65206f6e20616e6f7468657218c413 5caf1aa3";
 const ACK_AUTH: &str = "f57d0106 00000011 080110987518a09c012206656467652d30 58a40c67";
+const ACK_COOKIE: &str = "f57d0106 0000003c \
+    080110987518a09c012206656467652d304a29\
+    01b1ce4da0164ba184000102030405060708090a0b0c0d0e0fee6afb666d4e85fea44b31af714d419c acaa6abc";
+/// The cookie in both.
+const COOKIE: &str =
+    "01b1ce4da0164ba184000102030405060708090a0b0c0d0e0fee6afb666d4e85fea44b31af714d419c";
 const ACK_SUBSCRIBE: &str =
     "f57d0106 00000018 080210987518a09c012206656467652d302880a0f1c2b134 8a0ae8d1";
 const PONG: &str =
     "f57d0107 0000001c 08e0c65b1090a1f1c4f2a2990318a1a1f1c4f2a2990320b40128c413 db283115";
 const PONG_UNKNOWN: &str = "f57d0107 0000000a 08e0c65b20ffffffff0f b3dcc6d7";
 
-const ALL: [&str; 14] = [
+const ALL: [&str; 16] = [
     AUTH,
     AUTH_TOKEN,
+    AUTH_COOKIE,
     SUBSCRIBE_EMPTY,
     SUBSCRIBE,
     HEARTBEAT_EMPTY,
@@ -47,6 +57,7 @@ const ALL: [&str; 14] = [
     ERROR_VERSION,
     ERROR_DRAINING,
     ACK_AUTH,
+    ACK_COOKIE,
     ACK_SUBSCRIBE,
     PONG,
     PONG_UNKNOWN,
@@ -94,6 +105,12 @@ fn frames_of_clients_are_right_byte_for_byte() {
     assert_eq!(hex, without_spaces(AUTH));
     let hex = hex_of(|out| frame::encode(FrameType::Auth, &token, out));
     assert_eq!(hex, without_spaces(AUTH_TOKEN));
+    let with_cookie = Auth {
+        cookie: bytes_of(COOKIE),
+        ..password
+    };
+    let hex = hex_of(|out| frame::encode(FrameType::Auth, &with_cookie, out));
+    assert_eq!(hex, without_spaces(AUTH_COOKIE));
     let hex = hex_of(|out| frame::encode(FrameType::Subscribe, &Subscribe::default(), out));
     assert_eq!(hex, without_spaces(SUBSCRIBE_EMPTY));
     let hex = hex_of(|out| frame::encode(FrameType::Subscribe, &subscribe, out));
@@ -122,7 +139,7 @@ fn answers_of_a_session_are_right_byte_for_byte() {
     let mut session = ServerSession::new(Mono::ZERO);
     let auth = bytes_of(AUTH);
     session.step(&limits, &mut auth.as_slice(), Mono::ZERO);
-    let hex = hex_of(|out| session.accept(&limits, Mono::ZERO, out));
+    let hex = hex_of(|out| session.accept(&limits, &[], Mono::ZERO, out));
     assert_eq!(hex, without_spaces(ACK_AUTH));
     let hex = hex_of(|out| session.subscribed(&limits, Epoch::from_ms(EPOCH_MS), out));
     assert_eq!(hex, without_spaces(ACK_SUBSCRIBE));
@@ -131,6 +148,17 @@ fn answers_of_a_session_are_right_byte_for_byte() {
     assert_eq!(hex, without_spaces(PONG));
     let hex = hex_of(|out| server::pong(1_500_000, 0, 0, u32::MAX, 0, out));
     assert_eq!(hex, without_spaces(PONG_UNKNOWN));
+}
+
+#[test]
+fn an_ack_with_a_cookie_is_right_byte_for_byte() {
+    let limits = limits(0);
+    let mut session = ServerSession::new(Mono::ZERO);
+    let auth = bytes_of(AUTH_COOKIE);
+    session.step(&limits, &mut auth.as_slice(), Mono::ZERO);
+    let cookie = bytes_of(COOKIE);
+    let hex = hex_of(|out| session.accept(&limits, &cookie, Mono::ZERO, out));
+    assert_eq!(hex, without_spaces(ACK_COOKIE));
 }
 
 #[test]

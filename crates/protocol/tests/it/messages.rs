@@ -53,13 +53,21 @@ proptest! {
     #[test]
     fn messages_of_clients_survive(
         texts: [String; 5],
+        cookie: Vec<u8>,
         mode: i32,
         resume: Option<i64>,
         ahead: bool,
         client_time_us: i64,
     ) {
         let [username, password, client_id, client_version, token] = texts;
-        round_trip(FrameType::Auth, &Auth { username, password, client_id, client_version, token });
+        round_trip(FrameType::Auth, &Auth {
+            username,
+            password,
+            client_id,
+            client_version,
+            token,
+            cookie,
+        });
         round_trip(FrameType::Subscribe, &Subscribe { mode, resume_after_epoch_ms: resume, ahead });
         round_trip(FrameType::Heartbeat, &Heartbeat { client_time_us });
     }
@@ -71,6 +79,7 @@ proptest! {
         code: String,
         times: [i64; 4],
         supported_versions: Vec<u32>,
+        cookie: Vec<u8>,
     ) {
         let [acked_type, heartbeat_interval_ms, heartbeat_timeout_ms, protocol_minor] = numbers;
         let [start_epoch_ms, client_time_us, received_unix_us, sent_unix_us] = times;
@@ -81,6 +90,7 @@ proptest! {
             edge_id: text.clone(),
             start_epoch_ms,
             protocol_minor,
+            cookie,
         });
         round_trip(FrameType::Pong, &Pong {
             client_time_us,
@@ -160,12 +170,25 @@ fn secrets_are_never_printed() {
         username: "somebody".to_owned(),
         password: "hunter2".to_owned(),
         token: "t0ken".to_owned(),
+        cookie: b"c00kie".to_vec(),
         ..Auth::default()
     };
-    for text in [format!("{auth:?}"), format!("{:#?}", Step::Auth(auth))] {
-        assert!(text.contains("somebody") && text.contains("***"), "{text}");
+    let shown = format!("{auth:?}");
+    assert!(shown.contains("somebody"), "{shown}");
+    assert_eq!(shown.matches("***").count(), 3, "{shown}");
+    let bytes = forge::message(FrameType::Auth, &auth);
+    let mut decoder = Decoder::default();
+    let mut start = &bytes[..bytes.len() - 1];
+    assert_eq!(decoder.decode(Rules::BEFORE_AUTH, &mut start), Ok(None));
+    let frame = format!("{:?}", decode_frame(&bytes));
+    let step = format!("{:#?}", Step::Auth(auth.into()));
+    for text in [shown, step, frame, format!("{decoder:?}")] {
         assert!(
             !text.contains("hunter2") && !text.contains("t0ken"),
+            "{text}"
+        );
+        assert!(
+            !text.contains("c00kie") && !text.contains("99, 48, 48, 107"),
             "{text}"
         );
     }

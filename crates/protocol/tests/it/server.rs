@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use proptest::prelude::*;
 use tickstorm_protocol::code::{CloseReason, ErrorCode};
 use tickstorm_protocol::frame::{FrameError, FrameType};
 use tickstorm_protocol::message::{Ack, Auth, ErrorMsg, Heartbeat, Subscribe};
@@ -41,7 +42,8 @@ impl SessionPeer {
     }
 
     fn accept(&mut self) {
-        self.session.accept(&self.limits, self.now, &mut self.out);
+        self.session
+            .accept(&self.limits, &[], self.now, &mut self.out);
     }
 
     /// Returns all steps that these bytes lead to.
@@ -120,8 +122,8 @@ const NOT_PROTOBUF: &[u8] = &[0x0A];
 
 #[test]
 fn an_invalid_frame_gets_its_code_at_the_byte_that_decides_it() {
-    let too_long = |limit: u32| [forge::header(2, limit + 1), vec![0; 9]].concat();
-    for (mut peer, limit) in [
+    let too_long = |kind, limit: u32| [forge::header(kind, limit + 1), vec![0; 9]].concat();
+    for (mut peer, ignorable_max) in [
         (SessionPeer::unauthenticated(), 4_096),
         (SessionPeer::authenticated(), 65_536),
     ] {
@@ -145,8 +147,10 @@ fn an_invalid_frame_gets_its_code_at_the_byte_that_decides_it() {
         case(with_byte(auth(), 2, 2), 3, ErrorCode::UnsupportedVersion);
         case(with_byte(auth(), 3, 0), 4, ErrorCode::UnknownType);
         case(with_byte(auth(), 3, 0x7F), 4, ErrorCode::UnknownType);
-        case(too_long(limit), 8, ErrorCode::MessageTooLarge);
-        case(too_long(u32::MAX - 1), 8, ErrorCode::MessageTooLarge);
+        case(too_long(2, 4_096), 8, ErrorCode::MessageTooLarge);
+        case(too_long(2, u32::MAX - 1), 8, ErrorCode::MessageTooLarge);
+        case(too_long(0x80, ignorable_max), 8, ErrorCode::MessageTooLarge);
+        case(too_long(0xFF, u32::MAX - 1), 8, ErrorCode::MessageTooLarge);
         case(with_byte(auth(), 8, 1), 12, ErrorCode::BadChecksum);
         case(with_byte(auth(), 11, 1), 12, ErrorCode::BadChecksum);
         // The earlier check wins: a corrupted checksum is reported whatever the payload is.
@@ -241,7 +245,7 @@ fn an_unknown_mode_is_an_invalid_subscription() {
 fn frames_in_one_segment_are_all_served() {
     let mut peer = SessionPeer::unauthenticated();
     let segment = [auth(), subscribe(1), heartbeat(7), subscribe(0)].concat();
-    assert_eq!(peer.send(&segment), [Step::Auth(Auth::default())]);
+    assert_eq!(peer.send(&segment), [Step::Auth(Auth::default().into())]);
     assert!(peer.session.has_kept());
     assert!(!peer.session.is_authenticated());
     peer.accept();
@@ -339,6 +343,7 @@ fn a_session_is_subscribed_once_its_subscribe_is_acknowledged() {
         edge_id: "edge-0".to_owned(),
         start_epoch_ms,
         protocol_minor: 0,
+        cookie: Vec::new(),
     };
     let expected = [ack(3_000), ack(60_000)].map(|ack| forge::message(FrameType::Ack, &ack));
     assert_eq!(peer.out, expected.concat());
@@ -360,19 +365,32 @@ fn ignorable_types_are_skipped_but_must_be_valid() {
     assert_eq!(reason.error_code(), Some(ErrorCode::BadChecksum));
 }
 
+/// Returns the reason of a client that exceeds `limits`.
+fn rate_limited(limits: &Limits) -> CloseReason {
+    CloseReason::RateLimited {
+        per_second: limits.frame_rate,
+        burst: limits.frame_burst(),
+    }
+}
+
 #[test]
-fn a_burst_of_twice_the_rate_is_accepted_and_then_the_rate() {
-    for frame in [heartbeat(1), subscribe(0), forge::frame(0x80, &[])] {
+fn a_heartbeat_timeout_worth_of_frames_is_accepted_at_once_and_then_the_rate() {
+    for (frame, cost) in [
+        (heartbeat(1), 1),
+        (forge::frame(0x80, &[]), 1),
+        (subscribe(0), 10),
+    ] {
         let mut peer = SessionPeer::authenticated();
-        for _ in 0..20 {
+        assert_eq!(peer.limits.frame_burst(), 200);
+        for _ in 0..200 / cost {
             assert!(!peer.session.has_kept());
-            peer.send(&frame);
-        }
-        for _ in 0..50 {
-            peer.pass(Duration::from_millis(100));
             assert_eq!(peer.closes_at(&frame), None);
         }
-        let reason = CloseReason::RateLimited { per_second: 10 };
+        for _ in 0..50 {
+            peer.pass(Duration::from_millis(100) * cost);
+            assert_eq!(peer.closes_at(&frame), None);
+        }
+        let reason = rate_limited(&peer.limits);
         assert_eq!(peer.closes_at(&frame), Some((frame.len(), reason)));
     }
 }
@@ -380,17 +398,87 @@ fn a_burst_of_twice_the_rate_is_accepted_and_then_the_rate() {
 #[test]
 fn a_quiet_period_earns_no_more_than_the_burst() {
     let mut peer = SessionPeer::authenticated();
-    peer.pass(10 * SECOND);
-    let burst = heartbeat(1).repeat(20);
-    assert_eq!(peer.send(&burst).len(), 20);
-    let reason = CloseReason::RateLimited { per_second: 10 };
+    peer.pass(600 * SECOND);
+    let burst = heartbeat(1).repeat(200);
+    assert_eq!(peer.send(&burst).len(), 200);
+    let reason = rate_limited(&peer.limits);
     assert_eq!(peer.send(&heartbeat(1)), [Step::Close(reason)]);
+}
+
+#[test]
+fn a_burst_is_at_least_twenty_frames_and_at_most_30_s_worth() {
+    for (frame_rate, timeout_ms, burst) in [
+        (1, 200, 20),
+        (1, 20_000, 20),
+        (1, 25_000, 25),
+        (3, 20_000, 60),
+        (7, 20_000, 140),
+        (10, 200, 20),
+        (10, 20_000, 200),
+        (10, 7_200_000, 300),
+        (10_000, 200, 2_000),
+        (10_000, 7_200_000, 300_000),
+    ] {
+        let mut peer = SessionPeer::authenticated();
+        peer.limits.frame_rate = frame_rate;
+        peer.limits.heartbeat_timeout = Duration::from_millis(timeout_ms);
+        assert_eq!(peer.limits.frame_burst(), burst, "{:?}", peer.limits);
+        let steps = peer.send(&heartbeat(1).repeat(burst as usize + 2));
+        assert_eq!(steps.len(), burst as usize + 1, "the last step closes");
+        let reason = rate_limited(&peer.limits);
+        assert_eq!(steps.last(), Some(&Step::Close(reason)));
+    }
+}
+
+#[test]
+fn the_frames_with_which_a_client_starts_fit_even_the_lowest_rate() {
+    let mut peer = SessionPeer::authenticated();
+    peer.limits.frame_rate = 1;
+    peer.limits.heartbeat_timeout = Duration::from_millis(200);
+    assert_eq!(peer.send(&subscribe(0)), [second()]);
+    for n in 0..8 {
+        let client_time_us = n;
+        assert_eq!(
+            peer.send(&heartbeat(n)),
+            [Step::Heartbeat { client_time_us }]
+        );
+    }
+}
+
+proptest! {
+    #[test]
+    fn never_more_than_the_rate_and_one_burst_are_accepted(
+        frame_rate in 1_u32..=200,
+        timeout_ms in 200_u64..=60_000,
+        frames in prop::collection::vec((any::<bool>(), 0_u64..3_000), 1..200),
+    ) {
+        let mut peer = SessionPeer::authenticated();
+        peer.limits.frame_rate = frame_rate;
+        peer.limits.heartbeat_timeout = Duration::from_millis(timeout_ms);
+        let burst = u128::from(peer.limits.frame_burst());
+        let start = peer.now;
+        let mut accepted = 0;
+        for (is_subscribe, pause_ms) in frames {
+            peer.pass(Duration::from_millis(pause_ms));
+            let (frame, cost) = if is_subscribe { (subscribe(0), 10) } else { (heartbeat(1), 1) };
+            let steps = peer.send(&frame);
+            let earned = peer.now.since(start).as_nanos() * u128::from(frame_rate) / 1_000_000_000;
+            if let [Step::Close(reason)] = steps[..] {
+                prop_assert_eq!(reason, rate_limited(&peer.limits));
+                prop_assert!(accepted + cost > burst, "{} of {} were used", accepted, burst);
+                return Ok(());
+            }
+            accepted += cost;
+            // Both the burst and what was earned are rounded down.
+            prop_assert!(accepted <= burst + earned + 2, "{} of {} + {}", accepted, burst, earned);
+        }
+    }
 }
 
 #[test]
 fn an_invalid_frame_is_reported_as_invalid_even_beyond_the_rate() {
     let mut peer = SessionPeer::authenticated();
-    peer.send(&heartbeat(1).repeat(20));
+    peer.send(&heartbeat(1).repeat(200));
     let frame_type = FrameType::Heartbeat;
     let steps = peer.send(&forge::frame(3, NOT_PROTOBUF));
     assert_eq!(

@@ -39,12 +39,15 @@ fn frame() -> impl Strategy<Value = Vec<u8>> {
         .prop_map(|(kind, payload)| forge::frame(kind, &payload));
     let ignorable = (0x80u8.., prop::collection::vec(any::<u8>(), 0..5_000))
         .prop_map(|(kind, payload)| forge::frame(kind, &payload));
+    let large = (0x80u8.., 65_530_usize..65_540)
+        .prop_map(|(kind, len)| forge::frame(kind, &vec![kind; len]));
     prop_oneof![
-        4 => subscribe,
-        8 => heartbeat,
-        1 => any_frame,
-        3 => ignorable,
-        1 => Just(right_auth()),
+        40 => subscribe,
+        80 => heartbeat,
+        10 => any_frame,
+        30 => ignorable,
+        1 => large,
+        10 => Just(right_auth()),
     ]
 }
 

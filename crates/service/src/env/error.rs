@@ -3,7 +3,7 @@
 
 use std::{error::Error, fmt, path::PathBuf};
 
-use super::FileError;
+use super::{FileError, setting::show_path};
 use crate::error_chain::ErrorChain;
 
 /// One error in the settings.
@@ -52,7 +52,7 @@ pub enum SettingsError {
         keep: String,
     },
     /// The value could not be read from its file.
-    #[error("{variable}={}", path.display())]
+    #[error("{variable}={}", show_path(path))]
     File {
         /// The variable that names the file.
         variable: String,

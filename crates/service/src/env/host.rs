@@ -1,4 +1,4 @@
-//! The default id of a clock or edge, made from the host name.
+//! The default ids of clocks and edges, made from the host name.
 
 use super::value::is_id_byte;
 
@@ -7,6 +7,17 @@ use super::value::is_id_byte;
 pub fn host_id() -> String {
     let name = nix::unistd::gethostname().unwrap_or_default();
     id_from(&name.to_string_lossy())
+}
+
+/// Returns the host name up to its first dot. It may contain any character.
+#[must_use]
+pub fn host_label() -> String {
+    let name = nix::unistd::gethostname().unwrap_or_default();
+    label_of(&name.to_string_lossy()).to_owned()
+}
+
+fn label_of(name: &str) -> &str {
+    name.split_once('.').map_or(name, |(label, _)| label)
 }
 
 fn id_from(name: &str) -> String {
@@ -30,7 +41,14 @@ fn id_from(name: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::id_from;
+    use super::{id_from, label_of};
+
+    #[test]
+    fn a_label_ends_at_the_first_dot() {
+        assert_eq!(label_of("clock-1.example.org"), "clock-1");
+        assert_eq!(label_of("clock-1"), "clock-1");
+        assert_eq!(label_of(".org"), "");
+    }
 
     #[test]
     fn every_host_name_becomes_a_valid_id() {

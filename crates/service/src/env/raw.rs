@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 
 use super::{
     Origin, SettingsError, read_secret_file,
-    setting::{About, AnySetting, FormerName},
+    setting::{About, AnySetting, FormerName, on_one_line},
 };
 use crate::duration;
 
@@ -22,7 +22,7 @@ const NOT_BUILT: &str = "this version does not implement it yet";
 /// The variables that belong to a program's settings and are not empty.
 pub(super) struct RawVars {
     /// The text of each variable by its name in lower case (envy converts names).
-    text_by_name: HashMap<String, String>,
+    text_by_name: HashMap<String, Zeroizing<String>>,
     /// The names of variables whose value is not UTF-8.
     not_utf8: HashSet<String>,
 }
@@ -64,7 +64,12 @@ impl RawVars {
                 }
             }
         }
-        let text_by_name = envy::from_iter(ours).expect("envy deserialises any text to a String");
+        let text_by_name: HashMap<String, String> =
+            envy::from_iter(ours).expect("envy deserialises any text to a String");
+        let text_by_name = text_by_name
+            .into_iter()
+            .map(|(name, text)| (name, Zeroizing::new(text)))
+            .collect();
         Self {
             text_by_name,
             not_utf8,
@@ -80,10 +85,7 @@ impl RawVars {
             let (variable, allowed) = (name.into(), setting.allowed());
             return Err(SettingsError::NotUtf8 { variable, allowed });
         }
-        Ok(self
-            .text_by_name
-            .remove(&name.to_ascii_lowercase())
-            .map(Zeroizing::new))
+        Ok(self.text_by_name.remove(&name.to_ascii_lowercase()))
     }
 
     /// Finds the text of a setting: in the variable with its name, in the file that its `_FILE`
@@ -247,7 +249,8 @@ fn misspelling_warning(name: &str, settings: &[&dyn AnySetting]) -> Option<Strin
         .map(|setting| setting.about())
         .find(|about| is_one_edit_away(about.name.as_bytes(), name.as_bytes()))?;
     Some(format!(
-        "{name} is not a setting; did you mean {}?",
+        "{} is not a setting; did you mean {}?",
+        on_one_line(name),
         meant.name
     ))
 }

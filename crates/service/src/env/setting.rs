@@ -1,7 +1,7 @@
 //! The description of a setting, from which its documentation, its checks and its error messages
 //! are derived. It holds no value.
 
-use std::fmt;
+use std::{fmt, path::Path};
 
 use super::{Settings, Value};
 
@@ -243,7 +243,13 @@ impl About {
 /// The maximum number of characters of a value that an error or `--check-config` prints.
 const SHOWN_MAX: usize = 1_024;
 
-fn on_one_line(text: &str) -> String {
+/// Returns a path in the form in which it may be printed.
+pub(super) fn show_path(path: &Path) -> String {
+    on_one_line(&path.to_string_lossy())
+}
+
+/// Returns a text in the form in which it may be printed: without control characters, and cut.
+pub(super) fn on_one_line(text: &str) -> String {
     let mut line = String::new();
     for c in text.chars().take(SHOWN_MAX) {
         if c.is_control() {

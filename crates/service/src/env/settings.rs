@@ -13,7 +13,7 @@ use zeroize::Zeroizing;
 use super::{
     Findings, Section, Setting, SettingsError, SettingsErrors, Value,
     raw::{Found, RawVars},
-    setting::{AnySetting, Preset},
+    setting::{AnySetting, Preset, show_path},
 };
 
 /// The source of a value.
@@ -32,7 +32,7 @@ impl fmt::Display for Origin {
         match self {
             Self::Default => f.write_str("default"),
             Self::Env => f.write_str("env"),
-            Self::File(path) => write!(f, "file {}", path.display()),
+            Self::File(path) => write!(f, "file {}", show_path(path)),
         }
     }
 }
@@ -245,7 +245,7 @@ fn accept(setting: &'static dyn AnySetting, found: Found) -> Result<Loaded, Sett
         return Ok(loaded);
     }
     let value = match &loaded.origin {
-        Origin::File(path) => format!("{} (the text in the file)", path.display()),
+        Origin::File(path) => format!("{} (the text in the file)", show_path(path)),
         Origin::Default | Origin::Env => loaded.shown(),
     };
     Err(SettingsError::Invalid {

@@ -4,7 +4,10 @@
 use std::{fmt::Display, net::SocketAddr, ops::RangeInclusive, path::PathBuf, time::Duration};
 
 use secrecy::SecretString;
+use tickstorm_timebase::ClockId;
+use tickstorm_timebase::clock_id::CLOCK_ID_BYTES_MAX;
 
+use crate::byte_size::{self, ByteSize};
 use crate::duration::{self, Written};
 
 /// The type of a setting's value, parsed from text.
@@ -137,6 +140,23 @@ macro_rules! whole_numbers {
 }
 whole_numbers!(u32, usize, i64);
 
+impl Value for ByteSize {
+    type Rule = RangeInclusive<Self>;
+
+    fn parse(text: &str, rule: &Self::Rule) -> Option<Self> {
+        text.parse().ok().filter(|size| rule.contains(size))
+    }
+
+    fn allowed(rule: &Self::Rule) -> String {
+        format!(
+            "a size from {} to {}, as {}",
+            rule.start(),
+            rule.end(),
+            byte_size::FORM
+        )
+    }
+}
+
 impl Value for bool {
     type Rule = ();
 
@@ -185,7 +205,7 @@ pub struct Text {
 }
 
 impl Text {
-    /// The rule for names of clocks and edges, which appear in subjects, labels and logs.
+    /// The rule for names of edges, which appear in labels and logs.
     pub const ID: Self = Self::new("1 to 64 characters (A-Z a-z 0-9 . _ -)", |text| {
         (1..=64).contains(&text.len()) && text.bytes().all(is_id_byte)
     });
@@ -212,7 +232,7 @@ impl Text {
     }
 }
 
-/// Returns whether the id of a clock or an edge may contain `byte`.
+/// Returns whether the id of an edge may contain `byte`.
 pub(super) fn is_id_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-')
 }
@@ -245,24 +265,37 @@ impl Value for SecretString {
 /// damage that a mistake can do.
 const LIST_MAX: usize = 64;
 
-impl Value for Vec<String> {
-    type Rule = Text;
+impl Value for ClockId {
+    type Rule = ();
 
-    fn parse(text: &str, rule: &Text) -> Option<Self> {
+    fn parse(text: &str, (): &()) -> Option<Self> {
+        text.parse().ok()
+    }
+
+    fn allowed((): &()) -> String {
+        format!("1 to {CLOCK_ID_BYTES_MAX} characters (A-Z a-z 0-9 - _)")
+    }
+}
+
+impl<T: Value + PartialEq> Value for Vec<T> {
+    type Rule = T::Rule;
+
+    fn parse(text: &str, rule: &T::Rule) -> Option<Self> {
         let mut items = Self::new();
-        for item in text.split(',').map(str::trim) {
-            if !rule.allows(item) || items.iter().any(|earlier| earlier == item) {
+        for item in text.split(',') {
+            let item = T::parse(item.trim(), rule)?;
+            if items.contains(&item) {
                 return None;
             }
-            items.push(item.into());
+            items.push(item);
         }
         (items.len() <= LIST_MAX).then_some(items)
     }
 
-    fn allowed(rule: &Text) -> String {
+    fn allowed(rule: &T::Rule) -> String {
         format!(
             "at most {LIST_MAX} different names, separated by commas, each {}",
-            rule.allowed
+            T::allowed(rule)
         )
     }
 
@@ -289,10 +322,20 @@ impl<T: Value> Value for Option<T> {
 }
 
 /// Implements [`Value`] for an enumeration, from a list of texts and the variant that each stands
-/// for.
+/// for, and a method that returns the text.
 #[macro_export]
 macro_rules! choices {
-    ($choice:ty: $($text:literal => $value:expr),+ $(,)?) => {
+    ($choice:ty: $($text:literal => $value:path),+ $(,)?) => {
+        impl $choice {
+            /// Returns the text that stands for this value in a setting.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $($value => $text,)+
+                }
+            }
+        }
+
         impl $crate::env::Value for $choice {
             type Rule = ();
 

@@ -6,8 +6,12 @@
 )]
 
 mod admin;
+mod admin_guard;
+mod admin_slow;
+mod admin_tls;
 mod fd_limit;
 mod logging;
 mod nats;
 mod settings;
 mod signals;
+mod temp_file;

@@ -1,11 +1,14 @@
 //! Tests of the settings of the connection to NATS.
 
 use secrecy::ExposeSecret;
+use tickstorm_bus::Credential;
 use tickstorm_service::{
     env::{Section, Settings},
     nats::{NATS, NATS_URL, options},
     settings::COMMON,
 };
+
+use crate::temp_file::TempFile;
 
 const DAEMON: &[Section] = &[COMMON, NATS];
 const WITHOUT_NATS: &[Section] = &[COMMON, NATS.refused("this program does not use NATS")];
@@ -183,11 +186,96 @@ fn the_options_for_the_bus_are_those_that_are_set() {
     let settings = try_load(DAEMON, &vars).unwrap();
     let options = options(&settings, "tickstorm-clock clock-0".into());
     assert_eq!(options.urls, "nats://nats:4222");
-    assert_eq!(options.user.as_deref(), Some("ada"));
-    let password = options.password.as_ref().map(ExposeSecret::expose_secret);
-    assert_eq!(password, Some(CANARY));
-    assert!(options.token.is_none() && options.certificate_file.is_none());
+    assert_eq!(current(&options.user).as_deref(), Some("ada"));
+    assert_eq!(current(&options.password).as_deref(), Some(CANARY));
+    assert_eq!(current(&options.token), None);
+    assert_eq!(options.certificate_file, None);
     assert_eq!(options.ca_file.as_deref(), Some(A_FILE.as_ref()));
     assert_eq!(options.subject_prefix, "storm");
     assert_eq!(options.name, "tickstorm-clock clock-0");
+}
+
+#[test]
+fn a_login_in_files_is_always_the_one_that_they_contain_now() {
+    let (user, password) = (TempFile::with("ada\n"), TempFile::with(CANARY));
+    let vars = [
+        ("NATS_USER_FILE", user.path()),
+        ("NATS_PASSWORD_FILE", password.path()),
+    ];
+    let settings = try_load(DAEMON, &vars).unwrap();
+    let options = options(&settings, "tickstorm-edge edge-0".into());
+    assert_eq!(current(&options.user).as_deref(), Some("ada"));
+    assert_eq!(current(&options.password).as_deref(), Some(CANARY));
+    user.write("grace\n");
+    password.write("hopper");
+    assert_eq!(current(&options.user).as_deref(), Some("grace"));
+    assert_eq!(current(&options.password).as_deref(), Some("hopper"));
+    user.write("\n");
+    assert_eq!(current(&options.user), None);
+
+    let too_long = "x".repeat(1_025);
+    let refusal_of = |content: &[u8]| {
+        password.write(content);
+        options.password.current().unwrap_err().to_string()
+    };
+    for (content, why) in [
+        (too_long.as_bytes(), "expected 1 to 1024 bytes"),
+        (&[0xff], "not UTF-8"),
+    ] {
+        let error = refusal_of(content);
+        let is_clear = error.contains(password.path()) && error.contains(why);
+        assert!(is_clear && !error.contains("xxx"), "{error}");
+    }
+    let path = password.path().to_owned();
+    drop(password);
+    let error = options.password.current().unwrap_err().to_string();
+    assert!(
+        error.contains(&path) && error.contains("can't be read"),
+        "{error}"
+    );
+}
+
+fn current(credential: &Credential) -> Option<String> {
+    let value = credential.current().unwrap();
+    value.map(|value| value.expose_secret().to_owned())
+}
+
+#[test]
+fn servers_on_other_machines_without_tls_cause_one_warning() {
+    for (vars, named) in [
+        (&[("NATS_URL", "nats://nats")][..], Some("nats")),
+        (
+            &[(
+                "NATS_URL",
+                "nats://127.0.0.1,nats://a:secret@10.0.0.7:4333, tls://b, nats://[2001:db8::1]",
+            )],
+            Some("10.0.0.7, [2001:db8::1]"),
+        ),
+        (&[], None),
+        (&[("NATS_URL", "nats://localhost,nats://[::1]:1")], None),
+        (&[("NATS_URL", "nats://127.0.0.2, tls://nats")], None),
+        (
+            &[("NATS_URL", "nats://nats"), ("NATS_CA_FILE", A_FILE)],
+            None,
+        ),
+        (
+            &[
+                ("NATS_URL", "nats://nats"),
+                ("NATS_CERT_FILE", A_FILE),
+                ("NATS_KEY_FILE", A_FILE),
+            ],
+            None,
+        ),
+    ] {
+        let settings = try_load(DAEMON, vars).unwrap();
+        match (settings.warnings(), named) {
+            ([], None) => {}
+            ([warning], Some(named)) => {
+                let start = format!("NATS_URL connects to {named} without TLS");
+                assert!(warning.starts_with(&start), "{warning}");
+                assert!(warning.contains("NATS_CA_FILE"), "{warning}");
+            }
+            (warnings, _) => panic!("{vars:?}: {warnings:?}"),
+        }
+    }
 }

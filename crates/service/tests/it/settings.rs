@@ -8,8 +8,6 @@ use std::{
     net::SocketAddr,
     os::unix::ffi::OsStringExt,
     path::{Path, PathBuf},
-    process,
-    sync::atomic::{AtomicU32, Ordering},
     time::Duration,
 };
 
@@ -23,6 +21,8 @@ use tickstorm_service::{
     logging::{Level, LogFormat},
     settings::{ADMIN_ADDR, COMMON, LOG_FORMAT, LOG_LEVEL},
 };
+
+use crate::temp_file::TempFile;
 
 tickstorm_service::settings! {
     /// Settings of a shop.
@@ -146,33 +146,6 @@ fn only_error(outcome: Result<Settings, Vec<String>>) -> String {
     let lines = outcome.unwrap_err();
     assert_eq!(lines.len(), 1, "{lines:#?}");
     lines.concat()
-}
-
-/// A file that is removed when it is dropped.
-struct TempFile(PathBuf);
-
-impl TempFile {
-    fn with(bytes: impl AsRef<[u8]>) -> Self {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        let name = format!(
-            "tickstorm-{}-{}",
-            process::id(),
-            NEXT.fetch_add(1, Ordering::Relaxed)
-        );
-        let path = env::temp_dir().join(name);
-        fs::write(&path, bytes).unwrap();
-        Self(path)
-    }
-
-    fn path(&self) -> &str {
-        self.0.to_str().unwrap()
-    }
-}
-
-impl Drop for TempFile {
-    fn drop(&mut self) {
-        let _ = fs::remove_file(&self.0);
-    }
 }
 
 #[test]
@@ -324,6 +297,22 @@ fn all_errors_are_reported_together_one_per_line() {
 fn a_printed_value_stays_on_one_line_and_is_bounded() {
     let error = only_error(try_shop(&[("SHOP_ID", "a\nTILLS=9\u{1b}[2J")]));
     assert!(error.contains(r"SHOP_ID=a\nTILLS=9\u{1b}[2J"), "{error}");
+    let error = only_error(try_shop(&[(
+        "SHOP_PASS_PREVIOUS_FILE",
+        "a\nTILLS=9\u{1b}[2J",
+    )]));
+    assert!(
+        error.contains(r"SHOP_PASS_PREVIOUS_FILE=a\nTILLS=9\u{1b}[2J"),
+        "{error}"
+    );
+    let settings = shop(&[("TILLS\n", "9")]);
+    let [warning] = settings.warnings() else {
+        panic!("{:?}", settings.warnings());
+    };
+    assert!(
+        warning.starts_with(r"TILLS\n is not a setting"),
+        "{warning}"
+    );
     let error = only_error(try_shop(&[("SHOP_ID", &"x".repeat(100_000))]));
     assert!(error.len() < 2_000, "{}", error.len());
 }
@@ -518,7 +507,7 @@ fn a_value_from_a_file_loses_one_trailing_newline() {
             expected,
             "{bytes:?}"
         );
-        assert_eq!(settings.file_of(&SHOP_PASS), Some(&*file.0));
+        assert_eq!(settings.file_of(&SHOP_PASS), Some(Path::new(file.path())));
         assert_eq!(settings.file_of(&KEEPER), None);
         let line = format!("SHOP_PASS=*** (file {})", file.path());
         assert!(
@@ -569,15 +558,21 @@ fn an_empty_file_counts_as_unset_but_is_read_again() {
     let file = TempFile::with("\n");
     let settings = shop(&[("SHOP_PASS_PREVIOUS_FILE", file.path())]);
     assert!(settings.get(&SHOP_PASS_PREVIOUS).is_none());
-    assert_eq!(settings.file_of(&SHOP_PASS_PREVIOUS), Some(&*file.0));
-    fs::write(&file.0, "old\n").unwrap();
     assert_eq!(
-        read_secret_file(&file.0).unwrap().unwrap().expose_secret(),
+        settings.file_of(&SHOP_PASS_PREVIOUS),
+        Some(Path::new(file.path()))
+    );
+    file.write("old\n");
+    assert_eq!(
+        read_secret_file(file.path().as_ref())
+            .unwrap()
+            .unwrap()
+            .expose_secret(),
         "old"
     );
-    fs::remove_file(&file.0).unwrap();
+    fs::remove_file(file.path()).unwrap();
     assert!(matches!(
-        read_secret_file(&file.0),
+        read_secret_file(file.path().as_ref()),
         Err(FileError::Unreadable(_))
     ));
 }

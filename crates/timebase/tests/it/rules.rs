@@ -182,12 +182,97 @@ fn a_late_answer_also_reveals_two_hosts_under_one_id() {
     scene.run_until(2_500_000);
     assert_eq!(scene.state("a"), ClockState::False);
     assert_eq!(scene.follows().as_deref(), Some("b"));
-    assert_eq!(scene.status().alarms, [Alarm::SharedId]);
+    assert_eq!(scene.status().alarms, [Alarm::SharedId, Alarm::Falseticker]);
     scene.run_until(60_500_000);
     assert_eq!(scene.state("a"), ClockState::False);
     scene.run_until(62_500_000);
     assert_eq!(scene.follows().as_deref(), Some("a"));
     assert_eq!(scene.status().alarms, []);
+}
+
+/// Returns the clocks for which `alarm` is raised.
+fn raised(scene: &Scene, alarm: Alarm) -> Vec<String> {
+    let clocks = scene.status().clocks;
+    let raised = clocks.iter().filter(|clock| clock.is_raised(alarm));
+    raised.map(|clock| clock.id.to_string()).collect()
+}
+
+#[test]
+fn an_outvoted_clock_raises_an_alarm_until_it_is_accepted_again() {
+    let mut scene = Scene::new(&["a", "b", "c"], &[("a", 0), ("b", 0), ("c", 0)]);
+    scene.run_until(2_000_000);
+    assert_eq!(scene.status().alarms, []);
+    scene.set("b", 5 * SECOND_US);
+    scene.run_until(4_000_000);
+    assert_eq!(scene.status().alarms, [Alarm::Falseticker]);
+    assert_eq!(raised(&scene, Alarm::Falseticker), ["b"]);
+    scene.set("b", 0);
+    scene.run_until(62_000_000);
+    assert_eq!(scene.status().alarms, [Alarm::Falseticker]);
+    scene.run_until(64_500_000);
+    assert_eq!(scene.status().alarms, []);
+    assert_eq!(scene.state("b"), ClockState::Accepted);
+}
+
+#[test]
+fn messages_that_no_clock_sends_raise_an_alarm_and_cost_no_trust() {
+    let mut scene = Scene::new(&["a", "b", "c"], &[("a", 0), ("b", 0), ("c", 0)]);
+    scene.run_until(2_000_000);
+    scene
+        .edge
+        .keeper
+        .handle_invalid(&clock_id("a"), scene.edge.now);
+    scene
+        .edge
+        .keeper
+        .handle_invalid(&clock_id("z"), scene.edge.now);
+    scene.run_until(4_000_000);
+    assert_eq!(scene.status().alarms, [Alarm::Misbehaving]);
+    assert_eq!(raised(&scene, Alarm::Misbehaving), ["a"]);
+    assert_eq!(scene.follows().as_deref(), Some("a"));
+    scene.run_until(62_500_000);
+    assert_eq!(scene.status().alarms, []);
+
+    assert_eq!(scene.announce("b", 63_001), Err(Refused::OffGrid));
+    assert_eq!(raised(&scene, Alarm::Misbehaving), ["b"]);
+    let (_, nonce) = *scene.asked.last().unwrap();
+    let same = scene
+        .replies(scene.asked.last().unwrap().0, nonce)
+        .remove(2);
+    assert_eq!(scene.edge.handle_reply(&same), Err(Refused::Duplicate));
+    assert_eq!(raised(&scene, Alarm::Misbehaving), ["b"]);
+    let other = Reply {
+        received_unix_us: same.received_unix_us + 1,
+        sent_unix_us: same.sent_unix_us + 1,
+        ..same
+    };
+    assert_eq!(scene.edge.handle_reply(&other), Err(Refused::Duplicate));
+    assert_eq!(raised(&scene, Alarm::Misbehaving), ["b", "c"]);
+}
+
+#[test]
+fn an_edge_draws_another_reply_subject_after_three_rounds_without_an_answer() {
+    let mut scene = Scene::new(&["a"], &[("a", 0)]);
+    scene.run_until(3_000_000);
+    assert!(!scene.edge.keeper.poll_redraw());
+    scene.clocks.clear();
+    scene.run_until(5_380_000);
+    assert!(!scene.edge.keeper.poll_redraw(), "the third round is open");
+    scene.run_until(5_400_000);
+    assert!(scene.edge.keeper.poll_redraw());
+    assert!(!scene.edge.keeper.poll_redraw(), "counting starts again");
+    scene.run_until(7_400_000);
+    assert!(!scene.edge.keeper.poll_redraw());
+    scene.set("a", 0);
+    scene.run_until(8_400_000);
+    scene.clocks.clear();
+    scene.run_until(10_400_000);
+    assert!(
+        !scene.edge.keeper.poll_redraw(),
+        "two since the last answer"
+    );
+    scene.run_until(11_400_000);
+    assert!(scene.edge.keeper.poll_redraw());
 }
 
 #[test]
@@ -235,7 +320,10 @@ fn a_majority_of_only_falsetickers_does_not_count() {
     );
     assert!(scene.status().holdover);
     assert_eq!(scene.follows(), None);
-    assert_eq!(scene.status().alarms, [Alarm::NoneAccepted]);
+    assert_eq!(
+        scene.status().alarms,
+        [Alarm::NoneAccepted, Alarm::Falseticker]
+    );
 }
 
 #[test]
@@ -270,7 +358,10 @@ fn the_last_resort_is_not_a_falseticker_if_there_is_another_clock() {
     assert_eq!(scene.offset_us(), None);
     scene.run_until(68_000_000);
     assert_eq!(scene.follows().as_deref(), Some("c"));
-    assert_eq!(scene.status().alarms, [Alarm::NoMajority]);
+    assert_eq!(
+        scene.status().alarms,
+        [Alarm::NoMajority, Alarm::Falseticker]
+    );
 }
 
 #[test]

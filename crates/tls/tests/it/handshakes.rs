@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use rustls::pki_types::CertificateDer;
 use rustls::server::WebPkiClientVerifier;
-use rustls::{ClientConfig, ClientConnection, RootCertStore};
+use rustls::{AlertDescription, ClientConfig, ClientConnection, RootCertStore, SignatureScheme};
 use tickstorm_tls::{
     Handshake, HandshakeError, HandshakeProgress, Opened, provider, server_config,
 };
@@ -29,7 +29,7 @@ fn shake_hands_byte_by_byte(mut handshake: Handshake, mut client: ClientConnecti
             let progress = handshake.handle_input(&[byte], &mut output).unwrap();
             if let HandshakeProgress::Established(established) = progress {
                 assert!(established.unread.is_empty());
-                assert!(established.client_certificate.is_none());
+                assert!(established.peer_certificate.is_none());
                 return;
             }
         }
@@ -88,7 +88,7 @@ fn outcome(
         match progress {
             Ok(HandshakeProgress::InProgress) => {}
             Ok(HandshakeProgress::Established(established)) => {
-                return (Ok(established.client_certificate), Ok(()));
+                return (Ok(established.peer_certificate), Ok(()));
             }
             Err(error) => return (Err(error), Ok(())),
         }
@@ -144,6 +144,33 @@ fn a_client_certificate_is_required_checked_and_returned() {
     );
 }
 
+/// The error occurs after the ServerHello, which must be sent for the client to understand the
+/// alert.
+#[test]
+fn a_client_that_cannot_verify_the_signature_gets_an_alert() {
+    let (server, _) = configs();
+    let mut limited = provider();
+    let all = limited.signature_verification_algorithms;
+    let ed25519 = all
+        .mapping
+        .iter()
+        .position(|(scheme, _)| *scheme == SignatureScheme::ED25519);
+    let ed25519 = ed25519.unwrap();
+    limited.signature_verification_algorithms.mapping = &all.mapping[ed25519..=ed25519];
+    let config = ClientConfig::builder_with_provider(Arc::new(limited))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(RootCertStore::empty())
+        .with_no_client_auth();
+    let (refused, client_error) = outcome((*server).clone(), config);
+    assert!(matches!(
+        refused,
+        Err(HandshakeError::Tls(rustls::Error::PeerIncompatible(_)))
+    ));
+    let alert = rustls::Error::AlertReceived(AlertDescription::HandshakeFailure);
+    assert_eq!(client_error, Err(alert));
+}
+
 #[test]
 fn garbage_gets_an_alert_and_endless_input_is_bounded() {
     let (server, _) = configs();
@@ -156,13 +183,22 @@ fn garbage_gets_an_alert_and_endless_input_is_bounded() {
         handshake.handle_input(b"", &mut output),
         Err(HandshakeError::Ended)
     ));
-    let mut handshake = Handshake::new(server).unwrap();
-    // The start of a ClientHello of 64 KB, in records of 16 KB that never complete it.
-    let mut record = vec![22, 3, 1, 0x40, 0];
-    record.resize(5 + (1 << 14), 0);
+    // The start of a ClientHello of 64 KB, in records of 1 KB that never complete it.
+    let mut record = vec![22, 3, 1, 4, 0];
+    record.resize(5 + 1_024, 0);
     record[5..9].copy_from_slice(&[1, 0, 0xff, 0xff]);
-    let endless = (0..6).find_map(|_| handshake.handle_input(&record, &mut output).err());
-    assert!(endless.is_some());
+    let accepted = |mut handshake: Handshake| {
+        let mut input = || handshake.handle_input(&record, &mut Vec::new()).err();
+        let accepted = (0..100).take_while(|_| input().is_none()).count();
+        accepted * record.len()
+    };
+    let handshake = || Handshake::new(Arc::clone(&server)).unwrap();
+    let accepted = [
+        accepted(handshake()),
+        accepted(handshake().without_client_certificate()),
+    ];
+    assert!((60_000..=65_536).contains(&accepted[0]), "{accepted:?}");
+    assert!((17_000..=18_432).contains(&accepted[1]), "{accepted:?}");
 }
 
 #[test]
@@ -175,22 +211,29 @@ fn empty_records_too_long_ones_and_too_many_are_refused_immediately() {
         .into_iter()
         .chain(std::iter::repeat_n(0, 1_100));
     let tiny: Vec<u8> = start.flat_map(|byte| [22, 3, 3, 0, 1, byte]).collect();
-    for (after, what) in [
-        (vec![23, 3, 3, 0, 0], "empty"),
-        (vec![22, 3, 3, 0x48, 0], "too long"),
-        (tiny, "too many"),
+    for (input, alert, what) in [
+        (vec![22, 3, 3, 0, 0], 10, "empty"),
+        (vec![22, 3, 3, 0x48, 0], 22, "too long"),
+        (tiny, 10, "too many"),
     ] {
-        let mut handshake = Handshake::new(Arc::clone(&server)).unwrap();
-        let mut output = Vec::new();
+        let refuse = |mut handshake: Handshake, input: &[u8]| {
+            let mut output = Vec::new();
+            let refused = handshake.handle_input(input, &mut output).err();
+            assert!(
+                matches!(refused, Some(HandshakeError::InvalidRecord)),
+                "{what}: {refused:?}"
+            );
+            output
+        };
+        let first = Handshake::new(Arc::clone(&server)).unwrap();
+        assert_eq!(refuse(first, &input), [21, 3, 3, 0, 2, 2, alert], "{what}");
+        let mut answered = Handshake::new(Arc::clone(&server)).unwrap();
+        let _ = answered.handle_input(&hello, &mut Vec::new()).unwrap();
         if what != "too many" {
-            let _ = handshake.handle_input(&hello, &mut output).unwrap();
-            output.clear();
+            assert!(
+                refuse(answered, &input).is_empty(),
+                "{what}: no plain alert"
+            );
         }
-        let refused = handshake.handle_input(&after, &mut output).err();
-        assert!(
-            matches!(refused, Some(HandshakeError::InvalidRecord)),
-            "{what}: {refused:?}"
-        );
-        assert_eq!(output[0], 21, "{what}: an alert");
     }
 }

@@ -9,22 +9,54 @@ const DOCKERFILES: [&str; 2] = [
 
 const STAND_INS: [&StandIn; 5] = [&NATS, &DEBIAN, &RUST, &DISTROLESS, &HAPROXY];
 
+/// Returns the images that a Dockerfile starts from, each with the argument that names it.
+fn bases(dockerfile: &str) -> Vec<(&str, &str)> {
+    let stages = dockerfile
+        .lines()
+        .filter_map(|line| line.strip_prefix("FROM "));
+    let arguments = stages.map(|stage| {
+        let image = stage.split_whitespace().next().unwrap();
+        let argument = image
+            .strip_prefix("${")
+            .and_then(|rest| rest.strip_suffix('}'));
+        argument.unwrap_or_else(|| panic!("{image} can't be replaced by a stand-in"))
+    });
+    arguments
+        .map(|argument| {
+            let default = format!("ARG {argument}=\\\n");
+            let image = dockerfile.split_once(&default);
+            let image = image.and_then(|(_, rest)| rest.lines().next());
+            (argument, image.unwrap_or_else(|| panic!("no {default}")))
+        })
+        .collect()
+}
+
 #[test]
-fn every_image_in_the_dockerfiles_has_a_stand_in() {
+fn every_image_in_the_dockerfiles_has_a_digest_and_a_stand_in() {
     for dockerfile in DOCKERFILES {
-        let mut images = 0;
-        for line in dockerfile.lines() {
-            let Some(from) = line.strip_prefix("FROM ") else {
-                continue;
-            };
-            let image = from.split_whitespace().next().unwrap();
-            images += 1;
-            assert!(
-                STAND_INS.iter().any(|stand_in| stand_in.image == image),
-                "{image} has no stand-in"
-            );
+        let bases = bases(dockerfile);
+        assert!(
+            bases.len() >= 2,
+            "no builder or no final stage in {dockerfile}"
+        );
+        for (argument, image) in bases {
+            let (tag, digest) = image.split_once("@sha256:").expect("a digest");
+            let is_hex = digest
+                .bytes()
+                .all(|digit| b"0123456789abcdef".contains(&digit));
+            assert!(digest.len() == 64 && is_hex, "{image}");
+            let mut stand_ins = STAND_INS.iter();
+            let stand_in = stand_ins.find(|stand_in| stand_in.argument == Some(argument));
+            let stand_in = stand_in.unwrap_or_else(|| panic!("{image} has no stand-in"));
+            assert_eq!((stand_in.image, stand_in.reference()), (tag, image));
         }
-        assert!(images >= 2, "no builder or no final stage in {dockerfile}");
+    }
+}
+
+#[test]
+fn an_image_without_a_digest_is_named_by_its_tag() {
+    for stand_in in [&NATS, &DEBIAN, &HAPROXY] {
+        assert_eq!(stand_in.reference(), stand_in.image);
     }
 }
 

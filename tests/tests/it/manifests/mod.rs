@@ -5,11 +5,18 @@ mod containers;
 mod drains;
 mod network;
 mod probes;
+mod proxy;
 mod references;
+mod resources;
 mod schema;
+mod secrets;
+mod tls;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use k8s_openapi::api::core::v1::Container;
-use tickstorm_tests::kubelet::{Environment, environment};
+use tickstorm_tests::kubelet::{Environment, environment, files};
 use tickstorm_tests::manifests::{Manifests, OVERLAYS, Workload, repository};
 
 /// Runs a check for every overlay.
@@ -22,11 +29,9 @@ fn each_overlay(check: impl Fn(&Manifests)) {
 
 /// Returns the only container of a workload's pods.
 fn container(workload: &Workload) -> &Container {
-    let [container] = &workload.pod.containers[..] else {
-        panic!("{} does not have exactly one container", workload.name);
-    };
     assert!(workload.pod.init_containers.is_none(), "{}", workload.name);
-    container
+    assert_eq!(workload.pod.containers.len(), 1, "{}", workload.name);
+    &workload.pod.containers[0]
 }
 
 /// Returns the name of the TickStorm daemon that a container runs, or `None` for NATS.
@@ -67,6 +72,15 @@ fn image_environment(container: &Container) -> Environment {
 fn read(path: &str) -> String {
     let path = repository().join(path);
     std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// Returns the files in the volumes of NATS that are text, by their absolute paths.
+fn nats_files(manifests: &Manifests) -> BTreeMap<PathBuf, String> {
+    let nats = manifests.workload("nats");
+    let files = files(manifests, &nats.pod, container(nats)).into_iter();
+    files
+        .map(|file| (file.path, String::from_utf8(file.content).unwrap()))
+        .collect()
 }
 
 /// Returns the value of the first setting `name` in nats.conf, without quotes.

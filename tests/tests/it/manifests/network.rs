@@ -45,8 +45,9 @@ struct Pod {
 }
 
 fn parties(manifests: &Manifests) -> Vec<Party> {
-    let ours = ["clock", "edge", "nats"].map(|name| {
-        let workload = manifests.workload(name);
+    let ours = manifests.workloads.iter().map(|workload| {
+        let program = OURS.iter().find(|program| **program == workload.program());
+        let name = *program.unwrap_or_else(|| panic!("unknown workload {}", workload.name));
         let ports = container(workload).ports.iter().flatten();
         let ports = ports
             .map(|port| (port.name.clone().unwrap(), port.container_port))
@@ -83,7 +84,7 @@ fn parties(manifests: &Manifests) -> Vec<Party> {
             pod: None,
         },
     ];
-    ours.into_iter().chain(others).collect()
+    ours.chain(others).collect()
 }
 
 #[test]

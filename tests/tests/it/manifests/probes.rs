@@ -26,7 +26,7 @@ fn probes(container: &Container) -> Probes<'_> {
 
 #[tokio::test]
 async fn a_daemon_without_nats_passes_its_startup_and_liveness_probes_but_is_not_ready() {
-    for name in ["clock", "edge"] {
+    for name in ["clock-0", "edge"] {
         let manifests = tickstorm_tests::manifests::Manifests::of("prod");
         let probes = probes(container(manifests.workload(name)));
         let mut running = Daemon::new(daemon(container(manifests.workload(name))).unwrap());
@@ -46,13 +46,21 @@ async fn a_daemon_without_nats_passes_its_startup_and_liveness_probes_but_is_not
 #[test]
 fn probes_are_the_same_in_every_overlay_and_go_to_the_admin_port() {
     each_overlay(|manifests| {
-        for name in ["clock", "edge"] {
-            let probes = probes(container(manifests.workload(name)));
+        for workload in ["clock", "edge"]
+            .iter()
+            .flat_map(|of| manifests.running(of))
+        {
+            let probes = probes(container(workload));
             let paths = [probes.startup, probes.readiness, probes.liveness].map(path);
             assert_eq!(paths, ["/health/live", "/health/ready", "/health/live"]);
             for probe in [probes.startup, probes.readiness, probes.liveness] {
                 let port = &probe.http_get.as_ref().unwrap().port;
-                assert_eq!(*port, IntOrString::String("admin".to_owned()), "{name}");
+                assert_eq!(
+                    *port,
+                    IntOrString::String("admin".to_owned()),
+                    "{}",
+                    workload.name
+                );
             }
         }
     });

@@ -1,5 +1,7 @@
 //! Checks that references by name or label between objects lead to the intended objects.
 
+use std::collections::BTreeSet;
+
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use tickstorm_tests::manifests::{Manifests, Update, Workload, name, selects};
@@ -8,16 +10,15 @@ use super::containers::{effective_settings, setting};
 use super::{container, each_overlay, full_environment, read};
 
 #[test]
-fn every_selector_selects_the_pods_of_one_workload_only() {
+fn every_selector_selects_the_pods_of_one_workload_or_of_all_clocks() {
     each_overlay(|manifests| {
         for workload in &manifests.workloads {
-            assert_selects_only(manifests, &workload.selector, &workload.name);
+            let selected = selected(manifests, &workload.selector);
+            let names: Vec<_> = selected.iter().map(|one| one.name.as_str()).collect();
+            assert_eq!(names, [workload.name.as_str()], "{:?}", workload.selector);
             for spread in workload.pod.topology_spread_constraints.iter().flatten() {
-                assert_selects_only(
-                    manifests,
-                    spread.label_selector.as_ref().unwrap(),
-                    &workload.name,
-                );
+                let selector = spread.label_selector.as_ref().unwrap();
+                assert_selects_only(manifests, selector, workload.program());
             }
             let apart = workload
                 .pod
@@ -30,11 +31,8 @@ fn every_selector_selects_the_pods_of_one_workload_only() {
                     .iter()
                     .flatten()
             }) {
-                assert_selects_only(
-                    manifests,
-                    term.label_selector.as_ref().unwrap(),
-                    &workload.name,
-                );
+                let selector = term.label_selector.as_ref().unwrap();
+                assert_selects_only(manifests, selector, workload.program());
             }
         }
         for budget in &manifests.budgets {
@@ -45,12 +43,17 @@ fn every_selector_selects_the_pods_of_one_workload_only() {
                 name(&budget.metadata),
             );
             assert_eq!(spec.max_unavailable, Some(IntOrString::Int(1)));
+            // Otherwise a pod that never becomes ready keeps its node from being drained.
+            let policy = spec.unhealthy_pod_eviction_policy.as_deref();
+            assert_eq!(policy, Some("AlwaysAllow"), "{}", name(&budget.metadata));
         }
-        assert_eq!(
-            manifests.budgets.len(),
-            manifests.workloads.len(),
-            "each workload needs a disruption budget"
-        );
+        let budgets: BTreeSet<_> = manifests
+            .budgets
+            .iter()
+            .map(|budget| name(&budget.metadata))
+            .collect();
+        let programs: BTreeSet<_> = manifests.workloads.iter().map(Workload::program).collect();
+        assert_eq!(budgets, programs);
         for service in &manifests.services {
             let spec = service.spec.as_ref().unwrap();
             let selector = LabelSelector {
@@ -68,7 +71,8 @@ fn every_port_of_a_service_is_one_of_its_pods() {
     each_overlay(|manifests| {
         for service in &manifests.services {
             let of = name(&service.metadata).trim_end_matches("-metrics");
-            let container = container(manifests.workload(of));
+            let workload = manifests.running(of).next();
+            let container = container(workload.unwrap_or_else(|| panic!("no pod runs {of}")));
             for port in service.spec.as_ref().unwrap().ports.iter().flatten() {
                 let Some(IntOrString::String(target)) = &port.target_port else {
                     panic!("a port of {of} does not refer to its pods' port by name: {port:?}");
@@ -89,7 +93,7 @@ fn every_port_of_a_service_is_one_of_its_pods() {
 fn every_stateful_sets_service_exists_and_is_headless() {
     each_overlay(|manifests| {
         for workload in &manifests.workloads {
-            let Update::Ordinals { service } = &workload.update else {
+            let Update::Ordinals { service, .. } = &workload.update else {
                 continue;
             };
             let found = manifests
@@ -108,17 +112,21 @@ fn every_stateful_sets_service_exists_and_is_headless() {
 #[test]
 fn edges_list_every_clock_and_all_programs_list_every_nats_server() {
     each_overlay(|manifests| {
-        let clocks = pods(manifests, "clock").join(",");
+        let clocks: Vec<_> = manifests
+            .running("clock")
+            .map(|clock| clock.name.as_str())
+            .collect();
         let edge = effective_settings(manifests, manifests.workload("edge"), "tickstorm-edge");
-        assert_eq!(setting(&edge, "CLOCKS"), clocks);
+        assert_eq!(setting(&edge, "CLOCKS"), clocks.join(","));
         let servers = pods(manifests, "nats");
         let urls: Vec<_> = servers
             .iter()
             .map(|pod| format!("nats://{pod}.nats:4222"))
             .collect();
-        let clock = effective_settings(manifests, manifests.workload("clock"), "tickstorm-clock");
-        for settings in [&edge, &clock] {
-            assert_eq!(setting(settings, "NATS_URL"), urls.join(","));
+        let clocks = manifests.running("clock");
+        let clocks = clocks.map(|clock| effective_settings(manifests, clock, "tickstorm-clock"));
+        for settings in clocks.chain([edge]) {
+            assert_eq!(setting(&settings, "NATS_URL"), urls.join(","));
         }
         let routes: Vec<_> = servers
             .iter()
@@ -132,32 +140,29 @@ fn edges_list_every_clock_and_all_programs_list_every_nats_server() {
 }
 
 #[test]
-fn a_clocks_id_is_its_pods_name_and_its_rank_is_the_ordinal() {
+fn each_clock_has_one_pod_and_its_id_and_rank_are_those_in_its_workloads_name() {
     each_overlay(|manifests| {
-        let clock = effective_settings(manifests, manifests.workload("clock"), "tickstorm-clock");
-        assert_eq!(
-            (setting(&clock, "CLOCK_ID"), setting(&clock, "CLOCK_RANK")),
-            ("clock-0", "0")
-        );
+        for (rank, clock) in manifests.running("clock").enumerate() {
+            let settings = effective_settings(manifests, clock, "tickstorm-clock");
+            let found = ["CLOCK_ID", "CLOCK_RANK"].map(|name| setting(&settings, name));
+            assert_eq!(found, [clock.name.as_str(), &rank.to_string()]);
+            // Two pods under one id would be falsetickers.
+            assert_eq!(manifests.replicas(clock), 1, "{}", clock.name);
+        }
     });
 }
 
 #[test]
-fn the_daemons_nats_users_exist_in_the_nats_configuration() {
-    let configuration = read("deploy/nats/nats.conf");
+fn clocks_are_never_replaced_together() {
     each_overlay(|manifests| {
-        for name in ["clock", "edge"] {
-            let settings = effective_settings(
-                manifests,
-                manifests.workload(name),
-                &format!("tickstorm-{name}"),
-            );
-            let user = setting(&settings, "NATS_USER");
-            assert_eq!(user, name);
-            assert!(
-                configuration.contains(&format!("user: {user}\n")),
-                "nats.conf has no user {user}"
-            );
+        for clock in manifests.running("clock") {
+            let Update::Ordinals {
+                waits_for_delete, ..
+            } = clock.update
+            else {
+                panic!("{} may have two pods at a time", clock.name);
+            };
+            assert!(waits_for_delete, "{} is updated by itself", clock.name);
         }
     });
 }
@@ -188,14 +193,24 @@ fn the_autoscaler_uses_a_metric_that_exists() {
     assert_eq!(Manifests::of("prod").autoscalers.len(), 1);
 }
 
-fn assert_selects_only(manifests: &Manifests, selector: &LabelSelector, of: &str) {
-    let selected: Vec<_> = manifests
-        .workloads
+/// Asserts that a selector selects exactly the pods that run `program`.
+fn assert_selects_only(manifests: &Manifests, selector: &LabelSelector, program: &str) {
+    let selected: Vec<_> = selected(manifests, selector)
         .iter()
-        .filter(|workload| selects(selector, &workload.labels))
-        .map(|workload: &Workload| workload.name.as_str())
+        .map(|workload| workload.name.as_str())
         .collect();
-    assert_eq!(selected, [of], "{selector:?}");
+    let expected: Vec<_> = manifests
+        .running(program)
+        .map(|workload| workload.name.as_str())
+        .collect();
+    assert!(!expected.is_empty(), "no pod runs {program}");
+    assert_eq!(selected, expected, "{selector:?}");
+}
+
+fn selected<'a>(manifests: &'a Manifests, selector: &LabelSelector) -> Vec<&'a Workload> {
+    let all = manifests.workloads.iter();
+    all.filter(|workload| selects(selector, &workload.labels))
+        .collect()
 }
 
 fn pods(manifests: &Manifests, workload: &str) -> Vec<String> {

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::Stdio;
 use std::thread;
 
@@ -32,6 +33,9 @@ const LOG_LINES_MAX: usize = 200;
 /// `tickstorm-clock` or `tickstorm-edge`, which may be running or not.
 pub(crate) struct Daemon {
     program: &'static str,
+    executable: PathBuf,
+    /// What is done to each command that runs the program.
+    adapt: fn(Command) -> Command,
     settings: BTreeMap<String, String>,
     clients: ReservedAddr,
     admin: ReservedAddr,
@@ -62,6 +66,8 @@ impl Daemon {
         let settings = settings.map(|(name, value)| (name.to_owned(), value));
         Self {
             program,
+            executable: binary(program),
+            adapt: |command| command,
             settings: settings.into(),
             clients,
             admin,
@@ -92,6 +98,18 @@ impl Daemon {
         self
     }
 
+    /// Removes a setting.
+    pub(crate) fn without(mut self, name: &str) -> Self {
+        self.settings.remove(name);
+        self
+    }
+
+    /// Runs the program from this file, with commands that `adapt` has changed.
+    pub(crate) fn run_by(mut self, executable: PathBuf, adapt: fn(Command) -> Command) -> Self {
+        (self.executable, self.adapt) = (executable, adapt);
+        self
+    }
+
     /// Changes a setting, which takes effect at the next start.
     pub(crate) fn set(&mut self, name: &str, value: &str) {
         self.settings.insert(name.to_owned(), value.to_owned());
@@ -114,7 +132,7 @@ impl Daemon {
 
     /// Returns a command that runs the program with these arguments and the daemon's settings.
     pub(crate) fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(binary(self.program));
+        let mut command = Command::new(&self.executable);
         command
             .args(args)
             .env_clear()
@@ -123,7 +141,7 @@ impl Daemon {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .kill_on_drop(true);
-        command
+        (self.adapt)(command)
     }
 
     /// Starts the daemon and waits until its admin port answers.
@@ -179,9 +197,13 @@ impl Daemon {
     }
 
     pub(crate) fn send(&self, signal: Signal) {
+        kill(Pid::from_raw(self.pid().try_into().unwrap()), signal).unwrap();
+    }
+
+    /// Returns the id of the process.
+    pub(crate) fn pid(&self) -> u32 {
         let pid = self.child.as_ref().and_then(Child::id);
-        let pid = pid.unwrap_or_else(|| panic!("{} is not running", self.program));
-        kill(Pid::from_raw(pid.try_into().unwrap()), signal).unwrap();
+        pid.unwrap_or_else(|| panic!("{} is not running", self.program))
     }
 
     /// Waits until the daemon exits, and returns its exit code, or `None` if a signal killed it.
@@ -193,8 +215,7 @@ impl Daemon {
 
     /// Returns the peak of the daemon's resident memory in this run, in bytes.
     pub(crate) fn memory_peak(&self) -> u64 {
-        let pid = self.child.as_ref().and_then(Child::id);
-        let pid = pid.expect("the daemon is running");
+        let pid = self.pid();
         let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
         let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
         let peak = peak.and_then(|peak| peak.trim().strip_suffix(" kB"));
@@ -248,7 +269,7 @@ impl Daemon {
         let exchange = async {
             let mut stream = TcpStream::connect(self.admin()).await?;
             let request =
-                format!("{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+                format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
             stream.write_all(request.as_bytes()).await?;
             let mut answer = String::new();
             stream.read_to_string(&mut answer).await?;

@@ -3,6 +3,7 @@
 
 pub(crate) mod cluster;
 pub(crate) mod daemon;
+pub(crate) mod intruder;
 pub(crate) mod observer;
 
 use std::time::Duration;

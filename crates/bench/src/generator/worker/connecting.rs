@@ -1,39 +1,57 @@
 //! The handshake of clients: connect, AUTH, SUBSCRIBE, and the answers to them.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use nix::sys::epoll::{EpollEvent, EpollFlags};
-use rustix::net::send;
-use socket2::Socket;
 use tickstorm_protocol::FrameType;
-use tickstorm_protocol::message::Ack;
+use tickstorm_protocol::frame::encode;
+use tickstorm_protocol::message::{Ack, Auth};
+use tickstorm_tls::ClientHandshake;
 
-use super::{SEND_FLAGS, Worker, now_ns};
+use super::{Worker, now_ns};
 use crate::generator::account::TickAccount;
+use crate::generator::channel::{ClientChannel, send_all};
 use crate::generator::client::{ClientStage, Greeting, LoadClient, dial};
+use crate::generator::clients::ClientParts;
 use crate::generator::command::ArrivingClients;
 use crate::generator::connection_end::ConnectionEnd;
 use crate::generator::setup::ClientSetup;
+use crate::tls::ClientTls;
 
 /// The largest number of connects started per turn of the loop: existing clients must not wait for
 /// a whole storm of connects.
 const CONNECTS_PER_TURN: u32 = 128;
 
-/// The first bytes of a client, the same for all clients.
+/// The first bytes of clients, which differ in their cookies.
 pub(super) struct Greetings {
-    auth: Vec<u8>,
+    auth: Auth,
     subscribe: Vec<u8>,
-    both: Vec<u8>,
+    /// The buffer for the first bytes of one client.
+    bytes: Vec<u8>,
 }
 
 impl Greetings {
     pub(super) fn new(setup: &ClientSetup) -> Self {
-        let (auth, subscribe) = (setup.auth(), setup.subscribe());
         Self {
-            both: [&auth[..], &subscribe].concat(),
-            auth,
-            subscribe,
+            auth: setup.auth(),
+            subscribe: setup.subscribe(),
+            bytes: Vec::new(),
         }
+    }
+
+    /// Returns the first bytes of a client, and its stage after them.
+    pub(super) fn of(&mut self, client: &LoadClient) -> (&[u8], ClientStage) {
+        self.bytes.clear();
+        if client.greeting == Greeting::Silent {
+            return (&[], ClientStage::Connected);
+        }
+        self.auth.cookie.clone_from(&client.cookie);
+        encode(FrameType::Auth, &self.auth, &mut self.bytes);
+        if client.greeting == Greeting::Pipelined {
+            self.bytes.extend_from_slice(&self.subscribe);
+        }
+        (&self.bytes, ClientStage::AwaitsAuth)
     }
 }
 
@@ -59,8 +77,8 @@ impl Worker {
 
     fn connect(&mut self, group: ArrivingClients) {
         let started_ns = now_ns();
-        let number = group.by_source.then_some(group.first);
-        let socket = match dial(self.setup.addr, number, group.small_buffer) {
+        let source = group.by_source.then(|| self.setup.sources.of(group.first));
+        let socket = match dial(self.setup.addr, source, group.small_buffer) {
             Ok(socket) => socket,
             Err(error) => return self.fail(&ConnectionEnd::Connect(error)),
         };
@@ -83,6 +101,7 @@ impl Worker {
                 greeting: group.greeting,
                 id: 0,
                 started_ns,
+                cookie: self.cookies.pop().unwrap_or_default(),
             },
         );
     }
@@ -97,20 +116,23 @@ impl Worker {
     /// Sends the first bytes of a client whose socket has connected, or ends it if the connect
     /// failed.
     pub(super) fn greet(&mut self, slot: u32) {
-        let Some((client, _, socket)) = self.clients.parts_of(slot) else {
+        let Some(mut parts) = self.clients.parts_of(slot) else {
             return;
         };
-        let (bytes, state) = match client.greeting {
-            Greeting::Pipelined => (&self.greetings.both, ClientStage::AwaitsAuth),
-            Greeting::StepByStep => (&self.greetings.auth, ClientStage::AwaitsAuth),
-            Greeting::Silent => (&Vec::new(), ClientStage::Connected),
-        };
-        if let Ok(Some(error)) = socket.take_error() {
+        if let Ok(Some(error)) = parts.socket.take_error() {
             return self.end(slot, &ConnectionEnd::Connect(error));
         }
-        client.state = state;
-        let started_ns = client.started_ns;
-        match send_all(socket, bytes) {
+        if let Some(tls) = &self.setup.tls {
+            if let Err(why) = start_handshake(tls, &mut parts) {
+                return self.end(slot, &why);
+            }
+            self.shared.connected.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
+        let (bytes, state) = self.greetings.of(parts.client);
+        parts.client.state = state;
+        let started_ns = parts.client.started_ns;
+        match send_all(parts.socket, bytes) {
             Ok(()) => {}
             Err(why) => return self.end(slot, &why),
         }
@@ -121,18 +143,28 @@ impl Worker {
     }
 
     /// Handles the ACK of AUTH or SUBSCRIBE.
-    pub(super) fn handle_ack(&mut self, slot: u32, ack: &Ack) {
+    pub(super) fn handle_ack(&mut self, slot: u32, ack: Ack) {
         const AUTH: u32 = FrameType::Auth.byte() as u32;
         const SUBSCRIBE: u32 = FrameType::Subscribe.byte() as u32;
         let period_ms = self.setup.mode.period_ms();
-        let Some((client, _, socket)) = self.clients.parts_of(slot) else {
+        let Some(parts) = self.clients.parts_of(slot) else {
             return;
         };
+        let ClientParts {
+            client,
+            socket,
+            channel,
+            ..
+        } = parts;
         match (ack.acked_type, client.state) {
             (AUTH, ClientStage::AwaitsAuth) => {
                 client.state = ClientStage::AwaitsSubscribe;
+                if !ack.cookie.is_empty() {
+                    client.cookie = ack.cookie;
+                }
                 if client.greeting == Greeting::StepByStep
-                    && let Err(why) = send_all(socket, &self.greetings.subscribe)
+                    && let Err(why) =
+                        channel.send(socket, &self.greetings.subscribe, &mut self.sealed)
                 {
                     self.end(slot, &why);
                 }
@@ -158,17 +190,13 @@ impl Worker {
     }
 }
 
-/// Sends a few hundred bytes, all of which a newly connected socket accepts unless it is broken.
-fn send_all(socket: &Socket, bytes: &[u8]) -> Result<(), ConnectionEnd> {
-    if bytes.is_empty() {
-        return Ok(());
-    }
-    match send(socket, bytes, SEND_FLAGS) {
-        Ok(sent) if sent == bytes.len() => Ok(()),
-        Ok(sent) => Err(ConnectionEnd::SentInPart {
-            sent,
-            len: bytes.len(),
-        }),
-        Err(errno) => Err(ConnectionEnd::Send(errno)),
-    }
+/// Sends the first message of a TLS handshake.
+fn start_handshake(tls: &ClientTls, parts: &mut ClientParts<'_>) -> Result<(), ConnectionEnd> {
+    let mut hello = Vec::new();
+    let (config, name) = (Arc::clone(&tls.config), tls.name.clone());
+    let handshake =
+        ClientHandshake::start(config, name, &mut hello).map_err(ConnectionEnd::Handshake)?;
+    *parts.channel = ClientChannel::Handshake(Box::new(handshake));
+    parts.client.state = ClientStage::ShakesHands;
+    send_all(parts.socket, &hello)
 }

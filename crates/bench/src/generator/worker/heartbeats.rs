@@ -3,14 +3,15 @@
 
 use std::time::Duration;
 
-use rustix::net::send;
-use socket2::Socket;
 use tickstorm_protocol::FrameType;
 use tickstorm_protocol::frame::encode;
 use tickstorm_protocol::message::Heartbeat;
 
-use super::{SEND_FLAGS, Worker, nanos, now_ns};
-use crate::generator::client::{ClientStage, LoadClient, LoadReader, Pace};
+use super::{Worker, nanos, now_ns};
+use crate::generator::channel::ClientChannel;
+use crate::generator::client::{ClientStage, Pace};
+use crate::generator::clients::ClientParts;
+use crate::generator::connection_end::ConnectionEnd;
 
 /// The largest number of heartbeats per turn of the loop.
 const HEARTBEATS_PER_TURN: u64 = 256;
@@ -72,32 +73,50 @@ impl Worker {
         if self.heartbeats.learns_time && now >= self.heartbeats.asked_ns + LEARN_INTERVAL_NS {
             self.heartbeats.asked_ns = now;
             let oldest = self.clients.oldest(1).first().copied();
-            if let Some(parts) = oldest.and_then(|slot| self.clients.parts_of(slot)) {
-                self.harvest.heartbeats += u64::from(send_heartbeat(parts, &mut frame));
+            if let Some(slot) = oldest {
+                self.send_heartbeat(slot, &mut frame);
             }
         }
         let now_due = due.min(HEARTBEATS_PER_TURN);
         for _ in 0..now_due {
-            if let Some(parts) = self.clients.walk() {
-                self.harvest.heartbeats += u64::from(send_heartbeat(parts, &mut frame));
+            if let Some(slot) = self.clients.walk() {
+                self.send_heartbeat(slot, &mut frame);
             }
         }
         self.heartbeats.handle_sent(now_due);
     }
+
+    fn send_heartbeat(&mut self, slot: u32, frame: &mut Vec<u8>) {
+        let Some(parts) = self.clients.parts_of(slot) else {
+            return;
+        };
+        match heartbeat(parts, frame, &mut self.sealed) {
+            Ok(true) => self.harvest.heartbeats += 1,
+            Ok(false) => {}
+            Err(why) => self.end(slot, &why),
+        }
+    }
 }
 
 /// Sends a heartbeat for a client whose handshake is complete. A client that reads nothing sends
-/// nothing either: it is silent in both directions.
-fn send_heartbeat(
-    (client, reader, socket): (&mut LoadClient, &LoadReader, &Socket),
+/// nothing either: it is silent in both directions. Returns whether a heartbeat was sent.
+fn heartbeat(
+    parts: ClientParts<'_>,
     frame: &mut Vec<u8>,
-) -> bool {
+    sealed: &mut Vec<u8>,
+) -> Result<bool, ConnectionEnd> {
+    let ClientParts {
+        client,
+        reader,
+        socket,
+        channel,
+    } = parts;
     let served = matches!(
         client.state,
         ClientStage::Subscribed | ClientStage::Connected
     );
     if !served || reader.pace == Pace::Never {
-        return false;
+        return Ok(false);
     }
     let now = now_ns();
     let heartbeat = Heartbeat {
@@ -109,9 +128,14 @@ fn send_heartbeat(
         // The answer of the echo loop contains no time, so the client remembers when it asked.
         client.started_ns = now;
     }
-    // If the socket does not accept 20 bytes, the edge is not reading; its missing PONG will be
-    // counted.
-    send(socket, frame, SEND_FLAGS).is_ok()
+    match channel.send(socket, frame, sealed) {
+        Ok(()) => Ok(true),
+        // If the socket does not accept 20 bytes, the edge is not reading; its missing PONG will be
+        // counted.
+        Err(_) if matches!(channel, ClientChannel::Plain) => Ok(false),
+        // A record that has been sealed and not sent is missing in the stream.
+        Err(why) => Err(why),
+    }
 }
 
 #[cfg(test)]

@@ -1,5 +1,7 @@
 //! Reads and the frames in them: the hot path of the generator.
 
+use std::collections::HashMap;
+
 use nix::sys::epoll::EpollFlags;
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, recv};
@@ -14,8 +16,8 @@ use crate::generator::known::TakenFrame;
 /// The largest number of bytes per read, not counting the start of a frame kept from the previous
 /// read.
 const READ_LEN: usize = 64 * 1_024;
-/// Room for the start of a frame kept from the previous read, which is shorter than the largest
-/// frame.
+/// Room for the start of a frame or record kept from the previous read, which is shorter than the
+/// largest frame.
 const PARTIAL_FRAME_LEN: usize = 66 * 1_024;
 /// The largest number of PONGs kept for learning authority time.
 const SAMPLES_MAX: usize = 1_000;
@@ -42,7 +44,7 @@ impl Worker {
         };
         if reader.pace == Pace::Eager {
             if flags.intersects(EpollFlags::EPOLLIN | ended) {
-                self.read(slot, READ_LEN);
+                self.read(slot, READ_LEN, flags.intersects(ended));
             }
         } else if flags.intersects(ended) {
             self.end(slot, &ConnectionEnd::ClosedByEdge);
@@ -68,16 +70,17 @@ impl Worker {
         for slot in 0..u32::try_from(slots).unwrap_or(u32::MAX) {
             let reader = self.clients.reader(slot);
             if reader.is_some_and(|reader| reader.pace == Pace::Trickle) {
-                self.read(slot, 1);
+                self.read(slot, 1, false);
             }
         }
     }
 
-    /// Reads `most` bytes at a time until the socket is empty, or just once if `most` is 1.
-    fn read(&mut self, slot: u32, most: usize) {
+    /// Reads `most` bytes at a time until the socket is empty, or just once if `most` is 1. A short
+    /// read means that it is empty, unless the connection `has_ended`: no other event reports that.
+    fn read(&mut self, slot: u32, most: usize, has_ended: bool) {
         let mut scratch = std::mem::take(&mut self.scratch);
         loop {
-            let kept = self.take_partial_frame(slot, &mut scratch);
+            let kept = self.take_partial_input(slot, &mut scratch);
             let Some(socket) = self.clients.socket(slot) else {
                 break;
             };
@@ -85,16 +88,20 @@ impl Worker {
             self.meter.pause();
             let received = match recv(socket, room, RecvFlags::DONTWAIT) {
                 Ok((_, received @ 1..)) => received,
+                Ok(_) if self.setup.tls.is_some() => {
+                    self.end(slot, &ConnectionEnd::Truncated);
+                    break;
+                }
                 Ok(_) => {
                     self.end(slot, &ConnectionEnd::ClosedByEdge);
                     break;
                 }
                 Err(Errno::AGAIN) => {
-                    self.keep_partial_frame(slot, &scratch[..kept]);
+                    self.keep_partial_input(slot, &scratch[..kept]);
                     break;
                 }
                 Err(Errno::INTR) => {
-                    self.keep_partial_frame(slot, &scratch[..kept]);
+                    self.keep_partial_input(slot, &scratch[..kept]);
                     continue;
                 }
                 Err(errno) => {
@@ -104,33 +111,49 @@ impl Worker {
             };
             self.now_ns = now_ns();
             self.meter.resume(self.now_ns);
-            self.handle_frames(slot, &scratch[..kept + received]);
-            if received < most || most == 1 {
+            let input = &mut scratch[..kept + received];
+            if self.setup.tls.is_some() {
+                self.handle_records(slot, input);
+            } else {
+                self.handle_frames(slot, input);
+            }
+            if (received < most && !has_ended) || most == 1 {
                 break;
             }
         }
         self.scratch = scratch;
     }
 
-    /// Moves the kept start of a frame to the front of `scratch` and returns its length. Nearly
-    /// always no client has one.
-    fn take_partial_frame(&mut self, slot: u32, scratch: &mut [u8]) -> usize {
-        if self.partial_frames.is_empty() {
+    /// The incomplete input of clients, by slot: frames, or records if clients use TLS.
+    fn partial_input(&mut self) -> &mut HashMap<u32, Vec<u8>> {
+        if self.setup.tls.is_some() {
+            &mut self.partial_records
+        } else {
+            &mut self.partial_frames
+        }
+    }
+
+    /// Moves the kept start of a frame or record to the front of `scratch` and returns its length.
+    /// Nearly always no client has one.
+    fn take_partial_input(&mut self, slot: u32, scratch: &mut [u8]) -> usize {
+        let partial_input = self.partial_input();
+        if partial_input.is_empty() {
             return 0;
         }
-        self.partial_frames.remove(&slot).map_or(0, |partial| {
+        partial_input.remove(&slot).map_or(0, |partial| {
             scratch[..partial.len()].copy_from_slice(&partial);
             partial.len()
         })
     }
 
-    fn keep_partial_frame(&mut self, slot: u32, partial: &[u8]) {
+    pub(super) fn keep_partial_input(&mut self, slot: u32, partial: &[u8]) {
         if !partial.is_empty() {
-            self.partial_frames.insert(slot, partial.to_vec());
+            self.partial_input().insert(slot, partial.to_vec());
         }
     }
 
-    fn handle_frames(&mut self, slot: u32, bytes: &[u8]) {
+    /// Handles the frames at the front of `bytes`, which start with the kept start of a frame.
+    pub(super) fn handle_frames(&mut self, slot: u32, bytes: &[u8]) {
         let at_ns = self.now_ns;
         let Some(reader) = self.clients.reader(slot) else {
             return;
@@ -162,7 +185,7 @@ impl Worker {
                         None => faults.strange += ticks.count,
                     }
                 }
-                TakenFrame::Ack(ack) => self.handle_ack(slot, &ack),
+                TakenFrame::Ack(ack) => self.handle_ack(slot, ack),
                 TakenFrame::Pong(pong) => self.handle_pong(&pong, at_ns),
                 TakenFrame::Refused(error) => {
                     let ErrorMsg { code, message, .. } = error;
@@ -179,7 +202,9 @@ impl Worker {
                 return;
             }
         }
-        self.keep_partial_frame(slot, input);
+        if !input.is_empty() {
+            self.partial_frames.insert(slot, input.to_vec());
+        }
     }
 
     /// Counts an answer of the bare echo loop, which answers one message at a time. Returns false

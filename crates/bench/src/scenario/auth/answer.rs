@@ -7,6 +7,8 @@ use tickstorm_protocol::FrameType;
 use tickstorm_protocol::frame::{Frame, FrameError};
 use tickstorm_protocol::message::{Ack, ErrorMsg};
 
+use tickstorm_tls::OpenError;
+
 use super::tokens::AuthVerdict;
 
 const AUTH: u32 = FrameType::Auth.byte() as u32;
@@ -23,6 +25,8 @@ pub(super) enum AuthFault {
     Closed,
     #[error("can't receive the answer to AUTH: {0}")]
     Receive(#[source] io::Error),
+    #[error("TLS: {0}")]
+    Open(#[from] OpenError),
     #[error("an unknown token was accepted")]
     WrongAccepted,
     #[error("a valid token was refused: ERROR {code}: {message}")]
@@ -44,7 +48,8 @@ impl AuthFault {
     pub(super) fn is_silence(&self) -> bool {
         match self {
             Self::Send(_) | Self::Unanswered | Self::Closed | Self::Receive(_) => true,
-            Self::WrongAccepted
+            Self::Open(_)
+            | Self::WrongAccepted
             | Self::ValidRefused { .. }
             | Self::RefusedOtherwise { .. }
             | Self::AckOfOther(_)

@@ -3,6 +3,7 @@
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -10,10 +11,12 @@ use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
 use socket2::SockRef;
 use tickstorm_protocol::frame::{Decoder, Rules};
+use tickstorm_tls::{ClientHandshake, ClientSession, HandshakeProgress, Opened};
 
 use super::answer::{AuthFault, judge};
 use super::tokens::{AuthVerdict, RandomTokens};
 use crate::machine::now_ns;
+use crate::tls::ClientTls;
 
 /// The time that a connect over loopback may take.
 const CONNECT_WITHIN: Duration = Duration::from_secs(5);
@@ -34,11 +37,19 @@ pub(super) struct AuthConnections {
 
 struct AuthClient {
     stream: TcpStream,
+    tls: Option<AuthTls>,
     /// The AUTH frame.
     frame: Vec<u8>,
     expected: AuthVerdict,
     decoder: Decoder,
     stage: AuthStage,
+}
+
+/// TLS of a connection.
+struct AuthTls {
+    session: Box<ClientSession>,
+    /// Input that has not been opened.
+    input: Vec<u8>,
 }
 
 /// The stage of an AUTH. Times are from the machine's own clock, in nanoseconds.
@@ -68,20 +79,22 @@ pub(super) struct SentAuth {
 }
 
 impl AuthConnections {
-    /// Makes a connection for each of `verdicts`, without sending anything yet.
+    /// Makes a connection for each of `verdicts`, without sending any frame yet.
     pub(super) fn connect(
         addr: SocketAddr,
+        tls: Option<&ClientTls>,
         tokens: &mut RandomTokens,
         verdicts: impl Iterator<Item = AuthVerdict>,
     ) -> anyhow::Result<Self> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         let mut clients = Vec::new();
         for expected in verdicts {
-            let stream = dial(addr).with_context(|| format!("connect to {addr}"))?;
+            let (stream, tls) = dial(addr, tls).with_context(|| format!("connect to {addr}"))?;
             let event = EpollEvent::new(EpollFlags::EPOLLIN, clients.len() as u64);
             epoll.add(&stream, event)?;
             clients.push(AuthClient {
                 stream,
+                tls,
                 frame: tokens.auth(expected),
                 expected,
                 decoder: Decoder::default(),
@@ -140,6 +153,16 @@ impl AuthClient {
 
     fn send(&mut self) {
         let at_ns = now_ns();
+        if let Some(tls) = &mut self.tls {
+            let mut sealed = Vec::new();
+            if let Err(error) = tls.session.seal(&self.frame, &mut sealed) {
+                let fault = AuthFault::Send(io::Error::other(error));
+                let sent_ns = None;
+                self.stage = AuthStage::Failed { sent_ns, fault };
+                return;
+            }
+            self.frame = sealed;
+        }
         // A newly connected socket accepts all of a few hundred bytes, unless it is broken.
         self.stage = match self.stream.write_all(&self.frame) {
             Ok(()) => AuthStage::Sent { at_ns },
@@ -184,7 +207,14 @@ impl AuthClient {
             }
             Err(error) => return Err(AuthFault::Receive(error)),
         };
-        let mut input = &bytes[..len];
+        let opened;
+        let mut input = match &mut self.tls {
+            None => &bytes[..len],
+            Some(tls) => {
+                opened = tls.open(&bytes[..len])?;
+                &opened
+            }
+        };
         match self.decoder.decode(Rules::CLIENT, &mut input)? {
             Some(frame) => judge(&frame, self.expected).map(|()| true),
             None => Ok(false),
@@ -208,9 +238,58 @@ impl AuthClient {
     }
 }
 
-fn dial(addr: SocketAddr) -> io::Result<TcpStream> {
-    let stream = TcpStream::connect_timeout(&addr, CONNECT_WITHIN)?;
+impl AuthTls {
+    /// Shakes hands over a blocking stream.
+    fn shake_hands(stream: &mut TcpStream, tls: &ClientTls) -> anyhow::Result<Self> {
+        let mut output = Vec::new();
+        let (config, name) = (Arc::clone(&tls.config), tls.name.clone());
+        let mut handshake = ClientHandshake::start(config, name, &mut output)?;
+        let mut bytes = [0; READ_LEN];
+        loop {
+            stream.write_all(&output)?;
+            output.clear();
+            let len = stream.read(&mut bytes)?;
+            anyhow::ensure!(
+                len > 0,
+                "the edge closed the connection during the handshake"
+            );
+            let progress = handshake.handle_input(&bytes[..len], &mut output)?;
+            if let HandshakeProgress::Established(established) = progress {
+                stream.write_all(&output)?;
+                return Ok(Self {
+                    session: established.session,
+                    input: established.unread,
+                });
+            }
+        }
+    }
+
+    /// Takes input, and returns the contents of the records that are now complete.
+    fn open(&mut self, bytes: &[u8]) -> Result<Vec<u8>, AuthFault> {
+        self.input.extend_from_slice(bytes);
+        let mut opened = Vec::new();
+        loop {
+            match self.session.open(&mut self.input)? {
+                Opened::Incomplete => return Ok(opened),
+                Opened::Record { record, content } => {
+                    opened.extend_from_slice(&self.input[content]);
+                    self.input.drain(..record);
+                }
+                Opened::Closed if opened.is_empty() => return Err(AuthFault::Closed),
+                Opened::Closed => return Ok(opened),
+            }
+        }
+    }
+}
+
+fn dial(addr: SocketAddr, tls: Option<&ClientTls>) -> anyhow::Result<(TcpStream, Option<AuthTls>)> {
+    let mut stream = TcpStream::connect_timeout(&addr, CONNECT_WITHIN)?;
     stream.set_nodelay(true)?;
+    stream.set_read_timeout(Some(CONNECT_WITHIN))?;
+    let tls = match tls {
+        Some(tls) => Some(AuthTls::shake_hands(&mut stream, tls).context("TLS handshake")?),
+        None => None,
+    };
     stream.set_nonblocking(true)?;
-    Ok(stream)
+    Ok((stream, tls))
 }

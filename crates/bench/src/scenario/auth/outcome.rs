@@ -7,6 +7,7 @@ use super::tokens::AuthVerdict;
 use crate::figure::{Figure, number};
 use crate::generator::{FrameSeen, histogram};
 use crate::report::{Distribution, LatenessColumn, LatenessTable, Report};
+use crate::tick_arrivals::release_lateness_us;
 
 /// The measurements, by round.
 pub(super) struct AuthOutcome {
@@ -73,23 +74,14 @@ impl AuthOutcome {
         self.under_way.push(number(under_way));
     }
 
-    /// Records when the tick `epoch_ms` was released: by the last shard, if there are several. A
-    /// tick that no client has seen is skipped here; the load generator counts it as lost.
+    /// Records when the tick `epoch_ms` was released.
     pub(super) fn count_release(&mut self, epoch_ms: i64, with_auths: bool, seen: &[FrameSeen]) {
-        let ticks = seen.iter().map(|seen| seen.ticks);
-        let carriers = ticks
-            .filter(|ticks| !ticks.bare && (ticks.first_ms..=ticks.last_ms).contains(&epoch_ms));
-        let lateness_us = carriers.map(|ticks| ticks.sent_unix_us.saturating_sub(epoch_ms * 1_000));
-        // A tick that is sent early is counted as a fault elsewhere.
-        let lateness_us = lateness_us
-            .max()
-            .map(|lateness_us| lateness_us.max(0).unsigned_abs());
         let column = if with_auths {
             &mut self.with_us
         } else {
             &mut self.without_us
         };
-        column.extend(lateness_us);
+        column.extend(release_lateness_us(epoch_ms, seen));
     }
 
     /// Adds the figures to the report.

@@ -2,11 +2,13 @@
 //! file. The file contains only digests, and is removed at the end of the run.
 
 use std::ffi::OsString;
-use std::io::{self, BufWriter, Write};
+use std::fmt::Write as _;
+use std::io;
+use std::path::PathBuf;
 
 use data_encoding::HEXLOWER;
 use sha2::{Digest, Sha256};
-use tempfile::NamedTempFile;
+use tickstorm_command::private_dir::PrivateDir;
 use tickstorm_protocol::FrameType;
 use tickstorm_protocol::frame::encode;
 use tickstorm_protocol::message::Auth;
@@ -15,7 +17,9 @@ use tickstorm_protocol::message::Auth;
 pub(super) struct RandomTokens {
     known: Vec<String>,
     next: usize,
-    file: NamedTempFile,
+    file: PathBuf,
+    /// The directory of the file, which is removed with this.
+    _directory: PrivateDir,
 }
 
 /// The answer that an AUTH must have.
@@ -31,26 +35,23 @@ impl RandomTokens {
     /// Creates `count` tokens, and the file with their digests.
     pub(super) fn new(count: u32) -> io::Result<Self> {
         let known: Vec<String> = (0..count).map(|_| random()).collect();
-        let file = tempfile::Builder::new()
-            .prefix("tickstorm-bench-tokens-")
-            .tempfile()?;
-        let mut lines = BufWriter::new(&file);
+        let mut lines = String::new();
         for (number, token) in known.iter().enumerate() {
             let digest = HEXLOWER.encode(&Sha256::digest(token.as_bytes()));
-            writeln!(lines, "client-{number} {digest}")?;
+            let _infallible = writeln!(lines, "client-{number} {digest}");
         }
-        lines.flush()?;
-        drop(lines);
+        let directory = PrivateDir::new("tickstorm-bench-tokens-")?;
         Ok(Self {
             known,
             next: 0,
-            file,
+            file: directory.write("tokens", &lines)?,
+            _directory: directory,
         })
     }
 
     /// Returns the value of STREAM_TOKENS_FILE.
     pub(super) fn path(&self) -> OsString {
-        self.file.path().into()
+        self.file.clone().into()
     }
 
     /// Returns the next token, in rotation.

@@ -1,5 +1,6 @@
 //! The measurements of `fanout`, and the figures derived from them.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 use crate::figure::{Figure, growth, number, whole};
@@ -33,6 +34,8 @@ pub(super) struct FanoutOutcome {
     pub(super) bare_cpu_us: Vec<f64>,
     pub(super) bare_last_ms: Vec<f64>,
     pub(super) bare_spread_ms: Vec<f64>,
+    /// The edge's measurements by epoch, so that those of two edges can be paired.
+    by_epoch: BTreeMap<i64, TickCosts>,
     pub(super) rss: Thinned,
     pub(super) files: Thinned,
     /// When CPU time is read again at the latest, in milliseconds after the tick was due.
@@ -40,6 +43,15 @@ pub(super) struct FanoutOutcome {
     /// When the last tick counted had reached all clients, in milliseconds after it was due; `None`
     /// before the first.
     arrived_ms: Option<i64>,
+}
+
+/// What one tick cost the edge, and how long it took.
+#[derive(Clone, Copy, Debug)]
+struct TickCosts {
+    /// `None` if it took too long to be measured.
+    cpu_us: Option<f64>,
+    last_ms: f64,
+    spread_ms: f64,
 }
 
 /// A series whose number of points stays bounded, however long the run.
@@ -148,11 +160,80 @@ impl FanoutOutcome {
             self.bare_last_ms.push(round.last_ms());
             self.bare_spread_ms.push(round.spread_ms());
         }
-        if let Some(cpu_us) = second.cpu_us.filter(|_| in_time) {
-            self.cpu_us.push(number(cpu_us) / number(round.count));
-        }
+        let cpu_us = second.cpu_us.filter(|_| in_time);
+        let cpu_us = cpu_us.map(|cpu_us| number(cpu_us) / number(round.count));
+        self.cpu_us.extend(cpu_us);
+        let costs = TickCosts {
+            cpu_us,
+            last_ms: round.last_ms(),
+            spread_ms: round.spread_ms(),
+        };
+        self.by_epoch.insert(second.epoch_ms, costs);
         self.last_ms.push(round.last_ms());
         self.spread_ms.push(round.spread_ms());
+    }
+
+    /// Compares the ticks of an edge with TLS with those of an edge without, which were due a
+    /// moment later.
+    pub(super) fn against_plain(&self, plain: &Self) -> [Figure; 3] {
+        let pairs = |of: fn(&TickCosts) -> Option<f64>| -> (Vec<f64>, Vec<f64>) {
+            let both = self.by_epoch.iter().filter_map(|(epoch_ms, costs)| {
+                let plain = plain.by_epoch.get(epoch_ms)?;
+                Some((of(costs)?, of(plain)?))
+            });
+            both.unzip()
+        };
+        let figure = |id, label, unit, (tls, plain): (Vec<f64>, Vec<f64>)| {
+            Figure::of(id, label, unit, tls).against(plain)
+        };
+        [
+            figure(
+                "cpu_us_per_message_to_plain",
+                "TLS to plain: edge CPU per delivered message",
+                "µs",
+                pairs(|costs| costs.cpu_us),
+            ),
+            figure(
+                "last_arrival_ms_to_plain",
+                "TLS to plain: last arrival after the tick was due",
+                "ms",
+                pairs(|costs| Some(costs.last_ms)),
+            ),
+            figure(
+                "spread_ms_to_plain",
+                "TLS to plain: spread from first to last arrival",
+                "ms",
+                pairs(|costs| Some(costs.spread_ms)),
+            ),
+        ]
+    }
+
+    /// Returns the figures of an edge without TLS that another edge is compared with.
+    pub(super) fn plain_figures(self) -> [Figure; 3] {
+        let of = Figure::of;
+        [
+            of(
+                "plain_cpu_us_per_message",
+                "plain: edge CPU per delivered message",
+                "µs",
+                self.cpu_us,
+            )
+            .against(self.bare_cpu_us),
+            of(
+                "plain_last_arrival_ms",
+                "plain: last arrival after the tick was due",
+                "ms",
+                self.last_ms,
+            )
+            .against(self.bare_last_ms),
+            of(
+                "plain_spread_ms",
+                "plain: spread from first to last arrival",
+                "ms",
+                self.spread_ms,
+            )
+            .against(self.bare_spread_ms),
+        ]
     }
 
     /// Adds the figures to a report.
@@ -230,6 +311,34 @@ mod tests {
         assert_eq!(series.points[0], (0.0, 0.0));
         let growth = series.growth().expect("the series is warm");
         assert!((29.0..=29.7).contains(&growth), "{growth}");
+    }
+
+    #[test]
+    fn ticks_of_two_edges_are_paired_by_their_epoch() {
+        let outcome = |ticks: &[(i64, Option<f64>, f64)]| FanoutOutcome {
+            by_epoch: ticks
+                .iter()
+                .map(|(epoch_ms, cpu_us, last_ms)| {
+                    let costs = TickCosts {
+                        cpu_us: *cpu_us,
+                        last_ms: *last_ms,
+                        spread_ms: 1.0,
+                    };
+                    (*epoch_ms, costs)
+                })
+                .collect(),
+            ..FanoutOutcome::default()
+        };
+        let tls = outcome(&[(0, Some(3.0), 30.0), (2, None, 31.0), (4, Some(5.0), 32.0)]);
+        let plain = outcome(&[
+            (2, Some(1.0), 10.0),
+            (4, Some(2.0), 16.0),
+            (6, Some(9.0), 9.0),
+        ]);
+        let [cpu, last, _] = tls.against_plain(&plain);
+        assert_eq!((cpu.edge_rounds, cpu.limit_rounds), (vec![5.0], vec![2.0]));
+        assert_eq!(last.edge_rounds, [31.0, 32.0]);
+        assert_eq!(last.limit_rounds, [10.0, 16.0]);
     }
 
     #[test]

@@ -14,6 +14,10 @@ use tickstorm_client::Mode;
 /// take.
 const QUIET_MS: i64 = 150;
 
+/// When clients of both of two edges that are compared send heartbeats, in milliseconds after the
+/// first edge's tick was due.
+const HEARTBEATS_BESIDE_MS: Range<i64> = 1_450..1_900;
+
 /// The moments of a round, in milliseconds after its tick was due.
 #[derive(Debug)]
 pub(super) struct RoundSchedule {
@@ -25,6 +29,8 @@ pub(super) struct RoundSchedule {
     pub(super) heartbeats: [Range<i64>; 2],
     /// When the bare loop sends, if there is one.
     pub(super) bare_at: Option<i64>,
+    /// When the bare loop sends once more, which is not measured.
+    pub(super) repeat_at: Option<i64>,
     /// When arrivals are counted.
     pub(super) ends: i64,
 }
@@ -39,6 +45,7 @@ impl RoundSchedule {
                 window_ends: 460,
                 heartbeats: [480..900, 0..0],
                 bare_at: None,
+                repeat_at: None,
                 ends: 900,
             },
             (Mode::Second, true) => Self {
@@ -46,6 +53,7 @@ impl RoundSchedule {
                 window_ends: 460,
                 heartbeats: [480..960, 0..0],
                 bare_at: Some(1_500),
+                repeat_at: None,
                 ends: 1_900,
             },
             (Mode::Minute, with_limit) => Self {
@@ -53,8 +61,28 @@ impl RoundSchedule {
                 window_ends: 2_000,
                 heartbeats: [3_000..27_000, 33_000..57_000],
                 bare_at: with_limit.then_some(30_000),
+                repeat_at: None,
                 ends: 59_000,
             },
+        }
+    }
+
+    /// Returns the schedule of two edges that are compared in one run, one of which is `behind` the
+    /// other by a quarter of a second. A round takes three seconds. In the first, the two edges and
+    /// the two bare loops send in turn, each a quarter of a second after the one before. In the
+    /// second, there are heartbeats. In the third, all four send in turn without being measured, so
+    /// that each measured one follows the same activity.
+    pub(super) fn compared(behind: Duration) -> Self {
+        let behind_ms = i64::try_from(behind.as_millis()).unwrap_or(0);
+        let heartbeats =
+            HEARTBEATS_BESIDE_MS.start - behind_ms..HEARTBEATS_BESIDE_MS.end - behind_ms;
+        Self {
+            period_ms: 3_000,
+            window_ends: 240,
+            heartbeats: [0..0, heartbeats],
+            bare_at: Some(500),
+            repeat_at: Some(2_500),
+            ends: 2_800,
         }
     }
 
@@ -88,6 +116,27 @@ mod tests {
             schedule.keep_quiet_before(Duration::from_millis(lead_ms));
             assert_eq!(schedule.heartbeats[0], 480..end, "{lead_ms}");
         }
+    }
+
+    #[test]
+    fn compared_edges_and_their_bare_loops_send_in_turn() {
+        let mut sends = Vec::new();
+        for behind_ms in [0, 250] {
+            let schedule = RoundSchedule::compared(Duration::from_millis(behind_ms));
+            let behind_ms = i64::try_from(behind_ms).unwrap();
+            let [before, after] = &schedule.heartbeats;
+            assert!(before.is_empty());
+            assert_eq!(after.start + behind_ms, HEARTBEATS_BESIDE_MS.start);
+            assert!(schedule.window_ends < 250);
+            let bare = [schedule.bare_at, schedule.repeat_at].map(Option::unwrap);
+            let all = [0, 1_000, 2_000].iter().chain(&bare);
+            sends.extend(all.map(|at| at + behind_ms));
+        }
+        sends.sort_unstable();
+        let measured = [0, 250, 500, 750];
+        let repeated = measured.map(|at| at + 2_000);
+        assert_eq!(sends, [&measured[..], &[1_000, 1_250], &repeated].concat());
+        assert!(sends.iter().all(|at| !HEARTBEATS_BESIDE_MS.contains(at)));
     }
 
     #[test]

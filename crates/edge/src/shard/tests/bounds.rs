@@ -70,6 +70,21 @@ fn accepting_3000_connections_and_their_handshakes_delays_no_tick() {
 }
 
 #[test]
+fn closing_3000_handshakes_for_as_many_newer_ones_delays_no_tick() {
+    let limits = AdmissionLimits {
+        handshakes: 100,
+        ..AdmissionLimits::NONE
+    };
+    let mut sim = Sim::with_limits(settings(), limits);
+    assert_tick_not_delayed(&mut sim, |sim| {
+        for _ in 0..3_100 {
+            sim.script.connect();
+        }
+    });
+    assert_eq!(sim.metrics.admission.evicted.get(), 3_000);
+}
+
+#[test]
 fn a_step_back_ends_3000_subscriptions_in_small_steps() {
     let mut sim = Sim::new(settings());
     for _ in 0..3_000 {
@@ -123,6 +138,61 @@ fn listing_3000_connections_delays_no_tick() {
     assert_eq!(listed.try_recv().unwrap().len(), 2_000);
 }
 
+/// A list waits for the tick and its fan-out, and so does the search for a connection to close.
+#[test]
+fn nothing_is_done_for_operators_just_before_a_tick_or_while_it_is_sent() {
+    let mut sim = Sim::new(settings());
+    for _ in 0..3_000 {
+        sim.subscriber(Mode::Second, false);
+    }
+    sim.run_to_just_before_a_second();
+    start_counting(&sim);
+    sim.script.scene().horizon = sim.now() + SECOND;
+    let (reply, mut listed) = tokio::sync::oneshot::channel();
+    let order = super::super::listing::Order::Age;
+    let listing = super::super::listing::Listing::new(order, 2_000, reply);
+    let tasks = &mut sim.shard.waiting.tasks;
+    tasks.add(super::super::tasks::ShardTask::List(listing));
+    let (reply, mut closed) = tokio::sync::oneshot::channel();
+    tasks.add(super::super::tasks::ShardTask::CloseOne {
+        id: u64::MAX,
+        walk: super::super::connections::Walk::default(),
+        reply: Some(reply),
+    });
+    let mut was_sending = false;
+    for _ in 0..100_000 {
+        sim.shard.turn().unwrap();
+        let is_sending = sim.shard.sending.busy_since.is_some();
+        if was_sending && !is_sending {
+            break;
+        }
+        was_sending |= is_sending;
+        assert_eq!(sim.shard.waiting.served_operators, Mono::ZERO);
+    }
+    assert!(was_sending);
+    sim.run_for(500 * MS);
+    assert_eq!(listed.try_recv().unwrap().len(), 2_000);
+    assert!(!closed.try_recv().unwrap());
+}
+
+#[test]
+fn a_list_that_nobody_waits_for_is_given_up_in_small_steps() {
+    let mut sim = Sim::new(settings());
+    for _ in 0..3_000 {
+        sim.subscriber(Mode::Minute, false);
+    }
+    let (reply, listed) = tokio::sync::oneshot::channel();
+    let order = super::super::listing::Order::Age;
+    let listing = super::super::listing::Listing::new(order, 3_000, reply);
+    let task = super::super::tasks::ShardTask::List(listing);
+    start_counting(&sim);
+    sim.shard.waiting.tasks.add(task);
+    drop(listed);
+    sim.run_for(SECOND);
+    assert!(!sim.shard.waiting.tasks.have_any(true));
+    assert_calls_bounded(&sim);
+}
+
 #[test]
 fn three_thousand_subscribers_that_wait_for_one_resume_point_all_join() {
     let mut sim = Sim::new(settings());
@@ -141,4 +211,46 @@ fn three_thousand_subscribers_that_wait_for_one_resume_point_all_join() {
     for client in clients {
         assert_eq!(sim.ticks(client)[0].0, point + 1_000);
     }
+}
+
+#[test]
+fn closing_3000_connections_because_of_their_sockets_memory_delays_no_tick() {
+    let mut sim = Sim::new(settings());
+    for _ in 0..3_000 {
+        let client = sim.subscriber(Mode::Minute, false);
+        sim.script.on(client).memory.unsent = 100_000;
+    }
+    assert_tick_not_delayed(&mut sim, |sim| {
+        let excess = crate::memory::Excess::of(1 << 40, 1).unwrap();
+        let shedding = super::super::shedding::Shedding::new(excess);
+        sim.shard.waiting.tasks.shed(shedding);
+    });
+    sim.run_for(SECOND);
+    let slow = sim.metrics.closed.with_label_values(&["slow_consumer"]);
+    assert_eq!(slow.get(), 3_000);
+}
+
+#[test]
+fn closing_2000_connections_because_of_their_half_frames_delays_no_tick() {
+    let mut sim = Sim::new(ShardSettings {
+        buffered_max: 2_100 * 3_000,
+        ..settings()
+    });
+    let half = &frame(SUBSCRIBE, &[7; 4_000])[..3_000];
+    let mut clients = Vec::new();
+    for _ in 0..2_100 {
+        let client = sim.subscriber(Mode::Minute, false);
+        sim.script.client_sends(client, half);
+        clients.push(client);
+    }
+    sim.run_for(MS);
+    assert_tick_not_delayed(&mut sim, |sim| {
+        for _ in 0..2_000 {
+            let client = sim.script.connect();
+            let bytes = [auth("pass"), half.to_vec()].concat();
+            sim.script.client_sends(client, &bytes);
+        }
+    });
+    sim.run_for(SECOND);
+    assert_eq!(sim.metrics.memory.buffer_evictions.get(), 2_000);
 }

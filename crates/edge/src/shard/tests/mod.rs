@@ -1,8 +1,13 @@
 //! Tests of a whole shard in virtual time, over a scripted network. They check which bytes clients
 //! get, and when.
 
+mod admission;
 mod bounds;
+mod guessing;
+mod memory;
+mod proxied;
 mod random_actions;
+mod replays;
 mod rules;
 mod script;
 mod ticks;
@@ -25,14 +30,16 @@ use tokio::sync::watch;
 use super::Vitals;
 use super::env::{Commons, ShardSettings};
 use super::turn::Shard;
-use crate::admission::{Admission, Attempts};
+use crate::admission::{Admission, AdmissionLimits, Attempts};
 use crate::auth::AcceptedCredentials;
+use crate::fd_budget;
 use crate::feed::FeedLimits;
 use crate::feed::tests::TestTime;
+use crate::ip_lists::IpLists;
+use crate::memory::{KernelBound, Memory};
 use crate::metrics::Metrics;
 use crate::sys::network::Network;
 use crate::sys::socket::SocketOptions;
-use crate::sys::waker::Waker;
 use script::Script;
 
 const MS: Duration = Duration::from_millis(1);
@@ -46,6 +53,7 @@ struct Sim<N: Network = Script> {
     authority: Authority,
     /// The edge's timekeeper and the clock that it follows.
     time: TestTime,
+    lists: watch::Sender<IpLists>,
 }
 
 fn settings() -> ShardSettings {
@@ -71,6 +79,8 @@ fn settings() -> ShardSettings {
             write_buffer: 0,
             user_timeout: Duration::from_secs(20),
         },
+        lingering_max: fd_budget::lingering_max(1_000_000, 0),
+        buffered_max: 1024 * 1024,
         spin: true,
     }
 }
@@ -88,6 +98,7 @@ fn credentials() -> AcceptedCredentials {
         ..crate::auth::CredentialSources::default()
     })
     .unwrap()
+    .0
 }
 
 impl Sim {
@@ -99,6 +110,13 @@ impl Sim {
     fn without_time(settings: ShardSettings) -> Self {
         Self::without_time_over(settings, |script| script)
     }
+
+    /// Creates a shard that knows the time, with these limits.
+    fn with_limits(settings: ShardSettings, limits: AdmissionLimits) -> Self {
+        let mut sim = Self::build(settings, limits, |script| script);
+        sim.learn_time();
+        sim
+    }
 }
 
 impl<N: Network> Sim<N> {
@@ -106,12 +124,29 @@ impl<N: Network> Sim<N> {
     /// script.
     fn over(settings: ShardSettings, over: impl FnOnce(Script) -> N) -> Self {
         let mut sim = Self::without_time_over(settings, over);
-        sim.shard.set_authority(Some(sim.authority));
-        sim.run_for(MS);
+        sim.learn_time();
         sim
     }
 
+    /// Returns how many connections were closed for this reason.
+    fn closed(&self, reason: &str) -> u64 {
+        self.metrics.closed.with_label_values(&[reason]).get()
+    }
+
+    fn learn_time(&mut self) {
+        self.shard.set_authority(Some(self.authority));
+        self.run_for(MS);
+    }
+
     fn without_time_over(settings: ShardSettings, over: impl FnOnce(Script) -> N) -> Self {
+        Self::build(settings, AdmissionLimits::NONE, over)
+    }
+
+    fn build(
+        settings: ShardSettings,
+        limits: AdmissionLimits,
+        over: impl FnOnce(Script) -> N,
+    ) -> Self {
         let mut time = TestTime::new();
         let (authority, now) = time.run_until(|_| true);
         let script = Script::default();
@@ -121,27 +156,35 @@ impl<N: Network> Sim<N> {
             scene.is_listening = true;
         }
         let metrics = Metrics::register(&Registry::new()).unwrap();
+        let lists = watch::Sender::new(IpLists::default());
+        let replays = Arc::new(super::address_budgets(settings.feeds.resume_window));
+        let buffered_max = settings.buffered_max;
         let commons = Commons {
             settings: Arc::new(settings),
-            admission: Admission::new(1_000_000, 1_000_000, metrics.active_connections.clone()),
+            admission: Admission::new(limits, lists.subscribe(), metrics.admission_gauges()),
             attempts: Attempts::new(0),
+            replays,
+            memory: Memory::new(&metrics.memory, buffered_max, KernelBound::none()),
             metrics: metrics.clone(),
             authority: watch::channel(None).1,
             credentials: watch::channel(credentials()).1,
             tls: None,
+            refusals: Arc::default(),
+            balancers: None,
+            proxy_faults: Arc::default(),
         };
         let vitals = Arc::new(Vitals {
             turned: AtomicU64::new(0),
             released: AtomicU64::new(0),
             accepting: AtomicBool::new(true),
         });
-        let network = (over(script.clone()), Waker::new().unwrap());
         Self {
-            shard: Shard::new(0, commons, vitals, network, script.clone()),
+            shard: Shard::new(0, commons, vitals, over(script.clone()), script.clone()),
             script,
             metrics,
             authority,
             time,
+            lists,
         }
     }
 

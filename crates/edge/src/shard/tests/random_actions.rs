@@ -17,6 +17,8 @@ enum Action {
         /// The resume point, in seconds after now; negative for the past.
         resume: Option<i64>,
     },
+    /// Lets this many clients connect and ask for long replays, which hold up others.
+    Crowd(usize),
     Heartbeat(prop::sample::Index),
     /// Limits the client's socket to this many more bytes.
     LimitRoom(prop::sample::Index, usize),
@@ -40,6 +42,7 @@ fn action() -> impl Strategy<Value = Action> {
         6 => (who(), any::<bool>(), any::<bool>(), prop::option::of(-700_i64..20)).prop_map(
             |(who, minute, ahead, resume)| Action::Subscribe { who, minute, ahead, resume }
         ),
+        1 => (1_usize..20).prop_map(Action::Crowd),
         2 => who().prop_map(Action::Heartbeat),
         2 => (who(), 0_usize..200).prop_map(|(who, room)| Action::LimitRoom(who, room)),
         3 => (who(), 1_usize..5_000).prop_map(|(who, most)| Action::Read(who, most)),
@@ -79,6 +82,16 @@ impl Sim {
                     let point = resume.map(|seconds| now_ms + seconds * 1_000);
                     let bytes = subscribe(mode, *ahead, point);
                     self.script.client_sends(client, &bytes);
+                }
+            }
+            Action::Crowd(len) => {
+                for _ in 0..*len {
+                    let client = self.script.connect();
+                    self.script.client_sends(client, &auth("pass"));
+                    let now_ms = self.authority.time_at(self.now()).as_millis();
+                    let resume = subscribe(Mode::Second, false, Some(now_ms - 600_000));
+                    self.script.client_sends(client, &resume);
+                    clients.push(client);
                 }
             }
             Action::Heartbeat(who) => {
@@ -159,7 +172,10 @@ proptest! {
         let mut settings = settings();
         settings.limits.frame_rate = 1_000;
         settings.feeds.behind_max = 8;
+        // Enough for several full replays of one client.
+        settings.feeds.resume_window = Duration::from_secs(1_200);
         let mut sim = Sim::new(settings);
+        sim.script.scene().has_addresses = true;
         let mut clients = Vec::new();
         for action in &actions {
             sim.apply(action, &mut clients);

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, IoSlice};
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -12,6 +12,10 @@ use nix::errno::Errno;
 use tickstorm_timebase::{Clock, Mono};
 
 use crate::sys::network::{Network, NetworkEvent, Readiness, Received, Token, WaitFor};
+use crate::sys::socket_memory::SocketMemory;
+
+/// The address that clients connect from, unless a test chooses another.
+const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
 
 /// The scripted network, which a test and the shard share.
 #[derive(Clone, Default)]
@@ -32,6 +36,8 @@ pub(super) struct Scene {
     incoming: VecDeque<RawFd>,
     incoming_is_new: bool,
     pub(super) is_listening: bool,
+    /// Whether every client has an address of its own.
+    pub(super) has_addresses: bool,
     woken: bool,
     /// The number of calls since the last clock reading.
     calls: usize,
@@ -42,6 +48,8 @@ pub(super) struct Scene {
 /// One socket, as the client sees it.
 #[derive(Default)]
 pub(super) struct ScriptedSocket {
+    /// The client's address; `None` stands for [`CLIENT`].
+    from: Option<IpAddr>,
     input: VecDeque<u8>,
     /// The maximum number of bytes per read, as urgent data would limit it.
     pub(super) read_max: Option<usize>,
@@ -55,6 +63,9 @@ pub(super) struct ScriptedSocket {
     pub(super) room: Option<usize>,
     pub(super) is_shut: bool,
     pub(super) is_closed: bool,
+    /// Whether closing it resets the connection.
+    pub(super) is_reset: bool,
+    pub(super) memory: SocketMemory,
     token: Option<Token>,
     wants_output: bool,
     unreported: Readiness,
@@ -152,12 +163,26 @@ impl Script {
 
     /// Connects a client, and returns its descriptor.
     pub(super) fn connect(&self) -> RawFd {
+        self.connect_from(None)
+    }
+
+    /// Connects a client from an address.
+    pub(super) fn connect_from(&self, from: Option<IpAddr>) -> RawFd {
         let mut scene = self.scene();
         let fd = RawFd::try_from(scene.sockets.len()).unwrap();
-        scene.sockets.insert(fd, ScriptedSocket::default());
+        let socket = ScriptedSocket {
+            from,
+            ..ScriptedSocket::default()
+        };
+        scene.sockets.insert(fd, socket);
         scene.incoming.push_back(fd);
         scene.incoming_is_new = true;
         fd
+    }
+
+    /// Returns the number of connections that wait to be accepted.
+    pub(super) fn waiting(&self) -> usize {
+        self.scene().incoming.len()
     }
 
     /// Makes a client send `bytes`.
@@ -227,11 +252,19 @@ impl Network for Script {
         let fd = scene.incoming.pop_front().filter(|_| scene.is_listening);
         let fd = fd.ok_or(io::ErrorKind::WouldBlock)?;
         let port = u16::try_from(fd % 60_000).unwrap();
+        let ip = match scene.sockets[&fd].from {
+            Some(ip) => ip,
+            None if scene.has_addresses => {
+                let [_, b, c, d] = fd.to_be_bytes();
+                IpAddr::from([10, b, c, d])
+            }
+            None => CLIENT,
+        };
         let socket = Socket {
             fd,
             script: self.clone(),
         };
-        Ok((socket, SocketAddr::from(([192, 0, 2, 1], port))))
+        Ok((socket, SocketAddr::new(ip, port)))
     }
 
     fn stop_listening(&mut self) {
@@ -269,6 +302,20 @@ impl Network for Script {
         drop(self.call());
         let bytes: Vec<u8> = parts.iter().flat_map(|part| part.iter().copied()).collect();
         Ok(self.on(socket.fd).take(&bytes)?)
+    }
+
+    fn buffered(&self, _socket: &Socket) -> usize {
+        0
+    }
+
+    fn socket_memory(&self, socket: &Socket) -> SocketMemory {
+        drop(self.call());
+        self.on(socket.fd).memory
+    }
+
+    fn reset_on_drop(&mut self, socket: &Socket) {
+        drop(self.call());
+        self.on(socket.fd).is_reset = true;
     }
 
     fn shut_down_sending(&mut self, socket: &Socket) {

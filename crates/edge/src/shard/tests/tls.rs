@@ -5,17 +5,20 @@ use std::io::{Read as _, Write as _};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore};
 
+use super::memory::held;
 use super::*;
+use crate::feed::CHUNK;
 use crate::sys::secured::Secured;
+use crate::tls::{ClientAuth, TlsConfigs};
 
 /// Makes shards over TLS, and clients that trust them.
-struct Certificates {
+pub(super) struct Certificates {
     server: Arc<rustls::ServerConfig>,
     client: Arc<ClientConfig>,
 }
 
 impl Certificates {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let made = rcgen::generate_simple_self_signed(["edge".to_owned()]).unwrap();
         let certificate: CertificateDer<'static> = made.cert.der().clone();
         let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
@@ -34,16 +37,42 @@ impl Certificates {
     }
 
     fn sim(&self) -> Sim<Secured<Script>> {
-        let config = watch::channel(Arc::clone(&self.server)).1;
-        let metrics = Metrics::register(&Registry::new()).unwrap().tls;
-        Sim::over(settings(), |script| Secured::new(script, config, metrics))
+        self.sim_with_limits(AdmissionLimits::NONE)
     }
 
-    fn client(&self, sim: &Sim<Secured<Script>>) -> Client {
+    fn sim_with_limits(&self, limits: AdmissionLimits) -> Sim<Secured<Script>> {
+        self.sim_over(settings(), limits, |script| script)
+    }
+
+    fn sim_with(&self, settings: ShardSettings) -> Sim<Secured<Script>> {
+        self.sim_over(settings, AdmissionLimits::NONE, |script| script)
+    }
+
+    /// Creates a shard that knows the time and runs over TLS over the network that `over` makes of
+    /// the script.
+    pub(super) fn sim_over<N: Network>(
+        &self,
+        settings: ShardSettings,
+        limits: AdmissionLimits,
+        over: impl FnOnce(Script) -> N,
+    ) -> Sim<Secured<N>> {
+        let configs = TlsConfigs {
+            current: watch::channel(Arc::clone(&self.server)).1,
+            client_auth: ClientAuth::None,
+        };
+        let metrics = Metrics::register(&Registry::new()).unwrap().tls;
+        let mut sim = Sim::build(settings, limits, |script| {
+            Secured::new(over(script), configs, metrics)
+        });
+        sim.learn_time();
+        sim
+    }
+
+    fn client<N: Network>(&self, sim: &Sim<N>) -> Client {
         self.client_of(sim, sim.script.connect())
     }
 
-    fn client_of(&self, sim: &Sim<Secured<Script>>, fd: RawFd) -> Client {
+    pub(super) fn client_of<N: Network>(&self, sim: &Sim<N>, fd: RawFd) -> Client {
         let name = ServerName::try_from("edge").unwrap();
         let mut client = Client {
             fd,
@@ -68,7 +97,7 @@ impl Certificates {
 }
 
 /// A TLS client of a scripted socket.
-struct Client {
+pub(super) struct Client {
     fd: RawFd,
     tls: ClientConnection,
     received: Vec<u8>,
@@ -78,7 +107,7 @@ struct Client {
 
 impl Client {
     /// Passes records in both directions.
-    fn exchange(&mut self, sim: &Sim<Secured<Script>>) {
+    fn exchange<N: Network>(&mut self, sim: &Sim<N>) {
         let bytes = std::mem::take(&mut sim.script.on(self.fd).sent);
         let mut bytes = &bytes[..];
         while !bytes.is_empty() {
@@ -99,12 +128,22 @@ impl Client {
         }
     }
 
-    fn send(&mut self, sim: &Sim<Secured<Script>>, bytes: &[u8]) {
+    pub(super) fn send<N: Network>(&mut self, sim: &Sim<N>, bytes: &[u8]) {
         self.tls.writer().write_all(bytes).unwrap();
         self.exchange(sim);
     }
 
-    fn run_for(&mut self, sim: &mut Sim<Secured<Script>>, time: Duration) {
+    /// Seals `bytes` in one record, and returns it instead of sending it.
+    fn seal(&mut self, bytes: &[u8]) -> Vec<u8> {
+        self.tls.writer().write_all(bytes).unwrap();
+        let mut record = Vec::new();
+        while self.tls.wants_write() {
+            self.tls.write_tls(&mut record).unwrap();
+        }
+        record
+    }
+
+    pub(super) fn run_for<N: Network>(&mut self, sim: &mut Sim<N>, time: Duration) {
         let until = sim.now() + time;
         while sim.now() < until {
             sim.run_for(MS);
@@ -112,7 +151,7 @@ impl Client {
         }
     }
 
-    fn frames(&mut self) -> Vec<RawFrame> {
+    pub(super) fn frames(&mut self) -> Vec<RawFrame> {
         std::iter::from_fn(|| RawFrame::take(&mut self.received)).collect()
     }
 
@@ -243,6 +282,41 @@ fn without_a_byte_it_was_a_health_check_and_within_a_handshake_a_failure() {
 }
 
 #[test]
+fn a_refused_connection_gets_a_plain_close_over_tls() {
+    let certificates = Certificates::new();
+    let mut sim = certificates.sim_with_limits(AdmissionLimits {
+        connections_per_address: 1,
+        ..AdmissionLimits::NONE
+    });
+    let _first = certificates.client(&sim);
+    sim.run_for(MS);
+    let second = certificates.client(&sim);
+    sim.run_for(MS);
+    let socket = sim.script.on(second.fd);
+    assert!(socket.is_closed && socket.sent.is_empty());
+    let closed = &sim.metrics.closed;
+    let refused = closed.with_label_values(&["too_many_connections"]).get();
+    assert_eq!(refused, 1);
+}
+
+#[test]
+fn a_client_within_its_tls_handshake_is_closed_after_those_that_sent_nothing() {
+    let certificates = Certificates::new();
+    let mut sim = certificates.sim_with_limits(AdmissionLimits {
+        handshakes: 3,
+        ..AdmissionLimits::NONE
+    });
+    let greeted = certificates.client(&sim);
+    let silent = sim.script.connect();
+    sim.run_for(1_100 * MS);
+    sim.script.connect();
+    sim.script.connect();
+    sim.run_for(10 * MS);
+    assert!(sim.script.on(silent).is_closed);
+    assert!(!sim.script.on(greeted.fd).is_closed);
+}
+
+#[test]
 fn no_handshake_step_starts_just_before_a_tick() {
     let certificates = Certificates::new();
     let mut sim = certificates.sim();
@@ -266,6 +340,40 @@ fn no_handshake_step_starts_just_before_a_tick() {
         client.send(&sim, &auth("pass"));
         client.run_for(&mut sim, 10 * MS);
         assert_eq!(client.frames()[0].kind, ACK);
+    }
+}
+
+#[test]
+fn handshakes_wait_while_a_tick_is_sent_to_everyone_but_not_for_long() {
+    const SUBSCRIBERS: usize = 3 * CHUNK + 1;
+    let certificates = Certificates::new();
+    let mut sim = certificates.sim();
+    let subscribers: Vec<_> = (0..SUBSCRIBERS)
+        .map(|_| certificates.subscriber(&mut sim).fd)
+        .collect();
+    // With the second duration, three chunks take more than half a second.
+    for (send, waits) in [(Duration::ZERO, true), (Duration::from_micros(190), false)] {
+        sim.script.scene().cost = Duration::ZERO;
+        sim.run_to_just_before_a_second();
+        for fd in &subscribers {
+            sim.script.on(*fd).sent.clear();
+        }
+        // Its first message arrives too late for a step before the tick.
+        let client = certificates.client(&sim);
+        sim.run_for(MS / 2);
+        sim.script.scene().cost = send;
+        let mut served = 0;
+        while sim.script.on(client.fd).sent.is_empty() {
+            let horizon = sim.now() + MS;
+            sim.script.scene().horizon = horizon;
+            sim.shard.turn().unwrap();
+            let has_tick = |fd: &&RawFd| !sim.script.on(**fd).sent.is_empty();
+            served = subscribers.iter().filter(has_tick).count();
+        }
+        assert!(served > 0, "the tick comes first");
+        assert_eq!(served == SUBSCRIBERS, waits, "{served} served");
+        sim.script.scene().cost = Duration::ZERO;
+        sim.run_for(10 * MS);
     }
 }
 
@@ -316,4 +424,75 @@ fn an_end_that_is_read_with_the_last_data_is_noticed_whatever_the_number_of_read
         sim.run_for(50 * MS);
         assert!(sim.script.on(client.fd).is_closed, "in {pieces} pieces");
     }
+}
+
+#[test]
+fn handshakes_and_partial_records_count_as_buffered_until_they_are_complete() {
+    let certificates = Certificates::new();
+    let mut sim = certificates.sim();
+    let mut client = certificates.client(&sim);
+    sim.run_for(10 * MS);
+    let handshake = sim.shard.driver.buffered.bytes();
+    assert!(handshake >= 3_072, "{handshake}");
+    assert_eq!(handshake, held(&mut sim));
+    client.send(&sim, &auth("pass"));
+    client.run_for(&mut sim, 10 * MS);
+    assert_eq!(client.frames()[0].kind, ACK);
+    assert_eq!(sim.shard.driver.buffered.bytes(), 0);
+
+    let record = client.seal(&[7; 10_000]);
+    for (start, end) in [(0, 5), (5, 4_000), (4_000, 10_000)] {
+        sim.script.client_sends(client.fd, &record[start..end]);
+        sim.run_for(MS);
+        assert_eq!(sim.shard.driver.buffered.bytes(), end);
+        assert_eq!(held(&mut sim), end);
+    }
+    sim.script.client_ends(client.fd);
+    sim.run_for(MS);
+    assert_eq!(sim.shard.driver.buffered.bytes(), 0);
+}
+
+#[test]
+fn the_unsent_end_of_a_record_counts_as_buffered_until_it_is_sent() {
+    let certificates = Certificates::new();
+    let mut sim = certificates.sim();
+    let mut client = certificates.subscriber(&mut sim);
+    sim.script.on(client.fd).room = Some(20);
+    client.run_for(&mut sim, 2 * SECOND);
+    let waiting = sim.shard.driver.buffered.bytes();
+    assert!(waiting > 20, "{waiting}");
+    assert_eq!(waiting, held(&mut sim));
+    sim.script.client_reads(client.fd, 100_000);
+    client.run_for(&mut sim, SECOND);
+    assert_eq!(sim.shard.driver.buffered.bytes(), 0);
+    assert_consecutive(&client.ticks(), 2);
+}
+
+#[test]
+fn partial_records_beyond_the_bound_close_the_oldest_with_an_error() {
+    let certificates = Certificates::new();
+    let mut sim = certificates.sim_with(ShardSettings {
+        buffered_max: 50_000,
+        ..settings()
+    });
+    let mut clients = Vec::new();
+    for _ in 0..10 {
+        let mut client = certificates.client(&sim);
+        client.send(&sim, &auth("pass"));
+        client.run_for(&mut sim, 10 * MS);
+        assert_eq!(client.frames()[0].kind, ACK);
+        let record = client.seal(&[7; 15_000]);
+        sim.script.client_sends(client.fd, &record[..10_000]);
+        sim.run_for(MS);
+        clients.push(client);
+    }
+    // Each new handshake needed the room of an older connection.
+    assert_eq!(sim.shard.driver.buffered.bytes(), 50_000);
+    for (n, client) in clients.iter_mut().enumerate() {
+        client.exchange(&sim);
+        let codes: Vec<_> = client.frames().iter().map(|frame| frame.kind).collect();
+        let expected: &[u8] = if n < 5 { &[ERROR] } else { &[] };
+        assert_eq!(codes, expected, "number {n}");
+    }
+    assert_eq!(held(&mut sim), 50_000);
 }

@@ -5,11 +5,17 @@ use std::os::fd::RawFd;
 
 use nix::errno::Errno;
 use rustls::pki_types::CertificateDer;
+use tickstorm_service::excerpt::Excerpt;
 use tickstorm_tls::{Alert, Established, OpenError, Opened, Session};
 use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer as _;
+use zeroize::Zeroizing;
 
 use super::super::network::{ClientCertificate, Network};
+
+/// The longest content of a record. It is less than TLS allows, because a client makes progress
+/// within its write deadline only if the socket accepts a whole record.
+const RECORD_CONTENT_MAX: usize = 4 * 1024;
 
 /// An established connection.
 pub(super) struct Channel {
@@ -36,22 +42,25 @@ pub(super) enum End {
 
 impl Channel {
     /// Creates the channel of a complete handshake, and returns it with the input that follows.
-    pub(super) fn new(established: Established, unsent: Vec<u8>) -> (Box<Self>, Vec<u8>) {
+    pub(super) fn new(
+        established: Established,
+        unsent: Vec<u8>,
+    ) -> (Box<Self>, Zeroizing<Vec<u8>>) {
         let this = Self {
             session: *established.session,
-            client_certificate: established.client_certificate.as_ref().map(describe),
+            client_certificate: established.peer_certificate.as_ref().map(describe),
             input: Vec::new(),
             unsent,
             owed: None,
             is_closed: false,
             end: None,
         };
-        (Box::new(this), established.unread)
+        (Box::new(this), established.unread.into())
     }
 
-    /// Opens the complete records of `input` into `output`, and keeps the incomplete one. Returns
-    /// the number of bytes of plaintext. What ends the input is kept, to be returned by the next
-    /// read.
+    /// Opens the complete records of `input` into `output`, keeps the incomplete one, and wipes
+    /// `input`. Returns the number of bytes of plaintext. The end of the input is kept, and
+    /// returned by the next read.
     pub(super) fn open(&mut self, input: &mut [u8], output: &mut [u8]) -> usize {
         let (mut at, mut written) = (0, 0);
         while self.end.is_none() {
@@ -67,20 +76,29 @@ impl Channel {
                 Err(error) => self.end = Some(End::Failed(error)),
             }
         }
+        // A client sends a frame every few seconds: the memory is worth more than the time.
+        self.session.finish_opening();
         self.input = match self.end {
             None => input[at..].to_vec(),
             Some(_) => Vec::new(),
         };
+        // Records are opened in place, and what a client has sent may be its password. The compiler
+        // can't leave this out, because the buffer is used again.
+        input.fill(0);
         written
     }
 
-    /// Sends bytes in records of at most `record_max` bytes, until the socket is full. `sealed` is
-    /// a buffer for the records. Returns how many bytes were accepted.
+    /// Returns the number of bytes that are allocated for incomplete records.
+    pub(super) fn buffered(&self) -> usize {
+        self.input.capacity() + self.unsent.capacity()
+    }
+
+    /// Sends bytes in records, until the socket is full. `sealed` is a buffer for the records.
+    /// Returns how many bytes were accepted.
     pub(super) fn send(
         &mut self,
         fd: RawFd,
         bytes: &[u8],
-        record_max: usize,
         plain: &mut impl Network,
         sealed: &mut Vec<u8>,
     ) -> Result<usize, Errno> {
@@ -96,7 +114,7 @@ impl Channel {
             self.owed = None;
             taken = 1;
         }
-        for content in bytes[taken..].chunks(record_max) {
+        for content in bytes[taken..].chunks(RECORD_CONTENT_MAX) {
             sealed.clear();
             let sealing = self.session.seal(content, sealed);
             sealing.map_err(|_| Errno::EIO)?;
@@ -113,6 +131,13 @@ impl Channel {
             }
         }
         Ok(taken)
+    }
+
+    /// Lends the sealing key, if the stream is at the boundary of a frame.
+    #[cfg(feature = "bench")]
+    pub(super) fn bare_sealing(&mut self) -> Option<tickstorm_tls::BareSealing<'_>> {
+        let is_at_boundary = self.unsent.is_empty() && self.owed.is_none();
+        (is_at_boundary && !self.is_closed).then(|| self.session.bare_sealing())
     }
 
     /// Sends close_notify, once, if the socket accepts it: a peer that is gone needs none.
@@ -148,7 +173,11 @@ fn describe(certificate: &CertificateDer<'_>) -> Box<ClientCertificate> {
     let parsed = X509Certificate::from_der(certificate);
     let (subject, serial) = parsed.map_or_else(
         |_| Default::default(),
-        |(_, parsed)| (parsed.subject().to_string(), parsed.raw_serial_as_string()),
+        |(_, parsed)| {
+            let subject = Excerpt(parsed.subject()).to_string();
+            let serial = Excerpt(parsed.raw_serial_as_string()).to_string();
+            (subject, serial)
+        },
     );
     Box::new(ClientCertificate { subject, serial })
 }

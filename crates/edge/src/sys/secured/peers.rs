@@ -4,8 +4,8 @@ use std::os::fd::RawFd;
 
 use nix::errno::Errno;
 
-use super::Greeting;
 use super::channel::Channel;
+use super::greeting::Greeting;
 
 /// The state of one socket.
 #[derive(Default)]
@@ -17,7 +17,7 @@ pub(super) enum Peer {
     Silent,
     Handshake(Box<Greeting>),
     Open(Box<Channel>),
-    /// TLS has failed. What still arrives is discarded.
+    /// TLS has failed, or this side has ended it. What still arrives is discarded.
     Failed,
 }
 
@@ -46,5 +46,17 @@ impl Peers {
             self.by_fd.resize_with(index + 1, Peer::default);
         }
         self.by_fd[index] = peer;
+    }
+
+    /// Lends the sealing keys of all sockets that have no unsent records.
+    #[cfg(feature = "bench")]
+    pub(super) fn bare_sealing(
+        &mut self,
+    ) -> impl Iterator<Item = (RawFd, tickstorm_tls::BareSealing<'_>)> {
+        let peers = (0..).zip(&mut self.by_fd);
+        peers.filter_map(|(fd, peer)| match peer {
+            Peer::Open(channel) => Some((fd, channel.bare_sealing()?)),
+            Peer::Absent | Peer::Silent | Peer::Handshake(_) | Peer::Failed => None,
+        })
     }
 }

@@ -16,8 +16,8 @@ const EXACT_INTERVAL: Duration = Duration::from_secs(2);
 /// The longest interval between two HEARTBEATs while the edge itself does not know the time.
 const TIMELESS_INTERVAL: Duration = Duration::from_secs(1);
 /// The interval that replaces [`TIMELESS_INTERVAL`] for a sparing client. The strictest limit that
-/// an edge can be set to is one frame per second, in bursts of two, and SUBSCRIBE and the first
-/// HEARTBEAT, sent together, use up such a burst.
+/// an edge can be set to is one frame per second. An edge of an earlier version may accept bursts
+/// of only two then, which SUBSCRIBE and the first HEARTBEAT, sent together, use up.
 const TIMELESS_SPARING_INTERVAL: Duration = Duration::from_secs(2);
 /// The shortest heartbeat interval that is accepted from an edge, so that a misconfigured or
 /// malicious edge cannot make a client send continuously.

@@ -60,7 +60,11 @@ pub(crate) fn limits(settings: u8) -> Limits {
         auth_timeout: Duration::from_secs(5),
         heartbeat_interval: Duration::from_secs(15),
         heartbeat_timeout: Duration::from_secs(20),
-        frame_rate: if settings & 1 == 0 { 10 } else { 1_000 },
+        frame_rate: match settings & 5 {
+            0 => 10,
+            4 => 1,
+            _ => 1_000,
+        },
         max_msg_size: if settings & 2 == 0 { 65_536 } else { 4_096 },
         edge_id: "edge-0".to_owned(),
     }
@@ -129,6 +133,7 @@ impl<'a> Edge<'a> {
             let step = self.session.step(self.limits, &mut input, self.now);
             if step == Step::NeedsInput {
                 assert!(input.is_empty(), "the session left input unused");
+                assert_eq!(self.session.has_kept(), self.session.buffered() > 0);
                 return;
             }
             self.act(&step);
@@ -142,7 +147,7 @@ impl<'a> Edge<'a> {
             Step::NeedsInput => {}
             Step::Auth(auth) if auth.password == PASSWORD => {
                 assert_eq!(self.session.deadline(self.limits), Mono::NEVER);
-                self.session.accept(self.limits, self.now, out);
+                self.session.accept(self.limits, &[], self.now, out);
                 assert!(self.session.is_authenticated());
             }
             Step::Auth(_) => self.close(CloseReason::AuthFailed),

@@ -1,0 +1,103 @@
+//! [`Memory`]: the memory that clients make an edge hold without being up to date: buffers of
+//! unfinished input and waiting output in the process, and the queues of sockets in the kernel.
+//! Both have a bound over all connections. The shards count the buffers and close connections to
+//! keep the bounds; this is what they share, and what operators see of it.
+
+mod evictions;
+mod kernel;
+mod metrics;
+mod source;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use serde_json::{Value, json};
+use tickstorm_timebase::Mono;
+
+pub(crate) use self::evictions::Evictions;
+pub(crate) use self::kernel::{Excess, watch};
+pub(crate) use self::metrics::MemoryMetrics;
+pub(crate) use self::source::KernelBound;
+
+/// The totals over all shards, and the connections that were closed to keep the bounds.
+pub(crate) struct Memory {
+    metrics: MemoryMetrics,
+    buffered_max: usize,
+    /// The most buffered bytes since the last call of [`Memory::take_fall`].
+    buffered_peak: AtomicI64,
+    kernel: KernelBound,
+    /// Closings because of the bound on buffers.
+    pub(crate) buffer_evictions: Evictions,
+    /// Closings because of the bound on kernel memory.
+    pub(crate) kernel_evictions: Evictions,
+}
+
+impl Memory {
+    /// Creates the totals of an edge whose connections may hold `buffered_max` bytes in buffers.
+    pub(crate) fn new(
+        metrics: &MemoryMetrics,
+        buffered_max: usize,
+        kernel: KernelBound,
+    ) -> Arc<Self> {
+        let limit_bytes = i64::try_from(kernel.bytes()).unwrap_or(i64::MAX);
+        metrics.kernel_limit_bytes.set(limit_bytes);
+        Arc::new(Self {
+            buffer_evictions: Evictions::new(metrics.buffer_evictions.clone()),
+            kernel_evictions: Evictions::new(metrics.kernel_evictions.clone()),
+            metrics: metrics.clone(),
+            buffered_max,
+            buffered_peak: AtomicI64::new(0),
+            kernel,
+        })
+    }
+
+    /// Returns the bound on buffered bytes over all connections.
+    pub(crate) fn buffered_max(&self) -> usize {
+        self.buffered_max
+    }
+
+    /// Adds a change of a shard's buffered bytes to the total.
+    pub(crate) fn add_buffered(&self, change: i64) {
+        let total = &self.metrics.buffered_bytes;
+        total.add(change);
+        if change > 0 {
+            self.buffered_peak.fetch_max(total.get(), Ordering::Relaxed);
+        }
+    }
+
+    /// Returns by how many bytes the buffers have fallen since their peak, and starts to look for a
+    /// new peak.
+    pub(crate) fn take_fall(&self) -> u64 {
+        let now = self.metrics.buffered_bytes.get();
+        let peak = self.buffered_peak.swap(now, Ordering::Relaxed);
+        u64::try_from(peak.saturating_sub(now)).unwrap_or(0)
+    }
+
+    /// Returns the section `memory` of /status.
+    pub(crate) fn status(&self, now: Mono) -> Value {
+        let mut alarms = Vec::new();
+        if self.buffer_evictions.is_recent(now) {
+            alarms.push(json!({
+                "reason": "buffers_full",
+                "message": "within the last minute, connections with unfinished input were closed \
+                    to stay below MAX_BUFFERED_BYTES",
+            }));
+        }
+        if self.kernel_evictions.is_recent(now) {
+            alarms.push(json!({
+                "reason": "kernel_memory",
+                "message": "within the last minute, connections with full sockets were closed to \
+                    stay below the bound on the kernel's TCP memory",
+            }));
+        }
+        json!({
+            "buffered_bytes": self.metrics.buffered_bytes.get(),
+            "buffered_limit_bytes": self.buffered_max,
+            "kernel_bytes": self.metrics.kernel_bytes.get(),
+            "kernel_limit_bytes": self.kernel.bytes(),
+            "kernel_bytes_from": self.kernel.source().to_string(),
+            "kernel_limit_from": self.kernel.reason(),
+            "alarms": alarms,
+        })
+    }
+}

@@ -1,0 +1,8 @@
+//! Passes libFuzzer's bytes to the driver with which the edge's tests replay the corpus.
+
+#![no_main]
+
+#[path = "../../crates/edge/tests/it/fuzz_drivers/proxy_header.rs"]
+mod driver;
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| driver::run(data));
