@@ -44,11 +44,9 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
     let mut open = None;
     for (index, run) in runs.iter().enumerate() {
         eprint!("abuse: {} of {}: {} … ", index + 1, runs.len(), run.title());
-        // A run that can't start must not lose the results of the others.
-        let row = run_one(run, &mut open, &surroundings)
-            .unwrap_or_else(|failure| Row::failed(run, &failure));
+        let row = run_until_clear(run, &mut open, &surroundings);
         eprintln!("{}", row.verdict());
-        if !run.short || !row.held() {
+        if !row.held() {
             // The next attack starts on an edge that this one has left no trace on.
             open = None;
         }
@@ -56,6 +54,25 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
     }
     drop(open);
     report.publish(options.json.as_deref())
+}
+
+/// Runs an attack. If it breaks the promise about latency and no other, it is run twice more on
+/// other edges, and the median of the ratios is judged: a run has 20 ticks, so that a single late
+/// one decides its p99.
+fn run_until_clear(run: &Run, open: &mut Option<OpenStage>, surroundings: &Surroundings) -> Row {
+    let mut row = || {
+        if !run.short {
+            *open = None;
+        }
+        // A run that can't start must not lose the results of the others.
+        run_one(run, open, surroundings).unwrap_or_else(|failure| Row::failed(run, &failure))
+    };
+    let first = row();
+    if !first.is_only_late() {
+        return first;
+    }
+    eprint!("{}, again … ", first.verdict());
+    Row::median([first, row(), row()])
 }
 
 fn run_one(

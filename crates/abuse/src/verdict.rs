@@ -124,6 +124,26 @@ impl Figures {
         self.disconnected = disconnected;
     }
 
+    /// Returns the p99 under attack as a multiple of the baseline, or 0 if one of them is missing.
+    pub(crate) fn ratio(&self) -> f64 {
+        let both = self.baseline.zip(self.attacked);
+        both.map_or(0.0, |(baseline, attacked)| attacked.ratio(&baseline))
+    }
+
+    /// Returns whether ticks arrived too late under attack.
+    fn is_late(&self) -> bool {
+        let both = self.baseline.zip(self.attacked);
+        both.is_some_and(|(baseline, attacked)| {
+            attacked.ratio(&baseline) >= P99_RATIO_MAX
+                && attacked.p99_ms - baseline.p99_ms >= P99_FLOOR_MS
+        })
+    }
+
+    /// Returns whether late ticks are the only broken promise.
+    pub(crate) fn is_only_late(&self, judged: Judged) -> bool {
+        judged.p99 && self.is_late() && self.broken(judged).len() == 1
+    }
+
     /// Returns the broken promises.
     pub(crate) fn broken(&self, judged: Judged) -> Vec<String> {
         let mut broken = Vec::new();
@@ -143,15 +163,8 @@ impl Figures {
                 broken.push(format!("{count} {what}"));
             }
         }
-        if judged.p99
-            && let (Some(baseline), Some(attacked)) = (&self.baseline, &self.attacked)
-            && attacked.ratio(baseline) >= P99_RATIO_MAX
-            && attacked.p99_ms - baseline.p99_ms >= P99_FLOOR_MS
-        {
-            broken.push(format!(
-                "p99 is {:.2} times the baseline",
-                attacked.ratio(baseline)
-            ));
+        if judged.p99 && self.is_late() {
+            broken.push(format!("p99 is {:.2} times the baseline", self.ratio()));
         }
         broken.extend(self.new_clients_broken(judged));
         broken.extend(self.probes_broken(judged));

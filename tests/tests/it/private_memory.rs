@@ -11,7 +11,7 @@ use std::process::Stdio;
 
 use nix::unistd::geteuid;
 use tickstorm_testkit::peer::auth;
-use tickstorm_testkit::{CertificateAuthority, Peer, TempDir, frame};
+use tickstorm_testkit::{CertificateAuthority, Nats, Peer, TempDir, frame};
 use tokio::process::Command;
 
 use crate::support::daemon::{Daemon, USER};
@@ -35,6 +35,11 @@ type Found = BTreeMap<String, BTreeMap<String, usize>>;
 
 fn secret(name: &str) -> String {
     format!("{MARK}{name}{END}")
+}
+
+/// Returns a running server that accepts `secret("nats")` as the password of an edge.
+fn nats() -> Nats {
+    Nats::run(&["--user", "edge", "--pass", &secret("nats")])
 }
 
 /// Looks in the writable memory of a process for everything that begins with [`MARK`] or ends with
@@ -183,6 +188,7 @@ async fn secrets_from_files_are_not_in_memory_once_they_have_been_used() {
     let dir = TempDir::new("secrets");
     let file = |name: &str, content: &str| dir.write(name, content).display().to_string();
     let (password, token) = (secret("password"), secret("token"));
+    let nats = nats();
     let mut edge = Daemon::new("tickstorm-edge")
         .without("STREAM_PASS")
         .with("STREAM_PASS_FILE", &file("password", &password))
@@ -192,10 +198,12 @@ async fn secrets_from_files_are_not_in_memory_once_they_have_been_used() {
         )
         .with("STREAM_TOKENS_FILE", &file("tokens", TOKENS))
         .with("COOKIE_KEY_FILE", &file("cookies", &secret("cookie key")))
+        .with("NATS_URL", &nats.url())
         .with("NATS_USER", "edge")
-        .with("NATS_PASSWORD_FILE", &file("nats", &format!("{MARK}nats~")))
+        .with("NATS_PASSWORD_FILE", &file("nats", &secret("nats")))
         .with("AUTH_RATE_LIMIT", "2");
     edge.start().await;
+    edge.logs("connected to NATS").await;
     try_everything(&edge, &password, &token).await;
     expect(&edge, &[], &[]).await;
 }
@@ -205,15 +213,18 @@ async fn secrets_from_variables_are_in_the_environment_and_where_they_are_needed
     let (password, token) = (secret("password"), secret("token"));
     let dir = TempDir::new("secrets");
     let tokens = dir.write("tokens", TOKENS);
+    let nats = nats();
     let mut edge = Daemon::new("tickstorm-edge")
         .with("STREAM_PASS", &password)
         .with("STREAM_PASS_PREVIOUS", &secret("previous"))
+        .with("NATS_URL", &nats.url())
         .with("NATS_USER", "edge")
-        .with("NATS_PASSWORD", &format!("{MARK}nats~"));
+        .with("NATS_PASSWORD", &secret("nats"));
     edge.start().await;
     edge.terminate().await;
     edge.set("STREAM_TOKENS_FILE", &tokens.display().to_string());
     edge.start().await;
+    edge.logs("connected to NATS").await;
     try_everything(&edge, &password, &token).await;
     let environment = "stack and environment";
     expect(
@@ -223,6 +234,8 @@ async fn secrets_from_variables_are_in_the_environment_and_where_they_are_needed
             ("password", "heap", 1),
             ("previous", environment, 1),
             ("previous", "heap", 1),
+            ("nats", environment, 1),
+            ("nats", "heap", 1),
         ],
         &[],
     )

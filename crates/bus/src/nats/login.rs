@@ -1,9 +1,12 @@
 //! What a client says about itself when it connects: its name, what it can do, and its login.
 
+use std::io::{self, Write};
+
 use data_encoding::BASE64URL_NOPAD;
 use nkeys::KeyPair;
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
 
 /// What the server says about itself in INFO, as far as it matters.
 #[derive(Debug, Default, Deserialize)]
@@ -88,13 +91,37 @@ struct Connect<'a> {
     sig: Option<String>,
 }
 
-/// Returns the JSON of CONNECT, which contains the login in plain text.
-pub(super) fn connect_json(
+impl Connect<'_> {
+    /// Writes the operation CONNECT.
+    fn write(&self, out: &mut impl Write) -> io::Result<()> {
+        out.write_all(b"CONNECT ")?;
+        serde_json::to_writer(&mut *out, self)?;
+        out.write_all(b"\r\n")
+    }
+}
+
+/// Counts the bytes that are written to it.
+struct ByteCount(usize);
+
+impl Write for ByteCount {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0 += bytes.len();
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Returns the operation CONNECT, which contains the login in plain text and is wiped when it is
+/// dropped.
+pub(super) fn connect_op(
     name: &str,
     login: &Login,
     info: &ServerInfo,
     has_tls: bool,
-) -> Result<SecretString, InvalidCredentials> {
+) -> Result<Zeroizing<Vec<u8>>, InvalidCredentials> {
     let signature = match &login.credentials {
         Some(credentials) => Some(credentials.sign(&info.nonce)?),
         None => None,
@@ -123,8 +150,15 @@ pub(super) fn connect_json(
             .map(|credentials| credentials.jwt.expose_secret()),
         sig: signature,
     };
-    let json = serde_json::to_string(&connect).expect("text and booleans can be written as JSON");
-    Ok(json.into())
+    // A buffer that grows would leave copies of the login behind.
+    let mut length = ByteCount(0);
+    let counted = connect.write(&mut length);
+    let mut op = Zeroizing::new(Vec::with_capacity(length.0));
+    let written = connect.write(&mut *op);
+    counted
+        .and(written)
+        .expect("text and booleans can be written as JSON");
+    Ok(op)
 }
 
 #[cfg(test)]
@@ -137,13 +171,16 @@ mod tests {
             user: Some(("u\"\r\n".into(), "p\\".into())),
             ..Login::default()
         };
-        let json = connect_json("name", &login, &ServerInfo::default(), true).unwrap();
-        let value: serde_json::Value = serde_json::from_str(json.expose_secret()).unwrap();
+        let op = connect_op("name", &login, &ServerInfo::default(), true).unwrap();
+        let json = op.strip_prefix(b"CONNECT ").unwrap();
+        let json = json.strip_suffix(b"\r\n").unwrap();
+        let value: serde_json::Value = serde_json::from_slice(json).unwrap();
         assert_eq!(value["user"], "u\"\r\n");
         assert_eq!(value["pass"], "p\\");
         assert_eq!(value["tls_required"], true);
         assert_eq!(value.get("auth_token"), None);
-        assert!(!json.expose_secret().contains('\n'), "it is one line");
+        assert!(!json.contains(&b'\n'), "it is one line");
+        assert_eq!(op.len(), op.capacity(), "it was not reallocated");
     }
 
     #[test]

@@ -5,13 +5,12 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use secrecy::ExposeSecret;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, lookup_host};
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
-use super::login::{InvalidCredentials, ServerInfo, connect_json};
+use super::login::{InvalidCredentials, ServerInfo, connect_op};
 use super::options::{NatsServer, ServerOptions};
 use super::wire::{Decoder, ServerOp, WireError, encode};
 
@@ -92,9 +91,9 @@ async fn connect_to(addr: SocketAddr, options: &ServerOptions) -> Result<Transpo
     } else {
         Box::new(stream)
     };
-    let json = connect_json(&options.name, &options.login, &info, has_tls)?;
-    let connect = encode::connect(json.expose_secret());
-    stream.write_all(connect.as_bytes()).await?;
+    let connect = connect_op(&options.name, &options.login, &info, has_tls)?;
+    stream.write_all(&connect).await?;
+    drop(connect);
     stream.write_all(encode::PING).await?;
     stream.flush().await?;
     loop {

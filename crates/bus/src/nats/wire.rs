@@ -191,10 +191,6 @@ pub(super) mod encode {
     pub(in super::super) const PING: &[u8] = b"PING\r\n";
     pub(in super::super) const PONG: &[u8] = b"PONG\r\n";
 
-    pub(in super::super) fn connect(json: &str) -> String {
-        format!("CONNECT {json}\r\n")
-    }
-
     pub(in super::super) fn subscribe(subject: &str, sid: u64) -> String {
         format!("SUB {subject} {sid}\r\n")
     }
