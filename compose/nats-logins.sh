@@ -5,9 +5,15 @@ new_password() {
     openssl rand -hex 24
 }
 
-# Writes standard input to the file $1 at once, so that no process reads a part of it.
+# Writes standard input to the file $1 at once, so that no process reads a part of it. Nothing is
+# written if it is empty, because the command before the pipe has failed.
 replace() {
     cat >"$1.new"
+    if [ ! -s "$1.new" ]; then
+        rm "$1.new"
+        echo "there is nothing to write to $1" >&2
+        return 1
+    fi
     mv "$1.new" "$1"
 }
 
@@ -24,7 +30,8 @@ write_users() {
         while read -r login user password; do
             # NATS would let a user with an empty password log in without one.
             if [ -z "$password" ]; then
-                echo "the user $user has no password" >&2
+                # Without a user, $user is the password.
+                echo "the login $login has no user or no password" >&2
                 return 1
             fi
             # The names of the blocks in permissions.conf.

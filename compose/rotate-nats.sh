@@ -159,9 +159,10 @@ else
             *) next=$user-b ;;
         esac
         echo "$login $user $(cat "$secrets/$login/nats-password")" >"$rotation.new/$login.old"
-        echo "$login $next $(new_password)" >"$rotation.new/$login.new"
+        password=$(new_password)
+        echo "$login $next $password" >"$rotation.new/$login.new"
     done
-    new_password >"$rotation.new/route-password"
+    new_password | replace "$rotation.new/route-password"
     mv "$rotation.new" "$rotation"
 fi
 # Prints the users of the files $*.

@@ -50,23 +50,17 @@ struct Operators {
     shards: Handles,
     lists: Arc<Semaphore>,
     /// Held by the request whose list is being made: the time at which the last one was made.
-    listed: Mutex<Option<Instant>>,
+    listed: Arc<Mutex<Option<Instant>>>,
     /// Held by the request whose connection is being looked for.
-    closing: Mutex<()>,
+    closing: Arc<Mutex<()>>,
 }
 
 /// Returns the routes. They are for operators, so the caller must serve them behind the guard.
 pub(crate) fn routes(shards: Handles) -> Router {
-    let operators = Operators {
-        shards,
-        lists: Arc::new(Semaphore::new(LISTS_MAX)),
-        listed: Mutex::new(None),
-        closing: Mutex::new(()),
-    };
     Router::new()
         .route("/connections", get(list))
         .route("/connections/{id}", delete(close))
-        .with_state(Arc::new(operators))
+        .with_state(Arc::new(Operators::new(shards)))
 }
 
 async fn list(
@@ -99,42 +93,68 @@ async fn close(State(operators): State<Arc<Operators>>, Path(id): Path<String>) 
         let allowed = "invalid connection id: it must be a number, as listed by /connections";
         return (StatusCode::BAD_REQUEST, allowed).into_response();
     };
-    let turn = operators.closing.lock().await;
-    let answers = operators.ask(|reply| ShardCommand::Close(id, reply)).await;
-    drop(turn);
-    if !answers.contains(&true) {
-        return (
-            StatusCode::NOT_FOUND,
-            format!("no connection has the id {id}"),
-        )
-            .into_response();
+    let turn = Arc::clone(&operators.closing).lock_owned().await;
+    // A task of its own: even if the client leaves, the next request waits for its turn, and the
+    // event is logged.
+    let closing = tokio::spawn(async move {
+        let answers = operators.ask(|reply| ShardCommand::Close(id, reply)).await;
+        drop(turn);
+        let is_closed = answers.contains(&true);
+        if is_closed {
+            tracing::info!(connection = id, "an operator closed a connection");
+        }
+        is_closed
+    });
+    match closing.await {
+        Ok(true) => StatusCode::NO_CONTENT.into_response(),
+        Ok(false) => {
+            let text = format!("no connection has the id {id}");
+            (StatusCode::NOT_FOUND, text).into_response()
+        }
+        Err(error) => {
+            let text = format!("the connection can't be closed: {error}");
+            (StatusCode::INTERNAL_SERVER_ERROR, text).into_response()
+        }
     }
-    tracing::info!(connection = id, "an operator closed a connection");
-    StatusCode::NO_CONTENT.into_response()
 }
 
 impl Operators {
+    fn new(shards: Handles) -> Self {
+        Self {
+            shards,
+            lists: Arc::new(Semaphore::new(LISTS_MAX)),
+            listed: Arc::default(),
+            closing: Arc::default(),
+        }
+    }
+
     /// Returns the first `limit` connections by `order` as JSON, when it is this request's turn.
     /// `permit` is returned when the text is no longer in memory.
     async fn list(
-        &self,
+        self: &Arc<Self>,
         order: Order,
         limit: usize,
         permit: OwnedSemaphorePermit,
     ) -> io::Result<Bytes> {
-        let mut listed = self.listed.lock().await;
+        let mut listed = Arc::clone(&self.listed).lock_owned().await;
         if let Some(listed) = *listed {
             sleep_until(listed + PAUSE).await;
         }
-        let answers = self
-            .ask(|reply| ShardCommand::List(order, limit, reply))
-            .await;
-        let json = low_priority::run(move || encode(answers, order, limit)).await??;
-        *listed = Some(Instant::now());
-        Ok(Bytes::from_owner(List {
-            json,
-            _permit: permit,
-        }))
+        let operators = Arc::clone(self);
+        // A task of its own: if the client leaves, the next list must not be made at once, and this
+        // one counts as long as it is in memory.
+        let listing = tokio::spawn(async move {
+            let answers = operators
+                .ask(|reply| ShardCommand::List(order, limit, reply))
+                .await;
+            let json = low_priority::run(move || encode(answers, order, limit)).await;
+            *listed = Some(Instant::now());
+            Ok(Bytes::from_owner(List {
+                json: json??,
+                _permit: permit,
+            }))
+        });
+        listing.await.map_err(io::Error::other)?
     }
 
     /// Asks all shards in parallel. A shard that has ended has no connections and gives no answer.
@@ -284,12 +304,7 @@ mod tests {
 
     #[tokio::test]
     async fn lists_that_are_not_read_are_bounded_and_lists_are_not_made_back_to_back() {
-        let operators = Arc::new(Operators {
-            shards: Handles::new(),
-            lists: Arc::new(Semaphore::new(LISTS_MAX)),
-            listed: Mutex::new(None),
-            closing: Mutex::new(()),
-        });
+        let operators = Arc::new(Operators::new(Handles::new()));
         let began = Instant::now();
         let mut unread = Vec::new();
         for _ in 0..LISTS_MAX {
@@ -305,5 +320,24 @@ mod tests {
         unread.pop();
         let answer = list(State(operators), Query(Vec::new())).await;
         assert_eq!(answer.status(), StatusCode::OK);
+    }
+
+    #[tokio::test]
+    async fn lists_that_are_abandoned_are_not_made_more_often() {
+        let operators = Arc::new(Operators::new(Handles::new()));
+        let last = || async { *operators.listed.lock().await };
+        let began = Instant::now();
+        let (mut made, mut before) = (0, None);
+        while made < 4 {
+            let request = list(State(Arc::clone(&operators)), Query(Vec::new()));
+            let request = tokio::spawn(request);
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            request.abort();
+            let now = last().await;
+            made += u32::from(now != before);
+            before = now;
+        }
+        let took = began.elapsed();
+        assert!(took >= PAUSE * 3, "{took:?}");
     }
 }

@@ -21,7 +21,9 @@ pub const UNPROTECTED: &str = "core dumps can't be turned off: one would contain
 pub fn protect() -> io::Result<()> {
     // The attribute alone prevents core dumps, even if they are piped to a program, for which a
     // limit of 0 does not count. The limit also shows in /proc/PID/limits.
-    set_dumpable(false)?;
-    setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
+    // If one of them is refused, the other still helps.
+    let dumpable = set_dumpable(false);
+    let limit = setrlimit(Resource::RLIMIT_CORE, 0, 0);
+    dumpable.and(limit)?;
     Ok(())
 }

@@ -2,7 +2,12 @@
 //! cargo-deny fetches the database with Git. A machine that can't reach it uses the copy that was
 //! fetched last, or skips the check; either is reported at once and at the end of the run.
 
-use std::{env, fs, path::PathBuf, time::Duration};
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    time::Duration,
+};
 
 use anyhow::Result;
 
@@ -49,5 +54,44 @@ fn has_copy() -> bool {
         .into_iter()
         .flatten()
         .flatten()
-        .any(|database| database.path().join(".git").exists())
+        .any(|database| is_complete(&database.path()))
+}
+
+/// Returns whether a clone was finished. Git leaves `.git` behind if it is killed.
+fn is_complete(database: &Path) -> bool {
+    let head = Command::new("git")
+        .arg("-C")
+        .arg(database)
+        .args(["rev-parse", "--verify", "--quiet", "HEAD"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status();
+    database.join("crates").is_dir() && head.is_ok_and(|status| status.success())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process;
+
+    use super::*;
+
+    #[test]
+    fn a_clone_that_was_cut_off_is_no_copy() {
+        let dir = env::temp_dir().join(format!("advisories-{}", process::id()));
+        fs::create_dir_all(dir.join("crates")).unwrap();
+        let git = |args: &[&str]| {
+            let mut git = Command::new("git");
+            git.arg("-C").arg(&dir).args(args).stdout(Stdio::null());
+            assert!(git.status().unwrap().success(), "{args:?}");
+        };
+        git(&["init", "--quiet"]);
+        assert!(!is_complete(&dir));
+        let author = ["-c", "user.name=a", "-c", "user.email=a@example.com"];
+        let commit = ["commit", "--quiet", "--allow-empty", "--message=a"];
+        git(&[&author[..], &commit[..]].concat());
+        assert!(is_complete(&dir));
+        fs::remove_dir_all(dir.join("crates")).unwrap();
+        assert!(!is_complete(&dir));
+        fs::remove_dir_all(dir).unwrap();
+    }
 }

@@ -68,6 +68,13 @@ const CONNECTIONS_UNKNOWN: &str = r#"
     esac
 "#;
 
+/// Makes no secrets if a test says so. Serial numbers have 16 bytes.
+const OPENSSL: &str = r#"#!/bin/sh
+[ ! -e "$FAKE/no-secrets" ] || [ "$1" != rand ] || [ "$3" = 16 ] || exit 1
+PATH=${PATH#*:}
+exec openssl "$@"
+"#;
+
 /// A copy of the scripts, on a machine with an imitated cluster.
 struct Machine {
     directory: TempDir,
@@ -91,6 +98,7 @@ impl Machine {
             ("docker-compose", DOCKER_COMPOSE),
             ("docker", DOCKER),
             ("flock", FLOCK),
+            ("openssl", OPENSSL),
             ("sleep", SLEEP),
         ] {
             let path = directory.write(&format!("bin/{name}"), text);
@@ -434,6 +442,31 @@ fn every_clock_has_a_login_of_its_own_and_one_that_is_missing_is_added() {
         );
         assert!(users.contains(&line), "no {line} in {users}");
     }
+}
+
+#[test]
+fn a_secret_that_could_not_be_made_is_made_by_the_next_run() {
+    let machine = Machine::with_secrets();
+    let files = [
+        "edge/cookie-key",
+        "clock-1/nats-password",
+        "nats-logins/routes.conf",
+    ];
+    for file in files {
+        let path = format!("secrets/{file}");
+        fs::remove_file(machine.path(&path)).unwrap();
+        machine.directory.write("fake/no-secrets", "");
+        let end = machine.make_secrets(&[]);
+        end.assert_failure(1, "there is nothing to write to");
+        assert!(!machine.path(&path).exists(), "{file}");
+        fs::remove_file(machine.path("fake/no-secrets")).unwrap();
+        machine.make_secrets(&[]).assert_success();
+        assert!(!machine.read(&path).trim().is_empty(), "{file}");
+    }
+    machine.directory.write("fake/no-secrets", "");
+    assert_ne!(machine.rotate_nats().code, Some(0));
+    fs::remove_file(machine.path("fake/no-secrets")).unwrap();
+    machine.rotate_nats().assert_success();
 }
 
 #[test]

@@ -1,7 +1,8 @@
 //! The guard of the routes that show clients or change anything. With a token, it asks for the
 //! token and nothing else. Without one, it lets in only programs on this machine, and not those
-//! that act for a web page: a page can send requests to loopback, either openly, with an `Origin`,
-//! or under its own host name once it has pointed that at loopback (DNS rebinding).
+//! that act for a web page: a page can send requests to loopback, either openly, with an `Origin`
+//! or a `Sec-Fetch-Site`, or under its own host name once it has pointed that at loopback (DNS
+//! rebinding).
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -23,6 +24,9 @@ use crate::{
     excerpt::Excerpt,
     metrics::{self, RegisterError},
 };
+
+/// The header in which a browser says from which site a request comes.
+const SEC_FETCH_SITE: &str = "sec-fetch-site";
 
 /// The reasons for which requests are refused, as the metric's labels.
 const REASONS: [&str; 4] = ["token", "peer", "host", "origin"];
@@ -105,8 +109,8 @@ enum Refusal {
     )]
     Host(String),
     #[error(
-        "the request has an Origin, so it comes from a web page: without ADMIN_TOKEN_FILE, this \
-         path is only available to requests without one"
+        "the request has an Origin or Sec-Fetch-Site of a web page: without ADMIN_TOKEN_FILE, this \
+         path is only available to requests that no page has sent"
     )]
     Origin,
 }
@@ -163,7 +167,9 @@ fn check_local(peer: IpAddr, uri: &Uri, headers: &HeaderMap) -> Result<(), Refus
         return Err(Refusal::Peer(peer));
     }
     check_host(uri, headers)?;
-    if headers.contains_key(ORIGIN) {
+    // With a plain GET, browsers send no Origin, but they say from which site it comes.
+    let is_from_site = |site: &HeaderValue| !["none", "same-origin"].iter().any(|own| site == own);
+    if headers.contains_key(ORIGIN) || headers.get_all(SEC_FETCH_SITE).iter().any(is_from_site) {
         return Err(Refusal::Origin);
     }
     Ok(())

@@ -52,6 +52,8 @@ impl Places {
             self.wait_for_room().await;
         }
         let (id, close) = self.roster().add(peer, Instant::now());
+        // Open connections and the reserve together have at most `connections_max` descriptors.
+        self.keep_reserve();
         Place {
             places: Arc::clone(self),
             id,
@@ -136,5 +138,26 @@ impl Answer {
     /// Returns an error if too many such answers are in progress.
     pub(super) fn start(&self) -> Result<(), Busy> {
         self.places.roster().start_answer(self.id, Instant::now())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_place_that_is_taken_needs_no_reserved_descriptor() {
+        let places = Places::new(3, Duration::ZERO);
+        let mut taken = Vec::new();
+        for left in [2, 1, 0] {
+            taken.push(places.take(Ipv4Addr::LOCALHOST.into()).await);
+            let reserved = (0..10).take_while(|_| places.release_reserved()).count();
+            assert_eq!(reserved, left);
+            places.keep_reserve();
+        }
+        taken.pop();
+        assert!(places.release_reserved());
     }
 }

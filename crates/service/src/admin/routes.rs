@@ -119,7 +119,7 @@ async fn write_metrics(State(text): State<Arc<MetricsText>>) -> Response {
 /// meanwhile share the next encoding. So nobody gets values from before the request.
 struct MetricsText {
     registry: Registry,
-    last: Mutex<Option<Encoded>>,
+    last: Arc<Mutex<Option<Encoded>>>,
 }
 
 struct Encoded {
@@ -131,31 +131,35 @@ impl MetricsText {
     fn new(registry: Registry) -> Self {
         Self {
             registry,
-            last: Mutex::new(None),
+            last: Arc::default(),
         }
     }
 
     async fn encode(&self) -> Result<Bytes, String> {
         let asked = Instant::now();
-        let mut last = self.last.lock().await;
+        let mut last = Arc::clone(&self.last).lock_owned().await;
         if let Some(last) = &*last {
             if last.started > asked {
                 return Ok(last.text.clone());
             }
             sleep_until(last.started + ENCODING_INTERVAL).await;
         }
-        let started = Instant::now();
         let registry = self.registry.clone();
-        let text = low_priority::run(move || metrics::encode(&registry))
-            .await
-            .map_err(|error| error.to_string())?
-            .map_err(|error| error.to_string())?;
-        let text = Bytes::from(text);
-        *last = Some(Encoded {
-            started,
-            text: text.clone(),
+        // A task of its own: if the client leaves, the next request must not encode at once.
+        let encoding = tokio::spawn(async move {
+            let started = Instant::now();
+            let encoded = low_priority::run(move || metrics::encode(&registry)).await;
+            let text = encoded.map(|text| text.map(Bytes::from));
+            let text = text
+                .map_err(|error| error.to_string())?
+                .map_err(|error| error.to_string())?;
+            *last = Some(Encoded {
+                started,
+                text: text.clone(),
+            });
+            Ok(text)
         });
-        Ok(text)
+        encoding.await.map_err(|error| error.to_string())?
     }
 }
 
@@ -190,16 +194,37 @@ mod tests {
         }
     }
 
-    #[tokio::test]
-    async fn metrics_are_encoded_once_for_many_requests_and_never_from_before_a_request() {
+    fn counted_metrics() -> (Gathered, MetricsText) {
         let registry = Registry::new();
         let gathered = Gathered {
             metric: IntCounter::new("a_total", "A.").unwrap(),
             count: Arc::default(),
         };
-        let Gathered { metric, count } = gathered.clone();
-        registry.register(Box::new(gathered)).unwrap();
-        let text = Arc::new(MetricsText::new(registry));
+        registry.register(Box::new(gathered.clone())).unwrap();
+        (gathered, MetricsText::new(registry))
+    }
+
+    #[tokio::test]
+    async fn requests_that_are_abandoned_do_not_make_encodings_more_frequent() {
+        let (gathered, text) = counted_metrics();
+        let text = Arc::new(text);
+        let began = Instant::now();
+        let mut encodings = 0;
+        while encodings < 5 {
+            let text = Arc::clone(&text);
+            let request = tokio::spawn(async move { text.encode().await });
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            request.abort();
+            encodings = gathered.count.load(Ordering::Relaxed);
+        }
+        let took = began.elapsed();
+        assert!(took >= ENCODING_INTERVAL * 4, "{took:?}");
+    }
+
+    #[tokio::test]
+    async fn metrics_are_encoded_once_for_many_requests_and_never_from_before_a_request() {
+        let (Gathered { metric, count }, text) = counted_metrics();
+        let text = Arc::new(text);
         for round in 1..=3 {
             metric.inc();
             let mut requests = JoinSet::new();

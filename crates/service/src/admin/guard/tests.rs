@@ -167,6 +167,23 @@ fn without_a_token_any_origin_is_refused() {
 }
 
 #[test]
+fn without_a_token_requests_of_other_sites_are_refused_even_if_they_have_no_origin() {
+    let site = HeaderName::from_static(SEC_FETCH_SITE);
+    for (given, is_in) in [
+        ("none", true),
+        ("same-origin", true),
+        ("same-site", false),
+        ("cross-site", false),
+        ("", false),
+    ] {
+        let given = headers([(HOST, "localhost"), (site.clone(), given)]);
+        let outcome = without_token("127.0.0.1", "/connections", &given);
+        assert_eq!(outcome == Err(Refusal::Origin), !is_in, "{given:?}");
+        assert_eq!(outcome.is_ok(), is_in, "{given:?}");
+    }
+}
+
+#[test]
 fn headers_that_claim_another_peer_are_not_believed() {
     let claims = [
         "x-forwarded-for",
