@@ -20,9 +20,6 @@ use crate::unix::UnixTime;
 /// second.
 const ANNOUNCED_AHEAD_MAX: Duration = Duration::from_secs(11);
 
-/// The number of rounds without an answer after which the edge asks under another reply subject.
-const UNANSWERED_MAX: u32 = 3;
-
 /// The settings of a timekeeper.
 #[derive(Clone, Debug)]
 pub struct TimekeeperConfig {
@@ -78,10 +75,9 @@ pub struct Timekeeper {
 }
 
 impl Timekeeper {
-    /// Creates a timekeeper that does not know the time and requests it immediately. `first_nonce`,
-    /// the number of its first request, must be random.
+    /// Creates a timekeeper that does not know the time and requests it immediately.
     #[must_use]
-    pub fn new(config: TimekeeperConfig, first_nonce: u64, now: Mono) -> Self {
+    pub fn new(config: TimekeeperConfig, now: Mono) -> Self {
         let TimekeeperConfig {
             clocks,
             tolerance,
@@ -91,7 +87,7 @@ impl Timekeeper {
         Self {
             holdover_max,
             tolerance_ns,
-            rounds: Rounds::new(first_nonce, tolerance.saturating_mul(2), now),
+            rounds: Rounds::new(tolerance.saturating_mul(2), now),
             clocks: HeardClocks::new(clocks, holdover_max, tolerance_ns),
             authority: None,
             following: None,
@@ -108,9 +104,16 @@ impl Timekeeper {
         }
     }
 
-    /// Returns the number of the request to send to all clocks now, if one is due.
-    pub fn poll_request(&mut self, now: Mono) -> Option<u64> {
-        self.rounds.ask(now)
+    /// Returns the number of the request to send to all clocks now, if one is due. `draw` must draw
+    /// each number at random: if the next one could be guessed, a clock could answer before it is
+    /// asked, and an answer to a request of an earlier run could be taken for one to this run's.
+    pub fn poll_request(&mut self, now: Mono, draw: impl FnOnce() -> u64) -> Option<u64> {
+        self.rounds.ask(now, draw)
+    }
+
+    /// Handles that a request could not be sent, or that the connection was lost.
+    pub fn handle_outage(&mut self) {
+        self.rounds.note_outage();
     }
 
     /// Returns when [`Self::poll_request`] next returns a request.
@@ -128,6 +131,7 @@ impl Timekeeper {
             .rounds
             .find(reply.nonce)
             .ok_or(Refused::UnknownRequest)?;
+        self.rounds.note_heard(reply.nonce);
         let in_time = if now <= until {
             Ok(())
         } else {
@@ -195,9 +199,11 @@ impl Timekeeper {
     }
 
     /// Returns whether the edge must draw another reply subject before its next request, because
-    /// `UNANSWERED_MAX` rounds in a row have ended without an answer.
-    pub fn poll_redraw(&mut self) -> bool {
-        self.rounds.take_unanswered(UNANSWERED_MAX)
+    /// nothing has come to three rounds in a row, for 3 s: no late answer either, and not because
+    /// there was no connection. A new reply subject is unknown to the clocks, which matters during a
+    /// flood of requests.
+    pub fn poll_redraw(&mut self, now: Mono) -> bool {
+        self.rounds.take_silence(now)
     }
 
     /// Ends the rounds that are due, chooses clocks after each of them, and forgets the time if

@@ -1,6 +1,6 @@
 //! Tests of the rules of time that no hand-written case covers, one per rule.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use tickstorm_timebase::{
@@ -250,29 +250,83 @@ fn messages_that_no_clock_sends_raise_an_alarm_and_cost_no_trust() {
     assert_eq!(raised(&scene, Alarm::Misbehaving), ["b", "c"]);
 }
 
+/// Returns whether the edge must draw another reply subject.
+fn redraws(scene: &mut Scene) -> bool {
+    let now = scene.edge.now;
+    scene.edge.keeper.poll_redraw(now)
+}
+
 #[test]
-fn an_edge_draws_another_reply_subject_after_three_rounds_without_an_answer() {
+fn an_edge_draws_another_reply_subject_after_three_seconds_of_silence() {
     let mut scene = Scene::new(&["a"], &[("a", 0)]);
     scene.run_until(3_000_000);
-    assert!(!scene.edge.keeper.poll_redraw());
+    assert!(!redraws(&mut scene));
     scene.clocks.clear();
-    scene.run_until(5_380_000);
-    assert!(!scene.edge.keeper.poll_redraw(), "the third round is open");
-    scene.run_until(5_400_000);
-    assert!(scene.edge.keeper.poll_redraw());
-    assert!(!scene.edge.keeper.poll_redraw(), "counting starts again");
-    scene.run_until(7_400_000);
-    assert!(!scene.edge.keeper.poll_redraw());
+    scene.run_until(6_349_999);
+    assert!(!redraws(&mut scene), "three rounds, but less than 3 s");
+    scene.run_until(6_350_000);
+    assert!(redraws(&mut scene));
+    assert!(!redraws(&mut scene), "counting starts again");
+    scene.run_until(9_300_000);
+    assert!(!redraws(&mut scene));
     scene.set("a", 0);
-    scene.run_until(8_400_000);
+    scene.run_until(9_400_000);
     scene.clocks.clear();
-    scene.run_until(10_400_000);
-    assert!(
-        !scene.edge.keeper.poll_redraw(),
-        "two since the last answer"
-    );
-    scene.run_until(11_400_000);
-    assert!(scene.edge.keeper.poll_redraw());
+    scene.run_until(13_300_000);
+    assert!(!redraws(&mut scene), "less than 3 s since the last answer");
+    scene.run_until(13_400_000);
+    assert!(redraws(&mut scene));
+}
+
+#[test]
+fn an_edge_that_is_answered_late_keeps_its_reply_subject() {
+    // The first is 20 ms after the end of a round, and the last is what clocks still answer.
+    for rtt_ms in [60, 500, 1_700] {
+        let rtt = Duration::from_millis(rtt_ms);
+        let mut edge = Edge::new(&["a"]);
+        let mut in_flight = VecDeque::new();
+        while edge.now < micros(60_000_000) {
+            let answered = in_flight.front().map_or(Mono::NEVER, |&(at, _)| at);
+            let now = answered.min(edge.keeper.next_request());
+            edge.run_until(now);
+            assert!(!edge.keeper.poll_redraw(now), "{rtt:?}, at {now:?}");
+            if let Some(nonce) = edge.ask() {
+                in_flight.push_back((now + rtt, nonce));
+            }
+            if let Some((_, nonce)) = in_flight.pop_front_if(|(at, _)| *at <= now) {
+                let late = edge.handle_reply(&reply(nonce, "a", 0, 1));
+                assert_eq!(late, Err(Refused::Late));
+            }
+        }
+        let rounds = edge.keeper.status(edge.now).rounds;
+        assert_eq!(rounds.answered, 0, "{rtt:?}");
+        assert!(rounds.unanswered >= 60, "{rtt:?}: {rounds:?}");
+    }
+}
+
+#[test]
+fn an_edge_without_a_connection_keeps_its_reply_subject() {
+    let mut scene = Scene::new(&["a"], &[("a", 0)]);
+    scene.run_until(3_000_000);
+    scene.clocks.clear();
+    // Nothing can be sent for 5 s.
+    for second in 3..8 {
+        scene.run_until(second * 1_000_000 + 349_999);
+        assert!(!redraws(&mut scene));
+        let at = micros(second * 1_000_000 + 350_000);
+        scene.edge.run_until(at);
+        scene.edge.ask().expect("a request is due");
+        scene.edge.keeper.handle_outage();
+    }
+    scene.run_until(9_400_000);
+    assert!(!redraws(&mut scene), "two rounds were sent since");
+    // The connection is dead for 2.9 s before that is noticed.
+    scene.run_until(11_200_000);
+    scene.edge.keeper.handle_outage();
+    scene.run_until(14_200_000);
+    assert!(!redraws(&mut scene), "the connection was lost");
+    scene.run_until(14_400_000);
+    assert!(redraws(&mut scene));
 }
 
 #[test]
@@ -478,7 +532,8 @@ fn fake_clocks_neither_exhaust_memory_nor_keep_real_ones_out() {
     scene.run_until(2_000_000);
     assert_eq!(scene.follows().as_deref(), Some("a"));
     assert_eq!(scene.status().clocks.len(), 64);
-    let nonce = scene.edge.keeper.poll_request(micros(2_350_000)).unwrap();
+    scene.edge.sleep_until(micros(2_350_000));
+    let nonce = scene.edge.ask().unwrap();
     scene.edge.sleep_until(micros(2_350_400));
     let answers = (0..1_000).map(|n| reply(nonce, &format!("y{n}"), 2_350_200, 1));
     let refused = answers
