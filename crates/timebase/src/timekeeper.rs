@@ -12,7 +12,7 @@ use crate::heard_clocks::HeardClocks;
 use crate::message::{Announcement, Refused, Reply};
 use crate::mono::Mono;
 use crate::round::Rounds;
-use crate::sample::{BoundedOffset, OffsetSample};
+use crate::sample::{BoundedOffset, OffsetSample, is_possible};
 use crate::status::{Alarm, ClockStatus, TimeStatus};
 use crate::unix::UnixTime;
 
@@ -144,6 +144,9 @@ impl Timekeeper {
             Err(refused) => self.clocks.known(&reply.clock_id).ok_or(refused)?,
         };
         clock.record_answer(reply, now)?;
+        if !is_possible(reply) {
+            clock.note_invalid(now);
+        }
         clock.insert(sample?, reply);
         self.rounds.note_answer(reply.nonce);
         if asked >= self.search.since {
@@ -164,6 +167,7 @@ impl Timekeeper {
         let Announcement {
             mode,
             epoch,
+            timeline,
             ref clock_id,
             ..
         } = *announcement;
@@ -173,6 +177,12 @@ impl Timekeeper {
         }
         let time = self.authority.map(|authority| authority.time_at(now));
         if time.is_some_and(|time| epoch.time() > time.saturating_add(ANNOUNCED_AHEAD_MAX)) {
+            // Unless the clock was stepped, its time is that of the edge.
+            if let Some(clock) = self.clocks.known(clock_id)
+                && clock.is_accepted_on(timeline)
+            {
+                clock.note_invalid(now);
+            }
             return Err(Refused::TooFarAhead);
         }
         let probation = self.holdover_max;

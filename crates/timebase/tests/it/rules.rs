@@ -250,6 +250,79 @@ fn messages_that_no_clock_sends_raise_an_alarm_and_cost_no_trust() {
     assert_eq!(raised(&scene, Alarm::Misbehaving), ["b", "c"]);
 }
 
+#[test]
+fn announcements_that_contradict_the_clock_raise_an_alarm() {
+    let ids = ["a", "b", "c"];
+    let hour_ms = 3_600_000;
+    let scene = || {
+        let mut scene = Scene::new(&ids, &ids.map(|id| (id, 0)));
+        scene.run_until(1_100_000);
+        for id in ids {
+            assert_eq!(scene.announce(id, 2_000), Ok(()));
+        }
+        scene
+    };
+    let announce = |scene: &mut Scene, ms, timeline| {
+        let epoch = Epoch::from_ms(BASE_MS + ms);
+        scene.edge.announce("a", Mode::Second, epoch, timeline)
+    };
+
+    let mut ahead = scene();
+    assert_eq!(announce(&mut ahead, hour_ms, 1), Err(Refused::TooFarAhead));
+    assert_eq!(raised(&ahead, Alarm::Misbehaving), ["a"]);
+
+    let mut back = scene();
+    assert_eq!(announce(&mut back, -hour_ms, 1), Ok(()));
+    assert_eq!(raised(&back, Alarm::Misbehaving), ["a"]);
+
+    let mut elsewhere = scene();
+    assert_eq!(announce(&mut elsewhere, 2_000, 9), Ok(()));
+    assert_eq!(raised(&elsewhere, Alarm::Misbehaving), [""; 0]);
+    assert_eq!(announce(&mut elsewhere, 2_000, 1), Ok(()));
+    assert_eq!(raised(&elsewhere, Alarm::Misbehaving), ["a"]);
+
+    for mut contradicted in [ahead, back, elsewhere] {
+        contradicted.run_until(3_000_000);
+        assert_eq!(contradicted.follows().as_deref(), Some("a"));
+        assert_eq!(contradicted.status().alarms, [Alarm::Misbehaving]);
+    }
+}
+
+#[test]
+fn announcements_of_a_stepped_clock_or_of_an_earlier_minute_raise_no_alarm() {
+    let mut scene = Scene::new(&["a", "b", "c"], &[("a", 0), ("b", 0), ("c", 0)]);
+    scene.run_until(1_100_000);
+    assert_eq!(scene.announce("a", 12_000), Ok(()));
+    let minute = Epoch::from_ms(BASE_MS);
+    let minute = scene.edge.announce("a", Mode::Minute, minute, 1);
+    assert_eq!(minute, Ok(()));
+    // It is stepped by an hour, and announces before it answers.
+    let later = Epoch::from_ms(BASE_MS + 3_602_000);
+    let stepped = scene.edge.announce("a", Mode::Second, later, 2);
+    assert_eq!(stepped, Err(Refused::TooFarAhead));
+    let back = Epoch::from_ms(BASE_MS - 3_598_000);
+    let stepped = scene.edge.announce("a", Mode::Second, back, 3);
+    assert_eq!(stepped, Ok(()));
+    assert_eq!(raised(&scene, Alarm::Misbehaving), [""; 0]);
+}
+
+#[test]
+fn answers_with_impossible_times_raise_an_alarm() {
+    for unix_us in [-1, i64::MIN, i64::MAX] {
+        let mut scene = Scene::new(&["a", "b", "c"], &[("b", 0), ("c", 0)]);
+        scene.run_until(1_360_000);
+        let (_, nonce) = *scene.asked.last().unwrap();
+        let impossible = Reply {
+            received_unix_us: unix_us,
+            sent_unix_us: unix_us,
+            ..reply(nonce, "a", 0, 1)
+        };
+        let refused = scene.edge.handle_reply(&impossible);
+        assert_eq!(refused, Err(Refused::Implausible));
+        assert_eq!(raised(&scene, Alarm::Misbehaving), ["a"]);
+    }
+}
+
 /// Returns whether the edge must draw another reply subject.
 fn redraws(scene: &mut Scene) -> bool {
     let now = scene.edge.now;
