@@ -92,7 +92,7 @@ impl TimekeeperDriver {
         match event {
             EdgeEvent::Announcement(announcement) => {
                 let outcome = self.timekeeper.handle_announcement(&announcement, now);
-                if let Err(refused @ Refused::OffGrid) = outcome {
+                if let Err(refused @ (Refused::OffGrid | Refused::TooFarAhead)) = outcome {
                     let clock = &announcement.clock_id;
                     self.reporter.note_invalid(clock, refused.label());
                 }
@@ -102,9 +102,10 @@ impl TimekeeperDriver {
                 let outcome = self.timekeeper.handle_reply(&reply, now);
                 self.count(outcome);
             }
-            EdgeEvent::Connected => tracing::info!("connected to the bus"),
+            // A bus over a network logs this itself, unless a server flaps.
+            EdgeEvent::Connected => tracing::debug!("connected to the bus"),
             EdgeEvent::Disconnected => {
-                tracing::warn!("disconnected from the bus");
+                tracing::debug!("disconnected from the bus");
                 self.timekeeper.handle_outage();
             }
             EdgeEvent::Dropped {
@@ -127,3 +128,6 @@ impl TimekeeperDriver {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
