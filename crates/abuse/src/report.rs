@@ -174,7 +174,7 @@ impl Row {
             self.attack.into(),
             of_bus(|bus| bus.login.name().into()),
             of_bus(|bus| bus.messages_per_second().to_string()),
-            of_bus(|bus| bus.counts.refused.to_string()),
+            of_bus(|bus| (bus.counts.refused + bus.counts.excess_refused).to_string()),
             latest.map_or_else(String::new, |(before, during)| {
                 format!("{:.1} → {:.1}", before.max_ms, during.max_ms)
             }),

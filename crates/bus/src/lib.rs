@@ -51,6 +51,10 @@ pub trait Bus: Send + Sync + 'static {
     /// Returns [`Unavailable`] without a connection, or if the connection accepts no more messages.
     fn answer(&self, to: &ReplyTo, reply: &Reply) -> Result<(), Unavailable>;
 
+    /// Returns how many reply subjects of edges the clock in this process knows: those under which
+    /// it has answered within 10 s. Known edges are served in a flood of requests.
+    fn known_reply_subjects(&self) -> usize;
+
     /// Subscribes to the events for the clock with this id.
     fn clock_events(&self, id: &ClockId) -> Events<ClockEvent>;
 

@@ -49,14 +49,14 @@ const PER_SUBJECT: Rate = Rate::per_second(40, 10);
 /// The time for which a reply subject stays known after an answer: ten rounds.
 const KNOWN_FOR: Duration = Duration::from_secs(10);
 
-/// The interval at which a full table is searched for reply subjects that are no longer known.
+/// The interval at which reply subjects that are no longer known are removed.
 const PURGE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The number of buckets for reply subjects that find no room in the table. Several share a bucket.
 const UNTABLED_BUCKETS: usize = 4_096;
 
 /// Whether a request contains the key that belongs to its reply subject.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Origin {
     /// It does: it comes from the edge whose reply subject it is.
     Proven,
@@ -94,6 +94,12 @@ impl RequestLimits {
             untabled: vec![TokenBucket::default(); UNTABLED_BUCKETS].into(),
             hasher: RandomState::new(),
         }
+    }
+
+    /// Returns how many reply subjects are known.
+    pub(crate) fn known_subjects(&mut self, now: Mono) -> usize {
+        self.purge(now);
+        self.by_token.len()
     }
 
     /// Decides whether to answer a request with this reply subject, and counts the answer.
@@ -139,37 +145,34 @@ impl RequestLimits {
         if !self.new.has(NEW, now) {
             return Err(DropReason::Overloaded);
         }
-        if self.has_room_for(&token, now) {
+        self.purge(now);
+        if self.by_token.len() < SUBJECTS_MAX || self.by_token.contains_key(&token) {
             let mut subject = KnownSubject::new(origin, now);
             subject.all.take(PER_SUBJECT, now);
             self.by_token.insert(token, subject);
-        } else if !self
-            .untabled_bucket(token, origin)
-            .try_take(PER_SUBJECT, now)
-        {
+        } else if origin == Origin::Unproven {
+            // The reply subject may be that of an edge that is not known. If others could ask in its
+            // name, it would get several answers to a request, as no clock sends them.
+            return Err(DropReason::Overloaded);
+        } else if !self.untabled_bucket(token).try_take(PER_SUBJECT, now) {
             return Err(DropReason::RateLimited);
         }
         self.new.take(NEW, now);
         Ok(())
     }
 
-    /// Returns whether the table has room for a reply subject that is not known. Only subjects that
-    /// are no longer known make room.
-    fn has_room_for(&mut self, token: &ReplyToken, now: Mono) -> bool {
-        if self.by_token.len() < SUBJECTS_MAX || self.by_token.contains_key(token) {
-            return true;
-        }
+    /// Removes the reply subjects that are no longer known, at most once per [`PURGE_INTERVAL`].
+    fn purge(&mut self, now: Mono) {
         if now >= self.next_purge {
             self.next_purge = now + PURGE_INTERVAL;
             self.by_token
                 .retain(|_, subject| now.since(subject.answered) < KNOWN_FOR);
         }
-        self.by_token.len() < SUBJECTS_MAX
     }
 
-    fn untabled_bucket(&mut self, token: ReplyToken, origin: Origin) -> &mut TokenBucket {
+    fn untabled_bucket(&mut self, token: ReplyToken) -> &mut TokenBucket {
         let buckets = self.untabled.len();
-        let index = self.hasher.hash_one((token, origin)) % buckets as u64;
+        let index = self.hasher.hash_one(token) % buckets as u64;
         &mut self.untabled[usize::try_from(index).unwrap_or_default()]
     }
 }
@@ -212,6 +215,17 @@ mod tests {
                 now: Mono::from_nanos(1_000_000_000_000),
                 drawn: 1_000_000,
             }
+        }
+
+        /// Returns a scene in which as many edges are known as fit.
+        fn full() -> Self {
+            let mut scene = Self::new();
+            for edge in 0..SUBJECTS_MAX as u64 {
+                while scene.ask(token(edge)).is_err() {
+                    scene.now = scene.now + MS;
+                }
+            }
+            scene
         }
 
         fn ask(&mut self, token: ReplyToken) -> Result<(), DropReason> {
@@ -330,29 +344,35 @@ mod tests {
     }
 
     #[test]
-    fn reply_subjects_without_room_are_limited_as_well() {
-        let mut scene = Scene::new();
-        for edge in 0..SUBJECTS_MAX as u64 {
-            while scene.ask(token(edge)).is_err() {
-                scene.now = scene.now + MS;
-            }
+    fn nobody_can_ask_in_the_name_of_an_edge_for_which_there_is_no_room() {
+        let mut scene = Scene::full();
+        let ask = |scene: &mut Scene, origin| scene.limits.admit(token(999_999), origin, scene.now);
+        for _ in 0..10 {
+            // There is time for other new reply subjects.
+            scene.now = scene.now + 10 * MS;
+            let foreign = ask(&mut scene, Origin::Unproven);
+            assert_eq!(foreign, Err(DropReason::Overloaded));
+            assert_eq!(ask(&mut scene, Origin::Proven), Ok(()));
         }
+    }
+
+    #[test]
+    fn reply_subjects_without_room_are_limited_as_well() {
+        let mut scene = Scene::full();
         let (_, answered) = scene.second(0, |_| token(999_999));
         assert!((40..=50).contains(&answered), "{answered}");
     }
 
     #[test]
     fn a_reply_subject_is_forgotten_10_s_after_its_last_answer() {
-        let mut scene = Scene::new();
-        for edge in 0..SUBJECTS_MAX as u64 {
-            while scene.ask(token(edge)).is_err() {
-                scene.now = scene.now + MS;
-            }
-        }
+        let mut scene = Scene::full();
+        assert_eq!(scene.limits.known_subjects(scene.now), SUBJECTS_MAX);
         scene.now = scene.now + Duration::from_secs(9);
         assert_eq!(scene.ask(token(SUBJECTS_MAX as u64 - 1)), Ok(()));
         scene.now = scene.now + Duration::from_secs(5);
         assert_eq!(scene.ask(token(1_000_000)), Ok(()));
-        assert_eq!(scene.limits.by_token.len(), 2);
+        assert_eq!(scene.limits.known_subjects(scene.now), 2);
+        scene.now = scene.now + KNOWN_FOR;
+        assert_eq!(scene.limits.known_subjects(scene.now), 0);
     }
 }

@@ -75,6 +75,13 @@ impl Subscribers {
         !self.edges.is_empty()
     }
 
+    /// Returns how many reply subjects the clocks know, at most.
+    pub(crate) fn known_reply_subjects(&mut self, now: Mono) -> usize {
+        let known = self.clocks.iter_mut();
+        let known = known.map(|clock| clock.limits.known_subjects(now));
+        known.max().unwrap_or_default()
+    }
+
     /// Tells all clocks whether there is a connection.
     pub(crate) fn set_clocks_connected(&self, connected: bool) {
         for clock in &self.clocks {

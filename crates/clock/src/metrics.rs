@@ -1,8 +1,8 @@
 //! A clock's metrics. The values of labels are closed sets, and every series exists from the start.
 
-use prometheus::{IntCounter, IntCounterVec, Registry};
+use prometheus::{IntCounter, IntCounterVec, IntGauge, Registry};
 use tickstorm_bus::DropReason;
-use tickstorm_service::metrics::{RegisterError, counter, counters};
+use tickstorm_service::metrics::{RegisterError, counter, counters, int_gauge};
 use tickstorm_timebase::Mode;
 
 /// The handles of a clock's metrics.
@@ -12,6 +12,8 @@ pub(crate) struct Metrics {
     dropped: IntCounterVec,
     /// The number of answered time requests.
     pub(crate) answers: IntCounter,
+    /// The number of known reply subjects.
+    pub(crate) known_reply_subjects: IntGauge,
     /// The number of steps of the host's clock.
     pub(crate) steps: IntCounter,
 }
@@ -36,6 +38,12 @@ impl Metrics {
                 registry,
                 "tickstorm_clock_answers_total",
                 "Time requests from edges that the clock answered.",
+            )?,
+            known_reply_subjects: int_gauge(
+                registry,
+                "tickstorm_clock_known_reply_subjects",
+                "Reply subjects under which the clock has answered within 10 s: one for each edge. \
+                 There is room for 4,096.",
             )?,
             steps: counter(
                 registry,

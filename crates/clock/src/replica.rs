@@ -153,12 +153,13 @@ impl AnnouncerDriver {
         match event {
             ClockEvent::Request { nonce, reply_to } => self.answer(*nonce, reply_to),
             ClockEvent::Connected => {
-                tracing::info!("connected to the bus");
+                // A bus over a network logs this itself, unless a server flaps.
+                tracing::debug!("connected to the bus");
                 self.health.state().connected = true;
                 self.announcer.announce_again();
             }
             ClockEvent::Disconnected => {
-                tracing::warn!("not connected to the bus; no edge can hear this clock");
+                tracing::debug!("not connected to the bus; no edge can hear this clock");
                 self.health.state().connected = false;
             }
             ClockEvent::Dropped { reason, count } => {
@@ -177,6 +178,11 @@ impl AnnouncerDriver {
         self.announcer.poll(due);
         let silenced = self.health.is_silenced();
         let connected = self.health.state().connected;
+        if !due.is_empty() {
+            let known = self.bus.known_reply_subjects();
+            let known = i64::try_from(known).unwrap_or(i64::MAX);
+            self.metrics.known_reply_subjects.set(known);
+        }
         let mut last_announced = None;
         for announcement in due.drain(..) {
             // An announcement that is not sent now is repeated once there is a connection and the

@@ -204,10 +204,8 @@ impl Edge {
         publisher: AuthorityPublisher,
         reporter: TimeReporter,
     ) {
-        // The seed is random, so that a late answer to a request of an earlier run is never
-        // mistaken for an answer to one of this run.
         let clocks = config.clocks.clone();
-        let timekeeper = Timekeeper::new(config, rand::random(), SystemClock.now());
+        let timekeeper = Timekeeper::new(config, SystemClock.now());
         let timekeeper = TimekeeperDriver::new(timekeeper, &clocks, bus, publisher, reporter);
         self.spawn("timekeeper", timekeeper.run());
     }

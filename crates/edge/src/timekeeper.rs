@@ -7,7 +7,7 @@ mod reporter;
 
 use std::sync::Arc;
 
-use tickstorm_bus::{Bus, EdgeEvent, Events};
+use tickstorm_bus::{Bus, EdgeEvent, Events, Unavailable};
 use tickstorm_timebase::{Clock, ClockId, Mono, Refused, SystemClock, Timekeeper};
 
 pub(crate) use publisher::AuthorityPublisher;
@@ -54,13 +54,13 @@ impl TimekeeperDriver {
             let now = self.clock.now();
             let is_due = now >= deadline;
             self.timekeeper.poll(now);
-            if self.timekeeper.poll_redraw() {
+            if self.timekeeper.poll_redraw(now) {
                 self.bus.redraw_reply_subject();
             }
-            if let Some(nonce) = self.timekeeper.poll_request(now) {
-                // If there is no connection, the round stays unanswered; the timekeeper handles
-                // that.
-                let _ = self.bus.ask(nonce);
+            if let Some(nonce) = self.timekeeper.poll_request(now, rand::random)
+                && let Err(Unavailable) = self.bus.ask(nonce)
+            {
+                self.timekeeper.handle_outage();
             }
             let change = self.publisher.publish(&self.timekeeper, now);
             if let Some(change) = change {
@@ -92,7 +92,7 @@ impl TimekeeperDriver {
         match event {
             EdgeEvent::Announcement(announcement) => {
                 let outcome = self.timekeeper.handle_announcement(&announcement, now);
-                if let Err(refused @ Refused::OffGrid) = outcome {
+                if let Err(refused @ (Refused::OffGrid | Refused::TooFarAhead)) = outcome {
                     let clock = &announcement.clock_id;
                     self.reporter.note_invalid(clock, refused.label());
                 }
@@ -102,8 +102,12 @@ impl TimekeeperDriver {
                 let outcome = self.timekeeper.handle_reply(&reply, now);
                 self.count(outcome);
             }
-            EdgeEvent::Connected => tracing::info!("connected to the bus"),
-            EdgeEvent::Disconnected => tracing::warn!("disconnected from the bus"),
+            // A bus over a network logs this itself, unless a server flaps.
+            EdgeEvent::Connected => tracing::debug!("connected to the bus"),
+            EdgeEvent::Disconnected => {
+                tracing::debug!("disconnected from the bus");
+                self.timekeeper.handle_outage();
+            }
             EdgeEvent::Dropped {
                 reason,
                 clock,
@@ -124,3 +128,6 @@ impl TimekeeperDriver {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

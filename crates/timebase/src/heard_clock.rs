@@ -17,6 +17,10 @@ use crate::status::{ClockState, ClockStatus};
 /// same request. It is small because two answers to one request arrive close together.
 const ANSWERS_MAX: usize = 8;
 
+/// The most by which an announced epoch may be earlier than the greatest on its timeline. A clock
+/// announces only ticks of the next 10 s at most, so an honest one stays well below.
+const BEHIND_MAX: Duration = Duration::from_secs(20);
+
 /// A clock's information about itself in its latest answer.
 #[derive(Clone, Copy, Debug)]
 struct SelfReport {
@@ -42,6 +46,8 @@ pub(crate) struct HeardClock {
     answers: VecDeque<KnownAnswer>,
     /// The timeline of the latest announcements, and the greatest epoch announced on it.
     announced: Option<(u64, Epoch)>,
+    /// The timeline of the announcements before those.
+    former_timeline: Option<u64>,
     last_announced: Option<Mono>,
     announced_ahead_us: Option<i64>,
     /// When the clock was last marked as a falseticker.
@@ -94,8 +100,8 @@ impl HeardClock {
         });
     }
 
-    /// Records an announcement, and keeps its epoch if that is the greatest on its timeline. The
-    /// announcement came `ahead_us` before the tick's authority time; `None` if the time is
+    /// Records an announcement, and keeps its epoch if that is the greatest on its timeline. A clock
+    /// never returns to its former timeline, and goes back on none. The announcement came `ahead_us` before the tick's authority time; `None` if the time is
     /// unknown.
     pub(crate) fn record_announcement(
         &mut self,
@@ -107,14 +113,28 @@ impl HeardClock {
         let Announcement {
             timeline, epoch, ..
         } = *announcement;
-        if self
-            .announced
-            .is_some_and(|(on, until)| on == timeline && until >= epoch)
-        {
-            return;
+        match self.announced {
+            Some((on, until)) if on == timeline && until >= epoch => {
+                if epoch.time().saturating_add(BEHIND_MAX) < until.time() {
+                    self.note_invalid(now);
+                }
+                return;
+            }
+            Some((on, _)) if on != timeline => {
+                if self.former_timeline == Some(timeline) {
+                    self.note_invalid(now);
+                }
+                self.former_timeline = Some(on);
+            }
+            Some(_) | None => {}
         }
         self.announced = Some((timeline, epoch));
         self.announced_ahead_us = ahead_us.or(self.announced_ahead_us);
+    }
+
+    /// Returns whether the clock is accepted, and its answers are on this timeline.
+    pub(crate) fn is_accepted_on(&self, timeline: u64) -> bool {
+        self.accepted && self.samples.timeline() == Some(timeline)
     }
 
     /// Returns the last tick that the clock vouches for on its current timeline.

@@ -17,12 +17,38 @@ const INTERVAL: Duration = Duration::from_secs(1);
 /// The number of requests remembered for late answers; more than can be in flight at any tolerance
 /// up to 10 s.
 const ROUNDS_MAX: usize = 32;
+/// The number of rounds to which nothing came, in a row, that are a silence.
+const SILENT_ROUNDS_MIN: u32 = 3;
+/// The least duration of a silence. A lost connection is noticed earlier, and answers that take
+/// longer are of no use.
+const SILENCE_MIN: Duration = Duration::from_secs(3);
 
 #[derive(Clone, Copy, Debug)]
 struct Round {
     nonce: u64,
     asked: Mono,
-    is_answered: bool,
+    outcome: Outcome,
+}
+
+/// What has become of a request so far.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Outcome {
+    /// Nothing came.
+    Silence,
+    /// Nothing came, but the request was not sent, or the connection was lost.
+    Lost,
+    /// An answer came that yielded no sample, such as a late one.
+    Heard,
+    /// A clock answered in time.
+    Answered,
+}
+
+/// Rounds in a row to which nothing came.
+#[derive(Clone, Copy, Debug)]
+struct Silence {
+    /// The moment of the first request.
+    since: Mono,
+    rounds: u32,
 }
 
 /// The last requests, and when the next one is due.
@@ -33,25 +59,23 @@ pub(crate) struct Rounds {
     asked: VecDeque<Round>,
     /// The number of entries in `asked`, counted from the newest, whose rounds have not ended.
     open: usize,
-    next_nonce: u64,
     next_request: Mono,
     burst_left: u32,
-    /// The number of rounds that have ended without an answer since the last that had one.
-    unanswered: u32,
+    /// The rounds that have ended since the last answer of any kind, if nothing came to them.
+    silence: Option<Silence>,
     counts: RoundCounts,
 }
 
 impl Rounds {
     /// Creates rounds that each end `duration` after their request; the first is due at `now`.
-    pub(crate) fn new(first_nonce: u64, duration: Duration, now: Mono) -> Self {
+    pub(crate) fn new(duration: Duration, now: Mono) -> Self {
         Self {
             duration,
             asked: VecDeque::new(),
             open: 0,
-            next_nonce: first_nonce,
             next_request: now,
             burst_left: BURST_ROUNDS,
-            unanswered: 0,
+            silence: None,
             counts: RoundCounts::default(),
         }
     }
@@ -67,13 +91,12 @@ impl Rounds {
         self.next_request
     }
 
-    /// Starts a round if one is due, and returns its number.
-    pub(crate) fn ask(&mut self, now: Mono) -> Option<u64> {
+    /// Starts a round if one is due, and returns its number, which `draw` has drawn.
+    pub(crate) fn ask(&mut self, now: Mono, draw: impl FnOnce() -> u64) -> Option<u64> {
         if now < self.next_request {
             return None;
         }
-        let nonce = self.next_nonce;
-        self.next_nonce = nonce.wrapping_add(1);
+        let nonce = draw();
         self.burst_left = self.burst_left.saturating_sub(1);
         self.next_request = now
             + if self.burst_left > 0 {
@@ -87,7 +110,7 @@ impl Rounds {
         self.asked.push_back(Round {
             nonce,
             asked: now,
-            is_answered: false,
+            outcome: Outcome::Silence,
         });
         self.open = (self.open + 1).min(self.asked.len());
         Some(nonce)
@@ -105,12 +128,17 @@ impl Rounds {
             .oldest_open()
             .filter(|round| round.asked + self.duration <= now)?;
         self.open -= 1;
-        if round.is_answered {
-            self.unanswered = 0;
-            self.counts.answered += 1;
-        } else {
-            self.unanswered = self.unanswered.saturating_add(1);
-            self.counts.unanswered += 1;
+        match round.outcome {
+            Outcome::Answered => self.counts.answered += 1,
+            Outcome::Heard | Outcome::Lost => self.counts.unanswered += 1,
+            Outcome::Silence => {
+                self.counts.unanswered += 1;
+                let silence = self.silence.get_or_insert(Silence {
+                    since: round.asked,
+                    rounds: 0,
+                });
+                silence.rounds = silence.rounds.saturating_add(1);
+            }
         }
         Some(round.asked)
     }
@@ -120,22 +148,45 @@ impl Rounds {
         self.counts
     }
 
-    /// Notes that the request with this number was answered in time.
-    pub(crate) fn note_answer(&mut self, nonce: u64) {
-        let mut rounds = self.asked.iter_mut().rev();
-        if let Some(round) = rounds.find(|round| round.nonce == nonce) {
-            round.is_answered = true;
+    /// Notes that a clock has answered the request with this number, whether or not it was in time.
+    pub(crate) fn note_heard(&mut self, nonce: u64) {
+        self.silence = None;
+        if let Some(round) = self.find_mut(nonce)
+            && round.outcome != Outcome::Answered
+        {
+            round.outcome = Outcome::Heard;
         }
     }
 
-    /// Returns whether at least `number` rounds have ended without an answer since the last that
-    /// had one. If so, counting starts again.
-    pub(crate) fn take_unanswered(&mut self, number: u32) -> bool {
-        let are_enough = self.unanswered >= number;
-        if are_enough {
-            self.unanswered = 0;
+    /// Notes that the request with this number was answered in time.
+    pub(crate) fn note_answer(&mut self, nonce: u64) {
+        self.silence = None;
+        if let Some(round) = self.find_mut(nonce) {
+            round.outcome = Outcome::Answered;
         }
-        are_enough
+    }
+
+    /// Notes that requests may not have reached the clocks, so that the silence up to now says
+    /// nothing about them.
+    pub(crate) fn note_outage(&mut self) {
+        self.silence = None;
+        for round in self.asked.iter_mut().rev().take(self.open) {
+            if round.outcome == Outcome::Silence {
+                round.outcome = Outcome::Lost;
+            }
+        }
+    }
+
+    /// Returns whether nothing has come to at least [`SILENT_ROUNDS_MIN`] rounds in a row, for
+    /// [`SILENCE_MIN`]. If so, counting starts again.
+    pub(crate) fn take_silence(&mut self, now: Mono) -> bool {
+        let is_enough = self.silence.is_some_and(|silence| {
+            silence.rounds >= SILENT_ROUNDS_MIN && now.since(silence.since) >= SILENCE_MIN
+        });
+        if is_enough {
+            self.silence = None;
+        }
+        is_enough
     }
 
     /// Returns when the request with this number was made, and when its round ends, after which
@@ -143,6 +194,11 @@ impl Rounds {
     pub(crate) fn find(&self, nonce: u64) -> Option<(Mono, Mono)> {
         let round = self.asked.iter().rev().find(|round| round.nonce == nonce)?;
         Some((round.asked, round.asked + self.duration))
+    }
+
+    fn find_mut(&mut self, nonce: u64) -> Option<&mut Round> {
+        let mut rounds = self.asked.iter_mut().rev();
+        rounds.find(|round| round.nonce == nonce)
     }
 
     fn oldest_open(&self) -> Option<Round> {

@@ -81,6 +81,11 @@ impl OffsetSample {
     }
 }
 
+/// Returns whether no clock's time is out of the range in which clocks are.
+pub(crate) fn is_possible(reply: &Reply) -> bool {
+    plausible(reply.received_unix_us).is_ok() && plausible(reply.sent_unix_us).is_ok()
+}
+
 fn plausible(unix_us: i64) -> Result<i64, Refused> {
     if !(0..UNIX_US_END).contains(&unix_us) {
         return Err(Refused::Implausible);

@@ -12,16 +12,13 @@ use crate::heard_clocks::HeardClocks;
 use crate::message::{Announcement, Refused, Reply};
 use crate::mono::Mono;
 use crate::round::Rounds;
-use crate::sample::{BoundedOffset, OffsetSample};
+use crate::sample::{BoundedOffset, OffsetSample, is_possible};
 use crate::status::{Alarm, ClockStatus, TimeStatus};
 use crate::unix::UnixTime;
 
 /// The maximum lead of an announcement over authority time: the greatest TICK_LEAD_MS plus one
 /// second.
 const ANNOUNCED_AHEAD_MAX: Duration = Duration::from_secs(11);
-
-/// The number of rounds without an answer after which the edge asks under another reply subject.
-const UNANSWERED_MAX: u32 = 3;
 
 /// The settings of a timekeeper.
 #[derive(Clone, Debug)]
@@ -78,10 +75,9 @@ pub struct Timekeeper {
 }
 
 impl Timekeeper {
-    /// Creates a timekeeper that does not know the time and requests it immediately. `first_nonce`,
-    /// the number of its first request, must be random.
+    /// Creates a timekeeper that does not know the time and requests it immediately.
     #[must_use]
-    pub fn new(config: TimekeeperConfig, first_nonce: u64, now: Mono) -> Self {
+    pub fn new(config: TimekeeperConfig, now: Mono) -> Self {
         let TimekeeperConfig {
             clocks,
             tolerance,
@@ -91,7 +87,7 @@ impl Timekeeper {
         Self {
             holdover_max,
             tolerance_ns,
-            rounds: Rounds::new(first_nonce, tolerance.saturating_mul(2), now),
+            rounds: Rounds::new(tolerance.saturating_mul(2), now),
             clocks: HeardClocks::new(clocks, holdover_max, tolerance_ns),
             authority: None,
             following: None,
@@ -108,9 +104,16 @@ impl Timekeeper {
         }
     }
 
-    /// Returns the number of the request to send to all clocks now, if one is due.
-    pub fn poll_request(&mut self, now: Mono) -> Option<u64> {
-        self.rounds.ask(now)
+    /// Returns the number of the request to send to all clocks now, if one is due. `draw` must draw
+    /// each number at random: if the next one could be guessed, a clock could answer before it is
+    /// asked, and an answer to a request of an earlier run could be taken for one to this run's.
+    pub fn poll_request(&mut self, now: Mono, draw: impl FnOnce() -> u64) -> Option<u64> {
+        self.rounds.ask(now, draw)
+    }
+
+    /// Handles that a request could not be sent, or that the connection was lost.
+    pub fn handle_outage(&mut self) {
+        self.rounds.note_outage();
     }
 
     /// Returns when [`Self::poll_request`] next returns a request.
@@ -128,6 +131,7 @@ impl Timekeeper {
             .rounds
             .find(reply.nonce)
             .ok_or(Refused::UnknownRequest)?;
+        self.rounds.note_heard(reply.nonce);
         let in_time = if now <= until {
             Ok(())
         } else {
@@ -140,6 +144,9 @@ impl Timekeeper {
             Err(refused) => self.clocks.known(&reply.clock_id).ok_or(refused)?,
         };
         clock.record_answer(reply, now)?;
+        if !is_possible(reply) {
+            clock.note_invalid(now);
+        }
         clock.insert(sample?, reply);
         self.rounds.note_answer(reply.nonce);
         if asked >= self.search.since {
@@ -160,6 +167,7 @@ impl Timekeeper {
         let Announcement {
             mode,
             epoch,
+            timeline,
             ref clock_id,
             ..
         } = *announcement;
@@ -169,6 +177,12 @@ impl Timekeeper {
         }
         let time = self.authority.map(|authority| authority.time_at(now));
         if time.is_some_and(|time| epoch.time() > time.saturating_add(ANNOUNCED_AHEAD_MAX)) {
+            // Unless the clock was stepped, its time is that of the edge.
+            if let Some(clock) = self.clocks.known(clock_id)
+                && clock.is_accepted_on(timeline)
+            {
+                clock.note_invalid(now);
+            }
             return Err(Refused::TooFarAhead);
         }
         let probation = self.holdover_max;
@@ -195,9 +209,11 @@ impl Timekeeper {
     }
 
     /// Returns whether the edge must draw another reply subject before its next request, because
-    /// `UNANSWERED_MAX` rounds in a row have ended without an answer.
-    pub fn poll_redraw(&mut self) -> bool {
-        self.rounds.take_unanswered(UNANSWERED_MAX)
+    /// nothing has come to three rounds in a row, for 3 s: no late answer either, and not because
+    /// there was no connection. A new reply subject is unknown to the clocks, which matters during a
+    /// flood of requests.
+    pub fn poll_redraw(&mut self, now: Mono) -> bool {
+        self.rounds.take_silence(now)
     }
 
     /// Ends the rounds that are due, chooses clocks after each of them, and forgets the time if

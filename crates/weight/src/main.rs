@@ -160,11 +160,12 @@ fn authority() -> anyhow::Result<(Authority, Mono)> {
     // The start is the same in every run, since its position within the second decides which ticks
     // are due immediately.
     let mut now = Mono::ZERO + Duration::from_secs(1_000);
-    let mut keeper = Timekeeper::new(time(), 1, now);
+    let mut keeper = Timekeeper::new(time(), now);
+    let mut nonces = 1..;
     let clock_id: tickstorm_timebase::ClockId = "clock-0".parse()?;
     loop {
         keeper.poll(now);
-        if let Some(nonce) = keeper.poll_request(now) {
+        if let Some(nonce) = keeper.poll_request(now, || nonces.next().unwrap_or_default()) {
             let unix_us = i64::try_from(now.as_nanos() / 1_000)? + 1_800_000_000_000_000;
             let reply = Reply {
                 nonce,

@@ -341,4 +341,9 @@ pub(crate) const ALL: &[Attack] = &[
         "Do the same on the reply subjects of the other edges",
         BusAttack::BorrowedRequests,
     ),
+    on_bus(
+        "bus-subscriptions",
+        "With an edge's login, subscribe to the same subject 20,000 times per second",
+        BusAttack::Subscriptions,
+    ),
 ];

@@ -25,6 +25,8 @@ pub(crate) enum BusAttack {
     Requests,
     /// A flood of time requests on the reply subjects of the other edges.
     BorrowedRequests,
+    /// The same permitted subject, subscribed to over and over.
+    Subscriptions,
 }
 
 /// Whose login is stolen.
@@ -54,7 +56,9 @@ impl BusAttack {
             | Self::Answers
             | Self::Malformed
             | Self::Huge => StolenLogin::Clock,
-            Self::Posing | Self::Requests | Self::BorrowedRequests => StolenLogin::Edge,
+            Self::Posing | Self::Requests | Self::BorrowedRequests | Self::Subscriptions => {
+                StolenLogin::Edge
+            }
         }
     }
 
@@ -73,17 +77,18 @@ impl BusAttack {
             | Self::Malformed
             | Self::Huge
             | Self::Requests
-            | Self::BorrowedRequests => 0,
+            | Self::BorrowedRequests
+            | Self::Subscriptions => 0,
         }
     }
 
-    /// Returns how many messages are sent per second besides answers to requests. The thief sends
+    /// Returns how many messages or subscriptions are sent per second besides answers to requests. The thief sends
     /// as many as the CPU time that honest processes leave allows.
     pub(crate) const fn messages_per_second(self) -> u32 {
         match self {
             Self::SecondsOff | Self::HoursOff => 10,
             Self::OtherNames | Self::Posing => 1_000,
-            Self::Malformed => 20_000,
+            Self::Malformed | Self::Subscriptions => 20_000,
             Self::Huge => 5_000,
             Self::Announcements | Self::Answers | Self::Requests | Self::BorrowedRequests => {
                 100_000

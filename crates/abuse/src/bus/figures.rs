@@ -45,7 +45,7 @@ impl RoundFigures {
 
 impl BusFigures {
     pub(crate) fn messages_per_second(&self) -> u64 {
-        self.counts.published / u64::from(self.seconds.max(1))
+        (self.counts.published + self.counts.subscribed) / u64::from(self.seconds.max(1))
     }
 
     /// Returns the broken promises. A flood with an edge's login may cost no round; a clock that
@@ -58,7 +58,7 @@ impl BusFigures {
         }
         if self.let_through > 0 {
             broken.push(format!(
-                "NATS has let {} messages through",
+                "NATS has let {} messages or subscriptions through",
                 self.let_through
             ));
         }

@@ -134,7 +134,7 @@ impl NatsConnection {
     }
 
     /// Subscribes to a subject.
-    pub(super) fn subscribe(&mut self, subject: &str, id: u32) {
+    pub(super) fn subscribe(&mut self, subject: &str, id: u64) {
         self.output
             .extend_from_slice(format!("SUB {subject} {id}\r\n").as_bytes());
     }

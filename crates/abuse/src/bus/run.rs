@@ -9,6 +9,7 @@ use super::evidence::{Evidence, Named};
 use super::figures::{BusFigures, RoundFigures};
 use super::stage::{BusStage, HONEST, STOLEN};
 use super::theft::{COMMAND, TheftCounts, TheftOrder};
+use super::thief::SUBSCRIPTIONS_MAX;
 use crate::ordered_process::{OrderedProcess, Priority};
 use crate::run::{Run, RunOutcome};
 use crate::surroundings::Surroundings;
@@ -95,10 +96,11 @@ fn order(
 
 /// Returns why the attack did not take place, if it did not.
 fn void(attack: BusAttack, counts: TheftCounts) -> Option<String> {
-    if counts.published == 0 {
+    if counts.published + counts.subscribed == 0 {
         return Some("nothing was published".into());
     }
-    if counts.heard == 0 && attack != BusAttack::Requests {
+    let must_hear = !matches!(attack, BusAttack::Requests | BusAttack::Subscriptions);
+    if counts.heard == 0 && must_hear {
         return Some("the thief has heard no message".into());
     }
     let is_refused = attack == BusAttack::OtherNames && counts.refused == 0;
@@ -107,6 +109,16 @@ fn void(attack: BusAttack, counts: TheftCounts) -> Option<String> {
 
 /// Returns how much NATS has let through that it must refuse.
 fn let_through(attack: BusAttack, counts: TheftCounts) -> u64 {
+    if attack == BusAttack::Subscriptions {
+        // Each connection may have some, and what a cut one was refused is not known.
+        let allowed = u64::from(SUBSCRIPTIONS_MAX);
+        let kept = counts.subscribed.saturating_sub(counts.excess_refused);
+        return if counts.cut_off == 0 {
+            kept.saturating_sub(allowed)
+        } else {
+            0
+        };
+    }
     if !attack.must_be_refused() {
         return 0;
     }
@@ -152,7 +164,7 @@ mod tests {
             refused: 10,
             subscriptions_refused: 2,
             heard: 1,
-            cut_off: 0,
+            ..TheftCounts::default()
         };
         assert_eq!(let_through(BusAttack::Posing, counts), 0);
         let one_passed = TheftCounts {
@@ -166,6 +178,23 @@ mod tests {
         };
         assert_eq!(let_through(BusAttack::Posing, subscribed), 1);
         assert_eq!(let_through(BusAttack::Answers, one_passed), 0);
+    }
+
+    #[test]
+    fn a_connection_may_have_a_few_subscriptions_only() {
+        let counts = TheftCounts {
+            subscribed: 400_000,
+            excess_refused: 399_993,
+            ..TheftCounts::default()
+        };
+        assert_eq!(let_through(BusAttack::Subscriptions, counts), 0);
+        assert_eq!(void(BusAttack::Subscriptions, counts), None);
+        let unlimited = TheftCounts {
+            excess_refused: 0,
+            ..counts
+        };
+        assert_eq!(let_through(BusAttack::Subscriptions, unlimited), 399_992);
+        assert!(void(BusAttack::Subscriptions, TheftCounts::default()).is_some());
     }
 
     #[test]

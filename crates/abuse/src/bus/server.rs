@@ -12,7 +12,7 @@ use tickstorm_command::private_dir::PrivateDir;
 use tickstorm_testkit::{ReservedAddr, tool};
 use tickstorm_timebase::{Clock as _, SystemClock};
 
-use super::thief::PAYLOAD_MAX;
+use super::thief::{PAYLOAD_MAX, SUBSCRIPTIONS_MAX};
 
 const PROGRAM: &str = "nats-server";
 /// The time that the server may take to listen.
@@ -113,8 +113,8 @@ fn greets(addr: SocketAddr) -> bool {
     greeting().is_some()
 }
 
-/// Returns the configuration. The permissions are those that docs/operations.md describes: a clock
-/// speaks in its own name only, and an edge only asks.
+/// Returns the configuration. The limits are those of deploy/nats/nats.conf, and the permissions are
+/// those that docs/operations.md describes: a clock speaks in its own name only, and an edge only asks.
 fn configuration(addr: SocketAddr, clocks: &[NatsLogin], edge: &NatsLogin) -> String {
     let clocks: String = clocks
         .iter()
@@ -135,6 +135,8 @@ fn configuration(addr: SocketAddr, clocks: &[NatsLogin], edge: &NatsLogin) -> St
     format!(
         r#"listen: "{addr}"
 max_payload: {PAYLOAD_MAX}
+max_subscriptions: {SUBSCRIPTIONS_MAX}
+max_connections: 8192
 ping_interval: "2s"
 ping_max: 2
 write_deadline: "2s"

@@ -20,6 +20,8 @@ use crate::pacer::Pacer;
 /// The hidden command that turns this program into such a process.
 pub(crate) const COMMAND: &str = "thief";
 
+/// The number of the first subscription that is made over and over. Those before it are made once.
+const FIRST_EXCESS: u64 = 1_000;
 /// The most messages between two looks at what has arrived.
 const MESSAGES_PER_TURN: u32 = 1_000;
 /// The longest wait for something to send, in which something may arrive.
@@ -53,6 +55,10 @@ pub(crate) struct TheftCounts {
     pub(crate) refused: u64,
     /// Subscriptions that NATS has refused.
     pub(crate) subscriptions_refused: u64,
+    /// Subscriptions made over and over.
+    pub(crate) subscribed: u64,
+    /// Subscriptions beyond the number that a connection may have, which NATS has refused.
+    pub(crate) excess_refused: u64,
     /// Messages of other senders.
     pub(crate) heard: u64,
     /// Connections that the server has ended.
@@ -135,21 +141,28 @@ impl Theft<'_> {
         self.take_events(nats)?;
         let now = SystemClock.now();
         let moment = self.moment(now);
-        let mut published = 0;
-        while published < MESSAGES_PER_TURN && self.pacer.take(now) {
-            let Some(message) = self.thief.next(moment) else {
+        let mut sent = 0;
+        let (mut published, mut subscribed) = (0, 0);
+        while sent < MESSAGES_PER_TURN && self.pacer.take(now) {
+            if let Some(subject) = self.thief.next_subscription() {
+                nats.subscribe(subject, FIRST_EXCESS + self.counts.subscribed + subscribed);
+                subscribed += 1;
+            } else if let Some(message) = self.thief.next(moment) {
+                nats.publish(
+                    &message.subject,
+                    message.reply_to.as_deref(),
+                    &message.payload,
+                );
+                published += 1;
+            } else {
                 break;
-            };
-            nats.publish(
-                &message.subject,
-                message.reply_to.as_deref(),
-                &message.payload,
-            );
-            published += 1;
+            }
+            sent += 1;
         }
         nats.flush()?;
-        self.counts.published += u64::from(published);
-        if published < MESSAGES_PER_TURN {
+        self.counts.published += published;
+        self.counts.subscribed += subscribed;
+        if sent < MESSAGES_PER_TURN {
             std::thread::sleep(self.pacer.wait(now).min(WAIT_MAX));
         }
         Ok(())
@@ -180,6 +193,9 @@ impl Theft<'_> {
                 }
                 ServerEvent::Refusal(text) if text.contains("for Subscription") => {
                     self.counts.subscriptions_refused += 1;
+                }
+                ServerEvent::Refusal(text) if text.contains("maximum subscriptions exceeded") => {
+                    self.counts.excess_refused += 1;
                 }
                 // It ends the connection, which the next turn notices.
                 ServerEvent::Refusal(_) | ServerEvent::Ping | ServerEvent::Pong => {}

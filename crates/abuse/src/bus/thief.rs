@@ -19,6 +19,8 @@ const HEARD_MAX: usize = 16;
 const LEAD_MS: i64 = 1_500;
 /// The most bytes of a message on the stage's NATS server.
 pub(super) const PAYLOAD_MAX: usize = 1_024;
+/// The most subscriptions of a connection to it.
+pub(super) const SUBSCRIPTIONS_MAX: u32 = 8;
 /// A payload for which the server cuts the connection, in bytes.
 const PAYLOAD_TOO_LONG: usize = 1 << 20;
 /// One message in so many is too long.
@@ -100,8 +102,14 @@ impl Thief {
             | BusAttack::Malformed
             | BusAttack::Huge
             | BusAttack::Requests
-            | BusAttack::BorrowedRequests => Vec::new(),
+            | BusAttack::BorrowedRequests
+            | BusAttack::Subscriptions => Vec::new(),
         }
+    }
+
+    /// Returns the next subject to subscribe to meanwhile, if the attack consists of that.
+    pub(super) fn next_subscription(&self) -> Option<&'static str> {
+        (self.attack == BusAttack::Subscriptions).then_some("tickstorm.v1.tick.*.*")
     }
 
     /// Takes a message of a subscription, and returns the messages that it provokes.
@@ -136,7 +144,8 @@ impl Thief {
             | BusAttack::Malformed
             | BusAttack::Huge
             | BusAttack::Requests
-            | BusAttack::BorrowedRequests => Vec::new(),
+            | BusAttack::BorrowedRequests
+            | BusAttack::Subscriptions => Vec::new(),
         };
         if self.heard.len() == HEARD_MAX {
             self.heard.pop_front();
@@ -202,6 +211,7 @@ impl Thief {
                     &ReplyKey::random(),
                 ))
             }
+            BusAttack::Subscriptions => None,
         }
     }
 
@@ -486,6 +496,15 @@ mod tests {
         assert_eq!(provoked, []);
         let request = borrowed.next(NOW).unwrap();
         assert_eq!(request.reply_to.as_deref(), Some("tickstorm.v1.answer.abc"));
+    }
+
+    #[test]
+    fn only_one_attack_subscribes_over_and_over() {
+        let mut subscriber = thief(BusAttack::Subscriptions);
+        assert_eq!(subscriber.next(NOW), None);
+        let subject = subscriber.next_subscription();
+        assert_eq!(subject, Some("tickstorm.v1.tick.*.*"));
+        assert_eq!(thief(BusAttack::Requests).next_subscription(), None);
     }
 
     #[test]

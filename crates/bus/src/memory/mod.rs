@@ -201,6 +201,12 @@ impl Bus for MemoryLink {
         self.publish(subject, None, message::encode_reply(reply))
     }
 
+    fn known_reply_subjects(&self) -> usize {
+        let mut hub = self.bus.lock();
+        let now = hub.now();
+        hub.ports[self.index].subscribers.known_reply_subjects(now)
+    }
+
     fn clock_events(&self, id: &ClockId) -> Events<ClockEvent> {
         let port = &mut self.bus.lock().ports[self.index];
         port.subscribers.add_clock(id, port.connected)
@@ -292,6 +298,10 @@ impl Hub {
         later
     }
 
+    fn now(&self) -> Mono {
+        Mono::ZERO + self.started.elapsed()
+    }
+
     fn deliver_delayed(&mut self, now: Instant) {
         while let Some(entry) = self.delayed.first_entry()
             && entry.key().0 <= now
@@ -303,7 +313,7 @@ impl Hub {
 
     fn deliver(&mut self, to: usize, message: &Envelope) {
         if self.ports[to].connected {
-            let now = Mono::ZERO + self.started.elapsed();
+            let now = self.now();
             self.ports[to].deliver(&self.subjects, message, now);
         }
     }

@@ -15,7 +15,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at};
 use tracing::{Dispatch, dispatcher};
 
 use super::transport::{Stream, Transport};
-use super::wire::{Decoder, Delivery, ServerOp, encode};
+use super::wire::{Decoder, Delivery, ServerOp, encode, refused_subscription};
 use super::{NatsLink, Switchboard};
 use crate::reply_address::ReplyToken;
 
@@ -37,6 +37,10 @@ const BATCH: usize = 256;
 /// missing, but a missing one causes the same error for each message.
 const ERRORS_LOGGED_MAX: usize = 16;
 
+/// The interval at which refused subscriptions are tried again. A server applies changed permissions
+/// to connections that it has.
+const RESUBSCRIBE_INTERVAL: Duration = Duration::from_secs(10);
+
 /// One connection to one server.
 pub(super) struct NatsConnection {
     reader: ReadHalf<Box<dyn Stream>>,
@@ -55,6 +59,9 @@ pub(super) struct NatsConnection {
 struct Subscription {
     sid: u64,
     content: Content,
+    subject: String,
+    /// Whether the server has refused it.
+    is_refused: bool,
 }
 
 /// The messages that a subscription brings.
@@ -102,6 +109,8 @@ impl NatsConnection {
         self.subscribe(switchboard);
         let mut pings = interval_at(Instant::now() + PING_INTERVAL, PING_INTERVAL);
         pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut resubscriptions =
+            interval_at(Instant::now() + RESUBSCRIBE_INTERVAL, RESUBSCRIBE_INTERVAL);
         let mut batch = Vec::with_capacity(BATCH);
         loop {
             // What is sent goes first, since each turn of this loop reads at most a hundred
@@ -109,6 +118,10 @@ impl NatsConnection {
             let outcome = tokio::select! {
                 biased;
                 _ = pings.tick() => self.ping(),
+                _ = resubscriptions.tick() => {
+                    self.resubscribe();
+                    Ok(())
+                }
                 () = switchboard.changed.notified() => {
                     self.subscribe(switchboard);
                     Ok(())
@@ -148,7 +161,9 @@ impl NatsConnection {
                 Ok(Some(op)) => self.handle(op, switchboard),
                 Ok(None) => break Ok(()),
                 Err(error) => {
-                    self.log_error(&error.to_string());
+                    dispatcher::with_default(&self.log, || {
+                        tracing::warn!(%error, "NATS did not keep to its protocol; reconnecting");
+                    });
                     break Err(Lost);
                 }
             }
@@ -161,7 +176,7 @@ impl NatsConnection {
         match op {
             ServerOp::Message(delivery) => self.deliver(&delivery, switchboard),
             ServerOp::Ping => self.output.push(encode::PONG),
-            ServerOp::Error(text) => self.log_error(&text),
+            ServerOp::Error(text) => self.handle_error(&text),
             // The server sends INFO again when its cluster changes.
             ServerOp::Pong | ServerOp::Ok | ServerOp::Info(_) => {}
         }
@@ -182,12 +197,31 @@ impl NatsConnection {
         }
     }
 
+    fn handle_error(&mut self, error: &str) {
+        if let Some(subject) = refused_subscription(error) {
+            let mut subscriptions = self.subscriptions.iter_mut();
+            if let Some(refused) = subscriptions.find(|has| has.subject == subject) {
+                refused.is_refused = true;
+            }
+        }
+        self.log_error(error);
+    }
+
     fn log_error(&mut self, error: &str) {
         if self.logged.len() < ERRORS_LOGGED_MAX && self.logged.iter().all(|known| known != error) {
             dispatcher::with_default(&self.log, || {
                 tracing::warn!(error, "NATS reported an error");
             });
             self.logged.push(error.to_owned());
+        }
+    }
+
+    /// Tries the refused subscriptions again. The server says so if it still refuses one.
+    fn resubscribe(&mut self) {
+        for refused in self.subscriptions.iter_mut().filter(|has| has.is_refused) {
+            refused.is_refused = false;
+            let line = encode::subscribe(&refused.subject, refused.sid);
+            self.output.push(line.as_bytes());
         }
     }
 
@@ -218,6 +252,8 @@ impl NatsConnection {
                 self.subscriptions.push(Subscription {
                     sid: self.last_sid,
                     content: content.clone(),
+                    subject,
+                    is_refused: false,
                 });
             }
         }
@@ -295,3 +331,6 @@ impl Output {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -189,8 +189,11 @@ impl AttemptError {
                 | ConnectError::Protocol(_)
                 | ConnectError::Info
                 | ConnectError::Key => FailureKind::Refused,
-                // The connection may have been lost during the handshake.
-                ConnectError::Tls(error) if is_of_tls(error) => FailureKind::Refused,
+                // The connection may have been lost during the handshake. A client's handshake ends
+                // before the server has judged its certificate, so a refusal arrives later.
+                ConnectError::Tls(error) | ConnectError::Io(error) if is_of_tls(error) => {
+                    FailureKind::Refused
+                }
                 ConnectError::Tls(_)
                 | ConnectError::Io(_)
                 | ConnectError::NoAddress
@@ -302,17 +305,16 @@ mod tests {
 
     #[test]
     fn failures_that_a_person_must_fix_are_refusals_and_passing_ones_are_not() {
-        let of_tls = io::Error::new(
-            io::ErrorKind::InvalidData,
-            rustls::Error::HandshakeNotComplete,
-        );
+        let of_tls = |error| io::Error::new(io::ErrorKind::InvalidData, error);
+        let unknown_ca = rustls::Error::AlertReceived(rustls::AlertDescription::UnknownCA);
         for refused in [
             AttemptError::Options(NatsError::HalfLogin),
             ConnectError::Refused("authorization violation".into()).into(),
             ConnectError::Refused("maximum connections exceeded".into()).into(),
             ConnectError::Info.into(),
             ConnectError::Key.into(),
-            ConnectError::Tls(of_tls).into(),
+            ConnectError::Tls(of_tls(rustls::Error::HandshakeNotComplete)).into(),
+            ConnectError::Io(of_tls(unknown_ca)).into(),
         ] {
             assert_eq!(refused.failure_kind(), FailureKind::Refused, "{refused}");
         }

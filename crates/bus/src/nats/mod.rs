@@ -146,6 +146,11 @@ impl Bus for NatsBus {
         self.switchboard.send(|_, link| link.send(message.freeze()))
     }
 
+    fn known_reply_subjects(&self) -> usize {
+        let subscribers = &mut self.switchboard.lock().subscribers;
+        subscribers.known_reply_subjects(SystemClock.now())
+    }
+
     fn clock_events(&self, id: &ClockId) -> Events<ClockEvent> {
         self.switchboard
             .subscribe(|subscribers| subscribers.add_clock(id, false))

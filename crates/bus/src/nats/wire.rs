@@ -184,6 +184,13 @@ fn control(line: &[u8]) -> Result<ServerOp, WireError> {
     }
 }
 
+/// Returns the subject of the subscription that an error's text says is refused. The text may go
+/// on with the number of a subscription that the client had.
+pub(super) fn refused_subscription(error: &str) -> Option<&str> {
+    let subject = error.strip_prefix("Permissions Violation for Subscription to \"")?;
+    subject.split_once('"').map(|(subject, _)| subject)
+}
+
 /// Encodes the client's side of the protocol.
 pub(super) mod encode {
     use super::{BufMut, BytesMut, END};
@@ -265,6 +272,23 @@ mod tests {
         assert_eq!(decode(bytes, &[]).unwrap(), expected);
         let every: Vec<_> = (0..bytes.len()).collect();
         assert_eq!(decode(bytes, &every).unwrap(), expected);
+    }
+
+    #[test]
+    fn an_error_names_the_subscription_that_is_refused() {
+        for text in [
+            r#"Permissions Violation for Subscription to "a.*""#,
+            r#"Permissions Violation for Subscription to "a.*" (sid "4")"#,
+        ] {
+            assert_eq!(refused_subscription(text), Some("a.*"));
+        }
+        for text in [
+            r#"Permissions Violation for Publish to "a.*""#,
+            "Permissions Violation for Subscription to \"a",
+            "maximum subscriptions exceeded",
+        ] {
+            assert_eq!(refused_subscription(text), None);
+        }
     }
 
     #[test]

@@ -56,22 +56,34 @@ async fn soon<T>(next: impl Future<Output = Option<T>>) -> T {
         .expect("the bus has not ended")
 }
 
+/// Returns the edge's next event that is no announcement. Copies of one may arrive after the first
+/// was received.
+async fn next_notice(edge: &mut Events<EdgeEvent>) -> EdgeEvent {
+    loop {
+        match soon(edge.next()).await {
+            EdgeEvent::Announcement(_) => {}
+            notice => return notice,
+        }
+    }
+}
+
 /// Announces `epoch_ms` until the edge receives it: other servers and fresh subscriptions may miss
-/// the first announcements. Returns all other events.
+/// the first announcements. Returns all other events, except copies of earlier announcements.
 async fn announce_until_heard(
     clock: &NatsBus,
     edge: &mut Events<EdgeEvent>,
     epoch_ms: i64,
 ) -> Vec<EdgeEvent> {
-    let wanted = EdgeEvent::Announcement(announcement(epoch_ms));
+    let wanted = announcement(epoch_ms);
     let mut others = Vec::new();
     let heard = async {
         loop {
             // This fails while the clock is not connected.
-            let _ = clock.announce(&announcement(epoch_ms));
+            let _ = clock.announce(&wanted);
             let next = tokio::time::timeout(Duration::from_millis(50), edge.next());
             match next.await {
-                Ok(Some(event)) if event == wanted => return,
+                Ok(Some(EdgeEvent::Announcement(heard))) if heard == wanted => return,
+                Ok(Some(EdgeEvent::Announcement(heard))) if heard.epoch < wanted.epoch => {}
                 Ok(Some(event)) => others.push(event),
                 Ok(None) => panic!("the bus is gone"),
                 Err(_) => {}

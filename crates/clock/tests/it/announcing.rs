@@ -91,6 +91,7 @@ async fn a_clock_announces_every_tick_even_if_it_receives_mostly_garbage() {
         clock.metric("tickstorm_clock_bus_dropped_total{reason=\"malformed\"}"),
         100.0
     );
+    assert_eq!(clock.metric("tickstorm_clock_known_reply_subjects"), 1.0);
     let answered = clock.metric("tickstorm_clock_answers_total");
     assert!((50.0..=150.0).contains(&answered), "{answered} answers");
 }

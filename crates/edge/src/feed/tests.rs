@@ -51,7 +51,7 @@ impl TestTime {
             holdover_max: Duration::from_secs(3_600),
         };
         Self {
-            keeper: Timekeeper::new(config, 1, Mono::ZERO),
+            keeper: Timekeeper::new(config, Mono::ZERO),
             now: Mono::ZERO,
             base_ms: BASE_MS,
         }
@@ -66,7 +66,7 @@ impl TestTime {
             let time = Epoch::from_ms(self.base_ms)
                 .time()
                 .saturating_add(self.now.since(Mono::ZERO));
-            if let Some(nonce) = self.keeper.poll_request(self.now) {
+            if let Some(nonce) = self.keeper.poll_request(self.now, rand::random) {
                 self.keeper
                     .handle_reply(&reply(nonce, time), self.now)
                     .unwrap();

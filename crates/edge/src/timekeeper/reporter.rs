@@ -309,7 +309,7 @@ mod tests {
             let (authority, _) = watch::channel(None);
             let (status, _) = watch::channel(None);
             Self {
-                timekeeper: Timekeeper::new(config, 1, Mono::ZERO),
+                timekeeper: Timekeeper::new(config, Mono::ZERO),
                 publisher: AuthorityPublisher::new(authority),
                 reporter: TimeReporter::new(status, metrics.time, Duration::from_millis(800)),
                 now: Mono::ZERO,
@@ -323,7 +323,7 @@ mod tests {
             while self.now < end {
                 self.now = self.now + STEP;
                 self.timekeeper.poll(self.now);
-                if let Some(nonce) = self.timekeeper.poll_request(self.now)
+                if let Some(nonce) = self.timekeeper.poll_request(self.now, rand::random)
                     && is_heard
                 {
                     self.answer(nonce);

@@ -53,6 +53,8 @@ pub(crate) struct Edge {
     pub(crate) second: Feed,
     pub(crate) minute: Feed,
     pub(crate) ahead: Feed,
+    /// The number of the latest request.
+    nonce: u64,
     /// The latest generation; `steps` counts its changes since the last [`Edge::take_steps`].
     generation: Option<u32>,
     steps: u32,
@@ -67,11 +69,12 @@ impl Edge {
             holdover_max: HOLDOVER_MAX,
         };
         Self {
-            keeper: Timekeeper::new(config, u64::MAX - 3, Mono::ZERO),
+            keeper: Timekeeper::new(config, Mono::ZERO),
             now: Mono::ZERO,
             second: Feed::new(Mode::Second, Duration::ZERO),
             minute: Feed::new(Mode::Minute, Duration::ZERO),
             ahead: Feed::new(Mode::Second, AHEAD),
+            nonce: 0,
             generation: None,
             steps: 0,
         }
@@ -97,7 +100,9 @@ impl Edge {
     }
 
     pub(crate) fn ask(&mut self) -> Option<u64> {
-        self.keeper.poll_request(self.now)
+        // Each number differs much from those before it, as random ones do.
+        self.nonce = self.nonce.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        self.keeper.poll_request(self.now, || self.nonce)
     }
 
     pub(crate) fn handle_reply(&mut self, reply: &Reply) -> Result<(), Refused> {

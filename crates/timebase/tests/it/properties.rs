@@ -126,7 +126,9 @@ impl Edge {
     fn turn(&mut self) -> Result<(), TestCaseError> {
         let now = self.now;
         self.keeper.poll(now);
-        self.nonce = self.keeper.poll_request(now).unwrap_or(self.nonce);
+        let next = self.nonce.wrapping_add(1);
+        let asked = self.keeper.poll_request(now, || next);
+        self.nonce = asked.unwrap_or(self.nonce);
         prop_assert!(self.keeper.next_deadline() > now, "the driver would spin");
         prop_assert!(self.keeper.status(now).clocks.len() <= 64);
         let Some(authority) = self.keeper.authority() else {
@@ -162,7 +164,7 @@ proptest! {
             holdover_max: Duration::from_millis(holdover_ms),
         };
         let mut edge = Edge {
-            keeper: Timekeeper::new(config, 0, Mono::ZERO),
+            keeper: Timekeeper::new(config, Mono::ZERO),
             schedules: Mode::ALL.map(|mode| Schedule::new(mode, Duration::ZERO, RESUME_WINDOW)),
             now: Mono::ZERO,
             nonce: 0,

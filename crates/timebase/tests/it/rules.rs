@@ -1,6 +1,6 @@
 //! Tests of the rules of time that no hand-written case covers, one per rule.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use tickstorm_timebase::{
@@ -251,28 +251,155 @@ fn messages_that_no_clock_sends_raise_an_alarm_and_cost_no_trust() {
 }
 
 #[test]
-fn an_edge_draws_another_reply_subject_after_three_rounds_without_an_answer() {
+fn announcements_that_contradict_the_clock_raise_an_alarm() {
+    let ids = ["a", "b", "c"];
+    let hour_ms = 3_600_000;
+    let scene = || {
+        let mut scene = Scene::new(&ids, &ids.map(|id| (id, 0)));
+        scene.run_until(1_100_000);
+        for id in ids {
+            assert_eq!(scene.announce(id, 2_000), Ok(()));
+        }
+        scene
+    };
+    let announce = |scene: &mut Scene, ms, timeline| {
+        let epoch = Epoch::from_ms(BASE_MS + ms);
+        scene.edge.announce("a", Mode::Second, epoch, timeline)
+    };
+
+    let mut ahead = scene();
+    assert_eq!(announce(&mut ahead, hour_ms, 1), Err(Refused::TooFarAhead));
+    assert_eq!(raised(&ahead, Alarm::Misbehaving), ["a"]);
+
+    let mut back = scene();
+    assert_eq!(announce(&mut back, -hour_ms, 1), Ok(()));
+    assert_eq!(raised(&back, Alarm::Misbehaving), ["a"]);
+
+    let mut elsewhere = scene();
+    assert_eq!(announce(&mut elsewhere, 2_000, 9), Ok(()));
+    assert_eq!(raised(&elsewhere, Alarm::Misbehaving), [""; 0]);
+    assert_eq!(announce(&mut elsewhere, 2_000, 1), Ok(()));
+    assert_eq!(raised(&elsewhere, Alarm::Misbehaving), ["a"]);
+
+    for mut contradicted in [ahead, back, elsewhere] {
+        contradicted.run_until(3_000_000);
+        assert_eq!(contradicted.follows().as_deref(), Some("a"));
+        assert_eq!(contradicted.status().alarms, [Alarm::Misbehaving]);
+    }
+}
+
+#[test]
+fn announcements_of_a_stepped_clock_or_of_an_earlier_minute_raise_no_alarm() {
+    let mut scene = Scene::new(&["a", "b", "c"], &[("a", 0), ("b", 0), ("c", 0)]);
+    scene.run_until(1_100_000);
+    assert_eq!(scene.announce("a", 12_000), Ok(()));
+    let minute = Epoch::from_ms(BASE_MS);
+    let minute = scene.edge.announce("a", Mode::Minute, minute, 1);
+    assert_eq!(minute, Ok(()));
+    // It is stepped by an hour, and announces before it answers.
+    let later = Epoch::from_ms(BASE_MS + 3_602_000);
+    let stepped = scene.edge.announce("a", Mode::Second, later, 2);
+    assert_eq!(stepped, Err(Refused::TooFarAhead));
+    let back = Epoch::from_ms(BASE_MS - 3_598_000);
+    let stepped = scene.edge.announce("a", Mode::Second, back, 3);
+    assert_eq!(stepped, Ok(()));
+    assert_eq!(raised(&scene, Alarm::Misbehaving), [""; 0]);
+}
+
+#[test]
+fn answers_with_impossible_times_raise_an_alarm() {
+    for unix_us in [-1, i64::MIN, i64::MAX] {
+        let mut scene = Scene::new(&["a", "b", "c"], &[("b", 0), ("c", 0)]);
+        scene.run_until(1_360_000);
+        let (_, nonce) = *scene.asked.last().unwrap();
+        let impossible = Reply {
+            received_unix_us: unix_us,
+            sent_unix_us: unix_us,
+            ..reply(nonce, "a", 0, 1)
+        };
+        let refused = scene.edge.handle_reply(&impossible);
+        assert_eq!(refused, Err(Refused::Implausible));
+        assert_eq!(raised(&scene, Alarm::Misbehaving), ["a"]);
+    }
+}
+
+/// Returns whether the edge must draw another reply subject.
+fn redraws(scene: &mut Scene) -> bool {
+    let now = scene.edge.now;
+    scene.edge.keeper.poll_redraw(now)
+}
+
+#[test]
+fn an_edge_draws_another_reply_subject_after_three_seconds_of_silence() {
     let mut scene = Scene::new(&["a"], &[("a", 0)]);
     scene.run_until(3_000_000);
-    assert!(!scene.edge.keeper.poll_redraw());
+    assert!(!redraws(&mut scene));
     scene.clocks.clear();
-    scene.run_until(5_380_000);
-    assert!(!scene.edge.keeper.poll_redraw(), "the third round is open");
-    scene.run_until(5_400_000);
-    assert!(scene.edge.keeper.poll_redraw());
-    assert!(!scene.edge.keeper.poll_redraw(), "counting starts again");
-    scene.run_until(7_400_000);
-    assert!(!scene.edge.keeper.poll_redraw());
+    scene.run_until(6_349_999);
+    assert!(!redraws(&mut scene), "three rounds, but less than 3 s");
+    scene.run_until(6_350_000);
+    assert!(redraws(&mut scene));
+    assert!(!redraws(&mut scene), "counting starts again");
+    scene.run_until(9_300_000);
+    assert!(!redraws(&mut scene));
     scene.set("a", 0);
-    scene.run_until(8_400_000);
+    scene.run_until(9_400_000);
     scene.clocks.clear();
-    scene.run_until(10_400_000);
-    assert!(
-        !scene.edge.keeper.poll_redraw(),
-        "two since the last answer"
-    );
-    scene.run_until(11_400_000);
-    assert!(scene.edge.keeper.poll_redraw());
+    scene.run_until(13_300_000);
+    assert!(!redraws(&mut scene), "less than 3 s since the last answer");
+    scene.run_until(13_400_000);
+    assert!(redraws(&mut scene));
+}
+
+#[test]
+fn an_edge_that_is_answered_late_keeps_its_reply_subject() {
+    // The first is 20 ms after the end of a round, and the last is what clocks still answer.
+    for rtt_ms in [60, 500, 1_700] {
+        let rtt = Duration::from_millis(rtt_ms);
+        let mut edge = Edge::new(&["a"]);
+        let mut in_flight = VecDeque::new();
+        while edge.now < micros(60_000_000) {
+            let answered = in_flight.front().map_or(Mono::NEVER, |&(at, _)| at);
+            let now = answered.min(edge.keeper.next_request());
+            edge.run_until(now);
+            assert!(!edge.keeper.poll_redraw(now), "{rtt:?}, at {now:?}");
+            if let Some(nonce) = edge.ask() {
+                in_flight.push_back((now + rtt, nonce));
+            }
+            if let Some((_, nonce)) = in_flight.pop_front_if(|(at, _)| *at <= now) {
+                let late = edge.handle_reply(&reply(nonce, "a", 0, 1));
+                assert_eq!(late, Err(Refused::Late));
+            }
+        }
+        let rounds = edge.keeper.status(edge.now).rounds;
+        assert_eq!(rounds.answered, 0, "{rtt:?}");
+        assert!(rounds.unanswered >= 60, "{rtt:?}: {rounds:?}");
+    }
+}
+
+#[test]
+fn an_edge_without_a_connection_keeps_its_reply_subject() {
+    let mut scene = Scene::new(&["a"], &[("a", 0)]);
+    scene.run_until(3_000_000);
+    scene.clocks.clear();
+    // Nothing can be sent for 5 s.
+    for second in 3..8 {
+        scene.run_until(second * 1_000_000 + 349_999);
+        assert!(!redraws(&mut scene));
+        let at = micros(second * 1_000_000 + 350_000);
+        scene.edge.run_until(at);
+        scene.edge.ask().expect("a request is due");
+        scene.edge.keeper.handle_outage();
+    }
+    scene.run_until(9_400_000);
+    assert!(!redraws(&mut scene), "two rounds were sent since");
+    // The connection is dead for 2.9 s before that is noticed.
+    scene.run_until(11_200_000);
+    scene.edge.keeper.handle_outage();
+    scene.run_until(14_200_000);
+    assert!(!redraws(&mut scene), "the connection was lost");
+    scene.run_until(14_400_000);
+    assert!(redraws(&mut scene));
 }
 
 #[test]
@@ -478,7 +605,8 @@ fn fake_clocks_neither_exhaust_memory_nor_keep_real_ones_out() {
     scene.run_until(2_000_000);
     assert_eq!(scene.follows().as_deref(), Some("a"));
     assert_eq!(scene.status().clocks.len(), 64);
-    let nonce = scene.edge.keeper.poll_request(micros(2_350_000)).unwrap();
+    scene.edge.sleep_until(micros(2_350_000));
+    let nonce = scene.edge.ask().unwrap();
     scene.edge.sleep_until(micros(2_350_400));
     let answers = (0..1_000).map(|n| reply(nonce, &format!("y{n}"), 2_350_200, 1));
     let refused = answers

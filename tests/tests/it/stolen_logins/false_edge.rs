@@ -22,11 +22,12 @@ pub(super) struct FalseEdge {
 
 impl FalseEdge {
     /// All attacks, which last for [`ATTACK`] each.
-    pub(super) const ATTACKS: [Attack; 4] = [
+    pub(super) const ATTACKS: [Attack; 5] = [
         ("requests of many edges", Self::ask_as_many),
         ("requests of one edge", Self::ask_as_one),
         ("requests in the names of others", Self::ask_as_others),
         ("malformed requests", Self::send_garbage),
+        ("many subscriptions", Self::subscribe_over_and_over),
     ];
 
     /// Connects with the login of edges, and overhears the answers to others, which name their
@@ -91,6 +92,21 @@ impl FalseEdge {
             let key = ReplyKey::from(random_bytes());
             publication(TIME, Some(reply), &encode_request(1, &key))
         });
+    }
+
+    /// Subscribes to the same permitted subject again and again.
+    fn subscribe_over_and_over(&mut self) {
+        let mut number = 1_000;
+        self.intruder.flood(ATTACK, FLOOD, || {
+            number += 1;
+            format!("SUB tickstorm.v1.tick.*.* {number}\r\n").into_bytes()
+        });
+        let errors = self.intruder.errors();
+        let refused = errors
+            .iter()
+            .filter(|error| error.contains("maximum subscriptions exceeded"));
+        let refused = refused.count();
+        assert!(refused > 1_000, "only {refused} were refused");
     }
 
     /// Sends what is no request, and what a client library may not survive.

@@ -26,6 +26,9 @@ use crate::tickstorm::PATIENCE;
 /// What users may do, as shipped.
 const PERMISSIONS: &str = include_str!("../../../../deploy/nats/permissions.conf");
 
+/// The settings of NATS servers, as shipped.
+const NATS_CONF: &str = include_str!("../../../../deploy/nats/nats.conf");
+
 const TIME: &str = "tickstorm.v1.time";
 const CLOCKS: [&str; 3] = ["clock-0", "clock-1", "clock-2"];
 
@@ -45,6 +48,13 @@ const FLOOD: u32 = 3_000;
 /// xtask abuse` judges the lateness itself.
 const LATE_MAX_US: i64 = 250_000;
 
+/// Returns the line of nats.conf that limits the subscriptions of a connection.
+fn subscription_limit() -> &'static str {
+    let mut lines = NATS_CONF.lines();
+    let limit = lines.find(|line| line.starts_with("max_subscriptions:"));
+    limit.expect("nats.conf limits subscriptions")
+}
+
 /// Starts a NATS server with a login for each clock and one for edges, whose passwords are their
 /// names.
 fn nats() -> Nats {
@@ -58,7 +68,8 @@ fn nats() -> Nats {
         user("edge", "EDGE"),
     ];
     let config = format!(
-        "authorization {{\n  timeout: 10\n  include \"permissions.conf\"\n  users: [\n{}]\n}}\n",
+        "{}\nauthorization {{\n  timeout: 10\n  include \"permissions.conf\"\n  users: [\n{}]\n}}\n",
+        subscription_limit(),
         users.concat()
     );
     let nats = Nats::create(&["--config", "/server.conf"])

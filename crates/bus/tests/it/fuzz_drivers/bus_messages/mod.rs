@@ -117,7 +117,7 @@ impl World {
         };
         Self {
             clocks: clocks.collect(),
-            keeper: Timekeeper::new(config, 1, Mono::ZERO),
+            keeper: Timekeeper::new(config, Mono::ZERO),
             bus,
             edge,
             edge_events,
@@ -143,10 +143,11 @@ impl World {
     fn turn(&mut self) {
         self.hear();
         self.keeper.poll(self.now);
-        if self.keeper.poll_redraw() {
+        if self.keeper.poll_redraw(self.now) {
             self.edge.redraw_reply_subject();
         }
-        if let Some(nonce) = self.keeper.poll_request(self.now) {
+        let next = self.nonce.wrapping_add(1);
+        if let Some(nonce) = self.keeper.poll_request(self.now, || next) {
             self.nonce = nonce;
             self.edge.ask(nonce).expect("a connection");
             self.answer(nonce);

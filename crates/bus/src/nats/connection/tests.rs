@@ -1,0 +1,126 @@
+use std::io;
+use std::sync::{Arc, Mutex};
+
+use tokio::io::{AsyncBufReadExt, BufReader, DuplexStream, Lines};
+
+use super::*;
+use crate::subject::Subjects;
+use crate::subscribers::Subscribers;
+
+/// The server's end of a connection.
+type Server = Lines<BufReader<ReadHalf<DuplexStream>>>;
+
+/// Starts a connection of an edge, which logs to `log`. Returns both halves of the server's end.
+fn connect(log: Dispatch) -> (Server, WriteHalf<DuplexStream>) {
+    let (near, far) = tokio::io::duplex(65_536);
+    let switchboard = Switchboard {
+        subjects: Subjects::new("tickstorm"),
+        endpoints: Mutex::default(),
+        changed: tokio::sync::Notify::new(),
+    };
+    let mut subscribers = Subscribers::default();
+    let events = subscribers.add_edge(&[], false);
+    switchboard.lock().subscribers = subscribers;
+    let transport = Transport {
+        stream: Box::new(near),
+        decoder: Decoder::default(),
+    };
+    let connection = NatsConnection::new(transport, log);
+    tokio::spawn(async move {
+        let _events = events;
+        connection.serve(&switchboard).await;
+    });
+    let (input, output) = split(far);
+    (BufReader::new(input).lines(), output)
+}
+
+/// Returns the next SUB that arrives within `time`. Pings are answered.
+async fn next_sub(
+    server: &mut Server,
+    output: &mut WriteHalf<DuplexStream>,
+    time: Duration,
+) -> Option<String> {
+    let until = Instant::now() + time;
+    loop {
+        let line = tokio::time::timeout_at(until, server.next_line())
+            .await
+            .ok()?;
+        let line = line.unwrap().expect("the connection stays");
+        if line == "PING" {
+            output.write_all(encode::PONG).await.unwrap();
+        } else {
+            return Some(line);
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_subscription_is_made_again_until_it_is_accepted() {
+    let (mut server, mut output) = connect(Dispatch::none());
+    let mut subscribed = Vec::new();
+    for _ in 0..3 {
+        let sub = next_sub(&mut server, &mut output, Duration::from_secs(1)).await;
+        subscribed.push(sub.unwrap());
+    }
+    let minutes = "SUB tickstorm.v1.tick.minute.* 2";
+    assert!(
+        subscribed.iter().any(|sub| sub == minutes),
+        "{subscribed:?}"
+    );
+    let refusal =
+        b"-ERR 'Permissions Violation for Subscription to \"tickstorm.v1.tick.minute.*\"'\r\n";
+    for _ in 0..3 {
+        output.write_all(refusal).await.unwrap();
+        let again = next_sub(&mut server, &mut output, 2 * RESUBSCRIBE_INTERVAL).await;
+        assert_eq!(again.as_deref(), Some(minutes));
+    }
+    let further = next_sub(&mut server, &mut output, 3 * RESUBSCRIBE_INTERVAL).await;
+    assert_eq!(further, None, "it was not refused again");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_fault_of_the_protocol_is_not_logged_as_an_error_that_nats_reported() {
+    let log = TestLog::default();
+    let (mut server, mut output) = connect(log.subscriber());
+    output.write_all(b"-ERR 'Slow'\r\nHELLO\r\n").await.unwrap();
+    while let Ok(Some(_)) = server.next_line().await {}
+    let text = log.text();
+    let lines: Vec<_> = text.lines().collect();
+    assert_eq!(lines.len(), 2, "{text}");
+    assert!(lines[0].contains("NATS reported an error"), "{text}");
+    assert!(lines[0].contains("Slow"), "{text}");
+    assert!(
+        lines[1].contains("NATS did not keep to its protocol"),
+        "{text}"
+    );
+}
+
+/// The log of a connection.
+#[derive(Clone, Default)]
+struct TestLog(Arc<Mutex<Vec<u8>>>);
+
+impl TestLog {
+    fn subscriber(&self) -> Dispatch {
+        let log = self.clone();
+        tracing_subscriber::fmt()
+            .with_ansi(false)
+            .with_writer(move || log.clone())
+            .finish()
+            .into()
+    }
+
+    fn text(&self) -> String {
+        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+    }
+}
+
+impl io::Write for TestLog {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
