@@ -34,7 +34,7 @@ use crate::sys::network::{Network, NetworkEvent, Readiness, Token, WaitFor};
 
 /// The time per turn for each kind of work other than the fan-out. If all kinds have work, a chunk
 /// waits about 2 ms.
-const SHARE: Duration = Duration::from_micros(300);
+pub(super) const SHARE: Duration = Duration::from_micros(300);
 /// The time per turn for accepting while no tick is being sent. With [`SHARE`], it would take only
 /// a part of the shard's time in a burst of connections, and the kernel's queue would overflow.
 const ACCEPT_SHARE: Duration = Duration::from_millis(1);
@@ -167,11 +167,6 @@ impl<N: Network, C: Clock> Shard<N, C> {
             WorkKind::Drain => mono >= self.waiting.drain_due(),
             WorkKind::Replays => mono >= self.replays_due(mono),
         }
-    }
-
-    /// Returns whether a tick has become due since the last turn.
-    pub(super) fn is_tick_due(&mut self) -> bool {
-        self.time.read_clock().mono >= self.due.next_tick()
     }
 
     /// Returns how to wait when there is nothing to do at `mono`.
