@@ -201,6 +201,12 @@ impl<S: Side> Handshake<S> {
         Ok(HandshakeProgress::InProgress)
     }
 
+    /// Returns whether the first message of the peer has been answered.
+    #[must_use]
+    pub fn has_answered(&self) -> bool {
+        self.answered_after.is_some()
+    }
+
     /// Returns the number of bytes that are allocated for input: that which is not consumed, and
     /// the peer's chain of certificates, which is most of what it sends after it was answered.
     #[must_use]
@@ -212,7 +218,7 @@ impl<S: Side> Handshake<S> {
     /// Encodes an alert that rustls does not know about. After the first answer the peer expects
     /// protected records, which only rustls could make, so the connection then ends without one.
     fn encode_own_alert(&self, alert: Alert, output: &mut Vec<u8>) {
-        if self.answered_after.is_none() {
+        if !self.has_answered() {
             output.extend_from_slice(&record::plain_alert(alert.encode()));
         }
     }

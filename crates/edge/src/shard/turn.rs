@@ -230,11 +230,11 @@ impl<N: Network, C: Clock> Shard<N, C> {
                     let connection = self.connections.reported(token);
                     let network = &self.driver.network;
                     if let Some(connection) = connection
-                        && network.is_shaking_hands(&connection.socket)
+                        && let Some(step) = network.handshake_step(&connection.socket)
                     {
                         // A connection is queued once, however many events it has.
                         if !std::mem::replace(&mut connection.is_handshake_queued, true) {
-                            self.waiting.handshakes.push_back(token);
+                            self.waiting.handshakes.push(step, token);
                         }
                     } else {
                         self.handle_readiness(token, readiness, at);
