@@ -158,8 +158,8 @@ impl Admission {
 
     /// Returns a permit for a connection from `address` although MAX_CONNECTIONS is used up, and
     /// the handshake that must be closed for it: one of another address or prefix that has too
-    /// many. If only one `shard` is full, the handshake must be one of that shard. Returns `None`
-    /// if there is none.
+    /// many, or else the oldest if it is due. If only one `shard` is full, the handshake must be
+    /// one of that shard. Returns `None` if there is none.
     pub(crate) fn displace(
         self: &Arc<Self>,
         address: Option<Address>,

@@ -9,7 +9,7 @@ mod metrics;
 mod source;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
 use serde_json::{Value, json};
 use tickstorm_timebase::Mono;
@@ -26,6 +26,8 @@ pub(crate) struct Memory {
     /// The most buffered bytes since the last call of [`Memory::take_fall`].
     buffered_peak: AtomicI64,
     kernel: KernelBound,
+    /// Whether the kernel's TCP memory was near its bound when it was last measured.
+    is_kernel_tight: AtomicBool,
     /// Closings because of the bound on buffers.
     pub(crate) buffer_evictions: Evictions,
     /// Closings because of the bound on kernel memory.
@@ -48,6 +50,7 @@ impl Memory {
             buffered_max,
             buffered_peak: AtomicI64::new(0),
             kernel,
+            is_kernel_tight: AtomicBool::new(false),
         })
     }
 
@@ -63,6 +66,19 @@ impl Memory {
         if change > 0 {
             self.buffered_peak.fetch_max(total.get(), Ordering::Relaxed);
         }
+    }
+
+    /// Records how many bytes of TCP memory the kernel uses.
+    pub(crate) fn set_kernel_bytes(&self, used: u64) {
+        let shown = i64::try_from(used).unwrap_or(i64::MAX);
+        self.metrics.kernel_bytes.set(shown);
+        let is_tight = kernel::is_tight(used, self.kernel.bytes());
+        self.is_kernel_tight.store(is_tight, Ordering::Relaxed);
+    }
+
+    /// Returns whether the kernel's TCP memory is near its bound or beyond it.
+    pub(crate) fn is_kernel_tight(&self) -> bool {
+        self.is_kernel_tight.load(Ordering::Relaxed)
     }
 
     /// Returns by how many bytes the buffers have fallen since their peak, and starts to look for a

@@ -13,6 +13,8 @@ use rustls::version::TLS13;
 use rustls::{InconsistentKeys, ServerConfig, SupportedCipherSuite};
 use zeroize::Zeroizing;
 
+use crate::short_chains::ShortChains;
+
 /// The cipher suites, in the order of preference.
 const CIPHER_SUITES: [SupportedCipherSuite; 2] = [
     cipher_suite::TLS13_AES_256_GCM_SHA384,
@@ -40,8 +42,8 @@ pub fn provider() -> CryptoProvider {
 }
 
 /// Creates the configuration of a server: TLS 1.3 only, without session tickets, early data and
-/// ALPN. If there is a `client_verifier`, clients must present a certificate that it accepts. The
-/// encoded key is wiped.
+/// ALPN. If there is a `client_verifier`, clients must present a certificate that it accepts, with a
+/// short chain. The encoded key is wiped.
 ///
 /// # Errors
 /// The certificate and key are not usable, or do not belong together.
@@ -53,7 +55,10 @@ pub fn server_config(
     let builder = ServerConfig::builder_with_provider(Arc::new(provider()))
         .with_protocol_versions(&[&TLS13])
         .map_err(ConfigError::CipherSuites)?;
-    let verifier = client_verifier.unwrap_or_else(WebPkiClientVerifier::no_client_auth);
+    let verifier = match client_verifier {
+        Some(verifier) => Arc::new(ShortChains(verifier)),
+        None => WebPkiClientVerifier::no_client_auth(),
+    };
     let certified = certified_key(chain, key).map_err(ConfigError::CertificateAndKey)?;
     let mut config = builder
         .with_client_cert_verifier(verifier)

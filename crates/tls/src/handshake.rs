@@ -15,8 +15,9 @@ use crate::session::Session;
 use crate::side::Side;
 
 /// The most bytes that a peer may send before the handshake is complete. A ClientHello takes one or
-/// two kilobytes; the rest is room for a chain of certificates.
-const INPUT_MAX: usize = 64 * 1024;
+/// two kilobytes, but may fill a record; the rest is room for a chain of certificates, of which a
+/// server accepts 8 KiB.
+const INPUT_MAX: usize = 24 * 1024;
 /// The same for a client that presents no certificate: one record of any length, and some more.
 const INPUT_MAX_WITHOUT_CERTIFICATE: usize = 18 * 1024;
 
@@ -35,8 +36,8 @@ pub struct Handshake<S = UnbufferedServerConnection> {
     seen: usize,
     received: usize,
     input_max: usize,
-    /// Whether anything has been encoded for the peer.
-    has_answered: bool,
+    /// How many bytes had been received when something was first encoded for the peer.
+    answered_after: Option<usize>,
     /// The number of records that rustls has seen.
     records: usize,
     records_max: u64,
@@ -147,7 +148,7 @@ impl<S: Side> Handshake<S> {
             seen: 0,
             received: 0,
             input_max: INPUT_MAX,
-            has_answered: false,
+            answered_after: None,
             records: 0,
             records_max,
         }
@@ -200,16 +201,24 @@ impl<S: Side> Handshake<S> {
         Ok(HandshakeProgress::InProgress)
     }
 
-    /// Returns the number of bytes that are allocated for input that is not consumed.
+    /// Returns whether the first message of the peer has been answered.
+    #[must_use]
+    pub fn has_answered(&self) -> bool {
+        self.answered_after.is_some()
+    }
+
+    /// Returns the number of bytes that are allocated for input: that which is not consumed, and
+    /// the peer's chain of certificates, which is most of what it sends after it was answered.
     #[must_use]
     pub fn buffered(&self) -> usize {
-        self.input.capacity()
+        let received = |after| self.received - after;
+        self.input.capacity() + self.answered_after.map_or(0, received)
     }
 
     /// Encodes an alert that rustls does not know about. After the first answer the peer expects
     /// protected records, which only rustls could make, so the connection then ends without one.
     fn encode_own_alert(&self, alert: Alert, output: &mut Vec<u8>) {
-        if !self.has_answered {
+        if !self.has_answered() {
             output.extend_from_slice(&record::plain_alert(alert.encode()));
         }
     }
@@ -226,7 +235,7 @@ impl<S: Side> Handshake<S> {
             let step = match state {
                 Ok(ConnectionState::EncodeTlsData(data)) => {
                     encode(data, output)?;
-                    self.has_answered = true;
+                    self.answered_after.get_or_insert(self.received);
                     Step::Again
                 }
                 Ok(ConnectionState::TransmitTlsData(data)) => {

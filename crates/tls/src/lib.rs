@@ -13,6 +13,7 @@ mod incoming;
 mod keys;
 mod record;
 mod session;
+mod short_chains;
 mod side;
 
 pub use self::alert::Alert;

@@ -110,39 +110,29 @@ impl Attempts {
 
     /// Returns whether an AUTH with a valid cookie of this device is judged immediately, whatever
     /// its address. Otherwise it counts as one without a cookie. If all devices together have
-    /// failed as often as all addresses may, someone guesses with cookies that were collected:
-    /// they are then worth nothing at addresses that have failed too often.
-    pub(crate) fn has_turn(&self, device: DeviceId, address: Address, now: Mono) -> bool {
+    /// failed as often as all addresses may, someone guesses with cookies that were collected: each
+    /// of them may then fail once. A device whose failures could not be counted has no turn.
+    pub(crate) fn has_turn(&self, device: DeviceId, now: Mono) -> bool {
         if self.failures_max == 0 {
             return true;
         }
         let mut by_device = self.by_device();
         by_device.by_id.forget(now);
-        let has_failed_too_often = by_device.by_id.state(device, now).failures >= self.failures_max;
-        let is_trusted = !by_device.has_reached_limit(self.failures_max, now);
-        drop(by_device);
-        !has_failed_too_often && (is_trusted || !self.is_suspect(address, now))
+        let all = by_device.all.state((), now).failures;
+        let failures_max = match Level::All.delay(all, self.failures_max) {
+            Some(_) => 1,
+            None => self.failures_max,
+        };
+        by_device.by_id.has_room_for(device)
+            && by_device.by_id.state(device, now).failures < failures_max
     }
 
-    /// Returns whether an address, or the network around it, has failed too often.
-    fn is_suspect(&self, address: Address, now: Mono) -> bool {
-        let by_block = self.by_block();
-        let mut near = blocks(address).filter(|block| block.level < Level::All);
-        near.any(|block| by_block.delay(block, self.failures_max, now).is_some())
-    }
-
-    /// Counts a failure of a device that had its turn at `address`.
-    pub(crate) fn fail_device(&self, device: DeviceId, address: Address, now: Mono) {
-        if self.failures_max == 0 {
-            return;
-        }
-        let mut by_device = self.by_device();
-        by_device.by_id.count(device, now);
-        by_device.all.count((), now);
-        let is_trusted = !by_device.has_reached_limit(self.failures_max, now);
-        drop(by_device);
-        if !is_trusted {
-            self.fail(address, Some(Level::Network), now);
+    /// Counts a failure of a device that had its turn.
+    pub(crate) fn fail_device(&self, device: DeviceId, now: Mono) {
+        if self.failures_max > 0 {
+            let mut by_device = self.by_device();
+            by_device.by_id.count(device, now);
+            by_device.all.count((), now);
         }
     }
 
@@ -154,13 +144,6 @@ impl Attempts {
         self.by_device
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl DeviceFailures {
-    fn has_reached_limit(&self, failures_max: u32, now: Mono) -> bool {
-        let failures = self.all.state((), now).failures;
-        Level::All.delay(failures, failures_max).is_some()
     }
 }
 

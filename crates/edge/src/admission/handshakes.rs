@@ -139,8 +139,9 @@ impl Handshakes {
             .update(id, |entry| entry.handshake.address = Some(address));
     }
 
-    /// Removes and returns a handshake that must be closed for a client at `address`, if too many
-    /// come from another address or prefix. With `shard`, only handshakes of this shard are closed.
+    /// Removes and returns a handshake that must be closed for a client at `address`: one of
+    /// another address or prefix from which too many come, or the oldest of all if it is due and no
+    /// address or prefix stands out. With `shard`, only handshakes of this shard are closed.
     pub(super) fn displace(
         &self,
         address: Option<Address>,
@@ -216,7 +217,11 @@ impl Table {
             (None, Some(crowd)) if Some(crowd) != address.map(Address::prefix) => {
                 self.prefixes.choose(crowd, may_close, is_due)
             }
-            _ => None,
+            (None, None) => {
+                let mut due = self.by_id.keys().copied().take_while(|id| is_due(*id));
+                due.find(|id| may_close(*id))
+            }
+            (_, _) => None,
         };
         self.take(id?)
     }
@@ -524,6 +529,26 @@ mod tests {
         assert_eq!(displaced(&bench, "203.0.113.7"), None);
         assert!(displaced(&bench, "192.0.2.1").is_some());
         assert_eq!(displaced(&bench, "192.0.2.1"), None);
+    }
+
+    #[test]
+    fn on_a_full_edge_the_oldest_makes_room_once_it_is_due_if_no_address_stands_out() {
+        let mut bench = Bench::new(4_096);
+        for number in 0..20_u32 {
+            bench.begin(address(&format!("198.51.{number}.1")), u64::from(number));
+        }
+        let displaced = |ms, shard| {
+            let from = Some(address("192.0.2.1"));
+            let displaced = bench.handshakes.displace(from, shard, at(ms));
+            displaced.map(|evicted| evicted.id)
+        };
+        assert_eq!(displaced(999, None), None);
+        assert_eq!(displaced(1_000, Some(2)), None, "all are on shard 3");
+        assert_eq!(displaced(1_000, None), Some(0));
+        assert_eq!(displaced(1_000, None), None);
+        assert_eq!(displaced(1_002, Some(3)), Some(1));
+        assert_eq!(displaced(1_002, None), Some(2));
+        assert_eq!(displaced(1_002, None), None);
     }
 
     #[test]

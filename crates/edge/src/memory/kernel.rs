@@ -15,6 +15,15 @@ const INTERVAL: Duration = Duration::from_secs(1);
 /// look would close a few more connections.
 const ROOM_DIVISOR: u64 = 10;
 
+/// How far below the bound the memory is tight, as a divisor of the bound. This is more than the
+/// room that shedding makes, so that sockets which are closed meanwhile do not fill that room.
+const TIGHT_DIVISOR: u64 = 4;
+
+/// Returns whether `used` bytes of TCP memory are near the bound or beyond it.
+pub(super) fn is_tight(used: u64, bound: u64) -> bool {
+    used > bound - bound / TIGHT_DIVISOR
+}
+
 /// TCP memory that exceeds its bound.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Excess {
@@ -107,8 +116,7 @@ pub(crate) async fn watch(memory: Arc<Memory>, shards: Vec<ShardHandle>) {
             }
         };
         has_failed = false;
-        let shown = i64::try_from(used).unwrap_or(i64::MAX);
-        memory.metrics.kernel_bytes.set(shown);
+        memory.set_kernel_bytes(used);
         let closed = memory.metrics.kernel_evictions.get();
         let bound = memory.kernel.bytes();
         let Some(excess) = Excess::of(used, bound) else {
@@ -137,6 +145,13 @@ mod tests {
         assert_eq!(Excess::of(1_000, 1_000), None);
         let excess = Excess::of(1_001, 1_000).unwrap();
         assert_eq!(excess.share_of(1_001), 101);
+    }
+
+    #[test]
+    fn the_memory_is_tight_from_three_quarters_of_its_bound() {
+        assert!(!is_tight(750, 1_000));
+        assert!(is_tight(751, 1_000));
+        assert!(!is_tight(1 << 40, u64::MAX));
     }
 
     #[test]

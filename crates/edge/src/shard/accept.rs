@@ -7,6 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsRawFd;
 use std::time::Duration;
 
+use nix::errno::Errno;
 use tickstorm_protocol::code::CloseReason;
 use tickstorm_timebase::Mono;
 
@@ -270,13 +271,13 @@ fn register<N: Network>(
 }
 
 /// Returns whether an error concerns only the connection that was being accepted, so that accepting
-/// can continue with the next one.
+/// can continue with the next one. accept(2) may return any error of that connection's network. All
+/// that concerns the system is that no connection is waiting, or that it is out of file descriptors
+/// or memory; that epoll watches no more sockets is ENOSPC.
 fn is_connection_error(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::ConnectionAborted
-            | io::ErrorKind::ConnectionReset
-            | io::ErrorKind::ConnectionRefused
-            | io::ErrorKind::Interrupted
-    )
+    let is_starved = matches!(
+        error.raw_os_error().map(Errno::from_raw),
+        Some(Errno::EMFILE | Errno::ENFILE | Errno::ENOBUFS | Errno::ENOMEM | Errno::ENOSPC)
+    );
+    !is_starved && error.kind() != io::ErrorKind::WouldBlock
 }

@@ -120,7 +120,7 @@ pub(super) fn authenticate(
         .as_ref()
         .and_then(|cookie| credentials.device_of(&auth, cookie));
     if let Some(device) = device
-        && attempts.has_turn(device, address, at.mono)
+        && attempts.has_turn(device, at.mono)
     {
         let charged = Charged::Device(device);
         return judge(env, &credentials, peer, auth, Some(device), charged, at);
@@ -187,7 +187,7 @@ fn judge(
     let Some(identity) = credentials.verify(&auth) else {
         let attempts = &env.commons.attempts;
         match charged {
-            Charged::Device(device) => attempts.fail_device(device, peer.into(), at.mono),
+            Charged::Device(device) => attempts.fail_device(device, at.mono),
             Charged::Address { slowed_by } => attempts.fail(peer.into(), slowed_by, at.mono),
         }
         env.metrics().count_auth(if is_delayed {

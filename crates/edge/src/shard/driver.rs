@@ -340,7 +340,7 @@ impl<N: Network> Driver<N> {
     /// Reads input that may save a connection from being closed. In the middle of a TLS handshake,
     /// none can.
     fn read_last(&mut self, connection: &mut Connection<N::Socket>, at: Moment) -> AfterStep {
-        if self.network.is_shaking_hands(&connection.socket) {
+        if self.network.handshake_step(&connection.socket).is_some() {
             return AfterStep::Stays;
         }
         self.read(connection, true, at)

@@ -1,12 +1,13 @@
 //! The steps of TLS handshakes. Each takes up to a millisecond, so they wait while a tick is almost
 //! due, and while ticks are being sent.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use tickstorm_timebase::{Clock, Mono};
 
 use super::turn::Shard;
-use crate::sys::network::{Network, Readiness};
+use crate::sys::network::{HandshakeStep, Network, Readiness, Token};
 
 /// The time before a tick in which no step of a handshake starts. A signature by an RSA key of
 /// 2,048 bits takes about 1 ms.
@@ -15,6 +16,38 @@ const MARGIN: Duration = Duration::from_millis(3);
 /// The longest time for which handshakes wait for a fan-out. An edge that sends without a pause, or
 /// nearly so, would otherwise admit nobody.
 const PATIENCE: Duration = Duration::from_millis(500);
+
+/// The connections with input for their handshakes. New ones and those that have been answered take
+/// turns: a flood of new ones would otherwise delay every handshake twice.
+#[derive(Default)]
+pub(super) struct HandshakeQueues {
+    first: VecDeque<Token>,
+    continued: VecDeque<Token>,
+    is_turn_of_continued: bool,
+}
+
+impl HandshakeQueues {
+    pub(super) fn is_empty(&self) -> bool {
+        self.first.is_empty() && self.continued.is_empty()
+    }
+
+    pub(super) fn push(&mut self, step: HandshakeStep, token: Token) {
+        match step {
+            HandshakeStep::First => self.first.push_back(token),
+            HandshakeStep::Continued => self.continued.push_back(token),
+        }
+    }
+
+    fn pop(&mut self) -> Option<Token> {
+        self.is_turn_of_continued = !self.is_turn_of_continued;
+        let (one, other) = if self.is_turn_of_continued {
+            (&mut self.continued, &mut self.first)
+        } else {
+            (&mut self.first, &mut self.continued)
+        };
+        one.pop_front().or_else(|| other.pop_front())
+    }
+}
 
 impl<N: Network, C: Clock> Shard<N, C> {
     /// Returns whether a step of a handshake may start at `mono`.
@@ -37,7 +70,7 @@ impl<N: Network, C: Clock> Shard<N, C> {
             if !self.fits_before_tick(at.mono) {
                 return;
             }
-            let Some(token) = self.waiting.handshakes.pop_front() else {
+            let Some(token) = self.waiting.handshakes.pop() else {
                 return;
             };
             if let Some(connection) = self.connections.reported(token) {

@@ -23,14 +23,17 @@ impl<N: Network> Driver<N> {
     }
 
     /// Forgets what a connection holds, whose socket is about to be closed. If its peer has left
-    /// much unread, the connection is reset: otherwise the kernel would keep the output for as long
-    /// as TCP_USER_TIMEOUT after this process has forgotten the socket.
+    /// much unread, or anything while the kernel's memory is tight, the connection is reset:
+    /// otherwise the kernel would keep the output for as long as TCP_USER_TIMEOUT after this
+    /// process has forgotten the socket.
     pub(super) fn release_memory(&mut self, connection: &Connection<N::Socket>) {
         if connection.is_buffering {
             self.buffered.set(connection.key.slot, 0, false);
         }
         let memory = self.network.socket_memory(&connection.socket);
-        if u64::from(memory.unsent) >= FULL_FROM {
+        let is_tight = self.env.commons.memory.is_kernel_tight();
+        let reset_from = if is_tight { 1 } else { FULL_FROM };
+        if u64::from(memory.unsent) >= reset_from {
             self.network.reset_on_drop(&connection.socket);
         }
     }

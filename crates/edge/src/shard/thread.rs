@@ -18,7 +18,7 @@ use super::env::Commons;
 use super::listing::Listing;
 use super::shedding::Shedding;
 use super::tasks::ShardTask;
-use super::turn::Shard;
+use super::turn::{SHARE, Shard};
 use super::{ShardCommand, ShardHandle, Vitals};
 use crate::fd_budget::{self, LINGERING_MIN, RESERVED};
 #[cfg(feature = "bench")]
@@ -34,8 +34,6 @@ use crate::sys::socket;
 /// own table is created: its listener, and sockets that are closed slightly after they stop being
 /// counted.
 const SPARE_FILES: usize = 16;
-/// The maximum number of commands that are run before the shard's next turn.
-const COMMANDS_MAX: usize = 16;
 
 /// A running shard, as seen by control.
 pub(crate) struct ShardThread {
@@ -87,7 +85,7 @@ pub(crate) fn spawn(index: usize, commons: Commons) -> io::Result<ShardThread> {
 
 /// The effect of commands on the shard's loop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum AfterCommands {
+pub(super) enum AfterCommands {
     Continue,
     Stop,
 }
@@ -116,15 +114,19 @@ fn run<N: Listen>(mut shard: Shard<N, SystemClock>, commands: &Receiver<ShardCom
     shard.close_all(CloseReason::Shutdown);
 }
 
-fn run_commands<N: Listen>(
-    shard: &mut Shard<N, SystemClock>,
+/// Runs the commands that wait, for as long as any other kind of work gets per turn: in a flood,
+/// other shards send thousands of them per second.
+pub(super) fn run_commands<N: Listen, C: Clock>(
+    shard: &mut Shard<N, C>,
     commands: &Receiver<ShardCommand>,
 ) -> AfterCommands {
     if !std::mem::take(&mut shard.waiting.commands) {
         return AfterCommands::Continue;
     }
-    for _ in 0..COMMANDS_MAX {
-        if shard.is_tick_due() {
+    let until = shard.time.read_clock().mono + SHARE;
+    loop {
+        let mono = shard.time.read_clock().mono;
+        if mono >= until.min(shard.due.next_tick()) {
             break;
         }
         match commands.try_recv() {
@@ -138,7 +140,7 @@ fn run_commands<N: Listen>(
 }
 
 /// Runs a command. A failure to reply is ignored, because the requester may have gone away.
-fn run_command<N: Listen>(shard: &mut Shard<N, SystemClock>, command: ShardCommand) {
+fn run_command<N: Listen, C: Clock>(shard: &mut Shard<N, C>, command: ShardCommand) {
     match command {
         ShardCommand::UnshareFdTable(limit, reply) => {
             let _ = reply.send(separate(shard, limit));
@@ -183,7 +185,7 @@ fn run_command<N: Listen>(shard: &mut Shard<N, SystemClock>, command: ShardComma
 
 /// Gives this shard's thread its own file descriptor table, with at most `limit` entries, and
 /// limits the numbers of its connections and of those that linger accordingly.
-fn separate<N: Listen>(shard: &mut Shard<N, SystemClock>, limit: u64) -> io::Result<FdTable> {
+fn separate<N: Listen, C: Clock>(shard: &mut Shard<N, C>, limit: u64) -> io::Result<FdTable> {
     fd_table::separate()?;
     let table = FdTable::of_this_thread()?;
     let limit = usize::try_from(limit).unwrap_or(usize::MAX);
@@ -201,8 +203,8 @@ fn separate<N: Listen>(shard: &mut Shard<N, SystemClock>, limit: u64) -> io::Res
     Ok(table)
 }
 
-fn listen<N: Listen>(
-    shard: &mut Shard<N, SystemClock>,
+fn listen<N: Listen, C: Clock>(
+    shard: &mut Shard<N, C>,
     addr: SocketAddr,
 ) -> io::Result<SocketAddr> {
     let listener = socket::listen(addr, shard.driver.env.settings().sockets)?;

@@ -34,7 +34,7 @@ use crate::sys::network::{Network, NetworkEvent, Readiness, Token, WaitFor};
 
 /// The time per turn for each kind of work other than the fan-out. If all kinds have work, a chunk
 /// waits about 2 ms.
-const SHARE: Duration = Duration::from_micros(300);
+pub(super) const SHARE: Duration = Duration::from_micros(300);
 /// The time per turn for accepting while no tick is being sent. With [`SHARE`], it would take only
 /// a part of the shard's time in a burst of connections, and the kernel's queue would overflow.
 const ACCEPT_SHARE: Duration = Duration::from_millis(1);
@@ -169,11 +169,6 @@ impl<N: Network, C: Clock> Shard<N, C> {
         }
     }
 
-    /// Returns whether a tick has become due since the last turn.
-    pub(super) fn is_tick_due(&mut self) -> bool {
-        self.time.read_clock().mono >= self.due.next_tick()
-    }
-
     /// Returns how to wait when there is nothing to do at `mono`.
     fn idle(&mut self, mono: Mono) -> IdleAction {
         let replays = self.replays_due(mono);
@@ -235,11 +230,11 @@ impl<N: Network, C: Clock> Shard<N, C> {
                     let connection = self.connections.reported(token);
                     let network = &self.driver.network;
                     if let Some(connection) = connection
-                        && network.is_shaking_hands(&connection.socket)
+                        && let Some(step) = network.handshake_step(&connection.socket)
                     {
                         // A connection is queued once, however many events it has.
                         if !std::mem::replace(&mut connection.is_handshake_queued, true) {
-                            self.waiting.handshakes.push_back(token);
+                            self.waiting.handshakes.push(step, token);
                         }
                     } else {
                         self.handle_readiness(token, readiness, at);

@@ -5,10 +5,11 @@ use std::collections::VecDeque;
 use tickstorm_timebase::Mono;
 
 use super::drain::Drain;
+use super::handshakes::HandshakeQueues;
 use super::key::Key;
 use super::tasks::ShardTasks;
 use super::wheel::Bucket;
-use crate::sys::network::{NetworkEvent, Token};
+use crate::sys::network::NetworkEvent;
 
 /// The pending work of a shard.
 pub(super) struct Waiting {
@@ -23,7 +24,7 @@ pub(super) struct Waiting {
     /// The expired buckets of the wheel, earliest first.
     pub(super) expired: VecDeque<Vec<(Key, Bucket)>>,
     /// Connections with input for their TLS handshakes.
-    pub(super) handshakes: VecDeque<Token>,
+    pub(super) handshakes: HandshakeQueues,
     /// The time at which a handshake last took a step.
     pub(super) shook_hands: Mono,
     pub(super) tasks: ShardTasks,
@@ -40,7 +41,7 @@ impl Waiting {
             commands: false,
             wheel_due,
             expired: VecDeque::new(),
-            handshakes: VecDeque::new(),
+            handshakes: HandshakeQueues::default(),
             shook_hands: Mono::ZERO,
             tasks: ShardTasks::default(),
             served_operators: Mono::ZERO,

@@ -36,10 +36,9 @@ pub(crate) trait Network: Clock {
     /// the socket is writable.
     fn flush(&mut self, _socket: &Self::Socket) {}
 
-    /// Returns whether the next read is a step of a handshake, which takes much longer than any
-    /// other read.
-    fn is_shaking_hands(&self, _socket: &Self::Socket) -> bool {
-        false
+    /// Returns the step of a handshake that the next read is, if it is one.
+    fn handshake_step(&self, _socket: &Self::Socket) -> Option<HandshakeStep> {
+        None
     }
 
     /// Returns the certificate that the client has presented, if any.
@@ -137,6 +136,16 @@ pub(crate) fn is_transient(error: &io::Error) -> bool {
         error.kind(),
         io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
     )
+}
+
+/// A step of a handshake, which takes much longer than any other read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum HandshakeStep {
+    /// Reads the client's first message and answers it, with a key exchange and a signature.
+    First,
+    /// Reads what follows the answer, which takes a small part of that unless the client presents a
+    /// certificate.
+    Continued,
 }
 
 /// The parts of a client's certificate that identify it to an operator.

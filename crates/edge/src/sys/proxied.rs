@@ -19,7 +19,8 @@ use zeroize::{Zeroize as _, Zeroizing};
 
 use self::header::{HEADER_MAX, Sender, Start};
 use super::network::{
-    ClientCertificate, Listen, Network, NetworkEvent, Received, Token, WaitFor, is_transient,
+    ClientCertificate, HandshakeStep, Listen, Network, NetworkEvent, Received, Token, WaitFor,
+    is_transient,
 };
 use super::socket_memory::SocketMemory;
 use crate::networks::Networks;
@@ -217,8 +218,8 @@ impl<N: Network> Network for Proxied<N> {
         self.below.flush(socket);
     }
 
-    fn is_shaking_hands(&self, socket: &N::Socket) -> bool {
-        self.below.is_shaking_hands(socket)
+    fn handshake_step(&self, socket: &N::Socket) -> Option<HandshakeStep> {
+        self.below.handshake_step(socket)
     }
 
     fn client_certificate(&self, socket: &N::Socket) -> Option<&ClientCertificate> {

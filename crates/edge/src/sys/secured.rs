@@ -26,8 +26,8 @@ use tokio::sync::watch;
 use self::channel::{End, flush};
 use self::peers::{Peer, Peers};
 use super::network::{
-    BUFFER_MIN, ClientCertificate, Listen, Network, NetworkEvent, Readiness, Received, Token,
-    WaitFor,
+    BUFFER_MIN, ClientCertificate, HandshakeStep, Listen, Network, NetworkEvent, Readiness,
+    Received, Token, WaitFor,
 };
 use super::socket_memory::SocketMemory;
 use crate::metrics::{HandshakeResult, TlsMetrics};
@@ -242,9 +242,12 @@ impl<N: Network> Network for Secured<N> {
         let _ = flush(&mut self.plain, unsent, fd);
     }
 
-    fn is_shaking_hands(&self, socket: &N::Socket) -> bool {
-        let peer = self.peers.get(socket.as_raw_fd());
-        matches!(peer, Some(Peer::Silent | Peer::Handshake(_)))
+    fn handshake_step(&self, socket: &N::Socket) -> Option<HandshakeStep> {
+        match self.peers.get(socket.as_raw_fd())? {
+            Peer::Silent => Some(HandshakeStep::First),
+            Peer::Handshake(greeting) => Some(greeting.next_step()),
+            Peer::Absent | Peer::Open(_) | Peer::Failed => None,
+        }
     }
 
     fn client_certificate(&self, socket: &N::Socket) -> Option<&ClientCertificate> {
@@ -307,10 +310,10 @@ impl<N: Network> Network for Secured<N> {
     }
 
     fn rearm(&mut self, socket: &N::Socket, token: Token) -> io::Result<()> {
-        if let Ok(Peer::Open(channel)) = self.peers.of(socket.as_raw_fd())
-            && channel.end.is_some()
-        {
-            self.ended.push(token);
+        match self.peers.of(socket.as_raw_fd()) {
+            Ok(Peer::Open(channel)) if channel.end.is_some() => self.ended.push(token),
+            Ok(Peer::Handshake(greeting)) => greeting.is_armed = true,
+            Ok(_) | Err(_) => {}
         }
         self.plain.rearm(socket, token)
     }

@@ -123,30 +123,6 @@ async fn a_full_edge_answers_server_full_until_a_connection_ends() {
 }
 
 #[tokio::test]
-async fn at_the_handshake_limit_the_address_with_the_most_handshakes_loses_one() {
-    let edge = TestEdge::start_without_clock(Config {
-        handshakes_max: 2,
-        auth_timeout: Duration::from_secs(60),
-        shards: 1,
-        ..config()
-    })
-    .await;
-    let mut oldest = Peer::connect(edge.addr()).await;
-    let mut younger = Peer::connect(edge.addr()).await;
-    let mut newest = neighbour(&edge).await;
-    newest.auth(USER, PASSWORD).await;
-    newest.expect_ack(frame::AUTH).await;
-    let error = younger.expect_refusal("AUTH_TIMEOUT").await;
-    assert!(
-        (1_000..=10_000).contains(&error.retry_after_ms),
-        "{error:?}"
-    );
-    oldest.auth(USER, PASSWORD).await;
-    oldest.expect_ack(frame::AUTH).await;
-    edge.stop().await;
-}
-
-#[tokio::test]
 async fn silent_handshakes_make_room_across_shards_until_every_client_is_in() {
     /// Far more than MAX_HANDSHAKES.
     const SILENT: usize = 12;

@@ -149,7 +149,7 @@ async fn a_zero_window_ends_a_client_whose_output_still_fits_into_its_socket() {
     let edge = TestEdge::start(Config {
         write_deadline: DEADLINE,
         heartbeat_interval: Duration::from_millis(500),
-        heartbeat_timeout: Duration::from_secs(1),
+        heartbeat_timeout: Duration::from_secs(3),
         frame_rate: 10_000,
         ..config()
     })
@@ -168,8 +168,8 @@ async fn a_zero_window_ends_a_client_whose_output_still_fits_into_its_socket() {
     .await;
     let after = SystemClock.now().since(start);
     assert!(edge.metric(CLOSED, "slow_consumer") >= 1.0);
-    // TCP_USER_TIMEOUT is two seconds longer than the deadline, and the kernel's probes are apart.
+    // TCP_USER_TIMEOUT is the heartbeat timeout, and the kernel's probes are apart.
     assert!(after >= DEADLINE, "{after:?}");
-    assert!(after <= DEADLINE + Duration::from_secs(15), "{after:?}");
+    assert!(after <= DEADLINE + SOON, "{after:?}");
     edge.stop().await;
 }

@@ -8,7 +8,7 @@ use std::{fs, os};
 
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+use rustls::{AlertDescription, ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 use tickstorm_edge::{ClientAuthFiles, TlsFiles};
 use tickstorm_service::error_chain::ErrorChain;
 use tickstorm_testkit::{
@@ -58,7 +58,8 @@ pub(crate) fn client_hello(authority: &CertificateAuthority) -> Vec<u8> {
     hello
 }
 
-/// A client that trusts `authority`, with a certificate if there is one.
+/// A client that trusts `authority`, with a certificate, and a chain of others after it, if there
+/// is one.
 pub(crate) fn client(
     authority: &CertificateAuthority,
     own: Option<&Certificate>,
@@ -73,9 +74,10 @@ pub(crate) fn client(
     Arc::new(match own {
         None => builder.with_no_client_auth(),
         Some(own) => {
-            let chain = CertificateDer::from_pem_slice(own.certificate.as_bytes()).unwrap();
+            let chain = CertificateDer::pem_slice_iter(own.certificate.as_bytes());
+            let chain: Result<Vec<_>, _> = chain.collect();
             let key = PrivateKeyDer::from_pem_slice(own.key.as_bytes()).unwrap();
-            builder.with_client_auth_cert(vec![chain], key).unwrap()
+            builder.with_client_auth_cert(chain.unwrap(), key).unwrap()
         }
     })
 }
@@ -262,6 +264,53 @@ async fn a_long_subject_of_a_client_certificate_is_listed_in_part() {
         "{subject}"
     );
     assert!(subject.len() < 300, "{subject}");
+    edge.stop().await;
+}
+
+/// The error of a handshake that a client does not get through.
+async fn alert(edge: &TestEdge, client: &Arc<ClientConfig>) -> AlertDescription {
+    let refused = connect(edge, client).await.map(|_| ()).unwrap_err();
+    let error = refused.get_ref().and_then(|error| error.downcast_ref());
+    match error {
+        Some(rustls::Error::AlertReceived(alert)) => *alert,
+        other => panic!("{other:?} instead of an alert: {refused}"),
+    }
+}
+
+/// Each authority could have signed each other one, so there are more paths through them than the
+/// verifier would ever try; it would give up after a third of a second, with another alert.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_chain_of_twelve_authorities_that_could_have_signed_each_other_is_refused_unverified() {
+    let (servers, clients) = (CertificateAuthority::new(), CertificateAuthority::new());
+    let files = Files::new(&servers.issue(NAME), Some(&clients));
+    let edge = files.edge().await;
+    let same = || CertificateAuthority::named("X", 0..now_s() + DAY_S);
+    let mut hostile = same().issue("till-7");
+    for _ in 0..12 {
+        hostile.certificate.push_str(same().certificate());
+    }
+    let hostile = client(&servers, Some(&hostile));
+    assert_eq!(alert(&edge, &hostile).await, AlertDescription::AccessDenied);
+    let refused = edge.metric("tickstorm_tls_handshakes_total", "certificate_invalid");
+    assert!(refused.total_cmp(&1.0).is_eq(), "{refused}");
+    edge.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_chain_with_three_intermediate_authorities_is_accepted() {
+    let (servers, clients) = (CertificateAuthority::new(), CertificateAuthority::new());
+    let files = Files::new(&servers.issue(NAME), Some(&clients));
+    let edge = files.edge().await;
+    let below =
+        |authority: &CertificateAuthority, name| authority.intermediate(name, 0..now_s() + DAY_S);
+    let first = below(&clients, "first");
+    let second = below(&first, "second");
+    let third = below(&second, "third");
+    let mut own = third.issue("till-7");
+    for authority in [&third, &second, &first] {
+        own.certificate.push_str(authority.certificate());
+    }
+    connect(&edge, &client(&servers, Some(&own))).await.unwrap();
     edge.stop().await;
 }
 

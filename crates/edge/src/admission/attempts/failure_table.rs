@@ -77,6 +77,11 @@ impl<K: Copy + Ord> FailureTable<K> {
         state
     }
 
+    /// Returns whether failures of a key would be counted.
+    pub(super) fn has_room_for(&self, key: K) -> bool {
+        self.records.len() < self.keys_max || self.records.contains_key(&key)
+    }
+
     /// Counts a failure.
     pub(super) fn count(&mut self, key: K, now: Mono) {
         if let Some(record) = self.record(key, now) {
@@ -117,7 +122,7 @@ impl<K: Copy + Ord> FailureTable<K> {
 
     /// Returns the record of a key; `None` if it has none and the table is full.
     fn record(&mut self, key: K, now: Mono) -> Option<&mut Record> {
-        if self.records.len() >= self.keys_max && !self.records.contains_key(&key) {
+        if !self.has_room_for(key) {
             return None;
         }
         let checks = &mut self.checks;

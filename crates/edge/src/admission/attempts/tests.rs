@@ -254,39 +254,53 @@ fn all_addresses_together_have_a_limit() {
 }
 
 #[test]
-fn a_device_has_a_limit_of_its_own() {
+fn a_device_has_a_limit_of_its_own_however_much_its_address_fails() {
     let mut guessers = Guessers::new();
     guessers.attack(&[v4(1)], MINUTE);
     let (now, attempts) = (guessers.now, guessers.attempts);
     let devices = [DeviceId::random(), DeviceId::random()];
     for _ in 0..LIMIT {
-        assert!(
-            attempts.has_turn(devices[0], v4(1), now),
-            "whatever its address"
-        );
-        attempts.fail_device(devices[0], v4(1), now);
+        assert!(attempts.has_turn(devices[0], now));
+        attempts.fail_device(devices[0], now);
     }
-    assert!(!attempts.has_turn(devices[0], v4(1), now));
-    assert!(attempts.has_turn(devices[1], v4(1), now));
-    assert!(attempts.has_turn(devices[0], v4(1), now + MINUTE));
+    assert!(!attempts.has_turn(devices[0], now));
+    assert!(attempts.has_turn(devices[1], now));
+    assert!(attempts.has_turn(devices[0], now + MINUTE));
     assert_eq!(attempts.take_turn(v4(2), now).0, Turn::Now);
 }
 
 #[test]
-fn collected_cookies_are_worth_nothing_where_someone_guesses_with_them() {
+fn collected_cookies_fail_once_each_when_many_have_failed_and_no_other_device_loses_its_turn() {
+    const COLLECTED: u32 = 300;
     let attempts = Attempts::new(LIMIT);
-    let (guesser, other) = (address("198.51.100.7"), address("192.0.2.1"));
+    let collected: Vec<_> = (0..COLLECTED).map(|_| DeviceId::random()).collect();
     let mut judged = 0;
-    while attempts.has_turn(DeviceId::random(), guesser, at(0)) {
-        attempts.fail_device(DeviceId::random(), guesser, at(0));
-        judged += 1;
+    for device in &collected {
+        while attempts.has_turn(*device, at(0)) {
+            attempts.fail_device(*device, at(0));
+            judged += 1;
+        }
     }
-    assert_eq!(judged, 100 * LIMIT + LIMIT - 1);
-    assert!(attempts.has_turn(DeviceId::random(), other, at(0)));
-    assert_eq!(attempts.take_turn(other, at(0)).0, Turn::Now);
-    let neighbour = address("198.51.100.8");
-    assert!(attempts.has_turn(DeviceId::random(), neighbour, at(0)));
-    assert!(attempts.has_turn(DeviceId::random(), guesser, at(0) + MINUTE));
+    // The first 100 fail as often as they may, and the others once.
+    assert_eq!(judged, 100 * LIMIT + COLLECTED - 100);
+    assert!(attempts.has_turn(DeviceId::random(), at(0)));
+    assert_eq!(attempts.take_turn(v4(1), at(0)).0, Turn::Now);
+    let later = at(0) + MINUTE;
+    assert!(attempts.has_turn(collected[0], later));
+}
+
+#[test]
+fn a_device_whose_failures_cannot_be_counted_has_no_turn() {
+    let attempts = Attempts::new(1_000);
+    let failed = DeviceId::random();
+    attempts.fail_device(failed, at(0));
+    for _ in 1..KEYS_MAX {
+        assert!(attempts.has_turn(DeviceId::random(), at(0)));
+        attempts.fail_device(DeviceId::random(), at(0));
+    }
+    assert!(!attempts.has_turn(DeviceId::random(), at(0)));
+    assert!(attempts.has_turn(failed, at(0)), "its failure was counted");
+    assert!(attempts.has_turn(DeviceId::random(), at(0) + MINUTE));
 }
 
 #[test]
@@ -310,9 +324,9 @@ fn zero_means_no_limit() {
     let device = DeviceId::random();
     for _ in 0..1_000 {
         attempts.fail(v4(1), None, at(0));
-        attempts.fail_device(device, v4(1), at(0));
+        attempts.fail_device(device, at(0));
     }
     assert_eq!(attempts.take_turn(v4(1), at(0)), (Turn::Now, None));
-    assert!(attempts.has_turn(device, v4(1), at(0)));
+    assert!(attempts.has_turn(device, at(0)));
     assert!(!attempts.would_wait(v4(1), at(0)));
 }

@@ -1,11 +1,18 @@
 //! Tests of which connections a shard accepts, refuses, and closes to make room for others.
 
 use std::net::IpAddr;
+use std::sync::mpsc;
 
+use nix::errno::Errno;
 use tickstorm_service::env::Value as _;
 
 use super::*;
+use crate::admission::Evicted;
 use crate::networks::Networks;
+use crate::shard::ShardCommand;
+use crate::shard::connections::Walk;
+use crate::shard::key::Key;
+use crate::shard::thread::{AfterCommands, run_commands};
 
 /// The address of an attacker. Other clients connect from 192.0.2.x.
 const ATTACKER: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(198, 51, 100, 1));
@@ -59,6 +66,75 @@ fn accepting_waits_for_no_handshake_and_newcomers_get_in() {
     // The new client took the room of one.
     assert_eq!(evicted, 902);
     assert_eq!(sim.closed("auth_timeout"), 902);
+}
+
+/// Each command takes some microseconds. A flood brings more than a turn's length of them.
+#[test]
+fn evictions_for_other_shards_get_a_share_of_time_however_many_they_are_and_no_tick_waits() {
+    const EVICTED: usize = 500;
+    let mut sim = Sim::new(settings());
+    let subscriber = sim.subscriber(Mode::Second, false);
+    let clients = sim.connect_many(ATTACKER, EVICTED);
+    sim.run_for(MS);
+    let (sender, commands) = mpsc::channel();
+    let mut walk = Walk::default();
+    while let Some(connection) = sim.shard.connections.step(&mut walk) {
+        let Key { slot, id } = connection.key;
+        let evicted = Evicted { shard: 0, slot, id };
+        sender.send(ShardCommand::Evict(evicted)).unwrap();
+    }
+    let evicted = |sim: &Sim| {
+        let is_shut = |fd: &&RawFd| sim.script.on(**fd).is_shut;
+        clients.iter().filter(is_shut).count()
+    };
+    let run = |sim: &mut Sim| {
+        sim.shard.waiting.commands = true;
+        let before = sim.now();
+        let after = run_commands(&mut sim.shard, &commands);
+        assert_eq!(after, AfterCommands::Continue);
+        sim.now().since(before)
+    };
+    sim.script.scene().cost = Duration::from_micros(1);
+    let took = run(&mut sim);
+    let first = evicted(&sim);
+    assert!((20..EVICTED).contains(&first), "{first} within {took:?}");
+    assert!(took < Duration::from_micros(350), "{took:?}");
+    let due = sim.shard.due.next_tick();
+    sim.script.scene().now = due;
+    run(&mut sim);
+    assert_eq!(evicted(&sim), first, "a tick is due");
+    sim.run_for(MS);
+    sim.script.scene().cost = Duration::ZERO;
+    run(&mut sim);
+    assert_eq!(evicted(&sim), EVICTED);
+    assert_eq!(sim.ticks(subscriber).len(), 1);
+}
+
+#[test]
+fn only_a_lack_of_descriptors_or_memory_pauses_accepting() {
+    for (errno, pauses) in [
+        (Errno::ECONNABORTED, false),
+        (Errno::EINTR, false),
+        (Errno::EPERM, false),
+        (Errno::EPROTO, false),
+        (Errno::EHOSTUNREACH, false),
+        (Errno::ENETUNREACH, false),
+        (Errno::ENETDOWN, false),
+        (Errno::EMFILE, true),
+        (Errno::ENFILE, true),
+        (Errno::ENOBUFS, true),
+        (Errno::ENOMEM, true),
+        (Errno::ENOSPC, true),
+    ] {
+        let mut sim = Sim::new(settings());
+        sim.script.scene().accept_error = Some(errno);
+        let client = sim.enter_from("192.0.2.1");
+        assert_eq!(sim.is_in(client), !pauses, "{errno}");
+        assert_eq!(sim.shard.acceptor.is_starved(), pauses, "{errno}");
+        sim.run_for(100 * MS);
+        assert_eq!(sim.is_in(client), pauses, "{errno}");
+        assert!(!sim.shard.acceptor.is_starved(), "{errno}");
+    }
 }
 
 #[test]
@@ -167,6 +243,28 @@ fn a_crowd_of_handshakes_makes_room_in_a_full_shard() {
     let client = sim.enter_from("192.0.2.1");
     assert!(sim.is_in(client));
     assert_eq!(sim.metrics.admission.handshakes.get(), 19);
+}
+
+#[test]
+fn silent_sockets_of_many_addresses_do_not_keep_a_full_edge_full() {
+    let limits = AdmissionLimits {
+        connections: 20,
+        ..AdmissionLimits::NONE
+    };
+    let mut sim = Sim::with_limits(settings(), limits);
+    sim.script.scene().has_addresses = true;
+    let silent: Vec<_> = (0..20).map(|_| sim.script.connect()).collect();
+    sim.run_for(500 * MS);
+    let early = sim.enter_from("192.0.2.1");
+    assert_eq!(sim.error(early), "SERVER_FULL", "none is due");
+    sim.run_for(600 * MS);
+    for (number, silent) in silent.into_iter().enumerate() {
+        let client = sim.enter_from("192.0.2.1");
+        assert!(sim.is_in(client), "number {number}");
+        assert!(sim.script.on(silent).is_shut, "number {number}");
+    }
+    let late = sim.enter_from("192.0.2.1");
+    assert_eq!(sim.error(late), "SERVER_FULL", "all have authenticated");
 }
 
 #[test]

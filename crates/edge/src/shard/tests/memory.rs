@@ -166,9 +166,16 @@ fn waiting_control_frames_count() {
 }
 
 #[test]
-fn a_connection_whose_socket_holds_much_is_reset_when_it_is_closed() {
-    for (unsent, is_reset) in [(15_000, false), (17_000, true)] {
+fn a_connection_whose_socket_holds_much_or_anything_if_memory_is_tight_is_reset_when_closed() {
+    for (unsent, is_tight, is_reset) in [
+        (15_000, false, false),
+        (17_000, false, true),
+        (0, true, false),
+        (1, true, true),
+    ] {
         let mut sim = Sim::new(settings());
+        let used = if is_tight { u64::MAX } else { 1 };
+        sim.shard.driver.env.commons.memory.set_kernel_bytes(used);
         let client = sim.subscriber(Mode::Second, false);
         {
             let mut socket = sim.script.on(client);

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, IoSlice};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -11,7 +11,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 use tickstorm_timebase::{Clock, Mono};
 
-use crate::sys::network::{Network, NetworkEvent, Readiness, Received, Token, WaitFor};
+use crate::sys::network::{Listen, Network, NetworkEvent, Readiness, Received, Token, WaitFor};
 use crate::sys::socket_memory::SocketMemory;
 
 /// The address that clients connect from, unless a test chooses another.
@@ -35,6 +35,8 @@ pub(super) struct Scene {
     pub(super) sockets: BTreeMap<RawFd, ScriptedSocket>,
     incoming: VecDeque<RawFd>,
     incoming_is_new: bool,
+    /// What accepting fails with next.
+    pub(super) accept_error: Option<Errno>,
     pub(super) is_listening: bool,
     /// Whether every client has an address of its own.
     pub(super) has_addresses: bool,
@@ -244,11 +246,21 @@ impl Clock for Script {
     }
 }
 
+impl Listen for Script {
+    fn listen(&mut self, _listener: TcpListener) -> io::Result<()> {
+        self.scene().is_listening = true;
+        Ok(())
+    }
+}
+
 impl Network for Script {
     type Socket = Socket;
 
     fn accept(&mut self) -> io::Result<(Socket, SocketAddr)> {
         let mut scene = self.call();
+        if let Some(errno) = scene.accept_error.take() {
+            return Err(errno.into());
+        }
         let fd = scene.incoming.pop_front().filter(|_| scene.is_listening);
         let fd = fd.ok_or(io::ErrorKind::WouldBlock)?;
         let port = u16::try_from(fd % 60_000).unwrap();

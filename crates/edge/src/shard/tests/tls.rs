@@ -378,6 +378,65 @@ fn handshakes_wait_while_a_tick_is_sent_to_everyone_but_not_for_long() {
 }
 
 #[test]
+fn the_second_half_of_a_handshake_does_not_wait_for_all_that_have_just_begun() {
+    let certificates = Certificates::new();
+    let mut sim = certificates.sim();
+    let mut client = certificates.client(&sim);
+    sim.run_for(5 * MS);
+    let flood: Vec<_> = (0..100).map(|_| sim.script.connect()).collect();
+    sim.run_for(5 * MS);
+    // Each step takes a whole share of a turn, which is one step.
+    sim.script.scene().cost = MS;
+    let horizon = sim.now() + 100 * SECOND;
+    sim.script.scene().horizon = horizon;
+    for fd in &flood {
+        certificates.client_of(&sim, *fd);
+    }
+    sim.shard.turn().unwrap();
+    client.send(&sim, &auth("pass"));
+    let answered = |sim: &Sim<Secured<Script>>| {
+        let is_answered = |fd: &&RawFd| !sim.script.on(**fd).sent.is_empty();
+        flood.iter().filter(is_answered).count()
+    };
+    while client.frames().is_empty() {
+        assert!(answered(&sim) <= 10, "{} came first", answered(&sim));
+        sim.shard.turn().unwrap();
+        client.exchange(&sim);
+    }
+    while answered(&sim) < flood.len() {
+        sim.shard.turn().unwrap();
+    }
+}
+
+/// The input cannot be read before the output is sent, so it stays ready.
+#[test]
+fn a_handshake_with_blocked_output_and_unread_input_does_not_keep_the_shard_busy() {
+    let certificates = Certificates::new();
+    let mut sim = certificates.sim();
+    let fd = sim.script.connect();
+    sim.script.on(fd).room = Some(0);
+    let mut client = certificates.client_of(&sim, fd);
+    sim.run_for(5 * MS);
+    sim.script.client_sends(fd, &[20, 3, 3]);
+    let until = sim.now() + 10 * MS;
+    sim.script.scene().horizon = until;
+    let mut turns = 0;
+    while sim.now() < until {
+        sim.shard.turn().unwrap();
+        turns += 1;
+    }
+    assert!(turns < 50, "{turns} turns within 10 ms");
+    sim.script.client_sends(fd, &[0, 1, 1]);
+    for _ in 0..20 {
+        sim.script.client_reads(fd, 100);
+        client.run_for(&mut sim, 5 * MS);
+    }
+    client.send(&sim, &auth("pass"));
+    client.run_for(&mut sim, 10 * MS);
+    assert_eq!(client.frames()[0].kind, ACK);
+}
+
+#[test]
 fn a_handshake_goes_through_a_socket_that_accepts_little_at_a_time() {
     let certificates = Certificates::new();
     let mut sim = certificates.sim();

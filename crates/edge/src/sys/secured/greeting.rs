@@ -12,7 +12,7 @@ use super::channel::{Channel, flush};
 use super::peers::Peer;
 use super::{Secured, TlsFailure, outcome, read_outcome};
 use crate::metrics::HandshakeResult;
-use crate::sys::network::{Network, Received, is_transient};
+use crate::sys::network::{HandshakeStep, Network, Received, is_transient};
 use crate::tls::ClientAuth;
 
 /// The memory that a handshake takes, in bytes, besides its buffers. rustls does not tell it; a
@@ -26,6 +26,8 @@ pub(super) struct Greeting {
     handshake: Handshake,
     /// The unsent end of the server's messages.
     pub(super) unsent: Vec<u8>,
+    /// Whether the socket was re-armed, and reports from then on when it becomes writable.
+    pub(super) is_armed: bool,
 }
 
 impl Greeting {
@@ -42,7 +44,17 @@ impl Greeting {
             started,
             handshake,
             unsent: Vec::new(),
+            is_armed: false,
         }))
+    }
+
+    /// Returns the step that the next input is for.
+    pub(super) fn next_step(&self) -> HandshakeStep {
+        if self.handshake.has_answered() {
+            HandshakeStep::Continued
+        } else {
+            HandshakeStep::First
+        }
     }
 
     /// Returns the number of bytes that are allocated for the handshake.
@@ -77,9 +89,11 @@ impl<N: Network> Secured<N> {
         if let Peer::Handshake(greeting) = peer {
             match flush(plain, &mut greeting.unsent, fd) {
                 Ok(true) => {}
-                // The client has nothing to say before it has received the rest. This error makes
-                // the shard read again a few times and then re-arm the socket, which reports when
-                // it is writable.
+                // The client has nothing to say before it has received the rest. The first error
+                // makes the shard read again a few times and then re-arm the socket, which reports
+                // when it is writable. If it was re-armed again, it would report its unread input
+                // at once, over and over.
+                Ok(false) if greeting.is_armed => return Err(io::ErrorKind::WouldBlock.into()),
                 Ok(false) => return Err(io::ErrorKind::Interrupted.into()),
                 Err(_) => {
                     *peer = Peer::Failed;
