@@ -151,8 +151,8 @@ impl RequestLimits {
             subject.all.take(PER_SUBJECT, now);
             self.by_token.insert(token, subject);
         } else if origin == Origin::Unproven {
-            // The reply subject may be that of an edge that is not known. If others could ask in its
-            // name, it would get several answers to a request, as no clock sends them.
+            // The reply subject may be that of an edge that is not known. If others could ask in
+            // its name, it would get several answers to a request, and accuse the clock.
             return Err(DropReason::Overloaded);
         } else if !self.untabled_bucket(token).try_take(PER_SUBJECT, now) {
             return Err(DropReason::RateLimited);

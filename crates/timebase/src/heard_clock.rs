@@ -100,9 +100,9 @@ impl HeardClock {
         });
     }
 
-    /// Records an announcement, and keeps its epoch if that is the greatest on its timeline. A clock
-    /// never returns to its former timeline, and goes back on none. The announcement came `ahead_us` before the tick's authority time; `None` if the time is
-    /// unknown.
+    /// Records an announcement, and keeps its epoch if that is the greatest on its timeline. The
+    /// announcement came `ahead_us` before the tick's authority time; `None` if the time is
+    /// unknown. A clock neither returns to its former timeline nor goes far back on one.
     pub(crate) fn record_announcement(
         &mut self,
         announcement: &Announcement,

@@ -210,7 +210,7 @@ impl Timekeeper {
 
     /// Returns whether the edge must draw another reply subject before its next request, because
     /// nothing has come to three rounds in a row, for 3 s: no late answer either, and not because
-    /// there was no connection. A new reply subject is unknown to the clocks, which matters during a
+    /// there was no connection. Clocks do not know a new reply subject, which matters during a
     /// flood of requests.
     pub fn poll_redraw(&mut self, now: Mono) -> bool {
         self.rounds.take_silence(now)

@@ -82,8 +82,8 @@ impl BusAttack {
         }
     }
 
-    /// Returns how many messages or subscriptions are sent per second besides answers to requests. The thief sends
-    /// as many as the CPU time that honest processes leave allows.
+    /// Returns how many messages or subscriptions are sent per second besides answers to requests.
+    /// The thief sends as many as the CPU time that honest processes leave allows.
     pub(crate) const fn messages_per_second(self) -> u32 {
         match self {
             Self::SecondsOff | Self::HoursOff => 10,

@@ -113,8 +113,9 @@ fn greets(addr: SocketAddr) -> bool {
     greeting().is_some()
 }
 
-/// Returns the configuration. The limits are those of deploy/nats/nats.conf, and the permissions are
-/// those that docs/operations.md describes: a clock speaks in its own name only, and an edge only asks.
+/// Returns the configuration. The limits are those of deploy/nats/nats.conf, and the permissions
+/// are those that docs/operations.md describes: a clock speaks in its own name only, and an edge
+/// only asks.
 fn configuration(addr: SocketAddr, clocks: &[NatsLogin], edge: &NatsLogin) -> String {
     let clocks: String = clocks
         .iter()

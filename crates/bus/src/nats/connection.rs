@@ -37,8 +37,8 @@ const BATCH: usize = 256;
 /// missing, but a missing one causes the same error for each message.
 const ERRORS_LOGGED_MAX: usize = 16;
 
-/// The interval at which refused subscriptions are tried again. A server applies changed permissions
-/// to connections that it has.
+/// The interval at which refused subscriptions are tried again. A server applies changed
+/// permissions to connections that it has.
 const RESUBSCRIBE_INTERVAL: Duration = Duration::from_secs(10);
 
 /// One connection to one server.

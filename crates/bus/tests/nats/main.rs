@@ -60,9 +60,9 @@ async fn soon<T>(next: impl Future<Output = Option<T>>) -> T {
 /// was received.
 async fn next_notice(edge: &mut Events<EdgeEvent>) -> EdgeEvent {
     loop {
-        match soon(edge.next()).await {
-            EdgeEvent::Announcement(_) => {}
-            notice => return notice,
+        let event = soon(edge.next()).await;
+        if !matches!(event, EdgeEvent::Announcement(_)) {
+            return event;
         }
     }
 }

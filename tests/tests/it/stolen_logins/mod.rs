@@ -68,9 +68,10 @@ fn nats() -> Nats {
         user("edge", "EDGE"),
     ];
     let config = format!(
-        "{}\nauthorization {{\n  timeout: 10\n  include \"permissions.conf\"\n  users: [\n{}]\n}}\n",
-        subscription_limit(),
-        users.concat()
+        "{limit}\nauthorization {{\n  timeout: 10\n  include \"permissions.conf\"\n  \
+         users: [\n{}]\n}}\n",
+        users.concat(),
+        limit = subscription_limit()
     );
     let nats = Nats::create(&["--config", "/server.conf"])
         .with_file("/server.conf", config)
