@@ -26,7 +26,7 @@ pub(super) struct Greeting {
     handshake: Handshake,
     /// The unsent end of the server's messages.
     pub(super) unsent: Vec<u8>,
-    /// Whether the socket was re-armed, and reports from then on when it becomes writable.
+    /// Whether the socket was re-armed, and so reports when it becomes writable.
     pub(super) is_armed: bool,
 }
 
