@@ -42,8 +42,8 @@ pub fn provider() -> CryptoProvider {
 }
 
 /// Creates the configuration of a server: TLS 1.3 only, without session tickets, early data and
-/// ALPN. If there is a `client_verifier`, clients must present a certificate that it accepts, with a
-/// short chain. The encoded key is wiped.
+/// ALPN. If there is a `client_verifier`, clients must present a certificate that it accepts, with
+/// a short chain. The encoded key is wiped.
 ///
 /// # Errors
 /// The certificate and key are not usable, or do not belong together.

@@ -26,7 +26,7 @@ pub(super) struct Greeting {
     handshake: Handshake,
     /// The unsent end of the server's messages.
     pub(super) unsent: Vec<u8>,
-    /// Whether the socket was re-armed, and reports from then on when it becomes writable.
+    /// Whether the socket was re-armed, and so reports when it becomes writable.
     pub(super) is_armed: bool,
 }
 
@@ -54,6 +54,18 @@ impl Greeting {
             HandshakeStep::Continued
         } else {
             HandshakeStep::First
+        }
+    }
+
+    /// Returns the error of a read while the end of the server's messages can't be sent. The first
+    /// one makes the shard read again a few times and then re-arm the socket, which reports when it
+    /// is writable. If it was re-armed again, it would report its unread input at once, over and
+    /// over.
+    fn blocked(&self) -> io::ErrorKind {
+        if self.is_armed {
+            io::ErrorKind::WouldBlock
+        } else {
+            io::ErrorKind::Interrupted
         }
     }
 
@@ -89,12 +101,8 @@ impl<N: Network> Secured<N> {
         if let Peer::Handshake(greeting) = peer {
             match flush(plain, &mut greeting.unsent, fd) {
                 Ok(true) => {}
-                // The client has nothing to say before it has received the rest. The first error
-                // makes the shard read again a few times and then re-arm the socket, which reports
-                // when it is writable. If it was re-armed again, it would report its unread input
-                // at once, over and over.
-                Ok(false) if greeting.is_armed => return Err(io::ErrorKind::WouldBlock.into()),
-                Ok(false) => return Err(io::ErrorKind::Interrupted.into()),
+                // The client has nothing to say before it has received the rest.
+                Ok(false) => return Err(greeting.blocked().into()),
                 Err(_) => {
                     *peer = Peer::Failed;
                     return Err(abandoned().into());
