@@ -152,7 +152,7 @@ impl Edge {
     /// Returns the operators' routes for the admin port: listing connections, and closing one. They
     /// show clients and change something, so they must be behind the guard.
     pub fn routes(&self) -> axum::Router {
-        routes::routes(self.shards.handles())
+        routes::routes(self.shards.handles(), self.health.memory.freed())
     }
 
     /// Drains the edge, so that its clients move to other edges. It becomes not ready immediately.

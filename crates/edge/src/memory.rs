@@ -9,7 +9,7 @@ mod metrics;
 mod source;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 
 use serde_json::{Value, json};
 use tickstorm_timebase::Mono;
@@ -25,6 +25,7 @@ pub(crate) struct Memory {
     buffered_max: usize,
     /// The most buffered bytes since the last call of [`Memory::take_fall`].
     buffered_peak: AtomicI64,
+    freed: Freed,
     kernel: KernelBound,
     /// Whether the kernel's TCP memory was near its bound when it was last measured.
     is_kernel_tight: AtomicBool,
@@ -32,6 +33,22 @@ pub(crate) struct Memory {
     pub(crate) buffer_evictions: Evictions,
     /// Closings because of the bound on kernel memory.
     pub(crate) kernel_evictions: Evictions,
+}
+
+/// Counts the bytes of large allocations other than buffers that are free again, since the last call
+/// of [`Memory::take_fall`].
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Freed(Arc<AtomicU64>);
+
+impl Freed {
+    pub(crate) fn add(&self, bytes: usize) {
+        let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
+        self.0.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    pub(crate) fn take(&self) -> u64 {
+        self.0.swap(0, Ordering::Relaxed)
+    }
 }
 
 impl Memory {
@@ -49,6 +66,7 @@ impl Memory {
             metrics: metrics.clone(),
             buffered_max,
             buffered_peak: AtomicI64::new(0),
+            freed: Freed::default(),
             kernel,
             is_kernel_tight: AtomicBool::new(false),
         })
@@ -81,12 +99,18 @@ impl Memory {
         self.is_kernel_tight.load(Ordering::Relaxed)
     }
 
-    /// Returns by how many bytes the buffers have fallen since their peak, and starts to look for a
-    /// new peak.
+    /// Returns the counter of other allocations.
+    pub(crate) fn freed(&self) -> Freed {
+        self.freed.clone()
+    }
+
+    /// Returns by how many bytes the buffers have fallen since their peak, plus those of other
+    /// allocations that are free again, and starts to look for a new peak.
     pub(crate) fn take_fall(&self) -> u64 {
         let now = self.metrics.buffered_bytes.get();
         let peak = self.buffered_peak.swap(now, Ordering::Relaxed);
-        u64::try_from(peak.saturating_sub(now)).unwrap_or(0)
+        let fall = u64::try_from(peak.saturating_sub(now)).unwrap_or(0);
+        fall + self.freed.take()
     }
 
     /// Returns the section `memory` of /status.

@@ -25,6 +25,7 @@ use tickstorm_service::low_priority;
 use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::{Instant, sleep_until, timeout};
 
+use crate::memory::Freed;
 use crate::shard::{Listed, Order, ShardCommand, ShardHandle};
 
 /// The most connections in an answer if the query does not set `limit`.
@@ -48,6 +49,7 @@ type Handles = Vec<ShardHandle>;
 /// What the requests share.
 struct Operators {
     shards: Handles,
+    freed: Freed,
     lists: Arc<Semaphore>,
     /// Held by the request whose list is being made: the time at which the last one was made.
     listed: Arc<Mutex<Option<Instant>>>,
@@ -56,11 +58,11 @@ struct Operators {
 }
 
 /// Returns the routes. They are for operators, so the caller must serve them behind the guard.
-pub(crate) fn routes(shards: Handles) -> Router {
+pub(crate) fn routes(shards: Handles, freed: Freed) -> Router {
     Router::new()
         .route("/connections", get(list))
         .route("/connections/{id}", delete(close))
-        .with_state(Arc::new(Operators::new(shards)))
+        .with_state(Arc::new(Operators::new(shards, freed)))
 }
 
 async fn list(
@@ -119,9 +121,10 @@ async fn close(State(operators): State<Arc<Operators>>, Path(id): Path<String>) 
 }
 
 impl Operators {
-    fn new(shards: Handles) -> Self {
+    fn new(shards: Handles, freed: Freed) -> Self {
         Self {
             shards,
+            freed,
             lists: Arc::new(Semaphore::new(LISTS_MAX)),
             listed: Arc::default(),
             closing: Arc::default(),
@@ -151,6 +154,7 @@ impl Operators {
             *listed = Some(Instant::now());
             Ok(Bytes::from_owner(List {
                 json: json??,
+                freed: operators.freed.clone(),
                 _permit: permit,
             }))
         });
@@ -177,7 +181,14 @@ impl Operators {
 /// The text of a list, until it has been sent.
 struct List {
     json: Vec<u8>,
+    freed: Freed,
     _permit: OwnedSemaphorePermit,
+}
+
+impl Drop for List {
+    fn drop(&mut self) {
+        self.freed.add(self.json.capacity());
+    }
 }
 
 impl AsRef<[u8]> for List {
@@ -304,7 +315,7 @@ mod tests {
 
     #[tokio::test]
     async fn lists_that_are_not_read_are_bounded_and_lists_are_not_made_back_to_back() {
-        let operators = Arc::new(Operators::new(Handles::new()));
+        let operators = Arc::new(Operators::new(Handles::new(), Freed::default()));
         let began = Instant::now();
         let mut unread = Vec::new();
         for _ in 0..LISTS_MAX {
@@ -317,14 +328,17 @@ mod tests {
         let refused = list(State(Arc::clone(&operators)), Query(Vec::new())).await;
         assert_eq!(refused.status(), StatusCode::SERVICE_UNAVAILABLE);
         assert!(refused.headers().contains_key("retry-after"));
+        let freed = operators.freed.clone();
+        assert_eq!(freed.take(), 0, "all lists are still in memory");
         unread.pop();
+        assert!(freed.take() > 0);
         let answer = list(State(operators), Query(Vec::new())).await;
         assert_eq!(answer.status(), StatusCode::OK);
     }
 
     #[tokio::test]
     async fn lists_that_are_abandoned_are_not_made_more_often() {
-        let operators = Arc::new(Operators::new(Handles::new()));
+        let operators = Arc::new(Operators::new(Handles::new(), Freed::default()));
         let last = || async { *operators.listed.lock().await };
         let began = Instant::now();
         let (mut made, mut before) = (0, None);
