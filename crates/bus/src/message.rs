@@ -32,6 +32,8 @@ pub enum DropReason {
     ForeignId,
     /// Its sender is not one of the clocks that the edge listens to.
     UnknownClock,
+    /// It is an announcement that another clock sent under this clock's id.
+    SharedId,
     /// It is a request whose key is not that of its reply subject, or that has none although its
     /// edge sends one.
     ForeignReply,
@@ -58,9 +60,10 @@ impl DropReason {
     ];
 
     /// The reasons for which clocks drop messages.
-    pub const AT_CLOCKS: [Self; 7] = [
+    pub const AT_CLOCKS: [Self; 8] = [
         Self::Malformed,
         Self::Oversized,
+        Self::SharedId,
         Self::ForeignReply,
         Self::RateLimited,
         Self::Overloaded,
@@ -77,6 +80,7 @@ impl DropReason {
             Self::WrongSubject => "wrong_subject",
             Self::ForeignId => "foreign_id",
             Self::UnknownClock => "unknown_clock",
+            Self::SharedId => "shared_id",
             Self::ForeignReply => "foreign_reply",
             Self::RateLimited => "rate_limited",
             Self::Overloaded => "overloaded",
@@ -97,6 +101,7 @@ impl DropReason {
             | Self::RateLimited => true,
             // The sender may be a clock that is not listed yet, or the edge is at fault.
             Self::UnknownClock
+            | Self::SharedId
             | Self::ForeignReply
             | Self::Overloaded
             | Self::Stale

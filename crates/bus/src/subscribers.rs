@@ -2,7 +2,9 @@
 //! concerns according to its subject, whether it is within their limits, and what it says. It is
 //! the same on every bus.
 
-use tickstorm_timebase::{ClockId, Mode, Mono};
+use std::collections::VecDeque;
+
+use tickstorm_timebase::{Announcement, ClockId, Mode, Mono};
 
 use crate::clock_filter::{ClockFilter, ClockMessage};
 use crate::events::{Events, Outlet};
@@ -11,6 +13,10 @@ use crate::reply_address::ReplyToken;
 use crate::request_limits::{Origin, RequestLimits};
 use crate::subject::{Subjects, Topic};
 use crate::{ClockEvent, EdgeEvent, ReplyTo};
+
+/// The number of a clock's timelines that are remembered. Each step of its host's clock starts
+/// another, and announcements on the one before may still be on their way.
+const TIMELINES_MAX: usize = 8;
 
 /// A message as it was received.
 #[derive(Clone, Copy, Debug)]
@@ -36,6 +42,8 @@ struct ClockSubscriber {
     id: ClockId,
     outlet: Outlet<ClockEvent>,
     limits: RequestLimits,
+    /// The latest timelines on which this clock has announced.
+    timelines: VecDeque<u64>,
 }
 
 #[derive(Debug)]
@@ -52,6 +60,7 @@ impl Subscribers {
             id: id.clone(),
             outlet,
             limits: RequestLimits::new(),
+            timelines: VecDeque::new(),
         });
         events
     }
@@ -128,6 +137,28 @@ impl Subscribers {
         }
     }
 
+    /// Notes that a clock of this process sends an announcement.
+    pub(crate) fn note_sent(&mut self, announcement: &Announcement) {
+        for clock in &mut self.clocks {
+            if clock.id == announcement.clock_id {
+                clock.note_timeline(announcement.timeline);
+            }
+        }
+    }
+
+    /// Handles an announcement that was received under the id of a clock of this process. If it is
+    /// not one of the clock's own, another host uses its id. [`Self::flush`] must follow.
+    pub(crate) fn receive_own(&mut self, subjects: &Subjects, subject: &str, payload: &[u8]) {
+        let Some(Topic::Tick(mode, id)) = subjects.parse(subject) else {
+            return;
+        };
+        for clock in &mut self.clocks {
+            if clock.id.as_str() == id && !clock.has_sent(mode, payload) {
+                clock.outlet.drop_message(DropReason::SharedId, None);
+            }
+        }
+    }
+
     /// Notifies subscribers of dropped messages, and removes subscribers that are gone.
     pub(crate) fn flush(&mut self) {
         self.clocks.retain_mut(|clock| {
@@ -142,6 +173,21 @@ impl Subscribers {
 }
 
 impl ClockSubscriber {
+    fn note_timeline(&mut self, timeline: u64) {
+        if self.timelines.contains(&timeline) {
+            return;
+        }
+        if self.timelines.len() == TIMELINES_MAX {
+            self.timelines.pop_front();
+        }
+        self.timelines.push_back(timeline);
+    }
+
+    fn has_sent(&self, mode: Mode, payload: &[u8]) -> bool {
+        message::decode_announcement(mode, payload)
+            .is_ok_and(|announcement| self.timelines.contains(&announcement.timeline))
+    }
+
     fn receive_request(&mut self, subjects: &Subjects, message: Received<'_>) {
         match self.read_request(subjects, message) {
             Ok(request) => self.outlet.deliver(request),

@@ -8,12 +8,17 @@ use serde_json::{Value, json};
 use tickstorm_service::admin::Health;
 use tickstorm_timebase::{ClockId, Epoch, Mono};
 
+use crate::alarms::ClockAlarm;
 use crate::discipline::Discipline;
 use crate::machine::Machine;
 
 /// The time without a turn after which the replica's loop counts as stuck. It normally turns at
 /// least once per second, for the next announcement.
 const TURN_MAX: Duration = Duration::from_secs(10);
+
+/// The time after the last message of another clock with the same id for which it counts as there:
+/// several times the interval at which clocks announce.
+const TWIN_FOR: Duration = Duration::from_secs(10);
 
 /// The state as last written by the replica.
 #[derive(Clone, Copy, Debug)]
@@ -23,6 +28,8 @@ pub(crate) struct ReplicaState {
     pub(crate) timeline: u64,
     pub(crate) discipline: Discipline,
     pub(crate) last_announced: Option<Epoch>,
+    /// When another clock last announced a tick under this clock's id.
+    pub(crate) twin_heard: Option<Mono>,
 }
 
 /// A clock's state, shared between the replica and the admin port.
@@ -51,6 +58,17 @@ impl ClockHealth {
     /// Returns whether REQUIRE_SYNC currently forbids the clock to send anything.
     pub(crate) fn is_silenced(&self) -> bool {
         self.require_sync && !self.state().discipline.synchronized
+    }
+
+    /// Returns the alarms that are raised at `now`.
+    pub(crate) fn alarms(&self, now: Mono) -> Vec<ClockAlarm> {
+        let state = *self.state();
+        let is_twin_there = |heard: Mono| now.since(heard) < TWIN_FOR;
+        let is_raised = |alarm: &ClockAlarm| match alarm {
+            ClockAlarm::Undisciplined => !state.discipline.synchronized,
+            ClockAlarm::SharedId => state.twin_heard.is_some_and(is_twin_there),
+        };
+        ClockAlarm::ALL.into_iter().filter(is_raised).collect()
     }
 
     /// Locks the state for reading or changing. The holder must not await, and nothing can panic
@@ -91,7 +109,12 @@ impl Health for ClockHealth {
             "timeline": state.timeline,
             "synchronized": state.discipline.synchronized,
             "clock_error_us": state.discipline.clock_error_us,
+            "alarms": self.alarms(self.machine.now()).into_iter().map(alarm).collect::<Vec<_>>(),
             "last_announced_epoch_ms": state.last_announced.map(Epoch::as_ms),
         })
     }
+}
+
+fn alarm(alarm: ClockAlarm) -> Value {
+    json!({ "reason": alarm.label(), "message": alarm.message() })
 }

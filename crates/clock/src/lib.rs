@@ -2,6 +2,7 @@
 //! requests, regardless of other clocks. timebase's [`Announcer`](tickstorm_timebase::Announcer)
 //! decides what to send and when; this crate connects it to the bus and to the host's clock.
 
+mod alarms;
 mod config;
 mod discipline;
 mod health;

@@ -1,15 +1,18 @@
 //! A clock's metrics. The values of labels are closed sets, and every series exists from the start.
 
-use prometheus::{IntCounter, IntCounterVec, IntGauge, Registry};
+use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry};
 use tickstorm_bus::DropReason;
-use tickstorm_service::metrics::{RegisterError, counter, counters, int_gauge};
+use tickstorm_service::metrics::{RegisterError, counter, counters, int_gauge, int_gauges};
 use tickstorm_timebase::Mode;
+
+use crate::alarms::ClockAlarm;
 
 /// The handles of a clock's metrics.
 #[derive(Debug)]
 pub(crate) struct Metrics {
     announcements: IntCounterVec,
     dropped: IntCounterVec,
+    alarm: IntGaugeVec,
     /// The number of answered time requests.
     pub(crate) answers: IntCounter,
     /// The number of known reply subjects.
@@ -32,6 +35,12 @@ impl Metrics {
                 registry,
                 "tickstorm_clock_bus_dropped_total",
                 "Messages received from the bus and dropped, by reason.",
+                &["reason"],
+            )?,
+            alarm: int_gauges(
+                registry,
+                "tickstorm_clock_alarm",
+                "1 while the clock needs attention for this reason, else 0.",
                 &["reason"],
             )?,
             answers: counter(
@@ -57,12 +66,20 @@ impl Metrics {
         for reason in DropReason::AT_CLOCKS {
             metrics.dropped(reason);
         }
+        for alarm in ClockAlarm::ALL {
+            metrics.alarm(alarm);
+        }
         Ok(metrics)
     }
 
     /// Returns the counter of announcements of this mode.
     pub(crate) fn announcements(&self, mode: Mode) -> IntCounter {
         self.announcements.with_label_values(&[mode.name()])
+    }
+
+    /// Returns the gauge of this alarm.
+    pub(crate) fn alarm(&self, alarm: ClockAlarm) -> IntGauge {
+        self.alarm.with_label_values(&[alarm.label()])
     }
 
     /// Returns the counter of messages dropped for this reason.

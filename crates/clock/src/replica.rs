@@ -5,13 +5,14 @@
 use std::sync::Arc;
 
 use prometheus::Registry;
-use tickstorm_bus::{Bus, ClockEvent, Events, ReplyTo};
+use tickstorm_bus::{Bus, ClockEvent, DropReason, Events, ReplyTo};
 use tickstorm_service::admin::Health;
 use tickstorm_service::metrics::RegisterError;
 use tickstorm_timebase::{Announcement, Announcer};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
+use crate::alarms::{AlarmLog, ClockAlarm};
 use crate::config::Config;
 use crate::discipline::Discipline;
 use crate::health::{ClockHealth, ReplicaState};
@@ -74,17 +75,13 @@ impl Replica {
             timeline: announcer.timeline(),
             discipline: machine.discipline(),
             last_announced: None,
+            twin_heard: None,
         };
         let timeline = state.timeline;
         tracing::info!(
             clock_id = %id, rank, ?lead, require_sync, skew_ms, timeline,
             "starting the clock"
         );
-        if require_sync && !state.discipline.synchronized {
-            tracing::warn!(
-                "the host's clock is not disciplined; this clock stays silent until it is"
-            );
-        }
         let events = bus.clock_events(&id);
         let health = Arc::new(ClockHealth::new(
             id,
@@ -98,6 +95,7 @@ impl Replica {
             announcer,
             metrics,
             health: Arc::clone(&health),
+            alarm_log: AlarmLog::default(),
         };
         let (stop, task) = (CancellationToken::new(), TaskTracker::new());
         task.spawn(driver.run(events, stop.clone()));
@@ -129,6 +127,7 @@ struct AnnouncerDriver {
     announcer: Announcer,
     metrics: Metrics,
     health: Arc<ClockHealth>,
+    alarm_log: AlarmLog,
 }
 
 impl AnnouncerDriver {
@@ -136,6 +135,7 @@ impl AnnouncerDriver {
         let mut due = Vec::new();
         loop {
             self.announce_due(&mut due);
+            self.report_alarms();
             let wait = self.announcer.next_deadline().since(self.machine.now());
             tokio::select! {
                 biased;
@@ -165,6 +165,9 @@ impl AnnouncerDriver {
             ClockEvent::Dropped { reason, count } => {
                 tracing::debug!(reason = reason.label(), count, "messages dropped");
                 self.metrics.dropped(*reason).inc_by(*count);
+                if *reason == DropReason::SharedId {
+                    self.health.state().twin_heard = Some(self.machine.now());
+                }
             }
         }
     }
@@ -239,6 +242,19 @@ impl AnnouncerDriver {
             (true, true) | (false, false) => {}
         }
         discipline
+    }
+
+    /// Reports the alarms in the metrics, and in the log if it is time to.
+    fn report_alarms(&mut self) {
+        let now = self.machine.now();
+        let raised = self.health.alarms(now);
+        for alarm in ClockAlarm::ALL {
+            let is_raised = raised.contains(&alarm);
+            self.metrics.alarm(alarm).set(i64::from(is_raised));
+        }
+        for alarm in self.alarm_log.note(&raised, now) {
+            alarm.log();
+        }
     }
 
     /// Logs and counts a step of the host's clock if the timeline is no longer `before`.

@@ -144,12 +144,13 @@ impl Health for EdgeHealth {
     }
 }
 
-/// Returns the alarms of the time, each with the clocks that it concerns.
+/// Returns the alarms of the time, each with a sentence that says what it means, and the clocks that
+/// it concerns.
 fn alarms(time: &TimeStatus) -> Vec<Value> {
     let alarm = |alarm: &Alarm| {
         let clocks = time.clocks.iter().filter(|clock| clock.is_raised(*alarm));
         let clocks: Vec<_> = clocks.map(|clock| clock.id.to_string()).collect();
-        json!({ "reason": alarm.label(), "clocks": clocks })
+        json!({ "reason": alarm.label(), "message": alarm.message(), "clocks": clocks })
     };
     time.alarms.iter().map(alarm).collect()
 }

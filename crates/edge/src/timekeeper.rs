@@ -7,7 +7,7 @@ mod reporter;
 
 use std::sync::Arc;
 
-use tickstorm_bus::{Bus, EdgeEvent, Events, Unavailable};
+use tickstorm_bus::{Bus, DropReason, EdgeEvent, Events, Unavailable};
 use tickstorm_timebase::{Clock, ClockId, Mono, Refused, SystemClock, Timekeeper};
 
 pub(crate) use publisher::AuthorityPublisher;
@@ -114,6 +114,9 @@ impl TimekeeperDriver {
                 count,
             } => {
                 self.reporter.count_dropped(reason.label(), count);
+                if reason == DropReason::UnknownClock {
+                    self.timekeeper.handle_unlisted(now);
+                }
                 if let Some(clock) = clock.filter(|_| reason.accuses_sender()) {
                     self.reporter.note_invalid(&clock, reason.label());
                     self.timekeeper.handle_invalid(&clock, now);

@@ -25,7 +25,7 @@ pub enum Return {
     /// Come back without the resume point. Ticks that were already received may be sent again.
     AtOnceWithoutResume,
     /// Like [`Return::No`] if SUBSCRIBE named no resume point. Otherwise come back once more with
-    /// the resume point, since the edge may have been stalled, and after that without it.
+    /// the resume point, since the edge may have stood still, and after that without it.
     RetryResumeOnce,
     /// Come back, after `retry_after_ms` if the ERROR carries one.
     Later,
@@ -38,6 +38,9 @@ pub enum Return {
 const RETRY_SOON_MS: RangeInclusive<u32> = 1..=5_000;
 /// The range of `retry_after_ms` for codes after which coming back soon would not help.
 const RETRY_LATER_MS: RangeInclusive<u32> = 1_000..=10_000;
+/// The range of `retry_after_ms` for a resume point too far ahead. The edge may have stood still,
+/// and needs up to a second until the end of its next time request to see it.
+const RETRY_AFTER_ROUND_MS: RangeInclusive<u32> = 1_100..=2_100;
 
 macro_rules! error_codes {
     ($($(#[doc = $doc:literal])+ $code:ident, $text:literal, $label:literal;)+) => {
@@ -140,7 +143,8 @@ impl ErrorCode {
     }
 
     /// Returns the range of milliseconds from which an edge draws each client's `retry_after_ms` at
-    /// random, or `None` if the ERROR carries 0, which means no hint.
+    /// random, or `None` if the ERROR carries 0, which means no hint. It is the range for all
+    /// reasons with this code, except those for which [`CloseReason::retry_after_ms`] has another.
     #[must_use]
     pub const fn retry_after_ms(self) -> Option<RangeInclusive<u32>> {
         match self {

@@ -11,8 +11,9 @@ use crate::message::{Announcement, Reply};
 use crate::mono::Mono;
 
 /// The change of REALTIME − MONOTONIC since the start of a timeline above which the host's clock
-/// counts as stepped: far more than the error of a reading, far less than CLOCK_TOLERANCE_MS.
-const STEP_NS: u64 = 1_000_000;
+/// counts as stepped. It is about a hundred times the error of a reading. It is also about the
+/// error bound of a good sample, so that a step that goes unnoticed makes no bound much too small.
+const STEP_NS: u64 = 100_000;
 
 /// The increment from one timeline to the next. Any odd number will do, since the first timeline is
 /// random; this one is 2^64 divided by the golden ratio.

@@ -14,29 +14,36 @@ pub(crate) enum Stance {
     Undecided,
 }
 
-/// Returns the stance of each of `estimates`, given that `electorate` clocks have a vote, including
+/// A clock that has answered.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Voter {
+    pub(crate) estimate: BoundedOffset,
+    /// The difference up to which the clock agrees with others. The lesser of two tolerances
+    /// applies to a pair.
+    pub(crate) tolerance_ns: u64,
+}
+
+impl Voter {
+    fn agrees_with(&self, other: &Self) -> bool {
+        let tolerance_ns = self.tolerance_ns.min(other.tolerance_ns);
+        self.estimate.agrees_with(&other.estimate, tolerance_ns)
+    }
+}
+
+/// Returns the stance of each of `voters`, given that `electorate` clocks have a vote, including
 /// silent ones.
-pub(crate) fn stances(
-    estimates: &[BoundedOffset],
-    electorate: usize,
-    tolerance_ns: u64,
-) -> Vec<Stance> {
+pub(crate) fn stances(voters: &[Voter], electorate: usize) -> Vec<Stance> {
     let majority = electorate / 2 + 1;
-    let agreeing: Vec<usize> = estimates
+    let agreeing: Vec<usize> = voters
         .iter()
-        .map(|one| {
-            estimates
-                .iter()
-                .filter(|other| one.agrees_with(other, tolerance_ns))
-                .count()
-        })
+        .map(|one| voters.iter().filter(|other| one.agrees_with(other)).count())
         .collect();
     // If all clocks differ from one another, none of them can be called wrong.
     let decided = agreeing.iter().any(|&count| count >= majority);
     let stance = |count| {
         if count >= majority {
             Stance::WithMajority
-        } else if decided && estimates.len() - count >= majority {
+        } else if decided && voters.len() - count >= majority {
             Stance::AgainstMajority
         } else {
             Stance::Undecided
@@ -51,12 +58,18 @@ mod tests {
     use super::*;
 
     fn stances_ms(offsets_ms: &[i64], electorate: usize) -> Vec<Stance> {
-        let estimate = |ms: &i64| BoundedOffset {
-            offset_ns: ms * 1_000_000,
-            bound_ns: 0,
-        };
-        let estimates: Vec<BoundedOffset> = offsets_ms.iter().map(estimate).collect();
-        stances(&estimates, electorate, 20_000_000)
+        let voters: Vec<Voter> = offsets_ms.iter().map(|ms| voter(*ms, 20)).collect();
+        stances(&voters, electorate)
+    }
+
+    fn voter(offset_ms: i64, tolerance_ms: u64) -> Voter {
+        Voter {
+            estimate: BoundedOffset {
+                offset_ns: offset_ms * 1_000_000,
+                bound_ns: 0,
+            },
+            tolerance_ns: tolerance_ms * 1_000_000,
+        }
     }
 
     #[test]
@@ -66,6 +79,14 @@ mod tests {
             [WithMajority, WithMajority, AgainstMajority]
         );
         assert_eq!(stances_ms(&[0, 0, 20], 3), [WithMajority; 3]);
+    }
+
+    #[test]
+    fn the_lesser_of_two_tolerances_counts() {
+        let both = [voter(0, 25), voter(25, 25)];
+        assert_eq!(stances(&both, 2), [WithMajority; 2]);
+        let one = [voter(0, 25), voter(25, 20)];
+        assert_eq!(stances(&one, 2), [Undecided; 2]);
     }
 
     #[test]

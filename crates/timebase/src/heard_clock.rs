@@ -37,6 +37,14 @@ struct KnownAnswer {
     sent_unix_us: i64,
 }
 
+/// The time during which an accepted clock has differed from a majority by more than the tolerance,
+/// but by no more than an accepted clock may.
+#[derive(Clone, Copy, Debug)]
+struct Straying {
+    since: Mono,
+    last: Mono,
+}
+
 /// One clock, as heard by an edge.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct HeardClock {
@@ -60,6 +68,7 @@ pub(crate) struct HeardClock {
     pub(crate) estimate: Option<BoundedOffset>,
     /// The clock's stance, as of the last choice.
     pub(crate) stance: Option<Stance>,
+    straying: Option<Straying>,
     /// Whether the last choice accepted the clock.
     pub(crate) accepted: bool,
 }
@@ -171,6 +180,28 @@ impl HeardClock {
             .map_or(0, |self_report| self_report.clock_error_us)
     }
 
+    /// Sets the clock's stance. It is `lenient`, as counted with the wider tolerance of accepted
+    /// clocks. But once this has made a difference for `patience`, it is `strict`, so that edges
+    /// that do not accept the clock and edges that do soon follow the same clock again. The wait
+    /// starts again only after the clock has agreed for `patience`.
+    pub(crate) fn judge(&mut self, strict: Stance, lenient: Stance, now: Mono, patience: Duration) {
+        let straying = self.straying;
+        self.straying = match (strict, lenient) {
+            (Stance::WithMajority, _) => straying.filter(|it| now.since(it.last) < patience),
+            (_, Stance::WithMajority) => Some(Straying {
+                since: straying.map_or(now, |it| it.since),
+                last: now,
+            }),
+            (_, _) => None,
+        };
+        let is_over = |it: Straying| now.since(it.since) >= patience;
+        self.stance = Some(if self.straying.is_some_and(is_over) {
+            strict
+        } else {
+            lenient
+        });
+    }
+
     /// Marks the clock as a falseticker.
     pub(crate) fn mark_false(&mut self, now: Mono) {
         self.false_since = Some(now);
@@ -204,12 +235,12 @@ impl HeardClock {
             .is_some_and(|seen| now.since(seen) < probation)
     }
 
-    /// Returns the clock's status at `now`, when authority time is `own`. Faults of the clock count
-    /// for `probation`.
+    /// Returns the clock's status at `now`, when authority time has the offset `authority_ns`.
+    /// Faults of the clock count for `probation`.
     pub(crate) fn status(
         &self,
         id: &ClockId,
-        own: Option<BoundedOffset>,
+        authority_ns: Option<i64>,
         now: Mono,
         probation: Duration,
     ) -> ClockStatus {
@@ -217,11 +248,11 @@ impl HeardClock {
             _ if self.is_false(now, probation) => ClockState::False,
             None => ClockState::Silent,
             Some(_) if self.accepted => ClockState::Accepted,
-            Some(_) if own.is_none() => ClockState::Heard,
+            Some(_) if authority_ns.is_none() => ClockState::Heard,
             Some(_) => ClockState::Disagrees,
         };
-        let ahead_ns = |(mine, own): (BoundedOffset, BoundedOffset)| {
-            mine.offset_ns.saturating_sub(own.offset_ns)
+        let ahead_ns = |(mine, authority_ns): (BoundedOffset, i64)| {
+            mine.offset_ns.saturating_sub(authority_ns)
         };
         ClockStatus {
             id: id.clone(),
@@ -229,7 +260,11 @@ impl HeardClock {
             state,
             is_shared: self.is_shared(now, probation),
             is_misbehaving: self.is_misbehaving(now, probation),
-            offset_us: self.estimate.zip(own).map(|pair| ahead_ns(pair) / 1_000),
+            is_unheard: false,
+            offset_us: self
+                .estimate
+                .zip(authority_ns)
+                .map(|pair| ahead_ns(pair) / 1_000),
             bound_us: self.estimate.map(|estimate| micros(estimate.bound_ns)),
             clock_error_us: self
                 .self_report

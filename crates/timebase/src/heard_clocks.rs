@@ -4,10 +4,11 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::choice::{Stance, stances};
+use crate::choice::{Stance, Voter, stances};
 use crate::clock_id::ClockId;
 use crate::grid::Epoch;
 use crate::heard_clock::HeardClock;
+use crate::hearing::Hearing;
 use crate::message::Refused;
 use crate::mono::Mono;
 use crate::sample::BoundedOffset;
@@ -26,6 +27,7 @@ pub(crate) struct HeardClocks {
     /// HOLDOVER_MAX: the time after which a clock no longer counts as heard, and a falseticker no
     /// longer counts as one.
     memory: Duration,
+    /// CLOCK_TOLERANCE_MS: the difference up to which clocks agree.
     tolerance_ns: u64,
 }
 
@@ -42,6 +44,11 @@ impl HeardClocks {
             memory,
             tolerance_ns,
         }
+    }
+
+    /// Returns whether CLOCKS is set.
+    pub(crate) const fn are_configured(&self) -> bool {
+        self.configured
     }
 
     pub(crate) fn known(&mut self, id: &ClockId) -> Option<&mut HeardClock> {
@@ -90,25 +97,43 @@ impl HeardClocks {
                 .best_sample(now)
                 .filter(|_| recent(clock.last_heard()));
             clock.estimate = sample.map(|sample| sample.estimate(now));
+            clock.stance = None;
         }
-        let heard = self
-            .by_id
-            .values()
-            .filter(|clock| recent(clock.last_heard()))
-            .count();
+        let strict = self.stances(now, |_| self.tolerance_ns);
+        let lenient = self.stances(now, |clock| tolerance_ns(clock, self.tolerance_ns));
+        let voters = self.by_id.values_mut().filter(|one| one.estimate.is_some());
+        for ((clock, strict), lenient) in voters.zip(strict).zip(lenient) {
+            clock.judge(strict, lenient, now, memory);
+        }
+    }
+
+    /// Returns the stance of each clock that has an estimate, in order.
+    fn stances(&self, now: Mono, tolerance_ns: impl Fn(&HeardClock) -> u64) -> Vec<Stance> {
         let electorate = if self.configured {
             self.by_id.len()
         } else {
-            heard
+            self.recent(now).count()
         };
-        let estimates: Vec<BoundedOffset> = self
-            .iter()
-            .filter_map(|(_, clock)| clock.estimate)
-            .collect();
-        let mut stances = stances(&estimates, electorate, self.tolerance_ns).into_iter();
-        for clock in self.by_id.values_mut() {
-            clock.stance = clock.estimate.and_then(|_| stances.next());
-        }
+        let voter = |clock: &HeardClock| {
+            clock.estimate.map(|estimate| Voter {
+                estimate,
+                tolerance_ns: tolerance_ns(clock),
+            })
+        };
+        let voters: Vec<Voter> = self.by_id.values().filter_map(voter).collect();
+        stances(&voters, electorate)
+    }
+
+    /// Returns whether no clock was heard within HOLDOVER_MAX.
+    pub(crate) fn are_forgotten(&self, now: Mono) -> bool {
+        self.recent(now).next().is_none()
+    }
+
+    fn recent(&self, now: Mono) -> impl Iterator<Item = &HeardClock> {
+        let is_recent = move |at: Mono| now.since(at) < self.memory;
+        self.by_id
+            .values()
+            .filter(move |clock| clock.last_heard().is_some_and(is_recent))
     }
 
     /// Marks each clock that differs from a majority as a falseticker.
@@ -120,19 +145,52 @@ impl HeardClocks {
         }
     }
 
-    /// Accepts the clocks for which `credible` holds, except falsetickers.
-    pub(crate) fn accept(
-        &mut self,
-        now: Mono,
-        credible: impl Fn(&HeardClock, BoundedOffset) -> bool,
-    ) {
+    /// Accepts the clocks that agree with a majority, except falsetickers. If there is none, this
+    /// returns false and changes nothing.
+    pub(crate) fn accept_majority(&mut self, now: Mono) -> bool {
         let memory = self.memory;
-        for clock in self.by_id.values_mut() {
-            clock.accepted = !clock.is_false(now, memory)
-                && clock
-                    .estimate
-                    .is_some_and(|estimate| credible(clock, estimate));
+        let is_credible = |clock: &HeardClock| {
+            clock.stance == Some(Stance::WithMajority) && !clock.is_false(now, memory)
+        };
+        if !self.by_id.values().any(is_credible) {
+            return false;
         }
+        for clock in self.by_id.values_mut() {
+            clock.accepted = is_credible(clock);
+        }
+        true
+    }
+
+    /// Accepts the clocks that agree with `own`, except falsetickers.
+    pub(crate) fn accept_agreeing(&mut self, own: BoundedOffset, now: Mono) {
+        for clock in self.by_id.values_mut() {
+            let tolerance_ns = tolerance_ns(clock, self.tolerance_ns);
+            let agrees = |estimate: BoundedOffset| estimate.agrees_with(&own, tolerance_ns);
+            clock.accepted =
+                !clock.is_false(now, self.memory) && clock.estimate.is_some_and(agrees);
+        }
+    }
+
+    /// Accepts no clock.
+    pub(crate) fn accept_none(&mut self) {
+        for clock in self.by_id.values_mut() {
+            clock.accepted = false;
+        }
+    }
+
+    /// Clears the falseticker marks of the clocks that agree with `own`, and returns whether there
+    /// were any.
+    pub(crate) fn forgive_agreeing(&mut self, own: BoundedOffset, now: Mono) -> bool {
+        let (memory, tolerance_ns) = (self.memory, self.tolerance_ns);
+        let agrees = |estimate: BoundedOffset| estimate.agrees_with(&own, tolerance_ns);
+        let mut are_any = false;
+        for clock in self.by_id.values_mut() {
+            if clock.is_false(now, memory) && clock.estimate.is_some_and(agrees) {
+                clock.clear_false();
+                are_any = true;
+            }
+        }
+        are_any
     }
 
     /// Returns the clock with the lowest (rank, id) among those for which `filter` holds.
@@ -183,11 +241,19 @@ impl HeardClocks {
         }
     }
 
-    /// Returns the status of each clock, ordered by id, when authority time is `own`.
-    pub(crate) fn statuses(&self, own: Option<BoundedOffset>, now: Mono) -> Vec<ClockStatus> {
-        self.iter()
-            .map(|(id, clock)| clock.status(id, own, now, self.memory))
-            .collect()
+    /// Returns the status of each clock, ordered by id, when authority time has the offset
+    /// `authority_ns`.
+    pub(crate) fn statuses(
+        &self,
+        authority_ns: Option<i64>,
+        hearing: &Hearing,
+        now: Mono,
+    ) -> Vec<ClockStatus> {
+        let status = |(id, clock): (&ClockId, &HeardClock)| ClockStatus {
+            is_unheard: self.configured && hearing.is_unheard(clock.last_message(), now),
+            ..clock.status(id, authority_ns, now, self.memory)
+        };
+        self.iter().map(status).collect()
     }
 
     fn iter(&self) -> impl Iterator<Item = (&ClockId, &HeardClock)> {
@@ -196,5 +262,16 @@ impl HeardClocks {
 
     fn accepted(&self) -> impl Iterator<Item = &HeardClock> {
         self.by_id.values().filter(|clock| clock.accepted)
+    }
+}
+
+/// Returns the difference up to which `clock` agrees with others. An accepted clock may differ by a
+/// quarter more than the tolerance before it is left, so that noise does not make edges disagree
+/// about a clock that is just at the tolerance.
+fn tolerance_ns(clock: &HeardClock, tolerance_ns: u64) -> u64 {
+    if clock.accepted {
+        tolerance_ns.saturating_add(tolerance_ns / 4)
+    } else {
+        tolerance_ns
     }
 }

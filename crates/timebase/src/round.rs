@@ -86,6 +86,13 @@ impl Rounds {
         self.burst_left = BURST_ROUNDS;
     }
 
+    /// Starts a burst, unless one is under way.
+    pub(crate) fn ensure_burst(&mut self, now: Mono) {
+        if self.burst_left == 0 {
+            self.restart(now);
+        }
+    }
+
     /// Returns when the next request is due.
     pub(crate) const fn next_request(&self) -> Mono {
         self.next_request

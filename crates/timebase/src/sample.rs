@@ -33,6 +33,16 @@ impl BoundedOffset {
             .saturating_add(tolerance_ns);
         self.offset_ns.abs_diff(other.offset_ns) <= most
     }
+
+    /// Returns whether this estimate contradicts the `older` one of the same clock: they cannot
+    /// both hold, or the older one is sharper, but its offset is not possible according to this
+    /// one. After a small step, the intervals often overlap, and the older offset would be used for
+    /// as long as its bound is the lower one.
+    const fn contradicts(&self, older: &Self) -> bool {
+        let apart_ns = self.offset_ns.abs_diff(older.offset_ns);
+        let is_ruled_out = older.bound_ns < self.bound_ns && apart_ns > self.bound_ns;
+        is_ruled_out || !self.agrees_with(older, 0)
+    }
 }
 
 /// The measurement from one answer, as in NTP: the offset is accurate to within half the round
@@ -101,14 +111,17 @@ fn plausible(unix_us: i64) -> Result<i64, Refused> {
 pub(crate) struct OffsetSamples(VecDeque<OffsetSample>);
 
 impl OffsetSamples {
-    /// Inserts the next sample. If it is from another timeline, or its offset with its error bound
-    /// does not overlap that of an older sample, all older samples are dropped: the clock was
-    /// stepped, or this machine was suspended.
+    /// Inserts the next sample. If it is from another timeline or contradicts an older sample, all
+    /// older samples are dropped: the clock was stepped, or this machine stood still.
     pub(crate) fn insert(&mut self, sample: OffsetSample) {
-        let estimate = sample.estimate(sample.heard);
-        let continues = self.0.iter().all(|old| {
-            old.timeline == sample.timeline && old.estimate(sample.heard).agrees_with(&estimate, 0)
-        });
+        let contradicts = |old: &OffsetSample| {
+            let (old, new) = (old.estimate(sample.heard), sample.estimate(sample.heard));
+            new.contradicts(&old)
+        };
+        let continues = self
+            .0
+            .iter()
+            .all(|old| old.timeline == sample.timeline && !contradicts(old));
         if !continues {
             self.0.clear();
         }
@@ -202,5 +215,36 @@ mod tests {
         assert!(samples.best(old).is_some());
         assert_eq!(samples.best(old + Duration::from_nanos(1)), None);
         assert_eq!(samples.last_heard(), Some(HEARD));
+    }
+
+    /// Returns the offset that is used after two samples a second apart: one with a round trip of
+    /// 200 µs and an offset of 0, and then this one.
+    fn used_after(offset_us: i64, rtt_us: u64) -> Option<i64> {
+        let sample = |offset_us: i64, rtt_us: u64, heard: Mono| OffsetSample {
+            offset_ns: offset_us * 1_000,
+            rtt_ns: rtt_us * 1_000,
+            heard,
+            timeline: 0,
+        };
+        let later = HEARD + Duration::from_secs(1);
+        let mut samples = OffsetSamples::default();
+        samples.insert(sample(0, 200, HEARD));
+        samples.insert(sample(offset_us, rtt_us, later));
+        samples.best(later).map(|best| best.offset_ns / 1_000)
+    }
+
+    #[test]
+    fn an_older_sharper_sample_is_used_unless_a_newer_one_rules_it_out() {
+        // The older bound is 0.3 ms by now, and the newer one 1 ms.
+        assert_eq!(used_after(990, 2_000), Some(0));
+        assert_eq!(used_after(-990, 2_000), Some(0));
+        assert_eq!(used_after(1_010, 2_000), Some(1_010));
+        assert_eq!(used_after(-1_250, 2_000), Some(-1_250));
+        assert_eq!(used_after(5_000, 2_000), Some(5_000));
+        assert_eq!(
+            used_after(290, 200),
+            Some(290),
+            "the newer one is the sharper one"
+        );
     }
 }

@@ -43,6 +43,9 @@ pub struct ClockStatus {
     pub is_shared: bool,
     /// Whether messages that no clock sends came from its login less than HOLDOVER_MAX ago.
     pub is_misbehaving: bool,
+    /// Whether nothing is heard of it while other clocks are heard, so that its name in CLOCKS may
+    /// be misspelt.
+    pub is_unheard: bool,
     /// The lead of its time over authority time, in microseconds; `None` if either is unknown.
     pub offset_us: Option<i64>,
     /// The error bound of the edge's estimate of its time, in microseconds; `None` without a usable
@@ -67,6 +70,7 @@ impl ClockStatus {
             Alarm::SharedId => self.is_shared,
             Alarm::Falseticker => self.state == ClockState::False,
             Alarm::Misbehaving => self.is_misbehaving,
+            Alarm::Unheard => self.is_unheard,
             Alarm::NoMajority | Alarm::NoneAccepted | Alarm::StepPending => false,
         }
     }
@@ -129,21 +133,29 @@ pub enum Alarm {
     Falseticker,
     /// A clock's login sends messages that no clock sends.
     Misbehaving,
+    /// Nothing has been heard of a clock in CLOCKS, while other clocks were heard for 10 s.
+    Unheard,
 }
 
 impl Alarm {
     /// All alarms.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::NoMajority,
         Self::NoneAccepted,
         Self::StepPending,
         Self::SharedId,
         Self::Falseticker,
         Self::Misbehaving,
+        Self::Unheard,
     ];
 
     /// The alarms that are raised for single clocks.
-    pub const OF_CLOCKS: [Self; 3] = [Self::SharedId, Self::Falseticker, Self::Misbehaving];
+    pub const OF_CLOCKS: [Self; 4] = [
+        Self::SharedId,
+        Self::Falseticker,
+        Self::Misbehaving,
+        Self::Unheard,
+    ];
 
     /// Returns the value of the label `reason` of `tickstorm_time_alarm`.
     #[must_use]
@@ -155,6 +167,41 @@ impl Alarm {
             Self::SharedId => "shared_id",
             Self::Falseticker => "falseticker",
             Self::Misbehaving => "misbehaving",
+            Self::Unheard => "unheard",
+        }
+    }
+
+    /// Returns a sentence for operators that says what the alarm means.
+    #[must_use]
+    pub const fn message(self) -> &'static str {
+        match self {
+            Self::NoMajority => {
+                "Too few clocks agree to form a majority, so the edge accepts those that agree \
+                 with its own time."
+            }
+            Self::NoneAccepted => {
+                "Clocks answer but none is accepted, so the edge continues on its own time until \
+                 2 s after HOLDOVER_MAX."
+            }
+            Self::StepPending => {
+                "The time of the only clock changed by more than 10 s, and the edge follows it \
+                 once that has lasted for 10 s."
+            }
+            Self::SharedId => {
+                "Two hosts answer under the id of one clock, so the edge does not trust either."
+            }
+            Self::Falseticker => {
+                "A clock disagreed with a majority or two hosts answered under its id less than \
+                 HOLDOVER_MAX ago, so its time is not used."
+            }
+            Self::Misbehaving => {
+                "Messages that no clock sends come from the NATS login of a clock, so someone \
+                 else may use it."
+            }
+            Self::Unheard => {
+                "Nothing is heard of a clock in CLOCKS while others are heard, so it is down or \
+                 its name is misspelt."
+            }
         }
     }
 }

@@ -9,10 +9,13 @@ use std::time::Duration;
 use crate::authority::Authority;
 use crate::clock_id::ClockId;
 use crate::heard_clocks::HeardClocks;
+use crate::hearing::Hearing;
 use crate::message::{Announcement, Refused, Reply};
 use crate::mono::Mono;
+use crate::own_time::OwnTime;
 use crate::round::Rounds;
 use crate::sample::{BoundedOffset, OffsetSample, is_possible};
+use crate::search::Search;
 use crate::status::{Alarm, ClockStatus, TimeStatus};
 use crate::unix::UnixTime;
 
@@ -27,19 +30,9 @@ pub struct TimekeeperConfig {
     pub clocks: Vec<ClockId>,
     /// CLOCK_TOLERANCE_MS: the difference up to which clocks agree. A round lasts twice as long.
     pub tolerance: Duration,
-    /// HOLDOVER_MAX: the time for which authority time counts as known after the last answer of an
-    /// accepted clock.
+    /// HOLDOVER_MAX: the longest outage of all clocks that costs no tick. Authority time counts as
+    /// known until 2 s after that, counted from the last answer of an accepted clock.
     pub holdover_max: Duration,
-}
-
-/// An edge's search for a clock to follow, at its start or after it has forgotten the time.
-#[derive(Clone, Copy, Debug)]
-struct Search {
-    since: Mono,
-    /// The number of rounds started since then that have ended, answered or not.
-    rounds: u32,
-    /// The arrival of the first answer to one of these rounds.
-    first_answer: Option<Mono>,
 }
 
 /// A step of the only heard clock, which is followed only once it has lasted long enough.
@@ -66,7 +59,10 @@ pub struct Timekeeper {
     authority: Option<Authority>,
     following: Option<ClockId>,
     basis: Basis,
+    /// The edge's own time, while authority time is known.
+    own_time: Option<OwnTime>,
     search: Search,
+    hearing: Hearing,
     step: Option<PendingStep>,
     /// The greatest authority time reached in this generation, as of the last choice.
     reached: Option<UnixTime>,
@@ -84,6 +80,7 @@ impl Timekeeper {
             holdover_max,
         } = config;
         let tolerance_ns = u64::try_from(tolerance.as_nanos()).unwrap_or(u64::MAX);
+        let search = Search::new(clocks.is_empty(), now);
         Self {
             holdover_max,
             tolerance_ns,
@@ -92,11 +89,9 @@ impl Timekeeper {
             authority: None,
             following: None,
             basis: Basis::Majority,
-            search: Search {
-                since: now,
-                rounds: 0,
-                first_answer: None,
-            },
+            own_time: None,
+            search,
+            hearing: Hearing::default(),
             step: None,
             reached: None,
             generation: 0,
@@ -149,8 +144,11 @@ impl Timekeeper {
         }
         clock.insert(sample?, reply);
         self.rounds.note_answer(reply.nonce);
-        if asked >= self.search.since {
-            self.search.first_answer.get_or_insert(now);
+        self.hearing.note_listed(now);
+        let is_first = self.search.note_answer(asked, now);
+        // At the start, the eight rounds that count are quick. After an outage they are not.
+        if is_first && !self.clocks.are_configured() && self.reached.is_none() {
+            self.rounds.ensure_burst(now);
         }
         Ok(())
     }
@@ -193,6 +191,7 @@ impl Timekeeper {
         let ahead =
             |time: UnixTime| epoch.time().as_nanos().saturating_sub(time.as_nanos()) / 1_000;
         clock.record_announcement(announcement, time.map(ahead), now);
+        self.hearing.note_listed(now);
         if let Some(authority) = &mut self.authority {
             authority.vouched_until = self.clocks.vouched_until();
         }
@@ -206,6 +205,11 @@ impl Timekeeper {
         if let Some(clock) = self.clocks.known(clock) {
             clock.note_invalid(now);
         }
+    }
+
+    /// Notes that a message came from a clock that CLOCKS does not list, which the caller dropped.
+    pub fn handle_unlisted(&mut self, now: Mono) {
+        self.hearing.note_unlisted(now);
     }
 
     /// Returns whether the edge must draw another reply subject before its next request, because
@@ -223,9 +227,7 @@ impl Timekeeper {
             if self.valid_until() <= self.rounds.next_end() {
                 self.forget(now);
             } else if let Some(asked) = self.rounds.end(now) {
-                if asked >= self.search.since {
-                    self.search.rounds = self.search.rounds.saturating_add(1);
-                }
+                self.search.note_end(asked);
                 self.choose(now);
             }
         }
@@ -259,7 +261,8 @@ impl Timekeeper {
     /// Returns the state of timekeeping for /status and metrics.
     #[must_use]
     pub fn status(&self, now: Mono) -> TimeStatus {
-        let clocks = self.clocks.statuses(self.own_estimate(now), now);
+        let authority_ns = self.authority.map(|authority| authority.offset_ns);
+        let clocks = self.clocks.statuses(authority_ns, &self.hearing, now);
         let alarms = Alarm::ALL
             .into_iter()
             .filter(|alarm| self.is_raised(*alarm, &clocks));
@@ -282,7 +285,7 @@ impl Timekeeper {
                 self.authority.is_some() && self.following.is_none() && answered.is_some()
             }
             Alarm::StepPending => self.step.is_some(),
-            Alarm::SharedId | Alarm::Falseticker | Alarm::Misbehaving => {
+            Alarm::SharedId | Alarm::Falseticker | Alarm::Misbehaving | Alarm::Unheard => {
                 clocks.iter().any(|clock| clock.is_raised(alarm))
             }
         }
@@ -293,11 +296,11 @@ impl Timekeeper {
             .map_or(Mono::NEVER, |authority| authority.valid_until)
     }
 
+    /// Returns the edge's own time, by which clocks are judged without a majority.
     fn own_estimate(&self, now: Mono) -> Option<BoundedOffset> {
-        let authority = self.authority?;
         Some(BoundedOffset {
-            offset_ns: authority.offset_ns,
-            bound_ns: authority.bound_ns_at(now),
+            offset_ns: self.own_time?.offset_ns,
+            bound_ns: self.authority?.bound_ns_at(now),
         })
     }
 }

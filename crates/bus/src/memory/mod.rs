@@ -109,7 +109,7 @@ impl MemoryBus {
             return Err(Unavailable);
         }
         for to in 0..hub.ports.len() {
-            if hub.listens(to, &message.subject)
+            if hub.listens(from, to, &message.subject)
                 && let Some(delay) = hub.pass(from, to, message)
             {
                 self.deliver_later(&mut hub, delay, to, message.clone());
@@ -180,6 +180,9 @@ impl Bus for MemoryLink {
         let subject = self
             .subjects
             .tick(announcement.mode, &announcement.clock_id);
+        self.bus.lock().ports[self.index]
+            .subscribers
+            .note_sent(announcement);
         self.publish(subject, None, message::encode_announcement(announcement))
     }
 
@@ -318,13 +321,18 @@ impl Hub {
         }
     }
 
-    fn listens(&self, to: usize, subject: &str) -> bool {
+    /// Returns whether a message from one port concerns another. A clock hears announcements under
+    /// its id, but its own ones would tell it nothing here.
+    fn listens(&self, from: usize, to: usize, subject: &str) -> bool {
         let HubPort {
             subscribers, reply, ..
         } = &self.ports[to];
         match self.subjects.parse(subject) {
             Some(Topic::Time) => subscribers.clock_ids().next().is_some(),
-            Some(Topic::Tick(..)) => subscribers.has_edges(),
+            Some(Topic::Tick(_, id)) => {
+                let shares_id = subscribers.clock_ids().any(|own| own.as_str() == id);
+                subscribers.has_edges() || (shares_id && to != from)
+            }
             Some(Topic::Answer(token, _)) => subscribers.has_edges() && token == reply.token,
             None => false,
         }
@@ -370,6 +378,8 @@ impl HubPort {
         };
         self.subscribers
             .deliver(subjects, self.reply.token, received);
+        self.subscribers
+            .receive_own(subjects, &message.subject, &message.payload);
         self.subscribers.flush();
     }
 }

@@ -189,7 +189,9 @@ impl NatsConnection {
             return;
         };
         match (&subscription.content, &delivery.payload) {
-            (Content::OwnTicks(_), Ok(payload)) => switchboard.lock().echo.handle_heard(payload),
+            (Content::OwnTicks(_), Ok(payload)) => {
+                switchboard.deliver_own(&delivery.subject, payload);
+            }
             (Content::OwnTicks(_), Err(_)) => {}
             (Content::Requests | Content::Ticks(_) | Content::Answers(_), _) => {
                 switchboard.deliver(delivery);

@@ -121,6 +121,7 @@ impl Bus for NatsBus {
         self.switchboard.send(|endpoints, link| {
             link.send(message.freeze())?;
             endpoints.echo.handle_sent(payload, SystemClock.now());
+            endpoints.subscribers.note_sent(announcement);
             Ok(())
         })
     }
@@ -254,6 +255,16 @@ impl Switchboard {
         endpoints
             .subscribers
             .deliver(&self.subjects, reply, received);
+    }
+
+    /// Handles an announcement under the id of a clock of this process. [`Self::flush`] must
+    /// follow.
+    fn deliver_own(&self, subject: &[u8], payload: &[u8]) {
+        let mut endpoints = self.lock();
+        endpoints.echo.handle_heard(payload);
+        endpoints
+            .subscribers
+            .receive_own(&self.subjects, text(subject), payload);
     }
 
     /// Notifies subscribers of what was dropped.

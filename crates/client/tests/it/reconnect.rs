@@ -239,9 +239,11 @@ async fn a_resume_point_that_is_refused_is_tried_once_more_and_then_given_up() {
         let mut edge = net.edge().await;
         edge.accept().await;
         assert_eq!(edge.subscription().await.resume_after, Some(epoch(99_000)));
-        edge.refuse(ErrorCode::InvalidSubscription, "too far ahead", 0)
+        edge.refuse(ErrorCode::InvalidSubscription, "too far ahead", 1_100)
             .await;
-        assert_eq!(reconnecting(&mut ticks).await.2, resumes);
+        let (_, after, does_resume) = reconnecting(&mut ticks).await;
+        assert!(after.as_millis() >= 1_100, "{after:?}");
+        assert_eq!(does_resume, resumes);
     }
     let mut edge = net.edge().await;
     edge.accept().await;

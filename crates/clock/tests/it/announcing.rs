@@ -126,7 +126,7 @@ async fn a_step_of_the_host_starts_a_new_timeline_and_slewing_does_not() {
     cluster.hear(Duration::from_millis(200)).await;
     let before = clock.status("timeline");
 
-    cluster.machine.step_us(900);
+    cluster.machine.step_us(90);
     cluster.hear(Duration::from_millis(2_000)).await;
     assert_eq!(clock.status("timeline"), before);
 

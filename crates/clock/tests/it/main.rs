@@ -1,6 +1,7 @@
 //! Tests of a clock from the viewpoint of edges and operators, over a scripted bus and in virtual
 //! time.
 
+mod alarms;
 mod announcing;
 mod answering;
 mod health;
@@ -54,11 +55,21 @@ impl Cluster {
         self.start_with(config(id))
     }
 
+    /// Starts a clock with this id on a connection with another name.
+    fn start_on(&self, link: &str, id: &str) -> RunningClock {
+        self.connect(link, config(id))
+    }
+
     /// Starts a clock with `config`, on a connection named after it.
     fn start_with(&self, config: Config) -> RunningClock {
+        let link = config.id.to_string();
+        self.connect(&link, config)
+    }
+
+    fn connect(&self, link: &str, config: Config) -> RunningClock {
         let registry = Registry::new();
         let machine = Arc::clone(&self.machine);
-        let link = Arc::new(self.bus.link(config.id.as_str()));
+        let link = Arc::new(self.bus.link(link));
         let replica = Replica::start_on(machine, config, link, &registry);
         RunningClock {
             replica: replica.expect("the registry is new"),

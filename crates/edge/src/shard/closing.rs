@@ -160,7 +160,7 @@ impl<N: Network> Driver<N> {
         let Some(code) = reason.error_code() else {
             return false;
         };
-        let retry_after_ms = code.retry_after_ms().map_or(0, rand::random_range);
+        let retry_after_ms = reason.retry_after_ms().map_or(0, rand::random_range);
         let mut frame = Vec::new();
         server::error(code, &reason.to_string(), retry_after_ms, &mut frame);
         let sent = self.network.send(fd, &frame);

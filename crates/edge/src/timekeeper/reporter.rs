@@ -155,7 +155,8 @@ impl TimeReporter {
             .iter()
             .filter(|alarm| !Alarm::OF_CLOCKS.contains(alarm) && !old_alarms.contains(alarm))
         {
-            tracing::warn!(reason = alarm.label(), "time alarm raised");
+            let message = alarm.message();
+            tracing::warn!(reason = alarm.label(), "time alarm raised: {message}");
         }
         let Some(old) = old.as_ref() else { return };
         match (old.holdover, new.holdover) {
@@ -257,6 +258,11 @@ fn log_clock_alarm(alarm: Alarm, clock: &ClockStatus, dropped: Option<&str>, ski
             "messages that no clock sends come from this clock's NATS login: someone else may use \
              it"
         ),
+        Alarm::Unheard => tracing::warn!(
+            clock = %id, reason, skipped,
+            "nothing is heard of this clock, although others are heard: check that it runs, and \
+             that its name in CLOCKS is exactly its CLOCK_ID"
+        ),
         Alarm::NoMajority | Alarm::NoneAccepted | Alarm::StepPending => {}
     }
 }
@@ -300,8 +306,13 @@ mod tests {
 
     impl OneClock {
         fn new(lead_ms: u64) -> Self {
+            Self::with_clocks(lead_ms, &[])
+        }
+
+        /// Creates an edge with these CLOCKS.
+        fn with_clocks(lead_ms: u64, clocks: &[&str]) -> Self {
             let config = TimekeeperConfig {
-                clocks: Vec::new(),
+                clocks: clocks.iter().map(|id| id.parse().unwrap()).collect(),
                 tolerance: Duration::from_millis(20),
                 holdover_max: Duration::from_secs(60),
             };
@@ -411,13 +422,28 @@ mod tests {
             scene.pass(Duration::from_secs(2), true);
             assert_eq!(scene.holdover(), 0);
             // Beyond HOLDOVER_MAX the time is unknown.
-            scene.pass(Duration::from_secs(59), false);
+            scene.pass(Duration::from_secs(61), false);
             assert_eq!(scene.holdover(), 1);
             scene.pass(Duration::from_secs(3), false);
             assert_eq!(scene.holdover(), 0);
         });
         assert_eq!(log.matches("holdover: no clock").count(), 2, "{log}");
         assert_eq!(log.matches("the time is unknown").count(), 1, "{log}");
+    }
+
+    #[test]
+    fn a_clock_that_is_never_heard_is_logged_once_by_its_name_in_clocks() {
+        let mut scene = OneClock::with_clocks(1_500, &["clock-0", "clokc-1"]);
+        let log = logged(|| scene.pass(Duration::from_secs(60), true));
+        assert_eq!(
+            log.matches("nothing is heard of this clock").count(),
+            1,
+            "{log}"
+        );
+        assert!(log.contains("clokc-1"), "{log}");
+        let alarm = &scene.reporter.metrics.clock_alarm;
+        let value = |clock: &str| alarm.with_label_values(&[clock, "unheard"]).get();
+        assert_eq!((value("clock-0"), value("clokc-1")), (0, 1));
     }
 
     #[test]

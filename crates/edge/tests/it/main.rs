@@ -5,6 +5,7 @@ mod admission;
 mod attempts;
 mod auth;
 mod bursts;
+mod clock_names;
 mod connections;
 mod cookies;
 mod corpus;

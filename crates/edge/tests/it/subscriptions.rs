@@ -132,7 +132,8 @@ async fn a_resume_point_may_be_at_most_fifteen_seconds_ahead() {
     );
     let far = wall_ms() + 17_000;
     peer.subscribe_with(Mode::Second, Some(far), false).await;
-    peer.expect_refusal("INVALID_SUBSCRIPTION").await;
+    let error = peer.expect_refusal("INVALID_SUBSCRIPTION").await;
+    assert!((1_100..=2_100).contains(&error.retry_after_ms), "{error:?}");
     edge.stop().await;
 }
 

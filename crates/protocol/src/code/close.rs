@@ -2,9 +2,10 @@
 //! client is sent, what is logged and which metric counts it all follow from the reason.
 
 use std::fmt;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use super::ErrorCode;
+use super::{ErrorCode, RETRY_AFTER_ROUND_MS};
 use crate::frame::{FrameError, FrameType};
 
 /// The reason why a connection to an edge ended. `Display` writes the sentence that an ERROR frame
@@ -226,6 +227,17 @@ impl CloseReason {
         ];
         let coded = ErrorCode::ALL.iter().map(|code| code.label());
         coded.chain(without_error.into_iter().map(Self::label))
+    }
+
+    /// Returns the range of milliseconds from which an edge draws each client's `retry_after_ms` at
+    /// random, or `None` if there is no ERROR, or if it carries 0, which means no hint.
+    #[must_use]
+    pub const fn retry_after_ms(self) -> Option<RangeInclusive<u32>> {
+        match (self, self.error_code()) {
+            (Self::ResumeTooFar, _) => Some(RETRY_AFTER_ROUND_MS),
+            (_, Some(code)) => code.retry_after_ms(),
+            (_, None) => None,
+        }
     }
 
     /// Returns the level at which the end is logged.

@@ -113,6 +113,20 @@ fn reasons() -> Vec<CloseReason> {
 }
 
 #[test]
+fn a_resume_point_too_far_ahead_is_worth_another_try_after_the_edges_next_round() {
+    for reason in reasons() {
+        let expected = if reason == CloseReason::ResumeTooFar {
+            Some(1_100..=2_100)
+        } else {
+            reason.error_code().and_then(ErrorCode::retry_after_ms)
+        };
+        assert_eq!(reason.retry_after_ms(), expected, "{reason}");
+    }
+    let unknown_mode = CloseReason::UnknownMode { found: 7 };
+    assert_eq!(unknown_mode.retry_after_ms(), None);
+}
+
+#[test]
 fn every_code_belongs_to_a_reason_and_every_label_is_listed_once() {
     let reasons = reasons();
     for code in ErrorCode::ALL {

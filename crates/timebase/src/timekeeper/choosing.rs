@@ -4,24 +4,25 @@
 
 use std::time::Duration;
 
-use super::{ANNOUNCED_AHEAD_MAX, Basis, PendingStep, Search, Timekeeper};
+use super::{ANNOUNCED_AHEAD_MAX, Basis, PendingStep, Timekeeper};
 use crate::authority::Authority;
-use crate::choice::Stance;
 use crate::grid::Epoch;
 use crate::mono::Mono;
-use crate::round::BURST_ROUNDS;
+use crate::own_time::OwnTime;
 use crate::sample::BoundedOffset;
+use crate::search::Search;
 use crate::unix::UnixTime;
 
-/// The time after the first answer for which an edge waits for a majority before it settles for the
-/// clock with the lowest (rank, id).
-const MAJORITY_WAIT: Duration = Duration::from_secs(5);
 /// A step of the only heard clock by more than this is followed only once it has lasted
 /// [`STEP_LASTS_MIN`]. A new generation starts when authority time falls behind the greatest
 /// authority time reached by more than this.
 const STEP_NS: u64 = 10_000_000_000;
 /// The time for which a step of the only heard clock must last.
 const STEP_LASTS_MIN: Duration = Duration::from_secs(10);
+/// The time for which authority time stays valid after HOLDOVER_MAX, so that an outage of that
+/// length costs no tick: the last answer may be a second older than the outage, and the first one
+/// after it comes up to a second later, in a round that must end first.
+const HOLDOVER_GRACE: Duration = Duration::from_secs(2);
 
 impl Timekeeper {
     /// Chooses which clocks to accept and which one to follow, at a round's end.
@@ -34,14 +35,12 @@ impl Timekeeper {
     }
 
     fn choose_first(&mut self, now: Mono) {
-        let first_answer = self.search.first_answer;
-        let waited = first_answer.is_some_and(|first| now.since(first) >= MAJORITY_WAIT);
-        if self.search.rounds < BURST_ROUNDS && !waited {
+        if !self.search.is_over(now) {
             return;
         }
         self.clocks.mark_outvoted_false(now);
         if !self.accept_majority(now) {
-            let lowest = if waited {
+            let lowest = if self.search.has_waited(now) {
                 self.clocks.last_resort(now)
             } else {
                 None
@@ -53,12 +52,20 @@ impl Timekeeper {
     }
 
     fn choose_next(&mut self, own: BoundedOffset, now: Mono) {
+        if !self.clocks.are_configured()
+            && self.search.is_answered()
+            && self.clocks.are_forgotten(now)
+        {
+            // The next clock to answer would be a majority of one.
+            self.search = self.new_search(now);
+        }
         self.clocks.mark_outvoted_false(now);
-        if !self.accept_majority(now) {
+        if !self.search.is_over(now) || !self.accept_majority(now) {
             self.step = None;
             self.accept_agreeing(own, now);
-        } else if self.waits_out_step(own, now) {
-            self.clocks.accept(now, |_, _| false);
+            self.end_distrust(own, now);
+        } else if self.waits_out_step(now) {
+            self.clocks.accept_none();
         }
         self.follow(now);
     }
@@ -67,28 +74,35 @@ impl Timekeeper {
     /// consists only of falsetickers.
     fn accept_majority(&mut self, now: Mono) -> bool {
         self.basis = Basis::Majority;
-        self.clocks
-            .accept(now, |clock, _| clock.stance == Some(Stance::WithMajority));
-        self.clocks.lowest(|clock| clock.accepted).is_some()
+        self.clocks.accept_majority(now)
     }
 
     /// Accepts the clocks that agree with `own`.
     fn accept_agreeing(&mut self, own: BoundedOffset, now: Mono) {
         self.basis = Basis::OwnTime;
-        let tolerance_ns = self.tolerance_ns;
-        self.clocks
-            .accept(now, |_, estimate| estimate.agrees_with(&own, tolerance_ns));
+        self.clocks.accept_agreeing(own, now);
+    }
+
+    /// Accepts falsetickers that agree with `own` if no other clock does and half of HOLDOVER_MAX
+    /// has passed in holdover. Their time is right now, and without them the edge would lose it.
+    fn end_distrust(&mut self, own: BoundedOffset, now: Mono) {
+        let is_late = self.valid_until().since(now) <= self.holdover_max / 2;
+        let is_alone = self.clocks.lowest(|clock| clock.accepted).is_none();
+        if is_late && is_alone && self.clocks.forgive_agreeing(own, now) {
+            self.clocks.accept_agreeing(own, now);
+        }
     }
 
     /// Returns whether a step of the only heard clock must still be waited out: its time has
     /// changed by more than [`STEP_NS`], and the change has lasted for less than
     /// [`STEP_LASTS_MIN`]. Another change by more than [`STEP_NS`] restarts the wait.
-    fn waits_out_step(&mut self, own: BoundedOffset, now: Mono) -> bool {
+    fn waits_out_step(&mut self, now: Mono) -> bool {
         let far = |offset_ns: i64, from_ns: i64| offset_ns.abs_diff(from_ns) > STEP_NS;
+        let authority_ns = self.authority.map(|authority| authority.offset_ns);
         let stepped = self
             .clocks
             .sole_estimate()
-            .filter(|sole| far(sole.offset_ns, own.offset_ns));
+            .filter(|sole| authority_ns.is_some_and(|authority| far(sole.offset_ns, authority)));
         let Some(sole) = stepped else {
             self.step = None;
             return false;
@@ -130,7 +144,7 @@ impl Timekeeper {
             bound_from: now,
             clock_error_us,
             vouched_until: None,
-            valid_until: before.max(heard + self.holdover_max),
+            valid_until: before.max(heard + self.holdover_max + HOLDOVER_GRACE),
             generation: self.generation,
             origin: self.origin,
         };
@@ -148,24 +162,44 @@ impl Timekeeper {
         let latest = time.saturating_add(ANNOUNCED_AHEAD_MAX).as_millis();
         self.clocks.void_after(Epoch::from_ms(latest));
         authority.vouched_until = self.clocks.vouched_until();
+        self.own_time = Some(self.next_own_time(sample.offset_ns, now));
         self.authority = Some(authority);
         self.following = Some(id);
     }
 
+    /// Returns the edge's own time when authority time gets the offset `offset_ns`. A majority's
+    /// word counts for more than the own time if they are far apart.
+    fn next_own_time(&self, offset_ns: i64, now: Mono) -> OwnTime {
+        let Some(mut own) = self.own_time else {
+            return OwnTime::new(offset_ns, now);
+        };
+        own.approach(offset_ns, now);
+        let far_ns = self.tolerance_ns.saturating_mul(2);
+        if self.basis == Basis::Majority && own.offset_ns.abs_diff(offset_ns) > far_ns {
+            return OwnTime::new(offset_ns, now);
+        }
+        own
+    }
+
     /// Forgets the offset and searches as at the start. The samples, the falseticker marks, the
-    /// positions of feeds and the greatest time reached are kept.
+    /// positions of feeds and the greatest time reached are kept. If CLOCKS is not set, the search
+    /// is not quick: which clocks there are shows only after a while, since they do not come back
+    /// at the same moment.
     pub(super) fn forget(&mut self, now: Mono) {
         self.record_reached(now);
         self.authority = None;
+        self.own_time = None;
         self.following = None;
         self.step = None;
-        self.clocks.accept(now, |_, _| false);
-        self.search = Search {
-            since: now,
-            rounds: 0,
-            first_answer: None,
-        };
-        self.rounds.restart(now);
+        self.clocks.accept_none();
+        self.search = self.new_search(now);
+        if self.clocks.are_configured() {
+            self.rounds.restart(now);
+        }
+    }
+
+    const fn new_search(&self, now: Mono) -> Search {
+        Search::new(!self.clocks.are_configured(), now)
     }
 
     /// Records how far authority time has advanced.

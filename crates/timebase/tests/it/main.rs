@@ -4,8 +4,11 @@
 
 mod edge;
 mod edge_cases;
+mod outages;
 mod properties;
 mod rules;
 mod simulation;
+mod small_steps;
 mod subscribe_cases;
 mod time_cases;
+mod trust;

@@ -1,7 +1,7 @@
 //! An edge and several clocks on a bad network, with one clock failing in every way. The guarantees
 //! of the rules of time must hold for every seed.
 
-mod world;
+pub(crate) mod world;
 
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -16,10 +16,10 @@ const SLEW_NS: u64 = 10_000_000_000;
 const RUNAWAY_PPM: i64 = 1_000;
 
 /// A SplitMix64 generator: the seed determines the whole run.
-pub(super) struct Dice(pub(super) u64);
+pub(crate) struct Dice(pub(crate) u64);
 
 impl Dice {
-    pub(super) fn roll(&mut self) -> u64 {
+    pub(crate) fn roll(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
@@ -27,19 +27,19 @@ impl Dice {
     }
 
     /// Returns a number of at least `from` and less than `to`.
-    pub(super) fn between(&mut self, from: i64, to: i64) -> i64 {
+    pub(crate) fn between(&mut self, from: i64, to: i64) -> i64 {
         from + i64::try_from(self.roll() % from.abs_diff(to)).unwrap()
     }
 
-    pub(super) fn micros(&mut self, from: i64, to: i64) -> Duration {
+    pub(crate) fn micros(&mut self, from: i64, to: i64) -> Duration {
         Duration::from_micros(u64::try_from(self.between(from, to)).unwrap())
     }
 
-    pub(super) fn percent(&mut self, chance: i64) -> bool {
+    pub(crate) fn percent(&mut self, chance: i64) -> bool {
         self.between(0, 100) < chance
     }
 
-    pub(super) fn pick<T: Copy>(&mut self, from: &[T]) -> T {
+    pub(crate) fn pick<T: Copy>(&mut self, from: &[T]) -> T {
         from[usize::try_from(self.roll() % from.len() as u64).unwrap()]
     }
 }
