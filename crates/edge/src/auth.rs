@@ -421,3 +421,61 @@ impl FileSet for WatchedSources {
         AcceptedCredentials::load(&self.0)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use tickstorm_service::env::Settings;
+    use tickstorm_testkit::TempDir;
+
+    use super::*;
+    use crate::config::Config;
+    use crate::settings::{DEFAULTS, SECTIONS};
+
+    /// A piece of a file with a secret.
+    fn piece() -> impl Strategy<Value = Vec<u8>> {
+        prop_oneof![
+            4 => "[a-z\u{e4}\u{1f642} ]{0,20}".prop_map(String::into_bytes),
+            1 => Just("\u{feff}".as_bytes().to_vec()),
+            1 => prop_oneof![Just(b"\n".to_vec()), Just(b"\r\n".to_vec()), Just(b"\0".to_vec())],
+            1 => any::<[u8; 2]>().prop_map(Vec::from),
+            1 => prop_oneof![Just(1_000_usize), Just(1_024), Just(1_500), Just(70_000)]
+                .prop_map(|length| vec![b'x'; length]),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn a_reload_accepts_the_same_secrets_as_a_start(
+            pieces in proptest::collection::vec(piece(), 0..4)
+        ) {
+            let dir = TempDir::new("secrets");
+            let path = dir.write("secret", "good");
+            let at_path = |setting: &str| {
+                let login = ["USER", "PASS"].map(|name| {
+                    let is_in_file = setting == format!("STREAM_{name}_FILE");
+                    let value = if is_in_file { "" } else { "ada" };
+                    (format!("STREAM_{name}"), value.to_owned())
+                });
+                let file = (setting.to_owned(), path.to_str().unwrap().to_owned());
+                let vars = login.into_iter().chain([file]);
+                Settings::from_vars(vars, &SECTIONS, &DEFAULTS)
+            };
+            for setting in [USER_FILE, PASSWORD_FILE, PREVIOUS_FILE, "COOKIE_KEY_FILE"] {
+                dir.write("secret", "a good secret of many more characters than 32");
+                let sources = Config::from_settings(&at_path(setting).unwrap()).credentials;
+                dir.write("secret", pieces.concat());
+                let starts = at_path(setting).is_ok_and(|settings| {
+                    AcceptedCredentials::load(&Config::from_settings(&settings).credentials).is_ok()
+                });
+                let reloads = AcceptedCredentials::load(&sources);
+                let reloads = reloads.map(drop).map_err(|error| error.to_string());
+                prop_assert_eq!(starts, reloads.is_ok(), "{}: {:?}", setting, reloads);
+                if let Err(error) = reloads {
+                    let is_named = error.starts_with(&format!("{setting}={}", path.display()));
+                    prop_assert!(is_named, "{}", error);
+                }
+            }
+        }
+    }
+}

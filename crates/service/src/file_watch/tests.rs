@@ -92,10 +92,12 @@ impl Files {
     }
 
     fn loads(&mut self) -> Vec<u32> {
-        match self.look().verdict {
-            Verdict::Loaded(loaded) => loaded,
-            other => panic!("{}", name(&other)),
-        }
+        let verdict = self.look().verdict;
+        let name = name(&verdict);
+        let Verdict::Loaded(loaded) = verdict else {
+            panic!("{name}");
+        };
+        loaded
     }
 
     fn is(&mut self, expected: &str) {

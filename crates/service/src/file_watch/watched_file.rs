@@ -106,7 +106,7 @@ impl WatchedFile {
     /// Returns the entries that are gone, if there are fewer now.
     pub(super) fn missing(&self, before: &Look, now: &Look) -> Option<MissingEntries> {
         let (before, now) = (before.entries()?, now.entries()?);
-        (now < before).then_some(MissingEntries {
+        (now < before).then(|| MissingEntries {
             gone: before - now,
             of: before,
             noun: self.noun,
