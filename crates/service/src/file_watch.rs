@@ -12,7 +12,10 @@ use std::{error::Error, time::Duration};
 
 use prometheus::{IntCounter, Registry};
 use tokio::{
-    sync::{mpsc, oneshot, watch},
+    sync::{
+        mpsc::{self, error::TrySendError},
+        oneshot, watch,
+    },
     time::{Instant, MissedTickBehavior, interval},
 };
 
@@ -131,11 +134,14 @@ impl FileWatch {
         self.refused.borrow().clone()
     }
 
-    /// Asks for a look at once; `None` if there are no files, or they are no longer watched.
-    async fn request(&self) -> Option<oneshot::Receiver<Vec<FileReport>>> {
+    /// Asks for a look at once; `None` if there are no files, or they are no longer watched. If an
+    /// earlier request still waits, because a file system hangs, the answer is an error.
+    fn request(&self) -> Option<oneshot::Receiver<Vec<FileReport>>> {
         let (request, answer) = oneshot::channel();
-        self.requests.send(request).await.ok()?;
-        Some(answer)
+        match self.requests.try_send(request) {
+            Ok(()) | Err(TrySendError::Full(_)) => Some(answer),
+            Err(TrySendError::Closed(_)) => None,
+        }
     }
 }
 

@@ -55,23 +55,27 @@ async fn the_last_event_is_the_reason_why_a_daemon_exits() {
     }
 }
 
-/// Logs events until the edge has counted lost lines, and returns how many.
-async fn lines_lost(edge: &Daemon) -> f64 {
-    let mut lost = 0.0;
+const DROPPED: &str = "tickstorm_log_lines_dropped_total";
+
+/// Opens a connection, whose end is logged.
+fn connect(edge: &Daemon) {
+    drop(TcpStream::connect(edge.clients()).unwrap());
+}
+
+/// Logs events until the edge has counted lost lines.
+async fn lose_lines(edge: &Daemon) {
     eventually("lost lines are counted", PATIENCE, async || {
-        drop(TcpStream::connect(edge.clients()).unwrap());
-        lost = edge.metric("tickstorm_log_lines_dropped_total").await;
-        lost > 0.0
+        connect(edge);
+        edge.metric(DROPPED).await > 0.0
     })
     .await;
-    lost
 }
 
 #[tokio::test]
 async fn log_lines_that_cannot_be_written_are_counted() {
     let mut edge = Daemon::new("tickstorm-edge").with("LOG_LEVEL", "debug");
     edge.start_with_stderr("/dev/full").await;
-    lines_lost(&edge).await;
+    lose_lines(&edge).await;
     assert_eq!(edge.terminate().await, Some(0));
 }
 
@@ -97,10 +101,14 @@ async fn a_log_file_that_is_full_ends_nothing_and_the_loss_is_logged_once_there_
     let executable = binary("tickstorm-edge");
     edge = edge.run_by(executable, limited);
     edge.start().await;
-    lines_lost(&edge).await;
-    // Several reports can't be written either, and do not count.
-    let connect = || drop(TcpStream::connect(edge.clients()).unwrap());
-    (0..100).for_each(|_| connect());
+    lose_lines(&edge).await;
+    // All of these have been lost before there is room.
+    let before = edge.metric(DROPPED).await;
+    (0..100).for_each(|_| connect(&edge));
+    eventually("each line is counted", PATIENCE, async || {
+        edge.metric(DROPPED).await >= before + 100.0
+    })
+    .await;
     edge.empty_log();
     edge.logs("log lines were dropped").await;
     let log = edge.log();

@@ -32,7 +32,7 @@ async fn reread(watches: &[FileWatch]) {
     let mut answers = Vec::new();
     // All are asked before the first answer, so that they are read side by side.
     for watch in watches {
-        answers.extend(watch.request().await.map(|answer| (watch.name(), answer)));
+        answers.extend(watch.request().map(|answer| (watch.name(), answer)));
     }
     let mut reports = Vec::new();
     let mut unanswered = 0_usize;
@@ -42,11 +42,9 @@ async fn reread(watches: &[FileWatch]) {
                 read.iter().for_each(log);
                 reports.extend(read);
             }
-            // The daemon is shutting down.
-            Ok(Err(_)) => {}
-            Err(_) => {
+            Ok(Err(_)) | Err(_) => {
                 unanswered += 1;
-                tracing::error!("SIGHUP: {name} were not read within {TIME_MAX:?}");
+                tracing::error!("SIGHUP: {name} are not read; their file system may hang");
             }
         }
     }

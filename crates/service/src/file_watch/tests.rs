@@ -253,7 +253,7 @@ async fn a_request_is_answered_with_a_report_on_each_file_and_counts() {
     let (access, counters) = (files.access(), counters());
     let watching = tokio::spawn(files.watch(counters.clone(), |_| (), |_| ()));
     let reread = async || {
-        let reports = access.request().await.unwrap().await.unwrap();
+        let reports = access.request().unwrap().await.unwrap();
         let outcomes = reports.into_iter().map(|report| report.outcome);
         outcomes.collect::<Vec<_>>()
     };
@@ -282,10 +282,7 @@ async fn a_request_is_answered_with_a_report_on_each_file_and_counts() {
     assert_eq!(counters.loaded.get(), 1);
     watching.abort();
     let _ = watching.await;
-    assert!(
-        access.request().await.is_none(),
-        "nothing watches the files"
-    );
+    assert!(access.request().is_none(), "nothing watches the files");
 }
 
 #[tokio::test(start_paused = true)]
