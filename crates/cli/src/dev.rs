@@ -165,6 +165,7 @@ impl System {
         let health = Arc::new(Both::new(clock.health(), edge.health()));
         let admin = admin
             .with_routes(edge.routes())
+            .with_watched_files(edge.watched_files())
             .with_spare_files(edge.spare_files());
         tasks.spawn(admin.serve(registry, health, tasks.stopping()));
         let stop = tasks.stopping();

@@ -10,7 +10,8 @@ use tickstorm_clock::{Config, Replica};
 use tickstorm_service::daemon::{Daemon, Failure, Process, report_listening};
 use tickstorm_service::exit;
 use tickstorm_service::fd_limit;
-use tickstorm_service::nats::{self, NATS};
+use tickstorm_service::file_watch::reread_at_hangups;
+use tickstorm_service::nats::{self, NATS, NatsFiles};
 use tickstorm_service::settings::COMMON;
 
 const DAEMON: Daemon = Daemon {
@@ -38,10 +39,12 @@ async fn run(process: Process) -> Result<(), Failure> {
         registry,
         admin,
         mut signals,
+        hangups,
         tasks,
     } = process;
     let config = Config::from_settings(&settings);
     let nats = nats::options(&settings, format!("{} {}", DAEMON.name, config.id));
+    let nats_files = NatsFiles::load(&settings, &nats, &registry)?;
     let bus = NatsBus::start(nats).map_err(|error| Failure::new(exit::CONFIG, error))?;
     let bus = Arc::new(bus);
     let clock = Replica::start(config, Arc::clone(&bus) as _, &registry)
@@ -49,7 +52,12 @@ async fn run(process: Process) -> Result<(), Failure> {
     // Wipes the secrets that the settings contain.
     drop(settings);
     report_listening(None, &admin);
-    let admin = admin.with_spare_files(fd_limit::spare(FILES_NEEDED).unwrap_or_default());
+    let admin = admin
+        .with_watched_files([nats_files.access()])
+        .with_spare_files(fd_limit::spare(FILES_NEEDED).unwrap_or_default());
+    let files = admin.watched_files();
+    tasks.spawn(reread_at_hangups(hangups, files, tasks.stopping()));
+    tasks.spawn(nats_files.run(tasks.stopping()));
     tasks.spawn(admin.serve(registry, clock.health(), tasks.stopping()));
     signals.next().await;
     let stopped = async {

@@ -1,8 +1,8 @@
 //! Credentials: user and password (and the previous password during a rotation), or tokens. Secrets
 //! are compared as SHA-256 digests and in constant time, so that response times reveal nothing. The
 //! cost of checking a token does not depend on the number of tokens (see `tokens`). Files are
-//! checked every second and reloaded when they change. Removing a credential does not end
-//! connections that are already running.
+//! checked every second and reloaded when they change, by the same rules as at the start. Removing
+//! a credential does not end connections that are already running.
 //!
 //! A client that has authenticated gets a device cookie, which shows later that it is known (see
 //! `cookie`).
@@ -11,15 +11,14 @@ mod cookie;
 mod cookie_keys;
 mod tokens;
 
-use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use secrecy::{ExposeSecret, SecretString};
 use subtle::{Choice, ConstantTimeEq};
 use tickstorm_protocol::message::Auth;
-use tickstorm_service::env::{FileError, read_secret_file};
-use tickstorm_service::file_watch;
+use tickstorm_service::env::{FileError, read_credential_file};
+use tickstorm_service::file_watch::{FileSet, FileWatch, FilesInUse, ReloadCounters, WatchedFile};
 use tokio::sync::watch;
 
 use self::cookie::CookieKey;
@@ -40,24 +39,22 @@ pub struct CredentialSource {
 }
 
 impl CredentialSource {
-    fn exists(&self) -> bool {
-        self.file.as_ref().is_none_or(|file| file.exists())
-    }
-
-    /// Returns the current value, or `None` if its file is empty.
-    fn read(&self) -> Result<Option<SecretString>, CredentialsError> {
+    /// Returns the current value, or `None` if its file is empty. `setting` names the file.
+    fn read(&self, setting: &'static str) -> Result<Option<SecretString>, CredentialsError> {
         let Some(path) = &self.file else {
             return Ok(Some(self.value.clone()));
         };
-        read_secret_file(path).map_err(|source| CredentialsError::Secret {
+        read_credential_file(path).map_err(|source| CredentialsError::Secret {
+            setting,
             path: path.clone(),
             source,
         })
     }
 
     /// Like [`Self::read`], but an empty file is an error.
-    fn read_required(&self) -> Result<SecretString, CredentialsError> {
-        self.read()?.ok_or_else(|| CredentialsError::Empty {
+    fn read_required(&self, setting: &'static str) -> Result<SecretString, CredentialsError> {
+        self.read(setting)?.ok_or_else(|| CredentialsError::Empty {
+            setting,
             path: self.file.clone().unwrap_or_default(),
         })
     }
@@ -78,39 +75,38 @@ pub struct CredentialSources {
     pub cookie_key: Option<PathBuf>,
 }
 
-impl CredentialSources {
-    fn have_files(&self) -> bool {
-        let values = [&self.user, &self.password, &self.previous];
-        let mut named = values.into_iter().flatten();
-        let paths = [&self.tokens, &self.cookie_key];
-        paths.into_iter().any(Option::is_some) || named.any(|source| source.file.is_some())
-    }
-}
+const USER_FILE: &str = "STREAM_USER_FILE";
+const PASSWORD_FILE: &str = "STREAM_PASS_FILE";
+const PREVIOUS_FILE: &str = "STREAM_PASS_PREVIOUS_FILE";
 
 /// An error while reading credentials.
 #[derive(Debug, thiserror::Error)]
 pub enum CredentialsError {
     /// The file with the user name or a password can't be read or is not valid.
-    #[error("{}", path.display())]
+    #[error("{setting}={}", path.display())]
     Secret {
+        /// The setting that names the file.
+        setting: &'static str,
         /// The file.
         path: PathBuf,
         /// The problem.
         source: FileError,
     },
     /// The file with the user name or the password is empty.
-    #[error("{}: the file is empty", path.display())]
+    #[error("{setting}={}: the file is empty", path.display())]
     Empty {
+        /// The setting that names the file.
+        setting: &'static str,
         /// The file.
         path: PathBuf,
     },
-    /// The tokens file can't be read.
-    #[error("STREAM_TOKENS_FILE={}: the file can't be read", path.display())]
+    /// The tokens file can't be read as text.
+    #[error("STREAM_TOKENS_FILE={}", path.display())]
     Tokens {
         /// The file.
         path: PathBuf,
-        /// The error from the system.
-        source: io::Error,
+        /// The problem.
+        source: FileError,
     },
     /// A line of the tokens file is malformed or repeats an earlier one.
     #[error(
@@ -169,23 +165,21 @@ impl AcceptedCredentials {
     pub(crate) fn load(
         sources: &CredentialSources,
     ) -> Result<(Self, KeyMaterial), CredentialsError> {
-        let required = |source: &Option<CredentialSource>| {
+        let required = |source: &Option<CredentialSource>, setting| {
             let source = source.as_ref();
-            source.map(CredentialSource::read_required).transpose()
+            source
+                .map(|source| source.read_required(setting))
+                .transpose()
         };
-        let user = required(&sources.user)?;
-        let mut passwords = Vec::from_iter(required(&sources.password)?);
-        // Emptying or removing the file of the previous password ends a rotation.
-        if let Some(previous) = sources
-            .previous
-            .as_ref()
-            .filter(|previous| previous.exists())
-        {
+        let user = required(&sources.user, USER_FILE)?;
+        let mut passwords = Vec::from_iter(required(&sources.password, PASSWORD_FILE)?);
+        // Emptying the file of the previous password ends a rotation.
+        if let Some(previous) = &sources.previous {
             let is_other = |previous: &SecretString| {
                 let previous = previous.expose_secret();
                 passwords.iter().all(|one| one.expose_secret() != previous)
             };
-            let previous = previous.read()?.filter(is_other);
+            let previous = previous.read(PREVIOUS_FILE)?.filter(is_other);
             passwords.extend(previous);
         }
         let digest = |secret: &SecretString| Digest::of(secret.expose_secret());
@@ -338,38 +332,150 @@ pub(crate) enum Identity<'a> {
     Token { name: &'a str, digest: &'a Digest },
 }
 
-/// Rereads the files every second and publishes the credentials when they change. If a file is
-/// unreadable or invalid, the credentials stay as they are and one warning is logged.
-pub(crate) async fn watch_files(
-    sources: CredentialSources,
+/// The credentials, with the files that are reread.
+pub(crate) struct CredentialWatcher {
+    files: FilesInUse<WatchedSources>,
     credentials: watch::Sender<AcceptedCredentials>,
-) {
-    if !sources.have_files() {
-        return;
+}
+
+impl CredentialWatcher {
+    /// Reads the credentials, and starts to derive the keys of their cookies.
+    ///
+    /// # Errors
+    /// Returns an error if a file can't be read or is not valid.
+    pub(crate) fn load(sources: CredentialSources) -> Result<Self, CredentialsError> {
+        let (files, (accepted, material)) = FilesInUse::load(WatchedSources(sources))?;
+        let credentials = watch::Sender::new(accepted);
+        material.start_deriving(credentials.clone());
+        Ok(Self { files, credentials })
     }
-    let publish = |(mut new, material): (AcceptedCredentials, KeyMaterial)| {
-        let is_changed = credentials.send_if_modified(|old| {
-            old.digests != new.digests && {
-                new.keep_keys_of(old);
-                std::mem::swap(old, &mut new);
-                true
+
+    /// Returns the credentials that are accepted, which change with the files.
+    pub(crate) fn credentials(&self) -> watch::Receiver<AcceptedCredentials> {
+        self.credentials.subscribe()
+    }
+
+    /// Returns access to the files.
+    pub(crate) fn access(&self) -> FileWatch {
+        self.files.access()
+    }
+
+    /// Watches the files and publishes credentials that have changed.
+    pub(crate) async fn run(self, counters: ReloadCounters) {
+        let Self { files, credentials } = self;
+        let publish = |changed| {
+            let Some((mut new, material)): Option<(AcceptedCredentials, KeyMaterial)> = changed
+            else {
+                return;
+            };
+            let is_changed = credentials.send_if_modified(|old| {
+                // A file may also have changed in a comment.
+                old.digests != new.digests && {
+                    new.keep_keys_of(old);
+                    std::mem::swap(old, &mut new);
+                    true
+                }
+            });
+            if is_changed {
+                material.start_deriving(credentials.clone());
             }
-        });
-        if is_changed {
-            tracing::info!("credentials changed: their files were reread");
-            material.start_deriving(credentials.clone());
+        };
+        files.watch(counters, publish, |_| ()).await;
+    }
+}
+
+/// The sources, of which the files are reread.
+struct WatchedSources(CredentialSources);
+
+impl FileSet for WatchedSources {
+    const NAME: &'static str = "credentials";
+    const EFFECT: &'static str = "new logins are checked against them";
+    type Loaded = (AcceptedCredentials, KeyMaterial);
+    type Error = CredentialsError;
+
+    fn files(&self) -> Vec<WatchedFile> {
+        let Self(sources) = self;
+        let lost_login = "clients can no longer log in with it";
+        let lost_previous = "the previous password is no longer accepted";
+        let lost_tokens =
+            "clients with these tokens can no longer log in; those that are connected stay";
+        let lost_key = "device cookies are no longer recognised";
+        let of_source = |setting, source: &Option<CredentialSource>, loss| {
+            let path = source.as_ref()?.file.as_deref()?;
+            Some(WatchedFile::value(setting, path, loss))
+        };
+        let tokens = sources.tokens.as_deref();
+        let cookie_key = sources.cookie_key.as_deref();
+        let files = [
+            of_source(USER_FILE, &sources.user, lost_login),
+            of_source(PASSWORD_FILE, &sources.password, lost_login),
+            of_source(PREVIOUS_FILE, &sources.previous, lost_previous),
+            tokens
+                .map(|path| WatchedFile::lines("STREAM_TOKENS_FILE", path, "tokens", lost_tokens)),
+            cookie_key.map(|path| WatchedFile::value("COOKIE_KEY_FILE", path, lost_key)),
+        ];
+        files.into_iter().flatten().collect()
+    }
+
+    fn load(&self) -> Result<(AcceptedCredentials, KeyMaterial), CredentialsError> {
+        AcceptedCredentials::load(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use tickstorm_service::env::Settings;
+    use tickstorm_testkit::TempDir;
+
+    use super::*;
+    use crate::config::Config;
+    use crate::settings::{DEFAULTS, SECTIONS};
+
+    /// A piece of a file with a secret.
+    fn piece() -> impl Strategy<Value = Vec<u8>> {
+        prop_oneof![
+            4 => "[a-z\u{e4}\u{1f642} ]{0,20}".prop_map(String::into_bytes),
+            1 => Just("\u{feff}".as_bytes().to_vec()),
+            1 => prop_oneof![Just(b"\n".to_vec()), Just(b"\r\n".to_vec()), Just(b"\0".to_vec())],
+            1 => any::<[u8; 2]>().prop_map(Vec::from),
+            1 => prop_oneof![Just(1_000_usize), Just(1_024), Just(1_500), Just(70_000)]
+                .prop_map(|length| vec![b'x'; length]),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn a_reload_accepts_the_same_secrets_as_a_start(
+            pieces in proptest::collection::vec(piece(), 0..4)
+        ) {
+            let dir = TempDir::new("secrets");
+            let path = dir.write("secret", "good");
+            let at_path = |setting: &str| {
+                let login = ["USER", "PASS"].map(|name| {
+                    let is_in_file = setting == format!("STREAM_{name}_FILE");
+                    let value = if is_in_file { "" } else { "ada" };
+                    (format!("STREAM_{name}"), value.to_owned())
+                });
+                let file = (setting.to_owned(), path.to_str().unwrap().to_owned());
+                let vars = login.into_iter().chain([file]);
+                Settings::from_vars(vars, &SECTIONS, &DEFAULTS)
+            };
+            for setting in [USER_FILE, PASSWORD_FILE, PREVIOUS_FILE, "COOKIE_KEY_FILE"] {
+                dir.write("secret", "a good secret of many more characters than 32");
+                let sources = Config::from_settings(&at_path(setting).unwrap()).credentials;
+                dir.write("secret", pieces.concat());
+                let starts = at_path(setting).is_ok_and(|settings| {
+                    AcceptedCredentials::load(&Config::from_settings(&settings).credentials).is_ok()
+                });
+                let reloads = AcceptedCredentials::load(&sources);
+                let reloads = reloads.map(drop).map_err(|error| error.to_string());
+                prop_assert_eq!(starts, reloads.is_ok(), "{}: {:?}", setting, reloads);
+                if let Err(error) = reloads {
+                    let is_named = error.starts_with(&format!("{setting}={}", path.display()));
+                    prop_assert!(is_named, "{}", error);
+                }
+            }
         }
-    };
-    file_watch::watch(
-        "credential files",
-        move || AcceptedCredentials::load(&sources),
-        publish,
-        |error| {
-            tracing::warn!(
-                error,
-                "credentials can't be reread; the old ones stay valid"
-            );
-        },
-    )
-    .await;
+    }
 }

@@ -11,28 +11,28 @@ use prometheus::Registry;
 use tickstorm_bus::Bus;
 use tickstorm_service::admin::Health;
 use tickstorm_service::fd_limit::{self, FdLimit};
+use tickstorm_service::file_watch::FileWatch;
 use tickstorm_timebase::{Authority, Clock, SystemClock, Timekeeper, TimekeeperConfig};
 use tokio::sync::{OnceCell, watch};
 use tokio_util::task::TaskTracker;
 
 use crate::accept_queue::AcceptQueue;
 use crate::admission::{Admission, Attempts, Floods};
-use crate::auth::{self, AcceptedCredentials, CredentialSources};
 use crate::config::Config;
 use crate::fd_budget::{self, FdTables};
 use crate::fd_metrics::FdMetrics;
+use crate::file_watchers::FileWatchers;
 use crate::health::EdgeHealth;
 use crate::heap;
-use crate::ip_lists::IpListWatcher;
 use crate::memory::{self, KernelBound, Memory};
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, ReloadMetrics};
 use crate::routes;
 use crate::shard::{Commons, address_budgets};
 use crate::shards::Shards;
 use crate::start_error::StartError;
 use crate::sys::socket;
 use crate::timekeeper::{AuthorityPublisher, TimeReporter, TimekeeperDriver};
-use crate::tls::{TlsFileMetrics, TlsFiles, TlsWatcher};
+use crate::tls::TlsWatcher;
 
 /// A running edge.
 pub struct Edge {
@@ -42,6 +42,7 @@ pub struct Edge {
     tasks: TaskTracker,
     stop: tokio_util::sync::CancellationToken,
     health: Arc<EdgeHealth>,
+    watched_files: Vec<FileWatch>,
     drain_delay: Duration,
     drain_timeout: Duration,
     drained: OnceCell<()>,
@@ -63,11 +64,10 @@ impl Edge {
     ) -> Result<Self, StartError> {
         let limit = raise_limit()?;
         let connections_max = connections_max(&config, limit)?;
-        let ip_lists = IpListWatcher::load(config.ip_lists.clone())?;
         let metrics = Metrics::register(registry)?;
         let fd_metrics = FdMetrics::register(registry, limit)?;
-        let (credentials_sender, credentials) = load_credentials(&config.credentials)?;
-        let tls = load_tls(config.tls.clone(), registry)?;
+        // Boxed, because the future that holds it until the shards have started is large.
+        let files = Box::new(FileWatchers::load(&config, registry)?);
         let (authority_sender, authority) = watch::channel(None);
         let (time_sender, time) = watch::channel(None);
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
@@ -75,7 +75,7 @@ impl Edge {
             settings: Arc::new(config.for_shards(cores, lingering_max(&config, limit))),
             admission: Admission::new(
                 config.admission_limits(connections_max),
-                ip_lists.lists(),
+                files.ip_lists.lists(),
                 metrics.admission_gauges(),
             ),
             attempts: Attempts::new(config.auth_rate_limit),
@@ -83,8 +83,8 @@ impl Edge {
             memory: Memory::new(&metrics.memory, config.buffered_max, KernelBound::find()),
             metrics: metrics.clone(),
             authority: authority.clone(),
-            credentials,
-            tls: tls.as_ref().map(TlsWatcher::configs),
+            credentials: files.credentials.credentials(),
+            tls: files.tls.as_ref().map(TlsWatcher::configs),
             refusals: Arc::default(),
             balancers: config.balancers.clone(),
             proxy_faults: Arc::default(),
@@ -101,7 +101,7 @@ impl Edge {
             authority: authority.clone(),
             time,
             accept_queue: accept_queue.status(),
-            tls: tls.as_ref().map(TlsWatcher::state),
+            tls: files.tls.as_ref().map(TlsWatcher::state),
             shards: shards.vitals(),
             draining: AtomicBool::new(false),
         });
@@ -112,18 +112,16 @@ impl Edge {
             tasks: TaskTracker::new(),
             stop: tokio_util::sync::CancellationToken::new(),
             health,
+            watched_files: files.access(),
             drain_delay: config.drain_delay,
             drain_timeout: config.drain_timeout,
             drained: OnceCell::new(),
             has_panicked: Arc::default(),
         };
         edge.follow_time(authority, config.ahead);
-        edge.watch_credentials(config.credentials, credentials_sender);
-        edge.watch_arrivals(ip_lists, accept_queue, &metrics);
-        warn_of_plain_text(tls.is_some(), listen_addr);
-        if let Some(tls) = tls {
-            edge.spawn("TLS files", tls.run(metrics.tls));
-        }
+        edge.watch_arrivals(accept_queue, &metrics);
+        warn_of_plain_text(files.tls.is_some(), listen_addr);
+        edge.watch_files(*files, metrics.reloads);
         let publisher = AuthorityPublisher::new(authority_sender);
         let reporter = TimeReporter::new(time_sender, metrics.time, config.ahead);
         edge.keep_time(config.time, bus, publisher, reporter);
@@ -147,6 +145,12 @@ impl Edge {
     #[must_use]
     pub fn spare_files(&self) -> usize {
         self.spare_files
+    }
+
+    /// Returns access to the files that are reread while the edge runs.
+    #[must_use]
+    pub fn watched_files(&self) -> Vec<FileWatch> {
+        self.watched_files.clone()
     }
 
     /// Returns the operators' routes for the admin port: listing connections, and closing one. They
@@ -226,17 +230,22 @@ impl Edge {
         self.spawn("kernel memory", memory::watch(memory, shards));
     }
 
-    fn watch_credentials(
-        &self,
-        sources: CredentialSources,
-        credentials: watch::Sender<AcceptedCredentials>,
-    ) {
-        self.spawn("credentials", auth::watch_files(sources, credentials));
+    /// Starts the tasks that reread files.
+    fn watch_files(&self, files: FileWatchers, metrics: ReloadMetrics) {
+        let FileWatchers {
+            credentials,
+            ip_lists,
+            tls,
+        } = files;
+        self.spawn("credentials", credentials.run(metrics.credentials));
+        self.spawn("IP lists", ip_lists.run(metrics.ip_lists));
+        if let Some(tls) = tls {
+            self.spawn("TLS files", tls.run(metrics.tls));
+        }
     }
 
     /// Starts the tasks that concern new connections.
-    fn watch_arrivals(&self, lists: IpListWatcher, queue: AcceptQueue, metrics: &Metrics) {
-        self.spawn("IP lists", lists.run(metrics.ip_lists.clone()));
+    fn watch_arrivals(&self, queue: AcceptQueue, metrics: &Metrics) {
         self.spawn("accept queue", queue.run(metrics.accept_queue.clone()));
         let admission = Arc::clone(&self.health.admission);
         self.spawn("floods", Floods::log(admission));
@@ -287,33 +296,6 @@ impl Edge {
     pub async fn on_shards(&self, work: crate::Work) {
         self.shards.run(&work).await;
     }
-}
-
-/// Reads the credentials, and starts to derive the keys of their cookies.
-fn load_credentials(
-    sources: &CredentialSources,
-) -> Result<
-    (
-        watch::Sender<AcceptedCredentials>,
-        watch::Receiver<AcceptedCredentials>,
-    ),
-    StartError,
-> {
-    let (accepted, key_material) = AcceptedCredentials::load(sources)?;
-    let (sender, receiver) = watch::channel(accepted);
-    key_material.start_deriving(sender.clone());
-    Ok((sender, receiver))
-}
-
-/// Loads the files of TLS and registers their metrics, if clients connect with TLS.
-fn load_tls(
-    files: Option<TlsFiles>,
-    registry: &Registry,
-) -> Result<Option<TlsWatcher>, StartError> {
-    let Some(files) = files else { return Ok(None) };
-    let tls = TlsWatcher::load(files)?;
-    TlsFileMetrics::register(registry, tls.state())?;
-    Ok(Some(tls))
 }
 
 /// Warns once if clients on other machines can connect without TLS.

@@ -2,21 +2,19 @@
 //! second; a file that can't be used leaves the lists in force as they are. A changed list applies
 //! to new connections and ends no running one.
 
-use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use tickstorm_service::file_watch::{FileSet, FilesInUse};
+use tickstorm_service::env::{FileError, read_text_file};
+use tickstorm_service::file_watch::{FileSet, FileWatch, FilesInUse, ReloadCounters, WatchedFile};
 use tokio::sync::watch;
 
-use crate::metrics::IpListMetrics;
 use crate::networks::{NetworkError, Networks, parse_network};
-use crate::text_file;
 
 /// The most networks in a file: more than any provider's list, and a few MB of memory.
 const NETWORKS_MAX: usize = 100_000;
 /// The largest file, in bytes: enough for [`NETWORKS_MAX`] lines of the greatest length.
-const FILE_BYTES_MAX: u64 = 8 * 1024 * 1024;
+const FILE_BYTES_MAX: usize = 8 * 1024 * 1024;
 
 /// The sources of both lists.
 #[derive(Clone, Debug, Default)]
@@ -34,15 +32,15 @@ pub struct IpListSources {
 /// An error while reading a list.
 #[derive(Debug, thiserror::Error)]
 pub enum IpListError {
-    /// The file can't be read.
-    #[error("{name}={}: the file can't be read", path.display())]
-    Unreadable {
+    /// The file can't be read as text.
+    #[error("{name}={}", path.display())]
+    File {
         /// The setting.
         name: &'static str,
         /// The file.
         path: PathBuf,
-        /// The error from the system.
-        source: io::Error,
+        /// The problem.
+        source: FileError,
     },
     /// A line is not a network.
     #[error(
@@ -124,56 +122,56 @@ impl IpListWatcher {
         self.lists.subscribe()
     }
 
-    /// Rereads the files every second, and publishes the lists when their contents change.
-    pub(crate) async fn run(self, metrics: IpListMetrics) {
+    /// Returns access to the files.
+    pub(crate) fn access(&self) -> FileWatch {
+        self.files.access()
+    }
+
+    /// Watches the files and publishes lists that have changed.
+    pub(crate) async fn run(self, counters: ReloadCounters) {
         let Self { files, lists } = self;
         let publish = |changed| {
             if let Some(new) = changed {
                 lists.send_replace(new);
-                metrics.reloaded.inc();
-                tracing::info!("IP lists changed: new connections are checked against them");
             }
         };
-        let refuse = |error: &str| {
-            metrics.reload_failed.inc();
-            tracing::error!(
-                error,
-                "IP lists can't be reread; the old ones stay in force"
-            );
-        };
-        files.watch("IP list files", publish, refuse).await;
+        files.watch(counters, publish, |_| ()).await;
     }
 }
-
-/// The text of the allowlist's and the blocklist's file.
-type Texts = [Option<String>; 2];
 
 /// The sources, of which the files are reread.
 struct WatchedSources(IpListSources);
 
 impl FileSet for WatchedSources {
-    type Contents = Texts;
+    const NAME: &'static str = "IP lists";
+    const EFFECT: &'static str = "new connections are checked against them";
     type Loaded = IpLists;
     type Error = IpListError;
 
-    fn read(&self) -> Result<Texts, IpListError> {
-        let read = |file: Option<ListFile<'_>>| file.map(ListFile::read).transpose();
-        Ok([read(self.0.allowlist())?, read(self.0.blocklist())?])
+    fn files(&self) -> Vec<WatchedFile> {
+        let refused = "clients in these networks are refused";
+        let let_in = "clients in these networks are no longer refused";
+        let watched = |file: Option<ListFile<'_>>, loss| {
+            file.map(|ListFile { name, path }| WatchedFile::lines(name, path, "networks", loss))
+        };
+        let allowlist = watched(self.0.allowlist(), refused);
+        let blocklist = watched(self.0.blocklist(), let_in);
+        allowlist.into_iter().chain(blocklist).collect()
     }
 
-    fn load(&self, [allowed, blocked]: &Texts) -> Result<IpLists, IpListError> {
+    fn load(&self) -> Result<IpLists, IpListError> {
         let Self(sources) = self;
-        let parse = |file: Option<ListFile<'_>>, text: &Option<String>| match (file, text) {
-            (Some(file), Some(text)) => file.parse(text).map(Some),
-            (_, _) => Ok(None),
+        let read = |file: Option<ListFile<'_>>| {
+            let networks = file.map(|file| file.parse(&file.read()?));
+            networks.transpose()
         };
-        let allowed = parse(sources.allowlist(), allowed)?;
+        let allowed = read(sources.allowlist())?;
         if let (Some(file), Some(networks)) = (sources.allowlist(), &allowed)
             && networks.is_empty()
         {
             return Err(file.nobody_allowed());
         }
-        let blocked = parse(sources.blocklist(), blocked)?;
+        let blocked = read(sources.blocklist())?;
         Ok(IpLists {
             allowed: union(&sources.allowed, allowed),
             blocked: union(&sources.blocked, blocked).unwrap_or_default(),
@@ -217,14 +215,13 @@ struct ListFile<'a> {
 impl ListFile<'_> {
     fn read(self) -> Result<String, IpListError> {
         let Self { name, path } = self;
-        let unreadable = |source| IpListError::Unreadable {
-            name,
-            path: path.to_owned(),
-            source,
-        };
-        text_file::read(path, FILE_BYTES_MAX)
-            .map_err(unreadable)?
-            .ok_or_else(|| self.too_long())
+        read_text_file(path, FILE_BYTES_MAX).map_err(|source| {
+            if matches!(source, FileError::TooLong { .. }) {
+                return self.too_long();
+            }
+            let path = path.to_owned();
+            IpListError::File { name, path, source }
+        })
     }
 
     fn parse(self, text: &str) -> Result<Networks, IpListError> {
@@ -344,7 +341,7 @@ mod tests {
     #[test]
     fn a_file_that_is_too_large_or_absent_or_not_text_is_refused() {
         let many = "10.0.0.0/8\n".repeat(NETWORKS_MAX + 1);
-        let large = "#".repeat(usize::try_from(FILE_BYTES_MAX).unwrap() + 1);
+        let large = "#".repeat(FILE_BYTES_MAX + 1);
         for text in [many, large] {
             let error = load(None, Some(&text)).unwrap_err();
             assert!(error.contains("more than 100000 networks"), "{error}");
@@ -353,10 +350,9 @@ mod tests {
             blocked_file: Some("/nowhere/list".into()),
             ..IpListSources::default()
         };
-        let error = WatchedSources(sources).read().unwrap_err().to_string();
-        assert_eq!(
-            error,
-            "IP_BLOCKLIST_FILE=/nowhere/list: the file can't be read"
-        );
+        let error = WatchedSources(sources).load().unwrap_err();
+        let error = ErrorChain(&error).to_string();
+        let start = "IP_BLOCKLIST_FILE=/nowhere/list: the file can't be read: ";
+        assert!(error.starts_with(start), "{error}");
     }
 }

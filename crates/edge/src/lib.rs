@@ -17,6 +17,7 @@ mod control;
 mod fd_budget;
 mod fd_metrics;
 mod feed;
+mod file_watchers;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
@@ -35,7 +36,6 @@ mod shard;
 mod shards;
 mod start_error;
 mod sys;
-mod text_file;
 mod timekeeper;
 mod tls;
 

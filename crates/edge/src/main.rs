@@ -11,7 +11,8 @@ use tickstorm_edge::{Config, Edge};
 use tickstorm_service::daemon::{Bound, Daemon, Failure, Process, report_listening};
 use tickstorm_service::env::Section;
 use tickstorm_service::exit;
-use tickstorm_service::nats::{self, NATS};
+use tickstorm_service::file_watch::reread_at_hangups;
+use tickstorm_service::nats::{self, NATS, NatsFiles};
 use tickstorm_service::settings::COMMON;
 
 const DAEMON: Daemon = Daemon {
@@ -39,10 +40,12 @@ async fn run(process: Process) -> Result<(), Failure> {
         registry,
         admin,
         mut signals,
+        hangups,
         tasks,
     } = process;
     let config = Config::from_settings(&settings);
     let nats = nats::options(&settings, format!("{} {}", DAEMON.name, config.id));
+    let nats_files = NatsFiles::load(&settings, &nats, &registry)?;
     let bus = NatsBus::start(nats).map_err(|error| Failure::new(exit::CONFIG, error))?;
     let bus = Arc::new(bus);
     let edge = Edge::start(config, Arc::clone(&bus) as _, &registry)
@@ -57,7 +60,12 @@ async fn run(process: Process) -> Result<(), Failure> {
     report_listening(Some(listen_addr), &admin);
     let admin = admin
         .with_routes(edge.routes())
+        .with_watched_files(edge.watched_files())
+        .with_watched_files([nats_files.access()])
         .with_spare_files(edge.spare_files());
+    let files = admin.watched_files();
+    tasks.spawn(reread_at_hangups(hangups, files, tasks.stopping()));
+    tasks.spawn(nats_files.run(tasks.stopping()));
     tasks.spawn(admin.serve(registry, edge.health(), tasks.stopping()));
     signals.next().await;
     let ended = async {

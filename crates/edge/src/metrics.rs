@@ -6,6 +6,7 @@ use std::time::Duration;
 use prometheus::{Gauge, Histogram, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry};
 use tickstorm_bus::DropReason;
 use tickstorm_protocol::code::CloseReason;
+use tickstorm_service::file_watch::ReloadCounters;
 use tickstorm_service::metrics::{
     RegisterError, counter, counters, gauge, histogram, int_gauge, int_gauges,
 };
@@ -32,7 +33,7 @@ pub(crate) struct Metrics {
     pub(crate) active_connections: IntGauge,
     pub(crate) admission: AdmissionMetrics,
     pub(crate) accept_queue: AcceptQueueMetrics,
-    pub(crate) ip_lists: IpListMetrics,
+    pub(crate) reloads: ReloadMetrics,
     pub(crate) messages_sent: IntCounter,
     pub(crate) ticks_sent: IntCounter,
     pub(crate) bytes_sent: IntCounter,
@@ -61,11 +62,12 @@ pub(crate) struct AcceptQueueMetrics {
     pub(crate) overflows: IntCounter,
 }
 
-/// The metrics of the files that list networks.
+/// Counts what became of changed files, by their kind.
 #[derive(Clone)]
-pub(crate) struct IpListMetrics {
-    pub(crate) reloaded: IntCounter,
-    pub(crate) reload_failed: IntCounter,
+pub(crate) struct ReloadMetrics {
+    pub(crate) credentials: ReloadCounters,
+    pub(crate) ip_lists: ReloadCounters,
+    pub(crate) tls: ReloadCounters,
 }
 
 /// The metrics of TLS.
@@ -73,8 +75,6 @@ pub(crate) struct IpListMetrics {
 pub(crate) struct TlsMetrics {
     handshakes: [IntCounter; HandshakeResult::ALL.len()],
     handshake_seconds: Histogram,
-    pub(crate) reloaded: IntCounter,
-    pub(crate) reload_failed: IntCounter,
 }
 
 /// The metrics of rounds.
@@ -123,7 +123,7 @@ impl Metrics {
             )?,
             admission: AdmissionMetrics::register(registry)?,
             accept_queue: AcceptQueueMetrics::register(registry)?,
-            ip_lists: IpListMetrics::register(registry)?,
+            reloads: ReloadMetrics::register(registry)?,
             messages_sent: counter(
                 registry,
                 "tickstorm_messages_sent_total",
@@ -346,18 +346,27 @@ impl AcceptQueueMetrics {
     }
 }
 
-impl IpListMetrics {
+impl ReloadMetrics {
     fn register(registry: &Registry) -> Result<Self, RegisterError> {
-        let reloads = counters(
-            registry,
-            "tickstorm_ip_list_reloads_total",
-            "Changes of the IP list files, by result: loaded, or failed, after which the old lists \
-             stay in force.",
-            &["result"],
-        )?;
         Ok(Self {
-            reloaded: reloads.with_label_values(&["loaded"]),
-            reload_failed: reloads.with_label_values(&["failed"]),
+            credentials: ReloadCounters::register(
+                registry,
+                "tickstorm_credential_reloads_total",
+                "Changes of the files with credentials and the key of device cookies, by result: \
+                 loaded, or failed, after which the old credentials stay valid.",
+            )?,
+            ip_lists: ReloadCounters::register(
+                registry,
+                "tickstorm_ip_list_reloads_total",
+                "Changes of the IP list files, by result: loaded, or failed, after which the old \
+                 lists stay in force.",
+            )?,
+            tls: ReloadCounters::register(
+                registry,
+                "tickstorm_tls_reloads_total",
+                "Changes of the TLS files, by result: loaded, or failed, after which the old files \
+                 stay in use.",
+            )?,
         })
     }
 }
@@ -370,13 +379,6 @@ impl TlsMetrics {
             "TLS handshakes that have ended, by result.",
             &["result"],
         )?;
-        let reloads = counters(
-            registry,
-            "tickstorm_tls_reloads_total",
-            "Changes of the TLS files, by result: loaded, or failed, after which the old files \
-             stay in use.",
-            &["result"],
-        )?;
         let results = HandshakeResult::ALL.map(HandshakeResult::label);
         Ok(Self {
             handshakes: results.map(|result| handshakes.with_label_values(&[result])),
@@ -386,8 +388,6 @@ impl TlsMetrics {
                 "Time from the first byte of a TLS handshake to its completion.",
                 &HANDSHAKE_BUCKETS_S,
             )?,
-            reloaded: reloads.with_label_values(&["loaded"]),
-            reload_failed: reloads.with_label_values(&["failed"]),
         })
     }
 

@@ -15,19 +15,17 @@ use rustls::pki_types::CertificateRevocationListDer;
 use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{VerifierBuilderError, WebPkiClientVerifier};
 use rustls::{RootCertStore, ServerConfig};
-use tickstorm_service::file_watch::{FileSet, FilesInUse};
+use tickstorm_service::file_watch::{FileSet, FileWatch, FilesInUse, ReloadCounters, WatchedFile};
 use tickstorm_service::tls_file::{TlsFile, TlsFileError};
 use tickstorm_timebase::{HostClock as _, SystemHost};
 use tickstorm_tls::{ConfigError, provider, server_config};
 use tokio::sync::watch;
-use zeroize::Zeroizing;
 
 use self::expiry_log::ExpiryLog;
 pub(crate) use self::file_metrics::TlsFileMetrics;
 pub(crate) use self::refusals::Refusals;
 pub(crate) use self::state::TlsState;
 use self::summary::FileSummary;
-use crate::metrics::TlsMetrics;
 
 /// Whether clients must present a certificate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,15 +101,6 @@ pub enum TlsError {
 /// The files, as they are reread.
 struct WatchedFiles(TlsFiles);
 
-/// The contents of the files. There is no `Debug` implementation, so that the key can't be printed.
-#[derive(PartialEq, Eq)]
-struct TlsContents {
-    certificate: Vec<u8>,
-    key: Zeroizing<Vec<u8>>,
-    authorities: Option<Vec<u8>>,
-    revoked: Option<Vec<u8>>,
-}
-
 /// What was made of the contents of the files.
 struct Loaded {
     config: Arc<ServerConfig>,
@@ -152,38 +141,46 @@ impl TlsFiles {
 }
 
 impl FileSet for WatchedFiles {
-    type Contents = TlsContents;
+    const NAME: &'static str = "TLS files";
+    const EFFECT: &'static str = "new connections use them";
     type Loaded = Loaded;
     type Error = TlsError;
 
-    fn read(&self) -> Result<TlsContents, TlsError> {
+    fn files(&self) -> Vec<WatchedFile> {
         let Self(files) = self;
-        let clients = files.clients.as_ref();
-        let authorities = clients.map(|clients| clients.authorities().read());
-        let revoked = clients.and_then(ClientAuthFiles::revoked);
-        Ok(TlsContents {
-            certificate: files.certificate().read()?,
-            key: Zeroizing::new(files.key().read()?),
-            authorities: authorities.transpose()?,
-            revoked: revoked.map(|revoked| revoked.read()).transpose()?,
-        })
+        let fewer_certificates =
+            "clients that need a missing intermediate certificate refuse to connect";
+        let fewer_authorities = "clients with certificates of these authorities are refused";
+        let mut watched = vec![
+            WatchedFile::certificates("TLS_CERT_FILE", &files.certificate, fewer_certificates),
+            WatchedFile::value("TLS_KEY_FILE", &files.key, "no client can connect"),
+        ];
+        if let Some(ClientAuthFiles {
+            authorities,
+            revoked,
+        }) = &files.clients
+        {
+            let file = WatchedFile::certificates("TLS_CA_FILE", authorities, fewer_authorities);
+            watched.push(file);
+            watched.extend(revoked.as_deref().map(|revoked| {
+                WatchedFile::revocation_lists("TLS_CRL_FILE", revoked, fewer_authorities)
+            }));
+        }
+        watched
     }
 
-    fn load(&self, contents: &TlsContents) -> Result<Loaded, TlsError> {
+    fn load(&self) -> Result<Loaded, TlsError> {
         let Self(files) = self;
-        let chain = files.certificate().certificates(&contents.certificate)?;
+        let (certificate, key) = (files.certificate(), files.key());
+        let chain = certificate.certificates(&certificate.read()?)?;
         let mut summaries = vec![FileSummary::of_chain(&files.certificate, &chain)?];
-        let key = files.key().private_key(&contents.key)?;
-        let verifier = match (&files.clients, &contents.authorities) {
-            (Some(files), Some(authorities)) => {
-                let revoked = contents.revoked.as_deref();
-                Some(files.verifier(authorities, revoked, &mut summaries)?)
-            }
-            (_, _) => None,
-        };
+        let key = key.private_key(&key.read()?)?;
+        let clients = files.clients.as_ref();
+        let verifier = clients.map(|files| files.verifier(&mut summaries));
+        let verifier = verifier.transpose()?;
         let config =
             server_config(chain.clone(), key, verifier).map_err(TlsError::CertificateAndKey)?;
-        files.certificate().warn_of_slow_key(&chain);
+        certificate.warn_of_slow_key(&chain);
         Ok(Loaded {
             config: Arc::new(config),
             summaries,
@@ -201,14 +198,14 @@ impl ClientAuthFiles {
         Some(TlsFile::new("TLS_CRL_FILE", path))
     }
 
-    /// Makes the verifier of clients' certificates, and adds the summaries of its files.
+    /// Reads the files, makes the verifier of clients' certificates, and adds the summaries of the
+    /// files.
     fn verifier(
         &self,
-        authorities: &[u8],
-        revoked: Option<&[u8]>,
         summaries: &mut Vec<FileSummary>,
     ) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
-        let authorities = self.authorities().certificates(authorities)?;
+        let authorities = self.authorities();
+        let authorities = authorities.certificates(&authorities.read()?)?;
         let summary = FileSummary::of_authorities(&self.authorities, &authorities);
         summaries.push(summary);
         let mut roots = RootCertStore::empty();
@@ -221,9 +218,9 @@ impl ClientAuthFiles {
         }
         let (roots, provider) = (Arc::new(roots), Arc::new(provider()));
         let mut builder = WebPkiClientVerifier::builder_with_provider(roots, provider);
-        if let (Some(path), Some(file), Some(revoked)) = (&self.revoked, self.revoked(), revoked) {
+        if let (Some(path), Some(file)) = (&self.revoked, self.revoked()) {
             let lists: Vec<CertificateRevocationListDer<'_>> =
-                file.parse(revoked, "revocation list")?;
+                file.parse(&file.read()?, "revocation list")?;
             summaries.push(FileSummary::of_lists(path, &lists));
             builder = builder
                 .with_crls(lists)
@@ -261,15 +258,19 @@ impl TlsWatcher {
         }
     }
 
+    /// Returns access to the files.
+    pub(crate) fn access(&self) -> FileWatch {
+        self.files.access()
+    }
+
     /// Returns the state of the files, for operators.
     pub(crate) fn state(&self) -> watch::Receiver<TlsState> {
         self.state.subscribe()
     }
 
-    /// Rereads the files every second and publishes a new configuration when their contents change.
-    /// If the new contents can't be used, the configuration stays as it is and one error is logged.
-    /// Certificates and lists that have expired or soon will are logged too.
-    pub(crate) async fn run(self, metrics: TlsMetrics) {
+    /// Watches the files and publishes a new configuration when they have changed. Certificates and
+    /// lists that have expired or soon will are logged too.
+    pub(crate) async fn run(self, counters: ReloadCounters) {
         let Self {
             files,
             configs,
@@ -282,16 +283,12 @@ impl TlsWatcher {
                 configs.send_replace(config);
                 let now = SystemHost::new(0).read().unix;
                 state.send_modify(|state| state.reloaded(summaries, now));
-                metrics.reloaded.inc();
-                tracing::info!("TLS files changed: new connections use them");
             }
             None => state.send_modify(|state| state.set_reload_error(None)),
         };
         let refuse = |error: &str| {
             state.send_modify(|state| state.set_reload_error(Some(error.to_owned())));
-            metrics.reload_failed.inc();
-            tracing::error!(error, "TLS files can't be reread; the old ones stay in use");
         };
-        tokio::join!(files.watch("TLS files", publish, refuse), expiry_log);
+        tokio::join!(files.watch(counters, publish, refuse), expiry_log);
     }
 }

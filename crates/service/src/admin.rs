@@ -19,7 +19,10 @@ use prometheus::Registry;
 use tokio::{net::TcpListener, sync::Semaphore};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::{daemon::Bound, env::Settings, exit, metrics::RegisterError, settings::ADMIN_ADDR};
+use crate::{
+    daemon::Bound, env::Settings, exit, file_watch::FileWatch, metrics::RegisterError,
+    settings::ADMIN_ADDR,
+};
 
 mod accept;
 mod connection;
@@ -122,6 +125,7 @@ pub struct Admin {
     token: Option<AdminToken>,
     refused: Option<RefusedMetric>,
     guarded: Router,
+    files: Vec<FileWatch>,
     connections_max: usize,
 }
 
@@ -146,13 +150,18 @@ impl Admin {
         registry: &Registry,
     ) -> Result<Self, AdminError> {
         let tls = AdminTls::load(settings, registry)?;
-        let token = AdminToken::load(settings)?;
+        let token = AdminToken::load(settings, registry)?;
+        let files = tls.iter().map(AdminTls::access);
+        let files = files
+            .chain(token.as_ref().map(AdminToken::access))
+            .collect();
         let refused = Some(RefusedMetric::register(registry)?);
         let bound = Self::bind(settings.get(&ADMIN_ADDR)).await?;
         Ok(Self {
             tls,
             token,
             refused,
+            files,
             ..bound
         })
     }
@@ -172,6 +181,7 @@ impl Admin {
                 token: None,
                 refused: None,
                 guarded: Router::new(),
+                files: Vec::new(),
                 connections_max: CONNECTIONS_MIN,
             })
         });
@@ -214,6 +224,19 @@ impl Admin {
         self
     }
 
+    /// Shows in /status whether these files, in addition to those of the port itself, can be used.
+    #[must_use]
+    pub fn with_watched_files(mut self, files: impl IntoIterator<Item = FileWatch>) -> Self {
+        self.files.extend(files);
+        self
+    }
+
+    /// Returns access to all files that are watched, including those of the port itself.
+    #[must_use]
+    pub fn watched_files(&self) -> Vec<FileWatch> {
+        self.files.clone()
+    }
+
     /// Uses up to `files` file descriptors that the process does not need, for more connections
     /// than [`CONNECTIONS_MIN`].
     #[must_use]
@@ -224,7 +247,8 @@ impl Admin {
 
     /// Returns all routes of the port.
     fn router(&self, registry: Registry, health: Arc<dyn Health>) -> Router {
-        routes::routes(registry, health, self.addr).merge(self.guarded.clone())
+        let files = self.files.clone();
+        routes::routes(registry, health, self.addr, files).merge(self.guarded.clone())
     }
 
     /// Serves until `stop` is cancelled, then finishes the requests in progress within a second.

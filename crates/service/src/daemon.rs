@@ -8,7 +8,7 @@ use std::{
     fmt,
     io::{self, Write},
     net::SocketAddr,
-    process::ExitCode,
+    process::{self, ExitCode},
 };
 
 use clap::{Arg, ArgAction, ArgMatches, Command};
@@ -22,9 +22,10 @@ use crate::{
     exit,
     healthcheck::{self, Scheme},
     lifecycle::Lifecycle,
-    logging, metrics, private_memory,
+    logging::{self, Logs},
+    metrics, private_memory,
     settings::{ADMIN_ADDR, ADMIN_TLS_CERT_FILE, LOG_FORMAT, LOG_LEVEL},
-    signals::Signals,
+    signals::{self, Hangups, QUIT_EXIT_CODE, Signals},
 };
 
 /// The number of runtime threads, which run everything but shards. There are two, so that a long
@@ -37,6 +38,8 @@ Logs are written to standard error.
 
 Signals:
   SIGTERM, SIGINT  Shut down
+  SIGHUP           Reread all files and log what has changed
+  SIGQUIT          End at once
   SIGUSR1          Log at level debug for 60 s
 
 Exit codes:
@@ -45,7 +48,8 @@ Exit codes:
   64  Invalid command line
   69  Cannot listen on an address, or the system refuses another resource
   70  Internal error
-  78  Invalid settings";
+  78  Invalid settings
+  131 Ended at once by SIGQUIT";
 
 /// The description of one daemon.
 #[derive(Clone, Copy, Debug)]
@@ -73,6 +77,8 @@ pub struct Process {
     pub admin: Admin,
     /// The signals that ask the process to shut down.
     pub signals: Signals,
+    /// The signal that asks the process to reread its files.
+    pub hangups: Hangups,
     /// Tasks that run beside the daemon's own code and are stopped after it.
     pub tasks: Lifecycle,
 }
@@ -219,16 +225,23 @@ impl Daemon {
     where
         F: Future<Output = Result<(), Failure>>,
     {
-        let settings = self.settings()?;
-        let level = settings.get(&LOG_LEVEL);
-        // The logs are kept to the end, so that the last events, which show why the process ended,
-        // are written.
-        let logs = logging::init(level, settings.get(&LOG_FORMAT)).map_err(defect)?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(THREADS)
             .enable_all()
             .build()
             .map_err(defect)?;
+        // Before anything that takes time: a SIGHUP would end the process.
+        let hangups = {
+            let _entered = runtime.enter();
+            signals::ignore_stray().map_err(defect)?;
+            Hangups::catch().map_err(defect)?
+        };
+        let settings = self.settings()?;
+        let level = settings.get(&LOG_LEVEL);
+        // The logs are kept to the end, so that the last events, which show why the process ended,
+        // are written.
+        let logs = logging::init(level, settings.get(&LOG_FORMAT)).map_err(defect)?;
+        end_at_quit(&logs).map_err(defect)?;
         let outcome = runtime.block_on(async {
             tracing::info!(version = VERSION, "starting {}", self.name);
             if let Err(error) = protected {
@@ -255,6 +268,7 @@ impl Daemon {
                 admin,
                 settings,
                 signals,
+                hangups,
                 tasks,
             };
             body(process).await
@@ -272,6 +286,16 @@ impl Daemon {
             }
         })
     }
+}
+
+/// Makes SIGQUIT end the process, without a drain or a core dump.
+fn end_at_quit(logs: &Logs) -> io::Result<()> {
+    let write_logs = logs.end_quickly();
+    signals::at_quit(move || {
+        tracing::warn!("ended at once by SIGQUIT");
+        write_logs();
+        process::exit(QUIT_EXIT_CODE.into());
+    })
 }
 
 const CHECK_CONFIG: &str = "check-config";

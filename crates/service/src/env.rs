@@ -6,7 +6,7 @@
 //! [`settings!`](crate::settings!), and a program lists the sections that it takes.
 
 mod error;
-mod file;
+pub(crate) mod file;
 mod host;
 mod raw;
 mod section;
@@ -15,7 +15,9 @@ mod settings;
 mod value;
 
 pub use error::{SettingsError, SettingsErrors};
-pub use file::{FileError, SECRET_FILE_BYTES_MAX, read_secret_file};
+pub use file::{
+    FileError, SECRET_FILE_BYTES_MAX, read_credential_file, read_secret_file, read_text_file,
+};
 pub use host::{host_id, host_label};
 pub use section::{Findings, Section};
 pub use setting::{Row, Setting};

@@ -1,167 +1,437 @@
-//! Rereads files that may change while a daemon runs.
+//! Files that may change while a daemon runs. They are looked at every second, or at once if
+//! SIGHUP asks for it, and loaded by the code that loaded them at the start: what
+//! would be refused then never takes effect later, and what was loaded before stays in use.
+//!
+//! A file with fewer entries than before may be one that is half written. It takes effect if a
+//! second look, one second later, finds the same, and then a warning says what is gone.
+
+mod hangup;
+mod watched_file;
 
 use std::{error::Error, time::Duration};
 
-use tokio::time::{MissedTickBehavior, interval};
+use prometheus::{IntCounter, Registry};
+use tokio::{
+    sync::{
+        mpsc::{self, error::TrySendError},
+        oneshot, watch,
+    },
+    time::{Instant, MissedTickBehavior, interval},
+};
 
-use crate::error_chain::ErrorChain;
+use self::watched_file::Look;
+pub use self::{
+    hangup::reread_at_hangups,
+    watched_file::{MissingEntries, WatchedFile},
+};
+use crate::{
+    error_chain::ErrorChain,
+    metrics::{self, RegisterError},
+};
 
-/// The interval at which files are checked for changes.
+/// The interval at which files are looked at.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The least time between a look that finds fewer entries and the one that confirms it. It is a
+/// little less than an interval, since a look may come a little later after its tick than the next.
+const CONFIRM_AFTER: Duration = Duration::from_millis(900);
 
 /// Files that take effect together, such as a certificate and its key.
 pub trait FileSet: Send + 'static {
-    /// What is read from the files; a difference shows that they have changed.
-    type Contents: PartialEq + Send + 'static;
-    /// What is made of the contents.
+    /// What the files contain, in the plural.
+    const NAME: &'static str;
+    /// What follows from a change: a sentence without its full stop.
+    const EFFECT: &'static str;
+    /// What is made of the files.
     type Loaded: Send + 'static;
     /// The reason that the files can't be used.
     type Error: Error + Send + 'static;
 
-    /// Reads the files.
-    ///
-    /// # Errors
-    /// Returns an error if a file can't be read.
-    fn read(&self) -> Result<Self::Contents, Self::Error>;
+    /// Returns the files.
+    fn files(&self) -> Vec<WatchedFile>;
 
-    /// Makes of the contents what they are for.
+    /// Reads the files and makes of them what they are for.
     ///
     /// # Errors
-    /// Returns an error if the contents can't be used, or do not fit together.
-    fn load(&self, contents: &Self::Contents) -> Result<Self::Loaded, Self::Error>;
+    /// Returns an error if a file can't be read or used, or if they do not fit together. It names
+    /// the file and shows nothing secret.
+    fn load(&self) -> Result<Self::Loaded, Self::Error>;
 }
 
-/// The files in use. Contents that can't be used never take effect.
+/// Counts what became of changed files.
+#[derive(Clone, Debug)]
+pub struct ReloadCounters {
+    loaded: IntCounter,
+    failed: IntCounter,
+}
+
+impl ReloadCounters {
+    /// Registers the counters under `name`. `help` ends without a full stop, and says what changed
+    /// and what happens if it can't be used.
+    ///
+    /// # Errors
+    /// Returns an error if the name is taken.
+    pub fn register(registry: &Registry, name: &str, help: &str) -> Result<Self, RegisterError> {
+        let reloads = metrics::counters(registry, name, help, &["result"])?;
+        Ok(Self {
+            loaded: reloads.with_label_values(&["loaded"]),
+            failed: reloads.with_label_values(&["failed"]),
+        })
+    }
+}
+
+/// What became of a file when it was reread on request.
+#[derive(Clone, Debug)]
+struct FileReport {
+    file: WatchedFile,
+    outcome: Outcome,
+    /// What follows from a change.
+    effect: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Outcome {
+    Unchanged,
+    /// It has changed and is in use; some entries may be gone.
+    Changed(Option<MissingEntries>),
+    /// It has changed, and another look decides; some entries may be gone.
+    Unconfirmed(Option<MissingEntries>),
+    /// It, or a file that takes effect together with it, can't be used.
+    Refused(String),
+}
+
+impl FileReport {
+    /// Warns that entries are gone.
+    fn warn(&self, missing: &MissingEntries) {
+        tracing::warn!(
+            setting = self.file.setting, path = %self.file.path.display(),
+            gone = missing.gone, of = missing.of,
+            "{missing}: {}", missing.loss()
+        );
+    }
+}
+
+type Request = oneshot::Sender<Vec<FileReport>>;
+
+/// Access to files that are being watched.
+#[derive(Clone, Debug)]
+pub struct FileWatch {
+    name: &'static str,
+    requests: mpsc::Sender<Request>,
+    refused: watch::Receiver<Option<String>>,
+}
+
+impl FileWatch {
+    /// Returns what the files contain, in the plural.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// Returns the reason that the files that are there now can't be used; `None` if they can.
+    #[must_use]
+    pub fn refused(&self) -> Option<String> {
+        self.refused.borrow().clone()
+    }
+
+    /// Asks for a look at once; `None` if there are no files, or they are no longer watched. If an
+    /// earlier request still waits, because a file system hangs, the answer is an error.
+    fn request(&self) -> Option<oneshot::Receiver<Vec<FileReport>>> {
+        let (request, answer) = oneshot::channel();
+        match self.requests.try_send(request) {
+            Ok(()) | Err(TrySendError::Full(_)) => Some(answer),
+            Err(TrySendError::Closed(_)) => None,
+        }
+    }
+}
+
+/// The files in use.
 #[derive(Debug)]
 pub struct FilesInUse<S: FileSet> {
-    files: S,
-    contents: S::Contents,
+    watched: Watched<S>,
+    requests: mpsc::Receiver<Request>,
+    refused: watch::Sender<Option<String>>,
+    access: FileWatch,
 }
 
 impl<S: FileSet> FilesInUse<S> {
-    /// Reads the files for the first time, and returns what was made of them.
+    /// Loads the files for the first time, and returns what was made of them.
     ///
     /// # Errors
     /// Returns an error if the files can't be used.
-    pub fn load(files: S) -> Result<(Self, S::Loaded), S::Error> {
-        let contents = files.read()?;
-        let loaded = files.load(&contents)?;
-        Ok((Self { files, contents }, loaded))
+    pub fn load(set: S) -> Result<(Self, S::Loaded), S::Error> {
+        let (watched, loaded) = Watched::load(set)?;
+        let (sender, requests) = mpsc::channel(1);
+        let (refused, reason) = watch::channel(None);
+        let access = FileWatch {
+            name: S::NAME,
+            requests: sender,
+            refused: reason,
+        };
+        let files = Self {
+            watched,
+            requests,
+            refused,
+            access,
+        };
+        Ok((files, loaded))
     }
 
-    /// Rereads the files every second. `publish` is called each time that they can be used, with
-    /// what was made of them if they have changed. `refuse` and `name` are those of [`watch`].
+    /// Returns access to the files.
+    #[must_use]
+    pub fn access(&self) -> FileWatch {
+        self.access.clone()
+    }
+
+    /// Watches the files; returns at once if there are none. `publish` is called after each look
+    /// that finds files that can be used, with what was made of them if they have changed. `refuse`
+    /// is called with the reason if changed files can't be used.
     pub async fn watch(
         self,
-        name: &'static str,
-        publish: impl FnMut(Option<S::Loaded>),
-        refuse: impl FnMut(&str),
+        counters: ReloadCounters,
+        mut publish: impl FnMut(Option<S::Loaded>),
+        mut refuse: impl FnMut(&str),
     ) {
         let Self {
-            files,
-            mut contents,
+            mut watched,
+            mut requests,
+            refused,
+            // While it exists, requests do not end.
+            access: _access,
         } = self;
-        let reload = move || {
-            let new = files.read()?;
-            if new == contents {
-                return Ok::<_, S::Error>(None);
+        if watched.files.is_empty() {
+            return;
+        }
+        let mut interval = interval(CHECK_INTERVAL);
+        // After a file system has hung, one look is enough.
+        interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let request = tokio::select! {
+                request = requests.recv() => request,
+                _ = interval.tick() => None,
+            };
+            let is_requested = request.is_some();
+            let Some((returned, found)) = watched.check_aside(is_requested).await else {
+                return;
+            };
+            watched = returned;
+            let Found { verdict, reports } = found;
+            match verdict {
+                Verdict::Same => {
+                    refused.send_replace(None);
+                    publish(None);
+                }
+                Verdict::Unconfirmed => {}
+                Verdict::Loaded(loaded) => {
+                    refused.send_replace(None);
+                    counters.loaded.inc();
+                    if !is_requested {
+                        log_change::<S>(&reports);
+                    }
+                    publish(Some(loaded));
+                }
+                Verdict::Refused { reason, is_new } => {
+                    if is_new || is_requested {
+                        counters.failed.inc();
+                    }
+                    let is_known = refused.borrow().as_ref() == Some(&reason);
+                    if !is_known {
+                        if !is_requested {
+                            let name = S::NAME;
+                            tracing::error!(
+                                error = reason,
+                                "{name} can't be reread; what was read before stays in use"
+                            );
+                        }
+                        refuse(&reason);
+                        refused.send_replace(Some(reason));
+                    }
+                }
             }
-            let loaded = files.load(&new)?;
-            contents = new;
-            Ok(Some(loaded))
-        };
-        watch(name, reload, publish, refuse).await;
+            if let Some(request) = request {
+                // The requester may have given up.
+                let _ = request.send(reports);
+                // A look that confirms this one comes a second later.
+                interval.reset();
+            }
+        }
     }
 }
 
-/// Calls `load` every second, and passes what it returns to `publish`. If it fails, `refuse` is
-/// called with the reason, once for each distinct reason in a row. `files` names the files in the
-/// log.
-pub async fn watch<T, E>(
-    files: &'static str,
-    mut load: impl FnMut() -> Result<T, E> + Send + 'static,
-    mut publish: impl FnMut(T),
-    mut refuse: impl FnMut(&str),
-) where
-    T: Send + 'static,
-    E: Error + Send + 'static,
-{
-    let mut interval = interval(CHECK_INTERVAL);
-    // After a file system has hung, one check is enough.
-    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut complaint = String::new();
-    loop {
-        interval.tick().await;
-        // Use a thread of the blocking pool, so that a file system that hangs delays only this
-        // task.
-        let loading = tokio::task::spawn_blocking(move || {
-            let loaded = load();
-            (load, loaded)
-        });
-        let loaded = match loading.await {
-            Ok((returned, loaded)) => {
-                load = returned;
-                loaded
-            }
-            Err(error) if error.is_panic() => {
-                tracing::error!(%error, "{files} are no longer checked for changes");
-                return;
-            }
-            // The runtime is shutting down.
-            Err(_) => return,
-        };
-        match loaded {
-            Ok(new) => {
-                complaint.clear();
-                publish(new);
-            }
-            Err(error) => {
-                let text = ErrorChain(&error).to_string();
-                if text != complaint {
-                    refuse(&text);
-                    complaint = text;
-                }
-            }
+/// Logs that changed files are in use: a warning about each file with missing entries, or else that
+/// they have changed.
+fn log_change<S: FileSet>(reports: &[FileReport]) {
+    let mut is_warned = false;
+    for report in reports {
+        if let Outcome::Changed(Some(missing)) = &report.outcome {
+            report.warn(missing);
+            is_warned = true;
         }
+    }
+    if !is_warned {
+        tracing::info!("{} changed: {}", S::NAME, S::EFFECT);
+    }
+}
+
+/// The files, and what they looked like.
+#[derive(Debug)]
+struct Watched<S> {
+    set: S,
+    files: Vec<WatchedFile>,
+    /// What the files in use looked like.
+    in_use: Vec<Look>,
+    /// What files with missing entries looked like, and when that was first seen.
+    unconfirmed: Option<(Instant, Vec<Look>)>,
+    /// What files that can't be used looked like, and the reason.
+    refused: Option<(Vec<Look>, String)>,
+}
+
+/// The result of a look.
+struct Found<L> {
+    verdict: Verdict<L>,
+    reports: Vec<FileReport>,
+}
+
+enum Verdict<L> {
+    /// The files are those in use.
+    Same,
+    /// Another look decides.
+    Unconfirmed,
+    /// The files are in use from now on.
+    Loaded(L),
+    Refused {
+        reason: String,
+        /// Whether this was not known from an earlier look.
+        is_new: bool,
+    },
+}
+
+impl<S: FileSet> Watched<S> {
+    fn load(set: S) -> Result<(Self, S::Loaded), S::Error> {
+        let files = set.files();
+        // A file that changes between the look and the reading is read again after the next look.
+        let in_use = files.iter().map(WatchedFile::look).collect();
+        let loaded = set.load()?;
+        let watched = Self {
+            set,
+            files,
+            in_use,
+            unconfirmed: None,
+            refused: None,
+        };
+        Ok((watched, loaded))
+    }
+
+    /// Looks at the files on a thread of the blocking pool, so that a file system that hangs delays
+    /// only this task. Returns `None` if the files can't be watched any more.
+    async fn check_aside(mut self, is_requested: bool) -> Option<(Self, Found<S::Loaded>)> {
+        let now = Instant::now();
+        let looking = tokio::task::spawn_blocking(move || {
+            let found = self.check(now, is_requested);
+            (self, found)
+        });
+        let found = looking.await;
+        if let Err(error) = &found
+            && error.is_panic()
+        {
+            tracing::error!(%error, "{} are no longer checked for changes", S::NAME);
+        }
+        // Any other error means that the runtime is shutting down.
+        found.ok()
+    }
+
+    fn look(&self) -> Vec<Look> {
+        self.files.iter().map(WatchedFile::look).collect()
+    }
+
+    fn check(&mut self, now: Instant, is_requested: bool) -> Found<S::Loaded> {
+        let looks = self.look();
+        if looks == self.in_use {
+            (self.unconfirmed, self.refused) = (None, None);
+            let reports = self.reports(&looks, |_| Outcome::Unchanged);
+            let verdict = Verdict::Same;
+            return Found { verdict, reports };
+        }
+        let known = self.refused.take().filter(|(refused, _)| *refused == looks);
+        if let Some((_, reason)) = known.as_ref().filter(|_| !is_requested) {
+            let reason = reason.clone();
+            self.refused = known;
+            let (verdict, reports) = (
+                Verdict::Refused {
+                    reason,
+                    is_new: false,
+                },
+                Vec::new(),
+            );
+            return Found { verdict, reports };
+        }
+        let loaded = match self.set.load() {
+            Ok(loaded) => loaded,
+            Err(error) => return self.refuse(looks, &error),
+        };
+        if !self.is_confirmed(&looks, now) {
+            let reports = self.reports(&looks, Outcome::Unconfirmed);
+            let verdict = Verdict::Unconfirmed;
+            return Found { verdict, reports };
+        }
+        let reports = self.reports(&looks, Outcome::Changed);
+        self.in_use = looks;
+        let verdict = Verdict::Loaded(loaded);
+        Found { verdict, reports }
+    }
+
+    /// Returns whether files that look like this, and were loaded, may take effect now.
+    fn is_confirmed(&mut self, looks: &[Look], now: Instant) -> bool {
+        let before = self.unconfirmed.take();
+        // What was loaded may not be what was looked at, if a file is being written.
+        if self.look() != looks {
+            return false;
+        }
+        let mut pairs = self.files.iter().zip(self.in_use.iter().zip(looks));
+        let is_missing = pairs.any(|(file, (before, now))| file.missing(before, now).is_some());
+        if !is_missing {
+            return true;
+        }
+        let since = before.filter(|(_, before)| before == looks);
+        let since = since.map_or(now, |(since, _)| since);
+        if now.duration_since(since) >= CONFIRM_AFTER {
+            return true;
+        }
+        self.unconfirmed = Some((since, looks.to_vec()));
+        false
+    }
+
+    fn refuse(&mut self, looks: Vec<Look>, error: &S::Error) -> Found<S::Loaded> {
+        let reason = ErrorChain(error).to_string();
+        let reports = self.reports(&looks, |_| Outcome::Refused(reason.clone()));
+        self.unconfirmed = None;
+        self.refused = Some((looks, reason.clone()));
+        let verdict = Verdict::Refused {
+            reason,
+            is_new: true,
+        };
+        Found { verdict, reports }
+    }
+
+    /// Returns a report on each file; `outcome` makes the outcome of a file that has changed.
+    fn reports(
+        &self,
+        looks: &[Look],
+        outcome: impl Fn(Option<MissingEntries>) -> Outcome,
+    ) -> Vec<FileReport> {
+        let pairs = self.files.iter().zip(self.in_use.iter().zip(looks));
+        let report = |(file, (before, now)): (&WatchedFile, (&Look, &Look))| FileReport {
+            file: file.clone(),
+            outcome: if before == now {
+                Outcome::Unchanged
+            } else {
+                outcome(file.missing(before, now))
+            },
+            effect: S::EFFECT,
+        };
+        pairs.map(report).collect()
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::{convert::Infallible, sync::mpsc};
-
-    use tokio::{
-        sync::mpsc::unbounded_channel,
-        time::{Instant, advance, timeout},
-    };
-
-    use super::*;
-
-    #[tokio::test(start_paused = true)]
-    async fn after_a_load_that_hung_the_checks_are_a_second_apart_again() {
-        let (started, mut has_started) = unbounded_channel();
-        let (release, released) = mpsc::channel::<()>();
-        let load = move || {
-            let _ = started.send(());
-            // Only the first load waits: after it, the sender is gone.
-            let _ = released.recv();
-            Ok::<_, Infallible>(())
-        };
-        let (published, mut at) = unbounded_channel();
-        let publish = move |()| published.send(Instant::now()).unwrap();
-        let watching = tokio::spawn(watch("files", load, publish, |_| ()));
-        has_started.recv().await.unwrap();
-        advance(Duration::from_secs(10)).await;
-        drop(release);
-        let mut published = Vec::new();
-        for _ in 0..5 {
-            let next = timeout(Duration::from_secs(60), at.recv()).await;
-            published.push(next.unwrap().unwrap());
-        }
-        watching.abort();
-        // The check that is due comes at once.
-        for pair in published[1..].windows(2) {
-            assert!(pair[1] - pair[0] >= CHECK_INTERVAL, "{published:?}");
-        }
-    }
-}
+mod tests;

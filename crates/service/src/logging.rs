@@ -2,6 +2,7 @@
 //! `dev` and `tail`. The format is JSON for machines or text for people, and the level can be
 //! changed while the process runs. Logging never blocks the caller; `queue` ensures that.
 
+mod loss;
 mod queue;
 
 use std::{
@@ -27,6 +28,9 @@ use crate::metrics::{self, RegisterError};
 /// The time for which SIGUSR1 turns on debug events: long enough to see what a connection does, too
 /// short to fill a disk.
 const DEBUG_TIME: Duration = Duration::from_secs(60);
+
+/// The time limit for writing queued lines if the process must end at once.
+const QUICK_END_TIME_MAX: Duration = Duration::from_millis(500);
 
 /// The level of the logs: events at this level and at more severe ones are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -133,8 +137,13 @@ impl Logs {
         self.levels.clone()
     }
 
-    /// Registers the counter of dropped lines. The returned future keeps it up to date and must run
-    /// for the life of the process. It also logs that lines were dropped, once there is room again.
+    /// Returns a function that writes the lines that are still queued, within half a second.
+    pub fn end_quickly(&self) -> impl FnOnce() + Send + use<> {
+        self.queue.end_within(QUICK_END_TIME_MAX)
+    }
+
+    /// Registers the counter of lost lines. The returned future keeps it up to date and must run
+    /// for the life of the process. It also logs that lines were lost, once there is room again.
     ///
     /// # Errors
     /// Returns an error if the name of the metric is taken.
@@ -145,15 +154,16 @@ impl Logs {
         let counter = metrics::counter(
             registry,
             "tickstorm_log_lines_dropped_total",
-            "Log lines dropped because standard error was not read fast enough.",
+            "Log lines dropped because standard error was not read fast enough, or could not be \
+             written to.",
         )?;
-        Ok(queue::count(self.queue.dropped(), counter))
+        Ok(queue::count(self.queue.losses(), counter))
     }
 }
 
 /// Starts the logs of this process on standard error. A panic in any thread or task is printed
 /// there and ends the process. A stalled reader of standard error blocks nothing: lines beyond a
-/// bound are dropped and counted.
+/// bound are dropped and counted, as are those that can't be written.
 ///
 /// # Errors
 /// Returns an error if logs have already been started.

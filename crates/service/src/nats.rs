@@ -3,13 +3,18 @@
 //! environment.
 
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use secrecy::{ExposeSecret, SecretString};
-use tickstorm_bus::{Credential, CredentialResult, NatsOptions};
+use prometheus::Registry;
+use secrecy::SecretString;
+use tickstorm_bus::{Credential, NatsError, NatsOptions};
+use tokio_util::sync::CancellationToken;
 use url::Url;
 
-use crate::env::{Findings, Setting, Settings, Text, Value, read_secret_file};
+use crate::daemon::Failure;
+use crate::env::{Findings, Setting, Settings, Text, Value, read_credential_file};
+use crate::exit;
+use crate::file_watch::{FileSet, FileWatch, FilesInUse, ReloadCounters, WatchedFile};
 
 /// Subjects are made of tokens separated by dots; `*` and `>` are wildcards.
 const SUBJECT: Text = Text::new(
@@ -205,22 +210,107 @@ where
     Option<T>: Value,
 {
     match settings.file_of(setting) {
-        Some(file) => Credential::from_file(file.to_owned(), read_credential),
+        Some(file) => {
+            Credential::from_file(file.to_owned(), |file| Ok(read_credential_file(file)?))
+        }
         None => settings
             .get(setting)
             .map_or_else(Credential::default, |value| secret(value).into()),
     }
 }
 
-/// Reads a user, password or token like the settings are read at start.
-fn read_credential(file: &Path) -> CredentialResult {
-    let Some(secret) = read_secret_file(file)? else {
-        return Ok(None);
-    };
-    if Text::CREDENTIAL.allows(secret.expose_secret()) {
-        Ok(Some(secret))
-    } else {
-        let allowed = NATS_PASSWORD.allowed();
-        Err(format!("the text in the file is invalid: expected {allowed}").into())
+/// The files of the connection to NATS. They are read for each connection, and watched only so that
+/// a file that can't be used is noticed before the next connection needs it.
+pub struct NatsFiles {
+    files: FilesInUse<WatchedFiles>,
+    counters: ReloadCounters,
+}
+
+impl NatsFiles {
+    /// Reads the files that `settings` name, and registers the metrics. `options` are those of the
+    /// connection.
+    ///
+    /// # Errors
+    /// Returns an error if a file can't be used.
+    pub fn load(
+        settings: &Settings,
+        options: &NatsOptions,
+        registry: &Registry,
+    ) -> Result<Self, Failure> {
+        let files = watched_files(settings);
+        let options = options.without_fixed_secrets();
+        let (files, ()) = FilesInUse::load(WatchedFiles { files, options })
+            .map_err(|error| Failure::new(exit::CONFIG, error))?;
+        let counters = ReloadCounters::register(
+            registry,
+            "tickstorm_nats_file_reloads_total",
+            "Changes of the files for the connection to NATS, by result: loaded, or failed, after \
+             which the connection stays, but the next one can't be made.",
+        )
+        .map_err(|error| Failure::new(exit::SOFTWARE, error))?;
+        Ok(Self { files, counters })
     }
+
+    /// Returns access to the files.
+    #[must_use]
+    pub fn access(&self) -> FileWatch {
+        self.files.access()
+    }
+
+    /// Watches the files until `stop` is cancelled.
+    pub async fn run(self, stop: CancellationToken) {
+        let watch = self.files.watch(self.counters, |_| (), |_| ());
+        stop.run_until_cancelled(watch).await;
+    }
+}
+
+struct WatchedFiles {
+    files: Vec<WatchedFile>,
+    options: NatsOptions,
+}
+
+impl FileSet for WatchedFiles {
+    const NAME: &'static str = "the files of NATS";
+    const EFFECT: &'static str = "the next connection to NATS uses them";
+    type Loaded = ();
+    type Error = NatsError;
+
+    fn files(&self) -> Vec<WatchedFile> {
+        self.files.clone()
+    }
+
+    fn load(&self) -> Result<(), NatsError> {
+        // Without files, the bus itself checks the options.
+        if self.files.is_empty() {
+            return Ok(());
+        }
+        self.options.check()
+    }
+}
+
+fn watched_files(settings: &Settings) -> Vec<WatchedFile> {
+    const NO_LOGIN: &str = "the next connection to NATS does without it";
+    const FEWER: &str = "the next connection to NATS does without them";
+    let user = settings
+        .file_of(&NATS_USER)
+        .map(|file| ("NATS_USER_FILE", file));
+    let password = settings
+        .file_of(&NATS_PASSWORD)
+        .map(|file| ("NATS_PASSWORD_FILE", file));
+    let token = settings
+        .file_of(&NATS_TOKEN)
+        .map(|file| ("NATS_TOKEN_FILE", file));
+    let logins = [user, password, token].into_iter().flatten();
+    let mut files: Vec<_> = logins
+        .map(|(setting, file)| WatchedFile::value(setting, file, NO_LOGIN))
+        .collect();
+    for setting in [&NATS_CREDS_FILE, &NATS_KEY_FILE] {
+        let file = settings.get(setting);
+        files.extend(file.map(|file| WatchedFile::value(setting.name(), &file, NO_LOGIN)));
+    }
+    for setting in [&NATS_CA_FILE, &NATS_CERT_FILE] {
+        let file = settings.get(setting);
+        files.extend(file.map(|file| WatchedFile::certificates(setting.name(), &file, FEWER)));
+    }
+    files
 }

@@ -3,8 +3,7 @@
 //! No error contains anything of a file, which may hold a private key.
 
 use std::{
-    fs::File,
-    io::{self, Read as _},
+    io,
     path::{Path, PathBuf},
 };
 
@@ -13,9 +12,12 @@ use rustls::pki_types::{
     pem::{self, PemObject},
 };
 use x509_parser::{certificate::X509Certificate, prelude::FromDer as _, public_key::PublicKey};
+use zeroize::Zeroizing;
+
+use crate::env::file::{BYTE_ORDER_MARK, read_start};
 
 /// The largest file that is read. A bundle of certificate authorities takes some 200 KB.
-const FILE_BYTES_MAX: u64 = 4 * 1024 * 1024;
+const FILE_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// The longest RSA key that signs well within the 3 ms before a tick in which no step of a client's
 /// handshake starts. On an AMD EPYC, a signature takes 0.3 ms with 2,048 bits, 1.8 ms with 3,072
@@ -61,6 +63,9 @@ pub enum PemFlaw {
     /// A section is not Base64.
     #[error("a section is not valid Base64")]
     NotBase64,
+    /// The first line would not be recognised.
+    #[error("it starts with a byte-order mark: save it without one")]
+    ByteOrderMark,
     /// Any other flaw.
     #[error("it is not valid PEM")]
     Other,
@@ -102,27 +107,19 @@ impl<'a> TlsFile<'a> {
     ///
     /// # Errors
     /// Returns an error if the file can't be read or is too large.
-    pub fn read(&self) -> Result<Vec<u8>, TlsFileError> {
-        let mut content = Vec::new();
-        let reading = File::open(self.path).and_then(|file| {
-            // The buffer has room from the start: growing it would leave copies of a key in memory.
-            let expected = file.metadata()?.len().min(FILE_BYTES_MAX);
-            content.reserve_exact(usize::try_from(expected).unwrap_or(0) + 1);
-            file.take(FILE_BYTES_MAX + 1).read_to_end(&mut content)?;
-            if content.len() as u64 > FILE_BYTES_MAX {
+    pub fn read(&self) -> Result<Zeroizing<Vec<u8>>, TlsFileError> {
+        let read = read_start(self.path, FILE_BYTES_MAX).and_then(|content| {
+            if content.len() > FILE_BYTES_MAX {
                 let what = format!("it is larger than {FILE_BYTES_MAX} bytes");
                 return Err(io::Error::new(io::ErrorKind::FileTooLarge, what));
             }
-            Ok(())
+            Ok(content)
         });
-        match reading {
-            Ok(()) => Ok(content),
-            Err(source) => Err(TlsFileError::Unreadable {
-                setting: self.setting,
-                path: self.path.to_owned(),
-                source,
-            }),
-        }
+        read.map_err(|source| TlsFileError::Unreadable {
+            setting: self.setting,
+            path: self.path.to_owned(),
+            source,
+        })
     }
 
     /// Parses all certificates in `content`, which was read from the file.
@@ -141,8 +138,10 @@ impl<'a> TlsFile<'a> {
     /// # Errors
     /// Returns an error if there is none.
     pub fn private_key(&self, content: &[u8]) -> Result<PrivateKeyDer<'static>, TlsFileError> {
+        let expected = "private key";
+        self.refuse_byte_order_mark(content, expected)?;
         PrivateKeyDer::from_pem_slice(content)
-            .map_err(|error| self.content_error("private key", PemFlaw::of(&error)))
+            .map_err(|error| self.content_error(expected, PemFlaw::of(&error)))
     }
 
     /// Parses all PEM blocks of a kind in `content`, which was read from the file. `expected` names
@@ -155,6 +154,7 @@ impl<'a> TlsFile<'a> {
         content: &[u8],
         expected: &'static str,
     ) -> Result<Vec<T>, TlsFileError> {
+        self.refuse_byte_order_mark(content, expected)?;
         let parsed: Result<Vec<T>, _> = T::pem_slice_iter(content).collect();
         let parsed = parsed.map_err(|error| self.content_error(expected, PemFlaw::of(&error)))?;
         if parsed.is_empty() {
@@ -174,6 +174,18 @@ impl<'a> TlsFile<'a> {
                 self.setting
             );
         }
+    }
+
+    /// The parser would skip the first section, since its line does not start with hyphens.
+    fn refuse_byte_order_mark(
+        &self,
+        content: &[u8],
+        expected: &'static str,
+    ) -> Result<(), TlsFileError> {
+        if content.starts_with(BYTE_ORDER_MARK) {
+            return Err(self.content_error(expected, Some(PemFlaw::ByteOrderMark)));
+        }
+        Ok(())
     }
 
     fn content_error(&self, expected: &'static str, source: Option<PemFlaw>) -> TlsFileError {
@@ -272,6 +284,7 @@ mod tests {
             ),
             (key[..key.len() / 2].to_owned(), Some(PemFlaw::NoEnd)),
             (key.replacen('\n', "\n*", 1), Some(PemFlaw::NotBase64)),
+            (format!("\u{feff}{key}"), Some(PemFlaw::ByteOrderMark)),
         ] {
             let error = file().private_key(content.as_bytes()).unwrap_err();
             let TlsFileError::Content { source, .. } = error else {

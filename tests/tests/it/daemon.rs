@@ -335,12 +335,14 @@ async fn the_documented_metrics_are_the_ones_that_the_daemons_export() {
     let written = |name, content: &str| dir.write(name, content).display().to_string();
     let certificate = written("edge.crt", &issued.certificate);
     let key = written("edge.key", &issued.key);
+    let token = written("token", "0123456789abcdef");
     let trusting = TlsOptions::new().ca_file(written("ca.pem", authority.certificate()));
     for name in DAEMONS {
-        // Some metrics exist only with TLS.
+        // Some metrics exist only with TLS, or with a token.
         let mut running = Daemon::new(name)
             .with("ADMIN_TLS_CERT_FILE", &certificate)
-            .with("ADMIN_TLS_KEY_FILE", &key);
+            .with("ADMIN_TLS_KEY_FILE", &key)
+            .with("ADMIN_TOKEN_FILE", &token);
         if name == "tickstorm-edge" {
             running.set("TLS_ENABLED", "true");
             running.set("TLS_CERT_FILE", &certificate);

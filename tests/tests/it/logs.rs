@@ -4,10 +4,12 @@
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 
 use nix::sys::signal::Signal;
+use tokio::process::Command;
 
 use crate::dev::{Dev, dev};
 use crate::support::daemon::Daemon;
-use crate::tickstorm::run;
+use crate::support::eventually;
+use crate::tickstorm::{PATIENCE, binary, run};
 
 /// The number of connections, whose events exceed the 64 KiB that a pipe holds.
 const CONNECTIONS: usize = 1_000;
@@ -51,4 +53,78 @@ async fn the_last_event_is_the_reason_why_a_daemon_exits() {
         let last = ended.stderr.lines().last().unwrap_or_default();
         assert!(last.contains(&format!("{setting}={addr}")), "{ended:?}");
     }
+}
+
+const DROPPED: &str = "tickstorm_log_lines_dropped_total";
+
+/// Opens a connection, whose end is logged.
+fn connect(edge: &Daemon) {
+    drop(TcpStream::connect(edge.clients()).unwrap());
+}
+
+/// Logs events until the edge has counted lost lines.
+async fn lose_lines(edge: &Daemon) {
+    eventually("lost lines are counted", PATIENCE, async || {
+        connect(edge);
+        edge.metric(DROPPED).await > 0.0
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn log_lines_that_cannot_be_written_are_counted() {
+    let mut edge = Daemon::new("tickstorm-edge").with("LOG_LEVEL", "debug");
+    edge.start_with_stderr("/dev/full").await;
+    lose_lines(&edge).await;
+    assert_eq!(edge.terminate().await, Some(0));
+}
+
+#[tokio::test]
+async fn a_log_file_that_is_full_ends_nothing_and_the_loss_is_logged_once_there_is_room() {
+    fn limited(command: Command) -> Command {
+        let mut limited = Command::new("/bin/sh");
+        let std = command.as_std();
+        // In blocks of 512 bytes or 1 KiB.
+        limited
+            .args(["-c", r#"ulimit -f 8; exec "$0" "$@""#])
+            .arg(std.get_program())
+            .args(std.get_args())
+            .env_clear()
+            .envs(
+                std.get_envs()
+                    .filter_map(|(name, value)| Some((name, value?))),
+            )
+            .kill_on_drop(true);
+        limited
+    }
+    let mut edge = Daemon::new("tickstorm-edge").with("LOG_LEVEL", "debug");
+    let executable = binary("tickstorm-edge");
+    edge = edge.run_by(executable, limited);
+    edge.start().await;
+    lose_lines(&edge).await;
+    // All of these have been lost before there is room.
+    let before = edge.metric(DROPPED).await;
+    (0..100).for_each(|_| connect(&edge));
+    eventually("each line is counted", PATIENCE, async || {
+        edge.metric(DROPPED).await >= before + 100.0
+    })
+    .await;
+    edge.empty_log();
+    edge.logs("log lines were dropped").await;
+    let log = edge.log();
+    let reports = log
+        .lines()
+        .filter(|line| line.contains("log lines were dropped"));
+    let reports: Vec<serde_json::Value> = reports
+        .map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("{log}")))
+        .collect();
+    assert!(reports[0]["lines"].as_u64().unwrap() > 0, "{log}");
+    assert!(
+        reports[0]["error"]
+            .as_str()
+            .unwrap()
+            .contains("File too large"),
+        "{log}"
+    );
+    assert_eq!(edge.terminate().await, Some(0));
 }

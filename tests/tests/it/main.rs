@@ -19,6 +19,7 @@ mod private_memory;
 mod probe;
 mod rogue_publishers;
 mod security;
+mod signals;
 mod stolen_logins;
 mod support;
 mod tables;

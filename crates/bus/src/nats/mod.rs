@@ -53,9 +53,7 @@ impl NatsBus {
 
     fn start_on(options: NatsOptions, build_runtime: BuildRuntime) -> Result<Self, NatsError> {
         let servers = options.servers()?;
-        for server in &servers {
-            options.to_server(server)?;
-        }
+        options.check()?;
         let switchboard = Arc::new(Switchboard {
             subjects: Subjects::new(&options.subject_prefix),
             endpoints: Mutex::default(),

@@ -3,6 +3,8 @@
 
 use std::error::Error;
 use std::fmt;
+use std::fs::File;
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -93,6 +95,13 @@ impl Credential {
         Self(Source::File { path, read })
     }
 
+    fn without_fixed_secret(&self) -> Self {
+        match &self.0 {
+            Source::Fixed(_) => "x".into(),
+            Source::Absent | Source::File { .. } => self.clone(),
+        }
+    }
+
     /// Returns the current value.
     ///
     /// # Errors
@@ -139,6 +148,9 @@ pub enum NatsError {
     /// There is a user without a password, or a password without a user.
     #[error("a user and a password must be given together, but only one of them is")]
     HalfLogin,
+    /// There is more than one login.
+    #[error("user and password, token and credentials file are alternatives, but several are set")]
+    SeveralLogins,
     /// There is a certificate without a key, or a key without a certificate.
     #[error("a certificate and its key must be given together, but only one of them is")]
     HalfCertificate,
@@ -148,7 +160,7 @@ pub enum NatsError {
         /// The file.
         path: PathBuf,
         /// The cause.
-        source: std::io::Error,
+        source: io::Error,
     },
     /// A file with a user, password or token cannot be used.
     #[error("{}: {source}", path.display())]
@@ -157,6 +169,12 @@ pub enum NatsError {
         path: PathBuf,
         /// The cause.
         source: CredentialError,
+    },
+    /// A file starts with a byte-order mark, so that its first line would not be recognised.
+    #[error("{} starts with a byte-order mark: save it without one", path.display())]
+    ByteOrderMark {
+        /// The file.
+        path: PathBuf,
     },
     /// A file does not have the expected content.
     #[error("{} does not contain {expected}", path.display())]
@@ -168,7 +186,7 @@ pub enum NatsError {
     },
     /// The system cannot start a thread.
     #[error("cannot start the thread of the bus: {0}")]
-    Thread(#[source] std::io::Error),
+    Thread(#[source] io::Error),
 }
 
 /// One server, and the credentials in its URL.
@@ -235,6 +253,42 @@ impl NatsServer {
 }
 
 impl NatsOptions {
+    /// Checks whether these options can lead to a connection, as [`NatsBus::start`] does. This reads
+    /// all files.
+    ///
+    /// # Errors
+    /// Returns an error if they can't: a URL is invalid, a file is unreadable or has the wrong
+    /// content, or a credential is incomplete.
+    ///
+    /// [`NatsBus::start`]: super::NatsBus::start
+    pub fn check(&self) -> Result<(), NatsError> {
+        // Servers with a login in their URL need no other, but those in files are checked.
+        for credential in [&self.user, &self.password, &self.token] {
+            credential.current()?;
+        }
+        for server in &self.servers()? {
+            self.to_server(server)?;
+        }
+        Ok(())
+    }
+
+    /// Returns the same options for [`Self::check`], without the secrets that are not in files.
+    #[must_use]
+    pub fn without_fixed_secrets(&self) -> Self {
+        Self {
+            urls: URL_FOR_CHECKS.into(),
+            user: self.user.without_fixed_secret(),
+            password: self.password.without_fixed_secret(),
+            token: self.token.without_fixed_secret(),
+            credentials_file: self.credentials_file.clone(),
+            ca_file: self.ca_file.clone(),
+            certificate_file: self.certificate_file.clone(),
+            key_file: self.key_file.clone(),
+            subject_prefix: self.subject_prefix.clone(),
+            name: self.name.clone(),
+        }
+    }
+
     /// Returns the servers in random order, so that processes spread over them.
     pub(super) fn servers(&self) -> Result<Vec<NatsServer>, NatsError> {
         let urls = self.urls.split(',').enumerate();
@@ -279,6 +333,14 @@ impl NatsOptions {
             (Some(_), None) | (None, Some(_)) => return Err(NatsError::HalfLogin),
         };
         login.token = self.token.current()?;
+        let logins = [
+            login.user.is_some(),
+            login.token.is_some(),
+            self.credentials_file.is_some(),
+        ];
+        if logins.into_iter().filter(|is_set| *is_set).count() > 1 {
+            return Err(NatsError::SeveralLogins);
+        }
         if let Some(path) = &self.credentials_file {
             let content = Zeroizing::new(read(path)?);
             let credentials = UserCredentials::parse(&String::from_utf8_lossy(&content));
@@ -322,6 +384,12 @@ impl NatsOptions {
     }
 }
 
+/// A URL without a secret. It demands TLS, so that all files are read.
+const URL_FOR_CHECKS: &str = "tls://localhost";
+
+/// The largest file that is read. A bundle of certificate authorities takes some 200 KB.
+const FILE_BYTES_MAX: u64 = 4 * 1024 * 1024;
+
 const CERTIFICATES: &str = "one or more certificates (PEM)";
 
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, NatsError> {
@@ -334,10 +402,28 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, NatsError> 
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, NatsError> {
-    std::fs::read(path).map_err(|source| NatsError::Unreadable {
+    let content = read_bounded(path).map_err(|source| NatsError::Unreadable {
         path: path.to_owned(),
         source,
-    })
+    })?;
+    if content.starts_with("\u{feff}".as_bytes()) {
+        let path = path.to_owned();
+        return Err(NatsError::ByteOrderMark { path });
+    }
+    Ok(content)
+}
+
+fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
+    let file = File::open(path)?;
+    // The buffer has room from the start: growing it would leave copies of a key in memory.
+    let expected = file.metadata()?.len().min(FILE_BYTES_MAX);
+    let mut content = Vec::with_capacity(usize::try_from(expected).unwrap_or(0) + 1);
+    file.take(FILE_BYTES_MAX + 1).read_to_end(&mut content)?;
+    if content.len() as u64 > FILE_BYTES_MAX {
+        let what = format!("it is larger than {FILE_BYTES_MAX} bytes");
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, what));
+    }
+    Ok(content)
 }
 
 fn content_error(path: &Path, expected: &'static str) -> NatsError {

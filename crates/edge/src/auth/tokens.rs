@@ -9,22 +9,21 @@
 
 use std::collections::HashMap;
 use std::hash::{Hash, Hasher};
-use std::io;
 use std::path::Path;
 
 use aws_lc_rs::digest;
 use data_encoding::HEXLOWER_PERMISSIVE;
 use subtle::{Choice, ConstantTimeEq};
+use tickstorm_service::env::{FileError, read_text_file};
 
 use super::CredentialsError;
-use crate::text_file;
 
 /// The most tokens that a file may hold: far more than anyone could keep track of, and about 1 MB
 /// of memory.
 pub(super) const TOKENS_MAX: usize = 10_000;
 /// The largest tokens file, in bytes: enough for [`TOKENS_MAX`] lines of the greatest length, and
 /// some comments.
-const FILE_BYTES_MAX: u64 = 2 * 1024 * 1024;
+const FILE_BYTES_MAX: usize = 2 * 1024 * 1024;
 /// The longest name of a token, in bytes.
 const NAME_BYTES_MAX: usize = 64;
 
@@ -102,16 +101,16 @@ pub(super) struct Tokens {
 impl Tokens {
     /// Reads the file at `path`.
     pub(super) fn read(path: &Path) -> Result<Self, CredentialsError> {
-        let unreadable = |source: io::Error| CredentialsError::Tokens {
-            path: path.to_owned(),
-            source,
-        };
         let too_many = || CredentialsError::TooManyTokens {
             path: path.to_owned(),
         };
-        let text = text_file::read(path, FILE_BYTES_MAX)
-            .map_err(unreadable)?
-            .ok_or_else(too_many)?;
+        let text = read_text_file(path, FILE_BYTES_MAX).map_err(|source| {
+            if matches!(source, FileError::TooLong { .. }) {
+                return too_many();
+            }
+            let path = path.to_owned();
+            CredentialsError::Tokens { path, source }
+        })?;
         let mut tokens = Self::default();
         let mut digest_by_name = HashMap::new();
         for (index, line) in text.lines().enumerate() {
@@ -254,7 +253,7 @@ mod tests {
         for index in 0..=TOKENS_MAX {
             writeln!(text, "name-{index} {}", hex(&index.to_string())).unwrap();
         }
-        let comment = "#".repeat(usize::try_from(FILE_BYTES_MAX).unwrap() + 1);
+        let comment = "#".repeat(FILE_BYTES_MAX + 1);
         for text in [text, comment] {
             let refused = read(&text).err();
             assert!(

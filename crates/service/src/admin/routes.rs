@@ -26,7 +26,7 @@ use tokio::{
 };
 
 use super::{Health, connection::Client, roster::Busy};
-use crate::{low_priority, metrics};
+use crate::{file_watch::FileWatch, low_priority, metrics};
 
 /// The time between two encodings of the metrics, each of which takes a millisecond or more.
 const ENCODING_INTERVAL: Duration = Duration::from_millis(100);
@@ -54,11 +54,20 @@ pub fn busy(text: &'static str) -> Response {
 }
 
 /// Returns the routes.
-pub(super) fn routes(registry: Registry, health: Arc<dyn Health>, addr: SocketAddr) -> Router {
+pub(super) fn routes(
+    registry: Registry,
+    health: Arc<dyn Health>,
+    addr: SocketAddr,
+    files: Vec<FileWatch>,
+) -> Router {
     let metrics = Router::new()
         .route("/metrics", get(write_metrics))
         .with_state(Arc::new(MetricsText::new(registry)));
-    let context = Context { health, addr };
+    let context = Context {
+        health,
+        addr,
+        files: files.into(),
+    };
     let status = Router::new()
         .route("/status", get(status))
         .with_state(context.clone());
@@ -75,6 +84,7 @@ pub(super) fn routes(registry: Registry, health: Arc<dyn Health>, addr: SocketAd
 struct Context {
     health: Arc<dyn Health>,
     addr: SocketAddr,
+    files: Arc<[FileWatch]>,
 }
 
 async fn live(State(context): State<Context>) -> Response {
@@ -104,6 +114,11 @@ async fn status(State(context): State<Context>) -> Response {
         fields.insert("admin_addr".into(), json!(context.addr.to_string()));
         fields.insert("ready".into(), json!(reasons.is_empty()));
         fields.insert("reasons".into(), json!(reasons));
+        let refused = context.files.iter().filter_map(|files| {
+            let error = files.refused()?;
+            Some(json!({ "files": files.name(), "error": error }))
+        });
+        fields.insert("refused_files".into(), refused.collect());
     }
     Json(status).into_response()
 }

@@ -3,17 +3,15 @@
 
 use std::{path::PathBuf, sync::Arc};
 
-use prometheus::{IntCounter, Registry};
+use prometheus::Registry;
 use rustls::ServerConfig;
 use tickstorm_tls::{ConfigError, server_config};
 use tokio::sync::watch;
-use zeroize::Zeroizing;
 
 use super::AdminError;
 use crate::{
-    env::Settings,
-    file_watch::{FileSet, FilesInUse},
-    metrics::{self, RegisterError},
+    env::{Setting, Settings},
+    file_watch::{FileSet, FileWatch, FilesInUse, ReloadCounters, WatchedFile},
     settings::{ADMIN_TLS_CERT_FILE, ADMIN_TLS_KEY_FILE},
     tls_file::{TlsFile, TlsFileError},
 };
@@ -29,38 +27,9 @@ pub enum AdminTlsError {
     CertificateAndKey(#[source] ConfigError),
 }
 
-/// Counts what became of changed files.
-struct ReloadMetrics {
-    loaded: IntCounter,
-    failed: IntCounter,
-}
-
-impl ReloadMetrics {
-    fn register(registry: &Registry) -> Result<Self, RegisterError> {
-        let reloads = metrics::counters(
-            registry,
-            "tickstorm_admin_tls_reloads_total",
-            "Changes of the admin port's TLS files, by result: loaded, or failed, after which the \
-             old files stay in use.",
-            &["result"],
-        )?;
-        Ok(Self {
-            loaded: reloads.with_label_values(&["loaded"]),
-            failed: reloads.with_label_values(&["failed"]),
-        })
-    }
-}
-
 struct AdminTlsFiles {
     certificate: PathBuf,
     key: PathBuf,
-}
-
-/// The contents of the files. There is no `Debug` implementation, so that the key can't be printed.
-#[derive(PartialEq, Eq)]
-struct AdminTlsContents {
-    certificate: Vec<u8>,
-    key: Zeroizing<Vec<u8>>,
 }
 
 impl AdminTlsFiles {
@@ -82,23 +51,27 @@ impl AdminTlsFiles {
 }
 
 impl FileSet for AdminTlsFiles {
-    type Contents = AdminTlsContents;
+    const NAME: &'static str = "the admin port's TLS files";
+    const EFFECT: &'static str = "new connections use them";
     type Loaded = Arc<ServerConfig>;
     type Error = AdminTlsError;
 
-    fn read(&self) -> Result<AdminTlsContents, AdminTlsError> {
-        Ok(AdminTlsContents {
-            certificate: self.certificate().read()?,
-            key: Zeroizing::new(self.key().read()?),
-        })
+    fn files(&self) -> Vec<WatchedFile> {
+        let [certificate, key] = [&ADMIN_TLS_CERT_FILE, &ADMIN_TLS_KEY_FILE].map(Setting::name);
+        let loss = "clients that need a missing intermediate certificate refuse to connect";
+        vec![
+            WatchedFile::certificates(certificate, &self.certificate, loss),
+            WatchedFile::value(key, &self.key, "nothing can connect"),
+        ]
     }
 
-    fn load(&self, contents: &AdminTlsContents) -> Result<Arc<ServerConfig>, AdminTlsError> {
-        let chain = self.certificate().certificates(&contents.certificate)?;
-        let key = self.key().private_key(&contents.key)?;
+    fn load(&self) -> Result<Arc<ServerConfig>, AdminTlsError> {
+        let (certificate, key) = (self.certificate(), self.key());
+        let chain = certificate.certificates(&certificate.read()?)?;
+        let key = key.private_key(&key.read()?)?;
         let mut config =
             server_config(chain.clone(), key, None).map_err(AdminTlsError::CertificateAndKey)?;
-        self.certificate().warn_of_slow_key(&chain);
+        certificate.warn_of_slow_key(&chain);
         // Here rustls keeps the connections.
         config.enable_secret_extraction = false;
         Ok(Arc::new(config))
@@ -109,7 +82,7 @@ impl FileSet for AdminTlsFiles {
 pub(super) struct AdminTls {
     files: FilesInUse<AdminTlsFiles>,
     configs: watch::Sender<Arc<ServerConfig>>,
-    metrics: ReloadMetrics,
+    counters: ReloadCounters,
 }
 
 impl AdminTls {
@@ -126,8 +99,18 @@ impl AdminTls {
         Ok(Some(Self {
             files,
             configs: watch::Sender::new(config),
-            metrics: ReloadMetrics::register(registry)?,
+            counters: ReloadCounters::register(
+                registry,
+                "tickstorm_admin_tls_reloads_total",
+                "Changes of the admin port's TLS files, by result: loaded, or failed, after which \
+                 the old files stay in use.",
+            )?,
         }))
+    }
+
+    /// Returns access to the files.
+    pub(super) fn access(&self) -> FileWatch {
+        self.files.access()
     }
 
     /// Returns the configuration of new connections, which changes with the files.
@@ -135,30 +118,18 @@ impl AdminTls {
         self.configs.subscribe()
     }
 
-    /// Rereads the files every second and publishes a new configuration when their contents change.
-    /// If the new contents can't be used, the configuration stays as it is and one error is logged.
+    /// Watches the files and publishes a new configuration when they have changed.
     pub(super) async fn run(self) {
         let Self {
             files,
             configs,
-            metrics,
+            counters,
         } = self;
         let publish = |changed| {
             if let Some(config) = changed {
                 configs.send_replace(config);
-                metrics.loaded.inc();
-                tracing::info!("the admin port's TLS files changed: new connections use them");
             }
         };
-        let refuse = |error: &str| {
-            metrics.failed.inc();
-            tracing::error!(
-                error,
-                "the admin port's TLS files can't be reread; the old ones stay in use"
-            );
-        };
-        files
-            .watch("the admin port's TLS files", publish, refuse)
-            .await;
+        files.watch(counters, publish, |_| ()).await;
     }
 }

@@ -2,14 +2,16 @@
 
 use std::path::PathBuf;
 
+use prometheus::Registry;
 use secrecy::ExposeSecret;
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq;
 use tokio::sync::watch;
 
+use super::AdminError;
 use crate::{
     env::{FileError, Settings, read_secret_file},
-    file_watch::{FileSet, FilesInUse},
+    file_watch::{FileSet, FileWatch, FilesInUse, ReloadCounters, WatchedFile},
     settings::ADMIN_TOKEN_FILE,
 };
 
@@ -63,19 +65,21 @@ impl PartialEq for TokenDigest {
 struct TokenFile(PathBuf);
 
 impl FileSet for TokenFile {
-    type Contents = TokenDigest;
+    const NAME: &'static str = "the tokens of the admin port";
+    const EFFECT: &'static str = "requests need the new token";
     type Loaded = TokenDigest;
     type Error = AdminTokenError;
 
-    fn read(&self) -> Result<TokenDigest, AdminTokenError> {
+    fn files(&self) -> Vec<WatchedFile> {
+        let loss = "requests need no token";
+        vec![WatchedFile::value(ADMIN_TOKEN_FILE.name(), &self.0, loss)]
+    }
+
+    fn load(&self) -> Result<TokenDigest, AdminTokenError> {
         self.digest().map_err(|problem| AdminTokenError {
             path: self.0.clone(),
             problem,
         })
-    }
-
-    fn load(&self, contents: &TokenDigest) -> Result<TokenDigest, AdminTokenError> {
-        Ok(*contents)
     }
 }
 
@@ -107,17 +111,35 @@ fn is_bearer_token(text: &str) -> bool {
 pub(super) struct AdminToken {
     file: FilesInUse<TokenFile>,
     digests: watch::Sender<TokenDigest>,
+    counters: ReloadCounters,
 }
 
 impl AdminToken {
-    /// Reads the file that `settings` name, if they do.
-    pub(super) fn load(settings: &Settings) -> Result<Option<Self>, AdminTokenError> {
+    /// Reads the file that `settings` name, if they do, and registers the metrics.
+    pub(super) fn load(
+        settings: &Settings,
+        registry: &Registry,
+    ) -> Result<Option<Self>, AdminError> {
         let Some(path) = settings.get(&ADMIN_TOKEN_FILE) else {
             return Ok(None);
         };
         let (file, digest) = FilesInUse::load(TokenFile(path))?;
-        let digests = watch::Sender::new(digest);
-        Ok(Some(Self { file, digests }))
+        let counters = ReloadCounters::register(
+            registry,
+            "tickstorm_admin_token_reloads_total",
+            "Changes of the admin port's token, by result: loaded, or failed, after which the old \
+             token stays valid.",
+        )?;
+        Ok(Some(Self {
+            file,
+            digests: watch::Sender::new(digest),
+            counters,
+        }))
+    }
+
+    /// Returns access to the file.
+    pub(super) fn access(&self) -> FileWatch {
+        self.file.access()
     }
 
     /// Returns the digest of the token that is valid, which changes with the file.
@@ -125,23 +147,19 @@ impl AdminToken {
         self.digests.subscribe()
     }
 
-    /// Rereads the file every second. If it can't be used, the old token stays valid and one error
-    /// is logged.
+    /// Watches the file and publishes a token that has changed.
     pub(super) async fn run(self) {
-        let Self { file, digests } = self;
+        let Self {
+            file,
+            digests,
+            counters,
+        } = self;
         let publish = |changed| {
             if let Some(digest) = changed {
                 digests.send_replace(digest);
-                tracing::info!("the admin port's token changed: its file was reread");
             }
         };
-        let refuse = |error: &str| {
-            tracing::error!(
-                error,
-                "the admin port's token can't be reread; the old one stays valid"
-            );
-        };
-        file.watch("the admin port's token", publish, refuse).await;
+        file.watch(counters, publish, |_| ()).await;
     }
 }
 
@@ -154,7 +172,7 @@ mod tests {
 
     fn read(text: &str) -> Result<TokenDigest, AdminTokenError> {
         let dir = TempDir::new("admin-token");
-        TokenFile(dir.write("token", text)).read()
+        TokenFile(dir.write("token", text)).load()
     }
 
     #[test]
@@ -182,7 +200,11 @@ mod tests {
             ("0123456789abcde", "15 bytes of text"),
             (&long, "1025 bytes of text"),
             ("0123456789abcdef 0123456789abcdef", "a character that"),
-            ("0123456789abcdef\n0123456789abcdef\n", "a character that"),
+            (
+                "0123456789abcdef\n0123456789abcdef\n",
+                "a control character",
+            ),
+            ("\u{feff}0123456789abcdef", "a byte-order mark"),
             ("0123456789=abcdef", "a character that"),
             ("0123456789abcdef\u{e9}", "a character that"),
             ("================", "a character that"),

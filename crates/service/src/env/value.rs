@@ -225,6 +225,12 @@ impl Text {
         }
     }
 
+    /// Returns a noun phrase for the texts that are allowed.
+    #[must_use]
+    pub const fn allowed(&self) -> &'static str {
+        self.allowed
+    }
+
     /// Returns whether `text` is allowed.
     #[must_use]
     pub fn allows(&self, text: &str) -> bool {

@@ -1,6 +1,6 @@
 //! The queue between the code that logs and standard error. A separate thread writes the lines, so
 //! that a stalled reader of standard error blocks nothing else: not a shard and its clients, not
-//! the exit of the process, not a panic. Lines beyond the bound are dropped and counted.
+//! the exit of the process, not a panic. Lines beyond the bound are dropped and counted (`loss`).
 
 use std::{
     backtrace::Backtrace,
@@ -13,7 +13,9 @@ use std::{
 };
 
 use prometheus::IntCounter;
-use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
+use tracing_appender::non_blocking::{NonBlocking, NonBlockingBuilder, WorkerGuard};
+
+use super::loss::{LossReporter, Losses};
 
 /// The maximum number of queued lines, about 2 MB: what an edge at level debug writes in a few
 /// seconds of a reconnect storm.
@@ -23,14 +25,14 @@ const LINES_MAX: usize = 8_192;
 /// thread's own limit of 1.1 s.
 const END_TIME_MAX: Duration = Duration::from_secs(2);
 
-/// The interval at which the number of dropped lines is checked.
+/// The interval at which the number of lost lines is checked.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The writing end of the queue. Dropping it writes the queued lines, within [`END_TIME_MAX`].
 #[derive(Debug)]
 pub(super) struct Queue {
     writer_thread: Arc<WriterThread>,
-    dropped: ErrorCounter,
+    losses: Losses,
 }
 
 /// Starts a queue in front of `writer`. Returns the end that accepts lines and the end that writes
@@ -40,6 +42,7 @@ pub(super) fn start(writer: impl Write + Send + 'static) -> (NonBlocking, Queue)
 }
 
 fn start_bounded(writer: impl Write + Send + 'static, lines_max: usize) -> (NonBlocking, Queue) {
+    let (writer, losses) = Losses::counted(writer);
     let (lines, guard) = NonBlockingBuilder::default()
         .buffered_lines_limit(lines_max)
         .lossy(true)
@@ -47,15 +50,21 @@ fn start_bounded(writer: impl Write + Send + 'static, lines_max: usize) -> (NonB
         .finish(writer);
     let queue = Queue {
         writer_thread: Arc::new(WriterThread(Mutex::new(Some(guard)))),
-        dropped: lines.error_counter(),
+        losses: losses.with_queue(lines.error_counter()),
     };
     (lines, queue)
 }
 
 impl Queue {
-    /// Returns the count of dropped lines.
-    pub(super) fn dropped(&self) -> ErrorCounter {
-        self.dropped.clone()
+    /// Returns the count of lost lines.
+    pub(super) fn losses(&self) -> Losses {
+        self.losses.clone()
+    }
+
+    /// Returns a function that writes the queued lines, at most for `limit`.
+    pub(super) fn end_within(&self, limit: Duration) -> impl FnOnce() + Send + use<> {
+        let writer_thread = Arc::clone(&self.writer_thread);
+        move || writer_thread.end(limit)
     }
 
     /// Installs a panic hook that ends the process if any thread or task panics. The message on
@@ -64,7 +73,7 @@ impl Queue {
         let writer_thread = Arc::clone(&self.writer_thread);
         panic::set_hook(Box::new(move |panic| {
             // The events before the panic show what led to it, so they are written first.
-            writer_thread.end();
+            writer_thread.end(END_TIME_MAX);
             let thread = thread::current();
             let name = thread.name().unwrap_or("<unnamed>");
             let text = format!("\nthread '{name}' {panic}\n{}\n", Backtrace::capture());
@@ -80,7 +89,7 @@ impl Queue {
 
 impl Drop for Queue {
     fn drop(&mut self) {
-        self.writer_thread.end();
+        self.writer_thread.end(END_TIME_MAX);
     }
 }
 
@@ -88,12 +97,12 @@ impl Drop for Queue {
 struct WriterThread(Mutex<Option<WorkerGuard>>);
 
 impl WriterThread {
-    fn end(&self) {
+    fn end(&self, limit: Duration) {
         let guard = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(guard) = guard {
             // The guard waits for the thread with a time limit. When that passes, it prints a
             // message to standard output, whose reader may be the stalled one.
-            run_with_time_limit(END_TIME_MAX, move || drop(guard));
+            run_with_time_limit(limit, move || drop(guard));
         }
     }
 }
@@ -117,26 +126,13 @@ fn run_with_time_limit(limit: Duration, work: impl FnOnce() + Send + 'static) {
     }
 }
 
-/// Keeps `counter` at the number of dropped lines, and logs that lines were dropped once a line
-/// gets through again.
-pub(super) async fn count(dropped: ErrorCounter, counter: IntCounter) {
-    let total = || u64::try_from(dropped.dropped_lines()).unwrap_or(u64::MAX);
-    let mut reported = 0;
+/// Keeps `counter` at the number of lost lines, and logs that lines were lost once a line gets
+/// through again.
+pub(super) async fn count(losses: Losses, counter: IntCounter) {
+    let mut reporter = LossReporter::new(losses, counter);
     loop {
         tokio::time::sleep(CHECK_INTERVAL).await;
-        let before = total();
-        counter.inc_by(before.saturating_sub(counter.get()));
-        if before > reported {
-            let lines = before - reported;
-            tracing::warn!(
-                lines,
-                "log lines were dropped because standard error was not read fast enough"
-            );
-            // If this line was also dropped, the next check reports the loss again.
-            if total() == before {
-                reported = before;
-            }
-        }
+        reporter.update();
     }
 }
 
@@ -176,7 +172,7 @@ mod tests {
         let (dispatch, _) = dispatch(Level::Info, LogFormat::Text, writer);
         let _guard = set_default(&dispatch);
         let counter = IntCounter::new("dropped", "Counted.").unwrap();
-        let counting = tokio::spawn(count(queue.dropped(), counter.clone()));
+        let counting = tokio::spawn(count(queue.losses(), counter.clone()));
 
         // Three lines are queued, and the writer thread may have taken one more.
         for number in 0..10 {

@@ -194,6 +194,7 @@ async fn status_adds_the_fields_of_the_process_to_those_of_the_component() {
         "admin_addr": port.addr.to_string(),
         "ready": false,
         "reasons": ["time is unknown"],
+        "refused_files": [],
     });
     assert_eq!(port.get("/status").await.json(), expected);
     port.stop().await;

@@ -220,6 +220,8 @@ fn a_login_in_files_is_always_the_one_that_they_contain_now() {
     };
     for (content, why) in [
         (too_long.as_bytes(), "expected 1 to 1024 bytes"),
+        ("\u{feff}xxx".as_bytes(), "a byte-order mark"),
+        (b"xxx\n\n", "a control character"),
         (&[0xff], "not UTF-8"),
     ] {
         let error = refusal_of(content);

@@ -146,8 +146,13 @@ impl Daemon {
 
     /// Starts the daemon and waits until its admin port answers.
     pub(crate) async fn start(&mut self) {
-        assert!(self.child.is_none(), "{} is already running", self.program);
         self.run = self.read("stderr").len();
+        self.start_with_stderr("stderr").await;
+    }
+
+    /// Starts the daemon like [`Self::start`], with standard error in another file.
+    pub(crate) async fn start_with_stderr(&mut self, stderr: &str) {
+        assert!(self.child.is_none(), "{} is already running", self.program);
         let file = |name| {
             let path = self.dir.path().join(name);
             File::options()
@@ -157,7 +162,7 @@ impl Daemon {
                 .unwrap()
         };
         let mut command = self.command(&[]);
-        command.stdout(file("stdout")).stderr(file("stderr"));
+        command.stdout(file("stdout")).stderr(file(stderr));
         self.child = Some(command.spawn().unwrap());
         let answers = async || self.get("/health/live").await.is_ok();
         let what = format!("{} answers at its admin port", self.program);
@@ -233,6 +238,15 @@ impl Daemon {
     /// Returns what the daemon has logged in this run.
     pub(crate) fn log(&self) -> String {
         self.read("stderr").split_off(self.run)
+    }
+
+    /// Empties the file with the log, which makes room if it is full.
+    pub(crate) fn empty_log(&mut self) {
+        let file = File::options()
+            .write(true)
+            .open(self.dir.path().join("stderr"));
+        file.unwrap().set_len(0).unwrap();
+        self.run = 0;
     }
 
     /// Waits until the daemon has logged `text` in this run.

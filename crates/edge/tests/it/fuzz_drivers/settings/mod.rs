@@ -73,3 +73,10 @@ fn simple_size(text: &str) -> Option<u64> {
     let number: u64 = digits.parse().ok().filter(|_| is_number)?;
     number.checked_mul(1 << shift)
 }
+
+/// Returns the text of a list in a file, unless it contains what no list may.
+fn list(content: &[u8]) -> Option<&str> {
+    let text = str::from_utf8(content).ok()?;
+    let is_plain = |c: char| !c.is_control() || "\t\r\n".contains(c);
+    (!text.starts_with('\u{feff}') && text.chars().all(is_plain)).then_some(text)
+}

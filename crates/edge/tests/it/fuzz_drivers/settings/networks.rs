@@ -135,9 +135,9 @@ fn probes(networks: &[Network]) -> Vec<IpAddr> {
         .collect()
 }
 
-/// Returns the entries of a file with their line numbers; `None` if it is not text.
+/// Returns the entries of a file with their line numbers; `None` if it is not a list.
 fn entries(content: &[u8]) -> Option<Vec<(usize, &str)>> {
-    let text = str::from_utf8(content).ok()?;
+    let text = super::list(content)?;
     let lines = (1..).zip(text.split('\n'));
     let entries = lines.map(|(number, line)| {
         let end = line.find('#').unwrap_or(line.len());

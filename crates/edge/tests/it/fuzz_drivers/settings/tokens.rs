@@ -56,9 +56,9 @@ pub(super) fn run(content: &[u8]) {
 }
 
 /// Returns the digests in the file, or the number of the line that is wrong; `None` if the file is
-/// not text.
+/// not a list.
 fn digests(content: &[u8]) -> Result<HashSet<String>, Option<usize>> {
-    let text = str::from_utf8(content).map_err(|_| None)?;
+    let text = super::list(content).ok_or(None)?;
     let (mut names, mut digests) = (HashSet::new(), HashSet::new());
     for (number, line) in (1..).zip(text.split('\n')) {
         let words: Vec<_> = line.split_whitespace().collect();
