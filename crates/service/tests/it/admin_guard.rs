@@ -43,9 +43,13 @@ async fn with_token(port: &Port, token: &str) -> u16 {
 }
 
 async fn refused(port: &Port, reason: &str) -> u64 {
-    let body = port.get("/metrics").await.body;
     let name = format!("tickstorm_admin_requests_refused_total{{reason=\"{reason}\"}} ");
-    let value = body.lines().find_map(|line| line.strip_prefix(&name));
+    metric(port, &name).await
+}
+
+async fn metric(port: &Port, name: &str) -> u64 {
+    let body = port.get("/metrics").await.body;
+    let value = body.lines().find_map(|line| line.strip_prefix(name));
     value
         .unwrap_or_else(|| panic!("no {name}: {body}"))
         .parse()
@@ -129,7 +133,15 @@ async fn a_changed_token_is_used_and_a_file_that_cannot_be_used_is_not() {
     assert_eq!(refused(&port, "token").await, 2);
 
     dir.write("token", "short");
-    sleep(Duration::from_millis(1_500)).await;
+    let is_refused = async {
+        let name = r#"tickstorm_admin_token_reloads_total{result="failed"} "#;
+        while metric(&port, name).await == 0 {
+            sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(PATIENCE, is_refused)
+        .await
+        .expect("the file is read again");
     assert_eq!(with_token(&port, OLD).await, 200);
     assert_eq!(with_token(&port, "short").await, 401);
 
