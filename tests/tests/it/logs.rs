@@ -83,7 +83,7 @@ async fn log_lines_that_cannot_be_written_are_counted() {
 async fn a_log_file_that_is_full_ends_nothing_and_the_loss_is_logged_once_there_is_room() {
     fn limited(command: Command) -> Command {
         let mut limited = Command::new("/bin/sh");
-        let std = command.as_std();
+        let std = command.into_std();
         // In blocks of 512 bytes or 1 KiB.
         limited
             .args(["-c", r#"ulimit -f 8; exec "$0" "$@""#])

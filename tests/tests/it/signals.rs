@@ -414,14 +414,15 @@ async fn a_file_that_has_lost_entries_is_confirmed_and_warned_of() {
             warning["message"].as_str().unwrap().contains(follows),
             "{warning}"
         );
-        let log = edge.log();
-        let told: Vec<_> = log
-            .lines()
-            .skip(from)
-            .filter(|line| line.contains("changed: "))
-            .collect();
-        assert!(told.is_empty(), "{told:#?}");
+        assert_no_change_is_told(&edge.log(), from);
     }
+}
+
+/// Fails if the lines from `from` on say that a file has changed.
+fn assert_no_change_is_told(log: &str, from: usize) {
+    let lines = log.lines().skip(from);
+    let told: Vec<_> = lines.filter(|line| line.contains("changed: ")).collect();
+    assert!(told.is_empty(), "{told:#?}");
 }
 
 /// Contents that no value, list or PEM file may have, as pairs of a name and the bytes.
