@@ -144,7 +144,7 @@ impl Health for EdgeHealth {
     }
 }
 
-/// Returns the alarms of the time, each with a sentence that says what it means, and the clocks that
+/// Returns the alarms of the time, each with a sentence that says what it means and the clocks that
 /// it concerns.
 fn alarms(time: &TimeStatus) -> Vec<Value> {
     let alarm = |alarm: &Alarm| {

@@ -35,8 +35,8 @@ pub(crate) struct Memory {
     pub(crate) kernel_evictions: Evictions,
 }
 
-/// Counts the bytes of large allocations other than buffers that are free again, since the last call
-/// of [`Memory::take_fall`].
+/// Counts the bytes of large allocations other than buffers that are free again, since they were
+/// last taken.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Freed(Arc<AtomicU64>);
 

@@ -89,7 +89,7 @@ tickstorm_service::settings! {
         "Far from a full second, where the fan-out would coincide with that of the previous tick",
     );
     /// How long the edge keeps sending ticks without hearing from any clock that it accepts. It
-    /// goes on for 2 s more, in which it may hear one again.
+    /// continues for 2 s more, in which it may hear one again.
     HOLDOVER_MAX: Duration = Setting::new(
         Span::units(1_000, HOUR_MS),
         "60s",

@@ -25,7 +25,7 @@ pub enum Return {
     /// Come back without the resume point. Ticks that were already received may be sent again.
     AtOnceWithoutResume,
     /// Like [`Return::No`] if SUBSCRIBE named no resume point. Otherwise come back once more with
-    /// the resume point, since the edge may have stood still, and after that without it.
+    /// the resume point, since the edge may have been suspended, and after that without it.
     RetryResumeOnce,
     /// Come back, after `retry_after_ms` if the ERROR carries one.
     Later,
@@ -38,7 +38,7 @@ pub enum Return {
 const RETRY_SOON_MS: RangeInclusive<u32> = 1..=5_000;
 /// The range of `retry_after_ms` for codes after which coming back soon would not help.
 const RETRY_LATER_MS: RangeInclusive<u32> = 1_000..=10_000;
-/// The range of `retry_after_ms` for a resume point too far ahead. The edge may have stood still,
+/// The range of `retry_after_ms` for a resume point too far ahead. The edge may have been suspended,
 /// and needs up to a second until the end of its next time request to see it.
 const RETRY_AFTER_ROUND_MS: RangeInclusive<u32> = 1_100..=2_100;
 

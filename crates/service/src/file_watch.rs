@@ -297,7 +297,7 @@ enum Verdict<L> {
     Same,
     /// Another look decides.
     Unconfirmed,
-    /// The files are in use from now on.
+    /// The files are in use.
     Loaded(L),
     Refused {
         reason: String,

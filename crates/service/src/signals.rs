@@ -1,4 +1,4 @@
-//! The signals that a process handles: those that ask it to shut down, the one that ends it at once,
+//! The signals that a process handles: those that ask it to shut down, one that ends it at once,
 //! and the one that asks it to reread its files. docs/operations.md lists what every signal does.
 
 use std::future::pending;

@@ -112,7 +112,7 @@ pub(crate) struct OffsetSamples(VecDeque<OffsetSample>);
 
 impl OffsetSamples {
     /// Inserts the next sample. If it is from another timeline or contradicts an older sample, all
-    /// older samples are dropped: the clock was stepped, or this machine stood still.
+    /// older samples are dropped: the clock was stepped, or this machine was suspended.
     pub(crate) fn insert(&mut self, sample: OffsetSample) {
         let contradicts = |old: &OffsetSample| {
             let (old, new) = (old.estimate(sample.heard), sample.estimate(sample.heard));

@@ -253,7 +253,7 @@ impl NatsServer {
 }
 
 impl NatsOptions {
-    /// Checks whether these options can lead to a connection, as [`NatsBus::start`] does. This reads
+    /// Checks whether these options can lead to a connection, as [`NatsBus::start`] does. It reads
     /// all files.
     ///
     /// # Errors

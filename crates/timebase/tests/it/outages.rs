@@ -14,7 +14,7 @@ fn scene(voters: &[&str], ids: &[&'static str]) -> Scene {
     Scene::new(voters, &clocks)
 }
 
-/// Lets the edge hear nothing from `from_us` to `until_us`, and from then on clocks that are right.
+/// Lets the edge hear nothing from `from_us` to `until_us`, and afterwards clocks that are right.
 fn outage(scene: &mut Scene, from_us: u64, until_us: u64) {
     scene.run_until(from_us);
     let clocks = std::mem::take(&mut scene.clocks);

@@ -1,5 +1,5 @@
 //! An edge and one clock on a network with varying delays. Whether the clock is stepped a little or
-//! the edge's machine stands still for a moment, the error bound must soon be true again.
+//! the edge's machine stalls for a moment, the error bound must soon be true again.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ const UNNOTICED_NS: u64 = 100_000;
 enum Event {
     /// The clock's host is stepped by this many nanoseconds.
     Step(i64),
-    /// The edge's machine, with its clock, stands still for this many nanoseconds.
+    /// The edge's machine, with its clock, stalls for this many nanoseconds.
     Freeze(i64),
 }
 
