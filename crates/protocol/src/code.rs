@@ -38,8 +38,8 @@ pub enum Return {
 const RETRY_SOON_MS: RangeInclusive<u32> = 1..=5_000;
 /// The range of `retry_after_ms` for codes after which coming back soon would not help.
 const RETRY_LATER_MS: RangeInclusive<u32> = 1_000..=10_000;
-/// The range of `retry_after_ms` for a resume point too far ahead. The edge may have been suspended,
-/// and needs up to a second until the end of its next time request to see it.
+/// The range of `retry_after_ms` for a resume point too far ahead. An edge that was suspended needs
+/// up to a second until the end of its next time request to see it.
 const RETRY_AFTER_ROUND_MS: RangeInclusive<u32> = 1_100..=2_100;
 
 macro_rules! error_codes {
