@@ -11,7 +11,8 @@ use std::time::Duration;
 use anyhow::Context as _;
 use serde::Serialize;
 use tickstorm_bench::{
-    ClientSetup, ClientSources, ClientTls, Generator, GeneratorShared, Greeting, machine,
+    ClientSetup, ClientSources, ClientTls, Faults, Generator, GeneratorShared, Greeting, Harvest,
+    machine,
 };
 use tickstorm_command::credentials::ClientCredentials;
 use tickstorm_timebase::{Clock as _, Mode, Mono, SystemClock};
@@ -30,51 +31,129 @@ const HEARTBEAT: Duration = Duration::from_secs(10);
 const CROWD_WITHIN: Duration = Duration::from_secs(60);
 /// The number of clients of the crowd that connect at the same time.
 const IN_FLIGHT: u32 = 256;
+/// A tick that has not arrived this long after an attack is missing.
+pub(crate) const LATE_MAX: Duration = Duration::from_secs(10);
 const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
-/// Starts the crowd and waits until all of its clients are subscribed. Its thread does nothing but
-/// read ticks, and send heartbeats between them.
-pub(crate) fn start_crowd(
-    clients: u32,
-    addr: SocketAddr,
-    tls: Option<ClientTls>,
-    login: &Login,
-    cpus: Vec<usize>,
-    files_limit: u64,
-) -> anyhow::Result<Generator> {
-    let setup = ClientSetup {
-        addr,
-        sources: ClientSources {
-            first: addresses::CROWD,
-            clients_each: 1,
-        },
-        mode: Mode::Second,
-        ahead: false,
-        lead: Duration::ZERO,
-        credentials: ClientCredentials::Password(login.user.clone(), login.password.clone().into()),
-        tls,
-        heartbeat: HEARTBEAT,
-        yields: false,
-        cpus,
-    };
-    let shared = Arc::<GeneratorShared>::default();
-    let mut crowd = Generator::start(setup, shared, clients, files_limit, false)?;
-    crowd.connect(clients, Greeting::Pipelined, IN_FLIGHT);
-    let until = SystemClock.now() + CROWD_WITHIN;
-    while crowd.done() < clients.into() && SystemClock.now() < until {
-        std::thread::sleep(POLL_INTERVAL);
+/// The crowd of one edge, and what it has suffered.
+pub(crate) struct Crowd {
+    generator: Generator,
+    /// Faults that have not been reported yet.
+    faults: Faults,
+    /// Ticks that were missing before the present run.
+    missing_before: u64,
+}
+
+/// What honest clients have suffered.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Harm {
+    pub(crate) missing: u64,
+    pub(crate) wrong: u64,
+    pub(crate) disconnected: u64,
+}
+
+impl Harm {
+    /// Returns the harm that a crowd's faults are, if so many ticks have not arrived.
+    const fn of(faults: &Faults, missing: u64) -> Self {
+        Self {
+            missing: missing + faults.lost,
+            wrong: faults.duplicate
+                + faults.out_of_order
+                + faults.early
+                + faults.strange
+                + faults.broken,
+            disconnected: faults.disconnected,
+        }
     }
-    let served = crowd.served();
-    if served < clients.into() {
-        let ends = crowd.harvest(None)?.ends;
-        let why = ends
-            .into_keys()
-            .next()
-            .map(|end| end.text)
-            .unwrap_or_default();
-        anyhow::bail!("only {served} of {clients} honest clients were served: {why}");
+
+    /// Adds the harm of another crowd.
+    pub(crate) fn add(&mut self, other: Self) {
+        self.missing += other.missing;
+        self.wrong += other.wrong;
+        self.disconnected += other.disconnected;
     }
-    Ok(crowd)
+}
+
+impl Crowd {
+    /// Starts the crowd and waits until all of its clients are subscribed. Its thread does nothing but
+    /// read ticks, and send heartbeats between them.
+    pub(crate) fn start(
+        clients: u32,
+        addr: SocketAddr,
+        tls: Option<ClientTls>,
+        login: &Login,
+        cpus: Vec<usize>,
+        files_limit: u64,
+    ) -> anyhow::Result<Self> {
+        let setup = ClientSetup {
+            addr,
+            sources: ClientSources {
+                first: addresses::CROWD,
+                clients_each: 1,
+            },
+            mode: Mode::Second,
+            ahead: false,
+            lead: Duration::ZERO,
+            credentials: ClientCredentials::Password(
+                login.user.clone(),
+                login.password.clone().into(),
+            ),
+            tls,
+            heartbeat: HEARTBEAT,
+            yields: false,
+            cpus,
+        };
+        let shared = Arc::<GeneratorShared>::default();
+        let mut generator = Generator::start(setup, shared, clients, files_limit, false)?;
+        generator.connect(clients, Greeting::Pipelined, IN_FLIGHT);
+        let until = SystemClock.now() + CROWD_WITHIN;
+        while generator.done() < clients.into() && SystemClock.now() < until {
+            std::thread::sleep(POLL_INTERVAL);
+        }
+        let served = generator.served();
+        if served < clients.into() {
+            let ends = generator.harvest(None)?.ends;
+            let why = ends
+                .into_keys()
+                .next()
+                .map(|end| end.text)
+                .unwrap_or_default();
+            anyhow::bail!("only {served} of {clients} honest clients were served: {why}");
+        }
+        Ok(Self {
+            generator,
+            faults: Faults::default(),
+            missing_before: 0,
+        })
+    }
+
+    /// Returns what the crowd's thread and its owner share.
+    pub(crate) fn shared(&self) -> &GeneratorShared {
+        &self.generator.shared
+    }
+
+    /// Returns what has arrived since the last call.
+    pub(crate) fn harvest(&mut self) -> anyhow::Result<Harvest> {
+        let harvest = self.generator.harvest(None)?;
+        self.faults.add(&harvest.faults);
+        Ok(harvest)
+    }
+
+    /// Returns what the crowd has suffered since the last call, up to the tick that was due at
+    /// `due_ms`. A tick that is late is waited for until `until`.
+    pub(crate) fn take_harm(&mut self, due_ms: i64, until: Mono) -> anyhow::Result<Harm> {
+        while self.generator.missing_ticks(due_ms) > self.missing_before
+            && SystemClock.now() < until
+        {
+            std::thread::sleep(POLL_INTERVAL);
+        }
+        let missing = self.generator.missing_ticks(due_ms);
+        self.harvest()?;
+        let faults = std::mem::take(&mut self.faults);
+        let harm = Harm::of(&faults, missing.saturating_sub(self.missing_before));
+        self.missing_before = missing;
+        Ok(harm)
+    }
 }
 
 /// New clients: each connects, logs in, subscribes, and leaves.

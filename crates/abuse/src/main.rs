@@ -7,6 +7,7 @@
 //! each as a process. All traffic stays on loopback, if possible in a network namespace of its own.
 
 mod addresses;
+mod arrivals;
 mod attacks;
 mod bus;
 mod crowd;

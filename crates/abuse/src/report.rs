@@ -16,7 +16,7 @@ use crate::run::{Run, RunOutcome};
 use crate::surroundings::Surroundings;
 use crate::swarm::SwarmCounts;
 use crate::table;
-use crate::verdict::{Figures, Judged, Memory};
+use crate::verdict::{Figures, Judged, Lateness, Memory};
 
 /// The results.
 #[derive(Serialize)]
@@ -130,12 +130,9 @@ impl Row {
     /// Returns the cells under [`HEADINGS`].
     fn cells(&self) -> [String; HEADINGS.len()] {
         let figures = &self.figures;
-        let (p99, ratio) = match figures.baseline.zip(figures.attacked) {
-            Some((baseline, attacked)) => (
-                format!("{:.2} → {:.2}", baseline.p99_ms, attacked.p99_ms),
-                format!("{:.2}", attacked.ratio(&baseline)),
-            ),
-            None => (String::new(), String::new()),
+        let both = figures.baseline.zip(figures.attacked);
+        let of_both = |cell: fn(&Lateness, &Lateness) -> String| {
+            both.map_or_else(String::new, |(before, during)| cell(&before, &during))
         };
         let new_clients = match (figures.new_clients, self.serves_new_clients) {
             (None, _) => String::new(),
@@ -148,8 +145,11 @@ impl Row {
             self.from.into(),
             self.transport.into(),
             self.hostile.connected.to_string(),
-            p99,
-            ratio,
+            of_both(|before, during| format!("{:.2} → {:.2}", before.p99_ms, during.p99_ms)),
+            of_both(|before, during| {
+                format!("{:.2} → {:.2}", before.tick_p99_ms, during.tick_p99_ms)
+            }),
+            of_both(|before, during| format!("{:.2}", during.ratio(before))),
             (figures.missing + figures.wrong).to_string(),
             match figures.returned {
                 Some(back) => format!("{} of {} in {:.1} s", back.back, back.clients, back.seconds),
@@ -210,12 +210,13 @@ fn memory_cell(memory: &Memory) -> String {
     format!("{user} (+{})", mib(kernel_rise))
 }
 
-const HEADINGS: [&str; 12] = [
+const HEADINGS: [&str; 13] = [
     "attack",
     "from",
     "transport",
     "connections",
     "p99 before → during (ms)",
+    "a tick's p99 before → during (ms)",
     "ratio",
     "missing",
     "new clients in 2 s",
@@ -308,7 +309,6 @@ impl Report {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::verdict::Lateness;
 
     const JUDGED: Judged = Judged {
         p99: true,
@@ -330,9 +330,9 @@ mod tests {
             seconds: 1,
             files_max: 1_000,
         };
-        let lateness = |p99_ms| {
+        let lateness = |tick_p99_ms| {
             Some(Lateness {
-                p99_ms,
+                tick_p99_ms,
                 ..Lateness::default()
             })
         };

@@ -6,17 +6,17 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use hdrhistogram::Histogram;
 use serde_json::Value;
 use tickstorm_bench::machine::KernelMemory;
-use tickstorm_bench::{ClientTls, EdgeProcess, Faults, Generator};
+use tickstorm_bench::{ClientTls, EdgeProcess};
 use tickstorm_command::Failure;
 use tickstorm_command::throw_away_certificate::{KeyType, ThrowAwayCertificate};
 use tickstorm_service::{exit, fd_limit};
 use tickstorm_timebase::{Clock as _, Mono, SystemClock};
 
+use crate::arrivals::Arrivals;
 use crate::attacks::Kind;
-use crate::crowd::{self, NewClients};
+use crate::crowd::{Crowd, Harm, LATE_MAX, NewClients};
 use crate::equipment::{AdminToken, Equipment, login};
 use crate::http::{self, Answer};
 use crate::probes::{HealthProbes, ProbeCounts};
@@ -34,13 +34,11 @@ const READING_ERROR_NS: u64 = 10_000;
 const HEARTBEATS_FROM_MS: i64 = 350;
 const BOUNDARY_MS: i64 = 600;
 const HEARTBEATS_UNTIL_MS: i64 = 850;
-/// A tick that has not arrived this long after an attack is missing.
-pub(crate) const LATE_MAX: Duration = Duration::from_secs(10);
-const POLL_INTERVAL: Duration = Duration::from_millis(5);
 /// The time that the admin port may take to list connections before an attack.
 const LISTS_WITHIN: Duration = Duration::from_secs(10);
 /// The number of connections that are listed.
 const LISTED: u32 = 20;
+
 /// An edge and its honest clients.
 pub(crate) struct Stage {
     pub(crate) edge: EdgeProcess,
@@ -48,14 +46,10 @@ pub(crate) struct Stage {
     pub(crate) new_clients: NewClients,
     probes: HealthProbes,
     pub(crate) login: Login,
-    crowd: Generator,
+    crowd: Crowd,
     certificate: Option<ThrowAwayCertificate>,
     confinement: Option<Confinement>,
     token: Option<AdminToken>,
-    /// Faults that have not been reported yet.
-    faults: Faults,
-    /// Ticks that were missing before the present run.
-    missing_before: u64,
     /// The highest memory in TCP buffers since the last call of [`Stage::take_kernel_height`].
     kernel_height: u64,
 }
@@ -69,36 +63,6 @@ pub(crate) struct Phase {
     /// The time between the phase's boundaries.
     pub(crate) from: Mono,
     pub(crate) until: Mono,
-}
-
-/// What honest clients have suffered.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Harm {
-    pub(crate) missing: u64,
-    pub(crate) wrong: u64,
-    pub(crate) disconnected: u64,
-}
-
-impl Harm {
-    /// Returns the harm that a crowd's faults are, if so many ticks have not arrived.
-    pub(crate) const fn of(faults: &Faults, missing: u64) -> Self {
-        Self {
-            missing: missing + faults.lost,
-            wrong: faults.duplicate
-                + faults.out_of_order
-                + faults.early
-                + faults.strange
-                + faults.broken,
-            disconnected: faults.disconnected,
-        }
-    }
-
-    /// Adds the harm of another crowd.
-    pub(crate) fn add(&mut self, other: Self) {
-        self.missing += other.missing;
-        self.wrong += other.wrong;
-        self.disconnected += other.disconnected;
-    }
 }
 
 impl Stage {
@@ -135,7 +99,7 @@ impl Stage {
             None => None,
         };
         let (addr, login) = (edge.ready.addr, login());
-        let crowd = crowd::start_crowd(
+        let crowd = Crowd::start(
             equipment.clients,
             addr,
             tls.clone(),
@@ -172,8 +136,6 @@ impl Stage {
             certificate,
             confinement,
             token,
-            faults: Faults::default(),
-            missing_before: 0,
             kernel_height: 0,
         };
         Ok((stage, note))
@@ -223,25 +185,24 @@ impl Stage {
     ) -> anyhow::Result<Phase> {
         let start_ms = self.next_second_ms()?;
         self.wait_until(start_ms + BOUNDARY_MS)?;
-        let earlier = self.crowd.harvest(None)?;
-        self.faults.add(&earlier.faults);
+        self.crowd.harvest()?;
         let (from, cpu) = (SystemClock.now(), self.watched.cpu_time()?);
+        let mut arrivals = Arrivals::default();
         for second in 0..ticks {
             let tick_ms = start_ms + i64::from(second) * 1_000;
             self.wait_until(tick_ms + HEARTBEATS_UNTIL_MS)?;
-            self.crowd.shared.allow_heartbeats(false);
+            self.crowd.shared().allow_heartbeats(false);
             self.wait_until(tick_ms + 1_000 + HEARTBEATS_FROM_MS)?;
-            self.crowd.shared.allow_heartbeats(true);
+            self.crowd.shared().allow_heartbeats(true);
             each_second(second)?;
             self.wait_until(tick_ms + 1_000 + BOUNDARY_MS)?;
+            arrivals.add_tick(self.crowd.harvest()?.arrivals())?;
             self.sample()?;
         }
         let (until, cpu_after) = (SystemClock.now(), self.watched.cpu_time()?);
-        let harvest = self.crowd.harvest(None)?;
-        self.faults.add(&harvest.faults);
         let cpu = cpu_after.saturating_sub(cpu).as_secs_f64();
         Ok(Phase {
-            lateness: lateness(ticks, harvest.arrivals()),
+            lateness: arrivals.lateness(),
             cpu_percent: 100.0 * cpu / until.since(from).as_secs_f64(),
             probes: self.probes.counts(from, until),
             from,
@@ -280,17 +241,7 @@ impl Stage {
     /// Returns what the crowd has suffered since the last call. A tick that is late is waited for.
     pub(crate) fn take_harm(&mut self) -> anyhow::Result<Harm> {
         let due_ms = self.now_ms()?.div_euclid(1_000) * 1_000;
-        let until = SystemClock.now() + LATE_MAX;
-        while self.crowd.missing_ticks(due_ms) > self.missing_before && SystemClock.now() < until {
-            std::thread::sleep(POLL_INTERVAL);
-        }
-        let missing = self.crowd.missing_ticks(due_ms);
-        let harvest = self.crowd.harvest(None)?;
-        self.faults.add(&harvest.faults);
-        let faults = std::mem::take(&mut self.faults);
-        let harm = Harm::of(&faults, missing.saturating_sub(self.missing_before));
-        self.missing_before = missing;
-        Ok(harm)
+        self.crowd.take_harm(due_ms, SystemClock.now() + LATE_MAX)
     }
 
     /// Returns how the edge has ended; `None` if it runs.
@@ -300,7 +251,7 @@ impl Stage {
     }
 
     fn offset_ns(&self) -> anyhow::Result<i64> {
-        let offset_ns = self.crowd.shared.offset_ns();
+        let offset_ns = self.crowd.shared().offset_ns();
         offset_ns.context("the edge does not know the time")
     }
 
@@ -321,20 +272,9 @@ fn admin_addr(edge: &EdgeProcess) -> anyhow::Result<SocketAddr> {
     edge.ready.admin.context("the edge has no admin port")
 }
 
-fn take_time(crowd: &Generator, offset_ns: Option<i64>, bound_us: u32) {
+fn take_time(crowd: &Crowd, offset_ns: Option<i64>, bound_us: u32) {
     if let Some(offset_ns) = offset_ns {
         let error_ns = u64::from(bound_us) * 1_000 + READING_ERROR_NS;
-        crowd.shared.set_offset(offset_ns, error_ns);
-    }
-}
-
-/// Returns the figures of the arrivals of this many ticks.
-pub(crate) fn lateness(ticks: u32, arrivals: &Histogram<u64>) -> Lateness {
-    let ms = |ns: u64| Duration::from_nanos(ns).as_secs_f64() * 1_000.0;
-    Lateness {
-        ticks,
-        p50_ms: ms(arrivals.value_at_quantile(0.50)),
-        p99_ms: ms(arrivals.value_at_quantile(0.99)),
-        max_ms: ms(arrivals.max()),
+        crowd.shared().set_offset(offset_ns, error_ns);
     }
 }

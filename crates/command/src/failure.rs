@@ -79,6 +79,7 @@ fn blames_the_protocol(code: ErrorCode) -> bool {
         | ErrorCode::TimeStepped
         | ErrorCode::ServerFull
         | ErrorCode::ServerDraining
+        | ErrorCode::NoTime
         | ErrorCode::TooManyConnections
         | ErrorCode::Internal => false,
     }

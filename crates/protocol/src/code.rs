@@ -36,6 +36,9 @@ pub enum Return {
 /// The range of `retry_after_ms` for codes that send many clients away together, all of which may
 /// come back soon.
 const RETRY_SOON_MS: RangeInclusive<u32> = 1..=5_000;
+/// The range of `retry_after_ms` for a client that an edge closes during a drain, which has already
+/// spread these moments.
+const RETRY_SPREAD_MS: RangeInclusive<u32> = 1..=500;
 /// The range of `retry_after_ms` for codes after which coming back soon would not help.
 const RETRY_LATER_MS: RangeInclusive<u32> = 1_000..=10_000;
 /// The range of `retry_after_ms` for a resume point too far ahead. An edge that was suspended needs
@@ -112,6 +115,8 @@ error_codes! {
     ServerFull, "SERVER_FULL", "server_full";
     /// The edge is being shut down.
     ServerDraining, "SERVER_DRAINING", "server_draining";
+    /// The edge has lost the time, or does not know it yet.
+    NoTime, "NO_TIME", "no_time";
     /// The client's address has reached its limit of connections.
     TooManyConnections, "TOO_MANY_CONNECTIONS", "too_many_connections";
     /// The edge has a bug.
@@ -138,7 +143,9 @@ impl ErrorCode {
             Self::AuthTimeout | Self::AuthRateLimited | Self::RateLimited | Self::Internal => {
                 Return::Later
             }
-            Self::ServerFull | Self::ServerDraining | Self::TooManyConnections => Return::Elsewhere,
+            Self::ServerFull | Self::ServerDraining | Self::NoTime | Self::TooManyConnections => {
+                Return::Elsewhere
+            }
         }
     }
 
@@ -148,13 +155,13 @@ impl ErrorCode {
     #[must_use]
     pub const fn retry_after_ms(self) -> Option<RangeInclusive<u32>> {
         match self {
-            Self::ServerDraining | Self::TimeStepped | Self::HeartbeatTimeout => {
-                Some(RETRY_SOON_MS)
-            }
+            Self::ServerDraining => Some(RETRY_SPREAD_MS),
+            Self::TimeStepped | Self::HeartbeatTimeout => Some(RETRY_SOON_MS),
             Self::AuthTimeout
             | Self::AuthRateLimited
             | Self::RateLimited
             | Self::ServerFull
+            | Self::NoTime
             | Self::TooManyConnections
             | Self::Internal => Some(RETRY_LATER_MS),
             Self::BadMagic

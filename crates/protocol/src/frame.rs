@@ -49,11 +49,14 @@ pub enum FrameType {
     Ack = 0x06,
     /// Sent by an edge: the answer to HEARTBEAT.
     Pong = 0x07,
+    /// Sent by an edge: it will close the connection soon, and the client should move to another
+    /// edge meanwhile. Receivers that do not know this type skip it.
+    GoingAway = 0x80,
 }
 
 impl FrameType {
     /// All types, in the order of their numbers.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Auth,
         Self::Subscribe,
         Self::Heartbeat,
@@ -61,6 +64,7 @@ impl FrameType {
         Self::Error,
         Self::Ack,
         Self::Pong,
+        Self::GoingAway,
     ];
 
     /// Returns the type's number in a frame header.
@@ -86,6 +90,7 @@ impl FrameType {
             Self::Error => "ERROR",
             Self::Ack => "ACK",
             Self::Pong => "PONG",
+            Self::GoingAway => "GOING_AWAY",
         }
     }
 }

@@ -13,7 +13,7 @@ use zeroize::Zeroize;
 use crate::frame::{self, FrameType};
 use crate::session::Request;
 
-pub use generated::{Ack, Auth, DataBatch, ErrorMsg, Heartbeat, Pong, Subscribe, Tick};
+pub use generated::{Ack, Auth, DataBatch, ErrorMsg, GoingAway, Heartbeat, Pong, Subscribe, Tick};
 
 #[expect(
     missing_docs,
@@ -27,7 +27,7 @@ mod generated {
 /// different meaning.
 pub const SCHEMA_VERSION: u32 = 1;
 /// The value of `Ack.protocol_minor`: the minor revision of version 1 that this side knows.
-pub const PROTOCOL_MINOR: u32 = 0;
+pub const PROTOCOL_MINOR: u32 = 1;
 /// The longest cookie in an `Auth` or `Ack`, in bytes. A longer one is ignored.
 pub const COOKIE_LEN_MAX: usize = 64;
 /// The largest number of ticks that a DATA_BATCH frame may carry.

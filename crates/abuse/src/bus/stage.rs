@@ -2,22 +2,20 @@
 
 use std::time::Duration;
 
-use anyhow::Context as _;
 use hdrhistogram::Histogram;
-use tickstorm_bench::{Faults, Generator};
 use tickstorm_command::private_dir::PrivateDir;
 use tickstorm_service::fd_limit;
 use tickstorm_testkit::ReservedAddr;
-use tickstorm_timebase::{Clock as _, HostClock as _, Mono, SystemClock, SystemHost};
+use tickstorm_timebase::{Clock as _, HostClock as _, SystemClock, SystemHost};
 
 use super::daemon::Daemon;
 use super::evidence::Evidence;
 use super::server::NatsServer;
-use crate::crowd;
+use crate::arrivals::Arrivals;
+use crate::crowd::{Crowd, Harm, LATE_MAX};
 use crate::equipment;
 use crate::probes::{HealthProbes, ProbeCounts};
 use crate::run::Run;
-use crate::stage::{self, Harm, LATE_MAX};
 use crate::surroundings::Surroundings;
 use crate::swarm::Login;
 use crate::verdict::Lateness;
@@ -42,12 +40,9 @@ const SECOND_NS: i64 = 1_000_000_000;
 /// An edge and its clients.
 struct BusEdge {
     // Clients are dropped before the daemon, so that they do not report its end.
-    crowd: Generator,
+    crowd: Crowd,
     probes: HealthProbes,
     daemon: Daemon,
-    faults: Faults,
-    /// Ticks that were missing before the attack.
-    missing_before: u64,
 }
 
 /// Everything that an attack on the bus needs.
@@ -103,13 +98,11 @@ impl BusStage {
         let edges = started.into_iter().map(|(daemon, clients)| {
             let cpus = surroundings.honest_cpus.clone();
             let addr = clients.addr();
-            let crowd = crowd::start_crowd(each, addr, None, &login, cpus.clone(), files.after)?;
+            let crowd = Crowd::start(each, addr, None, &login, cpus.clone(), files.after)?;
             Ok(BusEdge {
                 crowd,
                 probes: HealthProbes::start(daemon.admin(), cpus)?,
                 daemon,
-                faults: Faults::default(),
-                missing_before: 0,
             })
         });
         Ok(Self {
@@ -133,36 +126,36 @@ impl BusStage {
         let seconds = (unix_ns() - BOUNDARY_NS).div_euclid(SECOND_NS) + 1;
         let boundary_ns = seconds * SECOND_NS + BOUNDARY_NS;
         wait_until(boundary_ns);
-        for edge in &mut self.edges {
-            let earlier = edge.crowd.harvest(None)?;
-            edge.faults.add(&earlier.faults);
-        }
+        self.harvest()?;
         let (from, cpu) = (SystemClock.now(), self.cpu_time()?);
+        let mut arrivals = Arrivals::default();
         for second in 1..=i64::from(ticks) {
             wait_until(boundary_ns + second * SECOND_NS);
             self.set_time(offset_ns());
+            arrivals.add_tick(&self.harvest()?)?;
         }
         let (until, cpu_after) = (SystemClock.now(), self.cpu_time()?);
-        let mut all: Option<Histogram<u64>> = None;
-        let mut probes = ProbeCounts::default();
-        for edge in &mut self.edges {
-            let harvest = edge.crowd.harvest(None)?;
-            edge.faults.add(&harvest.faults);
-            probes = probes.with(edge.probes.counts(from, until));
-            match &mut all {
-                None => all = Some(harvest.arrivals().clone()),
-                Some(all) => all.add(harvest.arrivals())?,
-            }
-        }
-        let all = all.context("there is no edge")?;
-        let late_ns = u64::try_from(late_after.as_nanos()).unwrap_or(u64::MAX);
+        let of_edges = self
+            .edges
+            .iter()
+            .map(|edge| edge.probes.counts(from, until));
+        let probes = of_edges.fold(ProbeCounts::default(), ProbeCounts::with);
         let cpu = cpu_after.saturating_sub(cpu).as_secs_f64();
         Ok(BusPhase {
-            lateness: stage::lateness(ticks, &all),
-            late: all.count_between(late_ns, u64::MAX),
+            late: arrivals.later_than(late_after),
+            lateness: arrivals.lateness(),
             probes,
             cpu_percent: 100.0 * cpu / until.since(from).as_secs_f64(),
         })
+    }
+
+    /// Returns what has arrived at the clients of all edges since the last call.
+    fn harvest(&mut self) -> anyhow::Result<Histogram<u64>> {
+        let mut all = Histogram::new(3)?;
+        for edge in &mut self.edges {
+            all.add(edge.crowd.harvest()?.arrivals())?;
+        }
+        Ok(all)
     }
 
     /// Returns what each edge says.
@@ -186,7 +179,7 @@ impl BusStage {
         let mut harm = Harm::default();
         let until = SystemClock.now() + LATE_MAX;
         for edge in &mut self.edges {
-            harm.add(edge.take_harm(due_ms, until)?);
+            harm.add(edge.crowd.take_harm(due_ms, until)?);
         }
         Ok(harm)
     }
@@ -200,7 +193,7 @@ impl BusStage {
 
     fn set_time(&self, offset_ns: i64) {
         for edge in &self.edges {
-            edge.crowd.shared.set_offset(offset_ns, EARLY_MAX_NS);
+            edge.crowd.shared().set_offset(offset_ns, EARLY_MAX_NS);
         }
     }
 
@@ -209,21 +202,6 @@ impl BusStage {
         edges
             .map(|edge| edge.daemon.watched().cpu_time())
             .sum::<anyhow::Result<Duration>>()
-    }
-}
-
-impl BusEdge {
-    fn take_harm(&mut self, due_ms: i64, until: Mono) -> anyhow::Result<Harm> {
-        while self.crowd.missing_ticks(due_ms) > self.missing_before && SystemClock.now() < until {
-            std::thread::sleep(POLL_INTERVAL);
-        }
-        let missing = self.crowd.missing_ticks(due_ms);
-        let harvest = self.crowd.harvest(None)?;
-        self.faults.add(&harvest.faults);
-        let faults = std::mem::take(&mut self.faults);
-        let harm = Harm::of(&faults, missing.saturating_sub(self.missing_before));
-        self.missing_before = missing;
-        Ok(harm)
     }
 }
 

@@ -365,7 +365,8 @@ impl Conversation {
                     | FrameType::Subscribe
                     | FrameType::Heartbeat
                     | FrameType::DataBatch
-                    | FrameType::Pong,
+                    | FrameType::Pong
+                    | FrameType::GoingAway,
                 )
                 | None => {}
             }

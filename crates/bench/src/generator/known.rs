@@ -152,7 +152,7 @@ fn decode(frame: &Frame<'_>, mode: Mode) -> Result<DecodedFrame, BrokenFrame> {
         Some(other @ (FrameType::Auth | FrameType::Subscribe | FrameType::Heartbeat)) => {
             Err(BrokenFrame::FromClient(other))
         }
-        None => Ok(DecodedFrame::Ignored),
+        Some(FrameType::GoingAway) | None => Ok(DecodedFrame::Ignored),
     }
 }
 

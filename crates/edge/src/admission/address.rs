@@ -27,6 +27,26 @@ impl Address {
             Self::V6([a, b, c, d, e, f, ..]) => Prefix::V6([a, b, c, d, e, f]),
         }
     }
+
+    /// Returns the address, or the first one of its /64.
+    pub(crate) fn first_ip(self) -> IpAddr {
+        match self {
+            Self::V4(octets) => Ipv4Addr::from(octets).into(),
+            Self::V6([a, b, c, d, e, f, g, h]) => {
+                Ipv6Addr::from([a, b, c, d, e, f, g, h, 0, 0, 0, 0, 0, 0, 0, 0]).into()
+            }
+        }
+    }
+}
+
+impl Prefix {
+    /// Returns the first address of the network.
+    pub(crate) fn first(self) -> Address {
+        match self {
+            Self::V4([a, b, c]) => Address::V4([a, b, c, 0]),
+            Self::V6([a, b, c, d, e, f]) => Address::V6([a, b, c, d, e, f, 0, 0]),
+        }
+    }
 }
 
 impl From<IpAddr> for Address {
@@ -43,29 +63,22 @@ impl From<IpAddr> for Address {
 
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match *self {
-            Self::V4(octets) => Ipv4Addr::from(octets).fmt(f),
-            Self::V6(network) => write!(f, "{}/64", ipv6(&network)),
+        let first = self.first_ip();
+        match self {
+            Self::V4(_) => first.fmt(f),
+            Self::V6(_) => write!(f, "{first}/64"),
         }
     }
 }
 
 impl fmt::Display for Prefix {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match *self {
-            Self::V4([a, b, c]) => write!(f, "{}/24", Ipv4Addr::new(a, b, c, 0)),
-            Self::V6(network) => write!(f, "{}/48", ipv6(&network)),
+        let first = self.first().first_ip();
+        match self {
+            Self::V4(_) => write!(f, "{first}/24"),
+            Self::V6(_) => write!(f, "{first}/48"),
         }
     }
-}
-
-/// Returns the first address of an IPv6 network.
-fn ipv6(network: &[u8]) -> Ipv6Addr {
-    let mut octets = [0; 16];
-    for (octet, given) in octets.iter_mut().zip(network) {
-        *octet = *given;
-    }
-    Ipv6Addr::from(octets)
 }
 
 #[cfg(test)]

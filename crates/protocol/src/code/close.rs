@@ -128,6 +128,9 @@ pub enum CloseReason {
     /// The edge is being shut down.
     #[error("this edge is being shut down; resume on another")]
     ServerDraining,
+    /// The edge has lost the time, or could not answer SUBSCRIBE in time because it does not know it.
+    #[error("this edge does not know the time; resume on another")]
+    NoTime,
     /// The client's address has reached its limit of connections, or of new connections per time.
     #[error(
         "this address has reached its limit of connections, \
@@ -267,6 +270,7 @@ impl CloseReason {
             Self::TimeStepped => ErrorCode::TimeStepped,
             Self::ServerFull | Self::BuffersFull => ErrorCode::ServerFull,
             Self::ServerDraining => ErrorCode::ServerDraining,
+            Self::NoTime => ErrorCode::NoTime,
             Self::TooManyConnections => ErrorCode::TooManyConnections,
             Self::Internal => ErrorCode::Internal,
             Self::Blocked => return Ending::without_error("blocked"),

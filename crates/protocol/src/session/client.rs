@@ -19,7 +19,8 @@ use super::Request;
 use crate::code::{ErrorCode, Return, UnknownCode};
 use crate::frame::{self, Decoder, Frame, FrameError, FrameType, Rules};
 use crate::message::{
-    Ack, Auth, COOKIE_LEN_MAX, DataBatch, ErrorMsg, Heartbeat, Pong, SCHEMA_VERSION, Subscribe,
+    Ack, Auth, COOKIE_LEN_MAX, DataBatch, ErrorMsg, GoingAway, Heartbeat, Pong, SCHEMA_VERSION,
+    Subscribe,
 };
 
 /// An event that a client receives from an edge.
@@ -39,6 +40,13 @@ pub enum ClientEvent {
     Batch(TickBatch),
     /// The edge answered a HEARTBEAT.
     Pong(PongExchange),
+    /// The edge will close this connection, and the client should move to another edge meanwhile.
+    GoingAway {
+        /// The time until the edge closes the connection.
+        within: Duration,
+        /// The edge's explanation, for people.
+        reason: String,
+    },
     /// The edge closes the connection. This is the last event.
     Refused(Refusal),
 }
@@ -339,6 +347,16 @@ impl ClientSession {
                     retry_after_ms: error.retry_after_ms,
                     supported_versions: error.supported_versions,
                 })))
+            }
+            FrameType::GoingAway => {
+                let GoingAway {
+                    deadline_ms,
+                    reason,
+                } = decode(frame_type, frame)?;
+                Ok(Some(ClientEvent::GoingAway {
+                    within: Duration::from_millis(deadline_ms.into()),
+                    reason,
+                }))
             }
             FrameType::Auth | FrameType::Subscribe | FrameType::Heartbeat => {
                 Err(ClientError::Unexpected(frame_type))

@@ -15,7 +15,7 @@ use zeroize::Zeroizing;
 use super::Request;
 use crate::code::{CloseReason, ErrorCode};
 use crate::frame::{self, Decoded, Decoder, Frame, FrameType, Rules};
-use crate::message::{Ack, Auth, ErrorMsg, Heartbeat, PROTOCOL_MINOR, Pong, Subscribe};
+use crate::message::{Ack, Auth, ErrorMsg, GoingAway, Heartbeat, PROTOCOL_MINOR, Pong, Subscribe};
 
 /// The frames that a SUBSCRIBE counts as. It is short, but the edge answers it with a replay.
 const SUBSCRIBE_COST: u32 = 10;
@@ -299,9 +299,11 @@ impl ServerSession {
                 self.deadline_from = now;
                 Ok(Some(Step::Heartbeat { client_time_us }))
             }
-            FrameType::DataBatch | FrameType::Error | FrameType::Ack | FrameType::Pong => {
-                Err(CloseReason::UnexpectedMessage { frame_type })
-            }
+            FrameType::DataBatch
+            | FrameType::Error
+            | FrameType::Ack
+            | FrameType::Pong
+            | FrameType::GoingAway => Err(CloseReason::UnexpectedMessage { frame_type }),
         }
     }
 
@@ -358,6 +360,15 @@ pub fn error(code: ErrorCode, message: &str, retry_after_ms: u32, out: &mut Vec<
         supported_versions,
     };
     frame::encode(FrameType::Error, &error, out);
+}
+
+/// Appends a GOING_AWAY frame to `out`: the edge will close the connection `within` this time.
+pub fn going_away(within: Duration, reason: &str, out: &mut Vec<u8>) {
+    let going_away = GoingAway {
+        deadline_ms: millis(within),
+        reason: reason.to_owned(),
+    };
+    frame::encode(FrameType::GoingAway, &going_away, out);
 }
 
 fn acknowledge(

@@ -107,7 +107,7 @@ fn the_two_sessions_understand_each_other() {
         edge_id: "edge-0".to_owned(),
         heartbeat_interval: Duration::from_secs(15),
         heartbeat_timeout: Duration::from_secs(20),
-        protocol_minor: 0,
+        protocol_minor: 1,
         cookie: None,
     };
     let request = AHEAD;
@@ -259,11 +259,26 @@ fn frames_that_a_later_minor_may_send_are_skipped() {
     let mut session = subscribed(SECOND);
     let stream = [
         forge::frame(0x08, b"?"),
-        forge::frame(0x80, b"?"),
+        forge::frame(0x81, b"?"),
         ack(0x90, 0),
         batch(Mode::Second, &[11_000]),
     ];
     assert_eq!(receive(&mut session, &stream.concat()).unwrap().len(), 1);
+}
+
+#[test]
+fn going_away_is_an_event_with_the_time_that_is_left() {
+    let mut session = subscribed(SECOND);
+    let mut bytes = Vec::new();
+    server::going_away(Duration::from_millis(2_500), "a restart", &mut bytes);
+    let going_away = ClientEvent::GoingAway {
+        within: Duration::from_millis(2_500),
+        reason: "a restart".to_owned(),
+    };
+    bytes.extend(batch(Mode::Second, &[11_000]));
+    let events = receive(&mut session, &bytes).unwrap();
+    assert_eq!(events.first(), Some(&going_away));
+    assert_eq!(events.len(), 2);
 }
 
 #[test]

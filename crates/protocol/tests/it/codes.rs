@@ -10,6 +10,8 @@ use tickstorm_protocol::code::{
 use tickstorm_protocol::frame::{FrameError, FrameType};
 
 const SOON: Option<RangeInclusive<u32>> = Some(1..=5_000);
+/// During a drain, which has already spread the closes.
+const SPREAD: Option<RangeInclusive<u32>> = Some(1..=500);
 const LATER: Option<RangeInclusive<u32>> = Some(1_000..=10_000);
 
 /// The protocol's table, in its order: each code's name, how a client comes back, and the range of
@@ -33,7 +35,8 @@ const TABLE: &[(&str, Return, Option<RangeInclusive<u32>>)] = &[
     ("SLOW_CONSUMER", Return::AtOnce, None),
     ("TIME_STEPPED", Return::AtOnceWithoutResume, SOON),
     ("SERVER_FULL", Return::Elsewhere, LATER),
-    ("SERVER_DRAINING", Return::Elsewhere, SOON),
+    ("SERVER_DRAINING", Return::Elsewhere, SPREAD),
+    ("NO_TIME", Return::Elsewhere, LATER),
     ("TOO_MANY_CONNECTIONS", Return::Elsewhere, LATER),
     ("INTERNAL", Return::Later, LATER),
 ];
@@ -99,6 +102,7 @@ fn reasons() -> Vec<CloseReason> {
         CloseReason::ServerFull,
         CloseReason::BuffersFull,
         CloseReason::ServerDraining,
+        CloseReason::NoTime,
         CloseReason::TooManyConnections,
         CloseReason::Internal,
         CloseReason::Blocked,

@@ -15,9 +15,9 @@ fn a_frame_is_appended_to_what_the_buffer_holds() {
 }
 
 #[test]
-fn only_the_numbers_1_to_7_are_known_types() {
+fn only_the_numbers_1_to_7_and_0x80_are_known_types() {
     for byte in 0..=u8::MAX {
-        let expected = (1..=7).contains(&byte);
+        let expected = (1..=7).contains(&byte) || byte == 0x80;
         let found = FrameType::from_byte(byte);
         assert_eq!(found.is_some(), expected, "{byte}");
         assert!(found.is_none_or(|found| found.byte() == byte));
@@ -26,7 +26,7 @@ fn only_the_numbers_1_to_7_are_known_types() {
 
 #[test]
 fn a_client_decodes_every_unknown_type_and_an_edge_skips_ignorable_ones_after_authentication() {
-    for byte in [0, 8, 0x7F, 0x80, 0xFF] {
+    for byte in [0, 8, 0x7F, 0x80, 0x81, 0xFF] {
         let bytes = forge::frame(byte, b"?");
         let decode = |rules| Decoder::default().decode_or_skip(rules, &mut bytes.as_slice());
         let is_decoded = |rules| match decode(rules) {

@@ -1,6 +1,8 @@
 //! Tests of every byte of frames of each type. The expected bytes come from another implementation,
 //! and docs/protocol.md shows them, so that authors of further implementations can compare theirs.
 
+use std::time::Duration;
+
 use tickstorm_protocol::code::{CloseReason, ErrorCode};
 use tickstorm_protocol::frame::{self, FrameType};
 use tickstorm_protocol::message::{Auth, Heartbeat, Subscribe, encode_batch};
@@ -29,22 +31,24 @@ const ERROR_VERSION: &str = "f57d0105 0000004d \
     0a13554e535550504f525445445f56455253494f4e12336672616d652076657273696f6e2032206973206e6f742073\
     7570706f727465643b206f6e6c792076657273696f6e2031206973220101 55637895";
 const ERROR_DRAINING: &str = "f57d0105 00000045 \
-    0a0f5345525645525f445241494e494e47122f746869732065646765206973206265696e67207368757420646f776e\
-    3b20726573756d65206f6e20616e6f7468657218c413 5caf1aa3";
-const ACK_AUTH: &str = "f57d0106 00000011 080110987518a09c012206656467652d30 58a40c67";
-const ACK_COOKIE: &str = "f57d0106 0000003c \
-    080110987518a09c012206656467652d304a29\
-    01b1ce4da0164ba184000102030405060708090a0b0c0d0e0fee6afb666d4e85fea44b31af714d419c acaa6abc";
+    0a0f5345525645525f445241494e494e47122f746869732065646765206973206265696e67207368757420646f77\
+    6e3b20726573756d65206f6e20616e6f7468657218fa01 195f2d32";
+const ACK_AUTH: &str = "f57d0106 00000013 080110987518a09c012206656467652d303001 9a71721f";
+const ACK_COOKIE: &str = "f57d0106 0000003e \
+    080110987518a09c012206656467652d3030014a2901b1ce4da0164ba184000102030405060708090a0b0c0d0e0f\
+    ee6afb666d4e85fea44b31af714d419c fab81b9d";
 /// The cookie in both.
 const COOKIE: &str =
     "01b1ce4da0164ba184000102030405060708090a0b0c0d0e0fee6afb666d4e85fea44b31af714d419c";
 const ACK_SUBSCRIBE: &str =
-    "f57d0106 00000018 080210987518a09c012206656467652d302880a0f1c2b134 8a0ae8d1";
+    "f57d0106 0000001a 080210987518a09c012206656467652d302880a0f1c2b1343001 be63ecc6";
 const PONG: &str =
     "f57d0107 0000001c 08e0c65b1090a1f1c4f2a2990318a1a1f1c4f2a2990320b40128c413 db283115";
 const PONG_UNKNOWN: &str = "f57d0107 0000000a 08e0c65b20ffffffff0f b3dcc6d7";
+const GOING_AWAY: &str =
+    "f57d0180 00000021 08e05d121c746869732065646765206973206265696e67207368757420646f776e 3c8dc47c";
 
-const ALL: [&str; 16] = [
+const ALL: [&str; 17] = [
     AUTH,
     AUTH_TOKEN,
     AUTH_COOKIE,
@@ -61,6 +65,7 @@ const ALL: [&str; 16] = [
     ACK_SUBSCRIBE,
     PONG,
     PONG_UNKNOWN,
+    GOING_AWAY,
 ];
 
 fn hex_of(write: impl FnOnce(&mut Vec<u8>)) -> String {
@@ -148,6 +153,9 @@ fn answers_of_a_session_are_right_byte_for_byte() {
     assert_eq!(hex, without_spaces(PONG));
     let hex = hex_of(|out| server::pong(1_500_000, 0, 0, u32::MAX, 0, out));
     assert_eq!(hex, without_spaces(PONG_UNKNOWN));
+    let within = Duration::from_secs(12);
+    let hex = hex_of(|out| server::going_away(within, "this edge is being shut down", out));
+    assert_eq!(hex, without_spaces(GOING_AWAY));
 }
 
 #[test]
@@ -168,7 +176,7 @@ fn errors_are_right_byte_for_byte() {
     let hex = hex_of(|out| server::error(code, &version.to_string(), 0, out));
     assert_eq!(hex, without_spaces(ERROR_VERSION));
     let draining = CloseReason::ServerDraining.to_string();
-    let hex = hex_of(|out| server::error(ErrorCode::ServerDraining, &draining, 2_500, out));
+    let hex = hex_of(|out| server::error(ErrorCode::ServerDraining, &draining, 250, out));
     assert_eq!(hex, without_spaces(ERROR_DRAINING));
 }
 

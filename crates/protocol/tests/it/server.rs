@@ -342,7 +342,7 @@ fn a_session_is_subscribed_once_its_subscribe_is_acknowledged() {
         heartbeat_timeout_ms: 20_000,
         edge_id: "edge-0".to_owned(),
         start_epoch_ms,
-        protocol_minor: 0,
+        protocol_minor: 1,
         cookie: Vec::new(),
     };
     let expected = [ack(3_000), ack(60_000)].map(|ack| forge::message(FrameType::Ack, &ack));

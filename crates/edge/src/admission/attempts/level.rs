@@ -2,7 +2,6 @@
 //! many addresses has them in few blocks; one who has many blocks meets the level of all addresses.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 use super::Address;
@@ -75,10 +74,7 @@ impl Level {
             (Self::Slash56, Address::V6([a, b, c, d, e, f, g, _])) => {
                 Address::V6([a, b, c, d, e, f, g, 0])
             }
-            (Self::Network, Address::V4([a, b, c, _])) => Address::V4([a, b, c, 0]),
-            (Self::Network, Address::V6([a, b, c, d, e, f, ..])) => {
-                Address::V6([a, b, c, d, e, f, 0, 0])
-            }
+            (Self::Network, address) => address.prefix().first(),
             (Self::All, _) => Address::V4([0; 4]),
         };
         Some(Block {
@@ -98,26 +94,19 @@ pub(crate) struct Block {
 
 impl fmt::Display for Block {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let first: IpAddr = match self.address {
-            Address::V4(octets) => Ipv4Addr::from(octets).into(),
-            Address::V6([a, b, c, d, e, f, g, h]) => {
-                Ipv6Addr::from([a, b, c, d, e, f, g, h, 0, 0, 0, 0, 0, 0, 0, 0]).into()
-            }
-        };
-        let bits = match (self.level, self.address) {
-            (Level::Address, Address::V4(_)) => return first.fmt(formatter),
-            (Level::Address, Address::V6(_)) => 64,
-            (Level::Slash56, _) => 56,
-            (Level::Network, Address::V4(_)) => 24,
-            (Level::Network, Address::V6(_)) => 48,
-            (Level::All, _) => return formatter.write_str("all addresses"),
-        };
-        write!(formatter, "{first}/{bits}")
+        match self.level {
+            Level::Address => self.address.fmt(formatter),
+            Level::Slash56 => write!(formatter, "{}/56", self.address.first_ip()),
+            Level::Network => self.address.prefix().fmt(formatter),
+            Level::All => formatter.write_str("all addresses"),
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::net::IpAddr;
+
     use super::*;
 
     fn blocks(ip: &str) -> Vec<String> {
