@@ -57,8 +57,8 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
 }
 
 /// Runs an attack. If it breaks the promise about latency and no other, it is run twice more on
-/// other edges, and the median of the ratios is judged: a run has 20 ticks, so that a single late
-/// one decides its p99.
+/// other edges, and the median of the ratios is judged: the two halves of a run are some seconds
+/// apart, and the machine may have had other work in one of them.
 fn run_until_clear(run: &Run, open: &mut Option<OpenStage>, surroundings: &Surroundings) -> Row {
     let mut row = || {
         if !run.short {
