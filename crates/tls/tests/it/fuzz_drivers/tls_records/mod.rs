@@ -124,8 +124,9 @@ fn shake_hands(
 ) -> Stage {
     match handshake.handle_input(piece, &mut transcript.answers) {
         Ok(HandshakeProgress::InProgress) => {
-            // A vector grows to twice what it must hold.
-            let bound = 2 * received.min(4 * HANDSHAKE_BYTES_MAX);
+            // A vector grows to twice what it must hold, and what came after the answer is counted
+            // even while it is in that vector.
+            let bound = 3 * received.min(4 * HANDSHAKE_BYTES_MAX);
             assert!(
                 handshake.buffered() <= bound.max(64),
                 "{}",
