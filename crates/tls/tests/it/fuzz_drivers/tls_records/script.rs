@@ -54,6 +54,15 @@ impl Stream {
         self.seal(client, &[data, &[DATA][..], &vec![0; padding]].concat());
     }
 
+    /// Seals any bytes. The last one that is not 0 is the content type; what follows is padding.
+    fn seal_any(&mut self, client: &Client, inner: &[u8]) {
+        let content_type_at = inner.iter().rposition(|byte| *byte != 0);
+        if let Some(at) = content_type_at.filter(|at| inner[*at] == DATA) {
+            self.plaintext.extend_from_slice(&inner[..at]);
+        }
+        self.seal(client, inner);
+    }
+
     fn update_key(&mut self, client: &Client, is_requested: bool) {
         self.seal(client, &[24, 0, 0, 1, is_requested.into(), HANDSHAKE]);
         (self.key, self.count) = (self.key + 1, 0);
@@ -100,10 +109,7 @@ impl<'a> Script<'a> {
             6 => {
                 let (content_type, content) = (self.byte(), self.bytes());
                 stream.is_proper = false;
-                match content_type {
-                    DATA => stream.seal_data(client, content, 0),
-                    _ => stream.seal(client, &[content, &[content_type]].concat()),
-                }
+                stream.seal_any(client, &[content, &[content_type]].concat());
             }
             7 => stream.update_key(client, self.0.first().is_some_and(|byte| byte % 2 == 1)),
             8 => {
