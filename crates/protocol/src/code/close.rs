@@ -128,6 +128,9 @@ pub enum CloseReason {
     /// The edge is being shut down.
     #[error("this edge is being shut down; resume on another")]
     ServerDraining,
+    /// An operator lets the edge send this client to another one. The edge itself goes on.
+    #[error("this edge was told to send some of its clients to others; resume on another")]
+    MovedAway,
     /// The edge has lost the time, or could not answer SUBSCRIBE in time because it does not know it.
     #[error("this edge does not know the time; resume on another")]
     NoTime,
@@ -269,7 +272,7 @@ impl CloseReason {
             Self::SlowConsumer => ErrorCode::SlowConsumer,
             Self::TimeStepped => ErrorCode::TimeStepped,
             Self::ServerFull | Self::BuffersFull => ErrorCode::ServerFull,
-            Self::ServerDraining => ErrorCode::ServerDraining,
+            Self::ServerDraining | Self::MovedAway => ErrorCode::ServerDraining,
             Self::NoTime => ErrorCode::NoTime,
             Self::TooManyConnections => ErrorCode::TooManyConnections,
             Self::Internal => ErrorCode::Internal,
