@@ -200,6 +200,15 @@ impl Metrics {
         self.going_away[cause as usize].inc();
     }
 
+    /// Returns how many GOING_AWAY frames were sent for a reason.
+    #[cfg(test)]
+    pub(crate) fn count_of_going_away(&self, reason: &str) -> u64 {
+        let cause = MoveCause::ALL
+            .iter()
+            .position(|cause| cause.label() == reason);
+        self.going_away[cause.expect("a reason")].get()
+    }
+
     /// Returns the counter of AUTH frames with this result.
     pub(crate) fn auth(&self, result: AuthResult) -> &IntCounter {
         &self.auth[result as usize]

@@ -3,6 +3,7 @@
 
 mod admission;
 mod bounds;
+mod departures;
 mod guessing;
 mod memory;
 mod proxied;
