@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::Signal;
-use tickstorm_protocol::message::{DataBatch, ErrorMsg};
+use tickstorm_protocol::message::{DataBatch, ErrorMsg, GoingAway};
 use tickstorm_testkit::{Nats, Peer, frame};
 use tickstorm_timebase::{Clock as _, Mode, SystemClock};
 use tokio::task::JoinSet;
@@ -18,7 +18,7 @@ use crate::tickstorm::PATIENCE;
 
 const CLIENTS: usize = 1_000;
 const DELAY: Duration = Duration::from_secs(4);
-const TIMEOUT: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(14);
 /// The time that an edge may take to exit after both, according to docs/operations.md.
 const EXIT: Duration = Duration::from_secs(2);
 /// The number of open files that the test needs in addition to one per client.
@@ -33,6 +33,9 @@ const SILENCE: [(&str, &str); 2] = [("HEARTBEAT_INTERVAL", "5m"), ("HEARTBEAT_TI
 
 /// The end of one client's connection.
 struct End {
+    /// The arrival of GOING_AWAY by the host's clock, and the deadline in it.
+    told_us: i64,
+    within_ms: u32,
     /// The arrival of the ERROR frame by the host's clock.
     at_us: i64,
     retry_after_ms: u32,
@@ -84,24 +87,38 @@ async fn a_thousand_clients_are_served_until_they_are_sent_elsewhere_and_the_edg
     ends.push(end_of_new);
     assert_spread(
         "hints",
-        &[1_000; 5],
+        &[100; 5],
         ends.iter().map(|end| i64::from(end.retry_after_ms) - 1),
     );
     let delay_us = i64::try_from(DELAY.as_micros()).unwrap();
     let since_delay = ends
         .iter()
         .map(|end| (end.at_us - start_us - delay_us) / 1_000);
-    let mut spans = [i64::try_from(TIMEOUT.as_millis()).unwrap() / 5; 5];
+    let timeout_ms = i64::try_from(TIMEOUT.as_millis()).unwrap();
+    for end in &ends {
+        let within_ms = i64::from(end.within_ms);
+        assert!((timeout_ms / 2 - 1..timeout_ms).contains(&within_ms));
+        let since_ms = (end.told_us - start_us - delay_us) / 1_000;
+        assert!((0..timeout_ms / 10 + DELAY_MAX_MS).contains(&since_ms));
+    }
+    // Clients are closed in the second half, and the last one has 1.3 s at the end.
+    let mut spans = [(timeout_ms / 2 - 1_300) / 4; 4];
     // A busy machine may read the last ERROR frames late.
-    spans[4] += DELAY_MAX_MS;
-    assert_spread("ends", &spans, since_delay);
+    spans[3] += DELAY_MAX_MS;
+    assert_spread("ends", &spans, since_delay.map(|ms| ms - timeout_ms / 2));
 }
 
 /// Receives ticks until the ERROR frame and the end of file after it. Asserts that no tick is
 /// missing.
 async fn follow_to_drain(mut peer: Peer, mut last_ms: i64) -> End {
+    let (mut told_us, mut within_ms) = (0, 0);
     loop {
         let next = peer.expect_frame().await;
+        if next.kind == frame::GOING_AWAY {
+            told_us = now_us();
+            within_ms = next.decode::<GoingAway>().deadline_ms;
+            continue;
+        }
         if next.kind == frame::DATA_BATCH {
             let batch: DataBatch = next.decode();
             for tick in batch.ticks {
@@ -121,6 +138,8 @@ async fn follow_to_drain(mut peer: Peer, mut last_ms: i64) -> End {
         );
         peer.expect_eof().await;
         return End {
+            told_us,
+            within_ms,
             at_us,
             retry_after_ms: error.retry_after_ms,
         };

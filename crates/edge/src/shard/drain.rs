@@ -29,11 +29,18 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(10);
 /// The part of a drain's time over which clients are told, so that telling 100,000 of them leaves
 /// room for everything else.
 const TELLING_PART: u32 = 10;
+/// The longest time over which clients are told.
+const TELLING_TIME_MAX: Duration = Duration::from_secs(2);
 
 /// Returns the time that a drain over `over` takes at most. It is longer than `over` only if that
 /// is too short for the half that each client has, and for closing the last one.
 pub(crate) fn time_max(over: Duration) -> Duration {
-    over.max(over / 2 + over / TELLING_PART + LAST_CLOSE_TIME)
+    over.max(over / 2 + telling_time(over) + LAST_CLOSE_TIME)
+}
+
+/// Returns the time over which clients are told in a drain over `over`.
+fn telling_time(over: Duration) -> Duration {
+    (over / TELLING_PART).min(TELLING_TIME_MAX)
 }
 
 /// A drain in progress.
@@ -197,7 +204,7 @@ struct Schedule {
 impl Schedule {
     /// Returns when to tell a connection.
     fn telling(self, index: usize) -> Mono {
-        self.started + self.share(self.over / TELLING_PART, index)
+        self.started + self.share(telling_time(self.over), index)
     }
 
     /// Returns when to close a connection that is told at `told`.
@@ -206,7 +213,7 @@ impl Schedule {
         let last = self.over.saturating_sub(LAST_CLOSE_TIME);
         let spread = self.share(last.saturating_sub(half), index);
         // If telling was held up, no client is closed sooner for it, and the drain ends in time.
-        let latest = self.started + last.max(half + self.over / TELLING_PART);
+        let latest = self.started + last.max(half + telling_time(self.over));
         (self.started + half + spread).max(told + half).min(latest)
     }
 

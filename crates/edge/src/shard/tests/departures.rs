@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tickstorm_protocol::message::GoingAway;
+use tickstorm_testkit::frame::GOING_AWAY;
 use tickstorm_timebase::Mono;
 use tokio::sync::oneshot;
 
@@ -13,7 +14,6 @@ use super::super::moves::{Chosen, MoveAnswer, RebalanceOrder};
 use super::super::tasks::ShardTask;
 use super::*;
 
-const GOING_AWAY: u8 = 0x80;
 /// The quality of ticks that are sent late.
 const REPLAY: i32 = 2;
 /// The longest time by which a deadline that a client was told may be missed. The edge closes a few
