@@ -198,3 +198,48 @@ async fn after_a_second_sigterm_an_edge_exits_immediately_even_if_it_still_has_c
     // This waits for much less than the rest of the ten minutes.
     assert_eq!(edge.ended().await, Some(1));
 }
+
+/// Starts an edge with one client, asks for a drain at its admin port, and waits until the client
+/// is told to go.
+async fn drained_by_operator(timeout: &str) -> (Cluster, Peer) {
+    let mut cluster = Cluster::new(vec![Nats::run(&[])], 1, 1, &SILENCE);
+    cluster.edges[0].set("DRAIN_TIMEOUT", timeout);
+    cluster.start().await;
+    let edge = &mut cluster.edges[0];
+    let mut peer = Peer::connect(edge.clients()).await;
+    peer.enter(USER, PASSWORD, Mode::Second).await;
+    let (code, body) = edge.request("POST", "/drain").await.unwrap();
+    assert_eq!((code, body.as_str()), (202, r#"{"draining":true}"#));
+    while peer.expect_frame().await.kind != frame::GOING_AWAY {}
+    (cluster, peer)
+}
+
+#[tokio::test]
+async fn an_edge_that_an_operator_drains_exits_when_its_clients_have_left() {
+    let (mut cluster, peer) = drained_by_operator("10m").await;
+    drop(peer);
+    assert_eq!(cluster.edges[0].ended().await, Some(0));
+    let log = cluster.edges[0].log();
+    assert!(log.contains("an operator asked for a drain"), "{log}");
+}
+
+#[tokio::test]
+async fn sigterm_joins_a_drain_by_an_operator_and_a_second_one_ends_it() {
+    let (mut cluster, mut peer) = drained_by_operator("10m").await;
+    let edge = &mut cluster.edges[0];
+    edge.send(Signal::SIGTERM);
+    edge.logs("already draining").await;
+    // The client is served meanwhile.
+    while peer.expect_frame().await.kind != frame::DATA_BATCH {}
+    edge.send(Signal::SIGTERM);
+    assert_eq!(edge.ended().await, Some(1));
+}
+
+#[tokio::test]
+async fn sigterm_after_a_drain_by_an_operator_does_not_cut_it_short() {
+    let (mut cluster, peer) = drained_by_operator("10m").await;
+    cluster.edges[0].send(Signal::SIGTERM);
+    cluster.edges[0].logs("already draining").await;
+    drop(peer);
+    assert_eq!(cluster.edges[0].ended().await, Some(0));
+}
