@@ -103,12 +103,6 @@ pub(crate) struct TimeMetrics {
 impl Metrics {
     /// Registers all metrics, with every series at 0.
     pub(crate) fn register(registry: &Registry) -> Result<Self, RegisterError> {
-        let closed = counters(
-            registry,
-            "tickstorm_connections_closed_total",
-            "Connections closed, by reason.",
-            &["reason"],
-        )?;
         let auth = counters(
             registry,
             "tickstorm_auth_total",
@@ -116,13 +110,6 @@ impl Metrics {
              because too many had failed.",
             &["result"],
         )?;
-        let going_away = counters(
-            registry,
-            "tickstorm_going_away_total",
-            "GOING_AWAY frames sent, by reason: drain, operator or rebalance.",
-            &["reason"],
-        )?;
-        CloseReason::labels().for_each(|reason| closed.with_label_values(&[reason]).inc_by(0));
         let auth = AuthResult::ALL.map(|result| auth.with_label_values(&[result.label()]));
         Ok(Self {
             active_connections: int_gauge(
@@ -168,9 +155,9 @@ impl Metrics {
                  feeds and REPLAY ticks are not counted.",
                 &RELEASE_LATENESS_BUCKETS_S,
             )?,
-            closed,
+            closed: register_closed(registry)?,
             auth,
-            going_away: MoveCause::ALL.map(|cause| going_away.with_label_values(&[cause.label()])),
+            going_away: register_going_away(registry)?,
             auth_waiting: int_gauge(
                 registry,
                 "tickstorm_auth_waiting",
@@ -213,6 +200,29 @@ impl Metrics {
     pub(crate) fn auth(&self, result: AuthResult) -> &IntCounter {
         &self.auth[result as usize]
     }
+}
+
+fn register_closed(registry: &Registry) -> Result<IntCounterVec, RegisterError> {
+    let closed = counters(
+        registry,
+        "tickstorm_connections_closed_total",
+        "Connections closed, by reason.",
+        &["reason"],
+    )?;
+    CloseReason::labels().for_each(|reason| closed.with_label_values(&[reason]).inc_by(0));
+    Ok(closed)
+}
+
+fn register_going_away(
+    registry: &Registry,
+) -> Result<[IntCounter; MoveCause::ALL.len()], RegisterError> {
+    let going_away = counters(
+        registry,
+        "tickstorm_going_away_total",
+        "GOING_AWAY frames sent, by reason: drain, operator or rebalance.",
+        &["reason"],
+    )?;
+    Ok(MoveCause::ALL.map(|cause| going_away.with_label_values(&[cause.label()])))
 }
 
 /// The result of an AUTH.

@@ -91,16 +91,7 @@ impl Sim {
                     self.script.client_sends(client, &bytes);
                 }
             }
-            Action::Crowd(len) => {
-                for _ in 0..*len {
-                    let client = self.script.connect();
-                    self.script.client_sends(client, &auth("pass"));
-                    let now_ms = self.authority.time_at(self.now()).as_millis();
-                    let resume = subscribe(Mode::Second, false, Some(now_ms - 600_000));
-                    self.script.client_sends(client, &resume);
-                    clients.push(client);
-                }
-            }
+            Action::Crowd(len) => self.crowd(*len, clients),
             Action::Heartbeat(who) => {
                 if let Some(client) = pick(who) {
                     self.script.client_sends(client, &heartbeat(1));
@@ -133,20 +124,36 @@ impl Sim {
                 let authority = self.authority;
                 self.shard.set_authority(is_known.then_some(authority));
             }
-            Action::Rebalance(ms) => {
-                let at = self.shard.time.read_clock();
-                let order = RebalanceOrder {
-                    share: 0.5,
-                    carry: 0.5,
-                    over: Duration::from_millis(*ms),
-                    grace: SECOND,
-                    told: Arc::default(),
-                    reply: tokio::sync::oneshot::channel().0,
-                };
-                self.shard.waiting.departures.rebalance(order, at);
-            }
+            Action::Rebalance(ms) => self.rebalance(*ms),
             Action::Cost(us) => self.script.scene().cost = Duration::from_micros(*us),
         }
+    }
+}
+
+impl Sim {
+    /// Connects clients that all ask for the longest replay.
+    fn crowd(&mut self, len: usize, clients: &mut Vec<RawFd>) {
+        for _ in 0..len {
+            let client = self.script.connect();
+            self.script.client_sends(client, &auth("pass"));
+            let now_ms = self.authority.time_at(self.now()).as_millis();
+            let resume = subscribe(Mode::Second, false, Some(now_ms - 600_000));
+            self.script.client_sends(client, &resume);
+            clients.push(client);
+        }
+    }
+
+    fn rebalance(&mut self, over_ms: u64) {
+        let at = self.shard.time.read_clock();
+        let order = RebalanceOrder {
+            share: 0.5,
+            carry: 0.5,
+            over: Duration::from_millis(over_ms),
+            grace: SECOND,
+            told: Arc::default(),
+            reply: tokio::sync::oneshot::channel().0,
+        };
+        self.shard.waiting.departures.rebalance(order, at);
     }
 }
 
