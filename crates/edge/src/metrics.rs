@@ -476,7 +476,8 @@ impl TimeMetrics {
             holdover: int_gauge(
                 registry,
                 "tickstorm_holdover",
-                "1 from when the edge loses its last accepted clock until it accepts one again, else 0.",
+                "1 from when the edge loses its last accepted clock until it accepts one again, \
+                 else 0.",
             )?,
             alarm: int_gauges(
                 registry,

@@ -22,7 +22,8 @@ pub(crate) struct EdgeAlarm {
 /// The edge does not know the time, and its clients must go elsewhere.
 pub(crate) const NO_TIME: EdgeAlarm = EdgeAlarm {
     label: "no_time",
-    message: "The edge does not know the time, so it sends subscribers to other edges with NO_TIME.",
+    message: "The edge does not know the time, so it sends subscribers to other edges with \
+        NO_TIME.",
 };
 
 /// Watches whether the time is known.

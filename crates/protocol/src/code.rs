@@ -36,8 +36,8 @@ pub enum Return {
 /// The range of `retry_after_ms` for codes that send many clients away together, all of which may
 /// come back soon.
 const RETRY_SOON_MS: RangeInclusive<u32> = 1..=5_000;
-/// The range of `retry_after_ms` for a client that an edge sends elsewhere, which has already spread
-/// these moments.
+/// The range of `retry_after_ms` for a client that an edge sends elsewhere, which has already
+/// spread these moments.
 const RETRY_SPREAD_MS: RangeInclusive<u32> = 1..=500;
 /// The range of `retry_after_ms` for codes after which coming back soon would not help.
 const RETRY_LATER_MS: RangeInclusive<u32> = 1_000..=10_000;

@@ -1,5 +1,5 @@
-//! `drain`: drains the edge while ticks flow. Measures whether ticks are later than before, and when
-//! the last client is gone.
+//! `drain`: drains the edge while ticks flow. Measures whether ticks are later than before, and
+//! when the last client is gone.
 
 use std::time::Duration;
 

@@ -88,7 +88,7 @@ async fn a_drain_spreads_the_closing_of_a_thousand_clients_over_its_timeout() {
         let half = TIMEOUT / 2 - Duration::from_millis(1);
         assert!(within >= half && within < TIMEOUT, "{within:?}");
         let kept = end.at.since(told);
-        // The frame may have been read late, but nobody is closed before the deadline that was told.
+        // The frame may have been read late, but nobody is closed before the deadline in it.
         assert!(kept + LATE >= within, "closed after {kept:?} of {within:?}");
         assert!(end.at.since(began) >= half, "{:?}", end.at.since(began));
     }

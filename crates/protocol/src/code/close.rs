@@ -128,10 +128,11 @@ pub enum CloseReason {
     /// The edge is being shut down.
     #[error("this edge is being shut down; resume on another")]
     ServerDraining,
-    /// An operator lets the edge send this client to another one. The edge itself goes on.
+    /// An operator lets the edge send this client to another one. The edge itself continues.
     #[error("this edge was told to send some of its clients to others; resume on another")]
     MovedAway,
-    /// The edge has lost the time, or could not answer SUBSCRIBE in time because it does not know it.
+    /// The edge has lost the time, or could not answer SUBSCRIBE in time because it does not know
+    /// it.
     #[error("this edge does not know the time; resume on another")]
     NoTime,
     /// The client's address has reached its limit of connections, or of new connections per time.
