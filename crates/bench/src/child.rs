@@ -23,12 +23,13 @@ use tickstorm_service::env::Settings;
 use tickstorm_service::exit;
 use tickstorm_service::lifecycle::Lifecycle;
 use tickstorm_service::metrics;
+use tickstorm_timebase::{Clock as _, SystemClock};
 use tokio::runtime::Runtime;
 
 use self::accept::ListenError;
 use self::sampler::Sampler;
 use super::machine;
-use super::orders::{ChildAnswer, ChildOrder, EdgeFacts};
+use super::orders::{ChildAnswer, ChildOrder, Drained, EdgeFacts};
 
 /// The time that the edge may take to learn authority time.
 const READY_WITHIN: std::time::Duration = std::time::Duration::from_secs(20);
@@ -150,6 +151,18 @@ impl UnderTest {
     }
 }
 
+impl UnderTest {
+    async fn drain(&self) -> Drained {
+        let started = SystemClock.now();
+        self.edge.drain().await;
+        let took = SystemClock.now().since(started);
+        Drained {
+            took_ms: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
+            left: self.sampler.sample(false).connections,
+        }
+    }
+}
+
 /// Carries out orders until standard input ends.
 fn run_orders(under_test: &Arc<UnderTest>, runtime: &Runtime) {
     let mut accepting = None;
@@ -189,6 +202,14 @@ fn run_orders(under_test: &Arc<UnderTest>, runtime: &Runtime) {
             }),
             Ok(ChildOrder::Echo { pong_len }) => {
                 Some(keep_running(echo::EchoLoop::start(pong_len), &mut echoing))
+            }
+            Ok(ChildOrder::Drain) => {
+                let under_test = Arc::clone(under_test);
+                runtime.spawn(async move {
+                    let drained = under_test.drain().await;
+                    write_answer(&under_test.output, &ChildAnswer::Drained(drained));
+                });
+                None
             }
             Ok(ChildOrder::EchoUsage) => Some(match &echoing {
                 Some(echo) => ChildAnswer::EchoUsage(echo::EchoLoop::usage(echo)),

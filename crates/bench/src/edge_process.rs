@@ -154,16 +154,8 @@ impl EdgeProcess {
         beyond: Duration,
         wanted: impl Fn(&ChildAnswer) -> Option<T>,
     ) -> anyhow::Result<T> {
-        if let Some(index) = self
-            .unclaimed
-            .iter()
-            .position(|answer| wanted(answer).is_some())
-        {
-            let found = self
-                .unclaimed
-                .remove(index)
-                .and_then(|answer| wanted(&answer));
-            return found.ok_or_else(|| anyhow!("an unclaimed answer has changed"));
+        if let Some(found) = self.claim(&wanted) {
+            return Ok(found);
         }
         loop {
             match self.answers.recv_timeout(ANSWER_WITHIN + beyond) {
@@ -178,6 +170,17 @@ impl EdgeProcess {
                 Err(RecvTimeoutError::Disconnected) => bail!("the edge under test has exited"),
             }
         }
+    }
+
+    /// Returns the first answer that `wanted` accepts, if it arrived before another one that was
+    /// awaited.
+    pub(crate) fn claim<T>(&mut self, wanted: impl Fn(&ChildAnswer) -> Option<T>) -> Option<T> {
+        let index = self
+            .unclaimed
+            .iter()
+            .position(|answer| wanted(answer).is_some())?;
+        let answer = self.unclaimed.remove(index)?;
+        wanted(&answer)
     }
 
     /// Samples the child. If `all` is set, the sample includes open files and closed connections.

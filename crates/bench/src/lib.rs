@@ -28,7 +28,7 @@ mod tls;
 use tickstorm_command::{Failure, private_dir};
 use tickstorm_service::exit;
 
-use self::scenario::{auth, burst, churn, connect, fanout, idle, slow};
+use self::scenario::{auth, burst, churn, connect, drain, fanout, idle, slow};
 
 pub use self::child::BenchEdge;
 pub use self::edge_process::{CHILD_COMMAND, ChildOptions, EdgeProcess};
@@ -87,7 +87,8 @@ Examples:
   tickstorm bench idle -n 19000 --for 2m --with-limit
   tickstorm bench slow -n 1000 --share 1
   tickstorm bench churn -n 10000 --per-second 500 --for 10m
-  tickstorm bench auth -n 100 --tokens 10000 --auths 200 --ticks 240";
+  tickstorm bench auth -n 100 --tokens 10000 --auths 200 --ticks 240
+  tickstorm bench drain -n 19000 --ticks 20";
 
 /// Measure how late an edge delivers ticks, and what ticks and connections cost
 #[derive(Debug, clap::Args)]
@@ -106,6 +107,7 @@ enum Scenario {
     Slow(slow::SlowScenario),
     Churn(churn::ChurnScenario),
     Auth(auth::AuthScenario),
+    Drain(drain::DrainScenario),
 }
 
 impl Bench {
@@ -120,6 +122,7 @@ impl Bench {
             Scenario::Slow(slow) => (slow.run()?, slow.common),
             Scenario::Churn(churn) => (churn.run()?, churn.common),
             Scenario::Auth(auth) => (auth.run()?, auth.common),
+            Scenario::Drain(drain) => (drain.run()?, drain.common),
         };
         report.publish(&common)
     }

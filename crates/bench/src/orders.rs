@@ -27,6 +27,16 @@ pub(crate) enum ChildOrder {
     Echo { pong_len: usize },
     /// Report what the echo loop has used so far.
     EchoUsage,
+    /// Drain the edge, and answer when that is done.
+    Drain,
+}
+
+/// The outcome of a drain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+pub(crate) struct Drained {
+    pub(crate) took_ms: u64,
+    /// The connections that were left at its end.
+    pub(crate) left: u64,
 }
 
 /// The plan of a burst, shared by both sides: tick `n` is due `n / rate` seconds after `at_ns`.
@@ -100,6 +110,7 @@ pub(crate) enum ChildAnswer {
     Listening(SocketAddr),
     AcceptEnd(LoopUsage),
     EchoUsage(LoopUsage),
+    Drained(Drained),
     /// The order failed.
     Failed(String),
 }
@@ -145,6 +156,15 @@ impl ChildAnswer {
     pub(crate) fn accept_end(&self) -> Option<LoopUsage> {
         if let Self::AcceptEnd(used) = self {
             Some(*used)
+        } else {
+            None
+        }
+    }
+
+    /// Returns the answer to [`ChildOrder::Drain`].
+    pub(crate) fn drained(&self) -> Option<Drained> {
+        if let Self::Drained(drained) = self {
+            Some(*drained)
         } else {
             None
         }

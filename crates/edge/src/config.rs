@@ -171,6 +171,7 @@ impl Config {
             },
             ahead: self.ahead,
             write_deadline: self.write_deadline,
+            drain_timeout: self.drain_timeout,
             sockets: SocketOptions {
                 read_buffer: self.read_buffer,
                 write_buffer: self.write_buffer,

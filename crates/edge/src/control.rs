@@ -14,6 +14,7 @@ use tickstorm_service::fd_limit::{self, FdLimit};
 use tickstorm_service::file_watch::FileWatch;
 use tickstorm_timebase::{Authority, Clock, SystemClock, Timekeeper, TimekeeperConfig};
 use tokio::sync::{OnceCell, watch};
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::accept_queue::AcceptQueue;
@@ -26,6 +27,7 @@ use crate::health::EdgeHealth;
 use crate::heap;
 use crate::memory::{self, KernelBound, Memory};
 use crate::metrics::{Metrics, ReloadMetrics};
+use crate::no_time::NoTimeWatch;
 use crate::routes;
 use crate::shard::{Commons, address_budgets};
 use crate::shards::Shards;
@@ -40,12 +42,14 @@ pub struct Edge {
     spare_files: usize,
     shards: Shards,
     tasks: TaskTracker,
-    stop: tokio_util::sync::CancellationToken,
+    stop: CancellationToken,
     health: Arc<EdgeHealth>,
     watched_files: Vec<FileWatch>,
     drain_delay: Duration,
     drain_timeout: Duration,
     drained: OnceCell<()>,
+    /// Cancelled when an operator asks for a drain.
+    drain_request: CancellationToken,
     has_panicked: Arc<AtomicBool>,
 }
 
@@ -91,6 +95,7 @@ impl Edge {
         };
         let (shards, listen_addr) = start_shards(&config, &commons, limit, &fd_metrics).await?;
         let accept_queue = AcceptQueue::new(listen_addr);
+        let no_time = NoTimeWatch::new(authority.clone(), metrics.time.no_time());
         let health = Arc::new(EdgeHealth {
             id: config.id.clone(),
             listen_addr,
@@ -104,21 +109,24 @@ impl Edge {
             tls: files.tls.as_ref().map(TlsWatcher::state),
             shards: shards.vitals(),
             draining: AtomicBool::new(false),
+            no_time: no_time.is_raised(),
         });
         let edge = Self {
             listen_addr,
             spare_files: fd_budget::spare(limit, connections_max, config.fd_tables),
             shards,
             tasks: TaskTracker::new(),
-            stop: tokio_util::sync::CancellationToken::new(),
+            stop: CancellationToken::new(),
             health,
             watched_files: files.access(),
             drain_delay: config.drain_delay,
             drain_timeout: config.drain_timeout,
             drained: OnceCell::new(),
+            drain_request: CancellationToken::new(),
             has_panicked: Arc::default(),
         };
         edge.follow_time(authority, config.ahead);
+        edge.spawn("time alarm", no_time.run());
         edge.watch_arrivals(accept_queue, &metrics);
         warn_of_plain_text(files.tls.is_some(), listen_addr);
         edge.watch_files(*files, metrics.reloads);
@@ -153,16 +161,30 @@ impl Edge {
         self.watched_files.clone()
     }
 
-    /// Returns the operators' routes for the admin port: listing connections, and closing one. They
-    /// show clients and change something, so they must be behind the guard.
+    /// Returns the operators' routes for the admin port: listing connections, closing one, and
+    /// moving clients to other edges. They show clients and change something, so they must be
+    /// behind the guard.
     pub fn routes(&self) -> axum::Router {
-        routes::routes(self.shards.handles(), self.health.memory.freed())
+        let health = Arc::clone(&self.health);
+        routes::routes(self.shards.handles(), self.drain_timeout, health)
+    }
+
+    /// Returns the route by which an operator asks for a drain, for a process that then drains the
+    /// edge and ends ([`Edge::drain_requested`]). It must be behind the guard.
+    pub fn drain_route(&self) -> axum::Router {
+        routes::drain_route(self.drain_request.clone())
+    }
+
+    /// Waits until an operator asks for a drain. Cancel safe.
+    pub async fn drain_requested(&self) {
+        self.drain_request.cancelled().await;
     }
 
     /// Drains the edge, so that its clients move to other edges. It becomes not ready immediately.
-    /// After DRAIN_DELAY it stops accepting and closes its connections with SERVER_DRAINING, spread
-    /// over DRAIN_TIMEOUT. Returns when all connections are closed or the time is up. An edge
-    /// drains only once; further calls wait for the same drain.
+    /// After DRAIN_DELAY it stops accepting and tells its clients that it goes away. Those that
+    /// have not left in the first half of DRAIN_TIMEOUT are closed with SERVER_DRAINING, spread
+    /// over the second. Returns when all connections are closed or the time is up. An edge drains
+    /// only once; further calls wait for the same drain.
     pub async fn drain(&self) {
         self.drained.get_or_init(|| self.drain_once()).await;
     }
@@ -181,7 +203,7 @@ impl Edge {
         tracing::info!(
             connections,
             over = ?self.drain_timeout,
-            "draining: no longer accepting, closing connections"
+            "draining: no longer accepting, sending clients to other edges"
         );
         self.shards.drain(self.drain_timeout).await;
         let left = self.health.admission.connections();

@@ -9,7 +9,7 @@ pub(crate) const RESERVED: u64 = 256;
 pub(crate) const LINGERING_MIN: usize = 128;
 
 /// The most connections that may linger in each table. A drain of 100,000 clients over 20 s closes
-/// 5,000 per second, and each lingers for a round trip; in the kernel they take about 16 MB.
+/// up to 11,500 per second, and each lingers for a round trip; in the kernel they take about 16 MB.
 const LINGERING_MAX: usize = 4_096;
 
 /// The slots that a hundred connections need across all tables: three to spare, since the kernel

@@ -16,6 +16,7 @@ use tokio::sync::watch;
 use crate::accept_queue::AcceptQueueStatus;
 use crate::admission::Admission;
 use crate::memory::Memory;
+use crate::no_time::NO_TIME;
 use crate::shard::Vitals;
 use crate::tls::TlsState;
 
@@ -39,6 +40,8 @@ pub(crate) struct EdgeHealth {
     pub(crate) tls: Option<watch::Receiver<TlsState>>,
     pub(crate) shards: Vec<Arc<Vitals>>,
     pub(crate) draining: AtomicBool,
+    /// Whether the edge sends clients away because it does not know the time.
+    pub(crate) no_time: Arc<AtomicBool>,
 }
 
 impl EdgeHealth {
@@ -60,6 +63,15 @@ impl EdgeHealth {
                 self.time_error_max
             )
         })
+    }
+
+    fn alarms(&self, time: Option<&TimeStatus>) -> Vec<Value> {
+        let of_clocks = time.map_or_else(Vec::new, alarms);
+        let no_time = self.no_time.load(Ordering::Relaxed).then(|| {
+            let clocks: [&str; 0] = [];
+            json!({ "reason": NO_TIME.label, "message": NO_TIME.message, "clocks": clocks })
+        });
+        no_time.into_iter().chain(of_clocks).collect()
     }
 
     fn accept_queue_status(&self, now: Mono) -> Value {
@@ -132,7 +144,7 @@ impl Health for EdgeHealth {
             "shards": self.shards.len(),
             "accept_queue": self.accept_queue_status(now),
             "clocks": clocks.iter().map(clock).collect::<Vec<_>>(),
-            "alarms": time.as_ref().map_or_else(Vec::new, alarms),
+            "alarms": self.alarms(time.as_ref()),
             "authority": authority.map(|authority| json!({
                 "unix_us": authority.time_at(now).as_micros(),
                 "bound_us": authority.bound_us(now),
@@ -144,8 +156,8 @@ impl Health for EdgeHealth {
     }
 }
 
-/// Returns the alarms of the time, each with a sentence that says what it means and the clocks that
-/// it concerns.
+/// Returns the alarms of the clocks, each with a sentence that says what it means and the clocks
+/// that it concerns.
 fn alarms(time: &TimeStatus) -> Vec<Value> {
     let alarm = |alarm: &Alarm| {
         let clocks = time.clocks.iter().filter(|clock| clock.is_raised(*alarm));
@@ -176,42 +188,46 @@ mod tests {
     use crate::ip_lists::IpLists;
     use crate::memory::{KernelBound, MemoryMetrics};
 
-    fn health() -> EdgeHealth {
-        let now = SystemClock.now().as_nanos();
-        let vitals = || {
-            Arc::new(Vitals {
-                turned: AtomicU64::new(now),
-                released: AtomicU64::new(now),
-                accepting: AtomicBool::new(true),
-            })
-        };
-        EdgeHealth {
-            id: "edge-0".to_owned(),
-            listen_addr: SocketAddr::from(([127, 0, 0, 1], 8_080)),
-            connections_max: 1,
-            time_error_max: Duration::from_millis(250),
-            admission: Admission::new(
-                AdmissionLimits::NONE,
-                watch::channel(IpLists::default()).1,
-                AdmissionGauges::unregistered(),
-            ),
-            memory: Memory::new(
-                &MemoryMetrics::register(&Registry::new()).unwrap(),
-                1,
-                KernelBound::none(),
-            ),
-            authority: watch::channel(None).1,
-            time: watch::channel(None).1,
-            accept_queue: watch::channel(AcceptQueueStatus::default()).1,
-            tls: None,
-            shards: vec![vitals(), vitals()],
-            draining: AtomicBool::new(false),
+    impl EdgeHealth {
+        /// Creates the health of an edge that has no clients and does not know the time.
+        pub(crate) fn unserved() -> Self {
+            let now = SystemClock.now().as_nanos();
+            let vitals = || {
+                Arc::new(Vitals {
+                    turned: AtomicU64::new(now),
+                    released: AtomicU64::new(now),
+                    accepting: AtomicBool::new(true),
+                })
+            };
+            Self {
+                id: "edge-0".to_owned(),
+                listen_addr: SocketAddr::from(([127, 0, 0, 1], 8_080)),
+                connections_max: 1,
+                time_error_max: Duration::from_millis(250),
+                admission: Admission::new(
+                    AdmissionLimits::NONE,
+                    watch::channel(IpLists::default()).1,
+                    AdmissionGauges::unregistered(),
+                ),
+                memory: Memory::new(
+                    &MemoryMetrics::register(&Registry::new()).unwrap(),
+                    1,
+                    KernelBound::none(),
+                ),
+                authority: watch::channel(None).1,
+                time: watch::channel(None).1,
+                accept_queue: watch::channel(AcceptQueueStatus::default()).1,
+                tls: None,
+                shards: vec![vitals(), vitals()],
+                draining: AtomicBool::new(false),
+                no_time: Arc::default(),
+            }
         }
     }
 
     #[test]
     fn one_shard_that_does_not_accept_makes_the_edge_not_ready() {
-        let health = health();
+        let health = EdgeHealth::unserved();
         let is_reported = || {
             let reasons = health.ready();
             reasons

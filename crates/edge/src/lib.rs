@@ -29,6 +29,7 @@ mod log_limit;
 mod memory;
 mod metrics;
 mod networks;
+mod no_time;
 mod proxy_fault_log;
 mod routes;
 pub mod settings;

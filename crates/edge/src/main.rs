@@ -60,6 +60,7 @@ async fn run(process: Process) -> Result<(), Failure> {
     report_listening(Some(listen_addr), &admin);
     let admin = admin
         .with_routes(edge.routes())
+        .with_routes(edge.drain_route())
         .with_watched_files(edge.watched_files())
         .with_watched_files([nats_files.access()])
         .with_spare_files(edge.spare_files());
@@ -67,7 +68,19 @@ async fn run(process: Process) -> Result<(), Failure> {
     tasks.spawn(reread_at_hangups(hangups, files, tasks.stopping()));
     tasks.spawn(nats_files.run(tasks.stopping()));
     tasks.spawn(admin.serve(registry, edge.health(), tasks.stopping()));
-    signals.next().await;
+    let is_asked_by_signal = tokio::select! {
+        _ = signals.next() => true,
+        () = edge.drain_requested() => false,
+    };
+    // An orchestrator sends its signal even if an operator has already asked for the drain, and
+    // must not cut it short.
+    let ended_at_once = async {
+        if !is_asked_by_signal {
+            signals.next().await;
+            tracing::info!("already draining: another signal ends the edge at once");
+        }
+        signals.next().await
+    };
     let ended = async {
         edge.drain().await;
         let stopped = async {
@@ -80,6 +93,6 @@ async fn run(process: Process) -> Result<(), Failure> {
     };
     tokio::select! {
         () = ended => Ok(()),
-        _ = signals.next() => Err(Failure::second_signal()),
+        _ = ended_at_once => Err(Failure::second_signal()),
     }
 }

@@ -15,6 +15,8 @@ use tickstorm_timebase::{Alarm, ClockState};
 use crate::admission::AdmissionGauges;
 use crate::histogram::BulkHistogram;
 use crate::memory::MemoryMetrics;
+use crate::no_time::NO_TIME;
+use crate::shard::MoveCause;
 
 const PUBLISH_LATENCY_BUCKETS_MS: [f64; 13] = [
     0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1000.0,
@@ -42,6 +44,7 @@ pub(crate) struct Metrics {
     pub(crate) release_lateness: Histogram,
     pub(crate) closed: IntCounterVec,
     auth: [IntCounter; AuthResult::ALL.len()],
+    going_away: [IntCounter; MoveCause::ALL.len()],
     pub(crate) auth_waiting: IntGauge,
     pub(crate) time: TimeMetrics,
     pub(crate) tls: TlsMetrics,
@@ -100,12 +103,6 @@ pub(crate) struct TimeMetrics {
 impl Metrics {
     /// Registers all metrics, with every series at 0.
     pub(crate) fn register(registry: &Registry) -> Result<Self, RegisterError> {
-        let closed = counters(
-            registry,
-            "tickstorm_connections_closed_total",
-            "Connections closed, by reason.",
-            &["reason"],
-        )?;
         let auth = counters(
             registry,
             "tickstorm_auth_total",
@@ -113,7 +110,6 @@ impl Metrics {
              because too many had failed.",
             &["result"],
         )?;
-        CloseReason::labels().for_each(|reason| closed.with_label_values(&[reason]).inc_by(0));
         let auth = AuthResult::ALL.map(|result| auth.with_label_values(&[result.label()]));
         Ok(Self {
             active_connections: int_gauge(
@@ -159,8 +155,9 @@ impl Metrics {
                  feeds and REPLAY ticks are not counted.",
                 &RELEASE_LATENESS_BUCKETS_S,
             )?,
-            closed,
+            closed: register_closed(registry)?,
             auth,
+            going_away: register_going_away(registry)?,
             auth_waiting: int_gauge(
                 registry,
                 "tickstorm_auth_waiting",
@@ -185,10 +182,47 @@ impl Metrics {
         self.auth(result).inc();
     }
 
+    /// Counts a GOING_AWAY frame.
+    pub(crate) fn count_going_away(&self, cause: MoveCause) {
+        self.going_away[cause as usize].inc();
+    }
+
+    /// Returns how many GOING_AWAY frames were sent for a reason.
+    #[cfg(test)]
+    pub(crate) fn count_of_going_away(&self, reason: &str) -> u64 {
+        let cause = MoveCause::ALL
+            .iter()
+            .position(|cause| cause.label() == reason);
+        self.going_away[cause.expect("a reason")].get()
+    }
+
     /// Returns the counter of AUTH frames with this result.
     pub(crate) fn auth(&self, result: AuthResult) -> &IntCounter {
         &self.auth[result as usize]
     }
+}
+
+fn register_closed(registry: &Registry) -> Result<IntCounterVec, RegisterError> {
+    let closed = counters(
+        registry,
+        "tickstorm_connections_closed_total",
+        "Connections closed, by reason.",
+        &["reason"],
+    )?;
+    CloseReason::labels().for_each(|reason| closed.with_label_values(&[reason]).inc_by(0));
+    Ok(closed)
+}
+
+fn register_going_away(
+    registry: &Registry,
+) -> Result<[IntCounter; MoveCause::ALL.len()], RegisterError> {
+    let going_away = counters(
+        registry,
+        "tickstorm_going_away_total",
+        "GOING_AWAY frames sent, by reason: drain, operator or rebalance.",
+        &["reason"],
+    )?;
+    Ok(MoveCause::ALL.map(|cause| going_away.with_label_values(&[cause.label()])))
 }
 
 /// The result of an AUTH.
@@ -442,7 +476,8 @@ impl TimeMetrics {
             holdover: int_gauge(
                 registry,
                 "tickstorm_holdover",
-                "1 while the time is known but no clock is accepted, else 0.",
+                "1 from when the edge loses its last accepted clock until it accepts one again, \
+                 else 0.",
             )?,
             alarm: int_gauges(
                 registry,
@@ -471,9 +506,15 @@ impl TimeMetrics {
         for alarm in Alarm::ALL {
             metrics.alarm.with_label_values(&[alarm.label()]).set(0);
         }
+        metrics.no_time().set(0);
         for reason in DropReason::AT_EDGES.iter().map(|reason| reason.label()) {
             metrics.bus_dropped.with_label_values(&[reason]).inc_by(0);
         }
         Ok(metrics)
+    }
+
+    /// Returns the gauge of the alarm that the edge does not know the time.
+    pub(crate) fn no_time(&self) -> IntGauge {
+        self.alarm.with_label_values(&[NO_TIME.label])
     }
 }

@@ -1,32 +1,41 @@
-//! The operators' view of the connections: `GET /connections` lists them, and
-//! `DELETE /connections/<id>` closes one. Each request is sent to all shards as a message, and each
-//! shard answers for its own connections.
+//! The operators' view of the connections: `GET /connections` lists them,
+//! `DELETE /connections/<id>` closes one, at once or gently, and `POST /rebalance` moves a share of
+//! them to other edges. Each request is sent to all shards as a message, and each shard answers for
+//! its own connections.
 //!
 //! However many requests there are, they take little from the clients: one list is made at a time
 //! and only a few a second, a shard makes its part between ticks, and all parts are put together at
 //! low priority. The number of lists in memory is bounded, even if they are never read.
 
+mod drain;
+mod rebalance;
+
 use std::cmp::Reverse;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::Duration;
 
-use axum::Router;
 use axum::body::Bytes;
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{delete, get};
+use axum::routing::{delete, get, post};
+use axum::{Json, Router};
+pub(crate) use drain::drain_route;
 use serde::Serialize;
+use serde_json::json;
 use tickstorm_service::admin::busy;
 use tickstorm_service::low_priority;
 use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::{Instant, sleep_until, timeout};
 
+use crate::health::EdgeHealth;
 use crate::memory::Freed;
-use crate::shard::{Listed, Order, ShardCommand, ShardHandle};
+use crate::shard::{Listed, MoveAnswer, Order, ShardCommand, ShardHandle};
+use rebalance::Rebalance;
 
 /// The most connections in an answer if the query does not set `limit`.
 const LIMIT: usize = 100;
@@ -43,6 +52,12 @@ const PAUSE: Duration = Duration::from_millis(250);
 /// about a tenth of a millisecond.
 const ENCODED_AT_ONCE: usize = 64;
 
+/// The shortest time that a client has to leave when an operator moves it, even if DRAIN_TIMEOUT is
+/// shorter.
+const GRACE_MIN: Duration = Duration::from_secs(1);
+/// The answer to requests to move clients of an edge that drains.
+const DRAINING: &str = "this edge drains, which sends all its clients to other edges";
+
 /// Handles for sending commands to the shards.
 type Handles = Vec<ShardHandle>;
 
@@ -55,14 +70,22 @@ struct Operators {
     listed: Arc<Mutex<Option<Instant>>>,
     /// Held by the request whose connection is being looked for.
     closing: Arc<Mutex<()>>,
+    /// The last rebalance that was started.
+    rebalance: Arc<Mutex<Option<Rebalance>>>,
+    /// DRAIN_TIMEOUT.
+    drain_timeout: Duration,
+    /// Tells whether the edge drains.
+    health: Arc<EdgeHealth>,
 }
 
 /// Returns the routes. They are for operators, so the caller must serve them behind the guard.
-pub(crate) fn routes(shards: Handles, freed: Freed) -> Router {
+pub(crate) fn routes(shards: Handles, drain_timeout: Duration, health: Arc<EdgeHealth>) -> Router {
+    let operators = Operators::new(shards, drain_timeout, health);
     Router::new()
         .route("/connections", get(list))
         .route("/connections/{id}", delete(close))
-        .with_state(Arc::new(Operators::new(shards, freed)))
+        .route("/rebalance", post(rebalance::rebalance))
+        .with_state(Arc::new(operators))
 }
 
 async fn list(
@@ -90,11 +113,26 @@ async fn list(
     }
 }
 
-async fn close(State(operators): State<Arc<Operators>>, Path(id): Path<String>) -> Response {
+async fn close(
+    State(operators): State<Arc<Operators>>,
+    Path(id): Path<String>,
+    Query(query): Query<Vec<(String, String)>>,
+) -> Response {
     let Ok(id) = id.parse() else {
         let allowed = "invalid connection id: it must be a number, as listed by /connections";
         return (StatusCode::BAD_REQUEST, allowed).into_response();
     };
+    match query.as_slice() {
+        [] => close_at_once(operators, id).await,
+        [(name, value)] if name == "gently" && value.is_empty() => move_one(operators, id).await,
+        _ => {
+            let allowed = "invalid query: allowed is only gently, without a value";
+            (StatusCode::BAD_REQUEST, allowed).into_response()
+        }
+    }
+}
+
+async fn close_at_once(operators: Arc<Operators>, id: u64) -> Response {
     let turn = Arc::clone(&operators.closing).lock_owned().await;
     // A task of its own: even if the client leaves, the next request waits for its turn, and the
     // event is logged.
@@ -109,10 +147,7 @@ async fn close(State(operators): State<Arc<Operators>>, Path(id): Path<String>) 
     });
     match closing.await {
         Ok(true) => StatusCode::NO_CONTENT.into_response(),
-        Ok(false) => {
-            let text = format!("no connection has the id {id}");
-            (StatusCode::NOT_FOUND, text).into_response()
-        }
+        Ok(false) => not_found(id),
         Err(error) => {
             let text = format!("the connection can't be closed: {error}");
             (StatusCode::INTERNAL_SERVER_ERROR, text).into_response()
@@ -120,15 +155,73 @@ async fn close(State(operators): State<Arc<Operators>>, Path(id): Path<String>) 
     }
 }
 
+/// Tells a client to move to another edge, and lets its shard close the connection later.
+async fn move_one(operators: Arc<Operators>, id: u64) -> Response {
+    let within = operators.grace();
+    let turn = Arc::clone(&operators.closing).lock_owned().await;
+    // A task of its own, as when a connection is closed at once.
+    let moving = tokio::spawn(async move {
+        let answers = operators.ask(|reply| ShardCommand::Move { id, within, reply });
+        let mut answers = answers.await.into_iter();
+        drop(turn);
+        let known = answers.find(|answer| *answer != MoveAnswer::Unknown);
+        if let Some(MoveAnswer::Told(within)) = known {
+            tracing::info!(
+                connection = id,
+                ?within,
+                "an operator moves a client to another edge"
+            );
+        }
+        known.unwrap_or(MoveAnswer::Unknown)
+    });
+    match moving.await {
+        Ok(MoveAnswer::Told(within)) => {
+            let deadline_ms = u64::try_from(within.as_millis()).unwrap_or(u64::MAX);
+            let answer = Json(json!({ "deadline_ms": deadline_ms }));
+            (StatusCode::ACCEPTED, answer).into_response()
+        }
+        Ok(MoveAnswer::Unauthenticated) => {
+            let text = format!(
+                "the client of connection {id} has not authenticated, so it can't be told to \
+                 move: close the connection without ?gently"
+            );
+            (StatusCode::CONFLICT, text).into_response()
+        }
+        Ok(MoveAnswer::Draining) => (StatusCode::CONFLICT, DRAINING).into_response(),
+        Ok(MoveAnswer::Unknown) => not_found(id),
+        Err(error) => {
+            let text = format!("the client can't be moved: {error}");
+            (StatusCode::INTERNAL_SERVER_ERROR, text).into_response()
+        }
+    }
+}
+
+fn not_found(id: u64) -> Response {
+    let text = format!("no connection has the id {id}");
+    (StatusCode::NOT_FOUND, text).into_response()
+}
+
 impl Operators {
-    fn new(shards: Handles, freed: Freed) -> Self {
+    fn new(shards: Handles, drain_timeout: Duration, health: Arc<EdgeHealth>) -> Self {
         Self {
             shards,
-            freed,
+            freed: health.memory.freed(),
             lists: Arc::new(Semaphore::new(LISTS_MAX)),
             listed: Arc::default(),
             closing: Arc::default(),
+            rebalance: Arc::default(),
+            drain_timeout,
+            health,
         }
+    }
+
+    /// Returns the time that a client has to leave when it is moved.
+    fn grace(&self) -> Duration {
+        self.drain_timeout.max(GRACE_MIN)
+    }
+
+    fn is_draining(&self) -> bool {
+        self.health.draining.load(Ordering::Relaxed)
     }
 
     /// Returns the first `limit` connections by `order` as JSON, when it is this request's turn.
@@ -282,6 +375,11 @@ impl<'a> From<&'a Listed> for Shown<'a> {
 mod tests {
     use super::*;
 
+    fn operators() -> Arc<Operators> {
+        let health = Arc::new(EdgeHealth::unserved());
+        Arc::new(Operators::new(Handles::new(), Duration::ZERO, health))
+    }
+
     fn parse_pairs(pairs: &[(&str, &str)]) -> Option<(Order, usize)> {
         let owned = pairs
             .iter()
@@ -315,7 +413,7 @@ mod tests {
 
     #[tokio::test]
     async fn lists_that_are_not_read_are_bounded_and_lists_are_not_made_back_to_back() {
-        let operators = Arc::new(Operators::new(Handles::new(), Freed::default()));
+        let operators = operators();
         let began = Instant::now();
         let mut unread = Vec::new();
         for _ in 0..LISTS_MAX {
@@ -338,7 +436,7 @@ mod tests {
 
     #[tokio::test]
     async fn lists_that_are_abandoned_are_not_made_more_often() {
-        let operators = Arc::new(Operators::new(Handles::new(), Freed::default()));
+        let operators = operators();
         let last = || async { *operators.listed.lock().await };
         let began = Instant::now();
         let (mut made, mut before) = (0, None);

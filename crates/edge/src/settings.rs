@@ -109,8 +109,9 @@ tickstorm_service::settings! {
         "5s",
         "Longer than most load balancers take: check interval times failure threshold",
     );
-    /// The time over which a drain closes connections. Keep the sum of this and DRAIN_DELAY below
-    /// the orchestrator's grace period.
+    /// The time over which clients are sent to other edges, by a drain or because the time is lost.
+    /// In a drain, each has at least half of it to leave by itself. Keep the sum of this and
+    /// DRAIN_DELAY below the orchestrator's grace period.
     DRAIN_TIMEOUT: Duration = Setting::new(
         Span::units(0, DRAIN_MS_MAX),
         "20s",

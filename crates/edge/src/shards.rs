@@ -12,7 +12,7 @@ use tokio::sync::{oneshot, watch};
 
 #[cfg(feature = "bench")]
 use crate::shard::Work;
-use crate::shard::{self, Commons, LAST_CLOSE_TIME, ShardCommand, ShardHandle, Vitals};
+use crate::shard::{self, Commons, ShardCommand, ShardHandle, Vitals, drain_time_max};
 use crate::start_error::StartError;
 use crate::sys::fd_table::FdTable;
 
@@ -86,8 +86,8 @@ impl Shards {
         self.vitals.clone()
     }
 
-    /// Makes each shard stop accepting and close its connections within `over`. Returns when all
-    /// are closed or the time is up. Even if `over` is zero, clients have [`LAST_CLOSE_TIME`] to
+    /// Makes each shard stop accepting and send its clients away within `over`. Returns when all
+    /// connections are closed or the time is up. Even if `over` is zero, clients have some time to
     /// read the ERROR frame.
     pub(crate) async fn drain(&self, over: Duration) {
         let mut drained = Vec::new();
@@ -103,7 +103,7 @@ impl Shards {
                 let _ = answer.await;
             }
         };
-        let _ = tokio::time::timeout(over.max(LAST_CLOSE_TIME), all).await;
+        let _ = tokio::time::timeout(drain_time_max(over), all).await;
     }
 
     /// Returns handles for sending commands to the shards.

@@ -36,7 +36,7 @@ pub enum Return {
 /// The range of `retry_after_ms` for codes that send many clients away together, all of which may
 /// come back soon.
 const RETRY_SOON_MS: RangeInclusive<u32> = 1..=5_000;
-/// The range of `retry_after_ms` for a client that an edge closes during a drain, which has already
+/// The range of `retry_after_ms` for a client that an edge sends elsewhere, which has already
 /// spread these moments.
 const RETRY_SPREAD_MS: RangeInclusive<u32> = 1..=500;
 /// The range of `retry_after_ms` for codes after which coming back soon would not help.
@@ -113,7 +113,7 @@ error_codes! {
     TimeStepped, "TIME_STEPPED", "time_stepped";
     /// The edge has reached its limit of connections.
     ServerFull, "SERVER_FULL", "server_full";
-    /// The edge is being shut down.
+    /// The edge is being shut down, or sends some of its clients elsewhere.
     ServerDraining, "SERVER_DRAINING", "server_draining";
     /// The edge has lost the time, or does not know it yet.
     NoTime, "NO_TIME", "no_time";

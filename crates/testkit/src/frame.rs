@@ -17,6 +17,8 @@ pub const ERROR: u8 = 0x05;
 pub const ACK: u8 = 0x06;
 /// PONG, sent by the edge.
 pub const PONG: u8 = 0x07;
+/// From the edge: it will close the connection.
+pub const GOING_AWAY: u8 = 0x80;
 
 const MAGIC: [u8; 2] = [0xF5, 0x7D];
 const VERSION: u8 = 1;

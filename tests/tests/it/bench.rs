@@ -380,6 +380,19 @@ async fn churn_leaks_no_descriptor() {
 }
 
 #[tokio::test]
+async fn a_drain_leaves_no_client_and_each_gets_its_ticks_until_then() {
+    let args = ["drain", "-n", "300", "--ticks", "2"];
+    let results = bench_with(&args, &[("DRAIN_TIMEOUT", "4s")]).await;
+    assert_eq!(results.number("/faults/disconnected"), 0.0);
+    assert_eq!(results.number("/faults/lost"), 0.0);
+    assert_eq!(results.figure("left")["edge"], 0.0);
+    let took = results.figure("drain_s")["edge"].as_f64().unwrap();
+    assert!((2.0..20.0).contains(&took), "{took} s");
+    assert!(results.distribution("before")["count"].as_u64() >= Some(600));
+    assert!(results.distribution("during")["count"].as_u64() >= Some(300));
+}
+
+#[tokio::test]
 async fn auth_counts_every_tick_and_every_auth() {
     let args = [
         "auth", "-n", "20", "--tokens", "300", "--auths", "40", "--wrong", "25", "--ticks", "5",
@@ -431,6 +444,8 @@ async fn errors_are_reported_before_anything_is_measured() {
         (&["slow", "--with-limit"], 64, "no bare loop"),
         (&["churn", "--with-limit"], 64, "no bare loop"),
         (&["auth", "--with-limit"], 64, "no bare loop"),
+        (&["drain", "--with-limit"], 64, "no bare loop"),
+        (&["drain", "--addr", "127.0.0.1:1"], 64, "child process"),
         (&["fanout", "--tls-key-type", "rsa-2048"], 64, "--tls"),
         (
             &["fanout", "--tls", "--tls-key-type", "dsa"],
@@ -492,7 +507,7 @@ async fn help_lists_scenarios_with_examples_and_hides_the_childs_command() {
     let ended = bench_ended(&["--help"], &[]).await;
     assert_eq!((ended.code, &*ended.stderr), (Some(0), ""));
     for scenario in [
-        "fanout", "connect", "burst", "idle", "slow", "churn", "auth",
+        "fanout", "connect", "burst", "idle", "slow", "churn", "auth", "drain",
     ] {
         assert!(
             ended

@@ -114,7 +114,8 @@ const SILENCE: Duration = Duration::from_secs(5);
 
 #[tokio::test]
 async fn after_an_outage_longer_than_holdover_max_the_missed_ticks_come_first() {
-    let settings = [("HOLDOVER_MAX", HOLDOVER_MAX)];
+    // With the longer DRAIN_TIMEOUT, the outages are over before clients are sent to other edges.
+    let settings = [("HOLDOVER_MAX", HOLDOVER_MAX), ("DRAIN_TIMEOUT", "10m")];
     let mut cluster = Cluster::new(vec![Nats::run(&[])], 1, 2, &settings);
     let window = format!("{}s", RESUME_WINDOW.as_secs());
     cluster.edges[1].set("RESUME_WINDOW", &window);

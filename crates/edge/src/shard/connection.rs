@@ -22,6 +22,9 @@ use crate::admission::{AddressPermit, HandshakePermit, Permit};
 /// The maximum number of SUBSCRIBEs that may wait until the time is known; with one more, reading
 /// from the connection stops. Their ACKs fit into the control buffer.
 pub(super) const PENDING_SUBSCRIBES_MAX: usize = 32;
+/// The time within which a SUBSCRIBE is answered. While the edge does not know the time, the answer
+/// is NO_TIME.
+pub(crate) const SUBSCRIBE_TIME_MAX: Duration = Duration::from_secs(5);
 /// The time for which input is read and discarded after the ERROR was sent.
 pub(super) const LINGER: Duration = Duration::from_secs(1);
 
@@ -94,6 +97,8 @@ struct PendingSubscribes {
     requests: Vec<Request>,
     /// The generation of the last known authority time when the first of them arrived.
     since: Option<u32>,
+    /// The time by which the first of them must be answered.
+    deadline: Mono,
 }
 
 impl Served {
@@ -113,12 +118,13 @@ impl Served {
         self.client.has_cookie()
     }
 
-    /// Queues a SUBSCRIBE until the time is known.
-    pub(super) fn defer(&mut self, request: Request, env: &Env) {
+    /// Queues a SUBSCRIBE, which arrived at `now`, until the time is known.
+    pub(super) fn defer(&mut self, request: Request, env: &Env, now: Mono) {
         let pending = self.pending_subscribes.get_or_insert_with(|| {
             Box::new(PendingSubscribes {
                 requests: Vec::new(),
                 since: env.generation(),
+                deadline: now + SUBSCRIBE_TIME_MAX,
             })
         });
         pending.requests.push(request);
@@ -127,6 +133,12 @@ impl Served {
     /// Returns whether SUBSCRIBEs wait until the time is known.
     pub(super) const fn has_pending_subscribes(&self) -> bool {
         self.pending_subscribes.is_some()
+    }
+
+    /// Returns when the first waiting SUBSCRIBE must be answered; [`Mono::NEVER`] if none waits.
+    fn subscribe_deadline(&self) -> Mono {
+        let pending = self.pending_subscribes.as_ref();
+        pending.map_or(Mono::NEVER, |pending| pending.deadline)
     }
 
     /// Returns the waiting SUBSCRIBEs, which then no longer wait.
@@ -192,6 +204,8 @@ pub(super) enum Overdue {
     Close(CloseReason),
     /// Judge its AUTH: the wait is over.
     Judge,
+    /// Answer its SUBSCRIBE, which has waited for as long as it may.
+    Unanswered,
     /// Close it as silent, unless its input is still unread in the socket because the edge itself
     /// was busy.
     Silent,
@@ -342,7 +356,8 @@ impl<S> Connection<S> {
             Stage::Judging { waiting, .. } => waiting.due(),
             Stage::Served(served) => {
                 let session = self.session.deadline(env.limits());
-                session.min(served.write_deadline(env))
+                let write = served.write_deadline(env);
+                session.min(write).min(served.subscribe_deadline())
             }
             Stage::Lingering { until } => *until,
         }
@@ -358,6 +373,7 @@ impl<S> Connection<S> {
             Stage::Served(served) if now >= served.write_deadline(env) => {
                 Overdue::Close(CloseReason::SlowConsumer)
             }
+            Stage::Served(served) if now >= served.subscribe_deadline() => Overdue::Unanswered,
             Stage::Handshake { .. } | Stage::Served(_) => {
                 if self.timeout_reason(env, now).is_some() {
                     Overdue::Silent

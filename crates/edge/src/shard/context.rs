@@ -3,6 +3,7 @@
 use super::control_buffer::ControlBuffer;
 use super::env::Env;
 use super::feeds::Feeds;
+use super::key::Key;
 use super::time::Moment;
 
 /// The shard's state that the rules of a connection may access.
@@ -13,5 +14,7 @@ pub(super) struct InputContext<'a> {
     pub(super) control: &'a mut ControlBuffer,
     /// Set if a SUBSCRIBE must wait until the time is known.
     pub(super) has_pending_subscribes: &'a mut bool,
+    /// Clients that authenticate while the shard drains.
+    pub(super) latecomers: &'a mut Option<Vec<Key>>,
     pub(super) at: Moment,
 }

@@ -16,6 +16,7 @@ use super::control_buffer::ControlBuffer;
 use super::env::Env;
 use super::feeds::Feeds;
 use super::input::{self, InputProgress};
+use super::key::Key;
 use super::lingering::Lingering;
 use super::outbox::Outbox;
 use super::replay_queue::ReplayQueue;
@@ -39,6 +40,9 @@ pub(super) struct Driver<N> {
     pub(super) lingering: Lingering,
     /// Whether any SUBSCRIBE waits until the time is known.
     pub(super) has_pending_subscribes: bool,
+    /// Clients that have authenticated since the drain has collected the others; `None` while the
+    /// shard does not drain.
+    pub(super) latecomers: Option<Vec<Key>>,
     pub(super) replays: ReplayQueue,
     pub(super) control: ControlBuffer,
     pub(super) buffered: Buffered,
@@ -56,6 +60,7 @@ impl<N: Network> Driver<N> {
             env,
             network,
             has_pending_subscribes: false,
+            latecomers: None,
             replays: ReplayQueue::default(),
             control: ControlBuffer::default(),
             scratch: vec![0; BUFFER_MIN].into_boxed_slice(),
@@ -69,6 +74,7 @@ impl<N: Network> Driver<N> {
             feeds: &mut self.feeds,
             control: &mut self.control,
             has_pending_subscribes: &mut self.has_pending_subscribes,
+            latecomers: &mut self.latecomers,
             at,
         }
     }
@@ -239,6 +245,26 @@ impl<N: Network> Driver<N> {
         }
     }
 
+    /// Serves the SUBSCRIBEs of a connection that have waited for as long as they may, or closes it
+    /// if the time is still not known.
+    fn answer_subscribes(
+        &mut self,
+        connection: &mut Connection<N::Socket>,
+        at: Moment,
+    ) -> AfterStep {
+        if self.serve_pending_subscribes(connection, at).is_gone() {
+            return AfterStep::Gone;
+        }
+        let waits = connection
+            .served()
+            .is_some_and(|served| served.has_pending_subscribes());
+        // If the time is known, only subscriptions of an earlier generation are still being ended.
+        if waits && self.env.authority(at.mono).is_none() {
+            return self.close(connection, CloseReason::NoTime, at);
+        }
+        AfterStep::Stays
+    }
+
     /// Lets a waiting subscriber join the feed, which has passed its resume point. It joins on the
     /// slow path, because the frame that it joins with may already be going out to other
     /// subscribers.
@@ -294,6 +320,7 @@ impl<N: Network> Driver<N> {
             Overdue::Lingering => AfterStep::Gone,
             Overdue::Close(reason) => self.close(connection, reason, at),
             Overdue::Judge => self.judge(connection, at),
+            Overdue::Unanswered => self.answer_subscribes(connection, at),
             Overdue::Silent => self.close_if_silent(connection, at),
             Overdue::NotReading => match self.network.take_error(&connection.socket) {
                 Some(error) => self.fail(connection, &error, at),

@@ -26,6 +26,8 @@ pub(crate) struct ShardSettings {
     pub(crate) feeds: FeedLimits,
     pub(crate) ahead: Duration,
     pub(crate) write_deadline: Duration,
+    /// The time over which clients are sent away.
+    pub(crate) drain_timeout: Duration,
     pub(crate) sockets: SocketOptions,
     /// The most connections of the shard that may linger at the same time.
     pub(crate) lingering_max: usize,

@@ -123,6 +123,9 @@ fn accept<S>(
         .session
         .accept(limits, cookie, context.at.now, frames);
     connection.stage = Stage::Served(Served::new(client));
+    if let Some(latecomers) = context.latecomers {
+        latecomers.push(connection.key);
+    }
 }
 
 fn answer_heartbeat(client_time_us: i64, context: &mut InputContext<'_>) {

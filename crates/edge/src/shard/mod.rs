@@ -14,16 +14,20 @@ mod connection;
 mod connections;
 mod context;
 mod control_buffer;
+mod departures;
 mod drain;
 mod driver;
 mod env;
 mod feeds;
+mod going_away;
 mod handshakes;
 mod input;
 mod key;
+mod leaving;
 mod lingering;
 mod listing;
 mod memory_bounds;
+mod moves;
 mod outbox;
 mod output;
 mod proxied;
@@ -40,6 +44,7 @@ mod tasks;
 mod tests;
 mod thread;
 mod time;
+mod time_loss;
 mod turn;
 mod waiting;
 #[cfg(feature = "bench")]
@@ -61,9 +66,12 @@ use crate::admission::Evicted;
 use crate::memory::Excess;
 use crate::sys::fd_table::FdTable;
 use crate::sys::waker::Waker;
-pub(crate) use drain::LAST_CLOSE_TIME;
+pub(crate) use connection::SUBSCRIBE_TIME_MAX;
+pub(crate) use drain::time_max as drain_time_max;
 pub(crate) use env::{Commons, ShardSettings};
+pub(crate) use going_away::MoveCause;
 pub(crate) use listing::{Listed, Order};
+pub(crate) use moves::{Chosen, MoveAnswer, RebalanceOrder};
 pub(crate) use replay_budget::address_budgets;
 pub(crate) use thread::spawn;
 #[cfg(feature = "bench")]
@@ -106,12 +114,22 @@ pub(crate) enum ShardCommand {
     /// when it is done.
     #[cfg(feature = "bench")]
     Run(Work, oneshot::Sender<()>),
-    /// Stops accepting, closes all connections within this time, and replies when they are closed.
+    /// Stops accepting, sends all clients away within this time, and replies when all connections
+    /// are closed.
     Drain(Duration, oneshot::Sender<()>),
     /// Replies with at most this many connections, the first in this order.
     List(Order, usize, oneshot::Sender<Vec<Listed>>),
     /// Closes the connection with this id, and replies whether it was open.
     Close(u64, oneshot::Sender<bool>),
+    /// Tells the client of the connection with this id that it will be closed `within` this time,
+    /// and closes it then.
+    Move {
+        id: u64,
+        within: Duration,
+        reply: oneshot::Sender<MoveAnswer>,
+    },
+    /// Moves a share of the clients.
+    Rebalance(RebalanceOrder),
     /// Closes the connections whose sockets hold most of the kernel's memory.
     Shed(Excess),
     /// Closes all connections and ends the shard.

@@ -44,7 +44,7 @@ pub(super) fn subscribe<S: AsRawFd>(
             serve(connection, &[request], authority, context)
         }
         Some(_) | None => {
-            served.defer(request, context.env);
+            served.defer(request, context.env, context.at.now);
             SubscribeOutcome::Waits
         }
     }

@@ -2,14 +2,17 @@
 //! neither ticks nor clients have to wait for it.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use tickstorm_protocol::code::CloseReason;
 use tokio::sync::oneshot;
 
 use super::connection::Connection;
 use super::connections::{Connections, Walk, WalkProgress};
+use super::departures::Departures;
 use super::driver::Driver;
 use super::listing::Listing;
+use super::moves::MoveAnswer;
 use super::shedding::Shedding;
 use super::slots::{close_if_open, with_connection};
 use super::time::Moment;
@@ -32,6 +35,15 @@ pub(super) enum ShardTask {
         walk: Walk,
         /// `None` once the answer was sent.
         reply: Option<oneshot::Sender<bool>>,
+    },
+    /// Tells the client of the connection with this id, for an operator, that its connection will
+    /// be closed `within` this time.
+    MoveOne {
+        id: u64,
+        within: Duration,
+        walk: Walk,
+        /// `None` once the answer was sent.
+        reply: Option<oneshot::Sender<MoveAnswer>>,
     },
 }
 
@@ -87,7 +99,7 @@ impl ShardTask {
     /// Returns whether an operator waits for it, and no client depends on it.
     pub(super) fn is_for_operators(&self) -> bool {
         match self {
-            Self::List(_) | Self::CloseOne { .. } => true,
+            Self::List(_) | Self::CloseOne { .. } | Self::MoveOne { .. } => true,
             Self::EndSubscriptions(_) | Self::ServePendingSubscribes(_) | Self::Shed(_) => false,
         }
     }
@@ -97,6 +109,7 @@ impl ShardTask {
         &mut self,
         connections: &mut Connections<N::Socket>,
         driver: &mut Driver<N>,
+        departures: &mut Departures,
         at: Moment,
     ) -> WalkProgress {
         match self {
@@ -135,6 +148,27 @@ impl ShardTask {
                 }
                 if let Some(Connection { key, .. }) = open {
                     close_if_open(*key, CloseReason::Operator, connections, driver, at);
+                }
+                return WalkProgress::Done;
+            }
+            Self::MoveOne {
+                id,
+                within,
+                walk,
+                reply,
+            } => {
+                let found = connections.step(walk);
+                if found.as_ref().is_some_and(|found| found.key.id != *id) {
+                    return WalkProgress::More;
+                }
+                let open = found.filter(|found| found.is_open());
+                let answer = match open.map(|found| found.key) {
+                    Some(key) => departures.move_one(key, *within, connections, driver, at),
+                    None => MoveAnswer::Unknown,
+                };
+                if let Some(reply) = reply.take() {
+                    // The requester may have gone away meanwhile.
+                    let _ = reply.send(answer);
                 }
                 return WalkProgress::Done;
             }

@@ -168,13 +168,26 @@ fn run_command<N: Listen, C: Clock>(shard: &mut Shard<N, C>, command: ShardComma
             work(&sockets, &mut keys);
             let _ = reply.send(());
         }
-        ShardCommand::Drain(over, reply) => shard.drain(Drain::new(over, reply)),
+        ShardCommand::Drain(over, reply) => {
+            let now = shard.time.read_clock().mono;
+            shard.drain(Drain::new(over, now, reply));
+        }
+        ShardCommand::Rebalance(order) => {
+            let at = shard.time.read_clock();
+            shard.waiting.departures.rebalance(order, at);
+        }
         ShardCommand::List(order, limit, reply) => {
             let listing = Listing::new(order, limit, reply);
             shard.waiting.tasks.add(ShardTask::List(listing));
         }
         ShardCommand::Close(id, reply) => shard.waiting.tasks.add(ShardTask::CloseOne {
             id,
+            walk: Walk::default(),
+            reply: Some(reply),
+        }),
+        ShardCommand::Move { id, within, reply } => shard.waiting.tasks.add(ShardTask::MoveOne {
+            id,
+            within,
             walk: Walk::default(),
             reply: Some(reply),
         }),

@@ -137,7 +137,7 @@ impl<N: Network, C: Clock> Shard<N, C> {
                 WorkKind::Handshakes => self.shake_hands(until),
                 WorkKind::Tasks => self.run_tasks(until),
                 WorkKind::Accepts => self.accept(until),
-                WorkKind::Drain => self.run_drain(until),
+                WorkKind::Departures => self.send_away(until),
                 WorkKind::Replays => self.send_replays(until),
             }
         }
@@ -164,7 +164,7 @@ impl<N: Network, C: Clock> Shard<N, C> {
                 self.waiting.tasks.have_any(with_operators)
             }
             WorkKind::Accepts => mono >= self.acceptor.due(),
-            WorkKind::Drain => mono >= self.waiting.drain_due(),
+            WorkKind::Departures => mono >= self.departures_due(mono),
             WorkKind::Replays => mono >= self.replays_due(mono),
         }
     }
@@ -172,6 +172,7 @@ impl<N: Network, C: Clock> Shard<N, C> {
     /// Returns how to wait when there is nothing to do at `mono`.
     fn idle(&mut self, mono: Mono) -> IdleAction {
         let replays = self.replays_due(mono);
+        let departures = self.departures_due(mono);
         let Driver { env, feeds, .. } = &mut self.driver;
         let batch = match env.ticking_authority(mono) {
             Some(_) => feeds.next_batch(),
@@ -180,7 +181,7 @@ impl<N: Network, C: Clock> Shard<N, C> {
         let other = batch
             .min(self.waiting.wheel_due)
             .min(self.acceptor.due())
-            .min(self.waiting.drain_due())
+            .min(departures)
             .min(replays);
         let spins = env.settings().spin && feeds.have_subscribers();
         self.timer.idle(mono, self.due.next_tick(), other, spins)
@@ -266,6 +267,7 @@ impl<N: Network, C: Clock> Shard<N, C> {
             turned.store(at.mono.as_nanos(), Ordering::Relaxed);
             self.driver.wheel.advance(at.now, &mut self.waiting.expired);
             self.waiting.wheel_due = at.mono + WHEEL_INTERVAL;
+            self.look_at_time(at);
         }
         while let Some((key, bucket)) = self.waiting.next_expired() {
             let at = self.time.read_clock();
@@ -390,7 +392,8 @@ impl<N: Network, C: Clock> Shard<N, C> {
         }
         loop {
             let at = self.time.read_clock();
-            match task.step(&mut self.connections, &mut self.driver, at) {
+            let departures = &mut self.waiting.departures;
+            match task.step(&mut self.connections, &mut self.driver, departures, at) {
                 WalkProgress::Done => break,
                 WalkProgress::More if at.mono >= until => {
                     self.waiting.tasks.add(task);
@@ -408,36 +411,11 @@ impl<N: Network, C: Clock> Shard<N, C> {
         }
     }
 
-    fn run_drain(&mut self, until: Mono) {
-        let Self {
-            time,
-            connections,
-            driver,
-            waiting: Waiting {
-                drain: Some(drain), ..
-            },
-            ..
-        } = self
-        else {
-            return;
-        };
-        loop {
-            let at = time.read_clock();
-            if at.mono < drain.due() {
-                return;
-            }
-            drain.step(connections, driver, at);
-            if at.mono >= until {
-                return;
-            }
-        }
-    }
-
     /// Starts a drain: new connections are refused, and existing ones are closed over the drain's
     /// time.
     pub(super) fn drain(&mut self, drain: Drain) {
         self.acceptor.stop();
-        self.waiting.drain = Some(drain);
+        self.waiting.departures.drain(drain);
     }
 
     /// Adds ticks that do not come from the grid.

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use tickstorm_timebase::Mono;
 
-use super::drain::Drain;
+use super::departures::Departures;
 use super::handshakes::HandshakeQueues;
 use super::key::Key;
 use super::tasks::ShardTasks;
@@ -30,7 +30,7 @@ pub(super) struct Waiting {
     pub(super) tasks: ShardTasks,
     /// The time at which a task for operators last took a step.
     pub(super) served_operators: Mono,
-    pub(super) drain: Option<Drain>,
+    pub(super) departures: Departures,
 }
 
 impl Waiting {
@@ -45,12 +45,8 @@ impl Waiting {
             shook_hands: Mono::ZERO,
             tasks: ShardTasks::default(),
             served_operators: Mono::ZERO,
-            drain: None,
+            departures: Departures::default(),
         }
-    }
-
-    pub(super) fn drain_due(&self) -> Mono {
-        self.drain.as_ref().map_or(Mono::NEVER, Drain::due)
     }
 
     /// Returns the next connection from the expired buckets, and its bucket. Each bucket's memory

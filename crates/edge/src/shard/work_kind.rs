@@ -17,7 +17,8 @@ pub(super) enum WorkKind {
     /// Work on all connections. What is only for operators waits while ticks are sent.
     Tasks,
     Accepts,
-    Drain,
+    /// Sending clients away, unless a tick is almost due.
+    Departures,
     /// Replays, unless a tick is almost due, for at most a fifth of the time.
     Replays,
 }
@@ -32,7 +33,7 @@ impl WorkKind {
         Self::Handshakes,
         Self::Tasks,
         Self::Accepts,
-        Self::Drain,
+        Self::Departures,
         Self::Replays,
     ];
 }

@@ -26,6 +26,9 @@ pub(crate) struct TimeReporter {
     ahead: Duration,
     /// Whether an accepted clock's announcements arrive too late for ahead feeds.
     late_announcements: LateAnnouncements,
+    /// Whether the edge has lost its last accepted clock, and has accepted none since. This stays
+    /// true if it then loses the time.
+    is_without_clock: bool,
     /// Why the last message from a clock's login that no clock sends was dropped. It has only
     /// clocks that the bus knows, of which there are at most 64.
     invalid: BTreeMap<ClockId, &'static str>,
@@ -54,6 +57,7 @@ impl TimeReporter {
             metrics,
             ahead,
             late_announcements: LateAnnouncements::None,
+            is_without_clock: false,
             invalid: BTreeMap::new(),
             clock_log: LogLimit::new(),
         }
@@ -82,7 +86,8 @@ impl TimeReporter {
             TimeChange::BecameKnown => tracing::info!(following, "the time is known"),
             TimeChange::BecameUnknown => {
                 tracing::warn!(
-                    "the time is unknown: no tick is sent until a clock is accepted again"
+                    "the time is unknown: until a clock is accepted again, no tick is sent, and \
+                     subscribers are sent to other edges with NO_TIME"
                 );
             }
         }
@@ -98,6 +103,7 @@ impl TimeReporter {
         now: Mono,
     ) {
         let status = timekeeper.status(now);
+        self.watch_holdover(&status);
         self.measure(&status, authority, now);
         self.log_changes(&status);
         self.report_clock_alarms(&status, now);
@@ -116,7 +122,7 @@ impl TimeReporter {
         metrics
             .bound_seconds
             .set(authority.map_or(f64::INFINITY, bound_s));
-        metrics.holdover.set(i64::from(status.holdover));
+        metrics.holdover.set(i64::from(self.is_without_clock));
         let rounds = status.rounds;
         let before = self.status.borrow().as_ref().map(|status| status.rounds);
         let before = before.unwrap_or_default();
@@ -146,7 +152,20 @@ impl TimeReporter {
         }
     }
 
-    /// Logs changes since the last report: new alarms, the clock that is followed, holdover.
+    /// Notes and logs the beginning and the end of holdover. It ends when a clock is accepted, not
+    /// when it has lasted so long that the time is lost.
+    fn watch_holdover(&mut self, status: &TimeStatus) {
+        let was = self.is_without_clock;
+        let is = status.following.is_none() && (status.holdover || was);
+        self.is_without_clock = is;
+        if is && !was {
+            tracing::warn!("holdover: no clock is accepted; continuing on the edge's own time");
+        } else if was && !is {
+            tracing::info!("holdover has ended");
+        }
+    }
+
+    /// Logs changes since the last report: new alarms, the clock that is followed.
     fn log_changes(&self, new: &TimeStatus) {
         let old = self.status.borrow();
         let old_alarms = old.as_ref().map_or(&[][..], |old| &old.alarms);
@@ -159,13 +178,6 @@ impl TimeReporter {
             tracing::warn!(reason = alarm.label(), "time alarm raised: {message}");
         }
         let Some(old) = old.as_ref() else { return };
-        match (old.holdover, new.holdover) {
-            (false, true) => {
-                tracing::warn!("holdover: no clock is accepted; continuing on the edge's own time");
-            }
-            (true, false) => tracing::info!("holdover has ended"),
-            (true, true) | (false, false) => {}
-        }
         if let (Some(old), Some(new)) = (&old.following, &new.following)
             && old != new
         {
@@ -412,7 +424,7 @@ mod tests {
     }
 
     #[test]
-    fn the_holdover_gauge_is_1_while_no_clock_is_accepted_and_0_before_and_after() {
+    fn holdover_lasts_until_a_clock_is_accepted_even_if_the_time_is_lost_meanwhile() {
         let mut scene = OneClock::new(1_500);
         let log = logged(|| {
             scene.pass(Duration::from_secs(3), true);
@@ -424,11 +436,16 @@ mod tests {
             // Beyond HOLDOVER_MAX the time is unknown.
             scene.pass(Duration::from_secs(61), false);
             assert_eq!(scene.holdover(), 1);
-            scene.pass(Duration::from_secs(3), false);
-            assert_eq!(scene.holdover(), 0);
+            scene.pass(Duration::from_secs(60), false);
+            assert_eq!(scene.holdover(), 1);
         });
         assert_eq!(log.matches("holdover: no clock").count(), 2, "{log}");
+        assert_eq!(log.matches("holdover has ended").count(), 1, "{log}");
         assert_eq!(log.matches("the time is unknown").count(), 1, "{log}");
+        let log = logged(|| scene.pass(Duration::from_secs(10), true));
+        assert_eq!(scene.holdover(), 0);
+        assert_eq!(log.matches("holdover has ended").count(), 1, "{log}");
+        assert_eq!(log.matches("the time is known").count(), 1, "{log}");
     }
 
     #[test]

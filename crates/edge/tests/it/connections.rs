@@ -1,4 +1,5 @@
-//! The operators' routes of the admin port: listing connections, and closing one.
+//! The operators' routes of the admin port: listing connections, closing one, and moving clients to
+//! other edges.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -6,10 +7,10 @@ use std::time::Duration;
 use prometheus::Registry;
 use serde_json::{Value, json};
 use tickstorm_edge::Config;
-use tickstorm_protocol::message::Auth;
+use tickstorm_protocol::message::{Auth, ErrorMsg, GoingAway};
 use tickstorm_service::admin::Admin;
-use tickstorm_testkit::{Peer, Received, frame, poll_until_async};
-use tickstorm_timebase::Mode;
+use tickstorm_testkit::{Peer, RawFrame, Received, frame, poll_until_async};
+use tickstorm_timebase::{Clock as _, Mode, SystemClock};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
@@ -27,7 +28,8 @@ impl AdminPort {
         let admin = Admin::bind(SocketAddr::from(([127, 0, 0, 1], 0)))
             .await
             .unwrap()
-            .with_routes(edge.edge.routes());
+            .with_routes(edge.edge.routes())
+            .with_routes(edge.edge.drain_route());
         let addr = admin.local_addr();
         let health = edge.edge.health();
         tokio::spawn(admin.serve(Registry::new(), health, CancellationToken::new()));
@@ -35,8 +37,13 @@ impl AdminPort {
     }
 
     async fn ask(&self, method: &str, path: &str) -> (String, String) {
+        self.ask_with(method, path, "").await
+    }
+
+    /// Sends a request with further headers.
+    async fn ask_with(&self, method: &str, path: &str, headers: &str) -> (String, String) {
         let mut stream = TcpStream::connect(self.addr).await.unwrap();
-        let request = format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\n\r\n");
+        let request = format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\n{headers}\r\n");
         stream.write_all(request.as_bytes()).await.unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await.unwrap();
@@ -188,5 +195,225 @@ async fn an_invalid_request_is_refused_with_the_allowed_values() {
     assert_eq!(port.ask("DELETE", "/connections/first").await.0, "400");
     assert_eq!(port.ask("DELETE", "/connections/7").await.0, "404");
     assert_eq!(port.ask("GET", "/connections/7").await.0, "405");
+    edge.stop().await;
+}
+
+/// Reads ticks until the next frame of this type.
+async fn skip_to(peer: &mut Peer, kind: u8) -> RawFrame {
+    loop {
+        let next = peer.expect_frame().await;
+        if next.kind == kind {
+            return next;
+        }
+        assert_eq!(next.kind, frame::DATA_BATCH, "{next:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_operator_moves_one_client_gently_and_no_other() {
+    let edge = TestEdge::start(config()).await;
+    let port = AdminPort::of(&edge).await;
+    let mut moved = Peer::connect(edge.addr()).await;
+    moved.enter(USER, PASSWORD, Mode::Second).await;
+    let mut other = Peer::connect(edge.addr()).await;
+    other.enter(USER, PASSWORD, Mode::Second).await;
+    let id = port.list("?sort=age").await[0]["id"].as_u64().unwrap();
+    let path = format!("/connections/{id}?gently");
+    let began = SystemClock.now();
+    let (code, body) = port.ask("DELETE", &path).await;
+    assert_eq!(code, "202", "{body}");
+    let answer: Value = serde_json::from_str(&body).unwrap();
+    assert_eq!(answer, json!({ "deadline_ms": 3_000 }), "DRAIN_TIMEOUT");
+    let told: GoingAway = skip_to(&mut moved, frame::GOING_AWAY).await.decode();
+    assert_eq!(told.deadline_ms, 3_000);
+    assert!(told.reason.contains("operator"), "{told:?}");
+    let (code, body) = port.ask("DELETE", &path).await;
+    assert_eq!(code, "202", "it keeps its deadline: {body}");
+    // It is served until then.
+    let error: ErrorMsg = skip_to(&mut moved, frame::ERROR).await.decode();
+    assert!(SystemClock.now().since(began) >= Duration::from_millis(2_999));
+    assert_eq!(error.code, "SERVER_DRAINING");
+    assert!(!error.message.contains("shut down"), "{error:?}");
+    moved.expect_eof().await;
+    assert_eq!(port.ask("DELETE", &path).await.0, "404");
+    other.heartbeat(1).await;
+    assert_eq!(skip_to(&mut other, frame::PONG).await.kind, frame::PONG);
+    edge.counts("tickstorm_going_away_total", 1).await;
+    edge.stop().await;
+}
+
+#[tokio::test]
+async fn a_client_that_can_not_be_told_is_not_moved() {
+    let edge = TestEdge::start_without_clock(Config {
+        auth_timeout: Duration::from_secs(60),
+        drain_timeout: Duration::from_secs(600),
+        ..config()
+    })
+    .await;
+    let port = AdminPort::of(&edge).await;
+    let _silent = Peer::connect(edge.addr()).await;
+    let health = edge.edge.health();
+    poll_until_async("the client is connected", SOON, || {
+        health.status()["connections"] == 1
+    })
+    .await;
+    let id = port.list("").await[0]["id"].as_u64().unwrap();
+    let (code, body) = port
+        .ask("DELETE", &format!("/connections/{id}?gently"))
+        .await;
+    assert_eq!(code, "409", "{body}");
+    assert!(body.contains("has not authenticated"), "{body}");
+    for query in ["?gently=yes", "?kindly", "?gently&gently"] {
+        let (code, body) = port
+            .ask("DELETE", &format!("/connections/{id}{query}"))
+            .await;
+        assert_eq!(code, "400", "{query}: {body}");
+        assert!(body.contains("allowed is only gently"), "{body}");
+    }
+    assert_eq!(port.list("").await.len(), 1, "it is still connected");
+    edge.stop().await;
+}
+
+#[tokio::test]
+async fn an_operator_moves_a_share_of_the_clients_over_some_time() {
+    let edge = TestEdge::start(config()).await;
+    let port = AdminPort::of(&edge).await;
+    let mut peers = Vec::new();
+    for _ in 0..300 {
+        let mut peer = Peer::connect(edge.addr()).await;
+        peer.enter(USER, PASSWORD, Mode::Minute).await;
+        peers.push(peer);
+    }
+    let (code, body) = port.ask("POST", "/rebalance?share=0.2&over=8s").await;
+    assert_eq!(code, "202", "{body}");
+    let state: Value = serde_json::from_str(&body).unwrap();
+    assert_eq!(state["connections"], 60, "{state}");
+    assert_eq!(
+        (&state["share"], &state["over"]),
+        (&json!(0.2), &json!("8s"))
+    );
+
+    let (code, body) = port.ask("POST", "/rebalance?share=1&over=1m").await;
+    assert_eq!(code, "409", "{body}");
+    let answer: Value = serde_json::from_str(&body).unwrap();
+    assert!(answer["error"].as_str().unwrap().contains("under way"));
+    assert_eq!(answer["rebalance"]["connections"], 60, "{answer}");
+    let ends_in_ms = answer["rebalance"]["ends_in_ms"].as_u64().unwrap();
+    assert!(ends_in_ms <= 8_000, "{answer}");
+
+    edge.metric_reaches("tickstorm_going_away_total", "rebalance", 60.0)
+        .await;
+    edge.metric_reaches(
+        "tickstorm_connections_closed_total",
+        "server_draining",
+        60.0,
+    )
+    .await;
+    let mut moved = 0;
+    for peer in &mut peers {
+        peer.heartbeat(1).await;
+        let first = peer.expect_frame().await;
+        if first.kind != frame::GOING_AWAY {
+            continue;
+        }
+        moved += 1;
+        let told: GoingAway = first.decode();
+        assert_eq!(
+            told.deadline_ms, 3_000,
+            "DRAIN_TIMEOUT, and less than half of 8 s"
+        );
+    }
+    assert_eq!(moved, 60);
+    // Once it has ended, another one may start.
+    let began = SystemClock.now();
+    while port.ask("POST", "/rebalance?share=0.0001&over=2s").await.0 != "202" {
+        assert!(SystemClock.now().since(began) < SOON);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    edge.counts("tickstorm_going_away_total", 60).await;
+    edge.stop().await;
+}
+
+#[tokio::test]
+async fn an_invalid_rebalance_is_refused_with_what_is_wrong() {
+    let edge = TestEdge::start_without_clock(config()).await;
+    let port = AdminPort::of(&edge).await;
+    for (query, named) in [
+        ("", "share is missing"),
+        ("?share=0.2", "over is missing"),
+        ("?share=0&over=60s", "above 0 and at most 1"),
+        ("?share=20%25&over=60s", "above 0 and at most 1"),
+        ("?share=0.2&over=60", "from 2s to 1h"),
+        ("?share=0.2&over=1s", "from 2s to 1h"),
+        ("?share=0.2&over=2h", "from 2s to 1h"),
+        ("?part=0.2&over=60s", "allowed are share and over"),
+    ] {
+        let (code, body) = port.ask("POST", &format!("/rebalance{query}")).await;
+        assert_eq!(code, "400", "{query}: {body}");
+        assert!(body.contains(named), "{query}: {body}");
+    }
+    assert_eq!(port.ask("GET", "/rebalance?share=1&over=2s").await.0, "405");
+    assert_eq!(port.ask("GET", "/drain").await.0, "405");
+    edge.stop().await;
+}
+
+#[tokio::test]
+async fn requests_to_move_clients_are_behind_the_guard() {
+    let edge = TestEdge::start_without_clock(config()).await;
+    let port = AdminPort::of(&edge).await;
+    for (method, path) in [
+        ("POST", "/drain"),
+        ("POST", "/rebalance?share=1&over=2s"),
+        ("DELETE", "/connections/1?gently"),
+    ] {
+        for header in [
+            "Origin: http://localhost\r\n",
+            "Sec-Fetch-Site: cross-site\r\n",
+            "Host: edge.example\r\n",
+        ] {
+            let (code, body) = port.ask_with(method, path, header).await;
+            assert_eq!(code, "403", "{path} with {header}: {body}");
+        }
+    }
+    let requested = edge.edge.drain_requested();
+    let early = tokio::time::timeout(Duration::from_millis(1), requested).await;
+    assert!(early.is_err(), "no request got through");
+    edge.stop().await;
+}
+
+#[tokio::test]
+async fn an_operator_asks_for_a_drain_which_then_moves_every_client() {
+    let edge = TestEdge::start(Config {
+        drain_timeout: Duration::from_secs(4),
+        ..config()
+    })
+    .await;
+    let port = AdminPort::of(&edge).await;
+    let mut peer = Peer::connect(edge.addr()).await;
+    peer.enter(USER, PASSWORD, Mode::Second).await;
+    let id = port.list("").await[0]["id"].as_u64().unwrap();
+    for _ in 0..2 {
+        let (code, body) = port.ask("POST", "/drain").await;
+        assert_eq!(
+            (code.as_str(), body.as_str()),
+            ("202", r#"{"draining":true}"#)
+        );
+    }
+    edge.edge.drain_requested().await;
+    let told = async {
+        skip_to(&mut peer, frame::GOING_AWAY).await;
+        // The drain moves every client anyway.
+        let single = format!("/connections/{id}?gently");
+        for (method, path) in [
+            ("DELETE", single.as_str()),
+            ("POST", "/rebalance?share=1&over=2s"),
+        ] {
+            let (code, body) = port.ask(method, path).await;
+            assert_eq!(code, "409", "{path}: {body}");
+            assert!(body.contains("this edge drains"), "{body}");
+        }
+        skip_to(&mut peer, frame::ERROR).await;
+    };
+    tokio::join!(edge.edge.drain(), told);
     edge.stop().await;
 }

@@ -138,7 +138,9 @@ impl Client {
             if frame.kind == frame::ERROR {
                 break frame;
             }
-            self.check(&frame);
+            if frame.kind != frame::GOING_AWAY {
+                self.check(&frame);
+            }
         };
         assert_eq!(error.decode::<ErrorMsg>().code, code);
         assert!(self.frame().is_none(), "the ERROR is the last frame");

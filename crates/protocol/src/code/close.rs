@@ -128,7 +128,11 @@ pub enum CloseReason {
     /// The edge is being shut down.
     #[error("this edge is being shut down; resume on another")]
     ServerDraining,
-    /// The edge has lost the time, or could not answer SUBSCRIBE in time because it does not know it.
+    /// An operator lets the edge send this client to another one. The edge itself continues.
+    #[error("this edge was told to send some of its clients to others; resume on another")]
+    MovedAway,
+    /// The edge has lost the time, or could not answer SUBSCRIBE in time because it does not know
+    /// it.
     #[error("this edge does not know the time; resume on another")]
     NoTime,
     /// The client's address has reached its limit of connections, or of new connections per time.
@@ -269,7 +273,7 @@ impl CloseReason {
             Self::SlowConsumer => ErrorCode::SlowConsumer,
             Self::TimeStepped => ErrorCode::TimeStepped,
             Self::ServerFull | Self::BuffersFull => ErrorCode::ServerFull,
-            Self::ServerDraining => ErrorCode::ServerDraining,
+            Self::ServerDraining | Self::MovedAway => ErrorCode::ServerDraining,
             Self::NoTime => ErrorCode::NoTime,
             Self::TooManyConnections => ErrorCode::TooManyConnections,
             Self::Internal => ErrorCode::Internal,

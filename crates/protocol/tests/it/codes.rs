@@ -102,6 +102,7 @@ fn reasons() -> Vec<CloseReason> {
         CloseReason::ServerFull,
         CloseReason::BuffersFull,
         CloseReason::ServerDraining,
+        CloseReason::MovedAway,
         CloseReason::NoTime,
         CloseReason::TooManyConnections,
         CloseReason::Internal,

@@ -16,7 +16,7 @@ fn start_counting(sim: &Sim) {
 }
 
 /// Asserts that no more work was done between two clock readings than one connection needs.
-fn assert_calls_bounded(sim: &Sim) {
+pub(super) fn assert_calls_bounded(sim: &Sim) {
     let calls = sim.script.scene().calls_max;
     assert!(calls <= CALLS_MAX, "{calls} calls without a clock reading");
 }
@@ -24,7 +24,7 @@ fn assert_calls_bounded(sim: &Sim) {
 /// Prepares work with `busy` just before a second, then runs past that second's tick. Asserts that
 /// no more work was done between two clock readings than one connection needs, and that the tick
 /// was less than a millisecond late.
-fn assert_tick_not_delayed(sim: &mut Sim, busy: impl FnOnce(&mut Sim)) {
+pub(super) fn assert_tick_not_delayed(sim: &mut Sim, busy: impl FnOnce(&mut Sim)) {
     let observer = sim.subscriber(Mode::Second, false);
     sim.frames(observer);
     sim.run_to_just_before_a_second();

@@ -3,6 +3,7 @@
 
 mod admission;
 mod bounds;
+mod departures;
 mod guessing;
 mod memory;
 mod proxied;
@@ -74,6 +75,7 @@ fn settings() -> ShardSettings {
         },
         ahead: Duration::from_millis(800),
         write_deadline: Duration::from_secs(5),
+        drain_timeout: Duration::from_secs(20),
         sockets: SocketOptions {
             read_buffer: 0,
             write_buffer: 0,
@@ -261,7 +263,8 @@ impl<N: Network> Sim<N> {
 
     fn drain(&mut self, over: Duration) {
         let (reply, _) = tokio::sync::oneshot::channel();
-        self.shard.drain(super::drain::Drain::new(over, reply));
+        let now = self.now();
+        self.shard.drain(super::drain::Drain::new(over, now, reply));
     }
 }
 

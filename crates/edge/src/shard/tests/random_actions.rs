@@ -3,6 +3,7 @@
 
 use proptest::prelude::*;
 
+use super::super::moves::RebalanceOrder;
 use super::*;
 
 /// A random action of a client, the machine or the test.
@@ -32,6 +33,10 @@ enum Action {
     /// Sets the time that each call takes, in microseconds.
     Cost(u64),
     TimerIsFast(bool),
+    /// Loses the time, or gives it back.
+    KnowTime(bool),
+    /// Moves half of the clients over this many milliseconds, from 2,000.
+    Rebalance(u64),
 }
 
 fn action() -> impl Strategy<Value = Action> {
@@ -52,6 +57,8 @@ fn action() -> impl Strategy<Value = Action> {
         1 => (1_u64..30_000).prop_map(Action::Stall),
         1 => (0_u64..2_000).prop_map(Action::Cost),
         1 => any::<bool>().prop_map(Action::TimerIsFast),
+        2 => any::<bool>().prop_map(Action::KnowTime),
+        1 => (2_000_u64..10_000).prop_map(Action::Rebalance),
     ]
 }
 
@@ -84,16 +91,7 @@ impl Sim {
                     self.script.client_sends(client, &bytes);
                 }
             }
-            Action::Crowd(len) => {
-                for _ in 0..*len {
-                    let client = self.script.connect();
-                    self.script.client_sends(client, &auth("pass"));
-                    let now_ms = self.authority.time_at(self.now()).as_millis();
-                    let resume = subscribe(Mode::Second, false, Some(now_ms - 600_000));
-                    self.script.client_sends(client, &resume);
-                    clients.push(client);
-                }
-            }
+            Action::Crowd(len) => self.crowd(*len, clients),
             Action::Heartbeat(who) => {
                 if let Some(client) = pick(who) {
                     self.script.client_sends(client, &heartbeat(1));
@@ -122,8 +120,40 @@ impl Sim {
             Action::Pass(ms) => self.run_for(Duration::from_millis(*ms)),
             Action::Stall(ms) => self.stall(Duration::from_millis(*ms)),
             Action::TimerIsFast(is_fast) => self.script.scene().timer_is_fast = *is_fast,
+            Action::KnowTime(is_known) => {
+                let authority = self.authority;
+                self.shard.set_authority(is_known.then_some(authority));
+            }
+            Action::Rebalance(ms) => self.rebalance(*ms),
             Action::Cost(us) => self.script.scene().cost = Duration::from_micros(*us),
         }
+    }
+}
+
+impl Sim {
+    /// Connects clients that all ask for the longest replay.
+    fn crowd(&mut self, len: usize, clients: &mut Vec<RawFd>) {
+        for _ in 0..len {
+            let client = self.script.connect();
+            self.script.client_sends(client, &auth("pass"));
+            let now_ms = self.authority.time_at(self.now()).as_millis();
+            let resume = subscribe(Mode::Second, false, Some(now_ms - 600_000));
+            self.script.client_sends(client, &resume);
+            clients.push(client);
+        }
+    }
+
+    fn rebalance(&mut self, over_ms: u64) {
+        let at = self.shard.time.read_clock();
+        let order = RebalanceOrder {
+            share: 0.5,
+            carry: 0.5,
+            over: Duration::from_millis(over_ms),
+            grace: SECOND,
+            told: Arc::default(),
+            reply: tokio::sync::oneshot::channel().0,
+        };
+        self.shard.waiting.departures.rebalance(order, at);
     }
 }
 
@@ -181,6 +211,8 @@ proptest! {
             sim.apply(action, &mut clients);
         }
         sim.script.scene().cost = Duration::ZERO;
+        let authority = sim.authority;
+        sim.shard.set_authority(Some(authority));
         sim.run_for(MS);
         for client in &clients {
             let mut bytes = sim.script.on(*client).sent.clone();

@@ -195,33 +195,20 @@ fn input_after_urgent_data_is_read() {
 }
 
 #[test]
-fn a_drain_refuses_new_connections_and_closes_the_others_evenly() {
+fn a_drain_refuses_new_connections_and_closes_the_others() {
     let mut sim = Sim::new(settings());
     let clients: Vec<_> = (0..100)
         .map(|_| sim.subscriber(Mode::Second, false))
         .collect();
-    let over = 21_300 * MS;
-    sim.drain(over);
+    sim.drain(20 * SECOND);
     let refused = sim.script.connect();
     sim.run_for(MS);
     assert_eq!(sim.error(refused), "SERVER_DRAINING");
-    let mut closed_by_second = Vec::new();
-    for _ in 0..20 {
-        sim.run_for(SECOND);
-        let is_shut = |client: &&RawFd| sim.script.on(**client).is_shut;
-        closed_by_second.push(clients.iter().filter(is_shut).count());
+    sim.run_for(20 * SECOND);
+    for client in clients {
+        assert!(sim.script.on(client).is_closed);
+        assert_eq!(sim.error(client), "SERVER_DRAINING");
     }
-    for (second, closed) in (1..).zip(&closed_by_second) {
-        let even = second * 5;
-        assert!(closed.abs_diff(even) <= 2, "{closed_by_second:?}");
-    }
-    assert_eq!(sim.error(clients[0]), "SERVER_DRAINING");
-    sim.run_for(1_300 * MS);
-    assert!(
-        clients
-            .iter()
-            .all(|client| sim.script.on(*client).is_closed)
-    );
     assert!(!sim.script.scene().is_listening);
 }
 

@@ -106,7 +106,7 @@ fn subscribers_that_waited_for_the_time_start_when_it_is_known() {
     let beats = sim.script.connect();
     sim.script.client_sends(beats, &auth("pass"));
     sim.script.client_sends(beats, &heartbeat(7));
-    sim.run_for(15 * SECOND);
+    sim.run_for(4 * SECOND);
     assert_eq!(sim.frames(fresh).len(), 1, "only the ACK of AUTH");
     assert_eq!(
         sim.frames(beats).len(),
