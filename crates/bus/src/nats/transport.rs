@@ -109,6 +109,14 @@ pub(super) async fn connect(
 ) -> Result<Transport, ConnectError> {
     let resolved = timeout(RESOLVE_TIMEOUT, lookup_host((host, port))).await;
     let resolved = resolved.map_err(|_| ConnectError::Unresolved)??;
+    connect_to_any(resolved, options, &addresses).await
+}
+
+async fn connect_to_any(
+    resolved: impl IntoIterator<Item = SocketAddr>,
+    options: ServerOptions,
+    addresses: &Mutex<Addresses>,
+) -> Result<Transport, ConnectError> {
     let lock = || addresses.lock().unwrap_or_else(PoisonError::into_inner);
     let order = lock().order(resolved);
     let mut waiting = order.into_iter().take(ADDRESSES_MAX);
@@ -204,5 +212,113 @@ async fn next(
         if stream.read_buf(decoder.buffer()).await? == 0 {
             return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncBufReadExt;
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::nats::NatsOptions;
+
+    /// Long enough that only a defect exceeds it.
+    const PATIENCE: Duration = Duration::from_secs(60);
+
+    fn options() -> ServerOptions {
+        let options = NatsOptions {
+            urls: "nats://127.0.0.1:1".into(),
+            ..NatsOptions::default()
+        };
+        let servers = options.servers().unwrap();
+        options.to_server(&servers[0]).unwrap()
+    }
+
+    /// Listens, so that the system accepts connections, but nobody reads or answers.
+    async fn mute() -> (TcpListener, SocketAddr) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        (listener, addr)
+    }
+
+    /// Returns the address of a server that greets with `info` and accepts every login.
+    async fn server(info: &'static str) -> SocketAddr {
+        let (listener, addr) = mute().await;
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                tokio::spawn(async move {
+                    let (input, mut output) = stream.split();
+                    let _ = output.write_all(info.as_bytes()).await;
+                    let mut lines = tokio::io::BufReader::new(input).lines();
+                    while let Ok(Some(line)) = lines.next_line().await {
+                        if line == "PING" {
+                            let _ = output.write_all(encode::PONG).await;
+                        }
+                    }
+                });
+            }
+        });
+        addr
+    }
+
+    /// Connects to the first of these addresses that works. Returns its address or the error.
+    async fn connect_to_first(
+        resolved: &[SocketAddr],
+        addresses: &Mutex<Addresses>,
+    ) -> Result<SocketAddr, ConnectError> {
+        let connecting = connect_to_any(resolved.iter().copied(), options(), addresses);
+        let connected = timeout(PATIENCE, connecting).await.expect("an end");
+        connected.map(|transport| transport.addr)
+    }
+
+    #[tokio::test]
+    async fn silent_addresses_do_not_hide_one_that_works() {
+        let mut mutes = Vec::new();
+        for _ in 0..ADDRESSES_MAX - 1 {
+            mutes.push(mute().await);
+        }
+        let good = server("INFO {}\r\n").await;
+        let resolved: Vec<_> = mutes.iter().map(|(_, addr)| *addr).chain([good]).collect();
+        let addresses = Mutex::default();
+        let began = Instant::now();
+        let connected = connect_to_first(&resolved, &addresses).await;
+        assert_eq!(connected.unwrap(), good);
+        let one_by_one = CONNECT_TIMEOUT * u32::try_from(mutes.len()).unwrap();
+        assert!(began.elapsed() < one_by_one, "{:?}", began.elapsed());
+    }
+
+    #[tokio::test]
+    async fn addresses_that_do_not_fit_into_one_attempt_are_tried_by_the_next_one() {
+        let mut mutes = Vec::new();
+        for _ in 0..ADDRESSES_MAX + 2 {
+            mutes.push(mute().await);
+        }
+        let good = server("INFO {}\r\n").await;
+        let resolved: Vec<_> = mutes.iter().map(|(_, addr)| *addr).chain([good]).collect();
+        let addresses = Mutex::default();
+        let first = connect_to_first(&resolved, &addresses).await;
+        assert!(matches!(first, Err(ConnectError::TimedOut)), "{first:?}");
+        let second = connect_to_first(&resolved, &addresses).await;
+        assert_eq!(second.unwrap(), good);
+    }
+
+    #[tokio::test]
+    async fn an_address_that_refuses_makes_way_at_once_and_is_what_the_error_tells() {
+        let (mute, silent) = mute().await;
+        let strange = server("INFO strange\r\n").await;
+        let closed = {
+            let (_listener, addr) = self::mute().await;
+            addr
+        };
+        let good = server("INFO {}\r\n").await;
+        let addresses = Mutex::default();
+        let connected = connect_to_first(&[closed, strange, good], &addresses).await;
+        assert_eq!(connected.unwrap(), good);
+        let failed = connect_to_first(&[strange, silent], &addresses).await;
+        assert!(matches!(failed, Err(ConnectError::Info)), "{failed:?}");
+        drop(mute);
+        let none = connect_to_first(&[], &addresses).await;
+        assert!(matches!(none, Err(ConnectError::NoAddress)), "{none:?}");
     }
 }
