@@ -22,6 +22,7 @@ pub mod host;
 pub mod message;
 pub mod mono;
 mod own_time;
+mod rate;
 pub mod release;
 mod round;
 mod sample;

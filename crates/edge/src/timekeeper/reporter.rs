@@ -263,7 +263,7 @@ fn log_clock_alarm(alarm: Alarm, clock: &ClockStatus, dropped: Option<&str>, ski
             "nothing is heard of this clock, although others are heard: check that it runs, and \
              that its name in CLOCKS is exactly its CLOCK_ID"
         ),
-        Alarm::NoMajority | Alarm::NoneAccepted | Alarm::StepPending => {}
+        Alarm::NoMajority | Alarm::NoneAccepted | Alarm::StepPending | Alarm::Rate => {}
     }
 }
 
