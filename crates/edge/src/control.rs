@@ -104,6 +104,7 @@ impl Edge {
             tls: files.tls.as_ref().map(TlsWatcher::state),
             shards: shards.vitals(),
             draining: AtomicBool::new(false),
+            bus: Arc::clone(&bus),
         });
         let edge = Self {
             listen_addr,

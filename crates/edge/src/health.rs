@@ -7,7 +7,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use tickstorm_bus::Bus;
 use tickstorm_service::admin::Health;
+use tickstorm_service::nats_link::{self, LinkAlarm};
 use tickstorm_timebase::{
     Alarm, Authority, Clock, ClockStatus, HostClock as _, Mono, SystemClock, SystemHost, TimeStatus,
 };
@@ -17,6 +19,7 @@ use crate::accept_queue::AcceptQueueStatus;
 use crate::admission::Admission;
 use crate::memory::Memory;
 use crate::shard::Vitals;
+use crate::timekeeper::ppm;
 use crate::tls::TlsState;
 
 /// A shard that last turned longer ago than this is considered dead.
@@ -39,6 +42,7 @@ pub(crate) struct EdgeHealth {
     pub(crate) tls: Option<watch::Receiver<TlsState>>,
     pub(crate) shards: Vec<Arc<Vitals>>,
     pub(crate) draining: AtomicBool,
+    pub(crate) bus: Arc<dyn Bus>,
 }
 
 impl EdgeHealth {
@@ -47,6 +51,7 @@ impl EdgeHealth {
         self.authority
             .borrow()
             .filter(|authority| authority.is_valid(now))
+            .filter(|authority| authority.outlasts(SystemClock.suspended()))
     }
 
     fn time_reason(&self, now: Mono) -> Option<String> {
@@ -124,6 +129,10 @@ impl Health for EdgeHealth {
         let time = self.time.borrow();
         let following = time.as_ref().and_then(|time| time.following.as_ref());
         let clocks = time.as_ref().map_or(&[][..], |time| &time.clocks);
+        let rate_ppb = time.as_ref().and_then(|time| time.rate_ppb);
+        let link = self.bus.link_report();
+        let mut alarms = time.as_ref().map_or_else(Vec::new, alarms);
+        alarms.extend(nats_link::alarms(&link).map(link_alarm));
         json!({
             "id": self.id,
             "listen_addr": self.listen_addr.to_string(),
@@ -132,11 +141,13 @@ impl Health for EdgeHealth {
             "shards": self.shards.len(),
             "accept_queue": self.accept_queue_status(now),
             "clocks": clocks.iter().map(clock).collect::<Vec<_>>(),
-            "alarms": time.as_ref().map_or_else(Vec::new, alarms),
+            "alarms": alarms,
+            "nats_link": nats_link::status(&link),
             "authority": authority.map(|authority| json!({
                 "unix_us": authority.time_at(now).as_micros(),
                 "bound_us": authority.bound_us(now),
                 "following": following.map(ToString::to_string),
+                "rate_ppm": rate_ppb.map(ppm),
             })),
             "tls": self.tls_status(),
             "memory": self.memory.status(now),
@@ -153,6 +164,12 @@ fn alarms(time: &TimeStatus) -> Vec<Value> {
         json!({ "reason": alarm.label(), "message": alarm.message(), "clocks": clocks })
     };
     time.alarms.iter().map(alarm).collect()
+}
+
+/// Returns an alarm of the connection to NATS in the same form. It concerns no clock.
+fn link_alarm(alarm: LinkAlarm) -> Value {
+    let clocks: [&str; 0] = [];
+    json!({ "reason": alarm.label(), "message": alarm.message(), "clocks": clocks })
 }
 
 fn clock(status: &ClockStatus) -> Value {
@@ -206,6 +223,7 @@ mod tests {
             tls: None,
             shards: vec![vitals(), vitals()],
             draining: AtomicBool::new(false),
+            bus: Arc::new(tickstorm_bus::MemoryBus::new().link("edge-0")),
         }
     }
 

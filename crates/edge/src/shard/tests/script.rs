@@ -24,6 +24,8 @@ pub(super) struct Script(Arc<Mutex<Scene>>);
 #[derive(Default)]
 pub(super) struct Scene {
     pub(super) now: Mono,
+    /// For how long the machine has been suspended.
+    pub(super) suspended: Duration,
     /// The latest time at which a wait ends, regardless of the timer.
     pub(super) horizon: Mono,
     timer: Mono,
@@ -246,7 +248,7 @@ impl Clock for Script {
     }
 
     fn suspended(&self) -> Duration {
-        Duration::ZERO
+        self.scene().suspended
     }
 }
 
