@@ -2,8 +2,8 @@
 //! request, and a clock's own announcement to the clock. A server that is cut off from its cluster,
 //! or takes a subscription away, keeps the connection alive and brings nothing.
 //!
-//! Silence is counted in looks at a fixed interval and not by a clock. So if the process was stopped
-//! for a minute, during which answers waited in its socket, that counts as one interval.
+//! Silence is counted in looks at a fixed interval and not by a clock. So if the process was
+//! stopped for a minute, during which answers waited in its socket, that counts as one interval.
 
 use std::time::Duration;
 

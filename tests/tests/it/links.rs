@@ -103,12 +103,12 @@ const CONFIG: &str = "/nats.conf";
 /// Returns a configuration in which the user of the clock may subscribe to `clock`, and that of the
 /// edge to `edge`.
 fn config(clock: &str, edge: &str) -> String {
-    format!(
-        r#"authorization {{ users: [
-             {{user: clock-0, password: clock, permissions: {{publish: [">"], subscribe: [{clock}]}}}}
-             {{user: edge, password: edge, permissions: {{publish: [">"], subscribe: [{edge}]}}}}
-           ] }}"#
-    )
+    let user = |user, password, subjects| {
+        let permissions = format!(r#"{{publish: [">"], subscribe: [{subjects}]}}"#);
+        format!("{{user: {user}, password: {password}, permissions: {permissions}}}")
+    };
+    let (clock, edge) = (user("clock-0", "clock", clock), user("edge", "edge", edge));
+    format!("authorization {{ users: [{clock}, {edge}] }}")
 }
 
 const CLOCK_SUBJECTS: &str = r#""tickstorm.v1.time", "tickstorm.v1.tick.*.clock-0""#;

@@ -22,8 +22,8 @@ use super::retries::{Retries, STABLE_AFTER};
 use super::transport::Transport;
 use crate::silence::SILENCE_MIN;
 
-/// The longest silence for which a connection is kept. If no server of the list brings anything, the
-/// clocks are gone, and connecting again changes nothing.
+/// The longest silence for which a connection is kept. If no server of the list brings anything,
+/// the clocks are gone, and connecting again changes nothing.
 const SILENCE_MAX: Duration = Duration::from_secs(30);
 
 /// The state of the bus's thread.

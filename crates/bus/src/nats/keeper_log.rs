@@ -73,8 +73,8 @@ impl KeeperLog {
         self.flaps = self.flaps.saturating_add(1);
     }
 
-    /// Logs a connection that has lasted. If connections bring nothing, they are given up after that
-    /// time or later, and only their beginning is of interest.
+    /// Logs a connection that has lasted. If connections bring nothing, they are given up after
+    /// that time or later, and only their beginning is of interest.
     pub(super) fn stable(&mut self, server: &NatsServer) {
         if self.is_in_silence() {
             return;
@@ -129,9 +129,12 @@ impl KeeperLog {
         });
     }
 
-    /// Handles that a connection has brought what it must.
+    /// Handles that a connection has brought what it must, so that its end is worth logging.
     pub(super) fn heard(&mut self) {
-        self.silent.clear();
+        if self.is_in_silence() {
+            self.silent.clear();
+            self.flaps = 0;
+        }
     }
 
     fn emit(&self, event: impl FnOnce()) {

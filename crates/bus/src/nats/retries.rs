@@ -1,7 +1,7 @@
 //! [`Retries`]: which server to try next, and when. Each server has its own backoff, so that an
 //! unreachable or refusing server does not delay attempts at the others, and a long list of servers
-//! does not make any of them wait longer. A server over which nothing came back is tried again after
-//! all others. It does no I/O and reads no clock; the caller supplies the jitter.
+//! does not make any of them wait longer. A server over which nothing came back is tried again
+//! after all others. It does no I/O and reads no clock; the caller supplies the jitter.
 
 use std::time::Duration;
 
