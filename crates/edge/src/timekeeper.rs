@@ -82,7 +82,7 @@ impl TimekeeperDriver {
         }
     }
 
-    /// Reads the clock, and handles that it stood still while the machine was suspended. The time
+    /// Reads the clock, and handles that it stopped while the machine was suspended. The time
     /// suspended is read last: if the machine is suspended between the two readings, this notices.
     fn read_clock(&mut self) -> Mono {
         let now = self.clock.now();

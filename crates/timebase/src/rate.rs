@@ -96,7 +96,7 @@ impl RateWatch {
         self.seen = self.measure().or(self.seen);
     }
 
-    /// Forgets the samples, after this machine's clock stood still.
+    /// Forgets the samples, after this machine's clock has stopped for a while.
     pub(crate) fn restart(&mut self) {
         self.anchors.clear();
     }

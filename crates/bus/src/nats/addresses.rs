@@ -1,5 +1,5 @@
 //! [`Addresses`]: in which order the addresses of a server's name are tried. It remembers those
-//! that were tried without success, so that the next attempt goes on where the last one stopped,
+//! that were tried without success, so that the next attempt continues where the last one stopped,
 //! and a name with many silent addresses hides none of the others. It resolves nothing itself.
 
 use std::net::SocketAddr;

@@ -59,7 +59,7 @@ pub(super) struct NatsConnection {
     pongs: u64,
     /// The silence after which the connection is given up.
     patience: Duration,
-    /// The server's name, if it is to be logged that this connection brings something after others
+    /// The server's name, if the log must say when this connection brings something after others
     /// did not.
     told: Option<String>,
     logged: Vec<String>,

@@ -192,7 +192,7 @@ impl ConnectionKeeper {
     }
 
     /// Returns for how long the next connection may bring nothing. It doubles with each round in
-    /// which every address of every server was tried in vain.
+    /// which every address of every server was tried without success.
     fn patience(&self) -> Duration {
         let counts = self.candidates.iter().map(|one| one.addresses().count());
         let round = u32::try_from(counts.sum::<usize>()).unwrap_or(u32::MAX);

@@ -235,7 +235,7 @@ mod tests {
         options.to_server(&servers[0]).unwrap()
     }
 
-    /// Listens, so that the system accepts connections, but nobody reads or answers.
+    /// Listens, so that the system accepts connections, but does not read or answer.
     async fn mute() -> (TcpListener, SocketAddr) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();

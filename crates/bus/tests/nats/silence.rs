@@ -159,7 +159,7 @@ async fn a_clock_whose_subscription_is_refused_reports_it_until_it_is_accepted()
     let nats = server(&config(r#""tickstorm.v1.tick.*.clock-0""#, EDGE));
     let (clock, edge) = (run_clock(&[&nats]), run_edge(&[&nats]));
     clock.await_refused("tickstorm.v1.time").await;
-    // It hears itself, but nobody hears it.
+    // It hears itself, but no edge hears it.
     let hears_itself = || clock.bus.link_report().is_heard;
     poll_until_async("an echo", PATIENCE, hears_itself).await;
     assert!(!edge.bus.link_report().is_heard);

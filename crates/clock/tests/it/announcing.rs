@@ -157,7 +157,7 @@ async fn a_stopped_clock_is_silent() {
     assert_eq!(cluster.ask(1).await, []);
 }
 
-/// CLOCK_MONOTONIC stands still meanwhile, and the kernel sets CLOCK_REALTIME when it resumes.
+/// CLOCK_MONOTONIC stops meanwhile, and the kernel sets CLOCK_REALTIME when it resumes.
 #[tokio::test(start_paused = true)]
 async fn a_clock_whose_machine_was_suspended_announces_no_tick_of_the_time_that_it_slept() {
     let mut cluster = Cluster::new(0).await;

@@ -1,4 +1,4 @@
-//! An edge whose machine is suspended: its own clock stands still, and clocks go on. Its time is
+//! An edge whose machine is suspended: its own clock stops, and clocks go on. Its time is
 //! wrong by the time suspended, so nothing may depend on it until it is learned again.
 
 use std::time::Duration;

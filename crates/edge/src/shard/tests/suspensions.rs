@@ -10,7 +10,7 @@ const REPLAY: i32 = 2;
 const SLEPT: Duration = Duration::from_secs(30);
 
 impl Sim {
-    /// Suspends the machine: its clock stands still, and those of others go on.
+    /// Suspends the machine: its clock stops, and those of others go on.
     fn suspend(&mut self) {
         self.script.scene().suspended += SLEPT;
         self.time.base_ms += i64::try_from(SLEPT.as_millis()).unwrap();
