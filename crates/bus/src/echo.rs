@@ -37,12 +37,15 @@ impl EchoLag {
         self.sent.push_back((payload, now));
     }
 
-    /// Notes that an announcement was heard on the clock's own subject.
-    pub(crate) fn handle_heard(&mut self, payload: &[u8]) {
-        if let Some(index) = self.sent.iter().position(|(sent, _)| sent == payload) {
-            self.sent.drain(..=index);
-            self.is_heard = true;
-        }
+    /// Notes that an announcement was heard on the clock's own subject. Returns whether it is one
+    /// of those that were sent and not heard yet.
+    pub(crate) fn handle_heard(&mut self, payload: &[u8]) -> bool {
+        let Some(index) = self.sent.iter().position(|(sent, _)| sent == payload) else {
+            return false;
+        };
+        self.sent.drain(..=index);
+        self.is_heard = true;
+        true
     }
 
     /// Returns whether a request that is read now is known to be older than [`AGE_MAX`].
@@ -68,12 +71,12 @@ mod tests {
         let mut lag = EchoLag::default();
         lag.handle_sent(Bytes::from_static(b"a"), at(0));
         assert!(!lag.is_stale(at(9_000)), "the login may not permit an echo");
-        lag.handle_heard(b"a");
+        assert!(lag.handle_heard(b"a"));
         lag.handle_sent(Bytes::from_static(b"b"), at(10_000));
         lag.handle_sent(Bytes::from_static(b"c"), at(11_000));
         assert!(!lag.is_stale(at(12_000)));
         assert!(lag.is_stale(at(12_001)));
-        lag.handle_heard(b"forged");
+        assert!(!lag.handle_heard(b"forged"));
         assert!(lag.is_stale(at(12_001)));
         lag.handle_heard(b"b");
         assert!(!lag.is_stale(at(13_000)));

@@ -9,16 +9,19 @@
 mod clock_filter;
 mod echo;
 mod events;
+mod link_report;
 mod memory;
 pub mod message;
 mod nats;
 mod rate;
 mod reply_address;
 mod request_limits;
+mod silence;
 mod subject;
 mod subscribers;
 
 pub use events::Events;
+pub use link_report::LinkReport;
 pub use memory::{Fate, MemoryBus, MemoryLink, Passage, RandomFaults};
 pub use message::DropReason;
 pub use nats::{Credential, CredentialError, CredentialResult, NatsBus, NatsError, NatsOptions};
@@ -54,6 +57,9 @@ pub trait Bus: Send + Sync + 'static {
     /// Returns how many reply subjects of edges the clock in this process knows: those under which
     /// it has answered within 10 s. Known edges are served in a flood of requests.
     fn known_reply_subjects(&self) -> usize;
+
+    /// Returns the state of this process's connection.
+    fn link_report(&self) -> LinkReport;
 
     /// Subscribes to the events for the clock with this id.
     fn clock_events(&self, id: &ClockId) -> Events<ClockEvent>;

@@ -106,13 +106,15 @@ impl Subscribers {
     }
 
     /// Delivers a message to all subscribers that it concerns, or counts there that it was dropped.
-    /// [`Self::flush`] must follow. The edges of this process ask under `reply`.
+    /// [`Self::flush`] must follow. The edges of this process ask under `reply`. Returns whether a
+    /// clock's answer was delivered.
     pub(crate) fn deliver(
         &mut self,
         subjects: &Subjects,
         reply: ReplyToken,
         message: Received<'_>,
-    ) {
+    ) -> bool {
+        let mut is_answer = false;
         match subjects.parse(message.subject) {
             Some(Topic::Time) => {
                 for clock in &mut self.clocks {
@@ -128,13 +130,14 @@ impl Subscribers {
             }
             Some(Topic::Answer(token, id)) if token == reply => {
                 for edge in &mut self.edges {
-                    edge.receive(id, ClockMessage::Answer, message, |payload| {
+                    is_answer |= edge.receive(id, ClockMessage::Answer, message, |payload| {
                         read_answer(id, payload)
                     });
                 }
             }
             Some(Topic::Answer(..)) | None => {}
         }
+        is_answer
     }
 
     /// Notes that a clock of this process sends an announcement.
@@ -223,18 +226,24 @@ impl ClockSubscriber {
 
 impl EdgeSubscriber {
     /// Reads a message with `read`, if its sender, the clock with the id `id` in its subject, is
-    /// within its limits.
+    /// within its limits. Returns whether it was delivered.
     fn receive(
         &mut self,
         id: &str,
         kind: ClockMessage,
         message: Received<'_>,
         read: impl FnOnce(&[u8]) -> Result<EdgeEvent, DropReason>,
-    ) {
+    ) -> bool {
         let admitted = self.filter.admit(id, kind, message.now);
         match admitted.and(message.payload).and_then(read) {
-            Ok(event) => self.outlet.deliver(event),
-            Err(reason) => self.outlet.drop_message(reason, self.filter.known(id)),
+            Ok(event) => {
+                self.outlet.deliver(event);
+                true
+            }
+            Err(reason) => {
+                self.outlet.drop_message(reason, self.filter.known(id));
+                false
+            }
         }
     }
 }

@@ -5,7 +5,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use tickstorm_bus::Bus;
 use tickstorm_service::admin::Health;
+use tickstorm_service::nats_link::{self, LinkAlarm};
 use tickstorm_timebase::{ClockId, Epoch, Mono};
 
 use crate::alarms::ClockAlarm;
@@ -37,6 +39,7 @@ pub(crate) struct ClockHealth {
     id: ClockId,
     require_sync: bool,
     machine: Arc<dyn Machine>,
+    bus: Arc<dyn Bus>,
     state: Mutex<ReplicaState>,
 }
 
@@ -45,12 +48,14 @@ impl ClockHealth {
         id: ClockId,
         require_sync: bool,
         machine: Arc<dyn Machine>,
+        bus: Arc<dyn Bus>,
         state: ReplicaState,
     ) -> Self {
         Self {
             id,
             require_sync,
             machine,
+            bus,
             state: Mutex::new(state),
         }
     }
@@ -94,27 +99,42 @@ impl Health for ClockHealth {
     fn ready(&self) -> Vec<String> {
         let silenced = self.is_silenced();
         let connected = self.state().connected;
+        let link = self.bus.link_report();
+        // Every clock announces, and hears what it announces, unless nobody else can.
+        let is_unheard = connected && !silenced && !link.is_heard;
         let reasons = [
             (!connected).then_some("not connected to the bus"),
             silenced.then_some("the host's clock is not disciplined, but REQUIRE_SYNC requires it"),
+            is_unheard.then_some("the clock's own announcements do not come back from NATS"),
         ];
-        reasons.into_iter().flatten().map(str::to_owned).collect()
+        let reasons = reasons.into_iter().flatten().map(str::to_owned);
+        let refused = link.refused.iter();
+        let refused = refused.map(|subject| format!("NATS refuses the subscription to {subject}"));
+        reasons.chain(refused).collect()
     }
 
     fn status(&self) -> Value {
         let state = *self.state();
+        let link = self.bus.link_report();
+        let own_alarms = self.alarms(self.machine.now()).into_iter().map(alarm);
+        let alarms = own_alarms.chain(nats_link::alarms(&link).map(link_alarm));
         json!({
             "id": self.id.as_str(),
             "nats": state.connected,
+            "nats_link": nats_link::status(&link),
             "timeline": state.timeline,
             "synchronized": state.discipline.synchronized,
             "clock_error_us": state.discipline.clock_error_us,
-            "alarms": self.alarms(self.machine.now()).into_iter().map(alarm).collect::<Vec<_>>(),
+            "alarms": alarms.collect::<Vec<_>>(),
             "last_announced_epoch_ms": state.last_announced.map(Epoch::as_ms),
         })
     }
 }
 
 fn alarm(alarm: ClockAlarm) -> Value {
+    json!({ "reason": alarm.label(), "message": alarm.message() })
+}
+
+fn link_alarm(alarm: LinkAlarm) -> Value {
     json!({ "reason": alarm.label(), "message": alarm.message() })
 }

@@ -12,6 +12,7 @@ use tickstorm_service::exit;
 use tickstorm_service::fd_limit;
 use tickstorm_service::file_watch::reread_at_hangups;
 use tickstorm_service::nats::{self, NATS, NatsFiles};
+use tickstorm_service::nats_link;
 use tickstorm_service::settings::COMMON;
 
 const DAEMON: Daemon = Daemon {
@@ -47,6 +48,8 @@ async fn run(process: Process) -> Result<(), Failure> {
     let nats_files = NatsFiles::load(&settings, &nats, &registry)?;
     let bus = NatsBus::start(nats).map_err(|error| Failure::new(exit::CONFIG, error))?;
     let bus = Arc::new(bus);
+    nats_link::register(&registry, Arc::clone(&bus) as _)
+        .map_err(|error| Failure::new(exit::SOFTWARE, error))?;
     let clock = Replica::start(config, Arc::clone(&bus) as _, &registry)
         .map_err(|error| Failure::new(exit::SOFTWARE, error))?;
     // Wipes the secrets that the settings contain.

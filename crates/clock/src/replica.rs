@@ -87,6 +87,7 @@ impl Replica {
             id,
             require_sync,
             Arc::clone(&machine),
+            Arc::clone(&bus),
             state,
         ));
         let driver = AnnouncerDriver {

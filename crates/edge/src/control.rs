@@ -110,6 +110,7 @@ impl Edge {
             shards: shards.vitals(),
             draining: AtomicBool::new(false),
             no_time: no_time.is_raised(),
+            bus: Arc::clone(&bus),
         });
         let edge = Self {
             listen_addr,

@@ -7,7 +7,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use tickstorm_bus::{Bus, LinkReport};
 use tickstorm_service::admin::Health;
+use tickstorm_service::nats_link;
 use tickstorm_timebase::{
     Alarm, Authority, Clock, ClockStatus, HostClock as _, Mono, SystemClock, SystemHost, TimeStatus,
 };
@@ -18,6 +20,7 @@ use crate::admission::Admission;
 use crate::memory::Memory;
 use crate::no_time::NO_TIME;
 use crate::shard::Vitals;
+use crate::timekeeper::ppm;
 use crate::tls::TlsState;
 
 /// A shard that last turned longer ago than this is considered dead.
@@ -42,6 +45,7 @@ pub(crate) struct EdgeHealth {
     pub(crate) draining: AtomicBool,
     /// Whether the edge sends clients away because it does not know the time.
     pub(crate) no_time: Arc<AtomicBool>,
+    pub(crate) bus: Arc<dyn Bus>,
 }
 
 impl EdgeHealth {
@@ -50,6 +54,7 @@ impl EdgeHealth {
         self.authority
             .borrow()
             .filter(|authority| authority.is_valid(now))
+            .filter(|authority| authority.outlasts(SystemClock.suspended()))
     }
 
     fn time_reason(&self, now: Mono) -> Option<String> {
@@ -65,13 +70,17 @@ impl EdgeHealth {
         })
     }
 
-    fn alarms(&self, time: Option<&TimeStatus>) -> Vec<Value> {
+    fn alarms(&self, time: Option<&TimeStatus>, link: &LinkReport) -> Vec<Value> {
+        let no_time = self.no_time.load(Ordering::Relaxed);
+        let no_time = no_time.then(|| alarm_of_edge(NO_TIME.label, NO_TIME.message));
         let of_clocks = time.map_or_else(Vec::new, alarms);
-        let no_time = self.no_time.load(Ordering::Relaxed).then(|| {
-            let clocks: [&str; 0] = [];
-            json!({ "reason": NO_TIME.label, "message": NO_TIME.message, "clocks": clocks })
-        });
-        no_time.into_iter().chain(of_clocks).collect()
+        let of_link =
+            nats_link::alarms(link).map(|alarm| alarm_of_edge(alarm.label(), alarm.message()));
+        no_time
+            .into_iter()
+            .chain(of_clocks)
+            .chain(of_link)
+            .collect()
     }
 
     fn accept_queue_status(&self, now: Mono) -> Value {
@@ -136,6 +145,8 @@ impl Health for EdgeHealth {
         let time = self.time.borrow();
         let following = time.as_ref().and_then(|time| time.following.as_ref());
         let clocks = time.as_ref().map_or(&[][..], |time| &time.clocks);
+        let rate_ppb = time.as_ref().and_then(|time| time.rate_ppb);
+        let link = self.bus.link_report();
         json!({
             "id": self.id,
             "listen_addr": self.listen_addr.to_string(),
@@ -144,11 +155,13 @@ impl Health for EdgeHealth {
             "shards": self.shards.len(),
             "accept_queue": self.accept_queue_status(now),
             "clocks": clocks.iter().map(clock).collect::<Vec<_>>(),
-            "alarms": self.alarms(time.as_ref()),
+            "alarms": self.alarms(time.as_ref(), &link),
+            "nats_link": nats_link::status(&link),
             "authority": authority.map(|authority| json!({
                 "unix_us": authority.time_at(now).as_micros(),
                 "bound_us": authority.bound_us(now),
                 "following": following.map(ToString::to_string),
+                "rate_ppm": rate_ppb.map(ppm),
             })),
             "tls": self.tls_status(),
             "memory": self.memory.status(now),
@@ -165,6 +178,12 @@ fn alarms(time: &TimeStatus) -> Vec<Value> {
         json!({ "reason": alarm.label(), "message": alarm.message(), "clocks": clocks })
     };
     time.alarms.iter().map(alarm).collect()
+}
+
+/// Returns an alarm in the same form that concerns no clock.
+fn alarm_of_edge(label: &str, message: &str) -> Value {
+    let clocks: [&str; 0] = [];
+    json!({ "reason": label, "message": message, "clocks": clocks })
 }
 
 fn clock(status: &ClockStatus) -> Value {
@@ -221,6 +240,7 @@ mod tests {
                 shards: vec![vitals(), vitals()],
                 draining: AtomicBool::new(false),
                 no_time: Arc::default(),
+                bus: Arc::new(tickstorm_bus::MemoryBus::new().link("edge-0")),
             }
         }
     }

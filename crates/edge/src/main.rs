@@ -13,6 +13,7 @@ use tickstorm_service::env::Section;
 use tickstorm_service::exit;
 use tickstorm_service::file_watch::reread_at_hangups;
 use tickstorm_service::nats::{self, NATS, NatsFiles};
+use tickstorm_service::nats_link;
 use tickstorm_service::settings::COMMON;
 
 const DAEMON: Daemon = Daemon {
@@ -48,6 +49,8 @@ async fn run(process: Process) -> Result<(), Failure> {
     let nats_files = NatsFiles::load(&settings, &nats, &registry)?;
     let bus = NatsBus::start(nats).map_err(|error| Failure::new(exit::CONFIG, error))?;
     let bus = Arc::new(bus);
+    nats_link::register(&registry, Arc::clone(&bus) as _)
+        .map_err(|error| Failure::new(exit::SOFTWARE, error))?;
     let edge = Edge::start(config, Arc::clone(&bus) as _, &registry)
         .await
         .map_err(|error| Failure::new(error.exit_code(), error))?;

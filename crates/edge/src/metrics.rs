@@ -94,6 +94,8 @@ pub(crate) struct TimeMetrics {
     pub(crate) bound_seconds: Gauge,
     pub(crate) clocks: IntGaugeVec,
     pub(crate) holdover: IntGauge,
+    pub(crate) rate_ppm: Gauge,
+    pub(crate) suspensions: IntCounter,
     pub(crate) alarm: IntGaugeVec,
     pub(crate) clock_alarm: IntGaugeVec,
     pub(crate) rounds: RoundMetrics,
@@ -478,6 +480,18 @@ impl TimeMetrics {
                 "tickstorm_holdover",
                 "1 from when the edge loses its last accepted clock until it accepts one again, \
                  else 0.",
+            )?,
+            rate_ppm: gauge(
+                registry,
+                "tickstorm_time_rate_ppm",
+                "Rate of this machine's own clock minus that of the followed clock, in parts per \
+                 million, measured over one to five minutes, or 0 before that.",
+            )?,
+            suspensions: counter(
+                registry,
+                "tickstorm_time_suspensions_total",
+                "Suspensions of this machine. After each, the time is unknown until it is learned \
+                 again.",
             )?,
             alarm: int_gauges(
                 registry,

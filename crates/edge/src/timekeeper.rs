@@ -11,7 +11,7 @@ use tickstorm_bus::{Bus, DropReason, EdgeEvent, Events, Unavailable};
 use tickstorm_timebase::{Clock, ClockId, Mono, Refused, SystemClock, Timekeeper};
 
 pub(crate) use publisher::AuthorityPublisher;
-pub(crate) use reporter::TimeReporter;
+pub(crate) use reporter::{TimeReporter, ppm};
 
 /// Drives an edge's timekeeper.
 pub(crate) struct TimekeeperDriver {
@@ -51,7 +51,7 @@ impl TimekeeperDriver {
     pub(crate) async fn run(mut self) {
         let mut deadline = self.clock.now();
         loop {
-            let now = self.clock.now();
+            let now = self.read_clock();
             let is_due = now >= deadline;
             self.timekeeper.poll(now);
             if self.timekeeper.poll_redraw(now) {
@@ -82,13 +82,24 @@ impl TimekeeperDriver {
         }
     }
 
+    /// Reads the clock, and handles that it stopped while the machine was suspended. The time
+    /// suspended is read last: if the machine is suspended between the two readings, this notices.
+    fn read_clock(&mut self) -> Mono {
+        let now = self.clock.now();
+        let suspended = self.clock.suspended();
+        if let Some(lasted) = self.timekeeper.handle_suspended(suspended, now) {
+            self.reporter.note_suspension(lasted);
+        }
+        now
+    }
+
     fn report(&mut self, now: Mono) {
         let authority = self.publisher.published();
         self.reporter.report(&self.timekeeper, authority, now);
     }
 
     fn handle(&mut self, event: EdgeEvent) {
-        let now = self.clock.now();
+        let now = self.read_clock();
         match event {
             EdgeEvent::Announcement(announcement) => {
                 let outcome = self.timekeeper.handle_announcement(&announcement, now);
@@ -103,7 +114,10 @@ impl TimekeeperDriver {
                 self.count(outcome);
             }
             // A bus over a network logs this itself, unless a server flaps.
-            EdgeEvent::Connected => tracing::debug!("connected to the bus"),
+            EdgeEvent::Connected => {
+                tracing::debug!("connected to the bus");
+                self.timekeeper.handle_connection(now);
+            }
             EdgeEvent::Disconnected => {
                 tracing::debug!("disconnected from the bus");
                 self.timekeeper.handle_outage();

@@ -18,6 +18,7 @@ pub mod logging;
 pub mod low_priority;
 pub mod metrics;
 pub mod nats;
+pub mod nats_link;
 pub mod private_memory;
 pub mod settings;
 pub mod signals;

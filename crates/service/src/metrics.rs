@@ -136,6 +136,25 @@ pub fn collector<C: Collector + Clone + 'static>(
     register(registry, name, Ok(collector))
 }
 
+/// Registers a collector of several metrics, of which one has this name.
+pub(crate) fn register_collector(
+    registry: &Registry,
+    name: &str,
+    collector: Box<dyn Collector>,
+) -> Result<(), RegisterError> {
+    let registered = registry.register(collector);
+    registered.map_err(|source| RegisterError::new(name, source))
+}
+
+impl RegisterError {
+    pub(crate) fn new(name: &str, source: prometheus::Error) -> Self {
+        Self {
+            name: name.into(),
+            source,
+        }
+    }
+}
+
 fn register<M: Collector + Clone + 'static>(
     registry: &Registry,
     name: &str,
@@ -143,10 +162,7 @@ fn register<M: Collector + Clone + 'static>(
 ) -> Result<M, RegisterError> {
     metric
         .and_then(|metric| registry.register(Box::new(metric.clone())).map(|()| metric))
-        .map_err(|source| RegisterError {
-            name: name.into(),
-            source,
-        })
+        .map_err(|source| RegisterError::new(name, source))
 }
 
 #[cfg(test)]

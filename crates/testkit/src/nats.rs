@@ -64,6 +64,9 @@ trait RunningNats: Debug + Send + Sync {
 
     /// Resumes its threads.
     fn unpause(&self);
+
+    /// Replaces the content of a file and makes the server read its configuration again.
+    fn reload(&self, path: &str, content: &str);
 }
 
 /// The way in which the servers of this test process run.
@@ -194,6 +197,15 @@ impl Nats {
     /// Panics if that fails.
     pub fn unpause(&self) {
         self.started().unpause();
+    }
+
+    /// Replaces the content of a file that [`Self::with_file`] added, and makes the server read its
+    /// configuration again. The server may apply it after this returns.
+    ///
+    /// # Panics
+    /// Panics if that fails.
+    pub fn reload(&self, path: &str, content: &str) {
+        self.started().reload(path, content);
     }
 
     fn started(&self) -> &dyn RunningNats {

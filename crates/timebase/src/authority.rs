@@ -3,21 +3,20 @@
 
 use std::time::Duration;
 
+use crate::clock::was_suspended;
 use crate::grid::{Epoch, Quality};
 use crate::mono::Mono;
 use crate::unix::UnixTime;
 
-/// The assumed drift of an offset without new samples: 200 ppm, one nanosecond in 5,000. Crystals
-/// are within 50 ppm, and chrony on clock hosts slews by at most 100 ppm (`maxslewrate`).
-const DRIFT_DIVISOR: u64 = 5_000;
+/// The assumed drift of an offset without new samples: 200 ppm. Crystals are within 50 ppm, and
+/// chrony on clock hosts slews by at most 100 ppm (`maxslewrate`).
+pub(crate) const ASSUMED_PPB: u64 = 200_000;
+
+/// The time in nanoseconds in which an offset drifts by one nanosecond, by that assumption.
+pub(crate) const DRIFT_DIVISOR: u64 = 1_000_000_000 / ASSUMED_PPB;
 
 /// The lateness beyond which a tick is a replay.
 pub(crate) const PUNCTUAL_FOR: Duration = Duration::from_secs(1);
-
-/// Returns how far an offset may have drifted in `elapsed_ns`, in nanoseconds.
-pub(crate) const fn drift_ns(elapsed_ns: u64) -> u64 {
-    elapsed_ns / DRIFT_DIVISOR
-}
 
 /// Authority time as an edge holds it between two choices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,6 +26,10 @@ pub struct Authority {
     /// The error bound of the offset at `bound_from`, in nanoseconds.
     pub(crate) bound_ns: u64,
     pub(crate) bound_from: Mono,
+    /// The time in nanoseconds in which the offset may drift by one nanosecond.
+    pub(crate) drift_divisor: u64,
+    /// For how long the machine had been suspended when the offset was measured.
+    pub(crate) suspended: Duration,
     pub(crate) clock_error_us: u32,
     pub(crate) vouched_until: Option<Epoch>,
     pub(crate) valid_until: Mono,
@@ -60,7 +63,7 @@ impl Authority {
 
     pub(crate) fn bound_ns_at(&self, now: Mono) -> u64 {
         let age_ns = now.as_nanos().saturating_sub(self.bound_from.as_nanos());
-        self.bound_ns.saturating_add(drift_ns(age_ns))
+        self.bound_ns.saturating_add(age_ns / self.drift_divisor)
     }
 
     /// Returns the maximum error against UTC that the followed clock's kernel reports, in
@@ -74,6 +77,16 @@ impl Authority {
     #[must_use]
     pub fn is_valid(&self, now: Mono) -> bool {
         now < self.valid_until
+    }
+
+    /// Returns whether the offset may still be used on a machine that has been suspended for
+    /// `suspended` in all ([`Clock::suspended`]). It is wrong by the time of any suspension since
+    /// it was measured.
+    ///
+    /// [`Clock::suspended`]: crate::Clock::suspended
+    #[must_use]
+    pub fn outlasts(&self, suspended: Duration) -> bool {
+        !was_suspended(self.suspended, suspended)
     }
 
     /// Returns whether an accepted clock has announced the tick at `epoch` or a later one.
@@ -127,6 +140,8 @@ pub(crate) mod tests {
             offset_ns,
             bound_ns: 0,
             bound_from: Mono::ZERO,
+            drift_divisor: DRIFT_DIVISOR,
+            suspended: Duration::ZERO,
             clock_error_us: 0,
             vouched_until: None,
             valid_until: Mono::NEVER,
@@ -147,6 +162,18 @@ pub(crate) mod tests {
             208 + 12_000
         );
         assert_eq!(authority.bound_us(Mono::NEVER), u32::MAX);
+    }
+
+    #[test]
+    fn an_offset_does_not_outlast_a_suspension() {
+        let authority = Authority {
+            suspended: Duration::from_secs(7),
+            ..authority(0)
+        };
+        assert!(authority.outlasts(Duration::from_millis(7_009)));
+        assert!(authority.outlasts(Duration::from_millis(6_991)));
+        assert!(!authority.outlasts(Duration::from_millis(7_010)));
+        assert!(!authority.outlasts(Duration::from_secs(3_600)));
     }
 
     #[test]

@@ -10,6 +10,7 @@ use crate::clock_id::ClockId;
 use crate::grid::Epoch;
 use crate::message::{Announcement, Refused, Reply};
 use crate::mono::Mono;
+use crate::rate::{RateWatch, SeenRate};
 use crate::sample::{BoundedOffset, OffsetSample, OffsetSamples};
 use crate::status::{ClockState, ClockStatus};
 
@@ -66,6 +67,8 @@ pub(crate) struct HeardClock {
     invalid_since: Option<Mono>,
     /// The best estimate of the clock's offset, as of the last choice.
     pub(crate) estimate: Option<BoundedOffset>,
+    /// Its rate, measured while it was accepted by a majority.
+    rate: RateWatch,
     /// The clock's stance, as of the last choice.
     pub(crate) stance: Option<Stance>,
     straying: Option<Straying>,
@@ -141,6 +144,16 @@ impl HeardClock {
         self.announced_ahead_us = ahead_us.or(self.announced_ahead_us);
     }
 
+    /// Forgets the clock's time, which is no longer known: not when it was wrong, or what it
+    /// announced.
+    pub(crate) fn forget_samples(&mut self) {
+        self.samples = OffsetSamples::default();
+        self.rate.restart();
+        self.estimate = None;
+        self.stance = None;
+        self.accepted = false;
+    }
+
     /// Returns whether the clock is accepted, and its answers are on this timeline.
     pub(crate) fn is_accepted_on(&self, timeline: u64) -> bool {
         self.accepted && self.samples.timeline() == Some(timeline)
@@ -169,6 +182,18 @@ impl HeardClock {
 
     pub(crate) fn best_sample(&self, now: Mono) -> Option<OffsetSample> {
         self.samples.best(now)
+    }
+
+    /// Records the clock's rate by its best sample.
+    pub(crate) fn record_rate(&mut self, now: Mono) {
+        if let Some(sample) = self.samples.best(now) {
+            self.rate.record(&sample);
+        }
+    }
+
+    /// Returns the clock's rate as last measured.
+    pub(crate) const fn rate(&self) -> Option<SeenRate> {
+        self.rate.seen()
     }
 
     pub(crate) fn rank(&self) -> Option<u32> {

@@ -11,6 +11,7 @@ use crate::heard_clock::HeardClock;
 use crate::hearing::Hearing;
 use crate::message::Refused;
 use crate::mono::Mono;
+use crate::rate::SeenRate;
 use crate::sample::BoundedOffset;
 use crate::status::ClockStatus;
 
@@ -171,6 +172,13 @@ impl HeardClocks {
         }
     }
 
+    /// Forgets the time of all clocks.
+    pub(crate) fn forget_samples(&mut self) {
+        for clock in self.by_id.values_mut() {
+            clock.forget_samples();
+        }
+    }
+
     /// Accepts no clock.
     pub(crate) fn accept_none(&mut self) {
         for clock in self.by_id.values_mut() {
@@ -222,6 +230,23 @@ impl HeardClocks {
     pub(crate) fn sole_estimate(&self) -> Option<BoundedOffset> {
         let mut heard = self.by_id.values().filter_map(|clock| clock.estimate);
         heard.next().filter(|_| heard.next().is_none())
+    }
+
+    /// Records the rates of the accepted clocks.
+    pub(crate) fn record_rates(&mut self, now: Mono) {
+        for clock in self.by_id.values_mut().filter(|clock| clock.accepted) {
+            clock.record_rate(now);
+        }
+    }
+
+    /// Returns the rate of this clock as last measured.
+    pub(crate) fn rate_of(&self, id: &ClockId) -> Option<SeenRate> {
+        self.by_id.get(id)?.rate()
+    }
+
+    /// Returns the rate that all accepted clocks confirm, so that it is this machine's.
+    pub(crate) fn common_rate(&self) -> Option<SeenRate> {
+        SeenRate::common(self.accepted().map(HeardClock::rate))
     }
 
     /// Returns when an accepted clock was last heard.

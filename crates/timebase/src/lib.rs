@@ -22,6 +22,7 @@ pub mod host;
 pub mod message;
 pub mod mono;
 mod own_time;
+mod rate;
 pub mod release;
 mod round;
 mod sample;
@@ -34,7 +35,7 @@ pub mod unix;
 
 pub use announcer::Announcer;
 pub use authority::Authority;
-pub use clock::{Clock, ManualClock, SystemClock};
+pub use clock::{Clock, ManualClock, SUSPENSION_MIN, SystemClock, was_suspended};
 pub use clock_id::{ClockId, InvalidClockId};
 pub use grid::{Epoch, Mode, Quality, Tick};
 pub use host::{HostClock, HostReading, ManualHost, SystemHost};

@@ -86,6 +86,18 @@ impl Rounds {
         self.burst_left = BURST_ROUNDS;
     }
 
+    /// Makes the next request due at `now`, if it would be later.
+    pub(crate) fn hasten(&mut self, now: Mono) {
+        self.next_request = self.next_request.min(now);
+    }
+
+    /// Forgets all requests, so that no answer to them counts.
+    pub(crate) fn forget_requests(&mut self) {
+        self.asked.clear();
+        self.open = 0;
+        self.silence = None;
+    }
+
     /// Starts a burst, unless one is under way.
     pub(crate) fn ensure_burst(&mut self, now: Mono) {
         if self.burst_left == 0 {

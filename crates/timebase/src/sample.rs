@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use crate::authority::drift_ns;
+use crate::authority::DRIFT_DIVISOR;
 use crate::message::{Refused, Reply};
 use crate::mono::Mono;
 use crate::unix::UnixTime;
@@ -79,8 +79,23 @@ impl OffsetSample {
     /// Returns the offset's error bound at `now`. The clock was read up to a round trip before its
     /// answer was received, so drift is counted from that far back.
     pub(crate) fn bound_ns(&self, now: Mono) -> u64 {
+        self.bound_ns_with(DRIFT_DIVISOR, now)
+    }
+
+    /// Returns the same for an offset that drifts by one nanosecond in `drift_divisor`.
+    pub(crate) fn bound_ns_with(&self, drift_divisor: u64, now: Mono) -> u64 {
         let age_ns = now.as_nanos().saturating_sub(self.heard.as_nanos());
-        self.rtt_ns / 2 + drift_ns(age_ns.saturating_add(self.rtt_ns))
+        self.error_ns() + age_ns.saturating_add(self.rtt_ns) / drift_divisor
+    }
+
+    /// Returns the offset's error when it was measured, without any drift since.
+    pub(crate) const fn error_ns(&self) -> u64 {
+        self.rtt_ns / 2
+    }
+
+    /// Returns the timeline of the clock that it is from.
+    pub(crate) const fn timeline(&self) -> u64 {
+        self.timeline
     }
 
     pub(crate) fn estimate(&self, now: Mono) -> BoundedOffset {

@@ -19,6 +19,9 @@ pub struct TimeStatus {
     pub bound_us: Option<u32>,
     /// The rounds that have ended so far.
     pub rounds: RoundCounts,
+    /// The rate of the machine's own clock minus that of the followed clock, in parts per billion,
+    /// as last measured; `None` before that, which takes a minute.
+    pub rate_ppb: Option<i64>,
 }
 
 /// Numbers of rounds that have ended.
@@ -71,7 +74,7 @@ impl ClockStatus {
             Alarm::Falseticker => self.state == ClockState::False,
             Alarm::Misbehaving => self.is_misbehaving,
             Alarm::Unheard => self.is_unheard,
-            Alarm::NoMajority | Alarm::NoneAccepted | Alarm::StepPending => false,
+            Alarm::NoMajority | Alarm::NoneAccepted | Alarm::StepPending | Alarm::Rate => false,
         }
     }
 }
@@ -127,6 +130,9 @@ pub enum Alarm {
     /// The time of the only clock changed by more than 10 s; the edge follows it once the change
     /// has lasted 10 s.
     StepPending,
+    /// The machine's own clock and the followed clock differ in rate by more than error bounds
+    /// assume.
+    Rate,
     /// Two hosts answer under one clock id.
     SharedId,
     /// A clock is a falseticker.
@@ -139,10 +145,11 @@ pub enum Alarm {
 
 impl Alarm {
     /// All alarms.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::NoMajority,
         Self::NoneAccepted,
         Self::StepPending,
+        Self::Rate,
         Self::SharedId,
         Self::Falseticker,
         Self::Misbehaving,
@@ -164,6 +171,7 @@ impl Alarm {
             Self::NoMajority => "no_majority",
             Self::NoneAccepted => "none_believed",
             Self::StepPending => "step_pending",
+            Self::Rate => "rate",
             Self::SharedId => "shared_id",
             Self::Falseticker => "falseticker",
             Self::Misbehaving => "misbehaving",
@@ -186,6 +194,10 @@ impl Alarm {
             Self::StepPending => {
                 "The time of the only clock changed by more than 10 s, and the edge follows it \
                  once that has lasted for 10 s."
+            }
+            Self::Rate => {
+                "The machine's own clock runs at another rate than the accepted clocks, by more \
+                 than 200 ppm, so error bounds grow faster."
             }
             Self::SharedId => {
                 "Two hosts answer under the id of one clock, so the edge does not trust either."

@@ -7,12 +7,14 @@ mod choosing;
 use std::time::Duration;
 
 use crate::authority::Authority;
+use crate::clock::was_suspended;
 use crate::clock_id::ClockId;
 use crate::heard_clocks::HeardClocks;
 use crate::hearing::Hearing;
 use crate::message::{Announcement, Refused, Reply};
 use crate::mono::Mono;
 use crate::own_time::OwnTime;
+use crate::rate::SeenRate;
 use crate::round::Rounds;
 use crate::sample::{BoundedOffset, OffsetSample, is_possible};
 use crate::search::Search;
@@ -64,6 +66,12 @@ pub struct Timekeeper {
     search: Search,
     hearing: Hearing,
     step: Option<PendingStep>,
+    /// The rate of the clock that is followed, or was last.
+    rate: Option<SeenRate>,
+    /// The rate that all accepted clocks confirm, as of the last choice by a majority.
+    machine_rate: Option<SeenRate>,
+    /// For how long the machine has been suspended so far; `None` before the first reading.
+    suspended: Option<Duration>,
     /// The greatest authority time reached in this generation, as of the last choice.
     reached: Option<UnixTime>,
     generation: u32,
@@ -93,6 +101,9 @@ impl Timekeeper {
             search,
             hearing: Hearing::default(),
             step: None,
+            rate: None,
+            machine_rate: None,
+            suspended: None,
             reached: None,
             generation: 0,
             origin: UnixTime::default(),
@@ -109,6 +120,35 @@ impl Timekeeper {
     /// Handles that a request could not be sent, or that the connection was lost.
     pub fn handle_outage(&mut self) {
         self.rounds.note_outage();
+    }
+
+    /// Handles that there is a connection. If the time is unknown, or the connection may have been
+    /// lost for a while, clocks are asked at once.
+    pub fn handle_connection(&mut self, now: Mono) {
+        if self.authority.is_none() && self.clocks.are_configured() {
+            self.rounds.restart(now);
+        } else {
+            self.rounds.hasten(now);
+        }
+    }
+
+    /// Handles a reading of [`Clock::suspended`]; call it before anything else that happens at
+    /// `now`. Returns for how long the machine was suspended since the last reading, if it was.
+    /// Then all samples are wrong by that time, and so is authority time: both are forgotten, and
+    /// clocks are asked again at once. Answers to earlier requests no longer count.
+    ///
+    /// [`Clock::suspended`]: crate::Clock::suspended
+    pub fn handle_suspended(&mut self, suspended: Duration, now: Mono) -> Option<Duration> {
+        let before = *self.suspended.get_or_insert(suspended);
+        if !was_suspended(before, suspended) {
+            return None;
+        }
+        self.suspended = Some(suspended);
+        self.forget(now);
+        self.clocks.forget_samples();
+        self.rounds.forget_requests();
+        self.rounds.restart(now);
+        Some(suspended.abs_diff(before))
     }
 
     /// Returns when [`Self::poll_request`] next returns a request.
@@ -273,6 +313,7 @@ impl Timekeeper {
             offset_ns: self.authority.map(|authority| authority.offset_ns),
             bound_us: self.authority.map(|authority| authority.bound_us(now)),
             rounds: self.rounds.counts(),
+            rate_ppb: self.rate.map(|seen| seen.ppb.saturating_neg()),
             clocks,
         }
     }
@@ -285,6 +326,7 @@ impl Timekeeper {
                 self.authority.is_some() && self.following.is_none() && answered.is_some()
             }
             Alarm::StepPending => self.step.is_some(),
+            Alarm::Rate => self.rate.is_some_and(SeenRate::is_off),
             Alarm::SharedId | Alarm::Falseticker | Alarm::Misbehaving | Alarm::Unheard => {
                 clocks.iter().any(|clock| clock.is_raised(alarm))
             }
@@ -298,9 +340,10 @@ impl Timekeeper {
 
     /// Returns the edge's own time, by which clocks are judged without a majority.
     fn own_estimate(&self, now: Mono) -> Option<BoundedOffset> {
+        let own = self.own_time?;
         Some(BoundedOffset {
-            offset_ns: self.own_time?.offset_ns,
-            bound_ns: self.authority?.bound_ns_at(now),
+            offset_ns: own.offset_ns,
+            bound_ns: own.bound_ns_at(SeenRate::drift_divisor(self.machine_rate), now),
         })
     }
 }

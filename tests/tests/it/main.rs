@@ -11,6 +11,7 @@ mod drains;
 mod faults;
 mod follow;
 mod leads;
+mod links;
 mod logs;
 mod manifests;
 mod moves;

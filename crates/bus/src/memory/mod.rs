@@ -20,7 +20,7 @@ use crate::message;
 use crate::reply_address::ReplyAddress;
 use crate::subject::{Subjects, Topic};
 use crate::subscribers::{Received, Subscribers};
-use crate::{Bus, ClockEvent, EdgeEvent, ReplyKey, ReplyTo, Unavailable};
+use crate::{Bus, ClockEvent, EdgeEvent, LinkReport, ReplyKey, ReplyTo, Unavailable};
 
 /// The bus that all connections share. Clones are the same bus.
 #[derive(Clone, Debug, Default)]
@@ -82,6 +82,11 @@ impl MemoryBus {
     /// Restores the named connection. Messages sent to it in the meantime are lost.
     pub fn restore(&self, name: &str) {
         self.lock().set_connected(name, true);
+    }
+
+    /// Makes the named connection report itself as `report`.
+    pub fn set_link_report(&self, name: &str, report: LinkReport) {
+        self.lock().port(name).report = Some(report);
     }
 
     /// Delivers arbitrary bytes to all subscribers of `subject`, bypassing the script.
@@ -208,6 +213,15 @@ impl Bus for MemoryLink {
         let mut hub = self.bus.lock();
         let now = hub.now();
         hub.ports[self.index].subscribers.known_reply_subjects(now)
+    }
+
+    fn link_report(&self) -> LinkReport {
+        let port = &self.bus.lock().ports[self.index];
+        port.report.clone().unwrap_or_else(|| LinkReport {
+            // There is no server that could keep messages back.
+            is_heard: port.connected,
+            ..LinkReport::default()
+        })
     }
 
     fn clock_events(&self, id: &ClockId) -> Events<ClockEvent> {
@@ -338,9 +352,13 @@ impl Hub {
         }
     }
 
-    fn set_connected(&mut self, name: &str, connected: bool) {
+    fn port(&mut self, name: &str) -> &mut HubPort {
         let port = self.ports.iter_mut().find(|port| port.name == name);
-        let port = port.unwrap_or_else(|| panic!("no connection named {name} is on this bus"));
+        port.unwrap_or_else(|| panic!("no connection named {name} is on this bus"))
+    }
+
+    fn set_connected(&mut self, name: &str, connected: bool) {
+        let port = self.port(name);
         if port.connected != connected {
             port.connected = connected;
             port.subscribers.set_clocks_connected(connected);
@@ -356,6 +374,8 @@ struct HubPort {
     reply: ReplyAddress,
     connected: bool,
     subscribers: Subscribers,
+    /// What a test makes the connection report.
+    report: Option<LinkReport>,
 }
 
 impl HubPort {
@@ -365,6 +385,7 @@ impl HubPort {
             reply: ReplyAddress::draw(),
             connected: true,
             subscribers: Subscribers::default(),
+            report: None,
         }
     }
 

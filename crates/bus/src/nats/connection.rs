@@ -16,8 +16,9 @@ use tracing::{Dispatch, dispatcher};
 
 use super::transport::{Stream, Transport};
 use super::wire::{Decoder, Delivery, ServerOp, encode, refused_subscription};
-use super::{NatsLink, Switchboard};
+use super::{Missing, NatsLink, Switchboard};
 use crate::reply_address::ReplyToken;
+use crate::silence::LOOK_INTERVAL;
 
 /// The interval between pings. A connection is given up when a third ping is due and nothing has
 /// arrived since the first: a lost connection must be detected within three seconds.
@@ -38,8 +39,9 @@ const BATCH: usize = 256;
 const ERRORS_LOGGED_MAX: usize = 16;
 
 /// The interval at which refused subscriptions are tried again. A server applies changed
-/// permissions to connections that it has.
-const RESUBSCRIBE_INTERVAL: Duration = Duration::from_secs(10);
+/// permissions to connections that it has. As after a refused login, a person has to act, and each
+/// attempt writes a line to the server's log.
+const RESUBSCRIBE_INTERVAL: Duration = Duration::from_secs(5);
 
 /// One connection to one server.
 pub(super) struct NatsConnection {
@@ -51,6 +53,15 @@ pub(super) struct NatsConnection {
     sender: mpsc::Sender<Bytes>,
     outgoing: mpsc::Receiver<Bytes>,
     unanswered_pings: u32,
+    /// The numbers of pings sent and answered. The server answers in order, and whatever it had to
+    /// say about what was sent before a ping comes before its answer.
+    pings: u64,
+    pongs: u64,
+    /// The silence after which the connection is given up.
+    patience: Duration,
+    /// The server's name, if the log must say when this connection brings something after others
+    /// did not.
+    told: Option<String>,
     logged: Vec<String>,
     log: Dispatch,
 }
@@ -60,8 +71,19 @@ struct Subscription {
     sid: u64,
     content: Content,
     subject: String,
-    /// Whether the server has refused it.
-    is_refused: bool,
+    state: SubscriptionState,
+}
+
+/// The server's answer to a subscription. It says only what it refuses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum SubscriptionState {
+    /// Not refused.
+    Accepted,
+    Refused,
+    /// Refused, and then made again. It is accepted if this ping is answered before it is refused.
+    MadeAgain {
+        ping: u64,
+    },
 }
 
 /// The messages that a subscription brings.
@@ -77,13 +99,37 @@ enum Content {
     Answers(ReplyToken),
 }
 
+/// Why a connection has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ConnectionEnd {
+    /// The server closed it, or does not answer.
+    Lost,
+    /// It was given up, because this has not come back over it.
+    Silent(Missing),
+}
+
 /// The connection is lost.
 struct Lost;
 
+impl From<Lost> for ConnectionEnd {
+    fn from(Lost: Lost) -> Self {
+        Self::Lost
+    }
+}
+
 impl NatsConnection {
-    /// Takes over a stream on which the server has accepted the login. It logs to `log`.
-    pub(super) fn new(transport: Transport, log: Dispatch) -> Self {
-        let Transport { stream, decoder } = transport;
+    /// Takes over a stream on which the server has accepted the login. The connection is given up
+    /// if nothing comes back for `patience`. It logs to `log`, and if `told` is the server's name,
+    /// also when something comes back for the first time.
+    pub(super) fn new(
+        transport: Transport,
+        patience: Duration,
+        told: Option<String>,
+        log: Dispatch,
+    ) -> Self {
+        let Transport {
+            stream, decoder, ..
+        } = transport;
         let (reader, writer) = split(stream);
         let (sender, outgoing) = mpsc::channel(OUTGOING_MAX);
         Self {
@@ -95,29 +141,32 @@ impl NatsConnection {
             sender,
             outgoing,
             unanswered_pings: 0,
+            pings: 0,
+            pongs: 0,
+            patience,
+            told,
             logged: Vec::new(),
             log,
         }
     }
 
-    /// Sends and delivers messages until the connection is lost.
-    pub(super) async fn serve(mut self, switchboard: &Switchboard) {
-        let Lost = self.run(switchboard).await;
-    }
-
-    async fn run(&mut self, switchboard: &Switchboard) -> Lost {
+    /// Sends and delivers messages until the connection is lost or given up.
+    pub(super) async fn serve(mut self, switchboard: &Switchboard) -> ConnectionEnd {
         self.subscribe(switchboard);
         let mut pings = interval_at(Instant::now() + PING_INTERVAL, PING_INTERVAL);
         pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut resubscriptions =
             interval_at(Instant::now() + RESUBSCRIBE_INTERVAL, RESUBSCRIBE_INTERVAL);
+        let mut looks = interval_at(Instant::now() + LOOK_INTERVAL, LOOK_INTERVAL);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut batch = Vec::with_capacity(BATCH);
         loop {
             // What is sent goes first, since each turn of this loop reads at most a hundred
             // messages, while a flood may never end.
             let outcome = tokio::select! {
                 biased;
-                _ = pings.tick() => self.ping(),
+                _ = pings.tick() => self.ping().map_err(ConnectionEnd::from),
+                _ = looks.tick() => self.look(switchboard),
                 _ = resubscriptions.tick() => {
                     self.resubscribe();
                     Ok(())
@@ -126,7 +175,7 @@ impl NatsConnection {
                     self.subscribe(switchboard);
                     Ok(())
                 }
-                written = self.output.write() => written,
+                written = self.output.write() => written.map_err(ConnectionEnd::from),
                 _ = self.outgoing.recv_many(&mut batch, BATCH), if self.output.is_idle() => {
                     for message in batch.drain(..) {
                         self.output.push(&message);
@@ -134,12 +183,12 @@ impl NatsConnection {
                     Ok(())
                 }
                 read = self.reader.read_buf(self.decoder.buffer()) => match read {
-                    Ok(1..) => self.decode(switchboard),
-                    Ok(0) | Err(_) => Err(Lost),
+                    Ok(1..) => self.decode(switchboard).map_err(ConnectionEnd::from),
+                    Ok(0) | Err(_) => Err(ConnectionEnd::Lost),
                 }
             };
-            if let Err(lost) = outcome {
-                return lost;
+            if let Err(end) = outcome {
+                return end;
             }
         }
     }
@@ -149,7 +198,27 @@ impl NatsConnection {
             return Err(Lost);
         }
         self.unanswered_pings += 1;
+        self.push_ping();
+        Ok(())
+    }
+
+    fn push_ping(&mut self) {
+        self.pings += 1;
         self.output.push(encode::PING);
+    }
+
+    /// Gives the connection up if nothing has come back for too long.
+    fn look(&mut self, switchboard: &Switchboard) -> Result<(), ConnectionEnd> {
+        if let Some(missing) = switchboard.look(self.patience) {
+            return Err(ConnectionEnd::Silent(missing));
+        }
+        if switchboard.is_heard()
+            && let Some(server) = self.told.take()
+        {
+            dispatcher::with_default(&self.log, || {
+                tracing::info!(%server, "clocks are heard over NATS again");
+            });
+        }
         Ok(())
     }
 
@@ -176,9 +245,10 @@ impl NatsConnection {
         match op {
             ServerOp::Message(delivery) => self.deliver(&delivery, switchboard),
             ServerOp::Ping => self.output.push(encode::PONG),
-            ServerOp::Error(text) => self.handle_error(&text),
+            ServerOp::Pong => self.handle_pong(switchboard),
+            ServerOp::Error(text) => self.handle_error(&text, switchboard),
             // The server sends INFO again when its cluster changes.
-            ServerOp::Pong | ServerOp::Ok | ServerOp::Info(_) => {}
+            ServerOp::Ok | ServerOp::Info(_) => {}
         }
     }
 
@@ -199,14 +269,43 @@ impl NatsConnection {
         }
     }
 
-    fn handle_error(&mut self, error: &str) {
+    /// Accepts the subscriptions that were made again before the ping that is answered.
+    fn handle_pong(&mut self, switchboard: &Switchboard) {
+        self.pongs += 1;
+        let mut is_changed = false;
+        for subscription in &mut self.subscriptions {
+            if let SubscriptionState::MadeAgain { ping } = subscription.state
+                && ping <= self.pongs
+            {
+                subscription.state = SubscriptionState::Accepted;
+                is_changed = true;
+            }
+        }
+        if is_changed {
+            self.report_refused(switchboard);
+        }
+    }
+
+    fn handle_error(&mut self, error: &str, switchboard: &Switchboard) {
         if let Some(subject) = refused_subscription(error) {
             let mut subscriptions = self.subscriptions.iter_mut();
             if let Some(refused) = subscriptions.find(|has| has.subject == subject) {
-                refused.is_refused = true;
+                refused.state = SubscriptionState::Refused;
+                self.report_refused(switchboard);
             }
         }
         self.log_error(error);
+    }
+
+    fn report_refused(&self, switchboard: &Switchboard) {
+        switchboard.note_refused(self.refused());
+    }
+
+    /// Returns the subjects of the subscriptions that are refused.
+    fn refused(&self) -> Vec<String> {
+        let refused = self.subscriptions.iter();
+        let refused = refused.filter(|has| has.state != SubscriptionState::Accepted);
+        refused.map(|has| has.subject.clone()).collect()
     }
 
     fn log_error(&mut self, error: &str) {
@@ -220,10 +319,18 @@ impl NatsConnection {
 
     /// Tries the refused subscriptions again. The server says so if it still refuses one.
     fn resubscribe(&mut self) {
-        for refused in self.subscriptions.iter_mut().filter(|has| has.is_refused) {
-            refused.is_refused = false;
-            let line = encode::subscribe(&refused.subject, refused.sid);
-            self.output.push(line.as_bytes());
+        let ping = self.pings + 1;
+        let mut are_any = false;
+        for refused in &mut self.subscriptions {
+            if refused.state == SubscriptionState::Refused {
+                refused.state = SubscriptionState::MadeAgain { ping };
+                let line = encode::subscribe(&refused.subject, refused.sid);
+                self.output.push(line.as_bytes());
+                are_any = true;
+            }
+        }
+        if are_any {
+            self.push_ping();
         }
     }
 
@@ -255,7 +362,7 @@ impl NatsConnection {
                     sid: self.last_sid,
                     content: content.clone(),
                     subject,
-                    is_refused: false,
+                    state: SubscriptionState::Accepted,
                 });
             }
         }
@@ -265,6 +372,7 @@ impl NatsConnection {
         {
             self.output.push(encode::unsubscribe(ended.sid).as_bytes());
         }
+        endpoints.report.refused = self.refused();
         endpoints.link = Some(NatsLink {
             sender: self.sender.clone(),
             reply: endpoints.reply,

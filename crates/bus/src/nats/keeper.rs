@@ -1,7 +1,6 @@
 //! [`ConnectionKeeper`]: the thread that makes one connection after another. `retries` decides when
-//! to try which server; `connection` handles a single connection.
+//! to try which server, `dialing` tries them, and `connection` handles a single connection.
 
-use std::collections::BTreeSet;
 use std::io;
 use std::pin::pin;
 use std::sync::Arc;
@@ -15,25 +14,22 @@ use tokio::time::timeout;
 use tracing::{Dispatch, dispatcher};
 
 use super::Switchboard;
-use super::connection::NatsConnection;
-use super::options::{NatsError, NatsOptions, NatsServer};
-use super::retries::{FailureKind, Retries, STABLE_AFTER};
-use super::transport::{ConnectError, connect};
+use super::connection::{ConnectionEnd, NatsConnection};
+use super::dialing::{AttemptError, Candidate, dial};
+use super::keeper_log::KeeperLog;
+use super::options::{NatsOptions, NatsServer};
+use super::retries::{Retries, STABLE_AFTER};
+use super::transport::Transport;
+use crate::silence::SILENCE_MIN;
 
-/// The time limit for resolving a server's name and connecting to one of its addresses.
-const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// The maximum number of different failures logged per server and outage.
-const FAILURES_LOGGED_MAX: usize = 16;
-
-/// The maximum number of consecutive short-lived connections that are logged. After that, a
-/// flapping server is no longer worth reporting.
-const FLAPS_LOGGED_MAX: u32 = 3;
+/// The longest silence for which a connection is kept. If no server of the list brings anything,
+/// the clocks are gone, and connecting again changes nothing.
+const SILENCE_MAX: Duration = Duration::from_secs(30);
 
 /// The state of the bus's thread.
 pub(super) struct ConnectionKeeper {
     options: NatsOptions,
-    servers: Vec<NatsServer>,
+    candidates: Vec<Candidate>,
     retries: Retries,
     switchboard: Arc<Switchboard>,
     running: watch::Receiver<bool>,
@@ -48,21 +44,10 @@ pub(super) type BuildRuntime = fn() -> io::Result<Runtime>;
 enum AttemptEnd {
     /// The bus was stopped.
     Stopped,
-    Failed(AttemptError),
-    /// There was a connection, which lasted for this long.
-    Lost(Duration),
-}
-
-#[derive(Debug, thiserror::Error)]
-enum AttemptError {
-    #[error("cannot create a runtime for the connection: {0}")]
-    Runtime(#[source] io::Error),
-    #[error(transparent)]
-    Options(#[from] NatsError),
-    #[error(transparent)]
-    Connect(#[from] ConnectError),
-    #[error("timed out")]
-    TimedOut,
+    /// There is no connection.
+    Failed,
+    /// There was a connection to this server, which lasted for this long.
+    Ended(usize, ConnectionEnd, Duration),
 }
 
 impl ConnectionKeeper {
@@ -77,7 +62,7 @@ impl ConnectionKeeper {
         Self {
             options,
             retries: Retries::new(servers.len(), SystemClock.now()),
-            servers,
+            candidates: servers.into_iter().map(Candidate::new).collect(),
             switchboard,
             running,
             build_runtime,
@@ -91,27 +76,31 @@ impl ConnectionKeeper {
         let _quiet = dispatcher::set_default(&Dispatch::none());
         let _end_guard = EndGuard {
             switchboard: Arc::clone(&self.switchboard),
-            log: self.log.dispatch.clone(),
+            log: self.log.dispatch().clone(),
         };
         while let Some((server, due)) = self.retries.next() {
             if !self.wait_until(due) {
                 return;
             }
             let end = self.attempt(server);
-            self.switchboard.disconnect();
-            let now = SystemClock.now();
             match end {
                 AttemptEnd::Stopped => return,
-                AttemptEnd::Failed(error) => {
-                    self.log.failure(server, &self.servers[server], &error);
-                    let jitter = rand::random();
-                    self.retries
-                        .handle_failure(server, error.failure_kind(), now, jitter);
-                }
-                AttemptEnd::Lost(lasted) => {
-                    self.retries
-                        .handle_loss(server, lasted, now, rand::random::<f64>);
-                }
+                AttemptEnd::Failed => {}
+                AttemptEnd::Ended(server, end, lasted) => self.handle_end(server, end, lasted),
+            }
+        }
+    }
+
+    fn handle_end(&mut self, server: usize, end: ConnectionEnd, lasted: Duration) {
+        let now = SystemClock.now();
+        match end {
+            ConnectionEnd::Lost => {
+                self.retries
+                    .handle_loss(server, lasted, now, rand::random::<f64>);
+            }
+            ConnectionEnd::Silent(_) => {
+                self.retries
+                    .handle_silence(server, now, rand::random::<f64>);
             }
         }
     }
@@ -128,158 +117,95 @@ impl ConnectionKeeper {
         }
     }
 
-    /// Makes one connection and serves it until it ends, on a runtime that ends with it.
-    fn attempt(&mut self, server: usize) -> AttemptEnd {
+    /// Makes one connection and serves it until it ends, on a runtime that ends with it. `due` is
+    /// the server that is due first.
+    fn attempt(&mut self, due: usize) -> AttemptEnd {
         let runtime = match (self.build_runtime)() {
             Ok(runtime) => runtime,
-            Err(error) => return AttemptEnd::Failed(AttemptError::Runtime(error)),
+            Err(error) => {
+                let error = AttemptError::Runtime(error);
+                self.log.failure(due, &self.candidates[due].server, &error);
+                let (kind, now) = (error.failure_kind(), SystemClock.now());
+                self.retries.handle_failure(due, kind, now, rand::random());
+                return AttemptEnd::Failed;
+            }
         };
         let mut running = self.running.clone();
         let end = runtime.block_on(async {
             tokio::select! {
                 biased;
                 _ = running.wait_for(|running| !running) => AttemptEnd::Stopped,
-                end = self.connect_once(server) => end,
+                end = self.connect_once() => end,
             }
         });
+        self.switchboard.disconnect();
         // Name resolution that is still running must not delay the next attempt.
         runtime.shutdown_background();
         end
     }
 
-    async fn connect_once(&mut self, server: usize) -> AttemptEnd {
-        let server = &self.servers[server];
-        let connection = match open(&self.options, server, &self.log.dispatch).await {
-            Ok(connection) => connection,
-            Err(error) => return AttemptEnd::Failed(error),
-        };
+    async fn connect_once(&mut self) -> AttemptEnd {
+        let Self {
+            options,
+            candidates,
+            retries,
+            log,
+            ..
+        } = self;
+        match dial(candidates, options, retries, log).await {
+            Some((server, transport)) => self.serve(server, transport).await,
+            None => AttemptEnd::Failed,
+        }
+    }
+
+    async fn serve(&mut self, index: usize, transport: Transport) -> AttemptEnd {
+        let server = &self.candidates[index].server;
         let since = SystemClock.now();
         self.log.connected(server);
+        self.switchboard.note_connected(server.to_string());
+        let patience = self.patience();
+        let addr = transport.addr;
+        let told = self.log.is_in_silence().then(|| server.to_string());
+        let log = self.log.dispatch().clone();
+        let connection = NatsConnection::new(transport, patience, told, log);
         let mut serving = pin!(connection.serve(&self.switchboard));
-        if timeout(STABLE_AFTER, serving.as_mut()).await.is_err() {
-            self.log.stable(server);
-            serving.await;
-        }
-        self.switchboard.disconnect();
-        self.log.lost(server);
-        AttemptEnd::Lost(SystemClock.now().since(since))
-    }
-}
-
-async fn open(
-    options: &NatsOptions,
-    server: &NatsServer,
-    log: &Dispatch,
-) -> Result<NatsConnection, AttemptError> {
-    let options = options.to_server(server)?;
-    let connecting = timeout(ATTEMPT_TIMEOUT, connect(server, &options)).await;
-    let transport = connecting.map_err(|_| AttemptError::TimedOut)??;
-    Ok(NatsConnection::new(transport, log.clone()))
-}
-
-impl AttemptError {
-    /// Returns the kind of failure, which determines the backoff. Faults in files, certificates and
-    /// logins count as refusals, because a person has to fix them.
-    fn failure_kind(&self) -> FailureKind {
-        match self {
-            Self::Runtime(_) | Self::TimedOut => FailureKind::Unreachable,
-            Self::Options(_) => FailureKind::Refused,
-            Self::Connect(error) => match error {
-                ConnectError::Refused(_)
-                | ConnectError::Protocol(_)
-                | ConnectError::Info
-                | ConnectError::Key => FailureKind::Refused,
-                // The connection may have been lost during the handshake. A client's handshake ends
-                // before the server has judged its certificate, so a refusal arrives later.
-                ConnectError::Tls(error) | ConnectError::Io(error) if is_of_tls(error) => {
-                    FailureKind::Refused
-                }
-                ConnectError::Tls(_)
-                | ConnectError::Io(_)
-                | ConnectError::NoAddress
-                | ConnectError::TimedOut => FailureKind::Unreachable,
-            },
-        }
-    }
-}
-
-/// Returns whether TLS itself failed.
-fn is_of_tls(error: &io::Error) -> bool {
-    error
-        .get_ref()
-        .is_some_and(|inner| inner.is::<rustls::Error>())
-}
-
-/// The keeper's log. It contains each new failure, and the start and end of connections unless the
-/// server flaps.
-struct KeeperLog {
-    dispatch: Dispatch,
-    /// The failures logged since the last connection, by server.
-    failures: BTreeSet<(usize, String)>,
-    /// The number of consecutive connections, including the current one, that have not lasted
-    /// [`STABLE_AFTER`].
-    flaps: u32,
-}
-
-impl KeeperLog {
-    const fn to(dispatch: Dispatch) -> Self {
-        Self {
-            dispatch,
-            failures: BTreeSet::new(),
-            flaps: 0,
-        }
-    }
-
-    fn failure(&mut self, index: usize, server: &NatsServer, error: &AttemptError) {
-        let error = error.to_string();
-        let logged = self.failures.iter().filter(|(of, _)| *of == index).count();
-        if logged >= FAILURES_LOGGED_MAX || self.failures.contains(&(index, error.clone())) {
-            return;
-        }
-        self.emit(|| {
-            tracing::warn!(
-                %server, error,
-                "cannot connect to NATS; retrying until it works"
-            );
-        });
-        self.failures.insert((index, error));
-    }
-
-    fn connected(&mut self, server: &NatsServer) {
-        if self.flaps < FLAPS_LOGGED_MAX {
-            self.failures.clear();
-            self.emit(|| tracing::info!(%server, "connected to NATS"));
-        }
-        self.flaps = self.flaps.saturating_add(1);
-    }
-
-    fn stable(&mut self, server: &NatsServer) {
-        if self.flaps > FLAPS_LOGGED_MAX {
-            self.failures.clear();
-            self.emit(|| tracing::info!(%server, "connected to NATS"));
-        }
-        self.flaps = 0;
-    }
-
-    fn lost(&self, server: &NatsServer) {
-        match self.flaps {
-            FLAPS_LOGGED_MAX => self.emit(|| {
-                tracing::warn!(
-                    %server,
-                    "the connection to NATS is lost again, soon after it was made; further \
-                     losses are not logged until a connection lasts"
-                );
-            }),
-            0..FLAPS_LOGGED_MAX => {
-                self.emit(|| tracing::warn!(%server, "the connection to NATS is lost"));
+        let end = match timeout(STABLE_AFTER, serving.as_mut()).await {
+            Ok(end) => end,
+            Err(_) => {
+                self.log.stable(server);
+                serving.await
             }
-            _ => {}
+        };
+        if self.switchboard.is_heard() {
+            self.retries.handle_sign();
+            self.candidates[index].addresses().forget_attempts();
+            self.log.heard();
         }
+        match end {
+            ConnectionEnd::Lost => self.log.lost(server),
+            ConnectionEnd::Silent(missing) => {
+                self.switchboard.note_silent_link();
+                self.log.silent(index, server, addr, missing, patience);
+            }
+        }
+        AttemptEnd::Ended(index, end, SystemClock.now().since(since))
     }
 
-    fn emit(&self, event: impl FnOnce()) {
-        dispatcher::with_default(&self.dispatch, event);
+    /// Returns for how long the next connection may bring nothing. It doubles with each round in
+    /// which every address of every server was tried without success.
+    fn patience(&self) -> Duration {
+        let counts = self.candidates.iter().map(|one| one.addresses().count());
+        let round = u32::try_from(counts.sum::<usize>()).unwrap_or(u32::MAX);
+        patience(self.retries.silent_links(), round)
     }
+}
+
+/// Returns for how long a connection may bring nothing after `silent_links` connections in a row
+/// that did not, if there are `round` addresses.
+fn patience(silent_links: u32, round: u32) -> Duration {
+    let doublings = silent_links / round.max(1);
+    let factor = 2_u32.checked_pow(doublings).unwrap_or(u32::MAX);
+    SILENCE_MIN.saturating_mul(factor).min(SILENCE_MAX)
 }
 
 /// A guard that ends all subscriptions when the thread ends, and logs a panic.
@@ -304,33 +230,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn failures_that_a_person_must_fix_are_refusals_and_passing_ones_are_not() {
-        let of_tls = |error| io::Error::new(io::ErrorKind::InvalidData, error);
-        let unknown_ca = rustls::Error::AlertReceived(rustls::AlertDescription::UnknownCA);
-        for refused in [
-            AttemptError::Options(NatsError::HalfLogin),
-            ConnectError::Refused("authorization violation".into()).into(),
-            ConnectError::Refused("maximum connections exceeded".into()).into(),
-            ConnectError::Info.into(),
-            ConnectError::Key.into(),
-            ConnectError::Tls(of_tls(rustls::Error::HandshakeNotComplete)).into(),
-            ConnectError::Io(of_tls(unknown_ca)).into(),
-        ] {
-            assert_eq!(refused.failure_kind(), FailureKind::Refused, "{refused}");
-        }
-        for unreachable in [
-            AttemptError::TimedOut,
-            AttemptError::Runtime(io::ErrorKind::OutOfMemory.into()),
-            ConnectError::NoAddress.into(),
-            ConnectError::TimedOut.into(),
-            ConnectError::Io(io::ErrorKind::ConnectionRefused.into()).into(),
-            ConnectError::Tls(io::ErrorKind::ConnectionReset.into()).into(),
-        ] {
-            assert_eq!(
-                unreachable.failure_kind(),
-                FailureKind::Unreachable,
-                "{unreachable}"
-            );
-        }
+    fn patience_doubles_with_each_fruitless_round_up_to_half_a_minute() {
+        let seconds = |round: u32| {
+            let links = 0..9;
+            let patience = links.map(|links| patience(links, round).as_secs());
+            patience.collect::<Vec<_>>()
+        };
+        assert_eq!(seconds(1), [5, 10, 20, 30, 30, 30, 30, 30, 30]);
+        assert_eq!(seconds(3), [5, 5, 5, 10, 10, 10, 20, 20, 20]);
+        assert_eq!(patience(u32::MAX, 1), SILENCE_MAX);
+        assert_eq!(patience(u32::MAX, u32::MAX), 2 * SILENCE_MIN);
     }
 }

@@ -3,8 +3,11 @@
 //! stay and the messages of one sender must not wait for those of another. One thread makes the
 //! connections, and each has a runtime of its own.
 
+mod addresses;
 mod connection;
+mod dialing;
 mod keeper;
+mod keeper_log;
 mod login;
 mod options;
 mod retries;
@@ -15,6 +18,7 @@ pub use options::{Credential, CredentialError, CredentialResult, NatsError, Nats
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, Thread};
+use std::time::Duration;
 
 use bytes::Bytes;
 use tickstorm_timebase::{Announcement, Clock, ClockId, Reply, SystemClock};
@@ -26,9 +30,10 @@ use self::wire::{Delivery, encode};
 use crate::echo::EchoLag;
 use crate::message;
 use crate::reply_address::ReplyAddress;
+use crate::silence::{SILENCE_MIN, Silence};
 use crate::subject::Subjects;
 use crate::subscribers::{Received, Subscribers};
-use crate::{Bus, ClockEvent, EdgeEvent, Events, ReplyTo, Unavailable};
+use crate::{Bus, ClockEvent, EdgeEvent, Events, LinkReport, ReplyTo, Unavailable};
 
 /// One process's connection to NATS, which is made again whenever it is lost.
 #[derive(Debug)]
@@ -119,6 +124,7 @@ impl Bus for NatsBus {
         self.switchboard.send(|endpoints, link| {
             link.send(message.freeze())?;
             endpoints.echo.handle_sent(payload, SystemClock.now());
+            endpoints.silences.of_clock.handle_sent();
             endpoints.subscribers.note_sent(announcement);
             Ok(())
         })
@@ -126,11 +132,13 @@ impl Bus for NatsBus {
 
     fn ask(&self, nonce: u64) -> Result<(), Unavailable> {
         let subjects = &self.switchboard.subjects;
-        self.switchboard.send(|_, link| {
+        self.switchboard.send(|endpoints, link| {
             let payload = message::encode_request(nonce, &link.reply.key);
             let reply_to = subjects.reply(link.reply.token);
             let message = encode::publish(subjects.time(), Some(&reply_to), &payload);
-            link.send(message.freeze())
+            link.send(message.freeze())?;
+            endpoints.silences.of_edge.handle_sent();
+            Ok(())
         })
     }
 
@@ -148,6 +156,10 @@ impl Bus for NatsBus {
     fn known_reply_subjects(&self) -> usize {
         let subscribers = &mut self.switchboard.lock().subscribers;
         subscribers.known_reply_subjects(SystemClock.now())
+    }
+
+    fn link_report(&self) -> LinkReport {
+        self.switchboard.lock().report.clone()
     }
 
     fn clock_events(&self, id: &ClockId) -> Events<ClockEvent> {
@@ -181,8 +193,26 @@ struct Endpoints {
     reply: ReplyAddress,
     /// How far the connection is behind, if there is a clock in this process.
     echo: EchoLag,
+    silences: Silences,
+    report: LinkReport,
     /// Whether the bus has ended, so that there will be no further connection.
     ended: bool,
+}
+
+/// How long the connection has brought nothing, to each kind of endpoint in this process.
+#[derive(Debug, Default)]
+struct Silences {
+    of_edge: Silence,
+    of_clock: Silence,
+}
+
+/// What has not come back over a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Missing {
+    /// Clocks' answers to the edge of this process.
+    Answers,
+    /// The announcements of the clock of this process.
+    OwnAnnouncements,
 }
 
 /// The sending side of a connection.
@@ -204,6 +234,14 @@ impl NatsLink {
     /// make the message stale.
     fn send(&self, message: Bytes) -> Result<(), Unavailable> {
         self.sender.try_send(message).map_err(|_| Unavailable)
+    }
+}
+
+impl Endpoints {
+    /// Notes that the connection has brought what it must to an edge or a clock of this process.
+    const fn handle_sign(&mut self) {
+        self.report.is_heard = true;
+        self.report.is_silent = false;
     }
 }
 
@@ -250,19 +288,62 @@ impl Switchboard {
             now,
             is_stale: endpoints.echo.is_stale(now),
         };
-        endpoints
+        let is_answer = endpoints
             .subscribers
             .deliver(&self.subjects, reply, received);
+        if is_answer {
+            endpoints.silences.of_edge.handle_sign();
+            endpoints.handle_sign();
+        }
     }
 
     /// Handles an announcement under the id of a clock of this process. [`Self::flush`] must
     /// follow.
     fn deliver_own(&self, subject: &[u8], payload: &[u8]) {
         let mut endpoints = self.lock();
-        endpoints.echo.handle_heard(payload);
+        if endpoints.echo.handle_heard(payload) {
+            endpoints.silences.of_clock.handle_sign();
+            endpoints.handle_sign();
+        }
         endpoints
             .subscribers
             .receive_own(&self.subjects, text(subject), payload);
+    }
+
+    /// Returns what has not come back over the connection for `patience`, if anything. It must be
+    /// called at each [`LOOK_INTERVAL`](crate::silence::LOOK_INTERVAL).
+    fn look(&self, patience: Duration) -> Option<Missing> {
+        let mut endpoints = self.lock();
+        let answers = endpoints.silences.of_edge.look();
+        let announcements = endpoints.silences.of_clock.look();
+        endpoints.report.is_silent |= answers.max(announcements) >= SILENCE_MIN;
+        if answers >= patience {
+            Some(Missing::Answers)
+        } else if announcements >= patience {
+            Some(Missing::OwnAnnouncements)
+        } else {
+            None
+        }
+    }
+
+    /// Notes that there is a connection to `server`.
+    fn note_connected(&self, server: String) {
+        self.lock().report.server = Some(server);
+    }
+
+    /// Notes which subscriptions the server refuses.
+    fn note_refused(&self, refused: Vec<String>) {
+        self.lock().report.refused = refused;
+    }
+
+    /// Returns whether the connection has brought what it must.
+    fn is_heard(&self) -> bool {
+        self.lock().report.is_heard
+    }
+
+    /// Notes that the connection was given up because nothing came back over it.
+    fn note_silent_link(&self) {
+        self.lock().report.silent_links += 1;
     }
 
     /// Notifies subscribers of what was dropped.
@@ -275,6 +356,12 @@ impl Switchboard {
         let mut endpoints = self.lock();
         endpoints.link = None;
         endpoints.echo = EchoLag::default();
+        endpoints.silences = Silences::default();
+        endpoints.report = LinkReport {
+            is_silent: endpoints.report.is_silent,
+            silent_links: endpoints.report.silent_links,
+            ..LinkReport::default()
+        };
         endpoints.subscribers.set_clocks_connected(false);
         endpoints.subscribers.set_edges_connected(false);
     }

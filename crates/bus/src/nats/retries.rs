@@ -1,7 +1,7 @@
 //! [`Retries`]: which server to try next, and when. Each server has its own backoff, so that an
 //! unreachable or refusing server does not delay attempts at the others, and a long list of servers
-//! does not make any of them wait longer. It does no I/O and reads no clock; the caller supplies
-//! the jitter.
+//! does not make any of them wait longer. A server over which nothing came back is tried again
+//! after all others. It does no I/O and reads no clock; the caller supplies the jitter.
 
 use std::time::Duration;
 
@@ -44,25 +44,29 @@ struct ServerRetry {
     due: Mono,
     unreachable: u32,
     refused: u32,
+    /// The number of connections that brought nothing, since one to any server did.
+    silent: u32,
 }
 
 impl Retries {
     /// Creates retries in which every server is due at `now`, in the order of the list.
     pub(super) fn new(servers: usize, now: Mono) -> Self {
-        let retry = ServerRetry {
-            due: now,
-            unreachable: 0,
-            refused: 0,
-        };
         Self {
-            by_server: vec![retry; servers],
+            by_server: vec![ServerRetry::due_at(now); servers],
         }
     }
 
     /// Returns the server to try next, and when, or `None` if the list is empty.
     pub(super) fn next(&self) -> Option<(usize, Mono)> {
+        self.next_besides(&[])
+    }
+
+    /// Returns the server to try next, and when, leaving out those in `busy`.
+    pub(super) fn next_besides(&self, busy: &[usize]) -> Option<(usize, Mono)> {
         let due_times = self.by_server.iter().map(|retry| retry.due).enumerate();
-        due_times.min_by_key(|&(_, due)| due)
+        due_times
+            .filter(|(server, _)| !busy.contains(server))
+            .min_by_key(|&(_, due)| due)
     }
 
     /// Handles a failed attempt at `server`. `jitter` is random, from 0 to 1.
@@ -93,13 +97,65 @@ impl Retries {
         mut jitter: impl FnMut() -> f64,
     ) {
         if lasted >= STABLE_AFTER {
-            *self = Self::new(self.by_server.len(), now);
+            for retry in &mut self.by_server {
+                *retry = ServerRetry {
+                    silent: retry.silent,
+                    ..ServerRetry::due_at(now)
+                };
+            }
         } else {
             self.handle_failure(server, FailureKind::Unreachable, now, jitter());
         }
+        self.postpone(now, jitter);
+    }
+
+    /// Handles that a connection to `server` was given up because nothing came back over it. The
+    /// next server is one that was least often given up. The others are tried a second later, in
+    /// case that it can't be reached.
+    pub(super) fn handle_silence(&mut self, server: usize, now: Mono, jitter: impl FnMut() -> f64) {
+        let silent = &mut self.by_server[server].silent;
+        *silent = silent.saturating_add(1);
+        let others = self.by_server.iter().enumerate();
+        let others = others.filter(|&(other, _)| other != server);
+        let least = others.map(|(_, retry)| retry.silent).min();
+        for (index, retry) in self.by_server.iter_mut().enumerate() {
+            let is_next = index != server && Some(retry.silent) == least;
+            if least.is_some() && !is_next {
+                retry.due = retry.due.max(now + UNREACHABLE_PAUSE_MAX);
+            }
+        }
+        self.postpone(now, jitter);
+    }
+
+    /// Handles that a connection has brought what it must.
+    pub(super) fn handle_sign(&mut self) {
+        for retry in &mut self.by_server {
+            retry.silent = 0;
+        }
+    }
+
+    /// Returns the number of connections that brought nothing, since one did.
+    pub(super) fn silent_links(&self) -> u32 {
+        let links = self.by_server.iter().map(|retry| retry.silent);
+        links.fold(0, u32::saturating_add)
+    }
+
+    /// Makes no server due immediately.
+    fn postpone(&mut self, now: Mono, mut jitter: impl FnMut() -> f64) {
         for retry in &mut self.by_server {
             let earliest = now + pause(1, PAUSE_MIN, jitter());
             retry.due = retry.due.max(earliest);
+        }
+    }
+}
+
+impl ServerRetry {
+    const fn due_at(due: Mono) -> Self {
+        Self {
+            due,
+            unreachable: 0,
+            refused: 0,
+            silent: 0,
         }
     }
 }
@@ -262,5 +318,68 @@ mod tests {
             retries.handle_failure(server, FailureKind::Refused, due + HOUR, 0.0);
         }
         assert_eq!(order, [2, 1, 0]);
+    }
+
+    /// Returns the servers in the order in which they are tried, if each of these is given up, one
+    /// second apart.
+    fn order_of_silent(servers: usize, links: usize) -> Vec<usize> {
+        let mut retries = Retries::new(servers, START);
+        let mut now = START;
+        let mut order = Vec::new();
+        for _ in 0..links {
+            let (server, due) = retries.next().unwrap();
+            now = now.max(due) + Duration::from_secs(5);
+            order.push(server);
+            retries.handle_silence(server, now, || 0.5);
+            assert!(retries.next().unwrap().1 <= now + PAUSE_MIN);
+        }
+        order
+    }
+
+    #[test]
+    fn silent_servers_are_tried_in_turn() {
+        assert_eq!(order_of_silent(1, 3), [0, 0, 0]);
+        assert_eq!(order_of_silent(2, 5), [0, 1, 0, 1, 0]);
+        let of_three = order_of_silent(3, 9);
+        for round in of_three.chunks(3) {
+            let mut round = round.to_vec();
+            round.sort_unstable();
+            assert_eq!(round, [0, 1, 2], "{of_three:?}");
+        }
+        assert!(
+            of_three.windows(2).all(|pair| pair[0] != pair[1]),
+            "{of_three:?}"
+        );
+    }
+
+    #[test]
+    fn a_silent_server_is_tried_again_after_a_second_if_the_others_cannot_be_reached() {
+        let mut retries = Retries::new(2, START);
+        retries.handle_silence(0, START, || 0.5);
+        let (server, due) = retries.next().unwrap();
+        assert_eq!(server, 1);
+        retries.handle_failure(1, FailureKind::Refused, due, 0.0);
+        let mut tried = vec![server];
+        while tried.last() == Some(&1) {
+            let (server, due) = retries.next().unwrap();
+            assert!(due <= START + UNREACHABLE_PAUSE_MAX);
+            tried.push(server);
+            retries.handle_failure(server, FailureKind::Refused, due, 0.0);
+        }
+        assert_eq!(tried.last(), Some(&0));
+    }
+
+    #[test]
+    fn silence_does_not_make_a_refusing_server_be_tried_more_often_until_something_came_back() {
+        let mut retries = Retries::new(2, START);
+        for _ in 0..10 {
+            retries.handle_failure(1, FailureKind::Refused, START, 0.0);
+        }
+        retries.handle_silence(0, START, || 0.5);
+        assert_eq!(retries.silent_links(), 1);
+        let (server, due) = retries.next().unwrap();
+        assert_eq!((server, due), (0, START + UNREACHABLE_PAUSE_MAX));
+        retries.handle_sign();
+        assert_eq!(retries.silent_links(), 0);
     }
 }

@@ -8,6 +8,7 @@ mod login;
 #[path = "../messages/mod.rs"]
 mod messages;
 mod outage;
+mod silence;
 mod tls;
 
 use std::time::Duration;

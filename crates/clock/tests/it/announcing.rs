@@ -156,3 +156,28 @@ async fn a_stopped_clock_is_silent() {
     assert_eq!(cluster.hear(Duration::from_secs(60)).await, []);
     assert_eq!(cluster.ask(1).await, []);
 }
+
+/// CLOCK_MONOTONIC stops meanwhile, and the kernel sets CLOCK_REALTIME when it resumes.
+#[tokio::test(start_paused = true)]
+async fn a_clock_whose_machine_was_suspended_announces_no_tick_of_the_time_that_it_slept() {
+    let mut cluster = Cluster::new(0).await;
+    let clock = cluster.start("clock-0");
+    cluster.announcements(Duration::from_millis(3_200)).await;
+    let timeline = clock.status("timeline");
+    cluster.machine.step_us(30_000_000);
+    let resumed_ms = cluster.machine.unix_ms();
+    let replies = cluster.ask(7).await;
+    assert_eq!(replies.len(), 1);
+    let answered_ms = replies[0].1.sent_unix_us / 1_000;
+    assert!(
+        (resumed_ms..resumed_ms + 50).contains(&answered_ms),
+        "{replies:?}"
+    );
+    let announced = cluster.announcements(Duration::from_secs(3)).await;
+    assert!(announced.len() >= 3, "{announced:?}");
+    for (at_ms, announcement) in &announced {
+        assert!(announcement.epoch.as_ms() > resumed_ms, "{announced:?}");
+        assert!(announcement.epoch.as_ms() > *at_ms, "{announced:?}");
+    }
+    assert_ne!(clock.status("timeline"), timeline);
+}

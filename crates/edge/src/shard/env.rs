@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tickstorm_protocol::code::CloseReason;
 use tickstorm_protocol::session::server::Limits;
-use tickstorm_timebase::{Authority, Epoch, Mono, UnixTime};
+use tickstorm_timebase::{Authority, Epoch, Mono, UnixTime, was_suspended};
 use tokio::sync::watch;
 
 use crate::admission::{Admission, Attempts, Rates};
@@ -64,6 +64,8 @@ pub(super) struct Env {
     pub(super) commons: Commons,
     /// The authority as last published; `None` while the time is not known.
     authority: Option<Authority>,
+    /// For how long the machine has been suspended.
+    suspended: Duration,
     /// The generation of the last known authority time.
     generation: Option<u32>,
     /// Whether subscriptions of an earlier generation are still being ended.
@@ -75,6 +77,7 @@ impl Env {
         Self {
             commons,
             authority: None,
+            suspended: Duration::ZERO,
             generation: None,
             is_ending_subscriptions: false,
         }
@@ -96,7 +99,14 @@ impl Env {
     pub(super) fn authority(&self, mono: Mono) -> Option<&Authority> {
         self.authority
             .as_ref()
-            .filter(|authority| authority.is_valid(mono))
+            .filter(|authority| authority.is_valid(mono) && authority.outlasts(self.suspended))
+    }
+
+    /// Sets for how long the machine has been suspended. An authority from before a suspension no
+    /// longer counts. Returns true if there was one since the last call.
+    pub(super) fn set_suspended(&mut self, suspended: Duration) -> bool {
+        let before = std::mem::replace(&mut self.suspended, suspended);
+        was_suspended(before, suspended)
     }
 
     /// Returns the authority for ticks and new subscriptions. Unlike [`Self::authority`], this is

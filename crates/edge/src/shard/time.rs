@@ -8,7 +8,7 @@ use tickstorm_timebase::{Clock, Mono};
 
 /// The gap between two clock readings above which the edge counts as having been stalled. The wheel
 /// advances every [`super::wheel::WHEEL_INTERVAL`], so the clock is read at least that often.
-const STALL: Duration = Duration::from_millis(500);
+pub(super) const STALL: Duration = Duration::from_millis(500);
 
 /// One clock reading.
 #[derive(Clone, Copy, Debug)]
@@ -35,6 +35,11 @@ impl<C: Clock> ShardTime<C> {
             last,
             stalled: Duration::ZERO,
         }
+    }
+
+    /// Returns for how long the machine has been suspended.
+    pub(super) fn suspended(&self) -> Duration {
+        self.clock.suspended()
     }
 
     /// Reads the clock.

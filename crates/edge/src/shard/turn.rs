@@ -22,7 +22,7 @@ use super::release::{IdleAction, NextTick, TurnTimer};
 use super::sending::Sending;
 use super::slots::{close_if_open, empty_slot, with_connection};
 use super::tasks::ShardTask;
-use super::time::{Moment, ShardTime};
+use super::time::{Moment, STALL, ShardTime};
 use super::waiting::Waiting;
 use super::wheel::WHEEL_INTERVAL;
 use super::work_kind::WorkKind;
@@ -85,6 +85,7 @@ impl<N: Network, C: Clock> Shard<N, C> {
     /// Fails if waiting for the network fails. Without it the shard can't send ticks.
     pub(super) fn turn(&mut self) -> io::Result<()> {
         let at = self.time.read_clock();
+        self.notice_suspension();
         let Driver { env, feeds, .. } = &mut self.driver;
         self.due.release(env, feeds, at.mono);
         let is_sending = self.send(at);
@@ -103,6 +104,11 @@ impl<N: Network, C: Clock> Shard<N, C> {
                 IdleAction::Wait(wait_for) => {
                     let events = &mut self.waiting.events;
                     self.driver.network.wait(wait_for, events)?;
+                    if wait_for != WaitFor::None && self.has_stood_still_since(at.mono) {
+                        // The time may have changed meanwhile, and must be applied before anything
+                        // that waits is served.
+                        return Ok(());
+                    }
                 }
                 IdleAction::Spin(until) => {
                     while self.time.read_clock().mono < until {
@@ -142,6 +148,24 @@ impl<N: Network, C: Clock> Shard<N, C> {
             }
         }
         Ok(())
+    }
+
+    /// Applies how long the machine has been suspended: the time from before does not count. The
+    /// clock must be read before that. So a suspension between the two is noticed. Returns whether
+    /// there was one.
+    fn notice_suspension(&mut self) -> bool {
+        let was_suspended = self.driver.env.set_suspended(self.time.suspended());
+        if was_suspended {
+            self.due.invalidate();
+        }
+        was_suspended
+    }
+
+    /// Returns whether the machine was suspended or the edge stalled in a wait that began at
+    /// `since`.
+    fn has_stood_still_since(&mut self, since: Mono) -> bool {
+        let woken = self.time.read_clock().mono;
+        self.notice_suspension() || woken.since(since) > STALL
     }
 
     /// Returns whether work of a kind is waiting at `mono`.

@@ -93,6 +93,15 @@ impl TimeReporter {
         }
     }
 
+    /// Logs and counts a suspension of the machine.
+    pub(super) fn note_suspension(&self, lasted: Duration) {
+        self.metrics.suspensions.inc();
+        tracing::warn!(
+            ?lasted,
+            "the machine was suspended, so the time is unknown until clocks have answered again"
+        );
+    }
+
     /// Reports the state to /status, the metrics and the log. It is called at least once per round,
     /// and immediately when the time becomes known or unknown. `authority` is the one that the
     /// shards have.
@@ -123,6 +132,7 @@ impl TimeReporter {
             .bound_seconds
             .set(authority.map_or(f64::INFINITY, bound_s));
         metrics.holdover.set(i64::from(self.is_without_clock));
+        metrics.rate_ppm.set(status.rate_ppb.map_or(0.0, ppm));
         let rounds = status.rounds;
         let before = self.status.borrow().as_ref().map(|status| status.rounds);
         let before = before.unwrap_or_default();
@@ -275,8 +285,17 @@ fn log_clock_alarm(alarm: Alarm, clock: &ClockStatus, dropped: Option<&str>, ski
             "nothing is heard of this clock, although others are heard: check that it runs, and \
              that its name in CLOCKS is exactly its CLOCK_ID"
         ),
-        Alarm::NoMajority | Alarm::NoneAccepted | Alarm::StepPending => {}
+        Alarm::NoMajority | Alarm::NoneAccepted | Alarm::StepPending | Alarm::Rate => {}
     }
+}
+
+/// Returns parts per billion as parts per million.
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "a rate so large need not be exact to a billionth"
+)]
+pub(crate) fn ppm(ppb: i64) -> f64 {
+    ppb as f64 / 1e3
 }
 
 #[expect(

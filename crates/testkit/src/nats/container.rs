@@ -4,8 +4,9 @@
 use std::sync::{Arc, LazyLock, OnceLock, mpsc};
 use std::time::Duration;
 
-use testcontainers::core::IntoContainerPort;
+use testcontainers::bollard::query_parameters::KillContainerOptions;
 use testcontainers::core::client::{ClientError, docker_client_instance};
+use testcontainers::core::{CmdWaitFor, ExecCommand, IntoContainerPort};
 use testcontainers::runners::AsyncRunner;
 use testcontainers::{
     ContainerAsync, ContainerRequest, GenericImage, ImageExt, TestcontainersError,
@@ -126,6 +127,25 @@ impl RunningNats for NatsContainer {
         let container = self.container();
         on_engine(async move { container.unpause().await });
     }
+
+    fn reload(&self, path: &str, content: &str) {
+        let (container, write) = (self.container(), write(path, content));
+        on_engine(async move {
+            container.exec(write).await?;
+            let engine = docker_client_instance().await?;
+            let hang_up = KillContainerOptions {
+                signal: "HUP".to_owned(),
+            };
+            let sent = engine.kill_container(container.id(), Some(hang_up)).await;
+            sent.map_err(|error| ClientError::StopContainer(error).into())
+        });
+    }
+}
+
+/// Returns the command that writes a file in a container.
+fn write(path: &str, content: &str) -> ExecCommand {
+    let script = format!("cat > {path} <<'END OF FILE'\n{content}\nEND OF FILE\n");
+    ExecCommand::new(["sh", "-c", &script]).with_cmd_ready_condition(CmdWaitFor::exit_code(0))
 }
 
 impl Drop for NatsContainer {

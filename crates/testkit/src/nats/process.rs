@@ -120,6 +120,11 @@ impl RunningNats for NatsProcess {
     fn unpause(&self) {
         self.send(Signal::CONT);
     }
+
+    fn reload(&self, path: &str, content: &str) {
+        self.dir.write(path.trim_start_matches('/'), content);
+        self.send(Signal::HUP);
+    }
 }
 
 impl Drop for NatsProcess {

@@ -9,7 +9,8 @@ use crate::authority::Authority;
 use crate::grid::Epoch;
 use crate::mono::Mono;
 use crate::own_time::OwnTime;
-use crate::sample::BoundedOffset;
+use crate::rate::SeenRate;
+use crate::sample::{BoundedOffset, OffsetSample};
 use crate::search::Search;
 use crate::unix::UnixTime;
 
@@ -138,10 +139,18 @@ impl Timekeeper {
             .authority
             .map_or(Mono::ZERO, |authority| authority.valid_until);
         self.record_reached(now);
+        if self.basis == Basis::Majority {
+            self.clocks.record_rates(now);
+            self.machine_rate = self.clocks.common_rate();
+        }
+        self.rate = self.clocks.rate_of(&id);
+        let drift_divisor = SeenRate::drift_divisor(self.rate);
         let mut authority = Authority {
             offset_ns: sample.offset_ns,
-            bound_ns: sample.bound_ns(now),
+            bound_ns: sample.bound_ns_with(drift_divisor, now),
             bound_from: now,
+            drift_divisor,
+            suspended: self.suspended.unwrap_or_default(),
             clock_error_us,
             vouched_until: None,
             valid_until: before.max(heard + self.holdover_max + HOLDOVER_GRACE),
@@ -162,21 +171,24 @@ impl Timekeeper {
         let latest = time.saturating_add(ANNOUNCED_AHEAD_MAX).as_millis();
         self.clocks.void_after(Epoch::from_ms(latest));
         authority.vouched_until = self.clocks.vouched_until();
-        self.own_time = Some(self.next_own_time(sample.offset_ns, now));
+        self.own_time = Some(self.next_own_time(&sample, now));
         self.authority = Some(authority);
         self.following = Some(id);
     }
 
-    /// Returns the edge's own time when authority time gets the offset `offset_ns`. A majority's
+    /// Returns the edge's own time when authority time gets the offset of `sample`. A majority's
     /// word counts for more than the own time if they are far apart.
-    fn next_own_time(&self, offset_ns: i64, now: Mono) -> OwnTime {
+    fn next_own_time(&self, sample: &OffsetSample, now: Mono) -> OwnTime {
+        let offset_ns = sample.offset_ns;
+        let drift_divisor = SeenRate::drift_divisor(self.machine_rate);
+        let bound_ns = sample.bound_ns_with(drift_divisor, now);
         let Some(mut own) = self.own_time else {
-            return OwnTime::new(offset_ns, now);
+            return OwnTime::new(offset_ns, bound_ns, now);
         };
-        own.approach(offset_ns, now);
+        own.approach(offset_ns, bound_ns, drift_divisor, now);
         let far_ns = self.tolerance_ns.saturating_mul(2);
         if self.basis == Basis::Majority && own.offset_ns.abs_diff(offset_ns) > far_ns {
-            return OwnTime::new(offset_ns, now);
+            return OwnTime::new(offset_ns, bound_ns, now);
         }
         own
     }

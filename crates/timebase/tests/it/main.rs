@@ -10,5 +10,6 @@ mod rules;
 mod simulation;
 mod small_steps;
 mod subscribe_cases;
+mod suspensions;
 mod time_cases;
 mod trust;

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use tickstorm_timebase::{Announcer, HostReading, Mono, UnixTime};
+use tickstorm_timebase::{Alarm, Announcer, HostReading, Mono, UnixTime};
 
 use crate::edge::{Edge, clock_id};
 use crate::simulation::world::Dice;
@@ -30,6 +30,8 @@ struct Line {
     /// The host's time minus the edge's own.
     offset_ns: i64,
     real_minus_mono_ns: i64,
+    /// How much slower the edge's machine runs than the host, in parts per million.
+    slower_ppm: i64,
     /// The range of the delay of a message each way, in microseconds, and of one message in ten.
     delay_us: (i64, i64),
     spike_us: (i64, i64),
@@ -48,6 +50,7 @@ impl Line {
             announcer: Announcer::new(clock_id("a"), 0, lead, 1, host, Mono::ZERO),
             offset_ns: BASE_NS,
             real_minus_mono_ns: BASE_NS,
+            slower_ppm: 0,
             delay_us,
             spike_us,
         }
@@ -56,7 +59,9 @@ impl Line {
     fn read(&self, now: Mono) -> HostReading {
         let now_ns = i64::try_from(now.as_nanos()).unwrap();
         HostReading {
-            unix: UnixTime::from_nanos(self.offset_ns + now_ns),
+            unix: UnixTime::from_nanos(
+                self.offset_ns + now_ns + now_ns / 1_000_000 * self.slower_ppm,
+            ),
             real_minus_mono_ns: self.real_minus_mono_ns,
         }
     }
@@ -154,6 +159,36 @@ fn the_bound_holds_from_the_next_round_after_a_freeze_longer_than_three_bounds()
         // Every sample has a bound of at most 0.6 ms.
         let excess_ns = excess_after(Event::Freeze(size), seed, (60, 300), (300, 600));
         assert_eq!(excess_ns, 0, "seed {seed}, {size} ns");
+    }
+}
+
+#[test]
+fn the_bound_holds_on_a_machine_that_runs_too_fast_or_too_slow_once_that_is_measured() {
+    for seed in 0..40 {
+        for slower_ppm in [-3_000, -1_000, -260, -150, 0, 150, 260, 1_000, 3_000] {
+            let mut line = Line::new(seed, (60, 300), (300, 4_000));
+            line.slower_ppm = slower_ppm;
+            line.run_until(Mono::ZERO + Duration::from_secs(90));
+            let excess_ns = line.run_until(Mono::ZERO + Duration::from_secs(150));
+            assert_eq!(excess_ns, 0, "seed {seed}, {slower_ppm} ppm");
+            let status = line.edge.keeper.status(line.edge.now);
+            let is_off = status.alarms.contains(&Alarm::Rate);
+            assert_eq!(
+                is_off,
+                slower_ppm.abs() > 200,
+                "{slower_ppm} ppm: {status:?}"
+            );
+            let seen_ppm = status.rate_ppb.unwrap() / 1_000;
+            assert!(
+                seen_ppm.abs_diff(-slower_ppm) < 60,
+                "{slower_ppm} ppm: {status:?}"
+            );
+
+            // In holdover, nothing corrects the offset.
+            line.edge.run_until(Mono::ZERO + Duration::from_secs(200));
+            assert!(line.edge.authority().is_some());
+            assert_eq!(line.excess_ns(), 0, "seed {seed}, {slower_ppm} ppm");
+        }
     }
 }
 

@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex};
 use tokio::io::{AsyncBufReadExt, BufReader, DuplexStream, Lines};
 
 use super::*;
+use crate::silence::SILENCE_MIN;
 use crate::subject::Subjects;
 use crate::subscribers::Subscribers;
 
@@ -24,8 +25,9 @@ fn connect(log: Dispatch) -> (Server, WriteHalf<DuplexStream>) {
     let transport = Transport {
         stream: Box::new(near),
         decoder: Decoder::default(),
+        addr: ([127, 0, 0, 1], 4_222).into(),
     };
-    let connection = NatsConnection::new(transport, log);
+    let connection = NatsConnection::new(transport, SILENCE_MIN, None, log);
     tokio::spawn(async move {
         let _events = events;
         connection.serve(&switchboard).await;

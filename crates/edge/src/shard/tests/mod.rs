@@ -11,6 +11,7 @@ mod random_actions;
 mod replays;
 mod rules;
 mod script;
+mod suspensions;
 mod ticks;
 mod tls;
 

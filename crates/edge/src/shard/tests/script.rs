@@ -24,6 +24,10 @@ pub(super) struct Script(Arc<Mutex<Scene>>);
 #[derive(Default)]
 pub(super) struct Scene {
     pub(super) now: Mono,
+    /// For how long the machine has been suspended.
+    pub(super) suspended: Duration,
+    /// For how long the next wait that returns an event stalls.
+    pub(super) wait_stalls: Duration,
     /// The latest time at which a wait ends, regardless of the timer.
     pub(super) horizon: Mono,
     timer: Mono,
@@ -244,6 +248,10 @@ impl Clock for Script {
         scene.now = scene.now + Duration::from_nanos(25);
         scene.now
     }
+
+    fn suspended(&self) -> Duration {
+        self.scene().suspended
+    }
 }
 
 impl Listen for Script {
@@ -388,6 +396,10 @@ impl Network for Script {
                 events.push(NetworkEvent::Socket(token, readiness));
                 socket.unreported = Readiness::default();
             }
+        }
+        if !events.is_empty() {
+            let stalled = std::mem::take(&mut scene.wait_stalls);
+            scene.now = scene.now + stalled;
         }
         if events.is_empty() && wait_for != WaitFor::None {
             if scene.timer <= scene.horizon {

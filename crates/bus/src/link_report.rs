@@ -1,0 +1,18 @@
+//! [`LinkReport`]: what a process knows of its connection to the bus, for operators.
+
+/// A process's connection to the bus.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LinkReport {
+    /// The server that it is connected to; `None` without a connection, or if the bus has no
+    /// servers.
+    pub server: Option<String>,
+    /// Whether this connection has brought what it must: a clock's answer to an edge, and its own
+    /// announcement to a clock.
+    pub is_heard: bool,
+    /// Whether nothing has come back for 5 s, over this connection or over those before it.
+    pub is_silent: bool,
+    /// The subjects that the server does not let this process subscribe to.
+    pub refused: Vec<String>,
+    /// The number of connections that were given up because nothing came back over them.
+    pub silent_links: u64,
+}

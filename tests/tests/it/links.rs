@@ -1,0 +1,255 @@
+//! Connections to NATS that are open and bring nothing, and daemons that are stopped for a while.
+//! The daemon that is affected says so, finds another server by itself, and costs no client a tick.
+
+use std::time::Duration;
+
+use serde_json::Value;
+use tickstorm_client::Quality;
+use tickstorm_testkit::{Nats, Peer};
+use tickstorm_timebase::Mode;
+
+use crate::support::cluster::{Cluster, SETTLING};
+use crate::support::daemon::{Daemon, PASSWORD, USER};
+use crate::support::eventually;
+use crate::support::observer::now_us;
+use crate::tickstorm::PATIENCE;
+
+/// Returns the reasons of the alarms in a daemon's /status.
+async fn alarms(daemon: &Daemon) -> Vec<String> {
+    let status = daemon.status().await;
+    let alarms = status["alarms"].as_array().unwrap();
+    let reason = |alarm: &Value| alarm["reason"].as_str().unwrap().to_owned();
+    alarms.iter().map(reason).collect()
+}
+
+async fn await_alarm(daemon: &Daemon, reason: &str) {
+    let is_raised = async || alarms(daemon).await.iter().any(|one| one == reason);
+    eventually(&format!("the alarm {reason}"), PATIENCE, is_raised).await;
+    let series = format!("tickstorm_nats_alarm{{reason=\"{reason}\"}}");
+    let is_counted = async || daemon.metric(&series).await == 1.0;
+    eventually(&series, PATIENCE, is_counted).await;
+}
+
+async fn await_no_alarm(daemon: &Daemon, reason: &str) {
+    let is_over = async || alarms(daemon).await.iter().all(|one| one != reason);
+    eventually(&format!("no alarm {reason}"), PATIENCE, is_over).await;
+}
+
+async fn silent_links(daemon: &Daemon) -> f64 {
+    daemon.metric("tickstorm_nats_silent_links_total").await
+}
+
+async fn await_server(daemon: &Daemon, server: &Nats) {
+    let is_on = async || daemon.status().await["nats_link"]["server"] == server.address();
+    eventually("the daemon is on that server", PATIENCE, is_on).await;
+}
+
+/// Counts the lines of a daemon's log that contain all of these texts.
+fn lines_with(daemon: &Daemon, texts: &[&str]) -> usize {
+    let log = daemon.log();
+    let has_all = |line: &&str| texts.iter().all(|text| line.contains(text));
+    log.lines().filter(has_all).count()
+}
+
+#[tokio::test]
+async fn an_edge_that_starts_on_an_isolated_server_finds_the_clocks_on_another_one() {
+    let (isolated, good) = (Nats::run(&[]), Nats::create(&[]));
+    let urls = format!("{},{}", isolated.url(), good.url());
+    let mut clock = Daemon::clock("clock-0", &good.url());
+    let mut edge = Daemon::edge("edge-0", &urls).with("CLOCKS", "clock-0");
+    edge.start().await;
+    await_server(&edge, &isolated).await;
+    clock.start().await;
+    await_alarm(&edge, "nats_silent").await;
+    good.start();
+    let is_ready = async || edge.is_ready().await;
+    eventually("the edge knows the time", PATIENCE, is_ready).await;
+    await_server(&edge, &good).await;
+    await_no_alarm(&edge, "nats_silent").await;
+    assert!(silent_links(&edge).await >= 1.0);
+    let address = isolated.address();
+    let warned = lines_with(&edge, &["no clock answers over this connection", &address]);
+    assert_eq!(warned, 1, "{}", edge.log());
+    edge.logs("clocks are heard over NATS again").await;
+    let is_ready = async || clock.is_ready().await;
+    eventually("the clock hears itself", PATIENCE, is_ready).await;
+    assert_eq!(silent_links(&clock).await, 0.0);
+}
+
+#[tokio::test]
+async fn an_edge_that_falls_back_to_an_isolated_server_returns_without_losing_a_tick() {
+    let nats = vec![Nats::run(&[]), Nats::create(&[])];
+    let mut cluster = Cluster::new(nats, 1, 1, &[]);
+    cluster.clocks[0].set("NATS_URL", &cluster.nats[0].url());
+    cluster.start().await;
+    let observers = cluster.observers_without_reconnect();
+    observers.await_first_ticks().await;
+    let edge = &cluster.edges[0];
+    cluster.nats[0].kill();
+    cluster.nats[1].start();
+    await_server(edge, &cluster.nats[1]).await;
+    cluster.nats[0].start();
+    await_server(edge, &cluster.nats[0]).await;
+    cluster.settled().await;
+    observers.plain().await_quality(Quality::Normal, 2).await;
+    assert!(silent_links(edge).await >= 1.0);
+    let address = cluster.nats[1].address();
+    let warned = lines_with(edge, &["no clock answers over this connection", &address]);
+    assert_eq!(warned, 1, "{}", edge.log());
+    observers.finish();
+}
+
+const CONFIG: &str = "/nats.conf";
+
+/// Returns a configuration in which the user of the clock may subscribe to `clock`, and that of the
+/// edge to `edge`.
+fn config(clock: &str, edge: &str) -> String {
+    let user = |user, password, subjects| {
+        let permissions = format!(r#"{{publish: [">"], subscribe: [{subjects}]}}"#);
+        format!("{{user: {user}, password: {password}, permissions: {permissions}}}")
+    };
+    let (clock, edge) = (user("clock-0", "clock", clock), user("edge", "edge", edge));
+    format!("authorization {{ users: [{clock}, {edge}] }}")
+}
+
+const CLOCK_SUBJECTS: &str = r#""tickstorm.v1.time", "tickstorm.v1.tick.*.clock-0""#;
+const EDGE_SUBJECTS: &str = r#""tickstorm.v1.tick.*.*", "tickstorm.v1.answer.*.*""#;
+/// No subject that anyone subscribes to.
+const NONE: &str = r#""other""#;
+
+/// Returns a cluster of a clock and an edge, with a login for each, that is not started yet.
+fn with_logins(config: &str) -> Cluster {
+    let nats = Nats::create(&["--config", CONFIG]).with_file(CONFIG, config);
+    nats.start();
+    let mut cluster = Cluster::new(vec![nats], 1, 1, &[]);
+    cluster.clocks[0].set("NATS_USER", "clock-0");
+    cluster.clocks[0].set("NATS_PASSWORD", "clock");
+    cluster.edges[0].set("NATS_USER", "edge");
+    cluster.edges[0].set("NATS_PASSWORD", "edge");
+    cluster
+}
+
+#[tokio::test]
+async fn a_permission_that_is_taken_away_and_given_back_costs_no_tick() {
+    let good = config(CLOCK_SUBJECTS, EDGE_SUBJECTS);
+    let mut cluster = with_logins(&good);
+    cluster.start().await;
+    let observers = cluster.observers_without_reconnect();
+    observers.await_first_ticks().await;
+    let edge = &cluster.edges[0];
+    for edge_subjects in [NONE, r#""tickstorm.v1.tick.*.*""#] {
+        cluster.nats[0].reload(CONFIG, &config(CLOCK_SUBJECTS, edge_subjects));
+        await_alarm(edge, "nats_refused").await;
+        await_alarm(edge, "nats_silent").await;
+        cluster.nats[0].reload(CONFIG, &good);
+        await_no_alarm(edge, "nats_silent").await;
+        await_no_alarm(edge, "nats_refused").await;
+        cluster.settled().await;
+    }
+    observers.plain().await_quality(Quality::Normal, 2).await;
+    observers.finish();
+}
+
+#[tokio::test]
+async fn a_clock_whose_subscription_is_refused_is_not_ready_and_says_so() {
+    let mut cluster = with_logins(&config(CLOCK_SUBJECTS, EDGE_SUBJECTS));
+    cluster.start().await;
+    let clock = &cluster.clocks[0];
+    assert!(clock.is_ready().await);
+    for (subjects, reason) in [
+        (
+            r#""tickstorm.v1.tick.*.clock-0""#,
+            "NATS refuses the subscription to tickstorm.v1.time",
+        ),
+        (
+            r#""tickstorm.v1.time""#,
+            "the clock's own announcements do not come back from NATS",
+        ),
+    ] {
+        cluster.nats[0].reload(CONFIG, &config(subjects, EDGE_SUBJECTS));
+        await_alarm(clock, "nats_refused").await;
+        let is_told = async || {
+            let (code, reasons) = clock.get("/health/ready").await.unwrap();
+            code == 503 && reasons.contains(reason)
+        };
+        eventually(reason, PATIENCE, is_told).await;
+        assert!(clock.is_live().await);
+        assert!(lines_with(clock, &["Permissions Violation for Subscription"]) >= 1);
+        let good = config(CLOCK_SUBJECTS, EDGE_SUBJECTS);
+        cluster.nats[0].reload(CONFIG, &good);
+        let is_ready = async || clock.is_ready().await;
+        eventually("the clock is ready again", PATIENCE, is_ready).await;
+        await_no_alarm(clock, "nats_refused").await;
+    }
+}
+
+/// Sends heartbeats for a while, and asserts that each answer's time is right to within its error
+/// bound. Returns how many answers had a time.
+async fn assert_true_times(peer: &mut Peer, pongs: usize) -> usize {
+    let mut known = 0;
+    for _ in 0..pongs {
+        let before_us = now_us();
+        peer.heartbeat(before_us).await;
+        let pong = loop {
+            let frame = peer.expect_frame().await;
+            if frame.kind == tickstorm_testkit::frame::PONG {
+                break frame.decode::<tickstorm_protocol::message::Pong>();
+            }
+        };
+        let after_us = now_us();
+        if pong.sent_unix_us == 0 {
+            assert_eq!(pong.error_bound_us, u32::MAX, "{pong:?}");
+        } else {
+            known += 1;
+            // The clock reads the clock of this host, with an error of microseconds.
+            let bound_us = i64::from(pong.error_bound_us) + 100;
+            let range = before_us - bound_us..=after_us + bound_us;
+            assert!(
+                range.contains(&pong.sent_unix_us),
+                "{pong:?} not in {range:?}"
+            );
+        }
+        tokio::time::sleep(Duration::from_millis(120)).await;
+    }
+    known
+}
+
+/// An edge that is stopped for longer than its samples count, and, the second time, also for longer
+/// than HOLDOVER_MAX.
+#[tokio::test]
+async fn an_edge_that_was_stopped_sends_no_wrong_time_and_every_tick() {
+    for holdover_max in ["60s", "5s"] {
+        let settings = [("HOLDOVER_MAX", holdover_max)];
+        let mut cluster = Cluster::new(vec![Nats::run(&[])], 1, 1, &settings);
+        cluster.start().await;
+        let edge = &cluster.edges[0];
+        let observers = cluster.observers_without_reconnect();
+        observers.await_first_ticks().await;
+        let mut peer = Peer::connect(edge.clients()).await;
+        peer.enter(USER, PASSWORD, Mode::Second).await;
+        assert_eq!(assert_true_times(&mut peer, 3).await, 3);
+        edge.pause();
+        tokio::time::sleep(Duration::from_secs(12)).await;
+        edge.unpause();
+        let known = assert_true_times(&mut peer, 30).await;
+        assert!(known > 0);
+        cluster.settled().await;
+        observers.plain().await_quality(Quality::Normal, 3).await;
+        observers.finish();
+        assert_eq!(silent_links(edge).await, 0.0, "{}", edge.log());
+    }
+}
+
+#[tokio::test]
+async fn a_clock_that_was_stopped_keeps_its_connection_and_is_ready_again() {
+    let mut cluster = Cluster::new(vec![Nats::run(&[])], 1, 1, &[]);
+    cluster.start().await;
+    let clock = &cluster.clocks[0];
+    clock.pause();
+    tokio::time::sleep(Duration::from_secs(12)).await;
+    clock.unpause();
+    let is_ready = async || clock.is_ready().await;
+    eventually("the clock is ready", SETTLING, is_ready).await;
+    cluster.settled().await;
+    assert_eq!(silent_links(clock).await, 0.0, "{}", clock.log());
+}
