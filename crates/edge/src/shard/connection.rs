@@ -43,6 +43,8 @@ pub(super) struct Connection<S> {
     /// Whether any byte was received. A connection that closes without one is a health check.
     has_received: bool,
     counted: Counted,
+    /// The time for which the edge had been stalled in all, as far as the session knows.
+    stalled: Duration,
 }
 
 /// What a connection counts against, until this is dropped.
@@ -221,7 +223,25 @@ impl<S> Connection<S> {
             is_buffering: false,
             has_received: false,
             counted,
+            stalled: at.stalled(),
         }
+    }
+
+    /// Notes that the edge had been stalled for this time in all when the connection can first have
+    /// arrived.
+    pub(super) fn arrived_after(&mut self, stalled: Duration) {
+        self.stalled = stalled;
+    }
+
+    /// Tells the session for how long the edge has been stalled since it was last told, and returns
+    /// that time. Input that is read now may have arrived meanwhile.
+    pub(super) fn note_stall(&mut self, at: Moment) -> Duration {
+        let stalled = at.stalled();
+        let new = stalled.saturating_sub(std::mem::replace(&mut self.stalled, stalled));
+        if !new.is_zero() {
+            self.session.stood_still(new);
+        }
+        new
     }
 
     /// Returns whether the connection is open, that is, closing it has not started.

@@ -19,6 +19,13 @@ pub(super) struct Moment {
     pub(super) now: Mono,
 }
 
+impl Moment {
+    /// Returns the time for which the edge has been stalled in all.
+    pub(super) fn stalled(self) -> Duration {
+        self.mono.since(self.now)
+    }
+}
+
 /// The clock of one shard.
 pub(super) struct ShardTime<C> {
     clock: C,
