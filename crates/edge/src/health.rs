@@ -15,6 +15,7 @@ use tokio::sync::watch;
 
 use crate::accept_queue::AcceptQueueStatus;
 use crate::admission::Admission;
+use crate::auth::Logins;
 use crate::memory::Memory;
 use crate::shard::Vitals;
 use crate::tls::TlsState;
@@ -31,6 +32,7 @@ pub(crate) struct EdgeHealth {
     pub(crate) connections_max: usize,
     pub(crate) time_error_max: Duration,
     pub(crate) admission: Arc<Admission>,
+    pub(crate) logins: Arc<Logins>,
     pub(crate) memory: Arc<Memory>,
     pub(crate) authority: watch::Receiver<Option<Authority>>,
     pub(crate) time: watch::Receiver<Option<TimeStatus>>,
@@ -124,6 +126,8 @@ impl Health for EdgeHealth {
         let time = self.time.borrow();
         let following = time.as_ref().and_then(|time| time.following.as_ref());
         let clocks = time.as_ref().map_or(&[][..], |time| &time.clocks);
+        let mut alarms = time.as_ref().map_or_else(Vec::new, alarms);
+        alarms.extend(self.logins.alarm());
         json!({
             "id": self.id,
             "listen_addr": self.listen_addr.to_string(),
@@ -132,7 +136,8 @@ impl Health for EdgeHealth {
             "shards": self.shards.len(),
             "accept_queue": self.accept_queue_status(now),
             "clocks": clocks.iter().map(clock).collect::<Vec<_>>(),
-            "alarms": time.as_ref().map_or_else(Vec::new, alarms),
+            "alarms": alarms,
+            "logins": self.logins.status(now),
             "authority": authority.map(|authority| json!({
                 "unix_us": authority.time_at(now).as_micros(),
                 "bound_us": authority.bound_us(now),
@@ -195,6 +200,7 @@ mod tests {
                 watch::channel(IpLists::default()).1,
                 AdmissionGauges::unregistered(),
             ),
+            logins: Arc::default(),
             memory: Memory::new(
                 &MemoryMetrics::register(&Registry::new()).unwrap(),
                 1,

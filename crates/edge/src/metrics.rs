@@ -13,6 +13,7 @@ use tickstorm_service::metrics::{
 use tickstorm_timebase::{Alarm, ClockState};
 
 use crate::admission::AdmissionGauges;
+use crate::auth::LOGIN_ALARM;
 use crate::histogram::BulkHistogram;
 use crate::memory::MemoryMetrics;
 
@@ -43,6 +44,7 @@ pub(crate) struct Metrics {
     pub(crate) closed: IntCounterVec,
     auth: [IntCounter; AuthResult::ALL.len()],
     pub(crate) auth_waiting: IntGauge,
+    pub(crate) login_alarm: IntGauge,
     pub(crate) time: TimeMetrics,
     pub(crate) tls: TlsMetrics,
     pub(crate) memory: MemoryMetrics,
@@ -113,6 +115,12 @@ impl Metrics {
              because too many had failed.",
             &["result"],
         )?;
+        let auth_alarm = int_gauges(
+            registry,
+            "tickstorm_auth_alarm",
+            "1 while logins need attention for this reason, else 0.",
+            &["reason"],
+        )?;
         CloseReason::labels().for_each(|reason| closed.with_label_values(&[reason]).inc_by(0));
         let auth = AuthResult::ALL.map(|result| auth.with_label_values(&[result.label()]));
         Ok(Self {
@@ -166,6 +174,7 @@ impl Metrics {
                 "tickstorm_auth_waiting",
                 "AUTH frames that wait to be judged, because too many have failed.",
             )?,
+            login_alarm: auth_alarm.with_label_values(&[LOGIN_ALARM]),
             time: TimeMetrics::register(registry)?,
             tls: TlsMetrics::register(registry)?,
             memory: MemoryMetrics::register(registry)?,
