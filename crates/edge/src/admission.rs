@@ -129,8 +129,8 @@ impl Admission {
     /// Decides whether a client at `ip` may connect: checks IP_BLOCKLIST, IP_ALLOWLIST and the
     /// limits of its address. Called once for each connection, as soon as the client's address is
     /// known. Returns a permit that must be kept as long as the connection is open, or the reason
-    /// to refuse it. The client may have arrived at any time from `since` on, because the edge stood
-    /// still; otherwise `since` is `now`.
+    /// to refuse it. If the edge was stalled, the client may have arrived at any time from `since`
+    /// on; otherwise `since` is `now`.
     pub(crate) fn screen(
         self: &Arc<Self>,
         ip: IpAddr,

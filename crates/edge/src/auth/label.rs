@@ -1,4 +1,4 @@
-//! [`label`]: makes strings that strangers choose fit for a log line and for operators' eyes.
+//! [`label`]: makes strings that come from clients fit for a log line and for operators' eyes.
 
 /// The number of characters that are kept, counted before escaping.
 const LEN_MAX: usize = 64;

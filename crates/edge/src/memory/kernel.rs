@@ -88,7 +88,7 @@ impl Pace {
     }
 }
 
-/// Tells looks after which nothing is closed yet, because the edge has just stood still: input that
+/// Tells looks after which nothing is closed yet, because the edge has just been stalled: input that
 /// arrived meanwhile is still unread, and says nothing about the clients.
 #[derive(Debug, Default)]
 struct Looks {
@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn after_the_edge_stood_still_shards_have_time_to_read_before_anything_is_closed() {
+    fn after_a_stall_shards_have_time_to_read_before_anything_is_closed() {
         let mut looks = Looks::default();
         let mut waits = |ms: u64| looks.must_wait(Mono::from_nanos(ms * 1_000_000));
         assert_eq!([10_000, 11_000, 13_000].map(&mut waits), [false; 3]);

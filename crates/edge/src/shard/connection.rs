@@ -240,7 +240,7 @@ impl<S> Connection<S> {
         let before_ms = std::mem::replace(&mut self.stalled_ms, stalled_ms);
         let new = Duration::from_millis(stalled_ms.saturating_sub(before_ms).into());
         if !new.is_zero() {
-            self.session.stood_still(new);
+            self.session.stalled_for(new);
         }
         new
     }

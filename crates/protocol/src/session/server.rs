@@ -257,10 +257,10 @@ impl ServerSession {
         self.paused_at = Mono::NEVER;
     }
 
-    /// Records that the driver has stood still for `stalled`, which its time does not include.
+    /// Records that the driver was stalled for this time, which its clock does not include.
     /// Until [`ServerSession::caught_up`] is called, input counts against the frame rate as if it
     /// had arrived as evenly as it may have.
-    pub fn stood_still(&mut self, stalled: Duration) {
+    pub fn stalled_for(&mut self, stalled: Duration) {
         self.catch_up_from(self.deadline_from);
         self.rate.full_at = self.rate.full_at.saturating_sub(stalled);
     }
@@ -439,7 +439,7 @@ fn millis(duration: Duration) -> u32 {
 
 /// A token bucket that is full at first, stored as the one moment at which it will be full again.
 /// Each frame moves that moment forward by its share of a second, and the moment may be at most one
-/// burst ahead. A frame that may have arrived earlier counts from then on, if the bucket was full.
+/// burst ahead. A frame that may have arrived earlier counts as of then, if the bucket was full.
 #[derive(Debug, Default)]
 struct RateLimit {
     full_at: Mono,

@@ -421,11 +421,11 @@ fn accepted(peer: &mut SessionPeer, frames: usize) -> usize {
 }
 
 #[test]
-fn what_arrived_while_the_edge_stood_still_may_use_what_was_earned_meanwhile() {
+fn what_arrived_while_the_edge_stalled_for_may_use_what_was_earned_meanwhile() {
     for (used, stalled_s, expected) in [(0, 30, 500), (200, 30, 300), (150, 600, 6_050)] {
         let mut peer = SessionPeer::authenticated();
         peer.send(&heartbeat(1).repeat(used));
-        peer.session.stood_still(stalled_s * SECOND);
+        peer.session.stalled_for(stalled_s * SECOND);
         assert_eq!(accepted(&mut peer, expected), expected);
         assert_eq!(accepted(&mut peer, 1), 0, "{used} {stalled_s}");
     }
@@ -435,9 +435,9 @@ fn what_arrived_while_the_edge_stood_still_may_use_what_was_earned_meanwhile() {
 fn stalls_in_a_row_add_up_until_all_input_has_been_read() {
     let mut peer = SessionPeer::authenticated();
     peer.send(&heartbeat(1).repeat(200));
-    peer.session.stood_still(10 * SECOND);
+    peer.session.stalled_for(10 * SECOND);
     assert_eq!(accepted(&mut peer, 60), 60);
-    peer.session.stood_still(5 * SECOND);
+    peer.session.stalled_for(5 * SECOND);
     peer.pass(SECOND);
     assert_eq!(accepted(&mut peer, 100), 100);
     peer.session.caught_up();
@@ -447,7 +447,7 @@ fn stalls_in_a_row_add_up_until_all_input_has_been_read() {
 #[test]
 fn once_all_input_has_been_read_no_more_than_a_burst_is_left() {
     let mut peer = SessionPeer::authenticated();
-    peer.session.stood_still(600 * SECOND);
+    peer.session.stalled_for(600 * SECOND);
     assert_eq!(accepted(&mut peer, 1), 1);
     peer.session.caught_up();
     assert_eq!(accepted(&mut peer, 201), 200);

@@ -1,4 +1,4 @@
-//! [`FrequentNames`]: the most frequent of the user names with which logins were refused. Strangers
+//! [`FrequentNames`]: the most frequent of the user names with which logins were refused. Anyone can
 //! choose them, so they are cut and escaped, and however many there are, memory has a bound.
 
 use std::fmt;
