@@ -108,21 +108,7 @@ impl Metrics {
             "Connections closed, by reason.",
             &["reason"],
         )?;
-        let auth = counters(
-            registry,
-            "tickstorm_auth_total",
-            "AUTH frames, by result. Those with a result that starts with delayed had to wait, \
-             because too many had failed.",
-            &["result"],
-        )?;
-        let auth_alarm = int_gauges(
-            registry,
-            "tickstorm_auth_alarm",
-            "1 while logins need attention for this reason, else 0.",
-            &["reason"],
-        )?;
         CloseReason::labels().for_each(|reason| closed.with_label_values(&[reason]).inc_by(0));
-        let auth = AuthResult::ALL.map(|result| auth.with_label_values(&[result.label()]));
         Ok(Self {
             active_connections: int_gauge(
                 registry,
@@ -168,13 +154,13 @@ impl Metrics {
                 &RELEASE_LATENESS_BUCKETS_S,
             )?,
             closed,
-            auth,
+            auth: auth_results(registry)?,
             auth_waiting: int_gauge(
                 registry,
                 "tickstorm_auth_waiting",
                 "AUTH frames that wait to be judged, because too many have failed.",
             )?,
-            login_alarm: auth_alarm.with_label_values(&[LOGIN_ALARM]),
+            login_alarm: login_alarm(registry)?,
             time: TimeMetrics::register(registry)?,
             tls: TlsMetrics::register(registry)?,
             memory: MemoryMetrics::register(registry)?,
@@ -198,6 +184,29 @@ impl Metrics {
     pub(crate) fn auth(&self, result: AuthResult) -> &IntCounter {
         &self.auth[result as usize]
     }
+}
+
+/// Registers the counters of AUTH frames, by result.
+fn auth_results(registry: &Registry) -> Result<[IntCounter; AuthResult::ALL.len()], RegisterError> {
+    let auth = counters(
+        registry,
+        "tickstorm_auth_total",
+        "AUTH frames, by result. Those with a result that starts with delayed had to wait, \
+         because too many had failed.",
+        &["result"],
+    )?;
+    Ok(AuthResult::ALL.map(|result| auth.with_label_values(&[result.label()])))
+}
+
+/// Registers the alarm for refused logins.
+fn login_alarm(registry: &Registry) -> Result<IntGauge, RegisterError> {
+    let auth_alarm = int_gauges(
+        registry,
+        "tickstorm_auth_alarm",
+        "1 while logins need attention for this reason, else 0.",
+        &["reason"],
+    )?;
+    Ok(auth_alarm.with_label_values(&[LOGIN_ALARM]))
 }
 
 /// The result of an AUTH.

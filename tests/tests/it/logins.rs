@@ -79,10 +79,12 @@ async fn an_edge_that_refuses_most_logins_raises_an_alarm_and_names_the_users_on
     for secret in [PASSWORD, "an outdated password", "a token that must"] {
         assert!(!log.contains(secret), "{log}");
     }
+}
 
-    // An edge that accepts logins raises none.
-    edge.set("STREAM_PASS", PASSWORD);
-    edge.restart().await;
+#[tokio::test]
+async fn an_edge_that_accepts_logins_raises_no_alarm() {
+    let mut edge = Daemon::new("tickstorm-edge");
+    edge.start().await;
     for _ in 0..30 {
         let mut peer = Peer::connect(edge.clients()).await;
         peer.auth(USER, PASSWORD).await;

@@ -24,7 +24,7 @@ const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// The time from the first refused login to the summary of all since then.
 const SUMMARY_AFTER: Duration = Duration::from_secs(60);
 /// The seconds over which the share of refused logins is taken.
-const WINDOW_S: u64 = 60;
+const WINDOW_S: usize = 60;
 /// The fewest judged logins in a window that can raise the alarm.
 const JUDGED_MIN: u64 = 20;
 /// The most addresses that are counted for a summary, which take about 60 KB.
@@ -69,7 +69,7 @@ struct Refused {
 struct Window {
     /// The number of the latest second.
     second: u64,
-    tallies: [Tally; WINDOW_S as usize],
+    tallies: [Tally; WINDOW_S],
 }
 
 /// Logins that were judged.
@@ -219,7 +219,7 @@ impl Default for Window {
     fn default() -> Self {
         Self {
             second: 0,
-            tallies: [Tally::default(); WINDOW_S as usize],
+            tallies: [Tally::default(); WINDOW_S],
         }
     }
 }
@@ -245,7 +245,7 @@ impl Window {
     fn advance(&mut self, now: Mono) {
         // Shards read their clocks on their own, so that `now` may be a little earlier than before.
         let now_s = (now.as_nanos() / 1_000_000_000).max(self.second);
-        let first = (self.second + 1).max(now_s.saturating_sub(WINDOW_S - 1));
+        let first = (self.second + 1).max(now_s.saturating_sub(WINDOW_S as u64 - 1));
         for second in first..=now_s {
             self.tallies[index(second)] = Tally::default();
         }
@@ -300,9 +300,8 @@ impl Summary {
     }
 }
 
-#[expect(clippy::cast_possible_truncation, reason = "the remainder is below 60")]
-const fn index(second: u64) -> usize {
-    (second % WINDOW_S) as usize
+fn index(second: u64) -> usize {
+    usize::try_from(second % WINDOW_S as u64).expect("less than WINDOW_S")
 }
 
 #[cfg(test)]

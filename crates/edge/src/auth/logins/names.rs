@@ -78,7 +78,8 @@ mod tests {
         let expected = format!("'': 1, 'a\\'\\n\\u{{1b}}[2J': 1, '{long}': 1, '\\u{{202e}}': 1");
         let parts = |text: &str| text.split(", ").map(str::to_owned).collect::<Vec<_>>();
         let (mut shown, mut expected) = (parts(&shown), parts(&expected));
-        (shown.sort(), expected.sort());
+        shown.sort();
+        expected.sort();
         assert_eq!(shown, expected);
     }
 
