@@ -129,10 +129,12 @@ impl Admission {
     /// Decides whether a client at `ip` may connect: checks IP_BLOCKLIST, IP_ALLOWLIST and the
     /// limits of its address. Called once for each connection, as soon as the client's address is
     /// known. Returns a permit that must be kept as long as the connection is open, or the reason
-    /// to refuse it.
+    /// to refuse it. If the edge was stalled, the client may have arrived at any time from `since`
+    /// on; otherwise `since` is `now`.
     pub(crate) fn screen(
         self: &Arc<Self>,
         ip: IpAddr,
+        since: Mono,
         now: Mono,
     ) -> Result<AddressPermit, CloseReason> {
         let address = Address::from(ip);
@@ -140,7 +142,7 @@ impl Admission {
             self.floods.note(FloodKind::Blocked, address);
             return Err(CloseReason::Blocked);
         }
-        if !self.addresses.enter(address, now) {
+        if !self.addresses.enter(address, since, now) {
             self.floods.note(FloodKind::TooMany, address);
             return Err(CloseReason::TooManyConnections);
         }
@@ -350,7 +352,7 @@ mod tests {
     fn a_blocked_address_is_refused_even_if_it_is_allowed() {
         let lists = lists(Some("10.0.0.0/8, 2001:db8::/32"), "10.6.6.0/24");
         let admission = admission(AdmissionLimits::NONE, lists);
-        let screen = |text| admission.screen(ip(text), at(0)).err();
+        let screen = |text| admission.screen(ip(text), at(0), at(0)).err();
         for allowed in ["10.0.0.1", "::ffff:10.0.0.1", "2001:db8:1::1"] {
             assert_eq!(screen(allowed), None, "{allowed}");
         }
@@ -364,13 +366,13 @@ mod tests {
         let (sender, receiver) = watch::channel(IpLists::default());
         let gauges = AdmissionGauges::unregistered();
         let admission = Admission::new(AdmissionLimits::NONE, receiver, gauges);
-        let running = admission.screen(ip("192.0.2.1"), at(0));
+        let running = admission.screen(ip("192.0.2.1"), at(0), at(0));
         assert!(running.is_ok());
         sender.send_replace(lists(None, "192.0.2.0/24"));
-        let refused = admission.screen(ip("192.0.2.1"), at(0)).err();
+        let refused = admission.screen(ip("192.0.2.1"), at(0), at(0)).err();
         assert_eq!(refused, Some(CloseReason::Blocked));
         sender.send_replace(IpLists::default());
-        assert!(admission.screen(ip("192.0.2.1"), at(0)).is_ok());
+        assert!(admission.screen(ip("192.0.2.1"), at(0), at(0)).is_ok());
     }
 
     #[test]
@@ -380,7 +382,7 @@ mod tests {
             ..AdmissionLimits::NONE
         };
         let admission = admission(limits, IpLists::default());
-        let screen = |text| admission.screen(ip(text), at(0));
+        let screen = |text| admission.screen(ip(text), at(0), at(0));
         let kept = [screen("2001:db8::1").ok(), screen("2001:db8::2").ok()];
         assert!(kept.iter().all(Option::is_some));
         let third = screen("2001:db8::3").err();
@@ -399,7 +401,7 @@ mod tests {
         };
         let admission = admission(limits, IpLists::default());
         let accepted = |text, ms| {
-            let each = (0..10).map(|_| admission.screen(ip(text), at(ms)));
+            let each = (0..10).map(|_| admission.screen(ip(text), at(ms), at(ms)));
             each.filter(Result::is_ok).count()
         };
         assert_eq!(accepted("192.0.2.1", 0), 4);

@@ -9,6 +9,8 @@
 
 mod cookie;
 mod cookie_keys;
+mod label;
+mod logins;
 mod tokens;
 
 use std::path::PathBuf;
@@ -26,6 +28,8 @@ pub(crate) use self::cookie::{Cookie, DeviceId};
 pub use self::cookie_keys::CookieKeyFileError;
 use self::cookie_keys::CookieKeys;
 pub(crate) use self::cookie_keys::KeyMaterial;
+pub(crate) use self::label::label;
+pub(crate) use self::logins::{ALARM as LOGIN_ALARM, Logins};
 pub use self::tokens::TokenLineError;
 use self::tokens::{Digest, TOKENS_MAX, Tokens};
 

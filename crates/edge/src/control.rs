@@ -19,6 +19,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::accept_queue::AcceptQueue;
 use crate::admission::{Admission, Attempts, Floods};
+use crate::auth::Logins;
 use crate::config::Config;
 use crate::fd_budget::{self, FdTables};
 use crate::fd_metrics::FdMetrics;
@@ -83,6 +84,7 @@ impl Edge {
                 metrics.admission_gauges(),
             ),
             attempts: Attempts::new(config.auth_rate_limit),
+            logins: Arc::default(),
             replays: Arc::new(address_budgets(config.resume_window)),
             memory: Memory::new(&metrics.memory, config.buffered_max, KernelBound::find()),
             metrics: metrics.clone(),
@@ -102,6 +104,7 @@ impl Edge {
             connections_max,
             time_error_max: config.time_error_max,
             admission: commons.admission,
+            logins: commons.logins,
             memory: commons.memory,
             authority: authority.clone(),
             time,
@@ -272,6 +275,8 @@ impl Edge {
         self.spawn("accept queue", queue.run(metrics.accept_queue.clone()));
         let admission = Arc::clone(&self.health.admission);
         self.spawn("floods", Floods::log(admission));
+        let logins = Arc::clone(&self.health.logins);
+        self.spawn("logins", Logins::watch(logins, metrics.login_alarm.clone()));
     }
 
     /// Runs `future` as a task until the edge stops. If it panics, [`Edge::stop`] panics too; in a

@@ -17,6 +17,7 @@ use tokio::sync::watch;
 
 use crate::accept_queue::AcceptQueueStatus;
 use crate::admission::Admission;
+use crate::auth::Logins;
 use crate::memory::Memory;
 use crate::no_time::NO_TIME;
 use crate::shard::Vitals;
@@ -35,6 +36,7 @@ pub(crate) struct EdgeHealth {
     pub(crate) connections_max: usize,
     pub(crate) time_error_max: Duration,
     pub(crate) admission: Arc<Admission>,
+    pub(crate) logins: Arc<Logins>,
     pub(crate) memory: Arc<Memory>,
     pub(crate) authority: watch::Receiver<Option<Authority>>,
     pub(crate) time: watch::Receiver<Option<TimeStatus>>,
@@ -80,6 +82,7 @@ impl EdgeHealth {
             .into_iter()
             .chain(of_clocks)
             .chain(of_link)
+            .chain(self.logins.alarm())
             .collect()
     }
 
@@ -157,6 +160,7 @@ impl Health for EdgeHealth {
             "clocks": clocks.iter().map(clock).collect::<Vec<_>>(),
             "alarms": self.alarms(time.as_ref(), &link),
             "nats_link": nats_link::status(&link),
+            "logins": self.logins.status(now),
             "authority": authority.map(|authority| json!({
                 "unix_us": authority.time_at(now).as_micros(),
                 "bound_us": authority.bound_us(now),
@@ -228,6 +232,7 @@ mod tests {
                     watch::channel(IpLists::default()).1,
                     AdmissionGauges::unregistered(),
                 ),
+                logins: Arc::default(),
                 memory: Memory::new(
                     &MemoryMetrics::register(&Registry::new()).unwrap(),
                     1,

@@ -13,6 +13,7 @@ use tickstorm_service::metrics::{
 use tickstorm_timebase::{Alarm, ClockState};
 
 use crate::admission::AdmissionGauges;
+use crate::auth::LOGIN_ALARM;
 use crate::histogram::BulkHistogram;
 use crate::memory::MemoryMetrics;
 use crate::no_time::NO_TIME;
@@ -46,6 +47,7 @@ pub(crate) struct Metrics {
     auth: [IntCounter; AuthResult::ALL.len()],
     going_away: [IntCounter; MoveCause::ALL.len()],
     pub(crate) auth_waiting: IntGauge,
+    pub(crate) login_alarm: IntGauge,
     pub(crate) time: TimeMetrics,
     pub(crate) tls: TlsMetrics,
     pub(crate) memory: MemoryMetrics,
@@ -105,14 +107,6 @@ pub(crate) struct TimeMetrics {
 impl Metrics {
     /// Registers all metrics, with every series at 0.
     pub(crate) fn register(registry: &Registry) -> Result<Self, RegisterError> {
-        let auth = counters(
-            registry,
-            "tickstorm_auth_total",
-            "AUTH frames, by result. Those with a result that starts with delayed had to wait, \
-             because too many had failed.",
-            &["result"],
-        )?;
-        let auth = AuthResult::ALL.map(|result| auth.with_label_values(&[result.label()]));
         Ok(Self {
             active_connections: int_gauge(
                 registry,
@@ -158,13 +152,14 @@ impl Metrics {
                 &RELEASE_LATENESS_BUCKETS_S,
             )?,
             closed: register_closed(registry)?,
-            auth,
+            auth: auth_results(registry)?,
             going_away: register_going_away(registry)?,
             auth_waiting: int_gauge(
                 registry,
                 "tickstorm_auth_waiting",
                 "AUTH frames that wait to be judged, because too many have failed.",
             )?,
+            login_alarm: login_alarm(registry)?,
             time: TimeMetrics::register(registry)?,
             tls: TlsMetrics::register(registry)?,
             memory: MemoryMetrics::register(registry)?,
@@ -225,6 +220,29 @@ fn register_going_away(
         &["reason"],
     )?;
     Ok(MoveCause::ALL.map(|cause| going_away.with_label_values(&[cause.label()])))
+}
+
+/// Registers the counters of AUTH frames, by result.
+fn auth_results(registry: &Registry) -> Result<[IntCounter; AuthResult::ALL.len()], RegisterError> {
+    let auth = counters(
+        registry,
+        "tickstorm_auth_total",
+        "AUTH frames, by result. Those with a result that starts with delayed had to wait, \
+         because too many had failed.",
+        &["result"],
+    )?;
+    Ok(AuthResult::ALL.map(|result| auth.with_label_values(&[result.label()])))
+}
+
+/// Registers the alarm for refused logins.
+fn login_alarm(registry: &Registry) -> Result<IntGauge, RegisterError> {
+    let auth_alarm = int_gauges(
+        registry,
+        "tickstorm_auth_alarm",
+        "1 while logins need attention for this reason, else 0.",
+        &["reason"],
+    )?;
+    Ok(auth_alarm.with_label_values(&[LOGIN_ALARM]))
 }
 
 /// The result of an AUTH.

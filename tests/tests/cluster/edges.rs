@@ -13,8 +13,8 @@ fn adding_and_removing_a_third_edge_costs_no_tick() {
     let clients = Clients::connect(client_addr(), 40);
     scale_edges(3);
     await_ready(3);
-    // The new edge has no clients, so the balancer sends new ones to it.
-    let late = Clients::connect(client_addr(), 10);
+    // The new edge has no clients, so the balancer sends more than half of the new ones to it.
+    let late = Clients::connect(client_addr(), 30);
     scale_edges(2);
     await_ready(2);
     clients.assert_unbroken();

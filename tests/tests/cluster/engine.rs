@@ -289,6 +289,11 @@ impl Container {
         docker(&[&["exec", &self.id], command].concat())
     }
 
+    /// Sends a signal to the container's main process.
+    pub(crate) fn send(&self, signal: &str) {
+        docker(&["kill", "--signal", signal, &self.id]);
+    }
+
     /// Kills the container without a chance to close its connections.
     pub(crate) fn kill(&self) {
         docker(&["kill", &self.id]);

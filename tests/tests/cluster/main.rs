@@ -7,6 +7,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that can't continue has failed")]
 
 mod addresses;
+mod balancer;
 mod containers;
 mod edges;
 mod engine;

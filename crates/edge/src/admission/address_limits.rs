@@ -38,14 +38,15 @@ impl AddressLimits {
         self.connections_max > 0
     }
 
-    /// Counts a new connection of `address`. Returns false if the address has reached a limit.
-    pub(super) fn enter(&self, address: Address, now: Mono) -> bool {
+    /// Counts a new connection of `address`, which may have arrived at any time from `since` on.
+    /// Returns false if the address has reached a limit.
+    pub(super) fn enter(&self, address: Address, since: Mono, now: Mono) -> bool {
         if !self.are_counted() {
-            return self.rates.take(address, 1, now);
+            return self.rates.take_since(address, 1, since, now);
         }
         let mut connections = self.connections();
         let open = connections.get(&address).copied().unwrap_or(0);
-        if open >= self.connections_max || !self.rates.take(address, 1, now) {
+        if open >= self.connections_max || !self.rates.take_since(address, 1, since, now) {
             return false;
         }
         connections.insert(address, open + 1);

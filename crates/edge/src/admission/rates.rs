@@ -74,14 +74,18 @@ impl Rates {
     /// Takes `cost` tokens for `address`, and returns whether there were as many. If not, none are
     /// taken. A cost of more than a full bucket is never granted.
     pub(crate) fn take(&self, address: Address, cost: u32, now: Mono) -> bool {
+        self.take_since(address, cost, now, now)
+    }
+
+    /// Takes tokens like [`Self::take`], for something that may have happened at any time from
+    /// `since` on: what the bucket has earned since then counts, too, even if it was full.
+    pub(crate) fn take_since(&self, address: Address, cost: u32, since: Mono, now: Mono) -> bool {
         if self.full == 0 {
             return true;
         }
+        let emptied = |full_at: Mono, factor| self.emptied(full_at.max(since), cost, factor, now);
         let mut tables = self.tables.lock().unwrap_or_else(PoisonError::into_inner);
-        match tables
-            .addresses
-            .take(address, now, |at| self.emptied(at, cost, 1, now))
-        {
+        match tables.addresses.take(address, since, |at| emptied(at, 1)) {
             Taken::Yes => return true,
             Taken::No => return false,
             Taken::TableFull => {}
@@ -89,13 +93,13 @@ impl Rates {
         let prefix = address.prefix();
         match tables
             .prefixes
-            .take(prefix, now, |at| self.emptied(at, cost, PREFIX_FACTOR, now))
+            .take(prefix, since, |at| emptied(at, PREFIX_FACTOR))
         {
             Taken::Yes => return true,
             Taken::No => return false,
             Taken::TableFull => {}
         }
-        let emptied = self.emptied(tables.rest, cost, REST_FACTOR, now);
+        let emptied = emptied(tables.rest, REST_FACTOR);
         tables.rest = emptied.unwrap_or(tables.rest);
         emptied.is_some()
     }
@@ -107,7 +111,7 @@ impl Rates {
         let tokens = u128::from(self.full) * u128::from(factor);
         let nanos = self.per.as_nanos() * u128::from(cost) / tokens;
         let filling = Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX));
-        let emptied = full_at.max(now) + filling;
+        let emptied = full_at + filling;
         (emptied.since(now) <= self.per).then_some(emptied)
     }
 }
@@ -122,9 +126,9 @@ impl<K: Copy + Ord> Buckets<K> {
     }
 
     /// Replaces the moment at which the bucket of `key` is full again by the one that `emptied`
-    /// returns for it.
-    fn take(&mut self, key: K, now: Mono, emptied: impl FnOnce(Mono) -> Option<Mono>) -> Taken {
-        self.forget(now);
+    /// returns for it. A bucket that was full at `since` may be forgotten.
+    fn take(&mut self, key: K, since: Mono, emptied: impl FnOnce(Mono) -> Option<Mono>) -> Taken {
+        self.forget(since);
         if let Some(full_at) = self.full_at.get_mut(&key) {
             let Some(emptied) = emptied(*full_at) else {
                 return Taken::No;
@@ -135,7 +139,7 @@ impl<K: Copy + Ord> Buckets<K> {
         if self.full_at.len() >= self.len_max {
             return Taken::TableFull;
         }
-        let Some(emptied) = emptied(now) else {
+        let Some(emptied) = emptied(since) else {
             return Taken::No;
         };
         self.full_at.insert(key, emptied);
@@ -214,6 +218,23 @@ mod tests {
             assert!(rates.take(numbered(0x0a00_0000 + number), 1, at(0)));
         }
         assert_eq!(lens(rates), (ADDRESSES_MAX, 0));
+    }
+
+    #[test]
+    fn what_happened_since_a_moment_may_use_all_that_was_earned_since_then() {
+        let rates = Rates::new(SECOND, 10);
+        let (known, new) = (address("192.0.2.1"), address("192.0.2.2"));
+        let since = |address, since_ms, now_ms| {
+            let mut each = 0..;
+            each.find(|_| !rates.take_since(address, 1, at(since_ms), at(now_ms)))
+        };
+        assert_eq!(taken(&rates, known, at(10_000)), 10);
+        assert_eq!(since(known, 10_000, 15_000), Some(50));
+        assert_eq!(since(new, 10_000, 15_000), Some(60), "it was full");
+        for address in [known, new] {
+            assert_eq!(taken(&rates, address, at(15_000)), 0);
+            assert_eq!(taken(&rates, address, at(15_500)), 5);
+        }
     }
 
     #[test]

@@ -5,6 +5,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tickstorm_timebase::{Clock as _, Mono, SystemClock};
+
 use super::Memory;
 use crate::shard::{ShardCommand, ShardHandle};
 
@@ -86,6 +88,25 @@ impl Pace {
     }
 }
 
+/// Tells looks after which nothing is closed yet, because the edge has just been stalled: input that
+/// arrived meanwhile is still unread, and says nothing about the clients.
+#[derive(Debug, Default)]
+struct Looks {
+    last: Option<Mono>,
+    has_waited: bool,
+}
+
+impl Looks {
+    /// Returns whether a look at `now` must not close anything. There is always one that may after
+    /// it, however busy the machine is.
+    fn must_wait(&mut self, now: Mono) -> bool {
+        let last = self.last.replace(now);
+        let is_late = last.is_some_and(|last| now.since(last) > 2 * INTERVAL);
+        self.has_waited = is_late && !self.has_waited;
+        self.has_waited
+    }
+}
+
 /// Looks at the kernel's TCP memory each second, and lets the shards shed connections when it
 /// exceeds its bound.
 pub(crate) async fn watch(memory: Arc<Memory>, shards: Vec<ShardHandle>) {
@@ -97,9 +118,10 @@ pub(crate) async fn watch(memory: Arc<Memory>, shards: Vec<ShardHandle>) {
     );
     let mut interval = tokio::time::interval(INTERVAL);
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let (mut has_failed, mut pace) = (false, Pace::default());
+    let (mut has_failed, mut pace, mut looks) = (false, Pace::default(), Looks::default());
     loop {
         interval.tick().await;
+        let must_wait = looks.must_wait(SystemClock.now());
         let source = memory.kernel.source().clone();
         // Reading may wait for a kernel that sums up the statistics of all cores.
         let Ok(read) = tokio::task::spawn_blocking(move || source.read()).await else {
@@ -117,6 +139,9 @@ pub(crate) async fn watch(memory: Arc<Memory>, shards: Vec<ShardHandle>) {
         };
         has_failed = false;
         memory.set_kernel_bytes(used);
+        if must_wait {
+            continue;
+        }
         let closed = memory.metrics.kernel_evictions.get();
         let bound = memory.kernel.bytes();
         let Some(excess) = Excess::of(used, bound) else {
@@ -174,6 +199,16 @@ mod tests {
             pace.searches(0, false);
         }
         assert!((0..8).all(|_| pace.searches(0, true)));
+    }
+
+    #[test]
+    fn after_a_stall_shards_have_time_to_read_before_anything_is_closed() {
+        let mut looks = Looks::default();
+        let mut waits = |ms: u64| looks.must_wait(Mono::from_nanos(ms * 1_000_000));
+        assert_eq!([10_000, 11_000, 13_000].map(&mut waits), [false; 3]);
+        assert_eq!([43_000, 44_000].map(&mut waits), [true, false]);
+        let always_late = [60_000, 70_000, 80_000, 90_000].map(&mut waits);
+        assert_eq!(always_late, [true, false, true, false]);
     }
 
     proptest! {

@@ -35,6 +35,8 @@ pub(super) struct Acceptor {
     /// Whether the last attempt failed because the system was out of resources. This has been
     /// logged.
     is_starved: bool,
+    /// The time for which the edge had been stalled in all when no connection was waiting.
+    stalled: Duration,
     /// The number of connections that fit into the shard's own file descriptor table.
     connections_max: usize,
 }
@@ -57,6 +59,7 @@ impl Acceptor {
             is_stopped: false,
             not_before: Mono::ZERO,
             is_starved: false,
+            stalled: Duration::ZERO,
             connections_max: usize::MAX,
         }
     }
@@ -111,6 +114,7 @@ impl Acceptor {
             Err(error) if is_connection_error(&error) => AcceptOutcome::Handled(evicted),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 self.is_pending = false;
+                self.stalled = at.stalled();
                 // With no connection waiting there will be no attempt that could clear this later.
                 self.is_starved = false;
                 AcceptOutcome::Nothing
@@ -166,7 +170,9 @@ impl Acceptor {
                 _permit: permit,
                 _address: counted_address,
             };
-            Connection::new(key, incoming, at, stage, counted)
+            let mut connection = Connection::new(key, incoming, at, stage, counted);
+            connection.arrived_after(self.stalled);
+            connection
         });
         register(key, connections, driver)
     }
@@ -184,7 +190,10 @@ impl Acceptor {
     ) -> Result<(Permit, AddressPermit), CloseReason> {
         let admission = &driver.env.commons.admission;
         let counted_address = match client {
-            Some(ip) => admission.screen(ip, at.mono)?,
+            Some(ip) => {
+                let stalled = at.stalled().saturating_sub(self.stalled);
+                admission.screen(ip, at.mono.saturating_sub(stalled), at.mono)?
+            }
             None => AddressPermit::exempt(),
         };
         let is_shard_full = connections.len() - driver.lingering.len() >= self.connections_max;

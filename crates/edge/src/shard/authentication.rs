@@ -13,7 +13,7 @@ use zeroize::Zeroizing;
 use super::env::Env;
 use super::time::Moment;
 use crate::admission::{Address, Level, SlowWarning, Turn};
-use crate::auth::{AcceptedCredentials, Cookie, DeviceId, Identity};
+use crate::auth::{AcceptedCredentials, Cookie, DeviceId, Identity, label};
 use crate::metrics::AuthResult;
 
 /// The wait of an AUTH with a cookie whose key may not have been derived yet, after which it is
@@ -22,8 +22,6 @@ const KEY_WAIT: Duration = Duration::from_millis(100);
 /// Advice on how to tell apart the clients behind a balancer.
 const PROXY_ADVICE: &str = "set PROXY_PROTOCOL, and let it send PROXY headers of version 2, or \
     let it keep the clients' own addresses (direct server return, transparent proxying)";
-/// The number of characters that are kept of a client's id or version, counted before escaping.
-const LABEL_MAX: usize = 64;
 
 /// The identity of a connection's client. Boxed, because only the operator's list needs it.
 pub(super) struct AuthenticatedClient {
@@ -100,7 +98,7 @@ pub(super) fn resume(env: &Env, peer: IpAddr, waiting: WaitingAuth, at: Moment) 
             let charged = Charged::Address {
                 slowed_by: Some(level),
             };
-            judge(env, &credentials, peer, auth, device, charged, at)
+            judge(env, &credentials, peer, &auth, device, charged, at)
         }
     }
 }
@@ -123,7 +121,7 @@ pub(super) fn authenticate(
         && attempts.has_turn(device, at.mono)
     {
         let charged = Charged::Device(device);
-        return judge(env, &credentials, peer, auth, Some(device), charged, at);
+        return judge(env, &credentials, peer, &auth, Some(device), charged, at);
     }
     // After a restart or a rotation, clients with cookies must not have to queue behind guessers
     // until their keys are there.
@@ -141,7 +139,7 @@ pub(super) fn authenticate(
     match turn {
         Turn::Now => {
             let charged = Charged::Address { slowed_by: None };
-            judge(env, &credentials, peer, auth, device, charged, at)
+            judge(env, &credentials, peer, &auth, device, charged, at)
         }
         Turn::After {
             wait: time,
@@ -149,6 +147,7 @@ pub(super) fn authenticate(
         } => wait(env, auth, time, WaitCause::Failures(slowed_by), at),
         Turn::Never => {
             env.metrics().count_auth(AuthResult::RateLimited);
+            env.commons.logins.note_unjudged(address, at.mono);
             AuthOutcome::RateLimited
         }
     }
@@ -178,18 +177,20 @@ fn judge(
     env: &Env,
     credentials: &AcceptedCredentials,
     peer: IpAddr,
-    mut auth: Zeroizing<Auth>,
+    auth: &Auth,
     device: Option<DeviceId>,
     charged: Charged,
     at: Moment,
 ) -> AuthOutcome {
     let is_delayed = matches!(charged, Charged::Address { slowed_by: Some(_) });
-    let Some(identity) = credentials.verify(&auth) else {
+    let Some(identity) = credentials.verify(auth) else {
         let attempts = &env.commons.attempts;
         match charged {
             Charged::Device(device) => attempts.fail_device(device, at.mono),
             Charged::Address { slowed_by } => attempts.fail(peer.into(), slowed_by, at.mono),
         }
+        let logins = &env.commons.logins;
+        logins.note_refused(auth, peer.into(), at.mono);
         env.metrics().count_auth(if is_delayed {
             AuthResult::DelayedFailed
         } else {
@@ -202,14 +203,15 @@ fn judge(
     } else {
         AuthResult::Accepted
     });
-    let cookie = credentials.issue_cookie(identity, &auth, device.unwrap_or_else(DeviceId::random));
+    env.commons.logins.note_accepted(at.mono);
+    let cookie = credentials.issue_cookie(identity, auth, device.unwrap_or_else(DeviceId::random));
     let client = AuthenticatedClient {
         token: match identity {
             Identity::User { .. } => None,
             Identity::Token { name, .. } => Some(name.into()),
         },
-        id: label(std::mem::take(&mut auth.client_id)),
-        version: label(std::mem::take(&mut auth.client_version)),
+        id: label(&auth.client_id),
+        version: label(&auth.client_version),
         has_cookie: device.is_some(),
     };
     AuthOutcome::Accepted(Box::new(client), cookie)
@@ -251,33 +253,5 @@ impl Drop for WaitCount {
         if let Some(unjudged) = &self.unjudged {
             unjudged.inc();
         }
-    }
-}
-
-/// Makes a string that the client sent fit for a log line and the operator's list: truncates it and
-/// escapes control characters, quotes and backslashes.
-fn label(text: String) -> Box<str> {
-    let is_plain = |byte| matches!(byte, b' '..=b'~') && !matches!(byte, b'"' | b'\'' | b'\\');
-    if text.len() <= LABEL_MAX && text.bytes().all(is_plain) {
-        return text.into_boxed_str();
-    }
-    let truncated = text.chars().take(LABEL_MAX);
-    truncated
-        .flat_map(char::escape_debug)
-        .collect::<String>()
-        .into_boxed_str()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn labels_from_clients_are_truncated_and_escaped() {
-        assert_eq!(&*label("a\n\u{1b}[2J".into()), "a\\n\\u{1b}[2J");
-        assert_eq!(label("ä".repeat(100)).chars().count(), 64);
-        assert_eq!(label("a".repeat(65)).len(), 64);
-        assert_eq!(&*label("it's \"1.0\" \\".into()), r#"it\'s \"1.0\" \\"#);
-        assert_eq!(&*label("tickstorm bench/1.0".into()), "tickstorm bench/1.0");
     }
 }

@@ -46,6 +46,8 @@ pub(super) struct Connection<S> {
     /// Whether any byte was received. A connection that closes without one is a health check.
     has_received: bool,
     counted: Counted,
+    /// The milliseconds for which the edge had been stalled in all, as far as the session knows.
+    stalled_ms: u32,
 }
 
 /// What a connection counts against, until this is dropped.
@@ -235,7 +237,26 @@ impl<S> Connection<S> {
             is_buffering: false,
             has_received: false,
             counted,
+            stalled_ms: millis(at.stalled()),
         }
+    }
+
+    /// Notes that the edge had been stalled for this time in all when the connection can first have
+    /// arrived.
+    pub(super) fn arrived_after(&mut self, stalled: Duration) {
+        self.stalled_ms = millis(stalled);
+    }
+
+    /// Tells the session for how long the edge has been stalled since it was last told, and returns
+    /// that time. Input that is read now may have arrived meanwhile.
+    pub(super) fn note_stall(&mut self, at: Moment) -> Duration {
+        let stalled_ms = millis(at.stalled());
+        let before_ms = std::mem::replace(&mut self.stalled_ms, stalled_ms);
+        let new = Duration::from_millis(stalled_ms.saturating_sub(before_ms).into());
+        if !new.is_zero() {
+            self.session.stalled_for(new);
+        }
+        new
     }
 
     /// Returns whether the connection is open, that is, closing it has not started.
@@ -454,6 +475,11 @@ impl Served {
         let outbox = self.outbox.as_ref();
         outbox.is_none_or(|outbox| outbox.is_between_frames() && !outbox.waits_for_socket)
     }
+}
+
+/// Returns whole milliseconds. An edge that was stalled for more than 49 days forgives no more.
+fn millis(duration: Duration) -> u32 {
+    u32::try_from(duration.as_millis()).unwrap_or(u32::MAX)
 }
 
 #[cfg(test)]

@@ -119,13 +119,14 @@ impl<N: Network> Driver<N> {
         at: Moment,
         scratch: &mut [u8],
     ) -> AfterStep {
+        let stalled = connection.note_stall(at);
         for _ in 0..READS_MAX {
             connection.pause_if_blocked(at.now);
             if !connection.is_reading() {
                 return AfterStep::Stays;
             }
             let received = self.network.receive(&connection.socket, scratch);
-            let introduced = self.learn_client_address(connection, at);
+            let introduced = self.learn_client_address(connection, stalled, at);
             if introduced.is_some_and(AfterStep::is_gone) {
                 return AfterStep::Gone;
             }
@@ -153,11 +154,15 @@ impl<N: Network> Driver<N> {
                         connection.report_received();
                     }
                     if is_last && !until_empty {
+                        connection.session.caught_up();
                         connection.pause_if_blocked(at.now);
                         return AfterStep::Stays;
                     }
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return AfterStep::Stays,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    connection.session.caught_up();
+                    return AfterStep::Stays;
+                }
                 // TLS has read bytes that brought no plaintext, or a load balancer's header was
                 // read, which is no byte of the client.
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {

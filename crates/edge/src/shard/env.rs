@@ -10,7 +10,7 @@ use tickstorm_timebase::{Authority, Epoch, Mono, UnixTime, was_suspended};
 use tokio::sync::watch;
 
 use crate::admission::{Admission, Attempts, Rates};
-use crate::auth::AcceptedCredentials;
+use crate::auth::{AcceptedCredentials, Logins};
 use crate::feed::{ChunkOutcome, FeedFrame, FeedLimits};
 use crate::memory::Memory;
 use crate::metrics::Metrics;
@@ -45,6 +45,7 @@ pub(crate) struct Commons {
     pub(crate) settings: Arc<ShardSettings>,
     pub(crate) admission: Arc<Admission>,
     pub(crate) attempts: Arc<Attempts>,
+    pub(crate) logins: Arc<Logins>,
     /// The budgets of replayed ticks by address.
     pub(crate) replays: Arc<Rates>,
     pub(crate) memory: Arc<Memory>,

@@ -1,6 +1,8 @@
 //! The shard's side of the PROXY protocol: a connection gets the address of its client, and faults
 //! are reported to the operator.
 
+use std::time::Duration;
+
 use super::connection::{AfterStep, Connection, Stage};
 use super::driver::Driver;
 use super::time::Moment;
@@ -9,10 +11,12 @@ use crate::sys::proxied::ProxyFault;
 
 impl<N: Network> Driver<N> {
     /// Gives a connection the address of its client, if a load balancer has just announced it, and
-    /// closes it if the client may not connect. Returns `None` if no address was announced.
+    /// closes it if the client may not connect. Returns `None` if no address was announced. The
+    /// client may have arrived while the edge was `stalled`.
     pub(super) fn learn_client_address(
         &mut self,
         connection: &mut Connection<N::Socket>,
+        stalled: Duration,
         at: Moment,
     ) -> Option<AfterStep> {
         if !matches!(connection.stage, Stage::Handshake { .. }) {
@@ -25,7 +29,9 @@ impl<N: Network> Driver<N> {
             balancer = %connection.peer,
             "a load balancer has announced its client"
         );
-        match self.env.commons.admission.screen(client.ip(), at.mono) {
+        let since = at.mono.saturating_sub(stalled);
+        let admission = &self.env.commons.admission;
+        match admission.screen(client.ip(), since, at.mono) {
             Ok(permit) => {
                 connection.count_client(client, permit);
                 Some(AfterStep::Stays)

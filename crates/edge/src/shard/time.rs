@@ -10,6 +10,11 @@ use tickstorm_timebase::{Clock, Mono};
 /// advances every [`super::wheel::WHEEL_INTERVAL`], so the clock is read at least that often.
 pub(super) const STALL: Duration = Duration::from_millis(500);
 
+/// How far a shard's time is ahead of the machine's at first. A session subtracts stalls from
+/// moments, and the edge may have been started only seconds after the machine: no stall is so long
+/// that this would be before zero.
+const AHEAD: Duration = Duration::from_secs(400 * 86_400);
+
 /// One clock reading.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Moment {
@@ -17,6 +22,13 @@ pub(super) struct Moment {
     pub(super) mono: Mono,
     /// The shard's time, for deadlines.
     pub(super) now: Mono,
+}
+
+impl Moment {
+    /// Returns the time for which the edge has been stalled in all.
+    pub(super) fn stalled(self) -> Duration {
+        (self.mono + AHEAD).since(self.now)
+    }
 }
 
 /// The clock of one shard.
@@ -49,7 +61,7 @@ impl<C: Clock> ShardTime<C> {
         if gap > STALL {
             self.stalled += gap;
         }
-        let now = mono.saturating_sub(self.stalled);
+        let now = (mono + AHEAD).saturating_sub(self.stalled);
         Moment { mono, now }
     }
 }

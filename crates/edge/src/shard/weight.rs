@@ -61,6 +61,7 @@ impl<'socket> FanOut<'socket> {
                 metrics.admission_gauges(),
             ),
             attempts: Attempts::new(0),
+            logins: Arc::default(),
             replays: Arc::new(address_budgets(config.resume_window)),
             memory: Memory::new(&metrics.memory, config.buffered_max, KernelBound::none()),
             metrics,

@@ -100,6 +100,8 @@ pub struct ServerSession {
     /// The moment when the driver stopped reading, or [`Mono::NEVER`] while it reads.
     paused_at: Mono,
     rate: RateLimit,
+    /// Whether input that is read now may have arrived while the driver did not read.
+    is_catching_up: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -122,6 +124,7 @@ impl ServerSession {
             deadline_from: now,
             paused_at: Mono::NEVER,
             rate: RateLimit::default(),
+            is_catching_up: false,
         }
     }
 
@@ -141,7 +144,7 @@ impl ServerSession {
             };
             let handled = match self.decoder.decode_or_skip(rules, input) {
                 Ok(Some(Decoded::Frame(frame))) => self.handle_frame(limits, &frame, now),
-                Ok(Some(Decoded::Skipped)) => self.rate.take(limits, 1, now).map(|()| None),
+                Ok(Some(Decoded::Skipped)) => self.take(limits, 1, now).map(|()| None),
                 Ok(None) => return Step::NeedsInput,
                 Err(error) => Err(error.into()),
             };
@@ -187,6 +190,8 @@ impl ServerSession {
     pub fn accept(&mut self, limits: &Limits, cookie: &[u8], now: Mono, out: &mut Vec<u8>) {
         debug_assert_eq!(self.phase, Phase::Deciding, "accept answers Step::Auth");
         self.phase = Phase::Authenticated;
+        // Nothing was read while AUTH was being decided.
+        self.catch_up_from(self.deadline_from);
         self.deadline_from = now;
         acknowledge(limits, FrameType::Auth, 0, cookie, out);
     }
@@ -247,8 +252,23 @@ impl ServerSession {
         if self.paused_at != Mono::NEVER && self.is_authenticated() {
             let suspended_from = self.paused_at.max(self.deadline_from);
             self.deadline_from = self.deadline_from + now.since(suspended_from);
+            self.catch_up_from(suspended_from);
         }
         self.paused_at = Mono::NEVER;
+    }
+
+    /// Records that the driver was stalled for this time, which its clock does not include.
+    /// Until [`ServerSession::caught_up`] is called, input counts against the frame rate as if it
+    /// had arrived as evenly as it may have.
+    pub fn stalled_for(&mut self, stalled: Duration) {
+        self.catch_up_from(self.deadline_from);
+        self.rate.full_at = self.rate.full_at.saturating_sub(stalled);
+    }
+
+    /// Records that the driver has read all input that had arrived. What it reads later has arrived
+    /// since.
+    pub fn caught_up(&mut self) {
+        self.is_catching_up = false;
     }
 
     /// Returns whether the driver has stopped reading.
@@ -269,6 +289,22 @@ impl ServerSession {
         self.phase == Phase::Subscribed
     }
 
+    /// Starts to count input as if it had arrived at any time from `since` on.
+    fn catch_up_from(&mut self, since: Mono) {
+        if !self.is_catching_up {
+            self.is_catching_up = true;
+            self.rate.full_at = self.rate.full_at.max(since);
+        }
+    }
+
+    /// Takes the tokens of a frame that counts as `cost` frames.
+    fn take(&mut self, limits: &Limits, cost: u32, now: Mono) -> Result<(), CloseReason> {
+        if !self.is_catching_up {
+            self.rate.full_at = self.rate.full_at.max(now);
+        }
+        self.rate.take(limits, cost, now)
+    }
+
     fn handle_frame(
         &mut self,
         limits: &Limits,
@@ -286,7 +322,7 @@ impl ServerSession {
             FrameType::Auth => Err(CloseReason::AlreadyAuthenticated),
             FrameType::Subscribe => {
                 let subscribe: Subscribe = decode(frame_type, frame)?;
-                self.rate.take(limits, SUBSCRIBE_COST, now)?;
+                self.take(limits, SUBSCRIBE_COST, now)?;
                 let request = subscribe.request().ok_or(CloseReason::UnknownMode {
                     found: subscribe.mode,
                 })?;
@@ -295,7 +331,7 @@ impl ServerSession {
             }
             FrameType::Heartbeat => {
                 let Heartbeat { client_time_us } = decode(frame_type, frame)?;
-                self.rate.take(limits, 1, now)?;
+                self.take(limits, 1, now)?;
                 self.deadline_from = now;
                 Ok(Some(Step::Heartbeat { client_time_us }))
             }
@@ -403,7 +439,7 @@ fn millis(duration: Duration) -> u32 {
 
 /// A token bucket that is full at first, stored as the one moment at which it will be full again.
 /// Each frame moves that moment forward by its share of a second, and the moment may be at most one
-/// burst ahead.
+/// burst ahead. A frame that may have arrived earlier counts as of then, if the bucket was full.
 #[derive(Debug, Default)]
 struct RateLimit {
     full_at: Mono,
@@ -413,7 +449,7 @@ impl RateLimit {
     /// Takes the tokens of a frame that counts as `cost` frames.
     fn take(&mut self, limits: &Limits, cost: u32, now: Mono) -> Result<(), CloseReason> {
         let share = limits.frame_share();
-        let full_at = self.full_at.max(now) + share * cost;
+        let full_at = self.full_at + share * cost;
         if full_at.since(now) > limits.burst_time(share) {
             return Err(CloseReason::RateLimited {
                 per_second: limits.frame_rate,

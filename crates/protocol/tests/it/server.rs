@@ -38,6 +38,7 @@ impl SessionPeer {
         let mut peer = Self::unauthenticated();
         assert!(matches!(peer.send(&auth())[..], [Step::Auth(_)]));
         peer.accept();
+        peer.session.caught_up();
         peer
     }
 
@@ -46,8 +47,15 @@ impl SessionPeer {
             .accept(&self.limits, &[], self.now, &mut self.out);
     }
 
-    /// Returns all steps that these bytes lead to.
-    fn send(&mut self, mut bytes: &[u8]) -> Vec<Step> {
+    /// Returns all steps that these bytes lead to, which are all that have arrived.
+    fn send(&mut self, bytes: &[u8]) -> Vec<Step> {
+        let steps = self.send_first(bytes);
+        self.session.caught_up();
+        steps
+    }
+
+    /// Returns all steps that these bytes lead to, after which more have arrived already.
+    fn send_first(&mut self, mut bytes: &[u8]) -> Vec<Step> {
         let mut steps = Vec::new();
         loop {
             let step = self.session.step(&self.limits, &mut bytes, self.now);
@@ -403,6 +411,61 @@ fn a_quiet_period_earns_no_more_than_the_burst() {
     assert_eq!(peer.send(&burst).len(), 200);
     let reason = rate_limited(&peer.limits);
     assert_eq!(peer.send(&heartbeat(1)), [Step::Close(reason)]);
+}
+
+/// Sends `frames` heartbeats and returns how many of them were answered.
+fn accepted(peer: &mut SessionPeer, frames: usize) -> usize {
+    let steps = peer.send_first(&heartbeat(1).repeat(frames));
+    let is_beat = |step: &&Step| matches!(step, Step::Heartbeat { .. });
+    steps.iter().filter(is_beat).count()
+}
+
+#[test]
+fn what_arrived_while_the_edge_stalled_for_may_use_what_was_earned_meanwhile() {
+    for (used, stalled_s, expected) in [(0, 30, 500), (200, 30, 300), (150, 600, 6_050)] {
+        let mut peer = SessionPeer::authenticated();
+        peer.send(&heartbeat(1).repeat(used));
+        peer.session.stalled_for(stalled_s * SECOND);
+        assert_eq!(accepted(&mut peer, expected), expected);
+        assert_eq!(accepted(&mut peer, 1), 0, "{used} {stalled_s}");
+    }
+}
+
+#[test]
+fn stalls_in_a_row_add_up_until_all_input_has_been_read() {
+    let mut peer = SessionPeer::authenticated();
+    peer.send(&heartbeat(1).repeat(200));
+    peer.session.stalled_for(10 * SECOND);
+    assert_eq!(accepted(&mut peer, 60), 60);
+    peer.session.stalled_for(5 * SECOND);
+    peer.pass(SECOND);
+    assert_eq!(accepted(&mut peer, 100), 100);
+    peer.session.caught_up();
+    assert_eq!(accepted(&mut peer, 1), 0);
+}
+
+#[test]
+fn once_all_input_has_been_read_no_more_than_a_burst_is_left() {
+    let mut peer = SessionPeer::authenticated();
+    peer.session.stalled_for(600 * SECOND);
+    assert_eq!(accepted(&mut peer, 1), 1);
+    peer.session.caught_up();
+    assert_eq!(accepted(&mut peer, 201), 200);
+}
+
+#[test]
+fn what_arrived_while_nothing_was_read_may_use_what_was_earned_meanwhile() {
+    let mut paused = SessionPeer::authenticated();
+    paused.session.pause(paused.now);
+    paused.pass(30 * SECOND);
+    paused.session.resume(paused.now);
+    let mut deciding = SessionPeer::unauthenticated();
+    deciding.send(&auth());
+    deciding.pass(30 * SECOND);
+    deciding.accept();
+    for peer in [&mut paused, &mut deciding] {
+        assert_eq!(accepted(peer, 501), 500);
+    }
 }
 
 #[test]

@@ -314,3 +314,27 @@ fn an_address_over_a_limit_gets_too_many_connections_and_another_is_served() {
     let later = sim.enter_from("2001:db8::6");
     assert!(sim.is_in(later));
 }
+
+/// Connections that arrive while the edge is stalled wait in the kernel's queue. With the PROXY
+/// protocol, their addresses are known only when they have been accepted.
+#[test]
+fn connections_that_piled_up_during_a_stall_do_not_count_as_if_they_came_at_once() {
+    let limits = AdmissionLimits {
+        connect_rate_per_address: 2,
+        ..AdmissionLimits::NONE
+    };
+    let mut sim = Sim::with_limits(settings(), limits);
+    sim.connect_many(ATTACKER, 1);
+    sim.run_for(5 * SECOND);
+    sim.stall(30 * SECOND);
+    let honest = sim.connect_many(ATTACKER, 60);
+    sim.run_for(100 * MS);
+    let shut = |sim: &Sim, clients: &[RawFd]| {
+        let is_shut = |fd: &&RawFd| sim.script.on(**fd).is_closed || sim.script.on(**fd).is_shut;
+        clients.iter().filter(is_shut).count()
+    };
+    assert_eq!(shut(&sim, &honest), 0);
+    let more = sim.connect_many(ATTACKER, 10);
+    sim.run_for(100 * MS);
+    assert!(shut(&sim, &more) >= 7, "a stall is forgiven once");
+}

@@ -166,6 +166,7 @@ impl<N: Network> Sim<N> {
             settings: Arc::new(settings),
             admission: Admission::new(limits, lists.subscribe(), metrics.admission_gauges()),
             attempts: Attempts::new(0),
+            logins: Arc::default(),
             replays,
             memory: Memory::new(&metrics.memory, buffered_max, KernelBound::none()),
             metrics: metrics.clone(),

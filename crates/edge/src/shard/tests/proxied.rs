@@ -392,3 +392,29 @@ fn a_reused_descriptor_inherits_nothing() {
     );
     assert_eq!(buffer[..8], *b"anything");
 }
+
+#[test]
+fn clients_of_a_balancer_that_piled_up_during_a_stall_do_not_count_as_if_they_came_at_once() {
+    let limits = AdmissionLimits {
+        connect_rate_per_address: 2,
+        ..AdmissionLimits::NONE
+    };
+    let mut sim = Sim::build(settings(), limits, proxied);
+    sim.learn_time();
+    let arrive = |sim: &mut Sim<Proxied<Script>>, number: usize| {
+        let arriving = (0..number).map(|_| {
+            let fd = sim.connect_balancer();
+            sim.script.client_sends(fd, &announce(addr(CLIENT)));
+            fd
+        });
+        let arriving: Vec<_> = arriving.collect();
+        sim.run_for(100 * MS);
+        let is_closed = |fd: &&RawFd| sim.script.on(**fd).is_closed || sim.script.on(**fd).is_shut;
+        arriving.iter().filter(is_closed).count()
+    };
+    assert_eq!(arrive(&mut sim, 1), 0);
+    sim.run_for(5 * SECOND);
+    sim.stall(30 * SECOND);
+    assert_eq!(arrive(&mut sim, 60), 0);
+    assert!(arrive(&mut sim, 10) >= 7, "a stall is forgiven once");
+}

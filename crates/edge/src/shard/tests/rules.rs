@@ -93,6 +93,54 @@ fn a_stall_of_the_edge_closes_no_connection_as_silent() {
     assert!(!sim.script.on(client).is_shut);
 }
 
+/// A client that sends as many frames as it may, while the edge is stalled for longer than what it
+/// may save up, is not closed: whether it sends heartbeats or SUBSCRIBEs, in whatever portions its
+/// input is read, and again at once.
+#[test]
+fn what_piles_up_during_a_stall_is_not_judged_as_if_it_came_at_once() {
+    let beats = heartbeat(1).repeat(300);
+    let subscribes = subscribe(Mode::Minute, false, None).repeat(30);
+    // After two stalls, the edge no longer knows the time, and SUBSCRIBEs wait.
+    for (piled_up, read_max, stalls) in [
+        (&beats, None, 3),
+        (&beats, Some(40), 3),
+        (&subscribes, None, 1),
+    ] {
+        let mut sim = Sim::new(settings());
+        let client = sim.subscriber(Mode::Minute, false);
+        sim.script.client_sends(client, &heartbeat(1).repeat(150));
+        sim.run_for(SECOND);
+        sim.script.on(client).read_max = read_max;
+        for stall in 0..stalls {
+            sim.stall(30 * SECOND);
+            sim.script.client_sends(client, piled_up);
+            sim.run_for(SECOND);
+            sim.script.client_sends(client, &heartbeat(1).repeat(5));
+            sim.run_for(SECOND);
+            let is_shut = sim.script.on(client).is_shut;
+            assert!(!is_shut, "{read_max:?}, stall {stall}");
+            assert!(!sim.script.on(client).has_input());
+        }
+        sim.script.client_sends(client, &heartbeat(1).repeat(250));
+        sim.run_for(SECOND);
+        assert_eq!(
+            sim.error(client),
+            "RATE_LIMITED",
+            "a stall is forgiven once"
+        );
+    }
+}
+
+#[test]
+fn a_client_that_sent_before_a_stall_what_it_may_send_in_it_is_closed() {
+    let mut sim = Sim::new(settings());
+    let client = sim.subscriber(Mode::Minute, false);
+    sim.stall(10 * SECOND);
+    sim.script.client_sends(client, &heartbeat(1).repeat(305));
+    sim.run_for(MS);
+    assert_eq!(sim.error(client), "RATE_LIMITED");
+}
+
 #[test]
 fn unread_input_of_a_silent_client_is_read_before_it_is_closed() {
     let mut sim = Sim::new(settings());
