@@ -1,6 +1,8 @@
 //! The machine that a clock runs on: its own time, its host's clock, and the kernel's report on
 //! that clock. Tests substitute another machine.
 
+use std::time::Duration;
+
 use tickstorm_timebase::{Clock, HostClock, HostReading, Mono, SystemClock, SystemHost};
 
 use crate::discipline::Discipline;
@@ -28,6 +30,10 @@ impl ThisMachine {
 impl Clock for ThisMachine {
     fn now(&self) -> Mono {
         SystemClock.now()
+    }
+
+    fn suspended(&self) -> Duration {
+        SystemClock.suspended()
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
-use crate::system::{monotonic_ns, real_ns};
+use crate::system::{BracketedReading, monotonic_ns, real_ns};
 use crate::unix::UnixTime;
 
 /// One reading of the host's clock.
@@ -45,46 +45,14 @@ impl SystemHost {
 }
 
 impl HostClock for SystemHost {
-    /// Reads the clocks three times and uses the reading that took the least time, so that being
-    /// preempted is not mistaken for a step.
     fn read(&self) -> HostReading {
-        let best = [(); 3]
-            .map(|()| BracketedReading::take())
-            .into_iter()
-            .reduce(BracketedReading::narrower);
-        let best = best.expect("three readings were taken");
-        let real_minus_mono_ns = best.real_minus_mono_ns.saturating_add(self.skew_ns);
+        let real_minus_mono_ns = BracketedReading::take(real_ns)
+            .minus_monotonic_ns
+            .saturating_add(self.skew_ns);
         let unix_ns = monotonic_ns().saturating_add(real_minus_mono_ns);
         HostReading {
             unix: UnixTime::from_nanos(unix_ns),
             real_minus_mono_ns,
-        }
-    }
-}
-
-/// A reading of CLOCK_REALTIME between two of CLOCK_MONOTONIC.
-struct BracketedReading {
-    real_minus_mono_ns: i64,
-    width_ns: i64,
-}
-
-impl BracketedReading {
-    fn take() -> Self {
-        let before = monotonic_ns();
-        let real = real_ns();
-        let width_ns = monotonic_ns().saturating_sub(before);
-        let middle = before.saturating_add(width_ns / 2);
-        Self {
-            real_minus_mono_ns: real.saturating_sub(middle),
-            width_ns,
-        }
-    }
-
-    fn narrower(self, other: Self) -> Self {
-        if other.width_ns < self.width_ns {
-            other
-        } else {
-            self
         }
     }
 }

@@ -34,7 +34,7 @@ pub mod unix;
 
 pub use announcer::Announcer;
 pub use authority::Authority;
-pub use clock::{Clock, ManualClock, SystemClock};
+pub use clock::{Clock, ManualClock, SUSPENSION_MIN, SystemClock, was_suspended};
 pub use clock_id::{ClockId, InvalidClockId};
 pub use grid::{Epoch, Mode, Quality, Tick};
 pub use host::{HostClock, HostReading, ManualHost, SystemHost};

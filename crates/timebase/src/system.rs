@@ -7,9 +7,41 @@ mod linux;
 mod portable;
 
 #[cfg(target_os = "linux")]
-pub(crate) use linux::{monotonic_ns, raw_ns, real_ns};
+pub(crate) use linux::{monotonic_ns, raw_ns, real_ns, suspended_ns};
 #[cfg(not(target_os = "linux"))]
-pub(crate) use portable::{monotonic_ns, raw_ns, real_ns};
+pub(crate) use portable::{monotonic_ns, raw_ns, real_ns, suspended_ns};
+
+/// A reading of a clock between two of [`monotonic_ns`].
+#[derive(Clone, Copy)]
+pub(crate) struct BracketedReading {
+    pub(crate) minus_monotonic_ns: i64,
+    width_ns: i64,
+}
+
+impl BracketedReading {
+    /// Reads `clock` three times and returns the reading that took the least time, so that being
+    /// preempted is not mistaken for a difference between the clocks.
+    pub(crate) fn take(clock: fn() -> i64) -> Self {
+        let once = || {
+            let before = monotonic_ns();
+            let read = clock();
+            let width_ns = monotonic_ns().saturating_sub(before);
+            Self {
+                minus_monotonic_ns: read.saturating_sub(before.saturating_add(width_ns / 2)),
+                width_ns,
+            }
+        };
+        (0..2).fold(once(), |best, _| best.narrower(once()))
+    }
+
+    fn narrower(self, other: Self) -> Self {
+        if other.width_ns < self.width_ns {
+            other
+        } else {
+            self
+        }
+    }
+}
 
 #[cfg(test)]
 mod tests {

@@ -32,6 +32,10 @@ impl Clock for TokioClock {
         // The clock does not start at zero, which a real clock never shows either.
         Mono::ZERO + Duration::from_secs(1_000) + self.0.elapsed()
     }
+
+    fn suspended(&self) -> Duration {
+        Duration::ZERO
+    }
 }
 
 impl AlarmClock for TokioClock {

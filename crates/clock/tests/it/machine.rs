@@ -64,6 +64,10 @@ impl Clock for TestMachine {
     fn now(&self) -> Mono {
         Mono::ZERO + self.elapsed()
     }
+
+    fn suspended(&self) -> Duration {
+        Duration::ZERO
+    }
 }
 
 impl HostClock for TestMachine {

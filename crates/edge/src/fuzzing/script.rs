@@ -3,6 +3,7 @@
 use std::io::{self, IoSlice};
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsRawFd, RawFd};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use tickstorm_timebase::{Clock, Mono};
@@ -40,6 +41,10 @@ impl<'a> Script<'a> {
 impl Clock for Script<'_> {
     fn now(&self) -> Mono {
         Mono::from_nanos(0)
+    }
+
+    fn suspended(&self) -> Duration {
+        Duration::ZERO
     }
 }
 

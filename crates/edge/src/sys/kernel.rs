@@ -81,6 +81,10 @@ impl Clock for Kernel {
     fn now(&self) -> Mono {
         SystemClock.now()
     }
+
+    fn suspended(&self) -> Duration {
+        SystemClock.suspended()
+    }
 }
 
 impl Listen for Kernel {

@@ -12,6 +12,7 @@ use std::collections::HashMap;
 use std::io::{self, IoSlice};
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsRawFd, RawFd};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use tickstorm_timebase::{Clock, Mono};
@@ -121,6 +122,10 @@ impl<N: Network> Proxied<N> {
 impl<N: Network> Clock for Proxied<N> {
     fn now(&self) -> Mono {
         self.below.now()
+    }
+
+    fn suspended(&self) -> Duration {
+        self.below.suspended()
     }
 }
 

@@ -16,6 +16,7 @@ use std::io::{self, IoSlice};
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
+use std::time::Duration;
 
 use nix::errno::Errno;
 use rustls::ServerConfig;
@@ -178,6 +179,10 @@ fn read_outcome(opened: usize, is_last: bool) -> io::Result<Received> {
 impl<N: Network> Clock for Secured<N> {
     fn now(&self) -> Mono {
         self.plain.now()
+    }
+
+    fn suspended(&self) -> Duration {
+        self.plain.suspended()
     }
 }
 

@@ -2,6 +2,8 @@
 
 use rustix::time::{ClockId, clock_gettime};
 
+use super::BracketedReading;
+
 /// Reads CLOCK_MONOTONIC_RAW, which is never slewed.
 pub(crate) fn raw_ns() -> u64 {
     u64::try_from(nanos(ClockId::MonotonicRaw)).unwrap_or(0)
@@ -15,6 +17,12 @@ pub(crate) fn monotonic_ns() -> i64 {
 /// Reads CLOCK_REALTIME: Unix time.
 pub(crate) fn real_ns() -> i64 {
     nanos(ClockId::Realtime)
+}
+
+/// Returns CLOCK_BOOTTIME − CLOCK_MONOTONIC: for how long the machine has been suspended since it
+/// started. Nothing else changes it, since both clocks are slewed alike.
+pub(crate) fn suspended_ns() -> i64 {
+    BracketedReading::take(|| nanos(ClockId::Boottime)).minus_monotonic_ns
 }
 
 fn nanos(clock: ClockId) -> i64 {

@@ -4,6 +4,9 @@
 use std::sync::OnceLock;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+#[cfg(not(target_os = "linux"))]
+use super::BracketedReading;
+
 /// The first reading of the monotonic clocks. It is not zero, since no real machine's clock reads
 /// zero.
 const FIRST: Duration = Duration::from_secs(1);
@@ -28,6 +31,13 @@ pub(crate) fn real_ns() -> i64 {
         Ok(since) => signed_nanos(since),
         Err(before) => -signed_nanos(before.duration()),
     }
+}
+
+/// Returns the wall clock minus [`monotonic_ns`], which grows by the time for which the machine was
+/// suspended if the monotonic clock then stands still.
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn suspended_ns() -> i64 {
+    BracketedReading::take(real_ns).minus_monotonic_ns
 }
 
 #[expect(

@@ -244,6 +244,10 @@ impl Clock for Script {
         scene.now = scene.now + Duration::from_nanos(25);
         scene.now
     }
+
+    fn suspended(&self) -> Duration {
+        Duration::ZERO
+    }
 }
 
 impl Listen for Script {
