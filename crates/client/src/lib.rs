@@ -55,6 +55,7 @@
 //! Nothing in this crate reads the wall clock. Authority time comes from the edge, and
 //! [`Estimate`]s of it state their error bounds; see [`estimate`].
 
+mod addresses;
 mod ahead;
 mod alarm_clock;
 mod backoff;
@@ -63,12 +64,15 @@ mod dial;
 pub mod error;
 pub mod estimate;
 mod event;
+mod moving;
 mod options;
+mod rate;
 mod resume;
 mod stream;
 mod subscription;
 #[cfg(feature = "tls")]
 mod tls;
+mod vitals;
 
 pub use alarm_clock::AlarmClock;
 pub use dial::Dial;
