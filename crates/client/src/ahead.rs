@@ -136,15 +136,14 @@ pub(crate) async fn release<C: AlarmClock>(
             continue;
         }
         if ended && due.is_none() {
-            if held.catch_up(&estimator.borrow(), now) {
-                continue;
-            }
-            // The time was never known and there is no connection left to learn it from, so the
-            // ticks can never be released. Only the error that ended the connection remains to be
-            // handed on.
-            held.drop_ticks();
             if held.items.is_empty() {
                 return;
+            }
+            // If the time was never known, there is no connection left to learn it from, and the
+            // ticks can never be released. Only the error that ended the connection remains to be
+            // handed on.
+            if !held.catch_up(&estimator.borrow(), now) {
+                held.drop_ticks();
             }
             continue;
         }

@@ -44,7 +44,7 @@ impl Move {
 
     /// Returns when to make the next attempt, or `None` if there is no time for another one.
     pub(crate) fn next_attempt(&self) -> Option<Mono> {
-        (self.next_attempt < self.deadline).then_some(self.next_attempt)
+        (self.next_attempt <= self.deadline).then_some(self.next_attempt)
     }
 
     /// Records that an attempt has failed, or led back to the same edge, and that the next address
@@ -120,7 +120,7 @@ mod tests {
         plan.handle_again(secs(600), NOW, 0);
         assert_eq!(plan.next_attempt(), Some(NOW + secs(6)));
         plan.handle_failure(NOW + secs(6), NOW + secs(6), u32::MAX);
-        plan.handle_failure(NOW + secs(7), NOW + secs(7), u32::MAX);
+        plan.handle_failure(NOW + secs(8), NOW + secs(8), u32::MAX);
         assert_eq!(plan.next_attempt(), None, "8 s are over");
     }
 

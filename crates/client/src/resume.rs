@@ -90,7 +90,7 @@ impl Resume {
                 self.refused_once = false;
                 Return::AtOnceWithoutResume
             }
-            Return::No | Return::AtOnce | Return::Later | Return::Elsewhere => come_back,
+            class @ (Return::No | Return::AtOnce | Return::Later | Return::Elsewhere) => class,
         }
     }
 }
