@@ -123,7 +123,7 @@ mod tests {
             assert_eq!(seen, ASSUMED_PPM, "{ppm}");
         }
         let noisy = |sec: u64| {
-            if sec % 20 == 0 {
+            if sec.is_multiple_of(20) {
                 15_000_000
             } else {
                 -15_000_000
@@ -140,7 +140,7 @@ mod tests {
     #[test]
     fn extreme_offsets_do_not_overflow() {
         for extreme in [i64::MIN, i64::MAX] {
-            let jumping = |sec: u64| if sec % 40 == 0 { extreme } else { 0 };
+            let jumping = |sec: u64| if sec.is_multiple_of(40) { extreme } else { 0 };
             let _ = drift_ppm(300, u64::MAX, jumping);
             let _ = drift_ppm(300, 0, |sec| extreme / 300 * signed(sec));
         }

@@ -271,7 +271,7 @@ impl<D: Dial, C: AlarmClock> Subscription<D, C> {
             }
             Progress::Dialled(Err(error)) => self.handle_failed_move(mover, &error),
             Progress::Subscribed(outcome) => match outcome {
-                Ok(subscribed) => return self.switch(subscribed, link, mover, queue).await,
+                Ok(subscribed) => return self.switch(*subscribed, link, mover, queue).await,
                 Err(error) => self.handle_failed_move(mover, &error),
             },
         }

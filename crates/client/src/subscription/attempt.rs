@@ -16,7 +16,7 @@ type Attempt<T> = Pin<Box<dyn Future<Output = Result<T, Error>> + Send>>;
 /// An attempt to connect.
 pub(super) type Dialling<S> = Attempt<S>;
 /// An attempt to authenticate and subscribe over a connection.
-pub(super) type Subscribing<S> = Attempt<Subscribed<S>>;
+pub(super) type Subscribing<S> = Attempt<Box<Subscribed<S>>>;
 
 /// The means to connect. Attempts use it one after the other.
 pub(super) struct SharedDial<D>(Arc<Mutex<D>>);
@@ -41,5 +41,5 @@ pub(super) fn subscribe<S>(socket: S, terms: Terms) -> Subscribing<S>
 where
     S: AsyncRead + AsyncWrite + Send + 'static,
 {
-    Box::pin(Connection::subscribe(socket, terms))
+    Box::pin(async { Connection::subscribe(socket, terms).await.map(Box::new) })
 }

@@ -19,7 +19,7 @@ pub(super) enum Progress<S> {
     /// An attempt is connected, or not.
     Dialled(Result<S, Error>),
     /// An attempt is subscribed, or not.
-    Subscribed(Result<Subscribed<S>, Error>),
+    Subscribed(Result<Box<Subscribed<S>>, Error>),
 }
 
 /// The move away from one connection.

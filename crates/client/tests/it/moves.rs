@@ -31,16 +31,16 @@ impl Seen {
 async fn follow(ticks: &mut Ticks, base: Instant, from_ms: i64, until_ms: i64) -> Seen {
     let (mut expected, mut seen) = (from_ms + 1_000, Seen::default());
     while expected <= until_ms {
-        match ticks.next().await.unwrap().unwrap() {
-            Event::Tick(tick) => {
+        match ticks.next().await {
+            Some(Ok(Event::Tick(tick))) => {
                 assert_eq!(tick.epoch, epoch(expected), "{seen:?}");
                 let now_ms = i64::try_from(base.elapsed().as_millis()).unwrap();
                 seen.late_ms.push(now_ms - expected);
                 expected += 1_000;
             }
-            Event::Moved { address, edge_id } => seen.moved.push((address, edge_id)),
-            Event::Reconnecting { .. } => seen.reconnecting += 1,
-            Event::Reconnected { .. } => {}
+            Some(Ok(Event::Moved { address, edge_id })) => seen.moved.push((address, edge_id)),
+            Some(Ok(Event::Reconnecting { .. })) => seen.reconnecting += 1,
+            Some(Ok(Event::Reconnected { .. })) => {}
             other => panic!("{other:?}"),
         }
     }
@@ -50,7 +50,7 @@ async fn follow(ticks: &mut Ticks, base: Instant, from_ms: i64, until_ms: i64) -
 /// Serves `edge` until it is closed, and then waits for ever.
 async fn serve(edge: &mut Edge) {
     edge.serve().await;
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }
 
 #[tokio::test(start_paused = true)]

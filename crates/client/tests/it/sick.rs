@@ -21,8 +21,8 @@ fn two() -> Options {
 async fn follow(ticks: &mut Ticks, base: Instant, from_ms: i64, until_ms: i64) -> Vec<Error> {
     let (mut expected, mut ends) = (from_ms + 1_000, Vec::new());
     while expected <= until_ms {
-        match ticks.next().await.unwrap().unwrap() {
-            Event::Tick(tick) => {
+        match ticks.next().await {
+            Some(Ok(Event::Tick(tick))) => {
                 assert_eq!(tick.epoch, epoch(expected));
                 let time = Duration::from_millis(expected.unsigned_abs());
                 assert!(
@@ -32,8 +32,8 @@ async fn follow(ticks: &mut Ticks, base: Instant, from_ms: i64, until_ms: i64) -
                 );
                 expected += 1_000;
             }
-            Event::Reconnecting { why, .. } => ends.push(why),
-            Event::Reconnected { .. } => {}
+            Some(Ok(Event::Reconnecting { why, .. })) => ends.push(why),
+            Some(Ok(Event::Reconnected { .. })) => {}
             other => panic!("{other:?}"),
         }
     }
@@ -89,7 +89,7 @@ async fn an_edge_that_has_lost_the_time_is_left_and_no_tick_is_6_s_late() {
                 () = serve_next(&mut net) => panic!("the client left a healthy edge"),
                 () = async {
                     edge.answer_without_time_until_closed().await;
-                    std::future::pending().await
+                    std::future::pending::<()>().await;
                 } => unreachable!(),
             };
             assert!(matches!(ends[..], [Error::TimeUnknown { .. }]), "{ends:?}");
@@ -209,9 +209,9 @@ async fn a_reader_that_does_not_read_is_no_fault_of_the_edge() {
     assert!(!edge.is_closed().await);
     let mut count = 0;
     while count < 2_400 {
-        match ticks.next().await.unwrap().unwrap() {
-            Event::Tick(_) => count += 1,
-            Event::Gap { .. } => {}
+        match ticks.next().await {
+            Some(Ok(Event::Tick(_))) => count += 1,
+            Some(Ok(Event::Gap { .. })) => {}
             other => panic!("{other:?} after {count} ticks"),
         }
     }
@@ -235,8 +235,8 @@ async fn ticks_that_come_without_answers_or_answers_that_come_without_ticks_are_
     edge.answer_for(Duration::from_secs(6)).await;
     edge.serve_for(Duration::from_secs(2)).await;
     for second in 1..=10 {
-        match ticks.next().await.unwrap().unwrap() {
-            Event::Tick(tick) => assert_eq!(tick.epoch, epoch(second * 1_000)),
+        match ticks.next().await {
+            Some(Ok(Event::Tick(tick))) => assert_eq!(tick.epoch, epoch(second * 1_000)),
             other => panic!("{other:?}"),
         }
     }
