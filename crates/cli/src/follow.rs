@@ -61,6 +61,12 @@ fn notice(event: &Event) -> Option<String> {
             let edge_id = edge_id.escape_debug();
             Some(format!("reconnected to edge {edge_id} at {address}"))
         }
+        Event::Moved { address, edge_id } => {
+            let edge_id = edge_id.escape_debug();
+            Some(format!(
+                "moved to edge {edge_id} at {address}, since the other one is going away"
+            ))
+        }
         Event::Gap { after, before } => {
             let (after, before) = (after.as_ms(), before.as_ms());
             Some(format!(

@@ -1,6 +1,9 @@
 //! Releasing ticks that arrive ahead of their time. Each tick is held until this client's estimate
 //! of authority time reaches it, and only then handed on. All other events keep their positions
 //! among the ticks.
+//!
+//! After this machine was suspended or stood still, no tick is released until the time is known
+//! again. Those whose time has passed meanwhile are then released at once.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -11,6 +14,7 @@ use tickstorm_timebase::{Mono, Quality, UnixTime};
 use tokio::sync::{mpsc, watch};
 
 use crate::alarm_clock::AlarmClock;
+use crate::connection::FREEZE;
 use crate::error::Error;
 use crate::estimate::Estimator;
 use crate::event::Event;
@@ -40,7 +44,12 @@ impl Held {
     fn push(&mut self, item: Item) {
         let drops_held_ticks = match &item {
             Ok(Event::Reconnecting { resumes, .. }) => !resumes,
-            Ok(Event::Tick(_) | Event::Reconnected { .. } | Event::Gap { .. }) => false,
+            Ok(
+                Event::Tick(_)
+                | Event::Reconnected { .. }
+                | Event::Moved { .. }
+                | Event::Gap { .. },
+            ) => false,
             Err(error) => error.come_back() == Return::AtOnceWithoutResume,
         };
         if drops_held_ticks {
@@ -55,11 +64,25 @@ impl Held {
             .retain(|held| !matches!(held, Ok(Event::Tick(_) | Event::Gap { .. })));
     }
 
+    /// Continues with what was known of the time before the last stall, if there is no connection
+    /// left to learn it again from. Returns false if nothing was known. A tick is then released
+    /// later than at its time, but not before.
+    fn catch_up(&mut self, estimator: &Estimator, now: Mono) -> bool {
+        let before = estimator.estimate_lateness(now);
+        self.last_known = before.map(|before| {
+            let error = Duration::from_micros(before.error_us);
+            (now, before.unix.saturating_sub(error))
+        });
+        self.last_known.is_some()
+    }
+
     /// Returns when the first event is due, as far as is known at `now`. Returns `None` if no event
     /// is held, or if the first one is a tick and authority time was never known.
     fn due(&mut self, estimator: &Estimator, now: Mono) -> Option<Mono> {
         if let Some(estimate) = estimator.estimate(now) {
             self.last_known = Some((now, estimate.unix));
+        } else if estimator.stalled_at() > self.last_known.map(|(at, _)| at) {
+            self.last_known = None;
         }
         match self.items.front()? {
             Ok(Event::Tick(tick)) if tick.quality != Quality::Replay => {
@@ -84,7 +107,7 @@ impl Held {
         if let Ok(Event::Tick(tick)) = &mut item
             && tick.quality != Quality::Replay
         {
-            tick.read = estimator.estimate(now);
+            tick.read = estimator.estimate_lateness(now);
         }
         Some(item)
     }
@@ -94,15 +117,16 @@ impl Held {
 pub(crate) async fn release<C: AlarmClock>(
     mut incoming: mpsc::Receiver<Item>,
     outgoing: mpsc::Sender<Item>,
-    mut estimator: watch::Receiver<Estimator>,
+    estimator: watch::Sender<Estimator>,
     clock: Arc<C>,
 ) {
-    let (mut held, mut ended, mut has_updates) = (Held::default(), false, true);
-    let mut timer = C::Timer::default();
+    let (mut held, mut ended) = (Held::default(), false);
+    let (mut timer, mut learned) = (C::Timer::default(), estimator.subscribe());
     loop {
-        let now = clock.now();
+        let (now, suspended) = (clock.now(), clock.suspended());
+        estimator.send_if_modified(|estimator| estimator.handle_suspended(now, suspended));
         let (item, due) = {
-            let estimator = estimator.borrow_and_update();
+            let estimator = learned.borrow_and_update();
             (held.pop(&estimator, now), held.due(&estimator, now))
         };
         if let Some(item) = item {
@@ -112,12 +136,14 @@ pub(crate) async fn release<C: AlarmClock>(
             continue;
         }
         if ended && due.is_none() {
-            // The time was never known and there is no connection left to learn it from, so the
-            // ticks can never be released. Only the error that ended the connection remains to be
-            // handed on.
-            held.drop_ticks();
             if held.items.is_empty() {
                 return;
+            }
+            // If the time was never known, there is no connection left to learn it from, and the
+            // ticks can never be released. Only the error that ended the connection remains to be
+            // handed on.
+            if !held.catch_up(&estimator.borrow(), now) {
+                held.drop_ticks();
             }
             continue;
         }
@@ -128,9 +154,14 @@ pub(crate) async fn release<C: AlarmClock>(
                 None => ended = true,
             },
             () = outgoing.closed() => return,
-            // The next iteration waits according to the new estimate.
-            changed = estimator.changed(), if has_updates => has_updates = changed.is_ok(),
+            // The next iteration waits according to the new estimate. This does not fail as long as
+            // there is a sender, one of which is here.
+            _ = learned.changed() => {}
             () = clock.wait_until(&mut timer, due.unwrap_or(Mono::NEVER)), if due.is_some() => {}
+        }
+        let woken = clock.now();
+        if due.is_some_and(|due| woken.since(due) > FREEZE) {
+            estimator.send_modify(|estimator| estimator.handle_stall(woken));
         }
     }
 }

@@ -1,9 +1,9 @@
 //! One connection to an edge, from its first byte to its end. Moves bytes between a socket and
-//! protocol's [`ClientSession`], sends heartbeats in time, learns authority time, and detects
-//! silence. It does not reconnect.
+//! protocol's [`ClientSession`], sends heartbeats in time, learns authority time, and notices when
+//! the edge is of no use ([`Vitals`]) or this machine stood still. It does not reconnect.
 
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::{Buf as _, BytesMut};
@@ -11,7 +11,7 @@ use secrecy::ExposeSecret;
 use tickstorm_protocol::message::Auth;
 use tickstorm_protocol::session::Request;
 use tickstorm_protocol::session::client::{
-    ClientEvent, ClientSession, DeviceCookie, TickBatch, Welcome,
+    ClientEvent, ClientSession, DeviceCookie, PongExchange, TickBatch, Welcome,
 };
 use tickstorm_timebase::{Clock, Epoch, Mono};
 use tokio::io::{
@@ -24,19 +24,27 @@ use zeroize::Zeroizing;
 use crate::error::{Awaited, Error};
 use crate::estimate::{Estimate, Estimator};
 use crate::options::{Credentials, Options};
+use crate::vitals::{Symptom, Vitals};
 
 /// The time limit from the first byte to the answer to AUTH. An edge may delay it by up to 8 s, if
 /// others have guessed passwords.
 const AUTH_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long an edge that does not know the time may leave SUBSCRIBE unanswered if there is another
-/// edge to try. A starting edge waits for a majority for 5 s from the first answer of any clock,
-/// and then chooses a clock without a majority; this limit is longer than that.
-const TIMELESS_MAX: Duration = Duration::from_secs(8);
+/// How long an edge that answers HEARTBEATs may leave SUBSCRIBE unanswered. An edge that does not
+/// know the time answers NO_TIME after 5 s. One of protocol minor 0 waits until it knows the time,
+/// which may be more than 5 s after its start; if it is the only edge, there is no limit.
+const SUBSCRIBE_TIMEOUT: Duration = Duration::from_secs(8);
+/// The minor revision of the protocol since which edges answer NO_TIME.
+const NO_TIME_SINCE_MINOR: u32 = 1;
 /// The shortest silence after which an edge is given up, however short its heartbeat timeout is.
 const SILENCE_MIN: Duration = Duration::from_secs(5);
 /// If a wait ends later than planned by more than this, this machine was stalled, and the edge is
 /// not to blame for the silence.
 const STALL: Duration = Duration::from_millis(500);
+/// If a wait ends later than planned by more than this, this machine's time may not be what it was,
+/// either.
+pub(crate) const FREEZE: Duration = Duration::from_secs(2);
+/// The longest wait. It bounds how long it takes to notice that this machine was suspended.
+const TURN_MAX: Duration = Duration::from_secs(1);
 /// The free space in bytes to read into, enough for some hundreds of ticks.
 const READ_LEN: usize = 16_384;
 /// The name and version that this client reports to the edge's operator.
@@ -44,6 +52,43 @@ const VERSION: &str = concat!("tickstorm-client/", env!("CARGO_PKG_VERSION"));
 
 /// The clock that all connections and the ticks read from them share.
 pub(crate) type SharedClock = Arc<dyn Clock + Send + Sync>;
+
+/// The last cookie that an edge sent, shared by all connections of a subscription.
+#[derive(Clone, Default)]
+pub(crate) struct Cookie(Arc<Mutex<Option<DeviceCookie>>>);
+
+impl Cookie {
+    fn get(&self) -> Option<DeviceCookie> {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    fn set(&self, cookie: DeviceCookie) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(cookie);
+    }
+}
+
+/// Everything that a connection needs of its subscription.
+pub(crate) struct Terms {
+    pub(crate) options: Arc<Options>,
+    pub(crate) clock: SharedClock,
+    pub(crate) session: ClientSession,
+    /// Presented to the edge, and replaced by the cookie that it sends.
+    pub(crate) cookie: Cookie,
+    pub(crate) resume_after: Option<Epoch>,
+    pub(crate) estimator: watch::Sender<Estimator>,
+}
+
+/// What a connection brings, apart from authority time.
+pub(crate) enum Received {
+    Ticks(ReadBatch),
+    /// The edge asks this client to move to another one before it closes this connection.
+    GoingAway {
+        within: Duration,
+    },
+}
 
 /// A batch of ticks as it was read.
 pub(crate) struct ReadBatch {
@@ -61,6 +106,15 @@ pub(crate) struct Connection<S> {
     /// The authority time that the subscription has learned over all its connections, and continues
     /// to learn over this one.
     estimator: watch::Sender<Estimator>,
+    /// Tells of changes to the estimator, one of which may be that another task noticed a stall.
+    learned: watch::Receiver<Estimator>,
+    /// The last stall that this connection has taken into account.
+    stalled_at: Option<Mono>,
+    /// What is known of the edge's health; `None` until it has acknowledged the subscription.
+    vitals: Option<Vitals>,
+    last_reading: Reading,
+    /// When the edge closes this connection, if it said so and that was not handed on yet.
+    going_away: Option<Mono>,
     input: BytesMut,
     /// The frames, or the unsent tail of a frame, that the socket has not accepted yet.
     output: Vec<u8>,
@@ -68,6 +122,8 @@ pub(crate) struct Connection<S> {
     /// frames can still be read, and an ERROR among them explains more.
     unwritable: Option<io::Error>,
     read_at: Mono,
+    /// When the edge was last heard, or when this client last had a reason not to hear it.
+    heard_at: Mono,
     silence_max: Duration,
 }
 
@@ -79,34 +135,41 @@ pub(crate) struct Subscribed<S> {
 }
 
 impl<S: AsyncRead + AsyncWrite> Connection<S> {
-    /// Authenticates and subscribes over a connected socket. Presents `cookie`, and replaces it by
-    /// the one that the edge sends. If the edge answers but does not know the time, this waits for
-    /// it: without limit if it is the only edge, otherwise for [`TIMELESS_MAX`].
-    pub(crate) async fn subscribe(
-        socket: S,
-        clock: SharedClock,
-        session: ClientSession,
-        options: &Options,
-        cookie: &mut Option<DeviceCookie>,
-        resume_after: Option<Epoch>,
-        estimator: watch::Sender<Estimator>,
-    ) -> Result<Subscribed<S>, Error> {
+    /// Authenticates and subscribes over a connected socket. If the edge answers but does not know
+    /// the time, this waits for it, in general for [`SUBSCRIBE_TIMEOUT`].
+    pub(crate) async fn subscribe(socket: S, terms: Terms) -> Result<Subscribed<S>, Error> {
+        let Terms {
+            options,
+            clock,
+            session,
+            cookie,
+            resume_after,
+            estimator,
+        } = terms;
         let (reader, writer) = tokio::io::split(socket);
+        let stalled_at = estimator.borrow().stalled_at();
         let mut connection = Self {
             reader,
             writer,
             read_at: clock.now(),
+            heard_at: clock.now(),
             clock,
             session,
+            learned: estimator.subscribe(),
+            stalled_at,
             estimator,
+            vitals: None,
+            last_reading: Reading::Yes,
+            going_away: None,
             input: BytesMut::new(),
             output: Vec::new(),
             unwritable: None,
             silence_max: Duration::MAX,
         };
+        let auth = auth(&options, cookie.get().as_ref());
         connection
             .session
-            .authenticate(&auth(options, cookie.as_ref()), &mut connection.output);
+            .authenticate(&auth, &mut connection.output);
         let request = Request {
             mode: options.mode,
             ahead: options.ahead,
@@ -121,16 +184,22 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
                 awaited: Awaited::Authentication,
                 silence: AUTH_TIMEOUT,
             }))?;
-        *cookie = welcome.cookie.take().or(cookie.take());
+        if let Some(given) = welcome.cookie.take() {
+            cookie.set(given);
+        }
         connection.silence_max = welcome.heartbeat_timeout.max(SILENCE_MIN);
-        let patience = if options.addresses.len() > 1 {
-            TIMELESS_MAX
+        let is_limited =
+            options.addresses.len() > 1 || welcome.protocol_minor >= NO_TIME_SINCE_MINOR;
+        let patience = if is_limited {
+            SUBSCRIBE_TIMEOUT
         } else {
             Duration::MAX
         };
         let start = timeout(patience, connection.subscribed())
             .await
             .unwrap_or(Err(Error::TimeUnknown { waited: patience }))?;
+        let now = connection.clock.now();
+        connection.vitals = Some(Vitals::new(options.mode, start, now));
         Ok(Subscribed {
             connection,
             welcome,
@@ -138,14 +207,56 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
         })
     }
 
-    /// Returns the next ticks. No ticks are lost if the future is dropped and this is called again.
-    pub(crate) async fn next_ticks(&mut self) -> Result<ReadBatch, Error> {
+    /// Learns authority time together with earlier connections from now on, which includes what
+    /// this connection has learned alone.
+    pub(crate) fn share(&mut self, estimator: watch::Sender<Estimator>) {
+        let alone = std::mem::replace(&mut self.estimator, estimator);
+        self.estimator
+            .send_modify(|shared| shared.take_over(&alone.borrow()));
+        self.learned = self.estimator.subscribe();
+        self.stalled_at = self.estimator.borrow().stalled_at();
+    }
+
+    /// Returns the next ticks, or that the edge is going away. Nothing is lost if the future is
+    /// dropped and this is called again.
+    pub(crate) async fn next(&mut self) -> Result<Received, Error> {
         loop {
+            if let Some(received) = self.take_going_away() {
+                return Ok(received);
+            }
             if let ClientEvent::Batch(batch) = self.next_event().await? {
-                let read = self.estimator.borrow().estimate(self.read_at);
-                return Ok(ReadBatch { batch, read });
+                return Ok(Received::Ticks(self.read_batch(batch)));
             }
         }
+    }
+
+    /// Returns the next ticks that have arrived already, without waiting for more.
+    pub(crate) async fn next_arrived(&mut self) -> Option<ReadBatch> {
+        loop {
+            tokio::select! {
+                biased;
+                received = self.next() => match received {
+                    Ok(Received::Ticks(batch)) => return Some(batch),
+                    Ok(Received::GoingAway { .. }) => {}
+                    Err(_) => return None,
+                },
+                () = std::future::ready(()) => return None,
+            }
+        }
+    }
+
+    fn take_going_away(&mut self) -> Option<Received> {
+        let at = self.going_away.take()?;
+        let within = at.since(self.clock.now());
+        Some(Received::GoingAway { within })
+    }
+
+    fn read_batch(&mut self, batch: TickBatch) -> ReadBatch {
+        if let (Some(vitals), Some(last)) = (&mut self.vitals, batch.ticks.last()) {
+            vitals.handle_ticks(last.epoch, self.read_at);
+        }
+        let read = self.estimator.borrow().estimate_lateness(self.read_at);
+        ReadBatch { batch, read }
     }
 
     /// Sends heartbeats in time while no ticks are read. Only returns when the connection fails.
@@ -181,9 +292,11 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
             self.input.advance(self.input.len() - rest_len);
             match event {
                 Some(ClientEvent::Refused(refusal)) => return Err(Error::Refused(refusal)),
-                Some(ClientEvent::Pong(exchange)) => {
-                    self.estimator
-                        .send_modify(|estimator| estimator.handle_exchange(&exchange));
+                Some(ClientEvent::Pong(exchange)) => self.handle_pong(&exchange),
+                Some(ClientEvent::GoingAway { within, reason }) => {
+                    let at = self.clock.now() + within;
+                    self.going_away = Some(self.going_away.unwrap_or(at).min(at));
+                    return Ok(ClientEvent::GoingAway { within, reason });
                 }
                 Some(event) => return Ok(event),
                 None => self.drive_once(Reading::Yes).await?,
@@ -191,21 +304,25 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
         }
     }
 
+    fn handle_pong(&mut self, exchange: &PongExchange) {
+        self.estimator
+            .send_modify(|estimator| estimator.handle_exchange(exchange));
+        if let Some(vitals) = &mut self.vitals {
+            let has_time = exchange.t2_us != 0 && exchange.t3_us != 0;
+            vitals.handle_pong(has_time, &self.estimator.borrow(), self.read_at);
+        }
+    }
+
     /// Waits for the socket or the next deadline, and handles one event.
     async fn drive_once(&mut self, reading: Reading) -> Result<(), Error> {
         let now = self.clock.now();
-        let silent_at = self.read_at + self.silence_max;
-        let mut deadline = match reading {
-            Reading::Yes => silent_at,
+        self.notice_suspension(now);
+        self.judge(reading, now)?;
+        let silent_at = match reading {
+            Reading::Yes => self.heard_at + self.silence_max,
             Reading::No => Mono::NEVER,
         };
-        // A frame that waits for space in the socket's buffer is as good a sign of life as a
-        // HEARTBEAT, so no HEARTBEAT is added to it. At most one is pending at any time.
-        if self.output.is_empty() && self.unwritable.is_none() {
-            self.session
-                .poll_heartbeat(now, rand::random(), &mut self.output);
-            deadline = deadline.min(self.session.next_heartbeat());
-        }
+        let deadline = self.send_heartbeats(reading, now).min(silent_at).max(now);
         self.input.reserve(READ_LEN);
         tokio::select! {
             // Writing comes first, so that heartbeats are sent however much there is to read.
@@ -224,21 +341,109 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
                     Ok(_) => {}
                     Err(error) => return Err(Error::Closed { source: Some(error) }),
                 }
-            }
-            () = sleep(deadline.since(now)) => {
-                let woken = self.clock.now();
-                let late = woken.since(deadline);
-                if late > STALL {
-                    self.read_at = self.read_at + late;
-                } else if reading == Reading::Yes && woken >= silent_at {
-                    return Err(Error::Timeout {
-                        awaited: Awaited::Anything,
-                        silence: self.silence_max,
-                    });
+                self.heard_at = self.read_at;
+                if let Some(vitals) = &mut self.vitals {
+                    vitals.handle_bytes(self.read_at);
                 }
             }
+            // Another task may have noticed a stall. As long as the sender exists, which is in this
+            // connection, this does not fail.
+            _ = self.learned.changed() => {}
+            () = sleep(deadline.since(now)) => {}
+        }
+        let woken = self.clock.now();
+        self.notice_suspension(woken);
+        let late = woken.since(deadline);
+        if late > STALL {
+            self.notice_stall(late, woken);
+        } else if reading == Reading::Yes && woken >= self.heard_at + self.silence_max {
+            return Err(Error::Timeout {
+                awaited: Awaited::Anything,
+                silence: self.silence_max,
+            });
         }
         Ok(())
+    }
+
+    /// Adds a HEARTBEAT to the output if one is due, and returns when something is next to be done.
+    fn send_heartbeats(&mut self, reading: Reading, now: Mono) -> Mono {
+        let mut deadline = now + TURN_MAX;
+        if let (Some(vitals), Reading::Yes) = (&mut self.vitals, reading) {
+            let estimator = self.estimator.borrow();
+            if vitals.wants_answer(&estimator, now) {
+                self.session.hasten_heartbeat(now);
+            }
+            if self.session.next_heartbeat() <= now {
+                vitals.handle_heartbeat(&estimator, now);
+            }
+            deadline = deadline.min(vitals.next_change(&estimator, now));
+        }
+        // A frame that waits for space in the socket's buffer is as good a sign of life as a
+        // HEARTBEAT, so no HEARTBEAT is added to it. At most one is pending at any time.
+        if self.output.is_empty() && self.unwritable.is_none() {
+            self.session
+                .poll_heartbeat(now, rand::random(), &mut self.output);
+            deadline = deadline.min(self.session.next_heartbeat());
+        }
+        deadline
+    }
+
+    /// Returns an error if the edge is of no use any more.
+    fn judge(&mut self, reading: Reading, now: Mono) -> Result<(), Error> {
+        let was_reading = std::mem::replace(&mut self.last_reading, reading) == Reading::Yes;
+        if reading == Reading::No || !was_reading {
+            // Whatever the edge sent meanwhile has not been read.
+            self.forgive(now);
+            return Ok(());
+        }
+        let Some(vitals) = &self.vitals else {
+            return Ok(());
+        };
+        match vitals.poll(&self.estimator.borrow(), now) {
+            None => Ok(()),
+            Some(Symptom::Silent { silence }) => Err(Error::Timeout {
+                awaited: Awaited::Anything,
+                silence,
+            }),
+            Some(Symptom::Timeless { lasted }) => Err(Error::TimeUnknown { waited: lasted }),
+            Some(Symptom::Tickless { overdue }) => Err(Error::Timeout {
+                awaited: Awaited::Tick,
+                silence: overdue,
+            }),
+        }
+    }
+
+    /// Takes it into account if this machine was suspended, or if another task has noticed that or
+    /// a stall.
+    fn notice_suspension(&mut self, now: Mono) {
+        let suspended = self.clock.suspended();
+        self.estimator
+            .send_if_modified(|estimator| estimator.handle_suspended(now, suspended));
+        let stalled_at = self.learned.borrow_and_update().stalled_at();
+        if stalled_at != self.stalled_at {
+            self.stalled_at = stalled_at;
+            self.session.sample_again(now);
+            self.forgive(now);
+        }
+    }
+
+    /// Judges the edge by what it does from now on only, because this client could not tell what it
+    /// did before.
+    fn forgive(&mut self, now: Mono) {
+        self.heard_at = self.heard_at.max(now);
+        if let Some(vitals) = &mut self.vitals {
+            vitals.forgive(now);
+        }
+    }
+
+    /// Takes it into account that this connection woke up `late`.
+    fn notice_stall(&mut self, late: Duration, woken: Mono) {
+        self.forgive(woken);
+        if late > FREEZE {
+            self.estimator
+                .send_modify(|estimator| estimator.handle_stall(woken));
+            self.notice_suspension(woken);
+        }
     }
 }
 

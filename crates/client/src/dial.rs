@@ -1,18 +1,29 @@
 //! [`Dial`]: a way to make connections, such as TCP, a tunnel, or pipes in a test.
 
+mod race;
+
+use std::collections::HashMap;
 use std::future::Future;
 use std::io;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, lookup_host};
 use tokio::time::timeout;
 
-/// The time limit for each IP address of a name: long enough for a lost SYN and its retransmission,
-/// short enough to try the next address.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+use self::race::{in_turn, race};
 
-/// Makes connections, one after the other.
+/// The time limit for looking up a name.
+const LOOKUP_TIMEOUT: Duration = Duration::from_secs(5);
+/// The time limit for each IP address of a name: long enough for a lost SYN and its retransmission
+/// a second later.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// The time limit for all IP addresses of a name together. The next attempt goes on with those that
+/// were not tried.
+const RACE_TIMEOUT: Duration = Duration::from_secs(6);
+
+/// Makes connections, one after the other. Earlier connections may still be in use meanwhile.
 pub trait Dial: Send + 'static {
     /// The type of a connection.
     type Socket: AsyncRead + AsyncWrite + Send + 'static;
@@ -22,25 +33,35 @@ pub trait Dial: Send + 'static {
     fn dial(&mut self, address: &str) -> impl Future<Output = io::Result<Self::Socket>> + Send;
 }
 
-/// Dials over TCP, to the first IP address of a name that answers.
-pub(crate) struct Tcp;
+/// Dials over TCP. The IP addresses of a name are tried side by side, and the next attempt for the
+/// same name goes on after the one that was used, in case its edge refuses or is silent.
+#[derive(Debug, Default)]
+pub(crate) struct Tcp {
+    /// The IP address that the last attempt for each name used, or tried last.
+    last_by_name: HashMap<String, SocketAddr>,
+}
 
 impl Dial for Tcp {
     type Socket = TcpStream;
 
     async fn dial(&mut self, address: &str) -> io::Result<TcpStream> {
-        let mut last = io::Error::new(io::ErrorKind::NotFound, "the name resolves to no address");
-        for candidate in lookup_host(address).await? {
-            match timeout(CONNECT_TIMEOUT, TcpStream::connect(candidate)).await {
-                Ok(Ok(stream)) => {
-                    stream.set_nodelay(true)?;
-                    return Ok(stream);
-                }
-                Ok(Err(error)) => last = error,
-                Err(_) => last = io::ErrorKind::TimedOut.into(),
-            }
+        let found = timeout(LOOKUP_TIMEOUT, lookup_host(address));
+        let found = found.await.map_err(|_| io::ErrorKind::TimedOut)??;
+        let candidates = in_turn(found, self.last_by_name.get(address).copied());
+        let mut last = None;
+        let won = timeout(
+            RACE_TIMEOUT,
+            race(&candidates, &mut last, |candidate| async move {
+                timeout(CONNECT_TIMEOUT, TcpStream::connect(candidate)).await?
+            }),
+        );
+        let won = won.await;
+        if let Some(last) = last {
+            self.last_by_name.insert(address.to_owned(), last);
         }
-        Err(last)
+        let stream = won??;
+        stream.set_nodelay(true)?;
+        Ok(stream)
     }
 }
 

@@ -59,6 +59,8 @@ pub enum Awaited {
     Authentication,
     /// Any bytes at all.
     Anything,
+    /// A tick whose time has come, although the edge answers HEARTBEATs.
+    Tick,
 }
 
 impl Awaited {
@@ -66,6 +68,7 @@ impl Awaited {
         match self {
             Self::Authentication => "no answer to AUTH",
             Self::Anything => "nothing",
+            Self::Tick => "no tick",
         }
     }
 }

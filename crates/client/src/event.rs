@@ -43,6 +43,14 @@ pub enum Event {
         /// The name that the edge gives itself; it may contain any characters.
         edge_id: String,
     },
+    /// The subscription moved to another edge, because its edge is going away or asked it to. No
+    /// tick was lost or delayed, and there was a connection all the time.
+    Moved {
+        /// The address of the new edge: one of those in [`Options`](crate::Options).
+        address: String,
+        /// The name that the new edge gives itself; it may contain any characters.
+        edge_id: String,
+    },
 }
 
 /// A tick as the client received it.

@@ -27,6 +27,13 @@
 //! ignore both. The first connection is different: [`connect`] returns an error if it fails,
 //! because a wrong address or password should be noticed immediately.
 //!
+//! The client also leaves an edge that is connected and of no use: one that has lost the time, or
+//! that is silent although a tick is overdue. If it knows a healthy edge, no tick is more than 6 s
+//! late. An edge that is going to be shut down says so before, and the client then subscribes to
+//! another one before it closes its connection, which delays no tick and is reported as
+//! [`Event::Moved`]. An edge that refuses the client is not the end while another address works:
+//! each address is tried, and one that refused is left alone for a minute.
+//!
 //! An edge gives a client that has logged in a *device cookie*, which the client presents when it
 //! connects again, to any of its edges. An edge that slows down logins from an address because
 //! someone there guesses passwords does not slow down clients with a cookie. The cookie is kept in
@@ -43,7 +50,8 @@
 //! | Windows | within some 20 ms: tokio's timer, on a clock that advances every 1/64 s by default |
 //!
 //! Only Linux has been measured and tested. No tick is released early on any system. A busy machine
-//! adds its own delays. If no file descriptor is left for the timerfd on Linux, tokio's timer takes
+//! adds its own delays. After a machine was suspended or stood still for seconds, ticks are held
+//! until the client has learned the time again. If no file descriptor is left for the timerfd on Linux, tokio's timer takes
 //! its place. On Windows, a program can request a clock that advances more often. [`AsyncTimer`] is
 //! the default timer; a program that has a better one can supply it as an [`AlarmClock`] to
 //! [`connect_by`]. Without [`Options::ahead`], no timer is involved: only the network and the edge
@@ -55,6 +63,7 @@
 //! Nothing in this crate reads the wall clock. Authority time comes from the edge, and
 //! [`Estimate`]s of it state their error bounds; see [`estimate`].
 
+mod addresses;
 mod ahead;
 mod alarm_clock;
 mod backoff;
@@ -63,12 +72,15 @@ mod dial;
 pub mod error;
 pub mod estimate;
 mod event;
+mod moving;
 mod options;
+mod rate;
 mod resume;
 mod stream;
 mod subscription;
 #[cfg(feature = "tls")]
 mod tls;
+mod vitals;
 
 pub use alarm_clock::AlarmClock;
 pub use dial::Dial;

@@ -62,12 +62,25 @@ impl Resume {
         continuity
     }
 
+    /// Returns how to come back after a connection ended or could not be made, considering whether
+    /// there was a resume point.
+    pub(crate) fn classify(&self, come_back: Return) -> Return {
+        match come_back {
+            Return::RetryResumeOnce if self.point.is_none() => Return::No,
+            Return::RetryResumeOnce
+            | Return::No
+            | Return::AtOnce
+            | Return::AtOnceWithoutResume
+            | Return::Later
+            | Return::Elsewhere => come_back,
+        }
+    }
+
     /// Records that a connection ended or could not be made. Returns how to come back, which also
     /// depends on whether there was a resume point; [`Return::AtOnceWithoutResume`] means that
     /// there no longer is one.
     pub(crate) fn handle_end(&mut self, come_back: Return) -> Return {
-        match come_back {
-            Return::RetryResumeOnce if self.point.is_none() => Return::No,
+        match self.classify(come_back) {
             Return::RetryResumeOnce if !self.refused_once => {
                 self.refused_once = true;
                 Return::AtOnce
@@ -77,7 +90,7 @@ impl Resume {
                 self.refused_once = false;
                 Return::AtOnceWithoutResume
             }
-            Return::No | Return::AtOnce | Return::Later | Return::Elsewhere => come_back,
+            class @ (Return::No | Return::AtOnce | Return::Later | Return::Elsewhere) => class,
         }
     }
 }

@@ -14,7 +14,7 @@ use tokio::task::JoinHandle;
 
 use crate::ahead;
 use crate::alarm_clock::AlarmClock;
-use crate::connection::{SharedClock, Subscribed};
+use crate::connection::SharedClock;
 use crate::dial::{Dial, Once, Tcp};
 use crate::error::Error;
 use crate::estimate::{Estimate, Estimator};
@@ -30,29 +30,30 @@ const EVENTS_MAX: usize = 1_000;
 
 /// Connects to an edge, authenticates and subscribes. Must be called within a tokio runtime.
 ///
-/// The first connection succeeds or fails without retries: each address is tried once. Later
-/// connections are retried without limit, each time announced by [`Event::Reconnecting`], unless
-/// [`Options::reconnect`] is off.
+/// The first connection succeeds or fails without retries: each address is tried once, also if an
+/// edge at another one has refused the credentials. Later connections are retried without limit,
+/// each time announced by [`Event::Reconnecting`], unless [`Options::reconnect`] is off.
 ///
-/// An edge that does not know the time yet answers only when it does. If it is the only edge, this
-/// waits for it without limit. If there are several, it waits for 8 s, then tries the next, and
-/// repeats this until an edge knows the time. Callers that need a limit should add a timeout.
+/// If no subscription is made, but an edge did not know the time yet, this tries again until an edge
+/// does, as often as edges want it. Callers that need a limit should add a timeout.
 ///
 /// # Errors
-/// The reason why no subscription was made at the address that was tried last.
+/// The reason why no subscription was made: a refusal that would recur at that address, if there
+/// was one, or else what happened at the address that was tried last.
 pub async fn connect(options: Options) -> Result<Ticks, Error> {
     #[cfg(feature = "tls")]
     if let Some(tls) = &options.tls {
         return connect_by(Tls::new(tls)?, SystemClock, options).await;
     }
-    connect_by(Tcp, SystemClock, options).await
+    connect_by(Tcp::default(), SystemClock, options).await
 }
 
 /// Does the same as [`connect`], but over connections that `dial` makes, and with the caller's
 /// clock.
 ///
 /// # Errors
-/// The reason why no subscription was made at the address that was tried last.
+/// The reason why no subscription was made: a refusal that would recur at that address, if there
+/// was one, or else what happened at the address that was tried last.
 pub async fn connect_by<D, C>(dial: D, clock: C, options: Options) -> Result<Ticks, Error>
 where
     D: Dial,
@@ -60,33 +61,30 @@ where
 {
     let (clock, ahead) = (Arc::new(clock), options.ahead);
     let mut subscription = Subscription::new(dial, Arc::clone(&clock), options);
-    let Subscribed {
-        connection,
-        welcome,
-        start,
-    } = subscription.connect_first().await?;
+    let subscribed = subscription.connect_first().await?;
+    let (edge_id, start_epoch) = (subscribed.welcome.edge_id.clone(), subscribed.start);
     let address = subscription.address().to_owned();
     let (sender, mut events) = mpsc::channel(EVENTS_MAX);
     let estimator = subscription.estimator();
-    let mut tasks = vec![tokio::spawn(subscription.run(connection, sender))];
+    let mut tasks = vec![tokio::spawn(subscription.run(subscribed, sender))];
     if ahead {
         let (releaser, released) = mpsc::channel(EVENTS_MAX);
-        let (incoming, estimator) = (std::mem::replace(&mut events, released), estimator.clone());
+        let incoming = std::mem::replace(&mut events, released);
         tasks.push(tokio::spawn(ahead::release(
             incoming,
             releaser,
-            estimator,
+            estimator.clone(),
             Arc::clone(&clock),
         )));
     }
     Ok(Ticks {
         events,
         tasks,
-        estimator,
+        estimator: estimator.subscribe(),
         clock,
         address,
-        edge_id: welcome.edge_id,
-        start_epoch: start,
+        edge_id,
+        start_epoch,
     })
 }
 
@@ -130,11 +128,15 @@ impl Ticks {
         future::poll_fn(|context| Pin::new(&mut *self).poll_next(context)).await
     }
 
-    /// Returns the current authority time, or `None` if the edge has not sent it yet or has not
-    /// sent it for 30 s.
+    /// Returns the current authority time, or `None` if the edge has not sent it yet, has not sent
+    /// it for 30 s, or has not sent it again since this machine was suspended or stood still.
     #[must_use]
     pub fn authority_time(&self) -> Option<Estimate> {
-        self.estimator.borrow().estimate(self.clock.now())
+        let (now, suspended) = (self.clock.now(), self.clock.suspended());
+        let estimator = self.estimator.borrow();
+        (!estimator.is_void(suspended))
+            .then(|| estimator.estimate(now))
+            .flatten()
     }
 
     /// Returns the address of the edge that the last event came from: one of those in [`Options`].
@@ -180,7 +182,10 @@ impl Stream for Ticks {
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let item = self.events.poll_recv(context);
-        if let Poll::Ready(Some(Ok(Event::Reconnected { address, edge_id }))) = &item {
+        if let Poll::Ready(Some(Ok(
+            Event::Reconnected { address, edge_id } | Event::Moved { address, edge_id },
+        ))) = &item
+        {
             self.address.clone_from(address);
             self.edge_id.clone_from(edge_id);
         }

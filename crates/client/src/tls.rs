@@ -175,10 +175,12 @@ fn pem_error(path: &Path, error: pem::Error) -> TlsError {
     }
 }
 
-/// Dials over TCP and TLS.
+/// Dials over TCP and TLS. The race between a name's IP addresses is one of TCP connections: if the
+/// handshake then fails, the next attempt begins at the next address.
 pub(crate) struct Tls {
     connector: TlsConnector,
     options: TlsOptions,
+    tcp: Tcp,
 }
 
 impl Tls {
@@ -187,6 +189,7 @@ impl Tls {
         Ok(Self {
             connector: TlsConnector::from(Arc::new(config)),
             options: options.clone(),
+            tcp: Tcp::default(),
         })
     }
 }
@@ -199,7 +202,7 @@ impl Dial for Tls {
             .options
             .expected_name(address)
             .map_err(io::Error::other)?;
-        let socket = Tcp.dial(address).await?;
+        let socket = self.tcp.dial(address).await?;
         match timeout(HANDSHAKE_TIMEOUT, self.connector.connect(name, socket)).await {
             Ok(connected) => connected,
             Err(_) => Err(io::ErrorKind::TimedOut.into()),

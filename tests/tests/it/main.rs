@@ -22,6 +22,7 @@ mod private_memory;
 mod probe;
 mod rogue_publishers;
 mod security;
+mod sick_edges;
 mod signals;
 mod stolen_logins;
 mod support;

@@ -192,7 +192,9 @@ async fn first_tick(ticks: &mut Ticks) -> (i64, Quality) {
         }
         let is_move = matches!(
             event,
-            Event::Reconnecting { resumes: true, .. } | Event::Reconnected { .. }
+            Event::Reconnecting { resumes: true, .. }
+                | Event::Reconnected { .. }
+                | Event::Moved { .. }
         );
         assert!(is_move, "{event:?}");
     }

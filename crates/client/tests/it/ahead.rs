@@ -46,7 +46,7 @@ async fn it_subscribes_ahead_and_samples_the_time_often() {
     edge.accept().await;
     assert!(edge.acknowledge(epoch(0)).await.ahead);
     let _ticks = client.await.unwrap().unwrap();
-    let heartbeats = edge.answer_for(Duration::from_secs(60)).await;
+    let heartbeats = edge.serve_for(Duration::from_secs(60)).await;
     assert!(heartbeats.len() > 30, "{heartbeats:?}");
 }
 

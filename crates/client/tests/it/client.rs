@@ -112,7 +112,7 @@ async fn ticks_are_a_stream() {
 #[tokio::test(start_paused = true)]
 async fn eight_heartbeats_open_a_connection_and_the_interval_is_kept_afterwards() {
     let (_ticks, mut edge) = subscribed(0).await;
-    let heartbeats = edge.answer_for(Duration::from_secs(120)).await;
+    let heartbeats = edge.serve_for(Duration::from_secs(120)).await;
     let millis: Vec<_> = heartbeats.iter().map(Duration::as_millis).collect();
     // A timer fires up to a millisecond late.
     for (planned, &actual) in (0..8).map(|i| i * 100).zip(&millis) {
@@ -128,9 +128,9 @@ async fn eight_heartbeats_open_a_connection_and_the_interval_is_kept_afterwards(
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_single_edge_without_the_time_is_waited_for_as_long_as_it_answers() {
+async fn a_single_edge_of_minor_0_without_the_time_is_waited_for_as_long_as_it_answers() {
     let (client, mut edge) = dial(Options::new("unused"));
-    edge.accept().await;
+    edge.accept_as_minor_0().await;
     // SUBSCRIBE was sent together with AUTH, so it arrives before every HEARTBEAT; it is answered
     // last.
     edge.subscription().await;
@@ -290,8 +290,11 @@ async fn an_edge_that_does_not_answer_auth_is_given_up() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_edge_that_falls_silent_is_given_up_after_its_heartbeat_timeout() {
-    let (mut ticks, _edge) = subscribed(0).await;
+async fn an_edge_that_falls_silent_between_ticks_is_given_up_after_its_heartbeat_timeout() {
+    let (client, mut edge) = dial(Options::new("unused").mode(Mode::Minute));
+    edge.accept().await;
+    edge.acknowledge(epoch(0)).await;
+    let mut ticks = client.await.unwrap().unwrap();
     let began = Instant::now();
     let error = end(&mut ticks).await;
     assert_eq!(error.to_string(), "the edge sent nothing for 20s");

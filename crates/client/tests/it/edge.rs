@@ -4,12 +4,14 @@
 use std::collections::HashSet;
 use std::io;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tickstorm_client::{AlarmClock, Dial, Error, Options, Ticks, connect_by, connect_over};
 use tickstorm_protocol::ErrorCode;
-use tickstorm_protocol::message::{Auth, encode_batch};
+use tickstorm_protocol::frame::{self, FrameType};
+use tickstorm_protocol::message::{Ack, Auth, GoingAway, encode_batch};
 use tickstorm_protocol::session::Request;
 use tickstorm_protocol::session::server::{self, Limits, ServerSession, Step};
 use tickstorm_timebase::{Clock, Epoch, Mode, Mono, Quality, Tick};
@@ -25,16 +27,36 @@ const PIPE_LEN: usize = 65_536;
 
 /// A clock that shows tokio's time.
 #[derive(Clone, Copy)]
-pub(crate) struct TokioClock(Instant);
+pub(crate) struct TokioClock {
+    began: Instant,
+    /// For how long the machine has been suspended, in milliseconds; tokio's time stands still
+    /// meanwhile.
+    suspended_ms: &'static AtomicU64,
+}
+
+impl TokioClock {
+    fn starting_now() -> Self {
+        Self {
+            began: Instant::now(),
+            suspended_ms: Box::leak(Box::default()),
+        }
+    }
+
+    /// Suspends the machine of the client. The edges' time goes on.
+    pub(crate) fn suspend(&self, duration: Duration) {
+        let millis = u64::try_from(duration.as_millis()).unwrap();
+        self.suspended_ms.fetch_add(millis, Ordering::SeqCst);
+    }
+}
 
 impl Clock for TokioClock {
     fn now(&self) -> Mono {
         // The clock does not start at zero, which a real clock never shows either.
-        Mono::ZERO + Duration::from_secs(1_000) + self.0.elapsed()
+        Mono::ZERO + Duration::from_secs(1_000) + self.began.elapsed()
     }
 
     fn suspended(&self) -> Duration {
-        Duration::ZERO
+        Duration::from_millis(self.suspended_ms.load(Ordering::SeqCst))
     }
 }
 
@@ -56,6 +78,8 @@ pub(crate) struct Edge {
     began: Mono,
     /// The difference between this edge's time and the test's, in microseconds.
     pub(crate) skew_us: i64,
+    /// The last tick sent, or the start of the subscription, in milliseconds after the base.
+    pub(crate) last_ms: i64,
     input: Vec<u8>,
 }
 
@@ -67,7 +91,7 @@ pub(crate) fn dial(options: Options) -> (JoinHandle<Result<Ticks, Error>>, Edge)
 
 /// Returns an edge, and the client's end of the pipe to it.
 pub(crate) fn edge_alone() -> (DuplexStream, Edge) {
-    let clock = TokioClock(Instant::now());
+    let clock = TokioClock::starting_now();
     edge_of(clock, clock.now())
 }
 
@@ -87,6 +111,7 @@ fn edge_of(clock: TokioClock, began: Mono) -> (DuplexStream, Edge) {
         clock,
         began,
         skew_us: 0,
+        last_ms: 0,
         input: Vec::new(),
     };
     (near, edge)
@@ -127,7 +152,7 @@ impl Net {
         deserted: &[&'static str],
     ) -> (JoinHandle<Result<Ticks, Error>>, Self) {
         let (sender, dialled) = mpsc::unbounded_channel();
-        let clock = TokioClock(Instant::now());
+        let clock = TokioClock::starting_now();
         let dialler = Dialler {
             began: clock.now(),
             deserted: deserted.iter().copied().collect(),
@@ -223,6 +248,38 @@ impl Edge {
         std::mem::take(&mut *auth)
     }
 
+    /// Accepts the next AUTH as an edge of protocol minor 0 does, which leaves SUBSCRIBE unanswered
+    /// while it does not know the time.
+    pub(crate) async fn accept_as_minor_0(&mut self) {
+        let step = self.step().await;
+        assert!(matches!(step, Step::Auth(_)), "{step:?} instead of AUTH");
+        let mut unused = Vec::new();
+        self.session
+            .accept(&self.limits, &[], self.clock.now(), &mut unused);
+        let millis = |duration: Duration| u32::try_from(duration.as_millis()).unwrap();
+        let ack = Ack {
+            acked_type: u32::from(FrameType::Auth.byte()),
+            heartbeat_interval_ms: millis(self.limits.heartbeat_interval),
+            heartbeat_timeout_ms: millis(self.limits.heartbeat_timeout),
+            edge_id: self.limits.edge_id.clone(),
+            ..Ack::default()
+        };
+        let mut frame = Vec::new();
+        frame::encode(FrameType::Ack, &ack, &mut frame);
+        self.send(&frame).await;
+    }
+
+    /// Accepts a client, and acknowledges its subscription: the ticks after its resume point follow,
+    /// or else those after the present.
+    pub(crate) async fn subscribe(&mut self) -> Request {
+        self.accept().await;
+        let request = self.subscription().await;
+        let present = epoch(self.authority_ms().div_euclid(1_000) * 1_000);
+        self.subscribed(request.resume_after.unwrap_or(present))
+            .await;
+        request
+    }
+
     /// Waits for a SUBSCRIBE, and returns its request.
     pub(crate) async fn subscription(&mut self) -> Request {
         let step = self.step().await;
@@ -243,6 +300,7 @@ impl Edge {
     pub(crate) async fn subscribed(&mut self, start: Epoch) {
         let mut frame = Vec::new();
         self.session.subscribed(&self.limits, start, &mut frame);
+        self.last_ms = start.as_ms().saturating_sub(BASE_US / 1_000);
         self.send(&frame).await;
     }
 
@@ -264,6 +322,63 @@ impl Edge {
             self.pong(client_time_us).await;
         }
         arrivals
+    }
+
+    /// Does what a healthy edge does for `duration`: sends each SECOND tick at its time, and answers
+    /// HEARTBEATs. Returns when each arrived, counted from the start of the test. Ends early if the
+    /// client closes the connection.
+    pub(crate) async fn serve_for(&mut self, duration: Duration) -> Vec<Duration> {
+        let (mut arrivals, end) = (Vec::new(), Instant::now() + duration);
+        loop {
+            let due = self.authority_ms().div_euclid(1_000) * 1_000;
+            if due > self.last_ms {
+                let first = self.last_ms.div_euclid(1_000) * 1_000 + 1_000;
+                let ticks = (first..=due).step_by(1_000);
+                let frame = self.batch(Mode::Second, Quality::Normal, ticks);
+                if self.socket.write_all(&frame).await.is_err() {
+                    return arrivals;
+                }
+                self.last_ms = due;
+            }
+            let next_us = (self.last_ms + 1_000) * 1_000 + BASE_US - self.authority_us();
+            let wait = Duration::from_micros(u64::try_from(next_us).unwrap());
+            let until = end.min(Instant::now() + wait);
+            match tokio::time::timeout_at(until, self.step_unless_closed()).await {
+                Ok(Some(Step::Heartbeat { client_time_us })) => {
+                    arrivals.push(self.clock.now().since(self.began));
+                    self.pong(client_time_us).await;
+                }
+                Ok(Some(other)) => panic!("{other:?} instead of HEARTBEAT"),
+                Ok(None) => return arrivals,
+                Err(_) if Instant::now() >= end => return arrivals,
+                Err(_) => {}
+            }
+        }
+    }
+
+    /// Does what a healthy edge does until the client closes the connection.
+    pub(crate) async fn serve(&mut self) {
+        self.serve_for(Duration::from_secs(10_000)).await;
+    }
+
+    /// Tells the client that this edge will close the connection.
+    pub(crate) async fn go_away(&mut self, deadline_ms: u32) {
+        let mut frame = Vec::new();
+        let going_away = GoingAway {
+            deadline_ms,
+            reason: "a test".into(),
+        };
+        frame::encode(FrameType::GoingAway, &going_away, &mut frame);
+        self.send(&frame).await;
+    }
+
+    /// Returns whether the client has closed the connection, or does within 50 ms. Frames that it
+    /// sent before are skipped.
+    pub(crate) async fn is_closed(&mut self) -> bool {
+        let closed = async { while self.step_unless_closed().await.is_some() {} };
+        tokio::time::timeout(Duration::from_millis(50), closed)
+            .await
+            .is_ok()
     }
 
     /// Answers HEARTBEATs for `duration`, as an edge that does not know the time, and returns when
@@ -315,7 +430,9 @@ impl Edge {
 
     /// Sends a batch of SECOND ticks at these milliseconds after the base.
     pub(crate) async fn ticks(&mut self, epochs_ms: impl IntoIterator<Item = i64>) {
-        let frame = self.batch(Mode::Second, Quality::Normal, epochs_ms);
+        let epochs_ms: Vec<i64> = epochs_ms.into_iter().collect();
+        let frame = self.batch(Mode::Second, Quality::Normal, epochs_ms.iter().copied());
+        self.last_ms = epochs_ms.last().copied().unwrap_or(self.last_ms);
         self.send(&frame).await;
     }
 
@@ -362,8 +479,13 @@ impl Edge {
     }
 
     fn authority_us(&self) -> i64 {
-        let elapsed = self.clock.now().since(self.began);
+        let elapsed = self.clock.now().since(self.began) + self.clock.suspended();
         BASE_US + self.skew_us + i64::try_from(elapsed.as_micros()).unwrap()
+    }
+
+    /// Returns this edge's time in milliseconds after the base.
+    pub(crate) fn authority_ms(&self) -> i64 {
+        (self.authority_us() - BASE_US).div_euclid(1_000)
     }
 
     async fn step(&mut self) -> Step {

@@ -155,3 +155,50 @@ fn samples_that_agree_are_kept_up_to_a_maximum_number() {
     estimator.handle_exchange(&exchange([0, 5_500, 5_500, 1_000, 0]));
     assert_eq!(error(&estimator), 500);
 }
+
+/// Teaches an estimator by a PONG each 10 s, over a path of 200 µs, on a machine whose clock gains
+/// this many parts per million. Returns the greatest ratio of error to bound within the last 60 s.
+fn worst_ratio(estimator: &mut Estimator, ppm: i64, secs: i64) -> f64 {
+    let true_us = |now_us: i64| now_us - now_us * ppm / 1_000_000 + 1_000_000_000_000_000;
+    let mut worst = 0.0_f64;
+    for sec in (10..secs).step_by(10) {
+        let (t1, t4) = (sec * 1_000_000, sec * 1_000_000 + 200);
+        let there = true_us(t1 + 100);
+        estimator.handle_exchange(&exchange([t1, there, there, t4, 10]));
+        // Just before the next PONG, the estimate is worst.
+        let asked_us = t4 + 9_990_000;
+        let estimate = estimator.estimate(micros(asked_us)).unwrap();
+        let error = estimate.unix.as_micros().abs_diff(true_us(asked_us));
+        if sec >= secs - 60 {
+            worst = worst.max(error as f64 / estimate.error_us as f64);
+        }
+    }
+    worst
+}
+
+#[test]
+fn bounds_hold_within_minutes_on_a_machine_whose_clock_runs_at_a_wrong_rate() {
+    for ppm in [-2_000, -400, 0, 150, 400, 2_000, 20_000] {
+        let worst = worst_ratio(&mut Estimator::new(), ppm, 300);
+        assert!(worst <= 1.0, "{ppm} ppm: error is {worst} of the bound");
+    }
+    // Before the rate is known, the bound is that of an ordinary machine.
+    assert!(worst_ratio(&mut Estimator::new(), 2_000, 40) > 1.0);
+}
+
+#[test]
+fn a_stall_leaves_no_estimate_but_tells_how_late_something_was() {
+    let mut estimator = Estimator::new();
+    estimator.handle_suspended(micros(0), Duration::from_secs(7));
+    estimator.handle_exchange(&exchange([0, 5_000, 5_000, 1_000, 0]));
+    let same = Duration::from_secs(7) + Duration::from_millis(1);
+    assert!(!estimator.handle_suspended(micros(2_000), same));
+    assert!(estimator.estimate(micros(2_000)).is_some());
+    assert!(estimator.handle_suspended(micros(3_000), Duration::from_secs(37)));
+    assert_eq!(estimator.estimate(micros(3_000)), None);
+    // The question was asked before, and the answer read afterwards.
+    estimator.handle_exchange(&exchange([2_999, 9_000, 9_000, 4_000, 0]));
+    assert_eq!(estimator.estimate(micros(4_000)), None);
+    estimator.handle_exchange(&exchange([3_000, 9_000, 9_000, 4_000, 0]));
+    assert!(estimator.estimate(micros(4_000)).is_some());
+}

@@ -5,4 +5,8 @@ mod ahead;
 mod client;
 mod edge;
 mod estimate;
+mod moves;
 mod reconnect;
+mod refusals;
+mod sick;
+mod stalls;

@@ -286,6 +286,24 @@ impl ClientSession {
         frame::encode(FrameType::Heartbeat, &heartbeat, out);
     }
 
+    /// Brings the next HEARTBEAT forward to `now`, because the client doubts that the edge is well:
+    /// but to no less than a second after the last one, or two for a sparing session. Calling this
+    /// continually makes the session send one as often as that.
+    pub fn hasten_heartbeat(&mut self, now: Mono) {
+        if let Some(heartbeats) = &mut self.heartbeats {
+            heartbeats.hasten(now);
+        }
+    }
+
+    /// Samples the time again as soon and as often as at the start of a connection to an edge that
+    /// does not know it yet, because all earlier samples are void.
+    pub fn sample_again(&mut self, now: Mono) {
+        if let Some(heartbeats) = &mut self.heartbeats {
+            heartbeats.time_missing();
+            heartbeats.hasten(now);
+        }
+    }
+
     /// Returns the next event in `input`, which was read at `now`, and advances `input` past the
     /// bytes used. `None` means that all of `input` has been used; call this again until then.
     ///
@@ -321,10 +339,10 @@ impl ClientSession {
             FrameType::DataBatch => self.handle_batch(&decode(frame_type, frame)?).map(Some),
             FrameType::Pong => {
                 let pong: Pong = decode(frame_type, frame)?;
-                if let Some(heartbeats) =
-                    self.heartbeats.as_mut().filter(|_| pong.sent_unix_us != 0)
-                {
-                    heartbeats.time_received();
+                match &mut self.heartbeats {
+                    Some(heartbeats) if pong.sent_unix_us != 0 => heartbeats.time_received(),
+                    Some(heartbeats) => heartbeats.time_missing(),
+                    None => {}
                 }
                 Ok(Some(ClientEvent::Pong(PongExchange {
                     t1_us: pong.client_time_us,

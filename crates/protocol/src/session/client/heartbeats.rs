@@ -31,9 +31,11 @@ const JITTER_PERCENT: u32 = 10;
 pub(super) struct Heartbeats {
     interval: Duration,
     next: Mono,
+    /// When the last HEARTBEAT was sent; [`Mono::ZERO`] before the first.
+    last: Mono,
     opening_left: u8,
     timeless_interval: Duration,
-    /// Whether a PONG has carried authority time, which shows that the edge knows it.
+    /// Whether the last PONG carried authority time, which shows that the edge knows it.
     edge_knows_time: bool,
 }
 
@@ -44,6 +46,7 @@ impl Heartbeats {
         Self {
             interval: interval.max(INTERVAL_MIN),
             next: now,
+            last: Mono::ZERO,
             opening_left: OPENING_HEARTBEATS,
             timeless_interval: TIMELESS_INTERVAL,
             edge_knows_time: false,
@@ -76,8 +79,21 @@ impl Heartbeats {
         self.edge_knows_time = true;
     }
 
+    /// Records that a PONG has carried no time. HEARTBEATs are then frequent until one does.
+    pub(super) fn time_missing(&mut self) {
+        self.edge_knows_time = false;
+        self.hasten(self.last);
+    }
+
+    /// Brings the next HEARTBEAT forward to `now`, or to the shortest interval after the last one.
+    pub(super) fn hasten(&mut self, now: Mono) {
+        let soonest = now.max(self.last + self.timeless_interval);
+        self.next = self.next.min(soonest);
+    }
+
     /// Records that a HEARTBEAT is sent at `now`, and schedules the next one.
     pub(super) fn sent(&mut self, now: Mono, exact: bool, random: u32) {
+        self.last = now;
         self.opening_left = self.opening_left.saturating_sub(1);
         if self.opening_left > 0 {
             self.next = now + OPENING_INTERVAL;
