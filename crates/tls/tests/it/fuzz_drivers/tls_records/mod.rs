@@ -234,8 +234,11 @@ fn compare_with_rustls(bytes: &[u8], transcript: &Transcript) {
     let mut buffer = [0; 1 << 14];
     for mut piece in bytes.chunks(4_096) {
         while !piece.is_empty() && error.is_none() {
-            if server.read_tls(&mut piece).is_err() {
-                return;
+            match server.read_tls(&mut piece) {
+                // It reads nothing after close_notify.
+                Ok(0) => break,
+                Ok(_) => {}
+                Err(_) => return,
             }
             error = server.process_new_packets().err();
             while let Ok(read @ 1..) = server.reader().read(&mut buffer) {
