@@ -66,12 +66,13 @@ impl EdgeHealth {
     }
 
     fn alarms(&self, time: Option<&TimeStatus>) -> Vec<Value> {
-        let of_clocks = time.map_or_else(Vec::new, alarms);
-        let no_time = self.no_time.load(Ordering::Relaxed).then(|| {
+        let mut alarms = time.map_or_else(Vec::new, alarms);
+        if self.no_time.load(Ordering::Relaxed) {
             let clocks: [&str; 0] = [];
-            json!({ "reason": NO_TIME.label, "message": NO_TIME.message, "clocks": clocks })
-        });
-        no_time.into_iter().chain(of_clocks).collect()
+            let (reason, message) = (NO_TIME.label, NO_TIME.message);
+            alarms.push(json!({ "reason": reason, "message": message, "clocks": clocks }));
+        }
+        alarms
     }
 
     fn accept_queue_status(&self, now: Mono) -> Value {
