@@ -78,9 +78,9 @@ impl EdgeHealth {
         let of_clocks = time.map_or_else(Vec::new, alarms);
         let of_link =
             nats_link::alarms(link).map(|alarm| alarm_of_edge(alarm.label(), alarm.message()));
-        no_time
+        of_clocks
             .into_iter()
-            .chain(of_clocks)
+            .chain(no_time)
             .chain(of_link)
             .chain(self.logins.alarm())
             .collect()
