@@ -13,7 +13,7 @@ pub trait Clock {
     fn now(&self) -> Mono;
 
     /// Returns for how long the machine has been suspended, counted from a fixed moment in its
-    /// past. [`Clock::now`] stands still while a machine is suspended, so a time sample from before
+    /// past. [`Clock::now`] stops while a machine is suspended, so a time sample from before
     /// is then wrong by as much as this has grown since. Two readings without a suspension between
     /// them may differ by less than [`SUSPENSION_MIN`].
     fn suspended(&self) -> Duration;

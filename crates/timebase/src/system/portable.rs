@@ -34,7 +34,7 @@ pub(crate) fn real_ns() -> i64 {
 }
 
 /// Returns the wall clock minus [`monotonic_ns`], which grows by the time for which the machine was
-/// suspended if the monotonic clock then stands still.
+/// suspended if the monotonic clock then stops.
 #[cfg(not(target_os = "linux"))]
 pub(crate) fn suspended_ns() -> i64 {
     BracketedReading::take(real_ns).minus_monotonic_ns
