@@ -47,7 +47,7 @@ impl Addresses {
         self.states.len()
     }
 
-    /// Uses the address with this index from now on.
+    /// Makes the address with this index the one in use.
     pub(crate) fn select(&mut self, index: usize) {
         self.current = index;
     }

@@ -2,7 +2,7 @@
 //! of authority time reaches it, and only then handed on. All other events keep their positions
 //! among the ticks.
 //!
-//! After this machine was suspended or stood still, no tick is released until the time is known
+//! After this machine was suspended or stalled, no tick is released until the time is known
 //! again. Those whose time has passed meanwhile are then released at once.
 
 use std::collections::VecDeque;

@@ -1,6 +1,6 @@
 //! One connection to an edge, from its first byte to its end. Moves bytes between a socket and
 //! protocol's [`ClientSession`], sends heartbeats in time, learns authority time, and notices when
-//! the edge is of no use ([`Vitals`]) or this machine stood still. It does not reconnect.
+//! the edge is of no use ([`Vitals`]) or this machine stalled. It does not reconnect.
 
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -106,7 +106,7 @@ pub(crate) struct Connection<S> {
     /// The authority time that the subscription has learned over all its connections, and continues
     /// to learn over this one.
     estimator: watch::Sender<Estimator>,
-    /// Tells of changes to the estimator, one of which may be that another task noticed a stall.
+    /// Reports changes to the estimator, one of which may be that another task noticed a stall.
     learned: watch::Receiver<Estimator>,
     /// The last stall that this connection has taken into account.
     stalled_at: Option<Mono>,
@@ -207,8 +207,8 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
         })
     }
 
-    /// Learns authority time together with earlier connections from now on, which includes what
-    /// this connection has learned alone.
+    /// Adds what this connection has learned about authority time to what earlier connections
+    /// have, and continues together with them.
     pub(crate) fn share(&mut self, estimator: watch::Sender<Estimator>) {
         let alone = std::mem::replace(&mut self.estimator, estimator);
         self.estimator
@@ -427,7 +427,7 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
         }
     }
 
-    /// Judges the edge by what it does from now on only, because this client could not tell what it
+    /// Judges the edge only by what it does after `now`, because this client could not tell what it
     /// did before.
     fn forgive(&mut self, now: Mono) {
         self.heard_at = self.heard_at.max(now);

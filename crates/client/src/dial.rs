@@ -19,8 +19,8 @@ const LOOKUP_TIMEOUT: Duration = Duration::from_secs(5);
 /// The time limit for each IP address of a name: long enough for a lost SYN and its retransmission
 /// a second later.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
-/// The time limit for all IP addresses of a name together. The next attempt goes on with those that
-/// were not tried.
+/// The time limit for all IP addresses of a name together. The next attempt continues with those
+/// that were not tried.
 const RACE_TIMEOUT: Duration = Duration::from_secs(6);
 
 /// Makes connections, one after the other. Earlier connections may still be in use meanwhile.
@@ -34,7 +34,7 @@ pub trait Dial: Send + 'static {
 }
 
 /// Dials over TCP. The IP addresses of a name are tried side by side, and the next attempt for the
-/// same name goes on after the one that was used, in case its edge refuses or is silent.
+/// same name continues after the one that was used, in case its edge refuses or is silent.
 #[derive(Debug, Default)]
 pub(crate) struct Tcp {
     /// The IP address that the last attempt for each name used, or tried last.

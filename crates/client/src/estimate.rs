@@ -3,9 +3,9 @@
 //! the time of each PONG and the time to estimate.
 //!
 //! An error bound holds only if the machine's own clock does. A machine that was suspended, or
-//! stood still for seconds, has no samples until it has learned new ones; what the old ones say
+//! stalled for seconds, has no samples until it has learned new ones; what the old ones say
 //! then is only good for telling about how late something was. A clock that runs at a wrong rate is
-//! noticed by [`RateWatch`].
+//! noticed by its rate over minutes.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -48,7 +48,7 @@ pub struct Estimator {
     stall: Option<Stall>,
 }
 
-/// The last moment at which this machine was seen to have been suspended or to have stood still.
+/// The last moment at which this machine was seen to have been suspended or to have stalled.
 #[derive(Clone, Copy, Debug)]
 struct Stall {
     seen_at: Mono,
@@ -124,7 +124,7 @@ impl Estimator {
         true
     }
 
-    /// Discards all samples, because at `now` this machine was seen to have stood still for
+    /// Discards all samples, because at `now` this machine was seen to have stalled for
     /// seconds, for a reason that may have affected its clock.
     pub fn handle_stall(&mut self, now: Mono) {
         self.stall(now, Duration::ZERO);

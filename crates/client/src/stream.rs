@@ -34,8 +34,8 @@ const EVENTS_MAX: usize = 1_000;
 /// edge at another one has refused the credentials. Later connections are retried without limit,
 /// each time announced by [`Event::Reconnecting`], unless [`Options::reconnect`] is off.
 ///
-/// If no subscription is made, but an edge did not know the time yet, this tries again until an edge
-/// does, as often as edges want it. Callers that need a limit should add a timeout.
+/// If no subscription is made, but an edge did not know the time yet, this tries again until an
+/// edge does, as often as edges want it. Callers that need a limit should add a timeout.
 ///
 /// # Errors
 /// The reason why no subscription was made: a refusal that would recur at that address, if there
@@ -129,7 +129,7 @@ impl Ticks {
     }
 
     /// Returns the current authority time, or `None` if the edge has not sent it yet, has not sent
-    /// it for 30 s, or has not sent it again since this machine was suspended or stood still.
+    /// it for 30 s, or has not sent it again since this machine was suspended or stalled.
     #[must_use]
     pub fn authority_time(&self) -> Option<Estimate> {
         let (now, suspended) = (self.clock.now(), self.clock.suspended());

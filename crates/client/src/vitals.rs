@@ -98,7 +98,7 @@ impl Vitals {
     }
 
     /// Records that until `now` this client could not tell, because it did not read or its machine
-    /// stood still. The edge is judged from now on only.
+    /// stalled. Only what the edge does afterwards counts.
     pub(crate) fn forgive(&mut self, now: Mono) {
         self.listening_since = now;
         self.heard_at = now;

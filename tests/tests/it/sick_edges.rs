@@ -1,5 +1,5 @@
 //! Edges that are connected and of no use, edges that refuse a client which others accept, and
-//! clients that stand still: `tickstorm tail` with real edges.
+//! clients that stop: `tickstorm tail` with real edges.
 
 use std::time::Duration;
 
@@ -12,11 +12,12 @@ use crate::dev::{Dev, dev};
 use crate::support::observer::now_us;
 use crate::tickstorm::{Running, tickstorm};
 
-/// The lateness that is tolerated for any tick. The client leaves a silent edge 4 s after a tick was
-/// due, and waits for up to 0.5 s; without that, it would take 20 s. The rest is for a busy machine.
+/// The lateness that is tolerated for any tick. The client leaves a silent edge 4 s after a tick
+/// was due, and waits for up to 0.5 s; without that, it would take 20 s. The rest is for a busy
+/// machine.
 const LATE_MAX: Duration = Duration::from_secs(14);
 
-/// How long a client stands still: longer than samples of the time count.
+/// How long a client stops: longer than samples of the time count.
 const STOPPED_FOR: Duration = Duration::from_secs(35);
 
 /// Starts `tail` at these edges.

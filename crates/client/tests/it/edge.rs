@@ -29,7 +29,7 @@ const PIPE_LEN: usize = 65_536;
 #[derive(Clone, Copy)]
 pub(crate) struct TokioClock {
     began: Instant,
-    /// For how long the machine has been suspended, in milliseconds; tokio's time stands still
+    /// For how long the machine has been suspended, in milliseconds; tokio's time stops
     /// meanwhile.
     suspended_ms: &'static AtomicU64,
 }
@@ -42,7 +42,7 @@ impl TokioClock {
         }
     }
 
-    /// Suspends the machine of the client. The edges' time goes on.
+    /// Suspends the machine of the client. The edges' time continues.
     pub(crate) fn suspend(&self, duration: Duration) {
         let millis = u64::try_from(duration.as_millis()).unwrap();
         self.suspended_ms.fetch_add(millis, Ordering::SeqCst);
@@ -269,8 +269,8 @@ impl Edge {
         self.send(&frame).await;
     }
 
-    /// Accepts a client, and acknowledges its subscription: the ticks after its resume point follow,
-    /// or else those after the present.
+    /// Accepts a client, and acknowledges its subscription: the ticks after its resume point
+    /// follow, or else those after the present.
     pub(crate) async fn subscribe(&mut self) -> Request {
         self.accept().await;
         let request = self.subscription().await;
@@ -324,9 +324,9 @@ impl Edge {
         arrivals
     }
 
-    /// Does what a healthy edge does for `duration`: sends each SECOND tick at its time, and answers
-    /// HEARTBEATs. Returns when each arrived, counted from the start of the test. Ends early if the
-    /// client closes the connection.
+    /// Does what a healthy edge does for `duration`: sends each SECOND tick at its time, and
+    /// answers HEARTBEATs. Returns when each arrived, counted from the start of the test. Ends
+    /// early if the client closes the connection.
     pub(crate) async fn serve_for(&mut self, duration: Duration) -> Vec<Duration> {
         let (mut arrivals, end) = (Vec::new(), Instant::now() + duration);
         loop {

@@ -47,7 +47,7 @@ async fn follow(ticks: &mut Ticks, base: Instant, from_ms: i64, until_ms: i64) -
     seen
 }
 
-/// Serves `edge` until it is closed, and then waits for ever.
+/// Serves `edge` until it is closed, and then waits indefinitely.
 async fn serve(edge: &mut Edge) {
     edge.serve().await;
     std::future::pending::<()>().await;

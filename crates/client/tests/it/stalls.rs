@@ -1,4 +1,4 @@
-//! Tests of a client whose machine is suspended or stands still: what it knew of the time is void.
+//! Tests of a client whose machine is suspended or stops: what it knew of the time is void.
 
 use std::time::Duration;
 
