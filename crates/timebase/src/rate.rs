@@ -179,7 +179,8 @@ mod tests {
         ] {
             let seen = seen_after(ppm, rtt_us);
             assert_eq!(seen.is_off(), is_off, "{ppm} ppm, {rtt_us} µs: {seen:?}");
-            let is_within = seen.ppb.abs_diff(ppm as i64 * 1_000) <= seen.error_ppb + 1;
+            let is_within =
+                seen.ppb.abs_diff(i64::try_from(ppm).unwrap() * 1_000) <= seen.error_ppb + 1;
             assert!(is_within, "{ppm} ppm: {seen:?}");
         }
     }
