@@ -287,7 +287,10 @@ struct CompleteRecord {
 fn next_record(input: &[u8]) -> Option<CompleteRecord> {
     let header = record::header(input)?;
     let length = record::length(header);
-    let (len, refusal) = if !record::may_be_valid(header) {
+    let (len, refusal) = if record::is_heartbeat(header) {
+        // rustls knows this type, and would wait for the end of the record to refuse it.
+        (input.len(), Some(Alert::UnexpectedMessage))
+    } else if !record::may_be_valid(header) {
         (input.len(), None)
     } else if length == 0 {
         (input.len(), Some(Alert::UnexpectedMessage))
