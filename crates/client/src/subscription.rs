@@ -378,7 +378,14 @@ impl<D: Dial, C: AlarmClock> Subscription<D, C> {
         subscribed_for: Duration,
         events: &EventSender,
     ) -> Result<(), ReaderGone> {
-        self.handle_failed_address(self.addresses.current(), &why);
+        // A single name may lead to other edges, such as those behind a balancer. One attempt shows
+        // whether it leads to one that knows the time.
+        let may_lead_elsewhere = is_refusal_with(&why, ErrorCode::NoTime)
+            && !subscribed_for.is_zero()
+            && self.addresses.count() == 1;
+        if !may_lead_elsewhere {
+            self.handle_failed_address(self.addresses.current(), &why);
+        }
         let come_back = self.resume.handle_end(why.come_back());
         if is_refusal_with(&why, ErrorCode::TimeStepped) {
             self.estimator.send_modify(Estimator::clear);
@@ -431,8 +438,8 @@ impl<D: Dial, C: AlarmClock> Subscription<D, C> {
                 Error::Tls(_) => false,
             };
         // The hint of NO_TIME is about that edge. Another one may well know the time.
-        let may_go_elsewhere =
-            is_refusal_with(why, ErrorCode::NoTime) && self.addresses.count() > 1;
+        let may_go_elsewhere = is_refusal_with(why, ErrorCode::NoTime)
+            && (self.addresses.count() > 1 || !subscribed_for.is_zero());
         if left_by_itself || may_go_elsewhere {
             let fraction = f64::from(rand::random::<u32>()) / f64::from(u32::MAX);
             return LEAVING_WAIT_MAX

@@ -123,6 +123,40 @@ async fn no_time_sends_a_client_to_another_edge_before_its_hint() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn with_a_single_address_one_attempt_after_no_time_does_not_wait_for_the_hint() {
+    let base = Instant::now();
+    let (mut ticks, mut edge, mut net) = Net::subscribed(Options::new("a"), 0).await;
+    edge.serve_for(Duration::from_millis(2_500)).await;
+    edge.refuse(ErrorCode::NoTime, "no time", 9_000).await;
+    let ends = tokio::select! {
+        ends = follow(&mut ticks, base, 0, 20_000) => ends,
+        () = serve_next(&mut net) => panic!("the client left a healthy edge"),
+    };
+    assert_eq!(ends.len(), 1, "{ends:?}");
+    // If the name leads to an edge without time again, its hint counts.
+    let (mut ticks, mut edge, mut net) = Net::subscribed(Options::new("a"), 0).await;
+    edge.serve_for(Duration::from_millis(2_500)).await;
+    edge.refuse(ErrorCode::NoTime, "no time", 9_000).await;
+    let (mut waits, mut refused) = (Vec::new(), 0);
+    while waits.len() < 2 {
+        tokio::select! {
+            event = ticks.next() => {
+                if let Some(Ok(Event::Reconnecting { after, .. })) = event {
+                    waits.push(after);
+                }
+            }
+            edge = net.edge() => {
+                edge.refuse(ErrorCode::NoTime, "no time", 9_000).await;
+                refused += 1;
+            }
+        }
+    }
+    assert!(waits[0] <= Duration::from_millis(500), "{waits:?}");
+    assert!(waits[1] >= Duration::from_secs(9), "{waits:?}");
+    assert_eq!(refused, 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_edge_that_answers_but_sends_no_ticks_is_left() {
     let (mut ticks, mut edge, mut net) = Net::subscribed(two(), 0).await;
     edge.serve_for(Duration::from_millis(3_500)).await;
