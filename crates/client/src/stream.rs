@@ -61,7 +61,8 @@ where
 {
     let (clock, ahead) = (Arc::new(clock), options.ahead);
     let mut subscription = Subscription::new(dial, Arc::clone(&clock), options);
-    let subscribed = subscription.connect_first().await?;
+    // Boxed, so that the future of this function is small.
+    let subscribed = Box::pin(subscription.connect_first()).await?;
     let (edge_id, start_epoch) = (subscribed.welcome.edge_id.clone(), subscribed.start);
     let address = subscription.address().to_owned();
     let (sender, mut events) = mpsc::channel(EVENTS_MAX);

@@ -75,9 +75,8 @@ impl Edge {
         let files = Box::new(FileWatchers::load(&config, registry)?);
         let (authority_sender, authority) = watch::channel(None);
         let (time_sender, time) = watch::channel(None);
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let commons = Commons {
-            settings: Arc::new(config.for_shards(cores, lingering_max(&config, limit))),
+            settings: Arc::new(config.for_shards(cores(), lingering_max(&config, limit))),
             admission: Admission::new(
                 config.admission_limits(connections_max),
                 files.ip_lists.lists(),
@@ -129,10 +128,8 @@ impl Edge {
             drain_request: CancellationToken::new(),
             has_panicked: Arc::default(),
         };
-        edge.follow_time(authority, config.ahead);
-        edge.spawn("time alarm", no_time.run());
+        edge.follow_time(authority, config.ahead, no_time);
         edge.watch_arrivals(accept_queue, &metrics);
-        warn_of_plain_text(files.tls.is_some(), listen_addr);
         edge.watch_files(*files, metrics.reloads);
         let publisher = AuthorityPublisher::new(authority_sender);
         let reporter = TimeReporter::new(time_sender, metrics.time, config.ahead);
@@ -241,7 +238,13 @@ impl Edge {
     }
 
     /// Starts the tasks that depend on authority time.
-    fn follow_time(&self, authority: watch::Receiver<Option<Authority>>, ahead: Duration) {
+    fn follow_time(
+        &self,
+        authority: watch::Receiver<Option<Authority>>,
+        ahead: Duration,
+        no_time: NoTimeWatch,
+    ) {
+        self.spawn("time alarm", no_time.run());
         self.spawn(
             "time",
             Shards::wake_on_time_change(self.shards.handles(), authority.clone()),
@@ -336,6 +339,11 @@ fn warn_of_plain_text(has_tls: bool, listen_addr: SocketAddr) {
     }
 }
 
+/// Returns the number of cores that this process may use.
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
 /// Starts all shards, gives each its own file descriptor table if FD_TABLES asks for it, and only
 /// then lets them listen.
 async fn start_shards(
@@ -360,7 +368,10 @@ async fn start_shards(
         }
     }
     match shards.listen(config.listen_addr).await {
-        Ok(addr) => Ok((shards, addr)),
+        Ok(addr) => {
+            warn_of_plain_text(commons.tls.is_some(), addr);
+            Ok((shards, addr))
+        }
         Err(error) => {
             shards.stop().await;
             Err(listen(error))
