@@ -1,9 +1,10 @@
 //! Clients of the cluster that reconnect by themselves and check that no tick is missing or
 //! repeated.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tickstorm_client::error::ErrorCode;
 use tickstorm_client::{Error, Event, Options, Ticks};
@@ -22,9 +23,14 @@ const STEP_MS: i64 = 1_000;
 /// reading however long a command of the test takes.
 pub struct Clients {
     records: Vec<Arc<Mutex<Record>>>,
+    latest: Latest,
     /// Stops the clients when it is dropped.
     _runtime: Runtime,
 }
+
+/// For each tick, by its time in milliseconds: how late it was at the client that got it last, by
+/// the clock of this machine, which all clocks of the cluster read.
+type Latest = Arc<Mutex<BTreeMap<i64, Duration>>>;
 
 /// The observations of one client.
 #[derive(Default)]
@@ -34,6 +40,8 @@ struct Record {
     faults: Vec<String>,
     /// The times at which an edge that was draining sent the client away.
     drained: Vec<Mono>,
+    /// The times at which the client moved to another edge before its connection ended.
+    moved: Vec<Mono>,
     /// The number of connections that ended.
     disconnections: usize,
     /// The time at which the last tick arrived.
@@ -64,11 +72,14 @@ impl Clients {
             .build()
             .unwrap();
         let records: Vec<_> = (0..count).map(|_| Arc::default()).collect();
+        let latest = Latest::default();
         for record in &records {
-            runtime.spawn(follow(options.clone(), Arc::clone(record)));
+            let (record, latest) = (Arc::clone(record), Arc::clone(&latest));
+            runtime.spawn(follow(options.clone(), record, latest));
         }
         let clients = Self {
             records,
+            latest,
             _runtime: runtime,
         };
         poll_until("each client has a tick", RECONNECT_MAX, || {
@@ -99,6 +110,16 @@ impl Clients {
         self.assert_no_faults();
     }
 
+    /// Returns how late each tick was at the client that got it last, and forgets it. The newest
+    /// tick, which may still be on its way, is left for the next call.
+    pub fn take_latest(&self) -> Vec<Duration> {
+        let mut latest = self.latest.lock().unwrap();
+        let newest = latest.pop_last();
+        let taken = std::mem::take(&mut *latest).into_values().collect();
+        latest.extend(newest);
+        taken
+    }
+
     /// Returns how many connections of all clients together have ended.
     pub fn disconnections(&self) -> usize {
         self.records
@@ -114,11 +135,20 @@ impl Clients {
         silences.max().unwrap_or_default()
     }
 
-    /// Returns the times at which draining edges sent clients away.
+    /// Returns the times at which draining edges closed connections.
     pub fn drained(&self) -> Vec<Mono> {
+        self.times(|record| &record.drained)
+    }
+
+    /// Returns the times at which clients moved to another edge before their connection ended.
+    pub fn moved(&self) -> Vec<Mono> {
+        self.times(|record| &record.moved)
+    }
+
+    fn times(&self, of: fn(&Record) -> &Vec<Mono>) -> Vec<Mono> {
         let records = self.records.iter();
         records
-            .flat_map(|record| record.lock().unwrap().drained.clone())
+            .flat_map(|record| of(&record.lock().unwrap()).clone())
             .collect()
     }
 
@@ -181,12 +211,13 @@ impl Record {
                 self.faults
                     .push(format!("gap between {after} and {before}"));
             }
+            Event::Moved { .. } => self.moved.push(SystemClock.now()),
             Event::Reconnected { .. } | _ => {}
         }
     }
 }
 
-async fn follow(options: Options, record: Arc<Mutex<Record>>) {
+async fn follow(options: Options, record: Arc<Mutex<Record>>, latest: Latest) {
     let fault = |text: String| record.lock().unwrap().faults.push(text);
     let mut ticks = match tickstorm_client::connect(options).await {
         Ok(ticks) => ticks,
@@ -194,11 +225,24 @@ async fn follow(options: Options, record: Arc<Mutex<Record>>) {
     };
     while let Some(event) = ticks.next().await {
         match event {
-            Ok(event) => record.lock().unwrap().note(event),
+            Ok(event) => {
+                if let Event::Tick(tick) = &event {
+                    note_lateness(tick.epoch.as_ms(), &latest);
+                }
+                record.lock().unwrap().note(event);
+            }
             Err(error) => fault(format!("the client gave up: {error}")),
         }
     }
     fault("the client stopped, although it should reconnect without limit".to_owned());
+}
+
+fn note_lateness(epoch_ms: i64, latest: &Latest) {
+    let due = SystemTime::UNIX_EPOCH + Duration::from_millis(epoch_ms.unsigned_abs());
+    let late = SystemTime::now().duration_since(due).unwrap_or_default();
+    let mut latest = latest.lock().unwrap();
+    let known = latest.entry(epoch_ms).or_default();
+    *known = late.max(*known);
 }
 
 /// Connects one client with the credentials of `.env.example`.

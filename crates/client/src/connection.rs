@@ -199,7 +199,9 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
             .await
             .unwrap_or(Err(Error::TimeUnknown { waited: patience }))?;
         let now = connection.clock.now();
-        connection.vitals = Some(Vitals::new(options.mode, start, now));
+        // Without reconnecting, there is nowhere to go.
+        let judged = options.reconnect;
+        connection.vitals = judged.then(|| Vitals::new(options.mode, start, now));
         Ok(Subscribed {
             connection,
             welcome,

@@ -111,7 +111,8 @@ impl Options {
     }
 
     /// Sets whether to reconnect when a connection ends, which is the default. Otherwise the
-    /// stream's last item is the error that ended the connection.
+    /// stream's last item is the error that ended the connection, and an edge is not left while
+    /// anything comes from it within its heartbeat timeout, since there is nowhere to go.
     #[must_use]
     pub fn reconnect(mut self, reconnect: bool) -> Self {
         self.reconnect = reconnect;

@@ -1,6 +1,7 @@
 //! Edges that are added, removed and replaced in an orderly way while clients are connected.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use tickstorm_tests::clients::Clients;
 use tickstorm_timebase::Mono;
@@ -19,33 +20,54 @@ fn adding_and_removing_a_third_edge_costs_no_tick() {
     await_ready(2);
     clients.assert_unbroken();
     late.assert_unbroken();
+    let moved = clients.moved().len() + late.moved().len();
     let drained = clients.drained().len() + late.drained().len();
-    assert!(drained > 0, "the removed edge had no client");
+    assert!(moved + drained > 0, "the removed edge had no client");
 }
 
+/// The most by which a roll may delay a tick, beyond the usual lateness at the client that gets it
+/// last. The images of CI are started on the cores that the clients use.
+const DELAY_MAX: Duration = Duration::from_millis(100);
+/// What a machine with two cores takes to start a container, during which nothing else may run.
+const START_NOISE: Duration = Duration::from_secs(1);
+
 #[test]
-fn a_rolling_restart_under_500_clients_costs_no_tick_and_spreads_their_moves() {
+fn a_rolling_restart_under_2_000_clients_costs_no_tick_and_spreads_their_moves() {
     ensure_ready();
-    let clients = Clients::connect(client_addr(), 500);
+    let clients = Clients::connect(client_addr(), 2_000);
+    clients.take_latest();
+    clients.await_ticks(60);
+    let mut before = clients.take_latest();
     roll_edges();
     await_ready(2);
     clients.assert_unbroken();
-    let drained = clients.drained();
-    assert!(
-        drained.len() >= 500,
-        "only {} of 500 clients were sent away",
-        drained.len()
+    let mut during = clients.take_latest();
+    before.sort_unstable();
+    during.sort_unstable();
+    let usual = before[before.len() / 2];
+    let delayed = during.iter().filter(|late| **late > usual + DELAY_MAX);
+    let (delayed, worst) = (delayed.count(), during.last().copied().unwrap_or_default());
+    let (moved, drained) = (clients.moved(), clients.drained());
+    let busiest = busiest_second(&moved);
+    println!(
+        "{} moves, {busiest} in the busiest second, {} clients drained; the latest tick of a \
+         second: {usual:?} at the median and {:?} at most before, {worst:?} at most during the \
+         roll, {delayed} of {} ticks delayed",
+        moved.len(),
+        drained.len(),
+        before.last().copied().unwrap_or_default(),
+        during.len(),
     );
-    // Each of the two drains lasts ten seconds. If edges sent all clients away at the same time,
-    // all moves would fall into two seconds. The bound between the two allows for a machine under
-    // load.
-    let busiest = busiest_second(&drained);
-    println!("{} moves, {busiest} in the busiest second", drained.len());
+    assert!(moved.len() >= 2_000, "only {} moves", moved.len());
+    assert!(drained.is_empty(), "{} clients did not move", drained.len());
+    // Each client moves at a random moment of the time that its edge gives it. If all moved at the
+    // same time, all moves would fall into two seconds.
     assert!(
-        busiest * 5 < drained.len(),
+        busiest * 4 < moved.len(),
         "{busiest} of {} moves fall into one second",
-        drained.len()
+        moved.len()
     );
+    assert!(worst <= usual + DELAY_MAX + START_NOISE, "{during:?}");
 }
 
 /// Returns the largest number of moments that fall into the same second.

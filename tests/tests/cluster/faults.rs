@@ -42,11 +42,10 @@ fn an_edge_a_clock_and_each_nats_server_cut_off_for_10_s_in_turn_cost_no_tick() 
         await_ready(2);
         clients.assert_unbroken();
     }
-    // The clients of the edge that was cut off received nothing for about that long, whether they
-    // stayed or moved to another edge.
+    // The clients of the edge that was cut off received nothing until they had left it.
     let silence = clients.longest_silence();
     assert!(
-        silence >= CUT / 2,
+        silence >= CUT / 3,
         "the edge that was cut off had no client: no client waited longer than {silence:?}"
     );
 }

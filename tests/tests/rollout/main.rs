@@ -67,12 +67,13 @@ fn replace_all(overlay: &str, finish: impl AsyncFnOnce(&mut RunningOverlay, &Bal
         .map(|workload| workload.name.clone())
         .collect();
     for workload in order {
-        let disconnections = clients.disconnections();
+        let left = || clients.disconnections() + clients.moved().len();
+        let left_before = left();
         let new_clients = NewClients::start(options.clone());
         runtime.block_on(cluster.roll(&workload));
         clients.assert_unbroken();
         let connected = new_clients.stop();
-        let moved = clients.disconnections() - disconnections;
+        let moved = left() - left_before;
         println!(
             "{overlay}, {workload}: {CLIENTS} clients moved {moved} times, \
              and {connected} new ones connected"
