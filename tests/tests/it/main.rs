@@ -5,6 +5,7 @@ mod attempts;
 mod bench;
 mod compose_scripts;
 mod daemon;
+mod dark;
 mod dev;
 mod dev_tls;
 mod drains;
