@@ -12,7 +12,7 @@ use tickstorm_tls::{Handshake, HandshakeProgress};
 use super::fixed;
 
 /// The number of keys that are prepared. A server refuses to replace keys that often in a row.
-const KEYS: usize = 100;
+pub(super) const KEYS: usize = 100;
 
 /// The client's side of a handshake that is the same every time.
 pub(super) struct Client {

@@ -1,6 +1,6 @@
 //! [`Script`]: the operations of a client, as any bytes, and the [`Stream`] that results from them.
 
-use super::client::Client;
+use super::client::{Client, KEYS};
 
 /// The content types of TLS.
 const HANDSHAKE: u8 = 22;
@@ -137,7 +137,7 @@ impl<'a> Script<'a> {
             }
             12 => {
                 let (key, count) = (usize::from(self.byte()), u64::from(self.byte()));
-                let is_next = (key, count) == (stream.key, stream.count);
+                let is_next = (key % KEYS, count) == (stream.key % KEYS, stream.count);
                 if !is_next {
                     let content = [self.bytes(), &[DATA]].concat();
                     stream.bytes.extend(client.seal(key, count, &content));
