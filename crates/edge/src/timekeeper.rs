@@ -14,8 +14,8 @@ use tickstorm_timebase::{Clock, ClockId, Mono, Refused, SystemClock, Timekeeper}
 pub(crate) use publisher::AuthorityPublisher;
 pub(crate) use reporter::{TimeReporter, ppm};
 
-/// The longest wait between two looks at whether the machine was suspended. A wait goes on after a
-/// suspension as if there had been none.
+/// The longest wait between two looks at whether the machine was suspended. Waits are counted by a
+/// clock that stops meanwhile, so a suspension ends none of them.
 const LOOK_INTERVAL: Duration = Duration::from_millis(200);
 
 /// Drives an edge's timekeeper.

@@ -40,8 +40,8 @@ impl LinkAlarm {
         match self {
             Self::Silent => {
                 "Over the connection to NATS, no clock of CLOCKS answers an edge, or a clock's own \
-                 announcements do not come back, so other servers are tried. If the alarm `unheard` \
-                 is raised as well, CLOCKS names the wrong clocks."
+                 announcements do not come back, so other servers are tried. If the alarm \
+                 `unheard` is raised as well, CLOCKS names the wrong clocks."
             }
             Self::Refused => {
                 "NATS refuses a subscription that this process needs, so its login lacks a \

@@ -25,7 +25,7 @@ pub(super) struct KeeperLog {
     /// The failures logged since the last connection, by server.
     failures: BTreeSet<(usize, String)>,
     /// The number of consecutive connections, including the current one, that have not lasted
-    /// [`STABLE_AFTER`].
+    /// [`STABLE_AFTER`](super::retries::STABLE_AFTER).
     flaps: u32,
     /// The servers whose silence is logged, since a connection has last brought what it must.
     silent: BTreeSet<usize>,

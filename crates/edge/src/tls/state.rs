@@ -129,7 +129,8 @@ impl TlsState {
         if let Some(error) = &self.reload_error {
             alarms.push(json!({
                 "reason": TlsAlarm::ReloadFailed.label(),
-                "message": format!("The files can't be used, so earlier ones stay in use: {error}."),
+                "message":
+                    format!("The files can't be used, so earlier ones stay in use: {error}."),
             }));
         }
         let mut status = json!({
