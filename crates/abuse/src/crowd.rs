@@ -75,8 +75,8 @@ impl Harm {
 }
 
 impl Crowd {
-    /// Starts the crowd and waits until all of its clients are subscribed. Its thread does nothing but
-    /// read ticks, and send heartbeats between them.
+    /// Starts the crowd and waits until all of its clients are subscribed. Its thread does nothing
+    /// but read ticks, and send heartbeats between them.
     pub(crate) fn start(
         clients: u32,
         addr: SocketAddr,

@@ -109,7 +109,8 @@ impl Row {
         row
     }
 
-    /// Returns whether late ticks are the only broken promise, which the noise of the machine can decide.
+    /// Returns whether late ticks are the only broken promise, which the noise of the machine can
+    /// decide.
     pub(crate) fn is_only_late(&self) -> bool {
         self.is_only_late
     }

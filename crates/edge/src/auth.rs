@@ -10,7 +10,7 @@
 mod cookie;
 mod cookie_keys;
 mod label;
-mod logins;
+pub(crate) mod logins;
 mod tokens;
 
 use std::path::PathBuf;

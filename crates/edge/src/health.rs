@@ -205,11 +205,30 @@ mod tests {
     use std::sync::atomic::AtomicU64;
 
     use prometheus::Registry;
+    use tickstorm_service::nats_link::LinkAlarm;
 
     use super::*;
     use crate::admission::{AdmissionGauges, AdmissionLimits};
+    use crate::auth::logins;
     use crate::ip_lists::IpLists;
-    use crate::memory::{KernelBound, MemoryMetrics};
+    use crate::memory::{BUFFERS_FULL_MESSAGE, KERNEL_MEMORY_MESSAGE, KernelBound, MemoryMetrics};
+
+    #[test]
+    fn each_alarm_in_status_has_a_sentence() {
+        let of_edge = [
+            NO_TIME.message,
+            logins::MESSAGE,
+            BUFFERS_FULL_MESSAGE,
+            KERNEL_MEMORY_MESSAGE,
+        ];
+        let of_clocks = Alarm::ALL.map(Alarm::message);
+        let of_link = LinkAlarm::ALL.map(LinkAlarm::message);
+        let messages = of_clocks.into_iter().chain(of_link).chain(of_edge);
+        for message in messages {
+            assert!(message.ends_with('.'), "{message}");
+            assert!(message.starts_with(char::is_uppercase), "{message}");
+        }
+    }
 
     impl EdgeHealth {
         /// Creates the health of an edge that has no clients and does not know the time.

@@ -19,6 +19,13 @@ pub(crate) use self::kernel::{Excess, watch};
 pub(crate) use self::metrics::MemoryMetrics;
 pub(crate) use self::source::KernelBound;
 
+/// The meaning of the alarm `buffers_full`.
+pub(crate) const BUFFERS_FULL_MESSAGE: &str = "Within the last minute, connections with \
+    unfinished input were closed to stay below MAX_BUFFERED_BYTES.";
+/// The meaning of the alarm `kernel_memory`.
+pub(crate) const KERNEL_MEMORY_MESSAGE: &str = "Within the last minute, connections with full \
+    sockets were closed to stay below the bound on the kernel's TCP memory.";
+
 /// The totals over all shards, and the connections that were closed to keep the bounds.
 pub(crate) struct Memory {
     metrics: MemoryMetrics,
@@ -119,15 +126,13 @@ impl Memory {
         if self.buffer_evictions.is_recent(now) {
             alarms.push(json!({
                 "reason": "buffers_full",
-                "message": "within the last minute, connections with unfinished input were closed \
-                    to stay below MAX_BUFFERED_BYTES",
+                "message": BUFFERS_FULL_MESSAGE,
             }));
         }
         if self.kernel_evictions.is_recent(now) {
             alarms.push(json!({
                 "reason": "kernel_memory",
-                "message": "within the last minute, connections with full sockets were closed to \
-                    stay below the bound on the kernel's TCP memory",
+                "message": KERNEL_MEMORY_MESSAGE,
             }));
         }
         json!({

@@ -159,6 +159,9 @@ async fn close_at_once(operators: Arc<Operators>, id: u64) -> Response {
 async fn move_one(operators: Arc<Operators>, id: u64) -> Response {
     let within = operators.grace();
     let turn = Arc::clone(&operators.closing).lock_owned().await;
+    if operators.is_draining() {
+        return (StatusCode::CONFLICT, DRAINING).into_response();
+    }
     // A task of its own, as when a connection is closed at once.
     let moving = tokio::spawn(async move {
         let answers = operators.ask(|reply| ShardCommand::Move { id, within, reply });

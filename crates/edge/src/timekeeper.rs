@@ -6,12 +6,17 @@ mod publisher;
 mod reporter;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tickstorm_bus::{Bus, DropReason, EdgeEvent, Events, Unavailable};
 use tickstorm_timebase::{Clock, ClockId, Mono, Refused, SystemClock, Timekeeper};
 
 pub(crate) use publisher::AuthorityPublisher;
 pub(crate) use reporter::{TimeReporter, ppm};
+
+/// The longest wait between two looks at whether the machine was suspended. Waits are counted by a
+/// clock that stops meanwhile, so a suspension ends none of them.
+const LOOK_INTERVAL: Duration = Duration::from_millis(200);
 
 /// Drives an edge's timekeeper.
 pub(crate) struct TimekeeperDriver {
@@ -77,7 +82,7 @@ impl TimekeeperDriver {
                     Some(event) => self.handle(event),
                     None => self.ended = true,
                 },
-                () = tokio::time::sleep(deadline.since(now)) => {}
+                () = tokio::time::sleep(deadline.since(now).min(LOOK_INTERVAL)) => {}
             }
         }
     }

@@ -39,8 +39,9 @@ impl LinkAlarm {
     pub const fn message(self) -> &'static str {
         match self {
             Self::Silent => {
-                "Nothing comes back over the connection to NATS, neither answers of clocks to an \
-                 edge nor a clock's own announcements, so other servers are tried."
+                "Over the connection to NATS, no clock of CLOCKS answers an edge, or a clock's own \
+                 announcements do not come back, so other servers are tried. If the alarm \
+                 `unheard` is raised as well, CLOCKS names the wrong clocks."
             }
             Self::Refused => {
                 "NATS refuses a subscription that this process needs, so its login lacks a \
@@ -81,7 +82,7 @@ pub fn status(report: &LinkReport) -> Value {
 pub fn register(registry: &Registry, bus: Arc<dyn Bus>) -> Result<(), RegisterError> {
     let name = "tickstorm_nats_silent_links_total";
     let help = "Connections to NATS that were given up because nothing came back over them: to an \
-                edge no answer of a clock, to a clock not its own announcements.";
+                edge no answer of a clock of CLOCKS, to a clock not its own announcements.";
     let silent_links = IntCounter::new(name, help);
     let silent_links = silent_links.map_err(|source| RegisterError::new(name, source))?;
     let alarm = Opts::new(

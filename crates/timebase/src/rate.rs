@@ -18,6 +18,10 @@ const SPAN_MIN: Duration = Duration::from_secs(60);
 /// The number of samples that are kept, so that the rate is measured over at most five minutes and
 /// follows changes of temperature.
 const SAMPLES_MAX: usize = 31;
+/// The share of the elapsed time, as a divisor, beyond which an offset has jumped and not drifted.
+/// No clock's rate is off by a hundredth, but this machine's clock may have stopped unnoticed, as
+/// under a hypervisor that pauses it.
+const JUMP_DIVISOR: u64 = 100;
 
 /// The rate of a clock minus that of this machine, in parts per billion.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,14 +68,24 @@ struct Anchor {
     error_ns: u64,
 }
 
+impl Anchor {
+    /// Returns whether the offset has jumped between this moment and the `later` one.
+    fn jumps_to(&self, later: &Self) -> bool {
+        let elapsed_ns = later.at.as_nanos().saturating_sub(self.at.as_nanos());
+        let drift_ns = elapsed_ns / JUMP_DIVISOR;
+        let most_ns = self.error_ns.saturating_add(later.error_ns);
+        self.offset_ns.abs_diff(later.offset_ns) > most_ns.saturating_add(drift_ns)
+    }
+}
+
 /// Measures the rate of one clock.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct RateWatch {
     /// The timeline that the samples are from.
     timeline: Option<u64>,
     anchors: VecDeque<Anchor>,
-    /// The last measurement. It is kept when the clock starts another timeline: its host, and this
-    /// machine, are still the same.
+    /// The last measurement. It is kept when the clock starts another timeline, and after a jump:
+    /// its host, and this machine, are still the same.
     seen: Option<SeenRate>,
 }
 
@@ -81,18 +95,23 @@ impl RateWatch {
         if self.timeline.replace(sample.timeline()) != Some(sample.timeline()) {
             self.anchors.clear();
         }
-        let last = self.anchors.back();
-        if last.is_some_and(|last| sample.heard.since(last.at) < SPACING) {
-            return;
+        let anchor = Anchor {
+            at: sample.heard,
+            offset_ns: sample.offset_ns,
+            error_ns: sample.error_ns(),
+        };
+        if let Some(last) = self.anchors.back() {
+            if anchor.at.since(last.at) < SPACING {
+                return;
+            }
+            if last.jumps_to(&anchor) {
+                self.anchors.clear();
+            }
         }
         if self.anchors.len() == SAMPLES_MAX {
             self.anchors.pop_front();
         }
-        self.anchors.push_back(Anchor {
-            at: sample.heard,
-            offset_ns: sample.offset_ns,
-            error_ns: sample.error_ns(),
-        });
+        self.anchors.push_back(anchor);
         self.seen = self.measure().or(self.seen);
     }
 
@@ -137,18 +156,34 @@ mod tests {
         rtt_us: u64,
         span: std::ops::Range<u64>,
     ) {
+        hear_from(watch, timeline, BASE_US, ppm, rtt_us, span);
+    }
+
+    /// The clock's time when the machine's is zero, in microseconds.
+    const BASE_US: i64 = 1_000_000_000;
+
+    /// Does the same for a clock that is ahead of the machine by `base_us` at first.
+    fn hear_from(
+        watch: &mut RateWatch,
+        timeline: u64,
+        base_us: i64,
+        ppm: u64,
+        rtt_us: u64,
+        span: std::ops::Range<u64>,
+    ) {
         for second in span {
             let asked = Mono::ZERO + Duration::from_secs(second);
             let heard = asked + Duration::from_micros(rtt_us);
             // The answer says either end of the round trip, whichever is worse.
             let way_us = if second.is_multiple_of(2) { 0 } else { rtt_us };
-            let unix_us = second * 1_000_000 + way_us + second * ppm;
+            let passed_us = second * 1_000_000 + way_us + second * ppm;
+            let unix_us = base_us + i64::try_from(passed_us).unwrap();
             let reply = Reply {
                 nonce: 0,
                 clock_id: "a".parse().unwrap(),
                 rank: 0,
-                received_unix_us: unix_us.try_into().unwrap(),
-                sent_unix_us: unix_us.try_into().unwrap(),
+                received_unix_us: unix_us,
+                sent_unix_us: unix_us,
                 clock_error_us: 0,
                 synchronized: true,
                 timeline,
@@ -225,5 +260,22 @@ mod tests {
         let slept = 30_000_000;
         hear(&mut watch, 1, slept, 400, 100..102);
         assert_eq!(watch.seen().map(|seen| seen.ppb), Some(0));
+    }
+
+    #[test]
+    fn a_jump_on_the_same_timeline_is_not_taken_for_a_rate() {
+        for jump_us in [250_000, 30_000_000, 300_000_000, -250_000, -30_000_000] {
+            let mut watch = RateWatch::default();
+            hear(&mut watch, 1, 50, 400, 0..400);
+            let before = watch.seen();
+            assert!(before.is_some());
+            // Nothing is measured again before the minute after the jump is over.
+            hear_from(&mut watch, 1, BASE_US + jump_us, 50, 400, 400..460);
+            assert_eq!(watch.seen(), before, "{jump_us} µs");
+            hear_from(&mut watch, 1, BASE_US + jump_us, 50, 400, 460..900);
+            let seen = watch.seen().unwrap();
+            assert!(!seen.is_off(), "{jump_us} µs: {seen:?}");
+            assert!(seen.ppb.abs_diff(50_000) <= seen.error_ppb + 1, "{seen:?}");
+        }
     }
 }

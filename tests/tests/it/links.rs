@@ -68,7 +68,10 @@ async fn an_edge_that_starts_on_an_isolated_server_finds_the_clocks_on_another_o
     await_no_alarm(&edge, "nats_silent").await;
     assert!(silent_links(&edge).await >= 1.0);
     let address = isolated.address();
-    let warned = lines_with(&edge, &["no clock answers over this connection", &address]);
+    let warned = lines_with(
+        &edge,
+        &["no clock of CLOCKS answers over this connection", &address],
+    );
     assert_eq!(warned, 1, "{}", edge.log());
     edge.logs("clocks are heard over NATS again").await;
     let is_ready = async || clock.is_ready().await;
@@ -94,7 +97,10 @@ async fn an_edge_that_falls_back_to_an_isolated_server_returns_without_losing_a_
     observers.plain().await_quality(Quality::Normal, 2).await;
     assert!(silent_links(edge).await >= 1.0);
     let address = cluster.nats[1].address();
-    let warned = lines_with(edge, &["no clock answers over this connection", &address]);
+    let warned = lines_with(
+        edge,
+        &["no clock of CLOCKS answers over this connection", &address],
+    );
     assert_eq!(warned, 1, "{}", edge.log());
     observers.finish();
 }

@@ -42,7 +42,7 @@ async fn an_edge_that_refuses_most_logins_raises_an_alarm_and_names_the_users_on
         .find(|alarm| alarm["reason"] == "logins_refused");
     let message = alarm.unwrap()["message"].as_str().unwrap();
     assert!(
-        message.contains("credentials of this one are outdated"),
+        message.contains("credentials of this edge may be outdated"),
         "{message}"
     );
     assert_eq!(status["logins"]["refused_in_last_minute"], 30);

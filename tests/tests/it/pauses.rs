@@ -1,5 +1,5 @@
-//! Clients that keep to FRAME_RATE_LIMIT while their edge, or the path to it, stalls: what has piled
-//! up by then closes none of them.
+//! Clients that keep to FRAME_RATE_LIMIT while their edge, or the path to it, stalls: what has
+//! piled up by then closes none of them.
 
 use std::net::SocketAddr;
 use std::time::Duration;

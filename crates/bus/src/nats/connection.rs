@@ -34,8 +34,9 @@ const OUTGOING_MAX: usize = 2_048;
 /// The number of waiting messages that are put into one write.
 const BATCH: usize = 256;
 
-/// The maximum number of different server errors logged per connection. Few permissions can be
-/// missing, but a missing one causes the same error for each message.
+/// The maximum number of different server errors that are logged until a connection has brought
+/// what it must. Few permissions can be missing, but a missing one causes the same error for each
+/// message, and over each new connection.
 const ERRORS_LOGGED_MAX: usize = 16;
 
 /// The interval at which refused subscriptions are tried again. A server applies changed
@@ -59,12 +60,23 @@ pub(super) struct NatsConnection {
     pongs: u64,
     /// The silence after which the connection is given up.
     patience: Duration,
-    /// The server's name, if the log must say when this connection brings something after others
-    /// did not.
-    told: Option<String>,
-    logged: Vec<String>,
+    /// Set until this connection has brought something, if those before it did not.
+    recovery: Option<Recovery>,
+    known_errors: KnownErrors,
     log: Dispatch,
 }
+
+/// What the log must say when a connection brings something after others did not.
+pub(super) struct Recovery {
+    /// The server's name.
+    pub(super) server: String,
+    /// What the last of them did not bring.
+    pub(super) missing: Missing,
+}
+
+/// The server errors that are logged already.
+#[derive(Debug, Default)]
+pub(super) struct KnownErrors(Vec<String>);
 
 /// One subscription of the connection.
 struct Subscription {
@@ -119,12 +131,13 @@ impl From<Lost> for ConnectionEnd {
 
 impl NatsConnection {
     /// Takes over a stream on which the server has accepted the login. The connection is given up
-    /// if nothing comes back for `patience`. It logs to `log`, and if `told` is the server's name,
-    /// also when something comes back for the first time.
+    /// if nothing comes back for `patience`. It logs to `log`: server errors that are not among
+    /// `known_errors`, and `recovery`, if there is one, when something comes back.
     pub(super) fn new(
         transport: Transport,
         patience: Duration,
-        told: Option<String>,
+        recovery: Option<Recovery>,
+        known_errors: KnownErrors,
         log: Dispatch,
     ) -> Self {
         let Transport {
@@ -144,14 +157,14 @@ impl NatsConnection {
             pings: 0,
             pongs: 0,
             patience,
-            told,
-            logged: Vec::new(),
+            recovery,
+            known_errors,
             log,
         }
     }
 
     /// Sends and delivers messages until the connection is lost or given up.
-    pub(super) async fn serve(mut self, switchboard: &Switchboard) -> ConnectionEnd {
+    pub(super) async fn serve(&mut self, switchboard: &Switchboard) -> ConnectionEnd {
         self.subscribe(switchboard);
         let mut pings = interval_at(Instant::now() + PING_INTERVAL, PING_INTERVAL);
         pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -193,6 +206,11 @@ impl NatsConnection {
         }
     }
 
+    /// Returns the server errors that are logged by now.
+    pub(super) fn into_known_errors(self) -> KnownErrors {
+        self.known_errors
+    }
+
     fn ping(&mut self) -> Result<(), Lost> {
         if self.unanswered_pings == UNANSWERED_PINGS_MAX {
             return Err(Lost);
@@ -213,10 +231,13 @@ impl NatsConnection {
             return Err(ConnectionEnd::Silent(missing));
         }
         if switchboard.is_heard()
-            && let Some(server) = self.told.take()
+            && let Some(Recovery { server, missing }) = self.recovery.take()
         {
-            dispatcher::with_default(&self.log, || {
-                tracing::info!(%server, "clocks are heard over NATS again");
+            dispatcher::with_default(&self.log, || match missing {
+                Missing::Answers => tracing::info!(%server, "clocks are heard over NATS again"),
+                Missing::OwnAnnouncements => tracing::info!(
+                    %server, "this clock's announcements come back over NATS again"
+                ),
             });
         }
         Ok(())
@@ -309,11 +330,10 @@ impl NatsConnection {
     }
 
     fn log_error(&mut self, error: &str) {
-        if self.logged.len() < ERRORS_LOGGED_MAX && self.logged.iter().all(|known| known != error) {
+        if self.known_errors.insert(error) {
             dispatcher::with_default(&self.log, || {
                 tracing::warn!(error, "NATS reported an error");
             });
-            self.logged.push(error.to_owned());
         }
     }
 
@@ -383,6 +403,18 @@ impl NatsConnection {
         if has_edges {
             endpoints.subscribers.set_edges_connected(true);
         }
+    }
+}
+
+impl KnownErrors {
+    /// Adds `error`. Returns whether it must be logged: it is new, and not one too many.
+    fn insert(&mut self, error: &str) -> bool {
+        let Self(known) = self;
+        let is_new = known.len() < ERRORS_LOGGED_MAX && known.iter().all(|one| one != error);
+        if is_new {
+            known.push(error.to_owned());
+        }
+        is_new
     }
 }
 

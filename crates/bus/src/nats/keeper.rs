@@ -14,7 +14,7 @@ use tokio::time::timeout;
 use tracing::{Dispatch, dispatcher};
 
 use super::Switchboard;
-use super::connection::{ConnectionEnd, NatsConnection};
+use super::connection::{ConnectionEnd, NatsConnection, Recovery};
 use super::dialing::{AttemptError, Candidate, dial};
 use super::keeper_log::KeeperLog;
 use super::options::{NatsOptions, NatsServer};
@@ -165,17 +165,23 @@ impl ConnectionKeeper {
         self.switchboard.note_connected(server.to_string());
         let patience = self.patience();
         let addr = transport.addr;
-        let told = self.log.is_in_silence().then(|| server.to_string());
-        let log = self.log.dispatch().clone();
-        let connection = NatsConnection::new(transport, patience, told, log);
-        let mut serving = pin!(connection.serve(&self.switchboard));
-        let end = match timeout(STABLE_AFTER, serving.as_mut()).await {
-            Ok(end) => end,
-            Err(_) => {
-                self.log.stable(server);
-                serving.await
+        let recovery = self.log.missing().map(|missing| Recovery {
+            server: server.to_string(),
+            missing,
+        });
+        let (log, errors) = (self.log.dispatch().clone(), self.log.take_errors());
+        let mut connection = NatsConnection::new(transport, patience, recovery, errors, log);
+        let end = {
+            let mut serving = pin!(connection.serve(&self.switchboard));
+            match timeout(STABLE_AFTER, serving.as_mut()).await {
+                Ok(end) => end,
+                Err(_) => {
+                    self.log.stable(server);
+                    serving.await
+                }
             }
         };
+        self.log.keep_errors(connection.into_known_errors());
         if self.switchboard.is_heard() {
             self.retries.handle_sign();
             self.candidates[index].addresses().forget_attempts();

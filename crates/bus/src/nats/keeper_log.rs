@@ -8,6 +8,7 @@ use std::time::Duration;
 use tracing::{Dispatch, dispatcher};
 
 use super::Missing;
+use super::connection::KnownErrors;
 use super::dialing::AttemptError;
 use super::options::NatsServer;
 
@@ -24,20 +25,26 @@ pub(super) struct KeeperLog {
     /// The failures logged since the last connection, by server.
     failures: BTreeSet<(usize, String)>,
     /// The number of consecutive connections, including the current one, that have not lasted
-    /// [`STABLE_AFTER`].
+    /// [`STABLE_AFTER`](super::retries::STABLE_AFTER).
     flaps: u32,
     /// The servers whose silence is logged, since a connection has last brought what it must.
     silent: BTreeSet<usize>,
+    /// What the last of them did not bring.
+    missing: Option<Missing>,
+    /// The server errors that are logged, since a connection has last brought what it must.
+    errors: KnownErrors,
 }
 
 impl KeeperLog {
     /// Creates the log, which writes to `dispatch`.
-    pub(super) const fn to(dispatch: Dispatch) -> Self {
+    pub(super) fn to(dispatch: Dispatch) -> Self {
         Self {
             dispatch,
             failures: BTreeSet::new(),
             flaps: 0,
             silent: BTreeSet::new(),
+            missing: None,
+            errors: KnownErrors::default(),
         }
     }
 
@@ -45,9 +52,19 @@ impl KeeperLog {
         &self.dispatch
     }
 
-    /// Returns whether the last connections brought nothing.
-    pub(super) fn is_in_silence(&self) -> bool {
-        !self.silent.is_empty()
+    /// Returns what the last connection did not bring, if none has brought anything since.
+    pub(super) const fn missing(&self) -> Option<Missing> {
+        self.missing
+    }
+
+    /// Returns the server errors that are logged, for the connection that logs further ones.
+    pub(super) fn take_errors(&mut self) -> KnownErrors {
+        std::mem::take(&mut self.errors)
+    }
+
+    /// Takes them back when that connection has ended.
+    pub(super) fn keep_errors(&mut self, errors: KnownErrors) {
+        self.errors = errors;
     }
 
     pub(super) fn failure(&mut self, index: usize, server: &NatsServer, error: &AttemptError) {
@@ -76,7 +93,7 @@ impl KeeperLog {
     /// Logs a connection that has lasted. If connections bring nothing, they are given up after
     /// that time or later, and only their beginning is of interest.
     pub(super) fn stable(&mut self, server: &NatsServer) {
-        if self.is_in_silence() {
+        if self.missing.is_some() {
             return;
         }
         if self.flaps > FLAPS_LOGGED_MAX {
@@ -112,14 +129,16 @@ impl KeeperLog {
         missing: Missing,
         waited: Duration,
     ) {
+        self.missing = Some(missing);
         if !self.silent.insert(index) {
             return;
         }
         self.emit(|| match missing {
             Missing::Answers => tracing::warn!(
                 %server, address = %addr, ?waited,
-                "no clock answers over this connection to NATS: giving it up, and trying the next \
-                 server until one does; this is logged once per server"
+                "no clock of CLOCKS answers over this connection to NATS: giving it up, and trying \
+                 the next server until one does; if the alarm `unheard` is raised, CLOCKS names \
+                 the wrong clocks; this is logged once per server"
             ),
             Missing::OwnAnnouncements => tracing::warn!(
                 %server, address = %addr, ?waited,
@@ -131,7 +150,8 @@ impl KeeperLog {
 
     /// Handles that a connection has brought what it must, so that its end is worth logging.
     pub(super) fn heard(&mut self) {
-        if self.is_in_silence() {
+        self.errors = KnownErrors::default();
+        if self.missing.take().is_some() {
             self.silent.clear();
             self.flaps = 0;
         }

@@ -22,6 +22,9 @@ const INFO: &str = concat!(
     r#""port":4222,"proto":1,"max_payload":1048576,"headers":true}"#,
 );
 
+/// How a server refuses a subscription.
+const DENIED: &str = r#"Permissions Violation for Subscription to "tickstorm.v1.tick.minute.*""#;
+
 /// The server's treatment of connections.
 #[derive(Clone, Copy)]
 enum Treatment {
@@ -31,6 +34,8 @@ enum Treatment {
     Drop,
     /// It accepts the login and keeps the connection.
     Keep,
+    /// It keeps the connection, and with each answer refuses a subscription.
+    Deny,
     /// It says nothing.
     Mute,
 }
@@ -128,6 +133,12 @@ async fn greet(mut stream: TcpStream, treatment: Treatment) -> std::io::Result<(
                 return Ok(());
             }
             Treatment::Keep => output.write_all(b"PONG\r\n").await?,
+            Treatment::Deny => {
+                output.write_all(b"PONG\r\n").await?;
+                output
+                    .write_all(format!("-ERR '{DENIED}'\r\n").as_bytes())
+                    .await?;
+            }
             Treatment::Mute => {}
         }
     }
@@ -205,8 +216,8 @@ async fn ask_until(bus: &NatsBus, is_over: impl Fn() -> bool) {
 #[tokio::test]
 async fn a_server_over_which_no_clock_answers_is_left_for_the_next_but_never_more_often() {
     let servers = [
-        FakeServer::new(Treatment::Keep).await,
-        FakeServer::new(Treatment::Keep).await,
+        FakeServer::new(Treatment::Deny).await,
+        FakeServer::new(Treatment::Deny).await,
     ];
     let urls = servers.each_ref().map(FakeServer::url);
     let (bus, log) = bus(urls.join(","));
@@ -241,11 +252,16 @@ async fn a_server_over_which_no_clock_answers_is_left_for_the_next_but_never_mor
     let text = log.text();
     for server in &servers {
         let lines = text.lines().filter(|line| {
-            line.contains("no clock answers over this connection")
+            line.contains("no clock of CLOCKS answers over this connection")
                 && line.contains(&format!("server={}", server.addr))
         });
         assert_eq!(lines.count(), 1, "{text}");
     }
+    // Each connection is refused the same subscription, again and again.
+    let errors = text
+        .lines()
+        .filter(|line| line.contains("NATS reported an error"));
+    assert_eq!(errors.count(), 1, "{text}");
 }
 
 #[tokio::test]

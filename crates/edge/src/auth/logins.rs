@@ -33,10 +33,9 @@ const ADDRESSES_MAX: usize = 1_024;
 /// The alarm's name in /status and in the metric.
 pub(crate) const ALARM: &str = "logins_refused";
 /// What the alarm means, and what to look at.
-const MESSAGE: &str = "more than half of the logins within the last minute were refused: if the \
-    clients can log in at other edges, the credentials of this one are outdated (compare them, and \
-    look for refused files); otherwise clients have a wrong password, or someone guesses; the log \
-    has the user names";
+pub(crate) const MESSAGE: &str = "More than half of the logins within the last minute were \
+    refused, so the credentials of this edge may be outdated. Compare them with those of other \
+    edges, and see the user names in the log.";
 
 /// What became of logins.
 #[derive(Default)]

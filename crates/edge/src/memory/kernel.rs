@@ -88,8 +88,8 @@ impl Pace {
     }
 }
 
-/// Tells looks after which nothing is closed yet, because the edge has just been stalled: input that
-/// arrived meanwhile is still unread, and says nothing about the clients.
+/// Tells looks after which nothing is closed yet, because the edge has just been stalled: input
+/// that arrived meanwhile is still unread, and says nothing about the clients.
 #[derive(Debug, Default)]
 struct Looks {
     last: Option<Mono>,

@@ -1,6 +1,6 @@
 //! [`TimeLoss`]: an edge that has lost the time gives its subscribers back. They are closed with
-//! NO_TIME, spread over DRAIN_TIMEOUT. If the time comes back meanwhile, those that are left stay,
-//! and get the ticks that they have missed.
+//! NO_TIME, spread over DRAIN_TIMEOUT after a grace. If the time comes back meanwhile, those that
+//! are left stay, and get the ticks that they have missed.
 
 use std::time::Duration;
 
@@ -15,8 +15,11 @@ use super::time::Moment;
 use crate::sys::network::Network;
 
 /// The time for which all subscribers are kept at first. An edge that was stopped or suspended for
-/// longer than HOLDOVER_MAX learns the time again within its first rounds.
+/// longer than HOLDOVER_MAX, or suspended, learns the time again within its first rounds, however
+/// short DRAIN_TIMEOUT is.
 const GRACE: Duration = Duration::from_secs(2);
+/// The shortest time over which all are closed: the grace, and a second to spread them.
+const OVER_MIN: Duration = Duration::from_secs(3);
 /// The interval at which due connections are closed.
 const CLOSE_INTERVAL: Duration = Duration::from_millis(10);
 
@@ -24,7 +27,7 @@ const CLOSE_INTERVAL: Duration = Duration::from_millis(10);
 /// nobody.
 pub(super) struct TimeLoss {
     since: Mono,
-    /// The time over which subscribers are closed.
+    /// The time over which subscribers are closed, including the grace.
     over: Duration,
     stage: TimeLossStage,
     /// The time at which the next step is due, in the machine's time.
@@ -39,11 +42,11 @@ enum TimeLossStage {
 }
 
 impl TimeLoss {
-    /// Closes all subscribers between now and `over` later.
+    /// Closes all subscribers between now and `over` later, but none in the grace.
     pub(super) fn new(over: Duration, at: Moment) -> Self {
         Self {
             since: at.now,
-            over,
+            over: over.max(OVER_MIN),
             stage: TimeLossStage::Collecting {
                 walk: Walk::default(),
                 keys: Vec::new(),
@@ -100,14 +103,13 @@ impl TimeLoss {
 }
 
 /// Returns how many of `connections` must be closed once `elapsed` has passed: none during the
-/// grace, and then evenly.
+/// grace, and then evenly. `over` is at least [`OVER_MIN`].
 fn due_after(elapsed: Duration, connections: usize, over: Duration) -> usize {
-    let grace = GRACE.min(over / 2);
     if elapsed >= over {
         return connections;
     }
-    let share = elapsed.saturating_sub(grace).as_nanos() * connections as u128
-        / over.saturating_sub(grace).as_nanos();
+    let share = elapsed.saturating_sub(GRACE).as_nanos() * connections as u128
+        / over.saturating_sub(GRACE).as_nanos();
     usize::try_from(share).unwrap_or(connections)
 }
 
@@ -127,9 +129,8 @@ mod tests {
             (500, 999, 1_000)
         );
         assert_eq!(
-            (due(1_000, 2), due(1_500, 2), due(2_000, 2)),
+            (due(2_000, 3), due(2_500, 3), due(3_000, 3)),
             (0, 500, 1_000)
         );
-        assert_eq!(due(0, 0), 1_000);
     }
 }

@@ -121,7 +121,7 @@ impl TlsState {
         for found in self.findings(now) {
             match found.alarm {
                 Some(alarm) => alarms.push(json!({
-                    "reason": alarm.label(), "message": found.text,
+                    "reason": alarm.label(), "message": format!("{}.", found.text),
                 })),
                 None => warnings.push(found.text),
             }
@@ -129,7 +129,8 @@ impl TlsState {
         if let Some(error) = &self.reload_error {
             alarms.push(json!({
                 "reason": TlsAlarm::ReloadFailed.label(),
-                "message": format!("the files can't be used, so earlier ones stay in use: {error}"),
+                "message":
+                    format!("The files can't be used, so earlier ones stay in use: {error}."),
             }));
         }
         let mut status = json!({
@@ -375,7 +376,8 @@ mod tests {
             match alarm {
                 Some(alarm) => {
                     assert_eq!(status["alarms"][0]["reason"], alarm.label());
-                    assert_eq!(status["alarms"][0]["message"], *found.text);
+                    let sentence = format!("{}.", found.text);
+                    assert_eq!(status["alarms"][0]["message"], sentence);
                 }
                 None => assert_eq!(status["warnings"][0], *found.text),
             }
@@ -398,7 +400,20 @@ mod tests {
             let texts = entries.map(|entry| entry.pointer(pointer).unwrap().as_str());
             texts.map(|text| text.unwrap().to_owned()).collect()
         };
-        (texts("alarms", "/message"), texts("warnings", ""))
+        let alarms = texts("alarms", "/message");
+        assert!(
+            alarms.iter().all(|alarm| alarm.ends_with('.')),
+            "{alarms:?}"
+        );
+        (alarms, texts("warnings", ""))
+    }
+
+    #[test]
+    fn files_that_cannot_be_used_are_an_alarm_with_the_reason() {
+        let (mut state, _) = chain_valid(-DAY, 100 * DAY);
+        state.set_reload_error(Some("no key".to_owned()));
+        let expected = "The files can't be used, so earlier ones stay in use: no key.";
+        assert_eq!(shown(&state).0, [expected]);
     }
 
     #[test]

@@ -402,10 +402,12 @@ async fn an_operator_asks_for_a_drain_which_then_moves_every_client() {
     edge.edge.drain_requested().await;
     let told = async {
         skip_to(&mut peer, frame::GOING_AWAY).await;
-        // The drain moves every client anyway.
+        // The drain moves every client anyway, also those that it has closed meanwhile.
         let single = format!("/connections/{id}?gently");
+        let unknown = format!("/connections/{}?gently", u64::MAX);
         for (method, path) in [
             ("DELETE", single.as_str()),
+            ("DELETE", unknown.as_str()),
             ("POST", "/rebalance?share=1&over=2s"),
         ] {
             let (code, body) = port.ask(method, path).await;

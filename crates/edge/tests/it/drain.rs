@@ -19,8 +19,8 @@ const LATE: Duration = Duration::from_secs(15);
 
 /// The end of one client's connection.
 struct End {
-    /// When it received GOING_AWAY, and the time that it then had; `None` if it received none.
-    told: Option<(Mono, Duration)>,
+    /// The time that GOING_AWAY gave it; `None` if it received none.
+    told: Option<Duration>,
     at: Mono,
     retry_after_ms: u32,
 }
@@ -34,7 +34,7 @@ async fn follow_to_drain(mut peer: Peer, mut last: i64) -> End {
             assert_eq!(told, None, "a client is told once");
             let going: GoingAway = next.decode();
             let within = Duration::from_millis(going.deadline_ms.into());
-            told = Some((SystemClock.now(), within));
+            told = Some(within);
             continue;
         }
         if next.kind == frame::DATA_BATCH {
@@ -83,14 +83,14 @@ async fn a_drain_spreads_the_closing_of_a_thousand_clients_over_its_timeout() {
         "{least} to {most}"
     );
     for end in &ends {
-        let (told, within) = end.told.expect("every client is told");
+        let within = end.told.expect("every client is told");
         // The edge has read the clock before it sent the frame.
         let half = TIMEOUT / 2 - Duration::from_millis(1);
         assert!(within >= half && within < TIMEOUT, "{within:?}");
-        let kept = end.at.since(told);
-        // The frame may have been read late, but nobody is closed before the deadline in it.
-        assert!(kept + LATE >= within, "closed after {kept:?} of {within:?}");
-        assert!(end.at.since(began) >= half, "{:?}", end.at.since(began));
+        // The frame may have been read late, but it was sent after the drain began, and nobody is
+        // closed before the deadline in it.
+        let kept = end.at.since(began) + Duration::from_millis(1);
+        assert!(kept >= within, "closed after {kept:?} of {within:?}");
     }
     // Closing is spread evenly over the 3.2 s after 5 s, so half of the clients go in 1.6 s.
     let until = began + TIMEOUT / 2 + Duration::from_millis(1_600);

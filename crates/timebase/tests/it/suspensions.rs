@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use tickstorm_timebase::{Epoch, Mono, Quality, Refused};
+use tickstorm_timebase::{Alarm, Epoch, Mono, Quality, Refused};
 
 use crate::edge::micros;
 use crate::rules::{Scene, reply};
@@ -82,6 +82,28 @@ fn assert_ticks(scene: &Scene, slept: Duration) {
             .iter()
             .all(|one| one.generation == released[0].generation)
     );
+}
+
+/// A hypervisor may stop all clocks of a machine.
+#[test]
+fn a_pause_that_the_machine_does_not_see_is_no_rate() {
+    for (voters, clocks) in [(&IDS[..1], &IDS[..1]), (&IDS, &IDS), (&[], &IDS)] {
+        for ms in [1_000, 30_000, 300_000] {
+            let mut scene = scene(voters, clocks);
+            scene.run_until(100_300_000);
+            for (offset_us, _) in scene.clocks.values_mut() {
+                *offset_us += ms * 1_000;
+            }
+            for second in 101..500 {
+                scene.run_until(second * 1_000_000);
+                let now = scene.edge.now;
+                let status = scene.edge.keeper.status(now);
+                let alarms = &status.alarms;
+                assert!(!alarms.contains(&Alarm::Rate), "{ms} ms, {second} s");
+            }
+            assert_eq!(scene.offset_us(), Some(ms * 1_000), "{ms} ms, {voters:?}");
+        }
+    }
 }
 
 #[test]

@@ -11,23 +11,32 @@ use crate::subscribers::Subscribers;
 /// The server's end of a connection.
 type Server = Lines<BufReader<ReadHalf<DuplexStream>>>;
 
-/// Starts a connection of an edge, which logs to `log`. Returns both halves of the server's end.
-fn connect(log: Dispatch) -> (Server, WriteHalf<DuplexStream>) {
-    let (near, far) = tokio::io::duplex(65_536);
-    let switchboard = Switchboard {
+fn switchboard() -> Switchboard {
+    Switchboard {
         subjects: Subjects::new("tickstorm"),
         endpoints: Mutex::default(),
         changed: tokio::sync::Notify::new(),
-    };
-    let mut subscribers = Subscribers::default();
-    let events = subscribers.add_edge(&[], false);
-    switchboard.lock().subscribers = subscribers;
-    let transport = Transport {
+    }
+}
+
+fn transport(near: DuplexStream) -> Transport {
+    Transport {
         stream: Box::new(near),
         decoder: Decoder::default(),
         addr: ([127, 0, 0, 1], 4_222).into(),
-    };
-    let connection = NatsConnection::new(transport, SILENCE_MIN, None, log);
+    }
+}
+
+/// Starts a connection of an edge, which logs to `log`. Returns both halves of the server's end.
+fn connect(log: Dispatch) -> (Server, WriteHalf<DuplexStream>) {
+    let (near, far) = tokio::io::duplex(65_536);
+    let switchboard = switchboard();
+    let mut subscribers = Subscribers::default();
+    let events = subscribers.add_edge(&[], false);
+    switchboard.lock().subscribers = subscribers;
+    let transport = transport(near);
+    let errors = KnownErrors::default();
+    let mut connection = NatsConnection::new(transport, SILENCE_MIN, None, errors, log);
     tokio::spawn(async move {
         let _events = events;
         connection.serve(&switchboard).await;
@@ -95,6 +104,53 @@ async fn a_fault_of_the_protocol_is_not_logged_as_an_error_that_nats_reported() 
         lines[1].contains("NATS did not keep to its protocol"),
         "{text}"
     );
+}
+
+#[tokio::test]
+async fn the_end_of_a_silence_is_logged_once_by_what_was_missing() {
+    for (missing, expected) in [
+        (Missing::Answers, "clocks are heard over NATS again"),
+        (
+            Missing::OwnAnnouncements,
+            "this clock's announcements come back over NATS again",
+        ),
+    ] {
+        let (near, _far) = tokio::io::duplex(65_536);
+        let recovery = Recovery {
+            server: "nats.example:4222".to_owned(),
+            missing,
+        };
+        let (log, errors) = (TestLog::default(), KnownErrors::default());
+        let mut connection = NatsConnection::new(
+            transport(near),
+            SILENCE_MIN,
+            Some(recovery),
+            errors,
+            log.subscriber(),
+        );
+        let switchboard = switchboard();
+        assert!(connection.look(&switchboard).is_ok());
+        assert_eq!(log.text(), "", "nothing is heard yet");
+        switchboard.lock().handle_sign();
+        for _ in 0..2 {
+            assert!(connection.look(&switchboard).is_ok());
+        }
+        let text = log.text();
+        assert_eq!(text.lines().count(), 1, "{text}");
+        assert!(text.contains(expected), "{text}");
+        assert!(text.contains("server=nats.example:4222"), "{text}");
+    }
+}
+
+#[test]
+fn each_error_is_logged_once_and_only_so_many() {
+    let mut known = KnownErrors::default();
+    let logged = |known: &mut KnownErrors| {
+        let errors = (0..2 * ERRORS_LOGGED_MAX).map(|number| format!("error {number}"));
+        errors.filter(|error| known.insert(error)).count()
+    };
+    assert_eq!(logged(&mut known), ERRORS_LOGGED_MAX);
+    assert_eq!(logged(&mut known), 0);
 }
 
 /// The log of a connection.

@@ -1,5 +1,5 @@
-//! [`FrequentNames`]: the most frequent of the user names with which logins were refused. Anyone can
-//! choose them, so they are cut and escaped, and however many there are, memory has a bound.
+//! [`FrequentNames`]: the most frequent of the user names with which logins were refused. Anyone
+//! can choose them, so they are cut and escaped, and however many there are, memory has a bound.
 
 use std::fmt;
 

@@ -561,6 +561,25 @@ fn the_time_is_lost_when_it_is_no_longer_valid_even_if_the_shard_is_not_told() {
     assert_eq!(sim.error(client), "NO_TIME");
 }
 
+#[test]
+fn without_a_drain_timeout_subscribers_are_closed_within_a_second_after_the_grace() {
+    for drain_timeout in [Duration::ZERO, SECOND] {
+        let mut sim = Sim::new(ShardSettings {
+            drain_timeout,
+            ..patient()
+        });
+        let mut crowd = Crowd::subscribe(&mut sim, 100);
+        sim.shard.set_authority(None);
+        crowd.watch(&mut sim, 2 * SECOND);
+        assert_eq!(crowd.closed().count(), 0);
+        crowd.watch(&mut sim, 500 * MS);
+        let closed = crowd.closed().count();
+        assert!((30..=50).contains(&closed), "{closed} after half of it");
+        crowd.watch(&mut sim, 700 * MS);
+        assert_eq!(crowd.closed().count(), 100);
+    }
+}
+
 /// A stopped edge loses the time, and learns it again in its first rounds.
 #[test]
 fn an_edge_that_stood_still_closes_no_subscriber_if_it_learns_the_time_soon() {

@@ -80,6 +80,26 @@ fn after_a_suspension_there_is_no_tick_and_no_time_until_it_is_learned_again() {
 }
 
 #[test]
+fn a_suspension_closes_nobody_even_without_a_drain_timeout() {
+    let mut sim = Sim::new(ShardSettings {
+        drain_timeout: Duration::ZERO,
+        ..settings()
+    });
+    let clients = [(); 20].map(|()| sim.subscriber(Mode::Second, false));
+    sim.run_for(SECOND);
+    sim.suspend();
+    sim.run_for(1_200 * MS);
+    sim.learn_time_again();
+    sim.run_for(4 * SECOND);
+    assert_eq!(sim.closed("no_time"), 0);
+    for client in clients {
+        assert!(!sim.script.on(client).is_shut);
+        let (_, quality) = *sim.ticks(client).last().expect("a tick");
+        assert_eq!(quality, NORMAL);
+    }
+}
+
+#[test]
 fn a_suspension_during_a_wait_is_noticed_before_what_arrived_meanwhile_is_answered() {
     let mut sim = Sim::new(settings());
     let client = sim.subscriber(Mode::Second, false);
