@@ -139,11 +139,11 @@ impl Timekeeper {
     ///
     /// [`Clock::suspended`]: crate::Clock::suspended
     pub fn handle_suspended(&mut self, suspended: Duration, now: Mono) -> Option<Duration> {
-        let before = *self.suspended.get_or_insert(suspended);
+        // Outside Linux, the time suspended drifts, so that only a jump since the last reading counts.
+        let before = self.suspended.replace(suspended).unwrap_or(suspended);
         if !was_suspended(before, suspended) {
             return None;
         }
-        self.suspended = Some(suspended);
         self.forget(now);
         self.clocks.forget_samples();
         self.rounds.forget_requests();
