@@ -314,7 +314,7 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
     async fn drive_once(&mut self, reading: Reading) -> Result<(), Error> {
         let now = self.clock.now();
         self.notice_suspension(now);
-        // A stall is the more likely to end a wait by something else, the longer it lasts.
+        // If this machine stalled, something else may have ended the last wait before its timer.
         let late = self.wake_by.map_or(Duration::ZERO, |by| now.since(by));
         if late > STALL {
             self.notice_stall(late, now);

@@ -113,16 +113,20 @@ impl<D: Dial, C: AlarmClock> Subscription<D, C> {
     }
 
     fn handle_failed_move(&mut self, mover: &mut Mover<D::Socket>, error: &Error) {
-        let target = mover.target().unwrap_or(self.addresses.current());
-        self.handle_failed_address(target, error);
-        let now = self.clock.now();
+        let (current, now) = (self.addresses.current(), self.clock.now());
+        let target = mover.target().unwrap_or(current);
         let mut earliest = now;
         // The hint of SERVER_DRAINING is about where to go, and not about that edge.
         let is_draining = is_refusal_with(error, ErrorCode::ServerDraining);
         if matches!(error.come_back(), Return::Later | Return::Elsewhere) && !is_draining {
             earliest = now + error.retry_after().min(HINT_MAX);
         }
-        if target != self.addresses.current() {
+        // The name that is in use leads to different edges. What one of them hinted does not keep
+        // the client from coming back to that name when its connection has ended.
+        if target != current || !is_refusal_with(error, ErrorCode::NoTime) {
+            self.handle_failed_address(target, error);
+        }
+        if target != current {
             self.addresses.rest(target, earliest);
             earliest = now;
         }

@@ -368,9 +368,9 @@ async fn ticks_held_for_their_time_are_kept_and_the_new_edges_time_is_learned() 
 /// Returns the next event that is not a tick.
 async fn other_event(ticks: &mut Ticks) -> Event {
     loop {
-        match ticks.next().await.unwrap().unwrap() {
-            Event::Tick(_) => {}
-            other => return other,
+        let event = ticks.next().await.unwrap().unwrap();
+        if !matches!(event, Event::Tick(_)) {
+            return event;
         }
     }
 }
@@ -449,10 +449,11 @@ async fn a_move_continues_the_time_for_which_the_client_was_subscribed() {
         };
         let reads = async {
             while !matches!(other_event(&mut ticks).await, Event::Moved { .. }) {}
-            match other_event(&mut ticks).await {
-                Event::Reconnecting { after, .. } => after,
-                other => panic!("{other:?}"),
-            }
+            let end = other_event(&mut ticks).await;
+            let Event::Reconnecting { after, .. } = end else {
+                panic!("{end:?}");
+            };
+            after
         };
         let (after, ()) = tokio::join!(reads, moves);
         assert!(after <= Duration::from_secs(1), "{after:?}");
@@ -619,13 +620,17 @@ async fn an_address_rests_for_the_hint_of_a_failed_move_unless_its_edge_is_drain
 
 #[tokio::test(start_paused = true)]
 async fn the_hint_of_a_failed_move_at_the_only_name_delays_no_other_attempt() {
-    for (lasts_ms, ends) in [(8_900, false), (2_000, true)] {
+    for (code, lasts_ms, ends) in [
+        (ErrorCode::TooManyConnections, 8_900, false),
+        (ErrorCode::TooManyConnections, 2_000, true),
+        (ErrorCode::NoTime, 8_900, false),
+        (ErrorCode::NoTime, 2_000, true),
+    ] {
         let (_ticks, mut old, mut net) = Net::subscribed(Options::new("a"), 0).await;
         old.go_away(0).await;
         let edge = net.edge().await;
         old.go_away(60_000).await;
-        edge.refuse(ErrorCode::TooManyConnections, "no", 9_000)
-            .await;
+        edge.refuse(code, "no", 9_000).await;
         tokio::select! {
             _ = net.edge() => panic!("the hint is not over"),
             _ = old.serve_for(Duration::from_millis(lasts_ms)) => {}

@@ -195,7 +195,7 @@ async fn an_edge_that_answers_but_sends_no_more_ticks_is_left_and_no_tick_is_6_s
         () = serve_next(&mut net) => panic!("the client left a healthy edge"),
         () = async {
             edge.answer_for(Duration::from_millis(5_400)).await;
-            std::future::pending().await
+            std::future::pending::<()>().await;
         } => unreachable!(),
     };
     assert_eq!(ends.len(), 1, "{ends:?}");
