@@ -40,7 +40,8 @@ Connections:
 Lateness limit:
   --max-late ignores REPLAY ticks, which are late by nature, and ticks that arrive
   before authority time is known. Ticks that are late because this machine was
-  suspended, or this program was stopped, count.
+  suspended, or this program was stopped, count, unless they come as REPLAY over a
+  new connection.
 
 Environment:
   STREAM_USER    User name, unless --user is given [default: stream_user]

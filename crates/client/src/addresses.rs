@@ -20,6 +20,8 @@ const BOUND_MAX: Duration = Duration::from_secs(30);
 pub(crate) struct Addresses {
     states: Vec<AddressState>,
     current: usize,
+    /// The address of the last attempt that was made beside the connection in use.
+    tried: Option<usize>,
 }
 
 #[derive(Debug, Default)]
@@ -35,6 +37,7 @@ impl Addresses {
         Self {
             states: (0..count.max(1)).map(|_| AddressState::default()).collect(),
             current: 0,
+            tried: None,
         }
     }
 
@@ -50,6 +53,13 @@ impl Addresses {
     /// Makes the address with this index the one in use.
     pub(crate) fn select(&mut self, index: usize) {
         self.current = index;
+        self.tried = None;
+    }
+
+    /// Records that an attempt was made at an address while another one was in use, so that the
+    /// next attempt is made at the address after it.
+    pub(crate) fn handle_attempt(&mut self, index: usize) {
+        self.tried = Some(index);
     }
 
     /// Records that the edge at an address refused this client, and will again. `random` is any
@@ -88,8 +98,9 @@ impl Addresses {
 
     /// Moves on to the next address, and returns from when on it may be tried.
     pub(crate) fn advance(&mut self, now: Mono) -> Mono {
-        let (next, from) = self.after(self.current, now);
-        self.current = next;
+        let last = self.tried.unwrap_or(self.current);
+        let (next, from) = self.after(last, now);
+        self.select(next);
         from
     }
 }
@@ -112,6 +123,18 @@ mod tests {
             addresses.current()
         });
         assert_eq!(turns, [1, 2, 0, 1]);
+    }
+
+    #[test]
+    fn an_address_that_was_tried_beside_the_one_in_use_counts_as_the_last() {
+        let mut addresses = Addresses::new(4);
+        addresses.handle_attempt(2);
+        assert_eq!(addresses.current(), 0);
+        let turns = [(); 2].map(|()| {
+            addresses.advance(NOW);
+            addresses.current()
+        });
+        assert_eq!(turns, [3, 0]);
     }
 
     #[test]

@@ -125,6 +125,8 @@ pub(crate) struct Connection<S> {
     /// When the edge was last heard, or when this client last had a reason not to hear it.
     heard_at: Mono,
     silence_max: Duration,
+    /// When the wait that is under way, or was dropped, should have ended.
+    wake_by: Option<Mono>,
 }
 
 /// A connection that has authenticated and subscribed.
@@ -165,6 +167,7 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
             output: Vec::new(),
             unwritable: None,
             silence_max: Duration::MAX,
+            wake_by: None,
         };
         let auth = auth(&options, cookie.get().as_ref());
         connection
@@ -232,18 +235,12 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
         }
     }
 
-    /// Returns the next ticks that have arrived already, without waiting for more.
-    pub(crate) async fn next_arrived(&mut self) -> Option<ReadBatch> {
-        loop {
-            tokio::select! {
-                biased;
-                received = self.next() => match received {
-                    Ok(Received::Ticks(batch)) => return Some(batch),
-                    Ok(Received::GoingAway { .. }) => {}
-                    Err(_) => return None,
-                },
-                () = std::future::ready(()) => return None,
-            }
+    /// Returns what [`Connection::next`] does, or `None` if nothing more has arrived yet.
+    pub(crate) async fn next_arrived(&mut self) -> Result<Option<Received>, Error> {
+        tokio::select! {
+            biased;
+            received = self.next() => received.map(Some),
+            () = std::future::ready(()) => Ok(None),
         }
     }
 
@@ -297,7 +294,7 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
                 Some(ClientEvent::Pong(exchange)) => self.handle_pong(&exchange),
                 Some(ClientEvent::GoingAway { within, reason }) => {
                     let at = self.clock.now() + within;
-                    self.going_away = Some(self.going_away.unwrap_or(at).min(at));
+                    self.going_away = Some(at);
                     return Ok(ClientEvent::GoingAway { within, reason });
                 }
                 Some(event) => return Ok(event),
@@ -319,6 +316,11 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
     async fn drive_once(&mut self, reading: Reading) -> Result<(), Error> {
         let now = self.clock.now();
         self.notice_suspension(now);
+        // If this machine stalled, something else may have ended the last wait before its timer.
+        let late = self.wake_by.map_or(Duration::ZERO, |by| now.since(by));
+        if late > STALL {
+            self.notice_stall(late, now);
+        }
         self.judge(reading, now)?;
         let silent_at = match reading {
             Reading::Yes => self.heard_at + self.silence_max,
@@ -326,6 +328,7 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
         };
         let deadline = self.send_heartbeats(reading, now).min(silent_at).max(now);
         self.input.reserve(READ_LEN);
+        self.wake_by = Some(deadline);
         tokio::select! {
             // Writing comes first, so that heartbeats are sent however much there is to read.
             biased;
@@ -353,6 +356,7 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
             _ = self.learned.changed() => {}
             () = sleep(deadline.since(now)) => {}
         }
+        self.wake_by = None;
         let woken = self.clock.now();
         self.notice_suspension(woken);
         let late = woken.since(deadline);

@@ -54,6 +54,7 @@ pub enum Error {
 
 /// The answer for which a client was waiting when an edge was silent for too long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Awaited {
     /// The answer to AUTH.
     Authentication,

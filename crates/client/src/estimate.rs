@@ -22,6 +22,10 @@ const SAMPLE_AGE_MAX: Duration = Duration::from_secs(30);
 /// they were suspended by a clock that may have whole seconds only.
 const DOUBT_NS: u64 = 1_000_000_000;
 
+/// Whether a jump of the time suspended is certainly a suspension. Elsewhere, it may be a step of
+/// the wall clock.
+const IS_SUSPENSION_CERTAIN: bool = cfg!(target_os = "linux");
+
 /// The largest number of samples kept. This is about three times the number that a client collects
 /// within [`SAMPLE_AGE_MAX`] if it sends a HEARTBEAT every 2 s, including those at the start. An
 /// edge that sends more PONGs cannot make a client keep more samples.
@@ -108,29 +112,44 @@ impl Estimator {
     /// Discards all samples, because the time that they describe is no longer valid.
     pub fn clear(&mut self) {
         self.samples.clear();
-        self.rate = RateWatch::default();
+        self.rate.restart();
         self.stall = None;
     }
 
-    /// Notes at `now` for how long the machine has been suspended in all. If that has grown since
-    /// it was last noted, all samples are discarded, and the result is true.
+    /// Notes at `now` for how long the machine has been suspended in all. If that has jumped since
+    /// it was last noted, all samples are discarded, and the result is true. Call this often:
+    /// outside Linux, the time suspended also contains the drift between two clocks.
     pub fn handle_suspended(&mut self, now: Mono, suspended: Duration) -> bool {
-        let before = *self.suspended.get_or_insert(suspended);
+        let before = self.suspended.replace(suspended).unwrap_or(suspended);
         if !was_suspended(before, suspended) {
             return false;
         }
-        self.suspended = Some(suspended);
-        self.stall(now, suspended.saturating_sub(before));
+        let doubt = if IS_SUSPENSION_CERTAIN {
+            Duration::ZERO
+        } else {
+            suspended.abs_diff(before)
+        };
+        self.stall(now, suspended.saturating_sub(before), doubt);
         true
     }
 
     /// Discards all samples, because at `now` this machine was seen to have stalled for
     /// seconds, for a reason that may have affected its clock.
     pub fn handle_stall(&mut self, now: Mono) {
-        self.stall(now, Duration::ZERO);
+        self.stall(now, Duration::ZERO, Duration::ZERO);
     }
 
-    fn stall(&mut self, now: Mono, suspended_for: Duration) {
+    /// Returns an estimator without samples that knows the rate of this machine's clock.
+    pub(crate) fn apart(&self) -> Self {
+        let mut rate = self.rate.clone();
+        rate.restart();
+        Self {
+            rate,
+            ..Self::default()
+        }
+    }
+
+    fn stall(&mut self, now: Mono, suspended_for: Duration, doubt: Duration) {
         let ppm = self.rate.drift_ppm();
         let best = self
             .samples
@@ -140,15 +159,17 @@ impl Estimator {
         // Without samples, the last stall's offset is still the best that is known.
         let before = best.or(self.stall.and_then(|stall| stall.before));
         let suspended_ns = i64::try_from(suspended_for.as_nanos()).unwrap_or(i64::MAX);
+        let doubt_ns = u64::try_from(doubt.as_nanos()).unwrap_or(u64::MAX);
         self.stall = Some(Stall {
             seen_at: now,
             before: before.map(|offset| EdgeOffset {
                 offset_ns: offset.offset_ns.saturating_add(suspended_ns),
+                edge_bound_ns: offset.edge_bound_ns.saturating_add(doubt_ns),
                 ..offset
             }),
         });
         self.samples.clear();
-        self.rate = RateWatch::default();
+        self.rate.restart();
     }
 
     /// Returns when this machine was last seen to have stalled.
@@ -165,7 +186,7 @@ impl Estimator {
     /// Records that the samples to come are those of another connection, whose edge may follow
     /// another clock.
     pub(crate) fn handle_connection(&mut self) {
-        self.rate = RateWatch::default();
+        self.rate.restart();
     }
 
     /// Continues with what `other` has learned over a connection of its own.

@@ -33,11 +33,17 @@ impl Move {
         }
     }
 
-    /// Records that the edge asks again. The earlier deadline holds.
+    /// Records that the edge asks again. Its new deadline holds, since that is the time which the
+    /// connection has left. If the last deadline is over, everything begins again.
     pub(crate) fn handle_again(&mut self, within: Duration, now: Mono, random: u32) {
         let again = Self::new(within, now, random);
-        if again.deadline < self.deadline {
-            self.deadline = again.deadline;
+        if now > self.deadline {
+            *self = again;
+            return;
+        }
+        self.deadline = again.deadline;
+        // An attempt that is planned stays planned, unless that leaves too little time.
+        if self.next_attempt > now + span(within) {
             self.next_attempt = self.next_attempt.min(again.next_attempt);
         }
     }
@@ -113,15 +119,33 @@ mod tests {
     }
 
     #[test]
-    fn of_two_deadlines_the_earlier_holds() {
+    fn the_last_deadline_holds() {
         let mut plan = Move::new(secs(60), NOW, u32::MAX);
         plan.handle_again(secs(8), NOW, u32::MAX);
         assert_eq!(plan.next_attempt(), Some(NOW + secs(6)));
-        plan.handle_again(secs(600), NOW, 0);
-        assert_eq!(plan.next_attempt(), Some(NOW + secs(6)));
-        plan.handle_failure(NOW + secs(6), NOW + secs(6), u32::MAX);
-        plan.handle_failure(NOW + secs(8), NOW + secs(8), u32::MAX);
-        assert_eq!(plan.next_attempt(), None, "8 s are over");
+        plan.handle_again(secs(600), NOW, u32::MAX);
+        assert_eq!(plan.next_attempt(), Some(NOW + secs(6)), "as planned");
+        plan.handle_failure(NOW + secs(9), NOW + secs(6), u32::MAX);
+        assert_eq!(plan.next_attempt(), Some(NOW + secs(9)), "600 s hold");
+        plan.handle_again(secs(1), NOW + secs(6), u32::MAX);
+        let soon = NOW + Duration::from_millis(6_500);
+        assert_eq!(plan.next_attempt(), Some(soon), "7 s hold");
+        plan.handle_failure(NOW + secs(8), soon, u32::MAX);
+        assert_eq!(plan.next_attempt(), None, "7 s are over");
+    }
+
+    #[test]
+    fn after_the_deadline_a_request_begins_a_new_plan() {
+        let mut plan = Move::new(secs(8), NOW, 0);
+        for second in 1..8 {
+            plan.handle_failure(NOW, NOW + secs(second), u32::MAX);
+        }
+        assert_eq!(plan.next_attempt(), None);
+        plan.handle_again(secs(20), NOW + secs(9), 0);
+        assert_eq!(plan.next_attempt(), Some(NOW + secs(9)));
+        plan.handle_failure(NOW, NOW + secs(9), u32::MAX);
+        let again = NOW + Duration::from_millis(9_500);
+        assert_eq!(plan.next_attempt(), Some(again), "the waits begin again");
     }
 
     proptest! {

@@ -1,5 +1,7 @@
 //! [`RateWatch`]: the rate of this machine's clock against authority time, over minutes. Error
-//! bounds assume a drift of at most 200 ppm; a machine whose clock is worse is noticed here.
+//! bounds assume a drift of at most 200 ppm; a machine whose clock is worse is noticed here. The
+//! rate is a property of this machine, so it is kept when offsets begin again, as with another
+//! edge, until it has been measured again.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -15,11 +17,13 @@ const PPM_MAX: u64 = 100_000;
 const WINDOW: Duration = Duration::from_secs(20);
 /// The shortest time between two points that shows a rate.
 const APART_MIN: Duration = Duration::from_secs(5);
-/// The number of points that are kept. All rates between neighbours must agree, so that one step of
-/// a clock is not taken for a rate.
+/// The number of points that are kept. The rates between all neighbours must agree, so that a jump
+/// of a clock is not taken for a rate.
 const POINTS: usize = 5;
-/// The number of points that shows a rate: over at least a minute.
-const POINTS_MIN: usize = 4;
+/// The smallest number of rates between neighbours that shows a rate.
+const RATES_MIN: usize = 3;
+/// The shortest time between the first and the last point that shows a rate.
+const SPAN_MIN: Duration = Duration::from_secs(60);
 
 /// An offset at one moment.
 #[derive(Clone, Copy, Debug)]
@@ -35,6 +39,9 @@ pub(crate) struct RateWatch {
     points: VecDeque<Point>,
     /// The start of the current window, and the best point in it.
     current: Option<(Mono, Point)>,
+    /// The largest drift, in parts per million, that the last measurement allows; at most
+    /// [`ASSUMED_PPM`] if that was not certainly exceeded.
+    measured_ppm: u64,
 }
 
 impl RateWatch {
@@ -52,52 +59,114 @@ impl RateWatch {
             }
             self.points.push_back(*best);
             self.current = None;
+            self.measure();
         }
     }
 
-    /// Returns the drift to assume, in parts per million: what was seen, if that is certainly more
-    /// than [`ASSUMED_PPM`].
+    /// Forgets all points, because offsets to come do not continue those so far. The rate remains.
+    pub(crate) fn restart(&mut self) {
+        self.points.clear();
+        self.current = None;
+    }
+
+    /// Returns the drift to assume, in parts per million: what was last measured, if that was
+    /// certainly more than [`ASSUMED_PPM`].
     pub(crate) fn drift_ppm(&self) -> u64 {
-        if self.points.len() < POINTS_MIN {
-            return ASSUMED_PPM;
+        self.measured_ppm.max(ASSUMED_PPM)
+    }
+
+    fn measure(&mut self) {
+        let (Some(&first), Some(last)) = (self.points.front(), self.points.back()) else {
+            return;
+        };
+        if last.at.since(first.at) < SPAN_MIN {
+            return;
         }
-        let (mut least, mut most) = (i128::MAX, 0);
-        let mut forward = None;
-        for (earlier, later) in self.points.iter().zip(self.points.iter().skip(1)) {
-            let apart = later.at.since(earlier.at);
-            let moved_ns = i128::from(later.offset_ns) - i128::from(earlier.offset_ns);
-            if apart < APART_MIN || *forward.get_or_insert(moved_ns > 0) != (moved_ns > 0) {
-                return ASSUMED_PPM;
+        let (mut earlier, mut rates) = (first, Vec::with_capacity(POINTS));
+        for &later in self.points.iter().skip(1) {
+            if later.at.since(earlier.at) >= APART_MIN {
+                rates.push(Rate::between(&earlier, &later));
+                earlier = later;
             }
-            let errors_ns = i128::from(earlier.error_ns) + i128::from(later.error_ns);
-            let ppm = |ns: i128| {
-                ns.saturating_mul(1_000_000) / i128::try_from(apart.as_nanos()).unwrap_or(i128::MAX)
-            };
-            least = least.min(ppm(moved_ns.abs() - errors_ns));
-            most = most.max(ppm(moved_ns.abs() + errors_ns));
         }
-        if least <= i128::from(ASSUMED_PPM) {
-            return ASSUMED_PPM;
+        let least = |rates: &[Rate]| rates.iter().map(|rate| rate.least_ppm).max();
+        let most = |rates: &[Rate]| rates.iter().map(|rate| rate.most_ppm).min();
+        let (Some(least), Some(most)) = (least(&rates), most(&rates)) else {
+            return;
+        };
+        // A clock that jumped has no rate, and another rate each time. The edge's clock may be
+        // slewed meanwhile.
+        let assumed = i128::from(ASSUMED_PPM);
+        if rates.len() < RATES_MIN || least > most.saturating_add(assumed) {
+            return;
         }
-        u64::try_from(most).map_or(PPM_MAX, |most| most.min(PPM_MAX))
+        let exceeds = |rate: &Rate| rate.least_ppm > assumed;
+        let falls_below = |rate: &Rate| rate.most_ppm < -assumed;
+        let is_excessive = rates.iter().all(exceeds) || rates.iter().all(falls_below);
+        let bound = rates.iter().map(Rate::bound_ppm).max().unwrap_or(PPM_MAX);
+        self.measured_ppm = if is_excessive {
+            bound
+        } else {
+            self.measured_ppm.min(bound)
+        };
+    }
+}
+
+/// The interval in which the rate between two points lies, in parts per million.
+struct Rate {
+    least_ppm: i128,
+    most_ppm: i128,
+}
+
+impl Rate {
+    fn between(earlier: &Point, later: &Point) -> Self {
+        let apart_ns = later.at.since(earlier.at).as_nanos();
+        let moved_ns = i128::from(later.offset_ns) - i128::from(earlier.offset_ns);
+        let errors_ns = i128::from(earlier.error_ns) + i128::from(later.error_ns);
+        let ppm =
+            |ns: i128| ns.saturating_mul(1_000_000) / i128::try_from(apart_ns).unwrap_or(i128::MAX);
+        Self {
+            least_ppm: ppm(moved_ns - errors_ns),
+            most_ppm: ppm(moved_ns + errors_ns),
+        }
+    }
+
+    /// Returns the largest drift in the interval, in either direction.
+    fn bound_ppm(&self) -> u64 {
+        let bound = self
+            .least_ppm
+            .unsigned_abs()
+            .max(self.most_ppm.unsigned_abs());
+        u64::try_from(bound).map_or(PPM_MAX, |bound| bound.min(PPM_MAX))
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::ops::Range;
+
     use super::*;
 
     /// Returns the drift after samples every 10 s for `secs`, with these offsets.
     fn drift_ppm(secs: u64, error_ns: u64, offset_ns: impl Fn(u64) -> i64) -> u64 {
         let mut rate = RateWatch::default();
-        for sec in (0..secs).step_by(10) {
+        learn(&mut rate, 0..secs, error_ns, offset_ns);
+        rate.drift_ppm()
+    }
+
+    fn learn(
+        rate: &mut RateWatch,
+        secs: Range<u64>,
+        error_ns: u64,
+        offset_ns: impl Fn(u64) -> i64,
+    ) {
+        for sec in secs.step_by(10) {
             rate.handle_sample(Point {
                 at: Mono::ZERO + Duration::from_secs(sec),
                 offset_ns: offset_ns(sec),
                 error_ns,
             });
         }
-        rate.drift_ppm()
     }
 
     fn signed(secs: u64) -> i64 {
@@ -135,6 +204,72 @@ mod tests {
             assert_eq!(drift_ppm(300, 10_000, stepped), ASSUMED_PPM, "{step_at}");
         }
         assert_eq!(drift_ppm(60, 0, |sec| 1_000_000 * signed(sec)), ASSUMED_PPM);
+    }
+
+    #[test]
+    fn a_rate_is_kept_until_it_is_measured_again() {
+        let mut rate = RateWatch::default();
+        let fast = |sec| 2_000_000 * signed(sec);
+        learn(&mut rate, 0..120, 10_000, fast);
+        let measured = rate.drift_ppm();
+        assert!((2_000..2_010).contains(&measured), "{measured}");
+        // Another edge, a move or a stall: the offsets begin again elsewhere.
+        for from in [200, 250, 300] {
+            rate.restart();
+            learn(&mut rate, from..from + 40, 10_000, |_| 7);
+            assert_eq!(rate.drift_ppm(), measured, "{from}");
+        }
+        // Errors that allow the old rate do not show another one.
+        rate.restart();
+        learn(&mut rate, 400..600, 50_000_000, |_| 7);
+        assert_eq!(rate.drift_ppm(), measured);
+        rate.restart();
+        learn(&mut rate, 600..720, 10_000, |_| 7);
+        assert_eq!(rate.drift_ppm(), ASSUMED_PPM);
+    }
+
+    #[test]
+    fn jumps_are_no_rate_and_do_not_hide_one() {
+        // A hypervisor stops the machine for a different time every 30 s.
+        let jumps = [0, 300, 1_100, 1_250, 2_900, 3_000, 4_700, 5_100, 5_900_i64];
+        let jumping = |sec: u64| 1_000_000 * jumps[usize::try_from(sec / 30).unwrap()];
+        assert_eq!(drift_ppm(270, 10_000, jumping), ASSUMED_PPM);
+        for jump_at in (130..300).step_by(10) {
+            let mut rate = RateWatch::default();
+            learn(&mut rate, 0..300, 10_000, |sec| {
+                let jumped = if sec < jump_at { 0 } else { 40_000_000 };
+                -1_000_000 * signed(sec) + jumped
+            });
+            let seen = rate.drift_ppm();
+            assert!((1_000..1_010).contains(&seen), "{seen}, {jump_at}");
+        }
+    }
+
+    #[test]
+    fn a_pair_of_points_that_are_too_close_is_skipped() {
+        let mut rate = RateWatch::default();
+        for sec in 0..200 {
+            // The best samples are at the end of one window and at the start of the next.
+            let error_ns = if [20, 22].contains(&(sec % 63)) {
+                5_000
+            } else {
+                10_000
+            };
+            rate.handle_sample(Point {
+                at: Mono::ZERO + Duration::from_secs(sec),
+                offset_ns: 1_000_000 * signed(sec),
+                error_ns,
+            });
+        }
+        let close = |(earlier, later): (&Point, &Point)| later.at.since(earlier.at) < APART_MIN;
+        assert!(
+            rate.points
+                .iter()
+                .zip(rate.points.iter().skip(1))
+                .any(close)
+        );
+        let seen = rate.drift_ppm();
+        assert!((1_000..1_010).contains(&seen), "{seen}");
     }
 
     #[test]

@@ -6,6 +6,7 @@
 
 mod attempt;
 mod mover;
+mod moves;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -19,6 +20,7 @@ use tokio::time::sleep;
 
 use self::attempt::SharedDial;
 use self::mover::{Mover, Progress};
+use self::moves::Outcome;
 use crate::addresses::Addresses;
 use crate::alarm_clock::AlarmClock;
 use crate::backoff::{AttemptOutcome, Backoff, HINT_MAX};
@@ -31,7 +33,7 @@ use crate::options::Options;
 use crate::resume::{Continuity, Resume};
 
 /// The upper limit of the first wait after this client left an edge on its own account. An edge
-/// that drains gives its clients hints of that size; one that is sick cannot.
+/// that drains gives its clients hints of that size; a sick edge cannot.
 const LEAVING_WAIT_MAX: Duration = Duration::from_millis(500);
 /// The shortest rest of an address whose edge does not know the time.
 const TIMELESS_REST_MIN: Duration = Duration::from_secs(1);
@@ -59,6 +61,7 @@ pub(crate) struct Subscription<D, C> {
 struct Link<S> {
     connection: Connection<S>,
     edge_id: String,
+    /// Since when the subscription has lasted. A move continues it.
     since: Mono,
 }
 
@@ -101,11 +104,13 @@ impl<D: Dial, C: AlarmClock> Subscription<D, C> {
     /// Makes the first connection. Each address is tried once, without a pause, until an edge
     /// accepts. If none does, the result is a refusal that would recur, if there was one, or else
     /// the last error. However, if an edge does not know the time yet, further passes over the
-    /// addresses follow until an edge does.
+    /// addresses follow until an edge does, each when the first of these edges may be asked again.
     pub(crate) async fn connect_first(&mut self) -> Result<Subscribed<D::Socket>, Error> {
+        let mut refused = None;
+        // When each address whose edge did not know the time may be asked again.
+        let mut timeless_until = vec![None; self.addresses.count()];
         loop {
-            let (mut is_timeless, mut refused, mut last) = (false, None, None);
-            let mut from = self.clock.now();
+            let (mut from, mut last) = (self.clock.now(), None);
             for _ in 0..self.addresses.count() {
                 if from > self.clock.now() {
                     break;
@@ -114,20 +119,26 @@ impl<D: Dial, C: AlarmClock> Subscription<D, C> {
                     Ok(subscribed) => return Ok(subscribed),
                     Err(error) => error,
                 };
-                self.handle_failed_address(self.addresses.current(), &error);
+                let (tried, now) = (self.addresses.current(), self.clock.now());
+                self.handle_failed_address(tried, &error);
+                timeless_until[tried] = None;
                 if knows_no_time(&error) {
-                    is_timeless = true;
+                    timeless_until[tried] = Some(now + timeless_rest(&error));
                 } else if self.resume.classify(error.come_back()) == Return::No {
                     refused.get_or_insert(error);
                 } else {
                     last = Some(error);
                 }
-                from = self.addresses.advance(self.clock.now());
+                from = self.addresses.advance(now);
             }
-            if let (false, Some(error)) = (is_timeless, refused.or(last)) {
+            let due = timeless_until.iter().flatten().min().copied();
+            if due.is_none()
+                && let Some(error) = refused.take().or(last)
+            {
                 return Err(error);
             }
-            sleep(from.since(self.clock.now())).await;
+            let wait = due.map_or(Duration::ZERO, |due| due.since(self.clock.now()));
+            sleep(wait.max(TIMELESS_REST_MIN)).await;
         }
     }
 
@@ -143,9 +154,9 @@ impl<D: Dial, C: AlarmClock> Subscription<D, C> {
         subscribed: Subscribed<D::Socket>,
         events: &EventSender,
     ) -> Result<(), ReaderGone> {
-        let mut link = self.link(subscribed);
+        let (mut link, mut queue) = (self.link(subscribed), VecDeque::new());
         loop {
-            let mut error = self.relay(&mut link, events).await?;
+            let mut error = self.relay(&mut link, queue, events).await?;
             let mut subscribed_for = self.clock.now().since(link.since);
             let subscribed = loop {
                 if !self.options.reconnect {
@@ -163,11 +174,10 @@ impl<D: Dial, C: AlarmClock> Subscription<D, C> {
                 subscribed_for = Duration::ZERO;
             };
             link = self.link(subscribed);
-            let reconnected = Event::Reconnected {
+            queue = VecDeque::from([Event::Reconnected {
                 address: self.address().to_owned(),
                 edge_id: link.edge_id.clone(),
-            };
-            send(events, Ok(reconnected)).await?;
+            }]);
         }
     }
 
@@ -179,14 +189,15 @@ impl<D: Dial, C: AlarmClock> Subscription<D, C> {
         }
     }
 
-    /// Hands on the events of `link`, which moves on to another edge if its edge asks for that.
-    /// Returns the error that ended it.
+    /// Hands on the events in `queue` and those of `link`, which moves on to another edge if its
+    /// edge asks for that. Returns the error that ended it.
     async fn relay(
         &mut self,
         link: &mut Link<D::Socket>,
+        mut queue: VecDeque<Event>,
         events: &EventSender,
     ) -> Result<Error, ReaderGone> {
-        let (mut queue, mut mover) = (VecDeque::new(), Mover::default());
+        let mut mover = Mover::default();
         let error = loop {
             match self.turn(link, &mut mover, &mut queue, events).await? {
                 Turn::Sent => {}
@@ -197,16 +208,22 @@ impl<D: Dial, C: AlarmClock> Subscription<D, C> {
                 // Without reconnecting, there is nowhere to move.
                 Turn::Received(Ok(Received::GoingAway { .. })) => {}
                 Turn::Moving(progress) => {
-                    self.move_on(progress, link, &mut mover, &mut queue).await;
+                    let outcome = self.move_on(progress, link, &mut mover, &mut queue);
+                    if let Outcome::Ended(error) = outcome.await {
+                        break error;
+                    }
                 }
                 Turn::Received(Err(error)) => {
-                    let moved = self.rescue(&error, link, &mut mover, &mut queue, events);
-                    if !moved.await? {
+                    let ended = self.rescue(error, link, &mut mover, &mut queue, events);
+                    if let Some(error) = ended.await? {
                         break error;
                     }
                 }
             }
         };
+        if let Some(target) = mover.target() {
+            self.addresses.handle_attempt(target);
+        }
         for event in queue {
             send(events, Ok(event)).await?;
         }
@@ -242,112 +259,6 @@ impl<D: Dial, C: AlarmClock> Subscription<D, C> {
             }
         };
         Ok(turn)
-    }
-
-    /// Takes the next step of a move, without waiting. Returns whether that was the last one.
-    async fn move_on(
-        &mut self,
-        progress: Progress<D::Socket>,
-        link: &mut Link<D::Socket>,
-        mover: &mut Mover<D::Socket>,
-        queue: &mut VecDeque<Event>,
-    ) -> bool {
-        let now = self.clock.now();
-        match progress {
-            Progress::Due => {
-                let from = mover.target().unwrap_or(self.addresses.current());
-                let (target, from) = self.addresses.after(from, now);
-                if from > now {
-                    mover.handle_failure(from, now);
-                } else {
-                    let address = self.options.addresses[target].clone();
-                    mover.start(target, self.dial.dial(address));
-                }
-            }
-            Progress::Dialled(Ok(socket)) => {
-                // What this edge learns about the time is kept apart until it is the one in use.
-                let apart = watch::Sender::new(Estimator::new());
-                mover.subscribe(attempt::subscribe(socket, self.terms(apart)));
-            }
-            Progress::Dialled(Err(error)) => self.handle_failed_move(mover, &error),
-            Progress::Subscribed(outcome) => match outcome {
-                Ok(subscribed) => return self.switch(*subscribed, link, mover, queue).await,
-                Err(error) => self.handle_failed_move(mover, &error),
-            },
-        }
-        false
-    }
-
-    /// Continues with another edge's connection, unless that would not be a move, or would cost
-    /// ticks. Returns whether it does.
-    async fn switch(
-        &mut self,
-        mut subscribed: Subscribed<D::Socket>,
-        link: &mut Link<D::Socket>,
-        mover: &mut Mover<D::Socket>,
-        queue: &mut VecDeque<Event>,
-    ) -> bool {
-        let now = self.clock.now();
-        let target = mover.target().unwrap_or(self.addresses.current());
-        // Ticks that have arrived already need not come again as REPLAY.
-        while let Some(batch) = link.connection.next_arrived().await {
-            self.take(batch, queue);
-        }
-        let loses_ticks = self
-            .resume
-            .point()
-            .is_some_and(|point| subscribed.start > point);
-        if subscribed.welcome.edge_id == link.edge_id || loses_ticks {
-            let (_, from) = self.addresses.after(target, now);
-            mover.handle_failure(from, now);
-            return false;
-        }
-        subscribed.connection.share(self.estimator.clone());
-        self.addresses.handle_success(target);
-        self.addresses.select(target);
-        self.resume.handle_start(subscribed.start);
-        *link = self.link(subscribed);
-        *mover = Mover::default();
-        queue.push_back(Event::Moved {
-            address: self.address().to_owned(),
-            edge_id: link.edge_id.clone(),
-        });
-        true
-    }
-
-    fn handle_failed_move(&mut self, mover: &mut Mover<D::Socket>, error: &Error) {
-        let target = mover.target().unwrap_or(self.addresses.current());
-        self.handle_failed_address(target, error);
-        let now = self.clock.now();
-        let (_, from) = self.addresses.after(target, now);
-        mover.handle_failure(from, now);
-    }
-
-    /// If the connection ended while an attempt to move was under way, waits for the attempt's
-    /// outcome. Returns whether it succeeded.
-    async fn rescue(
-        &mut self,
-        error: &Error,
-        link: &mut Link<D::Socket>,
-        mover: &mut Mover<D::Socket>,
-        queue: &mut VecDeque<Event>,
-        events: &EventSender,
-    ) -> Result<bool, ReaderGone> {
-        // After a step of time, the attempt's resume point is not valid any more.
-        let is_valid = match error.come_back() {
-            Return::AtOnceWithoutResume | Return::RetryResumeOnce => false,
-            Return::No | Return::AtOnce | Return::Later | Return::Elsewhere => true,
-        };
-        while is_valid && mover.is_under_way() {
-            let progress = tokio::select! {
-                progress = mover.progress(&*self.clock) => progress,
-                () = events.closed() => return Err(ReaderGone),
-            };
-            if self.move_on(progress, link, mover, queue).await {
-                return Ok(true);
-            }
-        }
-        Ok(false)
     }
 
     /// Queues the events for the ticks of a batch: drops repeated ticks, and reports gaps.
@@ -416,8 +327,7 @@ impl<D: Dial, C: AlarmClock> Subscription<D, C> {
         if self.resume.classify(why.come_back()) == Return::No {
             self.addresses.handle_refusal(index, now, rand::random());
         } else if is_refusal_with(why, ErrorCode::NoTime) {
-            let hint = why.retry_after().clamp(TIMELESS_REST_MIN, HINT_MAX);
-            self.addresses.rest(index, now + hint);
+            self.addresses.rest(index, now + timeless_rest(why));
         }
     }
 
@@ -501,4 +411,9 @@ fn is_refusal_with(error: &Error, code: ErrorCode) -> bool {
 /// Returns whether no subscription was made because the edge does not know the time yet.
 fn knows_no_time(error: &Error) -> bool {
     matches!(error, Error::TimeUnknown { .. }) || is_refusal_with(error, ErrorCode::NoTime)
+}
+
+/// Returns how long the address of an edge that does not know the time rests.
+fn timeless_rest(error: &Error) -> Duration {
+    error.retry_after().clamp(TIMELESS_REST_MIN, HINT_MAX)
 }

@@ -16,8 +16,11 @@ const SILENT_AFTER: Duration = Duration::from_secs(4);
 const ANSWER_MAX: Duration = Duration::from_secs(2);
 /// The time for which an edge's answers may lack the time.
 const TIMELESS_MAX: Duration = Duration::from_secs(5);
-/// The time for which a tick may be late although the edge answers and says that its time has come.
-const TICKLESS_MAX: Duration = Duration::from_secs(10);
+/// The time for which a tick may be late although the edge answers and says that its time has come,
+/// once it has sent ticks over this connection.
+const TICKLESS_MAX: Duration = Duration::from_secs(5);
+/// The same before the first tick, which an edge that has just started may send later.
+const FIRST_TICK_MAX: Duration = Duration::from_secs(10);
 
 /// The reason to leave an edge.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,11 +42,13 @@ pub(crate) enum Symptom {
     },
 }
 
-/// What is known of the edge of one subscription.
+/// The signs of life of a subscription's edge.
 #[derive(Debug)]
 pub(crate) struct Vitals {
     mode: Mode,
     last: Epoch,
+    /// Whether the edge has sent a tick since it acknowledged the subscription.
+    has_ticked: bool,
     /// A tick is not overdue before the later of its own time and this moment, since which this
     /// client has been listening for it.
     listening_since: Mono,
@@ -59,6 +64,7 @@ impl Vitals {
         Self {
             mode,
             last: start,
+            has_ticked: false,
             listening_since: now,
             heard_at: now,
             asked_at: None,
@@ -75,6 +81,7 @@ impl Vitals {
     /// Records that ticks arrived, the last of which is `last`.
     pub(crate) fn handle_ticks(&mut self, last: Epoch, now: Mono) {
         self.last = last;
+        self.has_ticked = true;
         self.listening_since = self.listening_since.max(now);
         self.timeless_since = None;
     }
@@ -124,7 +131,7 @@ impl Vitals {
             return Some(Symptom::Timeless { lasted });
         }
         let overdue = now.since(due);
-        (overdue >= TICKLESS_MAX && estimator.estimate(now).is_some())
+        (overdue >= self.tickless_max() && estimator.estimate(now).is_some())
             .then_some(Symptom::Tickless { overdue })
     }
 
@@ -134,7 +141,7 @@ impl Vitals {
         let due = self.due(estimator, now);
         [
             due + ASK_AFTER,
-            due + TICKLESS_MAX,
+            due + self.tickless_max(),
             self.silent_at(due),
             self.timeless_since
                 .map_or(Mono::NEVER, |since| since + TIMELESS_MAX),
@@ -143,6 +150,14 @@ impl Vitals {
         .filter(|&at| at > now)
         .min()
         .unwrap_or(Mono::NEVER)
+    }
+
+    fn tickless_max(&self) -> Duration {
+        if self.has_ticked {
+            TICKLESS_MAX
+        } else {
+            FIRST_TICK_MAX
+        }
     }
 
     fn silent_at(&self, due: Mono) -> Mono {

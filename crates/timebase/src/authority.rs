@@ -28,7 +28,8 @@ pub struct Authority {
     pub(crate) bound_from: Mono,
     /// The time in nanoseconds in which the offset may drift by one nanosecond.
     pub(crate) drift_divisor: u64,
-    /// For how long the machine had been suspended when the offset was measured.
+    /// For how long the machine had been suspended when the offset was measured or, if that drifts
+    /// without a suspension, since then.
     pub(crate) suspended: Duration,
     pub(crate) clock_error_us: u32,
     pub(crate) vouched_until: Option<Epoch>,

@@ -14,8 +14,9 @@ pub trait Clock {
 
     /// Returns for how long the machine has been suspended, counted from a fixed moment in its
     /// past. [`Clock::now`] stops while a machine is suspended, so a time sample from before
-    /// is then wrong by as much as this has grown since. Two readings without a suspension between
-    /// them may differ by less than [`SUSPENSION_MIN`].
+    /// is then wrong by as much as this has grown since. Two readings a few seconds apart without a
+    /// suspension between them differ by less than [`SUSPENSION_MIN`]. Over minutes, they may drift
+    /// further apart, so compare each with the one before.
     fn suspended(&self) -> Duration;
 }
 
@@ -37,7 +38,7 @@ pub fn was_suspended(before: Duration, after: Duration) -> bool {
 /// counter on Windows. Neither is slewed.
 ///
 /// The time suspended is CLOCK_BOOTTIME − CLOCK_MONOTONIC on Linux. Elsewhere it is the wall clock
-/// minus this clock, so a step of the wall clock looks like a suspension.
+/// minus this clock, so it drifts, and a step of the wall clock looks like a suspension.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SystemClock;
 

@@ -7,7 +7,7 @@ mod choosing;
 use std::time::Duration;
 
 use crate::authority::Authority;
-use crate::clock::was_suspended;
+use crate::clock::{SUSPENSION_MIN, was_suspended};
 use crate::clock_id::ClockId;
 use crate::heard_clocks::HeardClocks;
 use crate::hearing::Hearing;
@@ -139,16 +139,26 @@ impl Timekeeper {
     ///
     /// [`Clock::suspended`]: crate::Clock::suspended
     pub fn handle_suspended(&mut self, suspended: Duration, now: Mono) -> Option<Duration> {
-        let before = *self.suspended.get_or_insert(suspended);
+        let before = self.suspended.replace(suspended).unwrap_or(suspended);
         if !was_suspended(before, suspended) {
+            self.follow_drift(suspended);
             return None;
         }
-        self.suspended = Some(suspended);
         self.forget(now);
         self.clocks.forget_samples();
         self.rounds.forget_requests();
         self.rounds.restart(now);
         Some(suspended.abs_diff(before))
+    }
+
+    /// Keeps authority time valid although `suspended` drifts, as it does outside Linux: only a
+    /// jump between two readings counts. On Linux, this changes nothing.
+    fn follow_drift(&mut self, suspended: Duration) {
+        if let Some(authority) = &mut self.authority
+            && authority.suspended.abs_diff(suspended) >= SUSPENSION_MIN / 2
+        {
+            authority.suspended = suspended;
+        }
     }
 
     /// Returns when [`Self::poll_request`] next returns a request.

@@ -12,7 +12,7 @@ use crate::connection::Subscribed;
 use crate::error::Error;
 use crate::moving::Move;
 
-/// What comes of a move next.
+/// The next step of a move.
 pub(super) enum Progress<S> {
     /// The next attempt is due.
     Due,

@@ -202,3 +202,46 @@ fn a_stall_leaves_no_estimate_but_tells_how_late_something_was() {
     estimator.handle_exchange(&exchange([3_000, 9_000, 9_000, 4_000, 0]));
     assert!(estimator.estimate(micros(4_000)).is_some());
 }
+
+#[test]
+fn a_drift_of_the_time_suspended_drops_nothing() {
+    let mut estimator = Estimator::new();
+    estimator.handle_suspended(micros(0), Duration::from_secs(7));
+    for second in 1..=600 {
+        let now_us = second * 1_000_000;
+        let suspended =
+            Duration::from_secs(7) + Duration::from_micros(50) * u32::try_from(second).unwrap();
+        assert!(!estimator.handle_suspended(micros(now_us), suspended));
+        estimator.handle_exchange(&exchange([
+            now_us,
+            5_000 + now_us,
+            5_000 + now_us,
+            now_us,
+            0,
+        ]));
+        // The samples from before are still used.
+        assert!(
+            estimator.estimate(micros(now_us + 1)).is_some(),
+            "{second} s"
+        );
+    }
+    let jumped = Duration::from_secs(7) + Duration::from_millis(41);
+    assert!(estimator.handle_suspended(micros(601_000_000), jumped));
+    assert_eq!(estimator.estimate(micros(601_000_000)), None);
+}
+
+#[test]
+fn the_rate_of_the_machine_outlasts_stalls_and_steps_of_time() {
+    for forget in [
+        |estimator: &mut Estimator| estimator.handle_stall(micros(300_000_000)),
+        Estimator::clear,
+    ] {
+        let mut estimator = Estimator::new();
+        assert!(worst_ratio(&mut estimator, 2_000, 300) <= 1.0);
+        forget(&mut estimator);
+        let read = exchange([301_000_000, 5_000, 5_000, 301_000_200, 10]);
+        estimator.handle_exchange(&read);
+        let estimate = estimator.estimate(micros(311_000_200)).unwrap();
+        assert!(estimate.error_us >= 20_000, "{estimate:?}");
+    }
+}

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use tickstorm_client::error::ErrorCode;
-use tickstorm_client::{Event, Options, Ticks};
+use tickstorm_client::{Event, Mode, Options, Quality, Ticks};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::edge::{Edge, Net, epoch};
@@ -291,7 +291,7 @@ async fn an_edge_that_would_skip_ticks_is_not_moved_to() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn of_two_requests_to_move_the_earlier_deadline_holds() {
+async fn a_client_that_is_asked_twice_moves_before_the_earlier_deadline() {
     for deadlines in [[60_000, 2_000], [2_000, 60_000]] {
         let (_ticks, mut old, mut net) = Net::subscribed(two(), 0).await;
         let base = Instant::now();
@@ -363,4 +363,287 @@ async fn ticks_held_for_their_time_are_kept_and_the_new_edges_time_is_learned() 
         seen.late_ms.iter().all(|late| (-31..=5).contains(late)),
         "{seen:?}"
     );
+}
+
+/// Returns the next event that is not a tick.
+async fn other_event(ticks: &mut Ticks) -> Event {
+    loop {
+        let event = ticks.next().await.unwrap().unwrap();
+        if !matches!(event, Event::Tick(_)) {
+            return event;
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_arrived_on_the_old_connection_by_the_time_of_the_switch_counts() {
+    // Which of the two connections the client looks at first is random.
+    for _ in 0..20 {
+        let (mut ticks, mut old, mut net) = Net::subscribed(two(), 99_000).await;
+        old.go_away(0).await;
+        let mut new = net.edge().await;
+        new.accept().await;
+        let point = new.subscription().await.resume_after.unwrap();
+        // A step of time ends the move.
+        old.refuse(ErrorCode::TimeStepped, "back", 1).await;
+        new.subscribed(point).await;
+        match ticks.next().await {
+            Some(Ok(Event::Reconnecting { resumes, .. })) => assert!(!resumes),
+            other => panic!("{other:?}"),
+        }
+        let mut next = net.edge().await;
+        next.accept().await;
+        assert_eq!(next.subscription().await.resume_after, None);
+    }
+    for _ in 0..20 {
+        let (mut ticks, mut old, mut net) = Net::subscribed(Options::new("a"), 0).await;
+        old.go_away(0).await;
+        let mut same = net.edge().await;
+        same.accept().await;
+        let point = same.subscription().await.resume_after.unwrap();
+        // If the client does not move, it reports why the connection ended.
+        old.refuse(ErrorCode::ServerFull, "bye", 3_000).await;
+        same.subscribed(point).await;
+        match ticks.next().await {
+            Some(Ok(Event::Reconnecting { why, after, .. })) => {
+                assert!(why.to_string().contains("SERVER_FULL"), "{why}");
+                assert_eq!(after.as_millis(), 3_000);
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    for _ in 0..20 {
+        let (_ticks, mut old, mut net) = Net::subscribed(Options::new("a"), 0).await;
+        old.go_away(0).await;
+        let mut same = net.edge().await;
+        same.accept().await;
+        let point = same.subscription().await.resume_after.unwrap();
+        // The connection has more time than the edge said at first, so there are more attempts.
+        old.go_away(30_000).await;
+        same.subscribed(point).await;
+        tokio::select! {
+            _ = net.edge() => {}
+            () = serve(&mut old) => unreachable!(),
+            () = sleep(Duration::from_secs(30)) => panic!("the request is lost"),
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_move_continues_the_time_for_which_the_client_was_subscribed() {
+    for _ in 0..3 {
+        let (mut ticks, edge, mut net) = Net::subscribed(Options::new("a"), 0).await;
+        drop(edge);
+        for _ in 0..8 {
+            drop(net.edge().await);
+        }
+        let mut old = net.edge().await;
+        old.subscribe().await;
+        let moves = async {
+            old.serve_for(Duration::from_secs(40)).await;
+            old.go_away(0).await;
+            let mut new = net.edge().await;
+            new.limits.edge_id = "another".into();
+            new.subscribe().await;
+            new.serve_for(Duration::from_secs(5)).await;
+        };
+        let reads = async {
+            while !matches!(other_event(&mut ticks).await, Event::Moved { .. }) {}
+            let end = other_event(&mut ticks).await;
+            let Event::Reconnecting { after, .. } = end else {
+                panic!("{end:?}");
+            };
+            after
+        };
+        let (after, ()) = tokio::join!(reads, moves);
+        assert!(after <= Duration::from_secs(1), "{after:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_attempt_that_hangs_does_not_keep_the_client_from_another_edge() {
+    let options = two().or_at("c");
+    for accepts in [false, true] {
+        let base = Instant::now();
+        let (mut ticks, mut old, mut net) = Net::subscribed(options.clone(), 0).await;
+        old.serve_for(Duration::from_millis(1_500)).await;
+        old.go_away(0).await;
+        let (address, hanging) = net.next().await.unwrap();
+        assert_eq!(address, "b");
+        let mut hanging = hanging.unwrap();
+        if accepts {
+            hanging.accept().await;
+        }
+        drop(old);
+        let ended = base.elapsed();
+        let (address, next) = net.next().await.unwrap();
+        let elapsed = base.elapsed() - ended;
+        assert_eq!(address, "c");
+        assert!(elapsed >= Duration::from_secs(2), "{elapsed:?}");
+        assert!(elapsed <= Duration::from_millis(3_010), "{elapsed:?}");
+        assert!(hanging.is_closed().await);
+        let mut next = next.unwrap();
+        assert_eq!(next.subscribe().await.resume_after, Some(epoch(1_000)));
+        let seen = tokio::select! {
+            seen = follow(&mut ticks, base, 0, 8_000) => seen,
+            () = serve(&mut next) => unreachable!(),
+        };
+        assert_eq!((seen.moved.len(), seen.reconnecting), (0, 1), "{seen:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_an_attempt_hangs_the_old_connection_brings_the_ticks() {
+    let base = Instant::now();
+    let (mut ticks, mut old, mut net) = Net::subscribed(two().or_at("c"), 0).await;
+    old.go_away(0).await;
+    let hanging = net.edge().await;
+    old.go_away(60_000).await;
+    let moves = async {
+        let (address, edge) = net.next().await.unwrap();
+        assert_eq!(address, "c");
+        drop(hanging);
+        let mut edge = edge.unwrap();
+        edge.subscribe().await;
+        serve(&mut edge).await;
+    };
+    let seen = tokio::select! {
+        seen = follow(&mut ticks, base, 0, 40_000) => seen,
+        () = moves => unreachable!(),
+        () = serve(&mut old) => unreachable!(),
+    };
+    assert_eq!(seen.moved, [("c".to_owned(), "edge at c".to_owned())]);
+    assert!(seen.latest_ms() <= 5 && seen.reconnecting == 0, "{seen:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_move_does_not_wait_for_the_reader_and_costs_it_no_tick() {
+    let (mut ticks, mut old, mut net) = Net::subscribed(two(), 0).await;
+    old.go_away(4_000).await;
+    sleep(Duration::from_millis(5)).await;
+    for batch in 0..6 {
+        let seconds = batch * 400 + 1..=batch * 400 + 400;
+        old.ticks(seconds.map(|second| second * 1_000)).await;
+    }
+    let mut new = timeout(Duration::from_secs(4), net.edge()).await.unwrap();
+    new.accept().await;
+    let point = new.subscription().await.resume_after.unwrap();
+    new.subscribed(point).await;
+    // The reader does not read for a minute, and the new connection is kept alive.
+    let heartbeats = new.answer_for(Duration::from_secs(60)).await;
+    assert!(heartbeats.len() >= 4, "{heartbeats:?}");
+    assert!(old.is_closed().await && !new.is_closed().await);
+    let from = (point.as_ms() - epoch(0).as_ms()) / 1_000 + 1;
+    for first in (from..=2_600).step_by(400) {
+        let last = (first + 399).min(2_600);
+        new.ticks((first..=last).map(|second| second * 1_000)).await;
+    }
+    let (mut expected, mut moved_at) = (1, None);
+    while expected <= 2_600 {
+        match ticks.next().await {
+            Some(Ok(Event::Tick(tick))) => {
+                assert_eq!(tick.epoch, epoch(expected * 1_000));
+                expected += 1;
+            }
+            Some(Ok(Event::Moved { .. })) if moved_at.is_none() => moved_at = Some(expected),
+            other => panic!("{other:?} in place of {expected}"),
+        }
+    }
+    assert_eq!(moved_at, Some(2_401), "after all that had arrived");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_minute_client_moves_without_losing_its_minute() {
+    let options = two().mode(Mode::Minute);
+    let (mut ticks, mut old, mut net) = Net::subscribed(options, 0).await;
+    old.answer_for(Duration::from_secs(50)).await;
+    old.go_away(4_000).await;
+    let mut new = tokio::select! {
+        edge = net.edge() => edge,
+        () = async { old.answer_for(Duration::from_secs(4)).await; } => panic!("no move"),
+    };
+    new.accept().await;
+    assert_eq!(new.subscription().await.resume_after, Some(epoch(0)));
+    new.subscribed(epoch(0)).await;
+    new.answer_for(Duration::from_secs(6)).await;
+    assert!(old.is_closed().await);
+    let minute = new.batch(Mode::Minute, Quality::Normal, [60_000]);
+    new.send(&minute).await;
+    match ticks.next().await {
+        Some(Ok(Event::Moved { address, .. })) => assert_eq!(address, "b"),
+        other => panic!("{other:?}"),
+    }
+    match ticks.next().await {
+        Some(Ok(Event::Tick(tick))) => assert_eq!(tick.epoch, epoch(60_000)),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_address_rests_for_the_hint_of_a_failed_move_unless_its_edge_is_draining() {
+    let (_ticks, mut old, mut net) = Net::subscribed(two().or_at("c"), 0).await;
+    old.go_away(60_000).await;
+    let base = Instant::now();
+    let mut dialled = Vec::new();
+    let moves = async {
+        while base.elapsed() < Duration::from_secs(60) {
+            let (address, edge) = net.next().await.unwrap();
+            dialled.push((address.clone(), base.elapsed()));
+            let (code, hint_ms) = match &*address {
+                "b" => (ErrorCode::TooManyConnections, 15_000),
+                _ => (ErrorCode::ServerDraining, 40_000),
+            };
+            edge.unwrap().refuse(code, "no", hint_ms).await;
+        }
+    };
+    tokio::select! {
+        () = moves => {}
+        _ = old.serve_for(Duration::from_secs(60)) => {}
+    }
+    let shortest = |tried: &str| {
+        let at: Vec<Duration> = dialled
+            .iter()
+            .filter(|(address, _)| address == tried)
+            .map(|&(_, at)| at)
+            .collect();
+        at.windows(2).map(|pair| pair[1] - pair[0]).min()
+    };
+    let b_rests = shortest("b").is_none_or(|apart| apart >= Duration::from_secs(15));
+    assert!(b_rests, "{dialled:?}");
+    if dialled[0].1 < Duration::from_secs(40) {
+        assert!(
+            shortest("c").unwrap() < Duration::from_secs(15),
+            "{dialled:?}"
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_hint_of_a_failed_move_at_the_only_name_delays_no_other_attempt() {
+    for (code, lasts_ms, ends) in [
+        (ErrorCode::TooManyConnections, 8_900, false),
+        (ErrorCode::TooManyConnections, 2_000, true),
+        (ErrorCode::NoTime, 8_900, false),
+        (ErrorCode::NoTime, 2_000, true),
+    ] {
+        let (_ticks, mut old, mut net) = Net::subscribed(Options::new("a"), 0).await;
+        old.go_away(0).await;
+        let edge = net.edge().await;
+        old.go_away(60_000).await;
+        edge.refuse(code, "no", 9_000).await;
+        tokio::select! {
+            _ = net.edge() => panic!("the hint is not over"),
+            _ = old.serve_for(Duration::from_millis(lasts_ms)) => {}
+        }
+        if ends {
+            // Now that the connection has ended, there is space for another one.
+            drop(old);
+            timeout(Duration::from_secs(1), net.edge()).await.unwrap();
+        } else {
+            tokio::select! {
+                _ = net.edge() => {}
+                _ = old.serve_for(Duration::from_secs(60)) => panic!("no further attempt"),
+            }
+        }
+    }
 }

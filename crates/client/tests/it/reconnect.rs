@@ -8,7 +8,7 @@ use tickstorm_client::{Dial, Error, Event, Mode, Options, Quality, Ticks, connec
 use tickstorm_protocol::frame::{self, FrameType};
 use tickstorm_protocol::message::Ack;
 use tokio::io::DuplexStream;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::edge::{Edge, Net, edge_alone, epoch};
 
@@ -509,4 +509,28 @@ async fn a_cookie_is_kept_even_if_the_edge_then_refuses_the_subscription() {
     drop(edge);
     let mut edge = net.edge().await;
     assert_eq!(edge.accept().await.cookie, b"given");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_connection_is_kept_alive_before_the_reader_learns_of_it() {
+    // The last ones leave no space for the news.
+    for unread in 990.. {
+        let (mut ticks, mut edge, mut net) = Net::subscribed(Options::new("a"), 0).await;
+        edge.ticks((1..=unread).map(|second| second * 1_000)).await;
+        sleep(Duration::from_millis(1)).await;
+        drop(edge);
+        let Ok(mut edge) = timeout(Duration::from_secs(2), net.edge()).await else {
+            // Not even the end of the connection was reported yet.
+            assert_eq!(unread, 1_000);
+            break;
+        };
+        edge.subscribe().await;
+        let heartbeats = edge.answer_for(Duration::from_secs(60)).await;
+        assert!(heartbeats.len() >= 4, "{unread}: {heartbeats:?}");
+        for second in 1..=unread {
+            assert_eq!(tick(&mut ticks).await, second * 1_000);
+        }
+        reconnecting(&mut ticks).await;
+        reconnected(&mut ticks).await;
+    }
 }

@@ -100,7 +100,7 @@ async fn if_all_addresses_refuse_each_is_tried_once_a_minute() {
             .collect();
         assert_eq!(at.len(), 4, "{attempts:?}");
         for pair in at.windows(2) {
-            assert!((60..100).contains(&(pair[1] - pair[0])), "{attempts:?}");
+            assert!((60..130).contains(&(pair[1] - pair[0])), "{attempts:?}");
         }
     }
 }
@@ -130,4 +130,64 @@ async fn at_first_no_time_is_asked_again_after_the_hint_until_an_edge_knows_it()
     net.edge().await.subscribe().await;
     assert_eq!(client.await.unwrap().unwrap().address(), "b");
     assert!(began.elapsed() <= Duration::from_millis(10));
+}
+
+#[tokio::test(start_paused = true)]
+async fn at_first_an_address_that_cannot_be_reached_does_not_end_the_wait_for_the_time() {
+    let began = Instant::now();
+    let (client, mut net) = Net::dial(two(), &["b"]);
+    let (mut dialled_at, mut refused) = (Vec::new(), 0);
+    let mut edge = loop {
+        let (address, edge) = net.next().await.expect("the client gave up");
+        dialled_at.push((address, began.elapsed().as_millis()));
+        match edge {
+            Some(edge) if refused < 3 => {
+                edge.refuse(ErrorCode::NoTime, "no time yet", 5_000).await;
+                refused += 1;
+            }
+            Some(edge) => break edge,
+            None => {}
+        }
+    };
+    edge.subscribe().await;
+    assert_eq!(client.await.unwrap().unwrap().address(), "a");
+    // Each pass tries both addresses, and the next one waits for the hint.
+    let passes: Vec<u128> = dialled_at.iter().map(|(_, ms)| ms / 1_000).collect();
+    assert_eq!(
+        passes,
+        [0, 0, 5, 5, 10, 10, 15, 15][..passes.len()],
+        "{dialled_at:?}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn at_first_short_hints_of_no_time_cause_at_most_a_pass_a_second() {
+    let began = Instant::now();
+    let (_client, mut net) = Net::dial(two(), &["b"]);
+    let mut dialled = 0;
+    while began.elapsed().as_secs() < 20 {
+        let (_, edge) = net.next().await.expect("the client gave up");
+        dialled += 1;
+        if let Some(edge) = edge {
+            edge.refuse(ErrorCode::NoTime, "no time yet", 1).await;
+        }
+    }
+    assert!((20..=42).contains(&dialled), "{dialled}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn at_first_a_refusal_after_no_time_is_reported() {
+    let (client, mut net) = Net::dial(two(), &["b"]);
+    let mut refused = 0;
+    while let Some((_, edge)) = net.next().await {
+        match edge {
+            Some(edge) if refused == 0 => {
+                edge.refuse(ErrorCode::NoTime, "no time yet", 5_000).await;
+                refused += 1;
+            }
+            Some(edge) => refuse(edge).await,
+            None => {}
+        }
+    }
+    assert_eq!(client.await.unwrap().unwrap_err().come_back(), Return::No);
 }

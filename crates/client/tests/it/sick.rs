@@ -156,28 +156,59 @@ async fn with_a_single_address_one_attempt_after_no_time_does_not_wait_for_the_h
     assert_eq!(refused, 1);
 }
 
-#[tokio::test(start_paused = true)]
-async fn an_edge_that_answers_but_sends_no_ticks_is_left() {
-    let (mut ticks, mut edge, mut net) = Net::subscribed(two(), 0).await;
-    edge.serve_for(Duration::from_millis(3_500)).await;
+/// Lets the edge answer without sending ticks, and returns why the client leaves it, which must not
+/// be within `at_least`.
+async fn left_for_want_of_ticks(ticks: &mut Ticks, edge: &mut Edge, at_least: Duration) -> String {
     let answering = async {
-        edge.answer_for(Duration::from_secs(9)).await;
+        edge.answer_for(at_least).await;
         assert!(!edge.is_closed().await, "it is left too early");
-        edge.answer_for(Duration::from_secs(1)).await;
+        edge.answer_for(Duration::from_secs(2)).await;
+        panic!("it is not left");
     };
     let left = async {
         loop {
             if let Event::Reconnecting { why, .. } = ticks.next().await.unwrap().unwrap() {
-                break why;
+                break why.to_string();
             }
         }
     };
-    let why = tokio::select! {
+    tokio::select! {
         why = left => why,
-        () = async { answering.await; std::future::pending().await } => unreachable!(),
-    };
-    assert_eq!(why.to_string(), "the edge sent no tick for 10s");
+        () = answering => unreachable!(),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_edge_that_answers_but_sends_no_more_ticks_is_left_and_no_tick_is_6_s_late() {
+    let (mut ticks, mut edge, mut net) = Net::subscribed(two(), 0).await;
+    edge.serve_for(Duration::from_millis(3_500)).await;
+    let at_least = Duration::from_millis(4_300);
+    let why = left_for_want_of_ticks(&mut ticks, &mut edge, at_least).await;
+    assert_eq!(why, "the edge sent no tick for 5s");
     assert_eq!(net.next().await.unwrap().0, "b");
+
+    let base = Instant::now();
+    let (mut ticks, mut edge, mut net) = Net::subscribed(two(), 0).await;
+    edge.serve_for(Duration::from_millis(3_500)).await;
+    let ends = tokio::select! {
+        ends = follow(&mut ticks, base, 0, 20_000) => ends,
+        () = serve_next(&mut net) => panic!("the client left a healthy edge"),
+        () = async {
+            edge.answer_for(Duration::from_millis(5_400)).await;
+            std::future::pending::<()>().await;
+        } => unreachable!(),
+    };
+    assert_eq!(ends.len(), 1, "{ends:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_edge_that_has_sent_no_tick_yet_has_10_s() {
+    let (mut ticks, mut edge, mut net) = Net::subscribed(two(), 0).await;
+    let at_least = Duration::from_millis(10_800);
+    let why = left_for_want_of_ticks(&mut ticks, &mut edge, at_least).await;
+    assert_eq!(why, "the edge sent no tick for 10s");
+    // Each connection begins again.
+    assert_eq!(net.edge().await.limits.edge_id, "edge at b");
 }
 
 #[tokio::test(start_paused = true)]
@@ -215,7 +246,7 @@ async fn a_minute_client_waits_for_its_minute_and_leaves_an_edge_that_then_sends
 async fn while_a_tick_is_overdue_no_more_than_a_frame_a_second_is_sent() {
     for options in [two(), two().exact_time(), two().ahead(true)] {
         let (_ticks, mut edge, _net) = Net::subscribed(options, 0).await;
-        edge.serve_for(Duration::from_millis(3_500)).await;
+        edge.answer_for(Duration::from_millis(1_500)).await;
         let heartbeats = edge.answer_for(Duration::from_secs(9)).await;
         assert!(heartbeats.len() >= 7, "{heartbeats:?}");
         for pair in heartbeats.windows(2) {
@@ -263,11 +294,11 @@ async fn ticks_that_come_without_answers_or_answers_that_come_without_ticks_are_
         let event = ticks.next().await.unwrap().unwrap();
         assert!(matches!(event, Event::Tick(_)), "{event:?}");
     }
-    // A tick is 6 s late, as in a short loss of the way to the clocks, but the edge answers.
+    // A tick is 4.5 s late, as in a short loss of the way to the clocks, but the edge answers.
     let (mut ticks, mut edge, _net) = Net::subscribed(two(), 0).await;
     edge.serve_for(Duration::from_millis(2_500)).await;
-    edge.answer_for(Duration::from_secs(6)).await;
-    edge.serve_for(Duration::from_secs(2)).await;
+    edge.answer_for(Duration::from_secs(5)).await;
+    edge.serve_for(Duration::from_secs(3)).await;
     for second in 1..=10 {
         match ticks.next().await {
             Some(Ok(Event::Tick(tick))) => assert_eq!(tick.epoch, epoch(second * 1_000)),

@@ -141,3 +141,24 @@ async fn without_a_connection_left_ticks_held_during_a_stall_are_not_lost() {
         assert!(matches!(ticks.next().await, Some(Err(_))));
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_stall_is_noticed_whatever_ends_the_wait() {
+    // The client's wait may be dropped because an event was handed on, just after the stall.
+    for _ in 0..20 {
+        let (mut ticks, mut edge, _net) = settled(Options::new("a")).await;
+        for batch in 0..5 {
+            let seconds = batch * 400 + 2..batch * 400 + 402;
+            edge.ticks(seconds.map(|second| second * 1_000)).await;
+        }
+        sleep(Duration::from_millis(20)).await;
+        assert!(ticks.authority_time().is_some());
+        // There is now space for one more event.
+        tick(&mut ticks).await;
+        tokio::time::advance(HALF_A_MINUTE / 2).await;
+        for _ in 0..5 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(ticks.authority_time(), None);
+    }
+}

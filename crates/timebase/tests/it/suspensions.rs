@@ -133,8 +133,24 @@ fn readings_that_differ_by_less_than_10_ms_are_no_suspension() {
         assert_eq!(scene.edge.keeper.handle_suspended(reading, now), None);
     }
     assert!(scene.edge.authority().is_some());
-    let reading = BEFORE - Duration::from_millis(9);
+    let reading = BEFORE - Duration::from_millis(4);
     assert_eq!(scene.edge.keeper.handle_suspended(reading, now), None);
+}
+
+#[test]
+fn a_drift_of_the_time_suspended_is_no_suspension() {
+    let mut scene = scene(&IDS[..1], &IDS[..1]);
+    let now = scene.edge.now;
+    for second in 1..=600 {
+        let reading = BEFORE + second * Duration::from_micros(50);
+        assert_eq!(scene.edge.keeper.handle_suspended(reading, now), None);
+        let authority = scene.edge.authority().unwrap();
+        assert!(authority.outlasts(reading), "after {second} s");
+    }
+    let reading = BEFORE + Duration::from_millis(41);
+    let jump = scene.edge.keeper.handle_suspended(reading, now);
+    assert_eq!(jump, Some(Duration::from_millis(11)));
+    assert!(scene.edge.authority().is_none());
 }
 
 #[test]
