@@ -158,6 +158,8 @@ impl<D: Dial, C: AlarmClock> Subscription<D, C> {
         loop {
             let mut error = self.relay(&mut link, queue, events).await?;
             let mut subscribed_for = self.clock.now().since(link.since);
+            // An edge that this client has left must not keep a place for it.
+            drop(link);
             let subscribed = loop {
                 if !self.options.reconnect {
                     return send(events, Err(error)).await;

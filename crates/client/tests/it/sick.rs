@@ -173,6 +173,8 @@ async fn left_for_want_of_ticks(ticks: &mut Ticks, edge: &mut Edge, at_least: Du
         }
     };
     tokio::select! {
+        // The connection is closed together with the event.
+        biased;
         why = left => why,
         () = answering => unreachable!(),
     }
