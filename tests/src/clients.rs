@@ -4,12 +4,12 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use tickstorm_client::error::ErrorCode;
 use tickstorm_client::{Error, Event, Options, Ticks};
 use tickstorm_testkit::poll_until;
-use tickstorm_timebase::{Clock as _, Mono, SystemClock};
+use tickstorm_timebase::{Clock as _, HostClock as _, Mono, SystemClock, SystemHost};
 use tokio::runtime::{self, Runtime};
 
 /// The time limit for a client to be connected again. It may have to notice first that its edge is
@@ -238,8 +238,9 @@ async fn follow(options: Options, record: Arc<Mutex<Record>>, latest: Latest) {
 }
 
 fn note_lateness(epoch_ms: i64, latest: &Latest) {
-    let due = SystemTime::UNIX_EPOCH + Duration::from_millis(epoch_ms.unsigned_abs());
-    let late = SystemTime::now().duration_since(due).unwrap_or_default();
+    let now_us = SystemHost::new(0).read().unix.as_micros();
+    let late_us = now_us.saturating_sub(epoch_ms.saturating_mul(1_000));
+    let late = Duration::from_micros(u64::try_from(late_us).unwrap_or(0));
     let mut latest = latest.lock().unwrap();
     let known = latest.entry(epoch_ms).or_default();
     *known = late.max(*known);

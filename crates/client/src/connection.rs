@@ -191,20 +191,15 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
             cookie.set(given);
         }
         connection.silence_max = welcome.heartbeat_timeout.max(SILENCE_MIN);
-        let is_limited =
-            options.addresses.len() > 1 || welcome.protocol_minor >= NO_TIME_SINCE_MINOR;
-        let patience = if is_limited {
-            SUBSCRIBE_TIMEOUT
-        } else {
-            Duration::MAX
-        };
+        let patience = subscribe_patience(&options, &welcome);
         let start = timeout(patience, connection.subscribed())
             .await
             .unwrap_or(Err(Error::TimeUnknown { waited: patience }))?;
         let now = connection.clock.now();
         // Without reconnecting, there is nowhere to go.
-        let judged = options.reconnect;
-        connection.vitals = judged.then(|| Vitals::new(options.mode, start, now));
+        if options.reconnect {
+            connection.vitals = Some(Vitals::new(options.mode, start, now));
+        }
         Ok(Subscribed {
             connection,
             welcome,
@@ -459,6 +454,15 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
 enum Reading {
     Yes,
     No,
+}
+
+/// Returns how long to wait for the answer to SUBSCRIBE.
+fn subscribe_patience(options: &Options, welcome: &Welcome) -> Duration {
+    if options.addresses.len() > 1 || welcome.protocol_minor >= NO_TIME_SINCE_MINOR {
+        SUBSCRIBE_TIMEOUT
+    } else {
+        Duration::MAX
+    }
 }
 
 fn auth(options: &Options, cookie: Option<&DeviceCookie>) -> Zeroizing<Auth> {
