@@ -16,6 +16,10 @@ use tokio::runtime::{self, Runtime};
 /// silent (20 s), and then to try several times.
 const RECONNECT_MAX: Duration = Duration::from_secs(60);
 
+/// If this variable is set, clients ignore GOING_AWAY, as those of earlier versions do. Tests of
+/// moves then fail, and print how late the ticks were.
+const STAY: &str = "TICKSTORM_TEST_CLIENTS_STAY";
+
 /// The time from one tick to the next, in milliseconds.
 const STEP_MS: i64 = 1_000;
 
@@ -254,7 +258,9 @@ pub async fn connect(addr: SocketAddr) -> Result<Ticks, Error> {
 /// Returns the options of a client with the credentials of `.env.example`.
 #[must_use]
 pub fn options(addr: SocketAddr) -> Options {
-    Options::new(addr.to_string()).credentials("stream_user", "stream_pass")
+    Options::new(addr.to_string())
+        .credentials("stream_user", "stream_pass")
+        .moves(std::env::var_os(STAY).is_none())
 }
 
 fn is_drain(error: &Error) -> bool {

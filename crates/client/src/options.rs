@@ -20,6 +20,7 @@ pub struct Options {
     pub(crate) exact_time: bool,
     pub(crate) ahead: bool,
     pub(crate) reconnect: bool,
+    pub(crate) moves: bool,
     #[cfg(feature = "tls")]
     pub(crate) tls: Option<TlsOptions>,
 }
@@ -38,6 +39,7 @@ impl Options {
             exact_time: false,
             ahead: false,
             reconnect: true,
+            moves: true,
             #[cfg(feature = "tls")]
             tls: None,
         }
@@ -116,6 +118,16 @@ impl Options {
     #[must_use]
     pub fn reconnect(mut self, reconnect: bool) -> Self {
         self.reconnect = reconnect;
+        self
+    }
+
+    /// Sets whether to move to another edge when an edge announces that it will close the connection,
+    /// which is the default. For a moment, a move takes two connections, so a client for which each
+    /// one is dear may rather wait for the end of the first, and then get its ticks up to some
+    /// seconds late.
+    #[must_use]
+    pub fn moves(mut self, moves: bool) -> Self {
+        self.moves = moves;
         self
     }
 

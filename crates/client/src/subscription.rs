@@ -204,10 +204,9 @@ impl<D: Dial, C: AlarmClock> Subscription<D, C> {
             match self.turn(link, &mut mover, &mut queue, events).await? {
                 Turn::Sent => {}
                 Turn::Received(Ok(Received::Ticks(batch))) => self.take(batch, &mut queue),
-                Turn::Received(Ok(Received::GoingAway { within })) if self.options.reconnect => {
+                Turn::Received(Ok(Received::GoingAway { within })) if self.may_move() => {
                     mover.handle_going_away(within, self.clock.now());
                 }
-                // Without reconnecting, there is nowhere to move.
                 Turn::Received(Ok(Received::GoingAway { .. })) => {}
                 Turn::Moving(progress) => {
                     let outcome = self.move_on(progress, link, &mut mover, &mut queue);
@@ -393,6 +392,11 @@ impl<D: Dial, C: AlarmClock> Subscription<D, C> {
             session = session.sparing();
         }
         session
+    }
+
+    /// Returns whether this client follows GOING_AWAY. Without reconnecting, there is nowhere to go.
+    fn may_move(&self) -> bool {
+        self.options.reconnect && self.options.moves
     }
 
     /// Returns the address that is in use, or was tried last.

@@ -647,3 +647,26 @@ async fn the_hint_of_a_failed_move_at_the_only_name_delays_no_other_attempt() {
         }
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_must_not_move_stays_until_its_connection_is_closed() {
+    let base = Instant::now();
+    let (mut ticks, mut old, mut net) = Net::subscribed(two().moves(false), 0).await;
+    old.serve_for(Duration::from_millis(2_500)).await;
+    old.go_away(5_000).await;
+    let edges = async {
+        old.serve_for(Duration::from_secs(5)).await;
+        old.refuse(ErrorCode::ServerDraining, "bye", 300).await;
+        let mut new = net.edge().await;
+        new.accept().await;
+        let request = new.subscription().await;
+        new.subscribed(request.resume_after.unwrap()).await;
+        new.serve().await;
+    };
+    let seen = tokio::select! {
+        seen = follow(&mut ticks, base, 0, 12_000) => seen,
+        () = edges => panic!("the new connection was closed"),
+    };
+    assert_eq!(seen.moved, []);
+    assert_eq!((ticks.address(), seen.reconnecting), ("b", 1));
+}
