@@ -121,10 +121,9 @@ impl Options {
         self
     }
 
-    /// Sets whether to move to another edge when an edge announces that it will close the connection,
-    /// which is the default. For a moment, a move takes two connections, so a client for which each
-    /// one is dear may rather wait for the end of the first, and then get its ticks up to some
-    /// seconds late.
+    /// Sets whether to move to another edge when an edge announces that it will close the
+    /// connection, which is the default. For a moment, a move takes two connections. A client that
+    /// may only have one waits for the end of the first, and then gets its ticks some seconds late.
     #[must_use]
     pub fn moves(mut self, moves: bool) -> Self {
         self.moves = moves;

@@ -394,7 +394,8 @@ impl<D: Dial, C: AlarmClock> Subscription<D, C> {
         session
     }
 
-    /// Returns whether this client follows GOING_AWAY. Without reconnecting, there is nowhere to go.
+    /// Returns whether this client follows GOING_AWAY. Without reconnecting, there is nowhere to
+    /// go.
     fn may_move(&self) -> bool {
         self.options.reconnect && self.options.moves
     }
