@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use tickstorm_timebase::Mono;
 
+use crate::backoff::fraction;
+
 /// The shortest rest of an address whose edge refused this client for a reason that will recur. It
 /// is finite because a password or an edge may be in the middle of a change.
 const REFUSED_REST_MIN: Duration = Duration::from_secs(60);
@@ -69,7 +71,7 @@ impl Addresses {
         let bound = BOUND_MIN
             .saturating_mul(2_u32.saturating_pow(state.refusals))
             .min(BOUND_MAX);
-        let drawn = bound.mul_f64(f64::from(random) / f64::from(u32::MAX));
+        let drawn = fraction(bound, random);
         state.refusals = state.refusals.saturating_add(1);
         state.rests_until = now + REFUSED_REST_MIN + drawn;
     }

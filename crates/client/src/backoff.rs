@@ -56,7 +56,7 @@ impl Backoff {
 }
 
 /// Returns `whole` × `random` / [`u32::MAX`].
-fn fraction(whole: Duration, random: u32) -> Duration {
+pub(crate) fn fraction(whole: Duration, random: u32) -> Duration {
     whole.mul_f64(f64::from(random) / f64::from(u32::MAX))
 }
 

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use tickstorm_timebase::Mono;
 
+use crate::backoff::fraction;
+
 /// The part of the time until the deadline that is kept for the move itself, as a divisor, and its
 /// limits. A move usually takes milliseconds; an attempt that fails must leave time for others.
 const MARGIN_DIVISOR: u32 = 4;
@@ -65,11 +67,6 @@ impl Move {
 /// Returns the time over which clients spread their first attempts.
 fn span(within: Duration) -> Duration {
     within.saturating_sub((within / MARGIN_DIVISOR).clamp(MARGIN_MIN, MARGIN_MAX))
-}
-
-/// Returns `whole` × `random` / [`u32::MAX`].
-fn fraction(whole: Duration, random: u32) -> Duration {
-    whole.mul_f64(f64::from(random) / f64::from(u32::MAX))
 }
 
 #[cfg(test)]

@@ -23,7 +23,7 @@ use self::mover::{Mover, Progress};
 use self::moves::Outcome;
 use crate::addresses::Addresses;
 use crate::alarm_clock::AlarmClock;
-use crate::backoff::{AttemptOutcome, Backoff, HINT_MAX};
+use crate::backoff::{self, AttemptOutcome, Backoff, HINT_MAX};
 use crate::connection::{Connection, Cookie, ReadBatch, Received, Subscribed, Terms};
 use crate::dial::Dial;
 use crate::error::{Awaited, Error};
@@ -321,7 +321,8 @@ impl<D: Dial, C: AlarmClock> Subscription<D, C> {
         }
     }
 
-    /// Records what an error says about the address where it occurred.
+    /// Handles an error at an address: the address may have to rest, or this client to send fewer
+    /// frames.
     fn handle_failed_address(&mut self, index: usize, why: &Error) {
         self.sparing |= is_refusal_with(why, ErrorCode::RateLimited);
         let now = self.clock.now();
@@ -352,10 +353,8 @@ impl<D: Dial, C: AlarmClock> Subscription<D, C> {
         let may_go_elsewhere = is_refusal_with(why, ErrorCode::NoTime)
             && (self.addresses.count() > 1 || !subscribed_for.is_zero());
         if left_by_itself || may_go_elsewhere {
-            let fraction = f64::from(rand::random::<u32>()) / f64::from(u32::MAX);
-            return LEAVING_WAIT_MAX
-                .mul_f64(fraction)
-                .max(Duration::from_millis(1));
+            let drawn = backoff::fraction(LEAVING_WAIT_MAX, rand::random());
+            return drawn.max(Duration::from_millis(1));
         }
         why.retry_after()
     }
