@@ -1,9 +1,9 @@
 //! Closing a connection: the reason that is recorded, the ERROR that is sent, and the lingering
 //! after it.
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::net::SocketAddr;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::RawFd;
 
 use tickstorm_protocol::code::{CloseReason, LogLevel};
 use tickstorm_protocol::session::server;
@@ -13,6 +13,7 @@ use tracing::field::display;
 use super::connection::{AfterStep, Connection, Farewell};
 use super::driver::Driver;
 use super::time::Moment;
+use crate::feed::FeedFrame;
 use crate::sys::network::{ClientCertificate, Network};
 use crate::sys::proxied::ProxyFault;
 use crate::sys::secured::TlsFailure;
@@ -84,13 +85,14 @@ impl<N: Network> Driver<N> {
         reason: CloseReason,
         at: Moment,
     ) -> AfterStep {
+        let unsent = self.last_frames(connection);
         let Some(farewell) = self.end(connection, reason, at) else {
             return AfterStep::Gone;
         };
-        let fd = connection.socket.as_raw_fd();
         // An alert must not be destroyed by a reset, any more than an ERROR.
         let has_alert = farewell.reason == CloseReason::TlsFailed;
-        let has_error = farewell.may_send_error && self.send_error(fd, farewell.reason);
+        let has_error = farewell.may_send_error
+            && self.send_last(&connection.socket, &unsent, farewell.reason, at);
         if !has_alert && !has_error {
             return AfterStep::Gone;
         }
@@ -104,6 +106,22 @@ impl<N: Network> Driver<N> {
         }
         self.arm(connection);
         AfterStep::Stays
+    }
+
+    /// Returns the frames that a subscriber is still to be sent before an ERROR: those of a fan-out
+    /// in which its turn has not come. One that is on the slow path does not get any.
+    fn last_frames(&mut self, connection: &Connection<N::Socket>) -> Vec<FeedFrame> {
+        let keeps_up = connection
+            .served()
+            .is_some_and(|served| served.outbox.is_none());
+        if !keeps_up {
+            return Vec::new();
+        }
+        let unsent = self.feeds.unsent_frames(connection.key.slot);
+        unsent
+            .ok()
+            .flatten()
+            .map_or_else(Vec::new, |unsent| unsent.frames)
     }
 
     /// Starts ending a connection: takes it out of its feed, and counts and logs the reason.
@@ -154,19 +172,54 @@ impl<N: Network> Driver<N> {
         }
     }
 
+    /// Sends the ERROR frame for `reason`, if it has one, after `frames`. Returns true if the socket
+    /// accepted all of it.
+    fn send_last(
+        &mut self,
+        socket: &N::Socket,
+        frames: &[FeedFrame],
+        reason: CloseReason,
+        at: Moment,
+    ) -> bool {
+        let Some(error) = error_frame(reason) else {
+            return false;
+        };
+        let bytes = frames.iter().map(|frame| &frame.bytes[..]);
+        let parts: Vec<_> = bytes.chain([&error[..]]).map(IoSlice::new).collect();
+        let Ok(taken) = self.network.send_parts(socket, &parts) else {
+            return false;
+        };
+        self.env.metrics().bytes_sent.inc_by(taken as u64);
+        let mut left = taken;
+        for frame in frames {
+            if left == 0 {
+                return false;
+            }
+            self.env.count_frame(frame, at.mono);
+            left = left.saturating_sub(frame.bytes.len());
+        }
+        left == error.len()
+    }
+
     /// Sends the ERROR frame for `reason`, if it has one. Returns true if the socket accepted the
     /// complete frame.
     pub(super) fn send_error(&mut self, fd: RawFd, reason: CloseReason) -> bool {
-        let Some(code) = reason.error_code() else {
+        let Some(frame) = error_frame(reason) else {
             return false;
         };
-        let retry_after_ms = reason.retry_after_ms().map_or(0, rand::random_range);
-        let mut frame = Vec::new();
-        server::error(code, &reason.to_string(), retry_after_ms, &mut frame);
         let sent = self.network.send(fd, &frame);
         if let Ok(taken) = sent {
             self.env.metrics().bytes_sent.inc_by(taken as u64);
         }
         sent == Ok(frame.len())
     }
+}
+
+/// Returns the ERROR frame for `reason`, if it has one.
+fn error_frame(reason: CloseReason) -> Option<Vec<u8>> {
+    let code = reason.error_code()?;
+    let retry_after_ms = reason.retry_after_ms().map_or(0, rand::random_range);
+    let mut frame = Vec::new();
+    server::error(code, &reason.to_string(), retry_after_ms, &mut frame);
+    Some(frame)
 }

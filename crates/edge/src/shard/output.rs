@@ -76,7 +76,7 @@ impl<N: Network> Driver<N> {
         frames: &[u8],
         at: Moment,
     ) -> AfterStep {
-        let fd = connection.socket.as_raw_fd();
+        let (fd, slot) = (connection.socket.as_raw_fd(), connection.key.slot);
         let Some(served) = connection.served_mut() else {
             debug_assert!(
                 frames.is_empty(),
@@ -84,6 +84,11 @@ impl<N: Network> Driver<N> {
             );
             return AfterStep::Stays;
         };
+        // During a fan-out, a subscriber whose turn has not come gets the tick with its answers, so
+        // that the two cost one system call.
+        if served.outbox.is_none() && !frames.is_empty() && self.feeds.backlog(slot) > 0 {
+            served.outbox = Some(Outbox::new(at.now));
+        }
         if let Some(outbox) = served.outbox.as_deref_mut() {
             outbox.push_control(frames);
             if outbox.waits_for_socket {

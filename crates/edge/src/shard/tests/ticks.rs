@@ -264,3 +264,93 @@ fn ticks_in_a_frame_made_late_are_marked_as_replayed() {
         }
     }
 }
+
+/// A fan-out to 2,000 subscribers whose first chunk is sent, and some subscribers whose turn has
+/// not come.
+struct FanOutInProgress {
+    sim: Sim,
+    others: Vec<RawFd>,
+    waiting: [RawFd; 3],
+}
+
+impl FanOutInProgress {
+    fn begin() -> Self {
+        let mut sim = Sim::new(settings());
+        let subscribers: Vec<_> = (0..2_000)
+            .map(|_| sim.subscriber(Mode::Second, false))
+            .collect();
+        sim.run_to_just_before_a_second();
+        for client in &subscribers {
+            sim.frames(*client);
+            sim.script.on(*client).sends = 0;
+        }
+        sim.script.scene().horizon = sim.now() + SECOND;
+        while sim.shard.sending.busy_since.is_none() {
+            sim.shard.turn().unwrap();
+        }
+        let (waiting, others): (Vec<_>, Vec<_>) = subscribers
+            .into_iter()
+            .partition(|client| sim.script.on(*client).sends == 0);
+        let (waiting, more) = waiting.split_first_chunk().expect("most still wait");
+        Self {
+            sim,
+            waiting: *waiting,
+            others: others.into_iter().chain(more.iter().copied()).collect(),
+        }
+    }
+
+    /// Ends the fan-out. Each of the other subscribers must have got its tick, once.
+    fn end(&mut self) {
+        self.sim.run_for(SECOND / 2);
+        for client in &self.others {
+            assert_eq!(self.sim.script.on(*client).sends, 1);
+            assert_eq!(self.sim.ticks(*client).len(), 1);
+        }
+    }
+}
+
+#[test]
+fn an_answer_during_a_fan_out_brings_the_tick_in_the_same_call() {
+    let mut fan_out = FanOutInProgress::begin();
+    for client in fan_out.waiting {
+        fan_out.sim.script.client_sends(client, &heartbeat(1));
+    }
+    fan_out.end();
+    let sim = &mut fan_out.sim;
+    for client in fan_out.waiting {
+        assert_eq!(sim.script.on(client).sends, 1);
+        let kinds: Vec<_> = sim.frames(client).iter().map(|frame| frame.kind).collect();
+        assert_eq!(kinds, [PONG, DATA_BATCH]);
+    }
+    // Afterwards they are sent ticks by the hot loop, like all others.
+    sim.run_for(SECOND);
+    for client in fan_out.waiting {
+        assert_eq!(sim.script.on(client).sends, 2);
+        assert_eq!(sim.ticks(client).len(), 1);
+    }
+}
+
+#[test]
+fn a_subscriber_that_is_closed_during_a_fan_out_gets_the_tick_before_the_error() {
+    let mut fan_out = FanOutInProgress::begin();
+    let [whole, part, none] = fan_out.waiting;
+    let sim = &mut fan_out.sim;
+    // A frame's length is that of the tick that another subscriber has been sent.
+    let sent = sim.script.on(fan_out.others[0]).sent.len();
+    sim.script.on(part).room = Some(sent + 7);
+    sim.script.on(none).room = Some(0);
+    for client in fan_out.waiting {
+        sim.script.client_sends(client, &auth("pass"));
+    }
+    fan_out.end();
+    let sim = &mut fan_out.sim;
+    assert_eq!(sim.script.on(whole).sends, 1);
+    let kinds: Vec<_> = sim.frames(whole).iter().map(|frame| frame.kind).collect();
+    assert_eq!(kinds, [DATA_BATCH, ERROR]);
+    assert!(sim.script.on(whole).is_shut && !sim.script.on(whole).is_closed);
+    // Without room for the ERROR there is none, and no reason to linger.
+    assert_eq!(sim.script.on(part).sent.len(), sent + 7);
+    assert!(sim.script.on(part).is_closed && sim.script.on(none).is_closed);
+    assert_eq!(sim.script.on(none).sends, 0);
+    assert_eq!(sim.closed("already_authenticated"), 3);
+}
