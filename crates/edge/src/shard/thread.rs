@@ -57,6 +57,7 @@ pub(crate) fn spawn(index: usize, commons: Commons) -> io::Result<ShardThread> {
     let vitals = Arc::new(Vitals {
         turned: AtomicU64::new(SystemClock.now().as_nanos()),
         released: AtomicU64::new(0),
+        sending_since: AtomicU64::new(0),
         accepting: AtomicBool::new(true),
     });
     let published = Arc::clone(&vitals);

@@ -75,6 +75,7 @@ impl<'socket> FanOut<'socket> {
         let vitals = Arc::new(Vitals {
             turned: AtomicU64::new(0),
             released: AtomicU64::new(0),
+            sending_since: AtomicU64::new(0),
             accepting: AtomicBool::new(true),
         });
         let kernel = Kernel::new().map_err(|source| StartError::Shard { shard: 0, source })?;

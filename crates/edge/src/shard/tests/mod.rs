@@ -180,6 +180,7 @@ impl<N: Network> Sim<N> {
         let vitals = Arc::new(Vitals {
             turned: AtomicU64::new(0),
             released: AtomicU64::new(0),
+            sending_since: AtomicU64::new(0),
             accepting: AtomicBool::new(true),
         });
         Self {
