@@ -236,9 +236,9 @@ fn each_nats_pod_has_an_exporter_without_rights_that_cannot_make_it_unready() {
 #[test]
 fn the_dashboards_are_in_a_config_map_that_grafana_finds() {
     each_monitored(|manifests| {
-        let maps = manifests.config_maps.iter();
+        let mut maps = manifests.config_maps.iter();
         let is_ours = |map: &&ConfigMap| name(&map.metadata) == "grafana-dashboards";
-        let map = maps.filter(is_ours).next_back().expect("a ConfigMap");
+        let map = maps.rfind(is_ours).expect("a ConfigMap");
         let labels = map.metadata.labels.as_ref().unwrap();
         assert_eq!(labels["grafana_dashboard"], "1");
         let shown: BTreeSet<_> = map
