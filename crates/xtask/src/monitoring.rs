@@ -13,15 +13,23 @@ use anyhow::{Result, ensure};
 pub(crate) use self::generated::write;
 pub(crate) use self::tools::missing;
 use self::{
+    generated::GENERATED,
     rules::{RuleFile, TestFile},
     tools::{AMTOOL, PROMTOOL},
 };
+use crate::{command::program, python_tool::PROMETHEUS_OPERATOR};
 
 /// The severities, each of which is also the name of the receiver of its notifications.
 const SEVERITIES: [&str; 2] = ["critical", "warning"];
 
 const PROMETHEUS: &str = "deploy/prometheus/prometheus.yml";
 const ALERTMANAGER: &str = "deploy/alertmanager/alertmanager.yml";
+
+/// The objects of the Prometheus Operator.
+const CUSTOM_RESOURCES: [&str; 2] = [GENERATED, "k8s/components/monitoring/pod-monitors.yaml"];
+
+/// The script that validates them.
+const VALIDATOR: &str = "crates/xtask/src/custom-resources.py";
 
 /// Runs all checks. Prints every finding of our own before it returns an error.
 pub(crate) fn check() -> Result<()> {
@@ -45,6 +53,10 @@ pub(crate) fn check() -> Result<()> {
     let files: Vec<_> = tests.iter().map(|file| file.path.as_str()).collect();
     PROMTOOL.call(&["test", "rules"])?.args(&files).run()?;
     AMTOOL.call(&["check-config", ALERTMANAGER])?.run()?;
+    let python = PROMETHEUS_OPERATOR.installed()?;
+    program(&python.display().to_string(), &[VALIDATOR])
+        .args(&CUSTOM_RESOURCES)
+        .run()?;
     SEVERITIES.iter().try_for_each(|severity| {
         AMTOOL
             .call(&["config", "routes", "test", "--config.file", ALERTMANAGER])?

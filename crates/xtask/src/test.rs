@@ -15,7 +15,7 @@ use crate::{
     portable,
     preflight::{Missing, Preflight, Skippable, Skipped},
     prose,
-    python_tool::{self, CODESPELL, KUBECTL, KUBERNETES_VALIDATE, PythonTool},
+    python_tool::{self, CODESPELL, KUBECTL, KUBERNETES_VALIDATE, PROMETHEUS_OPERATOR, PythonTool},
     sbom,
     stopwatch::Stopwatch,
     tool::{self, DENY, NEXTEST},
@@ -80,7 +80,10 @@ impl Check {
             Self::Abuse => preflight.need(abuse::missing()),
             Self::Prose => preflight.need(python_tool::missing(&[&CODESPELL])),
             Self::Checkov => preflight.need(checkov::missing()),
-            Self::Monitoring => preflight.need_for(Skippable::Monitoring, monitoring::missing()),
+            Self::Monitoring => {
+                preflight.need_for(Skippable::Monitoring, monitoring::missing());
+                preflight.need(python_tool::missing(&[&PROMETHEUS_OPERATOR]));
+            }
             Self::Portable => preflight.skip_without(Skippable::Portable, portable::missing()),
             Self::Weight => preflight.need_for(Skippable::Weight, weight::missing()),
             Self::Tests => {

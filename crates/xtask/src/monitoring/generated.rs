@@ -8,7 +8,8 @@ use anyhow::Result;
 use super::rules::RuleFile;
 use crate::command::in_workspace;
 
-const GENERATED: &str = "k8s/components/monitoring/prometheus-rules.yaml";
+/// The file that has them.
+pub(super) const GENERATED: &str = "k8s/components/monitoring/prometheus-rules.yaml";
 
 const HEAD: &str =
     "# Generated from deploy/prometheus/rules by `cargo xtask monitoring`. Change those files.\n";
