@@ -22,7 +22,9 @@ const REPORT: &str = "target/checkov/report.json";
 const SOURCES: [&str; 4] = ["k8s", "deploy/nats", "deploy/nats-logins", "deploy/grafana"];
 
 /// An overlay with the component that no other one has.
-const MONITORED: &str = "resources: [../prod]\ncomponents: [../../components/monitoring]\n";
+const MONITORED: &str = "namespace: tickstorm\n\
+     resources: [../prod]\n\
+     components: [../../components/monitoring]\n";
 
 const DOCKERFILES: [&str; 2] = ["Dockerfile.clock", "Dockerfile.edge"];
 

@@ -18,6 +18,10 @@ use super::tls::prod_with;
 /// The longest interval between scrapes for which the rules hold, in seconds.
 const INTERVAL_MAX_S: u64 = 30;
 
+/// What an overlay with the component needs, since the namespace of `prod` is not that of objects
+/// that are added to it.
+const NAMESPACE: &str = "namespace: tickstorm\n";
+
 /// The fields of the operator's objects that we use. Any other field is refused.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
@@ -88,7 +92,8 @@ struct Rule {
 fn each_monitored(check: impl Fn(&Manifests)) {
     for components in [&["monitoring"][..], &["nats-tls", "monitoring"]] {
         println!("components {components:?}");
-        let yaml = build_own(&prod_with(components)).unwrap();
+        let own = prod_with(components) + NAMESPACE;
+        let yaml = build_own(&own).unwrap();
         check(&Manifests::read(&yaml));
     }
 }
@@ -200,6 +205,21 @@ fn every_alert_of_the_files_is_an_alert_of_an_object() {
         }
         assert_eq!(alerts, files);
     });
+}
+
+#[test]
+fn the_overlay_in_the_readme_has_the_namespace() {
+    let readme = read("k8s/README.md");
+    let mut blocks = readme.split("```\n");
+    let overlay = blocks.find(|block| block.contains("components/monitoring\n"));
+    let overlay = overlay.expect("an overlay");
+    assert!(overlay.starts_with(NAMESPACE), "{overlay}");
+    let manifests = Manifests::read(&build_own(overlay).unwrap());
+    assert!(!objects::<PodMonitor>(&manifests, "PodMonitor").is_empty());
+    for policy in &manifests.policies {
+        let namespace = policy.metadata.namespace.as_deref();
+        assert_eq!(namespace, Some(manifests.namespace()), "{policy:?}");
+    }
 }
 
 #[test]
