@@ -153,8 +153,10 @@ async fn every_label_value_that_an_alert_asks_for_is_exported_by_a_daemon() {
 
 #[test]
 fn selectors_are_found_with_their_labels_and_alternatives() {
-    let expression = "sum without (le) (\n  rate(tickstorm_a_bucket{job=\"x\", le=~\"0(\\\\.0)?\"}[1m])\n)\
-                      / namespace:tickstorm_b:sum and tickstorm_c{reason!~\"d|e\"} == 1 or tickstorm_f";
+    let expression = "sum without (le) (\n\
+                        rate(tickstorm_a_bucket{job=\"x\", le=~\"0(\\\\.0)?\"}[1m])\n\
+                      ) / namespace:tickstorm_b:sum\n\
+                      and tickstorm_c{reason!~\"d|e\"} == 1 or tickstorm_f";
     let found = Selector::all(expression);
     let names: Vec<_> = found.iter().map(|one| one.name.as_str()).collect();
     assert_eq!(names, ["tickstorm_a_bucket", "tickstorm_c", "tickstorm_f"]);
