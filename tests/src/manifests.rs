@@ -25,7 +25,14 @@ use crate::certificates::{Authorities, requests};
 pub const OVERLAYS: [&str; 4] = ["dev", "prod", "prod-proxy-protocol", "prod-tls"];
 
 /// The names of all components.
-pub const COMPONENTS: [&str; 5] = ["mtls", "nats-tls", "proxy-protocol", "public", "tls"];
+pub const COMPONENTS: [&str; 6] = [
+    "monitoring",
+    "mtls",
+    "nats-tls",
+    "proxy-protocol",
+    "public",
+    "tls",
+];
 
 /// The overlays with secrets of their own. Others use those of the overlay that they extend.
 const WITH_SECRETS: [&str; 2] = ["dev", "prod"];
@@ -54,6 +61,8 @@ pub struct Manifests {
     pub priorities: Vec<PriorityClass>,
     /// The rules for connections between pods.
     pub policies: Vec<NetworkPolicy>,
+    /// The objects of the Prometheus Operator, whose types are not among Kubernetes' own.
+    pub monitors: Vec<Value>,
     /// The authorities that have signed the certificates in the Secrets, if there are any.
     pub authorities: Option<Authorities>,
 }
@@ -180,6 +189,7 @@ impl Manifests {
             "HorizontalPodAutoscaler" => self.autoscalers.push(typed(object)),
             "PriorityClass" => self.priorities.push(typed(object)),
             "NetworkPolicy" => self.policies.push(typed(object)),
+            "PodMonitor" | "PrometheusRule" => self.monitors.push(object),
             _ => panic!("no test examines objects of kind {kind}: {object:#}"),
         }
     }
@@ -243,7 +253,7 @@ pub fn build_own(kustomization: &str) -> Result<String, String> {
 fn copy_of_sources() -> TempDir {
     let root = repository();
     let dir = TempDir::new("k8s");
-    for source in ["k8s", "deploy/nats", "deploy/nats-logins"] {
+    for source in ["k8s", "deploy/nats", "deploy/nats-logins", "deploy/grafana"] {
         copy(&root.join(source), &dir.path().join(source));
     }
     for overlay in WITH_SECRETS {
@@ -309,7 +319,12 @@ fn unwrapped(mut secret: Value) -> Value {
     secret
 }
 
-fn typed<T: DeserializeOwned>(object: Value) -> T {
+/// Converts an object to one of Kubernetes' own types, or to a test's.
+///
+/// # Panics
+/// Panics if it does not fit.
+#[must_use]
+pub fn typed<T: DeserializeOwned>(object: Value) -> T {
     let shown = object.to_string();
     serde_json::from_value(object).unwrap_or_else(|error| panic!("{error}: {shown}"))
 }

@@ -19,7 +19,12 @@ const DIRECTORY: &str = "target/checkov/scanned";
 const REPORT: &str = "target/checkov/report.json";
 
 /// The directories that overlays refer to.
-const SOURCES: [&str; 3] = ["k8s", "deploy/nats", "deploy/nats-logins"];
+const SOURCES: [&str; 4] = ["k8s", "deploy/nats", "deploy/nats-logins", "deploy/grafana"];
+
+/// An overlay with the component that no other one has.
+const MONITORED: &str = "namespace: tickstorm\n\
+     resources: [../prod]\n\
+     components: [../../components/monitoring]\n";
 
 const DOCKERFILES: [&str; 2] = ["Dockerfile.clock", "Dockerfile.edge"];
 
@@ -44,7 +49,10 @@ pub(crate) fn check() -> Result<()> {
         )
         .with_context(|| format!("could not copy {source}"))?;
     }
-    build(&directory.join("sources/k8s/overlays"), &built)?;
+    let overlays = directory.join("sources/k8s/overlays");
+    fs::create_dir(overlays.join("monitored"))?;
+    fs::write(overlays.join("monitored/kustomization.yaml"), MONITORED)?;
+    build(&overlays, &built)?;
     for scanned in ["built", "sources/k8s"] {
         scan(
             "kubernetes",

@@ -28,6 +28,10 @@ const PROJECT: &str =
 /// More of Compose's options, for the cluster with TLS.
 const TLS: &str = "-f compose/tls.yml";
 
+/// More of Compose's options, for the cluster with monitoring. No test runs it, but Compose must
+/// accept it.
+const MONITORING: &str = "-f compose/monitoring.yml";
+
 /// The environment variable with the directory for the secrets of the cluster with TLS.
 const SECRETS_VARIABLE: &str = "SECRETS_DIR";
 const SECRETS: &str = "target/compose-test-secrets";
@@ -86,6 +90,13 @@ impl ComposedCluster {
     }
 
     fn test(&self) -> Result<()> {
+        step("configuration", || {
+            let with_tls = format!("{TLS} {MONITORING}");
+            [MONITORING, &with_tls].iter().try_for_each(|files| {
+                self.compose(&format!("{files} config --quiet"))
+                    .run_within(COMPOSE_TIME_MAX)
+            })
+        })?;
         step("stand-ins", || {
             stand_in::provide(&[&RUST, &DISTROLESS, &HAPROXY, &NATS])
         })?;

@@ -1,6 +1,6 @@
 //! The development tasks, which people and CI run with the same commands: `cargo xtask test`,
-//! `cargo xtask compose-test`, `cargo xtask rollout-test`, `cargo xtask abuse`, `cargo xtask sbom`
-//! and `cargo xtask weight`.
+//! `cargo xtask compose-test`, `cargo xtask rollout-test`, `cargo xtask abuse`, `cargo xtask sbom`,
+//! `cargo xtask monitoring` and `cargo xtask weight`.
 //!
 //! This file owns the command line. xtask is not part of the product: nothing depends on it, and it
 //! refers to the other crates by name only.
@@ -11,6 +11,7 @@ mod checkov;
 mod command;
 mod compose_test;
 mod dependencies;
+mod monitoring;
 mod nats;
 mod portable;
 mod preflight;
@@ -86,6 +87,8 @@ enum Task {
             yield the same bytes."
     )]
     Sbom,
+    /// Write Prometheus' rules as objects of Kubernetes, to commit with a change of the rules
+    Monitoring,
     /// Compare the hot path's instructions and allocations with the baseline
     #[command(after_help = "Examples:\n  \
             cargo xtask weight            fail if a piece is heavier than its baseline\n  \
@@ -104,6 +107,7 @@ fn main() -> ExitCode {
         Task::RolloutTest => rollout_test::run(),
         Task::Abuse { options } => abuse::run(&options),
         Task::Sbom => exit_code(sbom::write()),
+        Task::Monitoring => exit_code(monitoring::write()),
         Task::Weight { renew } => exit_code(weight::run(renew)),
     }
 }

@@ -28,6 +28,8 @@ pub(crate) enum Skippable {
     PerShardTables,
     /// The check `portable`.
     Portable,
+    /// The check `monitoring`.
+    Monitoring,
     /// The check `advisories`.
     Advisories,
     /// Fetching what is new for the check `advisories`.
@@ -65,6 +67,7 @@ impl fmt::Display for Skippable {
         f.write_str(match self {
             Self::Weight => "weight",
             Self::Portable => "portable",
+            Self::Monitoring => "monitoring",
             Self::Advisories => "advisories",
             Self::NewestAdvisories => "the newest advisories",
             Self::PerShardTables => "tests of per-shard file descriptor tables",

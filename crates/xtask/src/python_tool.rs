@@ -92,6 +92,14 @@ pub(crate) const CHECKOV: PythonTool = PythonTool {
     host_version: HostVersion::Ignored,
 };
 
+/// A Python with the types of the Prometheus Operator's objects, for scripts.
+pub(crate) const PROMETHEUS_OPERATOR: PythonTool = PythonTool {
+    program: "python3",
+    environment: "target/prometheus-operator",
+    requirements: "crates/xtask/python/prometheus-operator.txt",
+    host_version: HostVersion::Ignored,
+};
+
 /// Returns what this machine is missing to install the tools that are not available yet.
 pub(crate) fn missing(tools: &[&PythonTool]) -> Option<Missing> {
     let missing: Vec<_> = tools.iter().filter(|tool| !tool.is_available()).collect();
@@ -349,6 +357,7 @@ mod tests {
             &NATS_SERVER,
             &CODESPELL,
             &CHECKOV,
+            &PROMETHEUS_OPERATOR,
         ];
         for tool in tools {
             let text = fs::read_to_string(in_workspace(tool.requirements)).unwrap();

@@ -10,12 +10,12 @@ use nix::sched::{CloneFlags, unshare};
 use crate::{
     abuse, advisories, checkov,
     command::{Call, cargo, program},
-    dependencies,
+    dependencies, monitoring,
     nats::TestNats,
     portable,
     preflight::{Missing, Preflight, Skippable, Skipped},
     prose,
-    python_tool::{self, CODESPELL, KUBECTL, KUBERNETES_VALIDATE, PythonTool},
+    python_tool::{self, CODESPELL, KUBECTL, KUBERNETES_VALIDATE, PROMETHEUS_OPERATOR, PythonTool},
     sbom,
     stopwatch::Stopwatch,
     tool::{self, DENY, NEXTEST},
@@ -46,6 +46,8 @@ pub(crate) enum Check {
     Prose,
     /// Insecure settings in the Dockerfiles and the manifests of Kubernetes
     Checkov,
+    /// Prometheus' rules, the tests of the alerts, the runbooks, and the routes of notifications
+    Monitoring,
     /// Examples in the API documentation
     Doctests,
     /// Instructions and allocations of the hot path, compared with the baseline
@@ -78,6 +80,10 @@ impl Check {
             Self::Abuse => preflight.need(abuse::missing()),
             Self::Prose => preflight.need(python_tool::missing(&[&CODESPELL])),
             Self::Checkov => preflight.need(checkov::missing()),
+            Self::Monitoring => {
+                preflight.need_for(Skippable::Monitoring, monitoring::missing());
+                preflight.need(python_tool::missing(&[&PROMETHEUS_OPERATOR]));
+            }
             Self::Portable => preflight.skip_without(Skippable::Portable, portable::missing()),
             Self::Weight => preflight.need_for(Skippable::Weight, weight::missing()),
             Self::Tests => {
@@ -95,6 +101,7 @@ impl Check {
             Self::Weight => skipped.has(Skippable::Weight),
             Self::Portable => skipped.has(Skippable::Portable),
             Self::Advisories => skipped.has(Skippable::Advisories),
+            Self::Monitoring => skipped.has(Skippable::Monitoring),
             Self::Fmt
             | Self::Dependencies
             | Self::Deny
@@ -140,6 +147,7 @@ impl Check {
             Self::Portable => portable::check(),
             Self::Prose => prose::check(),
             Self::Checkov => checkov::check(),
+            Self::Monitoring => monitoring::check(),
             Self::Doctests => cargo("test --doc --workspace --locked").run(),
             Self::Weight => weight::run(false),
             Self::Tests if skipped.has(Skippable::PerShardTables) => {

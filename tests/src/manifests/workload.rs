@@ -47,14 +47,14 @@ pub enum Update {
 
 impl Workload {
     /// Returns what the workload's pods run: `clock`, `edge` or `nats`, which is the name of their
-    /// only container.
+    /// first container. A component may put another one beside it.
     ///
     /// # Panics
-    /// Panics if the pods do not have exactly one container.
+    /// Panics if the pods have no container.
     #[must_use]
     pub fn program(&self) -> &str {
-        let [container] = &self.pod.containers[..] else {
-            panic!("{} does not have exactly one container", self.name);
+        let [container, ..] = &self.pod.containers[..] else {
+            panic!("{} has no container", self.name);
         };
         &container.name
     }

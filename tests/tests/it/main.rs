@@ -1,6 +1,7 @@
 //! End-to-end tests: the real programs over real sockets, judged by their output and exit codes.
 #![expect(clippy::unwrap_used, reason = "a test that can't continue has failed")]
 
+mod alerts;
 mod attempts;
 mod bench;
 mod compose_scripts;

@@ -192,7 +192,8 @@ fn no_container_has_more_privileges_than_it_needs() {
     });
 }
 
-fn assert_restricted(pod: &PodSpec, container: &Container) {
+/// Asserts that a container has no rights, and requests and limits as every container here.
+pub(super) fn assert_restricted(pod: &PodSpec, container: &Container) {
     let rights = pod.security_context.as_ref().unwrap();
     assert_eq!(rights.run_as_non_root, Some(true));
     assert!(rights.run_as_user.is_some_and(|user| user > 0));

@@ -3,6 +3,7 @@
 
 mod containers;
 mod drains;
+mod monitoring;
 mod network;
 mod probes;
 mod proxy;

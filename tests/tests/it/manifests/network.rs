@@ -9,14 +9,16 @@ use k8s_openapi::api::networking::v1::{
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use tickstorm_tests::manifests::{Labels, Manifests, selects};
 
-use super::{container, each_overlay};
+use super::each_overlay;
 
 const OURS: &[&str] = &["clock", "edge", "nats"];
 const OTHERS: &[&str] = &["dns", "prometheus", "impostor", "internet"];
 
-/// All connections that a TickStorm pod makes or accepts: the clients, the server, the protocol,
-/// and the server's port.
-const CONNECTIONS: [(&[&str], &str, &str, i32); 7] = [
+/// Allowed connections: the clients, the server, the protocol, and the server's port.
+pub(super) type Connection = (&'static [&'static str], &'static str, &'static str, i32);
+
+/// All connections that a TickStorm pod makes or accepts.
+const CONNECTIONS: [Connection; 7] = [
     (&["clock", "edge"], "nats", "TCP", 4222),
     (&["nats"], "nats", "TCP", 6222),
     // Clients may connect from anywhere.
@@ -29,7 +31,7 @@ const CONNECTIONS: [(&[&str], &str, &str, i32); 7] = [
 ];
 
 /// Ports that are also checked and that no connection may use.
-const OTHER_PORTS: [i32; 4] = [22, 443, 8222, 9999];
+const OTHER_PORTS: [i32; 5] = [22, 443, 7777, 8222, 9999];
 
 /// A possible end of a connection.
 struct Party {
@@ -48,7 +50,8 @@ fn parties(manifests: &Manifests) -> Vec<Party> {
     let ours = manifests.workloads.iter().map(|workload| {
         let program = OURS.iter().find(|program| **program == workload.program());
         let name = *program.unwrap_or_else(|| panic!("unknown workload {}", workload.name));
-        let ports = container(workload).ports.iter().flatten();
+        let containers = workload.pod.containers.iter();
+        let ports = containers.flat_map(|container| container.ports.iter().flatten());
         let ports = ports
             .map(|port| (port.name.clone().unwrap(), port.container_port))
             .collect();
@@ -89,35 +92,36 @@ fn parties(manifests: &Manifests) -> Vec<Party> {
 
 #[test]
 fn policies_allow_exactly_the_connections_of_the_table() {
-    each_overlay(|manifests| {
-        let policies = Policies {
-            all: &manifests.policies,
-            namespace: manifests.namespace(),
-        };
-        let parties = parties(manifests);
-        let ports = CONNECTIONS
-            .iter()
-            .map(|(.., port)| *port)
-            .chain(OTHER_PORTS);
-        let ports: BTreeSet<_> = ports.collect();
-        let mut wrong = Vec::new();
-        for (from, to) in pairs(&parties) {
-            for (&port, protocol) in ports.iter().flat_map(|port| [(port, "TCP"), (port, "UDP")]) {
-                let is_listed = CONNECTIONS.iter().any(|connection| {
-                    connection.0.contains(&from.name)
-                        && (to.name, protocol, port) == (connection.1, connection.2, connection.3)
-                });
-                if policies.allow(from, to, protocol, port) != is_listed {
-                    let outcome = if is_listed { "refused" } else { "allowed" };
-                    wrong.push(format!(
-                        "{} → {} on {protocol} port {port} is {outcome}",
-                        from.name, to.name
-                    ));
-                }
+    each_overlay(|manifests| assert_allowed(manifests, &[]));
+}
+
+/// Asserts that the policies allow the connections of the table and `further` ones, and no others.
+pub(super) fn assert_allowed(manifests: &Manifests, further: &[Connection]) {
+    let policies = Policies {
+        all: &manifests.policies,
+        namespace: manifests.namespace(),
+    };
+    let parties = parties(manifests);
+    let allowed: Vec<_> = CONNECTIONS.iter().chain(further).collect();
+    let ports = allowed.iter().map(|(.., port)| *port).chain(OTHER_PORTS);
+    let ports: BTreeSet<_> = ports.collect();
+    let mut wrong = Vec::new();
+    for (from, to) in pairs(&parties) {
+        for (&port, protocol) in ports.iter().flat_map(|port| [(port, "TCP"), (port, "UDP")]) {
+            let is_listed = allowed.iter().any(|connection| {
+                connection.0.contains(&from.name)
+                    && (to.name, protocol, port) == (connection.1, connection.2, connection.3)
+            });
+            if policies.allow(from, to, protocol, port) != is_listed {
+                let outcome = if is_listed { "refused" } else { "allowed" };
+                wrong.push(format!(
+                    "{} → {} on {protocol} port {port} is {outcome}",
+                    from.name, to.name
+                ));
             }
         }
-        assert!(wrong.is_empty(), "{wrong:#?}");
-    });
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
 /// Returns all pairs in which at least one party is a TickStorm pod. The policies do not apply to

@@ -4,7 +4,8 @@
 use k8s_openapi::api::core::v1::{Container, Probe};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
-use super::{container, daemon, each_overlay, nats_setting};
+use super::containers::setting;
+use super::{container, daemon, each_overlay, full_environment, nats_setting};
 use crate::support::daemon::Daemon;
 
 struct Probes<'a> {
@@ -68,9 +69,15 @@ fn probes_are_the_same_in_every_overlay_and_go_to_the_admin_port() {
 
 #[test]
 fn nats_is_probed_inside_its_container_at_its_monitoring_port() {
-    let url = format!("http://{}/healthz", nats_setting("http"));
+    let variable = nats_setting("http");
+    let variable = variable.strip_prefix('$').expect("a variable");
     each_overlay(|manifests| {
-        let probes = probes(container(manifests.workload("nats")));
+        let nats = manifests.workload("nats");
+        let environment = full_environment(manifests, nats);
+        let addr = setting(&environment, variable).trim_matches('"');
+        assert!(addr.starts_with("127.0.0.1:"), "{addr} has no login");
+        let url = format!("http://{addr}/healthz");
+        let probes = probes(container(nats));
         for probe in [probes.startup, probes.readiness, probes.liveness] {
             let command = probe
                 .exec

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use serde_json::Value;
 use tickstorm_tests::manifests::{Manifests, Update, Workload, name, selects};
 
 use super::containers::{effective_settings, setting};
@@ -187,6 +188,11 @@ fn the_autoscaler_uses_a_metric_that_exists() {
                 .find_map(|metric| metric.pods.as_ref())
                 .unwrap();
             assert!(read("docs/operations.md").contains(&format!("`{}`", pods.metric.name)));
+            let adapter = read("k8s/prometheus-adapter.yaml");
+            let adapter: Value = serde_saphyr::from_str(&adapter).unwrap();
+            let series = adapter["rules"][0]["seriesQuery"].as_str().unwrap();
+            let served = format!("{}{{namespace!=\"\",pod!=\"\"}}", pods.metric.name);
+            assert_eq!(series, served, "the adapter does not serve the metric");
             assert!(metrics.iter().any(|metric| metric.resource.is_some()));
         }
     });

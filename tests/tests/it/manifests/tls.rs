@@ -33,7 +33,7 @@ const REACH: [(&str, &str, Option<&str>); 3] = [
 ];
 
 /// Returns an operator's own overlay: `prod` with these components, in this order.
-fn prod_with(components: &[&str]) -> String {
+pub(super) fn prod_with(components: &[&str]) -> String {
     let components: String = components
         .iter()
         .map(|component| format!("  - ../../components/{component}\n"))
