@@ -21,7 +21,7 @@ use crate::shard::MoveCause;
 pub(crate) use admission::{AcceptQueueMetrics, AdmissionMetrics};
 pub(crate) use auth::AuthResult;
 pub(crate) use reloads::ReloadMetrics;
-pub(crate) use time::{RoundMetrics, TimeMetrics};
+pub(crate) use time::TimeMetrics;
 pub(crate) use tls::{HandshakeResult, TlsMetrics};
 
 const PUBLISH_LATENCY_BUCKETS_MS: [f64; 13] = [
