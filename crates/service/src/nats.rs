@@ -307,7 +307,10 @@ impl NatsFiles {
                 summaries.send_replace(changed);
             }
         };
-        let watch = async { tokio::join!(files.watch(counters, publish, |_| ()), expiry_log) };
+        // Boxed, because both together are a large future.
+        let watch = Box::pin(async {
+            tokio::join!(files.watch(counters, publish, |_| ()), expiry_log);
+        });
         stop.run_until_cancelled(watch).await;
     }
 }

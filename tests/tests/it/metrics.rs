@@ -95,7 +95,7 @@ async fn the_documented_metrics_are_the_ones_that_the_daemons_export() {
         .filter(|line| line.starts_with("| `tickstorm_") || line.starts_with("| `process_"))
         .collect();
     let mut expected = Vec::new();
-    for metrics in exported().await {
+    for metrics in Box::pin(exported()).await {
         let helps = metrics
             .lines()
             .filter_map(|line| line.strip_prefix("# HELP "));
@@ -135,7 +135,7 @@ async fn promtool_finds_nothing_wrong_with_the_metrics_except_one_name() {
         return;
     }
     let mut found = Vec::new();
-    for metrics in exported().await {
+    for metrics in Box::pin(exported()).await {
         let mut child = Command::new(&promtool)
             .args(["check", "metrics"])
             .stdin(Stdio::piped())
