@@ -24,6 +24,8 @@ const SENT_MAX: usize = 64;
 #[derive(Debug, Default)]
 pub(crate) struct EchoLag {
     sent: VecDeque<(Bytes, Mono)>,
+    /// How long announcements took from here to here, since [`Self::take_times`].
+    times: Vec<Duration>,
     /// Whether any announcement was heard. If not, the login may not permit it.
     is_heard: bool,
 }
@@ -39,13 +41,21 @@ impl EchoLag {
 
     /// Notes that an announcement was heard on the clock's own subject. Returns whether it is one
     /// of those that were sent and not heard yet.
-    pub(crate) fn handle_heard(&mut self, payload: &[u8]) -> bool {
+    pub(crate) fn handle_heard(&mut self, payload: &[u8], now: Mono) -> bool {
         let Some(index) = self.sent.iter().position(|(sent, _)| sent == payload) else {
             return false;
         };
-        self.sent.drain(..=index);
+        let heard = self.sent.drain(..=index).next_back();
+        if self.times.len() < SENT_MAX {
+            self.times.extend(heard.map(|(_, sent)| now.since(sent)));
+        }
         self.is_heard = true;
         true
+    }
+
+    /// Returns how long each announcement took that was heard since the last call, at most 64.
+    pub(crate) fn take_times(&mut self) -> Vec<Duration> {
+        std::mem::take(&mut self.times)
     }
 
     /// Returns whether a request that is read now is known to be older than [`AGE_MAX`].
@@ -71,18 +81,32 @@ mod tests {
         let mut lag = EchoLag::default();
         lag.handle_sent(Bytes::from_static(b"a"), at(0));
         assert!(!lag.is_stale(at(9_000)), "the login may not permit an echo");
-        assert!(lag.handle_heard(b"a"));
+        assert!(lag.handle_heard(b"a", at(9_000)));
         lag.handle_sent(Bytes::from_static(b"b"), at(10_000));
         lag.handle_sent(Bytes::from_static(b"c"), at(11_000));
         assert!(!lag.is_stale(at(12_000)));
         assert!(lag.is_stale(at(12_001)));
-        assert!(!lag.handle_heard(b"forged"));
+        assert!(!lag.handle_heard(b"forged", at(12_001)));
         assert!(lag.is_stale(at(12_001)));
-        lag.handle_heard(b"b");
+        lag.handle_heard(b"b", at(12_500));
         assert!(!lag.is_stale(at(13_000)));
         assert!(lag.is_stale(at(13_001)));
-        lag.handle_heard(b"c");
+        lag.handle_heard(b"c", at(13_500));
         assert!(!lag.is_stale(at(99_000)));
+    }
+
+    #[test]
+    fn the_time_of_each_announcement_that_came_back_is_reported_once() {
+        let mut lag = EchoLag::default();
+        for (payload, ms) in [("a", 0), ("lost", 1_000), ("b", 2_000)] {
+            lag.handle_sent(Bytes::from(payload), at(ms));
+        }
+        lag.handle_heard(b"a", at(3));
+        lag.handle_heard(b"forged", at(4));
+        lag.handle_heard(b"b", at(2_500));
+        lag.handle_heard(b"b", at(2_600));
+        assert_eq!(lag.take_times(), [3, 500].map(Duration::from_millis));
+        assert_eq!(lag.take_times(), [Duration::ZERO; 0]);
     }
 
     #[test]
@@ -91,16 +115,21 @@ mod tests {
         for (payload, ms) in [("a", 0), ("b", 1_000), ("c", 2_000)] {
             lag.handle_sent(Bytes::from(payload), at(ms));
         }
-        lag.handle_heard(b"c");
+        lag.handle_heard(b"c", at(2_001));
         assert!(!lag.is_stale(at(99_000)));
     }
 
     #[test]
-    fn the_number_of_awaited_echoes_is_bounded() {
+    fn the_numbers_of_awaited_echoes_and_of_times_are_bounded() {
         let mut lag = EchoLag::default();
         for _ in 0..10_000 {
             lag.handle_sent(Bytes::from_static(b"a"), at(0));
         }
         assert_eq!(lag.sent.len(), SENT_MAX);
+        for _ in 0..10_000 {
+            lag.handle_sent(Bytes::from_static(b"a"), at(0));
+            lag.handle_heard(b"a", at(1));
+        }
+        assert_eq!(lag.take_times().len(), SENT_MAX);
     }
 }

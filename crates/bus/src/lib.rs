@@ -28,6 +28,8 @@ pub use nats::{Credential, CredentialError, CredentialResult, NatsBus, NatsError
 pub use reply_address::{InvalidReplyToken, ReplyKey, ReplyToken};
 pub use subject::Subjects;
 
+use std::time::Duration;
+
 use tickstorm_timebase::{Announcement, ClockId, Reply};
 
 /// One process's connection to all others. Sending never waits.
@@ -57,6 +59,10 @@ pub trait Bus: Send + Sync + 'static {
     /// Returns how many reply subjects of edges the clock in this process knows: those under which
     /// it has answered within 10 s. Known edges are served in a flood of requests.
     fn known_reply_subjects(&self) -> usize;
+
+    /// Returns, for each of the clock's own announcements that was heard since the last call, how
+    /// long it took from being sent, at most 64; called by clocks. A bus without servers has none.
+    fn take_echo_times(&self) -> Vec<Duration>;
 
     /// Returns the state of this process's connection.
     fn link_report(&self) -> LinkReport;

@@ -3,6 +3,8 @@
 /// A process's connection to the bus.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LinkReport {
+    /// Whether there is a connection.
+    pub is_connected: bool,
     /// The server that it is connected to; `None` without a connection, or if the bus has no
     /// servers.
     pub server: Option<String>,
@@ -15,4 +17,8 @@ pub struct LinkReport {
     pub refused: Vec<String>,
     /// The number of connections that were given up because nothing came back over them.
     pub silent_links: u64,
+    /// The number of connections that were made, including this one.
+    pub connects: u64,
+    /// The number of connections that have ended, for any reason.
+    pub disconnects: u64,
 }

@@ -18,7 +18,7 @@ use tickstorm_command::{
 };
 use tickstorm_edge::Edge;
 use tickstorm_edge::settings::{STREAM_PASS, STREAM_TOKENS_FILE, STREAM_USER};
-use tickstorm_service::admin::{Admin, Health, Parts, reachable};
+use tickstorm_service::admin::{Admin, Health, Parts, reachable, register_ready};
 use tickstorm_service::daemon::log_listening;
 use tickstorm_service::env::{Origin, Settings};
 use tickstorm_service::exit;
@@ -162,7 +162,9 @@ impl System {
         let (clock, edge) = pair.start(&registry).await?;
         let (tasks, status_url) = (Lifecycle::new(), admin.status_url());
         log_listening(Some(edge.listen_addr()), admin.local_addr());
-        let health = Arc::new(Both::new(clock.health(), edge.health()));
+        let health: Arc<dyn Health> = Arc::new(Both::new(clock.health(), edge.health()));
+        register_ready(&registry, Arc::clone(&health))
+            .map_err(|error| Failure::new(exit::SOFTWARE, error))?;
         let admin = admin
             .with_routes(edge.routes())
             .with_watched_files(edge.watched_files())

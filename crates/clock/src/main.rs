@@ -7,6 +7,7 @@ use std::time::Duration;
 use tickstorm_bus::NatsBus;
 use tickstorm_clock::settings::{CLOCK, DEFAULTS};
 use tickstorm_clock::{Config, Replica};
+use tickstorm_service::admin::register_ready;
 use tickstorm_service::daemon::{Daemon, Failure, Process, report_listening};
 use tickstorm_service::exit;
 use tickstorm_service::fd_limit;
@@ -51,6 +52,8 @@ async fn run(process: Process) -> Result<(), Failure> {
     nats_link::register(&registry, Arc::clone(&bus) as _)
         .map_err(|error| Failure::new(exit::SOFTWARE, error))?;
     let clock = Replica::start(config, Arc::clone(&bus) as _, &registry)
+        .map_err(|error| Failure::new(exit::SOFTWARE, error))?;
+    register_ready(&registry, clock.health())
         .map_err(|error| Failure::new(exit::SOFTWARE, error))?;
     // Wipes the secrets that the settings contain.
     drop(settings);

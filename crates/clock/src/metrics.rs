@@ -1,11 +1,13 @@
 //! A clock's metrics. The values of labels are closed sets, and every series exists from the start.
 
-use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry};
+use prometheus::{Gauge, Histogram, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry};
 use tickstorm_bus::DropReason;
-use tickstorm_service::metrics::{RegisterError, counter, counters, int_gauge, int_gauges};
+use tickstorm_service::bus_metrics::{RoundTrip, round_trips};
+use tickstorm_service::metrics::{RegisterError, counter, counters, gauge, int_gauge, int_gauges};
 use tickstorm_timebase::Mode;
 
 use crate::alarms::ClockAlarm;
+use crate::discipline::Discipline;
 
 /// The handles of a clock's metrics.
 #[derive(Debug)]
@@ -19,6 +21,10 @@ pub(crate) struct Metrics {
     pub(crate) known_reply_subjects: IntGauge,
     /// The number of steps of the host's clock.
     pub(crate) steps: IntCounter,
+    /// How long announcements take to come back.
+    pub(crate) round_trips: Histogram,
+    synchronized: IntGauge,
+    error_seconds: Gauge,
 }
 
 impl Metrics {
@@ -59,6 +65,17 @@ impl Metrics {
                 "tickstorm_clock_host_steps_total",
                 "Steps of the host's clock. Each starts a new timeline.",
             )?,
+            round_trips: round_trips(registry, RoundTrip::Announcement)?,
+            synchronized: int_gauge(
+                registry,
+                "tickstorm_clock_synchronized",
+                "1 while the kernel reports that the host's clock is disciplined, else 0.",
+            )?,
+            error_seconds: gauge(
+                registry,
+                "tickstorm_clock_error_seconds",
+                "Maximum error of the host's clock against UTC, as the kernel reports it.",
+            )?,
         };
         for mode in Mode::ALL {
             metrics.announcements(mode);
@@ -75,6 +92,16 @@ impl Metrics {
     /// Returns the counter of announcements of this mode.
     pub(crate) fn announcements(&self, mode: Mode) -> IntCounter {
         self.announcements.with_label_values(&[mode.name()])
+    }
+
+    /// Sets what the kernel reports on the host's clock.
+    pub(crate) fn set_discipline(&self, discipline: Discipline) {
+        let Discipline {
+            synchronized,
+            clock_error_us,
+        } = discipline;
+        self.synchronized.set(i64::from(synchronized));
+        self.error_seconds.set(f64::from(clock_error_us) / 1e6);
     }
 
     /// Returns the gauge of this alarm.

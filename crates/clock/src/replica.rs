@@ -186,6 +186,9 @@ impl AnnouncerDriver {
             let known = self.bus.known_reply_subjects();
             let known = i64::try_from(known).unwrap_or(i64::MAX);
             self.metrics.known_reply_subjects.set(known);
+            for time in self.bus.take_echo_times() {
+                self.metrics.round_trips.observe(time.as_secs_f64());
+            }
         }
         let mut last_announced = None;
         for announcement in due.drain(..) {
@@ -230,6 +233,7 @@ impl AnnouncerDriver {
         let before = self.health.is_silenced();
         let discipline = self.machine.discipline();
         self.health.state().discipline = discipline;
+        self.metrics.set_discipline(discipline);
         match (before, self.health.is_silenced()) {
             (false, true) => {
                 tracing::warn!(

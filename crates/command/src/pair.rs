@@ -9,6 +9,7 @@ use tickstorm_clock::Replica;
 use tickstorm_edge::Edge;
 use tickstorm_service::env::{Findings, Section, Settings};
 use tickstorm_service::exit;
+use tickstorm_service::nats_link;
 
 use tickstorm_clock::settings::{CLOCK, TICK_LEAD_MS};
 use tickstorm_edge::settings::{AHEAD_MS, TLS};
@@ -91,8 +92,11 @@ impl Pair {
         let bus = MemoryBus::new();
         let clock = Replica::start(self.clock, Arc::new(bus.link("clock")), registry)
             .map_err(|error| Failure::new(exit::SOFTWARE, error))?;
+        let edge_link = Arc::new(bus.link("edge"));
+        nats_link::register(registry, Arc::clone(&edge_link) as _)
+            .map_err(|error| Failure::new(exit::SOFTWARE, error))?;
         // Boxed, because this future is large.
-        let edge = Box::pin(Edge::start(self.edge, Arc::new(bus.link("edge")), registry))
+        let edge = Box::pin(Edge::start(self.edge, edge_link, registry))
             .await
             .map_err(|error| Failure::new(error.exit_code(), error))?;
         Ok((clock, edge))

@@ -8,6 +8,7 @@ use std::time::Duration;
 use tickstorm_bus::NatsBus;
 use tickstorm_edge::settings::{self, DEFAULTS, LISTEN_ADDR};
 use tickstorm_edge::{Config, Edge};
+use tickstorm_service::admin::register_ready;
 use tickstorm_service::daemon::{Bound, Daemon, Failure, Process, report_listening};
 use tickstorm_service::env::Section;
 use tickstorm_service::exit;
@@ -58,6 +59,8 @@ async fn run(process: Process) -> Result<(), Failure> {
         asked: settings.get(&LISTEN_ADDR),
         addr: edge.listen_addr(),
     };
+    register_ready(&registry, edge.health())
+        .map_err(|error| Failure::new(exit::SOFTWARE, error))?;
     // Wipes the secrets that the settings contain.
     drop(settings);
     report_listening(Some(listen_addr), &admin);

@@ -115,7 +115,11 @@ impl TimekeeperDriver {
                 self.count(outcome);
             }
             EdgeEvent::Reply(reply) => {
+                let round_trip = self.timekeeper.time_since_request(reply.nonce, now);
                 let outcome = self.timekeeper.handle_reply(&reply, now);
+                if let (Some(round_trip), Ok(()) | Err(Refused::Late)) = (round_trip, outcome) {
+                    self.reporter.note_round_trip(round_trip);
+                }
                 self.count(outcome);
             }
             // A bus over a network logs this itself, unless a server flaps.

@@ -2,30 +2,53 @@
 //! and reread when these change. A set of files that does not fit together never takes effect: the
 //! files that are in use stay in use.
 
-mod expiry_log;
 mod file_metrics;
 mod refusals;
 mod state;
-mod summary;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustls::pki_types::CertificateRevocationListDer;
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer};
+use rustls::server::ParsedCertificate;
 use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{VerifierBuilderError, WebPkiClientVerifier};
 use rustls::{RootCertStore, ServerConfig};
 use tickstorm_service::file_watch::{FileSet, FileWatch, FilesInUse, ReloadCounters, WatchedFile};
+use tickstorm_service::tls_expiry::{ExpiringFile, ExpiryLog, FileContent, FileSummary};
 use tickstorm_service::tls_file::{TlsFile, TlsFileError};
 use tickstorm_timebase::{HostClock as _, SystemHost};
 use tickstorm_tls::{ConfigError, provider, server_config};
 use tokio::sync::watch;
 
-use self::expiry_log::ExpiryLog;
 pub(crate) use self::file_metrics::TlsFileMetrics;
 pub(crate) use self::refusals::Refusals;
 pub(crate) use self::state::TlsState;
-use self::summary::FileSummary;
+
+const CERTIFICATE: ExpiringFile = ExpiringFile {
+    setting: "TLS_CERT_FILE",
+    content: FileContent::Chain,
+    before_expiry: "replace it before clients refuse to connect",
+    after_expiry: "clients refuse to connect until it is replaced",
+};
+
+const AUTHORITIES: ExpiringFile = ExpiringFile {
+    setting: "TLS_CA_FILE",
+    content: FileContent::Authorities,
+    // webpki takes an authority as given and checks only the certificates below it.
+    before_expiry: "replace it, and the clients' certificates that it has signed",
+    after_expiry: "the edge still accepts certificates that it has signed; replace it, or remove it \
+        from the file",
+};
+
+const REVOKED: ExpiringFile = ExpiringFile {
+    setting: "TLS_CRL_FILE",
+    content: FileContent::RevocationLists,
+    before_expiry: "replace it before the edge refuses the clients with certificates of its \
+        authority",
+    after_expiry: "the edge refuses every client with a certificate of its authority until the \
+        list is replaced",
+};
 
 /// Whether clients must present a certificate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -173,7 +196,7 @@ impl FileSet for WatchedFiles {
         let Self(files) = self;
         let (certificate, key) = (files.certificate(), files.key());
         let chain = certificate.certificates(&certificate.read()?)?;
-        let mut summaries = vec![FileSummary::of_chain(&files.certificate, &chain)?];
+        let mut summaries = vec![summary_of_chain(&files.certificate, &chain)?];
         let key = key.private_key(&key.read()?)?;
         let clients = files.clients.as_ref();
         let verifier = clients.map(|files| files.verifier(&mut summaries));
@@ -186,6 +209,22 @@ impl FileSet for WatchedFiles {
             summaries,
         })
     }
+}
+
+/// Summarises the edge's certificate chain.
+///
+/// # Errors
+/// Returns an error if the file contains something that is not a certificate: rustls, which passes
+/// a chain on as it is, would not notice.
+fn summary_of_chain(path: &Path, chain: &[CertificateDer<'_>]) -> Result<FileSummary, TlsError> {
+    let summary = FileSummary::of_certificates(CERTIFICATE, path, chain);
+    for number in summary.unknown() {
+        if ParsedCertificate::try_from(&chain[number - 1]).is_err() {
+            let (path, number) = (path.to_owned(), *number);
+            return Err(TlsError::Unparsable { path, number });
+        }
+    }
+    Ok(summary)
 }
 
 impl ClientAuthFiles {
@@ -206,7 +245,7 @@ impl ClientAuthFiles {
     ) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
         let authorities = self.authorities();
         let authorities = authorities.certificates(&authorities.read()?)?;
-        let summary = FileSummary::of_authorities(&self.authorities, &authorities);
+        let summary = FileSummary::of_certificates(AUTHORITIES, &self.authorities, &authorities);
         summaries.push(summary);
         let mut roots = RootCertStore::empty();
         for (number, authority) in (1..).zip(authorities) {
@@ -221,7 +260,7 @@ impl ClientAuthFiles {
         if let (Some(path), Some(file)) = (&self.revoked, self.revoked()) {
             let lists: Vec<CertificateRevocationListDer<'_>> =
                 file.parse(&file.read()?, "revocation list")?;
-            summaries.push(FileSummary::of_lists(path, &lists));
+            summaries.push(FileSummary::of_lists(REVOKED, path, &lists));
             builder = builder
                 .with_crls(lists)
                 .only_check_end_entity_revocation()
@@ -290,5 +329,23 @@ impl TlsWatcher {
             state.send_modify(|state| state.set_reload_error(Some(error.to_owned())));
         };
         tokio::join!(files.watch(counters, publish, refuse), expiry_log);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustls::pki_types::pem::PemObject as _;
+    use tickstorm_testkit::CertificateAuthority;
+
+    use super::*;
+
+    #[test]
+    fn what_is_not_a_certificate_is_named_by_its_number() {
+        let issued = CertificateAuthority::new().issue("edge.test");
+        let certificate = CertificateDer::from_pem_slice(issued.certificate.as_bytes()).unwrap();
+        let chain = [certificate, vec![1, 2, 3].into()];
+        let error = summary_of_chain(Path::new("edge.crt"), &chain).unwrap_err();
+        let expected = "TLS_CERT_FILE=edge.crt: certificate number 2 in the file can't be parsed";
+        assert_eq!(error.to_string(), expected);
     }
 }

@@ -10,7 +10,7 @@ mod watched_file;
 
 use std::{error::Error, time::Duration};
 
-use prometheus::{IntCounter, Registry};
+use prometheus::{IntCounter, IntGauge, Opts, Registry};
 use tokio::{
     sync::{
         mpsc::{self, error::TrySendError},
@@ -36,6 +36,9 @@ const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// little less than an interval, since a look may come a little later after its tick than the next.
 const CONFIRM_AFTER: Duration = Duration::from_millis(900);
 
+/// The name of the gauge of each [`FileSet`].
+const REFUSED: &str = "tickstorm_files_refused";
+
 /// Files that take effect together, such as a certificate and its key.
 pub trait FileSet: Send + 'static {
     /// What the files contain, in the plural.
@@ -58,24 +61,35 @@ pub trait FileSet: Send + 'static {
     fn load(&self) -> Result<Self::Loaded, Self::Error>;
 }
 
-/// Counts what became of changed files.
+/// Counts what became of changed files, and shows whether those that are there now can be used.
 #[derive(Clone, Debug)]
 pub struct ReloadCounters {
     loaded: IntCounter,
     failed: IntCounter,
+    refused: IntGauge,
 }
 
 impl ReloadCounters {
-    /// Registers the counters under `name`. `help` ends without a full stop, and says what changed
-    /// and what happens if it can't be used.
+    /// Registers the counters under `name`, which is `tickstorm_FILES_reloads_total`, and the gauge
+    /// with the label FILES. `help` says what changed and what happens if it can't be used.
     ///
     /// # Errors
     /// Returns an error if the name is taken.
     pub fn register(registry: &Registry, name: &str, help: &str) -> Result<Self, RegisterError> {
         let reloads = metrics::counters(registry, name, help, &["result"])?;
+        let files = name.strip_prefix("tickstorm_").unwrap_or(name);
+        let files = files.strip_suffix("_reloads_total").unwrap_or(files);
+        let opts = Opts::new(
+            REFUSED,
+            "1 while files that have changed can't be used, so that what was read before stays in \
+             use, else 0.",
+        );
+        let refused = IntGauge::with_opts(opts.const_label("files", files));
+        let refused = refused.map_err(|source| RegisterError::new(REFUSED, source))?;
         Ok(Self {
             loaded: reloads.with_label_values(&["loaded"]),
             failed: reloads.with_label_values(&["failed"]),
+            refused: metrics::collector(registry, REFUSED, refused)?,
         })
     }
 }
@@ -219,11 +233,13 @@ impl<S: FileSet> FilesInUse<S> {
             match verdict {
                 Verdict::Same => {
                     refused.send_replace(None);
+                    counters.refused.set(0);
                     publish(None);
                 }
                 Verdict::Unconfirmed => {}
                 Verdict::Loaded(loaded) => {
                     refused.send_replace(None);
+                    counters.refused.set(0);
                     counters.loaded.inc();
                     if !is_requested {
                         log_change::<S>(&reports);
@@ -231,6 +247,7 @@ impl<S: FileSet> FilesInUse<S> {
                     publish(Some(loaded));
                 }
                 Verdict::Refused { reason, is_new } => {
+                    counters.refused.set(1);
                     if is_new || is_requested {
                         counters.failed.inc();
                     }

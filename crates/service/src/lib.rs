@@ -3,6 +3,7 @@
 //! the bus, for the connection to NATS, and on tls, for the admin port's.
 
 pub mod admin;
+pub mod bus_metrics;
 pub mod byte_size;
 pub mod daemon;
 pub mod duration;
@@ -19,10 +20,19 @@ pub mod low_priority;
 pub mod metrics;
 pub mod nats;
 pub mod nats_link;
+pub mod open_files;
 pub mod private_memory;
+mod process_metrics;
 pub mod settings;
 pub mod signals;
+pub mod tls_expiry;
 pub mod tls_file;
 
 /// The version of TickStorm.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// The source revision that this program was built from, if the build was told.
+pub const REVISION: &str = match option_env!("TICKSTORM_REVISION") {
+    Some(revision) if !revision.is_empty() => revision,
+    Some(_) | None => "unknown",
+};

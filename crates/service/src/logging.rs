@@ -2,6 +2,7 @@
 //! `dev` and `tail`. The format is JSON for machines or text for people, and the level can be
 //! changed while the process runs. Logging never blocks the caller; `queue` ensures that.
 
+mod lines;
 mod loss;
 mod queue;
 
@@ -22,6 +23,7 @@ use tracing_subscriber::{
     Registry, filter::LevelFilter, fmt, fmt::MakeWriter, layer::SubscriberExt, reload,
 };
 
+use self::lines::LineCounters;
 use self::queue::Queue;
 use crate::metrics::{self, RegisterError};
 
@@ -128,6 +130,7 @@ async fn debug_on_request(
 pub struct Logs {
     levels: LevelHandle,
     queue: Queue,
+    lines: LineCounters,
 }
 
 impl Logs {
@@ -142,15 +145,17 @@ impl Logs {
         self.queue.end_within(QUICK_END_TIME_MAX)
     }
 
-    /// Registers the counter of lost lines. The returned future keeps it up to date and must run
-    /// for the life of the process. It also logs that lines were lost, once there is room again.
+    /// Registers the counters of lines by level and of lost lines. The returned future keeps the
+    /// latter up to date and must run for the life of the process. It also logs that lines were
+    /// lost, once there is room again.
     ///
     /// # Errors
-    /// Returns an error if the name of the metric is taken.
+    /// Returns an error if the name of a metric is taken.
     pub fn count_dropped(
         &self,
         registry: &Metrics,
     ) -> Result<impl Future<Output = ()> + Send + use<>, RegisterError> {
+        self.lines.register(registry)?;
         let counter = metrics::counter(
             registry,
             "tickstorm_log_lines_dropped_total",
@@ -169,10 +174,15 @@ impl Logs {
 /// Returns an error if logs have already been started.
 pub fn init(level: Level, format: LogFormat) -> Result<Logs, SetGlobalDefaultError> {
     let (writer, queue) = queue::start(io::stderr());
-    let (dispatch, levels) = dispatch(level, format, writer);
+    let lines = LineCounters::new();
+    let (dispatch, levels) = counted_dispatch(level, format, writer, lines.clone());
     tracing::dispatcher::set_global_default(dispatch)?;
     queue.end_on_panic();
-    Ok(Logs { levels, queue })
+    Ok(Logs {
+        levels,
+        queue,
+        lines,
+    })
 }
 
 /// Creates the same dispatcher as [`init`], with another writer and without installing it.
@@ -180,8 +190,21 @@ pub fn dispatch<W>(level: Level, format: LogFormat, writer: W) -> (Dispatch, Lev
 where
     W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
 {
+    counted_dispatch(level, format, writer, LineCounters::new())
+}
+
+/// Does the same, and counts the lines.
+fn counted_dispatch<W>(
+    level: Level,
+    format: LogFormat,
+    writer: W,
+    lines: LineCounters,
+) -> (Dispatch, LevelHandle)
+where
+    W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
+{
     let (filter, handle) = reload::Layer::new(LevelFilter::from(level));
-    let registry = Registry::default().with(filter);
+    let registry = Registry::default().with(filter).with(lines);
     let layer = fmt::layer().with_writer(writer);
     let dispatch = match format {
         LogFormat::Json => {

@@ -8,6 +8,8 @@ use prometheus::{
     Registry, TextEncoder, core::Collector,
 };
 
+use crate::{REVISION, VERSION, process_metrics};
+
 /// The content type of the text that [`encode`] returns.
 pub const CONTENT_TYPE: &str = prometheus::TEXT_FORMAT;
 
@@ -19,22 +21,32 @@ pub struct RegisterError {
     source: prometheus::Error,
 }
 
-/// Creates a registry that already has the metric for the version: `tickstorm_build_info`.
+/// Creates a registry that already has the metrics of the program, `tickstorm_build_info`, and of
+/// its process.
 ///
 /// # Errors
 /// Never in practice, since no name is taken in a new registry.
 pub fn registry() -> Result<Registry, RegisterError> {
     let registry = Registry::new();
-    let name = "tickstorm_build_info";
     let build = int_gauges(
         &registry,
-        name,
-        "Always 1; the label is the running version.",
-        &["version"],
+        "tickstorm_build_info",
+        "Always 1; the labels are the running version, the revision of its source, and the \
+         compiler and target of the build.",
+        &["version", "revision", "rust", "target"],
     )?;
-    build.with_label_values(&[crate::VERSION]).set(1);
+    build.with_label_values(&BUILD).set(1);
+    process_metrics::register(&registry)?;
     Ok(registry)
 }
+
+/// The values of the labels of `tickstorm_build_info`. `build.rs` sets the last two.
+const BUILD: [&str; 4] = [
+    VERSION,
+    REVISION,
+    env!("TICKSTORM_RUST_VERSION"),
+    env!("TICKSTORM_TARGET"),
+];
 
 /// Encodes all metrics of `registry` in Prometheus's text format. This takes a millisecond or more;
 /// between metrics, other threads that wait for this core may run.
@@ -171,10 +183,20 @@ mod tests {
     use crate::error_chain::ErrorChain;
 
     #[test]
-    fn a_new_registry_has_the_version() {
+    fn a_new_registry_has_the_build_and_the_process() {
         let text = encode(&registry().unwrap()).unwrap();
-        let line = format!("tickstorm_build_info{{version=\"{}\"}} 1\n", crate::VERSION);
+        let [version, revision, rust, target] = BUILD;
+        let labels =
+            format!(r#"revision="{revision}",rust="{rust}",target="{target}",version="{version}""#);
+        let line = format!("tickstorm_build_info{{{labels}}} 1\n");
         assert!(text.ends_with(&line), "{text}");
+        assert!(text.contains("\nprocess_cpu_seconds_total "), "{text}");
+        let numbers: Vec<_> = rust.split(['.', '-']).take(3).collect();
+        assert!(
+            numbers.len() == 3 && numbers.iter().all(|number| number.parse::<u32>().is_ok()),
+            "{rust}"
+        );
+        assert!(target.starts_with(std::env::consts::ARCH), "{target}");
     }
 
     #[test]

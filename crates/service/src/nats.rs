@@ -3,11 +3,12 @@
 //! environment.
 
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use prometheus::Registry;
 use secrecy::SecretString;
 use tickstorm_bus::{Credential, NatsError, NatsOptions};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
@@ -15,6 +16,8 @@ use crate::daemon::Failure;
 use crate::env::{Findings, Setting, Settings, Text, Value, read_credential_file};
 use crate::exit;
 use crate::file_watch::{FileSet, FileWatch, FilesInUse, ReloadCounters, WatchedFile};
+use crate::tls_expiry::{ExpiringFile, ExpiryLog, FileContent, FileSummary, register_expiry};
+use crate::tls_file::{TlsFile, TlsFileError};
 
 /// Subjects are made of tokens separated by dots; `*` and `>` are wildcards.
 const SUBJECT: Text = Text::new(
@@ -223,8 +226,34 @@ where
 /// a file that can't be used is noticed before the next connection needs it.
 pub struct NatsFiles {
     files: FilesInUse<WatchedFiles>,
+    summaries: watch::Sender<Vec<FileSummary>>,
     counters: ReloadCounters,
 }
+
+/// The reason that the files can't be used.
+#[derive(Debug, thiserror::Error)]
+enum NatsFilesError {
+    #[error(transparent)]
+    Options(#[from] NatsError),
+    #[error(transparent)]
+    Certificates(#[from] TlsFileError),
+}
+
+const AUTHORITIES: ExpiringFile = ExpiringFile {
+    setting: NATS_CA_FILE.name(),
+    content: FileContent::Authorities,
+    // webpki takes an authority as given and checks only the certificates below it.
+    before_expiry: "replace it, and the servers' certificates that it has signed",
+    after_expiry: "servers with certificates that it has signed are still trusted; replace it, or \
+        remove it from the file",
+};
+
+const CERTIFICATE: ExpiringFile = ExpiringFile {
+    setting: NATS_CERT_FILE.name(),
+    content: FileContent::Chain,
+    before_expiry: "replace it before NATS servers refuse new connections",
+    after_expiry: "NATS servers that ask for it refuse new connections until it is replaced",
+};
 
 impl NatsFiles {
     /// Reads the files that `settings` name, and registers the metrics. `options` are those of the
@@ -239,8 +268,11 @@ impl NatsFiles {
     ) -> Result<Self, Failure> {
         let files = watched_files(settings);
         let options = options.without_fixed_secrets();
-        let (files, ()) = FilesInUse::load(WatchedFiles { files, options })
+        let (files, summaries) = FilesInUse::load(WatchedFiles { files, options })
             .map_err(|error| Failure::new(exit::CONFIG, error))?;
+        let summaries = watch::Sender::new(summaries);
+        register_expiry(registry, summaries.subscribe())
+            .map_err(|error| Failure::new(exit::SOFTWARE, error))?;
         let counters = ReloadCounters::register(
             registry,
             "tickstorm_nats_file_reloads_total",
@@ -248,7 +280,11 @@ impl NatsFiles {
              which the connection stays, but the next one can't be made.",
         )
         .map_err(|error| Failure::new(exit::SOFTWARE, error))?;
-        Ok(Self { files, counters })
+        Ok(Self {
+            files,
+            summaries,
+            counters,
+        })
     }
 
     /// Returns access to the files.
@@ -257,9 +293,24 @@ impl NatsFiles {
         self.files.access()
     }
 
-    /// Watches the files until `stop` is cancelled.
+    /// Watches the files until `stop` is cancelled. Certificates that have expired or soon will are
+    /// logged.
     pub async fn run(self, stop: CancellationToken) {
-        let watch = self.files.watch(self.counters, |_| (), |_| ());
+        let Self {
+            files,
+            summaries,
+            counters,
+        } = self;
+        let expiry_log = ExpiryLog::default().run(summaries.subscribe());
+        let publish = |changed| {
+            if let Some(changed) = changed {
+                summaries.send_replace(changed);
+            }
+        };
+        // Boxed, because both together are a large future.
+        let watch = Box::pin(async {
+            tokio::join!(files.watch(counters, publish, |_| ()), expiry_log);
+        });
         stop.run_until_cancelled(watch).await;
     }
 }
@@ -272,19 +323,32 @@ struct WatchedFiles {
 impl FileSet for WatchedFiles {
     const NAME: &'static str = "the files of NATS";
     const EFFECT: &'static str = "the next connection to NATS uses them";
-    type Loaded = ();
-    type Error = NatsError;
+    type Loaded = Vec<FileSummary>;
+    type Error = NatsFilesError;
 
     fn files(&self) -> Vec<WatchedFile> {
         self.files.clone()
     }
 
-    fn load(&self) -> Result<(), NatsError> {
+    fn load(&self) -> Result<Vec<FileSummary>, NatsFilesError> {
         // Without files, the bus itself checks the options.
         if self.files.is_empty() {
-            return Ok(());
+            return Ok(Vec::new());
         }
-        self.options.check()
+        self.options.check()?;
+        let NatsOptions {
+            ca_file,
+            certificate_file,
+            ..
+        } = &self.options;
+        let files = [(AUTHORITIES, ca_file), (CERTIFICATE, certificate_file)].into_iter();
+        let files = files.filter_map(|(file, path)| Some((file, path.as_deref()?)));
+        let summary = |(file, path): (ExpiringFile, &Path)| -> Result<_, NatsFilesError> {
+            let source = TlsFile::new(file.setting, path);
+            let certificates = source.certificates(&source.read()?)?;
+            Ok(FileSummary::of_certificates(file, path, &certificates))
+        };
+        files.map(summary).collect()
     }
 }
 

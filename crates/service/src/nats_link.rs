@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
-use prometheus::{IntCounter, IntGaugeVec, Opts, Registry};
+use prometheus::{IntCounter, IntGauge, IntGaugeVec, Opts, Registry};
 use serde_json::{Value, json};
 use tickstorm_bus::{Bus, LinkReport};
 
@@ -80,56 +80,113 @@ pub fn status(report: &LinkReport) -> Value {
 /// # Errors
 /// Returns an error if they are registered already.
 pub fn register(registry: &Registry, bus: Arc<dyn Bus>) -> Result<(), RegisterError> {
-    let name = "tickstorm_nats_silent_links_total";
-    let help = "Connections to NATS that were given up because nothing came back over them: to an \
-                edge no answer of a clock of CLOCKS, to a clock not its own announcements.";
-    let silent_links = IntCounter::new(name, help);
-    let silent_links = silent_links.map_err(|source| RegisterError::new(name, source))?;
-    let alarm = Opts::new(
-        "tickstorm_nats_alarm",
-        "1 while the connection to NATS needs attention for this reason, else 0.",
-    );
-    let alarm = IntGaugeVec::new(alarm, &["reason"]);
-    let alarm = alarm.map_err(|source| RegisterError::new(name, source))?;
+    let metrics = LinkMetrics::new();
+    let metrics = metrics.map_err(|source| RegisterError::new(CONNECTED, source))?;
     let collector = LinkCollector {
         bus,
-        silent_links,
-        alarm,
+        metrics,
         updating: Mutex::new(()),
     };
-    register_collector(registry, name, Box::new(collector))
+    register_collector(registry, CONNECTED, Box::new(collector))
+}
+
+const CONNECTED: &str = "tickstorm_nats_connected";
+
+struct LinkMetrics {
+    connected: IntGauge,
+    server: IntGaugeVec,
+    connects: IntCounter,
+    disconnects: IntCounter,
+    silent_links: IntCounter,
+    alarm: IntGaugeVec,
+}
+
+impl LinkMetrics {
+    fn new() -> prometheus::Result<Self> {
+        let gauges = |name, help, label| IntGaugeVec::new(Opts::new(name, help), &[label]);
+        Ok(Self {
+            connected: IntGauge::new(
+                CONNECTED,
+                "1 while this process is connected to NATS, else 0.",
+            )?,
+            server: gauges(
+                "tickstorm_nats_server_info",
+                "Always 1; the label is the NATS server that this process is connected to. There \
+                 is none without a connection.",
+                "server",
+            )?,
+            connects: IntCounter::new(
+                "tickstorm_nats_connects_total",
+                "Connections to NATS that were made.",
+            )?,
+            disconnects: IntCounter::new(
+                "tickstorm_nats_disconnects_total",
+                "Connections to NATS that have ended, because they were lost or given up.",
+            )?,
+            silent_links: IntCounter::new(
+                "tickstorm_nats_silent_links_total",
+                "Connections to NATS that were given up because nothing came back over them: to an \
+                 edge no answer of a clock of CLOCKS, to a clock not its own announcements.",
+            )?,
+            alarm: gauges(
+                "tickstorm_nats_alarm",
+                "1 while the connection to NATS needs attention for this reason, else 0.",
+                "reason",
+            )?,
+        })
+    }
+
+    fn update(&self, report: &LinkReport) {
+        self.connected.set(i64::from(report.is_connected));
+        self.server.reset();
+        if let Some(server) = &report.server {
+            self.server.with_label_values(&[server]).set(1);
+        }
+        for (counter, count) in [
+            (&self.connects, report.connects),
+            (&self.disconnects, report.disconnects),
+            (&self.silent_links, report.silent_links),
+        ] {
+            // The report starts again at 0 when the bus is stopped.
+            counter.inc_by(count.saturating_sub(counter.get()));
+        }
+        for alarm in LinkAlarm::ALL {
+            let gauge = self.alarm.with_label_values(&[alarm.label()]);
+            gauge.set(i64::from(alarm.is_raised(report)));
+        }
+    }
+
+    fn all(&self) -> [&dyn Collector; 6] {
+        [
+            &self.connected,
+            &self.server,
+            &self.connects,
+            &self.disconnects,
+            &self.silent_links,
+            &self.alarm,
+        ]
+    }
 }
 
 /// Brings the metrics up to date when they are collected.
 struct LinkCollector {
     bus: Arc<dyn Bus>,
-    silent_links: IntCounter,
-    alarm: IntGaugeVec,
+    metrics: LinkMetrics,
     /// Locked meanwhile, since several requests may do so at the same time.
     updating: Mutex<()>,
 }
 
 impl Collector for LinkCollector {
     fn desc(&self) -> Vec<&Desc> {
-        let mut descs = self.silent_links.desc();
-        descs.extend(self.alarm.desc());
-        descs
+        let all = self.metrics.all().into_iter();
+        all.flat_map(Collector::desc).collect()
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
         let _updating = self.updating.lock().unwrap_or_else(PoisonError::into_inner);
-        let report = self.bus.link_report();
-        let counted = self.silent_links.get();
-        self.silent_links
-            .inc_by(report.silent_links.saturating_sub(counted));
-        for alarm in LinkAlarm::ALL {
-            let is_raised = alarm.is_raised(&report);
-            let gauge = self.alarm.with_label_values(&[alarm.label()]);
-            gauge.set(i64::from(is_raised));
-        }
-        let mut families = self.silent_links.collect();
-        families.extend(self.alarm.collect());
-        families
+        self.metrics.update(&self.bus.link_report());
+        let all = self.metrics.all().into_iter();
+        all.flat_map(Collector::collect).collect()
     }
 }
 
@@ -172,6 +229,54 @@ mod tests {
         assert_eq!(raised, ["nats_refused"]);
         assert_eq!(status(&report)["refused"][0], "tickstorm.v1.time");
         assert!(register(&registry, Arc::new(bus.link("other"))).is_err());
+    }
+
+    #[test]
+    fn the_server_is_shown_only_while_there_is_a_connection_and_connections_are_counted() {
+        let (registry, bus) = (Registry::new(), MemoryBus::new());
+        register(&registry, Arc::new(bus.link("edge"))).unwrap();
+        let expect = |connected: u8, server: Option<&str>, connects: u64, disconnects: u64| {
+            let text = crate::metrics::encode(&registry).unwrap();
+            let servers: Vec<_> = text
+                .lines()
+                .filter(|line| line.starts_with("tickstorm_nats_server_info"))
+                .collect();
+            let expected =
+                server.map(|server| format!("tickstorm_nats_server_info{{server=\"{server}\"}} 1"));
+            assert_eq!(servers, Vec::from_iter(expected.as_deref()), "{text}");
+            for line in [
+                format!("tickstorm_nats_connected {connected}"),
+                format!("tickstorm_nats_connects_total {connects}"),
+                format!("tickstorm_nats_disconnects_total {disconnects}"),
+            ] {
+                assert!(text.lines().any(|has| has == line), "no {line} in {text}");
+            }
+        };
+        // The bus in memory has no servers.
+        expect(1, None, 1, 0);
+        bus.cut("edge");
+        expect(0, None, 1, 1);
+        bus.restore("edge");
+        expect(1, None, 2, 1);
+        let report = |server: Option<&str>, connects, disconnects| LinkReport {
+            is_connected: server.is_some(),
+            server: server.map(str::to_owned),
+            connects,
+            disconnects,
+            ..LinkReport::default()
+        };
+        for (server, connects, disconnects) in [
+            (Some("nats-0:4222"), 3, 2),
+            (None, 3, 3),
+            (Some("nats-1:4222"), 4, 3),
+            (Some("nats-2:4222"), 5, 4),
+        ] {
+            bus.set_link_report("edge", report(server, connects, disconnects));
+            expect(u8::from(server.is_some()), server, connects, disconnects);
+        }
+        // When the bus is stopped, its report is empty.
+        bus.set_link_report("edge", LinkReport::default());
+        expect(0, None, 5, 4);
     }
 
     #[test]

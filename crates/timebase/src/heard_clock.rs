@@ -291,6 +291,7 @@ impl HeardClock {
                 .zip(authority_ns)
                 .map(|pair| ahead_ns(pair) / 1_000),
             bound_us: self.estimate.map(|estimate| micros(estimate.bound_ns)),
+            rate_ppb: self.rate().map(|seen| seen.ppb.saturating_neg()),
             clock_error_us: self
                 .self_report
                 .map(|self_report| self_report.clock_error_us),

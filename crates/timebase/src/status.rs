@@ -54,6 +54,9 @@ pub struct ClockStatus {
     /// The error bound of the edge's estimate of its time, in microseconds; `None` without a usable
     /// sample.
     pub bound_us: Option<u32>,
+    /// The rate of the machine's own clock minus its rate, in parts per billion, as last measured
+    /// while it agreed with a majority; `None` before that, which takes a minute.
+    pub rate_ppb: Option<i64>,
     /// The error against UTC that its kernel reports, in microseconds; `None` before its first
     /// answer.
     pub clock_error_us: Option<u32>,

@@ -167,6 +167,13 @@ impl Timekeeper {
         self.rounds.next_request()
     }
 
+    /// Returns how long ago the request with this number was made, for one of the last 32.
+    #[must_use]
+    pub fn time_since_request(&self, nonce: u64, now: Mono) -> Option<Duration> {
+        let (asked, _) = self.rounds.find(nonce)?;
+        Some(now.since(asked))
+    }
+
     /// Handles a clock's answer, which arrived at `now`. It takes effect at the end of its round.
     ///
     /// # Errors

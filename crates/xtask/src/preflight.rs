@@ -26,6 +26,8 @@ pub(crate) enum Skippable {
     Weight,
     /// The tests of a file descriptor table per shard.
     PerShardTables,
+    /// The tests that run promtool.
+    Promtool,
     /// The check `portable`.
     Portable,
     /// The check `monitoring`.
@@ -71,6 +73,7 @@ impl fmt::Display for Skippable {
             Self::Advisories => "advisories",
             Self::NewestAdvisories => "the newest advisories",
             Self::PerShardTables => "tests of per-shard file descriptor tables",
+            Self::Promtool => "tests with promtool",
         })
     }
 }

@@ -89,6 +89,7 @@ impl Check {
             Self::Tests => {
                 preflight.need(missing_openssl());
                 preflight.need_for(Skippable::PerShardTables, missing_tables());
+                preflight.need_for(Skippable::Promtool, missing_promtool());
                 look_for_tests(MANIFEST_TOOLS, preflight);
             }
             Self::Nats => look_for_tests(&[], preflight),
@@ -194,6 +195,16 @@ fn missing_openssl() -> Option<Missing> {
 fn openssl_major(answer: &str) -> Option<u32> {
     let (major, _) = answer.strip_prefix("OpenSSL ")?.split_once('.')?;
     major.parse().ok()
+}
+
+/// Returns what is missing if the names of metrics can't be checked. The tests find this out
+/// themselves.
+fn missing_promtool() -> Option<Missing> {
+    let answer = program("promtool", &["--version"]).probe();
+    answer.is_none().then(|| {
+        let remedy = "install it with Prometheus; Debian's package prometheus contains it";
+        Missing::new("the program promtool", remedy)
+    })
 }
 
 /// Returns what is missing if a thread may not have its own file descriptor table, which the

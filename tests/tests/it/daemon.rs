@@ -1,20 +1,12 @@
 //! `tickstorm-clock` and `tickstorm-edge` as processes without NATS: their output, their health,
 //! and their exit codes. They must not exit because NATS is missing.
 
-use std::fs;
 use std::net::{SocketAddr, TcpStream};
-use std::sync::Arc;
-use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use serde_json::Value;
-use tickstorm_client::TlsOptions;
 use tickstorm_testkit::{CertificateAuthority, TempDir, poll_until_async};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::process::Command;
-use tokio::time::timeout;
-use tokio_rustls::TlsConnector;
-use tokio_rustls::rustls::crypto::aws_lc_rs;
 
 use crate::support::daemon::Daemon;
 use crate::tickstorm::{Ended, PATIENCE, run};
@@ -28,6 +20,9 @@ async fn without_nats_a_daemon_is_alive_but_not_ready_and_healthcheck_agrees() {
         running.start().await;
         assert!(running.is_live().await, "{name}");
         assert!(!running.is_ready().await, "{name}");
+        for metric in ["tickstorm_ready", "tickstorm_nats_connected"] {
+            assert_eq!(running.metric(metric).await, 0.0, "{name} {metric}");
+        }
         let mut probe = Daemon::new(name);
         // A probe ignores errors in other settings.
         probe.set("ADMIN_ADDR", &running.admin().to_string());
@@ -317,90 +312,4 @@ async fn a_daemon_prints_its_name_and_version_and_rejects_unknown_arguments() {
             assert_eq!((code, &*stdout), (Some(64), ""), "{name} {args:?}");
         }
     }
-}
-
-/// The table in docs/operations.md has a row for each metric of each daemon, with its type and
-/// help.
-#[tokio::test]
-async fn the_documented_metrics_are_the_ones_that_the_daemons_export() {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/operations.md");
-    let document = fs::read_to_string(path).unwrap();
-    let documented: Vec<&str> = document
-        .lines()
-        .filter(|line| line.starts_with("| `tickstorm_"))
-        .collect();
-    let mut expected = Vec::new();
-    let (dir, authority) = (TempDir::new("tls"), CertificateAuthority::new());
-    let issued = authority.issue("edge.test");
-    let written = |name, content: &str| dir.write(name, content).display().to_string();
-    let certificate = written("edge.crt", &issued.certificate);
-    let key = written("edge.key", &issued.key);
-    let token = written("token", "0123456789abcdef");
-    let trusting = TlsOptions::new().ca_file(written("ca.pem", authority.certificate()));
-    for name in DAEMONS {
-        // Some metrics exist only with TLS, or with a token.
-        let mut running = Daemon::new(name)
-            .with("ADMIN_TLS_CERT_FILE", &certificate)
-            .with("ADMIN_TLS_KEY_FILE", &key)
-            .with("ADMIN_TOKEN_FILE", &token);
-        if name == "tickstorm-edge" {
-            running.set("TLS_ENABLED", "true");
-            running.set("TLS_CERT_FILE", &certificate);
-            running.set("TLS_KEY_FILE", &key);
-            // Some exist only for the clocks that an edge knows.
-            running.set("CLOCKS", "clock-0");
-        }
-        running.start().await;
-        // The last metric to appear, with the first report on the clocks.
-        let last = (name == "tickstorm-edge").then_some("tickstorm_time_clock_alarm");
-        let get = get_metrics_with(last.unwrap_or_default(), running.admin(), &trusting);
-        let metrics = timeout(PATIENCE, get).await.expect("all metrics");
-        let helps = metrics
-            .lines()
-            .filter_map(|line| line.strip_prefix("# HELP "));
-        for (metric, help) in helps.filter_map(|line| line.split_once(' ')) {
-            let kind = metrics
-                .lines()
-                .find_map(|line| line.strip_prefix(&format!("# TYPE {metric} ")))
-                .unwrap();
-            let row = format!("| `{metric}` | {kind} | {help} |");
-            if !expected.contains(&row) {
-                expected.push(row);
-            }
-        }
-    }
-    assert_eq!(
-        documented,
-        expected,
-        "the metrics table in docs/operations.md should be:\n\
-         | Metric | Type | Meaning |\n|---|---|---|\n{}",
-        expected.join("\n")
-    );
-}
-
-/// Returns the metrics of a daemon once they contain this text.
-async fn get_metrics_with(text: &str, addr: SocketAddr, trusting: &TlsOptions) -> String {
-    loop {
-        let metrics = get_over_tls(addr, "/metrics", trusting).await;
-        if metrics.contains(text) {
-            return metrics;
-        }
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-}
-
-/// Returns the answer to a GET request over TLS. The server's certificate is for `edge.test`.
-async fn get_over_tls(addr: SocketAddr, path: &str, trusting: &TlsOptions) -> String {
-    let provider = aws_lc_rs::default_provider();
-    let connector = TlsConnector::from(Arc::new(trusting.client_config(provider).unwrap()));
-    let socket = tokio::net::TcpStream::connect(addr).await.unwrap();
-    let name = "edge.test".try_into().unwrap();
-    let mut stream = connector.connect(name, socket).await.unwrap();
-    let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
-    stream.write_all(request.as_bytes()).await.unwrap();
-    let mut answer = String::new();
-    let reading = timeout(PATIENCE, stream.read_to_string(&mut answer)).await;
-    reading.expect("the answer ends").unwrap();
-    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
-    answer
 }

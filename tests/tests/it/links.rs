@@ -35,6 +35,28 @@ async fn await_no_alarm(daemon: &Daemon, reason: &str) {
     eventually(&format!("no alarm {reason}"), PATIENCE, is_over).await;
 }
 
+/// Asserts what the metrics of a daemon say of its connection to this server, which is not its
+/// first one if it `has_changed`.
+async fn assert_connected(daemon: &Daemon, server: &Nats, has_changed: bool) {
+    assert_eq!(daemon.metric("tickstorm_nats_connected").await, 1.0);
+    let address = server.address();
+    let server = format!("tickstorm_nats_server_info{{server=\"{address}\"}}");
+    assert_eq!(daemon.metric(&server).await, 1.0);
+    let connects = daemon.metric("tickstorm_nats_connects_total").await;
+    let disconnects = daemon.metric("tickstorm_nats_disconnects_total").await;
+    assert_eq!(connects, disconnects + 1.0);
+    assert_eq!(connects > 1.0, has_changed, "{connects}");
+}
+
+/// Asserts that a daemon has measured how long its messages take.
+async fn assert_round_trips(daemon: &Daemon, message: &str) {
+    let of =
+        |part: &str| format!("tickstorm_bus_round_trip_seconds_{part}{{message=\"{message}\"}}");
+    let is_counted = async || daemon.metric(&of("count")).await > 0.0;
+    eventually("a round trip is counted", PATIENCE, is_counted).await;
+    assert!(daemon.metric(&of("sum")).await > 0.0);
+}
+
 async fn silent_links(daemon: &Daemon) -> f64 {
     daemon.metric("tickstorm_nats_silent_links_total").await
 }
@@ -77,6 +99,17 @@ async fn an_edge_that_starts_on_an_isolated_server_finds_the_clocks_on_another_o
     let is_ready = async || clock.is_ready().await;
     eventually("the clock hears itself", PATIENCE, is_ready).await;
     assert_eq!(silent_links(&clock).await, 0.0);
+    assert_connected(&clock, &good, false).await;
+    assert_connected(&edge, &good, true).await;
+    assert_round_trips(&clock, "announcement").await;
+    assert_round_trips(&edge, "request").await;
+    for daemon in [&clock, &edge] {
+        assert_eq!(daemon.metric("tickstorm_ready").await, 1.0);
+    }
+    let of_clock = r#"tickstorm_time_clock_followed{clock="clock-0"}"#;
+    assert_eq!(edge.metric(of_clock).await, 1.0);
+    let of_clock = r#"tickstorm_time_clock_state{clock="clock-0",state="accepted"}"#;
+    assert_eq!(edge.metric(of_clock).await, 1.0);
 }
 
 #[tokio::test]

@@ -71,11 +71,40 @@ async fn lose_lines(edge: &Daemon) {
     .await;
 }
 
+async fn lines(edge: &Daemon, level: &str) -> f64 {
+    let series = format!("tickstorm_log_lines_total{{level=\"{level}\"}}");
+    edge.metric(&series).await
+}
+
+#[tokio::test]
+async fn log_lines_are_counted_by_level() {
+    let mut edge = Daemon::new("tickstorm-edge");
+    edge.start().await;
+    edge.logs(r#""message":"listening""#).await;
+    for level in ["error", "warn", "info", "debug", "trace"] {
+        let counted = async || {
+            let shown = format!("\"level\":\"{}\"", level.to_uppercase());
+            let written = edge.log().matches(&shown).count();
+            lines(&edge, level).await == written as f64
+        };
+        eventually(level, PATIENCE, counted).await;
+    }
+    assert!(lines(&edge, "info").await >= 3.0, "{}", edge.log());
+    assert_eq!(lines(&edge, "debug").await, 0.0);
+}
+
 #[tokio::test]
 async fn log_lines_that_cannot_be_written_are_counted() {
     let mut edge = Daemon::new("tickstorm-edge").with("LOG_LEVEL", "debug");
     edge.start_with_stderr("/dev/full").await;
     lose_lines(&edge).await;
+    // What is dropped was counted before.
+    let dropped = edge.metric(DROPPED).await;
+    let mut counted = 0.0;
+    for level in ["error", "warn", "info", "debug"] {
+        counted += lines(&edge, level).await;
+    }
+    assert!(counted >= dropped, "{counted} of {dropped}");
     assert_eq!(edge.terminate().await, Some(0));
 }
 

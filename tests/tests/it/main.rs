@@ -17,6 +17,7 @@ mod links;
 mod logins;
 mod logs;
 mod manifests;
+mod metrics;
 mod moves;
 mod outages;
 mod pauses;

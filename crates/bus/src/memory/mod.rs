@@ -215,9 +215,16 @@ impl Bus for MemoryLink {
         hub.ports[self.index].subscribers.known_reply_subjects(now)
     }
 
+    fn take_echo_times(&self) -> Vec<Duration> {
+        Vec::new()
+    }
+
     fn link_report(&self) -> LinkReport {
         let port = &self.bus.lock().ports[self.index];
         port.report.clone().unwrap_or_else(|| LinkReport {
+            is_connected: port.connected,
+            connects: port.connects,
+            disconnects: port.disconnects,
             // There is no server that could keep messages back.
             is_heard: port.connected,
             ..LinkReport::default()
@@ -361,6 +368,11 @@ impl Hub {
         let port = self.port(name);
         if port.connected != connected {
             port.connected = connected;
+            if connected {
+                port.connects += 1;
+            } else {
+                port.disconnects += 1;
+            }
             port.subscribers.set_clocks_connected(connected);
             port.subscribers.set_edges_connected(connected);
         }
@@ -373,6 +385,9 @@ struct HubPort {
     name: String,
     reply: ReplyAddress,
     connected: bool,
+    /// How often it was connected, and cut.
+    connects: u64,
+    disconnects: u64,
     subscribers: Subscribers,
     /// What a test makes the connection report.
     report: Option<LinkReport>,
@@ -384,6 +399,8 @@ impl HubPort {
             name: name.to_owned(),
             reply: ReplyAddress::draw(),
             connected: true,
+            connects: 1,
+            disconnects: 0,
             subscribers: Subscribers::default(),
             report: None,
         }

@@ -158,8 +158,16 @@ impl Bus for NatsBus {
         subscribers.known_reply_subjects(SystemClock.now())
     }
 
+    fn take_echo_times(&self) -> Vec<Duration> {
+        self.switchboard.lock().echo.take_times()
+    }
+
     fn link_report(&self) -> LinkReport {
-        self.switchboard.lock().report.clone()
+        let endpoints = self.switchboard.lock();
+        LinkReport {
+            is_connected: endpoints.link.is_some(),
+            ..endpoints.report.clone()
+        }
     }
 
     fn clock_events(&self, id: &ClockId) -> Events<ClockEvent> {
@@ -301,7 +309,7 @@ impl Switchboard {
     /// follow.
     fn deliver_own(&self, subject: &[u8], payload: &[u8]) {
         let mut endpoints = self.lock();
-        if endpoints.echo.handle_heard(payload) {
+        if endpoints.echo.handle_heard(payload, SystemClock.now()) {
             endpoints.silences.of_clock.handle_sign();
             endpoints.handle_sign();
         }
@@ -328,7 +336,9 @@ impl Switchboard {
 
     /// Notes that there is a connection to `server`.
     fn note_connected(&self, server: String) {
-        self.lock().report.server = Some(server);
+        let mut endpoints = self.lock();
+        endpoints.report.server = Some(server);
+        endpoints.report.connects += 1;
     }
 
     /// Notes which subscriptions the server refuses.
@@ -357,9 +367,21 @@ impl Switchboard {
         endpoints.link = None;
         endpoints.echo = EchoLag::default();
         endpoints.silences = Silences::default();
+        let LinkReport {
+            ref server,
+            is_silent,
+            silent_links,
+            connects,
+            disconnects,
+            ..
+        } = endpoints.report;
+        // Without a server, this is the end of an attempt that led to no connection.
+        let disconnects = disconnects + u64::from(server.is_some());
         endpoints.report = LinkReport {
-            is_silent: endpoints.report.is_silent,
-            silent_links: endpoints.report.silent_links,
+            is_silent,
+            silent_links,
+            connects,
+            disconnects,
             ..LinkReport::default()
         };
         endpoints.subscribers.set_clocks_connected(false);

@@ -39,14 +39,23 @@ async fn subscriptions_are_restored_after_a_restart_without_earlier_messages() {
     let (clock, mut requests) = clock(&nats).await;
     let (_edge, mut ticks) = edge(&nats).await;
     announce_until_heard(&clock, &mut ticks, 1_000).await;
+    let connections = || {
+        let report = clock.link_report();
+        (report.is_connected, report.connects, report.disconnects)
+    };
+    assert_eq!(connections(), (true, 1, 0));
     nats.kill();
     assert_eq!(soon(requests.next()).await, ClockEvent::Disconnected);
     assert_eq!(clock.announce(&announcement(2_000)), Err(Unavailable));
     assert_eq!(next_notice(&mut ticks).await, EdgeEvent::Disconnected);
+    // Attempts that lead to no connection do not count.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert_eq!(connections(), (false, 1, 1));
     nats.start();
     assert_eq!(soon(requests.next()).await, ClockEvent::Connected);
     let others = announce_until_heard(&clock, &mut ticks, 3_000).await;
     assert_eq!(others, [EdgeEvent::Connected]);
+    assert_eq!(connections(), (true, 2, 1));
 }
 
 #[tokio::test]

@@ -185,12 +185,16 @@ async fn a_clock_that_cannot_hear_itself_moves_to_a_server_where_it_can() {
 #[tokio::test]
 async fn an_edge_that_hears_clocks_keeps_its_connection() {
     let nats = server(&config(CLOCK, EDGE));
-    let (_clock, edge) = (run_clock(&[&nats]), run_edge(&[&nats]));
+    let (clock, edge) = (run_clock(&[&nats]), run_edge(&[&nats]));
     edge.await_heard().await;
+    assert!(edge.bus.take_echo_times().is_empty(), "it is no clock");
     let mut events = edge.bus.edge_events(&[]);
     let first = soon(events.next()).await;
     tokio::time::sleep(Duration::from_secs(8)).await;
     let report = edge.bus.link_report();
     assert_eq!(report.silent_links, 0, "{report:?} after {first:?}");
     assert!(report.is_heard);
+    let times = clock.bus.take_echo_times();
+    assert!(times.len() >= 5, "{times:?}");
+    assert!(times.iter().all(|time| !time.is_zero()), "{times:?}");
 }

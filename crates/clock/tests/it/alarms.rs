@@ -71,6 +71,14 @@ async fn an_undisciplined_host_is_a_warning_at_the_start_and_hourly_and_an_alarm
     let clock = cluster.start("clock-0");
     cluster.hear(Duration::from_millis(10)).await;
     assert_eq!(raised(&clock), ["undisciplined"]);
+    let discipline = |clock: &RunningClock| {
+        let names = [
+            "tickstorm_clock_synchronized",
+            "tickstorm_clock_error_seconds",
+        ];
+        names.map(|name| clock.metric(name))
+    };
+    assert_eq!(discipline(&clock), [0.0, 16.0]);
     let warnings = || lines.count("nothing disciplines the host's clock");
     assert_eq!(warnings(), 1);
     cluster.hear(HOUR - Duration::from_secs(10)).await;
@@ -83,6 +91,7 @@ async fn an_undisciplined_host_is_a_warning_at_the_start_and_hourly_and_an_alarm
     });
     cluster.hear(2 * HOUR).await;
     assert_eq!(raised(&clock), [""; 0]);
+    assert_eq!(discipline(&clock), [1.0, 0.000_25]);
     assert_eq!(warnings(), 2);
     cluster.machine.set_discipline(Discipline {
         synchronized: false,

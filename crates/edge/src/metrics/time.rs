@@ -1,11 +1,15 @@
 //! The metrics that the timekeeper sets.
 
-use prometheus::{Gauge, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry};
+mod clock;
+
+use prometheus::{Gauge, Histogram, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry};
 use tickstorm_bus::DropReason;
+use tickstorm_service::bus_metrics::{RoundTrip, round_trips};
 use tickstorm_service::metrics::{RegisterError, counter, counters, gauge, int_gauge, int_gauges};
 use tickstorm_timebase::{Alarm, ClockState};
 
 use crate::no_time::NO_TIME;
+use clock::ClockMetrics;
 
 /// The metrics of rounds.
 #[derive(Clone)]
@@ -24,8 +28,10 @@ pub(crate) struct TimeMetrics {
     pub(crate) rate_ppm: Gauge,
     pub(crate) suspensions: IntCounter,
     pub(crate) alarm: IntGaugeVec,
-    pub(crate) clock_alarm: IntGaugeVec,
+    /// Those of single clocks.
+    pub(crate) each_clock: ClockMetrics,
     pub(crate) rounds: RoundMetrics,
+    pub(crate) round_trips: Histogram,
     pub(crate) bus_dropped: IntCounterVec,
 }
 
@@ -89,13 +95,9 @@ impl TimeMetrics {
                 "1 while the time needs attention for this reason, else 0.",
                 &["reason"],
             )?,
-            clock_alarm: int_gauges(
-                registry,
-                "tickstorm_time_clock_alarm",
-                "1 while a clock, and so its NATS login, needs attention for this reason, else 0.",
-                &["clock", "reason"],
-            )?,
+            each_clock: ClockMetrics::register(registry)?,
             rounds: RoundMetrics::register(registry)?,
+            round_trips: round_trips(registry, RoundTrip::Request)?,
             bus_dropped: counters(
                 registry,
                 "tickstorm_bus_dropped_total",

@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::socket::{AddressFamily, SockaddrLike, SockaddrStorage, getsockname};
 use nix::unistd::close;
+use tickstorm_service::open_files;
 
 /// Gives this thread its own table. It starts as a copy of the shared table, without connections
 /// and listeners: a copy of those would keep them open after their owner closes them. None of them
@@ -41,17 +42,13 @@ impl FdTable {
     /// Returns the table of the process's first thread. All threads that have not called
     /// [`separate`] share it.
     pub(crate) fn of_process() -> Self {
-        Self("/proc/self/fd".into())
+        Self(open_files::OF_PROCESS.into())
     }
 
     /// Returns the number of open files in the table.
     pub(crate) fn len(&self) -> io::Result<usize> {
-        let reported = usize::try_from(fs::metadata(&self.0)?.len()).unwrap_or(usize::MAX);
-        if reported > 0 {
-            return Ok(reported);
-        }
-        // Kernels before 6.2 do not report the number, so the entries are counted.
-        Ok(numbers(&self.0)?.len())
+        let count = open_files::count(&self.0)?;
+        Ok(usize::try_from(count).unwrap_or(usize::MAX))
     }
 }
 

@@ -71,6 +71,11 @@ impl TimeReporter {
         }
     }
 
+    /// Records how long a clock's answer took to arrive after its request.
+    pub(super) fn note_round_trip(&self, round_trip: Duration) {
+        self.metrics.round_trips.observe(round_trip.as_secs_f64());
+    }
+
     /// Counts messages from the bus that were dropped.
     pub(super) fn count_dropped(&self, reason: &str, count: u64) {
         self.metrics
@@ -114,8 +119,9 @@ impl TimeReporter {
         let status = timekeeper.status(now);
         self.watch_holdover(&status);
         self.measure(&status, authority, now);
+        self.show_clocks(&status);
         self.log_changes(&status);
-        self.report_clock_alarms(&status, now);
+        self.log_clock_alarms(&status, now);
         self.watch_lateness(&status, now);
         self.status.send_replace(Some(status));
     }
@@ -175,6 +181,22 @@ impl TimeReporter {
         }
     }
 
+    /// Brings the metrics of single clocks up to date.
+    fn show_clocks(&self, new: &TimeStatus) {
+        let metrics = &self.metrics.each_clock;
+        for clock in &new.clocks {
+            let is_followed = new.following.as_ref() == Some(&clock.id);
+            metrics.show(clock, is_followed);
+        }
+        // Without CLOCKS, clocks are forgotten.
+        let old = self.status.borrow();
+        let old_clocks = old.as_ref().map_or(&[][..], |old| &old.clocks);
+        let is_gone = |old: &&ClockStatus| new.clocks.iter().all(|clock| clock.id != old.id);
+        for gone in old_clocks.iter().filter(is_gone) {
+            metrics.remove(&gone.id);
+        }
+    }
+
     /// Logs changes since the last report: new alarms, the clock that is followed.
     fn log_changes(&self, new: &TimeStatus) {
         let old = self.status.borrow();
@@ -195,9 +217,8 @@ impl TimeReporter {
         }
     }
 
-    /// Updates the metric of alarms that concern single clocks, and logs those that are new or have
-    /// ended.
-    fn report_clock_alarms(&mut self, new: &TimeStatus, now: Mono) {
+    /// Logs the alarms of single clocks that are new or have ended.
+    fn log_clock_alarms(&mut self, new: &TimeStatus, now: Mono) {
         let old = self.status.borrow();
         let old_clocks = old.as_ref().map_or(&[][..], |old| &old.clocks);
         for alarm in Alarm::OF_CLOCKS {
@@ -207,22 +228,12 @@ impl TimeReporter {
                     old.is_some_and(|old| old.is_raised(alarm)),
                     clock.is_raised(alarm),
                 );
-                let labels = [clock.id.as_str(), alarm.label()];
-                let gauge = self.metrics.clock_alarm.with_label_values(&labels);
-                gauge.set(i64::from(is));
                 if was != is
                     && let Some(skipped) = self.clock_log.note(now)
                 {
                     let dropped = self.invalid.get(&clock.id).copied();
                     log_clock_alarm(alarm, clock, dropped, skipped);
                 }
-            }
-            // Without CLOCKS, clocks are forgotten.
-            let is_gone = |old: &&ClockStatus| new.clocks.iter().all(|clock| clock.id != old.id);
-            for gone in old_clocks.iter().filter(is_gone) {
-                let labels = [gone.id.as_str(), alarm.label()];
-                // Fails only if there is no such series.
-                let _ = self.metrics.clock_alarm.remove_label_values(&labels);
             }
         }
         self.invalid
@@ -328,6 +339,7 @@ mod tests {
     /// An edge's timekeeper with its publisher and reporter, and a single clock that announces each
     /// second `lead_ms` ahead of its time.
     struct OneClock {
+        registry: Registry,
         timekeeper: Timekeeper,
         publisher: AuthorityPublisher,
         reporter: TimeReporter,
@@ -347,10 +359,12 @@ mod tests {
                 tolerance: Duration::from_millis(20),
                 holdover_max: Duration::from_secs(60),
             };
-            let metrics = Metrics::register(&Registry::new()).unwrap();
+            let registry = Registry::new();
+            let metrics = Metrics::register(&registry).unwrap();
             let (authority, _) = watch::channel(None);
             let (status, _) = watch::channel(None);
             Self {
+                registry,
                 timekeeper: Timekeeper::new(config, Mono::ZERO),
                 publisher: AuthorityPublisher::new(authority),
                 reporter: TimeReporter::new(status, metrics.time, Duration::from_millis(800)),
@@ -417,6 +431,15 @@ mod tests {
         fn holdover(&self) -> i64 {
             self.reporter.metrics.holdover.get()
         }
+
+        /// Returns the value of a metric of a single clock, by the end of its name and its labels;
+        /// `None` if there is no such series.
+        fn of_clock(&self, series: &str) -> Option<f64> {
+            let text = tickstorm_service::metrics::encode(&self.registry).unwrap();
+            let series = format!("tickstorm_time_clock_{series} ");
+            let value = text.lines().find_map(|line| line.strip_prefix(&*series));
+            value.map(|value| value.parse().unwrap())
+        }
     }
 
     #[derive(Clone, Default)]
@@ -477,9 +500,41 @@ mod tests {
             "{log}"
         );
         assert!(log.contains("clokc-1"), "{log}");
-        let alarm = &scene.reporter.metrics.clock_alarm;
-        let value = |clock: &str| alarm.with_label_values(&[clock, "unheard"]).get();
-        assert_eq!((value("clock-0"), value("clokc-1")), (0, 1));
+        let alarm =
+            |clock: &str| scene.of_clock(&format!(r#"alarm{{clock="{clock}",reason="unheard"}}"#));
+        assert_eq!((alarm("clock-0"), alarm("clokc-1")), (Some(0.0), Some(1.0)));
+    }
+
+    #[test]
+    fn each_clock_has_metrics_of_its_own_until_it_is_forgotten() {
+        for (clocks, is_forgotten) in [(&["clock-0"][..], false), (&[], true)] {
+            let mut scene = OneClock::with_clocks(1_500, clocks);
+            scene.pass(Duration::from_secs(90), true);
+            let of = |scene: &OneClock, name: &str| {
+                scene.of_clock(&format!("{name}{{clock=\"clock-0\"}}"))
+            };
+            let state = |scene: &OneClock, state: &str| {
+                scene.of_clock(&format!(r#"state{{clock="clock-0",state="{state}"}}"#))
+            };
+            assert_eq!(of(&scene, "followed"), Some(1.0));
+            assert_eq!(state(&scene, "accepted"), Some(1.0));
+            assert_eq!(state(&scene, "silent"), Some(0.0));
+            // The clock runs as fast as the machine, and reports an error of 1 ms.
+            assert!(of(&scene, "offset_seconds").unwrap().abs() < 0.001);
+            let bound_s = of(&scene, "bound_seconds").unwrap();
+            assert!((0.0..0.1).contains(&bound_s), "{bound_s}");
+            assert!(of(&scene, "rate_ppm").unwrap().abs() < 1.0);
+
+            scene.pass(Duration::from_secs(15), false);
+            assert_eq!(of(&scene, "followed"), Some(0.0));
+            assert_eq!(state(&scene, "accepted"), Some(0.0));
+            assert_eq!(state(&scene, "silent"), Some(1.0));
+            assert_eq!(of(&scene, "bound_seconds"), Some(f64::INFINITY));
+            assert!(of(&scene, "offset_seconds").unwrap().is_nan());
+            scene.pass(Duration::from_secs(60), false);
+            assert_eq!(of(&scene, "followed").is_none(), is_forgotten);
+            assert_eq!(state(&scene, "silent").is_none(), is_forgotten);
+        }
     }
 
     #[test]

@@ -483,7 +483,7 @@ async fn an_expired_certificate_is_an_alarm_until_it_is_replaced() {
     let files = Files::new(&expired, None);
     let edge = files.edge().await;
     poll_until_alarms(&edge, &["certificate_expired"]).await;
-    let left_s = edge.metric("tickstorm_tls_expiry_seconds", "certificate");
+    let left_s = edge.metric("tickstorm_tls_expiry_seconds", "TLS_CERT_FILE");
     assert!(left_s < 0.0, "{left_s}");
     let renewed = authority.issue_valid(NAME, 0..now_s() + 13 * DAY_S + DAY_S / 2);
     files.dir.write("cert.pem", &renewed.certificate);
@@ -506,9 +506,9 @@ async fn an_expired_certificate_is_an_alarm_until_it_is_replaced() {
     assert_eq!(shown["path"], files.files.certificate.display().to_string());
     assert!(status.get("key").is_none(), "{status}");
     // The metric moves with the time.
-    let before_s = edge.metric("tickstorm_tls_expiry_seconds", "certificate");
+    let before_s = edge.metric("tickstorm_tls_expiry_seconds", "TLS_CERT_FILE");
     poll_until_async("less time is left", SOON, || {
-        edge.metric("tickstorm_tls_expiry_seconds", "certificate") < before_s
+        edge.metric("tickstorm_tls_expiry_seconds", "TLS_CERT_FILE") < before_s
     })
     .await;
     edge.stop().await;

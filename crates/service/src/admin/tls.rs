@@ -13,6 +13,7 @@ use crate::{
     env::{Setting, Settings},
     file_watch::{FileSet, FileWatch, FilesInUse, ReloadCounters, WatchedFile},
     settings::{ADMIN_TLS_CERT_FILE, ADMIN_TLS_KEY_FILE},
+    tls_expiry::{ExpiringFile, ExpiryLog, FileContent, FileSummary, register_expiry},
     tls_file::{TlsFile, TlsFileError},
 };
 
@@ -26,6 +27,13 @@ pub enum AdminTlsError {
     #[error("ADMIN_TLS_CERT_FILE and ADMIN_TLS_KEY_FILE can't be used together")]
     CertificateAndKey(#[source] ConfigError),
 }
+
+const CERTIFICATE: ExpiringFile = ExpiringFile {
+    setting: ADMIN_TLS_CERT_FILE.name(),
+    content: FileContent::Chain,
+    before_expiry: "replace it before programs that check it refuse to use the admin port",
+    after_expiry: "programs that check it refuse to use the admin port until it is replaced",
+};
 
 struct AdminTlsFiles {
     certificate: PathBuf,
@@ -53,7 +61,7 @@ impl AdminTlsFiles {
 impl FileSet for AdminTlsFiles {
     const NAME: &'static str = "the admin port's TLS files";
     const EFFECT: &'static str = "new connections use them";
-    type Loaded = Arc<ServerConfig>;
+    type Loaded = Loaded;
     type Error = AdminTlsError;
 
     fn files(&self) -> Vec<WatchedFile> {
@@ -65,7 +73,7 @@ impl FileSet for AdminTlsFiles {
         ]
     }
 
-    fn load(&self) -> Result<Arc<ServerConfig>, AdminTlsError> {
+    fn load(&self) -> Result<Loaded, AdminTlsError> {
         let (certificate, key) = (self.certificate(), self.key());
         let chain = certificate.certificates(&certificate.read()?)?;
         let key = key.private_key(&key.read()?)?;
@@ -74,14 +82,25 @@ impl FileSet for AdminTlsFiles {
         certificate.warn_of_slow_key(&chain);
         // Here rustls keeps the connections.
         config.enable_secret_extraction = false;
-        Ok(Arc::new(config))
+        let summary = FileSummary::of_certificates(CERTIFICATE, &self.certificate, &chain);
+        Ok(Loaded {
+            config: Arc::new(config),
+            summaries: vec![summary],
+        })
     }
+}
+
+/// What was made of the contents of the files.
+struct Loaded {
+    config: Arc<ServerConfig>,
+    summaries: Vec<FileSummary>,
 }
 
 /// The files in use, and the configuration made of them.
 pub(super) struct AdminTls {
     files: FilesInUse<AdminTlsFiles>,
     configs: watch::Sender<Arc<ServerConfig>>,
+    summaries: watch::Sender<Vec<FileSummary>>,
     counters: ReloadCounters,
 }
 
@@ -95,10 +114,13 @@ impl AdminTls {
         let Some(files) = AdminTlsFiles::from_settings(settings) else {
             return Ok(None);
         };
-        let (files, config) = FilesInUse::load(files)?;
+        let (files, Loaded { config, summaries }) = FilesInUse::load(files)?;
+        let summaries = watch::Sender::new(summaries);
+        register_expiry(registry, summaries.subscribe())?;
         Ok(Some(Self {
             files,
             configs: watch::Sender::new(config),
+            summaries,
             counters: ReloadCounters::register(
                 registry,
                 "tickstorm_admin_tls_reloads_total",
@@ -118,18 +140,26 @@ impl AdminTls {
         self.configs.subscribe()
     }
 
-    /// Watches the files and publishes a new configuration when they have changed.
+    /// Watches the files and publishes a new configuration when they have changed. A certificate
+    /// that has expired or soon will is logged.
     pub(super) async fn run(self) {
         let Self {
             files,
             configs,
+            summaries,
             counters,
         } = self;
+        let expiry_log = ExpiryLog::default().run(summaries.subscribe());
         let publish = |changed| {
-            if let Some(config) = changed {
+            if let Some(Loaded {
+                config,
+                summaries: changed,
+            }) = changed
+            {
                 configs.send_replace(config);
+                summaries.send_replace(changed);
             }
         };
-        files.watch(counters, publish, |_| ()).await;
+        tokio::join!(files.watch(counters, publish, |_| ()), expiry_log);
     }
 }

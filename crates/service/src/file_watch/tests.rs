@@ -275,10 +275,12 @@ async fn a_request_is_answered_with_a_report_on_each_file_and_counts() {
         );
         assert!(counters.failed.get() >= failed);
         assert!(access.refused().unwrap().contains("not a number"));
+        assert_eq!(counters.refused.get(), 1);
     }
     dir.write("first", "1\n");
     assert_eq!(reread().await, [Outcome::Unchanged, Outcome::Unchanged]);
     assert_eq!(access.refused(), None);
+    assert_eq!(counters.refused.get(), 0);
     assert_eq!(counters.loaded.get(), 1);
     watching.abort();
     let _ = watching.await;

@@ -15,6 +15,7 @@ use tickstorm_service::{
     settings::{ADMIN_ADDR, COMMON},
 };
 use tickstorm_testkit::{Certificate, CertificateAuthority, TempDir};
+use tickstorm_timebase::{HostClock as _, SystemHost};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -324,6 +325,33 @@ async fn without_tls_the_metrics_of_its_files_are_absent() {
     let text = metrics::encode(&registry).unwrap();
     assert!(text.contains("tickstorm_admin_tls_reloads_total"), "{text}");
     drop(admin.unwrap());
+}
+
+#[tokio::test]
+async fn the_expiry_of_the_certificate_is_that_of_the_file_in_use() {
+    let authority = CertificateAuthority::new();
+    let now_s = SystemHost::new(0).read().unix.as_millis().cast_unsigned() / 1_000;
+    let valid_hours = |hours: u64| authority.issue_valid("admin.test", 0..now_s + hours * 3_600);
+    let files = Files::with(&valid_hours(100));
+    let port = files.open().await;
+    let client = Client::new(&authority);
+    let hours_left = async || {
+        let body = client.get(&port, "/metrics").await.unwrap().body;
+        let series = "tickstorm_tls_expiry_seconds{file=\"ADMIN_TLS_CERT_FILE\"} ";
+        let left_s = body.lines().find_map(|line| line.strip_prefix(series));
+        let left_s: u64 = left_s.unwrap().parse().unwrap();
+        left_s.div_ceil(3_600)
+    };
+    assert_eq!(hours_left().await, 100);
+    files.write(&valid_hours(200));
+    let renewed = async {
+        while hours_left().await != 200 {
+            sleep(PAUSE).await;
+        }
+    };
+    timeout(PATIENCE, renewed)
+        .await
+        .expect("the new file is used");
 }
 
 #[test]

@@ -1,12 +1,19 @@
 //! Tests of the settings of the connection to NATS.
 
+use std::time::Duration;
+
 use secrecy::ExposeSecret;
 use tickstorm_bus::Credential;
 use tickstorm_service::{
     env::{Section, Settings},
-    nats::{NATS, NATS_URL, options},
+    metrics,
+    nats::{NATS, NATS_URL, NatsFiles, options},
     settings::COMMON,
 };
+use tickstorm_testkit::{CertificateAuthority, TempDir};
+use tickstorm_timebase::{HostClock as _, SystemHost};
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
 
 use crate::temp_file::TempFile;
 
@@ -280,4 +287,54 @@ fn servers_on_other_machines_without_tls_cause_one_warning() {
             (warnings, _) => panic!("{vars:?}: {warnings:?}"),
         }
     }
+}
+
+#[tokio::test]
+async fn the_expiry_of_each_certificate_file_is_that_of_the_one_in_use() {
+    let now_s = SystemHost::new(0).read().unix.as_millis().cast_unsigned() / 1_000;
+    let in_hours = |hours: u64| 0..now_s + hours * 3_600;
+    let (dir, authority) = (TempDir::new("nats"), CertificateAuthority::new());
+    let path = |name: &str| dir.path().join(name).display().to_string();
+    let write = |hours: u64| {
+        let issued = authority.issue_valid("clock-0", in_hours(hours));
+        dir.write("clock.crt", &issued.certificate);
+        dir.write("clock.key", &issued.key);
+    };
+    write(100);
+    let servers = CertificateAuthority::named("servers", in_hours(300));
+    dir.write("ca.pem", servers.certificate());
+    let vars = [
+        ("NATS_CA_FILE", path("ca.pem")),
+        ("NATS_CERT_FILE", path("clock.crt")),
+        ("NATS_KEY_FILE", path("clock.key")),
+    ];
+    let vars: Vec<_> = vars.iter().map(|(name, path)| (*name, &**path)).collect();
+    let settings = try_load(DAEMON, &vars).unwrap();
+    let registry = metrics::registry().unwrap();
+    let options = options(&settings, "test".to_owned());
+    let files = NatsFiles::load(&settings, &options, &registry).unwrap();
+    let hours_left = || {
+        let text = metrics::encode(&registry).unwrap();
+        ["NATS_CA_FILE", "NATS_CERT_FILE"].map(|setting| {
+            let series = format!("tickstorm_tls_expiry_seconds{{file=\"{setting}\"}} ");
+            let left_s = text.lines().find_map(|line| line.strip_prefix(&*series));
+            let left_s: u64 = left_s.unwrap().parse().unwrap();
+            left_s.div_ceil(3_600)
+        })
+    };
+    assert_eq!(hours_left(), [300, 100]);
+    let stop = CancellationToken::new();
+    let watching = tokio::spawn(files.run(stop.clone()));
+    write(200);
+    let renewed = async {
+        while hours_left() != [300, 200] {
+            sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let patience = Duration::from_secs(30);
+    timeout(patience, renewed)
+        .await
+        .expect("the new file is used");
+    stop.cancel();
+    watching.await.unwrap();
 }
