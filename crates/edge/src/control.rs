@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use prometheus::Registry;
+use prometheus::{IntGauge, Registry};
 use tickstorm_bus::Bus;
 use tickstorm_service::admin::Health;
 use tickstorm_service::fd_limit::{self, FdLimit};
@@ -49,6 +49,8 @@ pub struct Edge {
     drain_delay: Duration,
     drain_timeout: Duration,
     drained: OnceCell<()>,
+    /// 1 from when the drain begins.
+    draining: IntGauge,
     /// Cancelled when an operator asks for a drain.
     drain_request: CancellationToken,
     has_panicked: Arc<AtomicBool>,
@@ -70,6 +72,8 @@ impl Edge {
         let limit = raise_limit()?;
         let connections_max = connections_max(&config, limit)?;
         let metrics = Metrics::register(registry)?;
+        metrics.connections.show_max(connections_max);
+        memory::register_limit(registry)?;
         let fd_metrics = FdMetrics::register(registry, limit)?;
         // Boxed, because the future that holds it until the shards have started is large.
         let files = Box::new(FileWatchers::load(&config, registry)?);
@@ -95,6 +99,7 @@ impl Edge {
             proxy_faults: Arc::default(),
         };
         let (shards, listen_addr) = start_shards(&config, &commons, limit, &fd_metrics).await?;
+        metrics.loops.show(shards.vitals());
         let accept_queue = AcceptQueue::new(listen_addr);
         let no_time = NoTimeWatch::new(authority.clone(), metrics.time.no_time());
         let health = Arc::new(EdgeHealth {
@@ -125,6 +130,7 @@ impl Edge {
             drain_delay: config.drain_delay,
             drain_timeout: config.drain_timeout,
             drained: OnceCell::new(),
+            draining: metrics.connections.draining.clone(),
             drain_request: CancellationToken::new(),
             has_panicked: Arc::default(),
         };
@@ -198,6 +204,7 @@ impl Edge {
 
     async fn drain_once(&self) {
         self.health.draining.store(true, Ordering::Relaxed);
+        self.draining.set(1);
         tracing::info!(delay = ?self.drain_delay, "draining: no longer ready");
         tokio::time::sleep(self.drain_delay).await;
         let connections = self.health.admission.connections();
