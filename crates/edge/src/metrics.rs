@@ -26,7 +26,7 @@ pub(crate) use feeds::FeedMetrics;
 pub(crate) use frames::{FrameMetrics, ReceivedFrame, SentFrame};
 pub(crate) use loops::LoopMetrics;
 pub(crate) use reloads::ReloadMetrics;
-pub(crate) use time::{RoundMetrics, TimeMetrics};
+pub(crate) use time::TimeMetrics;
 pub(crate) use tls::{HandshakeResult, TlsMetrics};
 
 /// Handles to the metrics in an injected registry.
