@@ -29,6 +29,10 @@ const LIVE_WITHIN: Duration = Duration::from_secs(10);
 /// An edge whose last SECOND tick was released longer ago than this is not ready.
 const RELEASED_WITHIN: Duration = Duration::from_secs(2);
 
+/// The time since the beginning of a fan-out in which it must not share the CPU with requests. A
+/// longer one, to some thousands of clients, has to.
+const PRESSED_FOR: Duration = Duration::from_millis(20);
+
 /// The state from which the admin port's requests are answered.
 pub(crate) struct EdgeHealth {
     pub(crate) id: String,
@@ -140,6 +144,15 @@ impl Health for EdgeHealth {
             reasons.push("the last SECOND tick was released more than 2 s ago".to_owned());
         }
         reasons
+    }
+
+    fn is_pressed(&self) -> bool {
+        let now = SystemClock.now();
+        let mut since = self
+            .shards
+            .iter()
+            .map(|shard| shard.sending_since.load(Ordering::Relaxed));
+        since.any(|since| since != 0 && now.since(Mono::from_nanos(since)) < PRESSED_FOR)
     }
 
     fn status(&self) -> Value {
@@ -280,5 +293,22 @@ mod tests {
         assert!(health.live().is_empty());
         health.shards[1].accepting.store(true, Ordering::Relaxed);
         assert!(!is_reported());
+    }
+
+    #[test]
+    fn an_edge_is_pressed_for_20_ms_after_any_shard_began_to_send() {
+        let health = EdgeHealth::unserved();
+        assert!(!health.is_pressed());
+        let now = SystemClock.now();
+        let sends_since = |since: Mono| {
+            let shard = &health.shards[1].sending_since;
+            shard.store(since.as_nanos(), Ordering::Relaxed);
+            health.is_pressed()
+        };
+        // As if the fan-out began in a minute, so that the test may take its time.
+        assert!(sends_since(now + Duration::from_secs(60)));
+        let long_ago = now.as_nanos().saturating_sub(20_000_000);
+        assert!(!sends_since(Mono::from_nanos(long_ago.max(1))));
+        assert!(!sends_since(Mono::ZERO));
     }
 }

@@ -253,13 +253,14 @@ impl Admin {
 
     /// Serves until `stop` is cancelled, then finishes the requests in progress within a second.
     pub async fn serve(self, registry: Registry, health: Arc<dyn Health>, stop: CancellationToken) {
-        let router = self.router(registry, health);
+        let router = self.router(registry, Arc::clone(&health));
         let configs = self.tls.as_ref().map(AdminTls::configs);
         let handshakes = Arc::new(Semaphore::new(HANDSHAKES_COMPUTING_MAX));
         let mut acceptor = Acceptor::new(self.listener, self.connections_max, configs.is_some());
         let connections = TaskTracker::new();
         let accept = async {
             loop {
+                accept::give_way(&*health).await;
                 let (stream, peer, place) = acceptor.accept().await;
                 let connection = Connection {
                     stream,

@@ -1,6 +1,8 @@
 //! [`Sending`]: sends one chunk of a fan-out. The due batch becomes a frame, which the hot loop
 //! sends.
 
+use std::sync::atomic::Ordering;
+
 use tickstorm_protocol::code::CloseReason;
 use tickstorm_timebase::{Clock, Mono};
 
@@ -46,10 +48,17 @@ impl Sending {
         } = driver;
         let authority = env.ticking_authority(at.mono).copied();
         let Some(feed) = feeds.next_to_send(at.mono, authority.is_some()) else {
-            self.busy_since = None;
+            if self.busy_since.take().is_some() {
+                vitals.sending_since.store(0, Ordering::Relaxed);
+            }
             return false;
         };
-        self.busy_since.get_or_insert(at.mono);
+        if self.busy_since.is_none() {
+            self.busy_since = Some(at.mono);
+            vitals
+                .sending_since
+                .store(at.mono.as_nanos(), Ordering::Relaxed);
+        }
         if let Some(authority) = authority
             && let Some(first) = feeds.flush(feed, &authority, at.mono)
         {

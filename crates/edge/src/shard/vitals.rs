@@ -13,6 +13,8 @@ pub(crate) struct Vitals {
     pub(crate) turned: AtomicU64,
     /// The time at which it last released a SECOND tick at its time; 0 if it never has.
     pub(crate) released: AtomicU64,
+    /// The time since which it has been sending ticks without a pause; 0 if it sends none.
+    pub(crate) sending_since: AtomicU64,
     /// Whether it accepts connections. False while the system has no file descriptor or memory left
     /// for them.
     pub(crate) accepting: AtomicBool,
@@ -28,6 +30,7 @@ impl Vitals {
         Self {
             turned: AtomicU64::new(now.as_nanos()),
             released: AtomicU64::new(0),
+            sending_since: AtomicU64::new(0),
             accepting: AtomicBool::new(true),
             turn_began: AtomicU64::new(0),
             longest_turn: AtomicU64::new(0),

@@ -8,7 +8,10 @@ use tokio::{
     time::{Instant, sleep, sleep_until},
 };
 
-use super::places::{Place, Places};
+use super::{
+    health::Health,
+    places::{Place, Places},
+};
 
 /// The connections that are accepted in a second. It bounds the time that clients can take from the
 /// rest of the process, to about a tenth of a core, and is enough to let those that wait in the
@@ -30,6 +33,20 @@ const QUEUE: u32 = 1_024;
 
 /// The pause after a failed accept, without which the loop would spin.
 const RETRY: Duration = Duration::from_millis(100);
+
+/// The longest time for which accepting waits while the process has work that must not be delayed.
+const GIVE_WAY_MAX: Duration = Duration::from_millis(20);
+/// The interval at which it looks whether the work is done.
+const GIVE_WAY_STEP: Duration = Duration::from_millis(2);
+
+/// Waits while `health` has work that must not be delayed. With many connections a second, the
+/// work would share the CPU with them.
+pub(super) async fn give_way(health: &dyn Health) {
+    let until = Instant::now() + GIVE_WAY_MAX;
+    while health.is_pressed() && Instant::now() < until {
+        sleep(GIVE_WAY_STEP).await;
+    }
+}
 
 /// Listens on `addr`.
 pub(super) fn listen(addr: SocketAddr) -> io::Result<TcpListener> {
@@ -173,5 +190,36 @@ mod tests {
             pace.wait().await;
         }
         assert_eq!(start.elapsed(), Duration::ZERO);
+    }
+
+    /// A component that is pressed for the given time from its creation.
+    struct Pressed(Instant);
+
+    impl Health for Pressed {
+        fn live(&self) -> Vec<String> {
+            Vec::new()
+        }
+
+        fn ready(&self) -> Vec<String> {
+            Vec::new()
+        }
+
+        fn status(&self) -> serde_json::Value {
+            serde_json::Value::Null
+        }
+
+        fn is_pressed(&self) -> bool {
+            Instant::now() < self.0
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn accepting_gives_way_to_urgent_work_for_a_bounded_time() {
+        for (pressed_ms, waits_ms) in [(0, 0..=0), (7, 7..=9), (1_000, 20..=22)] {
+            let start = Instant::now();
+            give_way(&Pressed(start + Duration::from_millis(pressed_ms))).await;
+            let waited = start.elapsed().as_millis();
+            assert!(waits_ms.contains(&waited), "{pressed_ms} ms: {waited} ms");
+        }
     }
 }

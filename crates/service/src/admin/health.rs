@@ -17,6 +17,12 @@ pub trait Health: Send + Sync + 'static {
     /// Returns the state of the component as a JSON object, to which the admin port adds `version`,
     /// `admin_addr`, `ready`, `reasons` and `refused_files`.
     fn status(&self) -> Value;
+
+    /// Returns whether the component is doing work now that must not be delayed, for some
+    /// milliseconds. The admin port accepts no connection meanwhile.
+    fn is_pressed(&self) -> bool {
+        false
+    }
 }
 
 /// Several components of one process, combined: healthy if all of them are. The status of each is
@@ -62,5 +68,9 @@ impl Health for Parts {
         let each = self.0.iter();
         each.map(|(name, part)| ((*name).to_owned(), part.status()))
             .collect()
+    }
+
+    fn is_pressed(&self) -> bool {
+        self.0.iter().any(|(_, part)| part.is_pressed())
     }
 }

@@ -191,8 +191,8 @@ impl Sim {
 
         let [handshake, authenticated, subscribed, lingering] = shown;
         prop_assert!(by_feed.iter().sum::<i64>() <= subscribed);
-        let sockets = self.script.scene().sockets.len() - self.script.waiting();
-        let sockets = i64::try_from(sockets).unwrap();
+        let all = self.script.scene().sockets.len();
+        let sockets = i64::try_from(all - self.script.waiting()).unwrap();
         prop_assert_eq!(signed(self.metrics.connections.accepted.get()), sockets);
         let are_shut = |scene: &Scene| {
             let sockets = scene.sockets.values();

@@ -265,8 +265,8 @@ fn ticks_in_a_frame_made_late_are_marked_as_replayed() {
     }
 }
 
-/// A fan-out to 2,000 subscribers whose first chunk is sent, and some subscribers whose turn has
-/// not come.
+/// A fan-out to 3,000 subscribers whose first chunk is sent, and the subscribers whose turn comes
+/// last, in the third chunk.
 struct FanOutInProgress {
     sim: Sim,
     others: Vec<RawFd>,
@@ -276,7 +276,7 @@ struct FanOutInProgress {
 impl FanOutInProgress {
     fn begin() -> Self {
         let mut sim = Sim::new(settings());
-        let subscribers: Vec<_> = (0..2_000)
+        let mut subscribers: Vec<_> = (0..3_000)
             .map(|_| sim.subscriber(Mode::Second, false))
             .collect();
         sim.run_to_just_before_a_second();
@@ -288,14 +288,20 @@ impl FanOutInProgress {
         while sim.shard.sending.busy_since.is_none() {
             sim.shard.turn().unwrap();
         }
-        let (waiting, others): (Vec<_>, Vec<_>) = subscribers
-            .into_iter()
-            .partition(|client| sim.script.on(*client).sends == 0);
-        let (waiting, more) = waiting.split_first_chunk().expect("most still wait");
+        // The array of subscribers is a ring, and a fan-out may start anywhere.
+        let sent: Vec<_> = subscribers
+            .iter()
+            .map(|client| sim.script.on(*client).sends > 0)
+            .collect();
+        let first = (0..sent.len())
+            .find(|index| sent[*index] && !sent[(index + sent.len() - 1) % sent.len()])
+            .expect("a part is sent");
+        subscribers.rotate_left(first);
+        let (others, waiting) = subscribers.split_last_chunk().expect("enough");
         Self {
-            sim,
             waiting: *waiting,
-            others: others.into_iter().chain(more.iter().copied()).collect(),
+            others: others.to_vec(),
+            sim,
         }
     }
 
