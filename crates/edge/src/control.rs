@@ -12,6 +12,7 @@ use tickstorm_bus::Bus;
 use tickstorm_service::admin::Health;
 use tickstorm_service::fd_limit::{self, FdLimit};
 use tickstorm_service::file_watch::FileWatch;
+use tickstorm_service::metrics::RegisterError;
 use tickstorm_timebase::{Authority, Clock, SystemClock, Timekeeper, TimekeeperConfig};
 use tokio::sync::{OnceCell, watch};
 use tokio_util::sync::CancellationToken;
@@ -71,10 +72,7 @@ impl Edge {
     ) -> Result<Self, StartError> {
         let limit = raise_limit()?;
         let connections_max = connections_max(&config, limit)?;
-        let metrics = Metrics::register(registry)?;
-        metrics.connections.show_max(connections_max);
-        memory::register_limit(registry)?;
-        let fd_metrics = FdMetrics::register(registry, limit)?;
+        let (metrics, fd_metrics) = register_metrics(registry, limit, connections_max)?;
         // Boxed, because the future that holds it until the shards have started is large.
         let files = Box::new(FileWatchers::load(&config, registry)?);
         let (authority_sender, authority) = watch::channel(None);
@@ -99,7 +97,6 @@ impl Edge {
             proxy_faults: Arc::default(),
         };
         let (shards, listen_addr) = start_shards(&config, &commons, limit, &fd_metrics).await?;
-        metrics.loops.show(shards.vitals());
         let accept_queue = AcceptQueue::new(listen_addr);
         let no_time = NoTimeWatch::new(authority.clone(), metrics.time.no_time());
         let health = Arc::new(EdgeHealth {
@@ -351,6 +348,18 @@ fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
+/// Registers the metrics of the edge and its limits.
+fn register_metrics(
+    registry: &Registry,
+    limit: u64,
+    connections_max: usize,
+) -> Result<(Metrics, FdMetrics), RegisterError> {
+    let metrics = Metrics::register(registry)?;
+    metrics.connections.show_max(connections_max);
+    memory::register_limit(registry)?;
+    Ok((metrics, FdMetrics::register(registry, limit)?))
+}
+
 /// Starts all shards, gives each its own file descriptor table if FD_TABLES asks for it, and only
 /// then lets them listen.
 async fn start_shards(
@@ -365,6 +374,7 @@ async fn start_shards(
     };
     socket::check_free(config.listen_addr).map_err(listen)?;
     let shards = Shards::start(config.shards, commons).await?;
+    commons.metrics.loops.show(shards.vitals());
     if config.fd_tables == FdTables::PerShard {
         match shards.separate(limit).await {
             Ok(tables) => fd_metrics.add(tables),

@@ -11,6 +11,8 @@ mod reloads;
 mod time;
 mod tls;
 
+use std::sync::Arc;
+
 use prometheus::{IntCounter, IntCounterVec, IntGauge, Registry};
 use tickstorm_protocol::code::CloseReason;
 use tickstorm_service::metrics::{RegisterError, counter, counters, int_gauge, int_gauges};
@@ -33,7 +35,7 @@ pub(crate) use tls::{HandshakeResult, TlsMetrics};
 #[derive(Clone)]
 pub(crate) struct Metrics {
     pub(crate) active_connections: IntGauge,
-    pub(crate) connections: ConnectionMetrics,
+    pub(crate) connections: Arc<ConnectionMetrics>,
     pub(crate) admission: AdmissionMetrics,
     pub(crate) accept_queue: AcceptQueueMetrics,
     pub(crate) reloads: ReloadMetrics,
@@ -41,8 +43,8 @@ pub(crate) struct Metrics {
     pub(crate) ticks_sent: IntCounter,
     pub(crate) bytes_sent: IntCounter,
     pub(crate) heartbeat_timeouts: IntCounter,
-    pub(crate) feeds: FeedMetrics,
-    pub(crate) frames: FrameMetrics,
+    pub(crate) feeds: Arc<FeedMetrics>,
+    pub(crate) frames: Arc<FrameMetrics>,
     pub(crate) loops: LoopMetrics,
     pub(crate) closed: IntCounterVec,
     auth: [IntCounter; AuthResult::ALL.len()],
@@ -63,7 +65,7 @@ impl Metrics {
                 "tickstorm_active_connections",
                 "Open client connections, not counting those that were refused or sent an ERROR.",
             )?,
-            connections: ConnectionMetrics::register(registry)?,
+            connections: Arc::new(ConnectionMetrics::register(registry)?),
             admission: AdmissionMetrics::register(registry)?,
             accept_queue: AcceptQueueMetrics::register(registry)?,
             reloads: ReloadMetrics::register(registry)?,
@@ -87,8 +89,8 @@ impl Metrics {
                 "tickstorm_heartbeat_timeouts_total",
                 "Connections closed because the client was silent for HEARTBEAT_TIMEOUT.",
             )?,
-            feeds: FeedMetrics::register(registry)?,
-            frames: FrameMetrics::register(registry)?,
+            feeds: Arc::new(FeedMetrics::register(registry)?),
+            frames: Arc::new(FrameMetrics::register(registry)?),
             loops: LoopMetrics::register(registry)?,
             closed: register_closed(registry)?,
             auth: auth_results(registry)?,

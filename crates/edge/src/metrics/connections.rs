@@ -33,7 +33,6 @@ const ROUND_TRIP_BUCKETS_S: [f64; 13] = [
 ];
 
 /// The metrics of connections.
-#[derive(Clone)]
 pub(crate) struct ConnectionMetrics {
     by_state: [IntGauge; ConnectionState::ALL.len()],
     pub(crate) accepted: IntCounter,

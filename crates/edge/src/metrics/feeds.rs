@@ -29,7 +29,6 @@ const LABELS: [&str; 2] = ["mode", "delivery"];
 type OfFeeds<M> = [M; FeedId::ALL.len()];
 
 /// The metrics of all feeds.
-#[derive(Clone)]
 pub(crate) struct FeedMetrics {
     publish_latency_ms: OfFeeds<BulkHistogram>,
     release_lateness: OfFeeds<BulkHistogram>,

@@ -5,7 +5,6 @@ use tickstorm_protocol::frame::FrameType;
 use tickstorm_service::metrics::{RegisterError, counters};
 
 /// The number of frames that were received and sent, by type.
-#[derive(Clone)]
 pub(crate) struct FrameMetrics {
     received: [IntCounter; ReceivedFrame::ALL.len()],
     sent: [IntCounter; SentFrame::ALL.len()],
