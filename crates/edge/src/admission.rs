@@ -8,13 +8,13 @@ mod attempts;
 mod floods;
 mod handshakes;
 mod rates;
+mod refusal;
 
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use prometheus::IntGauge;
-use tickstorm_protocol::code::CloseReason;
 use tickstorm_timebase::Mono;
 use tokio::sync::watch;
 
@@ -26,6 +26,7 @@ pub(crate) use attempts::{Attempts, Level, SlowWarning, Turn};
 pub(crate) use floods::{FloodKind, Floods};
 pub(crate) use handshakes::{Evicted, Handshake};
 pub(crate) use rates::Rates;
+pub(crate) use refusal::Refusal;
 
 /// The most connections beyond MAX_CONNECTIONS for which handshakes are about to be closed, mostly
 /// by other shards. The file descriptors that are set aside are enough for them.
@@ -136,15 +137,15 @@ impl Admission {
         ip: IpAddr,
         since: Mono,
         now: Mono,
-    ) -> Result<AddressPermit, CloseReason> {
+    ) -> Result<AddressPermit, Refusal> {
         let address = Address::from(ip);
         if !self.lists.borrow().permit(ip) {
             self.floods.note(FloodKind::Blocked, address);
-            return Err(CloseReason::Blocked);
+            return Err(Refusal::Blocked);
         }
         if !self.addresses.enter(address, since, now) {
             self.floods.note(FloodKind::TooMany, address);
-            return Err(CloseReason::TooManyConnections);
+            return Err(Refusal::TooManyConnections);
         }
         let counted = self
             .addresses
@@ -357,7 +358,7 @@ mod tests {
             assert_eq!(screen(allowed), None, "{allowed}");
         }
         for refused in ["10.6.6.1", "::ffff:10.6.6.1", "11.0.0.1", "2001:db9::1"] {
-            assert_eq!(screen(refused), Some(CloseReason::Blocked), "{refused}");
+            assert_eq!(screen(refused), Some(Refusal::Blocked), "{refused}");
         }
     }
 
@@ -370,7 +371,7 @@ mod tests {
         assert!(running.is_ok());
         sender.send_replace(lists(None, "192.0.2.0/24"));
         let refused = admission.screen(ip("192.0.2.1"), at(0), at(0)).err();
-        assert_eq!(refused, Some(CloseReason::Blocked));
+        assert_eq!(refused, Some(Refusal::Blocked));
         sender.send_replace(IpLists::default());
         assert!(admission.screen(ip("192.0.2.1"), at(0), at(0)).is_ok());
     }
@@ -386,7 +387,7 @@ mod tests {
         let kept = [screen("2001:db8::1").ok(), screen("2001:db8::2").ok()];
         assert!(kept.iter().all(Option::is_some));
         let third = screen("2001:db8::3").err();
-        assert_eq!(third, Some(CloseReason::TooManyConnections));
+        assert_eq!(third, Some(Refusal::TooManyConnections));
         assert!(screen("2001:db8:0:1::1").is_ok(), "another /64");
         assert!(screen("2001:db8:0:1::1").is_ok(), "the first one has ended");
         drop(kept);

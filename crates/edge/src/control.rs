@@ -7,11 +7,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use prometheus::Registry;
+use prometheus::{IntGauge, Registry};
 use tickstorm_bus::Bus;
 use tickstorm_service::admin::Health;
 use tickstorm_service::fd_limit::{self, FdLimit};
 use tickstorm_service::file_watch::FileWatch;
+use tickstorm_service::metrics::RegisterError;
 use tickstorm_timebase::{Authority, Clock, SystemClock, Timekeeper, TimekeeperConfig};
 use tokio::sync::{OnceCell, watch};
 use tokio_util::sync::CancellationToken;
@@ -49,6 +50,8 @@ pub struct Edge {
     drain_delay: Duration,
     drain_timeout: Duration,
     drained: OnceCell<()>,
+    /// 1 from when the drain begins.
+    draining: IntGauge,
     /// Cancelled when an operator asks for a drain.
     drain_request: CancellationToken,
     has_panicked: Arc<AtomicBool>,
@@ -69,8 +72,7 @@ impl Edge {
     ) -> Result<Self, StartError> {
         let limit = raise_limit()?;
         let connections_max = connections_max(&config, limit)?;
-        let metrics = Metrics::register(registry)?;
-        let fd_metrics = FdMetrics::register(registry, limit)?;
+        let (metrics, fd_metrics) = register_metrics(registry, limit, connections_max)?;
         // Boxed, because the future that holds it until the shards have started is large.
         let files = Box::new(FileWatchers::load(&config, registry)?);
         let (authority_sender, authority) = watch::channel(None);
@@ -125,6 +127,7 @@ impl Edge {
             drain_delay: config.drain_delay,
             drain_timeout: config.drain_timeout,
             drained: OnceCell::new(),
+            draining: metrics.connections.draining.clone(),
             drain_request: CancellationToken::new(),
             has_panicked: Arc::default(),
         };
@@ -198,6 +201,7 @@ impl Edge {
 
     async fn drain_once(&self) {
         self.health.draining.store(true, Ordering::Relaxed);
+        self.draining.set(1);
         tracing::info!(delay = ?self.drain_delay, "draining: no longer ready");
         tokio::time::sleep(self.drain_delay).await;
         let connections = self.health.admission.connections();
@@ -344,6 +348,18 @@ fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
+/// Registers the metrics of the edge and its limits.
+fn register_metrics(
+    registry: &Registry,
+    limit: u64,
+    connections_max: usize,
+) -> Result<(Metrics, FdMetrics), RegisterError> {
+    let metrics = Metrics::register(registry)?;
+    metrics.connections.show_max(connections_max);
+    memory::register_limit(registry)?;
+    Ok((metrics, FdMetrics::register(registry, limit)?))
+}
+
 /// Starts all shards, gives each its own file descriptor table if FD_TABLES asks for it, and only
 /// then lets them listen.
 async fn start_shards(
@@ -358,6 +374,7 @@ async fn start_shards(
     };
     socket::check_free(config.listen_addr).map_err(listen)?;
     let shards = Shards::start(config.shards, commons).await?;
+    commons.metrics.loops.show(shards.vitals());
     if config.fd_tables == FdTables::PerShard {
         match shards.separate(limit).await {
             Ok(tables) => fd_metrics.add(tables),

@@ -215,8 +215,6 @@ fn clock(status: &ClockStatus) -> Value {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::AtomicU64;
-
     use prometheus::Registry;
     use tickstorm_service::nats_link::LinkAlarm;
 
@@ -246,14 +244,11 @@ mod tests {
     impl EdgeHealth {
         /// Creates the health of an edge that has no clients and does not know the time.
         pub(crate) fn unserved() -> Self {
-            let now = SystemClock.now().as_nanos();
+            let now = SystemClock.now();
             let vitals = || {
-                Arc::new(Vitals {
-                    turned: AtomicU64::new(now),
-                    released: AtomicU64::new(now),
-                    sending_since: AtomicU64::new(0),
-                    accepting: AtomicBool::new(true),
-                })
+                let vitals = Vitals::new(now);
+                vitals.released.store(now.as_nanos(), Ordering::Relaxed);
+                Arc::new(vitals)
             };
             Self {
                 id: "edge-0".to_owned(),

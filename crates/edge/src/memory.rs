@@ -5,6 +5,7 @@
 
 mod evictions;
 mod kernel;
+mod limit;
 mod metrics;
 mod source;
 
@@ -16,6 +17,7 @@ use tickstorm_timebase::Mono;
 
 pub(crate) use self::evictions::Evictions;
 pub(crate) use self::kernel::{Excess, watch};
+pub(crate) use self::limit::register as register_limit;
 pub(crate) use self::metrics::MemoryMetrics;
 pub(crate) use self::source::KernelBound;
 

@@ -3,38 +3,39 @@
 
 mod admission;
 mod auth;
+mod connections;
+mod feeds;
+mod frames;
+mod loops;
 mod reloads;
 mod time;
 mod tls;
 
-use prometheus::{Histogram, IntCounter, IntCounterVec, IntGauge, Registry};
+use std::sync::Arc;
+
+use prometheus::{IntCounter, IntCounterVec, IntGauge, Registry};
 use tickstorm_protocol::code::CloseReason;
-use tickstorm_service::metrics::{
-    RegisterError, counter, counters, histogram, int_gauge, int_gauges,
-};
+use tickstorm_service::metrics::{RegisterError, counter, counters, int_gauge, int_gauges};
 
 use crate::admission::AdmissionGauges;
 use crate::auth::LOGIN_ALARM;
-use crate::histogram::BulkHistogram;
 use crate::memory::MemoryMetrics;
 use crate::shard::MoveCause;
 pub(crate) use admission::{AcceptQueueMetrics, AdmissionMetrics};
 pub(crate) use auth::AuthResult;
+pub(crate) use connections::{ConnectionMetrics, ConnectionState};
+pub(crate) use feeds::FeedMetrics;
+pub(crate) use frames::{FrameMetrics, ReceivedFrame, SentFrame};
+pub(crate) use loops::LoopMetrics;
 pub(crate) use reloads::ReloadMetrics;
 pub(crate) use time::TimeMetrics;
 pub(crate) use tls::{HandshakeResult, TlsMetrics};
-
-const PUBLISH_LATENCY_BUCKETS_MS: [f64; 13] = [
-    0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1000.0,
-];
-const RELEASE_LATENESS_BUCKETS_S: [f64; 13] = [
-    5e-6, 1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 0.1, 1.0,
-];
 
 /// Handles to the metrics in an injected registry.
 #[derive(Clone)]
 pub(crate) struct Metrics {
     pub(crate) active_connections: IntGauge,
+    pub(crate) connections: Arc<ConnectionMetrics>,
     pub(crate) admission: AdmissionMetrics,
     pub(crate) accept_queue: AcceptQueueMetrics,
     pub(crate) reloads: ReloadMetrics,
@@ -42,8 +43,9 @@ pub(crate) struct Metrics {
     pub(crate) ticks_sent: IntCounter,
     pub(crate) bytes_sent: IntCounter,
     pub(crate) heartbeat_timeouts: IntCounter,
-    pub(crate) publish_latency_ms: BulkHistogram,
-    pub(crate) release_lateness: Histogram,
+    pub(crate) feeds: Arc<FeedMetrics>,
+    pub(crate) frames: Arc<FrameMetrics>,
+    pub(crate) loops: LoopMetrics,
     pub(crate) closed: IntCounterVec,
     auth: [IntCounter; AuthResult::ALL.len()],
     going_away: [IntCounter; MoveCause::ALL.len()],
@@ -63,6 +65,7 @@ impl Metrics {
                 "tickstorm_active_connections",
                 "Open client connections, not counting those that were refused or sent an ERROR.",
             )?,
+            connections: Arc::new(ConnectionMetrics::register(registry)?),
             admission: AdmissionMetrics::register(registry)?,
             accept_queue: AcceptQueueMetrics::register(registry)?,
             reloads: ReloadMetrics::register(registry)?,
@@ -86,21 +89,9 @@ impl Metrics {
                 "tickstorm_heartbeat_timeouts_total",
                 "Connections closed because the client was silent for HEARTBEAT_TIMEOUT.",
             )?,
-            publish_latency_ms: BulkHistogram::register(
-                registry,
-                "tickstorm_publish_latency_ms",
-                "Authority time of a send minus the tick's epoch_ms, in milliseconds. The time is \
-                 read once per chunk of at most 1,024 sends and counted for each of them. Ahead \
-                 feeds and REPLAY ticks are not counted.",
-                &PUBLISH_LATENCY_BUCKETS_MS,
-            )?,
-            release_lateness: histogram(
-                registry,
-                "tickstorm_release_lateness_seconds",
-                "Delay from a tick's authority time to the start of its fan-out on a shard. Ahead \
-                 feeds and REPLAY ticks are not counted.",
-                &RELEASE_LATENESS_BUCKETS_S,
-            )?,
+            feeds: Arc::new(FeedMetrics::register(registry)?),
+            frames: Arc::new(FrameMetrics::register(registry)?),
+            loops: LoopMetrics::register(registry)?,
             closed: register_closed(registry)?,
             auth: auth_results(registry)?,
             going_away: register_going_away(registry)?,

@@ -90,7 +90,7 @@ async fn get_over_tls(addr: SocketAddr, path: &str, trusting: &TlsOptions) -> St
 async fn the_documented_metrics_are_the_ones_that_the_daemons_export() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/operations.md");
     let document = fs::read_to_string(path).unwrap();
-    let documented: Vec<&str> = document
+    let mut documented: Vec<&str> = document
         .lines()
         .filter(|line| line.starts_with("| `tickstorm_") || line.starts_with("| `process_"))
         .collect();
@@ -109,6 +109,11 @@ async fn the_documented_metrics_are_the_ones_that_the_daemons_export() {
                 expected.push(row);
             }
         }
+    }
+    // Without a limit of memory, this metric does not exist.
+    let optional = "| `tickstorm_memory_limit_bytes` |";
+    if !expected.iter().any(|row| row.starts_with(optional)) {
+        documented.retain(|row| !row.starts_with(optional));
     }
     assert_eq!(
         documented,

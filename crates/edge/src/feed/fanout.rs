@@ -66,6 +66,11 @@ pub(crate) struct ChunkOutcome {
 }
 
 impl ChunkOutcome {
+    /// Returns the number of subscribers that the chunk has put on the slow path.
+    pub(super) fn fallen_len(&self) -> usize {
+        self.fallen.len() + self.failed.len()
+    }
+
     /// Clears the lists for the next chunk, keeping their memory.
     pub(crate) fn clear(&mut self) {
         self.fallen.clear();
@@ -237,6 +242,7 @@ fn join(frames: &[&FeedFrame]) -> Option<Bytes> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::FeedId;
     use super::*;
 
     const LENS: [usize; 3] = [7, 1, 12];
@@ -250,6 +256,7 @@ mod tests {
                 bytes: bytes.split_to(len),
                 first: Epoch::from_ms(0),
                 ticks: u32::try_from(n).unwrap() + 1,
+                feed: FeedId::ALL[0],
                 timed: true,
             });
         }
@@ -328,6 +335,7 @@ mod tests {
                 bytes: vec![0; JOIN_MAX / 2].into(),
                 first: Epoch::from_ms(0),
                 ticks: 1,
+                feed: FeedId::ALL[0],
                 timed: true,
             });
         }

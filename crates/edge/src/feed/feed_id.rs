@@ -1,5 +1,7 @@
 //! [`FeedId`]: names one of an edge's four feeds.
 
+use std::time::Duration;
+
 use tickstorm_timebase::Mode;
 
 /// The time at which a feed sends its ticks.
@@ -9,6 +11,16 @@ pub(crate) enum Delivery {
     AtTime,
     /// AHEAD_MS before it.
     Ahead,
+}
+
+impl Delivery {
+    /// Returns the value of the label `delivery` of metrics.
+    pub(crate) const fn label(self) -> &'static str {
+        match self {
+            Self::AtTime => "at_time",
+            Self::Ahead => "ahead",
+        }
+    }
 }
 
 /// A feed: its mode, and whether it is sent ahead.
@@ -37,6 +49,14 @@ impl FeedId {
     pub(crate) const fn ahead(mode: Mode) -> Self {
         let delivery = Delivery::Ahead;
         Self { mode, delivery }
+    }
+
+    /// Returns how long before the ticks' time it sends them, if ahead feeds do so by `ahead`.
+    pub(crate) const fn lead(self, ahead: Duration) -> Duration {
+        match self.delivery {
+            Delivery::AtTime => Duration::ZERO,
+            Delivery::Ahead => ahead,
+        }
     }
 
     /// Returns its position in [`FeedId::ALL`].

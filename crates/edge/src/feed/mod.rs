@@ -18,7 +18,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use nix::errno::Errno;
 use tickstorm_protocol::message::{encode_batch, ticks_per_frame};
-use tickstorm_timebase::{Authority, Epoch, Mode, Mono, Quality, Schedule, Tick};
+use tickstorm_timebase::{Authority, Epoch, Mono, Quality, Schedule, Tick};
 
 use batch::{Batch, Pending};
 use fanout::Sweep;
@@ -61,8 +61,7 @@ struct PassedFrame {
 
 /// One feed of a shard.
 pub(crate) struct Feed {
-    mode: Mode,
-    delivery: Delivery,
+    id: FeedId,
     limits: FeedLimits,
     schedule: Schedule,
     batch: Batch,
@@ -90,16 +89,10 @@ pub(crate) struct Feed {
 impl Feed {
     /// Creates the feed `id`. If it is an ahead feed, it sends `lead` before the ticks' time.
     pub(crate) fn new(id: FeedId, lead: Duration, limits: FeedLimits) -> Self {
-        let FeedId { mode, delivery } = id;
-        let lead = match delivery {
-            Delivery::AtTime => Duration::ZERO,
-            Delivery::Ahead => lead,
-        };
         Self {
-            mode,
-            delivery,
+            id,
             limits,
-            schedule: Schedule::new(mode, lead, limits.resume_window),
+            schedule: Schedule::new(id.mode, id.lead(lead), limits.resume_window),
             batch: Batch::new(limits.batch_window),
             ring: Ring::new(limits.behind_max),
             subscribers: Subscribers::default(),
@@ -122,6 +115,11 @@ impl Feed {
 
     pub(crate) fn subscribers(&mut self) -> &mut Subscribers {
         &mut self.subscribers
+    }
+
+    /// Returns the number of subscribers on the slow path.
+    pub(crate) fn behind(&self) -> usize {
+        self.subscribers.behind()
     }
 
     /// Returns the descriptors of the subscribers that have been sent every frame in the ring.
@@ -268,12 +266,13 @@ impl Feed {
     fn encode(&mut self, ticks: &[Tick], sent_unix_us: i64) -> FeedFrame {
         let first = ticks.first().expect("a frame has at least one tick");
         self.buffer.clear();
-        encode_batch(self.mode, ticks, sent_unix_us, &mut self.buffer);
+        encode_batch(self.id.mode, ticks, sent_unix_us, &mut self.buffer);
         FeedFrame {
             bytes: Bytes::copy_from_slice(&self.buffer),
             first: first.epoch,
             ticks: u32::try_from(ticks.len()).unwrap_or(u32::MAX),
-            timed: self.delivery == Delivery::AtTime && first.quality != Quality::Replay,
+            feed: self.id,
+            timed: first.quality != Quality::Replay,
         }
     }
 
@@ -304,7 +303,9 @@ impl Feed {
             return true;
         };
         let behind_max = self.limits.behind_max as u64;
+        let fallen = left.fallen_len();
         let finished = sweep.run(self.subscribers.entries(), chunk, behind_max, left, send);
+        self.subscribers.note_fallen(left.fallen_len() - fallen);
         if finished {
             self.unswept = sweep.target();
             self.sweep = None;

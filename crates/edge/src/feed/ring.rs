@@ -8,6 +8,8 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 use tickstorm_timebase::Epoch;
 
+use super::FeedId;
+
 /// One encoded DATA_BATCH frame, the same for every subscriber of the feed.
 #[derive(Clone, Debug)]
 pub(crate) struct FeedFrame {
@@ -17,7 +19,9 @@ pub(crate) struct FeedFrame {
     pub(crate) first: Epoch,
     /// The number of ticks in the frame.
     pub(crate) ticks: u32,
-    /// Whether publish_latency_ms counts this frame: it is sent at its time and is not a REPLAY.
+    /// The feed.
+    pub(crate) feed: FeedId,
+    /// Whether the time of its sends is measured: its first tick is not a REPLAY.
     pub(crate) timed: bool,
 }
 
@@ -72,6 +76,7 @@ mod tests {
             bytes: Bytes::new(),
             first: epoch,
             ticks: 1,
+            feed: FeedId::ALL[0],
             timed: true,
         }
     }

@@ -47,12 +47,12 @@ impl Entry {
     }
 
     /// Sets the next frame to send to `next`, on the fast path.
-    pub(crate) fn advance(&mut self, next: u64) {
+    pub(super) fn advance(&mut self, next: u64) {
         self.next = next;
     }
 
     /// Puts it on the slow path, with `next` as the next frame to send.
-    pub(crate) fn fall_behind(&mut self, next: u64) {
+    pub(super) fn fall_behind(&mut self, next: u64) {
         self.next = next | BEHIND;
     }
 }
@@ -61,6 +61,8 @@ impl Entry {
 #[derive(Default)]
 pub(crate) struct Subscribers {
     entries: Vec<Entry>,
+    /// The number of subscribers on the slow path.
+    behind: usize,
     /// Positions of the holes that the current fan-out must skip.
     holes: Vec<u32>,
     /// Whether a fan-out is in progress, so that no entry may move.
@@ -70,6 +72,11 @@ pub(crate) struct Subscribers {
 impl Subscribers {
     pub(crate) fn len(&self) -> usize {
         self.entries.len()
+    }
+
+    /// Returns the number of subscribers on the slow path.
+    pub(crate) fn behind(&self) -> usize {
+        self.behind
     }
 
     pub(crate) fn entry(&mut self, position: u32) -> &mut Entry {
@@ -85,12 +92,34 @@ impl Subscribers {
         let position = u32::try_from(self.entries.len()).expect("fewer entries than descriptors");
         let next = if behind { next | BEHIND } else { next };
         self.entries.push(Entry { fd, owner, next });
+        self.behind += usize::from(behind);
         position
+    }
+
+    /// Puts a subscriber on the slow path, if it is not there yet, with `next` as the next frame to
+    /// send.
+    pub(crate) fn fall_behind(&mut self, position: u32, next: u64) {
+        let entry = &mut self.entries[position as usize];
+        self.behind += usize::from(entry.behind().is_none());
+        entry.fall_behind(next);
+    }
+
+    /// Takes a subscriber off the slow path, with `next` as the next frame to send.
+    pub(crate) fn catch_up(&mut self, position: u32, next: u64) {
+        let entry = &mut self.entries[position as usize];
+        self.behind -= usize::from(entry.behind().is_some());
+        entry.advance(next);
+    }
+
+    /// Notes that the hot loop has put subscribers on the slow path.
+    pub(super) fn note_fallen(&mut self, fallen: usize) {
+        self.behind += fallen;
     }
 
     /// Removes a subscriber. If another one was moved to its position, returns that one's owner.
     pub(crate) fn leave(&mut self, position: u32) -> Option<u32> {
         let index = position as usize;
+        self.behind -= usize::from(self.entries[index].behind().is_some());
         if self.pinned {
             self.entries[index] = Entry {
                 fd: HOLE,

@@ -106,6 +106,7 @@ impl KernelBound {
     fn find_in(root: &Path, page_bytes: u64) -> Self {
         let proc = root.join("proc");
         let read = |file: &str| fs::read_to_string(proc.join(file)).unwrap_or_default();
+        let places = Places::read_in(root);
         let total = value_of(&read("meminfo"), "MemTotal:").map(|kib| kib.saturating_mul(1_024));
         let host = Found {
             source: Source::Host {
@@ -114,11 +115,6 @@ impl KernelBound {
             },
             memory_max: None,
             tcp_max: None,
-        };
-        let places = Places {
-            root,
-            cgroups: &read("self/cgroup"),
-            mounts: &read("self/mountinfo"),
         };
         let found = places.unified().or_else(|| places.legacy()).unwrap_or(host);
         let quarter = |bytes: u64, whose: &str| {
@@ -164,38 +160,43 @@ struct Found {
 }
 
 /// The files in which a process finds its cgroups.
-struct Places<'a> {
+pub(super) struct Places<'a> {
     root: &'a Path,
     /// /proc/self/cgroup.
-    cgroups: &'a str,
+    cgroups: String,
     /// /proc/self/mountinfo.
-    mounts: &'a str,
+    mounts: String,
 }
 
-impl Places<'_> {
-    /// Finds the memory of a cgroup of version 2. The root cgroup has no limit and does not account
-    /// for its sockets.
-    fn unified(&self) -> Option<Found> {
-        let path = self
-            .cgroups
-            .lines()
-            .find_map(|line| line.strip_prefix("0::"))?;
-        let (top, dir) = self.directory(path, |kind, _| kind == "cgroup2")?;
-        let stat = dir.join("memory.stat");
-        value_of(&fs::read_to_string(&stat).ok()?, "sock")?;
-        fs::metadata(dir.join("memory.max")).ok()?;
-        let ancestors = dir.ancestors().take_while(|dir| dir.starts_with(&top));
-        let limits = ancestors.filter_map(|dir| number_in(&dir.join("memory.max")));
-        Some(Found {
-            memory_max: limits.min(),
-            tcp_max: None,
-            source: Source::CgroupStat(stat),
-        })
+impl<'a> Places<'a> {
+    /// Reads the files in a file system whose root is at `root`. One that can't be read counts as
+    /// empty.
+    pub(super) fn read_in(root: &'a Path) -> Self {
+        let read = |file| fs::read_to_string(root.join("proc").join(file)).unwrap_or_default();
+        Self {
+            root,
+            cgroups: read("self/cgroup"),
+            mounts: read("self/mountinfo"),
+        }
     }
 
-    /// Finds the memory of a cgroup of version 1, which accounts for TCP memory only if it is
-    /// limited.
-    fn legacy(&self) -> Option<Found> {
+    /// Returns the files with the limits of the cgroup of version 2 and of those around it. The
+    /// lowest counts.
+    pub(super) fn unified_limits(&self) -> Option<Vec<PathBuf>> {
+        let (top, dir) = self.unified_directory()?;
+        let ancestors = dir.ancestors().take_while(|dir| dir.starts_with(&top));
+        Some(ancestors.map(|dir| dir.join("memory.max")).collect())
+    }
+
+    /// Returns the directory at which version 2 is mounted, and in it that of the cgroup.
+    fn unified_directory(&self) -> Option<(PathBuf, PathBuf)> {
+        let mut lines = self.cgroups.lines();
+        let path = lines.find_map(|line| line.strip_prefix("0::"))?;
+        self.directory(path, |kind, _| kind == "cgroup2")
+    }
+
+    /// Returns the directory of the memory's cgroup of version 1.
+    pub(super) fn legacy_directory(&self) -> Option<PathBuf> {
         let path = self.cgroups.lines().find_map(|line| {
             let (controllers, path) = line.split_once(':')?.1.split_once(':')?;
             controllers
@@ -206,11 +207,31 @@ impl Places<'_> {
         let (_, dir) = self.directory(path, |kind, options| {
             kind == "cgroup" && options.split(',').any(|option| option == "memory")
         })?;
-        let tcp_max = number_in(&dir.join("memory.kmem.tcp.limit_in_bytes"))?;
-        let stat = fs::read_to_string(dir.join("memory.stat")).ok()?;
+        Some(dir)
+    }
+
+    /// Finds the memory of a cgroup of version 2. The root cgroup has no limit and does not account
+    /// for its sockets.
+    fn unified(&self) -> Option<Found> {
+        let (_, dir) = self.unified_directory()?;
+        let stat = dir.join("memory.stat");
+        value_of(&fs::read_to_string(&stat).ok()?, "sock")?;
+        fs::metadata(dir.join("memory.max")).ok()?;
+        let limits = self.unified_limits()?;
         Some(Found {
-            memory_max: value_of(&stat, "hierarchical_memory_limit")
-                .filter(|limit| *limit < UNLIMITED),
+            memory_max: limits.iter().filter_map(|file| number_in(file)).min(),
+            tcp_max: None,
+            source: Source::CgroupStat(stat),
+        })
+    }
+
+    /// Finds the memory of a cgroup of version 1, which accounts for TCP memory only if it is
+    /// limited.
+    fn legacy(&self) -> Option<Found> {
+        let dir = self.legacy_directory()?;
+        let tcp_max = number_in(&dir.join("memory.kmem.tcp.limit_in_bytes"))?;
+        Some(Found {
+            memory_max: legacy_limit_in(&dir.join("memory.stat")),
             tcp_max: Some(tcp_max),
             source: Source::CgroupUsage(dir.join("memory.kmem.tcp.usage_in_bytes")),
         })
@@ -251,8 +272,15 @@ fn value_of(text: &str, name: &str) -> Option<u64> {
     })
 }
 
+/// Returns the limit in a memory.stat of version 1, which includes those of the cgroups around it;
+/// `None` if there is none.
+pub(super) fn legacy_limit_in(stat: &Path) -> Option<u64> {
+    let stat = fs::read_to_string(stat).ok()?;
+    value_of(&stat, "hierarchical_memory_limit").filter(|limit| *limit < UNLIMITED)
+}
+
 /// Returns the number in a file that holds a limit; `None` if there is no limit.
-fn number_in(file: &Path) -> Option<u64> {
+pub(super) fn number_in(file: &Path) -> Option<u64> {
     let number = fs::read_to_string(file).ok()?.trim().parse().ok();
     number.filter(|number| *number < UNLIMITED)
 }

@@ -8,7 +8,6 @@ use std::os::fd::AsRawFd;
 use std::time::Duration;
 
 use nix::errno::Errno;
-use tickstorm_protocol::code::CloseReason;
 use tickstorm_timebase::Mono;
 
 use super::connection::{Connection, Counted, LINGER, Stage};
@@ -16,7 +15,7 @@ use super::connections::Connections;
 use super::driver::Driver;
 use super::key::Key;
 use super::time::Moment;
-use crate::admission::{Address, AddressPermit, Evicted, Handshake, Permit};
+use crate::admission::{Address, AddressPermit, Evicted, Handshake, Permit, Refusal};
 use crate::sys::network::Network;
 
 /// The pause in accepting after the system has run out of file descriptors or memory.
@@ -102,9 +101,7 @@ impl Acceptor {
         at: Moment,
     ) -> AcceptOutcome {
         let mut evicted = Vec::new();
-        let admitted = driver
-            .network
-            .accept()
+        let admitted = next_incoming(driver)
             .and_then(|incoming| self.admit(incoming, &mut evicted, connections, driver, at));
         match admitted {
             Ok(()) => {
@@ -153,7 +150,7 @@ impl Acceptor {
         let permits = self.permits(client, evicted, connections, driver, at);
         let (permit, counted_address) = match permits {
             Ok(permits) => permits,
-            Err(reason) => return reject(incoming, reason, connections, driver, at),
+            Err(refusal) => return reject(incoming, refusal, connections, driver, at),
         };
         let admission = driver.env.commons.admission.clone();
         let key = connections.insert(admission.next_id(), |key| {
@@ -187,7 +184,7 @@ impl Acceptor {
         connections: &Connections<N::Socket>,
         driver: &Driver<N>,
         at: Moment,
-    ) -> Result<(Permit, AddressPermit), CloseReason> {
+    ) -> Result<(Permit, AddressPermit), Refusal> {
         let admission = &driver.env.commons.admission;
         let counted_address = match client {
             Some(ip) => {
@@ -202,7 +199,7 @@ impl Acceptor {
         }
         let shard = is_shard_full.then_some(self.index);
         let displaced = admission.displace(client.map(Address::from), shard, at.mono);
-        let (permit, loser) = displaced.ok_or(CloseReason::ServerFull)?;
+        let (permit, loser) = displaced.ok_or(Refusal::ServerFull)?;
         evicted.push(loser);
         Ok((permit, counted_address))
     }
@@ -215,33 +212,36 @@ pub(super) fn refuse_one<N: Network>(
     driver: &mut Driver<N>,
     at: Moment,
 ) -> bool {
-    match driver.network.accept() {
+    match next_incoming(driver) {
         Ok(incoming) => {
             // Without an epoll registration the connection can't linger, so it is closed.
-            let _ = reject(
-                incoming,
-                CloseReason::ServerDraining,
-                connections,
-                driver,
-                at,
-            );
+            let _ = reject(incoming, Refusal::ServerDraining, connections, driver, at);
             true
         }
         Err(error) => is_connection_error(&error),
     }
 }
 
-/// Refuses a new connection: sends it the ERROR for `reason`, if there is one, and lets it linger.
+/// Accepts and counts the next connection.
+fn next_incoming<N: Network>(driver: &mut Driver<N>) -> io::Result<(N::Socket, SocketAddr)> {
+    let incoming = driver.network.accept()?;
+    driver.env.metrics().connections.accepted.inc();
+    Ok(incoming)
+}
+
+/// Refuses a new connection: sends it the ERROR for `refusal`, if there is one, and lets it linger.
 /// It is closed immediately if no ERROR was sent, as with TLS, or if too many connections linger.
 fn reject<N: Network>(
     incoming: (N::Socket, SocketAddr),
-    reason: CloseReason,
+    refusal: Refusal,
     connections: &mut Connections<N::Socket>,
     driver: &mut Driver<N>,
     at: Moment,
 ) -> io::Result<()> {
     let (socket, peer) = incoming;
     let id = driver.env.commons.admission.next_id();
+    let reason = refusal.close_reason();
+    driver.env.metrics().connections.count_refused(refusal);
     driver.record(id, peer, None, reason);
     if !driver.send_error(socket.as_raw_fd(), reason) {
         return Ok(());
@@ -272,6 +272,7 @@ fn register<N: Network>(
     };
     let registered = driver.network.register(&connection.socket, key.token());
     if registered.is_ok() {
+        driver.count_state(connection);
         driver.arm(connection);
     } else {
         connections.remove(key.slot);

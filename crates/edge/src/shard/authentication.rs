@@ -30,6 +30,8 @@ pub(super) struct AuthenticatedClient {
     pub(super) id: Box<str>,
     pub(super) version: Box<str>,
     has_cookie: bool,
+    /// The time from accept to AUTH. It takes no memory, because the other fields leave room.
+    handshake_ms: u32,
 }
 
 /// An AUTH that is judged later.
@@ -213,6 +215,7 @@ fn judge(
         id: label(&auth.client_id),
         version: label(&auth.client_version),
         has_cookie: device.is_some(),
+        handshake_ms: 0,
     };
     AuthOutcome::Accepted(Box::new(client), cookie)
 }
@@ -237,6 +240,16 @@ impl AuthenticatedClient {
     /// Returns whether the client has presented a valid device cookie.
     pub(super) fn has_cookie(&self) -> bool {
         self.has_cookie
+    }
+
+    /// Notes how long after its connection was accepted the client has authenticated.
+    pub(super) fn note_handshake(&mut self, time: Duration) {
+        self.handshake_ms = u32::try_from(time.as_millis()).unwrap_or(u32::MAX);
+    }
+
+    /// Returns how long after its connection was accepted the client has authenticated.
+    pub(super) fn handshake(&self) -> Duration {
+        Duration::from_millis(self.handshake_ms.into())
     }
 }
 

@@ -14,6 +14,7 @@ use super::connection::{AfterStep, Connection, Farewell};
 use super::driver::Driver;
 use super::time::Moment;
 use crate::feed::FeedFrame;
+use crate::metrics::SentFrame;
 use crate::sys::network::{ClientCertificate, Network};
 use crate::sys::proxied::ProxyFault;
 use crate::sys::secured::TlsFailure;
@@ -124,7 +125,8 @@ impl<N: Network> Driver<N> {
             .map_or_else(Vec::new, |unsent| unsent.frames)
     }
 
-    /// Starts ending a connection: takes it out of its feed, and counts and logs the reason.
+    /// Starts ending a connection: takes it out of its feed, and counts and logs the reason and
+    /// for how long its client was served.
     /// Returns `None` if it is already ending.
     pub(super) fn end(
         &mut self,
@@ -132,7 +134,11 @@ impl<N: Network> Driver<N> {
         reason: CloseReason,
         at: Moment,
     ) -> Option<Farewell> {
+        let served_for = connection.served_for(at.mono);
         let farewell = connection.end(reason, at.now)?;
+        if let Some(time) = served_for {
+            self.env.metrics().connections.observe_session(time);
+        }
         self.feeds.leave(connection.key.slot);
         let certificate = self.network.client_certificate(&connection.socket);
         let (id, peer) = (connection.key.id, connection.peer);
@@ -172,8 +178,8 @@ impl<N: Network> Driver<N> {
         }
     }
 
-    /// Sends the ERROR frame for `reason`, if it has one, after `frames`. Returns true if the socket
-    /// accepted all of it.
+    /// Sends the ERROR frame for `reason`, if it has one, after `frames`. Returns true if the
+    /// socket accepted all of it.
     fn send_last(
         &mut self,
         socket: &N::Socket,
@@ -198,6 +204,9 @@ impl<N: Network> Driver<N> {
             self.env.count_frame(frame, at.mono);
             left = left.saturating_sub(frame.bytes.len());
         }
+        if left > 0 {
+            self.env.frames.count_sent(SentFrame::Error);
+        }
         left == error.len()
     }
 
@@ -210,6 +219,7 @@ impl<N: Network> Driver<N> {
         let sent = self.network.send(fd, &frame);
         if let Ok(taken) = sent {
             self.env.metrics().bytes_sent.inc_by(taken as u64);
+            self.env.frames.count_sent(SentFrame::Error);
         }
         sent == Ok(frame.len())
     }

@@ -18,6 +18,7 @@ use super::replay_budget::ReplayBudget;
 use super::time::Moment;
 use super::wheel::Bucket;
 use crate::admission::{AddressPermit, HandshakePermit, Permit};
+use crate::metrics::ConnectionState;
 
 /// The maximum number of SUBSCRIBEs that may wait until the time is known; with one more, reading
 /// from the connection stops. Their ACKs fit into the control buffer.
@@ -43,6 +44,8 @@ pub(super) struct Connection<S> {
     pub(super) is_handshake_queued: bool,
     /// Whether it has an entry among the shard's buffers.
     pub(super) is_buffering: bool,
+    /// The state in which it is counted; `None` while it is not.
+    pub(super) counted_as: Option<ConnectionState>,
     /// Whether any byte was received. A connection that closes without one is a health check.
     has_received: bool,
     counted: Counted,
@@ -235,6 +238,7 @@ impl<S> Connection<S> {
             armed: Bucket::NONE,
             is_handshake_queued: false,
             is_buffering: false,
+            counted_as: None,
             has_received: false,
             counted,
             stalled_ms: millis(at.stalled()),
@@ -262,6 +266,23 @@ impl<S> Connection<S> {
     /// Returns whether the connection is open, that is, closing it has not started.
     pub(super) fn is_open(&self) -> bool {
         !matches!(self.stage, Stage::Lingering { .. })
+    }
+
+    /// Returns its state, as the metrics tell it.
+    pub(super) fn state(&self) -> ConnectionState {
+        match &self.stage {
+            Stage::Handshake { .. } | Stage::Judging { .. } => ConnectionState::Handshake,
+            Stage::Served(_) if self.session.is_subscribed() => ConnectionState::Subscribed,
+            Stage::Served(_) => ConnectionState::Authenticated,
+            Stage::Lingering { .. } => ConnectionState::Lingering,
+        }
+    }
+
+    /// Returns for how long its client has been served, if it is, in the machine's time.
+    pub(super) fn served_for(&self, mono: Mono) -> Option<Duration> {
+        let age = mono.since(self.accepted);
+        let handshake = self.served()?.client.handshake();
+        Some(age.saturating_sub(handshake))
     }
 
     pub(super) fn served(&self) -> Option<&Served> {
@@ -493,5 +514,10 @@ mod tests {
     fn a_connection_is_small() {
         let connection = size_of::<Connection<TcpStream>>();
         assert!(connection <= 208, "a connection takes {connection} bytes");
+        let client = size_of::<AuthenticatedClient>();
+        assert!(
+            client <= 56,
+            "an authenticated client takes {client} bytes more"
+        );
     }
 }

@@ -4,6 +4,7 @@ use super::control_buffer::ControlBuffer;
 use super::env::Env;
 use super::feeds::Feeds;
 use super::key::Key;
+use super::round_trips::RoundTripSampler;
 use super::time::Moment;
 
 /// The shard's state that the rules of a connection may access.
@@ -16,5 +17,6 @@ pub(super) struct InputContext<'a> {
     pub(super) has_pending_subscribes: &'a mut bool,
     /// Clients that authenticate while the shard drains.
     pub(super) latecomers: &'a mut Option<Vec<Key>>,
+    pub(super) round_trips: &'a mut RoundTripSampler,
     pub(super) at: Moment,
 }

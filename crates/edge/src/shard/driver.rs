@@ -20,6 +20,7 @@ use super::key::Key;
 use super::lingering::Lingering;
 use super::outbox::Outbox;
 use super::replay_queue::ReplayQueue;
+use super::round_trips::RoundTripSampler;
 use super::subscription::{self, SubscribeOutcome};
 use super::time::Moment;
 use super::wheel::{Bucket, Wheel};
@@ -44,6 +45,7 @@ pub(super) struct Driver<N> {
     /// shard does not drain.
     pub(super) latecomers: Option<Vec<Key>>,
     pub(super) replays: ReplayQueue,
+    pub(super) round_trips: RoundTripSampler,
     pub(super) control: ControlBuffer,
     pub(super) buffered: Buffered,
     /// The buffer that all connections of the shard read into; none has its own.
@@ -62,6 +64,7 @@ impl<N: Network> Driver<N> {
             has_pending_subscribes: false,
             latecomers: None,
             replays: ReplayQueue::default(),
+            round_trips: RoundTripSampler::default(),
             control: ControlBuffer::default(),
             scratch: vec![0; BUFFER_MIN].into_boxed_slice(),
         }
@@ -75,6 +78,7 @@ impl<N: Network> Driver<N> {
             control: &mut self.control,
             has_pending_subscribes: &mut self.has_pending_subscribes,
             latecomers: &mut self.latecomers,
+            round_trips: &mut self.round_trips,
             at,
         }
     }
@@ -188,6 +192,7 @@ impl<N: Network> Driver<N> {
         loop {
             let mut context = self.context(at);
             let progress = input::process(connection, &mut input, &mut context);
+            self.sample_round_trip(connection);
             if self.deliver(connection, at).is_gone() {
                 return AfterStep::Gone;
             }

@@ -9,11 +9,12 @@ use tickstorm_protocol::session::server::Limits;
 use tickstorm_timebase::{Authority, Epoch, Mono, UnixTime, was_suspended};
 use tokio::sync::watch;
 
+use super::frame_counts::FrameCounts;
 use crate::admission::{Admission, Attempts, Rates};
 use crate::auth::{AcceptedCredentials, Logins};
-use crate::feed::{ChunkOutcome, FeedFrame, FeedLimits};
+use crate::feed::{ChunkOutcome, Delivery, FeedFrame, FeedId, FeedLimits};
 use crate::memory::Memory;
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, SentFrame};
 use crate::networks::Networks;
 use crate::proxy_fault_log::ProxyFaultLog;
 use crate::sys::socket::SocketOptions;
@@ -63,6 +64,8 @@ pub(crate) struct Commons {
 /// The settings, shared state and authority time of a shard.
 pub(super) struct Env {
     pub(super) commons: Commons,
+    /// The frames that the shard has received and sent.
+    pub(super) frames: FrameCounts,
     /// The authority as last published; `None` while the time is not known.
     authority: Option<Authority>,
     /// For how long the machine has been suspended.
@@ -77,6 +80,7 @@ impl Env {
     pub(super) fn new(commons: Commons) -> Self {
         Self {
             commons,
+            frames: FrameCounts::default(),
             authority: None,
             suspended: Duration::ZERO,
             generation: None,
@@ -149,41 +153,59 @@ impl Env {
         }
     }
 
+    /// Counts `frames` DATA_BATCH frames that were sent, with `ticks` ticks each.
+    pub(super) fn count_batches(&self, frames: u64, ticks: u64) {
+        let metrics = self.metrics();
+        metrics.messages_sent.inc_by(frames);
+        metrics.ticks_sent.inc_by(frames * ticks);
+        self.frames.count_sent_times(SentFrame::DataBatch, frames);
+    }
+
     /// Counts a feed's frame that is sent to one subscriber at `mono`, outside the hot loop.
     pub(super) fn count_frame(&self, frame: &FeedFrame, mono: Mono) {
-        let metrics = self.metrics();
-        metrics.messages_sent.inc();
-        metrics.ticks_sent.inc_by(u64::from(frame.ticks));
+        self.count_batches(1, u64::from(frame.ticks));
         if let (Some(authority), true) = (self.authority(mono), frame.timed) {
-            let lateness_ms = lateness_ms(authority.time_at(mono), frame.first);
-            metrics.publish_latency_ms.observe(lateness_ms, 1);
+            self.observe_sends(frame.feed, frame.first, authority.time_at(mono), 1);
         }
     }
 
-    /// Counts the frames that a chunk of a fan-out has sent by `mono`.
-    pub(super) fn count_chunk(&self, left: &ChunkOutcome, mono: Mono) {
-        let metrics = self.metrics();
-        metrics.bytes_sent.inc_by(left.bytes);
+    /// Counts the frames that a chunk of a feed's fan-out has sent by `mono`.
+    pub(super) fn count_chunk(&self, feed: FeedId, left: &ChunkOutcome, mono: Mono) {
+        self.metrics().bytes_sent.inc_by(left.bytes);
         let time = self
             .authority(mono)
             .map(|authority| authority.time_at(mono));
         for part in left.parts.iter().filter(|part| part.sent > 0) {
-            metrics.messages_sent.inc_by(part.sent);
-            metrics.ticks_sent.inc_by(part.sent * u64::from(part.ticks));
+            self.count_batches(part.sent, u64::from(part.ticks));
             if let (Some(time), true) = (time, part.timed) {
-                let lateness_ms = lateness_ms(time, part.first);
-                metrics.publish_latency_ms.observe(lateness_ms, part.sent);
+                self.observe_sends(feed, part.first, time, part.sent);
+            }
+        }
+    }
+
+    /// Records when a frame, which starts with the tick `first`, was sent to `subscribers`.
+    fn observe_sends(&self, feed: FeedId, first: Epoch, time: UnixTime, subscribers: u64) {
+        let metrics = &self.metrics().feeds;
+        let left_us = first.time().as_micros().saturating_sub(time.as_micros());
+        let lead = feed.lead(self.settings().ahead).as_micros();
+        let lead_us = i64::try_from(lead).unwrap_or(i64::MAX);
+        // No feed sends early, so only a step of the time could make the difference negative.
+        let late_us = lead_us.saturating_sub(left_us).max(0);
+        let late_ms = seconds(late_us) * 1e3;
+        metrics
+            .publish_latency_ms(feed)
+            .observe(late_ms, subscribers);
+        match feed.delivery {
+            Delivery::AtTime => {}
+            Delivery::Ahead => {
+                let margin = metrics.ahead_margin(feed.mode);
+                margin.observe(seconds(left_us), subscribers);
             }
         }
     }
 }
 
-/// Returns the milliseconds from `first` to `time`, at least 0. A tick is never sent before its
-/// time, so only a step could make the difference negative.
-fn lateness_ms(time: UnixTime, first: Epoch) -> f64 {
-    let late_us = time
-        .as_micros()
-        .saturating_sub(first.time().as_micros())
-        .max(0);
-    Duration::from_micros(late_us.unsigned_abs()).as_secs_f64() * 1e3
+fn seconds(micros: i64) -> f64 {
+    let seconds = Duration::from_micros(micros.unsigned_abs()).as_secs_f64();
+    if micros < 0 { -seconds } else { seconds }
 }

@@ -26,6 +26,44 @@ enum Membership {
     Joined { feed: FeedId, position: u32 },
 }
 
+impl Membership {
+    /// Returns the feed to which the connection has subscribed.
+    fn feed(self) -> Option<FeedId> {
+        match self {
+            Self::None => None,
+            Self::Waiting { feed, .. } | Self::Joined { feed, .. } => Some(feed),
+        }
+    }
+}
+
+/// The memberships of all connections, and how many of them each feed has.
+#[derive(Default)]
+struct Memberships {
+    by_slot: Vec<Membership>,
+    of_feeds: [usize; FeedId::ALL.len()],
+}
+
+impl Memberships {
+    fn of(&self, slot: u32) -> Membership {
+        let known = self.by_slot.get(slot as usize);
+        known.copied().unwrap_or_default()
+    }
+
+    fn set(&mut self, slot: u32, membership: Membership) {
+        let index = slot as usize;
+        if index >= self.by_slot.len() {
+            self.by_slot.resize(index + 1, Membership::None);
+        }
+        let before = std::mem::replace(&mut self.by_slot[index], membership);
+        if let Some(feed) = before.feed() {
+            self.of_feeds[feed.index()] -= 1;
+        }
+        if let Some(feed) = membership.feed() {
+            self.of_feeds[feed.index()] += 1;
+        }
+    }
+}
+
 /// The next frames of its feed that a subscriber on the slow path has not been sent.
 pub(super) struct UnsentFrames {
     /// The number of the first of `frames`, or of the feed's next frame if there are none.
@@ -40,8 +78,7 @@ pub(super) struct Overwritten;
 
 pub(super) struct Feeds {
     feeds: [Feed; FeedId::ALL.len()],
-    /// The memberships, indexed by connection slot.
-    memberships: Vec<Membership>,
+    memberships: Memberships,
     /// The number of chunks sent so far.
     chunks: u64,
     /// The number of the last chunk of each feed.
@@ -52,7 +89,7 @@ impl Feeds {
     pub(super) fn new(settings: &ShardSettings) -> Self {
         Self {
             feeds: FeedId::ALL.map(|id| Feed::new(id, settings.ahead, settings.feeds)),
-            memberships: Vec::new(),
+            memberships: Memberships::default(),
             chunks: 0,
             last_chunk: [0; FeedId::ALL.len()],
         }
@@ -124,23 +161,44 @@ impl Feeds {
             .find_map(|id| Some((id, self.feed(id).poll_arrival()?)))
     }
 
-    /// Sends one chunk of a feed's fan-out.
+    /// Sends one chunk of a feed's fan-out. Returns true when the fan-out is over.
     pub(super) fn send_chunk(
         &mut self,
         id: FeedId,
         left: &mut ChunkOutcome,
         send: impl FnMut(RawFd, &[u8]) -> Result<usize, Errno>,
-    ) {
+    ) -> bool {
         self.chunks += 1;
         self.last_chunk[id.index()] = self.chunks;
         let memberships = &mut self.memberships;
         self.feeds[id.index()].fan_out(CHUNK, left, send, |owner, position| {
-            set(
-                memberships,
-                owner,
-                Membership::Joined { feed: id, position },
-            );
-        });
+            memberships.set(owner, Membership::Joined { feed: id, position });
+        })
+    }
+
+    /// Returns the number of connections that have subscribed to a feed.
+    pub(super) fn subscribers(&self, id: FeedId) -> usize {
+        self.memberships.of_feeds[id.index()]
+    }
+
+    /// Returns the number of subscribers on the slow path.
+    pub(super) fn behind(&self) -> usize {
+        self.feeds.iter().map(Feed::behind).sum()
+    }
+
+    /// Returns whether a subscriber is on the slow path.
+    #[cfg(test)]
+    pub(super) fn is_behind(&mut self, slot: u32) -> bool {
+        let joined = self.joined(slot);
+        joined.is_some_and(|(feed, position)| {
+            let entry = feed.subscribers().entry(position);
+            entry.behind().is_some()
+        })
+    }
+
+    /// Returns whether a feed has anyone to send to.
+    pub(super) fn has_joined_subscribers(&mut self, id: FeedId) -> bool {
+        self.feed(id).subscribers().len() > 0
     }
 
     /// Returns whether any feed has subscribers. If none has, a tick may be some microseconds late.
@@ -165,7 +223,7 @@ impl Feeds {
                 feed: id,
                 after: start,
             };
-            set(&mut self.memberships, slot, waiting);
+            self.memberships.set(slot, waiting);
         } else {
             let next = self.feed(id).ring().head();
             self.insert(slot, fd, id, next, is_behind);
@@ -180,42 +238,33 @@ impl Feeds {
     fn insert(&mut self, slot: u32, fd: RawFd, id: FeedId, next: u64, is_behind: bool) {
         let subscribers = self.feed(id).subscribers();
         let position = subscribers.join(fd, slot, next, is_behind);
-        set(
-            &mut self.memberships,
-            slot,
-            Membership::Joined { feed: id, position },
-        );
+        let joined = Membership::Joined { feed: id, position };
+        self.memberships.set(slot, joined);
     }
 
     /// Removes a connection from its feed, if it is in one.
     pub(super) fn leave(&mut self, slot: u32) {
-        match self.membership(slot) {
+        match self.memberships.of(slot) {
             Membership::None => return,
             Membership::Waiting { feed, after } => self.feed(feed).stop_waiting(slot, after),
             Membership::Joined { feed, position } => {
                 if let Some(moved) = self.feed(feed).subscribers().leave(position) {
-                    set(
-                        &mut self.memberships,
-                        moved,
-                        Membership::Joined { feed, position },
-                    );
+                    let joined = Membership::Joined { feed, position };
+                    self.memberships.set(moved, joined);
                 }
             }
         }
-        set(&mut self.memberships, slot, Membership::None);
+        self.memberships.set(slot, Membership::None);
     }
 
     /// Returns whether a connection has joined a feed.
     pub(super) fn has_joined(&self, slot: u32) -> bool {
-        matches!(self.membership(slot), Membership::Joined { .. })
+        matches!(self.memberships.of(slot), Membership::Joined { .. })
     }
 
     /// Returns the feed to which a connection has subscribed.
     pub(super) fn feed_of(&self, slot: u32) -> Option<FeedId> {
-        match self.membership(slot) {
-            Membership::None => None,
-            Membership::Waiting { feed, .. } | Membership::Joined { feed, .. } => Some(feed),
-        }
+        self.memberships.of(slot).feed()
     }
 
     /// Returns the number of frames of its feed that a connection has not been sent.
@@ -231,9 +280,8 @@ impl Feeds {
     pub(super) fn fall_behind(&mut self, slot: u32) {
         if let Some((feed, position)) = self.joined(slot) {
             let entry = feed.subscribers().entry(position);
-            if entry.behind().is_none() {
-                entry.fall_behind(entry.ready_for());
-            }
+            let next = next_of(entry);
+            feed.subscribers().fall_behind(position, next);
         }
     }
 
@@ -252,7 +300,7 @@ impl Feeds {
     /// Records that `next` is the next frame that a subscriber on the slow path needs.
     pub(super) fn advance_behind(&mut self, slot: u32, next: u64) {
         if let Some((feed, position)) = self.joined(slot) {
-            feed.subscribers().entry(position).fall_behind(next);
+            feed.subscribers().fall_behind(position, next);
         }
     }
 
@@ -261,7 +309,7 @@ impl Feeds {
     pub(super) fn skip_to_head(&mut self, slot: u32) -> Option<Epoch> {
         let (feed, position) = self.joined(slot)?;
         let head = feed.ring().head();
-        feed.subscribers().entry(position).fall_behind(head);
+        feed.subscribers().fall_behind(position, head);
         Some(feed.last())
     }
 
@@ -269,7 +317,7 @@ impl Feeds {
     /// loop sends it the rest.
     pub(super) fn catch_up(&mut self, slot: u32, next: u64) {
         if let Some((feed, position)) = self.joined(slot) {
-            feed.subscribers().entry(position).advance(next);
+            feed.subscribers().catch_up(position, next);
         }
     }
 
@@ -280,13 +328,8 @@ impl Feeds {
         self.feeds.iter_mut().flat_map(Feed::caught_up).collect()
     }
 
-    fn membership(&self, slot: u32) -> Membership {
-        let known = self.memberships.get(slot as usize);
-        known.copied().unwrap_or_default()
-    }
-
     fn joined(&mut self, slot: u32) -> Option<(&mut Feed, u32)> {
-        match self.membership(slot) {
+        match self.memberships.of(slot) {
             Membership::Joined { feed, position } => Some((self.feed(feed), position)),
             Membership::None | Membership::Waiting { .. } => None,
         }
@@ -295,12 +338,4 @@ impl Feeds {
 
 fn next_of(entry: &Entry) -> u64 {
     entry.behind().unwrap_or_else(|| entry.ready_for())
-}
-
-fn set(memberships: &mut Vec<Membership>, slot: u32, membership: Membership) {
-    let index = slot as usize;
-    if index >= memberships.len() {
-        memberships.resize(index + 1, Membership::None);
-    }
-    memberships[index] = membership;
 }

@@ -11,6 +11,7 @@ use super::driver::Driver;
 use super::key::Key;
 use super::slots::with_connection;
 use super::time::Moment;
+use crate::metrics::SentFrame;
 use crate::sys::network::Network;
 
 /// The reason why a client is sent to another edge.
@@ -79,6 +80,7 @@ impl<N: Network> Driver<N> {
     ) -> AfterStep {
         server::going_away(within, cause.sentence(), self.control.frames());
         self.env.metrics().count_going_away(cause);
+        self.env.frames.count_sent(SentFrame::GoingAway);
         self.deliver(connection, at)
     }
 }

@@ -8,6 +8,7 @@ use super::connection::{Connection, Served, Stage};
 use super::context::InputContext;
 use super::subscription::{SubscribeOutcome, subscribe};
 use crate::auth::Cookie;
+use crate::metrics::SentFrame;
 use tickstorm_protocol::code::CloseReason;
 use tickstorm_protocol::session::server::{Step, pong};
 
@@ -45,7 +46,11 @@ pub(super) fn process<S: AsRawFd>(
             connection.session.keep(input);
             return InputProgress::All;
         }
-        match connection.session.step(env.limits(), input, at.now) {
+        let session = &mut connection.session;
+        let step = session.step_observed(env.limits(), input, at.now, |frame_type| {
+            env.frames.count_received(frame_type.into());
+        });
+        match step {
             Step::NeedsInput => return InputProgress::All,
             Step::Auth(auth) => {
                 let outcome = authenticate(env, connection.peer.ip(), auth, at);
@@ -58,7 +63,10 @@ pub(super) fn process<S: AsRawFd>(
                 SubscribeOutcome::Waits => *context.has_pending_subscribes = true,
                 SubscribeOutcome::Refused(reason) => return InputProgress::Close(reason),
             },
-            Step::Heartbeat { client_time_us } => answer_heartbeat(client_time_us, context),
+            Step::Heartbeat { client_time_us } => {
+                context.round_trips.count_heartbeat();
+                answer_heartbeat(client_time_us, context);
+            }
             Step::Close(reason) => return InputProgress::Close(reason),
         }
     }
@@ -104,7 +112,7 @@ fn conclude<S>(
 
 fn accept<S>(
     connection: &mut Connection<S>,
-    client: Box<AuthenticatedClient>,
+    mut client: Box<AuthenticatedClient>,
     cookie: Option<&Cookie>,
     context: &mut InputContext<'_>,
 ) {
@@ -122,6 +130,14 @@ fn accept<S>(
     connection
         .session
         .accept(limits, cookie, context.at.now, frames);
+    context.env.frames.count_sent(SentFrame::Ack);
+    let handshake = context.at.mono.since(connection.accepted);
+    context
+        .env
+        .metrics()
+        .connections
+        .observe_handshake(handshake);
+    client.note_handshake(handshake);
     connection.stage = Stage::Served(Served::new(client));
     if let Some(latecomers) = context.latecomers {
         latecomers.push(connection.key);
@@ -129,6 +145,7 @@ fn accept<S>(
 }
 
 fn answer_heartbeat(client_time_us: i64, context: &mut InputContext<'_>) {
+    context.env.frames.count_sent(SentFrame::Pong);
     let (mono, frames) = (context.at.mono, context.control.frames());
     match context.env.authority(mono) {
         None => pong(client_time_us, 0, 0, u32::MAX, 0, frames),

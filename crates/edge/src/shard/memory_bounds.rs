@@ -10,9 +10,10 @@ use super::time::Moment;
 use crate::sys::network::Network;
 
 impl<N: Network> Driver<N> {
-    /// Records how much memory a connection holds after a step. This is cheap for a connection that
-    /// holds nothing, as nearly all do.
+    /// Records the state of a connection after a step, and how much memory it holds. This is cheap
+    /// for a connection that holds nothing, as nearly all do.
     pub(super) fn account(&mut self, connection: &mut Connection<N::Socket>) {
+        self.count_state(connection);
         let bytes = connection.buffered() + self.network.buffered(&connection.socket);
         if bytes > 0 || connection.is_buffering {
             connection.is_buffering = bytes > 0;

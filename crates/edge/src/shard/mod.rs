@@ -11,6 +11,7 @@ mod authentication;
 mod buffered;
 mod closing;
 mod connection;
+mod connection_counts;
 mod connections;
 mod context;
 mod control_buffer;
@@ -19,8 +20,10 @@ mod drain;
 mod driver;
 mod env;
 mod feeds;
+mod frame_counts;
 mod going_away;
 mod handshakes;
+mod idle;
 mod input;
 mod key;
 mod leaving;
@@ -31,10 +34,12 @@ mod moves;
 mod outbox;
 mod output;
 mod proxied;
+mod publication;
 mod release;
 mod replay;
 mod replay_budget;
 mod replay_queue;
+mod round_trips;
 mod sending;
 mod shedding;
 mod slots;
@@ -46,6 +51,8 @@ mod thread;
 mod time;
 mod time_loss;
 mod turn;
+mod turns;
+mod vitals;
 mod waiting;
 #[cfg(feature = "bench")]
 mod weight;
@@ -54,7 +61,6 @@ mod work_kind;
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::mpsc::{SendError, Sender};
 use std::time::Duration;
 
@@ -74,22 +80,9 @@ pub(crate) use listing::{Listed, Order};
 pub(crate) use moves::{Chosen, MoveAnswer, RebalanceOrder};
 pub(crate) use replay_budget::address_budgets;
 pub(crate) use thread::spawn;
+pub(crate) use vitals::Vitals;
 #[cfg(feature = "bench")]
 pub use weight::FanOut;
-
-/// The state that a shard publishes for health checks. Times are timebase's `Mono`, in nanoseconds.
-#[derive(Debug)]
-pub(crate) struct Vitals {
-    /// The time at which the shard last advanced its timer wheel.
-    pub(crate) turned: AtomicU64,
-    /// The time at which it last released a SECOND tick at its time; 0 if it never has.
-    pub(crate) released: AtomicU64,
-    /// The time since which it has been sending ticks without a pause; 0 if it sends none.
-    pub(crate) sending_since: AtomicU64,
-    /// Whether it accepts connections. False while the system has no file descriptor or memory left
-    /// for them.
-    pub(crate) accepting: AtomicBool,
-}
 
 /// A closure that [`crate::Edge::on_shards`] runs on every shard: with its sockets and, with TLS,
 /// their sealing keys in the same order.

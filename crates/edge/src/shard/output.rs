@@ -306,12 +306,8 @@ fn record_written(
     feeds: &mut Feeds,
     at: Moment,
 ) {
-    let metrics = env.metrics();
-    metrics.bytes_sent.inc_by(taken as u64);
-    let mut of_feed = outbox.consume(taken, at.now, |ticks| {
-        metrics.messages_sent.inc();
-        metrics.ticks_sent.inc_by(ticks as u64);
-    });
+    env.metrics().bytes_sent.inc_by(taken as u64);
+    let mut of_feed = outbox.consume(taken, at.now, |ticks| env.count_batches(1, ticks as u64));
     let Some(UnsentFrames { mut next, frames }) = unsent else {
         return;
     };

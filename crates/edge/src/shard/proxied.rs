@@ -36,9 +36,10 @@ impl<N: Network> Driver<N> {
                 connection.count_client(client, permit);
                 Some(AfterStep::Stays)
             }
-            Err(reason) => {
+            Err(refusal) => {
                 connection.peer = client;
-                Some(self.close(connection, reason, at))
+                self.env.metrics().connections.count_refused(refusal);
+                Some(self.close(connection, refusal.close_reason(), at))
             }
         }
     }

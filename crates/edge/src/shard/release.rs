@@ -63,10 +63,11 @@ pub(super) fn record_release(
     if feed == FeedId::at_time(Mode::Second) {
         vitals.released.store(mono.as_nanos(), Ordering::Relaxed);
     }
-    if feed.delivery == crate::feed::Delivery::AtTime && first.quality != Quality::Replay {
-        let lateness = mono.since(authority.mono_at(first.epoch.time()));
-        let histogram = &env.metrics().release_lateness;
-        histogram.observe(lateness.as_secs_f64());
+    if first.quality != Quality::Replay {
+        let lead = feed.lead(env.settings().ahead);
+        let due = authority.mono_at(first.epoch.time().saturating_sub(lead));
+        let histogram = env.metrics().feeds.release_lateness(feed);
+        histogram.observe(mono.since(due).as_secs_f64(), 1);
     }
 }
 

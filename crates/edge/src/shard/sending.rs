@@ -12,7 +12,7 @@ use super::driver::Driver;
 use super::key::Key;
 use super::release::record_release;
 use super::time::{Moment, ShardTime};
-use crate::feed::ChunkOutcome;
+use crate::feed::{ChunkOutcome, FeedId};
 use crate::sys::network::Network;
 
 /// The sending side of a shard.
@@ -25,6 +25,9 @@ pub(super) struct Sending {
     pub(super) doomed: Vec<(Key, CloseReason)>,
     /// The time since which every turn has had something to send.
     pub(super) busy_since: Option<Mono>,
+    /// The times at which the fan-outs in progress began, by feed. None for a feed without
+    /// subscribers.
+    began: [Option<Mono>; FeedId::ALL.len()],
 }
 
 impl Sending {
@@ -61,10 +64,18 @@ impl Sending {
         {
             record_release(vitals, env, feed, &authority, first, at.mono);
         }
+        let began = &mut self.began[feed.index()];
+        if began.is_none() && feeds.has_joined_subscribers(feed) {
+            *began = Some(at.mono);
+        }
         let left = &mut self.leftovers;
-        feeds.send_chunk(feed, left, |fd, bytes| network.send(fd, bytes));
+        let is_over = feeds.send_chunk(feed, left, |fd, bytes| network.send(fd, bytes));
         let at = time.read_clock();
-        env.count_chunk(left, at.mono);
+        env.count_chunk(feed, left, at.mono);
+        if is_over && let Some(began) = began.take() {
+            let spread = at.mono.since(began).as_secs_f64();
+            env.metrics().feeds.fanout(feed).observe(spread, 1);
+        }
         self.handle_leftovers(connections, driver, at);
         true
     }

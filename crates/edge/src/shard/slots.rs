@@ -57,6 +57,7 @@ pub(super) fn empty_slot<N: Network>(
             "a connection leaves its feed before its slot is emptied"
         );
         driver.release_memory(&connection);
+        driver.end_count(&connection);
         driver.network.deregister(&connection.socket);
     }
 }

@@ -9,6 +9,7 @@ use tickstorm_timebase::{Authority, Epoch, Mono, Plan, Request, plan};
 
 use super::connection::Connection;
 use super::context::InputContext;
+use super::control_buffer::ControlBuffer;
 use super::env::Env;
 use super::feeds::Feeds;
 use super::outbox::Outbox;
@@ -16,6 +17,7 @@ use super::replay::Replay;
 use super::replay_budget::ChargedAddress;
 use crate::admission::Address;
 use crate::feed::FeedId;
+use crate::metrics::SentFrame;
 
 /// The outcome of a SUBSCRIBE.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,8 +87,7 @@ fn serve<S: AsRawFd>(
         let Some(plan) = plan_for(request, authority, env, feeds, at.mono) else {
             return SubscribeOutcome::Refused(CloseReason::ResumeTooFar);
         };
-        let session = &mut connection.session;
-        session.subscribed(env.limits(), plan.start, control.frames());
+        acknowledge(connection, plan.start, env, control);
     }
     let Some(plan) = plan_for(request, authority, env, feeds, at.mono) else {
         return SubscribeOutcome::Refused(CloseReason::ResumeTooFar);
@@ -95,8 +96,7 @@ fn serve<S: AsRawFd>(
     if let Err(reason) = charge(connection, replay.as_ref(), env, at.mono) {
         return SubscribeOutcome::Refused(reason);
     }
-    let session = &mut connection.session;
-    session.subscribed(env.limits(), plan.start, control.frames());
+    acknowledge(connection, plan.start, env, control);
     let (slot, fd) = (connection.key.slot, connection.socket.as_raw_fd());
     feeds.leave(slot);
     let Some(served) = connection.served_mut() else {
@@ -111,6 +111,18 @@ fn serve<S: AsRawFd>(
     let is_behind = served.outbox.is_some();
     feeds.enter(slot, fd, feed_of(request), plan.start, is_behind);
     SubscribeOutcome::Served
+}
+
+/// Appends the ACK of a SUBSCRIBE to the control frames.
+fn acknowledge<S>(
+    connection: &mut Connection<S>,
+    start: Epoch,
+    env: &Env,
+    control: &mut ControlBuffer,
+) {
+    let session = &mut connection.session;
+    session.subscribed(env.limits(), start, control.frames());
+    env.frames.count_sent(SentFrame::Ack);
 }
 
 /// Charges a replay to the connection and, unless its client is a known device, to its address.

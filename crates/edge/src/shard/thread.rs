@@ -5,7 +5,6 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::mpsc::{self, Receiver, TryRecvError};
 use std::thread::{Builder, JoinHandle};
 
@@ -54,12 +53,7 @@ pub(crate) fn spawn(index: usize, commons: Commons) -> io::Result<ShardThread> {
         commands,
         waker: kernel.waker(),
     };
-    let vitals = Arc::new(Vitals {
-        turned: AtomicU64::new(SystemClock.now().as_nanos()),
-        released: AtomicU64::new(0),
-        sending_since: AtomicU64::new(0),
-        accepting: AtomicBool::new(true),
-    });
+    let vitals = Arc::new(Vitals::new(SystemClock.now()));
     let published = Arc::clone(&vitals);
     let thread = Builder::new()
         .name(format!("shard-{index}"))

@@ -3,7 +3,6 @@
 //! after the next chunk. Work is divided into steps that concern one connection each. The loop
 //! reads the clock between steps, and ends the turn when a tick is due.
 
-use std::hint;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -17,12 +16,15 @@ use super::connections::{Connections, Walk, WalkProgress};
 use super::drain::Drain;
 use super::driver::Driver;
 use super::env::{Commons, Env};
+use super::idle::AfterWait;
 use super::key::Key;
-use super::release::{IdleAction, NextTick, TurnTimer};
+use super::publication::Publication;
+use super::release::{NextTick, TurnTimer};
 use super::sending::Sending;
 use super::slots::{close_if_open, empty_slot, with_connection};
 use super::tasks::ShardTask;
-use super::time::{Moment, STALL, ShardTime};
+use super::time::{Moment, ShardTime};
+use super::turns::Turns;
 use super::waiting::Waiting;
 use super::wheel::WHEEL_INTERVAL;
 use super::work_kind::WorkKind;
@@ -30,7 +32,7 @@ use super::{ShardCommand, ShardHandle, Vitals};
 use crate::admission::Evicted;
 #[cfg(feature = "bench")]
 use crate::feed::FeedId;
-use crate::sys::network::{Network, NetworkEvent, Readiness, Token, WaitFor};
+use crate::sys::network::{Network, NetworkEvent, Readiness, Token};
 
 /// The time per turn for each kind of work other than the fan-out. If all kinds have work, a chunk
 /// waits about 2 ms.
@@ -43,14 +45,16 @@ const ACCEPT_SHARE: Duration = Duration::from_millis(1);
 pub(super) struct Shard<N: Network, C> {
     pub(super) index: usize,
     pub(super) time: ShardTime<C>,
-    vitals: Arc<Vitals>,
+    pub(super) vitals: Arc<Vitals>,
     pub(super) connections: Connections<N::Socket>,
     pub(super) driver: Driver<N>,
     pub(super) acceptor: Acceptor,
     pub(super) due: NextTick,
-    timer: TurnTimer,
+    pub(super) timer: TurnTimer,
     pub(super) sending: Sending,
     pub(super) waiting: Waiting,
+    pub(super) turns: Turns,
+    pub(super) publication: Publication,
     pub(super) peers: Vec<ShardHandle>,
 }
 
@@ -64,6 +68,8 @@ impl<N: Network, C: Clock> Shard<N, C> {
     ) -> Self {
         let mut time = ShardTime::new(clock);
         let at = time.read_clock();
+        let turns = Turns::new(commons.metrics.loops.turn.clone(), Arc::clone(&vitals));
+        let publication = Publication::new(&commons.metrics.feeds);
         Self {
             index,
             time,
@@ -75,6 +81,8 @@ impl<N: Network, C: Clock> Shard<N, C> {
             timer: TurnTimer::new(),
             sending: Sending::default(),
             waiting: Waiting::new(at.mono + WHEEL_INTERVAL),
+            turns,
+            publication,
             peers: Vec::new(),
         }
     }
@@ -85,38 +93,15 @@ impl<N: Network, C: Clock> Shard<N, C> {
     /// Fails if waiting for the network fails. Without it the shard can't send ticks.
     pub(super) fn turn(&mut self) -> io::Result<()> {
         let at = self.time.read_clock();
+        self.turns.begin(at.mono);
         self.notice_suspension();
         let Driver { env, feeds, .. } = &mut self.driver;
         self.due.release(env, feeds, at.mono);
         let is_sending = self.send(at);
-        if self.waiting.events.is_empty() {
-            let is_busy = is_sending
-                || self.waiting.commands
-                || WorkKind::ALL
-                    .into_iter()
-                    .any(|kind| self.has_work(kind, at.mono));
-            let idle = if is_busy {
-                IdleAction::Wait(WaitFor::None)
-            } else {
-                self.idle(at.mono)
-            };
-            match idle {
-                IdleAction::Wait(wait_for) => {
-                    let events = &mut self.waiting.events;
-                    self.driver.network.wait(wait_for, events)?;
-                    if wait_for != WaitFor::None && self.has_stood_still_since(at.mono) {
-                        // The time may have changed meanwhile, and must be applied before anything
-                        // that waits is served.
-                        return Ok(());
-                    }
-                }
-                IdleAction::Spin(until) => {
-                    while self.time.read_clock().mono < until {
-                        hint::spin_loop();
-                    }
-                    return Ok(());
-                }
-            }
+        if self.waiting.events.is_empty()
+            && self.await_events(is_sending, at.mono)? == AfterWait::EndTurn
+        {
+            return Ok(());
         }
         let woken_at = self.time.read_clock().mono;
         for kind in WorkKind::ALL {
@@ -153,7 +138,7 @@ impl<N: Network, C: Clock> Shard<N, C> {
     /// Applies how long the machine has been suspended: the time from before does not count. The
     /// clock must be read before that. So a suspension between the two is noticed. Returns whether
     /// there was one.
-    fn notice_suspension(&mut self) -> bool {
+    pub(super) fn notice_suspension(&mut self) -> bool {
         let was_suspended = self.driver.env.set_suspended(self.time.suspended());
         if was_suspended {
             self.due.invalidate();
@@ -161,15 +146,8 @@ impl<N: Network, C: Clock> Shard<N, C> {
         was_suspended
     }
 
-    /// Returns whether the machine was suspended or the edge stalled in a wait that began at
-    /// `since`.
-    fn has_stood_still_since(&mut self, since: Mono) -> bool {
-        let woken = self.time.read_clock().mono;
-        self.notice_suspension() || woken.since(since) > STALL
-    }
-
     /// Returns whether work of a kind is waiting at `mono`.
-    fn has_work(&self, kind: WorkKind, mono: Mono) -> bool {
+    pub(super) fn has_work(&self, kind: WorkKind, mono: Mono) -> bool {
         match kind {
             WorkKind::Doomed => !self.sending.doomed.is_empty(),
             WorkKind::Evictions => self.driver.buffered.is_over(),
@@ -191,24 +169,6 @@ impl<N: Network, C: Clock> Shard<N, C> {
             WorkKind::Departures => mono >= self.departures_due(mono),
             WorkKind::Replays => mono >= self.replays_due(mono),
         }
-    }
-
-    /// Returns how to wait when there is nothing to do at `mono`.
-    fn idle(&mut self, mono: Mono) -> IdleAction {
-        let replays = self.replays_due(mono);
-        let departures = self.departures_due(mono);
-        let Driver { env, feeds, .. } = &mut self.driver;
-        let batch = match env.ticking_authority(mono) {
-            Some(_) => feeds.next_batch(),
-            None => Mono::NEVER,
-        };
-        let other = batch
-            .min(self.waiting.wheel_due)
-            .min(self.acceptor.due())
-            .min(departures)
-            .min(replays);
-        let spins = env.settings().spin && feeds.have_subscribers();
-        self.timer.idle(mono, self.due.next_tick(), other, spins)
     }
 
     /// Applies a new authority time; `None` if the time is no longer known.
@@ -292,6 +252,7 @@ impl<N: Network, C: Clock> Shard<N, C> {
             self.driver.wheel.advance(at.now, &mut self.waiting.expired);
             self.waiting.wheel_due = at.mono + WHEEL_INTERVAL;
             self.look_at_time(at);
+            self.publish(at.mono);
         }
         while let Some((key, bucket)) = self.waiting.next_expired() {
             let at = self.time.read_clock();
@@ -457,5 +418,6 @@ impl<N: Network, C: Clock> Shard<N, C> {
             close_if_open(key, reason, &mut self.connections, &mut self.driver, at);
             empty_slot(key.slot, &mut self.connections, &mut self.driver);
         }
+        self.publish(at.mono);
     }
 }

@@ -4,7 +4,6 @@
 
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::Duration;
 
 use prometheus::Registry;
@@ -72,12 +71,7 @@ impl<'socket> FanOut<'socket> {
             balancers: None,
             proxy_faults: Arc::default(),
         };
-        let vitals = Arc::new(Vitals {
-            turned: AtomicU64::new(0),
-            released: AtomicU64::new(0),
-            sending_since: AtomicU64::new(0),
-            accepting: AtomicBool::new(true),
-        });
+        let vitals = Arc::new(Vitals::new(now));
         let kernel = Kernel::new().map_err(|source| StartError::Shard { shard: 0, source })?;
         let network = Proxied::new(kernel, None);
         let clock = ManualClock::new(now);

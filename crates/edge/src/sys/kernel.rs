@@ -16,6 +16,7 @@ use tickstorm_timebase::{Clock, Mono, SystemClock};
 use tickstorm_timer::TimerFd;
 
 use super::network::{Listen, Network, NetworkEvent, Readiness, Received, Token, WaitFor};
+use super::round_trip::round_trip;
 use super::socket::transmit;
 use super::socket_memory::SocketMemory;
 use super::waker::Waker;
@@ -135,6 +136,10 @@ impl Network for Kernel {
 
     fn socket_memory(&self, socket: &TcpStream) -> SocketMemory {
         SocketMemory::of(socket.as_raw_fd())
+    }
+
+    fn round_trip(&self, socket: &TcpStream) -> Option<Duration> {
+        round_trip(socket.as_raw_fd())
     }
 
     fn reset_on_drop(&mut self, socket: &TcpStream) {

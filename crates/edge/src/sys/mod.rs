@@ -7,6 +7,7 @@ pub(crate) mod heap;
 pub(crate) mod kernel;
 pub(crate) mod network;
 pub(crate) mod proxied;
+mod round_trip;
 pub(crate) mod secured;
 pub(crate) mod socket;
 pub(crate) mod socket_memory;

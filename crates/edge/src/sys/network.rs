@@ -73,6 +73,11 @@ pub(crate) trait Network: Clock {
     /// Returns how much memory the kernel holds for the socket.
     fn socket_memory(&self, socket: &Self::Socket) -> SocketMemory;
 
+    /// Returns the round-trip time to the socket's peer, if it is known.
+    fn round_trip(&self, _socket: &Self::Socket) -> Option<Duration> {
+        None
+    }
+
     /// Makes dropping the socket reset the connection, so that the kernel frees its memory at once.
     fn reset_on_drop(&mut self, socket: &Self::Socket);
 

@@ -268,6 +268,10 @@ impl<N: Network> Network for Proxied<N> {
         self.below.socket_memory(socket)
     }
 
+    fn round_trip(&self, socket: &N::Socket) -> Option<Duration> {
+        self.below.round_trip(socket)
+    }
+
     fn reset_on_drop(&mut self, socket: &N::Socket) {
         self.below.reset_on_drop(socket);
     }

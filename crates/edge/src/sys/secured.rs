@@ -290,6 +290,10 @@ impl<N: Network> Network for Secured<N> {
         self.plain.socket_memory(socket)
     }
 
+    fn round_trip(&self, socket: &N::Socket) -> Option<Duration> {
+        self.plain.round_trip(socket)
+    }
+
     fn reset_on_drop(&mut self, socket: &N::Socket) {
         self.plain.reset_on_drop(socket);
     }

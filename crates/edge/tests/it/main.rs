@@ -18,6 +18,7 @@ mod lifecycle;
 mod limits;
 mod malformed;
 mod memory;
+mod metrics;
 mod no_time;
 mod on_shards;
 mod proxied;

@@ -132,6 +132,18 @@ impl ServerSession {
     /// the driver must take, and advances `input` past the bytes used. Call this again until it
     /// returns [`Step::NeedsInput`].
     pub fn step(&mut self, limits: &Limits, input: &mut &[u8], now: Mono) -> Step {
+        self.step_observed(limits, input, now, |_| {})
+    }
+
+    /// Does the same as [`step`](Self::step), and calls `received` with the type of each frame that
+    /// is complete and valid. The type is `None` if it is unknown or skipped.
+    pub fn step_observed(
+        &mut self,
+        limits: &Limits,
+        input: &mut &[u8],
+        now: Mono,
+        mut received: impl FnMut(Option<FrameType>),
+    ) -> Step {
         loop {
             let rules = match self.phase {
                 Phase::AwaitAuth => Rules::BEFORE_AUTH,
@@ -143,8 +155,14 @@ impl ServerSession {
                 }
             };
             let handled = match self.decoder.decode_or_skip(rules, input) {
-                Ok(Some(Decoded::Frame(frame))) => self.handle_frame(limits, &frame, now),
-                Ok(Some(Decoded::Skipped)) => self.take(limits, 1, now).map(|()| None),
+                Ok(Some(Decoded::Frame(frame))) => {
+                    received(frame.frame_type());
+                    self.handle_frame(limits, &frame, now)
+                }
+                Ok(Some(Decoded::Skipped)) => {
+                    received(None);
+                    self.take(limits, 1, now).map(|()| None)
+                }
                 Ok(None) => return Step::NeedsInput,
                 Err(error) => Err(error.into()),
             };

@@ -374,6 +374,47 @@ fn ignorable_types_are_skipped_but_must_be_valid() {
 }
 
 /// Returns the reason of a client that exceeds `limits`.
+/// Returns the types of the frames that the session reports.
+fn observed(peer: &mut SessionPeer, mut bytes: &[u8]) -> Vec<Option<FrameType>> {
+    let mut types = Vec::new();
+    loop {
+        let (limits, now) = (&peer.limits, peer.now);
+        let session = &mut peer.session;
+        let step = session.step_observed(limits, &mut bytes, now, |found| types.push(found));
+        if matches!(step, Step::NeedsInput | Step::Close(_)) {
+            return types;
+        }
+    }
+}
+
+#[test]
+fn each_valid_frame_is_reported_once_with_its_type_or_as_skipped() {
+    let mut peer = SessionPeer::unauthenticated();
+    assert_eq!(observed(&mut peer, &auth()), [Some(FrameType::Auth)]);
+    peer.accept();
+    let frames = [
+        heartbeat(1),
+        forge::frame(0x80, b"abc"),
+        subscribe(0),
+        forge::frame(0x04, &[]),
+    ];
+    let expected = [
+        Some(FrameType::Heartbeat),
+        None,
+        Some(FrameType::Subscribe),
+        Some(FrameType::DataBatch),
+    ];
+    let mut types = Vec::new();
+    for byte in frames.concat() {
+        types.extend(observed(&mut peer, &[byte]));
+    }
+    assert_eq!(types, expected);
+    let mut peer = SessionPeer::authenticated();
+    assert_eq!(observed(&mut peer, &frames.concat()), expected);
+    let mut peer = SessionPeer::authenticated();
+    assert_eq!(observed(&mut peer, &with_byte(heartbeat(1), 9, 0)), []);
+}
+
 fn rate_limited(limits: &Limits) -> CloseReason {
     CloseReason::RateLimited {
         per_second: limits.frame_rate,

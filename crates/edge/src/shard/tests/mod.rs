@@ -6,6 +6,7 @@ mod bounds;
 mod departures;
 mod guessing;
 mod memory;
+mod metrics;
 mod proxied;
 mod random_actions;
 mod replays;
@@ -17,7 +18,6 @@ mod tls;
 
 use std::os::fd::RawFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::Duration;
 
 use prometheus::Registry;
@@ -177,12 +177,7 @@ impl<N: Network> Sim<N> {
             balancers: None,
             proxy_faults: Arc::default(),
         };
-        let vitals = Arc::new(Vitals {
-            turned: AtomicU64::new(0),
-            released: AtomicU64::new(0),
-            sending_since: AtomicU64::new(0),
-            accepting: AtomicBool::new(true),
-        });
+        let vitals = Arc::new(Vitals::new(now));
         Self {
             shard: Shard::new(0, commons, vitals, over(script.clone()), script.clone()),
             script,

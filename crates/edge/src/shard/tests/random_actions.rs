@@ -1,10 +1,15 @@
-//! Property test over random sequences of actions: every client gets complete frames, and ticks
-//! without gap or duplicate.
+//! Property tests over random sequences of actions: every client gets complete frames, and ticks
+//! without gap or duplicate; and the metrics tell how many connections and subscribers there are.
 
 use proptest::prelude::*;
+use tickstorm_protocol::code::CloseReason;
 
+use super::super::connections::Walk;
 use super::super::moves::RebalanceOrder;
+use super::script::Scene;
 use super::*;
+use crate::feed::FeedId;
+use crate::metrics::ConnectionState;
 
 /// A random action of a client, the machine or the test.
 #[derive(Clone, Debug)]
@@ -157,6 +162,62 @@ impl Sim {
     }
 }
 
+impl Sim {
+    /// Checks the metrics of connections and subscribers against the connections, and against each
+    /// other.
+    fn check_counts(&mut self) -> Result<(), TestCaseError> {
+        let now = self.now();
+        self.shard.publish(now);
+        let mut by_state = [0_i64; ConnectionState::ALL.len()];
+        let mut by_feed = [0_i64; FeedId::ALL.len()];
+        let mut behind = 0_i64;
+        let mut walk = Walk::default();
+        while let Some(connection) = self.shard.connections.step(&mut walk) {
+            by_state[connection.state() as usize] += 1;
+            let slot = connection.key.slot;
+            if let Some(feed) = self.shard.driver.feeds.feed_of(slot) {
+                by_feed[feed.index()] += 1;
+            }
+            behind += i64::from(self.shard.driver.feeds.is_behind(slot));
+        }
+        let shown = ConnectionState::ALL.map(|state| self.metrics.connections.in_state(state));
+        prop_assert_eq!(shown, by_state);
+        let feeds = &self.metrics.feeds;
+        prop_assert_eq!(
+            FeedId::ALL.map(|feed| feeds.subscribers(feed).get()),
+            by_feed
+        );
+        prop_assert_eq!(feeds.behind.get(), behind);
+
+        let [handshake, authenticated, subscribed, lingering] = shown;
+        prop_assert!(by_feed.iter().sum::<i64>() <= subscribed);
+        let all = self.script.scene().sockets.len();
+        let sockets = i64::try_from(all - self.script.waiting()).unwrap();
+        prop_assert_eq!(signed(self.metrics.connections.accepted.get()), sockets);
+        let are_shut = |scene: &Scene| {
+            let sockets = scene.sockets.values();
+            let open = sockets.filter(|socket| !socket.is_closed);
+            open.filter(|socket| socket.is_shut).count()
+        };
+        let shut = i64::try_from(are_shut(&self.script.scene())).unwrap();
+        prop_assert_eq!(lingering, shut, "as the clients see it");
+        let closed: u64 = CloseReason::labels()
+            .map(|reason| self.closed(reason))
+            .sum();
+        let open = handshake + authenticated + subscribed;
+        prop_assert_eq!(self.metrics.active_connections.get(), open);
+        prop_assert_eq!(signed(closed) + open, sockets);
+        let (begun, _) = self.metrics.connections.handshakes();
+        let (ended, _) = self.metrics.connections.sessions();
+        prop_assert_eq!(signed(begun) - signed(ended), authenticated + subscribed);
+        Ok(())
+    }
+}
+
+fn signed(count: u64) -> i64 {
+    i64::try_from(count).unwrap()
+}
+
 /// Checks that a client's stream keeps the promise of a subscription: after each ACK of a
 /// SUBSCRIBE, every tick of its mode after `start_epoch_ms`.
 fn check_stream(frames: &[RawFrame]) -> Result<(), TestCaseError> {
@@ -231,5 +292,37 @@ proptest! {
             let is_complete = socket.is_closed || socket.sent.is_empty();
             prop_assert!(is_complete, "the stream ends in a partial frame");
         }
+    }
+
+    #[test]
+    fn the_metrics_of_connections_and_subscribers_are_right_after_each_action(
+        actions in prop::collection::vec(action(), 1..80),
+        connections in prop_oneof![Just(4_usize), Just(40), Just(1_000_000)],
+        lingering_max in prop_oneof![Just(1_usize), Just(1_000)],
+    ) {
+        let mut settings = settings();
+        settings.feeds.behind_max = 8;
+        settings.limits.auth_timeout = SECOND;
+        settings.lingering_max = lingering_max;
+        let limits = AdmissionLimits {
+            connections,
+            handshakes: 10,
+            ..AdmissionLimits::NONE
+        };
+        let mut sim = Sim::with_limits(settings, limits);
+        sim.script.scene().has_addresses = true;
+        let mut clients = Vec::new();
+        for action in &actions {
+            sim.apply(action, &mut clients);
+            sim.check_counts()?;
+        }
+        sim.script.scene().cost = Duration::ZERO;
+        sim.drain(4 * SECOND);
+        sim.run_for(10 * SECOND);
+        sim.check_counts()?;
+        sim.shard.close_all(CloseReason::Shutdown);
+        sim.check_counts()?;
+        let left = ConnectionState::ALL.map(|state| sim.metrics.connections.in_state(state));
+        prop_assert_eq!(left, [0; 4]);
     }
 }

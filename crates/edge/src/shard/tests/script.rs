@@ -72,6 +72,8 @@ pub(super) struct ScriptedSocket {
     /// Whether closing it resets the connection.
     pub(super) is_reset: bool,
     pub(super) memory: SocketMemory,
+    /// The round-trip time to the client, if the kernel has measured it.
+    pub(super) round_trip: Option<Duration>,
     token: Option<Token>,
     wants_output: bool,
     unreported: Readiness,
@@ -331,6 +333,11 @@ impl Network for Script {
     fn socket_memory(&self, socket: &Socket) -> SocketMemory {
         drop(self.call());
         self.on(socket.fd).memory
+    }
+
+    fn round_trip(&self, socket: &Socket) -> Option<Duration> {
+        drop(self.call());
+        self.on(socket.fd).round_trip
     }
 
     fn reset_on_drop(&mut self, socket: &Socket) {
