@@ -9,7 +9,8 @@ use tickstorm_protocol::session::server::Limits;
 use tickstorm_timebase::{Authority, Epoch, Mono, UnixTime, was_suspended};
 use tokio::sync::watch;
 
-use crate::admission::{Admission, Attempts, Rates};
+use super::debugged::DebugList;
+use crate::admission::{Admission, Attempts, ConnectionId, Rates};
 use crate::auth::{AcceptedCredentials, Logins};
 use crate::feed::{ChunkOutcome, FeedFrame, FeedLimits};
 use crate::memory::Memory;
@@ -63,6 +64,8 @@ pub(crate) struct Commons {
 /// The settings, shared state and authority time of a shard.
 pub(super) struct Env {
     pub(super) commons: Commons,
+    /// The clients that an operator debugs.
+    pub(super) debugged: DebugList,
     /// The authority as last published; `None` while the time is not known.
     authority: Option<Authority>,
     /// For how long the machine has been suspended.
@@ -77,6 +80,7 @@ impl Env {
     pub(super) fn new(commons: Commons) -> Self {
         Self {
             commons,
+            debugged: DebugList::default(),
             authority: None,
             suspended: Duration::ZERO,
             generation: None,
@@ -94,6 +98,11 @@ impl Env {
 
     pub(super) fn metrics(&self) -> &Metrics {
         &self.commons.metrics
+    }
+
+    /// Returns the id of the connection with this number.
+    pub(super) fn connection_id(&self, number: u64) -> ConnectionId {
+        self.commons.admission.connection_id(number)
     }
 
     /// Returns the authority that is valid at `mono`; `None` while the edge does not know the time.

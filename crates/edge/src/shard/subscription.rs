@@ -9,6 +9,7 @@ use tickstorm_timebase::{Authority, Epoch, Mono, Plan, Request, plan};
 
 use super::connection::Connection;
 use super::context::InputContext;
+use super::debugged::log_connection;
 use super::env::Env;
 use super::feeds::Feeds;
 use super::outbox::Outbox;
@@ -45,6 +46,12 @@ pub(super) fn subscribe<S: AsRawFd>(
         }
         Some(_) | None => {
             served.defer(request, context.env, context.at.now);
+            log_connection!(
+                context.env, connection.key.id, connection.peer;
+                mode = request.mode.name(),
+                ahead = request.ahead,
+                "SUBSCRIBE waits for the time"
+            );
             SubscribeOutcome::Waits
         }
     }
@@ -95,6 +102,15 @@ fn serve<S: AsRawFd>(
     if let Err(reason) = charge(connection, replay.as_ref(), env, at.mono) {
         return SubscribeOutcome::Refused(reason);
     }
+    log_connection!(
+        env, connection.key.id, connection.peer;
+        mode = request.mode.name(),
+        ahead = request.ahead,
+        resume_after_epoch_ms = request.resume_after.map(Epoch::as_ms),
+        start_epoch_ms = plan.start.as_ms(),
+        replayed_ticks = replay.as_ref().map(Replay::ticks),
+        "subscribed"
+    );
     let session = &mut connection.session;
     session.subscribed(env.limits(), plan.start, control.frames());
     let (slot, fd) = (connection.key.slot, connection.socket.as_raw_fd());

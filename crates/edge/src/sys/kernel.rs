@@ -18,6 +18,7 @@ use tickstorm_timer::TimerFd;
 use super::network::{Listen, Network, NetworkEvent, Readiness, Received, Token, WaitFor};
 use super::socket::transmit;
 use super::socket_memory::SocketMemory;
+use super::traffic::Traffic;
 use super::waker::Waker;
 
 /// The events for which a socket is registered at first: input, urgent data, and the end of input.
@@ -135,6 +136,10 @@ impl Network for Kernel {
 
     fn socket_memory(&self, socket: &TcpStream) -> SocketMemory {
         SocketMemory::of(socket.as_raw_fd())
+    }
+
+    fn traffic(&self, socket: &TcpStream) -> Traffic {
+        Traffic::of(socket.as_raw_fd())
     }
 
     fn reset_on_drop(&mut self, socket: &TcpStream) {

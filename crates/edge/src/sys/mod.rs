@@ -10,4 +10,5 @@ pub(crate) mod proxied;
 pub(crate) mod secured;
 pub(crate) mod socket;
 pub(crate) mod socket_memory;
+pub(crate) mod traffic;
 pub(crate) mod waker;

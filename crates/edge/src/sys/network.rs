@@ -10,6 +10,7 @@ use nix::errno::Errno;
 use tickstorm_timebase::Clock;
 
 use super::socket_memory::SocketMemory;
+use super::traffic::Traffic;
 
 /// A shard's sockets, listener and events, and the clock that gives the time of a read.
 pub(crate) trait Network: Clock {
@@ -72,6 +73,11 @@ pub(crate) trait Network: Clock {
 
     /// Returns how much memory the kernel holds for the socket.
     fn socket_memory(&self, socket: &Self::Socket) -> SocketMemory;
+
+    /// Returns what has passed over the socket.
+    fn traffic(&self, _socket: &Self::Socket) -> Traffic {
+        Traffic::default()
+    }
 
     /// Makes dropping the socket reset the connection, so that the kernel frees its memory at once.
     fn reset_on_drop(&mut self, socket: &Self::Socket);

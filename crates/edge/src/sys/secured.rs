@@ -31,6 +31,7 @@ use super::network::{
     Received, Token, WaitFor,
 };
 use super::socket_memory::SocketMemory;
+use super::traffic::Traffic;
 use crate::metrics::{HandshakeResult, TlsMetrics};
 use crate::tls::{ClientAuth, TlsConfigs};
 
@@ -288,6 +289,10 @@ impl<N: Network> Network for Secured<N> {
 
     fn socket_memory(&self, socket: &N::Socket) -> SocketMemory {
         self.plain.socket_memory(socket)
+    }
+
+    fn traffic(&self, socket: &N::Socket) -> Traffic {
+        self.plain.traffic(socket)
     }
 
     fn reset_on_drop(&mut self, socket: &N::Socket) {
