@@ -31,3 +31,4 @@ mod tables;
 mod temporary_files;
 mod tickstorm;
 mod tls;
+mod trail;
