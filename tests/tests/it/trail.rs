@@ -99,6 +99,27 @@ fn has_message(lines: &[Value], message: &str) -> bool {
     lines.iter().any(|line| line["message"] == message)
 }
 
+/// Waits until these lines of a connection are in the log, and checks that all of its lines are
+/// marked with `debug`.
+async fn assert_trail(edge: &Daemon, id: &str, debug: &str, messages: &[&str]) {
+    let what = format!("all lines of {id}");
+    eventually(&what, PATIENCE, async || {
+        let lines = lines_with(&edge.log(), "connection", id);
+        messages.iter().all(|message| has_message(&lines, message))
+    })
+    .await;
+    for line in lines_with(&edge.log(), "connection", id) {
+        assert_eq!(
+            (&line["debug"], &line["level"]),
+            (&debug.into(), &"INFO".into())
+        );
+        assert!(
+            line["peer"].as_str().unwrap().starts_with("127.0.0."),
+            "{line}"
+        );
+    }
+}
+
 #[tokio::test]
 async fn a_client_that_was_cut_off_is_found_by_its_id_and_by_its_address() {
     let mut edge = Daemon::new("tickstorm-edge");
@@ -140,22 +161,7 @@ async fn a_client_that_was_cut_off_is_found_by_its_id_and_by_its_address() {
             ],
         ),
     ] {
-        let what = format!("all lines of {id}");
-        eventually(&what, PATIENCE, async || {
-            let lines = lines_with(&edge.log(), "connection", id);
-            messages.iter().all(|message| has_message(&lines, message))
-        })
-        .await;
-        for line in lines_with(&edge.log(), "connection", id) {
-            assert_eq!(
-                (&line["debug"], &line["level"]),
-                (&debug.into(), &"INFO".into())
-            );
-            assert!(
-                line["peer"].as_str().unwrap().starts_with("127.0.0."),
-                "{line}"
-            );
-        }
+        assert_trail(&edge, id, debug, messages).await;
     }
     let closed = lines_with(&edge.log(), "reason", "already_authenticated");
     assert_eq!(closed.len(), 2, "{closed:?}");
