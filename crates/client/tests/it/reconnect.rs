@@ -123,7 +123,7 @@ async fn a_minute_client_that_is_cut_off_before_its_first_tick_loses_none() {
     assert_eq!(tick(&mut ticks).await, 120_000);
 }
 
-/// Whoever reports a problem has the id under which the edge has logged the connection.
+/// A user who reports a problem has the id under which the edge has logged the connection.
 #[tokio::test(start_paused = true)]
 async fn the_id_of_each_connection_is_known_while_it_lasts_and_when_it_has_ended() {
     async fn next_edge(net: &mut Net, connection_id: &'static str) -> Edge {

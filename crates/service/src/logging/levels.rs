@@ -138,8 +138,7 @@ mod tests {
         Levels::read(text).unwrap_or_else(|error| panic!("{text}: {error}"))
     }
 
-    /// Returns the places in the code of an event at debug level in `a::b`, in `a::bc`, which only
-    /// begins like it, and in `z`.
+    /// Returns three places in the code at debug level, in the modules `a::b`, `a::c` and `z`.
     fn places() -> [&'static Metadata<'static>; 3] {
         let (all, _) = dispatch(Level::Trace, LogFormat::Text, std::io::sink);
         let spans = with_default(&all, || {
@@ -163,8 +162,8 @@ mod tests {
         })
     }
 
-    /// An event that is not logged must cost no more than a look at a cached answer, on the threads
-    /// that send ticks, too. So the filter's answer is final for each place in the code.
+    /// An event that is not logged must cost no more than a look at a cached answer, also on the
+    /// threads that send ticks. So the filter's answer is final for each place in the code.
     #[test]
     fn each_place_in_the_code_is_decided_once() {
         for (text, expected) in [
