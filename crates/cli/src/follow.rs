@@ -4,7 +4,7 @@
 use std::io::{self, ErrorKind, Write as _};
 use std::ops::ControlFlow;
 
-use tickstorm_client::{Event, Tick, Ticks};
+use tickstorm_client::{ConnectionId, Error, Event, Tick, Ticks};
 use tickstorm_command::{Failure, OUTPUT};
 
 use crate::line::{self, Line};
@@ -27,7 +27,7 @@ pub(crate) async fn follow(
     mut judge: impl FnMut(&Tick) -> Result<ControlFlow<()>, Failure>,
 ) -> Result<(), Failure> {
     while let Some(event) = ticks.next().await {
-        let event = event?;
+        let event = event.map_err(|error| failure(error, ticks.connection_id()))?;
         let Event::Tick(tick) = event else {
             if let Some(notice) = notice(&event) {
                 eprintln!("tickstorm: {notice}");
@@ -46,22 +46,28 @@ fn notice(event: &Event) -> Option<String> {
     match event {
         Event::Reconnecting {
             why,
+            connection_id,
             after,
             resumes,
         } => {
             let seconds = after.as_secs_f64();
-            let why = anyhow::Chain::new(why).map(ToString::to_string);
-            let why = why.collect::<Vec<_>>().join(": ");
+            let chain = anyhow::Chain::new(why).map(ToString::to_string);
+            let chain = chain.collect::<Vec<_>>().join(": ");
+            let why = format!("{chain}{}", name_of(why, connection_id.as_ref()));
             let without_resuming = if *resumes { "" } else { " without resuming" };
             Some(format!(
                 "{why}; reconnecting in {seconds:.1} s{without_resuming}"
             ))
         }
-        Event::Reconnected { address, edge_id } => {
+        Event::Reconnected {
+            address, edge_id, ..
+        } => {
             let edge_id = edge_id.escape_debug();
             Some(format!("reconnected to edge {edge_id} at {address}"))
         }
-        Event::Moved { address, edge_id } => {
+        Event::Moved {
+            address, edge_id, ..
+        } => {
             let edge_id = edge_id.escape_debug();
             Some(format!(
                 "moved to edge {edge_id} at {address}, since the other one is going away"
@@ -75,6 +81,25 @@ fn notice(event: &Event) -> Option<String> {
         }
         // A tick is printed on standard output; events added in the future are ignored.
         Event::Tick(_) | _ => None,
+    }
+}
+
+/// Returns the failure of a connection that was not replaced, with its id.
+fn failure(error: Error, id: Option<&ConnectionId>) -> Failure {
+    let name = name_of(&error, id);
+    let Failure { code, error } = error.into();
+    if name.is_empty() {
+        return Failure { code, error };
+    }
+    Failure::message(code, format!("{error:#}{name}"))
+}
+
+/// Returns the id of the connection that ended with `error`, in the form in which it follows the
+/// error's text: empty if the connection has no id, or if the text has it already.
+fn name_of(error: &Error, id: Option<&ConnectionId>) -> String {
+    match id {
+        Some(id) if error.connection_id().is_none() => format!(" (connection {id})"),
+        Some(_) | None => String::new(),
     }
 }
 

@@ -5,7 +5,7 @@ use std::io;
 use std::time::Duration;
 
 pub use tickstorm_protocol::code::{ErrorCode, Return, UnknownCode};
-pub use tickstorm_protocol::session::client::{ClientError, Refusal};
+pub use tickstorm_protocol::session::client::{ClientError, ConnectionId, Refusal};
 
 /// The reason why a connection ended, or could not be made. Text from the edge is shown escaped, so
 /// that it cannot control a terminal.
@@ -89,6 +89,22 @@ impl Error {
         }
     }
 
+    /// Returns the id of the connection, if the edge named it in an ERROR. The ids of connections
+    /// that ended otherwise are in the events that this client has yielded.
+    #[must_use]
+    pub fn connection_id(&self) -> Option<&ConnectionId> {
+        match self {
+            Self::Refused(refusal) => refusal.connection_id.as_ref(),
+            Self::Connect { .. }
+            | Self::Protocol(_)
+            | Self::Closed { .. }
+            | Self::TimeUnknown { .. }
+            | Self::Timeout { .. } => None,
+            #[cfg(feature = "tls")]
+            Self::Tls(_) => None,
+        }
+    }
+
     /// Returns how long the edge wants this client to wait, or zero if it gave no hint.
     pub(crate) fn retry_after(&self) -> Duration {
         match self {
@@ -104,7 +120,7 @@ impl Error {
     }
 }
 
-/// Displays a refusal's code and message.
+/// Displays a refusal's code, message and connection id.
 struct ShownRefusal<'a>(&'a Refusal);
 
 impl fmt::Display for ShownRefusal<'_> {
@@ -113,7 +129,11 @@ impl fmt::Display for ShownRefusal<'_> {
             Ok(code) => code.fmt(f)?,
             Err(UnknownCode(text)) => Escaped(text).fmt(f)?,
         }
-        write!(f, ": {}", Escaped(&self.0.message))
+        write!(f, ": {}", Escaped(&self.0.message))?;
+        match &self.0.connection_id {
+            Some(id) => write!(f, " (connection {id})"),
+            None => Ok(()),
+        }
     }
 }
 

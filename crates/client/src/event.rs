@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tickstorm_timebase::{Epoch, Mode, Quality};
 
-use crate::error::Error;
+use crate::error::{ConnectionId, Error};
 use crate::estimate::Estimate;
 
 /// An event of a subscription.
@@ -28,6 +28,9 @@ pub enum Event {
     Reconnecting {
         /// The reason why the connection ended or the attempt failed.
         why: Error,
+        /// The id of the connection that ended, by which the edge's operator finds it in the log;
+        /// `None` if it had none.
+        connection_id: Option<ConnectionId>,
         /// The wait before the next attempt.
         after: Duration,
         /// Whether ticks continue after the last tick received, as they nearly always do. If false,
@@ -42,6 +45,8 @@ pub enum Event {
         address: String,
         /// The name that the edge gives itself; it may contain any characters.
         edge_id: String,
+        /// The id of the new connection; `None` if the edge gave it none.
+        connection_id: Option<ConnectionId>,
     },
     /// The subscription moved to another edge, because its edge is going away or asked it to. No
     /// tick was lost or delayed, and there was a connection all the time.
@@ -50,6 +55,8 @@ pub enum Event {
         address: String,
         /// The name that the new edge gives itself; it may contain any characters.
         edge_id: String,
+        /// The id of the new connection; `None` if the new edge gave it none.
+        connection_id: Option<ConnectionId>,
     },
 }
 

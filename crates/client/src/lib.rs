@@ -39,6 +39,10 @@
 //! someone there guesses passwords does not slow down clients with a cookie. The cookie is kept in
 //! memory for as long as the stream exists.
 //!
+//! An edge names each connection. [`Ticks::connection_id`], the events and the error of a refusal
+//! have that name, by which the edge's operator finds the connection in the log: write it down when
+//! a connection ends.
+//!
 //! With [`Options::ahead`], ticks arrive before their time, and the client releases each one when
 //! its own estimate of authority time reaches it. How soon after that depends on the system's
 //! timers:
@@ -84,7 +88,7 @@ mod vitals;
 
 pub use alarm_clock::AlarmClock;
 pub use dial::Dial;
-pub use error::Error;
+pub use error::{ConnectionId, Error};
 pub use estimate::Estimate;
 pub use event::{Event, Tick};
 pub use options::Options;

@@ -1,12 +1,14 @@
 //! [`Ticks`]: a subscription's events as a `Stream`. [`Subscription`] determines the events, and
 //! how the subscription continues when a connection ends.
 
+use std::num::NonZeroU32;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::{fmt, future, panic};
 
 use futures_core::Stream;
+use tickstorm_protocol::session::client::Welcome;
 use tickstorm_timebase::{Epoch, SystemClock};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{mpsc, watch};
@@ -16,7 +18,7 @@ use crate::ahead;
 use crate::alarm_clock::AlarmClock;
 use crate::connection::SharedClock;
 use crate::dial::{Dial, Once, Tcp};
-use crate::error::Error;
+use crate::error::{ConnectionId, Error};
 use crate::estimate::{Estimate, Estimator};
 use crate::event::Event;
 use crate::options::Options;
@@ -63,7 +65,7 @@ where
     let mut subscription = Subscription::new(dial, Arc::clone(&clock), options);
     // Boxed, so that the future of this function is small.
     let subscribed = Box::pin(subscription.connect_first()).await?;
-    let (edge_id, start_epoch) = (subscribed.welcome.edge_id.clone(), subscribed.start);
+    let (welcome, start_epoch) = (subscribed.welcome.clone(), subscribed.start);
     let address = subscription.address().to_owned();
     let (sender, mut events) = mpsc::channel(EVENTS_MAX);
     let estimator = subscription.estimator();
@@ -84,7 +86,7 @@ where
         estimator: estimator.subscribe(),
         clock,
         address,
-        edge_id,
+        welcome,
         start_epoch,
     })
 }
@@ -115,7 +117,8 @@ pub struct Ticks {
     estimator: watch::Receiver<Estimator>,
     clock: SharedClock,
     address: String,
-    edge_id: String,
+    /// What the edge said at the first connection, with the names of the current one.
+    welcome: Welcome,
     start_epoch: Epoch,
 }
 
@@ -150,7 +153,21 @@ impl Ticks {
     /// contain any characters.
     #[must_use]
     pub fn edge_id(&self) -> &str {
-        &self.edge_id
+        &self.welcome.edge_id
+    }
+
+    /// Returns the id of the connection that the last event came over, by which the edge's operator
+    /// finds it; `None` if the edge gave it none.
+    #[must_use]
+    pub fn connection_id(&self) -> Option<&ConnectionId> {
+        self.welcome.connection_id.as_ref()
+    }
+
+    /// Returns the frames per second that the first edge allows a client to send; `None` if it did
+    /// not say. This client sends far fewer.
+    #[must_use]
+    pub fn frame_rate_limit(&self) -> Option<NonZeroU32> {
+        self.welcome.frame_rate_limit
     }
 
     /// Returns the point after which this subscription's ticks start. Until a tick has arrived, a
@@ -184,11 +201,21 @@ impl Stream for Ticks {
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let item = self.events.poll_recv(context);
         if let Poll::Ready(Some(Ok(
-            Event::Reconnected { address, edge_id } | Event::Moved { address, edge_id },
+            Event::Reconnected {
+                address,
+                edge_id,
+                connection_id,
+            }
+            | Event::Moved {
+                address,
+                edge_id,
+                connection_id,
+            },
         ))) = &item
         {
             self.address.clone_from(address);
-            self.edge_id.clone_from(edge_id);
+            self.welcome.edge_id.clone_from(edge_id);
+            self.welcome.connection_id.clone_from(connection_id);
         }
         if let Poll::Ready(None) = item {
             ready!(self.poll_tasks(context));
@@ -200,7 +227,8 @@ impl Stream for Ticks {
 impl fmt::Debug for Ticks {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Ticks")
-            .field("edge_id", &self.edge_id)
+            .field("edge_id", &self.edge_id())
+            .field("connection_id", &self.connection_id())
             .field("start_epoch", &self.start_epoch)
             .finish_non_exhaustive()
     }

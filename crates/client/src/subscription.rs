@@ -26,7 +26,7 @@ use crate::alarm_clock::AlarmClock;
 use crate::backoff::{self, AttemptOutcome, Backoff, HINT_MAX};
 use crate::connection::{Connection, Cookie, ReadBatch, Received, Subscribed, Terms};
 use crate::dial::Dial;
-use crate::error::{Awaited, Error};
+use crate::error::{Awaited, ConnectionId, Error};
 use crate::estimate::Estimator;
 use crate::event::{Event, Tick};
 use crate::options::Options;
@@ -61,6 +61,7 @@ pub(crate) struct Subscription<D, C> {
 struct Link<S> {
     connection: Connection<S>,
     edge_id: String,
+    connection_id: Option<ConnectionId>,
     /// Since when the subscription has lasted. A move continues it.
     since: Mono,
 }
@@ -157,6 +158,7 @@ impl<D: Dial, C: AlarmClock> Subscription<D, C> {
         let (mut link, mut queue) = (self.link(subscribed), VecDeque::new());
         loop {
             let mut error = self.relay(&mut link, queue, events).await?;
+            let mut connection_id = link.connection_id.take();
             let mut subscribed_for = self.clock.now().since(link.since);
             // An edge that this client has left must not keep a place for it.
             drop(link);
@@ -164,7 +166,8 @@ impl<D: Dial, C: AlarmClock> Subscription<D, C> {
                 if !self.options.reconnect {
                     return send(events, Err(error)).await;
                 }
-                self.pause(error, subscribed_for, events).await?;
+                self.pause(error, connection_id, subscribed_for, events)
+                    .await?;
                 let outcome = tokio::select! {
                     outcome = self.connect() => outcome,
                     () = events.closed() => return Err(ReaderGone),
@@ -173,12 +176,14 @@ impl<D: Dial, C: AlarmClock> Subscription<D, C> {
                     Ok(subscribed) => break subscribed,
                     Err(failure) => error = failure,
                 }
+                connection_id = error.connection_id().cloned();
                 subscribed_for = Duration::ZERO;
             };
             link = self.link(subscribed);
             queue = VecDeque::from([Event::Reconnected {
                 address: self.address().to_owned(),
                 edge_id: link.edge_id.clone(),
+                connection_id: link.connection_id.clone(),
             }]);
         }
     }
@@ -187,6 +192,7 @@ impl<D: Dial, C: AlarmClock> Subscription<D, C> {
         Link {
             connection: subscribed.connection,
             edge_id: subscribed.welcome.edge_id,
+            connection_id: subscribed.welcome.connection_id,
             since: self.clock.now(),
         }
     }
@@ -287,6 +293,7 @@ impl<D: Dial, C: AlarmClock> Subscription<D, C> {
     async fn pause(
         &mut self,
         why: Error,
+        connection_id: Option<ConnectionId>,
         subscribed_for: Duration,
         events: &EventSender,
     ) -> Result<(), ReaderGone> {
@@ -311,6 +318,7 @@ impl<D: Dial, C: AlarmClock> Subscription<D, C> {
         let after = wait.max(self.addresses.advance(now).since(now));
         let reconnecting = Event::Reconnecting {
             why,
+            connection_id,
             after,
             resumes: come_back != Return::AtOnceWithoutResume,
         };

@@ -9,8 +9,8 @@ use crate::Failure;
 
 /// Starts the logs according to the settings, and logs the settings' warnings first.
 pub fn start(settings: &Settings) -> Result<Logs, Failure> {
-    let level = settings.get(&LOG_LEVEL);
-    let logs = logging::init(level, settings.get(&LOG_FORMAT))
+    let levels = settings.get(&LOG_LEVEL);
+    let logs = logging::init(levels, settings.get(&LOG_FORMAT))
         .map_err(|error| Failure::new(exit::SOFTWARE, error))?;
     for warning in settings.warnings() {
         tracing::warn!("{warning}");

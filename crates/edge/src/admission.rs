@@ -5,6 +5,7 @@
 mod address;
 mod address_limits;
 mod attempts;
+mod connection_ids;
 mod floods;
 mod handshakes;
 mod rates;
@@ -12,17 +13,19 @@ mod refusal;
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use prometheus::IntGauge;
 use tickstorm_timebase::Mono;
 use tokio::sync::watch;
 
 use self::address_limits::AddressLimits;
+use self::connection_ids::ConnectionIds;
 use self::handshakes::Handshakes;
 use crate::ip_lists::IpLists;
 pub(crate) use address::Address;
 pub(crate) use attempts::{Attempts, Level, SlowWarning, Turn};
+pub(crate) use connection_ids::{ConnectionId, ConnectionIdError};
 pub(crate) use floods::{FloodKind, Floods};
 pub(crate) use handshakes::{Evicted, Handshake};
 pub(crate) use rates::Rates;
@@ -57,7 +60,7 @@ pub(crate) struct Admission {
     connections_max: usize,
     connections: AtomicUsize,
     shown: IntGauge,
-    ids: AtomicU64,
+    ids: ConnectionIds,
     handshakes: Handshakes,
     lists: watch::Receiver<IpLists>,
     addresses: AddressLimits,
@@ -97,7 +100,7 @@ impl Admission {
             connections_max,
             connections: AtomicUsize::new(0),
             shown: shown.connections,
-            ids: AtomicU64::new(1),
+            ids: ConnectionIds::new(),
             handshakes: Handshakes::new(handshakes, shown.handshakes),
             lists,
             addresses: AddressLimits::new(connections_per_address, connect_rate_per_address),
@@ -118,13 +121,22 @@ impl Admission {
     /// Returns the number of accepted connections that have ended, including those that linger.
     pub(crate) fn ended(&self) -> u64 {
         let open = u64::try_from(self.connections()).unwrap_or(u64::MAX);
-        let accepted = self.ids.load(Ordering::Relaxed) - 1;
-        accepted.saturating_sub(open)
+        self.ids.given().saturating_sub(open)
     }
 
     /// Returns a number that no other connection of this process has had.
     pub(crate) fn next_id(&self) -> u64 {
-        self.ids.fetch_add(1, Ordering::Relaxed)
+        self.ids.next()
+    }
+
+    /// Returns the id by which clients, logs and operators know the connection with this number.
+    pub(crate) fn connection_id(&self, number: u64) -> ConnectionId {
+        self.ids.id_of(number)
+    }
+
+    /// Returns the number of the connection with the id that `text` is.
+    pub(crate) fn number_of(&self, text: &str) -> Result<u64, ConnectionIdError> {
+        self.ids.number_of(text)
     }
 
     /// Decides whether a client at `ip` may connect: checks IP_BLOCKLIST, IP_ALLOWLIST and the

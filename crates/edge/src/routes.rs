@@ -1,12 +1,13 @@
 //! The operators' view of the connections: `GET /connections` lists them,
-//! `DELETE /connections/<id>` closes one, at once or gently, and `POST /rebalance` moves a share of
-//! them to other edges. Each request is sent to all shards as a message, and each shard answers for
-//! its own connections.
+//! `DELETE /connections/<id>` closes one, at once or gently, `POST /rebalance` moves a share of
+//! them to other edges, and `/debug` logs the events of single clients. Each request is sent to all
+//! shards as a message, and each shard answers for its own connections.
 //!
 //! However many requests there are, they take little from the clients: one list is made at a time
 //! and only a few a second, a shard makes its part between ticks, and all parts are put together at
 //! low priority. The number of lists in memory is bounded, even if they are never read.
 
+mod debug;
 mod drain;
 mod rebalance;
 
@@ -27,14 +28,16 @@ use axum::{Json, Router};
 pub(crate) use drain::drain_route;
 use serde::Serialize;
 use serde_json::json;
-use tickstorm_service::admin::busy;
+use tickstorm_service::admin::{RequestId, busy};
 use tickstorm_service::low_priority;
 use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::{Instant, sleep_until, timeout};
 
+use crate::admission::{Admission, ConnectionIdError};
 use crate::health::EdgeHealth;
 use crate::memory::Freed;
 use crate::shard::{Listed, MoveAnswer, Order, ShardCommand, ShardHandle};
+use debug::Debugged;
 use rebalance::Rebalance;
 
 /// The most connections in an answer if the query does not set `limit`.
@@ -72,6 +75,7 @@ struct Operators {
     closing: Arc<Mutex<()>>,
     /// The last rebalance that was started.
     rebalance: Arc<Mutex<Option<Rebalance>>>,
+    debugged: Mutex<Debugged>,
     /// DRAIN_TIMEOUT.
     drain_timeout: Duration,
     /// Tells whether the edge drains.
@@ -85,11 +89,16 @@ pub(crate) fn routes(shards: Handles, drain_timeout: Duration, health: Arc<EdgeH
         .route("/connections", get(list))
         .route("/connections/{id}", delete(close))
         .route("/rebalance", post(rebalance::rebalance))
+        .route(
+            "/debug",
+            get(debug::list).post(debug::start).delete(debug::end),
+        )
         .with_state(Arc::new(operators))
 }
 
 async fn list(
     State(operators): State<Arc<Operators>>,
+    request_id: RequestId,
     Query(query): Query<Vec<(String, String)>>,
 ) -> Response {
     let Some((order, limit)) = parse(&query) else {
@@ -106,7 +115,7 @@ async fn list(
     match operators.list(order, limit, permit).await {
         Ok(text) => ([(CONTENT_TYPE, "application/json")], text).into_response(),
         Err(error) => {
-            tracing::warn!(%error, "connections can't be listed");
+            tracing::warn!(%error, %request_id, "connections can't be listed");
             let text = format!("connections can't be listed: {error}");
             (StatusCode::INTERNAL_SERVER_ERROR, text).into_response()
         }
@@ -116,15 +125,25 @@ async fn list(
 async fn close(
     State(operators): State<Arc<Operators>>,
     Path(id): Path<String>,
+    request_id: RequestId,
     Query(query): Query<Vec<(String, String)>>,
 ) -> Response {
-    let Ok(id) = id.parse() else {
-        let allowed = "invalid connection id: it must be a number, as listed by /connections";
-        return (StatusCode::BAD_REQUEST, allowed).into_response();
+    let named = match operators.health.admission.number_of(&id) {
+        Ok(number) => Named {
+            number,
+            id,
+            request_id,
+        },
+        Err(error @ ConnectionIdError::Form) => {
+            return (StatusCode::BAD_REQUEST, error.to_string()).into_response();
+        }
+        Err(error @ ConnectionIdError::Foreign) => {
+            return (StatusCode::NOT_FOUND, error.to_string()).into_response();
+        }
     };
     match query.as_slice() {
-        [] => close_at_once(operators, id).await,
-        [(name, value)] if name == "gently" && value.is_empty() => move_one(operators, id).await,
+        [] => close_at_once(operators, named).await,
+        [(name, value)] if name == "gently" && value.is_empty() => move_one(operators, named).await,
         _ => {
             let allowed = "invalid query: allowed is only gently, without a value";
             (StatusCode::BAD_REQUEST, allowed).into_response()
@@ -132,22 +151,34 @@ async fn close(
     }
 }
 
-async fn close_at_once(operators: Arc<Operators>, id: u64) -> Response {
+/// A connection that a request has named.
+struct Named {
+    number: u64,
+    id: String,
+    request_id: RequestId,
+}
+
+async fn close_at_once(operators: Arc<Operators>, named: Named) -> Response {
+    let Named {
+        number,
+        id: connection,
+        request_id,
+    } = named;
     let turn = Arc::clone(&operators.closing).lock_owned().await;
     // A task of its own: even if the client leaves, the next request waits for its turn, and the
     // event is logged.
     let closing = tokio::spawn(async move {
-        let answers = operators.ask(|reply| ShardCommand::Close(id, reply)).await;
+        let answers = operators.ask(|reply| ShardCommand::Close(number, reply));
+        let is_closed = answers.await.contains(&true);
         drop(turn);
-        let is_closed = answers.contains(&true);
         if is_closed {
-            tracing::info!(connection = id, "an operator closed a connection");
+            tracing::info!(%connection, %request_id, "an operator closed a connection");
         }
         is_closed
     });
     match closing.await {
         Ok(true) => StatusCode::NO_CONTENT.into_response(),
-        Ok(false) => not_found(id),
+        Ok(false) => not_found(),
         Err(error) => {
             let text = format!("the connection can't be closed: {error}");
             (StatusCode::INTERNAL_SERVER_ERROR, text).into_response()
@@ -156,7 +187,12 @@ async fn close_at_once(operators: Arc<Operators>, id: u64) -> Response {
 }
 
 /// Tells a client to move to another edge, and lets its shard close the connection later.
-async fn move_one(operators: Arc<Operators>, id: u64) -> Response {
+async fn move_one(operators: Arc<Operators>, named: Named) -> Response {
+    let Named {
+        number: id,
+        id: connection,
+        request_id,
+    } = named;
     let within = operators.grace();
     let turn = Arc::clone(&operators.closing).lock_owned().await;
     if operators.is_draining() {
@@ -170,8 +206,9 @@ async fn move_one(operators: Arc<Operators>, id: u64) -> Response {
         let known = answers.find(|answer| *answer != MoveAnswer::Unknown);
         if let Some(MoveAnswer::Told(within)) = known {
             tracing::info!(
-                connection = id,
+                %connection,
                 ?within,
+                %request_id,
                 "an operator moves a client to another edge"
             );
         }
@@ -184,14 +221,12 @@ async fn move_one(operators: Arc<Operators>, id: u64) -> Response {
             (StatusCode::ACCEPTED, answer).into_response()
         }
         Ok(MoveAnswer::Unauthenticated) => {
-            let text = format!(
-                "the client of connection {id} has not authenticated, so it can't be told to \
-                 move: close the connection without ?gently"
-            );
+            let text = "the client of this connection has not authenticated, so it can't be told \
+                        to move: close the connection without ?gently";
             (StatusCode::CONFLICT, text).into_response()
         }
         Ok(MoveAnswer::Draining) => (StatusCode::CONFLICT, DRAINING).into_response(),
-        Ok(MoveAnswer::Unknown) => not_found(id),
+        Ok(MoveAnswer::Unknown) => not_found(),
         Err(error) => {
             let text = format!("the client can't be moved: {error}");
             (StatusCode::INTERNAL_SERVER_ERROR, text).into_response()
@@ -199,8 +234,8 @@ async fn move_one(operators: Arc<Operators>, id: u64) -> Response {
     }
 }
 
-fn not_found(id: u64) -> Response {
-    let text = format!("no connection has the id {id}");
+fn not_found() -> Response {
+    let text = "the connection with this id has ended";
     (StatusCode::NOT_FOUND, text).into_response()
 }
 
@@ -213,6 +248,7 @@ impl Operators {
             listed: Arc::default(),
             closing: Arc::default(),
             rebalance: Arc::default(),
+            debugged: Mutex::default(),
             drain_timeout,
             health,
         }
@@ -246,7 +282,9 @@ impl Operators {
             let answers = operators
                 .ask(|reply| ShardCommand::List(order, limit, reply))
                 .await;
-            let json = low_priority::run(move || encode(answers, order, limit)).await;
+            let admission = Arc::clone(&operators.health.admission);
+            let encoding = move || encode(answers, order, limit, &admission);
+            let json = low_priority::run(encoding).await;
             *listed = Some(Instant::now());
             Ok(Bytes::from_owner(List {
                 json: json??,
@@ -312,7 +350,12 @@ fn parse(query: &[(String, String)]) -> Option<(Order, usize)> {
 }
 
 /// Encodes the first `limit` connections of all shards.
-fn encode(answers: Vec<Vec<Listed>>, order: Order, limit: usize) -> io::Result<Vec<u8>> {
+fn encode(
+    answers: Vec<Vec<Listed>>,
+    order: Order,
+    limit: usize,
+    admission: &Admission,
+) -> io::Result<Vec<u8>> {
     let mut listed: Vec<Listed> = answers.into_iter().flatten().collect();
     listed.sort_by_key(|one| (Reverse(one.rank(order)), one.id));
     let mut json = vec![b'['];
@@ -320,7 +363,7 @@ fn encode(answers: Vec<Vec<Listed>>, order: Order, limit: usize) -> io::Result<V
         if index > 0 {
             json.push(b',');
         }
-        serde_json::to_writer(&mut json, &Shown::from(one))?;
+        serde_json::to_writer(&mut json, &Shown::new(one, admission))?;
         if index % ENCODED_AT_ONCE == 0 {
             thread::yield_now();
         }
@@ -332,7 +375,7 @@ fn encode(answers: Vec<Vec<Listed>>, order: Order, limit: usize) -> io::Result<V
 /// A connection in the form in which it is shown.
 #[derive(Serialize)]
 struct Shown<'a> {
-    id: u64,
+    id: String,
     peer: std::net::SocketAddr,
     identity: Option<&'a str>,
     client_id: Option<&'a str>,
@@ -351,12 +394,12 @@ struct ShownCertificate<'a> {
     serial: &'a str,
 }
 
-impl<'a> From<&'a Listed> for Shown<'a> {
-    fn from(listed: &'a Listed) -> Self {
+impl<'a> Shown<'a> {
+    fn new(listed: &'a Listed, admission: &Admission) -> Self {
         let client = listed.client.as_ref();
         let certificate = listed.certificate.as_ref();
         Self {
-            id: listed.id,
+            id: admission.connection_id(listed.id).to_string(),
             peer: listed.peer,
             identity: client.map(|client| client.identity.as_str()),
             client_id: client.map(|client| client.id.as_str()),
@@ -381,6 +424,11 @@ mod tests {
     fn operators() -> Arc<Operators> {
         let health = Arc::new(EdgeHealth::unserved());
         Arc::new(Operators::new(Handles::new(), Duration::ZERO, health))
+    }
+
+    fn ask_for_list(operators: &Arc<Operators>) -> impl Future<Output = Response> + use<> {
+        let state = State(Arc::clone(operators));
+        list(state, RequestId::random(), Query(Vec::new()))
     }
 
     fn parse_pairs(pairs: &[(&str, &str)]) -> Option<(Order, usize)> {
@@ -420,20 +468,20 @@ mod tests {
         let began = Instant::now();
         let mut unread = Vec::new();
         for _ in 0..LISTS_MAX {
-            let answer = list(State(Arc::clone(&operators)), Query(Vec::new())).await;
+            let answer = ask_for_list(&operators).await;
             assert_eq!(answer.status(), StatusCode::OK);
             unread.push(answer);
         }
         let pauses = u32::try_from(LISTS_MAX - 1).unwrap();
         assert!(began.elapsed() >= PAUSE * pauses, "{:?}", began.elapsed());
-        let refused = list(State(Arc::clone(&operators)), Query(Vec::new())).await;
+        let refused = ask_for_list(&operators).await;
         assert_eq!(refused.status(), StatusCode::SERVICE_UNAVAILABLE);
         assert!(refused.headers().contains_key("retry-after"));
         let freed = operators.freed.clone();
         assert_eq!(freed.take(), 0, "all lists are still in memory");
         unread.pop();
         assert!(freed.take() > 0);
-        let answer = list(State(operators), Query(Vec::new())).await;
+        let answer = ask_for_list(&operators).await;
         assert_eq!(answer.status(), StatusCode::OK);
     }
 
@@ -444,7 +492,7 @@ mod tests {
         let began = Instant::now();
         let (mut made, mut before) = (0, None);
         while made < 4 {
-            let request = list(State(Arc::clone(&operators)), Query(Vec::new()));
+            let request = ask_for_list(&operators);
             let request = tokio::spawn(request);
             tokio::time::sleep(Duration::from_millis(1)).await;
             request.abort();

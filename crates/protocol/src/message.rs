@@ -30,6 +30,8 @@ pub const SCHEMA_VERSION: u32 = 1;
 pub const PROTOCOL_MINOR: u32 = 1;
 /// The longest cookie in an `Auth` or `Ack`, in bytes. A longer one is ignored.
 pub const COOKIE_LEN_MAX: usize = 64;
+/// The longest connection id in an `Ack` or `ErrorMsg`, in bytes. A longer one is ignored.
+pub const CONNECTION_ID_LEN_MAX: usize = 40;
 /// The largest number of ticks that a DATA_BATCH frame may carry.
 pub const BATCH_TICKS_MAX: usize = 1_000;
 

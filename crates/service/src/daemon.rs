@@ -237,10 +237,10 @@ impl Daemon {
             Hangups::catch().map_err(defect)?
         };
         let settings = self.settings()?;
-        let level = settings.get(&LOG_LEVEL);
+        let levels = settings.get(&LOG_LEVEL);
         // The logs are kept to the end, so that the last events, which show why the process ended,
         // are written.
-        let logs = logging::init(level, settings.get(&LOG_FORMAT)).map_err(defect)?;
+        let logs = logging::init(levels.clone(), settings.get(&LOG_FORMAT)).map_err(defect)?;
         end_at_quit(&logs).map_err(defect)?;
         let outcome = runtime.block_on(async {
             tracing::info!(version = VERSION, "starting {}", self.name);
@@ -253,7 +253,7 @@ impl Daemon {
             let signals = Signals::catch().map_err(defect)?;
             let tasks = Lifecycle::new();
             let stop = tasks.stopping();
-            let debug = logging::debug_on_signal(logs.levels(), level).map_err(defect)?;
+            let debug = logging::debug_on_signal(logs.levels(), levels).map_err(defect)?;
             let registry = metrics::registry().map_err(defect)?;
             let count = logs.count_dropped(&registry).map_err(defect)?;
             tasks.spawn(async move {

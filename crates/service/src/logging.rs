@@ -2,6 +2,7 @@
 //! `dev` and `tail`. The format is JSON for machines or text for people, and the level can be
 //! changed while the process runs. Logging never blocks the caller; `queue` ensures that.
 
+mod levels;
 mod lines;
 mod loss;
 mod queue;
@@ -20,9 +21,15 @@ use tokio::{
 };
 use tracing::{Dispatch, subscriber::SetGlobalDefaultError};
 use tracing_subscriber::{
-    Registry, filter::LevelFilter, fmt, fmt::MakeWriter, layer::SubscriberExt, reload,
+    Registry,
+    filter::{LevelFilter, Targets},
+    fmt,
+    fmt::MakeWriter,
+    layer::SubscriberExt,
+    reload,
 };
 
+pub use self::levels::Levels;
 use self::lines::LineCounters;
 use self::queue::Queue;
 use crate::metrics::{self, RegisterError};
@@ -79,47 +86,47 @@ impl From<Level> for LevelFilter {
     }
 }
 
-/// A handle that changes the level while the process runs.
+/// A handle that changes the levels while the process runs.
 #[derive(Clone, Debug)]
-pub struct LevelHandle(reload::Handle<LevelFilter, Registry>);
+pub struct LevelHandle(reload::Handle<Targets, Registry>);
 
 impl LevelHandle {
-    /// Sets the level: events at `level` and at more severe ones are written.
-    pub fn set(&self, level: Level) {
+    /// Sets the levels.
+    pub fn set(&self, levels: &Levels) {
         // This fails only if the subscriber is gone, and then there is nothing left to log to.
-        let _ = self.0.reload(level);
+        let _ = self.0.reload(levels.filter());
     }
 }
 
-/// Starts catching SIGUSR1: each one turns on debug events for a minute, after which the level is
-/// `level` again. Must be called inside a runtime, which must then run the returned future.
+/// Starts catching SIGUSR1: each one turns on debug events for a minute, after which the levels are
+/// `levels` again. Must be called inside a runtime, which must then run the returned future.
 ///
 /// # Errors
 /// Returns an error if the system does not let a handler be installed.
 pub fn debug_on_signal(
     handle: LevelHandle,
-    level: Level,
+    levels: Levels,
 ) -> io::Result<impl Future<Output = ()> + Send + 'static> {
     let mut requests = signal(SignalKind::user_defined1())?;
     Ok(debug_on_request(
         move |cx| requests.poll_recv(cx),
         handle,
-        level,
+        levels,
     ))
 }
 
 async fn debug_on_request(
     mut poll_request: impl FnMut(&mut Context<'_>) -> Poll<Option<()>>,
     handle: LevelHandle,
-    level: Level,
+    levels: Levels,
 ) {
     while poll_fn(&mut poll_request).await.is_some() {
-        handle.set(level.max(Level::Debug));
+        handle.set(&levels.at_least(Level::Debug));
         tracing::info!(for_s = DEBUG_TIME.as_secs(), "debug logging is on");
         // Another request restarts the time.
         while let Ok(Some(())) = timeout(DEBUG_TIME, poll_fn(&mut poll_request)).await {}
         tracing::info!("debug logging is off");
-        handle.set(level);
+        handle.set(&levels);
     }
 }
 
@@ -134,7 +141,7 @@ pub struct Logs {
 }
 
 impl Logs {
-    /// Returns a handle that changes the level.
+    /// Returns a handle that changes the levels.
     #[must_use]
     pub fn levels(&self) -> LevelHandle {
         self.levels.clone()
@@ -172,10 +179,10 @@ impl Logs {
 ///
 /// # Errors
 /// Returns an error if logs have already been started.
-pub fn init(level: Level, format: LogFormat) -> Result<Logs, SetGlobalDefaultError> {
+pub fn init(levels: impl Into<Levels>, format: LogFormat) -> Result<Logs, SetGlobalDefaultError> {
     let (writer, queue) = queue::start(io::stderr());
     let lines = LineCounters::new();
-    let (dispatch, levels) = counted_dispatch(level, format, writer, lines.clone());
+    let (dispatch, levels) = counted_dispatch(levels, format, writer, lines.clone());
     tracing::dispatcher::set_global_default(dispatch)?;
     queue.end_on_panic();
     Ok(Logs {
@@ -186,16 +193,20 @@ pub fn init(level: Level, format: LogFormat) -> Result<Logs, SetGlobalDefaultErr
 }
 
 /// Creates the same dispatcher as [`init`], with another writer and without installing it.
-pub fn dispatch<W>(level: Level, format: LogFormat, writer: W) -> (Dispatch, LevelHandle)
+pub fn dispatch<W>(
+    levels: impl Into<Levels>,
+    format: LogFormat,
+    writer: W,
+) -> (Dispatch, LevelHandle)
 where
     W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
 {
-    counted_dispatch(level, format, writer, LineCounters::new())
+    counted_dispatch(levels, format, writer, LineCounters::new())
 }
 
 /// Does the same, and counts the lines.
 fn counted_dispatch<W>(
-    level: Level,
+    levels: impl Into<Levels>,
     format: LogFormat,
     writer: W,
     lines: LineCounters,
@@ -203,7 +214,7 @@ fn counted_dispatch<W>(
 where
     W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
 {
-    let (filter, handle) = reload::Layer::new(LevelFilter::from(level));
+    let (filter, handle) = reload::Layer::new(levels.into().filter());
     let registry = Registry::default().with(filter).with(lines);
     let layer = fmt::layer().with_writer(writer);
     let dispatch = match format {
@@ -287,9 +298,9 @@ mod tests {
     fn the_level_filters_events_and_can_be_changed() {
         let lines = Lines::default().log(Level::Info, LogFormat::Text, |handle| {
             debug!("before");
-            handle.set(Level::Debug);
+            handle.set(&Level::Debug.into());
             debug!("during");
-            handle.set(Level::Error);
+            handle.set(&Level::Error.into());
             info!("after");
         });
         assert_eq!(lines.len(), 1, "{lines:?}");
@@ -306,7 +317,7 @@ mod tests {
         tokio::spawn(debug_on_request(
             move |cx| requests.poll_recv(cx),
             handle,
-            Level::Warn,
+            Level::Warn.into(),
         ));
         let debug_after = async |s: u64| {
             tokio::time::sleep(Duration::from_secs(s)).await;

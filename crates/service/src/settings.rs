@@ -4,7 +4,7 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use crate::{
     env::{Findings, Setting, Settings, Text},
-    logging::{Level, LogFormat},
+    logging::{Levels, LogFormat},
 };
 
 const URL: Text = Text::new("a URL such as http://127.0.0.1:4317", |text| {
@@ -37,8 +37,10 @@ crate::settings! {
         (),
         "Programs on the same machine need none, and others then have no access to these paths",
     );
-    /// The level of the logs: events at this level and at more severe ones are written.
-    LOG_LEVEL: Level = Setting::new(
+    /// The level of the logs: events at this level and at more severe ones are written. A module
+    /// may have a level of its own, which includes the modules below it; an event's module is its
+    /// target.
+    LOG_LEVEL: Levels = Setting::new(
         (),
         "info",
         "Shows changes in the state of the process, and nothing per connection",

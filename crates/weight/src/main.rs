@@ -15,7 +15,7 @@ use tickstorm_edge::{
 };
 use tickstorm_protocol::frame::{self, Decoder, FrameType, Rules};
 use tickstorm_protocol::message::{Auth, Heartbeat, encode_batch};
-use tickstorm_protocol::session::server::{Limits, ServerSession, Step, pong};
+use tickstorm_protocol::session::server::{Greeting, Limits, ServerSession, Step, pong};
 use tickstorm_testkit::CountingAllocator;
 use tickstorm_timebase::{
     Authority, Epoch, Mode, Mono, Quality, Reply, Tick, Timekeeper, TimekeeperConfig,
@@ -105,7 +105,7 @@ fn session(rounds: u32) -> anyhow::Result<usize> {
     frame::encode(FrameType::Auth, &Auth::default(), &mut auth);
     let step = session.step(&limits, &mut auth.as_slice(), now);
     ensure!(matches!(step, Step::Auth(_)), "{step:?}");
-    session.accept(&limits, &[], now, &mut out);
+    session.accept(&limits, &Greeting::default(), now, &mut out);
     let bytes = heartbeat();
     let mut answered = 0;
     let allocations = repeat(rounds, || {

@@ -33,3 +33,4 @@ mod tables;
 mod temporary_files;
 mod tickstorm;
 mod tls;
+mod trail;

@@ -123,13 +123,14 @@ async fn end_connections(cluster: &mut Cluster, from: usize, cause: Cause) {
 }
 
 /// Returns the ids of an edge's subscribers.
-async fn subscribed(edge: &Daemon) -> Vec<u64> {
+async fn subscribed(edge: &Daemon) -> Vec<String> {
     let (code, body) = edge.get("/connections").await.unwrap();
     assert_eq!(code, 200, "{body}");
     let listed: serde_json::Value = serde_json::from_str(&body).unwrap();
     let listed = listed.as_array().unwrap().iter();
     let subscribed = listed.filter(|one| one["subscribed"] == true);
-    subscribed.map(|one| one["id"].as_u64().unwrap()).collect()
+    let ids = subscribed.map(|one| one["id"].as_str().unwrap().to_owned());
+    ids.collect()
 }
 
 #[tokio::test]

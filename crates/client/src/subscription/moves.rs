@@ -108,6 +108,7 @@ impl<D: Dial, C: AlarmClock> Subscription<D, C> {
         queue.push_back(Event::Moved {
             address: self.address().to_owned(),
             edge_id: link.edge_id.clone(),
+            connection_id: link.connection_id.clone(),
         });
         Outcome::Moved
     }

@@ -13,7 +13,7 @@ use tickstorm_protocol::ErrorCode;
 use tickstorm_protocol::frame::{self, FrameType};
 use tickstorm_protocol::message::{Ack, Auth, GoingAway, encode_batch};
 use tickstorm_protocol::session::Request;
-use tickstorm_protocol::session::server::{self, Limits, ServerSession, Step};
+use tickstorm_protocol::session::server::{self, Greeting, Limits, ServerSession, Step};
 use tickstorm_timebase::{Clock, Epoch, Mode, Mono, Quality, Tick};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf};
 use tokio::sync::mpsc;
@@ -74,6 +74,8 @@ pub(crate) struct Edge {
     socket: DuplexStream,
     session: ServerSession,
     pub(crate) limits: Limits,
+    /// The name of this connection; empty if it has none.
+    pub(crate) connection_id: &'static str,
     pub(crate) clock: TokioClock,
     began: Mono,
     /// The difference between this edge's time and the test's, in microseconds.
@@ -108,6 +110,7 @@ fn edge_of(clock: TokioClock, began: Mono) -> (DuplexStream, Edge) {
             max_msg_size: 65_536,
             edge_id: "edge-7".into(),
         },
+        connection_id: "",
         clock,
         began,
         skew_us: 0,
@@ -241,9 +244,13 @@ impl Edge {
         let Step::Auth(mut auth) = step else {
             panic!("{step:?} instead of AUTH");
         };
+        let greeting = Greeting {
+            connection_id: self.connection_id,
+            cookie,
+        };
         let mut frame = Vec::new();
         self.session
-            .accept(&self.limits, cookie, self.clock.now(), &mut frame);
+            .accept(&self.limits, &greeting, self.clock.now(), &mut frame);
         self.send(&frame).await;
         std::mem::take(&mut *auth)
     }
@@ -254,8 +261,12 @@ impl Edge {
         let step = self.step().await;
         assert!(matches!(step, Step::Auth(_)), "{step:?} instead of AUTH");
         let mut unused = Vec::new();
-        self.session
-            .accept(&self.limits, &[], self.clock.now(), &mut unused);
+        self.session.accept(
+            &self.limits,
+            &Greeting::default(),
+            self.clock.now(),
+            &mut unused,
+        );
         let millis = |duration: Duration| u32::try_from(duration.as_millis()).unwrap();
         let ack = Ack {
             acked_type: u32::from(FrameType::Auth.byte()),
@@ -458,7 +469,8 @@ impl Edge {
     /// Refuses the client and closes the connection.
     pub(crate) async fn refuse(mut self, code: ErrorCode, message: &str, retry_after_ms: u32) {
         let mut frame = Vec::new();
-        server::error(code, message, retry_after_ms, &mut frame);
+        let id = self.connection_id;
+        server::error(code, message, retry_after_ms, id, &mut frame);
         self.send(&frame).await;
     }
 

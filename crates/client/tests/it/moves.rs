@@ -38,7 +38,9 @@ async fn follow(ticks: &mut Ticks, base: Instant, from_ms: i64, until_ms: i64) -
                 seen.late_ms.push(now_ms - expected);
                 expected += 1_000;
             }
-            Some(Ok(Event::Moved { address, edge_id })) => seen.moved.push((address, edge_id)),
+            Some(Ok(Event::Moved {
+                address, edge_id, ..
+            })) => seen.moved.push((address, edge_id)),
             Some(Ok(Event::Reconnecting { .. })) => seen.reconnecting += 1,
             Some(Ok(Event::Reconnected { .. })) => {}
             other => panic!("{other:?}"),

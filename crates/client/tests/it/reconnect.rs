@@ -31,6 +31,7 @@ async fn reconnecting(ticks: &mut Ticks) -> (Error, Duration, bool) {
             why,
             after,
             resumes,
+            ..
         }) => (why, after, resumes),
         other => panic!("{other:?} instead of the connection's end"),
     }
@@ -120,6 +121,72 @@ async fn a_minute_client_that_is_cut_off_before_its_first_tick_loses_none() {
     assert!(reconnecting(&mut ticks).await.2);
     reconnected(&mut ticks).await;
     assert_eq!(tick(&mut ticks).await, 120_000);
+}
+
+/// A user who reports a problem has the id under which the edge has logged the connection.
+#[tokio::test(start_paused = true)]
+async fn the_id_of_each_connection_is_known_while_it_lasts_and_when_it_has_ended() {
+    async fn next_edge(net: &mut Net, connection_id: &'static str) -> Edge {
+        let mut edge = net.next().await.unwrap().1.unwrap();
+        edge.connection_id = connection_id;
+        edge
+    }
+    fn ended(event: Option<Event>) -> (String, Option<String>) {
+        match event {
+            Some(Event::Reconnecting {
+                why, connection_id, ..
+            }) => (why.to_string(), connection_id.map(|id| id.to_string())),
+            other => panic!("{other:?} instead of the connection's end"),
+        }
+    }
+    let (client, mut net) = Net::dial(Options::new("a"), &[]);
+    let mut first = next_edge(&mut net, "1-first").await;
+    first.accept().await;
+    first.acknowledge(epoch(0)).await;
+    let mut ticks = client.await.unwrap().unwrap();
+    let current = |ticks: &Ticks| ticks.connection_id().map(|id| id.as_str().to_owned());
+    assert_eq!(current(&ticks).as_deref(), Some("1-first"));
+    assert_eq!(ticks.frame_rate_limit().map(u32::from), Some(10));
+
+    // An end without an ERROR.
+    drop(first);
+    let (why, id) = ended(event(&mut ticks).await);
+    assert_eq!(
+        (why.as_str(), id.as_deref()),
+        ("the edge closed the connection", Some("1-first"))
+    );
+
+    // An ERROR before the ACK of AUTH.
+    let second = next_edge(&mut net, "2-second").await;
+    second.refuse(ErrorCode::ServerFull, "full", 1).await;
+    let (why, id) = ended(event(&mut ticks).await);
+    assert!(
+        why.ends_with("SERVER_FULL: full (connection 2-second)"),
+        "{why}"
+    );
+    assert_eq!(id.as_deref(), Some("2-second"));
+    assert_eq!(
+        current(&ticks).as_deref(),
+        Some("1-first"),
+        "there is no newer one"
+    );
+
+    let mut third = next_edge(&mut net, "3-third").await;
+    third.accept().await;
+    third.acknowledge(epoch(0)).await;
+    assert_eq!(reconnected(&mut ticks).await, "a");
+    assert_eq!(current(&ticks).as_deref(), Some("3-third"));
+
+    // An edge that gives no ids.
+    third.refuse(ErrorCode::ServerDraining, "bye", 1).await;
+    assert_eq!(ended(event(&mut ticks).await).1.as_deref(), Some("3-third"));
+    let mut fourth = next_edge(&mut net, "").await;
+    fourth.accept().await;
+    fourth.acknowledge(epoch(0)).await;
+    assert_eq!(reconnected(&mut ticks).await, "a");
+    assert_eq!(current(&ticks), None);
+    drop(fourth);
+    assert_eq!(ended(event(&mut ticks).await).1, None);
 }
 
 #[tokio::test(start_paused = true)]

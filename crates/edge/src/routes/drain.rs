@@ -6,6 +6,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use axum::{Json, Router};
 use serde_json::json;
+use tickstorm_service::admin::RequestId;
 use tokio_util::sync::CancellationToken;
 
 /// Returns the route, which cancels `request` to ask for a drain. It changes something, so the
@@ -16,9 +17,9 @@ pub(crate) fn drain_route(request: CancellationToken) -> Router {
         .with_state(request)
 }
 
-async fn drain(State(request): State<CancellationToken>) -> Response {
+async fn drain(State(request): State<CancellationToken>, request_id: RequestId) -> Response {
     if !request.is_cancelled() {
-        tracing::info!("an operator asked for a drain");
+        tracing::info!(%request_id, "an operator asked for a drain");
         request.cancel();
     }
     (StatusCode::ACCEPTED, Json(json!({ "draining": true }))).into_response()

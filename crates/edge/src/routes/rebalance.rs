@@ -11,6 +11,7 @@ use axum::extract::{Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
+use tickstorm_service::admin::RequestId;
 use tickstorm_service::duration::{self, Written};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -42,6 +43,7 @@ struct Request {
 
 pub(super) async fn rebalance(
     State(operators): State<Arc<Operators>>,
+    request_id: RequestId,
     Query(query): Query<Vec<(String, String)>>,
 ) -> Response {
     let request = match parse(&query) {
@@ -59,7 +61,7 @@ pub(super) async fn rebalance(
     }
     // A task of its own: even if the client leaves, the rebalance is known to the next one.
     let starting = tokio::spawn(async move {
-        let started = start(&operators, request).await;
+        let started = start(&operators, request, &request_id).await;
         let state = started.state();
         *rebalance = Some(started);
         state
@@ -75,7 +77,7 @@ pub(super) async fn rebalance(
 
 /// Lets one shard after the other choose its clients, so that all together move the share of all
 /// clients, rounded, however few a shard has.
-async fn start(operators: &Operators, request: Request) -> Rebalance {
+async fn start(operators: &Operators, request: Request, request_id: &RequestId) -> Rebalance {
     let Request { share, over } = request;
     let began = Instant::now();
     let told = Arc::new(AtomicUsize::new(0));
@@ -105,6 +107,7 @@ async fn start(operators: &Operators, request: Request) -> Rebalance {
         share,
         ?over,
         connections = chosen,
+        %request_id,
         "an operator moves clients to other edges"
     );
     Rebalance {

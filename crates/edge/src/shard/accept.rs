@@ -12,6 +12,7 @@ use tickstorm_timebase::Mono;
 
 use super::connection::{Connection, Counted, LINGER, Stage};
 use super::connections::Connections;
+use super::debugged::log_connection;
 use super::driver::Driver;
 use super::key::Key;
 use super::time::Moment;
@@ -147,6 +148,7 @@ impl Acceptor {
         // A client of a load balancer is screened when its address is known.
         let is_known = !driver.network.awaits_client_address(socket);
         let client = is_known.then(|| peer.ip());
+        let peer = *peer;
         let permits = self.permits(client, evicted, connections, driver, at);
         let (permit, counted_address) = match permits {
             Ok(permits) => permits,
@@ -171,7 +173,9 @@ impl Acceptor {
             connection.arrived_after(self.stalled);
             connection
         });
-        register(key, connections, driver)
+        register(key, connections, driver)?;
+        log_connection!(&driver.env, key.id, peer; "connection accepted");
+        Ok(())
     }
 
     /// Returns the permits of a connection that is admitted, or the reason to refuse it. `client`
@@ -242,8 +246,8 @@ fn reject<N: Network>(
     let id = driver.env.commons.admission.next_id();
     let reason = refusal.close_reason();
     driver.env.metrics().connections.count_refused(refusal);
-    driver.record(id, peer, None, reason);
-    if !driver.send_error(socket.as_raw_fd(), reason) {
+    driver.record_refusal(id, peer, reason);
+    if !driver.send_error(socket.as_raw_fd(), id, peer, reason) {
         return Ok(());
     }
     driver.network.shut_down_sending(&socket);

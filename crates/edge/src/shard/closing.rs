@@ -1,21 +1,24 @@
 //! Closing a connection: the reason that is recorded, the ERROR that is sent, and the lingering
 //! after it.
 
+use std::cell::LazyCell;
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::os::fd::RawFd;
+use std::time::Duration;
 
 use tickstorm_protocol::code::{CloseReason, LogLevel};
 use tickstorm_protocol::session::server;
 use tickstorm_service::excerpt::Excerpt;
-use tracing::field::display;
+use tracing::warn;
 
 use super::connection::{AfterStep, Connection, Farewell};
+use super::debugged::log_connection;
 use super::driver::Driver;
 use super::time::Moment;
-use crate::feed::FeedFrame;
+use crate::feed::{Delivery, FeedFrame, FeedId};
 use crate::metrics::SentFrame;
-use crate::sys::network::{ClientCertificate, Network};
+use crate::sys::network::Network;
 use crate::sys::proxied::ProxyFault;
 use crate::sys::secured::TlsFailure;
 
@@ -31,11 +34,12 @@ impl<N: Network> Driver<N> {
         if let Some(failure) = TlsFailure::of(error) {
             let (id, peer) = (connection.key.id, connection.peer);
             let error = Excerpt(failure);
-            tracing::debug!(connection = id, %peer, %error, "TLS failed");
+            log_connection!(&self.env, id, peer; %error, "TLS failed");
             if let Some(result) = failure.refusal()
                 && let Some(not_logged) = self.env.commons.refusals.note(result, at.mono)
             {
                 tracing::info!(
+                    connection = %self.env.connection_id(id),
                     %peer,
                     reason = result.label(),
                     %error,
@@ -92,8 +96,8 @@ impl<N: Network> Driver<N> {
         };
         // An alert must not be destroyed by a reset, any more than an ERROR.
         let has_alert = farewell.reason == CloseReason::TlsFailed;
-        let has_error = farewell.may_send_error
-            && self.send_last(&connection.socket, &unsent, farewell.reason, at);
+        let has_error =
+            farewell.may_send_error && self.send_last(connection, &unsent, farewell.reason, at);
         if !has_alert && !has_error {
             return AfterStep::Gone;
         }
@@ -125,56 +129,73 @@ impl<N: Network> Driver<N> {
             .map_or_else(Vec::new, |unsent| unsent.frames)
     }
 
-    /// Starts ending a connection: takes it out of its feed, and counts and logs the reason and
-    /// for how long its client was served.
-    /// Returns `None` if it is already ending.
+    /// Starts ending a connection: takes it out of its feed, and counts and logs the reason and for
+    /// how long its client was served. Returns `None` if it is already ending.
     pub(super) fn end(
         &mut self,
         connection: &mut Connection<N::Socket>,
         reason: CloseReason,
         at: Moment,
     ) -> Option<Farewell> {
+        let slot = connection.key.slot;
+        let (feed, backlog) = (self.feeds.feed_of(slot), self.feeds.backlog(slot));
         let served_for = connection.served_for(at.mono);
         let farewell = connection.end(reason, at.now)?;
         if let Some(time) = served_for {
             self.env.metrics().connections.observe_session(time);
         }
-        self.feeds.leave(connection.key.slot);
-        let certificate = self.network.client_certificate(&connection.socket);
-        let (id, peer) = (connection.key.id, connection.peer);
-        self.record(id, peer, certificate, farewell.reason);
+        self.feeds.leave(slot);
+        self.env.count_closed(farewell.reason);
+        self.report_closed(connection, &farewell, feed, backlog, at);
         Some(farewell)
     }
 
-    /// Counts and logs the closing of a connection.
-    pub(super) fn record(
-        &self,
-        id: u64,
-        peer: SocketAddr,
-        certificate: Option<&ClientCertificate>,
-        reason: CloseReason,
-    ) {
+    /// Counts and logs a connection that is refused when it is accepted.
+    pub(super) fn record_refusal(&self, id: u64, peer: SocketAddr, reason: CloseReason) {
         self.env.count_closed(reason);
-        let reason_label = reason.label();
-        let subject = certificate.map(|certificate| display(&certificate.subject));
-        let serial = certificate.map(|certificate| display(&certificate.serial));
+        log_connection!(&self.env, id, peer; reason = reason.label(), "connection refused");
+    }
+
+    /// Logs the end of a connection, which had this feed and backlog.
+    fn report_closed(
+        &self,
+        connection: &Connection<N::Socket>,
+        farewell: &Farewell,
+        feed: Option<FeedId>,
+        backlog_frames: u64,
+        at: Moment,
+    ) {
+        let Farewell { reason, client, .. } = farewell;
+        let (id, peer) = (connection.key.id, connection.peer);
+        let certificate = self.network.client_certificate(&connection.socket);
+        // The kernel is asked only if the line is written.
+        let traffic = LazyCell::new(|| self.network.traffic(&connection.socket));
+        macro_rules! log_end {
+            ($log:ident!($($first:tt)*)) => {
+                $log!(
+                    $($first)*
+                    certificate_subject = certificate.map(|shown| display(&shown.subject)),
+                    certificate_serial = certificate.map(|shown| display(&shown.serial)),
+                    identity = client.as_ref().map(|client| client.identity()),
+                    client_id = client.as_ref().map(|client| &*client.id),
+                    mode = feed.map(|feed| feed.mode.name()),
+                    ahead = feed.map(|feed| feed.delivery == Delivery::Ahead),
+                    lasted_ms = millis(at.mono.since(connection.accepted)),
+                    backlog_frames,
+                    received_bytes = traffic.received_bytes,
+                    acknowledged_bytes = traffic.acknowledged_bytes,
+                    retransmissions = traffic.retransmissions,
+                    reason = reason.label(),
+                    "connection closed"
+                )
+            };
+        }
         match reason.log_level() {
-            LogLevel::Debug => tracing::debug!(
-                connection = id,
-                %peer,
-                certificate_subject = subject,
-                certificate_serial = serial,
-                reason = reason_label,
-                "connection closed"
-            ),
-            LogLevel::Warn => tracing::warn!(
-                connection = id,
-                %peer,
-                certificate_subject = subject,
-                certificate_serial = serial,
-                reason = reason_label,
-                "connection closed"
-            ),
+            LogLevel::Debug => log_end!(log_connection!(&self.env, id, peer;)),
+            LogLevel::Warn => {
+                let connection_id = self.env.connection_id(id);
+                log_end!(warn!(connection = %connection_id, %peer,));
+            }
         }
     }
 
@@ -182,17 +203,18 @@ impl<N: Network> Driver<N> {
     /// socket accepted all of it.
     fn send_last(
         &mut self,
-        socket: &N::Socket,
+        connection: &Connection<N::Socket>,
         frames: &[FeedFrame],
         reason: CloseReason,
         at: Moment,
     ) -> bool {
-        let Some(error) = error_frame(reason) else {
+        let (id, peer) = (connection.key.id, connection.peer);
+        let Some(error) = self.error_frame(id, peer, reason) else {
             return false;
         };
         let bytes = frames.iter().map(|frame| &frame.bytes[..]);
         let parts: Vec<_> = bytes.chain([&error[..]]).map(IoSlice::new).collect();
-        let Ok(taken) = self.network.send_parts(socket, &parts) else {
+        let Ok(taken) = self.network.send_parts(&connection.socket, &parts) else {
             return false;
         };
         self.env.metrics().bytes_sent.inc_by(taken as u64);
@@ -210,10 +232,16 @@ impl<N: Network> Driver<N> {
         left == error.len()
     }
 
-    /// Sends the ERROR frame for `reason`, if it has one. Returns true if the socket accepted the
-    /// complete frame.
-    pub(super) fn send_error(&mut self, fd: RawFd, reason: CloseReason) -> bool {
-        let Some(frame) = error_frame(reason) else {
+    /// Sends the ERROR frame for `reason`, if it has one, over a connection that was just accepted.
+    /// Returns true if the socket accepted the complete frame.
+    pub(super) fn send_error(
+        &mut self,
+        fd: RawFd,
+        id: u64,
+        peer: SocketAddr,
+        reason: CloseReason,
+    ) -> bool {
+        let Some(frame) = self.error_frame(id, peer, reason) else {
             return false;
         };
         let sent = self.network.send(fd, &frame);
@@ -223,13 +251,26 @@ impl<N: Network> Driver<N> {
         }
         sent == Ok(frame.len())
     }
+
+    /// Returns the ERROR frame for `reason`, if it has one, and logs that it is sent.
+    fn error_frame(&self, id: u64, peer: SocketAddr, reason: CloseReason) -> Option<Vec<u8>> {
+        let code = reason.error_code()?;
+        let (message, connection_id) = (reason.to_string(), self.env.connection_id(id).to_string());
+        let retry_after_ms = reason.retry_after_ms().map_or(0, rand::random_range);
+        log_connection!(
+            &self.env, id, peer;
+            code = code.as_str(),
+            error = message,
+            retry_after_ms,
+            "sending ERROR"
+        );
+        let mut frame = Vec::new();
+        server::error(code, &message, retry_after_ms, &connection_id, &mut frame);
+        Some(frame)
+    }
 }
 
-/// Returns the ERROR frame for `reason`, if it has one.
-fn error_frame(reason: CloseReason) -> Option<Vec<u8>> {
-    let code = reason.error_code()?;
-    let retry_after_ms = reason.retry_after_ms().map_or(0, rand::random_range);
-    let mut frame = Vec::new();
-    server::error(code, &reason.to_string(), retry_after_ms, &mut frame);
-    Some(frame)
+/// Returns whole milliseconds.
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

@@ -186,10 +186,11 @@ impl AfterStep {
 }
 
 /// The remaining work of closing a connection, as returned by [`Connection::end`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Farewell {
     /// The reason to record.
     pub(super) reason: CloseReason,
+    /// The client, if it had authenticated.
+    pub(super) client: Option<Box<AuthenticatedClient>>,
     /// Whether an ERROR may be sent: the stream is at a frame boundary, and no output is waiting
     /// for the socket.
     pub(super) may_send_error: bool,
@@ -456,9 +457,10 @@ impl<S> Connection<S> {
         let was_reading = self.is_reading();
         let until = now + LINGER;
         self.session.close();
-        let may_send_error = match std::mem::replace(&mut self.stage, Stage::Lingering { until }) {
-            Stage::Handshake { .. } | Stage::Judging { .. } => true,
-            Stage::Served(served) => served.accepts_error(),
+        let ended = std::mem::replace(&mut self.stage, Stage::Lingering { until });
+        let (may_send_error, client) = match ended {
+            Stage::Handshake { .. } | Stage::Judging { .. } => (true, None),
+            Stage::Served(served) => (served.accepts_error(), Some(served.client)),
             Stage::Lingering { .. } => return None,
         };
         self.counted = Counted::Not;
@@ -472,6 +474,7 @@ impl<S> Connection<S> {
             } else {
                 reason
             },
+            client,
             may_send_error,
             was_reading,
         })

@@ -409,7 +409,11 @@ impl<N: Network> Driver<N> {
         if let Err(error) = rearmed {
             // The kernel has no reason to fail here. Even so, the connection does not hang
             // indefinitely: the wheel checks it when its deadline passes.
-            tracing::warn!(%error, "can't re-arm a connection's epoll registration");
+            tracing::warn!(
+                connection = %self.env.connection_id(connection.key.id),
+                %error,
+                "can't re-arm a connection's epoll registration"
+            );
         }
     }
 

@@ -9,8 +9,9 @@ use tickstorm_protocol::session::server::Limits;
 use tickstorm_timebase::{Authority, Epoch, Mono, UnixTime, was_suspended};
 use tokio::sync::watch;
 
+use super::debugged::DebugList;
 use super::frame_counts::FrameCounts;
-use crate::admission::{Admission, Attempts, Rates};
+use crate::admission::{Admission, Attempts, ConnectionId, Rates};
 use crate::auth::{AcceptedCredentials, Logins};
 use crate::feed::{ChunkOutcome, Delivery, FeedFrame, FeedId, FeedLimits};
 use crate::memory::Memory;
@@ -66,6 +67,8 @@ pub(super) struct Env {
     pub(super) commons: Commons,
     /// The frames that the shard has received and sent.
     pub(super) frames: FrameCounts,
+    /// The clients that an operator debugs.
+    pub(super) debugged: DebugList,
     /// The authority as last published; `None` while the time is not known.
     authority: Option<Authority>,
     /// For how long the machine has been suspended.
@@ -81,6 +84,7 @@ impl Env {
         Self {
             commons,
             frames: FrameCounts::default(),
+            debugged: DebugList::default(),
             authority: None,
             suspended: Duration::ZERO,
             generation: None,
@@ -98,6 +102,11 @@ impl Env {
 
     pub(super) fn metrics(&self) -> &Metrics {
         &self.commons.metrics
+    }
+
+    /// Returns the id of the connection with this number.
+    pub(super) fn connection_id(&self, number: u64) -> ConnectionId {
+        self.commons.admission.connection_id(number)
     }
 
     /// Returns the authority that is valid at `mono`; `None` while the edge does not know the time.

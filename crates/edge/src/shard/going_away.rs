@@ -7,6 +7,7 @@ use tickstorm_protocol::session::server;
 
 use super::connection::{AfterStep, Connection};
 use super::connections::Connections;
+use super::debugged::log_connection;
 use super::driver::Driver;
 use super::key::Key;
 use super::slots::with_connection;
@@ -78,6 +79,12 @@ impl<N: Network> Driver<N> {
         within: Duration,
         at: Moment,
     ) -> AfterStep {
+        log_connection!(
+            &self.env, connection.key.id, connection.peer;
+            cause = cause.label(),
+            ?within,
+            "client told to move to another edge"
+        );
         server::going_away(within, cause.sentence(), self.control.frames());
         self.env.metrics().count_going_away(cause);
         self.env.frames.count_sent(SentFrame::GoingAway);

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tickstorm_timebase::{Clock, Mono};
 
+use super::debugged::log_connection;
 use super::turn::Shard;
 use crate::sys::network::{HandshakeStep, Network, Readiness, Token};
 
@@ -63,6 +64,22 @@ impl<N: Network, C: Clock> Shard<N, C> {
         mono + MARGIN < self.due.next_tick()
     }
 
+    /// Logs that the handshake of a connection has been completed by its last step, if it has.
+    fn report_completed(&mut self, token: Token) {
+        let network = &self.driver.network;
+        if let Some(connection) = self.connections.reported(token)
+            && connection.is_open()
+            && network.handshake_step(&connection.socket).is_none()
+        {
+            let certificate = network.client_certificate(&connection.socket);
+            log_connection!(
+                &self.driver.env, connection.key.id, connection.peer;
+                certificate_subject = certificate.map(|shown| display(&shown.subject)),
+                "TLS handshake completed"
+            );
+        }
+    }
+
     /// Takes the next steps of handshakes.
     pub(super) fn shake_hands(&mut self, until: Mono) {
         loop {
@@ -83,6 +100,7 @@ impl<N: Network, C: Clock> Shard<N, C> {
                 takes_output: true,
             };
             self.handle_readiness(token, readiness, at);
+            self.report_completed(token);
             self.waiting.shook_hands = at.mono;
             if at.mono >= until || self.driver.buffered.is_over() {
                 return;

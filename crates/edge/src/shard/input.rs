@@ -6,11 +6,12 @@ use std::os::fd::AsRawFd;
 use super::authentication::{self, AuthOutcome, AuthenticatedClient, authenticate};
 use super::connection::{Connection, Served, Stage};
 use super::context::InputContext;
+use super::debugged::log_connection;
 use super::subscription::{SubscribeOutcome, subscribe};
 use crate::auth::Cookie;
 use crate::metrics::SentFrame;
 use tickstorm_protocol::code::CloseReason;
-use tickstorm_protocol::session::server::{Step, pong};
+use tickstorm_protocol::session::server::{Greeting, Step, pong};
 
 /// The result of processing a client's bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,7 +104,15 @@ fn conclude<S>(
         AuthOutcome::Accepted(client, cookie) => {
             accept(connection, client, cookie.as_ref(), context);
         }
-        AuthOutcome::Waits(waiting) => connection.wait(waiting),
+        AuthOutcome::Waits(waiting) => {
+            let wait = waiting.due().since(context.at.now);
+            log_connection!(
+                context.env, connection.key.id, connection.peer;
+                ?wait,
+                "AUTH waits before it is judged"
+            );
+            connection.wait(waiting);
+        }
         AuthOutcome::Failed => return Some(CloseReason::AuthFailed),
         AuthOutcome::RateLimited => return Some(CloseReason::AuthRateLimited),
     }
@@ -116,9 +125,8 @@ fn accept<S>(
     cookie: Option<&Cookie>,
     context: &mut InputContext<'_>,
 ) {
-    tracing::debug!(
-        connection = connection.key.id,
-        peer = %connection.peer,
+    log_connection!(
+        context.env, connection.key.id, connection.peer;
         identity = client.identity(),
         client_id = client.id,
         client_version = client.version,
@@ -126,10 +134,13 @@ fn accept<S>(
         "authenticated"
     );
     let (limits, frames) = (context.env.limits(), context.control.frames());
-    let cookie = cookie.map_or(&[][..], Cookie::as_bytes);
+    let greeting = Greeting {
+        connection_id: &context.env.connection_id(connection.key.id).to_string(),
+        cookie: cookie.map_or(&[][..], Cookie::as_bytes),
+    };
     connection
         .session
-        .accept(limits, cookie, context.at.now, frames);
+        .accept(limits, &greeting, context.at.now, frames);
     context.env.frames.count_sent(SentFrame::Ack);
     let handshake = context.at.mono.since(connection.accepted);
     context

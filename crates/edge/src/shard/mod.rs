@@ -15,6 +15,7 @@ mod connection_counts;
 mod connections;
 mod context;
 mod control_buffer;
+mod debugged;
 mod departures;
 mod drain;
 mod driver;
@@ -73,6 +74,7 @@ use crate::memory::Excess;
 use crate::sys::fd_table::FdTable;
 use crate::sys::waker::Waker;
 pub(crate) use connection::SUBSCRIBE_TIME_MAX;
+pub(crate) use debugged::{DebugList, DebuggedClient, DebuggedConnections};
 pub(crate) use drain::time_max as drain_time_max;
 pub(crate) use env::{Commons, ShardSettings};
 pub(crate) use going_away::MoveCause;
@@ -114,10 +116,12 @@ pub(crate) enum ShardCommand {
     Drain(Duration, oneshot::Sender<()>),
     /// Replies with at most this many connections, the first in this order.
     List(Order, usize, oneshot::Sender<Vec<Listed>>),
-    /// Closes the connection with this id, and replies whether it was open.
+    /// Debugs these clients and no others, and replies.
+    Debug(DebugList, oneshot::Sender<()>),
+    /// Closes the connection with this number, and replies whether it was open.
     Close(u64, oneshot::Sender<bool>),
-    /// Tells the client of the connection with this id that it will be closed `within` this time,
-    /// and closes it then.
+    /// Tells the client of the connection with this number that it will be closed `within` this
+    /// time, and closes it then.
     Move {
         id: u64,
         within: Duration,

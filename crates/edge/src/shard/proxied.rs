@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use super::connection::{AfterStep, Connection, Stage};
+use super::debugged::log_connection;
 use super::driver::Driver;
 use super::time::Moment;
 use crate::sys::network::Network;
@@ -23,9 +24,8 @@ impl<N: Network> Driver<N> {
             return None;
         }
         let client = self.network.take_client_address(&connection.socket)?;
-        tracing::debug!(
-            connection = connection.key.id,
-            peer = %client,
+        log_connection!(
+            &self.env, connection.key.id, client;
             balancer = %connection.peer,
             "a load balancer has announced its client"
         );
@@ -53,19 +53,32 @@ impl<N: Network> Driver<N> {
     ) {
         let (id, peer) = (connection.key.id, connection.peer);
         let faults = &self.env.commons.proxy_faults;
-        tracing::debug!(connection = id, %peer, %error, "the PROXY protocol failed");
+        log_connection!(&self.env, id, peer; %error, "the PROXY protocol failed");
+        let connection = self.env.connection_id(id);
         match error {
             ProxyFault::Missing
             | ProxyFault::Version1
             | ProxyFault::Invalid
             | ProxyFault::TooLong { .. } => {
                 if let Some(not_logged) = faults.note_balancer(at.mono) {
-                    tracing::warn!(%peer, %error, not_logged, "client of a load balancer refused");
+                    tracing::warn!(
+                        %connection,
+                        %peer,
+                        %error,
+                        not_logged,
+                        "client of a load balancer refused"
+                    );
                 }
             }
             ProxyFault::NotTrusted => {
                 if let Some(not_logged) = faults.note_other(at.mono) {
-                    tracing::info!(%peer, %error, not_logged, "PROXY header refused");
+                    tracing::info!(
+                        %connection,
+                        %peer,
+                        %error,
+                        not_logged,
+                        "PROXY header refused"
+                    );
                 }
             }
             ProxyFault::Unfinished => {}

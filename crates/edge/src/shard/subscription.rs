@@ -10,6 +10,7 @@ use tickstorm_timebase::{Authority, Epoch, Mono, Plan, Request, plan};
 use super::connection::Connection;
 use super::context::InputContext;
 use super::control_buffer::ControlBuffer;
+use super::debugged::log_connection;
 use super::env::Env;
 use super::feeds::Feeds;
 use super::outbox::Outbox;
@@ -47,6 +48,12 @@ pub(super) fn subscribe<S: AsRawFd>(
         }
         Some(_) | None => {
             served.defer(request, context.env, context.at.now);
+            log_connection!(
+                context.env, connection.key.id, connection.peer;
+                mode = request.mode.name(),
+                ahead = request.ahead,
+                "SUBSCRIBE waits for the time"
+            );
             SubscribeOutcome::Waits
         }
     }
@@ -97,6 +104,15 @@ fn serve<S: AsRawFd>(
         return SubscribeOutcome::Refused(reason);
     }
     acknowledge(connection, plan.start, env, control);
+    log_connection!(
+        env, connection.key.id, connection.peer;
+        mode = request.mode.name(),
+        ahead = request.ahead,
+        resume_after_epoch_ms = request.resume_after.map(Epoch::as_ms),
+        start_epoch_ms = plan.start.as_ms(),
+        replayed_ticks = replay.as_ref().map(Replay::ticks),
+        "subscribed"
+    );
     let (slot, fd) = (connection.key.slot, connection.socket.as_raw_fd());
     feeds.leave(slot);
     let Some(served) = connection.served_mut() else {

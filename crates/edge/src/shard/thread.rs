@@ -175,6 +175,10 @@ fn run_command<N: Listen, C: Clock>(shard: &mut Shard<N, C>, command: ShardComma
             let listing = Listing::new(order, limit, reply);
             shard.waiting.tasks.add(ShardTask::List(listing));
         }
+        ShardCommand::Debug(list, reply) => {
+            shard.driver.env.debugged = list;
+            let _ = reply.send(());
+        }
         ShardCommand::Close(id, reply) => shard.waiting.tasks.add(ShardTask::CloseOne {
             id,
             walk: Walk::default(),

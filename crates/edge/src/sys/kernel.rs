@@ -19,6 +19,7 @@ use super::network::{Listen, Network, NetworkEvent, Readiness, Received, Token, 
 use super::round_trip::round_trip;
 use super::socket::transmit;
 use super::socket_memory::SocketMemory;
+use super::traffic::Traffic;
 use super::waker::Waker;
 
 /// The events for which a socket is registered at first: input, urgent data, and the end of input.
@@ -140,6 +141,10 @@ impl Network for Kernel {
 
     fn round_trip(&self, socket: &TcpStream) -> Option<Duration> {
         round_trip(socket.as_raw_fd())
+    }
+
+    fn traffic(&self, socket: &TcpStream) -> Traffic {
+        Traffic::of(socket.as_raw_fd())
     }
 
     fn reset_on_drop(&mut self, socket: &TcpStream) {

@@ -11,4 +11,5 @@ mod round_trip;
 pub(crate) mod secured;
 pub(crate) mod socket;
 pub(crate) mod socket_memory;
+pub(crate) mod traffic;
 pub(crate) mod waker;

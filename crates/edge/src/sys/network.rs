@@ -10,6 +10,7 @@ use nix::errno::Errno;
 use tickstorm_timebase::Clock;
 
 use super::socket_memory::SocketMemory;
+use super::traffic::Traffic;
 
 /// A shard's sockets, listener and events, and the clock that gives the time of a read.
 pub(crate) trait Network: Clock {
@@ -76,6 +77,11 @@ pub(crate) trait Network: Clock {
     /// Returns the round-trip time to the socket's peer, if it is known.
     fn round_trip(&self, _socket: &Self::Socket) -> Option<Duration> {
         None
+    }
+
+    /// Returns what has passed over the socket.
+    fn traffic(&self, _socket: &Self::Socket) -> Traffic {
+        Traffic::default()
     }
 
     /// Makes dropping the socket reset the connection, so that the kernel frees its memory at once.

@@ -24,6 +24,7 @@ use super::network::{
     is_transient,
 };
 use super::socket_memory::SocketMemory;
+use super::traffic::Traffic;
 use crate::networks::Networks;
 
 /// The PROXY protocol over the sockets of `N`.
@@ -270,6 +271,10 @@ impl<N: Network> Network for Proxied<N> {
 
     fn round_trip(&self, socket: &N::Socket) -> Option<Duration> {
         self.below.round_trip(socket)
+    }
+
+    fn traffic(&self, socket: &N::Socket) -> Traffic {
+        self.below.traffic(socket)
     }
 
     fn reset_on_drop(&mut self, socket: &N::Socket) {

@@ -31,6 +31,7 @@ use super::network::{
     Received, Token, WaitFor,
 };
 use super::socket_memory::SocketMemory;
+use super::traffic::Traffic;
 use crate::metrics::{HandshakeResult, TlsMetrics};
 use crate::tls::{ClientAuth, TlsConfigs};
 
@@ -292,6 +293,10 @@ impl<N: Network> Network for Secured<N> {
 
     fn round_trip(&self, socket: &N::Socket) -> Option<Duration> {
         self.plain.round_trip(socket)
+    }
+
+    fn traffic(&self, socket: &N::Socket) -> Traffic {
+        self.plain.traffic(socket)
     }
 
     fn reset_on_drop(&mut self, socket: &N::Socket) {

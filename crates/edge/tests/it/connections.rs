@@ -51,6 +51,12 @@ impl AdminPort {
         (head[9..12].to_owned(), body.to_owned())
     }
 
+    /// Returns the id of the oldest connection.
+    async fn first_id(&self) -> String {
+        let listed = self.list("?sort=age").await;
+        listed[0]["id"].as_str().unwrap().to_owned()
+    }
+
     pub(crate) async fn list(&self, query: &str) -> Vec<Value> {
         let (code, body) = self.ask("GET", &format!("/connections{query}")).await;
         assert_eq!(code, "200", "{body}");
@@ -77,7 +83,7 @@ async fn the_list_shows_each_client_and_its_subscription() {
         ..Auth::default()
     };
     subscriber.send_message(frame::AUTH, &auth).await;
-    subscriber.expect_ack(frame::AUTH).await;
+    let ack = subscriber.expect_ack(frame::AUTH).await;
     subscriber.subscribe_with(Mode::Minute, None, true).await;
     subscriber.expect_ack(frame::SUBSCRIBE).await;
     let silent = Peer::connect(edge.addr()).await;
@@ -92,11 +98,14 @@ async fn the_list_shows_each_client_and_its_subscription() {
     assert_eq!(peers(&listed), ends, "the oldest is first");
     let oldest = port.list("?sort=age&limit=1").await;
     assert_eq!(peers(&oldest), ends[..1]);
+    let mut ids = Vec::new();
     for connection in &mut listed {
         let fields = connection.as_object_mut().unwrap();
-        assert!(fields.remove("id").unwrap().as_u64().unwrap() > 0);
+        ids.push(fields.remove("id").unwrap());
         assert!(fields.remove("age_s").unwrap().as_u64().unwrap() < 60);
     }
+    assert_eq!(ids[0], *ack.connection_id, "the client knows its id");
+    assert!(ids[1].is_string() && ids[0] != ids[1], "{ids:?}");
     assert_eq!(
         listed,
         [
@@ -167,7 +176,7 @@ async fn an_operator_closes_one_connection_and_no_other() {
     let mut second = Peer::connect(edge.addr()).await;
     second.auth(USER, PASSWORD).await;
     second.expect_ack(frame::AUTH).await;
-    let id = port.list("?sort=age").await[0]["id"].as_u64().unwrap();
+    let id = port.first_id().await;
     let path = format!("/connections/{id}");
     assert_eq!(
         port.ask("DELETE", &path).await,
@@ -192,9 +201,16 @@ async fn an_invalid_request_is_refused_with_the_allowed_values() {
         assert!(body.contains("sort=backlog or sort=age"), "{body}");
         assert!(body.contains("from 1 to 10000"), "{body}");
     }
-    assert_eq!(port.ask("DELETE", "/connections/first").await.0, "400");
-    assert_eq!(port.ask("DELETE", "/connections/7").await.0, "404");
-    assert_eq!(port.ask("GET", "/connections/7").await.0, "405");
+    for id in ["first", "7", "7-short", "7-K7M2Q9XD", "%0a"] {
+        let (code, body) = port.ask("DELETE", &format!("/connections/{id}")).await;
+        assert_eq!(code, "400", "{id}: {body}");
+        assert!(body.contains("as in 4821-k7m2q9xd"), "{body}");
+    }
+    let (code, body) = port.ask("DELETE", "/connections/7-k7m2q9xd").await;
+    assert_eq!(code, "404", "{body}");
+    assert!(body.contains("of another edge"), "{body}");
+    let get = port.ask("GET", "/connections/7-k7m2q9xd").await;
+    assert_eq!(get.0, "405", "{get:?}");
     edge.stop().await;
 }
 
@@ -217,7 +233,7 @@ async fn an_operator_moves_one_client_gently_and_no_other() {
     moved.enter(USER, PASSWORD, Mode::Second).await;
     let mut other = Peer::connect(edge.addr()).await;
     other.enter(USER, PASSWORD, Mode::Second).await;
-    let id = port.list("?sort=age").await[0]["id"].as_u64().unwrap();
+    let id = port.first_id().await;
     let path = format!("/connections/{id}?gently");
     let began = SystemClock.now();
     let (code, body) = port.ask("DELETE", &path).await;
@@ -257,7 +273,7 @@ async fn a_client_that_can_not_be_told_is_not_moved() {
         health.status()["connections"] == 1
     })
     .await;
-    let id = port.list("").await[0]["id"].as_u64().unwrap();
+    let id = port.first_id().await;
     let (code, body) = port
         .ask("DELETE", &format!("/connections/{id}?gently"))
         .await;
@@ -365,6 +381,9 @@ async fn requests_to_move_clients_are_behind_the_guard() {
         ("POST", "/drain"),
         ("POST", "/rebalance?share=1&over=2s"),
         ("DELETE", "/connections/1?gently"),
+        ("GET", "/debug"),
+        ("POST", "/debug?client=127.0.0.1&for=1s"),
+        ("DELETE", "/debug"),
     ] {
         for header in [
             "Origin: http://localhost\r\n",
@@ -391,7 +410,12 @@ async fn an_operator_asks_for_a_drain_which_then_moves_every_client() {
     let port = AdminPort::of(&edge).await;
     let mut peer = Peer::connect(edge.addr()).await;
     peer.enter(USER, PASSWORD, Mode::Second).await;
-    let id = port.list("").await[0]["id"].as_u64().unwrap();
+    let id = port.first_id().await;
+    let mut gone = Peer::connect(edge.addr()).await;
+    gone.auth(USER, PASSWORD).await;
+    let gone = gone.expect_ack(frame::AUTH).await.connection_id;
+    let closed = port.ask("DELETE", &format!("/connections/{gone}")).await;
+    assert_eq!(closed.0, "204", "{closed:?}");
     for _ in 0..2 {
         let (code, body) = port.ask("POST", "/drain").await;
         assert_eq!(
@@ -404,7 +428,7 @@ async fn an_operator_asks_for_a_drain_which_then_moves_every_client() {
         skip_to(&mut peer, frame::GOING_AWAY).await;
         // The drain moves every client anyway, also those that it has closed meanwhile.
         let single = format!("/connections/{id}?gently");
-        let unknown = format!("/connections/{}?gently", u64::MAX);
+        let unknown = format!("/connections/{gone}?gently");
         for (method, path) in [
             ("DELETE", single.as_str()),
             ("DELETE", unknown.as_str()),

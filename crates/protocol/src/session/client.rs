@@ -9,6 +9,7 @@ mod heartbeats;
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use prost::Message;
@@ -19,8 +20,8 @@ use super::Request;
 use crate::code::{ErrorCode, Return, UnknownCode};
 use crate::frame::{self, Decoder, Frame, FrameError, FrameType, Rules};
 use crate::message::{
-    Ack, Auth, COOKIE_LEN_MAX, DataBatch, ErrorMsg, GoingAway, Heartbeat, Pong, SCHEMA_VERSION,
-    Subscribe,
+    Ack, Auth, CONNECTION_ID_LEN_MAX, COOKIE_LEN_MAX, DataBatch, ErrorMsg, GoingAway, Heartbeat,
+    Pong, SCHEMA_VERSION, Subscribe,
 };
 
 /// An event that a client receives from an edge.
@@ -62,9 +63,40 @@ pub struct Welcome {
     pub heartbeat_timeout: Duration,
     /// The minor revision of version 1 that the edge knows.
     pub protocol_minor: u32,
+    /// The name of the connection in the edge's logs and for its operator; `None` if the edge sent
+    /// none.
+    pub connection_id: Option<ConnectionId>,
+    /// The frames per second that the edge allows; `None` if it did not say.
+    pub frame_rate_limit: Option<NonZeroU32>,
     /// The cookie to present in the next AUTH with the same credentials, to any edge; `None` if the
     /// edge sent none, after which an earlier one stays valid.
     pub cookie: Option<DeviceCookie>,
+}
+
+/// The name that an edge gives to a connection: 1 to 40 visible ASCII characters.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConnectionId(Box<str>);
+
+impl ConnectionId {
+    /// Returns the id as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Takes an id out of a message. Anything else than an edge sends counts as none, so an id can
+    /// be printed as it is.
+    fn from_message(text: String) -> Option<Self> {
+        let is_valid = (1..=CONNECTION_ID_LEN_MAX).contains(&text.len())
+            && text.bytes().all(|byte| byte.is_ascii_graphic());
+        is_valid.then(|| Self(text.into()))
+    }
+}
+
+impl fmt::Display for ConnectionId {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(formatter)
+    }
 }
 
 /// A device cookie, whose bytes only edges interpret. It is not printed: it helps to guess the
@@ -135,6 +167,9 @@ pub struct Refusal {
     pub retry_after_ms: u32,
     /// The versions that the edge supports; only set with UNSUPPORTED_VERSION.
     pub supported_versions: Vec<u32>,
+    /// The name of the connection in the edge's logs and for its operator; `None` if the edge sent
+    /// none.
+    pub connection_id: Option<ConnectionId>,
 }
 
 impl Refusal {
@@ -364,6 +399,7 @@ impl ClientSession {
                     message: error.message,
                     retry_after_ms: error.retry_after_ms,
                     supported_versions: error.supported_versions,
+                    connection_id: ConnectionId::from_message(error.connection_id),
                 })))
             }
             FrameType::GoingAway => {
@@ -399,6 +435,8 @@ impl ClientSession {
                     heartbeat_interval,
                     heartbeat_timeout: Duration::from_millis(ack.heartbeat_timeout_ms.into()),
                     protocol_minor: ack.protocol_minor,
+                    connection_id: ConnectionId::from_message(ack.connection_id),
+                    frame_rate_limit: NonZeroU32::new(ack.frame_rate_limit),
                     cookie: DeviceCookie::from_ack(ack.cookie),
                 })))
             }

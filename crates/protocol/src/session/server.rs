@@ -89,6 +89,15 @@ pub enum Step {
     Close(CloseReason),
 }
 
+/// What the ACK of AUTH has for one client only.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Greeting<'a> {
+    /// The name of the connection, at most 40 bytes.
+    pub connection_id: &'a str,
+    /// The device cookie; empty if there is none.
+    pub cookie: &'a [u8],
+}
+
 /// The edge's side of one connection.
 #[derive(Debug)]
 pub struct ServerSession {
@@ -203,15 +212,27 @@ impl ServerSession {
         self.decoder = Decoder::default();
     }
 
-    /// Accepts the credentials of [`Step::Auth`]. Appends the ACK frame, with this device cookie,
-    /// to `out`. An empty cookie means none.
-    pub fn accept(&mut self, limits: &Limits, cookie: &[u8], now: Mono, out: &mut Vec<u8>) {
+    /// Accepts the credentials of [`Step::Auth`]. Appends the ACK frame, which greets the client,
+    /// to `out`.
+    pub fn accept(
+        &mut self,
+        limits: &Limits,
+        greeting: &Greeting<'_>,
+        now: Mono,
+        out: &mut Vec<u8>,
+    ) {
         debug_assert_eq!(self.phase, Phase::Deciding, "accept answers Step::Auth");
         self.phase = Phase::Authenticated;
         // Nothing was read while AUTH was being decided.
         self.catch_up_from(self.deadline_from);
         self.deadline_from = now;
-        acknowledge(limits, FrameType::Auth, 0, cookie, out);
+        let ack = Ack {
+            connection_id: greeting.connection_id.to_owned(),
+            frame_rate_limit: limits.frame_rate,
+            cookie: greeting.cookie.to_vec(),
+            ..acknowledgement(limits, FrameType::Auth)
+        };
+        frame::encode(FrameType::Ack, &ack, out);
     }
 
     /// Acknowledges the oldest unanswered [`Step::Subscribe`]: ticks after `start` follow. Each
@@ -222,7 +243,11 @@ impl ServerSession {
             "subscribed answers Step::Subscribe"
         );
         self.phase = Phase::Subscribed;
-        acknowledge(limits, FrameType::Subscribe, start.as_ms(), &[], out);
+        let ack = Ack {
+            start_epoch_ms: start.as_ms(),
+            ..acknowledgement(limits, FrameType::Subscribe)
+        };
+        frame::encode(FrameType::Ack, &ack, out);
     }
 
     /// Returns when to call [`ServerSession::check_deadline`]. This is [`Mono::NEVER`] while AUTH
@@ -401,7 +426,13 @@ pub fn pong(
 
 /// Appends the ERROR frame that precedes an edge's close. `retry_after_ms` is drawn from
 /// [`ErrorCode::retry_after_ms`], or 0 if the code has no range.
-pub fn error(code: ErrorCode, message: &str, retry_after_ms: u32, out: &mut Vec<u8>) {
+pub fn error(
+    code: ErrorCode,
+    message: &str,
+    retry_after_ms: u32,
+    connection_id: &str,
+    out: &mut Vec<u8>,
+) {
     let supported_versions = if code == ErrorCode::UnsupportedVersion {
         vec![frame::VERSION.into()]
     } else {
@@ -412,6 +443,7 @@ pub fn error(code: ErrorCode, message: &str, retry_after_ms: u32, out: &mut Vec<
         message: message.to_owned(),
         retry_after_ms,
         supported_versions,
+        connection_id: connection_id.to_owned(),
     };
     frame::encode(FrameType::Error, &error, out);
 }
@@ -425,23 +457,16 @@ pub fn going_away(within: Duration, reason: &str, out: &mut Vec<u8>) {
     frame::encode(FrameType::GoingAway, &going_away, out);
 }
 
-fn acknowledge(
-    limits: &Limits,
-    answered: FrameType,
-    start_epoch_ms: i64,
-    cookie: &[u8],
-    out: &mut Vec<u8>,
-) {
-    let ack = Ack {
+/// Returns what both ACKs have in common.
+fn acknowledgement(limits: &Limits, answered: FrameType) -> Ack {
+    Ack {
         acked_type: answered.byte().into(),
         heartbeat_interval_ms: millis(limits.heartbeat_interval),
         heartbeat_timeout_ms: millis(limits.heartbeat_timeout),
         edge_id: limits.edge_id.clone(),
-        start_epoch_ms,
         protocol_minor: PROTOCOL_MINOR,
-        cookie: cookie.to_vec(),
-    };
-    frame::encode(FrameType::Ack, &ack, out);
+        ..Ack::default()
+    }
 }
 
 fn decode<M: Message + Default>(

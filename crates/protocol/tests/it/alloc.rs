@@ -6,7 +6,7 @@ use std::cell::Cell;
 
 use tickstorm_protocol::frame::{Decoder, FrameType, Rules};
 use tickstorm_protocol::message::{Heartbeat, encode_batch};
-use tickstorm_protocol::session::server::{ServerSession, Step};
+use tickstorm_protocol::session::server::{Greeting, ServerSession, Step};
 use tickstorm_timebase::{Epoch, Mode, Mono, Quality, Tick};
 
 use crate::forge;
@@ -75,7 +75,7 @@ fn authenticated() -> ServerSession {
     let auth = forge::frame(1, &[]);
     let step = session.step(&limits, &mut auth.as_slice(), Mono::ZERO);
     assert!(matches!(step, Step::Auth(_)), "{step:?}");
-    session.accept(&limits, &[], Mono::ZERO, &mut Vec::new());
+    session.accept(&limits, &Greeting::default(), Mono::ZERO, &mut Vec::new());
     session
 }
 

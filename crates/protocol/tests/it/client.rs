@@ -1,6 +1,7 @@
 //! Tests of the client's side: what it sends and when, how it interprets what it receives, and what
 //! it refuses.
 
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use proptest::prelude::*;
@@ -9,9 +10,10 @@ use tickstorm_protocol::frame::{FrameError, FrameType};
 use tickstorm_protocol::message::{self, Ack, Auth, DataBatch, ErrorMsg, Pong};
 use tickstorm_protocol::session::Request;
 use tickstorm_protocol::session::client::{
-    ClientError, ClientEvent, ClientSession, PongExchange, Refusal, TickBatch, Welcome,
+    ClientError, ClientEvent, ClientSession, ConnectionId, PongExchange, Refusal, TickBatch,
+    Welcome,
 };
-use tickstorm_protocol::session::server::{self, ServerSession, Step};
+use tickstorm_protocol::session::server::{self, Greeting, ServerSession, Step};
 use tickstorm_timebase::{Epoch, Mode, Mono, Quality, Tick};
 
 use crate::forge;
@@ -37,7 +39,7 @@ fn ack(acked_type: u32, start_epoch_ms: i64) -> Vec<u8> {
         edge_id: "edge-0".to_owned(),
         start_epoch_ms,
         protocol_minor: 3,
-        cookie: Vec::new(),
+        ..Ack::default()
     };
     forge::message(FrameType::Ack, &ack)
 }
@@ -98,26 +100,33 @@ fn the_two_sessions_understand_each_other() {
     let mut input = to_server.as_slice();
     let step = server.step(&limits, &mut input, START);
     assert_eq!(step, Step::Auth(auth.into()));
-    server.accept(&limits, &[], START, &mut to_client);
+    let greeting = Greeting {
+        connection_id: "7-abcdefgh",
+        cookie: &[],
+    };
+    server.accept(&limits, &greeting, START, &mut to_client);
     let step = server.step(&limits, &mut input, START);
     assert_eq!(step, Step::Subscribe(AHEAD));
     let start = Epoch::from_ms(60_000);
     server.subscribed(&limits, start, &mut to_client);
-    let welcome = Welcome {
+    let events = receive(&mut client, &to_client).unwrap();
+    let [ClientEvent::Authenticated(welcome), subscribed] = &events[..] else {
+        panic!("{events:?}");
+    };
+    let id = welcome.connection_id.as_ref().map(ConnectionId::as_str);
+    assert_eq!(id, Some("7-abcdefgh"));
+    let expected = Welcome {
         edge_id: "edge-0".to_owned(),
         heartbeat_interval: Duration::from_secs(15),
         heartbeat_timeout: Duration::from_secs(20),
         protocol_minor: 1,
+        connection_id: welcome.connection_id.clone(),
+        frame_rate_limit: NonZeroU32::new(limits.frame_rate),
         cookie: None,
     };
+    assert_eq!(welcome, &expected);
     let request = AHEAD;
-    assert_eq!(
-        receive(&mut client, &to_client).unwrap(),
-        [
-            ClientEvent::Authenticated(welcome),
-            ClientEvent::Subscribed { request, start }
-        ]
-    );
+    assert_eq!(subscribed, &ClientEvent::Subscribed { request, start });
     let mut heartbeat = Vec::new();
     client.poll_heartbeat(START, 0, &mut heartbeat);
     let step = server.step(&limits, &mut heartbeat.as_slice(), START);
@@ -304,19 +313,69 @@ fn frames_that_are_not_valid_are_typed_errors() {
 #[test]
 fn a_refusal_is_the_last_event() {
     let mut error = Vec::new();
-    server::error(ErrorCode::ServerDraining, "going", 1_234, &mut error);
+    let code = ErrorCode::ServerDraining;
+    server::error(code, "going", 1_234, "7-abcdefgh", &mut error);
     let mut session = subscribed(SECOND);
     let stream = [error, batch(Mode::Second, &[11_000]), b"rubbish".to_vec()].concat();
-    let refusal = Refusal {
+    let events = receive(&mut session, &stream).unwrap();
+    let [ClientEvent::Refused(refusal)] = &events[..] else {
+        panic!("{events:?}");
+    };
+    let id = refusal.connection_id.as_ref().map(ConnectionId::as_str);
+    assert_eq!(id, Some("7-abcdefgh"));
+    let expected = Refusal {
         code: Ok(ErrorCode::ServerDraining),
         message: "going".to_owned(),
         retry_after_ms: 1_234,
         supported_versions: vec![],
+        connection_id: refusal.connection_id.clone(),
     };
+    assert_eq!(refusal, &expected);
     assert_eq!(refusal.come_back(), Return::Elsewhere);
-    let events = receive(&mut session, &stream).unwrap();
-    assert_eq!(events, [ClientEvent::Refused(refusal)]);
     assert_eq!(session.next_heartbeat(), Mono::NEVER);
+}
+
+/// An id is printed and copied, so nothing but a short plain word counts as one.
+#[test]
+fn a_connection_id_that_no_edge_sends_counts_as_none() {
+    let longest = "x".repeat(40);
+    for (text, is_id) in [
+        ("4821-k7m2q9xd", true),
+        (longest.as_str(), true),
+        ("", false),
+        (&format!("{longest}x"), false),
+        ("two words", false),
+        ("4821\n", false),
+        ("\u{1b}[2J", false),
+        ("é", false),
+    ] {
+        let error = ErrorMsg {
+            connection_id: text.to_owned(),
+            ..ErrorMsg::default()
+        };
+        let ack = Ack {
+            acked_type: 1,
+            connection_id: text.to_owned(),
+            ..Ack::default()
+        };
+        let bytes = [
+            forge::message(FrameType::Ack, &ack),
+            forge::message(FrameType::Error, &error),
+        ];
+        let events = receive(&mut ClientSession::new(), &bytes.concat()).unwrap();
+        let [
+            ClientEvent::Authenticated(welcome),
+            ClientEvent::Refused(refusal),
+        ] = &events[..]
+        else {
+            panic!("{events:?}");
+        };
+        for id in [&welcome.connection_id, &refusal.connection_id] {
+            let expected = is_id.then_some(text);
+            assert_eq!(id.as_ref().map(ConnectionId::as_str), expected, "{text:?}");
+        }
+        assert_eq!(welcome.frame_rate_limit, None, "the edge did not say");
+    }
 }
 
 #[test]

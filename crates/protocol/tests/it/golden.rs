@@ -6,7 +6,7 @@ use std::time::Duration;
 use tickstorm_protocol::code::{CloseReason, ErrorCode};
 use tickstorm_protocol::frame::{self, FrameType};
 use tickstorm_protocol::message::{Auth, Heartbeat, Subscribe, encode_batch};
-use tickstorm_protocol::session::server::{self, ServerSession};
+use tickstorm_protocol::session::server::{self, Greeting, ServerSession};
 use tickstorm_timebase::{Epoch, Mode, Mono, Quality, Tick};
 
 use crate::fuzz_drivers::server_session::limits;
@@ -27,19 +27,23 @@ const HEARTBEAT: &str = "f57d0103 00000004 08e0c65b 6d43a73a";
 const BATCH: &str = "f57d0104 00000014 0801120710e8a7f1c2b13418ea849fc5f2a29903 3de7a5af";
 const BATCH_REPLAY: &str = "f57d0104 00000025 \
     0801120b080110e0f4f4c2b1341802120b080110c0c9f8c2b13418011880a3a58cf3a29903 b35d9c99";
-const ERROR_VERSION: &str = "f57d0105 0000004d \
-    0a13554e535550504f525445445f56455253494f4e12336672616d652076657273696f6e2032206973206e6f742073\
-    7570706f727465643b206f6e6c792076657273696f6e2031206973220101 55637895";
-const ERROR_DRAINING: &str = "f57d0105 00000045 \
+const ERROR_VERSION: &str = "f57d0105 0000005c \
+    0a13554e535550504f525445445f56455253494f4e12336672616d652076657273696f6e20322069\
+    73206e6f7420737570706f727465643b206f6e6c792076657273696f6e20312069732201012a0d34\
+    3832312d6b376d3271397864 387551c5";
+const ERROR_DRAINING: &str = "f57d0105 00000054 \
     0a0f5345525645525f445241494e494e47122f746869732065646765206973206265696e67207368757420646f77\
-    6e3b20726573756d65206f6e20616e6f7468657218fa01 195f2d32";
-const ACK_AUTH: &str = "f57d0106 00000013 080110987518a09c012206656467652d303001 9a71721f";
-const ACK_COOKIE: &str = "f57d0106 0000003e \
-    080110987518a09c012206656467652d3030014a2901b1ce4da0164ba184000102030405060708090a0b0c0d0e0f\
-    ee6afb666d4e85fea44b31af714d419c fab81b9d";
+    6e3b20726573756d65206f6e20616e6f7468657218fa012a0d343832312d6b376d3271397864 54dacadf";
+const ACK_AUTH: &str = "f57d0106 00000024 \
+    080110987518a09c012206656467652d3030013a0d343832312d6b376d3271397864400a 51b9bf18";
+const ACK_COOKIE: &str = "f57d0106 0000004f \
+    080110987518a09c012206656467652d3030013a0d343832312d6b376d3271397864400a4a2901b1ce4da0164ba1\
+    84000102030405060708090a0b0c0d0e0fee6afb666d4e85fea44b31af714d419c 32c146fd";
 /// The cookie in both.
 const COOKIE: &str =
     "01b1ce4da0164ba184000102030405060708090a0b0c0d0e0fee6afb666d4e85fea44b31af714d419c";
+/// The connection id in all frames that have one.
+const CONNECTION_ID: &str = "4821-k7m2q9xd";
 const ACK_SUBSCRIBE: &str =
     "f57d0106 0000001a 080210987518a09c012206656467652d302880a0f1c2b1343001 be63ecc6";
 const PONG: &str =
@@ -72,6 +76,13 @@ fn hex_of(write: impl FnOnce(&mut Vec<u8>)) -> String {
     let mut out = Vec::new();
     write(&mut out);
     out.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn greeting(cookie: &[u8]) -> Greeting<'_> {
+    Greeting {
+        connection_id: CONNECTION_ID,
+        cookie,
+    }
 }
 
 fn without_spaces(hex: &str) -> String {
@@ -144,7 +155,7 @@ fn answers_of_a_session_are_right_byte_for_byte() {
     let mut session = ServerSession::new(Mono::ZERO);
     let auth = bytes_of(AUTH);
     session.step(&limits, &mut auth.as_slice(), Mono::ZERO);
-    let hex = hex_of(|out| session.accept(&limits, &[], Mono::ZERO, out));
+    let hex = hex_of(|out| session.accept(&limits, &greeting(&[]), Mono::ZERO, out));
     assert_eq!(hex, without_spaces(ACK_AUTH));
     let hex = hex_of(|out| session.subscribed(&limits, Epoch::from_ms(EPOCH_MS), out));
     assert_eq!(hex, without_spaces(ACK_SUBSCRIBE));
@@ -165,7 +176,7 @@ fn an_ack_with_a_cookie_is_right_byte_for_byte() {
     let auth = bytes_of(AUTH_COOKIE);
     session.step(&limits, &mut auth.as_slice(), Mono::ZERO);
     let cookie = bytes_of(COOKIE);
-    let hex = hex_of(|out| session.accept(&limits, &cookie, Mono::ZERO, out));
+    let hex = hex_of(|out| session.accept(&limits, &greeting(&cookie), Mono::ZERO, out));
     assert_eq!(hex, without_spaces(ACK_COOKIE));
 }
 
@@ -173,10 +184,11 @@ fn an_ack_with_a_cookie_is_right_byte_for_byte() {
 fn errors_are_right_byte_for_byte() {
     let version = tickstorm_protocol::FrameError::UnsupportedVersion { found: 2 };
     let code = ErrorCode::UnsupportedVersion;
-    let hex = hex_of(|out| server::error(code, &version.to_string(), 0, out));
+    let hex = hex_of(|out| server::error(code, &version.to_string(), 0, CONNECTION_ID, out));
     assert_eq!(hex, without_spaces(ERROR_VERSION));
     let draining = CloseReason::ServerDraining.to_string();
-    let hex = hex_of(|out| server::error(ErrorCode::ServerDraining, &draining, 250, out));
+    let code = ErrorCode::ServerDraining;
+    let hex = hex_of(|out| server::error(code, &draining, 250, CONNECTION_ID, out));
     assert_eq!(hex, without_spaces(ERROR_DRAINING));
 }
 

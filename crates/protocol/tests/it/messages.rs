@@ -90,6 +90,8 @@ proptest! {
             edge_id: text.clone(),
             start_epoch_ms,
             protocol_minor,
+            connection_id: code.clone(),
+            frame_rate_limit: numbers[0],
             cookie,
         });
         round_trip(FrameType::Pong, &Pong {
@@ -101,9 +103,10 @@ proptest! {
         });
         round_trip(FrameType::Error, &ErrorMsg {
             code,
-            message: text,
+            message: text.clone(),
             retry_after_ms: numbers[2],
             supported_versions,
+            connection_id: text,
         });
     }
 

@@ -8,7 +8,7 @@ use tickstorm_protocol::code::{CloseReason, ErrorCode};
 use tickstorm_protocol::frame::{FrameError, FrameType};
 use tickstorm_protocol::message::{Ack, Auth, ErrorMsg, Heartbeat, Subscribe};
 use tickstorm_protocol::session::Request;
-use tickstorm_protocol::session::server::{self, Limits, ServerSession, Step};
+use tickstorm_protocol::session::server::{self, Greeting, Limits, ServerSession, Step};
 use tickstorm_timebase::{Epoch, Mode, Mono};
 
 use crate::forge;
@@ -44,7 +44,7 @@ impl SessionPeer {
 
     fn accept(&mut self) {
         self.session
-            .accept(&self.limits, &[], self.now, &mut self.out);
+            .accept(&self.limits, &Greeting::default(), self.now, &mut self.out);
     }
 
     /// Returns all steps that these bytes lead to, which are all that have arrived.
@@ -351,7 +351,7 @@ fn a_session_is_subscribed_once_its_subscribe_is_acknowledged() {
         edge_id: "edge-0".to_owned(),
         start_epoch_ms,
         protocol_minor: 1,
-        cookie: Vec::new(),
+        ..Ack::default()
     };
     let expected = [ack(3_000), ack(60_000)].map(|ack| forge::message(FrameType::Ack, &ack));
     assert_eq!(peer.out, expected.concat());
@@ -705,7 +705,7 @@ fn time_that_goes_back_a_little_closes_no_connection() {
 fn supported_versions_are_sent_only_with_unsupported_version() {
     for code in ErrorCode::ALL {
         let mut out = Vec::new();
-        server::error(*code, "text", 7, &mut out);
+        server::error(*code, "text", 7, "7-abcdefgh", &mut out);
         let expected = ErrorMsg {
             code: code.as_str().to_owned(),
             message: "text".to_owned(),
@@ -714,6 +714,7 @@ fn supported_versions_are_sent_only_with_unsupported_version() {
                 "UNSUPPORTED_VERSION" => vec![1],
                 _ => vec![],
             },
+            connection_id: "7-abcdefgh".to_owned(),
         };
         assert_eq!(out, forge::message(FrameType::Error, &expected));
     }

@@ -2,6 +2,7 @@
 //! both. Errors are ignored: they only concern the client, and nothing can be done about them.
 
 use std::{
+    convert::Infallible,
     future::{Future, poll_fn},
     net::IpAddr,
     pin::pin,
@@ -33,6 +34,7 @@ use tokio_util::sync::{CancellationToken, PollSemaphore};
 use super::{
     CONNECTION_TIME_MAX, HANDSHAKE_TIME_MAX, HEADER_TIME_MAX,
     places::{Answer, Place},
+    request_id::RequestId,
     roster::Busy,
 };
 use crate::excerpt::Excerpt;
@@ -188,8 +190,15 @@ async fn serve_http(
         .keep_alive(false);
     let service = TowerToHyperService::new(router);
     let service = service_fn(move |mut request: Request<Incoming>| {
+        let id = RequestId::of(request.headers());
         request.extensions_mut().insert(client.clone());
-        service.call(request)
+        request.extensions_mut().insert(id.clone());
+        let answering = service.call(request);
+        async move {
+            let mut answer = answering.await?;
+            id.add_to(answer.headers_mut());
+            Ok::<_, Infallible>(answer)
+        }
     });
     let mut connection = pin!(http.serve_connection(TokioIo::new(stream), service));
     let until_stopped = stop.run_until_cancelled(connection.as_mut());

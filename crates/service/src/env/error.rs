@@ -16,7 +16,7 @@ pub enum SettingsError {
         variable: String,
         /// Its value, masked if it is secret; the path of the file if it came from one.
         value: String,
-        /// The values that are allowed.
+        /// The values that are allowed, and the part of the value that is wrong if it is known.
         allowed: String,
     },
     /// The value is not text.

@@ -190,6 +190,8 @@ pub trait AnySetting: Sync {
     fn accepts(&self, text: Option<&str>) -> bool;
     /// Returns a noun phrase for the values that are allowed.
     fn allowed(&self) -> String;
+    /// Returns what is wrong with a `text` that is not valid, on one line, if only a part of it is.
+    fn problem(&self, text: &str) -> Option<String>;
 }
 
 impl fmt::Debug for dyn AnySetting {
@@ -209,6 +211,10 @@ impl<T: Value> AnySetting for Setting<T> {
 
     fn allowed(&self) -> String {
         self.allowed()
+    }
+
+    fn problem(&self, text: &str) -> Option<String> {
+        T::problem(text, &self.rule).map(|problem| on_one_line(&problem))
     }
 }
 

@@ -248,10 +248,14 @@ fn accept(setting: &'static dyn AnySetting, found: Found) -> Result<Loaded, Sett
         Origin::File(path) => format!("{} (the text in the file)", show_path(path)),
         Origin::Default | Origin::Env => loaded.shown(),
     };
+    let mut allowed = setting.allowed();
+    if let Some(problem) = loaded.text().and_then(|text| setting.problem(text)) {
+        allowed.push_str(&format!(": {problem}"));
+    }
     Err(SettingsError::Invalid {
         variable: found.variable,
         value,
-        allowed: setting.allowed(),
+        allowed,
     })
 }
 

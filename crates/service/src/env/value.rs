@@ -22,6 +22,13 @@ pub trait Value: Sized {
     /// documentation.
     fn allowed(rule: &Self::Rule) -> String;
 
+    /// Returns what is wrong with a text that the rule does not allow, if only a part of it is. The
+    /// description of what is allowed comes before it.
+    #[must_use]
+    fn problem(_text: &str, _rule: &Self::Rule) -> Option<String> {
+        None
+    }
+
     /// Returns the value of an unset setting that has no default, if the type has such a value.
     #[must_use]
     fn unset() -> Option<Self> {

@@ -18,7 +18,7 @@ use tickstorm_service::{
         FileError, Findings, Origin, Row, SECRET_FILE_BYTES_MAX, Section, Setting, Settings, Span,
         Text, host_id, read_secret_file,
     },
-    logging::{Level, LogFormat},
+    logging::{Level, Levels, LogFormat},
     settings::{ADMIN_ADDR, COMMON, LOG_FORMAT, LOG_LEVEL},
 };
 
@@ -153,7 +153,7 @@ fn unset_settings_have_their_defaults() {
     let settings = shop(&[]);
     assert_eq!(settings.get(&SHOP_ADDR), "0.0.0.0:8080".parse().unwrap());
     assert_eq!(settings.get(&ADMIN_ADDR), "127.0.0.1:8081".parse().unwrap());
-    assert_eq!(settings.get(&LOG_LEVEL), Level::Info);
+    assert_eq!(settings.get(&LOG_LEVEL), Levels::from(Level::Info));
     assert_eq!(settings.get(&LOG_FORMAT), LogFormat::Json);
     assert_eq!(settings.get(&QUEUE_MAX), 100_000);
     assert_eq!(settings.get(&OPEN_TIME), Duration::from_secs(15));
@@ -242,6 +242,11 @@ fn an_error_names_the_variable_the_value_and_what_is_allowed() {
             "a whole number of milliseconds from 200 to 5000, but not a multiple of 1000",
         ),
         ("LOG_LEVEL", "loud", "error, warn, info, debug or trace"),
+        (
+            "LOG_LEVEL",
+            "info,tickstorm_edge::shard=loud",
+            "as in info,tickstorm_edge::shard=debug: `loud` is not a level",
+        ),
         ("LOG_FORMAT", "xml", "json or text"),
         (
             "SHOP_ADDR",
@@ -383,6 +388,11 @@ fn every_range_has_the_bounds_in_its_row() {
         ("GREETING_MS", ["999", "1001"], ["1000", "5000"]),
         ("CLEAN", ["true", "false"], ["TRUE", "1"]),
         ("LOG_LEVEL", ["error", "trace"], ["INFO", "off"]),
+        (
+            "LOG_LEVEL",
+            ["a::b=debug", "warn,a=error"],
+            ["a::b", "warn,error"],
+        ),
         ("LOG_FORMAT", ["json", "text"], ["xml", "JSON"]),
         (
             "SHOP_ADDR",

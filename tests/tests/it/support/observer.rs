@@ -341,6 +341,7 @@ impl Observations {
                 why,
                 after,
                 resumes,
+                ..
             }) => {
                 self.moves
                     .push(format!("{now_us}: {why}; reconnecting in {after:?}"));
@@ -349,11 +350,15 @@ impl Observations {
                         .push(format!("the client can't resume after: {why:?}"));
                 }
             }
-            Ok(Event::Reconnected { address, edge_id }) => {
+            Ok(Event::Reconnected {
+                address, edge_id, ..
+            }) => {
                 self.moves
                     .push(format!("{now_us}: connected to {edge_id} at {address}"));
             }
-            Ok(Event::Moved { address, edge_id }) => {
+            Ok(Event::Moved {
+                address, edge_id, ..
+            }) => {
                 self.moves
                     .push(format!("{now_us}: moved to {edge_id} at {address}"));
             }

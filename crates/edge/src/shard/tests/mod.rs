@@ -3,6 +3,7 @@
 
 mod admission;
 mod bounds;
+mod debugging;
 mod departures;
 mod guessing;
 mod memory;

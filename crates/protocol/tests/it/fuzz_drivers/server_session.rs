@@ -7,11 +7,13 @@ use std::time::Duration;
 use tickstorm_protocol::code::CloseReason;
 use tickstorm_protocol::frame::{self, FrameType};
 use tickstorm_protocol::message::{Auth, Heartbeat, Subscribe};
-use tickstorm_protocol::session::server::{self, Limits, ServerSession, Step};
+use tickstorm_protocol::session::server::{self, Greeting, Limits, ServerSession, Step};
 use tickstorm_timebase::{Epoch, Mono};
 
 /// The password that the driver accepts.
 const PASSWORD: &str = "right";
+/// The id of every connection.
+const CONNECTION_ID: &str = "4821-k7m2q9xd";
 /// The moment of accept, far enough from zero for time to be moved back.
 const START: Mono = Mono::from_nanos(1_000_000_000_000);
 
@@ -147,7 +149,11 @@ impl<'a> Edge<'a> {
             Step::NeedsInput => {}
             Step::Auth(auth) if auth.password == PASSWORD => {
                 assert_eq!(self.session.deadline(self.limits), Mono::NEVER);
-                self.session.accept(self.limits, &[], self.now, out);
+                let greeting = Greeting {
+                    connection_id: CONNECTION_ID,
+                    cookie: &[],
+                };
+                self.session.accept(self.limits, &greeting, self.now, out);
                 assert!(self.session.is_authenticated());
             }
             Step::Auth(_) => self.close(CloseReason::AuthFailed),
@@ -189,7 +195,7 @@ impl<'a> Edge<'a> {
             .error_code()
             .expect("a session closes only with reasons that have a code");
         let out = &mut self.transcript.answers;
-        server::error(code, &reason.to_string(), 0, out);
+        server::error(code, &reason.to_string(), 0, CONNECTION_ID, out);
     }
 }
 
