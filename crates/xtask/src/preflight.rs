@@ -26,6 +26,8 @@ pub(crate) enum Skippable {
     Weight,
     /// The tests of a file descriptor table per shard.
     PerShardTables,
+    /// The tests of the admin port's page in a browser.
+    StatusPage,
     /// The check `portable`.
     Portable,
     /// The check `advisories`.
@@ -68,6 +70,7 @@ impl fmt::Display for Skippable {
             Self::Advisories => "advisories",
             Self::NewestAdvisories => "the newest advisories",
             Self::PerShardTables => "tests of per-shard file descriptor tables",
+            Self::StatusPage => "tests of the status page in a browser",
         })
     }
 }
