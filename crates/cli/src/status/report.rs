@@ -81,9 +81,9 @@ impl<'a> Report<'a> {
 
     fn write_edges(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let columns = [
-            Column::words("Edge", 14),
+            Column::words("Edge", 12),
             Column::words("State", 9),
-            Column::numbers("Connections", 13),
+            Column::numbers("Connections", 15),
             Column::numbers("Time", 8),
             Column::words("Follows", 11),
             Column::words("NATS", 7),

@@ -24,7 +24,9 @@ pub(super) fn edge(id: &str) -> Value {
         "connections": 60_000,
         "max_connections": 100_000,
         "accept_queue": { "overflowed_in_last_minute": false },
-        "authority": { "unix_us": 1_795_265_939_123_456_i64, "bound_us": 190, "following": "clock-0" },
+        "authority": {
+            "unix_us": 1_795_265_939_123_456_i64, "bound_us": 190, "following": "clock-0",
+        },
         "clocks": [clock("clock-0", 0, 0), clock("clock-1", 1, -1_234)],
         "nats_link": { "server": "127.0.0.1:4222", "heard": true, "refused": [] },
         "alarms": [],

@@ -275,7 +275,7 @@ async fn head_works_and_other_methods_and_paths_are_refused() {
             .code,
         405
     );
-    for path in ["/", "/healthz", "/health/", "/metrics/x"] {
+    for path in ["/index.html", "/healthz", "/health/", "/metrics/x"] {
         assert_eq!(port.get(path).await.code, 404, "{path}");
     }
     port.stop().await;

@@ -28,9 +28,9 @@ CLOCKS, AS EDGES SEE THEM
   ? heard, not judged yet  - silent, no answer for 10 s
 
 EDGES
-Edge            State        Connections      Time  Follows      NATS         Up
-edge-0          ready       60000/100000  ±0.19 ms  clock-0      yes       2h02m
-edge-1          ready       60000/100000  ±0.19 ms  clock-0      yes       2h02m
+Edge          State          Connections      Time  Follows      NATS         Up
+edge-0        ready         60000/100000  ±0.19 ms  clock-0      yes       2h02m
+edge-1        ready         60000/100000  ±0.19 ms  clock-0      yes       2h02m
 
 CLOCKS, AS THEY SEE THEMSELVES
 Clock             State      Disciplined       Error  NATS     Announced      Up
