@@ -388,6 +388,15 @@ async fn numbers_are_those_of_status_and_metrics() {
         ["clock-2", "silent", "2", "–", "–"],
     ]);
     assert_eq!(rows, expected);
+    let console = browser.console().await;
+    assert!(console.is_empty(), "{console:?}");
+}
+
+#[tokio::test]
+async fn histograms_have_a_row_for_each_bucket_from_the_first_that_is_filled_to_the_last() {
+    let stage = Stage::open(stage::sick_edge(), stage::METRICS).await;
+    let browser = Browser::start().await;
+    open(&browser, stage.addr()).await;
     let charts = browser
         .run(
             "return [...document.querySelectorAll('#lateness > div')].map((chart) => [
@@ -417,6 +426,4 @@ async fn numbers_are_those_of_status_and_metrics() {
         ],
     ]);
     assert_eq!(charts, expected);
-    let console = browser.console().await;
-    assert!(console.is_empty(), "{console:?}");
 }

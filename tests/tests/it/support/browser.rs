@@ -154,11 +154,8 @@ impl Browser {
             .await;
         let clip = json!({ "x": 0, "y": 0, "width": size[0], "height": size[1], "scale": 1 });
         let picture = json!({ "format": "png", "captureBeyondViewport": true, "clip": clip });
-        let mut picture = self.tell("Page.captureScreenshot", picture).await;
-        match picture["data"].take() {
-            Value::String(data) => data,
-            other => panic!("no picture, but {other}"),
-        }
+        let picture = self.tell("Page.captureScreenshot", picture).await;
+        picture["data"].as_str().expect("a picture").to_owned()
     }
 
     /// Gives Chromium a command of its own protocol.
