@@ -4,6 +4,7 @@
 mod dev;
 mod follow;
 mod line;
+mod status;
 mod summary;
 mod tail;
 
@@ -21,11 +22,13 @@ Exit codes:
   0   Success, or ended by a closed pipe
       dev, tail: ended by Ctrl-C
   1   tail: a tick was later than --max-late
+      status: something is wrong
       bench: the edge broke a promise (a tick lost, duplicated, early, …)
   64  Invalid command line
   69  The first connection to the edge failed
       tail --within: too few ticks in that time, or the connection ended
       dev: cannot listen on an address
+      status: a port does not answer
   70  Internal error
   74  Cannot write the output
   75  bench: the results are invalid, since the load generator was the bottleneck
@@ -46,6 +49,7 @@ struct Cli {
 enum Command {
     Dev(dev::Dev),
     Tail(tail::Tail),
+    Status(status::Status),
     Bench(Bench),
     #[command(name = CHILD_COMMAND, hide = true)]
     BenchEdge(BenchEdge),
@@ -58,6 +62,7 @@ fn main() -> ExitCode {
         match cli.command {
             Command::Dev(dev) => dev.run(),
             Command::Tail(tail) => tail.run(),
+            Command::Status(status) => status.run(),
             Command::Bench(bench) => bench.run(),
             Command::BenchEdge(edge) => edge.run(),
         }
@@ -65,7 +70,7 @@ fn main() -> ExitCode {
 }
 
 /// Protects passwords and tokens in the memory of this process. `bench` is left out: it reads the
-/// files in /proc of the edge that it measures.
+/// files in /proc of the edge that it measures. `status` has no secrets.
 fn protect_memory(command: &Command) {
     match command {
         Command::Dev(_) | Command::Tail(_) => {
@@ -76,7 +81,7 @@ fn protect_memory(command: &Command) {
                 );
             }
         }
-        Command::Bench(_) | Command::BenchEdge(_) => {}
+        Command::Status(_) | Command::Bench(_) | Command::BenchEdge(_) => {}
     }
 }
 

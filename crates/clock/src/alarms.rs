@@ -41,6 +41,19 @@ impl ClockAlarm {
         }
     }
 
+    /// Returns sentences that tell operators what to do.
+    pub(crate) const fn action(self) -> &'static str {
+        match self {
+            Self::Undisciplined => {
+                "Run chrony or another time service on the host, and look at chronyc tracking."
+            }
+            Self::SharedId => {
+                "Give each clock its own CLOCK_ID. If each has one, replace this clock's NATS \
+                 login, which someone else uses."
+            }
+        }
+    }
+
     /// Logs that the alarm is raised.
     pub(crate) fn log(self) {
         let (reason, message) = (self.label(), self.message());

@@ -132,9 +132,11 @@ impl Health for ClockHealth {
 }
 
 fn alarm(alarm: ClockAlarm) -> Value {
-    json!({ "reason": alarm.label(), "message": alarm.message() })
+    let (reason, message, action) = (alarm.label(), alarm.message(), alarm.action());
+    json!({ "reason": reason, "message": message, "action": action })
 }
 
 fn link_alarm(alarm: LinkAlarm) -> Value {
-    json!({ "reason": alarm.label(), "message": alarm.message() })
+    let (reason, message, action) = (alarm.label(), alarm.message(), alarm.action());
+    json!({ "reason": reason, "message": message, "action": action })
 }

@@ -78,10 +78,11 @@ impl EdgeHealth {
 
     fn alarms(&self, time: Option<&TimeStatus>, link: &LinkReport) -> Vec<Value> {
         let no_time = self.no_time.load(Ordering::Relaxed);
-        let no_time = no_time.then(|| alarm_of_edge(NO_TIME.label, NO_TIME.message));
+        let no_time =
+            no_time.then(|| alarm_of_edge(NO_TIME.label, NO_TIME.message, NO_TIME.action));
         let of_clocks = time.map_or_else(Vec::new, alarms);
-        let of_link =
-            nats_link::alarms(link).map(|alarm| alarm_of_edge(alarm.label(), alarm.message()));
+        let of_link = nats_link::alarms(link)
+            .map(|alarm| alarm_of_edge(alarm.label(), alarm.message(), alarm.action()));
         of_clocks
             .into_iter()
             .chain(no_time)
@@ -166,6 +167,8 @@ impl Health for EdgeHealth {
         json!({
             "id": self.id,
             "listen_addr": self.listen_addr.to_string(),
+            "draining": self.draining.load(Ordering::Relaxed),
+            "holdover": time.as_ref().is_some_and(|time| time.holdover),
             "max_connections": self.connections_max,
             "connections": self.admission.connections(),
             "shards": self.shards.len(),
@@ -186,21 +189,26 @@ impl Health for EdgeHealth {
     }
 }
 
-/// Returns the alarms of the clocks, each with a sentence that says what it means and the clocks
-/// that it concerns.
+/// Returns the alarms of the clocks, each with a sentence that says what it means, what to do, and
+/// the clocks that it concerns.
 fn alarms(time: &TimeStatus) -> Vec<Value> {
     let alarm = |alarm: &Alarm| {
         let clocks = time.clocks.iter().filter(|clock| clock.is_raised(*alarm));
         let clocks: Vec<_> = clocks.map(|clock| clock.id.to_string()).collect();
-        json!({ "reason": alarm.label(), "message": alarm.message(), "clocks": clocks })
+        json!({
+            "reason": alarm.label(),
+            "message": alarm.message(),
+            "action": alarm.action(),
+            "clocks": clocks,
+        })
     };
     time.alarms.iter().map(alarm).collect()
 }
 
 /// Returns an alarm in the same form that concerns no clock.
-fn alarm_of_edge(label: &str, message: &str) -> Value {
+fn alarm_of_edge(label: &str, message: &str, action: &str) -> Value {
     let clocks: [&str; 0] = [];
-    json!({ "reason": label, "message": message, "clocks": clocks })
+    json!({ "reason": label, "message": message, "action": action, "clocks": clocks })
 }
 
 fn clock(status: &ClockStatus) -> Value {
@@ -222,19 +230,31 @@ mod tests {
     use crate::admission::{AdmissionGauges, AdmissionLimits};
     use crate::auth::logins;
     use crate::ip_lists::IpLists;
-    use crate::memory::{BUFFERS_FULL_MESSAGE, KERNEL_MEMORY_MESSAGE, KernelBound, MemoryMetrics};
+    use crate::memory::{
+        BUFFERS_FULL_ACTION, BUFFERS_FULL_MESSAGE, KERNEL_MEMORY_ACTION, KERNEL_MEMORY_MESSAGE,
+        KernelBound, MemoryMetrics,
+    };
 
     #[test]
-    fn each_alarm_in_status_has_a_sentence() {
+    fn each_alarm_in_status_has_sentences() {
         let of_edge = [
             NO_TIME.message,
+            NO_TIME.action,
             logins::MESSAGE,
+            logins::ACTION,
             BUFFERS_FULL_MESSAGE,
+            BUFFERS_FULL_ACTION,
             KERNEL_MEMORY_MESSAGE,
+            KERNEL_MEMORY_ACTION,
         ];
-        let of_clocks = Alarm::ALL.map(Alarm::message);
-        let of_link = LinkAlarm::ALL.map(LinkAlarm::message);
-        let messages = of_clocks.into_iter().chain(of_link).chain(of_edge);
+        let of_clocks = Alarm::ALL
+            .iter()
+            .flat_map(|alarm| [alarm.message(), alarm.action()]);
+        let of_link = LinkAlarm::ALL;
+        let of_link = of_link
+            .iter()
+            .flat_map(|alarm| [alarm.message(), alarm.action()]);
+        let messages = of_clocks.chain(of_link).chain(of_edge);
         for message in messages {
             assert!(message.ends_with('.'), "{message}");
             assert!(message.starts_with(char::is_uppercase), "{message}");

@@ -28,6 +28,13 @@ pub(crate) const BUFFERS_FULL_MESSAGE: &str = "Within the last minute, connectio
 pub(crate) const KERNEL_MEMORY_MESSAGE: &str = "Within the last minute, connections with full \
     sockets were closed to stay below the bound on the kernel's TCP memory.";
 
+/// What to do about the alarm `buffers_full`.
+pub(crate) const BUFFERS_FULL_ACTION: &str =
+    "Find the clients that send unfinished frames, or raise MAX_BUFFERED_BYTES.";
+/// What to do about the alarm `kernel_memory`.
+pub(crate) const KERNEL_MEMORY_ACTION: &str =
+    "Find the clients that do not read: /connections?sort=backlog lists those that lag most.";
+
 /// The totals over all shards, and the connections that were closed to keep the bounds.
 pub(crate) struct Memory {
     metrics: MemoryMetrics,
@@ -129,12 +136,14 @@ impl Memory {
             alarms.push(json!({
                 "reason": "buffers_full",
                 "message": BUFFERS_FULL_MESSAGE,
+                "action": BUFFERS_FULL_ACTION,
             }));
         }
         if self.kernel_evictions.is_recent(now) {
             alarms.push(json!({
                 "reason": "kernel_memory",
                 "message": KERNEL_MEMORY_MESSAGE,
+                "action": KERNEL_MEMORY_ACTION,
             }));
         }
         json!({

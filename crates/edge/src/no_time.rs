@@ -17,6 +17,8 @@ pub(crate) struct EdgeAlarm {
     pub(crate) label: &'static str,
     /// The sentence in /status.
     pub(crate) message: &'static str,
+    /// What to do about it, also in /status.
+    pub(crate) action: &'static str,
 }
 
 /// The edge does not know the time, and its clients must go elsewhere.
@@ -24,6 +26,7 @@ pub(crate) const NO_TIME: EdgeAlarm = EdgeAlarm {
     label: "no_time",
     message: "The edge does not know the time, so it sends subscribers to other edges with \
         NO_TIME.",
+    action: "See which clocks are silent, and look for NATS in the log of the edge.",
 };
 
 /// Watches whether the time is known.

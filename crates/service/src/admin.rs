@@ -28,6 +28,7 @@ mod accept;
 mod connection;
 mod guard;
 mod health;
+mod page;
 mod places;
 mod ready_metric;
 mod request_id;

@@ -17,10 +17,10 @@ use prometheus::Registry;
 use crate::{
     VERSION,
     admin::Admin,
+    admin_client::Scheme,
     env::{Section, Settings},
     error_chain::ErrorChain,
-    exit,
-    healthcheck::{self, Scheme},
+    exit, healthcheck,
     lifecycle::Lifecycle,
     logging::{self, Logs},
     metrics, private_memory,

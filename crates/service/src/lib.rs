@@ -3,6 +3,7 @@
 //! the bus, for the connection to NATS, and on tls, for the admin port's.
 
 pub mod admin;
+pub mod admin_client;
 pub mod bus_metrics;
 pub mod byte_size;
 pub mod daemon;

@@ -50,6 +50,20 @@ impl LinkAlarm {
         }
     }
 
+    /// Returns sentences that tell operators what to do.
+    #[must_use]
+    pub const fn action(self) -> &'static str {
+        match self {
+            Self::Silent => {
+                "If all edges raise it, look at the clocks. If some do, look at the NATS server \
+                 that they are connected to, and at its routes."
+            }
+            Self::Refused => {
+                "Give the login the permissions that it needs, and send SIGHUP to the NATS server."
+            }
+        }
+    }
+
     fn is_raised(self, report: &LinkReport) -> bool {
         match self {
             Self::Silent => report.is_silent,
@@ -283,6 +297,7 @@ mod tests {
     fn each_alarm_has_a_sentence() {
         for alarm in LinkAlarm::ALL {
             assert!(alarm.message().ends_with('.'), "{alarm:?}");
+            assert!(alarm.action().ends_with('.'), "{alarm:?}");
         }
     }
 }

@@ -16,8 +16,8 @@ const NO_ADMIN_TLS: &str = "On loopback, the admin port needs no TLS";
 crate::settings! {
     /// Settings of every daemon. Each program supplies its own default for ADMIN_ADDR.
     COMMON, checked by check;
-    /// The address of the admin port, which serves /metrics, /health, /health/live, /health/ready
-    /// and /status.
+    /// The address of the admin port, which serves a page for people at /, /metrics, /health,
+    /// /health/live, /health/ready and /status.
     ADMIN_ADDR: SocketAddr = Setting::unset(
         (),
         "Loopback, since it reveals more than outsiders should know; the defaults of the two \

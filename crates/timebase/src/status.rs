@@ -219,4 +219,39 @@ impl Alarm {
             }
         }
     }
+
+    /// Returns sentences that tell operators what to do.
+    #[must_use]
+    pub const fn action(self) -> &'static str {
+        match self {
+            Self::NoMajority => {
+                "Start the clocks that are silent. If enough of them answer, compare their \
+                 offsets, and repair the hosts that are wrong."
+            }
+            Self::NoneAccepted => {
+                "Act at once: see which clocks are right, and repair the others or take them out \
+                 of CLOCKS."
+            }
+            Self::StepPending => {
+                "Look at the time of the clock's host and why it was stepped. Run three clocks."
+            }
+            Self::Rate => {
+                "Compare rate_ppm of several edges. If only one edge raises the alarm, move it or \
+                 look at its kernel's clock source. If all do, look at chronyc tracking on the \
+                 clock's host."
+            }
+            Self::SharedId => {
+                "Give each clock its own CLOCK_ID. If each has one, replace the clock's NATS login."
+            }
+            Self::Falseticker => {
+                "Look at chronyc tracking on the clock's host. If the host is right, someone \
+                 else may use its NATS login."
+            }
+            Self::Misbehaving => "Replace the clock's NATS login.",
+            Self::Unheard => {
+                "Compare CLOCKS with the clocks' CLOCK_IDs, letter by letter. If they are the \
+                 same, start the clock."
+            }
+        }
+    }
 }

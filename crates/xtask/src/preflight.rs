@@ -28,6 +28,8 @@ pub(crate) enum Skippable {
     PerShardTables,
     /// The tests that run promtool.
     Promtool,
+    /// The tests of the admin port's page in a browser.
+    StatusPage,
     /// The check `portable`.
     Portable,
     /// The check `monitoring`.
@@ -74,6 +76,7 @@ impl fmt::Display for Skippable {
             Self::NewestAdvisories => "the newest advisories",
             Self::PerShardTables => "tests of per-shard file descriptor tables",
             Self::Promtool => "tests with promtool",
+            Self::StatusPage => "tests of the status page in a browser",
         })
     }
 }

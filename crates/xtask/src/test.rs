@@ -90,6 +90,7 @@ impl Check {
                 preflight.need(missing_openssl());
                 preflight.need_for(Skippable::PerShardTables, missing_tables());
                 preflight.need_for(Skippable::Promtool, missing_promtool());
+                preflight.need_for(Skippable::StatusPage, missing_browser());
                 look_for_tests(MANIFEST_TOOLS, preflight);
             }
             Self::Nats => look_for_tests(&[], preflight),
@@ -151,10 +152,7 @@ impl Check {
             Self::Monitoring => monitoring::check(),
             Self::Doctests => cargo("test --doc --workspace --locked").run(),
             Self::Weight => weight::run(false),
-            Self::Tests if skipped.has(Skippable::PerShardTables) => {
-                run_tests(MANIFEST_TOOLS, &["--profile", "without-per-shard-tables"])
-            }
-            Self::Tests => run_tests(MANIFEST_TOOLS, &[]),
+            Self::Tests => run_tests(MANIFEST_TOOLS, &selection(skipped)),
             Self::Nats => run_tests(&[], &["--profile", "nats"]),
             Self::Abuse => abuse::check(),
         }
@@ -163,6 +161,9 @@ impl Check {
 
 /// The oldest major version of openssl that the tests of TLS can use.
 const OPENSSL_MAJOR_MIN: u32 = 3;
+
+/// All tests but those that need a browser.
+const WITHOUT_STATUS_PAGE: &str = "!(package(tickstorm-tests)&test(/^status_page::/))";
 
 /// The programs that the tests of the manifests call.
 const MANIFEST_TOOLS: &[&PythonTool] = &[&KUBECTL, &KUBERNETES_VALIDATE];
@@ -216,6 +217,27 @@ fn missing_tables() -> Option<Missing> {
         let remedy = "use a seccomp profile that allows unshare(2)";
         Missing::new("permission to call unshare(2)", remedy)
     })
+}
+
+/// Returns what is missing if no browser can be driven.
+fn missing_browser() -> Option<Missing> {
+    let answer = program("chromedriver", &["--version"]).probe();
+    answer.is_none().then(|| {
+        let remedy = "install Chromium and its driver (chromium-driver)";
+        Missing::new("the program chromedriver", remedy)
+    })
+}
+
+/// Returns the arguments by which nextest leaves out the tests that are skipped.
+fn selection(skipped: &Skipped) -> Vec<&'static str> {
+    let mut arguments = Vec::new();
+    if skipped.has(Skippable::PerShardTables) {
+        arguments.extend(["--profile", "without-per-shard-tables"]);
+    }
+    if skipped.has(Skippable::StatusPage) {
+        arguments.extend(["--filterset", WITHOUT_STATUS_PAGE]);
+    }
+    arguments
 }
 
 /// Returns `programs` and, if NATS servers run as processes, the server's program.

@@ -27,6 +27,8 @@ mod rogue_publishers;
 mod security;
 mod sick_edges;
 mod signals;
+mod status;
+mod status_page;
 mod stolen_logins;
 mod support;
 mod tables;

@@ -37,6 +37,11 @@ pub(crate) const MESSAGE: &str = "More than half of the logins within the last m
     refused, so the credentials of this edge may be outdated. Compare them with those of other \
     edges, and see the user names in the log.";
 
+/// What to do about the alarm.
+pub(crate) const ACTION: &str = "If other edges accept the same user names, correct the \
+    credentials of this edge. Otherwise a name that you know comes from clients with an old \
+    password, and other names from someone who guesses.";
+
 /// What became of logins.
 #[derive(Default)]
 pub(crate) struct Logins {
@@ -150,7 +155,8 @@ impl Logins {
     /// Returns the alarm in /status, if it is raised.
     pub(crate) fn alarm(&self) -> Option<Value> {
         let is_raised = self.record().is_alarm_raised;
-        is_raised.then(|| json!({ "reason": ALARM, "message": MESSAGE, "clocks": [] }))
+        is_raised
+            .then(|| json!({ "reason": ALARM, "message": MESSAGE, "action": ACTION, "clocks": [] }))
     }
 
     /// Returns the section `logins` of /status.

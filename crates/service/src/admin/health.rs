@@ -15,7 +15,7 @@ pub trait Health: Send + Sync + 'static {
     fn ready(&self) -> Vec<String>;
 
     /// Returns the state of the component as a JSON object, to which the admin port adds `version`,
-    /// `admin_addr`, `ready`, `reasons` and `refused_files`.
+    /// `admin_addr`, `uptime_s`, `ready`, `reasons` and `refused_files`.
     fn status(&self) -> Value;
 
     /// Returns whether the component is doing work now that must not be delayed, for some

@@ -1,5 +1,5 @@
-//! The paths that every daemon has: health, status and metrics. They show no client, so anyone who
-//! reaches the port may read them.
+//! The paths that every daemon has: health, status, its page, and metrics. They show no client, so
+//! anyone who reaches the port may read them.
 //!
 //! Health is answered at once, from what the component knows, and takes no turn. Everything else
 //! takes turns: see [`take_turns`].
@@ -20,12 +20,13 @@ use axum::{
 };
 use prometheus::Registry;
 use serde_json::{Value, json};
+use tickstorm_timebase::{Clock as _, Mono, SystemClock};
 use tokio::{
     sync::Mutex,
     time::{Instant, sleep_until},
 };
 
-use super::{Health, connection::Client, roster::Busy};
+use super::{Health, connection::Client, page, roster::Busy};
 use crate::{file_watch::FileWatch, low_priority, metrics};
 
 /// The time between two encodings of the metrics, each of which takes a millisecond or more.
@@ -67,6 +68,7 @@ pub(super) fn routes(
         health,
         addr,
         files: files.into(),
+        started: SystemClock.now(),
     };
     let status = Router::new()
         .route("/status", get(status))
@@ -76,7 +78,7 @@ pub(super) fn routes(
         .route("/health/live", get(live))
         .route("/health/ready", get(ready))
         .with_state(context);
-    take_turns(metrics.merge(status)).merge(health)
+    take_turns(metrics.merge(status).merge(page::route())).merge(health)
 }
 
 /// The sources of the responses about health.
@@ -85,6 +87,8 @@ struct Context {
     health: Arc<dyn Health>,
     addr: SocketAddr,
     files: Arc<[FileWatch]>,
+    /// When the port was opened, which is when the process started.
+    started: Mono,
 }
 
 async fn live(State(context): State<Context>) -> Response {
@@ -112,6 +116,8 @@ async fn status(State(context): State<Context>) -> Response {
     if let Value::Object(fields) = &mut status {
         fields.insert("version".into(), json!(crate::VERSION));
         fields.insert("admin_addr".into(), json!(context.addr.to_string()));
+        let uptime = SystemClock.now().since(context.started);
+        fields.insert("uptime_s".into(), json!(uptime.as_secs()));
         fields.insert("ready".into(), json!(reasons.is_empty()));
         fields.insert("reasons".into(), json!(reasons));
         let refused = context.files.iter().filter_map(|files| {

@@ -107,6 +107,7 @@ impl Case {
 #[tokio::test]
 async fn each_route_is_open_to_those_for_whom_it_is_meant() {
     let routes = [
+        (false, "GET /"),
         (false, "GET /health"),
         (false, "GET /health/live"),
         (false, "HEAD /health/ready"),

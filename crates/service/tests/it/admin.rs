@@ -196,7 +196,43 @@ async fn status_adds_the_fields_of_the_process_to_those_of_the_component() {
         "reasons": ["time is unknown"],
         "refused_files": [],
     });
-    assert_eq!(port.get("/status").await.json(), expected);
+    let mut status = port.get("/status").await.json();
+    let uptime = status["uptime_s"].take();
+    assert!(uptime.as_u64().unwrap() < 3_600, "{uptime}");
+    status.as_object_mut().unwrap().remove("uptime_s");
+    assert_eq!(status, expected);
+    port.stop().await;
+}
+
+#[tokio::test]
+async fn the_page_may_run_and_load_nothing_but_its_own() {
+    let port = Port::with(Arc::new(Component::default())).await;
+    for request in [
+        "GET / HTTP/1.1\r\nHost: edge.example\r\nOrigin: http://a.example\r\n\r\n",
+        "HEAD / HTTP/1.1\r\nHost: a\r\n\r\n",
+    ] {
+        let response = port.send(request).await;
+        assert_eq!(response.code, 200, "{response:?}");
+        for header in [
+            "content-type: text/html; charset=utf-8",
+            "content-security-policy: default-src 'none'; connect-src 'self'; img-src data:; \
+             script-src 'sha256-",
+            "x-content-type-options: nosniff",
+            "referrer-policy: no-referrer",
+        ] {
+            let line = format!("\r\n{header}");
+            assert!(
+                response.head.contains(&line),
+                "no {header}: {}",
+                response.head
+            );
+        }
+        for absent in ["unsafe", "cookie", "access-control"] {
+            assert!(!response.head.contains(absent), "{}", response.head);
+        }
+        let is_whole = response.body.trim_end().ends_with("</html>");
+        assert_eq!(is_whole, request.starts_with("GET"), "{}", response.body);
+    }
     port.stop().await;
 }
 
@@ -239,7 +275,7 @@ async fn head_works_and_other_methods_and_paths_are_refused() {
             .code,
         405
     );
-    for path in ["/", "/healthz", "/health/", "/metrics/x"] {
+    for path in ["/index.html", "/healthz", "/health/", "/metrics/x"] {
         assert_eq!(port.get(path).await.code, 404, "{path}");
     }
     port.stop().await;

@@ -1,6 +1,7 @@
 //! Support for end-to-end tests: daemons as processes, a cluster of them on a real NATS, and
 //! clients that observe the ticks.
 
+pub(crate) mod browser;
 pub(crate) mod cluster;
 pub(crate) mod daemon;
 pub(crate) mod intruder;
