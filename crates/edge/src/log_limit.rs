@@ -4,22 +4,36 @@ use std::time::Duration;
 
 use tickstorm_timebase::Mono;
 
-/// The most events that are logged in a [`PERIOD`].
+/// The most events that are logged in a [`PERIOD`] by default.
 const LOGGED_MAX: u32 = 10;
 const PERIOD: Duration = Duration::from_secs(60);
 
 /// The events of one kind in the current period.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct LogLimit {
+    /// The most events that are logged in a period.
+    max: u32,
     started: Option<Mono>,
     logged: u32,
     /// The number of events that were not logged.
     skipped: u64,
 }
 
+impl Default for LogLimit {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl LogLimit {
     pub(crate) const fn new() -> Self {
+        Self::of(LOGGED_MAX)
+    }
+
+    /// Creates a limit of `max` events a minute.
+    pub(crate) const fn of(max: u32) -> Self {
         Self {
+            max,
             started: None,
             logged: 0,
             skipped: 0,
@@ -35,7 +49,7 @@ impl LogLimit {
             self.started = Some(now);
             self.logged = 0;
         }
-        if self.logged == LOGGED_MAX {
+        if self.logged == self.max {
             self.skipped += 1;
             return None;
         }

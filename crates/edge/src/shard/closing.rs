@@ -7,10 +7,10 @@ use std::net::SocketAddr;
 use std::os::fd::RawFd;
 use std::time::Duration;
 
-use tickstorm_protocol::code::{CloseReason, LogLevel};
+use tickstorm_protocol::code::{CloseReason, ErrorCode, LogLevel};
 use tickstorm_protocol::session::server;
 use tickstorm_service::excerpt::Excerpt;
-use tracing::warn;
+use tracing::{Level, enabled, info, warn};
 
 use super::connection::{AfterStep, Connection, Farewell};
 use super::debugged::log_connection;
@@ -156,9 +156,10 @@ impl<N: Network> Driver<N> {
         log_connection!(&self.env, id, peer; reason = reason.label(), "connection refused");
     }
 
-    /// Logs the end of a connection, which had this feed and backlog.
+    /// Logs the end of a connection, which had this feed and backlog. At the default level, the
+    /// ends of clients that were cut off are logged, as far as there are not too many of them.
     fn report_closed(
-        &self,
+        &mut self,
         connection: &Connection<N::Socket>,
         farewell: &Farewell,
         feed: Option<FeedId>,
@@ -167,6 +168,9 @@ impl<N: Network> Driver<N> {
     ) {
         let Farewell { reason, client, .. } = farewell;
         let (id, peer) = (connection.key.id, connection.peer);
+        let not_logged = (client.is_some() && is_cut_off(*reason))
+            .then(|| self.cut_off.note(at.mono))
+            .flatten();
         let certificate = self.network.client_certificate(&connection.socket);
         // The kernel is asked only if the line is written.
         let traffic = LazyCell::new(|| self.network.traffic(&connection.socket));
@@ -190,12 +194,14 @@ impl<N: Network> Driver<N> {
                 )
             };
         }
-        match reason.log_level() {
-            LogLevel::Debug => log_end!(log_connection!(&self.env, id, peer;)),
-            LogLevel::Warn => {
-                let connection_id = self.env.connection_id(id);
-                log_end!(warn!(connection = %connection_id, %peer,));
+        let connection_id = self.env.connection_id(id);
+        let is_debugged = self.env.debugged.find(id, peer.ip()).is_some();
+        match (reason.log_level(), not_logged) {
+            (LogLevel::Debug, Some(not_logged)) if !is_debugged && !enabled!(Level::DEBUG) => {
+                log_end!(info!(connection = %connection_id, %peer, not_logged,));
             }
+            (LogLevel::Debug, _) => log_end!(log_connection!(&self.env, id, peer;)),
+            (LogLevel::Warn, _) => log_end!(warn!(connection = %connection_id, %peer,)),
         }
     }
 
@@ -273,4 +279,16 @@ impl<N: Network> Driver<N> {
 /// Returns whole milliseconds.
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Returns whether a client that is closed for `reason` was cut off, unlike one that left by
+/// itself, and unlike all clients of an edge that drains or whose time has changed.
+fn is_cut_off(reason: CloseReason) -> bool {
+    match reason.error_code() {
+        Some(code) => !matches!(
+            code,
+            ErrorCode::ServerDraining | ErrorCode::NoTime | ErrorCode::TimeStepped
+        ),
+        None => matches!(reason, CloseReason::ConnectionLost),
+    }
 }

@@ -26,8 +26,11 @@ use super::time::Moment;
 use super::wheel::{Bucket, Wheel};
 use crate::admission::FloodKind;
 use crate::feed::{Arrival, FeedId};
+use crate::log_limit::LogLimit;
 use crate::sys::network::{BUFFER_MIN, Network, Readiness, Received};
 
+/// The most clients that were cut off for which a shard writes a line in a minute.
+const CUT_OFF_LOGGED_MAX: u32 = 60;
 /// The maximum number of consecutive reads from one socket, so that a peer that never stops sending
 /// does not hold up the others.
 const READS_MAX: usize = 4;
@@ -48,6 +51,8 @@ pub(super) struct Driver<N> {
     pub(super) round_trips: RoundTripSampler,
     pub(super) control: ControlBuffer,
     pub(super) buffered: Buffered,
+    /// Limits how often the log says that a client was cut off.
+    pub(super) cut_off: LogLimit,
     /// The buffer that all connections of the shard read into; none has its own.
     scratch: Box<[u8]>,
 }
@@ -66,6 +71,7 @@ impl<N: Network> Driver<N> {
             replays: ReplayQueue::default(),
             round_trips: RoundTripSampler::default(),
             control: ControlBuffer::default(),
+            cut_off: LogLimit::of(CUT_OFF_LOGGED_MAX),
             scratch: vec![0; BUFFER_MIN].into_boxed_slice(),
         }
     }

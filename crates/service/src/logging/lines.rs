@@ -85,10 +85,10 @@ mod tests {
             }
             tracing::debug!("filtered out");
             tracing::trace!("filtered out");
-            levels.set(LogLevel::Debug);
+            levels.set(&LogLevel::Debug.into());
             tracing::debug!("counted");
             tracing::trace!("filtered out");
-            levels.set(LogLevel::Error);
+            levels.set(&LogLevel::Error.into());
             tracing::warn!("filtered out");
         });
         // What was counted before is not lost.

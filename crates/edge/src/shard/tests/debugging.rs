@@ -200,13 +200,60 @@ fn a_debugged_client_has_each_line_once_at_the_level_in_force_and_others_have_no
 }
 
 #[test]
-fn without_debugged_clients_nothing_about_connections_is_written_at_info() {
+fn at_info_a_client_that_is_cut_off_has_one_line_and_one_that_leaves_has_none() {
     let mut sim = Sim::new(settings());
     sim.debug("192.0.2.1/32");
     sim.shard.driver.env.debugged = crate::shard::DebugList::default();
+    let mut id = String::new();
     let events = logged(Level::Info, || {
-        sim.whole_life("192.0.2.1");
+        let leaves = sim.subscriber(Mode::Second, false);
+        sim.script.client_ends(leaves);
+        let unknown = sim.connect_at("192.0.2.1");
+        sim.script.client_sends(unknown, &auth("wrong"));
+        let cut_off = sim.whole_life("192.0.2.1");
+        id = sim.ids(cut_off).0;
     });
+    assert_eq!(messages(&events), ["connection closed"]);
+    let [closed] = &events[..] else {
+        panic!("{events:#?}");
+    };
+    assert_eq!(closed["level"], "INFO");
+    assert_eq!(closed["connection"], *id);
+    assert_eq!(closed["reason"], "already_authenticated");
+    assert_eq!(closed["not_logged"], 0);
+    assert_eq!(closed.get("debug"), None);
+}
+
+#[test]
+fn when_many_clients_are_cut_off_the_log_says_how_many_it_leaves_out() {
+    let mut sim = Sim::new(settings());
+    let mut cut_off = |clients: usize| {
+        logged(Level::Info, || {
+            for _ in 0..clients {
+                let client = sim.subscriber(Mode::Minute, false);
+                sim.script.client_sends(client, &auth("pass"));
+                sim.run_for(MS);
+            }
+            sim.run_for(61 * SECOND);
+        })
+    };
+    assert_eq!(messages(&cut_off(70)), ["connection closed"; 60]);
+    let later = cut_off(2);
+    let not_logged: Vec<_> = later.iter().map(|event| &event["not_logged"]).collect();
+    assert_eq!(not_logged, [10, 0], "{later:#?}");
+}
+
+#[test]
+fn a_drain_writes_no_line_for_each_client() {
+    let mut sim = Sim::new(settings());
+    for _ in 0..20 {
+        sim.subscriber(Mode::Second, false);
+    }
+    let events = logged(Level::Info, || {
+        sim.drain(SECOND);
+        sim.run_for(3 * SECOND);
+    });
+    assert_eq!(sim.closed("server_draining"), 20);
     assert!(events.is_empty(), "{events:#?}");
 }
 
@@ -230,7 +277,9 @@ fn a_connection_that_is_open_already_can_be_debugged_and_its_end_says_what_there
         connections: DebuggedConnections::One(number),
     };
     sim.shard.driver.env.debugged = [client].into_iter().collect();
-    let events = logged(Level::Info, || sim.run_for(21 * SECOND));
+    let mut events = logged(Level::Info, || sim.run_for(21 * SECOND));
+    // The other client is cut off as well.
+    events.retain(|event| event.get("debug").is_some());
     assert_eq!(messages(&events), ["connection closed", "sending ERROR"]);
     let [closed, error] = &events[..] else {
         panic!("{events:#?}");
