@@ -269,4 +269,8 @@ impl Health for Both {
         status["clock"] = self.clock.status();
         status
     }
+
+    fn is_pressed(&self) -> bool {
+        self.parts.is_pressed()
+    }
 }

@@ -265,8 +265,7 @@ impl Admin {
         let connections = TaskTracker::new();
         let accept = async {
             loop {
-                accept::give_way(&*health).await;
-                let (stream, peer, place) = acceptor.accept().await;
+                let (stream, peer, place) = acceptor.accept(&*health).await;
                 let connection = Connection {
                     stream,
                     peer: peer.ip(),

@@ -164,11 +164,11 @@ async fn a_client_that_was_cut_off_is_found_by_its_id_and_by_its_address() {
         assert_trail(&edge, id, debug, messages).await;
     }
     let closed = lines_with(&edge.log(), "reason", "already_authenticated");
-    assert_eq!(closed.len(), 2, "{closed:?}");
+    assert_eq!(closed.len(), 3, "{closed:?}");
     assert!(closed.iter().all(|line| line["identity"] == "user"
         && line["lasted_ms"].is_u64()
         && line["received_bytes"].as_u64() > Some(50)));
-    assert!(lines_with(&edge.log(), "connection", &other_id).is_empty());
+    assert_only_the_end(&edge, &other_id);
 
     let request = started.request_id();
     let caused = lines_with(&edge.log(), "request_id", request);
@@ -187,7 +187,17 @@ async fn a_client_that_was_cut_off_is_found_by_its_id_and_by_its_address() {
     let (mut later, later_id) = enter(&edge, "127.0.0.3").await;
     cut_off(&mut later).await;
     assert_eq!(edge.terminate().await, Some(0));
-    assert!(lines_with(&edge.log(), "connection", &later_id).is_empty());
+    assert_only_the_end(&edge, &later_id);
+}
+
+/// The log has one line of a client that was cut off without being debugged.
+fn assert_only_the_end(edge: &Daemon, id: &str) {
+    let lines = lines_with(&edge.log(), "connection", id);
+    assert!(has_message(&lines, "connection closed"), "{lines:?}");
+    assert!(
+        lines.len() == 1 && lines[0].get("debug").is_none(),
+        "{lines:?}"
+    );
 }
 
 /// An operator must not close another connection than the one that a client has named, on this edge

@@ -1,8 +1,8 @@
 //! The metrics of feeds: when their ticks are sent, and to how many subscribers. Each feed is
 //! measured against the time at which it was to send: a tick's own, or AHEAD_MS before it.
 
-use prometheus::{IntGauge, Registry};
-use tickstorm_service::metrics::{RegisterError, int_gauge, int_gauges};
+use prometheus::{IntCounter, IntGauge, Registry};
+use tickstorm_service::metrics::{RegisterError, counters, int_gauge, int_gauges};
 use tickstorm_timebase::Mode;
 
 use crate::feed::FeedId;
@@ -35,6 +35,7 @@ pub(crate) struct FeedMetrics {
     fanout: OfFeeds<BulkHistogram>,
     /// By mode, in the order of [`Mode::ALL`].
     ahead_margin: [BulkHistogram; Mode::ALL.len()],
+    late_sends: OfFeeds<IntCounter>,
     subscribers: OfFeeds<IntGauge>,
     pub(crate) behind: IntGauge,
 }
@@ -49,6 +50,14 @@ impl FeedMetrics {
             registry,
             "tickstorm_subscribers",
             "Subscribers, by the mode of their feed and its delivery: at_time or ahead.",
+            &LABELS,
+        )?;
+        let late_sends = counters(
+            registry,
+            "tickstorm_late_sends_total",
+            "Frames of feeds that were sent as REPLAY, because this edge was more than a second \
+             late with them, counted once per subscriber. Replays for clients that resume are not \
+             counted.",
             &LABELS,
         )?;
         Ok(Self {
@@ -81,6 +90,7 @@ impl FeedMetrics {
                 ["mode"],
                 Mode::ALL.map(|mode| [mode.name()]),
             )?,
+            late_sends: values.map(|values| late_sends.with_label_values(&values)),
             subscribers: values.map(|values| subscribers.with_label_values(&values)),
             behind: int_gauge(
                 registry,
@@ -112,6 +122,11 @@ impl FeedMetrics {
             Mode::Second => &self.ahead_margin[0],
             Mode::Minute => &self.ahead_margin[1],
         }
+    }
+
+    /// Returns the counter of a feed's frames that were sent as REPLAY.
+    pub(crate) fn late_sends(&self, id: FeedId) -> &IntCounter {
+        &self.late_sends[id.index()]
     }
 
     /// Returns the gauge of a feed's subscribers.

@@ -22,6 +22,10 @@ use crate::sys::network::Network;
 use crate::sys::proxied::ProxyFault;
 use crate::sys::secured::TlsFailure;
 
+/// The most bytes of ticks that are sent in one call with an ERROR. A TLS record holds four times
+/// as many.
+const LAST_FRAMES_MAX: usize = 4_096;
+
 impl<N: Network> Driver<N> {
     /// Closes a connection because reading or writing failed.
     pub(super) fn fail(
@@ -114,7 +118,8 @@ impl<N: Network> Driver<N> {
     }
 
     /// Returns the frames that a subscriber is still to be sent before an ERROR: those of a fan-out
-    /// in which its turn has not come. One that is on the slow path does not get any.
+    /// in which its turn has not come. One that is on the slow path does not get any, and neither
+    /// does one with so many that they could keep the ERROR from being sent.
     fn last_frames(&mut self, connection: &Connection<N::Socket>) -> Vec<FeedFrame> {
         let keeps_up = connection
             .served()
@@ -123,10 +128,16 @@ impl<N: Network> Driver<N> {
             return Vec::new();
         }
         let unsent = self.feeds.unsent_frames(connection.key.slot);
-        unsent
+        let frames = unsent
             .ok()
             .flatten()
-            .map_or_else(Vec::new, |unsent| unsent.frames)
+            .map_or_else(Vec::new, |unsent| unsent.frames);
+        let bytes: usize = frames.iter().map(|frame| frame.bytes.len()).sum();
+        if bytes <= LAST_FRAMES_MAX {
+            frames
+        } else {
+            Vec::new()
+        }
     }
 
     /// Starts ending a connection: takes it out of its feed, and counts and logs the reason and for
@@ -168,9 +179,15 @@ impl<N: Network> Driver<N> {
     ) {
         let Farewell { reason, client, .. } = farewell;
         let (id, peer) = (connection.key.id, connection.peer);
-        let not_logged = (client.is_some() && is_cut_off(*reason))
-            .then(|| self.cut_off.note(at.mono))
-            .flatten();
+        let is_debugged = self.env.debugged.find(id, peer.ip()).is_some();
+        let has_line = is_debugged || enabled!(Level::DEBUG);
+        let not_logged = match reason.log_level() {
+            LogLevel::Debug if !has_line && enabled!(Level::INFO) => {
+                let is_cut_off = client.is_some() && is_cut_off(*reason);
+                is_cut_off.then(|| self.cut_off.note(at.mono)).flatten()
+            }
+            LogLevel::Debug | LogLevel::Warn => None,
+        };
         let certificate = self.network.client_certificate(&connection.socket);
         // The kernel is asked only if the line is written.
         let traffic = LazyCell::new(|| self.network.traffic(&connection.socket));
@@ -194,14 +211,12 @@ impl<N: Network> Driver<N> {
                 )
             };
         }
-        let connection_id = self.env.connection_id(id);
-        let is_debugged = self.env.debugged.find(id, peer.ip()).is_some();
-        match (reason.log_level(), not_logged) {
-            (LogLevel::Debug, Some(not_logged)) if !is_debugged && !enabled!(Level::DEBUG) => {
-                log_end!(info!(connection = %connection_id, %peer, not_logged,));
-            }
-            (LogLevel::Debug, _) => log_end!(log_connection!(&self.env, id, peer;)),
-            (LogLevel::Warn, _) => log_end!(warn!(connection = %connection_id, %peer,)),
+        if let Some(not_logged) = not_logged {
+            log_end!(info!(connection = %self.env.connection_id(id), %peer, not_logged,));
+        } else if reason.log_level() == LogLevel::Warn && !is_debugged {
+            log_end!(warn!(connection = %self.env.connection_id(id), %peer,));
+        } else {
+            log_end!(log_connection!(&self.env, id, peer;));
         }
     }
 

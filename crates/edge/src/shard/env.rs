@@ -173,6 +173,9 @@ impl Env {
     /// Counts a feed's frame that is sent to one subscriber at `mono`, outside the hot loop.
     pub(super) fn count_frame(&self, frame: &FeedFrame, mono: Mono) {
         self.count_batches(1, u64::from(frame.ticks));
+        if !frame.timed {
+            self.metrics().feeds.late_sends(frame.feed).inc();
+        }
         if let (Some(authority), true) = (self.authority(mono), frame.timed) {
             self.observe_sends(frame.feed, frame.first, authority.time_at(mono), 1);
         }
@@ -186,6 +189,9 @@ impl Env {
             .map(|authority| authority.time_at(mono));
         for part in left.parts.iter().filter(|part| part.sent > 0) {
             self.count_batches(part.sent, u64::from(part.ticks));
+            if !part.timed {
+                self.metrics().feeds.late_sends(feed).inc_by(part.sent);
+            }
             if let (Some(time), true) = (time, part.timed) {
                 self.observe_sends(feed, part.first, time, part.sent);
             }

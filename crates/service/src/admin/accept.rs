@@ -34,14 +34,15 @@ const QUEUE: u32 = 1_024;
 /// The pause after a failed accept, without which the loop would spin.
 const RETRY: Duration = Duration::from_millis(100);
 
-/// The longest time for which accepting waits while the process has work that must not be delayed.
+/// The longest time for which a connection waits while the process has work that must not be
+/// delayed.
 const GIVE_WAY_MAX: Duration = Duration::from_millis(20);
 /// The interval at which it looks whether the work is done.
 const GIVE_WAY_STEP: Duration = Duration::from_millis(2);
 
 /// Waits while `health` has work that must not be delayed. With many connections a second, the
 /// work would share the CPU with them.
-pub(super) async fn give_way(health: &dyn Health) {
+async fn give_way(health: &dyn Health) {
     let until = Instant::now() + GIVE_WAY_MAX;
     while health.is_pressed() && Instant::now() < until {
         sleep(GIVE_WAY_STEP).await;
@@ -84,13 +85,15 @@ impl Acceptor {
         }
     }
 
-    /// Returns the next connection, and a place for it.
-    pub(super) async fn accept(&mut self) -> (TcpStream, SocketAddr, Place) {
+    /// Returns the next connection, and a place for it. It waits while `health` has work that must
+    /// not be delayed.
+    pub(super) async fn accept(&mut self, health: &dyn Health) -> (TcpStream, SocketAddr, Place) {
         self.pace.wait().await;
         loop {
             let error = match self.listener.accept().await {
                 Ok((stream, peer)) => {
                     self.is_failing = false;
+                    give_way(health).await;
                     return self.seat(stream, peer).await;
                 }
                 Err(error) => error,
@@ -211,6 +214,17 @@ mod tests {
         fn is_pressed(&self) -> bool {
             Instant::now() < self.0
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_waits_while_the_process_is_pressed() {
+        let listener = listen(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+        let addr = listener.local_addr().unwrap();
+        let mut acceptor = Acceptor::new(listener, 1, false);
+        let _client = std::net::TcpStream::connect(addr).unwrap();
+        let start = Instant::now();
+        acceptor.accept(&Pressed(start + GIVE_WAY_MAX)).await;
+        assert!(start.elapsed() >= GIVE_WAY_MAX, "{:?}", start.elapsed());
     }
 
     #[tokio::test(start_paused = true)]

@@ -19,7 +19,7 @@ pub trait Health: Send + Sync + 'static {
     fn status(&self) -> Value;
 
     /// Returns whether the component is doing work now that must not be delayed, for some
-    /// milliseconds. The admin port accepts no connection meanwhile.
+    /// milliseconds. New connections to the admin port wait meanwhile.
     fn is_pressed(&self) -> bool {
         false
     }

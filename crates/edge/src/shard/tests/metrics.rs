@@ -126,7 +126,7 @@ fn a_late_ahead_tick_has_less_margin_and_none_after_its_time() {
 }
 
 #[test]
-fn replay_ticks_are_sent_but_not_measured() {
+fn replay_ticks_are_counted_as_late_but_not_measured() {
     let mut sim = Sim::new(settings());
     let clients = [false, true].map(|ahead| sim.subscriber(Mode::Second, ahead));
     sim.run_to_just_before_a_second();
@@ -140,6 +140,13 @@ fn replay_ticks_are_sent_but_not_measured() {
         assert!(ticks.len() >= 15 && ticks[0].1 == 2, "{ticks:?}");
         assert_eq!(measured.count(), 0);
     }
+    let late_sends =
+        || [SECOND_AT_TIME, SECOND_AHEAD].map(|feed| sim.metrics.feeds.late_sends(feed).get());
+    let late_before = late_sends();
+    assert!(
+        late_before.iter().all(|sends| *sends >= 1),
+        "{late_before:?}"
+    );
     // One who resumes is sent past ticks, which say nothing about the edge either.
     let now_ms = sim.authority.time_at(sim.now()).as_millis();
     let late = sim.script.connect();
@@ -149,6 +156,9 @@ fn replay_ticks_are_sent_but_not_measured() {
     sim.run_for(10 * MS);
     assert!(sim.ticks(late).len() >= 59);
     assert_eq!((measured[0].count(), margin.count()), (0, 0));
+    let late_after =
+        [SECOND_AT_TIME, SECOND_AHEAD].map(|feed| sim.metrics.feeds.late_sends(feed).get());
+    assert_eq!(late_after, late_before);
 }
 
 #[test]

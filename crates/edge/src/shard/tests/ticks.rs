@@ -1,6 +1,8 @@
 //! Tests of ticks: the time of sending, catching up, resuming, replaying, stepping, and each feed's
 //! share of sending.
 
+use std::sync::atomic::Ordering;
+
 use super::*;
 
 const NORMAL: i32 = 0;
@@ -288,6 +290,8 @@ impl FanOutInProgress {
         while sim.shard.sending.busy_since.is_none() {
             sim.shard.turn().unwrap();
         }
+        let since = sim.shard.vitals.sending_since.load(Ordering::Relaxed);
+        assert_eq!(Some(Mono::from_nanos(since)), sim.shard.sending.busy_since);
         // The array of subscribers is a ring, and a fan-out may start anywhere.
         let sent: Vec<_> = subscribers
             .iter()
@@ -308,6 +312,8 @@ impl FanOutInProgress {
     /// Ends the fan-out. Each of the other subscribers must have got its tick, once.
     fn end(&mut self) {
         self.sim.run_for(SECOND / 2);
+        let vitals = &self.sim.shard.vitals;
+        assert_eq!(vitals.sending_since.load(Ordering::Relaxed), 0);
         for client in &self.others {
             assert_eq!(self.sim.script.on(*client).sends, 1);
             assert_eq!(self.sim.ticks(*client).len(), 1);
