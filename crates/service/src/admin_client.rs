@@ -18,6 +18,7 @@ use rustls::{
     pki_types::{CertificateDer, ServerName, UnixTime},
     version::TLS13,
 };
+use tickstorm_timebase::{Clock as _, Mono, SystemClock};
 
 use crate::admin::reachable;
 
@@ -96,18 +97,17 @@ impl AdminPort {
     /// Returns an error if there is no complete response in time.
     pub fn get(&self, path: &str, tls: &Arc<ClientConfig>) -> io::Result<Response> {
         let (request, tls) = (Request::new(self, path), Arc::clone(tls));
-        // On a thread of its own, which ends with the process if it takes too long: the limits of a
-        // socket are per call, and a peer can stretch them with single bytes. Looking up a name has
-        // no limit at all.
+        // On a thread of its own, because nothing limits the time in which a name is looked up. All
+        // else that the thread does ends by the deadline.
+        let deadline = Deadline::after(TIME_MAX);
         let (sender, receiver) = mpsc::sync_channel(1);
         thread::Builder::new().spawn(move || {
             // If it is too late, nobody receives the response.
-            let _ = sender.send(request.exchange(&tls));
+            let _ = sender.send(request.exchange(&tls, deadline));
         })?;
-        let response = receiver.recv_timeout(TIME_MAX).unwrap_or_else(|_| {
-            let what = format!("no complete response within {TIME_MAX:?}");
-            Err(io::Error::new(io::ErrorKind::TimedOut, what))
-        })?;
+        let response = receiver
+            .recv_timeout(TIME_MAX)
+            .unwrap_or_else(|_| Err(deadline.missed()))?;
         Response::parse(&response)
     }
 }
@@ -195,20 +195,24 @@ impl Request {
         }
     }
 
-    /// Asks until there is an answer, or a reason that will not pass.
-    fn exchange(&self, tls: &Arc<ClientConfig>) -> io::Result<String> {
+    /// Asks until there is an answer, a reason that will not pass, or no time left.
+    fn exchange(&self, tls: &Arc<ClientConfig>, deadline: Deadline) -> io::Result<String> {
         loop {
-            match self.exchange_once(tls) {
+            match self.exchange_once(tls, deadline) {
                 Ok(response) if response.is_empty() => {}
                 Err(error) if is_cut_off(&error) => {}
+                Err(error) if is_too_late(&error) => return Err(deadline.missed()),
                 outcome => return outcome,
             }
-            thread::sleep(RETRY);
+            thread::sleep(RETRY.min(deadline.left()?));
         }
     }
 
-    fn exchange_once(&self, tls: &Arc<ClientConfig>) -> io::Result<String> {
-        let stream = self.connect()?;
+    fn exchange_once(&self, tls: &Arc<ClientConfig>, deadline: Deadline) -> io::Result<String> {
+        let stream = LimitedStream {
+            stream: self.connect(deadline)?,
+            deadline,
+        };
         match self.port.scheme {
             Scheme::Http => self.send(stream),
             Scheme::Https => {
@@ -221,10 +225,10 @@ impl Request {
         }
     }
 
-    fn connect(&self) -> io::Result<TcpStream> {
+    fn connect(&self, deadline: Deadline) -> io::Result<TcpStream> {
         let mut last = None;
         for addr in (self.port.host.as_str(), self.port.port).to_socket_addrs()? {
-            match TcpStream::connect_timeout(&addr, TIME_MAX) {
+            match TcpStream::connect_timeout(&addr, deadline.left()?) {
                 Ok(stream) => return Ok(stream),
                 Err(error) => last = Some(error),
             }
@@ -248,6 +252,70 @@ fn is_cut_off(error: &io::Error) -> bool {
         error.kind(),
         io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe | io::ErrorKind::UnexpectedEof
     )
+}
+
+/// Returns whether a call on a socket took all the time that it was given.
+fn is_too_late(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock
+    )
+}
+
+/// The moment by which a response must be complete.
+#[derive(Clone, Copy, Debug)]
+struct Deadline {
+    limit: Duration,
+    at: Mono,
+}
+
+impl Deadline {
+    fn after(limit: Duration) -> Self {
+        Self {
+            limit,
+            at: SystemClock.now() + limit,
+        }
+    }
+
+    /// Returns the time that is left, which is not zero.
+    fn left(self) -> io::Result<Duration> {
+        let left = self.at.since(SystemClock.now());
+        if left.is_zero() {
+            Err(self.missed())
+        } else {
+            Ok(left)
+        }
+    }
+
+    fn missed(self) -> io::Error {
+        let what = format!("no complete response within {:?}", self.limit);
+        io::Error::new(io::ErrorKind::TimedOut, what)
+    }
+}
+
+/// A stream on which no call outlasts the deadline. The limits of a socket are per call, so each
+/// call gets what is left: otherwise a peer could go on forever with single bytes.
+struct LimitedStream {
+    stream: TcpStream,
+    deadline: Deadline,
+}
+
+impl Read for LimitedStream {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.stream.set_read_timeout(Some(self.deadline.left()?))?;
+        self.stream.read(buffer)
+    }
+}
+
+impl Write for LimitedStream {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.stream.set_write_timeout(Some(self.deadline.left()?))?;
+        self.stream.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.stream.flush()
+    }
 }
 
 /// Returns a configuration of TLS that accepts any certificate, for a client that neither sends a
@@ -414,6 +482,74 @@ mod tests {
             assert_eq!(error.kind(), io::ErrorKind::TimedOut, "{error}");
             drop(stop);
             server.join().unwrap();
+        }
+    }
+
+    /// What a peer does with a connection.
+    #[derive(Clone, Copy, Debug)]
+    enum Peer {
+        /// It closes the connection after it has read the request.
+        Closes,
+        /// It closes the connection with unread input, which resets it.
+        Resets,
+        /// It sends nothing.
+        IsSilent,
+        /// It sends the start of a response, and then single bytes.
+        Drips(&'static [u8]),
+    }
+
+    impl Peer {
+        /// Accepts connections for as long as the test runs.
+        fn serve(self, listener: TcpListener) {
+            thread::spawn(move || {
+                for stream in listener.incoming() {
+                    let mut stream = stream.unwrap();
+                    match self {
+                        Self::Closes => drop(stream.read(&mut [0; 1_024])),
+                        Self::Resets => drop(stream.peek(&mut [0])),
+                        Self::IsSilent => drop(stream.read_to_end(&mut Vec::new())),
+                        Self::Drips(start) => {
+                            let mut is_open = stream.write_all(start).is_ok();
+                            while is_open {
+                                thread::sleep(Duration::from_millis(20));
+                                is_open = stream.write_all(b"x").is_ok();
+                            }
+                        }
+                    }
+                }
+            });
+        }
+    }
+
+    #[test]
+    fn an_exchange_ends_by_its_deadline_whatever_the_peer_does() {
+        for (scheme, peer) in [
+            (Scheme::Http, Peer::Closes),
+            (Scheme::Https, Peer::Closes),
+            (Scheme::Http, Peer::Resets),
+            (Scheme::Https, Peer::Resets),
+            (Scheme::Http, Peer::IsSilent),
+            (Scheme::Https, Peer::IsSilent),
+            (Scheme::Http, Peer::Drips(b"HTTP/1.1 200 OK\r\n")),
+            // The start of a record of a handshake.
+            (Scheme::Https, Peer::Drips(&[22, 3, 3, 64, 0])),
+        ] {
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            let request = Request::new(&port(scheme, &listener), "/status");
+            peer.serve(listener);
+            let (sender, receiver) = mpsc::channel();
+            thread::spawn(move || {
+                let deadline = Deadline::after(Duration::from_millis(300));
+                let _ = sender.send(request.exchange(&any_certificate(), deadline));
+            });
+            // Far beyond the deadline, and reached only if the exchange does not end by itself.
+            let outcome = receiver
+                .recv_timeout(Duration::from_secs(30))
+                .unwrap_or_else(|_| panic!("{scheme}, {peer:?}: the exchange goes on"));
+            let error = outcome.unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::TimedOut, "{peer:?}: {error}");
+            let text = "no complete response within 300ms";
+            assert_eq!(error.to_string(), text, "{scheme}, {peer:?}");
         }
     }
 }

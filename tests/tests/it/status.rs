@@ -2,14 +2,17 @@
 
 use std::net::TcpListener;
 use std::time::Duration;
+use std::{fs, thread};
 
 use serde_json::Value;
 use tickstorm_testkit::{CertificateAuthority, ReservedAddr, TempDir};
-use tokio::time::Instant;
+use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::time::{Instant, timeout};
 
 use crate::dev::Dev;
 use crate::support::daemon::Daemon;
-use crate::tickstorm::{Ended, run, tickstorm};
+use crate::support::eventually;
+use crate::tickstorm::{Ended, PATIENCE, run, tickstorm};
 
 async fn status(args: &[&str]) -> Ended {
     run(tickstorm(&[&["status"], args].concat())).await
@@ -124,6 +127,26 @@ async fn ports_that_are_silent_are_waited_for_together() {
         ended.stderr.contains("10 ports without an answer"),
         "{ended:?}"
     );
+}
+
+#[tokio::test]
+async fn watching_leaves_no_thread_behind_whatever_a_port_does() {
+    let closing = TcpListener::bind("127.0.0.1:0").unwrap();
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addrs = [&closing, &silent].map(|port| port.local_addr().unwrap().to_string());
+    thread::spawn(move || closing.incoming().for_each(drop));
+    let mut command = tickstorm(&["status", "--watch", "--json", "--admin", &addrs.join(",")]);
+    let mut watching = command.spawn().unwrap();
+    let mut lines = BufReader::new(watching.stdout.take().unwrap()).lines();
+    for _ in 0..3 {
+        let line = timeout(PATIENCE, lines.next_line()).await;
+        let line = line.expect("it goes on").unwrap().unwrap();
+        assert!(line.contains("no complete response within 2s"), "{line}");
+    }
+    let threads = format!("/proc/{}/task", watching.id().unwrap());
+    // Between two rounds, there is nothing to wait for.
+    let is_alone = async || fs::read_dir(&threads).unwrap().count() == 1;
+    eventually("one thread is left", PATIENCE, is_alone).await;
 }
 
 #[tokio::test]
