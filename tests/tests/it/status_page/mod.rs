@@ -291,6 +291,33 @@ async fn a_page_that_nobody_sees_asks_for_nothing() {
 }
 
 #[tokio::test]
+async fn an_answer_that_the_page_cannot_show_is_told_and_does_not_stop_it() {
+    let browser = Browser::start().await;
+    let mut strange = stage::well_edge();
+    strange["clocks"] = json!([null]);
+    for strange in [strange, json!(null), json!("text")] {
+        let stage = Stage::open(strange.clone(), stage::METRICS).await;
+        browser.open(&format!("http://{}/", stage.addr())).await;
+        browser.await_text("#word", "Unreadable").await;
+        browser.await_text("#reasons", "can’t be read").await;
+        assert!(!browser.text("#age").await.contains("Live"), "{strange}");
+        // It shows the next answer that it understands, and then one that it does not.
+        stage.set_status(&stage::well_edge());
+        browser.await_text("#word", "Ready").await;
+        browser.await_text("#age", "Live").await;
+        stage.set_status(&strange);
+        browser.await_text("#word", "Unreadable").await;
+        let asked = stage.asked();
+        let asks = async || stage.asked() > asked + 3;
+        eventually("the page asks again", PATIENCE, asks).await;
+        let title = browser.run("return document.title;").await;
+        assert!(title.as_str().unwrap().starts_with("Unreadable"), "{title}");
+        let console = browser.console().await;
+        assert!(console.is_empty(), "{console:?}");
+    }
+}
+
+#[tokio::test]
 async fn every_value_is_shown_as_text_whatever_it_contains() {
     let hostile = "<img src=x onerror=alert(1)><script>alert(2)</script>";
     let mut status = stage::sick_edge();
@@ -409,7 +436,7 @@ async fn histograms_have_a_row_for_each_bucket_from_the_first_that_is_filled_to_
         .await;
     let expected = json!([
         [
-            "Start of the fan-out after the tick’s time (second, at time)",
+            "Start of the fan-out after its time to send (second, at time)",
             [
                 ["≤ 0.1 ms", "900"],
                 ["≤ 0.25 ms", "0"],
@@ -420,9 +447,24 @@ async fn histograms_have_a_row_for_each_bucket_from_the_first_that_is_filled_to_
             "99 % of 1,000: ≤ 0.5 ms",
         ],
         [
-            "Send to each client after the tick’s time (second, at time)",
+            "Start of the fan-out after its time to send (second, ahead)",
+            [["≤ 0.1 ms", "1,000"]],
+            "99 % of 1,000: ≤ 0.1 ms",
+        ],
+        [
+            "Send to each client after its time to send (second, at time)",
             [["≤ 1 ms", "3,000"], ["≤ 5 ms", "57,000"]],
             "99 % of 60,000: ≤ 5 ms",
+        ],
+        [
+            "Send to each client after its time to send (second, ahead)",
+            [["≤ 1 ms", "2,000"]],
+            "99 % of 2,000: ≤ 1 ms",
+        ],
+        [
+            "Left before the tick’s time when sent ahead (second)",
+            [["≤ 0 ms", "1"], ["≤ 700 ms", "19"], ["≤ 800 ms", "1,980"]],
+            "1 % of 2,000: ≤ 700 ms",
         ],
     ]);
     assert_eq!(charts, expected);

@@ -2,8 +2,8 @@
 //! test.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -15,35 +15,60 @@ use crate::support::daemon::Daemon;
 /// The stage.
 pub(super) struct Stage {
     addr: SocketAddr,
-    asked: Arc<AtomicUsize>,
+    answers: Arc<Answers>,
+}
+
+/// What the port answers.
+struct Answers {
+    page: String,
+    status: Mutex<String>,
+    metrics: String,
+    asked: AtomicUsize,
+}
+
+impl Answers {
+    /// Returns the answer to a request, and counts it.
+    fn to(&self, request: &[u8]) -> String {
+        self.asked.fetch_add(1, Ordering::Relaxed);
+        if request.starts_with(b"GET / ") {
+            self.page.clone()
+        } else if request.starts_with(b"GET /status ") {
+            self.status.lock().unwrap().clone()
+        } else if request.starts_with(b"GET /metrics ") {
+            self.metrics.clone()
+        } else {
+            "HTTP/1.1 404 Not Found\r\nConnection: close\r\n\r\n".to_owned()
+        }
+    }
 }
 
 impl Stage {
     /// Opens the port, which answers with this status and these metrics.
-    pub(super) async fn open(status: Value, metrics: &'static str) -> Self {
+    pub(super) async fn open(status: Value, metrics: &str) -> Self {
         let mut edge = Daemon::new("tickstorm-edge");
         edge.start().await;
         let page = http(edge.admin(), "/");
         assert!(page.starts_with("HTTP/1.1 200 "), "{page}");
-        let answers = Arc::new([
-            ("GET / ", page),
-            (
-                "GET /status ",
-                answer("application/json", &status.to_string()),
-            ),
-            ("GET /metrics ", answer("text/plain", metrics)),
-        ]);
+        let answers = Arc::new(Answers {
+            page,
+            status: Mutex::new(status_answer(&status)),
+            metrics: answer("text/plain", metrics),
+            asked: AtomicUsize::new(0),
+        });
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
-        let asked = Arc::default();
-        let count = Arc::clone(&asked);
+        let shared = Arc::clone(&answers);
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                let (answers, count) = (Arc::clone(&answers), Arc::clone(&count));
-                tokio::spawn(serve(stream, answers, count));
+                tokio::spawn(serve(stream, Arc::clone(&shared)));
             }
         });
-        Self { addr, asked }
+        Self { addr, answers }
+    }
+
+    /// Changes the status.
+    pub(super) fn set_status(&self, status: &Value) {
+        *self.answers.status.lock().unwrap() = status_answer(status);
     }
 
     /// Returns the address of the port.
@@ -53,7 +78,7 @@ impl Stage {
 
     /// Returns how many requests it has answered.
     pub(super) fn asked(&self) -> usize {
-        self.asked.load(Ordering::Relaxed)
+        self.answers.asked.load(Ordering::Relaxed)
     }
 }
 
@@ -65,11 +90,11 @@ fn answer(kind: &str, body: &str) -> String {
     )
 }
 
-async fn serve(
-    mut stream: TcpStream,
-    answers: Arc<[(&'static str, String); 3]>,
-    asked: Arc<AtomicUsize>,
-) {
+fn status_answer(status: &Value) -> String {
+    answer("application/json", &status.to_string())
+}
+
+async fn serve(mut stream: TcpStream, answers: Arc<Answers>) {
     let mut request = Vec::new();
     while !request.ends_with(b"\r\n\r\n") {
         let mut bytes = [0; 4_096];
@@ -79,12 +104,7 @@ async fn serve(
             Ok(read) => request.extend_from_slice(&bytes[..read]),
         }
     }
-    asked.fetch_add(1, Ordering::Relaxed);
-    let found = answers
-        .iter()
-        .find(|(start, _)| request.starts_with(start.as_bytes()));
-    let missing = "HTTP/1.1 404 Not Found\r\nConnection: close\r\n\r\n";
-    let answer = found.map_or(missing, |(_, answer)| answer);
+    let answer = answers.to(&request);
     // A page that was left has no use for an answer.
     let _ = stream.write_all(answer.as_bytes()).await;
 }
@@ -195,8 +215,20 @@ tickstorm_release_lateness_seconds_bucket{mode="second",delivery="at_time",le="0
 tickstorm_release_lateness_seconds_bucket{mode="second",delivery="at_time",le="+Inf"} 1000
 tickstorm_release_lateness_seconds_bucket{mode="minute",delivery="ahead",le="0.0001"} 0
 tickstorm_release_lateness_seconds_bucket{mode="minute",delivery="ahead",le="+Inf"} 0
+tickstorm_release_lateness_seconds_bucket{mode="second",delivery="ahead",le="0.0001"} 1000
+tickstorm_release_lateness_seconds_bucket{mode="second",delivery="ahead",le="+Inf"} 1000
 # TYPE tickstorm_publish_latency_ms histogram
 tickstorm_publish_latency_ms_bucket{mode="second",delivery="at_time",le="1"} 3000
 tickstorm_publish_latency_ms_bucket{mode="second",delivery="at_time",le="5"} 60000
 tickstorm_publish_latency_ms_bucket{mode="second",delivery="at_time",le="+Inf"} 60000
+tickstorm_publish_latency_ms_bucket{mode="second",delivery="ahead",le="1"} 2000
+tickstorm_publish_latency_ms_bucket{mode="second",delivery="ahead",le="+Inf"} 2000
+# TYPE tickstorm_ahead_margin_seconds histogram
+tickstorm_ahead_margin_seconds_bucket{mode="second",le="-0.05"} 0
+tickstorm_ahead_margin_seconds_bucket{mode="second",le="0"} 1
+tickstorm_ahead_margin_seconds_bucket{mode="second",le="0.7"} 20
+tickstorm_ahead_margin_seconds_bucket{mode="second",le="0.8"} 2000
+tickstorm_ahead_margin_seconds_bucket{mode="second",le="+Inf"} 2000
+tickstorm_ahead_margin_seconds_bucket{mode="minute",le="-0.05"} 0
+tickstorm_ahead_margin_seconds_bucket{mode="minute",le="+Inf"} 0
 "#;

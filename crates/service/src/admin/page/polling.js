@@ -28,54 +28,62 @@ async function askBoth() {
   return Promise.all([status, metrics]);
 }
 
+// Asks, shows what comes of it, and sets the timer for the next round, whatever happens.
 async function poll() {
   let answer;
-  let failure;
   try {
     answer = await askBoth();
-  } catch (error) {
-    failure = describe(error);
-  }
-  if (answer === undefined) {
-    showLoss(failure);
-  } else {
     showAnswer(...answer);
+  } catch (error) {
+    // With an answer, it is showing it that has failed.
+    if (answer === undefined && !(error instanceof SyntaxError)) {
+      showSilence(error);
+    } else {
+      showUnreadable(error);
+    }
+  } finally {
+    document.querySelector("main").hidden = false;
+    showAge();
+    // If the page was hidden and shown again meanwhile, another round may have set a timer.
+    clearTimeout(polling.timer);
+    if (document.visibilityState === "visible") {
+      polling.timer = setTimeout(poll, PAUSE_MS);
+    }
   }
-  document.querySelector("main").hidden = false;
-  showAge();
-  // If the page was hidden and shown again meanwhile, another round may have set a timer.
-  clearTimeout(polling.timer);
-  if (document.visibilityState === "visible") {
-    polling.timer = setTimeout(poll, PAUSE_MS);
-  }
-}
-
-function describe(error) {
-  if (error instanceof SyntaxError) {
-    return "its answer can’t be read";
-  }
-  return error instanceof TypeError || error instanceof DOMException ? "no answer" : error.message;
 }
 
 function showAnswer(status, metrics) {
   if (metrics !== undefined) {
     polling.samples = parseMetrics(metrics, "tickstorm_");
   }
+  show(status, polling.samples);
   polling.answeredAt = Date.now();
   document.body.classList.remove("lost");
-  show(status, polling.samples);
 }
 
 // Shows that the port does not answer. What is below may be wrong by now.
-function showLoss(failure) {
-  document.body.classList.add("lost");
-  document.title = `No answer: ${element("id").textContent} (TickStorm)`;
+function showSilence(error) {
+  const isSilent = error instanceof TypeError || error instanceof DOMException;
+  const reasons = [`This port does not answer (${isSilent ? "no answer" : error.message}).`];
   const since = moment(polling.answeredAt);
-  const reasons = [`This port does not answer (${failure}).`];
   if (since !== undefined) {
     reasons.push(`Everything below is from ${since}.`);
   }
-  showVerdict({ level: "bad", word: "No answer", reasons });
+  showLoss("No answer", reasons);
+}
+
+// Shows that the answer is none that this page understands. Parts of it may be below.
+function showUnreadable(error) {
+  showLoss("Unreadable", [
+    `The answer of this port can’t be read (${error.message}).`,
+    "Everything below may be wrong. /status has the answer itself.",
+  ]);
+}
+
+function showLoss(word, reasons) {
+  document.body.classList.add("lost");
+  document.title = `${word}: ${element("id").textContent} (TickStorm)`;
+  showVerdict({ level: "bad", word, reasons });
 }
 
 function showAge() {

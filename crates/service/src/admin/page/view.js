@@ -231,21 +231,24 @@ function showProcess(status, edge, clock) {
   ]);
 }
 
-// The histograms, each with the unit of its buckets in milliseconds.
+// The histograms, each with the unit of its buckets in milliseconds, and the quantile that says how
+// bad the worst of them are: a send is bad if it is late, a margin if it is small. An ahead feed is
+// to send before the tick’s time, an at-time feed at it.
 const LATENESS = [
-  ["tickstorm_release_lateness_seconds", "Start of the fan-out after the tick’s time", 1000],
-  ["tickstorm_publish_latency_ms", "Send to each client after the tick’s time", 1],
+  ["tickstorm_release_lateness_seconds", "Start of the fan-out after its time to send", 1000, 0.99],
+  ["tickstorm_publish_latency_ms", "Send to each client after its time to send", 1, 0.99],
+  ["tickstorm_ahead_margin_seconds", "Left before the tick’s time when sent ahead", 1000, 0.01],
 ];
 
 function showLateness(samples) {
-  const charts = LATENESS.flatMap(([name, title, unitMs]) =>
-    histogramsOf(samples, name).map((histogram) => chart(title, histogram, unitMs)));
+  const charts = LATENESS.flatMap(([name, title, unitMs, quantile]) =>
+    histogramsOf(samples, name).map((histogram) => chart(title, histogram, unitMs, quantile)));
   element("lateness-section").hidden = charts.length === 0;
   fill("lateness", charts);
 }
 
 // Draws a histogram as a table with bars, from its first bucket that is not empty to its last one.
-function chart(title, histogram, unitMs) {
+function chart(title, histogram, unitMs, quantile) {
   const { buckets, labels } = histogram;
   const bound = (value) => (value === Infinity
     ? "more" : `≤ ${Number((value * unitMs).toPrecision(6)).toLocaleString("en")} ms`);
@@ -269,10 +272,11 @@ function chart(title, histogram, unitMs) {
   const table = create("table", "");
   const what = labels.map((label) => label.replaceAll("_", " ")).join(", ");
   const caption = create("h3", "", what === "" ? title : `${title} (${what})`);
-  const p99 = create("p", "note", `99 % of ${histogram.count.toLocaleString("en")}: `
-    + bound(quantileBound(histogram, 0.99)));
+  const all = histogram.count.toLocaleString("en");
+  const note = create("p", "note", `${quantile * 100} % of ${all}: `
+    + bound(quantileBound(histogram, quantile)));
   table.append(body);
   const box = create("div", "");
-  box.append(caption, table, p99);
+  box.append(caption, table, note);
   return box;
 }
