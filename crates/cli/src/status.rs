@@ -19,6 +19,7 @@ use std::thread;
 use std::time::Duration;
 
 use rustls::ClientConfig;
+use serde_json::Value;
 use tickstorm_client::TlsOptions;
 use tickstorm_command::Failure;
 use tickstorm_service::admin_client::{AdminPort, Scheme, any_certificate};
@@ -30,6 +31,7 @@ use self::answer::Asked;
 use self::findings::{Findings, Verdict};
 use self::report::Report;
 use self::table::Paint;
+use self::text::escape_json;
 use crate::follow::print;
 
 /// The admin ports that an edge and a clock on this machine have by default.
@@ -50,14 +52,15 @@ Output:
   --json prints one object instead: verdict (well, wrong, unreachable), problems, alarms
   (each with reason, message, action, runbook, clocks, and the daemons that raise it, at),
   remarks, and ports (for each its admin URL, its /status, and the error if it did not
-  answer).
+  answer). On a terminal, everything but ASCII is escaped.
 
 Ports:
   Without --admin, the port in ADMIN_ADDR is asked, as `tickstorm-edge healthcheck` does:
   over HTTPS, without looking at the certificate, if ADMIN_TLS_CERT_FILE is set. If it is
-  not set either, 127.0.0.1:8081 and 127.0.0.1:8082 are asked, and one of them may be
-  unused if the other is `tickstorm dev`. A port that does not answer costs 2 s; all are
-  asked at the same time. /status shows no client and needs no token.
+  not set either, 127.0.0.1:8081 and 127.0.0.1:8082 are asked. If one of them answers and
+  nothing listens on the other, that is only a remark, since many hosts have only an edge
+  or only a clock. A port that does not answer costs 2 s; all are asked at the same time.
+  /status shows no client and needs no token.
 
 Exit code:
   0   All is well: each port answers and is ready, without an alarm, a silent clock,
@@ -111,8 +114,9 @@ impl Status {
     /// Asks once, or again and again with `--watch`, and prints what the ports say.
     pub(crate) fn run(&self) -> Result<(), Failure> {
         let targets = self.targets()?;
+        let is_terminal = io::stdout().is_terminal();
         let paint = Paint::for_terminal(
-            io::stdout().is_terminal(),
+            is_terminal,
             env::var_os("NO_COLOR").as_deref(),
             env::var_os("TERM").as_deref(),
         );
@@ -120,7 +124,7 @@ impl Status {
             let asked = targets.ask();
             let findings = Findings::of(&asked);
             let text = if self.json {
-                findings.json(&asked).to_string()
+                json_text(&findings.json(&asked), is_terminal)
             } else {
                 Report::new(&asked, &findings, paint).to_string()
             };
@@ -129,11 +133,7 @@ impl Status {
                 let _ = print(text.trim_end())?;
                 return findings.outcome();
             }
-            let start = if self.json || !io::stdout().is_terminal() {
-                ""
-            } else {
-                ERASE
-            };
+            let start = if self.json || !is_terminal { "" } else { ERASE };
             if print(&format!("{start}{}", text.trim_end()))?.is_break() {
                 return Ok(());
             }
@@ -201,20 +201,34 @@ impl Targets {
                 .collect()
         });
         if self.are_guessed {
-            without_unused(asked)
+            excuse_unused(asked)
         } else {
             asked
         }
     }
 }
 
-/// Returns what was asked without the ports on which nothing listens, if another one has both an
-/// edge and a clock: nothing is missing then.
-fn without_unused(mut asked: Vec<Asked>) -> Vec<Asked> {
+/// Excuses the guessed ports on which nothing listens, if another one answers: a host may have only
+/// an edge, or only a clock. If that one has both, nothing is missing, and the others are left out.
+fn excuse_unused(mut asked: Vec<Asked>) -> Vec<Asked> {
     if asked.iter().any(Asked::is_edge_and_clock) {
         asked.retain(|one| !one.is_unused());
     }
+    if asked.iter().any(|one| one.answer().is_some()) {
+        asked = asked.into_iter().map(Asked::excused).collect();
+    }
     asked
+}
+
+/// Returns an object as text. What daemons say in it may change what a terminal shows, so a
+/// terminal gets all of that escaped.
+fn json_text(value: &Value, is_terminal: bool) -> String {
+    let text = value.to_string();
+    if is_terminal {
+        escape_json(&text)
+    } else {
+        text
+    }
 }
 
 impl Findings {
@@ -232,6 +246,7 @@ impl Findings {
 #[cfg(test)]
 mod tests {
     use clap::Parser;
+    use serde_json::json;
 
     use super::sample::{ask, clock, edge};
     use super::*;
@@ -259,13 +274,30 @@ mod tests {
     }
 
     #[test]
-    fn of_two_guessed_ports_one_may_be_unused_beside_an_edge_with_a_clock() {
+    fn of_two_guessed_ports_one_may_be_unused_if_the_other_answers() {
+        let unused = |port: u16| Asked::unused(&format!("http://127.0.0.1:{port}"));
         let mut dev = edge("edge-0");
         dev["clock"] = clock("clock-0");
-        for (status, left) in [(dev, 1), (edge("edge-0"), 2), (clock("clock-0"), 2)] {
+        for (status, remarks) in [(dev, 0), (edge("edge-0"), 1), (clock("clock-0"), 1)] {
             let mut asked = ask(&[status]);
-            asked.push(Asked::unused("http://127.0.0.1:8082"));
-            assert_eq!(without_unused(asked).len(), left);
+            asked.insert(0, unused(8_081));
+            let findings = Findings::of(&excuse_unused(asked));
+            assert_eq!(findings.verdict(), Verdict::Well, "{findings:?}");
+            assert_eq!(findings.remarks.len(), remarks, "{findings:?}");
         }
+        let findings = Findings::of(&excuse_unused(vec![unused(8_081), unused(8_082)]));
+        assert_eq!(findings.verdict(), Verdict::Unreachable);
+        assert_eq!(findings.unreachable.len(), 2, "{findings:?}");
+    }
+
+    #[test]
+    fn json_is_escaped_for_a_terminal_and_nowhere_else() {
+        let hostile = "\u{9b}2J\u{7f}\u{202e}\u{1f600}é\u{1b}";
+        let value = json!({ hostile: [hostile] });
+        let text = json_text(&value, true);
+        let is_harmless = |char: char| matches!(char, ' '..='~');
+        assert!(text.chars().all(is_harmless), "{text:?}");
+        assert_eq!(serde_json::from_str::<Value>(&text).unwrap(), value);
+        assert_eq!(json_text(&value, false), value.to_string());
     }
 }

@@ -27,6 +27,8 @@ pub(super) struct NoAnswer {
     pub(super) reason: String,
     /// Whether nothing listens on the port.
     is_unused: bool,
+    /// Whether nobody has said that something would.
+    pub(super) is_excused: bool,
 }
 
 /// An answer: a daemon, or both an edge and a clock in one process.
@@ -164,6 +166,7 @@ impl Asked {
             Ok(response) => Answer::read(&response),
             Err(error) => Err(NoAnswer {
                 is_unused: error.kind() == io::ErrorKind::ConnectionRefused,
+                is_excused: false,
                 reason: chain(&error),
             }),
         };
@@ -181,6 +184,7 @@ impl Asked {
             outcome: Err(NoAnswer {
                 reason: "Connection refused".to_owned(),
                 is_unused: true,
+                is_excused: false,
             }),
         }
     }
@@ -202,6 +206,14 @@ impl Asked {
             .as_ref()
             .is_err_and(|no_answer| no_answer.is_unused)
     }
+
+    /// Excuses the port if nothing listens on it.
+    pub(super) fn excused(mut self) -> Self {
+        if let Err(no_answer) = &mut self.outcome {
+            no_answer.is_excused = no_answer.is_unused;
+        }
+        self
+    }
 }
 
 impl Answer {
@@ -209,6 +221,7 @@ impl Answer {
         let unexpected = |what: String| NoAnswer {
             reason: what,
             is_unused: false,
+            is_excused: false,
         };
         let Response { code, body } = response;
         if *code != 200 {

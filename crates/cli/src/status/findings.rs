@@ -54,7 +54,7 @@ pub(super) struct RaisedAlarm {
 impl RaisedAlarm {
     /// Returns the page about this alarm, as a path in the repository of this version.
     pub(super) fn runbook(&self) -> Option<&'static str> {
-        runbooks::about(&self.alarm.reason)
+        runbooks::about(&self.alarm.reason, !self.clocks.is_empty())
     }
 }
 
@@ -65,6 +65,10 @@ impl Findings {
         for one in asked {
             match &one.outcome {
                 Ok(answer) => findings.add(answer, &one.url),
+                Err(no_answer) if no_answer.is_excused => findings.remarks.push(format!(
+                    "nothing listens on {}, which is asked by default; --admin names other ports",
+                    one.url
+                )),
                 Err(no_answer) => {
                     let reason = clean(&no_answer.reason);
                     findings
@@ -172,10 +176,14 @@ impl Findings {
     }
 
     fn add_edge(&mut self, edge: &Edge, name: &str) {
-        let mut found = Vec::new();
         if edge.holdover {
-            found.push("is in holdover: it continues on its own time, without an accepted clock");
+            self.problems.push(format!(
+                "{name} is in holdover: it continues on its own time, without an accepted clock. \
+                 Runbook: {}",
+                runbooks::HOLDOVER
+            ));
         }
+        let mut found = Vec::new();
         if edge.max_connections > 0 && edge.connections >= edge.max_connections {
             found.push("is full");
         }

@@ -13,6 +13,22 @@ pub(super) fn clean(text: &str) -> String {
         .collect()
 }
 
+/// Returns JSON in ASCII without control characters: others stand only in strings, where they can be
+/// escaped.
+pub(super) fn escape_json(json: &str) -> String {
+    let mut escaped = String::with_capacity(json.len());
+    for char in json.chars() {
+        if char.is_ascii() && !char.is_control() {
+            escaped.push(char);
+            continue;
+        }
+        for unit in char.encode_utf16(&mut [0; 2]) {
+            escaped.push_str(&format!("\\u{unit:04x}"));
+        }
+    }
+    escaped
+}
+
 /// Returns `text` with at most `width` characters. The middle is cut out, since both the beginning
 /// and the end of a name tell it from others.
 pub(super) fn cut(text: &str, width: usize) -> String {
@@ -103,6 +119,12 @@ mod tests {
     fn nothing_from_a_daemon_controls_the_terminal() {
         assert_eq!(clean("a\x1b[2Jb\r\nc\u{202e}d\u{9b}"), "a?[2Jb??c?d?");
         assert_eq!(clean("clock-0 é"), "clock-0 é");
+    }
+
+    #[test]
+    fn json_is_escaped_as_json_itself_does() {
+        let json = escape_json("{\"é\":\"a\u{9b}\u{7f}\u{202e}\u{1f600}\"}");
+        assert_eq!(json, r#"{"\u00e9":"a\u009b\u007f\u202e\ud83d\ude00"}"#);
     }
 
     #[test]

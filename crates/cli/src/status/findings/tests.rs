@@ -26,6 +26,11 @@ fn everything_that_is_wrong_with_an_edge_is_a_problem_in_words() {
             "edge-0 (http://10.0.0.0:8081) is not ready",
         ),
         ("/holdover", json!(true), "edge-0 is in holdover"),
+        (
+            "/holdover",
+            json!(true),
+            "Runbook: docs/runbooks/TickstormHoldover.md",
+        ),
         ("/connections", json!(100_000), "edge-0 is full"),
         (
             "/accept_queue/overflowed_in_last_minute",
@@ -96,6 +101,48 @@ fn alarms_are_collected_from_all_sections_and_named_once() {
     let expected = expected.map(|(reason, at, clocks)| (reason, at.to_owned(), clocks.to_owned()));
     assert_eq!(shown.collect::<Vec<_>>(), expected);
     assert_eq!(findings.summary(), "something is wrong: 4 alarms");
+}
+
+#[test]
+fn an_alarm_that_names_clocks_has_another_page_than_a_clocks_own() {
+    let mut edge = edge("edge-0");
+    edge["alarms"] = json!([
+        alarm("shared_id", &["clock-0"]),
+        alarm("none_believed", &[])
+    ]);
+    let mut clock = clock("clock-0");
+    clock["alarms"] = json!([{ "reason": "shared_id", "message": "As the clock sees it." }]);
+    let asked = ask(&[edge, clock]);
+    let json = Findings::of(&asked).json(&asked);
+    let alarms = json["alarms"].as_array().unwrap().iter();
+    let pages: Vec<_> = alarms.map(|alarm| alarm["runbook"].clone()).collect();
+    let expected = [
+        "docs/runbooks/TickstormClockAlarm.md",
+        "docs/runbooks/TickstormTimeLost.md",
+        "docs/runbooks/TickstormClockIdShared.md",
+    ];
+    assert_eq!(pages, expected);
+}
+
+#[test]
+fn a_default_port_that_nothing_listens_on_is_a_remark() {
+    let unused = || Asked::unused("http://127.0.0.1:8082").excused();
+    let mut asked = ask(&[edge("edge-0")]);
+    asked.push(unused());
+    let findings = Findings::of(&asked);
+    assert_eq!(findings.verdict(), Verdict::Well, "{findings:?}");
+    let expected = "nothing listens on http://127.0.0.1:8082, which is asked by default; --admin \
+                    names other ports";
+    assert_eq!(findings.remarks, [expected]);
+    let json = findings.json(&asked);
+    assert_eq!(json["problems"], json!([]));
+    assert_eq!(json["ports"][1]["error"], "Connection refused");
+    // It changes nothing about what is wrong elsewhere.
+    let mut sick = edge("edge-0");
+    sick["ready"] = json!(false);
+    let mut asked = ask(&[sick]);
+    asked.push(unused());
+    assert_eq!(Findings::of(&asked).verdict(), Verdict::Wrong);
 }
 
 #[test]
