@@ -5,6 +5,7 @@
 mod alerts;
 mod generated;
 mod names;
+mod operator;
 mod rules;
 mod tools;
 
@@ -51,6 +52,9 @@ pub(crate) fn check() -> Result<()> {
     PROMTOOL.call(&["check", "rules"])?.args(&files).run()?;
     PROMTOOL.call(&["check", "config", PROMETHEUS])?.run()?;
     let files: Vec<_> = tests.iter().map(|file| file.path.as_str()).collect();
+    PROMTOOL.call(&["test", "rules"])?.args(&files).run()?;
+    let files = operator::write(&tests)?;
+    let files: Vec<_> = files.iter().map(String::as_str).collect();
     PROMTOOL.call(&["test", "rules"])?.args(&files).run()?;
     AMTOOL.call(&["check-config", ALERTMANAGER])?.run()?;
     let python = PROMETHEUS_OPERATOR.installed()?;
