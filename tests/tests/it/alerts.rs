@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::fs;
 
 use serde_json::Value;
+use tickstorm_testkit::{CertificateAuthority, TempDir};
 use tickstorm_tests::manifests::repository;
 
 use crate::support::daemon::Daemon;
@@ -109,9 +110,21 @@ fn expressions() -> Vec<String> {
 /// Returns the series that both daemons export.
 async fn exported() -> Vec<Selector> {
     let mut series = Vec::new();
+    let (dir, issued) = (
+        TempDir::new("alerts"),
+        CertificateAuthority::new().issue("edge.test"),
+    );
+    let written = |name, content: &str| dir.write(name, content).display().to_string();
+    let certificate = written("edge.crt", &issued.certificate);
+    let key = written("edge.key", &issued.key);
     for program in ["tickstorm-clock", "tickstorm-edge"] {
-        // Some metrics exist only for the clocks that an edge knows. A clock ignores the setting.
-        let mut daemon = Daemon::new(program).with("CLOCKS", "clock-0");
+        // Some metrics exist only for the clocks that an edge knows, and some only with TLS. A clock
+        // ignores these settings.
+        let mut daemon = Daemon::new(program)
+            .with("CLOCKS", "clock-0")
+            .with("TLS_ENABLED", "true")
+            .with("TLS_CERT_FILE", &certificate)
+            .with("TLS_KEY_FILE", &key);
         daemon.start().await;
         // The last metrics to appear, with the first report on the clocks.
         let is_edge = program == "tickstorm-edge";

@@ -22,6 +22,9 @@ pub(super) const RUNBOOKS: &str = "docs/runbooks";
 /// The name of the runbooks' overview, without `.md`.
 const OVERVIEW: &str = "README";
 
+/// Other files that name alerts.
+const MENTIONS: [&str; 3] = [ALERTMANAGER, "docs/operations.md", "k8s/README.md"];
+
 /// The headings of a runbook, in their order.
 const SECTIONS: [&str; 5] = [
     "What it means",
@@ -37,7 +40,6 @@ static NAME: LazyLock<Regex> =
 /// Returns what is wrong with alerts, their tests, and their runbooks.
 pub(super) fn findings(rules: &[RuleFile], tests: &[TestFile]) -> Result<Vec<String>> {
     let pages = pages()?;
-    let config = fs::read_to_string(in_workspace(ALERTMANAGER))?;
     let alerts: BTreeMap<_, _> = rules.iter().flat_map(RuleFile::alerts).collect();
     let mut found = Vec::new();
     for (name, rule) in &alerts {
@@ -46,8 +48,11 @@ pub(super) fn findings(rules: &[RuleFile], tests: &[TestFile]) -> Result<Vec<Str
         found.extend(of_page(name, rule, &pages));
     }
     let known: BTreeSet<_> = alerts.into_keys().collect();
-    let texts = pages.iter().map(|(page, text)| (page.as_str(), text));
-    for (origin, text) in texts.chain([(ALERTMANAGER, &config)]) {
+    let mut texts = pages.clone();
+    for path in MENTIONS {
+        texts.insert(path.to_owned(), fs::read_to_string(in_workspace(path))?);
+    }
+    for (origin, text) in &texts {
         let named: BTreeSet<_> = NAME.find_iter(text).map(|name| name.as_str()).collect();
         let unknown = named.difference(&known);
         found.extend(unknown.map(|name| format!("{origin} names {name}, which is no alert")));
