@@ -13,8 +13,8 @@ pub(super) fn clean(text: &str) -> String {
         .collect()
 }
 
-/// Returns JSON in ASCII without control characters: others stand only in strings, where they can be
-/// escaped.
+/// Returns JSON in ASCII without control characters: others stand only in strings, where they can
+/// be escaped.
 pub(super) fn escape_json(json: &str) -> String {
     let mut escaped = String::with_capacity(json.len());
     for char in json.chars() {

@@ -92,7 +92,7 @@ mod tests {
             &[&b""[..]],
             &[b"two words"],
             &[b"a\tb"],
-            &[b"caf\xC3\xA9"],
+            &[b"t\xC3\xA9l\xC3\xA9"],
             &[b"\xFF\xFE"],
             &[long.as_bytes()],
             &[b"a", b"b"],

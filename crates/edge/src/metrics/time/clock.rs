@@ -25,7 +25,8 @@ impl ClockMetrics {
             offset_seconds: gauges(
                 registry,
                 "tickstorm_time_clock_offset_seconds",
-                "The clock's time minus this edge's authority time, or NaN while either is unknown.",
+                "The clock's time minus this edge's authority time, or NaN while either is \
+                 unknown.",
             )?,
             bound_seconds: gauges(
                 registry,
