@@ -118,8 +118,8 @@ async fn exported() -> Vec<Selector> {
     let certificate = written("edge.crt", &issued.certificate);
     let key = written("edge.key", &issued.key);
     for program in ["tickstorm-clock", "tickstorm-edge"] {
-        // Some metrics exist only for the clocks that an edge knows, and some only with TLS. A clock
-        // ignores these settings.
+        // Some metrics exist only for the clocks that an edge knows, and some only with TLS. A
+        // clock ignores these settings.
         let mut daemon = Daemon::new(program)
             .with("CLOCKS", "clock-0")
             .with("TLS_ENABLED", "true")
