@@ -34,9 +34,8 @@ const PAGES: Pages = pages! {
     "TickstormLoginsRefused": "logins_refused";
     "TickstormMemoryEvictions": "buffers_full" | "kernel_memory";
     "TickstormReloadFailed": "reload_failed";
-    "TickstormCertificateExpiresNow":
-        "certificate_expired" | "certificate_not_yet_valid" | "ca_expired" | "ca_not_yet_valid"
-        | "crl_expired";
+    "TickstormCertificateExpiresNow": "certificate_expired" | "ca_expired" | "crl_expired";
+    "TickstormTlsAlarm": "certificate_not_yet_valid" | "ca_not_yet_valid";
 };
 
 /// The page about holdover, which has no alarm.
@@ -131,6 +130,17 @@ mod tests {
                 let matcher = ((*page).to_owned(), (*reason).to_owned(), true);
                 assert!(matchers.contains(&matcher), "no rule has {matcher:?}");
             }
+        }
+    }
+
+    #[test]
+    fn a_page_about_tls_names_the_reasons_of_its_alarms() {
+        // Their alert matches all reasons but one, so the page says which ones it is about.
+        let page = about("ca_not_yet_valid", false).unwrap();
+        let text = fs::read_to_string(root().join(page)).unwrap();
+        let (_, reasons) = PAGES.iter().find(|(path, _)| *path == page).unwrap();
+        for reason in *reasons {
+            assert!(text.contains(&format!("`{reason}` |")), "{page}: {reason}");
         }
     }
 
