@@ -110,21 +110,21 @@ fn expressions() -> Vec<String> {
 /// Returns the series that both daemons export.
 async fn exported() -> Vec<Selector> {
     let mut series = Vec::new();
-    let (dir, issued) = (
-        TempDir::new("alerts"),
-        CertificateAuthority::new().issue("edge.test"),
-    );
+    let (dir, authority) = (TempDir::new("alerts"), CertificateAuthority::new());
+    let issued = authority.issue("edge.test");
     let written = |name, content: &str| dir.write(name, content).display().to_string();
     let certificate = written("edge.crt", &issued.certificate);
     let key = written("edge.key", &issued.key);
+    let authority = written("ca.pem", authority.certificate());
     for program in ["tickstorm-clock", "tickstorm-edge"] {
-        // Some metrics exist only for the clocks that an edge knows, and some only with TLS. A
-        // clock ignores these settings.
+        // Some metrics exist only for the clocks that an edge knows, and some only for files of
+        // TLS. A clock ignores the settings that only edges have.
         let mut daemon = Daemon::new(program)
             .with("CLOCKS", "clock-0")
             .with("TLS_ENABLED", "true")
             .with("TLS_CERT_FILE", &certificate)
-            .with("TLS_KEY_FILE", &key);
+            .with("TLS_KEY_FILE", &key)
+            .with("NATS_CA_FILE", &authority);
         daemon.start().await;
         // The last metrics to appear, with the first report on the clocks.
         let is_edge = program == "tickstorm-edge";
