@@ -37,8 +37,8 @@ const AUTHORITIES: ExpiringFile = ExpiringFile {
     content: FileContent::Authorities,
     // webpki takes an authority as given and checks only the certificates below it.
     before_expiry: "replace it, and the clients' certificates that it has signed",
-    after_expiry: "the edge still accepts certificates that it has signed; replace it, or remove it \
-        from the file",
+    after_expiry: "the edge still accepts certificates that it has signed; replace it, or remove \
+        it from the file",
 };
 
 const REVOKED: ExpiringFile = ExpiringFile {

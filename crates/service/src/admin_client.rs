@@ -545,7 +545,7 @@ mod tests {
             // Far beyond the deadline, and reached only if the exchange does not end by itself.
             let outcome = receiver
                 .recv_timeout(Duration::from_secs(30))
-                .unwrap_or_else(|_| panic!("{scheme}, {peer:?}: the exchange goes on"));
+                .unwrap_or_else(|_| panic!("{scheme}, {peer:?}: the exchange does not end"));
             let error = outcome.unwrap_err();
             assert_eq!(error.kind(), io::ErrorKind::TimedOut, "{peer:?}: {error}");
             let text = "no complete response within 300ms";

@@ -1,5 +1,5 @@
-//! The metric of how long the bus takes, which both daemons have. A process with a clock and an edge
-//! has it twice, so a label tells the two apart.
+//! The metric of how long the bus takes, which both daemons have. A process with a clock and an
+//! edge has it twice, so a label tells the two apart.
 
 use prometheus::{Histogram, HistogramOpts, Registry};
 

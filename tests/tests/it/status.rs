@@ -140,7 +140,7 @@ async fn watching_leaves_no_thread_behind_whatever_a_port_does() {
     let mut lines = BufReader::new(watching.stdout.take().unwrap()).lines();
     for _ in 0..3 {
         let line = timeout(PATIENCE, lines.next_line()).await;
-        let line = line.expect("it goes on").unwrap().unwrap();
+        let line = line.expect("it repeats").unwrap().unwrap();
         assert!(line.contains("no complete response within 2s"), "{line}");
     }
     let threads = format!("/proc/{}/task", watching.id().unwrap());

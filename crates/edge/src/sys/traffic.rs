@@ -15,7 +15,8 @@ pub(crate) struct Traffic {
 }
 
 impl Traffic {
-    /// Returns the traffic of a socket; nothing if the kernel does not tell it, as before Linux 4.1.
+    /// Returns the traffic of a socket; nothing if the kernel does not tell it, as before Linux
+    /// 4.1.
     #[expect(unsafe_code, reason = "no crate wraps this socket option")]
     pub(super) fn of(socket: RawFd) -> Self {
         let mut values = [0_u64; VALUES];

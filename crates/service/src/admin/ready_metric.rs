@@ -1,5 +1,5 @@
-//! The metric of readiness. It says what /health/ready would answer, and is computed when metrics are
-//! collected, so that no loop has to keep it up to date.
+//! The metric of readiness. It says what /health/ready would answer, and is computed when metrics
+//! are collected, so that no loop has to keep it up to date.
 
 use std::sync::Arc;
 
