@@ -11,5 +11,6 @@ mod round_trip;
 pub(crate) mod secured;
 pub(crate) mod socket;
 pub(crate) mod socket_memory;
+mod tcp_info;
 pub(crate) mod traffic;
 pub(crate) mod waker;

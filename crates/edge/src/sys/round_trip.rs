@@ -3,32 +3,21 @@
 use std::os::fd::RawFd;
 use std::time::Duration;
 
+use super::tcp_info::{halves, tcp_info};
+
 /// Returns the smoothed round-trip time of a TCP connection; `None` before the kernel has measured
 /// any.
-#[expect(unsafe_code, reason = "no crate wraps this socket option")]
 pub(super) fn round_trip(socket: RawFd) -> Option<Duration> {
-    let mut values = [0_u32; VALUES];
-    let mut len = libc::socklen_t::try_from(size_of_val(&values)).unwrap_or(0);
-    // SAFETY: the kernel writes at most `len` bytes to `values`, which is that long and may hold
-    // any bits, and the length that it has written to `len`. Both outlive the call. A number that
-    // is no TCP socket's makes the call fail.
-    let result = unsafe {
-        libc::getsockopt(
-            socket,
-            libc::IPPROTO_TCP,
-            libc::TCP_INFO,
-            values.as_mut_ptr().cast(),
-            &raw mut len,
-        )
-    };
-    let micros = values[ROUND_TRIP];
-    (result == 0 && micros > 0).then(|| Duration::from_micros(micros.into()))
+    let values = tcp_info::<VALUES>(socket)?;
+    let [.., micros] = halves(values[ROUND_TRIP]);
+    (micros > 0).then(|| Duration::from_micros(micros.into()))
 }
 
-/// The position of `tcpi_rtt` in `struct tcp_info`, in units of 4 bytes: 8 bytes with smaller
-/// fields and 15 other fields come before it. All kernels have them.
-const ROUND_TRIP: usize = 17;
-/// The kernel writes no more than this beginning of the structure.
+/// The position of `tcpi_rtt` in `struct tcp_info`, in units of 8 bytes, of which it is the second
+/// half: 8 bytes with smaller fields and 15 fields of 4 bytes come before it. All kernels have
+/// them.
+const ROUND_TRIP: usize = 8;
+/// The units that are read.
 const VALUES: usize = ROUND_TRIP + 1;
 
 #[cfg(test)]
@@ -42,7 +31,7 @@ mod tests {
 
     #[test]
     fn the_position_is_that_of_the_kernels_structure() {
-        assert_eq!(4 * ROUND_TRIP, offset_of!(libc::tcp_info, tcpi_rtt));
+        assert_eq!(8 * ROUND_TRIP + 4, offset_of!(libc::tcp_info, tcpi_rtt));
     }
 
     #[test]

@@ -3,6 +3,8 @@
 
 use std::os::fd::RawFd;
 
+use super::tcp_info::{halves, tcp_info};
+
 /// The traffic of a connection since it was accepted. With TLS, its bytes include those of TLS.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Traffic {
@@ -17,25 +19,10 @@ pub(crate) struct Traffic {
 impl Traffic {
     /// Returns the traffic of a socket; nothing if the kernel does not tell it, as before Linux
     /// 4.1.
-    #[expect(unsafe_code, reason = "no crate wraps this socket option")]
     pub(super) fn of(socket: RawFd) -> Self {
-        let mut values = [0_u64; VALUES];
-        let mut len = libc::socklen_t::try_from(size_of_val(&values)).unwrap_or(0);
-        // SAFETY: the kernel writes at most `len` bytes to `values`, which is that long and may
-        // hold any bits, and the length that it has written to `len`. Both outlive the call. A
-        // number that is no TCP socket's makes the call fail.
-        let result = unsafe {
-            libc::getsockopt(
-                socket,
-                libc::IPPROTO_TCP,
-                libc::TCP_INFO,
-                values.as_mut_ptr().cast(),
-                &raw mut len,
-            )
-        };
-        if result != 0 {
+        let Some(values) = tcp_info::<VALUES>(socket) else {
             return Self::default();
-        }
+        };
         let [.., high] = halves(values[RETRANSMISSIONS]);
         Self {
             received_bytes: values[RECEIVED],
@@ -45,20 +32,13 @@ impl Traffic {
     }
 }
 
-/// Returns the two fields of 4 bytes of which a value consists, in the order of their addresses.
-fn halves(value: u64) -> [u32; 2] {
-    let [a, b, c, d, e, f, g, h] = value.to_ne_bytes();
-    [[a, b, c, d], [e, f, g, h]].map(u32::from_ne_bytes)
-}
-
 /// The positions in `struct tcp_info`, in units of 8 bytes: after 8 bytes of smaller fields come 24
 /// fields of 4 bytes, of which `tcpi_total_retrans` is the last, `tcpi_pacing_rate`,
-/// `tcpi_max_pacing_rate`, `tcpi_bytes_acked` and `tcpi_bytes_received`. Fields are only ever added
-/// at the end.
+/// `tcpi_max_pacing_rate`, `tcpi_bytes_acked` and `tcpi_bytes_received`.
 const RETRANSMISSIONS: usize = 12;
 const ACKNOWLEDGED: usize = 15;
 const RECEIVED: usize = 16;
-/// The kernel writes no more than this beginning of the structure.
+/// The units that are read.
 const VALUES: usize = RECEIVED + 1;
 
 #[cfg(test)]
