@@ -2,6 +2,7 @@
 //! repeated.
 
 use std::collections::BTreeMap;
+use std::mem;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -27,14 +28,30 @@ const STEP_MS: i64 = 1_000;
 /// reading however long a command of the test takes.
 pub struct Clients {
     records: Vec<Arc<Mutex<Record>>>,
-    latest: Latest,
     /// Stops the clients when it is dropped.
     _runtime: Runtime,
 }
 
-/// For each tick, by its time in milliseconds: how late it was at the client that got it last, by
-/// the clock of this machine, which all clocks of the cluster read.
-type Latest = Arc<Mutex<BTreeMap<i64, Duration>>>;
+/// How late a tick was at the client that got it last, by the clock of this machine, which all
+/// clocks of the cluster read.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Lateness {
+    /// Among the clients that did not move within two seconds of the tick.
+    pub settled: Duration,
+    /// Among the clients that did.
+    pub moving: Duration,
+}
+
+impl Lateness {
+    /// Returns how late the tick was at the last of all clients.
+    #[must_use]
+    pub fn worst(self) -> Duration {
+        self.settled.max(self.moving)
+    }
+}
+
+/// A client is moving from this time before its move until as long after it.
+const MOVING: Duration = Duration::from_secs(2);
 
 /// The observations of one client.
 #[derive(Default)]
@@ -46,6 +63,8 @@ struct Record {
     drained: Vec<Mono>,
     /// The times at which the client moved to another edge before its connection ended.
     moved: Vec<Mono>,
+    /// Each tick's time in milliseconds, when it arrived, and how late.
+    arrivals: Vec<(i64, Mono, Duration)>,
     /// The number of connections that ended.
     disconnections: usize,
     /// The time at which the last tick arrived.
@@ -76,14 +95,11 @@ impl Clients {
             .build()
             .unwrap();
         let records: Vec<_> = (0..count).map(|_| Arc::default()).collect();
-        let latest = Latest::default();
         for record in &records {
-            let (record, latest) = (Arc::clone(record), Arc::clone(&latest));
-            runtime.spawn(follow(options.clone(), record, latest));
+            runtime.spawn(follow(options.clone(), Arc::clone(record)));
         }
         let clients = Self {
             records,
-            latest,
             _runtime: runtime,
         };
         poll_until("each client has a tick", RECONNECT_MAX, || {
@@ -116,12 +132,26 @@ impl Clients {
 
     /// Returns how late each tick was at the client that got it last, and forgets it. The newest
     /// tick, which may still be on its way, is left for the next call.
-    pub fn take_latest(&self) -> Vec<Duration> {
-        let mut latest = self.latest.lock().unwrap();
-        let newest = latest.pop_last();
-        let taken = std::mem::take(&mut *latest).into_values().collect();
-        latest.extend(newest);
-        taken
+    pub fn take_lateness(&self) -> Vec<Lateness> {
+        let newest_ms = self.newest_ms();
+        let mut by_tick = BTreeMap::<i64, Lateness>::new();
+        for record in &self.records {
+            let mut record = record.lock().unwrap();
+            let (newest, taken) = mem::take(&mut record.arrivals)
+                .into_iter()
+                .partition(|(epoch_ms, ..)| *epoch_ms >= newest_ms);
+            record.arrivals = newest;
+            for (epoch_ms, arrived, late) in taken {
+                let lateness = by_tick.entry(epoch_ms).or_default();
+                let worst = if record.moves_at(arrived) {
+                    &mut lateness.moving
+                } else {
+                    &mut lateness.settled
+                };
+                *worst = late.max(*worst);
+            }
+        }
+        by_tick.into_values().collect()
     }
 
     /// Returns how many connections of all clients together have ended.
@@ -186,6 +216,13 @@ impl Clients {
 }
 
 impl Record {
+    /// Returns whether the client moved shortly before or after this time.
+    fn moves_at(&self, time: Mono) -> bool {
+        self.moved
+            .iter()
+            .any(|moved| moved.since(time).max(time.since(*moved)) <= MOVING)
+    }
+
     fn note(&mut self, event: Event) {
         match event {
             Event::Tick(tick) => {
@@ -198,6 +235,7 @@ impl Record {
                 }
                 self.last_ms = Some(epoch_ms);
                 let now = SystemClock.now();
+                self.arrivals.push((epoch_ms, now, lateness(epoch_ms)));
                 let before = self.last_arrival.replace(now).unwrap_or(now);
                 self.longest_silence = self.longest_silence.max(now.since(before));
             }
@@ -221,7 +259,7 @@ impl Record {
     }
 }
 
-async fn follow(options: Options, record: Arc<Mutex<Record>>, latest: Latest) {
+async fn follow(options: Options, record: Arc<Mutex<Record>>) {
     let fault = |text: String| record.lock().unwrap().faults.push(text);
     let mut ticks = match tickstorm_client::connect(options).await {
         Ok(ticks) => ticks,
@@ -229,25 +267,18 @@ async fn follow(options: Options, record: Arc<Mutex<Record>>, latest: Latest) {
     };
     while let Some(event) = ticks.next().await {
         match event {
-            Ok(event) => {
-                if let Event::Tick(tick) = &event {
-                    note_lateness(tick.epoch.as_ms(), &latest);
-                }
-                record.lock().unwrap().note(event);
-            }
+            Ok(event) => record.lock().unwrap().note(event),
             Err(error) => fault(format!("the client gave up: {error}")),
         }
     }
     fault("the client stopped, although it should reconnect without limit".to_owned());
 }
 
-fn note_lateness(epoch_ms: i64, latest: &Latest) {
+/// Returns the time by which a tick that arrives now is late.
+fn lateness(epoch_ms: i64) -> Duration {
     let now_us = SystemHost::new(0).read().unix.as_micros();
     let late_us = now_us.saturating_sub(epoch_ms.saturating_mul(1_000));
-    let late = Duration::from_micros(u64::try_from(late_us).unwrap_or(0));
-    let mut latest = latest.lock().unwrap();
-    let known = latest.entry(epoch_ms).or_default();
-    *known = late.max(*known);
+    Duration::from_micros(u64::try_from(late_us).unwrap_or(0))
 }
 
 /// Connects one client with the credentials of `.env.example`.

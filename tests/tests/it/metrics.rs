@@ -164,3 +164,34 @@ async fn promtool_finds_nothing_wrong_with_the_metrics_except_one_name() {
     assert!(wrong.is_empty(), "{wrong:#?}");
     assert!(!allowed.is_empty(), "promtool has checked names");
 }
+
+/// The largest answer to a scrape, in bytes. Prometheus reads it every few seconds from each edge.
+const ANSWER_MAX: usize = 1_000_000;
+
+#[tokio::test]
+async fn the_metrics_of_an_edge_with_many_clocks_and_shards_are_below_a_megabyte() {
+    let nats = Nats::run(&[]);
+    let mut clock = Daemon::clock("clock-0", &nats.url());
+    let names: Vec<_> = (0..64).map(|number| format!("clock-{number}")).collect();
+    // As many clocks as are allowed, and more shards than most machines have cores.
+    let mut edge = Daemon::edge("edge-0", &nats.url())
+        .with("SHARDS", "64")
+        .with("CLOCKS", &names.join(","));
+    clock.start().await;
+    edge.start().await;
+    let all_clocks = "\ntickstorm_time_clock_alarm{clock=\"clock-63\"";
+    let get = async {
+        loop {
+            match edge.get("/metrics").await {
+                Ok((200, metrics)) if metrics.contains(all_clocks) => return metrics,
+                Ok(_) | Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+            }
+        }
+    };
+    let metrics = timeout(PATIENCE, get).await.expect("metrics of all clocks");
+    let shards = metrics
+        .matches("\ntickstorm_shard_loop_lag_seconds")
+        .count();
+    assert!(shards >= 64, "{shards} lines of shards");
+    assert!(metrics.len() < ANSWER_MAX, "{} bytes", metrics.len());
+}
