@@ -75,7 +75,11 @@ fn the_contents_list_every_section_once_and_in_order() {
     let positions: Vec<_> = headings.iter().map(|heading| position(heading)).collect();
     assert!(positions.is_sorted(), "{headings:#?} are at {positions:?}");
     let lists = contents.matches("- [").count();
-    assert_eq!(lists, headings.len() + 1, "every item but the runbooks is a section");
+    assert_eq!(
+        lists,
+        headings.len() + 1,
+        "every item but the runbooks is a section"
+    );
 }
 
 /// What a table of sizes is calculated from.
@@ -99,7 +103,8 @@ impl Measured {
         let words = " µs of a core per client";
         Self {
             bytes: performance.number_before(" bytes of the edge's memory |"),
-            tls_bytes: performance.number_before(" KB of the edge's resident memory, at 10,000") * 1e3,
+            tls_bytes: performance.number_before(" KB of the edge's resident memory, at 10,000")
+                * 1e3,
             kernel_bytes: performance.number_before(" KB per socket") * 1e3,
             send_us: (
                 size.number_before(&format!(" to {}{words}", size.number_before(words))),
@@ -135,7 +140,11 @@ impl Measured {
             format!("{:.0} MB", clients * self.kernel_bytes / 1e6),
             format!("{} MiB", grouped(worst * SPARE / MIB as f64)),
             grouped(clients + self.reserved_files),
-            format!("{:.0} to {:.0} ms", clients * from / 1e3, clients * to / 1e3),
+            format!(
+                "{:.0} to {:.0} ms",
+                clients * from / 1e3,
+                clients * to / 1e3
+            ),
             traffic(packet),
             traffic(packet + RECORD_BYTES),
         ]
@@ -145,7 +154,10 @@ impl Measured {
 /// Returns a cell of a setting's row, without the marks of code.
 fn setting(document: &Document, name: &str, cell: usize) -> String {
     let start = format!("| `{name}` |");
-    let mut rows = document.text().lines().filter(|line| line.starts_with(&start));
+    let mut rows = document
+        .text()
+        .lines()
+        .filter(|line| line.starts_with(&start));
     let row = rows.next().unwrap_or_else(|| panic!("no row {start}"));
     row.split('|').nth(cell + 1).unwrap().trim().to_owned()
 }
@@ -160,7 +172,7 @@ fn the_sizes_of_edges_follow_from_the_measurements_and_the_code() {
         "kernel, at rest",
         "memory limit",
         "open files",
-        "a tick on one core",
+        "fan-out on one core",
         "traffic",
         "with TLS",
     ]);
@@ -172,7 +184,10 @@ fn the_sizes_of_edges_follow_from_the_measurements_and_the_code() {
     for text in [
         format!("{:.0} bytes for each", measured.bytes),
         format!("{:.1} KB with TLS", measured.tls_bytes / 1e3),
-        format!("{:.1} KB for each client's socket", measured.kernel_bytes / 1e3),
+        format!(
+            "{:.1} KB for each client's socket",
+            measured.kernel_bytes / 1e3
+        ),
         format!("{IDLE_MB} MB without clients"),
     ] {
         assert!(section.text().contains(&text), "no {text:?}");
@@ -188,8 +203,8 @@ fn the_numbers_of_edges_leave_room_for_the_loss_of_one() {
     let head = [
         "clients in all",
         "edges",
-        "clients of each",
-        "if one edge is gone",
+        "clients per edge",
+        "clients per edge if one is gone",
     ];
     for row in document.section("## Size a cluster").table(&head) {
         let clients = number(&row[0]);
@@ -220,7 +235,11 @@ fn the_documented_reasons_for_closing_connections_are_those_that_are_counted() {
 fn the_documented_minor_revision_is_this_one() {
     let section = operations().section("### Which versions work together");
     let says = format!("It is {PROTOCOL_MINOR} in this version");
-    let text = section.text().split_whitespace().collect::<Vec<_>>().join(" ");
+    let text = section
+        .text()
+        .split_whitespace()
+        .collect::<Vec<_>>()
+        .join(" ");
     assert!(text.contains(&says), "no {says:?}");
     let rows = section.table(&["client", "edge", "what is different"]);
     let newest = PROTOCOL_MINOR.to_string();
@@ -238,7 +257,10 @@ async fn the_documented_alarms_are_those_that_the_daemons_export() {
         .table(&["alarm", "raised by", "metric", "page"]);
     let mut documented = BTreeSet::new();
     for row in &rows {
-        let metrics = row[2].split(", ").map(plain).filter(|name| !name.is_empty());
+        let metrics = row[2]
+            .split(", ")
+            .map(plain)
+            .filter(|name| !name.is_empty());
         documented.extend(metrics.map(|metric| (metric.to_owned(), plain(&row[0]).to_owned())));
     }
     let exported: BTreeSet<_> = exported()
@@ -257,7 +279,10 @@ async fn the_documented_fields_of_the_status_are_those_that_it_has() {
     let fields = |what: &str| {
         let rows = section.table(&[&*format!("field of {what}"), "meaning"]);
         let names = rows.into_iter().flat_map(|row| {
-            let names: Vec<_> = row[0].split(", ").map(|name| plain(name).to_owned()).collect();
+            let names: Vec<_> = row[0]
+                .split(", ")
+                .map(|name| plain(name).to_owned())
+                .collect();
             names
         });
         let names = names.map(|name| name.trim_end_matches("[]").to_owned());
@@ -267,7 +292,10 @@ async fn the_documented_fields_of_the_status_are_those_that_it_has() {
     let (both, _) = both.split_once(". Each alarm has").unwrap();
     // The names of fields are at even places between the marks; texts in parentheses have others.
     let both: BTreeSet<_> = both.split('`').skip(1).step_by(2).collect();
-    for (program, what) in [("tickstorm-edge", "an edge"), ("tickstorm-clock", "a clock")] {
+    for (program, what) in [
+        ("tickstorm-edge", "an edge"),
+        ("tickstorm-clock", "a clock"),
+    ] {
         let mut daemon = Daemon::new(program);
         daemon.start().await;
         let status = daemon.status().await;
@@ -279,7 +307,10 @@ async fn the_documented_fields_of_the_status_are_those_that_it_has() {
             let is_documented = own.contains(field) || both.contains(&**field);
             assert!(is_documented, "{field} of {what} is not documented");
         }
-        let gone: Vec<_> = own.iter().filter(|field| !status.contains_key(*field)).collect();
+        let gone: Vec<_> = own
+            .iter()
+            .filter(|field| !status.contains_key(*field))
+            .collect();
         assert!(gone.is_empty(), "{what} has no {gone:?}");
         assert_eq!(daemon.terminate().await, Some(0));
     }

@@ -66,15 +66,25 @@ impl Document {
 /// Returns the number of a heading's number signs; 0 for other lines.
 fn depth(line: &str) -> usize {
     let depth = line.len() - line.trim_start_matches('#').len();
-    if line[depth..].starts_with(' ') { depth } else { 0 }
+    if line[depth..].starts_with(' ') {
+        depth
+    } else {
+        0
+    }
 }
 
 /// Returns the cells of a table's row.
 fn cells(line: &str) -> Vec<String> {
-    let Some(inside) = line.strip_prefix('|').and_then(|line| line.strip_suffix('|')) else {
+    let Some(inside) = line
+        .strip_prefix('|')
+        .and_then(|line| line.strip_suffix('|'))
+    else {
         return Vec::new();
     };
-    inside.split('|').map(|cell| cell.trim().to_owned()).collect()
+    inside
+        .split('|')
+        .map(|cell| cell.trim().to_owned())
+        .collect()
 }
 
 #[cfg(test)]
@@ -83,9 +93,10 @@ mod tests {
 
     #[test]
     fn sections_tables_and_numbers_are_found() {
-        let text = "# A\n## B\nx takes 1,200 bytes\n### C\n| a | b |\n|---|---|\n| 1 | `2` |\n\n## D\n\
+        let text =
+            "# A\n## B\nx takes 1,200 bytes\n### C\n| a | b |\n|---|---|\n| 1 | `2` |\n\n## D\n\
                     | a | b |\n|---|---|\n| 3 | 4 |\n"
-            .to_owned();
+                .to_owned();
         let document = Document {
             name: "a test".to_owned(),
             text,
