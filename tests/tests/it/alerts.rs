@@ -21,10 +21,10 @@ const EITHER_FORM: &str = "(\\\\.0)?";
 
 /// A series or a selector of series: a name, and labels.
 #[derive(Debug, PartialEq, Eq)]
-struct Selector {
-    name: String,
+pub(crate) struct Selector {
+    pub(crate) name: String,
     /// A selector's values may have alternatives.
-    labels: BTreeMap<String, Vec<String>>,
+    pub(crate) labels: BTreeMap<String, Vec<String>>,
 }
 
 impl Selector {
@@ -108,7 +108,7 @@ fn expressions() -> Vec<String> {
 }
 
 /// Returns the series that both daemons export.
-async fn exported() -> Vec<Selector> {
+pub(crate) async fn exported() -> Vec<Selector> {
     let mut series = Vec::new();
     let (dir, authority) = (TempDir::new("alerts"), CertificateAuthority::new());
     let issued = authority.issue("edge.test");

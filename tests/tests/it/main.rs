@@ -19,6 +19,7 @@ mod logs;
 mod manifests;
 mod metrics;
 mod moves;
+mod operations;
 mod outages;
 mod pauses;
 mod private_memory;

@@ -8,6 +8,7 @@ use tickstorm_testkit::{CertificateAuthority, TempDir};
 
 use crate::dev::{Dev, dev};
 use crate::support::daemon::{Daemon, PASSWORD, USER};
+use crate::support::document::Document;
 use crate::support::eventually;
 use crate::tickstorm::{PATIENCE, Running, tickstorm};
 
@@ -31,22 +32,66 @@ const HARMLESS: [Signal; 5] = [
     Signal::SIGCONT,
 ];
 
+/// Signals that a daemon ignores and that end other programs.
+const IGNORED_BY_DAEMONS: [Signal; 6] = [
+    Signal::SIGUSR2,
+    Signal::SIGALRM,
+    Signal::SIGVTALRM,
+    Signal::SIGPROF,
+    Signal::SIGIO,
+    Signal::SIGXFSZ,
+];
+
+/// Signals that end every program as they end one that does not handle them.
+const DEADLY: [Signal; 3] = [Signal::SIGABRT, Signal::SIGPWR, Signal::SIGXCPU];
+
+#[test]
+fn the_documented_signals_are_those_that_are_tested_here() {
+    let document = Document::read("docs/operations.md");
+    let section = document.section("## Signals and exit codes");
+    let head = ["signal", "clock", "edge", "`dev`", "`tail`", "`bench`"];
+    let rows = section.table(&head);
+    let documented = |row: &[String]| -> Vec<Signal> {
+        let names = row[0].trim_start_matches("all others, such as ");
+        let names = names.replace(" and ", ", ");
+        let names = names.split(", ").map(|name| name.parse().unwrap());
+        names.collect()
+    };
+    let of_effects = |effects: [&str; 5]| -> Vec<Signal> {
+        let row = rows.iter().find(|row| row[1..] == effects);
+        documented(row.unwrap_or_else(|| panic!("no row {effects:?} in {rows:#?}")))
+    };
+    let ended = "is ended";
+    let ignored = of_effects(["ignored", "ignored", ended, ended, ended]);
+    assert_eq!(ignored, IGNORED_BY_DAEMONS);
+    let mut harmless = of_effects(["ignored"; 5]);
+    harmless.sort_unstable();
+    let mut expected = HARMLESS;
+    expected.sort_unstable();
+    assert_eq!(harmless, expected);
+    let deadly = of_effects([ended; 5]);
+    for signal in DEADLY {
+        assert!(deadly.contains(&signal), "{signal} is not in {deadly:?}");
+    }
+    // No signal has two rows, and every signal that only daemons handle has one.
+    let mut all: Vec<_> = rows.iter().flat_map(|row| documented(row)).collect();
+    for signal in OF_DAEMONS {
+        assert!(all.contains(&signal), "{signal} is not documented");
+    }
+    all.sort_unstable();
+    let number = all.len();
+    all.dedup();
+    assert_eq!(all.len(), number, "a signal has two rows: {rows:#?}");
+}
+
 #[tokio::test]
 async fn a_daemon_survives_all_signals_that_are_not_meant_to_end_it() {
-    let ignored = [
-        Signal::SIGHUP,
-        Signal::SIGUSR1,
-        Signal::SIGUSR2,
-        Signal::SIGALRM,
-        Signal::SIGVTALRM,
-        Signal::SIGPROF,
-        Signal::SIGIO,
-        Signal::SIGXFSZ,
-    ];
+    let handled = [Signal::SIGHUP, Signal::SIGUSR1];
     for name in DAEMONS {
         let mut running = Daemon::new(name);
         running.start().await;
-        for signal in ignored.into_iter().chain(HARMLESS) {
+        let survived = handled.into_iter().chain(IGNORED_BY_DAEMONS);
+        for signal in survived.chain(HARMLESS) {
             running.send(signal);
             assert!(running.is_live().await, "{name}: {signal}");
         }
@@ -61,7 +106,7 @@ async fn a_daemon_survives_all_signals_that_are_not_meant_to_end_it() {
 #[tokio::test]
 async fn other_signals_end_a_daemon_like_any_program() {
     for name in DAEMONS {
-        for signal in [Signal::SIGABRT, Signal::SIGPWR, Signal::SIGXCPU] {
+        for signal in DEADLY {
             let mut running = Daemon::new(name);
             running.start().await;
             running.send(signal);

@@ -195,15 +195,16 @@ impl Findings {
         let problems = found.into_iter().map(|what| format!("{name} {what}"));
         self.problems.extend(problems);
         // A falseticker has an alarm, and no other state is a problem.
-        for (state, what) in [
-            ("silent", "hears nothing of"),
-            ("disagrees", "does not accept"),
+        for (state, what, runbook) in [
+            ("silent", "hears nothing of", Some(runbooks::SILENT)),
+            ("disagrees", "does not accept", None),
         ] {
             let clocks = edge.clocks.iter().filter(|clock| clock.state == state);
             let clocks: Vec<_> = clocks.map(|clock| clean(&clock.id)).collect();
             if !clocks.is_empty() {
                 let clocks = clocks.join(", ");
-                self.problems.push(format!("{name} {what} {clocks}"));
+                let page = runbook.map_or_else(String::new, |page| format!(". Runbook: {page}"));
+                self.problems.push(format!("{name} {what} {clocks}{page}"));
             }
         }
     }

@@ -8,7 +8,7 @@ mod network;
 mod probes;
 mod proxy;
 mod references;
-mod resources;
+pub(crate) mod resources;
 mod schema;
 mod secrets;
 mod tls;

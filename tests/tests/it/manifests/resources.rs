@@ -9,16 +9,16 @@ use tickstorm_tests::manifests::{Manifests, OVERLAYS, Update, Workload, name};
 use super::containers::{effective_settings, setting};
 use super::{container, each_overlay, read};
 
-const MIB: u64 = 1 << 20;
+pub(crate) const MIB: u64 = 1 << 20;
 
 /// The memory of one client that was cut off without a word, until the edge notices: its connection
 /// and its unsent ticks, in the edge and in the kernel, and what TLS adds. docs/operations.md has
 /// the same numbers.
-const CLIENT_BYTES: u64 = 8_806;
-const TLS_BYTES: u64 = 1_843;
+pub(crate) const CLIENT_BYTES: u64 = 8_806;
+pub(crate) const TLS_BYTES: u64 = 1_843;
 
 /// The memory of an edge without clients, with room for its history of ticks.
-const PROGRAM_BYTES: u64 = 64 * MIB;
+pub(crate) const PROGRAM_BYTES: u64 = 64 * MIB;
 
 #[test]
 fn an_edges_memory_limit_holds_all_of_its_clients_cut_off_at_once() {

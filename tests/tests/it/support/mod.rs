@@ -4,6 +4,7 @@
 pub(crate) mod browser;
 pub(crate) mod cluster;
 pub(crate) mod daemon;
+pub(crate) mod document;
 pub(crate) mod intruder;
 pub(crate) mod observer;
 

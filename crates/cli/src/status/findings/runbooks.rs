@@ -1,4 +1,5 @@
-//! The pages that say what to do about alarms and holdover, which are those of the alerts.
+//! The pages that say what to do about alarms, holdover and silent clocks, which are those of the
+//! alerts.
 
 /// Returns the path of a page in the repository.
 macro_rules! path {
@@ -40,6 +41,9 @@ const PAGES: Pages = pages! {
 
 /// The page about holdover, which has no alarm.
 pub(super) const HOLDOVER: &str = path!("TickstormHoldover");
+
+/// The page about clocks that do not answer, which is no alarm.
+pub(super) const SILENT: &str = path!("TickstormClockSilent");
 
 /// Returns the page about alarms with this reason, as a path in the repository. If two pages are
 /// about it, `is_about_clocks` decides: whether the alarm names clocks.
@@ -108,7 +112,7 @@ mod tests {
     fn each_page_exists_and_is_that_of_an_alert() {
         let rules = rules();
         let pages = ABOUT_CLOCKS.iter().chain(PAGES).map(|(page, _)| *page);
-        for page in pages.chain([HOLDOVER]) {
+        for page in pages.chain([HOLDOVER, SILENT]) {
             assert!(root().join(page).is_file(), "{page}");
             let name = Path::new(page).file_name().unwrap().to_str().unwrap();
             let is_of_alert = rules.contains(&format!("/{name}\""));
@@ -142,6 +146,33 @@ mod tests {
         for reason in *reasons {
             assert!(text.contains(&format!("`{reason}` |")), "{page}: {reason}");
         }
+    }
+
+    #[test]
+    fn the_documentation_names_the_same_page_for_each_alarm() {
+        let text = fs::read_to_string(root().join("docs/operations.md")).unwrap();
+        let (_, section) = text.split_once("\n## Alarms\n").unwrap();
+        let (_, table) = section.split_once("|---|---|---|---|\n").unwrap();
+        let mut documented = BTreeSet::new();
+        for row in table.lines().take_while(|line| line.starts_with('|')) {
+            let cells: Vec<_> = row.split('|').map(str::trim).collect();
+            let [_, reason, raised_by, _, page, _] = cells[..] else {
+                panic!("{row}");
+            };
+            let reason = reason.trim_matches('`');
+            let (_, path) = page.split_once("](").unwrap();
+            let path = format!("docs/{}", path.trim_end_matches(')'));
+            let names_clocks = raised_by.ends_with("about a clock");
+            let found = about(reason, names_clocks);
+            assert_eq!(found, Some(path.as_str()), "{row}");
+            documented.insert((path, reason.to_owned()));
+        }
+        let pages = ABOUT_CLOCKS.iter().chain(PAGES);
+        let known = pages.flat_map(|(page, reasons)| {
+            let of_page = |reason: &&str| ((*page).to_owned(), (*reason).to_owned());
+            reasons.iter().map(of_page)
+        });
+        assert_eq!(documented, known.collect());
     }
 
     #[test]

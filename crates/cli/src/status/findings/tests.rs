@@ -40,7 +40,7 @@ fn everything_that_is_wrong_with_an_edge_is_a_problem_in_words() {
         (
             "/clocks/1/state",
             json!("silent"),
-            "edge-0 hears nothing of clock-1",
+            "edge-0 hears nothing of clock-1. Runbook: docs/runbooks/TickstormClockSilent.md",
         ),
         (
             "/clocks/1/state",
