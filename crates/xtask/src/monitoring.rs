@@ -1,8 +1,10 @@
-//! `cargo xtask test monitoring`: checks the rules, the alerts and their tests, the runbooks, and
-//! the configuration of Prometheus and Alertmanager. `cargo xtask monitoring` writes the rules in
-//! the form that Kubernetes needs.
+//! `cargo xtask test monitoring`: checks the rules, the alerts and their tests, the runbooks, the
+//! dashboards, and the configuration of Prometheus and Alertmanager. `cargo xtask monitoring` writes
+//! the rules in the form that Kubernetes needs, and the dashboards in the form that Grafana needs.
+//! `cargo xtask dashboards` draws panels for docs/dashboards.md.
 
 mod alerts;
+pub(crate) mod dashboards;
 mod generated;
 mod names;
 mod operator;
@@ -11,7 +13,6 @@ mod tools;
 
 use anyhow::{Result, ensure};
 
-pub(crate) use self::generated::write;
 pub(crate) use self::tools::missing;
 use self::{
     generated::GENERATED,
@@ -32,6 +33,12 @@ const CUSTOM_RESOURCES: [&str; 2] = [GENERATED, "k8s/components/monitoring/pod-m
 /// The script that validates them.
 const VALIDATOR: &str = "crates/xtask/src/custom-resources.py";
 
+/// Writes all files that are made of others.
+pub(crate) fn write() -> Result<()> {
+    generated::write()?;
+    dashboards::write()
+}
+
 /// Runs all checks. Prints every finding of our own before it returns an error.
 pub(crate) fn check() -> Result<()> {
     tools::provide()?;
@@ -40,6 +47,7 @@ pub(crate) fn check() -> Result<()> {
     let mut findings = alerts::findings(&rules, &tests)?;
     findings.extend(names::findings(&rules)?);
     findings.extend(generated::findings()?);
+    findings.extend(dashboards::findings()?);
     for finding in &findings {
         eprintln!("{finding}");
     }
@@ -56,6 +64,7 @@ pub(crate) fn check() -> Result<()> {
     let files = operator::write(&tests)?;
     let files: Vec<_> = files.iter().map(String::as_str).collect();
     PROMTOOL.call(&["test", "rules"])?.args(&files).run()?;
+    dashboards::check_with_programs()?;
     AMTOOL.call(&["check-config", ALERTMANAGER])?.run()?;
     let python = PROMETHEUS_OPERATOR.installed()?;
     program(&python.display().to_string(), &[VALIDATOR])
