@@ -19,7 +19,10 @@ use self::{
     rules::{RuleFile, TestFile},
     tools::{AMTOOL, PROMTOOL},
 };
-use crate::{command::program, python_tool::PROMETHEUS_OPERATOR};
+use crate::{
+    command::{in_workspace, program},
+    python_tool::PROMETHEUS_OPERATOR,
+};
 
 /// The severities, each of which is also the name of the receiver of its notifications.
 const SEVERITIES: [&str; 2] = ["critical", "warning"];
@@ -30,13 +33,17 @@ const ALERTMANAGER: &str = "deploy/alertmanager/alertmanager.yml";
 /// The objects of the Prometheus Operator.
 const CUSTOM_RESOURCES: [&str; 2] = [GENERATED, "k8s/components/monitoring/pod-monitors.yaml"];
 
+/// The file of the dashboards' queries, to try them in a running cluster.
+const QUERIES: &str = "target/dashboard-queries.jsonl";
+
 /// The script that validates them.
 const VALIDATOR: &str = "crates/xtask/src/custom-resources.py";
 
 /// Writes all files that are made of others.
 pub(crate) fn write() -> Result<()> {
     generated::write()?;
-    dashboards::write()
+    dashboards::write()?;
+    dashboards::write_queries(&in_workspace(QUERIES))
 }
 
 /// Runs all checks. Prints every finding of our own before it returns an error.

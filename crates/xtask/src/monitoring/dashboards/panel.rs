@@ -108,7 +108,9 @@ fn custom(panel: &Panel) -> Value {
             "stacking": { "mode": if panel.stacked { "normal" } else { "none" }, "group": "A" },
             "thresholdsStyle": { "mode": thresholds_style(&panel.thresholds) },
         }),
-        Kind::StateTimeline => json!({ "fillOpacity": 70, "lineWidth": 0, "spanNulls": false }),
+        Kind::StateTimeline => {
+            json!({ "fillOpacity": 70, "lineWidth": 0, "spanNulls": false, "insertNulls": false })
+        }
         Kind::Table => {
             json!({ "align": "auto", "cellOptions": { "type": "auto" }, "inspect": false })
         }
