@@ -26,6 +26,10 @@ use crate::{
 pub(super) const DASHBOARDS: &str = "deploy/grafana/dashboards";
 const LIST: &str = "deploy/grafana/dashboards/kustomization.yaml";
 
+/// The size of all dashboards in a ConfigMap. `kubectl apply` keeps a copy of the object, as JSON,
+/// in an annotation, and all annotations together may have 256 KiB.
+const CONFIG_MAP_BYTES_MAX: usize = 240 << 10;
+
 /// The script that validates them by Grafana's own types.
 const VALIDATOR: &str = "crates/xtask/src/dashboards.py";
 
@@ -77,6 +81,12 @@ pub(super) fn texts() -> Result<Vec<(String, String)>> {
 pub(super) fn findings() -> Result<Vec<String>> {
     let mut found = Vec::new();
     let mut current: BTreeMap<_, _> = texts()?.into_iter().collect();
+    let bytes = serde_json::to_string(&current)?.len();
+    if bytes > CONFIG_MAP_BYTES_MAX {
+        found.push(format!(
+            "the dashboards have {bytes} bytes in a ConfigMap; {CONFIG_MAP_BYTES_MAX} are allowed"
+        ));
+    }
     let list = fs::read_to_string(in_workspace(LIST))?;
     for (path, text) in &current {
         let dashboard = parse(path, text)?;

@@ -243,3 +243,62 @@ impl Layout {
         self.id
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::monitoring::dashboards::{check, parse};
+
+    const SOURCE: &str = r#"
+uid: a
+title: A
+description: A.
+variables: [{ name: edge, label: Edge, query: "label_values(up, instance)" }]
+selectors: { edge: 'instance=~"$edge"' }
+rows:
+  - title: open
+    height: 4
+    panels:
+      - &panel
+        { title: one, kind: stat, width: 16, unit: s, description: D., queries: [expr: "up{@edge}"] }
+      - { <<: *panel, title: two, width: 8 }
+      - { <<: *panel, title: three, width: 1 }
+  - title: collapsed
+    collapsed: true
+    height: 5
+    panels: [{ <<: *panel, title: four }]
+"#;
+
+    fn dashboard() -> Value {
+        let source = Dashboard::parse(SOURCE).unwrap();
+        parse("a", &text(&source).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn panels_are_placed_from_left_to_right_and_below_each_other() {
+        let dashboard = dashboard();
+        assert_eq!(check::findings(&dashboard), [""; 0]);
+        let place =
+            |panel: &Value| ["x", "y", "w", "h"].map(|name| panel["gridPos"][name].as_u64());
+        let places: Vec<_> = super::super::panels(&dashboard).map(place).collect();
+        let expected = [[0, 1, 16, 4], [16, 1, 8, 4], [0, 5, 1, 4], [0, 10, 16, 5]];
+        assert_eq!(places, expected.map(|place| place.map(Some)));
+        let headings = super::super::list(&dashboard["panels"]);
+        let headings: Vec<_> = headings.filter(|panel| panel["type"] == "row").collect();
+        let below = headings[1]["panels"].as_array().unwrap();
+        assert_eq!(below[0]["title"], "four");
+    }
+
+    #[test]
+    fn names_of_matchers_are_replaced_in_what_grafana_reads() {
+        let dashboard = dashboard();
+        let panel = super::super::panels(&dashboard).next().unwrap();
+        assert_eq!(panel["targets"][0]["expr"], "up{instance=~\"$edge\"}");
+    }
+
+    #[test]
+    fn a_panel_wider_than_the_page_is_an_error() {
+        let source = SOURCE.replace("width: 8", "width: 25");
+        assert!(text(&Dashboard::parse(&source).unwrap()).is_err());
+    }
+}

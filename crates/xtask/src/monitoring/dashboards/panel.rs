@@ -10,6 +10,10 @@ use super::{
 /// The label of tables whose values lead to runbooks.
 const ALERT_NAME: &str = "alertname";
 
+/// The dashboard of the edge to which a curve belongs, at the same time.
+const EDGE: &str = "/d/tickstorm-edge?var-edge=${__field.labels.instance}\
+                    &${datasource:queryparam}&${namespace:queryparam}&${__url_time_range}";
+
 /// The column of a table that has the value and not a label.
 const VALUE: &str = "Value";
 
@@ -54,6 +58,10 @@ fn defaults(panel: &Panel) -> Value {
         "mappings": mappings(&panel.mappings),
         "custom": custom(panel),
     });
+    if panel.opens_edge {
+        defaults["links"] =
+            json!([{ "title": "Open the edge", "url": EDGE, "targetBlank": false }]);
+    }
     if let Some(decimals) = panel.decimals {
         defaults["decimals"] = decimals.into();
     }
@@ -245,4 +253,55 @@ fn overrides(panel: &Panel) -> Value {
         })
     };
     panel.columns.iter().filter_map(column).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn step(text: &str) -> Step {
+        Step::try_from(text.to_owned()).unwrap()
+    }
+
+    #[test]
+    fn thresholds_are_lines_above_what_is_good_and_areas_otherwise() {
+        assert_eq!(thresholds_style(&[]), "off");
+        let above = ["transparent", "0.01 red"].map(step);
+        assert_eq!(thresholds_style(&above), "line");
+        let below = ["red", "0.1 transparent"].map(step);
+        assert_eq!(thresholds_style(&below), "area");
+        let expected = json!([
+            { "color": "red", "value": null },
+            { "color": "transparent", "value": 0.1 },
+        ]);
+        assert_eq!(steps(&below), expected);
+    }
+
+    #[test]
+    fn words_stand_for_values_and_for_what_is_no_number() {
+        let given = ["0 red not ready", "NaN text unknown"];
+        let given = given.map(|text| Mapping::try_from(text.to_owned()).unwrap());
+        let expected = json!([
+            { "type": "value", "options": {
+                "0": { "color": "red", "index": 0, "text": "not ready" },
+            } },
+            { "type": "special", "options": {
+                "match": "nan", "result": { "color": "text", "index": 1, "text": "unknown" },
+            } },
+        ]);
+        assert_eq!(mappings(&given), expected);
+    }
+
+    #[test]
+    fn a_table_shows_its_columns_in_their_order_and_no_other_values() {
+        let columns = ["job Program", "server Server"];
+        let columns = columns.map(|text| Column::try_from(text.to_owned()).unwrap());
+        let options = &organized(&columns)["options"];
+        assert_eq!(options["indexByName"], json!({ "job": 0, "server": 1 }));
+        assert_eq!(options["renameByName"]["job"], "Program");
+        assert_eq!(
+            options["excludeByName"],
+            json!({ "Time": true, "Value": true })
+        );
+    }
 }

@@ -70,6 +70,9 @@ pub(super) struct Panel {
     /// Whether a number has a curve of the past in its background.
     #[serde(default)]
     pub(super) sparkline: bool,
+    /// Whether a curve leads to the dashboard of its edge.
+    #[serde(default)]
+    pub(super) opens_edge: bool,
     #[serde(default)]
     pub(super) legend: Legend,
     /// The columns of a table, in their order.
