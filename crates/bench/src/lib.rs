@@ -6,7 +6,7 @@
 //! that is lost, early, out of order or duplicated fails the run.
 //!
 //! The child process and the generator are also available to other programs that put an edge under
-//! load.
+//! load, and the charts to the example that draws those of docs/dashboards.md.
 
 mod child;
 mod edge_process;
@@ -37,6 +37,7 @@ pub use self::generator::{
     ClientSetup, ClientSources, EndKind, Generator, GeneratorShared, Greeting, Harvest,
 };
 pub use self::orders::{EdgeFacts, ProcessSample};
+pub use self::report::{ChartLine, XAxis, draw_chart};
 pub use self::tls::ClientTls;
 
 const AFTER_HELP: &str = "\

@@ -24,6 +24,7 @@ use super::options::{CommonOptions, Placement};
 use super::orders::EdgeFacts;
 use super::tls::TlsFacts;
 
+pub use self::chart::{ChartLine, XAxis, draw as draw_chart};
 pub(crate) use self::lateness::{LatenessColumn, LatenessTable};
 
 /// The largest share of the time in which ticks arrive that the generator may spend in user space.

@@ -1,6 +1,6 @@
 //! The development tasks, which people and CI run with the same commands: `cargo xtask test`,
 //! `cargo xtask compose-test`, `cargo xtask rollout-test`, `cargo xtask abuse`, `cargo xtask sbom`,
-//! `cargo xtask monitoring` and `cargo xtask weight`.
+//! `cargo xtask monitoring`, `cargo xtask dashboards` and `cargo xtask weight`.
 //!
 //! This file owns the command line. xtask is not part of the product: nothing depends on it, and it
 //! refers to the other crates by name only.
@@ -32,7 +32,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::test::Check;
+use crate::{monitoring::dashboards::Recording, test::Check};
 
 /// Run TickStorm's development tasks
 #[derive(Parser)]
@@ -87,8 +87,11 @@ enum Task {
             yield the same bytes."
     )]
     Sbom,
-    /// Write Prometheus' rules as objects of Kubernetes, to commit with a change of the rules
+    /// Write Prometheus' rules as objects of Kubernetes, and the dashboards as Grafana's JSON, to
+    /// commit with a change of their sources
     Monitoring,
+    /// Draw panels of the dashboards for docs/dashboards.md, from what a Prometheus has recorded
+    Dashboards(Recording),
     /// Compare the hot path's instructions and allocations with the baseline
     #[command(after_help = "Examples:\n  \
             cargo xtask weight            fail if a piece is heavier than its baseline\n  \
@@ -108,6 +111,7 @@ fn main() -> ExitCode {
         Task::Abuse { options } => abuse::run(&options),
         Task::Sbom => exit_code(sbom::write()),
         Task::Monitoring => exit_code(monitoring::write()),
+        Task::Dashboards(recording) => exit_code(monitoring::dashboards::draw(&recording)),
         Task::Weight { renew } => exit_code(weight::run(renew)),
     }
 }

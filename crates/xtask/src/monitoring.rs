@@ -1,8 +1,10 @@
-//! `cargo xtask test monitoring`: checks the rules, the alerts and their tests, the runbooks, and
-//! the configuration of Prometheus and Alertmanager. `cargo xtask monitoring` writes the rules in
-//! the form that Kubernetes needs.
+//! `cargo xtask test monitoring`: checks the rules, the alerts and their tests, the runbooks, the
+//! dashboards, and the configuration of Prometheus and Alertmanager. `cargo xtask monitoring` writes
+//! the rules in the form that Kubernetes needs, and the dashboards in the form that Grafana needs.
+//! `cargo xtask dashboards` draws panels for docs/dashboards.md.
 
 mod alerts;
+pub(crate) mod dashboards;
 mod generated;
 mod names;
 mod operator;
@@ -11,14 +13,16 @@ mod tools;
 
 use anyhow::{Result, ensure};
 
-pub(crate) use self::generated::write;
 pub(crate) use self::tools::missing;
 use self::{
     generated::GENERATED,
     rules::{RuleFile, TestFile},
     tools::{AMTOOL, PROMTOOL},
 };
-use crate::{command::program, python_tool::PROMETHEUS_OPERATOR};
+use crate::{
+    command::{in_workspace, program},
+    python_tool::PROMETHEUS_OPERATOR,
+};
 
 /// The severities, each of which is also the name of the receiver of its notifications.
 const SEVERITIES: [&str; 2] = ["critical", "warning"];
@@ -29,8 +33,18 @@ const ALERTMANAGER: &str = "deploy/alertmanager/alertmanager.yml";
 /// The objects of the Prometheus Operator.
 const CUSTOM_RESOURCES: [&str; 2] = [GENERATED, "k8s/components/monitoring/pod-monitors.yaml"];
 
+/// The file of the dashboards' queries, to try them in a running cluster.
+const QUERIES: &str = "target/dashboard-queries.jsonl";
+
 /// The script that validates them.
 const VALIDATOR: &str = "crates/xtask/src/custom-resources.py";
+
+/// Writes all files that are made of others.
+pub(crate) fn write() -> Result<()> {
+    generated::write()?;
+    dashboards::write()?;
+    dashboards::write_queries(&in_workspace(QUERIES))
+}
 
 /// Runs all checks. Prints every finding of our own before it returns an error.
 pub(crate) fn check() -> Result<()> {
@@ -40,6 +54,7 @@ pub(crate) fn check() -> Result<()> {
     let mut findings = alerts::findings(&rules, &tests)?;
     findings.extend(names::findings(&rules)?);
     findings.extend(generated::findings()?);
+    findings.extend(dashboards::findings()?);
     for finding in &findings {
         eprintln!("{finding}");
     }
@@ -56,6 +71,7 @@ pub(crate) fn check() -> Result<()> {
     let files = operator::write(&tests)?;
     let files: Vec<_> = files.iter().map(String::as_str).collect();
     PROMTOOL.call(&["test", "rules"])?.args(&files).run()?;
+    dashboards::check_with_programs()?;
     AMTOOL.call(&["check-config", ALERTMANAGER])?.run()?;
     let python = PROMETHEUS_OPERATOR.installed()?;
     program(&python.display().to_string(), &[VALIDATOR])

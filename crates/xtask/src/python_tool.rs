@@ -26,7 +26,7 @@ const SHARED: &str = "target/python-tools";
 const PROCESSORS: [&str; 2] = ["x86_64", "aarch64"];
 
 /// The oldest version of Python that the requirements are pinned for.
-const PYTHON_MIN: (u64, u64) = (3, 10);
+const PYTHON_MIN: (u64, u64) = (3, 11);
 
 /// A program from the index.
 pub(crate) struct PythonTool {
@@ -97,6 +97,14 @@ pub(crate) const PROMETHEUS_OPERATOR: PythonTool = PythonTool {
     program: "python3",
     environment: "target/prometheus-operator",
     requirements: "crates/xtask/python/prometheus-operator.txt",
+    host_version: HostVersion::Ignored,
+};
+
+/// A Python with the types of Grafana's dashboards, for scripts.
+pub(crate) const GRAFANA: PythonTool = PythonTool {
+    program: "python3",
+    environment: "target/grafana",
+    requirements: "crates/xtask/python/grafana.txt",
     host_version: HostVersion::Ignored,
 };
 
@@ -358,6 +366,7 @@ mod tests {
             &CODESPELL,
             &CHECKOV,
             &PROMETHEUS_OPERATOR,
+            &GRAFANA,
         ];
         for tool in tools {
             let text = fs::read_to_string(in_workspace(tool.requirements)).unwrap();

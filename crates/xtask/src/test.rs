@@ -15,7 +15,9 @@ use crate::{
     portable,
     preflight::{Missing, Preflight, Skippable, Skipped},
     prose,
-    python_tool::{self, CODESPELL, KUBECTL, KUBERNETES_VALIDATE, PROMETHEUS_OPERATOR, PythonTool},
+    python_tool::{
+        self, CODESPELL, GRAFANA, KUBECTL, KUBERNETES_VALIDATE, PROMETHEUS_OPERATOR, PythonTool,
+    },
     sbom,
     stopwatch::Stopwatch,
     tool::{self, DENY, NEXTEST},
@@ -46,7 +48,8 @@ pub(crate) enum Check {
     Prose,
     /// Insecure settings in the Dockerfiles and the manifests of Kubernetes
     Checkov,
-    /// Prometheus' rules, the tests of the alerts, the runbooks, and the routes of notifications
+    /// Prometheus' rules, the tests of the alerts, the runbooks, the dashboards, and the routes of
+    /// notifications
     Monitoring,
     /// Examples in the API documentation
     Doctests,
@@ -82,7 +85,7 @@ impl Check {
             Self::Checkov => preflight.need(checkov::missing()),
             Self::Monitoring => {
                 preflight.need_for(Skippable::Monitoring, monitoring::missing());
-                preflight.need(python_tool::missing(&[&PROMETHEUS_OPERATOR]));
+                preflight.need(python_tool::missing(&[&PROMETHEUS_OPERATOR, &GRAFANA]));
             }
             Self::Portable => preflight.skip_without(Skippable::Portable, portable::missing()),
             Self::Weight => preflight.need_for(Skippable::Weight, weight::missing()),

@@ -16,23 +16,28 @@ const LEGEND_LINE: i32 = 16;
 const LEGEND_LEFT: i32 = 82;
 
 /// Line colours that remain distinguishable to colour-blind readers.
-const COLOURS: [RGBColor; 5] = [
+const COLOURS: [RGBColor; 8] = [
     RGBColor(0, 90, 181),
     RGBColor(220, 50, 32),
     RGBColor(0, 130, 100),
     RGBColor(150, 90, 0),
     RGBColor(120, 70, 160),
+    RGBColor(70, 170, 220),
+    RGBColor(230, 160, 0),
+    RGBColor(110, 110, 110),
 ];
 
-/// A line and its name.
-pub(super) struct ChartLine {
-    pub(super) label: String,
-    pub(super) points: Vec<(f64, f64)>,
+/// A line of a chart.
+pub struct ChartLine {
+    /// The name in the legend.
+    pub label: String,
+    /// The points from left to right. The line has a gap where `y` is NaN.
+    pub points: Vec<(f64, f64)>,
 }
 
 /// The meaning of the horizontal axis.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum XAxis {
+pub enum XAxis {
     /// The decimal logarithm of 1 / (1 - quantile), labelled as percentages.
     Quantiles,
     /// Plain numbers of the quantity named.
@@ -60,7 +65,10 @@ impl XAxis {
 }
 
 /// Draws `lines` into an SVG element. Returns an empty string if they have no points.
-pub(super) fn draw(lines: &[ChartLine], x_axis: XAxis, y_label: &str) -> anyhow::Result<String> {
+///
+/// # Errors
+/// Returns an error if the chart can't be drawn.
+pub fn draw(lines: &[ChartLine], x_axis: XAxis, y_label: &str) -> anyhow::Result<String> {
     let mut svg = String::new();
     if lines.iter().all(|line| line.points.is_empty()) {
         return Ok(svg);
@@ -91,6 +99,7 @@ fn draw_on<B: DrawingBackend>(
     let most = |of: fn(&(f64, f64)) -> f64| points().map(of).fold(f64::MIN_POSITIVE, f64::max);
     let (right, top) = (most(|point| point.0), most(|point| point.1) * 1.05);
     let left = points().map(|point| point.0).fold(right, f64::min);
+    let bottom = points().map(|point| point.1).fold(0.0, f64::min) * 1.05;
     let area = backend.into_drawing_area();
     area.fill(&WHITE)?;
     let (legend, plot) = area.split_vertically(legend_height(lines));
@@ -105,7 +114,7 @@ fn draw_on<B: DrawingBackend>(
         .margin(12)
         .x_label_area_size(36)
         .y_label_area_size(70)
-        .build_cartesian_2d(left..right.max(left + 1e-9), 0.0..top)?;
+        .build_cartesian_2d(left..right.max(left + 1e-9), bottom..top)?;
     chart
         .configure_mesh()
         .x_desc(x_axis.description())
@@ -115,10 +124,10 @@ fn draw_on<B: DrawingBackend>(
         .light_line_style(WHITE)
         .draw()?;
     for (line, colour) in lines.iter().zip(COLOURS.iter().cycle()) {
-        chart.draw_series(LineSeries::new(
-            line.points.iter().copied(),
-            colour.stroke_width(2),
-        ))?;
+        for piece in line.points.split(|point| point.1.is_nan()) {
+            let piece = piece.iter().copied();
+            chart.draw_series(LineSeries::new(piece, colour.stroke_width(2)))?;
+        }
     }
     area.present()
 }

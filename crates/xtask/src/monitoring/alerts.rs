@@ -11,7 +11,7 @@ use anyhow::Result;
 use regex::Regex;
 
 use super::{
-    ALERTMANAGER, SEVERITIES,
+    ALERTMANAGER, SEVERITIES, dashboards,
     rules::{Rule, RuleFile, TestFile},
 };
 use crate::command::in_workspace;
@@ -49,6 +49,7 @@ pub(super) fn findings(rules: &[RuleFile], tests: &[TestFile]) -> Result<Vec<Str
     }
     let known: BTreeSet<_> = alerts.into_keys().collect();
     let mut texts = pages.clone();
+    texts.extend(dashboards::texts()?);
     for path in MENTIONS {
         texts.insert(path.to_owned(), fs::read_to_string(in_workspace(path))?);
     }

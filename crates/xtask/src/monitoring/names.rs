@@ -1,6 +1,6 @@
-//! Checks that every metric of TickStorm that rules, their tests, and runbooks use is one that the
-//! product has: it must be in the table of metrics in docs/operations.md, which a test compares
-//! with the daemons. Names with colons are those of recording rules.
+//! Checks that every metric of TickStorm that rules, their tests, runbooks, and dashboards use is
+//! one that the product has: it must be in the table of metrics in docs/operations.md, which a test
+//! compares with the daemons. Names with colons are those of recording rules.
 
 use std::{collections::BTreeSet, fs, sync::LazyLock};
 
@@ -9,6 +9,7 @@ use regex::Regex;
 
 use super::{
     alerts::RUNBOOKS,
+    dashboards,
     rules::{RuleFile, TestFile},
 };
 use crate::{command::in_workspace, prose::files};
@@ -51,7 +52,7 @@ fn texts(rules: &[RuleFile]) -> Result<Vec<(String, String)>> {
         .map(|file| (file.path.clone(), file.text.clone()));
     let tests = TestFile::all()?;
     let tests = tests.into_iter().map(|file| (file.path, file.text));
-    let mut texts: Vec<_> = rules.chain(tests).collect();
+    let mut texts: Vec<_> = rules.chain(tests).chain(dashboards::texts()?).collect();
     let pages = files()?
         .into_iter()
         .filter(|path| path.starts_with(RUNBOOKS));
