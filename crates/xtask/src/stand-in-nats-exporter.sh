@@ -58,10 +58,10 @@ def ask(page):
         return None
 
 
-def labelled(name, value, **labels):
+def series(name, number, **labels):
     labels = {"server_id": server, **labels}
     text = ",".join(f"{key}={json.dumps(label)}" for key, label in labels.items())
-    return f"{name}{{{text}}}", value
+    return f"{name}{{{text}}}", number
 
 
 def seconds(text):
@@ -84,10 +84,10 @@ def flatten(answer, path=()):
         elif name in SKIPPED or isinstance(value, bool):
             continue
         elif isinstance(value, (int, float)):
-            yield labelled(full, float(value))
+            yield series(full, float(value))
         elif isinstance(value, str) and key in SHOWN:
             time = seconds(value)
-            yield labelled(full, 1.0, value=value) if time is None else labelled(full, time)
+            yield series(full, 1.0, value=value) if time is None else series(full, time)
 
 
 def health():
@@ -96,22 +96,22 @@ def health():
     value = "unreachable" if answer is None else answer.get("status", "")
     is_well = value == "ok"
     if answer is not None:
-        yield labelled("gnatsd_healthz_status", 0.0 if is_well else 1.0)
-    yield labelled("gnatsd_healthz_status_value", 1.0 if is_well else 0.0, value=value)
+        yield series("gnatsd_healthz_status", 0.0 if is_well else 1.0)
+    yield series("gnatsd_healthz_status_value", 1.0 if is_well else 0.0, value=value)
 
 
 def metrics():
     with lock:
         if options.varz:
             known.update(flatten(ask("varz") or {}))
-        series = {**known, **dict(health() if options.healthz else ())}
+        found = {**known, **dict(health() if options.healthz else ())}
     lines, typed = [], set()
-    for key, value in sorted(series.items()):
+    for key, number in sorted(found.items()):
         name = key.split("{")[0]
         if name not in typed:
             lines.append(f"# TYPE {name} gauge")
             typed.add(name)
-        lines.append(f"{key} {value}")
+        lines.append(f"{key} {number}")
     return "\n".join(lines) + "\n"
 
 

@@ -2,7 +2,6 @@
 //! clients. They are scraped like the others. The load balancer does not know them.
 
 use std::fs;
-use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt as _;
 use std::process::{Child, Command, Stdio};
 use std::thread;
@@ -11,11 +10,11 @@ use std::time::Duration;
 use tickstorm_testkit::{CertificateAuthority, TempDir};
 use tickstorm_timebase::{HostClock as _, Mode, SystemHost};
 
-use super::expected::{alert, await_ended, await_inhibited, await_raised};
-use super::pages::query;
+use super::expected::{Expected, alert, await_ended, await_inhibited, await_raised};
+use super::pages::{Sample, query};
 use super::peers::{Peers, come_and_go};
 use super::targets::Scraped;
-use crate::engine::{Container, container, docker, wait_until};
+use crate::engine::{Container, container, wait_until};
 use crate::extra::Extra;
 
 const DAY: u64 = 86_400;
@@ -41,36 +40,6 @@ pub(super) fn full_edge() {
     await_raised(&alerts);
     drop(clients);
     await_ended(&alerts);
-}
-
-/// An edge whose memory limit becomes hardly more than what it uses.
-pub(super) fn little_memory() {
-    let edge = patient("heavy")
-        .option("--memory=1g")
-        .option("--memory-swap=1g");
-    let edge = Scraped::edge(edge);
-    let resident = format!(
-        "process_resident_memory_bytes{{instance=\"{0}\"}} + \
-         tickstorm_kernel_memory_bytes{{instance=\"{0}\"}}",
-        edge.instance()
-    );
-    let mut bytes = 0.0;
-    wait_until("the memory of the edge is known", || {
-        let found = query(&resident);
-        bytes = found.first().map_or(0.0, |sample| sample.number());
-        bytes > 0.0
-    });
-    limit_memory(&edge, &format!("{:.0}", bytes * 1.05));
-    let alerts = [alert("TickstormMemory").with("instance", edge.instance())];
-    await_raised(&alerts);
-    limit_memory(&edge, "1g");
-    await_ended(&alerts);
-}
-
-fn limit_memory(edge: &Container, limit: &str) {
-    let memory = format!("--memory={limit}");
-    let with_swap = format!("--memory-swap={limit}");
-    docker(&["update", &memory, &with_swap, &edge.id]);
 }
 
 /// An edge whose clients guess passwords, do not read, fall silent, or send frames only in part. And
@@ -167,7 +136,7 @@ pub(super) fn await_end_of_late_ticks() {
     await_ended(&late_sends());
 }
 
-fn late_sends() -> [super::expected::Expected; 2] {
+fn late_sends() -> [Expected; 2] {
     ["TickstormSloBurnsFast", "TickstormSloBurns"].map(alert)
 }
 
@@ -245,18 +214,14 @@ pub(super) fn bad_files() {
 }
 
 /// An edge that uses the login of a clock, which may not hear what edges hear, and a clock with a
-/// wrong password, most of whose open files are in use as well.
+/// wrong password.
 pub(super) fn wrong_logins() {
     let login = container("clock-0");
     let misled = Extra::edge("misled")
         .setting("NATS_USER", &login.env("NATS_USER"))
         .setting("NATS_PASSWORD", &login.env("NATS_PASSWORD"));
     let mut edge = Scraped::edge(misled);
-    let files: usize = 40;
-    let clock = Extra::clock("stranger", "clock-1")
-        .setting("NATS_PASSWORD", "wrong")
-        .option(&format!("--ulimit=nofile={files}:{files}"));
-    let clock = Scraped::clock(clock);
+    let clock = Scraped::clock(stranger("stranger"));
     let of_edge = [
         "TickstormBusAlarm",
         "TickstormTimeLost",
@@ -265,36 +230,35 @@ pub(super) fn wrong_logins() {
     .map(|name| alert(name).with("instance", edge.instance()));
     let of_clock = ["TickstormBusLost", "TickstormClockNotReady"]
         .map(|name| alert(name).with("instance", clock.instance()));
-    let files_alert = [alert("TickstormFileDescriptors").with("instance", clock.instance())];
-    let connections = open_most_files(&clock);
-    await_raised(&files_alert);
     await_raised(&of_edge);
     await_raised(&of_clock);
-
-    drop(connections);
     edge.replace(Extra::edge("misled"));
-    await_ended(&files_alert);
     await_ended(&of_edge);
     drop(clock);
     await_ended(&of_clock);
 }
 
-/// Connects to the admin port of a clock until nearly all files that it may open are in use.
-fn open_most_files(clock: &Scraped) -> Vec<TcpStream> {
-    let addr = format!("{}:8082", clock.ip());
-    let is_nearly_full = format!(
-        "process_open_fds{{instance=\"{0}\"}} / process_max_fds{{instance=\"{0}\"}} > 0.9",
-        clock.instance()
-    );
-    let mut connections = Vec::new();
-    wait_until("the clock has few open files left", || {
-        if query(&is_nearly_full).is_empty() {
-            connections.extend(TcpStream::connect(&addr).ok());
-            return false;
-        }
-        true
+/// A clock that may open hardly more files than it does.
+pub(super) fn few_files() {
+    let with_limit = |files: u32| stranger("crowded").option(&format!("--ulimit=nofile={files}"));
+    let mut clock = Scraped::clock(with_limit(1_000));
+    let open = format!("process_open_fds{{instance=\"{}\"}}", clock.instance());
+    let mut files = 0.0;
+    wait_until("the number of the clock's open files is known", || {
+        files = query(&open).first().map_or(0.0, Sample::number);
+        files > 0.0
     });
-    connections
+    let limit = (files / 0.93).ceil();
+    clock.replace(with_limit(format!("{limit:.0}").parse().unwrap()));
+    let alerts = [alert("TickstormFileDescriptors").with("instance", clock.instance())];
+    await_raised(&alerts);
+    clock.replace(with_limit(1_000));
+    await_ended(&alerts);
+}
+
+/// A clock that NATS refuses, so that no edge hears it.
+fn stranger(name: &str) -> Extra {
+    Extra::clock(name, "clock-1").setting("NATS_PASSWORD", "wrong")
 }
 
 /// An edge that was told to end, and does not within minutes.

@@ -3,7 +3,7 @@
 //! the cause has ended, and each query of the dashboards returns data.
 //!
 //! `cargo xtask compose-test` divides all durations of Prometheus and of its rules, so that an alert
-//! that waits for five minutes here waits for 20 s. The rules are otherwise those of
+//! that waits for five minutes waits for 20 s here. The rules are otherwise those of
 //! `deploy/prometheus`.
 
 mod dashboards;
@@ -26,7 +26,7 @@ use pages::{prometheus_alerts, query, rule_names, scrape_states};
 
 /// The alerts whose condition is not made to happen here, with the reason. All of them have tests
 /// with made-up series in `deploy/prometheus/tests`.
-const NOT_RAISED: [(&str, &str); 3] = [
+const NOT_RAISED: [(&str, &str); 4] = [
     (
         "TickstormAutoscalerWithoutMetric",
         "it needs the metrics of an autoscaler of Kubernetes",
@@ -34,6 +34,11 @@ const NOT_RAISED: [(&str, &str); 3] = [
     (
         "TickstormClockUndisciplined",
         "whether a time service disciplines this machine's clock is not for a test to change",
+    ),
+    (
+        "TickstormMemory",
+        "an idle edge needs 10 MB, of which the kernel's part alone is more than a tenth: with a limit \
+         that close, the kernel takes pages of the program away or kills it",
     ),
     (
         "TickstormSloBurnsSlowly",
@@ -53,11 +58,11 @@ type Part = (&'static str, fn());
 
 const MISFITS: [Part; 8] = [
     ("a full edge", misfits::full_edge),
-    ("an edge with little memory", misfits::little_memory),
     ("an edge with bad clients", misfits::bad_clients),
     ("an edge that pauses", misfits::pausing_edge),
     ("an edge with bad files", misfits::bad_files),
     ("daemons with a wrong login", misfits::wrong_logins),
+    ("a clock with few files", misfits::few_files),
     (
         "an edge that does not finish its drain",
         misfits::stuck_drain,
@@ -71,7 +76,7 @@ fn all_targets_are_up_and_a_healthy_cluster_raises_no_alert() {
     let is_undisciplined =
         !query(r#"tickstorm_clock_alarm{reason="undisciplined"} == 1"#).is_empty();
     let watched = format!(
-        r#"max_over_time(ALERTS{{alertname!="{UNDISCIPLINED}"}}[{}s])"#,
+        r#"max_over_time(ALERTS{{alertstate="firing", alertname!="{UNDISCIPLINED}"}}[{}s])"#,
         HEALTHY.as_secs()
     );
     let mut raised = Vec::new();
