@@ -1,12 +1,13 @@
 //! `cargo xtask compose-test`: builds the images, and runs the tests of a complete cluster that
-//! Compose brings up, first without and then with TLS. The tests start and stop the cluster
-//! themselves. This task removes it at the end, whatever happens to the tests.
+//! Compose brings up: first as it is, then with monitoring, and then with TLS. The tests start and
+//! stop the cluster themselves. This task removes it at the end, whatever happens to the tests.
 
+mod fast_monitoring;
 mod image;
 #[cfg(test)]
 mod tests;
 
-use std::{fs, io, process::ExitCode, time::Duration};
+use std::{fs, io, path::Path, process::ExitCode, time::Duration};
 
 use anyhow::{Context, Result};
 
@@ -15,7 +16,10 @@ use crate::{
     command::{Call, cargo, compose, in_workspace, program},
     nats::missing_engine,
     preflight::{Missing, Preflight},
-    stand_in::{self, DISTROLESS, HAPROXY, NATS, RUST},
+    stand_in::{
+        self, ALERTMANAGER, DISTROLESS, GRAFANA, HAPROXY, NATS, NATS_EXPORTER, PROMETHEUS, RUST,
+        StandIn,
+    },
     step::{step, task},
     tool::NEXTEST,
 };
@@ -28,8 +32,8 @@ const PROJECT: &str =
 /// More of Compose's options, for the cluster with TLS.
 const TLS: &str = "-f compose/tls.yml";
 
-/// More of Compose's options, for the cluster with monitoring. No test runs it, but Compose must
-/// accept it.
+/// More of Compose's options, for monitoring as it is shipped. The tests run it with other
+/// durations, but Compose must accept it.
 const MONITORING: &str = "-f compose/monitoring.yml";
 
 /// The environment variable with the directory for the secrets of the cluster with TLS.
@@ -39,6 +43,16 @@ const SECRETS: &str = "target/compose-test-secrets";
 /// The environment variable that passes tests the Compose command line up to the subcommand. It is
 /// valid in the workspace's root.
 const COMMAND: &str = "TICKSTORM_COMPOSE";
+
+/// The environment variable with the directory for targets that tests add to Prometheus.
+const TARGETS_VARIABLE: &str = "TICKSTORM_TARGETS";
+
+/// The environment variable with the file of the dashboards' queries, and the file.
+const QUERIES_VARIABLE: &str = "TICKSTORM_DASHBOARD_QUERIES";
+const QUERIES: &str = "target/dashboard-queries.jsonl";
+
+/// The images that only the cluster with monitoring needs.
+const MONITORING_IMAGES: [&StandIn; 4] = [&PROMETHEUS, &ALERTMANAGER, &GRAFANA, &NATS_EXPORTER];
 
 const IMAGES: &[Image] = &[Image::new("tickstorm-clock"), Image::new("tickstorm-edge")];
 
@@ -98,7 +112,8 @@ impl ComposedCluster {
             })
         })?;
         step("stand-ins", || {
-            stand_in::provide(&[&RUST, &DISTROLESS, &HAPROXY, &NATS])
+            stand_in::provide(&[&RUST, &DISTROLESS, &HAPROXY, &NATS])?;
+            stand_in::provide(&MONITORING_IMAGES)
         })?;
         step("images", || {
             let build = format!("build {}", stand_in::build_arguments());
@@ -110,10 +125,21 @@ impl ComposedCluster {
             tests("cluster --no-run").run_within(BUILD_TIME_MAX)
         })?;
         self.run_tests("tests", "cluster")?;
-        let secured = Self {
-            command: format!("{} {TLS}", self.command),
-        };
+        step("monitoring", || {
+            fast_monitoring::write()?;
+            write_dashboard_queries(&in_workspace(QUERIES))
+        })?;
+        let monitored = self.with(&fast_monitoring::options());
+        monitored.run_tests("tests with monitoring", "cluster-monitoring")?;
+        let secured = self.with(TLS);
         secured.run_tests("tests with TLS", "cluster-tls")
+    }
+
+    /// Returns the cluster with more of Compose's options.
+    fn with(&self, options: &str) -> Self {
+        Self {
+            command: format!("{} {options}", self.command),
+        }
     }
 
     /// Runs the tests of a profile, and removes the cluster that they bring up.
@@ -121,11 +147,13 @@ impl ComposedCluster {
         // An interrupted run may have left these behind.
         self.remove()?;
         remove_secrets()?;
-        let secrets = in_workspace(SECRETS).display().to_string();
+        let path = |path| in_workspace(path).display().to_string();
         let tested = step(name, || {
             tests(profile)
                 .env(COMMAND, &self.command)
-                .env(SECRETS_VARIABLE, &secrets)
+                .env(SECRETS_VARIABLE, &path(SECRETS))
+                .env(TARGETS_VARIABLE, &fast_monitoring::targets())
+                .env(QUERIES_VARIABLE, &path(QUERIES))
                 .run_within(TESTS_TIME_MAX)
         });
         if tested.is_err() {
@@ -156,6 +184,12 @@ impl ComposedCluster {
             eprintln!("    could not show the containers' logs: {error:#}");
         }
     }
+}
+
+/// Writes the queries of all dashboards, one on each line.
+fn write_dashboard_queries(path: &Path) -> Result<()> {
+    const QUERY: &str = r#"{"dashboard": "none yet", "panel": "targets", "expr": "up"}"#;
+    fs::write(path, QUERY).with_context(|| format!("could not write {}", path.display()))
 }
 
 /// Removes the directory of secrets, if there is one.

@@ -96,6 +96,50 @@ pub(crate) const HAPROXY: StandIn = StandIn {
     requires: "docker",
 };
 
+/// The monitoring of the cluster.
+pub(crate) const PROMETHEUS: StandIn = StandIn {
+    image: "prom/prometheus:v3.14.0",
+    argument: None,
+    base: Some(&DEBIAN),
+    script: include_str!("stand-in-prometheus.sh"),
+    script_name: "stand-in-prometheus.sh",
+    contains: None,
+    requires: "docker",
+};
+
+/// Sends notifications of alerts.
+pub(crate) const ALERTMANAGER: StandIn = StandIn {
+    image: "prom/alertmanager:v0.28.1",
+    argument: None,
+    base: Some(&DEBIAN),
+    script: include_str!("stand-in-alertmanager.sh"),
+    script_name: "stand-in-alertmanager.sh",
+    contains: None,
+    requires: "docker",
+};
+
+/// Shows dashboards. The stand-in only looks for their files.
+pub(crate) const GRAFANA: StandIn = StandIn {
+    image: "grafana/grafana:12.4.0",
+    argument: None,
+    base: Some(&DEBIAN),
+    script: include_str!("stand-in-grafana.sh"),
+    script_name: "stand-in-grafana.sh",
+    contains: None,
+    requires: "docker",
+};
+
+/// Makes metrics of what a NATS server reports.
+pub(crate) const NATS_EXPORTER: StandIn = StandIn {
+    image: "natsio/prometheus-nats-exporter:0.20.2",
+    argument: None,
+    base: Some(&DEBIAN),
+    script: include_str!("stand-in-nats-exporter.sh"),
+    script_name: "stand-in-nats-exporter.sh",
+    contains: None,
+    requires: "docker",
+};
+
 /// If stand-ins are requested, builds one for each image that is not here and can't be pulled.
 pub(crate) fn provide(images: &[&StandIn]) -> Result<()> {
     if is_requested() {

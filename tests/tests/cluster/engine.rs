@@ -20,9 +20,12 @@ const PAUSE: Duration = Duration::from_millis(200);
 
 /// Settings of the cluster that differ from `.env.example`: any free ports, and other addresses,
 /// since the default ones may be in use on this machine.
-const OWN_SETTINGS: [(&str, &str); 3] = [
+const OWN_SETTINGS: [(&str, &str); 6] = [
     ("CLIENT_PORT", "0"),
     ("STATS_PORT", "0"),
+    ("GRAFANA_PORT", "0"),
+    ("PROMETHEUS_PORT", "0"),
+    ("ALERTMANAGER_PORT", "0"),
     ("NETWORK_PREFIX", "10.84.84"),
 ];
 
@@ -36,8 +39,9 @@ const SECRETS: &str = "SECRETS_DIR";
 
 const RUN_BY_TASK: &str = "run these tests with `cargo xtask compose-test`";
 
-/// The number of containers in the cluster.
+/// The number of containers in the cluster, and how many more it has with `monitoring.yml`.
 const CONTAINERS: usize = 9;
+const MONITORING_CONTAINERS: usize = 6;
 
 const CLOCKS: [&str; 3] = ["clock-0", "clock-1", "clock-2"];
 pub(crate) const NATS: [&str; 3] = ["nats-0", "nats-1", "nats-2"];
@@ -46,11 +50,20 @@ pub(crate) const NATS: [&str; 3] = ["nats-0", "nats-1", "nats-2"];
 /// load balancer has noticed.
 pub(crate) fn ensure_ready() {
     let is_running = |one: &Container| one.inspect()["State"]["Running"] == true;
+    let is_monitored = compose_words()
+        .iter()
+        .any(|word| word.ends_with("/monitoring.yml"));
+    let expected = CONTAINERS
+        + if is_monitored {
+            MONITORING_CONTAINERS
+        } else {
+            0
+        };
     if all_containers()
         .iter()
         .filter(|one| is_running(one))
         .count()
-        != CONTAINERS
+        != expected
     {
         up();
     }
@@ -72,7 +85,7 @@ pub(crate) fn await_ready(edges: usize) {
 
 /// Returns the address that clients connect to.
 pub(crate) fn client_addr() -> SocketAddr {
-    published(8080)
+    published("haproxy", 8080)
 }
 
 /// Returns all containers, including those that have exited.
@@ -161,38 +174,11 @@ pub(crate) fn secrets() -> PathBuf {
         .into()
 }
 
-/// Starts a clock beside the cluster, in its network and with the image of its clocks. It gets the
-/// variables in `environment`, and `files` at `/etc/tickstorm`.
-pub(crate) fn run_clock(files: &Path, environment: &[(&str, &str)]) -> ExtraContainer {
-    let network = format!("--network={}", container(NATS[0]).network());
-    let volume = format!("--volume={}:/etc/tickstorm:ro", files.display());
-    let variables: Vec<_> = environment
-        .iter()
-        .map(|(name, value)| format!("--env={name}={value}"))
-        .collect();
-    let variables: Vec<_> = variables.iter().map(String::as_str).collect();
-    let run = [&["run", "--detach", &network, &volume], &variables[..]].concat();
-    let id = docker(&[&run[..], &["tickstorm-clock:local"]].concat());
-    ExtraContainer(Container {
-        id: id.trim().to_owned(),
-        service: "extra-clock".to_owned(),
-    })
-}
-
-/// A container that does not belong to the cluster, and is removed when it is dropped.
-pub(crate) struct ExtraContainer(pub(crate) Container);
-
-impl Drop for ExtraContainer {
-    fn drop(&mut self) {
-        docker(&["rm", "--force", &self.0.id]);
-    }
-}
-
 /// One container.
 #[derive(Clone)]
 pub(crate) struct Container {
-    id: String,
-    service: String,
+    pub(crate) id: String,
+    pub(crate) service: String,
 }
 
 impl fmt::Display for Container {
@@ -222,7 +208,12 @@ impl Container {
             clock if CLOCKS.contains(&clock) => "/tickstorm-clock",
             _ => return true,
         };
-        let ask = ["exec", &self.id, binary, "healthcheck", "--ready"];
+        self.program_reports_ready(binary)
+    }
+
+    /// Returns whether the container's own program, a clock or an edge, reports that it is ready.
+    pub(crate) fn program_reports_ready(&self, program: &str) -> bool {
+        let ask = ["exec", &self.id, program, "healthcheck", "--ready"];
         Command::new("docker")
             .args(ask)
             .output()
@@ -299,6 +290,15 @@ impl Container {
         docker(&["kill", &self.id]);
     }
 
+    /// Stops all processes of the container without their noticing it.
+    pub(crate) fn pause(&self) {
+        docker(&["pause", &self.id]);
+    }
+
+    pub(crate) fn unpause(&self) {
+        docker(&["unpause", &self.id]);
+    }
+
     pub(crate) fn start(&self) {
         docker(&["start", &self.id]);
     }
@@ -318,7 +318,7 @@ impl Container {
         docker(&[&["network", "connect"], &alias[..], &[&network, &self.id]].concat());
     }
 
-    fn network(&self) -> String {
+    pub(crate) fn network(&self) -> String {
         let inspected = self.inspect();
         let networks = inspected["NetworkSettings"]["Networks"]
             .as_object()
@@ -341,7 +341,7 @@ pub(crate) fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
 /// Returns how many edges HAProxy sends clients to, according to its statistics.
 fn balanced_edges() -> usize {
     let ask = || {
-        let mut stream = TcpStream::connect(published(8404))?;
+        let mut stream = TcpStream::connect(published("haproxy", 8404))?;
         stream.set_read_timeout(Some(Duration::from_secs(5)))?;
         write!(stream, "GET /;csv HTTP/1.0\r\n\r\n")?;
         let mut answer = String::new();
@@ -355,10 +355,10 @@ fn balanced_edges() -> usize {
         .count()
 }
 
-/// Returns the address at which a port of the load balancer is published on this host. It may
-/// differ after each start.
-fn published(port: u16) -> SocketAddr {
-    let addr = docker(&["port", &container("haproxy").id, &port.to_string()]);
+/// Returns the address at which a port of a service is published on this host. It may differ after
+/// each start.
+pub(crate) fn published(service: &str, port: u16) -> SocketAddr {
+    let addr = docker(&["port", &container(service).id, &port.to_string()]);
     addr.trim().parse().unwrap()
 }
 
@@ -386,7 +386,7 @@ fn compose(arguments: &[&str]) -> String {
     output(command.args(&words[1..]).args(arguments))
 }
 
-fn docker(arguments: &[&str]) -> String {
+pub(crate) fn docker(arguments: &[&str]) -> String {
     output(Command::new("docker").args(arguments))
 }
 

@@ -2,8 +2,8 @@
 //! the configuration as shipped, the real images, and clients that connect through the load
 //! balancer. `cargo xtask compose-test` builds the images and runs these tests; a filter in
 //! .config/nextest.toml excludes them otherwise. All tests share one cluster: each brings it up if
-//! necessary and leaves it running. The tests of `tls` share another one, which also has the
-//! settings of `compose/tls.yml`.
+//! necessary and leaves it running. The tests of `monitoring` and of `tls` share other ones, which also
+//! have `compose/monitoring.yml` and `compose/tls.yml`.
 #![expect(clippy::unwrap_used, reason = "a test that can't continue has failed")]
 
 mod addresses;
@@ -11,7 +11,9 @@ mod balancer;
 mod containers;
 mod edges;
 mod engine;
+mod extra;
 mod faults;
+mod monitoring;
 mod permissions;
 mod start;
 mod tls;

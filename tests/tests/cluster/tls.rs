@@ -16,8 +16,9 @@ use tokio::time::timeout;
 
 use crate::engine::{
     Container, NATS, client_addr, container, containers, ensure_ready, make_secrets, rotate_nats,
-    run_clock, secrets, wait_until,
+    secrets, wait_until,
 };
+use crate::extra::{CLOCK, Extra};
 
 /// Enough clients for both edges to have many.
 const CLIENTS: usize = 200;
@@ -258,12 +259,17 @@ impl NatsLogin {
             })
             .collect();
         let url = format!("nats://{}:4222", NATS[0]);
-        let mut environment = vec![("CLOCK_ID", "extra-clock"), ("NATS_URL", &*url)];
-        environment.extend(paths.iter().map(|(name, path)| (*name, path.as_str())));
-        let clock = run_clock(directory, &environment);
+        let clock = Extra::new("extra-clock", CLOCK)
+            .setting("CLOCK_ID", "extra-clock")
+            .setting("NATS_URL", &url)
+            .files(directory);
+        let settings = paths.iter();
+        let clock = settings
+            .fold(clock, |clock, (name, path)| clock.setting(name, path))
+            .run();
         let mut log = String::new();
         wait_until("the clock has tried to log in", || {
-            log = clock.0.logs();
+            log = clock.logs();
             ["connected to NATS", "cannot connect to NATS", "go together"]
                 .iter()
                 .any(|end| log.contains(end))

@@ -7,7 +7,22 @@ const DOCKERFILES: [&str; 2] = [
     include_str!("../../../../Dockerfile.edge"),
 ];
 
-const STAND_INS: [&StandIn; 5] = [&NATS, &DEBIAN, &RUST, &DISTROLESS, &HAPROXY];
+const COMPOSE_FILES: [&str; 2] = [
+    include_str!("../../../../compose/docker-compose.yml"),
+    include_str!("../../../../compose/monitoring.yml"),
+];
+
+const STAND_INS: [&StandIn; 9] = [
+    &NATS,
+    &DEBIAN,
+    &RUST,
+    &DISTROLESS,
+    &HAPROXY,
+    &PROMETHEUS,
+    &ALERTMANAGER,
+    &GRAFANA,
+    &NATS_EXPORTER,
+];
 
 /// Returns the images that a Dockerfile starts from, each with the argument that names it.
 fn bases(dockerfile: &str) -> Vec<(&str, &str)> {
@@ -54,8 +69,20 @@ fn every_image_in_the_dockerfiles_has_a_digest_and_a_stand_in() {
 }
 
 #[test]
+fn every_image_in_the_compose_files_that_is_not_ours_has_a_stand_in() {
+    let lines = COMPOSE_FILES.iter().flat_map(|file| file.lines());
+    let images = lines.filter_map(|line| line.trim().strip_prefix("image: "));
+    let theirs: Vec<_> = images.filter(|image| !image.ends_with(":local")).collect();
+    assert!(theirs.len() >= 6, "{theirs:?}");
+    for image in theirs {
+        let is_known = STAND_INS.iter().any(|stand_in| stand_in.image == image);
+        assert!(is_known, "{image} has no stand-in");
+    }
+}
+
+#[test]
 fn an_image_without_a_digest_is_named_by_its_tag() {
-    for stand_in in [&NATS, &DEBIAN, &HAPROXY] {
+    for stand_in in [&NATS, &DEBIAN, &HAPROXY, &PROMETHEUS] {
         assert_eq!(stand_in.reference(), stand_in.image);
     }
 }
