@@ -195,3 +195,6 @@ impl Traces {
         let _ = self.ended.recv_timeout(END_TIME_MAX);
     }
 }
+
+#[cfg(test)]
+mod tests;

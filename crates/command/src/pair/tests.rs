@@ -15,10 +15,11 @@ use crate::credentials::{self, STREAM_TOKEN};
 /// The settings without which an edge does not start.
 const LOGIN: [(&str, &str); 2] = [("STREAM_USER", "u"), ("STREAM_PASS", "p")];
 
-/// Returns [`SECTIONS`] with the settings of NATS obeyed, as in a program that uses NATS.
-fn with_nats() -> Vec<Section> {
+/// Returns [`SECTIONS`] with the settings of traces and NATS obeyed, as in daemons.
+fn as_in_daemons() -> Vec<Section> {
     let mut sections = SECTIONS.to_vec();
-    sections[1] = NATS;
+    sections[1] = TRACES;
+    sections[2] = NATS;
     sections
 }
 
@@ -190,12 +191,15 @@ fn ahead_feeds_that_are_sent_before_the_announcements_cause_a_warning() {
 #[test]
 fn every_file_variable_of_a_built_setting_is_read() {
     let dir = TempDir::new("file_variables");
-    let file = dir.write("value", "from the file\n");
-    let file = file.to_str().unwrap();
+    let files = [("value", "from the file\n"), ("pairs", "name=from the file\n")];
+    let [file, pairs] = files.map(|(name, content)| dir.write(name, content));
     for row in rows().filter(|row| row.built) {
         let Some(file_variable) = row.file else {
             continue;
         };
+        let has_pairs = row.name.ends_with("_HEADERS");
+        let file = if has_pairs { &pairs } else { &file };
+        let file = file.to_str().unwrap();
         let partner = match row.name {
             "NATS_USER" => Some(("NATS_PASSWORD", "p")),
             "NATS_PASSWORD" => Some(("NATS_USER", "u")),
@@ -207,7 +211,7 @@ fn every_file_variable_of_a_built_setting_is_read() {
             .chain(partner)
             .collect();
         let vars = [&[(&*file_variable, file)], &rest[..]].concat();
-        let settings = try_load(&with_nats(), &vars).unwrap();
+        let settings = try_load(&as_in_daemons(), &vars).unwrap();
         let shown = if row.secret { "***" } else { "from the file" };
         let line = format!("{}={shown} (file {file})", row.name);
         assert!(
@@ -233,10 +237,10 @@ fn no_secret_is_ever_printed() {
         for var in names.into_iter().flatten().flat_map(values).chain(by_file) {
             let defaults = tickstorm_edge::settings::DEFAULTS;
             let invalid = [var, user, ("LOG_LEVEL", "loud")];
-            let errors = Settings::from_vars(invalid, &with_nats(), &defaults).unwrap_err();
+            let errors = Settings::from_vars(invalid, &as_in_daemons(), &defaults).unwrap_err();
             let printed = format!("{errors} {errors:?} {errors:#?}");
             assert!(!printed.contains(CANARY), "{var:?}: {printed}");
-            if let Ok(settings) = try_load(&with_nats(), &[var, user, ("STREAM_PASS", "p")]) {
+            if let Ok(settings) = try_load(&as_in_daemons(), &[var, user, ("STREAM_PASS", "p")]) {
                 let token = settings.get(&STREAM_TOKEN);
                 let printed = format!("{settings} {settings:?} {token:?}");
                 assert!(
@@ -326,7 +330,7 @@ proptest! {
             .iter()
             .map(|(i, value)| (names[i % names.len()], value.as_str()));
         let defaults = tickstorm_edge::settings::DEFAULTS;
-        if let Err(errors) = Settings::from_vars(vars, &with_nats(), &defaults) {
+        if let Err(errors) = Settings::from_vars(vars, &as_in_daemons(), &defaults) {
             prop_assert!(errors.iter().count() > 0);
         }
     }

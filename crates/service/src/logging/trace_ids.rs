@@ -80,3 +80,102 @@ fn recorded_span() -> Option<SpanContext> {
         span.filter(|span| span.is_valid() && span.is_sampled())
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use opentelemetry::trace::TracerProvider as _;
+    use opentelemetry_sdk::trace::{Sampler, SdkTracerProvider};
+    use serde_json::Value;
+    use tracing::{dispatcher::with_default, info, info_span};
+
+    use super::*;
+    use crate::{
+        logging::{Level, LineCounters, LogFormat, counted_dispatch},
+        traces,
+    };
+
+    /// Returns the lines that are written inside a span of traces, and outside of it, and whether
+    /// the span is enabled.
+    fn lines(level: Level, format: LogFormat, sampler: Option<Sampler>) -> (Vec<String>, bool) {
+        let written: Arc<Mutex<Vec<u8>>> = Arc::default();
+        let tracer = sampler.map(|sampler| {
+            let provider = SdkTracerProvider::builder().with_sampler(sampler).build();
+            provider.tracer("test")
+        });
+        let writer = Written(Arc::clone(&written));
+        let make_writer = move || writer.clone();
+        let counters = LineCounters::new();
+        let (dispatch, _) = counted_dispatch(level, format, make_writer, counters, tracer);
+        let is_enabled = with_default(&dispatch, || {
+            info!("before");
+            let span = info_span!(target: traces::TARGET, "span", answer = 42);
+            span.in_scope(|| info!(field = "}", "inside"));
+            info!("after");
+            !span.is_disabled()
+        });
+        let written = String::from_utf8(written.lock().unwrap().clone()).unwrap();
+        (written.lines().map(Into::into).collect(), is_enabled)
+    }
+
+    #[derive(Clone)]
+    struct Written(Arc<Mutex<Vec<u8>>>);
+
+    impl std::io::Write for Written {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_json_line_in_a_recorded_span_has_the_ids_of_the_span() {
+        let (lines, _) = lines(Level::Info, LogFormat::Json, Some(Sampler::AlwaysOn));
+        let lines: Vec<Value> = lines
+            .iter()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect();
+        let [before, inside, after] = &lines[..] else {
+            panic!("{lines:?}");
+        };
+        assert_eq!(inside["message"], "inside");
+        assert_eq!(inside["field"], "}");
+        assert_eq!(inside["trace_id"].as_str().unwrap().len(), 32);
+        assert_eq!(inside["span_id"].as_str().unwrap().len(), 16);
+        for outside in [before, after] {
+            assert_eq!(outside.get("trace_id"), None, "{outside}");
+        }
+    }
+
+    #[test]
+    fn a_line_of_text_ends_with_the_ids() {
+        let (lines, _) = lines(Level::Info, LogFormat::Text, Some(Sampler::AlwaysOn));
+        let (_, ids) = lines[1].split_once(" trace_id=").unwrap();
+        let (trace_id, span_id) = ids.split_once(" span_id=").unwrap();
+        assert_eq!((trace_id.len(), span_id.len()), (32, 16), "{lines:?}");
+        assert!(lines[2].ends_with("after"), "{lines:?}");
+    }
+
+    #[test]
+    fn lines_in_a_span_that_is_not_recorded_have_no_ids() {
+        for sampler in [Some(Sampler::AlwaysOff), None] {
+            let (lines, _) = lines(Level::Info, LogFormat::Json, sampler);
+            assert_eq!(lines.len(), 3, "{lines:?}");
+            assert!(!lines[1].contains("trace_id"), "{lines:?}");
+        }
+    }
+
+    #[test]
+    fn spans_are_made_at_any_level_but_only_if_they_are_sent() {
+        for level in [Level::Error, Level::Trace] {
+            let (_, is_enabled) = lines(level, LogFormat::Json, Some(Sampler::AlwaysOn));
+            assert!(is_enabled, "{level:?}");
+            let (_, is_enabled) = lines(level, LogFormat::Json, None);
+            assert!(!is_enabled, "{level:?}");
+        }
+    }
+}
