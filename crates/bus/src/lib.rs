@@ -9,6 +9,7 @@
 mod clock_filter;
 mod echo;
 mod events;
+mod headers;
 mod link_report;
 mod memory;
 pub mod message;
@@ -19,6 +20,7 @@ mod request_limits;
 mod silence;
 mod subject;
 mod subscribers;
+mod trace_parent;
 
 pub use events::Events;
 pub use link_report::LinkReport;
@@ -27,6 +29,7 @@ pub use message::DropReason;
 pub use nats::{Credential, CredentialError, CredentialResult, NatsBus, NatsError, NatsOptions};
 pub use reply_address::{InvalidReplyToken, ReplyKey, ReplyToken};
 pub use subject::Subjects;
+pub use trace_parent::{InvalidTraceParent, TraceParent};
 
 use std::time::Duration;
 
@@ -38,7 +41,20 @@ pub trait Bus: Send + Sync + 'static {
     ///
     /// # Errors
     /// Returns [`Unavailable`] without a connection, or if the connection accepts no more messages.
-    fn announce(&self, announcement: &Announcement) -> Result<(), Unavailable>;
+    fn announce(&self, announcement: &Announcement) -> Result<(), Unavailable> {
+        self.announce_traced(announcement, None)
+    }
+
+    /// Does the same, and tells edges the announcement's place in a trace, if there is one. An edge
+    /// that knows nothing of traces gets the same announcement.
+    ///
+    /// # Errors
+    /// Returns [`Unavailable`] without a connection, or if the connection accepts no more messages.
+    fn announce_traced(
+        &self,
+        announcement: &Announcement,
+        trace: Option<&TraceParent>,
+    ) -> Result<(), Unavailable>;
 
     /// Asks every clock for the time; called by edges. The answers arrive as [`EdgeEvent::Reply`].
     ///
@@ -111,8 +127,8 @@ pub enum ClockEvent {
 /// An event for an edge.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum EdgeEvent {
-    /// A clock announces a tick.
-    Announcement(Announcement),
+    /// A clock announces a tick, and may tell the announcement's place in a trace.
+    Announcement(Announcement, Option<TraceParent>),
     /// A clock answers this edge's time request.
     Reply(Reply),
     /// A connection was made, for the first time or again.

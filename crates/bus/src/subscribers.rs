@@ -8,6 +8,7 @@ use tickstorm_timebase::{Announcement, ClockId, Mode, Mono};
 
 use crate::clock_filter::{ClockFilter, ClockMessage};
 use crate::events::{Events, Outlet};
+use crate::headers::trace_parent;
 use crate::message::{self, DropReason};
 use crate::reply_address::ReplyToken;
 use crate::request_limits::{Origin, RequestLimits};
@@ -23,6 +24,8 @@ const TIMELINES_MAX: usize = 8;
 pub(crate) struct Received<'a> {
     pub(crate) subject: &'a str,
     pub(crate) reply_to: Option<&'a str>,
+    /// The headers; `None` if there are none, or if they are not read.
+    pub(crate) headers: Option<&'a [u8]>,
     /// The payload, or the reason why it was not kept.
     pub(crate) payload: Result<&'a [u8], DropReason>,
     pub(crate) now: Mono,
@@ -124,7 +127,7 @@ impl Subscribers {
             Some(Topic::Tick(mode, id)) => {
                 for edge in &mut self.edges {
                     edge.receive(id, ClockMessage::Announcement, message, |payload| {
-                        read_announcement(mode, id, payload)
+                        read_announcement(mode, id, payload, message.headers)
                     });
                 }
             }
@@ -248,12 +251,18 @@ impl EdgeSubscriber {
     }
 }
 
-fn read_announcement(mode: Mode, id: &str, payload: &[u8]) -> Result<EdgeEvent, DropReason> {
+fn read_announcement(
+    mode: Mode,
+    id: &str,
+    payload: &[u8],
+    headers: Option<&[u8]>,
+) -> Result<EdgeEvent, DropReason> {
     let announcement = message::decode_announcement(mode, payload)?;
     if announcement.clock_id.as_str() != id {
         return Err(DropReason::ForeignId);
     }
-    Ok(EdgeEvent::Announcement(announcement))
+    let trace = headers.and_then(trace_parent);
+    Ok(EdgeEvent::Announcement(announcement, trace))
 }
 
 fn read_answer(id: &str, payload: &[u8]) -> Result<EdgeEvent, DropReason> {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tickstorm_bus::NatsBus;
-use tickstorm_clock::settings::{CLOCK, DEFAULTS};
+use tickstorm_clock::settings::{CLOCK, CLOCK_ID, DEFAULTS};
 use tickstorm_clock::{Config, Replica};
 use tickstorm_service::admin::register_ready;
 use tickstorm_service::daemon::{Daemon, Failure, Process, report_listening};
@@ -15,13 +15,15 @@ use tickstorm_service::file_watch::reread_at_hangups;
 use tickstorm_service::nats::{self, NATS, NatsFiles};
 use tickstorm_service::nats_link;
 use tickstorm_service::settings::COMMON;
+use tickstorm_service::traces::settings::TRACES;
 
 const DAEMON: Daemon = Daemon {
     name: "tickstorm-clock",
     about: "A TickStorm clock. It announces every tick ahead of its time and answers edges' time \
             requests.",
-    sections: &[COMMON, NATS, CLOCK],
+    sections: &[COMMON, TRACES, NATS, CLOCK],
     defaults: &DEFAULTS,
+    id: |settings| settings.get(&CLOCK_ID).to_string(),
 };
 
 /// The open files that a clock needs apart from spare ones: far more than it ever has.
@@ -43,6 +45,8 @@ async fn run(process: Process) -> Result<(), Failure> {
         mut signals,
         hangups,
         tasks,
+        // The spans of clocks are tracing's, which need no tracer.
+        tracer: _,
     } = process;
     let config = Config::from_settings(&settings);
     let nats = nats::options(&settings, format!("{} {}", DAEMON.name, config.id));

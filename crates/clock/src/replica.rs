@@ -5,9 +5,10 @@
 use std::sync::Arc;
 
 use prometheus::Registry;
-use tickstorm_bus::{Bus, ClockEvent, DropReason, Events, ReplyTo};
+use tickstorm_bus::{Bus, ClockEvent, DropReason, Events, ReplyTo, Unavailable};
 use tickstorm_service::admin::Health;
 use tickstorm_service::metrics::RegisterError;
+use tickstorm_service::traces;
 use tickstorm_timebase::{Announcement, Announcer};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
@@ -194,7 +195,7 @@ impl AnnouncerDriver {
         for announcement in due.drain(..) {
             // An announcement that is not sent now is repeated once there is a connection and the
             // clock may send.
-            if connected && !silenced && self.bus.announce(&announcement).is_ok() {
+            if connected && !silenced && self.announce(&announcement).is_ok() {
                 self.metrics.announcements(announcement.mode).inc();
                 last_announced = Some(announcement.epoch);
             }
@@ -202,6 +203,26 @@ impl AnnouncerDriver {
         let mut state = self.health.state();
         state.last_turn = now;
         state.last_announced = last_announced.or(state.last_announced);
+    }
+
+    /// Announces a tick. If traces are sent, this is where the tick's trace begins.
+    fn announce(&self, announcement: &Announcement) -> Result<(), Unavailable> {
+        let (mode, epoch_ms) = (announcement.mode.name(), announcement.epoch.as_ms());
+        let span = tracing::info_span!(
+            target: traces::TARGET,
+            "tick announce",
+            otel.kind = "producer",
+            tickstorm.mode = mode,
+            tickstorm.epoch_ms = epoch_ms,
+            tickstorm.clock_id = %announcement.clock_id,
+        );
+        let _entered = span.enter();
+        let trace = (!span.is_disabled()).then(traces::current).flatten();
+        let announced = self.bus.announce_traced(announcement, trace.as_ref());
+        if announced.is_ok() {
+            tracing::debug!(mode, epoch_ms, "announced");
+        }
+        announced
     }
 
     fn answer(&mut self, nonce: u64, reply_to: &ReplyTo) {

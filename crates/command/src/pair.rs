@@ -15,6 +15,7 @@ use tickstorm_clock::settings::{CLOCK, TICK_LEAD_MS};
 use tickstorm_edge::settings::{AHEAD_MS, TLS};
 use tickstorm_service::nats::NATS;
 use tickstorm_service::settings::COMMON;
+use tickstorm_service::traces::settings::TRACES;
 
 use crate::Failure;
 use crate::credentials::CLIENT;
@@ -24,15 +25,17 @@ mod tests;
 
 /// The settings of a clock, an edge and a client in this process, in the order in which they are
 /// printed. The client does not use TLS.
-const SECTIONS: [Section; 9] = sections(TLS.refused("the client of this program does not use TLS"));
+const SECTIONS: [Section; 10] =
+    sections(TLS.refused("the client of this program does not use TLS"));
 
 /// The same if clients use TLS.
-const SECTIONS_WITH_TLS: [Section; 9] = sections(TLS);
+const SECTIONS_WITH_TLS: [Section; 10] = sections(TLS);
 
-const fn sections(tls: Section) -> [Section; 9] {
+const fn sections(tls: Section) -> [Section; 10] {
     let [edge, login, credentials, limits, _] = tickstorm_edge::settings::SECTIONS;
     [
         COMMON,
+        TRACES.refused("this program sends no traces"),
         NATS.refused("this program does not use NATS"),
         CLOCK.checked(warn_of_late_announcements),
         edge,

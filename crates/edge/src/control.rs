@@ -13,6 +13,7 @@ use tickstorm_service::admin::Health;
 use tickstorm_service::fd_limit::{self, FdLimit};
 use tickstorm_service::file_watch::FileWatch;
 use tickstorm_service::metrics::RegisterError;
+use tickstorm_service::traces::Tracer;
 use tickstorm_timebase::{Authority, Clock, SystemClock, Timekeeper, TimekeeperConfig};
 use tokio::sync::{OnceCell, watch};
 use tokio_util::sync::CancellationToken;
@@ -37,6 +38,7 @@ use crate::start_error::StartError;
 use crate::sys::socket;
 use crate::timekeeper::{AuthorityPublisher, TimeReporter, TimekeeperDriver};
 use crate::tls::TlsWatcher;
+use crate::traces::{self, TraceReporter};
 
 /// A running edge.
 pub struct Edge {
@@ -70,6 +72,19 @@ impl Edge {
         bus: Arc<dyn Bus>,
         registry: &Registry,
     ) -> Result<Self, StartError> {
+        Self::start_traced(config, bus, registry, None).await
+    }
+
+    /// Does the same. With a tracer, ticks and handshakes are traced.
+    ///
+    /// # Errors
+    /// Returns the same errors.
+    pub async fn start_traced(
+        config: Config,
+        bus: Arc<dyn Bus>,
+        registry: &Registry,
+        tracer: Option<Tracer>,
+    ) -> Result<Self, StartError> {
         let limit = raise_limit()?;
         let connections_max = connections_max(&config, limit)?;
         let (metrics, fd_metrics) = register_metrics(registry, limit, connections_max)?;
@@ -77,6 +92,9 @@ impl Edge {
         let files = Box::new(FileWatchers::load(&config, registry)?);
         let (authority_sender, authority) = watch::channel(None);
         let (time_sender, time) = watch::channel(None);
+        let (traces, collector) = tracer
+            .map(|tracer| traces::channel(tracer, authority.clone()))
+            .unzip();
         let commons = Commons {
             settings: Arc::new(config.for_shards(cores(), lingering_max(&config, limit))),
             admission: Admission::new(
@@ -95,6 +113,7 @@ impl Edge {
             refusals: Arc::default(),
             balancers: config.balancers.clone(),
             proxy_faults: Arc::default(),
+            traces: traces.clone(),
         };
         let (shards, listen_addr) = start_shards(&config, &commons, limit, &fd_metrics).await?;
         let accept_queue = AcceptQueue::new(listen_addr);
@@ -136,7 +155,10 @@ impl Edge {
         edge.watch_files(*files, metrics.reloads);
         let publisher = AuthorityPublisher::new(authority_sender);
         let reporter = TimeReporter::new(time_sender, metrics.time, config.ahead);
-        edge.keep_time(config.time, bus, publisher, reporter);
+        edge.keep_time(config.time, bus, publisher, reporter, traces);
+        if let Some(collector) = collector {
+            edge.spawn("traces", collector.run());
+        }
         tracing::info!(edge_id = config.id, shards = config.shards, "edge started");
         Ok(edge)
     }
@@ -234,11 +256,12 @@ impl Edge {
         bus: Arc<dyn Bus>,
         publisher: AuthorityPublisher,
         reporter: TimeReporter,
+        traces: Option<TraceReporter>,
     ) {
         let clocks = config.clocks.clone();
         let timekeeper = Timekeeper::new(config, SystemClock.now());
         let timekeeper = TimekeeperDriver::new(timekeeper, &clocks, bus, publisher, reporter);
-        self.spawn("timekeeper", timekeeper.run());
+        self.spawn("timekeeper", timekeeper.with_traces(traces).run());
     }
 
     /// Starts the tasks that depend on authority time.

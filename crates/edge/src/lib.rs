@@ -39,6 +39,7 @@ mod start_error;
 mod sys;
 mod timekeeper;
 mod tls;
+mod traces;
 
 pub use auth::{
     CookieKeyFileError, CredentialSource, CredentialSources, CredentialsError, TokenLineError,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tickstorm_bus::NatsBus;
-use tickstorm_edge::settings::{self, DEFAULTS, LISTEN_ADDR};
+use tickstorm_edge::settings::{self, DEFAULTS, EDGE_ID, LISTEN_ADDR};
 use tickstorm_edge::{Config, Edge};
 use tickstorm_service::admin::register_ready;
 use tickstorm_service::daemon::{Bound, Daemon, Failure, Process, report_listening};
@@ -16,17 +16,19 @@ use tickstorm_service::file_watch::reread_at_hangups;
 use tickstorm_service::nats::{self, NATS, NatsFiles};
 use tickstorm_service::nats_link;
 use tickstorm_service::settings::COMMON;
+use tickstorm_service::traces::settings::TRACES;
 
 const DAEMON: Daemon = Daemon {
     name: "tickstorm-edge",
     about: "A TickStorm edge: sends every tick to all its clients at the tick's authority time.",
     sections: &SECTIONS,
     defaults: &DEFAULTS,
+    id: |settings| settings.get(&EDGE_ID),
 };
 
-const SECTIONS: [Section; 7] = {
+const SECTIONS: [Section; 8] = {
     let [edge, login, credentials, limits, tls] = settings::SECTIONS;
-    [COMMON, NATS, edge, login, credentials, limits, tls]
+    [COMMON, TRACES, NATS, edge, login, credentials, limits, tls]
 };
 
 /// The time allowed for stopping everything else, once the drain is over and no clients are left.
@@ -44,6 +46,7 @@ async fn run(process: Process) -> Result<(), Failure> {
         mut signals,
         hangups,
         tasks,
+        tracer,
     } = process;
     let config = Config::from_settings(&settings);
     let nats = nats::options(&settings, format!("{} {}", DAEMON.name, config.id));
@@ -52,7 +55,7 @@ async fn run(process: Process) -> Result<(), Failure> {
     let bus = Arc::new(bus);
     nats_link::register(&registry, Arc::clone(&bus) as _)
         .map_err(|error| Failure::new(exit::SOFTWARE, error))?;
-    let edge = Edge::start(config, Arc::clone(&bus) as _, &registry)
+    let edge = Edge::start_traced(config, Arc::clone(&bus) as _, &registry, tracer)
         .await
         .map_err(|error| Failure::new(error.exit_code(), error))?;
     let listen_addr = Bound {

@@ -11,6 +11,7 @@ use std::time::Duration;
 use tickstorm_bus::{Bus, DropReason, EdgeEvent, Events, Unavailable};
 use tickstorm_timebase::{Clock, ClockId, Mono, Refused, SystemClock, Timekeeper};
 
+use crate::traces::TraceReporter;
 pub(crate) use publisher::AuthorityPublisher;
 pub(crate) use reporter::{TimeReporter, ppm};
 
@@ -28,6 +29,8 @@ pub(crate) struct TimekeeperDriver {
     publisher: AuthorityPublisher,
     reporter: TimeReporter,
     clock: SystemClock,
+    /// Where to report announcements; `None` if no traces are sent.
+    traces: Option<TraceReporter>,
 }
 
 impl TimekeeperDriver {
@@ -49,7 +52,13 @@ impl TimekeeperDriver {
             publisher,
             reporter,
             clock: SystemClock,
+            traces: None,
         }
+    }
+
+    /// Reports announcements to `traces`, if that is something.
+    pub(crate) fn with_traces(self, traces: Option<TraceReporter>) -> Self {
+        Self { traces, ..self }
     }
 
     /// Runs until the returned future is dropped. If the bus ends, this continues in holdover.
@@ -106,11 +115,15 @@ impl TimekeeperDriver {
     fn handle(&mut self, event: EdgeEvent) {
         let now = self.read_clock();
         match event {
-            EdgeEvent::Announcement(announcement) => {
+            EdgeEvent::Announcement(announcement, trace) => {
                 let outcome = self.timekeeper.handle_announcement(&announcement, now);
                 if let Err(refused @ (Refused::OffGrid | Refused::TooFarAhead)) = outcome {
                     let clock = &announcement.clock_id;
                     self.reporter.note_invalid(clock, refused.label());
+                }
+                if let (Some(traces), Ok(())) = (&self.traces, outcome) {
+                    let is_followed = self.timekeeper.following() == Some(&announcement.clock_id);
+                    traces.announced(&announcement, trace, is_followed, now);
                 }
                 self.count(outcome);
             }

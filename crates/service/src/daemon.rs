@@ -26,6 +26,7 @@ use crate::{
     metrics, private_memory,
     settings::{ADMIN_ADDR, ADMIN_TLS_CERT_FILE, LOG_FORMAT, LOG_LEVEL},
     signals::{self, Hangups, QUIT_EXIT_CODE, Signals},
+    traces::{Source, TraceCounters, Tracer, Traces},
 };
 
 /// The number of runtime threads, which run everything but shards. There are two, so that a long
@@ -63,6 +64,8 @@ pub struct Daemon {
     pub sections: &'static [Section],
     /// Its own defaults, including the one for ADMIN_ADDR, as pairs of a name and a text.
     pub defaults: &'static [(&'static str, &'static str)],
+    /// Returns the id of the clock or the edge, for collectors of traces.
+    pub id: fn(&Settings) -> String,
 }
 
 /// The process as a daemon's own code receives it: settings are valid, logging has started, signals
@@ -81,6 +84,8 @@ pub struct Process {
     pub hangups: Hangups,
     /// Tasks that run beside the daemon's own code and are stopped after it.
     pub tasks: Lifecycle,
+    /// The tracer, if traces are sent.
+    pub tracer: Option<Tracer>,
 }
 
 /// The reason that a process exits with an error.
@@ -240,7 +245,15 @@ impl Daemon {
         let levels = settings.get(&LOG_LEVEL);
         // The logs are kept to the end, so that the last events, which show why the process ended,
         // are written.
-        let logs = logging::init(levels.clone(), settings.get(&LOG_FORMAT)).map_err(defect)?;
+        let trace_counters = TraceCounters::new();
+        let source = Source {
+            service: self.name,
+            instance: (self.id)(&settings),
+        };
+        let traces = Traces::start(&settings, &source, &trace_counters).map_err(defect)?;
+        let sdk = traces.as_ref().map(Traces::sdk);
+        let logs =
+            logging::init_with(levels.clone(), settings.get(&LOG_FORMAT), sdk).map_err(defect)?;
         end_at_quit(&logs).map_err(defect)?;
         let outcome = runtime.block_on(async {
             tracing::info!(version = VERSION, "starting {}", self.name);
@@ -256,6 +269,7 @@ impl Daemon {
             let debug = logging::debug_on_signal(logs.levels(), levels).map_err(defect)?;
             let registry = metrics::registry().map_err(defect)?;
             let count = logs.count_dropped(&registry).map_err(defect)?;
+            trace_counters.register(&registry).map_err(defect)?;
             tasks.spawn(async move {
                 let log_tasks = async { tokio::join!(debug, count) };
                 stop.run_until_cancelled(log_tasks).await;
@@ -270,11 +284,15 @@ impl Daemon {
                 signals,
                 hangups,
                 tasks,
+                tracer: traces.as_ref().map(Traces::tracer),
             };
             body(process).await
         });
         // Tasks that hang must not delay the exit.
         runtime.shutdown_background();
+        if let Some(traces) = traces {
+            traces.end();
+        }
         Ok(match outcome {
             Ok(()) => {
                 tracing::info!("stopped");

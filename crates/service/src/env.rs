@@ -20,6 +20,7 @@ pub use file::{
 };
 pub use host::{host_id, host_label};
 pub use section::{Findings, Section};
+pub(crate) use setting::on_one_line;
 pub use setting::{Row, Setting};
 pub use settings::{Origin, Settings};
 pub use value::{Span, Text, Value, one_of};

@@ -28,6 +28,7 @@ pub mod settings;
 pub mod signals;
 pub mod tls_expiry;
 pub mod tls_file;
+pub mod traces;
 
 /// The version of TickStorm.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");

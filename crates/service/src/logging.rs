@@ -6,6 +6,7 @@ mod levels;
 mod lines;
 mod loss;
 mod queue;
+mod trace_ids;
 
 use std::{
     future::poll_fn,
@@ -14,24 +15,29 @@ use std::{
     time::Duration,
 };
 
+use opentelemetry_sdk::trace::SdkTracer;
 use prometheus::Registry as Metrics;
 use tokio::{
     signal::unix::{SignalKind, signal},
     time::timeout,
 };
-use tracing::{Dispatch, subscriber::SetGlobalDefaultError};
+use tracing::{Dispatch, Subscriber, subscriber::SetGlobalDefaultError};
+use tracing_opentelemetry::OpenTelemetryLayer;
 use tracing_subscriber::{
     Registry,
     filter::{LevelFilter, Targets},
     fmt,
     fmt::MakeWriter,
     layer::SubscriberExt,
+    registry::LookupSpan,
     reload,
 };
 
 pub use self::levels::Levels;
+use self::levels::TraceSpans;
 use self::lines::LineCounters;
 use self::queue::Queue;
+use self::trace_ids::WithTraceIds;
 use crate::metrics::{self, RegisterError};
 
 /// The time for which SIGUSR1 turns on debug events: long enough to see what a connection does, too
@@ -88,13 +94,16 @@ impl From<Level> for LevelFilter {
 
 /// A handle that changes the levels while the process runs.
 #[derive(Clone, Debug)]
-pub struct LevelHandle(reload::Handle<Targets, Registry>);
+pub struct LevelHandle {
+    filter: reload::Handle<Targets, Registry>,
+    traces: TraceSpans,
+}
 
 impl LevelHandle {
     /// Sets the levels.
     pub fn set(&self, levels: &Levels) {
         // This fails only if the subscriber is gone, and then there is nothing left to log to.
-        let _ = self.0.reload(levels.filter());
+        let _ = self.filter.reload(levels.filter(self.traces));
     }
 }
 
@@ -180,9 +189,19 @@ impl Logs {
 /// # Errors
 /// Returns an error if logs have already been started.
 pub fn init(levels: impl Into<Levels>, format: LogFormat) -> Result<Logs, SetGlobalDefaultError> {
+    init_with(levels, format, None)
+}
+
+/// Does the same. With a tracer, spans of [`traces::TARGET`](crate::traces::TARGET) are recorded,
+/// and lines that are written in a span have its ids.
+pub(crate) fn init_with(
+    levels: impl Into<Levels>,
+    format: LogFormat,
+    tracer: Option<SdkTracer>,
+) -> Result<Logs, SetGlobalDefaultError> {
     let (writer, queue) = queue::start(io::stderr());
     let lines = LineCounters::new();
-    let (dispatch, levels) = counted_dispatch(levels, format, writer, lines.clone());
+    let (dispatch, levels) = counted_dispatch(levels, format, writer, lines.clone(), tracer);
     tracing::dispatcher::set_global_default(dispatch)?;
     queue.end_on_panic();
     Ok(Logs {
@@ -201,29 +220,68 @@ pub fn dispatch<W>(
 where
     W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
 {
-    counted_dispatch(levels, format, writer, LineCounters::new())
+    counted_dispatch(levels, format, writer, LineCounters::new(), None)
 }
 
-/// Does the same, and counts the lines.
+/// Does the same, and counts the lines. With a tracer, spans are recorded as well.
 fn counted_dispatch<W>(
     levels: impl Into<Levels>,
     format: LogFormat,
     writer: W,
     lines: LineCounters,
+    tracer: Option<SdkTracer>,
 ) -> (Dispatch, LevelHandle)
 where
     W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
 {
-    let (filter, handle) = reload::Layer::new(levels.into().filter());
-    let registry = Registry::default().with(filter).with(lines);
-    let layer = fmt::layer().with_writer(writer);
-    let dispatch = match format {
-        LogFormat::Json => {
-            Dispatch::new(registry.with(layer.json().flatten_event(true).with_current_span(false)))
-        }
-        LogFormat::Text => Dispatch::new(registry.with(layer.with_ansi(false))),
+    let traces = if tracer.is_some() {
+        TraceSpans::On
+    } else {
+        TraceSpans::Off
     };
-    (dispatch, LevelHandle(handle))
+    let (filter, handle) = reload::Layer::new(levels.into().filter(traces));
+    let registry = Registry::default().with(filter).with(lines);
+    // The layers are written out for each case, because their types depend on those below.
+    let dispatch = match (format, tracer) {
+        (LogFormat::Json, None) => {
+            let layer = fmt::layer().with_writer(writer).json();
+            Dispatch::new(registry.with(layer.flatten_event(true).with_current_span(false)))
+        }
+        (LogFormat::Text, None) => {
+            let layer = fmt::layer().with_writer(writer);
+            Dispatch::new(registry.with(layer.with_ansi(false)))
+        }
+        (LogFormat::Json, Some(tracer)) => {
+            let layer = fmt::layer().with_writer(writer).json();
+            let layer = layer.flatten_event(true).with_current_span(false);
+            let layer = layer.map_event_format(WithTraceIds::json);
+            Dispatch::new(registry.with(recorder(tracer)).with(layer))
+        }
+        (LogFormat::Text, Some(tracer)) => {
+            let layer = fmt::layer().with_writer(writer).with_ansi(false);
+            let layer = layer.map_event_format(WithTraceIds::text);
+            Dispatch::new(registry.with(recorder(tracer)).with(layer))
+        }
+    };
+    let handle = LevelHandle {
+        filter: handle,
+        traces,
+    };
+    (dispatch, handle)
+}
+
+/// Returns the layer that records spans. They have the attributes that the code gives them, and
+/// nothing about the code itself.
+fn recorder<S>(tracer: SdkTracer) -> OpenTelemetryLayer<S, SdkTracer>
+where
+    S: Subscriber + for<'span> LookupSpan<'span>,
+{
+    tracing_opentelemetry::layer()
+        .with_tracer(tracer)
+        .with_location(false)
+        .with_threads(false)
+        .with_target(false)
+        .with_tracked_inactivity(false)
 }
 
 #[cfg(test)]

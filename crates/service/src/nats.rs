@@ -18,6 +18,7 @@ use crate::exit;
 use crate::file_watch::{FileSet, FileWatch, FilesInUse, ReloadCounters, WatchedFile};
 use crate::tls_expiry::{ExpiringFile, ExpiryLog, FileContent, FileSummary, register_expiry};
 use crate::tls_file::{TlsFile, TlsFileError};
+use crate::traces;
 
 /// Subjects are made of tokens separated by dots; `*` and `>` are wildcards.
 const SUBJECT: Text = Text::new(
@@ -200,6 +201,7 @@ pub fn options(settings: &Settings, name: String) -> NatsOptions {
         key_file: settings.get(&NATS_KEY_FILE),
         subject_prefix: settings.get(&NATS_SUBJECT_PREFIX),
         name,
+        headers: traces::settings::are_sent(settings),
     }
 }
 

@@ -3,13 +3,9 @@
 use std::{net::SocketAddr, path::PathBuf};
 
 use crate::{
-    env::{Findings, Setting, Settings, Text},
+    env::{Findings, Setting, Settings},
     logging::{Levels, LogFormat},
 };
-
-const URL: Text = Text::new("a URL such as http://127.0.0.1:4317", |text| {
-    text.contains("://")
-});
 
 const NO_ADMIN_TLS: &str = "On loopback, the admin port needs no TLS";
 
@@ -47,9 +43,6 @@ crate::settings! {
     );
     /// The format of the logs on standard error: one JSON object or one line of text per event.
     LOG_FORMAT: LogFormat = Setting::new((), "json", "Logs of daemons are mostly read by machines");
-    /// The OTLP endpoint to send traces to. If it is empty, no traces are sent.
-    OTEL_EXPORTER_OTLP_ENDPOINT: Option<String> =
-        Setting::unset(URL, "Traces need a collector").url().not_built();
 }
 
 /// An incomplete certificate of the admin port.

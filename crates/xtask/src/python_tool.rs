@@ -7,6 +7,7 @@
 use std::{
     env::consts::ARCH,
     fs,
+    os::unix::fs::symlink,
     path::{Path, PathBuf},
 };
 
@@ -37,6 +38,9 @@ pub(crate) struct PythonTool {
     /// pip's requirements file, relative to the workspace's root: the versions to install, with the
     /// hashes of the files that may be downloaded.
     requirements: &'static str,
+    /// The file of the packages that the program is, relative to the directory of packages; `None`
+    /// if pip puts it among the environment's programs.
+    packaged: Option<&'static str>,
     /// The versions that may be used if they are already installed on this machine.
     host_version: HostVersion,
 }
@@ -56,6 +60,7 @@ pub(crate) const KUBERNETES_VALIDATE: PythonTool = PythonTool {
     program: "kubernetes-validate",
     environment: SHARED,
     requirements: "crates/xtask/python/kubernetes-validate.txt",
+    packaged: None,
     host_version: HostVersion::Ignored,
 };
 
@@ -64,6 +69,7 @@ pub(crate) const KUBECTL: PythonTool = PythonTool {
     program: "kubectl",
     environment: SHARED,
     requirements: "crates/xtask/python/kubectl.txt",
+    packaged: None,
     host_version: HostVersion::AtLeast(&["version", "--client"], (1, 32)),
 };
 
@@ -72,7 +78,17 @@ pub(crate) const NATS_SERVER: PythonTool = PythonTool {
     program: "nats-server",
     environment: SHARED,
     requirements: "crates/xtask/python/nats-server.txt",
+    packaged: None,
     host_version: HostVersion::Exactly(&["--version"], (2, 15)),
+};
+
+/// The collector that tests send traces to. The index has it for Python 3.10 to 3.13.
+pub(crate) const ROTEL: PythonTool = PythonTool {
+    program: "rotel-agent",
+    environment: SHARED,
+    requirements: "crates/xtask/python/rotel.txt",
+    packaged: Some("rotel/rotel-agent"),
+    host_version: HostVersion::Ignored,
 };
 
 /// The spelling checker of `cargo xtask test prose`.
@@ -80,6 +96,7 @@ pub(crate) const CODESPELL: PythonTool = PythonTool {
     program: "codespell",
     environment: SHARED,
     requirements: "crates/xtask/python/codespell.txt",
+    packaged: None,
     host_version: HostVersion::Ignored,
 };
 
@@ -89,6 +106,7 @@ pub(crate) const CHECKOV: PythonTool = PythonTool {
     program: "checkov",
     environment: "target/checkov",
     requirements: "crates/xtask/python/checkov.txt",
+    packaged: None,
     host_version: HostVersion::Ignored,
 };
 
@@ -97,6 +115,7 @@ pub(crate) const PROMETHEUS_OPERATOR: PythonTool = PythonTool {
     program: "python3",
     environment: "target/prometheus-operator",
     requirements: "crates/xtask/python/prometheus-operator.txt",
+    packaged: None,
     host_version: HostVersion::Ignored,
 };
 
@@ -224,12 +243,29 @@ impl PythonTool {
             .args(&["--requirement", requirements])
             .run()
             .with_context(|| format!("could not install {name} from Python's package index"))?;
+        self.link()?;
         ensure!(
             self.path().exists(),
             "the packages in {requirements} contain no {name} for this machine"
         );
         fs::copy(in_workspace(requirements), self.receipt())?;
         Ok(())
+    }
+
+    /// Puts a program that is a file of a package among the environment's programs.
+    fn link(&self) -> Result<()> {
+        let Some(packaged) = self.packaged else {
+            return Ok(());
+        };
+        let where_packages_are = "import sysconfig; print(sysconfig.get_path('purelib'))";
+        let packages = environment_python(self.environment, &["-c", where_packages_are]).probe();
+        let packages = packages.context("Python does not say where its packages are")?;
+        let file = Path::new(packages.trim()).join(packaged);
+        let path = self.path();
+        if path.is_symlink() {
+            fs::remove_file(&path)?;
+        }
+        symlink(&file, &path).with_context(|| format!("could not link {}", path.display()))
     }
 }
 
@@ -363,6 +399,7 @@ mod tests {
             &KUBERNETES_VALIDATE,
             &KUBECTL,
             &NATS_SERVER,
+            &ROTEL,
             &CODESPELL,
             &CHECKOV,
             &PROMETHEUS_OPERATOR,

@@ -17,6 +17,7 @@ use crate::{
     prose,
     python_tool::{
         self, CODESPELL, GRAFANA, KUBECTL, KUBERNETES_VALIDATE, PROMETHEUS_OPERATOR, PythonTool,
+        ROTEL,
     },
     sbom,
     stopwatch::Stopwatch,
@@ -94,9 +95,9 @@ impl Check {
                 preflight.need_for(Skippable::PerShardTables, missing_tables());
                 preflight.need_for(Skippable::Promtool, missing_promtool());
                 preflight.need_for(Skippable::StatusPage, missing_browser());
-                look_for_tests(MANIFEST_TOOLS, preflight);
+                look_for_tests(TEST_TOOLS, preflight);
             }
-            Self::Nats => look_for_tests(&[], preflight),
+            Self::Nats => look_for_tests(&[&ROTEL], preflight),
         }
     }
 
@@ -155,8 +156,8 @@ impl Check {
             Self::Monitoring => monitoring::check(),
             Self::Doctests => cargo("test --doc --workspace --locked").run(),
             Self::Weight => weight::run(false),
-            Self::Tests => run_tests(MANIFEST_TOOLS, &selection(skipped)),
-            Self::Nats => run_tests(&[], &["--profile", "nats"]),
+            Self::Tests => run_tests(TEST_TOOLS, &selection(skipped)),
+            Self::Nats => run_tests(&[&ROTEL], &["--profile", "nats"]),
             Self::Abuse => abuse::check(),
         }
     }
@@ -168,8 +169,8 @@ const OPENSSL_MAJOR_MIN: u32 = 3;
 /// All tests but those that need a browser.
 const WITHOUT_STATUS_PAGE: &str = "!(package(tickstorm-tests)&test(/^status_page::/))";
 
-/// The programs that the tests of the manifests call.
-const MANIFEST_TOOLS: &[&PythonTool] = &[&KUBECTL, &KUBERNETES_VALIDATE];
+/// The programs that tests call: those of the manifests, and those of traces.
+const TEST_TOOLS: &[&PythonTool] = &[&KUBECTL, &KUBERNETES_VALIDATE, &ROTEL];
 
 fn look_for_tests(programs: &[&'static PythonTool], preflight: &mut Preflight) {
     match TestNats::choose() {

@@ -36,4 +36,5 @@ mod tables;
 mod temporary_files;
 mod tickstorm;
 mod tls;
+mod traces;
 mod trail;

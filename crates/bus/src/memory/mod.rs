@@ -16,10 +16,12 @@ use tickstorm_timebase::{Announcement, ClockId, Mono, Reply};
 use tokio::time::{Instant, sleep_until};
 
 use crate::events::Events;
+use crate::headers;
 use crate::message;
 use crate::reply_address::ReplyAddress;
 use crate::subject::{Subjects, Topic};
 use crate::subscribers::{Received, Subscribers};
+use crate::trace_parent::TraceParent;
 use crate::{Bus, ClockEvent, EdgeEvent, LinkReport, ReplyKey, ReplyTo, Unavailable};
 
 /// The bus that all connections share. Clones are the same bus.
@@ -94,6 +96,7 @@ impl MemoryBus {
         let message = Envelope {
             subject: subject.to_owned(),
             reply_to: reply_to.map(str::to_owned),
+            headers: None,
             payload: payload.into(),
         };
         let mut hub = self.lock();
@@ -169,11 +172,13 @@ impl MemoryLink {
         &self,
         subject: String,
         reply_to: Option<String>,
+        headers: Option<String>,
         payload: Vec<u8>,
     ) -> Result<(), Unavailable> {
         let message = Envelope {
             subject,
             reply_to,
+            headers,
             payload: payload.into(),
         };
         self.bus.publish(self.index, &message)
@@ -181,14 +186,20 @@ impl MemoryLink {
 }
 
 impl Bus for MemoryLink {
-    fn announce(&self, announcement: &Announcement) -> Result<(), Unavailable> {
+    fn announce_traced(
+        &self,
+        announcement: &Announcement,
+        trace: Option<&TraceParent>,
+    ) -> Result<(), Unavailable> {
         let subject = self
             .subjects
             .tick(announcement.mode, &announcement.clock_id);
         self.bus.lock().ports[self.index]
             .subscribers
             .note_sent(announcement);
-        self.publish(subject, None, message::encode_announcement(announcement))
+        let headers = trace.map(headers::encode);
+        let payload = message::encode_announcement(announcement);
+        self.publish(subject, None, headers, payload)
     }
 
     fn ask(&self, nonce: u64) -> Result<(), Unavailable> {
@@ -196,6 +207,7 @@ impl Bus for MemoryLink {
         self.publish(
             self.subjects.time().to_owned(),
             Some(self.subjects.reply(reply.token)),
+            None,
             message::encode_request(nonce, &reply.key),
         )
     }
@@ -206,7 +218,7 @@ impl Bus for MemoryLink {
 
     fn answer(&self, to: &ReplyTo, reply: &Reply) -> Result<(), Unavailable> {
         let subject = self.subjects.answer(to.0, &reply.clock_id);
-        self.publish(subject, None, message::encode_reply(reply))
+        self.publish(subject, None, None, message::encode_reply(reply))
     }
 
     fn known_reply_subjects(&self) -> usize {
@@ -247,6 +259,7 @@ impl Bus for MemoryLink {
 struct Envelope {
     subject: String,
     reply_to: Option<String>,
+    headers: Option<String>,
     payload: Bytes,
 }
 
@@ -410,6 +423,7 @@ impl HubPort {
         let received = Received {
             subject: &message.subject,
             reply_to: message.reply_to.as_deref(),
+            headers: message.headers.as_deref().map(str::as_bytes),
             payload: Ok(&message.payload[..]),
             now,
             is_stale: false,

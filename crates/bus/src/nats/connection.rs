@@ -52,6 +52,7 @@ pub(super) struct NatsConnection {
     subscriptions: Vec<Subscription>,
     last_sid: u64,
     sender: mpsc::Sender<Bytes>,
+    has_headers: bool,
     outgoing: mpsc::Receiver<Bytes>,
     unanswered_pings: u32,
     /// The numbers of pings sent and answered. The server answers in order, and whatever it had to
@@ -141,7 +142,10 @@ impl NatsConnection {
         log: Dispatch,
     ) -> Self {
         let Transport {
-            stream, decoder, ..
+            stream,
+            decoder,
+            has_headers,
+            ..
         } = transport;
         let (reader, writer) = split(stream);
         let (sender, outgoing) = mpsc::channel(OUTGOING_MAX);
@@ -152,6 +156,7 @@ impl NatsConnection {
             subscriptions: Vec::new(),
             last_sid: 0,
             sender,
+            has_headers,
             outgoing,
             unanswered_pings: 0,
             pings: 0,
@@ -395,6 +400,7 @@ impl NatsConnection {
         endpoints.report.refused = self.refused();
         endpoints.link = Some(NatsLink {
             sender: self.sender.clone(),
+            has_headers: self.has_headers,
             reply: endpoints.reply,
         });
         if has_clocks {

@@ -14,6 +14,8 @@ use zeroize::Zeroizing;
 pub(super) struct ServerInfo {
     /// Whether it accepts only TLS.
     pub(super) tls_required: bool,
+    /// Whether it passes headers on.
+    pub(super) headers: bool,
     /// The text to sign, for logins with a key.
     nonce: String,
 }
@@ -121,6 +123,7 @@ pub(super) fn connect_op(
     login: &Login,
     info: &ServerInfo,
     has_tls: bool,
+    has_headers: bool,
 ) -> Result<Zeroizing<Vec<u8>>, InvalidCredentials> {
     let signature = match &login.credentials {
         Some(credentials) => Some(credentials.sign(&info.nonce)?),
@@ -139,7 +142,7 @@ pub(super) fn connect_op(
         version: env!("CARGO_PKG_VERSION"),
         protocol: 1,
         echo: true,
-        headers: false,
+        headers: has_headers,
         no_responders: false,
         user,
         pass,
@@ -171,7 +174,7 @@ mod tests {
             user: Some(("u\"\r\n".into(), "p\\".into())),
             ..Login::default()
         };
-        let op = connect_op("name", &login, &ServerInfo::default(), true).unwrap();
+        let op = connect_op("name", &login, &ServerInfo::default(), true, false).unwrap();
         let json = op.strip_prefix(b"CONNECT ").unwrap();
         let json = json.strip_suffix(b"\r\n").unwrap();
         let value: serde_json::Value = serde_json::from_slice(json).unwrap();

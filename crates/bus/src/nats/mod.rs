@@ -28,11 +28,13 @@ use tokio::sync::{Notify, mpsc, watch};
 use self::keeper::{BuildRuntime, ConnectionKeeper};
 use self::wire::{Delivery, encode};
 use crate::echo::EchoLag;
+use crate::headers;
 use crate::message;
 use crate::reply_address::ReplyAddress;
 use crate::silence::{SILENCE_MIN, Silence};
 use crate::subject::Subjects;
 use crate::subscribers::{Received, Subscribers};
+use crate::trace_parent::TraceParent;
 use crate::{Bus, ClockEvent, EdgeEvent, Events, LinkReport, ReplyTo, Unavailable};
 
 /// One process's connection to NATS, which is made again whenever it is lost.
@@ -116,12 +118,21 @@ impl Drop for NatsBus {
 }
 
 impl Bus for NatsBus {
-    fn announce(&self, announcement: &Announcement) -> Result<(), Unavailable> {
+    fn announce_traced(
+        &self,
+        announcement: &Announcement,
+        trace: Option<&TraceParent>,
+    ) -> Result<(), Unavailable> {
         let Announcement { mode, clock_id, .. } = announcement;
         let subject = self.switchboard.subjects.tick(*mode, clock_id);
         let payload = Bytes::from(message::encode_announcement(announcement));
-        let message = encode::publish(&subject, None, &payload);
         self.switchboard.send(|endpoints, link| {
+            let message = match trace.filter(|_| link.has_headers) {
+                Some(trace) => {
+                    encode::publish_with_headers(&subject, &headers::encode(trace), &payload)
+                }
+                None => encode::publish(&subject, None, &payload),
+            };
             link.send(message.freeze())?;
             endpoints.echo.handle_sent(payload, SystemClock.now());
             endpoints.silences.of_clock.handle_sent();
@@ -227,6 +238,8 @@ enum Missing {
 #[derive(Clone, Debug)]
 struct NatsLink {
     sender: mpsc::Sender<Bytes>,
+    /// Whether messages may have headers.
+    has_headers: bool,
     /// The address that the connection is subscribed to.
     reply: ReplyAddress,
 }
@@ -292,6 +305,7 @@ impl Switchboard {
         let received = Received {
             subject: text(&delivery.subject),
             reply_to: delivery.reply_to.as_deref().map(text),
+            headers: (!delivery.headers.is_empty()).then_some(&delivery.headers[..]),
             payload: delivery.payload.as_deref().map_err(|reason| *reason),
             now,
             is_stale: endpoints.echo.is_stale(now),

@@ -48,6 +48,9 @@ pub struct NatsOptions {
     pub subject_prefix: String,
     /// The name of this connection in servers' reports.
     pub name: String,
+    /// Whether to send and to read the headers of messages. Without them, the server removes those
+    /// of other clients.
+    pub headers: bool,
 }
 
 impl fmt::Debug for NatsOptions {
@@ -215,6 +218,8 @@ pub(super) struct ServerOptions {
     pub(super) tls_name: ServerName<'static>,
     /// Whether this side demands TLS.
     pub(super) requires_tls: bool,
+    /// Whether to send and to read headers, if the server passes them on.
+    pub(super) headers: bool,
 }
 
 impl fmt::Display for NatsServer {
@@ -286,6 +291,7 @@ impl NatsOptions {
             key_file: self.key_file.clone(),
             subject_prefix: self.subject_prefix.clone(),
             name: self.name.clone(),
+            headers: self.headers,
         }
     }
 
@@ -305,6 +311,7 @@ impl NatsOptions {
         let tls_name = ServerName::try_from(server.host.clone());
         Ok(ServerOptions {
             name: self.name.clone(),
+            headers: self.headers,
             login: self.login(server)?,
             tls: Arc::new(self.tls_config()?),
             tls_name: tls_name.map_err(|_| NatsError::Host(server.host.clone()))?,

@@ -45,6 +45,8 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 pub(super) struct Transport {
     pub(super) stream: Box<dyn Stream>,
     pub(super) decoder: Decoder,
+    /// Whether messages may have headers.
+    pub(super) has_headers: bool,
     /// The server's address.
     pub(super) addr: SocketAddr,
 }
@@ -179,7 +181,8 @@ async fn connect_to(addr: SocketAddr, options: &ServerOptions) -> Result<Transpo
     } else {
         Box::new(stream)
     };
-    let connect = connect_op(&options.name, &options.login, &info, has_tls)?;
+    let has_headers = options.headers && info.headers;
+    let connect = connect_op(&options.name, &options.login, &info, has_tls, has_headers)?;
     stream.write_all(&connect).await?;
     drop(connect);
     stream.write_all(encode::PING).await?;
@@ -190,6 +193,7 @@ async fn connect_to(addr: SocketAddr, options: &ServerOptions) -> Result<Transpo
                 return Ok(Transport {
                     stream,
                     decoder,
+                    has_headers,
                     addr,
                 });
             }

@@ -7,6 +7,7 @@
 
 use bytes::{Buf, BufMut, BytesMut};
 
+use crate::headers::HEADER_BYTES_MAX;
 use crate::message::{DropReason, MESSAGE_BYTES_MAX};
 
 /// The maximum length of a line from the server, in bytes. INFO is the longest, with the addresses
@@ -39,6 +40,8 @@ pub(super) struct Delivery {
     pub(super) sid: u64,
     pub(super) subject: Vec<u8>,
     pub(super) reply_to: Option<Vec<u8>>,
+    /// The headers; empty if there are none.
+    pub(super) headers: BytesMut,
     /// The payload, or the reason why it was skipped.
     pub(super) payload: Result<BytesMut, DropReason>,
 }
@@ -54,6 +57,19 @@ pub(super) enum WireError {
     UnendedPayload,
 }
 
+/// The lengths of the parts of a message that follow its line, in bytes.
+#[derive(Clone, Copy, Debug)]
+struct Lengths {
+    headers: usize,
+    payload: usize,
+}
+
+impl Lengths {
+    const fn total(self) -> usize {
+        self.headers.saturating_add(self.payload)
+    }
+}
+
 /// Decodes the bytes that a server sends.
 #[derive(Debug, Default)]
 pub(super) struct Decoder {
@@ -65,7 +81,7 @@ pub(super) struct Decoder {
     /// The number of bytes of a payload, and of its end, that remain to be skipped.
     skip: usize,
     /// The message whose payload is not complete.
-    head: Option<(Delivery, usize)>,
+    head: Option<(Delivery, Lengths)>,
 }
 
 impl Decoder {
@@ -90,17 +106,17 @@ impl Decoder {
             let Some(line) = self.line()? else {
                 return Ok(None);
             };
-            let Some((delivery, len)) = message_head(&line) else {
+            let Some((delivery, lengths)) = message_head(&line) else {
                 return control(&line).map(Some);
             };
-            if len > MESSAGE_BYTES_MAX {
-                self.skip = len.saturating_add(END.len());
+            if lengths.payload > MESSAGE_BYTES_MAX || lengths.headers > HEADER_BYTES_MAX {
+                self.skip = lengths.total().saturating_add(END.len());
                 return Ok(Some(ServerOp::Message(Delivery {
                     payload: Err(DropReason::Oversized),
                     ..delivery
                 })));
             }
-            self.head = Some((delivery, len));
+            self.head = Some((delivery, lengths));
         }
         self.payload()
     }
@@ -123,43 +139,60 @@ impl Decoder {
         Ok(Some(line))
     }
 
-    /// Takes the payload of the pending message off the buffer, if it is complete.
+    /// Takes the headers and the payload of the pending message off the buffer, if they are
+    /// complete.
     fn payload(&mut self) -> Result<Option<ServerOp>, WireError> {
-        let complete = |(_, len): &mut (Delivery, usize)| self.buffer.len() >= *len + END.len();
-        let Some((delivery, len)) = self.head.take_if(complete) else {
+        let received = self.buffer.len();
+        let is_complete = |lengths: Lengths| received >= lengths.total() + END.len();
+        let Some((delivery, lengths)) = self.head.take_if(|(_, lengths)| is_complete(*lengths))
+        else {
             return Ok(None);
         };
-        let payload = self.buffer.split_to(len);
+        let headers = self.buffer.split_to(lengths.headers);
+        let payload = self.buffer.split_to(lengths.payload);
         if !self.buffer.starts_with(END) {
             return Err(WireError::UnendedPayload);
         }
         self.buffer.advance(END.len());
         Ok(Some(ServerOp::Message(Delivery {
+            headers,
             payload: Ok(payload),
             ..delivery
         })))
     }
 }
 
-/// Reads the line before a payload, and returns the payload's length with the message:
-/// `MSG subject sid [reply] length`. There are no headers, since the client asks for none.
-fn message_head(line: &[u8]) -> Option<(Delivery, usize)> {
-    let mut words = line.strip_prefix(b"MSG ")?.split(|&byte| byte == b' ');
-    let (subject, sid, third, fourth) = (words.next()?, words.next()?, words.next()?, words.next());
-    if words.next().is_some() {
-        return None;
-    }
-    let (reply_to, len) = match fourth {
-        Some(len) => (Some(third), len),
-        None => (None, third),
+/// Reads the line before a message, and returns the lengths of the message's parts with it:
+/// `MSG subject sid [reply] length`, or `HMSG subject sid [reply] header-length total-length`.
+fn message_head(line: &[u8]) -> Option<(Delivery, Lengths)> {
+    let (words, has_headers) = match line.strip_prefix(b"HMSG ") {
+        Some(words) => (words, true),
+        None => (line.strip_prefix(b"MSG ")?, false),
+    };
+    let mut words = words.split(|&byte| byte == b' ');
+    let (subject, sid) = (words.next()?, words.next()?);
+    let rest = [words.next(), words.next(), words.next(), words.next()];
+    let (reply_to, headers, total) = match (has_headers, rest) {
+        (false, [Some(total), None, ..]) => (None, None, total),
+        (false, [reply_to, Some(total), None, _]) => (reply_to, None, total),
+        (true, [headers, Some(total), None, _]) => (None, headers, total),
+        (true, [reply_to, headers, Some(total), None]) => (reply_to, headers, total),
+        (_, _) => return None,
+    };
+    let length = |word: &[u8]| usize::try_from(number(word)?).ok();
+    let (headers, total) = (headers.map_or(Some(0), length)?, length(total)?);
+    let lengths = Lengths {
+        headers,
+        payload: total.checked_sub(headers)?,
     };
     let delivery = Delivery {
         sid: number(sid)?,
         subject: subject.to_vec(),
         reply_to: reply_to.map(<[u8]>::to_vec),
+        headers: BytesMut::new(),
         payload: Ok(BytesMut::new()),
     };
-    Some((delivery, usize::try_from(number(len)?).ok()?))
+    Some((delivery, lengths))
 }
 
 fn number(digits: &[u8]) -> Option<u64> {
@@ -206,6 +239,17 @@ pub(super) mod encode {
         format!("UNSUB {sid}\r\n")
     }
 
+    /// Encodes a message with headers.
+    pub(in super::super) fn publish_with_headers(
+        subject: &str,
+        headers: &str,
+        payload: &[u8],
+    ) -> BytesMut {
+        let total = headers.len() + payload.len();
+        let head = format!("HPUB {subject} {} {total}\r\n", headers.len());
+        message(&head, &[headers.as_bytes(), payload])
+    }
+
     pub(in super::super) fn publish(
         subject: &str,
         reply_to: Option<&str>,
@@ -215,9 +259,16 @@ pub(super) mod encode {
             Some(reply_to) => format!("PUB {subject} {reply_to} {}\r\n", payload.len()),
             None => format!("PUB {subject} {}\r\n", payload.len()),
         };
-        let mut bytes = BytesMut::with_capacity(head.len() + payload.len() + END.len());
+        message(&head, &[payload])
+    }
+
+    fn message(head: &str, parts: &[&[u8]]) -> BytesMut {
+        let len: usize = parts.iter().map(|part| part.len()).sum();
+        let mut bytes = BytesMut::with_capacity(head.len() + len + END.len());
         bytes.put_slice(head.as_bytes());
-        bytes.put_slice(payload);
+        for part in parts {
+            bytes.put_slice(part);
+        }
         bytes.put_slice(END);
         bytes
     }
@@ -251,6 +302,7 @@ mod tests {
             sid: 7,
             subject: subject.to_vec(),
             reply_to: reply_to.map(<[u8]>::to_vec),
+            headers: BytesMut::new(),
             payload: Ok(payload.into()),
         })
     }
@@ -272,6 +324,56 @@ mod tests {
         assert_eq!(decode(bytes, &[]).unwrap(), expected);
         let every: Vec<_> = (0..bytes.len()).collect();
         assert_eq!(decode(bytes, &every).unwrap(), expected);
+    }
+
+    fn with_headers(reply_to: Option<&[u8]>, headers: &[u8], payload: &[u8]) -> ServerOp {
+        match message(b"a.b", reply_to, payload) {
+            ServerOp::Message(delivery) => ServerOp::Message(Delivery {
+                headers: headers.into(),
+                ..delivery
+            }),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn messages_with_headers_are_decoded_whatever_the_headers_hold() {
+        let bytes = b"HMSG a.b 7 12 14\r\nNATS/1.0\r\n\r\nhi\r\n\
+                      HMSG a.b 7 c.d 3 3\r\n\xFF\r\n\r\n\
+                      HMSG a.b 7 0 2\r\nhi\r\nMSG a.b 7 2\r\nhi\r\n";
+        let expected = [
+            with_headers(None, b"NATS/1.0\r\n\r\n", b"hi"),
+            with_headers(Some(b"c.d"), b"\xFF\r\n", b""),
+            with_headers(None, b"", b"hi"),
+            message(b"a.b", None, b"hi"),
+        ];
+        assert_eq!(decode(bytes, &[]).unwrap(), expected);
+        let every: Vec<_> = (0..bytes.len()).collect();
+        assert_eq!(decode(bytes, &every).unwrap(), expected);
+    }
+
+    #[test]
+    fn a_message_with_long_headers_is_skipped_as_it_arrives() {
+        let headers = HEADER_BYTES_MAX + 1;
+        let mut bytes = format!("HMSG a.b 7 {headers} {}\r\n", headers + 2).into_bytes();
+        bytes.extend_from_slice(&vec![b'\r'; headers + 2]);
+        bytes.extend_from_slice(b"\r\nPING\r\n");
+        let skipped = ServerOp::Message(Delivery {
+            sid: 7,
+            subject: b"a.b".to_vec(),
+            reply_to: None,
+            headers: BytesMut::new(),
+            payload: Err(DropReason::Oversized),
+        });
+        let cuts: Vec<_> = (0..bytes.len()).step_by(100).collect();
+        assert_eq!(decode(&bytes, &cuts).unwrap(), [skipped, ServerOp::Ping]);
+    }
+
+    #[test]
+    fn what_is_published_with_headers_has_both_lengths() {
+        let bytes = encode::publish_with_headers("a.b", "NATS/1.0\r\n\r\n", b"hi");
+        assert_eq!(bytes, b"HPUB a.b 12 14\r\nNATS/1.0\r\n\r\nhi\r\n"[..]);
+        assert_eq!(bytes.len(), bytes.capacity(), "it was not reallocated");
     }
 
     #[test]
@@ -300,6 +402,7 @@ mod tests {
             sid: 7,
             subject: b"b".to_vec(),
             reply_to: None,
+            headers: BytesMut::new(),
             payload: Err(DropReason::Oversized),
         });
         let expected = [
@@ -317,6 +420,11 @@ mod tests {
             (b"HELLO\r\n".to_vec(), WireError::UnknownLine),
             (b"MSG a x 1\r\n".to_vec(), WireError::UnknownLine),
             (b"MSG a 1 b 1 c\r\n".to_vec(), WireError::UnknownLine),
+            (b"MSG a 1\r\n".to_vec(), WireError::UnknownLine),
+            (b"HMSG a 1 2\r\n".to_vec(), WireError::UnknownLine),
+            (b"HMSG a 1 3 2\r\n".to_vec(), WireError::UnknownLine),
+            (b"HMSG a 1 x 2\r\n".to_vec(), WireError::UnknownLine),
+            (b"HMSG a 1 b 2 2 2\r\n".to_vec(), WireError::UnknownLine),
             (b"MSG a 1 2\r\nhi  ".to_vec(), WireError::UnendedPayload),
             (vec![b'x'; LINE_BYTES_MAX + 1], WireError::LongLine),
         ] {
@@ -340,6 +448,7 @@ mod tests {
                     sid: 7,
                     subject: b"s".to_vec(),
                     reply_to: Some(b"r".to_vec()),
+                    headers: BytesMut::new(),
                     payload: if payload.len() > MESSAGE_BYTES_MAX {
                         Err(DropReason::Oversized)
                     } else {

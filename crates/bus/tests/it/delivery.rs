@@ -127,7 +127,7 @@ async fn events_end_with_the_bus() {
     drop((bus, clock, edge));
     assert_eq!(
         soon(events.next()).await,
-        Some(EdgeEvent::Announcement(announcement(1_000)))
+        Some(EdgeEvent::Announcement(announcement(1_000), None))
     );
     assert_eq!(soon(events.next()).await, None);
 }

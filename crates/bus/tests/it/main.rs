@@ -53,7 +53,7 @@ async fn heard(events: &mut Events<EdgeEvent>) -> Vec<Heard> {
     let mut heard = Vec::new();
     while let Some(event) = soon(events.next()).await {
         match event {
-            EdgeEvent::Announcement(announcement) => {
+            EdgeEvent::Announcement(announcement, _) => {
                 heard.push(Heard::Tick(announcement.epoch.as_ms()));
             }
             EdgeEvent::Reply(reply) => heard.push(Heard::Reply(reply.nonce)),

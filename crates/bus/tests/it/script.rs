@@ -56,7 +56,7 @@ async fn a_delayed_message_arrives_when_it_is_due_and_equal_delays_keep_their_or
     }
     assert_eq!(
         soon(events.next()).await,
-        Some(EdgeEvent::Announcement(announcement(1_000)))
+        Some(EdgeEvent::Announcement(announcement(1_000), None))
     );
     assert_eq!(start.elapsed(), Duration::from_millis(250));
     assert_eq!(heard(&mut events).await, [2_000, 3_000].map(Heard::Tick));

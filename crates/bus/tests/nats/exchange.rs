@@ -88,7 +88,7 @@ async fn garbage_on_the_subjects_is_dropped_counted_and_does_no_harm() {
                 assert_eq!(clock, Some(id("clock-0")), "{reason:?}");
                 *dropped.entry(reason).or_default() += count;
             }
-            other @ (EdgeEvent::Announcement(_)
+            other @ (EdgeEvent::Announcement(..)
             | EdgeEvent::Reply(_)
             | EdgeEvent::Connected
             | EdgeEvent::Disconnected) => panic!("{other:?}"),
@@ -158,7 +158,7 @@ async fn a_flood_of_one_clock_costs_an_edge_no_message_of_another() {
     let (mut heard, mut dropped) = (Vec::new(), 0);
     while dropped < FLOOD || heard.len() < 100 {
         match soon(events.next()).await {
-            EdgeEvent::Announcement(announcement) => heard.push(announcement.epoch.as_ms()),
+            EdgeEvent::Announcement(announcement, _) => heard.push(announcement.epoch.as_ms()),
             EdgeEvent::Dropped {
                 reason,
                 clock,
@@ -229,7 +229,7 @@ async fn a_flood_of_requests_costs_an_edge_no_answer_and_delays_no_announcement(
                         assert_eq!(reply.nonce, 1_000 + round);
                         answered = true;
                     }
-                    EdgeEvent::Announcement(_) => announced = true,
+                    EdgeEvent::Announcement(..) => announced = true,
                     other @ (EdgeEvent::Connected
                     | EdgeEvent::Disconnected
                     | EdgeEvent::Dropped { .. }) => panic!("{other:?}"),

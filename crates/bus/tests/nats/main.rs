@@ -10,6 +10,7 @@ mod messages;
 mod outage;
 mod silence;
 mod tls;
+mod traces;
 
 use std::time::Duration;
 
@@ -62,7 +63,7 @@ async fn soon<T>(next: impl Future<Output = Option<T>>) -> T {
 async fn next_notice(edge: &mut Events<EdgeEvent>) -> EdgeEvent {
     loop {
         let event = soon(edge.next()).await;
-        if !matches!(event, EdgeEvent::Announcement(_)) {
+        if !matches!(event, EdgeEvent::Announcement(..)) {
             return event;
         }
     }
@@ -83,8 +84,8 @@ async fn announce_until_heard(
             let _ = clock.announce(&wanted);
             let next = tokio::time::timeout(Duration::from_millis(50), edge.next());
             match next.await {
-                Ok(Some(EdgeEvent::Announcement(heard))) if heard == wanted => return,
-                Ok(Some(EdgeEvent::Announcement(heard))) if heard.epoch < wanted.epoch => {}
+                Ok(Some(EdgeEvent::Announcement(heard, _))) if heard == wanted => return,
+                Ok(Some(EdgeEvent::Announcement(heard, _))) if heard.epoch < wanted.epoch => {}
                 Ok(Some(event)) => others.push(event),
                 Ok(None) => panic!("the bus is gone"),
                 Err(_) => {}

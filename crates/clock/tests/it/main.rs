@@ -97,7 +97,7 @@ impl Cluster {
         let heard = self.hear(span).await.into_iter();
         heard
             .filter_map(|(at_ms, event)| match event {
-                EdgeEvent::Announcement(announcement) => Some((at_ms, announcement)),
+                EdgeEvent::Announcement(announcement, _) => Some((at_ms, announcement)),
                 EdgeEvent::Reply(_)
                 | EdgeEvent::Connected
                 | EdgeEvent::Disconnected
@@ -114,7 +114,7 @@ impl Cluster {
         heard
             .filter_map(|(at_ms, event)| match event {
                 EdgeEvent::Reply(reply) => Some((at_ms, reply)),
-                EdgeEvent::Announcement(_)
+                EdgeEvent::Announcement(..)
                 | EdgeEvent::Connected
                 | EdgeEvent::Disconnected
                 | EdgeEvent::Dropped { .. } => None,

@@ -15,10 +15,11 @@ use crate::credentials::{self, STREAM_TOKEN};
 /// The settings without which an edge does not start.
 const LOGIN: [(&str, &str); 2] = [("STREAM_USER", "u"), ("STREAM_PASS", "p")];
 
-/// Returns [`SECTIONS`] with the settings of NATS obeyed, as in a program that uses NATS.
-fn with_nats() -> Vec<Section> {
+/// Returns [`SECTIONS`] with the settings of traces and NATS obeyed, as in daemons.
+fn as_in_daemons() -> Vec<Section> {
     let mut sections = SECTIONS.to_vec();
-    sections[1] = NATS;
+    sections[1] = TRACES;
+    sections[2] = NATS;
     sections
 }
 
@@ -47,7 +48,17 @@ fn only_a_login_is_required() {
 fn the_order_of_printed_settings_is_stable() {
     let names: Vec<_> = rows().map(|row| row.name).collect();
     let expected = "ADMIN_ADDR ADMIN_TLS_CERT_FILE ADMIN_TLS_KEY_FILE ADMIN_TOKEN_FILE \
-         LOG_LEVEL LOG_FORMAT OTEL_EXPORTER_OTLP_ENDPOINT \
+         LOG_LEVEL LOG_FORMAT \
+         OTEL_SDK_DISABLED OTEL_EXPORTER_OTLP_ENDPOINT OTEL_EXPORTER_OTLP_TRACES_ENDPOINT \
+         OTEL_EXPORTER_OTLP_PROTOCOL OTEL_EXPORTER_OTLP_TRACES_PROTOCOL \
+         OTEL_EXPORTER_OTLP_HEADERS OTEL_EXPORTER_OTLP_TRACES_HEADERS \
+         OTEL_EXPORTER_OTLP_TIMEOUT OTEL_EXPORTER_OTLP_TRACES_TIMEOUT \
+         OTEL_EXPORTER_OTLP_CERTIFICATE OTEL_EXPORTER_OTLP_TRACES_CERTIFICATE \
+         OTEL_EXPORTER_OTLP_COMPRESSION OTEL_EXPORTER_OTLP_TRACES_COMPRESSION \
+         OTEL_TRACES_EXPORTER OTEL_METRICS_EXPORTER OTEL_LOGS_EXPORTER OTEL_PROPAGATORS \
+         OTEL_SERVICE_NAME OTEL_RESOURCE_ATTRIBUTES OTEL_TRACES_SAMPLER OTEL_TRACES_SAMPLER_ARG \
+         OTEL_BSP_SCHEDULE_DELAY OTEL_BSP_MAX_QUEUE_SIZE OTEL_BSP_MAX_EXPORT_BATCH_SIZE \
+         OTEL_BSP_EXPORT_TIMEOUT \
          NATS_URL NATS_USER NATS_PASSWORD NATS_TOKEN NATS_CREDS_FILE NATS_CA_FILE \
          NATS_CERT_FILE NATS_KEY_FILE NATS_SUBJECT_PREFIX \
          CLOCK_ID CLOCK_RANK TICK_LEAD_MS REQUIRE_SYNC CLOCK_SKEW_MS \
@@ -76,7 +87,9 @@ fn every_row_is_complete() {
         );
         assert!(
             row.name.ends_with("_MS") == row.allowed.contains("milliseconds")
-                || row.name == "CLOCK_SKEW_MS",
+                || row.name == "CLOCK_SKEW_MS"
+                // The names are OpenTelemetry's.
+                || row.name.starts_with("OTEL_"),
             "{row:?}"
         );
     }
@@ -100,8 +113,12 @@ fn no_variable_belongs_to_two_settings() {
 /// Each program knows only its own settings, but an environment may contain those of all programs.
 #[test]
 fn no_program_mistakes_a_setting_of_another_one_for_a_misspelling() {
-    let clock = [COMMON, NATS, CLOCK];
-    let edge = [&[COMMON, NATS][..], &tickstorm_edge::settings::SECTIONS].concat();
+    let clock = [COMMON, TRACES, NATS, CLOCK];
+    let edge = [
+        &[COMMON, TRACES, NATS][..],
+        &tickstorm_edge::settings::SECTIONS,
+    ]
+    .concat();
     // An edge warns of a client's STREAM_TOKEN_FILE: there it is more likely to be a misspelling.
     let misspelling = ["STREAM_TOKEN_FILE is not a setting; did you mean STREAM_TOKENS_FILE?"];
     for (sections, expected) in [
@@ -132,7 +149,9 @@ fn no_program_mistakes_a_setting_of_another_one_for_a_misspelling() {
 #[test]
 fn every_password_and_token_is_secret_and_accepted_from_a_file() {
     for row in rows() {
-        let is_secret = ["PASS", "TOKEN"].iter().any(|word| row.name.contains(word))
+        let is_secret = ["PASS", "TOKEN", "HEADERS"]
+            .iter()
+            .any(|word| row.name.contains(word))
             && !row.name.ends_with("_FILE");
         assert_eq!(row.secret, is_secret, "{}", row.name);
         let has_file = is_secret || ["STREAM_USER", "NATS_USER"].contains(&row.name);
@@ -141,31 +160,21 @@ fn every_password_and_token_is_secret_and_accepted_from_a_file() {
 }
 
 #[test]
-fn only_settings_of_features_that_do_not_exist_are_not_built() {
-    let others = ["OTEL_EXPORTER_OTLP_ENDPOINT"];
+fn every_setting_is_obeyed() {
     for row in rows() {
-        assert_eq!(row.built, !others.contains(&row.name), "{}", row.name);
+        assert!(row.built, "{}", row.name);
     }
 }
 
 #[test]
-fn a_setting_that_is_not_built_is_refused_unless_it_has_its_default() {
-    for row in rows().filter(|row| !row.built) {
-        let load = |name, value| try_load(&SECTIONS, &[&LOGIN[..], &[(name, value)]].concat());
-        let names = [Some(row.name), row.file.as_deref(), row.former_name];
-        for name in names.into_iter().flatten() {
-            let lines = load(name, "/nowhere").unwrap_err();
-            let error = format!(
-                "{name}=/nowhere is not supported: \
-                 this version does not implement it yet; leave it unset"
-            );
-            assert!(
-                lines.len() == 1 && lines[0].starts_with(&error),
-                "{lines:#?}"
-            );
-        }
-        load(row.name, row.default).unwrap();
-    }
+fn commands_with_a_pair_refuse_to_send_traces() {
+    let endpoint = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:4318");
+    let lines = try_load(&SECTIONS, &[&LOGIN[..], &[endpoint]].concat()).unwrap_err();
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    assert!(
+        lines[0].contains("this program sends no traces"),
+        "{lines:?}"
+    );
 }
 
 #[test]
@@ -182,12 +191,18 @@ fn ahead_feeds_that_are_sent_before_the_announcements_cause_a_warning() {
 #[test]
 fn every_file_variable_of_a_built_setting_is_read() {
     let dir = TempDir::new("file_variables");
-    let file = dir.write("value", "from the file\n");
-    let file = file.to_str().unwrap();
+    let files = [
+        ("value", "from the file\n"),
+        ("pairs", "name=from the file\n"),
+    ];
+    let [file, pairs] = files.map(|(name, content)| dir.write(name, content));
     for row in rows().filter(|row| row.built) {
         let Some(file_variable) = row.file else {
             continue;
         };
+        let has_pairs = row.name.ends_with("_HEADERS");
+        let file = if has_pairs { &pairs } else { &file };
+        let file = file.to_str().unwrap();
         let partner = match row.name {
             "NATS_USER" => Some(("NATS_PASSWORD", "p")),
             "NATS_PASSWORD" => Some(("NATS_USER", "u")),
@@ -199,7 +214,7 @@ fn every_file_variable_of_a_built_setting_is_read() {
             .chain(partner)
             .collect();
         let vars = [&[(&*file_variable, file)], &rest[..]].concat();
-        let settings = try_load(&with_nats(), &vars).unwrap();
+        let settings = try_load(&as_in_daemons(), &vars).unwrap();
         let shown = if row.secret { "***" } else { "from the file" };
         let line = format!("{}={shown} (file {file})", row.name);
         assert!(
@@ -225,10 +240,10 @@ fn no_secret_is_ever_printed() {
         for var in names.into_iter().flatten().flat_map(values).chain(by_file) {
             let defaults = tickstorm_edge::settings::DEFAULTS;
             let invalid = [var, user, ("LOG_LEVEL", "loud")];
-            let errors = Settings::from_vars(invalid, &with_nats(), &defaults).unwrap_err();
+            let errors = Settings::from_vars(invalid, &as_in_daemons(), &defaults).unwrap_err();
             let printed = format!("{errors} {errors:?} {errors:#?}");
             assert!(!printed.contains(CANARY), "{var:?}: {printed}");
-            if let Ok(settings) = try_load(&with_nats(), &[var, user, ("STREAM_PASS", "p")]) {
+            if let Ok(settings) = try_load(&as_in_daemons(), &[var, user, ("STREAM_PASS", "p")]) {
                 let token = settings.get(&STREAM_TOKEN);
                 let printed = format!("{settings} {settings:?} {token:?}");
                 assert!(
@@ -278,6 +293,7 @@ fn the_documented_settings_are_those_that_are_obeyed() {
     let mut outdated = String::new();
     for (heading, sections) in [
         ("### Clock and edge", &[COMMON, NATS][..]),
+        ("### Variables of traces", &[TRACES]),
         ("### Clock", &[CLOCK]),
         ("### Edge", &tickstorm_edge::settings::SECTIONS),
     ] {
@@ -317,7 +333,7 @@ proptest! {
             .iter()
             .map(|(i, value)| (names[i % names.len()], value.as_str()));
         let defaults = tickstorm_edge::settings::DEFAULTS;
-        if let Err(errors) = Settings::from_vars(vars, &with_nats(), &defaults) {
+        if let Err(errors) = Settings::from_vars(vars, &as_in_daemons(), &defaults) {
             prop_assert!(errors.iter().count() > 0);
         }
     }

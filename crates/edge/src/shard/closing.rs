@@ -10,12 +10,14 @@ use std::time::Duration;
 use tickstorm_protocol::code::{CloseReason, ErrorCode, LogLevel};
 use tickstorm_protocol::session::server;
 use tickstorm_service::excerpt::Excerpt;
+use tickstorm_service::traces;
 use tracing::{Level, enabled, info, warn};
 
 use super::connection::{AfterStep, Connection, Farewell};
 use super::debugged::log_connection;
 use super::driver::Driver;
 use super::time::Moment;
+use super::traced_handshakes::{HandshakeEnd, trace_handshake};
 use crate::feed::{Delivery, FeedFrame, FeedId};
 use crate::metrics::SentFrame;
 use crate::sys::network::Network;
@@ -157,6 +159,14 @@ impl<N: Network> Driver<N> {
         }
         self.feeds.leave(slot);
         self.env.count_closed(farewell.reason);
+        let span = match farewell.client {
+            Some(_) => None,
+            None => {
+                let end = HandshakeEnd::Closed(farewell.reason);
+                trace_handshake(&self.env, connection, end, at.mono)
+            }
+        };
+        let _entered = span.as_ref().map(traces::enter);
         self.report_closed(connection, &farewell, feed, backlog, at);
         Some(farewell)
     }

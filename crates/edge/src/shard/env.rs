@@ -20,6 +20,7 @@ use crate::networks::Networks;
 use crate::proxy_fault_log::ProxyFaultLog;
 use crate::sys::socket::SocketOptions;
 use crate::tls::{Refusals, TlsConfigs};
+use crate::traces::{ShardTraces, TraceReporter};
 
 /// The settings of a shard.
 #[derive(Clone, Debug)]
@@ -60,6 +61,8 @@ pub(crate) struct Commons {
     /// The load balancers that send PROXY headers; `None` without PROXY_PROTOCOL.
     pub(crate) balancers: Option<Networks>,
     pub(crate) proxy_faults: Arc<ProxyFaultLog>,
+    /// Where to report what is traced; `None` if no traces are sent.
+    pub(crate) traces: Option<TraceReporter>,
 }
 
 /// The settings, shared state and authority time of a shard.
@@ -69,6 +72,8 @@ pub(super) struct Env {
     pub(super) frames: FrameCounts,
     /// The clients that an operator debugs.
     pub(super) debugged: DebugList,
+    /// Reports what is traced; `None` if no traces are sent.
+    pub(super) traces: Option<ShardTraces>,
     /// The authority as last published; `None` while the time is not known.
     authority: Option<Authority>,
     /// For how long the machine has been suspended.
@@ -80,8 +85,10 @@ pub(super) struct Env {
 }
 
 impl Env {
-    pub(super) fn new(commons: Commons) -> Self {
+    pub(super) fn new(shard: usize, commons: Commons) -> Self {
+        let traces = commons.traces.clone();
         Self {
+            traces: traces.map(|reporter| ShardTraces::new(shard, reporter)),
             commons,
             frames: FrameCounts::default(),
             debugged: DebugList::default(),

@@ -8,10 +8,12 @@ use super::connection::{Connection, Served, Stage};
 use super::context::InputContext;
 use super::debugged::log_connection;
 use super::subscription::{SubscribeOutcome, subscribe};
+use super::traced_handshakes::{HandshakeEnd, trace_handshake};
 use crate::auth::Cookie;
 use crate::metrics::SentFrame;
 use tickstorm_protocol::code::CloseReason;
 use tickstorm_protocol::session::server::{Greeting, Step, pong};
+use tickstorm_service::traces;
 
 /// The result of processing a client's bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -125,6 +127,9 @@ fn accept<S>(
     cookie: Option<&Cookie>,
     context: &mut InputContext<'_>,
 ) {
+    let end = HandshakeEnd::Served(&client);
+    let span = trace_handshake(context.env, connection, end, context.at.mono);
+    let _entered = span.as_ref().map(traces::enter);
     log_connection!(
         context.env, connection.key.id, connection.peer;
         identity = client.identity(),

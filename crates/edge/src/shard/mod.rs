@@ -51,6 +51,7 @@ mod tests;
 mod thread;
 mod time;
 mod time_loss;
+mod traced_handshakes;
 mod turn;
 mod turns;
 mod vitals;

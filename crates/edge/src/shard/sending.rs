@@ -14,6 +14,7 @@ use super::release::record_release;
 use super::time::{Moment, ShardTime};
 use crate::feed::{ChunkOutcome, FeedId};
 use crate::sys::network::Network;
+use crate::traces::{SentTick, ShardTraces};
 
 /// The sending side of a shard.
 #[derive(Default)]
@@ -28,6 +29,8 @@ pub(super) struct Sending {
     /// The times at which the fan-outs in progress began, by feed. None for a feed without
     /// subscribers.
     began: [Option<Mono>; FeedId::ALL.len()],
+    /// The fan-outs in progress that are traced, by feed.
+    traced: [Option<SentTick>; FeedId::ALL.len()],
 }
 
 impl Sending {
@@ -63,6 +66,20 @@ impl Sending {
             && let Some(first) = feeds.flush(feed, &authority, at.mono)
         {
             record_release(vitals, env, feed, &authority, first, at.mono);
+            if let Some(traces) = &env.traces
+                && feeds.has_joined_subscribers(feed)
+            {
+                let lead = feed.lead(env.settings().ahead);
+                self.traced[feed.index()] = Some(SentTick {
+                    feed,
+                    shard: traces.shard(),
+                    first,
+                    due: authority.mono_at(first.epoch.time().saturating_sub(lead)),
+                    released: at.mono,
+                    ended: at.mono,
+                    frames: 0,
+                });
+            }
         }
         let began = &mut self.began[feed.index()];
         if began.is_none() && feeds.has_joined_subscribers(feed) {
@@ -75,6 +92,15 @@ impl Sending {
         if is_over && let Some(began) = began.take() {
             let spread = at.mono.since(began).as_secs_f64();
             env.metrics().feeds.fanout(feed).observe(spread, 1);
+        }
+        if let Some(traces) = &env.traces {
+            trace_chunk(
+                traces,
+                &mut self.traced[feed.index()],
+                left,
+                is_over,
+                at.mono,
+            );
         }
         self.handle_leftovers(connections, driver, at);
         true
@@ -110,5 +136,22 @@ impl Sending {
             }
         }
         leftovers.clear();
+    }
+}
+
+/// Counts the frames of a chunk that ended at `mono`. If the fan-out is over, it is reported.
+fn trace_chunk(
+    traces: &ShardTraces,
+    traced: &mut Option<SentTick>,
+    chunk: &ChunkOutcome,
+    is_over: bool,
+    mono: Mono,
+) {
+    if let Some(tick) = traced {
+        tick.frames += chunk.parts.iter().map(|part| part.sent).sum::<u64>();
+        tick.ended = mono;
+    }
+    if is_over && let Some(tick) = traced.take() {
+        traces.sent(tick);
     }
 }

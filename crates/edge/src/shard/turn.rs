@@ -75,7 +75,7 @@ impl<N: Network, C: Clock> Shard<N, C> {
             time,
             vitals,
             connections: Connections::new(),
-            driver: Driver::new(Env::new(commons), network, at),
+            driver: Driver::new(Env::new(index, commons), network, at),
             acceptor: Acceptor::new(index),
             due: NextTick::new(),
             timer: TurnTimer::new(),

@@ -53,6 +53,7 @@ impl<'socket> FanOut<'socket> {
         let metrics = Metrics::register(&Registry::new())?;
         let (_, credentials) = watch::channel(AcceptedCredentials::load(&config.credentials)?.0);
         let commons = Commons {
+            traces: None,
             settings: Arc::new(config.for_shards(1, 0)),
             admission: Admission::new(
                 config.admission_limits(0),

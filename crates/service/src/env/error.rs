@@ -39,6 +39,16 @@ pub enum SettingsError {
         /// The one value that is accepted; empty if there is none.
         default: &'static str,
     },
+    /// The variable belongs to a family of which a program obeys only some.
+    #[error("{variable}={value} is not supported: unset it, or use one of {known}")]
+    Unknown {
+        /// The variable.
+        variable: String,
+        /// Its value, masked if it may be secret.
+        value: String,
+        /// The variables of the family that have an effect.
+        known: String,
+    },
     /// Two variables for the same setting are both set.
     #[error("{first} and {second} {conflict}; set only {keep}")]
     Both {

@@ -13,6 +13,7 @@ use zeroize::Zeroizing;
 use super::{
     Origin, SettingsError, read_secret_file,
     setting::{About, AnySetting, FormerName, on_one_line},
+    value::one_of,
 };
 use crate::duration;
 
@@ -25,6 +26,8 @@ pub(super) struct RawVars {
     text_by_name: HashMap<String, Zeroizing<String>>,
     /// The names of variables whose value is not UTF-8.
     not_utf8: HashSet<String>,
+    /// Variables that are not settings but have a prefix that a section owns, with their values.
+    foreign: Vec<(String, Zeroizing<String>)>,
 }
 
 /// A setting's text and its source. There is no text if the setting's file is empty.
@@ -40,9 +43,10 @@ impl RawVars {
     pub(super) fn collect(
         vars: impl IntoIterator<Item = (OsString, OsString)>,
         settings: &[&dyn AnySetting],
+        prefixes: &[&str],
         warnings: &mut Vec<String>,
     ) -> Self {
-        let (mut ours, mut not_utf8) = (Vec::new(), HashSet::new());
+        let (mut ours, mut not_utf8, mut foreign) = (Vec::new(), HashSet::new(), Vec::new());
         for (name, value) in vars {
             let Ok(name) = name.into_string() else {
                 continue;
@@ -55,6 +59,9 @@ impl RawVars {
                 .any(|setting| is_a_name_of(setting.about(), &name))
             {
                 warnings.extend(misspelling_warning(&name, settings));
+                if prefixes.iter().any(|prefix| name.starts_with(prefix)) {
+                    foreign.push((name, Zeroizing::new(value.to_string_lossy().into_owned())));
+                }
                 continue;
             }
             match value.into_string() {
@@ -73,7 +80,29 @@ impl RawVars {
         Self {
             text_by_name,
             not_utf8,
+            foreign,
         }
+    }
+
+    /// Returns an error for each variable with a prefix that the section `owned` must refuse.
+    pub(super) fn refuse_foreign(
+        &self,
+        prefix: &str,
+        known: &[&dyn AnySetting],
+    ) -> impl Iterator<Item = SettingsError> {
+        let names: Vec<_> = known.iter().map(|setting| setting.about().name).collect();
+        let known = one_of(&names);
+        let foreign = self.foreign.iter();
+        let foreign = foreign.filter(move |(name, _)| name.starts_with(prefix));
+        foreign.map(move |(name, value)| SettingsError::Unknown {
+            variable: on_one_line(name),
+            value: if may_be_secret(name) {
+                "***".into()
+            } else {
+                on_one_line(value)
+            },
+            known: known.clone(),
+        })
     }
 
     fn take(
@@ -232,6 +261,13 @@ fn refuse_all<'a>(
         }),
         None => Ok(()),
     }
+}
+
+/// Returns whether the value of a variable that is not known should not be printed.
+fn may_be_secret(name: &str) -> bool {
+    ["HEADER", "KEY", "PASS", "SECRET", "TOKEN"]
+        .iter()
+        .any(|word| name.contains(word))
 }
 
 /// Returns whether `name` is one of the variables that can hold the setting.

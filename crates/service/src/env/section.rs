@@ -11,6 +11,15 @@ pub struct Section {
     pub(super) settings: &'static [&'static dyn AnySetting],
     pub(super) check: Option<fn(&Settings, &mut Findings)>,
     pub(super) refused: Option<&'static str>,
+    pub(super) owned: Option<OwnedPrefix>,
+}
+
+/// A prefix of variables of which only those that the section lists have an effect.
+#[derive(Clone, Copy)]
+pub(super) struct OwnedPrefix {
+    pub(super) prefix: &'static str,
+    /// Whether the others must be refused.
+    pub(super) applies: fn(&Settings) -> bool,
 }
 
 impl Section {
@@ -22,6 +31,7 @@ impl Section {
             settings,
             check: None,
             refused: None,
+            owned: None,
         }
     }
 
@@ -42,6 +52,16 @@ impl Section {
     pub const fn refused(self, why: &'static str) -> Self {
         Self {
             refused: Some(why),
+            ..self
+        }
+    }
+
+    /// Declares that the section lists all variables with this prefix that have an effect. Others
+    /// are refused if `applies`, since someone expects them to have one.
+    #[must_use]
+    pub const fn owning(self, prefix: &'static str, applies: fn(&Settings) -> bool) -> Self {
+        Self {
+            owned: Some(OwnedPrefix { prefix, applies }),
             ..self
         }
     }

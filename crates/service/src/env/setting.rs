@@ -255,7 +255,7 @@ pub(super) fn show_path(path: &Path) -> String {
 }
 
 /// Returns a text in the form in which it may be printed: without control characters, and cut.
-pub(super) fn on_one_line(text: &str) -> String {
+pub(crate) fn on_one_line(text: &str) -> String {
     let mut line = String::new();
     for c in text.chars().take(SHOWN_MAX) {
         if c.is_control() {

@@ -90,7 +90,9 @@ impl Settings {
             .flat_map(|section| section.settings)
             .copied()
             .collect();
-        let mut raw = RawVars::collect(vars, &all, &mut findings.warnings);
+        let owned = sections.iter().filter_map(|section| section.owned);
+        let prefixes: Vec<_> = owned.map(|owned| owned.prefix).collect();
+        let mut raw = RawVars::collect(vars, &all, &prefixes, &mut findings.warnings);
         let mut settings = Self {
             loaded: Vec::new(),
             warnings: Vec::new(),
@@ -110,6 +112,12 @@ impl Settings {
         }
         for check in sections.iter().filter_map(|section| section.check) {
             check(&settings, &mut findings);
+        }
+        for section in sections {
+            if let Some(owned) = section.owned.filter(|owned| (owned.applies)(&settings)) {
+                let foreign = raw.refuse_foreign(owned.prefix, section.settings);
+                findings.errors.extend(foreign);
+            }
         }
         let Findings { errors, warnings } = findings;
         if errors.is_empty() {
@@ -137,7 +145,7 @@ impl Settings {
             loaded: Vec::new(),
             warnings: Vec::new(),
         };
-        let mut raw = RawVars::collect(env::vars_os(), &[setting], &mut ignored_warnings);
+        let mut raw = RawVars::collect(env::vars_os(), &[setting], &[], &mut ignored_warnings);
         let found = raw.find(setting, None, &mut ignored_warnings)?;
         let loaded = match found {
             Some(found) => accept(setting, found)?,

@@ -4,7 +4,7 @@
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
 use super::Level;
-use crate::{env::Value, excerpt::Excerpt};
+use crate::{env::Value, excerpt::Excerpt, traces};
 
 /// The level of everything that has none of its own, if only levels of modules are given.
 const OTHERS: Level = Level::Info;
@@ -17,6 +17,24 @@ pub struct Levels {
     others: Level,
     /// The levels of modules, which include the modules below them.
     by_module: Vec<(String, Level)>,
+}
+
+/// Whether there is a use for spans of traces.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum TraceSpans {
+    /// They are not sent, so none is made.
+    Off,
+    /// They are sent, whatever the levels of the logs.
+    On,
+}
+
+impl From<TraceSpans> for LevelFilter {
+    fn from(spans: TraceSpans) -> Self {
+        match spans {
+            TraceSpans::Off => Self::OFF,
+            TraceSpans::On => Self::INFO,
+        }
+    }
 }
 
 /// What is wrong with a text that should give levels. It names the wrong part.
@@ -47,15 +65,17 @@ impl Levels {
         }
     }
 
-    /// Returns the filter for these levels. It decides once for each place in the code, so an event
-    /// that is not logged costs no more than with a single level.
-    pub(super) fn filter(&self) -> Targets {
+    /// Returns the filter for these levels, which lets spans of traces through if they are sent. It
+    /// decides once for each place in the code, so an event that is not logged costs no more than
+    /// with a single level.
+    pub(super) fn filter(&self, traces: TraceSpans) -> Targets {
         let by_module = self.by_module.iter();
         Targets::new()
             .with_default(LevelFilter::from(self.others))
             .with_targets(
                 by_module.map(|(module, level)| (module.as_str(), LevelFilter::from(*level))),
             )
+            .with_target(traces::TARGET, LevelFilter::from(traces))
     }
 
     fn read(text: &str) -> Result<Self, LevelsError> {

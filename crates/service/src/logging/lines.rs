@@ -73,8 +73,13 @@ mod tests {
     #[test]
     fn events_that_pass_the_filter_are_counted_by_level_and_others_are_not() {
         let (registry, counters) = (Registry::new(), LineCounters::new());
-        let (dispatch, levels) =
-            counted_dispatch(LogLevel::Info, LogFormat::Json, io::sink, counters.clone());
+        let (dispatch, levels) = counted_dispatch(
+            LogLevel::Info,
+            LogFormat::Json,
+            io::sink,
+            counters.clone(),
+            None,
+        );
         with_default(&dispatch, || {
             tracing::error!("counted");
             for _ in 0..2 {

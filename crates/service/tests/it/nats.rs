@@ -9,6 +9,7 @@ use tickstorm_service::{
     metrics,
     nats::{NATS, NATS_URL, NatsFiles, options},
     settings::COMMON,
+    traces::settings::TRACES,
 };
 use tickstorm_testkit::{CertificateAuthority, TempDir};
 use tickstorm_timebase::{HostClock as _, SystemHost};
@@ -17,8 +18,12 @@ use tokio_util::sync::CancellationToken;
 
 use crate::temp_file::TempFile;
 
-const DAEMON: &[Section] = &[COMMON, NATS];
-const WITHOUT_NATS: &[Section] = &[COMMON, NATS.refused("this program does not use NATS")];
+const DAEMON: &[Section] = &[COMMON, TRACES, NATS];
+const WITHOUT_NATS: &[Section] = &[
+    COMMON,
+    TRACES,
+    NATS.refused("this program does not use NATS"),
+];
 
 /// A secret, which must never be printed.
 const CANARY: &str = "canary-hunter2";

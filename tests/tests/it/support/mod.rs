@@ -3,6 +3,7 @@
 
 pub(crate) mod browser;
 pub(crate) mod cluster;
+pub(crate) mod collector;
 pub(crate) mod daemon;
 pub(crate) mod document;
 pub(crate) mod intruder;

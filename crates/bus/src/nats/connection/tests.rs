@@ -23,6 +23,7 @@ fn transport(near: DuplexStream) -> Transport {
     Transport {
         stream: Box::new(near),
         decoder: Decoder::default(),
+        has_headers: false,
         addr: ([127, 0, 0, 1], 4_222).into(),
     }
 }

@@ -164,6 +164,7 @@ impl<N: Network> Sim<N> {
         let replays = Arc::new(super::address_budgets(settings.feeds.resume_window));
         let buffered_max = settings.buffered_max;
         let commons = Commons {
+            traces: None,
             settings: Arc::new(settings),
             admission: Admission::new(limits, lists.subscribe(), metrics.admission_gauges()),
             attempts: Attempts::new(0),

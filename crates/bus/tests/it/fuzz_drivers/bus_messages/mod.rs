@@ -202,7 +202,7 @@ impl World {
 
     fn handle(&mut self, event: &EdgeEvent) {
         match event {
-            EdgeEvent::Announcement(announcement) => {
+            EdgeEvent::Announcement(announcement, _) => {
                 let _ = self.keeper.handle_announcement(announcement, self.now);
             }
             EdgeEvent::Reply(reply) => {
@@ -237,7 +237,7 @@ impl World {
         while let Some(event) = self.next_event() {
             let sender = subject.rsplit('.').next().unwrap_or_default();
             let decoded = match &event {
-                EdgeEvent::Announcement(one) => {
+                EdgeEvent::Announcement(one, _) => {
                     assert_eq!(one.clock_id.as_str(), sender, "{subject}");
                     let mode = mode_of(subject, self.edge.subjects(), &one.clock_id);
                     assert_eq!(mode, Some(one.mode), "{subject}");

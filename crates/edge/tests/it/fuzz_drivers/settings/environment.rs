@@ -9,6 +9,7 @@ use tickstorm_service::env::{Row, Section, Settings, SettingsErrors};
 use tickstorm_service::error_chain::ErrorChain;
 use tickstorm_service::nats::NATS;
 use tickstorm_service::settings::COMMON;
+use tickstorm_service::traces::settings::TRACES;
 
 use super::super::text_file::TextFile;
 
@@ -20,7 +21,7 @@ const CANARY: &[u8] = b"zQ7x";
 const LINE_BYTES_MAX: usize = 8_192;
 
 fn sections() -> Vec<Section> {
-    [&[COMMON, NATS][..], &settings::SECTIONS].concat()
+    [&[COMMON, TRACES, NATS][..], &settings::SECTIONS].concat()
 }
 
 pub(super) fn run(text: &[u8]) {
