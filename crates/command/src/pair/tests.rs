@@ -191,7 +191,10 @@ fn ahead_feeds_that_are_sent_before_the_announcements_cause_a_warning() {
 #[test]
 fn every_file_variable_of_a_built_setting_is_read() {
     let dir = TempDir::new("file_variables");
-    let files = [("value", "from the file\n"), ("pairs", "name=from the file\n")];
+    let files = [
+        ("value", "from the file\n"),
+        ("pairs", "name=from the file\n"),
+    ];
     let [file, pairs] = files.map(|(name, content)| dir.write(name, content));
     for row in rows().filter(|row| row.built) {
         let Some(file_variable) = row.file else {
