@@ -72,7 +72,8 @@ impl Edge {
         bus: Arc<dyn Bus>,
         registry: &Registry,
     ) -> Result<Self, StartError> {
-        Self::start_traced(config, bus, registry, None).await
+        // Boxed, because this future is large.
+        Box::pin(Self::start_traced(config, bus, registry, None)).await
     }
 
     /// Does the same. With a tracer, ticks and handshakes are traced.
@@ -95,26 +96,15 @@ impl Edge {
         let (traces, collector) = tracer
             .map(|tracer| traces::channel(tracer, authority.clone()))
             .unzip();
-        let commons = Commons {
-            settings: Arc::new(config.for_shards(cores(), lingering_max(&config, limit))),
-            admission: Admission::new(
-                config.admission_limits(connections_max),
-                files.ip_lists.lists(),
-                metrics.admission_gauges(),
-            ),
-            attempts: Attempts::new(config.auth_rate_limit),
-            logins: Arc::default(),
-            replays: Arc::new(address_budgets(config.resume_window)),
-            memory: Memory::new(&metrics.memory, config.buffered_max, KernelBound::find()),
-            metrics: metrics.clone(),
-            authority: authority.clone(),
-            credentials: files.credentials.credentials(),
-            tls: files.tls.as_ref().map(TlsWatcher::configs),
-            refusals: Arc::default(),
-            balancers: config.balancers.clone(),
-            proxy_faults: Arc::default(),
-            traces: traces.clone(),
-        };
+        let commons = commons(
+            &config,
+            limit,
+            connections_max,
+            &files,
+            &metrics,
+            authority.clone(),
+            traces.clone(),
+        );
         let (shards, listen_addr) = start_shards(&config, &commons, limit, &fd_metrics).await?;
         let accept_queue = AcceptQueue::new(listen_addr);
         let no_time = NoTimeWatch::new(authority.clone(), metrics.time.no_time());
@@ -381,6 +371,38 @@ fn register_metrics(
     metrics.connections.show_max(connections_max);
     memory::register_limit(registry)?;
     Ok((metrics, FdMetrics::register(registry, limit)?))
+}
+
+/// Returns the state that all shards share.
+fn commons(
+    config: &Config,
+    limit: u64,
+    connections_max: usize,
+    files: &FileWatchers,
+    metrics: &Metrics,
+    authority: watch::Receiver<Option<Authority>>,
+    traces: Option<TraceReporter>,
+) -> Commons {
+    Commons {
+        settings: Arc::new(config.for_shards(cores(), lingering_max(config, limit))),
+        admission: Admission::new(
+            config.admission_limits(connections_max),
+            files.ip_lists.lists(),
+            metrics.admission_gauges(),
+        ),
+        attempts: Attempts::new(config.auth_rate_limit),
+        logins: Arc::default(),
+        replays: Arc::new(address_budgets(config.resume_window)),
+        memory: Memory::new(&metrics.memory, config.buffered_max, KernelBound::find()),
+        metrics: metrics.clone(),
+        authority,
+        credentials: files.credentials.credentials(),
+        tls: files.tls.as_ref().map(TlsWatcher::configs),
+        refusals: Arc::default(),
+        balancers: config.balancers.clone(),
+        proxy_faults: Arc::default(),
+        traces,
+    }
 }
 
 /// Starts all shards, gives each its own file descriptor table if FD_TABLES asks for it, and only

@@ -136,7 +136,7 @@ pub(crate) fn missing(tools: &[&PythonTool]) -> Option<Missing> {
     // The others are written in Python and run on every architecture.
     let binary = missing
         .iter()
-        .find(|tool| !matches!(tool.host_version, HostVersion::Ignored));
+        .find(|tool| tool.packaged.is_some() || !matches!(tool.host_version, HostVersion::Ignored));
     if let Some(tool) = binary
         && !PROCESSORS.contains(&ARCH)
     {

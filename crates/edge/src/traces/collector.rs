@@ -272,3 +272,6 @@ const fn quality(quality: Quality) -> &'static str {
         Quality::Replay => "replay",
     }
 }
+
+#[cfg(test)]
+mod tests;

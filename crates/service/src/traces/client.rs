@@ -94,7 +94,8 @@ impl Client {
             let is_new = kept.is_none();
             let mut connection = match kept {
                 Some(kept) => kept,
-                None => self.connect().await?,
+                // Boxed, because TLS makes it large.
+                None => Box::pin(self.connect()).await?,
             };
             let answer = async {
                 connection.ready().await?;

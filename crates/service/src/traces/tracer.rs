@@ -16,8 +16,9 @@ use opentelemetry_sdk::trace::{
 };
 use tickstorm_bus::TraceParent;
 use tickstorm_timebase::UnixTime;
+use tokio::sync::mpsc;
 
-use super::queue::SpanQueue;
+use super::{counters::TraceCounters, queue::SpanQueue};
 use crate::VERSION;
 
 /// The name of the code that makes the spans.
@@ -56,6 +57,15 @@ pub struct FinishedSpan {
 impl Tracer {
     pub(super) const fn new(sampler: Sampler, queue: SpanQueue) -> Self {
         Self { sampler, queue }
+    }
+
+    /// Creates a tracer that follows the parent or else records everything, and the queue of its
+    /// spans, which nobody sends; for tests.
+    #[must_use]
+    pub fn unsent(spans_max: usize) -> (Self, mpsc::Receiver<SpanData>) {
+        let (queue, spans) = SpanQueue::new(spans_max, TraceCounters::new());
+        let sampler = Sampler::ParentBased(Box::new(Sampler::AlwaysOn));
+        (Self::new(sampler, queue), spans)
     }
 
     /// Returns the place of a new span, or `None` if it is not recorded. It is a part of `parent`,
