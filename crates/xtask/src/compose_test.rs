@@ -7,13 +7,14 @@ mod image;
 #[cfg(test)]
 mod tests;
 
-use std::{fs, io, path::Path, process::ExitCode, time::Duration};
+use std::{fs, io, process::ExitCode, time::Duration};
 
 use anyhow::{Context, Result};
 
 use self::image::Image;
 use crate::{
     command::{Call, cargo, compose, in_workspace, program},
+    monitoring::dashboards,
     nats::missing_engine,
     preflight::{Missing, Preflight},
     stand_in::{
@@ -127,7 +128,7 @@ impl ComposedCluster {
         self.run_tests("tests", "cluster")?;
         step("monitoring", || {
             fast_monitoring::write()?;
-            write_dashboard_queries(&in_workspace(QUERIES))
+            dashboards::write_queries(&in_workspace(QUERIES))
         })?;
         let monitored = self.with(&fast_monitoring::options());
         monitored.run_tests("tests with monitoring", "cluster-monitoring")?;
@@ -184,12 +185,6 @@ impl ComposedCluster {
             eprintln!("    could not show the containers' logs: {error:#}");
         }
     }
-}
-
-/// Writes the queries of all dashboards, one on each line.
-fn write_dashboard_queries(path: &Path) -> Result<()> {
-    const QUERY: &str = r#"{"dashboard": "none yet", "panel": "targets", "expr": "up"}"#;
-    fs::write(path, QUERY).with_context(|| format!("could not write {}", path.display()))
 }
 
 /// Removes the directory of secrets, if there is one.

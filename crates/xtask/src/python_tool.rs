@@ -124,6 +124,7 @@ pub(crate) const GRAFANA: PythonTool = PythonTool {
     program: "python3",
     environment: "target/grafana",
     requirements: "crates/xtask/python/grafana.txt",
+    packaged: None,
     host_version: HostVersion::Ignored,
 };
 
