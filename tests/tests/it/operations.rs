@@ -1,6 +1,6 @@
-//! The tables of docs/operations.md against the code and the measurements that they repeat. The
-//! tables of settings are compared in the crate `command`, that of metrics in `metrics`, and that of
-//! signals in `signals`.
+//! The tables of docs/operations.md against the code, and against the measurements that they
+//! repeat. The tables of settings are compared in the crate `command`, that of metrics in
+//! `metrics`, and that of signals in `signals`.
 
 use std::collections::BTreeSet;
 
@@ -123,7 +123,7 @@ impl Measured {
     fn row(&self, clients: f64) -> Vec<String> {
         let mut frame = Vec::new();
         let tick = Tick {
-            epoch: Epoch::from_unix_ms(1_800_000_000_000),
+            epoch: Epoch::from_ms(1_800_000_000_000),
             quality: Quality::Normal,
         };
         message::encode_batch(Mode::Second, &[tick], 1_800_000_000_000_123, &mut frame);
