@@ -1,11 +1,11 @@
-//! The monitoring of the test's cluster, which runs faster than the real one: a test cannot wait an
-//! hour for an alert. The configuration is that of `deploy/prometheus`, of which a copy is written
-//! in which every duration is divided by [`SPEED`]: intervals, `for`, and the ranges and offsets in
-//! expressions. Expressions are otherwise the same.
+//! The monitoring of the test's cluster, which is faster than the real one: a test cannot wait an
+//! hour for an alert. Prometheus reads a copy of `deploy/prometheus` in which every duration is
+//! divided by [`SPEED`]: intervals, `for`, and the ranges and offsets in expressions. Everything
+//! else in the expressions stays as it is.
 //!
-//! Two differences remain. Ticks, heartbeats and the time of edges are as slow as ever, so that in
-//! minute mode an edge seems to send no ticks for most of each minute. And a scrape may take as long
-//! as the interval between two scrapes, since a third of a second would be too short.
+//! The copy differs in one more way: a scrape may take as long as the interval between two scrapes,
+//! since a third of a second would be too short. What Prometheus measures is as slow as ever. In
+//! minute mode, for example, an edge seems to send no ticks for most of each minute.
 
 use std::{fs, io, path::Path, sync::LazyLock};
 
@@ -109,23 +109,23 @@ fn faster(value: Value) -> Result<Value> {
     Ok(match value {
         Value::Array(items) => Value::Array(items.into_iter().map(faster).collect::<Result<_>>()?),
         Value::Object(fields) => {
-            let fields = fields.into_iter().map(|(key, value)| {
-                let value = match value {
-                    Value::String(text) if DURATIONS.contains(&key.as_str()) => {
-                        Value::String(divided(&text)?)
-                    }
-                    Value::String(text) if key == "expr" => {
-                        Value::String(faster_expression(&text)?)
-                    }
-                    Value::String(text) => Value::String(text),
-                    other => faster(other)?,
-                };
+            let fields = fields.into_iter();
+            let fields = fields.map(|(key, value)| {
+                let value = faster_field(&key, value)?;
                 anyhow::Ok((key, value))
             });
             Value::Object(fields.collect::<Result<_>>()?)
         }
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => value,
     })
+}
+
+fn faster_field(key: &str, value: Value) -> Result<Value> {
+    match value.as_str() {
+        Some(duration) if DURATIONS.contains(&key) => Ok(Value::String(divided(duration)?)),
+        Some(expression) if key == "expr" => Ok(Value::String(faster_expression(expression)?)),
+        Some(_) | None => faster(value),
+    }
 }
 
 fn faster_expression(expression: &str) -> Result<String> {

@@ -19,11 +19,11 @@ use crate::extra::Extra;
 
 const DAY: u64 = 86_400;
 
-/// Clients of these edges send no HEARTBEAT.
+/// The settings of an edge whose clients send no HEARTBEAT.
 const PATIENT: [(&str, &str); 2] = [("HEARTBEAT_INTERVAL", "10m"), ("HEARTBEAT_TIMEOUT", "20m")];
 
-/// An edge with 9 of 10 clients. One of them waits for the tick of a minute, which does not come for
-/// so long that, at this speed, it seems never to come.
+/// An edge with nine clients that accepts ten. One of the nine waits for the tick of a minute, for
+/// so long that, at the speed of these rules, the edge seems to send none.
 pub(super) fn full_edge() {
     let edge = patient("full").setting("MAX_CONNECTIONS", "10");
     let edge = Scraped::edge(edge);
@@ -42,8 +42,8 @@ pub(super) fn full_edge() {
     await_ended(&alerts);
 }
 
-/// An edge whose clients guess passwords, do not read, fall silent, or send frames only in part. And
-/// nobody reads its log.
+/// An edge whose clients guess passwords, do not read, fall silent, or send half a frame, and whose
+/// log is not read either.
 pub(super) fn bad_clients() {
     let settings = [
         ("AUTH_RATE_LIMIT", "0"),
@@ -159,8 +159,8 @@ fn unix_ms_now() -> i64 {
     SystemHost::new(0).read().unix.as_micros() / 1_000
 }
 
-/// An edge with certificates that expire or are not valid yet, and then with a password file that is
-/// cut off.
+/// An edge with certificates that expire soon or are not valid yet, and with a password file that
+/// becomes empty.
 pub(super) fn bad_files() {
     let files = TempDir::new("bad-files");
     fs::set_permissions(files.path(), fs::Permissions::from_mode(0o755)).unwrap();

@@ -2,8 +2,8 @@
 //! when its condition is made to happen in the running cluster, reaches Alertmanager, and ends when
 //! the cause has ended, and each query of the dashboards returns data.
 //!
-//! `cargo xtask compose-test` divides all durations of Prometheus and of its rules, so that an alert
-//! that waits for five minutes waits for 20 s here. The rules are otherwise those of
+//! `cargo xtask compose-test` divides all durations of Prometheus and of its rules by 15: an alert
+//! that waits for five minutes waits for 20 s here. Otherwise the rules are those of
 //! `deploy/prometheus`.
 
 mod dashboards;
@@ -37,8 +37,8 @@ const NOT_RAISED: [(&str, &str); 4] = [
     ),
     (
         "TickstormMemory",
-        "an idle edge needs 10 MB, of which the kernel's part alone is more than a tenth: with a limit \
-         that close, the kernel takes pages of the program away or kills it",
+        "the kernel's own memory for a small process is more than a tenth of so low a limit, and it \
+         would take pages of the program away, or kill it",
     ),
     (
         "TickstormSloBurnsSlowly",

@@ -29,7 +29,7 @@ pub(super) struct PrometheusAlert {
     pub(super) state: String,
 }
 
-/// An alert that Alertmanager has been told of, and that has not ended.
+/// An alert that Prometheus has sent to Alertmanager, and that has not ended.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Notified {

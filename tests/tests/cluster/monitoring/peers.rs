@@ -1,4 +1,4 @@
-//! Clients that behave badly, or just stay: raw connections to one edge, which nobody reads.
+//! Clients that behave badly, or just stay: raw connections to one edge, which are not read.
 
 use std::net::SocketAddr;
 
@@ -40,7 +40,7 @@ impl Peers {
 
     /// Adds clients that subscribe to ticks at their time, or ahead of it.
     pub(super) fn subscribe(mut self, count: usize, mode: Mode, ahead: bool) -> Self {
-        self.add(count, PeerOptions::default(), async |peer| {
+        self.add(count, PeerOptions::default(), &async |peer| {
             peer.auth(USER, PASSWORD).await;
             peer.expect_ack(frame::AUTH).await;
             peer.subscribe_with(mode, None, ahead).await;
@@ -57,7 +57,7 @@ impl Peers {
             receive_buffer: Some(SMALL_BUFFER),
             ..PeerOptions::default()
         };
-        self.add(count, small, async |peer| {
+        self.add(count, small, &async |peer| {
             peer.auth(USER, PASSWORD).await;
             peer.subscribe_with(Mode::Second, Some(resume_after_ms), false)
                 .await;
@@ -67,7 +67,7 @@ impl Peers {
 
     /// Adds clients with a wrong password.
     pub(super) fn guess(mut self, count: usize) -> Self {
-        self.add(count, PeerOptions::default(), async |peer| {
+        self.add(count, PeerOptions::default(), &async |peer| {
             peer.auth(USER, "wrong").await;
         });
         self
@@ -76,14 +76,14 @@ impl Peers {
     /// Adds clients that send part of an AUTH.
     pub(super) fn hesitate(mut self, count: usize) -> Self {
         let auth = frame::frame(frame::AUTH, &[7; 4_096]);
-        self.add(count, PeerOptions::default(), async |peer| {
+        self.add(count, PeerOptions::default(), &async |peer| {
             // The edge may have closed the connection already.
             let _ = peer.try_send(&auth[..HALF_FRAME]).await;
         });
         self
     }
 
-    fn add(&mut self, count: usize, options: PeerOptions, introduce: impl AsyncFn(&mut Peer)) {
+    fn add(&mut self, count: usize, options: PeerOptions, introduce: &impl AsyncFn(&mut Peer)) {
         let added = self.runtime.block_on(async {
             let mut added = Vec::new();
             for _ in 0..count {

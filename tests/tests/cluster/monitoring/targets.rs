@@ -1,6 +1,6 @@
-//! Containers beside the cluster that Prometheus scrapes as if they were part of it. The test's copy
-//! of Prometheus' configuration reads further targets from a file for each job, which are written
-//! here.
+//! Containers beside the cluster that Prometheus scrapes as if they were part of it. In the copy of
+//! its configuration that tests use, each job reads further targets from a file. This module writes
+//! these files.
 
 use std::collections::BTreeMap;
 use std::fs;

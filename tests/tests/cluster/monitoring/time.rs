@@ -5,7 +5,7 @@ use super::targets::Scraped;
 use crate::engine::container;
 use crate::extra::Extra;
 
-/// How wrong it is: more than 10 s, so that an edge without any other clock waits before it follows.
+/// Its error. An edge without any other clock waits before it follows a step of more than 10 s.
 const SKEW_MS: &str = "15000";
 
 /// A clock with the name of one of the cluster takes its place with a wrong time, and then that
