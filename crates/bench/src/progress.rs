@@ -5,6 +5,7 @@ use std::io::IsTerminal;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use tickstorm_service::stderr;
 use tickstorm_timebase::{Clock, Mono, SystemClock};
 
 /// The minimum interval between lines if standard error is not a terminal.
@@ -47,7 +48,7 @@ impl ProgressLine {
         self.bar.set_position(0);
         self.bar.set_message(phase.to_owned());
         if !self.is_terminal && !self.is_hidden {
-            eprintln!("{phase}");
+            stderr::notice(format_args!("{phase}"));
         }
     }
 
@@ -58,7 +59,7 @@ impl ProgressLine {
         if !self.is_terminal && !self.is_hidden && now.since(self.printed_at) >= LINE_INTERVAL {
             self.printed_at = now;
             let (phase, total) = (&self.phase, self.bar.length().unwrap_or_default());
-            eprintln!("{phase}: {steps}/{total}");
+            stderr::notice(format_args!("{phase}: {steps}/{total}"));
         }
     }
 }

@@ -26,6 +26,7 @@ use tickstorm_service::lifecycle::Lifecycle;
 use tickstorm_service::logging::Logs;
 use tickstorm_service::metrics;
 use tickstorm_service::signals::Signals;
+use tickstorm_service::stderr;
 
 use self::tls::{DevTlsArgs, Served};
 use crate::follow::{TickFormat, follow, print};
@@ -100,7 +101,7 @@ impl Dev {
         credentials::refuse_known_password(&settings)?;
         if self.check_config {
             for warning in settings.warnings() {
-                eprintln!("tickstorm: warning: {warning}");
+                stderr::notice(format_args!("tickstorm: warning: {warning}"));
             }
             return print(settings.check_config().trim_end()).map(drop);
         }

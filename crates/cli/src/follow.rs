@@ -6,6 +6,7 @@ use std::ops::ControlFlow;
 
 use tickstorm_client::{ConnectionId, Error, Event, Tick, Ticks};
 use tickstorm_command::{Failure, OUTPUT};
+use tickstorm_service::stderr;
 
 use crate::line::{self, Line};
 
@@ -30,7 +31,7 @@ pub(crate) async fn follow(
         let event = event.map_err(|error| failure(error, ticks.connection_id()))?;
         let Event::Tick(tick) = event else {
             if let Some(notice) = notice(&event) {
-                eprintln!("tickstorm: {notice}");
+                stderr::notice(format_args!("tickstorm: {notice}"));
             }
             continue;
         };

@@ -14,7 +14,7 @@ use std::process::{self, ExitCode};
 use clap::Parser;
 use tickstorm_bench::{Bench, BenchEdge, CHILD_COMMAND};
 use tickstorm_command::command_line;
-use tickstorm_service::private_memory;
+use tickstorm_service::{private_memory, stderr};
 
 /// The exit codes of all commands, as `--help` lists them.
 const EXIT_CODES: &str = "\
@@ -75,10 +75,10 @@ fn protect_memory(command: &Command) {
     match command {
         Command::Dev(_) | Command::Tail(_) => {
             if let Err(error) = private_memory::protect() {
-                eprintln!(
+                stderr::notice(format_args!(
                     "tickstorm: warning: {}: {error}",
                     private_memory::UNPROTECTED
-                );
+                ));
             }
         }
         Command::Status(_) | Command::Bench(_) | Command::BenchEdge(_) => {}

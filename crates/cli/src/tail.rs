@@ -12,7 +12,7 @@ use tickstorm_command::{
     credentials::{self, ClientCredentials},
 };
 use tickstorm_service::env::Settings;
-use tickstorm_service::{duration, exit};
+use tickstorm_service::{duration, exit, stderr};
 
 use crate::follow::{TickFormat, follow};
 use crate::line::Lateness;
@@ -135,7 +135,7 @@ impl Tail {
         });
         let summary = summary.into_inner();
         if summary.has_enough_ticks() && !self.json {
-            eprintln!("{summary}");
+            stderr::notice(format_args!("{summary}"));
         }
         // A name lookup that is still in progress must not delay the exit.
         runtime.shutdown_background();
@@ -146,7 +146,7 @@ impl Tail {
         let settings = Settings::load(&credentials::SECTIONS, &credentials::DEFAULTS)
             .map_err(|errors| Failure::new(exit::CONFIG, errors))?;
         for warning in settings.warnings() {
-            eprintln!("tickstorm: warning: {warning}");
+            stderr::notice(format_args!("tickstorm: warning: {warning}"));
         }
         let credentials = ClientCredentials::from_settings(&settings, self.user.as_deref())?;
         let (first, others) = self.addr.split_first().expect("--addr has a default");
@@ -180,7 +180,9 @@ impl Tail {
             // A probe that succeeds writes nothing to standard error.
             if self.within.is_none() {
                 let (edge_id, address) = (ticks.edge_id().escape_debug(), ticks.address());
-                eprintln!("tickstorm: connected to edge {edge_id} at {address}");
+                stderr::notice(format_args!(
+                    "tickstorm: connected to edge {edge_id} at {address}"
+                ));
             }
             let judge = |tick: &Tick| {
                 summary.borrow_mut().count(tick);

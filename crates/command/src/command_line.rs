@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use tickstorm_service::exit::{OK, USAGE};
+use tickstorm_service::stderr;
 
 use crate::Failure;
 
@@ -22,7 +23,7 @@ pub fn run<C: Parser>(name: &str, command: impl FnOnce(C) -> Result<(), Failure>
     match command(line) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("{name}: {:#}", failure.error);
+            stderr::notice(format_args!("{name}: {:#}", failure.error));
             ExitCode::from(failure.code)
         }
     }

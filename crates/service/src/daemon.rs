@@ -26,6 +26,7 @@ use crate::{
     metrics, private_memory,
     settings::{ADMIN_ADDR, ADMIN_TLS_CERT_FILE, LOG_FORMAT, LOG_LEVEL},
     signals::{self, Hangups, QUIT_EXIT_CODE, Signals},
+    stderr,
     traces::{Source, TraceCounters, Tracer, Traces},
 };
 
@@ -146,7 +147,7 @@ impl Daemon {
             self.run(protected, body)
         };
         outcome.unwrap_or_else(|failure| {
-            eprintln!("{}: {failure}", self.name);
+            stderr::notice(format_args!("{}: {failure}", self.name));
             ExitCode::from(failure.code)
         })
     }
@@ -193,7 +194,7 @@ impl Daemon {
     fn check_config(&self) -> Result<ExitCode, Failure> {
         let settings = self.settings()?;
         for warning in settings.warnings() {
-            eprintln!("{}: warning: {warning}", self.name);
+            stderr::notice(format_args!("{}: warning: {warning}", self.name));
         }
         io::stdout()
             .write_all(settings.check_config().as_bytes())

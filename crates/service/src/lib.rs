@@ -26,6 +26,7 @@ pub mod private_memory;
 mod process_metrics;
 pub mod settings;
 pub mod signals;
+pub mod stderr;
 pub mod tls_expiry;
 pub mod tls_file;
 pub mod traces;

@@ -3,9 +3,11 @@
 use std::net::{Ipv4Addr, TcpListener};
 
 use tokio::io::AsyncWriteExt;
+use tokio::process::Command;
+use tokio::time::timeout;
 
 use crate::dev::Dev;
-use crate::tickstorm::{Ended, run, tickstorm};
+use crate::tickstorm::{Ended, PATIENCE, binary, run, tickstorm};
 
 async fn tail(args: &[&str]) -> Ended {
     run(tickstorm(&[&["tail"], args].concat())).await
@@ -204,4 +206,36 @@ async fn help_lists_exit_codes_and_examples_and_only_options_that_exist() {
         ended.stdout.contains("--ahead") && ended.stdout.contains("--tls-ca"),
         "{ended:?}"
     );
+}
+
+#[tokio::test]
+async fn standard_error_that_nobody_reads_does_not_change_an_exit_code() {
+    let edge = |args: &[&str]| {
+        let mut command = Command::new(binary("tickstorm-edge"));
+        command.args(args).env_clear().kill_on_drop(true);
+        command
+    };
+    let mut misconfigured = edge(&["--check-config"]);
+    misconfigured.env("LISTEN_ADDR", "nowhere");
+    let mut warned = edge(&["--check-config"]);
+    warned.env("LISTEN_ADRR", "127.0.0.1:0");
+    warned
+        .env("NATS_URL", "nats://127.0.0.1:4222")
+        .env("STREAM_USER", "user")
+        .env("STREAM_PASS", "password");
+    let refused = ["--addr", "127.0.0.1:1", "--count", "1"];
+    for (mut command, code) in [
+        (tickstorm(&[&["tail"], &refused[..]].concat()), 69),
+        (tickstorm(&["status", "--admin", "127.0.0.1:1"]), 69),
+        (tickstorm(&["tail", "--unknown"]), 64),
+        (edge(&["healthcheck"]), 1),
+        (misconfigured, 78),
+        (warned, 0),
+    ] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        command.stdout(std::process::Stdio::null()).stderr(writer);
+        let status = timeout(PATIENCE, command.status()).await.unwrap().unwrap();
+        assert_eq!(status.code(), Some(code), "{command:?}");
+    }
 }
