@@ -165,7 +165,7 @@ mod tests {
         for sampler in [Some(Sampler::AlwaysOff), None] {
             let (lines, _) = lines(Level::Info, LogFormat::Json, sampler);
             assert_eq!(lines.len(), 3, "{lines:?}");
-            assert!(!lines[1].contains("trace_id"), "{lines:?}");
+            assert!(!lines[1].contains(r#""trace_id""#), "{lines:?}");
         }
     }
 
