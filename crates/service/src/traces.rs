@@ -39,7 +39,7 @@ use self::{
         TracesSampler,
     },
 };
-use crate::{VERSION, env::Settings};
+use crate::{VERSION, env::Settings, low_priority};
 pub(crate) use counters::TraceCounters;
 
 /// The target of spans that are sent to the collector. LOG_LEVEL has no effect on it.
@@ -167,6 +167,8 @@ impl Traces {
         thread::Builder::new()
             .name("traces".into())
             .spawn(move || {
+                // Encoding must not delay an edge's shards.
+                low_priority::lower();
                 exporter.run();
                 // This fails if the process did not wait for it.
                 let _ = done.send(());
