@@ -2,7 +2,7 @@
 //! business of clocks and edges.
 //!
 //! Code that traces something puts finished spans into a bounded queue and never waits. A thread of
-//! its own sends them ([`exporter`]); a collector that is slow, silent or gone costs spans, which
+//! its own sends them (`exporter`); a collector that is slow, silent or gone costs spans, which
 //! are counted, and nothing else. Without a collector nothing of this exists: spans of the target
 //! [`TARGET`] are then disabled, and there is no [`Tracer`].
 
