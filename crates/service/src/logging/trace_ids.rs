@@ -90,7 +90,6 @@ mod tests {
     use serde_json::Value;
     use tracing::{dispatcher::with_default, info, info_span};
 
-    use super::*;
     use crate::{
         logging::{Level, LineCounters, LogFormat, counted_dispatch},
         traces,
