@@ -291,7 +291,8 @@ impl Daemon {
         });
         // Tasks that hang must not delay the exit.
         runtime.shutdown_background();
-        if let Some(traces) = traces {
+        // A process that must end at once does not wait for its last spans.
+        if let (Some(traces), Ok(())) = (traces, &outcome) {
             traces.end();
         }
         Ok(match outcome {

@@ -22,15 +22,20 @@ pub async fn run<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -
     thread::Builder::new()
         .name("low-priority".into())
         .spawn(move || {
-            // On Linux, this concerns the calling thread only. If the system refuses, the work is
-            // done all the same.
-            let _ = rustix::process::nice(NICENESS);
+            lower();
             // The caller may have gone away meanwhile.
             let _ = reply.send(work());
         })?;
     result
         .await
         .map_err(|_| io::Error::other("work at low priority panicked"))
+}
+
+/// Lowers the priority of this thread, which can't be raised again.
+pub(crate) fn lower() {
+    // On Linux, this concerns the calling thread only. If the system refuses, the work is done all
+    // the same.
+    let _ = rustix::process::nice(NICENESS);
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 //! business of clocks and edges.
 //!
 //! Code that traces something puts finished spans into a bounded queue and never waits. A thread of
-//! its own sends them ([`exporter`]); a collector that is slow, silent or gone costs spans, which
+//! its own sends them (`exporter`); a collector that is slow, silent or gone costs spans, which
 //! are counted, and nothing else. Without a collector nothing of this exists: spans of the target
 //! [`TARGET`] are then disabled, and there is no [`Tracer`].
 
@@ -39,7 +39,7 @@ use self::{
         TracesSampler,
     },
 };
-use crate::{VERSION, env::Settings};
+use crate::{VERSION, env::Settings, low_priority};
 pub(crate) use counters::TraceCounters;
 
 /// The target of spans that are sent to the collector. LOG_LEVEL has no effect on it.
@@ -167,6 +167,8 @@ impl Traces {
         thread::Builder::new()
             .name("traces".into())
             .spawn(move || {
+                // Encoding must not delay an edge's shards.
+                low_priority::lower();
                 exporter.run();
                 // This fails if the process did not wait for it.
                 let _ = done.send(());

@@ -327,13 +327,13 @@ mod tests {
     }
 
     fn with_headers(reply_to: Option<&[u8]>, headers: &[u8], payload: &[u8]) -> ServerOp {
-        match message(b"a.b", reply_to, payload) {
-            ServerOp::Message(delivery) => ServerOp::Message(Delivery {
-                headers: headers.into(),
-                ..delivery
-            }),
-            other => panic!("{other:?}"),
-        }
+        ServerOp::Message(Delivery {
+            sid: 7,
+            subject: b"a.b".to_vec(),
+            reply_to: reply_to.map(<[u8]>::to_vec),
+            headers: headers.into(),
+            payload: Ok(payload.into()),
+        })
     }
 
     #[test]

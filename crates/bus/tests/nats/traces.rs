@@ -8,7 +8,7 @@ use crate::{announcement, clock, edge, id, options, soon};
 const PARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
 
 fn parent() -> TraceParent {
-    PARENT.parse().unwrap()
+    PARENT.parse().expect("the recommendation's example")
 }
 
 fn traced_bus(nats: &Nats) -> NatsBus {
@@ -41,7 +41,7 @@ async fn heard_trace(
 ) -> Option<TraceParent> {
     let wanted = announcement(1_000);
     for _ in 0..600 {
-        clock.announce_traced(&wanted, trace).unwrap();
+        clock.announce_traced(&wanted, trace).expect("a connection");
         let next = tokio::time::timeout(std::time::Duration::from_millis(50), edge.next());
         if let Ok(event) = next.await {
             let Some(EdgeEvent::Announcement(heard, trace)) = event else {
@@ -98,7 +98,7 @@ async fn a_clock_that_traces_hears_its_own_announcements_and_requests() {
 async fn headers_that_cannot_be_read_cost_no_announcement() {
     let nats = Nats::run(&[]);
     let (_edge, mut events) = traced_edge(&nats).await;
-    let raw = async_nats::connect(nats.url()).await.unwrap();
+    let raw = Box::pin(async_nats::connect(nats.url())).await.unwrap();
     let subject = "tickstorm.v1.tick.second.clock-0";
     let values = ["", "00", &PARENT.to_uppercase(), &"x".repeat(500), PARENT];
     for value in values {

@@ -45,7 +45,7 @@ pub(super) struct HeardTick {
 pub(super) struct HeardTicks(BTreeMap<(Epoch, u8), HeardTick>);
 
 impl HeardTicks {
-    /// Returns what is known of a tick, which is remembered from now on.
+    /// Returns what is known of a tick, which is remembered afterwards.
     pub(super) fn tick(&mut self, mode: Mode, epoch: Epoch) -> &mut HeardTick {
         let mode = match mode {
             Mode::Second => 0,

@@ -90,7 +90,6 @@ mod tests {
     use serde_json::Value;
     use tracing::{dispatcher::with_default, info, info_span};
 
-    use super::*;
     use crate::{
         logging::{Level, LineCounters, LogFormat, counted_dispatch},
         traces,
@@ -165,7 +164,7 @@ mod tests {
         for sampler in [Some(Sampler::AlwaysOff), None] {
             let (lines, _) = lines(Level::Info, LogFormat::Json, sampler);
             assert_eq!(lines.len(), 3, "{lines:?}");
-            assert!(!lines[1].contains("trace_id"), "{lines:?}");
+            assert!(!lines[1].contains(r#""trace_id""#), "{lines:?}");
         }
     }
 

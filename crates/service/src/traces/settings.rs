@@ -37,7 +37,7 @@ pub enum OtherExporter {
     None,
 }
 
-/// The form in which a trace goes on in other programs.
+/// The form in which a trace continues in other programs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Propagator {
     /// W3C's Trace Context.

@@ -38,7 +38,7 @@ pub struct FinishedSpan {
     pub context: SpanContext,
     /// The place of the span that it is a part of, if there is one.
     pub parent: Option<SpanContext>,
-    /// The places of other spans that it has to do with.
+    /// The places of other spans that concern the same.
     pub links: Vec<SpanContext>,
     /// Its name.
     pub name: &'static str,
