@@ -17,7 +17,7 @@ const SCHEMA_VERSION: u32 = 39;
 pub(super) const COLUMNS: u32 = 24;
 
 /// The variable with the address of the runbooks, and its value with compose/monitoring.yml.
-pub(super) const RUNBOOKS: &str = "runbooks";
+const RUNBOOKS: &str = "runbooks";
 const RUNBOOKS_OF_COMPOSE: &str = "http://127.0.0.1:9090/user";
 
 /// The tag by which the dashboards find each other.
@@ -121,29 +121,35 @@ fn chosen(text: &str) -> Value {
     json!({ "selected": true, "text": text, "value": text })
 }
 
-/// Links to the other dashboards, with the same time and values, and to the runbooks.
-fn links() -> Value {
-    let link = json!({
+/// Returns the address of a page of the runbooks.
+pub(super) fn runbook(name: &str) -> String {
+    format!("${{{RUNBOOKS}}}/{name}.md")
+}
+
+/// Returns a link of a panel, a curve, or a page, with all fields that the schema requires.
+pub(super) fn link(title: &str, url: &str, opens_tab: bool) -> Value {
+    json!({
         "asDropdown": false,
         "icon": "external link",
-        "includeVars": true,
-        "keepTime": true,
-        "tags": [TAG],
-        "targetBlank": false,
-        "title": "Dashboards",
+        "includeVars": false,
+        "keepTime": false,
+        "tags": [],
+        "targetBlank": opens_tab,
+        "title": title,
         "tooltip": "",
-        "type": "dashboards",
-        "url": "",
-    });
-    let mut runbooks = link.clone();
-    runbooks["includeVars"] = false.into();
-    runbooks["keepTime"] = false.into();
-    runbooks["tags"] = json!([]);
-    runbooks["targetBlank"] = true.into();
-    runbooks["title"] = "Runbooks".into();
-    runbooks["type"] = "link".into();
-    runbooks["url"] = format!("${{{RUNBOOKS}}}/README.md").into();
-    json!([link, runbooks])
+        "type": "link",
+        "url": url,
+    })
+}
+
+/// Links to the other dashboards, with the same time and values, and to the runbooks.
+fn links() -> Value {
+    let mut dashboards = link("Dashboards", "", false);
+    dashboards["type"] = "dashboards".into();
+    dashboards["tags"] = json!([TAG]);
+    dashboards["includeVars"] = true.into();
+    dashboards["keepTime"] = true.into();
+    json!([dashboards, link("Runbooks", &runbook("README"), true)])
 }
 
 /// Marks on all curves: while alerts fire, and when daemons have started.

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::{
-    json::{RUNBOOKS, datasource},
+    json::{datasource, link, runbook},
     source::{Column, Dashboard, Kind, Legend, Mapping, Panel, Step},
 };
 
@@ -59,8 +59,7 @@ fn defaults(panel: &Panel) -> Value {
         "custom": custom(panel),
     });
     if panel.opens_edge {
-        defaults["links"] =
-            json!([{ "title": "Open the edge", "url": EDGE, "targetBlank": false }]);
+        defaults["links"] = json!([link("Open the edge", EDGE, false)]);
     }
     if let Some(decimals) = panel.decimals {
         defaults["decimals"] = decimals.into();
@@ -198,14 +197,8 @@ fn targets(dashboard: &Dashboard, panel: &Panel) -> Value {
 }
 
 fn runbooks(panel: &Panel) -> Value {
-    let link = |alert: &String| {
-        json!({
-            "title": format!("Runbook of {alert}"),
-            "url": format!("${{{RUNBOOKS}}}/{alert}.md"),
-            "targetBlank": true,
-        })
-    };
-    panel.runbooks.iter().map(link).collect()
+    let to_page = |alert: &String| link(&format!("Runbook of {alert}"), &runbook(alert), true);
+    panel.runbooks.iter().map(to_page).collect()
 }
 
 /// Returns the transformation of a table: the headings and the order of its columns.
@@ -234,14 +227,10 @@ fn overrides(panel: &Panel) -> Value {
     let of = |heading: &str, property: Value| json!({ "matcher": { "id": "byName", "options": heading }, "properties": [property] });
     let column = |column: &Column| {
         if column.label == ALERT_NAME {
-            let link = json!({
-                "title": "Runbook",
-                "url": format!("${{{RUNBOOKS}}}/${{__value.text}}.md"),
-                "targetBlank": true,
-            });
+            let to_page = link("Runbook", &runbook("${__value.text}"), true);
             return Some(of(
                 &column.heading,
-                json!({ "id": "links", "value": [link] }),
+                json!({ "id": "links", "value": [to_page] }),
             ));
         }
         (column.label == VALUE && !panel.thresholds.is_empty()).then(|| {
