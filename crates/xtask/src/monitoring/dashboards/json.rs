@@ -23,8 +23,8 @@ const RUNBOOKS_OF_COMPOSE: &str = "http://127.0.0.1:9090/user";
 /// The tag by which the dashboards find each other.
 const TAG: &str = "tickstorm";
 
-/// What a variable stands for while all its values are chosen. It matches series that lack the
-/// label: without Kubernetes, there is no `namespace`.
+/// What a variable stands for while all its values are chosen. It matches series without the label:
+/// outside of Kubernetes, there is no `namespace`.
 const ALL: &str = ".*";
 
 /// Returns the text of a file for Grafana. Each panel has a line of its own, so that a change of a
@@ -103,7 +103,7 @@ fn variable(variable: &Variable) -> Value {
         "type": "query",
         "datasource": datasource(),
         "definition": variable.query,
-        "query": { "query": variable.query, "refId": "PrometheusVariableQueryEditor-VariableQuery" },
+        "query": variable.query,
         "refresh": 2,
         "regex": "",
         "sort": 1,
@@ -266,7 +266,12 @@ rows:
     height: 4
     panels:
       - &panel
-        { title: one, kind: stat, width: 16, unit: s, description: D., queries: [expr: "up{@edge}"] }
+        title: one
+        kind: stat
+        width: 16
+        unit: s
+        description: D.
+        queries: [expr: "up{@edge}"]
       - { <<: *panel, title: two, width: 8 }
       - { <<: *panel, title: three, width: 1 }
   - title: collapsed

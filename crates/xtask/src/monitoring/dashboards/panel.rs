@@ -83,7 +83,10 @@ fn steps(thresholds: &[Step]) -> Value {
 fn mappings(mappings: &[Mapping]) -> Value {
     let numbered = mappings.iter().enumerate();
     let (special, plain): (Vec<_>, Vec<_>) = numbered.partition(|(_, one)| one.value == "NaN");
-    let result = |index: usize, mapping: &Mapping| json!({ "color": mapping.color, "index": index, "text": mapping.text });
+    let result = |index: usize, mapping: &Mapping| {
+        let Mapping { color, text, .. } = mapping;
+        json!({ "color": color, "index": index, "text": text })
+    };
     let values: serde_json::Map<_, _> = plain
         .into_iter()
         .map(|(index, mapping)| (mapping.value.clone(), result(index, mapping)))
@@ -154,7 +157,12 @@ fn options(panel: &Panel) -> Value {
             "showValue": "auto",
             "alignValue": "left",
             "rowHeight": 0.9,
-            "legend": { "showLegend": false, "displayMode": "list", "placement": "bottom", "calcs": [] },
+            "legend": {
+                "showLegend": false,
+                "displayMode": "list",
+                "placement": "bottom",
+                "calcs": [],
+            },
             "tooltip": { "mode": "single", "sort": "none" },
         }),
         Kind::Table => json!({ "frameIndex": 0, "showHeader": true, "cellHeight": "sm" }),
@@ -224,7 +232,10 @@ fn organized(columns: &[Column]) -> Value {
 /// Returns what is particular to single columns of a table: names of alerts lead to their runbooks,
 /// and values have the colours of the thresholds.
 fn overrides(panel: &Panel) -> Value {
-    let of = |heading: &str, property: Value| json!({ "matcher": { "id": "byName", "options": heading }, "properties": [property] });
+    let of = |heading: &str, property: Value| {
+        let matcher = json!({ "id": "byName", "options": heading });
+        json!({ "matcher": matcher, "properties": [property] })
+    };
     let column = |column: &Column| {
         if column.label == ALERT_NAME {
             let to_page = link("Runbook", &runbook("${__value.text}"), true);
