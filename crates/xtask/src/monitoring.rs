@@ -1,7 +1,7 @@
 //! `cargo xtask test monitoring`: checks the rules, the alerts and their tests, the runbooks, the
-//! dashboards, and the configuration of Prometheus and Alertmanager. `cargo xtask monitoring` writes
-//! the rules in the form that Kubernetes needs, and the dashboards in the form that Grafana needs.
-//! `cargo xtask dashboards` draws panels for docs/dashboards.md.
+//! dashboards, and the configuration of Prometheus and Alertmanager. `cargo xtask monitoring`
+//! writes the rules in the form that Kubernetes needs, and the dashboards in the form that Grafana
+//! needs. `cargo xtask dashboards` draws panels for docs/dashboards.md.
 
 mod alerts;
 pub(crate) mod dashboards;

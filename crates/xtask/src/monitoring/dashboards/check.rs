@@ -206,7 +206,7 @@ mod tests {
             unknown,
             ["the panel \"panel 2\" uses $jop, which is not a variable"]
         );
-        assert_eq!(set("up{@egde}").len(), 1);
+        assert_eq!(set("up{@clients}").len(), 1);
     }
 
     #[test]

@@ -17,14 +17,14 @@ const SCHEMA_VERSION: u32 = 39;
 pub(super) const COLUMNS: u32 = 24;
 
 /// The variable with the address of the runbooks, and its value with compose/monitoring.yml.
-pub(super) const RUNBOOKS: &str = "runbooks";
+const RUNBOOKS: &str = "runbooks";
 const RUNBOOKS_OF_COMPOSE: &str = "http://127.0.0.1:9090/user";
 
 /// The tag by which the dashboards find each other.
 const TAG: &str = "tickstorm";
 
-/// What a variable stands for while all its values are chosen. It matches series that lack the
-/// label: without Kubernetes, there is no `namespace`.
+/// What a variable stands for while all its values are chosen. It matches series without the label:
+/// outside of Kubernetes, there is no `namespace`.
 const ALL: &str = ".*";
 
 /// Returns the text of a file for Grafana. Each panel has a line of its own, so that a change of a
@@ -103,7 +103,7 @@ fn variable(variable: &Variable) -> Value {
         "type": "query",
         "datasource": datasource(),
         "definition": variable.query,
-        "query": { "query": variable.query, "refId": "PrometheusVariableQueryEditor-VariableQuery" },
+        "query": variable.query,
         "refresh": 2,
         "regex": "",
         "sort": 1,
@@ -121,29 +121,35 @@ fn chosen(text: &str) -> Value {
     json!({ "selected": true, "text": text, "value": text })
 }
 
-/// Links to the other dashboards, with the same time and values, and to the runbooks.
-fn links() -> Value {
-    let link = json!({
+/// Returns the address of a page of the runbooks.
+pub(super) fn runbook(name: &str) -> String {
+    format!("${{{RUNBOOKS}}}/{name}.md")
+}
+
+/// Returns a link of a panel, a curve, or a page, with all fields that the schema requires.
+pub(super) fn link(title: &str, url: &str, opens_tab: bool) -> Value {
+    json!({
         "asDropdown": false,
         "icon": "external link",
-        "includeVars": true,
-        "keepTime": true,
-        "tags": [TAG],
-        "targetBlank": false,
-        "title": "Dashboards",
+        "includeVars": false,
+        "keepTime": false,
+        "tags": [],
+        "targetBlank": opens_tab,
+        "title": title,
         "tooltip": "",
-        "type": "dashboards",
-        "url": "",
-    });
-    let mut runbooks = link.clone();
-    runbooks["includeVars"] = false.into();
-    runbooks["keepTime"] = false.into();
-    runbooks["tags"] = json!([]);
-    runbooks["targetBlank"] = true.into();
-    runbooks["title"] = "Runbooks".into();
-    runbooks["type"] = "link".into();
-    runbooks["url"] = format!("${{{RUNBOOKS}}}/README.md").into();
-    json!([link, runbooks])
+        "type": "link",
+        "url": url,
+    })
+}
+
+/// Links to the other dashboards, with the same time and values, and to the runbooks.
+fn links() -> Value {
+    let mut dashboards = link("Dashboards", "", false);
+    dashboards["type"] = "dashboards".into();
+    dashboards["tags"] = json!([TAG]);
+    dashboards["includeVars"] = true.into();
+    dashboards["keepTime"] = true.into();
+    json!([dashboards, link("Runbooks", &runbook("README"), true)])
 }
 
 /// Marks on all curves: while alerts fire, and when daemons have started.
@@ -260,7 +266,12 @@ rows:
     height: 4
     panels:
       - &panel
-        { title: one, kind: stat, width: 16, unit: s, description: D., queries: [expr: "up{@edge}"] }
+        title: one
+        kind: stat
+        width: 16
+        unit: s
+        description: D.
+        queries: [expr: "up{@edge}"]
       - { <<: *panel, title: two, width: 8 }
       - { <<: *panel, title: three, width: 1 }
   - title: collapsed

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::{
-    json::{RUNBOOKS, datasource},
+    json::{datasource, link, runbook},
     source::{Column, Dashboard, Kind, Legend, Mapping, Panel, Step},
 };
 
@@ -59,8 +59,7 @@ fn defaults(panel: &Panel) -> Value {
         "custom": custom(panel),
     });
     if panel.opens_edge {
-        defaults["links"] =
-            json!([{ "title": "Open the edge", "url": EDGE, "targetBlank": false }]);
+        defaults["links"] = json!([link("Open the edge", EDGE, false)]);
     }
     if let Some(decimals) = panel.decimals {
         defaults["decimals"] = decimals.into();
@@ -84,7 +83,10 @@ fn steps(thresholds: &[Step]) -> Value {
 fn mappings(mappings: &[Mapping]) -> Value {
     let numbered = mappings.iter().enumerate();
     let (special, plain): (Vec<_>, Vec<_>) = numbered.partition(|(_, one)| one.value == "NaN");
-    let result = |index: usize, mapping: &Mapping| json!({ "color": mapping.color, "index": index, "text": mapping.text });
+    let result = |index: usize, mapping: &Mapping| {
+        let Mapping { color, text, .. } = mapping;
+        json!({ "color": color, "index": index, "text": text })
+    };
     let values: serde_json::Map<_, _> = plain
         .into_iter()
         .map(|(index, mapping)| (mapping.value.clone(), result(index, mapping)))
@@ -155,7 +157,12 @@ fn options(panel: &Panel) -> Value {
             "showValue": "auto",
             "alignValue": "left",
             "rowHeight": 0.9,
-            "legend": { "showLegend": false, "displayMode": "list", "placement": "bottom", "calcs": [] },
+            "legend": {
+                "showLegend": false,
+                "displayMode": "list",
+                "placement": "bottom",
+                "calcs": [],
+            },
             "tooltip": { "mode": "single", "sort": "none" },
         }),
         Kind::Table => json!({ "frameIndex": 0, "showHeader": true, "cellHeight": "sm" }),
@@ -198,14 +205,8 @@ fn targets(dashboard: &Dashboard, panel: &Panel) -> Value {
 }
 
 fn runbooks(panel: &Panel) -> Value {
-    let link = |alert: &String| {
-        json!({
-            "title": format!("Runbook of {alert}"),
-            "url": format!("${{{RUNBOOKS}}}/{alert}.md"),
-            "targetBlank": true,
-        })
-    };
-    panel.runbooks.iter().map(link).collect()
+    let to_page = |alert: &String| link(&format!("Runbook of {alert}"), &runbook(alert), true);
+    panel.runbooks.iter().map(to_page).collect()
 }
 
 /// Returns the transformation of a table: the headings and the order of its columns.
@@ -231,17 +232,16 @@ fn organized(columns: &[Column]) -> Value {
 /// Returns what is particular to single columns of a table: names of alerts lead to their runbooks,
 /// and values have the colours of the thresholds.
 fn overrides(panel: &Panel) -> Value {
-    let of = |heading: &str, property: Value| json!({ "matcher": { "id": "byName", "options": heading }, "properties": [property] });
+    let of = |heading: &str, property: Value| {
+        let matcher = json!({ "id": "byName", "options": heading });
+        json!({ "matcher": matcher, "properties": [property] })
+    };
     let column = |column: &Column| {
         if column.label == ALERT_NAME {
-            let link = json!({
-                "title": "Runbook",
-                "url": format!("${{{RUNBOOKS}}}/${{__value.text}}.md"),
-                "targetBlank": true,
-            });
+            let to_page = link("Runbook", &runbook("${__value.text}"), true);
             return Some(of(
                 &column.heading,
-                json!({ "id": "links", "value": [link] }),
+                json!({ "id": "links", "value": [to_page] }),
             ));
         }
         (column.label == VALUE && !panel.thresholds.is_empty()).then(|| {
