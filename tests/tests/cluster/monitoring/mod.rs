@@ -37,8 +37,8 @@ const NOT_RAISED: [(&str, &str); 4] = [
     ),
     (
         "TickstormMemory",
-        "the kernel's own memory for a small process is more than a tenth of so low a limit, and it \
-         would take pages of the program away, or kill it",
+        "the kernel's own memory for a small process is more than a tenth of so low a limit: it \
+         takes pages of the program away instead, or kills it",
     ),
     (
         "TickstormSloBurnsSlowly",
