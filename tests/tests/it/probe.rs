@@ -72,7 +72,7 @@ async fn missed_ticks_come_first_and_a_closed_output_is_no_error() {
     let mut command = tickstorm(&["tail", "--addr", &addr, "--resume-after", &from]);
     let mut child = command.spawn().unwrap();
     drop(child.stdout.take());
-    let status = tokio::time::timeout(crate::tickstorm::PATIENCE, child.wait()).await;
+    let status = timeout(PATIENCE, child.wait()).await;
     assert_eq!(status.unwrap().unwrap().code(), Some(0));
 }
 
