@@ -46,8 +46,9 @@ const NOT_RAISED: [(&str, &str); 4] = [
     ),
 ];
 
-/// Raised as long as the clock of this machine is not disciplined.
-const UNDISCIPLINED: &str = "TickstormClockUndisciplined";
+/// Alerts that are true on some machines although the cluster is healthy: if no time service
+/// disciplines the machine's clock, or if other programs keep its cores busy.
+const OF_THE_MACHINE: [&str; 2] = ["TickstormClockUndisciplined", "TickstormTicksLate"];
 
 /// The time for which a healthy cluster is watched. Nearly all alerts wait for less than that.
 const HEALTHY: Duration = Duration::from_secs(20);
@@ -73,25 +74,27 @@ const MISFITS: [Part; 8] = [
 #[test]
 fn all_targets_are_up_and_a_healthy_cluster_raises_no_alert() {
     ensure_monitored();
-    let is_undisciplined =
-        !query(r#"tickstorm_clock_alarm{reason="undisciplined"} == 1"#).is_empty();
     let watched = format!(
-        r#"max_over_time(ALERTS{{alertstate="firing", alertname!="{UNDISCIPLINED}"}}[{}s])"#,
+        r#"max_over_time(ALERTS{{alertstate="firing", alertname!~"{}"}}[{}s])"#,
+        OF_THE_MACHINE.join("|"),
         HEALTHY.as_secs()
     );
     let mut raised = Vec::new();
     let waited = panic::catch_unwind(panic::AssertUnwindSafe(|| {
-        wait_until("no alert was raised or pending for a while", || {
+        wait_until("no alert was raised for a while", || {
             raised = query(&watched);
             raised.is_empty()
         });
     }));
     assert!(waited.is_ok(), "{raised:#?}");
+    let undisciplined = r#"tickstorm_clock_alarm{reason="undisciplined"} == 1"#;
+    let is_undisciplined = !query(undisciplined).is_empty();
     let alerts = prometheus_alerts();
-    let of_the_host = alerts
-        .iter()
-        .filter(|alert| alert.labels["alertname"] == UNDISCIPLINED);
-    assert_eq!(of_the_host.count() > 0, is_undisciplined, "{alerts:#?}");
+    let mut names = alerts.iter().map(|alert| &alert.labels["alertname"]);
+    assert_eq!(
+        names.any(|name| name == OF_THE_MACHINE[0]),
+        is_undisciplined
+    );
 }
 
 #[test]
