@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use tickstorm_protocol::EarlierSchema;
 use tickstorm_protocol::code::{
     CloseReason, ErrorCode, LogLevel, ReplayLimited, Return, UnknownCode,
 };
@@ -85,6 +86,7 @@ fn reasons() -> Vec<CloseReason> {
         CloseReason::AuthTimeout { allowed },
         CloseReason::AuthRateLimited,
         CloseReason::UnknownMode { found: 7 },
+        CloseReason::EarlierSchema(EarlierSchema::Symbols),
         CloseReason::ResumeTooFar,
         CloseReason::UnexpectedMessage { frame_type },
         CloseReason::RateLimited {
@@ -196,6 +198,23 @@ fn a_reason_says_what_was_wrong_and_what_is_allowed() {
         CloseReason::UnknownMode { found: 7 },
         &["mode 7", "SECOND (0)", "MINUTE (1)"],
     );
+    for (sign, shown) in [
+        (EarlierSchema::Symbols, "field 2, symbols,"),
+        (EarlierSchema::StartTime, "field 3, start_time_ms,"),
+        (EarlierSchema::Metadata, "field 4, metadata,"),
+        (EarlierSchema::MinuteMode, "mode 2,"),
+    ] {
+        assert_contains(
+            CloseReason::EarlierSchema(sign),
+            &[
+                shown,
+                "earlier Go server",
+                "SECOND is 0",
+                "MINUTE is 1",
+                "docs/migration.md",
+            ],
+        );
+    }
     assert_contains(
         CloseReason::ResumeTooFar,
         &["resume_after_epoch_ms", "15 s"],

@@ -333,7 +333,7 @@ fn a_setting_that_is_not_built_is_refused_unless_it_has_its_default() {
         );
         assert!(error.ends_with(row.default), "{error}");
         shop(&[(row.name, row.default)]);
-        for other in [row.file.as_deref(), row.former_name].into_iter().flatten() {
+        for other in row.file.as_deref().into_iter().chain(row.former_names) {
             let error = only_error(try_shop(&[(other, "/nowhere")]));
             assert!(error.starts_with(&format!("{other}=")), "{error}");
         }
@@ -697,9 +697,9 @@ fn no_secret_is_ever_printed() {
             CANARY.to_owned(),
             format!("{CANARY}\n{}", "x".repeat(2_000)),
         ];
-        for (name, value) in [Some(row.name), row.former_name]
+        for (name, value) in [row.name]
             .into_iter()
-            .flatten()
+            .chain(row.former_names)
             .flat_map(|name| canaries.iter().map(move |value| (name, value.as_str())))
             .chain(row.file.as_deref().map(|name| (name, file.path())))
         {
