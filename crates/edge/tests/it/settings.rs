@@ -156,30 +156,94 @@ fn a_holdover_shorter_than_three_rounds_causes_a_warning() {
     assert!(edge(&[("HOLDOVER_MAX", "3s")]).warnings().is_empty());
 }
 
+/// The client's schedule against these settings is tested in the protocol's crate.
 #[test]
-fn a_frame_rate_too_low_for_the_required_heartbeats_causes_a_warning() {
-    for (rate, interval, warning) in [
-        ("1", "15s", Some("while an edge does not know the time")),
-        ("2", "15s", None),
+fn an_interval_so_short_that_clients_exceed_the_frame_rate_is_refused_with_what_is_allowed() {
+    for (rate, interval, allowed) in [
         (
             "10",
-            "150ms",
-            Some("clients are closed for sending their heartbeats on time"),
+            "199ms",
+            Some([
+                "HEARTBEAT_INTERVAL to 200ms or more",
+                "FRAME_RATE_LIMIT to 11 or",
+            ]),
         ),
         ("10", "200ms", None),
+        (
+            "10",
+            "100ms",
+            Some([
+                "HEARTBEAT_INTERVAL to 200ms or more",
+                "FRAME_RATE_LIMIT to 20 or",
+            ]),
+        ),
+        ("20", "100ms", None),
+        (
+            "3",
+            "666ms",
+            Some([
+                "HEARTBEAT_INTERVAL to 667ms or more",
+                "FRAME_RATE_LIMIT to 4 or",
+            ]),
+        ),
+        ("3", "667ms", None),
+        (
+            "1",
+            "1s",
+            Some([
+                "HEARTBEAT_INTERVAL to 2s or more",
+                "FRAME_RATE_LIMIT to 2 or",
+            ]),
+        ),
+        ("2", "1s", None),
+        ("10000", "100ms", None),
     ] {
-        let settings = edge(&[("FRAME_RATE_LIMIT", rate), ("HEARTBEAT_INTERVAL", interval)]);
-        let warnings = settings.warnings();
-        assert_eq!(
-            warnings.len(),
-            usize::from(warning.is_some()),
-            "{warnings:?}"
-        );
+        let vars = [("FRAME_RATE_LIMIT", rate), ("HEARTBEAT_INTERVAL", interval)];
+        let Some(allowed) = allowed else {
+            assert!(edge(&vars).warnings().is_empty(), "{vars:?}");
+            continue;
+        };
+        let error = only_error(try_edge(&vars));
         assert!(
-            warning.is_none_or(|text| warnings[0].contains(text)),
-            "{warnings:?}"
+            error.starts_with(&format!(
+                "HEARTBEAT_INTERVAL={interval} is too short for FRAME_RATE"
+            )),
+            "{error}"
         );
+        for part in [
+            &allowed[..],
+            &["RATE_LIMITED", "HEARTBEAT_TIMEOUT above it"],
+        ]
+        .concat()
+        {
+            assert!(error.contains(part), "{part}: {error}");
+        }
     }
+    // What the error names is accepted.
+    let rate = ("FRAME_RATE_LIMIT", "11");
+    assert!(
+        edge(&[rate, ("HEARTBEAT_INTERVAL", "199ms")])
+            .warnings()
+            .is_empty()
+    );
+    // A value that is invalid on its own causes one error, not two.
+    only_error(try_edge(&[
+        ("FRAME_RATE_LIMIT", "0"),
+        ("HEARTBEAT_INTERVAL", "100ms"),
+    ]));
+}
+
+#[test]
+fn a_frame_rate_too_low_for_an_edge_without_time_causes_a_warning() {
+    let settings = edge(&[("FRAME_RATE_LIMIT", "1")]);
+    let [warning] = settings.warnings() else {
+        panic!("{:?}", settings.warnings());
+    };
+    assert!(
+        warning.contains("while an edge does not know the time"),
+        "{warning}"
+    );
+    assert!(edge(&[("FRAME_RATE_LIMIT", "2")]).warnings().is_empty());
 }
 
 #[test]

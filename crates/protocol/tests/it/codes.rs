@@ -160,14 +160,36 @@ fn only_a_defect_is_logged_as_a_warning() {
     }
 }
 
+fn assert_contains(reason: CloseReason, parts: &[&str]) {
+    let text = reason.to_string();
+    for part in parts {
+        assert!(text.contains(part), "{part:?} is missing in {text:?}");
+    }
+}
+
+#[test]
+fn a_client_of_the_earlier_server_is_told_what_is_different() {
+    for (sign, shown) in [
+        (EarlierSchema::Symbols, "field 2, symbols,"),
+        (EarlierSchema::StartTime, "field 3, start_time_ms,"),
+        (EarlierSchema::Metadata, "field 4, metadata,"),
+        (EarlierSchema::MinuteMode, "mode 2,"),
+    ] {
+        assert_contains(
+            CloseReason::EarlierSchema(sign),
+            &[
+                shown,
+                "earlier Go server",
+                "SECOND is 0",
+                "MINUTE is 1",
+                "docs/migration.md",
+            ],
+        );
+    }
+}
+
 #[test]
 fn a_reason_says_what_was_wrong_and_what_is_allowed() {
-    let assert_contains = |reason: CloseReason, parts: &[&str]| {
-        let text = reason.to_string();
-        for part in parts {
-            assert!(text.contains(part), "{part:?} is missing in {text:?}");
-        }
-    };
     let bad_magic = FrameError::BadMagic {
         position: 0,
         found: 0x16,
@@ -198,23 +220,6 @@ fn a_reason_says_what_was_wrong_and_what_is_allowed() {
         CloseReason::UnknownMode { found: 7 },
         &["mode 7", "SECOND (0)", "MINUTE (1)"],
     );
-    for (sign, shown) in [
-        (EarlierSchema::Symbols, "field 2, symbols,"),
-        (EarlierSchema::StartTime, "field 3, start_time_ms,"),
-        (EarlierSchema::Metadata, "field 4, metadata,"),
-        (EarlierSchema::MinuteMode, "mode 2,"),
-    ] {
-        assert_contains(
-            CloseReason::EarlierSchema(sign),
-            &[
-                shown,
-                "earlier Go server",
-                "SECOND is 0",
-                "MINUTE is 1",
-                "docs/migration.md",
-            ],
-        );
-    }
     assert_contains(
         CloseReason::ResumeTooFar,
         &["resume_after_epoch_ms", "15 s"],

@@ -6,8 +6,12 @@ use super::setting::{About, AnySetting, on_one_line};
 /// The most letters that may be added, removed, replaced or swapped with their neighbour.
 const EDITS_MAX: usize = 2;
 
-/// The length of a setting's name from which two edits count without a condition. Two edits turn
-/// shorter names into many words, of which those with another first letter are hardly misspelt.
+/// The length of a setting's name from which two edits count if the first letter stays. They turn a
+/// shorter one into any other word.
+const MEDIUM_NAME: usize = 6;
+
+/// The length of a setting's name from which two edits count in any case. A shorter one is hardly
+/// misspelt in its first letter, and in another word: `DATA_URL` is no misspelt `NATS_URL`.
 const LONG_NAME: usize = 9;
 
 /// Returns a warning if `name` is within [`EDITS_MAX`] edits of a name of one of the `settings`. The
@@ -45,7 +49,7 @@ fn edits(known: &str, name: &str) -> Option<usize> {
     let starts_alike = known.as_bytes().first() == name.as_bytes().first();
     let is_close = match edits {
         0 | 1 => true,
-        EDITS_MAX => starts_alike || known.len() >= LONG_NAME,
+        EDITS_MAX => known.len() >= LONG_NAME || (known.len() >= MEDIUM_NAME && starts_alike),
         _ => false,
     };
     is_close.then_some(edits)
