@@ -18,7 +18,8 @@ use crate::tls::ClientAuth;
 /// All sections, in the order in which they are printed. Programs destructure this array, so that
 /// they can't miss a section that is added.
 pub const SECTIONS: [Section; 5] = [
-    EDGE.without(&earlier::GONE),
+    // Other programs on the host find their certificate authorities by SSL_CERT_FILE.
+    EDGE.without(&earlier::GONE).beside(&["SSL_CERT_"]),
     LOGIN,
     CREDENTIALS,
     LIMITS,

@@ -52,11 +52,11 @@ fn rows() -> impl Iterator<Item = Row> {
     SECTIONS.iter().flat_map(Section::rows)
 }
 
-/// Returns the text between a heading and the next one.
+/// Returns the text between a heading and the next one, starting with the heading's newline.
 fn section(heading: &str) -> &'static str {
-    let (_, after) = DOCUMENT
-        .split_once(&format!("\n{heading}\n"))
-        .unwrap_or_else(|| panic!("docs/migration.md has no {heading}"));
+    let start = DOCUMENT.find(&format!("\n{heading}\n"));
+    let start = start.unwrap_or_else(|| panic!("docs/migration.md has no {heading}"));
+    let after = &DOCUMENT[start + 1 + heading.len()..];
     after.split("\n#").next().unwrap()
 }
 

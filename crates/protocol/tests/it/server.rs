@@ -369,14 +369,9 @@ fn a_closed_session_ignores_input_and_has_no_deadline() {
 }
 
 #[test]
-fn an_empty_subscribe_means_second_and_fields_of_the_earlier_server_are_ignored() {
+fn an_empty_subscribe_means_second() {
     assert_eq!(
         SessionPeer::authenticated().send(&forge::frame(2, &[])),
-        [second()]
-    );
-    let old = [0x12, 1, b'x', 0x18, 9, 0x22, 0];
-    assert_eq!(
-        SessionPeer::authenticated().send(&forge::frame(2, &old)),
         [second()]
     );
 }

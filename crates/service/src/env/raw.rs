@@ -2,7 +2,7 @@
 //! Other modules decide what the text means.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     ffi::OsString,
     path::PathBuf,
 };
@@ -30,8 +30,9 @@ pub(super) struct RawVars {
     not_utf8: HashSet<String>,
     /// Variables that are not settings but have a prefix that a section owns, with their values.
     foreign: Vec<(String, Zeroizing<String>)>,
-    /// Variables of earlier programs that have no counterpart, with their values.
-    gone: Vec<(GoneName, Zeroizing<String>)>,
+    /// Variables of earlier programs that have no counterpart, with their values, by their position
+    /// in the list of such names.
+    gone: BTreeMap<usize, (GoneName, Zeroizing<String>)>,
 }
 
 /// What is known of variables that are not settings.
@@ -62,7 +63,7 @@ impl RawVars {
         warnings: &mut Vec<String>,
     ) -> Self {
         let (mut ours, mut not_utf8, mut foreign) = (Vec::new(), HashSet::new(), Vec::new());
-        let mut gone = Vec::new();
+        let mut gone = BTreeMap::new();
         for (name, value) in vars {
             let Ok(name) = name.into_string() else {
                 continue;
@@ -70,11 +71,9 @@ impl RawVars {
             if value.is_empty() || is_service_link(&name, &value.to_string_lossy()) {
                 continue;
             }
-            if let Some(known) = others.gone.iter().find(|gone| gone.name == name) {
-                gone.push((
-                    **known,
-                    Zeroizing::new(value.to_string_lossy().into_owned()),
-                ));
+            if let Some(position) = others.gone.iter().position(|gone| gone.name == name) {
+                let value = Zeroizing::new(value.to_string_lossy().into_owned());
+                gone.insert(position, (*others.gone[position], value));
                 continue;
             }
             if !settings
@@ -112,12 +111,9 @@ impl RawVars {
     }
 
     /// Refuses or warns of each variable of earlier programs that has no counterpart.
-    pub(super) fn judge_gone(
-        &self,
-        warnings: &mut Vec<String>,
-    ) -> impl Iterator<Item = SettingsError> {
+    pub(super) fn judge_gone(&self, warnings: &mut Vec<String>) -> Vec<SettingsError> {
         let mut errors = Vec::new();
-        for (GoneName { name, why, effect }, value) in &self.gone {
+        for (GoneName { name, why, effect }, value) in self.gone.values() {
             match effect {
                 GoneEffect::Warning => warnings.push(format!("{name} has no effect: {why}")),
                 GoneEffect::Refused { unless } if value.as_str() == *unless => {}
@@ -129,7 +125,7 @@ impl RawVars {
                 }),
             }
         }
-        errors.into_iter()
+        errors
     }
 
     /// Returns an error for each variable with a prefix that the section `owned` must refuse.
