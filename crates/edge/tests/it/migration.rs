@@ -7,6 +7,7 @@ use std::sync::LazyLock;
 
 use tickstorm_edge::settings::SECTIONS;
 use tickstorm_service::env::{GoneEffect, Row, Section};
+use tickstorm_service::settings::COMMON;
 
 /// The variables in the documents of the Go server, including those that only some of them name.
 /// Variables of its build, such as `CGO_ENABLED`, have no effect on a running program.
@@ -84,7 +85,8 @@ fn blocks(heading: &str) -> Vec<Vec<&'static str>> {
 fn names_that_are_the_same_are_settings() {
     for cells in table("### The same name") {
         for name in codes(cells[0]) {
-            assert!(rows().any(|row| row.name == name), "{name} is no setting");
+            let is_setting = rows().chain(COMMON.rows()).any(|row| row.name == name);
+            assert!(is_setting, "{name} is no setting");
         }
     }
 }
