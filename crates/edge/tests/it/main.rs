@@ -19,6 +19,7 @@ mod limits;
 mod malformed;
 mod memory;
 mod metrics;
+mod migration;
 mod no_time;
 mod on_shards;
 mod proxied;
