@@ -12,7 +12,17 @@ from pathlib import Path
 
 sys.dont_write_bytecode = True
 
-from generator import catalogue, frames  # noqa: E402
+from generator import (  # noqa: E402
+    catalogue,
+    client_sessions,
+    cookies,
+    edge_sessions,
+    estimate,
+    frames,
+    moves,
+    reconnect,
+    runs,
+)
 
 HERE = Path(__file__).resolve().parent
 FORMAT = 1
@@ -39,7 +49,19 @@ def main():
 def generate():
     """Returns the text of each file by its name."""
     sentences = catalogue.load()
-    files = {"frames.json": frames.generate()}
+    files = {
+        "frames.json": frames.generate(),
+        "sessions.json": {
+            "edge_sessions": edge_sessions.generate(),
+            "client_sessions": client_sessions.generate(),
+            "heartbeats": runs.heartbeats(),
+            "runs": runs.runs(),
+        },
+        "estimate.json": estimate.generate(),
+        "reconnect.json": reconnect.generate(),
+        "moves.json": moves.generate(),
+        "cookies.json": cookies.generate(),
+    }
     files["sentences.json"] = catalogue.attach(sentences, files)
     return {name: to_text(content) for name, content in files.items()}
 
