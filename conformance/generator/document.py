@@ -6,7 +6,7 @@ list item or a table row. Code blocks are left out, because the vectors contain 
 
 import re
 
-_END = re.compile(r"(?<=[.?!])(?:\*\*)?\s+(?=[A-Z*`(0-9_])")
+_END = re.compile(r"(?<=[.?!])(?:\*\*)?\s+(?=[A-Z*`([0-9_])")
 _RULE = re.compile(r"^\|[-|]+\|$")
 _MARKER = re.compile(r"^(- |\d+\. )")
 _TITLE = re.compile(r"^\*\*[^*]*[.:]\*\*$")
