@@ -112,7 +112,8 @@ def session(capture):
     link.send("edge", accepted + pong + replay)
     one = batch(second(1_000), sent_unix_us=(EPOCH_MS + 1_000) * 1_000 + 42)
     link.send("edge", *(one[at:at + 1] for at in range(10)), one[10:])
-    link.send("client", wire.frame(0x99, b"later"), wire.message("SUBSCRIBE", mode="MINUTE", ahead=True))
+    minutes = wire.message("SUBSCRIBE", mode="MINUTE", ahead=True)
+    link.send("client", wire.frame(0x99, b"later"), minutes)
     minute = {"mode": "MINUTE", "epoch_ms": EPOCH_MS + 60_000, "quality": "HOLDOVER"}
     unknown = wire.encode(wire.TICK, second(2_000)) + wire.tag(9, 0) + wire.varint(300)
     payload = b"\x08\x01" + wire.delimited(2, unknown) + wire.delimited(77, b"later")

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Runs tshark with the dissector over session.pcap, and over every frame of the conformance vectors.
+"""Runs tshark with the dissector over session.pcap and over the frames of the conformance vectors.
 
 With --write, it writes expected.txt instead of comparing.
 """
