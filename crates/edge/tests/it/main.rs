@@ -32,4 +32,5 @@ mod subscriptions;
 mod support;
 mod time_steps;
 mod tls;
+mod vectors;
 mod witness;

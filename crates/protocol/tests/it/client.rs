@@ -431,7 +431,7 @@ fn heartbeat_intervals(session: &mut ClientSession, random: u32, count: usize) -
             random,
             &mut early,
         );
-        assert_eq!(early, []);
+        assert!(early.is_empty(), "{early:?}");
         now = due;
         let mut out = Vec::new();
         session.poll_heartbeat(now, random, &mut out);
@@ -458,7 +458,7 @@ fn no_heartbeat_is_sent_before_authentication() {
     assert_eq!(session.next_heartbeat(), Mono::NEVER);
     let mut out = Vec::new();
     session.poll_heartbeat(START, 0, &mut out);
-    assert_eq!(out, []);
+    assert!(out.is_empty(), "{out:?}");
 }
 
 #[test]

@@ -40,6 +40,9 @@ pub(super) struct Heartbeats {
     last: Mono,
     opening_left: u8,
     timeless_interval: Duration,
+    /// The shortest interval between two HEARTBEATs after the opening ones, unless the edge's own
+    /// interval is shorter.
+    interval_least: Duration,
     /// Whether the last PONG carried authority time, which shows that the edge knows it.
     edge_knows_time: bool,
 }
@@ -56,6 +59,7 @@ impl Heartbeats {
             last: Mono::ZERO,
             opening_left: OPENING_HEARTBEATS,
             timeless_interval: TIMELESS_INTERVAL.max(allowed * 2 / 3),
+            interval_least: Duration::ZERO,
             edge_knows_time: false,
         }
     }
@@ -66,6 +70,7 @@ impl Heartbeats {
         Self {
             opening_left: 1,
             timeless_interval: TIMELESS_SPARING_INTERVAL,
+            interval_least: TIMELESS_SPARING_INTERVAL,
             ..Self::new(interval, frame_rate, now)
         }
     }
@@ -113,6 +118,6 @@ impl Heartbeats {
             (true, false) => steady,
         };
         let percent = 100 - JITTER_PERCENT + random % (2 * JITTER_PERCENT + 1);
-        self.next = now + wait * percent / 100;
+        self.next = now + (wait * percent / 100).max(self.interval_least.min(steady));
     }
 }
