@@ -1,0 +1,98 @@
+package tickstorm
+
+import "time"
+
+const (
+	// openingHeartbeats open a connection, so that the best of some samples gives a good first
+	// estimate of the time.
+	openingHeartbeats = 8
+	openingInterval   = 100 * time.Millisecond
+	// exactInterval is the longest time between two samples for a client that releases ticks itself.
+	exactInterval = 2 * time.Second
+	// timelessInterval is the time between two HEARTBEATs while the edge does not know the time.
+	timelessInterval = time.Second
+	// timelessSparingInterval replaces it after RATE_LIMITED.
+	timelessSparingInterval = 2 * time.Second
+	// heartbeatIntervalMin keeps a misconfigured edge from making a client send continuously.
+	heartbeatIntervalMin = 100 * time.Millisecond
+	// heartbeatJitterPercent keeps clients that started together from sending together.
+	heartbeatJitterPercent = 10
+)
+
+// heartbeats is the schedule of one connection's HEARTBEATs, starting with the ACK of AUTH.
+type heartbeats struct {
+	interval time.Duration
+	next     instant
+	// last is when the last HEARTBEAT was sent, or long ago.
+	last             instant
+	openingLeft      int
+	timelessInterval time.Duration
+	// sparing says that an edge has answered RATE_LIMITED: no HEARTBEAT follows the one before within
+	// timelessSparingInterval, unless the edge's own interval demands it.
+	sparing bool
+	// edgeKnowsTime says whether the last PONG carried authority time.
+	edgeKnowsTime bool
+}
+
+func newHeartbeats(interval time.Duration, sparing bool, now instant) *heartbeats {
+	h := &heartbeats{
+		interval:         maxOf(interval, heartbeatIntervalMin),
+		next:             now,
+		last:             now - time.Hour,
+		openingLeft:      openingHeartbeats,
+		timelessInterval: timelessInterval,
+	}
+	if sparing {
+		h.sparing, h.openingLeft, h.timelessInterval = true, 1, timelessSparingInterval
+	}
+	return h
+}
+
+// requireExactTime brings the next HEARTBEAT forward, because the client now needs the exact time.
+func (h *heartbeats) requireExactTime(now instant) { h.next = minOf(h.next, now+exactInterval) }
+
+// handlePong records whether a PONG carried the time. If not, HEARTBEATs are frequent until one
+// does.
+func (h *heartbeats) handlePong(hasTime bool) {
+	h.edgeKnowsTime = hasTime
+	if !hasTime {
+		h.hasten(h.last)
+	}
+}
+
+// hasten brings the next HEARTBEAT forward to now, or to the shortest interval after the last one.
+func (h *heartbeats) hasten(now instant) {
+	h.next = minOf(h.next, maxOf(now, h.last+h.timelessInterval))
+}
+
+// sampleAgain makes HEARTBEATs as frequent as with an edge that does not know the time yet, because
+// all samples are void.
+func (h *heartbeats) sampleAgain(now instant) {
+	h.edgeKnowsTime = false
+	h.hasten(now)
+}
+
+// handleSent records that a HEARTBEAT is sent, and schedules the next one.
+func (h *heartbeats) handleSent(now instant, exact bool, random uint32) {
+	h.last = now
+	if h.openingLeft > 0 {
+		h.openingLeft--
+	}
+	if h.openingLeft > 0 {
+		h.next = now + openingInterval
+		return
+	}
+	steady := h.interval * 2 / 3
+	wait := steady
+	if !h.edgeKnowsTime {
+		wait = minOf(wait, h.timelessInterval)
+	} else if exact {
+		wait = minOf(wait, exactInterval)
+	}
+	percent := 100 - heartbeatJitterPercent + int64(random%(2*heartbeatJitterPercent+1))
+	wait = wait * time.Duration(percent) / 100
+	if h.sparing {
+		wait = maxOf(wait, minOf(steady, timelessSparingInterval))
+	}
+	h.next = now + wait
+}
