@@ -30,8 +30,13 @@ type heartbeats struct {
 	// sparing says that an edge has answered RATE_LIMITED: no HEARTBEAT follows the one before within
 	// timelessSparingInterval, unless the edge's own interval demands it.
 	sparing bool
-	// edgeKnowsTime says whether the last PONG carried authority time.
+	// edgeKnowsTime says whether the last PONG carried authority time, and usual is when to send the
+	// next HEARTBEAT if it did.
 	edgeKnowsTime bool
+	usual         instant
+	// voidBefore is the last moment at which all samples were void. PONGs to earlier HEARTBEATs are
+	// no samples.
+	voidBefore instant
 }
 
 func newHeartbeats(interval time.Duration, sparing bool, now instant) *heartbeats {
@@ -51,12 +56,18 @@ func newHeartbeats(interval time.Duration, sparing bool, now instant) *heartbeat
 // requireExactTime brings the next HEARTBEAT forward, because the client now needs the exact time.
 func (h *heartbeats) requireExactTime(now instant) { h.next = minOf(h.next, now+exactInterval) }
 
-// handlePong records whether a PONG carried the time. If not, HEARTBEATs are frequent until one
-// does.
-func (h *heartbeats) handlePong(hasTime bool) {
-	h.edgeKnowsTime = hasTime
-	if !hasTime {
+// handlePong records whether the PONG to the HEARTBEAT of t1 carried the time. If not, HEARTBEATs are
+// frequent until one does.
+func (h *heartbeats) handlePong(hasTime bool, t1 instant) {
+	switch {
+	case !hasTime:
+		h.edgeKnowsTime = false
 		h.hasten(h.last)
+	case t1 >= h.voidBefore:
+		if !h.edgeKnowsTime && h.openingLeft == 0 {
+			h.next = h.usual
+		}
+		h.edgeKnowsTime = true
 	}
 }
 
@@ -68,7 +79,7 @@ func (h *heartbeats) hasten(now instant) {
 // sampleAgain makes HEARTBEATs as frequent as with an edge that does not know the time yet, because
 // all samples are void.
 func (h *heartbeats) sampleAgain(now instant) {
-	h.edgeKnowsTime = false
+	h.edgeKnowsTime, h.voidBefore = false, now.Truncate(time.Microsecond)
 	h.hasten(now)
 }
 
@@ -78,21 +89,28 @@ func (h *heartbeats) handleSent(now instant, exact bool, random uint32) {
 	if h.openingLeft > 0 {
 		h.openingLeft--
 	}
-	if h.openingLeft > 0 {
-		h.next = now + openingInterval
-		return
-	}
 	steady := h.interval * 2 / 3
 	wait := steady
-	if !h.edgeKnowsTime {
-		wait = minOf(wait, h.timelessInterval)
-	} else if exact {
+	if exact {
 		wait = minOf(wait, exactInterval)
 	}
+	h.usual = now + h.vary(wait, steady, random)
+	switch {
+	case h.openingLeft > 0:
+		h.next = now + openingInterval
+	case h.edgeKnowsTime:
+		h.next = h.usual
+	default:
+		h.next = now + h.vary(minOf(steady, h.timelessInterval), steady, random)
+	}
+}
+
+// vary varies a wait at random.
+func (h *heartbeats) vary(wait, steady time.Duration, random uint32) time.Duration {
 	percent := 100 - heartbeatJitterPercent + int64(random%(2*heartbeatJitterPercent+1))
 	wait = wait * time.Duration(percent) / 100
 	if h.sparing {
 		wait = maxOf(wait, minOf(steady, timelessSparingInterval))
 	}
-	h.next = now + wait
+	return wait
 }

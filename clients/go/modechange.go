@@ -35,15 +35,10 @@ func (s *subscription) positionIn(mode Mode, now instant) position {
 		point := *s.position.point
 		at, knows := s.est.estimateLateness(now)
 		present := at.ns/int64(time.Millisecond) - int64(at.err/time.Millisecond) - 1
-		switch {
-		case mode == ModeMinute:
-			p.point = &point
-		case knows:
-			if present > point {
-				point = present
-			}
-			p.point = &point
+		if mode == ModeSecond && knows && present > point {
+			point = present
 		}
+		p.point = &point
 	}
 	if p.point != nil && p.floor != nil && *p.floor > *p.point {
 		p.point = p.floor

@@ -22,10 +22,11 @@ type position struct {
 	refusedOnce bool
 }
 
-// handleStart records that an edge accepted the subscription, and sends the ticks after start.
-func (p *position) handleStart(start int64) {
+// handleStart records that an edge accepted the subscription, which had a resume point or not, and
+// sends the ticks after start.
+func (p *position) handleStart(start int64, resumes bool) {
 	p.refusedOnce = false
-	if p.point != nil {
+	if resumes && p.point != nil {
 		return
 	}
 	if p.floor != nil && *p.floor > start {

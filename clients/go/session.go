@@ -250,9 +250,18 @@ func (s *session) handlePong(payload []byte, readAt instant) (any, failure) {
 		t4: readAt, errorBoundUs: m.ErrorBoundUs,
 	}}
 	if s.beats != nil {
-		s.beats.handlePong(event.hasTime())
+		s.beats.handlePong(event.hasTime(), microseconds(m.ClientTimeUs))
 	}
 	return event, nil
+}
+
+// microseconds converts a number from the wire. One that does not fit is no reading of this
+// machine's clock.
+func microseconds(n int64) time.Duration {
+	if n < 0 || n > int64(never/time.Microsecond) {
+		return 0
+	}
+	return time.Duration(n) * time.Microsecond
 }
 
 func (p ponged) hasTime() bool { return p.t2Us != 0 && p.t3Us != 0 }

@@ -431,10 +431,20 @@ func (s *subscription) handleConnected(l *link, event subscribed, now instant) {
 	}
 }
 
-// start records where a subscription starts, if it is still the one that is wanted.
+// start records where a subscription starts. If another mode is wanted meanwhile, its ticks follow
+// from there on, too.
 func (s *subscription) start(event subscribed) {
+	resumes := event.request.resumeAfter != nil
 	if event.request.mode == s.position.mode {
-		s.position.handleStart(event.start)
+		s.position.handleStart(event.start, resumes)
+		return
+	}
+	if old := s.positions[event.request.mode]; old != nil {
+		old.handleStart(event.start, resumes)
+	}
+	if s.position.point == nil {
+		start := event.start
+		s.position.point = &start
 	}
 }
 

@@ -2,6 +2,7 @@ package tickstorm
 
 import (
 	"fmt"
+	"math"
 	"time"
 )
 
@@ -49,12 +50,16 @@ func (m Mode) periodMs() int64 { return m.Period().Milliseconds() }
 
 func (m Mode) isKnown() bool { return m == ModeSecond || m == ModeMinute }
 
-// nextAfter returns the first tick after a time, both in milliseconds.
+// nextAfter returns the first tick after a time, both in milliseconds. There is none after the end
+// of time.
 func (m Mode) nextAfter(epochMs int64) int64 {
 	period := m.periodMs()
 	remainder := epochMs % period
 	if remainder < 0 {
 		remainder += period
+	}
+	if epochMs > math.MaxInt64-period {
+		return math.MaxInt64
 	}
 	return epochMs - remainder + period
 }
