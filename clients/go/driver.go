@@ -134,9 +134,8 @@ func (d *driver) plan() (event Event, wait time.Duration, over bool) {
 	if len(s.queue) > 0 {
 		event = s.queue[0]
 	}
-	now := clock.Now()
-	at, exact := s.next(now)
-	wait = maxOf(at-now, 0)
+	at, exact := s.next()
+	wait = maxOf(at-clock.Now(), 0)
 	if !exact || event != nil {
 		return event, wait, false
 	}
@@ -164,7 +163,7 @@ func (d *driver) turn(ctx context.Context, event Event, timer <-chan time.Time) 
 	case <-ctx.Done():
 		return false
 	case events <- event:
-		d.handle(ctx, func(moment) { s.queue = s.queue[1:] })
+		d.handle(ctx, s.handleTaken)
 	case <-timer:
 		d.handle(ctx, s.handleTimer)
 	case mode := <-d.modes:

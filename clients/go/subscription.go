@@ -93,9 +93,11 @@ type subscription struct {
 	// err is why the subscription is over.
 	err error
 
-	// wakeBy is when the driver should have called again, or never.
-	wakeBy  instant
-	wasRead bool
+	// wakeBy is when the driver calls again at the latest, and wakeExact whether a tick is released
+	// then.
+	wakeBy    instant
+	wakeExact bool
+	wasRead   bool
 }
 
 // firstPass is the state of the first connection: each address is tried once.
@@ -197,12 +199,15 @@ func (s *subscription) takeActions() []any {
 	return actions
 }
 
-// next returns when to call handleTimer, and whether a tick is released then.
-func (s *subscription) next(now instant) (at instant, exact bool) {
-	at = s.nextTimer(now)
-	s.wakeBy = at
-	return at, len(s.held.events) > 0 && s.held.due(s.est, now) == at
+// handleTaken records that the first event of the queue was handed on.
+func (s *subscription) handleTaken(at moment) {
+	s.notice(at)
+	s.queue = s.queue[1:]
+	s.settle(at.now)
 }
+
+// next returns when to call handleTimer, and whether a tick is released then.
+func (s *subscription) next() (at instant, exact bool) { return s.wakeBy, s.wakeExact }
 
 func (s *subscription) nextTimer(now instant) instant {
 	next := now + turnMax
@@ -248,11 +253,7 @@ func (s *subscription) find(id int) *link {
 
 // notice takes it into account if this machine was suspended or stalled.
 func (s *subscription) notice(at moment) {
-	late := time.Duration(0)
-	if s.wakeBy != never {
-		late = maxOf(at.now-s.wakeBy, 0)
-	}
-	s.wakeBy = never
+	late := maxOf(at.now-s.wakeBy, 0)
 	void := s.est.handleSuspended(at.now, at.suspended)
 	if late > freezeMin {
 		s.est.handleStall(at.now)
@@ -299,6 +300,8 @@ func (s *subscription) settle(now instant) {
 	s.changeMode(now)
 	s.move(now)
 	s.release(now)
+	s.wakeBy = s.nextTimer(now)
+	s.wakeExact = s.settings.ahead && s.held.due(s.est, now) == s.wakeBy
 }
 
 // forgiveUnread does not blame the edge for what was not read.
