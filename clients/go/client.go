@@ -5,9 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"sync"
-	"time"
-
-	"tickstorm.dev/client/internal/clock"
 )
 
 // ErrClosed is the result of using a Client after Close.
@@ -218,12 +215,3 @@ func (c *Client) String() string {
 
 // GoString is the same as String.
 func (c *Client) GoString() string { return c.String() }
-
-// readClocks looks at the clocks.
-func readClocks() moment {
-	reading := clock.Read()
-	return moment{now: reading.Now, suspended: reading.Suspended}
-}
-
-// sleepMax bounds the sleep right before a tick is released, which is more exact than a timer.
-const sleepMax = 1500 * time.Microsecond

@@ -65,6 +65,8 @@ func (d *dialer) dial(ctx context.Context, address string) (net.Conn, error) {
 
 func (d *dialer) dialPlain(ctx context.Context, address string) (net.Conn, error) {
 	if d.custom != nil {
+		ctx, cancel := context.WithTimeout(ctx, lookupTimeout+raceTimeout)
+		defer cancel()
 		return d.custom(ctx, address)
 	}
 	host, port, err := net.SplitHostPort(address)
@@ -80,11 +82,12 @@ func (d *dialer) dialPlain(ctx context.Context, address string) (net.Conn, error
 	d.mu.Unlock()
 	ctx, cancel := context.WithTimeout(ctx, raceTimeout)
 	defer cancel()
-	conn, last, err := race(ctx, candidates, func(ctx context.Context, ip netip.Addr) (net.Conn, error) {
+	connect := func(ctx context.Context, ip netip.Addr) (net.Conn, error) {
 		ctx, cancel := context.WithTimeout(ctx, connectTimeout)
 		defer cancel()
 		return d.connect(ctx, net.JoinHostPort(ip.String(), port))
-	})
+	}
+	conn, last, err := race(ctx, candidates, connect)
 	if last.IsValid() {
 		d.mu.Lock()
 		d.lastUsed[address] = last

@@ -50,7 +50,7 @@ func TestARaceIsWonByTheFirstThatAnswers(t *testing.T) {
 	client, server := net.Pipe()
 	defer server.Close()
 	// The first never answers, the second refuses, and the third is tried at once after that.
-	conn, used, err := race(testContext(t), candidates, func(ctx context.Context, ip netip.Addr) (net.Conn, error) {
+	connect := func(ctx context.Context, ip netip.Addr) (net.Conn, error) {
 		switch ip {
 		case candidates[0]:
 			<-ctx.Done()
@@ -59,13 +59,13 @@ func TestARaceIsWonByTheFirstThatAnswers(t *testing.T) {
 			return nil, errors.New("refused")
 		}
 		return client, nil
-	})
+	}
+	conn, used, err := race(testContext(t), candidates, connect)
 	if err != nil || conn != client || used != candidates[2] {
 		t.Errorf("%v, %v", used, err)
 	}
-	_, used, err = race(testContext(t), candidates, func(context.Context, netip.Addr) (net.Conn, error) {
-		return nil, errors.New("refused")
-	})
+	connect = func(context.Context, netip.Addr) (net.Conn, error) { return nil, errors.New("refused") }
+	_, used, err = race(testContext(t), candidates, connect)
 	if err == nil || used != candidates[2] {
 		t.Errorf("%v, %v", used, err)
 	}
@@ -134,7 +134,8 @@ func newKey(t *testing.T) *ecdsa.PrivateKey {
 
 func writePEM(t *testing.T, path, kind string, der []byte) {
 	t.Helper()
-	if err := os.WriteFile(path, pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}), 0o600); err != nil {
+	text := pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der})
+	if err := os.WriteFile(path, text, 0o600); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -213,7 +214,8 @@ func TestTLSRefusesWhatItCannotTrust(t *testing.T) {
 	edge = newLiveEdge(t, "old", old)
 	o = options(edge)
 	o.TLS = &tls.Config{RootCAs: old.ClientCAs, MinVersion: tls.VersionTLS12}
-	if _, err := Connect(testContext(t), o); err == nil || !strings.Contains(err.Error(), "protocol version") {
+	_, err := Connect(testContext(t), o)
+	if err == nil || !strings.Contains(err.Error(), "protocol version") {
 		t.Errorf("TLS 1.2: %v", err)
 	}
 }

@@ -21,18 +21,18 @@
 // # Reading
 //
 // There are three ways to read: Next and Tick as above, a channel of ticks by Ticks, and NextEvent,
-// which also returns what else happens: a Gap if ticks are lost, Reconnecting, Reconnected and Moved.
-// With the other two, these go to Options.OnEvent.
+// which also returns what else happens: a Gap if ticks are lost, Reconnecting, Reconnected and
+// Moved. With the other two, these go to Options.OnEvent.
 //
 // If the reader is slow, a thousand events are queued. Then the connection is not read, but kept
-// alive, and the edge decides what happens to a slow client. What was not sent for that reason comes
-// after the next connection is made.
+// alive, and the edge decides what happens to a slow client. If it closes the connection, the ticks
+// that it did not send follow over the next one.
 //
 // # Exact ticks
 //
-// An edge with 100,000 clients sends a tick to one after the other. With Options.Ahead, ticks arrive
-// early, and the client releases each one at its time. It learns the time from the edge, with an
-// error bound: AuthorityTime and Tick.Received.
+// An edge with 100,000 clients sends a tick to one after the other. With Options.Ahead, ticks
+// arrive early, and the client releases each one at its time. It learns the time from the edge,
+// with an error bound: AuthorityTime and Tick.Received.
 //
 // # After a crash
 //

@@ -18,6 +18,8 @@ const (
 	arrivedQuiet = 2 * time.Millisecond
 	// arrivedMax bounds how long that is awaited.
 	arrivedMax = 100 * time.Millisecond
+	// sleepMax bounds the sleep right before a tick is released, which is more exact than a timer.
+	sleepMax = 1500 * time.Microsecond
 )
 
 // driver performs the actions of a subscription. One goroutine runs the subscription, and each
@@ -399,4 +401,10 @@ func (d *driver) authorityTime() (Estimate, bool) {
 		return Estimate{}, false
 	}
 	return *now.public(), true
+}
+
+// readClocks looks at the clocks.
+func readClocks() moment {
+	reading := clock.Read()
+	return moment{now: reading.Now, suspended: reading.Suspended}
 }

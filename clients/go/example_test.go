@@ -120,12 +120,12 @@ func ExampleTick() {
 
 func ExampleConnect_badOptions() {
 	_, err := tickstorm.Connect(context.Background(), tickstorm.Options{
-		Addresses:   []string{"edge-0"},
+		Addresses:   []string{"edge-0:http"},
 		Credentials: tickstorm.Token("s3cret"),
 	})
 	fmt.Println(err)
 	// Output:
-	// tickstorm: the address "edge-0" is not valid; it must be host:port, such as edge-0.example.com:8080, 192.0.2.1:8080 or [2001:db8::1]:8080
+	// tickstorm: the port of the address "edge-0:http" is not valid; it must be from 1 to 65535
 }
 
 func ExampleCredentials_String() {

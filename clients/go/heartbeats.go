@@ -56,8 +56,8 @@ func newHeartbeats(interval time.Duration, sparing bool, now instant) *heartbeat
 // requireExactTime brings the next HEARTBEAT forward, because the client now needs the exact time.
 func (h *heartbeats) requireExactTime(now instant) { h.next = minOf(h.next, now+exactInterval) }
 
-// handlePong records whether the PONG to the HEARTBEAT of t1 carried the time. If not, HEARTBEATs are
-// frequent until one does.
+// handlePong records whether the PONG to the HEARTBEAT of t1 carried the time. If not, HEARTBEATs
+// are frequent until one does.
 func (h *heartbeats) handlePong(hasTime bool, t1 instant) {
 	switch {
 	case !hasTime:

@@ -6,8 +6,8 @@ import "time"
 // ahead, so there are usually one or two.
 const heldMax = 64
 
-// held are the events of a subscription ahead, in the order in which they arrived. Each tick is held
-// until authority time reaches it.
+// held are the events of a subscription ahead, in the order in which they arrived. Each tick is
+// held until authority time reaches it.
 type held struct {
 	events []Event
 	// known is authority time at knownAt, by the latest estimate. It is used while there is no
@@ -37,8 +37,8 @@ func (h *held) dropTicks() {
 }
 
 // catchUp continues with what was known of the time before the last stall, if no connection is left
-// to learn it again from. A tick is then released later than at its time, but not before. It returns
-// false if nothing was known.
+// to learn it again from. A tick is then released later than at its time, but not before. The result
+// is false if nothing was known.
 func (h *held) catchUp(est *estimator, now instant) bool {
 	before, ok := est.estimateLateness(now)
 	h.known, h.knownAt, h.hasKnown = before, now, ok

@@ -134,8 +134,8 @@ func (l *link) forgive(now instant) {
 	}
 }
 
-// judge returns why to leave the edge, or nil. Whether it is of use is only judged if there is
-// another connection to be had.
+// judge returns why to leave the edge, or nil. Whether it is of use is only judged if the client
+// may make another connection.
 func (l *link) judge(judgesUse bool, now instant) failure {
 	switch {
 	case l.dialling || l.ended:

@@ -310,7 +310,7 @@ func TestTheClientResumesAtAnotherEdge(t *testing.T) {
 	if r, ok := events[1].(Reconnected); !ok || r.EdgeID != "b" || r.Address != b.address() {
 		t.Errorf("%+v", events[1])
 	}
-	if g, ok := events[2].(Gap); !ok || g.AfterEpochMs != liveStart+3000 || g.BeforeEpochMs != liveStart+9000 {
+	if want := (Gap{ModeSecond, liveStart + 3000, liveStart + 9000}); events[2] != want {
 		t.Errorf("%+v", events[2])
 	}
 }

@@ -129,7 +129,8 @@ func TestAModeChangeDuringAMoveMovesInTheNewMode(t *testing.T) {
 
 func TestModeChangesKeepToTheFrameRate(t *testing.T) {
 	budget := newFrameBudget(&welcome{frameRateLimit: 1, heartbeatTimeout: 20 * time.Second}, false, 0)
-	if at := budget.ready(subscribeFrames+1, 0); at < 900*time.Millisecond || at > 1100*time.Millisecond {
+	at := budget.ready(subscribeFrames+1, 0)
+	if at < 900*time.Millisecond || at > 1100*time.Millisecond {
 		t.Errorf("a second SUBSCRIBE after %v", at)
 	}
 	budget = newFrameBudget(&welcome{frameRateLimit: 10, heartbeatTimeout: 20 * time.Second}, false, 0)

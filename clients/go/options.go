@@ -3,14 +3,15 @@ package tickstorm
 import (
 	"bytes"
 	"context"
+	crand "crypto/rand"
 	"crypto/tls"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"math/rand"
 	"net"
 	"os"
 	"strconv"
-	"time"
 	"unicode/utf8"
 
 	"tickstorm.dev/client/internal/wire"
@@ -56,7 +57,8 @@ type Options struct {
 	// one connection. It then gets its ticks some seconds late when the edge closes the connection.
 	NoMove bool
 	// Dial replaces the client's own way of connecting to an address over TCP, for instance by a
-	// tunnel. TLS, if any, runs over the connection that it returns.
+	// tunnel. TLS, if any, runs over the connection that it returns. It must end when its context
+	// does, which is after 11 s at the latest.
 	Dial func(ctx context.Context, address string) (net.Conn, error)
 }
 
@@ -85,7 +87,7 @@ func PasswordFile(username, path string) Credentials {
 }
 
 // PasswordFunc authenticates with a username and the password that a function returns. It is called
-// before each AUTH.
+// before each AUTH, and must end when its context does, which is after 10 s at the latest.
 func PasswordFunc(username string, password func(context.Context) (string, error)) Credentials {
 	return Credentials{kind: kindPassword, username: username, secret: password}
 }
@@ -99,7 +101,8 @@ func Token(token string) Credentials {
 // read again before each AUTH.
 func TokenFile(path string) Credentials { return TokenFunc(fromFile(path)) }
 
-// TokenFunc authenticates with the token that a function returns. It is called before each AUTH.
+// TokenFunc authenticates with the token that a function returns. It is called before each AUTH,
+// and must end when its context does, which is after 10 s at the latest.
 func TokenFunc(token func(context.Context) (string, error)) Credentials {
 	return Credentials{kind: kindToken, secret: token}
 }
@@ -120,6 +123,8 @@ func (c Credentials) GoString() string { return "tickstorm.Credentials(" + c.Str
 
 // login gets the secret.
 func (c Credentials) login(ctx context.Context) (login, error) {
+	ctx, cancel := context.WithTimeout(ctx, authTimeout)
+	defer cancel()
 	secret, err := c.secret(ctx)
 	if err != nil {
 		return login{}, err
@@ -207,8 +212,8 @@ func checkAddress(address string) error {
 			"edge-0.example.com:8080, 192.0.2.1:8080 or [2001:db8::1]:8080", address)
 	}
 	if number, err := strconv.ParseUint(port, 10, 16); err != nil || number == 0 {
-		return fmt.Errorf("tickstorm: the port of the address %q is not valid; it must be a number "+
-			"from 1 to 65535", address)
+		return fmt.Errorf("tickstorm: the port of the address %q is not valid; "+
+			"it must be from 1 to 65535", address)
 	}
 	return nil
 }
@@ -229,6 +234,10 @@ func (o *Options) settings() settings {
 // newRandom returns a source of random numbers of its own, since the default source of Go 1.19 is
 // the same in every process.
 func newRandom() func() uint32 {
-	source := rand.New(rand.NewSource(time.Now().UnixNano() ^ int64(os.Getpid())<<32))
-	return source.Uint32
+	var seed [8]byte
+	if _, err := crand.Read(seed[:]); err != nil {
+		// Systems that Go supports have random numbers.
+		panic("crypto/rand: " + err.Error())
+	}
+	return rand.New(rand.NewSource(int64(binary.LittleEndian.Uint64(seed[:])))).Uint32
 }

@@ -313,57 +313,6 @@ func (s *subscription) forgiveUnread(now instant) {
 	s.wasRead = reads
 }
 
-// connect starts to connect to the current address.
-func (s *subscription) connect() {
-	s.phase = phaseConnecting
-	s.attempt = s.dial(s.addresses.current, s.est)
-}
-
-func (s *subscription) dial(address int, est *estimator) *link {
-	s.links++
-	l := &link{
-		id: s.links, address: address, est: est, dialling: true,
-		answerBy: never, goingAwayAt: never,
-		session: session{exact: s.settings.exact, sparing: s.sparing},
-	}
-	s.actions = append(s.actions, dialAction{l.id, address})
-	return l
-}
-
-// introduce sends AUTH and SUBSCRIBE.
-func (s *subscription) introduce(l *link, who login, now instant) {
-	l.heardAt, l.answerBy, l.waitedFor = now, now+authTimeout, authTimeout
-	bytes := l.session.authenticate(auth(who, s.settings.clientID, s.cookie))
-	s.write(l, append(bytes, l.session.subscribe(s.request())...))
-}
-
-// request returns the SUBSCRIBE to send at present.
-func (s *subscription) request() request {
-	r := request{mode: s.position.mode, ahead: s.settings.ahead}
-	if s.position.point != nil {
-		point := *s.position.point
-		r.resumeAfter = &point
-	}
-	return r
-}
-
-func (s *subscription) write(l *link, bytes []byte) {
-	if l.unwritable != nil {
-		return
-	}
-	if l.writing {
-		l.queued = append(l.queued, bytes)
-		return
-	}
-	l.writing = true
-	s.actions = append(s.actions, writeAction{l.id, bytes})
-}
-
-func (s *subscription) close(l *link) {
-	l.ended = true
-	s.actions = append(s.actions, closeAction{l.id})
-}
-
 // drain handles the events in the bytes that a connection has brought.
 func (s *subscription) drain(l *link, readAt, now instant) {
 	for !l.ended {
@@ -434,8 +383,8 @@ func (s *subscription) handleConnected(l *link, event subscribed, now instant) {
 	}
 }
 
-// start records where a subscription starts. If another mode is wanted meanwhile, its ticks follow
-// from there on, too.
+// start records where a subscription starts. If another mode is wanted meanwhile, its ticks also
+// follow that point.
 func (s *subscription) start(event subscribed) {
 	resumes := event.request.resumeAfter != nil
 	if event.request.mode == s.position.mode {
@@ -448,64 +397,6 @@ func (s *subscription) start(event subscribed) {
 	if s.position.point == nil {
 		start := event.start
 		s.position.point = &start
-	}
-}
-
-// handleBatch queues the events for the ticks of a batch: drops repetitions, and reports gaps.
-func (s *subscription) handleBatch(b batch, readAt instant) {
-	p := &s.position
-	if b.mode != p.mode {
-		if p = s.positions[b.mode]; p == nil {
-			return
-		}
-	}
-	var received *Estimate
-	if at, ok := s.est.estimateLateness(readAt); ok {
-		received = at.public()
-	}
-	for _, tick := range b.ticks {
-		var after int64
-		if p.point != nil {
-			after = *p.point
-		}
-		switch p.handleTick(tick.EpochMs) {
-		case isAgain:
-			continue
-		case isAfterGap:
-			s.emit(Gap{Mode: b.mode, AfterEpochMs: after, BeforeEpochMs: tick.EpochMs})
-		case isNext:
-		}
-		s.emit(Tick{
-			Mode: b.mode, EpochMs: tick.EpochMs, Quality: qualityOf(tick.Quality), Received: received,
-		})
-	}
-}
-
-// emit queues an event, or holds it.
-func (s *subscription) emit(e Event) {
-	if s.settings.ahead {
-		s.held.push(e)
-		return
-	}
-	s.queue = append(s.queue, e)
-}
-
-// release queues the events that are due.
-func (s *subscription) release(now instant) {
-	if !s.settings.ahead {
-		return
-	}
-	isStuck := s.phase == phaseOver && len(s.held.events) > 0 && s.held.due(s.est, now) == never
-	if isStuck && !s.held.catchUp(s.est, now) {
-		// The time was never known, and there is no connection left to learn it from.
-		s.held.dropTicks()
-	}
-	for {
-		e, ok := s.held.pop(s.est, now)
-		if !ok {
-			return
-		}
-		s.queue = append(s.queue, e)
 	}
 }
 

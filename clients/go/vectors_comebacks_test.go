@@ -66,7 +66,15 @@ func (a *attemptCase) edge(t *testing.T, s *sim, authority int64) *simEdge {
 	default:
 		t.Fatalf("an edge that is silent after %q", a.SilentAfter)
 	}
-	e.answers = map[string]wire.Type{"": 0, "AUTH": wire.TypeAuth, "SUBSCRIBE": wire.TypeSubscribe}[a.Answers]
+	switch a.Answers {
+	case "":
+	case "AUTH":
+		e.answers = wire.TypeAuth
+	case "SUBSCRIBE":
+		e.answers = wire.TypeSubscribe
+	default:
+		t.Fatalf("an edge that answers %q", a.Answers)
+	}
 	end := ending{kind: "error", Error: a.Error}
 	if a.Error == nil && a.Ends != nil {
 		end = *a.Ends
@@ -236,7 +244,8 @@ func checkResume(t *testing.T, number int, want string, got, lastTick, firstStar
 		t.Fatalf("an unknown resume point: %s", want)
 	case point == nil && got == nil:
 	case point == nil || got == nil || *point != *got:
-		t.Errorf("attempt %d resumes after %s, but expected %s %s", number, shown(got), want, shown(point))
+		t.Errorf("attempt %d resumes after %s, but expected %s %s",
+			number, shown(got), want, shown(point))
 	}
 }
 

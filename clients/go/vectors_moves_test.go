@@ -72,7 +72,8 @@ type moveRun struct {
 const moveAuthority = 1_800_000_000_250
 
 func (r *moveRun) run(random uint32) {
-	r.sim = newSim(r.t, settings{addresses: r.Addresses, reconnects: true, moves: true}, constant(random))
+	r.sim = newSim(r.t, settings{addresses: r.Addresses, reconnects: true, moves: true},
+		constant(random))
 	r.sim.onDial = r.dial
 	r.sim.sub.begin(r.sim.moment())
 	r.sim.run(20 * time.Minute)

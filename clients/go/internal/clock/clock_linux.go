@@ -26,7 +26,8 @@ const (
 
 func read(clock uintptr) time.Duration {
 	var ts syscall.Timespec
-	_, _, errno := syscall.RawSyscall(syscall.SYS_CLOCK_GETTIME, clock, uintptr(unsafe.Pointer(&ts)), 0)
+	to := uintptr(unsafe.Pointer(&ts))
+	_, _, errno := syscall.RawSyscall(syscall.SYS_CLOCK_GETTIME, clock, to, 0)
 	if errno != 0 {
 		// Every Linux that Go supports has these clocks.
 		panic("clock_gettime: " + errno.Error())

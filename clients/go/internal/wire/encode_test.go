@@ -84,7 +84,8 @@ func describe(t Type, payload []byte) (object, error) {
 				"epoch_ms": long(tick.EpochMs),
 				"quality":  enum(tick.Quality, "NORMAL", "HOLDOVER", "REPLAY")}))
 		}
-		o := compact(object{"schema_version": float64(m.SchemaVersion), "sent_unix_us": long(m.SentUnixUs)})
+		o := compact(object{"schema_version": float64(m.SchemaVersion),
+			"sent_unix_us": long(m.SentUnixUs)})
 		if ticks != nil {
 			o["ticks"] = ticks
 		}

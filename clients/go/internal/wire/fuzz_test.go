@@ -10,7 +10,8 @@ import (
 func FuzzDecoder(f *testing.F) {
 	f.Add([]byte("\xf5\x7d\x01\x03\x00\x00\x00\x00\xbc\x04\xcd\x7d"), uint8(1))
 	f.Add(AppendHeartbeat(AppendHeartbeat(nil, 1_500_000), -1), uint8(5))
-	f.Add(AppendFrame(nil, TypeDataBatch, []byte("\x08\x01\x12\x07\x10\xe8\xa7\xf1\xc2\xb1\x34")), uint8(3))
+	batch := []byte("\x08\x01\x12\x07\x10\xe8\xa7\xf1\xc2\xb1\x34")
+	f.Add(AppendFrame(nil, TypeDataBatch, batch), uint8(3))
 	f.Add(AppendFrame(nil, TypeError, []byte("\x0a\x13UNSUPPORTED_VERSION\x22\x01\x01")), uint8(255))
 	f.Add(AppendFrame(nil, TypeAck, []byte("\x08\x01\x22\x06edge-0\x4a\x01\x01")), uint8(2))
 	f.Add(AppendFrame(nil, TypeGoingAway, []byte("\x08\xe0\x5d\x12\x03bye\x0b\x08\x01\x0c")), uint8(9))
