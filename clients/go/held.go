@@ -37,8 +37,8 @@ func (h *held) dropTicks() {
 }
 
 // catchUp continues with what was known of the time before the last stall, if no connection is left
-// to learn it again from. A tick is then released later than at its time, but not before. The result
-// is false if nothing was known.
+// to learn it again from. A tick is then released later than at its time, but not before. The
+// result is false if nothing was known.
 func (h *held) catchUp(est *estimator, now instant) bool {
 	before, ok := est.estimateLateness(now)
 	h.known, h.knownAt, h.hasKnown = before, now, ok

@@ -18,8 +18,8 @@ if [ "$(go list -m all)" != tickstorm.dev/client ]; then
     exit 1
 fi
 go vet ./...
-# Code for other systems at least compiles.
-for system in darwin/arm64 windows/amd64 freebsd/amd64 linux/386 linux/arm; do
+# The code for other systems, and for 32 bits, at least compiles.
+for system in windows/amd64 linux/386; do
     GOOS=${system%/*} GOARCH=${system#*/} CGO_ENABLED=0 go vet ./...
 done
 race=

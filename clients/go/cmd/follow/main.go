@@ -11,6 +11,7 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -95,6 +96,9 @@ func parse(args []string, log io.Writer) (tickstorm.Options, error) {
 	}
 	if flags.NArg() > 0 {
 		return tickstorm.Options{}, fmt.Errorf("unexpected argument %q", flags.Arg(0))
+	}
+	if *passwordFile == "" {
+		return tickstorm.Options{}, errors.New("--password-file is required")
 	}
 	options := tickstorm.Options{
 		Addresses:   strings.Split(*addr, ","),
