@@ -95,6 +95,7 @@ func (s scenario) run() string {
 		return err.Error()
 	}
 	var lines []string
+	started := false
 	followed := make(chan string, 1)
 	following, stop := context.WithCancel(ctx)
 	defer stop()
@@ -102,13 +103,14 @@ func (s scenario) run() string {
 		lines = append(lines, scanner.Text())
 		var event struct{ Event, Addr string }
 		if json.Unmarshal(scanner.Bytes(), &event) == nil && event.Event == "listening" {
+			started = true
 			go func() { followed <- s.follow(following, event.Addr) }()
 		}
 	}
 	err = command.Wait()
 	stop()
 	result := "it printed no address"
-	if len(lines) > 0 {
+	if started {
 		result = <-followed
 	}
 	if err != nil {
