@@ -2,6 +2,7 @@
 //! that the daemons run, connected by the in-memory bus. The client that shows the ticks connects
 //! over TCP like any other.
 
+mod scenario;
 mod tls;
 
 use std::ops::ControlFlow;
@@ -77,6 +78,12 @@ pub(crate) struct Dev {
     /// Print all settings with their values and sources (secrets masked), and exit.
     #[arg(long)]
     check_config: bool,
+    /// Play an edge that misbehaves on purpose instead, and say what a client does wrong.
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["tls", "tls_ca", "tls_name"])]
+    scenario: Option<scenario::Choice>,
+    /// With --scenario: print JSON objects instead of text, one per line.
+    #[arg(long, requires = "scenario")]
+    json: bool,
     #[command(flatten)]
     tls: DevTlsArgs,
 }
@@ -104,8 +111,17 @@ impl Dev {
             }
             return print(settings.check_config().trim_end()).map(drop);
         }
-        let logs = logs::start(&settings)?;
-        let outcome = runtime.block_on(run(&settings, &served, &logs, signals));
+        let outcome = match self.scenario {
+            Some(choice) => {
+                let mut signals = signals;
+                let played = scenario::run(choice, self.json, &settings, &mut signals);
+                runtime.block_on(Box::pin(played))
+            }
+            None => {
+                let logs = logs::start(&settings)?;
+                runtime.block_on(run(&settings, &served, &logs, signals))
+            }
+        };
         // Tasks that hang must not delay the exit.
         runtime.shutdown_background();
         outcome
