@@ -59,6 +59,24 @@ it.
 Standard output contains the addresses to connect to, an empty line, and one line per
 tick in the format of `tickstorm tail`. Logs are written to standard error.
 
+Scenarios:
+  With --scenario, there is no clock and no real edge. Instead, one that misbehaves on
+  purpose waits for a client, plays the scenario to it, and compares what the client
+  does with docs/protocol.md. It listens at LISTEN_ADDR without TLS, and the login is
+  STREAM_USER and STREAM_PASS. Give the client this address only; each connection leads
+  to another edge_id, as behind a balancer. A client must keep its subscription through
+  everything, and must neither miss a tick nor get one twice. Only in step-back do ticks
+  come again, after TIME_STEPPED.
+
+  A scenario takes up to 40 s, wrong-password 70 s, and all 8 minutes, since the waits of
+  the client must be short again before each. Standard output has the address, what
+  happens, and each fault of the client with the section of docs/protocol.md whose rule
+  it broke. Lateness of up to 1.5 s is no fault.
+
+  --json prints one object per line instead, by its field event: listening (addr),
+  begin (scenario), note (scenario, message), fault (scenario, rule, message) and end
+  (scenario, faults).
+
 Examples:
   tickstorm dev
       Start the system; then run `tickstorm tail` in a second terminal
@@ -66,6 +84,8 @@ Examples:
       Keep the logs out of the way
   tickstorm dev --check-config
       Show all settings with their values and sources
+  tickstorm dev --scenario going-away
+      Try whether a client moves to another edge in time
   tickstorm dev --tls
       Serve TLS; run the printed `tickstorm tail --tls …` in a second terminal
   LISTEN_ADDR=127.0.0.1:0 ADMIN_ADDR=127.0.0.1:0 tickstorm dev

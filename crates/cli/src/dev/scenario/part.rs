@@ -131,6 +131,24 @@ pub(super) enum Ending {
     SameEdge,
 }
 
+impl Ending {
+    /// Returns whether the ending happens at a tick, whose frame it breaks.
+    pub(super) const fn breaks_tick(self) -> bool {
+        match self {
+            Self::CutPayload | Self::CutHeader | Self::Silence | Self::BadBatch => true,
+            Self::Over
+            | Self::Error(_)
+            | Self::TimeLost { .. }
+            | Self::TimeStepped { .. }
+            | Self::EndOfFile
+            | Self::Reset
+            | Self::BadUnknown
+            | Self::GoingAway { .. }
+            | Self::SameEdge => false,
+        }
+    }
+}
+
 impl Part {
     /// An edge that does everything right for so many seconds.
     pub(super) const fn plain(secs: u64, ending: Ending) -> Self {

@@ -33,6 +33,8 @@ const CONNECTIONS_MAX: usize = 64;
 /// The longest time for a scenario, apart from the waits that are part of it. Only a client that
 /// does not subscribe, or breaks rules again and again, takes so long.
 const TIME_MAX: Duration = Duration::from_secs(180);
+/// The faults after which a scenario ends, since more of them say nothing new.
+const FAULTS_MAX: usize = 20;
 
 /// Something for the driver to do.
 #[derive(Debug, PartialEq, Eq)]
@@ -48,6 +50,8 @@ pub(super) enum Effect {
 pub(super) enum Outcome {
     /// All parts were played.
     Played,
+    /// The client has made too many faults.
+    BrokenOff,
     /// The client did not come back.
     ClientGone,
 }
@@ -83,6 +87,7 @@ pub(super) struct Play {
     departure: Option<Departure>,
     accepted: u64,
     effects: VecDeque<Effect>,
+    faults: usize,
     outcome: Option<Outcome>,
     time_is_up: Mono,
 }
@@ -104,6 +109,7 @@ impl Play {
             departure: None,
             accepted: 0,
             effects: VecDeque::new(),
+            faults: 0,
             outcome: None,
             time_is_up: Mono::NEVER,
         }
@@ -111,14 +117,11 @@ impl Play {
 
     /// Begins a scenario. A client that is subscribed keeps its connection.
     pub(super) fn begin(&mut self, scenario: Scenario, now: Mono) {
-        self.begin_parts(scenario.parts(), now);
-    }
-
-    pub(super) fn begin_parts(&mut self, parts: Vec<Part>, now: Mono) {
-        self.parts = parts;
+        self.parts = scenario.parts();
         self.current = 0;
         self.departure = None;
         self.outcome = None;
+        self.faults = 0;
         self.time_is_up = if self.accepted == 0 {
             Mono::NEVER
         } else {
@@ -139,8 +142,7 @@ impl Play {
 
     /// Returns the next effect.
     pub(super) fn next_effect(&mut self) -> Option<Effect> {
-        let faults = self.judge.take_faults();
-        self.effects.extend(faults.into_iter().map(Effect::Fault));
+        self.take_faults();
         self.effects.pop_front()
     }
 
@@ -206,6 +208,11 @@ impl Play {
             }
             self.outcome = Some(Outcome::ClientGone);
         }
+        self.take_faults();
+        if self.outcome.is_none() && self.faults >= FAULTS_MAX {
+            self.note("broken off: too many faults");
+            self.outcome = Some(Outcome::BrokenOff);
+        }
     }
 
     /// Returns when to call [`Play::poll`] next, unless something happens before.
@@ -220,6 +227,12 @@ impl Play {
             ])
             .min()
             .unwrap_or(Mono::NEVER)
+    }
+
+    fn take_faults(&mut self) {
+        let faults = self.judge.take_faults();
+        self.faults += faults.len();
+        self.effects.extend(faults.into_iter().map(Effect::Fault));
     }
 
     fn note(&mut self, text: impl Into<String>) {

@@ -10,10 +10,6 @@ use super::rule::Fault;
 use super::script::Scenario;
 use crate::follow::print;
 
-/// The most faults that are printed for a scenario. A client that is at fault all the time must not
-/// fill a disk.
-const FAULTS_SHOWN_MAX: usize = 20;
-
 /// The output of one run.
 pub(super) struct Report {
     is_json: bool,
@@ -54,9 +50,6 @@ impl Report {
 
     pub(super) fn fault(&mut self, fault: &Fault) -> Result<(), Failure> {
         self.faults += 1;
-        if self.faults > FAULTS_SHOWN_MAX {
-            return Ok(());
-        }
         self.line(
             || format!("FAULT: {fault}"),
             || {

@@ -10,7 +10,7 @@ use crate::dev::scenario::connection::{Connection, ConnectionId, Feed, Phase, St
 use crate::dev::scenario::frames::{self, AckTerms};
 use crate::dev::scenario::outbox::Write;
 use crate::dev::scenario::pace::Exceeded;
-use crate::dev::scenario::part::{Ending, Part, Refusal};
+use crate::dev::scenario::part::{Part, Refusal};
 use crate::dev::scenario::rule::Rule;
 
 /// How early ticks are sent to a client that subscribes ahead.
@@ -178,17 +178,10 @@ impl Play {
         let tick = Mode::Second.next_after(Mode::Second.last_at(at)).time();
         let nanos = u64::try_from(tick.as_nanos().saturating_sub(unix.as_nanos())).unwrap_or(0);
         let tick = now + Duration::from_nanos(nanos);
-        match part.ending {
-            Ending::CutPayload | Ending::CutHeader | Ending::Silence | Ending::BadBatch => tick,
-            Ending::Over
-            | Ending::Error(_)
-            | Ending::TimeLost { .. }
-            | Ending::TimeStepped { .. }
-            | Ending::EndOfFile
-            | Ending::Reset
-            | Ending::BadUnknown
-            | Ending::GoingAway { .. }
-            | Ending::SameEdge => tick + OFF_TICK,
+        if part.ending.breaks_tick() {
+            tick
+        } else {
+            tick + OFF_TICK
         }
     }
 
@@ -216,7 +209,12 @@ impl Play {
         }
         match phase {
             Phase::Running if now >= ends_at && !is_departing => {
-                self.send_ticks(id, ends_at.saturating_sub(BEFORE_TICK), now);
+                let at = if part.ending.breaks_tick() {
+                    ends_at.saturating_sub(BEFORE_TICK)
+                } else {
+                    now
+                };
+                self.send_ticks(id, at, now);
                 self.begin_ending(id, now);
             }
             Phase::Running => self.send_ticks(id, now, now),
