@@ -38,7 +38,10 @@ impl Scenario {
         };
         let first = scenario.event().await.unwrap();
         assert_eq!(first["event"], "listening");
-        first["addr"].as_str().unwrap().clone_into(&mut scenario.addr);
+        first["addr"]
+            .as_str()
+            .unwrap()
+            .clone_into(&mut scenario.addr);
         scenario
     }
 
@@ -143,7 +146,10 @@ async fn each_scenario_is_tested_and_in_the_help() {
     assert_eq!(names, [TESTED, &["all"]].concat());
     let help = run(tickstorm(&["dev", "--help"])).await;
     for name in names {
-        assert!(help.stdout.contains(&format!("- {name}:")), "{name}: {help:?}");
+        assert!(
+            help.stdout.contains(&format!("- {name}:")),
+            "{name}: {help:?}"
+        );
     }
 }
 
@@ -172,7 +178,10 @@ async fn is_told(name: &str, habit: Habit, rule: &str) {
     };
     assert_eq!(status.code(), Some(1), "{events:#?}");
     let end = events.last().unwrap();
-    assert_eq!((&end["event"], &end["scenario"]), (&"end".into(), &name.into()));
+    assert_eq!(
+        (&end["event"], &end["scenario"]),
+        (&"end".into(), &name.into())
+    );
     assert!(end["faults"].as_u64() > Some(0), "{end}");
 }
 
@@ -216,14 +225,19 @@ async fn without_a_client_it_ends_with_code_69() {
 #[tokio::test]
 async fn people_read_what_happens_line_by_line() {
     let mut command = tickstorm(&["dev", "--scenario", "drain"]);
-    command.env("LISTEN_ADDR", "127.0.0.1:0").env("STREAM_PASS", "open sesame");
+    command
+        .env("LISTEN_ADDR", "127.0.0.1:0")
+        .env("STREAM_PASS", "open sesame");
     let mut running = crate::tickstorm::Running::start(command);
     let line = running.line().await;
     let addr = line.strip_prefix("listening on ").unwrap().to_owned();
     let options = Options::new(addr).credentials("stream_user", "stream_pass");
     tokio::spawn(follow(options));
     let fault = running.line_with("FAULT: ").await;
-    assert!(fault.contains("(docs/protocol.md: Session, Authentication)"), "{fault}");
+    assert!(
+        fault.contains("(docs/protocol.md: Session, Authentication)"),
+        "{fault}"
+    );
     assert!(!fault.contains("sesame"), "{fault}");
 }
 
@@ -231,9 +245,24 @@ async fn people_read_what_happens_line_by_line() {
 async fn settings_that_scenarios_cannot_serve_are_refused() {
     for (args, name, value, code) in [
         (&["dev", "--scenario", "cut"][..], "TLS_ENABLED", "true", 78),
-        (&["dev", "--scenario", "cut"], "STREAM_TOKENS_FILE", "/dev/null", 78),
-        (&["dev", "--scenario", "cut"], "LISTEN_ADDR", "0.0.0.0:0", 78),
-        (&["dev", "--scenario", "cut", "--tls"], "LISTEN_ADDR", "127.0.0.1:0", 64),
+        (
+            &["dev", "--scenario", "cut"],
+            "STREAM_TOKENS_FILE",
+            "/dev/null",
+            78,
+        ),
+        (
+            &["dev", "--scenario", "cut"],
+            "LISTEN_ADDR",
+            "0.0.0.0:0",
+            78,
+        ),
+        (
+            &["dev", "--scenario", "cut", "--tls"],
+            "LISTEN_ADDR",
+            "127.0.0.1:0",
+            64,
+        ),
         (&["dev", "--json"], "LISTEN_ADDR", "127.0.0.1:0", 64),
     ] {
         let mut command = tickstorm(args);

@@ -18,6 +18,8 @@ pub(super) struct ConnectionId(pub(super) u64);
 /// One connection.
 pub(super) struct Connection {
     pub(super) accepted_at: Mono,
+    /// Whether the client has sent a byte. If it has not, the connection is a health check.
+    pub(super) has_sent: bool,
     /// What the client sent that was not decoded yet.
     pub(super) input: Vec<u8>,
     pub(super) decoder: Decoder,
@@ -101,6 +103,7 @@ impl Connection {
     pub(super) fn new(accepted_at: Mono) -> Self {
         Self {
             accepted_at,
+            has_sent: false,
             input: Vec::new(),
             decoder: Decoder::default(),
             outbox: Outbox::default(),

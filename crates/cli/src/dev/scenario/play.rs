@@ -122,15 +122,13 @@ impl Play {
         self.departure = None;
         self.outcome = None;
         self.faults = 0;
-        self.time_is_up = if self.accepted == 0 {
-            Mono::NEVER
-        } else {
-            now + TIME_MAX
-        };
+        if self.has_client() {
+            self.time_is_up = now + TIME_MAX;
+        }
         self.adopt(now);
     }
 
-    /// Returns whether a client has ever authenticated.
+    /// Returns whether a client has ever sent anything.
     pub(super) fn has_client(&self) -> bool {
         self.time_is_up < Mono::NEVER
     }
@@ -172,6 +170,10 @@ impl Play {
     /// Records bytes from a client.
     pub(super) fn handle_bytes(&mut self, id: ConnectionId, bytes: &[u8], now: Mono) {
         if let Some(connection) = self.connections.get_mut(&id) {
+            connection.has_sent = true;
+            if self.time_is_up == Mono::NEVER {
+                self.time_is_up = now + TIME_MAX;
+            }
             connection.input.extend_from_slice(bytes);
             self.digest(id, now);
         }
@@ -204,7 +206,7 @@ impl Play {
             if now >= self.time_is_up {
                 let text = "the scenario did not come to its end: the client was not subscribed \
                             for long enough";
-                self.judge.fault(Rule::Resuming, text);
+                self.judge.fault(Rule::Session, text);
             }
             self.outcome = Some(Outcome::ClientGone);
         }

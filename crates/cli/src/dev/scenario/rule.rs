@@ -9,6 +9,7 @@ use std::fmt;
 pub(super) enum Rule {
     Frames,
     NoBoundaries,
+    Session,
     Authentication,
     Heartbeats,
     FrameRate,
@@ -33,9 +34,10 @@ pub(super) enum Rule {
 
 impl Rule {
     #[cfg(test)]
-    pub(super) const ALL: [Self; 22] = [
+    pub(super) const ALL: [Self; 23] = [
         Self::Frames,
         Self::NoBoundaries,
+        Self::Session,
         Self::Authentication,
         Self::Heartbeats,
         Self::FrameRate,
@@ -62,7 +64,8 @@ impl Rule {
     pub(super) const fn section(self) -> &'static str {
         match self {
             Self::Frames => "Frames",
-            Self::Authentication
+            Self::Session
+            | Self::Authentication
             | Self::Heartbeats
             | Self::FrameRate
             | Self::OneSubscription
@@ -102,6 +105,7 @@ impl Rule {
             Self::TimeStepped => Some("Without the resume point"),
             Self::NeverStopReading => Some("Never stop reading."),
             Self::Frames
+            | Self::Session
             | Self::Cookies
             | Self::Ticks
             | Self::Resuming

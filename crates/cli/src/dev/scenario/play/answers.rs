@@ -8,7 +8,7 @@ use tickstorm_protocol::message::{Auth, Heartbeat, Pong, Subscribe};
 use tickstorm_timebase::Mono;
 use zeroize::Zeroizing;
 
-use super::{HOLD, Play, TIME_MAX, connection_id};
+use super::{HOLD, Play, connection_id};
 use crate::dev::scenario::connection::{Connection, ConnectionId, Phase, Stage};
 use crate::dev::scenario::frames::{self, AckTerms};
 use crate::dev::scenario::outbox::Write;
@@ -119,9 +119,6 @@ impl Play {
     }
 
     fn handle_auth(&mut self, id: ConnectionId, auth: Zeroizing<Auth>, now: Mono) {
-        if self.time_is_up == Mono::NEVER {
-            self.time_is_up = now + TIME_MAX;
-        }
         if self.nothing_is_in_use() || self.may_attempt() {
             return self.admit(id, &auth, now);
         }

@@ -9,6 +9,7 @@ use crate::dev::scenario::connection::{Connection, ConnectionId, Phase, Stage};
 use crate::dev::scenario::frames;
 use crate::dev::scenario::judge::Ended;
 use crate::dev::scenario::outbox::Write;
+use crate::dev::scenario::pace::HEARTBEAT_TIMEOUT;
 use crate::dev::scenario::part::{Ending, Refusal};
 use crate::dev::scenario::rule::Rule;
 use crate::dev::scenario::waits::End;
@@ -20,8 +21,8 @@ const CLOSE_SOON: Duration = Duration::from_secs(1);
 /// The time after which a client leaves an edge that is silent: 4 s after a tick was due, or the
 /// heartbeat timeout, whichever is first.
 const SILENT_SECOND: Duration = Duration::from_secs(5);
-const SILENT_MINUTE: Duration = super::super::pace::HEARTBEAT_TIMEOUT;
-/// A client that leaves a silent edge sooner is too impatient: the rest of a frame may just be late.
+const SILENT_MINUTE: Duration = HEARTBEAT_TIMEOUT;
+/// A client that leaves a silent edge sooner is too impatient: the rest of a frame may be late.
 const SILENT_MIN: Duration = Duration::from_secs(2);
 /// An unknown frame that is small: its index among the unknown ones.
 const SMALL_UNKNOWN: usize = 1;

@@ -33,7 +33,10 @@ impl Play {
         };
         match &connection.stage {
             Stage::Greeting if now >= connection.accepted_at + AUTH_TIMEOUT => {
-                // A connection without a byte is a health check, and no fault.
+                if connection.has_sent {
+                    let text = "no complete AUTH within 5 s of connecting";
+                    self.judge.fault(Rule::Authentication, text);
+                }
                 self.write_error(id, Refusal::new("AUTH_TIMEOUT", 1_000), now);
             }
             Stage::Held { .. } => self.poll_held(id, now),

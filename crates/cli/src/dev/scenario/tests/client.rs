@@ -48,6 +48,8 @@ pub(super) enum Vice {
     AsksForAnUnknownMode,
     HasAClockThatGoesBack,
     OpensASecondConnection,
+    SendsHalfAnAuth,
+    NeverSubscribes,
 }
 
 /// What the client does, for the simulation to perform.
@@ -145,7 +147,8 @@ impl Client {
                 link.last_tick_at + Duration::from_millis(1_500)
             }
             (_, Some(_), _) => link.heard_at.max(link.last_tick_at + secs(3)) + secs(2),
-            (true, None, Vice::IsImpatientForSubscribe) => link.heard_at + secs(3),
+            (true, None, Vice::IsImpatientForSubscribe) => link.opened_at + secs(11),
+            (true, None, Vice::NeverSubscribes) => Mono::NEVER,
             (true, None, _) => link.opened_at + secs(18),
             (false, None, Vice::IsImpatientForAuth) => link.opened_at + secs(5),
             (false, None, _) => link.opened_at + secs(10),
@@ -266,6 +269,11 @@ impl Client {
                 *bad.last_mut().unwrap() ^= 1;
                 self.acts.push(Act::Send(id, bad));
             }
+            Vice::SendsHalfAnAuth => {
+                self.acts.push(Act::Send(id, frame::MAGIC.to_vec()));
+                return;
+            }
+            Vice::NeverSubscribes => return self.send(id, FrameType::Auth, &auth),
             _ => {}
         }
         self.send(id, FrameType::Auth, &auth);
