@@ -180,107 +180,110 @@ fn faults(scenario: Scenario, vice: Vice) -> Vec<Fault> {
     simulation.faults
 }
 
+/// A scenario that finds each vice, and the rule that it names.
+const VICES: &[(Vice, Scenario, Rule)] = &[
+    (Vice::NeverResumes, Scenario::Drain, Rule::Resuming),
+    (Vice::NeverResumes, Scenario::GoingAway, Rule::Resuming),
+    (Vice::ResumesTooEarly, Scenario::Drain, Rule::Resuming),
+    (Vice::ResumesTooLate, Scenario::Cut, Rule::Resuming),
+    (Vice::ComesBackEarly, Scenario::Drain, Rule::RetryAfter),
+    (Vice::ComesBackEarly, Scenario::Hints, Rule::OnceMore),
+    (Vice::ComesBackEarly, Scenario::NoTime, Rule::ElsewhereLater),
+    (Vice::ComesBackEarly, Scenario::WrongPassword, Rule::No),
+    (Vice::ComesBackLate, Scenario::Drain, Rule::Waits),
+    (Vice::GivesUp, Scenario::Unknown, Rule::Waits),
+    (Vice::NeverWaits, Scenario::Cut, Rule::Waits),
+    (Vice::NeverHeartbeats, Scenario::Splits, Rule::Heartbeats),
+    (
+        Vice::FloodsWithHeartbeats,
+        Scenario::Splits,
+        Rule::FrameRate,
+    ),
+    (
+        Vice::DiesAtUnknownTypes,
+        Scenario::Unknown,
+        Rule::Compatibility,
+    ),
+    (
+        Vice::DiesAtUnknownTypes,
+        Scenario::Splits,
+        Rule::NoBoundaries,
+    ),
+    (
+        Vice::TrustsBadChecksums,
+        Scenario::BadChecksum,
+        Rule::Errors,
+    ),
+    (
+        Vice::ResumesAfterTimeStepped,
+        Scenario::StepBack,
+        Rule::TimeStepped,
+    ),
+    (Vice::IgnoresGoingAway, Scenario::GoingAway, Rule::Moving),
+    (Vice::BreaksBeforeItMakes, Scenario::GoingAway, Rule::Moving),
+    (Vice::MovesToTheSameEdge, Scenario::GoingAway, Rule::Moving),
+    (
+        Vice::KeepsTheOldConnection,
+        Scenario::GoingAway,
+        Rule::Moving,
+    ),
+    (Vice::RetriesMovesAtOnce, Scenario::GoingAway, Rule::Moving),
+    (Vice::StaysWithSilentEdges, Scenario::Cut, Rule::EdgeOfNoUse),
+    (Vice::IsImpatientForAuth, Scenario::Slow, Rule::Patience),
+    (
+        Vice::IsImpatientForSubscribe,
+        Scenario::Slow,
+        Rule::Patience,
+    ),
+    (
+        Vice::LeavesWhenTicksAreLate,
+        Scenario::Slow,
+        Rule::EdgeOfNoUse,
+    ),
+    (
+        Vice::LeavesWhenTicksAreLate,
+        Scenario::StepBack,
+        Rule::EdgeOfNoUse,
+    ),
+    (
+        Vice::AsksForTimeSeldom,
+        Scenario::NoTime,
+        Rule::AuthorityTime,
+    ),
+    (
+        Vice::HasAClockThatGoesBack,
+        Scenario::Drain,
+        Rule::AuthorityTime,
+    ),
+    (
+        Vice::HasAnotherPassword,
+        Scenario::Drain,
+        Rule::Authentication,
+    ),
+    (Vice::DropsTheCookie, Scenario::Cut, Rule::Cookies),
+    (Vice::SubscribesFirst, Scenario::Drain, Rule::Authentication),
+    (
+        Vice::AuthenticatesTwice,
+        Scenario::Drain,
+        Rule::Authentication,
+    ),
+    (Vice::SendsTicks, Scenario::Drain, Rule::Errors),
+    (Vice::SendsGarbage, Scenario::Drain, Rule::Frames),
+    (Vice::SendsBadChecksums, Scenario::Drain, Rule::Frames),
+    (Vice::AsksForAnUnknownMode, Scenario::Drain, Rule::Ticks),
+    (Vice::SendsHalfAnAuth, Scenario::Drain, Rule::Authentication),
+    (Vice::NeverSubscribes, Scenario::Drain, Rule::Session),
+    (
+        Vice::OpensASecondConnection,
+        Scenario::Cut,
+        Rule::OneSubscription,
+    ),
+];
+
 #[test]
 fn each_vice_is_found_by_a_scenario_and_named_with_its_rule() {
     let mut missed = Vec::new();
-    for (vice, scenario, rule) in [
-        (Vice::NeverResumes, Scenario::Drain, Rule::Resuming),
-        (Vice::NeverResumes, Scenario::GoingAway, Rule::Resuming),
-        (Vice::ResumesTooEarly, Scenario::Drain, Rule::Resuming),
-        (Vice::ResumesTooLate, Scenario::Cut, Rule::Resuming),
-        (Vice::ComesBackEarly, Scenario::Drain, Rule::RetryAfter),
-        (Vice::ComesBackEarly, Scenario::Hints, Rule::OnceMore),
-        (Vice::ComesBackEarly, Scenario::NoTime, Rule::ElsewhereLater),
-        (Vice::ComesBackEarly, Scenario::WrongPassword, Rule::No),
-        (Vice::ComesBackLate, Scenario::Drain, Rule::Waits),
-        (Vice::GivesUp, Scenario::Unknown, Rule::Waits),
-        (Vice::NeverWaits, Scenario::Cut, Rule::Waits),
-        (Vice::NeverHeartbeats, Scenario::Splits, Rule::Heartbeats),
-        (
-            Vice::FloodsWithHeartbeats,
-            Scenario::Splits,
-            Rule::FrameRate,
-        ),
-        (
-            Vice::DiesAtUnknownTypes,
-            Scenario::Unknown,
-            Rule::Compatibility,
-        ),
-        (
-            Vice::DiesAtUnknownTypes,
-            Scenario::Splits,
-            Rule::NoBoundaries,
-        ),
-        (
-            Vice::TrustsBadChecksums,
-            Scenario::BadChecksum,
-            Rule::Errors,
-        ),
-        (
-            Vice::ResumesAfterTimeStepped,
-            Scenario::StepBack,
-            Rule::TimeStepped,
-        ),
-        (Vice::IgnoresGoingAway, Scenario::GoingAway, Rule::Moving),
-        (Vice::BreaksBeforeItMakes, Scenario::GoingAway, Rule::Moving),
-        (Vice::MovesToTheSameEdge, Scenario::GoingAway, Rule::Moving),
-        (
-            Vice::KeepsTheOldConnection,
-            Scenario::GoingAway,
-            Rule::Moving,
-        ),
-        (Vice::RetriesMovesAtOnce, Scenario::GoingAway, Rule::Moving),
-        (Vice::StaysWithSilentEdges, Scenario::Cut, Rule::EdgeOfNoUse),
-        (Vice::IsImpatientForAuth, Scenario::Slow, Rule::Patience),
-        (
-            Vice::IsImpatientForSubscribe,
-            Scenario::Slow,
-            Rule::Patience,
-        ),
-        (
-            Vice::LeavesWhenTicksAreLate,
-            Scenario::Slow,
-            Rule::EdgeOfNoUse,
-        ),
-        (
-            Vice::LeavesWhenTicksAreLate,
-            Scenario::StepBack,
-            Rule::EdgeOfNoUse,
-        ),
-        (
-            Vice::AsksForTimeSeldom,
-            Scenario::NoTime,
-            Rule::AuthorityTime,
-        ),
-        (
-            Vice::HasAClockThatGoesBack,
-            Scenario::Drain,
-            Rule::AuthorityTime,
-        ),
-        (
-            Vice::HasAnotherPassword,
-            Scenario::Drain,
-            Rule::Authentication,
-        ),
-        (Vice::DropsTheCookie, Scenario::Cut, Rule::Cookies),
-        (Vice::SubscribesFirst, Scenario::Drain, Rule::Authentication),
-        (
-            Vice::AuthenticatesTwice,
-            Scenario::Drain,
-            Rule::Authentication,
-        ),
-        (Vice::SendsTicks, Scenario::Drain, Rule::Errors),
-        (Vice::SendsGarbage, Scenario::Drain, Rule::Frames),
-        (Vice::SendsBadChecksums, Scenario::Drain, Rule::Frames),
-        (Vice::AsksForAnUnknownMode, Scenario::Drain, Rule::Ticks),
-        (Vice::SendsHalfAnAuth, Scenario::Drain, Rule::Authentication),
-        (Vice::NeverSubscribes, Scenario::Drain, Rule::Session),
-        (
-            Vice::OpensASecondConnection,
-            Scenario::Cut,
-            Rule::OneSubscription,
-        ),
-    ] {
+    for &(vice, scenario, rule) in VICES {
         let found = faults(scenario, vice);
         let rules: Vec<_> = found.iter().map(|fault| fault.rule).collect();
         if !rules.contains(&rule) {

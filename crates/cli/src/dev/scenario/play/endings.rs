@@ -163,7 +163,6 @@ impl Play {
                 "it left a silent edge".clone_into(&mut ended.after);
                 ended.end = End::ClientLeaves;
                 self.current = connection.part + 1;
-                self.judge.handle_all_arrived();
             }
             Some(Phase::Broken { .. }) => {
                 "a frame with a bad checksum".clone_into(&mut ended.after);
@@ -194,11 +193,15 @@ impl Play {
         if !bytes.is_empty() {
             connection.outbox.push(Write::Bytes(bytes.to_vec()), now);
         }
+        // A reset may destroy what has not been read yet.
+        let is_orderly = how == Write::Finish;
         connection.outbox.push(how, now);
         connection.stage = Stage::Ended;
         self.current = connection.part + 1;
         self.note(format!("{after} on connection {}", id.0));
-        self.judge.handle_all_arrived();
+        if is_orderly {
+            self.judge.handle_all_arrived();
+        }
         let ended = Ended {
             end: End::Hinted(Duration::ZERO),
             subscribed_for,
