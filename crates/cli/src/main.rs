@@ -22,12 +22,14 @@ Exit codes:
   0   Success, or ended by a closed pipe
       dev, tail: ended by Ctrl-C
   1   tail: a tick was later than --max-late
+      dev --scenario: the client broke a rule of the protocol
       status: something is wrong
       bench: the edge broke a promise (a tick lost, duplicated, early, …)
   64  Invalid command line
   69  The first connection to the edge failed
       tail --within: too few ticks in that time, or the connection ended
       dev: cannot listen on an address
+      dev --scenario: no client came within 60 s
       status: a port does not answer
   70  Internal error
   74  Cannot write the output

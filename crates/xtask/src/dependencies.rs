@@ -83,7 +83,13 @@ const RULES: &[Rule] = &[
         ],
         &[],
     ),
-    rule(CLI, &[SERVICE, CLOCK, EDGE, CLIENT, COMMAND, BENCH], &[]),
+    rule(
+        CLI,
+        &[
+            TIMEBASE, PROTOCOL, SERVICE, CLOCK, EDGE, CLIENT, COMMAND, BENCH,
+        ],
+        &[],
+    ),
     rule(TESTKIT, &[TIMEBASE, PROTOCOL], &[]),
     // Like testkit, it is not shipped, so its product code may use testkit.
     rule(WEIGHT, &[TIMEBASE, PROTOCOL, SERVICE, EDGE, TESTKIT], &[]),

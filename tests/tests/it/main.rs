@@ -25,6 +25,7 @@ mod pauses;
 mod private_memory;
 mod probe;
 mod rogue_publishers;
+mod scenarios;
 mod security;
 mod sick_edges;
 mod signals;
