@@ -171,7 +171,7 @@ async fn each_mistake_of_an_edge_fails_the_case_that_looks_for_it() {
 
 #[tokio::test]
 async fn a_server_that_cannot_be_checked_is_told_by_the_exit_code() {
-    let nowhere = ReservedAddr::new();
+    let nowhere = ReservedAddr::reserve();
     let ended = run(check(nowhere.addr(), &[])).await;
     assert_eq!(ended.code, Some(69), "{ended:?}");
 
