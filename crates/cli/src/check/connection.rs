@@ -176,13 +176,17 @@ impl Connection {
 
     /// Waits until frames that count as `cost` may be sent without exceeding any frame rate.
     pub(super) async fn rest(&mut self, cost: u32) -> Outcome<()> {
-        let rate = self.server.welcome()?.ack.frame_rate_limit.max(1);
-        let share = Duration::from_secs(1) / rate;
-        let full_at = self.rested_at.max(Server::now()) + share * cost;
-        let excess = full_at.since(Server::now()).saturating_sub(share * BURST);
-        self.rested_at = full_at;
+        let excess = self.count_frames(cost)?;
         sleep(excess).await;
         Ok(())
+    }
+
+    /// Counts frames, and returns how much too early they would be now.
+    fn count_frames(&mut self, cost: u32) -> Outcome<Duration> {
+        let rate = self.server.welcome()?.ack.frame_rate_limit.max(1);
+        let (share, now) = (Duration::from_secs(1) / rate, Server::now());
+        self.rested_at = self.rested_at.max(now) + share * cost;
+        Ok(self.rested_at.since(now).saturating_sub(share * BURST))
     }
 
     /// Sends bytes. If the server has closed the connection, what it sent before says why, so a
@@ -233,6 +237,7 @@ impl Connection {
             let wake_at = match self.beat {
                 Some((interval, due)) if due <= now => {
                     self.beat = Some((interval, now + interval));
+                    self.count_frames(1)?;
                     self.send_heartbeat().await;
                     continue;
                 }

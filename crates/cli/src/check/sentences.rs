@@ -230,12 +230,6 @@ pub(super) const SENTENCES: &[Sentence] = &[
          at any byte.",
     ),
     sentence(
-        "session-38", "Session",
-        "Answers arrive in the order of the frames that they answer, with one exception: an \
-         edge that does not know the time yet (for instance because it has just started) \
-         answers HEARTBEAT immediately, and SUBSCRIBE once it knows the time.",
-    ),
-    sentence(
         "session-63", "Session",
         "Your end of file ends the connection immediately, whatever the edge still had to \
          send; there are no half-closed connections.",
@@ -349,11 +343,6 @@ pub(super) const SENTENCES: &[Sentence] = &[
     sentence(
         "time-10", "Authority time",
         "error ≤ round trip / 2 + `error_bound_us` + 200 ppm of the sample's age",
-    ),
-    sentence(
-        "time-15", "Authority time",
-        "A PONG whose `received_unix_us` or `sent_unix_us` is 0 is not a sample: the edge \
-         does not know the time yet, and `error_bound_us` is then 4294967295.",
     ),
     sentence(
         "errors-02", "Errors",

@@ -215,7 +215,8 @@ pub(super) async fn unknown_fields(server: Arc<Server>) -> Outcome {
     Ok(String::new())
 }
 
-/// Returns `len` bytes of unknown fields: number 1000, with one byte each. `len` is a multiple of 4.
+/// Returns `len` bytes of unknown fields: number 1000, with one byte each. `len` is a multiple of
+/// 4.
 fn unknown_fields_of(len: usize) -> Vec<u8> {
     const FIELD: [u8; 4] = [0xC2, 0x3E, 0x01, 0x2A];
     FIELD.repeat(len / FIELD.len())
