@@ -83,6 +83,7 @@ const RULES: &[Rule] = &[
         ],
         &[],
     ),
+    // `check` speaks the protocol without a client.
     rule(
         CLI,
         &[

@@ -4,6 +4,7 @@
 mod alerts;
 mod attempts;
 mod bench;
+mod check;
 mod compose_scripts;
 mod daemon;
 mod dark;
