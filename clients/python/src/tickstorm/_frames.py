@@ -118,7 +118,7 @@ class Decoder:
         end = _HEADER_LEN + length
         if len(buffer) < end + _CHECKSUM_LEN:
             return None
-        computed = crc32c(buffer[:end])
+        computed = crc32c(bytes(buffer[:end]))
         found = int.from_bytes(buffer[end : end + _CHECKSUM_LEN], "big")
         if computed != found:
             raise ProtocolError(
