@@ -181,10 +181,10 @@ class FirstConnection(unittest.TestCase):
 
 
 class EdgesOfNoUse(unittest.TestCase):
-    def leave(self, break_edge: str, **options: object) -> "tuple[float, object]":
+    def leave(self, break_edge: str) -> "tuple[float, object]":
         """Breaks an edge at 3 s. Returns after how many seconds it was left, and why."""
         one, other = two_edges()
-        world = World(one, other, **options)
+        world = World(one, other)
         world.run(3)
         setattr(one, break_edge, False)
         world.run(30)
@@ -228,8 +228,8 @@ class EdgesOfNoUse(unittest.TestCase):
             edge = SimEdge("a")
             world = World(edge)
             world.run(3)
-            world.stall(secs, suspended)
-            world.run(3)
+            world.freeze(secs, suspended)
+            world.run(secs + 3)
             self.assertEqual(world.of(events.Reconnecting), [], (secs, suspended))
             self.assertEqual(len(world.dials), 1)
 
@@ -378,8 +378,8 @@ class Ahead(unittest.TestCase):
             edge = SimEdge("a")
             world = World(edge, ahead=True)
             world.run(3.2)
-            world.stall(secs, suspended)
-            world.run(5)
+            world.freeze(secs, suspended)
+            world.run(secs + 5)
             self.assertGreater(min(world.tick_delays_ms()), -0.5, (secs, suspended))
             count = len(world.ticks_ms)
             self.assertEqual(world.ticks_ms, seconds(1, count), (secs, suspended))

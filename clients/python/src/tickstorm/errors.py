@@ -106,13 +106,14 @@ class ProtocolError(TickstormError):
         self.kind = kind
 
 
-class UnknownSchemaError(ProtocolError):
+class UnknownSchemaError(TickstormError):
     """The edge sends ticks of a schema version that this client would misread."""
 
     come_back = ComeBack.NO
 
     def __init__(self, found: int) -> None:
-        super().__init__(f"a DATA_BATCH has schema version {found} instead of 1", "SCHEMA")
+        super().__init__(f"a DATA_BATCH has schema version {found}; this client only knows 1")
+        self.found = found
 
 
 class ConnectionClosed(TickstormError):
