@@ -73,7 +73,8 @@ def from_json(kind: type, shown: Dict[str, Any]) -> Message:
 
 def read(pieces: List[bytes]) -> Tuple[List[Any], Optional[Tuple[str, int]]]:
     """Reads frames in pieces. Returns them, and the error with the number of bytes before it."""
-    decoder, frames, count = Decoder(), [], 0
+    decoder, count = Decoder(), 0
+    frames: List[Any] = []
     for piece in pieces:
         decoder.feed(piece)
         count += len(piece)

@@ -74,7 +74,7 @@ class Address:
             colon, port = rest[:1], rest[1:]
             if not bracket or (rest and colon != ":"):
                 host = ""
-        elif host.count(":") <= 1:
+        else:
             host, colon, port = host.partition(":")
         number = int(port) if port.isascii() and port.isdigit() else 0
         if not host or any(c.isspace() for c in host) or (colon and not 1 <= number <= 65_535):
