@@ -40,8 +40,6 @@ class FakeEdge:
         assert self._server is not None
         self._server.close()
         self.cut()
-        for task in self._tasks:
-            task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     @property
@@ -101,7 +99,8 @@ class FakeEdge:
 
     def _answer(self, writer: asyncio.StreamWriter, message: Message) -> None:
         if isinstance(message, messages.Heartbeat):
-            pong = messages.Pong(message.client_time_us, 1_800_000_000_000_000, 1_800_000_000_000_001)
+            time_us = 1_800_000_000_000_000
+            pong = messages.Pong(message.client_time_us, time_us, time_us)
             writer.write(encode_frame(FrameType.PONG, pong))
         elif isinstance(message, messages.Auth):
             self.auths.append(message)

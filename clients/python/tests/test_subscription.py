@@ -406,7 +406,8 @@ class Modes(unittest.TestCase):
         world.input(lambda: world.core.set_mode(events.Mode.SECOND, None))
         world.run(3)
         self.assertEqual(len(world.dials), 1)
-        found = [(tick.mode.name, tick.epoch_ms - 1_800_000_000_000) for tick in world.of(events.Tick)]
+        ticks = world.of(events.Tick)
+        found = [(tick.mode.name, tick.epoch_ms - 1_800_000_000_000) for tick in ticks]
         self.assertEqual(
             found,
             [("SECOND", 58_000), ("SECOND", 59_000), ("MINUTE", 60_000), ("MINUTE", 120_000)]

@@ -500,7 +500,8 @@ class Moves(unittest.TestCase):
     def repeat(self, attempt: Case, following: List[Case]) -> None:
         """Lets attempts take place until no more are made."""
         world = self.world
-        until = self.begin + attempt.get("until_ms", self.case.get("until_ms", 0)) * MS
+        until_ms: int = attempt.get("until_ms") or self.case["until_ms"]
+        until = self.begin + until_ms * MS
         before = len(world.dials)
         world.run((until - world.time) / 1e9)
         made = len(world.dials)
