@@ -1,9 +1,8 @@
 """Runs jobs at given minutes, and neither misses nor doubles a minute across restarts.
 
-The minute up to which everything is done is saved in the same transaction as the results of the
-jobs. After a restart, or a crash at any moment, the client resumes from there, and the edge sends
-the minutes in between. So each minute takes effect exactly once. (A job that acts outside the
-database may run again after a crash; it knows the minute, and can ask whether it has been done.)
+The last minute that is done is saved in the same transaction as the results of its jobs. After a
+crash at any moment, the client resumes from there, so each minute takes effect exactly once. (A job
+that acts outside the database may run again; it knows the minute, and can ask if it is done.)
 """
 
 from __future__ import annotations
@@ -14,7 +13,6 @@ import sys
 from typing import Callable, NamedTuple, Optional, Sequence
 
 import tickstorm
-from tickstorm import BlockingClient as Client
 
 MINUTE_MS = 60_000
 
@@ -55,14 +53,14 @@ def run_minute(database: sqlite3.Connection, jobs: Sequence[Job], minute_ms: int
         database.execute("insert or replace into done values (1, ?)", (minute_ms,))
 
 
-def run(database: sqlite3.Connection, jobs: Sequence[Job], client: Client) -> None:
+def run(database: sqlite3.Connection, jobs: Sequence[Job], client: tickstorm.BlockingClient) -> None:
     """Runs each minute, also those that no edge sends any more after a very long outage."""
     if done_until(database) is None and client.start_ms is not None:
         run_minute(database, (), client.start_ms)
     for event in client.events():
         if isinstance(event, tickstorm.Gap):
-            for minute_ms in range(event.after_ms + MINUTE_MS, event.before_ms, MINUTE_MS):
-                run_minute(database, jobs, minute_ms)
+            for missed_ms in range(event.after_ms + MINUTE_MS, event.before_ms, MINUTE_MS):
+                run_minute(database, jobs, missed_ms)
         elif isinstance(event, tickstorm.Tick):
             run_minute(database, jobs, event.epoch_ms)
 
@@ -71,7 +69,7 @@ def main() -> None:
     database = open_database(sys.argv[1] if len(sys.argv) > 1 else "scheduler.sqlite")
     addr, user = os.getenv("ADDR", "127.0.0.1:8080"), os.getenv("STREAM_USER", "stream_user")
     password, after_ms = os.getenv("STREAM_PASS", "stream_pass"), done_until(database)
-    with Client(
+    with tickstorm.BlockingClient(
         addr, user=user, password=password, mode="minute", resume_after_ms=after_ms
     ) as client:
         run(database, JOBS, client)

@@ -247,6 +247,21 @@ class EdgesOfNoUse(unittest.TestCase):
         self.assertEqual(world.of(events.Reconnecting), [])
 
 
+    def test_without_room_for_events_no_connection_is_made(self) -> None:
+        edge = SimEdge("a")
+        world = World(edge)
+        world.run(3)
+        world.is_read = False
+        world.input(lambda: None)
+        world.cut(edge)
+        world.run(60)
+        self.assertEqual(len(world.dials), 1)
+        world.is_read = True
+        world.run(3)
+        self.assertEqual(len(world.dials), 2)
+        self.assertEqual(world.ticks_ms, seconds(1, 66))
+
+
 class Moves(unittest.TestCase):
     def test_a_move_is_made_before_the_break(self) -> None:
         one, other = two_edges()

@@ -141,7 +141,7 @@ class World:
         self.run_until(lambda: False, secs)
 
     def run_until(self, is_over: Callable[[], bool], secs: float) -> bool:
-        """Lets time pass until something holds, or at most for so long. Returns whether it holds."""
+        """Lets time pass until something holds, but not longer. Returns whether it holds."""
         end = self.time + round(secs * S)
         while not is_over():
             timer = end + 1 if self._is_frozen else self._timer + self.suspended

@@ -63,16 +63,20 @@ pub(crate) fn missing_go() -> Option<Missing> {
 pub(crate) fn check(skipped: &Skipped) -> Result<()> {
     python_tool::provide(&[&MYPY])?;
     program("python3", &["conformance/generate.py", "--check"]).run()?;
-    check_python()?;
+    // The clients follow the scenarios of `tickstorm dev`.
+    let tickstorm = debug_build("tickstorm")?.display().to_string();
+    check_python(&tickstorm)?;
     for scripted in &SCRIPTED {
         if !skipped.has(scripted.piece) && in_workspace(scripted.script).exists() {
-            program("sh", &["-eu", scripted.script]).run()?;
+            program("sh", &["-eu", scripted.script])
+                .env("TICKSTORM", &tickstorm)
+                .run()?;
         }
     }
     Ok(())
 }
 
-fn check_python() -> Result<()> {
+fn check_python(tickstorm: &str) -> Result<()> {
     let settings = format!("{PYTHON_CLIENT}/pyproject.toml");
     let (sources, tests) = (
         format!("{PYTHON_CLIENT}/src"),
@@ -86,12 +90,13 @@ fn check_python() -> Result<()> {
         .args(&["--start-directory", &tests])
         .args(&["--top-level-directory", PYTHON_CLIENT])
         .env("PYTHONPATH", &sources)
+        .env("TICKSTORM", tickstorm)
         .run()?;
-    check_wheel()
+    check_wheel(tickstorm)
 }
 
 /// Installs the wheel where nothing else is installed, and runs the examples of its README.
-fn check_wheel() -> Result<()> {
+fn check_wheel(tickstorm: &str) -> Result<()> {
     let wheels = in_workspace(WHEELS);
     if wheels.exists() {
         fs::remove_dir_all(&wheels)?;
@@ -107,9 +112,8 @@ fn check_wheel() -> Result<()> {
         .args(&["install", "--quiet", "--disable-pip-version-check"])
         .args(&["--no-index", "--find-links", WHEELS, "tickstorm"])
         .run()?;
-    let tickstorm = debug_build("tickstorm")?.display().to_string();
     let script = format!("{PYTHON_CLIENT}/tests/quick_start.py");
-    fresh.python(&["-W", "error", &script, &tickstorm]).run()
+    fresh.python(&["-W", "error", &script, tickstorm]).run()
 }
 
 impl Scripted {

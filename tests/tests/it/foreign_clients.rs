@@ -1,6 +1,6 @@
-//! The Python and the Go client on a real cluster, and on edges that misbehave. No tick may be
-//! missing or doubled while edges are killed and drained, NATS is gone, passwords are rotated and
-//! the mode changes.
+//! The Python and the Go client on a real cluster. No tick may be missing or doubled while edges are
+//! killed and drained, NATS is gone, a password is rotated and the mode changes.
+//! `cargo xtask test clients` has their other tests.
 
 use std::collections::HashSet;
 use std::fs;
@@ -21,8 +21,6 @@ use crate::support::daemon::{PASSWORD, USER};
 use crate::support::eventually;
 use crate::support::observer::now_us;
 use crate::tickstorm::PATIENCE;
-
-mod scenarios;
 
 /// The second password.
 const ROTATED: &str = "open barley";

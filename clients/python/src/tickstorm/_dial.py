@@ -132,7 +132,14 @@ class Race:
             raise error
         finally:
             for task in running:
+                task.add_done_callback(_close)
                 task.cancel()
+
+
+def _close(task: "asyncio.Future[Any]") -> None:
+    """Closes the connection of an attempt that came too late."""
+    if not task.cancelled() and task.exception() is None:
+        task.result().close()
 
 
 async def _connect(candidate: Candidate) -> socket.socket:

@@ -146,6 +146,8 @@ class Subscription:
         self._since = 0
         self._rescue_until = NEVER
         self._old: Optional[_Ended] = None
+        self._has_room = True
+        """Whether there is room for more events."""
         self._settling = False
         self._inbox: List[Tuple[bytes, int]] = []
         """What has arrived over the attempt while it was not decided whether to move."""
@@ -183,7 +185,7 @@ class Subscription:
             data = link.poll_output(now, self._random())
             if data:
                 self.actions.append(Send(link.number, data))
-        if self.phase in (Phase.FIRST, Phase.WAITING) and self._attempt is None:
+        if self._is_pausing:
             if now >= self._wait_until:
                 self._connect(now)
         elif self.phase is Phase.RESCUING and now >= self._rescue_until:
@@ -204,7 +206,7 @@ class Subscription:
         for link in (self.link, self._attempt):
             if link is not None:
                 moments.append(link.next_change(now, len(self._addresses) > 1))
-        if self.phase in (Phase.FIRST, Phase.WAITING) and self._attempt is None:
+        if self._is_pausing:
             moments.append(self._wait_until)
         elif self.phase is Phase.RESCUING:
             moments.append(self._rescue_until)
@@ -252,7 +254,9 @@ class Subscription:
             link.is_writable = is_writable
 
     def handle_reading(self, is_read: bool, now: int) -> None:
-        """The connection in use is read, or not, because events wait for their reader."""
+        """There is room for more events, or not. Without it, the connection in use is only kept
+        alive, and no new one is made."""
+        self._has_room = is_read
         if self.link is not None:
             self.link.set_read(is_read, now)
 
@@ -273,6 +277,12 @@ class Subscription:
         return str(self._options.addresses[link.address])
 
     # Connections
+
+    @property
+    def _is_pausing(self) -> bool:
+        """Whether only a wait has to end before the next connection."""
+        is_waiting = self.phase is Phase.WAITING and self._has_room
+        return (is_waiting or self.phase is Phase.FIRST) and self._attempt is None
 
     def _find(self, number: int) -> Optional[Link]:
         for link in (self.link, self._attempt):

@@ -218,6 +218,9 @@ def _run(loop: asyncio.AbstractEventLoop) -> None:
     asyncio.set_event_loop(loop)
     try:
         loop.run_forever()
-        loop.run_until_complete(loop.shutdown_asyncgens())
+        # The client is closed, so whoever waits for an event is told so.
+        pending = asyncio.all_tasks(loop)
+        if pending:
+            loop.run_until_complete(asyncio.wait(pending, timeout=1))
     finally:
         loop.close()

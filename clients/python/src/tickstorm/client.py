@@ -296,9 +296,9 @@ class Client:
                 break
             self._ready.append(event)
         link = core.link
+        is_read = len(self._ready) < READY_MAX and not core.held.is_full
+        core.handle_reading(is_read, now)
         if link is not None:
-            is_read = len(self._ready) < READY_MAX and not core.held.is_full
-            core.handle_reading(is_read, now)
             self._sockets[link.number].set_read(is_read)
             if self._start_ms is None:
                 self._start_ms = link.start_ms
