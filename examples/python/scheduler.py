@@ -13,6 +13,7 @@ import sys
 from typing import Callable, NamedTuple, Optional, Sequence
 
 import tickstorm
+from tickstorm import BlockingClient as Client
 
 MINUTE_MS = 60_000
 
@@ -38,8 +39,8 @@ def open_database(path: str) -> sqlite3.Connection:
 
 def done_until(database: sqlite3.Connection) -> Optional[int]:
     """Returns the last minute that is done; ``None`` if this is the first start."""
-    row = database.execute("select minute_ms from done").fetchone()
-    return int(row[0]) if row else None
+    (minute_ms,) = database.execute("select max(minute_ms) from done").fetchone()
+    return None if minute_ms is None else int(minute_ms)
 
 
 def run_minute(database: sqlite3.Connection, jobs: Sequence[Job], minute_ms: int) -> None:
@@ -53,7 +54,7 @@ def run_minute(database: sqlite3.Connection, jobs: Sequence[Job], minute_ms: int
         database.execute("insert or replace into done values (1, ?)", (minute_ms,))
 
 
-def run(database: sqlite3.Connection, jobs: Sequence[Job], client: tickstorm.BlockingClient) -> None:
+def run(database: sqlite3.Connection, jobs: Sequence[Job], client: Client) -> None:
     """Runs each minute, also those that no edge sends any more after a very long outage."""
     if done_until(database) is None and client.start_ms is not None:
         run_minute(database, (), client.start_ms)
@@ -68,10 +69,8 @@ def run(database: sqlite3.Connection, jobs: Sequence[Job], client: tickstorm.Blo
 def main() -> None:
     database = open_database(sys.argv[1] if len(sys.argv) > 1 else "scheduler.sqlite")
     addr, user = os.getenv("ADDR", "127.0.0.1:8080"), os.getenv("STREAM_USER", "stream_user")
-    password, after_ms = os.getenv("STREAM_PASS", "stream_pass"), done_until(database)
-    with tickstorm.BlockingClient(
-        addr, user=user, password=password, mode="minute", resume_after_ms=after_ms
-    ) as client:
+    password, done = os.getenv("STREAM_PASS", "stream_pass"), done_until(database)
+    with Client(addr, user=user, password=password, mode="minute", resume_after_ms=done) as client:
         run(database, JOBS, client)
 
 
