@@ -168,7 +168,7 @@ class Asynchronous(unittest.IsolatedAsyncioTestCase):
             async with client_of(edge.address) as client:
                 await eventually(lambda: len(client._ready) >= READY_MAX)
                 (connected,) = client._open
-                self.assertFalse(connected._is_read)
+                self.assertFalse(connected.is_read)
                 ticks = await self.within(take(client, 5_000))
                 self.assertEqual(set(steps(ticks)), {1_000})
 

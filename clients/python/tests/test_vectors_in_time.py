@@ -20,7 +20,8 @@ from tickstorm._session import (
     Subscribed,
     Welcome,
 )
-from tickstorm._subscription import Dial, Phase
+from tickstorm._actions import Dial
+from tickstorm._subscription import Phase
 from tickstorm._units import MS
 from tickstorm.errors import ConnectionClosed, ProtocolError, Refused, TickstormError
 
@@ -427,7 +428,7 @@ class Moves(unittest.TestCase):
         self.until = self.begin + (last["at_ms"] + last["deadline_ms"]) * MS
         self.is_over = False
         for number, attempt in enumerate(attempts):
-            if attempt.get("repeats"):
+            if attempt.get("repeats") and not self.is_over:
                 self.repeat(attempt, attempts[number + 1 :])
             else:
                 self.attempt(attempt, made, is_first=number == 0)
@@ -507,8 +508,11 @@ class Moves(unittest.TestCase):
         before = len(world.dials)
         world.run((until - world.time) / 1e9)
         made = len(world.dials)
-        for at, _ in world.dials[before:]:
-            self.assertLessEqual(at, until)
+        begun = [at for at, _ in world.dials[before:]]
+        self.assertLessEqual(max(begun, default=0), until)
+        low, high = attempt.get("wait_ms", [0, 60_000])
+        for earlier, later in zip([self.ended, *begun], begun):
+            self.assertTrue(low * MS <= later - earlier <= high * MS, (earlier, later))
         world.run(0.4)
         self.assertEqual(len(world.dials), made)
         world.script = [{}] * made + following

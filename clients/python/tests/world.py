@@ -10,8 +10,9 @@ from typing import Any, Callable, Dict, Iterable, List, Optional, Tuple, Type, T
 
 from tickstorm import _messages as messages
 from tickstorm import events
+from tickstorm._actions import Close, Dial, Send
 from tickstorm._frames import Decoder, FrameType, encode_frame
-from tickstorm._subscription import Close, Dial, Send, Subscription
+from tickstorm._subscription import Subscription
 from tickstorm._units import MS, S, US
 from tickstorm._wire import Message
 from tickstorm.errors import ConnectError, ConnectionClosed, TickstormError

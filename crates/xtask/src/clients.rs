@@ -86,7 +86,7 @@ fn check_python(tickstorm: &str) -> Result<()> {
         .args(&["--cache-dir", "target/python-client/mypy-cache"])
         .args(&[&sources, &tests, "examples/python"])
         .run()?;
-    MYPY.python(&["-X", "dev", "-W", "error", "-m", "unittest", "discover"])
+    MYPY.python(&["-W", "error", "-m", "unittest", "discover"])
         .args(&["--start-directory", &tests])
         .args(&["--top-level-directory", PYTHON_CLIENT])
         .env("PYTHONPATH", &sources)

@@ -10,25 +10,19 @@ from __future__ import annotations
 import enum
 import logging
 from collections import deque
-from typing import Callable, Deque, List, NamedTuple, Optional, Tuple, Union
+from typing import Callable, Deque, List, NamedTuple, Optional, Tuple
 
-from ._backoff import HINT_MAX, Addresses, Backoff
+from ._actions import Action, Close, Dial, Send, Settle
+from ._comebacks import Comebacks
 from ._estimate import Estimator
-from ._first import FirstConnection, is_refusal, retry_after, timeless_rest
+from ._first import is_refusal
 from ._held import Held
 from ._link import Link, Stage
 from ._moves import Move
 from ._resume import Continuity, Resume
 from ._session import Batch, Leave, Request, Session, Subscribed, Welcome
-from ._units import MS, NEVER, S, fraction
-from .errors import (
-    Awaited,
-    ComeBack,
-    EdgeTimeout,
-    Refused,
-    TickstormError,
-    TimeUnknown,
-)
+from ._units import MS, NEVER, S
+from .errors import ComeBack, Refused, TickstormError
 from .events import (
     Event,
     Gap,
@@ -50,38 +44,9 @@ _FREEZE = 2 * S
 """If a timer fires later than this, the machine's time may not be what it was, either."""
 _TURN_MAX = 1 * S
 """The longest wait. It bounds how long it takes to notice that the machine was suspended."""
-_LEAVING_WAIT_MAX = 500 * MS
-"""The upper limit of the first wait after this client left an edge on its own account."""
 _RESCUE_MAX = 2 * S
 """For how long an attempt to move may continue after the old connection has ended."""
 _KNOWN_QUALITIES = frozenset(Quality)
-
-
-class Dial(NamedTuple):
-    """Connect to the address with this index, as the link with this number."""
-
-    number: int
-    address: int
-
-
-class Send(NamedTuple):
-    """Send bytes over a link."""
-
-    number: int
-    data: bytes
-
-
-class Close(NamedTuple):
-    """Close a link, whether it is connected or not."""
-
-    number: int
-
-
-class Settle(NamedTuple):
-    """Read what has arrived over all links, and then call ``handle_settled``."""
-
-
-Action = Union[Dial, Send, Close, Settle]
 
 
 class Phase(enum.Enum):
@@ -129,14 +94,12 @@ class Subscription:
         self.ended: Optional[TickstormError] = None
         self._options = options
         self._random = random
-        self._addresses = Addresses(len(options.addresses))
-        self._backoff = Backoff()
-        self._first = FirstConnection(len(options.addresses))
+        self._comebacks = Comebacks(len(options.addresses), random)
+        self._addresses = self._comebacks.addresses
         self._attempt: Optional[Link] = None
         self._links = 0
         self._wait_until = now
         self._wake_by = NEVER
-        self._sparing = False
         self._cookie: Optional[Tuple[Credentials, bytes]] = None
         self._change: Optional[_Change] = None
         self._move: Optional[Move] = None
@@ -291,7 +254,7 @@ class Subscription:
         return None
 
     def _dial(self, address: int, estimator: Estimator) -> None:
-        session = Session(self._options.exact_time, self._sparing)
+        session = Session(self._options.exact_time, self._comebacks.sparing)
         self._links += 1
         self._attempt = Link(self._links, address, session, estimator)
         self.actions.append(Dial(self._links, address))
@@ -407,11 +370,8 @@ class Subscription:
         self._inbox.clear()
         _log.info("no subscription at %s: %s", self.address_of(link), error)
         if self.phase is Phase.FIRST:
-            self._handle_failed_address(link.address, error, now)
-            is_no = self.resume.classify(error.come_back) is ComeBack.NO
-            self._first.handle_failure(link.address, error, is_no, now)
-            rested = self._addresses.advance(now)
-            outcome = self._first.next_attempt(rested, now)
+            is_no = self._is_no(error, link.address)
+            outcome = self._comebacks.after_first(link.address, error, is_no, now)
             if isinstance(outcome, TickstormError):
                 self._finish(outcome, now)
             else:
@@ -420,7 +380,9 @@ class Subscription:
             connection_id = error.connection_id or link.connection_id
             self._pause(_Ended(error, connection_id, None), now)
         else:
-            self._handle_failed_move(link.address, error, now)
+            is_no = self._is_no(error, link.address)
+            rested = self._comebacks.after_failed_move(link.address, error, is_no, now)
+            self._retry_move(rested, now)
             if self.phase is Phase.RESCUING:
                 self._pause_after_old(now)
 
@@ -440,46 +402,25 @@ class Subscription:
 
     def _pause(self, ended: _Ended, now: int) -> None:
         """Plans the next attempt after a connection ended or could not be made."""
-        error, was_subscribed = ended.error, ended.subscribed_for is not None
-        is_single = len(self._addresses) == 1
-        # A single name may lead to other edges, such as those behind a balancer. One attempt shows
-        # whether it leads to one that knows the time.
-        if not (is_refusal(error, "NO_TIME") and was_subscribed and is_single):
-            self._handle_failed_address(self._addresses.current, error, now)
+        error, is_no = ended.error, self._is_no(ended.error, self._addresses.current)
         come_back = self.resume.handle_end(error.come_back)
         resumes = come_back is not ComeBack.AT_ONCE_WITHOUT_RESUME
         if not resumes:
             self.held.drop_ticks()
         if is_refusal(error, "TIME_STEPPED"):
             self.estimator.clear()
-        hint = self._hint(error, was_subscribed)
-        wait = self._backoff.wait(hint, ended.subscribed_for or 0, self._random())
-        self._wait_until = max(now + wait, self._addresses.advance(now))
+        self._wait_until = self._comebacks.after_end(error, ended.subscribed_for, is_no, now)
         self.phase, self._move, self._target, self._old = Phase.WAITING, None, None, None
         after = (self._wait_until - now) / S
         _log.info("connecting again in %.3f s", after)
         self.held.push(Reconnecting(error, ended.connection_id, after, resumes))
 
-    def _handle_failed_address(self, index: int, error: TickstormError, now: int) -> None:
-        self._sparing = self._sparing or is_refusal(error, "RATE_LIMITED")
-        if self.resume.classify(error.come_back) is ComeBack.NO:
-            _log.error("%s refuses this client: %s", self._options.addresses[index], error)
-            self._addresses.handle_refusal(index, now, self._random())
-        elif is_refusal(error, "NO_TIME"):
-            self._addresses.rest(index, now + timeless_rest(error))
-
-    def _hint(self, error: TickstormError, was_subscribed: bool) -> int:
-        left_by_itself = was_subscribed and (
-            isinstance(error, TimeUnknown)
-            or (isinstance(error, EdgeTimeout) and error.awaited is not Awaited.AUTHENTICATION)
-        )
-        # The hint of NO_TIME is about that edge. Another one may well know the time.
-        may_go_elsewhere = is_refusal(error, "NO_TIME") and (
-            len(self._addresses) > 1 or was_subscribed
-        )
-        if left_by_itself or may_go_elsewhere:
-            return max(MS, fraction(_LEAVING_WAIT_MAX, self._random()))
-        return retry_after(error)
+    def _is_no(self, error: TickstormError, address: int) -> bool:
+        """Returns whether an error at an address is a refusal that will recur."""
+        is_no = self.resume.classify(error.come_back) is ComeBack.NO
+        if is_no:
+            _log.error("%s refuses this client: %s", self._options.addresses[address], error)
+        return is_no
 
     # Moves
 
@@ -541,21 +482,6 @@ class Subscription:
         for data, at in inbox:
             if self.link is new:
                 self._process(new, data, at)
-
-    def _handle_failed_move(self, target: int, error: TickstormError, now: int) -> None:
-        current, earliest = self._addresses.current, now
-        is_later = error.come_back in (ComeBack.LATER, ComeBack.ELSEWHERE)
-        # The hint of SERVER_DRAINING is about where to go, and not about that edge.
-        if is_later and not is_refusal(error, "SERVER_DRAINING"):
-            earliest = now + min(retry_after(error), HINT_MAX)
-        # The name that is in use leads to different edges. What one of them hinted does not keep
-        # the client from coming back to that name when its connection has ended.
-        if target != current or not is_refusal(error, "NO_TIME"):
-            self._handle_failed_address(target, error, now)
-        if target != current:
-            self._addresses.rest(target, earliest)
-            earliest = now
-        self._retry_move(max(self._addresses.after(target, now)[1], earliest), now)
 
     def _retry_move(self, rested: int, now: int) -> None:
         if self._move is not None:

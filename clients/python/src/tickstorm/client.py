@@ -10,8 +10,10 @@ from types import TracebackType
 from typing import AsyncIterator, Callable, Deque, Dict, Optional, Sequence, Set, Type, Union
 
 from . import _clock
+from ._actions import Close, Dial, Send
 from ._dial import Dialler
-from ._subscription import Close, Dial, Phase, Send, Subscription
+from ._socket import CLOSING_MAX_SECS, Socket, SocketEvents
+from ._subscription import Phase, Subscription
 from ._units import MS, S
 from .errors import ClientClosed, ConnectionClosed, TickstormError
 from .events import Estimate, Event, Mode, Tick
@@ -23,7 +25,6 @@ alive. If that lasts, the edge closes it, and the client resumes when there is r
 _SPIN = 2 * MS
 """The time before a tick's release from which on the loop polls, since its timers are only good to
 a millisecond."""
-_CLOSING_MAX_SECS = 1.0
 
 
 class Client:
@@ -107,8 +108,8 @@ class Client:
         self._loop: Optional[asyncio.AbstractEventLoop] = None
         self._timer: Optional[asyncio.Handle] = None
         self._dials: Dict[int, asyncio.Task[None]] = {}
-        self._sockets: Dict[int, _Socket] = {}
-        self._open: Set[_Socket] = set()
+        self._sockets: Dict[int, Socket] = {}
+        self._open: Set[Socket] = set()
         self._start_ms: Optional[int] = None
         self._closed = False
         self._crash: Optional[BaseException] = None
@@ -147,7 +148,7 @@ class Client:
             for number in [*self._dials, *self._sockets]:
                 self._hang_up(number)
         await asyncio.gather(*self._dials.values(), return_exceptions=True)
-        deadline = _clock.monotonic() + int(_CLOSING_MAX_SECS * S)
+        deadline = _clock.monotonic() + int(CLOSING_MAX_SECS * S)
         while self._open and _clock.monotonic() < deadline:
             await asyncio.sleep(0.005)
         for each in list(self._open):
@@ -342,13 +343,34 @@ class Client:
 
     async def _connect(self, number: int, address: Address) -> None:
         try:
-            await self._dialler.dial(address, lambda: _Socket(self, number))
+            events = SocketEvents(self._opened, self._read, self._writable, self._lost)
+            await self._dialler.dial(address, lambda: Socket(number, events))
             credentials = self._options.credentials.load()
         except TickstormError as error:
             failure = error
             self._handle(lambda now: self._core.handle_failure(number, failure, now))
         else:
             self._handle(lambda now: self._core.handle_connected(number, credentials, now))
+
+    def _opened(self, connected: Socket) -> None:
+        self._open.add(connected)
+        self._sockets[connected.number] = connected
+
+    def _read(self, number: int, data: bytes) -> None:
+        self._handle(lambda now: self._core.handle_bytes(number, data, now))
+
+    def _writable(self, number: int, is_writable: bool) -> None:
+        if is_writable:
+            self._handle(lambda now: self._core.handle_writable(number, True))
+        else:
+            # This may be called while the client writes.
+            self._core.handle_writable(number, False)
+
+    def _lost(self, connected: Socket, exc: Optional[Exception]) -> None:
+        self._open.discard(connected)
+        error = ConnectionClosed(exc)
+        error.__cause__ = exc
+        self._handle(lambda now: self._core.handle_failure(connected.number, error, now))
 
     def _hang_up(self, number: int) -> None:
         task = self._dials.get(number)
@@ -387,68 +409,6 @@ class _Events(AsyncIterator[Event]):
             return await self._client.next_event()
         except ClientClosed:
             raise StopAsyncIteration from None
-
-
-class _Socket(asyncio.Protocol):
-    """One connected socket."""
-
-    def __init__(self, client: Client, number: int) -> None:
-        self._client = client
-        self._number = number
-        self._transport: Optional[asyncio.Transport] = None
-        self._is_read = True
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        # A HEARTBEAT must not be added to a frame that the socket has not accepted yet.
-        transport.set_write_buffer_limits(high=0)
-        self._transport = transport
-        self._client._open.add(self)
-        self._client._sockets[self._number] = self
-
-    def data_received(self, data: bytes) -> None:
-        client = self._client
-        client._handle(lambda now: client._core.handle_bytes(self._number, data, now))
-
-    def connection_lost(self, exc: Optional[Exception]) -> None:
-        client = self._client
-        client._open.discard(self)
-        error = ConnectionClosed(exc)
-        error.__cause__ = exc
-        client._handle(lambda now: client._core.handle_failure(self._number, error, now))
-
-    def pause_writing(self) -> None:
-        self._client._core.handle_writable(self._number, False)
-
-    def resume_writing(self) -> None:
-        client = self._client
-        client._handle(lambda now: client._core.handle_writable(self._number, True))
-
-    def write(self, data: bytes) -> None:
-        """Sends bytes."""
-        if self._transport is not None:
-            self._transport.write(data)
-
-    def set_read(self, is_read: bool) -> None:
-        """Sets whether bytes are read."""
-        if self._transport is None or is_read == self._is_read or self._transport.is_closing():
-            return
-        self._is_read = is_read
-        if is_read:
-            self._transport.resume_reading()
-        else:
-            self._transport.pause_reading()
-
-    def close(self) -> None:
-        """Closes the connection. What is not sent soon is dropped."""
-        if self._transport is not None:
-            self._transport.close()
-            asyncio.get_running_loop().call_later(_CLOSING_MAX_SECS, self.abort)
-
-    def abort(self) -> None:
-        """Closes the connection at once."""
-        if self._transport is not None:
-            self._transport.abort()
 
 
 def _current_task() -> Optional[asyncio.Task[None]]:
