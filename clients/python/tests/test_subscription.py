@@ -278,6 +278,16 @@ class Moves(unittest.TestCase):
         self.assertAlmostEqual((world.dials[1][0] - BEGIN) / S, 7.5, delta=0.01)
         self.assertEqual(one.connections, {})
 
+    def test_what_an_attempt_has_learned_about_the_time_counts_after_the_move(self) -> None:
+        one, other = two_edges()
+        one.pongs = False
+        other.ack_of_subscribe_after_ms = 1_000
+        world = World(one, other, random=0.0)
+        world.run(3)
+        world.going_away(one, 12_000)
+        self.assertTrue(world.run_until(lambda: bool(world.of(events.Moved)), 5))
+        self.assertIsNotNone(world.core.estimator.estimate(world.now))
+
     def test_the_same_edge_is_no_place_to_move_to(self) -> None:
         one, other = SimEdge("a"), SimEdge("a")
         world = World(one, other)
@@ -443,14 +453,15 @@ class Modes(unittest.TestCase):
 
     def test_an_attempt_to_move_with_the_old_mode_is_dropped(self) -> None:
         one, other = two_edges()
-        other.acks_subscribe = False
+        other.ack_of_subscribe_after_ms = 1_000
         world = World(one, other, random=0.0)
         world.run(2)
         world.going_away(one, 20_000)
         world.run(0.5)
         world.input(lambda: world.core.set_mode(events.Mode.MINUTE, None))
         world.run(1)
-        other.acks_subscribe = True
+        self.assertEqual(other.subscribes[0].mode, events.Mode.SECOND)
+        self.assertEqual((world.of(events.Moved), other.connections), ([], {}))
         world.run(30)
         self.assertEqual(len(world.of(events.Moved)), 1)
         self.assertIs(world.core.resume.mode, events.Mode.MINUTE)
