@@ -133,12 +133,14 @@ async fn clients_in_other_languages_lose_and_repeat_no_tick() {
 /// Gives the edges a second password, the clients that one only, and takes the first one away.
 async fn rotate_password(cluster: &Cluster, path: &impl Fn(&str) -> PathBuf) {
     println!("the password is rotated");
+    // One change after the other, so that each edge loads each of them.
     replace(&path("previous"), PASSWORD);
-    replace(&path("edge"), ROTATED);
     await_reloads(cluster, 1).await;
+    replace(&path("edge"), ROTATED);
+    await_reloads(cluster, 2).await;
     replace(&path("client"), ROTATED);
     replace(&path("previous"), "");
-    await_reloads(cluster, 2).await;
+    await_reloads(cluster, 3).await;
 }
 
 /// Waits until each edge has loaded changed credentials so many times at least.

@@ -18,6 +18,7 @@ from ._estimate import Estimator
 from ._first import is_refusal
 from ._held import Held
 from ._link import Link, Stage
+from ._modes import ModeChange
 from ._moves import Move
 from ._resume import Continuity, Resume
 from ._session import Batch, Leave, Request, Session, Subscribed, Welcome
@@ -71,13 +72,6 @@ class _Ended(NamedTuple):
     """For how long there was a subscription; ``None`` if there never was one."""
 
 
-class _Change(NamedTuple):
-    """A change of mode that the edge has not accepted yet."""
-
-    mode: Mode
-    resume_after_ms: Optional[int]
-
-
 class Subscription:
     """The state that outlives the connections. ``random`` returns numbers from 0 to 1."""
 
@@ -101,7 +95,7 @@ class Subscription:
         self._wait_until = now
         self._wake_by = NEVER
         self._cookie: Optional[Tuple[Credentials, bytes]] = None
-        self._change: Optional[_Change] = None
+        self._mode_change = ModeChange()
         self._move: Optional[Move] = None
         self._target: Optional[int] = None
         """The address of the last attempt to move away from the connection in use."""
@@ -231,9 +225,7 @@ class Subscription:
 
     def set_mode(self, mode: Mode, resume_after_ms: Optional[int]) -> None:
         """Changes the mode, on the same connection if there is one."""
-        current = self._change.mode if self._change else self.resume.mode
-        if mode is not current or resume_after_ms is not None:
-            self._change = _Change(mode, resume_after_ms)
+        self._mode_change.want(mode, resume_after_ms, self.resume.mode)
 
     def address_of(self, link: Link) -> str:
         """Returns the address of a link, as the options give it."""
@@ -352,9 +344,8 @@ class Subscription:
         connection_id = link.connection_id or error.connection_id
         _log.info("connection %s ended: %s", connection_id, error)
         self._old = _Ended(error, connection_id, now - self._since)
-        if link.awaits_ack and self._change and is_refusal(error, "INVALID_SUBSCRIPTION"):
-            # The resume point of a change of mode is not tried again.
-            self._change = self._change._replace(resume_after_ms=None)
+        if link.awaits_ack and is_refusal(error, "INVALID_SUBSCRIPTION"):
+            self._mode_change.handle_refused()
         if not self._options.reconnect:
             self._finish(error, now)
         elif self._attempt is None or _voids_resume_point(error):
@@ -491,30 +482,19 @@ class Subscription:
 
     def _apply_change(self, now: int) -> None:
         """Asks for a change of mode that is wanted, unless another one is not answered yet."""
-        link, change = self.link, self._change
-        if link is None or change is None or link.stage is not Stage.SUBSCRIBED or link.awaits_ack:
+        link = self.link
+        if link is None or link.stage is not Stage.SUBSCRIBED or link.awaits_ack:
             return
-        resume_after_ms = change.resume_after_ms
-        if resume_after_ms is None:
-            resume_after_ms = self._change_point(change.mode, now)
-        request = Request(change.mode, self._options.ahead, resume_after_ms)
-        self.actions.append(Send(link.number, link.subscribe(request, now)))
-
-    def _change_point(self, mode: Mode, now: int) -> Optional[int]:
-        """Returns the point after which no tick of the new mode may be missing: the last tick
-        received, but at most a second ago."""
-        point_ms = self.resume.point_ms
-        if point_ms is None or mode.period_ms >= self.resume.mode.period_ms:
-            return point_ms
-        authority = self.estimator.authority_at(now)
-        return None if authority is None else max(point_ms, authority // MS - mode.period_ms)
+        ahead = self._options.ahead
+        request = self._mode_change.request(self.resume, self.estimator, ahead, now)
+        if request is not None:
+            self.actions.append(Send(link.number, link.subscribe(request, now)))
 
     def _handle_changed(self, event: Subscribed) -> None:
         request = event.request
         self.resume = Resume(request.mode, request.resume_after_ms)
         self.resume.handle_start(event.start_ms)
-        if self._change is not None and self._change.mode is request.mode:
-            self._change = None
+        self._mode_change.handle_accepted(request)
         self.held.push(ModeChanged(request.mode, event.start_ms))
 
 
