@@ -13,6 +13,7 @@ mod dev_tls;
 mod drains;
 mod faults;
 mod follow;
+mod foreign_clients;
 mod leads;
 mod links;
 mod logins;
