@@ -27,7 +27,11 @@ pub fn cases(file: &str, list: &str) -> Vec<Value> {
     assert_eq!(content["format"], 1, "the format of {file}");
     match content[list].take() {
         Value::Array(cases) if !cases.is_empty() => cases,
-        other => panic!("{list} of {file} is {other}"),
+        other @ (Value::Null
+        | Value::Bool(_)
+        | Value::Number(_)
+        | Value::String(_)
+        | Value::Object(_)) => panic!("{list} of {file} is {other}"),
     }
 }
 
@@ -63,7 +67,9 @@ pub fn integer(value: &Value) -> i64 {
 pub fn interval(value: &Value) -> (i64, i64) {
     match value {
         Value::Array(ends) => (integer(&ends[0]), integer(&ends[1])),
-        single => (integer(single), integer(single)),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Object(_) => {
+            (integer(value), integer(value))
+        }
     }
 }
 

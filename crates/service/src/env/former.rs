@@ -112,7 +112,7 @@ impl Former {
         self,
         setting: &dyn AnySetting,
         current: Option<Found>,
-        texts: Vec<(&'static str, Zeroizing<String>)>,
+        texts: &[(&'static str, Zeroizing<String>)],
         default: &str,
         warnings: &mut Vec<String>,
     ) -> Result<Found, SettingsError> {
@@ -120,7 +120,7 @@ impl Former {
         let names: Vec<_> = texts.iter().map(|(name, _)| *name).collect();
         let base = current.as_ref().and_then(|current| current.text.as_ref());
         let base = base.map_or(default, |text| text);
-        let translated = self.translate(setting, &texts, base);
+        let translated = self.translate(setting, texts, base);
         let instead = match (self, &translated) {
             (Self::Units(_) | Self::HostAndPort { .. }, Ok(text)) if current.is_none() => {
                 format!("{}={}", about.name, about.show(text))
@@ -132,7 +132,7 @@ impl Former {
         warnings.push(format!("{names} {are} deprecated; use {instead} instead"));
         let text = translated?;
         let Some(current) = current else {
-            let (variable, _) = texts[0];
+            let (variable, _) = &texts[0];
             return Ok(Found::in_env(variable, text));
         };
         let is_same = current.text.as_ref().is_some_and(|current| {

@@ -205,7 +205,7 @@ impl RawVars {
             Some(names) if !former.is_empty() => {
                 let default = default().unwrap_or_default();
                 names
-                    .merge(setting, found, former, &default, warnings)
+                    .merge(setting, found, &former, &default, warnings)
                     .map(Some)
             }
             Some(_) | None => Ok(found),

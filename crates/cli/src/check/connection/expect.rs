@@ -73,7 +73,10 @@ impl Connection {
                 // An earlier subscription may still send ticks.
                 Step::Ticks => {}
                 Step::Pong(_) if self.beat.is_some() => {}
-                other => return Err(instead(&what, &other)),
+                other @ Step::Pong(_)
+                | other @ Step::Error(_)
+                | other @ Step::End(_)
+                | other @ Step::TimeUp => return Err(instead(&what, &other)),
             }
         }
     }
@@ -116,7 +119,10 @@ impl Connection {
             match self.step(deadline).await? {
                 Step::Pong(exchange) => return Ok(exchange),
                 Step::Ticks => {}
-                other => return Err(instead("PONG", &other)),
+                other @ Step::Ack(_)
+                | other @ Step::Error(_)
+                | other @ Step::End(_)
+                | other @ Step::TimeUp => return Err(instead("PONG", &other)),
             }
         }
     }
@@ -164,7 +170,9 @@ impl Connection {
                     ),
                     None => fail!("no tick came"),
                 },
-                other => return Err(instead("ticks", &other)),
+                other @ Step::Ack(_) | other @ Step::Error(_) | other @ Step::End(_) => {
+                    return Err(instead("ticks", &other));
+                }
             }
         }
     }
@@ -176,7 +184,9 @@ impl Connection {
             match self.step(deadline).await? {
                 Step::Ticks | Step::Pong(_) => {}
                 Step::TimeUp => return Ok(()),
-                other => return Err(instead("ticks", &other)),
+                other @ Step::Ack(_) | other @ Step::Error(_) | other @ Step::End(_) => {
+                    return Err(instead("ticks", &other));
+                }
             }
         }
     }
@@ -185,7 +195,11 @@ impl Connection {
     pub(in crate::check) async fn nothing_for(&mut self, time: Duration) -> Outcome<()> {
         match self.step(Server::now() + time).await? {
             Step::TimeUp => Ok(()),
-            other => Err(instead("nothing", &other)),
+            other @ Step::Ack(_)
+            | other @ Step::Pong(_)
+            | other @ Step::Ticks
+            | other @ Step::Error(_)
+            | other @ Step::End(_) => Err(instead("nothing", &other)),
         }
     }
 
@@ -206,7 +220,10 @@ impl Connection {
                 Step::Error(error) => break error,
                 Step::Ticks => {}
                 Step::Pong(_) if self.beat.is_some() => {}
-                other => return Err(instead(code.as_str(), &other)),
+                other @ Step::Ack(_)
+                | other @ Step::Pong(_)
+                | other @ Step::End(_)
+                | other @ Step::TimeUp => return Err(instead(code.as_str(), &other)),
             }
         };
         let (found, message) = (&error.code, error.message.escape_debug());
@@ -224,7 +241,12 @@ impl Connection {
         let refused_at = self.read_at;
         match self.step(refused_at + ANSWER_TIME_MAX).await? {
             Step::End(End::Eof) => {}
-            other => return Err(instead("an orderly end after ERROR", &other)),
+            other @ Step::Ack(_)
+            | other @ Step::Pong(_)
+            | other @ Step::Ticks
+            | other @ Step::Error(_)
+            | other @ Step::End(_)
+            | other @ Step::TimeUp => return Err(instead("an orderly end after ERROR", &other)),
         }
         self.read_at = refused_at;
         Ok(())
@@ -237,7 +259,9 @@ impl Connection {
             match self.step(deadline).await? {
                 Step::End(end) => return Ok(end),
                 Step::Ticks | Step::Pong(_) => {}
-                other => return Err(instead("the end of the connection", &other)),
+                other @ Step::Ack(_) | other @ Step::Error(_) | other @ Step::TimeUp => {
+                    return Err(instead("the end of the connection", &other));
+                }
             }
         }
     }

@@ -1,5 +1,10 @@
 //! A client in virtual time that obeys docs/protocol.md, except for one [`Vice`].
 
+#![expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "a rule concerns few of the vices and scenarios"
+)]
+
 use std::time::Duration;
 
 use prost::Message as _;
@@ -353,7 +358,7 @@ impl Client {
                 }
             }
             Some(FrameType::Error) => {
-                self.handle_error(id, &ErrorMsg::decode(payload).unwrap(), now)
+                self.handle_error(id, &ErrorMsg::decode(payload).unwrap(), now);
             }
             Some(FrameType::GoingAway) if self.vice != Vice::IgnoresGoingAway => {
                 let message = GoingAway::decode(payload).unwrap();
