@@ -325,6 +325,28 @@ class Moves(unittest.TestCase):
         self.assertEqual(waits, [1.5])
         self.assertEqual(world.of(events.Reconnecting), [])
 
+    def test_the_hint_of_a_draining_edge_does_not_rest_its_address(self) -> None:
+        one, other = two_edges()
+        other.refusal = ErrorMsg("SERVER_DRAINING", retry_after_ms=9_000)
+        world = World(one, other, random=0.0)
+        world.run(3)
+        world.going_away(one, 20_000, closes=False)
+        world.run(2)
+        self.assertGreaterEqual([index for _, index in world.dials[1:]].count(1), 2)
+
+    def test_no_time_during_a_move_does_not_rest_the_name_that_is_in_use(self) -> None:
+        edge = SimEdge("a")
+        world = World(edge)
+        world.run(3)
+        edge.refusal = ErrorMsg("NO_TIME", retry_after_ms=9_000)
+        world.going_away(edge, 3_000)
+        world.run(3)
+        self.assertEqual(len(world.dials), 2)
+        edge.refusal = None
+        world.run(1)
+        self.assertEqual(world.of(events.Reconnecting)[-1].after, 0.25)
+        self.assertEqual(len(world.dials), 3)
+
     def test_an_attempt_under_way_survives_the_old_connection(self) -> None:
         one, other = two_edges()
         world = World(one, other, random=0.0)
