@@ -21,7 +21,7 @@ use tickstorm_command::{
 };
 use tickstorm_protocol::ErrorCode;
 use tickstorm_service::env::Settings;
-use tickstorm_service::{exit, stderr};
+use tickstorm_service::{duration, exit, stderr};
 use tokio::sync::{Semaphore, mpsc};
 
 use self::cases::{ACK_OF_AUTH, CASES, Case};
@@ -49,7 +49,7 @@ Cases:
   They need ticks, so the server must know the time. A case is skipped if it does not
   apply or would take too long. A single AUTH has a wrong password, and none if the
   server already delays logins. Time limits allow for what this machine itself is late,
-  but it should be idle, and near the server.
+  but it should be idle, and near the server; --tolerance helps if it is not.
   The cases open up to a few dozen connections at a time, some of which exceed the frame
   rate, and ask for some thousand replayed ticks in all. Do not check an edge from an
   address whose limits others share.
@@ -94,6 +94,9 @@ pub(crate) struct Check {
     /// User name.
     #[arg(long)]
     user: Option<String>,
+    /// Allow the server this much more time than the protocol does, for the way there and back.
+    #[arg(long, value_name = "DURATION", default_value = "150ms", value_parser = duration::parse)]
+    tolerance: Duration,
     #[command(flatten)]
     tls: TlsArgs,
     /// Run only this case; repeat it for several.
@@ -149,7 +152,8 @@ impl Check {
             stderr::notice(format_args!("tickstorm: warning: {warning}"));
         }
         let credentials = ClientCredentials::from_settings(&settings, self.user.as_deref())?;
-        Server::new(self.addr.clone(), credentials, self.tls.options())
+        let (address, tls) = (self.addr.clone(), self.tls.options());
+        Server::new(address, credentials, tls, self.tolerance)
     }
 
     async fn check(&self, server: Arc<Server>) -> Result<(), Failure> {

@@ -27,9 +27,6 @@ use super::stop::{Outcome, Stop};
 
 /// The time limit for a TCP connection, and for the TLS handshake.
 const CONNECT_TIME_MAX: Duration = Duration::from_secs(10);
-/// What the network and the scheduling of both machines may add to a time limit, apart from
-/// delays of this process, which are measured.
-const ALLOWANCE: Duration = Duration::from_millis(150);
 /// The interval at which the delays of this process are measured.
 const LATENESS_INTERVAL: Duration = Duration::from_millis(5);
 
@@ -43,6 +40,9 @@ pub(super) struct Server {
     address: String,
     credentials: ClientCredentials,
     tls: Option<(TlsOptions, Arc<ClientConfig>)>,
+    /// What the network and the scheduling of both machines may add to a time limit, apart from
+    /// delays of this process, which are measured.
+    tolerance: Duration,
     /// The first ACK of AUTH.
     welcome: OnceLock<Welcome>,
     /// The largest delay of a timer in this process so far, in microseconds.
@@ -70,6 +70,7 @@ impl Server {
         address: String,
         credentials: ClientCredentials,
         tls: Option<TlsOptions>,
+        tolerance: Duration,
     ) -> Result<Self, Failure> {
         let tls = tls.map(|options| {
             let config = options.client_config(aws_lc_rs::default_provider())?;
@@ -82,6 +83,7 @@ impl Server {
             address,
             credentials,
             tls,
+            tolerance,
             welcome: OnceLock::new(),
             lateness_us: AtomicU64::new(0),
         })
@@ -125,7 +127,7 @@ impl Server {
 
     /// Returns by how much a measured time may exceed a limit without a fault of the server.
     pub(super) fn allowance(&self) -> Duration {
-        ALLOWANCE + Duration::from_micros(self.lateness_us.load(Ordering::Relaxed))
+        self.tolerance + Duration::from_micros(self.lateness_us.load(Ordering::Relaxed))
     }
 
     pub(super) fn is_tls(&self) -> bool {

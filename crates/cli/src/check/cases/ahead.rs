@@ -41,8 +41,10 @@ pub(super) async fn ahead(server: Arc<Server>) -> Outcome {
         .collect();
     let (least, most) = (leads.iter().min(), leads.iter().max());
     let (least, most) = (least.copied().unwrap_or(0), most.copied().unwrap_or(0));
+    let allowance = connection.allowance();
+    let less_max = LESS_MAX_US + i64::try_from(allowance.as_micros()).unwrap_or(i64::MAX / 2);
     ensure!(
-        0 < least && most <= LEAD_MAX_US && most - least <= LESS_MAX_US,
+        0 < most && most <= LEAD_MAX_US && most - least <= less_max,
         "ticks are sent {} to {} ms ahead",
         least / 1_000,
         most / 1_000
@@ -61,7 +63,7 @@ pub(super) async fn ahead(server: Arc<Server>) -> Outcome {
         let (acked_us, _) = connection.unix_us_at(subscribed.read_at)?;
         let due_us = (epoch_us - most).max(acked_us);
         let late_us = earliest_us - due_us;
-        let allowed = AT_ONCE + connection.allowance();
+        let allowed = AT_ONCE + allowance;
         ensure!(
             late_us <= i64::try_from(allowed.as_micros()).unwrap_or(i64::MAX),
             "tick {} arrived {} ms after its lead had begun",

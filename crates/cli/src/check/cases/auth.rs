@@ -15,6 +15,8 @@ use crate::check::stop::{Outcome, ensure, skip};
 
 /// The longest time limit for AUTH that is waited for. It is 5 s unless configured otherwise.
 const AUTH_TIMEOUT_MAX: Duration = Duration::from_secs(30);
+/// How often an AUTH is sent until its ACK has a cookie, each time after [`PAUSE`].
+const COOKIE_TRIES: u32 = 10;
 /// How long after the connection the first half of an AUTH is sent.
 const PAUSE: Duration = Duration::from_secs(1);
 /// How much later the client that sent it may be closed than one that sent nothing.
@@ -106,18 +108,31 @@ pub(super) async fn cookies(server: Arc<Server>) -> Outcome {
 }
 
 pub(super) async fn cookie_again(server: Arc<Server>) -> Outcome {
-    let own = &server.welcome()?.ack.cookie;
-    if own.is_empty() {
-        skip!("the server has given no cookie; it may give one later");
-    }
+    let Some(own) = given_cookie(&server).await? else {
+        skip!("the server gives no cookie");
+    };
     let mut connection = server.open().await?;
-    connection.send(&server.auth_with_cookie(own)).await;
+    connection.send(&server.auth_with_cookie(&own)).await;
     let ack = connection.ack_of_auth().await?;
     ensure!(
-        ack.cookie == *own,
+        ack.cookie == own,
         "a valid cookie is answered with another one"
     );
     Ok(String::new())
+}
+
+/// Returns a cookie that the server has given. One that has just started may not have its key yet.
+async fn given_cookie(server: &Arc<Server>) -> Outcome<Option<Vec<u8>>> {
+    for _ in 0..COOKIE_TRIES {
+        let mut connection = server.open().await?;
+        connection.send(&server.auth_with_cookie(b"")).await;
+        let cookie = connection.ack_of_auth().await?.cookie;
+        if !cookie.is_empty() {
+            return Ok(Some(cookie));
+        }
+        sleep(PAUSE).await;
+    }
+    Ok(None)
 }
 
 pub(super) async fn timeout(server: Arc<Server>) -> Outcome {
