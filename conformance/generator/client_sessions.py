@@ -2,7 +2,7 @@
 
 from . import wire
 from .client_model import CODES, Client
-from .frames import CONNECTION_ID, COOKIE, EPOCH_MS
+from .samples import CONNECTION_ID, COOKIE, EPOCH_MS
 from .wire import frame, message
 
 TIMING = {"heartbeat_interval_ms": 15_000, "heartbeat_timeout_ms": 20_000}

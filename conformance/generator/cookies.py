@@ -3,7 +3,7 @@
 import hashlib
 import hmac
 
-from .frames import COOKIE
+from .samples import COOKIE
 
 SALT = b"tickstorm/cookie"
 DEVICE = bytes(range(16))

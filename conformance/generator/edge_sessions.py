@@ -1,14 +1,12 @@
 """Sessions in which an edge is tested: the edge_sessions of sessions.json."""
 
 from . import wire
-from .frames import COOKIE
+from .samples import COOKIE
 from .wire import frame, message
 
 AUTH = message("AUTH", username="stream_user", password="stream_pass")
 SECOND = message("SUBSCRIBE")
 MINUTE = message("SUBSCRIBE", mode="MINUTE")
-ACK_AUTH = {"acked_type": 1, "protocol_minor": 1}
-ACK_SUBSCRIBE = {"acked_type": 2, "protocol_minor": 1}
 QUICK = {"heartbeat_interval_ms": 1_500, "heartbeat_timeout_ms": 2_000}
 BURST = [message("HEARTBEAT", client_time_us=n) for n in range(1, 301)]
 

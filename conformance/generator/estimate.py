@@ -1,6 +1,6 @@
 """Authority time learned from PONGs: estimate.json."""
 
-from .frames import EPOCH_MS
+from .samples import EPOCH_MS
 
 BASE_US = EPOCH_MS * 1_000
 MAX_AGE_US = 30_000_000

@@ -5,7 +5,6 @@ Time 0 is when GOING_AWAY arrives. The client has been subscribed at address a f
 
 HINT = {"error": {"code": "SERVER_DRAINING", "retry_after_ms": 250}}
 STEPPED = {"error": {"code": "TIME_STEPPED", "retry_after_ms": 300}}
-MOVED, STAYED = {"moves": True}, {"moves": False}
 RETRIES_MS = [[250, 500], [500, 1_000], [1_000, 2_000], [2_000, 4_000], [2_000, 4_000]]
 # The time by which a client may be late, in a test with a clock of its own.
 SLACK_MS = 20

@@ -1,7 +1,7 @@
 """How a client comes back: reconnect.json."""
 
 from .client_model import CODES
-from .frames import COOKIE
+from .samples import COOKIE
 
 # The bounds of consecutive random waits.
 BOUNDS_MS = [1_000, 2_000, 4_000, 8_000, 16_000, 30_000, 30_000]

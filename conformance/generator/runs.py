@@ -5,7 +5,7 @@ whose behaviour changes at given times. The next ticks are due at 750 ms, 1,750 
 are those of the edge, which go on while the client's machine is suspended.
 """
 
-from .frames import EPOCH_MS
+from .samples import EPOCH_MS
 
 AUTHORITY_MS = EPOCH_MS + 250
 TO_FIRST_MS = 750

@@ -13,7 +13,7 @@ sys.dont_write_bytecode = True
 sys.path.insert(0, str(HERE.parents[1] / "conformance"))
 
 from generator import wire  # noqa: E402
-from generator.frames import CONNECTION_ID, COOKIE, EPOCH_MS  # noqa: E402
+from generator.samples import CONNECTION_ID, COOKIE, EPOCH_MS  # noqa: E402
 
 EDGE_PORT = 8080
 FIN, SYN, PUSH, ACK = 0x01, 0x02, 0x08, 0x10

@@ -4,12 +4,13 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
 
-use serde_json::{Value, json};
+use serde_json::Value;
 use tickstorm_client::{Epoch, Mode};
 use tickstorm_testkit::vectors::{cases, integer, interval};
-use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
+use tokio::sync::{mpsc, watch};
+use tokio::time::timeout;
 
 use super::comebacks::{check_resume, options};
 use super::script::{
@@ -22,6 +23,8 @@ const AUTHORITY_MS: i64 = 1_800_000_000_250;
 const RUNS: usize = 3;
 /// Longer than any wait.
 const FAR_MS: i64 = 700_000;
+/// How soon the old edge learns of a further act, and the script of a tick.
+const TURN_MS: i64 = 100;
 const HEALTHY: (Mode, Behaviour) = (Mode::Second, Behaviour::HEALTHY);
 
 #[tokio::test(start_paused = true)]
@@ -43,9 +46,15 @@ enum Act {
 struct OldEdge {
     acts: mpsc::UnboundedSender<(i64, Act)>,
     last_ms: Arc<AtomicI64>,
-    /// Ends with the connection. Returns whether the client closed it, and when it was over.
-    task: JoinHandle<(bool, i64)>,
+    ended: watch::Receiver<Option<Ended>>,
     edge_id: String,
+}
+
+/// The end of the old connection.
+#[derive(Clone, Copy, Debug)]
+struct Ended {
+    by_client: bool,
+    at_ms: i64,
 }
 
 impl OldEdge {
@@ -53,13 +62,28 @@ impl OldEdge {
         let last_ms = Arc::new(AtomicI64::new(last_tick(&edge).as_ms()));
         let (sender, further) = mpsc::unbounded_channel();
         let edge_id = edge.limits.edge_id.clone();
-        let task = tokio::spawn(play_old(edge, acts, further, time, Arc::clone(&last_ms)));
+        let (reports, ended) = watch::channel(None);
+        let last = Arc::clone(&last_ms);
+        tokio::spawn(async move {
+            let by_client = play_old(edge, acts, further, time, last).await;
+            let at_ms = time.now_ms();
+            reports.send_replace(Some(Ended { by_client, at_ms }));
+        });
         Self {
             acts: sender,
             last_ms,
-            task,
+            ended,
             edge_id,
         }
+    }
+
+    /// Waits for the end of the connection.
+    async fn ended(&self) -> Ended {
+        let mut ended = self.ended.clone();
+        let far = Duration::from_millis(FAR_MS.unsigned_abs());
+        let waiting = timeout(far, ended.wait_for(Option::is_some)).await;
+        let ended = waiting.expect("the old connection ends").unwrap();
+        ended.unwrap()
     }
 
     fn last_tick(&self) -> Epoch {
@@ -67,22 +91,23 @@ impl OldEdge {
     }
 }
 
+/// Returns whether the client closed the connection.
 async fn play_old(
     mut edge: Edge,
     mut acts: VecDeque<(i64, Act)>,
     mut further: mpsc::UnboundedReceiver<(i64, Act)>,
     time: Time,
     last_ms: Arc<AtomicI64>,
-) -> (bool, i64) {
+) -> bool {
     loop {
         let now_ms = time.now_ms();
         let next_ms = acts.front().map_or(now_ms + FAR_MS, |&(at_ms, _)| at_ms);
-        // Short turns, so that the last tick is known to the script.
-        let until_ms = next_ms.min(now_ms + 10);
+        // In turns, so that the script knows the last tick, and can add acts.
+        let until_ms = next_ms.min(now_ms + TURN_MS);
         let closed = serve(&mut edge, HEALTHY, time, until_ms, &mut Vec::new()).await;
         last_ms.store(last_tick(&edge).as_ms(), Ordering::SeqCst);
         if closed {
-            return (true, time.now_ms());
+            return true;
         }
         while let Ok(act) = further.try_recv() {
             acts.push_front(act);
@@ -94,7 +119,7 @@ async fn play_old(
             Act::GoAway { deadline_ms } => edge.go_away(deadline_ms).await,
             Act::End(ends) => {
                 end(edge, &ends).await;
-                return (false, time.now_ms());
+                return false;
             }
         }
     }
@@ -123,7 +148,7 @@ impl<'a> Relocation<'a> {
     /// Brings the client to the old edge, which sends GOING_AWAY at its times.
     async fn begin(case: &'a Value) -> Self {
         let mut network = Network::start(options(case), AUTHORITY_MS);
-        let ask = network.ask_until(0).await.unwrap();
+        let ask = network.ask_until(1).await.unwrap();
         let mut edge = subscribe(&mut network, ask).await;
         let failures = case.get("failures_before").map_or(0, integer);
         if failures > 0 {
@@ -179,7 +204,7 @@ impl<'a> Relocation<'a> {
             let ask = tokio::select! {
                 biased;
                 ask = self.network.ask_until(self.network.time.now_ms() + FAR_MS) => ask,
-                _ = wait_for_end(&self.old.task) => None,
+                _ = self.old.ended() => None,
             };
             let Some(ask) = ask else {
                 assert!(
@@ -230,7 +255,7 @@ impl<'a> Relocation<'a> {
     async fn play(&mut self, attempt: &Value, ask: Ask) -> bool {
         let made_ms = ask.at_ms;
         let at_first = self.case["old_ends"].get("after_attempt_ms");
-        if let Some(after) = at_first.filter(|_| !self.old.task.is_finished()) {
+        if let Some(after) = at_first.filter(|_| self.old.ended.borrow().is_none()) {
             let ends = Act::End(self.case["old_ends"]["ends"].clone());
             self.old
                 .acts
@@ -276,7 +301,7 @@ impl<'a> Relocation<'a> {
         }
         let point = edge.subscription().await.resume_after.unwrap();
         if attempt.get("ack_of_auth_after_ms").is_none() {
-            // The script learns of a tick up to 10 ms after the client.
+            // The script learns of a tick later than the client.
             let last_ms = self.old.last_tick().as_ms();
             let is_last = [last_ms, last_ms + 1_000].contains(&point.as_ms());
             assert!(
@@ -305,13 +330,13 @@ impl<'a> Relocation<'a> {
             !closed,
             "{id}: the client closes the new connection: {attempt}"
         );
-        let (by_client, _) = (&mut self.old.task).await.unwrap();
+        let ended = self.old.ended().await;
         assert!(
-            by_client || !self.case["old_ends"].is_null(),
+            ended.by_client || !self.case["old_ends"].is_null(),
             "{id}: the old connection"
         );
-        let moved = json!(last_tick(&edge).as_ms().to_string());
-        self.old.last_ms.store(integer(&moved), Ordering::SeqCst);
+        let last_ms = last_tick(&edge).as_ms();
+        self.old.last_ms.store(last_ms, Ordering::SeqCst);
         if let Some(ends) = self.case.get("new_ends") {
             end(edge, ends).await;
         }
@@ -331,10 +356,7 @@ impl<'a> Relocation<'a> {
     /// Checks the first attempt after the end of both connections.
     async fn check_return(&mut self, then: &Value) {
         let id = &self.case["id"];
-        if !self.old.task.is_finished() {
-            let (_, old_ms) = (&mut self.old.task).await.unwrap();
-            self.ended_ms = self.ended_ms.max(old_ms);
-        }
+        self.ended_ms = self.ended_ms.max(self.old.ended().await.at_ms);
         let until_ms = self.network.time.now_ms() + FAR_MS;
         let ask = self
             .network
@@ -345,20 +367,12 @@ impl<'a> Relocation<'a> {
             assert_eq!(ask.address, *address, "{id}: {then}");
         }
         let ((least, most), waited) = (interval(&then["wait_ms"]), ask.at_ms - self.ended_ms);
-        // The old edge acts every 10 ms.
-        let is_right = (least - SLACK_MS..=most + 2 * SLACK_MS).contains(&waited);
+        let is_right = (least..=most + SLACK_MS).contains(&waited);
         assert!(is_right, "{id}: comes back after {waited} ms: {then}");
         let mut edge = self.network.accept(ask);
         edge.accept().await;
         let point = edge.subscription().await.resume_after;
         check_resume(then, point, Some(self.old.last_tick()), id);
-    }
-}
-
-/// Waits until a task has ended, without taking its result.
-async fn wait_for_end<T>(task: &JoinHandle<T>) {
-    while !task.is_finished() {
-        tokio::time::sleep(std::time::Duration::from_millis(1)).await;
     }
 }
 

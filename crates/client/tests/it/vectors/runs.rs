@@ -46,7 +46,7 @@ impl<'a> Run<'a> {
             network: Network::start(options, authority_ms),
             heartbeats: Vec::new(),
         };
-        let ask = run.network.ask_until(0).await.unwrap();
+        let ask = run.network.ask_until(1).await.unwrap();
         let mut edge = run.network.accept(ask);
         edge.accept().await;
         edge.subscription().await;

@@ -27,12 +27,12 @@ async fn a_client_passes_the_sessions_of_the_vectors() {
 async fn follow(case: &Value, piece: usize) {
     let id = &case["id"];
     let subscribe = &case["subscribes"][0];
-    let mut options = Options::new("a").mode(mode_of(subscribe));
+    let mut options = Options::new("a").mode(mode_of(subscribe)).moves(false);
     if let Some(point) = epoch_of(&subscribe["resume_after_epoch_ms"]) {
         options = options.resume_after(point);
     }
     let mut network = Network::start(options, 1_800_000_000_250);
-    let ask = network.ask_until(0).await.unwrap();
+    let ask = network.ask_until(1).await.unwrap();
     let mut edge = network.accept(ask);
     for piece in bytes(&case["hex"]).chunks(piece) {
         edge.try_send(piece).await;
