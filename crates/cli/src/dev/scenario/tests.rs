@@ -152,9 +152,10 @@ proptest! {
             let mut simulation = Simulation::new(Vice::None, seed);
             prop_assert_eq!(simulation.play(scenario), Outcome::Played);
             prop_assert_eq!(&simulation.faults, &[], "{:?}", scenario);
-            let limit = match scenario {
-                Scenario::WrongPassword => 90,
-                _ => 45,
+            let limit = if scenario == Scenario::WrongPassword {
+                90
+            } else {
+                45
             };
             let took = simulation.now.since(BEGAN);
             prop_assert!(took < Duration::from_secs(limit), "{scenario:?} took {took:?}");

@@ -257,24 +257,27 @@ impl Client {
             ..Auth::default()
         };
         let subscribe = self.subscribe();
-        match self.vice {
-            Vice::SubscribesFirst => self.send(id, FrameType::Subscribe, &subscribe),
-            Vice::AuthenticatesTwice => self.send(id, FrameType::Auth, &auth),
-            Vice::SendsGarbage => self
-                .acts
-                .push(Act::Send(id, b"GET / HTTP/1.1\r\n".to_vec())),
-            Vice::SendsBadChecksums => {
-                let mut bad = Vec::new();
-                frame::encode(FrameType::Auth, &auth, &mut bad);
-                *bad.last_mut().unwrap() ^= 1;
-                self.acts.push(Act::Send(id, bad));
-            }
-            Vice::SendsHalfAnAuth => {
-                self.acts.push(Act::Send(id, frame::MAGIC.to_vec()));
-                return;
-            }
-            Vice::NeverSubscribes => return self.send(id, FrameType::Auth, &auth),
-            _ => {}
+        if self.vice == Vice::SubscribesFirst {
+            self.send(id, FrameType::Subscribe, &subscribe);
+        }
+        if self.vice == Vice::AuthenticatesTwice {
+            self.send(id, FrameType::Auth, &auth);
+        }
+        if self.vice == Vice::SendsGarbage {
+            self.acts
+                .push(Act::Send(id, b"GET / HTTP/1.1\r\n".to_vec()));
+        }
+        if self.vice == Vice::SendsBadChecksums {
+            let mut bad = Vec::new();
+            frame::encode(FrameType::Auth, &auth, &mut bad);
+            *bad.last_mut().unwrap() ^= 1;
+            self.acts.push(Act::Send(id, bad));
+        }
+        if self.vice == Vice::SendsHalfAnAuth {
+            return self.acts.push(Act::Send(id, frame::MAGIC.to_vec()));
+        }
+        if self.vice == Vice::NeverSubscribes {
+            return self.send(id, FrameType::Auth, &auth);
         }
         self.send(id, FrameType::Auth, &auth);
         self.send(id, FrameType::Subscribe, &subscribe);
@@ -284,10 +287,10 @@ impl Client {
     }
 
     fn subscribe(&self) -> Subscribe {
-        let shift_ms = match self.vice {
-            Vice::ResumesTooEarly => -1_000,
-            Vice::ResumesTooLate => 1_000,
-            _ => 0,
+        let shift_ms = if self.vice == Vice::ResumesTooEarly {
+            -1_000
+        } else {
+            i64::from(self.vice == Vice::ResumesTooLate) * 1_000
         };
         let point = self.last_ms.map(|last| last + shift_ms);
         Subscribe {
@@ -353,7 +356,7 @@ impl Client {
                 }
             }
             Some(FrameType::Error) => {
-                self.handle_error(id, &ErrorMsg::decode(payload).unwrap(), now)
+                self.handle_error(id, &ErrorMsg::decode(payload).unwrap(), now);
             }
             Some(FrameType::GoingAway) if self.vice != Vice::IgnoresGoingAway => {
                 let message = GoingAway::decode(payload).unwrap();
@@ -425,9 +428,10 @@ impl Client {
     fn retry_move(&mut self, now: Mono) {
         let drawn = self.draw(SECOND / 4);
         if let Some(moving) = &mut self.moving {
-            let wait = match self.vice {
-                Vice::RetriesMovesAtOnce => Duration::ZERO,
-                _ => moving.retry / 2 + drawn,
+            let wait = if self.vice == Vice::RetriesMovesAtOnce {
+                Duration::ZERO
+            } else {
+                moving.retry / 2 + drawn
             };
             moving.at = now + wait;
             moving.retry *= 2;
