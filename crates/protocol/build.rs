@@ -1,9 +1,9 @@
-//! Generates the message types from `proto/stream.proto`. protox parses the schema, so that the
-//! build needs no `protoc`.
+//! Generates the message types from `proto/tickstorm/v1/stream.proto`. protox parses the schema, so
+//! that the build needs no `protoc`.
 
 use std::error::Error;
 
-const SCHEMA: &str = "../../proto/stream.proto";
+const SCHEMA: &str = "../../proto/tickstorm/v1/stream.proto";
 const INCLUDES: &str = "../../proto";
 
 fn main() -> Result<(), Box<dyn Error>> {

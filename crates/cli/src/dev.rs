@@ -2,6 +2,7 @@
 //! that the daemons run, connected by the in-memory bus. The client that shows the ticks connects
 //! over TCP like any other.
 
+mod scenario;
 mod tls;
 
 use std::ops::ControlFlow;
@@ -59,6 +60,24 @@ it.
 Standard output contains the addresses to connect to, an empty line, and one line per
 tick in the format of `tickstorm tail`. Logs are written to standard error.
 
+Scenarios:
+  With --scenario, there is no clock and no real edge. Instead, one that misbehaves on
+  purpose waits for a client, plays the scenario to it, and compares what the client
+  does with docs/protocol.md. It listens at LISTEN_ADDR without TLS, and the login is
+  STREAM_USER and STREAM_PASS. Give the client this address only; each connection leads
+  to another edge_id, as behind a balancer. A client must keep its subscription through
+  everything, and must neither miss a tick nor get one twice. Only in step-back do ticks
+  come again, after TIME_STEPPED.
+
+  A scenario takes up to 40 s, wrong-password 70 s, and all 8 minutes, since the waits of
+  the client must be short again before each. Standard output has the address, what
+  happens, and each fault of the client with the section of docs/protocol.md whose rule
+  it broke. Lateness of up to 1.5 s is no fault.
+
+  --json prints one object per line instead, by its field event: listening (addr),
+  begin (scenario), note (scenario, message), fault (scenario, rule, message) and end
+  (scenario, faults).
+
 Examples:
   tickstorm dev
       Start the system; then run `tickstorm tail` in a second terminal
@@ -66,6 +85,8 @@ Examples:
       Keep the logs out of the way
   tickstorm dev --check-config
       Show all settings with their values and sources
+  tickstorm dev --scenario going-away
+      Try whether a client moves to another edge in time
   tickstorm dev --tls
       Serve TLS; run the printed `tickstorm tail --tls …` in a second terminal
   LISTEN_ADDR=127.0.0.1:0 ADMIN_ADDR=127.0.0.1:0 tickstorm dev
@@ -78,6 +99,12 @@ pub(crate) struct Dev {
     /// Print all settings with their values and sources (secrets masked), and exit.
     #[arg(long)]
     check_config: bool,
+    /// Play an edge that misbehaves on purpose instead, and say what a client does wrong.
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["tls", "tls_ca", "tls_name"])]
+    scenario: Option<scenario::Choice>,
+    /// With --scenario: print JSON objects instead of text, one per line.
+    #[arg(long, requires = "scenario")]
+    json: bool,
     #[command(flatten)]
     tls: DevTlsArgs,
 }
@@ -105,8 +132,17 @@ impl Dev {
             }
             return print(settings.check_config().trim_end()).map(drop);
         }
-        let logs = logs::start(&settings)?;
-        let outcome = runtime.block_on(run(&settings, &served, &logs, signals));
+        let outcome = match self.scenario {
+            Some(choice) => {
+                let mut signals = signals;
+                let played = scenario::run(choice, self.json, &settings, &mut signals);
+                runtime.block_on(Box::pin(played))
+            }
+            None => {
+                let logs = logs::start(&settings)?;
+                runtime.block_on(run(&settings, &served, &logs, signals))
+            }
+        };
         // Tasks that hang must not delay the exit.
         runtime.shutdown_background();
         outcome

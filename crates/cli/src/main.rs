@@ -1,6 +1,7 @@
 //! `tickstorm`, the command-line tool for people. This file lists the commands; each of them has
 //! its own module or crate.
 
+mod check;
 mod dev;
 mod follow;
 mod line;
@@ -22,12 +23,15 @@ Exit codes:
   0   Success, or ended by a closed pipe
       dev, tail: ended by Ctrl-C
   1   tail: a tick was later than --max-late
+      check: a case failed
+      dev --scenario: the client broke a rule of the protocol
       status: something is wrong
       bench: the edge broke a promise (a tick lost, duplicated, early, …)
   64  Invalid command line
   69  The first connection to the edge failed
       tail --within: too few ticks in that time, or the connection ended
       dev: cannot listen on an address
+      dev --scenario: no client came within 60 s
       status: a port does not answer
   70  Internal error
   74  Cannot write the output
@@ -49,6 +53,7 @@ struct Cli {
 enum Command {
     Dev(dev::Dev),
     Tail(tail::Tail),
+    Check(check::Check),
     Status(status::Status),
     Bench(Bench),
     #[command(name = CHILD_COMMAND, hide = true)]
@@ -62,6 +67,7 @@ fn main() -> ExitCode {
         match cli.command {
             Command::Dev(dev) => dev.run(),
             Command::Tail(tail) => tail.run(),
+            Command::Check(check) => check.run(),
             Command::Status(status) => status.run(),
             Command::Bench(bench) => bench.run(),
             Command::BenchEdge(edge) => edge.run(),
@@ -73,7 +79,7 @@ fn main() -> ExitCode {
 /// files in /proc of the edge that it measures. `status` has no secrets.
 fn protect_memory(command: &Command) {
     match command {
-        Command::Dev(_) | Command::Tail(_) => {
+        Command::Dev(_) | Command::Tail(_) | Command::Check(_) => {
             if let Err(error) = private_memory::protect() {
                 stderr::notice(format_args!(
                     "tickstorm: warning: {}: {error}",

@@ -109,9 +109,9 @@ pub(crate) struct Tail {
 /// The error for a value of --addr that is not an address.
 #[derive(Debug, thiserror::Error)]
 #[error("expected a host and a port, such as 127.0.0.1:8080")]
-struct NotAnAddress;
+pub(crate) struct NotAnAddress;
 
-fn address(text: &str) -> Result<String, NotAnAddress> {
+pub(crate) fn address(text: &str) -> Result<String, NotAnAddress> {
     match text.rsplit_once(':') {
         Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok() => Ok(text.into()),
         Some(_) | None => Err(NotAnAddress),

@@ -185,7 +185,7 @@ impl Estimator {
 
     /// Records that the samples to come are those of another connection, whose edge may follow
     /// another clock.
-    pub(crate) fn handle_connection(&mut self) {
+    pub fn handle_connection(&mut self) {
         self.rate.restart();
     }
 

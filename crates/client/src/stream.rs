@@ -164,7 +164,7 @@ impl Ticks {
     }
 
     /// Returns the frames per second that the first edge allows a client to send; `None` if it did
-    /// not say. This client sends far fewer.
+    /// not say. This client keeps to it.
     #[must_use]
     pub fn frame_rate_limit(&self) -> Option<NonZeroU32> {
         self.welcome.frame_rate_limit

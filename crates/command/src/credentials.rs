@@ -21,8 +21,9 @@ tickstorm_service::settings! {
             .or_file();
 }
 
-/// The sections of settings that a client needs if no edge runs in its process.
-pub const SECTIONS: [Section; 2] = [LOGIN, CLIENT];
+/// The sections of settings that a client needs if no edge runs in its process. Its environment may
+/// be that of an edge.
+pub const SECTIONS: [Section; 2] = [LOGIN, CLIENT.beside(&["STREAM_TOKENS_FILE"])];
 
 /// The default login: the edge of `dev` accepts it, and `tail` uses it, unless another is set.
 pub const DEFAULTS: [(&str, &str); 2] = [

@@ -2,6 +2,7 @@
 //! them into what the edge works with.
 
 mod checks;
+mod earlier;
 
 use std::{net::SocketAddr, num::NonZero, path::PathBuf, thread, time::Duration};
 
@@ -16,7 +17,14 @@ use crate::tls::ClientAuth;
 
 /// All sections, in the order in which they are printed. Programs destructure this array, so that
 /// they can't miss a section that is added.
-pub const SECTIONS: [Section; 5] = [EDGE, LOGIN, CREDENTIALS, LIMITS, TLS];
+pub const SECTIONS: [Section; 5] = [
+    // Other programs on the host find their certificate authorities by SSL_CERT_FILE.
+    EDGE.without(&earlier::GONE).beside(&["SSL_CERT_"]),
+    LOGIN,
+    CREDENTIALS,
+    LIMITS,
+    TLS,
+];
 
 /// The edge's defaults for settings that it shares with other programs.
 pub const DEFAULTS: [(&str, &str); 1] = [("ADMIN_ADDR", "127.0.0.1:8081")];
@@ -46,7 +54,8 @@ tickstorm_service::settings! {
     EDGE, checked by checks::run;
     /// The address that clients connect to.
     LISTEN_ADDR: SocketAddr =
-        Setting::new((), "0.0.0.0:8080", "An edge must be reachable by its clients");
+        Setting::new((), "0.0.0.0:8080", "An edge must be reachable by its clients")
+            .formerly_host_and_port("LISTEN_HOST", "LISTEN_PORT");
     /// Whether load balancers announce the address of each client, with version 2 of the PROXY
     /// protocol.
     PROXY_PROTOCOL: ProxyProtocol = Setting::new(
@@ -64,7 +73,8 @@ tickstorm_service::settings! {
         "host name",
         |_| host_id(),
         "Unique wherever host names are unique",
-    );
+    )
+    .formerly("INSTANCE_ID");
     /// The ids of the clocks that may vote, separated by commas. Required if NATS_URL names a host
     /// beyond loopback. If it is empty, every clock that answers may vote.
     CLOCKS: Vec<ClockId> = Setting::unset((), "A single clock on the same host needs no list");
@@ -172,7 +182,8 @@ tickstorm_service::settings! {
         Setting::new((), "none", "AUTH already identifies the client");
     /// The file with the certificate authorities that sign clients' certificates. It is reread when
     /// it changes.
-    TLS_CA_FILE: Option<PathBuf> = Setting::unset((), "Needed only for TLS_CLIENT_AUTH");
+    TLS_CA_FILE: Option<PathBuf> = Setting::unset((), "Needed only for TLS_CLIENT_AUTH")
+        .formerly("TLS_CLIENT_CA_FILE");
     /// The file with the lists of revoked client certificates. It is reread when it changes.
     TLS_CRL_FILE: Option<PathBuf> = Setting::unset((), "Needed only for TLS_CLIENT_AUTH");
 }
@@ -235,8 +246,10 @@ tickstorm_service::settings! {
         0..=100_000,
         "10",
         "People mistype a password a few times; guessing one takes millions of attempts",
-    );
-    /// The interval at which clients are told to send HEARTBEAT.
+    )
+    .formerly("AUTH_MAX_ATTEMPTS");
+    /// The interval at which clients are told to send HEARTBEAT. Must be at least 2 s divided by
+    /// FRAME_RATE_LIMIT.
     HEARTBEAT_INTERVAL: Duration = Setting::new(
         Span::units(100, HOUR_MS),
         "15s",
@@ -264,14 +277,16 @@ tickstorm_service::settings! {
         Span::millis(0, 100),
         "5",
         "Packs a burst of 10,000 ticks per second into 200 frames",
-    );
+    )
+    .formerly_units("BATCH_WINDOW");
     /// The longest payload, in bytes, of a frame that the edge sends, and of one that it skips
     /// because it may ignore its type. Any other frame of a client may have 4096.
     MAX_MSG_SIZE: usize = Setting::new(
         4_096..=65_536,
         "65536",
         "The protocol's own limit; frames that are skipped take no memory",
-    );
+    )
+    .formerly("MAX_MESSAGE_SIZE");
     /// The memory that all connections together may take for unfinished frames, partial TLS
     /// records, TLS handshakes and waiting control frames, divided evenly among the shards. Beyond
     /// it, the connection with the oldest unfinished input is closed: one that has not
@@ -313,7 +328,8 @@ tickstorm_service::settings! {
         "number of cores",
         |_| cores().to_string(),
         "A shard keeps one core busy and shares nothing with the other shards",
-    );
+    )
+    .formerly("GOMAXPROCS");
     /// Whether all shards share the process's file descriptor table or each has its own, which lets
     /// the edge hold more connections than the open-file limit.
     FD_TABLES: FdTables =

@@ -103,11 +103,21 @@ pub fn encode(frame_type: FrameType, message: &impl prost::Message, out: &mut Ve
     });
 }
 
+/// Appends a frame with any type and any payload of at most [`PAYLOAD_MAX`] bytes to `out`, valid
+/// or not as a message. Only an edge that tries its clients sends such frames.
+pub fn encode_raw(type_byte: u8, payload: &[u8], out: &mut Vec<u8>) {
+    write_raw(type_byte, out, |out| out.extend_from_slice(payload));
+}
+
 /// Appends a frame to `out`, with the payload that `payload` appends to the same buffer.
 pub(crate) fn write(frame_type: FrameType, out: &mut Vec<u8>, payload: impl FnOnce(&mut Vec<u8>)) {
+    write_raw(frame_type.byte(), out, payload);
+}
+
+fn write_raw(type_byte: u8, out: &mut Vec<u8>, payload: impl FnOnce(&mut Vec<u8>)) {
     let start = out.len();
     let [m0, m1] = MAGIC;
-    out.extend_from_slice(&[m0, m1, VERSION, frame_type.byte(), 0, 0, 0, 0]);
+    out.extend_from_slice(&[m0, m1, VERSION, type_byte, 0, 0, 0, 0]);
     let payload_start = out.len();
     payload(out);
     let len = u32::try_from(out.len() - payload_start).expect("payloads are far below 4 GiB");

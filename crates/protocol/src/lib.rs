@@ -6,9 +6,11 @@
 //! `docs/protocol.md` describes the same protocol for authors of other implementations.
 
 pub mod code;
+mod earlier_schema;
 pub mod frame;
 pub mod message;
 pub mod session;
 
 pub use code::{CloseReason, ErrorCode};
+pub use earlier_schema::EarlierSchema;
 pub use frame::{FrameError, FrameType};

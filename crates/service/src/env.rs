@@ -7,7 +7,9 @@
 
 mod error;
 pub(crate) mod file;
+mod former;
 mod host;
+mod misspelling;
 mod raw;
 mod section;
 mod setting;
@@ -18,6 +20,7 @@ pub use error::{SettingsError, SettingsErrors};
 pub use file::{
     FileError, SECRET_FILE_BYTES_MAX, read_credential_file, read_secret_file, read_text_file,
 };
+pub use former::{GoneEffect, GoneName};
 pub use host::{host_id, host_label};
 pub use section::{Findings, Section};
 pub(crate) use setting::on_one_line;

@@ -12,6 +12,7 @@ mod process;
 pub mod proxy;
 mod reserved_addr;
 mod tool;
+pub mod vectors;
 mod wait;
 
 pub use alloc::CountingAllocator;

@@ -210,6 +210,22 @@ impl Peer {
             .unwrap_or(Received::Timeout)
     }
 
+    /// Waits for the next frame, and returns its type without taking the frame. Returns `None` if
+    /// none arrives within [`PATIENCE`], or the stream ends.
+    ///
+    /// # Panics
+    /// Panics if the edge sends bytes that are not a valid frame.
+    pub async fn peek_kind(&mut self) -> Option<u8> {
+        match self.next_frame(PATIENCE).await {
+            Received::Frame(frame) => {
+                let bytes = frame::frame(frame.kind, &frame.payload);
+                self.unparsed.splice(..0, bytes);
+                Some(frame.kind)
+            }
+            Received::Eof { .. } | Received::Reset { .. } | Received::Timeout => None,
+        }
+    }
+
     /// Reads the next frame. Cancel-safe: bytes are kept as soon as they are read.
     async fn read_frame(&mut self) -> Received {
         loop {

@@ -84,8 +84,21 @@ pub(crate) fn program(name: &str, arguments: &[&str]) -> Call {
 /// faster than several: each would choose features of the libraries for its packages alone.
 pub(crate) fn release_build(name: &str, others: &[&str]) -> Result<PathBuf> {
     let packages = [&[name], others].concat().join(" --package ");
+    build(&format!("--release --package {packages}"), name)
+}
+
+/// Builds the programs that end-to-end tests start, exactly as those tests would, and returns the
+/// path of the executable of one of them.
+pub(crate) fn debug_build(name: &str) -> Result<PathBuf> {
+    build(
+        "--bins --package tickstorm-cli --package tickstorm-clock --package tickstorm-edge",
+        name,
+    )
+}
+
+fn build(arguments: &str, name: &str) -> Result<PathBuf> {
     let built = cargo(&format!(
-        "build --release --locked --package {packages} --message-format json-render-diagnostics"
+        "build --locked {arguments} --message-format json-render-diagnostics"
     ))
     .output()?;
     let artifacts = serde_json::Deserializer::from_slice(&built).into_iter::<serde_json::Value>();

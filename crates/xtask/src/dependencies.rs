@@ -83,7 +83,14 @@ const RULES: &[Rule] = &[
         ],
         &[],
     ),
-    rule(CLI, &[SERVICE, CLOCK, EDGE, CLIENT, COMMAND, BENCH], &[]),
+    // `check` speaks the protocol without a client.
+    rule(
+        CLI,
+        &[
+            TIMEBASE, PROTOCOL, SERVICE, CLOCK, EDGE, CLIENT, COMMAND, BENCH,
+        ],
+        &[],
+    ),
     rule(TESTKIT, &[TIMEBASE, PROTOCOL], &[]),
     // Like testkit, it is not shipped, so its product code may use testkit.
     rule(WEIGHT, &[TIMEBASE, PROTOCOL, SERVICE, EDGE, TESTKIT], &[]),

@@ -8,6 +8,7 @@
 mod abuse;
 mod advisories;
 mod checkov;
+mod clients;
 mod command;
 mod compose_test;
 mod dependencies;

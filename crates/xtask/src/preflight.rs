@@ -36,6 +36,10 @@ pub(crate) enum Skippable {
     Monitoring,
     /// The check `advisories`.
     Advisories,
+    /// The checks and tests of the Go client.
+    GoClient,
+    /// The check of the dissector for Wireshark.
+    Dissector,
     /// Fetching what is new for the check `advisories`.
     NewestAdvisories,
 }
@@ -74,6 +78,8 @@ impl fmt::Display for Skippable {
             Self::Monitoring => "monitoring",
             Self::Advisories => "advisories",
             Self::NewestAdvisories => "the newest advisories",
+            Self::GoClient => "the Go client",
+            Self::Dissector => "the dissector for Wireshark",
             Self::PerShardTables => "tests of per-shard file descriptor tables",
             Self::Promtool => "tests with promtool",
             Self::StatusPage => "tests of the status page in a browser",

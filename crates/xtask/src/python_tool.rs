@@ -100,6 +100,16 @@ pub(crate) const CODESPELL: PythonTool = PythonTool {
     host_version: HostVersion::Ignored,
 };
 
+/// The type checker of the Python client, whose environment also has the build backend of its
+/// wheel.
+pub(crate) const MYPY: PythonTool = PythonTool {
+    program: "mypy",
+    environment: "target/python-client",
+    requirements: "crates/xtask/python/python-client.txt",
+    packaged: None,
+    host_version: HostVersion::Ignored,
+};
+
 /// The scanner for insecure manifests and Dockerfiles. It has libraries in common with
 /// kubernetes-validate, and requires other versions of them.
 pub(crate) const CHECKOV: PythonTool = PythonTool {
@@ -181,7 +191,42 @@ pub(crate) fn provide(tools: &[&PythonTool]) -> Result<()> {
         .try_for_each(|tool| tool.install())
 }
 
+/// A virtual environment, relative to the workspace's root.
+pub(crate) struct Environment(&'static str);
+
+/// Makes a virtual environment in which nothing is installed.
+pub(crate) fn fresh_environment(path: &'static str) -> Result<Environment> {
+    let directory = in_workspace(path);
+    if directory.exists() {
+        fs::remove_dir_all(directory)?;
+    }
+    make_environment(path)?;
+    Ok(Environment(path))
+}
+
+impl Environment {
+    /// Returns a call of its Python.
+    pub(crate) fn python(&self, arguments: &[&str]) -> Call {
+        environment_python(self.0, arguments)
+    }
+
+    /// Returns a call of its pip.
+    pub(crate) fn pip(&self) -> Result<Call> {
+        pip(self.0)
+    }
+}
+
 impl PythonTool {
+    /// Returns a call of the Python of the program's environment.
+    pub(crate) fn python(&self, arguments: &[&str]) -> Call {
+        environment_python(self.environment, arguments)
+    }
+
+    /// Returns a call of the pip of the program's environment.
+    pub(crate) fn pip(&self) -> Result<Call> {
+        pip(self.environment)
+    }
+
     /// Installs the program into the virtual environment unless it is there already, even if this
     /// machine has another copy. Returns its path.
     pub(crate) fn installed(&self) -> Result<PathBuf> {
@@ -402,6 +447,7 @@ mod tests {
             &NATS_SERVER,
             &ROTEL,
             &CODESPELL,
+            &MYPY,
             &CHECKOV,
             &PROMETHEUS_OPERATOR,
             &GRAFANA,

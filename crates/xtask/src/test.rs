@@ -8,7 +8,7 @@ use clap::ValueEnum;
 use nix::sched::{CloneFlags, unshare};
 
 use crate::{
-    abuse, advisories, checkov,
+    abuse, advisories, checkov, clients,
     command::{Call, cargo, program},
     dependencies, monitoring,
     nats::TestNats,
@@ -49,6 +49,8 @@ pub(crate) enum Check {
     Prose,
     /// Insecure settings in the Dockerfiles and the manifests of Kubernetes
     Checkov,
+    /// The clients in other languages, with their wheel and examples, the vectors, and the dissector
+    Clients,
     /// Prometheus' rules, the tests of the alerts, the runbooks, the dashboards, and the routes of
     /// notifications
     Monitoring,
@@ -84,6 +86,7 @@ impl Check {
             Self::Abuse => preflight.need(abuse::missing()),
             Self::Prose => preflight.need(python_tool::missing(&[&CODESPELL])),
             Self::Checkov => preflight.need(checkov::missing()),
+            Self::Clients => clients::look(preflight),
             Self::Monitoring => {
                 preflight.need_for(Skippable::Monitoring, monitoring::missing());
                 preflight.need(python_tool::missing(&[&PROMETHEUS_OPERATOR, &GRAFANA]));
@@ -95,6 +98,7 @@ impl Check {
                 preflight.need_for(Skippable::PerShardTables, missing_tables());
                 preflight.need_for(Skippable::Promtool, missing_promtool());
                 preflight.need_for(Skippable::StatusPage, missing_browser());
+                preflight.need_for(Skippable::GoClient, clients::missing_go());
                 look_for_tests(TEST_TOOLS, preflight);
             }
             Self::Nats => look_for_tests(&[&ROTEL], preflight),
@@ -116,6 +120,7 @@ impl Check {
             | Self::Clippy
             | Self::Prose
             | Self::Checkov
+            | Self::Clients
             | Self::Doctests
             | Self::Tests
             | Self::Nats
@@ -153,6 +158,7 @@ impl Check {
             Self::Portable => portable::check(),
             Self::Prose => prose::check(),
             Self::Checkov => checkov::check(),
+            Self::Clients => clients::check(skipped),
             Self::Monitoring => monitoring::check(),
             Self::Doctests => cargo("test --doc --workspace --locked").run(),
             Self::Weight => weight::run(false),

@@ -35,7 +35,7 @@ pub(crate) struct TokioClock {
 }
 
 impl TokioClock {
-    fn starting_now() -> Self {
+    pub(crate) fn starting_now() -> Self {
         Self {
             began: Instant::now(),
             suspended_ms: Box::leak(Box::default()),
@@ -69,6 +69,13 @@ impl AlarmClock for TokioClock {
     }
 }
 
+/// What an edge sees of its client until a given moment.
+pub(crate) enum Seen {
+    Step(Step),
+    Closed,
+    Nothing,
+}
+
 /// The edge's end of a connection.
 pub(crate) struct Edge {
     socket: DuplexStream,
@@ -97,7 +104,7 @@ pub(crate) fn edge_alone() -> (DuplexStream, Edge) {
     edge_of(clock, clock.now())
 }
 
-fn edge_of(clock: TokioClock, began: Mono) -> (DuplexStream, Edge) {
+pub(crate) fn edge_of(clock: TokioClock, began: Mono) -> (DuplexStream, Edge) {
     let (near, far) = tokio::io::duplex(PIPE_LEN);
     let edge = Edge {
         socket: far,
@@ -244,6 +251,12 @@ impl Edge {
         let Step::Auth(mut auth) = step else {
             panic!("{step:?} instead of AUTH");
         };
+        self.greet(cookie).await;
+        std::mem::take(&mut *auth)
+    }
+
+    /// Accepts the AUTH that has arrived.
+    pub(crate) async fn greet(&mut self, cookie: &[u8]) {
         let greeting = Greeting {
             connection_id: self.connection_id,
             cookie,
@@ -252,7 +265,6 @@ impl Edge {
         self.session
             .accept(&self.limits, &greeting, self.clock.now(), &mut frame);
         self.send(&frame).await;
-        std::mem::take(&mut *auth)
     }
 
     /// Accepts the next AUTH as an edge of protocol minor 0 does, which leaves SUBSCRIBE unanswered
@@ -289,6 +301,20 @@ impl Edge {
         self.subscribed(request.resume_after.unwrap_or(present))
             .await;
         request
+    }
+
+    /// Returns the client's next step, if it takes one before `until`. It is cancel safe.
+    pub(crate) async fn see_until(&mut self, until: Instant) -> Seen {
+        match tokio::time::timeout_at(until, self.step_unless_closed()).await {
+            Ok(Some(step)) => Seen::Step(step),
+            Ok(None) => Seen::Closed,
+            Err(_) => Seen::Nothing,
+        }
+    }
+
+    /// Sends bytes, and returns whether the client has kept the connection open.
+    pub(crate) async fn try_send(&mut self, bytes: &[u8]) -> bool {
+        self.socket.write_all(bytes).await.is_ok()
     }
 
     /// Waits for a SUBSCRIBE, and returns its request.

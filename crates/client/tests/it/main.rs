@@ -10,3 +10,4 @@ mod reconnect;
 mod refusals;
 mod sick;
 mod stalls;
+mod vectors;

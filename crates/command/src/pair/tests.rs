@@ -10,7 +10,9 @@ use tickstorm_service::settings::ADMIN_ADDR;
 use tickstorm_testkit::TempDir;
 
 use super::*;
-use crate::credentials::{self, STREAM_TOKEN};
+use crate::credentials::STREAM_TOKEN;
+
+mod misspellings;
 
 /// The settings without which an edge does not start.
 const LOGIN: [(&str, &str); 2] = [("STREAM_USER", "u"), ("STREAM_PASS", "p")];
@@ -25,6 +27,15 @@ fn as_in_daemons() -> Vec<Section> {
 
 fn rows() -> impl Iterator<Item = Row> {
     SECTIONS.iter().flat_map(Section::rows)
+}
+
+/// Returns all variables that can hold a setting.
+fn names_of(row: Row) -> impl Iterator<Item = String> {
+    let former = row.former_names.into_iter().map(Into::into);
+    [row.name.to_owned()]
+        .into_iter()
+        .chain(row.file)
+        .chain(former)
 }
 
 /// Loads the settings of `sections` from `vars`. The error contains the printed lines.
@@ -99,50 +110,9 @@ fn every_row_is_complete() {
 fn no_variable_belongs_to_two_settings() {
     let mut seen = HashSet::new();
     for row in rows() {
-        let names = [
-            Some(row.name.to_owned()),
-            row.file,
-            row.former_name.map(Into::into),
-        ];
-        for name in names.into_iter().flatten() {
+        for name in names_of(row) {
             assert!(seen.insert(name.clone()), "{name} belongs to two settings");
         }
-    }
-}
-
-/// Each program knows only its own settings, but an environment may contain those of all programs.
-#[test]
-fn no_program_mistakes_a_setting_of_another_one_for_a_misspelling() {
-    let clock = [COMMON, TRACES, NATS, CLOCK];
-    let edge = [
-        &[COMMON, TRACES, NATS][..],
-        &tickstorm_edge::settings::SECTIONS,
-    ]
-    .concat();
-    // An edge warns of a client's STREAM_TOKEN_FILE: there it is more likely to be a misspelling.
-    let misspelling = ["STREAM_TOKEN_FILE is not a setting; did you mean STREAM_TOKENS_FILE?"];
-    for (sections, expected) in [
-        (&clock[..], &[][..]),
-        (&edge, &misspelling),
-        (&credentials::SECTIONS, &[]),
-    ] {
-        let own = sections.iter().flat_map(Section::rows).map(|row| row.name);
-        let own: HashSet<_> = own.collect();
-        let others = rows()
-            .filter(|row| !own.contains(row.name))
-            .flat_map(|row| {
-                let names = [
-                    Some(row.name.to_owned()),
-                    row.file,
-                    row.former_name.map(Into::into),
-                ];
-                names.into_iter().flatten()
-            });
-        let login = LOGIN.map(|(name, _)| name.to_owned());
-        let vars = others.chain(login).map(|name| (name, "value"));
-        let defaults = [("ADMIN_ADDR", "127.0.0.1:0")];
-        let settings = Settings::from_vars(vars, sections, &defaults).unwrap();
-        assert_eq!(settings.warnings(), expected);
     }
 }
 
@@ -235,9 +205,9 @@ fn no_secret_is_ever_printed() {
     let user = ("STREAM_USER", "u");
     for row in rows().filter(|row| row.secret) {
         let values = |name| [(name, CANARY), (name, &*too_long)];
-        let names = [Some(row.name), row.former_name];
+        let names = [row.name].into_iter().chain(row.former_names);
         let by_file = row.file.as_deref().map(|name| (name, file));
-        for var in names.into_iter().flatten().flat_map(values).chain(by_file) {
+        for var in names.flat_map(values).chain(by_file) {
             let defaults = tickstorm_edge::settings::DEFAULTS;
             let invalid = [var, user, ("LOG_LEVEL", "loud")];
             let errors = Settings::from_vars(invalid, &as_in_daemons(), &defaults).unwrap_err();
@@ -275,8 +245,11 @@ fn table_row(row: &Row) -> String {
     if let Some(file) = &row.file {
         help.push_str(&format!(" Also as `{file}`."));
     }
-    if let Some(former_name) = row.former_name {
-        help.push_str(&format!(" Formerly `{former_name}`."));
+    if !row.former_names.is_empty() {
+        help.push_str(&format!(
+            " Formerly `{}`.",
+            row.former_names.join("` and `")
+        ));
     }
     format!(
         "| `{}` | {default} | {help} | {} | {} |",

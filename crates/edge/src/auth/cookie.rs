@@ -183,9 +183,9 @@ impl CookieKey {
 
 #[cfg(test)]
 mod tests {
-    use data_encoding::HEXLOWER;
     use proptest::prelude::*;
     use sha2::{Digest as _, Sha256};
+    use tickstorm_testkit::vectors;
 
     use super::*;
 
@@ -201,41 +201,29 @@ mod tests {
         CookieKey::of_file(TEXT, KeyPurpose::User)
     }
 
-    /// The expected bytes come from Python's hashlib and hmac; docs/protocol.md shows those of the
-    /// password.
+    /// The key and the name that a cookie is made with, from what a case of the vectors says.
+    fn source(from: &serde_json::Value) -> (CookieKey, &str) {
+        let text = |member: &str| from[member].as_str();
+        let (user, name) = (text("username"), text("name"));
+        let key = match (text("file"), user, text("token"), text("password")) {
+            (Some(file), Some(_), ..) => CookieKey::of_file(file.trim_end(), KeyPurpose::User),
+            (Some(file), None, ..) => CookieKey::of_file(file.trim_end(), KeyPurpose::Token),
+            (None, _, Some(token), _) => CookieKey::of_token(&Sha256::digest(token).into()),
+            (None, Some(user), None, Some(password)) => CookieKey::of_password(user, password),
+            other => panic!("{other:?}"),
+        };
+        (key, user.or(name).unwrap())
+    }
+
     #[test]
-    fn every_byte_of_a_cookie_is_as_documented() {
-        let digest = Sha256::digest(b"s3cret").into();
-        let cases = [
-            (
-                CookieKey::of_password(NAME, "stream_pass"),
-                NAME,
-                "01b1ce4da0164ba184000102030405060708090a0b0c0d0e0f\
-                 ee6afb666d4e85fea44b31af714d419c",
-            ),
-            (
-                CookieKey::of_token(&digest),
-                "till-7",
-                "01d47e85a998b7fed2000102030405060708090a0b0c0d0e0f\
-                 09b4c393ea99473801a1f966db40a804",
-            ),
-            (
-                CookieKey::of_file(TEXT, KeyPurpose::User),
-                NAME,
-                "01960e2a8d322ed1b4000102030405060708090a0b0c0d0e0f\
-                 7d9bfe873d4fd9a14c9d0dd4b277e27c",
-            ),
-            (
-                CookieKey::of_file(TEXT, KeyPurpose::Token),
-                "till-7",
-                "0158b8fefb857b6ed8000102030405060708090a0b0c0d0e0f\
-                 20af8c17ff8e8a574dc291e9da9e4446",
-            ),
-        ];
-        for (key, name, expected) in cases {
-            let cookie = key.issue(device(), name);
-            assert_eq!(HEXLOWER.encode(cookie.as_bytes()), expected);
-            assert_eq!(key.verify(&cookie, name), Some(device()));
+    fn every_byte_of_a_cookie_is_as_the_vectors_say() {
+        for case in vectors::cases("cookies.json", "cookies") {
+            let (key, name) = source(&case["from"]);
+            assert_eq!(*key.secret, vectors::bytes(&case["key"]), "{case}");
+            let device = DeviceId(vectors::bytes(&case["device_id"]).try_into().unwrap());
+            let cookie = key.issue(device, name);
+            assert_eq!(cookie.as_bytes(), vectors::bytes(&case["cookie"]), "{case}");
+            assert_eq!(key.verify(&cookie, name), Some(device));
         }
     }
 

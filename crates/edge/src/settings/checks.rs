@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use tickstorm_service::byte_size::ByteSize;
+use tickstorm_service::duration::Written;
 use tickstorm_service::env::{Findings, Settings};
 use tickstorm_service::fd_limit;
 use tickstorm_service::nats;
@@ -27,6 +28,9 @@ const HOLDOVER_ADVISED: Duration = Duration::from_secs(3);
 /// into a burst, however low the limit.
 const FRAME_RATE_ADVISED: u32 = 2;
 
+/// The least product of HEARTBEAT_INTERVAL in milliseconds and FRAME_RATE_LIMIT: two frames.
+const TWO_FRAMES: u64 = 2_000;
+
 /// The least share of MAX_BUFFERED_BYTES for a shard: sixteen connections, each with a partial TLS
 /// record of any length. The default is enough for the most shards.
 const SHARE_MIN: ByteSize = ByteSize::kib(256);
@@ -38,6 +42,18 @@ enum Contradiction {
     HeartbeatTimeout {
         interval: Duration,
         timeout: Duration,
+    },
+    #[error(
+        "HEARTBEAT_INTERVAL={interval:?} is too short for FRAME_RATE_LIMIT={rate}: clients, which \
+         send HEARTBEAT about every two thirds of it, would be closed with RATE_LIMITED for it. \
+         There must be at least two frames per interval: set HEARTBEAT_INTERVAL to {interval_min} \
+         or more, and HEARTBEAT_TIMEOUT above it, or FRAME_RATE_LIMIT to {rate_min} or more"
+    )]
+    HeartbeatRate {
+        interval: Duration,
+        rate: u32,
+        interval_min: Written,
+        rate_min: u32,
     },
     #[error(
         "STREAM_USER and STREAM_PASS, or STREAM_TOKENS_FILE, must be set: an edge serves only \
@@ -93,6 +109,7 @@ pub(super) fn run(settings: &Settings, findings: &mut Findings) {
     };
     refuse(findings, no_clocks(settings));
     refuse(findings, heartbeat(settings));
+    refuse(findings, heartbeat_rate(settings));
     for file in [
         &STREAM_TOKENS_FILE,
         &COOKIE_KEY_FILE,
@@ -134,6 +151,20 @@ fn heartbeat(settings: &Settings) -> Option<Contradiction> {
     let interval = settings.look_up(&HEARTBEAT_INTERVAL)?;
     let timeout = settings.look_up(&HEARTBEAT_TIMEOUT)?;
     (timeout <= interval).then_some(Contradiction::HeartbeatTimeout { interval, timeout })
+}
+
+/// Clients must not be closed for following the protocol. They send HEARTBEAT at two thirds of the
+/// interval, or up to a tenth sooner, and now and then another frame.
+fn heartbeat_rate(settings: &Settings) -> Option<Contradiction> {
+    let interval = settings.look_up(&HEARTBEAT_INTERVAL)?;
+    let rate = settings.look_up(&FRAME_RATE_LIMIT)?;
+    let interval_ms = u64::try_from(interval.as_millis()).unwrap_or(u64::MAX);
+    (interval_ms.saturating_mul(rate.into()) < TWO_FRAMES).then(|| Contradiction::HeartbeatRate {
+        interval,
+        rate,
+        interval_min: Written(Duration::from_millis(TWO_FRAMES.div_ceil(rate.into()))),
+        rate_min: u32::try_from(TWO_FRAMES.div_ceil(interval_ms)).unwrap_or(u32::MAX),
+    })
 }
 
 fn credentials(settings: &Settings) -> Option<Contradiction> {
@@ -241,18 +272,8 @@ fn short_holdover(settings: &Settings) -> Option<String> {
     })
 }
 
-/// Clients must not be closed for following the protocol. They send HEARTBEAT at two thirds of the
-/// interval, or slightly more often.
 fn few_frames(settings: &Settings) -> Option<String> {
     let rate = settings.look_up(&FRAME_RATE_LIMIT)?;
-    let interval = settings.look_up(&HEARTBEAT_INTERVAL)?;
-    if f64::from(rate) * interval.as_secs_f64() < 2.0 {
-        return Some(format!(
-            "FRAME_RATE_LIMIT={rate} allows fewer than two frames per \
-             HEARTBEAT_INTERVAL={interval:?}: clients are closed for sending their heartbeats on \
-             time"
-        ));
-    }
     (rate < FRAME_RATE_ADVISED).then(|| {
         format!(
             "FRAME_RATE_LIMIT={rate} has no room for the heartbeats that clients send each second \

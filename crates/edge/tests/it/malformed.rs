@@ -113,8 +113,18 @@ fn wrong_once_authenticated() -> Vec<Case> {
         case("ACK", no_protobuf(frame::ACK), "UNEXPECTED_MESSAGE"),
         case("PONG", no_protobuf(frame::PONG), "UNEXPECTED_MESSAGE"),
         case(
-            "mode 2",
+            "mode 3",
+            frame::frame(frame::SUBSCRIBE, b"\x08\x03"),
+            "INVALID_SUBSCRIPTION",
+        ),
+        case(
+            "mode 2, as from a client of the earlier server",
             frame::frame(frame::SUBSCRIBE, b"\x08\x02"),
+            "INVALID_SUBSCRIPTION",
+        ),
+        case(
+            "symbols, as from a client of the earlier server",
+            frame::frame(frame::SUBSCRIBE, b"\x08\x01\x12\x07EUR/USD"),
             "INVALID_SUBSCRIPTION",
         ),
         case(

@@ -156,30 +156,62 @@ fn a_holdover_shorter_than_three_rounds_causes_a_warning() {
     assert!(edge(&[("HOLDOVER_MAX", "3s")]).warnings().is_empty());
 }
 
+/// The client's schedule against these settings is tested in the protocol's crate.
 #[test]
-fn a_frame_rate_too_low_for_the_required_heartbeats_causes_a_warning() {
-    for (rate, interval, warning) in [
-        ("1", "15s", Some("while an edge does not know the time")),
-        ("2", "15s", None),
-        (
-            "10",
-            "150ms",
-            Some("clients are closed for sending their heartbeats on time"),
-        ),
+fn an_interval_so_short_that_clients_exceed_the_frame_rate_is_refused_with_what_is_allowed() {
+    for (rate, interval, allowed) in [
+        ("10", "199ms", Some(("200ms", 11))),
         ("10", "200ms", None),
+        ("10", "100ms", Some(("200ms", 20))),
+        ("20", "100ms", None),
+        ("3", "666ms", Some(("667ms", 4))),
+        ("3", "667ms", None),
+        ("1", "1s", Some(("2s", 2))),
+        ("2", "1s", None),
+        ("10000", "100ms", None),
     ] {
-        let settings = edge(&[("FRAME_RATE_LIMIT", rate), ("HEARTBEAT_INTERVAL", interval)]);
-        let warnings = settings.warnings();
-        assert_eq!(
-            warnings.len(),
-            usize::from(warning.is_some()),
-            "{warnings:?}"
-        );
-        assert!(
-            warning.is_none_or(|text| warnings[0].contains(text)),
-            "{warnings:?}"
-        );
+        let vars = [("FRAME_RATE_LIMIT", rate), ("HEARTBEAT_INTERVAL", interval)];
+        let Some((interval_min, rate_min)) = allowed else {
+            assert!(edge(&vars).warnings().is_empty(), "{vars:?}");
+            continue;
+        };
+        let lines = try_edge(&vars).unwrap_err();
+        for part in [
+            &format!("HEARTBEAT_INTERVAL={interval} is too short for FRAME_RATE_LIMIT={rate}:"),
+            "closed with RATE_LIMITED",
+            "at least two frames per interval",
+            &format!("set HEARTBEAT_INTERVAL to {interval_min} or more"),
+            "and HEARTBEAT_TIMEOUT above it",
+            &format!("or FRAME_RATE_LIMIT to {rate_min} or more"),
+        ] {
+            assert!(lines[0].contains(part), "{part}: {lines:#?}");
+        }
     }
+    // What the error names is accepted.
+    let rate = ("FRAME_RATE_LIMIT", "11");
+    assert!(
+        edge(&[rate, ("HEARTBEAT_INTERVAL", "199ms")])
+            .warnings()
+            .is_empty()
+    );
+    // A value that is invalid on its own causes one error, not two.
+    only_error(try_edge(&[
+        ("FRAME_RATE_LIMIT", "0"),
+        ("HEARTBEAT_INTERVAL", "100ms"),
+    ]));
+}
+
+#[test]
+fn a_frame_rate_too_low_for_an_edge_without_time_causes_a_warning() {
+    let settings = edge(&[("FRAME_RATE_LIMIT", "1")]);
+    let [warning] = settings.warnings() else {
+        panic!("{:?}", settings.warnings());
+    };
+    assert!(
+        warning.contains("while an edge does not know the time"),
+        "{warning}"
+    );
+    assert!(edge(&[("FRAME_RATE_LIMIT", "2")]).warnings().is_empty());
 }
 
 #[test]

@@ -6,6 +6,7 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use super::{ErrorCode, RETRY_AFTER_ROUND_MS};
+use crate::earlier_schema::EarlierSchema;
 use crate::frame::{FrameError, FrameType};
 
 /// The reason why a connection to an edge ended. `Display` writes the sentence that an ERROR frame
@@ -55,6 +56,13 @@ pub enum CloseReason {
         /// The mode's number in the SUBSCRIBE.
         found: i32,
     },
+    /// The SUBSCRIBE is in the schema of the earlier Go server.
+    #[error(
+        "SUBSCRIBE has {0}, as in the schema of the earlier Go server; \
+         this edge has another one: mode SECOND is 0, MINUTE is 1, fields 2, 3 and 4 must not be \
+         sent, and ticks have neither symbols nor prices; see docs/migration.md"
+    )]
+    EarlierSchema(EarlierSchema),
     /// The resume point is so far ahead that the client cannot have received that tick yet.
     #[error(
         "resume_after_epoch_ms is more than 15 s ahead of this edge's time; \
@@ -266,7 +274,9 @@ impl CloseReason {
             Self::AlreadyAuthenticated => ErrorCode::AlreadyAuthenticated,
             Self::AuthTimeout { .. } => ErrorCode::AuthTimeout,
             Self::AuthRateLimited => ErrorCode::AuthRateLimited,
-            Self::UnknownMode { .. } | Self::ResumeTooFar => ErrorCode::InvalidSubscription,
+            Self::UnknownMode { .. } | Self::EarlierSchema(_) | Self::ResumeTooFar => {
+                ErrorCode::InvalidSubscription
+            }
             Self::UnexpectedMessage { .. } => ErrorCode::UnexpectedMessage,
             Self::RateLimited { .. } | Self::ReplayLimited { .. } => ErrorCode::RateLimited,
             Self::HeartbeatTimeout { .. } => ErrorCode::HeartbeatTimeout,

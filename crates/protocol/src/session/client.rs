@@ -425,10 +425,11 @@ impl ClientSession {
         match ack.acked_type {
             AUTH if self.heartbeats.is_none() => {
                 let heartbeat_interval = Duration::from_millis(ack.heartbeat_interval_ms.into());
+                let frame_rate_limit = NonZeroU32::new(ack.frame_rate_limit);
                 self.heartbeats = Some(if self.sparing {
-                    Heartbeats::sparing(heartbeat_interval, now)
+                    Heartbeats::sparing(heartbeat_interval, frame_rate_limit, now)
                 } else {
-                    Heartbeats::new(heartbeat_interval, now)
+                    Heartbeats::new(heartbeat_interval, frame_rate_limit, now)
                 });
                 Ok(Some(ClientEvent::Authenticated(Welcome {
                     edge_id: ack.edge_id,
@@ -436,7 +437,7 @@ impl ClientSession {
                     heartbeat_timeout: Duration::from_millis(ack.heartbeat_timeout_ms.into()),
                     protocol_minor: ack.protocol_minor,
                     connection_id: ConnectionId::from_message(ack.connection_id),
-                    frame_rate_limit: NonZeroU32::new(ack.frame_rate_limit),
+                    frame_rate_limit,
                     cookie: DeviceCookie::from_ack(ack.cookie),
                 })))
             }

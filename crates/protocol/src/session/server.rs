@@ -14,6 +14,7 @@ use zeroize::Zeroizing;
 
 use super::Request;
 use crate::code::{CloseReason, ErrorCode};
+use crate::earlier_schema::EarlierSchema;
 use crate::frame::{self, Decoded, Decoder, Frame, FrameType, Rules};
 use crate::message::{Ack, Auth, ErrorMsg, GoingAway, Heartbeat, PROTOCOL_MINOR, Pong, Subscribe};
 
@@ -366,6 +367,9 @@ impl ServerSession {
             FrameType::Subscribe => {
                 let subscribe: Subscribe = decode(frame_type, frame)?;
                 self.take(limits, SUBSCRIBE_COST, now)?;
+                if let Some(sign) = EarlierSchema::find(&subscribe, frame.payload()) {
+                    return Err(CloseReason::EarlierSchema(sign));
+                }
                 let request = subscribe.request().ok_or(CloseReason::UnknownMode {
                     found: subscribe.mode,
                 })?;

@@ -13,7 +13,7 @@ use tickstorm_protocol::session::client::{
     ClientError, ClientEvent, ClientSession, ConnectionId, PongExchange, Refusal, TickBatch,
     Welcome,
 };
-use tickstorm_protocol::session::server::{self, Greeting, ServerSession, Step};
+use tickstorm_protocol::session::server::{self, Greeting, Limits, ServerSession, Step};
 use tickstorm_timebase::{Epoch, Mode, Mono, Quality, Tick};
 
 use crate::forge;
@@ -431,7 +431,7 @@ fn heartbeat_intervals(session: &mut ClientSession, random: u32, count: usize) -
             random,
             &mut early,
         );
-        assert_eq!(early, []);
+        assert!(early.is_empty(), "{early:?}");
         now = due;
         let mut out = Vec::new();
         session.poll_heartbeat(now, random, &mut out);
@@ -458,7 +458,7 @@ fn no_heartbeat_is_sent_before_authentication() {
     assert_eq!(session.next_heartbeat(), Mono::NEVER);
     let mut out = Vec::new();
     session.poll_heartbeat(START, 0, &mut out);
-    assert_eq!(out, []);
+    assert!(out.is_empty(), "{out:?}");
 }
 
 #[test]
@@ -510,6 +510,66 @@ fn a_client_that_switches_to_ahead_does_not_wait_for_its_next_heartbeat() {
     session.subscribe(AHEAD, &mut Vec::new());
     receive(&mut session, &ack(2, 0)).unwrap();
     assert_eq!(session.next_heartbeat(), START + Duration::from_secs(2));
+}
+
+/// Plays the session's HEARTBEATs for two minutes of each schedule against the rate limit of an
+/// edge that keeps to the rule for its settings, and of one that does not.
+#[test]
+fn a_client_keeps_to_the_frame_rate_that_the_edge_allows() {
+    for (rate, interval_ms) in [
+        (1, 2_000),
+        (1, 100),
+        (2, 15_000),
+        (3, 100),
+        (10, 200),
+        (10, 100),
+    ] {
+        for (request, sent_unix_us, random) in [
+            (SECOND, 30, 0),
+            (SECOND, 0, 0),
+            (AHEAD, 30, 0),
+            (AHEAD, 0, 20),
+            (SECOND, 30, 20),
+        ] {
+            let limits = Limits {
+                frame_rate: rate,
+                heartbeat_interval: Duration::from_millis(interval_ms),
+                // The least burst is the hardest to keep to.
+                heartbeat_timeout: Duration::from_millis(interval_ms + 1),
+                ..limits(0)
+            };
+            let (mut edge, mut out) = (ServerSession::new(START), Vec::new());
+            let mut session = ClientSession::new();
+            session.authenticate(&Auth::default(), &mut out);
+            session.subscribe(request, &mut out);
+            let mut input = &out[..];
+            assert!(matches!(
+                edge.step(&limits, &mut input, START),
+                Step::Auth(_)
+            ));
+            let mut answers = Vec::new();
+            edge.accept(&limits, &Greeting::default(), START, &mut answers);
+            edge.caught_up();
+            assert_eq!(
+                edge.step(&limits, &mut input, START),
+                Step::Subscribe(request)
+            );
+            edge.subscribed(&limits, Epoch::from_ms(0), &mut answers);
+            receive(&mut session, &answers).unwrap();
+            let mut now = START;
+            while now.since(START) < Duration::from_secs(120) {
+                now = now.max(session.next_heartbeat());
+                let mut heartbeat = Vec::new();
+                session.poll_heartbeat(now, random, &mut heartbeat);
+                let step = edge.step(&limits, &mut &heartbeat[..], now);
+                assert!(
+                    matches!(step, Step::Heartbeat { .. }),
+                    "rate {rate}, interval {interval_ms} ms, {request:?}: {step:?}"
+                );
+                receive_pong(&mut session, sent_unix_us);
+            }
+        }
+    }
 }
 
 #[test]

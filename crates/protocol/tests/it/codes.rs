@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use tickstorm_protocol::EarlierSchema;
 use tickstorm_protocol::code::{
     CloseReason, ErrorCode, LogLevel, ReplayLimited, Return, UnknownCode,
 };
@@ -85,6 +86,7 @@ fn reasons() -> Vec<CloseReason> {
         CloseReason::AuthTimeout { allowed },
         CloseReason::AuthRateLimited,
         CloseReason::UnknownMode { found: 7 },
+        CloseReason::EarlierSchema(EarlierSchema::Symbols),
         CloseReason::ResumeTooFar,
         CloseReason::UnexpectedMessage { frame_type },
         CloseReason::RateLimited {
@@ -158,14 +160,36 @@ fn only_a_defect_is_logged_as_a_warning() {
     }
 }
 
+fn assert_contains(reason: CloseReason, parts: &[&str]) {
+    let text = reason.to_string();
+    for part in parts {
+        assert!(text.contains(part), "{part:?} is missing in {text:?}");
+    }
+}
+
+#[test]
+fn a_client_of_the_earlier_server_is_told_what_is_different() {
+    for (sign, shown) in [
+        (EarlierSchema::Symbols, "field 2, symbols,"),
+        (EarlierSchema::StartTime, "field 3, start_time_ms,"),
+        (EarlierSchema::Metadata, "field 4, metadata,"),
+        (EarlierSchema::MinuteMode, "mode 2,"),
+    ] {
+        assert_contains(
+            CloseReason::EarlierSchema(sign),
+            &[
+                shown,
+                "earlier Go server",
+                "SECOND is 0",
+                "MINUTE is 1",
+                "docs/migration.md",
+            ],
+        );
+    }
+}
+
 #[test]
 fn a_reason_says_what_was_wrong_and_what_is_allowed() {
-    let assert_contains = |reason: CloseReason, parts: &[&str]| {
-        let text = reason.to_string();
-        for part in parts {
-            assert!(text.contains(part), "{part:?} is missing in {text:?}");
-        }
-    };
     let bad_magic = FrameError::BadMagic {
         position: 0,
         found: 0x16,

@@ -13,3 +13,4 @@ mod golden;
 mod messages;
 mod server;
 mod split;
+mod vectors;

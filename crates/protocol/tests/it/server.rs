@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use proptest::prelude::*;
+use tickstorm_protocol::EarlierSchema;
 use tickstorm_protocol::code::{CloseReason, ErrorCode};
 use tickstorm_protocol::frame::{FrameError, FrameType};
 use tickstorm_protocol::message::{Ack, Auth, ErrorMsg, Heartbeat, Subscribe};
@@ -241,11 +242,77 @@ fn types_that_only_an_edge_sends_are_unexpected_whatever_their_payload() {
 
 #[test]
 fn an_unknown_mode_is_an_invalid_subscription() {
-    for found in [2, -1, i32::MAX] {
+    for found in [3, -1, i32::MAX] {
         let steps = SessionPeer::authenticated().send(&subscribe(found));
         let reason = CloseReason::UnknownMode { found };
         assert_eq!(steps, [Step::Close(reason)]);
         assert_eq!(reason.error_code(), Some(ErrorCode::InvalidSubscription));
+    }
+}
+
+/// Each field of the earlier Go server's SUBSCRIBE, in each wire type, also where its value is
+/// empty.
+#[test]
+fn a_subscribe_in_the_schema_of_the_earlier_server_is_refused_and_says_so() {
+    const VALUES: [(u8, &[u8]); 5] = [
+        (0, &[0]),
+        (0, &[0x80, 0x80, 1]),
+        (1, &[0; 8]),
+        (2, b"\x07EUR/USD"),
+        (5, &[0; 4]),
+    ];
+    let group = |field: u8| vec![field << 3 | 3, field << 3 | 4];
+    for (field, sign) in [
+        (2, EarlierSchema::Symbols),
+        (3, EarlierSchema::StartTime),
+        (4, EarlierSchema::Metadata),
+    ] {
+        let of_type = |(wire, value): (u8, &[u8])| [&[field << 3 | wire], value].concat();
+        let fields = VALUES.map(of_type).into_iter();
+        for field in fields.chain([vec![field << 3 | 2, 0], group(field)]) {
+            for before in [
+                &[][..],
+                b"\x08\x01",
+                b"\x28\x80\x01\x30\x01",
+                b"\x4a\x02\x12\x00",
+            ] {
+                let payload = [before, &field, b"\x08\x00"].concat();
+                let bytes = forge::frame(FrameType::Subscribe.byte(), &payload);
+                let steps = SessionPeer::authenticated().send(&bytes);
+                let reason = CloseReason::EarlierSchema(sign);
+                assert_eq!(steps, [Step::Close(reason)], "{payload:02x?}");
+                assert_eq!(reason.error_code(), Some(ErrorCode::InvalidSubscription));
+            }
+        }
+    }
+    let steps = SessionPeer::authenticated().send(&subscribe(2));
+    let reason = CloseReason::EarlierSchema(EarlierSchema::MinuteMode);
+    assert_eq!(steps, [Step::Close(reason)]);
+    assert_eq!(reason.error_code(), Some(ErrorCode::InvalidSubscription));
+}
+
+/// A later minor may add any of them.
+#[test]
+fn other_unknown_fields_of_a_subscribe_are_ignored() {
+    for payload in [
+        // Fields 7 to 10, of each wire type.
+        &b"\x38\x02"[..],
+        b"\x41\0\0\0\0\0\0\0\0",
+        b"\x4a\x04\x12\x02\x18\x20",
+        b"\x55\x12\x18\x20\0",
+        // Field 7 is a group that contains fields 2, 3, 4 and another group.
+        b"\x3b\x10\x01\x18\x01\x22\x00\x4b\x10\x01\x4c\x3c",
+        // Fields 18, 258 and 536,870,911, whose numbers contain a 2.
+        b"\x90\x01\x01",
+        b"\x90\x10\x01",
+        b"\xf8\xff\xff\xff\x0f\x01",
+    ] {
+        let bytes = forge::frame(FrameType::Subscribe.byte(), payload);
+        assert_eq!(
+            SessionPeer::authenticated().send(&bytes),
+            [second()],
+            "{payload:02x?}"
+        );
     }
 }
 
@@ -302,14 +369,9 @@ fn a_closed_session_ignores_input_and_has_no_deadline() {
 }
 
 #[test]
-fn an_empty_subscribe_means_second_and_fields_of_the_earlier_server_are_ignored() {
+fn an_empty_subscribe_means_second() {
     assert_eq!(
         SessionPeer::authenticated().send(&forge::frame(2, &[])),
-        [second()]
-    );
-    let old = [0x12, 1, b'x', 0x18, 9, 0x22, 0];
-    assert_eq!(
-        SessionPeer::authenticated().send(&forge::frame(2, &old)),
         [second()]
     );
 }

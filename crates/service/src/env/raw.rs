@@ -2,7 +2,7 @@
 //! Other modules decide what the text means.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     ffi::OsString,
     path::PathBuf,
 };
@@ -11,11 +11,13 @@ use secrecy::ExposeSecret;
 use zeroize::Zeroizing;
 
 use super::{
-    Origin, SettingsError, read_secret_file,
-    setting::{About, AnySetting, FormerName, on_one_line},
+    Origin, SettingsError,
+    former::{GoneEffect, GoneName},
+    misspelling::{is_service_link, misspelling_warning},
+    read_secret_file,
+    setting::{About, AnySetting, on_one_line},
     value::one_of,
 };
-use crate::duration;
 
 /// The reason for refusing a setting that no code obeys yet.
 const NOT_BUILT: &str = "this version does not implement it yet";
@@ -28,6 +30,20 @@ pub(super) struct RawVars {
     not_utf8: HashSet<String>,
     /// Variables that are not settings but have a prefix that a section owns, with their values.
     foreign: Vec<(String, Zeroizing<String>)>,
+    /// Variables of earlier programs that have no counterpart, with their values, by their position
+    /// in the list of such names.
+    gone: BTreeMap<usize, (GoneName, Zeroizing<String>)>,
+}
+
+/// What is known of variables that are not settings.
+#[derive(Default)]
+pub(super) struct Others<'a> {
+    /// The prefixes that sections own.
+    pub(super) prefixes: Vec<&'static str>,
+    /// The prefixes of names that resemble settings, and are not misspelt.
+    pub(super) neighbours: Vec<&'static str>,
+    /// The names of earlier programs that have no counterpart.
+    pub(super) gone: Vec<&'a GoneName>,
 }
 
 /// A setting's text and its source. There is no text if the setting's file is empty.
@@ -43,23 +59,32 @@ impl RawVars {
     pub(super) fn collect(
         vars: impl IntoIterator<Item = (OsString, OsString)>,
         settings: &[&dyn AnySetting],
-        prefixes: &[&str],
+        others: &Others<'_>,
         warnings: &mut Vec<String>,
     ) -> Self {
         let (mut ours, mut not_utf8, mut foreign) = (Vec::new(), HashSet::new(), Vec::new());
+        let mut gone = BTreeMap::new();
         for (name, value) in vars {
             let Ok(name) = name.into_string() else {
                 continue;
             };
-            if value.is_empty() {
+            if value.is_empty() || is_service_link(&name, &value.to_string_lossy()) {
+                continue;
+            }
+            if let Some(position) = others.gone.iter().position(|gone| gone.name == name) {
+                let value = Zeroizing::new(value.to_string_lossy().into_owned());
+                gone.insert(position, (*others.gone[position], value));
                 continue;
             }
             if !settings
                 .iter()
                 .any(|setting| is_a_name_of(setting.about(), &name))
             {
-                warnings.extend(misspelling_warning(&name, settings));
-                if prefixes.iter().any(|prefix| name.starts_with(prefix)) {
+                let starts_with = |prefix: &&str| name.starts_with(prefix);
+                if !others.neighbours.iter().any(starts_with) {
+                    warnings.extend(misspelling_warning(&name, settings));
+                }
+                if others.prefixes.iter().any(starts_with) {
                     foreign.push((name, Zeroizing::new(value.to_string_lossy().into_owned())));
                 }
                 continue;
@@ -81,7 +106,26 @@ impl RawVars {
             text_by_name,
             not_utf8,
             foreign,
+            gone,
         }
+    }
+
+    /// Refuses or warns of each variable of earlier programs that has no counterpart.
+    pub(super) fn judge_gone(&self, warnings: &mut Vec<String>) -> Vec<SettingsError> {
+        let mut errors = Vec::new();
+        for (GoneName { name, why, effect }, value) in self.gone.values() {
+            match effect {
+                GoneEffect::Warning => warnings.push(format!("{name} has no effect: {why}")),
+                GoneEffect::Refused { unless } if value.as_str() == *unless => {}
+                GoneEffect::Refused { unless } => errors.push(SettingsError::NotObeyed {
+                    variable: (*name).into(),
+                    value: shown(name, value),
+                    why,
+                    default: unless,
+                }),
+            }
+        }
+        errors
     }
 
     /// Returns an error for each variable with a prefix that the section `owned` must refuse.
@@ -96,11 +140,7 @@ impl RawVars {
         let foreign = foreign.filter(move |(name, _)| name.starts_with(prefix));
         foreign.map(move |(name, value)| SettingsError::Unknown {
             variable: on_one_line(name),
-            value: if may_be_secret(name) {
-                "***".into()
-            } else {
-                on_one_line(value)
-            },
+            value: shown(name, value),
             known: known.clone(),
         })
     }
@@ -118,12 +158,13 @@ impl RawVars {
     }
 
     /// Finds the text of a setting: in the variable with its name, in the file that its `_FILE`
-    /// variable names, or in the variable with its former name. If the program does not obey the
-    /// setting, `refused` is the reason.
+    /// variable names, or in the variables with its former names. If the program does not obey the
+    /// setting, `refused` is the reason. `default` returns the setting's default.
     pub(super) fn find(
         &mut self,
         setting: &dyn AnySetting,
         refused: Option<&'static str>,
+        default: impl FnOnce() -> Option<String>,
         warnings: &mut Vec<String>,
     ) -> Result<Option<Found>, SettingsError> {
         let about = setting.about();
@@ -132,10 +173,10 @@ impl RawVars {
             Some(name) => self.take(&name, setting)?.map(|path| (name, path)),
             None => None,
         };
-        let former = match about.former {
-            Some(former) => self.take(former.name, setting)?.map(|text| (former, text)),
-            None => None,
-        };
+        let mut former = Vec::new();
+        for name in about.former.into_iter().flat_map(|former| former.names()) {
+            former.extend(self.take(name, setting)?.map(|text| (name, text)));
+        }
         let refused = if about.built {
             refused
         } else {
@@ -144,7 +185,7 @@ impl RawVars {
         if let Some(why) = refused {
             let direct = direct.iter().map(|text| (about.name, text));
             let file = file.iter().map(|(name, path)| (name.as_str(), path));
-            let former = former.iter().map(|(former, text)| (former.name, text));
+            let former = former.iter().map(|(name, text)| (*name, text));
             return refuse_all(about, why, direct.chain(file).chain(former)).map(|()| None);
         }
         let found = match (direct, file) {
@@ -160,21 +201,20 @@ impl RawVars {
             (None, Some((variable, path))) => Some(Found::in_file(variable, &path)?),
             (None, None) => None,
         };
-        match former {
-            Some((former, text)) => {
-                warnings.push(format!(
-                    "{} is deprecated; use {} instead",
-                    former.name, about.name
-                ));
-                merge_former(setting, found, former, text).map(Some)
+        match about.former {
+            Some(names) if !former.is_empty() => {
+                let default = default().unwrap_or_default();
+                names
+                    .merge(setting, found, &former, &default, warnings)
+                    .map(Some)
             }
-            None => Ok(found),
+            Some(_) | None => Ok(found),
         }
     }
 }
 
 impl Found {
-    fn in_env(variable: &str, text: Zeroizing<String>) -> Self {
+    pub(super) fn in_env(variable: &str, text: Zeroizing<String>) -> Self {
         Self {
             variable: variable.into(),
             text: Some(text),
@@ -202,48 +242,6 @@ impl Found {
     }
 }
 
-/// Returns the value that was set under the former name. It is an error if another value is set
-/// under the current name.
-fn merge_former(
-    setting: &dyn AnySetting,
-    current: Option<Found>,
-    former: FormerName,
-    mut text: Zeroizing<String>,
-) -> Result<Found, SettingsError> {
-    let about = setting.about();
-    if former.is_millis {
-        let with_unit = Zeroizing::new(format!("{}ms", *text));
-        if !setting.accepts(Some(&with_unit)) {
-            return Err(SettingsError::Invalid {
-                variable: former.name.into(),
-                value: about.show(&text),
-                allowed: format!(
-                    "a plain number of milliseconds; {} expects {}",
-                    about.name,
-                    setting.allowed()
-                ),
-            });
-        }
-        text = with_unit;
-    }
-    let Some(current) = current else {
-        return Ok(Found::in_env(former.name, text));
-    };
-    let same = current.text.as_ref().is_some_and(|current| {
-        **current == *text
-            || (former.is_millis && duration::parse(current) == duration::parse(&text))
-    });
-    if same {
-        return Ok(current);
-    }
-    Err(SettingsError::Both {
-        first: current.variable,
-        second: former.name.into(),
-        conflict: "are set to different values",
-        keep: about.name.into(),
-    })
-}
-
 /// Returns an error for the first variable that sets a setting that nothing obeys, unless it sets
 /// the default.
 fn refuse_all<'a>(
@@ -263,6 +261,15 @@ fn refuse_all<'a>(
     }
 }
 
+/// Returns the value of a variable that is not known, in the form in which it may be printed.
+fn shown(name: &str, value: &str) -> String {
+    if may_be_secret(name) {
+        "***".into()
+    } else {
+        on_one_line(value)
+    }
+}
+
 /// Returns whether the value of a variable that is not known should not be printed.
 fn may_be_secret(name: &str) -> bool {
     ["HEADER", "KEY", "PASS", "SECRET", "TOKEN"]
@@ -273,31 +280,8 @@ fn may_be_secret(name: &str) -> bool {
 /// Returns whether `name` is one of the variables that can hold the setting.
 fn is_a_name_of(about: &About, name: &str) -> bool {
     about.name == name
-        || about.former.is_some_and(|former| former.name == name)
+        || about
+            .former
+            .is_some_and(|former| former.names().any(|former| former == name))
         || (about.has_file_variable && name.strip_suffix("_FILE") == Some(about.name))
-}
-
-/// Returns a warning if `name` is one keystroke away from a setting's name. The settings share no
-/// prefix by which every misspelt one could be recognised.
-fn misspelling_warning(name: &str, settings: &[&dyn AnySetting]) -> Option<String> {
-    let meant = settings
-        .iter()
-        .map(|setting| setting.about())
-        .find(|about| is_one_edit_away(about.name.as_bytes(), name.as_bytes()))?;
-    Some(format!(
-        "{} is not a setting; did you mean {}?",
-        on_one_line(name),
-        meant.name
-    ))
-}
-
-/// Returns whether adding, removing or replacing one byte turns `a` into `b`.
-fn is_one_edit_away(a: &[u8], b: &[u8]) -> bool {
-    let (short, long) = if a.len() <= b.len() { (a, b) } else { (b, a) };
-    let same = short.iter().zip(long).take_while(|(s, l)| s == l).count();
-    match long.len() - short.len() {
-        0 => same < short.len() && short[same + 1..] == long[same + 1..],
-        1 => short[same..] == long[same + 1..],
-        _ => false,
-    }
 }

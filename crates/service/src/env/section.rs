@@ -3,7 +3,7 @@
 
 use std::{error::Error, fmt, fs::File, path::PathBuf};
 
-use super::{Row, Setting, Settings, SettingsError, setting::AnySetting};
+use super::{GoneName, Row, Setting, Settings, SettingsError, setting::AnySetting};
 
 /// A group of settings. A program's sections, in order, make up its table of settings.
 #[derive(Clone, Copy)]
@@ -12,6 +12,8 @@ pub struct Section {
     pub(super) check: Option<fn(&Settings, &mut Findings)>,
     pub(super) refused: Option<&'static str>,
     pub(super) owned: Option<OwnedPrefix>,
+    pub(super) neighbours: &'static [&'static str],
+    pub(super) gone: &'static [GoneName],
 }
 
 /// A prefix of variables of which only those that the section lists have an effect.
@@ -32,6 +34,8 @@ impl Section {
             check: None,
             refused: None,
             owned: None,
+            neighbours: &[],
+            gone: &[],
         }
     }
 
@@ -64,6 +68,25 @@ impl Section {
             owned: Some(OwnedPrefix { prefix, applies }),
             ..self
         }
+    }
+
+    /// Declares that names with these prefixes belong to others, however much they resemble names
+    /// of settings.
+    #[must_use]
+    pub const fn beside(self, neighbours: &'static [&'static str]) -> Self {
+        Self { neighbours, ..self }
+    }
+
+    /// Declares names of earlier programs that have no counterpart.
+    #[must_use]
+    pub const fn without(self, gone: &'static [GoneName]) -> Self {
+        Self { gone, ..self }
+    }
+
+    /// Returns the names of earlier programs that have no counterpart.
+    #[must_use]
+    pub const fn gone_names(&self) -> &'static [GoneName] {
+        self.gone
     }
 
     /// Returns the settings as rows of the documentation.

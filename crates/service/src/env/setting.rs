@@ -3,7 +3,7 @@
 
 use std::{fmt, path::Path};
 
-use super::{Settings, Value};
+use super::{Settings, Value, former::Former};
 
 /// A setting of type `T`: its name, its help, its default with the reason for it, and the values
 /// that are allowed.
@@ -22,7 +22,7 @@ pub struct About {
     pub(super) why: &'static str,
     pub(super) shown: Shown,
     pub(super) has_file_variable: bool,
-    pub(super) former: Option<FormerName>,
+    pub(super) former: Option<Former>,
     pub(super) built: bool,
 }
 
@@ -45,15 +45,6 @@ pub(super) enum Shown {
     Masked,
     /// In full, except for the text before the last @: a URL may contain a password.
     Url,
-}
-
-/// A former name of a setting that is still accepted.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct FormerName {
-    pub(super) name: &'static str,
-    /// Whether its value is a plain number of milliseconds, although the setting itself needs a
-    /// unit.
-    pub(super) is_millis: bool,
 }
 
 impl<T: Value> Setting<T> {
@@ -132,10 +123,7 @@ impl<T: Value> Setting<T> {
     /// Makes the setting also accept its value under a former name.
     #[must_use]
     pub const fn formerly(mut self, name: &'static str) -> Self {
-        self.about.former = Some(FormerName {
-            name,
-            is_millis: false,
-        });
+        self.about.former = Some(Former::Same(name));
         self
     }
 
@@ -143,10 +131,23 @@ impl<T: Value> Setting<T> {
     /// milliseconds.
     #[must_use]
     pub const fn formerly_millis(mut self, name: &'static str) -> Self {
-        self.about.former = Some(FormerName {
-            name,
-            is_millis: true,
-        });
+        self.about.former = Some(Former::Millis(name));
+        self
+    }
+
+    /// Makes the setting, which is a plain number of milliseconds, also accept its value under a
+    /// former name, as a duration with a unit.
+    #[must_use]
+    pub const fn formerly_units(mut self, name: &'static str) -> Self {
+        self.about.former = Some(Former::Units(name));
+        self
+    }
+
+    /// Makes the setting, which is an address, also accept its parts under two former names. If one
+    /// of them is missing, that part is the default's.
+    #[must_use]
+    pub const fn formerly_host_and_port(mut self, host: &'static str, port: &'static str) -> Self {
+        self.about.former = Some(Former::HostAndPort { host, port });
         self
     }
 
@@ -287,8 +288,8 @@ pub struct Row {
     pub secret: bool,
     /// The variable that may name a file with the value, if there is one.
     pub file: Option<String>,
-    /// The former name that is still accepted, if there is one.
-    pub former_name: Option<&'static str>,
+    /// The former names that are still accepted.
+    pub former_names: Vec<&'static str>,
     /// Whether the setting is implemented; if not, only its default is accepted.
     pub built: bool,
     setting: &'static dyn AnySetting,
@@ -305,7 +306,11 @@ impl Row {
             help: about.help.trim_start(),
             secret: about.shown == Shown::Masked,
             file: about.file_variable(),
-            former_name: about.former.map(|former| former.name),
+            former_names: about
+                .former
+                .into_iter()
+                .flat_map(|former| former.names())
+                .collect(),
             built: about.built,
             setting,
         }

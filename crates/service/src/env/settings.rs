@@ -12,8 +12,8 @@ use zeroize::Zeroizing;
 
 use super::{
     Findings, Section, Setting, SettingsError, SettingsErrors, Value,
-    raw::{Found, RawVars},
-    setting::{AnySetting, Preset, show_path},
+    raw::{Found, Others, RawVars},
+    setting::{About, AnySetting, Preset, show_path},
 };
 
 /// The source of a value.
@@ -91,15 +91,24 @@ impl Settings {
             .copied()
             .collect();
         let owned = sections.iter().filter_map(|section| section.owned);
-        let prefixes: Vec<_> = owned.map(|owned| owned.prefix).collect();
-        let mut raw = RawVars::collect(vars, &all, &prefixes, &mut findings.warnings);
+        let others = Others {
+            prefixes: owned.map(|owned| owned.prefix).collect(),
+            neighbours: sections
+                .iter()
+                .flat_map(|section| section.neighbours)
+                .copied()
+                .collect(),
+            gone: sections.iter().flat_map(|section| section.gone).collect(),
+        };
+        let mut raw = RawVars::collect(vars, &all, &others, &mut findings.warnings);
         let mut settings = Self {
             loaded: Vec::new(),
             warnings: Vec::new(),
         };
         for section in sections {
             for setting in section.settings.iter().copied() {
-                let found = raw.find(setting, section.refused, &mut findings.warnings);
+                let default = || settings.preset_text(setting.about(), defaults);
+                let found = raw.find(setting, section.refused, default, &mut findings.warnings);
                 let outcome = found.and_then(|found| match found {
                     Some(found) => accept(setting, found),
                     None => settings.preset(setting, defaults),
@@ -110,6 +119,9 @@ impl Settings {
                 }
             }
         }
+        findings
+            .errors
+            .extend(raw.judge_gone(&mut findings.warnings));
         for check in sections.iter().filter_map(|section| section.check) {
             check(&settings, &mut findings);
         }
@@ -145,8 +157,10 @@ impl Settings {
             loaded: Vec::new(),
             warnings: Vec::new(),
         };
-        let mut raw = RawVars::collect(env::vars_os(), &[setting], &[], &mut ignored_warnings);
-        let found = raw.find(setting, None, &mut ignored_warnings)?;
+        let others = Others::default();
+        let mut raw = RawVars::collect(env::vars_os(), &[setting], &others, &mut ignored_warnings);
+        let default = || empty.preset_text(setting.about(), defaults);
+        let found = raw.find(setting, None, default, &mut ignored_warnings)?;
         let loaded = match found {
             Some(found) => accept(setting, found)?,
             None => empty.preset(setting, defaults)?,
@@ -223,14 +237,7 @@ impl Settings {
         defaults: &[(&str, &str)],
     ) -> Result<Loaded, SettingsError> {
         let about = setting.about();
-        let replaced = defaults.iter().find(|(name, _)| *name == about.name);
-        let text = match (replaced, about.preset) {
-            (Some((_, text)), _) => Some((*text).to_owned()),
-            (None, Preset::Text(text)) => Some(text.to_owned()),
-            (None, Preset::Derived { find, .. }) => Some(find(self)),
-            (None, Preset::Unset) => None,
-        };
-        let text = text.map(Zeroizing::new);
+        let text = self.preset_text(about, defaults).map(Zeroizing::new);
         accept(
             setting,
             Found {
@@ -239,6 +246,17 @@ impl Settings {
                 origin: Origin::Default,
             },
         )
+    }
+
+    /// Returns the text of a setting's default, if there is one.
+    fn preset_text(&self, about: &About, defaults: &[(&str, &str)]) -> Option<String> {
+        let replaced = defaults.iter().find(|(name, _)| *name == about.name);
+        match (replaced, about.preset) {
+            (Some((_, text)), _) => Some((*text).to_owned()),
+            (None, Preset::Text(text)) => Some(text.to_owned()),
+            (None, Preset::Derived { find, .. }) => Some(find(self)),
+            (None, Preset::Unset) => None,
+        }
     }
 }
 

@@ -161,8 +161,9 @@ crate::settings! {
     OTEL_BSP_EXPORT_TIMEOUT: Duration = Setting::new(Span::millis(1, 600_000), "30000", STANDARD);
 }
 
-/// Settings of traces. If they are sent, other variables of OpenTelemetry are refused.
-pub const TRACES: Section = VARIABLES.owning("OTEL_", are_sent);
+/// Settings of traces. If they are sent, other variables of OpenTelemetry are refused. The names of
+/// its batches of log records are two letters away from those of its batches of spans.
+pub const TRACES: Section = VARIABLES.owning("OTEL_", are_sent).beside(&["OTEL_BLRP_"]);
 
 /// Returns the endpoint that traces are sent to; `None` if they are not sent.
 pub(super) fn endpoint(settings: &Settings) -> Option<Endpoint> {

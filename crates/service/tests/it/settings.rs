@@ -15,8 +15,8 @@ use proptest::{collection::vec, prelude::*};
 use secrecy::{ExposeSecret, SecretString};
 use tickstorm_service::{
     env::{
-        FileError, Findings, Origin, Row, SECRET_FILE_BYTES_MAX, Section, Setting, Settings, Span,
-        Text, host_id, read_secret_file,
+        FileError, Findings, GoneEffect, GoneName, Origin, Row, SECRET_FILE_BYTES_MAX, Section,
+        Setting, Settings, Span, Text, host_id, read_secret_file,
     },
     logging::{Level, Levels, LogFormat},
     settings::{ADMIN_ADDR, COMMON, LOG_FORMAT, LOG_LEVEL},
@@ -28,7 +28,8 @@ tickstorm_service::settings! {
     /// Settings of a shop.
     SHOP, checked by check;
     /// The address of the shop.
-    SHOP_ADDR: SocketAddr = Setting::new((), "0.0.0.0:8080", "On the main street");
+    SHOP_ADDR: SocketAddr = Setting::new((), "0.0.0.0:8080", "On the main street")
+        .formerly_host_and_port("SHOP_STREET", "SHOP_NUMBER");
     /// The name of the shop.
     SHOP_ID: String = Setting::derived(
         Text::ID,
@@ -66,7 +67,8 @@ tickstorm_service::settings! {
         Span::millis(200, 5_000).never_multiple_of(1_000),
         "800",
         "A full second looks rehearsed",
-    );
+    )
+    .formerly_units("GREETING");
     /// Whether the shop is clean.
     CLEAN: bool = Setting::new((), "true", "Customers like it");
     /// The shopkeeper.
@@ -111,7 +113,13 @@ fn check(settings: &Settings, findings: &mut Findings) {
 }
 
 /// The sections of a program that runs a shop.
-const SHOPS: &[Section] = &[COMMON, SHOP];
+const SHOPS: &[Section] = &[COMMON, SHOP.without(&GONE).beside(&["OTHER_"])];
+/// The names of a shop that closed.
+const GONE: [GoneName; 3] = [
+    GoneName::refused("CASH_PASS", "cash is no longer accepted"),
+    GoneName::refused_unless("false", "HAGGLING", "prices are fixed"),
+    GoneName::warned_of("WEATHER", "the shop has a roof"),
+];
 /// The default that COMMON leaves to the program.
 const DEFAULTS: &[(&str, &str)] = &[("ADMIN_ADDR", "127.0.0.1:8081")];
 
@@ -333,7 +341,7 @@ fn a_setting_that_is_not_built_is_refused_unless_it_has_its_default() {
         );
         assert!(error.ends_with(row.default), "{error}");
         shop(&[(row.name, row.default)]);
-        for other in [row.file.as_deref(), row.former_name].into_iter().flatten() {
+        for other in row.file.as_deref().into_iter().chain(row.former_names) {
             let error = only_error(try_shop(&[(other, "/nowhere")]));
             assert!(error.starts_with(&format!("{other}=")), "{error}");
         }
@@ -641,11 +649,131 @@ fn a_setting_that_is_not_utf8_is_reported_once() {
 }
 
 #[test]
-fn a_name_that_is_one_keystroke_off_causes_a_warning() {
+fn a_duration_under_a_former_name_becomes_a_plain_number() {
+    let settings = shop(&[("GREETING", "1s500ms")]);
+    assert_eq!(settings.get(&GREETING_MS), Duration::from_millis(1_500));
+    assert_eq!(
+        settings.warnings(),
+        ["GREETING is deprecated; use GREETING_MS=1500 instead"]
+    );
+    let same = shop(&[("GREETING", "1s500ms"), ("GREETING_MS", "1500")]);
+    assert_eq!(
+        same.warnings(),
+        ["GREETING is deprecated; use GREETING_MS instead"]
+    );
+    for value in ["1500", "1s", "0.5s", "500us", "-1ms"] {
+        let lines = try_shop(&[("GREETING", value)]).unwrap_err();
+        let error = format!(
+            "GREETING={value} is invalid: expected a duration with a unit, such as 5ms; \
+             GREETING_MS expects a whole number of milliseconds from 200 to 5000"
+        );
+        assert!(lines[0].starts_with(&error), "{lines:#?}");
+    }
+    let lines = try_shop(&[("GREETING", "1s500ms"), ("GREETING_MS", "1501")]).unwrap_err();
+    assert!(
+        lines[0].starts_with("GREETING_MS and GREETING are set to different values"),
+        "{lines:#?}"
+    );
+}
+
+#[test]
+fn the_parts_of_an_address_under_former_names_are_joined() {
+    let (street, number) = ("SHOP_STREET", "SHOP_NUMBER");
+    for (vars, expected, names) in [
+        (
+            &[(street, "127.0.0.1")][..],
+            "127.0.0.1:8080",
+            "SHOP_STREET is",
+        ),
+        (&[(number, "9")], "0.0.0.0:9", "SHOP_NUMBER is"),
+        (
+            &[(number, "0"), (street, "::1")],
+            "[::1]:0",
+            "SHOP_STREET and SHOP_NUMBER are",
+        ),
+    ] {
+        let settings = shop(vars);
+        assert_eq!(settings.get(&SHOP_ADDR).to_string(), expected);
+        assert_eq!(settings.origin_of(&SHOP_ADDR), &Origin::Env);
+        let warning = format!("{names} deprecated; use SHOP_ADDR={expected} instead");
+        assert_eq!(settings.warnings(), [warning]);
+        // A part must be that of the address, if both are set.
+        let both = [vars, &[("SHOP_ADDR", expected)]].concat();
+        assert_eq!(shop(&both).get(&SHOP_ADDR).to_string(), expected);
+        let both = [vars, &[("SHOP_ADDR", "10.0.0.1:10")]].concat();
+        let lines = try_shop(&both).unwrap_err();
+        assert!(
+            lines[0].starts_with("SHOP_ADDR and SHOP_")
+                && lines[0].ends_with("are set to different values; set only SHOP_ADDR"),
+            "{lines:#?}"
+        );
+    }
+    let defaults = [("ADMIN_ADDR", "127.0.0.1:1"), ("SHOP_ADDR", "127.0.0.1:5")];
+    let settings = Settings::from_vars([(number, "9")], SHOPS, &defaults).unwrap();
+    assert_eq!(settings.get(&SHOP_ADDR).to_string(), "127.0.0.1:9");
+    for (name, value, allowed) in [
+        (street, "localhost", "an IP address, such as"),
+        (street, "0.0.0.0:80", "an IP address, such as"),
+        (number, "65536", "a port number from 0 to 65535"),
+        (number, "+1", "a port number from 0 to 65535"),
+        (number, "http", "a port number from 0 to 65535"),
+    ] {
+        let lines = try_shop(&[(name, value)]).unwrap_err();
+        let error = format!("{name}={value} is invalid: expected {allowed}");
+        assert!(lines[0].starts_with(&error), "{lines:#?}");
+    }
+}
+
+#[test]
+fn a_name_without_a_counterpart_is_refused_or_warned_of_with_the_reason() {
+    let error = only_error(try_shop(&[("CASH_PASS", CANARY)]));
+    assert_eq!(
+        error,
+        "CASH_PASS=*** is not supported: cash is no longer accepted; leave it unset"
+    );
+    let error = only_error(try_shop(&[("HAGGLING", "true")]));
+    assert_eq!(
+        error,
+        "HAGGLING=true is not supported: prices are fixed; leave it unset or set it to false"
+    );
+    let settings = shop(&[
+        ("HAGGLING", "false"),
+        ("CASH_PASS", ""),
+        ("WEATHER", "rain"),
+    ]);
+    assert_eq!(
+        settings.warnings(),
+        ["WEATHER has no effect: the shop has a roof"]
+    );
+    assert_eq!(
+        SHOPS[1].gone_names()[1].effect(),
+        GoneEffect::Refused { unless: "false" }
+    );
+    // Another program does not know these names.
+    let others = GONE.map(|gone| (gone.name(), "x"));
+    let settings = try_load(&[COMMON], &others).unwrap();
+    assert!(settings.warnings().is_empty(), "{:?}", settings.warnings());
+}
+
+#[test]
+fn a_name_that_is_two_letters_off_causes_a_warning() {
     for (typo, meant) in [
         ("QUEUE_MA", "QUEUE_MAX"),
+        ("UQEUE_MAX", "QUEUE_MAX"),
+        ("KUEUE_MAXX", "QUEUE_MAX"),
+        ("QUEUEMAX", "QUEUE_MAX"),
+        ("queue_max", "QUEUE_MAX"),
         ("TILLZ", "TILLS"),
+        ("ILLS", "TILLS"),
         ("LOG_LEVELS", "LOG_LEVEL"),
+        ("LGO_LEVLE", "LOG_LEVEL"),
+        ("SHOP_PAS_FILES", "SHOP_PASS_FILE"),
+        ("SHOP_PASS_FLIE", "SHOP_PASS_FILE"),
+        // The nearest name is meant, by its current name.
+        ("OPEN_TIMES", "OPEN_TIME"),
+        ("OPEN_TIME_MSS", "OPEN_TIME"),
+        ("SHOPKEEPR", "KEEPER"),
+        ("SHOP_STRET", "SHOP_ADDR"),
     ] {
         let settings = shop(&[(typo, "1")]);
         assert_eq!(
@@ -658,10 +786,53 @@ fn a_name_that_is_one_keystroke_off_causes_a_warning() {
         lines[1],
         "warning: KEEPERS is not a setting; did you mean KEEPER?"
     );
-    for other in ["PATH", "HOME", "TILLS_", "QUEUE", "CLOCK_RANK"] {
-        let expected = usize::from(other == "TILLS_");
-        assert_eq!(shop(&[(other, "1")]).warnings().len(), expected, "{other}");
+    for other in [
+        "PATH",
+        "HOME",
+        "QUEUE",
+        "CLOCK_RANK",
+        "MY_QUEUE_MAX",
+        "PILLZ",
+        "TIL",
+        "GULLS",
+        "GRIENDSS",
+        "OTHER_",
+        "OTHER_FRIENDS",
+    ] {
+        assert!(shop(&[(other, "1")]).warnings().is_empty(), "{other}");
     }
+}
+
+/// Kubernetes and Docker set variables in each container for each service, whatever its name.
+#[test]
+fn the_variables_of_services_are_left_alone() {
+    for (name, value) in [
+        ("SHOP_ADD_SERVICE_HOST", "10.0.0.1"),
+        ("TILLS_SERVICE_PORT", "80"),
+        ("TILLS_SERVICE_PORT_HTTP", "80"),
+        ("SHOP_PORT", "tcp://10.0.0.1:80"),
+        ("SHOP_PORT_80_TCP", "tcp://10.0.0.1:80"),
+        ("SHOP_PORT_80_TCP_ADDR", "10.0.0.1"),
+        ("SHOP_PORT_53_UDP_PROTO", "udp"),
+    ] {
+        assert!(shop(&[(name, value)]).warnings().is_empty(), "{name}");
+    }
+    tickstorm_service::settings! {
+        /// Settings of a harbour.
+        HARBOUR;
+        /// The port.
+        HARBOUR_PIER: SocketAddr = Setting::new((), "0.0.0.0:1", "Ships need water")
+            .formerly_host_and_port("PIER_HOST", "PIER_PORT");
+    }
+    let load = |vars: &[(&str, &str)]| try_load(&[HARBOUR], vars).unwrap();
+    // A service called `pier`, a variable that resembles its name, and the former name itself.
+    let settings = load(&[
+        ("PIER_PORT", "tcp://10.0.0.1:80"),
+        ("PIERS_PORT", "udp://10.0.0.1:80"),
+    ]);
+    assert!(settings.warnings().is_empty(), "{:?}", settings.warnings());
+    assert_eq!(load(&[("PIER_PORT", "80")]).get(&HARBOUR_PIER).port(), 80);
+    assert_eq!(load(&[("PIERS_PORT", "80")]).warnings().len(), 1);
 }
 
 #[test]
@@ -697,9 +868,9 @@ fn no_secret_is_ever_printed() {
             CANARY.to_owned(),
             format!("{CANARY}\n{}", "x".repeat(2_000)),
         ];
-        for (name, value) in [Some(row.name), row.former_name]
+        for (name, value) in [row.name]
             .into_iter()
-            .flatten()
+            .chain(row.former_names)
             .flat_map(|name| canaries.iter().map(move |value| (name, value.as_str())))
             .chain(row.file.as_deref().map(|name| (name, file.path())))
         {
@@ -734,6 +905,40 @@ fn no_secret_is_ever_printed() {
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
+
+    /// Two edits of a name that is not short are warned of, unless they make another name. A name
+    /// that is far from all others is not.
+    #[test]
+    fn two_edits_of_a_name_cause_a_warning(
+        index: prop::sample::Index,
+        edits in vec((0..4_u8, any::<prop::sample::Index>(), "[A-Z_]"), 1..3),
+    ) {
+        let names = rows().map(|row| row.name).filter(|name| name.len() >= 6);
+        let name = *index.get(&names.collect::<Vec<_>>());
+        let mut typo: Vec<char> = name.chars().collect();
+        for (kind, at, letter) in edits {
+            let (at, letter) = (at.index(typo.len() - 1) + 1, letter.chars().next().unwrap());
+            match kind {
+                0 => typo.insert(at, letter),
+                1 => drop(typo.remove(at)),
+                2 => typo[at] = letter,
+                _ if at > 1 => typo.swap(at - 1, at),
+                _ => {}
+            }
+        }
+        let typo: String = typo.into_iter().collect();
+        let is_known = rows().any(|row| {
+            row.name == typo || row.former_names.contains(&&*typo) || row.file.as_deref() == Some(&*typo)
+        });
+        prop_assume!(!is_known && !typo.is_empty());
+        let settings = shop(&[(&typo, "1")]);
+        let warnings = settings.warnings();
+        prop_assert_eq!(warnings.len(), 1, "{} for {}", typo, name);
+        let starts_well = warnings[0].starts_with(&format!("{typo} is not a setting; did you mean "));
+        prop_assert!(starts_well, "{}", warnings[0]);
+        let far: String = typo.chars().rev().collect::<String>() + "_ELSEWHERE";
+        prop_assert!(shop(&[(&far, "1")]).warnings().is_empty(), "{}", far);
+    }
 
     /// Whatever the environment holds, loading returns settings or errors that name variables.
     #[test]

@@ -7,6 +7,7 @@ pub(crate) mod collector;
 pub(crate) mod daemon;
 pub(crate) mod document;
 pub(crate) mod intruder;
+pub(crate) mod mutant;
 pub(crate) mod observer;
 
 use std::time::Duration;

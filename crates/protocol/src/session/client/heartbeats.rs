@@ -1,6 +1,7 @@
 //! The schedule of a client's HEARTBEATs: a few in quick succession at the start, to learn the
 //! time, and then often enough for the edge, and for a client that releases ticks itself.
 
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use tickstorm_timebase::Mono;
@@ -22,6 +23,10 @@ const TIMELESS_SPARING_INTERVAL: Duration = Duration::from_secs(2);
 /// The shortest heartbeat interval that is accepted from an edge, so that a misconfigured or
 /// malicious edge cannot make a client send continuously.
 const INTERVAL_MIN: Duration = Duration::from_millis(100);
+/// The shortest heartbeat interval at an edge that allows one frame per second, and that divided by
+/// the rate at others. A client sends at two thirds of the interval, less the jitter, and must not
+/// be closed for it.
+const FRAMES_INTERVAL: Duration = Duration::from_secs(2);
 /// The jitter of a heartbeat's interval in percent, either way. It keeps clients that started
 /// together from sending together.
 const JITTER_PERCENT: u32 = 10;
@@ -35,31 +40,38 @@ pub(super) struct Heartbeats {
     last: Mono,
     opening_left: u8,
     timeless_interval: Duration,
+    /// The shortest interval between two HEARTBEATs after the opening ones, unless the edge's own
+    /// interval is shorter.
+    interval_least: Duration,
     /// Whether the last PONG carried authority time, which shows that the edge knows it.
     edge_knows_time: bool,
 }
 
 impl Heartbeats {
-    /// Creates the schedule for an edge that wants a HEARTBEAT at least every `interval`. The first
-    /// is due immediately.
-    pub(super) fn new(interval: Duration, now: Mono) -> Self {
+    /// Creates the schedule for an edge that wants a HEARTBEAT at least every `interval` and allows
+    /// `frame_rate` frames per second, if it said how many. The first is due immediately. Those at
+    /// the start fit into the burst that every edge allows; the later ones keep to the rate.
+    pub(super) fn new(interval: Duration, frame_rate: Option<NonZeroU32>, now: Mono) -> Self {
+        let allowed = frame_rate.map_or(Duration::ZERO, |rate| FRAMES_INTERVAL / rate.get());
         Self {
-            interval: interval.max(INTERVAL_MIN),
+            interval: interval.max(INTERVAL_MIN).max(allowed),
             next: now,
             last: Mono::ZERO,
             opening_left: OPENING_HEARTBEATS,
-            timeless_interval: TIMELESS_INTERVAL,
+            timeless_interval: TIMELESS_INTERVAL.max(allowed * 2 / 3),
+            interval_least: Duration::ZERO,
             edge_knows_time: false,
         }
     }
 
     /// Creates a schedule with a single opening HEARTBEAT and with rarer samples, for an edge that
     /// accepts few frames.
-    pub(super) fn sparing(interval: Duration, now: Mono) -> Self {
+    pub(super) fn sparing(interval: Duration, frame_rate: Option<NonZeroU32>, now: Mono) -> Self {
         Self {
             opening_left: 1,
             timeless_interval: TIMELESS_SPARING_INTERVAL,
-            ..Self::new(interval, now)
+            interval_least: TIMELESS_SPARING_INTERVAL,
+            ..Self::new(interval, frame_rate, now)
         }
     }
 
@@ -106,6 +118,6 @@ impl Heartbeats {
             (true, false) => steady,
         };
         let percent = 100 - JITTER_PERCENT + random % (2 * JITTER_PERCENT + 1);
-        self.next = now + wait * percent / 100;
+        self.next = now + (wait * percent / 100).max(self.interval_least.min(steady));
     }
 }

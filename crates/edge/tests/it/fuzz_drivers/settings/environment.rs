@@ -96,7 +96,7 @@ fn messages(errors: &SettingsErrors) -> Vec<String> {
 }
 
 fn is_name_of(row: &Row, name: &str) -> bool {
-    [Some(row.name), row.former_name, row.file.as_deref()].contains(&Some(name))
+    [Some(row.name), row.file.as_deref()].contains(&Some(name)) || row.former_names.contains(&name)
 }
 
 /// Each error is one line that names a setting of the input, and holds no secret.

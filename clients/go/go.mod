@@ -1,0 +1,3 @@
+module tickstorm.dev/client
+
+go 1.19

@@ -1,0 +1,87 @@
+""":class:`Held`: the events that have not been handed on yet. Ticks that arrive ahead of their time
+are held until the estimate of authority time reaches it. All other events keep their positions
+among the ticks.
+
+After this machine was suspended or stalled, no tick is released until the time is known again.
+Those whose time has passed meanwhile are then released at once."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import replace
+from typing import Deque, Optional, Tuple
+
+from ._estimate import Estimator
+from ._units import MS, NEVER, US
+from .events import Event, Gap, Quality, Tick
+
+HELD_MAX = 64
+"""The number of events beyond which the connection is not read. Since an edge is 800 ms ahead, the
+usual number is one or two ticks."""
+
+
+class Held:
+    """The events, in the order in which they arrived."""
+
+    def __init__(self) -> None:
+        self._events: Deque[Tuple[Event, bool]] = deque()
+        self._last_known: Optional[Tuple[int, int]] = None
+
+    def __len__(self) -> int:
+        return len(self._events)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether to stop reading."""
+        return len(self._events) >= HELD_MAX
+
+    def push(self, event: Event, ahead: bool = False) -> None:
+        """Appends an event. With ``ahead``, a tick is held until its time."""
+        is_held = ahead and isinstance(event, Tick) and event.quality is not Quality.REPLAY
+        self._events.append((event, is_held))
+
+    def drop_ticks(self) -> None:
+        """Drops ticks, because authority time was stepped back or the resume point was given up."""
+        self._last_known = None
+        kept = [held for held in self._events if not isinstance(held[0], (Tick, Gap))]
+        self._events = deque(kept)
+
+    def handle_end(self, estimator: Estimator, now: int) -> None:
+        """The subscription has ended for good: continues with what was known of the time. If the
+        time was never known, drops the ticks."""
+        if self.due(estimator, now) < NEVER or not self._events:
+            return
+        before = estimator.estimate_lateness(now)
+        if before is None:
+            self.drop_ticks()
+        else:
+            # Later than at its time, but not before.
+            self._last_known = (now, (before.unix_us - before.error_us) * US)
+
+    def due(self, estimator: Estimator, now: int) -> int:
+        """Returns when the first event is due; NEVER if there is none, or if it is a tick and
+        authority time was never known."""
+        authority = estimator.authority_at(now)
+        stalled_at = estimator.stalled_at
+        if authority is not None:
+            self._last_known = (now, authority)
+        elif self._last_known and stalled_at is not None and stalled_at > self._last_known[0]:
+            self._last_known = None
+        if not self._events:
+            return NEVER
+        event, is_held = self._events[0]
+        if not is_held or not isinstance(event, Tick):
+            return now
+        if self._last_known is None:
+            return NEVER
+        at, known = self._last_known
+        return at + max(0, event.epoch_ms * MS - known)
+
+    def pop(self, estimator: Estimator, now: int) -> Optional[Event]:
+        """Removes and returns the first event if it is due."""
+        if self.due(estimator, now) > now:
+            return None
+        event, is_held = self._events.popleft()
+        if is_held and isinstance(event, Tick):
+            return replace(event, read=estimator.estimate_lateness(now))
+        return event

@@ -1,0 +1,64 @@
+""":class:`Resume`: the position of a subscription, which outlives its connections."""
+
+from __future__ import annotations
+
+import enum
+from typing import Optional
+
+from .errors import ComeBack
+from .events import Mode
+
+
+class Continuity(enum.Enum):
+    """The relation of a tick to the last one."""
+
+    NEXT = enum.auto()
+    AFTER_GAP = enum.auto()
+    """The ticks in between cannot be obtained."""
+    AGAIN = enum.auto()
+    """The tick is not later than the last one."""
+
+
+class Resume:
+    """The last tick, or the point at which the subscription started."""
+
+    def __init__(self, mode: Mode, point_ms: Optional[int]) -> None:
+        self.mode = mode
+        self.point_ms = point_ms
+        """The resume point of the next SUBSCRIBE."""
+        self._refused_once = False
+
+    def handle_start(self, start_ms: int) -> None:
+        """Records that an edge accepted the subscription and sends the ticks after ``start_ms``."""
+        self._refused_once = False
+        if self.point_ms is None:
+            self.point_ms = start_ms
+
+    def handle_tick(self, epoch_ms: int) -> Continuity:
+        """Records a tick, and returns how it relates to the last one."""
+        point_ms = self.point_ms
+        if point_ms is not None and epoch_ms <= point_ms:
+            return Continuity.AGAIN
+        self.point_ms = epoch_ms
+        if point_ms is not None and epoch_ms > self.mode.next_after(point_ms):
+            return Continuity.AFTER_GAP
+        return Continuity.NEXT
+
+    def classify(self, come_back: ComeBack) -> ComeBack:
+        """Returns how to come back, considering whether there was a resume point."""
+        if come_back is ComeBack.RETRY_RESUME_ONCE and self.point_ms is None:
+            return ComeBack.NO
+        return come_back
+
+    def handle_end(self, come_back: ComeBack) -> ComeBack:
+        """Records that a connection ended or could not be made. Returns how to come back;
+        AT_ONCE_WITHOUT_RESUME means that there no longer is a resume point."""
+        come_back = self.classify(come_back)
+        if come_back is ComeBack.RETRY_RESUME_ONCE and not self._refused_once:
+            self._refused_once = True
+            return ComeBack.AT_ONCE
+        if come_back in (ComeBack.RETRY_RESUME_ONCE, ComeBack.AT_ONCE_WITHOUT_RESUME):
+            self.point_ms = None
+            self._refused_once = False
+            return ComeBack.AT_ONCE_WITHOUT_RESUME
+        return come_back

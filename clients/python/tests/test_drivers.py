@@ -1,0 +1,351 @@
+"""The asyncio and the blocking client over loopback."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+import ssl
+import subprocess
+import tempfile
+import threading
+import time
+import unittest
+from pathlib import Path
+from typing import Any, Awaitable, Callable, List, Tuple
+
+import tickstorm
+from tickstorm import _messages as messages
+from tickstorm._dial import Race, in_turn
+from tickstorm._frames import FrameType
+from tickstorm.client import READY_MAX
+
+from .fake_edge import EdgeThread, FakeEdge
+
+TIME_MAX_SECS = 60.0
+"""A limit that only a defect exceeds."""
+
+
+def client_of(*addresses: str, **options: Any) -> tickstorm.Client:
+    """Returns a client of these edges."""
+    given = {"user": "ada", "password": "open sesame", **options}
+    return tickstorm.Client(list(addresses), **given)
+
+
+async def eventually(holds: Callable[[], bool]) -> None:
+    """Waits until something holds."""
+    end = time.monotonic() + TIME_MAX_SECS
+    while not holds():
+        assert time.monotonic() < end, "it does not come to hold"
+        await asyncio.sleep(0.01)
+
+
+async def take(client: tickstorm.Client, count: int) -> List[int]:
+    """Returns the times of the next ticks."""
+    found: List[int] = []
+    async for tick in client:
+        found.append(tick.epoch_ms)
+        if len(found) == count:
+            break
+    return found
+
+
+def steps(ticks: List[int]) -> List[int]:
+    """Returns the differences between ticks."""
+    return [later - earlier for earlier, later in zip(ticks, ticks[1:])]
+
+
+class Asynchronous(unittest.IsolatedAsyncioTestCase):
+    async def within(self, awaitable: Awaitable[Any]) -> Any:
+        return await asyncio.wait_for(awaitable, TIME_MAX_SECS)
+
+    async def test_it_resumes_after_a_cut_and_says_so(self) -> None:
+        async with FakeEdge() as edge, client_of(edge.address) as client:
+            self.assertEqual((client.edge_id, client.connection_id), ("fake", "c-1"))
+            self.assertEqual(client.address, edge.address)
+            before = await self.within(take(client, 3))
+            self.assertEqual(client.start_ms, before[0] - 1_000)
+            edge.cut()
+            after = await self.within(take(client, 30))
+            self.assertEqual(set(steps(before + after)), {1_000})
+            self.assertEqual(len(edge.subscribes), 2)
+
+    async def test_events_tell_what_happens(self) -> None:
+        async with FakeEdge() as edge, client_of(edge.address) as client:
+            seen: List[str] = []
+
+            async def watch() -> None:
+                async for event in client.events():
+                    name = type(event).__name__
+                    if not seen or seen[-1] != name:
+                        seen.append(name)
+                    if name == "Tick" and seen == ["Tick"]:
+                        edge.cut()
+                    if name == "Tick" and "Reconnected" in seen:
+                        return
+
+            await self.within(watch())
+            self.assertEqual(seen, ["Tick", "Reconnecting", "Reconnected", "Tick"])
+
+    async def test_it_moves_without_a_break(self) -> None:
+        async with FakeEdge("a") as one, FakeEdge("b") as other:
+            async with client_of(one.address, other.address) as client:
+                before = await self.within(take(client, 3))
+                one.send(FrameType.GOING_AWAY, messages.GoingAway(400))
+
+                async def until_moved() -> None:
+                    async for event in client.events():
+                        if isinstance(event, tickstorm.Tick):
+                            before.append(event.epoch_ms)
+                        if isinstance(event, tickstorm.Moved):
+                            self.assertEqual(event.edge_id, "b")
+                            return
+
+                await self.within(until_moved())
+                after = await self.within(take(client, 5))
+                self.assertEqual(set(steps(before + after)), {1_000})
+                await eventually(lambda: one.connections == 0)
+
+    async def test_the_mode_changes_on_the_same_connection(self) -> None:
+        async with FakeEdge() as edge, client_of(edge.address) as client:
+            await self.within(take(client, 2))
+            client.set_mode("minute")
+
+            async def changed() -> None:
+                async for event in client.events():
+                    if isinstance(event, tickstorm.ModeChanged):
+                        return
+
+            await self.within(changed())
+            self.assertEqual(set(steps(await self.within(take(client, 3)))), {60_000})
+            self.assertEqual(len(edge.auths), 1)
+
+    async def test_a_password_file_is_read_again_before_each_auth(self) -> None:
+        with tempfile.TemporaryDirectory() as directory:
+            path = Path(directory, "password")
+            path.write_text("one\n")
+            async with FakeEdge() as edge:
+                async with client_of(edge.address, password=None, password_file=path) as client:
+                    path.write_text("two\n")
+                    edge.cut()
+                    await eventually(lambda: len(edge.auths) == 2)
+                    await self.within(take(client, 1))
+            self.assertEqual([auth.password for auth in edge.auths], ["one", "two"])
+
+    async def test_wrong_credentials_raise_and_leave_nothing_behind(self) -> None:
+        async with FakeEdge() as edge:
+            edge.refusal = messages.ErrorMsg("AUTH_FAILED", "wrong", connection_id="c-7")
+            with self.assertRaises(tickstorm.AuthenticationError) as caught:
+                await self.within(client_of(edge.address).connect())
+            self.assertIn("c-7", str(caught.exception))
+            self.assertNotIn("sesame", str(caught.exception))
+            await eventually(lambda: edge.connections == 0)
+
+    async def test_nobody_at_the_address_raises(self) -> None:
+        with socket.socket() as reserved:
+            reserved.bind(("127.0.0.1", 0))
+            address = f"127.0.0.1:{reserved.getsockname()[1]}"
+            with self.assertRaisesRegex(tickstorm.ConnectError, address):
+                await self.within(client_of(address).connect())
+        missing = client_of("127.0.0.1:1", password=None, password_file="/nowhere/at/all")
+        with self.assertRaises(tickstorm.TickstormError):
+            await self.within(missing.connect())
+
+    async def test_without_reconnecting_iteration_raises_the_error(self) -> None:
+        async with FakeEdge() as edge, client_of(edge.address, reconnect=False) as client:
+            await self.within(take(client, 1))
+            error = messages.ErrorMsg("SERVER_DRAINING", "bye", 250, connection_id="c-1")
+            edge.send(FrameType.ERROR, error)
+            with self.assertRaises(tickstorm.Refused) as caught:
+                await self.within(take(client, 1_000))
+            self.assertEqual((caught.exception.code, caught.exception.retry_after_ms),
+                             ("SERVER_DRAINING", 250))
+
+    async def test_a_slow_reader_stops_the_reading_but_loses_nothing(self) -> None:
+        async with FakeEdge() as edge:
+            edge.in_one_batch = 1_000
+            async with client_of(edge.address) as client:
+                await eventually(lambda: len(client._ready) >= READY_MAX)
+                (connected,) = client._open
+                self.assertFalse(connected.is_read)
+                ticks = await self.within(take(client, 5_000))
+                self.assertEqual(set(steps(ticks)), {1_000})
+
+    async def test_close_ends_iteration_and_is_idempotent(self) -> None:
+        async with FakeEdge() as edge:
+            edge.ticks_max = 2
+            client = await client_of(edge.address).connect()
+            reading = asyncio.ensure_future(take(client, 1_000))
+            await eventually(lambda: len(edge.subscribes) == 1)
+            await client.close()
+            await client.close()
+            self.assertLessEqual(len(await self.within(reading)), 2)
+            await eventually(lambda: edge.connections == 0)
+            with self.assertRaises(tickstorm.ClientClosed):
+                await client.next_event()
+
+    async def test_a_timeout_loses_no_event(self) -> None:
+        async with FakeEdge() as edge, client_of(edge.address) as client:
+            ticks: List[int] = []
+            timeouts = 0
+            while len(ticks) < 20 or not timeouts:
+                try:
+                    event = await client.next_event(timeout=0.01)
+                except TimeoutError:
+                    timeouts += 1
+                    continue
+                assert isinstance(event, tickstorm.Tick)
+                ticks.append(event.epoch_ms)
+            self.assertEqual(set(steps(ticks)), {1_000})
+
+    async def test_secrets_are_not_logged_and_connections_are_named(self) -> None:
+        async with FakeEdge() as edge:
+            with self.assertLogs("tickstorm", logging.DEBUG) as logs:
+                async with client_of(edge.address) as client:
+                    edge.cut()
+                    await eventually(lambda: len(edge.subscribes) == 2)
+                    self.assertNotIn("sesame", repr(client))
+            text = "\n".join(logs.output)
+            self.assertNotIn("sesame", text)
+            self.assertIn("connection c-1", text)
+
+
+class Tls(unittest.IsolatedAsyncioTestCase):
+    def setUp(self) -> None:
+        self.directory = tempfile.TemporaryDirectory()
+        self.addCleanup(self.directory.cleanup)
+        for name in ("edge", "client"):
+            command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt"]
+            command += ["ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]
+            command += ["-subj", f"/CN={name}", "-addext", "subjectAltName=IP:127.0.0.1"]
+            command += ["-keyout", self.path(f"{name}.key"), "-out", self.path(f"{name}.pem")]
+            subprocess.run(command, check=True, capture_output=True)
+
+    def path(self, name: str) -> str:
+        return os.path.join(self.directory.name, name)
+
+    async def test_mutual_tls(self) -> None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(self.path("edge.pem"), self.path("edge.key"))
+        context.verify_mode = ssl.CERT_REQUIRED
+        context.load_verify_locations(self.path("client.pem"))
+        # The edge's side of handshakes that fail is logged.
+        asyncio_log = logging.getLogger("asyncio")
+        self.addCleanup(asyncio_log.setLevel, asyncio_log.level)
+        asyncio_log.setLevel(logging.CRITICAL + 1)
+        tls = tickstorm.TLS(
+            ca_file=self.path("edge.pem"),
+            cert_file=self.path("client.pem"),
+            key_file=self.path("client.key"),
+        )
+        async with FakeEdge(tls=context) as edge:
+            async with client_of(edge.address, tls=tls) as client:
+                self.assertEqual(len(await asyncio.wait_for(take(client, 3), 60)), 3)
+            for wrong in (
+                tickstorm.TLS(ca_file=self.path("client.pem")),
+                tickstorm.TLS(ca_file=self.path("edge.pem"), server_name="another.example"),
+            ):
+                with self.assertRaises(tickstorm.ConnectError):
+                    await asyncio.wait_for(client_of(edge.address, tls=wrong).connect(), 60)
+            unknown = tickstorm.TLS(ca_file=self.path("edge.pem"))
+            with self.assertRaises(tickstorm.TickstormError):
+                await asyncio.wait_for(client_of(edge.address, tls=unknown).connect(), 60)
+
+
+class Blocking(unittest.TestCase):
+    def client(self, edge: EdgeThread) -> tickstorm.BlockingClient:
+        return tickstorm.BlockingClient(edge.address, user="ada", password="open sesame")
+
+    def test_it_resumes_and_moves_on(self) -> None:
+        with EdgeThread() as edge, self.client(edge) as client:
+            ticks = [tick.epoch_ms for _, tick in zip(range(3), client)]
+            edge.call(edge.edge.cut)
+            ticks += [tick.epoch_ms for _, tick in zip(range(30), client)]
+            self.assertEqual(set(steps(ticks)), {1_000})
+            self.assertEqual(client.edge_id, "fake")
+            self.assertIsNotNone(client.now())
+            client.set_mode("minute")
+            for event in client.events():
+                if isinstance(event, tickstorm.ModeChanged):
+                    break
+            self.assertEqual(next(client).mode, tickstorm.Mode.MINUTE)
+
+    def test_a_timeout_loses_no_event(self) -> None:
+        with EdgeThread() as edge, self.client(edge) as client:
+            ticks: List[int] = []
+            timeouts = 0
+            while len(ticks) < 20 or not timeouts:
+                try:
+                    event = client.next_event(timeout=0.005)
+                except TimeoutError:
+                    timeouts += 1
+                    continue
+                assert isinstance(event, tickstorm.Tick)
+                ticks.append(event.epoch_ms)
+            self.assertEqual(set(steps(ticks)), {1_000})
+
+    def test_close_ends_iteration_in_another_thread_and_the_thread_of_the_client(self) -> None:
+        with EdgeThread() as edge:
+            edge.edge.ticks_max = 1
+            client = self.client(edge).connect()
+            seen: List[Tuple[int, ...]] = []
+            reader = threading.Thread(
+                target=lambda: seen.append(tuple(tick.epoch_ms for tick in client))
+            )
+            reader.start()
+            time.sleep(0.1)
+            client.close()
+            client.close()
+            reader.join(TIME_MAX_SECS)
+            self.assertFalse(reader.is_alive())
+            self.assertLessEqual(len(seen[0]), 1)
+            names = [thread.name for thread in threading.enumerate()]
+            self.assertNotIn("tickstorm", names)
+            with self.assertRaises(tickstorm.ClientClosed):
+                client.next_event()
+
+    def test_a_failure_leaves_no_thread(self) -> None:
+        with EdgeThread() as edge:
+            edge.edge.refusal = messages.ErrorMsg("AUTH_FAILED")
+            with self.assertRaises(tickstorm.AuthenticationError):
+                self.client(edge).connect()
+            self.assertNotIn("tickstorm", [thread.name for thread in threading.enumerate()])
+
+
+class HappyEyeballs(unittest.IsolatedAsyncioTestCase):
+    def test_families_alternate_and_the_order_begins_after_the_last_address(self) -> None:
+        v4, v6 = socket.AF_INET, socket.AF_INET6
+        found = [(v6, "1"), (v6, "2"), (v6, "1"), (v4, "a"), (v4, "b"), (v4, "c")]
+        order = [(v6, "1"), (v4, "a"), (v6, "2"), (v4, "b"), (v4, "c")]
+        self.assertEqual(in_turn(found, None), order)
+        self.assertEqual(in_turn(found, (v6, "2")), order[3:] + order[:3])
+        self.assertEqual(in_turn([], (v6, "2")), [])
+
+    async def test_the_first_that_answers_wins_and_failures_cost_no_time(self) -> None:
+        began: List[str] = []
+
+        async def connect(candidate: Tuple[socket.AddressFamily, str]) -> str:
+            began.append(candidate[1])
+            if candidate[1] == "silent":
+                await asyncio.sleep(60)
+            if candidate[1] == "refused":
+                raise ConnectionRefusedError
+            return candidate[1]
+
+        def race(*names: str) -> Race:
+            return Race([(socket.AF_INET, name) for name in names], connect)
+
+        fast = race("refused", "refused", "good", "silent")
+        self.assertEqual(await fast.run(), "good")
+        self.assertEqual((began, fast.last), (["refused", "refused", "good"],
+                                              (socket.AF_INET, "good")))
+        self.assertEqual(await race("silent", "good").run(), "good")
+        with self.assertRaises(ConnectionRefusedError):
+            await race("refused").run()
+        with self.assertRaises(OSError):
+            await race().run()
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -1,0 +1,526 @@
+"""The life of a subscription, in virtual time."""
+
+from __future__ import annotations
+
+import unittest
+from typing import List
+
+from tickstorm import events
+from tickstorm._messages import ErrorMsg
+from tickstorm._subscription import Phase
+from tickstorm._units import MS, S
+from tickstorm.errors import AuthenticationError, ConnectError, EdgeTimeout, Refused, TimeUnknown
+from tickstorm.options import Credentials
+
+from .world import AUTHORITY_MS, BEGIN, SimEdge, World, two_edges
+
+FIRST_MS = AUTHORITY_MS - 250
+"""The tick before the world began."""
+
+
+def seconds(first: int, last: int) -> List[int]:
+    """Returns the SECOND ticks with these numbers after the beginning."""
+    return [FIRST_MS + 1_000 * number for number in range(first, last + 1)]
+
+
+class Waits(unittest.TestCase):
+    def test_ticks_arrive_and_the_time_is_learned(self) -> None:
+        world = World(SimEdge("a"))
+        world.run(5)
+        self.assertEqual(world.ticks_ms, seconds(1, 5))
+        estimate = world.core.estimator.estimate(world.now)
+        assert estimate is not None
+        self.assertLessEqual(abs(estimate.unix_us / 1_000 - world.authority_ms), 0.001)
+        self.assertLess(estimate.error_us, 2_500)
+
+    def test_after_a_loss_it_waits_and_resumes_at_the_next_address(self) -> None:
+        one, other = two_edges()
+        world = World(one, other)
+        world.run(3)
+        one.accepts = False
+        world.cut(one)
+        world.run(3)
+        self.assertEqual([index for _, index in world.dials], [0, 1])
+        (lost,) = world.of(events.Reconnecting)
+        self.assertEqual((lost.after, lost.resumes, lost.connection_id), (0.5, True, "a-1"))
+        self.assertEqual(other.subscribes[0].resume_after_epoch_ms, seconds(3, 3)[0])
+        self.assertEqual(world.ticks_ms, seconds(1, 6))
+
+    def test_the_bound_of_the_wait_doubles_up_to_30_s_and_is_first_again_after_30_s(self) -> None:
+        edge = SimEdge("a")
+        world = World(edge, random=1.0)
+        world.run(1)
+        edge.accepts = False
+        world.cut(edge)
+        world.run(100)
+        waits = [round(each.after) for each in world.of(events.Reconnecting)]
+        self.assertEqual(waits, [1, 2, 4, 8, 16, 30, 30, 30])
+        edge.accepts = True
+        world.run(60)
+        world.cut(edge)
+        self.assertEqual(world.of(events.Reconnecting)[-1].after, 1.0)
+
+    def test_a_hint_replaces_the_first_wait_and_no_later_one_is_shorter(self) -> None:
+        edge = SimEdge("a")
+        world = World(edge, random=0.0)
+        world.run(1)
+        edge.refusal = ErrorMsg(code="SERVER_FULL", retry_after_ms=7_000)
+        world.error(edge, "SLOW_CONSUMER", 250)
+        world.run(9)
+        waits = [each.after for each in world.of(events.Reconnecting)]
+        self.assertEqual(waits, [0.25, 7.0, 7.0])
+
+    def test_a_refusal_rests_the_address_for_a_minute_and_the_others_are_tried(self) -> None:
+        one, other = two_edges()
+        world = World(one, other, random=0.0)
+        world.run(1)
+        one.refusal = ErrorMsg(code="AUTH_FAILED")
+        other.refusal = ErrorMsg(code="AUTH_FAILED")
+        world.cut(one)
+        world.run(59)
+        self.assertEqual([index for _, index in world.dials], [0, 1, 0])
+        world.run(3)
+        self.assertEqual([index for _, index in world.dials], [0, 1, 0, 1, 0])
+        why = world.of(events.Reconnecting)[-1].why
+        self.assertIsInstance(why, AuthenticationError)
+
+    def test_time_that_was_stepped_back_drops_the_resume_point_and_the_samples(self) -> None:
+        edge = SimEdge("a")
+        world = World(edge, random=0.0)
+        world.run(20)
+        world.step_authority(-15_000)
+        edge.accepts = False
+        world.error(edge, "TIME_STEPPED", 100)
+        world.run(0.01)
+        self.assertIsNone(world.core.estimator.estimate(world.now))
+        edge.accepts = True
+        world.run(3)
+        self.assertIsNone(edge.subscribes[-1].resume_after_epoch_ms)
+        self.assertFalse(world.of(events.Reconnecting)[0].resumes)
+        # It begins with the second tick after the step, since it was away for the first.
+        self.assertEqual(world.ticks_ms[-3:], seconds(6, 8))
+        self.assertEqual(world.of(events.Gap), [])
+
+    def test_a_resume_point_that_is_refused_is_tried_once_more(self) -> None:
+        edge = SimEdge("a")
+        world = World(edge, random=0.0)
+        world.run(2)
+        edge.refusal = ErrorMsg(code="INVALID_SUBSCRIPTION", retry_after_ms=1_100)
+        world.cut(edge)
+        world.run(1.5)
+        edge.refusal = None
+        world.run(2)
+        resumed = [each.resumes for each in world.of(events.Reconnecting)]
+        self.assertEqual(resumed, [True, True, False])
+        self.assertIsNone(edge.subscribes[-1].resume_after_epoch_ms)
+
+    def test_lost_ticks_are_reported_as_a_gap(self) -> None:
+        edge = SimEdge("a")
+        world = World(edge)
+        world.run(2)
+        edge.start_ms = seconds(9, 9)[0]
+        world.step_authority(10_000)
+        world.cut(edge)
+        world.run(3)
+        (gap,) = world.of(events.Gap)
+        self.assertEqual((gap.after_ms, gap.before_ms), (seconds(2, 2)[0], seconds(10, 10)[0]))
+
+    def test_a_cookie_is_presented_with_the_same_credentials_only(self) -> None:
+        edge = SimEdge("a")
+        edge.cookie = b"cookie"
+        world = World(edge)
+        world.run(1)
+        world.cut(edge)
+        world.run(2)
+        world.credentials = Credentials("ada", "another one")
+        world.cut(edge)
+        world.run(4)
+        self.assertEqual([auth.cookie for auth in edge.auths], [b"", b"cookie", b""])
+        self.assertEqual(edge.auths[-1].password, "another one")
+
+
+class FirstConnection(unittest.TestCase):
+    def test_each_address_is_tried_once_without_a_wait(self) -> None:
+        edges = [SimEdge(each) for each in "abc"]
+        edges[0].accepts = False
+        edges[1].refusal = ErrorMsg(code="AUTH_FAILED")
+        edges[2].accepts = False
+        world = World(*edges)
+        world.run(0.1)
+        self.assertEqual([index for _, index in world.dials], [0, 1, 2])
+        self.assertIs(world.core.phase, Phase.ENDED)
+        # What will fail again says more than what may not.
+        self.assertIsInstance(world.core.ended, AuthenticationError)
+
+    def test_an_edge_that_does_not_know_the_time_is_asked_again(self) -> None:
+        one, other = two_edges()
+        one.refusal = ErrorMsg(code="NO_TIME", retry_after_ms=3_000)
+        other.accepts = False
+        world = World(one, other)
+        world.run(2.9)
+        self.assertEqual(len(world.dials), 2)
+        one.refusal = None
+        world.run(0.2)
+        self.assertIs(world.core.phase, Phase.SUBSCRIBED)
+
+    def test_a_failure_ends_it_and_names_the_address(self) -> None:
+        edge = SimEdge("a")
+        edge.accepts = False
+        world = World(edge)
+        world.run(0.1)
+        self.assertIsInstance(world.core.ended, ConnectError)
+
+    def test_silence_after_auth_is_given_up_after_10_s(self) -> None:
+        edge = SimEdge("a")
+        edge.answers = False
+        world = World(edge)
+        world.run(9.9)
+        self.assertIs(world.core.phase, Phase.FIRST)
+        world.run(0.2)
+        self.assertIsInstance(world.core.ended, EdgeTimeout)
+
+
+class EdgesOfNoUse(unittest.TestCase):
+    def leave(self, break_edge: str) -> "tuple[float, object]":
+        """Breaks an edge at 3 s. Returns after how many seconds it was left, and why."""
+        one, other = two_edges()
+        world = World(one, other)
+        world.run(3)
+        setattr(one, break_edge, False)
+        world.run(30)
+        (left,) = [at for at, event in world.seen if isinstance(event, events.Reconnecting)]
+        why = world.of(events.Reconnecting)[0].why
+        self.assertEqual(world.ticks_ms, seconds(1, 33))
+        return (left - BEGIN) / S - 3, why
+
+    def test_silence(self) -> None:
+        # The next tick is due at 3.75 s, and has been overdue by 4 s at 7.75 s.
+        after, why = self.leave("answers")
+        self.assertAlmostEqual(after, 4.75, delta=0.1)
+        self.assertIsInstance(why, EdgeTimeout)
+
+    def test_no_time(self) -> None:
+        one, other = two_edges()
+        world = World(one, other)
+        world.run(3)
+        one.knows_time = one.ticks = False
+        world.run(30)
+        why = world.of(events.Reconnecting)[0].why
+        self.assertIsInstance(why, TimeUnknown)
+        self.assertEqual(world.ticks_ms, seconds(1, 33))
+
+    def test_no_ticks(self) -> None:
+        after, why = self.leave("ticks")
+        self.assertAlmostEqual(after, 5.75, delta=0.1)
+        self.assertIsInstance(why, EdgeTimeout)
+
+    def test_no_answer_to_subscribe(self) -> None:
+        one, other = two_edges()
+        one.acks_subscribe = False
+        world = World(one, other)
+        world.run(7.9)
+        self.assertEqual(len(world.dials), 1)
+        world.run(2)
+        self.assertEqual(len(world.dials), 2)
+
+    def test_an_edge_is_not_blamed_for_a_stall(self) -> None:
+        for secs, suspended in ((1.0, False), (30.0, False), (30.0, True)):
+            edge = SimEdge("a")
+            world = World(edge)
+            world.run(3)
+            world.freeze(secs, suspended)
+            world.run(secs + 3)
+            self.assertEqual(world.of(events.Reconnecting), [], (secs, suspended))
+            self.assertEqual(len(world.dials), 1)
+
+    def test_an_edge_is_not_blamed_while_it_is_not_read(self) -> None:
+        edge = SimEdge("a")
+        world = World(edge)
+        world.run(3)
+        world.is_read = False
+        edge.ticks = False
+        world.run(60)
+        self.assertEqual(world.of(events.Reconnecting), [])
+        world.is_read = True
+        edge.ticks = True
+        world.run(2)
+        self.assertEqual(world.of(events.Reconnecting), [])
+
+
+    def test_without_room_for_events_no_connection_is_made(self) -> None:
+        edge = SimEdge("a")
+        world = World(edge)
+        world.run(3)
+        world.is_read = False
+        world.input(lambda: None)
+        world.cut(edge)
+        world.run(60)
+        self.assertEqual(len(world.dials), 1)
+        world.is_read = True
+        world.run(3)
+        self.assertEqual(len(world.dials), 2)
+        self.assertEqual(world.ticks_ms, seconds(1, 66))
+
+
+class Moves(unittest.TestCase):
+    def test_a_move_is_made_before_the_break(self) -> None:
+        one, other = two_edges()
+        world = World(one, other)
+        world.run(3)
+        world.going_away(one, 12_000)
+        world.run(20)
+        (moved,) = world.of(events.Moved)
+        self.assertEqual((moved.edge_id, moved.address), ("b", "edge-1:8080"))
+        self.assertEqual(world.of(events.Reconnecting), [])
+        self.assertEqual(world.ticks_ms, seconds(1, 23))
+        self.assertLess(max(world.tick_delays_ms()), 3)
+        # Half of the 9 s that are left without the margin.
+        self.assertAlmostEqual((world.dials[1][0] - BEGIN) / S, 7.5, delta=0.01)
+        self.assertEqual(one.connections, {})
+
+    def test_what_an_attempt_has_learned_about_the_time_counts_after_the_move(self) -> None:
+        one, other = two_edges()
+        one.pongs = False
+        other.ack_of_subscribe_after_ms = 1_000
+        world = World(one, other, random=0.0)
+        world.run(3)
+        world.going_away(one, 12_000)
+        self.assertTrue(world.run_until(lambda: bool(world.of(events.Moved)), 5))
+        self.assertIsNotNone(world.core.estimator.estimate(world.now))
+
+    def test_the_same_edge_is_no_place_to_move_to(self) -> None:
+        one, other = SimEdge("a"), SimEdge("a")
+        world = World(one, other)
+        world.run(3)
+        world.going_away(one, 4_000)
+        world.run(5)
+        self.assertEqual(world.of(events.Moved), [])
+        self.assertGreater(len(world.dials), 2)
+        self.assertEqual(len(world.of(events.Reconnecting)), 1)
+        self.assertEqual(world.ticks_ms, seconds(1, 8))
+
+    def test_an_edge_that_would_lose_ticks_is_no_place_to_move_to(self) -> None:
+        one, other = two_edges()
+        world = World(one, other)
+        world.run(3)
+        other.start_ms = seconds(60, 60)[0]
+        world.going_away(one, 4_000, closes=False)
+        world.run(10)
+        self.assertEqual(world.of(events.Moved), [])
+        self.assertEqual(world.of(events.Gap), [])
+        self.assertEqual(world.ticks_ms, seconds(1, 13))
+
+    def test_failed_attempts_are_spaced_until_the_deadline(self) -> None:
+        one, other = two_edges()
+        other.accepts = False
+        world = World(one, other, random=1.0)
+        world.run(3)
+        world.going_away(one, 20_000, closes=False)
+        world.run(40)
+        begun = [(at - BEGIN) / S for at, index in world.dials if index == 1]
+        waits = [round(later - earlier, 1) for earlier, later in zip(begun, begun[1:])]
+        # The attempts in between were made at the address in use, whose edge is the same.
+        self.assertEqual(round(begun[0], 1), 18.0)
+        self.assertLessEqual(begun[-1], 23.01)
+        self.assertEqual(waits, [1.5])
+        self.assertEqual(world.of(events.Reconnecting), [])
+
+    def test_the_hint_of_a_draining_edge_does_not_rest_its_address(self) -> None:
+        one, other = two_edges()
+        other.refusal = ErrorMsg("SERVER_DRAINING", retry_after_ms=9_000)
+        world = World(one, other, random=0.0)
+        world.run(3)
+        world.going_away(one, 20_000, closes=False)
+        world.run(2)
+        self.assertGreaterEqual([index for _, index in world.dials[1:]].count(1), 2)
+
+    def test_no_time_during_a_move_does_not_rest_the_name_that_is_in_use(self) -> None:
+        edge = SimEdge("a")
+        world = World(edge)
+        world.run(3)
+        edge.refusal = ErrorMsg("NO_TIME", retry_after_ms=9_000)
+        world.going_away(edge, 3_000)
+        world.run(3)
+        self.assertEqual(len(world.dials), 2)
+        edge.refusal = None
+        world.run(1)
+        self.assertEqual(world.of(events.Reconnecting)[-1].after, 0.25)
+        self.assertEqual(len(world.dials), 3)
+
+    def test_an_attempt_under_way_survives_the_old_connection(self) -> None:
+        one, other = two_edges()
+        world = World(one, other, random=0.0)
+        world.run(3)
+        world.going_away(one, 4_000, closes=False)
+        world.run(0.004)
+        self.assertEqual(len(other.connections), 1)
+        world.cut(one)
+        self.assertIs(world.core.phase, Phase.RESCUING)
+        world.run(5)
+        self.assertEqual(len(world.of(events.Moved)), 1)
+        self.assertEqual(world.of(events.Reconnecting), [])
+        self.assertEqual(world.ticks_ms, seconds(1, 8))
+
+    def test_an_attempt_that_hangs_is_dropped_2_s_after_the_end_of_the_old_connection(self) -> None:
+        one, other = two_edges()
+        other.answers = False
+        world = World(one, other, random=0.0)
+        world.run(3)
+        world.going_away(one, 4_000, closes=False)
+        world.run(0.5)
+        world.cut(one)
+        world.run(1.9)
+        self.assertEqual(world.of(events.Reconnecting), [])
+        world.run(0.2)
+        # The next address is the one after the attempt's.
+        self.assertEqual(len(world.of(events.Reconnecting)), 1)
+        self.assertEqual([index for _, index in world.dials], [0, 1, 0])
+        world.run(5)
+        self.assertEqual(world.ticks_ms, seconds(1, 10))
+
+    def test_a_move_is_given_up_if_time_is_stepped(self) -> None:
+        one, other = two_edges()
+        other.acks_subscribe = False
+        world = World(one, other, random=0.0)
+        world.run(3)
+        world.going_away(one, 4_000, closes=False)
+        world.run(0.5)
+        world.error(one, "TIME_STEPPED", 100)
+        world.run(0.01)
+        self.assertIs(world.core.phase, Phase.WAITING)
+        self.assertFalse(world.of(events.Reconnecting)[0].resumes)
+        self.assertEqual(other.connections, {})
+
+    def test_a_client_that_may_not_move_stays(self) -> None:
+        one, other = two_edges()
+        world = World(one, other, moves=False)
+        world.run(3)
+        world.going_away(one, 2_000)
+        world.run(5)
+        self.assertEqual(world.of(events.Moved), [])
+        self.assertEqual(len(world.of(events.Reconnecting)), 1)
+        self.assertEqual(world.ticks_ms, seconds(1, 8))
+
+
+class Ahead(unittest.TestCase):
+    def test_ticks_are_released_at_their_time(self) -> None:
+        world = World(SimEdge("a"), ahead=True)
+        world.run(10)
+        self.assertEqual(world.ticks_ms, seconds(1, 10))
+        for late_ms in world.tick_delays_ms():
+            self.assertAlmostEqual(late_ms, 0, delta=0.01)
+
+    def test_held_ticks_survive_a_lost_connection(self) -> None:
+        edge = SimEdge("a")
+        world = World(edge, ahead=True)
+        world.run(3.2)
+        world.cut(edge)
+        world.run(3)
+        self.assertEqual(edge.subscribes[-1].resume_after_epoch_ms, seconds(4, 4)[0])
+        self.assertEqual(world.ticks_ms, seconds(1, 6))
+        self.assertGreater(min(world.tick_delays_ms()), -0.01)
+
+    def test_after_a_suspension_nothing_is_released_before_its_time(self) -> None:
+        for secs, suspended in ((0.7, True), (30.0, True), (30.0, False)):
+            edge = SimEdge("a")
+            world = World(edge, ahead=True)
+            world.run(3.2)
+            world.freeze(secs, suspended)
+            world.run(secs + 5)
+            self.assertGreater(min(world.tick_delays_ms()), -0.5, (secs, suspended))
+            count = len(world.ticks_ms)
+            self.assertEqual(world.ticks_ms, seconds(1, count), (secs, suspended))
+            self.assertGreaterEqual(count, int(7 + secs), (secs, suspended))
+
+    def test_without_a_time_at_the_start_ticks_are_held_until_it_is_known(self) -> None:
+        edge = SimEdge("a")
+        edge.knows_time = False
+        world = World(edge, ahead=True)
+        world.run(3)
+        self.assertEqual(world.ticks_ms, [])
+        edge.knows_time = True
+        world.run(3)
+        self.assertEqual(world.ticks_ms, seconds(1, 6))
+
+
+class Modes(unittest.TestCase):
+    def test_the_mode_changes_on_the_same_connection(self) -> None:
+        edge = SimEdge("a")
+        world = World(edge, authority_ms=1_800_000_057_250)
+        world.run(2)
+        world.input(lambda: world.core.set_mode(events.Mode.MINUTE, None))
+        world.run(70)
+        world.input(lambda: world.core.set_mode(events.Mode.SECOND, None))
+        world.run(3)
+        self.assertEqual(len(world.dials), 1)
+        ticks = world.of(events.Tick)
+        found = [(tick.mode.name, tick.epoch_ms - 1_800_000_000_000) for tick in ticks]
+        self.assertEqual(
+            found,
+            [("SECOND", 58_000), ("SECOND", 59_000), ("MINUTE", 60_000), ("MINUTE", 120_000)]
+            + [("SECOND", 1_000 * second) for second in range(129, 133)],
+        )
+        changes = [change.mode.name for change in world.of(events.ModeChanged)]
+        self.assertEqual(changes, ["MINUTE", "SECOND"])
+        self.assertEqual(world.of(events.Gap), [])
+
+    def test_a_change_that_was_not_accepted_is_asked_for_again(self) -> None:
+        edge = SimEdge("a")
+        world = World(edge)
+        world.run(2)
+        world.input(lambda: world.core.set_mode(events.Mode.MINUTE, None))
+        world.cut(edge)
+        world.run(3)
+        self.assertIs(world.core.resume.mode, events.Mode.MINUTE)
+
+    def test_an_attempt_to_move_with_the_old_mode_is_dropped(self) -> None:
+        one, other = two_edges()
+        other.ack_of_subscribe_after_ms = 1_000
+        world = World(one, other, random=0.0)
+        world.run(2)
+        world.going_away(one, 20_000)
+        world.run(0.5)
+        world.input(lambda: world.core.set_mode(events.Mode.MINUTE, None))
+        world.run(1)
+        self.assertEqual(other.subscribes[0].mode, events.Mode.SECOND)
+        self.assertEqual((world.of(events.Moved), other.connections), ([], {}))
+        world.run(30)
+        self.assertEqual(len(world.of(events.Moved)), 1)
+        self.assertIs(world.core.resume.mode, events.Mode.MINUTE)
+        self.assertEqual(world.core.link and world.core.link.mode, events.Mode.MINUTE)
+
+
+class Refusals(unittest.TestCase):
+    def test_unknown_codes_mean_later(self) -> None:
+        edge = SimEdge("a")
+        world = World(edge, random=0.0)
+        world.run(1)
+        world.error(edge, "SOMETHING_NEW", 3_000)
+        world.run(1)
+        (lost,) = world.of(events.Reconnecting)
+        assert isinstance(lost.why, Refused)
+        self.assertEqual((lost.why.code, lost.after), ("SOMETHING_NEW", 3.0))
+
+    def test_after_rate_limited_heartbeats_are_sparing(self) -> None:
+        edge = SimEdge("a")
+        world = World(edge, random=0.0)
+        world.run(3)
+        self.assertEqual(len(edge.heartbeats), 8)
+        world.error(edge, "RATE_LIMITED", 1_000)
+        del edge.heartbeats[:]
+        world.run(4)
+        self.assertEqual(len(edge.heartbeats), 1)
+
+    def test_no_time_at_a_single_address_is_asked_once_at_once(self) -> None:
+        edge = SimEdge("a")
+        world = World(edge)
+        world.run(2)
+        edge.refusal = ErrorMsg(code="NO_TIME", retry_after_ms=9_000)
+        world.error(edge, "NO_TIME", 9_000)
+        world.run(20)
+        waits = [each.after for each in world.of(events.Reconnecting)]
+        self.assertEqual(waits[:2], [0.25, 9.0])
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -1,0 +1,183 @@
+"""HEARTBEATs, and subscriptions over time: the heartbeats and runs of sessions.json.
+
+A run has a client that is subscribed at time 0, when authority time is AUTHORITY_MS, and an edge
+whose behaviour changes at given times. The next ticks are due at 750 ms, 1,750 ms and so on. Times
+are those of the edge, which go on while the client's machine is suspended.
+"""
+
+from .samples import EPOCH_MS
+
+AUTHORITY_MS = EPOCH_MS + 250
+TO_FIRST_MS = 750
+# The time by which a client may be late.
+SLACK_MS = 1_000
+# The time by which a release may be late in a test without real time.
+RELEASE_MS = 20
+
+HEALTHY = {"ticks": "on time", "pongs": "with time"}
+AHEAD = {"ticks": "ahead", "pongs": "with time"}
+DEAD = {"ticks": "none", "pongs": "none"}
+TIMELESS = {"ticks": "none", "pongs": "without time"}
+TICKLESS = {"ticks": "none", "pongs": "with time"}
+
+
+def heartbeats():
+    """Returns the schedules of HEARTBEATs. Each interval is the time from the HEARTBEAT before, and
+    the first one from the ACK of AUTH."""
+    opening = [[0, 50]] + [[90, 130]] * 7
+    second, two, usual = [900, 1_100], [1_800, 2_200], [9_000, 11_000]
+    # When a PONG carries a time, the next HEARTBEAT may have been planned already.
+    either = [900, 11_000]
+    rows = []
+
+    def add(name, sentences, intervals, pongs, why=None, interval_ms=15_000, **client):
+        case = {"id": f"sessions/heartbeats-{name}", "sentence": sentences}
+        if why:
+            case["why"] = why
+        case.update(heartbeat_interval_ms=interval_ms, **client)
+        case.update(pong_has_time=pongs, intervals_ms=intervals)
+        rows.append(case)
+
+    known, unknown = [True], [False]
+    why = "what the edge demands; a client may send more often"
+    add("demanded", ["session-14"], opening + [[1, 15_000]] * 3, known, why)
+    why = "the good habit: two thirds of the interval, varied by up to 10 %"
+    add("usual", ["session-15", "time-29", "time-30"], opening + [usual] * 3, known, why)
+    add("ahead", ["time-30"], opening + [two] * 3, known, ahead=True)
+    add("of-3-s", ["session-15"], opening + [two] * 3, known, interval_ms=3_000)
+    add("ahead-of-1500-ms", ["session-15", "time-30"], opening + [second] * 3, known,
+        interval_ms=1_500, ahead=True)
+    add("without-time", ["time-30", "session-56"], opening + [second] * 3, unknown)
+    pongs = [False] * 10 + [True]
+    add("time-comes", ["time-30"], opening + [second] * 3 + [either, usual],
+        pongs)
+    pongs = [True] * 9 + [False, False, True]
+    add("time-is-lost", ["time-30", "session-56"],
+        opening + [usual] * 2 + [second] * 2 + [either, usual], pongs)
+    sparing = {"after_rate_limited": True}
+    first, slow = [[0, 50]], [2_000, 2_500]
+    add("sparing", ["session-30"], first + [[2_000, 11_000], usual], known, **sparing)
+    add("sparing-without-time", ["session-30"], first + [slow] * 3, unknown, **sparing)
+    add("sparing-ahead", ["session-30"], first + [slow] * 3, known, ahead=True, **sparing)
+    return rows
+
+
+def runs():
+    """Returns the list of runs."""
+    found = []
+
+    def add(name, sentences, phases, expect, why=None, **more):
+        case = {"id": f"sessions/run-{name}", "sentence": sentences}
+        if why:
+            case["why"] = why
+        case.update(authority_ms=str(AUTHORITY_MS), start_epoch_ms=str(EPOCH_MS), **more)
+        case["edge"] = [{"from_ms": at, **phase} for at, phase in phases]
+        case["expect"] = expect
+        found.append(case)
+
+    _judgements(add)
+    _stays(add)
+    _releases(add)
+    return found
+
+
+def _leaves(first_ms, last_ms=None, come_back="at once", **more):
+    span = [first_ms, last_ms or first_ms + SLACK_MS]
+    return {"leaves_ms": span, "come_back": come_back, "next_dial_ms": [1, 500], **more}
+
+
+def _judgements(add):
+    """Edges that are of no use. The last tick comes at 9,750, and the next is due at 10,750."""
+    left = ["session-61", "reconnecting-28", "moving-32"]
+    due = 10_750
+    asks = [{"from_ms": due + 900, "to_ms": due + 4_000, "count": [3, 5]}]
+    add("silent", ["session-51", "session-53", "session-54", *left],
+        [(0, HEALTHY), (10_000, DEAD)], _leaves(due + 4_000, heartbeats=asks))
+    why = "counted from the first PONG without a time, or from when the tick is overdue"
+    add("timeless", ["session-55", "session-57", *left],
+        [(0, HEALTHY), (10_000, TIMELESS)],
+        _leaves(15_000, due + 5_000 + SLACK_MS, "another edge, later"), why)
+    add("tickless", ["session-58", *left],
+        [(0, HEALTHY), (10_000, TICKLESS)], _leaves(due + 5_000))
+    why = "an edge that has just started has 10 s for its first tick"
+    add("tickless-from-the-start", ["session-59", *left], [(0, TICKLESS)],
+        _leaves(TO_FIRST_MS + 10_000), why)
+    why = "authority time was never known, so a tick is overdue a period after the last one"
+    unknown = {"ticks": "on time", "pongs": "none"}
+    add("silent-without-time", ["session-51", "session-54", *left],
+        [(0, unknown), (10_000, DEAD)], _leaves(due + 4_000), why)
+    why = "the tick of 10,750 was received at 9,950, so that of 11,750 is the first one missing"
+    add("silent-ahead", ["session-52", *left], [(0, AHEAD), (10_000, DEAD)],
+        _leaves(due + 1_000 + 4_000), why, ahead=True)
+    why = "no tick is due for 50 s, so the heartbeat timeout of 20 s decides"
+    add("silent-minutes", ["session-48"], [(0, HEALTHY), (70_000, DEAD)],
+        _leaves(59_750 + 20_000, 70_000 + 20_000 + SLACK_MS), why, mode="MINUTE")
+
+
+def _stays(add):
+    stays = {"stays_until_ms": 40_000}
+    add("healthy", ["session-51", "session-12", "ticks-04"], [(0, HEALTHY)], stays)
+    why = "ticks arrive, so an edge whose PONGs carry no time is of use"
+    timeless = {"ticks": "on time", "pongs": "without time"}
+    add("ticks-without-time", ["session-57"], [(0, timeless)], stays, why)
+    gaps = [(0, HEALTHY), (10_000, DEAD), (13_500, HEALTHY)]
+    add("silent-for-3500-ms", ["session-54"], gaps, stays)
+    gaps = [(0, HEALTHY), (10_000, TIMELESS), (13_500, HEALTHY)]
+    add("timeless-for-3500-ms", ["session-57"], gaps, stays)
+    gaps = [(0, HEALTHY), (10_000, TICKLESS), (14_500, HEALTHY)]
+    add("tickless-for-4500-ms", ["session-58"], gaps, stays)
+    add("first-tick-after-9-s", ["session-59"], [(0, TICKLESS), (9_000, HEALTHY)], stays)
+    why = "suspended from 30 s to 60 s, while its monotonic clock stood still"
+    suspended = [{"at_ms": 30_000, "suspended_ms": 30_000}]
+    again = [{"from_ms": 60_000, "to_ms": 62_100, "count": [1, 3]}]
+    expect = {"stays_until_ms": 90_000, "heartbeats": again}
+    add("suspended", ["session-60", "moving-34"], [(0, HEALTHY)], expect, why, machine=suspended)
+
+
+def _releases(add):
+    """Ticks that are received 800 ms ahead, and when they are released."""
+
+    def ticks(first_ms, last_ms, at_ms=None):
+        """Returns the releases of the ticks due from `first_ms` to `last_ms`."""
+        rows = []
+        for due in range(first_ms, last_ms + 1, 1_000):
+            span = [due, due + RELEASE_MS] if at_ms is None else at_ms
+            rows.append({"epoch_ms": str(AUTHORITY_MS + due), "at_ms": span})
+        return rows
+
+    def ahead(name, sentences, phases, releases, why=None, **more):
+        expect = {"ticks": releases, "stays_until_ms": 10_000}
+        expect.update(more.pop("expect", {}))
+        add(name, sentences, phases, expect, why, ahead=True, **more)
+
+    ahead("ahead", ["ahead-03"], [(0, AHEAD)], ticks(750, 8_750))
+    blind = {"ticks": "ahead", "pongs": "without time"}
+    why = "the first PONG with a time comes at 3 s or up to 1.1 s later; then all are due at once"
+    late = ticks(750, 2_750, [3_000, 4_200])
+    ahead("ahead-time-comes-late", ["ahead-09"], [(0, blind), (3_000, AHEAD)],
+          late + ticks(4_750, 8_750), why)
+    mute = {"ticks": "ahead", "pongs": "none"}
+    why = "35 s after the last PONG, by the last estimate"
+    ahead("ahead-old-estimate", ["ahead-10"], [(0, AHEAD), (5_000, mute)],
+          ticks(750, 39_750), why, expect={"stays_until_ms": 41_000})
+    why = "ticks from before the connection, which are released as they arrive"
+    replay = [{"epoch_ms": str(EPOCH_MS + ms), "at_ms": [0, RELEASE_MS], "quality": "REPLAY"}
+              for ms in range(-4_000, 1, 1_000)]
+    ahead("ahead-replay", ["ahead-05"], [(0, AHEAD)], replay + ticks(750, 3_750), why,
+          resume_after_epoch_ms=str(EPOCH_MS - 5_000))
+    why = "suspended from 5,400 to 8,400; the ticks of 5,750 to 7,750 wait for a PONG with a time"
+    suspended = [{"at_ms": 5_400, "suspended_ms": 3_000}]
+    ahead("ahead-suspended", ["ahead-11", "moving-34"], [(0, AHEAD)],
+          ticks(750, 4_750) + ticks(5_750, 7_750, [8_400, 9_700]) + ticks(9_750, 11_750), why,
+          machine=suspended, expect={"stays_until_ms": 12_000})
+    why = "at 5,400 the tick of 5,750 is held; the connection ends, and the tick keeps its time"
+    ends = {"at_ms": 5_400, "ends": "eof"}
+    ahead("ahead-cut-off", ["ahead-06", "resuming-15", "moving-29"], [(0, AHEAD)],
+          ticks(750, 5_750), why, closes=ends,
+          expect={"next_resume_after_epoch_ms": str(EPOCH_MS + 6_000), "stays_until_ms": 5_400})
+    why = "authority time was stepped back, so the tick that is held is dropped"
+    ends = {"at_ms": 5_400, "ends": {"error": {"code": "TIME_STEPPED", "retry_after_ms": 700}}}
+    ahead("ahead-time-stepped", ["reconnecting-26", "moving-30", "errors-19"], [(0, AHEAD)],
+          ticks(750, 4_750), why, closes=ends,
+          expect={"next_resume_after_epoch_ms": None, "stays_until_ms": 5_400,
+                  "never_epoch_ms": [str(EPOCH_MS + 6_000)]})

@@ -1,0 +1,88 @@
+//! What a session begins with: the ACK of AUTH, the connection's name, and an unknown mode.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use tickstorm_protocol::message::Subscribe;
+use tickstorm_protocol::{ErrorCode, FrameType};
+
+use super::frames::{Point, refused};
+use crate::check::bytes;
+use crate::check::server::{Server, Welcome};
+use crate::check::stop::{Outcome, ensure};
+
+/// Authenticates, checks the ACK, and notes it for the other cases.
+pub(super) async fn ack_of_auth(server: Arc<Server>) -> Outcome {
+    let mut connection = server.open().await?;
+    connection.send(&server.auth()).await;
+    let ack = connection.ack_of_auth().await?;
+    let (interval, timeout) = (ack.heartbeat_interval_ms, ack.heartbeat_timeout_ms);
+    ensure!(
+        0 < interval && interval < timeout,
+        "the heartbeat interval is {interval} ms, and the timeout {timeout} ms"
+    );
+    ensure!(!ack.edge_id.is_empty(), "there is no edge_id");
+    ensure!(
+        ack.start_epoch_ms == 0,
+        "start_epoch_ms is {}, though nothing was subscribed",
+        ack.start_epoch_ms
+    );
+    ensure!(ack.frame_rate_limit > 0, "there is no frame_rate_limit");
+    ensure!(
+        ack.cookie.len() <= 64,
+        "the cookie has {} bytes",
+        ack.cookie.len()
+    );
+    let note = format!(
+        "edge {}, protocol minor {}, heartbeats every {interval} ms, timeout {timeout} ms, \
+         {} frames per second",
+        ack.edge_id.escape_debug(),
+        ack.protocol_minor,
+        ack.frame_rate_limit
+    );
+    server.set_welcome(Welcome { ack });
+    Ok(note)
+}
+
+pub(super) async fn connection_ids(server: Arc<Server>) -> Outcome {
+    let mut ids = BTreeSet::new();
+    for number in 0..5 {
+        // The name in ERROR is that in the ACK, as each refusal checks.
+        let mut connection = server.authenticated().await?;
+        let name = connection.connection_id().map(str::to_owned);
+        connection.send(b"?").await;
+        let error = connection.refusal(ErrorCode::BadMagic).await?;
+        ensure!(
+            name.as_deref() == Some(&*error.connection_id),
+            "ERROR does not have the name {name:?}"
+        );
+        let unauthenticated = refused(&server, Point::BeforeAuth, b"?", ErrorCode::BadMagic);
+        let unauthenticated = unauthenticated.await?.connection_id;
+        for id in [error.connection_id, unauthenticated] {
+            ensure!(
+                ids.insert(id.clone()),
+                "two of {} connections are called {id:?}",
+                2 * number + 2
+            );
+        }
+    }
+    Ok(String::new())
+}
+
+pub(super) async fn invalid_mode(server: Arc<Server>) -> Outcome {
+    for mode in [2, 7, -1, i32::MAX] {
+        let subscribe = Subscribe {
+            mode,
+            ..Subscribe::default()
+        };
+        let frame = bytes::message(FrameType::Subscribe, &subscribe);
+        let code = ErrorCode::InvalidSubscription;
+        let error = refused(&server, Point::AfterAuth, &frame, code).await?;
+        ensure!(
+            error.retry_after_ms == 0,
+            "the hint for mode {mode} is {} ms",
+            error.retry_after_ms
+        );
+    }
+    Ok(String::new())
+}
