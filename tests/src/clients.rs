@@ -248,7 +248,7 @@ impl Record {
                     self.faults.push(format!("can't resume after: {why}"));
                 }
             }
-            Event::Gap { after, before } => {
+            Event::Gap { after, before, .. } => {
                 let (after, before) = (after.as_ms(), before.as_ms());
                 self.faults
                     .push(format!("gap between {after} and {before}"));

@@ -50,6 +50,7 @@ fn notice(event: &Event) -> Option<String> {
             connection_id,
             after,
             resumes,
+            ..
         } => {
             let seconds = after.as_secs_f64();
             let chain = anyhow::Chain::new(why).map(ToString::to_string);
@@ -74,7 +75,7 @@ fn notice(event: &Event) -> Option<String> {
                 "moved to edge {edge_id} at {address}, since the other one is going away"
             ))
         }
-        Event::Gap { after, before } => {
+        Event::Gap { after, before, .. } => {
             let (after, before) = (after.as_ms(), before.as_ms());
             Some(format!(
                 "gap: no ticks between epoch_ms {after} and {before}"

@@ -85,15 +85,8 @@ mod tests {
     use super::*;
 
     fn tick(epoch_ms: i64, read_us: Option<i64>) -> Tick {
-        Tick {
-            mode: Mode::Second,
-            epoch: Epoch::from_ms(epoch_ms),
-            quality: Quality::Holdover,
-            read: read_us.map(|us| Estimate {
-                unix: UnixTime::from_micros(us).unwrap(),
-                error_us: 54,
-            }),
-        }
+        let read = read_us.map(|us| Estimate::new(UnixTime::from_micros(us).unwrap(), 54));
+        Tick::new(Mode::Second, Epoch::from_ms(epoch_ms), Quality::Holdover).read_at(read)
     }
 
     #[test]

@@ -64,23 +64,15 @@ mod tests {
 
     fn tick(late_us: i64, quality: Quality) -> Tick {
         let unix = UnixTime::from_micros(5_000_000 + late_us).unwrap();
-        let read = Some(Estimate { unix, error_us: 1 });
-        Tick {
-            mode: Mode::Second,
-            epoch: Epoch::from_ms(5_000),
-            quality,
-            read,
-        }
+        let read = Some(Estimate::new(unix, 1));
+        Tick::new(Mode::Second, Epoch::from_ms(5_000), quality).read_at(read)
     }
 
     #[test]
     fn the_summary_has_quantiles_of_meaningful_lateness() {
         let mut summary = Summary::new();
         summary.count(&tick(9_000_000, Quality::Replay));
-        summary.count(&Tick {
-            read: None,
-            ..tick(0, Quality::Normal)
-        });
+        summary.count(&tick(0, Quality::Normal).read_at(None));
         assert!(!summary.has_enough_ticks());
         (1..=100).for_each(|n| summary.count(&tick(n * 10, Quality::Normal)));
         assert!(summary.has_enough_ticks());

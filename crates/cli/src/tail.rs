@@ -252,15 +252,9 @@ mod tests {
     }
 
     fn tick(quality: Quality, late_us: Option<i64>) -> Tick {
-        Tick {
-            mode: Mode::Second,
-            epoch: Epoch::from_ms(5_000),
-            quality,
-            read: late_us.map(|late_us| Estimate {
-                unix: UnixTime::from_micros(5_000_000 + late_us).unwrap(),
-                error_us: 1,
-            }),
-        }
+        let unix = |late_us| UnixTime::from_micros(5_000_000 + late_us).unwrap();
+        let read = late_us.map(|late_us| Estimate::new(unix(late_us), 1));
+        Tick::new(Mode::Second, Epoch::from_ms(5_000), quality).read_at(read)
     }
 
     #[test]

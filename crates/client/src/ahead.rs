@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tickstorm_protocol::code::Return;
-use tickstorm_timebase::{Mono, Quality, UnixTime};
+use tickstorm_timebase::{Mode, Mono, Quality, UnixTime};
 use tokio::sync::{mpsc, watch};
 
 use crate::alarm_clock::AlarmClock;
@@ -48,6 +48,7 @@ impl Held {
                 Event::Tick(_)
                 | Event::Reconnected { .. }
                 | Event::Moved { .. }
+                | Event::ModeChanged { .. }
                 | Event::Gap { .. },
             ) => false,
             Err(error) => error.come_back() == Return::AtOnceWithoutResume,
@@ -55,7 +56,21 @@ impl Held {
         if drops_held_ticks {
             self.drop_ticks();
         }
+        if let Ok(Event::ModeChanged { mode, .. }) = &item {
+            self.drop_coarser(*mode);
+        }
         self.items.push_back(item);
+    }
+
+    /// Drops the ticks of a coarser mode than `mode`, behind which its ticks would wait. The ticks of
+    /// `mode` include those at the same moments.
+    fn drop_coarser(&mut self, mode: Mode) {
+        self.items.retain(|held| match held {
+            Ok(Event::Tick(tick)) => {
+                tick.quality == Quality::Replay || tick.mode.period_ms() <= mode.period_ms()
+            }
+            Ok(_) | Err(_) => true,
+        });
     }
 
     fn drop_ticks(&mut self) {

@@ -7,13 +7,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::{Buf as _, BytesMut};
-use secrecy::ExposeSecret;
 use tickstorm_protocol::message::Auth;
 use tickstorm_protocol::session::Request;
 use tickstorm_protocol::session::client::{
     ClientEvent, ClientSession, DeviceCookie, PongExchange, TickBatch, Welcome,
 };
-use tickstorm_timebase::{Clock, Epoch, Mono};
+use tickstorm_timebase::{Clock, Epoch, Mode, Mono};
 use tokio::io::{
     AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadHalf, WriteHalf,
 };
@@ -23,7 +22,7 @@ use zeroize::Zeroizing;
 
 use crate::error::{Awaited, Error};
 use crate::estimate::{Estimate, Estimator};
-use crate::options::{Credentials, Options};
+use crate::options::{Credentials, Options, Secret};
 use crate::vitals::{Symptom, Vitals};
 
 /// The time limit from the first byte to the answer to AUTH. An edge may delay it by up to 8 s, if
@@ -77,6 +76,7 @@ pub(crate) struct Terms {
     pub(crate) session: ClientSession,
     /// Presented to the edge, and replaced by the cookie that it sends.
     pub(crate) cookie: Cookie,
+    pub(crate) mode: Mode,
     pub(crate) resume_after: Option<Epoch>,
     pub(crate) estimator: watch::Sender<Estimator>,
 }
@@ -87,6 +87,10 @@ pub(crate) enum Received {
     /// The edge asks this client to move to another one before it closes this connection.
     GoingAway {
         within: Duration,
+    },
+    /// The edge has acknowledged a change of mode.
+    Subscribed {
+        start: Epoch,
     },
 }
 
@@ -112,6 +116,8 @@ pub(crate) struct Connection<S> {
     stalled_at: Option<Mono>,
     /// What is known of the edge's health; `None` until it has acknowledged the subscription.
     vitals: Option<Vitals>,
+    /// Since when a change of mode has not been answered.
+    unanswered_since: Option<Mono>,
     last_reading: Reading,
     /// When the edge closes this connection, if it said so and that was not handed on yet.
     going_away: Option<Mono>,
@@ -133,6 +139,7 @@ pub(crate) struct Connection<S> {
 pub(crate) struct Subscribed<S> {
     pub(crate) connection: Connection<S>,
     pub(crate) welcome: Welcome,
+    pub(crate) mode: Mode,
     pub(crate) start: Epoch,
 }
 
@@ -145,6 +152,7 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
             clock,
             session,
             cookie,
+            mode,
             resume_after,
             estimator,
         } = terms;
@@ -161,6 +169,7 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
             stalled_at,
             estimator,
             vitals: None,
+            unanswered_since: None,
             last_reading: Reading::Yes,
             going_away: None,
             input: BytesMut::new(),
@@ -169,12 +178,13 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
             silence_max: Duration::MAX,
             wake_by: None,
         };
-        let auth = auth(&options, cookie.get().as_ref());
+        let credentials = options.credentials.load().await?;
+        let auth = auth(&options.client_id, &credentials, cookie.get().as_ref());
         connection
             .session
             .authenticate(&auth, &mut connection.output);
         let request = Request {
-            mode: options.mode,
+            mode,
             ahead: options.ahead,
             resume_after,
         };
@@ -198,11 +208,12 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
         let now = connection.clock.now();
         // Without reconnecting, there is nowhere to go.
         if options.reconnect {
-            connection.vitals = Some(Vitals::new(options.mode, start, now));
+            connection.vitals = Some(Vitals::new(mode, start, now));
         }
         Ok(Subscribed {
             connection,
             welcome,
+            mode,
             start,
         })
     }
@@ -217,6 +228,18 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
         self.stalled_at = self.estimator.borrow().stalled_at();
     }
 
+    /// Asks for the ticks of another mode. Until the edge acknowledges that, ticks are still those
+    /// of the old mode.
+    pub(crate) fn change_mode(&mut self, mode: Mode, ahead: bool, resume_after: Option<Epoch>) {
+        let request = Request {
+            mode,
+            ahead,
+            resume_after,
+        };
+        self.session.subscribe(request, &mut self.output);
+        self.unanswered_since = Some(self.clock.now());
+    }
+
     /// Returns the next ticks, or that the edge is going away. Nothing is lost if the future is
     /// dropped and this is called again.
     pub(crate) async fn next(&mut self) -> Result<Received, Error> {
@@ -224,8 +247,19 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
             if let Some(received) = self.take_going_away() {
                 return Ok(received);
             }
-            if let ClientEvent::Batch(batch) = self.next_event().await? {
-                return Ok(Received::Ticks(self.read_batch(batch)));
+            match self.next_event().await? {
+                ClientEvent::Batch(batch) => return Ok(Received::Ticks(self.read_batch(batch))),
+                ClientEvent::Subscribed { request, start } => {
+                    self.unanswered_since = None;
+                    if let Some(vitals) = &mut self.vitals {
+                        *vitals = Vitals::new(request.mode, start, self.read_at);
+                    }
+                    return Ok(Received::Subscribed { start });
+                }
+                ClientEvent::Authenticated(_)
+                | ClientEvent::Pong(_)
+                | ClientEvent::GoingAway { .. }
+                | ClientEvent::Refused(_) => {}
             }
         }
     }
@@ -400,6 +434,12 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
         let Some(vitals) = &self.vitals else {
             return Ok(());
         };
+        if let Some(since) = self.unanswered_since {
+            let waited = now.since(since);
+            if waited >= SUBSCRIBE_TIMEOUT {
+                return Err(Error::TimeUnknown { waited });
+            }
+        }
         match vitals.poll(&self.estimator.borrow(), now) {
             None => Ok(()),
             Some(Symptom::Silent { silence }) => Err(Error::Timeout {
@@ -432,6 +472,9 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
     /// did before.
     fn forgive(&mut self, now: Mono) {
         self.heard_at = self.heard_at.max(now);
+        if let Some(since) = &mut self.unanswered_since {
+            *since = now;
+        }
         if let Some(vitals) = &mut self.vitals {
             vitals.forgive(now);
         }
@@ -465,20 +508,25 @@ fn subscribe_patience(options: &Options, welcome: &Welcome) -> Duration {
     }
 }
 
-fn auth(options: &Options, cookie: Option<&DeviceCookie>) -> Zeroizing<Auth> {
+fn auth(
+    client_id: &str,
+    credentials: &Credentials,
+    cookie: Option<&DeviceCookie>,
+) -> Zeroizing<Auth> {
+    let secret = |secret: &Secret| secret.text().unwrap_or_default().to_owned();
     let mut auth = Zeroizing::new(Auth {
-        client_id: options.client_id.clone(),
+        client_id: client_id.to_owned(),
         client_version: VERSION.to_owned(),
         cookie: cookie.map_or_else(Vec::new, |cookie| cookie.as_bytes().to_vec()),
         ..Auth::default()
     });
-    match &options.credentials {
+    match credentials {
         Credentials::None => {}
         Credentials::Password { user, password } => {
             auth.username = user.clone();
-            auth.password = password.expose_secret().to_owned();
+            auth.password = secret(password);
         }
-        Credentials::Token(token) => auth.token = token.expose_secret().to_owned(),
+        Credentials::Token(token) => auth.token = secret(token),
     }
     auth
 }

@@ -2,6 +2,7 @@
 
 use std::fmt::{self, Write as _};
 use std::io;
+use std::path::PathBuf;
 use std::time::Duration;
 
 pub use tickstorm_protocol::code::{ErrorCode, Return, UnknownCode};
@@ -14,10 +15,20 @@ pub use tickstorm_protocol::session::client::{ClientError, ConnectionId, Refusal
 pub enum Error {
     /// The connection could not be made.
     #[error("cannot connect to {}", Escaped(address))]
+    #[non_exhaustive]
     Connect {
         /// The address that was dialled.
         address: String,
         /// The error for the last IP address that was tried.
+        source: io::Error,
+    },
+    /// The file with the password or token can't be read.
+    #[error("cannot read the credentials in {}", path.display())]
+    #[non_exhaustive]
+    SecretFile {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
         source: io::Error,
     },
     /// The options of TLS can't be used.
@@ -32,18 +43,21 @@ pub enum Error {
     Protocol(#[from] ClientError),
     /// The connection ended without an ERROR.
     #[error("the edge closed the connection")]
+    #[non_exhaustive]
     Closed {
         /// The error of the operating system; `None` at an orderly end of file.
         source: Option<io::Error>,
     },
     /// The edge does not know the time, and another edge may.
     #[error("the edge did not know the time for {waited:?}")]
+    #[non_exhaustive]
     TimeUnknown {
         /// The time for which the client waited.
         waited: Duration,
     },
     /// The edge was silent for too long.
     #[error("the edge sent {} for {silence:?}", .awaited.missing())]
+    #[non_exhaustive]
     Timeout {
         /// The answer for which the client was waiting.
         awaited: Awaited,
@@ -85,7 +99,7 @@ impl Error {
             Self::Tls(_) => Return::No,
             Self::Refused(refusal) => refusal.come_back(),
             Self::Protocol(broken) => broken.come_back(),
-            Self::Closed { .. } | Self::Timeout { .. } => Return::AtOnce,
+            Self::Closed { .. } | Self::Timeout { .. } | Self::SecretFile { .. } => Return::AtOnce,
         }
     }
 
@@ -96,6 +110,7 @@ impl Error {
         match self {
             Self::Refused(refusal) => refusal.connection_id.as_ref(),
             Self::Connect { .. }
+            | Self::SecretFile { .. }
             | Self::Protocol(_)
             | Self::Closed { .. }
             | Self::TimeUnknown { .. }
@@ -110,6 +125,7 @@ impl Error {
         match self {
             Self::Refused(refusal) => Duration::from_millis(refusal.retry_after_ms.into()),
             Self::Connect { .. }
+            | Self::SecretFile { .. }
             | Self::Protocol(_)
             | Self::Closed { .. }
             | Self::TimeUnknown { .. }

@@ -35,11 +35,20 @@ const NANOS_PER_MICRO: i64 = 1_000;
 
 /// Authority time at one moment, as far as a client can tell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Estimate {
     /// The best estimate.
     pub unix: UnixTime,
     /// The bound of the estimate's error against the clock that the edge follows, in microseconds.
     pub error_us: u64,
+}
+
+impl Estimate {
+    /// Creates an estimate.
+    #[must_use]
+    pub const fn new(unix: UnixTime, error_us: u64) -> Self {
+        Self { unix, error_us }
+    }
 }
 
 /// Estimates authority time from the samples of the last 30 s.

@@ -16,6 +16,7 @@ pub enum Event {
     Tick(Tick),
     /// The ticks between `after` and `before` are missing and cannot be obtained. The tick `before`
     /// comes next.
+    #[non_exhaustive]
     Gap {
         /// The last tick before the gap or, if there was none, the point after which ticks were
         /// requested.
@@ -25,6 +26,7 @@ pub enum Event {
     },
     /// The connection ended, or the last attempt to make a new one failed. The next attempt follows
     /// by itself.
+    #[non_exhaustive]
     Reconnecting {
         /// The reason why the connection ended or the attempt failed.
         why: Error,
@@ -40,6 +42,7 @@ pub enum Event {
         resumes: bool,
     },
     /// A new connection was made, and the client is subscribed again.
+    #[non_exhaustive]
     Reconnected {
         /// The address of the edge: one of those in [`Options`](crate::Options).
         address: String,
@@ -50,6 +53,7 @@ pub enum Event {
     },
     /// The subscription moved to another edge, because its edge is going away or asked it to. No
     /// tick was lost or delayed, and there was a connection all the time.
+    #[non_exhaustive]
     Moved {
         /// The address of the new edge: one of those in [`Options`](crate::Options).
         address: String,
@@ -58,10 +62,20 @@ pub enum Event {
         /// The id of the new connection; `None` if the new edge gave it none.
         connection_id: Option<ConnectionId>,
     },
+    /// The edge accepted a change of mode, which [`Ticks::set_mode`](crate::Ticks::set_mode) asked
+    /// for. The next tick is one of this mode.
+    #[non_exhaustive]
+    ModeChanged {
+        /// The new mode.
+        mode: Mode,
+        /// The point after which its ticks start.
+        start: Epoch,
+    },
 }
 
 /// A tick as the client received it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Tick {
     /// The mode, whose grid the tick is on.
     pub mode: Mode,
@@ -75,6 +89,25 @@ pub struct Tick {
 }
 
 impl Tick {
+    /// Creates a tick as it is read while authority time is not known, such as for a test of a
+    /// program that handles ticks.
+    #[must_use]
+    pub const fn new(mode: Mode, epoch: Epoch, quality: Quality) -> Self {
+        Self {
+            mode,
+            epoch,
+            quality,
+            read: None,
+        }
+    }
+
+    /// Sets the authority time at which the tick was read or released.
+    #[must_use]
+    pub const fn read_at(mut self, read: Option<Estimate>) -> Self {
+        self.read = read;
+        self
+    }
+
     /// Returns the lateness in microseconds: how long after its time this client read or released
     /// the tick, give or take the error of `read`. Negative if the tick appears to have been early;
     /// `None` if authority time was not known.

@@ -1,5 +1,6 @@
 //! TickStorm's client: connects to an edge, subscribes, and yields ticks as a
-//! [`Stream`](futures_core::Stream), each with its lateness in authority time.
+//! [`Stream`](futures_core::Stream), each with its lateness in authority time. The [`guide`]
+//! explains how to use it, with examples that run.
 //!
 //! ```no_run
 //! # async fn example() -> Result<(), tickstorm_client::Error> {
@@ -76,6 +77,7 @@ mod dial;
 pub mod error;
 pub mod estimate;
 mod event;
+pub mod guide;
 mod moving;
 mod options;
 mod rate;
@@ -84,6 +86,7 @@ mod stream;
 mod subscription;
 #[cfg(feature = "tls")]
 mod tls;
+mod trail;
 mod vitals;
 
 pub use alarm_clock::AlarmClock;
@@ -91,8 +94,8 @@ pub use dial::Dial;
 pub use error::{ConnectionId, Error};
 pub use estimate::Estimate;
 pub use event::{Event, Tick};
-pub use options::Options;
-pub use stream::{Ticks, connect, connect_by, connect_over};
+pub use options::{Options, OptionsError};
+pub use stream::{TickStream, Ticks, connect, connect_by, connect_over};
 pub use tickstorm_timebase::{Epoch, Mode, Quality, UnixTime};
 pub use tickstorm_timer::AsyncTimer;
 #[cfg(feature = "tls")]

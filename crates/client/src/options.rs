@@ -2,9 +2,19 @@
 //! Secrets are held in a form that printing cannot reveal, and are wiped from memory when they are
 //! dropped.
 
-use secrecy::SecretString;
-use tickstorm_timebase::{Epoch, Mode};
+mod env;
+mod url;
 
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::path::PathBuf;
+
+use secrecy::{ExposeSecret as _, SecretString};
+use tickstorm_timebase::{Epoch, Mode};
+use zeroize::Zeroizing;
+
+pub use self::url::OptionsError;
+use crate::error::Error;
 #[cfg(feature = "tls")]
 use crate::tls::TlsOptions;
 
@@ -30,8 +40,12 @@ impl Options {
     /// credentials yet.
     #[must_use]
     pub fn new(address: impl Into<String>) -> Self {
+        Self::of(vec![address.into()])
+    }
+
+    fn of(addresses: Vec<String>) -> Self {
         Self {
-            addresses: vec![address.into()],
+            addresses,
             credentials: Credentials::default(),
             mode: Mode::Second,
             resume_after: None,
@@ -55,18 +69,48 @@ impl Options {
 
     /// Authenticates with a username and password, in place of any credentials set before.
     #[must_use]
-    pub fn credentials(mut self, user: impl Into<String>, password: impl Into<String>) -> Self {
-        self.credentials = Credentials::Password {
-            user: user.into(),
-            password: SecretString::from(password.into()),
+    pub fn credentials(self, user: impl Into<String>, password: impl Into<String>) -> Self {
+        self.user(
+            user.into(),
+            Secret::Text(SecretString::from(password.into())),
+        )
+    }
+
+    /// Authenticates with a username and the password in a file, without the newline at its end, in
+    /// place of any credentials set before. The file is read before each login, so that a password
+    /// can be changed while the client runs.
+    #[must_use]
+    pub fn password_file(self, user: impl Into<String>, path: impl Into<PathBuf>) -> Self {
+        self.user(user.into(), Secret::File(path.into()))
+    }
+
+    /// Authenticates with this password and the username set before, such as the one in a URL.
+    #[must_use]
+    pub fn password(self, password: impl Into<String>) -> Self {
+        let user = match &self.credentials {
+            Credentials::Password { user, .. } => user.clone(),
+            Credentials::None | Credentials::Token(_) => String::new(),
         };
+        self.credentials(user, password)
+    }
+
+    fn user(mut self, user: String, password: Secret) -> Self {
+        self.credentials = Credentials::Password { user, password };
         self
     }
 
     /// Authenticates with a token, in place of any credentials set before.
     #[must_use]
     pub fn token(mut self, token: impl Into<String>) -> Self {
-        self.credentials = Credentials::Token(SecretString::from(token.into()));
+        self.credentials = Credentials::Token(Secret::Text(SecretString::from(token.into())));
+        self
+    }
+
+    /// Authenticates with the token in a file, without the newline at its end, in place of any
+    /// credentials set before. The file is read before each login.
+    #[must_use]
+    pub fn token_file(mut self, path: impl Into<PathBuf>) -> Self {
+        self.credentials = Credentials::Token(Secret::File(path.into()));
         self
     }
 
@@ -138,6 +182,9 @@ impl Options {
     }
 }
 
+/// The longest secret that is read from a file. An edge accepts no longer AUTH.
+const SECRET_LEN_MAX: u64 = 4_096;
+
 /// The credentials to authenticate with.
 #[derive(Clone, Debug, Default)]
 pub(crate) enum Credentials {
@@ -145,12 +192,70 @@ pub(crate) enum Credentials {
     #[default]
     None,
     /// A username and password.
-    Password {
-        user: String,
-        password: SecretString,
-    },
+    Password { user: String, password: Secret },
     /// A token.
-    Token(SecretString),
+    Token(Secret),
+}
+
+impl Credentials {
+    /// Returns these credentials with the current content of their file, if they have one.
+    pub(crate) async fn load(&self) -> Result<Self, Error> {
+        Ok(match self {
+            Self::None => Self::None,
+            Self::Password { user, password } => Self::Password {
+                user: user.clone(),
+                password: password.load().await?,
+            },
+            Self::Token(token) => Self::Token(token.load().await?),
+        })
+    }
+}
+
+/// A password or token, or the file that contains it.
+#[derive(Clone, Debug)]
+pub(crate) enum Secret {
+    Missing,
+    Text(SecretString),
+    File(PathBuf),
+}
+
+impl Secret {
+    /// Returns the secret, unless it is in a file or missing.
+    pub(crate) fn text(&self) -> Option<&str> {
+        match self {
+            Self::Text(text) => Some(text.expose_secret()),
+            Self::Missing | Self::File(_) => None,
+        }
+    }
+
+    async fn load(&self) -> Result<Self, Error> {
+        let Self::File(path) = self else {
+            return Ok(self.clone());
+        };
+        let (file, path) = (path.clone(), path.clone());
+        let read = tokio::task::spawn_blocking(move || read_secret(File::open(file)?));
+        let text = read
+            .await
+            .unwrap_or_else(|error| Err(io::Error::other(error)));
+        let text = text.map_err(|source| Error::SecretFile { path, source })?;
+        Ok(Self::Text(text))
+    }
+}
+
+/// Reads a secret without the newline at its end.
+fn read_secret(from: impl io::Read) -> io::Result<SecretString> {
+    let mut text = Zeroizing::new(String::new());
+    from.take(SECRET_LEN_MAX + 1).read_to_string(&mut text)?;
+    if u64::try_from(text.len()).is_ok_and(|len| len > SECRET_LEN_MAX) {
+        let limit = format!("it is longer than {SECRET_LEN_MAX} bytes");
+        return Err(io::Error::new(io::ErrorKind::InvalidData, limit));
+    }
+    let line = text.strip_suffix('\n').unwrap_or(&text);
+    let line = line.strip_suffix('\r').unwrap_or(line);
+    if line.is_empty() {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "it is empty"));
+    }
+    Ok(SecretString::from(line))
 }
 
 #[cfg(test)]
@@ -170,5 +275,37 @@ mod tests {
             !shown.contains("ada") && !shown.contains("sesame"),
             "{shown}"
         );
+    }
+
+    #[test]
+    fn a_secret_in_a_file_ends_at_its_newline() {
+        for (content, expected) in [
+            ("sesame", "sesame"),
+            ("sesame\n", "sesame"),
+            ("sesame\r\n", "sesame"),
+            (" sesame \n\n", " sesame \n"),
+        ] {
+            let read = read_secret(content.as_bytes()).unwrap();
+            assert_eq!(read.expose_secret(), expected);
+        }
+        for (content, expected) in [
+            ("", "it is empty"),
+            ("\n", "it is empty"),
+            ("\r\n", "it is empty"),
+            (&"s".repeat(4_097), "it is longer than 4096 bytes"),
+        ] {
+            let error = read_secret(content.as_bytes()).unwrap_err();
+            assert_eq!(error.to_string(), expected);
+        }
+        assert!(read_secret(&b"\xff"[..]).is_err());
+    }
+
+    #[test]
+    fn a_password_belongs_to_the_user_set_before() {
+        let options = Options::new("edge:8080").credentials("ada", "old");
+        let Credentials::Password { user, password } = options.password("new").credentials else {
+            panic!("a password was set");
+        };
+        assert_eq!((user.as_str(), password.text()), ("ada", Some("new")));
     }
 }

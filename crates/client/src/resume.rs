@@ -20,11 +20,13 @@ pub(crate) enum Continuity {
 }
 
 /// The subscription's position, which outlives its connections.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Resume {
     mode: Mode,
     /// The last tick, or the point at which the subscription started.
     point: Option<Epoch>,
+    /// The last tick of the other mode that the program has received, if the mode was changed.
+    other: Option<Epoch>,
     /// Whether the point has been refused once and is being tried a second time.
     refused_once: bool,
 }
@@ -34,8 +36,41 @@ impl Resume {
         Self {
             mode,
             point,
+            other: None,
             refused_once: false,
         }
+    }
+
+    /// Returns the position after a change to `mode`, if the time is `present` as far as is known.
+    /// After SECOND ticks, the MINUTE ticks after the last of them follow. After MINUTE ticks, the
+    /// SECOND ticks from the present on follow, and not those of the minute before. No tick is
+    /// repeated that the program has received before, in an earlier use of that mode.
+    pub(crate) fn changed_to(self, mode: Mode, present: Option<Epoch>) -> Self {
+        if mode == self.mode {
+            return self;
+        }
+        let is_finer = mode.period_ms() < self.mode.period_ms();
+        // The last millisecond has begun, but a tick at its very end is still to come.
+        let present = present.map(|present| Epoch::from_ms(present.as_ms().saturating_sub(1)));
+        let (point, other) = if is_finer {
+            // Ticks that are held until their time are dropped, so they were not received.
+            (
+                self.point.and(present),
+                self.point.min(present.or(self.point)),
+            )
+        } else {
+            (self.point, self.point)
+        };
+        Self {
+            mode,
+            point: point.map(|point| self.other.map_or(point, |other| other.max(point))),
+            other,
+            refused_once: false,
+        }
+    }
+
+    pub(crate) fn mode(&self) -> Mode {
+        self.mode
     }
 
     /// Returns the resume point of the next SUBSCRIBE.
@@ -87,6 +122,7 @@ impl Resume {
             }
             Return::RetryResumeOnce | Return::AtOnceWithoutResume => {
                 self.point = None;
+                self.other = None;
                 self.refused_once = false;
                 Return::AtOnceWithoutResume
             }
@@ -165,6 +201,62 @@ mod tests {
         assert_eq!(resume.point(), None);
         resume.handle_start(epoch(50));
         assert_eq!(resume.handle_tick(epoch(51)), Continuity::Next);
+    }
+
+    #[test]
+    fn a_change_of_mode_continues_where_the_old_mode_ended() {
+        let mut resume = Resume::new(Mode::Second, Some(epoch(100)));
+        assert_eq!(resume.handle_tick(epoch(101)), Continuity::Next);
+        // The present does not matter: the next minute follows.
+        for present in [None, Some(epoch(101)), Some(epoch(300))] {
+            let minutes = resume.changed_to(Mode::Minute, present);
+            assert_eq!(
+                (minutes.mode(), minutes.point()),
+                (Mode::Minute, Some(epoch(101)))
+            );
+        }
+        let mut minutes = resume.changed_to(Mode::Minute, None);
+        assert_eq!(minutes.handle_tick(epoch(120)), Continuity::Next);
+        assert_eq!(
+            minutes.handle_tick(epoch(240)),
+            Continuity::AfterGap { after: epoch(120) }
+        );
+        // Seconds start at the present. If it is not known, the edge determines it.
+        let seconds = minutes.changed_to(Mode::Second, Some(epoch(250)));
+        assert_eq!(seconds.point(), Some(Epoch::from_ms(249_999)));
+        assert_eq!(minutes.changed_to(Mode::Second, None).point(), None);
+        assert_eq!(
+            minutes.changed_to(Mode::Minute, None).point(),
+            minutes.point()
+        );
+    }
+
+    #[test]
+    fn two_changes_of_mode_repeat_and_lose_no_tick() {
+        // Ahead, seconds up to 105 have arrived at 100.
+        let seconds = Resume::new(Mode::Second, Some(epoch(105)));
+        let minutes = seconds.changed_to(Mode::Minute, Some(epoch(100)));
+        let again = minutes.changed_to(Mode::Second, Some(epoch(101)));
+        assert_eq!(
+            again.point(),
+            Some(epoch(105)),
+            "the last one is not repeated"
+        );
+        // A minute that is held until its time is dropped.
+        let minutes = Resume::new(Mode::Minute, Some(epoch(120)));
+        let seconds = minutes.changed_to(Mode::Second, Some(epoch(116)));
+        let mut again = seconds.changed_to(Mode::Minute, Some(epoch(117)));
+        assert_eq!(again.handle_tick(epoch(120)), Continuity::Next);
+    }
+
+    #[test]
+    fn a_step_of_time_makes_all_positions_void() {
+        let mut resume = Resume::new(Mode::Second, Some(epoch(1_000)));
+        resume = resume.changed_to(Mode::Minute, None);
+        resume.handle_end(Return::AtOnceWithoutResume);
+        resume.handle_start(epoch(60));
+        let again = resume.changed_to(Mode::Second, Some(epoch(70)));
+        assert_eq!(again.point(), Some(Epoch::from_ms(69_999)));
     }
 
     /// Any epoch, and often one near either end of the range.

@@ -1,5 +1,6 @@
-//! [`Ticks`]: a subscription's events as a `Stream`. [`Subscription`] determines the events, and
-//! how the subscription continues when a connection ends.
+//! [`Ticks`]: a subscription's events as a `Stream`, and [`TickStream`]: its ticks only.
+//! [`Subscription`] determines the events, and how the subscription continues when a connection
+//! ends.
 
 use std::num::NonZeroU32;
 use std::pin::Pin;
@@ -9,10 +10,10 @@ use std::{fmt, future, panic};
 
 use futures_core::Stream;
 use tickstorm_protocol::session::client::Welcome;
-use tickstorm_timebase::{Epoch, SystemClock};
+use tickstorm_timebase::{Epoch, Mode, SystemClock};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinHandle;
+use tokio::task::{JoinError, JoinHandle};
 
 use crate::ahead;
 use crate::alarm_clock::AlarmClock;
@@ -20,11 +21,12 @@ use crate::connection::SharedClock;
 use crate::dial::{Dial, Once, Tcp};
 use crate::error::{ConnectionId, Error};
 use crate::estimate::{Estimate, Estimator};
-use crate::event::Event;
+use crate::event::{Event, Tick};
 use crate::options::Options;
 use crate::subscription::Subscription;
 #[cfg(feature = "tls")]
 use crate::tls::Tls;
+use crate::trail;
 
 /// The largest number of events buffered for a slow reader: one batch of maximum size. Beyond it,
 /// the connection is not read, and the edge decides what happens to a slow consumer.
@@ -62,11 +64,13 @@ where
     C: AlarmClock,
 {
     let (clock, ahead) = (Arc::new(clock), options.ahead);
-    let mut subscription = Subscription::new(dial, Arc::clone(&clock), options);
+    let (mode, wanted) = watch::channel(options.mode);
+    let mut subscription = Subscription::new(dial, Arc::clone(&clock), options, wanted);
     // Boxed, so that the future of this function is small.
     let subscribed = Box::pin(subscription.connect_first()).await?;
     let (welcome, start_epoch) = (subscribed.welcome.clone(), subscribed.start);
     let address = subscription.address().to_owned();
+    trail::write_start(&address, &welcome, start_epoch);
     let (sender, mut events) = mpsc::channel(EVENTS_MAX);
     let estimator = subscription.estimator();
     let mut tasks = vec![tokio::spawn(subscription.run(subscribed, sender))];
@@ -85,6 +89,7 @@ where
         tasks,
         estimator: estimator.subscribe(),
         clock,
+        mode,
         address,
         welcome,
         start_epoch,
@@ -116,6 +121,8 @@ pub struct Ticks {
     tasks: Vec<JoinHandle<()>>,
     estimator: watch::Receiver<Estimator>,
     clock: SharedClock,
+    /// Tells the subscription which mode the program wants.
+    mode: watch::Sender<Mode>,
     address: String,
     /// What the edge said at the first connection, with the names of the current one.
     welcome: Welcome,
@@ -141,6 +148,33 @@ impl Ticks {
         (!estimator.is_void(suspended))
             .then(|| estimator.estimate(now))
             .flatten()
+    }
+
+    /// Asks for the ticks of another mode, on the same connection if there is one. The ticks of the
+    /// old mode end, and those of the new one begin, with [`Event::ModeChanged`].
+    ///
+    /// After SECOND ticks, the MINUTE ticks after the last of them follow. After MINUTE ticks, the
+    /// SECOND ticks from the present on follow. A mode that is set before the edge has accepted an
+    /// earlier one takes its place. On one connection, the mode changes twice a second at most.
+    pub fn set_mode(&self, mode: Mode) {
+        self.mode
+            .send_if_modified(|wanted| std::mem::replace(wanted, mode) != mode);
+    }
+
+    /// Returns the mode that was asked for last.
+    #[must_use]
+    pub fn mode(&self) -> Mode {
+        *self.mode.borrow()
+    }
+
+    /// Returns this subscription's ticks as a stream of their own, for programs that need nothing
+    /// else. Other events only go to the log.
+    #[must_use]
+    pub fn into_tick_stream(self) -> TickStream {
+        TickStream {
+            ticks: self,
+            end: None,
+        }
     }
 
     /// Returns the address of the edge that the last event came from: one of those in [`Options`].
@@ -185,9 +219,7 @@ impl Ticks {
             let outcome = ready!(Pin::new(task).poll(context));
             self.tasks.pop();
             // Any other error means that the task's runtime has ended.
-            if let Err(error) = outcome
-                && let Ok(cause) = error.try_into_panic()
-            {
+            if let Some(Ok(cause)) = outcome.err().map(JoinError::try_into_panic) {
                 panic::resume_unwind(cause);
             }
         }
@@ -231,5 +263,60 @@ impl fmt::Debug for Ticks {
             .field("connection_id", &self.connection_id())
             .field("start_epoch", &self.start_epoch)
             .finish_non_exhaustive()
+    }
+}
+
+/// The ticks of a subscription, without its other events, each of which goes to the log: a gap or a
+/// lost connection as a warning, and the rest as information. As long as [`Options::reconnect`] is
+/// on, which is the default, this stream does not end.
+#[derive(Debug)]
+pub struct TickStream {
+    ticks: Ticks,
+    end: Option<Error>,
+}
+
+impl TickStream {
+    /// Returns the next tick, or `None` after the end of the connection, for which
+    /// [`TickStream::end`] gives the reason. This is cancel safe: no tick is lost if the future is
+    /// dropped before it completes.
+    ///
+    /// # Panics
+    /// If a task of this subscription has panicked, with the same panic.
+    pub async fn next(&mut self) -> Option<Tick> {
+        future::poll_fn(|context| Pin::new(&mut *self).poll_next(context)).await
+    }
+
+    /// Returns the error that ended the connection, if [`Options::reconnect`] is off and it has
+    /// ended.
+    #[must_use]
+    pub fn end(&self) -> Option<&Error> {
+        self.end.as_ref()
+    }
+
+    /// Returns the subscription: its edge, its mode and authority time.
+    #[must_use]
+    pub fn subscription(&self) -> &Ticks {
+        &self.ticks
+    }
+}
+
+impl Stream for TickStream {
+    type Item = Tick;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Tick>> {
+        loop {
+            match ready!(Pin::new(&mut self.ticks).poll_next(context)) {
+                Some(Ok(Event::Tick(tick))) => return Poll::Ready(Some(tick)),
+                Some(Ok(
+                    Event::Gap { .. }
+                    | Event::Reconnecting { .. }
+                    | Event::Reconnected { .. }
+                    | Event::Moved { .. }
+                    | Event::ModeChanged { .. },
+                )) => {}
+                Some(Err(error)) => self.end = Some(error),
+                None => return Poll::Ready(None),
+            }
+        }
     }
 }

@@ -5,6 +5,7 @@
 //! [`Connection`] handles the wire format.
 
 mod attempt;
+mod mode;
 mod mover;
 mod moves;
 
@@ -14,7 +15,7 @@ use std::time::Duration;
 
 use tickstorm_protocol::code::{ErrorCode, Return};
 use tickstorm_protocol::session::client::ClientSession;
-use tickstorm_timebase::Mono;
+use tickstorm_timebase::{Mode, Mono};
 use tokio::sync::{mpsc, watch};
 use tokio::time::sleep;
 
@@ -31,6 +32,7 @@ use crate::estimate::Estimator;
 use crate::event::{Event, Tick};
 use crate::options::Options;
 use crate::resume::{Continuity, Resume};
+use crate::trail;
 
 /// The upper limit of the first wait after this client left an edge on its own account. An edge
 /// that drains gives its clients hints of that size; a sick edge cannot.
@@ -51,6 +53,10 @@ pub(crate) struct Subscription<D, C> {
     /// before, so that no guesser at its address delays it.
     cookie: Cookie,
     resume: Resume,
+    /// The mode that the program wants.
+    wanted: watch::Receiver<Mode>,
+    /// The mode of which the reader of the events knows.
+    told: Mode,
     backoff: Backoff,
     addresses: Addresses,
     /// Whether an edge has answered RATE_LIMITED, so that this client must send fewer frames.
@@ -64,6 +70,10 @@ struct Link<S> {
     connection_id: Option<ConnectionId>,
     /// Since when the subscription has lasted. A move continues it.
     since: Mono,
+    /// A change of mode that the edge has not acknowledged yet: where the subscription continues.
+    change: Option<Resume>,
+    /// When the last change of mode was asked for.
+    asked_at: Option<Mono>,
 }
 
 /// The reader of the events is gone.
@@ -75,16 +85,25 @@ enum Turn<S> {
     Moving(Progress<S>),
     /// An event was handed on.
     Sent,
+    /// It may be time to ask for another mode.
+    ModeDue,
 }
 
 impl<D: Dial, C: AlarmClock> Subscription<D, C> {
-    pub(crate) fn new(dial: D, clock: Arc<C>, options: Options) -> Self {
+    pub(crate) fn new(
+        dial: D,
+        clock: Arc<C>,
+        options: Options,
+        wanted: watch::Receiver<Mode>,
+    ) -> Self {
         let subscription = Self {
             dial: SharedDial::new(dial),
             clock,
             estimator: watch::Sender::default(),
             cookie: Cookie::default(),
             resume: Resume::new(options.mode, options.resume_after),
+            wanted,
+            told: options.mode,
             backoff: Backoff::new(),
             addresses: Addresses::new(options.addresses.len()),
             sparing: false,
@@ -133,10 +152,10 @@ impl<D: Dial, C: AlarmClock> Subscription<D, C> {
                 from = self.addresses.advance(now);
             }
             let due = timeless_until.iter().flatten().min().copied();
-            if due.is_none()
-                && let Some(error) = refused.take().or(last)
-            {
-                return Err(error);
+            if due.is_none() {
+                if let Some(error) = refused.take().or(last) {
+                    return Err(error);
+                }
             }
             let wait = due.map_or(Duration::ZERO, |due| due.since(self.clock.now()));
             sleep(wait.max(TIMELESS_REST_MIN)).await;
@@ -185,6 +204,7 @@ impl<D: Dial, C: AlarmClock> Subscription<D, C> {
                 edge_id: link.edge_id.clone(),
                 connection_id: link.connection_id.clone(),
             }]);
+            queue.extend(self.mode_event());
         }
     }
 
@@ -194,6 +214,8 @@ impl<D: Dial, C: AlarmClock> Subscription<D, C> {
             edge_id: subscribed.welcome.edge_id,
             connection_id: subscribed.welcome.connection_id,
             since: self.clock.now(),
+            change: None,
+            asked_at: None,
         }
     }
 
@@ -207,9 +229,14 @@ impl<D: Dial, C: AlarmClock> Subscription<D, C> {
     ) -> Result<Error, ReaderGone> {
         let mut mover = Mover::default();
         let error = loop {
+            self.ask_for_mode(link);
             match self.turn(link, &mut mover, &mut queue, events).await? {
-                Turn::Sent => {}
+                Turn::Sent | Turn::ModeDue => {}
                 Turn::Received(Ok(Received::Ticks(batch))) => self.take(batch, &mut queue),
+                Turn::Received(Ok(Received::Subscribed { start })) => {
+                    self.handle_mode_accepted(link, start);
+                    queue.extend(self.mode_event());
+                }
                 Turn::Received(Ok(Received::GoingAway { within })) if self.may_move() => {
                     mover.handle_going_away(within, self.clock.now());
                 }
@@ -231,6 +258,8 @@ impl<D: Dial, C: AlarmClock> Subscription<D, C> {
         if let Some(target) = mover.target() {
             self.addresses.handle_attempt(target);
         }
+        // The next connection asks for the mode that this one was asked for.
+        self.resume = link.change.take().unwrap_or(self.resume);
         for event in queue {
             send(events, Ok(event)).await?;
         }
@@ -240,15 +269,19 @@ impl<D: Dial, C: AlarmClock> Subscription<D, C> {
     /// Waits until something happens. While events wait for their reader, the connection is only
     /// kept alive.
     async fn turn(
-        &self,
+        &mut self,
         link: &mut Link<D::Socket>,
         mover: &mut Mover<D::Socket>,
         queue: &mut VecDeque<Event>,
         events: &EventSender,
     ) -> Result<Turn<D::Socket>, ReaderGone> {
         let turn = if queue.is_empty() {
+            let due = self.mode_due(link);
+            let wait = due.map_or(Duration::ZERO, |due| due.since(self.clock.now()));
             tokio::select! {
                 received = link.connection.next() => Turn::Received(received),
+                Ok(()) = self.wanted.changed() => Turn::ModeDue,
+                () = sleep(wait), if due.is_some() => Turn::ModeDue,
                 progress = mover.progress(&*self.clock) => Turn::Moving(progress),
                 () = events.closed() => return Err(ReaderGone),
             }
@@ -256,6 +289,7 @@ impl<D: Dial, C: AlarmClock> Subscription<D, C> {
             tokio::select! {
                 permit = events.reserve() => match (permit, queue.pop_front()) {
                     (Ok(permit), Some(event)) => {
+                        trail::write(&event);
                         permit.send(Ok(event));
                         Turn::Sent
                     }
@@ -353,6 +387,7 @@ impl<D: Dial, C: AlarmClock> Subscription<D, C> {
                 Error::Connect { .. }
                 | Error::Refused(_)
                 | Error::Protocol(_)
+                | Error::SecretFile { .. }
                 | Error::Closed { .. } => false,
                 #[cfg(feature = "tls")]
                 Error::Tls(_) => false,
@@ -368,6 +403,7 @@ impl<D: Dial, C: AlarmClock> Subscription<D, C> {
     }
 
     async fn connect(&mut self) -> Result<Subscribed<D::Socket>, Error> {
+        self.adopt_mode();
         let address = self.address().to_owned();
         let socket = self.dial.dial(address).await?;
         let terms = self.terms(self.estimator.clone());
@@ -385,6 +421,7 @@ impl<D: Dial, C: AlarmClock> Subscription<D, C> {
             clock: Arc::clone(&self.clock) as _,
             session: self.session(),
             cookie: self.cookie.clone(),
+            mode: self.resume.mode(),
             resume_after: self.resume.point(),
             estimator,
         }
@@ -414,6 +451,10 @@ impl<D: Dial, C: AlarmClock> Subscription<D, C> {
 }
 
 async fn send(events: &EventSender, item: Result<Event, Error>) -> Result<(), ReaderGone> {
+    match &item {
+        Ok(event) => trail::write(event),
+        Err(error) => trail::write_end(error),
+    }
     events.send(item).await.map_err(|_| ReaderGone)
 }
 

@@ -115,6 +115,7 @@ impl TlsOptions {
 
 /// A reason why the [`TlsOptions`] can't be used.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum TlsError {
     /// A file can't be read.
     #[error("cannot read {}", path.display())]

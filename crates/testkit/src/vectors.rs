@@ -25,14 +25,11 @@ pub fn cases(file: &str, list: &str) -> Vec<Value> {
         .unwrap_or_else(|error| panic!("can't read {}: {error}", path.display()));
     let mut content: Value = serde_json::from_str(&text).expect("the vectors are JSON");
     assert_eq!(content["format"], 1, "the format of {file}");
-    match content[list].take() {
-        Value::Array(cases) if !cases.is_empty() => cases,
-        other @ (Value::Null
-        | Value::Bool(_)
-        | Value::Number(_)
-        | Value::String(_)
-        | Value::Object(_)) => panic!("{list} of {file} is {other}"),
-    }
+    let Value::Array(cases) = content[list].take() else {
+        panic!("{list} of {file} is no list");
+    };
+    assert!(!cases.is_empty(), "{list} of {file} is empty");
+    cases
 }
 
 /// Returns the bytes of a hexadecimal string.

@@ -14,6 +14,7 @@ pub mod authority;
 mod choice;
 pub mod clock;
 pub mod clock_id;
+mod convert;
 pub mod grid;
 mod heard_clock;
 mod heard_clocks;

@@ -82,6 +82,10 @@ impl<D: Dial, C: AlarmClock> Subscription<D, C> {
             match link.connection.next_arrived().await {
                 Ok(Some(Received::Ticks(batch))) => self.take(batch, queue),
                 Ok(Some(Received::GoingAway { within })) => mover.handle_going_away(within, now),
+                Ok(Some(Received::Subscribed { start })) => {
+                    self.handle_mode_accepted(link, start);
+                    queue.extend(self.mode_event());
+                }
                 Ok(None) => break None,
                 Err(error) => break Some(error),
             }
@@ -91,7 +95,9 @@ impl<D: Dial, C: AlarmClock> Subscription<D, C> {
             .point()
             .is_some_and(|point| subscribed.start > point);
         let is_void = ended.as_ref().is_some_and(voids_resume_point);
-        if subscribed.welcome.edge_id == link.edge_id || loses_ticks || is_void {
+        let is_other_mode = subscribed.mode != self.resume.mode() || link.change.is_some();
+        let is_same_edge = subscribed.welcome.edge_id == link.edge_id;
+        if is_same_edge || loses_ticks || is_void || is_other_mode {
             let (_, from) = self.addresses.after(target, now);
             mover.handle_failure(from, now);
             return ended.map_or(Outcome::Stayed, Outcome::Ended);

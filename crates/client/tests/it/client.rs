@@ -269,7 +269,7 @@ async fn epochs_beyond_any_calendar_are_handed_on_or_held() {
         while seen.len() < due {
             match ticks.next().await {
                 Some(Ok(Event::Tick(tick))) => seen.push(tick),
-                Some(Ok(Event::Gap { after, before })) => assert!(after < before),
+                Some(Ok(Event::Gap { after, before, .. })) => assert!(after < before),
                 other => panic!("{other:?} instead of a tick"),
             }
         }

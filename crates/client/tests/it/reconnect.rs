@@ -338,7 +338,7 @@ async fn missing_ticks_are_reported_as_a_gap_and_repeated_ticks_are_dropped() {
     edge.ticks([11_000]).await;
     reconnected(&mut ticks).await;
     match event(&mut ticks).await {
-        Some(Event::Gap { after, before }) => {
+        Some(Event::Gap { after, before, .. }) => {
             assert_eq!((after, before), (epoch(1_000), epoch(11_000)));
         }
         other => panic!("{other:?} instead of a gap"),

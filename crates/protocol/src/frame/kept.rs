@@ -48,9 +48,7 @@ impl Kept {
     /// than half of the buffer: with each of many frames, it would take much longer to move all
     /// that follow than to decode them.
     pub(super) fn split_front(&mut self, len: usize) -> Self {
-        if len == self.len()
-            && let Self::Whole(_) = self
-        {
+        if len == self.len() && matches!(self, Self::Whole(_)) {
             return mem::take(self);
         }
         let front = Zeroizing::new(self[..len].to_vec());

@@ -81,7 +81,7 @@ async fn follow(options: Options) -> String {
                 last_ms = Some(epoch_ms);
             }
             Ok(Event::Reconnecting { resumes: false, .. }) => may_go_back = true,
-            Ok(Event::Gap { after, before }) => return format!("a gap: {after:?}, {before:?}"),
+            Ok(Event::Gap { after, before, .. }) => return format!("a gap: {after:?}, {before:?}"),
             Ok(_) => {}
             Err(error) => return format!("the client gave up: {error}"),
         }

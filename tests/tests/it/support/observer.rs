@@ -362,7 +362,7 @@ impl Observations {
                 self.moves
                     .push(format!("{now_us}: moved to {edge_id} at {address}"));
             }
-            Ok(Event::Gap { after, before }) => self.gaps.push((after.as_ms(), before.as_ms())),
+            Ok(Event::Gap { after, before, .. }) => self.gaps.push((after.as_ms(), before.as_ms())),
             Ok(event) => self.faults.push(format!("unknown event: {event:?}")),
             Err(error) => self.faults.push(format!("the connection ended: {error}")),
         }

@@ -1,0 +1,83 @@
+//! Changes of mode, on the connection in use if there is one. The ticks of the old mode end, and
+//! those of the new one begin, with the edge's acknowledgement.
+
+use std::time::Duration;
+
+use tickstorm_timebase::{Epoch, Mono};
+
+use super::{Link, Subscription};
+use crate::alarm_clock::AlarmClock;
+use crate::dial::Dial;
+use crate::event::Event;
+
+/// The shortest time between two changes on one connection, for an edge that allows only four
+/// frames a second.
+const SPACING: Duration = Duration::from_millis(500);
+/// The same for a client to which an edge has answered RATE_LIMITED.
+const SPARING_SPACING: Duration = Duration::from_secs(2);
+
+impl<D: Dial, C: AlarmClock> Subscription<D, C> {
+    /// Asks the edge for the mode that the program wants, if it is another one and may be asked for
+    /// now. Only one change is under way at any time.
+    pub(super) fn ask_for_mode(&mut self, link: &mut Link<D::Socket>) {
+        let now = self.clock.now();
+        if self.mode_due(link).is_none_or(|due| due > now) {
+            return;
+        }
+        let wanted = *self.wanted.borrow_and_update();
+        let changed = self.resume.changed_to(wanted, self.present());
+        let (mode, point) = (changed.mode(), changed.point());
+        link.connection.change_mode(mode, self.options.ahead, point);
+        link.change = Some(changed);
+        link.asked_at = Some(now);
+    }
+
+    /// Returns when to ask the edge for another mode, if one is wanted.
+    pub(super) fn mode_due(&self, link: &Link<D::Socket>) -> Option<Mono> {
+        if link.change.is_some() || *self.wanted.borrow() == self.resume.mode() {
+            return None;
+        }
+        let spacing = if self.sparing {
+            SPARING_SPACING
+        } else {
+            SPACING
+        };
+        Some(link.asked_at.map_or(Mono::ZERO, |at| at + spacing))
+    }
+
+    /// Continues in the mode that the edge has acknowledged.
+    pub(super) fn handle_mode_accepted(&mut self, link: &mut Link<D::Socket>, start: Epoch) {
+        if let Some(changed) = link.change.take() {
+            self.resume = changed;
+            self.resume.handle_start(start);
+        }
+    }
+
+    /// Makes the next connection ask for the mode that the program wants.
+    pub(super) fn adopt_mode(&mut self) {
+        let wanted = *self.wanted.borrow_and_update();
+        self.resume = self.resume.changed_to(wanted, self.present());
+    }
+
+    /// Returns the event for a change that the reader of the events does not know of.
+    pub(super) fn mode_event(&mut self) -> Option<Event> {
+        let mode = self.resume.mode();
+        let start = self.resume.point()?;
+        if std::mem::replace(&mut self.told, mode) == mode {
+            return None;
+        }
+        Some(Event::ModeChanged { mode, start })
+    }
+
+    /// Returns the latest millisecond that has certainly begun by authority time, or `None` if that
+    /// is not known.
+    fn present(&self) -> Option<Epoch> {
+        let estimate = self
+            .estimator
+            .borrow()
+            .estimate_lateness(self.clock.now())?;
+        let error = Duration::from_micros(estimate.error_us);
+        let earliest = estimate.unix.saturating_sub(error);
+        Some(Epoch::from_ms(earliest.as_millis()))
+    }
+}
