@@ -32,6 +32,8 @@ const AUTH_TIMEOUT: Duration = Duration::from_secs(10);
 /// know the time answers NO_TIME after 5 s. One of protocol minor 0 waits until it knows the time,
 /// which may be more than 5 s after its start; if it is the only edge, there is no limit.
 const SUBSCRIBE_TIMEOUT: Duration = Duration::from_secs(8);
+/// How long an answer may still take if this client has just not been reading.
+const UNREAD_ANSWER_MAX: Duration = Duration::from_millis(500);
 /// The minor revision of the protocol since which edges answer NO_TIME.
 const NO_TIME_SINCE_MINOR: u32 = 1;
 /// The shortest silence after which an edge is given up, however short its heartbeat timeout is.
@@ -412,6 +414,9 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
                 vitals.handle_heartbeat(&estimator, now);
             }
             deadline = deadline.min(vitals.next_change(&estimator, now));
+            if let Some(since) = self.unanswered_since {
+                deadline = deadline.min(since + SUBSCRIBE_TIMEOUT);
+            }
         }
         // A frame that waits for space in the socket's buffer is as good a sign of life as a
         // HEARTBEAT, so no HEARTBEAT is added to it. At most one is pending at any time.
@@ -473,7 +478,7 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
     fn forgive(&mut self, now: Mono) {
         self.heard_at = self.heard_at.max(now);
         if let Some(since) = &mut self.unanswered_since {
-            *since = now;
+            *since = (*since).max(now.saturating_sub(SUBSCRIBE_TIMEOUT - UNREAD_ANSWER_MAX));
         }
         if let Some(vitals) = &mut self.vitals {
             vitals.forgive(now);

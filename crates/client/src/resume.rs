@@ -69,6 +69,14 @@ impl Resume {
         }
     }
 
+    /// Continues as `changed`, which [`Resume::changed_to`] has returned. Ticks of the old mode may
+    /// have been received since.
+    pub(crate) fn change(&mut self, changed: Self) {
+        let is_finer = changed.mode.period_ms() < self.mode.period_ms();
+        let other = if is_finer { changed.other } else { self.point };
+        *self = Self { other, ..changed };
+    }
+
     pub(crate) fn mode(&self) -> Mode {
         self.mode
     }

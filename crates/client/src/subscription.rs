@@ -259,7 +259,9 @@ impl<D: Dial, C: AlarmClock> Subscription<D, C> {
             self.addresses.handle_attempt(target);
         }
         // The next connection asks for the mode that this one was asked for.
-        self.resume = link.change.take().unwrap_or(self.resume);
+        if let Some(changed) = link.change.take() {
+            self.resume.change(changed);
+        }
         for event in queue {
             send(events, Ok(event)).await?;
         }

@@ -20,11 +20,12 @@ impl From<UnixTime> for SystemTime {
 impl From<SystemTime> for UnixTime {
     /// Converts a time of the system, saturating at the limits of `UnixTime`.
     fn from(time: SystemTime) -> Self {
-        let start = Self::from_nanos(0);
-        match time.duration_since(SystemTime::UNIX_EPOCH) {
-            Ok(since) => start.saturating_add(since),
-            Err(before) => start.saturating_sub(before.duration()),
-        }
+        let nanos = match time.duration_since(SystemTime::UNIX_EPOCH) {
+            Ok(since) => i64::try_from(since.as_nanos()).unwrap_or(i64::MAX),
+            // The earliest nanosecond is one further from 1970 than the latest.
+            Err(before) => i64::try_from(before.duration().as_nanos()).map_or(i64::MIN, |ns| -ns),
+        };
+        Self::from_nanos(nanos)
     }
 }
 

@@ -48,7 +48,7 @@ impl<D: Dial, C: AlarmClock> Subscription<D, C> {
     /// Continues in the mode that the edge has acknowledged.
     pub(super) fn handle_mode_accepted(&mut self, link: &mut Link<D::Socket>, start: Epoch) {
         if let Some(changed) = link.change.take() {
-            self.resume = changed;
+            self.resume.change(changed);
             self.resume.handle_start(start);
         }
     }

@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex};
 
-use futures_util::StreamExt as _;
+use futures_util::StreamExt;
 use tickstorm_client::Options;
 use tickstorm_protocol::ErrorCode;
 use tracing::subscriber;

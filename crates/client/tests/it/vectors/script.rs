@@ -204,7 +204,7 @@ fn seeing(event: Event) -> Seeing {
             epoch: tick.epoch,
             quality: tick.quality,
         },
-        Event::Gap { after, before } => Seeing::Gap { after, before },
+        Event::Gap { after, before, .. } => Seeing::Gap { after, before },
         Event::Reconnecting { why, resumes, .. } => Seeing::Ended {
             come_back: words(why.come_back(), true),
             resumes,
