@@ -1,6 +1,6 @@
-//! The Python and the Go client on a real cluster. No tick may be missing or doubled while edges are
-//! killed and drained, NATS is gone, a password is rotated and the mode changes.
-//! `cargo xtask test clients` has their other tests.
+//! The Rust, Python and Go clients on a real cluster. No tick may be missing or doubled while edges
+//! are killed and drained, NATS is gone, a password is rotated and the mode changes.
+//! `cargo xtask test clients` has the other tests of the Python and the Go client.
 
 use std::collections::HashSet;
 use std::fs;
@@ -10,9 +10,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use serde::Deserialize;
+use tickstorm_client::{Mode, Options, connect};
 use tickstorm_testkit::{Nats, TempDir};
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::process::{Child, ChildStdin, Command};
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
@@ -57,16 +59,24 @@ type Printed = (Tick, i64);
 /// A client that runs.
 struct Follower {
     name: String,
-    child: Child,
-    stdin: ChildStdin,
+    client: Client,
     printed: Arc<Mutex<Vec<Printed>>>,
+    /// Records what the client prints, until it ends.
     reader: JoinHandle<()>,
     /// When each change of mode was asked for.
     changes_ms: Vec<i64>,
 }
 
+/// How a client is told which mode to use. Without that, it ends.
+enum Client {
+    /// A program that reads modes from its standard input.
+    Program { child: Child, stdin: ChildStdin },
+    /// The Rust client, in this process.
+    Rust(mpsc::UnboundedSender<Mode>),
+}
+
 #[tokio::test]
-async fn clients_in_other_languages_lose_and_repeat_no_tick() {
+async fn no_client_loses_or_repeats_a_tick() {
     let secrets = TempDir::new("foreign-clients");
     let path = |name: &str| secrets.path().join(name);
     for (name, content) in [("edge", PASSWORD), ("previous", ""), ("client", PASSWORD)] {
@@ -93,6 +103,9 @@ async fn clients_in_other_languages_lose_and_repeat_no_tick() {
         .map(|edge| edge.clients().to_string())
         .collect();
     let mut followers = Vec::new();
+    for ahead in [false, true] {
+        followers.push(Follower::rust(&addresses, &path("client"), ahead).await);
+    }
     for language in languages() {
         for ahead in [false, true] {
             let follower = Follower::start(&language, &addresses.join(","), &path("client"), ahead);
@@ -146,7 +159,8 @@ async fn rotate_password(cluster: &Cluster, path: &impl Fn(&str) -> PathBuf) {
 /// Waits until each edge has loaded changed credentials so many times at least.
 async fn await_reloads(cluster: &Cluster, count: usize) {
     for edge in &cluster.edges {
-        let has_loaded = async || edge.log().matches("credentials changed").count() >= count;
+        // The last change takes a password away, which is a warning of its own.
+        let has_loaded = async || edge.log().matches("service::file_watch").count() >= count;
         eventually("the edge loads the credentials", PATIENCE, has_loaded).await;
     }
 }
@@ -161,9 +175,17 @@ fn replace(path: &Path, content: &str) {
 async fn set_mode(followers: &mut [Follower], mode: &str) {
     for follower in followers {
         follower.changes_ms.push(now_us() / 1_000);
-        let line = format!("mode {mode}\n");
-        follower.stdin.write_all(line.as_bytes()).await.unwrap();
-        follower.stdin.flush().await.unwrap();
+        match &mut follower.client {
+            Client::Program { stdin, .. } => {
+                let line = format!("mode {mode}\n");
+                stdin.write_all(line.as_bytes()).await.unwrap();
+                stdin.flush().await.unwrap();
+            }
+            Client::Rust(modes) => {
+                let named = Mode::ALL.into_iter().find(|each| each.name() == mode);
+                modes.send(named.unwrap()).unwrap();
+            }
+        }
     }
 }
 
@@ -270,8 +292,47 @@ impl Follower {
         });
         Self {
             name: format!("{}{}", language.name, if ahead { " ahead" } else { "" }),
-            stdin: child.stdin.take().unwrap(),
-            child,
+            client: Client::Program {
+                stdin: child.stdin.take().unwrap(),
+                child,
+            },
+            printed,
+            reader,
+            changes_ms: Vec::new(),
+        }
+    }
+
+    async fn rust(addresses: &[String], password_file: &Path, ahead: bool) -> Self {
+        let options = Options::new(&addresses[0])
+            .or_at(&addresses[1])
+            .password_file(USER, password_file)
+            .ahead(ahead);
+        let mut ticks = connect(options).await.unwrap().into_tick_stream();
+        let printed: Arc<Mutex<Vec<Printed>>> = Arc::default();
+        let (modes, mut wanted) = mpsc::unbounded_channel();
+        let recorded = Arc::clone(&printed);
+        let reader = tokio::spawn(async move {
+            loop {
+                tokio::select! {
+                    tick = ticks.next() => {
+                        let tick = tick.expect("this client reconnects");
+                        let tick = Tick {
+                            epoch_ms: tick.epoch.as_ms(),
+                            mode: tick.mode.name().to_owned(),
+                        };
+                        let mut recorded = recorded.lock().unwrap_or_else(PoisonError::into_inner);
+                        recorded.push((tick, now_us() / 1_000));
+                    }
+                    mode = wanted.recv() => match mode {
+                        Some(mode) => ticks.subscription().set_mode(mode),
+                        None => return,
+                    },
+                }
+            }
+        });
+        Self {
+            name: format!("rust{}", if ahead { " ahead" } else { "" }),
+            client: Client::Rust(modes),
             printed,
             reader,
             changes_ms: Vec::new(),
@@ -282,12 +343,17 @@ impl Follower {
         self.printed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Ends the program by closing its standard input, and checks what it has printed.
-    async fn finish(mut self) {
-        drop(self.stdin);
-        let status = timeout(PATIENCE, self.child.wait()).await;
-        let status = status.expect("it ends with its standard input").unwrap();
-        assert!(status.success(), "{}: {status}", self.name);
+    /// Ends the client, and checks what it has printed.
+    async fn finish(self) {
+        match self.client {
+            Client::Program { mut child, stdin } => {
+                drop(stdin);
+                let status = timeout(PATIENCE, child.wait()).await;
+                let status = status.expect("it ends with its standard input").unwrap();
+                assert!(status.success(), "{}: {status}", self.name);
+            }
+            Client::Rust(modes) => drop(modes),
+        }
         self.reader.await.unwrap();
         let printed = self.printed.lock().unwrap_or_else(PoisonError::into_inner);
         check(&self.name, &printed, &self.changes_ms);
