@@ -12,7 +12,7 @@ func (s *subscription) setMode(at moment, mode Mode) {
 	if mode != s.position.mode && s.phase != phaseOver {
 		old := s.position
 		s.positions[old.mode] = &old
-		s.position = s.positionIn(mode, at.now)
+		s.position = s.placeIn(mode, at.now)
 		// An attempt to move has asked for the old mode.
 		if s.phase == phaseSubscribed && s.attempt != nil && s.rescue == nil {
 			s.close(s.attempt)
@@ -23,10 +23,10 @@ func (s *subscription) setMode(at moment, mode Mode) {
 	s.settle(at.now)
 }
 
-// positionIn returns where the subscription to another mode starts, so that no tick is missing or
+// placeIn returns where the subscription to another mode starts, so that no tick is missing or
 // repeated. After SECOND ticks, the MINUTE ticks after the last of them follow. After MINUTE ticks,
 // the SECOND ticks from the present on follow, and not those of the minute before.
-func (s *subscription) positionIn(mode Mode, now instant) position {
+func (s *subscription) placeIn(mode Mode, now instant) position {
 	p := position{mode: mode}
 	if earlier := s.positions[mode]; earlier != nil {
 		p.floor = earlier.point

@@ -141,7 +141,8 @@ def _ends(add):
     attempts = [_first("b", 9_000, **SERVES)]
     why = "five failures came before; 20 s at a and 15 s at b are more than 30 s"
     add("counts-over-the-move", ["reconnecting-06", "moving-38"], [(0, 12_000)], attempts, why,
-        any_address=True, failures_before=5, subscribed_before_ms=20_000, subscribed_after_ms=15_000,
+        any_address=True, failures_before=5,
+        subscribed_before_ms=20_000, subscribed_after_ms=15_000,
         new_ends="eof", then={"wait_ms": [0, 1_000], "resume_after": "last tick"})
 
 

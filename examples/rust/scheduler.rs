@@ -62,7 +62,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     while let Some(event) = events.next().await {
         match event? {
             Event::Tick(tick) => journal.run(tick.epoch.as_ms(), &JOBS)?,
-            // No edge sends these minutes any more, after a very long outage. They run all the same.
+            // After a very long outage, no edge sends these minutes any more. They run anyway.
             Event::Gap { after, before, .. } => {
                 let first = Mode::Minute.next_after(after).as_ms();
                 for missed_ms in (first..before.as_ms()).step_by(60_000) {

@@ -86,7 +86,7 @@ class Rounds(unittest.IsolatedAsyncioTestCase):
             self.assertIsNone(rounds.round_of(other_tick))
 
     async def test_rounds_begin_with_their_ticks(self) -> None:
-        # The edge's time stands still at the first tick, so no tick is late.
+        # The edge's time stops at the first tick, so no tick is late.
         async def play() -> int:
             async with FakeEdge() as edge, client_of(edge) as client:
                 while client.now() is None:

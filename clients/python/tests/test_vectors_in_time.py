@@ -225,7 +225,7 @@ class Runs(unittest.TestCase):
         ticks = [(at, tick) for at, tick in world.seen if isinstance(tick, events.Tick)]
         for epoch_ms in expect.get("never_epoch_ms", []):
             self.assertNotIn(int(epoch_ms), [tick.epoch_ms for _, tick in ticks])
-        # Ticks that are not listed in between, since their times are open, come in order, too.
+        # Ticks that are not listed in between, since their times are open, also come in order.
         by_epoch = {tick.epoch_ms: (at, tick) for at, tick in ticks}
         for row in expect.get("ticks", []):
             at, tick = by_epoch[int(row["epoch_ms"])]

@@ -167,7 +167,7 @@ impl Check {
             cases: Vec::new(),
         };
         let first = run_case(ACK_OF_AUTH, &server).await;
-        // Without this answer, no other case can run, so the failure is shown with --only, too.
+        // Without this answer, no other case can run, so its failure is shown even with --only.
         if first.outcome.is_err() || self.is_chosen(&ACK_OF_AUTH) {
             self.show(first, &mut report)?;
         }

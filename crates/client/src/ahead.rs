@@ -62,8 +62,8 @@ impl Held {
         self.items.push_back(item);
     }
 
-    /// Drops the ticks of a coarser mode than `mode`, behind which its ticks would wait. The ticks of
-    /// `mode` include those at the same moments.
+    /// Drops the ticks of a coarser mode than `mode`, behind which its ticks would wait. The ticks
+    /// of `mode` include those at the same moments.
     fn drop_coarser(&mut self, mode: Mode) {
         self.items.retain(|held| match held {
             Ok(Event::Tick(tick)) => {

@@ -4,7 +4,7 @@
 //! | chapter | you want to |
 //! |---|---|
 //! | [`receiving_ticks`] | do something at each second or minute |
-//! | [`configuring`] | name edges and credentials in the environment, with or without TLS, and see in a log what happens |
+//! | [`configuring`] | take edges and credentials from the environment, and log what happens |
 //! | [`following_events`] | know about gaps and lost connections, and continue after a restart |
 //! | [`acting_at_the_instant`] | act as exactly as possible, on one machine or on many at once |
 //! | [`changing_the_mode`] | switch between seconds and minutes |
@@ -24,7 +24,7 @@
 
 /// # Receiving ticks
 /// [`connect`](crate::connect) returns when the edge has accepted the credentials and the
-/// subscription, and fails if it does not. From then on, the client does what is necessary: it
+/// subscription, and fails if it does not. The client then does what is necessary: it
 /// reconnects, resumes after the last tick, and leaves an edge that is of no use.
 /// [`into_tick_stream`](crate::Ticks::into_tick_stream) makes this a plain `Stream<Item = Tick>`,
 /// with which `StreamExt` of the `futures` crates works as well.
@@ -65,7 +65,8 @@ pub mod receiving_ticks {}
 /// | to | set |
 /// |---|---|
 /// | use the edge of `dev` | `TICKSTORM_URL=tickstorm://stream_user:stream_pass@127.0.0.1:8080` |
-/// | use either of two edges | `TICKSTORM_URL=tickstorm://ada@edge-0:8080,edge-1:8080` and `STREAM_PASS_FILE=/run/secrets/pass` |
+/// | use either of two edges | `TICKSTORM_URL=tickstorm://ada@edge-0:8080,edge-1:8080` |
+/// | keep the password in a file | `STREAM_PASS_FILE=/run/secrets/pass` |
 /// | use TLS | `TICKSTORM_URL=tickstorms://ada@edge.example:8443?ca_file=/etc/ca.pem` |
 /// | receive minutes | `TICKSTORM_URL=…?mode=minute` |
 ///

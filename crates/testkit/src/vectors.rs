@@ -56,7 +56,7 @@ pub fn integer(value: &Value) -> i64 {
         .unwrap_or_else(|| panic!("{value} is no integer"))
 }
 
-/// Returns the ends of an interval. A single integer is an interval, too.
+/// Returns the ends of an interval. A single integer is also an interval.
 ///
 /// # Panics
 /// Panics if the value is neither.

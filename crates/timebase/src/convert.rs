@@ -37,8 +37,8 @@ impl From<Epoch> for SystemTime {
 }
 
 impl From<SystemTime> for Epoch {
-    /// Converts a time of the system, rounded down to a millisecond, and saturating at the limits of
-    /// [`UnixTime`].
+    /// Converts a time of the system, rounded down to a millisecond, and saturating at the limits
+    /// of [`UnixTime`].
     fn from(time: SystemTime) -> Self {
         Self::from_ms(UnixTime::from(time).as_millis())
     }

@@ -14,6 +14,7 @@ mod compose_test;
 mod dependencies;
 mod monitoring;
 mod nats;
+mod oldest_compiler;
 mod portable;
 mod preflight;
 mod process_tree;

@@ -32,6 +32,8 @@ pub(crate) enum Skippable {
     StatusPage,
     /// The check `portable`.
     Portable,
+    /// The check `oldest-compiler`.
+    OldestCompiler,
     /// The check `monitoring`.
     Monitoring,
     /// The check `advisories`.
@@ -75,6 +77,7 @@ impl fmt::Display for Skippable {
         f.write_str(match self {
             Self::Weight => "weight",
             Self::Portable => "portable",
+            Self::OldestCompiler => "oldest-compiler",
             Self::Monitoring => "monitoring",
             Self::Advisories => "advisories",
             Self::NewestAdvisories => "the newest advisories",

@@ -12,7 +12,7 @@ use crate::{
     command::{Call, cargo, program},
     dependencies, monitoring,
     nats::TestNats,
-    portable,
+    oldest_compiler, portable,
     preflight::{Missing, Preflight, Skippable, Skipped},
     prose,
     python_tool::{
@@ -45,11 +45,13 @@ pub(crate) enum Check {
     Clippy,
     /// Compilation of the client for Windows and macOS
     Portable,
+    /// Compilation of the client with the oldest compiler that it supports
+    OldestCompiler,
     /// Spelling, wording and width of everything that people read, and warnings of rustdoc
     Prose,
     /// Insecure settings in the Dockerfiles and the manifests of Kubernetes
     Checkov,
-    /// The clients in other languages, with their wheel and examples, the vectors, and the dissector
+    /// The clients in other languages, with their examples, the vectors, and the dissector
     Clients,
     /// Prometheus' rules, the tests of the alerts, the runbooks, the dashboards, and the routes of
     /// notifications
@@ -92,6 +94,9 @@ impl Check {
                 preflight.need(python_tool::missing(&[&PROMETHEUS_OPERATOR, &GRAFANA]));
             }
             Self::Portable => preflight.skip_without(Skippable::Portable, portable::missing()),
+            Self::OldestCompiler => {
+                preflight.skip_without(Skippable::OldestCompiler, oldest_compiler::missing());
+            }
             Self::Weight => preflight.need_for(Skippable::Weight, weight::missing()),
             Self::Tests => {
                 preflight.need(missing_openssl());
@@ -110,6 +115,7 @@ impl Check {
         match self {
             Self::Weight => skipped.has(Skippable::Weight),
             Self::Portable => skipped.has(Skippable::Portable),
+            Self::OldestCompiler => skipped.has(Skippable::OldestCompiler),
             Self::Advisories => skipped.has(Skippable::Advisories),
             Self::Monitoring => skipped.has(Skippable::Monitoring),
             Self::Fmt
@@ -156,6 +162,7 @@ impl Check {
                     .run()
             }
             Self::Portable => portable::check(),
+            Self::OldestCompiler => oldest_compiler::check(),
             Self::Prose => prose::check(),
             Self::Checkov => checkov::check(),
             Self::Clients => clients::check(skipped),

@@ -1,6 +1,7 @@
 //! `tickstorm check`: it passes on an edge, plain and with TLS, and fails on edges that make
 //! mistakes.
 
+use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -35,7 +36,7 @@ async fn edge(args: &[&str]) -> Dev {
 
 /// Returns a check of this server. It tolerates what a busy machine adds, which is less than any
 /// mutant's mistake.
-fn check(addr: impl ToString, args: &[&str]) -> Command {
+fn check(addr: impl fmt::Display, args: &[&str]) -> Command {
     let addr = addr.to_string();
     tickstorm(&[&["check", "--addr", &addr, "--tolerance", "2s"], args].concat())
 }

@@ -28,7 +28,7 @@ use crate::tickstorm::PATIENCE;
 const ROTATED: &str = "open barley";
 /// The time for which NATS is gone.
 const OUTAGE: Duration = Duration::from_secs(10);
-/// The time limit for clients to receive ticks after a fault, in which waits may double a few times.
+/// The time limit for clients to receive ticks after a fault. Waits may double a few times.
 const TICKS_MAX: Duration = Duration::from_secs(60);
 /// The time limit for a MINUTE tick.
 const MINUTE_MAX: Duration = Duration::from_secs(120);
@@ -70,7 +70,10 @@ struct Follower {
 /// How a client is told which mode to use. Without that, it ends.
 enum Client {
     /// A program that reads modes from its standard input.
-    Program { child: Child, stdin: ChildStdin },
+    Program {
+        child: Box<Child>,
+        stdin: ChildStdin,
+    },
     /// The Rust client, in this process.
     Rust(mpsc::UnboundedSender<Mode>),
 }
@@ -165,7 +168,7 @@ async fn await_reloads(cluster: &Cluster, count: usize) {
     }
 }
 
-/// Replaces a file at once, so that nobody reads half of it.
+/// Replaces a file at once, so that no process reads half of it.
 fn replace(path: &Path, content: &str) {
     let new = path.with_extension("new");
     fs::write(&new, content).unwrap();
@@ -223,8 +226,8 @@ fn languages() -> Vec<Language> {
         .collect()
 }
 
-/// Builds the test program of the Go client. If this machine has no Go, `cargo xtask test` says that
-/// the Go client is skipped, and fails in CI.
+/// Builds the test program of the Go client. If this machine has no Go, `cargo xtask test` says
+/// that the Go client is skipped, and fails in CI.
 fn go(client: &Path) -> Option<Language> {
     if !client.exists() {
         return None;
@@ -294,7 +297,7 @@ impl Follower {
             name: format!("{}{}", language.name, if ahead { " ahead" } else { "" }),
             client: Client::Program {
                 stdin: child.stdin.take().unwrap(),
-                child,
+                child: Box::new(child),
             },
             printed,
             reader,

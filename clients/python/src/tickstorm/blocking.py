@@ -218,7 +218,7 @@ def _run(loop: asyncio.AbstractEventLoop) -> None:
     asyncio.set_event_loop(loop)
     try:
         loop.run_forever()
-        # The client is closed, so whoever waits for an event is told so.
+        # The client is closed, so callers that wait for an event are told so.
         pending = asyncio.all_tasks(loop)
         if pending:
             loop.run_until_complete(asyncio.wait(pending, timeout=1))

@@ -166,7 +166,7 @@ impl Connection {
         ))
     }
 
-    /// Sends HEARTBEATs from now on while this waits.
+    /// Makes this send HEARTBEATs while it waits.
     pub(super) fn keep_alive(&mut self) -> Outcome<()> {
         let interval = self.server.welcome()?.heartbeat_interval() * 2 / 3;
         let interval = interval.min(BEAT_MAX);

@@ -103,7 +103,7 @@ impl Options {
     /// | `edge-0:8080,edge-1` | the addresses; the port is 8080 if it is missing |
     /// | `mode=second` | [`mode`](Self::mode), or `minute` |
     /// | `ahead`, `exact_time`, `reconnect`, `moves` | the options of that name: `1` or `0` |
-    /// | `resume_after=1800000000000` | [`resume_after`](Self::resume_after), in Unix milliseconds |
+    /// | `resume_after=1800000000000` | [`resume_after`](Self::resume_after), in milliseconds |
     /// | `client_id=rack-7` | [`client_id`](Self::client_id) |
     /// | `password_file=/run/secrets/pass` | [`password_file`](Self::password_file) |
     /// | `token=…`, `token_file=…` | [`token`](Self::token), [`token_file`](Self::token_file) |

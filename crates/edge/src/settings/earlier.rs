@@ -3,8 +3,9 @@
 
 use tickstorm_service::env::GoneName;
 
-const LIMITS_OF_THE_SYSTEM: &str = "set the limit where the edge is started: LimitNOFILE= and others of systemd, ulimits of \
-     Docker, or resources of Kubernetes";
+const LIMITS_OF_THE_SYSTEM: &str = "\
+    set the limit where the edge is started: LimitNOFILE= and others of systemd, ulimits of \
+    Docker, or resources of Kubernetes";
 const OUTSIDE: &str =
     "scale from outside, as k8s/ does by tickstorm_active_connections; /metrics is at ADMIN_ADDR";
 
@@ -58,6 +59,7 @@ pub(super) const GONE: [GoneName; 24] = [
     GoneName::warned_of("GOGC", "the edge has no garbage collector"),
     GoneName::warned_of(
         "GOMEMLIMIT",
-        "the edge has no garbage collector; MAX_CONNECTIONS and MAX_BUFFERED_BYTES bound its memory",
+        "the edge has no garbage collector; MAX_CONNECTIONS and MAX_BUFFERED_BYTES bound its \
+         memory",
     ),
 ];

@@ -250,8 +250,8 @@ fn an_unknown_mode_is_an_invalid_subscription() {
     }
 }
 
-/// Each field of the earlier Go server's SUBSCRIBE, in each wire type, also where its value is
-/// empty.
+/// Each field of the earlier Go server's SUBSCRIBE, in each wire type, even when its
+/// value is empty.
 #[test]
 fn a_subscribe_in_the_schema_of_the_earlier_server_is_refused_and_says_so() {
     const VALUES: [(u8, &[u8]); 5] = [

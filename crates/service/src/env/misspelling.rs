@@ -14,8 +14,8 @@ const MEDIUM_NAME: usize = 6;
 /// misspelt in its first letter, and in another word: `DATA_URL` is no misspelt `NATS_URL`.
 const LONG_NAME: usize = 9;
 
-/// Returns a warning if `name` is within [`EDITS_MAX`] edits of a name of one of the `settings`. The
-/// nearest one is named, under its current name. Letters of another case are no edits.
+/// Returns a warning if `name` is within [`EDITS_MAX`] edits of a name of one of the `settings`.
+/// The nearest one is named, under its current name. Letters of another case are no edits.
 pub(super) fn misspelling_warning(name: &str, settings: &[&dyn AnySetting]) -> Option<String> {
     let upper = name.to_ascii_uppercase();
     let meant = settings.iter().map(|setting| setting.about());

@@ -928,13 +928,15 @@ proptest! {
         }
         let typo: String = typo.into_iter().collect();
         let is_known = rows().any(|row| {
-            row.name == typo || row.former_names.contains(&&*typo) || row.file.as_deref() == Some(&*typo)
+            let is_file = row.file.as_deref() == Some(&*typo);
+            row.name == typo || row.former_names.contains(&&*typo) || is_file
         });
         prop_assume!(!is_known && !typo.is_empty());
         let settings = shop(&[(&typo, "1")]);
         let warnings = settings.warnings();
         prop_assert_eq!(warnings.len(), 1, "{} for {}", typo, name);
-        let starts_well = warnings[0].starts_with(&format!("{typo} is not a setting; did you mean "));
+        let start = format!("{typo} is not a setting; did you mean ");
+        let starts_well = warnings[0].starts_with(&start);
         prop_assert!(starts_well, "{}", warnings[0]);
         let far: String = typo.chars().rev().collect::<String>() + "_ELSEWHERE";
         prop_assert!(shop(&[(&far, "1")]).warnings().is_empty(), "{}", far);

@@ -1,5 +1,5 @@
 //! A client that cares for little, and has one bad habit on top. It knows just enough of the
-//! protocol to get ticks, and comes back for ever.
+//! protocol to get ticks, and always comes back.
 
 use std::io;
 use std::time::Duration;

@@ -48,7 +48,7 @@ impl Scenario {
     /// Returns the next event; `None` at the end.
     async fn event(&mut self) -> Option<Value> {
         let line = timeout(SCENARIO_MAX, self.lines.next_line()).await;
-        let line = line.expect("the scenario goes on").unwrap()?;
+        let line = line.expect("the scenario continues").unwrap()?;
         Some(serde_json::from_str(&line).unwrap())
     }
 
@@ -161,7 +161,7 @@ async fn is_told(name: &str, habit: Habit, rule: &str) {
         let mut others = Vec::new();
         loop {
             let event = scenario.event().await;
-            let event = event.unwrap_or_else(|| panic!("not told of {rule:?}, but: {others:#?}"));
+            let event = event.unwrap_or_else(|| panic!("no report of {rule:?}, but: {others:#?}"));
             if event["event"] == "fault" && event["rule"] == rule {
                 break;
             }

@@ -106,7 +106,7 @@ impl Judge {
         &self.cookie
     }
 
-    /// Records that this machine stalled, and the client's perhaps, too.
+    /// Records that this machine stalled, and with it perhaps the client's.
     pub(super) fn handle_stall(&mut self, late: Duration) {
         self.slack = self.slack.max(SLACK + late * 2);
     }

@@ -18,7 +18,7 @@ const REFUSED_REST: Duration = Duration::from_secs(60);
 /// A random wait that is shorter than this is rare.
 const HASTY: Duration = Duration::from_millis(50);
 /// If so many random waits in a row are that short, they are not random. The bounds of three are
-/// 1, 2 and 4 s, so this happens by chance once in 64,000 times.
+/// 1, 2 and 4 s, so random waits do this once in 64,000 times.
 const HASTY_MAX: u32 = 3;
 
 /// How a connection or an attempt ended, as far as the next wait depends on it.

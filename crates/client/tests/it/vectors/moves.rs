@@ -42,7 +42,7 @@ enum Act {
     End(Value),
 }
 
-/// The old edge, which goes on while attempts are made.
+/// The old edge, which continues while attempts are made.
 struct OldEdge {
     acts: mpsc::UnboundedSender<(i64, Act)>,
     last_ms: Arc<AtomicI64>,

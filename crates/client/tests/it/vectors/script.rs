@@ -1,5 +1,5 @@
 //! The network and the edges of the vectors: a script accepts or refuses each attempt to connect,
-//! and plays the edge at the other end. Its times are authority time, which goes on while the
+//! and plays the edge at the other end. Its times are authority time, which continues while the
 //! client's machine is suspended.
 
 use std::io;

@@ -148,7 +148,7 @@ impl Play {
         }
     }
 
-    /// Takes a client's AUTH as the begin of the next part.
+    /// Takes a client's AUTH as the start of the next part.
     fn admit(&mut self, id: ConnectionId, auth: &Auth, now: Mono) {
         let Some(connection) = self.connections.get(&id) else {
             return;

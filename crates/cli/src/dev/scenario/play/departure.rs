@@ -203,7 +203,7 @@ impl Play {
     }
 
     /// Handles that the client has left a connection that takes part in a move. Returns whether
-    /// nothing more is to be judged.
+    /// there is nothing left to judge.
     pub(super) fn handle_left_in_departure(
         &mut self,
         id: ConnectionId,
