@@ -119,10 +119,10 @@ impl Held {
     fn pop(&mut self, estimator: &Estimator, now: Mono) -> Option<Item> {
         self.due(estimator, now).filter(|&due| due <= now)?;
         let mut item = self.items.pop_front()?;
-        if let Ok(Event::Tick(tick)) = &mut item
-            && tick.quality != Quality::Replay
-        {
-            tick.read = estimator.estimate_lateness(now);
+        if let Ok(Event::Tick(tick)) = &mut item {
+            if tick.quality != Quality::Replay {
+                tick.read = estimator.estimate_lateness(now);
+            }
         }
         Some(item)
     }

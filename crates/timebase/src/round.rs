@@ -170,9 +170,8 @@ impl Rounds {
     /// Notes that a clock has answered the request with this number, whether or not it was in time.
     pub(crate) fn note_heard(&mut self, nonce: u64) {
         self.silence = None;
-        if let Some(round) = self.find_mut(nonce)
-            && round.outcome != Outcome::Answered
-        {
+        let unanswered = |round: &&mut Round| round.outcome != Outcome::Answered;
+        if let Some(round) = self.find_mut(nonce).filter(unanswered) {
             round.outcome = Outcome::Heard;
         }
     }

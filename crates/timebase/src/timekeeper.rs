@@ -154,10 +154,10 @@ impl Timekeeper {
     /// Keeps authority time valid although `suspended` drifts, as it does outside Linux: only a
     /// jump between two readings counts. On Linux, this changes nothing.
     fn follow_drift(&mut self, suspended: Duration) {
-        if let Some(authority) = &mut self.authority
-            && authority.suspended.abs_diff(suspended) >= SUSPENSION_MIN / 2
-        {
-            authority.suspended = suspended;
+        if let Some(authority) = &mut self.authority {
+            if authority.suspended.abs_diff(suspended) >= SUSPENSION_MIN / 2 {
+                authority.suspended = suspended;
+            }
         }
     }
 
@@ -233,9 +233,8 @@ impl Timekeeper {
         let time = self.authority.map(|authority| authority.time_at(now));
         if time.is_some_and(|time| epoch.time() > time.saturating_add(ANNOUNCED_AHEAD_MAX)) {
             // Unless the clock was stepped, its time is that of the edge.
-            if let Some(clock) = self.clocks.known(clock_id)
-                && clock.is_accepted_on(timeline)
-            {
+            let known = self.clocks.known(clock_id);
+            if let Some(clock) = known.filter(|clock| clock.is_accepted_on(timeline)) {
                 clock.note_invalid(now);
             }
             return Err(Refused::TooFarAhead);

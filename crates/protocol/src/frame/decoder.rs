@@ -229,17 +229,16 @@ fn examine(bytes: &[u8], rules: Rules) -> Result<Progress, FrameError> {
             return Err(FrameError::BadMagic { position, found });
         }
     }
-    if let Some(&found) = bytes.get(2)
-        && found != VERSION
-    {
-        return Err(FrameError::UnsupportedVersion { found });
+    if let Some(&found) = bytes.get(2) {
+        if found != VERSION {
+            return Err(FrameError::UnsupportedVersion { found });
+        }
     }
-    if let Some(&found) = bytes.get(3)
-        && found < IGNORABLE_FROM
-        && !rules.unknown_types
-        && FrameType::from_byte(found).is_none()
-    {
-        return Err(FrameError::UnknownType { found });
+    if let Some(&found) = bytes.get(3) {
+        let is_refused = found < IGNORABLE_FROM && !rules.unknown_types;
+        if is_refused && FrameType::from_byte(found).is_none() {
+            return Err(FrameError::UnknownType { found });
+        }
     }
     let Some((header, _)) = bytes.split_first_chunk::<HEADER_LEN>() else {
         return Ok(Progress::Incomplete { len: HEADER_LEN });

@@ -31,11 +31,11 @@ impl Kept {
     pub(super) fn append(&mut self, more: &[u8], wanted: usize) {
         let new = self.len() + more.len();
         let doubled = self.len().saturating_mul(2).min(wanted);
-        if let Self::Whole(bytes) = self
-            && bytes.capacity() >= new
-        {
-            bytes.extend_from_slice(more);
-            return;
+        if let Self::Whole(bytes) = self {
+            if bytes.capacity() >= new {
+                bytes.extend_from_slice(more);
+                return;
+            }
         }
         // `reserve` would free the old buffer without wiping it.
         let mut grown = Zeroizing::new(Vec::with_capacity(doubled.max(new)));
