@@ -10,6 +10,7 @@ mod mover;
 mod moves;
 
 use std::collections::VecDeque;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -72,8 +73,10 @@ struct Link<S> {
     since: Mono,
     /// A change of mode that the edge has not acknowledged yet: where the subscription continues.
     change: Option<Resume>,
-    /// When the last change of mode was asked for.
-    asked_at: Option<Mono>,
+    /// When the last SUBSCRIBE was sent.
+    asked_at: Mono,
+    /// The frames per second that the edge allows, if it said so.
+    frame_rate_limit: Option<NonZeroU32>,
 }
 
 /// The reader of the events is gone.
@@ -215,7 +218,8 @@ impl<D: Dial, C: AlarmClock> Subscription<D, C> {
             connection_id: subscribed.welcome.connection_id,
             since: self.clock.now(),
             change: None,
-            asked_at: None,
+            asked_at: self.clock.now(),
+            frame_rate_limit: subscribed.welcome.frame_rate_limit,
         }
     }
 

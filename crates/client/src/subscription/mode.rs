@@ -1,6 +1,7 @@
 //! Changes of mode, on the connection in use if there is one. The ticks of the old mode end, and
 //! those of the new one begin, with the edge's acknowledgement.
 
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use tickstorm_timebase::{Epoch, Mono};
@@ -10,11 +11,11 @@ use crate::alarm_clock::AlarmClock;
 use crate::dial::Dial;
 use crate::event::Event;
 
-/// The shortest time between two changes on one connection, for an edge that allows only four
-/// frames a second.
-const SPACING: Duration = Duration::from_millis(500);
-/// The same for a client to which an edge has answered RATE_LIMITED.
-const SPARING_SPACING: Duration = Duration::from_secs(2);
+/// The frames for whose time a connection pauses between two SUBSCRIBEs. An edge counts each as
+/// ten, and HEARTBEATs take the rest.
+const FRAMES_APART: u32 = 15;
+/// The frames per second of an edge that does not tell its limit, which is the default.
+const FRAME_RATE: u32 = 10;
 
 impl<D: Dial, C: AlarmClock> Subscription<D, C> {
     /// Asks the edge for the mode that the program wants, if it is another one and may be asked for
@@ -29,7 +30,7 @@ impl<D: Dial, C: AlarmClock> Subscription<D, C> {
         let (mode, point) = (changed.mode(), changed.point());
         link.connection.change_mode(mode, self.options.ahead, point);
         link.change = Some(changed);
-        link.asked_at = Some(now);
+        link.asked_at = now;
     }
 
     /// Returns when to ask the edge for another mode, if one is wanted.
@@ -37,12 +38,12 @@ impl<D: Dial, C: AlarmClock> Subscription<D, C> {
         if link.change.is_some() || *self.wanted.borrow() == self.resume.mode() {
             return None;
         }
-        let spacing = if self.sparing {
-            SPARING_SPACING
-        } else {
-            SPACING
-        };
-        Some(link.asked_at.map_or(Mono::ZERO, |at| at + spacing))
+        let frame_rate = link.frame_rate_limit.map_or(FRAME_RATE, NonZeroU32::get);
+        let mut spacing = Duration::from_secs(1) * FRAMES_APART / frame_rate;
+        if self.sparing {
+            spacing *= 2;
+        }
+        Some(link.asked_at + spacing)
     }
 
     /// Continues in the mode that the edge has acknowledged.
