@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import unittest
-from typing import List
+from typing import List, Optional, Tuple
 
 from tickstorm import events
 from tickstorm._messages import ErrorMsg
@@ -443,26 +443,236 @@ class Ahead(unittest.TestCase):
         self.assertEqual(world.ticks_ms, seconds(1, 6))
 
 
+def set_mode(world: World, mode: events.Mode, resume_after_ms: Optional[int] = None) -> None:
+    """Changes the mode, as the program does."""
+    world.input(lambda: world.core.set_mode(mode, resume_after_ms))
+
+
+MODE_BEGIN_MS = 1_800_000_000_000
+"""A full minute."""
+
+
+def ticks_by_mode(world: World) -> List[Tuple[str, float]]:
+    """Returns the ticks, in seconds after MODE_BEGIN_MS."""
+    ticks = world.of(events.Tick)
+    return [(tick.mode.name, (tick.epoch_ms - MODE_BEGIN_MS) / 1_000) for tick in ticks]
+
+
 class Modes(unittest.TestCase):
     def test_the_mode_changes_on_the_same_connection(self) -> None:
         edge = SimEdge("a")
-        world = World(edge, authority_ms=1_800_000_057_250)
+        world = World(edge, authority_ms=MODE_BEGIN_MS + 57_250)
         world.run(2)
-        world.input(lambda: world.core.set_mode(events.Mode.MINUTE, None))
+        set_mode(world, events.Mode.MINUTE)
         world.run(70)
-        world.input(lambda: world.core.set_mode(events.Mode.SECOND, None))
+        set_mode(world, events.Mode.SECOND)
         world.run(3)
         self.assertEqual(len(world.dials), 1)
-        ticks = world.of(events.Tick)
-        found = [(tick.mode.name, tick.epoch_ms - 1_800_000_000_000) for tick in ticks]
         self.assertEqual(
-            found,
-            [("SECOND", 58_000), ("SECOND", 59_000), ("MINUTE", 60_000), ("MINUTE", 120_000)]
-            + [("SECOND", 1_000 * second) for second in range(129, 133)],
+            ticks_by_mode(world),
+            [("SECOND", 58), ("SECOND", 59), ("MINUTE", 60), ("MINUTE", 120)]
+            + [("SECOND", second) for second in range(130, 133)],
         )
         changes = [change.mode.name for change in world.of(events.ModeChanged)]
         self.assertEqual(changes, ["MINUTE", "SECOND"])
         self.assertEqual(world.of(events.Gap), [])
+
+    def test_minutes_resume_after_the_last_second(self) -> None:
+        edge = SimEdge("a")
+        # The edge is 2 s late with its ticks, so the next minute has begun by its own time.
+        world = World(edge, authority_ms=MODE_BEGIN_MS + 57_250)
+        world.run(2)
+        edge.ticks = False
+        world.run(2)
+        set_mode(world, events.Mode.MINUTE)
+        world.run(0.5)
+        self.assertEqual(edge.subscribes[-1].resume_after_epoch_ms, MODE_BEGIN_MS + 59_000)
+        edge.ticks = True
+        world.run(1)
+        self.assertEqual(ticks_by_mode(world)[-2:], [("SECOND", 59), ("MINUTE", 60)])
+
+    def test_seconds_start_at_the_present(self) -> None:
+        for knows_time in (True, False):
+            edge = SimEdge("a")
+            edge.knows_time = knows_time
+            world = World(edge, authority_ms=MODE_BEGIN_MS + 57_250, mode="minute")
+            world.run(20)
+            estimate = world.core.estimator.estimate_lateness(world.now)
+            set_mode(world, events.Mode.SECOND)
+            world.run(2)
+            expected = None
+            if estimate is not None:
+                self.assertGreater(estimate.error_us, 0)
+                expected = (estimate.unix_us - estimate.error_us) // 1_000 - 1
+            self.assertEqual(estimate is not None, knows_time)
+            self.assertEqual(edge.subscribes[-1].resume_after_epoch_ms, expected)
+            self.assertEqual(
+                ticks_by_mode(world), [("MINUTE", 60), ("SECOND", 78), ("SECOND", 79)]
+            )
+            self.assertEqual(world.of(events.Gap), [])
+
+    def test_two_changes_within_a_second_repeat_and_lose_no_tick(self) -> None:
+        for ahead in (False, True):
+            for knows_time in (True, False):
+                edge = SimEdge("a")
+                edge.frame_rate_limit = 1_000
+                world = World(edge, authority_ms=MODE_BEGIN_MS + 3_050, ahead=ahead)
+                world.run(3.2)
+                set_mode(world, events.Mode.MINUTE)
+                world.run(0.4)
+                if not knows_time:
+                    world.core.estimator.clear()
+                    edge.pongs = False
+                set_mode(world, events.Mode.SECOND)
+                world.run(0.3)
+                self.assertEqual(len(edge.subscribes), 3)
+                # Ahead, the tick of the next second has arrived.
+                last = MODE_BEGIN_MS + (7_000 if ahead else 6_000)
+                expected = None
+                if knows_time:
+                    expected = last if ahead else edge.subscribes[-1].resume_after_epoch_ms
+                    self.assertGreaterEqual(expected or 0, last)
+                self.assertEqual(edge.subscribes[-1].resume_after_epoch_ms, expected)
+                edge.pongs = True
+                world.run(5)
+                with self.subTest(ahead=ahead, knows_time=knows_time):
+                    self.assertEqual(
+                        ticks_by_mode(world), [("SECOND", second) for second in range(4, 12)]
+                    )
+                    self.assertEqual(len(world.of(events.ModeChanged)), 2)
+                    self.assertEqual(world.of(events.Gap), [])
+
+    def test_a_minute_that_is_held_does_not_delay_seconds_and_is_not_lost(self) -> None:
+        edge = SimEdge("a")
+        edge.frame_rate_limit = 1_000
+        world = World(edge, authority_ms=MODE_BEGIN_MS + 57_250, mode="minute", ahead=True)
+        # The connection is made at 57.25, and the MINUTE tick arrives at 59.2.
+        world.run(2.05)
+        self.assertEqual(len(world.core.held), 1)
+        set_mode(world, events.Mode.SECOND)
+        world.run(0.01)
+        self.assertEqual([type(event) for _, event in world.seen], [events.ModeChanged])
+        set_mode(world, events.Mode.MINUTE)
+        world.run(61)
+        self.assertEqual(
+            ticks_by_mode(world), [("SECOND", 60), ("MINUTE", 60), ("MINUTE", 120)]
+        )
+        self.assertGreater(min(world.tick_delays_ms()), -0.5)
+
+    def test_replayed_minutes_are_kept_when_the_mode_changes(self) -> None:
+        edge = SimEdge("a")
+        world = World(
+            edge,
+            authority_ms=MODE_BEGIN_MS + 130_250,
+            mode="minute",
+            ahead=True,
+            resume_after_ms=MODE_BEGIN_MS,
+        )
+        edge.ack_of_subscribe_after_ms = 20
+        edge.ticks = False
+        world.run(3)
+        world.core.held.push(
+            events.Tick(events.Mode.MINUTE, MODE_BEGIN_MS + 180_000, events.Quality.NORMAL), True
+        )
+        for minute in (1, 2):
+            epoch_ms = MODE_BEGIN_MS + 60_000 * minute
+            world.core.held.push(
+                events.Tick(events.Mode.MINUTE, epoch_ms, events.Quality.REPLAY), True
+            )
+        edge.ticks = True
+        set_mode(world, events.Mode.SECOND)
+        world.run(1)
+        self.assertEqual(
+            ticks_by_mode(world), [("MINUTE", 60), ("MINUTE", 120), ("SECOND", 134)]
+        )
+
+    def test_after_a_step_of_time_earlier_ticks_of_the_other_mode_are_no_repetitions(self) -> None:
+        edge = SimEdge("a")
+        world = World(edge, authority_ms=MODE_BEGIN_MS + 57_250, random=0.0)
+        world.run(20)
+        set_mode(world, events.Mode.MINUTE)
+        world.run(2)
+        world.step_authority(-40_000)
+        world.error(edge, "TIME_STEPPED")
+        world.run(5)
+        seen = len(ticks_by_mode(world))
+        set_mode(world, events.Mode.SECOND)
+        world.run(3)
+        self.assertEqual(
+            ticks_by_mode(world)[seen:], [("SECOND", second) for second in (45, 46, 47)]
+        )
+
+    def test_a_resume_point_that_is_given_is_used_as_it_is(self) -> None:
+        edge = SimEdge("a")
+        world = World(edge, authority_ms=MODE_BEGIN_MS + 57_250)
+        world.run(2)
+        # Ticks of the same mode may be asked for again.
+        set_mode(world, events.Mode.SECOND, MODE_BEGIN_MS + 57_000)
+        world.run(1)
+        self.assertEqual(
+            ticks_by_mode(world), [("SECOND", second) for second in (58, 59, 58, 59, 60)]
+        )
+        set_mode(world, events.Mode.MINUTE, MODE_BEGIN_MS - 1)
+        world.run(2)
+        self.assertEqual(ticks_by_mode(world)[-2:], [("MINUTE", 0), ("MINUTE", 60)])
+        set_mode(world, events.Mode.SECOND, MODE_BEGIN_MS + 60_000)
+        world.run(2)
+        points = [each.resume_after_epoch_ms for each in edge.subscribes[1:]]
+        self.assertEqual(points, [MODE_BEGIN_MS + ms for ms in (57_000, -1, 60_000)])
+        self.assertIn(("SECOND", 61), ticks_by_mode(world)[-4:])
+
+    def test_changes_are_spaced_by_the_frame_rate_and_the_last_wish_counts(self) -> None:
+        for limit, sparing, apart in (
+            (0, False, 1_500),
+            (0, True, 3_000),
+            (1, False, 15_000),
+            (5, True, 6_000),
+            (1_000, False, 500),
+            (1_000, True, 2_000),
+        ):
+            edge = SimEdge("a")
+            edge.frame_rate_limit = limit
+            world = World(edge, random=0.0)
+            world.run(1)
+            if sparing:
+                world.error(edge, "RATE_LIMITED", 100)
+                world.run(1)
+            begin = len(edge.subscribes) - 1
+            for flip in range(int(10 * apart / 1_000 * 5)):
+                set_mode(world, events.Mode.MINUTE if flip % 2 == 0 else events.Mode.SECOND)
+                world.run(0.1)
+            set_mode(world, events.Mode.MINUTE)
+            world.run(2 * apart / 1_000)
+            self.assertEqual(world.core.resume.mode, events.Mode.MINUTE)
+            at = edge.subscribed_at[begin:]
+            with self.subTest(limit=limit, sparing=sparing):
+                waits = [(after - before) / MS for before, after in zip(at, at[1:])]
+                self.assertGreaterEqual(len(waits), 2)
+                self.assertGreaterEqual(min(waits), apart)
+                self.assertLess(min(waits), apart + 150)
+
+    def test_at_most_one_change_is_unanswered(self) -> None:
+        edge = SimEdge("a")
+        world = World(edge)
+        world.run(2)
+        edge.ack_of_subscribe_after_ms = 4_000
+        set_mode(world, events.Mode.MINUTE)
+        world.run(1)
+        set_mode(world, events.Mode.SECOND)
+        world.run(2.9)
+        self.assertEqual([each.mode for each in edge.subscribes], [0, 1])
+        world.run(0.3)
+        self.assertEqual([each.mode for each in edge.subscribes], [0, 1, 0])
+
+    def test_a_mode_that_is_wanted_no_longer_is_not_asked_for(self) -> None:
+        edge = SimEdge("a")
+        world = World(edge)
+        world.run(0.5)
+        set_mode(world, events.Mode.MINUTE)
+        set_mode(world, events.Mode.SECOND)
+        world.run(5)
+        self.assertEqual(len(edge.subscribes), 1)
+        self.assertEqual(world.of(events.ModeChanged), [])
 
     def test_a_change_that_was_not_accepted_is_asked_for_again(self) -> None:
         edge = SimEdge("a")

@@ -62,9 +62,12 @@ class SimEdge:
         self.cookie = b""
         self.protocol_minor = 1
         self.heartbeat_interval_ms = 15_000
+        self.frame_rate_limit = 0
         self.connections: Dict[int, SimConnection] = {}
         self.auths: List[messages.Auth] = []
         self.subscribes: List[messages.Subscribe] = []
+        self.subscribed_at: List[int] = []
+        """When the SUBSCRIBEs arrived."""
         self.heartbeats: List[int] = []
         self.acked_auth_at = 0
         self.acked_subscribe_at: Optional[int] = None
@@ -288,6 +291,7 @@ class World:
                     self.after(after, partial(self._ack_auth, edge, connection))
             elif isinstance(message, messages.Subscribe):
                 edge.subscribes.append(message)
+                edge.subscribed_at.append(self.time)
                 if edge.refusal_of_subscribe is not None:
                     self._refuse(edge, number, edge.refusal_of_subscribe)
                 elif edge.answers and edge.acks_auth and edge.acks_subscribe:
@@ -308,6 +312,7 @@ class World:
             protocol_minor=edge.protocol_minor,
             connection_id=f"{edge.edge_id}-{connection.number}",
             cookie=edge.cookie,
+            frame_rate_limit=edge.frame_rate_limit,
         )
         self.send(connection.number, FrameType.ACK, ack)
 

@@ -13,7 +13,7 @@ from typing import Deque, Optional, Tuple
 
 from ._estimate import Estimator
 from ._units import MS, NEVER, US
-from .events import Event, Gap, Quality, Tick
+from .events import Event, Gap, Mode, Quality, Tick
 
 HELD_MAX = 64
 """The number of events beyond which the connection is not read. Since an edge is 800 ms ahead, the
@@ -45,6 +45,25 @@ class Held:
         self._last_known = None
         kept = [held for held in self._events if not isinstance(held[0], (Tick, Gap))]
         self._events = deque(kept)
+
+    def drop_coarser(self, mode: Mode, present_ms: Optional[int]) -> Optional[int]:
+        """Drops the ticks of a mode coarser than ``mode`` that are held until their time, because
+        the ticks of ``mode`` would wait behind them. Those include the ticks at the same moments.
+        Returns the first one that was dropped."""
+        first_ms: Optional[int] = None
+        kept: Deque[Tuple[Event, bool]] = deque()
+        for event, is_held in self._events:
+            if (
+                is_held
+                and isinstance(event, Tick)
+                and event.mode.period_ms > mode.period_ms
+                and (present_ms is None or event.epoch_ms > present_ms)
+            ):
+                first_ms = event.epoch_ms if first_ms is None else first_ms
+            else:
+                kept.append((event, is_held))
+        self._events = kept
+        return first_ms
 
     def handle_end(self, estimator: Estimator, now: int) -> None:
         """The subscription has ended for good: continues with what was known of the time. If the

@@ -9,7 +9,7 @@ from typing import Iterator, Optional
 
 from ._estimate import Estimator
 from ._session import Batch, PongExchange, Request, Session, SessionEvent, Subscribed, Welcome
-from ._units import NEVER, S
+from ._units import MS, NEVER, S
 from ._vitals import Vitals
 from .errors import Awaited, EdgeTimeout, TickstormError, TimeUnknown
 from .events import Mode
@@ -22,6 +22,14 @@ _NO_TIME_SINCE_MINOR = 1
 """The minor revision since which an edge answers NO_TIME. An earlier one waits."""
 _SILENCE_MIN = 5 * S
 """The shortest silence after which an edge is given up."""
+_FRAMES_APART = 15
+"""The frames for whose time a connection pauses between two SUBSCRIBEs. An edge counts each as ten,
+and HEARTBEATs take the rest."""
+_FRAME_RATE = 10
+"""The frames per second of an edge that does not tell its limit, which is the default."""
+_APART_MIN = 500 * MS
+_SPARING_APART_MIN = 2 * S
+"""The same for a client to which an edge has answered RATE_LIMITED."""
 
 
 class Stage(enum.Enum):
@@ -60,6 +68,8 @@ class Link:
         self._silence_max = NEVER
         self._asked_since: Optional[int] = None
         """Since when a further SUBSCRIBE has not been acknowledged."""
+        self._subscribe_at = 0
+        """When the last SUBSCRIBE was sent or, if it is the first one, acknowledged."""
 
     @property
     def edge_id(self) -> str:
@@ -96,6 +106,8 @@ class Link:
                 self._stage_since = now
                 self._silence_max = max(event.heartbeat_timeout, _SILENCE_MIN)
             elif isinstance(event, Subscribed):
+                if self.stage is not Stage.SUBSCRIBED:
+                    self._subscribe_at = now
                 self.stage = Stage.SUBSCRIBED
                 self._stage_since = now
                 self._asked_since = None
@@ -104,8 +116,19 @@ class Link:
 
     def subscribe(self, request: Request, now: int) -> bytes:
         """Returns a further SUBSCRIBE, which replaces the subscription."""
-        self._asked_since = now
+        self._asked_since = self._subscribe_at = now
         return self.session.subscribe(request)
+
+    def next_subscribe(self, sparing: bool) -> int:
+        """Returns from when on a further SUBSCRIBE may be sent without exceeding the frame rate;
+        NEVER until the last one is acknowledged."""
+        if self.stage is not Stage.SUBSCRIBED or self.awaits_ack:
+            return NEVER
+        rate = self.welcome.frame_rate_limit if self.welcome else 0
+        apart = max(_FRAMES_APART * S // (rate or _FRAME_RATE), _APART_MIN)
+        if sparing:
+            apart = max(2 * apart, _SPARING_APART_MIN)
+        return self._subscribe_at + apart
 
     @property
     def awaits_ack(self) -> bool:

@@ -7,7 +7,6 @@ from typing import NamedTuple, Optional
 from ._estimate import Estimator
 from ._resume import Resume
 from ._session import Request
-from ._units import MS
 from .events import Mode
 
 
@@ -21,6 +20,8 @@ class ModeChange:
 
     def __init__(self) -> None:
         self._wanted: Optional[_Wanted] = None
+        self._asked: Optional[_Wanted] = None
+        """What the edge was last asked for."""
 
     def want(self, mode: Mode, resume_after_ms: Optional[int], current: Mode) -> None:
         """Records that a mode is wanted, in place of any other that has not been accepted."""
@@ -28,33 +29,38 @@ class ModeChange:
         if mode is not latest or resume_after_ms is not None:
             self._wanted = _Wanted(mode, resume_after_ms)
 
+    def is_wanted(self, current: Mode) -> bool:
+        """Returns whether the edge must be asked. A program that wants the current mode again needs
+        no SUBSCRIBE, unless it names a resume point."""
+        wanted = self._wanted
+        return wanted is not None and (
+            wanted.mode is not current or wanted.resume_after_ms is not None
+        )
+
     def request(
         self, resume: Resume, estimator: Estimator, ahead: bool, now: int
-    ) -> Optional[Request]:
-        """Returns what to ask the edge for, or ``None`` if no change is wanted."""
-        if self._wanted is None:
-            return None
+    ) -> Request:
+        """Returns what to ask the edge for. A change must be wanted."""
+        assert self._wanted is not None
+        self._asked = self._wanted
         mode, point_ms = self._wanted
         if point_ms is None:
-            point_ms = _point(mode, resume, estimator, now)
+            point_ms = resume.point_in(mode, present_ms(estimator, now))
         return Request(mode, ahead, point_ms)
 
-    def handle_accepted(self, request: Request) -> None:
-        """Records that the edge has accepted a request."""
-        if self._wanted is not None and self._wanted.mode is request.mode:
+    def handle_accepted(self) -> None:
+        """Records that the edge has accepted the request."""
+        if self._wanted == self._asked:
             self._wanted = None
 
     def handle_refused(self) -> None:
         """Records that the edge has refused the request. Its resume point is not tried again."""
-        if self._wanted is not None:
+        if self._wanted is not None and self._wanted == self._asked:
             self._wanted = self._wanted._replace(resume_after_ms=None)
 
 
-def _point(mode: Mode, resume: Resume, estimator: Estimator, now: int) -> Optional[int]:
-    """Returns the point after which no tick of the new mode may be missing: the last tick received,
-    but at most a period of the new mode ago."""
-    point_ms = resume.point_ms
-    if point_ms is None or mode.period_ms >= resume.mode.period_ms:
-        return point_ms
-    authority = estimator.authority_at(now)
-    return None if authority is None else max(point_ms, authority // MS - mode.period_ms)
+def present_ms(estimator: Estimator, now: int) -> Optional[int]:
+    """Returns the latest millisecond that has certainly begun by authority time, or ``None`` if
+    that is not known."""
+    estimate = estimator.estimate_lateness(now)
+    return None if estimate is None else (estimate.unix_us - estimate.error_us) // 1_000

@@ -26,7 +26,39 @@ class Resume:
         self.mode = mode
         self.point_ms = point_ms
         """The resume point of the next SUBSCRIBE."""
+        self._other_ms: Optional[int] = None
+        """The point up to which the program has received the ticks of the other mode, if the mode
+        was changed."""
         self._refused_once = False
+
+    def point_in(self, mode: Mode, present_ms: Optional[int]) -> Optional[int]:
+        """Returns the resume point for a change to another mode. After SECOND ticks, the MINUTE
+        ticks after the last of them follow. After MINUTE ticks, the SECOND ticks from the present
+        on follow, and not those of the minute before. No tick is repeated that the program has
+        received in an earlier use of that mode."""
+        point_ms = self.point_ms
+        if mode.period_ms < self.mode.period_ms:
+            # The millisecond has begun, but a tick at its very start may still be to come.
+            point_ms = None if present_ms is None else present_ms - 1
+        if point_ms is None or self._other_ms is None:
+            return point_ms
+        return max(point_ms, self._other_ms)
+
+    def handle_change(
+        self, mode: Mode, point_ms: Optional[int], start_ms: int, dropped_ms: Optional[int]
+    ) -> None:
+        """Records that an edge accepted ``mode`` with the resume point ``point_ms``, and sends the
+        ticks after ``start_ms``. ``dropped_ms`` is the first tick of the old mode that the program
+        will not receive because of the change."""
+        if mode is not self.mode:
+            received_ms = self.point_ms
+            if received_ms is not None and dropped_ms is not None:
+                received_ms = min(received_ms, dropped_ms - 1)
+            if point_ms is None and self._other_ms is not None:
+                start_ms = max(start_ms, self._other_ms)
+            self.mode, self._other_ms = mode, received_ms
+        self.point_ms = point_ms
+        self.handle_start(start_ms)
 
     def handle_start(self, start_ms: int) -> None:
         """Records that an edge accepted the subscription and sends the ticks after ``start_ms``."""
@@ -58,7 +90,7 @@ class Resume:
             self._refused_once = True
             return ComeBack.AT_ONCE
         if come_back in (ComeBack.RETRY_RESUME_ONCE, ComeBack.AT_ONCE_WITHOUT_RESUME):
-            self.point_ms = None
+            self.point_ms = self._other_ms = None
             self._refused_once = False
             return ComeBack.AT_ONCE_WITHOUT_RESUME
         return come_back

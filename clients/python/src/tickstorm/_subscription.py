@@ -17,8 +17,8 @@ from ._comebacks import Comebacks
 from ._estimate import Estimator
 from ._first import is_refusal
 from ._held import Held
-from ._link import Link, Stage
-from ._modes import ModeChange
+from ._link import Link
+from ._modes import ModeChange, present_ms
 from ._moves import Move
 from ._resume import Continuity, Resume
 from ._session import Batch, Leave, Request, Session, Subscribed, Welcome
@@ -170,6 +170,8 @@ class Subscription:
         elif self.phase is Phase.SUBSCRIBED and self._attempt is None and self._move:
             due = self._move.next_attempt
             moments.append(NEVER if due is None else due)
+        if self.phase is Phase.SUBSCRIBED:
+            moments.append(self._next_mode_change())
         self._wake_by = max(now, min(moments))
         return self._wake_by
 
@@ -297,7 +299,7 @@ class Subscription:
         if self._options.reconnect:
             link.watch(now)
         if link is self.link:
-            self._handle_changed(event)
+            self._handle_changed(event, now)
         elif self.phase is Phase.SUBSCRIBED:
             self._settling = True
             self.actions.append(Settle())
@@ -480,21 +482,28 @@ class Subscription:
 
     # Changes of mode
 
+    def _next_mode_change(self) -> int:
+        """Returns when to ask the edge for another mode; NEVER if none is wanted, or if the last
+        change is not answered yet."""
+        if self.link is None or not self._mode_change.is_wanted(self.resume.mode):
+            return NEVER
+        return self.link.next_subscribe(self._comebacks.sparing)
+
     def _apply_change(self, now: int) -> None:
-        """Asks for a change of mode that is wanted, unless another one is not answered yet."""
-        link = self.link
-        if link is None or link.stage is not Stage.SUBSCRIBED or link.awaits_ack:
+        """Asks for a change of mode if one is due."""
+        if self.link is None or self._next_mode_change() > now:
             return
         ahead = self._options.ahead
         request = self._mode_change.request(self.resume, self.estimator, ahead, now)
-        if request is not None:
-            self.actions.append(Send(link.number, link.subscribe(request, now)))
+        self.actions.append(Send(self.link.number, self.link.subscribe(request, now)))
 
-    def _handle_changed(self, event: Subscribed) -> None:
+    def _handle_changed(self, event: Subscribed, now: int) -> None:
         request = event.request
-        self.resume = Resume(request.mode, request.resume_after_ms)
-        self.resume.handle_start(event.start_ms)
-        self._mode_change.handle_accepted(request)
+        dropped_ms = self.held.drop_coarser(request.mode, present_ms(self.estimator, now))
+        self.resume.handle_change(
+            request.mode, request.resume_after_ms, event.start_ms, dropped_ms
+        )
+        self._mode_change.handle_accepted()
         self.held.push(ModeChanged(request.mode, event.start_ms))
 
 

@@ -210,13 +210,14 @@ class Client:
         self, mode: Union[Mode, str], *, resume_after_ms: Optional[int] = None
     ) -> None:
         """Changes the mode, on the same connection. :class:`ModeChanged` says when the edge has
-        accepted it: until then, ticks are of the old mode.
+        accepted it: until then, ticks are of the old mode. If changes follow each other too fast
+        for the edge's frame rate, the last one is asked for after a pause.
 
         Args:
             mode: The new mode.
             resume_after_ms: The point after which no tick of the new mode may be missing. By
-                default, that is the last tick received, but not more than one period of the new
-                mode ago.
+                default, MINUTE ticks continue after the last SECOND tick, and SECOND ticks start at
+                the present. No tick is repeated that was received in an earlier use of its mode.
         """
         parsed, point_ms = parse_mode(mode), check_epoch_ms("resume_after_ms", resume_after_ms)
         if self._loop is None:

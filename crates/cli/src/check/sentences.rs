@@ -448,9 +448,31 @@ pub(super) const SENTENCES: &[Sentence] = &[
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     const DOCUMENT: &str = include_str!("../../../../docs/protocol.md");
+    const VECTORS: &str = include_str!("../../../../conformance/sentences.json");
+
+    #[test]
+    fn the_vectors_name_the_same_sentences() {
+        let vectors: serde_json::Value = serde_json::from_str(VECTORS).unwrap();
+        let listed = vectors["sentences"].as_array().unwrap().iter();
+        let is_checked = |sentence: &&serde_json::Value| {
+            let by = sentence["checked_by"].as_array().unwrap();
+            by.iter().any(|name| name == "check")
+        };
+        let text = |value: &serde_json::Value| one_line(value.as_str().unwrap());
+        let expected: BTreeSet<_> = listed
+            .filter(is_checked)
+            .map(|sentence| (text(&sentence["id"]), text(&sentence["sentence"])))
+            .collect();
+        let checked = SENTENCES
+            .iter()
+            .map(|sentence| (sentence.id.to_owned(), sentence.text.to_owned()));
+        assert_eq!(checked.collect::<BTreeSet<_>>(), expected);
+    }
 
     fn one_line(text: &str) -> String {
         text.split_whitespace().collect::<Vec<_>>().join(" ")

@@ -86,11 +86,9 @@ async fn ticks_are_of_the_old_mode_until_the_edge_accepts_the_new_one() {
     // Back again, the seconds start at the present, and not after the last minute.
     ticks.set_mode(Mode::Second);
     let asked = request(&mut edge).await;
-    // The seconds up to the last one have been received, early.
-    assert_eq!(
-        (asked.mode, asked.resume_after),
-        (Mode::Second, Some(epoch(2_000)))
-    );
+    let behind_ms = epoch(edge.authority_ms()).as_ms() - asked.resume_after.unwrap().as_ms();
+    assert_eq!(asked.mode, Mode::Second);
+    assert!((0..100).contains(&behind_ms), "{behind_ms}");
 }
 
 #[tokio::test(start_paused = true)]
