@@ -47,10 +47,12 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let mut ticks = tickstorm_client::connect(options).await?.into_tick_stream();
     let mut trades = BufReader::new(stdin()).lines();
     let (mut open, mut has_input) = (BTreeMap::<i64, Trades>::new(), true);
+    let mut closed_ms = i64::MIN;
     loop {
         tokio::select! {
             line = trades.next_line(), if has_input => match line? {
                 Some(line) => match parse(&line) {
+                    Some((time_ms, ..)) if time_ms < closed_ms => eprintln!("too late: {line}"),
                     Some((time_ms, price, size)) => {
                         let minute_ms = time_ms.div_euclid(MINUTE_MS) * MINUTE_MS;
                         open.entry(minute_ms).or_default().push((price, size));
@@ -59,10 +61,11 @@ async fn main() -> Result<(), Box<dyn Error>> {
                 },
                 None => has_input = false,
             },
-            Some(tick) = ticks.next() => {
-                let minute_ms = tick.epoch.as_ms() - MINUTE_MS;
-                if let Some(candle) = open.remove(&minute_ms).as_ref().and_then(candle) {
-                    println!("{minute_ms} {candle}");
+            tick = ticks.next() => {
+                closed_ms = tick.ok_or("the connection has ended")?.epoch.as_ms();
+                let rest = open.split_off(&closed_ms);
+                for (minute_ms, trades) in std::mem::replace(&mut open, rest) {
+                    println!("{minute_ms} {}", candle(&trades).unwrap_or_default());
                 }
             }
         }

@@ -41,7 +41,7 @@ impl Round {
     /// Returns the first card, which is the same on every server.
     fn first_card(&self) -> usize {
         // The finalizer of SplitMix64, which spreads successive numbers.
-        let mut hash = self.number.cast_unsigned();
+        let mut hash = self.number.unsigned_abs();
         for factor in [0xbf58_476d_1ce4_e5b9, 0x94d0_49bb_1331_11eb] {
             hash = (hash ^ (hash >> 30)).wrapping_mul(factor);
         }

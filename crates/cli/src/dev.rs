@@ -234,7 +234,7 @@ impl System {
         let options = credentials
             .apply_to(Options::new(addr))
             .client_id("tickstorm dev")
-            .exact_time();
+            .exact_time(true);
         let options = match served.client_options() {
             Some(tls) => options.tls(tls),
             None => options,

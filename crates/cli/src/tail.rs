@@ -154,7 +154,7 @@ impl Tail {
         let options = credentials
             .apply_to(addresses)
             .client_id("tickstorm tail")
-            .exact_time()
+            .exact_time(true)
             .ahead(self.ahead)
             .reconnect(self.within.is_none())
             .mode(self.mode.into());

@@ -17,7 +17,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         if tick.mode == Mode::Minute && end_ms.is_none() {
             end_ms = Some(tick.epoch.as_ms() + 59_000);
             events.set_mode(Mode::Second);
-        } else if end_ms == Some(tick.epoch.as_ms()) {
+        } else if end_ms.is_some_and(|end_ms| tick.epoch.as_ms() >= end_ms) {
             events.set_mode(Mode::Minute);
         }
     }

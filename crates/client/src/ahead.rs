@@ -17,7 +17,7 @@ use crate::alarm_clock::AlarmClock;
 use crate::connection::FREEZE;
 use crate::error::Error;
 use crate::estimate::Estimator;
-use crate::event::Event;
+use crate::event::{Event, Tick};
 
 /// The largest number of events that are held; beyond it, the connection is not read. Since an edge
 /// is 800 ms ahead, the usual number is one or two ticks.
@@ -65,10 +65,18 @@ impl Held {
     /// Drops the ticks of a coarser mode than `mode`, behind which its ticks would wait. The ticks
     /// of `mode` include those at the same moments.
     fn drop_coarser(&mut self, mode: Mode) {
+        let is_coarser = |tick: &Tick| tick.mode.period_ms() > mode.period_ms();
+        let mut dropped = None;
         self.items.retain(|held| match held {
-            Ok(Event::Tick(tick)) => {
-                tick.quality == Quality::Replay || tick.mode.period_ms() <= mode.period_ms()
+            Ok(Event::Tick(tick)) if is_coarser(tick) && tick.quality != Quality::Replay => {
+                dropped.get_or_insert(tick.epoch);
+                false
             }
+            Ok(_) | Err(_) => true,
+        });
+        // A gap is one before a tick.
+        self.items.retain(|held| match held {
+            Ok(Event::Gap { before, .. }) => dropped.is_none_or(|dropped| *before < dropped),
             Ok(_) | Err(_) => true,
         });
     }

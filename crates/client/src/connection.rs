@@ -242,7 +242,8 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
         self.unanswered_since = Some(self.clock.now());
     }
 
-    /// Returns the next ticks, or that the edge is going away. Nothing is lost if the future is
+    /// Returns the next ticks, or that the edge is going away or has acknowledged a change of mode.
+    /// Nothing is lost if the future is
     /// dropped and this is called again.
     pub(crate) async fn next(&mut self) -> Result<Received, Error> {
         loop {
@@ -414,9 +415,9 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
                 vitals.handle_heartbeat(&estimator, now);
             }
             deadline = deadline.min(vitals.next_change(&estimator, now));
-            if let Some(since) = self.unanswered_since {
-                deadline = deadline.min(since + SUBSCRIBE_TIMEOUT);
-            }
+        }
+        if let (Some(since), Reading::Yes) = (self.unanswered_since, reading) {
+            deadline = deadline.min(since + SUBSCRIBE_TIMEOUT);
         }
         // A frame that waits for space in the socket's buffer is as good a sign of life as a
         // HEARTBEAT, so no HEARTBEAT is added to it. At most one is pending at any time.
@@ -436,15 +437,15 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
             self.forgive(now);
             return Ok(());
         }
-        let Some(vitals) = &self.vitals else {
-            return Ok(());
-        };
         if let Some(since) = self.unanswered_since {
             let waited = now.since(since);
             if waited >= SUBSCRIBE_TIMEOUT {
                 return Err(Error::TimeUnknown { waited });
             }
         }
+        let Some(vitals) = &self.vitals else {
+            return Ok(());
+        };
         match vitals.poll(&self.estimator.borrow(), now) {
             None => Ok(()),
             Some(Symptom::Silent { silence }) => Err(Error::Timeout {

@@ -22,6 +22,13 @@ pub enum Error {
         /// The error for the last IP address that was tried.
         source: io::Error,
     },
+    /// A part of the credentials was not set. No connection was made.
+    #[error("no {missing} is set")]
+    #[non_exhaustive]
+    MissingCredentials {
+        /// The missing part.
+        missing: &'static str,
+    },
     /// The file with the password or token can't be read.
     #[error("cannot read the credentials in {}", path.display())]
     #[non_exhaustive]
@@ -97,6 +104,7 @@ impl Error {
             Self::Connect { .. } | Self::TimeUnknown { .. } => Return::Elsewhere,
             #[cfg(feature = "tls")]
             Self::Tls(_) => Return::No,
+            Self::MissingCredentials { .. } => Return::No,
             Self::Refused(refusal) => refusal.come_back(),
             Self::Protocol(broken) => broken.come_back(),
             Self::Closed { .. } | Self::Timeout { .. } | Self::SecretFile { .. } => Return::AtOnce,
@@ -111,6 +119,7 @@ impl Error {
             Self::Refused(refusal) => refusal.connection_id.as_ref(),
             Self::Connect { .. }
             | Self::SecretFile { .. }
+            | Self::MissingCredentials { .. }
             | Self::Protocol(_)
             | Self::Closed { .. }
             | Self::TimeUnknown { .. }
@@ -126,6 +135,7 @@ impl Error {
             Self::Refused(refusal) => Duration::from_millis(refusal.retry_after_ms.into()),
             Self::Connect { .. }
             | Self::SecretFile { .. }
+            | Self::MissingCredentials { .. }
             | Self::Protocol(_)
             | Self::Closed { .. }
             | Self::TimeUnknown { .. }

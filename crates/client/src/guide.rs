@@ -14,7 +14,7 @@
 //!
 //! ```text
 //! export TICKSTORM_URL=tickstorm://stream_user:stream_pass@127.0.0.1:8080
-//! cargo run -p tickstorm-client --example ticks
+//! cargo run -p tickstorm-client --example configured
 //! ```
 //!
 //! Four longer examples do whole jobs: `candles` closes candles on the minute, `rounds` starts game
@@ -27,7 +27,7 @@
 /// subscription, and fails if it does not. The client then does what is necessary: it
 /// reconnects, resumes after the last tick, and leaves an edge that is of no use.
 /// [`into_tick_stream`](crate::Ticks::into_tick_stream) makes this a plain `Stream<Item = Tick>`,
-/// with which `StreamExt` of the `futures` crates works as well.
+/// with which `StreamExt` of the `futures` crates works.
 ///
 #[doc = "```no_run"]
 #[doc = include_str!("../examples/ticks.rs")]
@@ -106,8 +106,8 @@ pub mod following_events {}
 #[doc = "```"]
 ///
 /// [`late_us`](crate::Tick::late_us) says how long after its time the tick was handed on, and the
-/// estimate [`read`](crate::Tick::read) has the error bound of that. No tick is handed on early, up
-/// to that bound. The introduction of [this crate](crate) says how exact timers are on each system.
+/// estimate [`read`](crate::Tick::read) has the error bound of that. No tick is handed on early by
+/// more than that bound. The introduction of [this crate](crate) says how exact timers are on each system.
 ///
 /// [`authority_time`](crate::Ticks::authority_time) is the cluster's time at any moment, for
 /// programs that put it on records of their own.

@@ -54,7 +54,7 @@
 //! | macOS and other Unix | within a few milliseconds: tokio's timer, which counts milliseconds |
 //! | Windows | within some 20 ms: tokio's timer, on a clock that advances every 1/64 s by default |
 //!
-//! Only Linux has been measured and tested. No tick is released early on any system. A busy machine
+//! Only Linux has been measured and tested. No tick is released early, by more than the estimate's error bound, on any system. A busy machine
 //! adds its own delays. After a machine was suspended or stalled for seconds, ticks are held until
 //! the client has learned the time again. If no file descriptor is left for the timerfd on Linux,
 //! tokio's timer takes its place. On Windows, a program can request a clock that advances more

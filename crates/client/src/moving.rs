@@ -55,6 +55,11 @@ impl Move {
         (self.next_attempt <= self.deadline).then_some(self.next_attempt)
     }
 
+    /// Records that an attempt was dropped, for no fault of its edge.
+    pub(crate) fn handle_dropped(&mut self, now: Mono) {
+        self.next_attempt = now;
+    }
+
     /// Records that an attempt has failed, or led back to the same edge, and that the next address
     /// may be tried from `rested` on.
     pub(crate) fn handle_failure(&mut self, rested: Mono, now: Mono, random: u32) {

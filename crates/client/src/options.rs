@@ -84,7 +84,8 @@ impl Options {
         self.user(user.into(), Secret::File(path.into()))
     }
 
-    /// Authenticates with this password and the username set before, such as the one in a URL.
+    /// Authenticates with this password and the username set before, such as the one in a URL. If
+    /// there is none, connecting fails.
     #[must_use]
     pub fn password(self, password: impl Into<String>) -> Self {
         let user = match &self.credentials {
@@ -130,11 +131,12 @@ impl Options {
         self
     }
 
-    /// Samples authority time every 2 s instead of every two thirds of the edge's heartbeat
-    /// interval. Between samples, its error then grows by less than 0.5 ms instead of 2 ms.
+    /// Sets whether to sample authority time every 2 s instead of every two thirds of the edge's
+    /// heartbeat interval, which is off by default. Between samples, its error then grows by less
+    /// than 0.5 ms instead of 2 ms. [`Options::ahead`] implies it.
     #[must_use]
-    pub fn exact_time(mut self) -> Self {
-        self.exact_time = true;
+    pub fn exact_time(mut self, exact_time: bool) -> Self {
+        self.exact_time = exact_time;
         self
     }
 
@@ -198,6 +200,21 @@ pub(crate) enum Credentials {
 }
 
 impl Credentials {
+    /// Fails if a part of the credentials is missing.
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        let Self::Password { user, password } = self else {
+            return Ok(());
+        };
+        let missing = if user.is_empty() {
+            "username"
+        } else if matches!(password, Secret::Missing) {
+            "password"
+        } else {
+            return Ok(());
+        };
+        Err(Error::MissingCredentials { missing })
+    }
+
     /// Returns these credentials with the current content of their file, if they have one.
     pub(crate) async fn load(&self) -> Result<Self, Error> {
         Ok(match self {

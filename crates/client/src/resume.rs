@@ -27,6 +27,8 @@ pub(crate) struct Resume {
     point: Option<Epoch>,
     /// The last tick of the other mode that the program has received, if the mode was changed.
     other: Option<Epoch>,
+    /// The last tick of this mode that the program had received before the mode was changed.
+    floor: Option<Epoch>,
     /// Whether the point has been refused once and is being tried a second time.
     refused_once: bool,
 }
@@ -37,6 +39,7 @@ impl Resume {
             mode,
             point,
             other: None,
+            floor: None,
             refused_once: false,
         }
     }
@@ -49,21 +52,25 @@ impl Resume {
         if mode == self.mode {
             return self;
         }
-        let is_finer = mode.period_ms() < self.mode.period_ms();
-        // The last millisecond has begun, but a tick at its very end is still to come.
-        let present = present.map(|present| Epoch::from_ms(present.as_ms().saturating_sub(1)));
-        let (point, other) = if is_finer {
+        let (point, other) = if self.is_coarser_than(mode) {
+            let earlier = |epoch: Epoch| Epoch::from_ms(epoch.as_ms().saturating_sub(1));
+            // The present millisecond has begun, but a tick at its very start may not have come.
+            let present = present.map(earlier);
+            // A tick of this mode may be due that has not arrived. The SECOND tick of the same
+            // moment takes its place.
+            let start = self.point.zip(present).map(|(point, present)| {
+                let due = self.mode.floor(present);
+                if due > point { earlier(due) } else { present }
+            });
             // Ticks that are held until their time are dropped, so they were not received.
-            (
-                self.point.and(present),
-                self.point.min(present.or(self.point)),
-            )
+            (start, self.point.min(present.or(self.point)))
         } else {
             (self.point, self.point)
         };
         Self {
             mode,
-            point: point.map(|point| self.other.map_or(point, |other| other.max(point))),
+            point: point.max(point.and(self.other)),
+            floor: self.other,
             other,
             refused_once: false,
         }
@@ -72,9 +79,23 @@ impl Resume {
     /// Continues as `changed`, which [`Resume::changed_to`] has returned. Ticks of the old mode may
     /// have been received since.
     pub(crate) fn change(&mut self, changed: Self) {
-        let is_finer = changed.mode.period_ms() < self.mode.period_ms();
-        let other = if is_finer { changed.other } else { self.point };
-        *self = Self { other, ..changed };
+        if changed.mode == self.mode {
+            return;
+        }
+        let (point, other) = if self.is_coarser_than(changed.mode) {
+            (changed.point, changed.other)
+        } else {
+            (changed.point.max(self.point), self.point)
+        };
+        *self = Self {
+            point,
+            other,
+            ..changed
+        };
+    }
+
+    fn is_coarser_than(&self, mode: Mode) -> bool {
+        self.mode.period_ms() > mode.period_ms()
     }
 
     pub(crate) fn mode(&self) -> Mode {
@@ -89,6 +110,7 @@ impl Resume {
     /// Records that an edge accepted the subscription and sends the ticks after `start`.
     pub(crate) fn handle_start(&mut self, start: Epoch) {
         self.refused_once = false;
+        let start = self.floor.map_or(start, |floor| floor.max(start));
         self.point.get_or_insert(start);
     }
 
@@ -130,7 +152,7 @@ impl Resume {
             }
             Return::RetryResumeOnce | Return::AtOnceWithoutResume => {
                 self.point = None;
-                self.other = None;
+                (self.other, self.floor) = (None, None);
                 self.refused_once = false;
                 Return::AtOnceWithoutResume
             }
@@ -233,10 +255,34 @@ mod tests {
         let seconds = minutes.changed_to(Mode::Second, Some(epoch(250)));
         assert_eq!(seconds.point(), Some(Epoch::from_ms(249_999)));
         assert_eq!(minutes.changed_to(Mode::Second, None).point(), None);
+        // A minute has begun whose tick has not arrived.
+        let seconds = minutes.changed_to(Mode::Second, Some(Epoch::from_ms(300_003)));
+        assert_eq!(seconds.point(), Some(Epoch::from_ms(299_999)));
         assert_eq!(
             minutes.changed_to(Mode::Minute, None).point(),
             minutes.point()
         );
+    }
+
+    #[test]
+    fn ticks_between_the_request_and_its_answer_are_not_repeated() {
+        let mut resume = Resume::new(Mode::Second, Some(epoch(119)));
+        let changed = resume.changed_to(Mode::Minute, Some(epoch(119)));
+        assert_eq!(resume.handle_tick(epoch(120)), Continuity::Next);
+        resume.change(changed);
+        assert_eq!(resume.handle_tick(epoch(120)), Continuity::Again);
+        assert_eq!(resume.handle_tick(epoch(180)), Continuity::Next);
+    }
+
+    #[test]
+    fn seconds_are_not_repeated_although_the_time_is_not_known() {
+        let mut resume = Resume::new(Mode::Second, Some(epoch(105)));
+        resume.change(resume.changed_to(Mode::Minute, None));
+        resume.change(resume.changed_to(Mode::Second, None));
+        assert_eq!(resume.point(), None);
+        resume.handle_start(epoch(104));
+        assert_eq!(resume.handle_tick(epoch(105)), Continuity::Again);
+        assert_eq!(resume.handle_tick(epoch(106)), Continuity::Next);
     }
 
     #[test]

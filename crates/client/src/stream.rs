@@ -63,6 +63,7 @@ where
     D: Dial,
     C: AlarmClock,
 {
+    options.credentials.check()?;
     let (clock, ahead) = (Arc::new(clock), options.ahead);
     let (mode, wanted) = watch::channel(options.mode);
     let mut subscription = Subscription::new(dial, Arc::clone(&clock), options, wanted);
@@ -269,8 +270,8 @@ impl fmt::Debug for Ticks {
 }
 
 /// The ticks of a subscription, without its other events, each of which goes to the log: a gap or a
-/// lost connection as a warning, and the rest as information. As long as [`Options::reconnect`] is
-/// on, which is the default, this stream does not end.
+/// lost connection as a warning, and the rest as information. The stream only ends if
+/// [`Options::reconnect`] is off.
 #[derive(Debug)]
 pub struct TickStream {
     ticks: Ticks,

@@ -56,8 +56,8 @@ pub(crate) struct Subscription<D, C> {
     resume: Resume,
     /// The mode that the program wants.
     wanted: watch::Receiver<Mode>,
-    /// The mode of which the reader of the events knows.
-    told: Mode,
+    /// The mode that was last reported to the reader of the events.
+    reported: Mode,
     backoff: Backoff,
     addresses: Addresses,
     /// Whether an edge has answered RATE_LIMITED, so that this client must send fewer frames.
@@ -106,7 +106,7 @@ impl<D: Dial, C: AlarmClock> Subscription<D, C> {
             cookie: Cookie::default(),
             resume: Resume::new(options.mode, options.resume_after),
             wanted,
-            told: options.mode,
+            reported: options.mode,
             backoff: Backoff::new(),
             addresses: Addresses::new(options.addresses.len()),
             sparing: false,
@@ -143,6 +143,7 @@ impl<D: Dial, C: AlarmClock> Subscription<D, C> {
                     Err(error) => error,
                 };
                 let (tried, now) = (self.addresses.current(), self.clock.now());
+                trail::write_failure(self.address(), &error);
                 self.handle_failed_address(tried, &error);
                 timeless_until[tried] = None;
                 if knows_no_time(&error) {
@@ -238,7 +239,7 @@ impl<D: Dial, C: AlarmClock> Subscription<D, C> {
                 Turn::Sent | Turn::ModeDue => {}
                 Turn::Received(Ok(Received::Ticks(batch))) => self.take(batch, &mut queue),
                 Turn::Received(Ok(Received::Subscribed { start })) => {
-                    self.handle_mode_accepted(link, start);
+                    self.handle_mode_accepted(link, &mut mover, start);
                     queue.extend(self.mode_event());
                 }
                 Turn::Received(Ok(Received::GoingAway { within })) if self.may_move() => {
@@ -261,10 +262,6 @@ impl<D: Dial, C: AlarmClock> Subscription<D, C> {
         };
         if let Some(target) = mover.target() {
             self.addresses.handle_attempt(target);
-        }
-        // The next connection asks for the mode that this one was asked for.
-        if let Some(changed) = link.change.take() {
-            self.resume.change(changed);
         }
         for event in queue {
             send(events, Ok(event)).await?;
@@ -394,6 +391,7 @@ impl<D: Dial, C: AlarmClock> Subscription<D, C> {
                 | Error::Refused(_)
                 | Error::Protocol(_)
                 | Error::SecretFile { .. }
+                | Error::MissingCredentials { .. }
                 | Error::Closed { .. } => false,
                 #[cfg(feature = "tls")]
                 Error::Tls(_) => false,
@@ -409,26 +407,27 @@ impl<D: Dial, C: AlarmClock> Subscription<D, C> {
     }
 
     async fn connect(&mut self) -> Result<Subscribed<D::Socket>, Error> {
-        self.adopt_mode();
         let address = self.address().to_owned();
         let socket = self.dial.dial(address).await?;
-        let terms = self.terms(self.estimator.clone());
+        let position = self.wanted_position();
+        let terms = self.terms(position, self.estimator.clone());
         let subscribed = Connection::subscribe(socket, terms).await?;
         self.addresses.handle_success(self.addresses.current());
         self.estimator.send_modify(Estimator::handle_connection);
+        self.resume.change(position);
         self.resume.handle_start(subscribed.start);
         Ok(subscribed)
     }
 
     /// Returns what a connection needs if it is made now.
-    fn terms(&self, estimator: watch::Sender<Estimator>) -> Terms {
+    fn terms(&self, position: Resume, estimator: watch::Sender<Estimator>) -> Terms {
         Terms {
             options: Arc::clone(&self.options),
             clock: Arc::clone(&self.clock) as _,
             session: self.session(),
             cookie: self.cookie.clone(),
-            mode: self.resume.mode(),
-            resume_after: self.resume.point(),
+            mode: position.mode(),
+            resume_after: position.point(),
             estimator,
         }
     }

@@ -119,6 +119,7 @@ impl TlsOptions {
 pub enum TlsError {
     /// A file can't be read.
     #[error("cannot read {}", path.display())]
+    #[non_exhaustive]
     File {
         /// The file.
         path: PathBuf,
@@ -127,18 +128,21 @@ pub enum TlsError {
     },
     /// A file is not valid PEM.
     #[error("{} is not a valid file in PEM format", path.display())]
+    #[non_exhaustive]
     NotPem {
         /// The file.
         path: PathBuf,
     },
     /// The file for the private key has none in PEM format.
     #[error("{} contains no private key in PEM format", path.display())]
+    #[non_exhaustive]
     NoKey {
         /// The file.
         path: PathBuf,
     },
     /// A file has no certificate in PEM format.
     #[error("{} contains no certificate in PEM format", path.display())]
+    #[non_exhaustive]
     NoCertificate {
         /// The file.
         path: PathBuf,

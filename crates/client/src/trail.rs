@@ -1,17 +1,16 @@
-//! The log of a subscription, by `tracing`: one line for each event, except that ticks are only
-//! logged at the level of traces. Names that edges give themselves may contain any characters and
-//! are escaped.
+//! The log of a subscription, by `tracing`: one line for each event, ticks at trace level. Names
+//! that edges give themselves may contain any characters and are escaped.
 
 use std::error::Error as _;
 
 use tickstorm_protocol::session::client::Welcome;
 use tickstorm_timebase::Epoch;
-use tracing::{info, trace, warn};
+use tracing::{debug, info, trace, warn};
 
 use crate::error::{ConnectionId, Error};
 use crate::event::Event;
 
-/// Writes that the first connection is made.
+/// Logs the first connection.
 pub(crate) fn write_start(address: &str, welcome: &Welcome, start: Epoch) {
     info!(
         address,
@@ -22,13 +21,32 @@ pub(crate) fn write_start(address: &str, welcome: &Welcome, start: Epoch) {
     );
 }
 
-/// Writes an event.
+/// Logs that a first connection was not made to an address.
+pub(crate) fn write_failure(address: &str, error: &Error) {
+    warn!(
+        address,
+        error = %error,
+        cause = error.source().map(tracing::field::display),
+        "not connected"
+    );
+}
+
+/// Logs that an attempt to move to an address failed.
+pub(crate) fn write_failed_move(address: &str, error: &Error) {
+    debug!(
+        address,
+        error = %error,
+        cause = error.source().map(tracing::field::display),
+        "not moved"
+    );
+}
+
+/// Logs an event.
 pub(crate) fn write(event: &Event) {
     match event {
         Event::Tick(tick) => trace!(
             mode = tick.mode.name(),
             epoch_ms = tick.epoch.as_ms(),
-            late_us = tick.late_us(),
             "tick"
         ),
         Event::Gap { after, before } => warn!(
@@ -77,7 +95,7 @@ pub(crate) fn write(event: &Event) {
     }
 }
 
-/// Writes the error that ends the stream.
+/// Logs the error that ends the stream.
 pub(crate) fn write_end(error: &Error) {
     warn!(
         error = %error,

@@ -1,13 +1,14 @@
 //! Options from the environment: a URL, and credentials in variables of their own, which are those
 //! of `tickstorm tail`.
 
+use std::env;
 use std::ffi::OsString;
-use std::{env, fs};
+use std::fs::File;
 
-use secrecy::SecretString;
+use secrecy::{ExposeSecret as _, SecretString};
 
 use super::url::OptionsError;
-use super::{Credentials, Options, Secret};
+use super::{Credentials, Options, Secret, read_secret};
 
 const URL: &str = "TICKSTORM_URL";
 const USER: &str = "STREAM_USER";
@@ -95,13 +96,12 @@ impl<F: Fn(&str) -> Option<OsString>> Variables<F> {
     fn user(&self) -> Result<Option<String>, OptionsError> {
         Ok(match self.secret(USER)? {
             Some(Secret::File(path)) => {
-                let read = fs::read_to_string(&path).map_err(|error| {
-                    problem(format!(
-                        "{USER}_FILE: cannot read {}: {error}",
-                        path.display()
-                    ))
+                let read = File::open(&path).and_then(read_secret);
+                let read = read.map_err(|error| {
+                    let path = path.display();
+                    problem(format!("{USER}_FILE: cannot read {path}: {error}"))
                 })?;
-                Some(read.trim_end_matches(['\r', '\n']).to_owned())
+                Some(read.expose_secret().to_owned())
             }
             Some(secret @ Secret::Text(_)) => secret.text().map(str::to_owned),
             Some(Secret::Missing) | None => None,

@@ -47,6 +47,7 @@ pub enum OptionsError {
          address]:port, with a port from 1 to 65535; in a user name or password, write / as %2F, \
          ? as %3F, # as %23 and @ as %40"
     )]
+    #[non_exhaustive]
     Address {
         /// Which of the addresses, from 1.
         number: usize,
@@ -58,18 +59,21 @@ pub enum OptionsError {
     #[error(
         "{part} of the URL has a % that encodes no UTF-8 text; write %25 for the % sign itself"
     )]
+    #[non_exhaustive]
     Encoding {
         /// The part of the URL.
         part: &'static str,
     },
     /// The URL has a parameter that does not exist.
     #[error("the URL's parameter {name:?} does not exist: expected {}", PARAMETERS.join(", "))]
+    #[non_exhaustive]
     UnknownParameter {
         /// The name that was given.
         name: String,
     },
     /// A parameter has a value that is not allowed.
     #[error("the URL's parameter {name} is {value:?}: expected {allowed}")]
+    #[non_exhaustive]
     Value {
         /// The parameter.
         name: &'static str,
@@ -80,12 +84,14 @@ pub enum OptionsError {
     },
     /// Parameters are given that do not go together.
     #[error("the URL is not valid: {rule}")]
+    #[non_exhaustive]
     Combination {
         /// The rule that the URL breaks.
         rule: &'static str,
     },
     /// An environment variable is missing or can't be used.
     #[error("the environment is not valid: {problem}")]
+    #[non_exhaustive]
     Environment {
         /// What is wrong, and what is allowed.
         problem: String,
@@ -104,7 +110,7 @@ impl Options {
     /// | `mode=second` | [`mode`](Self::mode), or `minute` |
     /// | `ahead`, `exact_time`, `reconnect`, `moves` | the options of that name: `1` or `0` |
     /// | `resume_after=1800000000000` | [`resume_after`](Self::resume_after), in milliseconds |
-    /// | `client_id=rack-7` | [`client_id`](Self::client_id) |
+    /// | `client_id=rack-7` | [`client_id`](Self::client_id); `@` is written as `%40`, as everywhere |
     /// | `password_file=/run/secrets/pass` | [`password_file`](Self::password_file) |
     /// | `token=…`, `token_file=…` | [`token`](Self::token), [`token_file`](Self::token_file) |
     /// | `ca_file`, `server_name`, `cert_file`, `key_file` | TLS only: see `TlsOptions` |
@@ -186,8 +192,14 @@ fn credentials(login: &str) -> Result<Credentials, OptionsError> {
         Some((user, password)) => (user, Some(decode(password, "the password")?)),
         None => (login, None),
     };
+    let user = decode(user, "the user name")?;
+    if user.is_empty() || password.as_ref().is_some_and(String::is_empty) {
+        return Err(OptionsError::Combination {
+            rule: "a user name and a password must not be empty",
+        });
+    }
     Ok(Credentials::Password {
-        user: decode(user, "the user name")?,
+        user,
         password: password.map_or(Secret::Missing, |text| {
             Secret::Text(SecretString::from(text))
         }),
@@ -212,14 +224,14 @@ struct Parameters(Vec<(&'static str, String)>);
 
 impl Parameters {
     fn parse(query: &str) -> Result<Self, OptionsError> {
+        // It may be the rest of a password with a question mark.
+        if query.contains('@') {
+            return Err(OptionsError::Address { number: 1 });
+        }
         let mut parameters = Self(Vec::new());
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
             let name = decode(name, "a parameter's name")?;
-            // It may be the rest of a password with a question mark.
-            if name.contains('@') {
-                return Err(OptionsError::Address { number: 1 });
-            }
             let Some(known) = PARAMETERS.into_iter().find(|known| *known == name) else {
                 return Err(OptionsError::UnknownParameter { name });
             };
@@ -393,7 +405,7 @@ mod tests {
             .credentials("ada", "open /sesame")
             .mode(Mode::Minute)
             .ahead(true)
-            .exact_time()
+            .exact_time(true)
             .resume_after(Epoch::from_ms(-5))
             .reconnect(false)
             .moves(false)
@@ -515,6 +527,9 @@ mod tests {
                 "a token is used without a user name",
             ),
             ("tickstorm://edge?token=x&token_file=y", "only one of"),
+            ("tickstorm://@edge", "must not be empty"),
+            ("tickstorm://:pw@edge", "must not be empty"),
+            ("tickstorm://ada:@edge", "must not be empty"),
         ] {
             let error = shown(url);
             assert!(error.contains(expected), "{url}: {error}");
@@ -528,6 +543,9 @@ mod tests {
             "tickstorm://ada:se?same@edge",
             "tickstorm://ada:se#same@edge",
             "tickstorm://ada:1?same@edge",
+            "tickstorm://ada:1?same=1@edge",
+            "tickstorm://ada:1?mode=same@edge",
+            "tickstorm://ada:1?x&same@edge",
             "tickstorm://ada:se%same@edge",
             "tickstorm://ada:se,same",
             "http://ada:sesame@edge",

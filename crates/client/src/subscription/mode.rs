@@ -6,10 +6,12 @@ use std::time::Duration;
 
 use tickstorm_timebase::{Epoch, Mono};
 
+use super::mover::Mover;
 use super::{Link, Subscription};
 use crate::alarm_clock::AlarmClock;
 use crate::dial::Dial;
 use crate::event::Event;
+use crate::resume::Resume;
 
 /// The frames for whose time a connection pauses between two SUBSCRIBEs. An edge counts each as
 /// ten, and HEARTBEATs take the rest.
@@ -25,8 +27,7 @@ impl<D: Dial, C: AlarmClock> Subscription<D, C> {
         if self.mode_due(link).is_none_or(|due| due > now) {
             return;
         }
-        let wanted = *self.wanted.borrow_and_update();
-        let changed = self.resume.changed_to(wanted, self.present());
+        let changed = self.wanted_position();
         let (mode, point) = (changed.mode(), changed.point());
         link.connection.change_mode(mode, self.options.ahead, point);
         link.change = Some(changed);
@@ -46,25 +47,33 @@ impl<D: Dial, C: AlarmClock> Subscription<D, C> {
         Some(link.asked_at + spacing)
     }
 
-    /// Continues in the mode that the edge has acknowledged.
-    pub(super) fn handle_mode_accepted(&mut self, link: &mut Link<D::Socket>, start: Epoch) {
+    /// Continues in the mode that the edge has acknowledged. An attempt to move that has asked for
+    /// the old one is made again.
+    pub(super) fn handle_mode_accepted(
+        &mut self,
+        link: &mut Link<D::Socket>,
+        mover: &mut Mover<D::Socket>,
+        start: Epoch,
+    ) {
         if let Some(changed) = link.change.take() {
             self.resume.change(changed);
             self.resume.handle_start(start);
+            mover.subscribe_again(self.clock.now());
         }
     }
 
-    /// Makes the next connection ask for the mode that the program wants.
-    pub(super) fn adopt_mode(&mut self) {
+    /// Returns the position of a new connection, in the mode that the program wants. It takes the
+    /// place of the current one when the edge has acknowledged it.
+    pub(super) fn wanted_position(&mut self) -> Resume {
         let wanted = *self.wanted.borrow_and_update();
-        self.resume = self.resume.changed_to(wanted, self.present());
+        self.resume.changed_to(wanted, self.present())
     }
 
-    /// Returns the event for a change that the reader of the events does not know of.
+    /// Returns the event for a change that was not reported yet.
     pub(super) fn mode_event(&mut self) -> Option<Event> {
         let mode = self.resume.mode();
         let start = self.resume.point()?;
-        if std::mem::replace(&mut self.told, mode) == mode {
+        if std::mem::replace(&mut self.reported, mode) == mode {
             return None;
         }
         Some(Event::ModeChanged { mode, start })

@@ -80,6 +80,17 @@ impl<S> Mover<S> {
         self.step = Step::Subscribing(subscribing);
     }
 
+    /// Drops an attempt that has been sent its SUBSCRIBE, because it was for another mode, and makes
+    /// the next one due.
+    pub(super) fn subscribe_again(&mut self, now: Mono) {
+        if let Step::Subscribing(_) = self.step {
+            self.step = Step::Waiting;
+            if let Some(plan) = &mut self.plan {
+                plan.handle_dropped(now);
+            }
+        }
+    }
+
     /// Records that an attempt failed, and that the next address may be tried from `rested` on.
     pub(super) fn handle_failure(&mut self, rested: Mono, now: Mono) {
         self.step = Step::Waiting;

@@ -16,6 +16,7 @@ use crate::connection::{Received, Subscribed};
 use crate::dial::Dial;
 use crate::error::Error;
 use crate::event::Event;
+use crate::trail;
 
 /// For how long an attempt that is under way may continue after the old connection has ended. A
 /// move takes a few round trips, and an attempt that hangs must not keep the client from others.
@@ -55,7 +56,8 @@ impl<D: Dial, C: AlarmClock> Subscription<D, C> {
             Progress::Dialled(Ok(socket)) => {
                 // What this edge learns about the time is kept apart until it is the one in use.
                 let apart = watch::Sender::new(self.estimator.borrow().apart());
-                mover.subscribe(attempt::subscribe(socket, self.terms(apart)));
+                let terms = self.terms(self.resume, apart);
+                mover.subscribe(attempt::subscribe(socket, terms));
             }
             Progress::Dialled(Err(error)) => self.handle_failed_move(mover, &error),
             Progress::Subscribed(outcome) => match outcome {
@@ -83,7 +85,7 @@ impl<D: Dial, C: AlarmClock> Subscription<D, C> {
                 Ok(Some(Received::Ticks(batch))) => self.take(batch, queue),
                 Ok(Some(Received::GoingAway { within })) => mover.handle_going_away(within, now),
                 Ok(Some(Received::Subscribed { start })) => {
-                    self.handle_mode_accepted(link, start);
+                    self.handle_mode_accepted(link, mover, start);
                     queue.extend(self.mode_event());
                 }
                 Ok(None) => break None,
@@ -95,7 +97,7 @@ impl<D: Dial, C: AlarmClock> Subscription<D, C> {
             .point()
             .is_some_and(|point| subscribed.start > point);
         let is_void = ended.as_ref().is_some_and(voids_resume_point);
-        let is_other_mode = subscribed.mode != self.resume.mode() || link.change.is_some();
+        let is_other_mode = subscribed.mode != self.resume.mode();
         let is_same_edge = subscribed.welcome.edge_id == link.edge_id;
         if is_same_edge || loses_ticks || is_void || is_other_mode {
             let (_, from) = self.addresses.after(target, now);
@@ -122,6 +124,7 @@ impl<D: Dial, C: AlarmClock> Subscription<D, C> {
     fn handle_failed_move(&mut self, mover: &mut Mover<D::Socket>, error: &Error) {
         let (current, now) = (self.addresses.current(), self.clock.now());
         let target = mover.target().unwrap_or(current);
+        trail::write_failed_move(&self.options.addresses[target], error);
         let mut earliest = now;
         // The hint of SERVER_DRAINING is about where to go, and not about that edge.
         let is_draining = is_refusal_with(error, ErrorCode::ServerDraining);

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use tickstorm_client::error::Awaited;
 use tickstorm_client::{Error, Event, Mode, Options, Ticks};
 use tickstorm_protocol::ErrorCode;
 use tickstorm_protocol::session::Request;
@@ -78,7 +77,7 @@ async fn ticks_are_of_the_old_mode_until_the_edge_accepts_the_new_one() {
     edge.ticks([2_000]).await;
     assert_tick(&mut ticks, Mode::Second, 2_000).await;
     edge.subscribed(epoch(1_000)).await;
-    assert_changed(&mut ticks, Mode::Minute, 1_000).await;
+    assert_changed(&mut ticks, Mode::Minute, 2_000).await;
     send(&mut edge, Mode::Minute, Quality::Normal, &[60_000, 120_000]).await;
     assert_tick(&mut ticks, Mode::Minute, 60_000).await;
     assert_tick(&mut ticks, Mode::Minute, 120_000).await;
@@ -197,13 +196,6 @@ async fn an_edge_that_does_not_answer_is_left() {
         matches!(why, Error::TimeUnknown { waited, .. } if waited.as_secs() == 8),
         "{why:?}"
     );
-    assert!(!matches!(
-        why,
-        Error::Timeout {
-            awaited: Awaited::Anything,
-            ..
-        }
-    ));
     serving.await.unwrap();
 }
 
@@ -236,7 +228,7 @@ async fn a_move_that_asked_for_the_old_mode_is_made_again() {
     let (mut ticks, mut old, mut net) = Net::subscribed(options, 0).await;
     old.ticks([1_000]).await;
     assert_tick(&mut ticks, Mode::Second, 1_000).await;
-    old.go_away(10_000).await;
+    old.go_away(4_000).await;
     let mut new = net.edge().await;
     new.accept().await;
     assert_eq!(new.subscription().await.mode, Mode::Second);
@@ -244,7 +236,6 @@ async fn a_move_that_asked_for_the_old_mode_is_made_again() {
     assert_eq!(request(&mut old).await.mode, Mode::Minute);
     old.subscribed(epoch(1_000)).await;
     assert_changed(&mut ticks, Mode::Minute, 1_000).await;
-    new.subscribed(epoch(1_000)).await;
     let _serving = tokio::spawn(async move { old.answer_for(Duration::from_secs(9)).await });
     // The next attempt asks for the new mode.
     let mut new = net.edge().await;
@@ -255,4 +246,95 @@ async fn a_move_that_asked_for_the_old_mode_is_made_again() {
     sleep(SOON).await;
     send(&mut new, Mode::Minute, Quality::Normal, &[60_000]).await;
     assert_tick(&mut ticks, Mode::Minute, 60_000).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_change_that_is_taken_back_during_an_outage_loses_no_tick() {
+    let (mut ticks, mut edge, mut net) = Net::subscribed(Options::new("a"), 0).await;
+    edge.answer_for(Duration::from_secs(1)).await;
+    edge.ticks([1_000]).await;
+    assert_tick(&mut ticks, Mode::Second, 1_000).await;
+    drop(edge);
+    assert!(matches!(
+        event(&mut ticks).await,
+        Event::Reconnecting { .. }
+    ));
+    ticks.set_mode(Mode::Minute);
+    // This attempt asks for minutes, and fails.
+    let mut edge = net.edge().await;
+    edge.accept().await;
+    assert_eq!(edge.subscription().await.mode, Mode::Minute);
+    edge.refuse(ErrorCode::ServerDraining, "a test", 500).await;
+    assert!(matches!(
+        event(&mut ticks).await,
+        Event::Reconnecting { .. }
+    ));
+    ticks.set_mode(Mode::Second);
+    let mut edge = net.edge().await;
+    let asked = edge.subscribe().await;
+    assert_eq!(
+        (asked.mode, asked.resume_after),
+        (Mode::Second, Some(epoch(1_000)))
+    );
+    assert!(matches!(event(&mut ticks).await, Event::Reconnected { .. }));
+    edge.ticks([2_000]).await;
+    assert_tick(&mut ticks, Mode::Second, 2_000).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_change_that_is_refused_is_made_over_the_next_connection() {
+    let (mut ticks, mut edge, mut net) = Net::subscribed(Options::new("a"), 0).await;
+    edge.ticks([1_000]).await;
+    assert_tick(&mut ticks, Mode::Second, 1_000).await;
+    ticks.set_mode(Mode::Minute);
+    assert_eq!(request(&mut edge).await.mode, Mode::Minute);
+    for (code, point) in [
+        (ErrorCode::InvalidSubscription, Some(epoch(1_000))),
+        (ErrorCode::NoTime, Some(epoch(1_000))),
+        // The resume point is given up when it is refused for the second time.
+        (ErrorCode::InvalidSubscription, None),
+    ] {
+        edge.refuse(code, "a test", 500).await;
+        match event(&mut ticks).await {
+            Event::Reconnecting { resumes, .. } => assert_eq!(resumes, point.is_some()),
+            other => panic!("{other:?} after {code:?}"),
+        }
+        edge = net.edge().await;
+        edge.accept().await;
+        let asked = edge.subscription().await;
+        assert_eq!(
+            (asked.mode, asked.resume_after),
+            (Mode::Minute, point),
+            "{code:?}"
+        );
+    }
+    edge.subscribed(epoch(5_000)).await;
+    assert!(matches!(event(&mut ticks).await, Event::Reconnected { .. }));
+    assert_changed(&mut ticks, Mode::Minute, 5_000).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_change_under_way_does_not_keep_a_client_from_moving() {
+    let options = Options::new("a").or_at("b");
+    let (mut ticks, mut old, mut net) = Net::subscribed(options, 0).await;
+    old.ticks([1_000]).await;
+    assert_tick(&mut ticks, Mode::Second, 1_000).await;
+    old.go_away(4_000).await;
+    let mut new = net.edge().await;
+    new.accept().await;
+    assert_eq!(new.subscription().await.mode, Mode::Second);
+    ticks.set_mode(Mode::Minute);
+    assert_eq!(request(&mut old).await.mode, Mode::Minute);
+    // The old edge dies before it answers.
+    drop(old);
+    new.subscribed(epoch(1_000)).await;
+    let moved = event(&mut ticks).await;
+    assert!(matches!(moved, Event::Moved { .. }), "{moved:?}");
+    let asked = request(&mut new).await;
+    assert_eq!(
+        (asked.mode, asked.resume_after),
+        (Mode::Minute, Some(epoch(1_000)))
+    );
+    new.subscribed(epoch(1_000)).await;
+    assert_changed(&mut ticks, Mode::Minute, 1_000).await;
 }

@@ -51,7 +51,7 @@ async fn serve_next(net: &mut Net) {
 async fn a_vanished_edge_is_left_and_no_tick_is_6_s_late() {
     // Whether the client knows the time when the edge vanishes, and at which moment within the
     // second, makes no difference.
-    for options in [two(), two().ahead(true), two().exact_time()] {
+    for options in [two(), two().ahead(true), two().exact_time(true)] {
         for vanishes_after_ms in [0, 10, 2_000, 2_400, 2_999, 3_001] {
             let base = Instant::now();
             let (mut ticks, mut edge, mut net) = Net::subscribed(options.clone(), 0).await;
@@ -246,7 +246,7 @@ async fn a_minute_client_waits_for_its_minute_and_leaves_an_edge_that_then_sends
 
 #[tokio::test(start_paused = true)]
 async fn while_a_tick_is_overdue_no_more_than_a_frame_a_second_is_sent() {
-    for options in [two(), two().exact_time(), two().ahead(true)] {
+    for options in [two(), two().exact_time(true), two().ahead(true)] {
         let (_ticks, mut edge, _net) = Net::subscribed(options, 0).await;
         edge.answer_for(Duration::from_millis(1_500)).await;
         let heartbeats = edge.answer_for(Duration::from_secs(9)).await;

@@ -75,7 +75,7 @@ async fn the_time_is_asked_for_as_soon_as_the_stall_is_over() {
 #[tokio::test(start_paused = true)]
 async fn a_tick_that_lay_in_the_socket_during_a_stall_is_told_to_be_late() {
     for suspended in [false, true] {
-        let (mut ticks, mut edge, _net) = settled(Options::new("a").exact_time()).await;
+        let (mut ticks, mut edge, _net) = settled(Options::new("a").exact_time(true)).await;
         stall(&edge, suspended).await;
         // Sent at its time, but the client could not read it.
         edge.ticks([2_000]).await;
@@ -91,7 +91,7 @@ async fn a_tick_that_lay_in_the_socket_during_a_stall_is_told_to_be_late() {
 
 #[tokio::test(start_paused = true)]
 async fn an_answer_to_a_question_from_before_a_suspension_is_no_sample() {
-    let (ticks, mut edge, _net) = settled(Options::new("a").exact_time()).await;
+    let (ticks, mut edge, _net) = settled(Options::new("a").exact_time(true)).await;
     let asked = edge.heartbeat().await;
     sleep(Duration::from_millis(3)).await;
     edge.pong(asked).await;

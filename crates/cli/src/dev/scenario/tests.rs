@@ -1,11 +1,6 @@
 //! Scenarios in virtual time, with a client that obeys the protocol and with clients that each
 //! break one rule.
 
-#![expect(
-    clippy::wildcard_enum_match_arm,
-    reason = "a rule concerns few of the vices and scenarios"
-)]
-
 mod client;
 
 use std::collections::{BTreeSet, VecDeque};

@@ -1,10 +1,5 @@
 //! A client in virtual time that obeys docs/protocol.md, except for one [`Vice`].
 
-#![expect(
-    clippy::wildcard_enum_match_arm,
-    reason = "a rule concerns few of the vices and scenarios"
-)]
-
 use std::time::Duration;
 
 use prost::Message as _;
