@@ -36,6 +36,10 @@ func (s *subscription) placeIn(mode Mode, now instant) position {
 		at, knows := s.est.estimateLateness(now)
 		present := at.ns/int64(time.Millisecond) - int64(at.err/time.Millisecond) - 1
 		if mode == ModeSecond && knows && present > point {
+			// A minute may have begun whose tick has not arrived. The SECOND tick takes its place.
+			if due := ModeMinute.nextAfter(present) - ModeMinute.periodMs(); due > point {
+				present = due - 1
+			}
 			point = present
 		}
 		p.point = &point

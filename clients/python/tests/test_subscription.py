@@ -7,6 +7,7 @@ from typing import List, Optional, Tuple
 
 from tickstorm import events
 from tickstorm._messages import ErrorMsg
+from tickstorm._resume import Resume
 from tickstorm._subscription import Phase
 from tickstorm._units import MS, S
 from tickstorm.errors import AuthenticationError, ConnectError, EdgeTimeout, Refused, TimeUnknown
@@ -490,6 +491,12 @@ class Modes(unittest.TestCase):
         edge.ticks = True
         world.run(1)
         self.assertEqual(ticks_by_mode(world)[-2:], [("SECOND", 59), ("MINUTE", 60)])
+
+    def test_a_minute_that_has_not_arrived_is_covered_by_its_second(self) -> None:
+        minutes = Resume(events.Mode.MINUTE, 120_000)
+        for present_ms, point_ms in ((179_999, 179_998), (180_003, 179_999), (240_000, 179_999)):
+            self.assertEqual(minutes.point_in(events.Mode.SECOND, present_ms), point_ms)
+        self.assertEqual(minutes.point_in(events.Mode.SECOND, 130_500), 130_499)
 
     def test_seconds_start_at_the_present(self) -> None:
         for knows_time in (True, False):

@@ -107,7 +107,8 @@ pub mod following_events {}
 ///
 /// [`late_us`](crate::Tick::late_us) says how long after its time the tick was handed on, and the
 /// estimate [`read`](crate::Tick::read) has the error bound of that. No tick is handed on early by
-/// more than that bound. The introduction of [this crate](crate) says how exact timers are on each system.
+/// more than that bound. The introduction of [this crate](crate) says how exact timers are on each
+/// system.
 ///
 /// [`authority_time`](crate::Ticks::authority_time) is the cluster's time at any moment, for
 /// programs that put it on records of their own.

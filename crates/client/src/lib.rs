@@ -54,13 +54,14 @@
 //! | macOS and other Unix | within a few milliseconds: tokio's timer, which counts milliseconds |
 //! | Windows | within some 20 ms: tokio's timer, on a clock that advances every 1/64 s by default |
 //!
-//! Only Linux has been measured and tested. No tick is released early, by more than the estimate's error bound, on any system. A busy machine
-//! adds its own delays. After a machine was suspended or stalled for seconds, ticks are held until
-//! the client has learned the time again. If no file descriptor is left for the timerfd on Linux,
-//! tokio's timer takes its place. On Windows, a program can request a clock that advances more
-//! often. [`AsyncTimer`] is the default timer; a program that has a better one can supply it as an
-//! [`AlarmClock`] to [`connect_by`]. Without [`Options::ahead`], no timer is involved: only the
-//! network and the edge determine when a tick arrives.
+//! Only Linux has been measured and tested. No tick is released early, by more than the estimate's
+//! error bound, on any system. A busy machine adds its own delays. After a machine was suspended or
+//! stalled for seconds, ticks are held until the client has learned the time again. If no file
+//! descriptor is left for the timerfd on Linux, tokio's timer takes its place. On Windows, a
+//! program can request a clock that advances more often. [`AsyncTimer`] is the default timer; a
+//! program that has a better one can supply it as an [`AlarmClock`] to [`connect_by`]. Without
+//! [`Options::ahead`], no timer is involved: only the network and the edge determine when a tick
+//! arrives.
 //!
 //! With [`Options::tls`], connections use TLS 1.3. This needs the crate's feature `tls`, which is
 //! on by default.

@@ -169,7 +169,12 @@ impl Check {
             Self::Monitoring => monitoring::check(),
             Self::Doctests => cargo("test --doc --workspace --locked").run(),
             Self::Weight => weight::run(false),
-            Self::Tests => run_tests(TEST_TOOLS, &selection(skipped)),
+            Self::Tests => {
+                run_tests(TEST_TOOLS, &selection(skipped))?;
+                // No program of the workspace uses this feature.
+                let of_feature = "--package tickstorm-timebase --features jiff convert::";
+                cargo(&format!("nextest run --locked {of_feature}")).run()
+            }
             Self::Nats => run_tests(&[&ROTEL], &["--profile", "nats"]),
             Self::Abuse => abuse::check(),
         }

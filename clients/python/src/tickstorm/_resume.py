@@ -39,7 +39,13 @@ class Resume:
         point_ms = self.point_ms
         if mode.period_ms < self.mode.period_ms:
             # The millisecond has begun, but a tick at its very start may still be to come.
-            point_ms = None if present_ms is None else present_ms - 1
+            last_ms, point_ms = point_ms, None if present_ms is None else present_ms - 1
+            if last_ms is not None and point_ms is not None:
+                # A tick of the old mode may be due that has not arrived. The SECOND tick at the
+                # same moment takes its place.
+                due_ms = self.mode.next_after(point_ms) - self.mode.period_ms
+                if due_ms > last_ms:
+                    point_ms = due_ms - 1
         if point_ms is None or self._other_ms is None:
             return point_ms
         return max(point_ms, self._other_ms)

@@ -110,7 +110,7 @@ impl Options {
     /// | `mode=second` | [`mode`](Self::mode), or `minute` |
     /// | `ahead`, `exact_time`, `reconnect`, `moves` | the options of that name: `1` or `0` |
     /// | `resume_after=1800000000000` | [`resume_after`](Self::resume_after), in milliseconds |
-    /// | `client_id=rack-7` | [`client_id`](Self::client_id); `@` is written as `%40`, as everywhere |
+    /// | `client_id=rack-7` | [`client_id`](Self::client_id); `@` is written as `%40` |
     /// | `password_file=/run/secrets/pass` | [`password_file`](Self::password_file) |
     /// | `token=…`, `token_file=…` | [`token`](Self::token), [`token_file`](Self::token_file) |
     /// | `ca_file`, `server_name`, `cert_file`, `key_file` | TLS only: see `TlsOptions` |

@@ -80,7 +80,7 @@ impl<S> Mover<S> {
         self.step = Step::Subscribing(subscribing);
     }
 
-    /// Drops an attempt that has been sent its SUBSCRIBE, because it was for another mode, and makes
+    /// Drops an attempt whose SUBSCRIBE has been sent, because it was for another mode, and makes
     /// the next one due.
     pub(super) fn subscribe_again(&mut self, now: Mono) {
         if let Step::Subscribing(_) = self.step {

@@ -39,19 +39,19 @@ async fn event(ticks: &mut Ticks) -> Event {
 
 /// Asserts that the next event is a tick, so many milliseconds after the base.
 async fn assert_tick(ticks: &mut Ticks, mode: Mode, at_ms: i64) {
-    match event(ticks).await {
-        Event::Tick(tick) => assert_eq!((tick.mode, tick.epoch), (mode, epoch(at_ms))),
-        other => panic!("{other:?} instead of {mode:?} {at_ms}"),
-    }
+    let event = event(ticks).await;
+    let Event::Tick(tick) = event else {
+        panic!("{event:?} instead of {mode:?} {at_ms}");
+    };
+    assert_eq!((tick.mode, tick.epoch), (mode, epoch(at_ms)));
 }
 
 async fn assert_changed(ticks: &mut Ticks, to: Mode, after_ms: i64) {
-    match event(ticks).await {
-        Event::ModeChanged { mode, start, .. } => {
-            assert_eq!((mode, start), (to, epoch(after_ms)));
-        }
-        other => panic!("{other:?} instead of a change to {to:?}"),
-    }
+    let event = event(ticks).await;
+    let Event::ModeChanged { mode, start, .. } = event else {
+        panic!("{event:?} instead of a change to {to:?}");
+    };
+    assert_eq!((mode, start), (to, epoch(after_ms)));
 }
 
 async fn send(edge: &mut Edge, mode: Mode, quality: Quality, at_ms: &[i64]) {
@@ -295,10 +295,11 @@ async fn a_change_that_is_refused_is_made_over_the_next_connection() {
         (ErrorCode::InvalidSubscription, None),
     ] {
         edge.refuse(code, "a test", 500).await;
-        match event(&mut ticks).await {
-            Event::Reconnecting { resumes, .. } => assert_eq!(resumes, point.is_some()),
-            other => panic!("{other:?} after {code:?}"),
-        }
+        let event = event(&mut ticks).await;
+        let Event::Reconnecting { resumes, .. } = event else {
+            panic!("{event:?} after {code:?}");
+        };
+        assert_eq!(resumes, point.is_some());
         edge = net.edge().await;
         edge.accept().await;
         let asked = edge.subscription().await;

@@ -211,7 +211,7 @@ fn seeing(event: Event) -> Seeing {
         },
         Event::Reconnected { .. } => Seeing::Connected,
         Event::Moved { .. } => Seeing::Moved,
-        other => panic!("{other:?}"),
+        other @ (Event::ModeChanged { .. } | _) => panic!("{other:?}"),
     }
 }
 
