@@ -19,7 +19,9 @@ from generator import (  # noqa: E402
     edge_sessions,
     estimate,
     frames,
+    modes,
     moves,
+    names,
     reconnect,
     runs,
 )
@@ -34,7 +36,7 @@ def main():
     arguments = parser.parse_args()
     try:
         files = generate()
-    except catalogue.Problem as problem:
+    except (catalogue.Problem, names.Problem) as problem:
         sys.exit(f"generate.py: {problem}")
     outdated = [name for name, text in files.items() if not is_current(name, text)]
     if arguments.check:
@@ -60,9 +62,11 @@ def generate():
         "estimate.json": estimate.generate(),
         "reconnect.json": reconnect.generate(),
         "moves.json": moves.generate(),
+        "modes.json": modes.generate(),
         "cookies.json": cookies.generate(),
     }
     files["sentences.json"] = catalogue.attach(sentences, files)
+    names.check(files, (HERE / "README.md").read_text(encoding="utf-8"))
     return {name: to_text(content) for name, content in files.items()}
 
 

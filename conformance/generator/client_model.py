@@ -167,3 +167,19 @@ def _connection_id(message):
     text = message.get("connection_id", "")
     is_valid = 1 <= len(text) <= 40 and all("!" <= each <= "~" for each in text)
     return text if is_valid else None
+
+
+def point_in(mode, last_ms, present, before_ms):
+    """Returns the resume point for a change to `mode`, or None. `last_ms` is the last tick of the
+    old mode, or the start of its subscription; `present` is authority time and its error bound in
+    µs, or None; `before_ms` is the last tick of the new mode from an earlier use of it, or None."""
+    point = last_ms
+    if mode == "SECOND":
+        if present is None:
+            return None
+        authority_us, error_us = present
+        point = (authority_us - error_us) // 1_000 - 1
+        minute = point - point % PERIOD_MS["MINUTE"]
+        if minute > last_ms:
+            point = minute - 1
+    return point if before_ms is None else max(point, before_ms)

@@ -15,7 +15,7 @@ def generate():
     """Returns the list of edge_sessions."""
     sessions = []
     for add in (_openings, _credentials, _first_frames, _headers, _after_auth, _subscriptions,
-                _resume_points, _timeouts, _rates, _without_time):
+                _earlier_schema, _resume_points, _replays, _timeouts, _rates, _without_time):
         add(sessions)
     return sessions
 
@@ -186,6 +186,8 @@ def _subscriptions(sessions):
     invalid = _error("INVALID_SUBSCRIPTION")
     for mode in 2, 7, -1:
         sentences = ["errors-13", "compat-04", "session-34", "messages-06"]
+        if mode == 2:
+            sentences += ["messages-31", "errors-40"]
         steps = [_client(AUTH, message("SUBSCRIBE", mode=mode)), _ack(1), invalid]
         _session(sessions, f"mode-{mode}".replace("--", "-minus-"), sentences, steps)
     steps = [_client(AUTH, SECOND, message("SUBSCRIBE", mode=2)), _ack(1), _ack(2), invalid]
@@ -195,12 +197,46 @@ def _subscriptions(sessions):
     _session(sessions, "three-subscribes", ["session-31", "session-38"], steps)
 
 
+def _earlier_schema(sessions):
+    """SUBSCRIBEs that a client of the earlier Go server sends. They decode as ours."""
+    invalid = _error("INVALID_SUBSCRIPTION")
+    metadata = wire.delimited(1, b"key") + wire.delimited(2, b"value")
+    number = wire.varint(1_700_000_000_000)
+    for name, payload, why in (
+        ("symbols", wire.delimited(2, b"EURUSD"), None),
+        ("symbols-of-no-length", wire.delimited(2, b""), None),
+        ("start-time", wire.tag(3, 0) + number, None),
+        ("start-time-of-0", wire.tag(3, 0) + b"\0", "the field counts, and not its value"),
+        ("metadata", wire.delimited(4, metadata), None),
+        ("minutes-of-a-symbol", wire.tag(1, 0) + b"\2" + wire.delimited(2, b"EURUSD"), None),
+        ("seconds-of-a-symbol", wire.tag(1, 0) + b"\1" + wire.delimited(2, b"EURUSD"),
+         "its mode 1 is SECOND there, and MINUTE here"),
+        ("field-2-of-type-varint", wire.tag(2, 0) + b"\1", "whatever the type"),
+        ("field-2-of-type-fixed64", wire.tag(2, 1) + b"\0" * 8, "whatever the type"),
+        ("field-3-of-type-bytes", wire.delimited(3, b"x"), "whatever the type"),
+        ("field-4-of-type-fixed32", wire.tag(4, 5) + b"\0" * 4, "whatever the type"),
+        ("field-4-after-an-unknown-one", wire.delimited(99, b"later") + wire.tag(4, 0) + b"\1",
+         None),
+    ):
+        steps = [_client(AUTH, frame(2, payload)), _ack(1), invalid]
+        _session(sessions, f"earlier-{name}", ["messages-31", "errors-40"], steps, why)
+    payload = wire.delimited(99, wire.delimited(2, b"EURUSD"))
+    steps = [_client(AUTH, frame(2, payload)), _ack(1), _ack(2)]
+    why = "a field 2 within an unknown field is none of the SUBSCRIBE"
+    _session(sessions, "field-2-within-another", ["messages-31", "messages-02"], steps, why)
+
+
+def _subscribe_from(offset_ms):
+    """A step in which the client subscribes with a resume point so long after the present."""
+    return {"at_ms": 0, "from": "client", "type": "SUBSCRIBE", "payload": {},
+            "resume_after_now_ms": offset_ms}
+
+
 def _resume_points(sessions):
     """Resume points near the present, which only an edge that knows the time can judge."""
 
     def resume(name, sentences, offset_ms, answer):
-        request = {"at_ms": 0, "from": "client", "type": "SUBSCRIBE", "payload": {},
-                   "resume_after_now_ms": offset_ms}
+        request = _subscribe_from(offset_ms)
         _session(sessions, name, sentences, [_client(AUTH), _ack(1), request, answer])
 
     point = {"start": "resume_point"}
@@ -216,6 +252,17 @@ def _resume_points(sessions):
     ahead = message("SUBSCRIBE", mode="SECOND", ahead=True)
     steps = [_client(AUTH, ahead), _ack(1), {**_ack(2), "start": "now"}]
     _session(sessions, "ahead-without-a-resume-point", ["ticks-08"], steps)
+
+
+def _replays(sessions):
+    full = _subscribe_from(-590_000)
+    served = {**_ack(2), "start": "resume_point"}
+    steps = [_client(AUTH), _ack(1), full, served, full, served]
+    why = "1,180 ticks of the 1,200 that a connection may ask for in a minute"
+    _session(sessions, "two-full-replays", ["resuming-09"], steps, why)
+    steps = [*steps, full, _error("RATE_LIMITED")]
+    why = "the third one is more than the connection may ask for"
+    _session(sessions, "three-full-replays", ["resuming-11", "errors-16"], steps, why)
 
 
 def _timeouts(sessions):

@@ -59,6 +59,26 @@ def heartbeats():
     add("sparing", ["session-30"], first + [[2_000, 11_000], usual], known, **sparing)
     add("sparing-without-time", ["session-30"], first + [slow] * 3, unknown, **sparing)
     add("sparing-ahead", ["session-30"], first + [slow] * 3, known, ahead=True, **sparing)
+    kept = ["session-66"]
+    # The lower ends leave 1 ms to a client that rounds its waits.
+    why = "1.2 times the time of a frame, although PONGs carry no time"
+    add("strictest-rate-without-time", kept, opening + [[1_199, 1_500]] * 3, unknown, why,
+        frame_rate_limit=1)
+    why = "at least 1.2 times the time of a frame, although the edge asks for more"
+    two_frames = [1_199, 2_000]
+    add("strictest-rate-of-1-s", kept, opening + [two_frames] * 3, known, why,
+        interval_ms=1_000, frame_rate_limit=1)
+    add("strictest-rate-of-1-s-ahead", kept, opening + [two_frames] * 3, known, why,
+        interval_ms=1_000, frame_rate_limit=1, ahead=True)
+    add("rate-of-10-of-100-ms", kept, opening + [[119, 200]] * 3, known, why,
+        interval_ms=100, frame_rate_limit=10)
+    why = "the limit allows more than the client needs"
+    add("strictest-rate", kept, opening + [usual] * 3, known, why, frame_rate_limit=1)
+    add("strictest-rate-ahead", kept, opening + [two] * 3, known, why, frame_rate_limit=1,
+        ahead=True)
+    add("rate-of-10-without-time", kept, opening + [second] * 3, unknown, why, frame_rate_limit=10)
+    add("sparing-strictest-rate-without-time", [*kept, "session-30"], first + [slow] * 3, unknown,
+        frame_rate_limit=1, **sparing)
     return rows
 
 

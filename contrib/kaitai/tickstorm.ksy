@@ -8,8 +8,8 @@ meta:
 doc: |
   One direction of a TickStorm connection: frames, and nothing else. docs/protocol.md describes the
   protocol. The payloads are Protobuf messages, whose fields are here as pairs of a key and a value;
-  proto/stream.proto says what they mean. The checksum is not verified, since Kaitai Struct has no
-  CRC32C: it covers the header and the payload.
+  proto/tickstorm/v1/stream.proto says what they mean. The checksum is not verified, since Kaitai
+  Struct has no CRC32C: it covers the header and the payload.
 seq:
   - id: frames
     type: frame
@@ -67,7 +67,7 @@ types:
     instances:
       number:
         value: key.value >> 3
-        doc: The number of the field in proto/stream.proto.
+        doc: The number of the field in proto/tickstorm/v1/stream.proto.
       wire_type:
         value: key.value & 7
   delimited:
@@ -80,7 +80,9 @@ types:
   varint:
     doc: |
       An integer in groups of seven bits, the least significant one first. An int64 that is
-      negative has ten groups: take the value as a signed number of 64 bits.
+      negative has ten groups: take the value as a signed number of 64 bits. It is multiplied and
+      not shifted, since JavaScript shifts numbers of 32 bits only; there, values are exact up to
+      2^53. No factor exceeds the largest int64.
     seq:
       - id: groups
         type: group
@@ -90,15 +92,15 @@ types:
       value:
         value: >-
           groups[0].value
-          + (groups.size > 1 ? groups[1].value << 7 : 0)
-          + (groups.size > 2 ? groups[2].value << 14 : 0)
-          + (groups.size > 3 ? groups[3].value << 21 : 0)
-          + (groups.size > 4 ? groups[4].value << 28 : 0)
-          + (groups.size > 5 ? groups[5].value << 35 : 0)
-          + (groups.size > 6 ? groups[6].value << 42 : 0)
-          + (groups.size > 7 ? groups[7].value << 49 : 0)
-          + (groups.size > 8 ? groups[8].value << 56 : 0)
-          + (groups.size > 9 ? groups[9].value << 63 : 0)
+          + (groups.size > 1 ? groups[1].value * 128 : 0)
+          + (groups.size > 2 ? groups[2].value * 16384 : 0)
+          + (groups.size > 3 ? groups[3].value * 2097152 : 0)
+          + (groups.size > 4 ? groups[4].value * 268435456 : 0)
+          + (groups.size > 5 ? groups[5].value * 34359738368 : 0)
+          + (groups.size > 6 ? groups[6].value * 4398046511104 : 0)
+          + (groups.size > 7 ? groups[7].value * 562949953421312 : 0)
+          + (groups.size > 8 ? groups[8].value * 72057594037927936 : 0)
+          + (groups.size > 9 ? groups[9].value * 72057594037927936 * 128 : 0)
   group:
     seq:
       - id: has_next

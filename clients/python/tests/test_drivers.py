@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import logging
 import os
 import socket
 import ssl
 import subprocess
+import sys
 import tempfile
 import threading
 import time
 import unittest
 from pathlib import Path
 from typing import Any, Awaitable, Callable, List, Tuple
+from unittest import mock
 
 import tickstorm
 from tickstorm import _messages as messages
@@ -199,6 +202,59 @@ class Asynchronous(unittest.IsolatedAsyncioTestCase):
                 ticks.append(event.epoch_ms)
             self.assertEqual(set(steps(ticks)), {1_000})
 
+    async def test_an_event_in_the_turn_in_which_the_wait_begins_ends_it(self) -> None:
+        for timeout in (None, TIME_MAX_SECS):
+            async with FakeEdge() as edge:
+                edge.ticks_max = 0
+                async with client_of(edge.address) as client:
+
+                    def tick() -> None:
+                        client._ready.append(tickstorm.Tick(tickstorm.Mode.MINUTE, 60_000))
+                        client._notify()
+
+                    asyncio.get_running_loop().call_soon(tick)
+                    begin = time.monotonic()
+                    event = await client.next_event(timeout)
+                    self.assertIsInstance(event, tickstorm.Tick)
+                    self.assertLess(time.monotonic() - begin, TIME_MAX_SECS / 2)
+
+    async def test_a_timeout_counts_from_the_call_however_often_something_changes(self) -> None:
+        async with FakeEdge() as edge:
+            edge.ticks_max = 0
+            async with client_of(edge.address) as client:
+
+                async def change() -> None:
+                    while True:
+                        client._notify()
+                        await asyncio.sleep(0.01)
+
+                changing = asyncio.ensure_future(change())
+                with self.assertRaisesRegex(TimeoutError, "within 0.1 s"):
+                    await self.within(client.next_event(0.1))
+                changing.cancel()
+                with self.assertRaises(TimeoutError):
+                    await client.next_event(0)
+
+    async def test_a_timeout_before_the_first_connection_leaves_the_client_open(self) -> None:
+        async with FakeEdge() as edge:
+            client = client_of(edge.address)
+            with self.assertRaises(TimeoutError):
+                await client.next_event(0)
+            self.assertIsInstance(await self.within(client.next_event()), tickstorm.Tick)
+            await client.close()
+
+    async def test_an_unforeseen_error_of_an_attempt_to_connect_reaches_the_reader(self) -> None:
+        logged: List[Any] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, what: logged.append(what))
+        client = client_of("127.0.0.1:1")
+
+        async def dial(*_: Any) -> None:
+            raise ValueError("a name that the standard library refuses")
+
+        with mock.patch.object(client._dialler, "dial", dial):
+            with self.assertRaisesRegex(ValueError, "refuses"):
+                await self.within(client.connect())
+
     async def test_secrets_are_not_logged_and_connections_are_named(self) -> None:
         async with FakeEdge() as edge:
             with self.assertLogs("tickstorm", logging.DEBUG) as logs:
@@ -224,6 +280,26 @@ class Tls(unittest.IsolatedAsyncioTestCase):
 
     def path(self, name: str) -> str:
         return os.path.join(self.directory.name, name)
+
+    def test_an_encrypted_key_is_refused_without_a_prompt(self) -> None:
+        command = ["openssl", "pkey", "-in", self.path("client.key"), "-aes256", "-passout"]
+        command += ["pass:sesame", "-out", self.path("encrypted.key")]
+        subprocess.run(command, check=True, capture_output=True)
+        options = f"cert_file={self.path('client.pem')!r}, key_file={self.path('encrypted.key')!r}"
+        program = f"import tickstorm; tickstorm.TLS({options}).context()"
+        # In a session of its own, it has no terminal, so that a prompt would read from stdin.
+        done = subprocess.run(
+            [sys.executable, "-c", program],
+            input="sesame\n",
+            capture_output=True,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+            start_new_session=True,
+            text=True,
+            timeout=TIME_MAX_SECS,
+        )
+        self.assertEqual(done.returncode, 1, done)
+        self.assertIn("SSLError", done.stderr)
+        self.assertNotIn("pass phrase", done.stdout + done.stderr)
 
     async def test_mutual_tls(self) -> None:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -284,6 +360,24 @@ class Blocking(unittest.TestCase):
                 assert isinstance(event, tickstorm.Tick)
                 ticks.append(event.epoch_ms)
             self.assertEqual(set(steps(ticks)), {1_000})
+
+    def test_an_event_or_an_error_that_is_there_is_no_timeout(self) -> None:
+        client = tickstorm.BlockingClient("127.0.0.1:1", user="ada", password="open sesame")
+        tick = tickstorm.Tick(tickstorm.Mode.SECOND, 1_000)
+        for timeout in (0, None):
+            client._next = concurrent.futures.Future()
+            client._next.set_result(tick)
+            self.assertEqual(client.next_event(timeout), tick)
+            client._next = concurrent.futures.Future()
+            client._next.set_exception(TimeoutError("of the client"))
+            with self.assertRaisesRegex(TimeoutError, "of the client"):
+                client.next_event(timeout)
+            self.assertIsNone(client._next)
+        client._next = concurrent.futures.Future()
+        with self.assertRaisesRegex(TimeoutError, "within 0 s") as caught:
+            client.next_event(0)
+        self.assertIsNone(caught.exception.__context__)
+        self.assertIsNotNone(client._next)
 
     def test_close_ends_iteration_in_another_thread_and_the_thread_of_the_client(self) -> None:
         with EdgeThread() as edge:

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import unittest
+from pathlib import Path
 from typing import Any
 
 import tickstorm
 from tickstorm._messages import Ack, Auth
-from tickstorm.errors import Refused
+from tickstorm.errors import CredentialsError, Refused
 from tickstorm.options import Address, Credentials
 
 GOOD = {"user": "ada", "password": "open sesame"}
+
+
+class License(unittest.TestCase):
+    def test_the_license_in_the_wheel_is_that_of_the_repository(self) -> None:
+        own = Path(__file__).parents[1]
+        text = (own / "LICENSE").read_text(encoding="utf-8")
+        self.assertEqual(text, (own.parents[1] / "LICENSE").read_text(encoding="utf-8"))
+        self.assertIn('license-files = ["LICENSE"]', (own / "pyproject.toml").read_text("utf-8"))
 
 
 class Options(unittest.TestCase):
@@ -48,6 +57,14 @@ class Options(unittest.TestCase):
                 self.assertNotIn("sesame", str(caught.exception))
         with self.assertRaisesRegex(ValueError, "together"):
             tickstorm.TLS(cert_file="x")
+
+    def test_a_path_that_no_file_can_have_is_an_error_of_the_credentials(self) -> None:
+        for credentials in (
+            Credentials("ada", password_file="/x\0y"),
+            Credentials(token_file="/x\0y"),
+        ):
+            with self.assertRaisesRegex(CredentialsError, "null"):
+                credentials.load()
 
     def test_addresses(self) -> None:
         for text, expected in (

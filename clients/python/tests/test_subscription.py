@@ -6,6 +6,7 @@ import unittest
 from typing import List, Optional, Tuple
 
 from tickstorm import events
+from tickstorm._held import HELD_MAX
 from tickstorm._messages import ErrorMsg
 from tickstorm._resume import Resume
 from tickstorm._subscription import Phase
@@ -433,6 +434,76 @@ class Ahead(unittest.TestCase):
             self.assertEqual(world.ticks_ms, seconds(1, count), (secs, suspended))
             self.assertGreaterEqual(count, int(7 + secs), (secs, suspended))
 
+    def test_after_a_long_suspension_all_ticks_are_released(self) -> None:
+        # More ticks arrive than may wait for their time, before the PONG that tells it.
+        for ended_by in ("nobody", "the edge", "the network", "both"):
+            for begin in (5.0, 5.1, 5.3, 5.6, 5.9):
+                edge = SimEdge("a")
+                world = World(edge, ahead=True)
+                world.run(begin)
+                world.freeze(180, suspended=True)
+                if ended_by in ("the edge", "both"):
+                    world.after(21, lambda: world.error(edge, "HEARTBEAT_TIMEOUT"))
+                if ended_by == "the network":
+                    world.after(181, lambda: world.cut(edge))
+                world.run(181)
+                if ended_by == "both":
+                    world.run(0.3)
+                    world.freeze(180, suspended=True)
+                    world.run(181)
+                world.run(9)
+                with self.subTest(ended_by=ended_by, begin=begin):
+                    last = int(world.authority_ms) // 1_000 * 1_000
+                    expected = list(range(seconds(1, 1)[0], last + 1, 1_000))
+                    self.assertEqual(world.ticks_ms, expected)
+                    self.assertGreater(min(world.tick_delays_ms()), -0.5)
+                    self.assertFalse(world.core.held.is_full)
+
+    def test_a_replayed_tick_shows_that_the_time_of_those_before_it_has_passed(self) -> None:
+        edge = SimEdge("a")
+        edge.pongs = edge.ticks = False
+        world = World(edge, ahead=True)
+        world.run(1)
+        ticks = seconds(1, 200)
+        for epoch_ms in ticks:
+            is_replay = ticks[0] < epoch_ms < ticks[-1]
+            quality = events.Quality.REPLAY if is_replay else events.Quality.NORMAL
+            world.core.held.push(events.Tick(events.Mode.SECOND, epoch_ms, quality), True)
+        self.assertFalse(world.core.held.is_full)
+        world.input(lambda: None)
+        self.assertEqual(world.ticks_ms, ticks[:-1])
+
+    def test_ticks_that_wait_prevent_no_reading_before_the_time_is_known(self) -> None:
+        edge = SimEdge("a")
+        edge.knows_time = False
+        world = World(edge, ahead=True)
+        world.run(HELD_MAX + 6)
+        self.assertTrue(world.core.held.is_full)
+        for end in ("none", "cut"):
+            if end == "cut":
+                world.cut(edge)
+                world.run(3)
+            self.assertEqual(world.core.link and world.core.link.is_read, True, end)
+        self.assertEqual(len(world.dials), 2)
+        edge.knows_time = True
+        world.run(3)
+        self.assertEqual(world.ticks_ms, seconds(1, HELD_MAX + 6 + 3 + 3))
+
+    def test_a_connection_whose_edge_has_told_the_time_is_not_read_while_many_ticks_wait(
+        self,
+    ) -> None:
+        edge = SimEdge("a")
+        world = World(edge, ahead=True)
+        world.run(2.9)
+        edge.ticks = False
+        for epoch_ms in seconds(10, 9 + HELD_MAX):
+            world.core.held.push(events.Tick(events.Mode.SECOND, epoch_ms), True)
+        world.run(1)
+        self.assertEqual(world.core.link and world.core.link.is_read, False)
+        world.run(6)
+        self.assertEqual(world.ticks_ms, seconds(1, 3) + seconds(10, 10))
+        self.assertEqual(world.core.link and world.core.link.is_read, True)
+
     def test_without_a_time_at_the_start_ticks_are_held_until_it_is_known(self) -> None:
         edge = SimEdge("a")
         edge.knows_time = False
@@ -687,6 +758,85 @@ class Modes(unittest.TestCase):
         world.run(3)
         self.assertIs(world.core.resume.mode, events.Mode.MINUTE)
 
+    def test_a_mode_that_is_wanted_without_a_connection_is_asked_for_with_the_next(self) -> None:
+        for begin, wanted, point_ms, ticks in (
+            # Before the first connection.
+            ("second", events.Mode.MINUTE, None, [("MINUTE", 60)]),
+            ("minute", events.Mode.SECOND, None, [("SECOND", s) for s in range(58, 66)]),
+        ):
+            edge = SimEdge("a")
+            world = World(edge, authority_ms=MODE_BEGIN_MS + 57_250, mode=begin)
+            set_mode(world, wanted)
+            world.run(8)
+            with self.subTest("first", wanted=wanted):
+                asked = [(each.mode, each.resume_after_epoch_ms) for each in edge.subscribes]
+                self.assertEqual(asked, [(wanted, point_ms)])
+                self.assertEqual(ticks_by_mode(world), ticks)
+                self.assertEqual(len(world.of(events.ModeChanged)), 1)
+        for ahead in (False, True):
+            # While it comes back, after the SECOND ticks 58 and 59.
+            edge = SimEdge("a")
+            world = World(edge, authority_ms=MODE_BEGIN_MS + 57_250, ahead=ahead)
+            world.run(2)
+            world.cut(edge)
+            set_mode(world, events.Mode.MINUTE)
+            world.run(8)
+            with self.subTest("again", ahead=ahead):
+                last_ms = MODE_BEGIN_MS + (60_000 if ahead else 59_000)
+                asked = [(each.mode, each.resume_after_epoch_ms) for each in edge.subscribes]
+                self.assertEqual(asked[1:], [(events.Mode.MINUTE, last_ms)])
+                happened = [type(event) for _, event in world.seen]
+                self.assertEqual(
+                    [kind for kind in happened if kind is not events.Tick],
+                    [events.Reconnecting, events.Reconnected, events.ModeChanged],
+                )
+                times = [second for _, second in ticks_by_mode(world)]
+                self.assertEqual(times, [58, 59, 60])
+                self.assertEqual(world.of(events.Gap), [])
+
+    def test_a_change_takes_the_place_of_the_mode_only_when_the_edge_has_accepted_it(self) -> None:
+        edge = SimEdge("a")
+        world = World(edge, authority_ms=MODE_BEGIN_MS + 50_250)
+        world.run(2)
+        edge.acks_subscribe = False
+        world.cut(edge)
+        set_mode(world, events.Mode.MINUTE)
+        world.run_until(lambda: len(edge.subscribes) == 2, 5)
+        self.assertIs(world.core.resume.mode, events.Mode.SECOND)
+        # The wish is withdrawn before the edge has answered, and the connection ends.
+        set_mode(world, events.Mode.SECOND)
+        world.cut(edge)
+        edge.acks_subscribe = True
+        world.run(6)
+        asked = [(each.mode, each.resume_after_epoch_ms) for each in edge.subscribes]
+        point_ms = MODE_BEGIN_MS + 52_000
+        self.assertEqual(
+            asked[1:], [(events.Mode.MINUTE, point_ms), (events.Mode.SECOND, point_ms)]
+        )
+        self.assertEqual(world.of(events.ModeChanged), [])
+        count = len(world.ticks_ms)
+        self.assertEqual(
+            ticks_by_mode(world), [("SECOND", 51 + index) for index in range(count)]
+        )
+
+    def test_a_resume_point_that_is_refused_with_a_new_connection_is_not_tried_again(self) -> None:
+        edge = SimEdge("a")
+        world = World(edge, authority_ms=MODE_BEGIN_MS + 57_250)
+        world.run(2)
+        edge.refusal_of_subscribe = ErrorMsg(code="INVALID_SUBSCRIPTION", retry_after_ms=1_100)
+        world.cut(edge)
+        bad_ms = MODE_BEGIN_MS + 10_000_000
+        set_mode(world, events.Mode.MINUTE, bad_ms)
+        world.run_until(lambda: len(edge.subscribes) == 2, 5)
+        edge.refusal_of_subscribe = None
+        world.run(5)
+        asked = [(each.mode, each.resume_after_epoch_ms) for each in edge.subscribes[1:]]
+        self.assertEqual(
+            asked,
+            [(events.Mode.MINUTE, bad_ms), (events.Mode.MINUTE, MODE_BEGIN_MS + 59_000)],
+        )
+        self.assertEqual(ticks_by_mode(world)[-1], ("MINUTE", 60))
+
     def test_an_attempt_to_move_with_the_old_mode_is_dropped(self) -> None:
         one, other = two_edges()
         other.ack_of_subscribe_after_ms = 1_000
@@ -724,6 +874,34 @@ class Refusals(unittest.TestCase):
         del edge.heartbeats[:]
         world.run(4)
         self.assertEqual(len(edge.heartbeats), 1)
+
+    def test_heartbeats_keep_to_the_frame_rate(self) -> None:
+        for limit, interval_ms, knows_time, sparing, least_ms in (
+            (1, 15_000, False, False, 1_200),
+            (1, 15_000, True, False, 1_200),
+            (1, 1_000, True, False, 1_200),
+            (1, 1_000, True, True, 1_200),
+            (1, 15_000, False, True, 2_000),
+            (2, 100, True, False, 600),
+            (10, 100, False, False, 120),
+            (0, 150, True, False, 90),
+        ):
+            edge = SimEdge("a")
+            edge.frame_rate_limit, edge.heartbeat_interval_ms = limit, interval_ms
+            edge.knows_time = knows_time
+            world = World(edge, random=0.0, ahead=True)
+            world.run(3)
+            if sparing:
+                world.error(edge, "RATE_LIMITED", 100)
+                world.run(3)
+            # Long after the HEARTBEATs at the start.
+            del edge.heartbeats[:]
+            world.run(30)
+            at = edge.heartbeats
+            with self.subTest(limit=limit, interval_ms=interval_ms, knows_time=knows_time):
+                waits = [(after - before) / MS for before, after in zip(at, at[1:])]
+                self.assertGreaterEqual(len(waits), 5)
+                self.assertGreaterEqual(min(waits), least_ms - 0.001)
 
     def test_no_time_at_a_single_address_is_asked_once_at_once(self) -> None:
         edge = SimEdge("a")

@@ -143,7 +143,11 @@ class Heartbeats(unittest.TestCase):
         session = Session(sparing=case.get("after_rate_limited", False))
         session.subscribe(Request(events.Mode.SECOND, case.get("ahead", False)))
         at = 1_000 * MS
-        ack = messages.Ack(1, heartbeat_interval_ms=case["heartbeat_interval_ms"])
+        ack = messages.Ack(
+            1,
+            heartbeat_interval_ms=case["heartbeat_interval_ms"],
+            frame_rate_limit=case.get("frame_rate_limit", 0),
+        )
         list(session.handle_bytes(frame(FrameType.ACK, ack), at))
         has_time = case["pong_has_time"]
         for number, (low, high) in enumerate(case["intervals_ms"]):

@@ -17,6 +17,7 @@ KNOWN = {
     "estimate.json": ["cases"],
     "reconnect.json": ["codes", "comebacks"],
     "moves.json": ["moves"],
+    "modes.json": ["modes"],
 }
 """The lists of cases of a client, by file. `edge_sessions` are for edges."""
 NOT_FOR_CLIENTS = {"cookies.json", "sentences.json"}

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import heapq
 import itertools
+from collections import deque
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Callable, Dict, Iterable, List, Optional, Tuple, Type, TypeVar, Union
+from typing import Any, Callable, Deque, Dict, Iterable, List, Optional, Tuple, Type, TypeVar, Union
 
 from tickstorm import _messages as messages
 from tickstorm import events
@@ -104,6 +105,8 @@ class World:
         self._edge_by_number: Dict[int, SimEdge] = {}
         self._is_frozen = False
         self._deferred: List[Callable[[], None]] = []
+        self._unread: Deque[Tuple[int, bytes]] = deque()
+        """What has arrived over the connection in use while it was not read."""
         addresses = [f"edge-{index}:8080" for index in range(len(edges))]
         self.credentials = Credentials("ada", "open sesame")
         made: Dict[str, Any] = {
@@ -169,8 +172,9 @@ class World:
             self._is_frozen = False
             self.suspended += int(secs * S) if suspended else 0
             deferred, self._deferred = self._deferred, []
-            for happened in [lambda: None, *deferred]:
-                self.input(happened)
+            self.input(lambda: None)
+            for happened in deferred:
+                happened()
 
         self.after(secs, thaw)
 
@@ -188,7 +192,7 @@ class World:
     def input(self, happened: Callable[[], None]) -> None:
         """Does what a driver does around everything that happens."""
         if self._is_frozen:
-            self._deferred.append(happened)
+            self._deferred.append(partial(self.input, happened))
             return
         self.core.handle_time(self.now, self.suspended)
         happened()
@@ -204,12 +208,14 @@ class World:
                 self._edge_by_number[action.number].connections.pop(action.number, None)
             else:
                 self.at(self.time, partial(self.input, self._settled))
-        self.core.handle_reading(self.is_read and not self.core.held.is_full, self.now)
         while True:
             event = self.core.held.pop(self.core.estimator, self.now)
             if event is None:
                 break
             self.seen.append((self.time, event))
+        self.core.handle_room(self.is_read, self.now)
+        if self._unread and not self._is_unread(self._unread[0][0]):
+            self.at(self.time, self._read_on)
         self._timer = self.core.next_timer(self.now)
 
     def _settled(self) -> None:
@@ -235,8 +241,25 @@ class World:
         )
 
     def deliver(self, number: int, data: bytes) -> None:
-        """Bytes arrive at the machine."""
-        self.input(lambda: self.core.handle_bytes(number, data, self.now))
+        """Bytes arrive at the machine. They wait in its kernel if the connection is not read."""
+        if self._is_frozen:
+            self._deferred.append(partial(self.deliver, number, data))
+        elif self._is_unread(number) or any(each == number for each, _ in self._unread):
+            self._unread.append((number, data))
+        else:
+            self.input(lambda: self.core.handle_bytes(number, data, self.now))
+
+    def _is_unread(self, number: int) -> bool:
+        link = self.core.link
+        return link is not None and link.number == number and not link.is_read
+
+    def _read_on(self) -> None:
+        """Reads what has arrived meanwhile."""
+        if self._is_frozen:
+            self._deferred.append(self._read_on)
+        elif self._unread and not self._is_unread(self._unread[0][0]):
+            number, data = self._unread.popleft()
+            self.input(lambda: self.core.handle_bytes(number, data, self.now))
 
     def fail(self, number: int, error: TickstormError) -> None:
         """A connection fails, or ends without an ERROR."""

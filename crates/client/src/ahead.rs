@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tickstorm_protocol::code::Return;
-use tickstorm_timebase::{Mode, Mono, Quality, UnixTime};
+use tickstorm_timebase::{Epoch, Mode, Mono, Quality, UnixTime};
 use tokio::sync::{mpsc, watch};
 
 use crate::alarm_clock::AlarmClock;
@@ -32,6 +32,10 @@ struct Held {
     /// A moment and the authority time at that moment, from the latest estimate. Used if there is
     /// no current estimate.
     last_known: Option<(Mono, UnixTime)>,
+    /// The last tick that arrived as REPLAY. Its time has passed, and that of all ticks before it,
+    /// even if authority time is not known: they must not wait for it, because the answer that
+    /// would tell it may be behind more ticks than are held.
+    passed: Option<Epoch>,
 }
 
 impl Held {
@@ -55,6 +59,11 @@ impl Held {
         };
         if drops_held_ticks {
             self.drop_ticks();
+        }
+        if let Ok(Event::Tick(tick)) = &item {
+            if tick.quality == Quality::Replay {
+                self.passed = self.passed.max(Some(tick.epoch));
+            }
         }
         if let Ok(Event::ModeChanged { mode, .. }) = &item {
             self.drop_coarser(*mode);
@@ -82,7 +91,7 @@ impl Held {
     }
 
     fn drop_ticks(&mut self) {
-        self.last_known = None;
+        (self.last_known, self.passed) = (None, None);
         self.items
             .retain(|held| !matches!(held, Ok(Event::Tick(_) | Event::Gap { .. })));
     }
@@ -108,7 +117,7 @@ impl Held {
             self.last_known = None;
         }
         match self.items.front()? {
-            Ok(Event::Tick(tick)) if tick.quality != Quality::Replay => {
+            Ok(Event::Tick(tick)) if Some(tick.epoch) > self.passed => {
                 let (at, unix) = self.last_known?;
                 let time = tick.epoch.time();
                 let ns = |time: UnixTime| i128::from(time.as_nanos());

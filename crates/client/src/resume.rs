@@ -2,6 +2,9 @@
 //! the ticks that arrive then: the next tick, a tick after a gap, or a repeated tick. This module
 //! does no I/O.
 
+#[cfg(test)]
+mod vectors;
+
 use tickstorm_protocol::code::Return;
 use tickstorm_timebase::{Epoch, Mode};
 

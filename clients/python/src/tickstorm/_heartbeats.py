@@ -14,19 +14,27 @@ _SPARING_INTERVAL = 2_250 * MS
 RATE_LIMITED. It is at least 2 s, whatever the jitter."""
 _INTERVAL_MIN = 100 * MS
 """The shortest interval that is accepted, so that no edge can make a client send continuously."""
+_FRAMES_INTERVAL = 2 * S
+"""The shortest interval at an edge that allows one frame per second, and that divided by the rate
+at others. A client sends at two thirds of the interval, less the jitter, which leaves 1.2 times the
+time of a frame."""
 _JITTER = 0.1
 
 
 class Heartbeats:
-    """The schedule, starting with the ACK of AUTH. The first HEARTBEAT is due at once."""
+    """The schedule, starting with the ACK of AUTH. The first HEARTBEAT is due at once. The edge
+    allows ``frame_rate`` frames per second; 0 means that it did not say how many. Those at the
+    start fit into the burst that every edge allows; the later ones keep to the rate."""
 
-    def __init__(self, interval: int, now: int, sparing: bool) -> None:
-        self._interval = max(interval, _INTERVAL_MIN)
+    def __init__(self, interval: int, frame_rate: int, now: int, sparing: bool) -> None:
+        allowed = _FRAMES_INTERVAL // frame_rate if frame_rate else 0
+        self._interval = max(interval, _INTERVAL_MIN, allowed)
         self._last = 0
         self._exact = False
         self._random = 0.5
         self._opening_left = 1 if sparing else _OPENING_COUNT
-        self._timeless = _SPARING_INTERVAL if sparing else _TIMELESS_INTERVAL
+        timeless = _SPARING_INTERVAL if sparing else _TIMELESS_INTERVAL
+        self._timeless = max(timeless, allowed * 2 // 3)
         self._exact_interval = _SPARING_INTERVAL if sparing else _EXACT_INTERVAL
         self._edge_knows_time = False
         self.next = now

@@ -16,8 +16,8 @@ from ._units import MS, NEVER, US
 from .events import Event, Gap, Mode, Quality, Tick
 
 HELD_MAX = 64
-"""The number of events beyond which the connection is not read. Since an edge is 800 ms ahead, the
-usual number is one or two ticks."""
+"""The number of ticks that wait for their time beyond which the connection is not read. Since an
+edge is 800 ms ahead, the usual number is one or two."""
 
 
 class Held:
@@ -26,23 +26,32 @@ class Held:
     def __init__(self) -> None:
         self._events: Deque[Tuple[Event, bool]] = deque()
         self._last_known: Optional[Tuple[int, int]] = None
+        self._passed_ms: Optional[int] = None
+        """The last tick that arrived as REPLAY. Its time has passed, and that of all ticks before
+        it, even if authority time is not known. They must not wait for it, because the PONG that
+        tells it may be behind them."""
 
     def __len__(self) -> int:
         return len(self._events)
 
     @property
     def is_full(self) -> bool:
-        """Whether to stop reading."""
-        return len(self._events) >= HELD_MAX
+        """Whether so many ticks wait for their time that the connection should not be read. Events
+        behind them do not count: the PONG that tells the time may come after those."""
+        return sum(self._waits(*each) for each in self._events) >= HELD_MAX
 
     def push(self, event: Event, ahead: bool = False) -> None:
         """Appends an event. With ``ahead``, a tick is held until its time."""
-        is_held = ahead and isinstance(event, Tick) and event.quality is not Quality.REPLAY
+        is_held = False
+        if ahead and isinstance(event, Tick):
+            is_held = event.quality is not Quality.REPLAY
+            if not is_held and (self._passed_ms is None or event.epoch_ms > self._passed_ms):
+                self._passed_ms = event.epoch_ms
         self._events.append((event, is_held))
 
     def drop_ticks(self) -> None:
         """Drops ticks, because authority time was stepped back or the resume point was given up."""
-        self._last_known = None
+        self._last_known = self._passed_ms = None
         kept = [held for held in self._events if not isinstance(held[0], (Tick, Gap))]
         self._events = deque(kept)
 
@@ -54,8 +63,8 @@ class Held:
         kept: Deque[Tuple[Event, bool]] = deque()
         for event, is_held in self._events:
             if (
-                is_held
-                and isinstance(event, Tick)
+                isinstance(event, Tick)
+                and self._waits(event, is_held)
                 and event.mode.period_ms > mode.period_ms
                 and (present_ms is None or event.epoch_ms > present_ms)
             ):
@@ -89,7 +98,7 @@ class Held:
         if not self._events:
             return NEVER
         event, is_held = self._events[0]
-        if not is_held or not isinstance(event, Tick):
+        if not isinstance(event, Tick) or not self._waits(event, is_held):
             return now
         if self._last_known is None:
             return NEVER
@@ -104,3 +113,9 @@ class Held:
         if is_held and isinstance(event, Tick):
             return replace(event, read=estimator.estimate_lateness(now))
         return event
+
+    def _waits(self, event: Event, is_held: bool) -> bool:
+        """Returns whether an event is a tick whose time may not have come yet."""
+        if not is_held or not isinstance(event, Tick):
+            return False
+        return self._passed_ms is None or event.epoch_ms > self._passed_ms

@@ -56,6 +56,9 @@ class Link:
         """Since when the subscription has lasted. A move continues it."""
         self.vitals: Optional[Vitals] = None
         self.is_read = True
+        self.knows_time = False
+        """Whether the edge has told the time since the connection was made or this machine was last
+        suspended. Until then it must be read, however many ticks wait for the time."""
         self.is_writable = True
         self.credentials: Optional[Credentials] = None
         """The credentials that were sent."""
@@ -63,6 +66,8 @@ class Link:
         """When the edge closes the connection, if it said so."""
         self.mode = Mode.SECOND
         """The mode of the last SUBSCRIBE that was acknowledged."""
+        self.changes_mode = False
+        """Whether the first SUBSCRIBE asks for a change of mode."""
         self._stage_since = 0
         self._heard_at = 0
         self._silence_max = NEVER
@@ -95,6 +100,8 @@ class Link:
         for event in self.session.handle_bytes(data, now):
             if isinstance(event, PongExchange):
                 self.estimator.handle_exchange(event)
+                if event.has_time and self.estimator.authority_at(now) is not None:
+                    self.knows_time = True
                 if self.vitals is not None:
                     self.vitals.handle_pong(event.has_time, self.estimator, now)
             elif isinstance(event, Batch):
@@ -146,6 +153,11 @@ class Link:
             self._asked_since = now
         if self.vitals is not None:
             self.vitals.forgive(now)
+
+    def sample_again(self, now: int) -> None:
+        """Learns the time again, because this machine was suspended or stalled."""
+        self.knows_time = False
+        self.session.sample_again(now)
 
     def set_read(self, is_read: bool, now: int) -> None:
         """Records whether the connection is read. What the edge sends meanwhile is not known."""

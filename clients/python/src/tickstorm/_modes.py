@@ -1,4 +1,5 @@
-""":class:`ModeChange`: a change of a subscription's mode, on the connection in use."""
+""":class:`ModeChange`: a change of a subscription's mode, on the connection in use or with the next
+one."""
 
 from __future__ import annotations
 

@@ -200,7 +200,7 @@ class Session:
     def _handle_ack(self, ack: Ack, now: int) -> Optional[SessionEvent]:
         if ack.acked_type == FrameType.AUTH and self._heartbeats is None:
             interval = ack.heartbeat_interval_ms * MS
-            self._heartbeats = Heartbeats(interval, now, self._sparing)
+            self._heartbeats = Heartbeats(interval, ack.frame_rate_limit, now, self._sparing)
             usable = 1 <= len(ack.cookie) <= COOKIE_LEN_MAX
             return Welcome(
                 ack.edge_id,

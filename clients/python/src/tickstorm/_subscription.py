@@ -128,7 +128,7 @@ class Subscription:
         if late > _FREEZE or any(jumped):
             _log.warning("this machine was stalled or suspended: learning the time again")
             for link in links:
-                link.session.sample_again(now)
+                link.sample_again(now)
 
     def poll(self, now: int) -> None:
         """Does what is due. Must follow every other input."""
@@ -184,7 +184,7 @@ class Subscription:
         if self._cookie is not None and self._cookie[0] == credentials:
             cookie = self._cookie[1]
         link.credentials = credentials
-        request = Request(self.resume.mode, self._options.ahead, self.resume.point_ms)
+        request = self._first_request(link, now)
         auth = credentials.auth(self._options.client_id, cookie)
         data = link.session.authenticate(auth) + link.session.subscribe(request)
         link.handle_connected(now)
@@ -212,12 +212,15 @@ class Subscription:
         if link is not None:
             link.is_writable = is_writable
 
-    def handle_reading(self, is_read: bool, now: int) -> None:
+    def handle_room(self, has_room: bool, now: int) -> None:
         """There is room for more events, or not. Without it, the connection in use is only kept
-        alive, and no new one is made."""
-        self._has_room = is_read
+        alive, and no new one is made. Also decides whether to read it: ``link.is_read``."""
+        self._has_room = has_room
         if self.link is not None:
-            self.link.set_read(is_read, now)
+            # The PONG with the time that ticks wait for must not be left unread because of them.
+            # They stay few, since an edge that does not know the time sends none.
+            is_full = self.held.is_full and self.link.knows_time
+            self.link.set_read(has_room and not is_full, now)
 
     def handle_settled(self, now: int) -> None:
         """What had arrived at the time of :class:`Settle` has been read."""
@@ -226,7 +229,7 @@ class Subscription:
             self._switch(now)
 
     def set_mode(self, mode: Mode, resume_after_ms: Optional[int]) -> None:
-        """Changes the mode, on the same connection if there is one."""
+        """Changes the mode, on the same connection, or with the next one if there is none."""
         self._mode_change.want(mode, resume_after_ms, self.resume.mode)
 
     def address_of(self, link: Link) -> str:
@@ -309,11 +312,13 @@ class Subscription:
             is_first = self.phase is Phase.FIRST
             self.estimator.handle_connection()
             link.since = now
-            self._use(link, now)
             if not is_first:
                 self.held.push(
                     Reconnected(self.address_of(link), link.edge_id, link.connection_id)
                 )
+            if link.changes_mode:
+                self._handle_changed(event, now)
+            self._use(link, now)
             _log.info(
                 "subscribed to %s at %s, connection %s",
                 link.edge_id,
@@ -362,6 +367,8 @@ class Subscription:
         self._settling = False
         self._inbox.clear()
         _log.info("no subscription at %s: %s", self.address_of(link), error)
+        if link.changes_mode and is_refusal(error, "INVALID_SUBSCRIPTION"):
+            self._mode_change.handle_refused()
         if self.phase is Phase.FIRST:
             is_no = self._is_no(error, link.address)
             outcome = self._comebacks.after_first(link.address, error, is_no, now)
@@ -488,6 +495,17 @@ class Subscription:
         if self.link is None or not self._mode_change.is_wanted(self.resume.mode):
             return NEVER
         return self.link.next_subscribe(self._comebacks.sparing)
+
+    def _first_request(self, link: Link, now: int) -> Request:
+        """Returns what a new connection asks for: the mode that is wanted, which takes the place of
+        the current one when the edge has accepted it. An attempt to move continues in the current
+        mode."""
+        ahead, mode = self._options.ahead, self.resume.mode
+        is_move = self.phase in (Phase.SUBSCRIBED, Phase.RESCUING)
+        link.changes_mode = not is_move and self._mode_change.is_wanted(mode)
+        if link.changes_mode:
+            return self._mode_change.request(self.resume, self.estimator, ahead, now)
+        return Request(mode, ahead, self.resume.point_ms)
 
     def _apply_change(self, now: int) -> None:
         """Asks for a change of mode if one is due."""

@@ -75,7 +75,7 @@ class BlockingClient:
 
     def connect(self) -> BlockingClient:
         """Makes the first connection, unless there is one. Each address is tried once. ``with``
-        does the same.
+        does the same. If this fails or is interrupted, the client is closed for good.
 
         Raises:
             TickstormError: no edge accepted this client.
@@ -144,17 +144,14 @@ class BlockingClient:
         """
         if self._next is None:
             self._next = self._submit(self._client.next_event())
-        try:
-            event = self._next.result(timeout)
-        except (concurrent.futures.TimeoutError, KeyboardInterrupt) as error:
-            if not self._next.done() and not isinstance(error, KeyboardInterrupt):
-                raise TimeoutError(f"no event within {timeout} s") from None
-            raise
-        except BaseException:
-            self._next = None
-            raise
+        pending = self._next
+        # Unlike the error that result() raises for a timeout, this can't be confused with an error
+        # of the client's, and an event that arrives at the last moment counts.
+        concurrent.futures.wait([pending], timeout)
+        if not pending.done():
+            raise TimeoutError(f"no event within {timeout} s")
         self._next = None
-        return event
+        return pending.result()
 
     def set_mode(
         self, mode: Union[Mode, str], *, resume_after_ms: Optional[int] = None

@@ -120,15 +120,12 @@ class Client:
 
     async def connect(self) -> Client:
         """Makes the first connection, unless there is one. Each address is tried once. ``async
-        with`` does the same.
+        with`` does the same. If this fails or is cancelled, the client is closed for good.
 
         Raises:
             TickstormError: no edge accepted this client.
         """
-        if self._loop is None:
-            self._loop = asyncio.get_running_loop()
-            self._changed = asyncio.Event()
-            self._handle(lambda now: None)
+        self._start()
         try:
             while self._start_ms is None and not self._ready:
                 self._raise_if_over()
@@ -183,7 +180,7 @@ class Client:
         return _Events(self)
 
     async def next_event(self, timeout: Optional[float] = None) -> Event:
-        """Returns the next event.
+        """Returns the next event. Makes the first connection, unless :meth:`connect` was called.
 
         Args:
             timeout: The time to wait, in seconds; ``None`` means without limit.
@@ -193,14 +190,13 @@ class Client:
             ClientClosed: the client was closed.
             TickstormError: the connection ended, and ``reconnect`` is false.
         """
-        if self._loop is None:
-            await self.connect()
+        loop = self._start()
+        deadline = None if timeout is None else loop.time() + timeout
         while not self._ready:
             self._raise_if_over()
-            try:
-                await asyncio.wait_for(self._await_change(), timeout)
-            except asyncio.TimeoutError:
-                raise TimeoutError(f"no event within {timeout} s") from None
+            await self._await_change(deadline)
+            if not self._ready and deadline is not None and loop.time() >= deadline:
+                raise TimeoutError(f"no event within {timeout} s")
         event = self._ready.popleft()
         if len(self._ready) == READY_MAX // 2:
             self._handle(lambda now: None)
@@ -209,9 +205,10 @@ class Client:
     def set_mode(
         self, mode: Union[Mode, str], *, resume_after_ms: Optional[int] = None
     ) -> None:
-        """Changes the mode, on the same connection. :class:`ModeChanged` says when the edge has
-        accepted it: until then, ticks are of the old mode. If changes follow each other too fast
-        for the edge's frame rate, the last one is asked for after a pause.
+        """Changes the mode, on the same connection, or with the next one if there is none.
+        :class:`ModeChanged` says when the edge has accepted it: until then, ticks are of the old
+        mode. If changes follow each other too fast for the edge's frame rate, the last one is asked
+        for after a pause.
 
         Args:
             mode: The new mode.
@@ -258,6 +255,14 @@ class Client:
 
     # The driver
 
+    def _start(self) -> asyncio.AbstractEventLoop:
+        """Starts to connect, unless that was done before. Returns the loop."""
+        if self._loop is None:
+            self._loop = asyncio.get_running_loop()
+            self._changed = asyncio.Event()
+            self._handle(lambda now: None)
+        return self._loop
+
     def _handle(self, happened: Callable[[int], None]) -> None:
         """Tells the core what happened, and does what follows from it."""
         if self._closed:
@@ -271,10 +276,14 @@ class Client:
             self._release(now)
             self._schedule(now)
         except Exception as error:
-            # A defect of this package. It must not look like silence.
-            self._crash = error
-            self._notify()
+            self._handle_crash(error)
             raise
+
+    def _handle_crash(self, error: Exception) -> None:
+        """An error that is not foreseen, such as a defect of this package, must not look like
+        silence: the reader gets it."""
+        self._crash = error
+        self._notify()
 
     def _perform(self) -> None:
         actions = self._core.actions
@@ -297,11 +306,10 @@ class Client:
             if event is None:
                 break
             self._ready.append(event)
+        core.handle_room(len(self._ready) < READY_MAX, now)
         link = core.link
-        is_read = len(self._ready) < READY_MAX and not core.held.is_full
-        core.handle_reading(is_read, now)
         if link is not None:
-            self._sockets[link.number].set_read(is_read)
+            self._sockets[link.number].set_read(link.is_read)
             if self._start_ms is None:
                 self._start_ms = link.start_ms
                 self._notify()
@@ -350,6 +358,9 @@ class Client:
         except TickstormError as error:
             failure = error
             self._handle(lambda now: self._core.handle_failure(number, failure, now))
+        except Exception as error:
+            self._handle_crash(error)
+            raise
         else:
             self._handle(lambda now: self._core.handle_connected(number, credentials, now))
 
@@ -385,10 +396,19 @@ class Client:
         if self._changed is not None:
             self._changed.set()
 
-    async def _await_change(self) -> None:
-        assert self._changed is not None
+    async def _await_change(self, deadline: Optional[float] = None) -> None:
+        """Waits for the next change or, at most, until a time of the loop. It may return earlier.
+
+        Before Python 3.12, ``asyncio.wait_for`` would start the wait in a task of its own, which
+        would clear what has changed meanwhile, and may swallow a cancellation."""
+        assert self._changed is not None and self._loop is not None
         self._changed.clear()
-        await self._changed.wait()
+        timer = None if deadline is None else self._loop.call_at(deadline, self._notify)
+        try:
+            await self._changed.wait()
+        finally:
+            if timer is not None:
+                timer.cancel()
 
     def _raise_if_over(self) -> None:
         if self._closed:

@@ -35,7 +35,7 @@ class TLS:
     cert_file: Optional[AnyPath] = None
     """A PEM file with the certificate to present."""
     key_file: Optional[AnyPath] = None
-    """A PEM file with the key of ``cert_file``."""
+    """A PEM file with the key of ``cert_file``. It must not be encrypted."""
 
     def __post_init__(self) -> None:
         if (self.cert_file is None) != (self.key_file is None):
@@ -54,7 +54,10 @@ class TLS:
         else:
             context.load_verify_locations(os.fspath(self.ca_file))
         if self.cert_file is not None and self.key_file is not None:
-            context.load_cert_chain(os.fspath(self.cert_file), os.fspath(self.key_file))
+            # Without a password, OpenSSL would ask the terminal for that of an encrypted key.
+            context.load_cert_chain(
+                os.fspath(self.cert_file), os.fspath(self.key_file), password=lambda: b""
+            )
         return context
 
 
@@ -264,7 +267,7 @@ def _read_secret(what: str, path: AnyPath) -> str:
     try:
         with open(path, encoding="utf-8") as file:
             secret = file.read().rstrip("\r\n")
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise CredentialsError(f"can't read the {what} file {os.fspath(path)}: {error}") from error
     if not secret:
         raise CredentialsError(f"the {what} file {os.fspath(path)} is empty")

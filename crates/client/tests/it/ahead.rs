@@ -95,6 +95,25 @@ async fn ticks_are_held_until_the_time_is_known() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_tick_that_waits_for_the_time_does_not_hold_up_replayed_ticks() {
+    let (mut ticks, mut edge, _net) = Net::subscribed(options(), 0).await;
+    edge.ticks([1_000]).await;
+    let early = timeout(Duration::from_millis(50), ticks.next()).await;
+    assert!(early.is_err(), "{early:?} although the time is not known");
+    // More than the client reads ahead.
+    for first in [2, 1_002, 2_002] {
+        let seconds = (first..first + 1_000).map(|second| second * 1_000);
+        let replay = edge.batch(Mode::Second, Quality::Replay, seconds);
+        edge.send(&replay).await;
+    }
+    for second in 1..=3_001 {
+        let next = timeout(Duration::from_millis(50), tick(&mut ticks)).await;
+        let next = next.expect("nothing holds it up");
+        assert_eq!(next.epoch, epoch(second * 1_000));
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn held_ticks_are_released_while_there_is_no_connection() {
     let (mut ticks, mut edge, mut net, base) = subscribed().await;
     edge.ticks([1_000, 2_000]).await;

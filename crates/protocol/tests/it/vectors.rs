@@ -340,6 +340,7 @@ fn follow_heartbeats(case: &Value, random: u32) {
         acked_type: 1,
         heartbeat_interval_ms: u32::try_from(case["heartbeat_interval_ms"].as_u64().unwrap())
             .unwrap(),
+        frame_rate_limit: u32::try_from(case["frame_rate_limit"].as_u64().unwrap_or(0)).unwrap(),
         ..Ack::default()
     };
     receive(&mut session, FrameType::Ack, &ack, START);
