@@ -19,6 +19,10 @@ type Client struct {
 	cancel  context.CancelFunc
 	events  <-chan Event
 	done    <-chan struct{}
+	// closing is closed by Close.
+	closing <-chan struct{}
+	// reading holds a value while a goroutine of Ticks reads, so that the next one follows it.
+	reading chan struct{}
 
 	mu      sync.Mutex
 	pending Event
@@ -29,9 +33,13 @@ type Client struct {
 }
 
 // Connect connects to an edge, authenticates and subscribes. Each address is tried once, without a
-// pause; if none of them accepts this client, Connect returns the reason. However, if an edge does
-// not know the time yet, Connect tries again until an edge does, or ctx is done. Later connections
-// are made without limit, each announced by Reconnecting, unless Options.NoReconnect is set.
+// pause; if none of them accepts this client, Connect returns the reason and the address. However,
+// if an edge does not know the time yet, Connect tries again until an edge does, or ctx is done.
+// Later connections are made without limit, each announced by Reconnecting, unless
+// Options.NoReconnect is set.
+//
+// errors.As finds the reason, such as a *ServerError. If ctx ended Connect, errors.Is finds the
+// error of ctx, and errors.As the reason why the last attempt failed, if one did.
 //
 // ctx only limits Connect. Call Close when the client is no longer needed.
 func Connect(ctx context.Context, options Options) (*Client, error) {
@@ -41,7 +49,10 @@ func Connect(ctx context.Context, options Options) (*Client, error) {
 	running, cancel := context.WithCancel(context.Background())
 	d := newDriver(&options)
 	go d.run(running)
-	c := &Client{options: options, driver: d, cancel: cancel, events: d.events, done: d.done}
+	c := &Client{
+		options: options, driver: d, cancel: cancel, events: d.events, done: d.done,
+		closing: running.Done(), reading: make(chan struct{}, 1),
+	}
 	select {
 	case first := <-d.connected:
 		c.edge, c.start = first.edge, first.start
@@ -51,10 +62,7 @@ func Connect(ctx context.Context, options Options) (*Client, error) {
 		return nil, d.result()
 	case <-ctx.Done():
 		c.Close()
-		if last := d.lastFailure(); last != nil {
-			return nil, fmt.Errorf("tickstorm: %w; the last attempt failed: %v", ctx.Err(), last)
-		}
-		return nil, fmt.Errorf("tickstorm: %w", ctx.Err())
+		return nil, &contextError{ended: ctx.Err(), last: d.lastFailure()}
 	}
 }
 
@@ -65,9 +73,7 @@ func (c *Client) Next(ctx context.Context) bool {
 	for {
 		event, err := c.NextEvent(ctx)
 		if err != nil {
-			c.mu.Lock()
-			c.err = err
-			c.mu.Unlock()
+			c.fail(err)
 			return false
 		}
 		if tick, ok := event.(Tick); ok {
@@ -80,6 +86,13 @@ func (c *Client) Next(ctx context.Context) bool {
 			c.options.OnEvent(event)
 		}
 	}
+}
+
+// fail records what Err returns.
+func (c *Client) fail(err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.err = err
 }
 
 // Tick returns the tick for which Next waited.
@@ -138,10 +151,20 @@ func (c *Client) note(event Event) {
 // Ticks returns a channel of ticks. It is closed when ctx is done, or when the client has ended;
 // Err tells why. Other events go to Options.OnEvent. If the reader is slow, a thousand events are
 // queued, and then the connection is not read.
+//
+// Nothing is lost if ctx ends: the next channel of Ticks continues where this one ended. Before you
+// call Next or NextEvent, read this channel until it is closed.
 func (c *Client) Ticks(ctx context.Context) <-chan Tick {
 	ticks := make(chan Tick)
 	go func() {
 		defer close(ticks)
+		select {
+		case c.reading <- struct{}{}:
+			defer func() { <-c.reading }()
+		case <-ctx.Done():
+			c.fail(ctx.Err())
+			return
+		}
 		for c.Next(ctx) {
 			tick := c.Tick()
 			select {
@@ -152,6 +175,9 @@ func (c *Client) Ticks(ctx context.Context) <-chan Tick {
 				c.pending, c.err = tick, ctx.Err()
 				c.mu.Unlock()
 				return
+			case <-c.closing:
+				c.fail(ErrClosed)
+				return
 			}
 		}
 	}()
@@ -161,7 +187,8 @@ func (c *Client) Ticks(ctx context.Context) <-chan Tick {
 // Subscribe changes the mode of the subscription, over the connection that there is. It returns at
 // once. The ticks of the old mode end, and those of the new one begin, when an edge acknowledges
 // that. No tick is missing or repeated: after SECOND ticks, the MINUTE ticks after the last of them
-// follow; after MINUTE ticks, the SECOND ticks from the present on.
+// follow; after MINUTE ticks, the SECOND ticks from the present on. These take the place of MINUTE
+// ticks that are held because they were sent ahead.
 func (c *Client) Subscribe(mode Mode) error {
 	if !mode.isKnown() {
 		return fmt.Errorf("tickstorm: the mode is %d; it must be ModeSecond or ModeMinute", mode)
@@ -199,8 +226,9 @@ func (c *Client) currentEdge() Reconnected {
 	return c.edge
 }
 
-// Close closes the connection, and waits until all that belongs to the client has ended. Calling it
-// again does nothing.
+// Close ends the client, and waits until it handles nothing more. It does not wait for the
+// goroutines that close the connection, call functions of Options, or serve Ticks. Those end by
+// themselves, as soon as the functions return. Calling Close again does nothing.
 func (c *Client) Close() error {
 	c.cancel()
 	<-c.done

@@ -19,7 +19,7 @@ func (s *subscription) handleEnd(l *link, err failure, now instant) {
 		s.handleFirstFailure(err, now)
 	default:
 		s.attempt = nil
-		s.pause(err, endedID(l, err), 0, false, now)
+		s.pause(l, err, 0, false, now)
 	}
 }
 
@@ -41,7 +41,7 @@ func (s *subscription) handleSubscriptionEnd(err failure, now instant) {
 		s.end(err)
 		return
 	}
-	s.pause(err, endedID(l, err), now-l.since, true, now)
+	s.pause(l, err, now-l.since, true, now)
 }
 
 // endedID returns the name of a connection that ended.
@@ -54,7 +54,7 @@ func endedID(l *link, err failure) string {
 
 // pause reports that a connection ended, and waits before the next one.
 func (s *subscription) pause(
-	err failure, id string, subscribedFor time.Duration, wasSubscribed bool, now instant,
+	l *link, err failure, subscribedFor time.Duration, wasSubscribed bool, now instant,
 ) {
 	// A single name may lead to other edges, such as those behind a balancer. One attempt shows
 	// whether it leads to one that knows the time.
@@ -74,7 +74,13 @@ func (s *subscription) pause(
 	wait := s.backoff.wait(s.hint(err, wasSubscribed), subscribedFor, s.random())
 	after := maxOf(wait, s.addresses.advance(now)-now)
 	s.phase, s.waitUntil = phaseWaiting, now+after
-	s.emit(Reconnecting{Err: err, ConnectionID: id, After: after, Resumes: resumes})
+	s.emit(Reconnecting{
+		Address:      s.settings.addresses[l.address],
+		Err:          err,
+		ConnectionID: endedID(l, err),
+		After:        after,
+		Resumes:      resumes,
+	})
 }
 
 // handleFailedAddress handles a failure at an address: the address may have to rest, or this client
@@ -115,7 +121,7 @@ func (s *subscription) hint(err failure, wasSubscribed bool) time.Duration {
 func (s *subscription) handleFirstFailure(err failure, now instant) {
 	f, tried := s.first, s.addresses.current
 	s.handleFailedAddress(tried, err, now)
-	f.failed = err
+	f.failed = withAddress(s.settings.addresses[tried], err)
 	f.tries++
 	f.timelessUntil[tried] = 0
 	_, isTimeless := err.(*NoTimeError)
@@ -124,10 +130,10 @@ func (s *subscription) handleFirstFailure(err failure, now instant) {
 		f.timelessUntil[tried] = now + timelessRest(err)
 	case s.position.classify(err.comeBack()) == comeBackNo:
 		if f.refused == nil {
-			f.refused = err
+			f.refused = f.failed
 		}
 	default:
-		f.last = err
+		f.last = f.failed
 	}
 	from := s.addresses.advance(now)
 	if f.tries < len(s.addresses.states) && from <= now {

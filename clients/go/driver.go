@@ -251,7 +251,8 @@ func (d *driver) handleArrived(ctx context.Context, id int, a arrived) {
 	})
 }
 
-// dial starts to connect.
+// dial starts to connect. The credentials are fetched first: an edge waits only a few seconds for
+// AUTH, and if they cannot be fetched, no connection is needed.
 func (d *driver) dial(ctx context.Context, action dialAction) {
 	ctx, cancel := context.WithCancel(ctx)
 	c := &connection{
@@ -264,16 +265,11 @@ func (d *driver) dial(ctx context.Context, action dialAction) {
 	address := d.options.Addresses[action.address]
 	go func() {
 		o := dialled{id: action.link}
-		conn, err := d.dialer.dial(ctx, address)
-		if err != nil {
-			o.err = &ConnectError{Address: address, Err: err}
-		} else if o.who, err = d.options.Credentials.login(ctx); err != nil {
+		var err error
+		if o.who, err = d.options.Credentials.login(ctx); err != nil {
 			o.err = &CredentialsError{Err: err}
-		}
-		if o.err == nil {
-			o.conn = conn
-		} else if conn != nil {
-			conn.Close()
+		} else if o.conn, err = d.dialer.dial(ctx, address); err != nil {
+			o.conn, o.err = nil, &ConnectError{Address: address, Err: err}
 		}
 		select {
 		case d.dialled <- o:

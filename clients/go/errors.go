@@ -95,6 +95,45 @@ func (e *ConnectError) Unwrap() error { return e.Err }
 
 func (e *ConnectError) comeBack() comeBack { return comeBackElsewhere }
 
+// addressError is why Connect failed, and at which address.
+type addressError struct {
+	address string
+	err     failure
+}
+
+// withAddress adds the address to a failure that does not name it.
+func withAddress(address string, err failure) error {
+	if _, names := err.(*ConnectError); names {
+		return err
+	}
+	return &addressError{address, err}
+}
+
+func (e *addressError) Error() string { return fmt.Sprintf("%q: %v", e.address, e.err) }
+
+func (e *addressError) Unwrap() error { return e.err }
+
+// contextError means that the context of Connect ended before an edge accepted this client.
+type contextError struct {
+	// ended is the error of the context.
+	ended error
+	// last is why the last attempt failed, or nil.
+	last error
+}
+
+func (e *contextError) Error() string {
+	if e.last == nil {
+		return "tickstorm: " + e.ended.Error()
+	}
+	return fmt.Sprintf("tickstorm: %v; the last attempt failed: %v", e.ended, e.last)
+}
+
+// Is returns whether the target is the error of the context.
+func (e *contextError) Is(target error) bool { return errors.Is(e.ended, target) }
+
+// Unwrap returns why the last attempt failed.
+func (e *contextError) Unwrap() error { return e.last }
+
 // CredentialsError means that the function or file for the password or token failed.
 type CredentialsError struct{ Err error }
 

@@ -15,6 +15,10 @@ const (
 	timelessSparingInterval = 2 * time.Second
 	// heartbeatIntervalMin keeps a misconfigured edge from making a client send continuously.
 	heartbeatIntervalMin = 100 * time.Millisecond
+	// framesInterval is the shortest heartbeat interval at an edge that allows one frame per second,
+	// and that divided by the rate at others. A client sends at two thirds of the interval, less the
+	// jitter, which is 1.2 times the time of a frame.
+	framesInterval = 2 * time.Second
 	// heartbeatJitterPercent keeps clients that started together from sending together.
 	heartbeatJitterPercent = 10
 )
@@ -39,19 +43,32 @@ type heartbeats struct {
 	voidBefore instant
 }
 
-func newHeartbeats(interval time.Duration, sparing bool, now instant) *heartbeats {
+// newHeartbeats returns the schedule for an edge that wants a HEARTBEAT at least once in each
+// interval, and allows frameRate frames per second, or does not say how many if that is 0. The
+// HEARTBEATs at the start fit into the burst that every edge accepts; the later ones keep to the
+// rate.
+func newHeartbeats(
+	interval time.Duration, frameRate uint32, sparing bool, now instant,
+) *heartbeats {
+	var allowed time.Duration
+	if frameRate > 0 {
+		allowed = framesInterval / time.Duration(frameRate)
+	}
 	h := &heartbeats{
-		interval:         maxOf(interval, heartbeatIntervalMin),
+		interval:         maxOf(maxOf(interval, heartbeatIntervalMin), allowed),
 		next:             now,
 		last:             now - time.Hour,
 		openingLeft:      openingHeartbeats,
-		timelessInterval: timelessInterval,
+		timelessInterval: maxOf(timelessInterval, twoThirds(allowed)),
 	}
 	if sparing {
 		h.sparing, h.openingLeft, h.timelessInterval = true, 1, timelessSparingInterval
 	}
 	return h
 }
+
+// twoThirds rounds up, so that what is left after the jitter is no less than 1.2 frames.
+func twoThirds(d time.Duration) time.Duration { return (2*d + 2) / 3 }
 
 // requireExactTime brings the next HEARTBEAT forward, because the client now needs the exact time.
 func (h *heartbeats) requireExactTime(now instant) { h.next = minOf(h.next, now+exactInterval) }
@@ -89,7 +106,7 @@ func (h *heartbeats) handleSent(now instant, exact bool, random uint32) {
 	if h.openingLeft > 0 {
 		h.openingLeft--
 	}
-	steady := h.interval * 2 / 3
+	steady := twoThirds(h.interval)
 	wait := steady
 	if exact {
 		wait = minOf(wait, exactInterval)

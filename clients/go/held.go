@@ -15,21 +15,77 @@ type held struct {
 	known    unixTime
 	knownAt  instant
 	hasKnown bool
+	// passedMs is the latest tick that was sent as REPLAY, or 0. It proves that its time and that of
+	// all ticks before it has come, even if authority time is not known.
+	passedMs int64
 }
 
-func (h *held) push(e Event) { h.events = append(h.events, e) }
+func (h *held) push(e Event) {
+	h.events = append(h.events, e)
+	if tick, ok := e.(Tick); ok && tick.Quality == QualityReplay && tick.EpochMs > h.passedMs {
+		h.passedMs = tick.EpochMs
+	}
+}
 
-func (h *held) isFull() bool { return len(h.events) >= heldMax }
+// isFull returns whether to stop reading. While authority time is not known, more events are held,
+// because the PONG that tells the time may arrive behind them.
+func (h *held) isFull() bool {
+	if h.hasKnown {
+		return len(h.events) >= heldMax
+	}
+	return len(h.events) >= queueMax
+}
 
 // dropTicks drops what is held, because authority time was stepped back, or the resume point was
 // given up.
 func (h *held) dropTicks() {
-	h.hasKnown = false
+	h.hasKnown, h.passedMs = false, 0
 	kept := h.events[:0]
 	for _, e := range h.events {
 		switch e.(type) {
 		case Tick, Gap:
 		default:
+			kept = append(kept, e)
+		}
+	}
+	h.events = kept
+}
+
+// waits returns whether an event is a tick whose time is not known to have come.
+func (h *held) waits(e Event) bool {
+	tick, ok := e.(Tick)
+	return ok && tick.Quality != QualityReplay && tick.EpochMs > h.passedMs
+}
+
+// dropMinutes drops the MINUTE ticks later than a point that wait for their time. The SECOND ticks
+// after that point would wait behind them, and include the ticks at the same moments. It returns
+// the first tick that was dropped, and false if there was none.
+func (h *held) dropMinutes(afterMs int64) (firstMs int64, dropped bool) {
+	kept := h.events[:0]
+	for _, e := range h.events {
+		tick, _ := e.(Tick)
+		if !h.waits(e) || tick.Mode != ModeMinute || tick.EpochMs <= afterMs {
+			kept = append(kept, e)
+			continue
+		}
+		if !dropped {
+			firstMs, dropped = tick.EpochMs, true
+		}
+	}
+	h.events = kept
+	if dropped {
+		h.dropMinuteGaps(firstMs)
+	}
+	return firstMs, dropped
+}
+
+// dropMinuteGaps drops the gaps before the MINUTE ticks that were dropped, the first of which is
+// firstMs.
+func (h *held) dropMinuteGaps(firstMs int64) {
+	kept := h.events[:0]
+	for _, e := range h.events {
+		gap, ok := e.(Gap)
+		if !ok || gap.Mode != ModeMinute || gap.BeforeEpochMs < firstMs {
 			kept = append(kept, e)
 		}
 	}
@@ -47,7 +103,7 @@ func (h *held) catchUp(est *estimator, now instant) bool {
 }
 
 // due returns when the first event is due, as far as is known now. It is never if no event is held,
-// or if the first is a tick and authority time is not known.
+// or if the first is a tick that waits for its time and authority time is not known.
 func (h *held) due(est *estimator, now instant) instant {
 	if at, ok := est.estimate(now); ok {
 		h.known, h.knownAt, h.hasKnown = at, now, true
@@ -57,14 +113,13 @@ func (h *held) due(est *estimator, now instant) instant {
 	if len(h.events) == 0 {
 		return never
 	}
-	tick, ok := h.events[0].(Tick)
-	if !ok || tick.Quality == QualityReplay {
+	if !h.waits(h.events[0]) {
 		return now
 	}
 	if !h.hasKnown {
 		return never
 	}
-	toGo := saturatedNs(tick.EpochMs) - time.Duration(h.known.ns)
+	toGo := saturatedNs(h.events[0].(Tick).EpochMs) - time.Duration(h.known.ns)
 	return minOf(h.knownAt+maxOf(toGo, 0), never/2)
 }
 

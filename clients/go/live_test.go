@@ -10,6 +10,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -231,6 +232,67 @@ func TestTicksComeByNextAndByAChannel(t *testing.T) {
 	}
 }
 
+func TestChannelsOfTicksFollowEachOther(t *testing.T) {
+	edge := newLiveEdge(t, "e", nil)
+	c := connect(t, options(edge))
+	const count = 300
+	edge.session().tick(1, count)
+	last := int64(liveStart)
+	for n := 0; n < count; n++ {
+		ctx, cancel := context.WithCancel(testContext(t))
+		tick := <-c.Ticks(ctx)
+		if tick.EpochMs != last+1000 {
+			t.Fatalf("%d follows %d", tick.EpochMs, last)
+		}
+		last = tick.EpochMs
+		// The next channel is requested while this one may not be closed yet.
+		cancel()
+	}
+}
+
+func TestCloseEndsAChannelOfTicksThatNobodyReads(t *testing.T) {
+	edge := newLiveEdge(t, "e", nil)
+	c := connect(t, options(edge))
+	edge.session().tick(1, 6)
+	ticks := c.Ticks(context.Background())
+	<-ticks
+	waiting := c.Ticks(context.Background())
+	c.Close()
+	// The second channel follows the first one, whose next tick is never received.
+	select {
+	case tick, ok := <-waiting:
+		if ok {
+			t.Errorf("%v after Close", tick)
+		}
+	case <-time.After(patience):
+		t.Fatal("the first channel is still served")
+	}
+	if !errors.Is(c.Err(), ErrClosed) {
+		t.Error(c.Err())
+	}
+}
+
+func TestTheLastTickIsReadAfterTheEndOfTheConnection(t *testing.T) {
+	for n := 0; n < 20; n++ {
+		edge := newLiveEdge(t, "e", nil)
+		o := options(edge)
+		o.NoReconnect = true
+		c := connect(t, o)
+		session := edge.session()
+		ticks := c.Ticks(testContext(t))
+		session.tick(1, 1)
+		session.write(errorFrame("INTERNAL", 0))
+		<-c.done
+		if tick, ok := <-ticks; !ok || tick.EpochMs != liveStart+1000 {
+			t.Fatalf("%v, %v", tick, c.Err())
+		}
+		var refusal *ServerError
+		if _, ok := <-ticks; ok || !errors.As(c.Err(), &refusal) {
+			t.Fatal(c.Err())
+		}
+	}
+}
+
 func TestTheEndOfAContextLosesNothing(t *testing.T) {
 	edge := newLiveEdge(t, "e", nil)
 	c := connect(t, options(edge))
@@ -409,7 +471,8 @@ func TestConnectTellsWhyItFails(t *testing.T) {
 	edge.onAuth = func(string, string, string) string { return "AUTH_FAILED" }
 	_, err := Connect(testContext(t), options(edge))
 	var refusal *ServerError
-	if !errors.As(err, &refusal) || refusal.Code != CodeAuthFailed {
+	if !errors.As(err, &refusal) || refusal.Code != CodeAuthFailed ||
+		!strings.Contains(err.Error(), edge.address()) {
 		t.Error(err)
 	}
 	gone := newLiveEdge(t, "gone", nil)
@@ -434,6 +497,55 @@ func TestConnectTellsWhyItFails(t *testing.T) {
 	defer cancel()
 	if _, err = Connect(ctx, o); !errors.Is(err, context.DeadlineExceeded) {
 		t.Error(err)
+	}
+}
+
+func TestConnectThatIsGivenUpTellsWhyTheLastAttemptFailed(t *testing.T) {
+	edge := newLiveEdge(t, "e", nil)
+	ctx, cancel := context.WithCancel(testContext(t))
+	defer cancel()
+	refused := make(chan struct{}, 100)
+	edge.onAuth = func(string, string, string) string {
+		refused <- struct{}{}
+		return "NO_TIME"
+	}
+	go func() {
+		// The second refusal shows that the client has handled the first one.
+		<-refused
+		<-refused
+		cancel()
+	}()
+	_, err := Connect(ctx, options(edge))
+	var refusal *ServerError
+	if !errors.Is(err, context.Canceled) || !errors.As(err, &refusal) ||
+		refusal.Code != CodeNoTime || !strings.Contains(err.Error(), edge.address()) {
+		t.Error(err)
+	}
+}
+
+func TestCredentialsAreFetchedBeforeConnecting(t *testing.T) {
+	edge := newLiveEdge(t, "e", nil)
+	var dials int32
+	o := options(edge)
+	o.Dial = func(ctx context.Context, address string) (net.Conn, error) {
+		atomic.AddInt32(&dials, 1)
+		return new(net.Dialer).DialContext(ctx, "tcp", address)
+	}
+	o.Credentials = PasswordFunc("ada", func(context.Context) (string, error) {
+		if n := atomic.LoadInt32(&dials); n != 0 {
+			t.Errorf("%d connections before the password is known", n)
+		}
+		return "sesame", nil
+	})
+	connect(t, o)
+	edge.session()
+	atomic.StoreInt32(&dials, 0)
+	missing := errors.New("no password")
+	o.Credentials = PasswordFunc("ada", func(context.Context) (string, error) { return "", missing })
+	var failed *CredentialsError
+	_, err := Connect(testContext(t), o)
+	if !errors.As(err, &failed) || !errors.Is(err, missing) || atomic.LoadInt32(&dials) != 0 {
+		t.Errorf("%v; %d connections", err, atomic.LoadInt32(&dials))
 	}
 }
 

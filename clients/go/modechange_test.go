@@ -44,6 +44,18 @@ func checkModes(t *testing.T, s *sim) {
 	}
 }
 
+// checkNoRepetition checks that the ticks of each mode come in order and once.
+func (s *sim) checkNoRepetition() {
+	s.t.Helper()
+	last := map[Mode]int64{}
+	for _, tick := range s.ticks() {
+		if tick.EpochMs <= last[tick.Mode] {
+			s.t.Errorf("%v follows %d", tick, last[tick.Mode])
+		}
+		last[tick.Mode] = tick.EpochMs
+	}
+}
+
 func (s *sim) setMode(mode Mode) { s.sub.setMode(s.moment(), mode) }
 
 func TestAModeChangeLosesAndRepeatsNothing(t *testing.T) {
@@ -142,5 +154,175 @@ func TestModeChangesKeepToTheFrameRate(t *testing.T) {
 	}
 	if at := budget.ready(subscribeFrames+1, 0); at == 0 {
 		t.Error("more SUBSCRIBEs than an edge accepts")
+	}
+}
+
+func TestAMinuteThatHasBegunIsNotLostByAModeChange(t *testing.T) {
+	// The minute begins at 9.75 s. Its tick is late when the mode changes, so the SECOND tick of the
+	// same moment takes its place.
+	const minute, begins = 1_800_000_060_000, 9750 * time.Millisecond
+	for _, ahead := range []bool{false, true} {
+		for _, late := range []time.Duration{
+			0, time.Millisecond, 2 * time.Millisecond, 400 * time.Millisecond,
+			1300 * time.Millisecond, 3 * time.Second,
+		} {
+			s, edge := modeSim(t, ahead, "a")
+			s.run(5 * time.Second)
+			s.setMode(ModeMinute)
+			s.run(8 * time.Second)
+			edge().ticks = "none"
+			s.run(begins + late)
+			s.setMode(ModeSecond)
+			edge().ticks = "on time"
+			s.run(15 * time.Second)
+			if r := edge().resume; r == nil || *r < minute-10 || *r >= minute {
+				t.Errorf("ahead %v, %v late: resumes after %s", ahead, late, shown(r))
+			}
+			s.checkNoRepetition()
+			var after []Tick
+			for _, tick := range s.ticks() {
+				if tick.EpochMs >= minute {
+					after = append(after, tick)
+				}
+			}
+			for n, tick := range after {
+				if tick.Mode != ModeSecond || tick.EpochMs != minute+1000*int64(n) {
+					t.Errorf("ahead %v, %v late: %v", ahead, late, after)
+					break
+				}
+			}
+			if len(after) != 6 {
+				t.Errorf("ahead %v, %v late: %d ticks", ahead, late, len(after))
+			}
+		}
+	}
+}
+
+func TestWithoutTheTimeSecondsStartAtTheEdgesPresentAndAreNotRepeated(t *testing.T) {
+	for _, c := range []struct {
+		// start is where the edge starts, after its present if it is 0.
+		start, first int64
+	}{
+		{0, 1_800_000_058_000},
+		// The last SECOND tick that was received is that of 55 s.
+		{1_800_000_053_000, 1_800_000_056_000},
+	} {
+		s, edge := modeSim(t, false, "a")
+		s.perform()
+		edge().pongs = "without time"
+		s.run(5100 * time.Millisecond)
+		s.setMode(ModeMinute)
+		s.run(7100 * time.Millisecond)
+		before := len(s.ticks())
+		if c.start != 0 {
+			edge().start = func(*int64) int64 { return c.start }
+		}
+		s.setMode(ModeSecond)
+		s.run(9 * time.Second)
+		ticks := s.ticks()
+		if edge().resume != nil || len(ticks) == before || ticks[before].EpochMs != c.first {
+			t.Errorf("start %d: resumes after %s: %v", c.start, shown(edge().resume), ticks[before:])
+		}
+		s.checkNoRepetition()
+	}
+}
+
+func TestChangingBackWithoutTheTimeKeepsTheResumePoint(t *testing.T) {
+	s, edge := modeSim(t, false, "a")
+	s.perform()
+	edge().pongs = "without time"
+	s.run(4 * time.Second)
+	s.setMode(ModeMinute)
+	s.run(4100 * time.Millisecond)
+	want := *s.sub.position.point
+	s.setMode(ModeSecond)
+	if s.sub.position.point != nil {
+		t.Errorf("seconds are requested after %s", shown(s.sub.position.point))
+	}
+	s.setMode(ModeMinute)
+	if got := s.sub.position.point; got == nil || *got != want {
+		t.Errorf("minutes are requested after %s, but expected %d", shown(got), want)
+	}
+}
+
+func TestSecondsTakeThePlaceOfMinutesThatAreHeld(t *testing.T) {
+	s, edge := modeSim(t, true, "a")
+	s.perform()
+	edge().lead = 5 * time.Second
+	s.run(time.Second)
+	s.setMode(ModeMinute)
+	// The minute begins at 9.75 s; its tick arrives at 4.75 s.
+	s.run(8 * time.Second)
+	if len(s.sub.held.events) == 0 {
+		t.Fatal("no MINUTE tick is held")
+	}
+	s.setMode(ModeSecond)
+	s.run(15 * time.Second)
+	s.checkNoRepetition()
+	next := int64(1_800_000_059_000)
+	for _, e := range s.events {
+		tick, ok := e.event.(Tick)
+		if !ok || e.at < 8*time.Second {
+			continue
+		}
+		late := edge().authority + e.at.Milliseconds() - tick.EpochMs
+		if tick.Mode != ModeSecond || tick.EpochMs != next || late < 0 || late > 20 {
+			t.Errorf("%v is %d ms late, but %d is expected", tick, late, next)
+		}
+		next += 1000
+	}
+	if next != 1_800_000_066_000 {
+		t.Errorf("the ticks end before %d", next)
+	}
+}
+
+func TestAMinuteThatWasDroppedComesAfterChangingBack(t *testing.T) {
+	s, edge := modeSim(t, true, "a")
+	s.perform()
+	edge().lead = 5 * time.Second
+	s.run(time.Second)
+	s.setMode(ModeMinute)
+	s.run(8 * time.Second)
+	edge().ticks = "none"
+	s.setMode(ModeSecond)
+	s.run(8100 * time.Millisecond)
+	if len(s.sub.held.events) > 0 {
+		t.Error("the MINUTE tick is held although SECOND ticks follow")
+	}
+	edge().ticks = "on time"
+	s.setMode(ModeMinute)
+	s.run(75 * time.Second)
+	s.checkNoRepetition()
+	var minutes []int64
+	for _, tick := range s.ticks() {
+		if tick.Mode == ModeMinute {
+			minutes = append(minutes, tick.EpochMs)
+		}
+	}
+	if len(minutes) != 2 || minutes[0] != 1_800_000_060_000 || minutes[1] != 1_800_000_120_000 {
+		t.Errorf("minutes %v", minutes)
+	}
+}
+
+func TestASlowReaderThatChangesTheModeDoesNotBlameTheEdge(t *testing.T) {
+	s, edge := steadySim(t, settings{})
+	s.run(5 * time.Second)
+	full := make([]Event, queueMax)
+	for i := range full {
+		full[i] = Gap{}
+	}
+	s.sub.queue = full
+	s.setMode(ModeMinute)
+	// The edge answers, but nothing is read for a minute.
+	for end := s.now + time.Minute; s.now < end; s.now += 100 * time.Millisecond {
+		s.sub.handleTimer(s.moment())
+	}
+	if s.sub.link == nil || s.sub.link.session.newest().mode != ModeMinute {
+		t.Fatal("the edge was left")
+	}
+	s.sub.queue = nil
+	s.run(s.now + 5*time.Second)
+	if edge.conn.isClosed || edge.mode != ModeMinute || s.sub.link.answerBy != never {
+		t.Errorf("the mode is %v; the edge was left: %v", edge.mode, edge.conn.isClosed)
 	}
 }

@@ -81,13 +81,14 @@ func Password(username, password string) Credentials {
 }
 
 // PasswordFile authenticates with a username and the password in a file, without the newline at its
-// end. The file is read again before each AUTH.
+// end. The file is read again before each connection is made.
 func PasswordFile(username, path string) Credentials {
 	return PasswordFunc(username, fromFile(path))
 }
 
 // PasswordFunc authenticates with a username and the password that a function returns. It is called
-// before each AUTH, and must end when its context does, which is after 10 s at the latest.
+// before each connection is made, and must end when its context does, which is after 10 s at the
+// latest.
 func PasswordFunc(username string, password func(context.Context) (string, error)) Credentials {
 	return Credentials{kind: kindPassword, username: username, secret: password}
 }
@@ -98,11 +99,11 @@ func Token(token string) Credentials {
 }
 
 // TokenFile authenticates with the token in a file, without the newline at its end. The file is
-// read again before each AUTH.
+// read again before each connection is made.
 func TokenFile(path string) Credentials { return TokenFunc(fromFile(path)) }
 
-// TokenFunc authenticates with the token that a function returns. It is called before each AUTH,
-// and must end when its context does, which is after 10 s at the latest.
+// TokenFunc authenticates with the token that a function returns. It is called before each
+// connection is made, and must end when its context does, which is after 10 s at the latest.
 func TokenFunc(token func(context.Context) (string, error)) Credentials {
 	return Credentials{kind: kindToken, secret: token}
 }

@@ -22,6 +22,15 @@ type position struct {
 	refusedOnce bool
 }
 
+// received returns the point up to which the ticks of this mode were received or are not wanted, or
+// nil.
+func (p *position) received() *int64 {
+	if p.point != nil {
+		return p.point
+	}
+	return p.floor
+}
+
 // handleStart records that an edge accepted the subscription, which had a resume point or not, and
 // sends the ticks after start.
 func (p *position) handleStart(start int64, resumes bool) {
@@ -29,8 +38,8 @@ func (p *position) handleStart(start int64, resumes bool) {
 	if resumes && p.point != nil {
 		return
 	}
-	if p.floor != nil && *p.floor > start {
-		start = *p.floor
+	if last := p.received(); last != nil && *last > start {
+		start = *last
 	}
 	p.point = &start
 }

@@ -163,7 +163,7 @@ func (s *session) handleAck(payload []byte, now instant) (any, failure) {
 			return nil, unexpected(wire.TypeAck)
 		}
 		interval := time.Duration(ack.HeartbeatIntervalMs) * time.Millisecond
-		s.beats = newHeartbeats(interval, s.sparing, now)
+		s.beats = newHeartbeats(interval, ack.FrameRateLimit, s.sparing, now)
 		return authenticated{welcome{
 			edgeID:            ack.EdgeID,
 			heartbeatInterval: interval,

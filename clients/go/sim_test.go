@@ -52,6 +52,8 @@ type simConn struct {
 	closedAt time.Duration
 	isClosed bool
 	reader   wire.Decoder
+	// unread is what has arrived and was not read.
+	unread []func()
 	// onFrame is what the edge does with a frame.
 	onFrame func(wire.Frame)
 	onClose func()
@@ -106,6 +108,9 @@ func (s *sim) run(until time.Duration) {
 			s.t.Fatal("the simulation does not end")
 		}
 		s.perform()
+		if s.readOn() {
+			continue
+		}
 		next := until
 		isTask := len(s.tasks) > 0 && s.tasks[0].at <= next
 		if isTask {
@@ -127,6 +132,15 @@ func (s *sim) run(until time.Duration) {
 		s.tasks = s.tasks[1:]
 		task.do()
 	}
+}
+
+// readOn lets the client read what has arrived on the connection in use, and returns whether it
+// did.
+func (s *sim) readOn() bool {
+	if l := s.sub.link; l != nil && !s.asleep {
+		return s.conns[l.id].read()
+	}
+	return false
 }
 
 // perform performs the client's actions and takes its events.
@@ -196,20 +210,38 @@ func (c *simConn) fail() {
 
 // send sends bytes to the client.
 func (c *simConn) send(bytes []byte) {
-	c.sim.client(func() {
-		if !c.isClosed {
-			c.sim.sub.handleRead(c.sim.moment(), c.id, bytes, c.sim.moment().now)
-		}
+	c.arrive(func() {
+		c.sim.sub.handleRead(c.sim.moment(), c.id, bytes, c.sim.moment().now)
 	})
 }
 
 // close ends the connection without ERROR.
 func (c *simConn) close(err error) {
+	c.arrive(func() { c.sim.sub.handleClosed(c.sim.moment(), c.id, err) })
+}
+
+// arrive lets the client read something as soon as it reads.
+func (c *simConn) arrive(read func()) {
 	c.sim.client(func() {
-		if !c.isClosed {
-			c.sim.sub.handleClosed(c.sim.moment(), c.id, err)
-		}
+		c.unread = append(c.unread, read)
+		c.read()
 	})
+}
+
+// read lets the client read what has arrived, and returns whether it did. A driver does not read
+// the connection in use while the client does not want that.
+func (c *simConn) read() bool {
+	wasRead := false
+	for len(c.unread) > 0 && !c.isClosed {
+		if l := c.sim.sub.link; l != nil && l.id == c.id && !c.sim.sub.reads() {
+			break
+		}
+		read := c.unread[0]
+		c.unread = c.unread[1:]
+		read()
+		wasRead = true
+	}
+	return wasRead
 }
 
 // simEdge is an edge that behaves as the vectors describe it.
@@ -231,6 +263,10 @@ type simEdge struct {
 	// ticks and pongs are how it behaves at present: "on time", "ahead" or "none", and "with time",
 	// "without time" or "none".
 	ticks, pongs string
+	// lead is how long before its time a tick is sent ahead.
+	lead time.Duration
+	// pongDelay is how long a PONG is under way.
+	pongDelay time.Duration
 
 	conn         *simConn
 	auth         map[uint64][]byte
@@ -250,7 +286,7 @@ type simEdge struct {
 
 func newSimEdge(s *sim, authority int64) *simEdge {
 	return &simEdge{sim: s, authority: authority, edgeID: "edge", minor: 1,
-		ticks: "on time", pongs: "with time"}
+		ticks: "on time", pongs: "with time", lead: 800 * time.Millisecond}
 }
 
 func (e *simEdge) nowMs() int64 { return e.authority + e.sim.now.Milliseconds() }
@@ -276,12 +312,20 @@ func (e *simEdge) handleFrame(frame wire.Frame) {
 				t1Us = int64(value)
 			}
 		}
+		var pong []byte
 		switch e.pongs {
 		case "with time":
-			e.conn.send(pongFrame(t1Us, e.authority*1000+e.sim.now.Microseconds(), 10))
+			pong = pongFrame(t1Us, e.authority*1000+e.sim.now.Microseconds(), 10)
 		case "without time":
-			e.conn.send(pongFrame(t1Us, 0, 1<<32-1))
+			pong = pongFrame(t1Us, 0, 1<<32-1)
+		default:
+			return
 		}
+		if e.pongDelay > 0 {
+			e.sim.after(e.pongDelay, func() { e.conn.send(pong) })
+			return
+		}
+		e.conn.send(pong)
 	}
 }
 
@@ -354,10 +398,10 @@ func (e *simEdge) plan(after int64) {
 	next := e.mode.nextAfter(after)
 	at := ms(float64(next - e.authority))
 	if e.ticks == "ahead" || e.ahead {
-		at -= 800 * time.Millisecond
+		at -= e.lead
 	}
 	e.sim.at(maxOf(at, e.sim.now+time.Millisecond), func() {
-		if e.conn.isClosed || e.nowMs() < next-800 {
+		if e.conn.isClosed || e.nowMs() < next-e.lead.Milliseconds() {
 			return
 		}
 		e.flush()
@@ -372,7 +416,7 @@ func (e *simEdge) flush() {
 	}
 	until := e.nowMs()
 	if e.ahead {
-		until += 800
+		until += e.lead.Milliseconds()
 	}
 	var due []wire.Tick
 	for next := e.mode.nextAfter(e.last); next <= until; next = e.mode.nextAfter(next) {

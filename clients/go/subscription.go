@@ -1,6 +1,10 @@
 package tickstorm
 
-import "time"
+import (
+	"errors"
+	"io"
+	"time"
+)
 
 const (
 	// leavingWaitMax is the upper limit of the first wait after this client left an edge on its own
@@ -102,10 +106,9 @@ type subscription struct {
 
 // firstPass is the state of the first connection: each address is tried once.
 type firstPass struct {
-	tries         int
-	refused, last failure
-	// failed is the last failure of any kind.
-	failed failure
+	tries int
+	// refused is the first refusal, last the last other failure, and failed the last one of any kind.
+	refused, last, failed error
 	// timelessUntil is when each address whose edge did not know the time may be asked again, or 0.
 	timelessUntil []instant
 }
@@ -169,7 +172,8 @@ func (s *subscription) handleRead(at moment, id int, bytes []byte, readAt instan
 func (s *subscription) handleClosed(at moment, id int, err error) {
 	s.notice(at)
 	if l := s.find(id); l != nil {
-		if l.unwritable != nil {
+		// A broken pipe says less than why reading failed, but more than an end of file.
+		if l.unwritable != nil && errors.Is(err, io.EOF) {
 			err = l.unwritable
 		}
 		s.handleEnd(l, &ClosedError{Err: err}, at.now)
@@ -304,11 +308,14 @@ func (s *subscription) settle(now instant) {
 	s.wakeExact = s.settings.ahead && s.held.due(s.est, now) == s.wakeBy
 }
 
-// forgiveUnread does not blame the edge for what was not read.
+// forgiveUnread does not blame the edge for what was not read, such as its ACK of a SUBSCRIBE.
 func (s *subscription) forgiveUnread(now instant) {
 	reads := s.reads()
-	if s.link != nil && (!reads || !s.wasRead) {
-		s.link.forgive(now)
+	if l := s.link; l != nil && (!reads || !s.wasRead) {
+		l.forgive(now)
+		if l.answerBy != never {
+			l.answerBy = now + l.waitedFor
+		}
 	}
 	s.wasRead = reads
 }
@@ -383,20 +390,20 @@ func (s *subscription) handleConnected(l *link, event subscribed, now instant) {
 	}
 }
 
-// start records where a subscription starts. If another mode is wanted meanwhile, its ticks also
-// follow that point.
+// start records where a subscription starts. If MINUTE is wanted meanwhile, its ticks also follow
+// that point; SECOND starts at the present.
 func (s *subscription) start(event subscribed) {
 	resumes := event.request.resumeAfter != nil
 	if event.request.mode == s.position.mode {
 		s.position.handleStart(event.start, resumes)
+		s.dropHeldMinutes()
 		return
 	}
 	if old := s.positions[event.request.mode]; old != nil {
 		old.handleStart(event.start, resumes)
 	}
-	if s.position.point == nil {
-		start := event.start
-		s.position.point = &start
+	if s.position.point == nil && s.position.mode == ModeMinute {
+		s.position.handleStart(event.start, resumes)
 	}
 }
 

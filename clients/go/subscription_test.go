@@ -1,6 +1,8 @@
 package tickstorm
 
 import (
+	"errors"
+	"io"
 	"math/rand"
 	"strings"
 	"testing"
@@ -99,7 +101,7 @@ func TestPongsFromBeforeASuspensionAreNoSamples(t *testing.T) {
 }
 
 func TestAStalePongDoesNotSlowDownHeartbeats(t *testing.T) {
-	h := newHeartbeats(15*time.Second, false, 0)
+	h := newHeartbeats(15*time.Second, 0, false, 0)
 	for h.openingLeft > 0 {
 		h.handleSent(h.next, false, 0)
 	}
@@ -111,6 +113,139 @@ func TestAStalePongDoesNotSlowDownHeartbeats(t *testing.T) {
 	h.handlePong(true, 4*time.Second)
 	if h.next != 5*time.Second {
 		t.Errorf("after a PONG from before, it is at %v", h.next)
+	}
+}
+
+func TestHeartbeatsKeepToTheFrameRate(t *testing.T) {
+	for _, c := range []struct {
+		interval       time.Duration
+		rate           uint32
+		exact, hasTime bool
+		// least is the shortest time between two HEARTBEATs.
+		least time.Duration
+	}{
+		{500 * time.Millisecond, 0, false, true, 300 * time.Millisecond},
+		{500 * time.Millisecond, 1, false, true, 1200 * time.Millisecond},
+		{500 * time.Millisecond, 2, false, true, 600 * time.Millisecond},
+		{15 * time.Second, 1, false, true, 9 * time.Second},
+		{15 * time.Second, 1, true, true, 1800 * time.Millisecond},
+		{15 * time.Second, 1, false, false, 1200 * time.Millisecond},
+		{15 * time.Second, 10, false, false, 900 * time.Millisecond},
+	} {
+		for random := uint32(0); random < 21; random++ {
+			h := newHeartbeats(c.interval, c.rate, false, 0)
+			for h.openingLeft > 0 {
+				h.handleSent(h.next, c.exact, random)
+				h.handlePong(c.hasTime, h.last)
+			}
+			for n := 0; n < 20; n++ {
+				h.handleSent(h.next, c.exact, random)
+				h.handlePong(c.hasTime, h.last)
+				// An edge whose tick is late is asked often.
+				if !c.hasTime {
+					h.hasten(h.last)
+				}
+				if apart := h.next - h.last; apart < c.least {
+					t.Fatalf("%+v: HEARTBEATs %v apart (random %d)", c, apart, random)
+				}
+			}
+		}
+	}
+}
+
+func TestTheFrameRateInTheAckLimitsHeartbeats(t *testing.T) {
+	p := wire.AppendNumber(nil, 1, int64(wire.TypeAuth))
+	p = wire.AppendNumber(p, 2, 500)
+	p = wire.AppendNumber(p, 8, 1)
+	var s session
+	s.feed(wire.AppendFrame(nil, wire.TypeAck, p))
+	if _, err := s.next(0, 0); err != nil {
+		t.Fatal(err)
+	}
+	if s.beats.interval != framesInterval {
+		t.Errorf("the interval is %v", s.beats.interval)
+	}
+}
+
+func TestReplayedTicksReleaseTheTicksBeforeThem(t *testing.T) {
+	var h held
+	est := &estimator{}
+	h.push(Tick{EpochMs: 1000})
+	if h.due(est, 0) != never {
+		t.Error("a tick is due although the time is not known")
+	}
+	h.push(Tick{EpochMs: 2000, Quality: QualityReplay})
+	h.push(Tick{EpochMs: 3000})
+	for _, want := range []int64{1000, 2000} {
+		if e, ok := h.pop(est, 0); !ok || e.(Tick).EpochMs != want {
+			t.Errorf("%v, but expected %d", e, want)
+		}
+	}
+	if h.due(est, 0) != never {
+		t.Error("a tick after the replayed ones is due although the time is not known")
+	}
+	// After a step, ticks of the past come again.
+	h.dropTicks()
+	h.push(Tick{EpochMs: 1000})
+	if h.due(est, 0) != never {
+		t.Error("a tick is due because of what was replayed before a step")
+	}
+}
+
+func TestTicksContinueAfterALongSuspension(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		// lasts is how long the edge keeps the connection meanwhile.
+		lasts time.Duration
+	}{
+		{"the edge closes the connection, and the ticks are replayed", 20 * time.Second},
+		{"all ticks are waiting in the connection", time.Hour},
+	} {
+		s := newSim(t, settings{ahead: true, reconnects: true, moves: true}, constant(1<<31))
+		var edge *simEdge
+		s.onDial = func(conn *simConn) {
+			edge = newSimEdge(s, 1_800_000_050_250)
+			edge.pongDelay = 2 * time.Millisecond
+			edge.serve(conn)
+		}
+		s.sub.begin(s.moment())
+		s.run(20500 * time.Millisecond)
+		first := edge
+		s.suspend(3 * time.Minute)
+		s.after(c.lasts, func() {
+			first.ticks = "none"
+			first.conn.close(io.EOF)
+		})
+		s.run(260 * time.Second)
+		s.checkContinuity()
+		ticks := s.ticks()
+		if last := ticks[len(ticks)-1].EpochMs; last < edge.nowMs()-1000 {
+			t.Errorf("%s: at %d, the last tick is %d", c.name, edge.nowMs(), last)
+		}
+	}
+}
+
+func TestTheEndOfAConnectionIsExplainedAsWellAsPossible(t *testing.T) {
+	broken, reset := errors.New("broken pipe"), errors.New("connection reset")
+	for _, c := range []struct{ written, read, want error }{
+		{nil, io.EOF, io.EOF}, {broken, io.EOF, broken}, {broken, reset, reset}, {nil, reset, reset},
+	} {
+		s, edge := steadySim(t, settings{addresses: []string{"first", "second"}})
+		s.run(5 * time.Second)
+		s.sub.handleWritten(s.moment(), edge.conn.id, c.written)
+		edge.conn.close(c.read)
+		s.perform()
+		last, ok := s.events[len(s.events)-1].event.(Reconnecting)
+		if !ok || !errors.Is(last.Err, c.want) || last.Address != "first" {
+			t.Errorf("%v, %v: %+v", c.written, c.read, last)
+		}
+		// The second address does not answer.
+		s.run(10 * time.Second)
+		s.conns[edge.conn.id+1].fail()
+		s.perform()
+		if last, ok = s.events[len(s.events)-1].event.(Reconnecting); !ok || last.Address != "second" {
+			t.Errorf("%+v", last)
+		}
 	}
 }
 
@@ -151,7 +286,7 @@ func TestTheEdgeIsNotReadWhileTooManyTicksAreHeld(t *testing.T) {
 	edge.pongs = "without time"
 	s.run(2 * time.Second)
 	for n := int64(10); s.sub.reads(); n++ {
-		if n > 200 {
+		if n > 2*queueMax {
 			t.Fatal("the ticks that are held have no bound")
 		}
 		edge.conn.send(batchFrame(1, wire.Tick{EpochMs: 1_800_000_000_000 + n*1000}))

@@ -156,6 +156,9 @@ type Gap struct {
 // Reconnecting means that a connection ended, or that the last attempt to make a new one failed.
 // The next attempt follows by itself.
 type Reconnecting struct {
+	// Address is the address of the connection that ended, or of the attempt that failed. It is one
+	// of those in Options.
+	Address string
 	// Err is why the connection ended or the attempt failed.
 	Err error
 	// ConnectionID names the connection that ended, by which the edge's operator finds it in the

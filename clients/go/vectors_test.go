@@ -318,6 +318,7 @@ func TestVectorsOfHeartbeats(t *testing.T) {
 		Cases []struct {
 			ID       string
 			Interval float64 `json:"heartbeat_interval_ms"`
+			Rate     uint32  `json:"frame_rate_limit"`
 			Ahead    bool
 			Sparing  bool       `json:"after_rate_limited"`
 			HasTime  []bool     `json:"pong_has_time"`
@@ -332,7 +333,7 @@ func TestVectorsOfHeartbeats(t *testing.T) {
 		for _, random := range []uint32{0, 7, 20} {
 			s := session{sparing: c.Sparing}
 			s.subscribe(request{ahead: c.Ahead})
-			s.beats = newHeartbeats(ms(c.Interval), c.Sparing, time.Hour)
+			s.beats = newHeartbeats(ms(c.Interval), c.Rate, c.Sparing, time.Hour)
 			last := time.Hour
 			for i, want := range c.Wants {
 				now := s.nextHeartbeat()

@@ -4,7 +4,7 @@
 //	follow --addr edge-0:8080,edge-1:8080 --user stream_user --password-file password
 //
 // Everything else that happens is written to standard error. The password file is read again before
-// each AUTH.
+// each connection is made.
 package main
 
 import (
@@ -101,7 +101,7 @@ func parse(args []string, log io.Writer) (tickstorm.Options, error) {
 		return tickstorm.Options{}, errors.New("--password-file is required")
 	}
 	options := tickstorm.Options{
-		Addresses:   strings.Split(*addr, ","),
+		Addresses:   addresses(*addr),
 		Credentials: tickstorm.PasswordFile(*user, *passwordFile),
 		Ahead:       *ahead,
 		ClientID:    "follow",
@@ -117,6 +117,15 @@ func parse(args []string, log io.Writer) (tickstorm.Options, error) {
 		options.TLS, err = tickstorm.LoadTLS(*caFile, *certFile, *keyFile)
 	}
 	return options, err
+}
+
+// addresses splits a list at its commas. Spaces around an address are no part of it.
+func addresses(list string) []string {
+	found := strings.Split(list, ",")
+	for i, address := range found {
+		found[i] = strings.TrimSpace(address)
+	}
+	return found
 }
 
 // obey changes the mode as the lines of its input say, and ends the program at their end.

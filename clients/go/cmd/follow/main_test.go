@@ -15,9 +15,9 @@ func TestArguments(t *testing.T) {
 	if err := os.WriteFile(path, []byte("sesame\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	options, err := parse([]string{"--addr", "a:1,b:2", "--user", "ada", "--password-file", path,
+	options, err := parse([]string{"--addr", " a:1, b:2", "--user", "ada", "--password-file", path,
 		"--mode", "minute", "--ahead"}, &strings.Builder{})
-	if err != nil || len(options.Addresses) != 2 || options.Mode != tickstorm.ModeMinute ||
+	if err != nil || strings.Join(options.Addresses, "|") != "a:1|b:2" || options.Mode != tickstorm.ModeMinute ||
 		!options.Ahead || options.Credentials.String() != `password of "ada"` {
 		t.Errorf("%+v, %v", options, err)
 	}
