@@ -12,6 +12,7 @@ mod server;
 mod stop;
 
 use std::collections::HashSet;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -35,21 +36,38 @@ use crate::follow::print;
 const SIDE_BY_SIDE: usize = 24;
 /// The time limit for the answer to the first AUTH.
 const FIRST_ANSWER_TIME_MAX: Duration = Duration::from_secs(12);
+/// The exit code if no case failed, but some could not be tried: EX_TEMPFAIL of sysexits.h.
+const INCONCLUSIVE: u8 = 75;
+/// The name of the case that waits for the next full minute, if it is chosen.
+const MINUTE_TICK: &str = "minute-tick";
 
 const AFTER_HELP: &str = "\
 Output:
-  One line per case as it ends: passed, failed or skipped, its name and what it checks,
-  and below it what was seen. Then the sentences of docs/protocol.md that were checked
-  and hold, those that were not checked, since all their cases were skipped, and those
-  that do not hold. --json prints one object instead, when all cases have ended.
+  The address and the IP address that was chosen. Then one line per case as it ends: its
+  outcome, its name and what it checks, and below it what was seen. Then the sentences of
+  docs/protocol.md that were checked and hold, those that were not checked, since none of
+  their cases came to its end, and those whose case failed. With --only, those that
+  were not checked are left out. --json prints one object instead, when all cases have
+  ended.
+
+Outcomes:
+  passed        The server does what the case checks
+  failed        The server breaks a rule of the protocol
+  skipped       The case does not apply: for instance, it needs TLS and the port is
+                plain, or it would wait too long because of the server's settings
+  inconclusive  The case could not be tried: for instance, the server has no capacity,
+                does not know the time, or delays logins
 
 Cases:
   All cases run side by side, on connections of their own, and take little longer than
   heartbeat_timeout_ms in the server's ACK: 25 s for an edge with default settings.
-  They need ticks, so the server must know the time. A case is skipped if it does not
-  apply or would take too long. A single AUTH has a wrong password, and none if the
+  They need ticks, so the server must know the time. With a low frame rate they take
+  longer, since they keep to it. minute-tick runs if the next minute is near; with --only
+  minute-tick it waits up to 61 s. A single AUTH has a wrong password, and none if the
   server already delays logins. Time limits allow for what this machine itself is late,
   but it should be idle, and near the server; --tolerance helps if it is not.
+  The name is looked up once, and all connections go to the first of its IP addresses that
+  accepts one within 3 s.
   The cases open up to a few dozen connections at a time, some of which exceed the frame
   rate, and ask for some thousand replayed ticks in all. Do not check an edge from an
   address whose limits others share.
@@ -62,9 +80,10 @@ Environment:
   STREAM_TOKEN_FILE.
 
 Exit code:
-  0   No case failed
+  0   Each case passed or was skipped
   1   A case failed
   69  Cannot connect
+  75  No case failed, but some are inconclusive
   77  Refused by the server: wrong credentials, or no capacity
 
 Examples:
@@ -153,10 +172,16 @@ impl Check {
         }
         let credentials = ClientCredentials::from_settings(&settings, self.user.as_deref())?;
         let (address, tls) = (self.addr.clone(), self.tls.options());
-        Server::new(address, credentials, tls, self.tolerance)
+        let waits_for_minute = self.only.iter().any(|case| case.name == MINUTE_TICK);
+        Server::new(address, credentials, tls, self.tolerance, waits_for_minute)
     }
 
     async fn check(&self, server: Arc<Server>) -> Result<(), Failure> {
+        let found = server.find().await;
+        let connected_to = found.map_err(|error| cannot_connect(&server, error))?;
+        if !self.json {
+            let _ = print(&format!("server {} at {connected_to}\n", server.address()))?;
+        }
         let is_served = served(&server);
         Box::pin(is_served).await?;
         let measured = Arc::clone(&server);
@@ -164,6 +189,8 @@ impl Check {
 
         let mut report = Report {
             address: server.address().to_owned(),
+            connected_to,
+            is_partial: !self.only.is_empty(),
             cases: Vec::new(),
         };
         let first = run_case(ACK_OF_AUTH, &server).await;
@@ -182,13 +209,7 @@ impl Check {
         };
         // A closed pipe does not change the verdict.
         let _ = print(&text)?;
-        match report.failed() {
-            0 => Ok(()),
-            failed => {
-                let text = format!("{failed} of {} cases failed", report.cases.len());
-                Err(Failure::message(exit::FAILED, text))
-            }
-        }
+        verdict(&report)
     }
 
     fn is_chosen(&self, case: &Case) -> bool {
@@ -214,13 +235,40 @@ impl Check {
     }
 }
 
+fn verdict(report: &Report) -> Result<(), Failure> {
+    let (counts, all) = (report.counts(), report.cases.len());
+    if counts.failed > 0 {
+        let text = format!("{} of {all} cases failed", counts.failed);
+        return Err(Failure::message(exit::FAILED, text));
+    }
+    if counts.inconclusive > 0 {
+        let text = format!("{} of {all} cases could not be tried", counts.inconclusive);
+        return Err(Failure::message(INCONCLUSIVE, text));
+    }
+    Ok(())
+}
+
+fn cannot_connect(server: &Server, error: io::Error) -> Failure {
+    let is_not_tls = error
+        .get_ref()
+        .and_then(|inner| inner.downcast_ref())
+        .is_some_and(|inner| matches!(inner, rustls::Error::InvalidMessage(_)));
+    let hint = if is_not_tls {
+        ": its answer is not TLS. If the port is plain, leave out --tls"
+    } else {
+        ""
+    };
+    let context = format!("cannot connect to {}{hint}", server.address());
+    Failure::new(
+        exit::UNAVAILABLE,
+        anyhow::Error::new(error).context(context),
+    )
+}
+
 /// Fails if there is no server, or if it refuses this client.
 async fn served(server: &Arc<Server>) -> Result<(), Failure> {
-    let socket = server.dial().await.map_err(|error| {
-        let address = server.address();
-        let error = anyhow::Error::new(error).context(format!("cannot connect to {address}"));
-        Failure::new(exit::UNAVAILABLE, error)
-    })?;
+    let socket = server.dial().await;
+    let socket = socket.map_err(|error| cannot_connect(server, error))?;
     let mut connection = connection::Connection::new(socket, Arc::clone(server));
     connection.send(&server.auth()).await;
     let deadline = Server::now() + FIRST_ANSWER_TIME_MAX;
@@ -233,10 +281,10 @@ async fn served(server: &Arc<Server>) -> Result<(), Failure> {
             format!("{}: {}", error.code, error.message.escape_debug())
         }
         // What a server answers if it has no capacity.
-        Err(Stop::Skipped(reason)) => reason,
+        Err(Stop::Inconclusive(reason)) => reason,
         // The first case says what is wrong with any other answer.
         Ok(Step::Ack(_) | Step::Pong(_) | Step::Ticks | Step::End(_) | Step::TimeUp)
-        | Err(Stop::Failed(_)) => return Ok(()),
+        | Err(Stop::Failed(_) | Stop::Skipped(_)) => return Ok(()),
     };
     let text = format!("the server refused the connection: {refusal}");
     Err(Failure::message(exit::NOPERM, text))

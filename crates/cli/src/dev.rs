@@ -70,13 +70,20 @@ Scenarios:
   come again, after TIME_STEPPED.
 
   A scenario takes up to 40 s, wrong-password 70 s, and all 8 minutes, since the waits of
-  the client must be short again before each. Standard output has the address, what
-  happens, and each fault of the client with the section of docs/protocol.md whose rule
-  it broke. Lateness of up to 1.5 s is no fault.
+  the client must be short again before each. Standard output has the address, the login,
+  what happens, and each fault of the client with the section of docs/protocol.md whose
+  rule it broke. Lateness of up to 1.5 s is no fault. It gives up if no client comes
+  within 60 s. After Ctrl-C, or if the client does not come back, it lists the scenarios
+  that were not played to their end.
 
-  --json prints one object per line instead, by its field event: listening (addr),
-  begin (scenario), note (scenario, message), fault (scenario, rule, message) and end
-  (scenario, faults).
+  --json prints one object per line instead, by its field event: listening (addr, login),
+  begin (scenario), note (scenario, message), fault (scenario, rule, message), end
+  (scenario, faults, and interrupted: true after a signal) and unplayed (scenarios).
+
+  Exit code with --scenario:
+    0   All scenarios were played, and the client broke no rule
+    1   The client broke a rule, or a signal or the client ended the scenarios early
+    69  No client came within 60 s, or LISTEN_ADDR cannot be listened on
 
 Examples:
   tickstorm dev

@@ -1,14 +1,24 @@
 //! `tickstorm check`: it passes on an edge, plain and with TLS, and fails on edges that make
 //! mistakes.
 
-use std::fmt;
+use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
+use std::{fmt, io};
 
 use futures_util::future::join_all;
 use serde_json::Value;
+use tickstorm_protocol::FrameType;
+use tickstorm_protocol::frame::encode;
+use tickstorm_protocol::message::{Ack, ErrorMsg};
 use tickstorm_testkit::ReservedAddr;
+use tickstorm_testkit::frame::{self, RawFrame};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::process::Command;
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use crate::dev::{Dev, dev};
@@ -20,14 +30,74 @@ const CHECK_TIME_MAX: Duration = Duration::from_secs(180);
 /// The cases that need TLS.
 const TLS_CASES: [&str; 3] = ["tls-parameters", "tls-records", "tls-close-notify"];
 
+/// Each mistake, the case that looks for it, and what it may have seen.
+const MUTANTS: [(Mutation, &str, &[&str]); 9] = [
+    (
+        Mutation::WrongPolynomial,
+        "ack-of-auth",
+        &["the ACK of AUTH: the server sent an invalid frame: the frame's checksum was "],
+    ),
+    (
+        Mutation::ResetForError,
+        "closing",
+        &["a reset of the connection instead of BAD_MAGIC"],
+    ),
+    (Mutation::EarlyTicks, "ticks", &[" ms before its time"]),
+    (
+        Mutation::EarlyTimeout,
+        "heartbeat-timeout",
+        &[" ms after the last sign of life, before the heartbeat timeout of 8000 ms"],
+    ),
+    (
+        Mutation::LateTimeout,
+        "heartbeat-timeout",
+        &[" ms after the heartbeat timeout of 3000 ms; at most 500 ms are allowed"],
+    ),
+    // The cut at which it fails depends on which pieces the proxy reads apart.
+    (
+        Mutation::LostByte,
+        "split-frames",
+        &[
+            "cut after byte 1: BAD_MAGIC (",
+            "cut after byte 2: UNKNOWN_TYPE (",
+            "cut after byte 3: UNKNOWN_TYPE (",
+            "cut after byte 4: MESSAGE_TOO_LARGE (",
+            "cut after byte 5: MESSAGE_TOO_LARGE (",
+            "cut after byte 6: MESSAGE_TOO_LARGE (",
+            ": BAD_CHECKSUM (",
+        ],
+    ),
+    (
+        Mutation::ResumeOffByOne,
+        "resume",
+        &[" of mode second is missing; "],
+    ),
+    (
+        Mutation::DoubledTick,
+        "mode-switch",
+        &[" comes again, or is not after "],
+    ),
+    (
+        Mutation::ReplayAsNormal,
+        "resume",
+        &[" was due before SUBSCRIBE, but its quality is 0 instead of REPLAY"],
+    ),
+];
+
 /// Starts a clock and an edge that closes silent clients soon.
 async fn edge(args: &[&str]) -> Dev {
+    edge_with(args, &[]).await
+}
+
+/// Starts them with these settings.
+async fn edge_with(args: &[&str], settings: &[(&str, &str)]) -> Dev {
     let mut command = dev();
     command
         .args(args)
         .env("HEARTBEAT_INTERVAL", "2s")
         .env("HEARTBEAT_TIMEOUT", "3s")
-        .env("AUTH_TIMEOUT_MS", "4000");
+        .env("AUTH_TIMEOUT_MS", "4000")
+        .envs(settings.iter().copied());
     let mut dev = Dev::start(command).await;
     // It knows the time.
     dev.tick().await;
@@ -60,6 +130,13 @@ fn names<'a>(report: &'a Value, outcome: &str) -> Vec<&'a str> {
         .collect()
 }
 
+/// Returns what was seen in a case.
+fn detail<'a>(report: &'a Value, name: &str) -> &'a str {
+    let mut cases = report["cases"].as_array().unwrap().iter();
+    let case = cases.find(|case| case["id"] == format!("check/{name}"));
+    case.unwrap()["detail"].as_str().unwrap()
+}
+
 fn ids(sentences: &Value) -> Vec<&str> {
     let sentences = sentences.as_array().unwrap().iter();
     sentences
@@ -78,7 +155,7 @@ fn assert_passed(ended: &Ended, may_skip: &[&str]) -> Value {
         let is_expected = may_skip.contains(&name) || name == "minute-tick";
         assert!(is_expected, "{name} was skipped: {report:#}");
     }
-    assert!(names(&report, "passed").len() > 40, "{report:#}");
+    assert!(names(&report, "passed").len() > 36, "{report:#}");
     assert_eq!(ids(&report["sentences"]["broken"]), [""; 0]);
     report
 }
@@ -134,26 +211,7 @@ async fn a_proxy_that_makes_no_mistake_passes() {
 #[tokio::test]
 async fn each_mistake_of_an_edge_fails_the_case_that_looks_for_it() {
     let dev = edge(&[]).await;
-    let mutants = [
-        (Mutation::WrongPolynomial, "ack-of-auth", "checksum"),
-        (Mutation::ResetForError, "closing", "a reset"),
-        (Mutation::EarlyTicks, "ticks", "before its time"),
-        (
-            Mutation::EarlyTimeout,
-            "heartbeat-timeout",
-            "before the heartbeat timeout",
-        ),
-        (
-            Mutation::LateTimeout,
-            "heartbeat-timeout",
-            "at most 500 ms are allowed",
-        ),
-        (Mutation::LostByte, "split-frames", "cut after"),
-        (Mutation::ResumeOffByOne, "resume", "is missing"),
-        (Mutation::DoubledTick, "mode-switch", "after the switch"),
-        (Mutation::ReplayAsNormal, "resume", "instead of REPLAY"),
-    ];
-    let checks = mutants.map(|(mutation, case, seen)| {
+    let checks = MUTANTS.map(|(mutation, case, seen)| {
         let edge = dev.clients;
         async move {
             let proxy = Proxy::start(edge, mutation).await;
@@ -161,15 +219,178 @@ async fn each_mistake_of_an_edge_fails_the_case_that_looks_for_it() {
             assert_eq!(ended.code, Some(1), "{mutation:?}: {ended:?}");
             let report: Value = serde_json::from_str(&ended.stdout).unwrap();
             assert_eq!(names(&report, "failed"), [case], "{mutation:?}: {report:#}");
-            let shown = report.to_string();
+            let detail = detail(&report, case);
             assert!(
-                shown.contains(seen),
-                "{mutation:?}, no {seen:?}: {report:#}"
+                seen.iter().any(|seen| detail.contains(seen)),
+                "{mutation:?}, none of {seen:?}: {detail}"
             );
             assert_ne!(ids(&report["sentences"]["broken"]), [""; 0]);
         }
     });
     join_all(checks).await;
+}
+
+#[tokio::test]
+async fn an_edge_with_unusual_settings_passes() {
+    let no_window = [
+        "minute",
+        "resume",
+        "resume-next-connection",
+        "resume-any-time",
+        "resume-far-back",
+        "auth-timeout",
+    ];
+    let all: [(&[(&str, &str)], &[&str]); 4] = [
+        (&[("RESUME_WINDOW", "1m")], &["minute"]),
+        (&[("RESUME_WINDOW", "10s")], &["minute"]),
+        // It waits for AUTH longer than the check does.
+        (
+            &[("RESUME_WINDOW", "0s"), ("AUTH_TIMEOUT_MS", "31000")],
+            &no_window,
+        ),
+        // An interval must have room for two frames.
+        (
+            &[
+                ("FRAME_RATE_LIMIT", "1"),
+                ("HEARTBEAT_INTERVAL", "6s"),
+                ("HEARTBEAT_TIMEOUT", "8s"),
+            ],
+            &[],
+        ),
+    ];
+    let checks = all.map(async |(settings, may_skip)| {
+        let dev = edge_with(&[], settings).await;
+        let ended = run(check(dev.clients, &["--json"])).await;
+        assert_passed(&ended, &[&TLS_CASES, may_skip].concat());
+    });
+    join_all(checks).await;
+}
+
+#[tokio::test]
+async fn a_server_that_excuses_itself_does_not_pass() {
+    let excuse = Stub::start(usize::MAX, "NO_TIME").await;
+    let ended = run(check(excuse.addr, &["--json"])).await;
+    assert_eq!(ended.code, Some(1), "{ended:?}");
+    let report: Value = serde_json::from_str(&ended.stdout).unwrap();
+    let failed = names(&report, "failed");
+    for case in ["pong", "bad-magic", "ticks", "resume", "signs-of-life"] {
+        assert!(failed.contains(&case), "{case}: {report:#}");
+    }
+    assert!(failed.len() > 30, "{report:#}");
+    let detail = detail(&report, "pong");
+    assert_eq!(detail, "NO_TIME (an excuse) instead of PONG");
+}
+
+#[tokio::test]
+async fn a_server_without_capacity_is_inconclusive() {
+    let full = Stub::start(2, "SERVER_FULL").await;
+    let ended = run(check(full.addr, &["--json"])).await;
+    assert_eq!(ended.code, Some(75), "{ended:?}");
+    let report: Value = serde_json::from_str(&ended.stdout).unwrap();
+    assert_eq!(names(&report, "passed"), ["ack-of-auth"], "{report:#}");
+    assert_eq!(names(&report, "failed"), [""; 0], "{report:#}");
+    for name in names(&report, "skipped") {
+        assert!(TLS_CASES.contains(&name), "{name}: {report:#}");
+    }
+    let inconclusive = names(&report, "inconclusive").len();
+    assert_eq!(report["inconclusive"], inconclusive);
+    assert!(inconclusive > 40, "{report:#}");
+}
+
+/// A server that answers the first AUTHs with ACK, and everything else with an excuse.
+struct Stub {
+    addr: SocketAddr,
+    accepting: JoinHandle<()>,
+}
+
+impl Stub {
+    async fn start(acks: usize, excuse: &'static str) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        let remaining = Arc::new(AtomicUsize::new(acks));
+        let accepting = tokio::spawn(async move {
+            loop {
+                let (client, _) = listener.accept().await.unwrap();
+                let remaining = Arc::clone(&remaining);
+                tokio::spawn(async move {
+                    // The client may close at any time.
+                    let _ = answer(client, &remaining, excuse).await;
+                });
+            }
+        });
+        Self { addr, accepting }
+    }
+}
+
+impl Drop for Stub {
+    fn drop(&mut self) {
+        self.accepting.abort();
+    }
+}
+
+async fn answer(mut client: TcpStream, acks: &AtomicUsize, excuse: &str) -> io::Result<()> {
+    const AUTH_HEADER: [u8; 6] = [0xF5, 0x7D, 1, frame::AUTH, 0, 0];
+    let error = ErrorMsg {
+        code: excuse.into(),
+        message: "an excuse".into(),
+        retry_after_ms: 5_000,
+        connection_id: "stub".into(),
+        ..ErrorMsg::default()
+    };
+    let mut bytes = Vec::new();
+    if acks.load(Ordering::Relaxed) > 0 {
+        loop {
+            if client.read_buf(&mut bytes).await? == 0 {
+                return Ok(());
+            }
+            let start = bytes.len().min(AUTH_HEADER.len());
+            if bytes[..start] != AUTH_HEADER[..start] {
+                break;
+            }
+            if RawFrame::take(&mut bytes).is_some() {
+                acks.fetch_sub(1, Ordering::Relaxed);
+                client.write_all(&encoded(FrameType::Ack, &ack())).await?;
+                break;
+            }
+        }
+        if bytes.is_empty() && client.read_buf(&mut bytes).await? == 0 {
+            return Ok(());
+        }
+    }
+    client.write_all(&encoded(FrameType::Error, &error)).await?;
+    client.shutdown().await?;
+    // What still comes is read, so that closing does not reset the connection.
+    while client.read_buf(&mut bytes).await? > 0 {
+        bytes.clear();
+    }
+    Ok(())
+}
+
+fn ack() -> Ack {
+    Ack {
+        acked_type: u32::from(frame::AUTH),
+        heartbeat_interval_ms: 2_000,
+        heartbeat_timeout_ms: 3_000,
+        edge_id: "stub".into(),
+        protocol_minor: 1,
+        connection_id: "stub".into(),
+        frame_rate_limit: 10,
+        ..Ack::default()
+    }
+}
+
+fn encoded(frame_type: FrameType, message: &impl prost::Message) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    encode(frame_type, message, &mut bytes);
+    bytes
+}
+
+#[tokio::test]
+async fn tls_to_a_plain_port_is_told() {
+    let dev = edge(&[]).await;
+    let ended = run(check(dev.clients, &["--tls"])).await;
+    assert_eq!(ended.code, Some(69), "{ended:?}");
+    assert!(ended.stderr.contains("leave out --tls"), "{ended:?}");
 }
 
 #[tokio::test]
@@ -203,6 +424,10 @@ async fn single_cases_are_chosen_by_name() {
     let mut passed = names(&report, "passed");
     passed.sort_unstable();
     assert_eq!(passed, ["bad-magic", "pong"]);
+    assert_eq!(report["connected_to"], dev.clients.to_string());
+    let covered = ids(&report["sentences"]["covered"]);
+    assert!(covered.contains(&"errors-02"), "{report:#}");
+    assert_eq!(ids(&report["sentences"]["not_covered"]), [""; 0]);
 
     let ended = run(tickstorm(&["check", "--only", "no-such-case"])).await;
     assert_eq!(ended.code, Some(64), "{ended:?}");

@@ -22,29 +22,25 @@ use tickstorm_timebase::Mono;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::{sleep, timeout};
 
-pub(super) use self::expect::Subscribed;
+pub(super) use self::expect::{Subscribed, instead};
 use super::bytes;
 use super::server::{Server, Socket};
-use super::stop::{Outcome, Stop, ensure, fail, skip};
+use super::stop::{Outcome, Stop, ensure, fail, inconclusive};
 
-/// The frames that are accepted at once, whatever the configuration.
-const BURST: u32 = 20;
+/// The frames that are sent at once: one less than any configuration accepts, since frames may
+/// arrive closer together than they were sent.
+const BURST: u32 = 19;
 /// The frames that a SUBSCRIBE counts as.
 pub(super) const SUBSCRIBE_COST: u32 = 10;
 /// The longest interval of the HEARTBEATs that keep a connection alive, so that authority time is
 /// known well.
 const BEAT_MAX: Duration = Duration::from_secs(2);
+/// The longest interval is this many times the time of a frame, if that is longer. A low frame rate
+/// then leaves most frames to the case.
+const BEAT_FRAMES: u32 = 4;
 /// The time limit for writing, which a server that does not read exceeds.
 const WRITE_TIME_MAX: Duration = Duration::from_secs(10);
 const READ_LEN: usize = 16_384;
-/// The codes by which a server says that it cannot serve this client now, which is no fault.
-const UNAVAILABLE: [ErrorCode; 5] = [
-    ErrorCode::ServerFull,
-    ErrorCode::ServerDraining,
-    ErrorCode::TooManyConnections,
-    ErrorCode::AuthRateLimited,
-    ErrorCode::NoTime,
-];
 
 /// A tick as it arrived.
 #[derive(Clone, Debug)]
@@ -93,6 +89,7 @@ pub(super) struct Connection {
     decoder: Decoder,
     buffer: Vec<u8>,
     frames: VecDeque<Received>,
+    opened_at: Mono,
     /// When the last bytes arrived.
     read_at: Mono,
     has_ended: bool,
@@ -106,6 +103,8 @@ pub(super) struct Connection {
     beat: Option<(Duration, Mono)>,
     /// When as many frames as [`BURST`] may be sent again at once.
     rested_at: Mono,
+    /// Whether SUBSCRIBE was sent, so that the server may answer NO_TIME.
+    has_subscribed: bool,
 }
 
 impl Connection {
@@ -117,6 +116,7 @@ impl Connection {
             decoder: Decoder::default(),
             buffer: vec![0; READ_LEN],
             frames: VecDeque::new(),
+            opened_at: now,
             read_at: now,
             has_ended: false,
             connection_id: None,
@@ -124,6 +124,7 @@ impl Connection {
             ticks: Vec::new(),
             beat: None,
             rested_at: now,
+            has_subscribed: false,
         }
     }
 
@@ -132,9 +133,10 @@ impl Connection {
         self.read_at
     }
 
-    /// Returns by how much a measured time may exceed a limit without a fault of the server.
+    /// Returns by how much a time that was measured on this connection may exceed a limit without a
+    /// fault of the server.
     pub(super) fn allowance(&self) -> Duration {
-        self.server.allowance()
+        self.server.allowance_since(self.opened_at)
     }
 
     /// Returns the name that the ACK of AUTH gave to the connection.
@@ -156,7 +158,7 @@ impl Connection {
     /// microseconds.
     pub(super) fn unix_us_at(&self, at: Mono) -> Outcome<(i64, i64)> {
         let Some(estimate) = self.estimator.estimate(at) else {
-            skip!("no PONG told the time");
+            inconclusive!("no PONG told the time");
         };
         let error_us = i64::try_from(estimate.error_us).unwrap_or(i64::MAX);
         let unix_us = estimate.unix.as_micros();
@@ -169,24 +171,58 @@ impl Connection {
     /// Makes this send HEARTBEATs while it waits.
     pub(super) fn keep_alive(&mut self) -> Outcome<()> {
         let interval = self.server.welcome()?.heartbeat_interval() * 2 / 3;
-        let interval = interval.min(BEAT_MAX);
+        let interval = interval.min(BEAT_MAX.max(self.frame_time()? * BEAT_FRAMES));
         self.beat = Some((interval, Server::now() + interval));
         Ok(())
     }
 
-    /// Waits until frames that count as `cost` may be sent without exceeding any frame rate.
+    /// Waits until frames that count as `cost` may be sent without exceeding any frame rate, and
+    /// counts them.
     pub(super) async fn rest(&mut self, cost: u32) -> Outcome<()> {
-        let excess = self.count_frames(cost)?;
-        sleep(excess).await;
+        self.wait_for_frames(cost).await?;
+        self.count_frames(cost)
+    }
+
+    /// Waits until frames that count as `cost` may be sent, and keeps the connection alive
+    /// meanwhile. What arrives must be ticks and PONGs.
+    pub(super) async fn wait_for_frames(&mut self, cost: u32) -> Outcome<()> {
+        loop {
+            let early = self.early_by(cost)?;
+            if early.is_zero() {
+                return Ok(());
+            }
+            if self.beat.is_none() {
+                sleep(early).await;
+            } else {
+                self.listen_for(early).await?;
+            }
+        }
+    }
+
+    /// Counts frames that are about to be sent.
+    fn count_frames(&mut self, cost: u32) -> Outcome<()> {
+        self.rested_at = self.rested_at.max(Server::now()) + self.frame_time()? * cost;
         Ok(())
     }
 
-    /// Counts frames, and returns how much too early they would be now.
-    fn count_frames(&mut self, cost: u32) -> Outcome<Duration> {
+    /// Returns how much too early frames that count as `cost` would be now.
+    fn early_by(&self, cost: u32) -> Outcome<Duration> {
+        let (frame_time, now) = (self.frame_time()?, Server::now());
+        let rested_at = self.rested_at.max(now) + frame_time * cost;
+        // More than a burst at once takes a connection that is fully rested.
+        let at_once = frame_time * BURST.max(cost);
+        Ok(rested_at.since(now).saturating_sub(at_once))
+    }
+
+    /// Returns the time of a frame in the long run.
+    fn frame_time(&self) -> Outcome<Duration> {
         let rate = self.server.welcome()?.ack.frame_rate_limit.max(1);
-        let (share, now) = (Duration::from_secs(1) / rate, Server::now());
-        self.rested_at = self.rested_at.max(now) + share * cost;
-        Ok(self.rested_at.since(now).saturating_sub(share * BURST))
+        Ok(Duration::from_secs(1) / rate)
+    }
+
+    /// Notes that SUBSCRIBE is sent, so that the server may say that it does not know the time.
+    pub(super) fn note_subscribe(&mut self) {
+        self.has_subscribed = true;
     }
 
     /// Sends bytes. If the server has closed the connection, what it sent before says why, so a
@@ -236,9 +272,14 @@ impl Connection {
             }
             let wake_at = match self.beat {
                 Some((interval, due)) if due <= now => {
-                    self.beat = Some((interval, now + interval));
-                    self.count_frames(1)?;
-                    self.send_heartbeat().await;
+                    let early = self.early_by(1)?;
+                    if early.is_zero() {
+                        self.beat = Some((interval, now + interval));
+                        self.count_frames(1)?;
+                        self.send_heartbeat().await;
+                    } else {
+                        self.beat = Some((interval, now + early));
+                    }
                     continue;
                 }
                 Some((_, due)) => due.min(deadline),
@@ -372,14 +413,44 @@ impl Connection {
         Ok(())
     }
 
+    /// Returns whether the server may say by this code that it cannot serve this client now, which
+    /// is no fault.
+    fn may_be_unavailable(&self, code: ErrorCode) -> bool {
+        let is_authenticated = self.connection_id.is_some();
+        match code {
+            ErrorCode::ServerFull | ErrorCode::TooManyConnections | ErrorCode::AuthRateLimited => {
+                !is_authenticated
+            }
+            ErrorCode::NoTime => is_authenticated && self.has_subscribed,
+            ErrorCode::ServerDraining => true,
+            ErrorCode::BadMagic
+            | ErrorCode::UnsupportedVersion
+            | ErrorCode::UnknownType
+            | ErrorCode::MessageTooLarge
+            | ErrorCode::BadChecksum
+            | ErrorCode::MalformedPayload
+            | ErrorCode::AuthRequired
+            | ErrorCode::AuthFailed
+            | ErrorCode::AlreadyAuthenticated
+            | ErrorCode::AuthTimeout
+            | ErrorCode::InvalidSubscription
+            | ErrorCode::UnexpectedMessage
+            | ErrorCode::RateLimited
+            | ErrorCode::HeartbeatTimeout
+            | ErrorCode::SlowConsumer
+            | ErrorCode::TimeStepped
+            | ErrorCode::Internal => false,
+        }
+    }
+
     /// Checks what holds for every ERROR.
     fn handle_error(&self, error: ErrorMsg) -> Outcome<ErrorMsg> {
         let Ok(code) = error.code.parse::<ErrorCode>() else {
             fail!("ERROR has the unknown code {:?}", error.code)
         };
-        if UNAVAILABLE.contains(&code) {
+        if self.may_be_unavailable(code) {
             let message = error.message.escape_debug();
-            skip!("the server answered {code}: {message}");
+            inconclusive!("the server answered {code}: {message}");
         }
         check_connection_id(&error.connection_id).map_err(|stop| stop.about(&error.code))?;
         if let Some(name) = &self.connection_id {

@@ -1,6 +1,7 @@
 //! What `check` found: a line for each case as it ends, and the sentences that are covered.
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -11,6 +12,8 @@ use super::stop::{Outcome, Stop};
 
 /// The column at which continued lines begin.
 const INDENT: usize = 12;
+/// The width of the column with the outcomes of cases.
+const VERDICT_WIDTH: usize = 14;
 /// The width of the lines with sentences.
 const WIDTH: usize = 96;
 
@@ -27,13 +30,16 @@ impl Ended {
             Ok(_) => "passed",
             Err(Stop::Failed(_)) => "failed",
             Err(Stop::Skipped(_)) => "skipped",
+            Err(Stop::Inconclusive(_)) => "inconclusive",
         }
     }
 
     /// Returns the note, what was seen, or the reason.
     fn detail(&self) -> &str {
         match &self.outcome {
-            Ok(text) | Err(Stop::Failed(text) | Stop::Skipped(text)) => text,
+            Ok(text) | Err(Stop::Failed(text) | Stop::Skipped(text) | Stop::Inconclusive(text)) => {
+                text
+            }
         }
     }
 
@@ -56,9 +62,9 @@ impl Ended {
 impl fmt::Display for Ended {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (verdict, name, title) = (self.verdict(), self.case.name, self.case.title);
-        write!(f, "{verdict:<8}{name:<24}{title}")?;
+        write!(f, "{verdict:<VERDICT_WIDTH$}{name:<24}{title}")?;
         if !self.detail().is_empty() {
-            write!(f, "\n{:8}{}", "", self.detail())?;
+            write!(f, "\n{:VERDICT_WIDTH$}{}", "", self.detail())?;
         }
         Ok(())
     }
@@ -77,19 +83,34 @@ enum Coverage {
 /// All cases that have ended.
 pub(super) struct Report {
     pub(super) address: String,
+    /// The IP address and the port that all connections were made to.
+    pub(super) connected_to: SocketAddr,
+    /// Whether only chosen cases run. Sentences that were not checked are left out then.
+    pub(super) is_partial: bool,
     pub(super) cases: Vec<Ended>,
 }
 
-impl Report {
-    pub(super) fn failed(&self) -> usize {
-        self.cases.iter().filter(|ended| ended.has_failed()).count()
-    }
+/// The number of cases with each outcome.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Counts {
+    pub(super) passed: usize,
+    pub(super) failed: usize,
+    pub(super) skipped: usize,
+    pub(super) inconclusive: usize,
+}
 
-    fn passed(&self) -> usize {
-        self.cases
-            .iter()
-            .filter(|ended| ended.outcome.is_ok())
-            .count()
+impl Report {
+    pub(super) fn counts(&self) -> Counts {
+        let mut counts = Counts::default();
+        for ended in &self.cases {
+            match &ended.outcome {
+                Ok(_) => counts.passed += 1,
+                Err(Stop::Failed(_)) => counts.failed += 1,
+                Err(Stop::Skipped(_)) => counts.skipped += 1,
+                Err(Stop::Inconclusive(_)) => counts.inconclusive += 1,
+            }
+        }
+        counts
     }
 
     /// Returns the cases that show a sentence.
@@ -111,15 +132,15 @@ impl Report {
     }
 
     fn with(&self, coverage: Coverage) -> impl Iterator<Item = &'static Sentence> {
+        let is_listed = !self.is_partial || coverage != Coverage::NotCovered;
         SENTENCES
             .iter()
-            .filter(move |sentence| self.coverage(sentence) == coverage)
+            .filter(move |sentence| is_listed && self.coverage(sentence) == coverage)
     }
 
     /// Returns the report as one JSON object.
     pub(super) fn json(&self) -> Value {
-        let passed = self.passed();
-        let failed = self.failed();
+        let counts = self.counts();
         let sentences = |coverage| -> Vec<Value> {
             let with = self.with(coverage).map(|sentence| {
                 let cases: Vec<_> = self
@@ -137,9 +158,11 @@ impl Report {
         };
         json!({
             "address": self.address,
-            "passed": passed,
-            "failed": failed,
-            "skipped": self.cases.len() - passed - failed,
+            "connected_to": self.connected_to.to_string(),
+            "passed": counts.passed,
+            "failed": counts.failed,
+            "skipped": counts.skipped,
+            "inconclusive": counts.inconclusive,
             "cases": self.cases.iter().map(Ended::json).collect::<Vec<_>>(),
             "sentences": {
                 "covered": sentences(Coverage::Covered),
@@ -162,7 +185,7 @@ impl fmt::Display for Report {
                 Coverage::NotCovered,
                 "Sentences that were not checked this time",
             ),
-            (Coverage::Broken, "Sentences that do not hold"),
+            (Coverage::Broken, "Sentences whose case failed"),
         ] {
             let mut sentences = self.with(coverage).peekable();
             if sentences.peek().is_some() {
@@ -172,12 +195,15 @@ impl fmt::Display for Report {
                 write_wrapped(f, sentence)?;
             }
         }
-        let (passed, failed) = (self.passed(), self.failed());
-        let skipped = self.cases.len() - passed - failed;
+        let counts = self.counts();
         let count = |coverage| self.with(coverage).count();
         write!(
             f,
-            "{passed} passed, {failed} failed, {skipped} skipped; {} of {} sentences covered",
+            "{} passed, {} failed, {} skipped, {} inconclusive; {} of {} sentences covered",
+            counts.passed,
+            counts.failed,
+            counts.skipped,
+            counts.inconclusive,
             count(Coverage::Covered),
             SENTENCES.len()
         )

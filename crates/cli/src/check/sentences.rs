@@ -95,6 +95,10 @@ pub(super) const SENTENCES: &[Sentence] = &[
          UNKNOWN_TYPE.",
     ),
     sentence(
+        "frames-26", "Frames",
+        "GOING_AWAY counts as unknown if a client sends it.",
+    ),
+    sentence(
         "frames-25", "Frames",
         "Before authentication an edge skips nothing, and answers an unknown type from 0x80 \
          to 0xFF with AUTH_REQUIRED.",
@@ -135,6 +139,11 @@ pub(super) const SENTENCES: &[Sentence] = &[
         "messages-18", "Messages",
         "REPLAY: the tick was sent more than a second after its time, or because the client \
          resumed.",
+    ),
+    sentence(
+        "messages-31", "Messages",
+        "An edge answers a SUBSCRIBE that has a field 2, 3 or 4, of whatever type, or mode 2, \
+         with INVALID_SUBSCRIPTION, and says so in `message`.",
     ),
     sentence(
         "session-01", "Session",
@@ -181,11 +190,6 @@ pub(super) const SENTENCES: &[Sentence] = &[
         "It has at most 40 characters, visible ASCII without spaces; ignore any other.",
     ),
     sentence(
-        "session-22", "Session",
-        "It means nothing else, no other connection has it, and nobody can guess it from the \
-         name of another one.",
-    ),
-    sentence(
         "session-24", "Session",
         "After AUTH, a client may send 10 frames per second of all types together (unless \
          configured otherwise: `frame_rate_limit` in the ACK of AUTH says how many), and a \
@@ -214,11 +218,6 @@ pub(super) const SENTENCES: &[Sentence] = &[
         "session-32", "Session",
         "All ticks before its ACK belong to the old subscription, all ticks after it to the \
          new one.",
-    ),
-    sentence(
-        "session-33", "Session",
-        "The edge finishes a partially sent frame and drops the rest of the old \
-         subscription's backlog; to receive those ticks, name a resume point.",
     ),
     sentence(
         "session-34", "Session",
@@ -393,9 +392,19 @@ pub(super) const SENTENCES: &[Sentence] = &[
         "| INVALID_SUBSCRIPTION | the mode is unknown | no |",
     ),
     sentence(
+        "errors-40", "Errors",
+        "| INVALID_SUBSCRIPTION | the SUBSCRIBE is in the schema of the earlier Go server | no \
+         |",
+    ),
+    sentence(
         "errors-14", "Errors",
         "| INVALID_SUBSCRIPTION | the resume point is more than 15 s ahead of authority time \
          | once more with it, then without |",
+    ),
+    sentence(
+        "errors-15", "Errors",
+        "| UNEXPECTED_MESSAGE | after AUTH, a frame of a type below 0x80 that only an edge \
+         sends | no |",
     ),
     sentence(
         "errors-16", "Errors",

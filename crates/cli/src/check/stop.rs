@@ -8,8 +8,10 @@ pub(super) type Outcome<T = String> = Result<T, Stop>;
 pub(super) enum Stop {
     /// The server broke the protocol.
     Failed(String),
-    /// The case could not be tried.
+    /// The case does not apply to this server, or not to the way in which it is checked.
     Skipped(String),
+    /// The case could not be tried, so nothing is known.
+    Inconclusive(String),
 }
 
 impl Stop {
@@ -18,6 +20,7 @@ impl Stop {
         match self {
             Self::Failed(seen) => Self::Failed(format!("{what}: {seen}")),
             Self::Skipped(reason) => Self::Skipped(reason),
+            Self::Inconclusive(reason) => Self::Inconclusive(format!("{what}: {reason}")),
         }
     }
 }
@@ -29,10 +32,17 @@ macro_rules! fail {
     };
 }
 
-/// Ends the case as skipped, with a reason.
+/// Ends the case as skipped because it does not apply, with a reason.
 macro_rules! skip {
     ($($format:tt)+) => {
         return Err($crate::check::stop::Stop::Skipped(format!($($format)+)))
+    };
+}
+
+/// Ends the case as inconclusive because it could not be tried, with a reason.
+macro_rules! inconclusive {
+    ($($format:tt)+) => {
+        return Err($crate::check::stop::Stop::Inconclusive(format!($($format)+)))
     };
 }
 
@@ -45,4 +55,4 @@ macro_rules! ensure {
     };
 }
 
-pub(super) use {ensure, fail, skip};
+pub(super) use {ensure, fail, inconclusive, skip};

@@ -21,8 +21,6 @@ mod script;
 mod tests;
 mod waits;
 
-use std::ops::ControlFlow;
-
 use clap::builder::PossibleValue;
 use tickstorm_command::Failure;
 use tickstorm_edge::settings::{LISTEN_ADDR, STREAM_PASS, STREAM_USER, TLS_ENABLED};
@@ -88,20 +86,34 @@ pub(super) async fn run(
     let driver = Driver::listen(addr, Login { user, password }).await;
     let driver = driver.map_err(unavailable)?;
     let mut report = Report::new(is_json);
-    report.listening(driver.local_addr().map_err(unavailable)?)?;
+    let listening = driver.local_addr().map_err(unavailable)?;
+    report.listening(listening, &super::login(settings))?;
     let scenarios = match choice {
         Choice::One(scenario) => vec![scenario],
         Choice::All => Scenario::ALL.to_vec(),
     };
-    let outcome = tokio::select! {
-        faults = driver.run(&scenarios, &mut report) => ControlFlow::Continue(faults?),
-        _ = signals.next() => ControlFlow::Break(()),
-    };
-    match outcome {
-        ControlFlow::Continue(0) | ControlFlow::Break(()) => Ok(()),
-        ControlFlow::Continue(faults) => {
-            let text = format!("the client broke rules {faults} times");
-            Err(Failure::message(exit::FAILED, text))
+    let is_interrupted = tokio::select! {
+        played = driver.run(&scenarios, &mut report) => {
+            played?;
+            false
         }
+        _ = signals.next() => true,
+    };
+    if is_interrupted {
+        report.interrupted()?;
     }
+    let unplayed = report.unplayed(&scenarios)?;
+    verdict(report.all_faults(), unplayed)
+}
+
+/// Succeeds only if all scenarios were played without a fault.
+fn verdict(faults: usize, unplayed: usize) -> Result<(), Failure> {
+    let text = match (faults, unplayed) {
+        (0, 0) => return Ok(()),
+        (0, 1) => "1 scenario was not played to its end".to_owned(),
+        (0, unplayed) => format!("{unplayed} scenarios were not played to their end"),
+        (1, _) => "the client broke a rule once".to_owned(),
+        (faults, _) => format!("the client broke rules {faults} times"),
+    };
+    Err(Failure::message(exit::FAILED, text))
 }

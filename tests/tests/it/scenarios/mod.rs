@@ -6,6 +6,8 @@ mod careless;
 use std::process::ExitStatus;
 use std::time::Duration;
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::Value;
 use tickstorm_client::{Event, Options};
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
@@ -223,6 +225,30 @@ async fn without_a_client_it_ends_with_code_69() {
 }
 
 #[tokio::test]
+async fn a_signal_after_a_fault_ends_it_with_code_1_and_lists_what_was_not_played() {
+    let mut scenario = Scenario::start("all").await;
+    let addr = scenario.addr.clone();
+    let told = async { while scenario.event().await.expect("it continues")["event"] != "fault" {} };
+    tokio::select! {
+        () = told => {}
+        () = careless::run(&addr, Habit::NeverResumes) => panic!("a careless client never stops"),
+    }
+    let pid = Pid::from_raw(scenario.child.id().unwrap().try_into().unwrap());
+    kill(pid, Signal::SIGTERM).unwrap();
+    let (status, events) = scenario.ended().await;
+    assert_eq!(status.code(), Some(1), "{events:#?}");
+    let [.., end, unplayed] = &events[..] else {
+        panic!("{events:#?}");
+    };
+    assert_eq!(end["event"], "end", "{events:#?}");
+    assert_eq!(end["interrupted"], true, "{events:#?}");
+    assert!(end["faults"].as_u64() > Some(0), "{events:#?}");
+    assert_eq!(unplayed["event"], "unplayed", "{events:#?}");
+    let unplayed = unplayed["scenarios"].as_array().unwrap();
+    assert!(unplayed.contains(&end["scenario"]), "{events:#?}");
+}
+
+#[tokio::test]
 async fn people_read_what_happens_line_by_line() {
     let mut command = tickstorm(&["dev", "--scenario", "drain"]);
     command
@@ -231,6 +257,10 @@ async fn people_read_what_happens_line_by_line() {
     let mut running = crate::tickstorm::Running::start(command);
     let line = running.line().await;
     let addr = line.strip_prefix("listening on ").unwrap().to_owned();
+    assert_eq!(
+        running.line().await,
+        "login: user stream_user, password from STREAM_PASS"
+    );
     let options = Options::new(addr).credentials("stream_user", "stream_pass");
     tokio::spawn(follow(options));
     let fault = running.line_with("FAULT: ").await;

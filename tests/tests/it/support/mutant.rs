@@ -1,6 +1,7 @@
 //! [`Proxy`]: stands between a client and an edge, knows the frames, and makes one mistake that an
 //! edge could make.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -18,6 +19,7 @@ use tokio::time::{sleep, timeout};
 const TIMEOUT_OFF: Duration = Duration::from_secs(5);
 /// How long a client may take to close after the edge has.
 const CLOSE_TIME_MAX: Duration = Duration::from_secs(30);
+const SECOND: i32 = 0;
 const REPLAY: i32 = 2;
 
 /// A mistake of an edge.
@@ -39,7 +41,7 @@ pub(crate) enum Mutation {
     LostByte,
     /// The tick after the resume point is left out.
     ResumeOffByOne,
-    /// After a further SUBSCRIBE, the last ticks come again.
+    /// After the second change of mode, the last ticks of the mode come again.
     DoubledTick,
     /// Ticks that are replayed have quality NORMAL.
     ReplayAsNormal,
@@ -181,7 +183,7 @@ async fn carry_answers(
     let mut answers = Answers {
         mutation,
         subscribes: 0,
-        last_batch: Vec::new(),
+        last_batches: BTreeMap::new(),
     };
     let mut buffer = vec![0; 65_536];
     let mut unfinished = Vec::new();
@@ -214,8 +216,8 @@ struct Answers {
     mutation: Mutation,
     /// The ACKs of SUBSCRIBE so far.
     subscribes: usize,
-    /// The last DATA_BATCH.
-    last_batch: Vec<u8>,
+    /// The last DATA_BATCH of each mode.
+    last_batches: BTreeMap<i32, Vec<u8>>,
 }
 
 impl Answers {
@@ -225,8 +227,8 @@ impl Answers {
         match raw.kind {
             frame::ACK => self.rewrite_ack(raw.decode(), &mut bytes),
             frame::DATA_BATCH => {
+                let mut batch: DataBatch = raw.decode();
                 if self.mutation == Mutation::ReplayAsNormal {
-                    let mut batch: DataBatch = raw.decode();
                     for tick in &mut batch.ticks {
                         if tick.quality == REPLAY {
                             tick.quality = 0;
@@ -235,7 +237,7 @@ impl Answers {
                     bytes.clear();
                     encode(FrameType::DataBatch, &batch, &mut bytes);
                 }
-                self.last_batch.clone_from(&bytes);
+                self.last_batches.insert(batch.ticks[0].mode, bytes.clone());
             }
             _ => {}
         }
@@ -258,8 +260,9 @@ impl Answers {
         }
         bytes.clear();
         encode(FrameType::Ack, &ack, bytes);
-        if self.mutation == Mutation::DoubledTick && self.subscribes > 1 {
-            bytes.extend_from_slice(&self.last_batch);
+        // The third SUBSCRIBE is the second change, back to the first mode.
+        if self.mutation == Mutation::DoubledTick && self.subscribes == 3 && is_of_subscribe {
+            bytes.extend_from_slice(&self.last_batches[&SECOND]);
         }
     }
 }

@@ -4,14 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tickstorm_protocol::{ErrorCode, FrameType};
-use tickstorm_timebase::Mono;
 use tokio::time::sleep;
 
 use super::frames::{Point, refused};
 use crate::check::bytes::{self, IGNORABLE, NO_MESSAGE};
-use crate::check::connection::Connection;
+use crate::check::connection::{Step, instead};
 use crate::check::server::Server;
-use crate::check::stop::{Outcome, ensure, skip};
+use crate::check::stop::{Outcome, ensure, fail, inconclusive, skip};
 
 /// The longest time limit for AUTH that is waited for. It is 5 s unless configured otherwise.
 const AUTH_TIMEOUT_MAX: Duration = Duration::from_secs(30);
@@ -41,9 +40,10 @@ pub(super) async fn required(server: Arc<Server>) -> Outcome {
 }
 
 pub(super) async fn failed(server: Arc<Server>) -> Outcome {
+    let started_at = Server::now();
     let took = fastest_login(&server).await?;
-    if took > UNDELAYED + server.allowance() {
-        skip!(
+    if took > UNDELAYED + server.allowance_since(started_at) {
+        inconclusive!(
             "the server takes {took:?} to answer an AUTH without a cookie, so it delays logins, \
              and a wrong one would make that worse"
         );
@@ -137,14 +137,29 @@ async fn given_cookie(server: &Arc<Server>) -> Outcome<Option<Vec<u8>>> {
 
 pub(super) async fn timeout(server: Arc<Server>) -> Outcome {
     // A connection that sends nothing, and one that sends half of an AUTH: both have the same time.
+    let started_at = Server::now();
     let auth = server.auth();
     let half = &auth[..auth.len() / 2];
     let silent = timed_out(&server, None);
     let unfinished = timed_out(&server, Some(half));
     let (silent, unfinished) = tokio::try_join!(Box::pin(silent), Box::pin(unfinished))?;
+    let (silent, unfinished) = match (silent, unfinished) {
+        (Some(silent), Some(unfinished)) => (silent, unfinished),
+        (None, None) => {
+            skip!("the server waits longer than {AUTH_TIMEOUT_MAX:?} for AUTH, and this does not")
+        }
+        (Some(closed), None) => fail!(
+            "a silent client is closed after {closed:?}, and one that sent half an AUTH is not \
+             within {AUTH_TIMEOUT_MAX:?}"
+        ),
+        (None, Some(closed)) => fail!(
+            "a client that sent half an AUTH is closed after {closed:?}, and a silent one is not \
+             within {AUTH_TIMEOUT_MAX:?}"
+        ),
+    };
     let apart = silent.abs_diff(unfinished);
     ensure!(
-        apart <= APART_MAX + server.allowance() || silent < PAUSE * 2,
+        apart <= APART_MAX + server.allowance_since(started_at) || silent < PAUSE * 2,
         "a silent client is closed after {silent:?}, and one that sent half an AUTH after a while \
          after {unfinished:?}"
     );
@@ -152,20 +167,27 @@ pub(super) async fn timeout(server: Arc<Server>) -> Outcome {
 }
 
 /// Sends `part` of an AUTH after a while, and returns how long after the connection was made the
-/// server closes it.
-async fn timed_out(server: &Arc<Server>, part: Option<&[u8]>) -> Outcome<Duration> {
+/// server closes it; `None` if that takes too long.
+async fn timed_out(server: &Arc<Server>, part: Option<&[u8]>) -> Outcome<Option<Duration>> {
     let opened_at = Server::now();
     let mut connection = server.open().await?;
     if let Some(part) = part {
         sleep(PAUSE).await;
         connection.send(part).await;
     }
-    let refused_at = refused_at(&mut connection).await?;
-    Ok(refused_at.since(opened_at))
-}
-
-async fn refused_at(connection: &mut Connection) -> Outcome<Mono> {
-    let code = ErrorCode::AuthTimeout;
-    connection.refusal_within(code, AUTH_TIMEOUT_MAX).await?;
-    Ok(connection.read_at())
+    match connection.step(opened_at + AUTH_TIMEOUT_MAX).await? {
+        Step::Error(error) => {
+            connection
+                .refused_by(ErrorCode::AuthTimeout, &error)
+                .await?
+        }
+        Step::TimeUp => return Ok(None),
+        other @ Step::Ack(_)
+        | other @ Step::Pong(_)
+        | other @ Step::Ticks
+        | other @ Step::End(_) => {
+            return Err(instead(ErrorCode::AuthTimeout.as_str(), &other));
+        }
+    }
+    Ok(Some(connection.read_at().since(opened_at)))
 }

@@ -15,6 +15,7 @@ use crate::check::stop::{Outcome, ensure};
 const AUTH: u8 = FrameType::Auth.byte();
 const SUBSCRIBE: u8 = FrameType::Subscribe.byte();
 const HEARTBEAT: u8 = FrameType::Heartbeat.byte();
+const GOING_AWAY: u8 = FrameType::GoingAway.byte();
 
 /// How long a server must stay quiet before the byte that decides.
 const QUIET: Duration = Duration::from_millis(80);
@@ -155,7 +156,7 @@ pub(super) async fn malformed_payload(server: Arc<Server>) -> Outcome {
 
 pub(super) async fn ignorable(server: Arc<Server>) -> Outcome {
     let mut connection = server.authenticated().await?;
-    for type_byte in [0x81, IGNORABLE, 0xC3, 0xFE, 0xFF] {
+    for type_byte in [GOING_AWAY, 0x81, IGNORABLE, 0xC3, 0xFE, 0xFF] {
         for payload in [&b""[..], NO_MESSAGE, &[0xFF; 300]] {
             connection.rest(1).await?;
             connection.send(&bytes::frame(type_byte, payload)).await;

@@ -10,7 +10,7 @@ use tickstorm_timebase::{Mode, Mono};
 use crate::check::bytes::{self, IGNORABLE};
 use crate::check::connection::Connection;
 use crate::check::server::Server;
-use crate::check::stop::{Outcome, ensure, fail, skip};
+use crate::check::stop::{Outcome, ensure, fail, inconclusive, skip};
 
 /// How much later than the heartbeat timeout a server may close.
 const LATE_MAX: Duration = Duration::from_millis(500);
@@ -166,7 +166,7 @@ pub(super) async fn pong_times(server: Arc<Server>) -> Outcome {
         connection.nothing_for(Duration::from_millis(50)).await?;
     }
     if samples.iter().all(|sample| sample.t2_us == 0) {
-        skip!("the server does not know the time");
+        inconclusive!("the server does not know the time");
     }
     let mut best = i64::MAX;
     for (number, sample) in samples.iter().enumerate() {

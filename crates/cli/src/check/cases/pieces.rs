@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use tickstorm_timebase::Mode;
 
-use super::ticks::ready;
 use crate::check::bytes::{self, mode_number};
+use crate::check::connection::SUBSCRIBE_COST;
 use crate::check::server::Server;
 use crate::check::stop::{Outcome, ensure};
 
@@ -30,7 +30,7 @@ pub(super) async fn split(server: Arc<Server>) -> Outcome {
         for at in (first..frames.len()).step_by(SIDE_BY_SIDE) {
             split_at(&server, &frames, at)
                 .await
-                .map_err(|stop| stop.about(&format!("cut after {at} bytes")))?;
+                .map_err(|stop| stop.about(&format!("cut after byte {at}")))?;
         }
         Ok(())
     };
@@ -79,11 +79,12 @@ pub(super) async fn pipelined(server: Arc<Server>) -> Outcome {
 }
 
 pub(super) async fn several_subscribes(server: Arc<Server>) -> Outcome {
-    let mut connection = ready(&server).await?;
-    connection.rest(20).await?;
+    let mut connection = server.authenticated().await?;
+    connection.rest(2 * SUBSCRIBE_COST).await?;
     let [second, minute] =
         [Mode::Second, Mode::Minute].map(|mode| bytes::subscribe(mode, None, false));
     connection.send(&[second, minute].concat()).await;
+    connection.keep_alive()?;
     let first = connection.ack_of_subscribe().await?;
     let earlier = connection.take_ticks();
     ensure!(

@@ -86,3 +86,28 @@ pub(super) async fn invalid_mode(server: Arc<Server>) -> Outcome {
     }
     Ok(String::new())
 }
+
+/// Fields 2, 3 and 4 have other meanings in the earlier schema, whatever their type.
+pub(super) async fn earlier_schema(server: Arc<Server>) -> Outcome {
+    for number in 2..=4_u8 {
+        let key = number << 3;
+        for field in [
+            // A varint, eight bytes, four bytes, and a string.
+            vec![key, 0x01],
+            [&[key | 1][..], &[0; 8]].concat(),
+            [&[key | 5][..], &[0; 4]].concat(),
+            vec![key | 2, 0x01, b'x'],
+        ] {
+            let frame = bytes::frame(FrameType::Subscribe.byte(), &field);
+            let code = ErrorCode::InvalidSubscription;
+            let error = refused(&server, Point::AfterAuth, &frame, code).await?;
+            ensure!(
+                error.retry_after_ms == 0 && !error.message.is_empty(),
+                "the hint for field {number} is {} ms, and the message is {:?}",
+                error.retry_after_ms,
+                error.message
+            );
+        }
+    }
+    Ok(String::new())
+}

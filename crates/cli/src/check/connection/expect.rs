@@ -49,6 +49,7 @@ impl Connection {
 
     /// Expects the ACK of SUBSCRIBE.
     pub(in crate::check) async fn ack_of_subscribe(&mut self) -> Outcome<Ack> {
+        self.note_subscribe();
         self.ack(FrameType::Subscribe, SUBSCRIBE_TIME_MAX).await
     }
 
@@ -226,14 +227,23 @@ impl Connection {
                 | other @ Step::TimeUp => return Err(instead(code.as_str(), &other)),
             }
         };
+        self.refused_by(code, &error).await?;
+        Ok(error)
+    }
+
+    /// Expects that an ERROR has this code and its hint, and then an orderly end.
+    pub(in crate::check) async fn refused_by(
+        &mut self,
+        code: ErrorCode,
+        error: &ErrorMsg,
+    ) -> Outcome<()> {
         let (found, message) = (&error.code, error.message.escape_debug());
         ensure!(
             *found == code.as_str(),
             "the answer is {found} ({message}) instead of {code}"
         );
         check_hint(code, error.retry_after_ms)?;
-        self.orderly_end().await?;
-        Ok(error)
+        self.orderly_end().await
     }
 
     /// Expects an orderly end next. [`Connection::read_at`] still says when ERROR arrived.
@@ -282,7 +292,7 @@ fn check_hint(code: ErrorCode, hint_ms: u32) -> Outcome<()> {
 }
 
 /// Returns the failure of a case that expected `expected` when `step` happened.
-fn instead(expected: &str, step: &Step) -> Stop {
+pub(in crate::check) fn instead(expected: &str, step: &Step) -> Stop {
     let seen = match step {
         Step::Ack(ack) => format!("an ACK of type {}", ack.acked_type),
         Step::Pong(_) => "PONG".into(),

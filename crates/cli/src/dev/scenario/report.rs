@@ -14,7 +14,12 @@ use crate::follow::print;
 pub(super) struct Report {
     is_json: bool,
     scenario: &'static str,
+    /// The faults in this scenario.
     faults: usize,
+    /// The faults in all scenarios.
+    all_faults: usize,
+    /// The scenarios that have ended.
+    ended: Vec<&'static str>,
 }
 
 impl Report {
@@ -23,13 +28,15 @@ impl Report {
             is_json,
             scenario: "",
             faults: 0,
+            all_faults: 0,
+            ended: Vec::new(),
         }
     }
 
-    pub(super) fn listening(&self, addr: SocketAddr) -> Result<(), Failure> {
+    pub(super) fn listening(&self, addr: SocketAddr, login: &str) -> Result<(), Failure> {
         self.line(
-            || format!("listening on {addr}"),
-            || json!({"event": "listening", "addr": addr.to_string()}),
+            || format!("listening on {addr}\nlogin: {login}"),
+            || json!({"event": "listening", "addr": addr.to_string(), "login": login}),
         )
     }
 
@@ -50,6 +57,7 @@ impl Report {
 
     pub(super) fn fault(&mut self, fault: &Fault) -> Result<(), Failure> {
         self.faults += 1;
+        self.all_faults += 1;
         self.line(
             || format!("FAULT: {fault}"),
             || {
@@ -63,19 +71,48 @@ impl Report {
         )
     }
 
-    /// Ends a scenario, and returns the number of its faults.
-    pub(super) fn end(&self, scenario: Scenario) -> Result<usize, Failure> {
-        let name = scenario.name();
-        let outcome = match self.faults {
-            0 => "passed".to_owned(),
-            1 => "1 fault".to_owned(),
-            faults => format!("{faults} faults"),
-        };
+    /// Ends the scenario.
+    pub(super) fn end(&mut self) -> Result<(), Failure> {
+        self.ended.push(self.scenario);
+        let (name, faults) = (self.scenario, self.faults);
         self.line(
-            || format!("scenario {name}: {outcome}"),
-            || json!({"event": "end", "scenario": name, "faults": self.faults}),
-        )?;
-        Ok(self.faults)
+            || match faults {
+                0 => format!("scenario {name}: passed"),
+                faults => format!("scenario {name}: {}", counted(faults)),
+            },
+            || json!({"event": "end", "scenario": name, "faults": faults}),
+        )
+    }
+
+    /// Ends the scenario because a signal arrived.
+    pub(super) fn interrupted(&self) -> Result<(), Failure> {
+        let (name, faults) = (self.scenario, self.faults);
+        if name.is_empty() || self.ended.contains(&name) {
+            return Ok(());
+        }
+        let faults_text = counted(faults);
+        self.line(
+            || format!("interrupted\nscenario {name}: not played to its end, {faults_text}"),
+            || json!({"event": "end", "scenario": name, "faults": faults, "interrupted": true}),
+        )
+    }
+
+    /// Lists the scenarios of `all` that have not ended, and returns their number.
+    pub(super) fn unplayed(&self, all: &[Scenario]) -> Result<usize, Failure> {
+        let names = all.iter().map(|scenario| scenario.name());
+        let unplayed: Vec<_> = names.filter(|name| !self.ended.contains(name)).collect();
+        if !unplayed.is_empty() {
+            self.line(
+                || format!("not played to the end: {}", unplayed.join(", ")),
+                || json!({"event": "unplayed", "scenarios": unplayed}),
+            )?;
+        }
+        Ok(unplayed.len())
+    }
+
+    /// Returns the number of faults in all scenarios.
+    pub(super) fn all_faults(&self) -> usize {
+        self.all_faults
     }
 
     /// Prints a line. A closed pipe ends the program, since nobody would see the outcome.
@@ -96,5 +133,12 @@ impl Report {
                 Err(Failure::message(OUTPUT, text.into()))
             }
         }
+    }
+}
+
+fn counted(faults: usize) -> String {
+    match faults {
+        1 => "1 fault".to_owned(),
+        faults => format!("{faults} faults"),
     }
 }
