@@ -24,7 +24,8 @@ Exit codes:
       dev, tail: ended by Ctrl-C
   1   tail: a tick was later than --max-late
       check: a case failed
-      dev --scenario: the client broke a rule of the protocol
+      dev --scenario: the client broke a rule of the protocol, or a signal came before the
+      end
       status: something is wrong
       bench: the edge broke a promise (a tick lost, duplicated, early, …)
   64  Invalid command line
@@ -36,6 +37,7 @@ Exit codes:
   70  Internal error
   74  Cannot write the output
   75  bench: the results are invalid, since the load generator was the bottleneck
+      check: some cases could not be tried
   76  Protocol violation by either side
   77  Refused by the edge: wrong credentials, invalid subscription, or no capacity
   78  Invalid settings in the environment

@@ -27,6 +27,9 @@ use crate::tickstorm::{Ended, tickstorm};
 
 /// A time limit for a whole check that only a defect exceeds.
 const CHECK_TIME_MAX: Duration = Duration::from_secs(180);
+/// A variable of the environment and its value.
+type Setting = (&'static str, &'static str);
+
 /// The cases that need TLS.
 const TLS_CASES: [&str; 3] = ["tls-parameters", "tls-records", "tls-close-notify"];
 
@@ -240,7 +243,7 @@ async fn an_edge_with_unusual_settings_passes() {
         "resume-far-back",
         "auth-timeout",
     ];
-    let all: [(&[(&str, &str)], &[&str]); 4] = [
+    let all: [(&[Setting], &[&str]); 4] = [
         (&[("RESUME_WINDOW", "1m")], &["minute"]),
         (&[("RESUME_WINDOW", "10s")], &["minute"]),
         // It waits for AUTH longer than the check does.

@@ -179,7 +179,7 @@ async fn timed_out(server: &Arc<Server>, part: Option<&[u8]>) -> Outcome<Option<
         Step::Error(error) => {
             connection
                 .refused_by(ErrorCode::AuthTimeout, &error)
-                .await?
+                .await?;
         }
         Step::TimeUp => return Ok(None),
         other @ Step::Ack(_)
