@@ -27,6 +27,7 @@ mod pauses;
 mod private_memory;
 mod probe;
 mod rogue_publishers;
+mod rolls;
 mod scenarios;
 mod security;
 mod sick_edges;
