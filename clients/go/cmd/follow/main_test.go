@@ -18,7 +18,8 @@ func TestArguments(t *testing.T) {
 	options, err := parse([]string{"--addr", " a:1, b:2", "--user", "ada", "--password-file", path,
 		"--mode", "minute", "--ahead"}, &strings.Builder{})
 	if err != nil || strings.Join(options.Addresses, "|") != "a:1|b:2" ||
-		options.Mode != tickstorm.ModeMinute || !options.Ahead || options.Credentials.String() != `password of "ada"` {
+		options.Mode != tickstorm.ModeMinute || !options.Ahead ||
+		options.Credentials.String() != `password of "ada"` {
 		t.Errorf("%+v, %v", options, err)
 	}
 	for _, c := range []struct {
