@@ -101,10 +101,7 @@ impl Held {
     /// later than at its time, but not before.
     fn catch_up(&mut self, estimator: &Estimator, now: Mono) -> bool {
         let before = estimator.estimate_lateness(now);
-        self.last_known = before.map(|before| {
-            let error = Duration::from_micros(before.error_us);
-            (now, before.unix.saturating_sub(error))
-        });
+        self.last_known = before.map(|before| (now, before.earliest()));
         self.last_known.is_some()
     }
 

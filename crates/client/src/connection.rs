@@ -243,8 +243,7 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
     }
 
     /// Returns the next ticks, or that the edge is going away or has acknowledged a change of mode.
-    /// Nothing is lost if the future is
-    /// dropped and this is called again.
+    /// Nothing is lost if the future is dropped and this is called again.
     pub(crate) async fn next(&mut self) -> Result<Received, Error> {
         loop {
             if let Some(received) = self.take_going_away() {

@@ -49,6 +49,12 @@ impl Estimate {
     pub const fn new(unix: UnixTime, error_us: u64) -> Self {
         Self { unix, error_us }
     }
+
+    /// Returns the latest moment that has certainly come.
+    pub(crate) fn earliest(&self) -> UnixTime {
+        self.unix
+            .saturating_sub(Duration::from_micros(self.error_us))
+    }
 }
 
 /// Estimates authority time from the samples of the last 30 s.

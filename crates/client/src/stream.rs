@@ -156,9 +156,9 @@ impl Ticks {
     ///
     /// After SECOND ticks, the MINUTE ticks after the last of them follow. After MINUTE ticks, the
     /// SECOND ticks from the present on follow. A mode that is set before the edge has accepted an
-    /// earlier one takes its place. An edge counts a
-    /// SUBSCRIBE as ten frames, so on one connection the mode changes every 1.5 s at most, or less
-    /// often if the edge allows fewer than ten frames per second.
+    /// earlier one takes its place. An edge counts a SUBSCRIBE as ten frames, so on one connection
+    /// the mode changes every 1.5 s at most, or less often if the edge allows fewer than ten frames
+    /// per second.
     pub fn set_mode(&self, mode: Mode) {
         self.mode
             .send_if_modified(|wanted| std::mem::replace(wanted, mode) != mode);

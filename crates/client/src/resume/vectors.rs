@@ -1,12 +1,11 @@
 //! The vectors in `conformance/` of changes of mode.
 
-use std::time::Duration;
-
 use serde_json::Value;
 use tickstorm_testkit::vectors::{cases, integer};
 use tickstorm_timebase::{Epoch, Mode, UnixTime};
 
 use super::Resume;
+use crate::estimate::Estimate;
 
 fn mode_of(name: &Value) -> Mode {
     match name.as_str() {
@@ -23,8 +22,8 @@ fn epoch_of(value: &Value) -> Option<Epoch> {
 /// Returns the latest millisecond that has certainly begun, as a subscription does.
 fn present_of(value: &Value) -> Option<Epoch> {
     let unix = UnixTime::from_micros(integer(value.get("authority_us")?)).unwrap();
-    let error = Duration::from_micros(value["error_us"].as_u64().unwrap());
-    Some(Epoch::from_ms(unix.saturating_sub(error).as_millis()))
+    let estimate = Estimate::new(unix, value["error_us"].as_u64().unwrap());
+    Some(Epoch::from_ms(estimate.earliest().as_millis()))
 }
 
 #[test]

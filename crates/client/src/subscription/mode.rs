@@ -82,12 +82,8 @@ impl<D: Dial, C: AlarmClock> Subscription<D, C> {
     /// Returns the latest millisecond that has certainly begun by authority time, or `None` if that
     /// is not known.
     fn present(&self) -> Option<Epoch> {
-        let estimate = self
-            .estimator
-            .borrow()
-            .estimate_lateness(self.clock.now())?;
-        let error = Duration::from_micros(estimate.error_us);
-        let earliest = estimate.unix.saturating_sub(error);
-        Some(Epoch::from_ms(earliest.as_millis()))
+        let estimator = self.estimator.borrow();
+        let estimate = estimator.estimate_lateness(self.clock.now())?;
+        Some(Epoch::from_ms(estimate.earliest().as_millis()))
     }
 }
