@@ -130,24 +130,29 @@ func (s scenario) follow(ctx context.Context, address string) string {
 		return err.Error()
 	}
 	defer c.Close()
-	last, count := int64(0), 0
+	last, count, early := int64(0), 0, ""
 	for {
 		event, err := c.NextEvent(ctx)
 		if err != nil {
 			if count == 0 {
 				return "no tick came"
 			}
-			return ""
+			return early
 		}
 		switch event := event.(type) {
 		case Tick:
 			if last != 0 && event.EpochMs != last+1000 {
 				return fmt.Sprintf("%v follows %d", event, last)
 			}
-			// The first ticks after a step are replayed before the client has learned of it.
+			// After a step, a REPLAY tick shows that the time of the tick before it has passed, though
+			// the client has not learned of the step yet.
+			if early != "" && event.Quality != QualityReplay {
+				return early
+			}
+			early = ""
 			late, known := event.Late()
 			if s.ahead && known && event.Quality != QualityReplay && late < -event.Received.Error {
-				return fmt.Sprintf("%v was released %v before its time", event, -late)
+				early = fmt.Sprintf("%v was released %v before its time", event, -late)
 			}
 			last = event.EpochMs
 			count++
