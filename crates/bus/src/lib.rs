@@ -26,7 +26,9 @@ pub use events::Events;
 pub use link_report::LinkReport;
 pub use memory::{Fate, MemoryBus, MemoryLink, Passage, RandomFaults};
 pub use message::DropReason;
-pub use nats::{Credential, CredentialError, CredentialResult, NatsBus, NatsError, NatsOptions};
+pub use nats::{
+    Credential, CredentialError, CredentialResult, NatsBus, NatsError, NatsOptions, NatsSecrets,
+};
 pub use reply_address::{InvalidReplyToken, ReplyKey, ReplyToken};
 pub use subject::Subjects;
 pub use trace_parent::{InvalidTraceParent, TraceParent};

@@ -67,7 +67,9 @@ async fn run(process: Process) -> Result<(), Failure> {
         .with_spare_files(fd_limit::spare(FILES_NEEDED).unwrap_or_default());
     let files = admin.watched_files();
     tasks.spawn(reread_at_hangups(hangups, files, tasks.stopping()));
-    tasks.spawn(nats_files.run(tasks.stopping()));
+    let links = Arc::clone(&bus);
+    let publish = move |secrets| links.use_secrets(secrets);
+    tasks.spawn(nats_files.run(publish, tasks.stopping()));
     tasks.spawn(admin.serve(registry, clock.health(), tasks.stopping()));
     signals.next().await;
     let stopped = async {

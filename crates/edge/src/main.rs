@@ -75,7 +75,9 @@ async fn run(process: Process) -> Result<(), Failure> {
         .with_spare_files(edge.spare_files());
     let files = admin.watched_files();
     tasks.spawn(reread_at_hangups(hangups, files, tasks.stopping()));
-    tasks.spawn(nats_files.run(tasks.stopping()));
+    let links = Arc::clone(&bus);
+    let publish = move |secrets| links.use_secrets(secrets);
+    tasks.spawn(nats_files.run(publish, tasks.stopping()));
     tasks.spawn(admin.serve(registry, edge.health(), tasks.stopping()));
     let is_asked_by_signal = tokio::select! {
         _ = signals.next() => true,

@@ -20,14 +20,16 @@ use crate::{
     admin_client::Scheme,
     env::{Section, Settings},
     error_chain::ErrorChain,
-    exit, healthcheck,
+    exit,
+    file_watch::ReloadCounters,
+    healthcheck,
     lifecycle::Lifecycle,
     logging::{self, Logs},
     metrics, private_memory,
     settings::{ADMIN_ADDR, ADMIN_TLS_CERT_FILE, LOG_FORMAT, LOG_LEVEL},
     signals::{self, Hangups, QUIT_EXIT_CODE, Signals},
     stderr,
-    traces::{Source, TraceCounters, Tracer, Traces},
+    traces::{Source, TraceCounters, TraceFiles, Tracer, Traces},
 };
 
 /// The number of runtime threads, which run everything but shards. There are two, so that a long
@@ -221,6 +223,19 @@ impl Daemon {
         Ok(ExitCode::SUCCESS)
     }
 
+    fn traces(
+        &self,
+        settings: &Settings,
+        counters: &TraceCounters,
+    ) -> Result<Option<(Traces, TraceFiles)>, Failure> {
+        let source = Source {
+            service: self.name,
+            instance: (self.id)(settings),
+        };
+        Traces::start(settings, &source, counters)
+            .map_err(|error| Failure::new(error.exit_code(), error))
+    }
+
     /// Runs `body`. Errors before logging has started are returned; later ones are logged.
     /// `protected` tells whether the memory of the process is protected.
     fn run<F>(
@@ -244,14 +259,10 @@ impl Daemon {
         };
         let settings = self.settings()?;
         let levels = settings.get(&LOG_LEVEL);
+        let trace_counters = TraceCounters::new();
+        let (traces, trace_files) = self.traces(&settings, &trace_counters)?.unzip();
         // The logs are kept to the end, so that the last events, which show why the process ended,
         // are written.
-        let trace_counters = TraceCounters::new();
-        let source = Source {
-            service: self.name,
-            instance: (self.id)(&settings),
-        };
-        let traces = Traces::start(&settings, &source, &trace_counters).map_err(defect)?;
         let sdk = traces.as_ref().map(Traces::sdk);
         let logs =
             logging::init_with(levels.clone(), settings.get(&LOG_FORMAT), sdk).map_err(defect)?;
@@ -271,13 +282,17 @@ impl Daemon {
             let registry = metrics::registry().map_err(defect)?;
             let count = logs.count_dropped(&registry).map_err(defect)?;
             trace_counters.register(&registry).map_err(defect)?;
+            let file_counters = TraceFiles::counters(&registry).map_err(defect)?;
+            let access = trace_files.as_ref().map(TraceFiles::access);
             tasks.spawn(async move {
-                let log_tasks = async { tokio::join!(debug, count) };
-                stop.run_until_cancelled(log_tasks).await;
+                let files = Box::pin(watch(trace_files, file_counters));
+                let own_tasks = async { tokio::join!(debug, count, files) };
+                stop.run_until_cancelled(own_tasks).await;
             });
             let admin = Admin::from_settings(&settings, &registry)
                 .await
-                .map_err(|error| Failure::new(error.exit_code(), error))?;
+                .map_err(|error| Failure::new(error.exit_code(), error))?
+                .with_watched_files(access);
             let process = Process {
                 registry,
                 admin,
@@ -305,6 +320,12 @@ impl Daemon {
                 ExitCode::from(failure.code)
             }
         })
+    }
+}
+
+async fn watch(files: Option<TraceFiles>, counters: ReloadCounters) {
+    if let Some(files) = files {
+        files.run(counters).await;
     }
 }
 

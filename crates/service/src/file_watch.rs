@@ -225,7 +225,7 @@ impl<S: FileSet> FilesInUse<S> {
                 _ = interval.tick() => None,
             };
             let is_requested = request.is_some();
-            let Some((returned, found)) = watched.check_aside(is_requested).await else {
+            let Some((returned, found)) = watched.check_aside().await else {
                 return;
             };
             watched = returned;
@@ -341,10 +341,10 @@ impl<S: FileSet> Watched<S> {
 
     /// Looks at the files on a thread of the blocking pool, so that a file system that hangs delays
     /// only this task. Returns `None` if the files can't be watched any more.
-    async fn check_aside(mut self, is_requested: bool) -> Option<(Self, Found<S::Loaded>)> {
+    async fn check_aside(mut self) -> Option<(Self, Found<S::Loaded>)> {
         let now = Instant::now();
         let looking = tokio::task::spawn_blocking(move || {
-            let found = self.check(now, is_requested);
+            let found = self.check(now);
             (self, found)
         });
         let found = looking.await;
@@ -361,7 +361,7 @@ impl<S: FileSet> Watched<S> {
         self.files.iter().map(WatchedFile::look).collect()
     }
 
-    fn check(&mut self, now: Instant, is_requested: bool) -> Found<S::Loaded> {
+    fn check(&mut self, now: Instant) -> Found<S::Loaded> {
         let looks = self.look();
         if looks == self.in_use {
             (self.unconfirmed, self.refused) = (None, None);
@@ -369,23 +369,13 @@ impl<S: FileSet> Watched<S> {
             let verdict = Verdict::Same;
             return Found { verdict, reports };
         }
-        let known = self.refused.take().filter(|(refused, _)| *refused == looks);
-        if let Some((_, reason)) = known.as_ref().filter(|_| !is_requested) {
-            let reason = reason.clone();
-            self.refused = known;
-            let (verdict, reports) = (
-                Verdict::Refused {
-                    reason,
-                    is_new: false,
-                },
-                Vec::new(),
-            );
-            return Found { verdict, reports };
-        }
+        // Files that were refused are loaded again even if they look the same: the reason may be one
+        // that passes, such as that no descriptor was left.
         let loaded = match self.set.load() {
             Ok(loaded) => loaded,
             Err(error) => return self.refuse(looks, &error),
         };
+        self.refused = None;
         if !self.is_confirmed(&looks, now) {
             let reports = self.reports(&looks, Outcome::Unconfirmed);
             let verdict = Verdict::Unconfirmed;
@@ -422,11 +412,10 @@ impl<S: FileSet> Watched<S> {
         let reason = ErrorChain(error).to_string();
         let reports = self.reports(&looks, |_| Outcome::Refused(reason.clone()));
         self.unconfirmed = None;
-        self.refused = Some((looks, reason.clone()));
-        let verdict = Verdict::Refused {
-            reason,
-            is_new: true,
-        };
+        let refused = Some((looks, reason.clone()));
+        let is_new = self.refused != refused;
+        self.refused = refused;
+        let verdict = Verdict::Refused { reason, is_new };
         Found { verdict, reports }
     }
 

@@ -4,10 +4,11 @@
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use prometheus::Registry;
 use secrecy::SecretString;
-use tickstorm_bus::{Credential, NatsError, NatsOptions};
+use tickstorm_bus::{Credential, NatsError, NatsOptions, NatsSecrets};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use url::Url;
@@ -62,13 +63,13 @@ crate::settings! {
         "A NATS server on this host, on its default port",
     )
     .url();
-    /// The user name for NATS. A file is read again for each connection.
+    /// The user name for NATS. The next connection uses a file that has changed.
     NATS_USER: Option<String> =
         Setting::unset(Text::CREDENTIAL, NO_LOGIN).or_file();
-    /// The password for NATS. A file is read again for each connection.
+    /// The password for NATS. The next connection uses a file that has changed.
     NATS_PASSWORD: Option<SecretString> =
         Setting::unset(Text::CREDENTIAL, NO_LOGIN).secret().or_file();
-    /// The token for NATS. A file is read again for each connection.
+    /// The token for NATS. The next connection uses a file that has changed.
     NATS_TOKEN: Option<SecretString> =
         Setting::unset(Text::CREDENTIAL, NO_LOGIN).secret().or_file();
     /// The credentials file with the JWT and key of a NATS user.
@@ -189,8 +190,8 @@ fn is_loopback(url: &Url) -> bool {
 /// # Panics
 /// Panics if [`NATS`] was not loaded.
 #[must_use]
-pub fn options(settings: &Settings, name: String) -> NatsOptions {
-    NatsOptions {
+pub fn options(settings: &Settings, name: String) -> Arc<NatsOptions> {
+    Arc::new(NatsOptions {
         urls: settings.get(&NATS_URL),
         user: credential(settings, &NATS_USER, SecretString::from),
         password: credential(settings, &NATS_PASSWORD, |password| password),
@@ -202,10 +203,10 @@ pub fn options(settings: &Settings, name: String) -> NatsOptions {
         subject_prefix: settings.get(&NATS_SUBJECT_PREFIX),
         name,
         headers: traces::settings::are_sent(settings),
-    }
+    })
 }
 
-/// Returns a part of the login, which is read again for each connection if it comes from a file.
+/// Returns a part of the login.
 fn credential<T>(
     settings: &Settings,
     setting: &Setting<Option<T>>,
@@ -224,8 +225,7 @@ where
     }
 }
 
-/// The files of the connection to NATS. They are read for each connection, and watched only so that
-/// a file that can't be used is noticed before the next connection needs it.
+/// The files of the connection to NATS.
 pub struct NatsFiles {
     files: FilesInUse<WatchedFiles>,
     summaries: watch::Sender<Vec<FileSummary>>,
@@ -265,21 +265,21 @@ impl NatsFiles {
     /// Returns an error if a file can't be used.
     pub fn load(
         settings: &Settings,
-        options: &NatsOptions,
+        options: &Arc<NatsOptions>,
         registry: &Registry,
     ) -> Result<Self, Failure> {
         let files = watched_files(settings);
-        let options = options.without_fixed_secrets();
-        let (files, summaries) = FilesInUse::load(WatchedFiles { files, options })
+        let options = Arc::clone(options);
+        let (files, content) = FilesInUse::load(WatchedFiles { files, options })
             .map_err(|error| Failure::new(exit::CONFIG, error))?;
-        let summaries = watch::Sender::new(summaries);
+        let summaries = watch::Sender::new(content.summaries);
         register_expiry(registry, summaries.subscribe())
             .map_err(|error| Failure::new(exit::SOFTWARE, error))?;
         let counters = ReloadCounters::register(
             registry,
             "tickstorm_nats_file_reloads_total",
-            "Changes of the files for the connection to NATS, by result: loaded, or failed, after \
-             which the connection stays, but the next one can't be made.",
+            "Changes of the files for connections to NATS, by result: loaded, which the next \
+             connection uses, or failed, after which what was read before stays in use.",
         )
         .map_err(|error| Failure::new(exit::SOFTWARE, error))?;
         Ok(Self {
@@ -295,9 +295,9 @@ impl NatsFiles {
         self.files.access()
     }
 
-    /// Watches the files until `stop` is cancelled. Certificates that have expired or soon will are
-    /// logged.
-    pub async fn run(self, stop: CancellationToken) {
+    /// Watches the files until `stop` is cancelled. `publish` is called with what changed files
+    /// contain. Certificates that have expired or soon will are logged.
+    pub async fn run(self, mut publish: impl FnMut(NatsSecrets), stop: CancellationToken) {
         let Self {
             files,
             summaries,
@@ -305,7 +305,12 @@ impl NatsFiles {
         } = self;
         let expiry_log = ExpiryLog::default().run(summaries.subscribe());
         let publish = |changed| {
-            if let Some(changed) = changed {
+            if let Some(Content {
+                secrets,
+                summaries: changed,
+            }) = changed
+            {
+                publish(secrets);
                 summaries.send_replace(changed);
             }
         };
@@ -319,30 +324,31 @@ impl NatsFiles {
 
 struct WatchedFiles {
     files: Vec<WatchedFile>,
-    options: NatsOptions,
+    options: Arc<NatsOptions>,
+}
+
+struct Content {
+    secrets: NatsSecrets,
+    summaries: Vec<FileSummary>,
 }
 
 impl FileSet for WatchedFiles {
     const NAME: &'static str = "the files of NATS";
     const EFFECT: &'static str = "the next connection to NATS uses them";
-    type Loaded = Vec<FileSummary>;
+    type Loaded = Content;
     type Error = NatsFilesError;
 
     fn files(&self) -> Vec<WatchedFile> {
         self.files.clone()
     }
 
-    fn load(&self) -> Result<Vec<FileSummary>, NatsFilesError> {
-        // Without files, the bus itself checks the options.
-        if self.files.is_empty() {
-            return Ok(Vec::new());
-        }
-        self.options.check()?;
+    fn load(&self) -> Result<Content, NatsFilesError> {
+        let secrets = self.options.secrets()?;
         let NatsOptions {
             ca_file,
             certificate_file,
             ..
-        } = &self.options;
+        } = &*self.options;
         let files = [(AUTHORITIES, ca_file), (CERTIFICATE, certificate_file)].into_iter();
         let files = files.filter_map(|(file, path)| Some((file, path.as_deref()?)));
         let summary = |(file, path): (ExpiringFile, &Path)| -> Result<_, NatsFilesError> {
@@ -350,7 +356,11 @@ impl FileSet for WatchedFiles {
             let certificates = source.certificates(&source.read()?)?;
             Ok(FileSummary::of_certificates(file, path, &certificates))
         };
-        files.map(summary).collect()
+        let summaries: Result<_, NatsFilesError> = files.map(summary).collect();
+        Ok(Content {
+            secrets,
+            summaries: summaries?,
+        })
     }
 }
 

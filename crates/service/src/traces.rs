@@ -9,6 +9,7 @@
 mod client;
 mod counters;
 mod exporter;
+mod files;
 mod queue;
 pub mod settings;
 mod tracer;
@@ -31,6 +32,7 @@ use tokio::sync::watch;
 use self::{
     client::Client,
     exporter::Exporter,
+    files::{Secrets, TraceFilesError},
     queue::SpanQueue,
     settings::{
         OTEL_BSP_EXPORT_TIMEOUT, OTEL_BSP_MAX_EXPORT_BATCH_SIZE, OTEL_BSP_MAX_QUEUE_SIZE,
@@ -39,8 +41,9 @@ use self::{
         TracesSampler,
     },
 };
-use crate::{VERSION, env::Settings, low_priority};
+use crate::{VERSION, env::Settings, exit, low_priority};
 pub(crate) use counters::TraceCounters;
+pub(crate) use files::TraceFiles;
 
 /// The target of spans that are sent to the collector. LOG_LEVEL has no effect on it.
 pub const TARGET: &str = "tickstorm_trace";
@@ -70,25 +73,24 @@ struct TraceConfig {
 }
 
 impl TraceConfig {
-    fn from_settings(settings: &Settings, source: &Source) -> Option<Self> {
-        let endpoint = settings::endpoint(settings)?;
+    fn new(
+        settings: &Settings,
+        source: &Source,
+        endpoint: Endpoint,
+        secrets: watch::Receiver<Secrets>,
+    ) -> Self {
         let timeout = settings
             .get(&OTEL_EXPORTER_OTLP_TRACES_TIMEOUT)
             .unwrap_or_else(|| settings.get(&OTEL_EXPORTER_OTLP_TIMEOUT));
-        let client = Client::new(
-            endpoint,
-            settings::headers(settings),
-            settings::certificate(settings),
-        );
-        Some(Self {
-            client,
+        Self {
+            client: Client::new(endpoint, secrets),
             sampler: sampler(settings),
             resource: resource(settings, source),
             schedule_delay: settings.get(&OTEL_BSP_SCHEDULE_DELAY),
             queue_max: settings.get(&OTEL_BSP_MAX_QUEUE_SIZE),
             batch_max: settings.get(&OTEL_BSP_MAX_EXPORT_BATCH_SIZE),
             export_timeout: timeout.min(settings.get(&OTEL_BSP_EXPORT_TIMEOUT)),
-        })
+        }
     }
 }
 
@@ -127,6 +129,27 @@ fn resource(settings: &Settings, source: &Source) -> Resource {
         .build()
 }
 
+/// The reason that traces can't be sent.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum TracesError {
+    /// A file can't be used.
+    #[error(transparent)]
+    Files(#[from] TraceFilesError),
+    /// The system has no thread left.
+    #[error("cannot start the thread of traces")]
+    Thread(#[from] io::Error),
+}
+
+impl TracesError {
+    /// Returns the exit code of a process that ends because of this error.
+    pub(crate) const fn exit_code(&self) -> u8 {
+        match self {
+            Self::Files(_) => exit::CONFIG,
+            Self::Thread(_) => exit::SOFTWARE,
+        }
+    }
+}
+
 /// The traces of this process. They end with [`Self::end`].
 #[derive(Debug)]
 pub(crate) struct Traces {
@@ -138,18 +161,21 @@ pub(crate) struct Traces {
 
 impl Traces {
     /// Starts to send traces if the settings say so, on a thread of its own. `counters` count them.
+    /// The files have an effect only while they are watched.
     ///
     /// # Errors
-    /// Returns an error if the system has no thread left.
+    /// Returns an error if a file can't be used, or if the system has no thread left.
     pub(crate) fn start(
         settings: &Settings,
         source: &Source,
         counters: &TraceCounters,
-    ) -> io::Result<Option<Self>> {
-        let Some(config) = TraceConfig::from_settings(settings, source) else {
+    ) -> Result<Option<(Self, TraceFiles)>, TracesError> {
+        let Some(endpoint) = settings::endpoint(settings) else {
             return Ok(None);
         };
-        Self::start_with(config, counters).map(Some)
+        let files = TraceFiles::load(settings)?;
+        let config = TraceConfig::new(settings, source, endpoint, files.secrets());
+        Ok(Some((Self::start_with(config, counters)?, files)))
     }
 
     fn start_with(config: TraceConfig, counters: &TraceCounters) -> io::Result<Self> {

@@ -1,7 +1,7 @@
 //! The clients in other languages, the vectors that all clients share, and the dissector: checked
 //! with the tools of their languages. Their end-to-end tests are in `tests/tests/it`.
 
-use std::fs;
+use std::{fs, panic::resume_unwind, thread};
 
 use anyhow::Result;
 
@@ -65,15 +65,20 @@ pub(crate) fn check(skipped: &Skipped) -> Result<()> {
     program("python3", &["conformance/generate.py", "--check"]).run()?;
     // The clients follow the scenarios of `tickstorm dev`.
     let tickstorm = debug_build("tickstorm")?.display().to_string();
-    check_python(&tickstorm)?;
-    for scripted in &SCRIPTED {
-        if !skipped.has(scripted.piece) && in_workspace(scripted.script).exists() {
-            program("sh", &["-eu", scripted.script])
-                .env("TICKSTORM", &tickstorm)
-                .run()?;
+    // The tests of Python and Go wait for most of their time.
+    thread::scope(|scope| {
+        let scripts: Vec<_> = SCRIPTED
+            .iter()
+            .filter(|scripted| !skipped.has(scripted.piece))
+            .map(|scripted| scope.spawn(|| scripted.run(&tickstorm)))
+            .collect();
+        let python = check_python(&tickstorm);
+        for script in scripts {
+            let ended = script.join();
+            ended.unwrap_or_else(|panic| resume_unwind(panic))?;
         }
-    }
-    Ok(())
+        python
+    })
 }
 
 fn check_python(tickstorm: &str) -> Result<()> {
@@ -117,6 +122,13 @@ fn check_wheel(tickstorm: &str) -> Result<()> {
 }
 
 impl Scripted {
+    /// Runs the script beside others.
+    fn run(&self, tickstorm: &str) -> Result<()> {
+        program("sh", &["-eu", self.script])
+            .env("TICKSTORM", tickstorm)
+            .run_beside()
+    }
+
     fn missing(&self) -> Option<Missing> {
         let answer = program(self.program, &[self.version]).probe();
         answer.is_none().then(|| {

@@ -6,7 +6,7 @@ use std::{
     env,
     ffi::OsString,
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::{Command, ExitStatus, Stdio},
     thread,
     time::Duration,
 };
@@ -152,8 +152,23 @@ impl Call {
             .command
             .status()
             .with_context(|| format!("could not start `{}`", self.shown))?;
-        ensure!(status.success(), "`{}` failed: {status}", self.shown);
-        Ok(())
+        self.ensure_success(status)
+    }
+
+    /// Does the same as [`run`](Self::run), but prints what the program prints only once it has
+    /// ended, so that it does not mix with what others print meanwhile.
+    pub(crate) fn run_beside(mut self) -> Result<()> {
+        let output = self
+            .command
+            .stdin(Stdio::null())
+            .output()
+            .with_context(|| format!("could not start `{}`", self.shown))?;
+        let (printed, errors) = (
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr),
+        );
+        eprint!("    $ {}\n{printed}{errors}", self.shown);
+        self.ensure_success(output.status)
     }
 
     /// Does the same as [`run`](Self::run), but kills the program and all of its descendants if it
@@ -179,8 +194,7 @@ impl Call {
             }
             thread::sleep(POLL_INTERVAL);
         };
-        ensure!(status.success(), "`{}` failed: {status}", self.shown);
-        Ok(())
+        self.ensure_success(status)
     }
 
     /// Runs the program and returns its standard output. Fails unless the program succeeds.
@@ -190,13 +204,13 @@ impl Call {
             .stderr(Stdio::inherit())
             .output()
             .with_context(|| format!("could not start `{}`", self.shown))?;
-        ensure!(
-            output.status.success(),
-            "`{}` failed: {}",
-            self.shown,
-            output.status
-        );
+        self.ensure_success(output.status)?;
         Ok(output.stdout)
+    }
+
+    fn ensure_success(&self, status: ExitStatus) -> Result<()> {
+        ensure!(status.success(), "`{}` failed: {status}", self.shown);
+        Ok(())
     }
 
     /// Runs the program without printing anything and returns its standard output, or `None` if it

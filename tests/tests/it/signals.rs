@@ -239,6 +239,14 @@ impl Files {
                 "ADMIN_TOKEN_FILE",
                 self.write("token", "0123456789abcdef\n"),
             ),
+            (
+                "OTEL_EXPORTER_OTLP_HEADERS_FILE",
+                self.write("headers", "api-key=open%20sesame\n"),
+            ),
+            (
+                "OTEL_EXPORTER_OTLP_CERTIFICATE",
+                self.write("collector-ca.pem", self.authority.certificate()),
+            ),
         ]
     }
 
@@ -274,7 +282,9 @@ impl Files {
 
     /// Returns a daemon with these settings.
     fn daemon(name: &'static str, settings: &[(&'static str, String)]) -> Daemon {
-        let mut daemon = Daemon::new(name);
+        // Nothing listens there, and nothing needs to.
+        let mut daemon =
+            Daemon::new(name).with("OTEL_EXPORTER_OTLP_ENDPOINT", "https://127.0.0.1:1");
         if name == "tickstorm-edge" {
             daemon = daemon
                 .without("STREAM_USER")

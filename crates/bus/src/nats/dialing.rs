@@ -8,12 +8,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tickstorm_timebase::{Clock, SystemClock};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 use super::addresses::Addresses;
 use super::keeper_log::KeeperLog;
-use super::options::{NatsError, NatsOptions, NatsServer};
+use super::options::{NatsOptions, NatsSecrets, NatsServer, ServerOptions};
 use super::retries::{FailureKind, Retries};
 use super::transport::{ConnectError, STAGGER, Transport, connect, joined};
 
@@ -29,8 +30,6 @@ pub(super) enum AttemptError {
     #[error("cannot create a runtime for the connection: {0}")]
     Runtime(#[source] io::Error),
     #[error(transparent)]
-    Options(#[from] NatsError),
-    #[error(transparent)]
     Connect(#[from] ConnectError),
 }
 
@@ -40,7 +39,6 @@ impl AttemptError {
     pub(super) fn failure_kind(&self) -> FailureKind {
         let is_refusal = match self {
             Self::Runtime(_) => false,
-            Self::Options(_) => true,
             Self::Connect(error) => error.is_refusal(),
         };
         if is_refusal {
@@ -71,6 +69,7 @@ impl Candidate {
 pub(super) async fn dial(
     candidates: &[Candidate],
     options: &NatsOptions,
+    secrets: &watch::Receiver<NatsSecrets>,
     retries: &mut Retries,
     log: &mut KeeperLog,
 ) -> Option<(usize, Transport)> {
@@ -83,23 +82,24 @@ pub(super) async fn dial(
             return None;
         }
         let next = next.map(|(server, due)| (server, due.max(earliest).since(now)));
-        let failed = tokio::select! {
+        tokio::select! {
             biased;
             Some((server, attempt)) = attempts.next_end() => match attempt {
                 Ok(transport) => return Some((server, transport)),
-                Err(error) => Some((server, AttemptError::from(error))),
+                Err(error) => {
+                    // Nothing is gained by waiting for it any longer.
+                    earliest = SystemClock.now();
+                    let error = AttemptError::from(error);
+                    log.failure(server, &candidates[server].server, &error);
+                    retries.handle_failure(server, error.failure_kind(), earliest, rand::random());
+                }
             },
             server = after_pause(next) => {
                 earliest = SystemClock.now() + STAGGER;
-                let started = attempts.start(server, &candidates[server], options);
-                started.err().map(|error| (server, error.into()))
+                let candidate = &candidates[server];
+                let options = options.to_server(&candidate.server, &secrets.borrow());
+                attempts.start(server, candidate, options);
             }
-        };
-        if let Some((server, error)) = failed {
-            // Nothing is gained by waiting for it any longer.
-            earliest = SystemClock.now();
-            log.failure(server, &candidates[server].server, &error);
-            retries.handle_failure(server, error.failure_kind(), earliest, rand::random());
         }
     }
 }
@@ -128,14 +128,12 @@ impl Attempts {
         &mut self,
         index: usize,
         Candidate { server, addresses }: &Candidate,
-        options: &NatsOptions,
-    ) -> Result<(), NatsError> {
-        let options = options.to_server(server)?;
+        options: ServerOptions,
+    ) {
         let name = (server.host.clone(), server.port);
         let connecting = connect(name, options, Arc::clone(addresses));
         self.tasks.spawn(async move { (index, connecting.await) });
         self.servers.push(index);
-        Ok(())
     }
 
     /// Returns the next attempt that ends, or `None` if none is under way.
@@ -155,8 +153,7 @@ mod tests {
         let of_tls = |error| io::Error::new(io::ErrorKind::InvalidData, error);
         let unknown_ca = rustls::Error::AlertReceived(rustls::AlertDescription::UnknownCA);
         for refused in [
-            AttemptError::Options(NatsError::HalfLogin),
-            ConnectError::Refused("authorization violation".into()).into(),
+            AttemptError::Connect(ConnectError::Refused("authorization violation".into())),
             ConnectError::Refused("maximum connections exceeded".into()).into(),
             ConnectError::Info.into(),
             ConnectError::Key.into(),

@@ -17,7 +17,7 @@ use super::Switchboard;
 use super::connection::{ConnectionEnd, NatsConnection, Recovery};
 use super::dialing::{AttemptError, Candidate, dial};
 use super::keeper_log::KeeperLog;
-use super::options::{NatsOptions, NatsServer};
+use super::options::{NatsOptions, NatsSecrets, NatsServer};
 use super::retries::{Retries, STABLE_AFTER};
 use super::transport::Transport;
 use crate::silence::SILENCE_MIN;
@@ -28,7 +28,8 @@ const SILENCE_MAX: Duration = Duration::from_secs(30);
 
 /// The state of the bus's thread.
 pub(super) struct ConnectionKeeper {
-    options: NatsOptions,
+    options: Arc<NatsOptions>,
+    secrets: watch::Receiver<NatsSecrets>,
     candidates: Vec<Candidate>,
     retries: Retries,
     switchboard: Arc<Switchboard>,
@@ -53,7 +54,8 @@ enum AttemptEnd {
 impl ConnectionKeeper {
     /// Creates a keeper for which every server is due now. It logs to the caller's subscriber.
     pub(super) fn new(
-        options: NatsOptions,
+        options: Arc<NatsOptions>,
+        secrets: watch::Receiver<NatsSecrets>,
         servers: Vec<NatsServer>,
         switchboard: Arc<Switchboard>,
         running: watch::Receiver<bool>,
@@ -61,6 +63,7 @@ impl ConnectionKeeper {
     ) -> Self {
         Self {
             options,
+            secrets,
             retries: Retries::new(servers.len(), SystemClock.now()),
             candidates: servers.into_iter().map(Candidate::new).collect(),
             switchboard,
@@ -147,12 +150,13 @@ impl ConnectionKeeper {
     async fn connect_once(&mut self) -> AttemptEnd {
         let Self {
             options,
+            secrets,
             candidates,
             retries,
             log,
             ..
         } = self;
-        match dial(candidates, options, retries, log).await {
+        match dial(candidates, options, secrets, retries, log).await {
             Some((server, transport)) => self.serve(server, transport).await,
             None => AttemptEnd::Failed,
         }

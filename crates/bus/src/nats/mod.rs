@@ -14,7 +14,9 @@ mod retries;
 mod transport;
 mod wire;
 
-pub use options::{Credential, CredentialError, CredentialResult, NatsError, NatsOptions};
+pub use options::{
+    Credential, CredentialError, CredentialResult, NatsError, NatsOptions, NatsSecrets,
+};
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, Thread};
@@ -41,6 +43,7 @@ use crate::{Bus, ClockEvent, EdgeEvent, Events, LinkReport, ReplyTo, Unavailable
 #[derive(Debug)]
 pub struct NatsBus {
     switchboard: Arc<Switchboard>,
+    secrets: watch::Sender<NatsSecrets>,
     running: watch::Sender<bool>,
     thread: Thread,
 }
@@ -52,15 +55,15 @@ impl NatsBus {
     /// # Errors
     /// Returns an error if the options can never lead to a connection: a URL is invalid, a file is
     /// unreadable or has the wrong content, or a credential is incomplete.
-    pub fn start(options: NatsOptions) -> Result<Self, NatsError> {
-        Self::start_on(options, || {
+    pub fn start(options: impl Into<Arc<NatsOptions>>) -> Result<Self, NatsError> {
+        Self::start_on(options.into(), || {
             runtime::Builder::new_current_thread().enable_all().build()
         })
     }
 
-    fn start_on(options: NatsOptions, build_runtime: BuildRuntime) -> Result<Self, NatsError> {
+    fn start_on(options: Arc<NatsOptions>, build_runtime: BuildRuntime) -> Result<Self, NatsError> {
         let servers = options.servers()?;
-        options.check()?;
+        let (secrets, secrets_in_use) = watch::channel(options.secrets()?);
         let switchboard = Arc::new(Switchboard {
             subjects: Subjects::new(&options.subject_prefix),
             endpoints: Mutex::default(),
@@ -69,6 +72,7 @@ impl NatsBus {
         let (running, watched) = watch::channel(true);
         let keeper = ConnectionKeeper::new(
             options,
+            secrets_in_use,
             servers,
             Arc::clone(&switchboard),
             watched,
@@ -81,9 +85,15 @@ impl NatsBus {
             .map_err(NatsError::Thread)?;
         Ok(Self {
             switchboard,
+            secrets,
             running,
             thread: started.thread().clone(),
         })
+    }
+
+    /// Uses these secrets for all further connections.
+    pub fn use_secrets(&self, secrets: NatsSecrets) {
+        self.secrets.send_replace(secrets);
     }
 
     /// Returns whether there is a connection.
@@ -437,7 +447,7 @@ mod tests {
     #[tokio::test]
     async fn a_bus_without_a_runtime_tries_again_and_can_be_stopped() {
         static BUILT: AtomicUsize = AtomicUsize::new(0);
-        let bus = NatsBus::start_on(options(), || {
+        let bus = NatsBus::start_on(options().into(), || {
             BUILT.fetch_add(1, Ordering::SeqCst);
             Err(io::ErrorKind::OutOfMemory.into())
         })
@@ -452,7 +462,8 @@ mod tests {
 
     #[tokio::test]
     async fn events_end_when_the_thread_panics() {
-        let bus = NatsBus::start_on(options(), || panic!("deliberate panic of this test")).unwrap();
+        let bus = NatsBus::start_on(options().into(), || panic!("deliberate panic of this test"))
+            .unwrap();
         let mut events = bus.edge_events(&[]);
         let next = timeout(PATIENCE, events.next()).await;
         assert_eq!(next, Ok(None));

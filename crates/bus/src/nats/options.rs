@@ -1,5 +1,5 @@
-//! The servers and credentials of a NATS connection. Files are read again for each connection, so
-//! that certificates and credentials can be renewed while the process runs.
+//! The servers and credentials of a NATS connection. What comes from files is [`NatsSecrets`], which
+//! can be replaced while the process runs, so that certificates and credentials can be renewed.
 
 use std::error::Error;
 use std::fmt;
@@ -10,8 +10,10 @@ use std::sync::Arc;
 
 use percent_encoding::percent_decode_str;
 use rand::seq::SliceRandom;
+use rustls::crypto::aws_lc_rs::default_provider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{ClientConfig, RootCertStore};
 use secrecy::SecretString;
 use url::Url;
@@ -88,21 +90,14 @@ pub type CredentialResult = Result<Option<SecretString>, CredentialError>;
 pub type CredentialError = Box<dyn Error + Send + Sync>;
 
 impl Credential {
-    /// Creates a credential that `read` reads from `path` for each connection. It is absent if
-    /// `read` returns `None`. The rules for such files are the caller's.
+    /// Creates a credential that `read` reads from `path`. It is absent if `read` returns `None`.
+    /// The rules for such files are the caller's.
     pub fn from_file(
         path: PathBuf,
         read: impl Fn(&Path) -> CredentialResult + Send + Sync + 'static,
     ) -> Self {
         let read = Arc::new(read);
         Self(Source::File { path, read })
-    }
-
-    fn without_fixed_secret(&self) -> Self {
-        match &self.0 {
-            Source::Fixed(_) => "x".into(),
-            Source::Absent | Source::File { .. } => self.clone(),
-        }
     }
 
     /// Returns the current value.
@@ -197,6 +192,8 @@ pub(super) struct NatsServer {
     /// The host name or IP address, without brackets.
     pub(super) host: String,
     pub(super) port: u16,
+    /// The host as a certificate names it.
+    tls_name: ServerName<'static>,
     /// Whether its URL demands TLS.
     has_tls_url: bool,
     login: UrlLogin,
@@ -239,6 +236,7 @@ impl NatsServer {
         if host.is_empty() {
             return Err(NatsError::Url { number });
         }
+        let tls_name = ServerName::try_from(host.to_owned());
         let decoded = |text| {
             let text = percent_decode_str(text).decode_utf8_lossy();
             SecretString::from(text.into_owned())
@@ -250,6 +248,7 @@ impl NatsServer {
         };
         Ok(Self {
             host: host.to_owned(),
+            tls_name: tls_name.map_err(|_| NatsError::Host(host.to_owned()))?,
             port: url.port().unwrap_or(PORT),
             has_tls_url: url.scheme() == "tls",
             login,
@@ -258,41 +257,17 @@ impl NatsServer {
 }
 
 impl NatsOptions {
-    /// Checks whether these options can lead to a connection, as [`NatsBus::start`] does. It reads
-    /// all files.
+    /// Reads all files, and returns what connections need of them.
     ///
     /// # Errors
-    /// Returns an error if they can't: a URL is invalid, a file is unreadable or has the wrong
-    /// content, or a credential is incomplete.
-    ///
-    /// [`NatsBus::start`]: super::NatsBus::start
-    pub fn check(&self) -> Result<(), NatsError> {
-        // Servers with a login in their URL need no other, but those in files are checked.
-        for credential in [&self.user, &self.password, &self.token] {
-            credential.current()?;
-        }
-        for server in &self.servers()? {
-            self.to_server(server)?;
-        }
-        Ok(())
-    }
-
-    /// Returns the same options for [`Self::check`], without the secrets that are not in files.
-    #[must_use]
-    pub fn without_fixed_secrets(&self) -> Self {
-        Self {
-            urls: URL_FOR_CHECKS.into(),
-            user: self.user.without_fixed_secret(),
-            password: self.password.without_fixed_secret(),
-            token: self.token.without_fixed_secret(),
-            credentials_file: self.credentials_file.clone(),
-            ca_file: self.ca_file.clone(),
-            certificate_file: self.certificate_file.clone(),
-            key_file: self.key_file.clone(),
-            subject_prefix: self.subject_prefix.clone(),
-            name: self.name.clone(),
-            headers: self.headers,
-        }
+    /// Returns an error if no connection can be made with them: a file is unreadable or has the
+    /// wrong content, or a credential is incomplete.
+    pub fn secrets(&self) -> Result<NatsSecrets, NatsError> {
+        Ok(NatsSecrets {
+            login: self.login()?,
+            authorities: self.authorities()?.map(Arc::new),
+            certificate: self.certificate()?.map(Arc::new),
+        })
     }
 
     /// Returns the servers in random order, so that processes spread over them.
@@ -307,92 +282,129 @@ impl NatsOptions {
     }
 
     /// Returns the options for a connection to `server`.
-    pub(super) fn to_server(&self, server: &NatsServer) -> Result<ServerOptions, NatsError> {
-        let tls_name = ServerName::try_from(server.host.clone());
-        Ok(ServerOptions {
+    pub(super) fn to_server(&self, server: &NatsServer, secrets: &NatsSecrets) -> ServerOptions {
+        ServerOptions {
             name: self.name.clone(),
             headers: self.headers,
-            login: self.login(server)?,
-            tls: Arc::new(self.tls_config()?),
-            tls_name: tls_name.map_err(|_| NatsError::Host(server.host.clone()))?,
+            login: secrets.login_to(server),
+            tls: Arc::new(secrets.tls_config()),
+            tls_name: server.tls_name.clone(),
             requires_tls: server.has_tls_url
                 || self.ca_file.is_some()
                 || self.certificate_file.is_some(),
-        })
+        }
     }
 
-    fn login(&self, server: &NatsServer) -> Result<Login, NatsError> {
-        let mut login = Login::default();
-        match &server.login {
-            UrlLogin::Token(token) => {
-                login.token = Some(token.clone());
-                return Ok(login);
-            }
-            UrlLogin::Password(user, password) => {
-                login.user = Some((user.clone(), password.clone()));
-                return Ok(login);
-            }
-            UrlLogin::Absent => {}
-        }
-        login.user = match (self.user.current()?, self.password.current()?) {
-            (Some(user), Some(password)) => Some((user, password)),
-            (None, None) => None,
-            (Some(_), None) | (None, Some(_)) => return Err(NatsError::HalfLogin),
+    fn login(&self) -> Result<Login, NatsError> {
+        let login = Login {
+            user: match (self.user.current()?, self.password.current()?) {
+                (Some(user), Some(password)) => Some((user, password)),
+                (None, None) => None,
+                (Some(_), None) | (None, Some(_)) => return Err(NatsError::HalfLogin),
+            },
+            token: self.token.current()?,
+            credentials: self.credentials()?,
         };
-        login.token = self.token.current()?;
         let logins = [
             login.user.is_some(),
             login.token.is_some(),
-            self.credentials_file.is_some(),
+            login.credentials.is_some(),
         ];
         if logins.into_iter().filter(|is_set| *is_set).count() > 1 {
             return Err(NatsError::SeveralLogins);
         }
-        if let Some(path) = &self.credentials_file {
-            let content = Zeroizing::new(read(path)?);
-            let credentials = UserCredentials::parse(&String::from_utf8_lossy(&content));
-            login.credentials =
-                Some(credentials.map_err(|_| content_error(path, "a user's JWT and key"))?);
-        }
         Ok(login)
     }
 
-    fn tls_config(&self) -> Result<ClientConfig, NatsError> {
+    fn credentials(&self) -> Result<Option<UserCredentials>, NatsError> {
+        let Some(path) = &self.credentials_file else {
+            return Ok(None);
+        };
+        let content = Zeroizing::new(read(path)?);
+        UserCredentials::parse(&String::from_utf8_lossy(&content))
+            .map(Some)
+            .map_err(|_| content_error(path, "a user's JWT and key"))
+    }
+
+    fn authorities(&self) -> Result<Option<RootCertStore>, NatsError> {
+        let Some(path) = &self.ca_file else {
+            return Ok(None);
+        };
         let mut authorities = RootCertStore::empty();
-        match &self.ca_file {
-            Some(path) => {
-                for certificate in certificates(path)? {
-                    let added = authorities.add(certificate);
-                    added.map_err(|_| content_error(path, CERTIFICATES))?;
-                }
-            }
-            None => {
-                // Without any of them, no server with TLS is trusted, and connecting fails.
-                let system = rustls_native_certs::load_native_certs();
-                authorities.add_parsable_certificates(system.certs);
-            }
+        for certificate in certificates(path)? {
+            let added = authorities.add(certificate);
+            added.map_err(|_| content_error(path, CERTIFICATES))?;
         }
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let builder = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .expect("the provider supports the default versions")
-            .with_root_certificates(authorities);
+        Ok(Some(authorities))
+    }
+
+    fn certificate(&self) -> Result<Option<CertifiedKey>, NatsError> {
         match (&self.certificate_file, &self.key_file) {
             (Some(certificate), Some(key)) => {
                 let private_key = PrivateKeyDer::from_pem_slice(&Zeroizing::new(read(key)?))
                     .map_err(|_| content_error(key, "a private key (PEM)"))?;
-                builder
-                    .with_client_auth_cert(certificates(certificate)?, private_key)
+                let chain = certificates(certificate)?;
+                CertifiedKey::from_der(chain, private_key, &default_provider())
+                    .map(Some)
                     .map_err(|_| content_error(key, "the private key of the certificate"))
             }
-            (None, None) => Ok(builder.with_no_client_auth()),
+            (None, None) => Ok(None),
             (Some(_), None) | (None, Some(_)) => Err(NatsError::HalfCertificate),
         }
     }
 }
 
-/// A URL without a secret. It demands TLS, so that all files are read.
-const URL_FOR_CHECKS: &str = "tls://localhost";
+/// What connections present to servers, and by which certificates they know them.
+#[derive(Clone)]
+pub struct NatsSecrets {
+    /// The login for servers whose URL has none.
+    login: Login,
+    /// The certificate authorities; those of the system if absent.
+    authorities: Option<Arc<RootCertStore>>,
+    certificate: Option<Arc<CertifiedKey>>,
+}
+
+impl fmt::Debug for NatsSecrets {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NatsSecrets").finish_non_exhaustive()
+    }
+}
+
+impl NatsSecrets {
+    fn login_to(&self, server: &NatsServer) -> Login {
+        match &server.login {
+            UrlLogin::Token(token) => Login {
+                token: Some(token.clone()),
+                ..Login::default()
+            },
+            UrlLogin::Password(user, password) => Login {
+                user: Some((user.clone(), password.clone())),
+                ..Login::default()
+            },
+            UrlLogin::Absent => self.login.clone(),
+        }
+    }
+
+    fn tls_config(&self) -> ClientConfig {
+        let authorities = self.authorities.clone().unwrap_or_else(|| {
+            // Without any of them, no server with TLS is trusted, and connecting fails.
+            let mut authorities = RootCertStore::empty();
+            let system = rustls_native_certs::load_native_certs();
+            authorities.add_parsable_certificates(system.certs);
+            Arc::new(authorities)
+        });
+        let builder = ClientConfig::builder_with_provider(Arc::new(default_provider()))
+            .with_safe_default_protocol_versions()
+            .expect("the provider supports the default versions")
+            .with_root_certificates(authorities);
+        match &self.certificate {
+            Some(certificate) => builder.with_client_cert_resolver(Arc::new(
+                SingleCertAndKey::from(Arc::clone(certificate)),
+            )),
+            None => builder.with_no_client_auth(),
+        }
+    }
+}
 
 /// The largest file that is read. A bundle of certificate authorities takes some 200 KB.
 const FILE_BYTES_MAX: u64 = 4 * 1024 * 1024;

@@ -236,7 +236,7 @@ mod tests {
             ..NatsOptions::default()
         };
         let servers = options.servers().unwrap();
-        options.to_server(&servers[0]).unwrap()
+        options.to_server(&servers[0], &options.secrets().unwrap())
     }
 
     /// Listens, so that the system accepts connections, but does not read or answer.

@@ -1,3 +1,5 @@
+use std::sync::Arc;
+
 use tickstorm_bus::{Bus, Credential, EdgeEvent, NatsBus, NatsError, NatsOptions};
 use tickstorm_testkit::{Nats, TempDir, poll_until_async};
 use tracing::dispatcher::set_default;
@@ -68,7 +70,7 @@ async fn a_wrong_password_is_retried_and_logged_once_without_the_secret() {
 }
 
 #[tokio::test]
-async fn a_login_in_files_is_read_again_for_each_connection() {
+async fn a_login_in_files_is_replaced_for_the_next_connection_and_kept_if_it_is_bad() {
     let nats = Nats::run(&["--user", "clock", "--pass", PASSWORD]);
     let files = TempDir::new("login");
     let file = |name: &str, content: &str| {
@@ -81,26 +83,38 @@ async fn a_login_in_files_is_read_again_for_each_connection() {
         })
     };
     let log = BusLog::default();
+    let options = Arc::new(NatsOptions {
+        user: file("user", "former"),
+        password: file("password", "s3cret"),
+        ..options(&nats)
+    });
     let bus = {
         let _guard = set_default(&log.subscriber());
-        NatsBus::start(NatsOptions {
-            user: file("user", "former"),
-            password: file("password", "s3cret"),
-            ..options(&nats)
-        })
-        .unwrap()
+        NatsBus::start(Arc::clone(&options)).unwrap()
     };
     let mut events = bus.edge_events(&[]);
-    let is_logged = async |text: &str| {
-        poll_until_async(text, PATIENCE, || log.text().contains(text)).await;
-    };
-    is_logged("authorization violation").await;
-    files.write("user", "");
-    is_logged("a user and a password must be given together").await;
-    files.write("user", "invalid");
-    is_logged("user: the file is invalid").await;
+    poll_until_async("the refusal is logged", PATIENCE, || {
+        log.text().contains("authorization violation")
+    })
+    .await;
+    for (content, expected) in [
+        ("", "a user and a password must be given together"),
+        ("invalid", "user: the file is invalid"),
+    ] {
+        files.write("user", content);
+        let error = options.secrets().unwrap_err().to_string();
+        assert!(error.contains(expected), "{error}");
+    }
     files.write("user", "clock");
     files.write("password", PASSWORD);
+    bus.use_secrets(options.secrets().unwrap());
+    assert_eq!(soon(events.next()).await, EdgeEvent::Connected);
+    // The server's return finds nothing in the files, which nobody reads.
+    files.write("user", "");
+    files.write("password", "");
+    nats.kill();
+    assert_eq!(soon(events.next()).await, EdgeEvent::Disconnected);
+    nats.start();
     assert_eq!(soon(events.next()).await, EdgeEvent::Connected);
     assert!(!log.text().contains("s3cret"), "{}", log.text());
 }

@@ -1,3 +1,5 @@
+use std::sync::Arc;
+
 use tickstorm_bus::{Bus, EdgeEvent, NatsBus, NatsOptions};
 use tickstorm_testkit::{Certificate, CertificateAuthority, Nats, TempDir};
 
@@ -52,19 +54,19 @@ async fn only_a_server_with_a_certificate_of_the_ca_file_is_trusted() {
     let plain = Nats::run(&[]);
     let authority = CertificateAuthority::new();
     files.write("other.pem", authority.certificate());
-    let bus = NatsBus::start(NatsOptions {
+    let options = Arc::new(NatsOptions {
         urls: format!("{},{}", untrusted.url(), plain.url()),
         ca_file: Some(files.path().join("other.pem")),
         ..with_files(&untrusted, &files)
-    })
-    .unwrap();
+    });
+    let bus = NatsBus::start(Arc::clone(&options)).unwrap();
     let mut events = bus.edge_events(&[]);
     let outcome = tokio::time::timeout(std::time::Duration::from_secs(1), events.next()).await;
     assert!(outcome.is_err(), "{outcome:?}");
-    // Files are read again for each connection.
     files.write(
         "other.pem",
         std::fs::read(files.path().join("authority.pem")).unwrap(),
     );
+    bus.use_secrets(options.secrets().unwrap());
     assert_eq!(soon(events.next()).await, EdgeEvent::Connected);
 }

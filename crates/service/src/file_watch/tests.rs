@@ -88,7 +88,7 @@ impl Files {
     /// Looks a second later.
     fn look(&mut self) -> Found<Vec<u32>> {
         self.now += CHECK_INTERVAL;
-        self.watched.check(self.now, false)
+        self.watched.check(self.now)
     }
 
     fn loads(&mut self) -> Vec<u32> {
@@ -198,11 +198,11 @@ fn a_look_that_is_requested_too_soon_does_not_confirm() {
     files.is("unconfirmed");
     for _ in 0..3 {
         files.now += Duration::from_millis(100);
-        let found = files.watched.check(files.now, true);
+        let found = files.watched.check(files.now);
         assert_eq!(name(&found.verdict), "unconfirmed");
     }
     files.now += Duration::from_millis(700);
-    let found = files.watched.check(files.now, true);
+    let found = files.watched.check(files.now);
     assert_eq!(name(&found.verdict), "loaded");
 }
 
@@ -223,9 +223,8 @@ fn files_that_cannot_be_used_are_refused_once_and_what_was_loaded_stays() {
     for content in ["-1\n", "1\n2\n3\n4\nx", "1\u{0}\n2", "\u{feff}1\n2"] {
         files.write("first", content);
         files.is("refused");
-        files.is("still refused");
-        let found = files.watched.check(files.now, true);
-        assert_eq!(name(&found.verdict), "refused", "on request, again");
+        let found = files.watched.check(files.now);
+        assert_eq!(name(&found.verdict), "still refused");
         let outcomes: Vec<_> = found.reports.iter().map(|report| &report.outcome).collect();
         assert!(matches!(
             outcomes[..],
@@ -240,6 +239,22 @@ fn files_that_cannot_be_used_are_refused_once_and_what_was_loaded_stays() {
     files.is("same");
     files.write("second", "4\n");
     assert_eq!(files.loads(), [1, 2, 4]);
+}
+
+#[test]
+fn files_that_are_refused_for_a_reason_that_passes_take_effect_without_another_change() {
+    let mut files = Files::with("1\n", "");
+    files.write("first", "2\n");
+    let (path, aside) = (
+        files.dir.path().join("first"),
+        files.dir.path().join("aside"),
+    );
+    let (from, to) = (path.clone(), aside.clone());
+    files.numbers.lock().unwrap().before = Box::new(move || std::fs::rename(&from, &to).unwrap());
+    files.is("refused");
+    files.numbers.lock().unwrap().before = Box::new(|| ());
+    std::fs::rename(aside, path).unwrap();
+    assert_eq!(files.loads(), [2]);
 }
 
 fn counters() -> ReloadCounters {

@@ -1,7 +1,7 @@
 //! [`Client`]: sends requests to a collector over HTTP/1.1 or HTTPS, one at a time, over one
 //! connection as long as it lasts. It has no timeout; the caller has one.
 
-use std::{io, path::PathBuf, sync::Arc};
+use std::{io, sync::Arc};
 
 use axum::body::{Body, to_bytes};
 use bytes::Bytes;
@@ -15,14 +15,15 @@ use rustls::{ClientConfig, RootCertStore, pki_types::ServerName};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
+    sync::watch,
 };
 use tokio_rustls::TlsConnector;
 
-use super::values::{Endpoint, HeaderPairs};
-use crate::{
-    VERSION,
-    tls_file::{TlsFile, TlsFileError},
+use super::{
+    files::Secrets,
+    values::{Endpoint, HeaderPairs},
 };
+use crate::VERSION;
 
 /// The largest answer that is read, in bytes. A collector answers with an empty one, or with the
 /// reason for which it rejects spans.
@@ -36,8 +37,7 @@ const ATTEMPTS_MAX: u32 = 2;
 #[derive(Debug)]
 pub(super) struct Client {
     endpoint: Endpoint,
-    headers: Option<HeaderPairs>,
-    authorities: Option<PathBuf>,
+    secrets: watch::Receiver<Secrets>,
     connection: Option<SendRequest<Body>>,
 }
 
@@ -48,8 +48,6 @@ pub(super) enum SendError {
     Connect(#[source] io::Error),
     #[error("TLS failed")]
     Tls(#[source] io::Error),
-    #[error("the certificate authorities can't be used")]
-    Authorities(#[from] TlsFileError),
     #[error("the collector's host can't be in a certificate")]
     Name,
     #[error("the connection was lost")]
@@ -63,15 +61,10 @@ pub(super) enum SendError {
 }
 
 impl Client {
-    pub(super) const fn new(
-        endpoint: Endpoint,
-        headers: Option<HeaderPairs>,
-        authorities: Option<PathBuf>,
-    ) -> Self {
+    pub(super) const fn new(endpoint: Endpoint, secrets: watch::Receiver<Secrets>) -> Self {
         Self {
             endpoint,
-            headers,
-            authorities,
+            secrets,
             connection: None,
         }
     }
@@ -124,7 +117,8 @@ impl Client {
             .header(HOST, self.endpoint.authority())
             .header(CONTENT_TYPE, "application/x-protobuf")
             .header(USER_AGENT, format!("tickstorm/{VERSION}"));
-        for (name, value) in self.headers.iter().flat_map(HeaderPairs::iter) {
+        let secrets = self.secrets.borrow();
+        for (name, value) in secrets.headers.iter().flat_map(HeaderPairs::iter) {
             request = request.header(name, value);
         }
         request.body(Body::from(body))
@@ -138,44 +132,34 @@ impl Client {
             return converse(stream).await;
         }
         let name = ServerName::try_from(self.endpoint.host().to_owned());
-        let connector = TlsConnector::from(Arc::new(self.tls()?));
+        let connector = TlsConnector::from(Arc::new(self.tls()));
         let stream = connector.connect(name.map_err(|_| SendError::Name)?, stream);
         converse(stream.await.map_err(SendError::Tls)?).await
     }
 
-    /// Returns the configuration of TLS. The file is read for each connection, since it may have
-    /// been replaced.
-    fn tls(&self) -> Result<ClientConfig, SendError> {
-        let mut authorities = RootCertStore::empty();
-        match &self.authorities {
-            Some(path) => {
-                let file = TlsFile::new("OTEL_EXPORTER_OTLP_CERTIFICATE", path);
-                authorities.add_parsable_certificates(file.certificates(&file.read()?)?);
-            }
-            None => {
-                // Without any of them, no collector is trusted, and connecting fails.
-                let system = rustls_native_certs::load_native_certs();
-                authorities.add_parsable_certificates(system.certs);
-            }
-        }
+    /// Returns the configuration of TLS.
+    fn tls(&self) -> ClientConfig {
+        let authorities = self.secrets.borrow().authorities.clone();
+        let authorities = authorities.unwrap_or_else(|| {
+            // Without any of them, no collector is trusted, and connecting fails.
+            let mut authorities = RootCertStore::empty();
+            let system = rustls_native_certs::load_native_certs();
+            authorities.add_parsable_certificates(system.certs);
+            Arc::new(authorities)
+        });
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let config = ClientConfig::builder_with_provider(provider)
+        ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .expect("the provider supports the default versions")
             .with_root_certificates(authorities)
-            .with_no_client_auth();
-        Ok(config)
+            .with_no_client_auth()
     }
 }
 
 impl Clone for Client {
     /// Returns a client for the same collector, without a connection.
     fn clone(&self) -> Self {
-        Self::new(
-            self.endpoint.clone(),
-            self.headers.clone(),
-            self.authorities.clone(),
-        )
+        Self::new(self.endpoint.clone(), self.secrets.clone())
     }
 }
 

@@ -115,8 +115,7 @@ crate::settings! {
     /// The same for traces only. It takes precedence.
     OTEL_EXPORTER_OTLP_TRACES_TIMEOUT: Option<Duration> =
         Setting::unset(Span::millis(1, 600_000), AS_GENERAL);
-    /// The file with the certificate authorities that sign the collector's certificate. It is read
-    /// for each connection.
+    /// The file with the certificate authorities that sign the collector's certificate.
     OTEL_EXPORTER_OTLP_CERTIFICATE: Option<PathBuf> = Setting::unset(
         (),
         "The system's certificate authorities apply if it is not set",
@@ -191,12 +190,13 @@ pub(super) fn headers(settings: &Settings) -> Option<HeaderPairs> {
         .or_else(|| settings.look_up(&OTEL_EXPORTER_OTLP_HEADERS).flatten())
 }
 
-/// Returns the file with the authorities of the collector's certificate.
-pub(super) fn certificate(settings: &Settings) -> Option<PathBuf> {
-    settings
-        .look_up(&OTEL_EXPORTER_OTLP_TRACES_CERTIFICATE)
-        .flatten()
-        .or_else(|| settings.look_up(&OTEL_EXPORTER_OTLP_CERTIFICATE).flatten())
+/// Returns the file with the authorities of the collector's certificate, and its setting.
+pub(super) fn authorities(settings: &Settings) -> Option<(&'static str, PathBuf)> {
+    let file = |setting: &Setting<Option<PathBuf>>| {
+        let path = settings.look_up(setting).flatten()?;
+        Some((setting.name(), path))
+    };
+    file(&OTEL_EXPORTER_OTLP_TRACES_CERTIFICATE).or_else(|| file(&OTEL_EXPORTER_OTLP_CERTIFICATE))
 }
 
 /// Settings of traces that contradict each other.

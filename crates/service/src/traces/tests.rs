@@ -169,8 +169,9 @@ fn start(endpoint: &str, vars: &[(&str, &str)]) -> (Traces, TraceCounters) {
         service: "tickstorm-test",
         instance: "test-0".into(),
     };
-    let traces = Traces::start(&settings, &source, &counters).unwrap();
-    (traces.expect("there is an endpoint"), counters)
+    let started = Traces::start(&settings, &source, &counters).unwrap();
+    let (traces, _files) = started.expect("there is an endpoint");
+    (traces, counters)
 }
 
 fn record(tracer: &Tracer, name: &'static str) -> SpanContext {

@@ -329,7 +329,7 @@ async fn the_expiry_of_each_certificate_file_is_that_of_the_one_in_use() {
     };
     assert_eq!(hours_left(), [300, 100]);
     let stop = CancellationToken::new();
-    let watching = tokio::spawn(files.run(stop.clone()));
+    let watching = tokio::spawn(files.run(drop, stop.clone()));
     write(200);
     let renewed = async {
         while hours_left() != [300, 200] {
