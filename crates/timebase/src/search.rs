@@ -10,8 +10,7 @@ use crate::round::BURST_ROUNDS;
 /// clock with the lowest (rank, id).
 const MAJORITY_WAIT: Duration = Duration::from_secs(5);
 
-/// A search for clocks. It ends after [`BURST_ROUNDS`] rounds, or [`MAJORITY_WAIT`] after the first
-/// answer.
+/// A search for clocks. A majority counts after [`BURST_ROUNDS`] rounds.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Search {
     since: Mono,
@@ -73,7 +72,7 @@ impl Search {
     }
 
     /// Returns whether the search is over, so that a majority counts.
-    pub(crate) fn is_over(&self, now: Mono) -> bool {
-        self.rounds >= BURST_ROUNDS || self.has_waited(now)
+    pub(crate) const fn is_over(&self) -> bool {
+        self.rounds >= BURST_ROUNDS
     }
 }

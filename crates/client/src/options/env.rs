@@ -26,7 +26,8 @@ impl Options {
     /// | `STREAM_TOKEN` | a token, used instead of them |
     /// | `STREAM_USER_FILE`, `STREAM_PASS_FILE`, `STREAM_TOKEN_FILE` | files that contain them |
     ///
-    /// A file with a password or token is read again before each login.
+    /// An empty variable counts as unset. A file with a password or token is read again before each
+    /// login.
     ///
     /// # Errors
     /// A variable is missing or has a value that is not allowed.
@@ -68,26 +69,23 @@ impl Options {
 struct Variables<F>(F);
 
 impl<F: Fn(&str) -> Option<OsString>> Variables<F> {
+    /// Returns the text in the variable. An empty one counts as unset.
     fn text(&self, name: &str) -> Result<Option<String>, OptionsError> {
         match (self.0)(name).map(OsString::into_string) {
-            Some(Ok(text)) if text.is_empty() => Err(problem(format!("{name} is empty"))),
-            Some(Ok(text)) => Ok(Some(text)),
+            Some(Ok(text)) if !text.is_empty() => Ok(Some(text)),
             Some(Err(_)) => Err(problem(format!("{name} is not valid UTF-8"))),
-            None => Ok(None),
+            Some(Ok(_)) | None => Ok(None),
         }
     }
 
     /// Returns the text in the variable, or the name of the file in its counterpart.
     fn secret(&self, name: &str) -> Result<Option<Secret>, OptionsError> {
-        let file = (self.0)(&format!("{name}_FILE"));
+        let file = (self.0)(&format!("{name}_FILE")).filter(|path| !path.is_empty());
         match (self.text(name)?, file) {
             (Some(_), Some(_)) => Err(problem(format!(
                 "{name} and {name}_FILE are both set: set one of them"
             ))),
             (Some(text), None) => Ok(Some(Secret::Text(SecretString::from(text)))),
-            (None, Some(path)) if path.is_empty() => Err(problem(format!(
-                "{name}_FILE is empty: expected a file's name"
-            ))),
             (None, Some(path)) => Ok(Some(Secret::File(path.into()))),
             (None, None) => Ok(None),
         }
@@ -152,6 +150,17 @@ mod tests {
                 &[url, (USER, "ada"), (PASSWORD, "sesame")][..],
                 base.clone().credentials("ada", "sesame"),
             ),
+            // An empty variable counts as unset.
+            (
+                &[
+                    url,
+                    (USER, "ada"),
+                    (PASSWORD, "sesame"),
+                    (TOKEN, ""),
+                    ("STREAM_TOKEN_FILE", ""),
+                ],
+                base.clone().credentials("ada", "sesame"),
+            ),
             (
                 &[url, (USER, "ada"), ("STREAM_PASS_FILE", "/run/pass")],
                 base.clone().password_file("ada", "/run/pass"),
@@ -190,7 +199,7 @@ mod tests {
         let url = (URL, "tickstorm://edge:8080");
         for (variables, expected) in [
             (&[][..], "TICKSTORM_URL is not set"),
-            (&[(URL, "")], "TICKSTORM_URL is empty"),
+            (&[(URL, "")], "TICKSTORM_URL is not set"),
             (&[(URL, "edge:8080")], "must begin with tickstorm://"),
             (&[url], "neither STREAM_USER nor STREAM_TOKEN is set"),
             (&[url, (USER, "ada")], "set STREAM_PASS or STREAM_PASS_FILE"),

@@ -233,6 +233,13 @@ impl Parameters {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
             let name = decode(name, "a parameter's name")?;
             let Some(known) = PARAMETERS.into_iter().find(|known| *known == name) else {
+                // It may be a part of the token.
+                if parameters.0.iter().any(|(given, _)| *given == "token") {
+                    return Err(OptionsError::Combination {
+                        rule: "only parameters that exist may follow the token, in which & is \
+                               written as %26",
+                    });
+                }
                 return Err(OptionsError::UnknownParameter { name });
             };
             if parameters.0.iter().any(|(given, _)| *given == known) {
@@ -550,6 +557,8 @@ mod tests {
             "tickstorm://ada:se,same",
             "http://ada:sesame@edge",
             "tickstorm://ada:sesame@",
+            "tickstorm://edge?token=se&same",
+            "tickstorm://edge?token=se&same=1",
         ] {
             let Err(error) = Options::from_url(url) else {
                 panic!("{url} is not valid");

@@ -1,7 +1,10 @@
 //! Warns of variables whose names are almost those of settings. The settings share no prefix by
 //! which every misspelt one could be recognised.
 
-use super::setting::{About, AnySetting, on_one_line};
+use super::{
+    former::{GoneEffect, GoneName},
+    setting::{About, AnySetting, on_one_line},
+};
 
 /// The most letters that may be added, removed, replaced or swapped with their neighbour.
 const EDITS_MAX: usize = 2;
@@ -14,13 +17,19 @@ const MEDIUM_NAME: usize = 6;
 /// misspelt in its first letter, and in another word: `DATA_URL` is no misspelt `NATS_URL`.
 const LONG_NAME: usize = 9;
 
-/// Returns a warning if `name` is within [`EDITS_MAX`] edits of a name of one of the `settings`.
-/// The nearest one is named, under its current name. Letters of another case are no edits.
-pub(super) fn misspelling_warning(name: &str, settings: &[&dyn AnySetting]) -> Option<String> {
+/// Returns a warning if `name` is within [`EDITS_MAX`] edits of a name of one of the `settings`, or
+/// of a `gone` one that is refused. The nearest one is named, under its current name. Letters of
+/// another case are no edits.
+pub(super) fn misspelling_warning(
+    name: &str,
+    settings: &[&dyn AnySetting],
+    gone: &[&GoneName],
+) -> Option<String> {
     let upper = name.to_ascii_uppercase();
     let meant = settings.iter().map(|setting| setting.about());
     let (_, meant) = meant
         .flat_map(names)
+        .chain(gone.iter().filter_map(|gone| refused_name(gone)))
         .filter_map(|(known, meant)| Some((edits(&known, &upper)?, meant)))
         .min_by_key(|(edits, _)| *edits)?;
     Some(format!(
@@ -38,6 +47,18 @@ fn names(about: &About) -> impl Iterator<Item = (String, String)> {
         .chain(about.file_variable())
         .map(|name| (name.clone(), name))
         .chain(former.map(move |name| (name.to_owned(), current.clone())))
+}
+
+/// Returns the name of a refused variable, and what to say of it. Those that are only warned of
+/// belong to other programs, as do names that resemble them.
+fn refused_name(gone: &GoneName) -> Option<(String, String)> {
+    match gone.effect {
+        GoneEffect::Refused { .. } => {
+            let name = gone.name;
+            Some((name.to_owned(), format!("{name}, which is not supported")))
+        }
+        GoneEffect::Warning => None,
+    }
 }
 
 /// Returns the number of edits that turn `known` into `name`, if there are few.

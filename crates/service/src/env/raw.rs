@@ -82,7 +82,7 @@ impl RawVars {
             {
                 let starts_with = |prefix: &&str| name.starts_with(prefix);
                 if !others.neighbours.iter().any(starts_with) {
-                    warnings.extend(misspelling_warning(&name, settings));
+                    warnings.extend(misspelling_warning(&name, settings, &others.gone));
                 }
                 if others.prefixes.iter().any(starts_with) {
                     foreign.push((name, Zeroizing::new(value.to_string_lossy().into_owned())));

@@ -774,6 +774,9 @@ fn a_name_that_is_two_letters_off_causes_a_warning() {
         ("OPEN_TIME_MSS", "OPEN_TIME"),
         ("SHOPKEEPR", "KEEPER"),
         ("SHOP_STRET", "SHOP_ADDR"),
+        // So is one that is gone.
+        ("CASH_PAS", "CASH_PASS, which is not supported"),
+        ("haggling", "HAGGLING, which is not supported"),
     ] {
         let settings = shop(&[(typo, "1")]);
         assert_eq!(
@@ -795,6 +798,8 @@ fn a_name_that_is_two_letters_off_causes_a_warning() {
         "PILLZ",
         "TIL",
         "GULLS",
+        // Almost one that is only warned of.
+        "WEATHERS",
         "GRIENDSS",
         "OTHER_",
         "OTHER_FRIENDS",

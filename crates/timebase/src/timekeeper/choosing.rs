@@ -36,12 +36,13 @@ impl Timekeeper {
     }
 
     fn choose_first(&mut self, now: Mono) {
-        if !self.search.is_over(now) {
+        let (is_over, has_waited) = (self.search.is_over(), self.search.has_waited(now));
+        if !is_over && !has_waited {
             return;
         }
         self.clocks.mark_outvoted_false(now);
-        if !self.accept_majority(now) {
-            let lowest = if self.search.has_waited(now) {
+        if !is_over || !self.accept_majority(now) {
+            let lowest = if has_waited {
                 self.clocks.last_resort(now)
             } else {
                 None
@@ -61,7 +62,7 @@ impl Timekeeper {
             self.search = self.new_search(now);
         }
         self.clocks.mark_outvoted_false(now);
-        if !self.search.is_over(now) || !self.accept_majority(now) {
+        if !self.search.is_over() || !self.accept_majority(now) {
             self.step = None;
             self.accept_agreeing(own, now);
             self.end_distrust(own, now);

@@ -1,6 +1,6 @@
 //! Outages of all clocks, of about HOLDOVER_MAX and longer.
 
-use tickstorm_timebase::Epoch;
+use tickstorm_timebase::{Alarm, Epoch};
 
 use crate::edge::{HOLDOVER_MAX, micros};
 use crate::rules::Scene;
@@ -87,6 +87,24 @@ fn without_clocks_configured_the_first_clock_to_answer_after_an_outage_is_no_maj
             }
         }
     }
+}
+
+/// A wrong clock is alone for longer than an edge waits for a majority.
+#[test]
+fn without_clocks_configured_a_clock_that_is_followed_alone_is_told_by_an_alarm() {
+    let mut scene = scene(&[], &IDS);
+    scene.run_until(20_000_000);
+    scene.clocks.clear();
+    scene.run_until(100_000_000);
+    scene.set("a", 5 * SECOND_US);
+    scene.run_until(107_000_000);
+    assert_eq!(scene.offset_us(), Some(5 * SECOND_US));
+    assert_eq!(scene.status().alarms, [Alarm::NoMajority]);
+    scene.set("b", 0);
+    scene.set("c", 0);
+    scene.run_until(115_000_000);
+    assert_eq!(scene.offset_us(), Some(0));
+    assert_eq!(scene.follows().as_deref(), Some("b"));
 }
 
 #[test]
