@@ -16,7 +16,8 @@ use crate::support::daemon::Daemon;
 const DARK: Duration = Duration::from_secs(90);
 /// The time in which all clients must be back, of which their backoff may take 30 s.
 const BACK_WITHIN: Duration = Duration::from_secs(35);
-/// What a machine that is busy with other tests may take longer.
+/// What a machine that is busy with other tests may take longer. Nothing, if the number of clients
+/// is set, which is for a machine that does nothing else.
 const BUSY: Duration = Duration::from_secs(15);
 /// The number of clients, unless the variable sets another.
 const CLIENTS: usize = 1_000;
@@ -45,7 +46,11 @@ fn all_clients_of_a_cluster_that_was_dark_for_90_s_are_back_soon_and_miss_no_tic
     crowd.assert_unbroken();
     let took = SystemClock.now().since(started);
     println!("all {clients} clients were back {took:.1?} after the edges were ready");
-    assert!(took <= BACK_WITHIN + BUSY, "{took:?}");
+    let busy = match env::var(CLIENTS_VARIABLE) {
+        Ok(_) => Duration::ZERO,
+        Err(_) => BUSY,
+    };
+    assert!(took <= BACK_WITHIN + busy, "{took:?}");
     for edge in &cluster.edges {
         let overflows = runtime.block_on(overflows(edge));
         assert_eq!(overflows, Some(0), "{}", edge.log());

@@ -197,17 +197,22 @@ impl TimeReporter {
         }
     }
 
-    /// Logs changes since the last report: new alarms, the clock that is followed.
+    /// Logs changes since the last report: alarms that are new or have ended, and the clock that is
+    /// followed.
     fn log_changes(&self, new: &TimeStatus) {
         let old = self.status.borrow();
         let old_alarms = old.as_ref().map_or(&[][..], |old| &old.alarms);
-        for alarm in new
-            .alarms
-            .iter()
-            .filter(|alarm| !Alarm::OF_CLOCKS.contains(alarm) && !old_alarms.contains(alarm))
-        {
-            let message = alarm.message();
-            tracing::warn!(reason = alarm.label(), "time alarm raised: {message}");
+        for alarm in Alarm::ALL {
+            let (was, is) = (old_alarms.contains(&alarm), new.alarms.contains(&alarm));
+            if Alarm::OF_CLOCKS.contains(&alarm) || was == is {
+                continue;
+            }
+            let reason = alarm.label();
+            if is {
+                tracing::warn!(reason, "time alarm raised: {}", alarm.message());
+            } else {
+                tracing::info!(reason, "a time alarm has ended");
+            }
         }
         let Some(old) = old.as_ref() else { return };
         if let (Some(old), Some(new)) = (&old.following, &new.following)

@@ -158,6 +158,7 @@ pub struct PongExchange {
 
 /// The content of an ERROR frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Refusal {
     /// The error code, or its text if this version does not know it.
     pub code: Result<ErrorCode, UnknownCode>,
@@ -185,6 +186,7 @@ impl Refusal {
 
 /// A violation of the protocol by the edge. The connection can no longer be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum ClientError {
     /// A frame is invalid.
     #[error(transparent)]
