@@ -281,7 +281,8 @@ type simEdge struct {
 	// last is the last tick that was sent, ackedMs the authority time of the ACK of SUBSCRIBE.
 	last, startMs, ackedMs int64
 	sent                   []int64
-	onSubscribed           func()
+	// onSubscribe and onSubscribed are called when SUBSCRIBE has arrived and when it was answered.
+	onSubscribe, onSubscribed func()
 }
 
 func newSimEdge(s *sim, authority int64) *simEdge {
@@ -360,6 +361,9 @@ func (e *simEdge) handleSubscribe(payload []byte) {
 		}
 	}
 	e.resume = resume
+	if e.onSubscribe != nil {
+		e.onSubscribe()
+	}
 	if e.answers == wire.TypeSubscribe {
 		e.sim.after(0, func() { e.refuses(e.conn) })
 		return
