@@ -80,10 +80,19 @@ func (s *sim) at(at time.Duration, do func()) {
 func (s *sim) after(d time.Duration, do func()) { s.at(s.now+d, do) }
 
 // suspend suspends the machine for a time.
-func (s *sim) suspend(d time.Duration) {
+func (s *sim) suspend(d time.Duration) { s.halt(d, d) }
+
+// stall stops everything on the machine for a time, except its clock.
+func (s *sim) stall(d time.Duration) { s.halt(d, 0) }
+
+// halt stops everything on the machine for a time, and its clock for a part of it.
+func (s *sim) halt(d, suspended time.Duration) {
+	if d == 0 {
+		return
+	}
 	s.asleep = true
 	s.after(d, func() {
-		s.suspended += d
+		s.suspended += suspended
 		s.asleep = false
 		for _, arrive := range s.inbox {
 			arrive()
@@ -425,7 +434,7 @@ func (e *simEdge) flush() {
 	var due []wire.Tick
 	for next := e.mode.nextAfter(e.last); next <= until; next = e.mode.nextAfter(next) {
 		tick := wire.Tick{Mode: int32(e.mode), EpochMs: next}
-		if next <= e.nowMs()-1000 || e.resume != nil && next <= e.ackedMs {
+		if next < e.nowMs()-1000 || e.resume != nil && next <= e.ackedMs {
 			tick.Quality = int32(QualityReplay)
 		}
 		due = append(due, tick)
