@@ -80,10 +80,19 @@ func (s *sim) at(at time.Duration, do func()) {
 func (s *sim) after(d time.Duration, do func()) { s.at(s.now+d, do) }
 
 // suspend suspends the machine for a time.
-func (s *sim) suspend(d time.Duration) {
+func (s *sim) suspend(d time.Duration) { s.halt(d, d) }
+
+// stall stops everything on the machine for a time, except its clock.
+func (s *sim) stall(d time.Duration) { s.halt(d, 0) }
+
+// halt stops everything on the machine for a time, and its clock for a part of it.
+func (s *sim) halt(d, suspended time.Duration) {
+	if d == 0 {
+		return
+	}
 	s.asleep = true
 	s.after(d, func() {
-		s.suspended += d
+		s.suspended += suspended
 		s.asleep = false
 		for _, arrive := range s.inbox {
 			arrive()
@@ -281,7 +290,8 @@ type simEdge struct {
 	// last is the last tick that was sent, ackedMs the authority time of the ACK of SUBSCRIBE.
 	last, startMs, ackedMs int64
 	sent                   []int64
-	onSubscribed           func()
+	// onSubscribe and onSubscribed are called when SUBSCRIBE has arrived and when it was answered.
+	onSubscribe, onSubscribed func()
 }
 
 func newSimEdge(s *sim, authority int64) *simEdge {
@@ -360,6 +370,9 @@ func (e *simEdge) handleSubscribe(payload []byte) {
 		}
 	}
 	e.resume = resume
+	if e.onSubscribe != nil {
+		e.onSubscribe()
+	}
 	if e.answers == wire.TypeSubscribe {
 		e.sim.after(0, func() { e.refuses(e.conn) })
 		return
@@ -421,7 +434,7 @@ func (e *simEdge) flush() {
 	var due []wire.Tick
 	for next := e.mode.nextAfter(e.last); next <= until; next = e.mode.nextAfter(next) {
 		tick := wire.Tick{Mode: int32(e.mode), EpochMs: next}
-		if next <= e.nowMs()-1000 || e.resume != nil && next <= e.ackedMs {
+		if next < e.nowMs()-1000 || e.resume != nil && next <= e.ackedMs {
 			tick.Quality = int32(QualityReplay)
 		}
 		due = append(due, tick)

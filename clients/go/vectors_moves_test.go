@@ -67,6 +67,13 @@ type moveRun struct {
 	ended    time.Duration
 	lastTick *int64
 	then     bool
+	served   []servedAttempt
+}
+
+// servedAttempt is an attempt to move that was not refused at once.
+type servedAttempt struct {
+	attempt *attemptCase
+	edge    *simEdge
 }
 
 const moveAuthority = 1_800_000_000_250
@@ -92,7 +99,27 @@ func (r *moveRun) run(random uint32) {
 	if r.Then != nil && !r.then {
 		r.t.Error("the client does not come back")
 	}
+	r.checkMoves()
 	r.sim.checkContinuity()
+}
+
+// checkMoves checks which of the attempts the client continued with, whatever became of them.
+func (r *moveRun) checkMoves() {
+	moved := map[string]bool{}
+	for _, e := range r.sim.events {
+		if m, ok := e.event.(Moved); ok {
+			moved[m.EdgeID] = true
+		}
+	}
+	for _, s := range r.served {
+		want, id := s.attempt.Moves != nil && *s.attempt.Moves, s.edge.edgeID
+		if moved[id] != want {
+			r.t.Errorf("the client moved to %s: %v", id, moved[id])
+		}
+		if isOpen := !s.edge.conn.isClosed; isOpen != want && !(want && r.NewEnds != nil) {
+			r.t.Errorf("the connection to %s is still open: %v", id, isOpen)
+		}
+	}
 }
 
 // deadlineComesFirst returns whether the next attempt may come after the last deadline, and so not
@@ -198,10 +225,11 @@ func (r *moveRun) attempt(c *simConn) {
 // serve serves an attempt to move.
 func (r *moveRun) serve(a *attemptCase, c *simConn) {
 	e := a.edge(r.t, r.sim, moveAuthority)
-	e.edgeID = "other"
+	e.edgeID = fmt.Sprintf("other-%d", len(r.served))
 	if a.EdgeID == "same" {
 		e.edgeID = "old"
 	}
+	r.served = append(r.served, servedAttempt{a, e})
 	if a.Start == "too late" {
 		e.start = func(resume *int64) int64 { return *resume + 5000 }
 	}
@@ -212,10 +240,12 @@ func (r *moveRun) serve(a *attemptCase, c *simConn) {
 		}
 	}
 	beforeMove := r.old.conn
-	e.onSubscribed = func() {
-		if n := len(r.old.sent); n > 0 && (e.resume == nil || *e.resume > r.old.sent[n-1]) {
-			r.t.Errorf("the resume point is %s", shown(e.resume))
+	e.onSubscribe = func() {
+		if last := r.old.last; e.resume == nil || *e.resume != last {
+			r.t.Errorf("the resume point is %s, but the last tick is %d", shown(e.resume), last)
 		}
+	}
+	e.onSubscribed = func() {
 		if a.Moves != nil && *a.Moves {
 			r.current, r.moved = e, true
 		}

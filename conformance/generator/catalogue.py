@@ -8,6 +8,14 @@ from . import document
 ROOT = Path(__file__).resolve().parents[2]
 _HEAD = re.compile(r"^([a-z]+-\d\d) (.+)$")
 _CHECKERS = ("vectors", "check", "scenario", "repository")
+# How a test of this name begins in a file with this extension.
+_TESTS = {
+    ".rs": r"#\[(?:tokio::)?test\b[^]]*\]\n(?:\s*#\[.*\]\n)*\s*(?:async )?fn NAME\(",
+    ".py": r"\n +(?:async )?def (?=test_)NAME\(",
+    ".go": r"\nfunc (?=Test)NAME\(",
+}
+# Sentences that no test shows yet. The catalogue names the file of the code.
+_UNTESTED = ("session-42", "session-43")
 
 
 class Problem(Exception):
@@ -24,10 +32,25 @@ class Sentence:
             self.note = how.removeprefix("note: ")
             return
         how, _, tests = how.partition("repository:")
-        self.tests = tests.split()
+        self.tests = _tests(tests.split())
         self.checked_by = [each for each in how.replace(",", " ").split()]
         if tests:
             self.checked_by.append("repository")
+
+
+def _tests(words):
+    """Returns `file::test` for each `::test` that follows a file, and a file that none follows."""
+    found = []
+    for word in words:
+        if not word.startswith("::"):
+            found.append(word)
+        elif found and "::" not in found[-1]:
+            found[-1] += word
+        elif found:
+            found.append(found[-1].partition("::")[0] + word)
+        else:
+            raise Problem(f"catalogue.txt has no file before {word}")
+    return found
 
 
 def load():
@@ -40,12 +63,14 @@ def load():
             section = line[3:]
         elif line.startswith("    "):
             heads[-1][2].append(line)
+        elif line.startswith("  "):
+            heads[-1][1].append(line)
         elif head := _HEAD.match(line):
-            heads.append((head[1], head[2], [], section))
+            heads.append((head[1], [head[2]], [], section))
     for key, how, text, section in heads:
         if key in found:
             raise Problem(f"catalogue.txt has {key} twice")
-        found[key] = Sentence(key, how, document.normalise(" ".join(text)), section)
+        found[key] = Sentence(key, " ".join(how), document.normalise(" ".join(text)), section)
     _compare(found)
     for sentence in found.values():
         _check(sentence)
@@ -73,8 +98,17 @@ def _check(sentence):
     if unknown or not (sentence.note or sentence.checked_by):
         raise Problem(f"{sentence.key}: nobody checks it, or {unknown} is unknown")
     for test in sentence.tests:
-        if not (ROOT / test).is_file():
-            raise Problem(f"{sentence.key} names {test}, which does not exist")
+        path, _, name = test.partition("::")
+        file = ROOT / path
+        if not file.is_file():
+            raise Problem(f"{sentence.key} names {path}, which does not exist")
+        if not name and sentence.key not in _UNTESTED:
+            raise Problem(f"{sentence.key} names {path}, but no test in it")
+        if name and sentence.key in _UNTESTED:
+            raise Problem(f"{sentence.key} names a test, so _UNTESTED must not list it")
+        begins = _TESTS[file.suffix].replace("NAME", re.escape(name))
+        if name and not re.search(begins, file.read_text(encoding="utf-8")):
+            raise Problem(f"{sentence.key} names {test}, but {path} has no such test")
 
 
 def attach(sentences, files):

@@ -9,6 +9,8 @@ from .samples import EPOCH_MS
 
 AUTHORITY_MS = EPOCH_MS + 250
 TO_FIRST_MS = 750
+# A resume point from before the connection.
+EARLIER_MS = EPOCH_MS - 5_000
 # The time by which a client may be late.
 SLACK_MS = 1_000
 # The time by which a release may be late in a test without real time.
@@ -18,6 +20,8 @@ HEALTHY = {"ticks": "on time", "pongs": "with time"}
 AHEAD = {"ticks": "ahead", "pongs": "with time"}
 DEAD = {"ticks": "none", "pongs": "none"}
 TIMELESS = {"ticks": "none", "pongs": "without time"}
+BLIND = {"ticks": "ahead", "pongs": "without time"}
+MUTE = {"ticks": "ahead", "pongs": "none"}
 TICKLESS = {"ticks": "none", "pongs": "with time"}
 
 
@@ -98,6 +102,7 @@ def runs():
     _judgements(add)
     _stays(add)
     _releases(add)
+    _held(add)
     return found
 
 
@@ -132,6 +137,10 @@ def _judgements(add):
     why = "no tick is due for 50 s, so the heartbeat timeout of 20 s decides"
     add("silent-minutes", ["session-48"], [(0, HEALTHY), (70_000, DEAD)],
         _leaves(59_750 + 20_000, 70_000 + 20_000 + SLACK_MS), why, mode="MINUTE")
+    why = "a timer fires late, at 12,900, and what the edge did before that does not count"
+    stalled = [{"at_ms": 11_000, "stalled_ms": 1_900}]
+    add("silent-stalled", ["session-60", "moving-36"], [(0, HEALTHY), (10_000, DEAD)],
+        _leaves(12_900 + 4_000), why, machine=stalled)
 
 
 def _stays(add):
@@ -154,50 +163,81 @@ def _stays(add):
     add("suspended", ["session-60", "moving-34"], [(0, HEALTHY)], expect, why, machine=suspended)
 
 
+def _ticks(first_ms, last_ms, at_ms=None, **more):
+    """Returns the releases of the ticks due from `first_ms` to `last_ms`."""
+    rows = []
+    for due in range(first_ms, last_ms + 1, 1_000):
+        span = [due, due + RELEASE_MS] if at_ms is None else at_ms
+        rows.append({"epoch_ms": str(AUTHORITY_MS + due), "at_ms": span, **more})
+    return rows
+
+
+def _replayed():
+    """Returns the releases of the ticks after EARLIER_MS, which are sent as REPLAY at time 0."""
+    return _ticks(-4_250, -250, [0, RELEASE_MS], quality="REPLAY")
+
+
+def _ahead(add, name, sentences, phases, releases, why=None, **more):
+    expect = {"ticks": releases, "stays_until_ms": 10_000}
+    expect.update(more.pop("expect", {}))
+    add(name, sentences, phases, expect, why, ahead=True, **more)
+
+
 def _releases(add):
     """Ticks that are received 800 ms ahead, and when they are released."""
-
-    def ticks(first_ms, last_ms, at_ms=None):
-        """Returns the releases of the ticks due from `first_ms` to `last_ms`."""
-        rows = []
-        for due in range(first_ms, last_ms + 1, 1_000):
-            span = [due, due + RELEASE_MS] if at_ms is None else at_ms
-            rows.append({"epoch_ms": str(AUTHORITY_MS + due), "at_ms": span})
-        return rows
-
-    def ahead(name, sentences, phases, releases, why=None, **more):
-        expect = {"ticks": releases, "stays_until_ms": 10_000}
-        expect.update(more.pop("expect", {}))
-        add(name, sentences, phases, expect, why, ahead=True, **more)
-
-    ahead("ahead", ["ahead-03"], [(0, AHEAD)], ticks(750, 8_750))
-    blind = {"ticks": "ahead", "pongs": "without time"}
+    _ahead(add, "ahead", ["ahead-03"], [(0, AHEAD)], _ticks(750, 8_750))
     why = "the first PONG with a time comes at 3 s or up to 1.1 s later; then all are due at once"
-    late = ticks(750, 2_750, [3_000, 4_200])
-    ahead("ahead-time-comes-late", ["ahead-09"], [(0, blind), (3_000, AHEAD)],
-          late + ticks(4_750, 8_750), why)
-    mute = {"ticks": "ahead", "pongs": "none"}
+    late = _ticks(750, 2_750, [3_000, 4_200]) + _ticks(3_750, 3_750, [3_750, 4_200])
+    _ahead(add, "ahead-time-comes-late", ["ahead-09"], [(0, BLIND), (3_000, AHEAD)],
+           late + _ticks(4_750, 8_750), why)
     why = "35 s after the last PONG, by the last estimate"
-    ahead("ahead-old-estimate", ["ahead-10"], [(0, AHEAD), (5_000, mute)],
-          ticks(750, 39_750), why, expect={"stays_until_ms": 41_000})
+    _ahead(add, "ahead-old-estimate", ["ahead-10"], [(0, AHEAD), (5_000, MUTE)],
+           _ticks(750, 39_750), why, expect={"stays_until_ms": 41_000})
     why = "ticks from before the connection, which are released as they arrive"
-    replay = [{"epoch_ms": str(EPOCH_MS + ms), "at_ms": [0, RELEASE_MS], "quality": "REPLAY"}
-              for ms in range(-4_000, 1, 1_000)]
-    ahead("ahead-replay", ["ahead-05"], [(0, AHEAD)], replay + ticks(750, 3_750), why,
-          resume_after_epoch_ms=str(EPOCH_MS - 5_000))
+    _ahead(add, "ahead-replay", ["ahead-05"], [(0, AHEAD)], _replayed() + _ticks(750, 3_750), why,
+           resume_after_epoch_ms=str(EARLIER_MS))
     why = "suspended from 5,400 to 8,400; the ticks of 5,750 to 7,750 wait for a PONG with a time"
     suspended = [{"at_ms": 5_400, "suspended_ms": 3_000}]
-    ahead("ahead-suspended", ["ahead-11", "moving-34"], [(0, AHEAD)],
-          ticks(750, 4_750) + ticks(5_750, 7_750, [8_400, 9_700]) + ticks(9_750, 11_750), why,
-          machine=suspended, expect={"stays_until_ms": 12_000})
+    late = _ticks(5_750, 7_750, [8_400, 9_700]) + _ticks(8_750, 8_750, [8_750, 9_700])
+    _ahead(add, "ahead-suspended", ["ahead-11", "moving-34"], [(0, AHEAD)],
+           _ticks(750, 4_750) + late + _ticks(9_750, 11_750), why,
+           machine=suspended, expect={"stays_until_ms": 12_000})
+    why = "a timer fires 1,150 ms late, and the ticks are released without a further PONG"
+    stalled = [{"at_ms": 5_400, "stalled_ms": 1_500}]
+    late = _ticks(5_750, 6_750, [6_900, 6_900 + RELEASE_MS])
+    _ahead(add, "ahead-stalled", ["moving-36"], [(0, AHEAD), (5_000, MUTE)],
+           _ticks(750, 4_750) + late + _ticks(7_750, 11_750), why,
+           machine=stalled, expect={"stays_until_ms": 12_000})
+
+
+def _held(add):
+    """Ticks that are held when the connection ends, or when a REPLAY tick shows their time."""
     why = "at 5,400 the tick of 5,750 is held; the connection ends, and the tick keeps its time"
     ends = {"at_ms": 5_400, "ends": "eof"}
-    ahead("ahead-cut-off", ["ahead-06", "resuming-15", "moving-29"], [(0, AHEAD)],
-          ticks(750, 5_750), why, closes=ends,
-          expect={"next_resume_after_epoch_ms": str(EPOCH_MS + 6_000), "stays_until_ms": 5_400})
+    _ahead(add, "ahead-cut-off", ["ahead-06", "resuming-15", "moving-29"], [(0, AHEAD)],
+           _ticks(750, 5_750), why, closes=ends,
+           expect={"next_resume_after_epoch_ms": str(EPOCH_MS + 6_000), "stays_until_ms": 5_400})
     why = "authority time was stepped back, so the tick that is held is dropped"
     ends = {"at_ms": 5_400, "ends": {"error": {"code": "TIME_STEPPED", "retry_after_ms": 700}}}
-    ahead("ahead-time-stepped", ["reconnecting-26", "moving-30", "errors-19"], [(0, AHEAD)],
-          ticks(750, 4_750), why, closes=ends,
-          expect={"next_resume_after_epoch_ms": None, "stays_until_ms": 5_400,
-                  "never_epoch_ms": [str(EPOCH_MS + 6_000)]})
+    _ahead(add, "ahead-time-stepped", ["reconnecting-26", "moving-30", "errors-19"], [(0, AHEAD)],
+           _ticks(750, 4_750), why, closes=ends,
+           expect={"next_resume_after_epoch_ms": None, "stays_until_ms": 5_400,
+                   "never_epoch_ms": [str(EPOCH_MS + 6_000)]})
+    why = "the tick of 4,750 is sent late, at 6,000, and those of 5,750 and 6,750 wait for the time"
+    phases = [(0, BLIND), (3_000, TIMELESS), (6_000, BLIND)]
+    shown = [6_000, 6_100]
+    releases = _ticks(750, 3_750, shown, quality="NORMAL")
+    releases += _ticks(4_750, 4_750, shown, quality="REPLAY")
+    waiting = [each["epoch_ms"] for each in _ticks(5_750, 6_750)]
+    _ahead(add, "ahead-replay-releases", ["ahead-14"], phases, releases, why,
+           expect={"stays_until_ms": 7_000, "never_epoch_ms": waiting})
+    why = "at 5,400 the tick of 5,750 is held; the subscription ends, and the tick keeps its time"
+    ends = {"at_ms": 5_400, "ends": "eof"}
+    _ahead(add, "ahead-ends", ["ahead-13"], [(0, AHEAD)], _ticks(750, 5_750), why, closes=ends,
+           comes_back=False, expect={"stays_until_ms": 5_400})
+    why = "the time was never known, so the ticks that are held are dropped"
+    ends = {"at_ms": 2_400, "ends": "eof"}
+    waiting = [each["epoch_ms"] for each in _ticks(750, 2_750)]
+    _ahead(add, "ahead-ends-without-time", ["ahead-13"], [(0, BLIND)], _replayed(), why,
+           closes=ends, comes_back=False, resume_after_epoch_ms=str(EARLIER_MS),
+           expect={"stays_until_ms": 2_400, "never_epoch_ms": waiting})

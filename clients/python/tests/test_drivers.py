@@ -19,6 +19,7 @@ from typing import Any, Awaitable, Callable, List, Tuple
 from unittest import mock
 
 import tickstorm
+from tickstorm import _dial
 from tickstorm import _messages as messages
 from tickstorm._dial import Race, in_turn
 from tickstorm._frames import FrameType
@@ -327,6 +328,17 @@ class Tls(unittest.IsolatedAsyncioTestCase):
             unknown = tickstorm.TLS(ca_file=self.path("edge.pem"))
             with self.assertRaises(tickstorm.TickstormError):
                 await asyncio.wait_for(client_of(edge.address, tls=unknown).connect(), 60)
+
+    async def test_a_handshake_that_hangs_is_given_up_after_10_s(self) -> None:
+        self.assertEqual(_dial._HANDSHAKE_MAX_SECS, 10)
+        tls = tickstorm.TLS(ca_file=self.path("edge.pem"))
+        with socket.create_server(("127.0.0.1", 0)) as silent:
+            address = "127.0.0.1:%d" % silent.getsockname()[1]
+            with mock.patch.object(_dial, "_HANDSHAKE_MAX_SECS", 0.05):
+                with self.assertRaises(tickstorm.ConnectError) as failed:
+                    await asyncio.wait_for(client_of(address, tls=tls).connect(), TIME_MAX_SECS)
+        self.assertIn("handshake", str(failed.exception))
+        self.assertIs(failed.exception.come_back, tickstorm.errors.ComeBack.ELSEWHERE)
 
 
 class Blocking(unittest.TestCase):

@@ -379,10 +379,13 @@ class World:
         ticks = []
         while True:
             epoch_ms = mode.next_after(connection.last_ms)
-            is_due = epoch_ms <= self.authority_ms
-            if epoch_ms > self.authority_ms + lead_ms:
+            late_ms = self.authority_ms - epoch_ms
+            if late_ms < -lead_ms:
                 break
-            ticks.append(messages.WireTick(mode, epoch_ms, quality if is_due else 0))
+            grounds = quality if late_ms >= 0 else 0
+            if late_ms > 1_000:
+                grounds = 2
+            ticks.append(messages.WireTick(mode, epoch_ms, grounds))
             connection.last_ms = epoch_ms
         for start in range(0, len(ticks), 1_000):
             batch = messages.DataBatch(1, ticks[start : start + 1_000])

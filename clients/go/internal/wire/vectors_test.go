@@ -169,14 +169,20 @@ func TestVectorsOfStreams(t *testing.T) {
 func (c *streamCase) check(t *testing.T, pieces ...[]byte) {
 	t.Helper()
 	var d Decoder
-	frames := 0
+	frames, fed := 0, 0
 	for _, piece := range pieces {
+		before := fed
 		d.Feed(piece)
+		fed += len(piece)
 		for {
 			frame, ok, err := d.Next()
 			if err != nil {
 				if code := err.(*FrameError).Code; code != c.Error || frames != len(c.Frames) {
 					t.Fatalf("%s after %d frames", code, frames)
+				}
+				if before >= c.AfterBytes || fed < c.AfterBytes {
+					t.Fatalf("%s with byte %d to %d, but expected with byte %d", c.Error, before+1,
+						fed, c.AfterBytes)
 				}
 				return
 			}

@@ -290,20 +290,31 @@ pub(super) fn last_tick(edge: &Edge) -> Epoch {
     Epoch::from_ms(BASE_MS + edge.last_ms)
 }
 
+/// Sends the ticks that are due, as REPLAY if they are more than a second late.
 async fn send_due(edge: &mut Edge, mode: Mode, lead_ms: i64) -> bool {
     let now_ms = BASE_MS + edge.authority_ms();
-    let mut due = Vec::new();
+    let (mut late, mut due) = (Vec::new(), Vec::new());
     let mut next = mode.next_after(last_tick(edge)).as_ms();
     while next <= now_ms + lead_ms {
-        due.push(next - BASE_MS);
+        let batch = if next < now_ms - 1_000 {
+            &mut late
+        } else {
+            &mut due
+        };
+        batch.push(next - BASE_MS);
         next += mode.period_ms();
     }
-    let Some(&last) = due.last() else {
-        return true;
-    };
-    let frame = edge.batch(mode, Quality::Normal, due);
-    edge.last_ms = last;
-    edge.try_send(&frame).await
+    for (quality, epochs_ms) in [(Quality::Replay, late), (Quality::Normal, due)] {
+        let Some(&last) = epochs_ms.last() else {
+            continue;
+        };
+        let frame = edge.batch(mode, quality, epochs_ms);
+        edge.last_ms = last;
+        if !edge.try_send(&frame).await {
+            return false;
+        }
+    }
+    true
 }
 
 async fn answer(edge: &mut Edge, behaviour: Behaviour, client_time_us: i64) -> bool {

@@ -300,6 +300,37 @@ fn a_refused_connection_gets_a_plain_close_over_tls() {
 }
 
 #[test]
+fn a_draining_edge_closes_a_connection_over_tls_without_error() {
+    let certificates = Certificates::new();
+    let mut sim = certificates.sim();
+    let _subscriber = certificates.subscriber(&mut sim);
+    sim.drain(20 * SECOND);
+    let refused = certificates.client(&sim);
+    sim.run_for(MS);
+    let socket = sim.script.on(refused.fd);
+    assert!(socket.is_closed && socket.sent.is_empty());
+}
+
+#[test]
+fn auth_timeout_covers_the_tls_handshake() {
+    let certificates = Certificates::new();
+    let mut sim = certificates.sim();
+    let silent = sim.script.connect();
+    // It does not answer the edge's part of the handshake.
+    let greeted = certificates.client(&sim).fd;
+    sim.run_for(4_990 * MS);
+    for fd in [silent, greeted] {
+        assert!(!sim.script.on(fd).is_closed);
+    }
+    sim.run_for(510 * MS);
+    for fd in [silent, greeted] {
+        assert!(sim.script.on(fd).is_closed);
+    }
+    assert_eq!(sim.closed("auth_timeout"), 2);
+    assert!(sim.script.on(silent).sent.is_empty(), "no ERROR");
+}
+
+#[test]
 fn a_client_within_its_tls_handshake_is_closed_after_those_that_sent_nothing() {
     let certificates = Certificates::new();
     let mut sim = certificates.sim_with_limits(AdmissionLimits {
