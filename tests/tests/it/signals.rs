@@ -502,17 +502,15 @@ async fn what_is_refused_at_the_start_is_refused_while_a_daemon_runs() {
     for (setting, path) in &settings {
         let good = std::fs::read_to_string(path).unwrap();
         let mut contents = bad_contents(&good);
-        let is_secret = ["USER", "PASS", "TOKEN_FILE", "COOKIE"];
+        let is_secret = ["USER", "PASS", "TOKEN_FILE", "COOKIE", "HEADERS"];
         if is_secret.iter().any(|part| setting.contains(part)) {
             contents.push(("1,500 bytes", vec![b'x'; 1_500]));
             contents.push(("70,000 bytes", vec![b'x'; 70_000]));
             contents.push(("two lines", format!("{good}\n{good}\n").into_bytes()));
             contents.push(("NUL inside", format!("{good}\0{good}").into_bytes()));
         }
-        if *setting != "STREAM_PASS_PREVIOUS_FILE"
-            && !setting.contains("TOKENS")
-            && !setting.contains("BLOCK")
-        {
+        let may_be_empty = ["PASS_PREVIOUS", "TOKENS", "BLOCK", "HEADERS"];
+        if !may_be_empty.iter().any(|part| setting.contains(part)) {
             contents.push(("empty", Vec::new()));
             contents.push(("only a newline", b"\n".to_vec()));
         }
@@ -556,7 +554,14 @@ async fn what_is_refused_at_the_start_is_refused_while_a_daemon_runs() {
     assert!(cases > 80, "{cases}");
     let (_, summary) = reread(&edge).await;
     assert_eq!(summary["refused"], 0, "{summary}");
-    for kind in ["credential", "ip_list", "tls", "admin_token", "nats_file"] {
+    for kind in [
+        "credential",
+        "ip_list",
+        "tls",
+        "admin_token",
+        "nats_file",
+        "trace_file",
+    ] {
         let name = format!("tickstorm_{kind}_reloads_total");
         let failed = edge.metric(&format!("{name}{{result=\"failed\"}}")).await;
         assert!(failed >= 4.0, "{name}: {failed}");
