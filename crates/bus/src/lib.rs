@@ -14,6 +14,7 @@ mod link_report;
 mod memory;
 pub mod message;
 mod nats;
+mod pause;
 mod rate;
 mod reply_address;
 mod request_limits;

@@ -8,7 +8,7 @@ use std::future::pending;
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
-use tickstorm_timebase::{ClockId, Mode};
+use tickstorm_timebase::{ClockId, Mode, SystemClock};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf, split};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
@@ -17,6 +17,7 @@ use tracing::{Dispatch, dispatcher};
 use super::transport::{Stream, Transport};
 use super::wire::{Decoder, Delivery, ServerOp, encode, refused_subscription};
 use super::{Missing, NatsLink, Switchboard};
+use crate::pause::PauseWatch;
 use crate::reply_address::ReplyToken;
 use crate::silence::LOOK_INTERVAL;
 
@@ -59,6 +60,10 @@ pub(super) struct NatsConnection {
     /// say about what was sent before a ping comes before its answer.
     pings: u64,
     pongs: u64,
+    pauses: PauseWatch,
+    /// The ping that was sent after the last pause. Everything that piled up during the pause comes
+    /// before its answer.
+    catch_up: Option<u64>,
     /// The silence after which the connection is given up.
     patience: Duration,
     /// Set until this connection has brought something, if those before it did not.
@@ -161,6 +166,8 @@ impl NatsConnection {
             unanswered_pings: 0,
             pings: 0,
             pongs: 0,
+            pauses: PauseWatch::new(SystemClock),
+            catch_up: None,
             patience,
             recovery,
             known_errors,
@@ -232,6 +239,7 @@ impl NatsConnection {
 
     /// Gives the connection up if nothing has come back for too long.
     fn look(&mut self, switchboard: &Switchboard) -> Result<(), ConnectionEnd> {
+        self.look_for_pause(switchboard);
         if let Some(missing) = switchboard.look(self.patience) {
             return Err(ConnectionEnd::Silent(missing));
         }
@@ -248,8 +256,18 @@ impl NatsConnection {
         Ok(())
     }
 
+    /// After a pause, asks the server to say when it has sent everything that piled up.
+    fn look_for_pause(&mut self, switchboard: &Switchboard) {
+        if let Some(pause) = self.pauses.look() {
+            switchboard.note_pause(pause);
+            self.push_ping();
+            self.catch_up = Some(self.pings);
+        }
+    }
+
     /// Decodes and delivers everything that has arrived.
     fn decode(&mut self, switchboard: &Switchboard) -> Result<(), Lost> {
+        self.look_for_pause(switchboard);
         self.unanswered_pings = 0;
         let outcome = loop {
             match self.decoder.next() {
@@ -298,6 +316,10 @@ impl NatsConnection {
     /// Accepts the subscriptions that were made again before the ping that is answered.
     fn handle_pong(&mut self, switchboard: &Switchboard) {
         self.pongs += 1;
+        let pongs = self.pongs;
+        if self.catch_up.take_if(|ping| *ping <= pongs).is_some() {
+            switchboard.note_caught_up();
+        }
         let mut is_changed = false;
         for subscription in &mut self.subscriptions {
             if let SubscriptionState::MadeAgain { ping } = subscription.state

@@ -30,6 +30,7 @@ use self::wire::{Delivery, encode};
 use crate::echo::EchoLag;
 use crate::headers;
 use crate::message;
+use crate::pause::Pause;
 use crate::reply_address::ReplyAddress;
 use crate::silence::{SILENCE_MIN, Silence};
 use crate::subject::Subjects;
@@ -360,6 +361,16 @@ impl Switchboard {
         self.lock().report.refused = refused;
     }
 
+    /// Notes that nothing was read for a while, so what piled up meanwhile is read next.
+    fn note_pause(&self, pause: Pause) {
+        self.lock().subscribers.handle_pause(pause);
+    }
+
+    /// Notes that everything that piled up has been read.
+    fn note_caught_up(&self) {
+        self.lock().subscribers.handle_caught_up();
+    }
+
     /// Returns whether the connection has brought what it must.
     fn is_heard(&self) -> bool {
         self.lock().report.is_heard
@@ -381,6 +392,7 @@ impl Switchboard {
         endpoints.link = None;
         endpoints.echo = EchoLag::default();
         endpoints.silences = Silences::default();
+        endpoints.subscribers.handle_caught_up();
         let LinkReport {
             ref server,
             is_silent,

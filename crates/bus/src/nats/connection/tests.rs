@@ -1,12 +1,14 @@
 use std::io;
 use std::sync::{Arc, Mutex};
 
+use tickstorm_timebase::{Announcement, Clock, Epoch, ManualClock, Mono};
 use tokio::io::{AsyncBufReadExt, BufReader, DuplexStream, Lines};
 
 use super::*;
+use crate::message::{self, DropReason};
 use crate::silence::SILENCE_MIN;
 use crate::subject::Subjects;
-use crate::subscribers::Subscribers;
+use crate::{EdgeEvent, Events};
 
 /// The server's end of a connection.
 type Server = Lines<BufReader<ReadHalf<DuplexStream>>>;
@@ -30,14 +32,23 @@ fn transport(near: DuplexStream) -> Transport {
 
 /// Starts a connection of an edge, which logs to `log`. Returns both halves of the server's end.
 fn connect(log: Dispatch) -> (Server, WriteHalf<DuplexStream>) {
+    let switchboard = Arc::new(switchboard());
+    let events = switchboard.lock().subscribers.add_edge(&[], false);
+    serve(switchboard, SystemClock, log, events)
+}
+
+/// Starts a connection for `switchboard`, which sees pauses by `clock`, and keeps `events`.
+fn serve<E: Send + 'static>(
+    switchboard: Arc<Switchboard>,
+    clock: impl Clock + Send + 'static,
+    log: Dispatch,
+    events: E,
+) -> (Server, WriteHalf<DuplexStream>) {
     let (near, far) = tokio::io::duplex(65_536);
-    let switchboard = switchboard();
-    let mut subscribers = Subscribers::default();
-    let events = subscribers.add_edge(&[], false);
-    switchboard.lock().subscribers = subscribers;
     let transport = transport(near);
     let errors = KnownErrors::default();
     let mut connection = NatsConnection::new(transport, SILENCE_MIN, None, errors, log);
+    connection.pauses = PauseWatch::new(clock);
     tokio::spawn(async move {
         let _events = events;
         connection.serve(&switchboard).await;
@@ -105,6 +116,67 @@ async fn a_fault_of_the_protocol_is_not_logged_as_an_error_that_nats_reported() 
         lines[1].contains("NATS did not keep to its protocol"),
         "{text}"
     );
+}
+
+/// Lets this time pass while nothing is subscribed to.
+async fn pass(server: &mut Server, output: &mut WriteHalf<DuplexStream>, seconds: u64) {
+    let further = next_sub(server, output, Duration::from_secs(seconds)).await;
+    assert_eq!(further, None);
+}
+
+/// Returns how many announcements arrive at once, and how many are dropped for their rate.
+async fn announced(events: &mut Events<EdgeEvent>) -> (u64, u64) {
+    let (mut arrived, mut dropped) = (0, 0);
+    let soon = Duration::from_millis(100);
+    while let Ok(event) = tokio::time::timeout(soon, events.next()).await {
+        match event.expect("the bus stays") {
+            EdgeEvent::Announcement(..) => arrived += 1,
+            EdgeEvent::Dropped { reason, count, .. } => {
+                assert_eq!(reason, DropReason::RateLimited);
+                dropped += count;
+            }
+            EdgeEvent::Connected => {}
+            other @ (EdgeEvent::Reply(_) | EdgeEvent::Disconnected) => panic!("{other:?}"),
+        }
+    }
+    (arrived, dropped)
+}
+
+/// The edge stands still for longer than NATS's announcements fit into a burst.
+#[tokio::test(start_paused = true)]
+async fn what_piled_up_in_a_pause_accuses_no_clock_and_what_comes_later_may() {
+    let (clock, switchboard) = (ManualClock::new(Mono::ZERO), Arc::new(switchboard()));
+    let id: ClockId = "clock-0".parse().unwrap();
+    let ids = [id.clone()];
+    let mut events = switchboard.lock().subscribers.add_edge(&ids, false);
+    let shared = Arc::clone(&switchboard);
+    let (mut server, mut output) = serve(shared, clock.clone(), Dispatch::none(), ());
+    for _ in 0..3 {
+        let sub = next_sub(&mut server, &mut output, Duration::from_secs(1)).await;
+        assert!(sub.is_some());
+    }
+    let subject = switchboard.subjects.tick(Mode::Second, &id);
+    let payload = message::encode_announcement(&Announcement {
+        mode: Mode::Second,
+        epoch: Epoch::from_ms(1_000),
+        clock_id: id,
+        rank: 0,
+        sent_unix_us: 0,
+        timeline: 1,
+    });
+    let mut message = format!("MSG {subject} 1 {}\r\n", payload.len()).into_bytes();
+    message.extend([&payload[..], b"\r\n"].concat());
+    for (stalled, suspended) in [(150, 0), (0, 150)] {
+        clock.advance(Duration::from_secs(stalled));
+        clock.suspend(Duration::from_secs(suspended));
+        output.write_all(&message.repeat(164)).await.unwrap();
+        assert_eq!(announced(&mut events).await, (164, 0));
+        pass(&mut server, &mut output, 3).await;
+    }
+    output.write_all(&message.repeat(400)).await.unwrap();
+    let (arrived, dropped) = announced(&mut events).await;
+    assert_eq!(arrived + dropped, 400);
+    assert!(dropped > 200, "{dropped}");
 }
 
 #[tokio::test]
