@@ -24,7 +24,7 @@ mod subscribers;
 mod trace_parent;
 
 pub use events::Events;
-pub use link_report::LinkReport;
+pub use link_report::{LinkReport, RefusedPublish};
 pub use memory::{Fate, MemoryBus, MemoryLink, Passage, RandomFaults};
 pub use message::DropReason;
 pub use nats::{Credential, CredentialError, CredentialResult, NatsBus, NatsError, NatsOptions};

@@ -14,8 +14,9 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
 use tracing::{Dispatch, dispatcher};
 
+use super::refused_publishes::RefusalNews;
 use super::transport::{Stream, Transport};
-use super::wire::{Decoder, Delivery, ServerOp, encode, refused_subscription};
+use super::wire::{Decoder, Delivery, ServerOp, encode, refused_publish, refused_subscription};
 use super::{Missing, NatsLink, Switchboard};
 use crate::pause::PauseWatch;
 use crate::reply_address::ReplyToken;
@@ -39,6 +40,9 @@ const BATCH: usize = 256;
 /// what it must. Few permissions can be missing, but a missing one causes the same error for each
 /// message, and over each new connection.
 const ERRORS_LOGGED_MAX: usize = 16;
+
+/// The maximum number of characters of a server error that are logged.
+const ERROR_CHARS_MAX: usize = 256;
 
 /// The interval at which refused subscriptions are tried again. A server applies changed
 /// permissions to connections that it has. As after a refused login, a person has to act, and each
@@ -240,6 +244,7 @@ impl NatsConnection {
     /// Gives the connection up if nothing has come back for too long.
     fn look(&mut self, switchboard: &Switchboard) -> Result<(), ConnectionEnd> {
         self.look_for_pause(switchboard);
+        self.look_at_refusals(switchboard);
         if let Some(missing) = switchboard.look(self.patience) {
             return Err(ConnectionEnd::Silent(missing));
         }
@@ -262,6 +267,15 @@ impl NatsConnection {
             switchboard.note_pause(pause);
             self.push_ping();
             self.catch_up = Some(self.pings);
+        }
+    }
+
+    /// Logs which of this process's messages are accepted again.
+    fn look_at_refusals(&self, switchboard: &Switchboard) {
+        for subject in switchboard.accepted_again() {
+            dispatcher::with_default(&self.log, || {
+                tracing::info!(subject, "NATS accepts what this process publishes again");
+            });
         }
     }
 
@@ -335,6 +349,13 @@ impl NatsConnection {
     }
 
     fn handle_error(&mut self, error: &str, switchboard: &Switchboard) {
+        if let Some(subject) = refused_publish(error) {
+            match switchboard.note_refused_publish(subject) {
+                RefusalNews::New(subject) => return self.log_refused_publish(&subject),
+                RefusalNews::Known => return,
+                RefusalNews::Foreign => {}
+            }
+        }
         if let Some(subject) = refused_subscription(error) {
             let mut subscriptions = self.subscriptions.iter_mut();
             if let Some(refused) = subscriptions.find(|has| has.subject == subject) {
@@ -356,7 +377,19 @@ impl NatsConnection {
         refused.map(|has| has.subject.clone()).collect()
     }
 
+    fn log_refused_publish(&self, subject: &str) {
+        dispatcher::with_default(&self.log, || {
+            tracing::warn!(
+                subject,
+                "NATS refuses what this process publishes, since its login lacks a permission; \
+                 this is logged once until it is accepted"
+            );
+        });
+    }
+
     fn log_error(&mut self, error: &str) {
+        let cut = error.char_indices().nth(ERROR_CHARS_MAX);
+        let error = cut.map_or(error, |(end, _)| &error[..end]);
         if self.known_errors.insert(error) {
             dispatcher::with_default(&self.log, || {
                 tracing::warn!(error, "NATS reported an error");

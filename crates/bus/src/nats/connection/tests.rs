@@ -7,8 +7,8 @@ use tokio::io::{AsyncBufReadExt, BufReader, DuplexStream, Lines};
 use super::*;
 use crate::message::{self, DropReason};
 use crate::silence::SILENCE_MIN;
-use crate::subject::Subjects;
-use crate::{EdgeEvent, Events};
+use crate::subject::{Subjects, Topic};
+use crate::{EdgeEvent, Events, ReplyKey};
 
 /// The server's end of a connection.
 type Server = Lines<BufReader<ReadHalf<DuplexStream>>>;
@@ -122,6 +122,67 @@ async fn a_fault_of_the_protocol_is_not_logged_as_an_error_that_nats_reported() 
 async fn pass(server: &mut Server, output: &mut WriteHalf<DuplexStream>, seconds: u64) {
     let further = next_sub(server, output, Duration::from_secs(seconds)).await;
     assert_eq!(further, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn refused_messages_are_logged_once_per_subject_and_when_they_are_accepted_again() {
+    let (log, switchboard) = (TestLog::default(), Arc::new(switchboard()));
+    let id: ClockId = "clock-0".parse().unwrap();
+    let events = switchboard.lock().subscribers.add_clock(&id, false);
+    let shared = Arc::clone(&switchboard);
+    let (mut server, mut output) = serve(shared, SystemClock, log.subscriber(), events);
+    for _ in 0..2 {
+        let sub = next_sub(&mut server, &mut output, Duration::from_secs(1)).await;
+        assert!(sub.is_some());
+    }
+    let token = |number: u8| ReplyKey::from([number; 16]).token();
+    for number in 0..100 {
+        let subject = switchboard.subjects.answer(token(number), &id);
+        let refusal = format!("-ERR 'Permissions Violation for Publish to \"{subject}\"'\r\n");
+        output.write_all(refusal.as_bytes()).await.unwrap();
+    }
+    let sent = Topic::Answer(token(0), "clock-0");
+    pass(&mut server, &mut output, 1).await;
+    let refused = |switchboard: &Switchboard| {
+        let report = switchboard.lock().refused_publishes.report(Mono::ZERO);
+        let subjects = report.into_iter().map(|refused| refused.subject);
+        subjects.collect::<Vec<_>>()
+    };
+    assert_eq!(refused(&switchboard), ["tickstorm.v1.answer.*.clock-0"]);
+    switchboard.lock().refused_publishes.handle_sent(sent);
+    pass(&mut server, &mut output, 9).await;
+    assert_eq!(refused(&switchboard).len(), 1);
+    pass(&mut server, &mut output, 2).await;
+    assert_eq!(refused(&switchboard), [""; 0]);
+    let text = log.text();
+    let lines: Vec<_> = text.lines().collect();
+    assert_eq!(lines.len(), 2, "{text}");
+    let texts = [
+        "NATS refuses what this process",
+        "NATS accepts what this process",
+    ];
+    for (line, expected) in lines.into_iter().zip(texts) {
+        assert!(line.contains(expected), "{text}");
+        let subject = r#"subject="tickstorm.v1.answer.*.clock-0""#;
+        assert!(line.contains(subject), "{text}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_server_reports_is_cut_and_escaped() {
+    let log = TestLog::default();
+    let (mut server, mut output) = connect(log.subscriber());
+    let long = "\u{1b}\u{e4}".repeat(20_000);
+    let error = format!("-ERR 'Permissions Violation for Publish to \"{long}\"'\r\nHELLO\r\n");
+    output.write_all(error.as_bytes()).await.unwrap();
+    while let Ok(Some(_)) = server.next_line().await {}
+    let text = log.text();
+    assert!(
+        text.contains("Permissions Violation for Publish to"),
+        "{text}"
+    );
+    assert!(text.len() < 3_000, "{}", text.len());
+    assert!(!text.contains('\u{1b}'), "{text}");
 }
 
 /// Returns how many announcements arrive at once, and how many are dropped for their rate.
