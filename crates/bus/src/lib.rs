@@ -14,6 +14,7 @@ mod link_report;
 mod memory;
 pub mod message;
 mod nats;
+mod pause;
 mod rate;
 mod reply_address;
 mod request_limits;
@@ -23,7 +24,7 @@ mod subscribers;
 mod trace_parent;
 
 pub use events::Events;
-pub use link_report::LinkReport;
+pub use link_report::{LinkReport, RefusedPublish};
 pub use memory::{Fate, MemoryBus, MemoryLink, Passage, RandomFaults};
 pub use message::DropReason;
 pub use nats::{

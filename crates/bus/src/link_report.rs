@@ -1,5 +1,7 @@
 //! [`LinkReport`]: what a process knows of its connection to the bus, for operators.
 
+use std::time::Duration;
+
 /// A process's connection to the bus.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LinkReport {
@@ -15,10 +17,21 @@ pub struct LinkReport {
     pub is_silent: bool,
     /// The subjects that the server does not let this process subscribe to.
     pub refused: Vec<String>,
+    /// The subjects that the server does not let this process publish to.
+    pub refused_publishes: Vec<RefusedPublish>,
     /// The number of connections that were given up because nothing came back over them.
     pub silent_links: u64,
     /// The number of connections that were made, including this one.
     pub connects: u64,
     /// The number of connections that have ended, for any reason.
     pub disconnects: u64,
+}
+
+/// Messages of this process that the server refuses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RefusedPublish {
+    /// Their subject, with `*` for the token that names the edge that is answered.
+    pub subject: String,
+    /// The time since the last refusal.
+    pub ago: Duration,
 }

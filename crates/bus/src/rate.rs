@@ -39,6 +39,11 @@ impl TokenBucket {
         self.full_at = self.full_at.max(now) + rate.interval;
     }
 
+    /// Leaves a time out, which has just passed: nothing was earned in it.
+    pub(crate) fn shift(&mut self, time: Duration) {
+        self.full_at = self.full_at + time;
+    }
+
     /// Counts an event if it is within `rate`, and returns whether it is.
     pub(crate) fn try_take(&mut self, rate: Rate, now: Mono) -> bool {
         let has = self.has(rate, now);

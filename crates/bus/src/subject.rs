@@ -76,6 +76,12 @@ impl Subjects {
         format!("{}{token}.{clock}", self.answer)
     }
 
+    /// Returns the subjects of everything that `clock` answers.
+    #[must_use]
+    pub fn own_answers(&self, clock: &ClockId) -> String {
+        format!("{}*.{clock}", self.answer)
+    }
+
     /// Returns the subject to subscribe to for the answers of all clocks.
     #[must_use]
     pub fn answers(&self, token: ReplyToken) -> String {

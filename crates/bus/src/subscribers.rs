@@ -10,6 +10,7 @@ use crate::clock_filter::{ClockFilter, ClockMessage};
 use crate::events::{Events, Outlet};
 use crate::headers::trace_parent;
 use crate::message::{self, DropReason};
+use crate::pause::Pause;
 use crate::reply_address::ReplyToken;
 use crate::request_limits::{Origin, RequestLimits};
 use crate::subject::{Subjects, Topic};
@@ -141,6 +142,21 @@ impl Subscribers {
             Some(Topic::Answer(..)) | None => {}
         }
         is_answer
+    }
+
+    /// Handles that nothing was read for a while: what is read until [`Self::handle_caught_up`] may
+    /// have been sent at any time of the pause.
+    pub(crate) fn handle_pause(&mut self, pause: Pause) {
+        for edge in &mut self.edges {
+            edge.filter.handle_pause(pause);
+        }
+    }
+
+    /// Handles that everything that was sent during pauses has been read.
+    pub(crate) fn handle_caught_up(&mut self) {
+        for edge in &mut self.edges {
+            edge.filter.handle_caught_up();
+        }
     }
 
     /// Notes that a clock of this process sends an announcement.

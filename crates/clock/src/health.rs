@@ -110,7 +110,10 @@ impl Health for ClockHealth {
         let reasons = reasons.into_iter().flatten().map(str::to_owned);
         let refused = link.refused.iter();
         let refused = refused.map(|subject| format!("NATS refuses the subscription to {subject}"));
-        reasons.chain(refused).collect()
+        let publishes = link.refused_publishes.iter();
+        let publishes = publishes
+            .map(|publish| format!("NATS refuses what the clock sends to {}", publish.subject));
+        reasons.chain(refused).chain(publishes).collect()
     }
 
     fn status(&self) -> Value {

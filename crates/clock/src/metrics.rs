@@ -34,7 +34,7 @@ impl Metrics {
             announcements: counters(
                 registry,
                 "tickstorm_clock_announcements_total",
-                "Announcements sent, by mode.",
+                "Announcements sent, by mode, including those that NATS refuses.",
                 &["mode"],
             )?,
             dropped: counters(
@@ -52,7 +52,8 @@ impl Metrics {
             answers: counter(
                 registry,
                 "tickstorm_clock_answers_total",
-                "Time requests from edges that the clock answered.",
+                "Time requests from edges that the clock answered, including answers that NATS \
+                 refuses.",
             )?,
             known_reply_subjects: int_gauge(
                 registry,

@@ -17,7 +17,7 @@ use crate::metrics::{RegisterError, register_collector};
 pub enum LinkAlarm {
     /// Nothing comes back over it.
     Silent,
-    /// The server refuses a subscription.
+    /// The server refuses a subscription, or messages.
     Refused,
 }
 
@@ -44,8 +44,8 @@ impl LinkAlarm {
                  `unheard` is raised as well, CLOCKS names the wrong clocks."
             }
             Self::Refused => {
-                "NATS refuses a subscription that this process needs, so its login lacks a \
-                 permission."
+                "NATS refuses a subscription that this process needs, or messages that it sends, \
+                 so its login lacks a permission."
             }
         }
     }
@@ -67,7 +67,7 @@ impl LinkAlarm {
     fn is_raised(self, report: &LinkReport) -> bool {
         match self {
             Self::Silent => report.is_silent,
-            Self::Refused => !report.refused.is_empty(),
+            Self::Refused => !report.refused.is_empty() || !report.refused_publishes.is_empty(),
         }
     }
 }
@@ -81,10 +81,14 @@ pub fn alarms(report: &LinkReport) -> impl Iterator<Item = LinkAlarm> + '_ {
 /// Returns the part of /status that describes the connection.
 #[must_use]
 pub fn status(report: &LinkReport) -> Value {
+    let refused_publishes = report.refused_publishes.iter().map(|refused| {
+        json!({ "subject": refused.subject, "last_refused_s_ago": refused.ago.as_secs() })
+    });
     json!({
         "server": report.server,
         "heard": report.is_heard,
         "refused": report.refused,
+        "refused_publishes": refused_publishes.collect::<Vec<_>>(),
         "silent_links": report.silent_links,
     })
 }
@@ -144,7 +148,9 @@ impl LinkMetrics {
             )?,
             alarm: gauges(
                 "tickstorm_nats_alarm",
-                "1 while the connection to NATS needs attention for this reason, else 0.",
+                "1 while the connection to NATS needs attention for this reason, else 0: \
+                 nats_silent if nothing comes back, nats_refused if a subscription or messages are \
+                 refused.",
                 "reason",
             )?,
         })
@@ -206,7 +212,9 @@ impl Collector for LinkCollector {
 
 #[cfg(test)]
 mod tests {
-    use tickstorm_bus::MemoryBus;
+    use std::time::Duration;
+
+    use tickstorm_bus::{MemoryBus, RefusedPublish};
 
     use super::*;
 
@@ -242,6 +250,19 @@ mod tests {
         let raised: Vec<_> = alarms(&report).map(LinkAlarm::label).collect();
         assert_eq!(raised, ["nats_refused"]);
         assert_eq!(status(&report)["refused"][0], "tickstorm.v1.time");
+        report.refused.clear();
+        bus.set_link_report("edge", report.clone());
+        expect(4, 0, 0);
+        report.refused_publishes = vec![RefusedPublish {
+            subject: "tickstorm.v1.time".to_owned(),
+            ago: Duration::from_millis(1_500),
+        }];
+        bus.set_link_report("edge", report.clone());
+        expect(4, 0, 1);
+        let raised: Vec<_> = alarms(&report).map(LinkAlarm::label).collect();
+        assert_eq!(raised, ["nats_refused"]);
+        let expected = json!({ "subject": "tickstorm.v1.time", "last_refused_s_ago": 1 });
+        assert_eq!(status(&report)["refused_publishes"], json!([expected]));
         assert!(register(&registry, Arc::new(bus.link("other"))).is_err());
     }
 

@@ -143,8 +143,15 @@ const CONFIG: &str = "/nats.conf";
 /// Returns a configuration in which the user of the clock may subscribe to `clock`, and that of the
 /// edge to `edge`.
 fn config(clock: &str, edge: &str) -> String {
-    let user = |user, password, subjects| {
-        let permissions = format!(r#"{{publish: [">"], subscribe: [{subjects}]}}"#);
+    let all = r#"">""#;
+    config_of((all, clock), (all, edge))
+}
+
+/// Returns a configuration in which the users of the clock and of the edge may publish to, and
+/// subscribe to, these subjects.
+fn config_of(clock: (&str, &str), edge: (&str, &str)) -> String {
+    let user = |user, password, (publish, subscribe)| {
+        let permissions = format!(r#"{{publish: [{publish}], subscribe: [{subscribe}]}}"#);
         format!("{{user: {user}, password: {password}, permissions: {permissions}}}")
     };
     let (clock, edge) = (user("clock-0", "clock", clock), user("edge", "edge", edge));
@@ -219,6 +226,57 @@ async fn a_clock_whose_subscription_is_refused_is_not_ready_and_says_so() {
         let is_ready = async || clock.is_ready().await;
         eventually("the clock is ready again", PATIENCE, is_ready).await;
         await_no_alarm(clock, "nats_refused").await;
+    }
+}
+
+#[tokio::test]
+async fn daemons_whose_messages_are_refused_say_so_and_such_a_clock_is_not_ready() {
+    let answers = r#""tickstorm.v1.answer.*.clock-0""#;
+    let ticks = r#""tickstorm.v1.tick.*.clock-0""#;
+    let (both, requests) = (format!("{answers}, {ticks}"), r#""tickstorm.v1.time""#);
+    let publishing = |clock: &str, edge| config_of((clock, CLOCK_SUBJECTS), (edge, EDGE_SUBJECTS));
+    let good = publishing(&both, requests);
+    let mut cluster = with_logins(&good);
+    cluster.start().await;
+    let (clock, edge) = (&cluster.clocks[0], &cluster.edges[0]);
+    for (bad, daemon, subject) in [
+        (
+            publishing(ticks, requests),
+            clock,
+            "tickstorm.v1.answer.*.clock-0",
+        ),
+        (
+            publishing(answers, requests),
+            clock,
+            "tickstorm.v1.tick.second.clock-0",
+        ),
+        (publishing(&both, NONE), edge, "tickstorm.v1.time"),
+    ] {
+        cluster.nats[0].reload(CONFIG, &bad);
+        await_alarm(daemon, "nats_refused").await;
+        let is_told = async || {
+            let refused = &daemon.status().await["nats_link"]["refused_publishes"];
+            let refused = refused.as_array().expect("a list").iter();
+            refused.into_iter().any(|one| one["subject"] == subject)
+        };
+        eventually(subject, PATIENCE, is_told).await;
+        let (code, reasons) = clock.get("/health/ready").await.unwrap();
+        let is_clocks = std::ptr::eq(daemon, clock);
+        assert_eq!(code == 503, is_clocks, "{reasons}");
+        let reason = format!("NATS refuses what the clock sends to {subject}");
+        assert_eq!(reasons.contains(&reason), is_clocks, "{reasons}");
+        assert!(daemon.is_live().await);
+        let count = |text: &str| lines_with(daemon, &[text, subject]);
+        assert_eq!(
+            count("NATS refuses what this process publishes"),
+            1,
+            "{}",
+            daemon.log()
+        );
+        cluster.nats[0].reload(CONFIG, &good);
+        await_no_alarm(daemon, "nats_refused").await;
+        cluster.settled().await;
+        assert!(clock.is_ready().await);
     }
 }
 

@@ -8,15 +8,17 @@ use std::future::pending;
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
-use tickstorm_timebase::{ClockId, Mode};
+use tickstorm_timebase::{ClockId, Mode, SystemClock};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf, split};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
 use tracing::{Dispatch, dispatcher};
 
+use super::refused_publishes::RefusalNews;
 use super::transport::{Stream, Transport};
-use super::wire::{Decoder, Delivery, ServerOp, encode, refused_subscription};
+use super::wire::{Decoder, Delivery, ServerOp, encode, refused_publish, refused_subscription};
 use super::{Missing, NatsLink, Switchboard};
+use crate::pause::PauseWatch;
 use crate::reply_address::ReplyToken;
 use crate::silence::LOOK_INTERVAL;
 
@@ -39,6 +41,9 @@ const BATCH: usize = 256;
 /// message, and over each new connection.
 const ERRORS_LOGGED_MAX: usize = 16;
 
+/// The maximum number of characters of a server error that are logged.
+const ERROR_CHARS_MAX: usize = 256;
+
 /// The interval at which refused subscriptions are tried again. A server applies changed
 /// permissions to connections that it has. As after a refused login, a person has to act, and each
 /// attempt writes a line to the server's log.
@@ -59,6 +64,10 @@ pub(super) struct NatsConnection {
     /// say about what was sent before a ping comes before its answer.
     pings: u64,
     pongs: u64,
+    pauses: PauseWatch,
+    /// The ping that was sent after the last pause. Everything that piled up during the pause comes
+    /// before its answer.
+    catch_up: Option<u64>,
     /// The silence after which the connection is given up.
     patience: Duration,
     /// Set until this connection has brought something, if those before it did not.
@@ -161,6 +170,8 @@ impl NatsConnection {
             unanswered_pings: 0,
             pings: 0,
             pongs: 0,
+            pauses: PauseWatch::new(SystemClock),
+            catch_up: None,
             patience,
             recovery,
             known_errors,
@@ -232,6 +243,8 @@ impl NatsConnection {
 
     /// Gives the connection up if nothing has come back for too long.
     fn look(&mut self, switchboard: &Switchboard) -> Result<(), ConnectionEnd> {
+        self.look_for_pause(switchboard);
+        self.look_at_refusals(switchboard);
         if let Some(missing) = switchboard.look(self.patience) {
             return Err(ConnectionEnd::Silent(missing));
         }
@@ -248,8 +261,27 @@ impl NatsConnection {
         Ok(())
     }
 
+    /// After a pause, asks the server to say when it has sent everything that piled up.
+    fn look_for_pause(&mut self, switchboard: &Switchboard) {
+        if let Some(pause) = self.pauses.look() {
+            switchboard.note_pause(pause);
+            self.push_ping();
+            self.catch_up = Some(self.pings);
+        }
+    }
+
+    /// Logs which of this process's messages are accepted again.
+    fn look_at_refusals(&self, switchboard: &Switchboard) {
+        for subject in switchboard.accepted_again() {
+            dispatcher::with_default(&self.log, || {
+                tracing::info!(subject, "NATS accepts what this process publishes again");
+            });
+        }
+    }
+
     /// Decodes and delivers everything that has arrived.
     fn decode(&mut self, switchboard: &Switchboard) -> Result<(), Lost> {
+        self.look_for_pause(switchboard);
         self.unanswered_pings = 0;
         let outcome = loop {
             match self.decoder.next() {
@@ -298,6 +330,10 @@ impl NatsConnection {
     /// Accepts the subscriptions that were made again before the ping that is answered.
     fn handle_pong(&mut self, switchboard: &Switchboard) {
         self.pongs += 1;
+        let pongs = self.pongs;
+        if self.catch_up.take_if(|ping| *ping <= pongs).is_some() {
+            switchboard.note_caught_up();
+        }
         let mut is_changed = false;
         for subscription in &mut self.subscriptions {
             if let SubscriptionState::MadeAgain { ping } = subscription.state
@@ -313,6 +349,13 @@ impl NatsConnection {
     }
 
     fn handle_error(&mut self, error: &str, switchboard: &Switchboard) {
+        if let Some(subject) = refused_publish(error) {
+            match switchboard.note_refused_publish(subject) {
+                RefusalNews::New(subject) => return self.log_refused_publish(&subject),
+                RefusalNews::Known => return,
+                RefusalNews::Foreign => {}
+            }
+        }
         if let Some(subject) = refused_subscription(error) {
             let mut subscriptions = self.subscriptions.iter_mut();
             if let Some(refused) = subscriptions.find(|has| has.subject == subject) {
@@ -334,7 +377,19 @@ impl NatsConnection {
         refused.map(|has| has.subject.clone()).collect()
     }
 
+    fn log_refused_publish(&self, subject: &str) {
+        dispatcher::with_default(&self.log, || {
+            tracing::warn!(
+                subject,
+                "NATS refuses what this process publishes, since its login lacks a permission; \
+                 this is logged once until it is accepted"
+            );
+        });
+    }
+
     fn log_error(&mut self, error: &str) {
+        let cut = error.char_indices().nth(ERROR_CHARS_MAX);
+        let error = cut.map_or(error, |(end, _)| &error[..end]);
         if self.known_errors.insert(error) {
             dispatcher::with_default(&self.log, || {
                 tracing::warn!(error, "NATS reported an error");

@@ -10,6 +10,7 @@ mod keeper;
 mod keeper_log;
 mod login;
 mod options;
+mod refused_publishes;
 mod retries;
 mod transport;
 mod wire;
@@ -28,13 +29,15 @@ use tokio::runtime;
 use tokio::sync::{Notify, mpsc, watch};
 
 use self::keeper::{BuildRuntime, ConnectionKeeper};
+use self::refused_publishes::{RefusalNews, RefusedPublishes};
 use self::wire::{Delivery, encode};
 use crate::echo::EchoLag;
 use crate::headers;
 use crate::message;
+use crate::pause::Pause;
 use crate::reply_address::ReplyAddress;
 use crate::silence::{SILENCE_MIN, Silence};
-use crate::subject::Subjects;
+use crate::subject::{Subjects, Topic};
 use crate::subscribers::{Received, Subscribers};
 use crate::trace_parent::TraceParent;
 use crate::{Bus, ClockEvent, EdgeEvent, Events, LinkReport, ReplyTo, Unavailable};
@@ -146,6 +149,8 @@ impl Bus for NatsBus {
             link.send(message.freeze())?;
             endpoints.echo.handle_sent(payload, SystemClock.now());
             endpoints.silences.of_clock.handle_sent();
+            let topic = Topic::Tick(*mode, clock_id.as_str());
+            endpoints.refused_publishes.handle_sent(topic);
             endpoints.subscribers.note_sent(announcement);
             Ok(())
         })
@@ -159,6 +164,7 @@ impl Bus for NatsBus {
             let message = encode::publish(subjects.time(), Some(&reply_to), &payload);
             link.send(message.freeze())?;
             endpoints.silences.of_edge.handle_sent();
+            endpoints.refused_publishes.handle_sent(Topic::Time);
             Ok(())
         })
     }
@@ -171,7 +177,12 @@ impl Bus for NatsBus {
     fn answer(&self, to: &ReplyTo, reply: &Reply) -> Result<(), Unavailable> {
         let subject = self.switchboard.subjects.answer(to.0, &reply.clock_id);
         let message = encode::publish(&subject, None, &message::encode_reply(reply));
-        self.switchboard.send(|_, link| link.send(message.freeze()))
+        self.switchboard.send(|endpoints, link| {
+            link.send(message.freeze())?;
+            let topic = Topic::Answer(to.0, reply.clock_id.as_str());
+            endpoints.refused_publishes.handle_sent(topic);
+            Ok(())
+        })
     }
 
     fn known_reply_subjects(&self) -> usize {
@@ -187,6 +198,7 @@ impl Bus for NatsBus {
         let endpoints = self.switchboard.lock();
         LinkReport {
             is_connected: endpoints.link.is_some(),
+            refused_publishes: endpoints.refused_publishes.report(SystemClock.now()),
             ..endpoints.report.clone()
         }
     }
@@ -223,6 +235,7 @@ struct Endpoints {
     /// How far the connection is behind, if there is a clock in this process.
     echo: EchoLag,
     silences: Silences,
+    refused_publishes: RefusedPublishes,
     report: LinkReport,
     /// Whether the bus has ended, so that there will be no further connection.
     ended: bool,
@@ -370,6 +383,36 @@ impl Switchboard {
         self.lock().report.refused = refused;
     }
 
+    /// Notes that the server refuses a message on this subject.
+    fn note_refused_publish(&self, subject: &str) -> RefusalNews {
+        let Endpoints {
+            refused_publishes,
+            subscribers,
+            ..
+        } = &mut *self.lock();
+        refused_publishes.handle_refusal(subject, &self.subjects, subscribers, SystemClock.now())
+    }
+
+    /// Returns the subjects on which the server accepts this process's messages again.
+    fn accepted_again(&self) -> Vec<String> {
+        let Endpoints {
+            refused_publishes,
+            subscribers,
+            ..
+        } = &mut *self.lock();
+        refused_publishes.look(subscribers, SystemClock.now())
+    }
+
+    /// Notes that nothing was read for a while, so what piled up meanwhile is read next.
+    fn note_pause(&self, pause: Pause) {
+        self.lock().subscribers.handle_pause(pause);
+    }
+
+    /// Notes that everything that piled up has been read.
+    fn note_caught_up(&self) {
+        self.lock().subscribers.handle_caught_up();
+    }
+
     /// Returns whether the connection has brought what it must.
     fn is_heard(&self) -> bool {
         self.lock().report.is_heard
@@ -391,6 +434,8 @@ impl Switchboard {
         endpoints.link = None;
         endpoints.echo = EchoLag::default();
         endpoints.silences = Silences::default();
+        endpoints.refused_publishes.handle_disconnected();
+        endpoints.subscribers.handle_caught_up();
         let LinkReport {
             ref server,
             is_silent,

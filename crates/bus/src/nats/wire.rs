@@ -224,6 +224,13 @@ pub(super) fn refused_subscription(error: &str) -> Option<&str> {
     subject.split_once('"').map(|(subject, _)| subject)
 }
 
+/// Returns the subject of the message that an error's text says is refused, as the server quotes
+/// it. The subjects of the bus need no escapes.
+pub(super) fn refused_publish(error: &str) -> Option<&str> {
+    let subject = error.strip_prefix("Permissions Violation for Publish to \"")?;
+    subject.strip_suffix('"')
+}
+
 /// Encodes the client's side of the protocol.
 pub(super) mod encode {
     use super::{BufMut, BytesMut, END};
@@ -390,6 +397,20 @@ mod tests {
             "maximum subscriptions exceeded",
         ] {
             assert_eq!(refused_subscription(text), None);
+        }
+    }
+
+    #[test]
+    fn an_error_names_the_subject_of_the_message_that_is_refused() {
+        let text = r#"Permissions Violation for Publish to "a.b""#;
+        assert_eq!(refused_publish(text), Some("a.b"));
+        for text in [
+            r#"Permissions Violation for Subscription to "a.b""#,
+            "Permissions Violation for Publish to \"a.b",
+            "Permissions Violation for Publish to \"",
+            "Permissions Violation",
+        ] {
+            assert_eq!(refused_publish(text), None);
         }
     }
 

@@ -14,17 +14,21 @@ const CONFIG: &str = "/nats.conf";
 /// Returns a configuration in which the user `clock` may subscribe to `clock_subjects`, and the
 /// user `edge` to `edge_subjects`.
 fn config(clock_subjects: &str, edge_subjects: &str) -> String {
-    let user = |name, subjects| {
+    let all = r#"">""#;
+    config_of((all, clock_subjects), (all, edge_subjects))
+}
+
+/// Returns a configuration in which the users `clock` and `edge` may publish to, and subscribe to,
+/// these subjects.
+fn config_of(clock: (&str, &str), edge: (&str, &str)) -> String {
+    let user = |name, (publish, subscribe)| {
         format!(
-            "{{user: {name}, password: {name}, permissions: {{publish: [\">\"], subscribe: \
-             [{subjects}]}}}}"
+            "{{user: {name}, password: {name}, permissions: {{publish: [{publish}], subscribe: \
+             [{subscribe}]}}}}"
         )
     };
-    format!(
-        "authorization {{ users: [{}, {}] }}",
-        user("clock", clock_subjects),
-        user("edge", edge_subjects)
-    )
+    let (clock, edge) = (user("clock", clock), user("edge", edge));
+    format!("authorization {{ users: [{clock}, {edge}] }}")
 }
 
 /// The subjects of clock-0.
@@ -107,7 +111,8 @@ impl Task {
     async fn await_heard(&self) {
         let is_heard = || {
             let report = self.bus.link_report();
-            report.is_heard && !report.is_silent && report.refused.is_empty()
+            let is_refused = !report.refused.is_empty() || !report.refused_publishes.is_empty();
+            report.is_heard && !report.is_silent && !is_refused
         };
         poll_until_async("it is heard", PATIENCE, is_heard).await;
     }
@@ -116,6 +121,18 @@ impl Task {
         let is_refused = || {
             let refused = self.bus.link_report().refused;
             refused.iter().any(|one| one == subject)
+        };
+        poll_until_async(subject, PATIENCE, is_refused).await;
+    }
+}
+
+impl Task {
+    /// Waits until exactly the messages on this subject are refused.
+    async fn await_refused_publish(&self, subject: &str) {
+        let is_refused = || {
+            let refused = self.bus.link_report().refused_publishes;
+            let subjects: Vec<_> = refused.iter().map(|one| &*one.subject).collect();
+            subjects == [subject]
         };
         poll_until_async(subject, PATIENCE, is_refused).await;
     }
@@ -197,4 +214,42 @@ async fn an_edge_that_hears_clocks_keeps_its_connection() {
     let times = clock.bus.take_echo_times();
     assert!(times.len() >= 5, "{times:?}");
     assert!(times.iter().all(|time| !time.is_zero()), "{times:?}");
+}
+
+/// What clock-0 and an edge publish.
+const TICKS: &str = r#""tickstorm.v1.tick.*.clock-0""#;
+const ANSWERS: &str = r#""tickstorm.v1.answer.*.clock-0""#;
+const REQUESTS: &str = r#""tickstorm.v1.time""#;
+
+#[tokio::test]
+async fn a_clock_whose_messages_are_refused_reports_it_until_they_are_accepted() {
+    let publishing = |clock| config_of((clock, CLOCK), (REQUESTS, EDGE));
+    let both = [TICKS, ANSWERS].join(", ");
+    for (permitted, refused) in [
+        (TICKS, "tickstorm.v1.answer.*.clock-0"),
+        (ANSWERS, "tickstorm.v1.tick.second.clock-0"),
+    ] {
+        let nats = server(&publishing(permitted));
+        let (clock, edge) = (run_clock(&[&nats]), run_edge(&[&nats]));
+        clock.await_refused_publish(refused).await;
+        let ago = clock.bus.link_report().refused_publishes[0].ago;
+        assert!(ago < Duration::from_secs(5), "{ago:?}");
+        nats.reload(CONFIG, &publishing(&both));
+        clock.await_heard().await;
+        edge.await_heard().await;
+    }
+}
+
+#[tokio::test]
+async fn an_edge_whose_requests_are_refused_reports_it_until_they_are_accepted() {
+    let clock_publishes = [TICKS, ANSWERS].join(", ");
+    let publishing = |edge| config_of((&clock_publishes, CLOCK), (edge, EDGE));
+    let nats = server(&publishing(NONE));
+    let (clock, edge) = (run_clock(&[&nats]), run_edge(&[&nats]));
+    edge.await_refused_publish("tickstorm.v1.time").await;
+    let is_silent = || edge.bus.link_report().is_silent;
+    poll_until_async("silence", PATIENCE, is_silent).await;
+    nats.reload(CONFIG, &publishing(REQUESTS));
+    edge.await_heard().await;
+    clock.await_heard().await;
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use rustls::ClientConfig;
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 use serde_json::Value;
 use tickstorm_service::admin_client::{AdminPort, Response};
 
@@ -107,6 +108,7 @@ pub(super) struct NatsLink {
     server: Option<String>,
     heard: bool,
     refused: Vec<String>,
+    refused_publishes: Vec<IgnoredAny>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -153,7 +155,7 @@ pub(super) enum LinkState {
     Heard,
     /// It is open, and nothing has come over it yet.
     Silent,
-    /// The server refuses a subscription.
+    /// The server refuses a subscription, or messages.
     Refused,
     /// There is none.
     Absent,
@@ -285,7 +287,7 @@ impl Answer {
 impl NatsLink {
     /// Returns the state of the connection.
     pub(super) fn state(&self) -> LinkState {
-        if !self.refused.is_empty() {
+        if !self.refused.is_empty() || !self.refused_publishes.is_empty() {
             return LinkState::Refused;
         }
         match (self.heard, &self.server) {

@@ -2,7 +2,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::Value;
-use tickstorm_bus::LinkReport;
+use tickstorm_bus::{LinkReport, RefusedPublish};
 use tickstorm_clock::Replica;
 
 use crate::{Cluster, RunningClock, config};
@@ -70,12 +70,22 @@ async fn a_clock_that_does_not_hear_itself_is_not_ready_and_says_so() {
     report.is_heard = true;
     report.is_silent = false;
     report.refused = vec!["tickstorm.v1.time".to_owned()];
-    cluster.bus.set_link_report("clock-0", report);
+    cluster.bus.set_link_report("clock-0", report.clone());
     let refused = "NATS refuses the subscription to tickstorm.v1.time";
     assert_eq!(health.ready(), [refused]);
     assert!(reasons(&clock).contains(&"nats_refused".to_owned()));
     assert_eq!(clock.status("nats_link")["refused"][0], "tickstorm.v1.time");
     assert_eq!(health.live(), [""; 0]);
+
+    report.refused.clear();
+    report.refused_publishes = vec![RefusedPublish {
+        subject: "tickstorm.v1.answer.*.clock-0".to_owned(),
+        ago: Duration::from_millis(1_500),
+    }];
+    cluster.bus.set_link_report("clock-0", report);
+    let refused = "NATS refuses what the clock sends to tickstorm.v1.answer.*.clock-0";
+    assert_eq!(health.ready(), [refused]);
+    assert!(reasons(&clock).contains(&"nats_refused".to_owned()));
 }
 
 #[tokio::test(start_paused = true)]

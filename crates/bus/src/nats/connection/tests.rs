@@ -1,12 +1,14 @@
 use std::io;
 use std::sync::{Arc, Mutex};
 
+use tickstorm_timebase::{Announcement, Clock, Epoch, ManualClock, Mono};
 use tokio::io::{AsyncBufReadExt, BufReader, DuplexStream, Lines};
 
 use super::*;
+use crate::message::{self, DropReason};
 use crate::silence::SILENCE_MIN;
-use crate::subject::Subjects;
-use crate::subscribers::Subscribers;
+use crate::subject::{Subjects, Topic};
+use crate::{EdgeEvent, Events, ReplyKey};
 
 /// The server's end of a connection.
 type Server = Lines<BufReader<ReadHalf<DuplexStream>>>;
@@ -30,14 +32,23 @@ fn transport(near: DuplexStream) -> Transport {
 
 /// Starts a connection of an edge, which logs to `log`. Returns both halves of the server's end.
 fn connect(log: Dispatch) -> (Server, WriteHalf<DuplexStream>) {
+    let switchboard = Arc::new(switchboard());
+    let events = switchboard.lock().subscribers.add_edge(&[], false);
+    serve(switchboard, SystemClock, log, events)
+}
+
+/// Starts a connection for `switchboard`, which sees pauses by `clock`, and keeps `events`.
+fn serve<E: Send + 'static>(
+    switchboard: Arc<Switchboard>,
+    clock: impl Clock + Send + 'static,
+    log: Dispatch,
+    events: E,
+) -> (Server, WriteHalf<DuplexStream>) {
     let (near, far) = tokio::io::duplex(65_536);
-    let switchboard = switchboard();
-    let mut subscribers = Subscribers::default();
-    let events = subscribers.add_edge(&[], false);
-    switchboard.lock().subscribers = subscribers;
     let transport = transport(near);
     let errors = KnownErrors::default();
     let mut connection = NatsConnection::new(transport, SILENCE_MIN, None, errors, log);
+    connection.pauses = PauseWatch::new(clock);
     tokio::spawn(async move {
         let _events = events;
         connection.serve(&switchboard).await;
@@ -105,6 +116,128 @@ async fn a_fault_of_the_protocol_is_not_logged_as_an_error_that_nats_reported() 
         lines[1].contains("NATS did not keep to its protocol"),
         "{text}"
     );
+}
+
+/// Lets this time pass while nothing is subscribed to.
+async fn pass(server: &mut Server, output: &mut WriteHalf<DuplexStream>, seconds: u64) {
+    let further = next_sub(server, output, Duration::from_secs(seconds)).await;
+    assert_eq!(further, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn refused_messages_are_logged_once_per_subject_and_when_they_are_accepted_again() {
+    let (log, switchboard) = (TestLog::default(), Arc::new(switchboard()));
+    let id: ClockId = "clock-0".parse().unwrap();
+    let events = switchboard.lock().subscribers.add_clock(&id, false);
+    let shared = Arc::clone(&switchboard);
+    let (mut server, mut output) = serve(shared, SystemClock, log.subscriber(), events);
+    for _ in 0..2 {
+        let sub = next_sub(&mut server, &mut output, Duration::from_secs(1)).await;
+        assert!(sub.is_some());
+    }
+    let token = |number: u8| ReplyKey::from([number; 16]).token();
+    for number in 0..100 {
+        let subject = switchboard.subjects.answer(token(number), &id);
+        let refusal = format!("-ERR 'Permissions Violation for Publish to \"{subject}\"'\r\n");
+        output.write_all(refusal.as_bytes()).await.unwrap();
+    }
+    let sent = Topic::Answer(token(0), "clock-0");
+    pass(&mut server, &mut output, 1).await;
+    let refused = |switchboard: &Switchboard| {
+        let report = switchboard.lock().refused_publishes.report(Mono::ZERO);
+        let subjects = report.into_iter().map(|refused| refused.subject);
+        subjects.collect::<Vec<_>>()
+    };
+    assert_eq!(refused(&switchboard), ["tickstorm.v1.answer.*.clock-0"]);
+    switchboard.lock().refused_publishes.handle_sent(sent);
+    pass(&mut server, &mut output, 9).await;
+    assert_eq!(refused(&switchboard).len(), 1);
+    pass(&mut server, &mut output, 2).await;
+    assert_eq!(refused(&switchboard), [""; 0]);
+    let text = log.text();
+    let lines: Vec<_> = text.lines().collect();
+    assert_eq!(lines.len(), 2, "{text}");
+    let texts = [
+        "NATS refuses what this process",
+        "NATS accepts what this process",
+    ];
+    for (line, expected) in lines.into_iter().zip(texts) {
+        assert!(line.contains(expected), "{text}");
+        let subject = r#"subject="tickstorm.v1.answer.*.clock-0""#;
+        assert!(line.contains(subject), "{text}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_server_reports_is_cut_and_escaped() {
+    let log = TestLog::default();
+    let (mut server, mut output) = connect(log.subscriber());
+    let long = "\u{1b}\u{e4}".repeat(20_000);
+    let error = format!("-ERR 'Permissions Violation for Publish to \"{long}\"'\r\nHELLO\r\n");
+    output.write_all(error.as_bytes()).await.unwrap();
+    while let Ok(Some(_)) = server.next_line().await {}
+    let text = log.text();
+    assert!(
+        text.contains("Permissions Violation for Publish to"),
+        "{text}"
+    );
+    assert!(text.len() < 3_000, "{}", text.len());
+    assert!(!text.contains('\u{1b}'), "{text}");
+}
+
+/// Returns how many announcements arrive at once, and how many are dropped for their rate.
+async fn announced(events: &mut Events<EdgeEvent>) -> (u64, u64) {
+    let (mut arrived, mut dropped) = (0, 0);
+    let soon = Duration::from_millis(100);
+    while let Ok(event) = tokio::time::timeout(soon, events.next()).await {
+        match event.expect("the bus stays") {
+            EdgeEvent::Announcement(..) => arrived += 1,
+            EdgeEvent::Dropped { reason, count, .. } => {
+                assert_eq!(reason, DropReason::RateLimited);
+                dropped += count;
+            }
+            EdgeEvent::Connected => {}
+            other @ (EdgeEvent::Reply(_) | EdgeEvent::Disconnected) => panic!("{other:?}"),
+        }
+    }
+    (arrived, dropped)
+}
+
+/// The edge stands still for longer than NATS's announcements fit into a burst.
+#[tokio::test(start_paused = true)]
+async fn what_piled_up_in_a_pause_accuses_no_clock_and_what_comes_later_may() {
+    let (clock, switchboard) = (ManualClock::new(Mono::ZERO), Arc::new(switchboard()));
+    let id: ClockId = "clock-0".parse().unwrap();
+    let ids = [id.clone()];
+    let mut events = switchboard.lock().subscribers.add_edge(&ids, false);
+    let shared = Arc::clone(&switchboard);
+    let (mut server, mut output) = serve(shared, clock.clone(), Dispatch::none(), ());
+    for _ in 0..3 {
+        let sub = next_sub(&mut server, &mut output, Duration::from_secs(1)).await;
+        assert!(sub.is_some());
+    }
+    let subject = switchboard.subjects.tick(Mode::Second, &id);
+    let payload = message::encode_announcement(&Announcement {
+        mode: Mode::Second,
+        epoch: Epoch::from_ms(1_000),
+        clock_id: id,
+        rank: 0,
+        sent_unix_us: 0,
+        timeline: 1,
+    });
+    let mut message = format!("MSG {subject} 1 {}\r\n", payload.len()).into_bytes();
+    message.extend([&payload[..], b"\r\n"].concat());
+    for (stalled, suspended) in [(150, 0), (0, 150)] {
+        clock.advance(Duration::from_secs(stalled));
+        clock.suspend(Duration::from_secs(suspended));
+        output.write_all(&message.repeat(164)).await.unwrap();
+        assert_eq!(announced(&mut events).await, (164, 0));
+        pass(&mut server, &mut output, 3).await;
+    }
+    output.write_all(&message.repeat(400)).await.unwrap();
+    let (arrived, dropped) = announced(&mut events).await;
+    assert_eq!(arrived + dropped, 400);
+    assert!(dropped > 200, "{dropped}");
 }
 
 #[tokio::test]
