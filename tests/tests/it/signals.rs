@@ -491,6 +491,16 @@ fn bad_contents(good: &str) -> Vec<(&'static str, Vec<u8>)> {
     ]
 }
 
+/// The files that take effect together, as the metrics name them.
+const KINDS_OF_FILES: [&str; 6] = [
+    "credential",
+    "ip_list",
+    "tls",
+    "admin_token",
+    "nats_file",
+    "trace_file",
+];
+
 #[tokio::test]
 async fn what_is_refused_at_the_start_is_refused_while_a_daemon_runs() {
     let files = Files::new();
@@ -554,14 +564,7 @@ async fn what_is_refused_at_the_start_is_refused_while_a_daemon_runs() {
     assert!(cases > 80, "{cases}");
     let (_, summary) = reread(&edge).await;
     assert_eq!(summary["refused"], 0, "{summary}");
-    for kind in [
-        "credential",
-        "ip_list",
-        "tls",
-        "admin_token",
-        "nats_file",
-        "trace_file",
-    ] {
+    for kind in KINDS_OF_FILES {
         let name = format!("tickstorm_{kind}_reloads_total");
         let failed = edge.metric(&format!("{name}{{result=\"failed\"}}")).await;
         assert!(failed >= 4.0, "{name}: {failed}");
