@@ -18,6 +18,7 @@ import tickstorm
 
 EVERY_MS = 5 * 60_000
 WINDOW_SECS = 20.0
+Wake = Callable[[str, int], Awaitable[None]]
 
 
 def offset_secs(device: str, window_secs: float = WINDOW_SECS) -> float:
@@ -26,29 +27,37 @@ def offset_secs(device: str, window_secs: float = WINDOW_SECS) -> float:
     return int.from_bytes(digest[:8], "big") / 2**64 * window_secs
 
 
-async def wake_later(
-    device: str, tick: tickstorm.Tick, wake: Callable[[str, int], Awaitable[None]], window: float
-) -> None:
-    late_secs = max(0, tick.late_us or 0) / 1e6
-    await asyncio.sleep(max(0.0, offset_secs(device, window) - late_secs))
-    await wake(device, tick.epoch_ms)
+async def late_secs(client: tickstorm.Client, tick: tickstorm.Tick) -> float:
+    """Returns how long ago the time of a tick was. Ticks that were missed in an outage may arrive
+    before authority time is known again, so this waits for it."""
+    while (now := client.now()) is None:
+        await asyncio.sleep(0.05)
+    return max(0, now.unix_us - tick.epoch_ms * 1_000) / 1e6
 
 
 async def run(
-    client: tickstorm.Client,
-    devices: Sequence[str],
-    wake: Callable[[str, int], Awaitable[None]],
-    window_secs: float = WINDOW_SECS,
+    client: tickstorm.Client, devices: Sequence[str], wake: Wake, window_secs: float = WINDOW_SECS
 ) -> None:
     """Wakes all devices after each tick that is due for that."""
     under_way: Set["asyncio.Task[None]"] = set()
+    last_ms = None
+
+    async def wake_later(device: str, epoch_ms: int, wait_secs: float) -> None:
+        await asyncio.sleep(wait_secs)
+        await wake(device, epoch_ms)
+
     async for tick in client:
-        # After an outage, devices are woken once for the latest tick, and not for each one.
-        is_outdated = (tick.late_us or 0) > EVERY_MS * 1_000
-        if tick.epoch_ms % EVERY_MS != 0 or is_outdated:
+        # If the time is stepped back a little, the last tick arrives again.
+        if tick.epoch_ms % EVERY_MS != 0 or tick.epoch_ms == last_ms:
             continue
+        # After an outage, devices are woken once for the latest tick, and not for each one.
+        late = await late_secs(client, tick)
+        if late * 1_000 >= EVERY_MS:
+            continue
+        last_ms = tick.epoch_ms
         for device in devices:
-            task = asyncio.ensure_future(wake_later(device, tick, wake, window_secs))
+            wait_secs = max(0.0, offset_secs(device, window_secs) - late)
+            task = asyncio.ensure_future(wake_later(device, tick.epoch_ms, wait_secs))
             under_way.add(task)
             task.add_done_callback(under_way.discard)
     await asyncio.gather(*under_way)

@@ -7,12 +7,12 @@ that acts outside the database may run again; it knows the minute, and can ask i
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sqlite3
 import sys
 from typing import Callable, NamedTuple, Optional, Sequence
 
-import tickstorm
 from tickstorm import BlockingClient as Client
 
 MINUTE_MS = 60_000
@@ -55,22 +55,23 @@ def run_minute(database: sqlite3.Connection, jobs: Sequence[Job], minute_ms: int
 
 
 def run(database: sqlite3.Connection, jobs: Sequence[Job], client: Client) -> None:
-    """Runs each minute, also those that no edge sends any more after a very long outage."""
+    """Runs all minutes up to each tick, even if no edge has sent them because of a long outage; and
+    none again, even if the time was stepped back."""
     if done_until(database) is None and client.start_ms is not None:
         run_minute(database, (), client.start_ms)
-    for event in client.events():
-        if isinstance(event, tickstorm.Gap):
-            for missed_ms in range(event.after_ms + MINUTE_MS, event.before_ms, MINUTE_MS):
-                run_minute(database, jobs, missed_ms)
-        elif isinstance(event, tickstorm.Tick):
-            run_minute(database, jobs, event.epoch_ms)
+    for tick in client:
+        done_ms = done_until(database) or tick.epoch_ms - MINUTE_MS
+        for minute_ms in range(tick.mode.next_after(done_ms), tick.epoch_ms + 1, MINUTE_MS):
+            run_minute(database, jobs, minute_ms)
 
 
 def main() -> None:
     database = open_database(sys.argv[1] if len(sys.argv) > 1 else "scheduler.sqlite")
     addr, user = os.getenv("ADDR", "127.0.0.1:8080"), os.getenv("STREAM_USER", "stream_user")
     password, done = os.getenv("STREAM_PASS", "stream_pass"), done_until(database)
-    with Client(addr, user=user, password=password, mode="minute", resume_after_ms=done) as client:
+    with contextlib.closing(database), Client(
+        addr, user=user, password=password, mode="minute", resume_after_ms=done
+    ) as client:
         run(database, JOBS, client)
 
 

@@ -5,12 +5,13 @@
 //! restarts and on all machines, and the devices are spread evenly. The wait is counted from the
 //! time of the tick, not from its arrival, so a late tick wakes no device later than it must.
 //!
-//!     cargo run -p tickstorm-client --example fleet -- 20 lamp-1 lamp-2 lamp-3
+//!     TICKSTORM_URL=tickstorm://stream_user:stream_pass@127.0.0.1:8080 \
+//!         cargo run -p tickstorm-client --example fleet -- 20 lamp-1 lamp-2 lamp-3
 
 use std::error::Error;
 use std::time::Duration;
 
-use tickstorm_client::{Mode, Options, Tick};
+use tickstorm_client::{Mode, Options, Tick, TickStream};
 use tokio::time::sleep;
 
 const EVERY_MS: i64 = 5 * 60_000;
@@ -27,14 +28,20 @@ fn offset(device: &str, window_ms: u64) -> Duration {
     Duration::from_millis(((hash >> 32) * window_ms) >> 32)
 }
 
-/// Returns how late the tick is, or zero as long as that is not known.
-fn lateness(tick: &Tick) -> Duration {
-    let micros = tick.late_us().unwrap_or(0).max(0);
-    Duration::from_micros(micros.unsigned_abs())
+/// Returns how long ago the time of a tick was. Ticks that were missed in an outage may arrive
+/// before authority time is known again, so this waits for it.
+async fn lateness(ticks: &TickStream, tick: &Tick) -> Duration {
+    loop {
+        if let Some(now) = ticks.subscription().authority_time() {
+            let late_us = now.unix.as_micros() - tick.epoch.time().as_micros();
+            return Duration::from_micros(u64::try_from(late_us).unwrap_or(0));
+        }
+        sleep(Duration::from_millis(50)).await;
+    }
 }
 
-async fn wake_later(device: String, tick: Tick, window_ms: u64) {
-    sleep(offset(&device, window_ms).saturating_sub(lateness(&tick))).await;
+async fn wake_later(device: String, tick: Tick, wait: Duration) {
+    sleep(wait).await;
     println!("{device} wakes for {}", tick.epoch.as_ms());
 }
 
@@ -45,14 +52,21 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let (devices, window_ms) = (Vec::from_iter(args), u64::from(window_secs) * 1_000);
     let options = Options::from_env()?.mode(Mode::Minute);
     let mut ticks = tickstorm_client::connect(options).await?.into_tick_stream();
+    let mut last = None;
     while let Some(tick) = ticks.next().await {
-        // After an outage, devices are woken once for the latest tick, and not for each one.
-        let is_outdated = lateness(&tick) > Duration::from_millis(EVERY_MS.unsigned_abs());
-        if tick.epoch.as_ms() % EVERY_MS != 0 || is_outdated {
+        // If the time is stepped back a little, the last tick arrives again.
+        if tick.epoch.as_ms() % EVERY_MS != 0 || last == Some(tick.epoch) {
             continue;
         }
+        // After an outage, devices are woken once for the latest tick, and not for each one.
+        let late = lateness(&ticks, &tick).await;
+        if late >= Duration::from_millis(EVERY_MS.unsigned_abs()) {
+            continue;
+        }
+        last = Some(tick.epoch);
         for device in &devices {
-            tokio::spawn(wake_later(device.clone(), tick, window_ms));
+            let wait = offset(device, window_ms).saturating_sub(late);
+            tokio::spawn(wake_later(device.clone(), tick, wait));
         }
     }
     Ok(())

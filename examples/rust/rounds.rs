@@ -6,7 +6,8 @@
 //! tick. So all servers, including one that has just started, play the same round without talking
 //! to each other.
 //!
-//!     cargo run -p tickstorm-client --example rounds
+//!     TICKSTORM_URL=tickstorm://stream_user:stream_pass@127.0.0.1:8080 \
+//!         cargo run -p tickstorm-client --example rounds
 
 use std::error::Error;
 

@@ -1,11 +1,12 @@
 //! Runs jobs at given minutes, and neither misses nor doubles a minute across restarts.
 //!
 //! The results of a minute are appended to a journal by one write, whose last line says that the
-//! minute is done. After a crash at any moment, the client resumes after the last minute that is
-//! done, so each minute takes effect exactly once. (A job that acts outside the journal may run
-//! again; it knows the minute, and can ask whether it is done.)
+//! minute is done. After a crash, the client resumes after the last minute that is done, so each
+//! minute takes effect exactly once. (A job that acts outside the journal may run again; it knows
+//! the minute, and can ask whether it is done.)
 //!
-//!     cargo run -p tickstorm-client --example scheduler -- journal.txt
+//!     TICKSTORM_URL=tickstorm://stream_user:stream_pass@127.0.0.1:8080 \
+//!         cargo run -p tickstorm-client --example scheduler -- journal.txt
 
 use std::error::Error;
 use std::fs::{self, File};
@@ -57,11 +58,10 @@ impl Journal {
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
     let mut journal = Journal::open(&std::env::args().nth(1).ok_or("name the journal")?)?;
-    let options = Options::from_env()?.mode(Mode::Minute);
-    let options = journal
-        .done
-        .into_iter()
-        .fold(options, Options::resume_after);
+    let mut options = Options::from_env()?.mode(Mode::Minute);
+    if let Some(done) = journal.done {
+        options = options.resume_after(done);
+    }
     let events = tickstorm_client::connect(options).await?;
     if journal.done.is_none() {
         journal.run(events.start_epoch(), &[])?;

@@ -27,6 +27,8 @@ class FakeEdge:
         self.ticks_max = 1_000_000
         """The number of ticks after which a connection gets no more."""
         self.in_one_batch = 1
+        self.is_paused = False
+        """Whether no ticks are sent at present."""
         self._tls = tls
         self._server: Optional[asyncio.AbstractServer] = None
         self._tasks: List[asyncio.Task[None]] = []
@@ -121,6 +123,8 @@ class FakeEdge:
         writer.write(encode_frame(FrameType.ACK, ack))
         sent = 0
         while sent < self.ticks_max:
+            while self.is_paused:
+                await asyncio.sleep(INTERVAL_SECS)
             ticks = []
             for _ in range(self.in_one_batch):
                 last += period

@@ -23,6 +23,9 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// The authority time at which each test begins, a multiple of five minutes.
 const START_MS: i64 = 1_800_000_000_000;
 const MINUTE_MS: i64 = 60_000;
+const EXAMPLES: [&str; 4] = ["candles", "fleet", "rounds", "scheduler"];
+/// The address of `tickstorm dev`, in place of which the programs get that of a test's edge.
+const DEV_ADDR: &str = "127.0.0.1:8080";
 
 /// A program, and the test's end of its connection.
 struct Example {
@@ -34,6 +37,10 @@ struct Example {
 
 /// An edge that answers HEARTBEATs, and sends ticks when the test says so.
 struct Edge {
+    login: (&'static str, &'static str),
+    /// The HEARTBEATs that wait for their answers, with the times of their arrival; `None` if they
+    /// are answered at once.
+    held_heartbeats: Option<Vec<(i64, i64)>>,
     socket: TcpStream,
     session: ServerSession,
     limits: Limits,
@@ -54,16 +61,34 @@ fn program(name: &str) -> PathBuf {
     path
 }
 
+fn source(name: &str) -> String {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/rust");
+    fs::read_to_string(directory.join(format!("{name}.rs"))).unwrap()
+}
+
+/// Returns a command that runs an example in an empty environment.
+fn command(name: &str, args: &[&str]) -> Command {
+    let mut command = Command::new(program(name));
+    command.args(args).env_clear();
+    command
+}
+
 impl Example {
     /// Runs an example until it has subscribed.
     async fn start(name: &str, args: &[&str], options: &str) -> Self {
+        let mut command = command(name, args);
+        command.env("STREAM_PASS", "open sesame");
+        let url = format!("tickstorm://ada@{DEV_ADDR}{options}");
+        Self::launch(&mut command, &url, |_| {}).await
+    }
+
+    /// Runs a command until it has subscribed to an edge that the test prepares.
+    async fn launch(command: &mut Command, url: &str, prepare: impl FnOnce(&mut Edge)) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
-        let mut child = Command::new(program(name))
-            .args(args)
-            .env_clear()
-            .env("TICKSTORM_URL", format!("tickstorm://ada@{addr}{options}"))
-            .env("STREAM_PASS", "open sesame")
+        assert!(url.contains(DEV_ADDR), "{url}");
+        let mut child = command
+            .env("TICKSTORM_URL", url.replace(DEV_ADDR, &addr.to_string()))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -77,6 +102,7 @@ impl Example {
             child,
             edge: Edge::new(socket),
         };
+        prepare(&mut example.edge);
         while example.edge.request.is_none() {
             example.edge.serve_once().await;
         }
@@ -84,9 +110,13 @@ impl Example {
     }
 
     async fn send(&mut self, epochs_ms: impl IntoIterator<Item = i64>) {
+        self.send_as(Quality::Normal, epochs_ms).await;
+    }
+
+    async fn send_as(&mut self, quality: Quality, epochs_ms: impl IntoIterator<Item = i64>) {
         let mode = self.edge.request.unwrap().mode;
         for epoch_ms in epochs_ms {
-            self.edge.send(mode, epoch_ms).await;
+            self.edge.send(mode, quality, epoch_ms).await;
         }
     }
 
@@ -130,6 +160,8 @@ impl Example {
 impl Edge {
     fn new(socket: TcpStream) -> Self {
         Self {
+            login: ("ada", "open sesame"),
+            held_heartbeats: None,
             socket,
             session: ServerSession::new(SystemClock.now()),
             limits: Limits {
@@ -164,7 +196,7 @@ impl Edge {
             match step {
                 Step::NeedsInput => return,
                 Step::Auth(auth) => {
-                    assert_eq!((&*auth.username, &*auth.password), ("ada", "open sesame"));
+                    assert_eq!((&*auth.username, &*auth.password), self.login);
                     let (greeting, now) = (Greeting::default(), SystemClock.now());
                     self.session
                         .accept(&self.limits, &greeting, now, &mut answer);
@@ -176,7 +208,10 @@ impl Edge {
                 }
                 Step::Heartbeat { client_time_us } => {
                     let now_us = self.authority_us();
-                    server::pong(client_time_us, now_us, now_us, 10, 0, &mut answer);
+                    match &mut self.held_heartbeats {
+                        Some(held) => held.push((client_time_us, now_us)),
+                        None => server::pong(client_time_us, now_us, now_us, 10, 0, &mut answer),
+                    }
                 }
                 other => panic!("{other:?}"),
             }
@@ -184,14 +219,66 @@ impl Edge {
         }
     }
 
-    async fn send(&mut self, mode: Mode, epoch_ms: i64) {
+    /// Answers the HEARTBEATs that wait for it, and all others at once from now on.
+    async fn answer_held(&mut self) {
+        let mut answers = Vec::new();
+        for (client_time_us, received_us) in self.held_heartbeats.take().unwrap_or_default() {
+            let now_us = self.authority_us();
+            server::pong(client_time_us, received_us, now_us, 10, 0, &mut answers);
+        }
+        self.socket.write_all(&answers).await.unwrap();
+    }
+
+    async fn send(&mut self, mode: Mode, quality: Quality, epoch_ms: i64) {
         let tick = Tick {
             epoch: Epoch::from_ms(epoch_ms),
-            quality: Quality::Normal,
+            quality,
         };
         let mut frame = Vec::new();
         encode_batch(mode, &[tick], self.authority_us(), &mut frame);
         self.socket.write_all(&frame).await.unwrap();
+    }
+}
+
+/// Returns the URL and the arguments of the command in an example's header.
+fn documented(name: &str) -> (String, Vec<String>) {
+    let source = source(name);
+    let lines = source
+        .lines()
+        .filter_map(|line| line.strip_prefix("//!     "));
+    let command = lines.collect::<Vec<_>>().join("\n").replace("\\\n", "");
+    let (before, command) = command
+        .split_once("TICKSTORM_URL=")
+        .unwrap_or_else(|| panic!("{name} names no edge: {command}"));
+    assert!(before.is_empty() || before.ends_with("| "), "{before}");
+    let mut words = command.split_whitespace();
+    let url = words.next().unwrap().to_owned();
+    let cargo = ["cargo", "run", "-p", "tickstorm-client", "--example", name];
+    assert_eq!(words.by_ref().take(cargo.len()).collect::<Vec<_>>(), cargo);
+    assert!(matches!(words.next(), None | Some("--")), "{command}");
+    (url, words.map(str::to_owned).collect())
+}
+
+#[tokio::test]
+async fn the_commands_in_the_headers_work_as_written() {
+    let directory = TempDir::new("headers");
+    for name in EXAMPLES {
+        let (url, args) = documented(name);
+        let args: Vec<_> = args.iter().map(String::as_str).collect();
+        let mut command = command(name, &args);
+        command.current_dir(directory.path());
+        // The login of `tickstorm dev`.
+        let login = ("stream_user", "stream_pass");
+        let example = Example::launch(&mut command, &url, |edge| edge.login = login).await;
+        assert!(example.edge.request.is_some());
+    }
+}
+
+#[test]
+fn examples_are_shorter_than_80_lines() {
+    for name in EXAMPLES {
+        let lines = source(name).lines().count();
+        assert!(lines < 80, "{name} has {lines} lines");
     }
 }
 
@@ -220,6 +307,51 @@ async fn candles_close_with_the_trades_of_their_minute() {
     assert_eq!(example.line().await, format!("{START_MS} 10 12 9 9 4.5"));
     let second_ms = START_MS + MINUTE_MS;
     assert_eq!(example.line().await, format!("{second_ms} 20 20 20 20 1"));
+}
+
+#[tokio::test]
+async fn candles_report_what_they_do_not_count_and_leave_no_minute_open() {
+    let mut example = Example::start("candles", &[], "?reconnect=0").await;
+    let mut stdin = example.child.stdin.take().unwrap();
+    for (line, shown) in [
+        ("".as_bytes(), ""),
+        (b"1800000000000 10 1 1", "1800000000000 10 1 1"),
+        (b"1800000000000 10 one", "1800000000000 10 one"),
+        (b"\xff 10 1", "\u{fffd} 10 1"),
+    ] {
+        stdin.write_all(line).await.unwrap();
+        stdin.write_all(b"\n").await.unwrap();
+        assert_eq!(example.error_line().await, format!("not a trade: {shown}"));
+    }
+    let second_ms = START_MS + MINUTE_MS;
+    let trades = format!("{START_MS} 10 1\n{second_ms} 20 1\nthe end\n");
+    stdin.write_all(trades.as_bytes()).await.unwrap();
+    assert_eq!(example.error_line().await, "not a trade: the end");
+    // The edge no longer has the two ticks before.
+    example.send([START_MS + 3 * MINUTE_MS]).await;
+    assert_eq!(example.line().await, format!("{START_MS} 10 10 10 10 1"));
+    assert_eq!(example.line().await, format!("{second_ms} 20 20 20 20 1"));
+
+    let late = format!("{} 30 1", START_MS + 3 * MINUTE_MS - 1);
+    stdin
+        .write_all(format!("{late}\n").as_bytes())
+        .await
+        .unwrap();
+    assert_eq!(example.error_line().await, format!("too late: {late}"));
+
+    // The program ends although it still waits for trades.
+    let Example {
+        mut child,
+        mut stderr,
+        edge,
+        ..
+    } = example;
+    drop(edge);
+    let line = timeout(PATIENCE, stderr.next_line()).await.unwrap();
+    assert_eq!(line.unwrap().unwrap(), "the connection has ended");
+    let status = timeout(PATIENCE, child.wait()).await.expect("it ends");
+    assert!(!status.unwrap().success());
+    drop(stdin);
 }
 
 #[tokio::test]
@@ -324,6 +456,37 @@ async fn the_fleet_wakes_each_device_once_and_spread_out() {
         busiest > Duration::from_millis(200),
         "half of them within {busiest:?}"
     );
+}
+
+#[tokio::test]
+async fn after_an_outage_the_fleet_wakes_each_device_once_even_before_the_time_is_known() {
+    let names: Vec<_> = (0..10).map(|number| format!("lamp-{number}")).collect();
+    let mut args = vec!["1"];
+    args.extend(names.iter().map(String::as_str));
+    let missed = (-60..=0).map(|minute| START_MS + minute * MINUTE_MS);
+    let resume_ms = START_MS - 61 * MINUTE_MS;
+    let mut command = command("fleet", &args);
+    command.env("STREAM_PASS", "open sesame");
+    let url = format!("tickstorm://ada@{DEV_ADDR}?resume_after={resume_ms}");
+    let mut example = Example::launch(&mut command, &url, |edge| {
+        edge.held_heartbeats = Some(Vec::new());
+    })
+    .await;
+    example.send_as(Quality::Replay, missed).await;
+    example.edge.answer_held().await;
+    for due_ms in [START_MS, START_MS + 5 * MINUTE_MS] {
+        if due_ms > START_MS {
+            example.send([due_ms]).await;
+        }
+        let mut woken = HashSet::new();
+        for _ in &names {
+            woken.insert(example.line().await);
+        }
+        let expected = names
+            .iter()
+            .map(|name| format!("{name} wakes for {due_ms}"));
+        assert_eq!(woken, expected.collect());
+    }
 }
 
 #[tokio::test]
