@@ -8,21 +8,21 @@ use std::time::Duration;
 
 use crate::check::connection::{Connection, SeenTick};
 use crate::check::server::Server;
-use crate::check::stop::{Outcome, Stop, fail, inconclusive};
+use crate::check::stop::{Outcome, fail, inconclusive};
 
 /// How late ticks may usually arrive, beyond the tolerance. An edge sends to one client after the
 /// other, which takes half a second with 100,000 clients on two cores: see docs/performance.md.
 const LATE_MAX: Duration = Duration::from_millis(100);
 
-/// How late ticks were, in microseconds, after what this side may have added.
+/// How late ticks were, in microseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Lateness {
+struct Spread {
     /// What half of the ticks did not exceed.
     usual_us: i64,
     most_us: i64,
 }
 
-impl Lateness {
+impl Spread {
     /// Sums up how late ticks were; `None` if there were none.
     fn of(mut late_us: Vec<i64>) -> Option<Self> {
         late_us.sort_unstable();
@@ -32,10 +32,24 @@ impl Lateness {
     }
 }
 
+/// How late the ticks of a connection were.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Lateness {
+    measured: Spread,
+    /// The same without what this side may have added.
+    certain: Spread,
+}
+
 impl std::fmt::Display for Lateness {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let (usual, most) = (millis(self.usual_us), millis(self.most_us));
-        write!(f, "usually {usual} ms late, at most {most} ms")
+        write!(
+            f,
+            "usually {} ms late, at most {} ms; for certain, {} and {} ms",
+            millis(self.measured.usual_us),
+            millis(self.measured.most_us),
+            millis(self.certain.usual_us),
+            millis(self.certain.most_us)
+        )
     }
 }
 
@@ -45,8 +59,9 @@ fn limit_us(server: &Server) -> i64 {
     i64::try_from(limit.as_micros()).unwrap_or(i64::MAX)
 }
 
-/// Returns how late a tick certainly was, in microseconds; negative if it may have been early.
-fn late_us(server: &Server, connection: &Connection, tick: &SeenTick) -> Outcome<i64> {
+/// Returns how late a tick was, as measured and for certain, in microseconds. The latter is
+/// negative if it may have been early.
+fn late_us(server: &Server, connection: &Connection, tick: &SeenTick) -> Outcome<(i64, i64)> {
     let (earliest_us, latest_us) = connection.unix_us_at(tick.read_at)?;
     let error_us = (latest_us - earliest_us) / 2;
     if error_us > limit_us(server) {
@@ -57,9 +72,9 @@ fn late_us(server: &Server, connection: &Connection, tick: &SeenTick) -> Outcome
     }
     let delay = server.delay_at(tick.read_at);
     let delay_us = i64::try_from(delay.as_micros()).unwrap_or(i64::MAX);
-    Ok(earliest_us
-        .saturating_sub(tick.epoch_ms.saturating_mul(1_000))
-        .saturating_sub(delay_us))
+    let earliest_us = earliest_us.saturating_sub(tick.epoch_ms.saturating_mul(1_000));
+    let measured_us = earliest_us.saturating_add(error_us);
+    Ok((measured_us, earliest_us.saturating_sub(delay_us)))
 }
 
 /// Returns how late these ticks were.
@@ -72,14 +87,17 @@ pub(super) fn measured(
         .iter()
         .map(|tick| late_us(server, connection, tick))
         .collect();
-    let measured = Lateness::of(late?);
-    measured.ok_or_else(|| Stop::Failed("no tick came".into()))
+    let (measured, certain) = late?.into_iter().unzip();
+    let (Some(measured), Some(certain)) = (Spread::of(measured), Spread::of(certain)) else {
+        fail!("no tick came");
+    };
+    Ok(Lateness { measured, certain })
 }
 
 /// Fails if the ticks are usually late.
 pub(super) fn usually_in_time(server: &Server, late: Lateness) -> Outcome<()> {
     let limit_us = limit_us(server);
-    if late.usual_us > limit_us {
+    if late.certain.usual_us > limit_us {
         fail!("ticks are {late}; {} ms are allowed", limit_us / 1_000);
     }
     Ok(())
@@ -93,17 +111,27 @@ pub(super) fn single_in_time(
     others: Lateness,
     same_time: Lateness,
 ) -> Outcome {
-    let (single_us, same_time_us) = (single.most_us, same_time.most_us);
-    judge_single(limit_us(server), single_us, others.usual_us, same_time_us)
+    judge_single(
+        limit_us(server),
+        single.certain.most_us,
+        others.certain.usual_us,
+        same_time.certain.most_us,
+    )?;
+    let (measured, certain) = (single.measured.most_us, single.certain.most_us);
+    Ok(format!(
+        "{} ms late; for certain, {} ms",
+        millis(measured),
+        millis(certain)
+    ))
 }
 
-fn judge_single(limit_us: i64, single_us: i64, others_us: i64, same_time_us: i64) -> Outcome {
+fn judge_single(limit_us: i64, single_us: i64, others_us: i64, same_time_us: i64) -> Outcome<()> {
     if single_us <= limit_us {
-        return Ok(format!("{} ms late", millis(single_us)));
+        return Ok(());
     }
     let seen = format!(
-        "the tick is {} ms late, the SECOND tick of that time {} ms, and others usually {} ms; \
-         {} ms are allowed",
+        "for certain, the tick is {} ms late, the SECOND tick of that time {} ms, and others \
+         usually {} ms; {} ms are allowed",
         millis(single_us),
         millis(same_time_us),
         millis(others_us),
@@ -124,26 +152,29 @@ fn millis(us: i64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::check::stop::Stop;
 
     const LIMIT_US: i64 = 250_000;
 
     #[test]
     fn what_most_ticks_do_is_usual() {
-        let one_late = Lateness::of(vec![1_000, 900_000, 2_000, 3_000, 2_500]).unwrap();
+        let one_late = Spread::of(vec![1_000, 900_000, 2_000, 3_000, 2_500]).unwrap();
         assert_eq!((one_late.usual_us, one_late.most_us), (2_500, 900_000));
-        let most_late = Lateness::of(vec![400_000, 1_000, 401_000, 402_000, 403_450]).unwrap();
+        let most_late = Spread::of(vec![400_000, 1_000, 401_000, 402_000, 403_450]).unwrap();
         assert_eq!(most_late.usual_us, 401_000);
-        assert_eq!(
-            most_late.to_string(),
-            "usually 401.00 ms late, at most 403.45 ms"
-        );
-        assert_eq!(Lateness::of(Vec::new()), None);
+        assert_eq!(Spread::of(Vec::new()), None);
     }
 
     #[test]
-    fn a_tick_that_is_less_late_than_the_error_is_shown_as_not_late() {
-        let unknown = Lateness::of(vec![-3_000]).unwrap();
-        assert_eq!(unknown.to_string(), "usually 0.00 ms late, at most 0.00 ms");
+    fn what_is_measured_and_what_is_certain_are_shown() {
+        let late = Lateness {
+            measured: Spread::of(vec![401_000, 403_450]).unwrap(),
+            certain: Spread::of(vec![-3_000, 363_320]).unwrap(),
+        };
+        assert_eq!(
+            late.to_string(),
+            "usually 401.00 ms late, at most 403.45 ms; for certain, 0.00 and 363.32 ms"
+        );
     }
 
     #[test]
