@@ -42,7 +42,9 @@ pub(super) async fn connection_ids(server: Arc<Server>) -> Outcome {
         let error = connection.refusal(ErrorCode::BadMagic).await?;
         ensure!(
             name.as_deref() == Some(&*error.connection_id),
-            "ERROR does not have the name {name:?}"
+            "the ACK calls the connection {:?}, and ERROR {:?}",
+            name.unwrap_or_default(),
+            error.connection_id
         );
         let unauthenticated = refused(&server, Point::BeforeAuth, b"?", ErrorCode::BadMagic);
         let unauthenticated = unauthenticated.await?.connection_id;
