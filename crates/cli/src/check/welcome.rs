@@ -29,7 +29,7 @@ impl Welcome {
         let timeout_ms = self.heartbeat_timeout_ms();
         let interval_ms = match self.ack.heartbeat_interval_ms {
             valid if 0 < valid && valid < timeout_ms => valid,
-            _ => HEARTBEAT_INTERVAL_MS.min(timeout_ms / 2),
+            _ => HEARTBEAT_INTERVAL_MS.min(timeout_ms - timeout_ms / 4),
         };
         Duration::from_millis(interval_ms.into())
     }
@@ -179,6 +179,6 @@ mod tests {
             ..complete()
         };
         let interval = Welcome { ack }.heartbeat_interval();
-        assert_eq!(interval, Duration::from_millis(1_500));
+        assert_eq!(interval, Duration::from_millis(2_250));
     }
 }
