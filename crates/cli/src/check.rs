@@ -10,6 +10,7 @@ mod report;
 mod sentences;
 mod server;
 mod stop;
+mod welcome;
 
 use std::collections::HashSet;
 use std::io;
@@ -45,10 +46,10 @@ const AFTER_HELP: &str = "\
 Output:
   The address and the IP address that was chosen. Then one line per case as it ends: its
   outcome, its name and what it checks, and below it what was seen. Then the sentences of
-  docs/protocol.md that were checked and hold, those that were not checked, since none of
-  their cases came to its end, and those whose case failed. With --only, those that
-  were not checked are left out. --json prints one object instead, when all cases have
-  ended.
+  docs/protocol.md that were checked and hold, those that were checked in part, with what
+  was not seen or not tried, those that were not checked, since none of their cases came to
+  its end, and those whose case failed. With --only, those that were not checked are left
+  out. --json prints one object instead, when all cases have ended.
 
 Outcomes:
   passed        The server does what the case checks
@@ -66,6 +67,9 @@ Cases:
   minute-tick it waits up to 61 s. A single AUTH has a wrong password, and none if the
   server already delays logins. Time limits allow for what this machine itself is late,
   but it should be idle, and near the server; --tolerance helps if it is not.
+  Ticks may usually be 100 ms later than --tolerance allows, after half the round trip is
+  subtracted. If the server has tens of thousands of other clients, its last one has the
+  tick later than that: use --tolerance 500ms, for instance.
   The name is looked up once, and all connections go to the first of its IP addresses that
   accepts one within 3 s.
   The cases open up to a few dozen connections at a time, some of which exceed the frame
@@ -194,7 +198,7 @@ impl Check {
             cases: Vec::new(),
         };
         let first = run_case(ACK_OF_AUTH, &server).await;
-        // Without this answer, no other case can run, so its failure is shown even with --only.
+        // All other cases rely on this answer, so its failure is shown even with --only.
         if first.outcome.is_err() || self.is_chosen(&ACK_OF_AUTH) {
             self.show(first, &mut report)?;
         }

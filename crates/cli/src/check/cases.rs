@@ -5,6 +5,7 @@ mod auth;
 mod closing;
 mod frames;
 mod heartbeats;
+mod lateness;
 mod order;
 mod pieces;
 mod rates;
@@ -94,7 +95,7 @@ pub(super) const CASES: &[Case] = &[
     ),
     case!(
         "ticks",
-        "SECOND ticks are sent once each, in order, and not before their time",
+        "SECOND ticks are sent once each, in order, and at their time",
         ticks::second_ticks,
         [
             "intro-05",

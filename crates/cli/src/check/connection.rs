@@ -26,6 +26,7 @@ pub(super) use self::expect::{Subscribed, instead};
 use super::bytes;
 use super::server::{Server, Socket};
 use super::stop::{Outcome, Stop, ensure, fail, inconclusive};
+use super::welcome::is_valid_connection_id;
 
 /// The frames that are sent at once: one less than any configuration accepts, since frames may
 /// arrive closer together than they were sent.
@@ -216,7 +217,7 @@ impl Connection {
 
     /// Returns the time of a frame in the long run.
     fn frame_time(&self) -> Outcome<Duration> {
-        let rate = self.server.welcome()?.ack.frame_rate_limit.max(1);
+        let rate = self.server.welcome()?.frame_rate();
         Ok(Duration::from_secs(1) / rate)
     }
 
@@ -452,8 +453,15 @@ impl Connection {
             let message = error.message.escape_debug();
             inconclusive!("the server answered {code}: {message}");
         }
-        check_connection_id(&error.connection_id).map_err(|stop| stop.about(&error.code))?;
-        if let Some(name) = &self.connection_id {
+        ensure!(
+            is_valid_connection_id(&error.connection_id),
+            "{}: the connection_id is {:?}",
+            error.code,
+            error.connection_id
+        );
+        // An invalid name in the ACK is another fault, which has been reported.
+        let named = self.connection_id.as_ref();
+        if let Some(name) = named.filter(|name| is_valid_connection_id(name)) {
             ensure!(
                 *name == error.connection_id,
                 "the ACK calls the connection {name:?}, and ERROR {:?}",
@@ -462,13 +470,6 @@ impl Connection {
         }
         Ok(error)
     }
-}
-
-/// Checks the form of a connection's name.
-fn check_connection_id(id: &str) -> Outcome<()> {
-    let is_valid = (1..=40).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_graphic());
-    ensure!(is_valid, "the connection_id is {id:?}");
-    Ok(())
 }
 
 fn decode<M: Message + Default>(frame_type: FrameType, frame: &Received) -> Outcome<M> {

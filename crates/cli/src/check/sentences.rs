@@ -8,10 +8,27 @@ pub(super) struct Sentence {
     /// The heading under which it stands.
     pub(super) section: &'static str,
     pub(super) text: &'static str,
+    /// What of it no case shows; `None` if the cases show all of it.
+    pub(super) not_seen: Option<&'static str>,
 }
 
 const fn sentence(id: &'static str, section: &'static str, text: &'static str) -> Sentence {
-    Sentence { id, section, text }
+    Sentence {
+        id,
+        section,
+        text,
+        not_seen: None,
+    }
+}
+
+impl Sentence {
+    /// Returns the sentence with what of it no case shows.
+    const fn except(self, not_seen: &'static str) -> Self {
+        Self {
+            not_seen: Some(not_seen),
+            ..self
+        }
+    }
 }
 
 /// In the order of the document.
@@ -68,7 +85,7 @@ pub(super) const SENTENCES: &[Sentence] = &[
          session's rules on the type (AUTH_REQUIRED, ALREADY_AUTHENTICATED and \
          UNEXPECTED_MESSAGE), then whether the payload decodes as its message, and then the \
          other rules of the session.",
-    ),
+    ).except("what a client does when it receives frames"),
     sentence(
         "frames-19", "Frames",
         "An edge reports the first check that fails, as soon as it has the byte that decides \
@@ -88,12 +105,12 @@ pub(super) const SENTENCES: &[Sentence] = &[
         "frames-23", "Frames",
         "A receiver skips a frame of an unknown type from 0x80 to 0xFF, once it has verified \
          the checksum.",
-    ),
+    ).except("what a client does"),
     sentence(
         "frames-24", "Frames",
         "A client also skips unknown types below 0x80; an edge answers them with \
          UNKNOWN_TYPE.",
-    ),
+    ).except("what a client does"),
     sentence(
         "frames-26", "Frames",
         "GOING_AWAY counts as unknown if a client sends it.",
@@ -106,7 +123,7 @@ pub(super) const SENTENCES: &[Sentence] = &[
     sentence(
         "messages-02", "Messages",
         "Ignore unknown fields.",
-    ),
+    ).except("what a client does"),
     sentence(
         "messages-07", "Messages",
         "| `Heartbeat` | 1 `client_time_us`: a reading of any monotonic clock; the edge only \
@@ -116,7 +133,7 @@ pub(super) const SENTENCES: &[Sentence] = &[
         "messages-08", "Messages",
         "| `Pong` | 1 `client_time_us` (echoed), 2 `received_unix_us`, 3 `sent_unix_us`, 4 \
          `error_bound_us`, 5 `clock_error_us` |",
-    ),
+    ).except("whether clock_error_us is right"),
     sentence(
         "messages-10", "Messages",
         "| `DataBatch` | 1 `schema_version` (1), 2 `ticks` (1 to 1,000 `Tick`s), 3 \
@@ -139,7 +156,7 @@ pub(super) const SENTENCES: &[Sentence] = &[
         "messages-18", "Messages",
         "REPLAY: the tick was sent more than a second after its time, or because the client \
          resumed.",
-    ),
+    ).except("ticks that are sent more than a second after their time"),
     sentence(
         "messages-31", "Messages",
         "An edge answers a SUBSCRIBE that has a field 2, 3 or 4, of whatever type, or mode 2, \
@@ -158,7 +175,7 @@ pub(super) const SENTENCES: &[Sentence] = &[
         "session-03", "Session",
         "The edge waits 5 s (unless configured otherwise) for a complete AUTH, counted from \
          the moment when it accepts the connection, and then closes with AUTH_TIMEOUT.",
-    ),
+    ).except("whether the time is the configured one, since no answer says it"),
     sentence(
         "session-04", "Session",
         "Wrong credentials are answered with AUTH_FAILED.",
@@ -166,7 +183,7 @@ pub(super) const SENTENCES: &[Sentence] = &[
     sentence(
         "session-06", "Session",
         "What you send after AUTH is kept meanwhile.",
-    ),
+    ).except("an answer to AUTH that is delayed"),
     sentence(
         "session-08", "Session",
         "A second AUTH, well-formed or not, is answered with ALREADY_AUTHENTICATED.",
@@ -188,7 +205,7 @@ pub(super) const SENTENCES: &[Sentence] = &[
     sentence(
         "session-21", "Session",
         "It has at most 40 characters, visible ASCII without spaces; ignore any other.",
-    ),
+    ).except("what a client does with other names"),
     sentence(
         "session-24", "Session",
         "After AUTH, a client may send 10 frames per second of all types together (unless \
@@ -199,7 +216,7 @@ pub(super) const SENTENCES: &[Sentence] = &[
         "session-25", "Session",
         "Frames that you do not send are saved up for as long as `heartbeat_timeout_ms`, but \
          at most for 30 s, so bursts of up to 200 frames are accepted.",
-    ),
+    ).except("how many frames are saved up after a burst"),
     sentence(
         "session-26", "Session",
         "If you send more, the edge closes with RATE_LIMITED.",
@@ -232,13 +249,13 @@ pub(super) const SENTENCES: &[Sentence] = &[
         "session-63", "Session",
         "Your end of file ends the connection immediately, whatever the edge still had to \
          send; there are no half-closed connections.",
-    ),
+    ).except("an end of file while the edge still has something to send"),
     sentence(
         "session-64", "Session",
         "An edge that closes with an error code sends ERROR, shuts down its sending side, and \
          then reads and discards your data for up to a second, so that unread data does not \
          cause a reset that destroys the ERROR in transit.",
-    ),
+    ).except("for how long the edge reads and discards"),
     sentence(
         "cookies-04", "Device cookies",
         "To a client, it is a string of 1 to 64 bytes that means nothing.",
@@ -302,7 +319,7 @@ pub(super) const SENTENCES: &[Sentence] = &[
     sentence(
         "resuming-06", "Resuming",
         "An edge replays the last 600 s (unless configured otherwise).",
-    ),
+    ).except("whether the window is the configured one, since no answer says it"),
     sentence(
         "resuming-07", "Resuming",
         "The `start_epoch_ms` of the ACK is your resume point or, if that is further back, \
@@ -326,7 +343,7 @@ pub(super) const SENTENCES: &[Sentence] = &[
         "The edge then sends each tick 800 ms before its time (an operator may configure \
          another lead), and the client *releases* it itself, when its own estimate of \
          authority time reaches `epoch_ms`.",
-    ),
+    ).except("the client's release, and whether the lead is the configured one"),
     sentence(
         "ahead-04", "Delivery ahead",
         "A tick that is due less than 800 ms after the ACK is sent right after it.",
@@ -334,15 +351,15 @@ pub(super) const SENTENCES: &[Sentence] = &[
     sentence(
         "time-05", "Authority time",
         "t2 = `received_unix_us`: authority time when the edge reads it",
-    ),
+    ).except("whether it is UTC: PONGs are compared with each other and with ticks"),
     sentence(
         "time-06", "Authority time",
         "t3 = `sent_unix_us`: authority time when the edge writes the PONG",
-    ),
+    ).except("whether it is UTC: PONGs are compared with each other and with ticks"),
     sentence(
         "time-10", "Authority time",
         "error ≤ round trip / 2 + `error_bound_us` + 200 ppm of the sample's age",
-    ),
+    ).except("the error against UTC: PONGs are compared with each other"),
     sentence(
         "errors-02", "Errors",
         "| BAD_MAGIC | a frame does not start with 0xF5 0x7D | no |",
@@ -378,7 +395,7 @@ pub(super) const SENTENCES: &[Sentence] = &[
         "errors-09", "Errors",
         "| AUTH_FAILED | the credentials are wrong, or this edge does not know them yet or \
          any more | no |",
-    ),
+    ).except("credentials that this edge does not know yet or any more"),
     sentence(
         "errors-10", "Errors",
         "| ALREADY_AUTHENTICATED | AUTH was sent a second time | no |",
@@ -410,7 +427,7 @@ pub(super) const SENTENCES: &[Sentence] = &[
         "errors-16", "Errors",
         "| RATE_LIMITED | too many frames per second, or too many replayed ticks per minute | \
          later |",
-    ),
+    ).except("too many replayed ticks per minute"),
     sentence(
         "errors-17", "Errors",
         "| HEARTBEAT_TIMEOUT | you were silent | at once |",
@@ -421,6 +438,9 @@ pub(super) const SENTENCES: &[Sentence] = &[
          HEARTBEAT_TIMEOUT; 1,000 to 10,000 with SERVER_FULL, TOO_MANY_CONNECTIONS, NO_TIME \
          and the *later* codes; 1,100 to 2,100 with INVALID_SUBSCRIPTION for the resume \
          point; and 0 with all others.",
+    ).except(
+        "the hints of SERVER_DRAINING, TIME_STEPPED, SERVER_FULL, TOO_MANY_CONNECTIONS and \
+         NO_TIME",
     ),
     sentence(
         "compat-04", "Compatibility",

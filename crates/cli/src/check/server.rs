@@ -15,7 +15,7 @@ use tickstorm_client::TlsOptions;
 use tickstorm_command::Failure;
 use tickstorm_command::credentials::ClientCredentials;
 use tickstorm_protocol::FrameType;
-use tickstorm_protocol::message::{Ack, Auth};
+use tickstorm_protocol::message::Auth;
 use tickstorm_service::exit;
 use tickstorm_timebase::{Clock as _, Mono, SystemClock};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -27,6 +27,7 @@ use tokio_rustls::TlsConnector;
 use super::bytes;
 use super::connection::Connection;
 use super::stop::{Outcome, Stop};
+use super::welcome::Welcome;
 
 /// The time limit for the IP addresses of a name.
 const LOOKUP_TIME_MAX: Duration = Duration::from_secs(5);
@@ -71,22 +72,6 @@ pub(super) struct Server {
 struct Delay {
     from: Mono,
     largest: Duration,
-}
-
-/// What the first ACK of AUTH says.
-#[derive(Clone, Debug)]
-pub(super) struct Welcome {
-    pub(super) ack: Ack,
-}
-
-impl Welcome {
-    pub(super) fn heartbeat_interval(&self) -> Duration {
-        Duration::from_millis(self.ack.heartbeat_interval_ms.into())
-    }
-
-    pub(super) fn heartbeat_timeout(&self) -> Duration {
-        Duration::from_millis(self.ack.heartbeat_timeout_ms.into())
-    }
 }
 
 impl Server {
@@ -142,9 +127,8 @@ impl Server {
 
     /// Returns the first ACK of AUTH.
     pub(super) fn welcome(&self) -> Outcome<&Welcome> {
-        self.known_welcome().ok_or_else(|| {
-            Stop::Inconclusive("the first AUTH was not answered by a valid ACK".into())
-        })
+        self.known_welcome()
+            .ok_or_else(|| Stop::Inconclusive("the first AUTH was not answered by an ACK".into()))
     }
 
     /// Returns how far back a subscription can resume, in milliseconds, which the first call
@@ -192,6 +176,21 @@ impl Server {
         });
         let largest = since.map(|delay| delay.largest).max();
         self.tolerance + largest.unwrap_or_default()
+    }
+
+    /// Returns by how much this process may have been late at `at`.
+    pub(super) fn delay_at(&self, at: Mono) -> Duration {
+        let delays = self.delays.lock().unwrap_or_else(PoisonError::into_inner);
+        let around = delays.iter().filter(|delay| {
+            let until = delay.from + DELAY_SPAN + delay.largest;
+            (delay.from..=until).contains(&at)
+        });
+        around.map(|delay| delay.largest).max().unwrap_or_default()
+    }
+
+    /// Returns what the network and the scheduling of both machines may add to a time limit.
+    pub(super) fn tolerance(&self) -> Duration {
+        self.tolerance
     }
 
     pub(super) fn is_tls(&self) -> bool {
@@ -305,7 +304,7 @@ impl Server {
             client_id: "tickstorm check".into(),
             client_version: concat!("tickstorm/", env!("CARGO_PKG_VERSION")).into(),
             cookie: match self.known_welcome() {
-                Some(welcome) => welcome.ack.cookie.clone(),
+                Some(welcome) => welcome.cookie().to_vec(),
                 None => Vec::new(),
             },
             ..Auth::default()

@@ -17,6 +17,8 @@ use tokio::time::{sleep, timeout};
 
 /// By how much the mutants of the heartbeat timeout are off.
 const TIMEOUT_OFF: Duration = Duration::from_secs(5);
+/// How late the ticks of a mutant are.
+const TICKS_LATE: Duration = Duration::from_millis(400);
 /// How long a client may take to close after the edge has.
 const CLOSE_TIME_MAX: Duration = Duration::from_secs(30);
 const SECOND: i32 = 0;
@@ -33,6 +35,8 @@ pub(crate) enum Mutation {
     ResetForError,
     /// Ticks are sent before their time.
     EarlyTicks,
+    /// Ticks are sent 400 ms after their time.
+    LateTicks,
     /// Silent clients are closed 5 s earlier than the ACK says.
     EarlyTimeout,
     /// Silent clients are closed 5 s later than the ACK says.
@@ -45,6 +49,12 @@ pub(crate) enum Mutation {
     DoubledTick,
     /// Ticks that are replayed have quality NORMAL.
     ReplayAsNormal,
+    /// ACKs have no edge_id.
+    NoEdgeId,
+    /// The ACK of AUTH has no frame_rate_limit.
+    NoFrameRate,
+    /// The ACK of AUTH has no connection_id.
+    NoConnectionId,
 }
 
 /// The mutated edge.
@@ -129,10 +139,14 @@ async fn carry_requests(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mutatio
             Mutation::None
             | Mutation::WrongPolynomial
             | Mutation::ResetForError
+            | Mutation::LateTicks
             | Mutation::EarlyTimeout
             | Mutation::LateTimeout
             | Mutation::DoubledTick
-            | Mutation::ReplayAsNormal => {}
+            | Mutation::ReplayAsNormal
+            | Mutation::NoEdgeId
+            | Mutation::NoFrameRate
+            | Mutation::NoConnectionId => {}
         }
         // The edge may have closed. The client learns that from what it reads.
         let _ = to.write_all(bytes).await;
@@ -203,6 +217,9 @@ async fn carry_answers(
                     sleep(TIMEOUT_OFF).await;
                 }
             }
+            if mutation == Mutation::LateTicks && raw.kind == frame::DATA_BATCH {
+                sleep(TICKS_LATE).await;
+            }
             let bytes = answers.rewrite(&raw);
             if to.write_all(&bytes).await.is_err() {
                 return End::Reset;
@@ -252,6 +269,15 @@ impl Answers {
     fn rewrite_ack(&mut self, mut ack: Ack, bytes: &mut Vec<u8>) {
         let is_of_subscribe = ack.acked_type == u32::from(frame::SUBSCRIBE);
         self.subscribes += usize::from(is_of_subscribe);
+        if self.mutation == Mutation::NoEdgeId {
+            ack.edge_id.clear();
+        }
+        if self.mutation == Mutation::NoFrameRate {
+            ack.frame_rate_limit = 0;
+        }
+        if self.mutation == Mutation::NoConnectionId {
+            ack.connection_id.clear();
+        }
         if self.mutation == Mutation::EarlyTimeout {
             ack.heartbeat_timeout_ms += u32::try_from(TIMEOUT_OFF.as_millis()).unwrap();
         }

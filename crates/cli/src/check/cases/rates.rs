@@ -22,7 +22,7 @@ const BURST_MAX: u32 = 5_000;
 fn burst(server: &Server) -> Outcome<u32> {
     let welcome = server.welcome()?;
     let saved_up = welcome.heartbeat_timeout().min(SAVED_UP_MAX);
-    let rate = u64::from(welcome.ack.frame_rate_limit);
+    let rate = u64::from(welcome.frame_rate());
     let frames = u64::try_from(saved_up.as_millis()).unwrap_or(u64::MAX) * rate / 1_000;
     let burst = u32::try_from(frames).unwrap_or(u32::MAX).max(BURST_MIN);
     if burst > BURST_MAX {
@@ -33,7 +33,7 @@ fn burst(server: &Server) -> Outcome<u32> {
 
 pub(super) async fn limited(server: Arc<Server>) -> Outcome {
     let burst = burst(&server)?;
-    let rate = server.welcome()?.ack.frame_rate_limit;
+    let rate = server.welcome()?.frame_rate();
     let excess = burst / 2 + 10 * rate + 20;
 
     let mut connection = server.authenticated().await?;

@@ -8,39 +8,27 @@ use tickstorm_protocol::{ErrorCode, FrameType};
 
 use super::frames::{Point, refused};
 use crate::check::bytes;
-use crate::check::server::{Server, Welcome};
+use crate::check::server::Server;
 use crate::check::stop::{Outcome, ensure};
+use crate::check::welcome::Welcome;
 
 /// Authenticates, checks the ACK, and notes it for the other cases.
 pub(super) async fn ack_of_auth(server: Arc<Server>) -> Outcome {
     let mut connection = server.open().await?;
     connection.send(&server.auth()).await;
     let ack = connection.ack_of_auth().await?;
-    let (interval, timeout) = (ack.heartbeat_interval_ms, ack.heartbeat_timeout_ms);
-    ensure!(
-        0 < interval && interval < timeout,
-        "the heartbeat interval is {interval} ms, and the timeout {timeout} ms"
-    );
-    ensure!(!ack.edge_id.is_empty(), "there is no edge_id");
-    ensure!(
-        ack.start_epoch_ms == 0,
-        "start_epoch_ms is {}, though nothing was subscribed",
-        ack.start_epoch_ms
-    );
-    ensure!(ack.frame_rate_limit > 0, "there is no frame_rate_limit");
-    ensure!(
-        ack.cookie.len() <= 64,
-        "the cookie has {} bytes",
-        ack.cookie.len()
-    );
+    let welcome = Welcome { ack };
+    let (faults, ack) = (welcome.faults(), &welcome.ack);
     let note = format!(
-        "edge {}, protocol minor {}, heartbeats every {interval} ms, timeout {timeout} ms, \
-         {} frames per second",
+        "edge {}, protocol minor {}, heartbeats every {} ms, timeout {} ms, {} frames per second",
         ack.edge_id.escape_debug(),
         ack.protocol_minor,
+        ack.heartbeat_interval_ms,
+        ack.heartbeat_timeout_ms,
         ack.frame_rate_limit
     );
-    server.set_welcome(Welcome { ack });
+    server.set_welcome(welcome);
+    ensure!(faults.is_empty(), "{}", faults.join("; "));
     Ok(note)
 }
 
@@ -54,7 +42,9 @@ pub(super) async fn connection_ids(server: Arc<Server>) -> Outcome {
         let error = connection.refusal(ErrorCode::BadMagic).await?;
         ensure!(
             name.as_deref() == Some(&*error.connection_id),
-            "ERROR does not have the name {name:?}"
+            "the ACK calls the connection {:?}, and ERROR {:?}",
+            name.unwrap_or_default(),
+            error.connection_id
         );
         let unauthenticated = refused(&server, Point::BeforeAuth, b"?", ErrorCode::BadMagic);
         let unauthenticated = unauthenticated.await?.connection_id;

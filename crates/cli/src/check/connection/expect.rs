@@ -8,10 +8,11 @@ use tickstorm_protocol::FrameType;
 use tickstorm_protocol::message::{Ack, ErrorMsg};
 use tickstorm_timebase::{Mode, Mono};
 
-use super::{Connection, End, SUBSCRIBE_COST, SeenTick, Step, check_connection_id};
+use super::{Connection, End, SUBSCRIBE_COST, SeenTick, Step};
 use crate::check::bytes;
 use crate::check::server::Server;
 use crate::check::stop::{Outcome, Stop, ensure, fail};
+use crate::check::welcome::identity_faults;
 
 /// The time limit for an answer, apart from that to AUTH.
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(5);
@@ -42,7 +43,16 @@ impl Connection {
     /// Expects the ACK of AUTH.
     pub(in crate::check) async fn ack_of_auth(&mut self) -> Outcome<Ack> {
         let ack = self.ack(FrameType::Auth, AUTH_TIME_MAX).await?;
-        check_connection_id(&ack.connection_id).map_err(|stop| stop.about("the ACK of AUTH"))?;
+        // The case ack-of-auth judges the first one. If others had to report the same faults, these
+        // would hide everything else.
+        if let Some(welcome) = self.server.known_welcome() {
+            let (known, faults) = (identity_faults(&welcome.ack), identity_faults(&ack));
+            ensure!(
+                !known.is_empty() || faults.is_empty(),
+                "the ACK of AUTH: {}",
+                faults.join("; ")
+            );
+        }
         self.connection_id = Some(ack.connection_id.clone());
         Ok(ack)
     }
@@ -50,7 +60,13 @@ impl Connection {
     /// Expects the ACK of SUBSCRIBE.
     pub(in crate::check) async fn ack_of_subscribe(&mut self) -> Outcome<Ack> {
         self.note_subscribe();
-        self.ack(FrameType::Subscribe, SUBSCRIBE_TIME_MAX).await
+        let ack = self.ack(FrameType::Subscribe, SUBSCRIBE_TIME_MAX).await?;
+        ensure!(
+            ack.acked_type == u32::from(FrameType::Subscribe.byte()),
+            "the ACK of SUBSCRIBE has acked_type {}",
+            ack.acked_type
+        );
+        Ok(ack)
     }
 
     async fn ack(&mut self, answered: FrameType, within: Duration) -> Outcome<Ack> {
@@ -62,15 +78,7 @@ impl Connection {
                 .await
                 .map_err(|stop| stop.about(&what))?
             {
-                Step::Ack(ack) => {
-                    let expected = u32::from(answered.byte());
-                    ensure!(
-                        ack.acked_type == expected,
-                        "{what} has acked_type {}",
-                        ack.acked_type
-                    );
-                    return Ok(ack);
-                }
+                Step::Ack(ack) => return Ok(ack),
                 // An earlier subscription may still send ticks.
                 Step::Ticks => {}
                 Step::Pong(_) if self.beat.is_some() => {}
