@@ -5,13 +5,17 @@ use tickstorm_client::error::{ErrorCode, Return};
 use tickstorm_client::{Epoch, Mode, Options};
 use tickstorm_testkit::vectors::{bytes, cases, integer, interval};
 
-use super::script::{Ask, Behaviour, Network, SLACK_MS, closed_at, end, last_tick, refuse, serve};
+use super::script::{
+    Ask, Behaviour, Network, SLACK_MS, closed_at, end, ip_addresses, last_tick, refuse, serve,
+};
 use super::{mode_of, words};
 use crate::edge::Edge;
 
 const AUTHORITY_MS: i64 = 1_800_000_000_250;
 /// The random waits differ from run to run, so each case is tried several times.
 const RUNS: usize = 3;
+/// The usual limit for a connection to an IP address, which the driver keeps to.
+const CONNECT_MS: i64 = 3_000;
 /// Longer than any wait.
 const FAR_MS: i64 = 200_000;
 
@@ -104,9 +108,14 @@ impl<'a> Comeback<'a> {
         if attempt["unreachable"] == true {
             return Network::refuse(ask);
         }
+        if attempt["unanswered"] == true {
+            let made_ms = ask.at_ms;
+            self.network.ignore(ask, made_ms + CONNECT_MS).await;
+            return self.check_limit(attempt, made_ms);
+        }
         self.network.authority_ms += attempt.get("authority_jumps_ms").map_or(0, integer);
         let made_ms = ask.at_ms;
-        let mut edge = self.network.accept(ask);
+        let mut edge = self.network.accept_at_one_of(ip_addresses(attempt), ask);
         if attempt["silent_after"] == "connect" {
             return self.gives_up(attempt, made_ms, edge).await;
         }
@@ -189,7 +198,11 @@ impl<'a> Comeback<'a> {
             let closed = serve(&mut edge, timeless, time, until, &mut Vec::new()).await;
             assert!(closed, "{id}: the client waits without limit");
         }
-        let waited = time.now_ms() - made_ms;
+        self.check_limit(attempt, made_ms);
+    }
+
+    fn check_limit(&self, attempt: &Value, made_ms: i64) {
+        let (id, waited) = (&self.case["id"], self.network.time.now_ms() - made_ms);
         let (least, most) = interval(&attempt["gives_up_ms"]);
         let is_right = (least..=most).contains(&waited);
         assert!(is_right, "{id}: gives up after {waited} ms: {attempt}");

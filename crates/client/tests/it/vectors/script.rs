@@ -32,12 +32,21 @@ pub(super) const SLACK_MS: i64 = 5;
 pub(super) struct Ask {
     pub(super) address: String,
     pub(super) at_ms: i64,
-    reply: oneshot::Sender<io::Result<DuplexStream>>,
+    reply: oneshot::Sender<io::Result<Dialled>>,
+}
+
+/// The client's end of a connection.
+struct Dialled {
+    socket: DuplexStream,
+    /// The number of IP addresses that the name has.
+    ip_addresses: usize,
 }
 
 struct Dialler {
     asks: mpsc::UnboundedSender<Ask>,
     time: Time,
+    /// The number of IP addresses that the last name had.
+    ip_addresses: usize,
 }
 
 impl Dial for Dialler {
@@ -52,9 +61,15 @@ impl Dial for Dialler {
         };
         // If the script is over, the client is about to be dropped.
         let _ = self.asks.send(ask);
-        answer
+        let dialled = answer
             .await
-            .unwrap_or(Err(io::ErrorKind::ConnectionRefused.into()))
+            .unwrap_or(Err(io::ErrorKind::ConnectionRefused.into()))?;
+        self.ip_addresses = dialled.ip_addresses;
+        Ok(dialled.socket)
+    }
+
+    fn ip_addresses(&self, _address: &str) -> usize {
+        self.ip_addresses
     }
 }
 
@@ -120,7 +135,11 @@ impl Network {
             began: clock.now(),
         };
         let (sender, asks) = mpsc::unbounded_channel();
-        let dialler = Dialler { asks: sender, time };
+        let dialler = Dialler {
+            asks: sender,
+            time,
+            ip_addresses: 0,
+        };
         let record = Record::default();
         let written = Arc::clone(&record);
         let client = tokio::spawn(async move {
@@ -161,12 +180,28 @@ impl Network {
 
     /// Lets an attempt reach an edge, which knows authority time.
     pub(super) fn accept(&mut self, ask: Ask) -> Edge {
+        self.accept_at_one_of(1, ask)
+    }
+
+    /// Lets an attempt reach an edge at one of the IP addresses of a name.
+    pub(super) fn accept_at_one_of(&mut self, ip_addresses: usize, ask: Ask) -> Edge {
         let (near, mut edge) = edge_of(self.time.clock, self.time.began);
         edge.skew_us = self.authority_ms * 1_000 - BASE_US;
         self.edges += 1;
         edge.limits.edge_id = format!("edge-{}", self.edges);
-        let _ = ask.reply.send(Ok(near));
+        let _ = ask.reply.send(Ok(Dialled {
+            socket: near,
+            ip_addresses,
+        }));
         edge
+    }
+
+    /// Leaves an attempt unanswered until the client cuts it off, or its driver would at `until_ms`.
+    pub(super) async fn ignore(&self, mut ask: Ask, until_ms: i64) {
+        let given_up = timeout_at(self.time.at(until_ms), ask.reply.closed());
+        if given_up.await.is_err() {
+            let _ = ask.reply.send(Err(io::ErrorKind::TimedOut.into()));
+        }
     }
 
     pub(super) fn refuse(ask: Ask) {
@@ -196,6 +231,12 @@ impl Drop for Network {
     fn drop(&mut self) {
         self.client.abort();
     }
+}
+
+/// Returns the number of IP addresses that the name has at an attempt.
+pub(super) fn ip_addresses(attempt: &Value) -> usize {
+    let given = attempt.get("ip_addresses").map_or(1, integer);
+    usize::try_from(given).unwrap()
 }
 
 fn seeing(event: Event) -> Seeing {
