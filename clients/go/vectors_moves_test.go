@@ -202,6 +202,9 @@ func (r *moveRun) serve(a *attemptCase, c *simConn) {
 	if a.EdgeID == "same" {
 		e.edgeID = "old"
 	}
+	if a.IPs != nil {
+		c.ips = *a.IPs
+	}
 	if a.Start == "too late" {
 		e.start = func(resume *int64) int64 { return *resume + 5000 }
 	}
