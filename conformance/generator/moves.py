@@ -94,6 +94,16 @@ def _outcomes(add):
     why = "b is a name with two IP addresses, and only one of the edges there refuses the client"
     add("one-of-a-name-refuses", ["reconnecting-39", "moving-15"], [(0, 12_000)], attempts, why,
         addresses=["a", "b", "c"])
+    timeless = {"error": {"code": "NO_TIME", "retry_after_ms": 9_000}, "answers": "AUTH"}
+    attempts = [_first("b", 9_000, ip_addresses=2, **timeless), _next("b", [250, 500], **SERVES)]
+    why = "the hint is about one of the edges behind the name"
+    add("one-of-a-name-without-time", ["reconnecting-39", "moving-15"], [(0, 12_000)], attempts,
+        why, addresses=["a", "b", "c"])
+    unanswered = {"unanswered": True, "gives_up_ms": [3_000, 3_000 + SLACK_MS]}
+    attempts = [_first("b", 55_000, **unanswered), _next("c", [250, 500], **SERVES)]
+    why = "the old connection brings the ticks meanwhile, so there is no hurry"
+    add("attempt-unanswered", ["reconnecting-44", "moving-19"], [(0, 60_000)], attempts, why,
+        addresses=["a", "b", "c"])
     hangs = {"silent_after": "connect", "gives_up_ms": [10_000, 10_000 + SLACK_MS]}
     attempts = [_first("b", 595_000, **hangs), _next("c", [250, 500], **SERVES)]
     why = "the old connection brings the ticks meanwhile, and is sent HEARTBEATs"

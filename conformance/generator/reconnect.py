@@ -297,6 +297,12 @@ def _unanswered(add):
                 _attempt("c", 0, 4_000, **_serves(5_000))]
     why = "once each address was tried, a slow one has its chance"
     add("brief-once-each", [*rule, "reconnecting-37", "session-72"], ["a", "b", "c"], attempts, why)
+    attempts = [_attempt("a", **BRIEF),
+                _of(2, _attempt("b", **_serves(5_000, _error("AUTH_FAILED")))),
+                _attempt("b", 0, 1_000, **BRIEF), _attempt("a", **USUAL)]
+    why = "a has not been tried since the subscription; b has two IP addresses, and is tried again"
+    add("brief-again-after-a-subscription", ["reconnecting-35", "reconnecting-40"], ["a", "b"],
+        attempts, why)
     attempts = [served, _attempt("b", 0, 1_000, **_refused()), _attempt("a", 0, 2_000, **USUAL),
                 _attempt("a", 0, 4_000, **_serves(5_000)), _attempt("a", 0, 8_000, **USUAL)]
     why = "b rests, so there is no other address to hurry for, also after the next subscription"
@@ -315,6 +321,10 @@ def _unanswered(add):
     attempts = [_attempt("a", **BRIEF), _attempt("b", **_timeless(3_000)),
                 _attempt("a", 3_000, **USUAL), _attempt("b", **_serves(5_000))]
     add("first-cut-off-and-no-time", ["reconnecting-34", "reconnecting-35"], ["a", "b"], attempts)
+    attempts = [_attempt("a", **BRIEF), _attempt("b", **_timeless(3_000)),
+                _attempt("a", 3_000, **USUAL), _attempt("b", **_refused())]
+    why = "each address was tried with the usual limits after a was cut off"
+    add("first-cut-off-and-no-time-any-more", again, ["a", "b"], attempts, why, gives_up=True)
 
 
 def _of(ip_addresses, attempt):

@@ -294,6 +294,8 @@ class ScriptedWorld(InstantWorld):
         configure(edge, attempt, self.attempts)
         self.attempts.append(edge)
         self.edges.append(edge)
+        if not edge.answers_dial:
+            self.ticks_before.append(self.ticks_ms)
         return edge
 
     def _answer_dial(self, edge: SimEdge, number: int) -> None:

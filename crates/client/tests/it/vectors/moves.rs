@@ -266,6 +266,10 @@ impl<'a> Relocation<'a> {
             Network::refuse(ask);
             return false;
         }
+        if attempt["unanswered"] == true {
+            self.network.ignore(ask, attempt, &self.case["id"]).await;
+            return false;
+        }
         let mut edge = self.network.accept_at_one_of(ip_addresses(attempt), ask);
         if attempt["edge_id"] == "same" {
             edge.limits.edge_id.clone_from(&self.old.edge_id);

@@ -12,7 +12,7 @@ use tickstorm_protocol::ErrorCode;
 use tickstorm_protocol::frame::{self, FrameType};
 use tickstorm_protocol::message::{DataBatch, Tick};
 use tickstorm_protocol::session::server::{self, Step};
-use tickstorm_testkit::vectors::integer;
+use tickstorm_testkit::vectors::{integer, interval};
 use tickstorm_timebase::{Clock as _, Mono};
 use tokio::io::DuplexStream;
 use tokio::sync::{mpsc, oneshot};
@@ -25,6 +25,8 @@ use crate::edge::{BASE_US, Edge, Seen, TokioClock, edge_of};
 const BASE_MS: i64 = BASE_US / 1_000;
 /// How long before their time an edge sends ticks to a client that subscribes ahead.
 const LEAD_MS: i64 = 800;
+/// The usual limit for a connection to an IP address, which the driver keeps to.
+const CONNECT_MS: i64 = 3_000;
 /// By how much virtual time may exceed a time of the vectors, since its timers count milliseconds.
 pub(super) const SLACK_MS: i64 = 5;
 
@@ -196,12 +198,22 @@ impl Network {
         edge
     }
 
-    /// Leaves an attempt unanswered until the client cuts it off, or its driver would at `until_ms`.
-    pub(super) async fn ignore(&self, mut ask: Ask, until_ms: i64) {
-        let given_up = timeout_at(self.time.at(until_ms), ask.reply.closed());
-        if given_up.await.is_err() {
+    /// Leaves an attempt unanswered until the client cuts it off or its driver gives it up, and
+    /// checks when that is.
+    pub(super) async fn ignore(&self, mut ask: Ask, attempt: &Value, id: &Value) {
+        let usual = self.time.at(ask.at_ms + CONNECT_MS);
+        if timeout_at(usual, ask.reply.closed()).await.is_err() {
             let _ = ask.reply.send(Err(io::ErrorKind::TimedOut.into()));
         }
+        self.check_limit(attempt, ask.at_ms, id);
+    }
+
+    /// Checks that an attempt is given up now, in time.
+    pub(super) fn check_limit(&self, attempt: &Value, made_ms: i64, id: &Value) {
+        let waited = self.time.now_ms() - made_ms;
+        let (least, most) = interval(&attempt["gives_up_ms"]);
+        let is_right = (least..=most).contains(&waited);
+        assert!(is_right, "{id}: gives up after {waited} ms: {attempt}");
     }
 
     pub(super) fn refuse(ask: Ask) {
