@@ -69,8 +69,8 @@ func (a *addresses) handleAttemptInUse(now instant) bool {
 func (a *addresses) handleConnection(index, ips int) { a.states[index].ips = ips }
 
 // handleFailure records that a connection to an address ended, or was not made. It returns whether
-// the address must rest: if it is refused, unless another IP address of its name may lead to another
-// edge.
+// the address must rest: if it is refused, unless another IP address of its name may lead to
+// another edge.
 func (a *addresses) handleFailure(index int, isRefused bool) bool {
 	state := &a.states[index]
 	if !isRefused {
