@@ -133,9 +133,9 @@ def _refusals(add):
     why = "the code *no* ends a subscription, for instance after the password has been changed"
     add("no-ends-a-subscription", ["moving-31", "reconnecting-30"], ["a", "b"], attempts, why)
     attempts = [_attempt("a", **_serves(5_000)), _attempt("b", 0, 1_000, **_refused()),
-                _attempt("a", 0, 2_000, **_refused()),
-                _attempt("b", 56_000, 61_000, **_serves(5_000))]
-    why = "both rest, and b is free first: 60 to 61 s after its refusal"
+                _attempt("a", 0, 2_000, **_serves(5_000)), _attempt("a", 0, 4_000, **_refused()),
+                _attempt("b", 49_000, 56_000, **_serves(5_000))]
+    why = "both rest, and b is free first: 60 to 61 s after its refusal, which came 5 s before a's"
     add("no-everywhere", ["reconnecting-30"], ["a", "b"], attempts, why)
 
 
