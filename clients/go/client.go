@@ -32,7 +32,7 @@ type Client struct {
 	start   int64
 }
 
-// Connect connects to an edge, authenticates and subscribes. Each address is tried once, without a
+// Connect connects to an edge, authenticates and subscribes. Each address is tried, without a
 // pause; if none of them accepts this client, Connect returns the reason and the address. However,
 // if an edge does not know the time yet, Connect tries again until an edge does, or ctx is done.
 // Later connections are made without limit, each announced by Reconnecting, unless

@@ -71,7 +71,12 @@ func (s *subscription) pause(
 		s.held.dropTicks()
 		s.positions = map[Mode]*position{}
 	}
-	wait := s.backoff.wait(s.hint(err, wasSubscribed), subscribedFor, s.random())
+	// After an attempt that was cut off, its time was wait enough: clients whose edge failed are as
+	// spread out as before it.
+	var wait time.Duration
+	if !wasCutOff(err) {
+		wait = s.backoff.wait(s.hint(err, wasSubscribed), subscribedFor, s.random())
+	}
 	after := maxOf(wait, s.addresses.advance(now)-now)
 	s.phase, s.waitUntil = phaseWaiting, now+after
 	s.emit(Reconnecting{
@@ -87,10 +92,11 @@ func (s *subscription) pause(
 // to send fewer frames.
 func (s *subscription) handleFailedAddress(address int, err failure, now instant) {
 	s.sparing = s.sparing || isCode(err, CodeRateLimited)
-	switch {
-	case s.position.classify(err.comeBack()) == comeBackNo:
+	isNo := s.position.classify(err.comeBack()) == comeBackNo
+	switch mustRest := s.addresses.handleFailure(address, isNo || isCode(err, CodeNoTime)); {
+	case mustRest && isNo:
 		s.addresses.handleRefusal(address, now, s.random())
-	case isCode(err, CodeNoTime):
+	case mustRest:
 		s.addresses.rest(address, now+timelessRest(err))
 	}
 }
@@ -109,7 +115,8 @@ func (s *subscription) hint(err failure, wasSubscribed bool) time.Duration {
 		leftByItself = wasSubscribed && !err.isAuth
 	}
 	// The hint of NO_TIME is about that edge. Another one may well know the time.
-	mayGoElsewhere := isCode(err, CodeNoTime) && (len(s.addresses.states) > 1 || wasSubscribed)
+	mayGoElsewhere := isCode(err, CodeNoTime) && (len(s.addresses.states) > 1 || wasSubscribed ||
+		s.addresses.hasMoreEdges(s.addresses.current))
 	if leftByItself || mayGoElsewhere {
 		return maxOf(fraction(leavingWaitMax, s.random()), time.Millisecond)
 	}
@@ -117,42 +124,75 @@ func (s *subscription) hint(err failure, wasSubscribed bool) time.Duration {
 }
 
 // handleFirstFailure goes to the next address at once. If all have failed, it gives up, unless an
-// edge did not know the time yet.
+// attempt was cut off, or an edge did not know the time yet.
 func (s *subscription) handleFirstFailure(err failure, now instant) {
 	f, tried := s.first, s.addresses.current
 	s.handleFailedAddress(tried, err, now)
-	f.failed = withAddress(s.settings.addresses[tried], err)
+	f.handleFailure(tried, withAddress(s.settings.addresses[tried], err), err,
+		s.position.classify(err.comeBack()) == comeBackNo, now)
+	if s.addresses.hasMoreEdges(tried) {
+		s.connect(now)
+		return
+	}
 	f.tries++
-	f.timelessUntil[tried] = 0
+	from := s.addresses.advance(now)
+	if f.tries < len(s.addresses.states) && from <= now {
+		s.connect(now)
+		return
+	}
+	due := f.due()
+	switch {
+	case due != never:
+		s.phase, s.waitUntil = phaseWaiting, now+maxOf(due-now, timelessRestMin)
+		f.beginPass(s.waitUntil)
+	case len(f.cutOff) > 0:
+		s.addresses.use(f.cutOff[0])
+		f.cutOff, f.tries = f.cutOff[1:], len(s.addresses.states)
+		s.connect(now)
+	case f.refused != nil:
+		s.end(f.refused)
+	default:
+		s.end(f.last)
+	}
+}
+
+// handleFailure records that an attempt at an address failed. isNo says that it would fail again,
+// and shown names the address.
+func (f *firstPass) handleFailure(address int, shown error, err failure, isNo bool, now instant) {
+	f.failed = shown
 	_, isTimeless := err.(*NoTimeError)
 	switch {
 	case isTimeless || isCode(err, CodeNoTime):
-		f.timelessUntil[tried] = now + timelessRest(err)
-	case s.position.classify(err.comeBack()) == comeBackNo:
+		f.timelessUntil[address] = now + timelessRest(err)
+	case isNo:
 		if f.refused == nil {
-			f.refused = f.failed
+			f.refused = shown
 		}
 	default:
-		f.last = f.failed
+		if wasCutOff(err) {
+			f.cutOff = append(f.cutOff, address)
+		}
+		f.last = shown
 	}
-	from := s.addresses.advance(now)
-	if f.tries < len(s.addresses.states) && from <= now {
-		s.connect()
-		return
-	}
+}
+
+// due returns when the first edge that did not know the time may be asked again, or never.
+func (f *firstPass) due() instant {
 	due := never
 	for _, until := range f.timelessUntil {
 		if until > 0 {
 			due = minOf(due, until)
 		}
 	}
-	if due == never {
-		if f.refused == nil {
-			f.refused = f.last
+	return due
+}
+
+// beginPass begins another pass over the addresses.
+func (f *firstPass) beginPass(now instant) {
+	f.tries, f.last, f.cutOff = 0, nil, nil
+	for i, until := range f.timelessUntil {
+		if until <= now {
+			f.timelessUntil[i] = 0
 		}
-		s.end(f.refused)
-		return
 	}
-	f.tries, f.last = 0, nil
-	s.phase, s.waitUntil = phaseWaiting, now+maxOf(due-now, timelessRestMin)
 }

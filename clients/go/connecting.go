@@ -1,21 +1,27 @@
 package tickstorm
 
+import "time"
+
 // This file is how a subscription makes a connection, and what it says first.
 
 // connect starts to connect to the current address.
-func (s *subscription) connect() {
+func (s *subscription) connect(now instant) {
 	s.phase = phaseConnecting
-	s.attempt = s.dial(s.addresses.current, s.est)
+	var limit time.Duration
+	if s.addresses.handleAttemptInUse(now) {
+		limit = briefMax
+	}
+	s.attempt = s.dial(s.addresses.current, s.est, limit)
 }
 
-func (s *subscription) dial(address int, est *estimator) *link {
+func (s *subscription) dial(address int, est *estimator, limit time.Duration) *link {
 	s.links++
 	l := &link{
 		id: s.links, address: address, est: est, dialling: true,
 		answerBy: never, goingAwayAt: never,
 		session: session{exact: s.settings.exact, sparing: s.sparing},
 	}
-	s.actions = append(s.actions, dialAction{l.id, address})
+	s.actions = append(s.actions, dialAction{l.id, address, limit})
 	return l
 }
 

@@ -47,35 +47,54 @@ func newDialer(o *Options) *dialer {
 	}
 }
 
-// dial connects to an address, and makes the TLS handshake if there is to be one.
-func (d *dialer) dial(ctx context.Context, address string) (net.Conn, error) {
-	conn, err := d.dialPlain(ctx, address)
+// dial connects to an address, and makes the TLS handshake if there is to be one. limit is that of
+// dialAction. It also returns the number of IP addresses.
+func (d *dialer) dial(
+	ctx context.Context, address string, limit time.Duration,
+) (net.Conn, int, error) {
+	conn, ips, err := d.dialWithin(ctx, address, limit)
 	if err != nil || d.tls == nil {
-		return conn, err
+		return conn, ips, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, handshakeTimeout)
 	defer cancel()
 	secured := tls.Client(conn, tlsConfigFor(d.tls, address))
 	if err := secured.HandshakeContext(ctx); err != nil {
 		conn.Close()
-		return nil, err
+		return nil, ips, err
 	}
-	return secured, nil
+	return secured, ips, nil
 }
 
-func (d *dialer) dialPlain(ctx context.Context, address string) (net.Conn, error) {
+func (d *dialer) dialWithin(
+	ctx context.Context, address string, limit time.Duration,
+) (net.Conn, int, error) {
+	if limit == 0 {
+		return d.dialPlain(ctx, address)
+	}
+	limited, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	conn, ips, err := d.dialPlain(limited, address)
+	if err != nil && limited.Err() != nil && ctx.Err() == nil {
+		err = errCutOff
+	}
+	return conn, ips, err
+}
+
+func (d *dialer) dialPlain(ctx context.Context, address string) (net.Conn, int, error) {
 	if d.custom != nil {
 		ctx, cancel := context.WithTimeout(ctx, lookupTimeout+raceTimeout)
 		defer cancel()
-		return d.custom(ctx, address)
+		conn, err := d.custom(ctx, address)
+		return conn, 1, err
 	}
 	host, port, err := net.SplitHostPort(address)
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	found, err := d.resolve(ctx, host)
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	d.mu.Lock()
 	candidates := inTurn(found, d.lastUsed[address])
@@ -97,10 +116,10 @@ func (d *dialer) dialPlain(ctx context.Context, address string) (net.Conn, error
 		// This is Go's default, but samples of the time depend on it.
 		if err := tcp.SetNoDelay(true); err != nil {
 			conn.Close()
-			return nil, err
+			return nil, len(candidates), err
 		}
 	}
-	return conn, err
+	return conn, len(candidates), err
 }
 
 func (d *dialer) resolve(ctx context.Context, host string) ([]netip.Addr, error) {

@@ -90,13 +90,62 @@ func TestTheNextAttemptBeginsAfterTheAddressThatWasUsed(t *testing.T) {
 		return client, nil
 	}
 	for n := 0; n < 4; n++ {
-		if _, err := d.dial(testContext(t), "edge:8080"); err != nil {
+		if _, n, err := d.dial(testContext(t), "edge:8080", 0); err != nil || n != 3 {
 			t.Fatal(err)
 		}
 	}
 	want := []string{"192.0.2.1:8080", "192.0.2.2:8080", "192.0.2.3:8080", "192.0.2.1:8080"}
 	if !reflect.DeepEqual(tried, want) {
 		t.Errorf("%v", tried)
+	}
+}
+
+func TestABriefAttemptIsCutOffAndTheNextOneContinues(t *testing.T) {
+	d := newDialer(&Options{})
+	d.lookup = func(context.Context, string) ([]netip.Addr, error) {
+		return ips("192.0.2.1", "192.0.2.2"), nil
+	}
+	var mu sync.Mutex
+	var tried []string
+	d.connect = func(ctx context.Context, address string) (net.Conn, error) {
+		mu.Lock()
+		tried = append(tried, address)
+		mu.Unlock()
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
+	for n := 0; n < 2; n++ {
+		_, _, err := d.dial(testContext(t), "edge:8080", 20*time.Millisecond)
+		if !wasCutOff(&ConnectError{Address: "edge:8080", Err: err}) {
+			t.Fatal(err)
+		}
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	if want := []string{"192.0.2.1:8080", "192.0.2.2:8080"}; !reflect.DeepEqual(tried, want) {
+		t.Errorf("%v", tried)
+	}
+}
+
+func TestOnlyTheLimitOfABriefAttemptCutsItOff(t *testing.T) {
+	refused := errors.New("refused")
+	d := newDialer(&Options{Dial: func(ctx context.Context, _ string) (net.Conn, error) {
+		return nil, refused
+	}})
+	if _, _, err := d.dial(testContext(t), "edge", time.Second); err != refused {
+		t.Error(err)
+	}
+	d.custom = func(ctx context.Context, _ string) (net.Conn, error) {
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
+	if _, _, err := d.dial(testContext(t), "edge", time.Millisecond); err != errCutOff {
+		t.Error(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	if _, _, err := d.dial(ctx, "edge", time.Hour); err != context.Canceled {
+		t.Error(err)
 	}
 }
 

@@ -53,7 +53,9 @@ type dialled struct {
 	id   int
 	conn net.Conn
 	who  login
-	err  failure
+	// ips is how many IP addresses the name has.
+	ips int
+	err failure
 }
 
 // written is the outcome of writing.
@@ -268,7 +270,7 @@ func (d *driver) dial(ctx context.Context, action dialAction) {
 		var err error
 		if o.who, err = d.options.Credentials.login(ctx); err != nil {
 			o.err = &CredentialsError{Err: err}
-		} else if o.conn, err = d.dialer.dial(ctx, address); err != nil {
+		} else if o.conn, o.ips, err = d.dialer.dial(ctx, address, action.limit); err != nil {
 			o.conn, o.err = nil, &ConnectError{Address: address, Err: err}
 		}
 		select {
@@ -289,7 +291,7 @@ func (d *driver) handleDialled(ctx context.Context, o dialled) {
 	} else if o.conn != nil {
 		o.conn.Close()
 	}
-	d.handle(ctx, func(at moment) { d.subscription.handleDialled(at, o.id, o.who, o.err) })
+	d.handle(ctx, func(at moment) { d.subscription.handleDialled(at, o.id, o.who, o.ips, o.err) })
 }
 
 // write hands bytes to the connection's writer, which is idle.

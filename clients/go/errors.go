@@ -86,6 +86,15 @@ type ConnectError struct {
 	Err error
 }
 
+// errCutOff is why an attempt failed that took the time in which another address may work.
+var errCutOff = errors.New("no connection within 1s, and other addresses are left to try")
+
+// wasCutOff returns whether an attempt was cut off for the sake of other addresses.
+func wasCutOff(err failure) bool {
+	failed, ok := err.(*ConnectError)
+	return ok && errors.Is(failed.Err, errCutOff)
+}
+
 func (e *ConnectError) Error() string {
 	return fmt.Sprintf("cannot connect to %q: %v", e.Address, e.Err)
 }

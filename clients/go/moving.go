@@ -73,7 +73,7 @@ func (s *subscription) move(now instant) {
 	}
 	s.mover.target = target
 	// What this edge learns about the time is kept apart until it is the one in use.
-	s.attempt = s.dial(target, s.est.apart())
+	s.attempt = s.dial(target, s.est.apart(), 0)
 }
 
 // handleLinkEnd records that the connection in use has ended. An attempt to move that is under way
@@ -136,6 +136,10 @@ func (s *subscription) handleMoveFailure(l *link, err failure, now instant) {
 	// client from coming back to that name when its connection has ended.
 	if target != current || !isCode(err, CodeNoTime) {
 		s.handleFailedAddress(target, err, now)
+	}
+	if s.addresses.hasMoreEdges(target) {
+		// Another edge of the name did not give this hint.
+		earliest = now
 	}
 	if target != current {
 		s.addresses.rest(target, earliest)

@@ -2,6 +2,7 @@ package tickstorm
 
 import (
 	"io"
+	"os"
 	"sort"
 	"testing"
 	"time"
@@ -45,10 +46,13 @@ type simEvent struct {
 
 // simConn is a connection, or an attempt to make one.
 type simConn struct {
-	sim      *sim
-	id       int
-	address  int
-	dialled  time.Duration
+	sim     *sim
+	id      int
+	address int
+	dialled time.Duration
+	// limit is that of dialAction, and ips how many IP addresses the name has.
+	limit    time.Duration
+	ips      int
 	closedAt time.Duration
 	isClosed bool
 	reader   wire.Decoder
@@ -159,7 +163,8 @@ func (s *sim) perform() {
 		for _, action := range actions {
 			switch action := action.(type) {
 			case dialAction:
-				c := &simConn{sim: s, id: action.link, address: action.address, dialled: s.now}
+				c := &simConn{sim: s, id: action.link, address: action.address, dialled: s.now,
+					limit: action.limit, ips: 1}
 				s.conns[c.id] = c
 				s.onDial(c)
 			case writeAction:
@@ -208,13 +213,24 @@ func (s *sim) write(id int, bytes []byte) {
 
 // accept makes the connection.
 func (c *simConn) accept() {
-	c.sim.sub.handleDialled(c.sim.moment(), c.id, login{username: "u", password: "p"}, nil)
+	c.sim.sub.handleDialled(c.sim.moment(), c.id, login{username: "u", password: "p"}, c.ips, nil)
 }
 
 // fail makes the attempt to connect fail.
 func (c *simConn) fail() {
-	c.sim.sub.handleDialled(c.sim.moment(), c.id, login{},
+	c.sim.sub.handleDialled(c.sim.moment(), c.id, login{}, 0,
 		&ConnectError{Address: "a", Err: io.ErrUnexpectedEOF})
+}
+
+// ignore leaves the attempt to connect unanswered until a driver gives it up.
+func (c *simConn) ignore() {
+	limit, err := connectTimeout, os.ErrDeadlineExceeded
+	if c.limit > 0 && c.limit < limit {
+		limit, err = c.limit, errCutOff
+	}
+	c.sim.after(limit, func() {
+		c.sim.sub.handleDialled(c.sim.moment(), c.id, login{}, 0, &ConnectError{Address: "a", Err: err})
+	})
 }
 
 // send sends bytes to the client.

@@ -10,6 +10,10 @@ const (
 	// leavingWaitMax is the upper limit of the first wait after this client left an edge on its own
 	// account. An edge that drains gives hints of that size; a sick edge cannot.
 	leavingWaitMax = 500 * time.Millisecond
+	// briefMax limits an attempt to connect while other addresses are left to try. With the 4 s after
+	// which a silent edge is noticed, and the wait after that, a dead address does not make a tick
+	// more than 6 s late.
+	briefMax = time.Second
 	// timelessRestMin is the shortest rest of an address whose edge does not know the time.
 	timelessRestMin = time.Second
 	// queueMax bounds the events queued for a slow reader: one batch of maximum size. Beyond it, the
@@ -38,8 +42,13 @@ const (
 
 // The actions that a subscription asks its driver for.
 type (
-	// dialAction asks to connect to an address, and for the credentials.
-	dialAction struct{ link, address int }
+	// dialAction asks to connect to an address, and for the credentials. limit is for the lookup of
+	// the name and the TCP connection together, after which the attempt fails with errCutOff; 0 means
+	// the usual limits.
+	dialAction struct {
+		link, address int
+		limit         time.Duration
+	}
 	// writeAction asks to write bytes, and to report when they are written.
 	writeAction struct {
 		link  int
@@ -104,9 +113,12 @@ type subscription struct {
 	wasRead   bool
 }
 
-// firstPass is the state of the first connection: each address is tried once.
+// firstPass is the state of the first connection: each address is tried once, and those that were
+// cut off are tried again.
 type firstPass struct {
 	tries int
+	// cutOff is the addresses whose attempt was cut off in this pass.
+	cutOff []int
 	// refused is the first refusal, last the last other failure, and failed the last one of any kind.
 	refused, last, failed error
 	// timelessUntil is when each address whose edge did not know the time may be asked again, or 0.
@@ -130,7 +142,7 @@ func newSubscription(s settings, random func() uint32) *subscription {
 // begin makes the first attempt to connect.
 func (s *subscription) begin(at moment) {
 	s.notice(at)
-	s.connect()
+	s.connect(at.now)
 	s.settle(at.now)
 }
 
@@ -140,14 +152,16 @@ func (s *subscription) handleTimer(at moment) {
 	s.settle(at.now)
 }
 
-// handleDialled records that a connection was made and what to present there, or that it failed.
-func (s *subscription) handleDialled(at moment, id int, l login, err failure) {
+// handleDialled records that a connection was made, to one of so many IP addresses of the name, and
+// what to present there, or that it failed.
+func (s *subscription) handleDialled(at moment, id int, l login, ips int, err failure) {
 	s.notice(at)
 	if a := s.find(id); a != nil && a.dialling {
 		a.dialling = false
 		if err != nil {
 			s.handleEnd(a, err, at.now)
 		} else {
+			s.addresses.handleConnection(a.address, ips)
 			s.introduce(a, l, at.now)
 		}
 	}
@@ -288,7 +302,7 @@ func (s *subscription) notice(at moment) {
 func (s *subscription) settle(now instant) {
 	s.forgiveUnread(now)
 	if s.phase == phaseWaiting && now >= s.waitUntil {
-		s.connect()
+		s.connect(now)
 	}
 	for _, l := range [...]*link{s.link, s.attempt} {
 		if l == nil {

@@ -19,6 +19,8 @@ type attemptCase struct {
 	ResumeAfter    json.RawMessage `json:"resume_after"`
 	PresentsCookie json.RawMessage `json:"presents_cookie"`
 	Unreachable    bool
+	Unanswered     bool
+	IPs            *int `json:"ip_addresses"`
 	Error          *struct {
 		Code       string
 		RetryAfter int64 `json:"retry_after_ms"`
@@ -163,6 +165,21 @@ func (r *comebackRun) dial(c *simConn) {
 	}
 	if wait := r.sim.now - r.ended; a.Wait != nil && !a.Wait.contains(wait) {
 		r.t.Errorf("attempt %d is made after %v, but expected %v", r.made, wait, *a.Wait)
+	}
+	if a.Unanswered {
+		number := r.made
+		c.onClose = func() {
+			r.ended = r.sim.now
+			r.over = number == len(r.Attempts)
+			if took := r.sim.now - c.dialled; !a.GivesUp.contains(took) {
+				r.t.Errorf("attempt %d is given up after %v", number, took)
+			}
+		}
+		c.ignore()
+		return
+	}
+	if a.IPs != nil {
+		c.ips = *a.IPs
 	}
 	if a.Unreachable {
 		r.ended = r.sim.now

@@ -219,7 +219,20 @@ func (r *moveRun) attempt(c *simConn) {
 		c.fail()
 		return
 	}
+	if a.Unanswered {
+		c.onClose = func() { r.handleGivenUp(a, c) }
+		c.ignore()
+		return
+	}
 	r.serve(a, c)
+}
+
+// handleGivenUp records the end of an attempt.
+func (r *moveRun) handleGivenUp(a *attemptCase, c *simConn) {
+	r.handleEnd()
+	if a.GivesUp != nil && !a.GivesUp.contains(r.sim.now-c.dialled) {
+		r.t.Errorf("the attempt is given up after %v", r.sim.now-c.dialled)
+	}
 }
 
 // serve serves an attempt to move.
@@ -230,15 +243,13 @@ func (r *moveRun) serve(a *attemptCase, c *simConn) {
 		e.edgeID = "old"
 	}
 	r.served = append(r.served, servedAttempt{a, e})
+	if a.IPs != nil {
+		c.ips = *a.IPs
+	}
 	if a.Start == "too late" {
 		e.start = func(resume *int64) int64 { return *resume + 5000 }
 	}
-	c.onClose = func() {
-		r.handleEnd()
-		if a.GivesUp != nil && !a.GivesUp.contains(r.sim.now-c.dialled) {
-			r.t.Errorf("the attempt is given up after %v", r.sim.now-c.dialled)
-		}
-	}
+	c.onClose = func() { r.handleGivenUp(a, c) }
 	beforeMove := r.old.conn
 	e.onSubscribe = func() {
 		if last := r.old.last; e.resume == nil || *e.resume != last {

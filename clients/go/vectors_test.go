@@ -192,7 +192,7 @@ func (c *clientSession) check(t *testing.T, pieces ...[]byte) {
 	s := newSubscription(settings{addresses: []string{"a"}, mode: mode,
 		resumeAfter: c.Subscribes[0].Resume}, func() uint32 { return 0 })
 	s.phase, s.first = phaseSubscribed, nil
-	l := s.dial(0, s.est)
+	l := s.dial(0, s.est, 0)
 	l.dialling, s.link = false, l
 	for i, r := range c.Subscribes {
 		mode, err := ParseMode(r.Mode)

@@ -190,6 +190,8 @@ def _not_breaches(sessions):
         message("PONG"),
     ]
     add("senseless-pongs", sentences, [*OPEN, *senseless, batch(1_000)])
+    why = "ticks between the seconds are handed out as they are, and are no gap"
+    add("ticks-off-the-grid", sentences, [*OPEN, batch(1_000, 1_500), batch(2_000)], why)
     extremes = message("ACK", acked_type=2, start_epoch_ms=2**63 - 1)
     add("start-at-the-end-of-time", sentences, [ACK_AUTH, extremes])
     away = message("GOING_AWAY", deadline_ms=2**32 - 1)

@@ -89,6 +89,21 @@ def _outcomes(add):
         attempts = [_first("b", 55_000, **outcome), _next("c", [250, 500], **SERVES)]
         add(f"attempt-{name}", ["moving-15", "moving-39"], [(0, 60_000)], attempts,
             addresses=["a", "b", "c"])
+    no = {"error": {"code": "AUTH_FAILED", "retry_after_ms": 0}, "answers": "AUTH"}
+    attempts = [_first("b", 9_000, ip_addresses=2, **no), _next("b", [250, 500], **SERVES)]
+    why = "b is a name with two IP addresses, and only one of the edges there refuses the client"
+    add("one-of-a-name-refuses", ["reconnecting-39", "moving-15"], [(0, 12_000)], attempts, why,
+        addresses=["a", "b", "c"])
+    timeless = {"error": {"code": "NO_TIME", "retry_after_ms": 9_000}, "answers": "AUTH"}
+    attempts = [_first("b", 9_000, ip_addresses=2, **timeless), _next("b", [250, 500], **SERVES)]
+    why = "the hint is about one of the edges behind the name"
+    add("one-of-a-name-without-time", ["reconnecting-39", "moving-15"], [(0, 12_000)], attempts,
+        why, addresses=["a", "b", "c"])
+    unanswered = {"unanswered": True, "gives_up_ms": [3_000, 3_000 + SLACK_MS]}
+    attempts = [_first("b", 55_000, **unanswered), _next("c", [250, 500], **SERVES)]
+    why = "the old connection brings the ticks meanwhile, so there is no hurry"
+    add("attempt-unanswered", ["reconnecting-44", "moving-19"], [(0, 60_000)], attempts, why,
+        addresses=["a", "b", "c"])
     hangs = {"silent_after": "connect", "gives_up_ms": [10_000, 10_000 + SLACK_MS]}
     attempts = [_first("b", 595_000, **hangs), _next("c", [250, 500], **SERVES)]
     why = "the old connection brings the ticks meanwhile, and is sent HEARTBEATs"
@@ -132,6 +147,11 @@ def _ends(add):
     then = {"address": "c", "wait_ms": [250, 250], "resume_after": "last tick"}
     add("attempt-dropped", ["moving-20", "moving-21", "moving-40"], [(0, 12_000)], attempts, why,
         addresses=["a", "b", "c"], old_ends={"after_attempt_ms": 500, "ends": HINT}, then=then)
+    attempts = [_first("b", 9_000, **UNREACHABLE)]
+    why = "the attempt has failed when the old connection ends, and the next one is not due yet"
+    then = {"address": "c", "wait_ms": [250, 250], "resume_after": "last tick"}
+    add("no-attempt-under-way", ["moving-21", "moving-52"], [(0, 12_000)], attempts, why,
+        addresses=["a", "b", "c"], old_ends={"after_attempt_ms": 100, "ends": HINT}, then=then)
     attempts = [_first("b", 9_000, ack_of_auth_after_ms=1_500, edge_id="other",
                        start="resume point", moves=False)]
     why = "authority time was stepped, so the resume point of the attempt is void"

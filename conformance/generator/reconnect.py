@@ -25,7 +25,7 @@ def generate():
         found.append(case)
 
     for fill in (_waits, _hints, _refusals, _first, _no_time, _resume_points, _limits, _cookies,
-                 _addresses):
+                 _addresses, _unanswered, _names_refused, _names_without_time):
         fill(add)
     return {"codes": _codes(), "comebacks": found}
 
@@ -133,9 +133,9 @@ def _refusals(add):
     why = "the code *no* ends a subscription, for instance after the password has been changed"
     add("no-ends-a-subscription", ["moving-31", "reconnecting-30"], ["a", "b"], attempts, why)
     attempts = [_attempt("a", **_serves(5_000)), _attempt("b", 0, 1_000, **_refused()),
-                _attempt("a", 0, 2_000, **_refused()),
-                _attempt("b", 56_000, 61_000, **_serves(5_000))]
-    why = "both rest, and b is free first: 60 to 61 s after its refusal"
+                _attempt("a", 0, 2_000, **_serves(5_000)), _attempt("a", 0, 4_000, **_refused()),
+                _attempt("b", 49_000, 56_000, **_serves(5_000))]
+    why = "both rest, and b is free first: 60 to 61 s after its refusal, which came 5 s before a's"
     add("no-everywhere", ["reconnecting-30"], ["a", "b"], attempts, why)
 
 
@@ -168,7 +168,7 @@ def _no_time(add):
     ends = _error("NO_TIME", 5_000)
     attempts = [_attempt("a", **_serves(5_000, ends)), _attempt("b", 1, 500, **_serves(5_000))]
     again = ["reconnecting-19", "reconnecting-20"]
-    add("no-time-with-two-addresses", again, ["a", "b"], attempts)
+    add("no-time-with-two-addresses", [*again, "moving-50"], ["a", "b"], attempts)
     attempts = [_attempt("a", **_serves(5_000, ends)), _attempt("b", 1, 500, **UNREACHABLE),
                 _attempt("b", 0, 2_000, **UNREACHABLE)]
     why = "the address of the edge without the time is left alone for 5 s"
@@ -176,7 +176,8 @@ def _no_time(add):
     attempts = [_attempt("a", **_serves(5_000, ends)), _attempt("a", 1, 500, **_timeless(4_000)),
                 _attempt("a", 4_000, **_timeless(9_000)), _attempt("a", 9_000, **_serves(5_000))]
     why = "once to the same address, which may be that of a balancer; then as the hints say"
-    add("no-time-with-one-address", ["reconnecting-21", "reconnecting-19"], ["a"], attempts, why)
+    sentences = ["reconnecting-21", "reconnecting-19", "moving-50", "moving-51"]
+    add("no-time-with-one-address", sentences, ["a"], attempts, why)
 
 
 def _resume_points(add):
@@ -272,3 +273,123 @@ def _addresses(add):
     attempts += [_attempt(address, 0, bound, **UNREACHABLE)
                  for address, bound in zip("bcabc", BOUNDS_MS)]
     add("addresses-in-turn", ["reconnecting-29"], ["a", "b", "c"], attempts)
+
+
+def _gives_up(ms):
+    """No answer arrives, not even to the SYN."""
+    return {"unanswered": True, "gives_up_ms": [ms, ms + SLACK_MS]}
+
+
+BRIEF, USUAL = _gives_up(1_000), _gives_up(3_000)
+
+
+def _unanswered(add):
+    rule = ["reconnecting-35", "reconnecting-36"]
+    served = _attempt("a", **_serves(5_000))
+    attempts = [served, _attempt("b", 0, 1_000, **BRIEF), _attempt("c", **_serves(5_000)),
+                _attempt("a", 0, 2_000, **BRIEF), _attempt("b", **BRIEF),
+                _attempt("c", **_serves(5_000))]
+    why = "the dead addresses cost a second each, and no further wait"
+    add("brief-until-an-edge-answers", [*rule, "session-72", "moving-48"], ["a", "b", "c"],
+        attempts, why)
+    attempts = [served, _attempt("b", 0, 1_000, **BRIEF), _attempt("c", **BRIEF),
+                _attempt("a", **USUAL), _attempt("b", 0, 2_000, **USUAL),
+                _attempt("c", 0, 4_000, **_serves(5_000))]
+    why = "once each address was tried, a slow one has its chance"
+    add("brief-once-each", [*rule, "reconnecting-37", "session-72"], ["a", "b", "c"], attempts, why)
+    attempts = [_attempt("a", **BRIEF),
+                _of(2, _attempt("b", **_serves(5_000, _error("AUTH_FAILED")))),
+                _attempt("b", 0, 1_000, **BRIEF), _attempt("a", **USUAL)]
+    why = "a has not been tried since the subscription; b has two IP addresses, and is tried again"
+    add("brief-again-after-a-subscription", ["reconnecting-35", "reconnecting-40"], ["a", "b"],
+        attempts, why)
+    attempts = [served, _attempt("b", 0, 1_000, **_refused()), _attempt("a", 0, 2_000, **USUAL),
+                _attempt("a", 0, 4_000, **_serves(5_000)), _attempt("a", 0, 8_000, **USUAL)]
+    why = "b rests, so there is no other address to hurry for, also after the next subscription"
+    add("not-brief-while-the-others-rest", ["reconnecting-35"], ["a", "b"], attempts, why)
+    attempts = [served, _attempt("a", 0, 1_000, **USUAL), _attempt("a", 0, 2_000, **USUAL)]
+    add("not-brief-with-one-address", ["reconnecting-35"], ["a"], attempts)
+    attempts = [_attempt("a", **BRIEF), _attempt("b", **BRIEF), _attempt("c", **_serves(5_000))]
+    add("first-brief", ["reconnecting-35"], ["a", "b", "c"], attempts)
+    again = ["reconnecting-38", "reconnecting-35"]
+    attempts = [_attempt("a", **BRIEF), _attempt("b", **_refused()), _attempt("a", **USUAL)]
+    add("first-cut-off-and-again", [*again, "moving-27"], ["a", "b"], attempts, gives_up=True)
+    attempts = [_attempt("a", **BRIEF), _attempt("b", **BRIEF), _attempt("c", **USUAL),
+                _attempt("a", **USUAL), _attempt("b", **_serves(5_000))]
+    why = "c was tried with the usual limits, and a and b are tried again"
+    add("first-slow", again, ["a", "b", "c"], attempts, why)
+    attempts = [_attempt("a", **BRIEF), _attempt("b", **_timeless(3_000)),
+                _attempt("a", 3_000, **USUAL), _attempt("b", **_serves(5_000))]
+    add("first-cut-off-and-no-time", ["reconnecting-34", "reconnecting-35"], ["a", "b"], attempts)
+    attempts = [_attempt("a", **BRIEF), _attempt("b", **_timeless(3_000)),
+                _attempt("a", 3_000, **USUAL), _attempt("b", **_refused())]
+    why = "each address was tried with the usual limits after a was cut off"
+    add("first-cut-off-and-no-time-any-more", again, ["a", "b"], attempts, why, gives_up=True)
+
+
+def _of(ip_addresses, attempt):
+    """The attempt leads to a name with so many IP addresses."""
+    return {**attempt, "ip_addresses": ip_addresses}
+
+
+def _names_refused(add):
+    rule = ["reconnecting-39", "reconnecting-40"]
+    attempts = [_of(2, _attempt("a", **_refused())), _of(2, _attempt("a", **_serves(5_000)))]
+    why = "one of the edges behind a name has an old password"
+    add("name-first-one-refuses", [*rule, "moving-49"], ["a"], attempts, why)
+    attempts = [_of(3, _attempt("a", **_refused())) for _ in range(3)]
+    add("name-first-all-refuse", [*rule, "reconnecting-33"], ["a"], attempts, gives_up=True)
+    attempts = [_of(2, _attempt("a", **_serves(5_000))),
+                _of(2, _attempt("a", 0, 1_000, **_refused())),
+                _of(2, _attempt("a", 0, 2_000, **_serves(5_000)))]
+    add("name-one-refuses", [*rule, "moving-47"], ["a"], attempts)
+    attempts = [_of(2, _attempt("a", **_serves(5_000, _error("AUTH_FAILED")))),
+                _of(2, _attempt("a", 0, 1_000, **_serves(5_000)))]
+    why = "the end of a subscription with *no* counts, too"
+    add("name-no-ends-a-subscription", [*rule, "moving-31"], ["a"], attempts, why)
+    attempts = [_of(2, _attempt("a", **_serves(5_000))),
+                _of(2, _attempt("a", 0, 1_000, **_refused())),
+                _of(2, _attempt("a", 0, 2_000, **_refused())),
+                _of(2, _attempt("a", 60_000, 61_000, **_refused())),
+                _of(2, _attempt("a", 0, 8_000, **_refused())),
+                _of(2, _attempt("a", 60_000, 62_000, **_serves(5_000)))]
+    why = "it rests once all may have refused, which counts as one refusal of the name"
+    add("name-all-refuse", [*rule, "reconnecting-42", "reconnecting-15"], ["a"], attempts, why)
+    attempts = [_attempt("a", **_serves(5_000)), _of(3, _attempt("b", 0, 1_000, **_refused())),
+                _of(3, _attempt("b", 0, 2_000, **_refused())),
+                _of(3, _attempt("b", 0, 4_000, **_refused())),
+                _attempt("a", 0, 8_000, **_serves(5_000)), _attempt("a", 0, 16_000, **_serves(0))]
+    add("name-of-three-refuses", [*rule, "moving-47"], ["a", "b"], attempts)
+    attempts = [_attempt("a", **_serves(5_000)), _of(2, _attempt("b", 0, 1_000, **_refused())),
+                _attempt("b", 0, 2_000, **UNREACHABLE), _attempt("a", 0, 4_000, **UNREACHABLE),
+                _of(2, _attempt("b", 0, 8_000, **_refused())),
+                _of(2, _attempt("b", 0, 16_000, **_serves(5_000)))]
+    why = "only refusals in a row count, and another failure leads to the next address"
+    add("name-refusals-in-a-row", ["reconnecting-39", "reconnecting-29"], ["a", "b"], attempts, why)
+    attempts = [_of(500, _attempt("a", **_refused())) for _ in range(16)]
+    add("name-of-500-refuses", ["reconnecting-39"], ["a"], attempts, gives_up=True)
+
+
+def _names_without_time(add):
+    rule = ["reconnecting-39", "reconnecting-40"]
+    attempts = [_of(2, _attempt("a", **_timeless(3_000))), _of(2, _attempt("a", **_serves(5_000)))]
+    add("name-first-one-without-time", ["reconnecting-39", "moving-49"], ["a"], attempts)
+    attempts = [_of(2, _attempt("a", **_timeless(9_000))),
+                _of(2, _attempt("a", **_timeless(4_000))),
+                _of(2, _attempt("a", 4_000, **_serves(5_000)))]
+    add("name-first-none-with-time", ["reconnecting-39", "reconnecting-42"], ["a"], attempts)
+    ends = _error("NO_TIME", 5_000)
+    attempts = [_of(2, _attempt("b", **_serves(5_000, ends))),
+                _of(2, _attempt("b", 1, 500, **_serves(5_000)))]
+    add("name-no-time-ends-a-subscription", [*rule, "moving-50"], ["b", "c"], attempts)
+    attempts = [_attempt("a", **_serves(5_000)),
+                _of(2, _attempt("b", 0, 1_000, **_timeless(9_000))),
+                _of(2, _attempt("b", 1, 2_000, **_timeless(9_000))),
+                _attempt("a", 1, 4_000, **_serves(5_000))]
+    why = "b rests after two answers"
+    add("name-without-time", [*rule, "moving-51"], ["a", "b"], attempts, why)
+    attempts = [_of(2, _attempt("a", **_serves(5_000))),
+                _of(2, _attempt("a", 0, 1_000, **_timeless(9_000))),
+                _of(2, _attempt("a", 1, 2_000, **_timeless(9_000))),
+                _of(2, _attempt("a", 9_000, **_serves(5_000)))]
+    add("name-alone-without-time", [*rule, "moving-51"], ["a"], attempts)

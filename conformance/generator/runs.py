@@ -51,6 +51,10 @@ def heartbeats():
     add("of-3-s", ["session-15"], opening + [two] * 3, known, interval_ms=3_000)
     add("ahead-of-1500-ms", ["session-15", "time-30"], opening + [second] * 3, known,
         interval_ms=1_500, ahead=True)
+    for interval_ms in 0, 1, 100:
+        why = "an interval of less than 100 ms counts as one of 100 ms"
+        add(f"of-{interval_ms}-ms", ["session-71"], opening + [[59, 75]] * 3, known, why,
+            interval_ms=interval_ms)
     add("without-time", ["time-30", "session-56"], opening + [second] * 3, unknown)
     pongs = [False] * 10 + [True]
     add("time-comes", ["time-30"], opening + [second] * 3 + [either, usual],
@@ -63,6 +67,9 @@ def heartbeats():
     add("sparing", ["session-30"], first + [[2_000, 11_000], usual], known, **sparing)
     add("sparing-without-time", ["session-30"], first + [slow] * 3, unknown, **sparing)
     add("sparing-ahead", ["session-30"], first + [slow] * 3, known, ahead=True, **sparing)
+    why = "two thirds of the interval are shorter than 2 s, and no wait is shorter than that"
+    add("sparing-of-1500-ms", ["session-30"], first + [[999, 1_100]] * 3, known, why,
+        interval_ms=1_500, **sparing)
     kept = ["session-66"]
     # The lower ends leave 1 ms to a client that rounds its waits.
     why = "1.2 times the time of a frame, although PONGs carry no time"

@@ -21,9 +21,11 @@ from unittest import mock
 import tickstorm
 from tickstorm import _dial
 from tickstorm import _messages as messages
-from tickstorm._dial import Race, in_turn
+from tickstorm._dial import Candidate, Dialler, Race, in_turn
 from tickstorm._frames import FrameType
+from tickstorm._units import MS, S
 from tickstorm.client import READY_MAX
+from tickstorm.options import Address
 
 from .fake_edge import EdgeThread, FakeEdge
 
@@ -451,6 +453,37 @@ class HappyEyeballs(unittest.IsolatedAsyncioTestCase):
             await race("refused").run()
         with self.assertRaises(OSError):
             await race().run()
+
+    async def test_a_brief_attempt_is_cut_off_and_the_next_one_continues(self) -> None:
+        began: List[Candidate] = []
+        addresses = ["192.0.2.1", "192.0.2.2"]
+
+        async def connect(candidate: Candidate) -> socket.socket:
+            began.append(candidate)
+            await asyncio.sleep(60)
+            raise AssertionError
+
+        async def lookup(host: str, port: int, type: int) -> List[Any]:
+            return [(socket.AF_INET, type, 0, "", (each, port)) for each in addresses]
+
+        dialler = Dialler(None)
+        loop = asyncio.get_running_loop()
+        connecting = mock.patch.object(_dial, "_connect", connect)
+        with connecting, mock.patch.object(loop, "getaddrinfo", lookup):
+            for _ in range(3):
+                with self.assertRaises(tickstorm.ConnectError) as caught:
+                    await dialler.dial(Address("edge", 8080), asyncio.Protocol, 50 * MS)
+                self.assertTrue(caught.exception.was_cut_off)
+        hosts = [sockaddr[0] for _, sockaddr in began]
+        self.assertEqual(hosts, ["192.0.2.1", "192.0.2.2", "192.0.2.1"])
+
+    async def test_a_failure_within_the_limit_is_not_cut_off(self) -> None:
+        with socket.socket() as unused:
+            unused.bind(("127.0.0.1", 0))
+            address = Address("127.0.0.1", unused.getsockname()[1])
+            with self.assertRaises(tickstorm.ConnectError) as caught:
+                await Dialler(None).dial(address, asyncio.Protocol, 10 * S)
+        self.assertFalse(caught.exception.was_cut_off)
 
 
 if __name__ == "__main__":

@@ -297,6 +297,8 @@ class ScriptedWorld(InstantWorld):
         configure(edge, attempt, self.attempts)
         self.attempts.append(edge)
         self.edges.append(edge)
+        if not edge.answers_dial:
+            self.ticks_before.append(self.ticks_ms)
         return edge
 
     def _answer_dial(self, edge: SimEdge, number: int) -> None:
@@ -307,6 +309,8 @@ class ScriptedWorld(InstantWorld):
 def configure(edge: SimEdge, attempt: Case, before: List[SimEdge]) -> None:
     """Makes an edge behave as an attempt says, until the subscription."""
     edge.accepts = not attempt.get("unreachable", False)
+    edge.answers_dial = not attempt.get("unanswered", False)
+    edge.ip_addresses = attempt.get("ip_addresses", 1)
     if "error" in attempt:
         given = attempt["error"]
         error = messages.ErrorMsg(given["code"], retry_after_ms=given["retry_after_ms"])

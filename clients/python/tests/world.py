@@ -24,6 +24,8 @@ AUTHORITY_MS = 1_800_000_000_250
 BEGIN = 1_000 * S
 """The machine's clock when the world begins."""
 AHEAD_MS = 800
+CONNECT_MAX = 3 * S
+"""The driver's limit for a connection to an IP address."""
 
 E = TypeVar("E")
 
@@ -44,6 +46,10 @@ class SimEdge:
     def __init__(self, edge_id: str) -> None:
         self.edge_id = edge_id
         self.accepts = True
+        self.answers_dial = True
+        """Whether an attempt to connect has an outcome before the client's limit."""
+        self.ip_addresses = 1
+        """The number of IP addresses of the name that leads here."""
         self.refusal: Optional[messages.ErrorMsg] = None
         """The answer to AUTH, if it is an ERROR."""
         self.refusal_of_subscribe: Optional[messages.ErrorMsg] = None
@@ -229,7 +235,13 @@ class World:
         self.dials.append((self.time, dial.address))
         edge = self.edge_at(dial)
         self._edge_by_number[dial.number] = edge
-        self.at(self.time + 2 * self.trip, partial(self._answer_dial, edge, dial.number))
+        if edge.answers_dial:
+            self.at(self.time + 2 * self.trip, partial(self._answer_dial, edge, dial.number))
+        else:
+            was_cut_off = dial.limit is not None and dial.limit < CONNECT_MAX
+            after = dial.limit if was_cut_off and dial.limit is not None else CONNECT_MAX
+            error = ConnectError(edge.edge_id, "it takes too long", was_cut_off)
+            self.at(self.time + after, partial(self.fail, dial.number, error))
 
     def _answer_dial(self, edge: SimEdge, number: int) -> None:
         if not edge.accepts:
@@ -237,7 +249,9 @@ class World:
             return
         edge.connections[number] = SimConnection(number, Decoder())
         self.input(
-            lambda: self.core.handle_connected(number, self.credentials, self.now)
+            lambda: self.core.handle_connected(
+                number, self.credentials, self.now, edge.ip_addresses
+            )
         )
 
     def deliver(self, number: int, data: bytes) -> None:

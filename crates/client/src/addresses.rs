@@ -1,6 +1,7 @@
-//! [`Addresses`]: which of an edge cluster's addresses to try next. An address that refused this
-//! client rests for a while, and the others are tried meanwhile: a password that one edge does not
-//! know yet may be right at all others. This module does no I/O.
+//! [`Addresses`]: which of an edge cluster's addresses to try next, and whether briefly. An address
+//! that refused this client rests for a while, and the others are tried meanwhile: a password that
+//! one edge does not know yet may be right at all others. For the same reason, all IP addresses of
+//! a name are tried before it rests. This module does no I/O.
 
 use std::time::Duration;
 
@@ -16,6 +17,9 @@ const REFUSED_REST_MIN: Duration = Duration::from_secs(60);
 const BOUND_MIN: Duration = Duration::from_secs(1);
 /// The highest upper bound of that random time.
 const BOUND_MAX: Duration = Duration::from_secs(30);
+/// The largest number of refusals in a row before an address rests, however many IP addresses its
+/// name has.
+const REFUSALS_IN_A_ROW_MAX: usize = 16;
 
 /// The addresses in the order in which the options give them; never empty.
 #[derive(Debug)]
@@ -28,9 +32,15 @@ pub(crate) struct Addresses {
 
 #[derive(Debug, Default)]
 struct AddressState {
-    /// The number of refusals since a subscription was last made there.
+    /// The number of rests because of a refusal since a subscription was last made there.
     refusals: u32,
     rests_until: Mono,
+    /// The number of IP addresses that the name had at the last connection.
+    ip_addresses: usize,
+    /// The number of attempts in a row that were refused. It starts again after each rest.
+    refused_in_a_row: usize,
+    /// Whether an attempt was made here since the last subscription.
+    was_tried: bool,
 }
 
 impl Addresses {
@@ -64,8 +74,45 @@ impl Addresses {
         self.tried = Some(index);
     }
 
-    /// Records that the edge at an address refused this client, and will again. `random` is any
-    /// number, a different one each time.
+    /// Records that an attempt is made at the address in use. Returns whether it must be brief,
+    /// because another address may be tried now, and was not tried since the last subscription.
+    pub(crate) fn handle_attempt_in_use(&mut self, now: Mono) -> bool {
+        self.states[self.current].was_tried = true;
+        self.states
+            .iter()
+            .any(|state| !state.was_tried && state.rests_until <= now)
+    }
+
+    /// Records that a connection was made to an address, whose name has so many IP addresses.
+    pub(crate) fn handle_connection(&mut self, index: usize, ip_addresses: usize) {
+        self.states[index].ip_addresses = ip_addresses;
+    }
+
+    /// Records that a connection to an address ended, or was not made. Returns whether the address
+    /// must rest: if it `is_refused`, unless another IP address of its name may lead to another
+    /// edge.
+    pub(crate) fn handle_failure(&mut self, index: usize, is_refused: bool) -> bool {
+        let state = &mut self.states[index];
+        if !is_refused {
+            state.refused_in_a_row = 0;
+            return false;
+        }
+        state.refused_in_a_row += 1;
+        let must_rest = state.refused_in_a_row >= state.ip_addresses.min(REFUSALS_IN_A_ROW_MAX);
+        if must_rest {
+            state.refused_in_a_row = 0;
+        }
+        must_rest
+    }
+
+    /// Returns whether the next attempt at this address leads to another IP address of its name,
+    /// because an edge at the last one has refused this client.
+    pub(crate) fn has_more_edges(&self, index: usize) -> bool {
+        self.states[index].refused_in_a_row > 0
+    }
+
+    /// Lets an address rest, because the edges there refused this client, and will again. `random`
+    /// is any number, a different one each time.
     pub(crate) fn handle_refusal(&mut self, index: usize, now: Mono, random: u32) {
         let state = &mut self.states[index];
         let bound = BOUND_MIN
@@ -84,12 +131,22 @@ impl Addresses {
 
     /// Records that a subscription was made at an address.
     pub(crate) fn handle_success(&mut self, index: usize) {
-        self.states[index] = AddressState::default();
+        self.states[index] = AddressState {
+            ip_addresses: self.states[index].ip_addresses,
+            ..AddressState::default()
+        };
+        for state in &mut self.states {
+            state.was_tried = false;
+        }
     }
 
-    /// Returns the index of the address to try after `index`, and from when on. That is the next
-    /// one that does not rest at `now`, or else the one that rests for the shortest time.
+    /// Returns the index of the address to try after `index`, and from when on. That is the same
+    /// one while its name has more edges, or the next one that does not rest at `now`, or else the
+    /// one that rests for the shortest time.
     pub(crate) fn after(&self, index: usize, now: Mono) -> (usize, Mono) {
+        if self.has_more_edges(index) {
+            return (index, self.states[index].rests_until.max(now));
+        }
         let count = self.states.len();
         (1..=count)
             .map(|step| (index + step) % count)
@@ -152,6 +209,52 @@ mod tests {
         addresses.advance(NOW + secs(60));
         addresses.advance(NOW + secs(60));
         assert_eq!(addresses.current(), 1);
+    }
+
+    #[test]
+    fn attempts_are_brief_until_each_address_that_does_not_rest_was_tried() {
+        let mut addresses = Addresses::new(4);
+        addresses.rest(3, NOW + secs(9));
+        let mut next = |now| {
+            let is_brief = addresses.handle_attempt_in_use(now);
+            addresses.advance(now);
+            is_brief
+        };
+        assert_eq!([(); 4].map(|()| next(NOW)), [true, true, false, false]);
+        assert!(next(NOW + secs(9)), "the last address no longer rests");
+        addresses.handle_success(2);
+        addresses.select(2);
+        assert!(addresses.handle_attempt_in_use(NOW));
+        assert!(!Addresses::new(1).handle_attempt_in_use(NOW));
+    }
+
+    #[test]
+    fn a_name_rests_once_each_of_its_ip_addresses_may_have_refused() {
+        for (ip_addresses, refusals) in [(0, 1), (1, 1), (3, 3), (16, 16), (500, 16)] {
+            let mut addresses = Addresses::new(2);
+            for _ in 0..2 {
+                addresses.handle_connection(0, ip_addresses);
+                for _ in 1..refusals {
+                    assert!(!addresses.handle_failure(0, true));
+                    assert_eq!(addresses.after(0, NOW), (0, NOW));
+                }
+                assert!(addresses.handle_failure(0, true), "{ip_addresses}");
+                assert_eq!(addresses.after(0, NOW), (1, NOW));
+            }
+        }
+    }
+
+    #[test]
+    fn only_refusals_in_a_row_count() {
+        let mut addresses = Addresses::new(2);
+        addresses.handle_connection(0, 2);
+        assert!(!addresses.handle_failure(0, true));
+        assert!(!addresses.handle_failure(0, false));
+        assert_eq!(addresses.after(0, NOW), (1, NOW));
+        assert!(!addresses.handle_failure(0, true));
+        addresses.handle_success(0);
+        assert!(!addresses.handle_failure(0, true), "the number is known");
+        assert!(addresses.handle_failure(0, true));
     }
 
     #[test]

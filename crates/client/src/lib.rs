@@ -33,7 +33,10 @@
 //! late. An edge that is going to be shut down says so before, and the client then subscribes to
 //! another one before it closes its connection, which delays no tick and is reported as
 //! [`Event::Moved`]. An edge that refuses the client is not the end while another address works:
-//! each address is tried, and one that refused is left alone for a minute.
+//! each address is tried, and one that refused is left alone for a minute; all IP addresses of a
+//! name are tried before that. While other addresses are left to try, an attempt to connect has
+//! only a second, so one address from which no answer comes is within the 6 s, and each further one
+//! adds a second.
 //!
 //! An edge gives a client that has logged in a *device cookie*, which the client presents when it
 //! connects again, to any of its edges. An edge that slows down logins from an address because

@@ -34,9 +34,10 @@ const EVENTS_MAX: usize = 1_000;
 
 /// Connects to an edge, authenticates and subscribes. Must be called within a tokio runtime.
 ///
-/// The first connection succeeds or fails without retries: each address is tried once, also if an
-/// edge at another one has refused the credentials. Later connections are retried without limit,
-/// each time announced by [`Event::Reconnecting`], unless [`Options::reconnect`] is off.
+/// The first connection succeeds or fails without a pause: each address is tried, also if an edge
+/// at another one has refused the credentials, and those that do not answer within a second are
+/// tried again, after the others. Later connections are retried without limit, each time announced
+/// by [`Event::Reconnecting`], unless [`Options::reconnect`] is off.
 ///
 /// If no subscription is made, but an edge did not know the time yet, this tries again until an
 /// edge does, as often as edges want it. Callers that need a limit should add a timeout.

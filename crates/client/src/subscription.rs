@@ -5,6 +5,7 @@
 //! [`Connection`] handles the wire format.
 
 mod attempt;
+mod first;
 mod mode;
 mod mover;
 mod moves;
@@ -20,14 +21,14 @@ use tickstorm_timebase::{Mode, Mono};
 use tokio::sync::{mpsc, watch};
 use tokio::time::sleep;
 
-use self::attempt::SharedDial;
+use self::attempt::{Dialled, SharedDial};
 use self::mover::{Mover, Progress};
 use self::moves::Outcome;
 use crate::addresses::Addresses;
 use crate::alarm_clock::AlarmClock;
 use crate::backoff::{self, AttemptOutcome, Backoff, HINT_MAX};
 use crate::connection::{Connection, Cookie, ReadBatch, Received, Subscribed, Terms};
-use crate::dial::Dial;
+use crate::dial::{Dial, is_cut_off};
 use crate::error::{Awaited, ConnectionId, Error};
 use crate::estimate::Estimator;
 use crate::event::{Event, Tick};
@@ -38,6 +39,10 @@ use crate::trail;
 /// The upper limit of the first wait after this client left an edge on its own account. An edge
 /// that drains gives its clients hints of that size; a sick edge cannot.
 const LEAVING_WAIT_MAX: Duration = Duration::from_millis(500);
+/// The limit for an attempt to connect while other addresses are left to try. With the 4 s after
+/// which a silent edge is noticed, and the wait after that, a dead address does not make a tick
+/// more than 6 s late. A lost SYN is sent again after 1 s, which the usual limits allow for.
+const BRIEF_MAX: Duration = Duration::from_secs(1);
 /// The shortest rest of an address whose edge does not know the time.
 const TIMELESS_REST_MIN: Duration = Duration::from_secs(1);
 
@@ -122,48 +127,6 @@ impl<D: Dial, C: AlarmClock> Subscription<D, C> {
     /// Returns the authority time that the subscription has learned and continues to learn.
     pub(crate) fn estimator(&self) -> watch::Sender<Estimator> {
         self.estimator.clone()
-    }
-
-    /// Makes the first connection. Each address is tried once, without a pause, until an edge
-    /// accepts. If none does, the result is a refusal that would recur, if there was one, or else
-    /// the last error. However, if an edge does not know the time yet, further passes over the
-    /// addresses follow until an edge does, each when the first of these edges may be asked again.
-    pub(crate) async fn connect_first(&mut self) -> Result<Subscribed<D::Socket>, Error> {
-        let mut refused = None;
-        // When each address whose edge did not know the time may be asked again.
-        let mut timeless_until = vec![None; self.addresses.count()];
-        loop {
-            let (mut from, mut last) = (self.clock.now(), None);
-            for _ in 0..self.addresses.count() {
-                if from > self.clock.now() {
-                    break;
-                }
-                let error = match self.connect().await {
-                    Ok(subscribed) => return Ok(subscribed),
-                    Err(error) => error,
-                };
-                let (tried, now) = (self.addresses.current(), self.clock.now());
-                trail::write_failure(self.address(), &error);
-                self.handle_failed_address(tried, &error);
-                timeless_until[tried] = None;
-                if knows_no_time(&error) {
-                    timeless_until[tried] = Some(now + timeless_rest(&error));
-                } else if self.resume.classify(error.come_back()) == Return::No {
-                    refused.get_or_insert(error);
-                } else {
-                    last = Some(error);
-                }
-                from = self.addresses.advance(now);
-            }
-            let due = timeless_until.iter().flatten().min().copied();
-            if due.is_none() {
-                if let Some(error) = refused.take().or(last) {
-                    return Err(error);
-                }
-            }
-            let wait = due.map_or(Duration::ZERO, |due| due.since(self.clock.now()));
-            sleep(wait.max(TIMELESS_REST_MIN)).await;
-        }
     }
 
     /// Follows `subscribed` and its successors for as long as the events have a reader.
@@ -334,23 +297,20 @@ impl<D: Dial, C: AlarmClock> Subscription<D, C> {
         subscribed_for: Duration,
         events: &EventSender,
     ) -> Result<(), ReaderGone> {
+        let current = self.addresses.current();
         // A single name may lead to other edges, such as those behind a balancer. One attempt shows
         // whether it leads to one that knows the time.
         let may_lead_elsewhere = is_refusal_with(&why, ErrorCode::NoTime)
             && !subscribed_for.is_zero()
             && self.addresses.count() == 1;
         if !may_lead_elsewhere {
-            self.handle_failed_address(self.addresses.current(), &why);
+            self.handle_failed_address(current, &why);
         }
         let come_back = self.resume.handle_end(why.come_back());
         if is_refusal_with(&why, ErrorCode::TimeStepped) {
             self.estimator.send_modify(Estimator::clear);
         }
-        let ended = AttemptOutcome {
-            retry_after: self.hint(&why, subscribed_for),
-            subscribed_for,
-        };
-        let wait = self.backoff.wait(&ended, rand::random());
+        let wait = self.wait(&why, subscribed_for);
         let now = self.clock.now();
         let after = wait.max(self.addresses.advance(now).since(now));
         let reconnecting = Event::Reconnecting {
@@ -371,11 +331,30 @@ impl<D: Dial, C: AlarmClock> Subscription<D, C> {
     fn handle_failed_address(&mut self, index: usize, why: &Error) {
         self.sparing |= is_refusal_with(why, ErrorCode::RateLimited);
         let now = self.clock.now();
-        if self.resume.classify(why.come_back()) == Return::No {
+        let is_no = self.resume.classify(why.come_back()) == Return::No;
+        let is_timeless = is_refusal_with(why, ErrorCode::NoTime);
+        if !self.addresses.handle_failure(index, is_no || is_timeless) {
+            return;
+        }
+        if is_no {
             self.addresses.handle_refusal(index, now, rand::random());
-        } else if is_refusal_with(why, ErrorCode::NoTime) {
+        } else {
             self.addresses.rest(index, now + timeless_rest(why));
         }
+    }
+
+    /// Returns the wait before the next connection.
+    fn wait(&mut self, why: &Error, subscribed_for: Duration) -> Duration {
+        // The time of the attempt was wait enough: clients whose edge failed are as spread out as
+        // before it.
+        if was_cut_off(why) {
+            return Duration::ZERO;
+        }
+        let ended = AttemptOutcome {
+            retry_after: self.hint(why, subscribed_for),
+            subscribed_for,
+        };
+        self.backoff.wait(&ended, rand::random())
     }
 
     /// Returns the hint for the first wait after this error, or zero.
@@ -398,7 +377,9 @@ impl<D: Dial, C: AlarmClock> Subscription<D, C> {
             };
         // The hint of NO_TIME is about that edge. Another one may well know the time.
         let may_go_elsewhere = is_refusal_with(why, ErrorCode::NoTime)
-            && (self.addresses.count() > 1 || !subscribed_for.is_zero());
+            && (self.addresses.count() > 1
+                || !subscribed_for.is_zero()
+                || self.addresses.has_more_edges(self.addresses.current()));
         if left_by_itself || may_go_elsewhere {
             let drawn = backoff::fraction(LEAVING_WAIT_MAX, rand::random());
             return drawn.max(Duration::from_millis(1));
@@ -408,11 +389,18 @@ impl<D: Dial, C: AlarmClock> Subscription<D, C> {
 
     async fn connect(&mut self) -> Result<Subscribed<D::Socket>, Error> {
         let address = self.address().to_owned();
-        let socket = self.dial.dial(address).await?;
+        let current = self.addresses.current();
+        let is_brief = self.addresses.handle_attempt_in_use(self.clock.now());
+        let dialled = self.dial.dial(address, is_brief.then_some(BRIEF_MAX));
+        let Dialled {
+            socket,
+            ip_addresses,
+        } = dialled.await?;
+        self.addresses.handle_connection(current, ip_addresses);
         let position = self.wanted_position();
         let terms = self.terms(position, self.estimator.clone());
         let subscribed = Connection::subscribe(socket, terms).await?;
-        self.addresses.handle_success(self.addresses.current());
+        self.addresses.handle_success(current);
         self.estimator.send_modify(Estimator::handle_connection);
         self.resume.change(position);
         self.resume.handle_start(subscribed.start);
@@ -468,9 +456,9 @@ fn is_refusal_with(error: &Error, code: ErrorCode) -> bool {
     matches!(error, Error::Refused(refusal) if refusal.code == Ok(code))
 }
 
-/// Returns whether no subscription was made because the edge does not know the time yet.
-fn knows_no_time(error: &Error) -> bool {
-    matches!(error, Error::TimeUnknown { .. }) || is_refusal_with(error, ErrorCode::NoTime)
+/// Returns whether `error` is that of an attempt which was cut off for the sake of other addresses.
+fn was_cut_off(error: &Error) -> bool {
+    matches!(error, Error::Connect { source, .. } if is_cut_off(source))
 }
 
 /// Returns how long the address of an edge that does not know the time rests.

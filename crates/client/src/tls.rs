@@ -197,21 +197,44 @@ impl Tls {
             tcp: Tcp::default(),
         })
     }
+
+    fn name(&self, address: &str) -> io::Result<ServerName<'static>> {
+        self.options
+            .expected_name(address)
+            .map_err(io::Error::other)
+    }
+
+    async fn secure(
+        &self,
+        name: ServerName<'static>,
+        socket: TcpStream,
+    ) -> io::Result<TlsStream<TcpStream>> {
+        match timeout(HANDSHAKE_TIMEOUT, self.connector.connect(name, socket)).await {
+            Ok(connected) => connected,
+            Err(_) => Err(io::ErrorKind::TimedOut.into()),
+        }
+    }
 }
 
 impl Dial for Tls {
     type Socket = TlsStream<TcpStream>;
 
     async fn dial(&mut self, address: &str) -> io::Result<Self::Socket> {
-        let name = self
-            .options
-            .expected_name(address)
-            .map_err(io::Error::other)?;
+        let name = self.name(address)?;
         let socket = self.tcp.dial(address).await?;
-        match timeout(HANDSHAKE_TIMEOUT, self.connector.connect(name, socket)).await {
-            Ok(connected) => connected,
-            Err(_) => Err(io::ErrorKind::TimedOut.into()),
-        }
+        self.secure(name, socket).await
+    }
+
+    /// The limit does not include the handshake, since an edge that came up a moment ago, or has
+    /// taken over the clients of another one, has many of them to make.
+    async fn dial_within(&mut self, address: &str, limit: Duration) -> io::Result<Self::Socket> {
+        let name = self.name(address)?;
+        let socket = self.tcp.dial_within(address, limit).await?;
+        self.secure(name, socket).await
+    }
+
+    fn ip_addresses(&self, address: &str) -> usize {
+        self.tcp.ip_addresses(address)
     }
 }
 

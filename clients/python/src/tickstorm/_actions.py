@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Union
+from typing import NamedTuple, Optional, Union
 
 
 class Dial(NamedTuple):
@@ -10,6 +10,9 @@ class Dial(NamedTuple):
 
     number: int
     address: int
+    limit: Optional[int]
+    """The limit for the lookup of the name and the TCP connection together, or ``None`` for the
+    usual limits. An attempt that exceeds it is cut off: ``ConnectError.was_cut_off``."""
 
 
 class Send(NamedTuple):

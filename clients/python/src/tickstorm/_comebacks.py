@@ -5,12 +5,21 @@ from __future__ import annotations
 from typing import Callable, Optional, Union
 
 from ._backoff import HINT_MAX, Addresses, Backoff
-from ._first import FirstConnection, is_refusal, retry_after, timeless_rest
-from ._units import MS, fraction
+from ._first import (
+    Again,
+    FirstConnection,
+    is_refusal,
+    retry_after,
+    timeless_rest,
+    was_cut_off,
+)
+from ._units import MS, S, fraction
 from .errors import Awaited, ComeBack, EdgeTimeout, TickstormError, TimeUnknown
 
 _LEAVING_WAIT_MAX = 500 * MS
 """The upper limit of the first wait after this client left an edge on its own account."""
+_BRIEF_MAX = 1 * S
+"""The limit for an attempt to connect while other addresses are left to try."""
 
 
 class Comebacks:
@@ -25,6 +34,11 @@ class Comebacks:
         self._first = FirstConnection(count)
         self._random = random
 
+    def limit(self, now: int) -> Optional[int]:
+        """Returns the limit of an attempt to connect to the current address that begins now, or
+        ``None`` for the usual limits."""
+        return _BRIEF_MAX if self.addresses.handle_attempt_in_use(now) else None
+
     def after_first(
         self, index: int, error: TickstormError, is_no: bool, now: int
     ) -> Union[int, TickstormError]:
@@ -32,7 +46,13 @@ class Comebacks:
         which to give up."""
         self._handle_failed_address(index, error, is_no, now)
         self._first.handle_failure(index, error, is_no, now)
-        return self._first.next_attempt(self.addresses.advance(now), now)
+        if self.addresses.has_more_edges(index):
+            return now
+        outcome = self._first.next_attempt(self.addresses.advance(now), now)
+        if isinstance(outcome, Again):
+            self.addresses.select(outcome.address)
+            return now
+        return outcome
 
     def after_end(
         self, error: TickstormError, subscribed_for: Optional[int], is_no: bool, now: int
@@ -45,6 +65,10 @@ class Comebacks:
         is_single = len(self.addresses) == 1
         if not (is_refusal(error, "NO_TIME") and was_subscribed and is_single):
             self._handle_failed_address(self.addresses.current, error, is_no, now)
+        if was_cut_off(error):
+            # The time of the attempt was wait enough: clients whose edge failed are as spread out
+            # as before it.
+            return self.addresses.advance(now)
         hint = self._hint(error, was_subscribed)
         wait = self._backoff.wait(hint, subscribed_for or 0, self._random())
         return max(now + wait, self.addresses.advance(now))
@@ -62,6 +86,9 @@ class Comebacks:
         # the client from coming back to that name when its connection has ended.
         if target != current or not is_refusal(error, "NO_TIME"):
             self._handle_failed_address(target, error, is_no, now)
+        if self.addresses.has_more_edges(target):
+            # Another edge of the name did not give this hint.
+            earliest = now
         if target != current:
             self.addresses.rest(target, earliest)
             earliest = now
@@ -71,9 +98,12 @@ class Comebacks:
         self, index: int, error: TickstormError, is_no: bool, now: int
     ) -> None:
         self.sparing = self.sparing or is_refusal(error, "RATE_LIMITED")
+        is_timeless = is_refusal(error, "NO_TIME")
+        if not self.addresses.handle_failure(index, is_no or is_timeless):
+            return
         if is_no:
             self.addresses.handle_refusal(index, now, self._random())
-        elif is_refusal(error, "NO_TIME"):
+        else:
             self.addresses.rest(index, now + timeless_rest(error))
 
     def _hint(self, error: TickstormError, was_subscribed: bool) -> int:
@@ -83,7 +113,9 @@ class Comebacks:
         )
         # The hint of NO_TIME is about that edge. Another one may well know the time.
         may_go_elsewhere = is_refusal(error, "NO_TIME") and (
-            len(self.addresses) > 1 or was_subscribed
+            len(self.addresses) > 1
+            or was_subscribed
+            or self.addresses.has_more_edges(self.addresses.current)
         )
         if left_by_itself or may_go_elsewhere:
             return max(MS, fraction(_LEAVING_WAIT_MAX, self._random()))

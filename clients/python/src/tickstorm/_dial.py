@@ -9,6 +9,7 @@ import socket
 import ssl
 from typing import Any, Callable, Dict, List, Optional, Sequence, Set, Tuple
 
+from ._units import S
 from .errors import ConnectError
 from .options import TLS, Address
 
@@ -32,20 +33,44 @@ class Dialler:
         self._tls = tls
         self._last_by_address: Dict[Address, Candidate] = {}
 
-    async def dial(self, address: Address, factory: Callable[[], asyncio.Protocol]) -> None:
-        """Connects a protocol to an address.
+    async def dial(
+        self,
+        address: Address,
+        factory: Callable[[], asyncio.Protocol],
+        limit: Optional[int] = None,
+    ) -> int:
+        """Connects a protocol to an address. Returns the number of its IP addresses. The limit is
+        that of ``Dial``.
 
         Raises:
             ConnectError: that is not possible, or takes too long.
         """
         try:
-            await self._dial(address, factory)
+            sock, count = await self._within(limit, address)
+            await self._set_up(sock, address, factory)
         except asyncio.TimeoutError as error:
             raise ConnectError(str(address), "it takes too long") from error
         except (OSError, ssl.SSLError, UnicodeError) as error:
             raise ConnectError(str(address), error) from error
+        return count
 
-    async def _dial(self, address: Address, factory: Callable[[], asyncio.Protocol]) -> None:
+    async def _within(self, limit: Optional[int], address: Address) -> Tuple[socket.socket, int]:
+        if limit is None:
+            return await self._connect(address)
+        attempt = asyncio.ensure_future(self._connect(address))
+        try:
+            done, _ = await asyncio.wait([attempt], timeout=limit / S)
+        except BaseException:
+            _drop(attempt)
+            raise
+        if done:
+            return attempt.result()
+        _drop(attempt)
+        reason = f"no connection within {limit / S:g} s, and other addresses are left to try"
+        raise ConnectError(str(address), reason, was_cut_off=True)
+
+    async def _connect(self, address: Address) -> Tuple[socket.socket, int]:
+        """Makes a TCP connection. Also returns the number of IP addresses."""
         loop = asyncio.get_running_loop()
         lookup = loop.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
         found = await asyncio.wait_for(lookup, _LOOKUP_MAX_SECS)
@@ -53,10 +78,15 @@ class Dialler:
         candidates = in_turn(resolved, self._last_by_address.get(address))
         race = Race(candidates, _connect)
         try:
-            sock = await asyncio.wait_for(race.run(), _RACE_MAX_SECS)
+            return await asyncio.wait_for(race.run(), _RACE_MAX_SECS), len(candidates)
         finally:
             if race.last is not None:
                 self._last_by_address[address] = race.last
+
+    async def _set_up(
+        self, sock: socket.socket, address: Address, factory: Callable[[], asyncio.Protocol]
+    ) -> None:
+        loop = asyncio.get_running_loop()
         try:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if self._tls is None:
@@ -72,6 +102,17 @@ class Dialler:
         except BaseException:
             sock.close()
             raise
+
+
+def _drop(attempt: "asyncio.Future[Tuple[socket.socket, int]]") -> None:
+    """Cancels an attempt, and closes its connection if it comes too late."""
+
+    def close(ended: "asyncio.Future[Tuple[socket.socket, int]]") -> None:
+        if not ended.cancelled() and ended.exception() is None:
+            ended.result()[0].close()
+
+    attempt.add_done_callback(close)
+    attempt.cancel()
 
 
 def in_turn(found: Sequence[Candidate], last: Optional[Candidate]) -> List[Candidate]:

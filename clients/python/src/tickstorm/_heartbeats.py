@@ -9,9 +9,9 @@ _OPENING_COUNT = 8
 _OPENING_INTERVAL = 100 * MS
 _EXACT_INTERVAL = 2 * S
 _TIMELESS_INTERVAL = 1 * S
-_SPARING_INTERVAL = 2_250 * MS
-"""The interval that replaces the two before it, for a client to which an edge has answered
-RATE_LIMITED. It is at least 2 s, whatever the jitter."""
+_SPARING_INTERVAL = 2 * S
+"""The interval that replaces the one before it, for a client to which an edge has answered
+RATE_LIMITED. It is also the shortest one, unless the edge's own interval is shorter."""
 _INTERVAL_MIN = 100 * MS
 """The shortest interval that is accepted, so that no edge can make a client send continuously."""
 _FRAMES_INTERVAL = 2 * S
@@ -35,13 +35,14 @@ class Heartbeats:
         self._opening_left = 1 if sparing else _OPENING_COUNT
         timeless = _SPARING_INTERVAL if sparing else _TIMELESS_INTERVAL
         self._timeless = max(timeless, allowed * 2 // 3)
-        self._exact_interval = _SPARING_INTERVAL if sparing else _EXACT_INTERVAL
+        steady = self._interval * 2 // 3
+        self._least = min(steady, _SPARING_INTERVAL) if sparing else 0
         self._edge_knows_time = False
         self.next = now
 
     def require_exact_time(self, now: int) -> None:
         """Brings the next HEARTBEAT forward, because the client now needs the exact time."""
-        self.next = min(self.next, now + self._exact_interval)
+        self.next = min(self.next, now + _EXACT_INTERVAL)
 
     def handle_pong(self, has_time: bool) -> None:
         """Records whether a PONG carried the time. HEARTBEATs are frequent until one does."""
@@ -66,5 +67,5 @@ class Heartbeats:
         if not self._edge_knows_time:
             wait = min(wait, self._timeless)
         elif self._exact:
-            wait = min(wait, self._exact_interval)
-        return int(wait * (1 - _JITTER + 2 * _JITTER * self._random))
+            wait = min(wait, _EXACT_INTERVAL)
+        return max(self._least, int(wait * (1 - _JITTER + 2 * _JITTER * self._random)))

@@ -175,11 +175,15 @@ class Subscription:
         self._wake_by = max(now, min(moments))
         return self._wake_by
 
-    def handle_connected(self, number: int, credentials: Credentials, now: int) -> None:
-        """A link is connected, and these credentials shall be presented."""
+    def handle_connected(
+        self, number: int, credentials: Credentials, now: int, ip_addresses: int = 1
+    ) -> None:
+        """A link is connected, and these credentials shall be presented. The name to which it leads
+        has so many IP addresses."""
         link = self._find(number)
         if link is None:
             return
+        self._addresses.handle_connection(link.address, ip_addresses)
         cookie = None
         if self._cookie is not None and self._cookie[0] == credentials:
             cookie = self._cookie[1]
@@ -250,16 +254,17 @@ class Subscription:
                 return link
         return None
 
-    def _dial(self, address: int, estimator: Estimator) -> None:
+    def _dial(self, address: int, estimator: Estimator, limit: Optional[int]) -> None:
         session = Session(self._options.exact_time, self._comebacks.sparing)
         self._links += 1
         self._attempt = Link(self._links, address, session, estimator)
-        self.actions.append(Dial(self._links, address))
+        self.actions.append(Dial(self._links, address, limit))
 
     def _connect(self, now: int) -> None:
         if self.phase is Phase.WAITING:
             self.phase = Phase.CONNECTING
-        self._dial(self._addresses.current, self.estimator)
+        limit = self._comebacks.limit(now)
+        self._dial(self._addresses.current, self.estimator, limit)
 
     def _process(self, link: Link, data: bytes, now: int) -> None:
         try:
@@ -447,7 +452,7 @@ class Subscription:
             return
         self._target = target
         # What this edge tells about the time is kept apart until it is the one in use.
-        self._dial(target, self.estimator.apart())
+        self._dial(target, self.estimator.apart(), None)
 
     def _abandon_attempt(self) -> None:
         self._settling = False

@@ -74,7 +74,7 @@ class BlockingClient:
         return f"<Blocking{repr(self._client)[1:]}"
 
     def connect(self) -> BlockingClient:
-        """Makes the first connection, unless there is one. Each address is tried once. ``with``
+        """Makes the first connection, unless there is one. Each address is tried. ``with``
         does the same. If this fails or is interrupted, the client is closed for good.
 
         Raises:

@@ -119,7 +119,7 @@ class Client:
         return f"<{type(self).__name__} {addresses} {self._core.resume.mode.name}>"
 
     async def connect(self) -> Client:
-        """Makes the first connection, unless there is one. Each address is tried once. ``async
+        """Makes the first connection, unless there is one. Each address is tried. ``async
         with`` does the same. If this fails or is cancelled, the client is closed for good.
 
         Raises:
@@ -290,7 +290,7 @@ class Client:
         while actions:
             action = actions.popleft()
             if isinstance(action, Dial):
-                self._dial(action.number, self._options.addresses[action.address])
+                self._dial(action)
             elif isinstance(action, Send):
                 self._sockets[action.number].write(action.data)
             elif isinstance(action, Close):
@@ -344,16 +344,18 @@ class Client:
         else:
             self._handle(self._core.handle_settled)
 
-    def _dial(self, number: int, address: Address) -> None:
+    def _dial(self, dial: Dial) -> None:
         assert self._loop is not None
-        task = self._loop.create_task(self._connect(number, address))
-        self._dials[number] = task
-        task.add_done_callback(lambda _: self._dials.pop(number, None))
+        task = self._loop.create_task(self._connect(dial))
+        self._dials[dial.number] = task
+        task.add_done_callback(lambda _: self._dials.pop(dial.number, None))
 
-    async def _connect(self, number: int, address: Address) -> None:
+    async def _connect(self, dial: Dial) -> None:
+        number, address = dial.number, self._options.addresses[dial.address]
         try:
             events = SocketEvents(self._opened, self._read, self._writable, self._lost)
-            await self._dialler.dial(address, lambda: Socket(number, events))
+            made = self._dialler.dial(address, lambda: Socket(number, events), dial.limit)
+            ip_addresses = await made
             credentials = self._options.credentials.load()
         except TickstormError as error:
             failure = error
@@ -362,7 +364,9 @@ class Client:
             self._handle_crash(error)
             raise
         else:
-            self._handle(lambda now: self._core.handle_connected(number, credentials, now))
+            self._handle(
+                lambda now: self._core.handle_connected(number, credentials, now, ip_addresses)
+            )
 
     def _opened(self, connected: Socket) -> None:
         self._open.add(connected)

@@ -59,9 +59,11 @@ class ConnectError(TickstormError):
 
     come_back = ComeBack.ELSEWHERE
 
-    def __init__(self, address: str, reason: object) -> None:
+    def __init__(self, address: str, reason: object, was_cut_off: bool = False) -> None:
         super().__init__(f"cannot connect to {_shown(address)}: {_shown(str(reason))}")
         self.address = address
+        self.was_cut_off = was_cut_off
+        """Whether the attempt was cut off after a second, since another address was left to try."""
 
 
 class CredentialsError(TickstormError):

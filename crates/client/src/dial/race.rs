@@ -156,6 +156,17 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn an_attempt_that_is_dropped_leaves_the_address_that_was_tried_last() {
+        let (all, mut last) = ([v4(1), v4(2), v4(3), v4(4), v4(5)], None);
+        let silent = race(&all, &mut last, |_| {
+            std::future::pending::<io::Result<()>>()
+        });
+        let limit = Duration::from_millis(600);
+        assert!(tokio::time::timeout(limit, silent).await.is_err());
+        assert_eq!(last, Some(v4(3)));
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn after_a_failure_the_next_address_is_tried_at_once() {
         let all = [v4(1), v4(2), v4(3)];
         let (won, starts, took, _) = raced(&all, |at| (10, at == v4(3))).await;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tickstorm_timebase::{Clock, Mono};
 use tokio::time::sleep;
 
-use super::attempt::{Dialling, Subscribing};
+use super::attempt::{Dialled, Dialling, Subscribing};
 use crate::connection::Subscribed;
 use crate::error::Error;
 use crate::moving::Move;
@@ -17,7 +17,7 @@ pub(super) enum Progress<S> {
     /// The next attempt is due.
     Due,
     /// An attempt is connected, or not.
-    Dialled(Result<S, Error>),
+    Dialled(Result<Dialled<S>, Error>),
     /// An attempt is subscribed, or not.
     Subscribed(Result<Box<Subscribed<S>>, Error>),
 }

@@ -50,14 +50,17 @@ impl<D: Dial, C: AlarmClock> Subscription<D, C> {
                     mover.handle_failure(from, now);
                 } else {
                     let address = self.options.addresses[target].clone();
-                    mover.start(target, self.dial.dial(address));
+                    mover.start(target, self.dial.dial(address, None));
                 }
             }
-            Progress::Dialled(Ok(socket)) => {
+            Progress::Dialled(Ok(dialled)) => {
+                let target = mover.target().unwrap_or(self.addresses.current());
+                self.addresses
+                    .handle_connection(target, dialled.ip_addresses);
                 // What this edge learns about the time is kept apart until it is the one in use.
                 let apart = watch::Sender::new(self.estimator.borrow().apart());
                 let terms = self.terms(self.resume, apart);
-                mover.subscribe(attempt::subscribe(socket, terms));
+                mover.subscribe(attempt::subscribe(dialled.socket, terms));
             }
             Progress::Dialled(Err(error)) => self.handle_failed_move(mover, &error),
             Progress::Subscribed(outcome) => match outcome {
@@ -135,6 +138,10 @@ impl<D: Dial, C: AlarmClock> Subscription<D, C> {
         // the client from coming back to that name when its connection has ended.
         if target != current || !is_refusal_with(error, ErrorCode::NoTime) {
             self.handle_failed_address(target, error);
+        }
+        // Another edge of the name did not give this hint.
+        if self.addresses.has_more_edges(target) {
+            earliest = now;
         }
         if target != current {
             self.addresses.rest(target, earliest);

@@ -6,7 +6,7 @@ use tickstorm_client::error::ErrorCode;
 use tickstorm_client::{Event, Mode, Options, Quality, Ticks};
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::edge::{Edge, Net, epoch};
+use crate::edge::{DEAD, Edge, Net, epoch};
 
 fn two() -> Options {
     Options::new("a").or_at("b")
@@ -195,12 +195,29 @@ async fn an_attempt_that_fails_is_followed_by_one_at_the_next_address() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_attempt_to_move_is_not_cut_off_for_the_sake_of_other_addresses() {
+    let options = Options::new("a").or_at(DEAD).or_at("c");
+    let (mut ticks, mut old, mut net) = Net::subscribed(options, 0).await;
+    old.go_away(100).await;
+    old.serve_for(Duration::from_secs(9)).await;
+    assert!(timeout(Duration::ZERO, net.next()).await.is_err());
+    let ended = Instant::now();
+    drop(old);
+    assert_eq!(net.next().await.unwrap().0, "c");
+    // The attempt has 2 s more, and then the first wait follows.
+    let waited = ended.elapsed();
+    assert!((2..=3).contains(&waited.as_secs()), "{waited:?}");
+    drop(net);
+    while !matches!(ticks.next().await, Some(Ok(Event::Reconnecting { .. }))) {}
+}
+
+#[tokio::test(start_paused = true)]
 async fn if_the_old_connection_ends_during_the_move_the_move_goes_on() {
     for drained in [false, true] {
         let base = Instant::now();
         let (mut ticks, mut old, mut net) = Net::subscribed(two(), 0).await;
         old.serve_for(Duration::from_millis(1_500)).await;
-        old.go_away(0).await;
+        old.go_away(100).await;
         let mut new = tokio::select! {
             edge = net.edge() => edge,
             () = serve(&mut old) => unreachable!(),
@@ -229,7 +246,7 @@ async fn if_both_connections_end_the_client_comes_back_as_usual() {
     let base = Instant::now();
     let (mut ticks, mut old, mut net) = Net::subscribed(two(), 0).await;
     old.serve_for(Duration::from_millis(1_500)).await;
-    old.go_away(0).await;
+    old.go_away(100).await;
     let mut new = tokio::select! {
         edge = net.edge() => edge,
         () = serve(&mut old) => unreachable!(),
@@ -250,7 +267,7 @@ async fn if_both_connections_end_the_client_comes_back_as_usual() {
 #[tokio::test(start_paused = true)]
 async fn a_step_of_time_during_the_move_ends_it() {
     let (mut ticks, mut old, mut net) = Net::subscribed(two(), 99_000).await;
-    old.go_away(0).await;
+    old.go_away(100).await;
     let mut new = net.edge().await;
     new.accept().await;
     old.refuse(ErrorCode::TimeStepped, "back", 1).await;
@@ -342,7 +359,7 @@ async fn ticks_held_for_their_time_are_kept_and_the_new_edges_time_is_learned() 
     let (mut ticks, mut old, mut net) = Net::subscribed(two().ahead(true), 0).await;
     old.answer_for(Duration::from_millis(300)).await;
     old.ticks([1_000, 2_000]).await;
-    old.go_away(0).await;
+    old.go_away(100).await;
     let mut new = net.edge().await;
     // The new edge follows a clock that is 30 ms ahead.
     new.skew_us = 30_000;
@@ -382,7 +399,7 @@ async fn what_arrived_on_the_old_connection_by_the_time_of_the_switch_counts() {
     // Which of the two connections the client looks at first is random.
     for _ in 0..20 {
         let (mut ticks, mut old, mut net) = Net::subscribed(two(), 99_000).await;
-        old.go_away(0).await;
+        old.go_away(100).await;
         let mut new = net.edge().await;
         new.accept().await;
         let point = new.subscription().await.resume_after.unwrap();
@@ -399,7 +416,7 @@ async fn what_arrived_on_the_old_connection_by_the_time_of_the_switch_counts() {
     }
     for _ in 0..20 {
         let (mut ticks, mut old, mut net) = Net::subscribed(Options::new("a"), 0).await;
-        old.go_away(0).await;
+        old.go_away(100).await;
         let mut same = net.edge().await;
         same.accept().await;
         let point = same.subscription().await.resume_after.unwrap();
@@ -416,7 +433,7 @@ async fn what_arrived_on_the_old_connection_by_the_time_of_the_switch_counts() {
     }
     for _ in 0..20 {
         let (_ticks, mut old, mut net) = Net::subscribed(Options::new("a"), 0).await;
-        old.go_away(0).await;
+        old.go_away(100).await;
         let mut same = net.edge().await;
         same.accept().await;
         let point = same.subscription().await.resume_after.unwrap();
@@ -443,7 +460,7 @@ async fn a_move_continues_the_time_for_which_the_client_was_subscribed() {
         old.subscribe().await;
         let moves = async {
             old.serve_for(Duration::from_secs(40)).await;
-            old.go_away(0).await;
+            old.go_away(100).await;
             let mut new = net.edge().await;
             new.limits.edge_id = "another".into();
             new.subscribe().await;
@@ -469,7 +486,7 @@ async fn an_attempt_that_hangs_does_not_keep_the_client_from_another_edge() {
         let base = Instant::now();
         let (mut ticks, mut old, mut net) = Net::subscribed(options.clone(), 0).await;
         old.serve_for(Duration::from_millis(1_500)).await;
-        old.go_away(0).await;
+        old.go_away(100).await;
         let (address, hanging) = net.next().await.unwrap();
         assert_eq!(address, "b");
         let mut hanging = hanging.unwrap();
@@ -498,7 +515,7 @@ async fn an_attempt_that_hangs_does_not_keep_the_client_from_another_edge() {
 async fn while_an_attempt_hangs_the_old_connection_brings_the_ticks() {
     let base = Instant::now();
     let (mut ticks, mut old, mut net) = Net::subscribed(two().or_at("c"), 0).await;
-    old.go_away(0).await;
+    old.go_away(100).await;
     let hanging = net.edge().await;
     old.go_away(60_000).await;
     let moves = async {
@@ -629,7 +646,7 @@ async fn the_hint_of_a_failed_move_at_the_only_name_delays_no_other_attempt() {
         (ErrorCode::NoTime, 2_000, true),
     ] {
         let (_ticks, mut old, mut net) = Net::subscribed(Options::new("a"), 0).await;
-        old.go_away(0).await;
+        old.go_away(100).await;
         let edge = net.edge().await;
         old.go_away(60_000).await;
         edge.refuse(code, "no", 9_000).await;

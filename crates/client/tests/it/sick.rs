@@ -1,12 +1,13 @@
 //! Tests that a client leaves an edge that is connected and of no use, but only such an edge.
 
+use std::io::ErrorKind;
 use std::time::Duration;
 
 use tickstorm_client::error::{Awaited, ErrorCode};
 use tickstorm_client::{Error, Event, Mode, Options, Quality, Ticks};
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::edge::{Edge, Net, epoch};
+use crate::edge::{DEAD, Edge, Net, epoch};
 
 /// The largest lateness of any tick if there is a healthy edge to go to.
 const LATE_MAX: Duration = Duration::from_secs(6);
@@ -74,6 +75,32 @@ async fn a_vanished_edge_is_left_and_no_tick_is_6_s_late() {
             assert_eq!(ticks.address(), "b");
             assert!(edge.is_closed().await);
         }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dead_address_between_two_edges_does_not_make_a_tick_6_s_late() {
+    for vanishes_after_ms in [0, 2_000, 2_400, 2_999] {
+        let base = Instant::now();
+        let options = Options::new("a").or_at(DEAD).or_at("c");
+        let (mut ticks, mut edge, mut net) = Net::subscribed(options, 0).await;
+        edge.serve_for(Duration::from_millis(vanishes_after_ms))
+            .await;
+        let ends = tokio::select! {
+            ends = follow(&mut ticks, base, 0, 20_000) => ends,
+            () = serve_next(&mut net) => panic!("the client left a healthy edge"),
+        };
+        let [
+            Error::Timeout { .. },
+            Error::Connect {
+                address, source, ..
+            },
+        ] = &ends[..]
+        else {
+            panic!("{ends:?}");
+        };
+        assert_eq!((&**address, source.kind()), (DEAD, ErrorKind::TimedOut));
+        assert_eq!(ticks.address(), "c");
     }
 }
 

@@ -143,6 +143,27 @@ async fn without_a_connection_left_ticks_held_during_a_stall_are_not_lost() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn between_connections_a_suspension_voids_the_time_and_ends_no_wait() {
+    let (mut ticks, mut edge, mut net) = settled(Options::new("a").ahead(true)).await;
+    edge.ticks([2_000]).await;
+    sleep(Duration::from_millis(10)).await;
+    edge.clock.suspend(HALF_A_MINUTE);
+    drop(edge);
+    // The tick is held, since the time is not known, and its connection's end is reported after it.
+    let mut edge = net.edge().await;
+    edge.clock.suspend(HALF_A_MINUTE);
+    sleep(Duration::from_secs(9)).await;
+    assert!(timeout(Duration::ZERO, ticks.next()).await.is_err());
+    assert_eq!(ticks.authority_time(), None);
+    edge.accept().await;
+    edge.acknowledge(epoch(2_000)).await;
+    edge.answer_for(Duration::from_millis(50)).await;
+    let tick = tick(&mut ticks).await;
+    assert_eq!(tick.epoch, epoch(2_000));
+    assert!(tick.late_us().unwrap() > 65_000_000, "{tick:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_stall_is_noticed_whatever_ends_the_wait() {
     // The client's wait may be dropped because an event was handed on, just after the stall.
     for _ in 0..20 {

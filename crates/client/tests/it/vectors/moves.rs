@@ -14,7 +14,7 @@ use tokio::time::timeout;
 
 use super::comebacks::{check_resume, options};
 use super::script::{
-    Ask, Behaviour, Network, SLACK_MS, Time, closed_at, end, last_tick, refuse, serve,
+    Ask, Behaviour, Network, SLACK_MS, Time, closed_at, end, ip_addresses, last_tick, refuse, serve,
 };
 use crate::edge::Edge;
 
@@ -266,7 +266,11 @@ impl<'a> Relocation<'a> {
             Network::refuse(ask);
             return false;
         }
-        let mut edge = self.network.accept(ask);
+        if attempt["unanswered"] == true {
+            self.network.ignore(ask, attempt, &self.case["id"]).await;
+            return false;
+        }
+        let mut edge = self.network.accept_at_one_of(ip_addresses(attempt), ask);
         if attempt["edge_id"] == "same" {
             edge.limits.edge_id.clone_from(&self.old.edge_id);
         }

@@ -12,7 +12,7 @@ use tickstorm_protocol::ErrorCode;
 use tickstorm_protocol::frame::{self, FrameType};
 use tickstorm_protocol::message::{DataBatch, Tick};
 use tickstorm_protocol::session::server::{self, Step};
-use tickstorm_testkit::vectors::integer;
+use tickstorm_testkit::vectors::{integer, interval};
 use tickstorm_timebase::{Clock as _, Mono};
 use tokio::io::DuplexStream;
 use tokio::sync::{mpsc, oneshot};
@@ -25,6 +25,8 @@ use crate::edge::{BASE_US, Edge, Seen, TokioClock, edge_of};
 const BASE_MS: i64 = BASE_US / 1_000;
 /// How long before their time an edge sends ticks to a client that subscribes ahead.
 const LEAD_MS: i64 = 800;
+/// The usual limit for a connection to an IP address, which the driver keeps to.
+const CONNECT_MS: i64 = 3_000;
 /// By how much virtual time may exceed a time of the vectors, since its timers count milliseconds.
 pub(super) const SLACK_MS: i64 = 5;
 
@@ -32,12 +34,21 @@ pub(super) const SLACK_MS: i64 = 5;
 pub(super) struct Ask {
     pub(super) address: String,
     pub(super) at_ms: i64,
-    reply: oneshot::Sender<io::Result<DuplexStream>>,
+    reply: oneshot::Sender<io::Result<Dialled>>,
+}
+
+/// The client's end of a connection.
+struct Dialled {
+    socket: DuplexStream,
+    /// The number of IP addresses that the name has.
+    ip_addresses: usize,
 }
 
 struct Dialler {
     asks: mpsc::UnboundedSender<Ask>,
     time: Time,
+    /// The number of IP addresses that the last name had.
+    ip_addresses: usize,
 }
 
 impl Dial for Dialler {
@@ -52,9 +63,15 @@ impl Dial for Dialler {
         };
         // If the script is over, the client is about to be dropped.
         let _ = self.asks.send(ask);
-        answer
+        let dialled = answer
             .await
-            .unwrap_or(Err(io::ErrorKind::ConnectionRefused.into()))
+            .unwrap_or(Err(io::ErrorKind::ConnectionRefused.into()))?;
+        self.ip_addresses = dialled.ip_addresses;
+        Ok(dialled.socket)
+    }
+
+    fn ip_addresses(&self, _address: &str) -> usize {
+        self.ip_addresses
     }
 }
 
@@ -120,7 +137,11 @@ impl Network {
             began: clock.now(),
         };
         let (sender, asks) = mpsc::unbounded_channel();
-        let dialler = Dialler { asks: sender, time };
+        let dialler = Dialler {
+            asks: sender,
+            time,
+            ip_addresses: 0,
+        };
         let record = Record::default();
         let written = Arc::clone(&record);
         let client = tokio::spawn(async move {
@@ -161,12 +182,38 @@ impl Network {
 
     /// Lets an attempt reach an edge, which knows authority time.
     pub(super) fn accept(&mut self, ask: Ask) -> Edge {
+        self.accept_at_one_of(1, ask)
+    }
+
+    /// Lets an attempt reach an edge at one of the IP addresses of a name.
+    pub(super) fn accept_at_one_of(&mut self, ip_addresses: usize, ask: Ask) -> Edge {
         let (near, mut edge) = edge_of(self.time.clock, self.time.began);
         edge.skew_us = self.authority_ms * 1_000 - BASE_US;
         self.edges += 1;
         edge.limits.edge_id = format!("edge-{}", self.edges);
-        let _ = ask.reply.send(Ok(near));
+        let _ = ask.reply.send(Ok(Dialled {
+            socket: near,
+            ip_addresses,
+        }));
         edge
+    }
+
+    /// Leaves an attempt unanswered until the client cuts it off or its driver gives it up, and
+    /// checks when that is.
+    pub(super) async fn ignore(&self, mut ask: Ask, attempt: &Value, id: &Value) {
+        let usual = self.time.at(ask.at_ms + CONNECT_MS);
+        if timeout_at(usual, ask.reply.closed()).await.is_err() {
+            let _ = ask.reply.send(Err(io::ErrorKind::TimedOut.into()));
+        }
+        self.check_limit(attempt, ask.at_ms, id);
+    }
+
+    /// Checks that an attempt is given up now, in time.
+    pub(super) fn check_limit(&self, attempt: &Value, made_ms: i64, id: &Value) {
+        let waited = self.time.now_ms() - made_ms;
+        let (least, most) = interval(&attempt["gives_up_ms"]);
+        let is_right = (least..=most).contains(&waited);
+        assert!(is_right, "{id}: gives up after {waited} ms: {attempt}");
     }
 
     pub(super) fn refuse(ask: Ask) {
@@ -196,6 +243,12 @@ impl Drop for Network {
     fn drop(&mut self) {
         self.client.abort();
     }
+}
+
+/// Returns the number of IP addresses that the name has at an attempt.
+pub(super) fn ip_addresses(attempt: &Value) -> usize {
+    let given = attempt.get("ip_addresses").map_or(1, integer);
+    usize::try_from(given).unwrap()
 }
 
 fn seeing(event: Event) -> Seeing {
