@@ -1,5 +1,5 @@
 //! [`PauseWatch`]: for how long this process did not read its connection, because it or the machine
-//! stood still. What piled up meanwhile is then read at once, and must not be judged as if it had
+//! was stopped. What piled up meanwhile is then read at once, and must not be judged as if it had
 //! been sent at once.
 
 use std::time::Duration;
@@ -15,9 +15,9 @@ const STALL_MIN: Duration = LOOK_INTERVAL.saturating_mul(2);
 /// A time for which nothing was read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Pause {
-    /// For how long the process stood still, while the machine's time went on.
+    /// For how long the process was stopped, while the machine's time continued.
     pub(crate) stalled: Duration,
-    /// For how long the machine was suspended, while its time stood still.
+    /// For how long the machine was suspended, while its time was stopped, too.
     pub(crate) suspended: Duration,
 }
 

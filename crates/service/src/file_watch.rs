@@ -369,8 +369,8 @@ impl<S: FileSet> Watched<S> {
             let verdict = Verdict::Same;
             return Found { verdict, reports };
         }
-        // Files that were refused are loaded again even if they look the same: the reason may be one
-        // that passes, such as that no descriptor was left.
+        // Files that were refused are loaded again even if they look the same: the reason may pass,
+        // such as that no descriptor was left.
         let loaded = match self.set.load() {
             Ok(loaded) => loaded,
             Err(error) => return self.refuse(looks, &error),

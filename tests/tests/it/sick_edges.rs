@@ -17,7 +17,7 @@ use crate::tickstorm::{Running, tickstorm};
 /// on a busy machine.
 const LATE_MAX: Duration = Duration::from_secs(14);
 
-/// The lateness that is promised for any tick if an edge stands still. The client leaves it 4 s
+/// The lateness that is promised for any tick if an edge is stopped. The client leaves it 4 s
 /// after a tick was due, and waits for up to 0.5 s; without that, it would take 20 s.
 const SILENT_EDGE_LATE_MAX: Duration = Duration::from_secs(6);
 

@@ -1,5 +1,6 @@
-//! The servers and credentials of a NATS connection. What comes from files is [`NatsSecrets`], which
-//! can be replaced while the process runs, so that certificates and credentials can be renewed.
+//! The servers and credentials of a NATS connection. What may come from files is [`NatsSecrets`],
+//! which can be replaced while the process runs, so that certificates and credentials can be
+//! renewed.
 
 use std::error::Error;
 use std::fmt;

@@ -109,7 +109,7 @@ async fn a_login_in_files_is_replaced_for_the_next_connection_and_kept_if_it_is_
     files.write("password", PASSWORD);
     bus.use_secrets(options.secrets().unwrap());
     assert_eq!(soon(events.next()).await, EdgeEvent::Connected);
-    // The server's return finds nothing in the files, which nobody reads.
+    // The files are not read when the server comes back.
     files.write("user", "");
     files.write("password", "");
     nats.kill();

@@ -219,7 +219,7 @@ impl Edge {
         }
     }
 
-    /// Answers the HEARTBEATs that wait for it, and all others at once from now on.
+    /// Answers the HEARTBEATs that wait for it, and then all others at once.
     async fn answer_held(&mut self) {
         let mut answers = Vec::new();
         for (client_time_us, received_us) in self.held_heartbeats.take().unwrap_or_default() {

@@ -203,7 +203,7 @@ async fn announced(events: &mut Events<EdgeEvent>) -> (u64, u64) {
     (arrived, dropped)
 }
 
-/// The edge stands still for longer than NATS's announcements fit into a burst.
+/// The edge is stopped for longer than NATS's announcements fit into a burst.
 #[tokio::test(start_paused = true)]
 async fn what_piled_up_in_a_pause_accuses_no_clock_and_what_comes_later_may() {
     let (clock, switchboard) = (ManualClock::new(Mono::ZERO), Arc::new(switchboard()));
