@@ -331,6 +331,37 @@ class Tls(unittest.IsolatedAsyncioTestCase):
             with self.assertRaises(tickstorm.TickstormError):
                 await asyncio.wait_for(client_of(edge.address, tls=unknown).connect(), 60)
 
+    async def give_up(self, limit: str) -> None:
+        """Gives an attempt up, for which nothing happens, after this limit and no other."""
+        loop = asyncio.get_running_loop()
+        limits = dict.fromkeys(
+            ("_LOOKUP_MAX_SECS", "_CONNECT_MAX_SECS", "_RACE_MAX_SECS"), 2 * TIME_MAX_SECS
+        )
+        limits[limit] = 0.05
+
+        async def hang(*_: Any, **__: Any) -> Any:
+            await asyncio.sleep(2 * TIME_MAX_SECS)
+
+        async def find(*_: Any, **__: Any) -> Any:
+            return [(socket.AF_INET, 0, 0, "", ("192.0.2.%d" % n, 8080)) for n in (1, 2)]
+
+        find_or_hang = hang if limit == "_LOOKUP_MAX_SECS" else find
+        with mock.patch.multiple(_dial, _connect=hang, **limits):
+            with mock.patch.object(loop, "getaddrinfo", find_or_hang):
+                with self.assertRaises(tickstorm.ConnectError) as failed:
+                    client = client_of("edge.test:8080")
+                    await asyncio.wait_for(client.connect(), TIME_MAX_SECS)
+        self.assertIs(failed.exception.come_back, tickstorm.errors.ComeBack.ELSEWHERE)
+
+    async def test_a_lookup_that_hangs_is_given_up_after_5_s(self) -> None:
+        self.assertEqual(_dial._LOOKUP_MAX_SECS, 5)
+        await self.give_up("_LOOKUP_MAX_SECS")
+
+    async def test_ip_addresses_that_are_silent_are_given_up_after_3_s_and_6_s_in_all(self) -> None:
+        self.assertEqual((_dial._CONNECT_MAX_SECS, _dial._RACE_MAX_SECS), (3, 6))
+        await self.give_up("_CONNECT_MAX_SECS")
+        await self.give_up("_RACE_MAX_SECS")
+
     async def test_a_handshake_that_hangs_is_given_up_after_10_s(self) -> None:
         self.assertEqual(_dial._HANDSHAKE_MAX_SECS, 10)
         tls = tickstorm.TLS(ca_file=self.path("edge.pem"))

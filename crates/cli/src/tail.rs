@@ -31,11 +31,12 @@ Output:
   null while authority time is not known) and edge_id.
 
 Connections:
-  At first, each --addr is tried once. When a connection ends, or an edge is of no use
-  because it is silent or does not know the time, the client reconnects to the next
-  --addr and resumes after the last tick. If an edge is going away, the client moves to
-  another one before its connection ends. Reconnects, moves and gaps are reported on
-  standard error. With --within, which is meant for probes, the client does neither.
+  At first, each --addr is tried until one works; tail gives up if none does. When a
+  connection ends, or an edge is of no use because it is silent or does not know the
+  time, the client reconnects to the next --addr and resumes after the last tick. If an
+  edge is going away, the client moves to another one before its connection ends.
+  Reconnects, moves and gaps are reported on standard error. With --within, which is meant
+  for probes, the client does neither.
 
 Lateness limit:
   --max-late ignores REPLAY ticks, which are late by nature, and ticks that arrive
