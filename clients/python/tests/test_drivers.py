@@ -15,7 +15,7 @@ import threading
 import time
 import unittest
 from pathlib import Path
-from typing import Any, Awaitable, Callable, List, Tuple
+from typing import Any, Awaitable, Callable, Dict, List, Tuple
 from unittest import mock
 
 import tickstorm
@@ -334,7 +334,7 @@ class Tls(unittest.IsolatedAsyncioTestCase):
     async def give_up(self, limit: str) -> None:
         """Gives an attempt up, for which nothing happens, after this limit and no other."""
         loop = asyncio.get_running_loop()
-        limits = dict.fromkeys(
+        limits: Dict[str, Any] = dict.fromkeys(
             ("_LOOKUP_MAX_SECS", "_CONNECT_MAX_SECS", "_RACE_MAX_SECS"), 2 * TIME_MAX_SECS
         )
         limits[limit] = 0.05
