@@ -17,7 +17,7 @@ const STALL_MIN: Duration = LOOK_INTERVAL.saturating_mul(2);
 pub(crate) struct Pause {
     /// For how long the process was stopped, while the machine's time continued.
     pub(crate) stalled: Duration,
-    /// For how long the machine was suspended, while its time was stopped, too.
+    /// For how long the machine was suspended, which also stopped its time.
     pub(crate) suspended: Duration,
 }
 
