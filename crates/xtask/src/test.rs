@@ -62,7 +62,7 @@ pub(crate) enum Check {
     Weight,
     /// Unit, property, integration and end-to-end tests
     Tests,
-    /// The tests that run NATS servers; part of `tests`, and run by name only
+    /// The tests that run NATS servers, without the longest; part of `tests`, and run by name only
     Nats,
     /// Each attack of `cargo xtask abuse` for a few seconds; run by name only
     Abuse,
@@ -106,7 +106,7 @@ impl Check {
                 preflight.need_for(Skippable::GoClient, clients::missing_go());
                 look_for_tests(TEST_TOOLS, preflight);
             }
-            Self::Nats => look_for_tests(&[&ROTEL], preflight),
+            Self::Nats => look_for_tests(&[], preflight),
         }
     }
 
@@ -175,7 +175,10 @@ impl Check {
                 let of_feature = "--package tickstorm-timebase --features jiff convert::";
                 cargo(&format!("nextest run --locked {of_feature}")).run()
             }
-            Self::Nats => run_tests(&[&ROTEL], &["--profile", "nats"]),
+            Self::Nats => run_tests(
+                &[],
+                &["--profile", "nats", "--filterset", WITHOUT_THE_LONGEST],
+            ),
             Self::Abuse => abuse::check(),
         }
     }
@@ -186,6 +189,11 @@ const OPENSSL_MAJOR_MIN: u32 = 3;
 
 /// All tests but those that need a browser.
 const WITHOUT_STATUS_PAGE: &str = "!(package(tickstorm-tests)&test(/^status_page::/))";
+
+/// The tests that run NATS servers but for those of some minutes, which are not about NATS. Once is
+/// enough for them.
+const WITHOUT_THE_LONGEST: &str = "!(package(tickstorm-tests)\
+    &test(/^(clients|dark|faults|moves|rolls|stolen_logins|traces)::/))";
 
 /// The programs that tests call: those of the manifests, and those of traces.
 const TEST_TOOLS: &[&PythonTool] = &[&KUBECTL, &KUBERNETES_VALIDATE, &ROTEL];
