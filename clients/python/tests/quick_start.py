@@ -3,11 +3,13 @@ has printed three ticks. `cargo xtask test clients` does this where only the whe
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Iterator
 
 TICKS = 3
 
@@ -16,19 +18,25 @@ def main() -> None:
     readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
     examples = re.findall(r"^```python\n(.*?)^```", readme, re.DOTALL | re.MULTILINE)
     assert len(examples) == 2, "the README has another number of examples"
+    with dev(sys.argv[1]) as address:
+        for example in examples:
+            assert "127.0.0.1:8080" in example
+            run(example.replace("127.0.0.1:8080", address))
+
+
+@contextlib.contextmanager
+def dev(program: "str | os.PathLike[str]") -> Iterator[str]:
+    """Runs `tickstorm dev`, and returns its address."""
     environment = {**os.environ, "LISTEN_ADDR": "127.0.0.1:0", "ADMIN_ADDR": "127.0.0.1:0"}
     with subprocess.Popen(
-        [sys.argv[1], "dev"],
+        [program, "dev"],
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
     ) as server:
         try:
-            address = address_of(server)
-            for example in examples:
-                assert "127.0.0.1:8080" in example
-                run(example.replace("127.0.0.1:8080", address))
+            yield address_of(server)
         finally:
             server.kill()
 

@@ -18,7 +18,7 @@ from typing import AsyncIterator, Iterator, List, Optional, Tuple
 import tickstorm
 
 from .fake_edge import EdgeThread, FakeEdge
-from .quick_start import address_of
+from .quick_start import dev
 from .test_scenarios import PROGRAM
 
 DIRECTORY = Path(__file__).parents[3] / "examples" / "python"
@@ -153,19 +153,8 @@ class Programs(unittest.TestCase):
         f"{PROGRAM} is not built",
     )
     def test_candles_read_trades_and_end_against_a_real_edge(self) -> None:
-        environment = {**os.environ, "LISTEN_ADDR": "127.0.0.1:0", "ADMIN_ADDR": "127.0.0.1:0"}
-        with subprocess.Popen(
-            [PROGRAM, "dev"],
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-        ) as server:
-            try:
-                with Program("candles.py", address_of(server)) as program:
-                    self.interrupt("candles.py", program)
-            finally:
-                server.kill()
+        with dev(PROGRAM) as address, Program("candles.py", address) as program:
+            self.interrupt("candles.py", program)
 
     def await_login(self, edge: FakeEdge) -> None:
         """Waits until a program has subscribed, with the login of `tickstorm dev`."""
